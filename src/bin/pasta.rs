@@ -1,0 +1,2 @@
+//! pasta
+fn main() {}

@@ -1,0 +1,136 @@
+//! The network as the guest is told it is: addresses, gateway, names. Plain data, made once at
+//! start by `conf` and read by the responders and by address mapping; only [`Learned`] changes.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use arrayvec::ArrayVec;
+
+/// DNS servers of one family handed to the guest.
+pub const MAX_DNS: usize = 3;
+
+/// Entries of the DNS search list handed to the guest.
+pub const MAX_SEARCH: usize = 6;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The broadcast address.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+    /// Our address toward the guest unless `--mac-addr` says otherwise.
+    pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// IPv4 as the guest sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipv4Net {
+    /// The address assigned to the guest.
+    pub addr: Ipv4Addr,
+    /// Length of the prefix, 1 to 32.
+    pub prefix_len: u8,
+    /// The gateway, which is also our own address toward the guest.
+    pub gateway: Option<Ipv4Addr>,
+    /// `addr` was given with `--address` and is never learned from traffic.
+    pub fixed: bool,
+    /// DNS servers handed out.
+    pub dns: ArrayVec<Ipv4Addr, MAX_DNS>,
+}
+
+/// IPv6 as the guest sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipv6Net {
+    /// The address assigned to the guest; `None` in local mode until the guest's first
+    /// link-local source is seen.
+    pub addr: Option<Ipv6Addr>,
+    /// The gateway.
+    pub gateway: Option<Ipv6Addr>,
+    /// Our own link-local address, source of all NDP and DHCPv6 messages.
+    pub our_link_local: Ipv6Addr,
+    /// `addr` was given with `--address` and is never learned from traffic.
+    pub fixed: bool,
+    /// DNS servers handed out.
+    pub dns: ArrayVec<Ipv6Addr, MAX_DNS>,
+    /// Index of the host interface that link-local destinations are scoped to; 0 in local mode.
+    pub scope_id: u32,
+}
+
+/// Which responders are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Services {
+    /// DHCPv4.
+    pub dhcp: bool,
+    /// DHCPv6.
+    pub dhcpv6: bool,
+    /// Neighbour and router discovery.
+    pub ndp: bool,
+    /// Router advertisements.
+    pub ra: bool,
+    /// DNS servers are handed out.
+    pub hand_out_dns: bool,
+    /// The DNS search list is handed out.
+    pub hand_out_search: bool,
+    /// TCP is translated.
+    pub tcp: bool,
+    /// UDP is translated.
+    pub udp: bool,
+    /// ICMP echo is translated.
+    pub icmp: bool,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            dhcp: true,
+            dhcpv6: true,
+            ndp: true,
+            ra: true,
+            hand_out_dns: true,
+            hand_out_search: true,
+            tcp: true,
+            udp: true,
+            icmp: true,
+        }
+    }
+}
+
+/// Everything the guest is told.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Our Ethernet address.
+    pub our_mac: Mac,
+    /// MTU handed out; 0 for none.
+    pub mtu: u16,
+    /// IPv4, unless disabled.
+    pub v4: Option<Ipv4Net>,
+    /// IPv6, unless disabled.
+    pub v6: Option<Ipv6Net>,
+    /// DNS search list, each entry one domain.
+    pub search: ArrayVec<String, MAX_SEARCH>,
+    /// `--hostname`.
+    pub hostname: Option<String>,
+    /// `--fqdn`.
+    pub fqdn: Option<String>,
+    /// Which responders are on.
+    pub services: Services,
+}
+
+/// What was learned of the guest from its traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// Ethernet address; broadcast until a frame was seen.
+    pub mac: Mac,
+    /// IPv4 address last seen as a source.
+    pub v4: Ipv4Addr,
+    /// IPv6 address last seen as a source.
+    pub v6: Option<Ipv6Addr>,
+    /// Link-local address last seen as a source.
+    pub v6_link_local: Option<Ipv6Addr>,
+}

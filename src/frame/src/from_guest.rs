@@ -1,0 +1,214 @@
+//! Frames from the guest: a batch filled by a link, and the lease on it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::to_guest::last_errno;
+use crate::{
+    Errno, FrameMeta, FromGuest, GuestIovec, HEAD_BYTES, MAX_FRAMES, MAX_FROM_GUEST_IOVECS,
+    MAX_SYSCALL_IOVECS,
+};
+
+/// One frame from the guest.
+pub struct FromGuestFrame {
+    head: [u8; HEAD_BYTES],
+    /// Bytes of the whole frame, Ethernet header included.
+    pub len: u32,
+    /// Offloads of the frame, as the guest stated them.
+    pub meta: FrameMeta,
+    first: usize,
+    count: usize,
+}
+
+impl FromGuestFrame {
+    /// The private copy of the frame's first bytes: [`HEAD_BYTES`], or all of a shorter frame.
+    pub fn head(&self) -> &[u8] {
+        &self.head[..HEAD_BYTES.min(self.len as usize)]
+    }
+}
+
+/// A stretch of one frame of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Index of the frame.
+    pub frame: usize,
+    /// First byte, from the start of the Ethernet header.
+    pub offset: u32,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+/// Up to [`MAX_FRAMES`] frames. Allocated once and used again.
+pub struct FromGuestBatch {
+    frames: Vec<FromGuestFrame>,
+    iovecs: Vec<GuestIovec>,
+    /// The pieces of one system call.
+    call: Vec<GuestIovec>,
+}
+
+impl Default for FromGuestBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FromGuestBatch {
+    /// An empty batch with room for the largest.
+    pub fn new() -> Self {
+        Self {
+            frames: Vec::with_capacity(MAX_FRAMES),
+            iovecs: Vec::with_capacity(MAX_FROM_GUEST_IOVECS),
+            call: Vec::with_capacity(MAX_SYSCALL_IOVECS),
+        }
+    }
+
+    /// For a link: whether a frame of `pieces` iovecs still fits.
+    pub fn has_room(&self, pieces: usize) -> bool {
+        self.frames.len() < MAX_FRAMES && self.iovecs.len() + pieces <= MAX_FROM_GUEST_IOVECS
+    }
+
+    /// For a link: adds a frame made of `pieces` and copies its head. False, and nothing added, when
+    /// the batch has no room.
+    pub fn add_frame(&mut self, pieces: &[GuestIovec], meta: FrameMeta) -> bool {
+        if !self.has_room(pieces.len()) {
+            return false;
+        }
+        let mut head = [0; HEAD_BYTES];
+        let (mut filled, mut len) = (0, 0u32);
+        for piece in pieces {
+            filled += piece.copy_out(&mut head[filled..]);
+            len = len.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
+        }
+        let first = self.iovecs.len();
+        self.iovecs.extend_from_slice(pieces);
+        self.frames.push(FromGuestFrame { head, len, meta, first, count: pieces.len() });
+        true
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there are no frames.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.iovecs.clear();
+    }
+
+    /// Collects the pieces of `parts` for one system call. Stops where the kernel's limit of pieces
+    /// is reached, so the call takes less than was asked for, like any short write.
+    fn gather(&mut self, parts: &[Part]) {
+        self.call.clear();
+        for part in parts {
+            let frame = &self.frames[part.frame];
+            let (mut skip, mut left) = (part.offset as usize, part.len as usize);
+            for piece in &self.iovecs[frame.first..frame.first + frame.count] {
+                let (head, rest) = piece.split_at(skip);
+                skip -= head.len();
+                let (rest, _) = rest.split_at(left);
+                left -= rest.len();
+                if rest.is_empty() {
+                    continue;
+                }
+                if self.call.len() == MAX_SYSCALL_IOVECS {
+                    return;
+                }
+                self.call.push(rest);
+            }
+        }
+    }
+}
+
+/// A batch of frames from the guest. Its buffers are released in order when it is dropped.
+pub struct FromGuestLease<'a> {
+    port: &'a mut dyn FromGuest,
+    batch: &'a mut FromGuestBatch,
+}
+
+impl<'a> FromGuestLease<'a> {
+    /// Takes waiting frames, or `None` when there are none.
+    pub fn take(port: &'a mut dyn FromGuest, batch: &'a mut FromGuestBatch) -> Option<Self> {
+        batch.clear();
+        port.take(batch);
+        let empty = batch.is_empty();
+        let lease = Self { port, batch };
+        if empty { None } else { Some(lease) }
+    }
+
+    /// The frames, in the order in which the guest sent them.
+    pub fn frames(&self) -> &[FromGuestFrame] {
+        &self.batch.frames
+    }
+
+    /// Copies the bytes of `part` to private memory; returns how many there were.
+    pub fn copy_out(&self, part: Part, bytes: &mut [u8]) -> usize {
+        let frame = &self.batch.frames[part.frame];
+        let (mut skip, mut done) = (part.offset as usize, 0);
+        let len = bytes.len().min(part.len as usize);
+        for piece in &self.batch.iovecs[frame.first..frame.first + frame.count] {
+            let (head, rest) = piece.split_at(skip);
+            skip -= head.len();
+            done += rest.copy_out(&mut bytes[done..len]);
+        }
+        done
+    }
+
+    /// Sends the bytes of `parts` to a stream socket with one sendmsg(2), straight from the guest's
+    /// buffers. Returns how many bytes the kernel took.
+    ///
+    /// # Errors
+    /// What sendmsg(2) reports.
+    pub fn send_stream(&mut self, socket: BorrowedFd<'_>, parts: &[Part]) -> Result<u32, Errno> {
+        self.send(socket, parts, None)
+    }
+
+    /// Sends the bytes of `part` as one datagram, to `to` or where the socket is connected to.
+    ///
+    /// # Errors
+    /// What sendmsg(2) reports; `MSGSIZE` when the guest scattered the datagram over more pieces
+    /// than one call takes.
+    pub fn send_datagram(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        part: Part,
+        to: Option<SocketAddr>,
+    ) -> Result<u32, Errno> {
+        if self.batch.frames[part.frame].count > MAX_SYSCALL_IOVECS {
+            return Err(Errno::MSGSIZE);
+        }
+        self.send(socket, &[part], to)
+    }
+
+    fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        parts: &[Part],
+        to: Option<SocketAddr>,
+    ) -> Result<u32, Errno> {
+        self.batch.gather(parts);
+        let name = to.map(rustix::net::SocketAddrAny::from);
+        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        if let Some(name) = &name {
+            header.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_namelen = name.addr_len();
+        }
+        header.msg_iov = self.batch.call.as_mut_ptr().cast();
+        header.msg_iovlen = self.batch.call.len();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the pieces are mapped while the lease lives; sendmsg reads the name only.
+        let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
+        u32::try_from(n).map_err(|_| last_errno())
+    }
+}
+
+impl Drop for FromGuestLease<'_> {
+    fn drop(&mut self) {
+        self.port.release();
+    }
+}

@@ -1,0 +1,213 @@
+//! A link in memory, for tests of the engine: frames are byte vectors, and the way to the guest and
+//! back can lose, duplicate and reorder by seed. It checks what a real link takes for granted.
+
+use std::collections::VecDeque;
+
+use crate::{
+    Caps, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec, PortEvents,
+    ToGuest, ToGuestList,
+};
+
+/// How often, in 1/256, a frame is mistreated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Frames lost.
+    pub lose: u8,
+    /// Frames delivered twice.
+    pub duplicate: u8,
+    /// Frames delivered after the next one.
+    pub reorder: u8,
+}
+
+/// A frame with its metadata.
+pub type MemFrame = (Vec<u8>, FrameMeta);
+
+/// Frames to the guest: an arena of buffers, and what was committed.
+struct Outgoing {
+    caps: Caps,
+    /// Buffers of the current reservation; their bytes are written through raw pointers only.
+    buffers: Vec<Vec<u8>>,
+    /// Size of each buffer: several make up a large frame, as mergeable receive buffers do.
+    buffer_bytes: usize,
+    /// Frames that the guest can still take.
+    room: usize,
+    starved: bool,
+    delivered: VecDeque<MemFrame>,
+}
+
+/// Frames from the guest: those waiting and those lent.
+#[derive(Default)]
+struct Incoming {
+    waiting: VecDeque<MemFrame>,
+    lent: Vec<Vec<u8>>,
+}
+
+/// A link in memory.
+pub struct MemPort {
+    outgoing: Outgoing,
+    incoming: Incoming,
+    faults: Faults,
+    random: u64,
+}
+
+impl MemPort {
+    /// A link with the given abilities whose receive buffers have `buffer_bytes` each.
+    pub fn new(caps: Caps, buffer_bytes: usize) -> Self {
+        Self {
+            outgoing: Outgoing {
+                caps,
+                buffers: Vec::new(),
+                buffer_bytes,
+                room: usize::MAX,
+                starved: false,
+                delivered: VecDeque::new(),
+            },
+            incoming: Incoming::default(),
+            faults: Faults::default(),
+            random: 1,
+        }
+    }
+
+    /// Mistreats frames in both directions from now on, as `seed` decides.
+    pub fn set_faults(&mut self, faults: Faults, seed: u64) {
+        self.faults = faults;
+        self.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    }
+
+    /// Limits how many more frames the guest takes. Returns what a real link would report: room
+    /// after there was none.
+    pub fn set_room(&mut self, frames: usize) -> PortEvents {
+        self.outgoing.room = frames;
+        let room = frames > 0 && std::mem::take(&mut self.outgoing.starved);
+        PortEvents { room, ..PortEvents::default() }
+    }
+
+    /// The guest sends a frame.
+    pub fn send(&mut self, frame: Vec<u8>, meta: FrameMeta) {
+        let (faults, dice) = (self.faults, self.roll());
+        mistreat(&mut self.incoming.waiting, (frame, meta), faults, dice);
+    }
+
+    /// The guest receives the next frame.
+    pub fn recv(&mut self) -> Option<MemFrame> {
+        let (faults, dice) = (self.faults, self.roll());
+        let frame = self.outgoing.delivered.pop_front()?;
+        if dice[0] < faults.lose {
+            return self.recv();
+        }
+        if dice[1] < faults.duplicate {
+            self.outgoing.delivered.push_front(frame.clone());
+        }
+        if dice[2] < faults.reorder
+            && let Some(next) = self.outgoing.delivered.pop_front()
+        {
+            self.outgoing.delivered.push_front(frame);
+            return Some(next);
+        }
+        Some(frame)
+    }
+
+    /// Three random bytes (xorshift64*).
+    fn roll(&mut self) -> [u8; 3] {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let bytes = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d).to_be_bytes();
+        [bytes[0], bytes[1], bytes[2]]
+    }
+}
+
+fn mistreat(queue: &mut VecDeque<MemFrame>, frame: MemFrame, faults: Faults, dice: [u8; 3]) {
+    if dice[0] < faults.lose {
+        return;
+    }
+    if dice[1] < faults.duplicate {
+        queue.push_back(frame.clone());
+    }
+    let last = queue.pop_back();
+    match last {
+        Some(last) if dice[2] < faults.reorder => queue.extend([frame, last]),
+        Some(last) => queue.extend([last, frame]),
+        None => queue.push_back(frame),
+    }
+}
+
+// SAFETY: the buffers live in `self.buffers` until the next use through `&mut`, and each is pushed
+// to one frame only.
+unsafe impl ToGuest for Outgoing {
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn reserve(&mut self, list: &mut ToGuestList) {
+        self.buffers.clear();
+        while let Some(wanted) = list.open_frame() {
+            if list.frames() >= self.room {
+                self.starved = true;
+                return;
+            }
+            let mut pieces = Vec::new();
+            for _ in 0..(wanted as usize).div_ceil(self.buffer_bytes) {
+                let mut buffer = vec![0xa5; self.buffer_bytes];
+                // SAFETY: the heap block does not move when the Vec is moved into `buffers`, and
+                // no reference to its bytes is made while it is lent.
+                pieces.push(unsafe { GuestIovec::new(buffer.as_mut_ptr(), self.buffer_bytes) });
+                self.buffers.push(buffer);
+            }
+            if !list.add_frame(&pieces) {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
+        let mut buffers = std::mem::take(&mut self.buffers).into_iter();
+        for (index, done) in done.iter().enumerate() {
+            let mut bytes = Vec::new();
+            let len = list.frame_len(done.payload_len) as usize;
+            let chains = list.frame_pieces_bytes(index).div_ceil(self.buffer_bytes);
+            for buffer in buffers.by_ref().take(chains) {
+                bytes.extend_from_slice(&buffer);
+            }
+            bytes.truncate(len);
+            self.delivered.push_back((bytes, done.meta));
+            self.room = self.room.saturating_sub(1);
+        }
+    }
+
+    fn cancel(&mut self, _list: &ToGuestList) {
+        self.buffers.clear();
+    }
+}
+
+// SAFETY: lent frames stay in `self.lent` until `release`.
+unsafe impl FromGuest for Incoming {
+    fn take(&mut self, batch: &mut FromGuestBatch) {
+        while batch.has_room(2) {
+            let Some((mut frame, meta)) = self.waiting.pop_front() else { return };
+            // SAFETY: the heap block does not move with the Vec, and is not referenced while lent.
+            let whole = unsafe { GuestIovec::new(frame.as_mut_ptr(), frame.len()) };
+            let (head, rest) = whole.split_at(frame.len() / 3);
+            batch.add_frame(&[head, rest], meta);
+            self.lent.push(frame);
+        }
+    }
+
+    fn release(&mut self) {
+        self.lent.clear();
+    }
+}
+
+impl FramePort for MemPort {
+    fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
+        (&mut self.incoming, &mut self.outgoing)
+    }
+
+    fn on_event(&mut self, _token: u16) -> PortEvents {
+        PortEvents::default()
+    }
+
+    fn flush(&mut self) {}
+
+    fn counters(&self, _visit: &mut dyn FnMut(&'static str, u64)) {}
+}

@@ -1,0 +1,78 @@
+//! The traits a link implements. They are object-safe: two to four virtual calls a batch cost
+//! nothing next to one system call, and the engine is compiled once.
+
+use crate::{Caps, FrameDone, FromGuestBatch, ToGuestList};
+
+/// The half of a link that carries frames to the guest.
+///
+/// # Safety
+/// Every iovec that `reserve` pushes must stay mapped, writable and outside of any other frame
+/// until this half is next used through `&mut`.
+pub unsafe trait ToGuest {
+    /// What the link can take now.
+    fn caps(&self) -> Caps;
+
+    /// Opens frames on `list` and pushes buffers until [`ToGuestList::open_frame`] says it is
+    /// enough or there is no room. When there was no room for all, the link reports
+    /// [`PortEvents::room`] once there is again.
+    fn reserve(&mut self, list: &mut ToGuestList);
+
+    /// Hands the first `done.len()` frames of the reservation to the guest; the rest goes back.
+    /// The frame is `header_len` plus `payload_len` bytes, and at least
+    /// [`MIN_FRAME_BYTES`](crate::MIN_FRAME_BYTES) (the lease has written the zeros).
+    fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]);
+
+    /// Takes the whole reservation back.
+    fn cancel(&mut self, list: &ToGuestList);
+}
+
+/// The half of a link that carries frames from the guest.
+///
+/// # Safety
+/// Every iovec that `take` pushes must stay mapped and readable until `release` or until this
+/// half is next used through `&mut`.
+pub unsafe trait FromGuest {
+    /// Moves waiting frames into `batch`, until it is full or none is left.
+    fn take(&mut self, batch: &mut FromGuestBatch);
+
+    /// Gives the buffers of all taken frames back, in order.
+    fn release(&mut self);
+}
+
+/// What changed on a link with the last event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortEvents {
+    /// Frames from the guest may be waiting.
+    pub frames: bool,
+    /// Room toward the guest after there was none.
+    pub room: bool,
+    /// A client came or went, or its receive side started or stopped.
+    pub link: Option<LinkChange>,
+}
+
+/// A change of the link as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// Frames can reach the guest now.
+    Up,
+    /// The guest's receive side stopped; the client is still there.
+    Down,
+    /// The client is gone.
+    Closed,
+}
+
+/// A link: moves frames, knows no IP.
+pub trait FramePort {
+    /// Both halves at once.
+    fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest);
+
+    /// Handles an event of a descriptor that the link registered under `token`.
+    fn on_event(&mut self, token: u16) -> PortEvents;
+
+    /// Publishes everything committed and released since the last call, with one notification for
+    /// each direction. Called once per turn of the loop.
+    fn flush(&mut self);
+
+    /// Calls `visit` with the name and value of each counter, drops included.
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
+}

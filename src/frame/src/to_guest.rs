@@ -1,0 +1,355 @@
+//! Frames to the guest: a reservation ([`ToGuestList`]) filled by a link, and the lease on it.
+
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use arrayvec::ArrayVec;
+
+use crate::{
+    Caps, DISCARD_BYTES, DISCARD_IOVECS, Errno, FrameDone, GuestIovec, MAX_FRAMES,
+    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, ToGuest,
+};
+
+/// What a reservation asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// Bytes of all headers, Ethernet to L4, the same for each frame.
+    pub header_len: u32,
+    /// Most payload bytes in one frame: the MSS, or the size of a GSO unit.
+    pub segment: u32,
+    /// Payload bytes wanted in all frames together; 0 asks for one frame of headers alone.
+    pub bytes: u32,
+}
+
+/// Room of one frame: ranges of the two iovec lists.
+#[derive(Clone, Debug, Default)]
+struct FrameRoom {
+    headers: Range<usize>,
+    payload: Range<usize>,
+    header_bytes: u32,
+    payload_bytes: u32,
+}
+
+/// A reservation: the room of up to [`MAX_FRAMES`] frames. Allocated once and used again.
+pub struct ToGuestList {
+    request: Reserve,
+    headers: Vec<GuestIovec>,
+    /// Starts with [`DISCARD_IOVECS`] pieces that are overwritten when bytes are to be skipped.
+    payload: Vec<GuestIovec>,
+    frames: ArrayVec<FrameRoom, MAX_FRAMES>,
+    reserved: u32,
+    discard: Vec<u8>,
+}
+
+impl Default for ToGuestList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ToGuestList {
+    /// An empty list with room for the largest reservation.
+    pub fn new() -> Self {
+        let mut payload = Vec::with_capacity(DISCARD_IOVECS + MAX_TO_GUEST_IOVECS);
+        payload.resize(DISCARD_IOVECS, GuestIovec::EMPTY);
+        Self {
+            request: Reserve { header_len: 0, segment: 0, bytes: 0 },
+            headers: Vec::with_capacity(MAX_TO_GUEST_IOVECS),
+            payload,
+            frames: ArrayVec::new(),
+            reserved: 0,
+            discard: Vec::with_capacity(DISCARD_BYTES),
+        }
+    }
+
+    fn begin(&mut self, request: Reserve) {
+        self.request = request;
+        self.headers.clear();
+        self.payload.truncate(DISCARD_IOVECS);
+        self.frames.clear();
+        self.reserved = 0;
+    }
+
+    /// What the engine asked for.
+    pub fn request(&self) -> Reserve {
+        self.request
+    }
+
+    /// Number of frames with room.
+    pub fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// For a link: bytes that the next frame wants (headers and payload, at least the Ethernet
+    /// minimum), or `None` when the reservation is complete. A frame is opened by pushing to it.
+    pub fn open_frame(&self) -> Option<u32> {
+        let covered = self.reserved >= self.request.bytes && !self.frames.is_empty();
+        if covered || self.frames.is_full() {
+            return None;
+        }
+        let left = self.request.bytes - self.reserved.min(self.request.bytes);
+        let payload = self.request.segment.min(left);
+        Some((self.request.header_len + payload).max(MIN_FRAME_BYTES))
+    }
+
+    /// For a link: adds a frame made of `pieces`, of which it uses no more bytes than
+    /// [`open_frame`](Self::open_frame) said. Returns false, and adds nothing, when the pieces are too
+    /// small for the headers and the Ethernet minimum, or too many for the list.
+    pub fn add_frame(&mut self, pieces: &[GuestIovec]) -> bool {
+        let Some(wanted) = self.open_frame() else { return false };
+        let (headers_start, payload_start) = (self.headers.len(), self.payload.len());
+        let mut left = wanted as usize;
+        let mut header_left = self.request.header_len as usize;
+        let mut fits = true;
+        for &piece in pieces {
+            let (piece, _) = piece.split_at(left);
+            left -= piece.len();
+            let (head, rest) = piece.split_at(header_left);
+            header_left -= head.len();
+            fits &= push_bounded(&mut self.headers, MAX_TO_GUEST_IOVECS, head);
+            fits &= push_bounded(&mut self.payload, DISCARD_IOVECS + MAX_TO_GUEST_IOVECS, rest);
+        }
+        let got = wanted - left as u32;
+        if !fits || header_left > 0 || got < MIN_FRAME_BYTES {
+            self.headers.truncate(headers_start);
+            self.payload.truncate(payload_start);
+            return false;
+        }
+        let payload_bytes = got - self.request.header_len;
+        self.reserved += payload_bytes.min(self.request.segment);
+        self.frames.push(FrameRoom {
+            headers: headers_start..self.headers.len(),
+            payload: payload_start..self.payload.len(),
+            header_bytes: self.request.header_len,
+            payload_bytes,
+        });
+        true
+    }
+
+    /// Bytes of room, headers included, that frame `index` has.
+    pub fn frame_pieces_bytes(&self, index: usize) -> usize {
+        let frame = &self.frames[index];
+        (frame.header_bytes + frame.payload_bytes) as usize
+    }
+
+    /// Total bytes of a frame when it carries `payload_len` bytes: what the link announces.
+    pub fn frame_len(&self, payload_len: u32) -> u32 {
+        (self.request.header_len + payload_len).max(MIN_FRAME_BYTES)
+    }
+}
+
+/// Pushes a non-empty piece unless the list has reached `limit`; false when it did not fit.
+fn push_bounded(list: &mut Vec<GuestIovec>, limit: usize, piece: GuestIovec) -> bool {
+    if piece.is_empty() {
+        return true;
+    }
+    if list.len() >= limit {
+        return false;
+    }
+    list.push(piece);
+    true
+}
+
+/// Room in the guest's buffers. Given back untouched when dropped.
+pub struct ToGuestLease<'a> {
+    port: &'a mut dyn ToGuest,
+    list: &'a mut ToGuestList,
+    live: bool,
+}
+
+impl<'a> ToGuestLease<'a> {
+    /// Reserves room for `request`, or `None` when there is no room for a single frame.
+    pub fn reserve(
+        port: &'a mut dyn ToGuest,
+        list: &'a mut ToGuestList,
+        request: Reserve,
+    ) -> Option<Self> {
+        list.begin(request);
+        port.reserve(list);
+        let empty = list.frames.is_empty();
+        let lease = Self { port, list, live: true };
+        if empty { None } else { Some(lease) }
+    }
+
+    /// What the link can take.
+    pub fn caps(&self) -> Caps {
+        self.port.caps()
+    }
+
+    /// Number of frames there is room for.
+    pub fn frames(&self) -> usize {
+        self.list.frames.len()
+    }
+
+    /// Payload bytes that fit in frame `index`, at most one segment.
+    pub fn frame_room(&self, index: usize) -> u32 {
+        self.list.frames[index].payload_bytes.min(self.list.request.segment)
+    }
+
+    /// Payload bytes that fit in all frames, at most what was asked for.
+    pub fn room(&self) -> u32 {
+        self.list.reserved.min(self.list.request.bytes)
+    }
+
+    /// Copies `bytes` to the start of frame `index`. Must be as long as the header room.
+    pub fn put_header(&mut self, index: usize, bytes: &[u8]) {
+        let frame = &self.list.frames[index];
+        debug_assert_eq!(bytes.len(), frame.header_bytes as usize, "header room and header differ");
+        copy_in(&self.list.headers[frame.headers.clone()], bytes);
+    }
+
+    /// Copies `bytes` to the start of the payload of frame `index`; returns how many fitted.
+    pub fn put_payload(&mut self, index: usize, bytes: &[u8]) -> usize {
+        copy_in(&self.list.payload[self.list.frames[index].payload.clone()], bytes)
+    }
+
+    /// Sum over the first `len` payload bytes of frame `index`, for links without checksum offload.
+    pub fn payload_sum(&self, index: usize, len: u32) -> OnesSum {
+        let mut sum = OnesSum::default();
+        let mut left = len as usize;
+        for piece in &self.list.payload[self.list.frames[index].payload.clone()] {
+            let (piece, _) = piece.split_at(left);
+            left -= piece.len();
+            piece.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Receives up to `max` stream bytes into the payload room of all frames, in order, with the
+    /// flags of recv(2) in `flags` (`MSG_DONTWAIT` is added). The first `skip` bytes received are
+    /// thrown away and not counted: with `MSG_PEEK` on a kernel without `SO_PEEK_OFF`.
+    ///
+    /// # Errors
+    /// What recvmsg(2) reports; `AGAIN` also when no more than `skip` bytes were there.
+    /// `NOBUFS` when `skip` is more than the discard pieces cover.
+    pub fn recv_stream(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        max: u32,
+        skip: u32,
+        flags: i32,
+    ) -> Result<u32, Errno> {
+        let first = self.arm_discard(skip as usize)?;
+        let (last, kept) = self.trim_to(max.min(self.room()) as usize);
+        let iovecs = &mut self.list.payload[first..last];
+        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = iovecs.as_mut_ptr().cast();
+        header.msg_iovlen = iovecs.len();
+        // SAFETY: GuestIovec is a transparent iovec; each piece is mapped and writable while the
+        // lease lives, the discard pieces point into `self.list.discard`.
+        let n = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_DONTWAIT)
+        };
+        if let Some(kept) = kept {
+            self.list.payload[last - 1] = kept;
+        }
+        match u32::try_from(n) {
+            Err(_) => Err(last_errno()),
+            Ok(0) => Ok(0),
+            Ok(n) if n <= skip => Err(Errno::AGAIN),
+            Ok(n) => Ok(n - skip),
+        }
+    }
+
+    /// Receives one datagram into the payload room of frame `index`. Returns its length, which is
+    /// greater than [`frame_room`](Self::frame_room) when the datagram was cut.
+    ///
+    /// # Errors
+    /// What recvmsg(2) reports.
+    pub fn recv_datagram(&mut self, socket: BorrowedFd<'_>, index: usize) -> Result<u32, Errno> {
+        let frame = &self.list.frames[index];
+        let iovecs = &mut self.list.payload[frame.payload.clone()];
+        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = iovecs.as_mut_ptr().cast();
+        header.msg_iovlen = iovecs.len();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: as in `recv_stream`.
+        let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+        u32::try_from(n).map_err(|_| last_errno())
+    }
+
+    /// Hands the first `done.len()` frames to the guest; the rest of the room goes back.
+    pub fn commit(mut self, done: &[FrameDone]) {
+        debug_assert!(done.len() <= self.list.frames.len(), "more frames done than reserved");
+        for (frame, done) in self.list.frames.iter().zip(done) {
+            let used = frame.header_bytes + done.payload_len;
+            if used < MIN_FRAME_BYTES {
+                let pieces = &self.list.payload[frame.payload.clone()];
+                zero_range(pieces, done.payload_len as usize, (MIN_FRAME_BYTES - used) as usize);
+            }
+        }
+        self.live = false;
+        self.port.commit(self.list, done);
+    }
+
+    /// Points the discard pieces at the scratch buffer so that they cover `skip` bytes; returns the
+    /// index of the first piece to pass to the kernel.
+    fn arm_discard(&mut self, skip: usize) -> Result<usize, Errno> {
+        let pieces = skip.div_ceil(DISCARD_BYTES);
+        if pieces > DISCARD_IOVECS {
+            return Err(Errno::NOBUFS);
+        }
+        let first = DISCARD_IOVECS - pieces;
+        let base = self.list.discard.as_mut_ptr();
+        let mut left = skip;
+        for slot in &mut self.list.payload[first..DISCARD_IOVECS] {
+            let len = left.min(DISCARD_BYTES);
+            left -= len;
+            // SAFETY: `discard` has a capacity of DISCARD_BYTES, never moves, and is only ever
+            // written by the kernel; no reference to its bytes exists.
+            *slot = unsafe { GuestIovec::new(base, len) };
+        }
+        Ok(first)
+    }
+
+    /// Shortens the payload pieces to `max` bytes in all. Returns the end of the pieces to use, and
+    /// the original of the last one if it was cut, to be put back.
+    fn trim_to(&mut self, max: usize) -> (usize, Option<GuestIovec>) {
+        let mut left = max;
+        for (i, piece) in self.list.payload.iter_mut().enumerate().skip(DISCARD_IOVECS) {
+            if piece.len() >= left {
+                let whole = *piece;
+                *piece = whole.split_at(left).0;
+                return (i + 1, Some(whole));
+            }
+            left -= piece.len();
+        }
+        (self.list.payload.len(), None)
+    }
+}
+
+impl Drop for ToGuestLease<'_> {
+    fn drop(&mut self) {
+        if self.live {
+            self.port.cancel(self.list);
+        }
+    }
+}
+
+/// Copies `bytes` over consecutive pieces; returns how many bytes fitted.
+fn copy_in(pieces: &[GuestIovec], bytes: &[u8]) -> usize {
+    let mut done = 0;
+    for piece in pieces {
+        done += piece.copy_in(&bytes[done..]);
+    }
+    done
+}
+
+/// Zeros `len` bytes from offset `from` of consecutive pieces.
+fn zero_range(pieces: &[GuestIovec], from: usize, len: usize) {
+    let (mut skip, mut left) = (from, len);
+    for piece in pieces {
+        let (head, rest) = piece.split_at(skip);
+        skip -= head.len();
+        let (rest, _) = rest.split_at(left);
+        left -= rest.len();
+        rest.zero();
+    }
+}
+
+/// The calling thread's errno after a failed libc call.
+pub(crate) fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,5 @@
+//! passt in Rust: connects a virtual machine to the network without privileges.
+
+pub mod flow;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,2 @@
+//! passt
+fn main() {}

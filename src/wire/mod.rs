@@ -1,0 +1,3 @@
+//! Wire formats: pure functions between bytes and types. Parsing never panics.
+
+pub mod seq;

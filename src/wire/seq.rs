@@ -1,0 +1,72 @@
+//! TCP sequence numbers: arithmetic modulo 2^32 (RFC 9293, section 3.4).
+
+/// A sequence number. Comparison is by signed distance, so it holds for numbers less than 2^31 apart.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct SeqNr(pub u32);
+
+impl SeqNr {
+    /// Bytes from `earlier` to `self`; negative when `self` comes first.
+    pub const fn offset_from(self, earlier: Self) -> i32 {
+        self.0.wrapping_sub(earlier.0) as i32
+    }
+
+    /// Whether `self` comes before `other`.
+    pub const fn before(self, other: Self) -> bool {
+        self.offset_from(other) < 0
+    }
+
+    /// Whether `self` comes after `other`.
+    pub const fn after(self, other: Self) -> bool {
+        self.offset_from(other) > 0
+    }
+
+    /// The later of both.
+    #[must_use]
+    pub const fn max(self, other: Self) -> Self {
+        if self.before(other) { other } else { self }
+    }
+}
+
+impl std::ops::Add<u32> for SeqNr {
+    type Output = Self;
+
+    fn add(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+}
+
+impl std::ops::AddAssign<u32> for SeqNr {
+    fn add_assign(&mut self, bytes: u32) {
+        *self = *self + bytes;
+    }
+}
+
+impl std::ops::Sub<u32> for SeqNr {
+    type Output = Self;
+
+    fn sub(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_sub(bytes))
+    }
+}
+
+impl std::fmt::Debug for SeqNr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_holds_across_the_wrap() {
+        let before = SeqNr(u32::MAX - 1);
+        let after = before + 5;
+        assert_eq!(after, SeqNr(3));
+        assert!(before.before(after) && after.after(before));
+        assert_eq!(after.offset_from(before), 5);
+        assert_eq!(before.offset_from(after), -5);
+        assert_eq!(before.max(after), after);
+    }
+}
