@@ -94,12 +94,12 @@ impl OnesSum {
     /// Adds bytes; a piece may start and end at an odd offset.
     pub fn add(&mut self, bytes: &[u8]) {
         let mut bytes = bytes;
-        if self.odd {
-            if let Some((&first, rest)) = bytes.split_first() {
-                self.sum += u64::from(first);
-                self.odd = false;
-                bytes = rest;
-            }
+        if self.odd
+            && let Some((&first, rest)) = bytes.split_first()
+        {
+            self.sum += u64::from(first);
+            self.odd = false;
+            bytes = rest;
         }
         let (quads, rest) = bytes.as_chunks::<4>();
         for quad in quads {
