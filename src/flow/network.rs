@@ -5,29 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
+pub use crate::wire::Mac;
+
 /// DNS servers of one family handed to the guest.
 pub const MAX_DNS: usize = 3;
 
 /// Entries of the DNS search list handed to the guest.
 pub const MAX_SEARCH: usize = 6;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// The broadcast address.
-    pub const BROADCAST: Self = Self([0xff; 6]);
-    /// Our address toward the guest unless `--mac-addr` says otherwise.
-    pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
-}
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// IPv4 as the guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,3 +1,17 @@
-//! Wire formats: pure functions between bytes and types. Parsing never panics.
+//! Wire formats: pure functions between bytes and types, on etherparse where it has the format.
+//!
+//! The head of a frame from the guest is parsed once, from a private copy of its first bytes, to a
+//! [`Packet`]; what the engine sends is built by [`build`]. Parsing never panics and never reads a
+//! length from the guest without checking it against the bytes that are there.
 
+pub mod build;
+pub mod drop_reason;
+pub mod eth;
+pub mod ip;
+pub mod l4;
 pub mod seq;
+
+pub use drop_reason::DropReason;
+pub use eth::Mac;
+pub use ip::{IpHead, Packet, parse};
+pub use seq::SeqNr;

@@ -1,0 +1,86 @@
+//! The two sides of a flow. On each side there is *our* address, which the other end believes it
+//! talks to, and the *endpoint*, the other end itself. The interface of a side is its [`Pif`].
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// Where a side of a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Pif {
+    /// Sockets of the host.
+    Host = 1,
+    /// The link to the guest.
+    Tap = 2,
+}
+
+/// An address and port in 18 bytes: IPv4 addresses are stored v4-mapped. No real v4-mapped address
+/// gets here, address mapping refuses them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    address: [u8; 16],
+    port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint.
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Self { address, port }
+    }
+
+    /// The address.
+    pub fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
+
+    /// The port, or the identifier of an echo flow.
+    pub fn port(self) -> u16 {
+        self.port
+    }
+
+    /// As a socket address; `scope_id` is used for link-local IPv6 addresses.
+    pub fn with_scope(self, scope_id: u32) -> SocketAddr {
+        match self.ip() {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SocketAddrV6::new(v6, self.port, 0, scope_id).into()
+            }
+            ip => SocketAddr::new(ip, self.port),
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(address.ip(), address.port())
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}]:{}", self.ip(), self.port)
+    }
+}
+
+/// One side of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Side {
+    /// Interface.
+    pub pif: Pif,
+    /// Our address on this side.
+    pub ours: Endpoint,
+    /// The other end.
+    pub endpoint: Endpoint,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pif = match self.pif {
+            Pif::Host => "HOST",
+            Pif::Tap => "TAP",
+        };
+        write!(f, "{pif} {:?} -> {:?}", self.endpoint, self.ours)
+    }
+}

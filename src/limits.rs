@@ -1,0 +1,39 @@
+//! Every cap of the program with the reason for its value. Relations are checked when compiling.
+
+/// Flows of all protocols together. passt's number: 2^17; a guest's ports are 2^16.
+pub const MAX_FLOWS: usize = 1 << 17;
+
+/// Buckets of the flow index: a UDP flow is stored under both sides, and the load stays below 3/4.
+pub const INDEX_BUCKETS: usize = 1 << 19;
+
+/// Flows whose TCP handshake has not finished. A guest that scans gets this many attempts at a
+/// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
+pub const MAX_HALF_OPEN: usize = 1024;
+
+/// Descriptors kept back for the control socket, front-ends, logs and the ring's eventfds.
+pub const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Events fetched with one system call.
+pub const EVENTS_PER_WAIT: usize = 64;
+
+/// Connections accepted from one listening socket in one turn.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Batches of frames taken from the guest in one turn, before sockets get their turn.
+pub const BATCHES_PER_TURN: usize = 4;
+
+/// Datagrams read from one socket in one turn.
+pub const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Largest UDP payload over IPv4: 65,535 less IP and UDP header.
+pub const MAX_UDP_PAYLOAD: u32 = 65_507;
+
+/// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
+pub const MAX_QUESTION_BYTES: usize = 1500;
+
+/// Rules of the forwarding table.
+pub const MAX_RULES: usize = 255;
+
+const _: () = assert!(INDEX_BUCKETS.is_power_of_two());
+const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");
+const _: () = assert!(MAX_FLOWS < u32::MAX as usize);

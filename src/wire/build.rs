@@ -1,0 +1,222 @@
+//! Headers of the frames we send: Ethernet, IPv4 or IPv6, and the L4 header, in one small buffer.
+//!
+//! A [`HeaderTemplate`] holds what is the same for all frames of one batch of a flow (addresses, the
+//! partial sum of the pseudo header); stamping one frame writes lengths, sequence numbers and
+//! checksums. IPv4 headers have ID 0, DF set, TTL 255; IPv6 hop limit is 255. No options, no tags.
+
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use etherparse::checksum::Sum16BitWords;
+
+use super::SeqNr;
+use super::eth::{HEADER_BYTES, Mac};
+use super::ip::L4Protocol;
+
+/// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
+pub const MAX_HEADER_BYTES: usize = 128;
+
+/// Headers of one frame.
+pub type HeaderBuf = ArrayVec<u8, MAX_HEADER_BYTES>;
+
+/// How the L4 checksum of a frame is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L4Checksum {
+    /// The guest completes it: the field gets the sum of the pseudo header.
+    Partial,
+    /// We complete it: the ones' complement sum (folded, not inverted) of the payload.
+    Complete {
+        /// Sum over the payload bytes.
+        payload_sum: u16,
+    },
+}
+
+/// Fields of a TCP header that change from segment to segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFields {
+    /// Sequence number.
+    pub seq: SeqNr,
+    /// Acknowledgment number.
+    pub ack: SeqNr,
+    /// Flag byte.
+    pub flags: u8,
+    /// Window, already scaled.
+    pub window: u16,
+    /// MSS option.
+    pub mss: Option<u16>,
+    /// Window scale option.
+    pub window_scale: Option<u8>,
+}
+
+/// Headers of the frames of one flow toward the guest.
+#[derive(Clone, Debug)]
+pub struct HeaderTemplate {
+    /// Ethernet and IP headers with lengths and checksum zero.
+    base: HeaderBuf,
+    ports: [u8; 4],
+    /// Sum of addresses and protocol; the length is added per frame.
+    pseudo: u32,
+    v4: bool,
+}
+
+impl HeaderTemplate {
+    /// Headers from `source` to `destination`, which are of one family.
+    pub fn new(
+        macs: (Mac, Mac),
+        source: SocketAddr,
+        destination: SocketAddr,
+        protocol: L4Protocol,
+        flow_label: u32,
+    ) -> Self {
+        let mut base = HeaderBuf::new();
+        let (from, to) = macs;
+        extend(&mut base, &to.0);
+        extend(&mut base, &from.0);
+        let v4 = match (source.ip(), destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                extend(&mut base, &[0x08, 0x00, 0x45, 0, 0, 0, 0, 0, 0x40, 0, 255]);
+                extend(&mut base, &[protocol.number(), 0, 0]);
+                extend(&mut base, &source.octets());
+                extend(&mut base, &destination.octets());
+                true
+            }
+            (source, destination) => {
+                let label = flow_label & 0xf_ffff;
+                extend(&mut base, &[0x86, 0xdd]);
+                extend(&mut base, &(0x6000_0000 | label).to_be_bytes());
+                extend(&mut base, &[0, 0, protocol.number(), 255]);
+                extend(&mut base, &v6_octets(source));
+                extend(&mut base, &v6_octets(destination));
+                false
+            }
+        };
+        let addresses = if v4 { HEADER_BYTES + 12 } else { HEADER_BYTES + 8 };
+        let mut pseudo = u32::from(protocol.number());
+        for pair in base[addresses..].as_chunks::<2>().0 {
+            pseudo += u32::from(u16::from_be_bytes(*pair));
+        }
+        let [s0, s1] = source.port().to_be_bytes();
+        let [d0, d1] = destination.port().to_be_bytes();
+        Self { base, ports: [s0, s1, d0, d1], pseudo, v4 }
+    }
+
+    /// Bytes of Ethernet and IP header.
+    pub fn l3_bytes(&self) -> usize {
+        self.base.len()
+    }
+
+    /// Most bytes behind the IP header in one frame.
+    pub fn max_l4_bytes(&self) -> u32 {
+        if self.v4 { 65_535 - 20 } else { 65_535 }
+    }
+
+    /// Whether the frames are IPv4.
+    pub fn is_v4(&self) -> bool {
+        self.v4
+    }
+
+    /// Ethernet and IP header of a frame with `l4_len` bytes behind them.
+    pub fn l3(&self, l4_len: u32) -> HeaderBuf {
+        let mut buf = self.base.clone();
+        if self.v4 {
+            put_u16(&mut buf, HEADER_BYTES + 2, (20 + l4_len) as u16);
+            let sum = Sum16BitWords::new().add_slice(&buf[HEADER_BYTES..]).ones_complement();
+            buf[HEADER_BYTES + 10..HEADER_BYTES + 12].copy_from_slice(&sum.to_ne_bytes());
+        } else {
+            put_u16(&mut buf, HEADER_BYTES + 4, l4_len as u16);
+        }
+        buf
+    }
+
+    /// All headers of a TCP segment with `payload_len` bytes.
+    pub fn tcp(&self, fields: &TcpFields, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+        let options =
+            4 * u32::from(fields.mss.is_some()) + 4 * u32::from(fields.window_scale.is_some());
+        let l4_len = 20 + options + payload_len;
+        let mut buf = self.l3(l4_len);
+        let l4 = buf.len();
+        extend(&mut buf, &self.ports);
+        extend(&mut buf, &fields.seq.0.to_be_bytes());
+        extend(&mut buf, &fields.ack.0.to_be_bytes());
+        extend(&mut buf, &[((20 + options) / 4 * 16) as u8, fields.flags]);
+        extend(&mut buf, &fields.window.to_be_bytes());
+        extend(&mut buf, &[0; 4]);
+        if let Some(mss) = fields.mss {
+            let [a, b] = mss.to_be_bytes();
+            extend(&mut buf, &[2, 4, a, b]);
+        }
+        if let Some(scale) = fields.window_scale {
+            extend(&mut buf, &[1, 3, 3, scale]);
+        }
+        self.finish(&mut buf, l4, l4 + 16, l4_len, checksum);
+        buf
+    }
+
+    /// All headers of a UDP datagram with `payload_len` bytes.
+    pub fn udp(&self, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+        let l4_len = 8 + payload_len;
+        let mut buf = self.l3(l4_len);
+        let l4 = buf.len();
+        extend(&mut buf, &self.ports);
+        extend(&mut buf, &(l4_len as u16).to_be_bytes());
+        extend(&mut buf, &[0; 2]);
+        self.finish(&mut buf, l4, l4 + 6, l4_len, checksum);
+        // RFC 768: a computed checksum of zero is sent as all ones; zero means none.
+        if matches!(checksum, L4Checksum::Complete { .. }) && buf[l4 + 6..l4 + 8] == [0, 0] {
+            put_u16(&mut buf, l4 + 6, 0xffff);
+        }
+        buf
+    }
+
+    /// Headers of an ICMPv6 message, with its checksum written into `message` at bytes 2 and 3; an
+    /// ICMP message for IPv4 gets its checksum without a pseudo header (RFC 792).
+    pub fn icmp(&self, message: &mut [u8]) -> HeaderBuf {
+        message[2..4].fill(0);
+        let len = message.len() as u32;
+        let pseudo = if self.v4 { 0 } else { self.pseudo_with(len) };
+        let sum = fold(pseudo + u32::from(sum_of(message)));
+        message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+        self.l3(len)
+    }
+
+    /// Folded sum of the pseudo header for `l4_len` bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
+    pub fn pseudo_with(&self, l4_len: u32) -> u32 {
+        u32::from(fold(self.pseudo + (l4_len >> 16) + (l4_len & 0xffff)))
+    }
+
+    fn finish(&self, buf: &mut HeaderBuf, l4: usize, at: usize, l4_len: u32, checksum: L4Checksum) {
+        let pseudo = self.pseudo_with(l4_len);
+        let value = match checksum {
+            L4Checksum::Partial => pseudo as u16,
+            L4Checksum::Complete { payload_sum } => {
+                !fold(pseudo + u32::from(sum_of(&buf[l4..])) + u32::from(payload_sum))
+            }
+        };
+        put_u16(buf, at, value);
+    }
+}
+
+/// Folded ones' complement sum of `bytes` in network order.
+pub fn sum_of(bytes: &[u8]) -> u16 {
+    !Sum16BitWords::new().add_slice(bytes).ones_complement().to_be()
+}
+
+fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+fn v6_octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+    }
+}
+
+fn extend(buf: &mut HeaderBuf, bytes: &[u8]) {
+    buf.try_extend_from_slice(bytes).expect("MAX_HEADER_BYTES covers every header we build");
+}
+
+fn put_u16(buf: &mut HeaderBuf, at: usize, value: u16) {
+    buf[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}

@@ -1,0 +1,97 @@
+//! Why a frame or datagram was dropped. Bad input is never an error: it is dropped and counted here.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// A named reason; each has a counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum DropReason { $($(#[$doc])* $variant,)* }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The reason's name in statistics and logs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers say.
+    Truncated => "truncated",
+    /// A header contradicts itself.
+    Malformed => "malformed",
+    /// An Ethernet type other than ARP, IPv4, IPv6.
+    UnknownEtherType => "unknown-ethertype",
+    /// The address family is disabled.
+    FamilyDisabled => "family-disabled",
+    /// A fragment; fragments are not reassembled.
+    Fragment => "fragment",
+    /// Headers longer than the private copy.
+    HeadersTooLong => "headers-too-long",
+    /// An L4 protocol other than TCP, UDP, ICMP.
+    UnknownProtocol => "unknown-protocol",
+    /// TCP, UDP or ICMP is switched off.
+    ProtocolDisabled => "protocol-disabled",
+    /// An address that may not leave or enter: loopback, unspecified, v4-mapped and others.
+    ForbiddenAddress => "forbidden-address",
+    /// Port 0.
+    PortZero => "port-zero",
+    /// An ICMP message other than an echo request.
+    UnsupportedIcmp => "unsupported-icmp",
+    /// A question that a responder ignores.
+    UnansweredQuestion => "unanswered-question",
+    /// A TCP segment that belongs to no flow.
+    NoFlow => "no-flow",
+    /// No free slot in the flow table.
+    FlowTableFull => "flow-table-full",
+    /// No descriptor left for another socket.
+    DescriptorsExhausted => "descriptors-exhausted",
+    /// The oldest half-open flow gave way to a new one.
+    HalfOpenEvicted => "half-open-evicted",
+    /// A socket could not be made or connected.
+    SocketFailed => "socket-failed",
+    /// The host's socket refused a datagram.
+    SendFailed => "send-failed",
+    /// Stream bytes that the host's socket had no room for; the guest sends them again.
+    SocketFull => "socket-full",
+    /// No room in the guest's buffers.
+    NoGuestRoom => "no-guest-room",
+    /// No client, or its receive side is stopped.
+    LinkDown => "link-down",
+    /// A datagram larger than the link takes.
+    TooLarge => "too-large",
+    /// No forwarding rule fits.
+    NoRule => "no-rule",
+    /// An ICMP error from the host that cannot be expressed toward the guest.
+    UntranslatableError => "untranslatable-error",
+}
+
+/// One counter for each [`DropReason`].
+#[derive(Clone, Debug)]
+pub struct DropCounters([u64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl DropCounters {
+    /// Counts one drop.
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// Drops for `reason` so far.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All reasons that occurred, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().zip(self.0).map(|(&r, n)| (r, n)).filter(|&(_, n)| n > 0)
+    }
+}

@@ -1,0 +1,141 @@
+//! L4 headers from the guest: TCP (RFC 9293), UDP (RFC 768), the fixed part of ICMP echo (RFC 792,
+//! RFC 4443). Checksums are not verified: with offloads they are not even there.
+
+use etherparse::{TcpHeaderSlice, TcpOptionElement, UdpHeaderSlice};
+
+use super::{DropReason, SeqNr};
+
+/// A TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpHead {
+    /// Source port, not 0.
+    pub source_port: u16,
+    /// Destination port, not 0.
+    pub destination_port: u16,
+    /// Sequence number of the first byte.
+    pub seq: SeqNr,
+    /// Acknowledgment number.
+    pub ack: SeqNr,
+    /// The flag byte of the header: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
+    pub flags: u8,
+    /// Window, as in the header.
+    pub window: u16,
+    /// Option 2, only looked for on SYN.
+    pub mss: Option<u16>,
+    /// Option 3, only looked for on SYN.
+    pub window_scale: Option<u8>,
+    /// Bytes of the header with its options.
+    pub header_len: u32,
+    /// Bytes behind the header.
+    pub payload_len: u32,
+}
+
+/// A UDP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpHead {
+    /// Source port, not 0.
+    pub source_port: u16,
+    /// Destination port, not 0.
+    pub destination_port: u16,
+    /// Bytes behind the header.
+    pub payload_len: u32,
+}
+
+/// Bytes of a UDP header, and of the fixed part of an ICMP echo message.
+pub const UDP_HEADER_BYTES: u32 = 8;
+
+const SYN: u8 = 0x02;
+
+pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason> {
+    if bytes.len() < 20 {
+        return Err(if l4_len < 20 { DropReason::Truncated } else { DropReason::HeadersTooLong });
+    }
+    let header_len = u32::from(bytes[12] >> 4) * 4;
+    if header_len < 20 {
+        return Err(DropReason::Malformed);
+    }
+    if header_len > l4_len {
+        return Err(DropReason::Truncated);
+    }
+    let slice = TcpHeaderSlice::from_slice(bytes).map_err(|_| DropReason::HeadersTooLong)?;
+    if slice.source_port() == 0 || slice.destination_port() == 0 {
+        return Err(DropReason::PortZero);
+    }
+    let (mss, window_scale) = if bytes[13] & SYN != 0 { syn_options(&slice) } else { (None, None) };
+    Ok(TcpHead {
+        source_port: slice.source_port(),
+        destination_port: slice.destination_port(),
+        seq: SeqNr(slice.sequence_number()),
+        ack: SeqNr(slice.acknowledgment_number()),
+        flags: bytes[13],
+        window: slice.window_size(),
+        mss,
+        window_scale,
+        header_len,
+        payload_len: l4_len - header_len,
+    })
+}
+
+/// MSS and window scale; options behind a malformed one are ignored.
+fn syn_options(slice: &TcpHeaderSlice<'_>) -> (Option<u16>, Option<u8>) {
+    let (mut mss, mut scale) = (None, None);
+    for option in slice.options_iterator().map_while(Result::ok) {
+        match option {
+            TcpOptionElement::MaximumSegmentSize(value) => mss = Some(value),
+            TcpOptionElement::WindowScale(value) => scale = Some(value),
+            _ => {}
+        }
+    }
+    (mss, scale)
+}
+
+pub(super) fn parse_udp(bytes: &[u8], l4_len: u32) -> Result<UdpHead, DropReason> {
+    let slice = UdpHeaderSlice::from_slice(bytes).map_err(|_| {
+        if l4_len < UDP_HEADER_BYTES { DropReason::Truncated } else { DropReason::HeadersTooLong }
+    })?;
+    let len = u32::from(slice.length());
+    if len < UDP_HEADER_BYTES {
+        return Err(DropReason::Malformed);
+    }
+    if len > l4_len {
+        return Err(DropReason::Truncated);
+    }
+    if slice.source_port() == 0 || slice.destination_port() == 0 {
+        return Err(DropReason::PortZero);
+    }
+    Ok(UdpHead {
+        source_port: slice.source_port(),
+        destination_port: slice.destination_port(),
+        payload_len: len - UDP_HEADER_BYTES,
+    })
+}
+
+/// An ICMP or ICMPv6 echo header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EchoHead {
+    /// ICMP type.
+    pub kind: u8,
+    /// Identifier.
+    pub identifier: u16,
+    /// Sequence number.
+    pub sequence: u16,
+}
+
+/// Type of an ICMP echo request (RFC 792).
+pub const ECHO_REQUEST_V4: u8 = 8;
+/// Type of an ICMP echo reply (RFC 792).
+pub const ECHO_REPLY_V4: u8 = 0;
+/// Type of an ICMPv6 echo request (RFC 4443).
+pub const ECHO_REQUEST_V6: u8 = 128;
+/// Type of an ICMPv6 echo reply (RFC 4443).
+pub const ECHO_REPLY_V6: u8 = 129;
+
+/// Parses the fixed part of an echo message.
+pub fn parse_echo(bytes: &[u8]) -> Option<EchoHead> {
+    let &[kind, 0, _, _, id0, id1, seq0, seq1] = bytes.first_chunk::<8>()? else { return None };
+    Some(EchoHead {
+        kind,
+        identifier: u16::from_be_bytes([id0, id1]),
+        sequence: u16::from_be_bytes([seq0, seq1]),
+    })
+}
