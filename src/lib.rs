@@ -2,5 +2,6 @@
 
 pub mod flow;
 pub mod limits;
+pub mod sys;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,218 @@
+//! Datagrams with their addresses, and the error queue (`IP_RECVERR`, ip(7)).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use super::socket::{canonical, last_errno, set_int};
+
+/// The datagram at the head of a socket's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Payload bytes.
+    pub len: u32,
+    /// Who sent it; v4-mapped addresses as IPv4.
+    pub source: SocketAddr,
+    /// The address it was sent to, if the socket reports it ([`report_destination`]).
+    pub destination: Option<IpAddr>,
+}
+
+/// An ICMP error that a socket got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuedError {
+    /// ICMP or ICMPv6 type; `None` for an error of the host itself.
+    pub kind: Option<u8>,
+    /// Code that goes with the type.
+    pub code: u8,
+    /// MTU for "fragmentation needed" and "packet too big".
+    pub info: u32,
+    /// Who sent the error.
+    pub offender: Option<IpAddr>,
+    /// Where the datagram was sent to that caused it.
+    pub destination: Option<SocketAddr>,
+    /// Bytes of that datagram's payload that were copied.
+    pub payload_len: usize,
+}
+
+/// Makes a socket report the destination address of each datagram.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn report_destination(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
+    if v4 {
+        set_int(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    } else {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    }
+}
+
+/// Makes a socket queue ICMP errors.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
+    if v4 {
+        set_int(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+    } else {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+    }
+}
+
+/// Room for the control messages of one datagram: packet info of both families, or one error with
+/// its offender.
+#[repr(align(8))]
+struct Control([u8; 256]);
+
+/// Room for a socket address of any family (`struct sockaddr_storage`).
+#[repr(align(8))]
+struct Name([u8; 128]);
+
+/// Reads a `sockaddr_in` (family, port, address) or `sockaddr_in6` (family, port, flow information,
+/// address, scope); other families have no meaning here. v4-mapped addresses become IPv4.
+fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let &[f0, f1, p0, p1] = bytes.first_chunk::<4>()?;
+    let port = u16::from_be_bytes([p0, p1]);
+    match i32::from(u16::from_ne_bytes([f0, f1])) {
+        libc::AF_INET => {
+            let octets: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
+            Some((Ipv4Addr::from(octets), port).into())
+        }
+        libc::AF_INET6 => {
+            let octets: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
+            let scope = u32::from_ne_bytes(bytes.get(24..28)?.try_into().ok()?);
+            Some(canonical(SocketAddrV6::new(octets.into(), port, 0, scope).into()))
+        }
+        _ => None,
+    }
+}
+
+/// One recvmsg(2) and what it needs.
+struct Received {
+    len: u32,
+    name: Option<SocketAddr>,
+    control: Control,
+    control_len: usize,
+}
+
+fn recvmsg(socket: BorrowedFd<'_>, payload: &mut [u8], flags: i32) -> Result<Received, Errno> {
+    let mut name = Name([0; 128]);
+    let mut control = Control([0; 256]);
+    let mut iovec = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = name.0.as_mut_ptr().cast();
+    header.msg_namelen = name.0.len() as libc::socklen_t;
+    header.msg_iov = &raw mut iovec;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    // SAFETY: all pointers of `header` are to live locals of the lengths stated.
+    let n =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_DONTWAIT) };
+    let len = u32::try_from(n).map_err(|_| last_errno())?;
+    let name = socket_address(&name.0[..(header.msg_namelen as usize).min(name.0.len())]);
+    Ok(Received { len, name, control, control_len: header.msg_controllen })
+}
+
+impl Received {
+    /// Calls `visit` with level, type and bytes of each control message.
+    fn control_messages(&self, mut visit: impl FnMut(i32, i32, &[u8])) {
+        const HEADER: usize = size_of::<libc::cmsghdr>();
+        let mut rest = &self.control.0[..self.control_len.min(self.control.0.len())];
+        while let Some((header, _)) = rest.split_at_checked(HEADER) {
+            // SAFETY: any bytes are a valid cmsghdr; `header` has as many bytes as it needs.
+            let header: libc::cmsghdr =
+                unsafe { header.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+            let len = header.cmsg_len;
+            let Some(data) = rest.get(HEADER..len) else { return };
+            visit(header.cmsg_level, header.cmsg_type, data);
+            rest = rest.get(len.next_multiple_of(align_of::<usize>())..).unwrap_or(&[]);
+        }
+    }
+}
+
+/// Length and addresses of the next datagram; it stays in the queue.
+///
+/// # Errors
+/// `AGAIN` when there is none, else what recvmsg(2) reports: a pending error of the socket.
+pub fn peek(socket: BorrowedFd<'_>) -> Result<Waiting, Errno> {
+    let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
+    let mut destination = None;
+    received.control_messages(|level, kind, data| {
+        let address = match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4_destination(data),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => v6_destination(data),
+            _ => None,
+        };
+        destination = destination.or(address);
+    });
+    let source = received.name.ok_or(Errno::DESTADDRREQ)?;
+    Ok(Waiting { len: received.len, source, destination })
+}
+
+/// `struct in_pktinfo`: interface index, local address, destination address.
+fn v4_destination(data: &[u8]) -> Option<IpAddr> {
+    let octets: [u8; 4] = data.get(8..12)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets).into())
+}
+
+/// `struct in6_pktinfo`: destination address, interface index.
+fn v6_destination(data: &[u8]) -> Option<IpAddr> {
+    let octets: [u8; 16] = data.get(..16)?.try_into().ok()?;
+    Some(Ipv6Addr::from(octets).to_canonical())
+}
+
+/// Copies the next datagram's first bytes, leaving it in the queue; returns its whole length.
+///
+/// # Errors
+/// `AGAIN` when there is none, else what recvmsg(2) reports.
+pub fn peek_bytes(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<u32, Errno> {
+    recvmsg(socket, bytes, libc::MSG_PEEK | libc::MSG_TRUNC).map(|received| received.len)
+}
+
+/// Throws the next datagram away.
+///
+/// # Errors
+/// `AGAIN` when there is none, else what recvmsg(2) reports.
+pub fn drop_one(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    recvmsg(socket, &mut [], 0).map(|_| ())
+}
+
+/// Takes one error from the error queue, and the start of the datagram it is about.
+///
+/// # Errors
+/// `AGAIN` when there is none, else what recvmsg(2) reports.
+pub fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<QueuedError, Errno> {
+    let received = recvmsg(socket, payload, libc::MSG_ERRQUEUE)?;
+    let mut error = QueuedError {
+        kind: None,
+        code: 0,
+        info: 0,
+        offender: None,
+        destination: received.name,
+        payload_len: payload.len().min(received.len as usize),
+    };
+    received.control_messages(|level, kind, data| match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+            read_extended_error(data, &mut error);
+        }
+        _ => {}
+    });
+    Ok(error)
+}
+
+/// `struct sock_extended_err` (16 bytes), followed by the offender's socket address.
+fn read_extended_error(data: &[u8], error: &mut QueuedError) {
+    let Some(&[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3, ..]) = data.first_chunk::<16>()
+    else {
+        return;
+    };
+    error.info = u32::from_ne_bytes([i0, i1, i2, i3]);
+    if matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6) {
+        error.kind = Some(kind);
+        error.code = code;
+    }
+    let offender = socket_address(&data[16..]);
+    error.offender = offender.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
+}

@@ -1,0 +1,9 @@
+//! System calls as safe functions. `unsafe` lives here: what rustix has is used from there, the rest
+//! (options and control messages it does not know) is called through libc and wrapped.
+//!
+//! Nothing here decides anything: each function is one or two system calls with typed arguments.
+
+pub mod datagram;
+pub mod process;
+pub mod socket;
+pub mod stream;

@@ -1,0 +1,150 @@
+//! Sockets: creation, options, binding. All sockets are non-blocking and closed on exec.
+
+use std::ffi::c_int;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP stream.
+    Tcp,
+    /// UDP datagrams.
+    Udp,
+    /// ICMP echo (ping(7) sockets): the kernel owns identifier and checksum.
+    Ping,
+}
+
+/// Creates a socket of the family of `address`.
+///
+/// # Errors
+/// What socket(2) reports; `ACCESS` for echo sockets outside of `ping_group_range`.
+pub fn create(transport: Transport, address: IpAddr) -> Result<OwnedFd, Errno> {
+    let v4 = address.is_ipv4();
+    let family = if v4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, protocol): (_, Option<Protocol>) = match transport {
+        Transport::Tcp => (SocketType::STREAM, None),
+        Transport::Udp => (SocketType::DGRAM, None),
+        Transport::Ping if v4 => (SocketType::DGRAM, Some(ipproto::ICMP)),
+        Transport::Ping => (SocketType::DGRAM, Some(ipproto::ICMPV6)),
+    };
+    net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)
+}
+
+/// Connects a stream socket: `Ok(true)` when connected at once, `Ok(false)` when under way.
+///
+/// # Errors
+/// What connect(2) reports, `INPROGRESS` excepted.
+pub fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+    match net::connect(socket, &to) {
+        Ok(()) => Ok(true),
+        Err(Errno::INPROGRESS) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Address that a socket is bound to.
+///
+/// # Errors
+/// What getsockname(2) reports; `AFNOSUPPORT` for other than internet addresses.
+pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let any = net::getsockname(socket)?;
+    SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
+}
+
+/// Accepts one connection; the peer's address comes with it, v4-mapped ones as IPv4.
+///
+/// # Errors
+/// What accept4(2) reports; `AGAIN` when there is none.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = net::acceptfrom_with(listener, flags)?;
+    let peer = peer.ok_or(Errno::NOTCONN)?;
+    let peer = SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)?;
+    Ok((socket, canonical(peer)))
+}
+
+/// The address with a v4-mapped one as IPv4: what a dual-stack socket reports.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Where a listening or flow socket is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct BindTo<'a> {
+    /// Address and port; the unspecified address binds to all.
+    pub address: SocketAddr,
+    /// Interface, if bound to one.
+    pub interface: Option<&'a str>,
+    /// `--freebind`: the address need not exist yet.
+    pub freebind: bool,
+    /// One IPv6 socket for both families.
+    pub dual_stack: bool,
+}
+
+/// Opens a socket bound as `to` says, with `SO_REUSEADDR`.
+///
+/// # Errors
+/// What socket(2), setsockopt(2) and bind(2) report.
+pub fn bound(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
+    let address = if to.dual_stack {
+        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), to.address.port())
+    } else {
+        to.address
+    };
+    let socket = create(transport, address.ip())?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !to.dual_stack)?;
+    }
+    if let Some(interface) = to.interface {
+        bind_to_device(socket.as_fd(), interface)?;
+    }
+    if to.freebind && address.is_ipv4() {
+        sockopt::set_ip_freebind(&socket, true)?;
+    } else if to.freebind {
+        sockopt::set_ipv6_freebind(&socket, true)?;
+    }
+    net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Binds a socket to an interface (`SO_BINDTODEVICE`; without privileges since Linux 5.7).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Errno> {
+    set_bytes(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
+}
+
+/// Sets an integer option.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn set_int(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: c_int,
+) -> Result<(), Errno> {
+    set_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+    let len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes of `value`.
+    let rc =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The calling thread's errno after a failed libc call.
+pub(super) fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

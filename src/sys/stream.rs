@@ -1,0 +1,82 @@
+//! What TCP needs beyond reading and writing: the state of the send buffer, the peek offset,
+//! discarding what the guest has acknowledged.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use super::socket::{last_errno, set_int};
+
+/// State of a socket's send buffer, in the kernel's accounting (payload and its overhead).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendBuffer {
+    /// Limit (`sk_sndbuf`).
+    pub limit: u32,
+    /// Charged against the limit (`sk_wmem_queued`).
+    pub queued: u32,
+}
+
+/// Indexes into the answer of `SO_MEMINFO` (linux/sock_diag.h).
+const MEMINFO_SNDBUF: usize = 3;
+const MEMINFO_WMEM_QUEUED: usize = 5;
+const MEMINFO_VARS: usize = 9;
+
+/// Reads the state of the send buffer (`SO_MEMINFO`, Linux 4.12).
+///
+/// # Errors
+/// What getsockopt(2) reports.
+pub fn send_buffer(socket: BorrowedFd<'_>) -> Result<SendBuffer, Errno> {
+    let mut info = [0u32; MEMINFO_VARS];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(last_errno());
+    }
+    Ok(SendBuffer { limit: info[MEMINFO_SNDBUF], queued: info[MEMINFO_WMEM_QUEUED] })
+}
+
+/// Sets the offset at which `MSG_PEEK` reads; the kernel moves it with each peek and each read.
+///
+/// # Errors
+/// `OPNOTSUPP` on kernels without it (before 6.9 for TCP).
+pub fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, bytes as i32)
+}
+
+/// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)).
+///
+/// # Errors
+/// What recv(2) reports.
+pub fn discard(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing, the buffer may be null.
+    let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), bytes as usize, flags) };
+    u32::try_from(n).map_err(|_| last_errno())
+}
+
+/// Limits the segments the host sends to what the guest announced (`TCP_MAXSEG`).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn set_max_segment(socket: BorrowedFd<'_>, bytes: u16) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, bytes.into())
+}
+
+/// Makes close(2) send RST and drop what is queued.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_linger(socket, Some(Duration::ZERO))
+}
