@@ -1,4 +1,5 @@
 //! The pure heart: flows, their table, their timers, and what each protocol decides. No I/O, no
 //! clock, no system call; time and randomness are arguments.
 
+pub mod fwd;
 pub mod network;
