@@ -31,9 +31,6 @@ pub const MAX_UDP_PAYLOAD: u32 = 65_507;
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub const MAX_QUESTION_BYTES: usize = 1500;
 
-/// Rules of the forwarding table.
-pub const MAX_RULES: usize = 255;
-
 const _: () = assert!(INDEX_BUCKETS.is_power_of_two());
 const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");
 const _: () = assert!(MAX_FLOWS < u32::MAX as usize);

@@ -1,0 +1,270 @@
+//! All mapping of addresses and ports, one pure function each way.
+//!
+//! - [`to_host`]: where a packet of the guest goes on the host (first match wins: DNS, host
+//!   loopback, the host's copy of the guest's address, unchanged).
+//! - [`to_guest`]: as what, and to which of the guest's addresses, a connection to a listening
+//!   socket appears in the guest; a [`Rule`] says which ports are listened on.
+//! - [`source_for_guest`]: what the guest sees of a host-side address, also for ICMP offenders.
+//! - [`learn`]: which of the guest's addresses its traffic teaches us.
+//!
+//! Families never change on the way, and both run through the same code: what differs between
+//! them is the data in a `View`. An address that means "this machine" or "everyone" in disguise
+//! (IPv4 inside IPv6, class E, loopback ...) is refused at the door with a named [`Refused`]
+//! reason unless the operator mapped it on purpose; see `special`.
+//!
+//! This module never looks at payload, opens a socket or reads a clock. Terms: *guest side* is
+//! what the guest sees, *host side* what the host's kernel sees.
+
+mod learn;
+mod rule;
+mod special;
+mod table;
+mod to_guest;
+mod to_host;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+pub use learn::{initial, learn, learn_mac};
+pub use rule::{InterfaceName, ListenAddr, Rule};
+pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleTable};
+pub use to_guest::{GuestSide, source_for_guest, to_guest};
+pub use to_host::{Target, to_host};
+
+use super::network::{Network, Services};
+
+/// Protocols whose flows are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6 echo.
+    Icmp,
+}
+
+impl Proto {
+    /// Whether the operator left this protocol on.
+    pub fn enabled(self, services: &Services) -> bool {
+        match self {
+            Self::Tcp => services.tcp,
+            Self::Udp => services.udp,
+            Self::Icmp => services.icmp,
+        }
+    }
+}
+
+impl std::fmt::Display for Proto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Icmp => "ICMP",
+        })
+    }
+}
+
+/// Mapped addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family<A> {
+    /// `--map-host-loopback`: the guest reaches the host's loopback address here.
+    pub host_loopback: Option<A>,
+    /// `--map-guest-addr`: the guest reaches the host's own copy of the guest's address here.
+    pub guest_addr: Option<A>,
+    /// `--dns-forward`: DNS queries of the guest to this address go to `dns_host`.
+    pub dns_match: Option<A>,
+    /// `--dns-host`: where matched DNS queries go.
+    pub dns_host: Option<A>,
+    /// `--outbound`: source of our host-side sockets.
+    pub outbound: Option<A>,
+}
+
+impl<A> Default for Family<A> {
+    fn default() -> Self {
+        Self {
+            host_loopback: None,
+            guest_addr: None,
+            dns_match: None,
+            dns_host: None,
+            outbound: None,
+        }
+    }
+}
+
+impl<A: Copy + Into<IpAddr>> Family<A> {
+    /// The same without the type of the family.
+    fn erased(&self) -> Family<IpAddr> {
+        Family {
+            host_loopback: self.host_loopback.map(Into::into),
+            guest_addr: self.guest_addr.map(Into::into),
+            dns_match: self.dns_match.map(Into::into),
+            dns_host: self.dns_host.map(Into::into),
+            outbound: self.outbound.map(Into::into),
+        }
+    }
+}
+
+/// Every address mapping in force. Made once at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// IPv4.
+    pub v4: Family<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Family<Ipv6Addr>,
+    /// Host interface index that a link-local `v6.dns_host` is scoped to; 0 for the template
+    /// interface.
+    pub dns_scope_id: u32,
+}
+
+/// Why something is not forwarded. Each is counted under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refused {
+    /// `--ipv4-only` or `--ipv6-only`, or the host lacks the family.
+    #[error("address family disabled")]
+    FamilyDisabled,
+    /// `--no-tcp`, `--no-udp` or `--no-icmp`.
+    #[error("protocol disabled")]
+    ProtocolDisabled,
+    /// The two ends are of different families.
+    #[error("source and destination of different families")]
+    FamilyMismatch,
+    /// A TCP or UDP port is 0.
+    #[error("port 0")]
+    PortZero,
+    /// `0.0.0.0/8` or `::`.
+    #[error("unspecified address")]
+    Unspecified,
+    /// `127.0.0.0/8` or `::1`, on the guest's side.
+    #[error("loopback address")]
+    Loopback,
+    /// `255.255.255.255`.
+    #[error("broadcast address")]
+    Broadcast,
+    /// A group where one host is needed.
+    #[error("multicast address")]
+    Multicast,
+    /// Class E, or an IPv6 group that may not leave its node.
+    #[error("reserved address")]
+    Reserved,
+    /// An IPv4-mapped or IPv4-compatible IPv6 address.
+    #[error("IPv4 address inside an IPv6 address")]
+    V4InV6,
+    /// A DNS query matched `--dns-forward`, but no DNS host is known.
+    #[error("no DNS host to forward to")]
+    DnsHostUnset,
+    /// Nothing is known yet of the guest's address.
+    #[error("address of the guest unknown")]
+    GuestAddressUnknown,
+    /// The source means nothing to the guest, and there is no gateway to stand in for it.
+    #[error("no address to stand in for the source")]
+    NoStandIn,
+    /// A link-local address, and no host interface to scope it to.
+    #[error("no interface for a link-local address")]
+    NoScope,
+    /// The rule does not cover the address or port.
+    #[error("no rule")]
+    NoRule,
+}
+
+/// What both directions need to know of one family, without its type.
+struct View {
+    assigned: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+    loopback: IpAddr,
+    any: IpAddr,
+    map: Family<IpAddr>,
+    scope_id: u32,
+}
+
+impl View {
+    /// The family of `address`.
+    fn of(net: &Network, map: &Mapping, address: IpAddr) -> Result<Self, Refused> {
+        match address {
+            IpAddr::V4(_) => net.v4.as_ref().map(|v4| Self {
+                assigned: Some(v4.addr.into()),
+                gateway: v4.gateway.map(Into::into),
+                loopback: Ipv4Addr::LOCALHOST.into(),
+                any: Ipv4Addr::UNSPECIFIED.into(),
+                map: map.v4.erased(),
+                scope_id: 0,
+            }),
+            IpAddr::V6(_) => net.v6.as_ref().map(|v6| Self {
+                assigned: v6.addr.map(Into::into),
+                gateway: v6.gateway.map(Into::into),
+                loopback: Ipv6Addr::LOCALHOST.into(),
+                any: Ipv6Addr::UNSPECIFIED.into(),
+                map: map.v6.erased(),
+                scope_id: v6.scope_id,
+            }),
+        }
+        .ok_or(Refused::FamilyDisabled)
+    }
+}
+
+/// A socket address whose scope is `scope_id` if the address needs one.
+fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refused> {
+    match address {
+        IpAddr::V6(v6) if special::needs_scope(v6) => match scope_id {
+            0 => Err(Refused::NoScope),
+            id => Ok(SocketAddrV6::new(v6, port, 0, id).into()),
+        },
+        other => Ok(SocketAddr::new(other, port)),
+    }
+}
+
+/// A network for the tests of this folder: the host of the worked examples.
+#[cfg(test)]
+mod example {
+    use super::*;
+    use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
+    use arrayvec::ArrayVec;
+
+    pub fn network() -> Network {
+        Network {
+            our_mac: Mac::OURS,
+            mtu: 65520,
+            v4: Some(Ipv4Net {
+                addr: Ipv4Addr::new(192, 0, 2, 2),
+                prefix_len: 24,
+                gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                fixed: false,
+                dns: ArrayVec::new(),
+            }),
+            v6: Some(Ipv6Net {
+                addr: Some(v6("2001:db8::2")),
+                gateway: Some(v6("2001:db8::1")),
+                our_link_local: v6("fe80::fc"),
+                fixed: false,
+                dns: ArrayVec::new(),
+                scope_id: 7,
+            }),
+            search: ArrayVec::new(),
+            hostname: None,
+            fqdn: None,
+            services: Services::default(),
+        }
+    }
+
+    pub fn mapping() -> Mapping {
+        let mut map = Mapping::default();
+        map.v4.host_loopback = Some(Ipv4Addr::new(192, 0, 2, 1));
+        map.v6.host_loopback = Some(v6("2001:db8::1"));
+        map
+    }
+
+    pub fn learned() -> Learned {
+        Learned { v6_link_local: Some(v6("fe80::5")), ..initial(&network()) }
+    }
+
+    pub fn v6(text: &str) -> Ipv6Addr {
+        text.parse().unwrap()
+    }
+
+    pub fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    pub fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+}

@@ -1,0 +1,359 @@
+//! All forwarding rules of one direction, valid together: none contends with another for a port,
+//! each leads somewhere that exists, and their sockets have a cap.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{ListenAddr, Proto, Refused, Rule, special};
+use crate::flow::network::Network;
+
+/// Most rules in a table.
+pub const MAX_RULES: usize = 255;
+
+/// Most sockets that the rules of a table may need: all ports of five addresses.
+pub const MAX_LISTENING_SOCKETS: usize = 5 * 65536;
+
+/// Why a rule cannot be part of a table. The text is the warning that goes with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// The range descends.
+    #[error("Rule has invalid port range {0}-{1}")]
+    DescendingRange(u16, u16),
+    /// The first port is 0.
+    #[error("Forwarding rule attempts to map from port 0")]
+    FromPortZero,
+    /// The target port is 0, or goes beyond 65535.
+    #[error("Forwarding rule attempts to map to port 0")]
+    ToPortZero,
+    /// One socket for both families, but a target in one of them.
+    #[error("{}", dual_stack_target(*.0))]
+    DualStackTarget(IpAddr),
+    /// The family that is listened on is off.
+    #[error("{0} forward, but {0} not enabled")]
+    FamilyDisabled(&'static str),
+    /// A socket for both families, but one is off.
+    #[error("Dual stack forward, but {0} not enabled")]
+    DualStackDisabled(&'static str),
+    /// Families do not change on the way.
+    #[error("{}", other_family(*.0, *.1))]
+    OtherFamily(IpAddr, IpAddr),
+    /// The target is a group.
+    #[error("Multicast target address {0} for forwarding rule")]
+    MulticastTarget(IpAddr),
+    /// The target is no address of a host.
+    #[error("Invalid target address {0} for forwarding rule: {1}")]
+    SpecialTarget(IpAddr, Refused),
+    /// `--no-tcp` or `--no-udp`.
+    #[error("Can't add {0} forwarding rule, {0} not enabled")]
+    ProtocolDisabled(Proto),
+    /// Two rules contend for a port.
+    #[error("Forwarding configuration conflict: {} versus {}", .0[0], .0[1])]
+    Conflict(Box<[Rule; 2]>),
+    /// The table is full.
+    #[error("Too many rules (maximum {MAX_RULES})")]
+    TooManyRules,
+    /// The rules need too many sockets.
+    #[error("Rules require too many listening sockets (maximum {MAX_LISTENING_SOCKETS})")]
+    TooManySockets,
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn dual_stack_target(target: IpAddr) -> String {
+    let wildcard = if target.is_ipv4() { "0.0.0.0" } else { "[::]" };
+    format!(
+        "Dual stack forward to {} address {target} unsupported\nDid you mean {wildcard}/... instead?",
+        family(target)
+    )
+}
+
+fn other_family(from: IpAddr, to: IpAddr) -> String {
+    format!("Forward from {} ({from}) to {} ({to}) unsupported", family(from), family(to))
+}
+
+/// What came of binding the sockets of one rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Sockets that listen.
+    pub bound: usize,
+    /// Sockets that do not, for want of privilege (`EACCES`).
+    pub denied: usize,
+    /// Sockets that do not, for another reason.
+    pub failed: usize,
+}
+
+/// The forwarding rules of one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleTable {
+    rules: Vec<Rule>,
+    sockets: usize,
+}
+
+impl RuleTable {
+    /// Adds `rule` if it is valid and agrees with the others.
+    ///
+    /// # Errors
+    /// The first thing wrong with it; the table is unchanged.
+    pub fn add(&mut self, rule: Rule, net: &Network) -> Result<(), RuleError> {
+        check_ports(&rule)?;
+        check_target(&rule)?;
+        check_enabled(&rule, net)?;
+        if let Some(other) = self.rules.iter().find(|other| other.overlaps(&rule)) {
+            return Err(RuleError::Conflict(Box::new([rule, *other])));
+        }
+        if self.rules.len() >= MAX_RULES {
+            return Err(RuleError::TooManyRules);
+        }
+        let sockets = self.sockets + rule.sockets();
+        if sockets > MAX_LISTENING_SOCKETS {
+            return Err(RuleError::TooManySockets);
+        }
+        self.sockets = sockets;
+        self.rules.push(rule);
+        Ok(())
+    }
+
+    /// The rules, in the order in which they were added.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Sockets that all rules together need.
+    pub fn sockets(&self) -> usize {
+        self.sockets
+    }
+
+    /// The rule whose socket receives what is sent to `local`.
+    pub fn find(&self, proto: Proto, local: SocketAddr) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.matches(proto, local))
+    }
+
+    /// The first weak rule that has no socket at all after listening, one outcome a rule.
+    ///
+    /// A rule that lacks nothing but privilege is forgiven if other rules of its specification
+    /// listen: the operator wrote one range, which excluded ports happen to split.
+    pub fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
+        let group_listens = |group| {
+            self.rules.iter().zip(outcomes).any(|(rule, o)| rule.group == group && o.bound > 0)
+        };
+        self.rules.iter().zip(outcomes).find_map(|(rule, outcome)| {
+            let forgiven = outcome.failed == 0 && group_listens(rule.group);
+            (rule.weak && outcome.bound == 0 && !forgiven).then_some(rule)
+        })
+    }
+}
+
+fn check_ports(rule: &Rule) -> Result<(), RuleError> {
+    if rule.first > rule.last {
+        return Err(RuleError::DescendingRange(rule.first, rule.last));
+    }
+    if rule.first == 0 {
+        return Err(RuleError::FromPortZero);
+    }
+    if rule.target_first == 0 || rule.target_last() > u16::MAX.into() {
+        return Err(RuleError::ToPortZero);
+    }
+    Ok(())
+}
+
+fn check_target(rule: &Rule) -> Result<(), RuleError> {
+    let Some(target) = rule.target_addr else { return Ok(()) };
+    let listen: IpAddr = match rule.listen {
+        ListenAddr::Dual => return Err(RuleError::DualStackTarget(target)),
+        ListenAddr::V4(v4) => v4.into(),
+        ListenAddr::V6(v6) => v6.into(),
+    };
+    if listen.is_ipv4() != target.is_ipv4() {
+        return Err(RuleError::OtherFamily(listen, target));
+    }
+    match special::unicast(target) {
+        Ok(_) => Ok(()),
+        Err(_) if target.is_multicast() => Err(RuleError::MulticastTarget(target)),
+        Err(reason) => Err(RuleError::SpecialTarget(target, reason)),
+    }
+}
+
+fn check_enabled(rule: &Rule, net: &Network) -> Result<(), RuleError> {
+    match (rule.listen, net.v4.is_some(), net.v6.is_some()) {
+        (ListenAddr::Dual, false, _) => return Err(RuleError::DualStackDisabled("IPv4")),
+        (ListenAddr::Dual, _, false) => return Err(RuleError::DualStackDisabled("IPv6")),
+        (ListenAddr::V4(_), false, _) => return Err(RuleError::FamilyDisabled("IPv4")),
+        (ListenAddr::V6(_), _, false) => return Err(RuleError::FamilyDisabled("IPv6")),
+        _ => {}
+    }
+    if !rule.proto.enabled(&net.services) {
+        return Err(RuleError::ProtocolDisabled(rule.proto));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::InterfaceName;
+    use super::super::example::{at, ip, network};
+    use super::*;
+
+    const RULE: Rule = Rule {
+        proto: Proto::Tcp,
+        listen: ListenAddr::Dual,
+        interface: None,
+        first: 8001,
+        last: 8001,
+        target_addr: None,
+        target_first: 8001,
+        weak: false,
+        group: 0,
+    };
+
+    fn warning(rule: Rule, net: &Network) -> String {
+        RuleTable::default().add(rule, net).unwrap_err().to_string()
+    }
+
+    fn leads(listen: &str, target: &str) -> Rule {
+        Rule { listen: ip(listen).into(), target_addr: Some(ip(target)), ..RULE }
+    }
+
+    #[test]
+    fn each_invalid_rule_has_its_warning() {
+        let dual = |target| Rule { target_addr: Some(ip(target)), ..RULE };
+        for (rule, text) in [
+            (Rule { first: 9000, ..RULE }, "Rule has invalid port range 9000-8001"),
+            (Rule { first: 0, ..RULE }, "Forwarding rule attempts to map from port 0"),
+            (Rule { target_first: 0, ..RULE }, "Forwarding rule attempts to map to port 0"),
+            (
+                Rule { last: 8002, target_first: 65535, ..RULE },
+                "Forwarding rule attempts to map to port 0",
+            ),
+            (
+                dual("192.0.2.9"),
+                "Dual stack forward to IPv4 address 192.0.2.9 unsupported\n\
+                 Did you mean 0.0.0.0/... instead?",
+            ),
+            (
+                dual("2001:db8::9"),
+                "Dual stack forward to IPv6 address 2001:db8::9 unsupported\n\
+                 Did you mean [::]/... instead?",
+            ),
+            (
+                leads("192.0.2.2", "2001:db8::9"),
+                "Forward from IPv4 (192.0.2.2) to IPv6 (2001:db8::9) unsupported",
+            ),
+            (
+                leads("0.0.0.0", "224.0.0.1"),
+                "Multicast target address 224.0.0.1 for forwarding rule",
+            ),
+            (leads("::", "ff01::1"), "Multicast target address ff01::1 for forwarding rule"),
+            (
+                leads("::", "::ffff:127.0.0.1"),
+                "Invalid target address ::ffff:127.0.0.1 for forwarding rule: \
+                 IPv4 address inside an IPv6 address",
+            ),
+            (
+                leads("0.0.0.0", "127.0.0.1"),
+                "Invalid target address 127.0.0.1 for forwarding rule: loopback address",
+            ),
+        ] {
+            assert_eq!(warning(rule, &network()), text);
+        }
+    }
+
+    #[test]
+    fn disabled_families_and_protocols_have_their_warnings() {
+        let mut only_v6 = network();
+        only_v6.v4 = None;
+        let mut only_v4 = network();
+        only_v4.v6 = None;
+        let mut no_udp = network();
+        no_udp.services.udp = false;
+        let v4 = Rule { listen: ip("0.0.0.0").into(), ..RULE };
+        let v6 = Rule { listen: ip("::").into(), ..RULE };
+        let udp = Rule { proto: Proto::Udp, ..RULE };
+        for (rule, net, text) in [
+            (v4, &only_v6, "IPv4 forward, but IPv4 not enabled"),
+            (v6, &only_v4, "IPv6 forward, but IPv6 not enabled"),
+            (RULE, &only_v6, "Dual stack forward, but IPv4 not enabled"),
+            (RULE, &only_v4, "Dual stack forward, but IPv6 not enabled"),
+            (udp, &no_udp, "Can't add UDP forwarding rule, UDP not enabled"),
+        ] {
+            assert_eq!(warning(rule, net), text);
+        }
+        assert_eq!(RuleTable::default().add(RULE, &no_udp), Ok(()));
+    }
+
+    #[test]
+    fn conflict_names_both_rules_and_interfaces_keep_rules_apart() {
+        let net = network();
+        let on = |name| Rule { interface: InterfaceName::new(name), ..RULE };
+        let mut table = RuleTable::default();
+        table.add(on("eth0"), &net).unwrap();
+        table.add(on("eth1"), &net).unwrap();
+        assert_eq!(
+            table.add(RULE, &net).unwrap_err().to_string(),
+            "Forwarding configuration conflict: \
+             TCP [*]:8001  =>  8001  versus TCP [*]%eth0:8001  =>  8001 "
+        );
+        assert_eq!(table.rules().len(), 2);
+    }
+
+    #[test]
+    fn table_has_a_cap_of_rules_and_of_sockets() {
+        let net = network();
+        let mut table = RuleTable::default();
+        for port in 1..=255 {
+            table.add(Rule { first: port, last: port, ..RULE }, &net).unwrap();
+        }
+        assert_eq!(table.sockets(), 255);
+        assert_eq!(table.add(RULE, &net), Err(RuleError::TooManyRules));
+        assert_eq!(RuleError::TooManyRules.to_string(), "Too many rules (maximum 255)");
+
+        let all_ports = |listen: String| Rule {
+            listen: ip(&listen).into(),
+            first: 1,
+            last: 65535,
+            target_first: 1,
+            ..RULE
+        };
+        let mut table = RuleTable::default();
+        for host in 1..=5 {
+            table.add(all_ports(format!("192.0.2.{host}")), &net).unwrap();
+        }
+        let error = table.add(all_ports("192.0.2.6".to_owned()), &net).unwrap_err();
+        assert_eq!(error.to_string(), "Rules require too many listening sockets (maximum 327680)");
+    }
+
+    #[test]
+    fn rule_is_found_by_local_address() {
+        let net = network();
+        let mut table = RuleTable::default();
+        let v4 = Rule { listen: ip("192.0.2.2").into(), ..RULE };
+        table.add(v4, &net).unwrap();
+        assert_eq!(table.find(Proto::Tcp, at("192.0.2.2:8001")), Some(&v4));
+        assert_eq!(table.find(Proto::Tcp, at("192.0.2.3:8001")), None);
+    }
+
+    #[test]
+    fn weak_rule_without_a_socket_is_forgiven_only_for_want_of_privilege() {
+        let net = network();
+        let mut table = RuleTable::default();
+        let weak = Rule { weak: true, ..RULE };
+        let low = Rule { first: 1, last: 24, target_first: 1, ..weak };
+        let high = Rule { first: 26, last: 8000, target_first: 26, ..weak };
+        table.add(low, &net).unwrap();
+        table.add(high, &net).unwrap();
+        let denied = Outcome { denied: 24, ..Outcome::default() };
+        let failed = Outcome { denied: 23, failed: 1, ..Outcome::default() };
+        let bound = Outcome { bound: 7000, failed: 975, ..Outcome::default() };
+        let nothing = Outcome { denied: 7975, ..Outcome::default() };
+        assert_eq!(table.starved(&[denied, bound]), None);
+        assert_eq!(table.starved(&[failed, bound]), Some(&low));
+        assert_eq!(table.starved(&[denied, nothing]), Some(&low));
+        assert_eq!(table.starved(&[bound, nothing]), None);
+        assert_eq!(table.starved(&[bound, failed]), Some(&high));
+
+        let mut apart = RuleTable::default();
+        apart.add(low, &net).unwrap();
+        apart.add(Rule { group: 1, ..high }, &net).unwrap();
+        assert_eq!(apart.starved(&[denied, bound]), Some(&low));
+    }
+}
