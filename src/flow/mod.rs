@@ -2,3 +2,4 @@
 //! clock, no system call; time and randomness are arguments.
 
 pub mod network;
+pub mod tcp;
