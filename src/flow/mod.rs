@@ -6,4 +6,5 @@ pub mod index;
 pub mod network;
 pub mod side;
 pub mod table;
+pub mod tcp;
 pub mod timer;

@@ -1,0 +1,443 @@
+//! The connection: its states, the events of the socket and of time, and what to do next.
+//! What the guest's segments do to it is in `input`.
+
+use crate::time::Timestamp;
+use crate::wire::seq::SeqNr;
+
+use super::limits::{INACTIVITY, KEEPALIVE, WINDOW_SCALE};
+use super::receive::Receive;
+use super::retry::{Retry, TcpConfig};
+use super::segment::{Action, Fill, Flags, Header, Segment, SocketEvent};
+use super::send::{Filling, Send};
+
+/// Where the connection stands. What RFC 9293 calls FIN-WAIT to LAST-ACK is `Established` here,
+/// with the ends of both streams kept by the two halves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The guest sent a SYN; the host socket is connecting.
+    Connecting,
+    /// We have sent a SYN-ACK (SYN-RECEIVED).
+    SynAckSent,
+    /// The host accepted a connection and we have sent a SYN.
+    SynSent,
+    /// Both sides are synchronised.
+    Established,
+    /// Over: the socket has to be closed.
+    Closing { reset: bool },
+    /// Over and done.
+    Closed,
+}
+
+/// What the caller chooses for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Our initial sequence number.
+    pub isn: SeqNr,
+    /// The MSS that we announce, in bytes; see [`super::our_mss`].
+    pub our_mss: u16,
+    /// The largest payload of a segment that the link carries to the guest, in bytes. A guest that
+    /// announces more gets this.
+    pub max_segment: u16,
+}
+
+/// One connection between the guest and a host socket.
+#[derive(Debug)]
+pub struct Conn {
+    /// When the guest or the socket last gave a sign of life.
+    active_at: Timestamp,
+    pub(super) send: Send,
+    pub(super) recv: Receive,
+    pub(super) retry: Retry,
+    /// The acknowledgement number of a segment that belongs to no connection we know of; it is
+    /// answered with a reset there.
+    pub(super) stray: Option<SeqNr>,
+    pub(super) our_mss: u16,
+    max_segment: u16,
+    /// The time slice in which the last rate-limited ACK was sent.
+    pub(super) challenge_slice: u16,
+    pub(super) state: State,
+    /// Keepalive probes since the last sign of life.
+    probes: u8,
+    /// ACKs to send at once, even if they tell nothing new.
+    pub(super) acks: u8,
+    /// A SYN or SYN-ACK is to be sent.
+    pub(super) syn_due: bool,
+    pub(super) rst_due: bool,
+    pub(super) shutdown_due: bool,
+    probe_due: bool,
+}
+
+impl Conn {
+    /// A connection that the guest opens with `syn`, whose host socket is connecting.
+    pub fn outbound(now: Timestamp, config: &TcpConfig, syn: &Segment, opening: Opening) -> Self {
+        let mut conn = Self::new(now, config, opening, State::Connecting);
+        conn.take_options(syn);
+        conn
+    }
+
+    /// A connection that the host has accepted, to be opened with the guest.
+    pub fn inbound(now: Timestamp, config: &TcpConfig, opening: Opening) -> Self {
+        let mut conn = Self::new(now, config, opening, State::SynSent);
+        conn.recv.scale = Some(WINDOW_SCALE);
+        conn.syn_due = true;
+        conn
+    }
+
+    fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
+        Self {
+            active_at: now,
+            send: Send::new(opening.isn),
+            recv: Receive::new(SeqNr(0), opening.our_mss, None),
+            retry: Retry::new(config),
+            stray: None,
+            our_mss: opening.our_mss,
+            max_segment: opening.max_segment,
+            challenge_slice: Self::slice(now).wrapping_sub(1),
+            state,
+            probes: 0,
+            acks: 0,
+            syn_due: false,
+            rst_due: false,
+            shutdown_due: false,
+            probe_due: false,
+        }
+    }
+
+    /// Time in slices of about 131 ms, for limiting rates.
+    pub(super) fn slice(now: Timestamp) -> u16 {
+        (now.as_micros() >> 17) as u16
+    }
+
+    /// Takes sequence number, window and options of the guest's SYN or SYN-ACK.
+    pub(super) fn take_options(&mut self, syn: &Segment) {
+        use super::limits::{DEFAULT_MSS, GUEST_SCALE_MAX, MIN_MSS};
+        let scale = syn.window_scale.map(|_| WINDOW_SCALE);
+        self.recv.synchronise(syn.seq + 1, scale);
+        let mss = syn.mss.unwrap_or(DEFAULT_MSS).min(self.max_segment);
+        self.send.mss = mss.max(MIN_MSS);
+        self.send.scale = syn.window_scale.unwrap_or(0).min(GUEST_SCALE_MAX);
+        self.send.open_window(syn);
+    }
+
+    /// What the host's kernel may be told with TCP_MAXSEG: the guest's segment size, in bytes.
+    pub fn guest_mss(&self) -> u16 {
+        self.send.mss
+    }
+
+    /// Whether the connection is over: [`Action::Close`] was returned.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Whether the handshake with the guest is not done yet.
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.state, State::Connecting | State::SynAckSent | State::SynSent)
+    }
+
+    /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
+    pub fn abort(&mut self) {
+        if !self.is_over() {
+            self.rst_due = true;
+            self.state = State::Closing { reset: true };
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Closing { .. } | State::Closed)
+    }
+
+    /// A sign of life.
+    pub(super) fn touch(&mut self, now: Timestamp) {
+        self.active_at = now;
+        self.probes = 0;
+    }
+
+    /// Something happened to the socket.
+    pub fn on_socket(&mut self, now: Timestamp, event: SocketEvent) {
+        if self.is_over() {
+            return;
+        }
+        self.touch(now);
+        match event {
+            SocketEvent::Connected if self.state == State::Connecting => {
+                self.state = State::SynAckSent;
+                self.syn_due = true;
+            }
+            SocketEvent::Connected => {}
+            SocketEvent::Readable => self.send.readable = true,
+            SocketEvent::Writable => self.recv.on_writable(),
+            SocketEvent::HungUp if self.is_half_open() => self.abort(),
+            SocketEvent::PeerClosed | SocketEvent::HungUp => {
+                self.send.readable = true;
+                self.send.closing = true;
+            }
+            SocketEvent::Failed => self.abort(),
+        }
+        self.keep_time(now);
+    }
+
+    /// `bytes` is what the socket's send buffer can take now, payload and overhead considered: the
+    /// answer to [`Action::QueryRoom`].
+    pub fn on_room(&mut self, bytes: u32) {
+        self.recv.on_room(bytes);
+        if self.recv.take_cut() {
+            self.acks = super::limits::DUPLICATE_ACKS;
+        }
+    }
+
+    /// The link has buffers again after [`Fill::NoRoom`].
+    pub fn on_port_room(&mut self, now: Timestamp) {
+        self.send.no_room = false;
+        self.keep_time(now);
+    }
+
+    /// The result of the last [`Action::Fill`].
+    pub fn on_fill(&mut self, now: Timestamp, result: Fill) {
+        let filling = std::mem::replace(&mut self.send.filling, Filling::No);
+        if self.is_over() || filling == Filling::No {
+            return;
+        }
+        match result {
+            Fill::Sent { bytes, drained } => {
+                self.sent_with_header();
+                match filling {
+                    Filling::Next => self.send.sent_next(bytes),
+                    _ => self.send.sent_again(),
+                }
+                // A short read ends an edge-triggered round, unless the end of the stream is due.
+                self.send.readable &= !drained || self.send.closing;
+            }
+            Fill::Empty if filling == Filling::Next && self.send.nxt == self.send.max => {
+                self.send.readable = false;
+            }
+            Fill::Eof if filling == Filling::Next && self.send.end() => {}
+            Fill::NoRoom => self.send.no_room = true,
+            // What the guest has not acknowledged must still be in the queue: the socket is dead.
+            Fill::Empty | Fill::Eof | Fill::Failed => self.abort(),
+        }
+        self.keep_time(now);
+    }
+
+    /// The result of writing what the last run of segments was accepted for: the socket took
+    /// `taken` bytes, from the start of the run. 0 if it would have blocked.
+    pub fn on_written(&mut self, now: Timestamp, taken: u32) {
+        if self.recv.is_run_empty() {
+            return;
+        }
+        self.end_run(taken);
+        self.keep_time(now);
+    }
+
+    pub(super) fn end_run(&mut self, taken: u32) {
+        let before = self.recv.expected();
+        self.shutdown_due |= self.recv.commit(taken);
+        if self.recv.expected().before(before) {
+            self.acks = self.acks.max(1);
+        }
+    }
+
+    /// When [`Conn::on_timer`] is to be called; never further away than [`INACTIVITY`].
+    pub fn deadline(&self) -> Option<Timestamp> {
+        if self.is_over() {
+            return None;
+        }
+        let idle = self.active_at + INACTIVITY;
+        let soonest =
+            if self.state == State::Established { self.keepalive_at().min(idle) } else { idle };
+        Some(self.retry.deadline().map_or(soonest, |at| at.min(soonest)))
+    }
+
+    fn keepalive_at(&self) -> Timestamp {
+        self.active_at + KEEPALIVE * (u32::from(self.probes) + 1)
+    }
+
+    /// Time has passed. Does nothing if no deadline has.
+    pub fn on_timer(&mut self, now: Timestamp) {
+        if self.is_over() {
+            return;
+        }
+        if now.since(self.active_at) >= INACTIVITY {
+            return self.abort();
+        }
+        if self.retry.is_due(now) {
+            self.expire(now);
+        }
+        if self.state == State::Established && self.keepalive_at() <= now {
+            self.probes = self.probes.saturating_add(1);
+            self.probe_due |= !self.send.is_outstanding();
+        }
+        self.keep_time(now);
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        if self.send.no_room {
+            // The guest cannot have missed what was never sent.
+            return self.retry.restart(now);
+        }
+        let established = self.state == State::Established;
+        let goes_on = match established {
+            true => self.retry.expire_data(now),
+            false => self.retry.expire_handshake(now),
+        };
+        match (goes_on, established) {
+            (false, _) => self.abort(),
+            (true, false) => self.syn_due = true,
+            (true, true) if self.send.is_blocked_by_window() => self.probe_due = true,
+            (true, true) => self.send.rewind(),
+        }
+    }
+
+    /// Starts or stops the retransmission timer as needed.
+    pub(super) fn keep_time(&mut self, now: Timestamp) {
+        let needed = match self.state {
+            State::SynAckSent | State::SynSent => true,
+            State::Established => self.send.is_outstanding() || self.send.is_blocked_by_window(),
+            _ => false,
+        };
+        if needed {
+            self.retry.start(now);
+        } else {
+            self.retry.stop();
+        }
+    }
+
+    /// What to do next, or `None` when there is nothing to do until the next input.
+    pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
+        let action = self.poll_common().or_else(|| match self.state {
+            State::SynAckSent | State::SynSent => self.poll_handshake(),
+            State::Established => self.poll_established(),
+            State::Closing { reset } => {
+                self.state = State::Closed;
+                Some(Action::Close { reset })
+            }
+            State::Connecting | State::Closed => None,
+        });
+        self.keep_time(now);
+        action
+    }
+
+    fn poll_common(&mut self) -> Option<Action> {
+        if std::mem::take(&mut self.rst_due) {
+            return Some(Action::Emit(self.header(self.send.max, Flags::RST | Flags::ACK)));
+        }
+        let seq = self.stray.take()?;
+        Some(Action::Emit(Header { ack: SeqNr(0), window: 0, ..self.header(seq, Flags::RST) }))
+    }
+
+    fn poll_handshake(&mut self) -> Option<Action> {
+        if !self.syn_due {
+            return None;
+        }
+        if self.recv.take_query() {
+            return Some(Action::QueryRoom);
+        }
+        self.syn_due = false;
+        self.send.sent_syn();
+        let is_answer = self.state == State::SynAckSent;
+        let flags = if is_answer { Flags::SYN | Flags::ACK } else { Flags::SYN };
+        let window = self.recv.syn_field();
+        self.recv.advertised(window, true);
+        Some(Action::Emit(Header {
+            seq: self.send.una,
+            ack: if is_answer { self.recv.nxt } else { SeqNr(0) },
+            flags,
+            window,
+            mss: Some(self.our_mss),
+            window_scale: self.recv.scale,
+        }))
+    }
+
+    fn poll_established(&mut self) -> Option<Action> {
+        if std::mem::take(&mut self.shutdown_due) {
+            return Some(Action::ShutdownWrite);
+        }
+        let discard = self.send.take_discard();
+        if discard > 0 {
+            return Some(Action::Discard(discard));
+        }
+        if self.recv.take_query() {
+            return Some(Action::QueryRoom);
+        }
+        self.poll_again()
+            .or_else(|| self.poll_forced())
+            .or_else(|| self.poll_data())
+            .or_else(|| self.poll_rest())
+    }
+
+    /// The segment that three duplicate ACKs or a partial one ask for.
+    fn poll_again(&mut self) -> Option<Action> {
+        let bytes = self.send.again_bytes()?;
+        if self.send.no_room {
+            return None;
+        }
+        if bytes == 0 {
+            self.send.sent_again();
+            return Some(self.emit(self.send.una, Flags::FIN | Flags::ACK));
+        }
+        Some(self.fill(Filling::Again, self.send.una, bytes))
+    }
+
+    /// ACKs that are due whether or not they tell something new, and probes.
+    fn poll_forced(&mut self) -> Option<Action> {
+        if std::mem::take(&mut self.probe_due) {
+            return Some(self.emit(self.send.una - 1, Flags::ACK));
+        }
+        self.acks = self.acks.checked_sub(1)?;
+        Some(self.emit(self.send.nxt, Flags::ACK))
+    }
+
+    fn poll_data(&mut self) -> Option<Action> {
+        let bytes = self.send.next_bytes(self.retry.is_waiting());
+        if bytes > 0 {
+            return Some(self.fill(Filling::Next, self.send.nxt, bytes));
+        }
+        if !self.send.is_fin_due(self.retry.is_waiting()) {
+            return None;
+        }
+        let seq = self.send.nxt;
+        self.send.sent_fin();
+        Some(self.emit(seq, Flags::FIN | Flags::ACK))
+    }
+
+    fn poll_rest(&mut self) -> Option<Action> {
+        if self.recv.is_ack_due() {
+            return Some(self.emit(self.send.nxt, Flags::ACK));
+        }
+        if self.recv.take_watch() {
+            return Some(Action::WatchWritable);
+        }
+        if self.recv.fin && self.send.is_fin_acked() {
+            self.state = State::Closed;
+            return Some(Action::Close { reset: false });
+        }
+        None
+    }
+
+    fn fill(&mut self, filling: Filling, seq: SeqNr, bytes: u32) -> Action {
+        self.send.filling = filling;
+        Action::Fill { offset: self.send.queue_offset(seq), bytes, seq, segment: self.send.mss }
+    }
+
+    fn emit(&mut self, seq: SeqNr, flags: Flags) -> Action {
+        let header = self.header(seq, flags);
+        self.sent_with_header();
+        Action::Emit(header)
+    }
+
+    fn sent_with_header(&mut self) {
+        let field = self.recv.field();
+        self.recv.advertised(field, false);
+    }
+
+    /// Header fields for the data of the current [`Action::Fill`]; `seq` is the first segment's,
+    /// and PSH is for the caller to set on the last.
+    pub fn data_header(&self) -> Header {
+        let again = self.send.filling == Filling::Again;
+        self.header(if again { self.send.una } else { self.send.nxt }, Flags::ACK)
+    }
+
+    fn header(&self, seq: SeqNr, flags: Flags) -> Header {
+        let window = if self.is_half_open() { self.recv.syn_field() } else { self.recv.field() };
+        Header { seq, ack: self.recv.nxt, flags, window, mss: None, window_scale: None }
+    }
+}

@@ -1,0 +1,220 @@
+//! What a segment from the guest does: RFC 9293, section 3.10.7, state by state, with the checks
+//! of RFC 5961.
+
+use crate::time::Timestamp;
+
+use super::conn::{Conn, State};
+use super::limits::DUPLICATE_ACKS;
+use super::segment::{Accept, Drop, Flags, Segment};
+use super::send::Acked;
+
+impl Conn {
+    /// A segment came from the guest. The part of its payload that is returned goes to the socket;
+    /// once all segments of the run were passed, [`Conn::on_written`] tells what became of it.
+    pub fn on_segment(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        if !self.is_over() {
+            self.touch(now);
+        }
+        let accept = match self.state {
+            State::Connecting => self.segment_connecting(seg),
+            State::SynSent => self.segment_syn_sent(now, seg),
+            State::SynAckSent => self.segment_syn_ack_sent(now, seg),
+            State::Established => self.segment_established(now, seg),
+            State::Closing { .. } | State::Closed => Accept::dropped(Drop::Closed),
+        };
+        self.keep_time(now);
+        accept
+    }
+
+    /// The guest gave up: so does the peer's side.
+    fn reset_by_guest(&mut self) -> Accept {
+        self.state = State::Closing { reset: true };
+        Accept::default()
+    }
+
+    fn segment_connecting(&mut self, seg: &Segment) -> Accept {
+        if seg.has(Flags::RST) {
+            let fits = seg.seq == self.recv.nxt;
+            return if fits { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
+        }
+        if seg.has(Flags::ACK) {
+            return self.reject_stray(seg);
+        }
+        if !seg.has(Flags::SYN) {
+            return Accept::dropped(Drop::NoAck);
+        }
+        if seg.seq + 1 == self.recv.nxt {
+            return Accept::dropped(Drop::BadSyn);
+        }
+        // A new attempt on the same ports. The guest was told nothing yet, so it takes the place
+        // of the old one.
+        self.take_options(seg);
+        Accept::default()
+    }
+
+    /// Answers an acknowledgement of something that we never sent, in an unsynchronised state,
+    /// with a reset that concerns that segment only.
+    fn reject_stray(&mut self, seg: &Segment) -> Accept {
+        self.stray = Some(seg.ack);
+        Accept::dropped(Drop::BadAck)
+    }
+
+    /// RFC 9293, section 3.10.7.3.
+    fn segment_syn_sent(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        let acks_syn =
+            seg.has(Flags::ACK) && seg.ack == self.send.max && self.send.is_outstanding();
+        if seg.has(Flags::RST) {
+            return if acks_syn { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
+        }
+        if seg.has(Flags::ACK) && !acks_syn {
+            return self.reject_stray(seg);
+        }
+        if !seg.has(Flags::SYN) {
+            return Accept::dropped(Drop::BadSyn);
+        }
+        self.take_options(seg);
+        if !acks_syn {
+            // Both sides open at once.
+            self.state = State::SynAckSent;
+            self.syn_due = true;
+            return Accept::default();
+        }
+        self.establish();
+        self.acks = 1;
+        self.segment_established(now, &after_syn(seg))
+    }
+
+    /// SYN-RECEIVED of RFC 9293, section 3.10.7.4.
+    fn segment_syn_ack_sent(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        if seg.has(Flags::RST) {
+            return self.segment_reset(now, seg);
+        }
+        let acks_syn =
+            seg.has(Flags::ACK) && seg.ack == self.send.max && self.send.is_outstanding();
+        let repeats_syn = seg.has(Flags::SYN) && seg.seq + 1 == self.recv.nxt;
+        if repeats_syn && !acks_syn {
+            self.syn_due = true;
+            return Accept::dropped(Drop::BadSyn);
+        }
+        let plain = if repeats_syn { after_syn(seg) } else { *seg };
+        if plain.has(Flags::SYN) || !self.recv.is_acceptable(&plain) {
+            return self.challenge(now, Drop::OutsideWindow);
+        }
+        if !seg.has(Flags::ACK) {
+            return Accept::dropped(Drop::NoAck);
+        }
+        if !acks_syn {
+            return self.reject_stray(seg);
+        }
+        self.establish();
+        self.acks = u8::from(repeats_syn);
+        self.segment_established(now, &plain)
+    }
+
+    fn establish(&mut self) {
+        self.state = State::Established;
+        self.syn_due = false;
+        self.send.establish();
+        self.retry.established();
+    }
+
+    /// RFC 9293, section 3.10.7.4, in its order: sequence number, RST, SYN, ACK, text, FIN.
+    fn segment_established(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        if seg.has(Flags::RST) {
+            return self.segment_reset(now, seg);
+        }
+        if seg.has(Flags::SYN) {
+            return self.challenge(now, Drop::BadSyn);
+        }
+        if !self.recv.is_acceptable(seg) {
+            return self.reject_sequence(now, seg);
+        }
+        if !seg.has(Flags::ACK) {
+            return Accept::dropped(Drop::NoAck);
+        }
+        if !self.send.is_ack_plausible(seg.ack) {
+            return self.challenge(now, Drop::BadAck);
+        }
+        match self.send.on_ack(seg) {
+            Acked::Progress => self.retry.progress(),
+            Acked::Probe if self.send.window_bytes() > 0 => self.retry.progress(),
+            Acked::Probe => self.retry.answered(),
+            Acked::Nothing => {}
+        }
+        self.segment_text(seg)
+    }
+
+    /// RFC 5961, section 3.2: only the exact number resets.
+    fn segment_reset(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        if seg.seq == self.recv.expected() {
+            return self.reset_by_guest();
+        }
+        if self.recv.is_acceptable(&Segment { flags: Flags::RST, payload_len: 0, ..*seg }) {
+            return self.challenge(now, Drop::BadReset);
+        }
+        Accept::dropped(Drop::BadReset)
+    }
+
+    /// An ACK in answer to something odd: at most one in each time slice, so that two ends that
+    /// disagree cannot answer each other for ever (RFC 5961, section 7).
+    fn challenge(&mut self, now: Timestamp, reason: Drop) -> Accept {
+        let slice = Self::slice(now);
+        if slice != self.challenge_slice {
+            self.challenge_slice = slice;
+            self.demand_acks(1);
+        }
+        Accept::dropped(reason)
+    }
+
+    fn demand_acks(&mut self, count: u8) {
+        self.acks = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
+        self.recv.refresh_if_low();
+    }
+
+    /// A segment that fails the sequence test. With data, the guest did not get our ACK; without,
+    /// it is a keepalive or window probe.
+    fn reject_sequence(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        let is_old = seg.seq.before(self.recv.expected());
+        let reason = if is_old { Drop::Old } else { Drop::OutsideWindow };
+        if seg.payload_len == 0 && !seg.has(Flags::FIN) {
+            return self.challenge(now, reason);
+        }
+        self.demand_acks(1);
+        Accept::dropped(reason)
+    }
+
+    /// Payload and FIN of an acceptable segment.
+    fn segment_text(&mut self, seg: &Segment) -> Accept {
+        if seg.sequence_len() == 0 {
+            return Accept::default();
+        }
+        if self.recv.ended() {
+            return Accept::dropped(Drop::AfterFin);
+        }
+        let skip = self.recv.expected().offset_from(seg.seq);
+        if skip < 0 {
+            self.demand_acks(self.duplicates_for(seg));
+            return Accept::dropped(Drop::OutOfOrder);
+        }
+        let skip = skip.unsigned_abs().min(seg.payload_len);
+        let len = seg.payload_len - skip;
+        self.recv.offer(len, seg.has(Flags::FIN));
+        if self.recv.is_run_empty() {
+            self.end_run(0);
+        }
+        Accept { skip, len, dropped: None }
+    }
+
+    /// Duplicate ACKs for a segment beyond a gap: one for each segment of our MSS that it stands
+    /// for. A guest with segmentation offload sends few large ones, and would wait for a timeout.
+    fn duplicates_for(&self, seg: &Segment) -> u8 {
+        let segments = seg.payload_len.div_ceil(u32::from(self.our_mss).max(1));
+        u8::try_from(segments).unwrap_or(u8::MAX).clamp(1, DUPLICATE_ACKS)
+    }
+}
+
+/// The rest of a SYN segment: what comes after the SYN in sequence space.
+fn after_syn(seg: &Segment) -> Segment {
+    let flags = Flags(seg.flags.0 & !Flags::SYN.0);
+    Segment { seq: seg.seq + 1, flags, ..*seg }
+}

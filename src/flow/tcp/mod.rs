@@ -1,0 +1,68 @@
+//! TCP toward the guest: one kernel socket per guest connection, and no payload in user space.
+//!
+//! [`Conn`] is a state machine that decides and does not do: inputs are segments of the guest
+//! ([`Conn::on_segment`]), events of the socket ([`Conn::on_socket`]), room in the socket
+//! ([`Conn::on_room`]) or on the link ([`Conn::on_port_room`]), and time ([`Conn::on_timer`]);
+//! after each of them the shell calls [`Conn::poll`] until it returns `None` and does what each
+//! [`Action`] says. A shell that has done enough for one turn may stop after any action and go on
+//! polling in the next turn: nothing is forgotten.
+//!
+//! # To the guest
+//! Data stays in the socket's receive queue. [`Action::Fill`] peeks at it and sends it; the guest's
+//! acknowledgement discards it. What is lost on the way is peeked again. See `send`.
+//!
+//! # From the guest
+//! A turn's segments of one flow are a *run*: the shell passes each to [`Conn::on_segment`], writes
+//! the parts accepted with one `sendmsg`, reports the result with [`Conn::on_written`], and only
+//! then polls. The stream advances by what the kernel took. If it took less, the rest of the run
+//! counts as never received, FIN included: the guest sends it again, or the shell, if it has kept
+//! the frames, offers them again when the socket is writable. See `receive` for the window.
+//!
+//! # What an acknowledgement means
+//! We acknowledge what the host's kernel has accepted. That splits the connection in two: each half
+//! recovers its own losses, the kernel's congestion control and buffer tuning do their work, and
+//! no system call per segment is needed. passt does the same for bulk transfers, but for
+//! interactive ones acknowledges only what the far end has; here the guest never learns that.
+//! What it loses is the knowledge of how much of an aborted stream arrived, which no application
+//! can rely on; a reset still reaches it, and its FIN is passed on in order.
+//! An ACK is sent at the end of the run and not delayed: the link is cheap, and a delayed ACK
+//! together with the guest's Nagle algorithm costs 40 ms.
+//!
+//! # Clauses
+//! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;
+//! RFC 7323 for the window scale. Not used: selective acknowledgements, timestamps, urgent data,
+//! ECN, Fast Open. There is no TIME-WAIT: after both FINs the flow is gone.
+
+mod conn;
+mod input;
+pub mod limits;
+mod receive;
+mod retry;
+mod segment;
+mod send;
+
+pub use conn::{Conn, Opening};
+pub use retry::TcpConfig;
+pub use segment::{Accept, Action, Drop, Fill, Flags, Header, Segment, SocketEvent};
+
+/// The MSS option for a link of `mtu` bytes under IP headers of `ip_header_len` bytes.
+///
+/// Beyond a page it is whole pages, so that the guest's segments fill the pages of our kernel.
+pub const fn our_mss(mtu: u16, ip_header_len: u16) -> u16 {
+    let mss = mtu.saturating_sub(20 + ip_header_len);
+    if mss > 4096 { mss / 4096 * 4096 } else { mss }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::our_mss;
+
+    #[test]
+    fn mss_is_whole_pages_on_a_large_link() {
+        assert_eq!(our_mss(65520, 20), 61440);
+        assert_eq!(our_mss(65520, 40), 61440);
+        assert_eq!(our_mss(1500, 20), 1460);
+        assert_eq!(our_mss(1280, 40), 1220);
+        assert_eq!(our_mss(0, 40), 0);
+    }
+}

@@ -1,0 +1,320 @@
+//! What comes from the guest: the next byte expected, what was acknowledged, and the window
+//! (RFC 9293, sections 3.8.6.2.2 and 3.10.7.4; RFC 7323, section 2).
+//!
+//! The *room* is what the socket's send buffer can take: measured by the shell on request, and
+//! counted down as data is written. The window promises room and nothing else, so a guest that
+//! keeps to it never has data dropped. The kernel charges more than the payload, so a fresh
+//! measurement may show less room than was promised; then the right edge moves back. RFC 9293
+//! discourages that (section 3.8.6) but tells senders to bear it, and the alternative is to drop
+//! what the guest sends next. What is in flight by then is still taken: segments are judged by
+//! the furthest edge ever promised, and the kernel has the last word.
+
+use crate::wire::seq::SeqNr;
+
+use super::limits::{WINDOW_MAX, WINDOW_SCALE};
+use super::segment::Segment;
+
+/// The receiving half.
+#[derive(Debug)]
+pub(super) struct Receive {
+    /// Everything before this is in the socket.
+    pub nxt: SeqNr,
+    /// Bytes after `nxt` that this run of segments has offered; the result of the write is due.
+    offered: u32,
+    /// The acknowledgement number that the guest was told last.
+    told: SeqNr,
+    /// The right edge that the guest was told last.
+    edge: SeqNr,
+    /// The furthest edge it was ever told.
+    far_edge: SeqNr,
+    /// Bytes that the socket can take, as far as is known.
+    room: u32,
+    /// `room` when it was last measured.
+    measured: u32,
+    /// The most that was ever measured: stands for the size of the send buffer.
+    peak: u32,
+    /// The largest segment that we asked the guest to send.
+    mss: u16,
+    /// Our window scale, if the guest offered the option.
+    pub scale: Option<u8>,
+    /// `room` is as good as a measurement can make it.
+    fresh: bool,
+    /// The socket has become writable since the last measurement.
+    drained: bool,
+    /// The shell watches for that.
+    watching: bool,
+    watch_due: bool,
+    update_due: bool,
+    /// The run being written ends with the guest's FIN.
+    fin_offered: bool,
+    /// The guest's FIN was taken.
+    pub fin: bool,
+    /// A run was cut short: the guest has to be told that segments were lost.
+    cut: bool,
+}
+
+impl Receive {
+    pub fn new(nxt: SeqNr, mss: u16, scale: Option<u8>) -> Self {
+        Self {
+            nxt,
+            offered: 0,
+            told: nxt,
+            edge: nxt,
+            far_edge: nxt,
+            room: 0,
+            measured: 0,
+            peak: 0,
+            mss,
+            scale,
+            fresh: false,
+            drained: false,
+            watching: false,
+            watch_due: false,
+            update_due: false,
+            fin_offered: false,
+            fin: false,
+            cut: false,
+        }
+    }
+
+    /// Takes over the guest's initial sequence number; what was measured stays.
+    pub fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
+        (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, nxt, nxt);
+        self.scale = scale;
+    }
+
+    /// The next byte expected, counting what this run has offered.
+    pub fn expected(&self) -> SeqNr {
+        self.nxt + self.offered
+    }
+
+    /// Whether the guest's stream has ended, counting what this run has offered.
+    pub fn ended(&self) -> bool {
+        self.fin || self.fin_offered
+    }
+
+    /// The test of RFC 9293, section 3.10.7.4, but that an empty segment may stand on the right
+    /// edge: it does when the guest has filled the window and part of it was lost.
+    pub fn is_acceptable(&self, seg: &Segment) -> bool {
+        let first = i64::from(seg.seq.offset_from(self.expected()));
+        let window = i64::from(self.far_edge.offset_from(self.expected()).max(0));
+        match i64::from(seg.sequence_len()) {
+            0 => (0..=window).contains(&first),
+            len => first < window && first + len > 0,
+        }
+    }
+
+    /// Adds `len` bytes, and the FIN, to the run.
+    pub fn offer(&mut self, len: u32, fin: bool) {
+        self.offered = self.offered.saturating_add(len);
+        self.fin_offered = fin;
+        if self.is_low() {
+            self.fresh = false;
+        }
+    }
+
+    /// Whether the end of the run needs no write.
+    pub fn is_run_empty(&self) -> bool {
+        self.offered == 0
+    }
+
+    /// Ends the run: the socket took `taken` bytes of it. Whether that includes the FIN.
+    pub fn commit(&mut self, taken: u32) -> bool {
+        let taken = taken.min(self.offered);
+        let whole = taken == self.offered;
+        self.nxt += taken;
+        self.offered = 0;
+        self.room = if whole { self.room.saturating_sub(taken) } else { 0 };
+        if whole {
+            self.fresh &= taken == 0;
+        } else {
+            (self.fresh, self.cut) = (true, true);
+            self.watch();
+        }
+        let fin = std::mem::take(&mut self.fin_offered) && whole;
+        if fin {
+            self.nxt += 1;
+            self.fin = true;
+        }
+        fin
+    }
+
+    /// The send buffer has drained.
+    pub fn on_writable(&mut self) {
+        self.watching = false;
+        self.drained = true;
+        self.fresh = false;
+    }
+
+    /// A fresh measurement.
+    pub fn on_room(&mut self, bytes: u32) {
+        let bytes = bytes.min(WINDOW_MAX);
+        let drained = std::mem::take(&mut self.drained);
+        (self.room, self.measured, self.fresh) = (bytes, bytes, true);
+        self.peak = self.peak.max(bytes);
+        if drained && self.is_low() {
+            // The kernel calls it writable, so the buffer has shrunk: forget the old size, or
+            // "low" would be its normal state and each watch would end at once.
+            self.peak = bytes;
+        }
+        if self.is_low() {
+            self.watch();
+        }
+        self.update_due |= drained && !self.fin && self.window() > self.promised();
+    }
+
+    /// A reply is due: with little room, measure before saying how little.
+    pub fn refresh_if_low(&mut self) {
+        if self.is_low() || self.room == 0 {
+            self.fresh = false;
+        }
+    }
+
+    /// Whether to measure now. Half of what was measured last may go before it is done again.
+    pub fn take_query(&mut self) -> bool {
+        let query = !self.fin && !self.fresh && (self.drained || self.room <= self.measured / 2);
+        self.fresh |= query;
+        query
+    }
+
+    /// Whether the shell has to start watching now.
+    pub fn take_watch(&mut self) -> bool {
+        std::mem::take(&mut self.watch_due) && !self.fin
+    }
+
+    /// Whether the guest must be told of the loss of a run, now that there is room again.
+    pub fn take_cut(&mut self) -> bool {
+        let told = self.cut && self.room > 0;
+        self.cut &= !told;
+        told
+    }
+
+    /// Whether the guest has something to learn.
+    pub fn is_ack_due(&self) -> bool {
+        self.nxt != self.told || self.update_due
+    }
+
+    /// Bytes that the guest was told it may send.
+    fn promised(&self) -> u32 {
+        self.edge.offset_from(self.nxt).max(0).unsigned_abs()
+    }
+
+    /// Less than a quarter of the buffer is free. (Linux calls a socket writable from a third on.)
+    fn is_low(&self) -> bool {
+        self.room < self.peak / 4
+    }
+
+    fn watch(&mut self) {
+        if !self.watching {
+            (self.watching, self.watch_due) = (true, true);
+        }
+    }
+
+    /// The window, in bytes: the room, but no small step up (RFC 9293, section 3.8.6.2.2).
+    fn window(&self) -> u32 {
+        let promised = self.promised();
+        let step = u32::from(self.mss).min(self.peak / 2).max(1);
+        if self.room < promised || self.room - promised >= step { self.room } else { promised }
+    }
+
+    /// The window field. Rounded up where there is room, lest the edge creep back by the
+    /// granularity of the scale with each segment.
+    pub fn field(&self) -> u16 {
+        let scale = self.scale.unwrap_or(0).min(WINDOW_SCALE);
+        let up = self.window().div_ceil(1 << scale);
+        let fits = up << scale <= self.room;
+        let field = if fits { up } else { self.window() >> scale };
+        u16::try_from(field).unwrap_or(u16::MAX)
+    }
+
+    /// The window field of a SYN or SYN-ACK, which is never scaled.
+    pub fn syn_field(&self) -> u16 {
+        u16::try_from(self.room).unwrap_or(u16::MAX)
+    }
+
+    /// A segment with the current `nxt` and `field` went out.
+    pub fn advertised(&mut self, field: u16, is_syn: bool) {
+        let scale = if is_syn { 0 } else { self.scale.unwrap_or(0) };
+        self.told = self.nxt;
+        self.edge = self.nxt + (u32::from(field) << scale);
+        self.far_edge = self.far_edge.max(self.edge);
+        self.update_due = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(room: u32) -> Receive {
+        let mut r = Receive::new(SeqNr(1000), 1460, Some(8));
+        r.on_room(room);
+        let field = r.field();
+        r.advertised(field, false);
+        r
+    }
+
+    #[test]
+    fn window_never_exceeds_the_room() {
+        let mut r = receive(100_000);
+        for len in [1, 999, 5000, 300, 7, 40_000] {
+            r.offer(len, false);
+            r.commit(len);
+            let field = r.field();
+            assert!(u32::from(field) << 8 <= r.room);
+            r.advertised(field, false);
+        }
+    }
+
+    #[test]
+    fn rfc9293_3_8_6_the_edge_stays_while_the_room_is_as_expected() {
+        let mut r = receive(100_000);
+        let edge = r.edge;
+        for _ in 0..500 {
+            r.offer(101, false);
+            r.commit(101);
+            let field = r.field();
+            r.advertised(field, false);
+            assert!(edge.offset_from(r.edge) < 256, "crept back by {}", edge.offset_from(r.edge));
+        }
+    }
+
+    #[test]
+    fn rfc9293_3_8_6_2_2_small_room_does_not_move_the_edge() {
+        let mut r = receive(10_000);
+        let edge = r.edge;
+        r.offer(9_000, false);
+        r.commit(9_000);
+        r.on_room(1_500);
+        let field = r.field();
+        r.advertised(field, false);
+        assert!(!r.edge.after(edge + 255));
+        r.on_room(9_000);
+        let field = r.field();
+        r.advertised(field, false);
+        assert!(r.edge.after(edge + 5000));
+    }
+
+    #[test]
+    fn half_of_the_room_goes_before_it_is_measured_again() {
+        let mut r = receive(100_000);
+        r.offer(40_000, false);
+        r.commit(40_000);
+        assert!(!r.take_query());
+        r.offer(20_000, false);
+        r.commit(20_000);
+        assert!(r.take_query());
+        assert!(!r.take_query(), "once");
+    }
+
+    #[test]
+    fn low_room_is_watched_and_a_shrunk_buffer_does_not_spin() {
+        let mut r = receive(100_000);
+        r.on_room(20_000);
+        assert!(r.take_watch());
+        r.on_writable();
+        assert!(r.take_query());
+        r.on_room(20_000);
+        assert!(!r.take_watch());
+    }
+}

@@ -1,0 +1,171 @@
+//! The one retransmission timer of a connection: RFC 6298 without the measurement (the guest is
+//! one link away, so the timeout is the minimum of section 2.4), and RFC 9293, section 3.8.6.1
+//! for the probes of a closed window.
+
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_MAX};
+
+/// What the host's kernel uses for its own connections, read once at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// `net.ipv4.tcp_syn_retries`.
+    pub syn_retries: u8,
+    /// `net.ipv4.tcp_syn_linear_timeouts`: repetitions of a SYN before the timeout starts to double.
+    pub syn_linear_timeouts: u8,
+    /// `net.ipv4.tcp_rto_max_ms`: no timeout is longer. Whole seconds, at least one, count.
+    pub rto_max: Duration,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { syn_retries: 6, syn_linear_timeouts: 4, rto_max: Duration::from_secs(120) }
+    }
+}
+
+/// The timer and what it has counted.
+#[derive(Debug)]
+pub(super) struct Retry {
+    at: Option<Timestamp>,
+    rto_max_s: u16,
+    syn_limit: u8,
+    syn_linear: u8,
+    /// Timeouts since the guest last gave a sign of progress.
+    count: u8,
+    /// Doublings of the timeout. Answered window probes reset `count` but not this.
+    backoff: u8,
+    syn_retried: bool,
+}
+
+impl Retry {
+    pub fn new(config: &TcpConfig) -> Self {
+        let limit = config.syn_retries.saturating_add(config.syn_linear_timeouts);
+        let rto_max_s = config.rto_max.as_millis().div_ceil(1000).max(1);
+        Self {
+            at: None,
+            rto_max_s: u16::try_from(rto_max_s).unwrap_or(u16::MAX),
+            syn_limit: limit.min(SYN_RETRIES_MAX),
+            syn_linear: config.syn_linear_timeouts,
+            count: 0,
+            backoff: 0,
+            syn_retried: false,
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.at
+    }
+
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether a timeout has passed without an answer.
+    pub fn is_waiting(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Starts the timer unless it runs.
+    pub fn start(&mut self, now: Timestamp) {
+        if self.at.is_none() {
+            self.restart(now);
+        }
+    }
+
+    /// Starts the timer afresh.
+    pub fn restart(&mut self, now: Timestamp) {
+        self.at = Some(now + self.timeout());
+    }
+
+    pub fn stop(&mut self) {
+        self.at = None;
+    }
+
+    /// The guest made progress: counting starts again.
+    pub fn progress(&mut self) {
+        self.count = 0;
+        self.backoff = 0;
+        self.at = None;
+    }
+
+    /// The guest answered a window probe: it lives, but the probes keep their pace.
+    pub fn answered(&mut self) {
+        self.count = 0;
+    }
+
+    /// The handshake is done.
+    pub fn established(&mut self) {
+        self.syn_retried = self.count > 0;
+        self.progress();
+    }
+
+    /// Counts a timeout of a SYN or SYN-ACK; false if it was the last one allowed.
+    pub fn expire_handshake(&mut self, now: Timestamp) -> bool {
+        if self.count >= self.syn_limit {
+            return false;
+        }
+        self.count += 1;
+        self.backoff = self.count.saturating_sub(self.syn_linear);
+        self.restart(now);
+        true
+    }
+
+    /// Counts a timeout of data, a FIN or a window probe; false if it was the last one allowed.
+    pub fn expire_data(&mut self, now: Timestamp) -> bool {
+        if self.count >= DATA_RETRIES {
+            return false;
+        }
+        self.count += 1;
+        self.backoff = self.backoff.saturating_add(1);
+        self.restart(now);
+        true
+    }
+
+    fn timeout(&self) -> Duration {
+        let base = if self.syn_retried { RTO_AFTER_SYN_RETRY } else { RTO_INITIAL };
+        let factor = 1 << self.backoff.min(16);
+        (base * factor).min(Duration::from_secs(self.rto_max_s.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(mut expire: impl FnMut(Timestamp) -> Option<Timestamp>) -> Vec<u64> {
+        let mut now = Timestamp::ZERO;
+        let mut gaps = Vec::new();
+        while let Some(next) = expire(now) {
+            gaps.push(next.since(now).as_secs());
+            now = next;
+        }
+        gaps
+    }
+
+    #[test]
+    fn rfc6298_5_5_data_timeouts_double_up_to_the_cap() {
+        let mut retry = Retry::new(&TcpConfig::default());
+        retry.restart(Timestamp::ZERO);
+        assert_eq!(retry.deadline(), Some(Timestamp::from_micros(1_000_000)));
+        let gaps = gaps(|now| retry.expire_data(now).then(|| retry.deadline().expect("runs")));
+        assert_eq!(gaps, [2, 4, 8, 16, 32, 64, 120]);
+    }
+
+    #[test]
+    fn handshake_timeouts_are_linear_first() {
+        let mut retry = Retry::new(&TcpConfig::default());
+        let gaps = gaps(|now| retry.expire_handshake(now).then(|| retry.deadline().expect("runs")));
+        assert_eq!(gaps, [1, 1, 1, 1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn rfc6298_5_7_timeout_is_longer_once_a_syn_was_repeated() {
+        let mut retry = Retry::new(&TcpConfig::default());
+        assert!(retry.expire_handshake(Timestamp::ZERO));
+        retry.established();
+        retry.start(Timestamp::ZERO);
+        assert_eq!(retry.deadline(), Some(Timestamp::ZERO + RTO_AFTER_SYN_RETRY));
+    }
+}

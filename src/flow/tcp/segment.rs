@@ -1,0 +1,206 @@
+//! The vocabulary of the machine: what comes in (segments, socket events, results) and what goes
+//! out (actions). Plain data; RFC 9293, section 3.1 for the header fields.
+
+use std::ops::BitOr;
+
+use crate::wire::seq::SeqNr;
+
+/// Control bits of a segment, as they stand in byte 13 of the header.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// Push.
+    pub const PSH: Self = Self(0x08);
+    /// The acknowledgement field is significant.
+    pub const ACK: Self = Self(0x10);
+    /// The urgent pointer is significant; ignored here.
+    pub const URG: Self = Self(0x20);
+
+    /// Whether all bits of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (bit, name) in "FSRPAU".chars().enumerate() {
+            let name = if self.0 & (1 << bit) == 0 { '.' } else { name };
+            write!(f, "{name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A segment from the guest, parsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number of the first byte, or of the SYN.
+    pub seq: SeqNr,
+    /// Acknowledgement number; meaningless unless `flags` has ACK.
+    pub ack: SeqNr,
+    /// Control bits.
+    pub flags: Flags,
+    /// The window field as it is on the wire, not scaled.
+    pub window: u16,
+    /// Payload, in bytes.
+    pub payload_len: u32,
+    /// The maximum segment size option.
+    pub mss: Option<u16>,
+    /// The window scale option.
+    pub window_scale: Option<u8>,
+}
+
+impl Segment {
+    /// Whether all bits of `flags` are set.
+    pub const fn has(&self, flags: Flags) -> bool {
+        self.flags.contains(flags)
+    }
+
+    /// Length in sequence space: payload, plus one each for SYN and FIN.
+    pub fn sequence_len(&self) -> u32 {
+        let control = u32::from(self.has(Flags::SYN)) + u32::from(self.has(Flags::FIN));
+        self.payload_len.saturating_add(control)
+    }
+}
+
+/// The part of a segment's payload that shall be written to the socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accept {
+    /// Bytes at the start of the payload that were taken before.
+    pub skip: u32,
+    /// Bytes to write after those; 0 for none.
+    pub len: u32,
+    /// Why the segment, or its payload, went no further: for counting by name.
+    pub dropped: Option<Drop>,
+}
+
+impl Accept {
+    pub(super) const fn dropped(reason: Drop) -> Self {
+        Self { skip: 0, len: 0, dropped: Some(reason) }
+    }
+}
+
+/// Why a segment from the guest was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// Everything in it was received before: a retransmission, or a keepalive probe.
+    Old,
+    /// It starts beyond the next byte expected; the guest will send it again.
+    OutOfOrder,
+    /// It lies beyond the window.
+    OutsideWindow,
+    /// It acknowledges what was never sent, or is older than any window.
+    BadAck,
+    /// A reset whose sequence number does not fit exactly (RFC 5961, section 3).
+    BadReset,
+    /// A SYN on a synchronised connection (RFC 5961, section 4), or a repeated one.
+    BadSyn,
+    /// Neither SYN nor ACK where one of them is required.
+    NoAck,
+    /// Data after the guest's FIN.
+    AfterFin,
+    /// The flow is closed.
+    Closed,
+}
+
+/// What happened to the host socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEvent {
+    /// `connect` succeeded.
+    Connected,
+    /// There may be data to read.
+    Readable,
+    /// The send buffer has drained after [`Action::WatchWritable`].
+    Writable,
+    /// The peer has sent its FIN; data may still be queued before it.
+    PeerClosed,
+    /// Both directions are shut.
+    HungUp,
+    /// The socket has failed, `connect` included.
+    Failed,
+}
+
+/// What came of an [`Action::Fill`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Data went out with [`super::Conn::data_header`].
+    Sent {
+        /// Bytes sent, at most what was asked for.
+        bytes: u32,
+        /// The read ended before its buffers were full: nothing more was queued.
+        drained: bool,
+    },
+    /// Nothing is queued behind the offset (EAGAIN).
+    Empty,
+    /// The peer's stream ends at the offset.
+    Eof,
+    /// The link has no buffer; nothing was sent. [`super::Conn::on_port_room`] follows when it has.
+    NoRoom,
+    /// The read failed.
+    Failed,
+}
+
+/// Header fields of a segment to the guest. Addresses and ports are the flow's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Sequence number.
+    pub seq: SeqNr,
+    /// Acknowledgement number; 0 without ACK.
+    pub ack: SeqNr,
+    /// Control bits.
+    pub flags: Flags,
+    /// The window field, scaled already.
+    pub window: u16,
+    /// The maximum segment size option, on SYN and SYN-ACK only.
+    pub mss: Option<u16>,
+    /// The window scale option, on SYN, and on SYN-ACK if the guest offered it.
+    pub window_scale: Option<u8>,
+}
+
+/// What the shell shall do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a segment without payload.
+    Emit(Header),
+    /// Peek at the socket's queue and send what is there as data, then call
+    /// [`super::Conn::on_fill`] before the next [`super::Conn::poll`].
+    Fill {
+        /// Bytes between the head of the socket's queue and the first byte to send.
+        offset: u32,
+        /// Bytes to send at most.
+        bytes: u32,
+        /// Sequence number of the first byte.
+        seq: SeqNr,
+        /// Payload of one segment at most, in bytes: the guest's MSS.
+        segment: u16,
+    },
+    /// Drop this many bytes, at least one, from the head of the socket's queue: the guest has them.
+    Discard(u32),
+    /// Measure the free send buffer and call [`super::Conn::on_room`].
+    QueryRoom,
+    /// Report [`SocketEvent::Writable`] once the send buffer has drained.
+    WatchWritable,
+    /// The guest's stream has ended: `shutdown(SHUT_WR)`.
+    ShutdownWrite,
+    /// The flow is over: close the socket. The last action of a connection.
+    Close {
+        /// Close with a reset (linger 0).
+        reset: bool,
+    },
+}

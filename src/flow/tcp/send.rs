@@ -1,0 +1,301 @@
+//! What goes to the guest: what is in flight, the guest's window, and loss recovery without
+//! selective acknowledgements (RFC 5681, section 3.2; RFC 6582).
+//!
+//! The data itself stays in the socket's receive queue until the guest has acknowledged it. Bytes
+//! that it has acknowledged leave the queue in batches: when all is acknowledged, or when they are
+//! a quarter of what we know the queue to hold. So the far end's window is never smaller by more
+//! than that quarter, and a long transfer costs a few discards per window, not one per ACK.
+
+use crate::wire::seq::SeqNr;
+
+use super::limits::{DISCARD_MAX, DUPLICATE_ACKS, FILL_QUANTUM, WINDOW_MAX};
+use super::segment::Segment;
+
+/// What an acknowledgement has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acked {
+    /// Something new was acknowledged.
+    Progress,
+    /// Nothing new; the window is open.
+    Nothing,
+    /// Nothing new; the window is or was closed, so this may answer a probe.
+    Probe,
+}
+
+/// Which data an [`super::Action::Fill`] was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filling {
+    No,
+    Next,
+    Again,
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub(super) struct Send {
+    /// The first byte that the guest has not acknowledged.
+    pub una: SeqNr,
+    /// The next byte to send. Goes back after a timeout.
+    pub nxt: SeqNr,
+    /// The byte after the last one ever sent.
+    pub max: SeqNr,
+    /// Where the peer's stream ends, which is the FIN's number; valid if `ended`.
+    eof: SeqNr,
+    /// `seq` of the segment that last set the window (SND.WL1).
+    wl1: SeqNr,
+    /// Nothing before this may start another recovery (RFC 6582).
+    recover: SeqNr,
+    /// Acknowledged bytes that are still in the socket's queue.
+    undiscarded: u32,
+    /// The guest's window, and the largest that it had, not scaled.
+    window: u16,
+    window_max: u16,
+    /// The guest's segment size.
+    pub mss: u16,
+    /// The guest's window scale.
+    pub scale: u8,
+    duplicates: u8,
+    recovering: bool,
+    /// The segment at `una` has to be sent again.
+    again: bool,
+    ended: bool,
+    /// The socket may have data that was not sent yet.
+    pub readable: bool,
+    /// The peer has closed: read on until the end shows.
+    pub closing: bool,
+    /// The link has no buffer for data.
+    pub no_room: bool,
+    pub filling: Filling,
+}
+
+impl Send {
+    pub fn new(isn: SeqNr) -> Self {
+        Self {
+            una: isn,
+            nxt: isn,
+            max: isn,
+            eof: isn,
+            wl1: isn,
+            recover: isn,
+            undiscarded: 0,
+            window: 0,
+            window_max: 0,
+            mss: super::limits::DEFAULT_MSS,
+            scale: 0,
+            duplicates: 0,
+            recovering: false,
+            again: false,
+            ended: false,
+            readable: false,
+            closing: false,
+            no_room: false,
+            filling: Filling::No,
+        }
+    }
+
+    /// Takes the window of a SYN, which is not scaled on the wire.
+    pub fn open_window(&mut self, syn: &Segment) {
+        self.wl1 = syn.seq;
+        self.window = (syn.window >> self.scale).max(1).min(syn.window);
+        self.window_max = self.window;
+    }
+
+    /// The SYN was acknowledged: the stream starts.
+    pub fn establish(&mut self) {
+        self.una = self.max;
+        self.nxt = self.max;
+        self.recover = self.max - 1;
+    }
+
+    /// Counts a SYN as sent.
+    pub fn sent_syn(&mut self) {
+        self.max = self.una + 1;
+        self.nxt = self.max;
+    }
+
+    /// The guest's window, in bytes.
+    pub fn window_bytes(&self) -> u32 {
+        (u32::from(self.window) << self.scale).min(WINDOW_MAX)
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.nxt.offset_from(self.una).max(0).unsigned_abs()
+    }
+
+    /// Whether something sent was not acknowledged yet.
+    pub fn is_outstanding(&self) -> bool {
+        self.una != self.max
+    }
+
+    /// Whether the guest has acknowledged our FIN.
+    pub fn is_fin_acked(&self) -> bool {
+        self.ended && self.una.after(self.eof)
+    }
+
+    fn is_fin_sent(&self) -> bool {
+        self.ended && self.nxt.after(self.eof)
+    }
+
+    /// Whether the window is all that holds something back.
+    pub fn is_blocked_by_window(&self) -> bool {
+        let more = self.readable || self.is_outstanding() || (self.ended && !self.is_fin_acked());
+        self.window == 0 && more
+    }
+
+    /// Whether `ack` is in the range that RFC 5961, section 5.2 allows.
+    pub fn is_ack_plausible(&self, ack: SeqNr) -> bool {
+        !ack.after(self.max) && !ack.before(self.una - WINDOW_MAX)
+    }
+
+    /// Processes a plausible acknowledgement of a synchronised connection.
+    pub fn on_ack(&mut self, seg: &Segment) -> Acked {
+        if seg.ack.before(self.una) {
+            return Acked::Nothing;
+        }
+        let was_closed = self.window == 0;
+        let same_window = seg.window == self.window;
+        if !seg.seq.before(self.wl1) {
+            self.set_window(seg);
+        }
+        if seg.ack.after(self.una) {
+            self.advance(seg.ack);
+            return Acked::Progress;
+        }
+        if was_closed || self.window == 0 {
+            return Acked::Probe;
+        }
+        let empty = seg.sequence_len() == 0;
+        if empty && same_window && self.is_outstanding() {
+            self.on_duplicate();
+        }
+        Acked::Nothing
+    }
+
+    /// A window that closes takes back what is in flight: the guest has most likely dropped it.
+    fn set_window(&mut self, seg: &Segment) {
+        self.wl1 = seg.seq;
+        self.window = seg.window;
+        self.window_max = self.window_max.max(seg.window);
+        if self.window == 0 {
+            self.rewind();
+        }
+    }
+
+    fn advance(&mut self, ack: SeqNr) {
+        let data_end = if self.ended && ack.after(self.eof) { self.eof } else { ack };
+        self.undiscarded += data_end.offset_from(self.una).max(0).unsigned_abs();
+        self.una = ack;
+        self.nxt = self.nxt.max(ack);
+        self.duplicates = 0;
+        // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
+        self.recovering &= ack.before(self.recover);
+        self.again = self.recovering;
+        if !self.recovering && ack.after(self.recover) {
+            // Keeps up, lest the comparison wrap in a long transfer without loss.
+            self.recover = ack - 1;
+        }
+    }
+
+    fn on_duplicate(&mut self) {
+        self.duplicates = self.duplicates.saturating_add(1);
+        let is_new = self.una.after(self.recover);
+        if self.duplicates == DUPLICATE_ACKS && !self.recovering && is_new {
+            self.recovering = true;
+            self.again = true;
+            self.recover = self.max;
+        }
+    }
+
+    /// Starts again from the first byte not acknowledged, after a timeout.
+    pub fn rewind(&mut self) {
+        self.nxt = self.una;
+        self.recover = self.max;
+        self.duplicates = 0;
+        self.recovering = false;
+        self.again = false;
+    }
+
+    /// Bytes to drop from the head of the socket's queue now; 0 for none.
+    pub fn take_discard(&mut self) -> u32 {
+        let data_end = if self.ended { self.eof } else { self.max };
+        let unacked = data_end.offset_from(self.una).max(0).unsigned_abs();
+        let due = self.undiscarded >= (unacked / 3).min(DISCARD_MAX);
+        if due { std::mem::take(&mut self.undiscarded) } else { 0 }
+    }
+
+    /// Bytes between the head of the socket's queue and `seq`.
+    pub fn queue_offset(&self, seq: SeqNr) -> u32 {
+        self.undiscarded + seq.offset_from(self.una).max(0).unsigned_abs()
+    }
+
+    /// Length of the segment at `una` if it is to be sent again; 0 for a lone FIN.
+    pub fn again_bytes(&self) -> Option<u32> {
+        if !self.again || self.in_flight() == 0 {
+            return None;
+        }
+        let data_end = if self.is_fin_sent() { self.eof } else { self.nxt };
+        let data = data_end.offset_from(self.una).max(0).unsigned_abs();
+        Some(data.min(self.mss.into()))
+    }
+
+    /// The segment at `una` was sent again.
+    pub fn sent_again(&mut self) {
+        self.again = false;
+    }
+
+    /// Bytes of data that may be sent at `nxt` now; 0 for none. With `cautious`, one segment.
+    ///
+    /// Avoids silly windows (RFC 9293, section 3.8.6.2.1): with data in flight, whose
+    /// acknowledgement will come, a remainder smaller than a segment waits.
+    pub fn next_bytes(&self, cautious: bool) -> u32 {
+        let known = self.nxt != self.max;
+        let at_end = self.ended && !self.nxt.before(self.eof);
+        if self.no_room || at_end || !(self.readable || known) {
+            return 0;
+        }
+        let usable = self.usable(cautious).min(self.until_eof());
+        let mss = u32::from(self.mss);
+        if usable >= mss {
+            return usable.min(FILL_QUANTUM.max(mss)) / mss * mss;
+        }
+        let half = (u32::from(self.window_max) << self.scale) / 2;
+        let silly = usable < half && usable < self.until_eof();
+        if self.in_flight() > 0 && silly { 0 } else { usable }
+    }
+
+    fn usable(&self, cautious: bool) -> u32 {
+        let limit = if cautious { self.mss.into() } else { u32::MAX };
+        self.window_bytes().min(limit).saturating_sub(self.in_flight())
+    }
+
+    /// Bytes up to the end of the stream, if that is known.
+    fn until_eof(&self) -> u32 {
+        if self.ended { self.eof.offset_from(self.nxt).max(0).unsigned_abs() } else { u32::MAX }
+    }
+
+    /// Counts bytes sent at `nxt`.
+    pub fn sent_next(&mut self, bytes: u32) {
+        self.nxt += bytes;
+        self.max = self.max.max(self.nxt);
+    }
+
+    /// The peer's stream ends at `nxt`; false if that is before what was already sent.
+    pub fn end(&mut self) -> bool {
+        if self.nxt != self.max {
+            return false;
+        }
+        (self.ended, self.eof, self.readable) = (true, self.nxt, false);
+        true
+    }
+
+    /// Whether the FIN may be sent now. It need not wait for the acknowledgement of the data
+    /// before it: going back over data passes the end again and repeats the FIN there.
+    pub fn is_fin_due(&self, cautious: bool) -> bool {
+        self.ended && self.nxt == self.eof && self.usable(cautious) > 0
+    }
+
+    /// Counts the FIN as sent.
+    pub fn sent_fin(&mut self) {
+        self.sent_next(1);
+    }
+}
