@@ -28,6 +28,15 @@ pub const DATAGRAMS_PER_TURN: usize = 64;
 /// Largest UDP payload over IPv4: 65,535 less IP and UDP header.
 pub const MAX_UDP_PAYLOAD: u32 = 65_507;
 
+/// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
+pub const MAX_UDP_SEGMENTS: u32 = 128;
+
+/// Actions of one TCP flow in one turn, before others get theirs.
+pub const ACTIONS_PER_TURN: usize = 32;
+
+/// ICMP errors relayed for one flow in one turn.
+pub const ERRORS_PER_TURN: usize = 16;
+
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub const MAX_QUESTION_BYTES: usize = 1500;
 

@@ -168,15 +168,34 @@ impl HeaderTemplate {
         buf
     }
 
-    /// Headers of an ICMPv6 message, with its checksum written into `message` at bytes 2 and 3; an
-    /// ICMP message for IPv4 gets its checksum without a pseudo header (RFC 792).
+    /// Headers in front of a complete ICMP or ICMPv6 message, whose checksum (bytes 2 and 3) is
+    /// written into it.
     pub fn icmp(&self, message: &mut [u8]) -> HeaderBuf {
-        message[2..4].fill(0);
         let len = message.len() as u32;
-        let pseudo = if self.v4 { 0 } else { self.pseudo_with(len) };
-        let sum = fold(pseudo + u32::from(sum_of(message)));
-        message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+        self.icmp_checksum(message, len, L4Checksum::Complete { payload_sum: 0 });
         self.l3(len)
+    }
+
+    /// All headers of an echo message: `head` is its fixed part, `payload_len` bytes follow.
+    pub fn echo(&self, head: &mut [u8; 8], payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+        let len = head.len() as u32 + payload_len;
+        self.icmp_checksum(head, len, checksum);
+        let mut buf = self.l3(len);
+        extend(&mut buf, head);
+        buf
+    }
+
+    /// ICMP has no pseudo header (RFC 792), ICMPv6 does (RFC 4443, section 2.3).
+    fn icmp_checksum(&self, head: &mut [u8], len: u32, checksum: L4Checksum) {
+        head[2..4].fill(0);
+        let pseudo = if self.v4 { 0 } else { self.pseudo_with(len) };
+        let value = match checksum {
+            L4Checksum::Partial => pseudo as u16,
+            L4Checksum::Complete { payload_sum } => {
+                !fold(pseudo + u32::from(sum_of(head)) + u32::from(payload_sum))
+            }
+        };
+        head[2..4].copy_from_slice(&value.to_be_bytes());
     }
 
     /// Folded sum of the pseudo header for `l4_len` bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).

@@ -1,6 +1,5 @@
 //! Frames from the guest: a batch filled by a link, and the lease on it.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::to_guest::last_errno;
@@ -167,43 +166,62 @@ impl<'a> FromGuestLease<'a> {
         self.send(socket, parts, None)
     }
 
-    /// Sends the bytes of `part` as one datagram, to `to` or where the socket is connected to.
+    /// Sends the bytes of `part` to a connected socket as one datagram, or as datagrams of
+    /// `segment` bytes each (`UDP_SEGMENT`, udp(7)).
     ///
     /// # Errors
-    /// What sendmsg(2) reports; `MSGSIZE` when the guest scattered the datagram over more pieces
-    /// than one call takes.
+    /// What sendmsg(2) reports; `INVAL` for more segments than the kernel takes at once; `MSGSIZE`
+    /// when the guest scattered the datagram over more pieces than one call takes.
     pub fn send_datagram(
         &mut self,
         socket: BorrowedFd<'_>,
         part: Part,
-        to: Option<SocketAddr>,
+        segment: Option<u16>,
     ) -> Result<u32, Errno> {
         if self.batch.frames[part.frame].count > MAX_SYSCALL_IOVECS {
             return Err(Errno::MSGSIZE);
         }
-        self.send(socket, &[part], to)
+        self.send(socket, &[part], segment)
     }
 
     fn send(
         &mut self,
         socket: BorrowedFd<'_>,
         parts: &[Part],
-        to: Option<SocketAddr>,
+        segment: Option<u16>,
     ) -> Result<u32, Errno> {
         self.batch.gather(parts);
-        let name = to.map(rustix::net::SocketAddrAny::from);
         // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        if let Some(name) = &name {
-            header.msg_name = name.as_ptr().cast_mut().cast();
-            header.msg_namelen = name.addr_len();
-        }
         header.msg_iov = self.batch.call.as_mut_ptr().cast();
         header.msg_iovlen = self.batch.call.len();
+        let mut control = segment.map(SegmentControl::new);
+        if let Some(control) = &mut control {
+            header.msg_control = (&raw mut *control).cast();
+            header.msg_controllen = size_of::<SegmentControl>();
+        }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the pieces are mapped while the lease lives; sendmsg reads the name only.
+        // SAFETY: the pieces are mapped while the lease lives; the control message is a live local.
         let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
         u32::try_from(n).map_err(|_| last_errno())
+    }
+}
+
+/// The control message of `UDP_SEGMENT`, laid out as the kernel wants it.
+#[repr(C, align(8))]
+struct SegmentControl {
+    header: libc::cmsghdr,
+    segment: u16,
+}
+
+impl SegmentControl {
+    fn new(segment: u16) -> Self {
+        // SAFETY: an all-zero cmsghdr is valid; all its fields are integers.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<u16>();
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        Self { header, segment }
     }
 }
 

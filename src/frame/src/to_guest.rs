@@ -231,43 +231,28 @@ impl<'a> ToGuestLease<'a> {
     ) -> Result<u32, Errno> {
         let first = self.arm_discard(skip as usize)?;
         let (last, kept) = self.trim_to(max.min(self.room()) as usize);
-        let iovecs = &mut self.list.payload[first..last];
-        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = iovecs.as_mut_ptr().cast();
-        header.msg_iovlen = iovecs.len();
-        // SAFETY: GuestIovec is a transparent iovec; each piece is mapped and writable while the
-        // lease lives, the discard pieces point into `self.list.discard`.
-        let n = unsafe {
-            libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_DONTWAIT)
-        };
+        let received = recvmsg(socket, &mut self.list.payload[first..last], flags);
         if let Some(kept) = kept {
             self.list.payload[last - 1] = kept;
         }
-        match u32::try_from(n) {
-            Err(_) => Err(last_errno()),
-            Ok(0) => Ok(0),
-            Ok(n) if n <= skip => Err(Errno::AGAIN),
-            Ok(n) => Ok(n - skip),
+        match received? {
+            0 => Ok(0),
+            n if n <= skip => Err(Errno::AGAIN),
+            n => Ok(n - skip),
         }
     }
 
-    /// Receives one datagram into the payload room of frame `index`. Returns its length, which is
-    /// greater than [`frame_room`](Self::frame_room) when the datagram was cut.
+    /// Receives one datagram into the payload room of the first frame, without its first `skip`
+    /// bytes (a header that was read before). Returns the length of the rest, which is greater than
+    /// [`frame_room`](Self::frame_room) when the datagram was cut.
     ///
     /// # Errors
-    /// What recvmsg(2) reports.
-    pub fn recv_datagram(&mut self, socket: BorrowedFd<'_>, index: usize) -> Result<u32, Errno> {
-        let frame = &self.list.frames[index];
-        let iovecs = &mut self.list.payload[frame.payload.clone()];
-        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = iovecs.as_mut_ptr().cast();
-        header.msg_iovlen = iovecs.len();
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        // SAFETY: as in `recv_stream`.
-        let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
-        u32::try_from(n).map_err(|_| last_errno())
+    /// What recvmsg(2) reports; `NOBUFS` when `skip` is more than the discard pieces cover.
+    pub fn recv_datagram(&mut self, socket: BorrowedFd<'_>, skip: u32) -> Result<u32, Errno> {
+        let first = self.arm_discard(skip as usize)?;
+        let last = self.list.frames[0].payload.end;
+        let n = recvmsg(socket, &mut self.list.payload[first..last], libc::MSG_TRUNC)?;
+        Ok(n.saturating_sub(skip))
     }
 
     /// Hands the first `done.len()` frames to the guest; the rest of the room goes back.
@@ -326,6 +311,19 @@ impl Drop for ToGuestLease<'_> {
             self.port.cancel(self.list);
         }
     }
+}
+
+/// One recvmsg(2) into the pieces of a lease.
+fn recvmsg(socket: BorrowedFd<'_>, pieces: &mut [GuestIovec], flags: i32) -> Result<u32, Errno> {
+    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = pieces.as_mut_ptr().cast();
+    header.msg_iovlen = pieces.len();
+    let flags = flags | libc::MSG_DONTWAIT;
+    // SAFETY: GuestIovec is a transparent iovec; each piece is mapped and writable while the lease
+    // lives, and the discard pieces point into the list's own scratch buffer.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    u32::try_from(n).map_err(|_| last_errno())
 }
 
 /// Copies `bytes` over consecutive pieces; returns how many bytes fitted.

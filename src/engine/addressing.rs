@@ -1,0 +1,81 @@
+//! Everything that addresses mean: what the guest was told, the mappings, the forwarding rules, and
+//! what was learned from the guest's traffic.
+
+use std::net::IpAddr;
+
+use crate::flow::fwd::{self, Mapping, Refused, RuleTable};
+use crate::flow::network::{Learned, Network};
+use crate::flow::side::Side;
+use crate::wire::build::HeaderTemplate;
+use crate::wire::ip::L4Protocol;
+use crate::wire::{DropReason, Mac};
+
+/// Network, mappings, rules, and what was learned.
+pub struct Addressing {
+    /// What the guest is told.
+    pub net: Network,
+    /// Mapped addresses.
+    pub map: Mapping,
+    /// Ports that are forwarded to the guest.
+    pub rules: RuleTable,
+    /// What the guest's traffic has told.
+    pub learned: Learned,
+}
+
+impl Addressing {
+    /// Nothing learned yet.
+    pub fn new(net: Network, map: Mapping, rules: RuleTable) -> Self {
+        let learned = fwd::initial(&net);
+        Self { net, map, rules, learned }
+    }
+
+    /// Our Ethernet address and the guest's.
+    pub fn macs(&self) -> (Mac, Mac) {
+        (self.net.our_mac, self.learned.mac)
+    }
+
+    /// Scope of link-local addresses on the host side.
+    pub fn scope_id(&self) -> u32 {
+        self.net.v6.as_ref().map_or(0, |v6| v6.scope_id)
+    }
+
+    /// Learns from a source Ethernet address.
+    pub fn learn_mac(&mut self, mac: Mac) {
+        if fwd::learn_mac(&mut self.learned, mac) {
+            log::info!("New guest MAC address observed: {mac}");
+        }
+    }
+
+    /// Learns from a source IP address. In local mode the guest's first link-local address also
+    /// becomes the one that it is assigned.
+    pub fn learn_address(&mut self, source: IpAddr) {
+        if !fwd::learn(&self.net, &mut self.learned, source) {
+            return;
+        }
+        log::debug!("guest address observed: {source}");
+        if let (Some(v6), IpAddr::V6(source)) = (&mut self.net.v6, source)
+            && v6.addr.is_none()
+            && source.is_unicast_link_local()
+        {
+            v6.addr = Some(source);
+        }
+    }
+
+    /// Headers of frames to the guest for a flow whose guest side is `side`.
+    pub fn template(&self, side: &Side, protocol: L4Protocol, flow_label: u32) -> HeaderTemplate {
+        let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
+        HeaderTemplate::new(self.macs(), source, destination, protocol, flow_label)
+    }
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::FamilyDisabled | Refused::FamilyMismatch => Self::FamilyDisabled,
+            Refused::ProtocolDisabled => Self::ProtocolDisabled,
+            Refused::PortZero => Self::PortZero,
+            Refused::NoRule => Self::NoRule,
+            _ => Self::ForbiddenAddress,
+        }
+    }
+}

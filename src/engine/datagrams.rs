@@ -1,0 +1,420 @@
+//! UDP and ICMP echo: pseudo-flows, each with a connected host socket. They share everything but the
+//! header in front of the payload.
+//!
+//! From the guest: one datagram, one sendmsg(2) straight from its buffers; a USO frame goes out as
+//! `UDP_SEGMENT`. To the guest: the length is peeked, just enough buffers are reserved, and the
+//! datagram is received into them. Without room it stays in the socket, whose queue is bounded by
+//! the kernel, and the flow waits for the link's word; without a link it is dropped and counted.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use passt_frame::{
+    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, GsoKind, Part, Reserve, ToGuest,
+    ToGuestLease,
+};
+use rustix::event::epoll::EventFlags;
+use rustix::net::sockopt;
+
+use super::Engine;
+use super::outbox::Outbox;
+use super::state::{DatagramState, FlowState, Protocol};
+use crate::flow::fwd::{self, Proto};
+use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::{DATAGRAMS_PER_TURN, MAX_UDP_PAYLOAD, MAX_UDP_SEGMENTS};
+use crate::sys::datagram;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::ip::{IpHead, L4Protocol};
+use crate::wire::l4::{self, UDP_HEADER_BYTES};
+
+/// Silence after which a one-way or question-and-answer UDP flow ends.
+const UDP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a flow in which both sides talk.
+const UDP_STREAM_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time without a request after which an echo flow ends.
+const PING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What became of the datagrams that waited in a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// None is left.
+    Empty,
+    /// More may be there; others get their turn first.
+    More,
+    /// The guest has no room; the rest waits.
+    NoRoom,
+}
+
+impl Engine {
+    /// A UDP datagram from the guest that no responder takes.
+    pub(super) fn udp_from_guest(
+        &mut self,
+        lease: &mut FromGuestLease<'_>,
+        index: usize,
+        ip: &IpHead,
+    ) -> Result<(), DropReason> {
+        let frame = &lease.frames()[index];
+        let head = ip.udp(frame.head())?;
+        let offset = ip.l4_offset as u32 + UDP_HEADER_BYTES;
+        let part = Part { frame: index, offset, len: head.payload_len };
+        let segment = frame.meta.gso.filter(|gso| gso.kind == GsoKind::Udp).map(|gso| gso.size);
+        let ports = (head.source_port, head.destination_port);
+        let id = self.datagram_flow(Proto::Udp, ip, ports)?;
+        self.send_datagram(lease, id, ip.hop_limit, part, segment)
+    }
+
+    /// An echo request from the guest.
+    pub(super) fn echo_from_guest(
+        &mut self,
+        lease: &mut FromGuestLease<'_>,
+        index: usize,
+        ip: &IpHead,
+    ) -> Result<(), DropReason> {
+        let echo = l4::parse_echo(ip.l4(lease.frames()[index].head())?);
+        let echo = echo.ok_or(DropReason::UnsupportedIcmp)?;
+        let v4 = ip.source.is_ipv4();
+        if echo.kind != if v4 { l4::ECHO_REQUEST_V4 } else { l4::ECHO_REQUEST_V6 } {
+            return Err(DropReason::UnsupportedIcmp);
+        }
+        let id = self.datagram_flow(Proto::Icmp, ip, (echo.identifier, echo.identifier))?;
+        let part = Part { frame: index, offset: ip.l4_offset as u32, len: ip.l4_len };
+        self.send_datagram(lease, id, 0, part, None)
+    }
+
+    /// The flow of a datagram from the guest, a new one if there is none.
+    fn datagram_flow(
+        &mut self,
+        proto: Proto,
+        ip: &IpHead,
+        (source_port, destination_port): (u16, u16),
+    ) -> Result<FlowId, DropReason> {
+        let side = Side {
+            pif: Pif::Tap,
+            ours: Endpoint::new(ip.destination, destination_port),
+            endpoint: Endpoint::new(ip.source, source_port),
+        };
+        match self.flows.find(ip.protocol, &side) {
+            Some(id) => Ok(id),
+            None => self.open_datagram_flow(proto, ip.protocol, side),
+        }
+    }
+
+    fn open_datagram_flow(
+        &mut self,
+        proto: Proto,
+        protocol: L4Protocol,
+        side: Side,
+    ) -> Result<FlowId, DropReason> {
+        self.flows.check_room(self.listeners.len())?;
+        let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+        let addressing = &self.addressing;
+        let target = fwd::to_host(&addressing.net, &addressing.map, proto, guest, remote)?;
+        let mut destination = target.destination;
+        let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
+        if transport == Transport::Ping {
+            destination.set_port(0);
+        }
+        let device = self.options.outbound_device(destination.ip());
+        let to = BindTo {
+            address: target.source,
+            interface: device.filter(|_| !destination.ip().is_loopback()),
+            freebind: false,
+            dual_stack: false,
+        };
+        let socket = outbound_socket(transport, &to).map_err(|errno| {
+            log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+            DropReason::SocketFailed
+        })?;
+        socket::connect(socket.as_fd(), destination).map_err(|errno| {
+            log::debug!("{transport:?} socket to {destination}: {errno}");
+            DropReason::SocketFailed
+        })?;
+        let state = DatagramState::new(self.now);
+        let protocol_state = match transport {
+            Transport::Ping => Protocol::Ping(state),
+            _ => Protocol::Udp(state),
+        };
+        let host = Side {
+            pif: Pif::Host,
+            ours: target.source.into(),
+            endpoint: target.destination.into(),
+        };
+        let flow = FlowState::new(socket, protocol_state);
+        self.add_datagram_flow([side, host], protocol, flow)
+    }
+
+    /// Adds a flow and starts its timeout.
+    pub(super) fn add_datagram_flow(
+        &mut self,
+        sides: [Side; 2],
+        protocol: L4Protocol,
+        state: FlowState,
+    ) -> Result<FlowId, DropReason> {
+        let id = self.flows.add(sides, protocol, state, EventFlags::IN)?;
+        log::debug!("{id:?} ({protocol:?}): {} => {}", sides[0], sides[1]);
+        self.flows.schedule(id, Some(self.now + UDP_TIMEOUT));
+        Ok(id)
+    }
+
+    fn send_datagram(
+        &mut self,
+        lease: &mut FromGuestLease<'_>,
+        id: FlowId,
+        hop_limit: u8,
+        part: Part,
+        segment: Option<u16>,
+    ) -> Result<(), DropReason> {
+        let now = self.now;
+        let flow = self.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+        let from = usize::from(flow.sides[0].pif != Pif::Tap);
+        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
+            return Err(DropReason::NoFlow);
+        };
+        state.touch(now, from);
+        let fd = flow.state.socket.as_fd();
+        if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
+            set_hop_limit(fd, flow.sides[0].endpoint.ip().is_ipv4(), hop_limit);
+        }
+        match send_one(lease, fd, part, segment) {
+            Ok(()) => Ok(()),
+            // An ICMP error to an earlier datagram is reported once and has nothing to do with
+            // this one; the error itself is relayed when its event comes.
+            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {
+                send_one(lease, fd, part, segment).map_err(|_| DropReason::SendFailed)
+            }
+            Err(Errno::MSGSIZE) => Err(DropReason::TooLarge),
+            Err(_) => Err(DropReason::SendFailed),
+        }
+    }
+
+    /// An event of a datagram flow's socket, or its turn to go on.
+    pub(super) fn serve_datagrams(&mut self, out: &mut dyn ToGuest, id: FlowId) {
+        self.relay_errors(out, id);
+        let Some(flow) = self.flows.table.get_mut(id) else { return };
+        let now = self.now;
+        let tap = usize::from(flow.sides[0].pif != Pif::Tap);
+        let side = flow.sides[tap];
+        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else { return };
+        let mut state = *state;
+        let udp = matches!(flow.state.protocol, Protocol::Udp(_));
+        let protocol = flow.state.l4(&flow.sides);
+        let template = self.addressing.template(&side, protocol, 0);
+        let fd = flow.state.fd();
+        let identifier = side.endpoint.port();
+        let drained = drain(|| {
+            let sent = if udp {
+                udp_to_guest(&mut self.outbox, out, fd, &template)
+            } else {
+                echo_to_guest(&mut self.outbox, out, fd, &template, identifier)
+            };
+            if udp && sent == Some(Drained::More) {
+                state.touch(now, 1 - tap);
+            }
+            sent
+        });
+        if let Protocol::Udp(stored) = &mut flow.state.protocol {
+            *stored = state;
+        }
+        match drained {
+            Drained::Empty => {}
+            Drained::More => self.flows.mark_ready(id),
+            Drained::NoRoom => self.flows.mark_starved(id),
+        }
+    }
+
+    /// The timer of a datagram flow: ends it if it was silent for long enough.
+    pub(super) fn datagram_timer(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.table.get(id) else { return };
+        let (timeout, state) = match &flow.state.protocol {
+            Protocol::Udp(state) if state.is_stream() => (UDP_STREAM_TIMEOUT, state),
+            Protocol::Udp(state) => (UDP_TIMEOUT, state),
+            Protocol::Ping(state) => (PING_TIMEOUT, state),
+            Protocol::Tcp(_) => return,
+        };
+        let deadline = state.active + timeout;
+        if deadline <= self.now {
+            log::debug!("{id:?}: idle, closing");
+            self.flows.remove(id);
+        } else {
+            self.flows.schedule(id, Some(deadline));
+        }
+    }
+}
+
+/// Calls `one` until the socket is empty, the guest has no room or the turn is over.
+pub(super) fn drain(mut one: impl FnMut() -> Option<Drained>) -> Drained {
+    for _ in 0..DATAGRAMS_PER_TURN {
+        match one() {
+            Some(Drained::More) => {}
+            Some(other) => return other,
+            None => return Drained::Empty,
+        }
+    }
+    Drained::More
+}
+
+/// Binds to the guest's own source port, or to any port where that is taken or privileged: the
+/// datagram gets through, and an answer finds its way back.
+fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
+    let socket = socket::bound(transport, to).or_else(|errno| {
+        let mut any_port = *to;
+        any_port.address.set_port(0);
+        match errno {
+            Errno::ADDRINUSE | Errno::ACCESS if to.address.port() != 0 => {
+                socket::bound(transport, &any_port)
+            }
+            _ => Err(errno),
+        }
+    })?;
+    datagram::report_errors(socket.as_fd(), to.address.is_ipv4())?;
+    Ok(socket)
+}
+
+fn set_hop_limit(fd: BorrowedFd<'_>, v4: bool, hops: u8) {
+    let result = if v4 {
+        sockopt::set_ip_ttl(fd, hops.into())
+    } else {
+        sockopt::set_ipv6_unicast_hops(fd, Some(hops))
+    };
+    if let Err(errno) = result {
+        log::debug!("cannot set hop limit {hops}: {errno}");
+    }
+}
+
+/// Sends one datagram. Where the kernel does not take so many segments at once, one by one.
+fn send_one(
+    lease: &mut FromGuestLease<'_>,
+    fd: BorrowedFd<'_>,
+    part: Part,
+    segment: Option<u16>,
+) -> Result<(), Errno> {
+    let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
+    let result = lease.send_datagram(fd, part, segment).map(|_| ());
+    let Some(size) = segment.map(u32::from) else { return result };
+    if !matches!(result, Err(Errno::INVAL | Errno::IO)) || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
+        return result;
+    }
+    for start in (0..part.len).step_by(size as usize) {
+        let len = size.min(part.len - start);
+        lease.send_datagram(fd, Part { offset: part.offset + start, len, ..part }, None)?;
+    }
+    Ok(())
+}
+
+/// Length of the next datagram; `Err` says how to go on without one.
+fn next_len(peeked: Result<u32, Errno>) -> Result<u32, Option<Drained>> {
+    match peeked {
+        Ok(len) => Ok(len),
+        // A pending ICMP error was reported and cleared by this call.
+        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {
+            Err(Some(Drained::More))
+        }
+        Err(_) => Err(None),
+    }
+}
+
+/// Room for a datagram with `len` bytes behind `header_len` bytes of headers. Without, either the
+/// datagram was dropped (`More`) or it stays in the socket (`NoRoom`).
+pub(super) fn room_for<'a>(
+    outbox: &'a mut Outbox,
+    out: &'a mut dyn ToGuest,
+    fd: BorrowedFd<'_>,
+    header_len: usize,
+    len: u32,
+) -> Result<ToGuestLease<'a>, Drained> {
+    let mut drop_one = |reason| {
+        outbox.drops.count(reason);
+        let _ = datagram::drop_one(fd);
+        Drained::More
+    };
+    if !out.caps().up {
+        return Err(drop_one(DropReason::LinkDown));
+    }
+    if len > MAX_UDP_PAYLOAD {
+        return Err(drop_one(DropReason::TooLarge));
+    }
+    let request = Reserve { header_len: header_len as u32, segment: len, bytes: len };
+    let lease = ToGuestLease::reserve(out, &mut outbox.list, request).ok_or(Drained::NoRoom)?;
+    if lease.frame_room(0) < len {
+        // A guest without mergeable buffers whose buffers are too small: it will never fit.
+        outbox.drops.count(DropReason::TooLarge);
+        let _ = datagram::drop_one(fd);
+        return Err(Drained::More);
+    }
+    Ok(lease)
+}
+
+/// How to finish the checksum at `field` bytes into the L4 header, whose payload was received.
+fn checksum(
+    lease: &ToGuestLease<'_>,
+    template: &HeaderTemplate,
+    len: u32,
+    field: u16,
+) -> (L4Checksum, FrameMeta) {
+    if lease.caps().partial_checksum {
+        let start = template.l3_bytes() as u16;
+        let checksum = Checksum::Partial { start, offset: field };
+        (L4Checksum::Partial, FrameMeta { checksum, gso: None })
+    } else {
+        let payload_sum = lease.payload_sum(0, len).folded();
+        (L4Checksum::Complete { payload_sum }, FrameMeta::default())
+    }
+}
+
+/// Moves one UDP datagram to the guest; `None` when there is none.
+pub(super) fn udp_to_guest(
+    outbox: &mut Outbox,
+    out: &mut dyn ToGuest,
+    fd: BorrowedFd<'_>,
+    template: &HeaderTemplate,
+) -> Option<Drained> {
+    let len = match next_len(datagram::peek_bytes(fd, &mut [])) {
+        Ok(len) => len,
+        Err(next) => return next,
+    };
+    let header_len = template.l3_bytes() + UDP_HEADER_BYTES as usize;
+    let mut lease = match room_for(outbox, out, fd, header_len, len) {
+        Ok(lease) => lease,
+        Err(next) => return Some(next),
+    };
+    let received = lease.recv_datagram(fd, 0).ok()?.min(len);
+    let (checksum, meta) = checksum(&lease, template, received, 6);
+    lease.put_header(0, &template.udp(received, checksum));
+    lease.commit(&[FrameDone { payload_len: received, meta }]);
+    Some(Drained::More)
+}
+
+/// Moves one echo reply to the guest, with the guest's identifier; `None` when there is none.
+fn echo_to_guest(
+    outbox: &mut Outbox,
+    out: &mut dyn ToGuest,
+    fd: BorrowedFd<'_>,
+    template: &HeaderTemplate,
+    identifier: u16,
+) -> Option<Drained> {
+    let mut head = [0; UDP_HEADER_BYTES as usize];
+    let len = match next_len(datagram::peek_bytes(fd, &mut head)) {
+        Ok(len) => len,
+        Err(next) => return next,
+    };
+    let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
+    if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || len < UDP_HEADER_BYTES {
+        outbox.drops.count(DropReason::UnsupportedIcmp);
+        let _ = datagram::drop_one(fd);
+        return Some(Drained::More);
+    }
+    let header_len = template.l3_bytes() + head.len();
+    let mut lease = match room_for(outbox, out, fd, header_len, len - UDP_HEADER_BYTES) {
+        Ok(lease) => lease,
+        Err(next) => return Some(next),
+    };
+    let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len - UDP_HEADER_BYTES);
+    let (checksum, meta) = checksum(&lease, template, received, 2);
+    head[4..6].copy_from_slice(&identifier.to_be_bytes());
+    lease.put_header(0, &template.echo(&mut head, received, checksum));
+    lease.commit(&[FrameDone { payload_len: received, meta }]);
+    Some(Drained::More)
+}

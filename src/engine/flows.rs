@@ -1,0 +1,257 @@
+//! The flows with everything that finds them: table, index, timers, and the lists of flows that have
+//! work to do. O(1) per event: nothing here walks over all flows.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::event::epoll;
+
+use super::state::{FlowState, Protocol};
+use super::token::Token;
+use crate::flow::index::{Index, Key};
+use crate::flow::side::{Pif, Side};
+use crate::flow::table::{Flow, FlowId, FlowTable};
+use crate::flow::timer::TimerWheel;
+use crate::limits::{MAX_FLOWS, MAX_HALF_OPEN, RESERVED_DESCRIPTORS};
+use crate::time::Timestamp;
+use crate::wire::ip::L4Protocol;
+use crate::wire::DropReason;
+
+/// Keys of the timer wheel above those of the flows.
+pub const ADVERTISEMENT_TIMER: u32 = MAX_FLOWS as u32;
+
+/// All flows of one worker.
+pub struct Flows {
+    /// The table.
+    pub table: FlowTable<FlowState>,
+    /// Finds flows by their sides.
+    pub index: Index,
+    /// One timer for each flow, and those of the engine itself.
+    pub timers: TimerWheel,
+    /// Flows with work for this turn.
+    ready: VecDeque<FlowId>,
+    /// Flows that wait for room in the guest's buffers.
+    starved: VecDeque<FlowId>,
+    /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
+    half_open: VecDeque<FlowId>,
+    half_open_count: usize,
+    epoll: Rc<OwnedFd>,
+    /// Sockets that flows may have open at a time.
+    max_sockets: usize,
+}
+
+impl Flows {
+    /// No flows. `max_descriptors` is the limit of open descriptors of the process.
+    pub fn new(epoll: Rc<OwnedFd>, secret: [u8; 16], now: Timestamp, max_descriptors: u64) -> Self {
+        let max_sockets = max_descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+        Self {
+            table: FlowTable::default(),
+            index: Index::new(secret),
+            timers: TimerWheel::new(MAX_FLOWS + 1, now),
+            ready: VecDeque::with_capacity(MAX_FLOWS),
+            starved: VecDeque::with_capacity(MAX_FLOWS),
+            half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
+            half_open_count: 0,
+            epoll,
+            max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Whether another flow may open a socket: the table has room and descriptors are left.
+    ///
+    /// # Errors
+    /// Which of both is exhausted.
+    pub fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
+        if self.table.len() + other_descriptors >= self.max_sockets {
+            return Err(DropReason::DescriptorsExhausted);
+        }
+        if self.table.len() >= MAX_FLOWS {
+            return Err(DropReason::FlowTableFull);
+        }
+        Ok(())
+    }
+
+    /// The flow that has `side`.
+    pub fn find(&self, protocol: L4Protocol, side: &Side) -> Option<FlowId> {
+        let key = Key { protocol, side: *side };
+        let same = |slot| {
+            let flow = self.table.id_of(slot).and_then(|id| self.table.get(id));
+            flow.is_some_and(|flow| flow.sides.contains(side) && flow.state.is(protocol))
+        };
+        let slot = self.index.find(&key, same)?;
+        self.table.id_of(slot)
+    }
+
+    /// Adds a flow and watches its socket for `events`, edge-triggered.
+    ///
+    /// # Errors
+    /// The reason why the flow could not be added; its socket is closed.
+    pub fn add(
+        &mut self,
+        sides: [Side; 2],
+        protocol: L4Protocol,
+        state: FlowState,
+        events: epoll::EventFlags,
+    ) -> Result<FlowId, DropReason> {
+        let new = self.table.allocate().ok_or(DropReason::FlowTableFull)?;
+        let targeted = new.initiate(sides[0]).target(sides[1]);
+        let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
+        epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
+            .map_err(|_| DropReason::DescriptorsExhausted)?;
+        let id = targeted.activate(state);
+        for side in indexed(&sides, protocol) {
+            self.index.insert(&Key { protocol, side: *side }, id.slot());
+        }
+        Ok(id)
+    }
+
+    /// Arms the socket's events again: reports what is ready now, and tells the kernel that we wait
+    /// for room if the send buffer is full.
+    pub fn rearm(&self, id: FlowId, flow: &Flow<FlowState>, events: epoll::EventFlags) {
+        let data = epoll::EventData::new_u64(Token::Flow(id).to_bits());
+        let events = events | epoll::EventFlags::ET;
+        if let Err(errno) = epoll::modify(&*self.epoll, &flow.state.socket, data, events) {
+            log::error!("{id:?}: cannot watch its socket: {errno}");
+        }
+    }
+
+    /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
+    pub fn remove(&mut self, id: FlowId) {
+        let Some(flow) = self.table.remove(id) else { return };
+        let protocol = flow.state.l4(&flow.sides);
+        for side in indexed(&flow.sides, protocol) {
+            self.index.remove(&Key { protocol, side: *side }, id.slot());
+        }
+        self.timers.cancel(id.slot());
+        if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
+            self.half_open_count -= 1;
+        }
+    }
+
+    /// Puts a flow on the list for this turn, once.
+    pub fn mark_ready(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !std::mem::replace(&mut flow.state.ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Number of flows on the list for this turn.
+    pub fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes the next flow of this turn.
+    pub fn next_ready(&mut self) -> Option<FlowId> {
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.state.ready = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Puts a flow on the list of those that wait for room in the guest's buffers, once.
+    pub fn mark_starved(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !std::mem::replace(&mut flow.state.starved, true)
+        {
+            self.starved.push_back(id);
+        }
+    }
+
+    /// There is room again: calls `visit` for each flow that waited, and lists it for this turn.
+    pub fn feed_starved(&mut self, mut visit: impl FnMut(&mut FlowState)) {
+        for _ in 0..self.starved.len() {
+            let Some(id) = self.starved.pop_front() else { break };
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.state.starved = false;
+                visit(&mut flow.state);
+                self.mark_ready(id);
+            }
+        }
+    }
+
+    /// Notes a TCP flow whose handshake begins. Returns the oldest such flow when there are too many
+    /// now: it is to give way.
+    pub fn begin_handshake(&mut self, id: FlowId) -> Option<FlowId> {
+        if let Some(flow) = self.table.get_mut(id)
+            && let Protocol::Tcp(tcp) = &mut flow.state.protocol
+        {
+            tcp.half_open = true;
+            self.half_open_count += 1;
+        }
+        if self.half_open.len() >= 2 * MAX_HALF_OPEN {
+            let table = &self.table;
+            self.half_open.retain(|&id| is_half_open(table, id));
+        }
+        self.half_open.push_back(id);
+        if self.half_open_count <= MAX_HALF_OPEN {
+            return None;
+        }
+        while let Some(oldest) = self.half_open.pop_front() {
+            if is_half_open(&self.table, oldest) {
+                return Some(oldest);
+            }
+        }
+        None
+    }
+
+    /// Notes that the handshake of a TCP flow has finished.
+    pub fn end_handshake(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id)
+            && let Protocol::Tcp(tcp) = &mut flow.state.protocol
+            && std::mem::replace(&mut tcp.half_open, false)
+        {
+            self.half_open_count -= 1;
+        }
+    }
+
+    /// Makes the wheel look at a flow at `deadline` or earlier. A deadline that only moves later
+    /// leaves the wheel alone.
+    pub fn schedule(&mut self, id: FlowId, deadline: Option<Timestamp>) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let Some(deadline) = deadline else { return };
+        if flow.state.scheduled.is_none_or(|scheduled| deadline < scheduled) {
+            flow.state.scheduled = Some(deadline);
+            self.timers.set(id.slot(), deadline);
+        }
+    }
+}
+
+/// The sides that a flow is found by: the guest's; and the host's of an inbound UDP flow, whose
+/// datagrams may still arrive on the listening socket. A host side that the kernel fills in is the
+/// same for many flows and would make one long chain of the index.
+fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
+    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif == Pif::Host;
+    sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
+}
+
+fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
+    let state = table.get(id).map(|flow| &flow.state.protocol);
+    matches!(state, Some(Protocol::Tcp(tcp)) if tcp.half_open)
+}
+
+impl FlowState {
+    /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
+    fn is(&self, protocol: L4Protocol) -> bool {
+        match self.protocol {
+            Protocol::Tcp(_) => protocol == L4Protocol::Tcp,
+            Protocol::Udp(_) => protocol == L4Protocol::Udp,
+            Protocol::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
+        }
+    }
+
+    /// The L4 protocol of the flow.
+    pub fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
+        match self.protocol {
+            Protocol::Tcp(_) => L4Protocol::Tcp,
+            Protocol::Udp(_) => L4Protocol::Udp,
+            Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
+            Protocol::Ping(_) => L4Protocol::Icmpv6,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! ICMP errors from the host for UDP flows, relayed to the guest: same type and code, the datagram
+//! quoted as the guest sent it (RFC 792, RFC 1191, RFC 4443). A UDP application in the guest sees
+//! "connection refused" as it would on the host.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use arrayvec::ArrayVec;
+use passt_frame::ToGuest;
+use rustix::net::sockopt;
+
+use super::Engine;
+use super::addressing::Addressing;
+use super::state::Protocol;
+use crate::flow::fwd;
+use crate::flow::side::{Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::ERRORS_PER_TURN;
+use crate::sys::datagram::{self, QueuedError};
+use crate::wire::DropReason;
+use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
+use crate::wire::eth;
+use crate::wire::ip::L4Protocol;
+
+/// Bytes of payload quoted in an ICMP error (RFC 792: 64 bits).
+const QUOTE_V4: usize = 8;
+/// Bytes of an ICMPv6 error with its quote, so that the packet has at most 1,280 bytes.
+const MESSAGE_V6: usize = 1280 - 40;
+
+type Message = ArrayVec<u8, MESSAGE_V6>;
+
+impl Engine {
+    /// Empties the error queue of a flow's socket.
+    pub(super) fn relay_errors(&mut self, out: &mut dyn ToGuest, id: FlowId) {
+        let Some(flow) = self.flows.table.get(id) else { return };
+        let relay = matches!(flow.state.protocol, Protocol::Udp(_));
+        let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
+        let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
+        let fd = flow.state.socket.as_fd();
+        if !has_error(fd) {
+            return;
+        }
+        let mut payload = [0; MESSAGE_V6];
+        for _ in 0..ERRORS_PER_TURN {
+            let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
+            if !relay {
+                continue;
+            }
+            let quote = &payload[..error.payload_len];
+            match answer(&self.addressing, &side, peer, &error, quote) {
+                Some((from, mut message)) => {
+                    let to = SocketAddr::new(side.endpoint.ip(), 0);
+                    self.outbox.icmp(out, self.addressing.macs(), from, to, &mut message);
+                }
+                None => self.outbox.drops.count(DropReason::UntranslatableError),
+            }
+        }
+    }
+}
+
+/// Whether an error is pending; reading it also clears it for the next call on the socket.
+fn has_error(fd: BorrowedFd<'_>) -> bool {
+    !matches!(sockopt::socket_error(fd), Ok(Ok(())))
+}
+
+/// The error message for the guest and the address it comes from.
+fn answer(
+    addressing: &Addressing,
+    side: &Side,
+    peer: IpAddr,
+    error: &QueuedError,
+    payload: &[u8],
+) -> Option<(SocketAddr, Message)> {
+    let (kind, offender) = (error.kind?, error.offender?);
+    let from = if offender == peer {
+        side.ours.ip()
+    } else {
+        fwd::source_for_guest(&addressing.net, &addressing.map, &addressing.learned, offender)?
+    };
+    if from.is_ipv4() != side.ours.ip().is_ipv4() {
+        return None;
+    }
+    let mut message = Message::new();
+    message.try_extend_from_slice(&[kind, error.code, 0, 0]).ok()?;
+    let mtu = mtu_field(from.is_ipv4(), kind, error.code, error.info);
+    message.try_extend_from_slice(&mtu.to_be_bytes()).ok()?;
+    // The quoted datagram went from the guest to us.
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let template = HeaderTemplate::new(addressing.macs(), guest, remote, L4Protocol::Udp, 0);
+    let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
+    let quoted = template.udp(payload.len() as u32, checksum);
+    message.try_extend_from_slice(&quoted[eth::HEADER_BYTES..]).ok()?;
+    let room = if from.is_ipv4() { QUOTE_V4 } else { message.remaining_capacity() };
+    message.try_extend_from_slice(&payload[..payload.len().min(room)]).ok()?;
+    Some((SocketAddr::new(from, 0), message))
+}
+
+/// The four bytes behind the checksum: the MTU where the type has one, else zero.
+fn mtu_field(v4: bool, kind: u8, code: u8, info: u32) -> u32 {
+    match (v4, kind, code) {
+        (true, 3, 4) => info & 0xffff,
+        (false, 2, _) => info,
+        _ => 0,
+    }
+}

@@ -1,0 +1,287 @@
+//! Listening sockets: one for each port of each forwarding rule. A TCP connection or the first UDP
+//! datagram on one of them starts a flow toward the guest.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::{Errno, ToGuest};
+use rustix::event::epoll;
+use rustix::net as rnet;
+
+use super::Engine;
+use super::datagrams::{Drained, drain, udp_to_guest};
+use super::state::{DatagramState, FlowState, Protocol};
+use super::token::Token;
+use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule};
+use crate::flow::side::{Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::ACCEPTS_PER_TURN;
+use crate::sys::datagram::{self, Waiting};
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+/// Connections that the kernel holds for us until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// One listening socket.
+pub struct Listener {
+    socket: OwnedFd,
+    rule: usize,
+    port: u16,
+    /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
+    waiting: bool,
+}
+
+/// Why not all ports could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A port of a rule that must listen on all of its ports.
+    #[error(
+        "Listen failed for HOST {rule}: port {port}: {errno} (Failed to bind port {port}).\n\
+         Couldn't listen on requested ports; choose another port{hint}"
+    )]
+    Port {
+        /// The rule, as text.
+        rule: String,
+        /// The port.
+        port: u16,
+        /// What bind(2) or listen(2) said.
+        errno: Errno,
+        /// How to cure it.
+        hint: &'static str,
+    },
+    /// A rule of which no port could be opened.
+    #[error("All listens failed for HOST {0}: choose other ports, or stop the program that has them")]
+    All(String),
+}
+
+impl Engine {
+    /// Opens the listening sockets of all rules.
+    ///
+    /// # Errors
+    /// The first port that must be opened and could not.
+    pub fn listen(&mut self) -> Result<(), ListenError> {
+        let rules = self.addressing.rules.rules().to_vec();
+        let mut outcomes = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            outcomes.push(self.listen_rule(index, rule)?);
+        }
+        match self.addressing.rules.starved(&outcomes) {
+            Some(rule) => Err(ListenError::All(rule.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn listen_rule(&mut self, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
+        let mut outcome = Outcome::default();
+        for port in rule.first..=rule.last {
+            match self.listen_port(index, rule, port) {
+                Ok(()) => outcome.opened(),
+                Err(errno) if rule.weak => {
+                    log::debug!("Listen failed for HOST {rule}: port {port}: {errno}");
+                    outcome.failed(errno == Errno::ACCESS);
+                }
+                Err(errno) => {
+                    let hint = match errno {
+                        Errno::ACCESS => ", or lower net.ipv4.ip_unprivileged_port_start",
+                        Errno::ADDRNOTAVAIL => ", or an address that this host has (or --freebind)",
+                        _ => ", or stop the program that has it",
+                    };
+                    return Err(ListenError::Port { rule: rule.to_string(), port, errno, hint });
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn listen_port(&mut self, index: usize, rule: &Rule, port: u16) -> Result<(), Errno> {
+        let tcp = rule.proto == Proto::Tcp;
+        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+        let (address, dual_stack): (IpAddr, bool) = match rule.listen {
+            ListenAddr::Dual => (std::net::Ipv6Addr::UNSPECIFIED.into(), true),
+            ListenAddr::V4(v4) => (v4.into(), false),
+            ListenAddr::V6(v6) => (v6.into(), false),
+        };
+        let to = BindTo {
+            address: SocketAddr::new(address, port),
+            interface: rule.interface.as_ref().map(|name| name.as_str()),
+            freebind: self.options.freebind,
+            dual_stack,
+        };
+        let socket = socket::bound(transport, &to)?;
+        if tcp {
+            rnet::listen(&socket, BACKLOG)?;
+        } else {
+            datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
+        }
+        let token = Token::Listener(self.listeners.len() as u32);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&*self.epoll, &socket, data, events)?;
+        self.listeners.push(Listener { socket, rule: index, port, waiting: false });
+        Ok(())
+    }
+
+    /// A listening socket is readable, or may go on after it had to wait.
+    pub(super) fn serve_listener(&mut self, out: &mut dyn ToGuest, index: u32) {
+        let Some(listener) = self.listeners.get_mut(index as usize) else { return };
+        listener.waiting = false;
+        let proto = self.addressing.rules.rules()[listener.rule].proto;
+        let drained = match proto {
+            Proto::Tcp => self.accept_some(index as usize),
+            _ => self.receive_some(out, index as usize),
+        };
+        match drained {
+            Drained::Empty => {}
+            Drained::More => self.ready_listeners.push_back(index),
+            Drained::NoRoom => {
+                self.listeners[index as usize].waiting = true;
+                self.waiting_listeners += 1;
+            }
+        }
+    }
+
+    /// Lists all listening sockets that had to wait for this turn: a flow has ended, or the guest has
+    /// room again. Costs nothing while none waits.
+    pub(super) fn wake_listeners(&mut self) {
+        if self.waiting_listeners == 0 {
+            return;
+        }
+        self.waiting_listeners = 0;
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if std::mem::take(&mut listener.waiting) {
+                self.ready_listeners.push_back(index as u32);
+            }
+        }
+    }
+
+    fn accept_some(&mut self, index: usize) -> Drained {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if let Err(reason) = self.flows.check_room(self.listeners.len()) {
+                self.outbox.drops.count(reason);
+                return Drained::NoRoom;
+            }
+            let listener = &self.listeners[index];
+            match socket::accept(listener.socket.as_fd()) {
+                Ok((socket, peer)) => {
+                    let rule = self.addressing.rules.rules()[listener.rule];
+                    self.accepted(socket, peer, &rule);
+                }
+                Err(Errno::AGAIN) => return Drained::Empty,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.outbox.drops.count(DropReason::DescriptorsExhausted);
+                    return Drained::NoRoom;
+                }
+                // The connection is gone again, or never was one for us: go on with the next.
+                Err(errno) => log::debug!("accept on port {}: {errno}", listener.port),
+            }
+        }
+        Drained::More
+    }
+
+    /// The guest's side and our side of what `peer` sent to `local`.
+    pub(super) fn inbound_sides(
+        &self,
+        rule: &Rule,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<[Side; 2], DropReason> {
+        let addressing = &self.addressing;
+        let (net, map, learned) = (&addressing.net, &addressing.map, &addressing.learned);
+        let GuestSide { source, destination } =
+            fwd::to_guest(net, map, learned, rule, peer, local).map_err(|refused| {
+                log::debug!("No rules to forward HOST {peer} -> {local}: {refused}");
+                DropReason::from(refused)
+            })?;
+        let host = Side { pif: Pif::Host, ours: local.into(), endpoint: peer.into() };
+        let tap = Side { pif: Pif::Tap, ours: source.into(), endpoint: destination.into() };
+        Ok([host, tap])
+    }
+
+    fn receive_some(&mut self, out: &mut dyn ToGuest, index: usize) -> Drained {
+        drain(|| self.receive_one(out, index))
+    }
+
+    /// Forwards the datagram at the head of a listening socket's queue.
+    fn receive_one(&mut self, out: &mut dyn ToGuest, index: usize) -> Option<Drained> {
+        let listener = &self.listeners[index];
+        let rule = self.addressing.rules.rules()[listener.rule];
+        let waiting = match datagram::peek(listener.socket.as_fd()) {
+            Ok(waiting) => waiting,
+            Err(Errno::AGAIN) => return None,
+            Err(errno) => {
+                log::debug!("UDP port {}: {errno}", listener.port);
+                return Some(Drained::More);
+            }
+        };
+        let flow = self.inbound_flow(&rule, &waiting, listener.port);
+        let fd = self.listeners[index].socket.as_fd();
+        let id = match flow {
+            Ok(id) => id,
+            Err(reason) => {
+                self.outbox.drops.count(reason);
+                let _ = datagram::drop_one(fd);
+                return Some(Drained::More);
+            }
+        };
+        let flow = self.flows.table.get_mut(id)?;
+        let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
+        if let Protocol::Udp(state) = &mut flow.state.protocol {
+            state.touch(self.now, 1 - tap);
+        }
+        let template = self.addressing.template(&flow.sides[tap], L4Protocol::Udp, 0);
+        udp_to_guest(&mut self.outbox, out, fd, &template)
+    }
+
+    /// The flow of a datagram on a listening socket, a new one if there is none.
+    fn inbound_flow(
+        &mut self,
+        rule: &Rule,
+        waiting: &Waiting,
+        port: u16,
+    ) -> Result<FlowId, DropReason> {
+        let peer = waiting.source;
+        let local = match (waiting.destination, rule.listen) {
+            (Some(address), _) => SocketAddr::new(address, port),
+            (None, ListenAddr::V4(v4)) => SocketAddr::new(v4.into(), port),
+            (None, ListenAddr::V6(v6)) => SocketAddr::new(v6.into(), port),
+            (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
+        };
+        let host = Side { pif: Pif::Host, ours: local.into(), endpoint: peer.into() };
+        if let Some(id) = self.flows.find(L4Protocol::Udp, &host) {
+            return Ok(id);
+        }
+        let sides = self.inbound_sides(rule, peer, local)?;
+        if let Some(id) = self.flows.find(L4Protocol::Udp, &sides[1]) {
+            return Ok(id);
+        }
+        self.flows.check_room(self.listeners.len())?;
+        let socket = self.inbound_socket(rule, local, peer).map_err(|errno| {
+            log::debug!("no UDP socket from {local} to {peer}: {errno}");
+            DropReason::SocketFailed
+        })?;
+        let state = Protocol::Udp(DatagramState::new(self.now));
+        self.add_datagram_flow(sides, L4Protocol::Udp, FlowState::new(socket, state))
+    }
+
+    /// A socket of the flow's own, so that the kernel gives it what `peer` sends from now on.
+    fn inbound_socket(
+        &self,
+        rule: &Rule,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<OwnedFd, Errno> {
+        let scope = self.addressing.scope_id();
+        let to = BindTo {
+            address: crate::flow::side::Endpoint::from(local).with_scope(scope),
+            interface: rule.interface.as_ref().map(|name| name.as_str()),
+            freebind: self.options.freebind,
+            dual_stack: false,
+        };
+        let socket = socket::bound(Transport::Udp, &to)?;
+        datagram::report_errors(socket.as_fd(), local.is_ipv4())?;
+        socket::connect(socket.as_fd(), peer)?;
+        Ok(socket)
+    }
+}

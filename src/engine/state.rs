@@ -1,0 +1,98 @@
+//! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
+//! which work list it waits on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::flow::tcp::Conn;
+use crate::time::Timestamp;
+
+/// State of a flow.
+pub struct FlowState {
+    /// The host socket.
+    pub socket: OwnedFd,
+    /// Already on the list of flows to serve in this turn.
+    pub ready: bool,
+    /// Already on the list of flows that wait for room in the guest's buffers.
+    pub starved: bool,
+    /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
+    pub scheduled: Option<Timestamp>,
+    /// What the protocol keeps.
+    pub protocol: Protocol,
+}
+
+impl FlowState {
+    /// State of a new flow.
+    pub fn new(socket: OwnedFd, protocol: Protocol) -> Self {
+        Self { socket, ready: false, starved: false, scheduled: None, protocol }
+    }
+
+    /// The socket.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What a protocol keeps.
+pub enum Protocol {
+    /// TCP.
+    Tcp(TcpState),
+    /// UDP.
+    Udp(DatagramState),
+    /// ICMP echo.
+    Ping(DatagramState),
+}
+
+/// A TCP connection.
+pub struct TcpState {
+    /// The machine.
+    pub conn: Conn,
+    /// Where the socket peeks.
+    pub peek: PeekOffset,
+    /// Bytes that the last read got: how much room to reserve for the next.
+    pub last_read: u32,
+    /// The handshake of the host socket has not finished.
+    pub connecting: bool,
+    /// The flow is on the list of half-open flows.
+    pub half_open: bool,
+}
+
+/// Where `MSG_PEEK` starts on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeekOffset {
+    /// The kernel has no peek offset for TCP (before 6.9): what was sent already is read again
+    /// and thrown away.
+    Unsupported,
+    /// Not set yet.
+    Unset,
+    /// This many bytes behind the head of the queue.
+    At(u32),
+}
+
+/// A UDP or echo pseudo-flow.
+#[derive(Clone, Copy, Debug)]
+pub struct DatagramState {
+    /// Last datagram in either direction (UDP) or last request (echo).
+    pub active: Timestamp,
+    /// Datagrams from the side that started the flow, and from the other; saturating.
+    pub counts: [u8; 2],
+    /// Hop limit set on the socket; 0 for the default.
+    pub hop_limit: u8,
+}
+
+impl DatagramState {
+    /// A flow that starts now.
+    pub fn new(now: Timestamp) -> Self {
+        Self { active: now, counts: [0; 2], hop_limit: 0 }
+    }
+
+    /// Notes a datagram from side `side`.
+    pub fn touch(&mut self, now: Timestamp, side: usize) {
+        self.active = now;
+        self.counts[side] = self.counts[side].saturating_add(1);
+    }
+
+    /// Whether both sides talk, and one of them more than once: a stream of datagrams.
+    pub fn is_stream(&self) -> bool {
+        self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1)
+    }
+}

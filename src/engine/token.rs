@@ -1,0 +1,76 @@
+//! What an epoll event is about, packed into its 64 bits of data: kind in the top byte.
+
+use crate::flow::table::{FLOW_ID_BITS, FlowId};
+
+/// The source of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// The socket of a flow.
+    Flow(FlowId),
+    /// A descriptor of the link.
+    Link(u16),
+    /// A listening socket, by index.
+    Listener(u32),
+    /// The socket on which clients of the link connect.
+    Clients,
+    /// The signal descriptor.
+    Signals,
+}
+
+const KIND_SHIFT: u32 = 56;
+const FLOW: u64 = 0;
+const LINK: u64 = 1;
+const LISTENER: u64 = 2;
+const CLIENTS: u64 = 3;
+const SIGNALS: u64 = 4;
+
+/// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
+pub const LINK_BASE: u64 = LINK << KIND_SHIFT;
+
+const _: () = assert!(FLOW_ID_BITS <= KIND_SHIFT);
+
+impl Token {
+    /// The data of an event.
+    pub fn to_bits(self) -> u64 {
+        match self {
+            Self::Flow(id) => FLOW << KIND_SHIFT | id.to_bits(),
+            Self::Link(token) => LINK_BASE | u64::from(token),
+            Self::Listener(index) => LISTENER << KIND_SHIFT | u64::from(index),
+            Self::Clients => CLIENTS << KIND_SHIFT,
+            Self::Signals => SIGNALS << KIND_SHIFT,
+        }
+    }
+
+    /// The inverse; `None` for bits that this program never registers.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let value = bits & ((1 << KIND_SHIFT) - 1);
+        match bits >> KIND_SHIFT {
+            FLOW => Some(Self::Flow(FlowId::from_bits(value))),
+            LINK => Some(Self::Link(value as u16)),
+            LISTENER => Some(Self::Listener(value as u32)),
+            CLIENTS => Some(Self::Clients),
+            SIGNALS => Some(Self::Signals),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_way_through_epoll() {
+        let tokens = [
+            Token::Flow(FlowId::from_bits(0x1234_5678_9abc)),
+            Token::Link(0xffff),
+            Token::Listener(70_000),
+            Token::Clients,
+            Token::Signals,
+        ];
+        for token in tokens {
+            assert_eq!(Token::from_bits(token.to_bits()), Some(token));
+        }
+        assert_eq!(Token::from_bits(u64::MAX), None);
+    }
+}
