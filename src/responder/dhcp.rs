@@ -5,6 +5,7 @@
 //! Rapid Commit (RFC 4039) shortens the exchange to one round trip. The magic cookie is echoed,
 //! not judged. Relay fields are echoed too, but the answer always goes to the guest itself.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
@@ -53,18 +54,19 @@ pub enum Kind {
     Bootp,
 }
 
-impl Kind {
-    /// The line to log.
-    #[must_use]
-    pub const fn describe(self) -> &'static str {
-        match self {
+/// The line to log.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Offer => "DHCP: offer to discover",
             Self::AckRapidCommit => "DHCP: ack to discover (Rapid Commit)",
             Self::Ack => "DHCP: ack to request",
             Self::Bootp => "BOOTP: ack to request",
-        }
+        })
     }
+}
 
+impl Kind {
     /// The message type of the answer, option 53.
     const fn message_type(self) -> u8 {
         match self {

@@ -109,10 +109,8 @@ pub fn append<const N: usize>(
     let search: Value = labels::compressed_list(search_domains(facts.net));
     let listed = parameters.unwrap_or_default();
     let type_first = parameters.is_some() && !listed.contains(&CODE_TYPE);
-    let unlisted =
-        ALL.iter().filter(|code| !listed.contains(code) && !(type_first && **code == CODE_TYPE));
-
     let first = type_first.then_some(&CODE_TYPE);
+    let unlisted = ALL.iter().filter(|code| !listed.contains(code) && first != Some(*code));
     for &code in first.into_iter().chain(listed).chain(unlisted) {
         let value = if code == CODE_SEARCH {
             (!search.is_empty()).then(|| search.clone())
@@ -122,7 +120,8 @@ pub fn append<const N: usize>(
         if let Some(value) = value
             && message.len() + 2 + value.len() <= end
         {
-            put(message, &[code, u8::try_from(value.len()).unwrap_or(u8::MAX)]);
+            let len = u8::try_from(value.len()).expect("a value has at most 255 bytes");
+            put(message, &[code, len]);
             put(message, &value);
         }
     }

@@ -20,6 +20,7 @@
 pub mod arp;
 pub mod dhcp;
 mod dhcp_options;
+pub mod dhcpv6;
 pub mod labels;
 pub mod ndp;
 

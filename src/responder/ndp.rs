@@ -6,6 +6,7 @@
 //! autoconfiguration and point at DHCPv6 for addresses. All messages are sent from our link-local
 //! address with hop limit 255; the engine fills the checksum.
 
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -83,16 +84,15 @@ pub enum Kind {
     NeighborSolicitation,
 }
 
-impl Kind {
-    /// The line to log.
-    #[must_use]
-    pub const fn describe(self) -> &'static str {
-        match self {
+/// The line to log.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::NeighborAdvertisement => "NDP: received NS, sending NA",
             Self::RouterAdvertisement => "NDP: received RS, sending RA",
             Self::UnsolicitedRouterAdvertisement => "NDP: sending unsolicited RA",
             Self::NeighborSolicitation => "NDP: sending initial NS",
-        }
+        })
     }
 }
 

@@ -86,7 +86,7 @@ fn each_message_gets_its_answer() {
     for (asked, kind, message_type, line) in cases {
         let reply = reply(&network(), asked);
         assert_eq!(reply.kind, kind);
-        assert_eq!(reply.kind.describe(), line);
+        assert_eq!(reply.kind.to_string(), line);
         let options = options(&network(), asked);
         assert!(options.contains(&(CODE_TYPE, vec![message_type])), "{line}");
         let rapid_commit = options.contains(&(CODE_RAPID_COMMIT, vec![]));

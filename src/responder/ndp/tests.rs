@@ -54,7 +54,7 @@ fn rfc4861_7_2_4_a_solicitation_is_answered() {
     assert_eq!(reply.message.to_vec(), expected);
     assert_eq!(reply.destination, GUEST_LINK_LOCAL);
     assert_eq!(reply.kind, Kind::NeighborAdvertisement);
-    assert_eq!(reply.kind.describe(), "NDP: received NS, sending NA");
+    assert_eq!(reply.kind.to_string(), "NDP: received NS, sending NA");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn rfc4861_6_2_6_a_router_solicitation_is_answered_to_its_source() {
     let expected = [RA_HEAD, RA_PREFIX, RA_LINK_LAYER, RA_MTU, RA_RDNSS].concat();
     assert_eq!(reply.message.to_vec(), hex(&expected));
     assert_eq!(reply.destination, GUEST_LINK_LOCAL);
-    assert_eq!(reply.kind.describe(), "NDP: received RS, sending RA");
+    assert_eq!(reply.kind.to_string(), "NDP: received RS, sending RA");
 }
 
 #[test]
