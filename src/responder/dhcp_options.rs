@@ -8,9 +8,8 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 
-use super::{labels, put, search_domains};
+use super::{Ignored, labels, put, search_domains};
 use crate::flow::network::{Ipv4Net, Network};
-use crate::responder::Ignored;
 
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
 pub const MAX_LEN: usize = 307;

@@ -68,7 +68,9 @@ fn rfc5227_2_1_1_probe_for_the_assigned_address_gets_no_answer() {
 
 #[test]
 fn probe_for_another_address_is_answered() {
-    assert!(answer(&network(), &request([0; 4], [192, 0, 2, 9])).is_ok());
+    for target in [[192, 0, 2, 9], [0; 4]] {
+        assert!(answer(&network(), &request([0; 4], target)).is_ok());
+    }
 }
 
 #[test]

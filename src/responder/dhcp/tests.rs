@@ -339,6 +339,17 @@ fn truncated_options_are_malformed() {
 }
 
 #[test]
+fn a_cut_anywhere_in_the_options_is_malformed_unless_between_two() {
+    let bytes = request("35 01 01 3d 03 010203 50 00 37 02 0103 ff");
+    let between = [0, 3, 8, 10, 14];
+    for len in 0..bytes.len() - FIXED_LEN {
+        let reply = answer(&network(), &bytes[..FIXED_LEN + len]);
+        assert_eq!(reply.is_ok(), between.contains(&len), "{len} bytes");
+        assert!(reply.is_ok() || reply == Err(Ignored::Malformed));
+    }
+}
+
+#[test]
 fn a_truncated_fixed_part_is_malformed() {
     let bytes = request("35 01 01 ff");
     for len in 0..FIXED_LEN {
