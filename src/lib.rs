@@ -3,5 +3,6 @@
 pub mod flow;
 pub mod limits;
 pub mod sys;
+pub mod responder;
 pub mod time;
 pub mod wire;

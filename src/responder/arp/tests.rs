@@ -1,0 +1,131 @@
+//! ARP answers byte for byte, and who gets none.
+
+use proptest::prelude::*;
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
+
+use super::*;
+use crate::responder::testing::*;
+
+/// A request of the guest at `sender` for `target`.
+fn request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut bytes = hex("0001 0800 06 04 0001 525400123456");
+    bytes.extend(sender);
+    bytes.extend([0; 6]);
+    bytes.extend(target);
+    bytes
+}
+
+#[test]
+fn a_request_is_answered_with_our_mac() {
+    let reply = answer(&network(), &request([192, 0, 2, 2], [192, 0, 2, 1]));
+    let expected = hex("0001 0800 06 04 0002 9a559a559a55 c0000201 525400123456 c0000202");
+    assert_eq!(reply.expect("an answer").to_vec(), expected);
+}
+
+#[test]
+fn smoltcp_reads_the_answer() {
+    let reply = answer(&network(), &request([192, 0, 2, 2], [198, 51, 100, 9])).expect("an answer");
+    let packet = ArpPacket::new_checked(&reply[..]).expect("whole");
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_hardware_addr,
+        target_protocol_addr,
+    } = ArpRepr::parse(&packet).expect("valid")
+    else {
+        panic!("not Ethernet and IPv4");
+    };
+    assert_eq!(operation, ArpOperation::Reply);
+    assert_eq!(source_hardware_addr.0, Mac::OURS.0);
+    assert_eq!(source_protocol_addr, Ipv4Addr::new(198, 51, 100, 9));
+    assert_eq!(target_hardware_addr.0, GUEST_MAC.0);
+    assert_eq!(target_protocol_addr, GUEST_V4);
+}
+
+#[test]
+fn any_target_is_here() {
+    for target in [[10, 0, 0, 1], [203, 0, 113, 7], [0, 0, 0, 0], [255; 4]] {
+        let reply = answer(&network(), &request([192, 0, 2, 2], target)).expect("an answer");
+        assert_eq!(reply[14..18], target);
+    }
+}
+
+#[test]
+fn ethernet_padding_is_ignored() {
+    let mut padded = request([192, 0, 2, 2], [192, 0, 2, 1]);
+    let reply = answer(&network(), &padded);
+    padded.resize(46, 0);
+    assert_eq!(answer(&network(), &padded), reply);
+    assert!(reply.is_ok());
+}
+
+#[test]
+fn rfc5227_2_1_1_probe_for_the_assigned_address_gets_no_answer() {
+    let probe = request([0; 4], GUEST_V4.octets());
+    assert_eq!(answer(&network(), &probe), Err(Ignored::NotForUs));
+}
+
+#[test]
+fn probe_for_another_address_is_answered() {
+    for target in [[192, 0, 2, 9], [0; 4]] {
+        assert!(answer(&network(), &request([0; 4], target)).is_ok());
+    }
+}
+
+#[test]
+fn rfc5227_2_3_announcement_gets_no_answer() {
+    let announcement = request([192, 0, 2, 9], [192, 0, 2, 9]);
+    assert_eq!(answer(&network(), &announcement), Err(Ignored::NotForUs));
+}
+
+#[test]
+fn replies_and_other_protocols_get_no_answer() {
+    let valid = request([192, 0, 2, 2], [192, 0, 2, 1]);
+    for (at, value) in [(7, 2), (7, 3), (1, 6), (2, 0x86), (4, 8), (5, 16)] {
+        let mut other = valid.clone();
+        other[at] = value;
+        assert_eq!(answer(&network(), &other), Err(Ignored::Unsupported), "byte {at}");
+    }
+}
+
+#[test]
+fn a_truncated_message_is_malformed() {
+    let valid = request([192, 0, 2, 2], [192, 0, 2, 1]);
+    for len in 0..LEN {
+        assert_eq!(answer(&network(), &valid[..len]), Err(Ignored::Malformed));
+    }
+}
+
+#[test]
+fn without_ipv4_there_is_no_arp() {
+    let mut net = network();
+    net.v4 = None;
+    let request = request([192, 0, 2, 2], [192, 0, 2, 1]);
+    assert_eq!(answer(&net, &request), Err(Ignored::Disabled));
+    assert_eq!(initial_request(&net), None);
+}
+
+#[test]
+fn the_initial_request_asks_for_the_assigned_address() {
+    let expected = hex("0001 0800 06 04 0001 9a559a559a55 c0000201 ffffffffffff c0000202");
+    assert_eq!(initial_request(&network()).expect("a request").to_vec(), expected);
+}
+
+#[test]
+fn without_an_address_of_ours_there_is_no_initial_request() {
+    let mut net = network();
+    net.v4.as_mut().expect("IPv4").gateway = None;
+    assert_eq!(initial_request(&net), None);
+}
+
+proptest! {
+    #[test]
+    fn damaged_requests_never_panic(
+        bytes in damaged(request([192, 0, 2, 2], [192, 0, 2, 1])),
+        noise in noise(),
+    ) {
+        let _ = answer(&network(), &bytes);
+        let _ = answer(&network(), &noise);
+    }
+}

@@ -1,0 +1,406 @@
+//! DHCPv4 answers byte for byte, read by smoltcp, and who gets none.
+
+use proptest::prelude::*;
+use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
+
+use super::*;
+use crate::responder::testing::*;
+
+/// The options of an answer to a client without option 55, up to the message type.
+const USUAL: &str = "01 04 ffffff00  03 04 c0000201  06 04 c6336435  1a 02 fff0  33 04 ffffffff";
+
+/// A request with the given options after the cookie; flags as given.
+fn request_with_flags(flags: u8, options: &[u8]) -> Vec<u8> {
+    let mut bytes = hex("01 01 06 07 a1b2c3d4 0009");
+    bytes.extend([flags, 0]);
+    bytes.extend(hex("c0000263 c0000264 c0000265 c0000266")); // ciaddr, yiaddr, siaddr, giaddr
+    bytes.extend(GUEST_MAC.0);
+    bytes.extend(hex("e0 e1 e2 e3 e4 e5 e6 e7 e8 e9")); // rest of chaddr
+    bytes.resize(236, 0x5a); // sname, file
+    bytes.extend(hex("63825363"));
+    bytes.extend(options);
+    bytes
+}
+
+/// A request with the given options, in hex.
+fn request(options: &str) -> Vec<u8> {
+    request_with_flags(0, &hex(options))
+}
+
+/// The answer to a request with the given options.
+fn reply(net: &Network, options: &str) -> Reply {
+    answer(net, &request(options)).expect("an answer")
+}
+
+/// The options of the answer to a request with the given ones: codes and values.
+fn options(net: &Network, options: &str) -> Vec<(u8, Vec<u8>)> {
+    let reply = reply(net, options);
+    dhcp_options::parse(&reply.message[FIXED_LEN..])
+        .map(|option| option.expect("whole"))
+        .map(|(code, value)| (code, value.to_vec()))
+        .collect()
+}
+
+/// The value of option `code` in the answer to a DISCOVER.
+fn option(net: &Network, code: u8) -> Option<Vec<u8>> {
+    let options = options(net, "35 01 01 ff");
+    options.into_iter().find(|o| o.0 == code).map(|o| o.1)
+}
+
+/// The codes of the answer's options, in order.
+fn codes(net: &Network, asked: &str) -> Vec<u8> {
+    options(net, asked).into_iter().map(|o| o.0).collect()
+}
+
+/// The IPv4 side of `net`.
+fn v4(net: &mut Network) -> &mut Ipv4Net {
+    net.v4.as_mut().expect("IPv4 is on")
+}
+
+#[test]
+fn rfc2131_4_3_1_offer_byte_for_byte() {
+    let reply = reply(&network(), "35 01 01 ff");
+    let mut expected = hex("02 01 06 00 a1b2c3d4 0000 0000
+        c0000263 c0000202 00000000 c0000266
+        525400123456 e0e1e2e3e4e5e6e7e8e9");
+    expected.resize(236, 0);
+    expected.extend(hex("63825363"));
+    expected.extend(hex(USUAL));
+    expected.extend(hex("35 01 02  36 04 c0000201  ff"));
+    expected.resize(300, 0);
+    assert_eq!(reply.message.to_vec(), expected);
+    assert_eq!(reply.kind, Kind::Offer);
+    assert_eq!(reply.source, GATEWAY_V4);
+    assert_eq!(reply.destination, GUEST_V4);
+    assert_eq!(reply.client, GUEST_MAC);
+}
+
+#[test]
+fn each_message_gets_its_answer() {
+    let cases = [
+        ("35 01 01 ff", Kind::Offer, 2, "DHCP: offer to discover"),
+        ("35 01 03 ff", Kind::Ack, 5, "DHCP: ack to request"),
+        ("ff", Kind::Bootp, 5, "BOOTP: ack to request"),
+        ("35 01 01 50 00 ff", Kind::AckRapidCommit, 5, "DHCP: ack to discover (Rapid Commit)"),
+    ];
+    for (asked, kind, message_type, line) in cases {
+        let reply = reply(&network(), asked);
+        assert_eq!(reply.kind, kind);
+        assert_eq!(reply.kind.to_string(), line);
+        let options = options(&network(), asked);
+        assert!(options.contains(&(CODE_TYPE, vec![message_type])), "{line}");
+        let rapid_commit = options.contains(&(CODE_RAPID_COMMIT, vec![]));
+        assert_eq!(rapid_commit, kind == Kind::AckRapidCommit, "{line}");
+    }
+}
+
+#[test]
+fn rfc4039_rapid_commit_in_a_request_means_nothing() {
+    assert_eq!(reply(&network(), "35 01 03 50 00 ff").kind, Kind::Ack);
+    assert!(!codes(&network(), "35 01 03 50 00 ff").contains(&CODE_RAPID_COMMIT));
+}
+
+#[test]
+fn decline_release_inform_and_server_messages_get_no_answer() {
+    for message_type in [0, 2, 4, 5, 6, 7, 8, 9, 255] {
+        let bytes = request_with_flags(0, &[CODE_TYPE, 1, message_type, 255]);
+        assert_eq!(answer(&network(), &bytes), Err(Ignored::Unsupported), "{message_type}");
+    }
+}
+
+#[test]
+fn a_request_for_another_address_or_server_is_acknowledged_with_ours() {
+    let reply = reply(&network(), "35 01 03 32 04 c6336401 36 04 c6336402 3d 02 0101 ff");
+    assert_eq!(reply.kind, Kind::Ack);
+    assert_eq!(reply.message[16..20], GUEST_V4.octets());
+}
+
+#[test]
+fn rfc2131_4_1_the_broadcast_flag_is_honoured() {
+    let reply = answer(&network(), &request_with_flags(0x80, &hex("35 01 01 ff")));
+    let reply = reply.expect("an answer");
+    assert_eq!(reply.destination, Ipv4Addr::BROADCAST);
+    assert_eq!(reply.message[10..12], [0x80, 0]);
+}
+
+#[test]
+fn the_cookie_is_echoed_whatever_it_is() {
+    let mut bytes = request("35 01 01 ff");
+    bytes[236..240].fill(7);
+    let reply = answer(&network(), &bytes).expect("an answer");
+    assert_eq!(reply.message[236..240], [7; 4]);
+}
+
+#[test]
+fn only_requests_are_answered() {
+    for op in [0, 2, 255] {
+        let mut bytes = request("35 01 01 ff");
+        bytes[0] = op;
+        assert_eq!(answer(&network(), &bytes), Err(Ignored::Unsupported));
+    }
+}
+
+#[test]
+fn service_family_or_gateway_off_means_no_answer() {
+    let mut off = network();
+    off.services.dhcp = false;
+    let mut no_v4 = network();
+    no_v4.v4 = None;
+    let mut no_gateway = network();
+    v4(&mut no_gateway).gateway = None;
+    for net in [off, no_v4, no_gateway] {
+        assert_eq!(answer(&net, &request("35 01 01 ff")), Err(Ignored::Disabled));
+    }
+}
+
+#[test]
+fn without_option_55_options_come_in_ascending_order() {
+    let mut net = with_search(network(), &["a.b"]);
+    net.hostname = Some("guest".to_owned());
+    net.fqdn = Some("guest.example".to_owned());
+    v4(&mut net).gateway = Some(Ipv4Addr::new(203, 0, 113, 1));
+    let all = [1, 3, 6, 12, 26, 51, 53, 54, 80, 81, 119, 121];
+    assert_eq!(codes(&net, "35 01 01 50 00 ff"), all);
+}
+
+#[test]
+fn option_55_without_53_puts_53_first_then_its_own_order() {
+    let codes = codes(&network(), "35 01 01 37 04 33 03 63 01 ff");
+    assert_eq!(codes, [53, 51, 3, 1, 6, 26, 54]);
+}
+
+#[test]
+fn an_empty_option_55_puts_53_first() {
+    assert_eq!(codes(&network(), "37 00 35 01 01 ff"), [53, 1, 3, 6, 26, 51, 54]);
+}
+
+#[test]
+fn option_55_with_53_is_followed_as_it_is() {
+    let codes = codes(&network(), "35 01 01 37 02 36 35 ff");
+    assert_eq!(codes, [54, 53, 1, 3, 6, 26, 51]);
+}
+
+#[test]
+fn a_code_listed_twice_is_sent_twice() {
+    let codes = codes(&network(), "35 01 01 37 03 03 35 03 ff");
+    assert_eq!(codes, [3, 53, 3, 1, 6, 26, 51, 54]);
+}
+
+#[test]
+fn option_1_is_the_mask_of_the_prefix() {
+    let masks = [(1, [128, 0, 0, 0]), (9, [255, 128, 0, 0]), (24, [255, 255, 255, 0])];
+    for (prefix_len, mask) in masks.into_iter().chain([(32, [255; 4]), (0, [0; 4])]) {
+        let mut net = network();
+        v4(&mut net).prefix_len = prefix_len;
+        assert_eq!(option(&net, 1), Some(mask.to_vec()), "/{prefix_len}");
+    }
+}
+
+#[test]
+fn option_6_lists_every_server_if_handed_out() {
+    let mut net = network();
+    v4(&mut net).dns.push(GATEWAY_V4);
+    assert_eq!(option(&net, 6), Some(hex("c6336435 c0000201")));
+    net.services.hand_out_dns = false;
+    assert_eq!(option(&net, 6), None);
+    net.services.hand_out_dns = true;
+    v4(&mut net).dns.clear();
+    assert_eq!(option(&net, 6), None);
+}
+
+#[test]
+fn option_12_is_the_host_name() {
+    let mut net = network();
+    assert_eq!(option(&net, 12), None);
+    net.hostname = Some("guest".to_owned());
+    assert_eq!(option(&net, 12), Some(b"guest".to_vec()));
+}
+
+#[test]
+fn option_26_is_the_mtu_unless_zero() {
+    let mut net = network();
+    assert_eq!(option(&net, 26), Some(vec![0xff, 0xf0]));
+    net.mtu = 0;
+    assert_eq!(option(&net, 26), None);
+}
+
+#[test]
+fn option_51_never_ends_and_54_is_our_address() {
+    assert_eq!(option(&network(), 51), Some(vec![0xff; 4]));
+    assert_eq!(option(&network(), 54), Some(GATEWAY_V4.octets().to_vec()));
+}
+
+#[test]
+fn rfc4702_option_81_is_the_fqdn_in_label_form() {
+    let mut net = network();
+    assert_eq!(option(&net, 81), None);
+    net.fqdn = Some("fqdn1.passt.test".to_owned());
+    let value = b"\x04\xff\xff\x05fqdn1\x05passt\x04test\0".to_vec();
+    assert_eq!(option(&net, 81), Some(value));
+}
+
+#[test]
+fn an_fqdn_too_long_for_option_81_is_left_out() {
+    assert_eq!(option(&full_network(), 81), None);
+}
+
+#[test]
+fn rfc3397_option_119_is_compressed() {
+    let net = with_search(network(), &["eng.apple.com", "marketing.apple.com"]);
+    let value = b"\x03eng\x05apple\x03com\0\x09marketing\xc0\x04".to_vec();
+    assert_eq!(option(&net, 119), Some(value));
+}
+
+#[test]
+fn option_119_is_sent_only_if_handed_out_and_not_empty() {
+    assert_eq!(option(&network(), 119), None);
+    let mut net = with_search(network(), &["a.b"]);
+    net.services.hand_out_search = false;
+    assert_eq!(option(&net, 119), None);
+}
+
+#[test]
+fn a_search_entry_with_blanks_is_several_domains() {
+    let joined = with_search(network(), &["a.b c"]);
+    let split = with_search(network(), &["a.b", "c"]);
+    assert_eq!(option(&joined, 119), option(&split, 119));
+}
+
+#[test]
+fn search_entries_that_do_not_fit_are_left_out() {
+    let long = "x".repeat(60);
+    let four = format!("{long}.{long}.{long}.{long}");
+    let net = with_search(network(), &[&four, "too.long.to.fit", "a.b"]);
+    let value = option(&net, 119).expect("a search list");
+    assert_eq!(value.len(), 4 * 61 + 1 + 5);
+    assert_eq!(value[245..], *b"\x01a\x01b\0");
+}
+
+#[test]
+fn rfc3442_option_121_only_if_the_gateway_is_outside_the_subnet() {
+    let mut net = network();
+    assert_eq!(option(&net, 121), None);
+    v4(&mut net).gateway = Some(Ipv4Addr::new(203, 0, 113, 1));
+    assert_eq!(option(&net, 121), Some(hex("20 cb007101 00000000 00 cb007101")));
+    v4(&mut net).gateway = Some(GATEWAY_V4);
+    v4(&mut net).prefix_len = 32;
+    assert_eq!(option(&net, 121), Some(hex("20 c0000201 00000000 00 c0000201")));
+}
+
+#[test]
+fn options_take_at_most_307_bytes_and_an_end() {
+    let asked = [&[53, 1, 1, 55, 255], &[119; 250][..], &[6, 6, 12, 81, 1], &[255]].concat();
+    let mut net = with_search(full_network(), &["abc.example"; 6]);
+    let reply = answer(&net, &request_with_flags(0, &asked)).expect("an answer");
+    assert_eq!(reply.message.len(), MAX_REPLY);
+    net.search.clear();
+    let reply = answer(&net, &request_with_flags(0, &asked)).expect("an answer");
+    let last = dhcp_options::parse(&reply.message[FIXED_LEN..]).last();
+    assert!(last.is_some_and(|option| option.is_ok()));
+}
+
+#[test]
+fn an_option_that_does_not_fit_is_skipped_and_smaller_ones_follow() {
+    let mut net = full_network();
+    net.hostname = Some("h".repeat(255));
+    net.fqdn = None;
+    net.search.clear();
+    let codes = codes(&net, "35 01 01 37 02 35 0c ff");
+    assert_eq!(codes, [53, 12, 1, 3, 6, 26, 51, 54]);
+    net.hostname = Some("h".repeat(256));
+    assert!(!self::codes(&net, "35 01 01 37 02 35 0c ff").contains(&12));
+}
+
+#[test]
+fn rfc951_the_shortest_answer_has_a_full_vendor_area() {
+    let mut net = network();
+    net.mtu = 0;
+    assert_eq!(reply(&net, "35 01 01 ff").message.len(), 300);
+}
+
+#[test]
+fn pads_are_skipped_and_a_missing_end_is_forgiven() {
+    assert_eq!(reply(&network(), "00 00 35 01 03 00").kind, Kind::Ack);
+    assert_eq!(reply(&network(), "00 00 35 01 03").kind, Kind::Ack);
+    assert_eq!(reply(&network(), "").kind, Kind::Bootp);
+}
+
+#[test]
+fn what_follows_the_end_option_is_ignored() {
+    assert_eq!(reply(&network(), "35 01 01 ff 35 01 03 77").kind, Kind::Offer);
+}
+
+#[test]
+fn truncated_options_are_malformed() {
+    for options in ["35", "35 01", "35 01 01 37", "35 01 01 37 05 01 02", "35 00 ff", "35 02 0101"]
+    {
+        assert_eq!(answer(&network(), &request(options)), Err(Ignored::Malformed), "{options}");
+    }
+}
+
+#[test]
+fn a_cut_anywhere_in_the_options_is_malformed_unless_between_two() {
+    let bytes = request("35 01 01 3d 03 010203 50 00 37 02 0103 ff");
+    let between = [0, 3, 8, 10, 14];
+    for len in 0..bytes.len() - FIXED_LEN {
+        let reply = answer(&network(), &bytes[..FIXED_LEN + len]);
+        assert_eq!(reply.is_ok(), between.contains(&len), "{len} bytes");
+        assert!(reply.is_ok() || reply == Err(Ignored::Malformed));
+    }
+}
+
+#[test]
+fn a_truncated_fixed_part_is_malformed() {
+    let bytes = request("35 01 01 ff");
+    for len in 0..FIXED_LEN {
+        assert_eq!(answer(&network(), &bytes[..len]), Err(Ignored::Malformed));
+    }
+}
+
+#[test]
+fn smoltcp_reads_the_answer() {
+    let reply = reply(&network(), "35 01 03 ff");
+    let packet = DhcpPacket::new_checked(&reply.message[..]).expect("whole");
+    let repr = DhcpRepr::parse(&packet).expect("valid");
+    assert_eq!(repr.message_type, DhcpMessageType::Ack);
+    assert_eq!(repr.transaction_id, 0xa1b2_c3d4);
+    assert_eq!(repr.client_hardware_address, EthernetAddress(GUEST_MAC.0));
+    assert_eq!(repr.your_ip, GUEST_V4);
+    assert_eq!(repr.server_ip, Ipv4Addr::UNSPECIFIED);
+    assert_eq!(repr.router, Some(GATEWAY_V4));
+    assert_eq!(repr.subnet_mask, Some(Ipv4Addr::new(255, 255, 255, 0)));
+    assert_eq!(repr.server_identifier, Some(GATEWAY_V4));
+    assert_eq!(repr.lease_duration, Some(u32::MAX));
+    assert_eq!(repr.dns_servers.expect("servers")[..], [DNS_V4]);
+}
+
+proptest! {
+    #[test]
+    fn damaged_requests_never_panic(
+        bytes in damaged(request("35 01 01 37 06 01 03 06 0c 77 79 50 00 ff")),
+        noise in noise(),
+    ) {
+        for net in [network(), full_network()] {
+            let _ = answer(&net, &bytes);
+            let _ = answer(&net, &noise);
+        }
+    }
+
+    #[test]
+    fn any_option_list_gets_whole_options_or_none(
+        options in prop::collection::vec(any::<u8>(), 0..600),
+        listed in prop::collection::vec(any::<u8>(), 0..=255),
+    ) {
+        let mut asked = vec![CODE_PARAMETERS, u8::try_from(listed.len()).expect("at most 255")];
+        asked.extend(listed);
+        asked.extend(options);
+        for net in [network(), with_search(full_network(), &["a.b", "c.b"])] {
+            let Ok(reply) = answer(&net, &request_with_flags(0, &asked)) else {
+                continue;
+            };
+            let options = &reply.message[FIXED_LEN..];
+            prop_assert!((60..=308).contains(&options.len()));
+            prop_assert!(dhcp_options::parse(options).all(|option| option.is_ok()));
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! DHCPv6 answers byte for byte, and who gets none.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::responder::testing::*;
+
+/// All DHCP relay agents and servers.
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// An address that is not handed out.
+const OTHER: &str = "20010db8000000020000000000000009";
+/// The address that is.
+const OURS: &str = "20010db8000000010000000000000022";
+
+/// Options of a client and of answers, in hex.
+const CLIENT_ID: &str = "0001 000a 00030001525400123456";
+const SERVER_ID: &str = "0002 000e 0001000112345678 9a559a559a55";
+const IA_NA: &str = "0003 000c 0a0b0c0d 00000e10 00001518";
+const OUR_IA_NA: &str = "0003 0028 0a0b0c0d ffffffff ffffffff
+    0005 0018 20010db8000000010000000000000022 ffffffff ffffffff";
+const DNS: &str = "0017 0010 20010db8000000350000000000000001";
+
+/// Every message type that a client sends and that can be answered.
+const ANSWERED: [u8; 6] = [SOLICIT, REQUEST, CONFIRM, RENEW, REBIND, INFORMATION_REQUEST];
+
+/// Our identifier.
+fn duid() -> Duid {
+    Duid::new(0x1234_5678, Mac::OURS)
+}
+
+/// A message of the given type with the given options.
+fn message(message_type: u8, options: &[&str]) -> Vec<u8> {
+    let mut bytes = vec![message_type, 0xa1, 0xb2, 0xc3];
+    bytes.extend(hex(&options.concat()));
+    bytes
+}
+
+/// The answer to `message` from the guest's link-local address to all servers.
+fn ask(net: &Network, message: &[u8]) -> Result<Reply, Ignored> {
+    answer(net, &duid(), GUEST_LINK_LOCAL, SERVERS, message)
+}
+
+/// The answer to a message of the given type with the given options.
+fn reply(net: &Network, message_type: u8, options: &[&str]) -> Reply {
+    ask(net, &message(message_type, options)).expect("an answer")
+}
+
+/// The bytes of an answer to a REQUEST with an FQDN option if one is given.
+fn requested(net: &Network, fqdn: &str) -> Vec<u8> {
+    let options = [CLIENT_ID, SERVER_ID, IA_NA, fqdn];
+    reply(net, REQUEST, &options).message.to_vec()
+}
+
+/// An answer of the given type with the given options.
+fn expected(reply_type: &str, options: &[&str]) -> Vec<u8> {
+    hex(&[reply_type, "a1b2c3", &options.concat()].concat())
+}
+
+/// An IA_NA or IA_TA with the given addresses.
+fn association(code: u16, header: &str, addrs: &[&str]) -> String {
+    let addrs: String =
+        addrs.iter().map(|addr| format!("0005 0018 {addr} 00000e10 00001c20")).collect();
+    let len = hex(header).len() + hex(&addrs).len();
+    format!("{code:04x} {len:04x} {header} {addrs}")
+}
+
+/// An IA_NA with the given addresses.
+fn ia_na(addrs: &[&str]) -> String {
+    association(OPTION_IA_NA, "0a0b0c0d 00000e10 00001518", addrs)
+}
+
+/// The status of a refusal.
+fn status() -> String {
+    let text: String = NOT_ON_LINK_TEXT.iter().map(|b| format!("{b:02x}")).collect();
+    format!("000d 0022 0004 {text}")
+}
+
+#[test]
+fn rfc8415_11_2_the_server_identifier_is_link_layer_address_plus_time() {
+    assert_eq!(duid().0.to_vec(), hex("0001 0001 12345678 9a559a559a55"));
+}
+
+#[test]
+fn rfc8415_18_3_1_solicit_gets_an_advertise() {
+    let reply = reply(&network(), SOLICIT, &[CLIENT_ID, IA_NA]);
+    let expected = expected("02", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
+    assert_eq!(reply.message.to_vec(), expected);
+    assert_eq!(reply.destination, GUEST_LINK_LOCAL);
+    assert_eq!(reply.assigned, Some(GUEST_V6));
+    assert_eq!(reply.kind.to_string(), "DHCPv6: received SOLICIT, sending ADVERTISE");
+}
+
+#[test]
+fn rapid_commit_is_not_used() {
+    let plain = reply(&network(), SOLICIT, &[CLIENT_ID, IA_NA]);
+    let rapid = reply(&network(), SOLICIT, &[CLIENT_ID, IA_NA, "000e 0000"]);
+    assert_eq!(rapid, plain);
+}
+
+#[test]
+fn request_renew_confirm_and_rebind_get_the_address() {
+    let held = ia_na(&[OURS]);
+    let reply_line = "DHCPv6: received REQUEST/RENEW/CONFIRM, sending REPLY";
+    let rebind_line = "DHCPv6: received REBIND, sending REPLY";
+    let cases = [
+        (REQUEST, SERVER_ID, reply_line),
+        (RENEW, SERVER_ID, reply_line),
+        (CONFIRM, "", reply_line),
+        (REBIND, SERVER_ID, rebind_line),
+    ];
+    for (message_type, server_id, line) in cases {
+        let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &held]);
+        let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
+        assert_eq!(reply.message.to_vec(), expected, "{line}");
+        assert_eq!(reply.assigned, Some(GUEST_V6));
+        assert_eq!(reply.kind.to_string(), line);
+    }
+}
+
+#[test]
+fn rfc8415_18_3_5_rebind_without_server_identifier_is_answered() {
+    let reply = reply(&network(), REBIND, &[CLIENT_ID, &ia_na(&[OTHER])]);
+    let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
+    assert_eq!(reply.message.to_vec(), expected);
+    assert_eq!(reply.kind, Kind::Rebind);
+}
+
+#[test]
+fn rfc8415_18_3_6_information_request_gets_no_address() {
+    for server_id in ["", SERVER_ID] {
+        let reply = reply(&network(), INFORMATION_REQUEST, &[CLIENT_ID, server_id]);
+        let expected = expected("07", &[SERVER_ID, CLIENT_ID, DNS]);
+        assert_eq!(reply.message.to_vec(), expected);
+        assert_eq!(reply.assigned, None);
+        let line = "DHCPv6: received INFORMATION_REQUEST, sending REPLY";
+        assert_eq!(reply.kind.to_string(), line);
+    }
+}
+
+#[test]
+fn rfc8415_16_12_information_request_with_an_association_is_malformed() {
+    let associations = [
+        IA_NA.to_owned(),
+        association(OPTION_IA_TA, "0a0b0c0d", &[]),
+        association(OPTION_IA_PD, "0a0b0c0d 00000000 00000000", &[]),
+    ];
+    for association in associations {
+        let message = message(INFORMATION_REQUEST, &[CLIENT_ID, &association]);
+        assert_eq!(ask(&network(), &message), Err(Ignored::Malformed));
+    }
+}
+
+#[test]
+fn a_server_identifier_where_none_belongs_or_none_where_it_does_gets_no_answer() {
+    for (message_type, server_id) in
+        [(SOLICIT, SERVER_ID), (CONFIRM, SERVER_ID), (REQUEST, ""), (RENEW, "")]
+    {
+        let message = message(message_type, &[CLIENT_ID, IA_NA, server_id]);
+        assert_eq!(ask(&network(), &message), Err(Ignored::NotForUs), "{message_type}");
+    }
+}
+
+#[test]
+fn another_servers_identifier_gets_no_answer() {
+    let ids = [
+        "0002 000e 0001000112345679 9a559a559a55",
+        "0002 000d 0001000112345678 9a559a559a",
+        "0002 000f 0001000112345678 9a559a559a55 00",
+        "0002 0000",
+    ];
+    for id in ids {
+        for message_type in ANSWERED {
+            let message = message(message_type, &[CLIENT_ID, id]);
+            assert_eq!(ask(&network(), &message), Err(Ignored::NotForUs), "{message_type}");
+        }
+    }
+}
+
+#[test]
+fn release_decline_and_others_get_no_answer() {
+    for message_type in [0, 2, 7, 8, 9, 10, 12, 13, 255] {
+        let message = message(message_type, &[CLIENT_ID, SERVER_ID, IA_NA]);
+        assert_eq!(ask(&network(), &message), Err(Ignored::Unsupported), "{message_type}");
+    }
+}
+
+#[test]
+fn rfc8415_18_3_2_another_address_is_not_on_link() {
+    let held = ia_na(&[OTHER]);
+    let refusal = format!("0003 0032 0a0b0c0d 00000e10 00001518 {}", status());
+    for (message_type, server_id) in [(REQUEST, SERVER_ID), (RENEW, SERVER_ID), (CONFIRM, "")] {
+        let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &held]);
+        let expected = expected("07", &[SERVER_ID, &refusal, CLIENT_ID]);
+        assert_eq!(reply.message.to_vec(), expected);
+        assert_eq!(reply.assigned, None);
+        let line = "DHCPv6: requested address 2001:db8:0:2::9 not on link";
+        assert_eq!(reply.kind.to_string(), line);
+    }
+}
+
+#[test]
+fn every_address_of_every_association_is_checked() {
+    let (good, bad) = (ia_na(&[OURS]), ia_na(&[OURS, OURS, OTHER]));
+    let bad_ta = association(OPTION_IA_TA, "01020304", &[OTHER]);
+    let refusal_na = format!("0003 0032 0a0b0c0d 00000e10 00001518 {}", status());
+    let refusal_ta = format!("0004 002a 01020304 {}", status());
+    let cases = [
+        ([&good, &bad], &refusal_na),
+        ([&bad, &good], &refusal_na),
+        ([&good, &bad_ta], &refusal_ta),
+        ([&bad_ta, &bad], &refusal_ta),
+    ];
+    for ([first, second], refusal) in cases {
+        let reply = reply(&network(), REQUEST, &[CLIENT_ID, SERVER_ID, first, second]);
+        let expected = expected("07", &[SERVER_ID, refusal, CLIENT_ID]);
+        assert_eq!(reply.message.to_vec(), expected);
+    }
+}
+
+#[test]
+fn solicit_with_another_address_gets_ours() {
+    let reply = reply(&network(), SOLICIT, &[CLIENT_ID, &ia_na(&[OTHER])]);
+    assert_eq!(reply.kind, Kind::Advertise);
+    assert_eq!(reply.assigned, Some(GUEST_V6));
+}
+
+#[test]
+fn the_first_ia_na_gets_the_address() {
+    let second = association(OPTION_IA_NA, "ffffffff 00000000 00000000", &[]);
+    let temporary = association(OPTION_IA_TA, "eeeeeeee", &[]);
+    let options = [CLIENT_ID, SERVER_ID, &temporary, IA_NA, &second];
+    let reply = reply(&network(), REQUEST, &options);
+    let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
+    assert_eq!(reply.message.to_vec(), expected);
+}
+
+#[test]
+fn without_an_ia_na_there_is_none_in_the_answer() {
+    let temporary = association(OPTION_IA_TA, "eeeeeeee", &[]);
+    for options in [vec![CLIENT_ID], vec![CLIENT_ID, &temporary]] {
+        let reply = reply(&network(), SOLICIT, &options);
+        let expected = expected("02", &[SERVER_ID, CLIENT_ID, DNS]);
+        assert_eq!(reply.message.to_vec(), expected);
+        assert_eq!(reply.assigned, None);
+    }
+}
+
+#[test]
+fn rfc3646_section_3_dns_servers_only_if_there_are_and_handed_out() {
+    let mut net = network();
+    net.v6.as_mut().expect("IPv6").dns.push(GUEST_V6);
+    let two = format!("0017 0020 20010db8000000350000000000000001 {OURS}");
+    let with_two = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, &two]);
+    assert_eq!(requested(&net, ""), with_two);
+
+    let none = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID]);
+    net.services.hand_out_dns = false;
+    assert_eq!(requested(&net, ""), none);
+    net.services.hand_out_dns = true;
+    net.v6.as_mut().expect("IPv6").dns.clear();
+    assert_eq!(requested(&net, ""), none);
+}
+
+#[test]
+fn rfc3646_section_4_search_list_is_not_compressed() {
+    let search = "0018 000f 0161026262026363 00 0162026363 00";
+    let with_list = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS, search]);
+    for domains in [&["a.bb.cc.", ".", "b.cc"][..], &["a.bb.cc b.cc"]] {
+        let net = with_search(network(), domains);
+        assert_eq!(requested(&net, ""), with_list);
+    }
+    let mut net = with_search(network(), &["a.b"]);
+    net.services.hand_out_search = false;
+    assert_eq!(requested(&net, ""), requested(&network(), ""));
+}
+
+#[test]
+fn an_overlong_search_entry_is_skipped() {
+    let long = "x".repeat(64);
+    let net = with_search(network(), &[&long, "a.b"]);
+    assert_eq!(requested(&net, ""), requested(&with_search(network(), &["a.b"]), ""));
+}
+
+#[test]
+fn rfc4704_4_1_fqdn_tells_a_client_that_asked_for_updates_that_it_is_overridden() {
+    let mut net = network();
+    net.fqdn = Some("a.bb".to_owned());
+    let cases = [
+        ("", "00"),
+        ("0027 0001 00", "00"),
+        ("0027 0005 01 0161 00 00", "02"),
+        ("0027 0001 05", "02"),
+        ("0027 0001 04", "00"),
+    ];
+    for (asked, flags) in cases {
+        let option = format!("0027 0007 {flags} 0161 026262 00");
+        let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS, &option]);
+        assert_eq!(requested(&net, asked), expected, "{asked}");
+    }
+}
+
+#[test]
+fn rfc4704_the_client_fqdn_is_not_echoed_without_one_of_ours() {
+    assert_eq!(requested(&network(), "0027 0001 01"), requested(&network(), ""));
+}
+
+#[test]
+fn the_longest_answer_fits() {
+    let client_id = format!("0001 0080 {}", "ab".repeat(128));
+    let reply = reply(&full_network(), REQUEST, &[&client_id, SERVER_ID, IA_NA]);
+    assert!(reply.message.len() > MAX_REPLY - 8);
+    assert!(parse_options(&reply.message[4..]).all(|option| option.is_ok()));
+}
+
+#[test]
+fn a_client_identifier_of_1_to_128_bytes_is_needed() {
+    for (len, answered) in [(0, false), (1, true), (128, true), (129, false)] {
+        let client_id = format!("0001 {len:04x} {}", "ab".repeat(len));
+        let reply = ask(&network(), &message(SOLICIT, &[&client_id, IA_NA]));
+        assert_eq!(reply.is_ok(), answered, "{len} bytes");
+        assert!(answered || reply == Err(Ignored::Malformed));
+    }
+    let reply = ask(&network(), &message(SOLICIT, &[IA_NA]));
+    assert_eq!(reply, Err(Ignored::Malformed));
+}
+
+#[test]
+fn only_multicast_is_answered() {
+    let message = message(SOLICIT, &[CLIENT_ID, IA_NA]);
+    let link_local = network().v6.expect("IPv6").our_link_local;
+    let reply = answer(&network(), &duid(), GUEST_LINK_LOCAL, link_local, &message);
+    assert_eq!(reply, Err(Ignored::NotForUs));
+}
+
+#[test]
+fn the_answer_goes_to_the_source_which_must_be_an_address_of_one_host() {
+    let message = message(SOLICIT, &[CLIENT_ID, IA_NA]);
+    let reply = answer(&network(), &duid(), GUEST_V6, SERVERS, &message);
+    assert_eq!(reply.map(|r| r.destination), Ok(GUEST_V6));
+    for source in [Ipv6Addr::UNSPECIFIED, SERVERS] {
+        let reply = answer(&network(), &duid(), source, SERVERS, &message);
+        assert_eq!(reply, Err(Ignored::Malformed));
+    }
+}
+
+#[test]
+fn the_flow_label_is_the_transaction_id() {
+    let reply = reply(&network(), SOLICIT, &[CLIENT_ID]);
+    assert_eq!(reply.flow_label, 0x1b2c3);
+}
+
+#[test]
+fn service_family_or_address_off_means_no_answer() {
+    let mut off = network();
+    off.services.dhcpv6 = false;
+    let mut no_v6 = network();
+    no_v6.v6 = None;
+    let mut no_addr = network();
+    no_addr.v6.as_mut().expect("IPv6").addr = None;
+    for net in [off, no_v6, no_addr] {
+        let message = message(SOLICIT, &[CLIENT_ID, IA_NA]);
+        assert_eq!(ask(&net, &message), Err(Ignored::Disabled));
+    }
+}
+
+#[test]
+fn truncated_options_are_malformed() {
+    let held = ia_na(&[OURS]);
+    let valid = message(REQUEST, &[CLIENT_ID, SERVER_ID, &held]);
+    let ends = [4, 18, 36, valid.len()];
+    for len in 0..valid.len() {
+        let reply = ask(&network(), &valid[..len]);
+        // Cut between options, the message lacks one; an IA is not required.
+        let whole = ends.contains(&len);
+        let reason = if whole && len >= 18 { Ignored::NotForUs } else { Ignored::Malformed };
+        assert_eq!(reply.is_ok(), len == 36, "{len} bytes");
+        assert!(reply.is_ok() || reply == Err(reason), "{len} bytes");
+    }
+}
+
+#[test]
+fn short_associations_addresses_and_names_are_malformed() {
+    let cases = [
+        "0003 000b 0a0b0c0d 00000e10 000015",
+        "0004 0003 0a0b0c",
+        "0003 0010 0a0b0c0d 00000e10 00001518 0005 0000",
+        "0003 0012 0a0b0c0d 00000e10 00001518 0005 0018 2001",
+        "0003 000d 0a0b0c0d 00000e10 00001518 00",
+        "0027 0000",
+    ];
+    for option in cases {
+        let message = message(REQUEST, &[CLIENT_ID, SERVER_ID, option]);
+        assert_eq!(ask(&network(), &message), Err(Ignored::Malformed), "{option}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_messages_never_panic(
+        message_type in prop::sample::select(&ANSWERED[..]),
+        bytes in damaged(message(REQUEST, &[CLIENT_ID, SERVER_ID, &ia_na(&[OURS, OTHER])])),
+        noise in noise(),
+    ) {
+        for mut message in [bytes, noise] {
+            let _ = ask(&full_network(), &message);
+            if let Some(first) = message.first_mut() {
+                *first = message_type;
+            }
+            let _ = ask(&network(), &message);
+        }
+    }
+
+    #[test]
+    fn any_identifiers_and_associations_get_whole_options(
+        client_id in prop::collection::vec(any::<u8>(), 1..=128),
+        header in any::<[u8; 12]>(),
+        addr in any::<u128>(),
+        message_type in prop::sample::select(&ANSWERED[..]),
+    ) {
+        let mut message = vec![message_type, 1, 2, 3];
+        let len = u8::try_from(client_id.len()).expect("at most 128");
+        message.extend([0, 1, 0, len]);
+        message.extend(client_id);
+        if message_type != INFORMATION_REQUEST {
+            message.extend([0, 3, 0, 40]);
+            message.extend(header);
+            message.extend([0, 5, 0, 24]);
+            message.extend(addr.to_be_bytes());
+            message.extend([0; 8]);
+        }
+        if matches!(message_type, REQUEST | RENEW) {
+            message.extend(hex(SERVER_ID));
+        }
+        let reply = ask(&full_network(), &message).expect("an answer");
+        prop_assert!(parse_options(&reply.message[4..]).all(|option| option.is_ok()));
+    }
+}

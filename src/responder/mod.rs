@@ -1,0 +1,79 @@
+//! Responders: one question of the guest in, at most one answer out.
+//!
+//! ARP, DHCPv4, DHCPv6 and neighbour discovery are answered here and never forwarded. None of them
+//! keeps state: an answer follows from the question and from [`Network`] alone, so a lost or
+//! repeated question is harmless. Nothing here opens a socket, reads a clock or allocates; answers
+//! are written to buffers of fixed capacity whose sizes are checked at compile time.
+//!
+//! The engine hands over a private copy of the payload above IP/UDP (above Ethernet for ARP) and
+//! adds the lower headers to what comes back, including checksums: the ICMPv6 checksum field of an
+//! answer is zero. A question that gets no answer yields the reason, [`Ignored`], to be counted.
+//!
+//! | file | protocol | specification |
+//! |---|---|---|
+//! | [`arp`] | ARP for IPv4 over Ethernet | RFC 826, RFC 5227 |
+//! | [`dhcp`] | DHCPv4 and BOOTP | RFC 2131, 2132, 3397, 3442, 4039, 4702 |
+//! | [`dhcpv6`] | DHCPv6 | RFC 8415, 3646, 4704 |
+//! | [`ndp`] | neighbour and router discovery | RFC 4861, 8106 |
+//! | [`labels`] | domain names as labels | RFC 1035 |
+
+pub mod arp;
+pub mod dhcp;
+mod dhcp_options;
+pub mod dhcpv6;
+pub mod labels;
+pub mod ndp;
+
+use arrayvec::ArrayVec;
+
+use crate::flow::network::Network;
+
+/// Why a question got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// The message is truncated or contradicts itself.
+    Malformed,
+    /// Well-formed, but the protocol asks us to stay silent: an announcement, a probe for the
+    /// guest's own address, another server's identifier.
+    NotForUs,
+    /// A message type that is never answered.
+    Unsupported,
+    /// The responder, or the address family, is off.
+    Disabled,
+}
+
+impl Ignored {
+    /// Every reason, for a table of counters.
+    pub const ALL: [Self; 4] = [Self::Malformed, Self::NotForUs, Self::Unsupported, Self::Disabled];
+
+    /// The name the reason is counted under.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NotForUs => "not_for_us",
+            Self::Unsupported => "unsupported",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// The domains handed out as search list, in order; none if handing them out is off.
+///
+/// An entry that holds several domains separated by blanks counts as several.
+fn search_domains(net: &Network) -> impl Iterator<Item = &str> {
+    net.search
+        .iter()
+        .filter(|_| net.services.hand_out_search)
+        .flat_map(|entry| entry.split_ascii_whitespace())
+}
+
+/// Appends `bytes` to a message whose capacity covers its longest form.
+fn put<const N: usize>(message: &mut ArrayVec<u8, N>, bytes: &[u8]) {
+    message
+        .try_extend_from_slice(bytes)
+        .expect("capacity covers the longest form, checked where it is declared");
+}
+
+#[cfg(test)]
+mod testing;

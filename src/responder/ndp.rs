@@ -1,0 +1,264 @@
+//! Neighbour discovery: we are every neighbour, and the router (RFC 4861, RFC 8106).
+//!
+//! A solicitation for any address is answered with our Ethernet address, except when the guest asks
+//! whether an address it wants is free (source `::`, RFC 4862 5.4): silence lets it have the
+//! address. Router advertisements name us as the default router for ever, give the prefix for
+//! autoconfiguration and point at DHCPv6 for addresses. All messages are sent from our link-local
+//! address with hop limit 255; the engine fills the checksum.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use super::{Ignored, labels, put, search_domains};
+use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
+
+/// Longest message, bytes.
+pub const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
+    + PREFIX_LEN
+    + LINK_LAYER_LEN
+    + MTU_LEN
+    + (DNS_HEADER_LEN + 16 * MAX_DNS)
+    + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES);
+
+/// All nodes of the link.
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+const ROUTER_ADVERTISEMENT_LEN: usize = 16;
+const PREFIX_LEN: usize = 32;
+const LINK_LAYER_LEN: usize = 8;
+const MTU_LEN: usize = 8;
+const DNS_HEADER_LEN: usize = 8;
+
+const _: () = assert!(40 + MAX_MESSAGE <= 1280, "fits the least IPv6 MTU");
+const _: () = assert!(labels::MAX_SEARCH_BYTES.is_multiple_of(8));
+
+/// ICMPv6 types.
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOR_SOLICITATION: u8 = 135;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+
+/// Router, solicited and override flags of a neighbour advertisement.
+const FLAGS_RSO: u8 = 0xe0;
+/// Flag M of a router advertisement: addresses by DHCPv6.
+const FLAG_MANAGED: u8 = 0x80;
+/// Flags L and A of a prefix: on-link, and good for autoconfiguration.
+const FLAGS_ON_LINK_AUTO: u8 = 0xc0;
+
+const HOP_LIMIT: u8 = 255;
+/// Time as default router, seconds: the maximum.
+const ROUTER_LIFETIME_S: u16 = u16::MAX;
+/// Lifetime of prefixes and names: no end.
+const FOREVER: [u8; 4] = [0xff; 4];
+/// Autoconfiguration wants prefixes of this length.
+const PREFIX_BITS: u8 = 64;
+
+/// Option types, and lengths in units of 8 bytes.
+const OPTION_SOURCE_LINK_LAYER: u8 = 1;
+const OPTION_TARGET_LINK_LAYER: u8 = 2;
+const OPTION_PREFIX: u8 = 3;
+const OPTION_MTU: u8 = 5;
+const OPTION_RDNSS: u8 = 25;
+const OPTION_DNSSL: u8 = 31;
+
+/// Least and number of possible seconds between two unsolicited router advertisements.
+const UNSOLICITED_MIN_S: u32 = 200;
+const UNSOLICITED_SPAN_S: u32 = 400;
+
+/// The body of a message.
+type Body = ArrayVec<u8, MAX_MESSAGE>;
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Answer to a neighbour solicitation.
+    NeighborAdvertisement,
+    /// Answer to a router solicitation.
+    RouterAdvertisement,
+    /// A router advertisement nobody asked for.
+    UnsolicitedRouterAdvertisement,
+    /// Our own question for the guest.
+    NeighborSolicitation,
+}
+
+/// The line to log.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NeighborAdvertisement => "NDP: received NS, sending NA",
+            Self::RouterAdvertisement => "NDP: received RS, sending RA",
+            Self::UnsolicitedRouterAdvertisement => "NDP: sending unsolicited RA",
+            Self::NeighborSolicitation => "NDP: sending initial NS",
+        })
+    }
+}
+
+/// An ICMPv6 message, and where to send it: from our link-local address with hop limit 255.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The ICMPv6 message, its checksum zero.
+    pub message: ArrayVec<u8, MAX_MESSAGE>,
+    /// IPv6 destination.
+    pub destination: Ipv6Addr,
+    /// What it is, for the log.
+    pub kind: Kind,
+}
+
+/// Answers an ICMPv6 message of type 133 to 136 from `source`.
+///
+/// # Errors
+/// Why there is no answer.
+pub fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
+    let v6 = enabled(net)?;
+    let (header, rest) = message.split_first_chunk::<8>().ok_or(Ignored::Malformed)?;
+    if source.is_multicast() {
+        return Err(Ignored::Malformed);
+    }
+    match *header {
+        [NEIGHBOR_SOLICITATION, 0, ..] => {
+            let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
+            check_options(options)?;
+            answer_neighbor(net.our_mac, source, Ipv6Addr::from(*target))
+        }
+        [ROUTER_SOLICITATION, 0, ..] => {
+            check_options(rest)?;
+            answer_router(net, v6, source)
+        }
+        [NEIGHBOR_SOLICITATION | ROUTER_SOLICITATION, ..] => Err(Ignored::Malformed),
+        _ => Err(Ignored::Unsupported),
+    }
+}
+
+/// The router advertisement for the whole link that is sent from time to time; see
+/// [`next_unsolicited_delay`].
+///
+/// # Errors
+/// [`Ignored::Disabled`] if there is none to send.
+pub fn router_advertisement(net: &Network) -> Result<Reply, Ignored> {
+    Ok(Reply {
+        message: router_advertisement_message(net, enabled(net)?)?,
+        destination: ALL_NODES,
+        kind: Kind::UnsolicitedRouterAdvertisement,
+    })
+}
+
+/// Time until the next unsolicited router advertisement, 200 s to 599 s (RFC 4861, 6.2.4).
+/// `random` is any value, drawn anew each time.
+#[must_use]
+pub fn next_unsolicited_delay(random: u32) -> Duration {
+    Duration::from_secs((UNSOLICITED_MIN_S + random % UNSOLICITED_SPAN_S).into())
+}
+
+/// The question for the guest's address, sent to that address once a link is up: its answer shows
+/// the guest's addresses. `None` without an address to ask for.
+#[must_use]
+pub fn initial_solicitation(net: &Network) -> Option<Reply> {
+    let target = enabled(net).ok()?.addr?;
+    let mut message = Body::new();
+    put(&mut message, &[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
+    put(&mut message, &target.octets());
+    Some(Reply { message, destination: target, kind: Kind::NeighborSolicitation })
+}
+
+/// IPv6, if it and neighbour discovery are on.
+fn enabled(net: &Network) -> Result<&Ipv6Net, Ignored> {
+    let v6 = net.v6.as_ref().filter(|_| net.services.ndp);
+    v6.ok_or(Ignored::Disabled)
+}
+
+/// Options are skipped, but they must be whole and not empty (RFC 4861, 6.1.1 and 7.1.1).
+fn check_options(mut options: &[u8]) -> Result<(), Ignored> {
+    while !options.is_empty() {
+        let units = options.get(1).filter(|units| **units > 0);
+        let len = 8 * usize::from(*units.ok_or(Ignored::Malformed)?);
+        options = options.get(len..).ok_or(Ignored::Malformed)?;
+    }
+    Ok(())
+}
+
+/// `target` is here, whatever it is.
+fn answer_neighbor(our_mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
+    if target.is_multicast() {
+        return Err(Ignored::Malformed);
+    }
+    if source.is_unspecified() {
+        return Err(Ignored::NotForUs);
+    }
+    let mut message = Body::new();
+    put(&mut message, &[NEIGHBOR_ADVERTISEMENT, 0, 0, 0, FLAGS_RSO, 0, 0, 0]);
+    put(&mut message, &target.octets());
+    put_link_layer(&mut message, OPTION_TARGET_LINK_LAYER, our_mac);
+    Ok(Reply { message, destination: source, kind: Kind::NeighborAdvertisement })
+}
+
+/// A router advertisement to `source`, or to all nodes if the guest has no address yet.
+fn answer_router(net: &Network, v6: &Ipv6Net, source: Ipv6Addr) -> Result<Reply, Ignored> {
+    Ok(Reply {
+        message: router_advertisement_message(net, v6)?,
+        destination: if source.is_unspecified() { ALL_NODES } else { source },
+        kind: Kind::RouterAdvertisement,
+    })
+}
+
+/// The message that tells the guest all about its link.
+fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ignored> {
+    if !net.services.ra {
+        return Err(Ignored::Disabled);
+    }
+    let mut message = Body::new();
+    put(&mut message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
+    put(&mut message, &ROUTER_LIFETIME_S.to_be_bytes());
+    put(&mut message, &[0; 8]); // reachable and retransmission time: unspecified
+    put_prefix(&mut message, v6);
+    put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);
+    if net.mtu > 0 {
+        put(&mut message, &[OPTION_MTU, 1, 0, 0]);
+        put(&mut message, &u32::from(net.mtu).to_be_bytes());
+    }
+    if net.services.hand_out_dns {
+        put_dns(&mut message, OPTION_RDNSS, v6.dns.iter().flat_map(Ipv6Addr::octets).collect());
+    }
+    put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+    Ok(message)
+}
+
+/// Appends a link-layer address option.
+fn put_link_layer(message: &mut Body, option: u8, mac: Mac) {
+    put(message, &[option, 1]);
+    put(message, &mac.0);
+}
+
+/// Appends the prefix of the assigned address, unless there is none, or none but the link-local
+/// one, which is not to be advertised (RFC 4861, 4.6.2).
+fn put_prefix(message: &mut Body, v6: &Ipv6Net) {
+    let Some(addr) = v6.addr.filter(|addr| !addr.is_unicast_link_local()) else {
+        return;
+    };
+    let prefix = Ipv6Addr::from_bits(addr.to_bits() & u128::MAX << (128 - PREFIX_BITS));
+    put(message, &[OPTION_PREFIX, 4, PREFIX_BITS, FLAGS_ON_LINK_AUTO]);
+    put(message, &FOREVER); // valid
+    put(message, &FOREVER); // preferred
+    put(message, &[0; 4]);
+    put(message, &prefix.octets());
+}
+
+/// Appends an RDNSS or DNSSL option (RFC 8106, 5.1 and 5.2) unless its body is empty; the body is
+/// padded to whole units of 8 bytes.
+fn put_dns(message: &mut Body, option: u8, mut body: ArrayVec<u8, { labels::MAX_SEARCH_BYTES }>) {
+    if body.is_empty() {
+        return;
+    }
+    while !body.len().is_multiple_of(8) {
+        body.push(0);
+    }
+    let units = u8::try_from(1 + body.len() / 8).expect("a body has at most 64 units");
+    put(message, &[option, units, 0, 0]);
+    put(message, &FOREVER);
+    put(message, &body);
+}
+
+#[cfg(test)]
+mod tests;
