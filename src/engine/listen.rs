@@ -77,10 +77,14 @@ impl Engine {
         let mut outcome = Outcome::default();
         for port in rule.first..=rule.last {
             match self.listen_port(index, rule, port) {
-                Ok(()) => outcome.opened(),
+                Ok(()) => outcome.bound += 1,
                 Err(errno) if rule.weak => {
                     log::debug!("Listen failed for HOST {rule}: port {port}: {errno}");
-                    outcome.failed(errno == Errno::ACCESS);
+                    let count = match errno {
+                        Errno::ACCESS => &mut outcome.denied,
+                        _ => &mut outcome.failed,
+                    };
+                    *count += 1;
                 }
                 Err(errno) => {
                     let hint = match errno {

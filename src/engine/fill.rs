@@ -1,0 +1,123 @@
+//! Data from a host socket to the guest: peeked straight into the guest's buffers, with headers
+//! stamped in front. With segmentation offload one frame carries up to 64 KiB, whatever the MTU.
+
+use std::os::fd::BorrowedFd;
+
+use arrayvec::ArrayVec;
+use passt_frame::{
+    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, Reserve, ToGuest,
+    ToGuestLease, ToGuestList,
+};
+
+use super::state::{PeekOffset, TcpState};
+use crate::flow::tcp::{Conn, Fill, Flags};
+use crate::sys::stream;
+use crate::wire::build::{HeaderTemplate, L4Checksum, TcpFields};
+
+const TCP_HEADER_BYTES: u32 = 20;
+
+/// Room reserved for a flow that has not sent much yet: one page.
+const FIRST_READ_BYTES: u32 = 4096;
+
+/// What the machine wants sent.
+pub(super) struct Wish {
+    /// Bytes between the head of the socket's queue and the first byte.
+    pub offset: u32,
+    /// Bytes at most.
+    pub bytes: u32,
+    /// Payload bytes of one segment.
+    pub mss: u16,
+}
+
+/// Moves data from the socket to the guest.
+pub(super) fn fill(
+    list: &mut ToGuestList,
+    out: &mut dyn ToGuest,
+    socket: BorrowedFd<'_>,
+    template: &HeaderTemplate,
+    tcp: &mut TcpState,
+    wish: &Wish,
+) -> Fill {
+    let caps = out.caps();
+    if !caps.up {
+        return Fill::NoRoom;
+    }
+    let gso = if template.is_v4() { caps.gso.tcp_v4 } else { caps.gso.tcp_v6 };
+    let mss = u32::from(wish.mss);
+    // A frame is at most one IPv4 packet long, for IPv6 as well: the guest's own limit for GSO.
+    let largest = u32::from(u16::MAX) - 40 - TCP_HEADER_BYTES;
+    let segment = if gso { largest / mss * mss } else { mss.min(largest) };
+    // What the last read got, and as much again, is likely enough: a reservation costs by its size.
+    let bytes = wish.bytes.min(tcp.last_read.saturating_mul(2).max(FIRST_READ_BYTES));
+    let header_len = template.l3_bytes() as u32 + TCP_HEADER_BYTES;
+    let request = Reserve { header_len, segment, bytes };
+    let Some(mut lease) = ToGuestLease::reserve(out, list, request) else { return Fill::NoRoom };
+    match peek(&mut lease, socket, tcp, wish, bytes) {
+        Ok(0) => Fill::Eof,
+        Ok(sent) => {
+            let drained = sent < lease.room();
+            tcp.last_read = sent;
+            stamp(lease, template, &tcp.conn, mss, sent);
+            Fill::Sent { bytes: sent, drained }
+        }
+        Err(Errno::AGAIN) => Fill::Empty,
+        Err(errno) => {
+            log::debug!("TCP connection: read: {errno}");
+            Fill::Failed
+        }
+    }
+}
+
+/// Peeks at the socket's queue from `wish.offset` on.
+fn peek(
+    lease: &mut ToGuestLease<'_>,
+    socket: BorrowedFd<'_>,
+    tcp: &mut TcpState,
+    wish: &Wish,
+    bytes: u32,
+) -> Result<u32, Errno> {
+    if tcp.peek == PeekOffset::Unsupported {
+        return lease.recv_stream(socket, bytes, wish.offset, libc::MSG_PEEK);
+    }
+    if tcp.peek != PeekOffset::At(wish.offset) {
+        stream::set_peek_offset(socket, wish.offset)?;
+        tcp.peek = PeekOffset::At(wish.offset);
+    }
+    let got = lease.recv_stream(socket, bytes, 0, libc::MSG_PEEK)?;
+    tcp.peek = PeekOffset::At(wish.offset + got);
+    Ok(got)
+}
+
+/// Writes the headers of all frames that `sent` bytes fill, and hands them to the guest.
+fn stamp(mut lease: ToGuestLease<'_>, template: &HeaderTemplate, conn: &Conn, mss: u32, sent: u32) {
+    let caps = lease.caps();
+    let mut fields = TcpFields::from(&conn.data_header());
+    let mut done = ArrayVec::<FrameDone, MAX_FRAMES>::new();
+    let mut left = sent;
+    while left > 0 && done.len() < lease.frames() {
+        let index = done.len();
+        let len = lease.frame_room(index).min(left);
+        left -= len;
+        if left == 0 {
+            fields.flags |= Flags::PSH.0;
+        }
+        let (checksum, meta) = if caps.partial_checksum {
+            (L4Checksum::Partial, offload(template, mss, len))
+        } else {
+            let payload_sum = lease.payload_sum(index, len).folded();
+            (L4Checksum::Complete { payload_sum }, FrameMeta::default())
+        };
+        lease.put_header(index, &template.tcp(&fields, len, checksum));
+        done.push(FrameDone { payload_len: len, meta });
+        fields.seq += len;
+    }
+    lease.commit(&done);
+}
+
+fn offload(template: &HeaderTemplate, mss: u32, len: u32) -> FrameMeta {
+    let start = template.l3_bytes() as u16;
+    let kind = if template.is_v4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
+    let header_len = start + TCP_HEADER_BYTES as u16;
+    let gso = (len > mss).then_some(Gso { kind, size: mss as u16, header_len });
+    FrameMeta { checksum: Checksum::Partial { start, offset: 16 }, gso }
+}

@@ -1,0 +1,88 @@
+//! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
+//! TCP segments of one flow are gathered to a run and written with one sendmsg(2).
+
+use passt_frame::{FromGuestBatch, FromGuestLease, FramePort, ToGuest};
+
+use super::Engine;
+use super::tcp::Run;
+use crate::responder::{dhcp, dhcpv6};
+use crate::wire::ip::{self, IpHead, L4Protocol};
+use crate::wire::{DropReason, Packet};
+
+/// ICMPv6 types of neighbour and router discovery: consumed here, never forwarded.
+const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
+
+impl Engine {
+    /// Takes one batch of frames from the guest. False when there was none.
+    pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
+        let (from, out) = port.halves();
+        let Some(mut lease) = FromGuestLease::take(from, batch) else { return false };
+        let mut run = Run::default();
+        for index in 0..lease.frames().len() {
+            if let Err(reason) = self.frame(&mut lease, index, &mut run, out) {
+                self.outbox.drops.count(reason);
+                log::trace!("frame from guest dropped: {}", reason.name());
+            }
+        }
+        self.finish_run(&mut lease, &mut run);
+        true
+    }
+
+    fn frame(
+        &mut self,
+        lease: &mut FromGuestLease<'_>,
+        index: usize,
+        run: &mut Run,
+        out: &mut dyn ToGuest,
+    ) -> Result<(), DropReason> {
+        let frame = &lease.frames()[index];
+        let head = frame.head();
+        self.addressing.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
+        let ip = match ip::parse(head, frame.len)? {
+            Packet::Arp => return self.arp(head, out),
+            Packet::Ip(ip) => ip,
+        };
+        self.check_family(&ip)?;
+        self.addressing.learn_address(ip.source);
+        match ip.protocol {
+            L4Protocol::Tcp => self.tcp_from_guest(lease, index, &ip, run, out),
+            L4Protocol::Udp => self.udp_or_dhcp(lease, index, &ip, out),
+            L4Protocol::Icmpv6 if NDP_TYPES.contains(&self.icmp_type(&ip, head)?) => {
+                self.ndp(lease, index, &ip, out)
+            }
+            L4Protocol::Icmp | L4Protocol::Icmpv6 => self.echo_from_guest(lease, index, &ip),
+        }
+    }
+
+    fn check_family(&self, ip: &IpHead) -> Result<(), DropReason> {
+        let net = &self.addressing.net;
+        let enabled = if ip.source.is_ipv4() { net.v4.is_some() } else { net.v6.is_some() };
+        if !enabled {
+            return Err(DropReason::FamilyDisabled);
+        }
+        // A loopback address on the link is a leak of the guest, whatever it stands for.
+        if ip.source.is_loopback() || ip.destination.is_loopback() {
+            return Err(DropReason::ForbiddenAddress);
+        }
+        Ok(())
+    }
+
+    fn icmp_type(&self, ip: &IpHead, head: &[u8]) -> Result<u8, DropReason> {
+        ip.l4(head)?.first().copied().ok_or(DropReason::Truncated)
+    }
+
+    fn udp_or_dhcp(
+        &mut self,
+        lease: &mut FromGuestLease<'_>,
+        index: usize,
+        ip: &IpHead,
+        out: &mut dyn ToGuest,
+    ) -> Result<(), DropReason> {
+        let head = ip.udp(lease.frames()[index].head())?;
+        match (ip.source.is_ipv4(), head.destination_port) {
+            (true, dhcp::SERVER_PORT) => self.dhcp(lease, index, ip, out),
+            (false, dhcpv6::SERVER_PORT) => self.dhcpv6(lease, index, ip, out),
+            _ => self.udp_from_guest(lease, index, ip),
+        }
+    }
+}
