@@ -1,1 +1,45 @@
-//! placeholder
+//! A vhost-user back-end for one virtio network device: moves frames between a guest's rings and a
+//! flow engine, and knows no IP.
+//!
+//! # Theory of operation
+//! A *front-end* (QEMU, Cloud Hypervisor, crosvm, User-Mode Linux) connects to a socket and tells,
+//! message by message, which memory its guest has and where in it two rings lie. From then on the
+//! *driver* in the guest and this crate exchange frames through that memory without the front-end;
+//! eventfds carry notifications both ways.
+//!
+//! * [`Device`] is the [`FramePort`](passt_frame::FramePort) that the loop drives: it owns
+//! * `Control`, the connection: `Framing` collects whole messages without ever waiting, a pre-filter
+//!   serves those that the `vhost` crate rejects, the rest is relayed to that crate, which calls
+//! * `Session`, the device behind the messages: features, memory, two `Vring`s, and the two halves
+//! * `RxHalf` (to the guest) and `TxHalf` (from the guest), each with a `Ring` while it runs: a burst
+//!   view of a split ring, popped many at a time, published once for each turn of the loop.
+//!
+//! All memory access is in `mem`, the only file with unsafe code.
+//!
+//! # Invariants
+//! * One thread. Nothing waits: not for a message, not for a reply, not on a full call counter.
+//! * The front-end and the driver are hostile. A broken *message* ends the connection, a broken *ring*
+//!   stops that ring, a broken *frame* is dropped and counted. None ends the process.
+//! * Memory that a ring or a lease points into stays mapped as long as the pointer lives.
+//! * Descriptors leave epoll before they are closed.
+//! * Once the rings run, moving frames allocates nothing.
+//!
+//! Specifications: virtio 1.2, sections 2.7 (split rings) and 5.1 (network device); vhost-user as
+//! published with QEMU.
+
+mod config;
+mod control;
+mod device;
+mod features;
+mod handler;
+mod mem;
+mod message;
+mod net_header;
+mod ring;
+mod rx;
+mod session;
+mod tx;
+mod vring;
+
+pub use config::Config;
+pub use device::{Device, SetupError};

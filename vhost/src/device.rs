@@ -1,0 +1,232 @@
+//! The device as the loop sees it: a [`FramePort`] whose front-end comes and goes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use log::{info, warn};
+use passt_frame::{FramePort, FromGuest, LinkChange, PortEvents, Registrar, ToGuest, Trigger};
+use rustix::event::EventfdFlags;
+use thiserror::Error;
+
+use crate::config::Config;
+use crate::control::{Control, ControlError};
+use crate::session::{RX, Session, TOKEN_KICK, TX};
+
+/// Token of the control socket.
+const TOKEN_CONTROL: u16 = 0;
+
+/// Token of the device's own wake-up.
+const TOKEN_WAKE: u16 = 1;
+
+const TOKEN_KICK_RX: u16 = TOKEN_KICK + RX as u16;
+const TOKEN_KICK_TX: u16 = TOKEN_KICK + TX as u16;
+
+/// Control messages handled in one turn of the loop; traffic goes on in between.
+const MESSAGES_PER_TURN: usize = 32;
+
+/// Why a device could not be made, or a front-end not be attached.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// A system call failed.
+    #[error("vhost-user: {what}: {error}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// How it failed.
+        error: std::io::Error,
+    },
+    /// The queue types refused the ring size.
+    #[error("vhost-user: {0}")]
+    Queue(#[from] virtio_queue::Error),
+    /// There is a front-end already.
+    #[error("vhost-user: a front-end is connected already")]
+    Occupied,
+}
+
+fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> SetupError {
+    move |error| SetupError::System { what, error: error.into() }
+}
+
+/// A virtio network device served over vhost-user.
+pub struct Device {
+    session: Session,
+    control: Option<Control>,
+    registrar: Registrar,
+    config: Config,
+    /// Written by ourselves when the next turn has work that no descriptor announces.
+    wake: OwnedFd,
+    /// Link state as last reported.
+    up: bool,
+    /// Messages are left in the control socket.
+    unread: bool,
+    /// Connections that ended with a violation of the protocol.
+    violations: u64,
+}
+
+impl Device {
+    /// A device without a front-end. Its descriptors are reported to the loop through `registrar`.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the wake-up cannot be made.
+    pub fn new(registrar: Registrar, config: Config) -> Result<Self, SetupError> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = rustix::event::eventfd(0, flags).map_err(system("eventfd"))?;
+        registrar.add(&wake, TOKEN_WAKE, Trigger::Edge).map_err(system("epoll"))?;
+        let session = Session::new(registrar.clone(), config)?;
+        let (control, up, unread, violations) = (None, false, false, 0);
+        Ok(Self { session, control, registrar, config, wake, up, unread, violations })
+    }
+
+    /// Takes over the connection of a front-end. One at a time: see [`is_attached`](Self::is_attached).
+    ///
+    /// # Errors
+    /// [`SetupError`]; the connection is closed then.
+    pub fn attach(&mut self, stream: UnixStream) -> Result<(), SetupError> {
+        if self.control.is_some() {
+            return Err(SetupError::Occupied);
+        }
+        let vacant = Session::new(self.registrar.clone(), self.config)?;
+        let control = Control::new(stream, vacant)
+            .map_err(|error| SetupError::System { what: "socketpair", error })?;
+        self.registrar
+            .add(control.socket(), TOKEN_CONTROL, Trigger::Edge)
+            .map_err(system("epoll"))?;
+        self.control = Some(control);
+        info!("vhost-user: front-end connected");
+        Ok(())
+    }
+
+    /// Whether a front-end is connected.
+    pub fn is_attached(&self) -> bool {
+        self.control.is_some()
+    }
+
+    /// Makes the loop come back in the next turn.
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Handles what is in the control socket; true when the front-end is gone after it.
+    fn on_control(&mut self) -> bool {
+        self.unread = false;
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(control) = &mut self.control else { return false };
+            match control.handle_next(&mut self.session) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    self.detach(&error);
+                    return true;
+                }
+            }
+        }
+        self.unread = true;
+        self.wake();
+        false
+    }
+
+    /// Ends the connection, with one line that says why.
+    fn detach(&mut self, error: &ControlError) {
+        let Some(control) = self.control.take() else { return };
+        if error.is_disconnect() {
+            info!("vhost-user: front-end disconnected");
+        } else {
+            warn!("vhost-user: front-end dropped at {}: {error}", control.current());
+            self.violations += 1;
+        }
+        self.close(&control);
+    }
+
+    fn close(&mut self, control: &Control) {
+        self.registrar.remove(control.socket().as_fd());
+        self.session.disconnect();
+        self.unread = false;
+    }
+
+    /// Ends the connection of a front-end whose memory went away; true when it did.
+    fn check_memory(&mut self) -> bool {
+        if self.control.is_none() || !self.session.memory_lost() {
+            return false;
+        }
+        let Some(control) = self.control.take() else { return false };
+        warn!("vhost-user: front-end dropped: the file of its memory shrank");
+        self.violations += 1;
+        self.close(&control);
+        true
+    }
+
+    /// Whether rings broke that nothing was reported of.
+    fn has_faults(&self) -> bool {
+        self.session.rx.fault.is_some() || self.session.tx.fault.is_some()
+    }
+
+    /// The change of the link since the last report.
+    fn link_change(&mut self, closed: bool) -> Option<LinkChange> {
+        let up = self.session.rx.is_up();
+        let before = std::mem::replace(&mut self.up, up);
+        match (closed, before, up) {
+            (true, ..) => Some(LinkChange::Closed),
+            (false, false, true) => Some(LinkChange::Up),
+            (false, true, false) => Some(LinkChange::Down),
+            _ => None,
+        }
+    }
+}
+
+impl FramePort for Device {
+    fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
+        (&mut self.session.tx, &mut self.session.rx)
+    }
+
+    fn on_event(&mut self, token: u16) -> PortEvents {
+        let mut closed = false;
+        match token {
+            TOKEN_CONTROL => closed = self.on_control(),
+            TOKEN_WAKE if self.unread => closed = self.on_control(),
+            TOKEN_KICK_RX => self.session.acknowledge_kick(RX),
+            TOKEN_KICK_TX => self.session.acknowledge_kick(TX),
+            _ => {}
+        }
+        closed |= self.check_memory();
+        self.session.tx.drain_disabled();
+        let room = self.session.rx.take_room();
+        self.session.report_faults();
+        PortEvents {
+            frames: token != TOKEN_KICK_RX && self.session.tx.may_have_frames(),
+            room,
+            link: self.link_change(closed),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.session.flush();
+        let lost = self.control.is_some() && self.session.memory_lost();
+        if lost || self.has_faults() || self.session.tx.has_pending() {
+            self.wake();
+        }
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let (tx, rx) = (&self.session.tx.counters, &self.session.rx.counters);
+        visit("vhost.from_guest.frames", tx.frames);
+        visit("vhost.from_guest.too_short", tx.too_short);
+        visit("vhost.from_guest.too_long", tx.too_long);
+        visit("vhost.from_guest.too_scattered", tx.too_scattered);
+        visit("vhost.from_guest.bad_header", tx.bad_header);
+        visit("vhost.from_guest.ring_disabled", tx.disabled);
+        visit("vhost.to_guest.frames", rx.frames);
+        visit("vhost.to_guest.no_buffers", rx.starved);
+        visit("vhost.to_guest.ring_broken", rx.lost);
+        visit("vhost.rings_broken", self.session.faults);
+        visit("vhost.violations", self.violations);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(control) = self.control.take() {
+            self.close(&control);
+        }
+        self.registrar.remove(&self.wake);
+    }
+}

@@ -1,0 +1,141 @@
+//! The feature words: virtio (virtio 1.2, sections 5.1.3 and 6) and vhost-user protocol features.
+//!
+//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the
+//! control queue and more than one queue pair, the dirty log and device state (migration), in-order
+//! use, in-flight tracking, the packed ring.
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net as net;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use passt_frame::GsoSet;
+
+/// vhost-user's own bit in the virtio word: protocol features can be negotiated.
+const PROTOCOL_FEATURES: u32 = 30;
+
+/// Offered virtio bits that depend on no option.
+const ALWAYS: [u32; 17] = [
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+    PROTOCOL_FEATURES,
+    net::VIRTIO_NET_F_MRG_RXBUF,
+    net::VIRTIO_NET_F_CSUM,
+    net::VIRTIO_NET_F_GUEST_CSUM,
+    net::VIRTIO_NET_F_HOST_TSO4,
+    net::VIRTIO_NET_F_HOST_TSO6,
+    net::VIRTIO_NET_F_GUEST_TSO4,
+    net::VIRTIO_NET_F_GUEST_TSO6,
+    net::VIRTIO_NET_F_HOST_USO,
+    net::VIRTIO_NET_F_GUEST_USO4,
+    net::VIRTIO_NET_F_GUEST_USO6,
+    net::VIRTIO_NET_F_HOST_ECN,
+    net::VIRTIO_NET_F_MTU,
+    net::VIRTIO_NET_F_STATUS,
+];
+
+/// The virtio feature word that GET_FEATURES answers.
+pub fn offered(with_mac: bool) -> u64 {
+    let word = ALWAYS.iter().fold(0, |word, bit| word | 1u64 << bit);
+    word | u64::from(with_mac) << net::VIRTIO_NET_F_MAC
+}
+
+/// The protocol features that are served. The vhost crate adds REPLY_ACK, which it implements.
+pub fn protocol() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::RARP
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::RESET_DEVICE
+}
+
+/// A virtio feature word that was acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u64);
+
+impl Features {
+    fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+
+    /// The modern interface, the only one that is served.
+    pub fn version_1(self) -> bool {
+        self.has(VIRTIO_F_VERSION_1)
+    }
+
+    /// Rings are switched by SET_VRING_ENABLE; without it they are always enabled.
+    pub fn protocol_features(self) -> bool {
+        self.has(PROTOCOL_FEATURES)
+    }
+
+    /// Notifications are suppressed by index, not by flag.
+    pub fn event_idx(self) -> bool {
+        self.has(VIRTIO_RING_F_EVENT_IDX)
+    }
+
+    /// Chains may lie in tables of their own.
+    pub fn indirect(self) -> bool {
+        self.has(VIRTIO_RING_F_INDIRECT_DESC)
+    }
+
+    /// A frame to the guest may take several buffers.
+    pub fn mergeable(self) -> bool {
+        self.has(net::VIRTIO_NET_F_MRG_RXBUF)
+    }
+
+    /// The guest accepts partial checksums.
+    pub fn guest_checksum(self) -> bool {
+        self.has(net::VIRTIO_NET_F_GUEST_CSUM)
+    }
+
+    /// The guest may send partial checksums.
+    pub fn host_checksum(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CSUM)
+    }
+
+    /// Segmentation that the guest accepts. All of it needs the partial checksum (5.1.3.1).
+    pub fn guest_gso(self) -> GsoSet {
+        if !self.guest_checksum() {
+            return GsoSet::default();
+        }
+        GsoSet {
+            tcp_v4: self.has(net::VIRTIO_NET_F_GUEST_TSO4),
+            tcp_v6: self.has(net::VIRTIO_NET_F_GUEST_TSO6),
+            udp: self.has(net::VIRTIO_NET_F_GUEST_USO4) && self.has(net::VIRTIO_NET_F_GUEST_USO6),
+        }
+    }
+
+    /// Segmentation that the guest may ask for.
+    pub fn host_gso(self) -> GsoSet {
+        GsoSet {
+            tcp_v4: self.has(net::VIRTIO_NET_F_HOST_TSO4),
+            tcp_v6: self.has(net::VIRTIO_NET_F_HOST_TSO6),
+            udp: self.has(net::VIRTIO_NET_F_HOST_USO),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_nothing_that_is_not_served() {
+        let word = offered(true);
+        for bit in [net::VIRTIO_NET_F_CTRL_VQ, net::VIRTIO_NET_F_MQ, 26, 34, 35, 33] {
+            assert_eq!(word & (1 << bit), 0, "bit {bit}");
+        }
+        assert_eq!(word & !offered(false), 1 << net::VIRTIO_NET_F_MAC);
+    }
+
+    #[test]
+    fn segmentation_to_the_guest_needs_its_checksum_offload() {
+        let all = Features(offered(true));
+        assert_eq!(all.guest_gso(), GsoSet { tcp_v4: true, tcp_v6: true, udp: true });
+        let without = Features(all.0 & !(1 << net::VIRTIO_NET_F_GUEST_CSUM));
+        assert_eq!(without.guest_gso(), GsoSet::default());
+    }
+}

@@ -1,0 +1,587 @@
+//! Guest memory: mapping it, finding things in it, and every access to it that is made from user
+//! space. The only file of this crate with `unsafe` code, apart from the two `unsafe impl`s.
+//!
+//! # Rules
+//! * Guest memory is never a Rust reference to data: the guest writes it whenever it likes. It is
+//!   read by one volatile or atomic load to private memory, and written by copies and stores.
+//! * Who holds a pointer into a mapping holds the mapping: [`RingMemory`] keeps the regions its ring
+//!   lies in, [`Memory`] keeps all. A pointer to a buffer ([`Span`]) lives no longer than the lease
+//!   it is lent to, and a lease borrows the half that keeps the `Memory`.
+//!
+//! # A file that shrinks
+//! A region is checked against the size of its file when it is mapped, but the front-end may
+//! truncate the file later. The kernel's own copies (`recvmsg`, `sendmsg`) then fail with `EFAULT`;
+//! an access from user space raises SIGBUS. Checking before each access would be a race, and a
+//! system call for each access would cost more than the frame. So the signal is handled: a handler,
+//! installed once for the process, looks the address up in a table of atomics that lists all guest
+//! regions, replaces the *whole* region with private zero pages, and marks its slot. The interrupted
+//! access is repeated and succeeds, on memory that means nothing; [`Memory::is_lost`] then tells the
+//! device to end the connection. The whole region, because one `mmap` call then serves normal and
+//! huge pages alike, and because nothing of the connection survives anyway. A SIGBUS at any other
+//! address gets the default action: the process ends as it would have without the handler.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Once};
+
+use passt_frame::GuestIovec;
+use rustix::fs::FileType;
+use thiserror::Error;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Most regions a front-end may map: what GET_MAX_MEM_SLOTS answers.
+pub const MAX_REGIONS: usize = 64;
+
+/// Slots of the table that the SIGBUS handler searches.
+const SLOTS: usize = 512;
+
+/// Bytes of a split-ring descriptor (virtio 1.2, section 2.7.5).
+pub const DESCRIPTOR_BYTES: u32 = 16;
+
+/// A region as a front-end describes it: vhost-user "memory region description".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionSpec {
+    /// Guest physical address of the first byte.
+    pub guest: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Address of the first byte in the front-end's own address space.
+    pub user: u64,
+    /// Offset of the first byte in the file.
+    pub offset: u64,
+}
+
+/// Why memory was refused.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The region has no bytes.
+    #[error("region at {0:#x} is empty")]
+    Empty(u64),
+    /// An end of the region is beyond 2^64.
+    #[error("region at {0:#x} overflows its address range")]
+    Overflow(u64),
+    /// The descriptor is not one of a file that can be mapped.
+    #[error("region at {0:#x} comes with a descriptor that is not a file")]
+    NotAFile(u64),
+    /// The file ends before the region.
+    #[error("region at {guest:#x} needs {needed} bytes of a file of {size}")]
+    ShortFile {
+        /// Guest physical address of the region.
+        guest: u64,
+        /// Bytes that the file would need.
+        needed: u64,
+        /// Bytes that the file has.
+        size: u64,
+    },
+    /// mmap(2) failed; a read-only file ends here.
+    #[error("region at {guest:#x} cannot be mapped for reading and writing: {error}")]
+    Map {
+        /// Guest physical address of the region.
+        guest: u64,
+        /// What vm-memory reports.
+        error: String,
+    },
+    /// Two regions share addresses.
+    #[error("regions at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+    /// More regions than slots.
+    #[error("more than {MAX_REGIONS} regions")]
+    TooMany,
+    /// A region to be removed is not there.
+    #[error("no region at {0:#x} like the one to remove")]
+    Unknown(u64),
+}
+
+/// One mapped region. Unmapped when the last user is gone.
+struct Mapping {
+    spec: RegionSpec,
+    region: Arc<GuestRegionMmap>,
+    base: *mut u8,
+    slot: usize,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        GUARD[self.slot].release();
+    }
+}
+
+impl Mapping {
+    /// Checks `spec` against `file` and maps it.
+    fn new(spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
+        let guest = spec.guest;
+        let needed = check_spec(&spec)?;
+        let stat = rustix::fs::fstat(&file).map_err(|_| MemoryError::NotAFile(guest))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(MemoryError::NotAFile(guest));
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if size < needed {
+            return Err(MemoryError::ShortFile { guest, needed, size });
+        }
+        let failed = |error: String| MemoryError::Map { guest, error };
+        let len = usize::try_from(spec.len).map_err(|_| MemoryError::Overflow(guest))?;
+        let map = MmapRegion::<()>::from_file(FileOffset::new(file, spec.offset), len)
+            .map_err(|error| failed(error.to_string()))?;
+        let base = map.as_ptr();
+        let slot = claim_slot(base as usize, len).ok_or(MemoryError::TooMany)?;
+        let Some(region) = GuestRegionMmap::new(map, GuestAddress(guest)) else {
+            GUARD[slot].release();
+            return Err(MemoryError::Overflow(guest));
+        };
+        Ok(Self { spec, region: Arc::new(region), base, slot })
+    }
+
+    /// Host address of `offset` if `len` bytes from there lie within the region.
+    fn host(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        (end <= self.spec.len).then(|| self.base.wrapping_add(offset as usize))
+    }
+}
+
+/// Checks that no end of the region overflows; returns the bytes that its file must have.
+fn check_spec(spec: &RegionSpec) -> Result<u64, MemoryError> {
+    if spec.len == 0 {
+        return Err(MemoryError::Empty(spec.guest));
+    }
+    let overflow = || MemoryError::Overflow(spec.guest);
+    spec.guest.checked_add(spec.len).ok_or_else(overflow)?;
+    spec.user.checked_add(spec.len).ok_or_else(overflow)?;
+    let needed = spec.offset.checked_add(spec.len).ok_or_else(overflow)?;
+    i64::try_from(needed).map_err(|_| overflow())?;
+    Ok(needed)
+}
+
+/// A piece of a guest buffer in our address space.
+#[derive(Clone, Copy)]
+pub struct Span {
+    base: *mut u8,
+    len: u32,
+}
+
+impl Span {
+    /// Length in bytes.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The first `at` bytes (all, if it is shorter) and the rest.
+    pub fn split_at(self, at: u32) -> (Self, Self) {
+        let at = at.min(self.len);
+        let rest = self.base.wrapping_add(at as usize);
+        (Self { base: self.base, len: at }, Self { base: rest, len: self.len - at })
+    }
+
+    /// The piece in the form in which a lease takes it.
+    pub fn lend(self) -> GuestIovec {
+        // SAFETY: a span lies in a region that the half's `Memory` keeps; the half replaces it only
+        // through `&mut`, which a lease excludes (see the `unsafe impl`s in rx.rs and tx.rs).
+        unsafe { GuestIovec::new(self.base, self.len as usize) }
+    }
+
+    /// Copies from the piece into `bytes`; returns how many bytes there were.
+    pub fn read(self, bytes: &mut [u8]) -> usize {
+        let n = bytes.len().min(self.len as usize);
+        // SAFETY: `n` bytes are mapped at `base`, see `lend`; `bytes` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.base, bytes.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies from `bytes` into the piece; returns how many bytes fitted.
+    pub fn write(self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.len as usize);
+        // SAFETY: as in `read`, the other way.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, n) };
+        n
+    }
+}
+
+/// All memory of a guest: regions sorted by guest address, none overlapping.
+#[derive(Default)]
+pub struct Memory {
+    regions: Vec<Rc<Mapping>>,
+    /// Index of the region that was hit last: most guests use one.
+    last: Cell<usize>,
+}
+
+impl Memory {
+    /// Maps a whole table, as SET_MEM_TABLE brings it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn map_table(table: Vec<(RegionSpec, File)>) -> Result<Self, MemoryError> {
+        let mut regions = Vec::with_capacity(table.len());
+        for (spec, file) in table {
+            regions.push(Rc::new(Mapping::new(spec, file)?));
+        }
+        Self::from_regions(regions)
+    }
+
+    /// The same memory with one region more (ADD_MEM_REG).
+    ///
+    /// # Errors
+    /// What is wrong with the region.
+    pub fn with_region(&self, spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
+        let mut regions = self.regions.clone();
+        if regions.len() >= MAX_REGIONS {
+            return Err(MemoryError::TooMany);
+        }
+        regions.push(Rc::new(Mapping::new(spec, file)?));
+        Self::from_regions(regions)
+    }
+
+    /// The same memory with one region less (REM_MEM_REG): guest address, user address and length
+    /// name it, the offset does not count.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unknown`] when there is no such region.
+    pub fn without_region(&self, spec: &RegionSpec) -> Result<Self, MemoryError> {
+        let same =
+            |s: &RegionSpec| s.guest == spec.guest && s.user == spec.user && s.len == spec.len;
+        let mut regions = self.regions.clone();
+        regions.retain(|region| !same(&region.spec));
+        if regions.len() == self.regions.len() {
+            return Err(MemoryError::Unknown(spec.guest));
+        }
+        Self::from_regions(regions)
+    }
+
+    fn from_regions(mut regions: Vec<Rc<Mapping>>) -> Result<Self, MemoryError> {
+        if regions.len() > MAX_REGIONS {
+            return Err(MemoryError::TooMany);
+        }
+        check_overlap(&mut regions, |spec| spec.user)?;
+        check_overlap(&mut regions, |spec| spec.guest)?;
+        Ok(Self { regions, last: Cell::new(0) })
+    }
+
+    /// The map in the form that the queue types of rust-vmm take.
+    pub fn as_vm_memory(&self) -> GuestMemoryMmap {
+        let regions = self.regions.iter().map(|region| region.region.clone()).collect();
+        GuestMemoryMmap::from_arc_regions(regions).unwrap_or_default()
+    }
+
+    /// Whether a region's file shrank under it: nothing read since means anything.
+    pub fn is_lost(&self) -> bool {
+        self.regions.iter().any(|region| GUARD[region.slot].lost.load(Ordering::Relaxed))
+    }
+
+    /// Guest physical address of an address in the front-end's address space.
+    pub fn guest_of_user(&self, user: u64) -> Option<u64> {
+        let inside = |r: &&Rc<Mapping>| user.wrapping_sub(r.spec.user) < r.spec.len;
+        let region = self.regions.iter().find(inside)?;
+        Some(region.spec.guest + (user - region.spec.user))
+    }
+
+    /// The region that holds guest address `guest`, with the offset in it.
+    fn find(&self, guest: u64) -> Option<(&Rc<Mapping>, u64)> {
+        let hit = |index: usize| {
+            let region = self.regions.get(index)?;
+            let offset = guest.wrapping_sub(region.spec.guest);
+            (offset < region.spec.len).then_some((region, offset))
+        };
+        if let Some(found) = hit(self.last.get()) {
+            return Some(found);
+        }
+        let index = self.regions.partition_point(|r| r.spec.guest <= guest).checked_sub(1)?;
+        let found = hit(index)?;
+        self.last.set(index);
+        Some(found)
+    }
+
+    /// Calls `each` with the pieces of `len` bytes at `guest`, in order: several when they cross the
+    /// border of two regions. False when a byte of it is not mapped.
+    pub fn spans(&self, guest: u64, len: u32, mut each: impl FnMut(Span)) -> bool {
+        let (mut guest, mut left) = (guest, len);
+        while left > 0 {
+            let Some((region, offset)) = self.find(guest) else { return false };
+            let len = u64::from(left).min(region.spec.len - offset) as u32;
+            let Some(base) = region.host(offset, u64::from(len)) else { return false };
+            each(Span { base, len });
+            left -= len;
+            let Some(next) = guest.checked_add(u64::from(len)) else { return left == 0 };
+            guest = next;
+        }
+        true
+    }
+
+    /// One descriptor of an indirect table.
+    pub fn descriptor(&self, guest: u64) -> Option<Descriptor> {
+        let mut bytes = [0; DESCRIPTOR_BYTES as usize];
+        let mut filled = 0;
+        let mapped = self.spans(guest, DESCRIPTOR_BYTES, |span| {
+            filled += span.read(&mut bytes[filled..]);
+        });
+        mapped.then(|| Descriptor::parse(bytes))
+    }
+}
+
+/// Sorts `regions` by the address that `start` picks and checks that none overlap in it.
+fn check_overlap(
+    regions: &mut [Rc<Mapping>],
+    start: impl Fn(&RegionSpec) -> u64,
+) -> Result<(), MemoryError> {
+    regions.sort_by_key(|region| start(&region.spec));
+    for pair in regions.windows(2) {
+        let (a, b) = (&pair[0].spec, &pair[1].spec);
+        if start(b) - start(a) < a.len {
+            return Err(MemoryError::Overlap(a.guest, b.guest));
+        }
+    }
+    Ok(())
+}
+
+/// A descriptor, copied from guest memory once (virtio 1.2, section 2.7.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest physical address of the buffer or the indirect table.
+    pub guest: u64,
+    /// Length in bytes.
+    pub len: u32,
+    /// `VRING_DESC_F_*`.
+    pub flags: u16,
+    /// Index of the next descriptor, if there is one.
+    pub next: u16,
+}
+
+impl Descriptor {
+    fn parse(bytes: [u8; DESCRIPTOR_BYTES as usize]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Self {
+            guest: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            len: u32::from_le_bytes([i, j, k, l]),
+            flags: u16::from_le_bytes([m, n]),
+            next: u16::from_le_bytes([o, p]),
+        }
+    }
+}
+
+/// Where the three parts of a ring are, as guest physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring (driver area).
+    pub available: u64,
+    /// Used ring (device area).
+    pub used: u64,
+}
+
+/// A split ring in guest memory (virtio 1.2, section 2.7): pointers resolved once, valid because the
+/// regions they point into are kept.
+pub struct RingMemory {
+    descriptors: *const [u8; DESCRIPTOR_BYTES as usize],
+    available: *mut u16,
+    used: *mut u16,
+    size: u16,
+    _keep: [Rc<Mapping>; 3],
+}
+
+impl RingMemory {
+    /// Resolves a ring of `size` descriptors (a power of two). `None` when a part is not mapped, not
+    /// aligned, or spans two regions.
+    pub fn resolve(memory: &Memory, at: &RingAddresses, size: u16) -> Option<Self> {
+        if !size.is_power_of_two() {
+            return None;
+        }
+        let n = u64::from(size);
+        let part = |guest: u64, len: u64, align: usize| {
+            let (region, offset) = memory.find(guest)?;
+            let host = region.host(offset, len)?;
+            (host as usize).is_multiple_of(align).then(|| (host, region.clone()))
+        };
+        let (descriptors, a) = part(at.descriptors, 16 * n, 16)?;
+        let (available, b) = part(at.available, 6 + 2 * n, 2)?;
+        let (used, c) = part(at.used, 6 + 8 * n, 4)?;
+        let (available, used) = (available.cast(), used.cast());
+        Some(Self { descriptors: descriptors.cast(), available, used, size, _keep: [a, b, c] })
+    }
+
+    /// Number of descriptors.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Descriptor `index` of the table, `None` beyond its end.
+    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        if index >= self.size {
+            return None;
+        }
+        // SAFETY: `resolve` checked that `size` descriptors are mapped; a byte array needs no
+        // alignment and has no invalid values, so a torn read is merely nonsense of the guest's.
+        let bytes = unsafe { self.descriptors.add(index as usize).read_volatile() };
+        Some(Descriptor::parse(bytes))
+    }
+
+    /// A 16-bit field of the available ring.
+    fn available_u16(&self, index: usize) -> &AtomicU16 {
+        debug_assert!(index < usize::from(self.size) + 3, "beyond the available ring");
+        // SAFETY: `resolve` checked alignment and that 3 + size fields are mapped and kept; an
+        // atomic may be written by others at any time.
+        unsafe { AtomicU16::from_ptr(self.available.add(index)) }
+    }
+
+    /// A 16-bit field of the used ring.
+    fn used_u16(&self, index: usize) -> &AtomicU16 {
+        debug_assert!(index < 4 * usize::from(self.size) + 3, "beyond the used ring");
+        // SAFETY: as for the available ring, with 3 + 4 * size fields.
+        unsafe { AtomicU16::from_ptr(self.used.add(index)) }
+    }
+
+    /// Whether the driver asks for no interrupts (`VRING_AVAIL_F_NO_INTERRUPT`).
+    pub fn no_interrupt(&self) -> bool {
+        u16::from_le(self.available_u16(0).load(Ordering::Relaxed)) & 1 != 0
+    }
+
+    /// How far the driver has made chains available. What it wrote before is visible afterwards.
+    pub fn available_index(&self) -> u16 {
+        u16::from_le(self.available_u16(1).load(Ordering::Acquire))
+    }
+
+    /// Head of the chain at position `index` of the available ring.
+    pub fn available_entry(&self, index: u16) -> u16 {
+        let slot = usize::from(index & (self.size - 1));
+        u16::from_le(self.available_u16(2 + slot).load(Ordering::Relaxed))
+    }
+
+    /// Used index at which the driver wants the next interrupt.
+    pub fn used_event(&self) -> u16 {
+        u16::from_le(self.available_u16(2 + usize::from(self.size)).load(Ordering::Relaxed))
+    }
+
+    /// The used index as it stands in guest memory.
+    pub fn used_index(&self) -> u16 {
+        u16::from_le(self.used_u16(1).load(Ordering::Relaxed))
+    }
+
+    /// Writes used element `index`; invisible until [`publish`](Self::publish).
+    pub fn put_used(&self, index: u16, head: u16, len: u32) {
+        let at = 2 + 4 * usize::from(index & (self.size - 1));
+        let words = [head, 0, len as u16, (len >> 16) as u16];
+        for (i, word) in words.into_iter().enumerate() {
+            self.used_u16(at + i).store(word.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Makes all used elements before `index`, and the bytes of their buffers, visible to the driver.
+    pub fn publish(&self, index: u16) {
+        self.used_u16(1).store(index.to_le(), Ordering::Release);
+    }
+
+    /// Asks for no kicks (`VRING_USED_F_NO_NOTIFY`), or for kicks.
+    pub fn set_no_notify(&self, no_notify: bool) {
+        self.used_u16(0).store(u16::from(no_notify).to_le(), Ordering::Relaxed);
+    }
+
+    /// Asks for a kick when the driver passes available index `index`.
+    pub fn set_avail_event(&self, index: u16) {
+        let at = 2 + 4 * usize::from(self.size);
+        self.used_u16(at).store(index.to_le(), Ordering::Relaxed);
+    }
+
+    /// Orders what was stored before it against what is loaded after it, as both sides must do
+    /// between "I am going to sleep" and "is there something left".
+    pub fn full_fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// An entry of the table that the SIGBUS handler searches.
+struct GuardSlot {
+    state: AtomicU8,
+    start: AtomicUsize,
+    len: AtomicUsize,
+    lost: AtomicBool,
+}
+
+const FREE: u8 = 0;
+const CLAIMED: u8 = 1;
+const ACTIVE: u8 = 2;
+
+impl GuardSlot {
+    const fn new() -> Self {
+        Self {
+            state: AtomicU8::new(FREE),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    fn release(&self) {
+        self.state.store(FREE, Ordering::Release);
+    }
+}
+
+static GUARD: [GuardSlot; SLOTS] = [const { GuardSlot::new() }; SLOTS];
+
+/// Enters a region in the table, and installs the handler with the first one.
+fn claim_slot(start: usize, len: usize) -> Option<usize> {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(install_handler);
+    let free = |slot: &GuardSlot| {
+        slot.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    };
+    let index = GUARD.iter().position(free)?;
+    let slot = &GUARD[index];
+    slot.start.store(start, Ordering::Relaxed);
+    slot.len.store(len, Ordering::Relaxed);
+    slot.lost.store(false, Ordering::Relaxed);
+    slot.state.store(ACTIVE, Ordering::Release);
+    Some(index)
+}
+
+fn install_handler() {
+    // SAFETY: an all-zero sigaction is a valid one; the handler has the signature that SA_SIGINFO
+    // asks for and makes async-signal-safe calls only.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_sigbus as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Replaces the guest region that holds the faulting address with zero pages. See the file's theory.
+extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo; si_addr is set for a fault (si_code above 0).
+    let fault = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
+    if !fault.is_some_and(replace_region) {
+        // SAFETY: signal() is async-signal-safe. A fault repeats with the default action when the
+        // handler returns; a signal that was sent is lost, but the next one is not.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    }
+}
+
+/// Maps zero pages over the registered region that holds `address`; false when there is none.
+fn replace_region(address: usize) -> bool {
+    for slot in &GUARD {
+        let (start, len) = (slot.start.load(Ordering::Relaxed), slot.len.load(Ordering::Relaxed));
+        let active = slot.state.load(Ordering::Acquire) == ACTIVE;
+        if !active || address.wrapping_sub(start) >= len {
+            continue;
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: the range is exactly a mapping of ours, which stays ours; errno belongs to the
+        // interrupted code and is put back.
+        let mapped = unsafe {
+            let errno = *libc::__errno_location();
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let at = libc::mmap(start as *mut libc::c_void, len, prot, flags, -1, 0);
+            *libc::__errno_location() = errno;
+            at as usize == start
+        };
+        slot.lost.store(mapped, Ordering::Relaxed);
+        return mapped;
+    }
+    false
+}
+
+/// Sets O_NONBLOCK: neither a full counter nor a spurious event may stop the loop.
+pub fn set_nonblocking(fd: impl AsFd) -> rustix::io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)
+}

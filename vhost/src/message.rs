@@ -1,0 +1,207 @@
+//! Framing of the control socket (vhost-user, "Message Specification"): whole messages with their
+//! descriptors, received without ever waiting.
+//!
+//! A front-end may send a message in pieces, or half of one and then nothing. What has come is kept
+//! here until the rest has come too. A read never goes beyond the end of the current message, and
+//! the kernel never joins descriptors of two sends in one receive, so descriptors stay with the
+//! message they were sent with.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use thiserror::Error;
+use vhost::vhost_user::message::FrontendReq;
+
+/// Bytes of the header: request, flags, size of the body.
+pub const HEADER_BYTES: usize = 12;
+
+/// Bytes of the largest body: SET_MEM_TABLE with as many regions as one message carries
+/// descriptors for.
+pub const MAX_BODY: usize = 8 + 32 * MAX_FDS;
+
+/// Most descriptors with one message.
+pub const MAX_FDS: usize = 32;
+
+/// Most descriptors in one receive (the kernel's `SCM_MAX_FD`): all are taken so that they can be
+/// closed.
+const SCM_MAX_FD: usize = 253;
+
+/// Flag: the sender waits for a reply.
+const NEED_REPLY: u32 = 8;
+
+/// Version bits and their only value.
+const VERSION_MASK: u32 = 3;
+const VERSION: u32 = 1;
+
+/// Flags of a reply.
+const REPLY_FLAGS: u32 = VERSION | 4;
+
+/// Why no message can be received any more.
+#[derive(Debug, Error)]
+pub enum FramingError {
+    /// The front-end closed the connection between two messages.
+    #[error("connection closed")]
+    Closed,
+    /// It closed the connection within one.
+    #[error("connection closed within a message")]
+    Cut,
+    /// The size field is larger than any message.
+    #[error("message of {0} bytes")]
+    TooLarge(u32),
+    /// More descriptors than any message carries.
+    #[error("more than {MAX_FDS} descriptors with one message")]
+    TooManyDescriptors,
+    /// recvmsg(2) failed.
+    #[error("receive: {0}")]
+    Receive(Errno),
+}
+
+/// A message, whole or in the making.
+#[derive(Default)]
+pub struct Message {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    fn word(&self, index: usize) -> u32 {
+        let bytes = self.bytes.get(4 * index..4 * index + 4);
+        bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    }
+
+    /// Number of the request.
+    pub fn request(&self) -> u32 {
+        self.word(0)
+    }
+
+    /// Name of the request, or its number if it has none here.
+    pub fn name(&self) -> String {
+        match FrontendReq::try_from(self.request()) {
+            Ok(request) => format!("{request:?}"),
+            Err(_) => format!("request {}", self.request()),
+        }
+    }
+
+    /// Whether the front-end waits for an answer to a request that has none of its own.
+    pub fn needs_reply(&self) -> bool {
+        self.word(1) & NEED_REPLY != 0
+    }
+
+    /// Whether the header is one of a request of this protocol version.
+    pub fn is_request(&self) -> bool {
+        self.word(1) & !NEED_REPLY == VERSION && self.word(1) & VERSION_MASK == VERSION
+    }
+
+    fn body_len(&self) -> u32 {
+        self.word(2)
+    }
+
+    /// All bytes, header first.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The body as one 64-bit number.
+    pub fn as_u64(&self) -> Option<u64> {
+        let body = self.bytes.get(HEADER_BYTES..)?;
+        body.try_into().ok().map(u64::from_ne_bytes)
+    }
+
+    /// The body as two 32-bit numbers.
+    pub fn as_pair(&self) -> Option<(u32, u32)> {
+        self.as_u64().map(|_| (self.word(3), self.word(4)))
+    }
+
+    /// Descriptors that came with it.
+    pub fn fds(&self) -> &[OwnedFd] {
+        &self.fds
+    }
+
+    /// Closes the descriptors that came with it.
+    pub fn close_fds(&mut self) {
+        self.fds.clear();
+    }
+
+    /// The answer to a request whose answer is one 64-bit number.
+    pub fn reply_u64(&self, value: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + 8);
+        for word in [self.request(), REPLY_FLAGS, 8] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&value.to_ne_bytes());
+        bytes
+    }
+
+    /// How many bytes are still missing, as far as known.
+    fn missing(&self) -> Result<usize, FramingError> {
+        if self.bytes.len() < HEADER_BYTES {
+            return Ok(HEADER_BYTES - self.bytes.len());
+        }
+        let body = self.body_len();
+        if body as usize > MAX_BODY {
+            return Err(FramingError::TooLarge(body));
+        }
+        Ok(HEADER_BYTES + body as usize - self.bytes.len())
+    }
+}
+
+/// Collects messages from a socket.
+#[derive(Default)]
+pub struct Framing {
+    partial: Message,
+}
+
+impl Framing {
+    /// The next whole message, or `None` when more has to come.
+    ///
+    /// # Errors
+    /// Why there will be no more.
+    pub fn next(&mut self, socket: impl AsFd) -> Result<Option<Message>, FramingError> {
+        loop {
+            let missing = self.partial.missing()?;
+            if missing == 0 {
+                return Ok(Some(std::mem::take(&mut self.partial)));
+            }
+            if !self.receive(&socket, missing)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What was received of a message that is not whole.
+    pub fn partial(&self) -> &Message {
+        &self.partial
+    }
+
+    /// Receives up to `missing` bytes; false when there are none.
+    fn receive(&mut self, socket: impl AsFd, missing: usize) -> Result<bool, FramingError> {
+        let mut bytes = [0u8; MAX_BODY + HEADER_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(&mut bytes[..missing])];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let n = match rustix::net::recvmsg(socket, &mut iov, &mut control, flags) {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(Errno::CONNRESET) => 0,
+            Err(error) => return Err(FramingError::Receive(error)),
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.partial.fds.extend(fds);
+            }
+        }
+        if self.partial.fds.len() > MAX_FDS {
+            return Err(FramingError::TooManyDescriptors);
+        }
+        if n == 0 {
+            let cut = !self.partial.bytes.is_empty();
+            return Err(if cut { FramingError::Cut } else { FramingError::Closed });
+        }
+        self.partial.bytes.extend_from_slice(&bytes[..n]);
+        Ok(true)
+    }
+}

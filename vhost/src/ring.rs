@@ -1,0 +1,384 @@
+//! The burst view of a split ring (virtio 1.2, section 2.7), device side.
+//!
+//! The queue types of rust-vmm publish each used element at once and look every address up again.
+//! Here many chains are popped under one look at the available index, many used elements are
+//! written, and one [`publish`](Ring::publish) makes them visible together: the buffers of a merged
+//! frame appear to the driver all at once or not at all (section 5.1.6.4), and there is at most one
+//! notification for each turn of the loop.
+//!
+//! Terms: a *chain* is what one entry of the available ring names; a *head* is the index of its first
+//! descriptor. *Popping* moves a private cursor only, so [`Ring::rewind`] un-pops for free; popped
+//! chains count as taken once the cursor is [settled](Ring::settle).
+//!
+//! The driver is hostile: every index is checked, a chain has at most as many direct descriptors as
+//! the ring and as many indirect ones as [`MAX_INDIRECT`], one level deep. What breaks a rule of the
+//! ring is a [`RingFault`]; the ring is then stopped by its owner. Nothing here loops on what the
+//! driver can change.
+
+use passt_frame::MAX_FROM_GUEST_IOVECS;
+use thiserror::Error;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+
+use crate::features::Features;
+use crate::mem::{DESCRIPTOR_BYTES, Descriptor, Memory, RingMemory, Span};
+
+/// Most descriptors in an indirect table. The specification allows the queue size; drivers with
+/// small queues exceed it (a Linux guest uses 19 on a queue of 16), and 32,768 is its upper bound.
+pub const MAX_INDIRECT: u32 = 32_768;
+
+/// Most pieces that are kept of one chain; the largest batch takes no more.
+pub const MAX_PIECES: usize = MAX_FROM_GUEST_IOVECS;
+
+/// What the driver did to break a ring.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RingFault {
+    /// More chains were made available than the ring has entries.
+    #[error("available index jumped from {from} to {to} on a ring of {size}")]
+    AvailableJump {
+        /// Where we were.
+        from: u16,
+        /// Where the driver says it is.
+        to: u16,
+        /// Number of entries.
+        size: u16,
+    },
+    /// A chain starts or goes on beyond the descriptor table.
+    #[error("descriptor {0} is beyond the table")]
+    BadIndex(u16),
+    /// A chain is longer than the ring or its table: it loops.
+    #[error("the chain of descriptor {0} loops")]
+    Loop(u16),
+    /// A buffer that is to be read is writable, or the other way round.
+    #[error("the chain of descriptor {0} has a buffer of the wrong direction")]
+    Direction(u16),
+    /// A buffer, or an indirect table, is not in guest memory.
+    #[error("the chain of descriptor {head} has {len} bytes at {guest:#x}, outside of memory")]
+    Unmapped {
+        /// First descriptor of the chain.
+        head: u16,
+        /// Guest physical address.
+        guest: u64,
+        /// Length in bytes.
+        len: u32,
+    },
+    /// An indirect table that is nested, not negotiated, chained on, or of a bad length.
+    #[error("the chain of descriptor {0} has a bad indirect table")]
+    BadIndirect(u16),
+    /// A receive buffer that cannot hold the smallest frame.
+    #[error("the receive buffer of descriptor {0} is too small for a frame")]
+    TooSmall(u16),
+    /// The ring no longer lies in guest memory.
+    #[error("the ring lies outside of memory")]
+    RingUnmapped,
+}
+
+/// Which way the buffers of a ring go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The device reads them.
+    Readable,
+    /// The device writes them.
+    Writable,
+}
+
+/// What a walk over a chain found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Bytes in all buffers.
+    pub bytes: u64,
+    /// Descriptors walked.
+    pub descriptors: u32,
+    /// There were more pieces than the list takes; those beyond are missing in it.
+    pub cut: bool,
+}
+
+/// A started ring.
+pub struct Ring {
+    memory: RingMemory,
+    direction: Direction,
+    indirect: bool,
+    event_idx: bool,
+    /// First chain that is not settled.
+    next_available: u16,
+    /// First chain that is not popped.
+    cursor: u16,
+    /// Available index when it was last looked at.
+    available: u16,
+    /// Next used element to write.
+    next_used: u16,
+    /// Used index as the driver sees it.
+    published: u16,
+    /// The next publication notifies whatever the driver's wish: nothing is known of its past.
+    notify_first: bool,
+}
+
+impl Ring {
+    /// A ring that goes on at available index `base`.
+    pub fn new(memory: RingMemory, direction: Direction, base: u16, features: Features) -> Self {
+        let used = memory.used_index();
+        let ring = Self {
+            memory,
+            direction,
+            indirect: features.indirect(),
+            event_idx: features.event_idx(),
+            next_available: base,
+            cursor: base,
+            available: base,
+            next_used: used,
+            published: used,
+            notify_first: true,
+        };
+        ring.memory.set_no_notify(false);
+        ring
+    }
+
+    /// Takes over new pointers: the ring moved, or memory was mapped anew. Indexes stay.
+    pub fn set_memory(&mut self, memory: RingMemory) {
+        self.memory = memory;
+    }
+
+    /// Takes over new features while the ring runs.
+    pub fn set_features(&mut self, features: Features) {
+        self.indirect = features.indirect();
+        self.event_idx = features.event_idx();
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> u16 {
+        self.memory.size()
+    }
+
+    /// First chain that is not settled: what GET_VRING_BASE answers.
+    pub fn base(&self) -> u16 {
+        self.next_available
+    }
+
+    /// Whether chains are known to wait, without looking at guest memory.
+    pub fn has_pending(&self) -> bool {
+        self.cursor != self.available
+    }
+
+    /// Looks at the available index; true when there are chains to pop.
+    ///
+    /// # Errors
+    /// [`RingFault::AvailableJump`].
+    pub fn refresh(&mut self) -> Result<bool, RingFault> {
+        let to = self.memory.available_index();
+        let waiting = to.wrapping_sub(self.next_available);
+        let popped = self.cursor.wrapping_sub(self.next_available);
+        if waiting > self.size() || waiting < popped {
+            let (from, size) = (self.next_available, self.size());
+            return Err(RingFault::AvailableJump { from, to, size });
+        }
+        self.available = to;
+        Ok(self.has_pending())
+    }
+
+    /// Pops a chain that [`refresh`](Self::refresh) found.
+    ///
+    /// # Errors
+    /// [`RingFault::BadIndex`] when its head is beyond the table.
+    pub fn pop(&mut self) -> Result<Option<u16>, RingFault> {
+        if !self.has_pending() {
+            return Ok(None);
+        }
+        let head = self.memory.available_entry(self.cursor);
+        if head >= self.size() {
+            return Err(RingFault::BadIndex(head));
+        }
+        self.cursor = self.cursor.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Un-pops the last `count` chains.
+    pub fn unpop(&mut self, count: u16) {
+        debug_assert!(count <= self.cursor.wrapping_sub(self.next_available), "never popped");
+        self.cursor = self.cursor.wrapping_sub(count);
+    }
+
+    /// Un-pops all chains that are not settled.
+    pub fn rewind(&mut self) {
+        self.cursor = self.next_available;
+    }
+
+    /// Takes the popped chains for good.
+    pub fn settle(&mut self) {
+        self.next_available = self.cursor;
+    }
+
+    /// Writes a used element; invisible until [`publish`](Self::publish).
+    pub fn put_used(&mut self, head: u16, len: u32) {
+        self.memory.put_used(self.next_used, head, len);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Makes the used elements visible; true when the driver wants to be notified of them.
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        self.memory.publish(new);
+        self.published = new;
+        RingMemory::full_fence();
+        if std::mem::take(&mut self.notify_first) {
+            return true;
+        }
+        if !self.event_idx {
+            return !self.memory.no_interrupt();
+        }
+        passed(self.memory.used_event(), old, new)
+    }
+
+    /// Asks the driver for a kick at the next chain it makes available, then looks whether one has
+    /// come meanwhile; true when so.
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh).
+    pub fn ask_for_kick(&mut self) -> Result<bool, RingFault> {
+        if self.event_idx {
+            self.memory.set_avail_event(self.available);
+        } else {
+            self.memory.set_no_notify(false);
+        }
+        RingMemory::full_fence();
+        self.refresh()
+    }
+
+    /// Tells the driver that kicks are not needed. With event indexes there is nothing to say: the
+    /// one asked for last has passed.
+    pub fn forgo_kicks(&mut self) {
+        if !self.event_idx {
+            self.memory.set_no_notify(true);
+        }
+    }
+
+    /// Walks the chain of `head` and appends its pieces to `pieces`, at most `limit` of them.
+    ///
+    /// # Errors
+    /// Whatever rule the chain breaks.
+    pub fn walk(
+        &self,
+        memory: &Memory,
+        head: u16,
+        pieces: &mut Vec<Span>,
+        limit: usize,
+    ) -> Result<Chain, RingFault> {
+        let mut walk = Walk {
+            memory,
+            direction: self.direction,
+            head,
+            pieces,
+            limit,
+            chain: Chain::default(),
+        };
+        let mut index = head;
+        loop {
+            let descriptor = self.memory.descriptor(index).ok_or(RingFault::BadIndex(index))?;
+            if walk.chain.descriptors >= u32::from(self.size()) {
+                return Err(RingFault::Loop(head));
+            }
+            if has(&descriptor, VRING_DESC_F_INDIRECT) {
+                if !self.indirect || has(&descriptor, VRING_DESC_F_NEXT) {
+                    return Err(RingFault::BadIndirect(head));
+                }
+                walk.table(&descriptor)?;
+                return Ok(walk.chain);
+            }
+            walk.buffer(&descriptor)?;
+            if !has(&descriptor, VRING_DESC_F_NEXT) {
+                return Ok(walk.chain);
+            }
+            index = descriptor.next;
+        }
+    }
+}
+
+/// Whether the driver's wish "notify me when the used index passes `event`" is due after a step from
+/// `old` to `new` (virtio 1.2, section 2.7.10).
+fn passed(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+fn has(descriptor: &Descriptor, flag: u32) -> bool {
+    u32::from(descriptor.flags) & flag != 0
+}
+
+/// The state of one walk.
+struct Walk<'a> {
+    memory: &'a Memory,
+    direction: Direction,
+    head: u16,
+    pieces: &'a mut Vec<Span>,
+    limit: usize,
+    chain: Chain,
+}
+
+impl Walk<'_> {
+    /// Adds the buffer of one descriptor. One of no bytes adds nothing.
+    fn buffer(&mut self, descriptor: &Descriptor) -> Result<(), RingFault> {
+        self.chain.descriptors += 1;
+        let writable = has(descriptor, VRING_DESC_F_WRITE);
+        if writable != (self.direction == Direction::Writable) {
+            return Err(RingFault::Direction(self.head));
+        }
+        let (pieces, limit, cut) = (&mut *self.pieces, self.limit, &mut self.chain.cut);
+        let mapped = self.memory.spans(descriptor.guest, descriptor.len, |span| {
+            if pieces.len() < limit {
+                pieces.push(span);
+            } else {
+                *cut = true;
+            }
+        });
+        self.chain.bytes += u64::from(descriptor.len);
+        if mapped { Ok(()) } else { Err(self.unmapped(descriptor.guest, descriptor.len)) }
+    }
+
+    /// Adds the buffers of an indirect table.
+    fn table(&mut self, at: &Descriptor) -> Result<(), RingFault> {
+        let entries = at.len / DESCRIPTOR_BYTES;
+        let whole = at.len.is_multiple_of(DESCRIPTOR_BYTES);
+        if !whole || entries == 0 || entries > MAX_INDIRECT {
+            return Err(RingFault::BadIndirect(self.head));
+        }
+        let mut index = 0u32;
+        for _ in 0..entries {
+            let guest = at.guest.checked_add(u64::from(index * DESCRIPTOR_BYTES));
+            let descriptor = guest
+                .and_then(|guest| self.memory.descriptor(guest))
+                .ok_or_else(|| self.unmapped(at.guest, at.len))?;
+            if has(&descriptor, VRING_DESC_F_INDIRECT) {
+                return Err(RingFault::BadIndirect(self.head));
+            }
+            self.buffer(&descriptor)?;
+            if !has(&descriptor, VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = u32::from(descriptor.next);
+            if index >= entries {
+                return Err(RingFault::BadIndex(descriptor.next));
+            }
+        }
+        Err(RingFault::Loop(self.head))
+    }
+
+    fn unmapped(&self, guest: u64, len: u32) -> RingFault {
+        RingFault::Unmapped { head: self.head, guest, len }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passed;
+
+    #[test]
+    fn virtio_2_7_10_event_index_wraps() {
+        assert!(passed(0, 0, 1));
+        assert!(!passed(1, 0, 1));
+        assert!(passed(5, 3, 10));
+        assert!(!passed(10, 3, 10));
+        assert!(!passed(2, 3, 10));
+        assert!(passed(0xffff, 0xfffe, 1));
+        assert!(!passed(1, 0xfffe, 1));
+    }
+}

@@ -1,0 +1,385 @@
+//! The half that carries frames to the guest: its receive ring.
+//!
+//! A reservation pops as many buffers as the frames asked for need and no more. With mergeable
+//! buffers (virtio 1.2, section 5.1.6.3.1) a frame takes several; without, one must do. The virtio
+//! header goes in front of the first buffer, wherever its descriptors cut it.
+//!
+//! # Buffers that were reserved but not needed
+//! A reservation is committed in part as a rule: a datagram was shorter than the room kept for it.
+//! Buffers behind the last one used are un-popped. Those *between* used ones cannot be, as the
+//! available ring is consumed in order; they wait in `spare` and serve the next reservation first.
+//! When the ring stops, spare buffers go back with a length of zero, which drivers drop; without
+//! that, the guest would lose them at each migration.
+//!
+//! # Room
+//! Kicks of this ring are unwanted as long as there are buffers. Only a reservation that did not get
+//! all it wanted asks for one, and [`PortEvents::room`](passt_frame::PortEvents) follows.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use passt_frame::{
+    Caps, FrameDone, GuestIovec, MAX_FRAMES, MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, ToGuest,
+    ToGuestList,
+};
+
+use crate::features::Features;
+use crate::mem::{Memory, Span};
+use crate::net_header::{HEADER_BYTES, encode};
+use crate::ring::{Ring, RingFault};
+
+/// Descriptors that one reservation looks at.
+const WALK_BUDGET: u32 = 65_536;
+
+/// Named counts of the receive side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RxCounters {
+    /// Frames handed to the guest.
+    pub frames: u64,
+    /// Reservations that found less room than they wanted.
+    pub starved: u64,
+    /// Frames committed to a ring that had broken in between.
+    pub lost: u64,
+}
+
+/// A reserved buffer: one chain of the ring.
+#[derive(Clone, Copy)]
+struct Buffer {
+    head: u16,
+    bytes: u32,
+}
+
+/// A reserved frame: how many buffers it has, and how many pieces hold its virtio header.
+#[derive(Clone, Copy)]
+struct Reserved {
+    buffers: usize,
+    header_pieces: usize,
+}
+
+/// The receive half of the device.
+#[derive(Default)]
+pub struct RxHalf {
+    /// The ring while it runs.
+    pub ring: Option<Ring>,
+    /// Whether SET_VRING_ENABLE allows frames through.
+    pub enabled: bool,
+    /// What broke the ring, until the device has reported it.
+    pub fault: Option<RingFault>,
+    /// Where the ring stopped.
+    pub base: u16,
+    /// A reservation wanted more than there was.
+    pub starved: bool,
+    /// Guest memory.
+    pub memory: Rc<Memory>,
+    /// What was negotiated.
+    pub features: Features,
+    /// Named counts.
+    pub counters: RxCounters,
+    /// Buffers popped earlier and not needed, oldest first.
+    spare: VecDeque<u16>,
+    /// How many of the spare buffers are reserved now.
+    spare_reserved: usize,
+    /// Descriptors that this reservation may still look at.
+    budget: u32,
+    buffers: Vec<Buffer>,
+    frames: Vec<Reserved>,
+    headers: Vec<Span>,
+    pieces: Vec<Span>,
+    lent: Vec<GuestIovec>,
+}
+
+impl RxHalf {
+    /// Starts with `ring`. Allocates all that the data path needs.
+    pub fn start(&mut self, mut ring: Ring) {
+        let size = usize::from(ring.size());
+        self.spare = VecDeque::with_capacity(size);
+        self.buffers = Vec::with_capacity(MAX_TO_GUEST_IOVECS + MAX_FRAMES * HEADER_BYTES);
+        self.frames = Vec::with_capacity(MAX_FRAMES);
+        self.headers = Vec::with_capacity(MAX_FRAMES * HEADER_BYTES);
+        self.pieces = Vec::with_capacity(MAX_TO_GUEST_IOVECS + HEADER_BYTES);
+        self.lent = Vec::with_capacity(MAX_TO_GUEST_IOVECS);
+        self.spare_reserved = 0;
+        self.starved = false;
+        self.fault = None;
+        ring.forgo_kicks();
+        self.ring = Some(ring);
+    }
+
+    /// Stops the ring, spare buffers given back empty; returns where to go on.
+    pub fn stop(&mut self) -> u16 {
+        if let Some(mut ring) = self.ring.take() {
+            for head in self.spare.drain(..) {
+                ring.put_used(head, 0);
+            }
+            ring.publish();
+            self.base = ring.base();
+        }
+        self.clear();
+        self.base
+    }
+
+    /// Whether frames can reach the guest.
+    pub fn is_up(&self) -> bool {
+        self.enabled && self.ring.is_some()
+    }
+
+    /// Whether there is room after a reservation went without.
+    pub fn take_room(&mut self) -> bool {
+        if !self.starved || !self.is_up() {
+            return false;
+        }
+        let Some(ring) = &mut self.ring else { return false };
+        match ring.refresh() {
+            Ok(true) => {
+                ring.forgo_kicks();
+                self.starved = false;
+                true
+            }
+            Ok(false) => false,
+            Err(fault) => {
+                self.fail(fault);
+                false
+            }
+        }
+    }
+
+    /// Stops the ring because the driver broke it.
+    pub fn fail(&mut self, fault: RingFault) {
+        if let Some(mut ring) = self.ring.take() {
+            ring.publish();
+            self.base = ring.base();
+        }
+        self.fault = Some(fault);
+        self.clear();
+        self.spare.clear();
+    }
+
+    fn clear(&mut self) {
+        self.buffers.clear();
+        self.frames.clear();
+        self.headers.clear();
+        self.spare_reserved = 0;
+    }
+
+    /// The next buffer: a spare one, else one of the ring, else `None` after asking for a kick.
+    fn next_head(&mut self, ring: &mut Ring) -> Result<Option<u16>, RingFault> {
+        if let Some(&head) = self.spare.get(self.spare_reserved) {
+            self.spare_reserved += 1;
+            return Ok(Some(head));
+        }
+        if !ring.has_pending() && !ring.refresh()? && !ring.ask_for_kick()? {
+            self.starved = true;
+            return Ok(None);
+        }
+        ring.pop()
+    }
+
+    /// Undoes the last [`next_head`](Self::next_head), whose buffer is not in `buffers`.
+    fn put_back(&mut self, ring: &mut Ring) {
+        if self.buffers.len() < self.spare_reserved {
+            self.spare_reserved -= 1;
+        } else {
+            ring.unpop(1);
+        }
+    }
+
+    fn gather(&mut self, ring: &mut Ring, list: &mut ToGuestList) -> Result<(), RingFault> {
+        let mut room = MAX_TO_GUEST_IOVECS;
+        self.budget = WALK_BUDGET;
+        while let Some(wanted) = list.open_frame() {
+            // One piece more than there are: the border of header and payload may cut one in two.
+            let Some(limit) = room.checked_sub(1).filter(|&n| n > 0) else { return Ok(()) };
+            let Some(frame) = self.gather_frame(ring, wanted, limit)? else { return Ok(()) };
+            if !list.add_frame(&self.lent) {
+                return self.refuse_frame(ring, frame, list.frames() == 0);
+            }
+            room -= self.lent.len() + 1;
+            self.frames.push(frame);
+        }
+        Ok(())
+    }
+
+    /// Pops buffers for one frame of `wanted` bytes. `None` when there is not a single one.
+    fn gather_frame(
+        &mut self,
+        ring: &mut Ring,
+        wanted: u32,
+        limit: usize,
+    ) -> Result<Option<Reserved>, RingFault> {
+        let first = self.buffers.len();
+        let needed = u64::from(wanted) + HEADER_BYTES as u64;
+        let mut bytes = 0u64;
+        self.pieces.clear();
+        while bytes < needed && self.budget > 0 {
+            let Some(head) = self.next_head(ring)? else { break };
+            let before = self.pieces.len();
+            let limit = limit + HEADER_BYTES;
+            let chain = ring.walk(&self.memory, head, &mut self.pieces, limit)?;
+            self.budget = self.budget.saturating_sub(chain.descriptors);
+            if chain.bytes == 0 {
+                return Err(RingFault::TooSmall(head));
+            }
+            if chain.cut && before > 0 {
+                self.pieces.truncate(before);
+                self.put_back(ring);
+                break;
+            }
+            let len = pieces_bytes(&self.pieces[before..]);
+            bytes += u64::from(len);
+            self.buffers.push(Buffer { head, bytes: len });
+            if chain.cut || !self.features.mergeable() {
+                break;
+            }
+        }
+        let buffers = self.buffers.len() - first;
+        if buffers == 0 {
+            return Ok(None);
+        }
+        let header_pieces = self.split_header(limit);
+        Ok(Some(Reserved { buffers, header_pieces }))
+    }
+
+    /// Sets the pieces of the virtio header aside, lends the rest; returns how many were set aside.
+    fn split_header(&mut self, limit: usize) -> usize {
+        let before = self.headers.len();
+        let mut left = HEADER_BYTES as u32;
+        self.lent.clear();
+        for piece in &self.pieces {
+            let (front, rest) = piece.split_at(left);
+            left -= front.len();
+            if front.len() > 0 {
+                self.headers.push(front);
+            }
+            if rest.len() > 0 && self.lent.len() < limit {
+                self.lent.push(rest.lend());
+            }
+        }
+        self.headers.len() - before
+    }
+
+    /// Un-pops the buffers of a frame that got too few. That is a broken ring when there is no
+    /// hope for more: buffers are left, or this one had to do alone.
+    fn refuse_frame(
+        &mut self,
+        ring: &mut Ring,
+        frame: Reserved,
+        first: bool,
+    ) -> Result<(), RingFault> {
+        let head = self.buffers.last().map_or(0, |buffer| buffer.head);
+        for _ in 0..frame.buffers {
+            self.buffers.pop();
+            self.put_back(ring);
+        }
+        self.headers.truncate(self.headers.len() - frame.header_pieces);
+        let hopeless = !self.starved || !self.features.mergeable();
+        if first && hopeless { Err(RingFault::TooSmall(head)) } else { Ok(()) }
+    }
+
+    /// Writes the header of a frame of `len` bytes and used elements for the buffers it fills;
+    /// returns how many those are.
+    fn finish_frame(
+        ring: &mut Ring,
+        buffers: &[Buffer],
+        header: &[Span],
+        len: u32,
+        done: &FrameDone,
+    ) -> usize {
+        let mut left = len + HEADER_BYTES as u32;
+        let mut count = 0;
+        for buffer in buffers {
+            let filled = left.min(buffer.bytes);
+            ring.put_used(buffer.head, filled);
+            left -= filled;
+            count += 1;
+            if left == 0 {
+                break;
+            }
+        }
+        let bytes = encode(&done.meta, count as u16);
+        let mut copied = 0;
+        for piece in header {
+            copied += piece.write(&bytes[copied..]);
+        }
+        count
+    }
+
+    /// Settles the buffers up to the last used one; those not needed before it become spare, those
+    /// behind it are un-popped.
+    fn settle(&mut self, ring: &mut Ring, last_used: usize) {
+        let from_spare = self.spare_reserved;
+        self.spare.drain(..from_spare);
+        let behind = self.buffers.len().saturating_sub(last_used.max(from_spare));
+        ring.unpop(behind as u16);
+        ring.settle();
+        let kept = self.buffers.len() - behind;
+        // What was not needed carries the mark that `commit` left: no bytes.
+        for buffer in self.buffers[..kept].iter().rev().filter(|buffer| buffer.bytes == 0) {
+            self.spare.push_front(buffer.head);
+        }
+    }
+}
+
+fn pieces_bytes(pieces: &[Span]) -> u32 {
+    pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.len()))
+}
+
+// SAFETY: pieces lie in regions that `self.memory` keeps mapped. It is replaced only by control
+// messages, which need the device through `&mut`; each popped buffer belongs to one frame only.
+unsafe impl ToGuest for RxHalf {
+    fn caps(&self) -> Caps {
+        Caps {
+            partial_checksum: self.features.guest_checksum(),
+            gso: self.features.guest_gso(),
+            up: self.is_up(),
+        }
+    }
+
+    fn reserve(&mut self, list: &mut ToGuestList) {
+        self.clear();
+        if !self.is_up() {
+            return;
+        }
+        let Some(mut ring) = self.ring.take() else { return };
+        let result = self.gather(&mut ring, list);
+        self.counters.starved += u64::from(self.starved);
+        self.ring = Some(ring);
+        if let Err(fault) = result {
+            self.fail(fault);
+        }
+    }
+
+    fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
+        let Some(mut ring) = self.ring.take() else {
+            self.counters.lost += done.len() as u64;
+            return;
+        };
+        let (mut buffer, mut piece, mut last_used) = (0, 0, 0);
+        for (index, frame) in self.frames.iter().enumerate() {
+            let range = buffer..buffer + frame.buffers;
+            let header = &self.headers[piece..piece + frame.header_pieces];
+            let mut used = 0;
+            if let Some(done) = done.get(index) {
+                let len = list.frame_len(done.payload_len).max(MIN_FRAME_BYTES);
+                let buffers = &self.buffers[range.clone()];
+                used = Self::finish_frame(&mut ring, buffers, header, len, done);
+                last_used = buffer + used;
+                self.counters.frames += 1;
+            }
+            for unneeded in &mut self.buffers[range.start + used..range.end] {
+                unneeded.bytes = 0;
+            }
+            buffer = range.end;
+            piece += frame.header_pieces;
+        }
+        self.settle(&mut ring, last_used);
+        self.ring = Some(ring);
+        self.clear();
+    }
+
+    fn cancel(&mut self, _list: &ToGuestList) {
+        if let Some(ring) = &mut self.ring {
+            ring.rewind();
+        }
+        self.clear();
+    }
+}

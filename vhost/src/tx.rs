@@ -1,0 +1,237 @@
+//! The half that carries frames from the guest: its transmit ring.
+//!
+//! Each chain is a virtio header and a frame, cut over descriptors wherever the driver likes: the
+//! header alone, half of it, or header and frame in one. A frame that cannot be one (shorter than an
+//! Ethernet header, longer than the maximum, impossible offloads) is given back and counted; a chain
+//! that breaks the rules of the ring stops the ring.
+//!
+//! [`take`](FromGuest::take) pops until the batch is full, the ring is empty, or [`WALK_BUDGET`]
+//! descriptors were looked at: a driver that refills the ring with chains of no use cannot hold the
+//! loop. Whatever is left is reported again by the device's own wake-up.
+//!
+//! A ring that runs but is not enabled is consumed and its frames are dropped (vhost-user, "Ring
+//! states").
+
+use std::rc::Rc;
+
+use passt_frame::{FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES};
+
+use crate::features::Features;
+use crate::mem::{Memory, Span};
+use crate::net_header::{HEADER_BYTES, decode};
+use crate::ring::{Chain, MAX_PIECES, Ring, RingFault};
+
+/// Descriptors that one take looks at.
+const WALK_BUDGET: u32 = 65_536;
+
+/// Shortest frame: an Ethernet header.
+const MIN_BYTES: u64 = 14;
+
+/// Named counts of the transmit side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TxCounters {
+    /// Frames handed to the engine.
+    pub frames: u64,
+    /// Shorter than virtio and Ethernet header.
+    pub too_short: u64,
+    /// Longer than the largest frame.
+    pub too_long: u64,
+    /// In more pieces than a batch takes.
+    pub too_scattered: u64,
+    /// Impossible or not negotiated offloads.
+    pub bad_header: u64,
+    /// Sent while the ring was disabled.
+    pub disabled: u64,
+}
+
+/// The transmit half of the device.
+#[derive(Default)]
+pub struct TxHalf {
+    /// The ring while it runs.
+    pub ring: Option<Ring>,
+    /// Whether SET_VRING_ENABLE allows frames through.
+    pub enabled: bool,
+    /// What broke the ring, until the device has reported it.
+    pub fault: Option<RingFault>,
+    /// Where the ring stopped.
+    pub base: u16,
+    /// Guest memory.
+    pub memory: Rc<Memory>,
+    /// What was negotiated.
+    pub features: Features,
+    /// Named counts.
+    pub counters: TxCounters,
+    /// Heads of taken chains, in order.
+    taken: Vec<u16>,
+    pieces: Vec<Span>,
+    lent: Vec<GuestIovec>,
+}
+
+/// What became of a chain.
+enum Popped {
+    /// The batch has it, or it was dropped.
+    Done(Chain),
+    /// It does not fit in the batch.
+    Full,
+}
+
+impl TxHalf {
+    /// Starts with `ring`. Allocates all that the data path needs.
+    pub fn start(&mut self, ring: Ring) {
+        self.taken = Vec::with_capacity(usize::from(ring.size()));
+        self.pieces.reserve_exact(MAX_PIECES);
+        self.lent.reserve_exact(MAX_PIECES);
+        self.ring = Some(ring);
+        self.fault = None;
+    }
+
+    /// Drops all frames of a ring that runs but is not enabled.
+    pub fn drain_disabled(&mut self) {
+        if self.enabled {
+            return;
+        }
+        let Some(ring) = &mut self.ring else { return };
+        match drain(ring) {
+            Ok(count) => self.counters.disabled += count,
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    /// Whether frames may be waiting: the ring runs and lets them through.
+    pub fn may_have_frames(&self) -> bool {
+        self.enabled && self.ring.is_some()
+    }
+
+    /// Whether chains are known to wait that no kick will announce.
+    pub fn has_pending(&self) -> bool {
+        self.ring.as_ref().is_some_and(Ring::has_pending)
+    }
+
+    /// Stops the ring because the driver broke it.
+    pub fn fail(&mut self, fault: RingFault) {
+        self.stop();
+        self.fault = Some(fault);
+    }
+
+    /// Stops the ring; returns where to go on.
+    pub fn stop(&mut self) -> u16 {
+        if let Some(mut ring) = self.ring.take() {
+            ring.publish();
+            self.base = ring.base();
+        }
+        self.taken.clear();
+        self.base
+    }
+
+    fn fill(&mut self, ring: &mut Ring, batch: &mut FromGuestBatch) -> Result<(), RingFault> {
+        let mut budget = WALK_BUDGET;
+        ring.refresh()?;
+        while budget > 0 && batch.has_room(1) {
+            if !ring.has_pending() && !ring.ask_for_kick()? {
+                return Ok(());
+            }
+            let Some(head) = ring.pop()? else { return Ok(()) };
+            match self.add_chain(ring, head, batch)? {
+                Popped::Done(chain) => budget = budget.saturating_sub(chain.descriptors.max(1)),
+                Popped::Full => {
+                    ring.unpop(1);
+                    return Ok(());
+                }
+            }
+            self.taken.push(head);
+            if self.taken.len() >= usize::from(ring.size()) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the frame of one chain into the batch, or drops it under a name.
+    fn add_chain(
+        &mut self,
+        ring: &Ring,
+        head: u16,
+        batch: &mut FromGuestBatch,
+    ) -> Result<Popped, RingFault> {
+        self.pieces.clear();
+        let chain = ring.walk(&self.memory, head, &mut self.pieces, MAX_PIECES)?;
+        let done = Ok(Popped::Done(chain));
+        let counters = &mut self.counters;
+        let Some(len) = chain.bytes.checked_sub(HEADER_BYTES as u64).filter(|&n| n >= MIN_BYTES)
+        else {
+            counters.too_short += 1;
+            return done;
+        };
+        if len > u64::from(MAX_FRAME_BYTES) {
+            counters.too_long += 1;
+            return done;
+        }
+        if chain.cut {
+            counters.too_scattered += 1;
+            return done;
+        }
+        let header = split_header(&self.pieces, &mut self.lent);
+        let Some(meta) = decode(&header, len as u32, self.features) else {
+            counters.bad_header += 1;
+            return done;
+        };
+        if !batch.add_frame(&self.lent, meta) {
+            return Ok(Popped::Full);
+        }
+        counters.frames += 1;
+        done
+    }
+}
+
+/// Copies the virtio header out of the first pieces and leaves the frame's in `lent`.
+fn split_header(pieces: &[Span], lent: &mut Vec<GuestIovec>) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    let mut filled = 0;
+    lent.clear();
+    for piece in pieces {
+        let (front, rest) = piece.split_at((HEADER_BYTES - filled) as u32);
+        filled += front.read(&mut header[filled..]);
+        if rest.len() > 0 {
+            lent.push(rest.lend());
+        }
+    }
+    header
+}
+
+/// Gives everything that is available now back unread; returns how many chains that were.
+fn drain(ring: &mut Ring) -> Result<u64, RingFault> {
+    let mut count = 0;
+    ring.refresh()?;
+    while let Some(head) = ring.pop()? {
+        ring.put_used(head, 0);
+        count += 1;
+    }
+    ring.settle();
+    ring.ask_for_kick()?;
+    Ok(count)
+}
+
+// SAFETY: pieces lie in regions that `self.memory` keeps mapped. It is replaced only by control
+// messages, which need the device through `&mut`; the chains are given back in `release` only.
+unsafe impl FromGuest for TxHalf {
+    fn take(&mut self, batch: &mut FromGuestBatch) {
+        if !self.enabled {
+            return self.drain_disabled();
+        }
+        let Some(mut ring) = self.ring.take() else { return };
+        let result = self.fill(&mut ring, batch);
+        self.ring = Some(ring);
+        if let Err(fault) = result {
+            self.fail(fault);
+        }
+    }
+
+    fn release(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        ring.settle();
+        for &head in &self.taken {
+            ring.put_used(head, 0);
+        }
+        self.taken.clear();
+    }
+}
