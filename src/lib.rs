@@ -1,5 +1,6 @@
 //! passt in Rust: connects a virtual machine to the network without privileges.
 
+pub mod conf;
 pub mod flow;
 pub mod limits;
 pub mod sys;

@@ -1,0 +1,141 @@
+//! What is printed at start. People read it, and programs: a known one looks for `assign:` and
+//! `router:` after `DHCP:`, and test suites for the lines of rules. Its form is therefore fixed.
+
+use std::fmt::{Display, Write};
+use std::net::Ipv6Addr;
+use std::path::Path;
+
+use super::{Conf, Device, Mode};
+use crate::flow::network::{Ipv4Net, Ipv6Net};
+
+/// The lines to print at start, each with its newline; `bound` is the path of the socket that was
+/// bound, `None` with `--fd`.
+pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
+    let mut text = String::new();
+    if let Some(path) = bound {
+        line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
+    }
+    interfaces(&mut text, "Template interface", conf.template_v4, conf.template_v6);
+    interfaces(&mut text, "Outbound interface", conf.outbound_v4, conf.outbound_v6);
+    if let Some(address) = conf.mapping.v4.outbound {
+        line(&mut text, format_args!("Outbound IPv4 address: {address}"));
+    }
+    if let Some(address) = conf.mapping.v6.outbound {
+        line(&mut text, format_args!("Outbound IPv6 address: {address}"));
+    }
+    line(&mut text, "MAC:");
+    entry(&mut text, format_args!("host: {}", conf.network.our_mac));
+    if let Some(v4) = &conf.network.v4 {
+        ipv4(&mut text, conf, v4);
+    }
+    if let Some(v6) = &conf.network.v6 {
+        ipv6(&mut text, conf, v6);
+    }
+    list(&mut text, "Inbound forwarding rules (HOST):", conf.rules.rules());
+    if let Some(path) = bound {
+        hint(&mut text, conf.link.mode, path);
+    }
+    text
+}
+
+fn line(text: &mut String, words: impl Display) {
+    let _infallible = writeln!(text, "{words}");
+}
+
+fn entry(text: &mut String, words: impl Display) {
+    line(text, format_args!("    {words}"));
+}
+
+fn list<T: Display>(text: &mut String, title: &str, entries: &[T]) {
+    if entries.is_empty() {
+        return;
+    }
+    line(text, title);
+    for one in entries {
+        entry(text, one);
+    }
+}
+
+fn interfaces(text: &mut String, title: &str, v4: Option<Device>, v6: Option<Device>) {
+    let of =
+        |device: Option<Device>, family| device.map(|device| format!("{} ({family})", device.name));
+    let both: Vec<_> = of(v4, "IPv4").into_iter().chain(of(v6, "IPv6")).collect();
+    if !both.is_empty() {
+        line(text, format_args!("{title}: {}", both.join(", ")));
+    }
+}
+
+fn ipv4(text: &mut String, conf: &Conf, v4: &Ipv4Net) {
+    if let Some(address) = conf.mapping.v4.host_loopback {
+        entry(text, format_args!("NAT to host 127.0.0.1: {address}"));
+    }
+    if let (true, Some(gateway)) = (conf.network.services.dhcp, v4.gateway) {
+        line(text, "DHCP:");
+        entry(text, format_args!("assign: {}", v4.addr));
+        entry(text, format_args!("mask: {}", netmask(v4.prefix_len)));
+        entry(text, format_args!("router: {gateway}"));
+        names(text, conf, &v4.dns);
+    }
+}
+
+fn ipv6(text: &mut String, conf: &Conf, v6: &Ipv6Net) {
+    if let Some(address) = conf.mapping.v6.host_loopback {
+        entry(text, format_args!("NAT to host ::1: {address}"));
+    }
+    let services = &conf.network.services;
+    let title = match (services.ndp, services.dhcpv6) {
+        (true, true) => "NDP/DHCPv6:",
+        (true, false) => "NDP:",
+        (false, true) => "DHCPv6:",
+        (false, false) => return,
+    };
+    line(text, title);
+    entry(text, format_args!("assign: {}", v6.addr.unwrap_or(Ipv6Addr::UNSPECIFIED)));
+    entry(text, format_args!("router: {}", v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED)));
+    entry(text, format_args!("our link-local: {}", v6.our_link_local));
+    names(text, conf, &v6.dns);
+}
+
+fn names<T: Display>(text: &mut String, conf: &Conf, servers: &[T]) {
+    let services = &conf.network.services;
+    if services.hand_out_dns {
+        list(text, "DNS:", servers);
+    }
+    if services.hand_out_search {
+        list(text, "DNS search list:", &conf.network.search);
+    }
+}
+
+fn netmask(prefix_len: u8) -> std::net::Ipv4Addr {
+    u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0).into()
+}
+
+fn hint(text: &mut String, mode: Mode, path: &Path) {
+    let path = path.display();
+    match mode {
+        Mode::Stream => {
+            line(text, "");
+            line(text, "You can now start qemu (>= 7.2, with commit 13c6be96618c):");
+            entry(
+                text,
+                format_args!(
+                    "kvm ... -device virtio-net-pci,netdev=s \
+                     -netdev stream,id=s,server=off,addr.type=unix,addr.path={path}"
+                ),
+            );
+        }
+        Mode::VhostUser => {
+            line(text, "You can start qemu with:");
+            entry(
+                text,
+                format_args!(
+                    "kvm ... -chardev socket,id=chr0,path={path} \
+                     -netdev vhost-user,id=netdev0,chardev=chr0 \
+                     -device virtio-net-pci,netdev=netdev0 \
+                     -object memory-backend-memfd,id=memfd0,share=on,size=$RAMSIZE \
+                     -numa node,memdev=memfd0"
+                ),
+            );
+        }
+    }
+}

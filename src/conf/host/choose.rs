@@ -1,0 +1,152 @@
+//! The choice of the template interface, its addresses and its gateway, for either family.
+//!
+//! - Interface: the operator's; else that of the first default route; else that of the first
+//!   other route. Loopback and link-local destinations do not count.
+//! - Gateway: that of the first default route through the interface. Among the next hops of a
+//!   multipath route, the one with the highest weight, and among equals the first listed - the one
+//!   that is documented and that `ip route` shows on top.
+//! - Address: the one with the longest prefix, and among equals the first.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::netlink::{Address, Dump, Hop, Route};
+use crate::conf::Note;
+use crate::flow::fwd::InterfaceName;
+
+/// Index of the loopback interface, the same in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// An interface of the host that is the model of the guest's, as far as one family goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template<A> {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its index.
+    pub index: u32,
+    /// Its address and prefix length, if it has one that is valid beyond the link.
+    pub address: Option<(A, u8)>,
+    /// Its link-local address, if it has one and the family knows such.
+    pub link_local: Option<A>,
+    /// The gateway of the default route through it, if there is one.
+    pub gateway: Option<A>,
+}
+
+/// What differs between the families.
+pub(super) trait Family: Copy {
+    const NAME: &'static str;
+    /// Prefix length of link-local destinations.
+    const LINK_LOCAL_PREFIX: u8;
+    /// Addresses of link scope are another kind, not a choice like any other.
+    const LINK_LOCAL_APART: bool;
+    fn of(address: IpAddr) -> Option<Self>;
+    fn is_link_local(self) -> bool;
+}
+
+impl Family for Ipv4Addr {
+    const NAME: &'static str = "IPv4";
+    const LINK_LOCAL_PREFIX: u8 = 16;
+    const LINK_LOCAL_APART: bool = false;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V4(v4) = address { Some(v4) } else { None }
+    }
+
+    fn is_link_local(self) -> bool {
+        Self::is_link_local(&self)
+    }
+}
+
+impl Family for Ipv6Addr {
+    const NAME: &'static str = "IPv6";
+    const LINK_LOCAL_PREFIX: u8 = 10;
+    const LINK_LOCAL_APART: bool = true;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V6(v6) = address { Some(v6) } else { None }
+    }
+
+    fn is_link_local(self) -> bool {
+        self.is_unicast_link_local()
+    }
+}
+
+/// The template of family `A`: the interface `wish`, or the one that routes point at.
+pub(super) fn template<A: Family>(
+    dump: &Dump,
+    wish: Option<InterfaceName>,
+    notes: &mut Vec<Note>,
+) -> Option<Template<A>> {
+    let v4 = A::of(Ipv4Addr::UNSPECIFIED.into()).is_some();
+    let routes: Vec<&Route> = dump.routes.iter().filter(|route| route.ipv4 == v4).collect();
+    let index = match wish {
+        Some(name) => super::index_of(&dump.links, &name),
+        None => detect::<A>(&routes, notes),
+    }?;
+    let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
+    let on_link = |wide| {
+        let candidates = dump
+            .addresses
+            .iter()
+            .filter(move |a| a.interface == index && (a.wide == wide || !A::LINK_LOCAL_APART));
+        longest_prefix::<A>(candidates)
+    };
+    let link_local = if A::LINK_LOCAL_APART { on_link(false) } else { None };
+    Some(Template {
+        name: *name,
+        index,
+        address: on_link(true),
+        link_local: link_local.map(|(address, _)| address),
+        gateway: gateway(&routes, index).and_then(A::of),
+    })
+}
+
+/// The interface of the first default route, else of the first route.
+fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
+    let usable = |route: &&&Route| {
+        let interface = first_interface(route);
+        let link_local = route.prefix_len >= A::LINK_LOCAL_PREFIX
+            && route.destination.and_then(A::of).is_some_and(A::is_link_local);
+        interface != 0 && interface != LOOPBACK && !link_local
+    };
+    let interfaces = |default: bool| {
+        let wanted = move |route: &&&Route| (route.prefix_len == 0) == default;
+        routes.iter().filter(usable).filter(wanted).map(|route| first_interface(route))
+    };
+    let (family, mut defaults, mut others) = (A::NAME, interfaces(true), interfaces(false));
+    if let Some(first) = defaults.next() {
+        if defaults.next().is_some() {
+            let text = format!("Multiple default {family} routes, picked first");
+            notes.push(Note::info(text));
+        }
+        return Some(first);
+    }
+    let Some(first) = others.next() else {
+        notes.push(Note::info(format!("No interfaces with usable {family} routes")));
+        return None;
+    };
+    if others.any(|other| other != first) {
+        let text = format!("Multiple interfaces with {family} routes, picked first");
+        notes.push(Note::info(text));
+    }
+    Some(first)
+}
+
+fn first_interface(route: &Route) -> u32 {
+    route.hops.first().map_or(0, |hop| hop.interface)
+}
+
+fn gateway(routes: &[&Route], index: u32) -> Option<IpAddr> {
+    let default = routes.iter().find(|route| {
+        route.prefix_len == 0 && route.hops.iter().any(|hop| hop.interface == index)
+    })?;
+    let through = default.hops.iter().filter(|hop| hop.interface == index);
+    // Reversed, because of equals the last one counts as the greatest.
+    through.rev().max_by_key(|hop: &&Hop| hop.weight).and_then(|hop| hop.gateway)
+}
+
+fn longest_prefix<'a, A: Family>(
+    addresses: impl DoubleEndedIterator<Item = &'a Address>,
+) -> Option<(A, u8)> {
+    let of_family = addresses.filter_map(|a| A::of(a.address).map(|own| (own, a.prefix_len)));
+    of_family.rev().max_by_key(|(_, prefix_len)| *prefix_len)
+}

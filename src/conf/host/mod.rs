@@ -1,0 +1,67 @@
+//! What the host looks like: which of its interfaces is the model for the guest, with its
+//! addresses and gateway, per family. [`facts`] asks the kernel; the choice among the answers is
+//! pure (`choose`), so that it can be tested without a kernel.
+
+mod choose;
+mod netlink;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{ConfError, Interfaces, Note, Only};
+use crate::flow::fwd::InterfaceName;
+
+pub use choose::Template;
+
+/// What was found out about the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Model of IPv4; `None` if there is none, or if the family is not wanted.
+    pub v4: Option<Template<Ipv4Addr>>,
+    /// Model of IPv6; likewise.
+    pub v6: Option<Template<Ipv6Addr>>,
+    /// The kernel has no IPv6 sockets.
+    pub no_ipv6: bool,
+    /// Interfaces of the host with their indexes.
+    pub links: Vec<(InterfaceName, u32)>,
+    /// What was noticed on the way.
+    pub notes: Vec<Note>,
+}
+
+impl HostFacts {
+    /// Index of the interface called `name`.
+    pub fn index(&self, name: &InterfaceName) -> Option<u32> {
+        index_of(&self.links, name)
+    }
+}
+
+fn index_of(links: &[(InterfaceName, u32)], name: &InterfaceName) -> Option<u32> {
+    links.iter().find(|(other, _)| other == name).map(|(_, index)| *index)
+}
+
+/// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.
+///
+/// # Errors
+/// An interface in `wish` does not exist, or netlink fails.
+pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
+    let dump = netlink::dump()?;
+    let missing = |name: &&InterfaceName| index_of(&dump.links, name).is_none();
+    let named = [&wish.template, &wish.outbound_v4, &wish.outbound_v6];
+    if let Some(name) = named.into_iter().flatten().find(missing) {
+        let source = io::Error::from_raw_os_error(libc::ENODEV);
+        return Err(ConfError::Interface { name: name.to_string(), source });
+    }
+
+    let mut notes = Vec::new();
+    let v4_wish = wish.template.or(wish.outbound_v4);
+    let v6_wish = wish.template.or(wish.outbound_v6);
+    let v4 = (wish.only != Some(Only::V6)).then(|| choose::template(&dump, v4_wish, &mut notes));
+    let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
+    Ok(HostFacts {
+        v4: v4.flatten(),
+        v6: v6.flatten(),
+        no_ipv6: !netlink::has_ipv6_sockets(),
+        links: dump.links,
+        notes,
+    })
+}

@@ -1,0 +1,232 @@
+//! rtnetlink(7): one dump each of links, addresses and routes, reduced to what is used. Attributes
+//! that are missing or of another kind leave their field empty.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::conf::ConfError;
+use crate::flow::fwd::InterfaceName;
+
+/// Most messages of one kind that are looked at; a host with a full routing table stays below.
+const MAX_MESSAGES: usize = 4_000_000;
+
+/// How often a dump is begun anew because the host's configuration changed meanwhile.
+const MAX_RESTARTS: usize = 8;
+
+/// A next hop of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hop {
+    pub(super) interface: u32,
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) weight: u8,
+}
+
+/// A unicast route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) ipv4: bool,
+    /// `None` for a default route.
+    pub(super) destination: Option<IpAddr>,
+    pub(super) prefix_len: u8,
+    /// At least one.
+    pub(super) hops: Vec<Hop>,
+}
+
+/// An address of an interface that is not deprecated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) interface: u32,
+    pub(super) address: IpAddr,
+    pub(super) prefix_len: u8,
+    /// Valid beyond its link.
+    pub(super) wide: bool,
+}
+
+/// What the kernel told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dump {
+    pub(super) links: Vec<(InterfaceName, u32)>,
+    pub(super) addresses: Vec<Address>,
+    pub(super) routes: Vec<Route>,
+}
+
+/// Asks the kernel for everything.
+pub(super) fn dump() -> Result<Dump, ConfError> {
+    let failed = |what| move |source| ConfError::Netlink { what, source };
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut dump = Dump {
+        links: request(links, link).map_err(failed("interfaces"))?,
+        addresses: request(addresses, address).map_err(failed("addresses"))?,
+        routes: Vec::new(),
+    };
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let routes = RouteNetlinkMessage::GetRoute(message);
+        dump.routes.extend(request(routes, route).map_err(failed("routes"))?);
+    }
+    Ok(dump)
+}
+
+/// Whether the kernel has IPv6 sockets at all.
+pub(super) fn has_ipv6_sockets() -> bool {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    socket(AddressFamily::INET6, SocketType::DGRAM, None).is_ok()
+}
+
+/// Dumps what `question` asks for, anew if it changed in between.
+fn request<T>(
+    question: RouteNetlinkMessage,
+    reduce: fn(RouteNetlinkMessage) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    let mut message = NetlinkMessage::from(question);
+    message.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.send(&bytes, 0)?;
+        let (found, consistent) = replies(&socket, reduce)?;
+        if consistent || attempts > MAX_RESTARTS {
+            return Ok(found);
+        }
+    }
+}
+
+/// All replies to a dump, and whether they belong to one state of the host.
+fn replies<T>(
+    socket: &Socket,
+    reduce: fn(RouteNetlinkMessage) -> Option<T>,
+) -> io::Result<(Vec<T>, bool)> {
+    let mut found = Vec::new();
+    let mut consistent = true;
+    for _ in 0..MAX_MESSAGES {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = datagram.as_slice();
+        while let Some((message, after)) = next_message(rest) {
+            rest = after;
+            let Some(message) = message else { continue };
+            consistent &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok((found, consistent)),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(inner) => found.extend(reduce(inner)),
+                _ => {}
+            }
+        }
+    }
+    Err(io::ErrorKind::FileTooLarge.into())
+}
+
+/// The first message of `bytes`, or `None` for it if it is of a kind that the library cannot read,
+/// and what follows it.
+fn next_message(bytes: &[u8]) -> Option<(Option<NetlinkMessage<RouteNetlinkMessage>>, &[u8])> {
+    const HEADER: usize = 16;
+    const ALIGN: usize = 4;
+    if bytes.len() < HEADER {
+        return None;
+    }
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let message = bytes.get(..length).filter(|message| message.len() >= HEADER)?;
+    let after = bytes.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
+    Some((NetlinkMessage::deserialize(message).ok(), after))
+}
+
+fn link(message: RouteNetlinkMessage) -> Option<(InterfaceName, u32)> {
+    let RouteNetlinkMessage::NewLink(link) = message else { return None };
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => InterfaceName::new(name),
+        _ => None,
+    })?;
+    Some((name, link.header.index))
+}
+
+fn address(message: RouteNetlinkMessage) -> Option<Address> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    let (mut local, mut peer) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => peer = Some(*address),
+            _ => {}
+        }
+    }
+    // On a point-to-point interface, Address is the other end and Local is ours.
+    let address = local.or(peer)?;
+    (!flags.contains(AddressFlags::Deprecated)).then_some(Address {
+        interface: message.header.index,
+        address,
+        prefix_len: message.header.prefix_len,
+        wide: u8::from(message.header.scope) < u8::from(AddressScope::Link),
+    })
+}
+
+fn route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    let header = &route.header;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let main = table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if !main || header.kind != RouteType::Unicast || header.scope != RouteScope::Universe {
+        return None;
+    }
+    let mut single = Hop { interface: 0, gateway: None, weight: 0 };
+    let (mut destination, mut hops) = (None, Vec::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address),
+            RouteAttribute::Gateway(address) => single.gateway = ip(address),
+            RouteAttribute::Oif(index) => single.interface = *index,
+            RouteAttribute::MultiPath(all) => hops = all.iter().map(hop).collect(),
+            _ => {}
+        }
+    }
+    if single.interface != 0 {
+        hops.insert(0, single);
+    }
+    (!hops.is_empty()).then_some(Route {
+        ipv4: header.address_family == AddressFamily::Inet,
+        destination,
+        prefix_len: header.destination_prefix_length,
+        hops,
+    })
+}
+
+fn hop(hop: &RouteNextHop) -> Hop {
+    let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        _ => None,
+    });
+    Hop { interface: hop.interface_index, gateway, weight: hop.hops }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,394 @@
+//! The meaning of the options on this host: what the guest is told ([`Network`]), how addresses are
+//! mapped ([`Mapping`]), which ports lead into the guest ([`RuleTable`]), and how the guest is
+//! attached. Pure: everything known of the host is an argument.
+//!
+//! A family without a usable model on the host runs in *local mode*: link-local addresses of our
+//! own choice, unless the operator gave others.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use arrayvec::ArrayVec;
+
+use super::host::{HostFacts, Template};
+use super::resolv::{self, ResolvConf, Server};
+use super::{ConfError, Mode, Note, Only, Options, RunConf, ports};
+use crate::flow::fwd::{Family, InterfaceName, Mapping, RuleTable};
+use crate::flow::network::{Ipv4Net, Ipv6Net, MAX_DNS, MAX_SEARCH, Network};
+
+/// The guest's IPv4 address and prefix length in local mode.
+const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
+/// The gateway, that is ourselves, in local mode.
+const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
+/// The same for IPv6.
+const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Smallest MTU that IPv4 works with (RFC 791).
+const MIN_MTU_V4: u16 = 68;
+/// Smallest MTU that IPv6 works with (RFC 8200 section 5).
+const MIN_MTU_V6: u16 = 1280;
+
+/// An interface of the host, by name and index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its index.
+    pub index: u32,
+}
+
+/// How the guest is attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkConf {
+    /// Protocol on the socket.
+    pub mode: Mode,
+    /// Path to listen on; `None` for the first free default path.
+    pub socket: Option<PathBuf>,
+    /// Descriptor of a connected socket to use instead.
+    pub fd: Option<i32>,
+    /// End when the guest disconnects.
+    pub one_off: bool,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Conf {
+    /// What the guest is told.
+    pub network: Network,
+    /// How addresses are mapped.
+    pub mapping: Mapping,
+    /// Which ports of the host lead into the guest.
+    pub rules: RuleTable,
+    /// How the guest is attached.
+    pub link: LinkConf,
+    /// Process matters.
+    pub run: RunConf,
+    /// Listening sockets may bind to addresses that the host does not have.
+    pub freebind: bool,
+    /// Model of IPv4; `None` in local mode.
+    pub template_v4: Option<Device>,
+    /// Model of IPv6; likewise.
+    pub template_v6: Option<Device>,
+    /// Interface that outbound IPv4 sockets are bound to.
+    pub outbound_v4: Option<Device>,
+    /// The same for IPv6.
+    pub outbound_v6: Option<Device>,
+    /// What to tell the operator, in order.
+    pub notes: Vec<Note>,
+}
+
+/// Puts the options together with the host's `facts`, the text of resolv.conf, and the range of
+/// ephemeral ports.
+///
+/// # Errors
+/// Something that was asked for cannot be had, or a port specification is wrong.
+pub fn resolve(
+    options: Options,
+    facts: &HostFacts,
+    resolv: &str,
+    ephemeral: (u16, u16),
+) -> Result<Conf, ConfError> {
+    let mut notes = facts.notes.clone();
+    let only = options.interfaces.only;
+    if facts.no_ipv6 && only == Some(Only::V6) {
+        return Err(ConfError::Ipv6Unavailable);
+    }
+    let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
+    let v6 =
+        (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
+    check_interfaces(&options, v4.as_ref(), v6.as_ref())?;
+    let (v4, template_v4) = v4.unzip();
+    let (v6, template_v6) = v6.unzip();
+
+    let mut mapping = options.mapping.clone();
+    if !options.no_map_gw {
+        let (v4, v6) = (v4.as_ref(), v6.as_ref());
+        mapping.v4.host_loopback = mapping.v4.host_loopback.or(v4.and_then(|v4| v4.gateway));
+        mapping.v6.host_loopback = mapping.v6.host_loopback.or(v6.and_then(|v6| v6.gateway));
+    }
+    let mut network = network(&options, v4, v6);
+    warn_of_mtu(&network, &mut notes);
+    names(&options, facts, &resolv::parse(resolv), &mut network, &mut mapping, &mut notes);
+
+    let mut rules = RuleTable::default();
+    for (group, (proto, spec)) in (0..=u16::MAX).zip(&options.ports) {
+        ports::add(&mut rules, &network, ephemeral, (*proto, spec), group)?;
+    }
+    let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
+    Ok(Conf {
+        network,
+        mapping,
+        rules,
+        freebind: options.freebind,
+        template_v4: template_v4.flatten(),
+        template_v6: template_v6.flatten(),
+        outbound_v4: options.interfaces.outbound_v4.and_then(device),
+        outbound_v6: options.interfaces.outbound_v6.and_then(device),
+        link: LinkConf {
+            mode: options.mode,
+            socket: options.socket,
+            fd: options.fd,
+            one_off: options.one_off,
+        },
+        run: options.run,
+        notes,
+    })
+}
+
+fn device<A>(template: &Template<A>) -> Device {
+    Device { name: template.name, index: template.index }
+}
+
+fn local_mode(family: &str, notes: &mut Vec<Note>) {
+    let text = format!("{family}: no external interface as template, use local mode");
+    notes.push(Note::info(text));
+}
+
+fn net_v4(
+    options: &Options,
+    facts: &HostFacts,
+    notes: &mut Vec<Note>,
+) -> (Ipv4Net, Option<Device>) {
+    let given = options.address_v4;
+    let usable = facts.v4.as_ref().filter(|model| given.is_some() || model.address.is_some());
+    if usable.is_none() {
+        local_mode("IPv4", notes);
+    }
+    let ((addr, from_address), default_gateway) = match usable {
+        Some(model) => {
+            let own = model.address.map(|(addr, len)| (addr, Some(len)));
+            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway)
+        }
+        None => (given.unwrap_or((LOCAL_V4.0, Some(LOCAL_V4.1))), Some(LOCAL_GATEWAY_V4)),
+    };
+    let prefix_len = options.netmask.or(from_address).filter(|len| *len != 0);
+    let net = Ipv4Net {
+        addr,
+        prefix_len: prefix_len.unwrap_or_else(|| class_prefix(addr)),
+        gateway: options.gateway_v4.or(default_gateway),
+        fixed: given.is_some(),
+        dns: ArrayVec::new(),
+    };
+    (net, usable.map(device))
+}
+
+/// Prefix length by address class (RFC 791 section 3.2).
+fn class_prefix(addr: Ipv4Addr) -> u8 {
+    match addr.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        192..=223 => 24,
+        _ => 32,
+    }
+}
+
+fn net_v6(
+    options: &Options,
+    facts: &HostFacts,
+    notes: &mut Vec<Note>,
+) -> (Ipv6Net, Option<Device>) {
+    let given = options.address_v6;
+    let model = facts.v6.as_ref().and_then(|model| {
+        let addr = given.or(model.address.map(|(addr, _)| addr))?;
+        let gateway = options.gateway_v6.or(model.gateway);
+        let from_gateway = gateway.filter(Ipv6Addr::is_unicast_link_local);
+        Some((model, addr, gateway, from_gateway.or(model.link_local)?))
+    });
+    let fixed = given.is_some();
+    if let Some((model, addr, gateway, our_link_local)) = model {
+        let (addr, scope_id) = (Some(addr), model.index);
+        let net = Ipv6Net { addr, gateway, our_link_local, fixed, dns: ArrayVec::new(), scope_id };
+        return (net, Some(device(model)));
+    }
+    local_mode("IPv6", notes);
+    let gateway = options.gateway_v6.unwrap_or(LOCAL_GATEWAY_V6);
+    let link_local = if gateway.is_unicast_link_local() { gateway } else { LOCAL_GATEWAY_V6 };
+    let net = Ipv6Net {
+        addr: given,
+        gateway: Some(gateway),
+        our_link_local: link_local,
+        fixed,
+        dns: ArrayVec::new(),
+        scope_id: 0,
+    };
+    (net, None)
+}
+
+/// Each interface that the operator named must be of use for what it was named for.
+fn check_interfaces(
+    options: &Options,
+    v4: Option<&(Ipv4Net, Option<Device>)>,
+    v6: Option<&(Ipv6Net, Option<Device>)>,
+) -> Result<(), ConfError> {
+    let wish = &options.interfaces;
+    let v4_works = v4.is_some_and(|(_, template)| template.is_some());
+    let v6_works = v6.is_some_and(|(_, template)| template.is_some());
+    let useless = (wish.template.is_some() && !v4_works && !v6_works)
+        || (wish.outbound_v4.is_some() && !v4_works)
+        || (wish.outbound_v6.is_some() && !v6_works);
+    if useless { Err(ConfError::InterfaceUnusable) } else { Ok(()) }
+}
+
+fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Network {
+    let mut services = options.services;
+    services.dhcp &= v4.as_ref().is_some_and(|v4| v4.gateway.is_some());
+    services.ndp &= v6.is_some();
+    services.ra &= services.ndp;
+    services.dhcpv6 &= v6.as_ref().is_some_and(|v6| v6.addr.is_some());
+    Network {
+        our_mac: options.mac,
+        mtu: options.mtu,
+        v4,
+        v6,
+        search: options.search.clone(),
+        hostname: options.hostname.clone(),
+        fqdn: options.fqdn.clone(),
+        services,
+    }
+}
+
+fn warn_of_mtu(network: &Network, notes: &mut Vec<Note>) {
+    for (enabled, minimum, family) in
+        [(network.v4.is_some(), MIN_MTU_V4, "IPv4"), (network.v6.is_some(), MIN_MTU_V6, "IPv6")]
+    {
+        if enabled && network.mtu < minimum {
+            let mtu = network.mtu;
+            notes.push(Note::warn(format!("MTU {mtu} is too small for {family} (min {minimum})")));
+        }
+    }
+}
+
+/// Name servers and search list: those of the operator, else those of resolv.conf.
+fn names(
+    options: &Options,
+    facts: &HostFacts,
+    conf: &ResolvConf,
+    network: &mut Network,
+    mapping: &mut Mapping,
+    notes: &mut Vec<Note>,
+) {
+    if !options.no_search && network.search.is_empty() {
+        network.search.extend(conf.search.iter().take(MAX_SEARCH).cloned());
+    }
+    if options.no_dns {
+        return;
+    }
+    let wanted = (network.v4.is_some() && options.dns_v4.is_empty())
+        || (network.v6.is_some() && options.dns_v6.is_empty());
+    if wanted {
+        notes.extend(conf.skipped.iter().map(Note::info));
+    }
+    if let Some(v4) = &mut network.v4 {
+        let take = |server: &Server| match server.address {
+            IpAddr::V4(address) => Some((address, false)),
+            IpAddr::V6(_) => None,
+        };
+        v4.dns = servers(&options.dns_v4, conf, &mut mapping.v4, take);
+    }
+    if let Some(v6) = &mut network.v6 {
+        names_v6(options, conf, facts, v6, mapping, notes);
+    }
+    warn_of_no_dns(network, wanted, notes);
+}
+
+/// Name servers of IPv6; link-local ones keep the interface they belong to.
+fn names_v6(
+    options: &Options,
+    conf: &ResolvConf,
+    facts: &HostFacts,
+    v6: &mut Ipv6Net,
+    mapping: &mut Mapping,
+    notes: &mut Vec<Note>,
+) {
+    let scope = |server: &Server| match &server.zone {
+        Some(zone) => zone_index(facts, zone),
+        None => Some(v6.scope_id),
+    };
+    for server in conf.servers.iter().filter(|server| scope(server).is_none()) {
+        let zone = server.zone.as_deref().unwrap_or_default();
+        let text = format!("Ignoring nameserver {}%{zone}: no such interface", server.address);
+        notes.push(Note::info(text));
+    }
+    let template = v6.scope_id;
+    let take = |server: &Server| match server.address {
+        // The guest reaches its own link only; a server on another one is as good as a local one.
+        IpAddr::V6(address) => {
+            let scope = scope(server)?;
+            Some((address, address.is_unicast_link_local() && scope != template))
+        }
+        IpAddr::V4(_) => None,
+    };
+    let host_given = mapping.v6.dns_host.is_some();
+    v6.dns = servers(&options.dns_v6, conf, &mut mapping.v6, take);
+    if !host_given {
+        let host = conf.servers.iter().find(|server| take(server).is_some());
+        mapping.dns_scope_id = host.and_then(scope).unwrap_or(0);
+    }
+}
+
+/// The index that a zone means: that of an interface, or the number itself (RFC 4007 section 11.2).
+fn zone_index(facts: &HostFacts, zone: &str) -> Option<u32> {
+    let named = InterfaceName::new(zone).and_then(|name| facts.index(&name));
+    named.or_else(|| {
+        let index = zone.parse().ok()?;
+        facts.links.iter().any(|(_, other)| *other == index).then_some(index)
+    })
+}
+
+/// The servers to hand out, of one family: those `given`, else those of resolv.conf. Also finds
+/// where queries go that `--dns-forward` matches. For `take`, see [`adopt`].
+fn servers<A: Copy + PartialEq + Into<IpAddr>>(
+    given: &ArrayVec<A, MAX_DNS>,
+    conf: &ResolvConf,
+    map: &mut Family<A>,
+    take: impl Fn(&Server) -> Option<(A, bool)>,
+) -> ArrayVec<A, MAX_DNS> {
+    if given.is_empty() {
+        return adopt(conf, map, take);
+    }
+    if map.dns_match.is_some() && map.dns_host.is_none() {
+        map.dns_host = conf.servers.iter().find_map(take).map(|(address, _)| address);
+    }
+    given.clone()
+}
+
+/// Takes over the servers of one family. `take` says which are of that family, and whether the
+/// guest cannot reach them by itself; such ones, and local ones, are reached at an address that
+/// stands for the host.
+fn adopt<A: Copy + PartialEq + Into<IpAddr>>(
+    conf: &ResolvConf,
+    map: &mut Family<A>,
+    take: impl Fn(&Server) -> Option<(A, bool)>,
+) -> ArrayVec<A, MAX_DNS> {
+    let mut dns = ArrayVec::new();
+    for (address, out_of_reach) in conf.servers.iter().filter_map(take).take(MAX_DNS) {
+        map.dns_host.get_or_insert(address);
+        let ip: IpAddr = address.into();
+        let hidden = out_of_reach || ip.is_loopback() || Some(address) == map.host_loopback;
+        let shown = if hidden {
+            map.dns_match = map.dns_match.or(map.host_loopback);
+            map.dns_match
+        } else {
+            Some(address)
+        };
+        dns.extend(shown.filter(|shown| !dns.contains(shown)));
+    }
+    dns
+}
+
+fn warn_of_no_dns(network: &Network, wanted: bool, notes: &mut Vec<Note>) {
+    let lacks_v4 = network.v4.as_ref().is_some_and(|v4| v4.dns.is_empty());
+    let lacks_v6 = network.v6.as_ref().is_some_and(|v6| v6.dns.is_empty());
+    let has_v4 = network.v4.is_some() && !lacks_v4;
+    let has_v6 = network.v6.is_some() && !lacks_v6;
+    let services = &network.services;
+    if wanted && !has_v4 && !has_v6 {
+        notes.push(Note::warn("Couldn't get any nameserver address"));
+    }
+    if services.hand_out_dns && lacks_v4 && services.dhcp {
+        notes.push(Note::warn("No IPv4 nameserver available for DHCP"));
+    }
+    if services.hand_out_dns && lacks_v6 && (services.ra || services.dhcpv6) {
+        notes.push(Note::warn("No IPv6 nameserver available for NDP/DHCPv6"));
+    }
+}

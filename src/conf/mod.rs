@@ -1,0 +1,25 @@
+//! Configuration: from the command line and what the host looks like to small typed parts.
+//!
+//! Two passes, each pure: [`parse`] reads the command line on its own; [`resolve`] puts it together
+//! with what [`host::facts`] found and with resolv.conf, and only then reads port specifications.
+//! Bad options are therefore reported before bad ports, and nothing has been created when either
+//! is refused. The only I/O is in `host`, [`resolv::read`] and [`ports::ephemeral_range`].
+//!
+//! ```text
+//! words -> parse -> Command::Run(Options) --+
+//! netlink -> host::facts -> HostFacts ------+-> resolve -> Conf -> banner
+//! resolv.conf, ephemeral ports -------------+
+//! ```
+
+mod banner;
+mod error;
+pub mod host;
+mod meaning;
+mod options;
+pub mod ports;
+pub mod resolv;
+
+pub use banner::banner;
+pub use error::{ConfError, Note};
+pub use meaning::{Conf, Device, LinkConf, resolve};
+pub use options::{Command, Interfaces, Mode, Only, Options, RunConf, parse};

@@ -1,0 +1,179 @@
+//! The command line. One table holds every option - names, argument, help and effect - and feeds
+//! the parser, the help text and later the manual page; effects run in the order of the command
+//! line, so "the last one wins" and everything that depends on order comes for free.
+//!
+//! clap does the splitting; the habits are those of GNU getopt: attached values, unambiguous
+//! prefixes, grouped short options, options end at the first word that is none, and getopt's
+//! wording and exit code 1 for what is unknown. Port specifications are only collected here: they
+//! are read after the host's configuration is known.
+
+mod parse;
+mod table;
+mod value;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use arrayvec::ArrayVec;
+
+use crate::flow::fwd::{InterfaceName, Mapping, Proto};
+use crate::flow::network::{MAX_DNS, MAX_SEARCH, Mac, Services};
+
+pub use parse::parse;
+
+/// The outcome of reading the command line.
+#[derive(Debug)]
+pub enum Command {
+    /// `--help`: print this on stdout.
+    Help(String),
+    /// `--version`: print this on stdout.
+    Version(String),
+    /// `--print-capabilities`: print this on stdout.
+    Capabilities(String),
+    /// Run with these options.
+    Run(Box<Options>),
+}
+
+/// What ends the reading of options with an answer instead of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Help,
+    Version,
+    Capabilities,
+}
+
+/// How the guest is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Frames with a length prefix on a stream socket.
+    #[default]
+    Stream,
+    /// vhost-user.
+    VhostUser,
+}
+
+/// A restriction to one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// `--ipv4-only`.
+    V4,
+    /// `--ipv6-only`.
+    V6,
+}
+
+/// Process matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunConf {
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Suppress messages below warnings.
+    pub quiet: bool,
+    /// Show debug messages.
+    pub debug: bool,
+    /// Show a message per packet, too.
+    pub trace: bool,
+    /// File to write the process id to.
+    pub pid: Option<PathBuf>,
+}
+
+/// Which of the host's interfaces to take as a model, as far as the operator cares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// `--interface`: model of both families.
+    pub template: Option<InterfaceName>,
+    /// `--outbound-if4`.
+    pub outbound_v4: Option<InterfaceName>,
+    /// `--outbound-if6`.
+    pub outbound_v6: Option<InterfaceName>,
+    /// `--ipv4-only` or `--ipv6-only`.
+    pub only: Option<Only>,
+}
+
+/// The command line, read and checked on its own: nothing of the host is in here.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the guest is attached.
+    pub mode: Mode,
+    /// Process matters.
+    pub run: RunConf,
+    /// `--socket`.
+    pub socket: Option<PathBuf>,
+    /// `--fd`.
+    pub fd: Option<i32>,
+    /// End when the guest disconnects; implied by `--fd`.
+    pub one_off: bool,
+    /// `--mtu`.
+    pub mtu: u16,
+    /// `--mac-addr`.
+    pub mac: Mac,
+    /// `--address`, IPv4, with its prefix length if one was given.
+    pub address_v4: Option<(Ipv4Addr, Option<u8>)>,
+    /// `--address`, IPv6.
+    pub address_v6: Option<Ipv6Addr>,
+    /// `--netmask`, as a prefix length.
+    pub netmask: Option<u8>,
+    /// `--gateway`, IPv4.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// `--gateway`, IPv6.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// Interfaces to take as a model.
+    pub interfaces: Interfaces,
+    /// `--dns none`.
+    pub no_dns: bool,
+    /// `--dns`, IPv4.
+    pub dns_v4: ArrayVec<Ipv4Addr, MAX_DNS>,
+    /// `--dns`, IPv6.
+    pub dns_v6: ArrayVec<Ipv6Addr, MAX_DNS>,
+    /// `--search none`.
+    pub no_search: bool,
+    /// `--search`, one domain an entry.
+    pub search: ArrayVec<String, MAX_SEARCH>,
+    /// `--hostname`.
+    pub hostname: Option<String>,
+    /// `--fqdn`.
+    pub fqdn: Option<String>,
+    /// `--no-tcp` and its like.
+    pub services: Services,
+    /// `--freebind`.
+    pub freebind: bool,
+    /// `--no-map-gw`.
+    pub no_map_gw: bool,
+    /// Mappings given explicitly.
+    pub mapping: Mapping,
+    /// `--tcp-ports` and `--udp-ports`, in order.
+    pub ports: Vec<(Proto, String)>,
+    ending: Option<Ending>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            run: RunConf::default(),
+            socket: None,
+            fd: None,
+            one_off: false,
+            mtu: value::DEFAULT_MTU,
+            mac: Mac::OURS,
+            address_v4: None,
+            address_v6: None,
+            netmask: None,
+            gateway_v4: None,
+            gateway_v6: None,
+            interfaces: Interfaces::default(),
+            no_dns: false,
+            dns_v4: ArrayVec::new(),
+            dns_v6: ArrayVec::new(),
+            no_search: false,
+            search: ArrayVec::new(),
+            hostname: None,
+            fqdn: None,
+            services: Services::default(),
+            freebind: false,
+            no_map_gw: false,
+            mapping: Mapping::default(),
+            ports: Vec::new(),
+            ending: None,
+        }
+    }
+}

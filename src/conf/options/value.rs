@@ -1,0 +1,279 @@
+//! Arguments of options: text to typed values, and what each does to [`Options`]. A refused value
+//! is described in the words that other programs look for.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Options;
+use crate::flow::fwd::InterfaceName;
+use crate::flow::network::Mac;
+
+/// Largest MTU handed out: what fits a frame of 65535 bytes with its Ethernet header.
+const MAX_MTU: u16 = 65535 - 14;
+
+/// MTU handed out by default: the largest multiple of four.
+pub(super) const DEFAULT_MTU: u16 = MAX_MTU & !3;
+
+/// Longest host name, by RFC 1035 2.3.4 without the root's length byte and the first one.
+const MAX_NAME: usize = 253;
+
+type Refusal = Result<(), String>;
+
+/// A number as C writes it: decimal, `0x` hexadecimal or `0` octal.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    let sign = digits.starts_with(['+', '-']);
+    if sign { None } else { u32::from_str_radix(digits, radix).ok() }
+}
+
+/// An address, in brackets or not. An IPv4-mapped one counts as IPv4.
+fn bracketed(text: &str) -> Option<IpAddr> {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    inner.parse::<IpAddr>().ok()
+}
+
+/// Whether an IPv6 address has an IPv4 one inside, `::` and `::1` included.
+fn holds_v4(address: Ipv6Addr) -> bool {
+    let [head @ .., sixth, _, _] = address.segments();
+    head == [0; 5] && (sixth == 0 || sixth == 0xffff)
+}
+
+/// Whether `address` is the address of one host, and not of this one itself.
+fn is_remote(address: IpAddr) -> bool {
+    !address.is_unspecified()
+        && !address.is_loopback()
+        && !address.is_multicast()
+        && match address {
+            IpAddr::V4(v4) => !v4.is_broadcast(),
+            IpAddr::V6(v6) => !holds_v4(v6),
+        }
+}
+
+/// Stores `address` in the field of its family.
+fn store(address: IpAddr, v4: &mut Option<Ipv4Addr>, v6: &mut Option<Ipv6Addr>) {
+    match address {
+        IpAddr::V4(address) => *v4 = Some(address),
+        IpAddr::V6(address) => *v6 = Some(address),
+    }
+}
+
+/// Reads an address that `accepts` agrees with.
+fn host_address(text: &str, what: &str, accepts: fn(IpAddr) -> bool) -> Result<IpAddr, String> {
+    let address = text.parse().ok().filter(|address| accepts(*address));
+    address.ok_or_else(|| format!("{what}: {text}"))
+}
+
+pub(super) fn fd(o: &mut Options, text: &str) -> Refusal {
+    let fd = number(text).and_then(|fd| i32::try_from(fd).ok());
+    o.fd = Some(fd.ok_or_else(|| format!("Invalid --fd: {text}"))?);
+    (o.one_off, o.socket) = (true, None);
+    Ok(())
+}
+
+pub(super) fn mtu(o: &mut Options, text: &str) -> Refusal {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mtu = match number(text) {
+        Some(mtu) => mtu,
+        None if digits => u32::MAX,
+        None => return Err(format!("Invalid MTU: {text}")),
+    };
+    o.mtu = u16::try_from(mtu)
+        .ok()
+        .filter(|mtu| *mtu <= MAX_MTU)
+        .ok_or_else(|| format!("MTU {text} too large (max {MAX_MTU})"))?;
+    Ok(())
+}
+
+pub(super) fn address(o: &mut Options, text: &str) -> Refusal {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let invalid = || format!("Invalid guest address: {text}");
+    let parsed = bracketed(address).ok_or_else(invalid)?;
+    let canonical = parsed.to_canonical();
+    if !is_remote(canonical) {
+        return Err(invalid());
+    }
+    let mapped = parsed != canonical;
+    let bits = if parsed.is_ipv4() { 32 } else { 128 };
+    let length = prefix
+        .map(|prefix| prefix_length(prefix, bits, mapped))
+        .map(|length| length.ok_or_else(|| format!("Invalid prefix length: {text}")));
+    let length = length.transpose()?;
+    match canonical {
+        IpAddr::V4(v4) => o.address_v4 = Some((v4, length)),
+        IpAddr::V6(v6) => o.address_v6 = Some(v6),
+    }
+    Ok(())
+}
+
+/// A prefix length in decimal, up to `bits`; that of an IPv4-mapped address as its IPv4 part.
+fn prefix_length(text: &str, bits: u8, mapped: bool) -> Option<u8> {
+    let decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let length: u8 = text.parse().ok().filter(|length| decimal && *length <= bits)?;
+    if mapped { length.checked_sub(96) } else { Some(length) }
+}
+
+pub(super) fn netmask(o: &mut Options, text: &str) -> Refusal {
+    let dotted = text.parse::<Ipv4Addr>().ok().map(Ipv4Addr::to_bits);
+    let length = match dotted {
+        Some(mask) => {
+            (mask.leading_ones() + mask.trailing_zeros() >= 32).then_some(mask.leading_ones())
+        }
+        None => number(text),
+    };
+    let length = length.and_then(|length| u8::try_from(length).ok()).filter(|n| *n <= 32);
+    o.netmask = Some(length.ok_or_else(|| format!("Invalid prefix length: {text}"))?);
+    Ok(())
+}
+
+pub(super) fn mac(o: &mut Options, text: &str) -> Refusal {
+    o.mac = station(text).ok_or_else(|| format!("Invalid MAC address: {text}"))?;
+    Ok(())
+}
+
+/// `xx:xx:xx:xx:xx:xx`, of one station.
+fn station(text: &str) -> Option<Mac> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        let hex = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+        *byte = hex.then(|| u8::from_str_radix(part, 16).ok()).flatten()?;
+    }
+    let group = bytes[0] & 1 != 0;
+    (parts.next().is_none() && !group && bytes != [0; 6]).then_some(Mac(bytes))
+}
+
+pub(super) fn gateway(o: &mut Options, text: &str) -> Refusal {
+    let address = host_address(text, "Invalid gateway address", is_remote)?;
+    store(address, &mut o.gateway_v4, &mut o.gateway_v6);
+    Ok(())
+}
+
+fn named(text: &str) -> Result<Option<InterfaceName>, String> {
+    let name = InterfaceName::new(text);
+    name.map(Some).ok_or_else(|| format!("Invalid interface name: {text}"))
+}
+
+pub(super) fn interface(o: &mut Options, text: &str) -> Refusal {
+    o.interfaces.template = named(text)?;
+    Ok(())
+}
+
+pub(super) fn outbound_if4(o: &mut Options, text: &str) -> Refusal {
+    o.interfaces.outbound_v4 = named(text)?;
+    Ok(())
+}
+
+pub(super) fn outbound_if6(o: &mut Options, text: &str) -> Refusal {
+    o.interfaces.outbound_v6 = named(text)?;
+    Ok(())
+}
+
+pub(super) fn outbound(o: &mut Options, text: &str) -> Refusal {
+    let accepts = |address: IpAddr| {
+        is_remote(address) || matches!(address, IpAddr::V4(v4) if v4.is_loopback())
+    };
+    let address = host_address(text, "Invalid or redundant outbound address", accepts)?;
+    store(address, &mut o.mapping.v4.outbound, &mut o.mapping.v6.outbound);
+    Ok(())
+}
+
+pub(super) fn dns(o: &mut Options, text: &str) -> Refusal {
+    if text == "none" {
+        o.no_dns = true;
+        o.dns_v4.clear();
+        o.dns_v6.clear();
+        for family in [&mut o.mapping.v4.dns_match, &mut o.mapping.v4.dns_host] {
+            *family = None;
+        }
+        for family in [&mut o.mapping.v6.dns_match, &mut o.mapping.v6.dns_host] {
+            *family = None;
+        }
+        return Ok(());
+    }
+    let accepts = |address: IpAddr| address.is_loopback() || is_remote(address);
+    let address = host_address(text, "Cannot use DNS address", accepts)
+        .map_err(|_| format!("Cannot use DNS address {text}"))?;
+    o.no_dns = false;
+    // More than fit are ignored: guests use the first three anyway.
+    let _full = match address {
+        IpAddr::V4(v4) => o.dns_v4.try_push(v4).is_err(),
+        IpAddr::V6(v6) => o.dns_v6.try_push(v6).is_err(),
+    };
+    Ok(())
+}
+
+pub(super) fn dns_forward(o: &mut Options, text: &str) -> Refusal {
+    let address = host_address(text, "Invalid DNS forwarding address", is_remote)?;
+    store(address, &mut o.mapping.v4.dns_match, &mut o.mapping.v6.dns_match);
+    Ok(())
+}
+
+pub(super) fn dns_host(o: &mut Options, text: &str) -> Refusal {
+    let accepts = |address: IpAddr| address.is_loopback() || is_remote(address);
+    let address = host_address(text, "Invalid host nameserver address", accepts)?;
+    store(address, &mut o.mapping.v4.dns_host, &mut o.mapping.v6.dns_host);
+    Ok(())
+}
+
+pub(super) fn search(o: &mut Options, text: &str) -> Refusal {
+    if text == "none" {
+        o.no_search = true;
+        o.search.clear();
+        return Ok(());
+    }
+    let refused = || format!("Cannot use DNS search domain {text}");
+    let mut domains = text.split_ascii_whitespace().peekable();
+    if domains.peek().is_none() {
+        return Err(refused());
+    }
+    o.no_search = false;
+    for domain in domains {
+        if domain.len() > MAX_NAME || o.search.try_push(domain.to_owned()).is_err() {
+            return Err(refused());
+        }
+    }
+    Ok(())
+}
+
+fn name(text: &str, what: &str) -> Result<Option<String>, String> {
+    let fits = (1..=MAX_NAME).contains(&text.len());
+    if fits { Ok(Some(text.to_owned())) } else { Err(format!("{what}: {text}")) }
+}
+
+pub(super) fn hostname(o: &mut Options, text: &str) -> Refusal {
+    o.hostname = name(text, "Invalid hostname")?;
+    Ok(())
+}
+
+pub(super) fn fqdn(o: &mut Options, text: &str) -> Refusal {
+    o.fqdn = name(text, "Invalid FQDN")?;
+    Ok(())
+}
+
+pub(super) fn map_host_loopback(o: &mut Options, text: &str) -> Refusal {
+    if text == "none" {
+        o.no_map_gw = true;
+        (o.mapping.v4.host_loopback, o.mapping.v6.host_loopback) = (None, None);
+        return Ok(());
+    }
+    let address = host_address(text, "Invalid address to remap to host", is_remote)?;
+    store(address, &mut o.mapping.v4.host_loopback, &mut o.mapping.v6.host_loopback);
+    Ok(())
+}
+
+pub(super) fn map_guest_addr(o: &mut Options, text: &str) -> Refusal {
+    if text == "none" {
+        (o.mapping.v4.guest_addr, o.mapping.v6.guest_addr) = (None, None);
+        return Ok(());
+    }
+    let address = host_address(text, "Invalid address to remap to host", is_remote)?;
+    store(address, &mut o.mapping.v4.guest_addr, &mut o.mapping.v6.guest_addr);
+    Ok(())
+}
