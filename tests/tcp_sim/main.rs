@@ -90,6 +90,7 @@ struct World {
     filled_bytes: u64,
     queries: u64,
     emits: u64,
+    discards: u64,
 }
 
 impl Drop for World {
@@ -133,6 +134,7 @@ impl World {
             filled_bytes: 0,
             queries: 0,
             emits: 0,
+            discards: 0,
         }
     }
 
@@ -259,7 +261,10 @@ impl World {
                 self.emit(&header, Vec::new());
             }
             Action::Fill { offset, bytes, seq, segment } => self.fill(offset, bytes, seq, segment),
-            Action::Discard(bytes) => self.host.discard(bytes as usize),
+            Action::Discard(bytes) => {
+                self.discards += 1;
+                self.host.discard(bytes as usize);
+            }
             Action::QueryRoom => {
                 self.queries += 1;
                 let room = self.host.room().min(u64::from(u32::MAX)) as u32;
@@ -383,4 +388,95 @@ fn both_streams_arrive_whole_whatever_the_link_does() {
 fn same_seed_same_run() {
     let (a, b) = (run(7), run(7));
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
+}
+
+/// A guest and a peer with nothing odd about them, over a link that loses nothing.
+fn calm() -> Plan {
+    Plan {
+        active: true,
+        quality: Quality { loss_percent: 0, duplicate_percent: 0, delay_us: 50, jitter_us: 0 },
+        guest: guest::Habits {
+            mss: Some(1460),
+            scale: Some(7),
+            burst: 16_000,
+            receive_buffer: 300_000,
+            keeps_out_of_order: true,
+            delays_acks: false,
+            probes_with_data: false,
+            read_chunk: 1 << 20,
+            read_every_us: 1,
+            send_total: 0,
+            send_chunk: 1 << 20,
+            send_every_us: 1,
+        },
+        host: host::Habits {
+            connect_us: 100,
+            send_buffer: 300_000,
+            write_overhead: 0,
+            receive_buffer: 200_000,
+            drain_chunk: 1 << 20,
+            drain_every_us: 1,
+            send_total: 0,
+            send_chunk: 1 << 20,
+            send_every_us: 1,
+        },
+        no_room_percent: 0,
+        guest_resets_at: None,
+        peer_resets_at: None,
+    }
+}
+
+fn run_plan(plan: Plan) -> World {
+    let mut world = World::new(1, plan, Rng(1));
+    world.run();
+    world.assert_complete();
+    world
+}
+
+#[test]
+fn slow_peer_holds_the_guest_back_without_a_drop() {
+    let mut plan = calm();
+    plan.guest.send_total = 1_000_000;
+    plan.host.send_buffer = 40_000;
+    plan.host.drain_chunk = 3_000;
+    plan.host.drain_every_us = 2_000;
+    let world = run_plan(plan);
+    assert_eq!(world.drops, 0, "bytes dropped");
+    assert_eq!(world.host.short_writes, 0, "short writes");
+    assert_eq!(world.guest.retransmissions, 0, "retransmissions by the guest");
+    assert!(world.now < 1_000_000, "as fast as the peer reads: {} us", world.now);
+}
+
+#[test]
+fn slow_guest_gets_each_byte_once() {
+    let mut plan = calm();
+    plan.host.send_total = 1_000_000;
+    plan.guest.receive_buffer = 40_000;
+    plan.guest.read_chunk = 3_000;
+    plan.guest.read_every_us = 2_000;
+    let world = run_plan(plan);
+    // The window closes now and then, and what is in flight by then is sent again.
+    assert!(world.filled_bytes < 1_100_000, "{} bytes sent", world.filled_bytes);
+    assert!(world.now < 1_000_000, "as fast as the guest reads: {} us", world.now);
+}
+
+#[test]
+fn bulk_to_guest_costs_few_actions() {
+    let mut plan = calm();
+    plan.host.send_total = 4_000_000;
+    let world = run_plan(plan);
+    assert_eq!(world.filled_bytes, 4_000_000, "each byte is sent once");
+    assert!(world.discards < 200, "{} discards", world.discards);
+    assert!(world.queries < 5, "{} queries", world.queries);
+    assert!(world.emits < 10, "{} empty segments", world.emits);
+}
+
+#[test]
+fn bulk_from_guest_costs_few_actions() {
+    let mut plan = calm();
+    plan.guest.send_total = 4_000_000;
+    let world = run_plan(plan);
+    assert_eq!((world.drops, world.guest.retransmissions), (0, 0));
+    assert!(world.queries < 60, "{} queries", world.queries);
+    assert!(world.emits < 300, "{} empty segments", world.emits);
 }
