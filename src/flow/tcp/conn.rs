@@ -270,10 +270,6 @@ impl Conn {
     }
 
     fn expire(&mut self, now: Timestamp) {
-        if self.send.no_room {
-            // The guest cannot have missed what was never sent.
-            return self.retry.restart(now);
-        }
         let established = self.state == State::Established;
         let goes_on = match established {
             true => self.retry.expire_data(now),
@@ -287,11 +283,15 @@ impl Conn {
         }
     }
 
-    /// Starts or stops the retransmission timer as needed.
+    /// Starts or stops the retransmission timer as needed. It rests while the link has no buffer:
+    /// the guest is not taking what it has, and nothing could be sent again.
     pub(super) fn keep_time(&mut self, now: Timestamp) {
         let needed = match self.state {
             State::SynAckSent | State::SynSent => true,
-            State::Established => self.send.is_outstanding() || self.send.is_blocked_by_window(),
+            State::Established => {
+                let waits = self.send.is_outstanding() || self.send.is_blocked_by_window();
+                waits && !self.send.no_room
+            }
             _ => false,
         };
         if needed {

@@ -152,27 +152,27 @@ impl Receive {
         let drained = std::mem::take(&mut self.drained);
         (self.room, self.measured, self.fresh) = (bytes, bytes, true);
         self.peak = self.peak.max(bytes);
-        if drained && self.is_low() {
-            // The kernel calls it writable, so the buffer has shrunk: forget the old size, or
-            // "low" would be its normal state and each watch would end at once.
+        if self.is_low() && drained {
+            // The kernel calls it writable, so the buffer has shrunk: forget the old size, and do
+            // not watch again, which would end at once. The guest's next segment asks again.
             self.peak = bytes;
-        }
-        if self.is_low() {
+        } else if self.is_low() {
             self.watch();
         }
-        self.update_due |= drained && !self.fin && self.window() > self.promised();
+        self.update_due |= drained && self.window() > self.promised();
     }
 
     /// A reply is due: with little room, measure before saying how little.
     pub fn refresh_if_low(&mut self) {
-        if self.is_low() || self.room == 0 {
+        if self.is_low() || self.promised() == 0 {
             self.fresh = false;
         }
     }
 
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub fn take_query(&mut self) -> bool {
-        let query = !self.fin && !self.fresh && (self.drained || self.room <= self.measured / 2);
+        let spent = self.room <= self.measured / 2 || self.is_low() || self.promised() == 0;
+        let query = (spent || self.drained) && !self.fin && !self.fresh;
         self.fresh |= query;
         query
     }
@@ -199,9 +199,15 @@ impl Receive {
         self.edge.offset_from(self.nxt).max(0).unsigned_abs()
     }
 
-    /// Less than a quarter of the buffer is free. (Linux calls a socket writable from a third on.)
+    /// Less than a quarter of the buffer is free (Linux calls a socket writable from a third on),
+    /// or too little to show in the window field.
     fn is_low(&self) -> bool {
-        self.room < self.peak / 4
+        self.room < (self.peak / 4).max(self.granule())
+    }
+
+    /// The unit of the window field, in bytes.
+    fn granule(&self) -> u32 {
+        1 << self.scale.unwrap_or(0).min(WINDOW_SCALE)
     }
 
     fn watch(&mut self) {
@@ -210,20 +216,27 @@ impl Receive {
         }
     }
 
-    /// The window, in bytes: the room, but no small step up (RFC 9293, section 3.8.6.2.2).
+    /// The smallest step by which the window opens (RFC 9293, section 3.8.6.2.2, with a quarter of
+    /// the buffer where that says "a fraction"): not more than what a watch waits for.
+    fn step(&self) -> u32 {
+        u32::from(self.mss).min(self.peak / 4).max(self.granule())
+    }
+
+    /// The window, in bytes: the room, but no small step up, except to a whole one from less.
     fn window(&self) -> u32 {
-        let promised = self.promised();
-        let step = u32::from(self.mss).min(self.peak / 2).max(1);
-        if self.room < promised || self.room - promised >= step { self.room } else { promised }
+        let (promised, step) = (self.promised(), self.step());
+        let opens =
+            self.room >= step && (promised < step || self.room.saturating_sub(promised) >= step);
+        if self.room < promised || opens { self.room } else { promised }
     }
 
     /// The window field. Rounded up where there is room, lest the edge creep back by the
     /// granularity of the scale with each segment.
     pub fn field(&self) -> u16 {
-        let scale = self.scale.unwrap_or(0).min(WINDOW_SCALE);
-        let up = self.window().div_ceil(1 << scale);
-        let fits = up << scale <= self.room;
-        let field = if fits { up } else { self.window() >> scale };
+        let (window, granule) = (self.window(), self.granule());
+        let up = window.div_ceil(granule);
+        let fits = up * granule <= self.room;
+        let field = if fits { up } else { window / granule };
         u16::try_from(field).unwrap_or(u16::MAX)
     }
 
@@ -234,9 +247,9 @@ impl Receive {
 
     /// A segment with the current `nxt` and `field` went out.
     pub fn advertised(&mut self, field: u16, is_syn: bool) {
-        let scale = if is_syn { 0 } else { self.scale.unwrap_or(0) };
+        let unit = if is_syn { 1 } else { self.granule() };
         self.told = self.nxt;
-        self.edge = self.nxt + (u32::from(field) << scale);
+        self.edge = self.nxt + u32::from(field) * unit;
         self.far_edge = self.far_edge.max(self.edge);
         self.update_due = false;
     }
@@ -285,7 +298,7 @@ mod tests {
         let edge = r.edge;
         r.offer(9_000, false);
         r.commit(9_000);
-        r.on_room(1_500);
+        r.on_room(1_400);
         let field = r.field();
         r.advertised(field, false);
         assert!(!r.edge.after(edge + 255));
