@@ -1,2 +1,7 @@
-//! pasta
-fn main() {}
+//! pasta: the same program under its other name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    passt::run::main()
+}

@@ -27,7 +27,12 @@ impl From<Ignored> for DropReason {
 }
 
 /// Copies `len` bytes of a frame from `offset` on.
-fn question(lease: &FromGuestLease<'_>, frame: usize, offset: usize, len: u32) -> Result<Question, DropReason> {
+fn question(
+    lease: &FromGuestLease<'_>,
+    frame: usize,
+    offset: usize,
+    len: u32,
+) -> Result<Question, DropReason> {
     if len as usize > MAX_QUESTION_BYTES {
         return Err(DropReason::TooLarge);
     }

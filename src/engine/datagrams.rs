@@ -197,7 +197,9 @@ impl Engine {
         let now = self.now;
         let tap = usize::from(flow.sides[0].pif != Pif::Tap);
         let side = flow.sides[tap];
-        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else { return };
+        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
+            return;
+        };
         let mut state = *state;
         let udp = matches!(flow.state.protocol, Protocol::Udp(_));
         let protocol = flow.state.l4(&flow.sides);
@@ -294,7 +296,9 @@ fn send_one(
     let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
     let result = lease.send_datagram(fd, part, segment).map(|_| ());
     let Some(size) = segment.map(u32::from) else { return result };
-    if !matches!(result, Err(Errno::INVAL | Errno::IO)) || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
+    if !matches!(result, Err(Errno::INVAL | Errno::IO))
+        || part.len.div_ceil(size) > MAX_UDP_SEGMENTS
+    {
         return result;
     }
     for start in (0..part.len).step_by(size as usize) {

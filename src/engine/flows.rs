@@ -15,8 +15,8 @@ use crate::flow::table::{Flow, FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{MAX_FLOWS, MAX_HALF_OPEN, RESERVED_DESCRIPTORS};
 use crate::time::Timestamp;
-use crate::wire::ip::L4Protocol;
 use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
 
 /// Keys of the timer wheel above those of the flows.
 pub const ADVERTISEMENT_TIMER: u32 = MAX_FLOWS as u32;

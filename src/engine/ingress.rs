@@ -1,7 +1,7 @@
 //! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
 //! TCP segments of one flow are gathered to a run and written with one sendmsg(2).
 
-use passt_frame::{FromGuestBatch, FromGuestLease, FramePort, ToGuest};
+use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::Engine;
 use super::tcp::Run;

@@ -52,7 +52,9 @@ pub enum ListenError {
         hint: &'static str,
     },
     /// A rule of which no port could be opened.
-    #[error("All listens failed for HOST {0}: choose other ports, or stop the program that has them")]
+    #[error(
+        "All listens failed for HOST {0}: choose other ports, or stop the program that has them"
+    )]
     All(String),
 }
 
@@ -193,8 +195,8 @@ impl Engine {
     ) -> Result<[Side; 2], DropReason> {
         let addressing = &self.addressing;
         let (net, map, learned) = (&addressing.net, &addressing.map, &addressing.learned);
-        let GuestSide { source, destination } =
-            fwd::to_guest(net, map, learned, rule, peer, local).map_err(|refused| {
+        let GuestSide { source, destination } = fwd::to_guest(net, map, learned, rule, peer, local)
+            .map_err(|refused| {
                 log::debug!("No rules to forward HOST {peer} -> {local}: {refused}");
                 DropReason::from(refused)
             })?;

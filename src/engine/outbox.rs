@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use passt_frame::{FrameDone, FrameMeta, Reserve, ToGuest, ToGuestLease, ToGuestList};
 
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
+use crate::wire::drop_reason::DropCounters;
 use crate::wire::ip::L4Protocol;
 use crate::wire::{DropReason, Mac};
-use crate::wire::drop_reason::DropCounters;
 
 /// What sending needs: the reservation in use and the counters.
 #[derive(Default)]

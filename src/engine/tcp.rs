@@ -14,9 +14,7 @@ use super::state::{FlowState, PeekOffset, Protocol, TcpState};
 use crate::flow::fwd::{self, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss,
-};
+use crate::flow::tcp::{Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss};
 use crate::limits::ACTIONS_PER_TURN;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -117,18 +115,18 @@ impl Engine {
         let now = self.now;
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         let Protocol::Tcp(tcp) = &mut flow.state.protocol else { return };
-        match lease.send_stream(flow.state.socket.as_fd(), &parts) {
-            Ok(taken) => tcp.conn.on_written(now, taken),
-            Err(Errno::AGAIN) => tcp.conn.on_written(now, 0),
+        let written = lease.send_stream(flow.state.socket.as_fd(), &parts);
+        let taken = written.unwrap_or(0);
+        tcp.conn.on_written(now, taken);
+        match written {
+            Ok(_) | Err(Errno::AGAIN) if taken < offered => {
+                self.outbox.drops.count(DropReason::SocketFull);
+            }
+            Ok(_) | Err(Errno::AGAIN) => {}
             Err(errno) => {
                 log::debug!("{id:?} (TCP connection): write: {errno}");
-                tcp.conn.on_written(now, 0);
                 tcp.conn.on_socket(now, SocketEvent::Failed);
-                return;
             }
-        }
-        if tcp.conn.was_cut_short() {
-            self.outbox.drops.count(DropReason::SocketFull);
         }
     }
 
@@ -427,7 +425,14 @@ impl Engine {
     }
 
     /// Sends data with the machine's consent; true when the flow should go on in the next turn.
-    fn fill(&mut self, out: &mut dyn ToGuest, id: FlowId, offset: u32, bytes: u32, mss: u16) -> bool {
+    fn fill(
+        &mut self,
+        out: &mut dyn ToGuest,
+        id: FlowId,
+        offset: u32,
+        bytes: u32,
+        mss: u16,
+    ) -> bool {
         let now = self.now;
         let Some(flow) = self.flows.table.get_mut(id) else { return false };
         let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return false };

@@ -1,6 +1,6 @@
 //! The process itself: signals as a descriptor, going to the background, limits.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -58,4 +58,33 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Takes over a descriptor that the program was started with. Only for one that nothing else in
+/// the process owns, and only once.
+///
+/// # Errors
+/// `BADF` when it is not open, or is one of standard input, output and error.
+pub fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: `fd` is not -1; fcntl on a closed descriptor fails, which is what is asked here.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    // SAFETY: the descriptor is open, and the caller hands over its ownership.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Random bytes from the kernel.
+///
+/// # Errors
+/// What getrandom(2) reports.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N], Errno> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
 }

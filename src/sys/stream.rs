@@ -1,13 +1,14 @@
 //! What TCP needs beyond reading and writing: the state of the send buffer, the peek offset,
 //! discarding what the guest has acknowledged.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::socket::{last_errno, set_int};
+use super::socket::{Transport, create, last_errno, set_int};
 
 /// State of a socket's send buffer, in the kernel's accounting (payload and its overhead).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub fn send_buffer(socket: BorrowedFd<'_>) -> Result<SendBuffer, Errno> {
 /// `OPNOTSUPP` on kernels without it (before 6.9 for TCP).
 pub fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, bytes as i32)
+}
+
+/// Whether TCP sockets of a family have a peek offset.
+pub fn has_peek_offset(v4: bool) -> bool {
+    let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    create(Transport::Tcp, any).and_then(|socket| set_peek_offset(socket.as_fd(), 0)).is_ok()
 }
 
 /// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)).

@@ -191,6 +191,16 @@ impl Conn {
         self.keep_time(now);
     }
 
+    /// The link had no buffer for the last [`Action::Emit`]: the segment is lost. What it said of
+    /// the guest's stream is said again once there is room ([`Conn::on_port_room`]); SYN, FIN and
+    /// probes are repeated by their timers.
+    pub fn on_emit_lost(&mut self) {
+        if self.state == State::Established {
+            self.acks = self.acks.max(1);
+            self.send.no_room = true;
+        }
+    }
+
     /// The result of the last [`Action::Fill`].
     pub fn on_fill(&mut self, now: Timestamp, result: Fill) {
         let filling = std::mem::replace(&mut self.send.filling, Filling::No);
@@ -379,6 +389,9 @@ impl Conn {
 
     /// ACKs that are due whether or not they tell something new, and probes.
     fn poll_forced(&mut self) -> Option<Action> {
+        if self.send.no_room {
+            return None;
+        }
         if std::mem::take(&mut self.probe_due) {
             return Some(self.emit(self.send.una - 1, Flags::ACK));
         }
@@ -400,7 +413,7 @@ impl Conn {
     }
 
     fn poll_rest(&mut self) -> Option<Action> {
-        if self.recv.is_ack_due() {
+        if self.recv.is_ack_due() && !self.send.no_room {
             return Some(self.emit(self.send.nxt, Flags::ACK));
         }
         if self.recv.take_watch() {

@@ -1,0 +1,216 @@
+//! The shell around the pure core: one epoll loop that owns the sockets and does what was decided.
+//!
+//! * [`Worker`] is the loop: it waits, reads the clock once a turn, and gives each event to whom it
+//!   belongs. It has no globals; a second worker would be a second value.
+//! * [`Engine`] is what frames and sockets meet in: flows, addressing, listening sockets. It borrows
+//!   the link for each call, half by half, so that a lease on frames from the guest and one on room
+//!   to the guest can exist at the same time.
+//!
+//! # A turn
+//! Events of sockets only put flows on the ready list; frames from the guest are processed in
+//! batches; then each ready flow does its work once; expired timers follow; at the end the link
+//! publishes everything with one notification for each direction. Flows that could not finish for
+//! lack of room in the guest's buffers wait on the starved list until the link reports room; nothing
+//! is polled. All sockets are edge-triggered: what an event told is remembered by the flow.
+//!
+//! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
+
+mod addressing;
+mod answer;
+mod datagrams;
+mod fill;
+mod flows;
+mod icmp_error;
+mod ingress;
+mod listen;
+mod outbox;
+mod state;
+mod tcp;
+mod token;
+mod worker;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use passt_frame::ToGuest;
+use rustix::event::epoll::EventFlags;
+
+pub use addressing::Addressing;
+pub use listen::ListenError;
+pub use token::{LINK_BASE, Token};
+pub use worker::{Clients, End, Link, Worker, monotonic_now};
+
+use crate::flow::fwd::InterfaceName;
+use crate::flow::table::FlowId;
+use crate::flow::tcp::TcpConfig;
+use crate::responder::dhcpv6::Duid;
+use crate::time::Timestamp;
+use crate::wire::DropReason;
+use flows::{ADVERTISEMENT_TIMER, Flows};
+use listen::Listener;
+use outbox::Outbox;
+use state::Protocol;
+
+/// What does not change after start and is not about addresses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The kernel's limits for retransmission.
+    pub tcp: TcpConfig,
+    /// `SO_PEEK_OFF` works for TCP over IPv4.
+    pub peek_offset_v4: bool,
+    /// `SO_PEEK_OFF` works for TCP over IPv6.
+    pub peek_offset_v6: bool,
+    /// Interface that outbound IPv4 sockets are bound to.
+    pub outbound_v4: Option<InterfaceName>,
+    /// Interface that outbound IPv6 sockets are bound to.
+    pub outbound_v6: Option<InterfaceName>,
+    /// Listening sockets may be bound to addresses that do not exist yet.
+    pub freebind: bool,
+    /// Limit of open descriptors of the process.
+    pub max_descriptors: u64,
+}
+
+impl Options {
+    fn outbound_device(&self, destination: IpAddr) -> Option<&str> {
+        let name = if destination.is_ipv4() { &self.outbound_v4 } else { &self.outbound_v6 };
+        name.as_ref().map(|name| name.as_str())
+    }
+}
+
+/// Flows, addressing and listening sockets of one worker.
+pub struct Engine {
+    addressing: Addressing,
+    options: Options,
+    flows: Flows,
+    outbox: Outbox,
+    listeners: Vec<Listener>,
+    ready_listeners: VecDeque<u32>,
+    waiting_listeners: usize,
+    duid: Duid,
+    epoll: Rc<OwnedFd>,
+    now: Timestamp,
+}
+
+impl Engine {
+    /// An engine without flows that watches its sockets with `epoll`. `secret` keys the flow index and
+    /// sequence numbers; `duid` identifies our DHCPv6 server.
+    pub fn new(
+        epoll: Rc<OwnedFd>,
+        addressing: Addressing,
+        options: Options,
+        secret: [u8; 16],
+        duid: Duid,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            flows: Flows::new(epoll.clone(), secret, now, options.max_descriptors),
+            addressing,
+            options,
+            outbox: Outbox::default(),
+            listeners: Vec::new(),
+            ready_listeners: VecDeque::new(),
+            waiting_listeners: 0,
+            duid,
+            epoll,
+            now,
+        }
+    }
+
+    /// Starts a turn: everything in it happens at `now`.
+    pub fn begin_turn(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// An event of a flow's socket.
+    pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
+        let Some(flow) = self.flows.table.get(id) else { return };
+        match flow.state.protocol {
+            Protocol::Tcp(_) => self.tcp_event(id, events),
+            Protocol::Udp(_) | Protocol::Ping(_) => self.flows.mark_ready(id),
+        }
+    }
+
+    /// An event of a listening socket.
+    pub fn on_listener_event(&mut self, index: u32) {
+        self.ready_listeners.push_back(index);
+    }
+
+    /// The link can reach the guest now.
+    pub fn on_link_up(&mut self, out: &mut dyn ToGuest) {
+        self.greet(out);
+        self.on_link_room();
+    }
+
+    /// The link has room toward the guest again.
+    pub fn on_link_room(&mut self) {
+        let now = self.now;
+        self.flows.feed_starved(|state| {
+            if let Protocol::Tcp(tcp) = &mut state.protocol {
+                tcp.conn.on_port_room(now);
+            }
+        });
+        self.wake_listeners();
+    }
+
+    /// Does the work of this turn: ready listening sockets, ready flows, expired timers.
+    pub fn work(&mut self, out: &mut dyn ToGuest) {
+        for _ in 0..self.ready_listeners.len() {
+            let Some(index) = self.ready_listeners.pop_front() else { break };
+            self.serve_listener(out, index);
+        }
+        let before = self.flows.table.len();
+        for _ in 0..self.flows.ready_count() {
+            let Some(id) = self.flows.next_ready() else { break };
+            self.serve(out, id);
+        }
+        while let Some(key) = self.flows.timers.pop_expired(self.now) {
+            self.on_timer(out, key);
+        }
+        if self.flows.table.len() < before {
+            self.wake_listeners();
+        }
+    }
+
+    fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
+        match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
+            Some(Protocol::Tcp(_)) => self.drive_tcp(out, id),
+            Some(Protocol::Udp(_) | Protocol::Ping(_)) => self.serve_datagrams(out, id),
+            None => {}
+        }
+    }
+
+    fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
+        if key == ADVERTISEMENT_TIMER {
+            return self.advertise(out);
+        }
+        let Some(id) = self.flows.table.id_of(key) else { return };
+        let Some(flow) = self.flows.table.get_mut(id) else { return };
+        flow.state.scheduled = None;
+        match flow.state.protocol {
+            Protocol::Tcp(_) => self.tcp_timer(id),
+            Protocol::Udp(_) | Protocol::Ping(_) => self.datagram_timer(id),
+        }
+    }
+
+    /// Whether work is left that no event will announce.
+    pub fn has_work(&self) -> bool {
+        self.flows.ready_count() > 0 || !self.ready_listeners.is_empty()
+    }
+
+    /// When the next timer is due.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.flows.timers.next_deadline()
+    }
+
+    /// Number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.flows.table.len()
+    }
+
+    /// Drops so far, by name.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        self.outbox.drops.iter()
+    }
+}

@@ -1,0 +1,238 @@
+//! The loop: one epoll instance, one turn after the other.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
+use std::time::Duration;
+
+use passt_frame::{Errno, FramePort, FromGuestBatch, LinkChange, PortEvents};
+use rustix::event::epoll;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use super::{Engine, Token};
+use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::time::Timestamp;
+
+/// A link whose client connects through a socket.
+pub trait Link: FramePort {
+    /// A client has connected.
+    ///
+    /// # Errors
+    /// What to tell the operator; the connection is closed.
+    fn attach(&mut self, stream: UnixStream) -> Result<(), String>;
+
+    /// Whether a client is connected.
+    fn is_attached(&self) -> bool;
+}
+
+impl Link for passt_vhost::Device {
+    fn attach(&mut self, stream: UnixStream) -> Result<(), String> {
+        passt_vhost::Device::attach(self, stream).map_err(|error| error.to_string())
+    }
+
+    fn is_attached(&self) -> bool {
+        passt_vhost::Device::is_attached(self)
+    }
+}
+
+/// Where clients of the link come from.
+pub struct Clients {
+    /// The socket on which they connect; `None` when the one connection was handed over.
+    pub listener: Option<UnixListener>,
+    /// End when the client is gone.
+    pub one_off: bool,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM or SIGQUIT.
+    Signal,
+    /// The one client is gone.
+    ClientGone,
+}
+
+/// The loop with everything it owns.
+pub struct Worker<L: Link> {
+    epoll: Rc<OwnedFd>,
+    events: Vec<epoll::Event>,
+    link: L,
+    engine: Engine,
+    batch: FromGuestBatch,
+    clients: Clients,
+    signals: Option<OwnedFd>,
+    /// Frames from the guest may be waiting.
+    frames: bool,
+    end: Option<End>,
+}
+
+/// The monotonic clock.
+pub fn monotonic_now() -> Timestamp {
+    let now = clock_gettime(ClockId::Monotonic);
+    Timestamp::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
+}
+
+impl<L: Link> Worker<L> {
+    /// A worker that ends on `signals`, if given.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn new(
+        epoll: Rc<OwnedFd>,
+        link: L,
+        engine: Engine,
+        clients: Clients,
+        signals: Option<OwnedFd>,
+    ) -> Result<Self, Errno> {
+        let watch = |fd: &dyn std::os::fd::AsFd, token: Token| {
+            let data = epoll::EventData::new_u64(token.to_bits());
+            epoll::add(&*epoll, fd.as_fd(), data, epoll::EventFlags::IN)
+        };
+        if let Some(listener) = &clients.listener {
+            listener.set_nonblocking(true).map_err(|_| Errno::INVAL)?;
+            watch(listener, Token::Clients)?;
+        }
+        if let Some(signals) = &signals {
+            watch(signals, Token::Signals)?;
+        }
+        let batch = FromGuestBatch::new();
+        let events = Vec::with_capacity(EVENTS_PER_WAIT);
+        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames: false, end: None })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The link.
+    pub fn link(&mut self) -> &mut L {
+        &mut self.link
+    }
+
+    /// Turns until something ends the loop.
+    ///
+    /// # Errors
+    /// What epoll_wait(2) reports: the loop cannot go on.
+    pub fn run(&mut self) -> Result<End, Errno> {
+        loop {
+            self.turn(None)?;
+            if let Some(end) = self.end {
+                self.log_drops();
+                return Ok(end);
+            }
+        }
+    }
+
+    /// One turn. Waits for an event no longer than `at_most`.
+    ///
+    /// # Errors
+    /// What epoll_wait(2) reports.
+    pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
+        let timeout = self.timeout(at_most);
+        self.events.clear();
+        let events = rustix::buffer::spare_capacity(&mut self.events);
+        match epoll::wait(&*self.epoll, events, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.engine.begin_turn(monotonic_now());
+        for index in 0..self.events.len() {
+            let event = self.events[index];
+            self.on_event(event.data.u64(), event.flags);
+        }
+        self.take_frames();
+        let (_, out) = self.link.halves();
+        self.engine.work(out);
+        self.link.flush();
+        Ok(())
+    }
+
+    fn timeout(&self, at_most: Option<Duration>) -> Option<Timespec> {
+        let wait = if self.frames || self.engine.has_work() {
+            Some(Duration::ZERO)
+        } else {
+            let next = self.engine.next_deadline().map(|at| at.since(monotonic_now()));
+            match (next, at_most) {
+                (Some(next), Some(at_most)) => Some(next.min(at_most)),
+                (next, at_most) => next.or(at_most),
+            }
+        };
+        // Rounded up to a millisecond by kernels without epoll_pwait2, and never early.
+        wait.and_then(|wait| Timespec::try_from(wait).ok())
+    }
+
+    fn on_event(&mut self, data: u64, flags: epoll::EventFlags) {
+        match Token::from_bits(data) {
+            Some(Token::Flow(id)) => self.engine.on_flow_event(id, flags),
+            Some(Token::Listener(index)) => self.engine.on_listener_event(index),
+            Some(Token::Link(token)) => {
+                let events = self.link.on_event(token);
+                self.on_link(events);
+            }
+            Some(Token::Clients) => self.accept_client(),
+            Some(Token::Signals) => self.end = Some(End::Signal),
+            None => {}
+        }
+    }
+
+    fn on_link(&mut self, events: PortEvents) {
+        self.frames |= events.frames;
+        let (_, out) = self.link.halves();
+        match events.link {
+            Some(LinkChange::Up) => self.engine.on_link_up(out),
+            Some(LinkChange::Closed) if self.clients.one_off => {
+                log::info!("Client connection closed, exiting");
+                self.end = Some(End::ClientGone);
+            }
+            Some(LinkChange::Closed) => log::info!("Client connection closed"),
+            Some(LinkChange::Down) | None => {}
+        }
+        if events.room {
+            self.engine.on_link_room();
+        }
+    }
+
+    /// Takes waiting frames, but not for ever: sockets want their turn.
+    fn take_frames(&mut self) {
+        for _ in 0..BATCHES_PER_TURN {
+            if !self.frames {
+                return;
+            }
+            self.frames = self.engine.ingress(&mut self.link, &mut self.batch);
+        }
+    }
+
+    fn accept_client(&mut self) {
+        let Some(listener) = &self.clients.listener else { return };
+        let Ok((stream, _)) = listener.accept() else { return };
+        let peer = rustix::net::sockopt::socket_peercred(&stream);
+        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());
+        if self.link.is_attached() {
+            log::info!("discarding connection from PID {pid}");
+            return;
+        }
+        log::info!("accepted connection from PID {pid}");
+        if let Err(error) = self.link.attach(stream) {
+            log::error!("{error}");
+        }
+    }
+
+    fn log_drops(&self) {
+        for (reason, count) in self.engine.drops() {
+            log::debug!("dropped: {count} {}", reason.name());
+        }
+        self.link.counters(&mut |name, count| {
+            if count > 0 {
+                log::debug!("link: {count} {name}");
+            }
+        });
+    }
+}
+
+impl<L: Link> Drop for Worker<L> {
+    fn drop(&mut self) {
+        // The signal descriptor goes last: signals stay blocked until the process ends.
+        let _ = self.signals.take();
+    }
+}

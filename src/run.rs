@@ -1,0 +1,159 @@
+//! From the command line to the running loop, in order.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use log::LevelFilter;
+use passt_frame::Registrar;
+use rustix::event::epoll;
+
+use crate::conf::{self, Command, Conf, Mode, Options};
+use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Worker};
+use crate::flow::network::Network;
+use crate::responder::dhcpv6::Duid;
+use crate::start::{self, ClientSocket, StartError, system};
+use crate::sys::{process, stream};
+
+/// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
+const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// The program. Exit code 0 when it ended as asked, 1 for every error.
+pub fn main() -> ExitCode {
+    let command = match conf::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => return fail(&error.into()),
+    };
+    match command {
+        Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Command::Run(options) => match run(*options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+    }
+}
+
+fn fail(error: &StartError) -> ExitCode {
+    eprintln!("{error}");
+    if let StartError::Conf(error) = error
+        && let Some(cure) = error.cure()
+    {
+        eprintln!("{cure}");
+    }
+    ExitCode::FAILURE
+}
+
+fn run(options: Options) -> Result<(), StartError> {
+    crate::log::init(level(&options));
+    let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
+    let conf = configure(options)?;
+    if conf.link.mode != Mode::VhostUser {
+        return Err(StartError::Other(
+            "the qemu stream socket is not supported by this version: add --vhost-user".into(),
+        ));
+    }
+
+    let socket = start::client_socket(&conf.link)?;
+    let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
+    let bound = match &socket {
+        ClientSocket::Listening(_, path) => Some(path.as_path()),
+        ClientSocket::Connected(_) => None,
+    };
+    for line in conf::banner(&conf, bound).lines() {
+        log::info!("{line}");
+    }
+
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
+    let mut worker = worker(&conf, socket, Rc::new(epoll), max_descriptors)?;
+    if conf.run.foreground {
+        if let Some(file) = &mut pid_file {
+            let pid = rustix::process::getpid().as_raw_nonzero().get();
+            start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
+        }
+    } else if !start::daemonize(pid_file.as_mut())? {
+        return Ok(());
+    }
+    match worker.run().map_err(system("epoll_wait"))? {
+        End::Signal | End::ClientGone => Ok(()),
+    }
+}
+
+fn level(options: &Options) -> LevelFilter {
+    let run = &options.run;
+    match (run.trace, run.debug, run.quiet) {
+        (true, ..) => LevelFilter::Trace,
+        (_, true, _) => LevelFilter::Debug,
+        (_, _, true) => LevelFilter::Warn,
+        _ => LevelFilter::Info,
+    }
+}
+
+/// Puts the command line together with what the host looks like.
+fn configure(options: Options) -> Result<Conf, StartError> {
+    let facts = conf::host::facts(&options.interfaces)?;
+    let resolv = conf::resolv::read().unwrap_or_else(|error| {
+        log::warn!("Couldn't read resolv.conf: {error}");
+        String::new()
+    });
+    let (ephemeral, note) = conf::ports::ephemeral_range();
+    let conf = conf::resolve(options, &facts, &resolv, ephemeral)?;
+    for note in note.iter().chain(&conf.notes) {
+        log::log!(note.level, "{}", note.text);
+    }
+    Ok(conf)
+}
+
+/// The loop with its link, its engine and its open ports.
+fn worker(
+    conf: &Conf,
+    socket: ClientSocket,
+    epoll: Rc<OwnedFd>,
+    max_descriptors: u64,
+) -> Result<Worker<passt_vhost::Device>, StartError> {
+    let registrar = Registrar::new(epoll.clone(), LINK_BASE);
+    let link = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
+    let mut link = passt_vhost::Device::new(registrar, link)
+        .map_err(|error| StartError::Other(error.to_string()))?;
+    let addressing =
+        Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
+    let options = engine_options(conf, max_descriptors);
+    let secret = process::random_bytes().map_err(system("getrandom"))?;
+    let duid = duid(&conf.network);
+    let now = crate::engine::monotonic_now();
+    let mut engine = Engine::new(epoll.clone(), addressing, options, secret, duid, now);
+    engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
+
+    let signals =
+        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
+    let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
+    let listener = match socket {
+        ClientSocket::Listening(listener, _) => Some(listener),
+        ClientSocket::Connected(stream) => {
+            link.attach(stream).map_err(|error| StartError::Other(error.to_string()))?;
+            None
+        }
+    };
+    let clients = Clients { listener, one_off };
+    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+}
+
+fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {
+    crate::engine::Options {
+        tcp: start::tcp_config(),
+        peek_offset_v4: stream::has_peek_offset(true),
+        peek_offset_v6: stream::has_peek_offset(false),
+        outbound_v4: conf.outbound_v4.map(|device| device.name),
+        outbound_v6: conf.outbound_v6.map(|device| device.name),
+        freebind: conf.freebind,
+        max_descriptors,
+    }
+}
+
+fn duid(network: &Network) -> Duid {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + DUID_EPOCH);
+    Duid::new(since.map_or(0, |since| since.as_secs() as u32), network.our_mac)
+}

@@ -1,0 +1,196 @@
+//! The steps of start-up that touch the system: the client socket, the PID file, the background,
+//! the kernel's settings. `main` calls them in order; each error says what failed, on what, and
+//! what to do.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::conf::{ConfError, LinkConf};
+use crate::flow::tcp::TcpConfig;
+use crate::sys::process::{self, Forked};
+
+/// Default socket paths that are tried.
+const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
+
+/// Why the program cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The command line, or what it means on this host.
+    #[error("{0}")]
+    Conf(#[from] ConfError),
+    /// Another program listens on the socket's path.
+    #[error(
+        "Socket path {0} already in use: stop the program that listens there, or choose another --socket"
+    )]
+    SocketInUse(PathBuf),
+    /// The client socket could not be made.
+    #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `--fd` names no usable descriptor.
+    #[error("Could not move --fd descriptor: {errno}: {fd} is not an open socket")]
+    Descriptor {
+        /// The descriptor.
+        fd: i32,
+        /// Why.
+        errno: Errno,
+    },
+    /// The PID file could not be written.
+    #[error("Couldn't open PID file {path}: {source}: choose another --pid")]
+    PidFile {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A system call that start-up cannot do without.
+    #[error("{what}: {errno}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// Why it failed.
+        errno: Errno,
+    },
+    /// A part of the program could not start.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Names the step of a system call that failed.
+pub fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
+    move |errno| StartError::System { what, errno }
+}
+
+/// Where clients come from.
+pub enum ClientSocket {
+    /// They connect to this socket.
+    Listening(UnixListener, PathBuf),
+    /// The one client is connected already.
+    Connected(UnixStream),
+}
+
+/// Makes the client socket, or takes the one that was handed over.
+///
+/// # Errors
+/// [`StartError`].
+pub fn client_socket(link: &LinkConf) -> Result<ClientSocket, StartError> {
+    if let Some(fd) = link.fd {
+        let descriptor = |errno| StartError::Descriptor { fd, errno };
+        let socket = process::take_descriptor(fd).map_err(descriptor)?;
+        rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
+        return Ok(ClientSocket::Connected(UnixStream::from(socket)));
+    }
+    match &link.socket {
+        Some(path) => bind(path).map(|listener| ClientSocket::Listening(listener, path.clone())),
+        None => bind_default(),
+    }
+}
+
+fn bind_default() -> Result<ClientSocket, StartError> {
+    let mut last = None;
+    for number in DEFAULT_SOCKETS {
+        let path = PathBuf::from(format!("/tmp/passt_{number}.socket"));
+        match bind(&path) {
+            Ok(listener) => return Ok(ClientSocket::Listening(listener, path)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into())))
+}
+
+/// Binds to `path`; a socket that nobody listens on any more gives way.
+fn bind(path: &Path) -> Result<UnixListener, StartError> {
+    use std::io::ErrorKind;
+    let failed = |source| StartError::Bind { path: path.to_owned(), source };
+    match UnixStream::connect(path) {
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
+            _ => return Err(StartError::SocketInUse(path.to_owned())),
+        },
+        Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    UnixListener::bind(path).map_err(failed)
+}
+
+/// Opens the PID file, so that a path that cannot be written is an error while one can be reported.
+///
+/// # Errors
+/// [`StartError::PidFile`].
+pub fn open_pid_file(path: &Path) -> Result<fs::File, StartError> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StartError::PidFile { path: path.to_owned(), source })
+}
+
+/// Writes a process id.
+///
+/// # Errors
+/// What write(2) reports.
+pub fn write_pid(file: &mut fs::File, pid: i32) -> std::io::Result<()> {
+    file.write_all(format!("{pid}\n").as_bytes())
+}
+
+/// Goes to the background. The parent writes the child's process id and gets `false`: it is to exit
+/// with 0, which tells whoever started us that everything is ready.
+///
+/// # Errors
+/// [`StartError::System`].
+pub fn daemonize(pid_file: Option<&mut fs::File>) -> Result<bool, StartError> {
+    match process::fork().map_err(system("fork"))? {
+        Forked::Parent(child) => {
+            if let Some(file) = pid_file {
+                write_pid(file, child)
+                    .map_err(|error| StartError::Other(format!("PID file: {error}")))?;
+            }
+            Ok(false)
+        }
+        Forked::Child => {
+            rustix::process::setsid().map_err(system("setsid"))?;
+            let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+            let null: OwnedFd =
+                null.map_err(|error| StartError::Other(format!("/dev/null: {error}")))?.into();
+            for result in [
+                rustix::stdio::dup2_stdin(&null),
+                rustix::stdio::dup2_stdout(&null),
+                rustix::stdio::dup2_stderr(&null),
+            ] {
+                result.map_err(system("dup2"))?;
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// The host kernel's own limits for retransmission; its defaults where it does not tell.
+pub fn tcp_config() -> TcpConfig {
+    let default = TcpConfig::default();
+    TcpConfig {
+        syn_retries: sysctl("tcp_syn_retries").unwrap_or(default.syn_retries),
+        syn_linear_timeouts: sysctl("tcp_syn_linear_timeouts")
+            .unwrap_or(default.syn_linear_timeouts),
+        rto_max: sysctl("tcp_rto_max_ms").map_or(default.rto_max, Duration::from_millis),
+    }
+}
+
+fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
+    fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?.trim().parse().ok()
+}
