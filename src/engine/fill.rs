@@ -44,9 +44,9 @@ pub(super) fn fill(
     }
     let gso = if template.is_v4() { caps.gso.tcp_v4 } else { caps.gso.tcp_v6 };
     let mss = u32::from(wish.mss);
-    // A frame is at most one IPv4 packet long, for IPv6 as well: the guest's own limit for GSO.
-    let largest = u32::from(u16::MAX) - 40 - TCP_HEADER_BYTES;
-    let segment = if gso { largest / mss * mss } else { mss.min(largest) };
+    let largest = template.max_l4_bytes() - TCP_HEADER_BYTES;
+    let segments = if gso { (largest / mss).max(1) } else { 1 };
+    let segment = (segments * mss).min(largest);
     // What the last read got, and as much again, is likely enough: a reservation costs by its size.
     let bytes = wish.bytes.min(tcp.last_read.saturating_mul(2).max(FIRST_READ_BYTES));
     let header_len = template.l3_bytes() as u32 + TCP_HEADER_BYTES;

@@ -239,3 +239,93 @@ fn extend(buf: &mut HeaderBuf, bytes: &[u8]) {
 fn put_u16(buf: &mut HeaderBuf, at: usize, value: u16) {
     buf[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{Icmpv4Header, Icmpv6Header, IpHeaders, SlicedPacket, TransportSlice};
+
+    const MACS: (Mac, Mac) = (Mac::OURS, Mac([2, 0, 0, 0, 0, 1]));
+
+    fn addresses(v4: bool) -> (SocketAddr, SocketAddr) {
+        let (source, destination) =
+            if v4 { ("192.0.2.1", "198.51.100.7") } else { ("2001:db8::1", "2001:db8:1::7") };
+        let parse = |ip: &str| ip.parse::<IpAddr>().expect("a literal");
+        (SocketAddr::new(parse(source), 1234), SocketAddr::new(parse(destination), 80))
+    }
+
+    fn template(v4: bool, protocol: L4Protocol) -> HeaderTemplate {
+        let (source, destination) = addresses(v4);
+        HeaderTemplate::new(MACS, source, destination, protocol, 0xabcde)
+    }
+
+    /// The frame, and its IP header as an independent parser sees it.
+    fn parsed(frame: &[u8]) -> (IpHeaders, Vec<u8>) {
+        let (ip, rest) = IpHeaders::from_slice(&frame[HEADER_BYTES..]).expect("a valid packet");
+        if let IpHeaders::Ipv4(header, _) = &ip {
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+        }
+        (ip, rest.payload.to_vec())
+    }
+
+    #[test]
+    fn tcp_checksums_are_what_an_independent_parser_computes() {
+        for v4 in [true, false] {
+            for len in [0, 1, 2, 777] {
+                let payload: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
+                let fields = TcpFields {
+                    seq: SeqNr(0xdead_beef),
+                    ack: SeqNr(77),
+                    flags: 0x18,
+                    window: 0x1234,
+                    mss: Some(1460),
+                    window_scale: Some(8),
+                };
+                let checksum = L4Checksum::Complete { payload_sum: sum_of(&payload) };
+                let mut frame = template(v4, L4Protocol::Tcp).tcp(&fields, len, checksum).to_vec();
+                frame.extend(&payload);
+                let packet = SlicedPacket::from_ethernet(&frame).expect("valid");
+                let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("TCP") };
+                let (ip, _) = parsed(&frame);
+                let header = tcp.to_header();
+                let expected = match &ip {
+                    IpHeaders::Ipv4(ip, _) => header.calc_checksum_ipv4(ip, &payload),
+                    IpHeaders::Ipv6(ip, _) => header.calc_checksum_ipv6(ip, &payload),
+                };
+                assert_eq!(header.checksum, expected.expect("fits"), "v4 {v4}, {len} bytes");
+                assert_eq!((header.source_port, header.destination_port), (1234, 80));
+                assert_eq!(header.sequence_number, 0xdead_beef);
+            }
+        }
+    }
+
+    #[test]
+    fn icmp_checksums_are_what_an_independent_parser_computes() {
+        for v4 in [true, false] {
+            let payload = [1u8, 2, 3, 4, 5];
+            let mut head = [if v4 { 0 } else { 129 }, 0, 9, 9, 0x12, 0x34, 0, 7];
+            let protocol = if v4 { L4Protocol::Icmp } else { L4Protocol::Icmpv6 };
+            let checksum = L4Checksum::Complete { payload_sum: sum_of(&payload) };
+            let mut frame = template(v4, protocol).echo(&mut head, 5, checksum).to_vec();
+            frame.extend(payload);
+            let (ip, message) = parsed(&frame);
+            match ip {
+                IpHeaders::Ipv4(..) => {
+                    let (header, rest) = Icmpv4Header::from_slice(&message).expect("valid");
+                    let expected = header.icmp_type.calc_checksum(rest);
+                    assert_eq!(header.checksum, expected);
+                }
+                IpHeaders::Ipv6(ip, _) => {
+                    let (header, rest) = Icmpv6Header::from_slice(&message).expect("valid");
+                    let expected = header.icmp_type.calc_checksum(ip.source, ip.destination, rest);
+                    assert_eq!(header.checksum, expected.expect("fits"));
+                }
+            }
+            let mut whole =
+                [[if v4 { 8 } else { 128 }, 0, 0, 0, 1, 2, 3, 4].as_slice(), &payload].concat();
+            let mut frame = template(v4, protocol).icmp(&mut whole).to_vec();
+            frame.extend(&whole);
+            assert_eq!(parsed(&frame).1, whole);
+        }
+    }
+}

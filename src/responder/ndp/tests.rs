@@ -135,8 +135,8 @@ fn smoltcp_reads_the_router_advertisement() {
     assert_eq!(prefix.prefix_len, 64);
     assert_eq!(prefix.prefix, Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0));
     assert_eq!(prefix.flags, NdiscPrefixInfoFlags::ON_LINK | NdiscPrefixInfoFlags::ADDRCONF);
-    assert_eq!(prefix.valid_lifetime.secs(), u32::MAX.into());
-    assert_eq!(prefix.preferred_lifetime.secs(), u32::MAX.into());
+    assert_eq!(prefix.valid_lifetime.secs(), u64::from(u32::MAX));
+    assert_eq!(prefix.preferred_lifetime.secs(), u64::from(u32::MAX));
 }
 
 #[test]
