@@ -83,19 +83,14 @@ pub(super) fn template<A: Family>(
         None => detect::<A>(&routes, notes),
     }?;
     let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
-    let on_link = |wide| {
-        let candidates = dump
-            .addresses
-            .iter()
-            .filter(move |a| a.interface == index && (a.wide == wide || !A::LINK_LOCAL_APART));
-        longest_prefix::<A>(candidates)
-    };
-    let link_local = if A::LINK_LOCAL_APART { on_link(false) } else { None };
+    let here = || dump.addresses.iter().filter(|a| a.interface == index);
+    let address = here().filter(|a| a.wide || !A::LINK_LOCAL_APART);
+    let link_local = here().filter(|a| A::LINK_LOCAL_APART && is_link_local::<A>(a.address));
     Some(Template {
         name: *name,
         index,
-        address: on_link(true),
-        link_local: link_local.map(|(address, _)| address),
+        address: longest_prefix::<A>(address),
+        link_local: longest_prefix::<A>(link_local).map(|(address, _)| address),
         gateway: gateway(&routes, index).and_then(A::of),
     })
 }
@@ -105,7 +100,7 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
     let usable = |route: &&&Route| {
         let interface = first_interface(route);
         let link_local = route.prefix_len >= A::LINK_LOCAL_PREFIX
-            && route.destination.and_then(A::of).is_some_and(A::is_link_local);
+            && route.destination.is_some_and(is_link_local::<A>);
         interface != 0 && interface != LOOPBACK && !link_local
     };
     let interfaces = |default: bool| {
@@ -129,6 +124,10 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
         notes.push(Note::info(text));
     }
     Some(first)
+}
+
+fn is_link_local<A: Family>(address: IpAddr) -> bool {
+    A::of(address).is_some_and(A::is_link_local)
 }
 
 fn first_interface(route: &Route) -> u32 {
