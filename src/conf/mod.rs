@@ -18,6 +18,8 @@ mod meaning;
 mod options;
 pub mod ports;
 pub mod resolv;
+#[cfg(test)]
+mod tests;
 
 pub use banner::banner;
 pub use error::{ConfError, Note};
