@@ -1,6 +1,8 @@
 //! What `conf::host` finds out about the host, asked of a real kernel: each test makes a network
 //! namespace of its own, sets it up with ip(8), and runs itself again in there.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Output};
 

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod resolv;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use banner::banner;
 pub use error::{ConfError, Note};

@@ -16,6 +16,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::text::{self, decimal};
 use super::{ConfError, Note};
 use crate::flow::fwd::{InterfaceName, ListenAddr, Proto, Rule, RuleTable};
 use crate::flow::network::Network;
@@ -40,7 +41,7 @@ pub fn ephemeral_range() -> ((u16, u16), Option<Note>) {
 
 fn parse_ephemeral(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.trim_end().split_once('\t')?;
-    let range = (port(first.trim())?, port(last.trim())?);
+    let range = (decimal(first.trim())?, decimal(last.trim())?);
     (range.0 <= range.1).then_some(range)
 }
 
@@ -233,25 +234,17 @@ fn target(text: &str, ports: Range) -> Option<(Option<IpAddr>, Range)> {
     }
 }
 
-/// An address, in brackets or not. One that hides an IPv4 address in an IPv6 one is none.
+/// An address that does not hide an IPv4 one in an IPv6 one.
 fn address(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let addr: IpAddr = inner.parse().ok()?;
-    (addr == addr.to_canonical()).then_some(addr)
+    text::address(text).filter(|addr| *addr == addr.to_canonical())
 }
 
 fn range(text: &str) -> Option<Range> {
     let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (port(first)?, port(last)?),
-        None => (port(text)?, port(text)?),
+        Some((first, last)) => (decimal(first)?, decimal(last)?),
+        None => (decimal(text)?, decimal(text)?),
     };
     (first <= last).then_some((first, last))
-}
-
-/// A port in decimal, without a sign.
-fn port(text: &str) -> Option<u16> {
-    let decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    decimal.then(|| text.parse().ok()).flatten()
 }
 
 /// A set of ports, as ranges in no order.

@@ -194,6 +194,8 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-m", "99999999999999"], "MTU 99999999999999 too large (max 65521)"),
         (&["-m", "big"], "Invalid MTU: big"),
         (&["-m", ""], "Invalid MTU: "),
+        (&["-m", "089"], "Invalid MTU: 089"),
+        (&["-m", "0x"], "Invalid MTU: 0x"),
         (&["-F", "x"], "Invalid --fd: x"),
         (&["-F", "-1"], "Invalid --fd: -1"),
         (&["-F", "2147483648"], "Invalid --fd: 2147483648"),
@@ -201,6 +203,7 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-a", "2001:db8::5/129"], "Invalid prefix length: 2001:db8::5/129"),
         (&["-a", "0.0.0.0"], "Invalid guest address: 0.0.0.0"),
         (&["-a", "255.255.255.255"], "Invalid guest address: 255.255.255.255"),
+        (&["-a", "240.0.0.1"], "Invalid guest address: 240.0.0.1"),
         (&["-a", "127.0.0.1"], "Invalid guest address: 127.0.0.1"),
         (&["-a", "::ffff:127.0.0.1"], "Invalid guest address: ::ffff:127.0.0.1"),
         (&["-a", "ff02::1"], "Invalid guest address: ff02::1"),
@@ -251,106 +254,28 @@ fn arguments_that_are_not_utf8_are_refused_and_paths_are_not() {
 
 #[test]
 fn command_lines_of_known_callers() {
-    options(&[
-        "--vhost-user",
-        "--one-off",
-        "--socket",
-        "/run/libvirt/qemu/passt/1-d-net0.socket",
-        "--pid",
-        "/run/libvirt/qemu/passt/1-d-net0-passt.pid",
-        "--mtu",
-        "1500",
-        "--hostname",
-        "guest",
-        "--fqdn",
-        "guest.example",
-        "--address",
-        "192.0.2.5",
-        "--netmask",
-        "24",
-        "--address",
-        "2001:db8::5",
-        "--tcp-ports",
-        "31339:41339",
-        "--tcp-ports",
-        "192.0.2.1/4025-4035:5025-5035,9000,~4030-4034",
-        "--udp-ports",
-        "2001:db8::1/8002,4431:4432",
-        "--udp-ports",
-        "%eth0/2025",
-    ]);
-    options(&[
-        "--vhost-user",
-        "--quiet",
-        "--mtu",
-        "1500",
-        "--address",
-        "192.0.2.5",
-        "--netmask",
-        "255.255.255.0",
-        "--mac-addr",
-        "9a:55:9a:55:9a:56",
-        "--gateway",
-        "192.0.2.1",
-        "--interface",
-        "eth0",
-        "--outbound",
-        "192.0.2.2",
-        "--outbound-if4",
-        "eth0",
-        "--outbound-if6",
-        "eth0",
-        "--dns",
-        "192.0.2.53",
-        "--fqdn",
-        "g.example",
-        "--no-dhcp-dns",
-        "--no-dhcp-search",
-        "--map-host-loopback",
-        "192.0.2.9",
-        "--map-guest-addr",
-        "192.0.2.10",
-        "--dns-forward",
-        "192.0.2.11",
-        "--dns-host",
-        "127.0.0.53",
-        "--no-tcp",
-        "--no-udp",
-        "--no-icmp",
-        "--no-dhcp",
-        "--no-ndp",
-        "--no-dhcpv6",
-        "--no-ra",
-        "--freebind",
-        "--ipv4-only",
-        "--search",
-        "d1 d2",
-        "--tcp-ports",
-        "22,80",
-        "--udp-ports",
-        "53",
-        "--pid",
-        "/tmp/passt-XXXXXX.pid",
-        "--fd",
-        "3",
-    ]);
-    options(&[
-        "--one-off",
-        "--socket",
-        "S",
-        "--pid",
-        "P",
-        "--address",
-        "169.254.2.15",
-        "--netmask",
-        "16",
-        "--mac-addr",
-        "52:56:00:00:00:02",
-        "--gateway",
-        "169.254.2.2",
-    ]);
-    options(&["-q", "-f", "--fd", "5", "-t", "192.0.2.1/80-80:80-80"]);
-    options(&["-t", "all", "-u", "all", "--no-dhcp-dns", "--no-map-gw", "--fd", "5"]);
+    for line in [
+        "--vhost-user --one-off --socket /run/libvirt/qemu/passt/1-d-net0.socket \
+         --pid /run/libvirt/qemu/passt/1-d-net0-passt.pid --mtu 1500 --interface eth0 \
+         --hostname guest --fqdn guest.example --address 192.0.2.5 --netmask 24 \
+         --address 2001:db8::5 --tcp-ports 31339:41339 \
+         --tcp-ports 192.0.2.1/4025-4035:5025-5035,9000,~4030-4034 \
+         --udp-ports 2001:db8::1/8002,4431:4432 --udp-ports %eth0/2025",
+        "--vhost-user --quiet --mtu 1500 --address 192.0.2.5 --netmask 255.255.255.0 \
+         --mac-addr 9a:55:9a:55:9a:56 --gateway 192.0.2.1 --interface eth0 --outbound 192.0.2.2 \
+         --outbound-if4 eth0 --outbound-if6 eth0 --dns 192.0.2.53 --fqdn g.example --no-dhcp-dns \
+         --no-dhcp-search --map-host-loopback 192.0.2.9 --map-guest-addr 192.0.2.10 \
+         --dns-forward 192.0.2.11 --dns-host 127.0.0.53 --no-tcp --no-udp --no-icmp --no-dhcp \
+         --no-ndp --no-dhcpv6 --no-ra --freebind --ipv4-only --search d1 --tcp-ports 22,80 \
+         --udp-ports 53 --pid /tmp/passt-XXXXXX.pid --fd 3",
+        "--one-off --socket S --pid P --address 169.254.2.15 --netmask 16 \
+         --mac-addr 52:56:00:00:00:02 --gateway 169.254.2.2",
+        "-q -f --fd 5 -t 192.0.2.1/80-80:80-80",
+        "-t all -u all --no-dhcp-dns --no-map-gw --fd 5",
+    ] {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        options(&words);
+    }
 }
 
 proptest! {
