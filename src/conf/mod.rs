@@ -18,6 +18,9 @@ mod meaning;
 mod options;
 pub mod ports;
 pub mod resolv;
+#[cfg(test)]
+mod tests;
+mod text;
 
 pub use banner::banner;
 pub use error::{ConfError, Note};

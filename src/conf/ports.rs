@@ -16,6 +16,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::text::{self, decimal};
 use super::{ConfError, Note};
 use crate::flow::fwd::{InterfaceName, ListenAddr, Proto, Rule, RuleTable};
 use crate::flow::network::Network;
@@ -40,7 +41,7 @@ pub fn ephemeral_range() -> ((u16, u16), Option<Note>) {
 
 fn parse_ephemeral(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.trim_end().split_once('\t')?;
-    let range = (port(first.trim())?, port(last.trim())?);
+    let range = (decimal(first.trim())?, decimal(last.trim())?);
     (range.0 <= range.1).then_some(range)
 }
 
@@ -233,25 +234,17 @@ fn target(text: &str, ports: Range) -> Option<(Option<IpAddr>, Range)> {
     }
 }
 
-/// An address, in brackets or not. One that hides an IPv4 address in an IPv6 one is none.
+/// An address that does not hide an IPv4 one in an IPv6 one.
 fn address(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let addr: IpAddr = inner.parse().ok()?;
-    (addr == addr.to_canonical()).then_some(addr)
+    text::address(text).filter(|addr| *addr == addr.to_canonical())
 }
 
 fn range(text: &str) -> Option<Range> {
     let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (port(first)?, port(last)?),
-        None => (port(text)?, port(text)?),
+        Some((first, last)) => (decimal(first)?, decimal(last)?),
+        None => (decimal(text)?, decimal(text)?),
     };
     (first <= last).then_some((first, last))
-}
-
-/// A port in decimal, without a sign.
-fn port(text: &str) -> Option<u16> {
-    let decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    decimal.then(|| text.parse().ok()).flatten()
 }
 
 /// A set of ports, as ranges in no order.
@@ -285,4 +278,246 @@ fn part(run: Run, first: u32, end: u32) -> Option<Run> {
     // A target that wraps is left as it is given: the rule table says what is wrong with it.
     let target_first = run.target_first.saturating_add(first.checked_sub(run.first)?);
     (first <= last).then_some(Run { first, last, target_first, ..run })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EPHEMERAL: Range = (32768, 60999);
+
+    /// Both families on, and nothing else of interest.
+    fn network() -> Network {
+        let facts = crate::conf::host::HostFacts::default();
+        crate::conf::resolve(crate::conf::Options::default(), &facts, "", EPHEMERAL)
+            .unwrap()
+            .network
+    }
+
+    fn all(specs: &[&str], net: &Network) -> Result<Vec<String>, String> {
+        let mut table = RuleTable::default();
+        for (group, spec) in (0..).zip(specs) {
+            add(&mut table, net, EPHEMERAL, (Proto::Tcp, spec), group)
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
+    }
+
+    fn rules(spec: &str) -> Vec<String> {
+        all(&[spec], &network()).unwrap()
+    }
+
+    fn refusal(spec: &str) -> String {
+        all(&[spec], &network()).unwrap_err()
+    }
+
+    #[test]
+    fn ports_and_where_they_lead() {
+        for (spec, expected) in [
+            ("none", &[][..]),
+            ("22", &["TCP [*]:22  =>  22"][..]),
+            ("31339:41339", &["TCP [*]:31339  =>  41339"]),
+            ("22,80:8080", &["TCP [*]:22  =>  22", "TCP [*]:80  =>  8080"]),
+            ("80-80:80-80", &["TCP [*]:80  =>  80"]),
+            ("100-110:200-210", &["TCP [*]:100-110  =>  200-210"]),
+            ("*/22", &["TCP [*]:22  =>  22"]),
+            ("/22", &["TCP [*]:22  =>  22"]),
+            ("%eth0/2025", &["TCP [*]%eth0:2025  =>  2025"]),
+            ("*%eth0/2025", &["TCP [*]%eth0:2025  =>  2025"]),
+            ("192.0.2.1%eth0/22", &["TCP [192.0.2.1]%eth0:22  =>  22"]),
+            ("192.0.2.1/80-80:80-80", &["TCP [192.0.2.1]:80  =>  80"]),
+            ("[192.0.2.1]/22", &["TCP [192.0.2.1]:22  =>  22"]),
+            ("::1/22", &["TCP [::1]:22  =>  22"]),
+            ("[::1]/22", &["TCP [::1]:22  =>  22"]),
+            (
+                "2001:db8::1/8002,4431:4432",
+                &["TCP [2001:db8::1]:8002  =>  8002", "TCP [2001:db8::1]:4431  =>  4432"],
+            ),
+            ("0.0.0.0/22:192.0.2.5", &["TCP [0.0.0.0]:22  =>  192.0.2.5:22"]),
+            ("0.0.0.0/22:192.0.2.5/80", &["TCP [0.0.0.0]:22  =>  192.0.2.5:80"]),
+            ("[::]/22:[2001:db8::5]/80", &["TCP [::]:22  =>  [2001:db8::5]:80"]),
+            ("[::]/22:2001:db8::5/80", &["TCP [::]:22  =>  [2001:db8::5]:80"]),
+        ] {
+            assert_eq!(rules(spec), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn excludes_apply_to_the_whole_specification() {
+        assert_eq!(
+            rules("192.0.2.1/4025-4035:5025-5035,9000,~4030-4034"),
+            [
+                "TCP [192.0.2.1]:4025-4029  =>  5025-5029",
+                "TCP [192.0.2.1]:4035  =>  5035",
+                "TCP [192.0.2.1]:9000  =>  9000",
+            ]
+        );
+        assert_eq!(rules("~25,20-30"), ["TCP [*]:20-24  =>  20-24", "TCP [*]:26-30  =>  26-30"]);
+        assert_eq!(
+            all(&["20-22,~21", "21"], &network()).unwrap(),
+            ["TCP [*]:20  =>  20", "TCP [*]:22  =>  22", "TCP [*]:21  =>  21"]
+        );
+        assert!(rules("25,~20-30").is_empty());
+    }
+
+    #[test]
+    fn without_includes_all_but_ephemeral_ports_are_meant() {
+        let high = "TCP [*]:61000-65535  =>  61000-65535 (best effort)";
+        let low = "TCP [*]:1-32767  =>  1-32767 (best effort)";
+        assert_eq!(rules("all"), [low, high]);
+        assert_eq!(
+            rules("~25"),
+            [
+                "TCP [*]:1-24  =>  1-24 (best effort)",
+                "TCP [*]:26-32767  =>  26-32767 (best effort)",
+                high
+            ]
+        );
+        assert_eq!(rules("all,~40000-65535"), [low]);
+        assert_eq!(rules("~1-65535"), Vec::<String>::new());
+        assert_eq!(
+            rules("0.0.0.0/all:192.0.2.5,~1-60999"),
+            ["TCP [0.0.0.0]:61000-65535  =>  192.0.2.5:61000-65535 (best effort)"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_specification_is_refused() {
+        for spec in [
+            "",
+            ",",
+            "22,",
+            ",22",
+            "65536",
+            "-1",
+            "+1",
+            "0x16",
+            " 22",
+            "22 ",
+            "22-",
+            "-22",
+            "30-20",
+            "22:",
+            "22:80:90",
+            "20-22:30-31",
+            "20-22:30",
+            "22:host",
+            "22:192.0.2.5/",
+            "~",
+            "~22:23",
+            "all:",
+            "all:80",
+            "all,22",
+            "all,all",
+            "none,22",
+            "22,none",
+            "everything",
+            "22:192.0.2.5/80/90",
+            "22:[192.0.2.5",
+            "22:::ffff:192.0.2.5",
+            "22\n",
+        ] {
+            assert_eq!(refusal(spec), format!("Invalid port specifier '{spec}'"));
+        }
+        for (spec, text) in [
+            ("192.0.2.1/x", "Invalid port specifier 'x'"),
+            ("host/22", "Invalid port specifier 'host/22'"),
+            ("::ffff:192.0.2.1/22", "Invalid port specifier '::ffff:192.0.2.1/22'"),
+            ("%/22", "Invalid interface name: "),
+            ("%../22", "Invalid interface name: .."),
+            ("%sixteen-bytes-xx/22", "Invalid interface name: sixteen-bytes-xx"),
+            ("auto", "'auto' port forwarding is only allowed for pasta"),
+            ("22,auto", "'auto' port forwarding is only allowed for pasta"),
+        ] {
+            assert_eq!(refusal(spec), text, "{spec}");
+        }
+    }
+
+    #[test]
+    fn rules_that_the_table_refuses_are_named() {
+        for (spec, text) in [
+            (
+                "0",
+                "Forwarding rule attempts to map from port 0\nUnable to add rule TCP [*]:0  =>  0 ",
+            ),
+            (
+                "22:0",
+                "Forwarding rule attempts to map to port 0\nUnable to add rule TCP [*]:22  =>  0 ",
+            ),
+            (
+                "22:192.0.2.5",
+                "Dual stack forward to IPv4 address 192.0.2.5 unsupported\n\
+                 Did you mean 0.0.0.0/... instead?\n\
+                 Unable to add rule TCP [*]:22  =>  192.0.2.5:22 ",
+            ),
+            (
+                "22,22",
+                "Forwarding configuration conflict: TCP [*]:22  =>  22  versus TCP [*]:22  =>  22 \n\
+                 Unable to add rule TCP [*]:22  =>  22 ",
+            ),
+        ] {
+            assert_eq!(refusal(spec), text, "{spec}");
+        }
+    }
+
+    #[test]
+    fn none_only_before_ports_of_its_protocol() {
+        let net = network();
+        assert_eq!(all(&["none", "22"], &net).unwrap(), ["TCP [*]:22  =>  22"]);
+        assert_eq!(
+            all(&["22", "none"], &net).unwrap_err(),
+            "-t none conflicts with previous options"
+        );
+        let mut table = RuleTable::default();
+        add(&mut table, &net, EPHEMERAL, (Proto::Tcp, "22"), 0).unwrap();
+        add(&mut table, &net, EPHEMERAL, (Proto::Udp, "none"), 1).unwrap();
+    }
+
+    #[test]
+    fn without_an_address_the_families_that_are_on_are_meant() {
+        let (mut v4, mut v6) = (network(), network());
+        v4.v6 = None;
+        v6.v4 = None;
+        assert_eq!(all(&["22"], &v4).unwrap(), ["TCP [0.0.0.0]:22  =>  22"]);
+        assert_eq!(all(&["*/22"], &v6).unwrap(), ["TCP [::]:22  =>  22"]);
+    }
+
+    #[test]
+    fn ephemeral_ports_as_the_kernel_writes_them() {
+        assert_eq!(parse_ephemeral("32768\t60999\n"), Some((32768, 60999)));
+        for text in ["", "32768", "32768 60999\n", "60999\t32768\n", "x\ty\n"] {
+            assert_eq!(parse_ephemeral(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_specification_makes_it_panic(spec in ".{0,64}") {
+            let _any = all(&[&spec], &network());
+        }
+
+        #[test]
+        fn nothing_like_a_specification_makes_it_panic(
+            spec in "([0-9]{1,5}|[-:,~/%*\\[\\]]|all|auto|none|192\\.0\\.2\\.1|::1|eth0){0,12}",
+        ) {
+            let _any = all(&[&spec], &network());
+        }
+
+        #[test]
+        fn excluded_ports_are_in_no_rule(
+            (first, last) in (1..=65535u16, 1..=65535u16).prop_map(|(a, b)| (a.min(b), a.max(b))),
+            (from, to) in (1..=65535u16, 1..=65535u16).prop_map(|(a, b)| (a.min(b), a.max(b))),
+        ) {
+            let runs = parse(&format!("{first}-{last},~{from}-{to}"), EPHEMERAL).unwrap();
+            let covered: usize = runs.iter().map(|run| usize::from(run.last - run.first) + 1).sum();
+            let wanted = (first..=last).filter(|port| !(from..=to).contains(port)).count();
+            prop_assert_eq!(covered, wanted);
+            for run in runs {
+                prop_assert!(run.last < from || run.first > to);
+                prop_assert_eq!(run.first, run.target_first);
+            }
+        }
+    }
 }

@@ -83,19 +83,14 @@ pub(super) fn template<A: Family>(
         None => detect::<A>(&routes, notes),
     }?;
     let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
-    let on_link = |wide| {
-        let candidates = dump
-            .addresses
-            .iter()
-            .filter(move |a| a.interface == index && (a.wide == wide || !A::LINK_LOCAL_APART));
-        longest_prefix::<A>(candidates)
-    };
-    let link_local = if A::LINK_LOCAL_APART { on_link(false) } else { None };
+    let here = || dump.addresses.iter().filter(|a| a.interface == index);
+    let address = here().filter(|a| a.wide || !A::LINK_LOCAL_APART);
+    let link_local = here().filter(|a| A::LINK_LOCAL_APART && is_link_local::<A>(a.address));
     Some(Template {
         name: *name,
         index,
-        address: on_link(true),
-        link_local: link_local.map(|(address, _)| address),
+        address: longest_prefix::<A>(address),
+        link_local: longest_prefix::<A>(link_local).map(|(address, _)| address),
         gateway: gateway(&routes, index).and_then(A::of),
     })
 }
@@ -105,7 +100,7 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
     let usable = |route: &&&Route| {
         let interface = first_interface(route);
         let link_local = route.prefix_len >= A::LINK_LOCAL_PREFIX
-            && route.destination.and_then(A::of).is_some_and(A::is_link_local);
+            && route.destination.is_some_and(is_link_local::<A>);
         interface != 0 && interface != LOOPBACK && !link_local
     };
     let interfaces = |default: bool| {
@@ -131,6 +126,10 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
     Some(first)
 }
 
+fn is_link_local<A: Family>(address: IpAddr) -> bool {
+    A::of(address).is_some_and(A::is_link_local)
+}
+
 fn first_interface(route: &Route) -> u32 {
     route.hops.first().map_or(0, |hop| hop.interface)
 }
@@ -149,4 +148,89 @@ fn longest_prefix<'a, A: Family>(
 ) -> Option<(A, u8)> {
     let of_family = addresses.filter_map(|a| A::of(a.address).map(|own| (own, a.prefix_len)));
     of_family.rev().max_by_key(|(_, prefix_len)| *prefix_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn hop(interface: u32, gateway: &str, weight: u8) -> Hop {
+        Hop { interface, gateway: Some(ip(gateway)), weight }
+    }
+
+    fn route(destination: Option<(&str, u8)>, hops: Vec<Hop>) -> Route {
+        Route {
+            ipv4: hops[0].gateway.unwrap().is_ipv4(),
+            destination: destination.map(|(address, _)| ip(address)),
+            prefix_len: destination.map_or(0, |(_, prefix_len)| prefix_len),
+            hops,
+        }
+    }
+
+    fn host(routes: Vec<Route>) -> Dump {
+        let links = [("lo", 1), ("eth0", 2), ("eth1", 3)];
+        let links = links.map(|(name, index)| (InterfaceName::new(name).unwrap(), index));
+        Dump { links: links.to_vec(), addresses: Vec::new(), routes }
+    }
+
+    fn chosen<A: Family>(dump: &Dump, wish: Option<&str>) -> Option<(u32, Option<A>)> {
+        let wish = wish.and_then(InterfaceName::new);
+        template::<A>(dump, wish, &mut Vec::new()).map(|t| (t.index, t.gateway))
+    }
+
+    #[test]
+    fn loopback_and_link_local_destinations_do_not_count() {
+        let dump = host(vec![
+            route(Some(("198.51.100.0", 24)), vec![hop(1, "192.0.2.9", 0)]),
+            route(Some(("169.254.0.0", 16)), vec![hop(2, "192.0.2.9", 0)]),
+            route(Some(("203.0.113.0", 24)), vec![hop(3, "192.0.2.9", 0)]),
+            route(Some(("fe80::", 64)), vec![hop(2, "fe80::9", 0)]),
+            route(Some(("2001:db8::", 64)), vec![hop(3, "fe80::9", 0)]),
+        ]);
+        assert_eq!(chosen::<Ipv4Addr>(&dump, None), Some((3, None)));
+        assert_eq!(chosen::<Ipv6Addr>(&dump, None), Some((3, None)));
+    }
+
+    #[test]
+    fn gateway_is_one_on_the_interface() {
+        let hops = vec![
+            hop(2, "192.0.2.1", 0),
+            hop(2, "192.0.2.2", 0),
+            hop(3, "198.51.100.1", 9),
+            hop(3, "198.51.100.2", 9),
+        ];
+        let dump = host(vec![route(None, hops)]);
+        let gateway = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(chosen::<Ipv4Addr>(&dump, None), Some((2, gateway("192.0.2.1"))));
+        let wished = chosen::<Ipv4Addr>(&dump, Some("eth1"));
+        assert_eq!(wished, Some((3, gateway("198.51.100.1"))));
+        assert_eq!(chosen::<Ipv4Addr>(&dump, Some("lo")), Some((1, None)));
+    }
+
+    #[test]
+    fn what_is_picked_is_noted() {
+        let noted = |routes| {
+            let mut notes = Vec::new();
+            template::<Ipv4Addr>(&host(routes), None, &mut notes);
+            notes.into_iter().map(|note| note.text).collect::<Vec<_>>()
+        };
+        let default = |interface| route(None, vec![hop(interface, "192.0.2.1", 0)]);
+        let other =
+            |interface| route(Some(("192.0.2.0", 24)), vec![hop(interface, "192.0.2.1", 0)]);
+        assert_eq!(noted(vec![]), ["No interfaces with usable IPv4 routes"]);
+        assert_eq!(noted(vec![default(2), other(3)]), [""; 0]);
+        assert_eq!(
+            noted(vec![default(2), default(3)]),
+            ["Multiple default IPv4 routes, picked first"]
+        );
+        assert_eq!(noted(vec![other(2), other(2)]), [""; 0]);
+        assert_eq!(
+            noted(vec![other(2), other(3)]),
+            ["Multiple interfaces with IPv4 routes, picked first"]
+        );
+    }
 }

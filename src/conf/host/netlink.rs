@@ -19,8 +19,8 @@ use netlink_sys::{Socket, SocketAddr};
 use crate::conf::ConfError;
 use crate::flow::fwd::InterfaceName;
 
-/// Most messages of one kind that are looked at; a host with a full routing table stays below.
-const MAX_MESSAGES: usize = 4_000_000;
+/// Most datagrams that one dump may take, each of up to 32 KiB; full routing tables need hundreds.
+const MAX_DATAGRAMS: usize = 1 << 20;
 
 /// How often a dump is begun anew because the host's configuration changed meanwhile.
 const MAX_RESTARTS: usize = 8;
@@ -119,7 +119,7 @@ fn replies<T>(
 ) -> io::Result<(Vec<T>, bool)> {
     let mut found = Vec::new();
     let mut consistent = true;
-    for _ in 0..MAX_MESSAGES {
+    for _ in 0..MAX_DATAGRAMS {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = datagram.as_slice();
         while let Some((message, after)) = next_message(rest) {

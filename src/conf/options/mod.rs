@@ -9,6 +9,8 @@
 
 mod parse;
 mod table;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

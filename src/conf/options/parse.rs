@@ -167,12 +167,26 @@ fn gnu_error(program: &str, words: &[OsString], error: &clap::Error) -> ConfErro
     let option = invalid.split([' ', '=']).next().unwrap_or_default();
     let problem = match error.kind() {
         ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::TooFewValues => {
-            format!("option '{option}' requires an argument")
+            lacks_argument(option, words)
         }
         ErrorKind::TooManyValues => format!("option '{option}' doesn't allow an argument"),
         _ => unknown(option, words),
     };
     ConfError::Usage { program: program.to_owned(), problem, usage: help() }
+}
+
+/// getopt's words for an option that is the last word, but needs another; a short one stands for
+/// itself.
+fn lacks_argument(option: &str, words: &[OsString]) -> String {
+    let last = words.last().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let long = option.trim_start_matches('-');
+    let definition = TABLE.iter().find(|definition| definition.long == long);
+    match definition.and_then(|definition| definition.short) {
+        Some(short) if !last.starts_with("--") => {
+            format!("option requires an argument -- '{short}'")
+        }
+        _ => format!("option '{option}' requires an argument"),
+    }
 }
 
 /// getopt's words for an option that is none, or that could be several.

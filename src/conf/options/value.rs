@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Options;
-use crate::flow::fwd::InterfaceName;
+use crate::conf::text::{self, decimal};
+use crate::flow::fwd::{InterfaceName, is_one_host};
 use crate::flow::network::Mac;
 
 /// Largest MTU handed out: what fits a frame of 65535 bytes with its Ethernet header.
@@ -18,38 +19,21 @@ const MAX_NAME: usize = 253;
 
 type Refusal = Result<(), String>;
 
-/// A number as C writes it: decimal, `0x` hexadecimal or `0` octal.
+/// A number as C writes it: decimal, `0x` hexadecimal or `0` octal. One too large for its type is
+/// the largest.
 fn number(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
         None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
         None => (text, 10),
     };
-    let sign = digits.starts_with(['+', '-']);
-    if sign { None } else { u32::from_str_radix(digits, radix).ok() }
+    let valid = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    valid.then(|| u32::from_str_radix(digits, radix).unwrap_or(u32::MAX))
 }
 
-/// An address, in brackets or not. An IPv4-mapped one counts as IPv4.
-fn bracketed(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    inner.parse::<IpAddr>().ok()
-}
-
-/// Whether an IPv6 address has an IPv4 one inside, `::` and `::1` included.
-fn holds_v4(address: Ipv6Addr) -> bool {
-    let [head @ .., sixth, _, _] = address.segments();
-    head == [0; 5] && (sixth == 0 || sixth == 0xffff)
-}
-
-/// Whether `address` is the address of one host, and not of this one itself.
-fn is_remote(address: IpAddr) -> bool {
-    !address.is_unspecified()
-        && !address.is_loopback()
-        && !address.is_multicast()
-        && match address {
-            IpAddr::V4(v4) => !v4.is_broadcast(),
-            IpAddr::V6(v6) => !holds_v4(v6),
-        }
+/// Whether `address` is that of one host, or one of this host itself.
+fn is_one_host_or_local(address: IpAddr) -> bool {
+    address.is_loopback() || is_one_host(address)
 }
 
 /// Stores `address` in the field of its family.
@@ -74,12 +58,7 @@ pub(super) fn fd(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn mtu(o: &mut Options, text: &str) -> Refusal {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let mtu = match number(text) {
-        Some(mtu) => mtu,
-        None if digits => u32::MAX,
-        None => return Err(format!("Invalid MTU: {text}")),
-    };
+    let mtu = number(text).ok_or_else(|| format!("Invalid MTU: {text}"))?;
     o.mtu = u16::try_from(mtu)
         .ok()
         .filter(|mtu| *mtu <= MAX_MTU)
@@ -93,9 +72,9 @@ pub(super) fn address(o: &mut Options, text: &str) -> Refusal {
         None => (text, None),
     };
     let invalid = || format!("Invalid guest address: {text}");
-    let parsed = bracketed(address).ok_or_else(invalid)?;
+    let parsed = text::address(address).ok_or_else(invalid)?;
     let canonical = parsed.to_canonical();
-    if !is_remote(canonical) {
+    if !is_one_host(canonical) {
         return Err(invalid());
     }
     let mapped = parsed != canonical;
@@ -113,8 +92,7 @@ pub(super) fn address(o: &mut Options, text: &str) -> Refusal {
 
 /// A prefix length in decimal, up to `bits`; that of an IPv4-mapped address as its IPv4 part.
 fn prefix_length(text: &str, bits: u8, mapped: bool) -> Option<u8> {
-    let decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let length: u8 = text.parse().ok().filter(|length| decimal && *length <= bits)?;
+    let length: u8 = decimal(text).filter(|length| *length <= bits)?;
     if mapped { length.checked_sub(96) } else { Some(length) }
 }
 
@@ -150,7 +128,7 @@ fn station(text: &str) -> Option<Mac> {
 }
 
 pub(super) fn gateway(o: &mut Options, text: &str) -> Refusal {
-    let address = host_address(text, "Invalid gateway address", is_remote)?;
+    let address = host_address(text, "Invalid gateway address", is_one_host)?;
     store(address, &mut o.gateway_v4, &mut o.gateway_v6);
     Ok(())
 }
@@ -176,9 +154,8 @@ pub(super) fn outbound_if6(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn outbound(o: &mut Options, text: &str) -> Refusal {
-    let accepts = |address: IpAddr| {
-        is_remote(address) || matches!(address, IpAddr::V4(v4) if v4.is_loopback())
-    };
+    let accepts =
+        |address: IpAddr| is_one_host(address) || (address.is_ipv4() && address.is_loopback());
     let address = host_address(text, "Invalid or redundant outbound address", accepts)?;
     store(address, &mut o.mapping.v4.outbound, &mut o.mapping.v6.outbound);
     Ok(())
@@ -189,15 +166,11 @@ pub(super) fn dns(o: &mut Options, text: &str) -> Refusal {
         o.no_dns = true;
         o.dns_v4.clear();
         o.dns_v6.clear();
-        for family in [&mut o.mapping.v4.dns_match, &mut o.mapping.v4.dns_host] {
-            *family = None;
-        }
-        for family in [&mut o.mapping.v6.dns_match, &mut o.mapping.v6.dns_host] {
-            *family = None;
-        }
+        (o.mapping.v4.dns_match, o.mapping.v4.dns_host) = (None, None);
+        (o.mapping.v6.dns_match, o.mapping.v6.dns_host) = (None, None);
         return Ok(());
     }
-    let accepts = |address: IpAddr| address.is_loopback() || is_remote(address);
+    let accepts = is_one_host_or_local;
     let address = host_address(text, "Cannot use DNS address", accepts)
         .map_err(|_| format!("Cannot use DNS address {text}"))?;
     o.no_dns = false;
@@ -210,13 +183,13 @@ pub(super) fn dns(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn dns_forward(o: &mut Options, text: &str) -> Refusal {
-    let address = host_address(text, "Invalid DNS forwarding address", is_remote)?;
+    let address = host_address(text, "Invalid DNS forwarding address", is_one_host)?;
     store(address, &mut o.mapping.v4.dns_match, &mut o.mapping.v6.dns_match);
     Ok(())
 }
 
 pub(super) fn dns_host(o: &mut Options, text: &str) -> Refusal {
-    let accepts = |address: IpAddr| address.is_loopback() || is_remote(address);
+    let accepts = is_one_host_or_local;
     let address = host_address(text, "Invalid host nameserver address", accepts)?;
     store(address, &mut o.mapping.v4.dns_host, &mut o.mapping.v6.dns_host);
     Ok(())
@@ -263,7 +236,7 @@ pub(super) fn map_host_loopback(o: &mut Options, text: &str) -> Refusal {
         (o.mapping.v4.host_loopback, o.mapping.v6.host_loopback) = (None, None);
         return Ok(());
     }
-    let address = host_address(text, "Invalid address to remap to host", is_remote)?;
+    let address = host_address(text, "Invalid address to remap to host", is_one_host)?;
     store(address, &mut o.mapping.v4.host_loopback, &mut o.mapping.v6.host_loopback);
     Ok(())
 }
@@ -273,7 +246,7 @@ pub(super) fn map_guest_addr(o: &mut Options, text: &str) -> Refusal {
         (o.mapping.v4.guest_addr, o.mapping.v6.guest_addr) = (None, None);
         return Ok(());
     }
-    let address = host_address(text, "Invalid address to remap to host", is_remote)?;
+    let address = host_address(text, "Invalid address to remap to host", is_one_host)?;
     store(address, &mut o.mapping.v4.guest_addr, &mut o.mapping.v6.guest_addr);
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! All mapping of addresses and ports, one pure function each way.
 //!
-//! - [`to_host`]: where a packet of the guest goes on the host (first match wins: DNS, host
+//! - [`to_host()`]: where a packet of the guest goes on the host (first match wins: DNS, host
 //!   loopback, the host's copy of the guest's address, unchanged).
-//! - [`to_guest`]: as what, and to which of the guest's addresses, a connection to a listening
+//! - [`to_guest()`]: as what, and to which of the guest's addresses, a connection to a listening
 //!   socket appears in the guest; a [`Rule`] says which ports are listened on.
 //! - [`source_for_guest`]: what the guest sees of a host-side address, also for ICMP offenders.
-//! - [`learn`]: which of the guest's addresses its traffic teaches us.
+//! - [`learn()`]: which of the guest's addresses its traffic teaches us.
 //!
 //! Families never change on the way, and both run through the same code: what differs between
 //! them is the data in a `View`. An address that means "this machine" or "everyone" in disguise
@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 pub use learn::{initial, learn, learn_mac};
 pub use rule::{InterfaceName, ListenAddr, Rule};
+pub use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleTable};
 pub use to_guest::{GuestSide, source_for_guest, to_guest};
 pub use to_host::{Target, to_host};

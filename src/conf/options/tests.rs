@@ -1,0 +1,293 @@
+//! The command line, word by word.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::conf::ConfError;
+
+fn read(words: &[&str]) -> Result<Command, ConfError> {
+    parse(words.iter().map(|word| (*word).into()))
+}
+
+fn options(arguments: &[&str]) -> Options {
+    let words: Vec<_> = ["passt"].iter().chain(arguments).copied().collect();
+    match read(&words) {
+        Ok(Command::Run(options)) => *options,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn error(arguments: &[&str]) -> ConfError {
+    let words: Vec<_> = ["passt"].iter().chain(arguments).copied().collect();
+    match read(&words) {
+        Err(error) => error,
+        Ok(other) => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn first_line(arguments: &[&str]) -> String {
+    error(arguments).to_string().lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn gnu_habits() {
+    for arguments in [
+        &["--mtu", "1500"][..],
+        &["--mtu=1500"],
+        &["-m", "1500"],
+        &["-m1500"],
+        &["-fm1500"],
+        &["--mt", "1500"],
+        &["-m", "0x5dc"],
+        &["-m", "02734"],
+        &["-m", "1500", "--"],
+    ] {
+        assert_eq!(options(arguments).mtu, 1500, "{arguments:?}");
+    }
+    assert_eq!(options(&["-t22", "-t", "80:8080", "--tcp-ports=443"]).ports.len(), 3);
+    assert_eq!(options(&["--mtu", "9000", "--mtu", "1500"]).mtu, 1500);
+    assert_eq!(options(&["--socket-path", "/a"]).socket, Some("/a".into()));
+    assert_eq!(options(&["--socket-p", "/a"]).socket, Some("/a".into()));
+    assert_eq!(options(&["--sock", "/a"]).socket, Some("/a".into()));
+    assert!(options(&["-qq", "--quiet"]).run.quiet);
+}
+
+#[test]
+fn unknown_options_are_refused_in_getopts_words() {
+    for (arguments, text) in [
+        (&["--xyz"][..], "passt: unrecognized option '--xyz'"),
+        (&["--xyz=1"], "passt: unrecognized option '--xyz=1'"),
+        (&["--config-net"], "passt: unrecognized option '--config-net'"),
+        (&["-Z"], "passt: invalid option -- 'Z'"),
+        (&["-fZ"], "passt: invalid option -- 'Z'"),
+        (&["--mtu"], "passt: option '--mtu' requires an argument"),
+        (&["-m"], "passt: option requires an argument -- 'm'"),
+        (&["--quiet=1"], "passt: option '--quiet' doesn't allow an argument"),
+        (
+            &["--ipv"],
+            "passt: option '--ipv' is ambiguous; possibilities: '--ipv4-only' '--ipv6-only'",
+        ),
+    ] {
+        assert_eq!(first_line(arguments), text, "{arguments:?}");
+    }
+    assert!(error(&["--xyz"]).to_string().contains("--map-guest-addr"), "usage follows");
+}
+
+#[test]
+fn options_end_at_the_first_word_that_is_none() {
+    assert_eq!(error(&["extra", "--xyz"]).to_string(), "Extra non-option argument: extra");
+    assert_eq!(error(&["-f", "--", "-q"]).to_string(), "Extra non-option argument: -q");
+}
+
+#[test]
+fn mode_is_that_of_the_option_or_of_the_name() {
+    let mode = |words: &[&str]| match read(words) {
+        Ok(Command::Run(options)) => Ok(options.mode),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    assert_eq!(mode(&["/usr/bin/passt"]), Ok(Mode::Stream));
+    assert_eq!(mode(&["passt.avx2"]), Ok(Mode::Stream));
+    assert_eq!(mode(&["passt", "--vhost-user"]), Ok(Mode::VhostUser));
+    assert_eq!(mode(&["anything", "--vhost-user"]), Ok(Mode::VhostUser));
+    let unknown = "Cannot determine mode, invoke as \"passt\" or \"pasta\"";
+    assert_eq!(mode(&["anything"]), Err(unknown.to_owned()));
+    assert_eq!(mode(&[]), Err(unknown.to_owned()));
+    assert!(mode(&["/usr/bin/pasta"]).unwrap_err().contains("pasta mode is not supported"));
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_command_line() {
+    let Ok(Command::Help(help)) = read(&["passt", "-h"]) else { panic!("no help") };
+    for definition in table::TABLE {
+        assert!(help.contains(&format!("--{}", definition.long)), "{}", definition.long);
+    }
+    let Ok(Command::Version(version)) = read(&["passt", "--no-ra", "--version"]) else {
+        panic!("no version")
+    };
+    assert!(version.starts_with("passt "));
+    let Ok(Command::Capabilities(text)) = read(&["x", "--vhost-user", "--print-capabilities"])
+    else {
+        panic!("no capabilities")
+    };
+    assert_eq!(text, "{\n  \"type\": \"net\"\n}\n");
+    assert!(matches!(read(&["passt", "--version", "-m", "x"]), Ok(Command::Version(_))));
+    assert!(read(&["passt", "-m", "x", "--version"]).is_err());
+}
+
+#[test]
+fn verbosity_is_that_of_the_last_option() {
+    let run = |arguments| options(arguments).run;
+    assert!(run(&["-d", "-q"]).quiet && !run(&["-d", "-q"]).debug);
+    assert!(!run(&["-q", "-d"]).quiet && run(&["-q", "-d"]).debug);
+    let traced = run(&["-q", "--trace"]);
+    assert!(traced.debug && traced.trace && !traced.quiet);
+    assert!(!run(&["--trace", "-q"]).trace);
+}
+
+#[test]
+fn socket_and_descriptor_cancel_each_other() {
+    let o = options(&["-s", "/a", "-F", "3"]);
+    assert_eq!((o.socket, o.fd, o.one_off), (None, Some(3), true));
+    let o = options(&["--fd", "3", "-s", "/a"]);
+    assert_eq!((o.socket, o.fd), (Some("/a".into()), None));
+}
+
+#[test]
+fn addresses_of_the_guest() {
+    let v4 = |arguments| options(arguments).address_v4.map(|(a, p)| (a.to_string(), p)).unwrap();
+    assert_eq!(v4(&["-a", "192.0.2.5"]), ("192.0.2.5".to_owned(), None));
+    assert_eq!(v4(&["-a", "[192.0.2.5]/25"]), ("192.0.2.5".to_owned(), Some(25)));
+    assert_eq!(v4(&["-a", "::ffff:192.0.2.5/120"]), ("192.0.2.5".to_owned(), Some(24)));
+    assert_eq!(v4(&["-a", "192.0.2.5", "-a", "2001:db8::5"]), ("192.0.2.5".to_owned(), None));
+    let v6 = options(&["-a", "[2001:db8::5]/48"]).address_v6;
+    assert_eq!(v6, Some("2001:db8::5".parse().unwrap()));
+    assert_eq!(options(&["-n", "255.255.240.0"]).netmask, Some(20));
+    assert_eq!(options(&["-n", "16"]).netmask, Some(16));
+    assert_eq!(options(&["-n", "0.0.0.0"]).netmask, Some(0));
+    for arguments in [["-n", "24", "-a", "192.0.2.5/24"], ["-a", "192.0.2.5/24", "-n", "24"]] {
+        assert_eq!(first_line(&arguments), "Redundant prefix length specification");
+    }
+}
+
+#[test]
+fn dns_none_clears_what_came_before() {
+    let o = options(&["-D", "192.0.2.53", "--dns-forward", "192.0.2.1", "-D", "none"]);
+    assert!(o.no_dns && o.dns_v4.is_empty());
+    assert_eq!(o.mapping.v4.dns_match, None);
+    let o = options(&["-D", "none", "--dns-host", "127.0.0.53", "-D", "2001:db8::53"]);
+    assert!(!o.no_dns);
+    assert_eq!(o.dns_v6.len(), 1);
+    assert_eq!(o.mapping.v4.dns_host, Some(Ipv4Addr::new(127, 0, 0, 53)));
+    let many: Vec<_> = (1..=5).flat_map(|i| ["-D".to_owned(), format!("192.0.2.{i}")]).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert_eq!(options(&many).dns_v4.len(), 3);
+}
+
+#[test]
+fn search_lists_are_split_and_added_up() {
+    let o = options(&["-S", "a.example b.example", "--search", "c.example"]);
+    assert_eq!(o.search.as_slice(), ["a.example", "b.example", "c.example"]);
+    assert!(options(&["-S", "a", "-S", "none"]).no_search);
+    assert_eq!(options(&["-S", "none", "-S", "a"]).search.as_slice(), ["a"]);
+}
+
+#[test]
+fn mappings_and_families() {
+    let o = options(&["--map-host-loopback", "192.0.2.9", "--map-guest-addr", "2001:db8::9"]);
+    assert_eq!(o.mapping.v4.host_loopback, Some(Ipv4Addr::new(192, 0, 2, 9)));
+    assert_eq!(o.mapping.v6.guest_addr, Some("2001:db8::9".parse().unwrap()));
+    let o = options(&["--map-host-loopback", "192.0.2.9", "--map-host-loopback", "none"]);
+    assert!(o.no_map_gw && o.mapping.v4.host_loopback.is_none());
+    assert_eq!(options(&["-4", "-6"]).interfaces.only, Some(Only::V6));
+    assert_eq!(options(&["-6", "-4"]).interfaces.only, Some(Only::V4));
+    let o = options(&["--no-icmp"]);
+    assert!(!o.services.icmp && !o.services.ndp);
+}
+
+#[test]
+fn each_bad_value_is_named_with_a_cure() {
+    let long = "x".repeat(254);
+    for (arguments, text) in [
+        (&["-m", "65522"][..], "MTU 65522 too large (max 65521)"),
+        (&["-m", "99999999"], "MTU 99999999 too large (max 65521)"),
+        (&["-m", "99999999999999"], "MTU 99999999999999 too large (max 65521)"),
+        (&["-m", "big"], "Invalid MTU: big"),
+        (&["-m", ""], "Invalid MTU: "),
+        (&["-m", "089"], "Invalid MTU: 089"),
+        (&["-m", "0x"], "Invalid MTU: 0x"),
+        (&["-F", "x"], "Invalid --fd: x"),
+        (&["-F", "-1"], "Invalid --fd: -1"),
+        (&["-F", "2147483648"], "Invalid --fd: 2147483648"),
+        (&["-a", "192.0.2.5/33"], "Invalid prefix length: 192.0.2.5/33"),
+        (&["-a", "2001:db8::5/129"], "Invalid prefix length: 2001:db8::5/129"),
+        (&["-a", "0.0.0.0"], "Invalid guest address: 0.0.0.0"),
+        (&["-a", "255.255.255.255"], "Invalid guest address: 255.255.255.255"),
+        (&["-a", "240.0.0.1"], "Invalid guest address: 240.0.0.1"),
+        (&["-a", "127.0.0.1"], "Invalid guest address: 127.0.0.1"),
+        (&["-a", "::ffff:127.0.0.1"], "Invalid guest address: ::ffff:127.0.0.1"),
+        (&["-a", "ff02::1"], "Invalid guest address: ff02::1"),
+        (&["-a", "host"], "Invalid guest address: host"),
+        (&["-n", "33"], "Invalid prefix length: 33"),
+        (&["-n", "255.0.255.0"], "Invalid prefix length: 255.0.255.0"),
+        (&["-M", "9a:55:9a:55:9a"], "Invalid MAC address: 9a:55:9a:55:9a"),
+        (&["-M", "9a:55:9a:55:9a:5"], "Invalid MAC address: 9a:55:9a:55:9a:5"),
+        (&["-M", "9a:55:9a:55:9a:+5"], "Invalid MAC address: 9a:55:9a:55:9a:+5"),
+        (&["-M", "9a:55:9a:55:9a:55:00"], "Invalid MAC address: 9a:55:9a:55:9a:55:00"),
+        (&["-M", "ff:ff:ff:ff:ff:ff"], "Invalid MAC address: ff:ff:ff:ff:ff:ff"),
+        (&["-g", "127.0.0.1"], "Invalid gateway address: 127.0.0.1"),
+        (&["-g", "::1"], "Invalid gateway address: ::1"),
+        (&["-i", "sixteen-bytes-xx"], "Invalid interface name: sixteen-bytes-xx"),
+        (&["--outbound-if4", "a/b"], "Invalid interface name: a/b"),
+        (&["-o", "224.0.0.1"], "Invalid or redundant outbound address: 224.0.0.1"),
+        (&["-o", "::ffff:192.0.2.1"], "Invalid or redundant outbound address: ::ffff:192.0.2.1"),
+        (&["-D", "0.0.0.0"], "Cannot use DNS address 0.0.0.0"),
+        (&["-D", "x"], "Cannot use DNS address x"),
+        (&["--dns-forward", "127.0.0.1"], "Invalid DNS forwarding address: 127.0.0.1"),
+        (&["--dns-host", "::"], "Invalid host nameserver address: ::"),
+        (&["-S", ""], "Cannot use DNS search domain "),
+        (&["-S", "1 2 3 4 5 6 7"], "Cannot use DNS search domain 1 2 3 4 5 6 7"),
+        (&["-H", ""], "Invalid hostname: "),
+        (&["--map-host-loopback", "::1"], "Invalid address to remap to host: ::1"),
+        (&["--map-guest-addr", "224.0.0.1"], "Invalid address to remap to host: 224.0.0.1"),
+    ] {
+        let error = error(arguments);
+        assert_eq!(error.to_string(), text, "{arguments:?}");
+        assert!(error.cure().unwrap().starts_with("--"), "{arguments:?}");
+    }
+    assert_eq!(first_line(&["-H", &long]), format!("Invalid hostname: {long}"));
+    assert_eq!(first_line(&["--fqdn", &long]), format!("Invalid FQDN: {long}"));
+    assert_eq!(options(&["--fqdn", &long[1..]]).fqdn.unwrap().len(), 253);
+}
+
+#[test]
+fn arguments_that_are_not_utf8_are_refused_and_paths_are_not() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = || std::ffi::OsString::from_vec(vec![b'/', 0xff]);
+    let Ok(Command::Run(o)) = parse(["passt".into(), "-s".into(), odd()].into_iter()) else {
+        panic!("a path may be anything")
+    };
+    assert_eq!(o.socket, Some(odd().into()));
+    let error = parse(["passt".into(), "-H".into(), odd()].into_iter()).unwrap_err();
+    assert_eq!(error.to_string(), "Argument of --hostname is not UTF-8");
+}
+
+#[test]
+fn command_lines_of_known_callers() {
+    for line in [
+        "--vhost-user --one-off --socket /run/libvirt/qemu/passt/1-d-net0.socket \
+         --pid /run/libvirt/qemu/passt/1-d-net0-passt.pid --mtu 1500 --interface eth0 \
+         --hostname guest --fqdn guest.example --address 192.0.2.5 --netmask 24 \
+         --address 2001:db8::5 --tcp-ports 31339:41339 \
+         --tcp-ports 192.0.2.1/4025-4035:5025-5035,9000,~4030-4034 \
+         --udp-ports 2001:db8::1/8002,4431:4432 --udp-ports %eth0/2025",
+        "--vhost-user --quiet --mtu 1500 --address 192.0.2.5 --netmask 255.255.255.0 \
+         --mac-addr 9a:55:9a:55:9a:56 --gateway 192.0.2.1 --interface eth0 --outbound 192.0.2.2 \
+         --outbound-if4 eth0 --outbound-if6 eth0 --dns 192.0.2.53 --fqdn g.example --no-dhcp-dns \
+         --no-dhcp-search --map-host-loopback 192.0.2.9 --map-guest-addr 192.0.2.10 \
+         --dns-forward 192.0.2.11 --dns-host 127.0.0.53 --no-tcp --no-udp --no-icmp --no-dhcp \
+         --no-ndp --no-dhcpv6 --no-ra --freebind --ipv4-only --search d1 --tcp-ports 22,80 \
+         --udp-ports 53 --pid /tmp/passt-XXXXXX.pid --fd 3",
+        "--one-off --socket S --pid P --address 169.254.2.15 --netmask 16 \
+         --mac-addr 52:56:00:00:00:02 --gateway 169.254.2.2",
+        "-q -f --fd 5 -t 192.0.2.1/80-80:80-80",
+        "-t all -u all --no-dhcp-dns --no-map-gw --fd 5",
+    ] {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        options(&words);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_makes_it_panic(words in proptest::collection::vec(".{0,12}", 0..6)) {
+        let words = ["passt".to_owned()].into_iter().chain(words);
+        let _any = parse(words.map(Into::into));
+    }
+
+    #[test]
+    fn no_argument_makes_it_panic(index in 0..table::TABLE.len(), value in "[0-9a-fx:./%\\[\\] -]{0,24}") {
+        let option = format!("--{}={value}", table::TABLE[index].long);
+        let _any = parse(["passt".into(), option.into()].into_iter());
+    }
+}

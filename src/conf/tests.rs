@@ -1,0 +1,371 @@
+//! Options and host put together, and what is printed of it.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use super::host::{HostFacts, Template};
+use super::*;
+use crate::flow::fwd::InterfaceName;
+
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+fn v4(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn v6(text: &str) -> Ipv6Addr {
+    text.parse().unwrap()
+}
+
+fn name(text: &str) -> InterfaceName {
+    InterfaceName::new(text).unwrap()
+}
+
+/// A host with both families on eth0, and another interface.
+fn host() -> HostFacts {
+    HostFacts {
+        v4: Some(Template {
+            name: name("eth0"),
+            index: 2,
+            address: Some((v4("192.0.2.2"), 24)),
+            link_local: None,
+            gateway: Some(v4("192.0.2.1")),
+        }),
+        v6: Some(Template {
+            name: name("eth0"),
+            index: 2,
+            address: Some((v6("2001:db8::2"), 64)),
+            link_local: Some(v6("fe80::fc")),
+            gateway: Some(v6("2001:db8::1")),
+        }),
+        no_ipv6: false,
+        links: vec![(name("lo"), 1), (name("eth0"), 2), (name("eth1"), 3)],
+        notes: Vec::new(),
+    }
+}
+
+fn attempt(arguments: &[&str], facts: &HostFacts, resolv: &str) -> Result<Conf, ConfError> {
+    let words = ["passt"].iter().chain(arguments).map(|word| (*word).into());
+    match parse(words)? {
+        Command::Run(options) => resolve(*options, facts, resolv, EPHEMERAL),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn conf(arguments: &[&str], resolv: &str) -> Conf {
+    attempt(arguments, &host(), resolv).unwrap()
+}
+
+fn texts(conf: &Conf) -> Vec<&str> {
+    conf.notes.iter().map(|note| note.text.as_str()).collect()
+}
+
+#[test]
+fn the_guest_gets_what_the_host_has() {
+    let conf = conf(&[], "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example\n");
+    let net = &conf.network;
+    let net4 = net.v4.as_ref().unwrap();
+    assert_eq!((net4.addr, net4.prefix_len), (v4("192.0.2.2"), 24));
+    assert_eq!((net4.gateway, net4.fixed), (Some(v4("192.0.2.1")), false));
+    assert_eq!(net4.dns.as_slice(), [v4("192.0.2.53")]);
+    let net6 = net.v6.as_ref().unwrap();
+    assert_eq!((net6.addr, net6.gateway), (Some(v6("2001:db8::2")), Some(v6("2001:db8::1"))));
+    assert_eq!((net6.our_link_local, net6.scope_id), (v6("fe80::fc"), 2));
+    assert_eq!(net6.dns.as_slice(), [v6("2001:db8::53")]);
+    assert_eq!(net.search.as_slice(), ["a.example"]);
+    assert_eq!((net.mtu, net.services), (65520, crate::flow::network::Services::default()));
+    assert_eq!(conf.mapping.v4.host_loopback, Some(v4("192.0.2.1")));
+    assert_eq!(conf.mapping.v6.host_loopback, Some(v6("2001:db8::1")));
+    assert_eq!(conf.mapping.v4.dns_match, None);
+    assert_eq!(conf.mapping.v4.dns_host, Some(v4("192.0.2.53")));
+    assert!(conf.notes.is_empty(), "{:?}", conf.notes);
+}
+
+#[test]
+fn given_addresses_are_fixed_and_prefixes_follow_their_class() {
+    for (arguments, addr, prefix_len) in [
+        (&["-a", "198.51.100.5/26"][..], "198.51.100.5", 26),
+        (&["-a", "198.51.100.5"], "198.51.100.5", 24),
+        (&["-a", "10.0.0.5"], "10.0.0.5", 8),
+        (&["-a", "172.16.0.5"], "172.16.0.5", 16),
+        (&["-a", "198.51.100.5/0"], "198.51.100.5", 24),
+        (&["-a", "198.51.100.5", "-n", "255.255.0.0"], "198.51.100.5", 16),
+        (&["-n", "16", "-a", "198.51.100.5"], "198.51.100.5", 16),
+    ] {
+        let net4 = conf(arguments, "").network.v4.unwrap();
+        assert_eq!((net4.addr, net4.prefix_len), (v4(addr), prefix_len), "{arguments:?}");
+        assert!(net4.fixed);
+    }
+    let net4 = conf(&["-n", "16"], "").network.v4.unwrap();
+    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.2"), 16, false));
+    let net6 = conf(&["-a", "2001:db8::5", "-g", "fe80::99"], "").network.v6.unwrap();
+    assert_eq!((net6.addr, net6.fixed), (Some(v6("2001:db8::5")), true));
+    assert_eq!((net6.gateway, net6.our_link_local), (Some(v6("fe80::99")), v6("fe80::99")));
+}
+
+#[test]
+fn local_mode_keeps_what_the_operator_gave() {
+    let none = HostFacts::default();
+    let conf = attempt(&[], &none, "").unwrap();
+    let (net4, net6) = (conf.network.v4.as_ref().unwrap(), conf.network.v6.as_ref().unwrap());
+    assert_eq!((net4.addr, net4.prefix_len), (v4("169.254.2.1"), 16));
+    assert_eq!(net4.gateway, Some(v4("169.254.2.2")));
+    assert_eq!((net6.addr, net6.gateway, net6.scope_id), (None, Some(v6("fe80::1")), 0));
+    assert_eq!(net6.our_link_local, v6("fe80::1"));
+    assert!(!conf.network.services.dhcpv6 && conf.network.services.ndp);
+    assert_eq!((conf.template_v4, conf.template_v6), (None, None));
+    let note = Note::info("IPv4: no external interface as template, use local mode");
+    assert!(conf.notes.contains(&note));
+
+    let given = ["-a", "198.51.100.5", "-g", "198.51.100.1", "-a", "2001:db8::5"];
+    let conf = attempt(&given, &none, "").unwrap();
+    let (net4, net6) = (conf.network.v4.unwrap(), conf.network.v6.unwrap());
+    assert_eq!((net4.addr, net4.gateway), (v4("198.51.100.5"), Some(v4("198.51.100.1"))));
+    assert_eq!((net6.addr, net6.gateway), (Some(v6("2001:db8::5")), Some(v6("fe80::1"))));
+}
+
+#[test]
+fn family_without_an_address_or_link_local_address_is_unusable() {
+    let mut facts = host();
+    facts.v4.as_mut().unwrap().address = None;
+    facts.v6.as_mut().unwrap().link_local = None;
+    let conf = attempt(&[], &facts, "").unwrap();
+    assert_eq!((conf.template_v4, conf.template_v6), (None, None));
+    assert_eq!(conf.network.v6.unwrap().scope_id, 0);
+    let conf = attempt(&["-a", "198.51.100.5", "-g", "fe80::99"], &facts, "").unwrap();
+    assert_eq!(conf.template_v4.unwrap().index, 2);
+    assert_eq!(conf.network.v6.unwrap().our_link_local, v6("fe80::99"));
+}
+
+#[test]
+fn named_interfaces_must_be_usable() {
+    let mut facts = host();
+    facts.v6 = None;
+    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"]] {
+        attempt(&arguments, &facts, "").unwrap();
+    }
+    facts.v4.as_mut().unwrap().address = None;
+    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"], ["--outbound-if6", "eth0"]] {
+        let error = attempt(&arguments, &facts, "").unwrap_err();
+        assert_eq!(error.to_string(), "External interface not usable", "{arguments:?}");
+    }
+}
+
+#[test]
+fn families_that_are_off() {
+    let only4 = conf(&["-4"], "");
+    assert!(only4.network.v6.is_none() && !only4.network.services.ndp);
+    assert!(!only4.network.services.ra && !only4.network.services.dhcpv6);
+    let only6 = conf(&["-6"], "");
+    assert!(only6.network.v4.is_none() && !only6.network.services.dhcp);
+    let mut facts = host();
+    facts.no_ipv6 = true;
+    assert!(attempt(&[], &facts, "").unwrap().network.v6.is_none());
+    let error = attempt(&["-6"], &facts, "").unwrap_err();
+    assert_eq!(error.to_string(), "IPv6 not available but --ipv6-only given");
+}
+
+#[test]
+fn gateway_is_mapped_to_the_host_unless_told_otherwise() {
+    let mapped = |arguments: &[&str]| conf(arguments, "").mapping;
+    let map = mapped(&["--no-map-gw"]);
+    assert_eq!((map.v4.host_loopback, map.v6.host_loopback), (None, None));
+    let map = mapped(&["--map-host-loopback", "192.0.2.9"]);
+    assert_eq!(map.v4.host_loopback, Some(v4("192.0.2.9")));
+    assert_eq!(map.v6.host_loopback, Some(v6("2001:db8::1")));
+    let map = mapped(&["--map-host-loopback", "192.0.2.9", "--no-map-gw"]);
+    assert_eq!(map.v4.host_loopback, Some(v4("192.0.2.9")));
+    assert_eq!(map.v6.host_loopback, None);
+    let mut facts = host();
+    facts.v4.as_mut().unwrap().gateway = None;
+    let conf = attempt(&[], &facts, "").unwrap();
+    assert_eq!(conf.mapping.v4.host_loopback, None);
+    assert!(!conf.network.services.dhcp);
+}
+
+#[test]
+fn local_name_servers_are_reached_at_an_address_that_stands_for_the_host() {
+    let dns = |arguments: &[&str], resolv: &str| {
+        let conf = conf(arguments, resolv);
+        let shown = conf.network.v4.unwrap().dns.first().copied();
+        (shown, conf.mapping.v4.dns_match, conf.mapping.v4.dns_host)
+    };
+    let gateway = Some(v4("192.0.2.1"));
+    let stub = Some(v4("127.0.0.53"));
+    let forward = Some(v4("192.0.2.9"));
+    assert_eq!(dns(&[], "nameserver 127.0.0.53"), (gateway, gateway, stub));
+    assert_eq!(dns(&[], "nameserver 192.0.2.1"), (gateway, gateway, gateway));
+    assert_eq!(dns(&["--no-map-gw"], "nameserver 127.0.0.53"), (None, None, stub));
+    let forwarding = ["--dns-forward", "192.0.2.9"];
+    assert_eq!(dns(&forwarding, "nameserver 127.0.0.53"), (forward, forward, stub));
+    let elsewhere = Some(v4("198.51.100.53"));
+    assert_eq!(dns(&forwarding, "nameserver 198.51.100.53"), (elsewhere, forward, elsewhere));
+    let given = ["--dns-forward", "192.0.2.9", "-D", "198.51.100.53"];
+    assert_eq!(dns(&given, "nameserver 127.0.0.53"), (elsewhere, forward, stub));
+    let host_given = ["--dns-host", "203.0.113.53"];
+    let host = Some(v4("203.0.113.53"));
+    assert_eq!(dns(&host_given, "nameserver 127.0.0.53"), (gateway, gateway, host));
+    assert_eq!(dns(&["-D", "none"], "nameserver 127.0.0.53"), (None, None, None));
+}
+
+#[test]
+fn link_local_name_servers_keep_their_interface() {
+    let dns = |resolv: &str| {
+        let conf = conf(&[], resolv);
+        let shown = conf.network.v6.unwrap().dns.first().copied();
+        (shown, conf.mapping.v6.dns_host, conf.mapping.dns_scope_id)
+    };
+    let server = Some(v6("fe80::53"));
+    assert_eq!(dns("nameserver fe80::53%eth0"), (server, server, 2));
+    assert_eq!(dns("nameserver fe80::53%2"), (server, server, 2));
+    assert_eq!(dns("nameserver fe80::53"), (server, server, 2));
+    let gateway = Some(v6("2001:db8::1"));
+    assert_eq!(dns("nameserver fe80::53%eth1"), (gateway, server, 3));
+    assert_eq!(dns("nameserver fe80::53%eth9"), (None, None, 0));
+    let conf = conf(&[], "nameserver fe80::53%eth9");
+    assert!(texts(&conf).contains(&"Ignoring nameserver fe80::53%eth9: no such interface"));
+}
+
+#[test]
+fn missing_name_servers_are_warned_of() {
+    let warnings = |arguments: &[&str], resolv: &str| -> Vec<String> {
+        let conf = conf(arguments, resolv);
+        let warnings = conf.notes.into_iter().filter(|note| note.level == log::Level::Warn);
+        warnings.map(|note| note.text).collect()
+    };
+    let nothing = "Couldn't get any nameserver address";
+    let no_v4 = "No IPv4 nameserver available for DHCP";
+    let no_v6 = "No IPv6 nameserver available for NDP/DHCPv6";
+    let both = "nameserver 192.0.2.53\nnameserver 2001:db8::53";
+    assert_eq!(warnings(&[], ""), [nothing, no_v4, no_v6]);
+    assert_eq!(warnings(&["--no-dhcp-dns"], ""), [nothing]);
+    assert_eq!(warnings(&["-D", "192.0.2.53"], ""), [no_v6]);
+    assert_eq!(warnings(&[], "nameserver 192.0.2.53"), [no_v6]);
+    assert_eq!(warnings(&["--no-ra", "--no-dhcpv6"], "nameserver 192.0.2.53"), [""; 0]);
+    assert_eq!(warnings(&["-D", "none"], ""), [""; 0]);
+    assert_eq!(warnings(&[], both), [""; 0]);
+    assert_eq!(
+        warnings(&["-m", "0"], both),
+        ["MTU 0 is too small for IPv4 (min 68)", "MTU 0 is too small for IPv6 (min 1280)"]
+    );
+    assert_eq!(warnings(&["-m", "1280"], both), [""; 0]);
+}
+
+#[test]
+fn search_list_is_that_of_the_operator_first() {
+    let search = |arguments: &[&str]| conf(arguments, "search a.example b.example").network.search;
+    assert_eq!(search(&[]).as_slice(), ["a.example", "b.example"]);
+    assert_eq!(search(&["-S", "c.example"]).as_slice(), ["c.example"]);
+    assert!(search(&["-S", "none"]).is_empty());
+}
+
+#[test]
+fn bad_options_are_reported_before_bad_ports() {
+    let error = attempt(&["-t", "x", "-m", "99999"], &host(), "").unwrap_err();
+    assert_eq!(error.to_string(), "MTU 99999 too large (max 65521)");
+    let error = attempt(&["-u", "y", "-t", "x"], &host(), "").unwrap_err();
+    assert_eq!(error.to_string(), "Invalid port specifier 'y'");
+    let error = attempt(&["-t", "22", "--no-tcp"], &host(), "").unwrap_err().to_string();
+    assert!(error.starts_with("Can't add TCP forwarding rule, TCP not enabled\n"), "{error}");
+}
+
+#[test]
+fn parts_of_a_specification_share_a_group() {
+    let conf = conf(&["-t", "~25", "-u", "53"], "");
+    let groups: Vec<_> = conf.rules.rules().iter().map(|rule| rule.group).collect();
+    assert_eq!(groups, [0, 0, 0, 1]);
+}
+
+#[test]
+fn link_and_process_matters_are_passed_on() {
+    let conf = conf(&["--vhost-user", "-1", "-s", "/run/s", "-P", "/run/p", "--freebind"], "");
+    assert_eq!(conf.link.mode, Mode::VhostUser);
+    assert_eq!(conf.link.socket.as_deref(), Some(Path::new("/run/s")));
+    assert!(conf.link.one_off && conf.freebind);
+    assert_eq!(conf.run.pid.as_deref(), Some(Path::new("/run/p")));
+}
+
+#[test]
+fn banner_of_everything() {
+    let conf = conf(
+        &[
+            "--vhost-user",
+            "-o",
+            "192.0.2.2",
+            "-o",
+            "2001:db8::2",
+            "--outbound-if4",
+            "eth0",
+            "--outbound-if6",
+            "eth1",
+            "-t",
+            "2222:22",
+            "-u",
+            "[::]/5353",
+        ],
+        "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example b.example",
+    );
+    let text = "\
+UNIX domain socket bound at /tmp/passt_1.socket
+Template interface: eth0 (IPv4), eth0 (IPv6)
+Outbound interface: eth0 (IPv4), eth1 (IPv6)
+Outbound IPv4 address: 192.0.2.2
+Outbound IPv6 address: 2001:db8::2
+MAC:
+    host: 9a:55:9a:55:9a:55
+    NAT to host 127.0.0.1: 192.0.2.1
+DHCP:
+    assign: 192.0.2.2
+    mask: 255.255.255.0
+    router: 192.0.2.1
+DNS:
+    192.0.2.53
+DNS search list:
+    a.example
+    b.example
+    NAT to host ::1: 2001:db8::1
+NDP/DHCPv6:
+    assign: 2001:db8::2
+    router: 2001:db8::1
+    our link-local: fe80::fc
+DNS:
+    2001:db8::53
+DNS search list:
+    a.example
+    b.example
+Inbound forwarding rules (HOST):
+    TCP [*]:2222  =>  22\x20
+    UDP [::]:5353  =>  5353\x20
+You can start qemu with:
+    kvm ... -chardev socket,id=chr0,path=/tmp/passt_1.socket \
+-netdev vhost-user,id=netdev0,chardev=chr0 -device virtio-net-pci,netdev=netdev0 \
+-object memory-backend-memfd,id=memfd0,share=on,size=$RAMSIZE -numa node,memdev=memfd0
+";
+    assert_eq!(banner(&conf, Some(Path::new("/tmp/passt_1.socket"))), text);
+}
+
+#[test]
+fn banner_of_the_least() {
+    let arguments = ["-4", "--no-dhcp", "--no-map-gw", "-D", "none", "-F", "3"];
+    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n";
+    assert_eq!(banner(&conf(&arguments, ""), None), text);
+}
+
+#[test]
+fn banner_of_local_mode_and_the_stream_hint() {
+    let conf = attempt(&["-6"], &HostFacts::default(), "").unwrap();
+    let text = "\
+UNIX domain socket bound at /s
+MAC:
+    host: 9a:55:9a:55:9a:55
+    NAT to host ::1: fe80::1
+NDP:
+    assign: ::
+    router: fe80::1
+    our link-local: fe80::1
+
+You can now start qemu (>= 7.2, with commit 13c6be96618c):
+    kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/s
+";
+    assert_eq!(banner(&conf, Some(Path::new("/s"))), text);
+}
