@@ -34,6 +34,7 @@ private_apt() {
 write_source() {
     local release mirror
     release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # shellcheck disable=SC2016 # apt expands these
     mirror=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
         awk -v release="$release" '$1 == release && $2 == "main" { print $3; exit }')
     [ -n "$mirror" ] || die "no apt source for the release '$release' on this machine"

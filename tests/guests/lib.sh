@@ -68,11 +68,12 @@ install_packages() {
 # The image of a machine may carry parts of a package family from backports;
 # then the rest must come from there too.
 apt_install() {
-    local suite=() backports
+    local from=() backports
+    # shellcheck disable=SC2016 # apt expands these
     backports=$(apt-get indextargets --no-release-info --format '$(RELEASE)' | grep -m1 -e '-backports$' || true)
-    [ -n "$backports" ] && suite=(-t "$backports")
+    [ -n "$backports" ] && from=(-t "$backports")
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q -y --no-install-recommends "${suite[@]}" install "$@"
+        apt-get -q -y --no-install-recommends "${from[@]}" install "$@"
 }
 
 # need_cargo: finds cargo, or installs the distribution's rustup, or says how.

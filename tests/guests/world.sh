@@ -61,8 +61,9 @@ make_networks() {
     ip -n host link set uplink up
     ip -n host route add default via "$GATEWAY4"
     ip -n host -6 route add default via "$GATEWAY6"
-    # A router that knows the way to nowhere says so.
-    in_net outside sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
+    # A router that knows the way to nowhere says so, every time.
+    in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
+        echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
     ip -n outside route add unreachable 203.0.113.0/24
     ip -n outside -6 route add unreachable 2001:db8:dead::/48
     # What distributions allow: ping for everyone. A user namespace has one group.
@@ -80,7 +81,7 @@ in_net() {
 # the host's network.
 become_user() {
     export HOME=$WORLD TMPDIR=$WORLD
-    cd "$WORLD"
+    cd "$WORLD" || return
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
         exec nsenter --net=/run/netns/host setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
     fi
@@ -129,6 +130,7 @@ start_guest() {
     echo "$1" >"$WORLD/guest.kind"
     ("boot_$1") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
     echo $! >"$WORLD/guest.job"
+    disown
     await_marker 90 ready >/dev/null
 }
 
@@ -150,16 +152,15 @@ boot_qemu() {
 # QEMU 7 crashes when a guest masks the configuration interrupt of a vhost-user
 # device; without MSI-X vectors there is none to mask.
 qemu_vectors() {
-    qemu-system-x86_64 --version | grep -q 'version 7\.' && echo ,vectors=0 || true
+    case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
 }
 
 # stop_guest: as a front-end dies that is killed.
 stop_guest() {
-    local job
-    job=$(cat "$WORLD/guest.job")
-    kill -KILL "$job" 2>/dev/null || true
-    wait "$job" 2>/dev/null || true
+    kill -KILL "$(cat "$WORLD/guest.job")" 2>/dev/null || true
+    until_true 5 guest_ended
 }
+guest_ended() { ! kill -0 "$(cat "$WORLD/guest.job")" 2>/dev/null; }
 
 # guest SECONDS COMMAND: runs a line in the guest, prints its output.
 guest() {
@@ -173,7 +174,7 @@ await_marker() {
     local end=$((SECONDS + $1)) id=$2 line=
     while [ $SECONDS -lt $end ]; do
         if ! IFS= read -r -t 1 -u "$CONSOLE_OUT" line; then
-            kill -0 "$(cat "$WORLD/guest.job")" 2>/dev/null || { warn "the guest has ended"; return 1; }
+            ! guest_ended || { warn "the guest has ended"; return 1; }
             passt_runs || { warn "passt has ended"; return 1; }
             continue
         fi

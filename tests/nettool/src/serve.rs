@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,11 +25,31 @@ use crate::tcp::{CHUNK, PATIENCE, send_pattern};
 /// How long a slow reader sleeps between two reads of [`CHUNK`] bytes.
 const SLOW_PAUSE: Duration = Duration::from_millis(10);
 
-type Verdicts = Arc<Mutex<HashMap<u64, String>>>;
+/// The verdicts of `late`, kept until they are asked for.
+#[derive(Default)]
+struct Verdicts {
+    kept: Mutex<HashMap<u64, String>>,
+    added: Condvar,
+}
+
+impl Verdicts {
+    fn keep(&self, seed: u64, verdict: String) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, verdict);
+        self.added.notify_all();
+    }
+
+    /// Waits for the verdict: the last byte may still be on its way.
+    fn take(&self, seed: u64) -> Option<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.added.wait_timeout_while(kept, PATIENCE, |kept| !kept.contains_key(&seed));
+        waited.unwrap_or_else(PoisonError::into_inner).0.remove(&seed)
+    }
+}
 
 /// Serves until killed. Prints `ready` when every socket is bound.
 pub fn serve(addresses: &[SocketAddr]) -> Outcome {
-    let verdicts = Verdicts::default();
+    let verdicts = Arc::new(Verdicts::default());
     let mut threads = Vec::new();
     for &address in addresses {
         let listener = TcpListener::bind(address)?;
@@ -46,7 +66,7 @@ pub fn serve(addresses: &[SocketAddr]) -> Outcome {
     Err("the sockets were lost".into())
 }
 
-fn accept_all(listener: &TcpListener, verdicts: &Verdicts) {
+fn accept_all(listener: &TcpListener, verdicts: &Arc<Verdicts>) {
     for stream in listener.incoming().flatten() {
         let verdicts = Arc::clone(verdicts);
         thread::spawn(move || {
@@ -64,40 +84,36 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
     let mut writer = stream;
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let number = |place: usize| {
-        let word = words.get(place).and_then(|word| word.parse::<u64>().ok());
-        word.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}")))
-    };
-    match words.first().copied() {
-        Some("get") => send_pattern(stream, number(1)?, number(2)?),
-        Some("put") => {
-            writeln!(writer, "{}", verdict(&mut reader, number(1)?, number(2)?, Duration::ZERO))
+    let (command, numbers) = parse_request(&line);
+    match (command, numbers.as_slice()) {
+        ("get", &[bytes, seed]) => send_pattern(stream, bytes, seed),
+        ("put", &[bytes, seed]) => {
+            writeln!(writer, "{}", judge(&mut reader, bytes, seed, Duration::ZERO))
         }
-        Some("slow") => {
-            writeln!(writer, "{}", verdict(&mut reader, number(1)?, number(2)?, SLOW_PAUSE))
+        ("slow", &[bytes, seed]) => {
+            writeln!(writer, "{}", judge(&mut reader, bytes, seed, SLOW_PAUSE))
         }
-        Some("late") => {
+        ("late", &[bytes, seed]) => {
             stream.shutdown(Shutdown::Write)?;
-            let found = verdict(&mut reader, number(1)?, number(2)?, Duration::ZERO);
-            kept(verdicts).insert(number(2)?, found);
+            verdicts.keep(seed, judge(&mut reader, bytes, seed, Duration::ZERO));
             Ok(())
         }
-        Some("verdict") => {
-            let found = kept(verdicts).remove(&number(1)?);
-            writeln!(writer, "{}", found.as_deref().unwrap_or("none"))
+        ("verdict", &[seed]) => {
+            writeln!(writer, "{}", verdicts.take(seed).as_deref().unwrap_or("none"))
         }
-        Some("echo") => io::copy(&mut reader, &mut writer).map(drop),
-        _ => number(usize::MAX).map(drop),
+        ("echo", &[]) => io::copy(&mut reader, &mut writer).map(drop),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}"))),
     }
 }
 
-fn kept(verdicts: &Verdicts) -> std::sync::MutexGuard<'_, HashMap<u64, String>> {
-    verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+fn parse_request(line: &str) -> (&str, Vec<u64>) {
+    let mut words = line.split_whitespace();
+    let command = words.next().unwrap_or_default();
+    (command, words.map_while(|word| word.parse().ok()).collect())
 }
 
 /// Reads to the end of the stream and says `ok` or what was wrong with it.
-fn verdict(reader: &mut impl Read, bytes: u64, seed: u64, pause: Duration) -> String {
+fn judge(reader: &mut impl Read, bytes: u64, seed: u64, pause: Duration) -> String {
     match receive_pattern(reader, seed, pause) {
         Ok(found) if found == bytes => "ok".to_owned(),
         Ok(found) => format!("{found} bytes instead of {bytes}"),
