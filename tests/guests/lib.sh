@@ -91,3 +91,15 @@ need_cargo() {
 build_nettool() {
     (cd "$ROOT" && cargo rustc -q --release -p passt-nettool --bin nettool -- -C target-feature=+crt-static)
 }
+
+# attempt LOG COMMAND...: runs the command in a subshell that its first failing command
+# ends. STATUS and TOOK (seconds) tell how it went.
+attempt() {
+    local log=$1 begin=$EPOCHREALTIME
+    shift
+    set +e
+    (set -e && "$@") >"$log" 2>&1
+    STATUS=$?
+    set -e
+    TOOK=$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $begin }")
+}
