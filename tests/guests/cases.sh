@@ -1,0 +1,177 @@
+# shellcheck shell=bash
+# What a guest must see: one function for each promise, in the order in which they run.
+#
+# A case runs in a subshell under `set -e`: the first command that fails fails it. What
+# it prints is kept in its log. `$KIND` is the guest, `$SCALE` divides amounts.
+
+# shellcheck disable=SC2034 # used by the script that sources this file
+# The ports that the program forwards. 8005 is left out of its range.
+FORWARDS=(-t '8000-8010:9000-9010,~8005' -t 7001 -u 7001)
+# The largest datagram that fits the guest's MTU of 65520 without fragments.
+LARGEST4=65492 LARGEST6=65472
+
+# shellcheck disable=SC2034
+CASES=(
+    dhcp_lease ra_address dhcpv6_address dns_server
+    http_v4 http_v6 ping_v4 ping_v6
+    inbound_v4 inbound_v6 port_range_translated port_excluded
+    bulk_v4_mtu_65520 bulk_v6_mtu_65520 bulk_v4_mtu_1500 bulk_v6_mtu_1500
+    short_connections_out short_connections_in
+    udp_sizes_out_v4 udp_sizes_out_v6 udp_sizes_in_v4 udp_sizes_in_v6
+    half_close_out half_close_in
+    refused_tcp refused_udp unreachable_tcp unreachable_udp
+    slow_reader_no_retransmission
+    guest_address_changed front_end_restarted
+)
+
+same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
+holds() { case $1 in *"$2"*) ;; *) echo "'$2' is not in '$1'"; return 1 ;; esac; }
+outside() { in_net outside /run/bin/nettool "$@"; }
+
+case_dhcp_lease() {
+    same "$(guest 30 dhcp4)" "address $HOST4/24 router $GATEWAY4 mtu 65520 dns $SERVER4"
+}
+
+case_ra_address() {
+    holds "$(guest 30 ra)" 2001:db8:2:
+    holds "$(guest 5 'ip -6 route show default')" 'via fe80:'
+}
+
+case_dhcpv6_address() {
+    same "$(guest 30 dhcp6)" "address $HOST6 dns $SERVER6"
+}
+
+case_dns_server() {
+    local found
+    holds "$(guest 5 'cat /etc/resolv.conf')" "nameserver $SERVER4"
+    found=$(guest 15 "nslookup $NAME")
+    holds "$found" "Address: $SERVER4"
+    holds "$found" "Address: $SERVER6"
+    holds "$(guest 15 "nslookup $NAME $SERVER6")" "Address: $SERVER6"
+}
+
+download() {
+    local sum
+    sum=$(sha256sum <"$WORLD/www/file")
+    same "$(guest 60 "wget -q -O - http://$1/file | sha256sum")" "$sum"
+}
+case_http_v4() { download "$SERVER4"; }
+case_http_v6() { download "[$SERVER6]"; }
+
+case_ping_v4() { guest 20 "ping -c 3 -i 0.2 -W 5 $SERVER4"; }
+case_ping_v6() { guest 20 "ping -6 -c 3 -i 0.2 -W 5 $SERVER6"; }
+
+# Servers in the guest, for every inbound case.
+serve_in_guest() {
+    guest 5 'nettool serve "[::]:7001" "[::]:9003" "[::]:9005" "[::]:9010" >/tmp/serve 2>&1 &'
+    until_true 10 guest_serves
+}
+guest_serves() { guest 5 'grep -q ready /tmp/serve'; }
+
+case_inbound_v4() { outside get "$HOST4:7001" 1000000 11; }
+case_inbound_v6() { outside get "[$HOST6]:7001" 1000000 12; }
+
+case_port_range_translated() {
+    outside get "$HOST4:8003" 1000 13
+    outside get "[$HOST6]:8010" 1000 14
+    # Translated to a port where nobody listens: what the guest says comes back.
+    holds "$(outside get "$HOST4:8000" 1000 15 || true)" reset
+}
+
+case_port_excluded() {
+    same "$(outside connect "$HOST4:8005")" refused
+    same "$(outside connect "[$HOST6]:8005")" refused
+    same "$(outside connect "$HOST4:8011")" refused
+}
+
+# bulk MTU OUTSIDE INSIDE: both directions, connections of both makers.
+bulk() {
+    local bytes=$((100000000 / SCALE))
+    guest 5 "ip link set \$IF mtu $1"
+    guest 90 "nettool get $2:5000 $bytes 21"
+    guest 90 "nettool put $2:5000 $bytes 22"
+    outside get "$3:7001" "$bytes" 23
+    outside put "$3:7001" "$bytes" 24
+    guest 5 "ip link set \$IF mtu 65520"
+}
+case_bulk_v4_mtu_65520() { bulk 65520 "$SERVER4" "$HOST4"; }
+case_bulk_v6_mtu_65520() { bulk 65520 "[$SERVER6]" "[$HOST6]"; }
+case_bulk_v4_mtu_1500() { bulk 1500 "$SERVER4" "$HOST4"; }
+case_bulk_v6_mtu_1500() { bulk 1500 "[$SERVER6]" "[$HOST6]"; }
+
+case_short_connections_out() {
+    guest 120 "nettool short $SERVER4:5000 $((1000 / SCALE))"
+    guest 120 "nettool short [$SERVER6]:5000 $((1000 / SCALE))"
+}
+case_short_connections_in() {
+    outside short "$HOST4:7001" $((1000 / SCALE))
+    outside short "[$HOST6]:7001" $((1000 / SCALE))
+}
+
+case_udp_sizes_out_v4() { guest 60 "nettool udp $SERVER4:5000 $LARGEST4"; }
+case_udp_sizes_out_v6() { guest 60 "nettool udp [$SERVER6]:5000 $LARGEST6"; }
+case_udp_sizes_in_v4() { outside udp "$HOST4:7001" "$LARGEST4"; }
+case_udp_sizes_in_v6() { outside udp "[$HOST6]:7001" "$LARGEST6"; }
+
+# `put` closes the client's half first, `late` the server's.
+case_half_close_out() {
+    guest 30 "nettool put $SERVER4:5000 3000000 31"
+    guest 30 "nettool late $SERVER4:5000 3000000 32"
+    guest 30 "nettool late [$SERVER6]:5000 3000000 33"
+}
+case_half_close_in() {
+    outside put "$HOST4:7001" 3000000 34
+    outside late "$HOST4:7001" 3000000 35
+    outside late "[$HOST6]:7001" 3000000 36
+}
+
+case_refused_tcp() {
+    same "$(guest 30 "nettool connect $SERVER4:9")" refused
+    same "$(guest 30 "nettool connect [$SERVER6]:9")" refused
+}
+case_refused_udp() {
+    same "$(guest 30 "nettool udp-error $SERVER4:9")" refused
+    same "$(guest 30 "nettool udp-error [$SERVER6]:9")" refused
+}
+# TCP has no ICMP errors: a connection that cannot be made is reset.
+case_unreachable_tcp() {
+    same "$(guest 30 "nettool connect $NOWHERE4:9")" refused
+    same "$(guest 30 "nettool connect [$NOWHERE6]:9")" refused
+}
+# Sockets hide this error from those who do not ask for it; the counters show it.
+case_unreachable_udp() {
+    local icmp4 icmp6
+    icmp4=$(guest 5 'counter Icmp InDestUnreachs')
+    icmp6=$(guest 5 'counter6 Icmp6InDestUnreachs')
+    guest 10 "nettool udp-error $NOWHERE4:9; nettool udp-error [$NOWHERE6]:9"
+    same "$(guest 5 'counter Icmp InDestUnreachs')" $((icmp4 + 1))
+    same "$(guest 5 'counter6 Icmp6InDestUnreachs')" $((icmp6 + 1))
+}
+
+case_slow_reader_no_retransmission() {
+    local before after
+    before=$(guest 5 'counter Tcp RetransSegs')
+    guest 60 "nettool slow $SERVER4:5000 20000000 41"
+    guest 60 "nettool slow [$SERVER6]:5000 20000000 42"
+    after=$(guest 5 'counter Tcp RetransSegs')
+    same "$after" "$before"
+}
+
+case_guest_address_changed() {
+    guest 10 "ip addr del $HOST4/24 dev \$IF; ip addr add 192.0.2.77/24 dev \$IF; ip route add default via $GATEWAY4"
+    guest 20 "ping -c 1 -W 5 $SERVER4"
+    outside get "$HOST4:7001" 1000000 51
+}
+
+case_front_end_restarted() {
+    stop_guest
+    passt_runs
+    start_guest "$KIND"
+    case_dhcp_lease
+    case_ra_address
+    serve_in_guest
+    guest 60 "nettool get $SERVER4:5000 1000000 61"
+    guest 60 "nettool put [$SERVER6]:5000 1000000 62"
+    outside get "$HOST4:7001" 1000000 63
+    outside get "[$HOST6]:7001" 1000000 64
+}

@@ -1,0 +1,190 @@
+# shellcheck shell=bash
+# A world of its own for guests: mount, process and network namespaces in which the
+# program under test runs as an ordinary user, with a guest in front of it and a
+# network behind it. Everything ends with the script that made it.
+#
+#   guest ==vhost-user== [host: passt] ---veth--- [outside: servers]
+#                     192.0.2.2             192.0.2.1, 198.51.100.7
+#                     2001:db8:2::2         2001:db8:2::1, 2001:db8:1::7
+#
+# Source it after lib.sh.
+
+# shellcheck disable=SC2034 # used by the scripts that source this file
+HOST4=192.0.2.2 GATEWAY4=192.0.2.1 SERVER4=198.51.100.7 NOWHERE4=203.0.113.9
+HOST6=2001:db8:2::2 GATEWAY6=2001:db8:2::1 SERVER6=2001:db8:1::7 NOWHERE6=2001:db8:dead::9
+NAME=web.example.test
+WORLD=/run/world
+ORDINARY=65534
+
+# enter_world ARGUMENT...: starts the calling script again in namespaces of its own.
+enter_world() {
+    [ "${PASST_WORLD_UID:-}" ] && return
+    local options=(--mount --pid --net --fork --kill-child --mount-proc)
+    [ "$(id -u)" -eq 0 ] || options+=(--user --map-root-user)
+    PASST_WORLD_UID=$(id -u)
+    export PASST_WORLD_UID
+    exec unshare "${options[@]}" -- "$0" "$@"
+}
+
+# make_world LOGS: file systems and networks. LOGS outlives the world.
+make_world() {
+    LOGS=$1
+    local resolv
+    resolv=$(readlink -f /etc/resolv.conf)
+    mount -t tmpfs -o mode=755 tmpfs /run
+    mkdir -p /run/netns /run/guests /run/bin "$WORLD" "$(dirname "$resolv")"
+    mount --bind "$CACHE" /run/guests
+    cp "$PASST" "$NETTOOL" /run/bin/
+    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/
+    printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
+    [ -e "$resolv" ] || : >"$resolv"
+    mount --bind "$WORLD/resolv.conf" "$resolv"
+    [ "$PASST_WORLD_UID" -ne 0 ] || chown "$ORDINARY:$ORDINARY" "$WORLD"
+    mkfifo "$WORLD/console.in" "$WORLD/console.out"
+    exec {CONSOLE_IN}<>"$WORLD/console.in" {CONSOLE_OUT}<>"$WORLD/console.out"
+    make_networks
+}
+
+make_networks() {
+    ip netns add outside
+    ip netns add host
+    ip link add uplink mtu 65520 netns host type veth peer name hosts mtu 65520 netns outside
+    ip -n outside link set lo up
+    ip -n outside addr add "$GATEWAY4/24" dev hosts
+    ip -n outside addr add "$GATEWAY6/64" dev hosts nodad
+    ip -n outside addr add "$SERVER4/32" dev lo
+    ip -n outside addr add "$SERVER6/128" dev lo nodad
+    ip -n outside link set hosts up
+    ip -n host link set lo up
+    ip -n host addr add "$HOST4/24" dev uplink
+    ip -n host addr add "$HOST6/64" dev uplink nodad
+    ip -n host link set uplink up
+    ip -n host route add default via "$GATEWAY4"
+    ip -n host -6 route add default via "$GATEWAY6"
+    # A router that knows the way to nowhere says so, every time.
+    in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
+        echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
+    ip -n outside route add unreachable 203.0.113.0/24
+    ip -n outside -6 route add unreachable 2001:db8:dead::/48
+    # What distributions allow: ping for everyone. A user namespace has one group.
+    in_net host sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
+}
+
+# in_net NAMESPACE COMMAND...
+in_net() {
+    local namespace=$1
+    shift
+    nsenter --net="/run/netns/$namespace" "$@"
+}
+
+# become_user COMMAND...: replaces this shell by a command of an ordinary user in
+# the host's network.
+become_user() {
+    export HOME=$WORLD TMPDIR=$WORLD
+    cd "$WORLD" || return
+    if [ "$PASST_WORLD_UID" -eq 0 ]; then
+        exec nsenter --net=/run/netns/host setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
+    fi
+    exec nsenter --net=/run/netns/host unshare --user --map-user="$ORDINARY" --map-group="$ORDINARY" "$@"
+}
+
+# until_true SECONDS COMMAND...: repeats the command until it succeeds.
+until_true() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" 2>/dev/null; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.05
+    done
+}
+
+# start_servers: nettool on port 5000, DNS, and HTTP with one file.
+start_servers() {
+    mkdir -p "$WORLD/www"
+    head -c "$1" /dev/urandom >"$WORLD/www/file"
+    in_net outside /run/bin/nettool serve "$SERVER4:5000" "[$SERVER6]:5000" >"$LOGS/serve.log" 2>&1 &
+    in_net outside /run/bin/nettool dns "$SERVER4:53" "$NAME" "$SERVER4" "$SERVER6" >"$LOGS/dns4.log" 2>&1 &
+    in_net outside /run/bin/nettool dns "[$SERVER6]:53" "$NAME" "$SERVER4" "$SERVER6" >"$LOGS/dns6.log" 2>&1 &
+    in_net outside /run/guests/busybox/busybox httpd -f -h "$WORLD/www" -p '[::]:80' >"$LOGS/http.log" 2>&1 &
+    local log
+    for log in serve dns4 dns6; do
+        until_true 10 grep -q ready "$LOGS/$log.log" || return 1
+    done
+}
+
+# start_passt ARGUMENT...: returns when the program says by its PID file that it serves.
+start_passt() {
+    rm -f "$WORLD"/passt.{sock,pid}
+    (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") >>"$LOGS/passt.log" 2>&1 &
+    echo $! >"$WORLD/passt.job"
+    if ! until_true 10 test -s "$WORLD/passt.pid"; then
+        tail -n 5 "$LOGS/passt.log" >&2
+        return 1
+    fi
+}
+
+passt_runs() { kill -0 "$(cat "$WORLD/passt.job")" 2>/dev/null; }
+
+# start_guest KIND: returns when the guest's agent answers.
+start_guest() {
+    echo "$1" >"$WORLD/guest.kind"
+    ("boot_$1") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
+    echo $! >"$WORLD/guest.job"
+    disown
+    await_marker 90 ready >/dev/null
+}
+
+boot_uml() {
+    become_user /run/guests/uml/linux mem=512M initrd=/run/guests/uml/initramfs uml_dir="$WORLD/" \
+        virtio_uml.device="$WORLD/passt.sock:1" con=null con0=fd:0,fd:1 quiet panic=-1
+}
+
+boot_qemu() {
+    become_user qemu-system-x86_64 -M q35,memory-backend=mem -accel tcg -cpu max -m 512 \
+        -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)" \
+        -nodefaults -nographic -serial stdio -no-reboot \
+        -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
+        -append 'console=ttyS0 panic=-1 quiet'
+}
+
+# QEMU 7 crashes when a guest masks the configuration interrupt of a vhost-user
+# device; without MSI-X vectors there is none to mask.
+qemu_vectors() {
+    case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
+}
+
+# stop_guest: as a front-end dies that is killed.
+stop_guest() {
+    kill -KILL "$(cat "$WORLD/guest.job")" 2>/dev/null || true
+    until_true 5 guest_ended
+}
+guest_ended() { ! kill -0 "$(cat "$WORLD/guest.job")" 2>/dev/null; }
+
+# guest SECONDS COMMAND: runs a line in the guest, prints its output.
+guest() {
+    local id=$EPOCHREALTIME
+    printf '%s %s\n' "$id" "$2" >&"$CONSOLE_IN"
+    await_marker "$1" "$id"
+}
+
+# await_marker SECONDS ID: prints the console up to the marker; the status in it.
+await_marker() {
+    local end=$((SECONDS + $1)) id=$2 line=
+    while [ $SECONDS -lt $end ]; do
+        if ! IFS= read -r -t 1 -u "$CONSOLE_OUT" line; then
+            ! guest_ended || { warn "the guest has ended"; return 1; }
+            passt_runs || { warn "passt has ended"; return 1; }
+            continue
+        fi
+        line=${line%$'\r'}
+        printf '%s\n' "$line" >>"$LOGS/console.log"
+        case $line in
+        "#$id "*) return "${line##* }" ;;
+        *) printf '%s\n' "$line" ;;
+        esac
+    done
+    warn "the guest did not answer within $1 s"
+    return 1
+}

@@ -1,0 +1,75 @@
+//! `nettool`: both ends of the traffic that guest tests and the demo send.
+//!
+//! One static binary runs inside guests and outside them. A server answers the
+//! small line protocol of [`tcp`] and echoes datagrams; every client command makes
+//! one promise, prints one line about it and exits 0 if it was kept, 1 if not.
+//! The tool never decides what is right for the program under test beyond that:
+//! the scripts under `tests/guests` compare the lines.
+
+mod dhcpv6;
+mod dns;
+mod pattern;
+mod serve;
+mod tcp;
+mod udp;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// What a command says: one line, or why its promise was not kept.
+pub type Outcome = Result<String, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: nettool COMMAND ARGUMENT...
+  serve ADDR:PORT...            answer TCP requests and echo UDP
+  dns ADDR:PORT NAME V4 V6      answer A and AAAA questions for NAME
+  dhcpv6 INTERFACE              ask for an address, print it and the DNS servers
+  get ADDR:PORT BYTES SEED      receive a pattern
+  put ADDR:PORT BYTES SEED      send a pattern, half-close, wait for the verdict
+  slow ADDR:PORT BYTES SEED     as put, the server reads slowly
+  late ADDR:PORT BYTES SEED     the server half-closes first, then as put
+  short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
+  connect ADDR:PORT             say what becomes of a TCP connection
+  udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
+  udp-error ADDR:PORT           say which error a datagram provokes";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Outcome {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["serve", addresses @ ..] if !addresses.is_empty() => serve::serve(&parse_all(addresses)?),
+        ["dns", at, name, v4, v6] => dns::serve(parse(at)?, name, parse(v4)?, parse(v6)?),
+        ["dhcpv6", interface] => dhcpv6::lease(interface),
+        [command @ ("get" | "put" | "slow" | "late"), to, bytes, seed] => {
+            tcp::transfer(command, parse(to)?, parse(bytes)?, parse(seed)?)
+        }
+        ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
+        ["connect", to] => Ok(tcp::connect(parse(to)?)),
+        ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
+        ["udp-error", to] => udp::error(parse(to)?),
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn parse<T: FromStr>(word: &str) -> Result<T, Box<dyn Error>> {
+    word.parse().map_err(|_| format!("cannot read '{word}'").into())
+}
+
+fn parse_all(words: &[&str]) -> Result<Vec<SocketAddr>, Box<dyn Error>> {
+    words.iter().map(|word| parse(word)).collect()
+}

@@ -1,0 +1,156 @@
+//! The server: for each address, the TCP request protocol and a UDP echo.
+//!
+//! Requests are one line; what follows depends on it:
+//!
+//! | request            | the server |
+//! |--------------------|------------|
+//! | `get BYTES SEED`   | sends the pattern and closes |
+//! | `put BYTES SEED`   | reads to the end, answers `ok` or what was wrong |
+//! | `slow BYTES SEED`  | as `put`, reading 64 KiB at a time with pauses |
+//! | `late BYTES SEED`  | half-closes at once, then reads as `put`, keeps the verdict |
+//! | `verdict SEED`     | answers with a kept verdict |
+//! | `echo`             | sends back what it reads |
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::pattern::Pattern;
+use crate::tcp::{CHUNK, PATIENCE, send_pattern};
+
+/// How long a slow reader sleeps between two reads of [`CHUNK`] bytes.
+const SLOW_PAUSE: Duration = Duration::from_millis(10);
+
+/// The verdicts of `late`, kept until they are asked for.
+#[derive(Default)]
+struct Verdicts {
+    kept: Mutex<HashMap<u64, String>>,
+    added: Condvar,
+}
+
+impl Verdicts {
+    fn keep(&self, seed: u64, verdict: String) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, verdict);
+        self.added.notify_all();
+    }
+
+    /// Waits for the verdict: the last byte may still be on its way.
+    fn take(&self, seed: u64) -> Option<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.added.wait_timeout_while(kept, PATIENCE, |kept| !kept.contains_key(&seed));
+        waited.unwrap_or_else(PoisonError::into_inner).0.remove(&seed)
+    }
+}
+
+/// Serves until killed. Prints `ready` when every socket is bound.
+pub fn serve(addresses: &[SocketAddr]) -> Outcome {
+    let verdicts = Arc::new(Verdicts::default());
+    let mut threads = Vec::new();
+    for &address in addresses {
+        let listener = TcpListener::bind(address)?;
+        let datagrams = UdpSocket::bind(address)?;
+        let verdicts = Arc::clone(&verdicts);
+        threads.push(thread::spawn(move || accept_all(&listener, &verdicts)));
+        threads.push(thread::spawn(move || echo_datagrams(&datagrams)));
+    }
+    println!("ready");
+    io::stdout().flush()?;
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Err("the sockets were lost".into())
+}
+
+fn accept_all(listener: &TcpListener, verdicts: &Arc<Verdicts>) {
+    for stream in listener.incoming().flatten() {
+        let verdicts = Arc::clone(verdicts);
+        thread::spawn(move || {
+            if let Err(error) = answer(&stream, &verdicts) {
+                eprintln!("request failed: {error}");
+            }
+        });
+    }
+}
+
+fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::with_capacity(CHUNK, stream);
+    let mut writer = stream;
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let (command, numbers) = parse_request(&line);
+    match (command, numbers.as_slice()) {
+        ("get", &[bytes, seed]) => send_pattern(stream, bytes, seed),
+        ("put", &[bytes, seed]) => {
+            writeln!(writer, "{}", judge(&mut reader, bytes, seed, Duration::ZERO))
+        }
+        ("slow", &[bytes, seed]) => {
+            writeln!(writer, "{}", judge(&mut reader, bytes, seed, SLOW_PAUSE))
+        }
+        ("late", &[bytes, seed]) => {
+            stream.shutdown(Shutdown::Write)?;
+            verdicts.keep(seed, judge(&mut reader, bytes, seed, Duration::ZERO));
+            Ok(())
+        }
+        ("verdict", &[seed]) => {
+            writeln!(writer, "{}", verdicts.take(seed).as_deref().unwrap_or("none"))
+        }
+        ("echo", &[]) => io::copy(&mut reader, &mut writer).map(drop),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}"))),
+    }
+}
+
+fn parse_request(line: &str) -> (&str, Vec<u64>) {
+    let mut words = line.split_whitespace();
+    let command = words.next().unwrap_or_default();
+    (command, words.map_while(|word| word.parse().ok()).collect())
+}
+
+/// Reads to the end of the stream and says `ok` or what was wrong with it.
+fn judge(reader: &mut impl Read, bytes: u64, seed: u64, pause: Duration) -> String {
+    match receive_pattern(reader, seed, pause) {
+        Ok(found) if found == bytes => "ok".to_owned(),
+        Ok(found) => format!("{found} bytes instead of {bytes}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Reads and compares to the end of the stream; the bytes read.
+///
+/// # Errors
+/// What the stream reports; `InvalidData` at the first byte that is wrong.
+pub fn receive_pattern(reader: &mut impl Read, seed: u64, pause: Duration) -> io::Result<u64> {
+    let mut pattern = Pattern::new(seed);
+    let (mut chunk, mut scratch) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut total = 0;
+    loop {
+        let count = reader.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(total);
+        }
+        if !pattern.continues_with(&chunk[..count], &mut scratch) {
+            let what = format!("wrong content after byte {total}");
+            return Err(io::Error::new(ErrorKind::InvalidData, what));
+        }
+        total += count as u64;
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
+    }
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut datagram = vec![0; 65536];
+    loop {
+        // An error here is the echo of an ICMP message: it ends one exchange.
+        if let Ok((count, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..count], from);
+        }
+    }
+}

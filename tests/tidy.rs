@@ -1,0 +1,483 @@
+//! The style of the house, as a test: sizes, layers, where `unsafe` may stand, dead files.
+//!
+//! The checks read source text, stripped of comments and literals by [`code_only`];
+//! they know no types and no macros. What breaks a rule for a good reason stands in
+//! [`EXCEPTIONS`], which may only shrink: an entry that nothing needs fails the test.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines a function may have, from `fn` to its closing brace.
+const FUNCTION_LINES: usize = 70;
+/// Lines a file may have before its tests.
+const FILE_LINES: usize = 600;
+
+/// `(rule, file, what)` of each finding that is accepted, and why.
+const EXCEPTIONS: &[(&str, &str, &str, &str)] = &[];
+
+/// Folders that hold sources.
+const SOURCES: [&str; 4] = ["src", "vhost", "legacy", "tests"];
+
+/// Where `unsafe` blocks may stand. `unsafe impl` may stand anywhere.
+const UNSAFE_PLACES: [&str; 3] = ["src/sys/", "src/frame/", "vhost/src/mem.rs"];
+
+/// Folders whose code decides and does nothing, and words no path in them may hold.
+const LAYERS: &[(&[&str], &[&str])] = &[
+    (
+        &["src/wire/", "src/flow/", "src/responder/"],
+        &[
+            "sys",
+            "engine",
+            "conf",
+            "control",
+            "sandbox",
+            "pasta",
+            "fs",
+            "io",
+            "os",
+            "env",
+            "thread",
+            "process",
+            "rand",
+            "Instant",
+            "SystemTime",
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "rustix",
+            "libc",
+            "passt_frame",
+            "passt_vhost",
+            "passt_legacy",
+        ],
+    ),
+    (&["src/wire/"], &["flow", "responder"]),
+    (&["src/frame/"], &["passt", "passt_vhost", "passt_legacy", "etherparse"]),
+    (&["vhost/src/"], &["passt", "passt_legacy", "etherparse"]),
+    (&["legacy/src/"], &["passt", "passt_vhost", "etherparse"]),
+];
+
+/// A rule that a file breaks.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    rule: &'static str,
+    path: String,
+    what: String,
+}
+
+/// A source file: its place below the repository's root, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+#[test]
+fn the_house_is_tidy() {
+    let sources = all_sources();
+    assert!(sources.len() > 10, "only {} sources were found", sources.len());
+    let findings: Vec<Finding> =
+        sources.iter().flat_map(check).chain(dead_files(&sources)).collect();
+    let (broken, unused) = judge(&findings, EXCEPTIONS);
+    assert!(
+        broken.is_empty() && unused.is_empty(),
+        "broken: {broken:#?}\nunused exceptions: {unused:#?}"
+    );
+}
+
+/// What breaks a rule without an exception, and the exceptions that nothing needs.
+fn judge<'a>(
+    findings: &'a [Finding],
+    exceptions: &'a [(&str, &str, &str, &str)],
+) -> (Vec<&'a Finding>, Vec<&'a str>) {
+    let covers = |exception: &(&str, &str, &str, &str), finding: &Finding| {
+        (exception.0, exception.1, exception.2) == (finding.rule, &finding.path, &finding.what)
+    };
+    let broken =
+        findings.iter().filter(|finding| !exceptions.iter().any(|entry| covers(entry, finding)));
+    let unused =
+        exceptions.iter().filter(|entry| !findings.iter().any(|finding| covers(entry, finding)));
+    (broken.collect(), unused.map(|entry| entry.1).collect())
+}
+
+/// The rules that need nothing but the file itself.
+fn check(source: &Source) -> Vec<Finding> {
+    let code = code_only(&source.text);
+    let shipped = before_tests(&code);
+    let mut found = Vec::new();
+    if !source.text.starts_with("//!") {
+        found.push(("opening", "the file does not open with //!".to_owned()));
+    }
+    if shipped.lines().count() > FILE_LINES && !source.path.ends_with("/tests.rs") {
+        found.push(("file length", "lines before the tests".to_owned()));
+    }
+    let long = functions(&code).into_iter().filter(|(_, lines)| *lines >= FUNCTION_LINES);
+    found.extend(long.map(|(name, _)| ("function length", name)));
+    let in_tests = source.path.starts_with("tests/");
+    if !in_tests && !UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place)) {
+        found.extend(unsafe_uses(shipped).map(|what| ("unsafe", what)));
+    }
+    found.extend(layer_breaks(&source.path, shipped).map(|what| ("layer", what)));
+    let finding = |(rule, what)| Finding { rule, path: source.path.clone(), what };
+    found.into_iter().map(finding).collect()
+}
+
+/// The part of a file that is compiled into the program.
+fn before_tests(code: &str) -> &str {
+    let tests = code.match_indices("\n#[cfg(test)]").find(|(at, marker)| {
+        let rest = code[at + marker.len()..].trim_start();
+        rest.starts_with("mod ") && rest.find('{') < rest.find(';').or(Some(usize::MAX))
+    });
+    tests.map_or(code, |(at, _)| &code[..at])
+}
+
+/// Name and length in lines of every function that has a body.
+fn functions(code: &str) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("fn ") {
+        let starts_word = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let name: String =
+            code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        if !starts_word || name.is_empty() {
+            continue;
+        }
+        if let Some(len) = body_end(&code[at..]) {
+            found.push((name, code[at..at + len].lines().count()));
+        }
+    }
+    found
+}
+
+/// Where the body of the function at the start of `code` ends; none if it has no body.
+fn body_end(code: &str) -> Option<usize> {
+    let (mut braces, mut others) = (0_usize, 0_usize);
+    for (at, c) in code.char_indices() {
+        match c {
+            '(' | '[' if braces == 0 => others += 1,
+            ')' | ']' if braces == 0 => others = others.saturating_sub(1),
+            ';' if braces == 0 && others == 0 => return None,
+            '{' if others == 0 => braces += 1,
+            '}' if braces == 1 => return Some(at + 1),
+            '}' if braces > 1 => braces -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What follows each `unsafe` that is not an `unsafe impl`.
+fn unsafe_uses(code: &str) -> impl Iterator<Item = String> {
+    let words: Vec<&str> = code.split(|c: char| c.is_whitespace() || c == '(').collect();
+    let mut uses = Vec::new();
+    for (place, word) in words.iter().enumerate() {
+        let next = words[place + 1..].iter().find(|word| !word.is_empty());
+        if *word == "unsafe" && next != Some(&"impl") {
+            uses.push(format!("unsafe {}", next.unwrap_or(&"")));
+        }
+    }
+    uses.into_iter()
+}
+
+/// Paths in `code` that its layer may not mention.
+fn layer_breaks(path: &str, code: &str) -> impl Iterator<Item = String> {
+    let layers =
+        LAYERS.iter().filter(|(folders, _)| folders.iter().any(|folder| path.starts_with(folder)));
+    let forbidden: Vec<&str> = layers.flat_map(|(_, words)| words.iter().copied()).collect();
+    let breaks = |path: &String| path.split("::").any(|segment| forbidden.contains(&segment));
+    mentioned_paths(code).into_iter().filter(breaks).collect::<Vec<_>>().into_iter()
+}
+
+/// Every path with `::` in the code, and every path that a `use` imports.
+fn mentioned_paths(code: &str) -> BTreeSet<String> {
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let words = code.split(|c| !is_path(c)).filter(|word| word.contains("::"));
+    let mut paths: BTreeSet<String> = words.map(|word| word.trim_matches(':').to_owned()).collect();
+    for (at, _) in code.match_indices("use ") {
+        let starts_word = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        if let Some(end) = code[at..].find(';').filter(|_| starts_word) {
+            expand("", &code[at + 4..at + end], &mut paths);
+        }
+    }
+    paths
+}
+
+/// Adds the paths of the use tree `tree` below `prefix`.
+fn expand(prefix: &str, tree: &str, paths: &mut BTreeSet<String>) {
+    let tree = tree.trim();
+    let Some((head, group)) = tree.split_once('{') else {
+        let name = tree.split_whitespace().next().unwrap_or_default();
+        paths.insert(format!("{prefix}{name}"));
+        return;
+    };
+    let prefix = format!("{prefix}{}", head.trim());
+    let group = group.trim_end().trim_end_matches('}');
+    let (mut depth, mut begin) = (0_usize, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                expand(&prefix, &group[begin..at], paths);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    let last = &group[begin..];
+    let missing = last.matches('{').count().saturating_sub(last.matches('}').count());
+    expand(&prefix, &format!("{last}{}", "}".repeat(missing)), paths);
+}
+
+/// Sources that no `mod` line reaches from the root of a crate.
+fn dead_files(sources: &[Source]) -> Vec<Finding> {
+    let is_root = |path: &str| {
+        path.ends_with("src/lib.rs")
+            || path.ends_with("src/main.rs")
+            || path.contains("src/bin/")
+            || path.ends_with("build.rs")
+            || Path::new(path).parent() == Some(Path::new("tests"))
+            || path.starts_with("tests/fuzz/")
+            || path.starts_with("tests/bench")
+    };
+    let all: BTreeSet<&str> = sources.iter().map(|source| source.path.as_str()).collect();
+    let mut reached: BTreeSet<&str> = all.iter().copied().filter(|path| is_root(path)).collect();
+    let mut open: Vec<&str> = reached.iter().copied().collect();
+    while let Some(path) = open.pop() {
+        let Some(source) = sources.iter().find(|source| source.path == path) else { continue };
+        let named = children(path, is_root(path), &code_only(&source.text));
+        let found = named.iter().filter_map(|child| all.get(child.as_str()));
+        open.extend(found.filter(|child| reached.insert(child)));
+    }
+    let dead = all.difference(&reached);
+    dead.map(|path| Finding { rule: "dead file", path: (*path).to_owned(), what: String::new() })
+        .collect()
+}
+
+/// The places where the modules that `code` declares may lie.
+fn children(path: &str, root: bool, code: &str) -> Vec<String> {
+    let folder = if root || path.ends_with("/mod.rs") {
+        path.rsplit_once('/').map_or("", |(folder, _)| folder)
+    } else {
+        path.trim_end_matches(".rs")
+    };
+    let words: Vec<&str> = code.split_whitespace().collect();
+    let named = words
+        .windows(2)
+        .filter(|pair| pair[0] == "mod")
+        .filter_map(|pair| pair[1].strip_suffix(';'));
+    named
+        .flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")])
+        .collect()
+}
+
+/// The text with every comment and the inside of every literal made blank. Lines stay.
+fn code_only(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let after_word = code.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let len = match c {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => block_comment_len(rest),
+            '"' => string_len(rest),
+            'r' | 'b' if !after_word => raw_string_len(rest),
+            '\'' => char_len(rest),
+            _ => 0,
+        };
+        if len == 0 {
+            code.push(c);
+            rest = &rest[c.len_utf8()..];
+        } else {
+            code.extend(rest[..len].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+            rest = &rest[len..];
+        }
+    }
+    code
+}
+
+fn block_comment_len(text: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < text.len() {
+        if text[at..].starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if text[at..].starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += text[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    at
+}
+
+fn string_len(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            '"' if !escaped => return at + 1,
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    text.len()
+}
+
+/// The length of a raw string at the start, 0 if there is none.
+fn raw_string_len(text: &str) -> usize {
+    let Some(quoted) = text.strip_prefix('b').unwrap_or(text).strip_prefix('r') else { return 0 };
+    let hashes = quoted.chars().take_while(|c| *c == '#').count();
+    if !quoted[hashes..].starts_with('"') {
+        return 0;
+    }
+    let end = format!("\"{}", "#".repeat(hashes));
+    let begin = text.len() - quoted.len() + hashes + 1;
+    text[begin..].find(&end).map_or(text.len(), |at| begin + at + end.len())
+}
+
+/// The length of a character literal at the start, 0 if it is a lifetime.
+fn char_len(text: &str) -> usize {
+    let mut chars = text.char_indices().skip(1);
+    match (chars.next(), chars.next()) {
+        (Some((_, '\\')), Some((escaped, _))) => {
+            let after = escaped + text[escaped..].chars().next().map_or(1, char::len_utf8);
+            text[after..].find('\'').map_or(0, |at| after + at + 1)
+        }
+        (Some(_), Some((at, '\''))) => at + 1,
+        _ => 0,
+    }
+}
+
+fn all_sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut open: Vec<PathBuf> = SOURCES.iter().map(|folder| root.join(folder)).collect();
+    let mut sources = Vec::new();
+    while let Some(folder) = open.pop() {
+        let entries =
+            fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in
+            entries.filter(|path| !path.ends_with("target") && !path.ends_with("tests/cache"))
+        {
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("sources are readable");
+                let path = path.strip_prefix(root).expect("it was found below the root");
+                sources.push(Source { path: path.to_string_lossy().into_owned(), text });
+            }
+        }
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, Source, check, code_only, dead_files, functions, judge, mentioned_paths};
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    fn rules(path: &str, text: &str) -> Vec<&'static str> {
+        check(&source(path, text)).into_iter().map(|finding| finding.rule).collect()
+    }
+
+    #[test]
+    fn comments_and_literals_are_blank() {
+        let text =
+            "a // unsafe {\n/* { /* */ unsafe */ \"}\\\"\" '{' '\\'' 'a: r#\"\"}\"# br\"{\" x";
+        assert_eq!(code_only(text).lines().count(), text.lines().count());
+        assert_eq!(code_only(text).split_whitespace().collect::<Vec<_>>(), ["a", "'a:", "x"]);
+    }
+
+    #[test]
+    fn a_file_must_say_what_it_is() {
+        assert_eq!(rules("src/a.rs", "fn a() {}\n"), ["opening"]);
+        assert!(rules("src/a.rs", "//! a\nfn a() {}\n").is_empty());
+    }
+
+    #[test]
+    fn long_functions_and_files_are_found() {
+        let long = format!("//! a\nfn a() {{\n{}}}\n", "    b();\n".repeat(68));
+        assert_eq!(rules("src/a.rs", &long), ["function length"]);
+        assert!(rules("src/a.rs", &long.replacen("    b();\n", "", 1)).is_empty());
+        let file = format!("//! a\n{}", "const A: u8 = 0;\n".repeat(600));
+        assert_eq!(rules("src/a.rs", &file), ["file length"]);
+        let tests =
+            format!("//! a\n#[cfg(test)]\nmod tests {{\n{}}}\n", "const A: u8 = 0;\n".repeat(600));
+        assert!(rules("src/a.rs", &tests).is_empty());
+    }
+
+    #[test]
+    fn functions_end_where_they_end() {
+        let code =
+            "trait A { fn a(&self, b: [u8; 2]); fn c() -> [u8; 2]\n{\n [0; 2] }\n}\nfn d() {}";
+        assert_eq!(functions(code), [("c".to_owned(), 3), ("d".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn unsafe_stands_only_where_it_may() {
+        let block = "//! a\nfn a() {\n    unsafe { b() }\n}\n";
+        assert_eq!(rules("src/engine/a.rs", block), ["unsafe"]);
+        assert_eq!(rules("vhost/src/ring.rs", block), ["unsafe"]);
+        assert!(rules("vhost/src/mem.rs", block).is_empty());
+        assert!(rules("src/sys/a.rs", block).is_empty());
+        assert!(rules("vhost/src/port.rs", "//! a\nunsafe impl A for B {}\n").is_empty());
+    }
+
+    #[test]
+    fn layers_are_kept() {
+        for code in [
+            "use crate::sys::x;",
+            "use std::{fmt, fs::{self, File}};",
+            "fn a() { Instant::now(); }",
+        ] {
+            assert!(
+                rules("src/flow/a.rs", &format!("//! a\n{code}\n")).contains(&"layer"),
+                "{code}"
+            );
+            assert!(rules("src/engine/a.rs", &format!("//! a\n{code}\n")).is_empty(), "{code}");
+        }
+        assert_eq!(rules("src/wire/a.rs", "//! a\nuse crate::flow::A;\n"), ["layer"]);
+        assert!(
+            rules("src/flow/a.rs", "//! a\nuse crate::wire::A;\nuse std::net::Ipv4Addr;\n")
+                .is_empty()
+        );
+        assert_eq!(rules("vhost/src/a.rs", "//! a\nuse passt::flow;\n"), ["layer"]);
+        let in_tests = "//! a\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
+        assert!(rules("src/flow/a.rs", in_tests).is_empty());
+    }
+
+    #[test]
+    fn use_trees_are_expanded() {
+        let paths = mentioned_paths("use a::{b, c::{d, e as f}, g::*};");
+        for path in ["a::b", "a::c::d", "a::c::e", "a::g::*"] {
+            assert!(paths.contains(path), "{path} in {paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_mod_line_is_dead() {
+        let sources = [
+            source("src/lib.rs", "pub mod a;\n// mod c;\n"),
+            source("src/a/mod.rs", "mod b;"),
+            source("src/a/b.rs", "mod deep;"),
+            source("src/a/b/deep.rs", ""),
+            source("src/c.rs", ""),
+        ];
+        let dead: Vec<String> =
+            dead_files(&sources).into_iter().map(|finding| finding.path).collect();
+        assert_eq!(dead, ["src/c.rs"]);
+    }
+
+    #[test]
+    fn an_exception_covers_its_finding_and_must_be_needed() {
+        let findings = [Finding { rule: "unsafe", path: "a".to_owned(), what: "b".to_owned() }];
+        assert_eq!(judge(&findings, &[]).0, [&findings[0]]);
+        assert_eq!(judge(&findings, &[("unsafe", "a", "b", "")]), (vec![], vec![]));
+        assert_eq!(judge(&findings, &[("unsafe", "a", "b", ""), ("unsafe", "c", "", "")]).1, ["c"]);
+    }
+}
