@@ -174,6 +174,7 @@ impl Engine {
             return Err(DropReason::NoFlow);
         };
         state.touch(now, from);
+        state.largest = state.largest.max(part.len);
         let fd = flow.state.socket.as_fd();
         if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
             set_hop_limit(fd, flow.sides[0].endpoint.ip().is_ipv4(), hop_limit);
@@ -210,7 +211,7 @@ impl Engine {
             let sent = if udp {
                 udp_to_guest(&mut self.outbox, out, fd, &template)
             } else {
-                echo_to_guest(&mut self.outbox, out, fd, &template, identifier)
+                echo_to_guest(&mut self.outbox, out, fd, &template, (identifier, state.largest))
             };
             if udp && sent == Some(Drained::More) {
                 state.touch(now, 1 - tap);
@@ -391,31 +392,33 @@ pub(super) fn udp_to_guest(
     Some(Drained::More)
 }
 
-/// Moves one echo reply to the guest, with the guest's identifier; `None` when there is none.
+/// Moves one echo reply to the guest, with the guest's identifier and at most as long as its largest
+/// request; `None` when there is none.
 fn echo_to_guest(
     outbox: &mut Outbox,
     out: &mut dyn ToGuest,
     fd: BorrowedFd<'_>,
     template: &HeaderTemplate,
-    identifier: u16,
+    (identifier, largest): (u16, u32),
 ) -> Option<Drained> {
     let mut head = [0; UDP_HEADER_BYTES as usize];
-    let len = match next_len(datagram::peek_bytes(fd, &mut head)) {
+    let peeked = match next_len(datagram::peek_bytes(fd, &mut head)) {
         Ok(len) => len,
         Err(next) => return next,
     };
     let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
-    if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || len < UDP_HEADER_BYTES {
+    if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
         outbox.drops.count(DropReason::UnsupportedIcmp);
         let _ = datagram::drop_one(fd);
         return Some(Drained::More);
     }
     let header_len = template.l3_bytes() + head.len();
-    let mut lease = match room_for(outbox, out, fd, header_len, len - UDP_HEADER_BYTES) {
+    let len = largest.saturating_sub(UDP_HEADER_BYTES);
+    let mut lease = match room_for(outbox, out, fd, header_len, len) {
         Ok(lease) => lease,
         Err(next) => return Some(next),
     };
-    let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len - UDP_HEADER_BYTES);
+    let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len);
     let (checksum, meta) = checksum(&lease, template, received, 2);
     head[4..6].copy_from_slice(&identifier.to_be_bytes());
     lease.put_header(0, &template.echo(&mut head, received, checksum));

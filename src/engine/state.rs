@@ -77,12 +77,15 @@ pub struct DatagramState {
     pub counts: [u8; 2],
     /// Hop limit set on the socket; 0 for the default.
     pub hop_limit: u8,
+    /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
+    /// ping sockets do not tell the length of what waits.
+    pub largest: u32,
 }
 
 impl DatagramState {
     /// A flow that starts now.
     pub fn new(now: Timestamp) -> Self {
-        Self { active: now, counts: [0; 2], hop_limit: 0 }
+        Self { active: now, counts: [0; 2], hop_limit: 0, largest: 0 }
     }
 
     /// Notes a datagram from side `side`.
