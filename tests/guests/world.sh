@@ -61,6 +61,8 @@ make_networks() {
     ip -n host link set uplink up
     ip -n host route add default via "$GATEWAY4"
     ip -n host -6 route add default via "$GATEWAY6"
+    # The program's model of IPv6 needs the link-local address, which comes with the carrier.
+    until_true 10 sh -c 'ip -n host -6 addr show dev uplink scope link | grep -q fe80'
     # A router that knows the way to nowhere says so, every time.
     in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
         echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
