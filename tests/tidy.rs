@@ -108,13 +108,13 @@ fn check(source: &Source) -> Vec<Finding> {
     if !source.text.starts_with("//!") {
         found.push(("opening", "the file does not open with //!".to_owned()));
     }
-    if shipped.lines().count() > FILE_LINES && !source.path.ends_with("/tests.rs") {
+    let tests = is_test(&source.path);
+    if !tests && shipped.lines().count() > FILE_LINES {
         found.push(("file length", "lines before the tests".to_owned()));
     }
     let long = functions(&code).into_iter().filter(|(_, lines)| *lines >= FUNCTION_LINES);
     found.extend(long.map(|(name, _)| ("function length", name)));
-    let in_tests = source.path.starts_with("tests/");
-    if !in_tests && !UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place)) {
+    if !tests && !UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place)) {
         found.extend(unsafe_uses(shipped).map(|what| ("unsafe", what)));
     }
     found.extend(layer_breaks(&source.path, shipped).map(|what| ("layer", what)));
@@ -228,17 +228,22 @@ fn expand(prefix: &str, tree: &str, paths: &mut BTreeSet<String>) {
     expand(&prefix, &format!("{last}{}", "}".repeat(missing)), paths);
 }
 
+/// Whether a file holds nothing but tests.
+fn is_test(path: &str) -> bool {
+    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs")
+}
+
+/// Whether cargo compiles the file without a `mod` line.
+fn is_root(path: &str) -> bool {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let is_main =
+        path.ends_with("/lib.rs") || path.ends_with("/main.rs") || path.ends_with("build.rs");
+    let holds_roots = ["src/bin", "tests", "benches", "examples", "fuzz_targets"];
+    is_main || holds_roots.iter().any(|name| Path::new(folder).ends_with(name))
+}
+
 /// Sources that no `mod` line reaches from the root of a crate.
 fn dead_files(sources: &[Source]) -> Vec<Finding> {
-    let is_root = |path: &str| {
-        path.ends_with("src/lib.rs")
-            || path.ends_with("src/main.rs")
-            || path.contains("src/bin/")
-            || path.ends_with("build.rs")
-            || Path::new(path).parent() == Some(Path::new("tests"))
-            || path.starts_with("tests/fuzz/")
-            || path.starts_with("tests/bench")
-    };
     let all: BTreeSet<&str> = sources.iter().map(|source| source.path.as_str()).collect();
     let mut reached: BTreeSet<&str> = all.iter().copied().filter(|path| is_root(path)).collect();
     let mut open: Vec<&str> = reached.iter().copied().collect();
@@ -467,6 +472,9 @@ mod tests {
             source("src/a/b.rs", "mod deep;"),
             source("src/a/b/deep.rs", ""),
             source("src/c.rs", ""),
+            source("vhost/tests/one.rs", "mod rig;"),
+            source("vhost/tests/rig/mod.rs", ""),
+            source("tests/two/main.rs", ""),
         ];
         let dead: Vec<String> =
             dead_files(&sources).into_iter().map(|finding| finding.path).collect();
