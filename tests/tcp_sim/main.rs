@@ -2,6 +2,8 @@
 //! duplicates, reorders and runs out of buffers. Virtual time, no I/O; a failing seed prints
 //! everything.
 
+#![allow(clippy::panic, reason = "helpers of tests fail by panic, as tests do")]
+
 mod guest;
 mod host;
 mod hostile;

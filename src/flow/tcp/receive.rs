@@ -34,7 +34,7 @@ pub(super) struct Receive {
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
     /// The largest segment that we asked the guest to send.
-    mss: u16,
+    pub mss: u16,
     /// Our window scale, if the guest offered the option.
     pub scale: Option<u8>,
     /// `room` is as good as a measurement can make it.
@@ -77,9 +77,10 @@ impl Receive {
         }
     }
 
-    /// Takes over the guest's initial sequence number; what was measured stays.
+    /// Takes over the guest's initial sequence number; what was measured and promised stays.
     pub fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
-        (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, nxt, nxt);
+        let edge = nxt + self.promised();
+        (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, edge, edge);
         self.scale = scale;
     }
 
