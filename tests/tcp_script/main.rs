@@ -365,6 +365,7 @@ mod established {
              ! writable
              < A 1 ack=1 win=50000
              < A 1 ack=1 win=50000
+             < A 1 ack=1 win=50000
              < A 1 ack=1 win=50000",
         ]);
     }

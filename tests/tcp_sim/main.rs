@@ -1,6 +1,6 @@
 //! The TCP machine between a model guest and a model host socket, over a link that loses,
 //! duplicates, reorders and runs out of buffers. Virtual time, no I/O; a failing seed prints
-//! everything.
+//! everything. `TCP_SIM_SEEDS` sets the number of seeds for a longer run.
 
 #![allow(clippy::panic, reason = "helpers of tests fail by panic, as tests do")]
 
@@ -371,8 +371,9 @@ fn run(seed: u64) -> World {
 
 #[test]
 fn both_streams_arrive_whole_whatever_the_link_does() {
+    let seeds = std::env::var("TCP_SIM_SEEDS").map_or(2500, |n| n.parse().expect("a number"));
     let mut complete = 0;
-    for seed in 0..4000 {
+    for seed in 0..seeds {
         let mut rng = Rng(seed);
         let plan = Plan::random(&mut rng);
         let injected = plan.guest_resets_at.is_some() || plan.peer_resets_at.is_some();
@@ -383,7 +384,7 @@ fn both_streams_arrive_whole_whatever_the_link_does() {
             complete += 1;
         }
     }
-    assert!(complete > 3000, "{complete} complete");
+    assert!(complete * 5 > seeds * 4, "{complete} complete");
 }
 
 #[test]

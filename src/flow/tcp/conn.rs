@@ -183,7 +183,8 @@ impl Conn {
     pub fn on_room(&mut self, bytes: u32) {
         self.recv.on_room(bytes);
         if self.recv.take_cut() {
-            self.acks = super::limits::DUPLICATE_ACKS;
+            // The first one opens the window, so it is no duplicate.
+            self.acks = 1 + super::limits::DUPLICATE_ACKS;
         }
     }
 
@@ -201,13 +202,15 @@ impl Conn {
         }
         match result {
             Fill::Sent { bytes, drained } => {
+                debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
-                match filling {
-                    Filling::Next => self.send.sent_next(bytes),
-                    _ => self.send.sent_again(),
+                if filling == Filling::Again {
+                    self.send.sent_again();
+                } else {
+                    self.send.sent_next(bytes);
+                    // A short read ends an edge-triggered round, unless the stream's end is due.
+                    self.send.readable &= !drained || self.send.closing;
                 }
-                // A short read ends an edge-triggered round, unless the end of the stream is due.
-                self.send.readable &= !drained || self.send.closing;
             }
             Fill::Empty if filling == Filling::Next && self.send.nxt == self.send.max => {
                 self.send.readable = false;

@@ -168,7 +168,8 @@ impl Conn {
     }
 
     fn demand_acks(&mut self, count: u8) {
-        self.acks = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
+        let more = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
+        self.acks = self.acks.max(more);
         self.recv.refresh_if_low();
     }
 

@@ -140,9 +140,11 @@ impl Receive {
         fin
     }
 
-    /// The send buffer has drained.
+    /// The send buffer has drained. News only while it is watched: epoll reports it with others.
     pub fn on_writable(&mut self) {
-        self.watching = false;
+        if !std::mem::take(&mut self.watching) {
+            return;
+        }
         self.drained = true;
         self.fresh = false;
     }
@@ -185,7 +187,7 @@ impl Receive {
 
     /// Whether the guest must be told of the loss of a run, now that there is room again.
     pub fn take_cut(&mut self) -> bool {
-        let told = self.cut && self.room > 0;
+        let told = self.cut && self.window() > 0;
         self.cut &= !told;
         told
     }
