@@ -584,6 +584,23 @@ mod recovery {
     }
 
     #[test]
+    fn acks_stay_in_the_guests_window_after_a_timeout() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000
+             fill 0 1460 1
+             = sent 1460
+             > A 1+10 ack=1 -> 0 10
+             w 10
+             < A 3001 ack=11
+             > A 11+10 ack=1 win=2000 -> 0 10
+             w 10
+             < A 2001 ack=21",
+        ]);
+    }
+
+    #[test]
     fn rfc9293_3_8_3_seven_timeouts_then_reset() {
         let mut player = play(&[OPEN, IN_FLIGHT].join("\n"));
         for s in [1, 2, 4, 8, 16, 32, 64] {
@@ -598,7 +615,42 @@ mod recovery {
     }
 
     #[test]
+    fn link_without_room_does_not_count_as_timeouts() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000
+             fill 0 1460 1
+             = noroom
+             t 1000000
+             port
+             fill 0 1460 1
+             = sent 1460
+             t 1999
+             t 1
+             fill 0 1460 1
+             = sent 1460",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_window_of_an_older_segment_is_not_taken() {
+        script(&[
+            OPEN,
+            "> A 11+10 ack=1 win=5000 -x OutOfOrder
+             < A 1 ack=1
+             > A 1+10 ack=1 win=10000 -> 0 10
+             w 10
+             < A 1 ack=11
+             ! readable
+             fill 0 4380 1
+             = drained 1",
+        ]);
+    }
+
+    #[test]
     fn vanished_data_resets_rather_than_lies() {
+        script(&[OPEN, IN_FLIGHT, "t 1000", "fill 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);
         script(&[
             OPEN,
             IN_FLIGHT,
@@ -664,6 +716,7 @@ mod recovery {
              fill 0 8760 1
              = sent 8760
              > A 1 ack=1001 win=9000
+             t 0
              > A 1 ack=2001 win=9000
              fill 8760 1460 8761
              = drained 1460",

@@ -11,10 +11,10 @@ mod link;
 
 use guest::Guest;
 use host::{Event, Host, Peek};
-use link::{Link, Quality, RST, Rng, Seg};
+use link::{Link, Quality, Rng, Seg};
 use passt::flow::tcp::limits::INACTIVITY;
 use passt::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig,
+    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig, reset_for,
 };
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
@@ -209,9 +209,8 @@ impl World {
 
     fn answer_without_flow(&mut self) {
         while let Some(seg) = self.from_guest.take(self.now) {
-            if seg.flags & RST == 0 {
-                let reset = Seg { seq: seg.ack, flags: RST, ..Seg::default() };
-                self.to_guest.put(self.now, &self.plan.quality, &mut self.rng, reset);
+            if let Some(header) = reset_for(&parse(&seg)) {
+                self.emit(&header, Vec::new());
             }
         }
     }

@@ -389,7 +389,7 @@ impl Conn {
             return Some(self.emit(self.send.una - 1, Flags::ACK));
         }
         self.acks = self.acks.checked_sub(1)?;
-        Some(self.emit(self.send.nxt, Flags::ACK))
+        Some(self.emit(self.send.ack_seq(), Flags::ACK))
     }
 
     fn poll_data(&mut self) -> Option<Action> {
@@ -407,7 +407,7 @@ impl Conn {
 
     fn poll_rest(&mut self) -> Option<Action> {
         if self.recv.is_ack_due() {
-            return Some(self.emit(self.send.nxt, Flags::ACK));
+            return Some(self.emit(self.send.ack_seq(), Flags::ACK));
         }
         if self.recv.take_watch() {
             return Some(Action::WatchWritable);

@@ -167,14 +167,14 @@ impl Receive {
 
     /// A reply is due: with little room, measure before saying how little.
     pub fn refresh_if_low(&mut self) {
-        if self.is_low() || self.promised() == 0 {
+        if self.is_low() {
             self.fresh = false;
         }
     }
 
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub fn take_query(&mut self) -> bool {
-        let spent = self.room <= self.measured / 2 || self.is_low() || self.promised() == 0;
+        let spent = self.room <= self.measured / 2 || self.is_low();
         let query = (spent || self.drained) && !self.fin && !self.fresh;
         self.fresh |= query;
         query
@@ -222,7 +222,7 @@ impl Receive {
     /// The smallest step by which the window opens (RFC 9293, section 3.8.6.2.2, with a quarter of
     /// the buffer where that says "a fraction"): not more than what a watch waits for.
     fn step(&self) -> u32 {
-        u32::from(self.mss).min(self.peak / 4).max(self.granule())
+        u32::from(self.mss).min(self.peak / 4)
     }
 
     /// The window, in bytes: the room, but no small step up, except to a whole one from less.
