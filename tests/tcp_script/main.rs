@@ -445,6 +445,21 @@ mod established {
     }
 
     #[test]
+    fn request_and_response_cost_three_actions() {
+        script(&[
+            OPEN,
+            "> A 1+1 ack=1 -> 0 1
+             w 1
+             < A 1 ack=2
+             ! readable
+             fill 0 8760 1
+             = drained 1
+             > A 2 ack=2
+             discard 1",
+        ]);
+    }
+
+    #[test]
     fn fin_follows_the_data_at_once() {
         script(&[
             OPEN,

@@ -100,6 +100,7 @@ impl Player {
                 self.now = now + Duration::from_millis(number::<u64>(rest));
                 let now = self.now;
                 self.conn().on_timer(now);
+                assert!(self.conn().deadline().is_none_or(|at| at > now), "{line}");
             }
             _ => return false,
         }

@@ -57,7 +57,7 @@ pub struct Conn {
     /// The time slice in which the last rate-limited ACK was sent.
     pub(super) challenge_slice: u16,
     pub(super) state: State,
-    /// Keepalive probes since the last sign of life.
+    /// Intervals of silence since the last sign of life.
     probes: u8,
     /// ACKs to send at once, even if they tell nothing new.
     pub(super) acks: u8,
@@ -268,7 +268,8 @@ impl Conn {
             self.expire(now);
         }
         if self.state == State::Established && self.keepalive_at() <= now {
-            self.probes = self.probes.saturating_add(1);
+            let intervals = now.since(self.active_at).as_secs() / KEEPALIVE.as_secs();
+            self.probes = u8::try_from(intervals).unwrap_or(u8::MAX);
             self.retry.probe_due |= !self.send.is_outstanding();
         }
         self.keep_time(now);

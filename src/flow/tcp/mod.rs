@@ -18,6 +18,18 @@
 //! counts as never received, FIN included: the guest sends it again, or the shell, if it has kept
 //! the frames, offers them again when the socket is writable. See `receive` for the window.
 //!
+//! # What the shell owes
+//! - Events are edge-triggered and told once; the machine remembers them. [`SocketEvent::Readable`]
+//!   and [`SocketEvent::PeerClosed`] (EPOLLRDHUP) may come at any time, [`SocketEvent::Writable`]
+//!   counts only after [`Action::WatchWritable`].
+//! - The result of each `Fill` before the next poll, and the result of each run before the next
+//!   poll; a run without accepted payload needs none.
+//! - An [`Action::Emit`] that finds no buffer may be dropped: that is a lost segment, and each kind
+//!   is recovered by a timer of ours or of the guest. Data that finds none is [`Fill::NoRoom`].
+//! - [`Conn::on_timer`] at [`Conn::deadline`], or later. The deadline moves with almost each input,
+//!   mostly further away, so a lazy timer that asks again when it fires is enough, as long as one
+//!   that moves closer is noticed after each poll.
+//!
 //! # What an acknowledgement means
 //! We acknowledge what the host's kernel has accepted. That splits the connection in two: each half
 //! recovers its own losses, the kernel's congestion control and buffer tuning do their work, and
