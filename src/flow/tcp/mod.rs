@@ -60,7 +60,7 @@ pub use conn::{Conn, Opening};
 pub use retry::TcpConfig;
 pub use segment::{Accept, Action, Drop, Fill, Flags, Header, Segment, SocketEvent};
 
-/// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); `None` for a reset.
+/// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.
 pub fn reset_for(seg: &Segment) -> Option<Header> {
     let none = SeqNr::default();
     let (seq, ack, flags) = match seg.has(Flags::ACK) {

@@ -13,7 +13,7 @@ use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_
 pub struct TcpConfig {
     /// `net.ipv4.tcp_syn_retries`.
     pub syn_retries: u8,
-    /// `net.ipv4.tcp_syn_linear_timeouts`: repetitions of a SYN before the timeout starts to double.
+    /// `net.ipv4.tcp_syn_linear_timeouts`: repetitions of a SYN before its timeout doubles.
     pub syn_linear_timeouts: u8,
     /// `net.ipv4.tcp_rto_max_ms`: no timeout is longer. Whole seconds, at least one, count.
     pub rto_max: Duration,
