@@ -34,8 +34,9 @@ make_world() {
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -p /run/netns /run/guests /run/bin "$WORLD" "$(dirname "$resolv")"
     mount --bind "$CACHE" /run/guests
-    cp "$PASST" "$NETTOOL" /run/bin/
-    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/
+    cp "$PASST" /run/bin/passt
+    cp "$NETTOOL" /run/bin/nettool
+    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
     mount --bind "$WORLD/resolv.conf" "$resolv"
@@ -117,12 +118,13 @@ start_passt() {
     rm -f "$WORLD"/passt.{sock,pid}
     (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") >>"$LOGS/passt.log" 2>&1 &
     echo $! >"$WORLD/passt.job"
-    if ! until_true 10 test -s "$WORLD/passt.pid"; then
+    if ! until_true 10 passt_serves_or_ended || ! passt_runs; then
         tail -n 5 "$LOGS/passt.log" >&2
         return 1
     fi
 }
 
+passt_serves_or_ended() { [ -s "$WORLD/passt.pid" ] || ! passt_runs; }
 passt_runs() { kill -0 "$(cat "$WORLD/passt.job")" 2>/dev/null; }
 
 # start_guest KIND: returns when the guest's agent answers.
