@@ -120,6 +120,7 @@ start_passt() {
     echo $! >"$WORLD/passt.job"
     if ! until_true 10 passt_serves_or_ended || ! passt_runs; then
         tail -n 5 "$LOGS/passt.log" >&2
+        warn "passt has ended or wrote no PID file"
         return 1
     fi
 }
