@@ -47,25 +47,30 @@ impl Host {
     pub fn turn(&mut self) -> PortEvents {
         let mut all = PortEvents::default();
         for _ in 0..100_000 {
-            let mut events = [epoll::Event {
-                flags: epoll::EventFlags::empty(),
-                data: epoll::EventData::new_u64(0),
-            }; 8];
-            let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-            let n = epoll::wait(&*self.epoll, &mut events, Some(&zero)).unwrap();
-            if n == 0 {
-                return all;
-            }
-            for event in &events[..n] {
-                let seen = self.device.on_event(event.data.u64() as u16);
-                all.frames |= seen.frames;
-                all.room |= seen.room;
-                all.link = seen.link.or(all.link);
-                self.links.extend(seen.link);
-            }
-            self.device.flush();
+            let Some(seen) = self.turn_once() else { return all };
+            all.frames |= seen.frames;
+            all.room |= seen.room;
+            all.link = seen.link.or(all.link);
         }
         panic!("the loop never comes to rest");
+    }
+
+    /// One turn of the loop; `None` when there were no events.
+    pub fn turn_once(&mut self) -> Option<PortEvents> {
+        let mut all = PortEvents::default();
+        let none = epoll::EventFlags::empty();
+        let mut events = [epoll::Event { flags: none, data: epoll::EventData::new_u64(0) }; 8];
+        let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let n = epoll::wait(&*self.epoll, &mut events, Some(&zero)).unwrap();
+        for event in &events[..n] {
+            let seen = self.device.on_event(event.data.u64() as u16);
+            all.frames |= seen.frames;
+            all.room |= seen.room;
+            all.link = seen.link.or(all.link);
+            self.links.extend(seen.link);
+        }
+        self.device.flush();
+        (n > 0).then_some(all)
     }
 
     /// Takes one batch of frames from the guest.
