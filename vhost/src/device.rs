@@ -201,7 +201,7 @@ impl FramePort for Device {
     fn flush(&mut self) {
         self.session.flush();
         let lost = self.control.is_some() && self.session.memory_lost();
-        if lost || self.has_faults() || self.session.tx.has_pending() {
+        if self.session.tx.take_unannounced() || lost || self.has_faults() {
             self.wake();
         }
     }

@@ -4,6 +4,8 @@
 //! A line of an order is `> request flags body descriptors` or, for what must come back, `<`; bodies
 //! in hexadecimal, `-` for none. A memory message gets memory files, other descriptors are eventfds.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed set-up is a failed test")]
+
 mod rig;
 
 use std::os::fd::{AsFd, OwnedFd};

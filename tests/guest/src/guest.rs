@@ -237,7 +237,7 @@ impl Guest {
     }
 
     /// Makes one receive buffer available, invisible until [`publish`](Self::publish).
-    fn post_buffer(&mut self) {
+    pub fn post_buffer(&mut self) {
         let len = self.options.rx_buffer_bytes;
         let ring = &mut self.rings[RX];
         // The buffer of a descriptor is always the same one.
@@ -288,6 +288,11 @@ impl Guest {
         let table = self.options.indirect.then_some(slot + TABLE_AT);
         let head = self.rings[TX].add(&self.memory, &buffers, table);
         self.in_slot.push((head, slot));
+    }
+
+    /// Whether a frame in one piece can be sent now.
+    pub fn can_send(&self) -> bool {
+        !self.slots.is_empty() && self.rings[TX].free() > 0
     }
 
     /// Takes back the buffers of frames that were sent; returns how many.

@@ -134,11 +134,14 @@ impl Host {
         fill: impl FnOnce(&mut ToGuestLease<'_>) -> (Vec<FrameDone>, T),
     ) -> Option<T> {
         let (_, to_guest) = self.device.halves();
-        let mut lease = ToGuestLease::reserve(to_guest, &mut self.list, request)?;
-        let (done, result) = fill(&mut lease);
-        lease.commit(&done);
+        let lease = ToGuestLease::reserve(to_guest, &mut self.list, request);
+        let result = lease.map(|mut lease| {
+            let (done, result) = fill(&mut lease);
+            lease.commit(&done);
+            result
+        });
         self.device.flush();
-        Some(result)
+        result
     }
 
     pub fn counters(&self) -> HashMap<&'static str, u64> {
