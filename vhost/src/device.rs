@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::control::{Control, ControlError};
+use crate::mem::install_guard;
 use crate::session::{RX, Session, TOKEN_KICK, TX};
 
 /// Token of the control socket.
@@ -65,10 +66,12 @@ pub struct Device {
 
 impl Device {
     /// A device without a front-end. Its descriptors are reported to the loop through `registrar`.
+    /// Installs a SIGBUS handler for the process: guest memory may go away under us.
     ///
     /// # Errors
     /// [`SetupError`] when the wake-up cannot be made.
     pub fn new(registrar: Registrar, config: Config) -> Result<Self, SetupError> {
+        install_guard();
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(system("eventfd"))?;
         registrar.add(&wake, TOKEN_WAKE, Trigger::Edge).map_err(system("epoll"))?;

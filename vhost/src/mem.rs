@@ -518,10 +518,8 @@ impl GuardSlot {
 
 static GUARD: [GuardSlot; SLOTS] = [const { GuardSlot::new() }; SLOTS];
 
-/// Enters a region in the table, and installs the handler with the first one.
+/// Enters a region in the table.
 fn claim_slot(start: usize, len: usize) -> Option<usize> {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(install_handler);
     let free = |slot: &GuardSlot| {
         slot.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     };
@@ -532,6 +530,12 @@ fn claim_slot(start: usize, len: usize) -> Option<usize> {
     slot.lost.store(false, Ordering::Relaxed);
     slot.state.store(ACTIVE, Ordering::Release);
     Some(index)
+}
+
+/// Installs the SIGBUS handler, once for the process.
+pub fn install_guard() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(install_handler);
 }
 
 fn install_handler() {

@@ -3,9 +3,12 @@
 
 mod rig;
 
+use std::os::fd::AsFd;
+
 use passt_frame::{FrameMeta, FramePort};
-use passt_guest::{Guest, NetHeader, Options, RX, TX, bit};
+use passt_guest::{Guest, NetHeader, Options, RX, TX, bit, request};
 use rig::{Host, connected, frame};
+use rustix::event::{EventfdFlags, eventfd};
 
 fn without_event_idx() -> Options {
     Options { features: !(bit::MAC | bit::EVENT_IDX), ..Options::default() }
@@ -107,4 +110,49 @@ fn no_frame_is_lost_between_the_last_look_and_the_kick() {
         assert_eq!(taken, 2000);
         assert_eq!(guest.interrupts(TX).min(1), u64::from(guest.features & bit::EVENT_IDX == 0));
     }
+}
+
+#[test]
+fn a_full_batch_is_followed_by_one_more_event() {
+    let options = Options { ring_size: 512, indirect: true, ..Options::default() };
+    let (mut host, mut guest) = warm(options);
+    let mut sent = 0;
+    while guest.can_send() {
+        guest.queue_pieces(&frame(60, 1), NetHeader::default(), &[]);
+        sent += 1;
+    }
+    // The same frames again, until the ring holds more than a batch.
+    for _ in 0..200 {
+        let (head, _) = guest.first_sent();
+        guest.rings[TX].put_available(&guest.memory, head);
+        sent += 1;
+    }
+    guest.publish(TX);
+    let mut taken = 0;
+    let mut turns = 0;
+    while let Some(seen) = host.turn_once() {
+        taken += if seen.frames { host.take().len() } else { 0 };
+        turns += 1;
+    }
+    assert_eq!((taken, turns), (sent, 3), "128, 128 and the rest");
+    guest.rings[TX].put_available(&guest.memory, 0);
+    guest.publish(TX);
+    assert!(host.turn_once().is_some_and(|seen| seen.frames));
+    assert!(host.turn_once().is_none(), "who leaves frames in the ring is not told again");
+}
+
+#[test]
+fn a_new_call_descriptor_is_signalled_at_once() {
+    let (mut host, mut guest) = warm(Options::default());
+    let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    guest.send(request::SET_VRING_CALL, &0u64.to_ne_bytes(), &[call.as_fd()]);
+    host.turn();
+    let mut bytes = [0; 8];
+    assert_eq!(rustix::io::read(&call, &mut bytes), Ok(8));
+    let used = guest.rings[RX].used_index(&guest.memory);
+    guest.rings[RX].set_used_event(&guest.memory, used);
+    assert!(host.give(&frame(60, 1), FrameMeta::default()));
+    assert_eq!(rustix::io::read(&call, &mut bytes), Ok(8));
+    assert_eq!(guest.interrupts(RX), 0, "the old one is out of use");
+    assert!(guest.recv_frame().is_some());
 }

@@ -290,6 +290,11 @@ impl Guest {
         self.in_slot.push((head, slot));
     }
 
+    /// Head and slot address of the oldest frame that was sent and not reclaimed.
+    pub fn first_sent(&self) -> (u16, u64) {
+        *self.in_slot.first().expect("a frame on its way")
+    }
+
     /// Whether a frame in one piece can be sent now.
     pub fn can_send(&self) -> bool {
         !self.slots.is_empty() && self.rings[TX].free() > 0
