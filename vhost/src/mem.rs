@@ -22,7 +22,6 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Once};
@@ -115,6 +114,7 @@ impl Mapping {
         let guest = spec.guest;
         let needed = check_spec(&spec)?;
         let stat = rustix::fs::fstat(&file).map_err(|_| MemoryError::NotAFile(guest))?;
+        let _ = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC);
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(MemoryError::NotAFile(guest));
         }
@@ -518,10 +518,8 @@ impl GuardSlot {
 
 static GUARD: [GuardSlot; SLOTS] = [const { GuardSlot::new() }; SLOTS];
 
-/// Enters a region in the table, and installs the handler with the first one.
+/// Enters a region in the table.
 fn claim_slot(start: usize, len: usize) -> Option<usize> {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(install_handler);
     let free = |slot: &GuardSlot| {
         slot.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     };
@@ -532,6 +530,12 @@ fn claim_slot(start: usize, len: usize) -> Option<usize> {
     slot.lost.store(false, Ordering::Relaxed);
     slot.state.store(ACTIVE, Ordering::Release);
     Some(index)
+}
+
+/// Installs the SIGBUS handler, once for the process.
+pub fn install_guard() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(install_handler);
 }
 
 fn install_handler() {
@@ -578,10 +582,4 @@ fn replace_region(address: usize) -> bool {
         return mapped;
     }
     false
-}
-
-/// Sets O_NONBLOCK: neither a full counter nor a spurious event may stop the loop.
-pub fn set_nonblocking(fd: impl AsFd) -> rustix::io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)
 }
