@@ -3,7 +3,7 @@
 mod rig;
 
 use passt_frame::{Checksum, FrameDone, FrameMeta, Gso, GsoKind, LinkChange, Reserve};
-use passt_guest::{NetHeader, Options, RX, TX, bit};
+use passt_guest::{Buffer, NetHeader, Options, RX, TX, bit};
 use rig::{connected, frame};
 
 #[test]
@@ -41,6 +41,22 @@ fn a_frame_may_be_cut_at_every_byte() {
         let every: Vec<usize> = (1..212).collect();
         guest.send_pieces(&bytes, header, &every);
         assert_eq!(host.take_all(), [(bytes.clone(), meta)], "cut everywhere");
+    }
+}
+
+#[test]
+fn indirect_tables_may_lie_at_any_byte() {
+    let (mut host, mut guest) = connected(Options::default());
+    for at in 0x1000..0x1010u64 {
+        let mut bytes = NetHeader::default().to_bytes().to_vec();
+        bytes.extend_from_slice(&frame(100, at as u8));
+        guest.memory.write(0x2000, &bytes);
+        let half = |guest, len| Buffer { guest, len, writable: false };
+        let halves = [half(0x2000, 50), half(0x2000 + 50, 62)];
+        guest.rings[TX].add(&guest.memory, &halves, Some(at));
+        guest.publish(TX);
+        assert_eq!(host.take_all()[0].0, frame(100, at as u8), "{at:#x}");
+        guest.reclaim();
     }
 }
 
