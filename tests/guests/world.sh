@@ -160,7 +160,7 @@ boot_qemu() {
 }
 
 # QEMU 7.2 without acceleration crashes when a guest's driver sets up the MSI-X vectors
-# of a vhost-user device (it looks into a table that only KVM fills). Line interrupts work.
+# of a vhost-user device. Line interrupts work.
 qemu_vectors() {
     case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
 }
