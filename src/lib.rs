@@ -44,13 +44,13 @@
 //! about it, `engine::tcp` does it with a socket.
 //!
 //! # Who may import whom
-//! * [`wire`] imports nothing of the program, [`flow`] only [`wire`], [`responder`] only both (all may use
-//!   [`limits`] and [`time`]). None of them sees a socket, a clock or the links.
+//! * [`wire`] imports nothing of the program, [`flow`] only [`wire`], [`responder`] only these two (all may
+//!   use [`limits`] and [`time`]). None of them sees a socket, a clock or the links.
 //! * [`engine`] imports these, [`sys`] and `passt_frame`; [`conf`] stands beside it and imports [`flow`] for
-//!   its types.
+//!   its types. Only the loop and start-up name a link: everything else sees a port.
 //! * The links import `passt_frame` and never this package; `passt_frame` imports neither.
 //!
-//! `tests/tidy.rs` reads the sources and fails where one of these is broken.
+//! `tests/tidy.rs` reads the sources and fails where a pure module or a link imports what it may not.
 //!
 //! # Invariants
 //! * **Nothing is allocated on the packet path.** Tables, lists and batches are reserved when their owner
