@@ -77,7 +77,11 @@ fn run(options: Options) -> Result<(), StartError> {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
             start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
         }
-    } else if !start::daemonize(pid_file.as_mut())? {
+    } else if start::daemonize(pid_file.as_mut())? {
+        worker.after_fork().map_err(system("epoll_ctl"))?;
+    } else {
+        // The child has the same epoll instance: what is dropped here would leave it there, too.
+        std::mem::forget(worker);
         return Ok(());
     }
     let signals = process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]);
