@@ -77,9 +77,7 @@ fn run(options: Options) -> Result<(), StartError> {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
             start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
         }
-    } else if start::daemonize(pid_file.as_mut())? {
-        worker.after_fork().map_err(system("epoll_ctl"))?;
-    } else {
+    } else if !start::daemonize(pid_file.as_mut())? {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
         return Ok(());

@@ -106,18 +106,6 @@ impl<L: Link> Worker<L> {
         Ok(())
     }
 
-    /// To be called in a process that was forked from the one that made the worker: a signal descriptor
-    /// tells epoll of the signals of the process that registered it (signalfd(2)).
-    ///
-    /// # Errors
-    /// What epoll_ctl(2) reports.
-    pub fn after_fork(&mut self) -> Result<(), Errno> {
-        let Some(signals) = &self.signals else { return Ok(()) };
-        epoll::delete(&*self.epoll, signals)?;
-        let data = epoll::EventData::new_u64(Token::Signals.to_bits());
-        epoll::add(&*self.epoll, signals, data, epoll::EventFlags::IN)
-    }
-
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.engine
