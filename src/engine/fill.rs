@@ -56,6 +56,7 @@ pub(super) fn fill(
         Ok(0) => Fill::Eof,
         Ok(sent) => {
             let drained = sent < lease.room();
+            log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
             Fill::Sent { bytes: sent, drained }

@@ -40,10 +40,12 @@ impl Engine {
         let frame = &lease.frames()[index];
         let head = frame.head();
         self.addressing.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
+        log::trace!("from guest: {} bytes, {:?}", frame.len, frame.meta);
         let ip = match ip::parse(head, frame.len)? {
             Packet::Arp => return self.arp(head, out),
             Packet::Ip(ip) => ip,
         };
+        log::trace!("    {ip:?}");
         self.check_family(&ip)?;
         self.addressing.learn_address(ip.source);
         match ip.protocol {
