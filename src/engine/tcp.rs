@@ -15,12 +15,12 @@ use crate::flow::fwd::{self, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss, reset_for,
+    Action, Conn, Fill, Flags, Header, Opening, SocketEvent, our_mss, reset_for,
 };
 use crate::limits::ACTIONS_PER_TURN;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
-use crate::wire::build::{L4Checksum, TcpFields};
+use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::TcpHead;
 use crate::wire::{DropReason, SeqNr};
@@ -35,33 +35,6 @@ pub(super) struct Run {
     flow: Option<(FlowId, Side)>,
     parts: ArrayVec<Part, MAX_FRAMES>,
     bytes: u32,
-}
-
-impl From<&TcpHead> for Segment {
-    fn from(head: &TcpHead) -> Self {
-        Self {
-            seq: head.seq,
-            ack: head.ack,
-            flags: Flags(head.flags),
-            window: head.window,
-            payload_len: head.payload_len,
-            mss: head.mss,
-            window_scale: head.window_scale,
-        }
-    }
-}
-
-impl From<&Header> for TcpFields {
-    fn from(header: &Header) -> Self {
-        Self {
-            seq: header.seq,
-            ack: header.ack,
-            flags: header.flags.0,
-            window: header.window,
-            mss: header.mss,
-            window_scale: header.window_scale,
-        }
-    }
 }
 
 impl Engine {
@@ -93,7 +66,7 @@ impl Engine {
         run.flow = Some((id, side));
         let now = self.now;
         let tcp = self.tcp_mut(id).ok_or(DropReason::NoFlow)?;
-        let accept = tcp.conn.on_segment(now, &Segment::from(&head));
+        let accept = tcp.conn.on_segment(now, &head.segment);
         self.flows.mark_ready(id);
         if let Some(reason) = accept.dropped {
             log::trace!("{id:?}: segment from guest not used: {reason:?}");
@@ -140,7 +113,7 @@ impl Engine {
         head: &TcpHead,
         out: &mut dyn ToGuest,
     ) -> Result<(), DropReason> {
-        let flags = Flags(head.flags);
+        let flags = head.segment.flags;
         if flags.contains(Flags::RST) {
             return Err(DropReason::NoFlow);
         }
@@ -159,10 +132,10 @@ impl Engine {
 
     /// Answers a segment with a reset.
     fn refuse(&mut self, out: &mut dyn ToGuest, side: &Side, ip: &IpHead, head: &TcpHead) {
-        let Some(header) = reset_for(&Segment::from(head)) else { return };
+        let Some(header) = reset_for(&head.segment) else { return };
         let template = self.addressing.template(side, L4Protocol::Tcp, ip.flow_label);
         let checksum = L4Checksum::Complete { payload_sum: 0 };
-        self.outbox.send(out, &template.tcp(&TcpFields::from(&header), 0, checksum), &[]);
+        self.outbox.send(out, &template.tcp(&header, 0, checksum), &[]);
     }
 
     /// The guest opens a connection: connects a host socket.
@@ -188,8 +161,7 @@ impl Engine {
         };
         let sides = [side, host];
         let opening = self.opening(&sides, guest.is_ipv4());
-        let segment = Segment::from(head);
-        let mut conn = Conn::outbound(self.now, &self.options.tcp, &segment, opening);
+        let mut conn = Conn::outbound(self.now, &self.options.tcp, &head.segment, opening);
         if connected {
             conn.on_socket(self.now, SocketEvent::Connected);
         }
@@ -356,7 +328,7 @@ impl Engine {
         let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
         let template = self.addressing.template(side, L4Protocol::Tcp, id.slot());
         let checksum = L4Checksum::Complete { payload_sum: 0 };
-        let frame = template.tcp(&header.into(), 0, checksum);
+        let frame = template.tcp(header, 0, checksum);
         if !self.outbox.send(out, &frame, &[]) {
             let Some(tcp) = self.tcp_mut(id) else { return };
             tcp.conn.on_emit_lost();
