@@ -1,5 +1,6 @@
 //! From the command line to the running loop, in order.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -27,7 +28,8 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
-            print!("{text}");
+            // A reader that is gone does not want the text any more.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Command::Run(options) => match run(*options) {
@@ -38,11 +40,12 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{error}");
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        eprintln!("{cure}");
+        let _ = writeln!(stderr, "{cure}");
     }
     ExitCode::FAILURE
 }

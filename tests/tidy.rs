@@ -236,8 +236,9 @@ fn is_test(path: &str) -> bool {
 /// Whether cargo compiles the file without a `mod` line.
 fn is_root(path: &str) -> bool {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let names_crate = path.ends_with("/lib.rs") || path.ends_with("/main.rs");
     let is_main =
-        path.ends_with("/lib.rs") || path.ends_with("/main.rs") || path.ends_with("build.rs");
+        names_crate && (folder.ends_with("src") || is_test(path)) || path.ends_with("build.rs");
     let holds_roots = ["src/bin", "tests", "benches", "examples", "fuzz_targets"];
     is_main || holds_roots.iter().any(|name| Path::new(folder).ends_with(name))
 }

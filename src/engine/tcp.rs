@@ -14,7 +14,9 @@ use super::state::{FlowState, PeekOffset, Protocol, TcpState};
 use crate::flow::fwd::{self, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss};
+use crate::flow::tcp::{
+    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss, reset_for,
+};
 use crate::limits::ACTIONS_PER_TURN;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -157,22 +159,10 @@ impl Engine {
 
     /// Answers a segment with a reset.
     fn refuse(&mut self, out: &mut dyn ToGuest, side: &Side, ip: &IpHead, head: &TcpHead) {
-        let flags = Flags(head.flags);
-        let with_ack = flags.contains(Flags::ACK);
-        let len = head.payload_len
-            + u32::from(flags.contains(Flags::SYN))
-            + u32::from(flags.contains(Flags::FIN));
-        let fields = TcpFields {
-            seq: if with_ack { head.ack } else { SeqNr(0) },
-            ack: if with_ack { SeqNr(0) } else { head.seq + len },
-            flags: if with_ack { Flags::RST.0 } else { (Flags::RST | Flags::ACK).0 },
-            window: 0,
-            mss: None,
-            window_scale: None,
-        };
+        let Some(header) = reset_for(&Segment::from(head)) else { return };
         let template = self.addressing.template(side, L4Protocol::Tcp, ip.flow_label);
         let checksum = L4Checksum::Complete { payload_sum: 0 };
-        self.outbox.send(out, &template.tcp(&fields, 0, checksum), &[]);
+        self.outbox.send(out, &template.tcp(&TcpFields::from(&header), 0, checksum), &[]);
     }
 
     /// The guest opens a connection: connects a host socket.

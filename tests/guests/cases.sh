@@ -21,7 +21,7 @@ CASES=(
     half_close_out half_close_in
     refused_tcp refused_udp unreachable_tcp unreachable_udp
     slow_reader_no_retransmission
-    guest_address_changed front_end_restarted
+    guest_address_changed front_end_restarted program_ends
 )
 
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
@@ -174,4 +174,12 @@ case_front_end_restarted() {
     guest 60 "nettool put [$SERVER6]:5000 1000000 62"
     outside get "$HOST4:7001" 1000000 63
     outside get "[$HOST6]:7001" 1000000 64
+}
+
+# Last, for nothing works after it.
+case_program_ends() {
+    stop_guest
+    kill -TERM "$(cat "$WORLD/passt.pid")"
+    until_true 10 test -s "$WORLD/passt.status"
+    same "$(cat "$WORLD/passt.status")" 0
 }

@@ -6,6 +6,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${PASST_TEST_CACHE:-$ROOT/tests/cache}
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+export PATH=$PATH:/usr/sbin:/sbin
 PASST=${PASST:-$TARGET/release/passt}
 NETTOOL=$TARGET/release/nettool
 
@@ -40,7 +41,7 @@ retry() {
 need() {
     local pair missing=()
     for pair in "$@"; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -eq 0 ] && return 0
     command -v apt-get >/dev/null || {
@@ -78,8 +79,7 @@ apt_install() {
 
 # need_cargo: finds cargo, or installs the distribution's rustup, or says how.
 need_cargo() {
-    PATH=$PATH:$HOME/.cargo/bin
-    export PATH
+    export PATH=$PATH:$HOME/.cargo/bin
     command -v cargo >/dev/null && return 0
     if apt-cache show rustup 2>/dev/null | grep -q '^Package: rustup'; then
         install_packages rustup gcc libc6-dev

@@ -34,8 +34,9 @@ make_world() {
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -p /run/netns /run/guests /run/bin "$WORLD" "$(dirname "$resolv")"
     mount --bind "$CACHE" /run/guests
-    cp "$PASST" "$NETTOOL" /run/bin/
-    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/
+    cp "$PASST" /run/bin/passt
+    cp "$NETTOOL" /run/bin/nettool
+    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
     mount --bind "$WORLD/resolv.conf" "$resolv"
@@ -116,16 +117,23 @@ start_servers() {
 
 # start_passt ARGUMENT...: returns when the program says by its PID file that it serves.
 start_passt() {
-    rm -f "$WORLD"/passt.{sock,pid}
-    (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") >>"$LOGS/passt.log" 2>&1 &
-    echo $! >"$WORLD/passt.job"
-    if ! until_true 10 test -s "$WORLD/passt.pid"; then
+    rm -f "$WORLD"/passt.{sock,pid,status}
+    run_passt "$@" >>"$LOGS/passt.log" 2>&1 &
+    if ! until_true 10 passt_serves_or_ended || ! passt_runs; then
         tail -n 5 "$LOGS/passt.log" >&2
+        warn "passt has ended or wrote no PID file"
         return 1
     fi
 }
 
-passt_runs() { kill -0 "$(cat "$WORLD/passt.job")" 2>/dev/null; }
+run_passt() {
+    local status=0
+    (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
+    echo "$status" >"$WORLD/passt.status"
+}
+
+passt_runs() { [ ! -e "$WORLD/passt.status" ]; }
+passt_serves_or_ended() { [ -s "$WORLD/passt.pid" ] || ! passt_runs; }
 
 # start_guest KIND: returns when the guest's agent answers.
 start_guest() {
@@ -151,8 +159,8 @@ boot_qemu() {
         -append 'console=ttyS0 panic=-1 quiet'
 }
 
-# QEMU 7 crashes when a guest masks the configuration interrupt of a vhost-user
-# device; without MSI-X vectors there is none to mask.
+# QEMU 7.2 without acceleration crashes when a guest's driver sets up the MSI-X vectors
+# of a vhost-user device. Line interrupts work.
 qemu_vectors() {
     case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
 }

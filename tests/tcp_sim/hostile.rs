@@ -68,6 +68,7 @@ impl Storm {
             _ => {
                 self.now = now + std::time::Duration::from_micros(self.rng.range(0, 40_000_000));
                 self.conn.on_timer(self.now);
+                assert!(self.conn.deadline().is_none_or(|at| at > self.now), "{:?}", self.conn);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The TCP machine between a model guest and a model host socket, over a link that loses,
 //! duplicates, reorders and runs out of buffers. Virtual time, no I/O; a failing seed prints
-//! everything.
+//! everything. `TCP_SIM_SEEDS` sets the number of seeds for a longer run.
+
+#![allow(clippy::panic, reason = "helpers of tests fail by panic, as tests do")]
 
 mod guest;
 mod host;
@@ -9,10 +11,10 @@ mod link;
 
 use guest::Guest;
 use host::{Event, Host, Peek};
-use link::{Link, Quality, RST, Rng, Seg};
+use link::{Link, Quality, Rng, Seg};
 use passt::flow::tcp::limits::INACTIVITY;
 use passt::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig,
+    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig, reset_for,
 };
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
@@ -207,9 +209,8 @@ impl World {
 
     fn answer_without_flow(&mut self) {
         while let Some(seg) = self.from_guest.take(self.now) {
-            if seg.flags & RST == 0 {
-                let reset = Seg { seq: seg.ack, flags: RST, ..Seg::default() };
-                self.to_guest.put(self.now, &self.plan.quality, &mut self.rng, reset);
+            if let Some(header) = reset_for(&parse(&seg)) {
+                self.emit(&header, Vec::new());
             }
         }
     }
@@ -369,8 +370,9 @@ fn run(seed: u64) -> World {
 
 #[test]
 fn both_streams_arrive_whole_whatever_the_link_does() {
+    let seeds = std::env::var("TCP_SIM_SEEDS").map_or(2500, |n| n.parse().expect("a number"));
     let mut complete = 0;
-    for seed in 0..4000 {
+    for seed in 0..seeds {
         let mut rng = Rng(seed);
         let plan = Plan::random(&mut rng);
         let injected = plan.guest_resets_at.is_some() || plan.peer_resets_at.is_some();
@@ -381,7 +383,7 @@ fn both_streams_arrive_whole_whatever_the_link_does() {
             complete += 1;
         }
     }
-    assert!(complete > 3000, "{complete} complete");
+    assert!(complete * 5 > seeds * 4, "{complete} complete");
 }
 
 #[test]
@@ -466,9 +468,9 @@ fn bulk_to_guest_costs_few_actions() {
     plan.host.send_total = 4_000_000;
     let world = run_plan(plan);
     assert_eq!(world.filled_bytes, 4_000_000, "each byte is sent once");
-    assert!(world.discards < 200, "{} discards", world.discards);
-    assert!(world.queries < 5, "{} queries", world.queries);
-    assert!(world.emits < 10, "{} empty segments", world.emits);
+    assert!(world.discards < 100, "{} discards", world.discards);
+    assert!(world.queries < 3, "{} queries", world.queries);
+    assert!(world.emits < 5, "{} empty segments", world.emits);
 }
 
 #[test]
@@ -477,6 +479,6 @@ fn bulk_from_guest_costs_few_actions() {
     plan.guest.send_total = 4_000_000;
     let world = run_plan(plan);
     assert_eq!((world.drops, world.guest.retransmissions), (0, 0));
-    assert!(world.queries < 60, "{} queries", world.queries);
-    assert!(world.emits < 300, "{} empty segments", world.emits);
+    assert!(world.queries < 30, "{} queries", world.queries);
+    assert!(world.emits < 50, "{} empty segments", world.emits);
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::control::{Control, ControlError};
+use crate::mem::install_guard;
 use crate::session::{RX, Session, TOKEN_KICK, TX};
 
 /// Token of the control socket.
@@ -65,10 +66,12 @@ pub struct Device {
 
 impl Device {
     /// A device without a front-end. Its descriptors are reported to the loop through `registrar`.
+    /// Installs a SIGBUS handler for the process: guest memory may go away under us.
     ///
     /// # Errors
     /// [`SetupError`] when the wake-up cannot be made.
     pub fn new(registrar: Registrar, config: Config) -> Result<Self, SetupError> {
+        install_guard();
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(system("eventfd"))?;
         registrar.add(&wake, TOKEN_WAKE, Trigger::Edge).map_err(system("epoll"))?;
@@ -201,7 +204,7 @@ impl FramePort for Device {
     fn flush(&mut self) {
         self.session.flush();
         let lost = self.control.is_some() && self.session.memory_lost();
-        if lost || self.has_faults() || self.session.tx.has_pending() {
+        if self.session.tx.take_unannounced() || lost || self.has_faults() {
             self.wake();
         }
     }

@@ -278,15 +278,15 @@ impl Ring {
             if walk.chain.descriptors >= u32::from(self.size()) {
                 return Err(RingFault::Loop(head));
             }
-            if has(&descriptor, VRING_DESC_F_INDIRECT) {
-                if !self.indirect || has(&descriptor, VRING_DESC_F_NEXT) {
+            if has(descriptor, VRING_DESC_F_INDIRECT) {
+                if !self.indirect || has(descriptor, VRING_DESC_F_NEXT) {
                     return Err(RingFault::BadIndirect(head));
                 }
-                walk.table(&descriptor)?;
+                walk.table(descriptor)?;
                 return Ok(walk.chain);
             }
-            walk.buffer(&descriptor)?;
-            if !has(&descriptor, VRING_DESC_F_NEXT) {
+            walk.buffer(descriptor)?;
+            if !has(descriptor, VRING_DESC_F_NEXT) {
                 return Ok(walk.chain);
             }
             index = descriptor.next;
@@ -300,7 +300,7 @@ fn passed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-fn has(descriptor: &Descriptor, flag: u32) -> bool {
+fn has(descriptor: Descriptor, flag: u32) -> bool {
     u32::from(descriptor.flags) & flag != 0
 }
 
@@ -316,7 +316,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Adds the buffer of one descriptor. One of no bytes adds nothing.
-    fn buffer(&mut self, descriptor: &Descriptor) -> Result<(), RingFault> {
+    fn buffer(&mut self, descriptor: Descriptor) -> Result<(), RingFault> {
         self.chain.descriptors += 1;
         let writable = has(descriptor, VRING_DESC_F_WRITE);
         if writable != (self.direction == Direction::Writable) {
@@ -335,7 +335,7 @@ impl Walk<'_> {
     }
 
     /// Adds the buffers of an indirect table.
-    fn table(&mut self, at: &Descriptor) -> Result<(), RingFault> {
+    fn table(&mut self, at: Descriptor) -> Result<(), RingFault> {
         let entries = at.len / DESCRIPTOR_BYTES;
         let whole = at.len.is_multiple_of(DESCRIPTOR_BYTES);
         if !whole || entries == 0 || entries > MAX_INDIRECT {
@@ -347,11 +347,11 @@ impl Walk<'_> {
             let descriptor = guest
                 .and_then(|guest| self.memory.descriptor(guest))
                 .ok_or_else(|| self.unmapped(at.guest, at.len))?;
-            if has(&descriptor, VRING_DESC_F_INDIRECT) {
+            if has(descriptor, VRING_DESC_F_INDIRECT) {
                 return Err(RingFault::BadIndirect(self.head));
             }
-            self.buffer(&descriptor)?;
-            if !has(&descriptor, VRING_DESC_F_NEXT) {
+            self.buffer(descriptor)?;
+            if !has(descriptor, VRING_DESC_F_NEXT) {
                 return Ok(());
             }
             index = u32::from(descriptor.next);

@@ -7,7 +7,7 @@
 //!
 //! [`take`](FromGuest::take) pops until the batch is full, the ring is empty, or [`WALK_BUDGET`]
 //! descriptors were looked at: a driver that refills the ring with chains of no use cannot hold the
-//! loop. Whatever is left is reported again by the device's own wake-up.
+//! loop. Whatever is left is reported once more, by the device's own wake-up.
 //!
 //! A ring that runs but is not enabled is consumed and its frames are dropped (vhost-user, "Ring
 //! states").
@@ -61,6 +61,8 @@ pub struct TxHalf {
     pub features: Features,
     /// Named counts.
     pub counters: TxCounters,
+    /// Chains were left in the ring.
+    unannounced: bool,
     /// Heads of taken chains, in order.
     taken: Vec<u16>,
     pieces: Vec<Span>,
@@ -95,6 +97,7 @@ impl TxHalf {
             Ok(count) => self.counters.disabled += count,
             Err(fault) => self.fail(fault),
         }
+        self.unannounced = self.has_pending();
     }
 
     /// Whether frames may be waiting: the ring runs and lets them through.
@@ -102,8 +105,13 @@ impl TxHalf {
         self.enabled && self.ring.is_some()
     }
 
-    /// Whether chains are known to wait that no kick will announce.
-    pub fn has_pending(&self) -> bool {
+    /// Whether the last look at the ring left chains that no kick will announce. Says so once: who
+    /// then leaves them there comes back by itself.
+    pub fn take_unannounced(&mut self) -> bool {
+        std::mem::take(&mut self.unannounced)
+    }
+
+    fn has_pending(&self) -> bool {
         self.ring.as_ref().is_some_and(Ring::has_pending)
     }
 
@@ -224,6 +232,7 @@ unsafe impl FromGuest for TxHalf {
         if let Err(fault) = result {
             self.fail(fault);
         }
+        self.unannounced = self.has_pending();
     }
 
     fn release(&mut self) {

@@ -21,7 +21,7 @@ use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::mem::{Memory, RingAddresses, set_nonblocking};
+use crate::mem::{Memory, RingAddresses};
 
 /// Largest ring: the limit of the specification, which crosvm uses.
 pub const MAX_RING: u16 = 32_768;
@@ -108,7 +108,7 @@ impl Vring {
     /// What fcntl(2) or epoll_ctl(2) report, `EPERM` for a file that has no events.
     pub fn set_kick(&mut self, fd: File, registrar: &Registrar, token: u16) -> Result<(), Errno> {
         self.drop_kick(registrar);
-        set_nonblocking(&fd)?;
+        adopt(&fd)?;
         registrar.add(&fd, token, Trigger::Edge)?;
         let mode = rustix::fs::fstat(&fd)?.st_mode;
         let counter = FileType::from_raw_mode(mode) == FileType::Unknown;
@@ -141,7 +141,7 @@ impl Vring {
     /// What fcntl(2) reports.
     pub fn set_call(&self, fd: Option<File>) -> Result<(), Errno> {
         if let Some(fd) = &fd {
-            set_nonblocking(fd)?;
+            adopt(fd)?;
         }
         self.state.set_call(fd);
         Ok(())
@@ -158,7 +158,7 @@ impl Vring {
     /// What fcntl(2) reports.
     pub fn set_err(&mut self, fd: Option<File>) -> Result<(), Errno> {
         if let Some(fd) = &fd {
-            set_nonblocking(fd)?;
+            adopt(fd)?;
         }
         self.err = fd.map(OwnedFd::from);
         Ok(())
@@ -179,4 +179,12 @@ impl Vring {
         self.err = None;
         self.addresses = None;
     }
+}
+
+/// Prepares a notification descriptor from outside: O_NONBLOCK, as neither a full counter nor a
+/// spurious event may stop the loop, and close-on-exec, which the vhost crate leaves out.
+fn adopt(fd: impl AsFd) -> rustix::io::Result<()> {
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)
 }

@@ -50,21 +50,22 @@ pub struct Conn {
     pub(super) retry: Retry,
     /// The acknowledgement number of a segment that belongs to no connection we know of; it is
     /// answered with a reset there.
-    pub(super) stray: Option<SeqNr>,
-    pub(super) our_mss: u16,
+    pub(super) stray: SeqNr,
+    pub(super) stray_due: bool,
+    /// The cap on the guest's segment size.
     max_segment: u16,
     /// The time slice in which the last rate-limited ACK was sent.
     pub(super) challenge_slice: u16,
     pub(super) state: State,
-    /// Keepalive probes since the last sign of life.
+    /// Intervals of silence since the last sign of life.
     probes: u8,
     /// ACKs to send at once, even if they tell nothing new.
     pub(super) acks: u8,
     /// A SYN or SYN-ACK is to be sent.
     pub(super) syn_due: bool,
-    pub(super) rst_due: bool,
+    /// The flags of a reset that is to be sent.
+    rst_due: Option<Flags>,
     pub(super) shutdown_due: bool,
-    probe_due: bool,
 }
 
 impl Conn {
@@ -89,17 +90,16 @@ impl Conn {
             send: Send::new(opening.isn),
             recv: Receive::new(SeqNr(0), opening.our_mss, None),
             retry: Retry::new(config),
-            stray: None,
-            our_mss: opening.our_mss,
+            stray: SeqNr(0),
+            stray_due: false,
             max_segment: opening.max_segment,
             challenge_slice: Self::slice(now).wrapping_sub(1),
             state,
             probes: 0,
             acks: 0,
             syn_due: false,
-            rst_due: false,
+            rst_due: None,
             shutdown_due: false,
-            probe_due: false,
         }
     }
 
@@ -137,7 +137,9 @@ impl Conn {
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {
-            self.rst_due = true;
+            // Before the guest's SYN there is nothing to acknowledge.
+            let ack = if self.state == State::SynSent { Flags::default() } else { Flags::ACK };
+            self.rst_due = Some(Flags::RST | ack);
             self.state = State::Closing { reset: true };
         }
     }
@@ -181,7 +183,8 @@ impl Conn {
     pub fn on_room(&mut self, bytes: u32) {
         self.recv.on_room(bytes);
         if self.recv.take_cut() {
-            self.acks = super::limits::DUPLICATE_ACKS;
+            // The first one opens the window, so it is no duplicate.
+            self.acks = 1 + super::limits::DUPLICATE_ACKS;
         }
     }
 
@@ -209,13 +212,15 @@ impl Conn {
         }
         match result {
             Fill::Sent { bytes, drained } => {
+                debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
-                match filling {
-                    Filling::Next => self.send.sent_next(bytes),
-                    _ => self.send.sent_again(),
+                if filling == Filling::Again {
+                    self.send.sent_again();
+                } else {
+                    self.send.sent_next(bytes);
+                    // A short read ends an edge-triggered round, unless the stream's end is due.
+                    self.send.readable &= !drained || self.send.closing;
                 }
-                // A short read ends an edge-triggered round, unless the end of the stream is due.
-                self.send.readable &= !drained || self.send.closing;
             }
             Fill::Empty if filling == Filling::Next && self.send.nxt == self.send.max => {
                 self.send.readable = false;
@@ -273,8 +278,9 @@ impl Conn {
             self.expire(now);
         }
         if self.state == State::Established && self.keepalive_at() <= now {
-            self.probes = self.probes.saturating_add(1);
-            self.probe_due |= !self.send.is_outstanding();
+            let intervals = now.since(self.active_at).as_secs() / KEEPALIVE.as_secs();
+            self.probes = u8::try_from(intervals).unwrap_or(u8::MAX);
+            self.retry.probe_due |= !self.send.is_outstanding();
         }
         self.keep_time(now);
     }
@@ -288,7 +294,7 @@ impl Conn {
         match (goes_on, established) {
             (false, _) => self.abort(),
             (true, false) => self.syn_due = true,
-            (true, true) if self.send.is_blocked_by_window() => self.probe_due = true,
+            (true, true) if self.send.is_blocked_by_window() => self.retry.probe_due = true,
             (true, true) => self.send.rewind(),
         }
     }
@@ -327,34 +333,35 @@ impl Conn {
     }
 
     fn poll_common(&mut self) -> Option<Action> {
-        if std::mem::take(&mut self.rst_due) {
-            return Some(Action::Emit(self.header(self.send.max, Flags::RST | Flags::ACK)));
+        if let Some(flags) = self.rst_due.take() {
+            return Some(Action::Emit(self.header(self.send.max, flags)));
         }
-        let seq = self.stray.take()?;
-        Some(Action::Emit(Header { ack: SeqNr(0), window: 0, ..self.header(seq, Flags::RST) }))
+        if std::mem::take(&mut self.stray_due) {
+            let reset = self.header(self.stray, Flags::RST);
+            return Some(Action::Emit(Header { window: 0, ..reset }));
+        }
+        None
     }
 
     fn poll_handshake(&mut self) -> Option<Action> {
-        if !self.syn_due {
-            return None;
-        }
         if self.recv.take_query() {
             return Some(Action::QueryRoom);
         }
-        self.syn_due = false;
-        self.send.sent_syn();
+        if !std::mem::take(&mut self.syn_due) {
+            return self.poll_forced();
+        }
         let is_answer = self.state == State::SynAckSent;
         let flags = if is_answer { Flags::SYN | Flags::ACK } else { Flags::SYN };
+        self.send.sent_syn();
         let window = self.recv.syn_field();
-        self.recv.advertised(window, true);
-        Some(Action::Emit(Header {
-            seq: self.send.una,
-            ack: if is_answer { self.recv.nxt } else { SeqNr(0) },
-            flags,
+        let header = Header {
             window,
-            mss: Some(self.our_mss),
+            mss: Some(self.recv.mss),
             window_scale: self.recv.scale,
-        }))
+            ..self.header(self.send.una, flags)
+        };
+        self.recv.advertised(window, true);
+        Some(Action::Emit(header))
     }
 
     fn poll_established(&mut self) -> Option<Action> {
@@ -392,11 +399,11 @@ impl Conn {
         if self.send.no_room {
             return None;
         }
-        if std::mem::take(&mut self.probe_due) {
+        if std::mem::take(&mut self.retry.probe_due) {
             return Some(self.emit(self.send.una - 1, Flags::ACK));
         }
         self.acks = self.acks.checked_sub(1)?;
-        Some(self.emit(self.send.nxt, Flags::ACK))
+        Some(self.emit(self.send.ack_seq(), Flags::ACK))
     }
 
     fn poll_data(&mut self) -> Option<Action> {
@@ -414,7 +421,7 @@ impl Conn {
 
     fn poll_rest(&mut self) -> Option<Action> {
         if self.recv.is_ack_due() && !self.send.no_room {
-            return Some(self.emit(self.send.nxt, Flags::ACK));
+            return Some(self.emit(self.send.ack_seq(), Flags::ACK));
         }
         if self.recv.take_watch() {
             return Some(Action::WatchWritable);
@@ -450,7 +457,8 @@ impl Conn {
     }
 
     fn header(&self, seq: SeqNr, flags: Flags) -> Header {
-        let window = if self.is_half_open() { self.recv.syn_field() } else { self.recv.field() };
-        Header { seq, ack: self.recv.nxt, flags, window, mss: None, window_scale: None }
+        let ack = if flags.contains(Flags::ACK) { self.recv.nxt } else { SeqNr(0) };
+        let window = self.recv.field();
+        Header { seq, ack, flags, window, mss: None, window_scale: None }
     }
 }

@@ -55,7 +55,8 @@ impl Conn {
     /// Answers an acknowledgement of something that we never sent, in an unsynchronised state,
     /// with a reset that concerns that segment only.
     fn reject_stray(&mut self, seg: &Segment) -> Accept {
-        self.stray = Some(seg.ack);
+        self.stray = seg.ack;
+        self.stray_due = true;
         Accept::dropped(Drop::BadAck)
     }
 
@@ -167,7 +168,8 @@ impl Conn {
     }
 
     fn demand_acks(&mut self, count: u8) {
-        self.acks = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
+        let more = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
+        self.acks = self.acks.max(more);
         self.recv.refresh_if_low();
     }
 
@@ -208,7 +210,7 @@ impl Conn {
     /// Duplicate ACKs for a segment beyond a gap: one for each segment of our MSS that it stands
     /// for. A guest with segmentation offload sends few large ones, and would wait for a timeout.
     fn duplicates_for(&self, seg: &Segment) -> u8 {
-        let segments = seg.payload_len.div_ceil(u32::from(self.our_mss).max(1));
+        let segments = seg.payload_len.div_ceil(u32::from(self.recv.mss).max(1));
         u8::try_from(segments).unwrap_or(u8::MAX).clamp(1, DUPLICATE_ACKS)
     }
 }

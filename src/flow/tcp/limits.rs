@@ -48,6 +48,6 @@ pub const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Time without a segment or a socket event after which a flow is reset.
 pub const INACTIVITY: Duration = Duration::from_secs(7200);
 
-// The count of probes is a byte.
+// Intervals of silence are counted in a byte.
 const _: () = assert!(INACTIVITY.as_secs() / KEEPALIVE.as_secs() <= 255);
 const _: () = assert!((0xffff << WINDOW_SCALE) < WINDOW_MAX);

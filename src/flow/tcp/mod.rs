@@ -18,6 +18,18 @@
 //! counts as never received, FIN included: the guest sends it again, or the shell, if it has kept
 //! the frames, offers them again when the socket is writable. See `receive` for the window.
 //!
+//! # What the shell owes
+//! - Events are edge-triggered and told once; the machine remembers them. [`SocketEvent::Readable`]
+//!   and [`SocketEvent::PeerClosed`] (EPOLLRDHUP) may come at any time, [`SocketEvent::Writable`]
+//!   counts only after [`Action::WatchWritable`].
+//! - The result of each `Fill` before the next poll, and the result of each run before the next
+//!   poll; a run without accepted payload needs none.
+//! - An [`Action::Emit`] that finds no buffer may be dropped: that is a lost segment, and each kind
+//!   is recovered by a timer of ours or of the guest. Data that finds none is [`Fill::NoRoom`].
+//! - [`Conn::on_timer`] at [`Conn::deadline`], or later. The deadline moves with almost each input,
+//!   mostly further away, so a lazy timer that asks again when it fires is enough, as long as one
+//!   that moves closer is noticed after each poll.
+//!
 //! # What an acknowledgement means
 //! We acknowledge what the host's kernel has accepted. That splits the connection in two: each half
 //! recovers its own losses, the kernel's congestion control and buffer tuning do their work, and
@@ -31,7 +43,8 @@
 //! # Clauses
 //! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;
 //! RFC 7323 for the window scale. Not used: selective acknowledgements, timestamps, urgent data,
-//! ECN, Fast Open. There is no TIME-WAIT: after both FINs the flow is gone.
+//! ECN, Fast Open. There is no TIME-WAIT: after both FINs the flow is gone, and [`reset_for`]
+//! answers what still comes.
 
 mod conn;
 mod input;
@@ -41,9 +54,22 @@ mod retry;
 mod segment;
 mod send;
 
+use crate::wire::seq::SeqNr;
+
 pub use conn::{Conn, Opening};
 pub use retry::TcpConfig;
 pub use segment::{Accept, Action, Drop, Fill, Flags, Header, Segment, SocketEvent};
+
+/// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.
+pub fn reset_for(seg: &Segment) -> Option<Header> {
+    let none = SeqNr::default();
+    let (seq, ack, flags) = match seg.has(Flags::ACK) {
+        true => (seg.ack, none, Flags::RST),
+        false => (none, seg.seq + seg.sequence_len(), Flags::RST | Flags::ACK),
+    };
+    let header = Header { seq, ack, flags, window: 0, mss: None, window_scale: None };
+    (!seg.has(Flags::RST)).then_some(header)
+}
 
 /// The MSS option for a link of `mtu` bytes under IP headers of `ip_header_len` bytes.
 ///
@@ -55,7 +81,22 @@ pub const fn our_mss(mtu: u16, ip_header_len: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::our_mss;
+    use super::*;
+
+    #[test]
+    fn rfc9293_3_10_7_1_segment_without_flow() {
+        let base = Segment { seq: SeqNr(100), ack: SeqNr(7), payload_len: 5, ..Segment::default() };
+        let answer = |flags| {
+            let header = reset_for(&Segment { flags, ..base })?;
+            Some((header.seq.0, header.ack.0, header.flags))
+        };
+        assert_eq!(answer(Flags::ACK), Some((7, 0, Flags::RST)));
+        assert_eq!(answer(Flags::SYN | Flags::ACK), Some((7, 0, Flags::RST)));
+        assert_eq!(answer(Flags::SYN), Some((0, 106, Flags::RST | Flags::ACK)));
+        assert_eq!(answer(Flags::default()), Some((0, 105, Flags::RST | Flags::ACK)));
+        assert_eq!(answer(Flags::RST), None);
+        assert_eq!(answer(Flags::RST | Flags::ACK), None);
+    }
 
     #[test]
     fn mss_is_whole_pages_on_a_large_link() {

@@ -34,7 +34,7 @@ pub(super) struct Receive {
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
     /// The largest segment that we asked the guest to send.
-    mss: u16,
+    pub mss: u16,
     /// Our window scale, if the guest offered the option.
     pub scale: Option<u8>,
     /// `room` is as good as a measurement can make it.
@@ -77,9 +77,10 @@ impl Receive {
         }
     }
 
-    /// Takes over the guest's initial sequence number; what was measured stays.
+    /// Takes over the guest's initial sequence number; what was measured and promised stays.
     pub fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
-        (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, nxt, nxt);
+        let edge = nxt + self.promised();
+        (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, edge, edge);
         self.scale = scale;
     }
 
@@ -139,9 +140,11 @@ impl Receive {
         fin
     }
 
-    /// The send buffer has drained.
+    /// The send buffer has drained. News only while it is watched: epoll reports it with others.
     pub fn on_writable(&mut self) {
-        self.watching = false;
+        if !std::mem::take(&mut self.watching) {
+            return;
+        }
         self.drained = true;
         self.fresh = false;
     }
@@ -164,14 +167,14 @@ impl Receive {
 
     /// A reply is due: with little room, measure before saying how little.
     pub fn refresh_if_low(&mut self) {
-        if self.is_low() || self.promised() == 0 {
+        if self.is_low() {
             self.fresh = false;
         }
     }
 
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub fn take_query(&mut self) -> bool {
-        let spent = self.room <= self.measured / 2 || self.is_low() || self.promised() == 0;
+        let spent = self.room <= self.measured / 2 || self.is_low();
         let query = (spent || self.drained) && !self.fin && !self.fresh;
         self.fresh |= query;
         query
@@ -184,7 +187,7 @@ impl Receive {
 
     /// Whether the guest must be told of the loss of a run, now that there is room again.
     pub fn take_cut(&mut self) -> bool {
-        let told = self.cut && self.room > 0;
+        let told = self.cut && self.window() > 0;
         self.cut &= !told;
         told
     }
@@ -219,7 +222,7 @@ impl Receive {
     /// The smallest step by which the window opens (RFC 9293, section 3.8.6.2.2, with a quarter of
     /// the buffer where that says "a fraction"): not more than what a watch waits for.
     fn step(&self) -> u32 {
-        u32::from(self.mss).min(self.peak / 4).max(self.granule())
+        u32::from(self.mss).min(self.peak / 4)
     }
 
     /// The window, in bytes: the room, but no small step up, except to a whole one from less.

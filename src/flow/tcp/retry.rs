@@ -13,7 +13,7 @@ use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_
 pub struct TcpConfig {
     /// `net.ipv4.tcp_syn_retries`.
     pub syn_retries: u8,
-    /// `net.ipv4.tcp_syn_linear_timeouts`: repetitions of a SYN before the timeout starts to double.
+    /// `net.ipv4.tcp_syn_linear_timeouts`: repetitions of a SYN before its timeout doubles.
     pub syn_linear_timeouts: u8,
     /// `net.ipv4.tcp_rto_max_ms`: no timeout is longer. Whole seconds, at least one, count.
     pub rto_max: Duration,
@@ -25,10 +25,14 @@ impl Default for TcpConfig {
     }
 }
 
+/// A timer that does not run. Not an `Option`: a connection shall fit two cache lines.
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+
 /// The timer and what it has counted.
 #[derive(Debug)]
 pub(super) struct Retry {
-    at: Option<Timestamp>,
+    /// When the timer expires; [`NEVER`] if it does not run.
+    at: Timestamp,
     rto_max_s: u16,
     syn_limit: u8,
     syn_linear: u8,
@@ -37,6 +41,8 @@ pub(super) struct Retry {
     /// Doublings of the timeout. Answered window probes reset `count` but not this.
     backoff: u8,
     syn_retried: bool,
+    /// A probe of a silent guest or a closed window is to be sent.
+    pub probe_due: bool,
 }
 
 impl Retry {
@@ -44,22 +50,23 @@ impl Retry {
         let limit = config.syn_retries.saturating_add(config.syn_linear_timeouts);
         let rto_max_s = config.rto_max.as_millis().div_ceil(1000).max(1);
         Self {
-            at: None,
+            at: NEVER,
             rto_max_s: u16::try_from(rto_max_s).unwrap_or(u16::MAX),
             syn_limit: limit.min(SYN_RETRIES_MAX),
             syn_linear: config.syn_linear_timeouts,
             count: 0,
             backoff: 0,
             syn_retried: false,
+            probe_due: false,
         }
     }
 
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.at
+        (self.at != NEVER).then_some(self.at)
     }
 
     pub fn is_due(&self, now: Timestamp) -> bool {
-        self.at.is_some_and(|at| at <= now)
+        self.at <= now
     }
 
     /// Whether a timeout has passed without an answer.
@@ -69,25 +76,25 @@ impl Retry {
 
     /// Starts the timer unless it runs.
     pub fn start(&mut self, now: Timestamp) {
-        if self.at.is_none() {
+        if self.at == NEVER {
             self.restart(now);
         }
     }
 
     /// Starts the timer afresh.
     pub fn restart(&mut self, now: Timestamp) {
-        self.at = Some(now + self.timeout());
+        self.at = now + self.timeout();
     }
 
     pub fn stop(&mut self) {
-        self.at = None;
+        self.at = NEVER;
     }
 
     /// The guest made progress: counting starts again.
     pub fn progress(&mut self) {
         self.count = 0;
         self.backoff = 0;
-        self.at = None;
+        self.at = NEVER;
     }
 
     /// The guest answered a window probe: it lives, but the probes keep their pace.

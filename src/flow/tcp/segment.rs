@@ -141,7 +141,7 @@ pub enum SocketEvent {
 pub enum Fill {
     /// Data went out with [`super::Conn::data_header`].
     Sent {
-        /// Bytes sent, at most what was asked for.
+        /// Bytes sent: at least one, at most what was asked for.
         bytes: u32,
         /// The read ended before its buffers were full: nothing more was queued.
         drained: bool,

@@ -118,6 +118,13 @@ impl Send {
         (u32::from(self.window) << self.scale).min(WINDOW_MAX)
     }
 
+    /// The sequence number of a segment without data: the guest would reject one that it has seen,
+    /// or one beyond its window.
+    pub fn ack_seq(&self) -> SeqNr {
+        let edge = self.una + self.window_bytes();
+        if self.max.after(edge) { edge } else { self.max }
+    }
+
     fn in_flight(&self) -> u32 {
         self.nxt.offset_from(self.una).max(0).unsigned_abs()
     }

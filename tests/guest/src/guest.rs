@@ -1,0 +1,392 @@
+//! A whole guest: memory, two rings, and the front-end that announces them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::client::{Client, request};
+use crate::header::NetHeader;
+use crate::memory::{GuestMemory, USER_BASE};
+use crate::ring::{Buffer, DriverRing};
+
+/// Index of the receive ring.
+pub const RX: usize = 0;
+
+/// Index of the transmit ring.
+pub const TX: usize = 1;
+
+/// Feature bits (virtio 1.2, sections 5.1.3 and 6; bit 30 is vhost-user's).
+#[expect(missing_docs, reason = "the names are the specification's")]
+pub mod bit {
+    pub const CSUM: u64 = 1 << 0;
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    pub const MTU: u64 = 1 << 3;
+    pub const MAC: u64 = 1 << 5;
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    pub const HOST_TSO4: u64 = 1 << 11;
+    pub const HOST_TSO6: u64 = 1 << 12;
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    pub const STATUS: u64 = 1 << 16;
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const EVENT_IDX: u64 = 1 << 29;
+    pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// Guest address of the first ring; each has a mebibyte.
+const RINGS_AT: u64 = 0x10_0000;
+
+/// Guest address of the receive buffers.
+const RX_BUFFERS_AT: u64 = 0x40_0000;
+
+/// Bytes of one transmit slot: header, largest frame, and an indirect table behind it.
+const SLOT_BYTES: u64 = 0x4_0000;
+
+/// Offset of the indirect table in a slot.
+const TABLE_AT: u64 = 0x2_0000;
+
+/// Transmit slots.
+const SLOTS: u64 = 64;
+
+/// What kind of guest it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Features to acknowledge, as far as they are offered.
+    pub features: u64,
+    /// Protocol features to acknowledge, as far as they are offered.
+    pub protocol: u64,
+    /// Entries of each ring.
+    pub ring_size: u16,
+    /// Bytes of each receive buffer.
+    pub rx_buffer_bytes: u32,
+    /// How many receive buffers to post at the start.
+    pub rx_buffers: u16,
+    /// Transmit chains lie in indirect tables.
+    pub indirect: bool,
+    /// Notifications are wanted: without it, SET_VRING_CALL carries no descriptor.
+    pub call: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            features: !bit::MAC,
+            protocol: u64::MAX,
+            ring_size: 256,
+            rx_buffer_bytes: 1536,
+            rx_buffers: 256,
+            indirect: false,
+            call: true,
+        }
+    }
+}
+
+/// A guest with one network device.
+pub struct Guest {
+    /// The control connection.
+    pub client: Client,
+    /// Its memory.
+    pub memory: GuestMemory,
+    /// Receive and transmit ring.
+    pub rings: [DriverRing; 2],
+    /// Acknowledged features.
+    pub features: u64,
+    options: Options,
+    kicks: [OwnedFd; 2],
+    calls: [OwnedFd; 2],
+    errs: [OwnedFd; 2],
+    slots: Vec<u64>,
+    in_slot: Vec<(u16, u64)>,
+}
+
+impl Guest {
+    /// Connects to a back-end and starts the device, in QEMU's order. `pump` lets the back-end handle
+    /// what was sent.
+    pub fn connect(stream: UnixStream, options: Options, pump: &mut dyn FnMut()) -> Self {
+        let mut guest = Self::new(stream, options);
+        guest.negotiate(pump);
+        guest.start(pump);
+        guest
+    }
+
+    /// A guest that has said nothing yet.
+    pub fn new(stream: UnixStream, options: Options) -> Self {
+        let size = options.ring_size;
+        let rx_bytes = u64::from(size) * u64::from(options.rx_buffer_bytes);
+        let slots_at = (RX_BUFFERS_AT + rx_bytes).next_multiple_of(4096);
+        let counter =
+            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
+        let ring = |index: u64| DriverRing::new(RINGS_AT + index * 0x10_0000, size, false);
+        Self {
+            client: Client::new(stream),
+            memory: GuestMemory::new(slots_at + SLOTS * SLOT_BYTES),
+            rings: [ring(0), ring(1)],
+            features: 0,
+            options,
+            kicks: [counter(), counter()],
+            calls: [counter(), counter()],
+            errs: [counter(), counter()],
+            slots: (0..SLOTS).rev().map(|slot| slots_at + slot * SLOT_BYTES).collect(),
+            in_slot: Vec::new(),
+        }
+    }
+
+    /// Sends a request without waiting for the back-end.
+    pub fn send(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) {
+        assert!(self.client.send(request, body, fds), "connection closed at request {request}");
+    }
+
+    /// Sends a request whose answer is a number, and waits for that.
+    pub fn ask(&mut self, request: u32, body: &[u8], pump: &mut dyn FnMut()) -> u64 {
+        self.send(request, body, &[]);
+        pump();
+        self.client.reply_u64().expect("a reply, not a closed connection")
+    }
+
+    /// Features, protocol features, owner, call and error descriptors, enable.
+    pub fn negotiate(&mut self, pump: &mut dyn FnMut()) {
+        let offered = self.ask(request::GET_FEATURES, &[], pump);
+        self.features = offered & self.options.features;
+        if self.features & bit::PROTOCOL_FEATURES != 0 {
+            let protocol = self.ask(request::GET_PROTOCOL_FEATURES, &[], pump);
+            let protocol = protocol & self.options.protocol;
+            self.send(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes(), &[]);
+        }
+        self.send(request::SET_OWNER, &[], &[]);
+        for index in [RX, TX] {
+            self.send(
+                request::SET_VRING_ERR,
+                &(index as u64).to_ne_bytes(),
+                &[self.errs[index].as_fd()],
+            );
+            if self.features & bit::PROTOCOL_FEATURES != 0 {
+                self.set_enable(index, true);
+            }
+        }
+        pump();
+    }
+
+    /// Features, memory, rings.
+    pub fn start(&mut self, pump: &mut dyn FnMut()) {
+        self.send(request::SET_FEATURES, &self.features.to_ne_bytes(), &[]);
+        self.set_memory();
+        for ring in &mut self.rings {
+            ring.event_idx = self.features & bit::EVENT_IDX != 0;
+        }
+        self.post_buffers(self.options.rx_buffers);
+        self.start_ring(RX);
+        self.start_ring(TX);
+        pump();
+    }
+
+    /// SET_MEM_TABLE with one region: all memory.
+    pub fn set_memory(&self) {
+        let mut body = Vec::new();
+        body.extend_from_slice(&1u64.to_ne_bytes());
+        for word in [0, self.memory.len(), USER_BASE, 0] {
+            body.extend_from_slice(&word.to_ne_bytes());
+        }
+        self.send(request::SET_MEM_TABLE, &body, &[self.memory.fd()]);
+    }
+
+    /// The messages that start ring `index` where it stands.
+    pub fn start_ring(&mut self, index: usize) {
+        let ring = &self.rings[index];
+        self.send(request::SET_VRING_NUM, &state(index, u32::from(ring.size)), &[]);
+        self.send(request::SET_VRING_BASE, &state(index, u32::from(ring.last_used())), &[]);
+        self.send_address(index);
+        let word = (index as u64).to_ne_bytes();
+        self.send(request::SET_VRING_KICK, &word, &[self.kicks[index].as_fd()]);
+        if self.options.call {
+            self.send(request::SET_VRING_CALL, &word, &[self.calls[index].as_fd()]);
+        } else {
+            self.send(request::SET_VRING_CALL, &(index as u64 | 0x100).to_ne_bytes(), &[]);
+        }
+    }
+
+    /// SET_VRING_ADDR.
+    pub fn send_address(&self, index: usize) {
+        let ring = &self.rings[index];
+        let mut body = state(index, 0).to_vec();
+        for at in [ring.descriptors, ring.used, ring.available] {
+            body.extend_from_slice(&(USER_BASE + at).to_ne_bytes());
+        }
+        body.extend_from_slice(&0u64.to_ne_bytes());
+        self.send(request::SET_VRING_ADDR, &body, &[]);
+    }
+
+    /// SET_VRING_ENABLE.
+    pub fn set_enable(&self, index: usize, enable: bool) {
+        self.send(request::SET_VRING_ENABLE, &state(index, u32::from(enable)), &[]);
+    }
+
+    /// GET_VRING_BASE: stops ring `index`.
+    pub fn stop_ring(&mut self, index: usize, pump: &mut dyn FnMut()) -> u32 {
+        let reply = self.ask(request::GET_VRING_BASE, &state(index, 0), pump);
+        (reply >> 32) as u32
+    }
+
+    /// Makes `count` receive buffers available.
+    pub fn post_buffers(&mut self, count: u16) {
+        for _ in 0..count {
+            self.post_buffer();
+        }
+        self.publish(RX);
+    }
+
+    /// Makes one receive buffer available, invisible until [`publish`](Self::publish).
+    pub fn post_buffer(&mut self) {
+        let len = self.options.rx_buffer_bytes;
+        let ring = &mut self.rings[RX];
+        // The buffer of a descriptor is always the same one.
+        let guest = RX_BUFFERS_AT + u64::from(ring.next_free()) * u64::from(len);
+        ring.add(&self.memory, &[Buffer { guest, len, writable: true }], None);
+    }
+
+    /// Shows what was added to ring `index` to the device, and kicks it if it wants that; true then.
+    pub fn publish(&mut self, index: usize) -> bool {
+        let wanted = self.rings[index].publish(&self.memory);
+        if wanted {
+            self.kick(index);
+        }
+        wanted
+    }
+
+    /// Kicks ring `index`.
+    pub fn kick(&self, index: usize) {
+        rustix::io::write(&self.kicks[index], &1u64.to_ne_bytes()).expect("kick");
+    }
+
+    /// Sends a frame in one piece; true when the device wanted a kick.
+    pub fn send_frame(&mut self, frame: &[u8], header: NetHeader) -> bool {
+        self.send_pieces(frame, header, &[])
+    }
+
+    /// Sends a frame, cut behind each of the offsets in `cuts` (ascending, counted from the start of
+    /// the virtio header); true when the device wanted a kick.
+    pub fn send_pieces(&mut self, frame: &[u8], header: NetHeader, cuts: &[usize]) -> bool {
+        self.queue_pieces(frame, header, cuts);
+        self.publish(TX)
+    }
+
+    /// The same, invisible to the device until [`publish`](Self::publish).
+    pub fn queue_pieces(&mut self, frame: &[u8], header: NetHeader, cuts: &[usize]) {
+        self.reclaim();
+        let slot = self.slots.pop().expect("a free transmit slot");
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend_from_slice(frame);
+        self.memory.write(slot, &bytes);
+        let mut buffers = Vec::new();
+        let mut start = 0;
+        for &end in cuts.iter().chain([&bytes.len()]) {
+            let (guest, len) = (slot + start as u64, (end - start) as u32);
+            buffers.push(Buffer { guest, len, writable: false });
+            start = end;
+        }
+        let table = self.options.indirect.then_some(slot + TABLE_AT);
+        let head = self.rings[TX].add(&self.memory, &buffers, table);
+        self.in_slot.push((head, slot));
+    }
+
+    /// Head and slot address of the oldest frame that was sent and not reclaimed.
+    pub fn first_sent(&self) -> (u16, u64) {
+        *self.in_slot.first().expect("a frame on its way")
+    }
+
+    /// Whether a frame in one piece can be sent now.
+    pub fn can_send(&self) -> bool {
+        !self.slots.is_empty() && self.rings[TX].free() > 0
+    }
+
+    /// Takes back the buffers of frames that were sent; returns how many.
+    pub fn reclaim(&mut self) -> usize {
+        let mut count = 0;
+        while let Some((head, _)) = self.rings[TX].take_used(&self.memory) {
+            if let Some(at) = self.in_slot.iter().position(|&(h, _)| h == head) {
+                self.slots.push(self.in_slot.swap_remove(at).1);
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// The next frame that the device delivered. Its buffers are posted again.
+    ///
+    /// # Panics
+    /// When the buffers of a merged frame are not all visible at once.
+    pub fn recv_frame(&mut self) -> Option<(Vec<u8>, NetHeader)> {
+        let frame = self.recv_frame_keep()?;
+        let missing = usize::from(self.options.rx_buffers)
+            .saturating_sub(usize::from(self.rings[RX].size) - self.rings[RX].free());
+        self.post_buffers(missing as u16);
+        Some(frame)
+    }
+
+    /// The next frame that the device delivered. Its buffers stay with the driver.
+    ///
+    /// # Panics
+    /// When the buffers of a merged frame are not all visible at once.
+    pub fn recv_frame_keep(&mut self) -> Option<(Vec<u8>, NetHeader)> {
+        let visible = self.rings[RX].waiting(&self.memory);
+        if visible == 0 {
+            return None;
+        }
+        let mut bytes = self.take_buffer();
+        let mut taken = 1;
+        while bytes.len() < NetHeader::BYTES {
+            bytes.extend_from_slice(&self.take_buffer());
+            taken += 1;
+        }
+        let header = NetHeader::from_bytes(&bytes);
+        assert!(
+            (taken..=visible).contains(&header.num_buffers),
+            "{} buffers announced, {visible} visible",
+            header.num_buffers
+        );
+        for _ in taken..header.num_buffers {
+            bytes.extend_from_slice(&self.take_buffer());
+        }
+        bytes.drain(..NetHeader::BYTES);
+        Some((bytes, header))
+    }
+
+    /// Takes the next used receive buffer; returns its bytes.
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let (head, len) = self.rings[RX].take_used(&self.memory).expect("a used buffer");
+        let buffer_bytes = self.options.rx_buffer_bytes;
+        assert!(len <= buffer_bytes, "{len} bytes used of {buffer_bytes}");
+        let at = RX_BUFFERS_AT + u64::from(head) * u64::from(buffer_bytes);
+        self.memory.read(at, len as usize)
+    }
+
+    /// Interrupts of ring `index` since the last call.
+    pub fn interrupts(&self, index: usize) -> u64 {
+        counter(&self.calls[index])
+    }
+
+    /// Errors of ring `index` since the last call.
+    pub fn errors(&self, index: usize) -> u64 {
+        counter(&self.errs[index])
+    }
+
+    /// The call descriptor of ring `index`.
+    pub fn call_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.calls[index].as_fd()
+    }
+}
+
+/// Body of the vring state messages.
+fn state(index: usize, num: u32) -> [u8; 8] {
+    let mut body = [0; 8];
+    body[..4].copy_from_slice(&(index as u32).to_ne_bytes());
+    body[4..].copy_from_slice(&num.to_ne_bytes());
+    body
+}
+
+/// Reads and clears an eventfd.
+fn counter(fd: &OwnedFd) -> u64 {
+    let mut bytes = [0; 8];
+    rustix::io::read(fd, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
+}

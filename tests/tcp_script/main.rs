@@ -1,0 +1,905 @@
+//! The TCP machine by script: each state with each input, named by clause where an RFC has one.
+//! The language is `player`'s.
+
+#![allow(clippy::panic, reason = "helpers of tests fail by panic, as tests do")]
+
+mod player;
+
+use player::play;
+
+/// The guest opens; the peer is reached.
+const OUTBOUND: &str = "
+    > S 0 mss=1460 ws=7 win=10000
+    ! connected
+    < SA 0 ack=1 win=50000 mss=1000 ws=8";
+
+/// The same, done.
+const OPEN: &str = "
+    > S 0 mss=1460 win=10000
+    ! connected
+    < SA 0 ack=1 mss=1000
+    > A 1 ack=1";
+
+/// The peer opens.
+const INBOUND: &str = "
+    accept
+    < S 0 win=50000 mss=1000 ws=8";
+
+/// 3,000 bytes are in flight to the guest.
+const IN_FLIGHT: &str = "
+    ! readable
+    fill 0 8760 1
+    = drained 3000";
+
+/// The guest has closed its side.
+const GUEST_CLOSED: &str = "
+    > FA 1 ack=1
+    shutdown
+    < A 1 ack=2";
+
+/// The peer has closed its side; our FIN is not acknowledged.
+const PEER_CLOSED: &str = "
+    ! peerclosed
+    fill 0 8760 1
+    = eof
+    < FA 1 ack=1";
+
+fn script(parts: &[&str]) {
+    play(&parts.join("\n"));
+}
+
+mod connecting {
+    use super::script;
+
+    const SYN: &str = "> S 0 mss=1460 ws=7";
+
+    #[test]
+    fn repeated_syn_is_ignored() {
+        script(&[SYN, "> S 0 mss=1460 ws=7 -x BadSyn"]);
+    }
+
+    #[test]
+    fn syn_of_a_new_attempt_takes_the_place_of_the_old() {
+        script(&[SYN, "> S 5000 mss=1460", "! connected", "< SA 0 ack=5001 mss=1000"]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_ack_of_nothing_sent_is_reset_alone() {
+        for seg in ["> A 1 ack=1", "> SA 0 ack=1", "> FA 1 ack=1", "> A 1+5 ack=1"] {
+            let seg = format!("{seg} -x BadAck");
+            script(&[SYN, &seg, "< R 1", "! connected", "< SA 0 ack=1 mss=1000 ws=8"]);
+        }
+    }
+
+    #[test]
+    fn data_or_fin_without_ack_is_dropped() {
+        script(&[SYN, "> - 1+5 -x NoAck", "> F 1 -x NoAck"]);
+    }
+
+    #[test]
+    fn guests_reset_closes_with_reset() {
+        script(&[SYN, "> R 1", "reset"]);
+    }
+
+    #[test]
+    fn rfc5961_3_inexact_reset_is_dropped() {
+        script(&[SYN, "> R 2 -x BadReset", "> R 0 -x BadReset"]);
+    }
+
+    #[test]
+    fn refused_connect_resets_the_guest() {
+        script(&[SYN, "! failed", "< RA 0 ack=1", "reset"]);
+        script(&[SYN, "! hungup", "< RA 0 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn what_the_socket_says_early_is_kept() {
+        script(&[
+            SYN,
+            "! readable",
+            "! connected",
+            "< SA 0 ack=1 mss=1000 ws=8",
+            "> A 1 ack=1 win=79",
+            "fill 0 8760 1
+             = drained 10",
+        ]);
+    }
+
+    #[test]
+    fn has_no_timer_of_its_own_but_inactivity() {
+        script(&[SYN, "t 7199000", "t 1000", "< RA 0 ack=1", "reset"]);
+    }
+}
+
+mod syn_ack_sent {
+    use super::{OUTBOUND, play, script};
+
+    #[test]
+    fn repeated_syn_gets_the_same_syn_ack() {
+        script(&[OUTBOUND, "> S 0 mss=1460 ws=7 -x BadSyn", "< SA 0 ack=1 mss=1000 ws=8"]);
+    }
+
+    #[test]
+    fn rfc5961_4_other_syn_gets_a_challenge() {
+        script(&[OUTBOUND, "> S 700 -x OutsideWindow", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn ack_establishes() {
+        script(&[OUTBOUND, "> A 1 ack=1"]);
+        script(&[OUTBOUND, "> SA 0 ack=1", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn ack_with_data_and_fin_is_taken_whole() {
+        script(&[OUTBOUND, "> FA 1+20 ack=1 -> 0 20", "w 20", "shutdown", "< A 1 ack=22"]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_unacceptable_ack_is_reset_alone() {
+        script(&[OUTBOUND, "> A 1 ack=0 -x BadAck", "< R 0", "> A 1 ack=2 -x BadAck", "< R 2"]);
+    }
+
+    #[test]
+    fn segment_without_ack_is_dropped() {
+        script(&[OUTBOUND, "> - 1+5 -x NoAck"]);
+    }
+
+    #[test]
+    fn guests_reset_closes_with_reset() {
+        script(&[OUTBOUND, "> R 1", "reset"]);
+    }
+
+    #[test]
+    fn data_from_the_socket_waits_for_the_ack() {
+        script(&[OUTBOUND, "! readable", "> A 1 ack=1 win=79", "fill 0 8760 1", "= drained 5"]);
+    }
+
+    #[test]
+    fn failure_resets_both() {
+        script(&[OUTBOUND, "! failed", "< RA 1 ack=1", "reset"]);
+        script(&[OUTBOUND, "! hungup", "< RA 1 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn timer_repeats_it_with_the_same_number_then_resets() {
+        let mut player = play(OUTBOUND);
+        for ms in [1000, 1000, 1000, 1000, 1000, 2000, 4000] {
+            player.go_on(&format!("t {}", ms - 1));
+            player.go_on("t 1\n< SA 0 ack=1 mss=1000 ws=8");
+        }
+        player.go_on("t 8000\n< RA 1 ack=1\nreset");
+    }
+
+    #[test]
+    fn rfc7323_2_2_no_scale_unless_the_guest_offers_it() {
+        script(&["> S 0", "! connected", "< SA 0 ack=1 mss=1000"]);
+    }
+
+    #[test]
+    fn rfc9293_3_7_1_segment_size_is_536_unless_stated() {
+        for (option, segment) in [("", 536), ("mss=1", 48), ("mss=65535", 2000)] {
+            let mut player = play(&format!("> S 0 {option}"));
+            assert_eq!(player.conn().guest_mss(), segment, "{option}");
+        }
+    }
+}
+
+mod syn_sent {
+    use super::{INBOUND, play, script};
+
+    #[test]
+    fn syn_ack_establishes() {
+        script(&[INBOUND, "> SA 0 ack=1 mss=1460 ws=7", "< A 1 ack=1 win=195"]);
+    }
+
+    #[test]
+    fn syn_ack_without_scale_turns_ours_off() {
+        script(&[INBOUND, "> SA 0 ack=1 mss=1460", "< A 1 ack=1 win=50000"]);
+    }
+
+    #[test]
+    fn early_data_goes_out_after_the_handshake() {
+        script(&[
+            INBOUND,
+            "! readable
+             > SA 0 ack=1 mss=1460
+             < A 1 ack=1
+             fill 0 8760 1
+             = drained 100",
+        ]);
+    }
+
+    #[test]
+    fn data_and_fin_of_a_syn_ack_are_taken() {
+        script(&[INBOUND, "> FSA 0+9 ack=1 -> 0 9", "w 9", "shutdown", "< A 1 ack=11"]);
+    }
+
+    #[test]
+    fn rfc9293_3_5_both_may_open_at_once() {
+        script(&[
+            INBOUND,
+            "> S 0 mss=1460
+             < SA 0 ack=1 mss=1000
+             > SA 0 ack=1 mss=1460
+             < A 1 ack=1",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_3_unacceptable_ack_is_reset_alone() {
+        script(&[INBOUND, "> SA 0 ack=7 -x BadAck", "< R 7", "> A 5 ack=0 -x BadAck", "< R 0"]);
+    }
+
+    #[test]
+    fn without_syn_it_is_dropped() {
+        script(&[INBOUND, "> A 1+5 ack=1 -x BadSyn", "> FA 1 ack=1 -x BadSyn", "> F 1 -x BadSyn"]);
+    }
+
+    #[test]
+    fn refusal_closes_with_reset() {
+        script(&[INBOUND, "> RA 0 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_3_reset_without_our_number_is_dropped() {
+        script(&[INBOUND, "> R 1 -x BadReset", "> RA 0 ack=2 -x BadReset"]);
+    }
+
+    #[test]
+    fn client_that_goes_away_resets_the_guest() {
+        script(&[INBOUND, "! failed", "< R 1", "reset"]);
+        script(&[INBOUND, "! hungup", "< R 1", "reset"]);
+    }
+
+    #[test]
+    fn timer_repeats_it_with_the_same_number_then_resets() {
+        let mut player = play(INBOUND);
+        for ms in [1000, 1000, 1000, 1000, 1000, 2000, 4000] {
+            player.go_on(&format!("t {ms}\n< S 0 mss=1000 ws=8"));
+        }
+        player.go_on("t 8000\n< R 1\nreset");
+    }
+
+    #[test]
+    fn rfc6298_5_7_a_lost_syn_makes_the_first_timeout_longer() {
+        script(&[
+            INBOUND,
+            "t 1000
+             < S 0 mss=1000 ws=8
+             > SA 0 ack=1 mss=1460
+             < A 1 ack=1
+             ! readable
+             fill 0 8760 1
+             = drained 100
+             t 2999
+             t 1
+             fill 0 1460 1
+             = sent 100",
+        ]);
+    }
+}
+
+mod established {
+    use super::{IN_FLIGHT, OPEN, script};
+
+    #[test]
+    fn rfc5961_4_syn_gets_one_challenge_a_while() {
+        script(&[OPEN, "> S 1 -x BadSyn", "< A 1 ack=1", "> S 1 -x BadSyn", "t 140"]);
+        script(&[OPEN, "> SA 0 ack=1 -x BadSyn", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn data_is_acknowledged_once_the_socket_has_it() {
+        script(&[OPEN, "> A 1+10 ack=1 -> 0 10", "> A 11+5 ack=1 -> 0 5", "w 15", "< A 1 ack=16"]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_old_data_is_cut_off() {
+        script(&[
+            OPEN,
+            "> A 1+10 ack=1 -> 0 10
+             w 10
+             < A 1 ack=11
+             > A 6+10 ack=1 -> 5 5
+             w 5
+             < A 1 ack=16
+             > A 1+10 ack=1 -x Old
+             < A 1 ack=16",
+        ]);
+    }
+
+    #[test]
+    fn rfc5681_4_2_gap_gets_a_duplicate_ack_for_each_segment() {
+        script(&[OPEN, "> A 11+10 ack=1 -x OutOfOrder", "< A 1 ack=1"]);
+        script(&[
+            OPEN,
+            "> A 11+5000 ack=1 -x OutOfOrder
+             < A 1 ack=1
+             < A 1 ack=1
+             < A 1 ack=1",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_data_beyond_the_window_is_dropped() {
+        script(&[OPEN, "> A 50001+10 ack=1 -x OutsideWindow", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn rfc9293_3_8_4_keepalive_probe_is_answered() {
+        script(&[
+            OPEN,
+            "> A 0 ack=1 -x Old",
+            "< A 1 ack=1",
+            "t 140",
+            "> A 0+1 ack=1 -x Old",
+            "< A 1 ack=1",
+        ]);
+    }
+
+    #[test]
+    fn short_write_takes_the_rest_back_with_the_fin() {
+        script(&[
+            OPEN,
+            "> A 1+100 ack=1 -> 0 100
+             > FA 101+100 ack=1 -> 0 100
+             w 150
+             < A 1 ack=151 win=0
+             watch
+             > FA 151+50 ack=1 -> 0 50
+             w 50
+             shutdown
+             < A 1 ack=202",
+        ]);
+    }
+
+    #[test]
+    fn after_a_short_write_duplicates_tell_of_the_loss() {
+        script(&[
+            OPEN,
+            "> A 1+100 ack=1 -> 0 100
+             w 0
+             < A 1 ack=1 win=0
+             watch
+             ! writable
+             < A 1 ack=1 win=50000
+             < A 1 ack=1 win=50000
+             < A 1 ack=1 win=50000
+             < A 1 ack=1 win=50000",
+        ]);
+    }
+
+    #[test]
+    fn fin_is_passed_on_and_acknowledged() {
+        script(&[OPEN, "> FA 1 ack=1", "shutdown", "< A 1 ack=2"]);
+        script(&[OPEN, "> FA 1+5 ack=1 -> 0 5", "w 5", "shutdown", "< A 1 ack=7"]);
+    }
+
+    #[test]
+    fn fin_beyond_a_gap_is_not_passed_on() {
+        script(&[OPEN, "> FA 5 ack=1 -x OutOfOrder", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn rfc5961_3_exact_reset_closes() {
+        script(&[OPEN, "> R 1", "reset"]);
+        script(&[OPEN, "> A 1+10 ack=1 -> 0 10", "> RA 11 ack=1", "w 10", "reset"]);
+    }
+
+    #[test]
+    fn rfc5961_3_reset_elsewhere_in_the_window_gets_a_challenge() {
+        script(&[OPEN, "> R 2 -x BadReset", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn rfc5961_3_reset_outside_the_window_is_dropped() {
+        script(&[OPEN, "> R 0 -x BadReset", "> R 60000 -x BadReset"]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_ack_of_what_was_never_sent_is_answered_and_dropped() {
+        script(&[OPEN, "> A 1+10 ack=2 -x BadAck", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn rfc5961_5_ack_older_than_any_window_is_answered_and_dropped() {
+        script(&[OPEN, "> A 1+10 ack=-20000000 -x BadAck", "< A 1 ack=1"]);
+    }
+
+    #[test]
+    fn segment_without_ack_is_dropped() {
+        script(&[OPEN, "> - 1+10 -x NoAck"]);
+    }
+
+    #[test]
+    fn readable_socket_is_sent_as_far_as_the_window_goes() {
+        script(&[
+            OPEN,
+            "! readable
+             fill 0 8760 1
+             = sent 8760
+             > A 1 ack=8761 win=10000
+             discard 8760
+             fill 0 8760 8761
+             = empty",
+        ]);
+    }
+
+    #[test]
+    fn data_carries_the_acknowledgement() {
+        script(&[
+            OPEN,
+            "! readable",
+            "> A 1+10 ack=1 -> 0 10",
+            "w 10",
+            "fill 0 8760 1",
+            "= drained 5",
+        ]);
+    }
+
+    #[test]
+    fn failed_socket_resets_both() {
+        script(&[OPEN, IN_FLIGHT, "! failed", "< RA 3001 ack=1", "reset"]);
+        script(&[OPEN, "! readable", "fill 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn request_and_response_cost_three_actions() {
+        script(&[
+            OPEN,
+            "> A 1+1 ack=1 -> 0 1
+             w 1
+             < A 1 ack=2
+             ! readable
+             fill 0 8760 1
+             = drained 1
+             > A 2 ack=2
+             discard 1",
+        ]);
+    }
+
+    #[test]
+    fn fin_follows_the_data_at_once() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "! peerclosed
+             fill 3000 5840 3001
+             = eof
+             < FA 3001 ack=1
+             > A 1 ack=3002
+             discard 3000",
+        ]);
+    }
+
+    #[test]
+    fn no_room_on_the_link_is_waited_for() {
+        script(&[
+            OPEN,
+            "! readable
+             fill 0 8760 1
+             = noroom
+             t 20000
+             port
+             fill 0 8760 1
+             = drained 10",
+        ]);
+    }
+
+    #[test]
+    fn acknowledged_bytes_are_discarded_in_batches() {
+        script(&[
+            OPEN,
+            "! readable
+             fill 0 8760 1
+             = drained 8760
+             > A 1 ack=1461
+             > A 1 ack=2921
+             discard 2920
+             > A 1 ack=8761
+             discard 5840",
+        ]);
+    }
+
+    #[test]
+    fn silent_guest_is_probed_and_given_up() {
+        script(&[OPEN, "t 29999", "t 1", "< A 0 ack=1", "t 30000", "< A 0 ack=1"]);
+        script(&[OPEN, "t 7200000", "< RA 1 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn an_answer_puts_off_the_next_probe() {
+        script(&[OPEN, "t 30000", "< A 0 ack=1", "> A 1 ack=1", "t 29999", "t 1", "< A 0 ack=1"]);
+    }
+}
+
+mod recovery {
+    use super::{IN_FLIGHT, OPEN, play, script};
+
+    #[test]
+    fn rfc5681_3_2_third_duplicate_sends_one_segment_again() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "> A 1 ack=1
+             > A 1 ack=1
+             > A 1 ack=1
+             fill 0 1460 1
+             = sent 1460
+             > A 1 ack=1
+             > A 1 ack=1",
+        ]);
+    }
+
+    #[test]
+    fn rfc5681_2_what_is_no_duplicate_does_not_count() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "> A 1 ack=1
+             > A 1 ack=1 win=10001
+             > A 1+1 ack=1 win=10001 -> 0 1
+             w 1
+             < A 3001 ack=2
+             > A 2 ack=1 win=10001",
+        ]);
+    }
+
+    #[test]
+    fn rfc6582_3_2_partial_ack_sends_the_next_hole() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "> A 1 ack=1
+             > A 1 ack=1
+             > A 1 ack=1
+             fill 0 1460 1
+             = sent 1460
+             > A 1 ack=1461
+             discard 1460
+             fill 0 1460 1461
+             = sent 1460
+             > A 1 ack=3001
+             discard 1540",
+        ]);
+    }
+
+    #[test]
+    fn rfc6582_4_duplicates_of_our_own_resending_start_nothing() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000
+             fill 0 1460 1
+             = sent 1460
+             > A 1 ack=1
+             > A 1 ack=1
+             > A 1 ack=1
+             > A 1 ack=1",
+        ]);
+    }
+
+    #[test]
+    fn rfc6298_5_timeout_sends_one_segment_until_there_is_progress() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 999
+             t 1
+             fill 0 1460 1
+             = sent 1460
+             > A 1 ack=1461
+             discard 1460
+             fill 0 8760 1461
+             = drained 1540
+             > A 1 ack=3001
+             discard 1540",
+        ]);
+    }
+
+    #[test]
+    fn acks_stay_in_the_guests_window_after_a_timeout() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000
+             fill 0 1460 1
+             = sent 1460
+             > A 1+10 ack=1 -> 0 10
+             w 10
+             < A 3001 ack=11
+             > A 11+10 ack=1 win=2000 -> 0 10
+             w 10
+             < A 2001 ack=21",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_8_3_seven_timeouts_then_reset() {
+        let mut player = play(&[OPEN, IN_FLIGHT].join("\n"));
+        for s in [1, 2, 4, 8, 16, 32, 64] {
+            player.go_on(&format!("t {}\nfill 0 1460 1\n= sent 1460", s * 1000));
+        }
+        player.go_on("t 120000\n< RA 3001 ack=1\nreset");
+    }
+
+    #[test]
+    fn lost_fin_is_sent_again() {
+        script(&[OPEN, super::PEER_CLOSED, "t 1000", "< FA 1 ack=1", "> A 1 ack=2"]);
+    }
+
+    #[test]
+    fn link_without_room_does_not_count_as_timeouts() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000
+             fill 0 1460 1
+             = noroom
+             t 1000000
+             port
+             fill 0 1460 1
+             = sent 1460
+             t 1999
+             t 1
+             fill 0 1460 1
+             = sent 1460",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_window_of_an_older_segment_is_not_taken() {
+        script(&[
+            OPEN,
+            "> A 11+10 ack=1 win=5000 -x OutOfOrder
+             < A 1 ack=1
+             > A 1+10 ack=1 win=10000 -> 0 10
+             w 10
+             < A 1 ack=11
+             ! readable
+             fill 0 4380 1
+             = drained 1",
+        ]);
+    }
+
+    #[test]
+    fn vanished_data_resets_rather_than_lies() {
+        script(&[OPEN, IN_FLIGHT, "t 1000", "fill 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "t 1000",
+            "fill 0 1460 1",
+            "= empty",
+            "< RA 3001 ack=1",
+            "reset",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_8_6_1_closed_window_is_probed_for_as_long_as_it_is_answered() {
+        let mut player = play(&[OPEN, "> A 1 ack=1 win=0\n! readable"].join("\n"));
+        for s in [1, 2, 4, 8, 16] {
+            player.go_on(&format!("t {}\n< A 0 ack=1\n> A 1 ack=1 win=0", s * 1000));
+        }
+        for _ in 0..60 {
+            // Some are due as keepalive as well.
+            player.go_on("t 29000\nt 91000\n< A 0 ack=1\n> A 1 ack=1 win=0");
+        }
+        player.go_on("> A 1 ack=1 win=500\nfill 0 500 1\n= drained 10");
+    }
+
+    #[test]
+    fn closed_window_without_answer_ends_in_reset() {
+        let mut player = play(&[OPEN, "> A 1 ack=1 win=0\n! readable"].join("\n"));
+        let mut probes = 0;
+        loop {
+            let at = player.conn().deadline().expect("open");
+            player.conn().on_timer(at);
+            let mut actions = 0;
+            while player.conn().poll(at).is_some() {
+                actions += 1;
+            }
+            if player.conn().is_closed() {
+                break;
+            }
+            probes += actions;
+            assert!(probes < 50, "does not end");
+        }
+        assert!(probes >= 7, "{probes} probes");
+    }
+
+    #[test]
+    fn window_that_closes_takes_back_what_is_in_flight() {
+        script(&[
+            OPEN,
+            IN_FLIGHT,
+            "> A 1 ack=1001 win=0
+             discard 1000
+             > A 1 ack=1001 win=10000
+             fill 0 8760 1001
+             = drained 2000",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_8_6_2_1_no_silly_segments_into_a_nearly_full_window() {
+        script(&[
+            OPEN,
+            "! readable
+             fill 0 8760 1
+             = sent 8760
+             > A 1 ack=1001 win=9000
+             t 0
+             > A 1 ack=2001 win=9000
+             fill 8760 1460 8761
+             = drained 1460",
+        ]);
+    }
+}
+
+mod guest_closed {
+    use super::{GUEST_CLOSED, OPEN, script};
+
+    #[test]
+    fn more_data_is_ignored() {
+        script(&[OPEN, GUEST_CLOSED, "> A 2+10 ack=1 -x AfterFin"]);
+    }
+
+    #[test]
+    fn repeated_fin_is_acknowledged() {
+        script(&[OPEN, GUEST_CLOSED, "> FA 1 ack=1 -x Old", "< A 1 ack=2"]);
+    }
+
+    #[test]
+    fn peer_may_go_on_sending_then_close() {
+        script(&[
+            OPEN,
+            GUEST_CLOSED,
+            "t 3600000
+             < A 0 ack=2
+             ! readable
+             fill 0 8760 1
+             = drained 100
+             > A 2 ack=101
+             discard 100
+             ! peerclosed
+             fill 0 8760 101
+             = eof
+             < FA 101 ack=2
+             > A 2 ack=102
+             close",
+        ]);
+    }
+
+    #[test]
+    fn reset_and_failure_close() {
+        script(&[OPEN, GUEST_CLOSED, "> R 2", "reset"]);
+        script(&[OPEN, GUEST_CLOSED, "! failed", "< RA 1 ack=2", "reset"]);
+    }
+
+    #[test]
+    fn writable_means_nothing_any_more() {
+        script(&[OPEN, GUEST_CLOSED, "! writable"]);
+    }
+
+    #[test]
+    fn rfc5961_4_syn_gets_a_challenge() {
+        script(&[OPEN, GUEST_CLOSED, "> S 9 -x BadSyn", "< A 1 ack=2"]);
+    }
+}
+
+mod peer_closed {
+    use super::{GUEST_CLOSED, OPEN, PEER_CLOSED, script};
+
+    #[test]
+    fn guest_may_go_on_sending_then_close() {
+        script(&[
+            OPEN,
+            PEER_CLOSED,
+            "> A 1 ack=2
+             > A 1+10 ack=2 -> 0 10
+             w 10
+             < A 2 ack=11
+             > FA 11 ack=2
+             shutdown
+             < A 2 ack=12
+             close",
+        ]);
+    }
+
+    #[test]
+    fn rfc9293_3_6_both_may_close_at_once() {
+        script(&[
+            OPEN,
+            PEER_CLOSED,
+            "> FA 1 ack=1",
+            "shutdown",
+            "< A 2 ack=2",
+            "> A 2 ack=2",
+            "close",
+        ]);
+    }
+
+    #[test]
+    fn data_with_the_last_ack_of_our_fin_is_taken() {
+        script(&[
+            OPEN,
+            PEER_CLOSED,
+            "> FA 1+5 ack=2 -> 0 5",
+            "w 5",
+            "shutdown",
+            "< A 2 ack=7",
+            "close",
+        ]);
+    }
+
+    #[test]
+    fn guests_fin_first_closes_at_its_ack_of_ours() {
+        script(&[
+            OPEN,
+            GUEST_CLOSED,
+            "! peerclosed
+             fill 0 8760 1
+             = eof
+             < FA 1 ack=2
+             > A 2 ack=2
+             close",
+        ]);
+    }
+
+    #[test]
+    fn reset_and_failure_close() {
+        script(&[OPEN, PEER_CLOSED, "> R 1", "reset"]);
+        script(&[OPEN, PEER_CLOSED, "! failed", "< RA 2 ack=1", "reset"]);
+    }
+
+    #[test]
+    fn later_events_of_the_socket_change_nothing() {
+        script(&[OPEN, PEER_CLOSED, "! hungup", "! readable", "! peerclosed"]);
+    }
+
+    #[test]
+    fn rfc9293_3_8_6_fin_waits_for_a_closed_window() {
+        script(&[
+            OPEN,
+            "> A 1 ack=1 win=0
+             ! peerclosed
+             > A 1 ack=1 win=100
+             fill 0 100 1
+             = eof
+             < FA 1 ack=1",
+        ]);
+    }
+}
+
+mod closed {
+    use super::{OPEN, script};
+
+    #[test]
+    fn nothing_happens_any_more() {
+        script(&[
+            OPEN,
+            "> R 1
+             reset
+             > A 1 ack=1 -x Closed
+             ! readable
+             port
+             t 100000",
+        ]);
+    }
+
+    #[test]
+    fn abort_resets_both() {
+        let mut player = super::play(OPEN);
+        player.conn().abort();
+        player.go_on("< RA 1 ack=1\nreset");
+    }
+}
+
+#[test]
+fn a_connection_fits_two_cache_lines() {
+    let bytes = size_of::<passt::flow::tcp::Conn>();
+    assert!(bytes <= 128, "{bytes} bytes");
+}

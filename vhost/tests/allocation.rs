@@ -1,0 +1,75 @@
+//! Once the rings run, moving frames allocates nothing. One test alone in its process: it counts all
+//! allocations.
+
+mod rig;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use passt_frame::{FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, Reserve};
+use passt_frame::{ToGuestLease, ToGuestList};
+use passt_guest::{NetHeader, Options};
+use rig::{connected, frame};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: all calls are passed on to the system allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn the_data_path_allocates_nothing() {
+    for indirect in [false, true] {
+        let (mut host, mut guest) = connected(Options { indirect, ..Options::default() });
+        let (mut batch, mut list) = (FromGuestBatch::new(), ToGuestList::new());
+        let payload = frame(8000, 1);
+        let mut counted = 0;
+        for round in 0..200 {
+            for i in 0..20 {
+                let cuts: Vec<usize> = (1..10).map(|cut| cut * 7 + i).collect();
+                guest.queue_pieces(&payload[..1400], NetHeader::default(), &cuts);
+            }
+            guest.publish(1);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            host.device.on_event(3);
+            let (from_guest, to_guest) = host.device.halves();
+            while let Some(lease) = FromGuestLease::take(from_guest, &mut batch) {
+                counted += lease.frames().len();
+                let request = Reserve { header_len: 54, segment: 3000, bytes: 8000 };
+                let mut to = ToGuestLease::reserve(to_guest, &mut list, request).unwrap();
+                to.put_header(0, &payload[..54]);
+                to.put_payload(0, &payload);
+                to.put_header(1, &payload[..54]);
+                let done = [10, 3000]
+                    .map(|len| FrameDone { payload_len: len, meta: FrameMeta::default() });
+                to.commit(&done);
+            }
+            host.device.flush();
+            let after = ALLOCATIONS.load(Ordering::Relaxed);
+            assert_eq!(after, before, "round {round}");
+            while guest.recv_frame().is_some() {}
+        }
+        assert_eq!(counted, 4000);
+    }
+}

@@ -1,0 +1,242 @@
+//! Memory tables that are wrong, and memory that goes away under a running device.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed set-up is a failed test")]
+
+mod rig;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::{FrameMeta, LinkChange};
+use passt_guest::{Client, GuestMemory, NetHeader, Options, RX, TX, USER_BASE, request};
+use rig::{Host, connected, frame};
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
+
+const MIB: u64 = 1 << 20;
+
+/// A region: guest address, size, user address, file offset.
+type Region = [u64; 4];
+
+fn table(regions: &[Region]) -> Vec<u8> {
+    let mut body = (regions.len() as u64).to_ne_bytes().to_vec();
+    for word in regions.iter().flatten() {
+        body.extend_from_slice(&word.to_ne_bytes());
+    }
+    body
+}
+
+fn file(len: u64) -> OwnedFd {
+    let fd = memfd_create("region", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&fd, len).unwrap();
+    fd
+}
+
+/// Sends a table on a fresh connection; whether the device took it.
+fn takes_table(regions: &[Region], fd: &OwnedFd) -> bool {
+    let mut host = Host::new();
+    let client = Client::new(host.attach());
+    client.send(request::SET_MEM_TABLE, &table(regions), &vec![fd.as_fd(); regions.len()]);
+    host.turn();
+    host.device.is_attached()
+}
+
+/// The same, region by region with ADD_MEM_REG.
+fn takes_regions(regions: &[Region], fd: &OwnedFd) -> bool {
+    let mut host = Host::new();
+    let client = Client::new(host.attach());
+    let slots = 1u64 << 15;
+    client.send(request::SET_PROTOCOL_FEATURES, &slots.to_ne_bytes(), &[]);
+    for region in regions {
+        let mut body = 0u64.to_ne_bytes().to_vec();
+        for word in region {
+            body.extend_from_slice(&word.to_ne_bytes());
+        }
+        client.send(request::ADD_MEM_REG, &body, &[fd.as_fd()]);
+        host.turn();
+    }
+    host.device.is_attached()
+}
+
+#[test]
+fn tables_are_checked_as_a_whole() {
+    let fd = file(16 * MIB);
+    let cases: [(&str, bool, Vec<Region>); 13] = [
+        ("one", true, vec![[0, MIB, USER_BASE, 0]]),
+        ("two, unsorted", true, vec![[4 * MIB, MIB, 0, 0], [0, MIB, 8 * MIB, MIB]]),
+        ("side by side", true, vec![[0, MIB, 0, 0], [MIB, MIB, MIB, MIB]]),
+        ("overlap", false, vec![[0, MIB, 0, 0], [MIB - 4096, MIB, 4 * MIB, MIB]]),
+        ("one within the other", false, vec![[0, 4 * MIB, 0, 0], [MIB, 4096, 8 * MIB, 0]]),
+        ("the same twice", false, vec![[0, MIB, 0, 0], [0, MIB, 0, 0]]),
+        ("overlap for the front-end", false, vec![[0, MIB, 0, 0], [4 * MIB, MIB, 4096, 0]]),
+        ("empty", false, vec![[0, 0, 0, 0]]),
+        ("guest address overflows", false, vec![[u64::MAX - 4095, MIB, 0, 0]]),
+        ("user address overflows", false, vec![[0, MIB, u64::MAX - 4095, 0]]),
+        ("offset overflows", false, vec![[0, MIB, 0, u64::MAX - 4095]]),
+        ("beyond the file", false, vec![[0, MIB, 0, 15 * MIB + 4096]]),
+        ("offset not of a page", false, vec![[0, MIB, 0, 100]]),
+    ];
+    for (what, taken, regions) in cases {
+        assert_eq!(takes_table(&regions, &fd), taken, "table: {what}");
+        assert_eq!(takes_regions(&regions, &fd), taken, "regions: {what}");
+    }
+    assert!(!takes_table(&[[0, 1 << 62, 0, 0]], &fd), "larger than any file");
+    let many: Vec<Region> = (0..64).map(|i| [i * 4096, 4096, i * 4096, 0]).collect();
+    assert!(takes_regions(&many, &fd), "64 regions");
+    let too_many: Vec<Region> = (0..65).map(|i| [i * 4096, 4096, i * 4096, 0]).collect();
+    assert!(!takes_regions(&too_many, &fd), "65 regions");
+}
+
+#[test]
+fn files_that_cannot_be_guest_memory_are_refused() {
+    let region = [[0, MIB, USER_BASE, 0]];
+    let sealed = file(MIB);
+    rustix::fs::fcntl_add_seals(&sealed, SealFlags::WRITE).unwrap();
+    let path = tempfile::NamedTempFile::new().unwrap();
+    path.as_file().set_len(MIB).unwrap();
+    let read_only = OwnedFd::from(File::open(path.path()).unwrap());
+    let (pipe, _write) = rustix::pipe::pipe().unwrap();
+    let folder = OwnedFd::from(File::open("/").unwrap());
+    for (what, fd) in
+        [("sealed", sealed), ("read-only", read_only), ("pipe", pipe), ("folder", folder)]
+    {
+        assert!(!takes_table(&region, &fd), "{what}");
+        assert!(!takes_regions(&region, &fd), "{what}");
+    }
+}
+
+#[test]
+fn removing_a_region_needs_the_region() {
+    let fd = file(MIB);
+    for (guest, stays) in [(0u64, true), (4096, false)] {
+        let mut host = Host::new();
+        let client = Client::new(host.attach());
+        client.send(request::SET_PROTOCOL_FEATURES, &(1u64 << 15).to_ne_bytes(), &[]);
+        let region = |guest: u64| {
+            [0, guest, MIB, USER_BASE, 0].iter().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        let body: Vec<u8> = region(0);
+        client.send(request::ADD_MEM_REG, &body, &[fd.as_fd()]);
+        let body: Vec<u8> = region(guest);
+        client.send(request::REM_MEM_REG, &body, &[]);
+        host.turn();
+        assert_eq!(host.device.is_attached(), stays);
+    }
+}
+
+#[test]
+fn rings_outside_of_memory_end_the_connection() {
+    let memory = GuestMemory::new(16 * MIB);
+    let good = [USER_BASE, USER_BASE + 0x3000, USER_BASE + 0x2000];
+    let far = USER_BASE + 16 * MIB;
+    let cases: [(&str, [u64; 3]); 8] = [
+        ("good", good),
+        ("descriptors far away", [0x1000, good[1], good[2]]),
+        ("descriptors over the end", [far - 16, good[1], good[2]]),
+        ("used ring over the end", [good[0], far - 4, good[2]]),
+        ("available ring over the end", [good[0], good[1], far - 2]),
+        ("used ring at the last byte that fits", [good[0], far - 6 - 8 * 256 - 2, good[2]]),
+        ("descriptors not aligned", [good[0] + 8, good[1], good[2]]),
+        ("all at the end of the address space", [u64::MAX - 15; 3]),
+    ];
+    for (what, [descriptors, used, available]) in cases {
+        let mut host = Host::new();
+        let client = Client::new(host.attach());
+        let regions = [[0, 16 * MIB, USER_BASE, 0]];
+        client.send(request::SET_MEM_TABLE, &table(&regions), &[memory.fd()]);
+        client.send(request::SET_VRING_NUM, &[0, 0, 0, 0, 0, 1, 0, 0], &[]);
+        let mut body = vec![0; 8];
+        for word in [descriptors, used, available, 0] {
+            body.extend_from_slice(&word.to_ne_bytes());
+        }
+        client.send(request::SET_VRING_ADDR, &body, &[]);
+        host.turn();
+        let taken = what.starts_with("good") || what.contains("fits");
+        assert_eq!(host.device.is_attached(), taken, "{what}");
+    }
+}
+
+#[test]
+fn memory_may_be_mapped_anew_under_running_rings() {
+    let (mut host, mut guest) = connected(Options::default());
+    for i in 0..10 {
+        guest.set_memory();
+        host.turn();
+        guest.send_frame(&frame(100, i), NetHeader::default());
+        assert_eq!(host.take_all()[0].0, frame(100, i));
+        assert!(host.give(&frame(100, i), FrameMeta::default()));
+        assert_eq!(guest.recv_frame().unwrap().0, frame(100, i));
+    }
+}
+
+#[test]
+fn rings_that_lose_their_memory_stop() {
+    let (mut host, guest) = connected(Options::default());
+    let regions = [[0, MIB, USER_BASE, 0]];
+    guest.send(request::SET_MEM_TABLE, &table(&regions), &[guest.memory.fd()]);
+    assert_eq!(host.turn().link, Some(LinkChange::Down));
+    assert_eq!((guest.errors(RX), guest.errors(TX)), (1, 1));
+    assert!(host.device.is_attached());
+}
+
+#[test]
+fn a_frame_may_lie_across_two_regions() {
+    let (mut host, mut guest) = connected(Options::default());
+    // The first transmit slot starts right behind the receive buffers.
+    let slot = 0x40_0000 + 256 * 1536;
+    let border = (slot + 4096u64).next_multiple_of(4096);
+    let len = guest.memory.len();
+    let regions = [[0, border, USER_BASE, 0], [border, len - border, USER_BASE + border, border]];
+    let body = table(&regions);
+    guest.send(request::SET_MEM_TABLE, &body, &[guest.memory.fd(), guest.memory.fd()]);
+    host.turn();
+    guest.send_frame(&frame(9000, 5), NetHeader::default());
+    assert_eq!(host.take_all()[0].0, frame(9000, 5));
+}
+
+/// Truncates guest memory, lets the device touch it, and checks that only the connection ends.
+fn assert_survives(options: Options, touch: impl FnOnce(&mut Host)) {
+    let (mut host, guest) = connected(options);
+    guest.memory.file().set_len(0).unwrap();
+    touch(&mut host);
+    host.turn();
+    assert!(!host.device.is_attached());
+    assert_eq!(host.links.last(), Some(&LinkChange::Closed));
+    assert_eq!(host.counters()["vhost.violations"], 1);
+    let (_host, _guest) = connected(Options::default());
+}
+
+#[test]
+fn a_file_that_shrinks_ends_the_connection_alone() {
+    let touches: [fn(&mut Host); 4] = [
+        |host| assert!(host.take().is_empty()),
+        |host| {
+            host.give(&frame(100, 1), FrameMeta::default());
+        },
+        |host| {
+            let request = passt_frame::Reserve { header_len: 14, segment: 100, bytes: 100 };
+            host.reserve(request, |_| (Vec::new(), ()));
+        },
+        |host| {
+            host.give(&frame(9000, 1), FrameMeta::default());
+            host.take();
+        },
+    ];
+    for touch in touches {
+        assert_survives(Options::default(), touch);
+        assert_survives(Options { rx_buffers: 0, ..Options::default() }, touch);
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_under_a_reservation_ends_the_connection_alone() {
+    let (mut host, guest) = connected(Options::default());
+    let request = passt_frame::Reserve { header_len: 14, segment: 9000, bytes: 9000 };
+    host.reserve(request, |lease| {
+        guest.memory.file().set_len(0).unwrap();
+        lease.put_header(0, &frame(14, 1));
+        lease.put_payload(0, &frame(9000, 1));
+        (vec![passt_frame::FrameDone { payload_len: 9000, meta: FrameMeta::default() }], ())
+    });
+    host.turn();
+    assert!(!host.device.is_attached());
+}

@@ -1,0 +1,158 @@
+//! Notifications are sent when they are wanted, once for a turn, and not otherwise (virtio 1.2,
+//! sections 2.7.7 and 2.7.10).
+
+mod rig;
+
+use std::os::fd::AsFd;
+
+use passt_frame::{FrameMeta, FramePort};
+use passt_guest::{Guest, NetHeader, Options, RX, TX, bit, request};
+use rig::{Host, connected, frame};
+use rustix::event::{EventfdFlags, eventfd};
+
+fn without_event_idx() -> Options {
+    Options { features: !(bit::MAC | bit::EVENT_IDX), ..Options::default() }
+}
+
+/// A connected pair whose first notifications, which are always sent, are out of the way.
+fn warm(options: Options) -> (Host, Guest) {
+    let (mut host, mut guest) = connected(options);
+    guest.send_frame(&frame(60, 0), NetHeader::default());
+    assert_eq!(host.take_all().len(), 1);
+    assert!(host.give(&frame(60, 0), FrameMeta::default()));
+    assert!(guest.recv_frame().is_some());
+    guest.reclaim();
+    guest.interrupts(RX);
+    guest.interrupts(TX);
+    (host, guest)
+}
+
+#[test]
+fn virtio_2_7_10_the_device_calls_at_the_index_asked_for() {
+    let (mut host, guest) = warm(Options::default());
+    let used = guest.rings[RX].used_index(&guest.memory);
+    guest.rings[RX].set_used_event(&guest.memory, used.wrapping_add(2));
+    for called in [0, 0, 1, 0, 0] {
+        assert!(host.give(&frame(60, 1), FrameMeta::default()));
+        assert_eq!(guest.interrupts(RX), called);
+    }
+}
+
+#[test]
+fn virtio_2_7_10_one_call_for_a_burst() {
+    let (mut host, guest) = warm(Options::default());
+    let used = guest.rings[RX].used_index(&guest.memory);
+    guest.rings[RX].set_used_event(&guest.memory, used);
+    for i in 0..20 {
+        assert!(host.give_unflushed(&frame(60, i), FrameMeta::default()));
+    }
+    host.device.flush();
+    assert_eq!(guest.interrupts(RX), 1);
+    host.device.flush();
+    assert_eq!(guest.interrupts(RX), 0);
+}
+
+#[test]
+fn virtio_2_7_7_the_no_interrupt_flag_is_honoured() {
+    let (mut host, guest) = warm(without_event_idx());
+    for no_interrupt in [false, true, false] {
+        guest.rings[RX].set_no_interrupt(&guest.memory, no_interrupt);
+        assert!(host.give(&frame(60, 1), FrameMeta::default()));
+        assert_eq!(guest.interrupts(RX), u64::from(!no_interrupt));
+    }
+}
+
+#[test]
+fn virtio_2_7_10_kicks_of_an_idle_transmit_ring_are_wanted_once() {
+    let (mut host, mut guest) = warm(Options::default());
+    host.take_all();
+    assert!(guest.send_frame(&frame(60, 1), NetHeader::default()), "idle: a kick");
+    assert!(!guest.send_frame(&frame(60, 2), NetHeader::default()), "kicked already");
+    assert_eq!(host.take_all().len(), 2);
+    assert!(guest.send_frame(&frame(60, 3), NetHeader::default()), "idle again");
+    assert_eq!(host.take_all().len(), 1);
+}
+
+#[test]
+fn kicks_of_the_receive_ring_are_wanted_only_without_room() {
+    for options in [Options::default(), without_event_idx()] {
+        let (mut host, mut guest) = warm(Options { rx_buffers: 2, ..options });
+        guest.recv_frame();
+        for _ in 0..10 {
+            assert!(host.give(&frame(60, 1), FrameMeta::default()));
+            guest.recv_frame_keep().unwrap();
+            guest.rings[RX].publish(&guest.memory);
+            guest.post_buffer();
+            assert!(!guest.publish(RX), "there is room");
+        }
+        while host.give(&frame(60, 1), FrameMeta::default()) {
+            guest.recv_frame_keep().unwrap();
+        }
+        guest.post_buffer();
+        assert!(guest.publish(RX), "there was none");
+        assert!(host.turn().room);
+    }
+}
+
+#[test]
+fn no_frame_is_lost_between_the_last_look_and_the_kick() {
+    for options in [Options::default(), without_event_idx()] {
+        let (mut host, mut guest) = warm(options);
+        let mut taken = 0;
+        for i in 0..1000u32 {
+            for _ in 0..i % 5 {
+                guest.send_frame(&frame(60, i as u8), NetHeader::default());
+            }
+            if host.turn().frames {
+                taken += host.take_all().len() as u32;
+            }
+        }
+        assert_eq!(taken, 2000);
+        assert_eq!(guest.interrupts(TX).min(1), u64::from(guest.features & bit::EVENT_IDX == 0));
+    }
+}
+
+#[test]
+fn a_full_batch_is_followed_by_one_more_event() {
+    let options = Options { ring_size: 512, indirect: true, ..Options::default() };
+    let (mut host, mut guest) = warm(options);
+    let mut sent = 0;
+    while guest.can_send() {
+        guest.queue_pieces(&frame(60, 1), NetHeader::default(), &[]);
+        sent += 1;
+    }
+    // The same frames again, until the ring holds more than a batch.
+    for _ in 0..200 {
+        let (head, _) = guest.first_sent();
+        guest.rings[TX].put_available(&guest.memory, head);
+        sent += 1;
+    }
+    guest.publish(TX);
+    let mut taken = 0;
+    let mut turns = 0;
+    while let Some(seen) = host.turn_once() {
+        taken += if seen.frames { host.take().len() } else { 0 };
+        turns += 1;
+    }
+    assert_eq!((taken, turns), (sent, 3), "128, 128 and the rest");
+    guest.rings[TX].put_available(&guest.memory, 0);
+    guest.publish(TX);
+    assert!(host.turn_once().is_some_and(|seen| seen.frames));
+    assert!(host.turn_once().is_none(), "who leaves frames in the ring is not told again");
+}
+
+#[test]
+fn a_new_call_descriptor_is_signalled_at_once() {
+    let (mut host, mut guest) = warm(Options::default());
+    let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    guest.send(request::SET_VRING_CALL, &0u64.to_ne_bytes(), &[call.as_fd()]);
+    host.turn();
+    let mut bytes = [0; 8];
+    assert_eq!(rustix::io::read(&call, &mut bytes), Ok(8));
+    let used = guest.rings[RX].used_index(&guest.memory);
+    guest.rings[RX].set_used_event(&guest.memory, used);
+    assert!(host.give(&frame(60, 1), FrameMeta::default()));
+    assert_eq!(rustix::io::read(&call, &mut bytes), Ok(8));
+    assert_eq!(guest.interrupts(RX), 0, "the old one is out of use");
+    assert!(guest.recv_frame().is_some());
+}
