@@ -3,7 +3,9 @@
 
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
+mod frames;
 mod guest;
 mod namespace;
+mod packet;
 mod tcp;
 mod world;
