@@ -3,8 +3,10 @@
 
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
+mod datagrams;
 mod frames;
 mod guest;
+mod hostile;
 mod namespace;
 mod packet;
 mod tcp;

@@ -1,7 +1,7 @@
 //! TCP through the engine, both ways.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
 use passt::flow::fwd::Proto;
 use passt_frame::{Caps, Faults};

@@ -25,6 +25,12 @@ pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 /// Bytes of one receive buffer of the guest.
 const BUFFER_BYTES: usize = 4096;
 
+/// The longest that the loopback device is expected to hold a packet back.
+const DELIVERY: Duration = Duration::from_millis(2);
+
+/// Turns after which what did not come does not come.
+const PATIENCE: usize = 2000;
+
 /// Which family a test runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -173,16 +179,6 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
     engine
 }
 
-/// A link of the tests.
-pub trait TestPort: FramePort {
-    /// Whether frames of the guest wait.
-    fn has_frames(&self) -> bool {
-        true
-    }
-}
-
-impl TestPort for MemPort {}
-
 /// An engine, its link, its clock.
 pub struct World<P: FramePort = MemPort> {
     pub engine: Engine,
@@ -207,6 +203,20 @@ impl World {
     /// All frames that the guest has got.
     pub fn received(&mut self) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.port.recv()).map(|(frame, _)| frame).collect()
+    }
+
+    /// Turns until the guest has got `count` frames, and nothing is left to do.
+    pub fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        for _ in 0..PATIENCE {
+            let busy = self.turn(DELIVERY);
+            frames.extend(self.received());
+            if frames.len() >= count && !busy {
+                break;
+            }
+        }
+        assert_eq!(frames.len(), count, "frames for the guest");
+        frames
     }
 }
 
@@ -265,6 +275,16 @@ impl<P: FramePort> World<P> {
     pub fn settle(&mut self, limit: usize) -> usize {
         for turns in 0..limit {
             if !self.turn(Duration::ZERO) {
+                return turns;
+            }
+        }
+        panic!("still busy after {limit} turns");
+    }
+
+    /// Like [`settle`](Self::settle), and gives the kernel time to deliver what it has.
+    pub fn quiet(&mut self, limit: usize) -> usize {
+        for turns in 0..limit {
+            if !self.turn(DELIVERY) {
                 return turns;
             }
         }
