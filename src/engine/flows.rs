@@ -187,9 +187,15 @@ impl Flows {
         }
     }
 
+    /// Flows whose handshake may be under way at a time: no more than half of the sockets that are
+    /// left beside `other_descriptors`, so that a scan leaves room for everything else.
+    fn half_open_limit(&self, other_descriptors: usize) -> usize {
+        (self.max_sockets.saturating_sub(other_descriptors) / 2).clamp(1, MAX_HALF_OPEN)
+    }
+
     /// Notes a TCP flow whose handshake begins. Returns the oldest such flow when there are too many
     /// now: it is to give way.
-    pub fn begin_handshake(&mut self, id: FlowId) -> Option<FlowId> {
+    pub fn begin_handshake(&mut self, id: FlowId, other_descriptors: usize) -> Option<FlowId> {
         if let Some(flow) = self.table.get_mut(id)
             && let Protocol::Tcp(tcp) = &mut flow.state.protocol
         {
@@ -199,7 +205,7 @@ impl Flows {
         let table = &self.table;
         make_room(&mut self.half_open, |id| is_half_open(table, id));
         self.half_open.push_back(id);
-        if self.half_open_count <= MAX_HALF_OPEN {
+        if self.half_open_count <= self.half_open_limit(other_descriptors) {
             return None;
         }
         while let Some(oldest) = self.half_open.pop_front() {

@@ -147,7 +147,7 @@ impl Engine {
         (listener.ready, listener.waiting) = (false, false);
         let proto = self.addressing.rules.rules()[listener.rule].proto;
         let drained = match proto {
-            Proto::Tcp => self.accept_some(index as usize),
+            Proto::Tcp => self.accept_some(out, index as usize),
             _ => self.receive_some(out, index as usize),
         };
         match drained {
@@ -174,7 +174,7 @@ impl Engine {
         }
     }
 
-    fn accept_some(&mut self, index: usize) -> Drained {
+    fn accept_some(&mut self, out: &mut dyn ToGuest, index: usize) -> Drained {
         for _ in 0..ACCEPTS_PER_TURN {
             if let Err(reason) = self.flows.check_room(self.listeners.len()) {
                 self.outbox.drops.count(reason);
@@ -184,7 +184,7 @@ impl Engine {
             match socket::accept(listener.socket.as_fd()) {
                 Ok((socket, peer)) => {
                     let rule = self.addressing.rules.rules()[listener.rule];
-                    self.accepted(socket, peer, &rule);
+                    self.accepted(out, socket, peer, &rule);
                 }
                 Err(Errno::AGAIN) => return Drained::Empty,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {

@@ -118,7 +118,7 @@ impl Engine {
             return Err(DropReason::NoFlow);
         }
         if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) {
-            return match self.open_tcp(side, head) {
+            return match self.open_tcp(out, side, head) {
                 Err(DropReason::SocketFailed) => {
                     self.refuse(out, &side, ip, head);
                     Err(DropReason::SocketFailed)
@@ -139,7 +139,12 @@ impl Engine {
     }
 
     /// The guest opens a connection: connects a host socket.
-    fn open_tcp(&mut self, side: Side, head: &TcpHead) -> Result<(), DropReason> {
+    fn open_tcp(
+        &mut self,
+        out: &mut dyn ToGuest,
+        side: Side,
+        head: &TcpHead,
+    ) -> Result<(), DropReason> {
         self.flows.check_room(self.listeners.len())?;
         let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
         let (net, map) = (&self.addressing.net, &self.addressing.map);
@@ -165,11 +170,17 @@ impl Engine {
         if connected {
             conn.on_socket(self.now, SocketEvent::Connected);
         }
-        self.add_tcp(socket, sides, conn, !connected).map(|_| ())
+        self.add_tcp(out, socket, sides, conn, !connected)
     }
 
     /// A listening socket has accepted a connection: opens one to the guest.
-    pub(super) fn accepted(&mut self, socket: OwnedFd, peer: SocketAddr, rule: &Rule) {
+    pub(super) fn accepted(
+        &mut self,
+        out: &mut dyn ToGuest,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        rule: &Rule,
+    ) {
         let opened = socket::local_address(socket.as_fd())
             .map_err(|_| DropReason::SocketFailed)
             .and_then(|local| self.inbound_sides(rule, peer, local))
@@ -191,7 +202,7 @@ impl Engine {
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         let opening = self.opening(&sides, sides[1].ours.ip().is_ipv4());
         let conn = Conn::inbound(self.now, &self.options.tcp, opening);
-        if let Err(reason) = self.add_tcp(socket, sides, conn, false) {
+        if let Err(reason) = self.add_tcp(out, socket, sides, conn, false) {
             self.outbox.drops.count(reason);
         }
     }
@@ -212,11 +223,12 @@ impl Engine {
 
     fn add_tcp(
         &mut self,
+        out: &mut dyn ToGuest,
         socket: OwnedFd,
         sides: [Side; 2],
         conn: Conn,
         connecting: bool,
-    ) -> Result<FlowId, DropReason> {
+    ) -> Result<(), DropReason> {
         let v4 = sides[0].endpoint.ip().is_ipv4();
         let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
         let state = TcpState {
@@ -230,14 +242,23 @@ impl Engine {
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
         log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
         self.flows.mark_ready(id);
-        if let Some(oldest) = self.flows.begin_handshake(id) {
+        if let Some(oldest) = self.flows.begin_handshake(id, self.listeners.len()) {
             self.outbox.drops.count(DropReason::HalfOpenEvicted);
-            if let Some(tcp) = self.tcp_mut(oldest) {
-                tcp.conn.abort();
-                self.flows.mark_ready(oldest);
-            }
+            self.evict(out, oldest);
         }
-        Ok(id)
+        Ok(())
+    }
+
+    /// Ends a half-open flow at once, so that its descriptor is free for the next. The guest is told
+    /// if it has room.
+    fn evict(&mut self, out: &mut dyn ToGuest, id: FlowId) {
+        if let Some(tcp) = self.tcp_mut(id) {
+            tcp.conn.abort();
+            self.drive_tcp(out, id);
+        }
+        if self.flows.table.get(id).is_some() {
+            self.close_tcp(id, true);
+        }
     }
 
     /// An event of a TCP flow's socket.
