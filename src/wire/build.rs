@@ -11,7 +11,7 @@ use etherparse::checksum::Sum16BitWords;
 
 use super::SeqNr;
 use super::eth::{HEADER_BYTES, Mac};
-use super::ip::L4Protocol;
+use super::ip::{L4Protocol, max_l4_bytes};
 
 /// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
 pub const MAX_HEADER_BYTES: usize = 128;
@@ -107,7 +107,7 @@ impl HeaderTemplate {
 
     /// Most bytes behind the IP header in one frame.
     pub fn max_l4_bytes(&self) -> u32 {
-        if self.v4 { 65_535 - 20 } else { 65_535 }
+        max_l4_bytes(self.v4)
     }
 
     /// Whether the frames are IPv4.

@@ -13,5 +13,5 @@ pub mod seq;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;
-pub use ip::{IpHead, Packet, parse};
+pub use ip::{Fragment, IpHead, Packet, parse};
 pub use seq::SeqNr;
