@@ -20,6 +20,7 @@ mod answer;
 mod datagrams;
 mod fill;
 mod flows;
+mod fragments;
 mod icmp_error;
 mod ingress;
 mod listen;
@@ -49,6 +50,7 @@ use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
+use fragments::Fragments;
 use listen::Listener;
 use outbox::Outbox;
 use state::Protocol;
@@ -85,6 +87,7 @@ pub struct Engine {
     options: Options,
     flows: Flows,
     outbox: Outbox,
+    fragments: Fragments,
     listeners: Vec<Listener>,
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
@@ -109,6 +112,7 @@ impl Engine {
             addressing,
             options,
             outbox: Outbox::default(),
+            fragments: Fragments::default(),
             listeners: Vec::new(),
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,

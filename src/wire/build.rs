@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use etherparse::checksum::Sum16BitWords;
 
 use super::eth::{HEADER_BYTES, Mac};
-use super::ip::L4Protocol;
+use super::ip::{L4Protocol, max_l4_bytes};
 use super::tcp::Header;
 
 /// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
@@ -90,7 +90,7 @@ impl HeaderTemplate {
 
     /// Most bytes behind the IP header in one frame.
     pub fn max_l4_bytes(&self) -> u32 {
-        if self.v4 { 65_535 - 20 } else { 65_535 }
+        max_l4_bytes(self.v4)
     }
 
     /// Whether the frames are IPv4.

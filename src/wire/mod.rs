@@ -14,5 +14,5 @@ pub mod tcp;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;
-pub use ip::{IpHead, Packet, parse};
+pub use ip::{Fragment, IpHead, Packet, parse};
 pub use seq::SeqNr;
