@@ -29,6 +29,8 @@ pub struct Listener {
     socket: OwnedFd,
     rule: usize,
     port: u16,
+    /// Already on the list of listening sockets to serve in this turn.
+    ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
 }
@@ -69,6 +71,7 @@ impl Engine {
         for (index, rule) in rules.iter().enumerate() {
             outcomes.push(self.listen_rule(index, rule)?);
         }
+        self.ready_listeners.reserve(self.listeners.len());
         match self.addressing.rules.starved(&outcomes) {
             Some(rule) => Err(ListenError::All(rule.to_string())),
             None => Ok(()),
@@ -125,14 +128,23 @@ impl Engine {
         let data = epoll::EventData::new_u64(token.to_bits());
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&*self.epoll, &socket, data, events)?;
-        self.listeners.push(Listener { socket, rule: index, port, waiting: false });
+        self.listeners.push(Listener { socket, rule: index, port, ready: false, waiting: false });
         Ok(())
+    }
+
+    /// Puts a listening socket on the list for this turn, once.
+    pub(super) fn mark_listener(&mut self, index: u32) {
+        if let Some(listener) = self.listeners.get_mut(index as usize)
+            && !std::mem::replace(&mut listener.ready, true)
+        {
+            self.ready_listeners.push_back(index);
+        }
     }
 
     /// A listening socket is readable, or may go on after it had to wait.
     pub(super) fn serve_listener(&mut self, out: &mut dyn ToGuest, index: u32) {
         let Some(listener) = self.listeners.get_mut(index as usize) else { return };
-        listener.waiting = false;
+        (listener.ready, listener.waiting) = (false, false);
         let proto = self.addressing.rules.rules()[listener.rule].proto;
         let drained = match proto {
             Proto::Tcp => self.accept_some(out, index as usize),
@@ -140,7 +152,7 @@ impl Engine {
         };
         match drained {
             Drained::Empty => {}
-            Drained::More => self.ready_listeners.push_back(index),
+            Drained::More => self.mark_listener(index),
             Drained::NoRoom => {
                 self.listeners[index as usize].waiting = true;
                 self.waiting_listeners += 1;
@@ -155,9 +167,9 @@ impl Engine {
             return;
         }
         self.waiting_listeners = 0;
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if std::mem::take(&mut listener.waiting) {
-                self.ready_listeners.push_back(index as u32);
+        for index in 0..self.listeners.len() {
+            if std::mem::take(&mut self.listeners[index].waiting) {
+                self.mark_listener(index as u32);
             }
         }
     }

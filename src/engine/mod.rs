@@ -134,7 +134,7 @@ impl Engine {
 
     /// An event of a listening socket.
     pub fn on_listener_event(&mut self, index: u32) {
-        self.ready_listeners.push_back(index);
+        self.mark_listener(index);
     }
 
     /// The link can reach the guest now.
