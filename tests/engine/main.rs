@@ -15,4 +15,5 @@ mod packet;
 mod services;
 mod slot_port;
 mod tcp;
+mod worker;
 mod world;
