@@ -78,8 +78,12 @@ fn run(options: Options) -> Result<(), StartError> {
             start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
         }
     } else if !start::daemonize(pid_file.as_mut())? {
+        // The child has the same epoll instance: what is dropped here would leave it there, too.
+        std::mem::forget(worker);
         return Ok(());
     }
+    let signals = process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]);
+    worker.end_on(signals.map_err(system("signalfd"))?).map_err(system("epoll_ctl"))?;
     match worker.run().map_err(system("epoll_wait"))? {
         End::Signal | End::ClientGone => Ok(()),
     }
@@ -130,8 +134,6 @@ fn worker(
     let mut engine = Engine::new(epoll.clone(), addressing, options, secret, duid, now);
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
 
-    let signals =
-        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
@@ -141,7 +143,7 @@ fn worker(
         }
     };
     let clients = Clients { listener, one_off };
-    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {

@@ -49,7 +49,7 @@ use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use flows::{ADVERTISEMENT_TIMER, Flows};
+use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
 use fragments::Fragments;
 use listen::Listener;
 use outbox::Outbox;
@@ -138,7 +138,7 @@ impl Engine {
 
     /// An event of a listening socket.
     pub fn on_listener_event(&mut self, index: u32) {
-        self.ready_listeners.push_back(index);
+        self.mark_listener(index);
     }
 
     /// The link can reach the guest now.
@@ -189,7 +189,7 @@ impl Engine {
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
-        let Some(id) = self.flows.table.id_of(key) else { return };
+        let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {

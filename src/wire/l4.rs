@@ -8,6 +8,7 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{TcpHeaderSlice, TcpOptionElement, UdpHeaderSlice};
 
 use super::ip::L4Protocol;
+use super::tcp::{Flags, Segment};
 use super::{DropReason, SeqNr};
 
 /// A TCP header.
@@ -17,22 +18,10 @@ pub struct TcpHead {
     pub source_port: u16,
     /// Destination port, not 0.
     pub destination_port: u16,
-    /// Sequence number of the first byte.
-    pub seq: SeqNr,
-    /// Acknowledgment number.
-    pub ack: SeqNr,
-    /// The flag byte of the header: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
-    pub flags: u8,
-    /// Window, as in the header.
-    pub window: u16,
-    /// Option 2, only looked for on SYN.
-    pub mss: Option<u16>,
-    /// Option 3, only looked for on SYN.
-    pub window_scale: Option<u8>,
+    /// The segment.
+    pub segment: Segment,
     /// Bytes of the header with its options.
     pub header_len: u32,
-    /// Bytes behind the header.
-    pub payload_len: u32,
 }
 
 /// A UDP header.
@@ -49,8 +38,6 @@ pub struct UdpHead {
 /// Bytes of a UDP header, and of the fixed part of an ICMP echo message.
 pub const UDP_HEADER_BYTES: u32 = 8;
 
-const SYN: u8 = 0x02;
-
 pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason> {
     if bytes.len() < 20 {
         return Err(if l4_len < 20 { DropReason::Truncated } else { DropReason::HeadersTooLong });
@@ -66,18 +53,22 @@ pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason
     if slice.source_port() == 0 || slice.destination_port() == 0 {
         return Err(DropReason::PortZero);
     }
-    let (mss, window_scale) = if bytes[13] & SYN != 0 { syn_options(&slice) } else { (None, None) };
+    let flags = Flags(bytes[13]);
+    let (mss, window_scale) =
+        if flags.contains(Flags::SYN) { syn_options(&slice) } else { (None, None) };
     Ok(TcpHead {
         source_port: slice.source_port(),
         destination_port: slice.destination_port(),
-        seq: SeqNr(slice.sequence_number()),
-        ack: SeqNr(slice.acknowledgment_number()),
-        flags: bytes[13],
-        window: slice.window_size(),
-        mss,
-        window_scale,
         header_len,
-        payload_len: l4_len - header_len,
+        segment: Segment {
+            seq: SeqNr(slice.sequence_number()),
+            ack: SeqNr(slice.acknowledgment_number()),
+            flags,
+            window: slice.window_size(),
+            payload_len: l4_len - header_len,
+            mss,
+            window_scale,
+        },
     })
 }
 

@@ -10,6 +10,7 @@ pub mod eth;
 pub mod ip;
 pub mod l4;
 pub mod seq;
+pub mod tcp;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;

@@ -1,0 +1,14 @@
+//! The engine as a whole, in one process: frames of a guest on a link in memory, real sockets of the
+//! host in a network namespace of the test's own.
+
+#![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
+
+mod datagrams;
+mod fragments;
+mod frames;
+mod guest;
+mod hostile;
+mod namespace;
+mod packet;
+mod tcp;
+mod world;
