@@ -15,28 +15,27 @@ use crate::world::{FAMILIES, Family, Setup, World};
 const TURNS: usize = 64;
 /// Bytes of a fragment at MTU 1500.
 const PIECE: usize = 1448;
+/// The longest wait for a datagram that must come.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn guest_at(family: Family) -> SocketAddr {
     SocketAddr::new(family.guest(), 5000)
 }
 
 fn bound(at: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind(at).expect("a free port");
-    socket.set_nonblocking(true).expect("fcntl");
-    socket
+    UdpSocket::bind(at).expect("a free port")
 }
 
-/// The datagrams that have arrived.
-fn received(socket: &UdpSocket) -> Vec<Vec<u8>> {
-    let mut datagrams = Vec::new();
+/// The next `count` datagrams; a loaded host takes its time to deliver them. None may follow.
+fn received(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut bytes = vec![0; 65536];
-    loop {
-        match socket.recv(&mut bytes) {
-            Ok(len) => datagrams.push(bytes[..len].to_vec()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return datagrams,
-            Err(error) => panic!("recv: {error}"),
-        }
-    }
+    let mut next = || socket.recv(&mut bytes).map(|len| bytes[..len].to_vec());
+    socket.set_read_timeout(Some(PATIENCE)).expect("setsockopt");
+    let datagrams = (0..count).map(|_| next().expect("a datagram")).collect();
+    socket.set_nonblocking(true).expect("fcntl");
+    assert_eq!(next().map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    socket.set_nonblocking(false).expect("fcntl");
+    datagrams
 }
 
 fn payload(len: usize) -> Vec<u8> {
@@ -117,7 +116,7 @@ fn datagrams_in_fragments_reach_the_host_whole() {
                     frames.reverse();
                 }
                 send_all(&mut world, frames);
-                let got = received(&host);
+                let got = received(&host, 1);
                 assert!(got == [payload(len)], "{} datagrams for {len} bytes", got.len());
             }
             assert_eq!(world.engine.flow_count(), 1);
@@ -134,7 +133,7 @@ fn fragments_and_whole_datagrams_are_one_flow() {
             let ends = (guest_at(family), family.host_at(9000));
             send_all(&mut world, [packet::udp(ends.0, ends.1, b"whole")]);
             send_all(&mut world, cut(ends, 1, &message(ends.0, ends.1, b"in pieces"), 8));
-            assert_eq!(received(&host), [&b"whole"[..], b"in pieces"]);
+            assert_eq!(received(&host, 2), [&b"whole"[..], b"in pieces"]);
             assert_eq!(world.engine.flow_count(), 1);
         }
     });
@@ -167,7 +166,7 @@ fn what_is_wrong_as_a_whole_is_dropped_by_name() {
                 assert_eq!(world.drops(reason), 1, "{reason:?}");
                 assert_eq!(world.all_drops(), id as u64 + 1, "{reason:?}");
             }
-            assert_eq!(received(&host), Vec::<Vec<u8>>::new());
+            assert_eq!(received(&host, 0), Vec::<Vec<u8>>::new());
             assert_eq!(world.engine.flow_count(), 0);
         }
     });
@@ -187,10 +186,10 @@ fn datagrams_that_never_become_whole_are_given_up_by_name() {
             assert_eq!(world.drops(DropReason::FragmentEvicted), 3);
             world.skip(REASSEMBLY_TIMEOUT - Duration::from_secs(5));
             send_all(&mut world, [fragment(ends, count, &datagram, PIECE, datagram.len())]);
-            assert_eq!(received(&host), [payload(2000)]);
+            assert_eq!(received(&host, 1), [payload(2000)]);
             world.skip(Duration::from_secs(5));
             send_all(&mut world, cut(ends, count + 3, &datagram, PIECE));
-            assert_eq!(received(&host), [payload(2000)]);
+            assert_eq!(received(&host, 1), [payload(2000)]);
             assert_eq!(world.drops(DropReason::FragmentTimeout), u64::from(count) - 1);
             assert_eq!(world.all_drops(), u64::from(count) + 2);
         }
@@ -207,7 +206,7 @@ fn overlapping_fragments_send_nothing() {
             let pieces = [(0, 1600), (1448, 2896), (2896, datagram.len()), (1600, 2896)];
             let frames = pieces.map(|(start, end)| fragment(ends, 1, &datagram, start, end));
             send_all(&mut world, frames);
-            assert_eq!(received(&host), Vec::<Vec<u8>>::new());
+            assert_eq!(received(&host, 0), Vec::<Vec<u8>>::new());
             assert_eq!(world.drops(DropReason::FragmentOverlap), 3);
         }
     });
