@@ -4,14 +4,14 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use passt_frame::{Checksum, FrameMeta, MemPort, OnesSum};
+use passt_frame::{Checksum, FrameMeta, OnesSum};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use crate::world::{Family, GUEST_MAC, World};
+use crate::world::{Family, GUEST_MAC, GuestEnd, World};
 
 /// The guest.
 pub struct Guest {
@@ -23,15 +23,15 @@ pub struct Guest {
 }
 
 /// The guest's end of the link for one poll.
-struct Wire<'a> {
-    port: &'a mut MemPort,
+struct Wire<'a, P> {
+    port: &'a mut P,
     mtu: usize,
     largest: &'a mut usize,
     moved: bool,
 }
 
 struct Received(Vec<u8>);
-struct Sender<'a>(&'a mut MemPort, &'a mut bool);
+struct Sender<'a, P>(&'a mut P, &'a mut bool);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -39,34 +39,34 @@ impl RxToken for Received {
     }
 }
 
-impl TxToken for Sender<'_> {
+impl<P: GuestEnd> TxToken for Sender<'_, P> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = vec![0; len];
         let result = f(&mut frame);
         *self.1 = true;
-        self.0.send(frame, FrameMeta::default());
+        self.0.guest_sends(frame, FrameMeta::default());
         result
     }
 }
 
-impl Device for Wire<'_> {
+impl<P: GuestEnd> Device for Wire<'_, P> {
     type RxToken<'a>
         = Received
     where
         Self: 'a;
     type TxToken<'a>
-        = Sender<'a>
+        = Sender<'a, P>
     where
         Self: 'a;
 
-    fn receive(&mut self, _now: Instant) -> Option<(Received, Sender<'_>)> {
-        let (frame, meta) = self.port.recv()?;
+    fn receive(&mut self, _now: Instant) -> Option<(Received, Sender<'_, P>)> {
+        let (frame, meta) = self.port.guest_receives()?;
         self.moved = true;
         *self.largest = frame.len().max(*self.largest);
         Some((Received(completed(frame, meta)), Sender(self.port, &mut self.moved)))
     }
 
-    fn transmit(&mut self, _now: Instant) -> Option<Sender<'_>> {
+    fn transmit(&mut self, _now: Instant) -> Option<Sender<'_, P>> {
         Some(Sender(self.port, &mut self.moved))
     }
 
@@ -96,10 +96,12 @@ pub fn completed(mut frame: Vec<u8>, meta: FrameMeta) -> Vec<u8> {
 
 impl Guest {
     /// A guest with the addresses that it is told, on a link of `mtu` bytes.
-    pub fn new(world: &mut World, mtu: u16) -> Self {
+    pub fn new<P: GuestEnd>(world: &mut World<P>, mtu: u16) -> Self {
         let mut guest = Self::without_address(world, mtu);
         guest.iface.update_ip_addrs(|addresses| {
-            for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
+            // smoltcp takes a neighbour advertisement to be about its source, which for ours is the
+            // link-local address: no other IPv6 neighbours.
+            for (family, prefix) in [(Family::V4, 24), (Family::V6, 128)] {
                 let cidr = IpCidr::new(IpAddress::from(family.guest()), prefix);
                 addresses.push(cidr).expect("room for two addresses");
             }
@@ -111,7 +113,7 @@ impl Guest {
     }
 
     /// A guest that has to ask for its address.
-    pub fn without_address(world: &mut World, mtu: u16) -> Self {
+    pub fn without_address<P: GuestEnd>(world: &mut World<P>, mtu: u16) -> Self {
         let mtu = usize::from(mtu);
         let mut largest = 0;
         let mut wire = Wire { port: &mut world.port, mtu, largest: &mut largest, moved: false };
@@ -131,7 +133,7 @@ impl Guest {
     }
 
     /// Lets the stack work; true if a frame moved.
-    pub fn poll(&mut self, world: &mut World) -> bool {
+    pub fn poll<P: GuestEnd>(&mut self, world: &mut World<P>) -> bool {
         let now = instant(world);
         let mut wire =
             Wire { port: &mut world.port, mtu: self.mtu, largest: &mut self.largest, moved: false };
@@ -140,7 +142,7 @@ impl Guest {
     }
 
     /// How long until the stack wants to work again.
-    pub fn delay(&mut self, world: &World) -> Option<Duration> {
+    pub fn delay<P: GuestEnd>(&mut self, world: &World<P>) -> Option<Duration> {
         self.iface.poll_delay(instant(world), &self.sockets).map(Into::into)
     }
 
@@ -186,7 +188,7 @@ impl Guest {
     }
 }
 
-fn instant(world: &World) -> Instant {
+fn instant<P: GuestEnd>(world: &World<P>) -> Instant {
     Instant::from_micros(world.now().as_micros() as i64)
 }
 
@@ -199,11 +201,11 @@ const PATIENCE: usize = 3;
 
 /// Lets guest and engine work until `done`. `done` also does what the peers on the host do. Where
 /// nothing happens, time moves on to the next timer of either.
-pub fn until(
-    world: &mut World,
+pub fn until<P: GuestEnd>(
+    world: &mut World<P>,
     guest: &mut Guest,
     what: &str,
-    mut done: impl FnMut(&mut World, &mut Guest) -> bool,
+    mut done: impl FnMut(&mut World<P>, &mut Guest) -> bool,
 ) {
     let mut idle = 0;
     for _ in 0..TURN_LIMIT {

@@ -3,12 +3,17 @@
 
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
+mod allocation;
 mod datagrams;
 mod fragments;
 mod frames;
 mod guest;
+mod heap;
 mod hostile;
+mod leaks;
 mod namespace;
 mod packet;
+mod services;
+mod slot_port;
 mod tcp;
 mod world;

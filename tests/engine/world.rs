@@ -17,6 +17,7 @@ use passt::wire::DropReason;
 use passt_frame::{Caps, FrameMeta, FramePort, FromGuestBatch, GsoSet, MemPort};
 use rustix::event::{Timespec, epoll};
 
+use crate::heap;
 use crate::namespace::{HOST_V4, HOST_V6};
 
 /// The guest's Ethernet address.
@@ -179,14 +180,35 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
     engine
 }
 
+/// A link with its guest's end.
+pub trait GuestEnd: FramePort {
+    /// The guest sends a frame.
+    fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta);
+
+    /// The guest takes the next frame.
+    fn guest_receives(&mut self) -> Option<(Vec<u8>, FrameMeta)>;
+}
+
+impl GuestEnd for MemPort {
+    fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta) {
+        self.send(frame, meta);
+    }
+
+    fn guest_receives(&mut self) -> Option<(Vec<u8>, FrameMeta)> {
+        self.recv()
+    }
+}
+
 /// An engine, its link, its clock.
-pub struct World<P: FramePort = MemPort> {
+pub struct World<P: GuestEnd = MemPort> {
     pub engine: Engine,
     pub port: P,
     batch: FromGuestBatch,
     epoll: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
     skipped: Duration,
+    /// Allocations that turns have made.
+    pub allocations: usize,
 }
 
 impl World {
@@ -194,33 +216,35 @@ impl World {
     pub fn new(setup: &Setup) -> Self {
         Self::on(MemPort::new(setup.caps, BUFFER_BYTES), setup)
     }
+}
 
+impl<P: GuestEnd> World<P> {
     /// The guest sends a frame without offloads.
     pub fn send(&mut self, frame: Vec<u8>) {
-        self.port.send(frame, FrameMeta::default());
+        self.port.guest_sends(frame, FrameMeta::default());
     }
 
     /// All frames that the guest has got.
     pub fn received(&mut self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.port.recv()).map(|(frame, _)| frame).collect()
+        std::iter::from_fn(|| self.port.guest_receives()).map(|(frame, _)| frame).collect()
     }
 
     /// Turns until the guest has got `count` frames, and nothing is left to do.
     pub fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for _ in 0..PATIENCE {
-            let busy = self.turn(DELIVERY);
+            self.turn(DELIVERY);
             frames.extend(self.received());
-            if frames.len() >= count && !busy {
+            if frames.len() >= count {
+                self.settle(PATIENCE);
+                frames.extend(self.received());
                 break;
             }
         }
         assert_eq!(frames.len(), count, "frames for the guest");
         frames
     }
-}
 
-impl<P: FramePort> World<P> {
     /// A world on `port`.
     pub fn on(port: P, setup: &Setup) -> Self {
         let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance"));
@@ -231,6 +255,7 @@ impl<P: FramePort> World<P> {
             epoll,
             events: Vec::with_capacity(64),
             skipped: Duration::ZERO,
+            allocations: 0,
         }
     }
 
@@ -253,7 +278,16 @@ impl<P: FramePort> World<P> {
         let timeout = Timespec::try_from(wait).expect("a short time");
         let room = rustix::buffer::spare_capacity(&mut self.events);
         epoll::wait(&*self.epoll, room, Some(&timeout)).expect("epoll_wait");
-        self.engine.begin_turn(self.now());
+        let now = self.now();
+        let before = heap::allocations();
+        let frames = self.work(now);
+        self.allocations += heap::allocations() - before;
+        busy || frames || !self.events.is_empty()
+    }
+
+    /// What the product does in one turn; whether there were frames from the guest.
+    fn work(&mut self, now: Timestamp) -> bool {
+        self.engine.begin_turn(now);
         for event in &self.events {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
@@ -268,7 +302,7 @@ impl<P: FramePort> World<P> {
         let (_, out) = self.port.halves();
         self.engine.work(out);
         self.port.flush();
-        busy || frames || !self.events.is_empty()
+        frames
     }
 
     /// Turns until nothing is left to do; panics if that takes more than `limit` turns.
