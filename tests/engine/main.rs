@@ -5,6 +5,7 @@
 
 mod allocation;
 mod datagrams;
+mod fragments;
 mod frames;
 mod guest;
 mod heap;
