@@ -266,7 +266,9 @@ fn no_frame_disturbs_the_next() {
             world.received();
             world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
             world.settle(TURNS);
-            prop_assert_eq!(world.received().len(), 1, "the answer to an ARP request");
+            // An error from the host's network may come late.
+            let answers = world.received().into_iter().filter(|frame| frame[12..14] == [8, 6]);
+            prop_assert_eq!(answers.count(), 1, "the answer to an ARP request");
             Ok(())
         });
         result.unwrap_or_else(|error| panic!("{error}"));

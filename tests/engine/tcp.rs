@@ -286,17 +286,15 @@ fn a_reset_reaches_the_other_end() {
     });
 }
 
-/// Connects the guest to `to`, which does not work; how often time was what decided that.
+/// Connects the guest to `to`, which does not work: only a reset makes smoltcp give up.
 fn refused(to: SocketAddr) {
     let mut world = World::new(&setup(PLAIN, 1500));
     let mut guest = Guest::new(&mut world, 1500);
     let handle = guest.tcp(4096);
     guest.connect(handle, to, 40000);
-    let start = world.now();
     until(&mut world, &mut guest, "refusal", |_, guest| {
         guest.tcp_mut(handle).state() == State::Closed
     });
-    assert!(world.now().since(start).as_secs() < 5, "{to}: a reset, not a timeout");
     assert_eq!(world.engine.flow_count(), 0, "{to}");
 }
 
