@@ -1,5 +1,6 @@
 //! From the command line to the running loop, in order.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -26,7 +27,8 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
-            print!("{text}");
+            // A reader that is gone does not want the text any more.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Command::Run(options) => match run(*options) {
@@ -37,11 +39,12 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{error}");
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        eprintln!("{cure}");
+        let _ = writeln!(stderr, "{cure}");
     }
     ExitCode::FAILURE
 }
@@ -69,8 +72,12 @@ fn run(options: Options) -> Result<(), StartError> {
             start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
         }
     } else if !start::daemonize(pid_file.as_mut())? {
+        // The child has the same epoll instance: what is dropped here would leave it there, too.
+        std::mem::forget(worker);
         return Ok(());
     }
+    let signals = process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]);
+    worker.end_on(signals.map_err(system("signalfd"))?).map_err(system("epoll_ctl"))?;
     match worker.run().map_err(system("epoll_wait"))? {
         End::Signal | End::ClientGone => Ok(()),
     }
@@ -124,8 +131,6 @@ fn worker(
     let mut engine = Engine::new(epoll.clone(), addressing, options, secret, duid, now);
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
 
-    let signals =
-        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
@@ -135,7 +140,7 @@ fn worker(
         }
     };
     let clients = Clients { listener, one_off };
-    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {

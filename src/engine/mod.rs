@@ -50,7 +50,7 @@ use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use flows::{ADVERTISEMENT_TIMER, Flows};
+use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
 use listen::Listener;
 use outbox::Outbox;
 use state::Protocol;
@@ -187,7 +187,7 @@ impl Engine {
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
-        let Some(id) = self.flows.table.id_of(key) else { return };
+        let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {

@@ -1,6 +1,6 @@
 //! The loop: one epoll instance, one turn after the other.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -60,6 +60,7 @@ pub struct Worker<L: Link> {
     engine: Engine,
     batch: FromGuestBatch,
     clients: Clients,
+    /// Kept open for epoll.
     signals: Option<OwnedFd>,
     /// Frames from the guest may be waiting.
     frames: bool,
@@ -73,7 +74,7 @@ pub fn monotonic_now() -> Timestamp {
 }
 
 impl<L: Link> Worker<L> {
-    /// A worker that ends on `signals`, if given.
+    /// A worker without events yet.
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
@@ -82,22 +83,27 @@ impl<L: Link> Worker<L> {
         link: L,
         engine: Engine,
         clients: Clients,
-        signals: Option<OwnedFd>,
     ) -> Result<Self, Errno> {
-        let watch = |fd: &dyn std::os::fd::AsFd, token: Token| {
-            let data = epoll::EventData::new_u64(token.to_bits());
-            epoll::add(&*epoll, fd.as_fd(), data, epoll::EventFlags::IN)
-        };
         if let Some(listener) = &clients.listener {
             listener.set_nonblocking(true).map_err(|_| Errno::INVAL)?;
-            watch(listener, Token::Clients)?;
-        }
-        if let Some(signals) = &signals {
-            watch(signals, Token::Signals)?;
+            watch(&epoll, listener, Token::Clients)?;
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
-        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames: false, end: None })
+        let (frames, signals, end) = (false, None, None);
+        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames, end })
+    }
+
+    /// Ends the loop when a signal descriptor becomes readable. Only in the process that runs the
+    /// loop: a signal descriptor in epoll reports the signals of the process that added it, so one
+    /// added before a fork stays silent in the child.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn end_on(&mut self, signals: OwnedFd) -> Result<(), Errno> {
+        watch(&self.epoll, &signals, Token::Signals)?;
+        self.signals = Some(signals);
+        Ok(())
     }
 
     /// The engine.
@@ -171,8 +177,8 @@ impl<L: Link> Worker<L> {
                 self.on_link(events);
             }
             Some(Token::Clients) => self.accept_client(),
-            Some(Token::Signals) => self.end = Some(End::Signal),
-            None => {}
+            Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
+            Some(Token::Signals) | None => {}
         }
     }
 
@@ -230,9 +236,8 @@ impl<L: Link> Worker<L> {
     }
 }
 
-impl<L: Link> Drop for Worker<L> {
-    fn drop(&mut self) {
-        // The signal descriptor goes last: signals stay blocked until the process ends.
-        let _ = self.signals.take();
-    }
+/// Reports readability of `fd`, level-triggered.
+fn watch(epoll: &OwnedFd, fd: impl AsFd, token: Token) -> Result<(), Errno> {
+    let data = epoll::EventData::new_u64(token.to_bits());
+    epoll::add(epoll, fd, data, epoll::EventFlags::IN)
 }

@@ -64,8 +64,8 @@ make_networks() {
     ip -n host link set uplink up
     ip -n host route add default via "$GATEWAY4"
     ip -n host -6 route add default via "$GATEWAY6"
-    # The program's model of IPv6 needs the link-local address, which comes with the carrier.
-    until_true 10 sh -c 'ip -n host -6 addr show dev uplink scope link | grep -q fe80'
+    until_true 10 settled host
+    until_true 10 settled outside
     # A router that knows the way to nowhere says so, every time.
     in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
         echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
@@ -73,6 +73,12 @@ make_networks() {
     ip -n outside -6 route add unreachable 2001:db8:dead::/48
     # What distributions allow: ping for everyone. A user namespace has one group.
     in_net host sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
+}
+
+# settled NAMESPACE: carriers are seen, and duplicate address detection has ended.
+settled() {
+    [ "$(ip -n "$1" -6 addr show tentative | wc -l)" -eq 0 ] &&
+        ip -n "$1" link show up type veth | grep -q 'state UP'
 }
 
 # in_net NAMESPACE COMMAND...
@@ -171,7 +177,7 @@ emulate() {
 }
 
 # QEMU 7.2 without acceleration crashes when a guest's driver sets up the MSI-X vectors
-# of a vhost-user device (it looks into a table that only KVM fills). Line interrupts work.
+# of a vhost-user device. Line interrupts work.
 qemu_vectors() {
     case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
 }
