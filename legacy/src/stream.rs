@@ -84,6 +84,11 @@ impl Stream {
         self.socket.is_some()
     }
 
+    /// Whether the client has gone, or is to go, which the next event reports.
+    pub fn is_leaving(&self) -> bool {
+        self.socket.is_some() && self.incoming.has_ended()
+    }
+
     fn detach(&mut self) {
         let Some(socket) = self.socket.take() else { return };
         self.registrar.remove(&*socket);
@@ -112,7 +117,7 @@ impl FramePort for Stream {
         if self.socket.is_none() {
             return PortEvents::default();
         }
-        if self.incoming.has_ended() {
+        if self.is_leaving() {
             self.detach();
             return PortEvents { link: Some(LinkChange::Closed), ..PortEvents::default() };
         }

@@ -123,6 +123,10 @@ impl Link for SocketLink {
     fn is_attached(&self) -> bool {
         self.undecided.is_some() || self.stream.is_attached() || self.vhost.is_attached()
     }
+
+    fn is_leaving(&self) -> bool {
+        self.stream.is_leaving()
+    }
 }
 
 impl FramePort for SocketLink {
