@@ -1,11 +1,12 @@
 //! Clients of passt's socket: frames or vhost-user, one at a time, however their bytes arrive. The loop
 //! runs in the test, turn by turn, where the turn matters; otherwise the program runs as its users run
-//! it. No port is opened, and nothing leaves the machine.
+//! it. Nothing leaves the machine.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -23,7 +24,7 @@ use passt::responder::dhcpv6::Duid;
 use rustix::event::epoll;
 
 /// What the guest is told, without a look at the host.
-const NETWORK: [&str; 8] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "-q", "-t", "none"];
+const NETWORK: [&str; 7] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "-m", "1500"];
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
@@ -89,6 +90,24 @@ fn rapid_discover() -> Vec<u8> {
     ip.extend([0, 0, 0, 0, 64, 17, 0xde, 0xad, 0, 0, 0, 0, 255, 255, 255, 255]);
     let udp = [68u16, 67, udp_bytes, 0xbeef].map(u16::to_be_bytes).concat();
     broadcast([0x08, 0x00], &[&ip, &udp, &message])
+}
+
+/// A TCP segment from port 40000 of the guest's to `port` of the gateway; both checksums are wrong.
+fn segment(port: u16, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0];
+    ip.extend((40 + payload.len() as u16).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 6, 0xde, 0xad, 192, 0, 2, 2, 192, 0, 2, 1]);
+    let ports = [40_000, port].map(u16::to_be_bytes).concat();
+    let numbers = [seq, ack].map(u32::to_be_bytes).concat();
+    let rest = [0x50, flags, 0xff, 0xff, 0xbe, 0xef, 0, 0];
+    broadcast([0x08, 0x00], &[&ip, &ports, &numbers, &rest, payload])
+}
+
+/// Sequence number, acknowledgment number and flags of a TCP segment to the guest.
+fn tcp_fields(frame: &[u8]) -> Option<(u32, u32, u8)> {
+    let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| frame[at + i]));
+    let is_tcp = frame[12..14] == [8, 0] && frame[23] == 6;
+    is_tcp.then(|| (number(38), number(42), frame[47]))
 }
 
 /// A vhost-user message without a body.
@@ -167,6 +186,29 @@ fn questions_that_waited_are_answered_in_the_first_turn() {
     let found = waiting_frames(&mut client);
     assert!(found.iter().any(|frame| is_dhcp_ack(frame)), "{found:x?}");
     assert!(found.iter().any(|frame| is_arp_reply(frame)), "{found:x?}");
+}
+
+/// Clients that offer their guests offloads but cannot pass them on (libkrun) send such frames.
+#[test]
+fn frames_larger_than_the_mtu_with_unfinished_checksums_are_taken() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    let mut worker = worker(Protocols::Any, None);
+    worker.link().attach(ours).unwrap();
+    let mut answers = |client: &mut UnixStream, frame: &[u8]| {
+        client.write_all(&with_length(frame)).unwrap();
+        turns(&mut worker);
+        waiting_frames(client).iter().filter_map(|frame| tcp_fields(frame)).collect::<Vec<_>>()
+    };
+    let opened = answers(&mut client, &segment(port, 999, 0, 0x02, &[]));
+    let &[(isn, 1000, 0x12)] = &opened[..] else { panic!("no SYN and ACK: {opened:x?}") };
+    let payload: Vec<u8> = (0..30_000u32).map(|at| (at % 251) as u8).collect();
+    let acked = answers(&mut client, &segment(port, 1000, isn.wrapping_add(1), 0x18, &payload));
+    assert!(matches!(acked.last(), Some((_, 31_000, 0x10))), "{acked:x?}");
+    let mut received = vec![0; payload.len()];
+    listener.accept().unwrap().0.read_exact(&mut received).unwrap();
+    assert!(received == payload);
 }
 
 #[test]
