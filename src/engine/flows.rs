@@ -169,6 +169,8 @@ impl Flows {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.starved, true)
         {
+            let table = &self.table;
+            make_room(&mut self.starved, |id| table.get(id).is_some_and(|flow| flow.state.starved));
             self.starved.push_back(id);
         }
     }
@@ -185,21 +187,25 @@ impl Flows {
         }
     }
 
+    /// Flows whose handshake may be under way at a time: no more than half of the sockets that are
+    /// left beside `other_descriptors`, so that a scan leaves room for everything else.
+    fn half_open_limit(&self, other_descriptors: usize) -> usize {
+        (self.max_sockets.saturating_sub(other_descriptors) / 2).clamp(1, MAX_HALF_OPEN)
+    }
+
     /// Notes a TCP flow whose handshake begins. Returns the oldest such flow when there are too many
     /// now: it is to give way.
-    pub fn begin_handshake(&mut self, id: FlowId) -> Option<FlowId> {
+    pub fn begin_handshake(&mut self, id: FlowId, other_descriptors: usize) -> Option<FlowId> {
         if let Some(flow) = self.table.get_mut(id)
             && let Protocol::Tcp(tcp) = &mut flow.state.protocol
         {
             tcp.half_open = true;
             self.half_open_count += 1;
         }
-        if self.half_open.len() >= 2 * MAX_HALF_OPEN {
-            let table = &self.table;
-            self.half_open.retain(|&id| is_half_open(table, id));
-        }
+        let table = &self.table;
+        make_room(&mut self.half_open, |id| is_half_open(table, id));
         self.half_open.push_back(id);
-        if self.half_open_count <= MAX_HALF_OPEN {
+        if self.half_open_count <= self.half_open_limit(other_descriptors) {
             return None;
         }
         while let Some(oldest) = self.half_open.pop_front() {
@@ -238,6 +244,14 @@ impl Flows {
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
     let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif == Pif::Host;
     sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
+}
+
+/// Drops ids that mean nothing any more from a list that is full, so that it never grows: flows that
+/// end leave their ids behind.
+fn make_room(list: &mut VecDeque<FlowId>, keep: impl Fn(FlowId) -> bool) {
+    if list.len() == list.capacity() {
+        list.retain(|&id| keep(id));
+    }
 }
 
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {

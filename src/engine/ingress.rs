@@ -9,7 +9,7 @@ use super::Engine;
 use super::tcp::Run;
 use crate::responder::{dhcp, dhcpv6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
-use crate::wire::{DropReason, Packet};
+use crate::wire::{DropReason, Fragment, Packet};
 
 /// ICMPv6 types of neighbour and router discovery: consumed here, never forwarded.
 const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
@@ -40,12 +40,18 @@ impl Engine {
         let frame = &lease.frames()[index];
         let head = frame.head();
         self.addressing.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
-        let ip = match ip::parse(head, frame.len)? {
+        log::trace!("from guest: {} bytes, {:?}", frame.len, frame.meta);
+        let packet = ip::parse(head, frame.len)?;
+        let ip = match packet {
             Packet::Arp => return self.arp(head, out),
-            Packet::Ip(ip) => ip,
+            Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
         };
+        log::trace!("    {ip:?}");
         self.check_family(&ip)?;
         self.addressing.learn_address(ip.source);
+        if let Packet::Fragment(fragment) = packet {
+            return self.fragment_from_guest(lease, index, &fragment);
+        }
         match ip.protocol {
             L4Protocol::Tcp => self.tcp_from_guest(lease, index, &ip, run, out),
             L4Protocol::Udp => self.udp_or_dhcp(lease, index, &ip, out),

@@ -29,6 +29,8 @@ pub struct Listener {
     socket: OwnedFd,
     rule: usize,
     port: u16,
+    /// Already on the list for this turn.
+    ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
 }
@@ -69,6 +71,7 @@ impl Engine {
         for (index, rule) in rules.iter().enumerate() {
             outcomes.push(self.listen_rule(index, rule)?);
         }
+        self.ready_listeners.reserve(self.listeners.len());
         match self.addressing.rules.starved(&outcomes) {
             Some(rule) => Err(ListenError::All(rule.to_string())),
             None => Ok(()),
@@ -125,22 +128,31 @@ impl Engine {
         let data = epoll::EventData::new_u64(token.to_bits());
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&*self.epoll, &socket, data, events)?;
-        self.listeners.push(Listener { socket, rule: index, port, waiting: false });
+        self.listeners.push(Listener { socket, rule: index, port, ready: false, waiting: false });
         Ok(())
+    }
+
+    /// Puts a listening socket on the list for this turn, once.
+    pub(super) fn mark_listener(&mut self, index: u32) {
+        if let Some(listener) = self.listeners.get_mut(index as usize)
+            && !std::mem::replace(&mut listener.ready, true)
+        {
+            self.ready_listeners.push_back(index);
+        }
     }
 
     /// A listening socket is readable, or may go on after it had to wait.
     pub(super) fn serve_listener(&mut self, out: &mut dyn ToGuest, index: u32) {
         let Some(listener) = self.listeners.get_mut(index as usize) else { return };
-        listener.waiting = false;
+        (listener.ready, listener.waiting) = (false, false);
         let proto = self.addressing.rules.rules()[listener.rule].proto;
         let drained = match proto {
-            Proto::Tcp => self.accept_some(index as usize),
+            Proto::Tcp => self.accept_some(out, index as usize),
             _ => self.receive_some(out, index as usize),
         };
         match drained {
             Drained::Empty => {}
-            Drained::More => self.ready_listeners.push_back(index),
+            Drained::More => self.mark_listener(index),
             Drained::NoRoom => {
                 self.listeners[index as usize].waiting = true;
                 self.waiting_listeners += 1;
@@ -155,14 +167,14 @@ impl Engine {
             return;
         }
         self.waiting_listeners = 0;
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if std::mem::take(&mut listener.waiting) {
-                self.ready_listeners.push_back(index as u32);
+        for index in 0..self.listeners.len() {
+            if std::mem::take(&mut self.listeners[index].waiting) {
+                self.mark_listener(index as u32);
             }
         }
     }
 
-    fn accept_some(&mut self, index: usize) -> Drained {
+    fn accept_some(&mut self, out: &mut dyn ToGuest, index: usize) -> Drained {
         for _ in 0..ACCEPTS_PER_TURN {
             if let Err(reason) = self.flows.check_room(self.listeners.len()) {
                 self.outbox.drops.count(reason);
@@ -172,7 +184,7 @@ impl Engine {
             match socket::accept(listener.socket.as_fd()) {
                 Ok((socket, peer)) => {
                     let rule = self.addressing.rules.rules()[listener.rule];
-                    self.accepted(socket, peer, &rule);
+                    self.accepted(out, socket, peer, &rule);
                 }
                 Err(Errno::AGAIN) => return Drained::Empty,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {

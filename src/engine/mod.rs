@@ -20,6 +20,7 @@ mod answer;
 mod datagrams;
 mod fill;
 mod flows;
+mod fragments;
 mod icmp_error;
 mod ingress;
 mod listen;
@@ -51,6 +52,7 @@ use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
+use fragments::Fragments;
 use listen::Listener;
 use outbox::Outbox;
 use state::Protocol;
@@ -87,6 +89,7 @@ pub struct Engine {
     options: Options,
     flows: Flows,
     outbox: Outbox,
+    fragments: Fragments,
     listeners: Vec<Listener>,
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
@@ -111,6 +114,7 @@ impl Engine {
             addressing,
             options,
             outbox: Outbox::default(),
+            fragments: Fragments::default(),
             listeners: Vec::new(),
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,
@@ -136,7 +140,7 @@ impl Engine {
 
     /// An event of a listening socket.
     pub fn on_listener_event(&mut self, index: u32) {
-        self.ready_listeners.push_back(index);
+        self.mark_listener(index);
     }
 
     /// The link can reach the guest now.
