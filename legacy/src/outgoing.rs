@@ -148,7 +148,7 @@ unsafe impl ToGuest for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use passt_frame::{FrameMeta, Reserve, ToGuestLease};
+    use passt_frame::{FrameMeta, MAX_FRAME_BYTES, Reserve, ToGuestLease};
 
     use super::*;
     use crate::testing::{encoded, frame};
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn what_a_client_does_not_read_is_bounded() {
         let (mut outgoing, theirs) = connected();
-        let large = frame(65_549, 1);
+        let large = frame(MAX_FRAME_BYTES as usize, 1);
         let mut committed = 0;
         while put(&mut outgoing, &large) {
             committed += 1;

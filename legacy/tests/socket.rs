@@ -6,7 +6,7 @@ mod rig;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use passt_frame::{FramePort, LinkChange, PortEvents};
+use passt_frame::{FramePort, LinkChange, MAX_FRAME_BYTES, PortEvents};
 use passt_legacy::AttachError;
 use proptest::prelude::*;
 use rig::{Rig, encoded, frame};
@@ -68,7 +68,7 @@ fn many_frames_of_one_write_arrive_in_one_turn() {
 
 #[test]
 fn an_impossible_length_ends_the_connection_after_the_frames_before_it() {
-    for len in [0u32, 13, 65_550, u32::MAX] {
+    for len in [0u32, 13, MAX_FRAME_BYTES + 1, u32::MAX] {
         let (mut rig, mut client) = Rig::connected();
         let good = frame(100, 7);
         client.write_all(&encoded(std::slice::from_ref(&good))).unwrap();
@@ -169,7 +169,7 @@ fn an_idle_link_causes_no_events() {
 proptest! {
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut(
-        lens in prop::collection::vec(prop_oneof![14..200usize, 60_000..=65_549usize], 0..12),
+        lens in prop::collection::vec(prop_oneof![14..200usize, 60_000..=MAX_FRAME_BYTES as usize], 0..12),
         cuts in prop::collection::vec(prop_oneof![1..8usize, 1..100_000usize], 1..20),
     ) {
         let frames: Vec<_> = lens.iter().zip(0..).map(|(&len, n)| frame(len, n)).collect();
