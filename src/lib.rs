@@ -37,8 +37,8 @@
 //! | [`run`], [`start`] | from the command line to the running loop |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
-//! | crate [`passt_vhost`] | the vhost-user back-end, the one link of this version |
-//! | crate [`passt_legacy`] | framing of qemu's stream socket; no link yet |
+//! | crate [`passt_vhost`] | the vhost-user back-end |
+//! | crate [`passt_legacy`] | qemu's stream socket |
 //!
 //! Names are mirrored: [`wire::l4`] knows the format of a TCP segment, [`flow::tcp`] decides what to do
 //! about it, `engine::tcp` does it with a socket.

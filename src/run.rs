@@ -7,11 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use log::LevelFilter;
-use passt_frame::Registrar;
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Worker};
+use crate::engine::{Addressing, Clients, End, Engine, Link, Protocols, SocketLink, Worker};
 use crate::flow::network::Network;
 use crate::responder::dhcpv6::Duid;
 use crate::start::{self, ClientSocket, StartError, system};
@@ -54,11 +53,6 @@ fn run(options: Options) -> Result<(), StartError> {
     crate::log::init(level(&options));
     let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
     let conf = configure(options)?;
-    if conf.link.mode != Mode::VhostUser {
-        return Err(StartError::Other(
-            "the qemu stream socket is not supported by this version: add --vhost-user".into(),
-        ));
-    }
 
     let socket = start::client_socket(&conf.link)?;
     let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
@@ -120,10 +114,13 @@ fn worker(
     socket: ClientSocket,
     epoll: Rc<OwnedFd>,
     max_descriptors: u64,
-) -> Result<Worker<passt_vhost::Device>, StartError> {
-    let registrar = Registrar::new(epoll.clone(), LINK_BASE);
-    let link = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
-    let mut link = passt_vhost::Device::new(registrar, link)
+) -> Result<Worker<SocketLink>, StartError> {
+    let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
+    let protocols = match conf.link.mode {
+        Mode::VhostUser => Protocols::VhostUser,
+        Mode::Stream => Protocols::Any,
+    };
+    let mut link = SocketLink::new(&epoll, device, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
     let addressing =
         Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
@@ -138,7 +135,7 @@ fn worker(
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
         ClientSocket::Connected(stream) => {
-            link.attach(stream).map_err(|error| StartError::Other(error.to_string()))?;
+            link.attach(stream).map_err(StartError::Other)?;
             None
         }
     };

@@ -25,6 +25,7 @@ mod icmp_error;
 mod ingress;
 mod listen;
 mod outbox;
+mod socket_link;
 mod state;
 mod tcp;
 mod token;
@@ -40,6 +41,7 @@ use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
 pub use listen::ListenError;
+pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Worker, monotonic_now};
 

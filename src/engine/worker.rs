@@ -23,6 +23,11 @@ pub trait Link: FramePort {
 
     /// Whether a client is connected.
     fn is_attached(&self) -> bool;
+
+    /// Whether the connected client has gone already, as the next event will say.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 impl Link for passt_vhost::Device {
@@ -64,6 +69,8 @@ pub struct Worker<L: Link> {
     signals: Option<OwnedFd>,
     /// Frames from the guest may be waiting.
     frames: bool,
+    /// A client wants to connect.
+    knocking: bool,
     end: Option<End>,
 }
 
@@ -90,8 +97,8 @@ impl<L: Link> Worker<L> {
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
-        let (frames, signals, end) = (false, None, None);
-        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames, end })
+        let (frames, knocking, signals, end) = (false, false, None, None);
+        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames, knocking, end })
     }
 
     /// Ends the loop when a signal descriptor becomes readable. Only in the process that runs the
@@ -151,6 +158,10 @@ impl<L: Link> Worker<L> {
         let (_, out) = self.link.halves();
         self.engine.work(out);
         self.link.flush();
+        // Last, so that the client before it has left if it was going to.
+        if std::mem::take(&mut self.knocking) {
+            self.accept_client();
+        }
         Ok(())
     }
 
@@ -176,7 +187,7 @@ impl<L: Link> Worker<L> {
                 let events = self.link.on_event(token);
                 self.on_link(events);
             }
-            Some(Token::Clients) => self.accept_client(),
+            Some(Token::Clients) => self.knocking = true,
             Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
             Some(Token::Signals) | None => {}
         }
@@ -211,6 +222,10 @@ impl<L: Link> Worker<L> {
 
     fn accept_client(&mut self) {
         let Some(listener) = &self.clients.listener else { return };
+        if self.link.is_leaving() {
+            // The listening socket is reported again in the next turn.
+            return;
+        }
         let Ok((stream, _)) = listener.accept() else { return };
         let peer = rustix::net::sockopt::socket_peercred(&stream);
         let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());

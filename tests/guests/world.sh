@@ -3,7 +3,7 @@
 # program under test runs as an ordinary user, with a guest in front of it and a
 # network behind it. Everything ends with the script that made it.
 #
-#   guest ==vhost-user== [host: passt] ---veth--- [outside: servers]
+#   guest ====socket==== [host: passt] ---veth--- [outside: servers]
 #                     192.0.2.2             192.0.2.1, 198.51.100.7
 #                     2001:db8:2::2         2001:db8:2::1, 2001:db8:1::7
 #
@@ -15,6 +15,8 @@ HOST6=2001:db8:2::2 GATEWAY6=2001:db8:2::1 SERVER6=2001:db8:1::7 NOWHERE6=2001:d
 NAME=web.example.test
 WORLD=/run/world
 ORDINARY=65534
+# What the program is told to speak. Without it, guests may choose.
+PROTOCOL=(--vhost-user)
 
 # enter_world ARGUMENT...: starts the calling script again in namespaces of its own.
 enter_world() {
@@ -134,7 +136,7 @@ start_passt() {
 
 run_passt() {
     local status=0
-    (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
+    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
     echo "$status" >"$WORLD/passt.status"
 }
 
@@ -144,7 +146,7 @@ passt_serves_or_ended() { [ -s "$WORLD/passt.pid" ] || ! passt_runs; }
 # start_guest KIND: returns when the guest's agent answers.
 start_guest() {
     echo "$1" >"$WORLD/guest.kind"
-    ("boot_$1") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
+    ("boot_${1//-/_}") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
     echo $! >"$WORLD/guest.job"
     disown
     await_marker 90 ready >/dev/null
@@ -156,10 +158,19 @@ boot_uml() {
 }
 
 boot_qemu() {
-    become_user qemu-system-x86_64 -M q35,memory-backend=mem -accel tcg -cpu max -m 512 \
-        -object memory-backend-memfd,id=mem,size=512M,share=on \
+    emulate q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
         -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
-        -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)" \
+        -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)"
+}
+
+boot_qemu_stream() {
+    emulate q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/passt.sock" \
+        -device virtio-net-pci,netdev=n,romfile=
+}
+
+# emulate MACHINE OPTION...: QEMU without acceleration, its console on ours.
+emulate() {
+    become_user qemu-system-x86_64 -M "$@" -accel tcg -cpu max -m 512 \
         -nodefaults -nographic -serial stdio -no-reboot \
         -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
         -append 'console=ttyS0 panic=-1 quiet'
