@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,9 +120,9 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    // Only a socket gives way, and only one that was there: another program may bind right now.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path).map_err(failed)?;
     }
     UnixListener::bind(path).map_err(failed)
 }
