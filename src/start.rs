@@ -30,6 +30,9 @@ pub enum StartError {
         "Socket path {0} already in use: stop the program that listens there, or choose another --socket"
     )]
     SocketInUse(PathBuf),
+    /// The socket's path names a file that holds something.
+    #[error("Socket path {0} is a file with content: remove it, or choose another --socket")]
+    SocketIsFile(PathBuf),
     /// The client socket could not be made.
     #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
     Bind {
@@ -109,7 +112,8 @@ fn bind_default() -> Result<ClientSocket, StartError> {
     Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into())))
 }
 
-/// Binds to `path`; a socket that nobody listens on any more gives way.
+/// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
+/// which a script may have made to reserve the name; what a file holds is not thrown away.
 fn bind(path: &Path) -> Result<UnixListener, StartError> {
     use std::io::ErrorKind;
     let failed = |source| StartError::Bind { path: path.to_owned(), source };
@@ -119,6 +123,9 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
             _ => return Err(StartError::SocketInUse(path.to_owned())),
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
+    }
+    if fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0) {
+        return Err(StartError::SocketIsFile(path.to_owned()));
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
