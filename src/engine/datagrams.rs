@@ -2,9 +2,12 @@
 //! header in front of the payload.
 //!
 //! From the guest: one datagram, one sendmsg(2) straight from its buffers; a USO frame goes out as
-//! `UDP_SEGMENT`. What it cut into fragments is put together first ([`super::fragments`]). To the guest: the length is peeked, just enough buffers are reserved, and the
-//! datagram is received into them. Without room it stays in the socket, whose queue is bounded by
-//! the kernel, and the flow waits for the link's word; without a link it is dropped and counted.
+//! `UDP_SEGMENT`; what it cut into fragments is put together first ([`super::fragments`]).
+//!
+//! To the guest: the length is peeked, just enough buffers are reserved, and the datagram is received
+//! into them, in one frame whatever the MTU. Without room it stays in the socket, whose queue is
+//! bounded by the kernel, and the flow waits for the link's word; without a link it is dropped and
+//! counted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

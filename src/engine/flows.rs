@@ -44,7 +44,7 @@ pub struct Flows {
     pub timers: TimerWheel,
     /// Flows with work for this turn.
     ready: VecDeque<FlowId>,
-    /// Flows that wait for room in the guest's buffers.
+    /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
     starved: VecDeque<FlowId>,
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
@@ -197,7 +197,9 @@ impl Flows {
         None
     }
 
-    /// Puts a flow on the list of those that wait for room in the guest's buffers, once.
+    /// Puts a flow on the list of those that wait for room in the guest's buffers, once. Flows that
+    /// have ended meanwhile are taken off when the list is full: a guest that never makes room would
+    /// have it grow for ever.
     pub fn mark_starved(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.starved, true)
@@ -315,5 +317,33 @@ impl FlowState {
             Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
             Protocol::Ping(_) => L4Protocol::Icmpv6,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::state::DatagramState;
+    use crate::flow::side::Endpoint;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn flows_that_end_while_they_wait_for_room_do_not_pile_up() {
+        let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance"));
+        let mut flows = Flows::new(epoll, [0; 16], Timestamp::ZERO, 1024);
+        let room = flows.starved.capacity();
+        let any = Endpoint::new(Ipv4Addr::new(192, 0, 2, 2).into(), 1);
+        let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: any, endpoint: any });
+        for _ in 0..room + 1 {
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let state = Protocol::Udp(DatagramState::new(Timestamp::ZERO));
+            let state = FlowState::new(socket, state);
+            let id = flows.add(sides, L4Protocol::Udp, state, epoll::EventFlags::IN);
+            let id = id.expect("room for a flow");
+            flows.mark_starved(id);
+            flows.remove(id);
+        }
+        assert_eq!(flows.starved.capacity(), room);
     }
 }

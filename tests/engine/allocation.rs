@@ -1,14 +1,15 @@
 //! The packet path allocates nothing: everything is reserved when the engine is made.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
+use passt::flow::fwd::Proto;
 use passt_frame::Caps;
 
 use crate::namespace::isolated;
 use crate::packet;
 use crate::slot_port::SlotPort;
 use crate::tcp::{Pair, noise};
-use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
 
 /// Bytes in each direction of a bulk transfer.
 const BULK: usize = 1 << 20;
@@ -73,5 +74,28 @@ fn datagrams_and_echo_allocate_nothing() {
             assert_eq!(world.engine.flow_count(), 300);
             assert_eq!(world.allocations, 0, "{caps:?}");
         }
+    });
+}
+
+#[test]
+fn what_the_host_begins_allocates_nothing() {
+    isolated(|| {
+        let ports = 7000..7020;
+        let rules = [Proto::Tcp, Proto::Udp].into_iter();
+        let rules = rules.flat_map(|p| ports.clone().map(move |n| forward(p, Family::V4, n)));
+        let setup = Setup { rules: rules.collect(), ..Setup::default() };
+        let mut world = World::on(SlotPort::new(PLAIN), &setup);
+        world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+        world.frames(1);
+        let host = UdpSocket::bind(Family::V4.host_at(9000)).expect("a free port");
+        let mut peers = Vec::new();
+        for port in ports {
+            host.send_to(b"question", Family::V4.host_at(port)).expect("sent");
+            peers.push(TcpStream::connect(Family::V4.host_at(port)).expect("forwarded"));
+        }
+        // A datagram and a SYN for each port.
+        world.frames(40);
+        assert_eq!(world.engine.flow_count(), 40);
+        assert_eq!(world.allocations, 0);
     });
 }

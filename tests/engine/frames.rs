@@ -120,8 +120,9 @@ fn lengths_that_lie_are_dropped_by_name() {
                     ("total length 19", patched(udp.clone(), 16, &[0, 19]), Malformed),
                     ("total length 20", patched(udp.clone(), 16, &[0, 20]), Truncated),
                     ("total length 65535", patched(udp.clone(), 16, &[0xff, 0xff]), Truncated),
-                    ("fragment of 15 bytes", patched(udp.clone(), 20, &[0x20]), Malformed),
-                    ("fragment of TCP", patched(syn.clone(), 21, &[1]), DropReason::Fragment),
+                    ("first of TCP", patched(syn.clone(), 20, &[0x20]), DropReason::Fragment),
+                    ("last of TCP", patched(syn, 21, &[1]), DropReason::Fragment),
+                    ("uneven fragment", patched(udp.clone(), 20, &[0x20]), Malformed),
                     ("protocol 255", patched(udp, 23, &[255]), UnknownProtocol),
                 ],
                 Family::V6 => vec![

@@ -131,6 +131,31 @@ fn point_1_stream_data_for_a_stopped_ring_waits_without_spinning() {
     });
 }
 
+#[test]
+fn point_3_v4_mapped_addresses_reach_nobody() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let listeners = ["127.0.0.1:8000", "198.51.100.1:8000"].map(|at| {
+            let listener = std::net::TcpListener::bind(at).expect("a free port");
+            listener.set_nonblocking(true).expect("fcntl");
+            listener
+        });
+        let guest = SocketAddr::new(Family::V6.guest(), 40000);
+        for target in
+            ["[::ffff:127.0.0.1]:8000", "[::ffff:198.51.100.1]:8000", "[::127.0.0.1]:8000"]
+        {
+            let target: SocketAddr = target.parse().expect("an address");
+            world.send(packet::tcp(guest, target, SYN, (1000, 0), &[]));
+            world.send(packet::udp(guest, target, b"?"));
+            world.send(packet::echo(guest.ip(), target.ip(), 1, 1, b"?"));
+        }
+        world.quiet(TURNS);
+        assert!(listeners.iter().all(|listener| listener.accept().is_err()));
+        assert_eq!(world.drops(DropReason::ForbiddenAddress), 9);
+        assert_eq!(world.engine.flow_count(), 0);
+    });
+}
+
 /// Makes 203.0.113.0/24 a place from which no answer comes.
 fn silent_network() {
     let script = "ip link add quiet0 type veth peer name quiet1

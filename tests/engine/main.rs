@@ -5,6 +5,7 @@
 
 mod allocation;
 mod datagrams;
+mod fragments;
 mod frames;
 mod guest;
 mod heap;
@@ -15,4 +16,5 @@ mod packet;
 mod services;
 mod slot_port;
 mod tcp;
+mod worker;
 mod world;

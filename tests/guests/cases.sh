@@ -152,6 +152,8 @@ case_unreachable_tcp() {
 # Sockets hide this error from those who do not ask for it; the counters show it.
 case_unreachable_udp() {
     local icmp4 icmp6
+    # The router's kernel sends a peer one such error a second (net.ipv4.route.error_cost).
+    sleep 1.5
     icmp4=$(guest 5 'counter Icmp InDestUnreachs')
     icmp6=$(guest 5 'counter6 Icmp6InDestUnreachs')
     guest 10 "nettool udp-error $NOWHERE4:9; nettool udp-error [$NOWHERE6]:9"
