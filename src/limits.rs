@@ -12,8 +12,17 @@ pub const INDEX_BUCKETS: usize = 1 << 19;
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
 pub const MAX_HALF_OPEN: usize = 1024;
 
-/// Descriptors kept back for the control socket, front-ends, logs and the ring's eventfds.
-pub const RESERVED_DESCRIPTORS: u64 = 64;
+/// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
+/// are there twice while it is relayed), and 32 for everything else that is not a flow.
+pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;
+
+/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
+/// only, so without a bound a flood of them keeps everything else out for as long as that takes.
+pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
+
+/// The same for UDP flows that the network starts, where anybody can make up source addresses: one
+/// quarter. Another quarter is left that only TCP connections use.
+pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 
 /// Events fetched with one system call.
 pub const EVENTS_PER_WAIT: usize = 64;

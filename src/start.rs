@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub enum StartError {
         "Socket path {0} already in use: stop the program that listens there, or choose another --socket"
     )]
     SocketInUse(PathBuf),
+    /// The socket's path names a file that holds something.
+    #[error("Socket path {0} is a file with content: remove it, or choose another --socket")]
+    SocketIsFile(PathBuf),
     /// The client socket could not be made.
     #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
     Bind {
@@ -109,7 +112,8 @@ fn bind_default() -> Result<ClientSocket, StartError> {
     Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into())))
 }
 
-/// Binds to `path`; a socket that nobody listens on any more gives way.
+/// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
+/// which a script may have made to reserve the name; what a file holds is not thrown away.
 fn bind(path: &Path) -> Result<UnixListener, StartError> {
     use std::io::ErrorKind;
     let failed = |source| StartError::Bind { path: path.to_owned(), source };
@@ -120,9 +124,14 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
     }
-    // Only a socket gives way, and only one that was there: another program may bind right now.
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(path).map_err(failed)?;
+    // What gives way is a socket, or an empty file that reserved the name, and only one that was
+    // there: another program may bind right now.
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() && found.len() > 0 => {
+            return Err(StartError::SocketIsFile(path.to_owned()));
+        }
+        Ok(_) => fs::remove_file(path).map_err(failed)?,
+        Err(_) => {}
     }
     UnixListener::bind(path).map_err(failed)
 }

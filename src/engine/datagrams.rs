@@ -118,7 +118,7 @@ impl Engine {
         protocol: L4Protocol,
         side: Side,
     ) -> Result<FlowId, DropReason> {
-        self.flows.check_room(self.listeners.len())?;
+        self.flows.check_datagram_room(Pif::Tap, self.listeners.len())?;
         let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
         let addressing = &self.addressing;
         let target = fwd::to_host(&addressing.net, &addressing.map, proto, guest, remote)?;

@@ -13,7 +13,10 @@ use crate::flow::index::{Index, Key};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::{Flow, FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
-use crate::limits::{MAX_FLOWS, MAX_HALF_OPEN, RESERVED_DESCRIPTORS};
+use crate::limits::{
+    GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
+    RESERVED_DESCRIPTORS,
+};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
@@ -46,6 +49,8 @@ pub struct Flows {
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
     half_open_count: usize,
+    /// UDP and echo flows that the guest started, and that the network started.
+    datagrams: [usize; 2],
     epoll: Rc<OwnedFd>,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
@@ -63,6 +68,7 @@ impl Flows {
             starved: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
+            datagrams: [0; 2],
             epoll,
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
         }
@@ -78,6 +84,27 @@ impl Flows {
         }
         if self.table.len() >= MAX_FLOWS {
             return Err(DropReason::FlowTableFull);
+        }
+        Ok(())
+    }
+
+    /// The same for a UDP or echo flow that starts from `initiator`: those may not have all flows.
+    ///
+    /// # Errors
+    /// What is exhausted.
+    pub fn check_datagram_room(
+        &self,
+        initiator: Pif,
+        other_descriptors: usize,
+    ) -> Result<(), DropReason> {
+        self.check_room(other_descriptors)?;
+        let flows = self.max_sockets.saturating_sub(other_descriptors).min(MAX_FLOWS);
+        let divisor = match initiator {
+            Pif::Tap => GUEST_DATAGRAMS_DIVISOR,
+            Pif::Host => NETWORK_DATAGRAMS_DIVISOR,
+        };
+        if self.datagrams[started_by(initiator)] >= flows / divisor {
+            return Err(DropReason::DatagramFlowsFull);
         }
         Ok(())
     }
@@ -109,6 +136,9 @@ impl Flows {
         let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
         epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
             .map_err(|_| DropReason::DescriptorsExhausted)?;
+        if protocol != L4Protocol::Tcp {
+            self.datagrams[started_by(sides[0].pif)] += 1;
+        }
         let id = targeted.activate(state);
         for side in indexed(&sides, protocol) {
             self.index.insert(&Key { protocol, side: *side }, id.slot());
@@ -134,6 +164,9 @@ impl Flows {
             self.index.remove(&Key { protocol, side: *side }, id.slot());
         }
         self.timers.cancel(timer_key(id.slot()));
+        if protocol != L4Protocol::Tcp {
+            self.datagrams[started_by(flow.sides[0].pif)] -= 1;
+        }
         if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
@@ -254,6 +287,11 @@ fn make_room(list: &mut VecDeque<FlowId>, keep: impl Fn(FlowId) -> bool) {
     if list.len() == list.capacity() {
         list.retain(|&id| keep(id));
     }
+}
+
+/// Index of the counter of datagram flows that start from `initiator`.
+fn started_by(initiator: Pif) -> usize {
+    usize::from(initiator == Pif::Host)
 }
 
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {

@@ -274,7 +274,7 @@ impl Engine {
         if let Some(id) = self.flows.find(L4Protocol::Udp, &sides[1]) {
             return Ok(id);
         }
-        self.flows.check_room(self.listeners.len())?;
+        self.flows.check_datagram_room(Pif::Host, self.listeners.len())?;
         let socket = self.inbound_socket(rule, local, peer).map_err(|errno| {
             log::debug!("no UDP socket from {local} to {peer}: {errno}");
             DropReason::SocketFailed

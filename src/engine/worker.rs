@@ -13,6 +13,9 @@ use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
 use crate::time::Timestamp;
 
+/// How often a client is looked at that cannot be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
 /// A link whose client connects through a socket.
 pub trait Link: FramePort {
     /// A client has connected.
@@ -71,6 +74,8 @@ pub struct Worker<L: Link> {
     frames: bool,
     /// A client wants to connect.
     knocking: bool,
+    /// A client waits that cannot be accepted for want of descriptors.
+    clients_wait: bool,
     end: Option<End>,
 }
 
@@ -97,8 +102,19 @@ impl<L: Link> Worker<L> {
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
-        let (frames, knocking, signals, end) = (false, false, None, None);
-        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames, knocking, end })
+        Ok(Self {
+            epoll,
+            events,
+            link,
+            engine,
+            batch,
+            clients,
+            signals: None,
+            frames: false,
+            knocking: false,
+            clients_wait: false,
+            end: None,
+        })
     }
 
     /// Ends the loop when a signal descriptor becomes readable. Only in the process that runs the
@@ -159,7 +175,7 @@ impl<L: Link> Worker<L> {
         self.engine.work(out);
         self.link.flush();
         // Last, so that the client before it has left if it was going to.
-        if std::mem::take(&mut self.knocking) {
+        if std::mem::take(&mut self.knocking) || self.clients_wait {
             self.accept_client();
         }
         Ok(())
@@ -170,10 +186,8 @@ impl<L: Link> Worker<L> {
             Some(Duration::ZERO)
         } else {
             let next = self.engine.next_deadline().map(|at| at.since(monotonic_now()));
-            match (next, at_most) {
-                (Some(next), Some(at_most)) => Some(next.min(at_most)),
-                (next, at_most) => next.or(at_most),
-            }
+            let retry = self.clients_wait.then_some(ACCEPT_RETRY);
+            [next, retry, at_most].into_iter().flatten().min()
         };
         // Rounded up to a millisecond by kernels without epoll_pwait2, and never early.
         wait.and_then(|wait| Timespec::try_from(wait).ok())
@@ -226,7 +240,9 @@ impl<L: Link> Worker<L> {
             // The listening socket is reported again in the next turn.
             return;
         }
-        let Ok((stream, _)) = listener.accept() else { return };
+        let accepted = listener.accept();
+        self.note_exhaustion(accepted.as_ref().err());
+        let Ok((stream, _)) = accepted else { return };
         let peer = rustix::net::sockopt::socket_peercred(&stream);
         let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());
         if self.link.is_attached() {
@@ -236,6 +252,26 @@ impl<L: Link> Worker<L> {
         log::info!("accepted connection from PID {pid}");
         if let Err(error) = self.link.attach(stream) {
             log::error!("{error}");
+        }
+    }
+
+    /// A client that cannot be accepted stays in the queue and would be reported without end: the
+    /// socket is not watched then, and looked at again in later turns.
+    fn note_exhaustion(&mut self, error: Option<&std::io::Error>) {
+        let errno = error.and_then(Errno::from_io_error);
+        let wait =
+            matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM));
+        let Some(listener) = &self.clients.listener else { return };
+        if wait == std::mem::replace(&mut self.clients_wait, wait) {
+            return;
+        }
+        if let (true, Some(error)) = (wait, error) {
+            log::warn!("Cannot accept a client: {error}: it has to wait");
+        }
+        let events = if wait { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
+        let data = epoll::EventData::new_u64(Token::Clients.to_bits());
+        if let Err(errno) = epoll::modify(&*self.epoll, listener, data, events) {
+            log::error!("cannot watch the clients' socket: {errno}");
         }
     }
 

@@ -57,6 +57,8 @@ drop_reasons! {
     FlowTableFull => "flow-table-full",
     /// No descriptor left for another socket.
     DescriptorsExhausted => "descriptors-exhausted",
+    /// UDP and echo flows have all that they may, so that TCP connections get sockets, too.
+    DatagramFlowsFull => "datagram-flows-full",
     /// The oldest half-open flow gave way to a new one.
     HalfOpenEvicted => "half-open-evicted",
     /// A socket could not be made or connected.

@@ -2,12 +2,14 @@
 //! one of them takes the service of the others, nothing spins, and everything is accounted for.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
 use passt::flow::fwd::Proto;
-use passt::limits::{MAX_HALF_OPEN, RESERVED_DESCRIPTORS};
+use passt::limits::{
+    GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, RESERVED_DESCRIPTORS,
+};
 use passt::wire::DropReason;
 use passt_frame::PortEvents;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -226,6 +228,57 @@ fn point_6_a_scan_by_a_guest_without_room_leaves_descriptors_too() {
         world.settle(1000);
         assert!(descriptors() - before < 300, "{} sockets", descriptors() - before);
         assert_eq!(world.drops(DropReason::DescriptorsExhausted), 0);
+    });
+}
+
+/// The guest asks for a connection to a listening socket of the host, and has it.
+fn assert_tcp_opens(world: &mut World) {
+    let listener = TcpListener::bind(host_at(0)).expect("a free port");
+    let to = listener.local_addr().expect("bound");
+    world.received();
+    world.send(packet::tcp(guest_at(41000), to, SYN, (1, 0), &[]));
+    let answer = &world.frames(1)[0];
+    assert_eq!(answer[47], SYN | ACK);
+}
+
+#[test]
+fn a_flood_of_datagrams_from_the_guest_leaves_flows_to_tcp() {
+    isolated(|| {
+        let mut world = known(&Setup { max_descriptors: 512, ..Setup::default() });
+        let most = (512 - RESERVED_DESCRIPTORS) as usize / GUEST_DATAGRAMS_DIVISOR;
+        let host = bound(9000);
+        for port in 10_000..11_000 {
+            world.send(packet::udp(guest_at(port), host_at(9000), b"x"));
+            world.settle(TURNS);
+        }
+        assert_eq!(world.engine.flow_count(), most);
+        assert_eq!(world.drops(DropReason::DatagramFlowsFull), 1000 - most as u64);
+        assert_tcp_opens(&mut world);
+
+        world.skip(Duration::from_secs(31));
+        world.settle(TURNS);
+        while host.set_nonblocking(true).is_ok() && host.recv_from(&mut [0]).is_ok() {}
+        host.set_nonblocking(false).expect("fcntl");
+        open_flow(&mut world, &host, host_at(9000));
+    });
+}
+
+#[test]
+fn a_flood_of_datagrams_from_outside_leaves_flows_to_the_guest() {
+    isolated(|| {
+        let rules = vec![forward(Proto::Udp, Family::V4, 8000)];
+        let mut world = known(&Setup { max_descriptors: 512, rules, ..Setup::default() });
+        // The listening socket needs a descriptor, too.
+        let most = (511 - RESERVED_DESCRIPTORS) as usize / NETWORK_DATAGRAMS_DIVISOR;
+        let peers: Vec<_> = (0..2 * most).map(|_| bound(0)).collect();
+        for peer in &peers {
+            peer.send_to(b"x", host_at(8000)).expect("sent");
+            world.settle(TURNS);
+        }
+        assert_eq!(world.engine.flow_count(), most);
+        assert_eq!(world.drops(DropReason::DatagramFlowsFull) as usize, peers.len() - most);
+        open_flow(&mut world, &bound(9000), host_at(9000));
+        assert_tcp_opens(&mut world);
     });
 }
 
