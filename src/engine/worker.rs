@@ -1,6 +1,6 @@
 //! The loop: one epoll instance, one turn after the other.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,6 +35,25 @@ impl Link for passt_vhost::Device {
     }
 }
 
+impl Link for passt_legacy::Tap {
+    fn attach(&mut self, _stream: UnixStream) -> Result<(), String> {
+        Err("a tap device takes no clients".to_owned())
+    }
+
+    fn is_attached(&self) -> bool {
+        true
+    }
+}
+
+/// Something that may end the loop: a command, a namespace.
+pub trait Watch {
+    /// What is watched for being readable.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// It has become readable.
+    fn on_event(&mut self) -> Option<End>;
+}
+
 /// Where clients of the link come from.
 pub struct Clients {
     /// The socket on which they connect; `None` when the one connection was handed over.
@@ -50,6 +69,8 @@ pub enum End {
     Signal,
     /// The one client is gone.
     ClientGone,
+    /// A [`Watch`] said so.
+    Watch,
 }
 
 /// The loop with everything it owns.
@@ -61,6 +82,7 @@ pub struct Worker<L: Link> {
     batch: FromGuestBatch,
     clients: Clients,
     signals: Option<OwnedFd>,
+    watches: Vec<Box<dyn Watch>>,
     /// Frames from the guest may be waiting.
     frames: bool,
     end: Option<End>,
@@ -97,7 +119,20 @@ impl<L: Link> Worker<L> {
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
-        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames: false, end: None })
+        let (watches, frames, end) = (Vec::new(), false, None);
+        Ok(Self { epoll, events, link, engine, batch, clients, signals, watches, frames, end })
+    }
+
+    /// Lets `watch` end the loop.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn watch(&mut self, watch: Box<dyn Watch>) -> Result<(), Errno> {
+        let token = Token::Watch(self.watches.len() as u32);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*self.epoll, watch.descriptor(), data, epoll::EventFlags::IN)?;
+        self.watches.push(watch);
+        Ok(())
     }
 
     /// The engine.
@@ -172,6 +207,10 @@ impl<L: Link> Worker<L> {
             }
             Some(Token::Clients) => self.accept_client(),
             Some(Token::Signals) => self.end = Some(End::Signal),
+            Some(Token::Watch(index)) => {
+                let watch = self.watches.get_mut(index as usize);
+                self.end = self.end.or(watch.and_then(|watch| watch.on_event()));
+            }
             None => {}
         }
     }

@@ -22,14 +22,17 @@
 //! guest writes it whenever it likes. It is touched through raw pointers here, by the kernel, or
 //! by the memory file of the vhost crate, and nowhere else.
 
+mod arena;
 mod from_guest;
 mod iovec;
 mod mem_port;
 mod meta;
+pub mod net_header;
 mod port;
 mod registrar;
 mod to_guest;
 
+pub use arena::Arena;
 pub use from_guest::{FromGuestBatch, FromGuestFrame, FromGuestLease, Part};
 pub use iovec::{GuestIovec, OnesSum};
 pub use mem_port::{Faults, MemPort};
