@@ -66,7 +66,10 @@ impl Namespace {
         let Target::Join { network: path, .. } = &conf.target else {
             identity::settle_namespace(&conf.target)?;
             let network = namespace::new_network().map_err(|errno| {
-                StartError::Other(format!("Couldn't create a network namespace: {errno}{}", cure(dropped)))
+                StartError::Other(format!(
+                    "Couldn't create a network namespace: {errno}{}",
+                    cure(dropped)
+                ))
             })?;
             return Ok(Self { network });
         };
@@ -74,10 +77,16 @@ impl Namespace {
         identity::settle_namespace(&conf.target)?;
         let network = opened.or_else(|_| namespace::open(path)).map_err(|errno| {
             let path = path.display();
-            StartError::Other(format!("Couldn't open network namespace {path}: {errno}{}", cure(dropped)))
+            StartError::Other(format!(
+                "Couldn't open network namespace {path}: {errno}{}",
+                cure(dropped)
+            ))
         })?;
         namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
-            StartError::Other(format!("Couldn't switch to pasta namespaces: {errno}{}", cure(dropped)))
+            StartError::Other(format!(
+                "Couldn't switch to pasta namespaces: {errno}{}",
+                cure(dropped)
+            ))
         })?;
         Ok(Self { network })
     }
@@ -165,7 +174,9 @@ fn inside(
 
 fn tap_failure(name: &str, errno: Errno) -> String {
     let cure = match errno {
-        Errno::NOENT | Errno::NODEV | Errno::NXIO => ": load the module tun, or give the container the device",
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
+            ": load the module tun, or give the container the device"
+        }
         Errno::ACCESS => ": allow the user to read and write it",
         Errno::BUSY => ": choose another name with --ns-ifname",
         _ => "",

@@ -1,5 +1,6 @@
 //! From the command line to the running loop, in order.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -10,7 +11,9 @@ use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Worker};
+use crate::engine::{
+    Addressing, Clients, End, Engine, LINK_BASE, Link, Protocols, SocketLink, Worker,
+};
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::responder::dhcpv6::Duid;
@@ -28,12 +31,12 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
-            print!("{text}");
+            // A reader that is gone does not want the text any more.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Command::Run(options) => {
-            let pasta = options.mode == Mode::Pasta;
-            let ended = if pasta {
+            let ended = if options.mode == Mode::Pasta {
                 run_pasta(*options)
             } else {
                 run(*options).map(|()| ExitCode::SUCCESS)
@@ -44,11 +47,12 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{error}");
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        eprintln!("{cure}");
+        let _ = writeln!(stderr, "{cure}");
     }
     ExitCode::FAILURE
 }
@@ -57,11 +61,6 @@ fn run(options: Options) -> Result<(), StartError> {
     crate::log::init(level(&options));
     let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
     let conf = configure(options)?;
-    if conf.link.mode != Mode::VhostUser {
-        return Err(StartError::Other(
-            "the qemu stream socket is not supported by this version: add --vhost-user".into(),
-        ));
-    }
 
     let socket = start::client_socket(&conf.link)?;
     let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
@@ -76,11 +75,18 @@ fn run(options: Options) -> Result<(), StartError> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), max_descriptors)?;
     if !go_to_background(&conf, pid_file.as_mut())? {
+        // The child has the same epoll instance: what is dropped here would leave it there, too.
+        std::mem::forget(worker);
         return Ok(());
     }
+    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
     match worker.run().map_err(system("epoll_wait"))? {
         End::Signal | End::ClientGone | End::Watch => Ok(()),
     }
+}
+
+fn ending_signals() -> Result<OwnedFd, StartError> {
+    process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))
 }
 
 /// pasta. The exit code is that of the command, if there was one.
@@ -107,8 +113,10 @@ fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
         worker.watch(watch).map_err(system("epoll_ctl"))?;
     }
     if !go_to_background(&conf, pid_file.as_mut())? {
+        std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     }
+    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
     if let Some(child) = &mut child {
         child.release().map_err(system("Couldn't start the command"))?;
     }
@@ -136,10 +144,8 @@ fn pasta_worker(
     let mut engine = engine(conf, epoll.clone(), max_descriptors, Some(device.mac))?;
     let (_, out) = link.halves();
     engine.on_link_up(out);
-    let signals =
-        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
     let clients = Clients { listener: None, one_off: true };
-    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 /// Writes the PID file and goes to the background, unless told to stay. False in the process that
@@ -207,24 +213,25 @@ fn worker(
     socket: ClientSocket,
     epoll: Rc<OwnedFd>,
     max_descriptors: u64,
-) -> Result<Worker<passt_vhost::Device>, StartError> {
-    let registrar = Registrar::new(epoll.clone(), LINK_BASE);
-    let link = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
-    let mut link = passt_vhost::Device::new(registrar, link)
+) -> Result<Worker<SocketLink>, StartError> {
+    let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
+    let protocols = match conf.link.mode {
+        Mode::VhostUser => Protocols::VhostUser,
+        Mode::Stream | Mode::Pasta => Protocols::Any,
+    };
+    let mut link = SocketLink::new(&epoll, device, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
     let engine = engine(conf, epoll.clone(), max_descriptors, None)?;
-    let signals =
-        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
         ClientSocket::Connected(stream) => {
-            link.attach(stream).map_err(|error| StartError::Other(error.to_string()))?;
+            link.attach(stream).map_err(StartError::Other)?;
             None
         }
     };
     let clients = Clients { listener, one_off };
-    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {

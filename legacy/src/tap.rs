@@ -9,12 +9,13 @@
 //! `commit`, so there always is room; a frame that the kernel does not want then is dropped and
 //! counted, as a full queue of an interface does.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use passt_frame::net_header::{Accepted, HEADER_BYTES, decode, encode};
 use passt_frame::{
     Arena, Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GsoSet,
     LinkChange, MAX_FRAME_BYTES, PortEvents, Registrar, ToGuest, ToGuestList, Trigger,
 };
-use std::os::fd::OwnedFd;
 
 /// Bytes of an Ethernet header: shorter frames are none.
 const ETHERNET_BYTES: usize = 14;
@@ -99,7 +100,7 @@ impl Tap {
     /// A link over `device`, an open tap device that does not block.
     ///
     /// # Errors
-    /// What mmap(2), dup(2) or epoll_ctl(2) report.
+    /// What dup(2) or epoll_ctl(2) report.
     pub fn new(device: OwnedFd, offloads: Offloads, registrar: &Registrar) -> Result<Self, Errno> {
         registrar.add(&device, 0, Trigger::Edge)?;
         let writer = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
@@ -107,7 +108,7 @@ impl Tap {
             incoming: Incoming {
                 device,
                 offloads,
-                arena: Arena::new(ARENA_BYTES)?,
+                arena: Arena::new(ARENA_BYTES),
                 used: 0,
                 first: None,
                 nonsense: 0,
@@ -115,7 +116,7 @@ impl Tap {
             outgoing: Outgoing {
                 device: writer,
                 offloads,
-                arena: Arena::new(ARENA_BYTES)?,
+                arena: Arena::new(ARENA_BYTES),
                 slots: Vec::with_capacity(passt_frame::MAX_FRAMES),
                 refused: 0,
                 failed: 0,
@@ -130,7 +131,7 @@ impl Incoming {
         let header_bytes = self.offloads.header_bytes();
         while self.used + READ_BYTES <= self.arena.len() {
             let range = self.used..self.used + READ_BYTES;
-            let read = match self.arena.fill_from(&self.device, range) {
+            let read = match self.arena.fill_from(self.device.as_fd(), range) {
                 Ok(0) => return Err(Errno::PIPE),
                 Ok(read) => read,
                 Err(Errno::AGAIN) => return Ok(None),
@@ -170,7 +171,7 @@ unsafe impl FromGuest for Incoming {
             let Some(slot) = next else { return };
             match self.meta(slot) {
                 Some(meta) => {
-                    batch.add_frame(&[self.arena.piece(slot.at..slot.at + slot.len)], meta);
+                    batch.add_frame(&[self.arena.lend(slot.at..slot.at + slot.len)], meta);
                 }
                 None => self.nonsense += 1,
             }
@@ -195,7 +196,7 @@ unsafe impl ToGuest for Outgoing {
         while let Some(wanted) = list.open_frame() {
             let at = end + HEADER_BYTES;
             let room = at..at + wanted as usize;
-            if room.end > self.arena.len() || !list.add_frame(&[self.arena.piece(room.clone())]) {
+            if room.end > self.arena.len() || !list.add_frame(&[self.arena.lend(room.clone())]) {
                 return;
             }
             self.slots.push(at);
@@ -210,11 +211,11 @@ unsafe impl ToGuest for Outgoing {
                 self.arena.write(at - HEADER_BYTES, &encode(&done.meta, 0));
             }
             let start = at - self.offloads.header_bytes();
-            match self.arena.drain_to(&self.device, start..at + len) {
+            match self.arena.drain_to(self.device.as_fd(), start..at + len) {
                 Ok(_) => {}
-                Err(
-                    Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOSPC | Errno::IO,
-                ) => self.refused += 1,
+                Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOSPC | Errno::IO) => {
+                    self.refused += 1
+                }
                 Err(_) => self.failed += 1,
             }
         }

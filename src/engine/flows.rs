@@ -18,8 +18,18 @@ use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// Keys of the timer wheel above those of the flows.
-pub const ADVERTISEMENT_TIMER: u32 = MAX_FLOWS as u32;
+/// The engine's own timer. Keys of flows follow: the wheel's memory is touched up to the largest key.
+pub const ADVERTISEMENT_TIMER: u32 = 0;
+
+/// The timer of the flow in `slot`.
+fn timer_key(slot: u32) -> u32 {
+    slot + 1
+}
+
+/// The flow's slot of a timer that is not the engine's own.
+pub fn slot_of_timer(key: u32) -> u32 {
+    key - 1
+}
 
 /// All flows of one worker.
 pub struct Flows {
@@ -123,7 +133,7 @@ impl Flows {
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&Key { protocol, side: *side }, id.slot());
         }
-        self.timers.cancel(id.slot());
+        self.timers.cancel(timer_key(id.slot()));
         if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
@@ -217,7 +227,7 @@ impl Flows {
         let Some(deadline) = deadline else { return };
         if flow.state.scheduled.is_none_or(|scheduled| deadline < scheduled) {
             flow.state.scheduled = Some(deadline);
-            self.timers.set(id.slot(), deadline);
+            self.timers.set(timer_key(id.slot()), deadline);
         }
     }
 }

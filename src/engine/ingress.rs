@@ -1,6 +1,8 @@
 //! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
 //! TCP segments of one flow are gathered to a run and written with one sendmsg(2).
 
+use std::net::IpAddr;
+
 use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::Engine;
@@ -60,8 +62,13 @@ impl Engine {
         if !enabled {
             return Err(DropReason::FamilyDisabled);
         }
-        // A loopback address on the link is a leak of the guest, whatever it stands for.
-        if ip.source.is_loopback() || ip.destination.is_loopback() {
+        // A loopback address on the link is a leak of the guest, whatever it stands for. A v4-mapped
+        // one would be taken for the IPv4 address inside it, which is how flows keep addresses.
+        let forbidden = |address: IpAddr| {
+            address.is_loopback()
+                || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+        };
+        if forbidden(ip.source) || forbidden(ip.destination) {
             return Err(DropReason::ForbiddenAddress);
         }
         Ok(())

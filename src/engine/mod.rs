@@ -24,6 +24,7 @@ mod icmp_error;
 mod ingress;
 mod listen;
 mod outbox;
+mod socket_link;
 mod state;
 mod tcp;
 mod token;
@@ -39,6 +40,7 @@ use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
 pub use listen::ListenError;
+pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
@@ -48,7 +50,7 @@ use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use flows::{ADVERTISEMENT_TIMER, Flows};
+use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
 use listen::Listener;
 use outbox::Outbox;
 use state::Protocol;
@@ -185,7 +187,7 @@ impl Engine {
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
-        let Some(id) = self.flows.table.id_of(key) else { return };
+        let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {

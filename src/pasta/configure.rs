@@ -79,15 +79,15 @@ impl Model {
         })?;
         for (index, family) in [(v4, AddressFamily::Inet), (v6, AddressFamily::Inet6)] {
             let Some(index) = index else { continue };
-            let here =
-                |a: &&AddressMessage| a.header.index == index && a.header.family == family;
+            let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
             model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
             let mut question = RouteMessage::default();
             question.header.address_family = family;
-            let routes = request(RouteNetlinkMessage::GetRoute(question), |message| match message {
-                RouteNetlinkMessage::NewRoute(route) => Some(route),
-                _ => None,
-            })?;
+            let routes =
+                request(RouteNetlinkMessage::GetRoute(question), |message| match message {
+                    RouteNetlinkMessage::NewRoute(route) => Some(route),
+                    _ => None,
+                })?;
             model.routes.extend(routes.into_iter().filter_map(|route| copied_route(route, index)));
         }
         Ok(model)

@@ -32,9 +32,8 @@ const EVENT_BYTES: usize = 16 + 256;
 /// # Errors
 /// Its folder cannot be opened.
 pub(super) fn watch(path: &Path) -> Result<Box<dyn Watch>, StartError> {
-    let failed = |what: &str, errno: Errno| {
-        StartError::Other(format!("{what} {}: {errno}", path.display()))
-    };
+    let failed =
+        |what: &str, errno: Errno| StartError::Other(format!("{what} {}: {errno}", path.display()));
     let folder_path = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -43,8 +42,8 @@ pub(super) fn watch(path: &Path) -> Result<Box<dyn Watch>, StartError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = open(&folder_path, flags, Mode::empty())
         .map_err(|errno| failed("Couldn't watch the folder of", errno))?;
-    let silent = rustix::fs::fstatfs(&folder)
-        .is_ok_and(|status| SILENT.contains(&(status.f_type as u64)));
+    let silent =
+        rustix::fs::fstatfs(&folder).is_ok_and(|status| SILENT.contains(&(status.f_type as u64)));
     let shown = path.to_owned();
     if !silent && let Ok(events) = notifications(&folder_path) {
         return Ok(Box::new(Notified { events, name, shown }));

@@ -29,8 +29,9 @@ struct Ids {
 pub(super) fn settle_user(conf: &PastaConf) -> Result<(), StartError> {
     let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
     let wanted = match &conf.run_as {
-        Some(spec) => parse(spec)
-            .ok_or_else(|| StartError::Other(format!("Invalid --runas option: {}", user_of(spec))))?,
+        Some(spec) => parse(spec).ok_or_else(|| {
+            StartError::Other(format!("Invalid --runas option: {}", user_of(spec)))
+        })?,
         None if current.user == 0 && !conf.netns_only && namespace::is_initial_user() => {
             log::warn!("Started as root, will change to nobody.");
             by_name(NOBODY, None).unwrap_or(NOBODY_IDS)

@@ -23,10 +23,7 @@ const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// Sets of offloads, the best first; kernels before 6.2 know no USO.
 const SETS: [(libc::c_uint, Offloads); 3] = [
-    (
-        libc::TUN_F_CSUM | TSO | USO,
-        Offloads { header: true, checksum: true, tcp: true, udp: true },
-    ),
+    (libc::TUN_F_CSUM | TSO | USO, Offloads { header: true, checksum: true, tcp: true, udp: true }),
     (libc::TUN_F_CSUM | TSO, Offloads { header: true, checksum: true, tcp: true, udp: false }),
     (libc::TUN_F_CSUM, Offloads { header: true, checksum: true, tcp: false, udp: false }),
 ];
@@ -91,8 +88,7 @@ fn set_number(
 
 fn set_offloads(device: BorrowedFd<'_>, bits: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: this request takes its argument by value.
-    let rc = unsafe {
-        libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits))
-    };
+    let rc =
+        unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }

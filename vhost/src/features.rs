@@ -9,8 +9,8 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use passt_frame::net_header::Accepted;
 use passt_frame::GsoSet;
+use passt_frame::net_header::Accepted;
 
 /// vhost-user's own bit in the virtio word: protocol features can be negotiated.
 const PROTOCOL_FEATURES: u32 = 30;

@@ -98,9 +98,15 @@ fn out_of_place(definition: &Definition) -> ConfError {
 fn command(mode: Option<Mode>) -> clap::Command {
     let pasta = mode == Some(Mode::Pasta);
     let (usage, about) = if pasta {
-        ("pasta [OPTION]... [COMMAND [ARG]...]\n       pasta [OPTION]... PID\n       pasta [OPTION]... --netns [PATH|NAME]", "Connects a network namespace to the network of the host, without privileges.")
+        (
+            "pasta [OPTION]... [COMMAND [ARG]...]\n       pasta [OPTION]... PID\n       pasta [OPTION]... --netns [PATH|NAME]",
+            "Connects a network namespace to the network of the host, without privileges.",
+        )
     } else {
-        ("passt [OPTION]...", "Connects a virtual machine to the network of the host, without privileges.")
+        (
+            "passt [OPTION]...",
+            "Connects a virtual machine to the network of the host, without privileges.",
+        )
     };
     let applies = |definition: &&Definition| mode.is_none_or(|mode| definition.applies(mode));
     let extra = Arg::new(EXTRA)

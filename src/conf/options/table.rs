@@ -74,7 +74,14 @@ const fn text(
     takes: &'static str,
     help: &'static str,
 ) -> Definition {
-    Definition { long, short, alias: None, effect: Effect::Text(name, effect, takes), help, scope: Scope::All }
+    Definition {
+        long,
+        short,
+        alias: None,
+        effect: Effect::Text(name, effect, takes),
+        help,
+        scope: Scope::All,
+    }
 }
 
 const fn path(
@@ -84,7 +91,14 @@ const fn path(
     effect: fn(&mut Options, PathBuf),
     help: &'static str,
 ) -> Definition {
-    Definition { long, short: Some(short), alias, effect: Effect::Path("PATH", effect), help, scope: Scope::All }
+    Definition {
+        long,
+        short: Some(short),
+        alias,
+        effect: Effect::Path("PATH", effect),
+        help,
+        scope: Scope::All,
+    }
 }
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
@@ -146,7 +160,8 @@ pub(super) const TABLE: &[Definition] = &[
         "Use FD as connected socket; implies --one-off",
     )
     .passt(),
-    flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client").passt(),
+    flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client")
+        .passt(),
     text(
         Some('m'),
         "mtu",
@@ -254,7 +269,8 @@ pub(super) const TABLE: &[Definition] = &[
     ),
     text(Some('H'), "hostname", "NAME", value::hostname, NAME, "Host name to hand out by DHCP"),
     text(None, "fqdn", "NAME", value::fqdn, NAME, "Fully qualified name to hand out by DHCP"),
-    flag(None, "no-dhcp-dns", |o| o.services.hand_out_dns = false, "Don't hand out DNS servers").passt(),
+    flag(None, "no-dhcp-dns", |o| o.services.hand_out_dns = false, "Don't hand out DNS servers")
+        .passt(),
     flag(
         None,
         "no-dhcp-search",
@@ -418,8 +434,7 @@ pub(super) const TABLE: &[Definition] = &[
     )
     .pasta(),
     flag(None, "dhcp-dns", |o| o.pasta.dhcp_dns = true, "Hand out DNS servers").pasta(),
-    flag(None, "dhcp-search", |o| o.pasta.dhcp_search = true, "Hand out a DNS search list")
-        .pasta(),
+    flag(None, "dhcp-search", |o| o.pasta.dhcp_search = true, "Hand out a DNS search list").pasta(),
     text(
         None,
         "runas",

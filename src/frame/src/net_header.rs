@@ -61,11 +61,7 @@ fn encode_kind(kind: GsoKind) -> u8 {
 
 /// The metadata of a frame of `frame_len` bytes from the guest, or `None` when the header states
 /// something impossible or not negotiated.
-pub fn decode(
-    bytes: &[u8; HEADER_BYTES],
-    frame_len: u32,
-    accepted: Accepted,
-) -> Option<FrameMeta> {
+pub fn decode(bytes: &[u8; HEADER_BYTES], frame_len: u32, accepted: Accepted) -> Option<FrameMeta> {
     let field = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let (header_len, size, start, offset) = (field(2), field(4), field(6), field(8));
     let checksum = if bytes[0] & F_NEEDS_CSUM == 0 {
