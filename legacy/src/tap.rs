@@ -214,7 +214,7 @@ unsafe impl ToGuest for Outgoing {
             match self.arena.drain_to(self.device.as_fd(), start..at + len) {
                 Ok(_) => {}
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOSPC | Errno::IO) => {
-                    self.refused += 1
+                    self.refused += 1;
                 }
                 Err(_) => self.failed += 1,
             }

@@ -25,7 +25,7 @@ const LINK: u64 = 1;
 const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
 const SIGNALS: u64 = 4;
-const WATCH: u64 = 5;
+const WATCH: u64 = 7;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
 pub const LINK_BASE: u64 = LINK << KIND_SHIFT;

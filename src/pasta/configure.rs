@@ -34,8 +34,11 @@ const LOOPBACK: u32 = 1;
 /// 1500. Its ring is as large, 8 bytes an entry; a shorter one drops what a window promised.
 const QUEUE_FRAMES: u32 = 12_000;
 
-/// How often, and how long apart, the kernel is asked whether the link-local address is usable.
-const SETTLE_TRIES: u32 = 100;
+/// How often, and how long apart, the kernel is asked whether the link-local address is usable: its
+/// worker does that soon, but waits for a lock that all namespaces share. Where no address comes at
+/// all (IPv6 is switched off there) it takes fewer tries to give up.
+const SETTLE_TRIES: u32 = 1000;
+const APPEAR_TRIES: u32 = 100;
 const SETTLE_WAIT: Duration = Duration::from_millis(2);
 
 /// Prefix length of every IPv6 address that is assigned.
@@ -276,13 +279,23 @@ fn up(netlink: &Netlink, interface: &Interface, network: &Network) -> io::Result
 
 /// Makes the link-local addresses that the kernel has generated usable at once.
 fn settle_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()> {
-    for (address, prefix_len, _) in link_local(interface.index)? {
-        let message =
-            address_message(interface.index, address.into(), prefix_len, AddressScope::Link);
-        netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)?;
-    }
-    for _ in 0..SETTLE_TRIES {
-        if link_local(interface.index)?.iter().all(|(.., tentative)| !tentative) {
+    for attempt in 0..SETTLE_TRIES {
+        let found = link_local(interface.index)?;
+        for &(address, prefix_len, flags) in &found {
+            if flags.contains(AddressHeaderFlags::Nodad) {
+                continue;
+            }
+            let (address, scope) = (address.into(), AddressScope::Link);
+            let message = address_message(interface.index, address, prefix_len, scope);
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            netlink.change(RouteNetlinkMessage::NewAddress(message), flags)?;
+        }
+        let usable = |flags: AddressHeaderFlags| {
+            flags.contains(AddressHeaderFlags::Nodad)
+                && !flags.contains(AddressHeaderFlags::Tentative)
+        };
+        let settled = !found.is_empty() && found.iter().all(|(.., flags)| usable(*flags));
+        if settled || (found.is_empty() && attempt >= APPEAR_TRIES) {
             break;
         }
         std::thread::sleep(SETTLE_WAIT);
@@ -290,8 +303,8 @@ fn settle_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()>
     set_link(netlink, interface.index, LinkFlags::empty(), LinkFlags::Noarp, Vec::new())
 }
 
-/// Link-local addresses of an interface: address, prefix length, and whether it is tentative.
-fn link_local(index: u32) -> io::Result<Vec<(Ipv6Addr, u8, bool)>> {
+/// Link-local addresses of an interface: address, prefix length, flags.
+fn link_local(index: u32) -> io::Result<Vec<(Ipv6Addr, u8, AddressHeaderFlags)>> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let addresses = request(question, |message| match message {
         RouteNetlinkMessage::NewAddress(address) => Some(address),
@@ -300,10 +313,9 @@ fn link_local(index: u32) -> io::Result<Vec<(Ipv6Addr, u8, bool)>> {
     let here = addresses.iter().filter(|address| address.header.index == index);
     Ok(here
         .filter_map(|address| {
-            let tentative = address.header.flags.contains(AddressHeaderFlags::Tentative);
             address.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Address(IpAddr::V6(v6)) if v6.is_unicast_link_local() => {
-                    Some((*v6, address.header.prefix_len, tentative))
+                    Some((*v6, address.header.prefix_len, address.header.flags))
                 }
                 _ => None,
             })

@@ -444,4 +444,23 @@ pub(super) const TABLE: &[Definition] = &[
         "User to run as when started as root; default: nobody",
     )
     .pasta(),
+    text(
+        Some('T'),
+        "tcp-ns",
+        "SPEC",
+        value::namespace_ports,
+        "none",
+        "TCP ports to forward from the namespace to the host: none",
+    )
+    .pasta(),
+    text(
+        Some('U'),
+        "udp-ns",
+        "SPEC",
+        value::namespace_ports,
+        "none",
+        "UDP ports to forward from the namespace to the host: none",
+    )
+    .pasta(),
+    flag(None, "no-splice", |_| {}, "Forward all connections through the tap device").pasta(),
 ];
