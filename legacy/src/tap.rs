@@ -256,3 +256,102 @@ impl FramePort for Tap {
         visit("frames that could not be written", self.outgoing.failed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use passt_frame::{Checksum, FromGuestLease, Gso, GsoKind, Reserve, ToGuestLease, net_header};
+    use rustix::event::epoll;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    const ALL: Offloads = Offloads { header: true, checksum: true, tcp: true, udp: true };
+
+    /// A link whose device is one end of a socket that keeps frames apart, and the other end.
+    fn link(offloads: Offloads) -> (Tap, OwnedFd) {
+        let flags = SocketFlags::NONBLOCK;
+        let (device, namespace) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let registrar = Registrar::new(Rc::new(epoll), 0);
+        (Tap::new(device, offloads, &registrar).unwrap(), namespace)
+    }
+
+    fn meta() -> FrameMeta {
+        FrameMeta {
+            checksum: Checksum::Partial { start: 34, offset: 16 },
+            gso: Some(Gso { kind: GsoKind::TcpV4, size: 1000, header_len: 54 }),
+        }
+    }
+
+    fn taken(tap: &mut Tap) -> Vec<(u32, FrameMeta)> {
+        let mut batch = FromGuestBatch::new();
+        let (from, _) = tap.halves();
+        let lease = FromGuestLease::take(from, &mut batch);
+        lease.map_or(Vec::new(), |l| l.frames().iter().map(|f| (f.len, f.meta)).collect())
+    }
+
+    #[test]
+    fn frames_come_with_what_their_header_says() {
+        let (mut tap, namespace) = link(ALL);
+        assert_eq!(tap.on_event(0), PortEvents::default());
+        for len in [2000, 60] {
+            let mut bytes = net_header::encode(&meta(), 0).to_vec();
+            bytes.resize(HEADER_BYTES + len, 7);
+            rustix::io::write(&namespace, &bytes).unwrap();
+        }
+        assert!(tap.on_event(0).frames);
+        assert_eq!(taken(&mut tap), [(2000, meta()), (60, meta())]);
+        assert_eq!(taken(&mut tap), []);
+    }
+
+    #[test]
+    fn what_the_kernel_never_agreed_to_is_dropped_and_counted() {
+        let (mut tap, namespace) = link(Offloads { header: true, ..Offloads::default() });
+        let mut bytes = net_header::encode(&meta(), 0).to_vec();
+        bytes.resize(HEADER_BYTES + 100, 7);
+        rustix::io::write(&namespace, &bytes).unwrap();
+        rustix::io::write(&namespace, &bytes[..20]).unwrap();
+        assert_eq!(taken(&mut tap), []);
+        let mut nonsense = 0;
+        tap.counters(&mut |name, count| {
+            if name.contains("nonsensical") {
+                nonsense = count;
+            }
+        });
+        assert_eq!(nonsense, 2);
+    }
+
+    fn sent(offloads: Offloads) -> Vec<u8> {
+        let (mut tap, namespace) = link(offloads);
+        let mut list = ToGuestList::new();
+        let (_, out) = tap.halves();
+        let request = Reserve { header_len: 54, segment: 40_000, bytes: 40_000 };
+        let mut lease = ToGuestLease::reserve(out, &mut list, request).unwrap();
+        lease.put_header(0, &[1; 54]);
+        assert_eq!(lease.put_payload(0, &[2; 40_000]), 40_000);
+        lease.commit(&[FrameDone { payload_len: 40_000, meta: meta() }]);
+        let mut bytes = vec![0; 70_000];
+        let len = rustix::io::read(&namespace, &mut bytes[..]).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    #[test]
+    fn frames_go_out_whole_behind_a_header_if_there_is_one() {
+        let plain = sent(Offloads::default());
+        assert_eq!((plain.len(), plain[53], plain[54]), (40_054, 1, 2));
+        let with_header = sent(ALL);
+        assert_eq!(with_header[..HEADER_BYTES], net_header::encode(&meta(), 0));
+        assert_eq!(with_header[HEADER_BYTES..], plain[..]);
+    }
+
+    #[test]
+    fn a_device_that_is_gone_closes_the_link() {
+        let (mut tap, namespace) = link(ALL);
+        drop(namespace);
+        assert_eq!(tap.on_event(0).link, Some(LinkChange::Closed));
+    }
+}
