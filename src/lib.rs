@@ -101,6 +101,7 @@ pub mod engine;
 pub mod flow;
 pub mod limits;
 pub mod log;
+pub mod pasta;
 pub mod responder;
 pub mod run;
 pub mod start;

@@ -7,11 +7,15 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use log::LevelFilter;
+use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{Addressing, Clients, End, Engine, Link, Protocols, SocketLink, Worker};
-use crate::flow::network::Network;
+use crate::engine::{
+    Addressing, Clients, End, Engine, LINK_BASE, Link, Protocols, SocketLink, Worker,
+};
+use crate::flow::network::{Mac, Network};
+use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::responder::dhcpv6::Duid;
 use crate::start::{self, ClientSocket, StartError, system};
 use crate::sys::{process, stream};
@@ -31,10 +35,14 @@ pub fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Command::Run(options) => match run(*options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
+        Command::Run(options) => {
+            let ended = if options.mode == Mode::Pasta {
+                run_pasta(*options)
+            } else {
+                run(*options).map(|()| ExitCode::SUCCESS)
+            };
+            ended.unwrap_or_else(|error| fail(&error))
+        }
     }
 }
 
@@ -66,21 +74,112 @@ fn run(options: Options) -> Result<(), StartError> {
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), max_descriptors)?;
-    if conf.run.foreground {
-        if let Some(file) = &mut pid_file {
-            let pid = rustix::process::getpid().as_raw_nonzero().get();
-            start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
-        }
-    } else if !start::daemonize(pid_file.as_mut())? {
+    if !go_to_background(&conf, pid_file.as_mut())? {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
         return Ok(());
     }
-    let signals = process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]);
-    worker.end_on(signals.map_err(system("signalfd"))?).map_err(system("epoll_ctl"))?;
+    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
     match worker.run().map_err(system("epoll_wait"))? {
-        End::Signal | End::ClientGone => Ok(()),
+        End::Signal | End::ClientGone | End::Watch => Ok(()),
     }
+}
+
+fn ending_signals() -> Result<OwnedFd, StartError> {
+    process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))
+}
+
+/// pasta. The exit code is that of the command, if there was one.
+fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
+    crate::log::init(level(&options));
+    let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
+    let mut conf = configure(options)?;
+    let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
+    let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
+    let namespace = Namespace::prepare(pasta)?;
+    for line in conf::banner(&conf, None).lines() {
+        log::info!("{line}");
+    }
+    let watch = pasta::watch_target(pasta)?;
+    let device = namespace.configure(&mut conf)?;
+    let mut child = match namespace.spawn(&conf)? {
+        Spawned::Program(child) => child,
+        Spawned::Command(code) => return Ok(code),
+    };
+
+    let mut worker = pasta_worker(&conf, device, max_descriptors)?;
+    let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
+    for watch in watch.into_iter().chain(ended) {
+        worker.watch(watch).map_err(system("epoll_ctl"))?;
+    }
+    if !go_to_background(&conf, pid_file.as_mut())? {
+        std::mem::forget(worker);
+        return Ok(ExitCode::SUCCESS);
+    }
+    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    if let Some(child) = &mut child {
+        child.release().map_err(system("Couldn't start the command"))?;
+    }
+    match worker.run().map_err(system("epoll_wait"))? {
+        End::Signal => Ok(ExitCode::SUCCESS),
+        End::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
+        End::Watch => {
+            let code = child.and_then(|child| child.status());
+            Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
+        }
+    }
+}
+
+/// The loop with the tap device.
+fn pasta_worker(
+    conf: &Conf,
+    device: pasta::Device,
+    max_descriptors: u64,
+) -> Result<Worker<passt_legacy::Tap>, StartError> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
+    let epoll = Rc::new(epoll);
+    let registrar = Registrar::new(epoll.clone(), LINK_BASE);
+    let mut link = passt_legacy::Tap::new(device.fd, device.offloads, &registrar)
+        .map_err(system("Couldn't use the tap device"))?;
+    let mut engine = engine(conf, epoll.clone(), max_descriptors, Some(device.mac))?;
+    let (_, out) = link.halves();
+    engine.on_link_up(out);
+    let clients = Clients { listener: None, one_off: true };
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
+}
+
+/// Writes the PID file and goes to the background, unless told to stay. False in the process that
+/// is to end.
+fn go_to_background(conf: &Conf, pid_file: Option<&mut std::fs::File>) -> Result<bool, StartError> {
+    if !conf.run.foreground {
+        return start::daemonize(pid_file);
+    }
+    if let Some(file) = pid_file {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
+    }
+    Ok(true)
+}
+
+/// The engine with its open ports; `mac` is the guest's if it is known.
+fn engine(
+    conf: &Conf,
+    epoll: Rc<OwnedFd>,
+    max_descriptors: u64,
+    mac: Option<Mac>,
+) -> Result<Engine, StartError> {
+    let mut addressing =
+        Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
+    if let Some(mac) = mac {
+        addressing.learned.mac = mac;
+    }
+    let options = engine_options(conf, max_descriptors);
+    let secret = process::random_bytes().map_err(system("getrandom"))?;
+    let duid = duid(&conf.network);
+    let now = crate::engine::monotonic_now();
+    let mut engine = Engine::new(epoll, addressing, options, secret, duid, now);
+    engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
+    Ok(engine)
 }
 
 fn level(options: &Options) -> LevelFilter {
@@ -118,19 +217,11 @@ fn worker(
     let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
     let protocols = match conf.link.mode {
         Mode::VhostUser => Protocols::VhostUser,
-        Mode::Stream => Protocols::Any,
+        Mode::Stream | Mode::Pasta => Protocols::Any,
     };
     let mut link = SocketLink::new(&epoll, device, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
-    let addressing =
-        Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
-    let options = engine_options(conf, max_descriptors);
-    let secret = process::random_bytes().map_err(system("getrandom"))?;
-    let duid = duid(&conf.network);
-    let now = crate::engine::monotonic_now();
-    let mut engine = Engine::new(epoll.clone(), addressing, options, secret, duid, now);
-    engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
-
+    let engine = engine(conf, epoll.clone(), max_descriptors, None)?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),

@@ -1,5 +1,5 @@
-//! The links from before vhost-user: qemu's stream socket. They move frames between a client and a
-//! flow engine, and know no IP.
+//! The links from before vhost-user: qemu's stream socket, and the tap device of a network namespace.
+//! They move frames between a client and a flow engine, and know no IP.
 //!
 //! # Theory of operation
 //! On a *stream socket* (`-netdev stream` of QEMU, and everything that speaks the same) frames follow
@@ -10,7 +10,10 @@
 //! * `Incoming`, which reads as much as there is into an arena and lends whole frames from it, and
 //! * `Outgoing`, which hands out room in a second arena and writes all frames of a turn at once.
 //!
-//! There are no offloads: every frame is one packet of the guest's, with its checksum.
+//! The stream has no offloads: every frame is one packet of the guest's, with its checksum.
+//!
+//! On a *tap device* ([`Tap`]) each system call moves one frame, and the kernel's offloads make one
+//! frame up to 64 KiB of payload: the file says how.
 //!
 //! # Invariants
 //! * The client is hostile. A length that no frame can have ends the connection, nothing more; no
@@ -26,12 +29,14 @@
 mod incoming;
 mod outgoing;
 mod stream;
+mod tap;
 #[cfg(test)]
 mod testing;
 
 use passt_frame::MAX_FRAME_BYTES;
 
 pub use stream::{AttachError, Stream};
+pub use tap::{Offloads, Tap};
 
 /// Bytes of the length in front of each frame, an integer in network byte order that does not count
 /// itself (QEMU, "Network backend stream").

@@ -23,6 +23,9 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(address) = conf.mapping.v6.outbound {
         line(&mut text, format_args!("Outbound IPv6 address: {address}"));
     }
+    if let Some(pasta) = &conf.pasta {
+        line(&mut text, format_args!("Namespace interface: {}", pasta.interface));
+    }
     line(&mut text, "MAC:");
     entry(&mut text, format_args!("host: {}", conf.network.our_mac));
     if let Some(v4) = &conf.network.v4 {
@@ -124,6 +127,7 @@ fn hint(text: &mut String, mode: Mode, path: &Path) {
                 ),
             );
         }
+        Mode::Pasta => {}
         Mode::VhostUser => {
             line(text, "You can start qemu with:");
             entry(

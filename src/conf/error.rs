@@ -31,9 +31,15 @@ pub enum ConfError {
     /// The program's name says nothing about its mode.
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
-    /// A mode that this version does not have.
-    #[error("pasta mode is not supported by this version")]
-    PastaUnsupported,
+    /// An option of another mode.
+    #[error("{0}")]
+    OutOfPlace(String),
+    /// Options of pasta that contradict each other.
+    #[error("{0}")]
+    Pasta(&'static str),
+    /// No process can have this id.
+    #[error("Invalid PID {0}")]
+    Pid(String),
     /// Something stands on the command line that is no option.
     #[error("Extra non-option argument: {0}")]
     ExtraArgument(String),
@@ -89,7 +95,9 @@ impl ConfError {
     pub fn cure(&self) -> Option<String> {
         Some(match self {
             Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
-            Self::PastaUnsupported => "Start the program as passt".to_owned(),
+            Self::OutOfPlace(_) => "Leave it out, or start the program in that mode".to_owned(),
+            Self::Pasta(_) => "Leave one of them out".to_owned(),
+            Self::Pid(_) => "Give the id of a process, or a command".to_owned(),
             Self::ExtraArgument(_) => "passt takes options only; see --help".to_owned(),
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both".to_owned()

@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
 use super::resolv::{self, ResolvConf, Server};
-use super::{ConfError, Mode, Note, Only, Options, RunConf, ports};
+use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta, ports};
 use crate::flow::fwd::{Family, InterfaceName, Mapping, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, MAX_DNS, MAX_SEARCH, Network};
 
@@ -61,6 +61,8 @@ pub struct Conf {
     pub rules: RuleTable,
     /// How the guest is attached.
     pub link: LinkConf,
+    /// The namespace, with pasta.
+    pub pasta: Option<PastaConf>,
     /// Process matters.
     pub run: RunConf,
     /// Listening sockets may bind to addresses that the host does not have.
@@ -89,6 +91,9 @@ pub fn resolve(
     ephemeral: (u16, u16),
 ) -> Result<Conf, ConfError> {
     let mut notes = facts.notes.clone();
+    if options.pasta.stderr {
+        notes.push(Note::warn("--stderr will be dropped soon"));
+    }
     let only = options.interfaces.only;
     if facts.no_ipv6 && only == Some(Only::V6) {
         return Err(ConfError::Ipv6Unavailable);
@@ -114,6 +119,9 @@ pub fn resolve(
     for (group, (proto, spec)) in (0..=u16::MAX).zip(&options.ports) {
         ports::add(&mut rules, &network, ephemeral, (*proto, spec), group)?;
     }
+    let pasta = (options.mode == Mode::Pasta)
+        .then(|| pasta::resolve(&options, template_v4.flatten(), template_v6.flatten(), &mut notes))
+        .transpose()?;
     let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
         network,
@@ -130,6 +138,7 @@ pub fn resolve(
             fd: options.fd,
             one_off: options.one_off,
         },
+        pasta,
         run: options.run,
         notes,
     })
@@ -236,6 +245,11 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
     let mut services = options.services;
     services.dhcp &= v4.as_ref().is_some_and(|v4| v4.gateway.is_some());
     services.ndp &= v6.is_some();
+    if options.mode == Mode::Pasta {
+        services.hand_out_dns = options.pasta.dhcp_dns;
+        services.hand_out_search = options.pasta.dhcp_search;
+        services.ra &= !options.pasta.configure;
+    }
     services.ra &= services.ndp;
     services.dhcpv6 &= v6.as_ref().is_some_and(|v6| v6.addr.is_some());
     Network {

@@ -16,6 +16,7 @@ mod error;
 pub mod host;
 mod meaning;
 mod options;
+mod pasta;
 pub mod ports;
 pub mod resolv;
 #[cfg(test)]
@@ -25,4 +26,5 @@ mod text;
 pub use banner::banner;
 pub use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
-pub use options::{Command, Interfaces, Mode, Only, Options, RunConf, parse};
+pub use options::{Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, parse};
+pub use pasta::{Copying, PastaConf, Target};

@@ -379,3 +379,69 @@ You can now start qemu (>= 7.2, with commit 13c6be96618c):
 ";
     assert_eq!(banner(&conf, Some(Path::new("/s"))), text);
 }
+
+fn pasta_attempt(arguments: &[&str], facts: &HostFacts) -> Result<Conf, ConfError> {
+    let words = ["pasta"].iter().chain(arguments).map(|word| (*word).into());
+    match parse(words)? {
+        Command::Run(options) => resolve(*options, facts, "nameserver 198.51.100.53\n", EPHEMERAL),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn pasta(arguments: &[&str]) -> Conf {
+    pasta_attempt(arguments, &host()).unwrap()
+}
+
+#[test]
+fn pasta_serves_what_its_words_say() {
+    let target = |arguments: &[&str]| pasta(arguments).pasta.unwrap().target;
+    let join = |network: &str, user: Option<&str>| Target::Join {
+        network: network.into(),
+        user: user.map(Into::into),
+    };
+    assert_eq!(target(&["42"]), join("/proc/42/ns/net", Some("/proc/42/ns/user")));
+    assert_eq!(target(&["--userns", "/u", "42"]), join("/proc/42/ns/net", Some("/u")));
+    assert_eq!(target(&["--netns-only", "42"]), join("/proc/42/ns/net", None));
+    assert_eq!(target(&["--netns", "/n"]), join("/n", None));
+    let spawn = Target::Spawn {
+        command: vec!["42".into(), "foo".into()],
+        pid_namespace: false,
+        user_namespace: true,
+    };
+    assert_eq!(target(&["--no-pidns", "42", "foo"]), spawn);
+}
+
+#[test]
+fn pasta_copies_what_was_not_given() {
+    let copying = |arguments: &[&str]| {
+        let conf = pasta(arguments).pasta.unwrap();
+        [conf.copy_v4, conf.copy_v6].map(|copying| (copying.addresses, copying.routes))
+    };
+    let all = (true, true);
+    assert_eq!(copying(&["--config-net"]), [all, all]);
+    assert_eq!(copying(&["--config-net", "-a", "192.0.2.9"]), [(false, true), all]);
+    assert_eq!(copying(&["--config-net", "-g", "2001:db8::9"]), [all, (true, false)]);
+    let neither = ["--config-net", "--no-copy-routes", "--no-copy-addrs"];
+    assert_eq!(copying(&neither), [(false, false); 2]);
+    let local = pasta_attempt(&["--config-net"], &HostFacts::default()).unwrap().pasta.unwrap();
+    assert_eq!(local.interface, name("tap0"));
+    assert_eq!((local.copy_v4, local.copy_v6), (Copying::default(), Copying::default()));
+}
+
+#[test]
+fn pasta_hands_out_no_names_unless_told() {
+    let services = |arguments: &[&str]| pasta(arguments).network.services;
+    assert!(!services(&[]).hand_out_dns && !services(&[]).hand_out_search);
+    assert!(services(&["--dhcp-dns"]).hand_out_dns);
+    assert!(services(&["--dhcp-search"]).hand_out_search);
+    assert!(services(&[]).ra && !services(&["--config-net"]).ra);
+}
+
+#[test]
+fn pasta_options_that_contradict_are_refused() {
+    let refused = |arguments: &[&str]| pasta_attempt(arguments, &host()).unwrap_err().to_string();
+    assert_eq!(refused(&["--netns", "x", "12"]), "Both --netns and PID or command given");
+    assert_eq!(refused(&["99999999999"]), "Invalid PID 99999999999");
+    assert_eq!(refused(&["--no-copy-addrs"]), "--no-copy-addrs needs --config-net");
+    assert_eq!(refused(&["--no-pidns", "12"]), "--no-pidns is incompatible with PID or --netns");
+}

@@ -43,7 +43,7 @@ pub use addressing::Addressing;
 pub use listen::ListenError;
 pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
-pub use worker::{Clients, End, Link, Worker, monotonic_now};
+pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
 use crate::flow::fwd::InterfaceName;
 use crate::flow::table::FlowId;

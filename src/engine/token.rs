@@ -15,6 +15,8 @@ pub enum Token {
     Clients,
     /// The signal descriptor.
     Signals,
+    /// A descriptor that may end the loop, by index.
+    Watch(u32),
 }
 
 const KIND_SHIFT: u32 = 56;
@@ -23,6 +25,7 @@ const LINK: u64 = 1;
 const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
 const SIGNALS: u64 = 4;
+const WATCH: u64 = 7;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
 pub const LINK_BASE: u64 = LINK << KIND_SHIFT;
@@ -38,6 +41,7 @@ impl Token {
             Self::Listener(index) => LISTENER << KIND_SHIFT | u64::from(index),
             Self::Clients => CLIENTS << KIND_SHIFT,
             Self::Signals => SIGNALS << KIND_SHIFT,
+            Self::Watch(index) => WATCH << KIND_SHIFT | u64::from(index),
         }
     }
 
@@ -50,6 +54,7 @@ impl Token {
             LISTENER => Some(Self::Listener(value as u32)),
             CLIENTS => Some(Self::Clients),
             SIGNALS => Some(Self::Signals),
+            WATCH => Some(Self::Watch(value as u32)),
             _ => None,
         }
     }
@@ -67,6 +72,7 @@ mod tests {
             Token::Listener(70_000),
             Token::Clients,
             Token::Signals,
+            Token::Watch(3),
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

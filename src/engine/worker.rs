@@ -1,6 +1,6 @@
 //! The loop: one epoll instance, one turn after the other.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,6 +43,25 @@ impl Link for passt_vhost::Device {
     }
 }
 
+impl Link for passt_legacy::Tap {
+    fn attach(&mut self, _stream: UnixStream) -> Result<(), String> {
+        Err("a tap device takes no clients".to_owned())
+    }
+
+    fn is_attached(&self) -> bool {
+        true
+    }
+}
+
+/// Something that may end the loop: a command, a namespace.
+pub trait Watch {
+    /// What is watched for being readable.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// It has become readable.
+    fn on_event(&mut self) -> Option<End>;
+}
+
 /// Where clients of the link come from.
 pub struct Clients {
     /// The socket on which they connect; `None` when the one connection was handed over.
@@ -58,6 +77,8 @@ pub enum End {
     Signal,
     /// The one client is gone.
     ClientGone,
+    /// A [`Watch`] said so.
+    Watch,
 }
 
 /// The loop with everything it owns.
@@ -70,6 +91,7 @@ pub struct Worker<L: Link> {
     clients: Clients,
     /// Kept open for epoll.
     signals: Option<OwnedFd>,
+    watches: Vec<Box<dyn Watch>>,
     /// Frames from the guest may be waiting.
     frames: bool,
     /// A client wants to connect.
@@ -110,11 +132,23 @@ impl<L: Link> Worker<L> {
             batch,
             clients,
             signals: None,
+            watches: Vec::new(),
             frames: false,
             knocking: false,
             clients_wait: false,
             end: None,
         })
+    }
+
+    /// Lets `watch` end the loop.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn watch(&mut self, watch: Box<dyn Watch>) -> Result<(), Errno> {
+        let token = Token::Watch(self.watches.len() as u32);
+        self::watch(&self.epoll, watch.descriptor(), token)?;
+        self.watches.push(watch);
+        Ok(())
     }
 
     /// Ends the loop when a signal descriptor becomes readable. Only in the process that runs the
@@ -203,6 +237,10 @@ impl<L: Link> Worker<L> {
             }
             Some(Token::Clients) => self.knocking = true,
             Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
+            Some(Token::Watch(index)) => {
+                let watch = self.watches.get_mut(index as usize);
+                self.end = self.end.or(watch.and_then(|watch| watch.on_event()));
+            }
             Some(Token::Signals) | None => {}
         }
     }

@@ -4,6 +4,8 @@
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
 pub mod datagram;
+pub mod namespace;
 pub mod process;
 pub mod socket;
 pub mod stream;
+pub mod tun;

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use passt_frame::GsoSet;
+use passt_frame::net_header::Accepted;
 
 /// vhost-user's own bit in the virtio word: protocol features can be negotiated.
 const PROTOCOL_FEATURES: u32 = 30;
@@ -94,6 +95,11 @@ impl Features {
     /// The guest may send partial checksums.
     pub fn host_checksum(self) -> bool {
         self.has(net::VIRTIO_NET_F_CSUM)
+    }
+
+    /// What the guest may leave to us.
+    pub fn accepted(self) -> Accepted {
+        Accepted { checksum: self.host_checksum(), gso: self.host_gso() }
     }
 
     /// Segmentation that the guest accepts. All of it needs the partial checksum (5.1.3.1).

@@ -38,7 +38,6 @@ mod features;
 mod handler;
 mod mem;
 mod message;
-mod net_header;
 mod ring;
 mod rx;
 mod session;

@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use passt_frame::net_header::{HEADER_BYTES, encode};
 use passt_frame::{
     Caps, FrameDone, GuestIovec, MAX_FRAMES, MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, ToGuest,
     ToGuestList,
@@ -25,7 +26,6 @@ use passt_frame::{
 
 use crate::features::Features;
 use crate::mem::{Memory, Span};
-use crate::net_header::{HEADER_BYTES, encode};
 use crate::ring::{Ring, RingFault};
 
 /// Descriptors that one reservation looks at.

@@ -14,11 +14,11 @@
 
 use std::rc::Rc;
 
+use passt_frame::net_header::{HEADER_BYTES, decode};
 use passt_frame::{FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES};
 
 use crate::features::Features;
 use crate::mem::{Memory, Span};
-use crate::net_header::{HEADER_BYTES, decode};
 use crate::ring::{Chain, MAX_PIECES, Ring, RingFault};
 
 /// Descriptors that one take looks at.
@@ -179,7 +179,7 @@ impl TxHalf {
             return done;
         }
         let header = split_header(&self.pieces, &mut self.lent);
-        let Some(meta) = decode(&header, len as u32, self.features) else {
+        let Some(meta) = decode(&header, len as u32, self.features.accepted()) else {
             counters.bad_header += 1;
             return done;
         };

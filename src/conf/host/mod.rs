@@ -3,7 +3,7 @@
 //! pure (`choose`), so that it can be tested without a kernel.
 
 mod choose;
-mod netlink;
+pub(crate) mod netlink;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -88,7 +88,7 @@ pub(super) fn has_ipv6_sockets() -> bool {
 }
 
 /// Dumps what `question` asks for, anew if it changed in between.
-fn request<T>(
+pub(crate) fn request<T>(
     question: RouteNetlinkMessage,
     reduce: fn(RouteNetlinkMessage) -> Option<T>,
 ) -> io::Result<Vec<T>> {

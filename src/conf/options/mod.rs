@@ -13,6 +13,7 @@ mod table;
 mod tests;
 mod value;
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -52,6 +53,8 @@ pub enum Mode {
     Stream,
     /// vhost-user.
     VhostUser,
+    /// A tap device in a network namespace.
+    Pasta,
 }
 
 /// A restriction to one address family.
@@ -89,6 +92,41 @@ pub struct Interfaces {
     pub outbound_v6: Option<InterfaceName>,
     /// `--ipv4-only` or `--ipv6-only`.
     pub only: Option<Only>,
+}
+
+/// Options of pasta.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PastaOptions {
+    /// `--ns-ifname`.
+    pub interface: Option<InterfaceName>,
+    /// `--ns-mac-addr`.
+    pub mac: Option<Mac>,
+    /// `--userns`.
+    pub userns: Option<PathBuf>,
+    /// `--netns`, as a path.
+    pub netns: Option<PathBuf>,
+    /// `--netns-only`.
+    pub netns_only: bool,
+    /// `--no-netns-quit`.
+    pub no_quit: bool,
+    /// `--no-pidns`.
+    pub no_pid_namespace: bool,
+    /// `--config-net`.
+    pub configure: bool,
+    /// `--no-copy-routes`.
+    pub no_copy_routes: bool,
+    /// `--no-copy-addrs`.
+    pub no_copy_addresses: bool,
+    /// `--dhcp-dns`.
+    pub dhcp_dns: bool,
+    /// `--dhcp-search`.
+    pub dhcp_search: bool,
+    /// `--runas`.
+    pub run_as: Option<String>,
+    /// `--stderr`, which has no effect any more.
+    pub stderr: bool,
+    /// The words behind the options: a command, or the id of a process.
+    pub words: Vec<OsString>,
 }
 
 /// The command line, read and checked on its own: nothing of the host is in here.
@@ -144,6 +182,8 @@ pub struct Options {
     pub mapping: Mapping,
     /// `--tcp-ports` and `--udp-ports`, in order.
     pub ports: Vec<(Proto, String)>,
+    /// What is for pasta only.
+    pub pasta: PastaOptions,
     ending: Option<Ending>,
 }
 
@@ -175,6 +215,7 @@ impl Default for Options {
             no_map_gw: false,
             mapping: Mapping::default(),
             ports: Vec::new(),
+            pasta: PastaOptions::default(),
             ending: None,
         }
     }

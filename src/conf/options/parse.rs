@@ -7,9 +7,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use super::table::{Definition, Effect, TABLE};
+use super::table::{Definition, Effect, Scope, TABLE};
 use super::{Command, Ending, Mode, Options};
-use crate::conf::ConfError;
+use crate::conf::{ConfError, pasta};
 
 /// Where words that are no options end up.
 const EXTRA: &str = "EXTRA";
@@ -29,15 +29,27 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
     let name = words.first().map(|word| base_name(word)).unwrap_or_default();
     let mut options = Options { mode: mode(&words, &name)?, ..Options::default() };
 
-    let matches =
-        command().try_get_matches_from(&words).map_err(|error| gnu_error(&name, &words, &error))?;
+    let matches = command(None)
+        .try_get_matches_from(&words)
+        .map_err(|error| gnu_error(&name, &words, options.mode, &error))?;
     for (definition, word) in in_order(&matches) {
+        if !definition.applies(options.mode) {
+            return Err(out_of_place(definition));
+        }
         apply(definition, &word, &mut options)?;
         if let Some(ending) = options.ending {
-            return Ok(answer(ending));
+            return Ok(answer(ending, options.mode));
         }
     }
-    if let Some(extra) = matches.get_raw(EXTRA).and_then(|mut words| words.next()) {
+    let mut words = matches.get_raw(EXTRA).into_iter().flatten();
+    if options.mode == Mode::Pasta {
+        options.pasta.words.extend(words.map(OsStr::to_owned));
+        if pasta::spawns(&options.pasta) {
+            // The terminal belongs to the command.
+            options.run.foreground = true;
+            options.run.quiet = !options.run.debug;
+        }
+    } else if let Some(extra) = words.next() {
         return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
     }
     if options.netmask.is_some() && matches!(options.address_v4, Some((_, Some(_)))) {
@@ -59,7 +71,7 @@ fn mode(words: &[OsString], name: &str) -> Result<Mode, ConfError> {
     if words.iter().skip(1).any(|word| word == "--vhost-user") {
         Ok(Mode::VhostUser)
     } else if name.contains("pasta") {
-        Err(ConfError::PastaUnsupported)
+        Ok(Mode::Pasta)
     } else if name.contains("passt") {
         Ok(Mode::Stream)
     } else {
@@ -67,23 +79,51 @@ fn mode(words: &[OsString], name: &str) -> Result<Mode, ConfError> {
     }
 }
 
-/// The table as clap wants it.
-fn command() -> clap::Command {
+/// What is said of an option of another mode.
+fn out_of_place(definition: &Definition) -> ConfError {
+    let option = match definition.short {
+        Some(short) => format!("-{short}"),
+        None => format!("--{}", definition.long),
+    };
+    let modes = match (definition.scope, definition.short) {
+        (Scope::Pasta, _) => "pasta mode",
+        (_, Some('s' | 'F')) => "passt / vhost-user mode",
+        (_, Some('1')) => return ConfError::OutOfPlace("--one-off is for passt mode only".into()),
+        _ => "passt mode",
+    };
+    ConfError::OutOfPlace(format!("{option} is for {modes} only"))
+}
+
+/// The table as clap wants it: all of it, or what applies to one mode.
+fn command(mode: Option<Mode>) -> clap::Command {
+    let pasta = mode == Some(Mode::Pasta);
+    let (usage, about) = if pasta {
+        (
+            "pasta [OPTION]... [COMMAND [ARG]...]\n       pasta [OPTION]... PID\n       pasta [OPTION]... --netns [PATH|NAME]",
+            "Connects a network namespace to the network of the host, without privileges.",
+        )
+    } else {
+        (
+            "passt [OPTION]...",
+            "Connects a virtual machine to the network of the host, without privileges.",
+        )
+    };
+    let applies = |definition: &&Definition| mode.is_none_or(|mode| definition.applies(mode));
     let extra = Arg::new(EXTRA)
         .num_args(0..)
         .trailing_var_arg(true)
         .hide(true)
         .value_parser(value_parser!(OsString));
     clap::Command::new("passt")
-        .override_usage("passt [OPTION]...")
-        .about("Connects a virtual machine to the network of the host, without privileges.")
+        .override_usage(usage)
+        .about(about)
         .disable_help_flag(true)
         .disable_version_flag(true)
         .disable_help_subcommand(true)
         .args_override_self(true)
         .infer_long_args(true)
         .term_width(HELP_WIDTH)
-        .args(TABLE.iter().map(argument))
+        .args(TABLE.iter().filter(applies).map(argument))
         .arg(extra)
 }
 
@@ -138,11 +178,12 @@ fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result
     Ok(())
 }
 
-fn answer(ending: Ending) -> Command {
+fn answer(ending: Ending, mode: Mode) -> Command {
+    let name = if mode == Mode::Pasta { "pasta" } else { "passt" };
     match ending {
-        Ending::Help => Command::Help(help()),
+        Ending::Help => Command::Help(help(mode)),
         Ending::Version => Command::Version(format!(
-            "passt {}\n\
+            "{name} {}\n\
              Licensed under Apache-2.0 or MIT, at your option.\n\
              There is NO WARRANTY, to the extent permitted by law.\n",
             env!("CARGO_PKG_VERSION")
@@ -151,12 +192,12 @@ fn answer(ending: Ending) -> Command {
     }
 }
 
-fn help() -> String {
-    command().render_help().to_string()
+fn help(mode: Mode) -> String {
+    command(Some(mode)).render_help().to_string()
 }
 
 /// What clap refuses, in getopt's words.
-fn gnu_error(program: &str, words: &[OsString], error: &clap::Error) -> ConfError {
+fn gnu_error(program: &str, words: &[OsString], mode: Mode, error: &clap::Error) -> ConfError {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(" "),
@@ -172,7 +213,7 @@ fn gnu_error(program: &str, words: &[OsString], error: &clap::Error) -> ConfErro
         ErrorKind::TooManyValues => format!("option '{option}' doesn't allow an argument"),
         _ => unknown(option, words),
     };
-    ConfError::Usage { program: program.to_owned(), problem, usage: help() }
+    ConfError::Usage { program: program.to_owned(), problem, usage: help(mode) }
 }
 
 /// getopt's words for an option that is the last word, but needs another; a short one stands for

@@ -25,6 +25,36 @@ pub(super) struct Definition {
     pub(super) alias: Option<&'static str>,
     pub(super) effect: Effect,
     pub(super) help: &'static str,
+    pub(super) scope: Scope,
+}
+
+/// Which modes know an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    All,
+    Passt,
+    Pasta,
+}
+
+impl Definition {
+    const fn passt(mut self) -> Self {
+        self.scope = Scope::Passt;
+        self
+    }
+
+    const fn pasta(mut self) -> Self {
+        self.scope = Scope::Pasta;
+        self
+    }
+
+    /// Whether the option means anything in `mode`.
+    pub(super) fn applies(&self, mode: Mode) -> bool {
+        match self.scope {
+            Scope::All => true,
+            Scope::Passt => mode != Mode::Pasta,
+            Scope::Pasta => mode == Mode::Pasta,
+        }
+    }
 }
 
 const fn flag(
@@ -33,7 +63,7 @@ const fn flag(
     effect: fn(&mut Options),
     help: &'static str,
 ) -> Definition {
-    Definition { long, short, alias: None, effect: Effect::Flag(effect), help }
+    Definition { long, short, alias: None, effect: Effect::Flag(effect), help, scope: Scope::All }
 }
 
 const fn text(
@@ -44,7 +74,14 @@ const fn text(
     takes: &'static str,
     help: &'static str,
 ) -> Definition {
-    Definition { long, short, alias: None, effect: Effect::Text(name, effect, takes), help }
+    Definition {
+        long,
+        short,
+        alias: None,
+        effect: Effect::Text(name, effect, takes),
+        help,
+        scope: Scope::All,
+    }
 }
 
 const fn path(
@@ -54,7 +91,14 @@ const fn path(
     effect: fn(&mut Options, PathBuf),
     help: &'static str,
 ) -> Definition {
-    Definition { long, short: Some(short), alias, effect: Effect::Path("PATH", effect), help }
+    Definition {
+        long,
+        short: Some(short),
+        alias,
+        effect: Effect::Path("PATH", effect),
+        help,
+        scope: Scope::All,
+    }
 }
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
@@ -104,7 +148,8 @@ pub(super) const TABLE: &[Definition] = &[
         Some("socket-path"),
         |o, path| (o.socket, o.fd) = (Some(path), None),
         "UNIX domain socket to listen on; default: probe /tmp/passt_N.socket",
-    ),
+    )
+    .passt(),
     flag(None, "vhost-user", |o| o.mode = Mode::VhostUser, "Speak vhost-user on the socket"),
     text(
         Some('F'),
@@ -113,8 +158,10 @@ pub(super) const TABLE: &[Definition] = &[
         value::fd,
         "the number of an open descriptor",
         "Use FD as connected socket; implies --one-off",
-    ),
-    flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client"),
+    )
+    .passt(),
+    flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client")
+        .passt(),
     text(
         Some('m'),
         "mtu",
@@ -222,13 +269,15 @@ pub(super) const TABLE: &[Definition] = &[
     ),
     text(Some('H'), "hostname", "NAME", value::hostname, NAME, "Host name to hand out by DHCP"),
     text(None, "fqdn", "NAME", value::fqdn, NAME, "Fully qualified name to hand out by DHCP"),
-    flag(None, "no-dhcp-dns", |o| o.services.hand_out_dns = false, "Don't hand out DNS servers"),
+    flag(None, "no-dhcp-dns", |o| o.services.hand_out_dns = false, "Don't hand out DNS servers")
+        .passt(),
     flag(
         None,
         "no-dhcp-search",
         |o| o.services.hand_out_search = false,
         "Don't hand out a DNS search list",
-    ),
+    )
+    .passt(),
     flag(None, "no-tcp", |o| o.services.tcp = false, "Disable TCP"),
     flag(None, "no-udp", |o| o.services.udp = false, "Disable UDP"),
     flag(
@@ -299,4 +348,119 @@ pub(super) const TABLE: &[Definition] = &[
         PORTS,
         "UDP ports to forward to the guest; SPEC as for --tcp-ports",
     ),
+    flag(
+        Some('e'),
+        "stderr",
+        |o| o.pasta.stderr = true,
+        "No effect: messages always go to standard error",
+    ),
+    text(
+        Some('I'),
+        "ns-ifname",
+        "NAME",
+        value::ns_ifname,
+        INTERFACE,
+        "Name of the tap device in the namespace; default: that of the template interface",
+    )
+    .pasta(),
+    text(
+        None,
+        "ns-mac-addr",
+        "MAC",
+        value::ns_mac,
+        "an address of one station, like 9a:55:9a:55:9a:56",
+        "MAC address of the tap device in the namespace",
+    )
+    .pasta(),
+    Definition {
+        long: "userns",
+        short: None,
+        alias: None,
+        effect: Effect::Path("PATH", |o, path| {
+            (o.pasta.userns, o.pasta.netns_only) = (Some(path), false);
+        }),
+        help: "User namespace to join; default: that of PID",
+        scope: Scope::Pasta,
+    },
+    text(
+        None,
+        "netns",
+        "PATH|NAME",
+        value::netns,
+        "a path, or a name in /run/netns",
+        "Network namespace to join, instead of PID or a command",
+    )
+    .pasta(),
+    flag(
+        None,
+        "netns-only",
+        |o| (o.pasta.userns, o.pasta.netns_only) = (None, true),
+        "Neither join nor create a user namespace",
+    )
+    .pasta(),
+    flag(
+        None,
+        "no-netns-quit",
+        |o| o.pasta.no_quit = true,
+        "Don't quit when the network namespace is gone",
+    )
+    .pasta(),
+    flag(
+        None,
+        "no-pidns",
+        |o| o.pasta.no_pid_namespace = true,
+        "Don't give the command a PID namespace of its own",
+    )
+    .pasta(),
+    flag(
+        None,
+        "config-net",
+        |o| o.pasta.configure = true,
+        "Configure addresses and routes of the tap device in the namespace",
+    )
+    .pasta(),
+    flag(
+        None,
+        "no-copy-routes",
+        |o| o.pasta.no_copy_routes = true,
+        "Only set a default route with --config-net (deprecated: use --gateway)",
+    )
+    .pasta(),
+    flag(
+        None,
+        "no-copy-addrs",
+        |o| o.pasta.no_copy_addresses = true,
+        "Only set one address with --config-net (deprecated: use --address)",
+    )
+    .pasta(),
+    flag(None, "dhcp-dns", |o| o.pasta.dhcp_dns = true, "Hand out DNS servers").pasta(),
+    flag(None, "dhcp-search", |o| o.pasta.dhcp_search = true, "Hand out a DNS search list").pasta(),
+    text(
+        None,
+        "runas",
+        "UID|LOGIN[:GID|:GROUP]",
+        value::run_as,
+        "a user by number or name, optionally with a group",
+        "User to run as when started as root; default: nobody",
+    )
+    .pasta(),
+    text(
+        Some('T'),
+        "tcp-ns",
+        "SPEC",
+        value::namespace_ports,
+        "none",
+        "TCP ports to forward from the namespace to the host: none",
+    )
+    .pasta(),
+    text(
+        Some('U'),
+        "udp-ns",
+        "SPEC",
+        value::namespace_ports,
+        "none",
+        "UDP ports to forward from the namespace to the host: none",
+    )
+    .pasta(),
+    flag(None, "no-splice", |_| {}, "Forward all connections through the tap device").pasta(),
 ];

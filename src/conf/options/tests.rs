@@ -57,7 +57,6 @@ fn unknown_options_are_refused_in_getopts_words() {
     for (arguments, text) in [
         (&["--xyz"][..], "passt: unrecognized option '--xyz'"),
         (&["--xyz=1"], "passt: unrecognized option '--xyz=1'"),
-        (&["--config-net"], "passt: unrecognized option '--config-net'"),
         (&["-Z"], "passt: invalid option -- 'Z'"),
         (&["-fZ"], "passt: invalid option -- 'Z'"),
         (&["--mtu"], "passt: option '--mtu' requires an argument"),
@@ -93,14 +92,53 @@ fn mode_is_that_of_the_option_or_of_the_name() {
     let unknown = "Cannot determine mode, invoke as \"passt\" or \"pasta\"";
     assert_eq!(mode(&["anything"]), Err(unknown.to_owned()));
     assert_eq!(mode(&[]), Err(unknown.to_owned()));
-    assert!(mode(&["/usr/bin/pasta"]).unwrap_err().contains("pasta mode is not supported"));
+    assert_eq!(mode(&["/usr/bin/pasta"]), Ok(Mode::Pasta));
+    assert_eq!(mode(&["pasta", "--vhost-user"]), Ok(Mode::VhostUser));
+}
+
+#[test]
+fn options_of_another_mode_are_refused() {
+    for (words, text) in [
+        (&["passt", "--config-net"][..], "--config-net is for pasta mode only"),
+        (&["passt", "-I", "x"], "-I is for pasta mode only"),
+        (&["passt", "-T", "none"], "-T is for pasta mode only"),
+        (&["pasta", "-s", "/x"], "-s is for passt / vhost-user mode only"),
+        (&["pasta", "-1"], "--one-off is for passt mode only"),
+        (&["pasta", "--no-dhcp-dns"], "--no-dhcp-dns is for passt mode only"),
+    ] {
+        assert_eq!(read(words).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
+fn pasta_leaves_the_words_of_the_command_alone() {
+    let read = |words: &[&str]| match read(words) {
+        Ok(Command::Run(options)) => options,
+        other => panic!("{words:?}: {other:?}"),
+    };
+    let spawning = read(&["pasta", "-f", "ls", "-l", "--", "-q"]);
+    assert_eq!(spawning.pasta.words, ["ls", "-l", "--", "-q"]);
+    assert!(spawning.run.foreground && spawning.run.quiet);
+    assert!(!read(&["pasta", "-d", "ls"]).run.quiet);
+    let joining = read(&["pasta", "--netns", "blue", "--userns=/u", "--netns-only"]);
+    assert!(!joining.run.foreground);
+    assert_eq!(joining.pasta.netns, Some("/run/netns/blue".into()));
+    assert_eq!((joining.pasta.userns.as_ref(), joining.pasta.netns_only), (None, true));
+    let user = read(&["pasta", "--netns-only", "--userns", "/u", "--netns", "./n", "12"]);
+    assert_eq!(user.pasta.userns, Some("/u".into()));
+    assert_eq!((user.pasta.netns, user.pasta.netns_only), (Some("./n".into()), false));
 }
 
 #[test]
 fn answers_come_in_the_order_of_the_command_line() {
-    let Ok(Command::Help(help)) = read(&["passt", "-h"]) else { panic!("no help") };
-    for definition in table::TABLE {
-        assert!(help.contains(&format!("--{}", definition.long)), "{}", definition.long);
+    for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
+        let Ok(Command::Help(help)) = read(&[name, "-h"]) else { panic!("no help") };
+        for definition in table::TABLE {
+            let listed = help
+                .split(|c: char| c.is_whitespace() || c == ',')
+                .any(|word| word.strip_prefix("--") == Some(definition.long));
+            assert_eq!(listed, definition.applies(mode), "{name}: {}", definition.long);
+        }
     }
     let Ok(Command::Version(version)) = read(&["passt", "--no-ra", "--version"]) else {
         panic!("no version")

@@ -143,6 +143,39 @@ pub(super) fn interface(o: &mut Options, text: &str) -> Refusal {
     Ok(())
 }
 
+pub(super) fn ns_ifname(o: &mut Options, text: &str) -> Refusal {
+    o.pasta.interface = named(text)?;
+    Ok(())
+}
+
+pub(super) fn ns_mac(o: &mut Options, text: &str) -> Refusal {
+    let mac = station(text).ok_or_else(|| format!("Invalid MAC address: {text}"))?;
+    o.pasta.mac = Some(mac);
+    Ok(())
+}
+
+pub(super) fn netns(o: &mut Options, text: &str) -> Refusal {
+    if text.is_empty() {
+        return Err("Invalid network namespace: ".to_owned());
+    }
+    let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
+    o.pasta.netns = Some(path.into());
+    Ok(())
+}
+
+pub(super) fn namespace_ports(_: &mut Options, text: &str) -> Refusal {
+    if text == "none" { Ok(()) } else { Err(format!("Invalid port specifier '{text}'")) }
+}
+
+pub(super) fn run_as(o: &mut Options, text: &str) -> Refusal {
+    let user = text.split(':').next().unwrap_or_default();
+    if user.is_empty() {
+        return Err(format!("Invalid --runas option: {user}"));
+    }
+    o.pasta.run_as = Some(text.to_owned());
+    Ok(())
+}
+
 pub(super) fn outbound_if4(o: &mut Options, text: &str) -> Refusal {
     o.interfaces.outbound_v4 = named(text)?;
     Ok(())

@@ -88,6 +88,29 @@ impl Arena {
         let n = unsafe { libc::send(socket.as_raw_fd(), base, cells.len(), flags) };
         usize::try_from(n).map_err(|_| last_errno())
     }
+
+    /// Fills `range` with one read(2); returns how many bytes came.
+    ///
+    /// # Errors
+    /// What read(2) reports.
+    pub fn fill_from(&self, fd: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
+        let cells = &self.cells[range];
+        let base = cells.as_ptr().cast::<libc::c_void>().cast_mut();
+        // SAFETY: the kernel writes no more than the cells that `base` points to.
+        let n = unsafe { libc::read(fd.as_raw_fd(), base, cells.len()) };
+        usize::try_from(n).map_err(|_| last_errno())
+    }
+
+    /// Hands over `range` with one write(2); returns how many bytes the kernel took.
+    ///
+    /// # Errors
+    /// What write(2) reports.
+    pub fn drain_to(&self, fd: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
+        let cells = &self.cells[range];
+        // SAFETY: the kernel reads no more than the cells that the pointer points to.
+        let n = unsafe { libc::write(fd.as_raw_fd(), cells.as_ptr().cast(), cells.len()) };
+        usize::try_from(n).map_err(|_| last_errno())
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +139,18 @@ mod tests {
         assert_eq!(&found[..2], b"12");
         drop(theirs);
         assert_eq!(arena.recv(ours.as_fd(), 0..8), Ok(0));
+    }
+
+    #[test]
+    fn bytes_pass_through_a_descriptor() {
+        let arena = Arena::new(64);
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        arena.write(4, b"frame");
+        assert_eq!(arena.drain_to(writer.as_fd(), 4..9), Ok(5));
+        assert_eq!(arena.fill_from(reader.as_fd(), 20..60), Ok(5));
+        let mut found = [0; 5];
+        arena.read(20, &mut found);
+        assert_eq!(&found, b"frame");
     }
 
     #[test]

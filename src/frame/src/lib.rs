@@ -27,6 +27,7 @@ mod from_guest;
 mod iovec;
 mod mem_port;
 mod meta;
+pub mod net_header;
 mod port;
 mod registrar;
 mod to_guest;

@@ -1,13 +1,12 @@
 //! `struct virtio_net_hdr_v1`, the 12 bytes in front of each frame (virtio 1.2, section 5.1.6), and
 //! its translation to and from the neutral [`FrameMeta`].
 //!
-//! Offsets in both count from the start of the Ethernet header. What the guest states is checked
-//! against the frame's length and against what was negotiated; whether it agrees with the frame's
-//! own headers is for who parses those.
+//! vhost-user rings and tap devices (linux/if_tun.h, `TUNSETVNETHDRSZ`) share it. Offsets in both
+//! count from the start of the Ethernet header. What the guest states is checked against the
+//! frame's length and against what was negotiated; whether it agrees with the frame's own headers
+//! is for who parses those.
 
-use passt_frame::{Checksum, FrameMeta, Gso, GsoKind};
-
-use crate::features::Features;
+use crate::{Checksum, FrameMeta, Gso, GsoKind, GsoSet};
 
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 12;
@@ -22,6 +21,15 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
+
+/// What the guest may leave to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Partial checksums.
+    pub checksum: bool,
+    /// Segmentation.
+    pub gso: GsoSet,
+}
 
 /// The header of a frame to the guest that takes `buffers` buffers.
 pub fn encode(meta: &FrameMeta, buffers: u16) -> [u8; HEADER_BYTES] {
@@ -53,7 +61,7 @@ fn encode_kind(kind: GsoKind) -> u8 {
 
 /// The metadata of a frame of `frame_len` bytes from the guest, or `None` when the header states
 /// something impossible or not negotiated.
-pub fn decode(bytes: &[u8; HEADER_BYTES], frame_len: u32, features: Features) -> Option<FrameMeta> {
+pub fn decode(bytes: &[u8; HEADER_BYTES], frame_len: u32, accepted: Accepted) -> Option<FrameMeta> {
     let field = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let (header_len, size, start, offset) = (field(2), field(4), field(6), field(8));
     let checksum = if bytes[0] & F_NEEDS_CSUM == 0 {
@@ -61,12 +69,12 @@ pub fn decode(bytes: &[u8; HEADER_BYTES], frame_len: u32, features: Features) ->
     } else {
         let end = u32::from(start) + u32::from(offset) + 2;
         let possible = u32::from(start) >= ETHERNET_BYTES && end <= frame_len;
-        if !possible || !features.host_checksum() {
+        if !possible || !accepted.checksum {
             return None;
         }
         Checksum::Partial { start, offset }
     };
-    let Some(kind) = decode_kind(bytes[1], features)? else {
+    let Some(kind) = decode_kind(bytes[1], accepted.gso)? else {
         return Some(FrameMeta { checksum, gso: None });
     };
     let partial = matches!(checksum, Checksum::Partial { .. });
@@ -77,8 +85,7 @@ pub fn decode(bytes: &[u8; HEADER_BYTES], frame_len: u32, features: Features) ->
 }
 
 /// The kind of segmentation, `Some(None)` for no segmentation, `None` when it was not negotiated.
-fn decode_kind(kind: u8, features: Features) -> Option<Option<GsoKind>> {
-    let set = features.host_gso();
+fn decode_kind(kind: u8, set: GsoSet) -> Option<Option<GsoKind>> {
     let (kind, negotiated) = match kind & !GSO_ECN {
         GSO_NONE if kind == GSO_NONE => return Some(None),
         GSO_TCPV4 => (GsoKind::TcpV4, set.tcp_v4),
@@ -92,10 +99,9 @@ fn decode_kind(kind: u8, features: Features) -> Option<Option<GsoKind>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::offered;
 
-    fn all() -> Features {
-        Features(offered(true))
+    fn all() -> Accepted {
+        Accepted { checksum: true, gso: GsoSet { tcp_v4: true, tcp_v6: true, udp: true } }
     }
 
     #[test]
@@ -137,7 +143,7 @@ mod tests {
             }
             assert_eq!(decode(&bytes, 4000, all()), None, "{what}");
         }
-        assert_eq!(decode(&good, 4000, Features(0)), None, "not negotiated");
+        assert_eq!(decode(&good, 4000, Accepted::default()), None, "not negotiated");
         assert!(decode(&good, 4000, all()).is_some());
     }
 

@@ -1,0 +1,148 @@
+//! The meaning of pasta's options: which namespace, and what is done in it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::options::PastaOptions;
+use super::{ConfError, Device, Note, Options};
+use crate::flow::fwd::InterfaceName;
+use crate::flow::network::Mac;
+
+/// Name of the tap device when no interface of the host is a model.
+const DEFAULT_INTERFACE: &str = "tap0";
+
+/// The namespace that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A new one, for a command.
+    Spawn {
+        /// The command and its arguments; empty for a login shell.
+        command: Vec<OsString>,
+        /// It gets process ids of its own.
+        pid_namespace: bool,
+        /// It gets a user namespace, too.
+        user_namespace: bool,
+    },
+    /// One that exists.
+    Join {
+        /// Path of the network namespace.
+        network: PathBuf,
+        /// Path of the user namespace to enter first.
+        user: Option<PathBuf>,
+    },
+}
+
+/// What is configured for one address family in the namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copying {
+    /// All addresses of the model, not one.
+    pub addresses: bool,
+    /// All routes of the model, not one default route.
+    pub routes: bool,
+}
+
+/// Everything that only pasta knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastaConf {
+    /// Which namespace.
+    pub target: Target,
+    /// `--netns-only`: user and user namespace stay what they are.
+    pub netns_only: bool,
+    /// End when the namespace's file is gone.
+    pub quit: bool,
+    /// Name of the tap device.
+    pub interface: InterfaceName,
+    /// Its address, if the operator gave one.
+    pub mac: Option<Mac>,
+    /// Addresses and routes are configured.
+    pub configure: bool,
+    /// How, for IPv4.
+    pub copy_v4: Copying,
+    /// How, for IPv6.
+    pub copy_v6: Copying,
+    /// `--runas`.
+    pub run_as: Option<String>,
+}
+
+/// Whether the words mean a command (or a shell) to start.
+pub(super) fn spawns(options: &PastaOptions) -> bool {
+    options.netns.is_none() && pid(&options.words).is_none()
+}
+
+/// The one word that is a number, if that is all there is.
+fn pid(words: &[OsString]) -> Option<&str> {
+    let [word] = words else { return None };
+    word.to_str().filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Puts pasta's options together with the models that were found.
+///
+/// # Errors
+/// The options contradict each other.
+pub(super) fn resolve(
+    options: &Options,
+    template_v4: Option<Device>,
+    template_v6: Option<Device>,
+    notes: &mut Vec<Note>,
+) -> Result<PastaConf, ConfError> {
+    let pasta = &options.pasta;
+    check(pasta, notes)?;
+    let copying = |template: Option<Device>, address: bool, gateway: bool| Copying {
+        addresses: template.is_some() && !address && !pasta.no_copy_addresses,
+        routes: template.is_some() && !gateway && !pasta.no_copy_routes,
+    };
+    let model = template_v4.or(template_v6).map(|device| device.name);
+    let default = model.or_else(|| InterfaceName::new(DEFAULT_INTERFACE));
+    let interface = pasta.interface.or(default).expect("the default is a name");
+    Ok(PastaConf {
+        target: target(pasta)?,
+        netns_only: pasta.netns_only,
+        quit: !pasta.no_quit,
+        interface,
+        mac: pasta.mac,
+        configure: pasta.configure,
+        copy_v4: copying(template_v4, options.address_v4.is_some(), options.gateway_v4.is_some()),
+        copy_v6: copying(template_v6, options.address_v6.is_some(), options.gateway_v6.is_some()),
+        run_as: pasta.run_as.clone(),
+    })
+}
+
+fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {
+    if pasta.netns.is_some() && !pasta.words.is_empty() {
+        return Err(ConfError::Pasta("Both --netns and PID or command given"));
+    }
+    if pasta.no_pid_namespace && !spawns(pasta) {
+        return Err(ConfError::Pasta("--no-pidns is incompatible with PID or --netns"));
+    }
+    let deprecated = [
+        (pasta.no_copy_routes, "--no-copy-routes", "--no-copy-routes needs --config-net"),
+        (pasta.no_copy_addresses, "--no-copy-addrs", "--no-copy-addrs needs --config-net"),
+    ];
+    for (given, option, needs) in deprecated {
+        if given && !pasta.configure {
+            return Err(ConfError::Pasta(needs));
+        }
+        if given {
+            notes.push(Note::warn(format!("{option} will be dropped soon")));
+        }
+    }
+    Ok(())
+}
+
+fn target(pasta: &PastaOptions) -> Result<Target, ConfError> {
+    let (network, user) = if let Some(path) = &pasta.netns {
+        (path.clone(), None)
+    } else if let Some(pid) = pid(&pasta.words) {
+        let id: i32 = pid.parse().map_err(|_| ConfError::Pid(pid.to_owned()))?;
+        let namespace = |kind| PathBuf::from(format!("/proc/{id}/ns/{kind}"));
+        (namespace("net"), Some(namespace("user")))
+    } else {
+        return Ok(Target::Spawn {
+            command: pasta.words.clone(),
+            pid_namespace: !pasta.no_pid_namespace,
+            user_namespace: !pasta.netns_only,
+        });
+    };
+    let user = pasta.userns.clone().or(user).filter(|_| !pasta.netns_only);
+    Ok(Target::Join { network, user })
+}

@@ -1,0 +1,195 @@
+//! pasta: the network namespace, its tap device, and the command in it.
+//!
+//! The program never leaves the host's network namespace. The target is made, or joined, by threads
+//! that enter it, act, and end (`sys::namespace`): they open the tap device, configure it, and in
+//! the end only descriptors are left. Everything is configured before the command's process is
+//! even forked, and that waits until ports are open, too.
+
+mod command;
+mod configure;
+mod gone;
+mod identity;
+mod netlink;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use passt_legacy::Offloads;
+use rustix::io::Errno;
+
+pub use command::Child;
+
+use crate::conf::{Conf, PastaConf, Target};
+use crate::engine::Watch;
+use crate::flow::network::{Mac, Network};
+use crate::start::StartError;
+use crate::sys::{namespace, tun};
+use command::Started;
+use configure::Model;
+
+/// Lets every user of the namespace send echo requests (icmp(7)).
+const PING_RANGE_FILE: &str = "/proc/sys/net/ipv4/ping_group_range";
+const PING_RANGE: &str = "0 0";
+
+/// The target namespace, entered by nobody yet.
+pub struct Namespace {
+    network: OwnedFd,
+}
+
+/// The tap device, ready for use.
+pub struct Device {
+    /// Its descriptor.
+    pub fd: OwnedFd,
+    /// What its kernel leaves to us.
+    pub offloads: Offloads,
+    /// The namespace's address on it.
+    pub mac: Mac,
+}
+
+/// Which process goes on after [`Namespace::spawn`].
+pub enum Spawned {
+    /// The program. With a command, that waits.
+    Program(Option<Child>),
+    /// A process that was to become the command, and failed.
+    Command(ExitCode),
+}
+
+impl Namespace {
+    /// Becomes who we are to be, then makes or opens the namespace.
+    ///
+    /// # Errors
+    /// [`StartError`] names the step.
+    pub fn prepare(conf: &PastaConf) -> Result<Self, StartError> {
+        let privileged = rustix::process::geteuid().is_root();
+        identity::settle_user(conf)?;
+        let dropped = privileged && !rustix::process::geteuid().is_root();
+        let Target::Join { network: path, .. } = &conf.target else {
+            identity::settle_namespace(&conf.target)?;
+            let network = namespace::new_network().map_err(|errno| {
+                StartError::Other(format!(
+                    "Couldn't create a network namespace: {errno}{}",
+                    cure(dropped)
+                ))
+            })?;
+            return Ok(Self { network });
+        };
+        let opened = namespace::open(path);
+        identity::settle_namespace(&conf.target)?;
+        let network = opened.or_else(|_| namespace::open(path)).map_err(|errno| {
+            let path = path.display();
+            StartError::Other(format!(
+                "Couldn't open network namespace {path}: {errno}{}",
+                cure(dropped)
+            ))
+        })?;
+        namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
+            StartError::Other(format!(
+                "Couldn't switch to pasta namespaces: {errno}{}",
+                cure(dropped)
+            ))
+        })?;
+        Ok(Self { network })
+    }
+
+    /// The network namespace.
+    pub fn network(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+
+    /// Makes the tap device and configures the namespace. Address families that the namespace does
+    /// not have are switched off in `conf`.
+    ///
+    /// # Errors
+    /// [`StartError`] names the step.
+    pub fn configure(&self, conf: &mut Conf) -> Result<Device, StartError> {
+        let Conf { pasta: Some(pasta), network, template_v4, template_v6, .. } = conf else {
+            return Err(StartError::Other("no namespace to configure".to_owned()));
+        };
+        let copies = |copying: crate::conf::Copying| copying.addresses || copying.routes;
+        let v4 = template_v4.filter(|_| copies(pasta.copy_v4) && pasta.configure);
+        let v6 = template_v6.filter(|_| copies(pasta.copy_v6) && pasta.configure);
+        let model = Model::read(v4.map(|device| device.index), v6.map(|device| device.index))
+            .map_err(|error| StartError::Other(format!("Failed to read routes: {error}")))?;
+        namespace::in_network(self.network(), || inside(pasta, network, &model))
+            .map_err(|errno| {
+                StartError::Other(format!("Couldn't switch to pasta namespaces: {errno}"))
+            })?
+            .map_err(StartError::Other)
+    }
+
+    /// Forks the command, if there is to be one.
+    ///
+    /// # Errors
+    /// [`StartError`] names the step.
+    pub fn spawn(&self, conf: &Conf) -> Result<Spawned, StartError> {
+        let Some(PastaConf { target: Target::Spawn { command, pid_namespace, .. }, .. }) =
+            &conf.pasta
+        else {
+            return Ok(Spawned::Program(None));
+        };
+        let plan = command::Plan {
+            words: command,
+            pid_namespace: *pid_namespace,
+            network: self.network(),
+            hostname: conf.network.hostname.as_deref(),
+        };
+        Ok(match command::fork(&plan)? {
+            Started::Program(child) => Spawned::Program(Some(child)),
+            Started::Command(code) => Spawned::Command(code),
+        })
+    }
+}
+
+/// A watch for the end of a namespace that we joined, unless told not to care.
+///
+/// # Errors
+/// [`StartError`] names the step.
+pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartError> {
+    match &conf.target {
+        Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
+        Target::Join { .. } | Target::Spawn { .. } => Ok(None),
+    }
+}
+
+/// What happens in the namespace.
+fn inside(
+    conf: &PastaConf,
+    network: &mut Network,
+    model: &Model,
+) -> Result<Device, configure::Failure> {
+    configure::loopback()?;
+    if matches!(conf.target, Target::Spawn { .. })
+        && std::fs::write(PING_RANGE_FILE, PING_RANGE).is_err()
+    {
+        log::warn!("Cannot set ping_group_range, ICMP requests might fail");
+    }
+    let name = &conf.interface;
+    let (fd, offloads) = tun::open_tap(name).map_err(|errno| tap_failure(name.as_str(), errno))?;
+    let interface = configure::interface(name, conf.mac)?;
+    if conf.configure {
+        configure::addresses_and_routes(&interface, conf, network, model)?;
+    }
+    Ok(Device { fd, offloads, mac: interface.mac })
+}
+
+fn tap_failure(name: &str, errno: Errno) -> String {
+    let cure = match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
+            ": load the module tun, or give the container the device"
+        }
+        Errno::ACCESS => ": allow the user to read and write it",
+        Errno::BUSY => ": choose another name with --ns-ifname",
+        _ => "",
+    };
+    format!("Failed to set up tap device {name} with {}: {errno}{cure}", tun::DEVICE)
+}
+
+/// What root can do when nobody may not.
+fn cure(dropped: bool) -> &'static str {
+    if dropped {
+        ": started as root, but running as another user: add --netns-only to stay root, or start as \
+         the user that the namespace belongs to"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,183 @@
+//! The command, or a login shell, in its namespaces. It is forked early, because later the program
+//! gives up what that takes, and waits at a gate until everything is ready: a byte on a pipe opens
+//! it; when the pipe closes without one, the program has failed, and the command never starts.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+
+use crate::engine::{End, Watch};
+use crate::start::{StartError, system};
+use crate::sys::namespace::{self, Kinds};
+use crate::sys::process::Forked;
+
+/// Longest host name (`__NEW_UTS_LEN`, uname(2)).
+const MAX_HOST_NAME: usize = 64;
+
+/// What a command is started with.
+pub(super) struct Plan<'a> {
+    /// The command and its arguments; empty for a login shell.
+    pub(super) words: &'a [OsString],
+    /// It gets process ids of its own.
+    pub(super) pid_namespace: bool,
+    /// Its network namespace.
+    pub(super) network: BorrowedFd<'a>,
+    /// Its host name.
+    pub(super) hostname: Option<&'a str>,
+}
+
+/// A command that waits at the gate, or runs.
+pub struct Child {
+    gate: Option<OwnedFd>,
+    pidfd: OwnedFd,
+}
+
+/// Which side of the fork returned.
+pub(super) enum Started {
+    /// The program, with the command waiting.
+    Program(Child),
+    /// What was to become the command, with the exit code to end with.
+    Command(ExitCode),
+}
+
+/// Forks the command.
+///
+/// # Errors
+/// There can be no further process.
+pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
+    let (gate_in, gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(system("Couldn't make a pipe"))?;
+    let mut kinds = Kinds::COMMAND;
+    if plan.pid_namespace {
+        kinds = kinds.with(Kinds::PID);
+    }
+    match namespace::fork_into(kinds).map_err(system("Couldn't start the command's process"))? {
+        Forked::Child => {
+            drop(gate);
+            Ok(Started::Command(run(plan, &gate_in)))
+        }
+        Forked::Parent(pid) => {
+            let pid = Pid::from_raw(pid).ok_or(Errno::SRCH).map_err(system("fork"))?;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(system("pidfd_open"))?;
+            Ok(Started::Program(Child { gate: Some(gate), pidfd }))
+        }
+    }
+}
+
+/// The new process: prepares its surroundings, waits, and becomes the command.
+fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
+    if let Err(errno) = namespace::enter(plan.network, Kinds::NETWORK) {
+        eprintln!("Failed to join network namespace: {errno}");
+        return ExitCode::FAILURE;
+    }
+    if plan.pid_namespace
+        && let Err(errno) = namespace::mount_proc()
+    {
+        log::warn!("Couldn't mount /proc: {errno}");
+    }
+    if let Err(errno) = rustix::system::sethostname(host_name(plan.hostname).as_bytes()) {
+        log::debug!("Couldn't set host name: {errno}");
+    }
+    let mut byte = [0];
+    while let Err(Errno::INTR) = rustix::io::read(gate, &mut byte) {}
+    if byte == [0] {
+        return ExitCode::FAILURE;
+    }
+    let error = command(plan.words).exec();
+    eprintln!("Failed to start command or shell: {error}");
+    ExitCode::FAILURE
+}
+
+fn command(words: &[OsString]) -> Command {
+    if let [program, arguments @ ..] = words {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        return command;
+    }
+    let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
+    let shell = shell.unwrap_or_else(|| "/bin/sh".into());
+    let mut name = OsString::from("-");
+    name.push(&shell);
+    let mut command = Command::new(shell);
+    command.arg0(name);
+    command
+}
+
+/// The name given, or one that tells where the command runs.
+fn host_name(given: Option<&str>) -> String {
+    let mut name = given.map_or_else(
+        || {
+            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("pasta-{}", host.trim_end())
+        },
+        str::to_owned,
+    );
+    let end = (0..=MAX_HOST_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    name.truncate(end.unwrap_or(0));
+    name
+}
+
+impl Child {
+    /// Opens the gate.
+    ///
+    /// # Errors
+    /// The command's process is gone.
+    pub fn release(&mut self) -> Result<(), Errno> {
+        match self.gate.take() {
+            Some(gate) => rustix::io::write(&gate, &[1]).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A watch for its end.
+    ///
+    /// # Errors
+    /// What dup(2) reports.
+    pub fn watch(&self) -> Result<Box<dyn Watch>, Errno> {
+        Ok(Box::new(Ended { pidfd: rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3)? }))
+    }
+
+    /// The exit code that stands for how the command ended: its own, or 128 and the signal.
+    /// `None` while it runs.
+    pub fn status(&self) -> Option<u8> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), options).ok()??;
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Some(code as u8),
+            (None, Some(signal)) => Some(128 + signal as u8),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The command has ended when its descriptor becomes readable.
+struct Ended {
+    pidfd: OwnedFd,
+}
+
+impl Watch for Ended {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn on_event(&mut self) -> Option<End> {
+        Some(End::Watch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_fit() {
+        assert_eq!(host_name(Some("guest")), "guest");
+        assert_eq!(host_name(Some(&"ä".repeat(40))).len(), 64);
+        assert!(host_name(None).starts_with("pasta-"));
+    }
+}

@@ -1,0 +1,447 @@
+//! What the namespace's interfaces look like when the command starts: `lo` up, the tap device with
+//! its MAC address and queue, and with `--config-net` addresses and routes.
+//!
+//! Addresses and routes are those of the model on the host ([`Model`]), or the ones that DHCP would
+//! assign. Routes are set in passes until no further one succeeds: a gateway that is reached by
+//! another route finds that one set a pass later.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
+    RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+
+use super::netlink::Netlink;
+use crate::conf::host::netlink::request;
+use crate::conf::{Copying, PastaConf};
+use crate::flow::fwd::InterfaceName;
+use crate::flow::network::{Mac, Network};
+
+/// Index of the loopback interface, the same in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Frames that the device's queue holds: more segments than a TCP window of 16 MiB has at an MTU of
+/// 1500. Its ring is as large, 8 bytes an entry; a shorter one drops what a window promised.
+const QUEUE_FRAMES: u32 = 12_000;
+
+/// How often, and how long apart, the kernel is asked whether the link-local address is usable: its
+/// worker does that soon, but waits for a lock that all namespaces share. Where no address comes at
+/// all (IPv6 is switched off there) it takes fewer tries to give up.
+const SETTLE_TRIES: u32 = 1000;
+const APPEAR_TRIES: u32 = 100;
+const SETTLE_WAIT: Duration = Duration::from_millis(2);
+
+/// Prefix length of every IPv6 address that is assigned.
+const PREFIX_V6: u8 = 64;
+
+/// What is wrong, and on what.
+pub(super) type Failure = String;
+
+/// Addresses and routes of the host's interfaces, as far as they are to be copied.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    addresses: Vec<AddressMessage>,
+    routes: Vec<RouteMessage>,
+}
+
+/// One address family of the namespace, as it is to be.
+struct Family {
+    name: &'static str,
+    family: AddressFamily,
+    /// The one address and prefix length, if not those of the model.
+    address: Option<(IpAddr, u8)>,
+    gateway: Option<IpAddr>,
+    copying: Copying,
+}
+
+/// The tap device in its namespace.
+pub(super) struct Interface {
+    index: u32,
+    pub(super) mac: Mac,
+}
+
+impl Model {
+    /// Asks the kernel of the calling thread's network namespace for what belongs to the interfaces
+    /// of index `v4` and `v6`.
+    pub(super) fn read(v4: Option<u32>, v6: Option<u32>) -> io::Result<Self> {
+        let mut model = Self::default();
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let addresses = request(question, |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        })?;
+        for (index, family) in [(v4, AddressFamily::Inet), (v6, AddressFamily::Inet6)] {
+            let Some(index) = index else { continue };
+            let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
+            model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let routes =
+                request(RouteNetlinkMessage::GetRoute(question), |message| match message {
+                    RouteNetlinkMessage::NewRoute(route) => Some(route),
+                    _ => None,
+                })?;
+            model.routes.extend(routes.into_iter().filter_map(|route| copied_route(route, index)));
+        }
+        Ok(model)
+    }
+}
+
+/// The address as it is set in the namespace: for ever, and without asking whether it is taken.
+fn copied_address(address: &AddressMessage) -> Option<AddressMessage> {
+    let mut flags = AddressFlags::from_bits_retain(address.header.flags.bits().into());
+    let mut copy = AddressMessage::default();
+    copy.header = address.header.clone();
+    for attribute in &address.attributes {
+        match attribute {
+            AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::Address(_)
+            | AddressAttribute::Local(_)
+            | AddressAttribute::Broadcast(_)
+            | AddressAttribute::RoutePriority(_) => copy.attributes.push(attribute.clone()),
+            _ => {}
+        }
+    }
+    let wide = u8::from(address.header.scope) < u8::from(AddressScope::Link);
+    if !wide || flags.contains(AddressFlags::Deprecated) {
+        return None;
+    }
+    set_flags(&mut copy, flags & AddressFlags::Noprefixroute);
+    Some(copy)
+}
+
+fn set_flags(address: &mut AddressMessage, flags: AddressFlags) {
+    let flags = flags | AddressFlags::Nodad | AddressFlags::Permanent;
+    address.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
+    address.attributes.push(AddressAttribute::Flags(flags));
+}
+
+/// The route as it is set in the namespace, but for its interface; `None` for one that leads
+/// elsewhere than to the interface `index`, or is no ordinary one.
+fn copied_route(mut route: RouteMessage, index: u32) -> Option<RouteMessage> {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let main = table.unwrap_or(route.header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if !main || route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let leads_here = route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == index,
+        RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
+        _ => false,
+    });
+    if !leads_here {
+        return None;
+    }
+    route.header.flags &= RouteFlags::Onlink;
+    route.attributes.retain(|attribute| {
+        !matches!(
+            attribute,
+            RouteAttribute::PrefSource(_)
+                | RouteAttribute::NhId(_)
+                | RouteAttribute::CacheInfo(_)
+                | RouteAttribute::Expires(_)
+        )
+    });
+    Some(route)
+}
+
+/// Gives the route its interface in the namespace.
+fn route_through(route: &mut RouteMessage, index: u32) {
+    for attribute in &mut route.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => *oif = index,
+            RouteAttribute::MultiPath(hops) => {
+                for hop in hops {
+                    hop.interface_index = index;
+                    hop.flags &= RouteNextHopFlags::Onlink;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Brings the loopback interface up.
+pub(super) fn loopback() -> Result<(), Failure> {
+    let failed = |error| format!("Couldn't set the loopback interface up: {error}");
+    let netlink = Netlink::new().map_err(failed)?;
+    set_link(&netlink, LOOPBACK, LinkFlags::Up, LinkFlags::Up, Vec::new()).map_err(failed)
+}
+
+/// Finds the tap device `name`, gives it `mac` if there is one, and the queue it needs.
+pub(super) fn interface(name: &InterfaceName, mac: Option<Mac>) -> Result<Interface, Failure> {
+    let failed = |error| format!("Couldn't set up the tap device {name}: {error}");
+    let netlink = Netlink::new().map_err(failed)?;
+    let mut attributes = vec![LinkAttribute::TxQueueLen(QUEUE_FRAMES)];
+    attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    let (index, _) = find(name).map_err(failed)?;
+    let nothing = LinkFlags::empty();
+    set_link(&netlink, index, nothing, nothing, attributes).map_err(failed)?;
+    let (index, mac) = find(name).map_err(failed)?;
+    Ok(Interface { index, mac })
+}
+
+fn find(name: &InterfaceName) -> io::Result<(u32, Mac)> {
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let links = request(question, |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    })?;
+    let called = |link: &&LinkMessage| {
+        link.attributes.iter().any(|a| matches!(a, LinkAttribute::IfName(n) if n == name.as_str()))
+    };
+    let link = links.iter().find(called).ok_or(Errno::NODEV)?;
+    let mac = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    });
+    Ok((link.header.index, mac.ok_or(Errno::NODEV)?))
+}
+
+fn set_link(
+    netlink: &Netlink,
+    index: u32,
+    flags: LinkFlags,
+    mask: LinkFlags,
+    attributes: Vec<LinkAttribute>,
+) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = flags;
+    link.header.change_mask = mask;
+    link.attributes = attributes;
+    netlink.change(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// Configures the tap device as `--config-net` promises. Families that the kernel does not have
+/// and that nobody asked for are switched off in `network`.
+pub(super) fn addresses_and_routes(
+    interface: &Interface,
+    conf: &PastaConf,
+    network: &mut Network,
+    model: &Model,
+) -> Result<(), Failure> {
+    let netlink = Netlink::new().map_err(|error| format!("netlink: {error}"))?;
+    up(&netlink, interface, network)
+        .map_err(|error| format!("Couldn't set {} up: {error}", conf.interface))?;
+    if network.v6.is_some() {
+        settle_link_local(&netlink, interface)
+            .map_err(|error| format!("Couldn't set link-local address: {error}"))?;
+    }
+    let v4 = network.v4.as_ref().map(|v4| Family {
+        name: "IPv4",
+        family: AddressFamily::Inet,
+        address: Some((v4.addr.into(), v4.prefix_len)),
+        gateway: v4.gateway.map(Into::into),
+        copying: conf.copy_v4,
+    });
+    let v6 = network.v6.as_ref().map(|v6| Family {
+        name: "IPv6",
+        family: AddressFamily::Inet6,
+        address: v6.addr.map(|addr| (addr.into(), PREFIX_V6)),
+        gateway: v6.gateway.map(Into::into),
+        copying: conf.copy_v6,
+    });
+    for family in [v4, v6].into_iter().flatten() {
+        let works = family.configure(&netlink, interface.index, model)?;
+        match family.family {
+            _ if works => {}
+            AddressFamily::Inet => network.v4 = None,
+            _ => network.v6 = None,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the MTU and brings the device up; without ARP at first, so that the kernel does not ask
+/// whether anybody has the link-local address.
+fn up(netlink: &Netlink, interface: &Interface, network: &Network) -> io::Result<()> {
+    let mtu = (network.mtu != 0).then(|| LinkAttribute::Mtu(network.mtu.into()));
+    let mut flags = LinkFlags::Up;
+    if network.v6.is_some() {
+        flags |= LinkFlags::Noarp;
+    }
+    set_link(netlink, interface.index, flags, flags, mtu.into_iter().collect())
+}
+
+/// Makes the link-local addresses that the kernel has generated usable at once.
+fn settle_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()> {
+    for attempt in 0..SETTLE_TRIES {
+        let found = link_local(interface.index)?;
+        for &(address, prefix_len, flags) in &found {
+            if flags.contains(AddressHeaderFlags::Nodad) {
+                continue;
+            }
+            let (address, scope) = (address.into(), AddressScope::Link);
+            let message = address_message(interface.index, address, prefix_len, scope);
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            netlink.change(RouteNetlinkMessage::NewAddress(message), flags)?;
+        }
+        let usable = |flags: AddressHeaderFlags| {
+            flags.contains(AddressHeaderFlags::Nodad)
+                && !flags.contains(AddressHeaderFlags::Tentative)
+        };
+        let settled = !found.is_empty() && found.iter().all(|(.., flags)| usable(*flags));
+        if settled || (found.is_empty() && attempt >= APPEAR_TRIES) {
+            break;
+        }
+        std::thread::sleep(SETTLE_WAIT);
+    }
+    set_link(netlink, interface.index, LinkFlags::empty(), LinkFlags::Noarp, Vec::new())
+}
+
+/// Link-local addresses of an interface: address, prefix length, flags.
+fn link_local(index: u32) -> io::Result<Vec<(Ipv6Addr, u8, AddressHeaderFlags)>> {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let addresses = request(question, |message| match message {
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        _ => None,
+    })?;
+    let here = addresses.iter().filter(|address| address.header.index == index);
+    Ok(here
+        .filter_map(|address| {
+            address.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(IpAddr::V6(v6)) if v6.is_unicast_link_local() => {
+                    Some((*v6, address.header.prefix_len, address.header.flags))
+                }
+                _ => None,
+            })
+        })
+        .collect())
+}
+
+fn address_message(
+    index: u32,
+    address: IpAddr,
+    prefix_len: u8,
+    scope: AddressScope,
+) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family =
+        if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = prefix_len;
+    message.header.scope = scope;
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(address));
+    message.attributes.push(AddressAttribute::Address(address));
+    set_flags(&mut message, AddressFlags::empty());
+    message
+}
+
+impl Family {
+    /// Sets addresses and routes. False when the kernel does not have the family, in local mode.
+    fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<bool, Failure> {
+        let name = self.name;
+        match self.set_addresses(netlink, index, model) {
+            Ok(()) => {}
+            Err(error) if self.is_local() && is_unsupported(&error) => {
+                log::warn!("{name} not supported, disabling");
+                return Ok(false);
+            }
+            Err(error) => {
+                return Err(format!("Couldn't set {name} address(es) in namespace: {error}"));
+            }
+        }
+        self.set_routes(netlink, index, model)
+            .map_err(|error| format!("Couldn't set {name} route(s) in guest: {error}"))?;
+        Ok(true)
+    }
+
+    /// Nothing of this family comes from the host.
+    fn is_local(&self) -> bool {
+        !self.copying.addresses && !self.copying.routes
+    }
+
+    fn set_addresses(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
+        if !self.copying.addresses {
+            let Some((address, prefix_len)) = self.address else { return Ok(()) };
+            let message = address_message(index, address, prefix_len, AddressScope::Universe);
+            let flags = NLM_F_CREATE | NLM_F_EXCL;
+            return netlink.change(RouteNetlinkMessage::NewAddress(message), flags);
+        }
+        for address in model.addresses.iter().filter(|a| a.header.family == self.family) {
+            let mut address = address.clone();
+            address.header.index = index;
+            netlink.change(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE)?;
+        }
+        Ok(())
+    }
+
+    fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
+        if !self.copying.routes {
+            let Some(gateway) = self.gateway else { return Ok(()) };
+            return set_in_passes(netlink, vec![self.default_route(index, gateway)], true);
+        }
+        let of_family = |route: &&RouteMessage| route.header.address_family == self.family;
+        let mut routes: Vec<_> = model.routes.iter().filter(of_family).cloned().collect();
+        for route in &mut routes {
+            route_through(route, index);
+        }
+        set_in_passes(netlink, routes, false)
+    }
+
+    fn default_route(&self, index: u32, gateway: IpAddr) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.address_family = self.family;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.protocol = RouteProtocol::Boot;
+        route.header.scope = RouteScope::Universe;
+        route.header.kind = RouteType::Unicast;
+        let gateway = match gateway {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        };
+        route.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Gateway(gateway)];
+        route
+    }
+}
+
+/// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. One that
+/// is there already is fine. What stays unreachable is an error when it is `needed`.
+fn set_in_passes(netlink: &Netlink, mut routes: Vec<RouteMessage>, needed: bool) -> io::Result<()> {
+    loop {
+        let mut waiting = Vec::new();
+        let mut last = None;
+        let before = routes.len();
+        for route in routes {
+            let message = RouteNetlinkMessage::NewRoute(route.clone());
+            match netlink.change(message, NLM_F_CREATE | NLM_F_EXCL) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) if is_unreachable(&error) => {
+                    waiting.push(route);
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            Some(error) if waiting.len() == before => {
+                return if needed { Err(error) } else { Ok(()) };
+            }
+            Some(_) => routes = waiting,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
+}

@@ -1,0 +1,94 @@
+//! Opening a tap device (linux/if_tun.h): its name, the virtio-net header in front of each frame,
+//! and what its kernel may leave to the reader.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use passt_legacy::Offloads;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use super::socket::last_errno;
+use crate::flow::fwd::InterfaceName;
+
+/// The device that makes tap devices.
+pub const DEVICE: &str = "/dev/net/tun";
+
+const HEADER_BYTES: libc::c_int = passt_frame::net_header::HEADER_BYTES as libc::c_int;
+
+/// Both are little endian, whatever the machine is (virtio 1.2, section 1.4).
+const LITTLE_ENDIAN: libc::c_int = 1;
+
+const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// Sets of offloads, the best first; kernels before 6.2 know no USO.
+const SETS: [(libc::c_uint, Offloads); 3] = [
+    (libc::TUN_F_CSUM | TSO | USO, Offloads { header: true, checksum: true, tcp: true, udp: true }),
+    (libc::TUN_F_CSUM | TSO, Offloads { header: true, checksum: true, tcp: true, udp: false }),
+    (libc::TUN_F_CSUM, Offloads { header: true, checksum: true, tcp: false, udp: false }),
+];
+
+/// Makes a tap device in the network namespace of the calling thread. It lives as long as the
+/// descriptor, which does not block.
+///
+/// # Errors
+/// What open(2) says of [`DEVICE`], or the kernel of the name: `BUSY` when it is taken.
+pub fn open_tap(name: &InterfaceName) -> Result<(OwnedFd, Offloads), Errno> {
+    let open = || open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let device = open()?;
+    let plain = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    let with_header = plain | libc::IFF_VNET_HDR as libc::c_short;
+    match set_interface(device.as_fd(), name, with_header) {
+        Ok(()) => {}
+        Err(Errno::INVAL) => {
+            set_interface(device.as_fd(), name, plain)?;
+            return Ok((device, Offloads::default()));
+        }
+        Err(errno) => return Err(errno),
+    }
+    let layout = set_number(device.as_fd(), libc::TUNSETVNETHDRSZ, HEADER_BYTES)
+        .and_then(|()| set_number(device.as_fd(), libc::TUNSETVNETLE, LITTLE_ENDIAN));
+    if layout.is_err() {
+        drop(device);
+        let device = open()?;
+        set_interface(device.as_fd(), name, plain)?;
+        return Ok((device, Offloads::default()));
+    }
+    let agreed = SETS.iter().find(|(bits, _)| set_offloads(device.as_fd(), *bits).is_ok());
+    let header_only = Offloads { header: true, ..Offloads::default() };
+    Ok((device, agreed.map_or(header_only, |(_, offloads)| *offloads)))
+}
+
+fn set_interface(
+    device: BorrowedFd<'_>,
+    name: &InterfaceName,
+    flags: libc::c_short,
+) -> Result<(), Errno> {
+    // SAFETY: an all-zero ifreq is valid: an empty name and integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The name has at most IFNAMSIZ - 1 bytes, so a zero follows it.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: the kernel reads and writes one ifreq, a live local.
+    let rc = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn set_number(
+    device: BorrowedFd<'_>,
+    request: libc::Ioctl,
+    value: libc::c_int,
+) -> Result<(), Errno> {
+    // SAFETY: the kernel reads one integer, a live local.
+    let rc = unsafe { libc::ioctl(device.as_raw_fd(), request, &raw const value) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn set_offloads(device: BorrowedFd<'_>, bits: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: this request takes its argument by value.
+    let rc =
+        unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}

@@ -1,0 +1,438 @@
+# shellcheck shell=bash
+# What pasta promises: one function for each, run in a subshell under `set -e`. Scripts
+# in single quotes are for the shell inside.
+# shellcheck disable=SC2016
+
+# shellcheck disable=SC2034 # used by the script that sources this file
+CASES=(
+    tcp_out_v4 tcp_out_v6 udp_out_v4 udp_out_v6 ping_v4 ping_v6
+    inbound_tcp_v4 inbound_tcp_v6 inbound_udp_v4 inbound_udp_v6
+    inbound_translated inbound_bound_to_address bulk_mtu_1500
+    host_by_gateway host_not_by_gateway host_by_guest_address
+    addresses_copied routes_copied address_given one_address gateway_given mac_given
+    interface_name mtu_given families local_mode not_configured dns_matched
+    status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
+    command_missing end_by_signal
+    join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
+    namespace_stays process_gone pid_file
+    dhcp_udhcpc dhcp_dhclient dhcpv6_client ra_address
+    wrong_options device_removed
+    root_becomes_nobody root_becomes_another root_joins
+)
+
+same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
+holds() { case $1 in *"$2"*) ;; *) echo "'$2' is not in '$1'"; return 1 ;; esac; }
+lacks() { case $1 in *"$2"*) echo "'$2' is in '$1'"; return 1 ;; esac; }
+outside() { in_net outside /run/bin/nettool "$@"; }
+
+# pasta ARGUMENT...: as an ordinary user, in the host's network.
+pasta() { (become_user /run/bin/pasta "$@"); }
+
+# configured ARGUMENT... -- COMMAND...
+configured() { pasta --config-net "$@"; }
+
+# shell SCRIPT: the end of an argument list that runs a script inside.
+in_shell() { configured -- bash -euc "$1"; }
+
+start_outside() {
+    in_net outside /run/bin/nettool serve "$SERVER4:5000" "[$SERVER6]:5000" >"$LOGS/serve.log" 2>&1 &
+    # Servers of the host itself: on its loopback, and on its outer address.
+    in_net host /run/bin/nettool serve 127.0.0.1:5600 '[::1]:5600' "$HOST4:5601" "[$HOST6]:5601" >"$LOGS/host.log" 2>&1 &
+    until_true 10 grep -q ready "$LOGS/serve.log" && until_true 10 grep -q ready "$LOGS/host.log"
+}
+
+# background ARGUMENT...: pasta with a server inside; returns when that is ready.
+background() {
+    rm -f "$WORLD/inside.log"
+    (become_user /run/bin/pasta --config-net "$@") >"$WORLD/inside.log" 2>&1 &
+    echo $! >>"$WORLD/jobs"
+    until_true 10 grep -q ready "$WORLD/inside.log" || { cat "$WORLD/inside.log"; return 1; }
+}
+served=(-- /run/bin/nettool serve '[::]:7001' '[::]:9003')
+
+# remember PID: to be ended after the case.
+remember() { echo "$1" >>"$WORLD/jobs"; }
+stop_all() {
+    local pid
+    [ -e "$WORLD/jobs" ] || return 0
+    while read -r pid; do
+        kill "$pid" 2>/dev/null || true
+        until_true 5 has_ended "$pid" || warn "process $pid does not end"
+    done <"$WORLD/jobs"
+    rm -f "$WORLD/jobs"
+}
+
+# has_ended PID: nothing of it is left but perhaps its exit code.
+has_ended() { ! kill -0 "$1" || [ "$(cut -d ' ' -f 3 "/proc/$1/stat")" = Z ]; }
+
+tcp_out() {
+    in_shell "cd /run/bin
+        ./nettool get $1:5000 2048 1; ./nettool put $1:5000 2048 2
+        ./nettool get $1:5000 10000000 3; ./nettool put $1:5000 10000000 4
+        ./nettool late $1:5000 1000000 5; ./nettool short $1:5000 100"
+}
+case_tcp_out_v4() { tcp_out "$SERVER4"; }
+case_tcp_out_v6() { tcp_out "[$SERVER6]"; }
+case_udp_out_v4() { configured -- /run/bin/nettool udp "$SERVER4:5000" 65492; }
+case_udp_out_v6() { configured -- /run/bin/nettool udp "[$SERVER6]:5000" 65472; }
+case_ping_v4() { configured -- busybox ping -c 3 -i 0.2 -W 5 "$SERVER4"; }
+case_ping_v6() { configured -- busybox ping -6 -c 3 -i 0.2 -W 5 "$SERVER6"; }
+
+inbound_tcp() {
+    background -t 7001 "${served[@]}"
+    outside get "$1:7001" 2048 11
+    outside get "$1:7001" 10000000 12
+    outside put "$1:7001" 10000000 13
+}
+case_inbound_tcp_v4() { inbound_tcp "$HOST4"; }
+case_inbound_tcp_v6() { inbound_tcp "[$HOST6]"; }
+case_inbound_udp_v4() { background -u 7001 "${served[@]}" && outside udp "$HOST4:7001" 65492; }
+case_inbound_udp_v6() { background -u 7001 "${served[@]}" && outside udp "[$HOST6]:7001" 65472; }
+
+case_inbound_translated() {
+    background -t 8000-8005:9000-9005 -u 8003:9003 "${served[@]}"
+    outside get "$HOST4:8003" 2048 14
+    outside udp "[$HOST6]:8003" 1000
+    same "$(outside connect "$HOST4:8006")" refused
+}
+case_inbound_bound_to_address() {
+    background -t "$HOST4/7001" "${served[@]}"
+    outside get "$HOST4:7001" 2048 15
+    same "$(outside connect "[$HOST6]:7001")" refused
+}
+case_bulk_mtu_1500() {
+    background -m 1500 -t 7001 "${served[@]}"
+    outside get "$HOST4:7001" 10000000 16
+    outside put "[$HOST6]:7001" 10000000 17
+    configured -m 1500 -- bash -euc "/run/bin/nettool get $SERVER4:5000 10000000 18
+        /run/bin/nettool put [$SERVER6]:5000 10000000 19"
+}
+
+case_host_by_gateway() {
+    in_shell "/run/bin/nettool get $GATEWAY4:5600 2048 21; /run/bin/nettool get [$GATEWAY6]:5600 2048 22"
+}
+case_host_not_by_gateway() {
+    same "$(configured --no-map-gw -- /run/bin/nettool connect "$GATEWAY4:5600")" refused
+    same "$(configured --no-map-gw -- /run/bin/nettool connect "[$GATEWAY6]:5600")" refused
+}
+case_host_by_guest_address() {
+    configured --map-guest-addr 192.0.2.99 -- /run/bin/nettool get 192.0.2.99:5601 2048 23
+    configured --map-guest-addr 2001:db8:2::99 -- /run/bin/nettool get "[2001:db8:2::99]:5601" 2048 24
+}
+
+case_addresses_copied() {
+    local found
+    ip -n host addr add 198.51.100.20/32 dev uplink
+    ip -n host addr add 2001:db8:2::20/64 dev uplink nodad
+    found=$(in_shell 'ip -o addr show dev uplink')
+    ip -n host addr del 198.51.100.20/32 dev uplink
+    ip -n host addr del 2001:db8:2::20/64 dev uplink
+    holds "$found" "inet $HOST4/24"
+    holds "$found" 'inet 198.51.100.20/32'
+    holds "$found" "inet6 $HOST6/64 scope global"
+    holds "$found" 'inet6 2001:db8:2::20/64'
+    lacks "$found" tentative
+}
+case_routes_copied() {
+    local found
+    # A gateway that only another route leads to, weights, and one outside of every prefix.
+    ip -n host route add 203.0.113.64/32 dev uplink
+    ip -n host route add 203.0.113.128/25 via 203.0.113.64
+    ip -n host route add 198.51.100.0/25 nexthop via 192.0.2.1 weight 1 nexthop via 192.0.2.3 weight 2
+    ip -n host route add 198.51.100.128/25 via 203.0.113.250 dev uplink onlink metric 77
+    found=$(in_shell 'ip route; ip -6 route')
+    ip -n host route del 198.51.100.128/25
+    ip -n host route del 198.51.100.0/25
+    ip -n host route del 203.0.113.128/25
+    ip -n host route del 203.0.113.64/32
+    holds "$found" "default via $GATEWAY4 dev uplink"
+    holds "$found" '203.0.113.64 dev uplink scope link'
+    holds "$found" '203.0.113.128/25 via 203.0.113.64'
+    holds "$found" 'via 192.0.2.3 dev uplink weight 2'
+    holds "$found" '198.51.100.128/25 via 203.0.113.250 dev uplink metric 77 onlink'
+    holds "$found" "default via $GATEWAY6 dev uplink"
+    same "$(grep -c '^192.0.2.0/24' <<<"$found")" 1
+}
+case_address_given() {
+    local found
+    found=$(configured -a 192.0.2.50 -n 25 -a 2001:db8:2::50 -- ip -o addr)
+    holds "$found" 'inet 192.0.2.50/25'
+    holds "$found" 'inet6 2001:db8:2::50/64'
+    lacks "$found" "$HOST4/24"
+    configured -a 192.0.2.50 -n 24 -- /run/bin/nettool get "$SERVER4:5000" 2048 31
+}
+case_one_address() {
+    local found
+    found=$(configured --no-copy-addrs --no-copy-routes -- bash -c 'ip -o addr; ip route; ip -6 route' 2>&1)
+    holds "$found" '--no-copy-addrs will be dropped soon'
+    holds "$found" "inet $HOST4/24"
+    holds "$found" "default via $GATEWAY4"
+    holds "$found" "default via $GATEWAY6"
+}
+case_gateway_given() {
+    local found
+    found=$(configured -g 192.0.2.7 -g 2001:db8:2::7 -- bash -c 'ip route; ip -6 route')
+    holds "$found" 'default via 192.0.2.7'
+    holds "$found" 'default via 2001:db8:2::7'
+    configured -g 192.0.2.7 -- /run/bin/nettool get 192.0.2.7:5600 2048 32
+}
+case_mac_given() {
+    holds "$(configured --ns-mac-addr 02:00:00:12:34:56 -- ip link)" 02:00:00:12:34:56
+}
+case_interface_name() {
+    holds "$(configured -I wan0 -- ip -o link)" ': wan0:'
+    holds "$(configured -- ip -o link)" ': uplink:'
+}
+case_mtu_given() {
+    holds "$(configured -m 1280 -- ip -o link show dev uplink)" 'mtu 1280'
+    holds "$(configured -- ip -o link show dev uplink)" 'mtu 65520'
+}
+case_families() {
+    lacks "$(configured -4 -- ip -o -6 addr show scope global)" inet6
+    lacks "$(configured -6 -- ip -o -4 addr show scope global)" "$HOST4"
+    configured -6 -- /run/bin/nettool get "[$SERVER6]:5000" 2048 33
+}
+# Without a model on the host: link-local addresses. The host here is a namespace of pasta's
+# that nobody configured, so this is also pasta as root of a user namespace.
+case_local_mode() {
+    local found
+    found=$(pasta -- /run/bin/pasta --config-net -- bash -c 'ip -o addr; ip route; ip -6 route')
+    holds "$found" 'inet 169.254.2.1/16'
+    holds "$found" 'default via 169.254.2.2 dev tap0'
+    holds "$found" 'default via fe80::1 dev tap0'
+}
+case_not_configured() {
+    local found
+    found=$(pasta -- ip -o addr)
+    holds "$found" '127.0.0.1/8'
+    lacks "$found" "$HOST4"
+    holds "$(pasta -- ip -o link show dev lo)" UP
+}
+case_dns_matched() {
+    in_net outside /run/bin/nettool dns "$SERVER4:53" "$NAME" "$SERVER4" "$SERVER6" >"$WORLD/dns.log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$WORLD/dns.log"
+    holds "$(configured --dns-forward 192.0.2.98 -- busybox nslookup "$NAME" 192.0.2.98)" "$SERVER4"
+}
+
+# status ARGUMENT...: prints the exit code.
+status() {
+    local code=0
+    "$@" || code=$?
+    echo "$code"
+}
+case_status_passed() {
+    same "$(status configured -- sh -c 'exit 7')" 7
+    same "$(status configured -- true)" 0
+}
+case_signal_passed() { same "$(status configured --no-pidns -- sh -c 'kill -USR1 $$')" 138; }
+case_login_shell() {
+    same "$(echo 'echo $0' | SHELL=/bin/sh configured)" -/bin/sh
+}
+case_hostname_set() {
+    same "$(configured -H somewhere -- uname -n)" somewhere
+    same "$(configured -- uname -n)" "pasta-$(uname -n)"
+}
+case_ping_range() { same "$(configured -- cat /proc/sys/net/ipv4/ping_group_range)" "0	0"; }
+case_process_ids() {
+    same "$(in_shell 'echo $$')" 1
+    [ "$(in_shell 'ls /proc | grep -cx "[0-9]*"')" -le 3 ]
+}
+case_no_pid_namespace() { [ "$(configured --no-pidns -- bash -c 'echo $$')" -gt 1 ]; }
+case_command_missing() {
+    local found
+    found=$(configured -- /nowhere/at/all 2>&1) && return 1
+    holds "$found" 'Failed to start command or shell'
+    same "$(status configured -- /nowhere/at/all)" 1
+}
+case_end_by_signal() {
+    background -P "$WORLD/pasta.pid" "${served[@]}"
+    local job code=0
+    job=$(tail -n 1 "$WORLD/jobs")
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    wait "$job" || code=$?
+    same "$code" 0
+}
+
+# holder: namespaces to join, made by an ordinary user, held by a sleeping process.
+holder() {
+    (become_user unshare --user --map-root-user --net sleep 300) &
+    HOLDER=$!
+    remember "$HOLDER"
+    until_true 10 grep -qx sleep "/proc/$HOLDER/comm"
+}
+# inside COMMAND...: in the holder's namespaces.
+inside() {
+    (become_user nsenter --user="/proc/$HOLDER/ns/user" --net="/proc/$HOLDER/ns/net" --preserve-credentials "$@")
+}
+
+# started ARGUMENT...: pasta in the background; it returns when everything is ready.
+started() {
+    rm -f "$WORLD/pasta.pid"
+    pasta -P "$WORLD/pasta.pid" "$@" || return 1
+    remember "$(cat "$WORLD/pasta.pid")"
+}
+ended() { has_ended "$(cat "$WORLD/pasta.pid")"; }
+runs() { ! ended 2>/dev/null; }
+
+case_join_by_pid() {
+    holder
+    started --config-net "$HOLDER"
+    holds "$(inside ip -o addr)" "inet $HOST4/24"
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 41
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+}
+
+# in_container SCRIPT: as podman runs it: root of a user namespace with its own mounts.
+in_container() {
+    cat >"$WORLD/script" <<END
+set -euo pipefail
+mount -t tmpfs tmpfs /run/netns
+touch /run/netns/joined
+unshare --net=/run/netns/joined true
+until_gone() { for _ in \$(seq 100); do kill -0 "\$1" 2>/dev/null || return 0; sleep 0.1; done; return 1; }
+joined() { nsenter --net=/run/netns/joined "\$@"; }
+$1
+END
+    (become_user unshare --user --map-root-user --mount bash "$WORLD/script")
+}
+case_join_by_name() {
+    in_container "/run/bin/pasta --config-net --netns joined -P $WORLD/pasta.pid
+        joined /run/bin/nettool get '$SERVER4:5000' 2048 42
+        kill -TERM \$(cat $WORLD/pasta.pid)"
+}
+case_podman_arguments() {
+    local found
+    found=$(in_container "/run/bin/pasta --config-net --dns-forward 169.254.1.1 -t none -u none -T none -U none \
+            --no-map-gw --quiet --netns /run/netns/joined --map-guest-addr 169.254.1.2 -P $WORLD/pasta.pid
+        joined ip -o addr
+        joined /run/bin/nettool get '$SERVER4:5000' 2048 43
+        joined /run/bin/nettool get 169.254.1.2:5601 2048 44
+        joined /run/bin/nettool connect '$GATEWAY4:5600'
+        ip netns del joined
+        until_gone \$(cat $WORLD/pasta.pid)")
+    holds "$found" "inet $HOST4/24"
+    holds "$found" refused
+}
+case_rootlesskit_arguments() {
+    holder
+    started --stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 \
+        --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=none --udp-ports=none \
+        --userns="/proc/$HOLDER/ns/user" --netns="/proc/$HOLDER/ns/net"
+    holds "$(inside ip -o addr show dev tap0)" 'inet 10.0.2.100/24'
+    holds "$(inside ip route)" 'default via 10.0.2.2 dev tap0'
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 45
+}
+case_namespace_gone() {
+    in_container "/run/bin/pasta --netns joined -P $WORLD/pasta.pid
+        kill -0 \$(cat $WORLD/pasta.pid)
+        ip netns del joined
+        until_gone \$(cat $WORLD/pasta.pid)"
+}
+case_namespace_stays() {
+    in_container "/run/bin/pasta --netns joined --no-netns-quit -P $WORLD/pasta.pid
+        ip netns del joined
+        sleep 1.5
+        kill \$(cat $WORLD/pasta.pid)"
+}
+case_process_gone() {
+    holder
+    started "$HOLDER"
+    runs
+    kill "$HOLDER"
+    until_true 10 ended
+}
+case_pid_file() {
+    holder
+    started "$HOLDER"
+    same "$(stat -c %a "$WORLD/pasta.pid")" 600
+    same "$(cat "/proc/$(cat "$WORLD/pasta.pid")/comm")" pasta
+}
+
+case_dhcp_udhcpc() {
+    local found
+    found=$(pasta --dhcp-dns -- bash -ec 'printf "#!/bin/sh\nset\n" >udhcpc.sh && chmod +x udhcpc.sh
+        ip link set uplink up
+        busybox udhcpc -i uplink -n -q -f -s "$PWD/udhcpc.sh"' 2>&1)
+    holds "$found" "ip='$HOST4'"
+    holds "$found" "router='$GATEWAY4'"
+    holds "$found" "dns='$SERVER4'"
+    found=$(pasta -- bash -ec 'ip link set uplink up; busybox udhcpc -i uplink -n -q -f -s "$PWD/udhcpc.sh"' 2>&1)
+    lacks "$found" "dns="
+}
+case_dhcp_dhclient() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up
+        dhclient -4 -1 -v -sf /bin/true -lf "$PWD/leases" -pf "$PWD/dhclient.pid" uplink
+        cat "$PWD/leases"' 2>&1) || echo "$found"
+    holds "$found" "bound to $HOST4"
+}
+case_dhcpv6_client() {
+    holds "$(pasta --dhcp-dns -- bash -ec 'ip link set uplink up; mount -t sysfs sysfs /sys; sleep 2
+        /run/bin/nettool dhcpv6 uplink')" "address $HOST6 dns $SERVER6"
+}
+case_ra_address() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up; sleep 4; ip -6 addr; ip -6 route')
+    holds "$found" 'inet6 2001:db8:2:'
+    holds "$found" 'default via fe80:'
+}
+
+# refused MESSAGE ARGUMENT...: exit code 1 and the message.
+refused() {
+    local message=$1 found
+    shift
+    found=$(pasta "$@" 2>&1) && { echo "accepted: $*"; return 1; }
+    holds "$found" "$message"
+}
+case_wrong_options() {
+    refused 'Both --netns and PID or command given' --netns x 1
+    refused 'Invalid PID 99999999999' 99999999999
+    refused '--no-copy-routes needs --config-net' --no-copy-routes -- true
+    refused '--no-pidns is incompatible with PID or --netns' --no-pidns --netns x
+    refused '-s is for passt / vhost-user mode only' -s /tmp/x -- true
+    refused "Couldn't open network namespace /run/netns/nowhere" --netns nowhere
+    refused "unrecognized option '--no-such-thing'" --no-such-thing
+    found=$(become_user /run/bin/passt --config-net 2>&1) && return 1
+    holds "$found" '--config-net is for pasta mode only'
+}
+case_device_removed() {
+    holder
+    started "$HOLDER"
+    inside ip link del uplink
+    until_true 5 ended
+}
+
+# root ARGUMENT...: pasta as whoever made the world, in the host's network. Only the root of the
+# whole system changes to another user.
+root() { in_net host /run/bin/pasta "$@"; }
+case_root_becomes_nobody() {
+    local found
+    found=$(cd "$WORLD" && root -- cat /proc/self/uid_map 2>&1)
+    if [ "$PASST_WORLD_UID" -eq 0 ]; then
+        holds "$found" 'Started as root, will change to nobody.'
+        same "$(tail -n 1 <<<"$found" | tr -s ' ')" ' 0 65534 1'
+    else
+        same "$(tr -s ' ' <<<"$found")" ' 0 0 1'
+    fi
+    root --config-net -- /run/bin/nettool get "$SERVER4:5000" 2048 51
+}
+case_root_becomes_another() {
+    if [ "$PASST_WORLD_UID" -eq 0 ]; then
+        same "$(root --runas 1234:5678 -- cat /proc/self/gid_map | tr -s ' ')" ' 0 5678 1'
+    fi
+    holds "$(root --runas no-such-login -- true 2>&1 || true)" 'Invalid --runas option: no-such-login'
+}
+# Without a user namespace to join, another user than root may not enter what root has made.
+case_root_joins() {
+    local found
+    if [ "$PASST_WORLD_UID" -eq 0 ]; then
+        found=$(root --netns /run/netns/outside -I tap9 2>&1) && return 1
+        holds "$found" 'add --netns-only to stay root'
+    fi
+    rm -f "$WORLD/pasta.pid"
+    root --netns-only --netns /run/netns/outside -I tap9 -P "$WORLD/pasta.pid"
+    holds "$(in_net outside ip -o link)" ': tap9:'
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+}
