@@ -11,9 +11,7 @@ use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{
-    Addressing, Clients, End, Engine, LINK_BASE, Link, Protocols, SocketLink, Worker,
-};
+use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Protocols, SocketLink, Worker};
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::responder::dhcpv6::Duid;
@@ -226,7 +224,7 @@ fn worker(
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
         ClientSocket::Connected(stream) => {
-            link.attach(stream).map_err(StartError::Other)?;
+            link.attach_sole(stream).map_err(StartError::Other)?;
             None
         }
     };

@@ -120,6 +120,8 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
     match UnixStream::connect(path) {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
+            // Not a path that a socket can have: too long, or empty.
+            ErrorKind::InvalidInput => return Err(failed(error)),
             _ => return Err(StartError::SocketInUse(path.to_owned())),
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),

@@ -401,6 +401,29 @@ fn one_off_ends_with_its_only_client() {
 }
 
 #[test]
+fn one_off_does_not_end_with_a_program_that_only_looks() {
+    for mode in [&["-1", "-s", "socket"][..], &["--vhost-user", "-1", "-s", "socket"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = Program::start(folder.path(), mode);
+        program.await_message("start qemu");
+        for _ in 0..3 {
+            leave(&UnixStream::connect(folder.path().join("socket")).unwrap());
+        }
+        // Served after them, and so proof that the program still runs.
+        let mut client = UnixStream::connect(folder.path().join("socket")).unwrap();
+        let question = if mode[0] == "-1" { with_length(&arp_request()) } else { get_features() };
+        client.write_all(&question).unwrap();
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).unwrap();
+    }
+}
+
+/// A vhost-user request: GET_FEATURES, version 1, no payload.
+fn get_features() -> Vec<u8> {
+    [1u32, 1, 0].map(u32::to_ne_bytes).concat()
+}
+
+#[test]
 fn a_default_path_is_found_next_to_one_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let default_path = |program: &mut Program| {

@@ -114,8 +114,8 @@ impl ConfError {
                     .to_owned()
             }
             Self::PortSpecifier(_) => {
-                "Ports are given as [ADDR][%IF/]PORT[-PORT][:PORT[-PORT]],...; \
-                 ~PORT excludes, all and none stand alone"
+                "Ports are given as [[ADDR][%IF]/]PORT[-PORT][:[ADDR/]PORT[-PORT]],...; \
+                 both ranges have the same length, ~PORT excludes, none stands alone"
                     .to_owned()
             }
             Self::PortInterface(_) => {

@@ -80,7 +80,17 @@ impl Engine {
 
     fn listen_rule(&mut self, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
+        // Ports that are opened as far as possible leave half of the descriptors to the flows.
+        let room = usize::try_from(self.options.max_descriptors / 2).unwrap_or(usize::MAX);
         for port in rule.first..=rule.last {
+            if rule.weak && self.listeners.len() >= room {
+                let left = usize::from(rule.last - port) + 1;
+                log::warn!(
+                    "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn"
+                );
+                outcome.denied += left;
+                break;
+            }
             match self.listen_port(index, rule, port) {
                 Ok(()) => outcome.bound += 1,
                 Err(errno) if rule.weak => {

@@ -47,6 +47,8 @@ pub struct SocketLink {
     vhost: passt_vhost::Device,
     stream: passt_legacy::Stream,
     undecided: Option<UnixStream>,
+    /// There will be no other client than the one that was handed over.
+    sole: bool,
     registrar: Registrar,
 }
 
@@ -68,8 +70,18 @@ impl SocketLink {
             vhost: passt_vhost::Device::new(registrar.clone(), device)?,
             stream: passt_legacy::Stream::new(Registrar::new(epoll.clone(), tokens)),
             undecided: None,
+            sole: false,
             registrar,
         })
+    }
+
+    /// Takes over the only client there will be: its end counts even if it never says anything.
+    ///
+    /// # Errors
+    /// What to tell the operator; the connection is closed.
+    pub fn attach_sole(&mut self, stream: UnixStream) -> Result<(), String> {
+        self.sole = true;
+        self.attach(stream)
     }
 
     /// Gives the client to the link that speaks its protocol, if it has said anything yet.
@@ -88,8 +100,13 @@ impl SocketLink {
         };
         let Some(client) = self.undecided.take() else { return PortEvents::default() };
         self.registrar.remove(&client);
+        if first.is_none() && !self.sole {
+            // Another program that looks whether the path is in use. It was never a client.
+            log::debug!("client socket: closed before the first message");
+            return PortEvents::default();
+        }
         let attached = first.ok_or_else(String::new).and_then(|first| {
-            if REQUESTS.contains(&first) {
+            if self.protocols == Protocols::VhostUser || REQUESTS.contains(&first) {
                 self.vhost.attach(client).map_err(|error| error.to_string())
             } else {
                 self.stream.attach(client).map_err(|error| error.to_string())
@@ -111,9 +128,6 @@ impl SocketLink {
 
 impl Link for SocketLink {
     fn attach(&mut self, stream: UnixStream) -> Result<(), String> {
-        if self.protocols == Protocols::VhostUser {
-            return self.vhost.attach(stream).map_err(|error| error.to_string());
-        }
         let added = self.registrar.add(&stream, UNDECIDED_TOKEN, Trigger::Level);
         added.map_err(|errno| format!("client socket: epoll: {errno}"))?;
         self.undecided = Some(stream);

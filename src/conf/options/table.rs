@@ -335,7 +335,7 @@ pub(super) const TABLE: &[Definition] = &[
         },
         PORTS,
         "TCP ports to forward to the guest; can be given several times. SPEC is none, all, or a \
-         list like 22,80:8080,~81,100-110:200-210, optionally after ADDR%IF/",
+         list like 22,80:8080,~81,100-110:200-210, optionally after ADDR/, %IF/ or ADDR%IF/",
     ),
     text(
         Some('u'),
