@@ -136,6 +136,12 @@ impl Engine {
         };
         let socket = outbound_socket(transport, &to).map_err(|errno| {
             log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+            if transport == Transport::Ping && !std::mem::replace(&mut self.ping_refused, true) {
+                log::warn!(
+                    "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
+                     sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
+                );
+            }
             DropReason::SocketFailed
         })?;
         socket::connect(socket.as_fd(), destination).map_err(|errno| {

@@ -94,6 +94,8 @@ pub struct Engine {
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
     duid: Duid,
+    /// The operator was told that echo sockets are not allowed.
+    ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
 }
@@ -119,6 +121,7 @@ impl Engine {
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,
             duid,
+            ping_refused: false,
             epoll,
             now,
         }
