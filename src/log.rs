@@ -3,7 +3,7 @@
 //!
 //! Guests and front-ends cause messages: a guest with an Ethernet address of its own for each frame,
 //! a front-end that connects and breaks the protocol, ten thousand times a second. A log that fills
-//! the host's disk is theirs to make no more than anything else, so lines have a [`Budget`]. Who asks
+//! the host's disk is theirs to make no more than anything else, so lines have a budget. Who asks
 //! for debug messages gets all.
 
 use std::io::Write;
