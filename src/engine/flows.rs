@@ -20,6 +20,8 @@ use crate::wire::ip::L4Protocol;
 
 /// Keys of the timer wheel above those of the flows.
 pub const ADVERTISEMENT_TIMER: u32 = MAX_FLOWS as u32;
+/// The next look for ports to forward.
+pub const SCAN_TIMER: u32 = ADVERTISEMENT_TIMER + 1;
 
 /// All flows of one worker.
 pub struct Flows {
@@ -36,6 +38,8 @@ pub struct Flows {
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
     half_open_count: usize,
+    /// Flows with two sockets.
+    spliced: usize,
     epoll: Rc<OwnedFd>,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
@@ -48,14 +52,20 @@ impl Flows {
         Self {
             table: FlowTable::default(),
             index: Index::new(secret),
-            timers: TimerWheel::new(MAX_FLOWS + 1, now),
+            timers: TimerWheel::new(MAX_FLOWS + 2, now),
             ready: VecDeque::with_capacity(MAX_FLOWS),
             starved: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
+            spliced: 0,
             epoll,
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
         }
+    }
+
+    /// Keeps descriptors back for other uses.
+    pub fn keep_back(&mut self, descriptors: usize) {
+        self.max_sockets = self.max_sockets.saturating_sub(descriptors);
     }
 
     /// Whether another flow may open a socket: the table has room and descriptors are left.
@@ -63,7 +73,7 @@ impl Flows {
     /// # Errors
     /// Which of both is exhausted.
     pub fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
-        if self.table.len() + other_descriptors >= self.max_sockets {
+        if self.table.len() + self.spliced + other_descriptors >= self.max_sockets {
             return Err(DropReason::DescriptorsExhausted);
         }
         if self.table.len() >= MAX_FLOWS {
@@ -83,10 +93,10 @@ impl Flows {
         self.table.id_of(slot)
     }
 
-    /// Adds a flow and watches its socket for `events`, edge-triggered.
+    /// Adds a flow and watches its sockets for `events`, edge-triggered.
     ///
     /// # Errors
-    /// The reason why the flow could not be added; its socket is closed.
+    /// The reason why the flow could not be added; its sockets are closed.
     pub fn add(
         &mut self,
         sides: [Side; 2],
@@ -99,6 +109,12 @@ impl Flows {
         let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
         epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
             .map_err(|_| DropReason::DescriptorsExhausted)?;
+        if let Some(second) = state.protocol.second_socket() {
+            let data = epoll::EventData::new_u64(Token::Target(targeted.id()).to_bits());
+            epoll::add(&*self.epoll, second, data, events | epoll::EventFlags::ET)
+                .map_err(|_| DropReason::DescriptorsExhausted)?;
+            self.spliced += 1;
+        }
         let id = targeted.activate(state);
         for side in indexed(&sides, protocol) {
             self.index.insert(&Key { protocol, side: *side }, id.slot());
@@ -124,6 +140,7 @@ impl Flows {
             self.index.remove(&Key { protocol, side: *side }, id.slot());
         }
         self.timers.cancel(id.slot());
+        self.spliced -= usize::from(flow.state.protocol.second_socket().is_some());
         if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
@@ -222,11 +239,11 @@ impl Flows {
     }
 }
 
-/// The sides that a flow is found by: the guest's; and the host's of an inbound UDP flow, whose
+/// The sides that a flow is found by: the guest's; and the first one of any other UDP flow, whose
 /// datagrams may still arrive on the listening socket. A host side that the kernel fills in is the
 /// same for many flows and would make one long chain of the index.
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
-    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif == Pif::Host;
+    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif != Pif::Tap;
     sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
 }
 
@@ -239,8 +256,8 @@ impl FlowState {
     /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
     fn is(&self, protocol: L4Protocol) -> bool {
         match self.protocol {
-            Protocol::Tcp(_) => protocol == L4Protocol::Tcp,
-            Protocol::Udp(_) => protocol == L4Protocol::Udp,
+            Protocol::Tcp(_) | Protocol::Splice(_) => protocol == L4Protocol::Tcp,
+            Protocol::Udp(_) | Protocol::Relay(_) => protocol == L4Protocol::Udp,
             Protocol::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
         }
     }
@@ -248,8 +265,8 @@ impl FlowState {
     /// The L4 protocol of the flow.
     pub fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
         match self.protocol {
-            Protocol::Tcp(_) => L4Protocol::Tcp,
-            Protocol::Udp(_) => L4Protocol::Udp,
+            Protocol::Tcp(_) | Protocol::Splice(_) => L4Protocol::Tcp,
+            Protocol::Udp(_) | Protocol::Relay(_) => L4Protocol::Udp,
             Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
             Protocol::Ping(_) => L4Protocol::Icmpv6,
         }

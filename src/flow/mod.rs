@@ -4,7 +4,9 @@
 pub mod fwd;
 pub mod index;
 pub mod network;
+pub mod scan;
 pub mod side;
+pub mod splice;
 pub mod table;
 pub mod tcp;
 pub mod timer;

@@ -11,6 +11,8 @@ pub enum Pif {
     Host = 1,
     /// The link to the guest.
     Tap = 2,
+    /// Sockets inside the guest's network namespace.
+    Splice = 3,
 }
 
 /// An address and port in 18 bytes: IPv4 addresses are stored v4-mapped. No real v4-mapped address
@@ -80,6 +82,7 @@ impl std::fmt::Display for Side {
         let pif = match self.pif {
             Pif::Host => "HOST",
             Pif::Tap => "TAP",
+            Pif::Splice => "SPLICE",
         };
         write!(f, "{pif} {:?} -> {:?}", self.endpoint, self.ours)
     }
