@@ -22,8 +22,9 @@ use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// Connections that the kernel holds for us until they are accepted.
-const BACKLOG: i32 = 128;
+/// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows. Where
+/// the queue is full SYNs are lost, and who connects waits a second before it tries again.
+const BACKLOG: i32 = i32::MAX;
 
 /// One listening socket.
 pub struct Listener {

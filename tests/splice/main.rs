@@ -432,7 +432,7 @@ fn udp_ports_follow_udp_and_tcp_services() {
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for route in Route::all(&guest) {
             let at = |port| SocketAddr::new(localhost(route.v4), port);
-            let open = |port| is_udp_open(route, at(port));
+            let open = |port| is_udp_open(&route, at(port));
             let service = route.udp(true, SocketAddr::new(route.service().ip(), 4100));
             let tcp = SocketAddr::new(route.service().ip(), 4200);
             let listener = route.on(true, move || TcpListener::bind(tcp).unwrap());
@@ -443,9 +443,9 @@ fn udp_ports_follow_udp_and_tcp_services() {
             let mut buffer = [0; 16];
             // The probes come first; they are empty.
             let (length, peer) = loop {
-                match service.recv_from(&mut buffer).unwrap() {
-                    (0, _) => {}
-                    other => break other,
+                let got = service.recv_from(&mut buffer).unwrap();
+                if got.0 > 0 {
+                    break got;
                 }
             };
             service.send_to(&buffer[..length], peer).unwrap();
