@@ -430,16 +430,18 @@ fn udp_ports_follow_udp_and_tcp_services() {
     in_namespace("udp_ports_follow_udp_and_tcp_services", || {
         let guest = Guest::new();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
-        for route in Route::all(&guest) {
+        for (index, route) in Route::all(&guest).into_iter().enumerate() {
+            // Flows of one round keep their ports for a while.
+            let (udp_port, tcp_port) = (4100 + index as u16, 4200 + index as u16);
             let at = |port| SocketAddr::new(localhost(route.v4), port);
             let open = |port| is_udp_open(&route, at(port));
-            let service = route.udp(true, SocketAddr::new(route.service().ip(), 4100));
-            let tcp = SocketAddr::new(route.service().ip(), 4200);
+            let service = route.udp(true, SocketAddr::new(route.service().ip(), udp_port));
+            let tcp = SocketAddr::new(route.service().ip(), tcp_port);
             let listener = route.on(true, move || TcpListener::bind(tcp).unwrap());
-            eventually("the port to open", || open(4100));
-            eventually("the port of the TCP service to open for UDP", || open(4200));
+            eventually("the port to open", || open(udp_port));
+            eventually("the port of the TCP service to open for UDP", || open(tcp_port));
             let client = route.udp(false, at(0));
-            client.send_to(b"hello", at(4100)).unwrap();
+            client.send_to(b"hello", at(udp_port)).unwrap();
             let mut buffer = [0; 16];
             // The probes come first; they are empty.
             let (length, peer) = loop {
@@ -451,7 +453,7 @@ fn udp_ports_follow_udp_and_tcp_services() {
             service.send_to(&buffer[..length], peer).unwrap();
             assert_eq!(client.recv(&mut buffer).unwrap(), 5);
             drop((service, listener));
-            eventually("the ports to close", || !open(4100) && !open(4200));
+            eventually("the ports to close", || !open(udp_port) && !open(tcp_port));
         }
     });
 }
