@@ -34,6 +34,14 @@ pub const MAX_UDP_SEGMENTS: u32 = 128;
 /// Actions of one TCP flow in one turn, before others get theirs.
 pub const ACTIONS_PER_TURN: usize = 32;
 
+/// Datagrams that are received, and sent, with one system call: the gain of more is small, and each
+/// has 64 KiB of the worker's buffer.
+pub const DATAGRAM_BATCH: usize = 16;
+
+/// TCP sockets of one family that are fetched together from the guest's namespace, and the most that
+/// wait for use there. passt's number.
+pub const NAMESPACE_STOCK: usize = 32;
+
 /// Actions of one spliced connection in one turn: some MiB of a fast one.
 pub const SPLICE_ACTIONS_PER_TURN: usize = 16;
 

@@ -149,17 +149,17 @@ impl Engine {
         let scan = &mut parts.scans.rules[index];
         match (change, result) {
             (Change::Open(port), Ok(())) => {
-                log::debug!("{pif:?} {rule}: port {port} opened");
+                log::debug!("{pif} {rule}: port {port} opened");
                 scan.open.insert(port);
                 scan.failed.remove(port);
             }
             (Change::Open(port), Err(errno)) if !scan.failed.contains(port) => {
-                log::debug!("Listen failed for {pif:?} {rule}: port {port}: {errno}");
+                log::debug!("Listen failed for {pif} {rule}: port {port}: {errno}");
                 scan.failed.insert(port);
             }
             (Change::Open(_), Err(_)) => {}
             (Change::Close(port), _) => {
-                log::debug!("{pif:?} {rule}: port {port} closed");
+                log::debug!("{pif} {rule}: port {port} closed");
                 scan.open.remove(port);
             }
         }

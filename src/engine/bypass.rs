@@ -15,9 +15,9 @@ use rustix::net::sockopt;
 use super::Engine;
 use crate::flow::fwd::{self, Bypass, Rule, RuleTable, SpliceSide};
 use crate::flow::side::{Pif, Side};
-use crate::limits::{MAX_PIPES, PIPE_BYTES};
+use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
 use crate::sys::batch::Batch;
-use crate::sys::namespace_socket::{STOCK, SocketKind, SocketMaker};
+use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -55,7 +55,7 @@ impl Engine {
         let BypassConfig { how, mut sockets, outbound } = config;
         let scans = Scans::new(&self.addressing.rules, &outbound, sockets.as_mut())?;
         let (pipes, batch) = (PipePool::default(), Batch::default());
-        self.flows.keep_back(2 * MAX_PIPES + 2 * STOCK);
+        self.flows.keep_back(2 * MAX_PIPES + 2 * NAMESPACE_STOCK);
         self.bypass = Some(Box::new(BypassParts { how, sockets, outbound, pipes, batch, scans }));
         Ok(())
     }
@@ -77,7 +77,7 @@ impl Engine {
                 .map(|side| side.map(|side| (Pif::Splice, side)))
         };
         side.map_err(|refused| {
-            log::debug!("No rules to forward {pif:?} {} {peer} -> {local}: {refused}", rule.proto);
+            log::debug!("No rules to forward {pif} {} {peer} -> {local}: {refused}", rule.proto);
             DropReason::from(refused)
         })
     }

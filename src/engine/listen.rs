@@ -92,15 +92,6 @@ impl Listeners {
     }
 }
 
-/// The name of an interface in what others parse.
-fn pif_name(pif: Pif) -> &'static str {
-    match pif {
-        Pif::Host => "HOST",
-        Pif::Tap => "TAP",
-        Pif::Splice => "SPLICE",
-    }
-}
-
 /// Why not all ports could be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -147,7 +138,7 @@ impl Engine {
             });
         }
         match table.starved(&outcomes) {
-            Some(rule) => Err(ListenError::All(format!("{} {rule}", pif_name(pif)))),
+            Some(rule) => Err(ListenError::All(format!("{pif} {rule}"))),
             None => Ok(()),
         }
     }
@@ -167,7 +158,7 @@ impl Engine {
             match self.listen_port(pif, index, rule, port) {
                 Ok(()) => outcome.bound += 1,
                 Err(errno) if rule.weak => {
-                    log::debug!("Listen failed for {} {rule}: port {port}: {errno}", pif_name(pif));
+                    log::debug!("Listen failed for {pif} {rule}: port {port}: {errno}");
                     let count = match errno {
                         Errno::ACCESS => &mut outcome.denied,
                         _ => &mut outcome.failed,
@@ -180,7 +171,7 @@ impl Engine {
                         Errno::ADDRNOTAVAIL => ", or an address that this host has (or --freebind)",
                         _ => ", or stop the program that has it",
                     };
-                    let rule = format!("{} {rule}", pif_name(pif));
+                    let rule = format!("{pif} {rule}");
                     return Err(ListenError::Port { rule, port, errno, hint });
                 }
             }

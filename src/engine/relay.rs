@@ -16,8 +16,8 @@ use crate::flow::fwd::{Rule, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
-use crate::limits::DATAGRAMS_PER_TURN;
-use crate::sys::batch::{BATCH, Batch};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
+use crate::sys::batch::Batch;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
@@ -102,11 +102,11 @@ impl Engine {
         let sockets = [initiator, relay.target.as_fd()];
         for from in End::BOTH {
             let (index, other) = (from.index(), from.other().index());
-            for _ in 0..DATAGRAMS_PER_TURN / BATCH {
+            for _ in 0..DATAGRAMS_PER_TURN / DATAGRAM_BATCH {
                 if !relay.readable[index] {
                     break;
                 }
-                match parts.batch.receive(sockets[index], BATCH) {
+                match parts.batch.receive(sockets[index], DATAGRAM_BATCH) {
                     Ok(received) => {
                         for _ in 0..received {
                             relay.datagrams.touch(self.now, index);
@@ -115,7 +115,11 @@ impl Engine {
                     }
                     Err(Errno::AGAIN) => relay.readable[index] = false,
                     // An ICMP error to an earlier datagram, which this call has cleared.
-                    Err(errno) => log::trace!("{id:?}: {errno}"),
+                    Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                    Err(errno) => {
+                        log::debug!("{id:?} (UDP, spliced): {errno}");
+                        relay.readable[index] = false;
+                    }
                 }
             }
         }

@@ -15,6 +15,16 @@ pub enum Pif {
     Splice = 3,
 }
 
+impl std::fmt::Display for Pif {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "HOST",
+            Self::Tap => "TAP",
+            Self::Splice => "SPLICE",
+        })
+    }
+}
+
 /// An address and port in 18 bytes: IPv4 addresses are stored v4-mapped. No real v4-mapped address
 /// gets here, address mapping refuses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,11 +89,6 @@ pub struct Side {
 
 impl std::fmt::Display for Side {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let pif = match self.pif {
-            Pif::Host => "HOST",
-            Pif::Tap => "TAP",
-            Pif::Splice => "SPLICE",
-        };
-        write!(f, "{pif} {:?} -> {:?}", self.endpoint, self.ours)
+        write!(f, "{} {:?} -> {:?}", self.pif, self.endpoint, self.ours)
     }
 }

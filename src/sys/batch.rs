@@ -7,9 +7,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::socket::last_errno;
+use crate::limits::DATAGRAM_BATCH as BATCH;
 
-/// Datagrams of one batch.
-pub const BATCH: usize = 16;
 /// Room for one datagram: no UDP payload is longer.
 const SLOT_BYTES: usize = 64 * 1024;
 /// Bytes of a stream that are copied at a time; stays within a second-level cache.

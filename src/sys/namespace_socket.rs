@@ -24,9 +24,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::process::{self, Forked};
 use super::sock_diag;
 use super::socket::{self, Transport, last_errno};
-
-/// TCP sockets of one family that are fetched together, and the most that wait for use.
-pub const STOCK: usize = 32;
+use crate::limits::NAMESPACE_STOCK as STOCK;
 
 /// What can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +97,8 @@ pub struct NamespaceSockets {
 }
 
 impl NamespaceSockets {
-    /// Forks the helper, which enters `namespace`. Only while the program has a single thread and the
-    /// right to enter it.
+    /// Forks the helper, which enters `namespace`. Only while the program has the right to enter it: in the
+    /// user namespace that owns it.
     ///
     /// # Errors
     /// What socketpair(2), fork(2) and, in the helper, setns(2) report.

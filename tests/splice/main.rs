@@ -375,6 +375,69 @@ fn udp_passes_both_ways_in_both_families() {
     });
 }
 
+#[test]
+fn udp_flows_end_after_silence() {
+    in_namespace("udp_flows_end_after_silence", || {
+        let guest = Guest::new();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let route = &Route::all(&guest)[0];
+        let service = route.udp(true, route.service());
+        let client = |port| {
+            let client = route.udp(false, SocketAddr::new(localhost(true), port));
+            client.connect(SocketAddr::new(localhost(true), INWARD)).unwrap();
+            client
+        };
+        let (asks, talks) = (client(3001), client(3002));
+        asks.send(b"question").unwrap();
+        service.recv_from(&mut [0; 16]).unwrap();
+        for _ in 0..3 {
+            talks.send(b"hello").unwrap();
+            let (length, peer) = service.recv_from(&mut [0; 16]).unwrap();
+            service.send_to(&[0; 16][..length], peer).unwrap();
+            talks.recv(&mut [0; 16]).unwrap();
+        }
+        running.await_flows(2);
+        running.sleep(28);
+        assert_eq!(running.flows(), 2);
+        running.sleep(3);
+        assert_eq!(running.flows(), 1, "one way: 30 s");
+        running.sleep(87);
+        assert_eq!(running.flows(), 1);
+        running.sleep(3);
+        assert_eq!(running.flows(), 0, "both ways: 120 s");
+    });
+}
+
+#[test]
+fn more_long_flows_than_pipes_all_get_through() {
+    in_namespace("more_long_flows_than_pipes_all_get_through", || {
+        const COUNT: usize = 24;
+        const BYTES: usize = 2 * 1024 * 1024;
+        let guest = Guest::new();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let route = &Route::all(&guest)[0];
+        let listener = route.listen();
+        let pairs: Vec<_> = (0..COUNT).map(|_| route.pair(&listener)).collect();
+        let data = std::sync::Arc::new(pattern(BYTES, 6));
+        let expected = hash(&data);
+        let streams = pairs.into_iter().flat_map(|(client, service)| [client, service]);
+        let ends = streams.map(|mut stream| {
+            let (mut writer, data) = (stream.try_clone().unwrap(), data.clone());
+            let writes = std::thread::spawn(move || {
+                writer.write_all(&data).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let reads = std::thread::spawn(move || hash(&read_all(&mut stream)));
+            (writes, reads)
+        });
+        for (writes, reads) in ends.collect::<Vec<_>>() {
+            writes.join().unwrap();
+            assert_eq!(reads.join().unwrap(), expected);
+        }
+        running.await_flows(0);
+    });
+}
+
 /// Whether somebody listens there.
 fn is_open(route: &Route, port: u16) -> bool {
     let to = SocketAddr::new(localhost(route.v4), port);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Output};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use passt::sys::namespace_socket::NamespaceSockets;
 use passt::sys::process;
+use passt::time::Timestamp;
 use passt_frame::{Caps, FramePort, MemPort};
 use rustix::event::epoll;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -150,6 +151,8 @@ pub struct Running {
     stop: Arc<AtomicBool>,
     flows: Arc<AtomicUsize>,
     turns: Arc<AtomicUsize>,
+    /// Seconds by which the engine's clock is ahead.
+    ahead: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -160,17 +163,20 @@ impl Running {
             stop: Arc::default(),
             flows: Arc::default(),
             turns: Arc::default(),
+            ahead: Arc::default(),
             thread: None,
         };
         let (stop, flows) = (running.stop.clone(), running.flows.clone());
-        let (turns, guest) = (running.turns.clone(), guest.clone());
+        let (turns, ahead) = (running.turns.clone(), running.ahead.clone());
+        let guest = guest.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (epoll, mut engine) = engine(&guest, &setup);
             tell.send(()).unwrap();
             let mut port = MemPort::new(Caps::default(), 65536);
             while !stop.load(Ordering::Relaxed) {
-                turn(&epoll, &mut engine, &mut port);
+                let ahead = Duration::from_secs(ahead.load(Ordering::Relaxed));
+                turn(&epoll, &mut engine, &mut port, monotonic_now() + ahead);
                 flows.store(engine.flow_count(), Ordering::Relaxed);
                 turns.fetch_add(1, Ordering::Relaxed);
             }
@@ -182,7 +188,19 @@ impl Running {
 
     /// Waits until there are `count` flows.
     pub fn await_flows(&self, count: usize) {
-        eventually(&format!("{count} flows"), || self.flows.load(Ordering::Relaxed) == count);
+        eventually(&format!("{count} flows"), || self.flows() == count);
+    }
+
+    /// Sets the engine's clock ahead, and lets it turn.
+    pub fn sleep(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+        let turns = self.turns();
+        eventually("a few turns", || self.turns() > turns + 3);
+    }
+
+    /// Number of flows.
+    pub fn flows(&self) -> usize {
+        self.flows.load(Ordering::Relaxed)
     }
 
     /// Turns of the loop so far.
@@ -230,16 +248,16 @@ fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
 }
 
 /// One turn of the loop; waits a moment at most.
-fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort) {
+fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp) {
     let wait = match engine.next_deadline() {
         _ if engine.has_work() => Duration::ZERO,
-        Some(next) => next.since(monotonic_now()).min(Duration::from_millis(20)),
+        Some(next) => next.since(now).min(Duration::from_millis(20)),
         None => Duration::from_millis(20),
     };
     let mut events = Vec::with_capacity(64);
     let timeout = Timespec::try_from(wait).unwrap();
     let _ = epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
-    engine.begin_turn(monotonic_now());
+    engine.begin_turn(now);
     for event in events {
         match Token::from_bits(event.data.u64()) {
             Some(Token::Flow(id)) => engine.on_flow_event(id, event.flags),

@@ -3,7 +3,8 @@
 //!
 //! To the namespace, what passes the link by is what a *peer on a loopback address* sent, unless the
 //! operator forbade it or the rule names a target address, which only the link can reach. It goes to
-//! the guest's own address, or, on demand, to the loopback address that was hit; our source is left
+//! the guest's own address, or, on demand, to the loopback address that was hit (a group stays a group);
+//! our source is left
 //! to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the
 //! host both addresses must be loopback ones, and both stay as they are.
 
@@ -63,6 +64,7 @@ pub fn to_namespace(
     let port = target_port(rule, peer_ip, local_ip, local.port())?;
     let keep = bypass.keep_loopback || bypass.only;
     let address = match local_ip {
+        group if group.is_multicast() => group,
         address if keep && address.is_loopback() => address,
         IpAddr::V4(_) => learned.v4.into(),
         IpAddr::V6(_) => learned.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
@@ -161,6 +163,7 @@ mod tests {
             (DEFAULT, &RULE, "[::1]:9", "[::1]:8080", "[::]:0 -> [2001:db8::2]:80"),
             (DEFAULT, &RULE, "127.0.0.1:9", "192.0.2.2:8080", "0.0.0.0:0 -> 192.0.2.2:80"),
             (DEFAULT, &udp, "127.0.0.1:9", lo, "0.0.0.0:9 -> 192.0.2.2:80"),
+            (DEFAULT, &udp, "127.0.0.1:9", "224.0.0.251:8080", "0.0.0.0:9 -> 224.0.0.251:80"),
             (KEEP, &RULE, "127.0.0.1:9", lo, "0.0.0.0:0 -> 127.0.0.1:80"),
             (KEEP, &RULE, "127.0.0.5:9", "127.0.0.5:8080", "0.0.0.0:0 -> 127.0.0.5:80"),
             (KEEP, &RULE, "[::1]:9", "[::1]:8080", "[::]:0 -> [::1]:80"),
