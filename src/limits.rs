@@ -42,6 +42,9 @@ pub const DATAGRAM_BATCH: usize = 16;
 /// wait for use there. passt's number.
 pub const NAMESPACE_STOCK: usize = 32;
 
+/// Ports that one scan opens or closes for one rule: some ten milliseconds at most.
+pub const PORT_CHANGES_PER_SCAN: usize = 1024;
+
 /// Actions of one spliced connection in one turn: some MiB of a fast one.
 pub const SPLICE_ACTIONS_PER_TURN: usize = 16;
 

@@ -4,6 +4,9 @@
 //! A service counts if a forwarded connection would reach it: from the namespace those on a loopback
 //! or any address of the host; from the host those on any address of the namespace, loopback ones
 //! only where loopback destinations are kept.
+//!
+//! The guest decides how many ports its services take. So a scan opens and closes a limited number of
+//! them, the rest follows in the next ones, and half of the descriptors stay for flows.
 
 use std::net::IpAddr;
 
@@ -15,6 +18,7 @@ use super::listen::Listeners;
 use crate::flow::fwd::{Proto, Rule, RuleTable};
 use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
+use crate::limits::PORT_CHANGES_PER_SCAN;
 use crate::sys::namespace_socket::{OwnNamespace, SocketKind, SocketMaker};
 use crate::sys::sock_diag::{Protocol, SockDiag};
 
@@ -126,8 +130,12 @@ impl Engine {
             let scan = &parts.scans.rules[index];
             let number = scan.rule;
             let Some(rule) = self.rule(pif, number).filter(|_| scan.pif == pif) else { continue };
-            let list: Vec<Change> =
-                changes(&rule, parts.scans.seen.of(rule.proto), &scan.open).collect();
+            let seen = parts.scans.seen.of(rule.proto);
+            // Ports that failed before come last, so that they are in nobody's way.
+            let failed = |change: &Change| scan.failed.contains(change.port());
+            let fresh = changes(&rule, seen, &scan.open).filter(|change| !failed(change));
+            let again = changes(&rule, seen, &scan.open).filter(failed);
+            let list: Vec<Change> = fresh.chain(again).take(PORT_CHANGES_PER_SCAN).collect();
             for change in list {
                 self.apply(index, number, &rule, change);
             }
@@ -139,6 +147,7 @@ impl Engine {
             return;
         };
         let result = match change {
+            Change::Open(_) if !self.flows.may_listen(self.listeners.len()) => Err(Errno::MFILE),
             Change::Open(port) => self.listen_port(pif, number, rule, port),
             Change::Close(port) => {
                 self.listeners.close(pif, number, port);

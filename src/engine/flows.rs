@@ -82,6 +82,11 @@ impl Flows {
         Ok(())
     }
 
+    /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.
+    pub fn may_listen(&self, listeners: usize) -> bool {
+        listeners < self.max_sockets / 2
+    }
+
     /// The flow that has `side`.
     pub fn find(&self, protocol: L4Protocol, side: &Side) -> Option<FlowId> {
         let key = Key { protocol, side: *side };

@@ -109,6 +109,15 @@ pub enum Change {
     Close(u16),
 }
 
+impl Change {
+    /// The port.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Open(port) | Self::Close(port) => port,
+        }
+    }
+}
+
 /// What has to change so that `rule` listens where `targets` listen. `open` tells the ports it listens
 /// on now.
 pub fn changes<'a>(

@@ -542,6 +542,28 @@ fn what_we_listen_on_is_not_forwarded_back() {
 }
 
 #[test]
+fn ports_of_the_guest_leave_descriptors_for_flows() {
+    in_namespace("ports_of_the_guest_leave_descriptors_for_flows", || {
+        const SERVICES: u16 = 3000;
+        let guest = Guest::new();
+        let bind = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let services = guest.run(move || (5000..5000 + SERVICES).map(bind).collect::<Vec<_>>());
+        let before = descriptors();
+        let auto =
+            Setup { max_descriptors: Some(1600), ..Setup::new(["auto", "none", "none", "none"]) };
+        let running = Running::start(&guest, auto);
+        let opened = || descriptors() - before;
+        // Half of what is left after those that are kept back, and the engine's own few.
+        eventually("half of the descriptors in use", || opened() > 650);
+        let turns = running.turns();
+        std::thread::sleep(2 * passt::flow::scan::SCAN_PERIOD);
+        assert!(running.turns() > turns);
+        assert!(opened() < 750, "{} descriptors are in use", opened());
+        drop(services);
+    });
+}
+
+#[test]
 fn services_that_cannot_be_reached_open_no_port() {
     in_namespace("services_that_cannot_be_reached_open_no_port", || {
         let guest = Guest::new();

@@ -103,11 +103,17 @@ pub struct Setup {
     pub how: Bypass,
     /// `-t`, `-u`, `-T`, `-U`.
     pub ports: [&'static str; 4],
+    /// What the engine is told of the limit of descriptors; the process's own if not set.
+    pub max_descriptors: Option<u64>,
 }
 
 impl Setup {
     pub fn new(ports: [&'static str; 4]) -> Self {
-        Self { how: Bypass { enabled: true, keep_loopback: false, only: false }, ports }
+        Self {
+            how: Bypass { enabled: true, keep_loopback: false, only: false },
+            ports,
+            max_descriptors: None,
+        }
     }
 }
 
@@ -222,7 +228,7 @@ impl Drop for Running {
 }
 
 fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
-    let max_descriptors = process::raise_descriptor_limit().unwrap();
+    let limit = process::raise_descriptor_limit().unwrap();
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let net = network();
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
@@ -235,7 +241,7 @@ fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         outbound_v4: None,
         outbound_v6: None,
         freebind: false,
-        max_descriptors,
+        max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
     let addressing = Addressing::new(net, Mapping::default(), inbound);
     let duid = Duid::new(0, Mac::OURS);
