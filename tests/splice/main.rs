@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
 use rig::{GUEST_V4, GUEST_V6, Guest, PATIENCE, ROLE, Running, Setup, descriptors, eventually};
 use rig::{in_namespace, role};
 
@@ -435,6 +436,34 @@ fn more_long_flows_than_pipes_all_get_through() {
             assert_eq!(reads.join().unwrap(), expected);
         }
         running.await_flows(0);
+    });
+}
+
+#[test]
+fn helper_says_what_failed_and_ends_with_its_owner() {
+    in_namespace("helper_says_what_failed_and_ends_with_its_owner", || {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let error = NamespaceSockets::start(null.as_fd()).unwrap_err();
+        assert_eq!(error, rustix::io::Errno::INVAL, "what setns(2) said");
+
+        let own = std::fs::File::open("/proc/self/ns/net").unwrap();
+        let mut sockets = NamespaceSockets::start(own.as_fd()).unwrap();
+        let helper = sockets.pid();
+        // What it has just sent is closed there a moment later.
+        eventually("nothing but the channel to be open in the helper", || {
+            std::fs::read_dir(format!("/proc/{helper}/fd")).unwrap().count() == 1
+        });
+        for kind in [SocketKind::Tcp4, SocketKind::Tcp6, SocketKind::Udp4, SocketKind::Udp6] {
+            for _ in 0..40 {
+                let socket = sockets.make(kind).unwrap();
+                let flags = rustix::fs::fcntl_getfl(&socket).unwrap();
+                assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "{kind:?}");
+            }
+        }
+        drop(sockets);
+        let pid = rustix::process::Pid::from_raw(helper);
+        let ended = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
+        assert!(ended.unwrap().is_some_and(|(_, status)| status.exit_status() == Some(0)));
     });
 }
 
