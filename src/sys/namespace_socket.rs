@@ -10,8 +10,8 @@
 //!   single-threaded any more, which fork(2) and joining a user namespace depend on;
 //! - entering the namespace for each refill of a pool needs that right for ever.
 //!
-//! Requests are one byte, what to make, and one, how many; answers carry the descriptors
-//! (`SCM_RIGHTS`, unix(7)). TCP sockets are fetched [`STOCK`] at a time, so that a connection costs a
+//! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
+//! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP sockets are fetched [`STOCK`] at a time, so that a connection costs a
 //! fraction of a round trip. The helper never waits for anything but the next request, and ends when
 //! the program does: its only descriptor is then at its end.
 
@@ -109,11 +109,15 @@ impl NamespaceSockets {
             Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd()),
             Forked::Parent(pid) => {
                 drop(theirs);
-                let mut sockets = Self { helper: ours, pid, stock: Default::default() };
-                // The answer tells that the namespace was entered.
-                let ready: ArrayVec<OwnedFd, 1> = sockets.request(SocketKind::Diag)?;
-                drop(ready);
-                Ok(sockets)
+                let mut error = [0; 4];
+                let length = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut error))?;
+                match i32::from_ne_bytes(error) {
+                    0 if length == error.len() => {
+                        Ok(Self { helper: ours, pid, stock: Default::default() })
+                    }
+                    0 => Err(Errno::PIPE),
+                    error => Err(Errno::from_raw_os_error(error)),
+                }
             }
         }
     }
@@ -209,12 +213,11 @@ fn help(channel: RawFd, namespace: RawFd) -> ! {
         libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
         libc::setns(namespace, libc::CLONE_NEWNET)
     };
-    if entered == 0 {
+    let error = if entered == 0 { 0 } else { last_errno().raw_os_error() };
+    // SAFETY: the channel is open until the end of `serve`.
+    let told = send(unsafe { BorrowedFd::borrow_raw(channel) }, error, &[]);
+    if entered == 0 && told.is_ok() {
         serve(channel);
-    } else {
-        let errno = last_errno().raw_os_error();
-        // SAFETY: the channel stays open until the process ends.
-        let _ = send(unsafe { BorrowedFd::borrow_raw(channel) }, errno, &[]);
     }
     // SAFETY: ends the process without running what the program has registered for its own end.
     unsafe { libc::_exit(0) }
