@@ -1,5 +1,7 @@
 //! Every cap of the program with the reason for its value. Relations are checked when compiling.
 
+use std::time::Duration;
+
 /// Flows of all protocols together. passt's number: 2^17; a guest's ports are 2^16.
 pub const MAX_FLOWS: usize = 1 << 17;
 
@@ -25,8 +27,17 @@ pub const BATCHES_PER_TURN: usize = 4;
 /// Datagrams read from one socket in one turn.
 pub const DATAGRAMS_PER_TURN: usize = 64;
 
-/// Largest UDP payload over IPv4: 65,535 less IP and UDP header.
-pub const MAX_UDP_PAYLOAD: u32 = 65_507;
+/// Datagrams of the guest that can be under reassembly at a time. Fragments of one datagram come one
+/// after the other, except where several processors of a guest send: one datagram for each of them.
+pub const REASSEMBLY_SLOTS: usize = 16;
+
+/// Buffer of one datagram under reassembly: the most that 13 bits of fragment offset can address.
+/// With [`REASSEMBLY_SLOTS`] it is 1 MiB, touched when it is used.
+pub const REASSEMBLY_BUFFER_BYTES: usize = 1 << 16;
+
+/// Time for all fragments of a datagram to arrive, from the first of them on (RFC 8200, section 4.5;
+/// RFC 1122, section 3.3.2 wants 60 to 120 s).
+pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
 pub const MAX_UDP_SEGMENTS: u32 = 128;

@@ -1,16 +1,16 @@
 //! From the command line to the running loop, in order.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use log::LevelFilter;
-use passt_frame::Registrar;
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Worker};
+use crate::engine::{Addressing, Clients, End, Engine, Link, Protocols, SocketLink, Worker};
 use crate::flow::network::Network;
 use crate::responder::dhcpv6::Duid;
 use crate::start::{self, ClientSocket, StartError, system};
@@ -27,7 +27,8 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
-            print!("{text}");
+            // A reader that is gone does not want the text any more.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Command::Run(options) => match run(*options) {
@@ -38,11 +39,12 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{error}");
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        eprintln!("{cure}");
+        let _ = writeln!(stderr, "{cure}");
     }
     ExitCode::FAILURE
 }
@@ -51,11 +53,6 @@ fn run(options: Options) -> Result<(), StartError> {
     crate::log::init(level(&options));
     let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
     let conf = configure(options)?;
-    if conf.link.mode != Mode::VhostUser {
-        return Err(StartError::Other(
-            "the qemu stream socket is not supported by this version: add --vhost-user".into(),
-        ));
-    }
 
     let socket = start::client_socket(&conf.link)?;
     let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
@@ -75,8 +72,12 @@ fn run(options: Options) -> Result<(), StartError> {
             start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
         }
     } else if !start::daemonize(pid_file.as_mut())? {
+        // The child has the same epoll instance: what is dropped here would leave it there, too.
+        std::mem::forget(worker);
         return Ok(());
     }
+    let signals = process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]);
+    worker.end_on(signals.map_err(system("signalfd"))?).map_err(system("epoll_ctl"))?;
     match worker.run().map_err(system("epoll_wait"))? {
         End::Signal | End::ClientGone => Ok(()),
     }
@@ -113,10 +114,13 @@ fn worker(
     socket: ClientSocket,
     epoll: Rc<OwnedFd>,
     max_descriptors: u64,
-) -> Result<Worker<passt_vhost::Device>, StartError> {
-    let registrar = Registrar::new(epoll.clone(), LINK_BASE);
-    let link = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
-    let mut link = passt_vhost::Device::new(registrar, link)
+) -> Result<Worker<SocketLink>, StartError> {
+    let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
+    let protocols = match conf.link.mode {
+        Mode::VhostUser => Protocols::VhostUser,
+        Mode::Stream => Protocols::Any,
+    };
+    let mut link = SocketLink::new(&epoll, device, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
     let addressing =
         Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
@@ -127,18 +131,16 @@ fn worker(
     let mut engine = Engine::new(epoll.clone(), addressing, options, secret, duid, now);
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
 
-    let signals =
-        process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
         ClientSocket::Connected(stream) => {
-            link.attach(stream).map_err(|error| StartError::Other(error.to_string()))?;
+            link.attach(stream).map_err(StartError::Other)?;
             None
         }
     };
     let clients = Clients { listener, one_off };
-    Worker::new(epoll, link, engine, clients, Some(signals)).map_err(system("epoll_ctl"))
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {

@@ -1,1 +1,47 @@
-//! placeholder
+//! The links from before vhost-user: qemu's stream socket. They move frames between a client and a
+//! flow engine, and know no IP.
+//!
+//! # Theory of operation
+//! On a *stream socket* (`-netdev stream` of QEMU, and everything that speaks the same) frames follow
+//! each other, each behind its length. A stream knows no frames: one read may bring half a length, one
+//! write may take half a frame.
+//!
+//! * [`Stream`] is the [`FramePort`](passt_frame::FramePort) that the loop drives: it owns
+//! * `Incoming`, which reads as much as there is into an arena and lends whole frames from it, and
+//! * `Outgoing`, which hands out room in a second arena and writes all frames of a turn at once.
+//!
+//! There are no offloads: every frame is one packet of the guest's, with its checksum.
+//!
+//! # Invariants
+//! * The client is hostile. A length that no frame can have ends the connection, nothing more; no
+//!   length makes the program allocate.
+//! * Nothing waits. What the kernel does not take stays in the arena until the socket is writable, and
+//!   until then there is no room: what is sent later waits where it comes from.
+//! * A frame that was started is finished before another begins.
+//! * Both arenas are reserved with the link, and moving frames allocates nothing.
+//!
+//! # System calls
+//! After [`Stream::new`], for a seccomp list: recvfrom, sendto, shutdown, setsockopt, epoll_ctl, close.
+
+mod incoming;
+mod outgoing;
+mod stream;
+#[cfg(test)]
+mod testing;
+
+use passt_frame::MAX_FRAME_BYTES;
+
+pub use stream::{AttachError, Stream};
+
+/// Bytes of the length in front of each frame, an integer in network byte order that does not count
+/// itself (QEMU, "Network backend stream").
+const PREFIX_BYTES: usize = 4;
+
+/// Bytes of the shortest frame that is accepted: an Ethernet header without payload.
+const SHORTEST_BYTES: u32 = 14;
+
+/// Bytes of either arena: several of the largest frames, so that a burst is one system call, and little
+/// enough to stay in a cache.
+const ARENA_BYTES: usize = 512 * 1024;
+
+const _: () = assert!(ARENA_BYTES >= 4 * (PREFIX_BYTES + MAX_FRAME_BYTES as usize));

@@ -192,7 +192,10 @@ fn net_v6(
         let addr = given.or(model.address.map(|(addr, _)| addr))?;
         let gateway = options.gateway_v6.or(model.gateway);
         let from_gateway = gateway.filter(Ipv6Addr::is_unicast_link_local);
-        Some((model, addr, gateway, from_gateway.or(model.link_local)?))
+        // Our link-local address is one on the link to the guest. An interface that came up just now
+        // has none yet to copy, which is no reason to do without IPv6.
+        let our_link_local = from_gateway.or(model.link_local).unwrap_or(LOCAL_GATEWAY_V6);
+        Some((model, addr, gateway, our_link_local))
     });
     let fixed = given.is_some();
     if let Some((model, addr, gateway, our_link_local)) = model {

@@ -125,13 +125,23 @@ fn local_mode_keeps_what_the_operator_gave() {
 }
 
 #[test]
-fn family_without_an_address_or_link_local_address_is_unusable() {
+fn family_without_an_address_is_unusable() {
+    let mut facts = host();
+    facts.v4.as_mut().unwrap().address = None;
+    facts.v6.as_mut().unwrap().address = None;
+    let conf = attempt(&[], &facts, "").unwrap();
+    assert_eq!((conf.template_v4, conf.template_v6), (None, None));
+    assert_eq!(conf.network.v6.unwrap().scope_id, 0);
+}
+
+#[test]
+fn link_local_address_of_the_interface_is_not_required() {
     let mut facts = host();
     facts.v4.as_mut().unwrap().address = None;
     facts.v6.as_mut().unwrap().link_local = None;
     let conf = attempt(&[], &facts, "").unwrap();
-    assert_eq!((conf.template_v4, conf.template_v6), (None, None));
-    assert_eq!(conf.network.v6.unwrap().scope_id, 0);
+    assert_eq!(conf.template_v6.unwrap().index, 2);
+    assert_eq!(conf.network.v6.unwrap().our_link_local, v6("fe80::1"));
     let conf = attempt(&["-a", "198.51.100.5", "-g", "fe80::99"], &facts, "").unwrap();
     assert_eq!(conf.template_v4.unwrap().index, 2);
     assert_eq!(conf.network.v6.unwrap().our_link_local, v6("fe80::99"));

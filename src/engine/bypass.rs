@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::Errno;
+use passt_frame::{Errno, ToGuest};
 use rustix::net::sockopt;
 
 use super::Engine;
@@ -85,13 +85,14 @@ impl Engine {
     /// A listening socket on `pif` has accepted a connection.
     pub(super) fn route_connection(
         &mut self,
+        out: &mut dyn ToGuest,
         pif: Pif,
         rule: &Rule,
         accepted: OwnedFd,
         peer: SocketAddr,
     ) {
         if self.bypass.is_none() {
-            return self.accepted(accepted, peer, rule);
+            return self.accepted(out, accepted, peer, rule);
         }
         let side = socket::local_address(accepted.as_fd())
             .map_err(|_| DropReason::SocketFailed)
@@ -100,7 +101,7 @@ impl Engine {
                 Ok(side.map(|side| (local, side)))
             });
         let opened = match side {
-            Ok(None) => return self.accepted(accepted, peer, rule),
+            Ok(None) => return self.accepted(out, accepted, peer, rule),
             Ok(Some((local, (to, side)))) => {
                 let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
                 let sides = [initiating, target_side(to, &side)];

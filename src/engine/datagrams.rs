@@ -2,16 +2,19 @@
 //! header in front of the payload.
 //!
 //! From the guest: one datagram, one sendmsg(2) straight from its buffers; a USO frame goes out as
-//! `UDP_SEGMENT`. To the guest: the length is peeked, just enough buffers are reserved, and the
-//! datagram is received into them. Without room it stays in the socket, whose queue is bounded by
-//! the kernel, and the flow waits for the link's word; without a link it is dropped and counted.
+//! `UDP_SEGMENT`; what it cut into fragments is put together first ([`super::fragments`]).
+//!
+//! To the guest: the length is peeked, just enough buffers are reserved, and the datagram is received
+//! into them, in one frame whatever the MTU. Without room it stays in the socket, whose queue is
+//! bounded by the kernel, and the flow waits for the link's word; without a link it is dropped and
+//! counted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, GsoKind, Part, Reserve, ToGuest,
-    ToGuestLease,
+    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, GsoKind, MAX_FRAME_BYTES, Part, Reserve,
+    ToGuest, ToGuestLease,
 };
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
@@ -21,14 +24,21 @@ use super::outbox::Outbox;
 use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{self, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
-use crate::flow::table::FlowId;
-use crate::limits::{DATAGRAMS_PER_TURN, MAX_UDP_PAYLOAD, MAX_UDP_SEGMENTS};
+use crate::flow::table::{Flow, FlowId};
+use crate::limits::{DATAGRAMS_PER_TURN, MAX_UDP_SEGMENTS};
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
+use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
-use crate::wire::ip::{IpHead, L4Protocol};
+use crate::wire::eth;
+use crate::wire::ip::{IpHead, L4Protocol, max_l4_bytes};
 use crate::wire::l4::{self, UDP_HEADER_BYTES};
+
+const _: () =
+    assert!(MAX_FRAME_BYTES as usize >= eth::HEADER_BYTES + 40 + max_l4_bytes(false) as usize);
+const _: () =
+    assert!(MAX_FRAME_BYTES as usize >= eth::HEADER_BYTES + 20 + max_l4_bytes(true) as usize);
 
 /// Silence after which a one-way or question-and-answer UDP flow ends.
 const UDP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,7 +73,7 @@ impl Engine {
         let segment = frame.meta.gso.filter(|gso| gso.kind == GsoKind::Udp).map(|gso| gso.size);
         let ports = (head.source_port, head.destination_port);
         let id = self.datagram_flow(Proto::Udp, ip, ports)?;
-        self.send_datagram(lease, id, ip.hop_limit, part, segment)
+        self.send_part(lease, id, ip.hop_limit, part, segment)
     }
 
     /// An echo request from the guest.
@@ -81,11 +91,11 @@ impl Engine {
         }
         let id = self.datagram_flow(Proto::Icmp, ip, (echo.identifier, echo.identifier))?;
         let part = Part { frame: index, offset: ip.l4_offset as u32, len: ip.l4_len };
-        self.send_datagram(lease, id, 0, part, None)
+        self.send_part(lease, id, 0, part, None)
     }
 
     /// The flow of a datagram from the guest, a new one if there is none.
-    fn datagram_flow(
+    pub(super) fn datagram_flow(
         &mut self,
         proto: Proto,
         ip: &IpHead,
@@ -159,7 +169,7 @@ impl Engine {
         Ok(id)
     }
 
-    fn send_datagram(
+    fn send_part(
         &mut self,
         lease: &mut FromGuestLease<'_>,
         id: FlowId,
@@ -167,28 +177,8 @@ impl Engine {
         part: Part,
         segment: Option<u16>,
     ) -> Result<(), DropReason> {
-        let now = self.now;
         let flow = self.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-        let from = usize::from(flow.sides[0].pif != Pif::Tap);
-        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
-            return Err(DropReason::NoFlow);
-        };
-        state.touch(now, from);
-        state.largest = state.largest.max(part.len);
-        let fd = flow.state.socket.as_fd();
-        if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
-            set_hop_limit(fd, flow.sides[0].endpoint.ip().is_ipv4(), hop_limit);
-        }
-        match send_one(lease, fd, part, segment) {
-            Ok(()) => Ok(()),
-            // An ICMP error to an earlier datagram is reported once and has nothing to do with
-            // this one; the error itself is relayed when its event comes.
-            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {
-                send_one(lease, fd, part, segment).map_err(|_| DropReason::SendFailed)
-            }
-            Err(Errno::MSGSIZE) => Err(DropReason::TooLarge),
-            Err(_) => Err(DropReason::SendFailed),
-        }
+        send_datagram(flow, self.now, hop_limit, part.len, |fd| send_one(lease, fd, part, segment))
     }
 
     /// An event of a datagram flow's socket, or its turn to go on.
@@ -277,6 +267,36 @@ fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Err
     Ok(socket)
 }
 
+/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
+pub(super) fn send_datagram(
+    flow: &mut Flow<FlowState>,
+    now: Timestamp,
+    hop_limit: u8,
+    len: u32,
+    mut send: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> Result<(), DropReason> {
+    let from = usize::from(flow.sides[0].pif != Pif::Tap);
+    let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
+        return Err(DropReason::NoFlow);
+    };
+    state.touch(now, from);
+    state.largest = state.largest.max(len);
+    let fd = flow.state.socket.as_fd();
+    if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
+        set_hop_limit(fd, flow.sides[0].endpoint.ip().is_ipv4(), hop_limit);
+    }
+    match send(fd) {
+        Ok(()) => Ok(()),
+        // An ICMP error to an earlier datagram is reported once and has nothing to do with this one;
+        // the error itself is relayed when its event comes.
+        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {
+            send(fd).map_err(|_| DropReason::SendFailed)
+        }
+        Err(Errno::MSGSIZE) => Err(DropReason::TooLarge),
+        Err(_) => Err(DropReason::SendFailed),
+    }
+}
+
 fn set_hop_limit(fd: BorrowedFd<'_>, v4: bool, hops: u8) {
     let result = if v4 {
         sockopt::set_ip_ttl(fd, hops.into())
@@ -322,13 +342,13 @@ fn next_len(peeked: Result<u32, Errno>) -> Result<u32, Option<Drained>> {
     }
 }
 
-/// Room for a datagram with `len` bytes behind `header_len` bytes of headers. Without, either the
-/// datagram was dropped (`More`) or it stays in the socket (`NoRoom`).
-pub(super) fn room_for<'a>(
+/// Room for a datagram with `len` bytes behind its L4 header. Without, either the datagram was
+/// dropped (`More`) or it stays in the socket (`NoRoom`).
+fn room_for<'a>(
     outbox: &'a mut Outbox,
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'_>,
-    header_len: usize,
+    template: &HeaderTemplate,
     len: u32,
 ) -> Result<ToGuestLease<'a>, Drained> {
     let mut drop_one = |reason| {
@@ -339,10 +359,11 @@ pub(super) fn room_for<'a>(
     if !out.caps().up {
         return Err(drop_one(DropReason::LinkDown));
     }
-    if len > MAX_UDP_PAYLOAD {
+    if len > template.max_l4_bytes() - UDP_HEADER_BYTES {
         return Err(drop_one(DropReason::TooLarge));
     }
-    let request = Reserve { header_len: header_len as u32, segment: len, bytes: len };
+    let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+    let request = Reserve { header_len, segment: len, bytes: len };
     let lease = ToGuestLease::reserve(out, &mut outbox.list, request).ok_or(Drained::NoRoom)?;
     if lease.frame_room(0) < len {
         // A guest without mergeable buffers whose buffers are too small: it will never fit.
@@ -381,8 +402,7 @@ pub(super) fn udp_to_guest(
         Ok(len) => len,
         Err(next) => return next,
     };
-    let header_len = template.l3_bytes() + UDP_HEADER_BYTES as usize;
-    let mut lease = match room_for(outbox, out, fd, header_len, len) {
+    let mut lease = match room_for(outbox, out, fd, template, len) {
         Ok(lease) => lease,
         Err(next) => return Some(next),
     };
@@ -413,9 +433,8 @@ fn echo_to_guest(
         let _ = datagram::drop_one(fd);
         return Some(Drained::More);
     }
-    let header_len = template.l3_bytes() + head.len();
     let len = largest.saturating_sub(UDP_HEADER_BYTES);
-    let mut lease = match room_for(outbox, out, fd, header_len, len) {
+    let mut lease = match room_for(outbox, out, fd, template, len) {
         Ok(lease) => lease,
         Err(next) => return Some(next),
     };

@@ -12,7 +12,7 @@ use passt_frame::{
 use super::state::{PeekOffset, TcpState};
 use crate::flow::tcp::{Conn, Fill, Flags};
 use crate::sys::stream;
-use crate::wire::build::{HeaderTemplate, L4Checksum, TcpFields};
+use crate::wire::build::{HeaderTemplate, L4Checksum};
 
 const TCP_HEADER_BYTES: u32 = 20;
 
@@ -56,6 +56,7 @@ pub(super) fn fill(
         Ok(0) => Fill::Eof,
         Ok(sent) => {
             let drained = sent < lease.room();
+            log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
             Fill::Sent { bytes: sent, drained }
@@ -91,7 +92,7 @@ fn peek(
 /// Writes the headers of all frames that `sent` bytes fill, and hands them to the guest.
 fn stamp(mut lease: ToGuestLease<'_>, template: &HeaderTemplate, conn: &Conn, mss: u32, sent: u32) {
     let caps = lease.caps();
-    let mut fields = TcpFields::from(&conn.data_header());
+    let mut fields = conn.data_header();
     let mut done = ArrayVec::<FrameDone, MAX_FRAMES>::new();
     let mut left = sent;
     while left > 0 && done.len() < lease.frames() {
@@ -99,7 +100,7 @@ fn stamp(mut lease: ToGuestLease<'_>, template: &HeaderTemplate, conn: &Conn, ms
         let len = lease.frame_room(index).min(left);
         left -= len;
         if left == 0 {
-            fields.flags |= Flags::PSH.0;
+            fields.flags = fields.flags | Flags::PSH;
         }
         let (checksum, meta) = if caps.partial_checksum {
             (L4Checksum::Partial, offload(template, mss, len))

@@ -18,10 +18,21 @@ use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// Keys of the timer wheel above those of the flows.
-pub const ADVERTISEMENT_TIMER: u32 = MAX_FLOWS as u32;
+/// The engine's own timers. Keys of flows follow: the wheel's memory is touched up to the largest key.
+pub const ADVERTISEMENT_TIMER: u32 = 0;
 /// The next look for ports to forward.
-pub const SCAN_TIMER: u32 = ADVERTISEMENT_TIMER + 1;
+pub const SCAN_TIMER: u32 = 1;
+const OWN_TIMERS: u32 = 2;
+
+/// The timer of the flow in `slot`.
+fn timer_key(slot: u32) -> u32 {
+    slot + OWN_TIMERS
+}
+
+/// The flow's slot of a timer that is not the engine's own.
+pub fn slot_of_timer(key: u32) -> u32 {
+    key - OWN_TIMERS
+}
 
 /// All flows of one worker.
 pub struct Flows {
@@ -33,7 +44,7 @@ pub struct Flows {
     pub timers: TimerWheel,
     /// Flows with work for this turn.
     ready: VecDeque<FlowId>,
-    /// Flows that wait for room in the guest's buffers.
+    /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
     starved: VecDeque<FlowId>,
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
@@ -52,7 +63,7 @@ impl Flows {
         Self {
             table: FlowTable::default(),
             index: Index::new(secret),
-            timers: TimerWheel::new(MAX_FLOWS + 2, now),
+            timers: TimerWheel::new(MAX_FLOWS + OWN_TIMERS as usize, now),
             ready: VecDeque::with_capacity(MAX_FLOWS),
             starved: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
@@ -144,7 +155,7 @@ impl Flows {
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&Key { protocol, side: *side }, id.slot());
         }
-        self.timers.cancel(id.slot());
+        self.timers.cancel(timer_key(id.slot()));
         self.spliced -= usize::from(flow.state.protocol.second_socket().is_some());
         if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
@@ -176,11 +187,15 @@ impl Flows {
         None
     }
 
-    /// Puts a flow on the list of those that wait for room in the guest's buffers, once.
+    /// Puts a flow on the list of those that wait for room in the guest's buffers, once. Flows that
+    /// have ended meanwhile are taken off when the list is full: a guest that never makes room would
+    /// have it grow for ever.
     pub fn mark_starved(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.starved, true)
         {
+            let table = &self.table;
+            make_room(&mut self.starved, |id| table.get(id).is_some_and(|flow| flow.state.starved));
             self.starved.push_back(id);
         }
     }
@@ -197,21 +212,25 @@ impl Flows {
         }
     }
 
+    /// Flows whose handshake may be under way at a time: no more than half of the sockets that are
+    /// left beside `other_descriptors`, so that a scan leaves room for everything else.
+    fn half_open_limit(&self, other_descriptors: usize) -> usize {
+        (self.max_sockets.saturating_sub(other_descriptors) / 2).clamp(1, MAX_HALF_OPEN)
+    }
+
     /// Notes a TCP flow whose handshake begins. Returns the oldest such flow when there are too many
     /// now: it is to give way.
-    pub fn begin_handshake(&mut self, id: FlowId) -> Option<FlowId> {
+    pub fn begin_handshake(&mut self, id: FlowId, other_descriptors: usize) -> Option<FlowId> {
         if let Some(flow) = self.table.get_mut(id)
             && let Protocol::Tcp(tcp) = &mut flow.state.protocol
         {
             tcp.half_open = true;
             self.half_open_count += 1;
         }
-        if self.half_open.len() >= 2 * MAX_HALF_OPEN {
-            let table = &self.table;
-            self.half_open.retain(|&id| is_half_open(table, id));
-        }
+        let table = &self.table;
+        make_room(&mut self.half_open, |id| is_half_open(table, id));
         self.half_open.push_back(id);
-        if self.half_open_count <= MAX_HALF_OPEN {
+        if self.half_open_count <= self.half_open_limit(other_descriptors) {
             return None;
         }
         while let Some(oldest) = self.half_open.pop_front() {
@@ -239,7 +258,7 @@ impl Flows {
         let Some(deadline) = deadline else { return };
         if flow.state.scheduled.is_none_or(|scheduled| deadline < scheduled) {
             flow.state.scheduled = Some(deadline);
-            self.timers.set(id.slot(), deadline);
+            self.timers.set(timer_key(id.slot()), deadline);
         }
     }
 }
@@ -250,6 +269,14 @@ impl Flows {
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
     let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif != Pif::Tap;
     sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
+}
+
+/// Drops ids that mean nothing any more from a list that is full, so that it never grows: flows that
+/// end leave their ids behind.
+fn make_room(list: &mut VecDeque<FlowId>, keep: impl Fn(FlowId) -> bool) {
+    if list.len() == list.capacity() {
+        list.retain(|&id| keep(id));
+    }
 }
 
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
@@ -275,5 +302,33 @@ impl FlowState {
             Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
             Protocol::Ping(_) => L4Protocol::Icmpv6,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::state::DatagramState;
+    use crate::flow::side::Endpoint;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn flows_that_end_while_they_wait_for_room_do_not_pile_up() {
+        let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance"));
+        let mut flows = Flows::new(epoll, [0; 16], Timestamp::ZERO, 1024);
+        let room = flows.starved.capacity();
+        let any = Endpoint::new(Ipv4Addr::new(192, 0, 2, 2).into(), 1);
+        let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: any, endpoint: any });
+        for _ in 0..room + 1 {
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let state = Protocol::Udp(DatagramState::new(Timestamp::ZERO));
+            let state = FlowState::new(socket, state);
+            let id = flows.add(sides, L4Protocol::Udp, state, epoll::EventFlags::IN);
+            let id = id.expect("room for a flow");
+            flows.mark_starved(id);
+            flows.remove(id);
+        }
+        assert_eq!(flows.starved.capacity(), room);
     }
 }

@@ -1,13 +1,15 @@
 //! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
 //! TCP segments of one flow are gathered to a run and written with one sendmsg(2).
 
+use std::net::IpAddr;
+
 use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::Engine;
 use super::tcp::Run;
 use crate::responder::{dhcp, dhcpv6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
-use crate::wire::{DropReason, Packet};
+use crate::wire::{DropReason, Fragment, Packet};
 
 /// ICMPv6 types of neighbour and router discovery: consumed here, never forwarded.
 const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
@@ -38,12 +40,18 @@ impl Engine {
         let frame = &lease.frames()[index];
         let head = frame.head();
         self.addressing.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
-        let ip = match ip::parse(head, frame.len)? {
+        log::trace!("from guest: {} bytes, {:?}", frame.len, frame.meta);
+        let packet = ip::parse(head, frame.len)?;
+        let ip = match packet {
             Packet::Arp => return self.arp(head, out),
-            Packet::Ip(ip) => ip,
+            Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
         };
+        log::trace!("    {ip:?}");
         self.check_family(&ip)?;
         self.addressing.learn_address(ip.source);
+        if let Packet::Fragment(fragment) = packet {
+            return self.fragment_from_guest(lease, index, &fragment);
+        }
         match ip.protocol {
             L4Protocol::Tcp => self.tcp_from_guest(lease, index, &ip, run, out),
             L4Protocol::Udp => self.udp_or_dhcp(lease, index, &ip, out),
@@ -60,8 +68,13 @@ impl Engine {
         if !enabled {
             return Err(DropReason::FamilyDisabled);
         }
-        // A loopback address on the link is a leak of the guest, whatever it stands for.
-        if ip.source.is_loopback() || ip.destination.is_loopback() {
+        // A loopback address on the link is a leak of the guest, whatever it stands for. A v4-mapped
+        // one would be taken for the IPv4 address inside it, which is how flows keep addresses.
+        let forbidden = |address: IpAddr| {
+            address.is_loopback()
+                || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+        };
+        if forbidden(ip.source) || forbidden(ip.destination) {
             return Err(DropReason::ForbiddenAddress);
         }
         Ok(())

@@ -36,6 +36,8 @@ pub struct Listener {
     rule: usize,
     proto: Proto,
     port: u16,
+    /// Already on the list for this turn.
+    ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
 }
@@ -125,6 +127,7 @@ impl Engine {
         if let Some(parts) = &self.bypass {
             self.listen_table(Pif::Splice, &parts.outbound.clone())?;
         }
+        self.ready_listeners.reserve(self.listeners.len());
         self.scan_ports();
         Ok(())
     }
@@ -212,21 +215,38 @@ impl Engine {
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&*self.epoll, &socket, data, events)?;
         let proto = rule.proto;
-        self.listeners.add(Listener { socket, pif, rule: index, proto, port, waiting: false });
+        self.listeners.add(Listener {
+            socket,
+            pif,
+            rule: index,
+            proto,
+            port,
+            ready: false,
+            waiting: false,
+        });
         Ok(())
+    }
+
+    /// Puts a listening socket on the list for this turn, once.
+    pub(super) fn mark_listener(&mut self, index: u32) {
+        if let Some(listener) = self.listeners.get_mut(index as usize)
+            && !std::mem::replace(&mut listener.ready, true)
+        {
+            self.ready_listeners.push_back(index);
+        }
     }
 
     /// A listening socket is readable, or may go on after it had to wait.
     pub(super) fn serve_listener(&mut self, out: &mut dyn ToGuest, index: u32) {
         let Some(listener) = self.listeners.get_mut(index as usize) else { return };
-        listener.waiting = false;
+        (listener.ready, listener.waiting) = (false, false);
         let drained = match listener.proto {
-            Proto::Tcp => self.accept_some(index as usize),
+            Proto::Tcp => self.accept_some(out, index as usize),
             _ => self.receive_some(out, index as usize),
         };
         match drained {
             Drained::Empty => {}
-            Drained::More => self.ready_listeners.push_back(index),
+            Drained::More => self.mark_listener(index),
             Drained::NoRoom => {
                 if let Some(listener) = self.listeners.get_mut(index as usize) {
                     listener.waiting = true;
@@ -243,14 +263,15 @@ impl Engine {
             return;
         }
         self.waiting_listeners = 0;
-        for (index, listener) in self.listeners.slots.iter_mut().enumerate() {
-            if listener.as_mut().is_some_and(|listener| std::mem::take(&mut listener.waiting)) {
-                self.ready_listeners.push_back(index as u32);
+        for index in 0..self.listeners.slots.len() {
+            let slot = self.listeners.get_mut(index);
+            if slot.is_some_and(|listener| std::mem::take(&mut listener.waiting)) {
+                self.mark_listener(index as u32);
             }
         }
     }
 
-    fn accept_some(&mut self, index: usize) -> Drained {
+    fn accept_some(&mut self, out: &mut dyn ToGuest, index: usize) -> Drained {
         for _ in 0..ACCEPTS_PER_TURN {
             if let Err(reason) = self.flows.check_room(self.listeners.len()) {
                 self.outbox.drops.count(reason);
@@ -261,7 +282,7 @@ impl Engine {
                 Ok((socket, peer)) => {
                     let pif = listener.pif;
                     if let Some(rule) = self.rule(pif, listener.rule) {
-                        self.route_connection(pif, &rule, socket, peer);
+                        self.route_connection(out, pif, &rule, socket, peer);
                     }
                 }
                 Err(Errno::AGAIN) => return Drained::Empty,

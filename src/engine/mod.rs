@@ -22,11 +22,13 @@ mod bypass;
 mod datagrams;
 mod fill;
 mod flows;
+mod fragments;
 mod icmp_error;
 mod ingress;
 mod listen;
 mod outbox;
 mod relay;
+mod socket_link;
 mod splice;
 mod state;
 mod tcp;
@@ -44,6 +46,7 @@ use rustix::event::epoll::EventFlags;
 pub use addressing::Addressing;
 pub use bypass::BypassConfig;
 pub use listen::ListenError;
+pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Worker, monotonic_now};
 
@@ -55,7 +58,8 @@ use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::BypassParts;
-use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER};
+use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER, slot_of_timer};
+use fragments::Fragments;
 use listen::Listeners;
 use outbox::Outbox;
 use state::Protocol;
@@ -92,6 +96,7 @@ pub struct Engine {
     options: Options,
     flows: Flows,
     outbox: Outbox,
+    fragments: Fragments,
     listeners: Listeners,
     bypass: Option<Box<BypassParts>>,
     ready_listeners: VecDeque<u32>,
@@ -117,6 +122,7 @@ impl Engine {
             addressing,
             options,
             outbox: Outbox::default(),
+            fragments: Fragments::default(),
             listeners: Listeners::default(),
             bypass: None,
             ready_listeners: VecDeque::new(),
@@ -154,7 +160,7 @@ impl Engine {
 
     /// An event of a listening socket.
     pub fn on_listener_event(&mut self, index: u32) {
-        self.ready_listeners.push_back(index);
+        self.mark_listener(index);
     }
 
     /// The link can reach the guest now.
@@ -210,7 +216,7 @@ impl Engine {
         if key == SCAN_TIMER {
             return self.scan_ports();
         }
-        let Some(id) = self.flows.table.id_of(key) else { return };
+        let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {

@@ -32,6 +32,7 @@ impl Outbox {
             self.drops.count(DropReason::NoGuestRoom);
             return false;
         };
+        log::trace!("to guest: {} bytes of headers, {bytes} of payload", header.len());
         lease.put_header(0, header);
         lease.put_payload(0, payload);
         lease.commit(&[FrameDone { payload_len: bytes, meta: FrameMeta::default() }]);

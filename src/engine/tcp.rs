@@ -15,12 +15,12 @@ use crate::flow::fwd::{self, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, our_mss, reset_for,
+    Action, Conn, Fill, Flags, Header, Opening, SocketEvent, our_mss, reset_for,
 };
 use crate::limits::ACTIONS_PER_TURN;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
-use crate::wire::build::{L4Checksum, TcpFields};
+use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::TcpHead;
 use crate::wire::{DropReason, SeqNr};
@@ -35,33 +35,6 @@ pub(super) struct Run {
     flow: Option<(FlowId, Side)>,
     parts: ArrayVec<Part, MAX_FRAMES>,
     bytes: u32,
-}
-
-impl From<&TcpHead> for Segment {
-    fn from(head: &TcpHead) -> Self {
-        Self {
-            seq: head.seq,
-            ack: head.ack,
-            flags: Flags(head.flags),
-            window: head.window,
-            payload_len: head.payload_len,
-            mss: head.mss,
-            window_scale: head.window_scale,
-        }
-    }
-}
-
-impl From<&Header> for TcpFields {
-    fn from(header: &Header) -> Self {
-        Self {
-            seq: header.seq,
-            ack: header.ack,
-            flags: header.flags.0,
-            window: header.window,
-            mss: header.mss,
-            window_scale: header.window_scale,
-        }
-    }
 }
 
 impl Engine {
@@ -93,7 +66,7 @@ impl Engine {
         run.flow = Some((id, side));
         let now = self.now;
         let tcp = self.tcp_mut(id).ok_or(DropReason::NoFlow)?;
-        let accept = tcp.conn.on_segment(now, &Segment::from(&head));
+        let accept = tcp.conn.on_segment(now, &head.segment);
         self.flows.mark_ready(id);
         if let Some(reason) = accept.dropped {
             log::trace!("{id:?}: segment from guest not used: {reason:?}");
@@ -140,12 +113,12 @@ impl Engine {
         head: &TcpHead,
         out: &mut dyn ToGuest,
     ) -> Result<(), DropReason> {
-        let flags = Flags(head.flags);
+        let flags = head.segment.flags;
         if flags.contains(Flags::RST) {
             return Err(DropReason::NoFlow);
         }
         if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) {
-            return match self.open_tcp(side, head) {
+            return match self.open_tcp(out, side, head) {
                 Err(DropReason::SocketFailed) => {
                     self.refuse(out, &side, ip, head);
                     Err(DropReason::SocketFailed)
@@ -159,14 +132,19 @@ impl Engine {
 
     /// Answers a segment with a reset.
     fn refuse(&mut self, out: &mut dyn ToGuest, side: &Side, ip: &IpHead, head: &TcpHead) {
-        let Some(header) = reset_for(&Segment::from(head)) else { return };
+        let Some(header) = reset_for(&head.segment) else { return };
         let template = self.addressing.template(side, L4Protocol::Tcp, ip.flow_label);
         let checksum = L4Checksum::Complete { payload_sum: 0 };
-        self.outbox.send(out, &template.tcp(&TcpFields::from(&header), 0, checksum), &[]);
+        self.outbox.send(out, &template.tcp(&header, 0, checksum), &[]);
     }
 
     /// The guest opens a connection: connects a host socket.
-    fn open_tcp(&mut self, side: Side, head: &TcpHead) -> Result<(), DropReason> {
+    fn open_tcp(
+        &mut self,
+        out: &mut dyn ToGuest,
+        side: Side,
+        head: &TcpHead,
+    ) -> Result<(), DropReason> {
         self.flows.check_room(self.listeners.len())?;
         let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
         let (net, map) = (&self.addressing.net, &self.addressing.map);
@@ -188,16 +166,21 @@ impl Engine {
         };
         let sides = [side, host];
         let opening = self.opening(&sides, guest.is_ipv4());
-        let segment = Segment::from(head);
-        let mut conn = Conn::outbound(self.now, &self.options.tcp, &segment, opening);
+        let mut conn = Conn::outbound(self.now, &self.options.tcp, &head.segment, opening);
         if connected {
             conn.on_socket(self.now, SocketEvent::Connected);
         }
-        self.add_tcp(socket, sides, conn, !connected).map(|_| ())
+        self.add_tcp(out, socket, sides, conn, !connected)
     }
 
     /// A listening socket has accepted a connection: opens one to the guest.
-    pub(super) fn accepted(&mut self, socket: OwnedFd, peer: SocketAddr, rule: &Rule) {
+    pub(super) fn accepted(
+        &mut self,
+        out: &mut dyn ToGuest,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        rule: &Rule,
+    ) {
         let opened = socket::local_address(socket.as_fd())
             .map_err(|_| DropReason::SocketFailed)
             .and_then(|local| self.inbound_sides(rule, peer, local))
@@ -219,7 +202,7 @@ impl Engine {
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         let opening = self.opening(&sides, sides[1].ours.ip().is_ipv4());
         let conn = Conn::inbound(self.now, &self.options.tcp, opening);
-        if let Err(reason) = self.add_tcp(socket, sides, conn, false) {
+        if let Err(reason) = self.add_tcp(out, socket, sides, conn, false) {
             self.outbox.drops.count(reason);
         }
     }
@@ -240,11 +223,12 @@ impl Engine {
 
     fn add_tcp(
         &mut self,
+        out: &mut dyn ToGuest,
         socket: OwnedFd,
         sides: [Side; 2],
         conn: Conn,
         connecting: bool,
-    ) -> Result<FlowId, DropReason> {
+    ) -> Result<(), DropReason> {
         let v4 = sides[0].endpoint.ip().is_ipv4();
         let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
         let state = TcpState {
@@ -258,14 +242,23 @@ impl Engine {
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
         log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
         self.flows.mark_ready(id);
-        if let Some(oldest) = self.flows.begin_handshake(id) {
+        if let Some(oldest) = self.flows.begin_handshake(id, self.listeners.len()) {
             self.outbox.drops.count(DropReason::HalfOpenEvicted);
-            if let Some(tcp) = self.tcp_mut(oldest) {
-                tcp.conn.abort();
-                self.flows.mark_ready(oldest);
-            }
+            self.evict(out, oldest);
         }
-        Ok(id)
+        Ok(())
+    }
+
+    /// Ends a half-open flow at once, so that its descriptor is free for the next. The guest is told
+    /// if it has room.
+    fn evict(&mut self, out: &mut dyn ToGuest, id: FlowId) {
+        if let Some(tcp) = self.tcp_mut(id) {
+            tcp.conn.abort();
+            self.drive_tcp(out, id);
+        }
+        if self.flows.table.get(id).is_some() {
+            self.close_tcp(id, true);
+        }
     }
 
     /// An event of a TCP flow's socket.
@@ -356,7 +349,7 @@ impl Engine {
         let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
         let template = self.addressing.template(side, L4Protocol::Tcp, id.slot());
         let checksum = L4Checksum::Complete { payload_sum: 0 };
-        let frame = template.tcp(&header.into(), 0, checksum);
+        let frame = template.tcp(header, 0, checksum);
         if !self.outbox.send(out, &frame, &[]) {
             let Some(tcp) = self.tcp_mut(id) else { return };
             tcp.conn.on_emit_lost();

@@ -1,6 +1,6 @@
 //! The loop: one epoll instance, one turn after the other.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +23,11 @@ pub trait Link: FramePort {
 
     /// Whether a client is connected.
     fn is_attached(&self) -> bool;
+
+    /// Whether the connected client has gone already, as the next event will say.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 impl Link for passt_vhost::Device {
@@ -60,9 +65,12 @@ pub struct Worker<L: Link> {
     engine: Engine,
     batch: FromGuestBatch,
     clients: Clients,
+    /// Kept open for epoll.
     signals: Option<OwnedFd>,
     /// Frames from the guest may be waiting.
     frames: bool,
+    /// A client wants to connect.
+    knocking: bool,
     end: Option<End>,
 }
 
@@ -73,7 +81,7 @@ pub fn monotonic_now() -> Timestamp {
 }
 
 impl<L: Link> Worker<L> {
-    /// A worker that ends on `signals`, if given.
+    /// A worker without events yet.
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
@@ -82,22 +90,27 @@ impl<L: Link> Worker<L> {
         link: L,
         engine: Engine,
         clients: Clients,
-        signals: Option<OwnedFd>,
     ) -> Result<Self, Errno> {
-        let watch = |fd: &dyn std::os::fd::AsFd, token: Token| {
-            let data = epoll::EventData::new_u64(token.to_bits());
-            epoll::add(&*epoll, fd.as_fd(), data, epoll::EventFlags::IN)
-        };
         if let Some(listener) = &clients.listener {
             listener.set_nonblocking(true).map_err(|_| Errno::INVAL)?;
-            watch(listener, Token::Clients)?;
-        }
-        if let Some(signals) = &signals {
-            watch(signals, Token::Signals)?;
+            watch(&epoll, listener, Token::Clients)?;
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
-        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames: false, end: None })
+        let (frames, knocking, signals, end) = (false, false, None, None);
+        Ok(Self { epoll, events, link, engine, batch, clients, signals, frames, knocking, end })
+    }
+
+    /// Ends the loop when a signal descriptor becomes readable. Only in the process that runs the
+    /// loop: a signal descriptor in epoll reports the signals of the process that added it, so one
+    /// added before a fork stays silent in the child.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn end_on(&mut self, signals: OwnedFd) -> Result<(), Errno> {
+        watch(&self.epoll, &signals, Token::Signals)?;
+        self.signals = Some(signals);
+        Ok(())
     }
 
     /// The engine.
@@ -145,6 +158,10 @@ impl<L: Link> Worker<L> {
         let (_, out) = self.link.halves();
         self.engine.work(out);
         self.link.flush();
+        // Last, so that the client before it has left if it was going to.
+        if std::mem::take(&mut self.knocking) {
+            self.accept_client();
+        }
         Ok(())
     }
 
@@ -171,9 +188,9 @@ impl<L: Link> Worker<L> {
                 let events = self.link.on_event(token);
                 self.on_link(events);
             }
-            Some(Token::Clients) => self.accept_client(),
-            Some(Token::Signals) => self.end = Some(End::Signal),
-            None => {}
+            Some(Token::Clients) => self.knocking = true,
+            Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
+            Some(Token::Signals) | None => {}
         }
     }
 
@@ -206,6 +223,10 @@ impl<L: Link> Worker<L> {
 
     fn accept_client(&mut self) {
         let Some(listener) = &self.clients.listener else { return };
+        if self.link.is_leaving() {
+            // The listening socket is reported again in the next turn.
+            return;
+        }
         let Ok((stream, _)) = listener.accept() else { return };
         let peer = rustix::net::sockopt::socket_peercred(&stream);
         let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());
@@ -231,9 +252,8 @@ impl<L: Link> Worker<L> {
     }
 }
 
-impl<L: Link> Drop for Worker<L> {
-    fn drop(&mut self) {
-        // The signal descriptor goes last: signals stay blocked until the process ends.
-        let _ = self.signals.take();
-    }
+/// Reports readability of `fd`, level-triggered.
+fn watch(epoll: &OwnedFd, fd: impl AsFd, token: Token) -> Result<(), Errno> {
+    let data = epoll::EventData::new_u64(token.to_bits());
+    epoll::add(epoll, fd, data, epoll::EventFlags::IN)
 }

@@ -4,6 +4,7 @@
 pub mod fwd;
 pub mod index;
 pub mod network;
+pub mod reassembly;
 pub mod scan;
 pub mod side;
 pub mod splice;

@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use arrayvec::ArrayVec;
 use etherparse::checksum::Sum16BitWords;
 
-use super::SeqNr;
 use super::eth::{HEADER_BYTES, Mac};
-use super::ip::L4Protocol;
+use super::ip::{L4Protocol, max_l4_bytes};
+use super::tcp::Header;
 
 /// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
 pub const MAX_HEADER_BYTES: usize = 128;
@@ -29,23 +29,6 @@ pub enum L4Checksum {
         /// Sum over the payload bytes.
         payload_sum: u16,
     },
-}
-
-/// Fields of a TCP header that change from segment to segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFields {
-    /// Sequence number.
-    pub seq: SeqNr,
-    /// Acknowledgment number.
-    pub ack: SeqNr,
-    /// Flag byte.
-    pub flags: u8,
-    /// Window, already scaled.
-    pub window: u16,
-    /// MSS option.
-    pub mss: Option<u16>,
-    /// Window scale option.
-    pub window_scale: Option<u8>,
 }
 
 /// Headers of the frames of one flow toward the guest.
@@ -107,7 +90,7 @@ impl HeaderTemplate {
 
     /// Most bytes behind the IP header in one frame.
     pub fn max_l4_bytes(&self) -> u32 {
-        if self.v4 { 65_535 - 20 } else { 65_535 }
+        max_l4_bytes(self.v4)
     }
 
     /// Whether the frames are IPv4.
@@ -129,7 +112,7 @@ impl HeaderTemplate {
     }
 
     /// All headers of a TCP segment with `payload_len` bytes.
-    pub fn tcp(&self, fields: &TcpFields, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+    pub fn tcp(&self, fields: &Header, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
         let options =
             4 * u32::from(fields.mss.is_some()) + 4 * u32::from(fields.window_scale.is_some());
         let l4_len = 20 + options + payload_len;
@@ -138,7 +121,7 @@ impl HeaderTemplate {
         extend(&mut buf, &self.ports);
         extend(&mut buf, &fields.seq.0.to_be_bytes());
         extend(&mut buf, &fields.ack.0.to_be_bytes());
-        extend(&mut buf, &[((20 + options) / 4 * 16) as u8, fields.flags]);
+        extend(&mut buf, &[((20 + options) / 4 * 16) as u8, fields.flags.0]);
         extend(&mut buf, &fields.window.to_be_bytes());
         extend(&mut buf, &[0; 4]);
         if let Some(mss) = fields.mss {
@@ -243,6 +226,8 @@ fn put_u16(buf: &mut HeaderBuf, at: usize, value: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::SeqNr;
+    use crate::wire::tcp::Flags;
     use etherparse::{Icmpv4Header, Icmpv6Header, IpHeaders, SlicedPacket, TransportSlice};
 
     const MACS: (Mac, Mac) = (Mac::OURS, Mac([2, 0, 0, 0, 0, 1]));
@@ -273,10 +258,10 @@ mod tests {
         for v4 in [true, false] {
             for len in [0, 1, 2, 777] {
                 let payload: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
-                let fields = TcpFields {
+                let fields = Header {
                     seq: SeqNr(0xdead_beef),
                     ack: SeqNr(77),
-                    flags: 0x18,
+                    flags: Flags::PSH | Flags::ACK,
                     window: 0x1234,
                     mss: Some(1460),
                     window_scale: Some(8),

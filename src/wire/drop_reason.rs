@@ -27,8 +27,16 @@ drop_reasons! {
     UnknownEtherType => "unknown-ethertype",
     /// The address family is disabled.
     FamilyDisabled => "family-disabled",
-    /// A fragment; fragments are not reassembled.
+    /// A fragment of something other than a UDP datagram, or of one that no flow takes.
     Fragment => "fragment",
+    /// Fragments that overlap, or that disagree about the end of their datagram.
+    FragmentOverlap => "fragment-overlap",
+    /// A datagram whose fragments did not all arrive in time.
+    FragmentTimeout => "fragment-timeout",
+    /// A datagram whose fragments had not all arrived when a newer one needed the room.
+    FragmentEvicted => "fragment-evicted",
+    /// A reassembled datagram whose checksum is wrong.
+    BadChecksum => "bad-checksum",
     /// Headers longer than the private copy.
     HeadersTooLong => "headers-too-long",
     /// An L4 protocol other than TCP, UDP, ICMP.

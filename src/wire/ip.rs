@@ -1,5 +1,8 @@
 //! The head of a frame from the guest: Ethernet, then ARP, IPv4 (RFC 791) or IPv6 (RFC 8200) with its
 //! extension headers. Header checksums are not verified: the link is memory, not a wire.
+//!
+//! Fragments of UDP datagrams are reported as such, for [`crate::flow::reassembly`]; those of other
+//! protocols are refused. TCP never needs them, and echo requests of that size have no use here.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -15,6 +18,35 @@ pub enum Packet {
     Arp,
     /// An IP packet.
     Ip(IpHead),
+    /// A part of a UDP datagram.
+    Fragment(Fragment),
+}
+
+/// A fragment of a UDP datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Header of the fragment's own packet. What it calls the L4 header is the fragment's payload.
+    pub ip: IpHead,
+    /// Where the payload belongs.
+    pub place: Place,
+}
+
+/// Which datagram a fragment is part of, and which part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The sender's number of the datagram; 16 bits in IPv4.
+    pub identification: u32,
+    /// Bytes of the datagram in front of the fragment, a multiple of 8; the UDP header is at 0.
+    pub offset: u32,
+    /// Other fragments lie behind this one.
+    pub more: bool,
+}
+
+impl Place {
+    /// Whether the fragment is the whole datagram, an "atomic fragment" (RFC 6946).
+    fn is_whole(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
 }
 
 /// The IP header and where the L4 header is.
@@ -61,6 +93,14 @@ impl L4Protocol {
     }
 }
 
+const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
+
+/// Most bytes behind the IP header of a packet without options or extension headers.
+pub const fn max_l4_bytes(v4: bool) -> u32 {
+    // The length field counts the header in IPv4 (RFC 791) and does not in IPv6 (RFC 8200).
+    if v4 { 65_535 - 20 } else { 65_535 }
+}
+
 /// Source address of a frame, or `None` when it is too short to have one.
 pub fn source_mac(head: &[u8]) -> Option<Mac> {
     let slice = Ethernet2HeaderSlice::from_slice(head).ok()?;
@@ -77,13 +117,20 @@ pub fn parse(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
     let rest_len = frame_len - eth::HEADER_BYTES as u32;
     match ethernet.ether_type() {
         etherparse::EtherType::ARP => Ok(Packet::Arp),
-        etherparse::EtherType::IPV4 => parse_v4(rest, rest_len).map(Packet::Ip),
-        etherparse::EtherType::IPV6 => parse_v6(rest, rest_len).map(Packet::Ip),
+        etherparse::EtherType::IPV4 => parse_v4(rest, rest_len),
+        etherparse::EtherType::IPV6 => parse_v6(rest, rest_len),
         _ => Err(DropReason::UnknownEtherType),
     }
 }
 
-fn parse_v4(bytes: &[u8], len: u32) -> Result<IpHead, DropReason> {
+fn packet(ip: IpHead, place: Option<Place>) -> Packet {
+    match place {
+        Some(place) => Packet::Fragment(Fragment { ip, place }),
+        None => Packet::Ip(ip),
+    }
+}
+
+fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|e| too_short(&e))?;
     let header_len = u32::from(header.ihl()) * 4;
     let total = u32::from(header.total_len());
@@ -93,16 +140,23 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<IpHead, DropReason> {
     if total > len {
         return Err(DropReason::Truncated);
     }
-    if header.is_fragmenting_payload() || bytes[6] & 0x80 != 0 {
+    // The first of the flags is reserved and must be zero.
+    if bytes[6] & 0x80 != 0 {
         return Err(DropReason::Fragment);
     }
+    let place = Place {
+        identification: header.identification().into(),
+        offset: header.fragments_offset().byte_offset().into(),
+        more: header.more_fragments(),
+    };
     let protocol = match header.protocol() {
-        IpNumber::TCP => L4Protocol::Tcp,
         IpNumber::UDP => L4Protocol::Udp,
+        _ if !place.is_whole() => return Err(DropReason::Fragment),
+        IpNumber::TCP => L4Protocol::Tcp,
         IpNumber::ICMP => L4Protocol::Icmp,
         _ => return Err(DropReason::UnknownProtocol),
     };
-    Ok(IpHead {
+    let ip = IpHead {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
         hop_limit: header.ttl(),
@@ -110,7 +164,8 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<IpHead, DropReason> {
         protocol,
         l4_offset: eth::HEADER_BYTES + header_len as usize,
         l4_len: total - header_len,
-    })
+    };
+    Ok(packet(ip, Some(place).filter(|place| !place.is_whole())))
 }
 
 fn too_short(error: &etherparse::err::ipv4::HeaderSliceError) -> DropReason {
@@ -120,7 +175,7 @@ fn too_short(error: &etherparse::err::ipv4::HeaderSliceError) -> DropReason {
     }
 }
 
-fn parse_v6(bytes: &[u8], len: u32) -> Result<IpHead, DropReason> {
+fn parse_v6(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
     let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|e| match e {
         etherparse::err::ipv6::HeaderSliceError::Len(_) => DropReason::Truncated,
         etherparse::err::ipv6::HeaderSliceError::Content(_) => DropReason::Malformed,
@@ -129,46 +184,89 @@ fn parse_v6(bytes: &[u8], len: u32) -> Result<IpHead, DropReason> {
     if payload + 40 > len {
         return Err(DropReason::Truncated);
     }
-    let (protocol, extensions) = skip_extensions(header.next_header().0, &bytes[40..], payload)?;
-    Ok(IpHead {
+    let walk = skip_extensions(header.next_header().0, &bytes[40..], payload)?;
+    let ip = IpHead {
         source: Ipv6Addr::from(header.source()).into(),
         destination: Ipv6Addr::from(header.destination()).into(),
         hop_limit: header.hop_limit(),
         flow_label: header.flow_label().value(),
-        protocol,
-        l4_offset: eth::HEADER_BYTES + 40 + extensions as usize,
-        l4_len: payload - extensions,
-    })
+        protocol: walk.protocol,
+        l4_offset: eth::HEADER_BYTES + 40 + walk.bytes as usize,
+        l4_len: payload - walk.bytes,
+    };
+    Ok(packet(ip, walk.place))
 }
 
-/// Walks over extension headers (RFC 8200, section 4) to the L4 header; returns its protocol and the
-/// bytes walked over. Fragments, ESP and "no next header" end the walk: nothing to translate.
-fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<(L4Protocol, u32), DropReason> {
+/// Where a walk over extension headers ended.
+struct Walk {
+    protocol: L4Protocol,
+    /// Bytes walked over.
+    bytes: u32,
+    /// What the last header walked over says, if it makes a fragment of the packet.
+    place: Option<Place>,
+}
+
+/// Walks over extension headers (RFC 8200, section 4) to the L4 header, or to what a fragment has in
+/// its place. ESP and "no next header" end the walk: nothing to translate.
+fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, DropReason> {
     let (mut next, mut offset) = (first, 0u32);
+    let mut atomic = false;
     loop {
+        let end = |protocol| Ok(Walk { protocol, bytes: offset, place: None });
         match IpNumber(next) {
-            IpNumber::TCP => return Ok((L4Protocol::Tcp, offset)),
-            IpNumber::UDP => return Ok((L4Protocol::Udp, offset)),
-            IpNumber::IPV6_ICMP => return Ok((L4Protocol::Icmpv6, offset)),
-            IpNumber::IPV6_FRAGMENTATION_HEADER => return Err(DropReason::Fragment),
-            IpNumber(0 | 43 | 60 | 135 | 139 | 140 | 253 | 254)
-            | IpNumber::AUTHENTICATION_HEADER => {}
+            IpNumber::TCP => return end(L4Protocol::Tcp),
+            IpNumber::UDP => return end(L4Protocol::Udp),
+            // RFC 6980: neighbour discovery has no fragment header, not even one without effect.
+            IpNumber::IPV6_ICMP if atomic => return Err(DropReason::Fragment),
+            IpNumber::IPV6_ICMP => return end(L4Protocol::Icmpv6),
+            FRAGMENT | IpNumber::AUTHENTICATION_HEADER => {}
+            IpNumber(0 | 43 | 60 | 135 | 139 | 140 | 253 | 254) => {}
             _ => return Err(DropReason::UnknownProtocol),
         }
         if offset + 8 > payload {
             return Err(DropReason::Truncated);
         }
-        let at = offset as usize;
-        let Some(&[following, units]) = bytes.get(at..at + 2).and_then(|b| b.first_chunk()) else {
-            return Err(DropReason::HeadersTooLong);
-        };
-        // RFC 4302 counts the authentication header in 4-byte units, less two.
-        let len = if next == 51 { (u32::from(units) + 2) * 4 } else { (u32::from(units) + 1) * 8 };
-        offset += len;
+        let header = bytes.get(offset as usize..).and_then(|rest| rest.first_chunk::<8>());
+        let header = header.ok_or(DropReason::HeadersTooLong)?;
+        offset += extension_len(IpNumber(next), header);
         if offset > payload {
             return Err(DropReason::Truncated);
         }
-        next = following;
+        if IpNumber(next) == FRAGMENT {
+            let place = fragment_place(header);
+            if !place.is_whole() {
+                return fragment_end(IpNumber(header[0]), offset, place);
+            }
+            atomic = true;
+        }
+        next = header[0];
+    }
+}
+
+/// Bytes of the extension header `kind` that starts with `header`.
+fn extension_len(kind: IpNumber, header: &[u8; 8]) -> u32 {
+    match kind {
+        FRAGMENT => 8,
+        // RFC 4302 counts this one in 4-byte units, less two.
+        IpNumber::AUTHENTICATION_HEADER => (u32::from(header[1]) + 2) * 4,
+        _ => (u32::from(header[1]) + 1) * 8,
+    }
+}
+
+/// Reads a fragment header (RFC 8200, section 4.5).
+fn fragment_place(&[_, _, high, low, a, b, c, d]: &[u8; 8]) -> Place {
+    Place {
+        identification: u32::from_be_bytes([a, b, c, d]),
+        offset: u32::from(u16::from_be_bytes([high, low & !7])),
+        more: low & 1 != 0,
+    }
+}
+
+/// The end of a walk at a fragment header: `next` is what the datagram starts with.
+fn fragment_end(next: IpNumber, bytes: u32, place: Place) -> Result<Walk, DropReason> {
+    match next {
+        IpNumber::UDP => Ok(Walk { protocol: L4Protocol::Udp, bytes, place: Some(place) }),
+        _ => Err(DropReason::Fragment),
     }
 }
 
@@ -198,3 +296,6 @@ impl IpHead {
         l4::parse_udp(self.l4(head)?, self.l4_len)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,14 @@
 //! L4 headers from the guest: TCP (RFC 9293), UDP (RFC 768), the fixed part of ICMP echo (RFC 792,
-//! RFC 4443). Checksums are not verified: with offloads they are not even there.
+//! RFC 4443). Checksums are not verified: with offloads they are not even there. Datagrams that came
+//! in fragments are the exception ([`udp_checksum_is_right`]).
 
+use std::net::IpAddr;
+
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{TcpHeaderSlice, TcpOptionElement, UdpHeaderSlice};
 
+use super::ip::L4Protocol;
+use super::tcp::{Flags, Segment};
 use super::{DropReason, SeqNr};
 
 /// A TCP header.
@@ -12,22 +18,10 @@ pub struct TcpHead {
     pub source_port: u16,
     /// Destination port, not 0.
     pub destination_port: u16,
-    /// Sequence number of the first byte.
-    pub seq: SeqNr,
-    /// Acknowledgment number.
-    pub ack: SeqNr,
-    /// The flag byte of the header: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
-    pub flags: u8,
-    /// Window, as in the header.
-    pub window: u16,
-    /// Option 2, only looked for on SYN.
-    pub mss: Option<u16>,
-    /// Option 3, only looked for on SYN.
-    pub window_scale: Option<u8>,
+    /// The segment.
+    pub segment: Segment,
     /// Bytes of the header with its options.
     pub header_len: u32,
-    /// Bytes behind the header.
-    pub payload_len: u32,
 }
 
 /// A UDP header.
@@ -44,8 +38,6 @@ pub struct UdpHead {
 /// Bytes of a UDP header, and of the fixed part of an ICMP echo message.
 pub const UDP_HEADER_BYTES: u32 = 8;
 
-const SYN: u8 = 0x02;
-
 pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason> {
     if bytes.len() < 20 {
         return Err(if l4_len < 20 { DropReason::Truncated } else { DropReason::HeadersTooLong });
@@ -61,18 +53,22 @@ pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason
     if slice.source_port() == 0 || slice.destination_port() == 0 {
         return Err(DropReason::PortZero);
     }
-    let (mss, window_scale) = if bytes[13] & SYN != 0 { syn_options(&slice) } else { (None, None) };
+    let flags = Flags(bytes[13]);
+    let (mss, window_scale) =
+        if flags.contains(Flags::SYN) { syn_options(&slice) } else { (None, None) };
     Ok(TcpHead {
         source_port: slice.source_port(),
         destination_port: slice.destination_port(),
-        seq: SeqNr(slice.sequence_number()),
-        ack: SeqNr(slice.acknowledgment_number()),
-        flags: bytes[13],
-        window: slice.window_size(),
-        mss,
-        window_scale,
         header_len,
-        payload_len: l4_len - header_len,
+        segment: Segment {
+            seq: SeqNr(slice.sequence_number()),
+            ack: SeqNr(slice.acknowledgment_number()),
+            flags,
+            window: slice.window_size(),
+            payload_len: l4_len - header_len,
+            mss,
+            window_scale,
+        },
     })
 }
 
@@ -110,6 +106,27 @@ pub(super) fn parse_udp(bytes: &[u8], l4_len: u32) -> Result<UdpHead, DropReason
     })
 }
 
+/// Whether the checksum of `datagram`, UDP header and payload, is right. Zero means that there is none
+/// (RFC 768, RFC 6936).
+pub fn udp_checksum_is_right(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> bool {
+    if datagram.get(6..8) == Some(&[0, 0]) {
+        return true;
+    }
+    let mut pseudo = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            Sum16BitWords::new().add_4bytes(source.octets()).add_4bytes(destination.octets())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            Sum16BitWords::new().add_16bytes(source.octets()).add_16bytes(destination.octets())
+        }
+        _ => return false,
+    };
+    let len = datagram.len() as u32;
+    let protocol = u32::from(L4Protocol::Udp.number());
+    let sum = pseudo.add_4bytes(len.to_be_bytes()).add_4bytes(protocol.to_be_bytes());
+    sum.add_slice(datagram).ones_complement() == 0
+}
+
 /// An ICMP or ICMPv6 echo header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EchoHead {
@@ -138,4 +155,39 @@ pub fn parse_echo(bytes: &[u8]) -> Option<EchoHead> {
         identifier: u16::from_be_bytes([id0, id1]),
         sequence: u16::from_be_bytes([seq0, seq1]),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::build::{HeaderTemplate, L4Checksum, sum_of};
+    use super::super::eth::Mac;
+    use super::*;
+
+    #[test]
+    fn rfc768_any_changed_byte_makes_a_udp_checksum_wrong() {
+        for (source, destination) in
+            [("192.0.2.2:1000", "198.51.100.7:53"), ("[2001:db8::2]:1000", "[2001:db8:1::7]:53")]
+        {
+            let parse = |text: &str| text.parse::<SocketAddr>().expect("a literal");
+            let (from, to) = (parse(source), parse(destination));
+            let macs = (Mac::OURS, Mac::OURS);
+            let template = HeaderTemplate::new(macs, from, to, L4Protocol::Udp, 0);
+            let payload = *b"an odd number of bytes.";
+            let complete = L4Checksum::Complete { payload_sum: sum_of(&payload) };
+            let header = template.udp(payload.len() as u32, complete);
+            let mut datagram = [&header[template.l3_bytes()..], &payload].concat();
+            let right = |datagram: &[u8]| udp_checksum_is_right(from.ip(), to.ip(), datagram);
+            assert!(right(&datagram));
+            for at in 0..datagram.len() {
+                datagram[at] ^= 0x10;
+                assert!(!right(&datagram), "{at}");
+                datagram[at] ^= 0x10;
+            }
+            assert!(!udp_checksum_is_right(to.ip(), to.ip(), &datagram));
+            datagram[6..8].fill(0);
+            assert!(right(&datagram), "no checksum");
+        }
+    }
 }

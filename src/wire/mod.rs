@@ -10,8 +10,9 @@ pub mod eth;
 pub mod ip;
 pub mod l4;
 pub mod seq;
+pub mod tcp;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;
-pub use ip::{IpHead, Packet, parse};
+pub use ip::{Fragment, IpHead, Packet, parse};
 pub use seq::SeqNr;

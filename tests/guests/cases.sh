@@ -7,8 +7,8 @@
 # shellcheck disable=SC2034 # used by the script that sources this file
 # The ports that the program forwards. 8005 is left out of its range.
 FORWARDS=(-t '8000-8010:9000-9010,~8005' -t 7001 -u 7001)
-# The largest datagram that fits the guest's MTU of 65520 without fragments.
-LARGEST4=65492 LARGEST6=65472
+# The largest datagrams there are: no MTU fits them, so they leave the guest in fragments.
+LARGEST4=65507 LARGEST6=65527
 
 # shellcheck disable=SC2034
 CASES=(
@@ -18,6 +18,7 @@ CASES=(
     bulk_v4_mtu_65520 bulk_v6_mtu_65520 bulk_v4_mtu_1500 bulk_v6_mtu_1500
     short_connections_out short_connections_in
     udp_sizes_out_v4 udp_sizes_out_v6 udp_sizes_in_v4 udp_sizes_in_v6
+    udp_sizes_mtu_1500
     half_close_out half_close_in
     refused_tcp refused_udp unreachable_tcp unreachable_udp
     slow_reader_no_retransmission
@@ -113,6 +114,16 @@ case_udp_sizes_out_v6() { guest 60 "nettool udp [$SERVER6]:5000 $LARGEST6"; }
 case_udp_sizes_in_v4() { outside udp "$HOST4:7001" "$LARGEST4"; }
 case_udp_sizes_in_v6() { outside udp "[$HOST6]:7001" "$LARGEST6"; }
 
+# Up to 45 fragments for each datagram from the guest; those to it need none.
+case_udp_sizes_mtu_1500() {
+    guest 5 "ip link set \$IF mtu 1500"
+    case_udp_sizes_out_v4
+    case_udp_sizes_out_v6
+    case_udp_sizes_in_v4
+    case_udp_sizes_in_v6
+    guest 5 "ip link set \$IF mtu 65520"
+}
+
 # `put` closes the client's half first, `late` the server's.
 case_half_close_out() {
     guest 30 "nettool put $SERVER4:5000 3000000 31"
@@ -141,6 +152,8 @@ case_unreachable_tcp() {
 # Sockets hide this error from those who do not ask for it; the counters show it.
 case_unreachable_udp() {
     local icmp4 icmp6
+    # The router's kernel sends a peer one such error a second (net.ipv4.route.error_cost).
+    sleep 1.5
     icmp4=$(guest 5 'counter Icmp InDestUnreachs')
     icmp6=$(guest 5 'counter6 Icmp6InDestUnreachs')
     guest 10 "nettool udp-error $NOWHERE4:9; nettool udp-error [$NOWHERE6]:9"

@@ -3,7 +3,7 @@
 # program under test runs as an ordinary user, with a guest in front of it and a
 # network behind it. Everything ends with the script that made it.
 #
-#   guest ==vhost-user== [host: passt] ---veth--- [outside: servers]
+#   guest ====socket==== [host: passt] ---veth--- [outside: servers]
 #                     192.0.2.2             192.0.2.1, 198.51.100.7
 #                     2001:db8:2::2         2001:db8:2::1, 2001:db8:1::7
 #
@@ -15,6 +15,8 @@ HOST6=2001:db8:2::2 GATEWAY6=2001:db8:2::1 SERVER6=2001:db8:1::7 NOWHERE6=2001:d
 NAME=web.example.test
 WORLD=/run/world
 ORDINARY=65534
+# What the program is told to speak. Without it, guests may choose.
+PROTOCOL=(--vhost-user)
 
 # enter_world ARGUMENT...: starts the calling script again in namespaces of its own.
 enter_world() {
@@ -62,8 +64,8 @@ make_networks() {
     ip -n host link set uplink up
     ip -n host route add default via "$GATEWAY4"
     ip -n host -6 route add default via "$GATEWAY6"
-    # The program's model of IPv6 needs the link-local address, which comes with the carrier.
-    until_true 10 sh -c 'ip -n host -6 addr show dev uplink scope link | grep -q fe80'
+    until_true 10 settled host
+    until_true 10 settled outside
     # A router that knows the way to nowhere says so, every time.
     in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
         echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
@@ -71,6 +73,12 @@ make_networks() {
     ip -n outside -6 route add unreachable 2001:db8:dead::/48
     # What distributions allow: ping for everyone. A user namespace has one group.
     in_net host sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
+}
+
+# settled NAMESPACE: carriers are seen, and duplicate address detection has ended.
+settled() {
+    [ "$(ip -n "$1" -6 addr show tentative | wc -l)" -eq 0 ] &&
+        ip -n "$1" link show up type veth | grep -q 'state UP'
 }
 
 # in_net NAMESPACE COMMAND...
@@ -128,7 +136,7 @@ start_passt() {
 
 run_passt() {
     local status=0
-    (become_user /run/bin/passt --vhost-user -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
+    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
     echo "$status" >"$WORLD/passt.status"
 }
 
@@ -138,7 +146,7 @@ passt_serves_or_ended() { [ -s "$WORLD/passt.pid" ] || ! passt_runs; }
 # start_guest KIND: returns when the guest's agent answers.
 start_guest() {
     echo "$1" >"$WORLD/guest.kind"
-    ("boot_$1") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
+    ("boot_${1//-/_}") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
     echo $! >"$WORLD/guest.job"
     disown
     await_marker 90 ready >/dev/null
@@ -150,17 +158,26 @@ boot_uml() {
 }
 
 boot_qemu() {
-    become_user qemu-system-x86_64 -M q35,memory-backend=mem -accel tcg -cpu max -m 512 \
-        -object memory-backend-memfd,id=mem,size=512M,share=on \
+    emulate q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
         -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
-        -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)" \
+        -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)"
+}
+
+boot_qemu_stream() {
+    emulate q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/passt.sock" \
+        -device virtio-net-pci,netdev=n,romfile=
+}
+
+# emulate MACHINE OPTION...: QEMU without acceleration, its console on ours.
+emulate() {
+    become_user qemu-system-x86_64 -M "$@" -accel tcg -cpu max -m 512 \
         -nodefaults -nographic -serial stdio -no-reboot \
         -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
         -append 'console=ttyS0 panic=-1 quiet'
 }
 
 # QEMU 7.2 without acceleration crashes when a guest's driver sets up the MSI-X vectors
-# of a vhost-user device (it looks into a table that only KVM fills). Line interrupts work.
+# of a vhost-user device. Line interrupts work.
 qemu_vectors() {
     case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
 }

@@ -14,7 +14,7 @@
 //! * `RxHalf` (to the guest) and `TxHalf` (from the guest), each with a `Ring` while it runs: a burst
 //!   view of a split ring, popped many at a time, published once for each turn of the loop.
 //!
-//! All memory access is in `mem`, the only file with unsafe code.
+//! What this crate reads and writes in guest memory goes through `mem`, the only file with `unsafe` blocks.
 //!
 //! # Invariants
 //! * One thread. Nothing waits: not for a message, not for a reply, not on a full call counter.

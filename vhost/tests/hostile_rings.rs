@@ -3,7 +3,7 @@
 
 mod rig;
 
-use passt_frame::FrameMeta;
+use passt_frame::{FrameMeta, MAX_FRAME_BYTES};
 use passt_guest::{Guest, NetHeader, Options, RX, TX, bit};
 use rig::{Host, connected, frame};
 
@@ -181,7 +181,7 @@ fn frames_that_are_none_are_dropped_and_counted() {
     let (mut host, mut guest) = connected(Options::default());
     let bad = NetHeader { gso_type: 3, ..NetHeader::default() };
     guest.send_frame(&frame(13, 1), NetHeader::default());
-    guest.send_frame(&frame(65550, 1), NetHeader::default());
+    guest.send_frame(&frame(MAX_FRAME_BYTES as usize + 1, 1), NetHeader::default());
     guest.send_frame(&frame(100, 1), bad);
     guest.send_frame(&frame(14, 1), NetHeader::default());
     assert_eq!(host.take_all().len(), 1);

@@ -7,8 +7,9 @@ use crate::wire::seq::SeqNr;
 use super::limits::{INACTIVITY, KEEPALIVE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
-use super::segment::{Action, Fill, Flags, Header, Segment, SocketEvent};
+use super::segment::{Action, Fill, SocketEvent};
 use super::send::{Filling, Send};
+use crate::wire::tcp::{Flags, Header, Segment};
 
 /// Where the connection stands. What RFC 9293 calls FIN-WAIT to LAST-ACK is `Established` here,
 /// with the ends of both streams kept by the two halves.

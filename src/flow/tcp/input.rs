@@ -5,8 +5,9 @@ use crate::time::Timestamp;
 
 use super::conn::{Conn, State};
 use super::limits::DUPLICATE_ACKS;
-use super::segment::{Accept, Drop, Flags, Segment};
+use super::segment::{Accept, Drop};
 use super::send::Acked;
+use crate::wire::tcp::{Flags, Segment};
 
 impl Conn {
     /// A segment came from the guest. The part of its payload that is returned goes to the socket;

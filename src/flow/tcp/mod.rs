@@ -56,9 +56,10 @@ mod send;
 
 use crate::wire::seq::SeqNr;
 
+pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use conn::{Conn, Opening};
 pub use retry::TcpConfig;
-pub use segment::{Accept, Action, Drop, Fill, Flags, Header, Segment, SocketEvent};
+pub use segment::{Accept, Action, Drop, Fill, SocketEvent};
 
 /// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.
 pub fn reset_for(seg: &Segment) -> Option<Header> {

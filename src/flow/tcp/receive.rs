@@ -12,7 +12,7 @@
 use crate::wire::seq::SeqNr;
 
 use super::limits::{WINDOW_MAX, WINDOW_SCALE};
-use super::segment::Segment;
+use crate::wire::tcp::Segment;
 
 /// The receiving half.
 #[derive(Debug)]

@@ -9,7 +9,7 @@
 use crate::wire::seq::SeqNr;
 
 use super::limits::{DISCARD_MAX, DUPLICATE_ACKS, FILL_QUANTUM, WINDOW_MAX};
-use super::segment::Segment;
+use crate::wire::tcp::Segment;
 
 /// What an acknowledgement has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@
 //! guest writes it whenever it likes. It is touched through raw pointers here, by the kernel, or
 //! by the memory file of the vhost crate, and nowhere else.
 
+mod arena;
 mod from_guest;
 mod iovec;
 mod mem_port;
@@ -30,6 +31,7 @@ mod port;
 mod registrar;
 mod to_guest;
 
+pub use arena::Arena;
 pub use from_guest::{FromGuestBatch, FromGuestFrame, FromGuestLease, Part};
 pub use iovec::{GuestIovec, OnesSum};
 pub use mem_port::{Faults, MemPort};
@@ -46,8 +48,9 @@ pub const HEAD_BYTES: usize = 128;
 /// Smallest Ethernet frame without its checksum (IEEE 802.3); shorter frames are padded with zeros.
 pub const MIN_FRAME_BYTES: u32 = 60;
 
-/// Largest frame in either direction, Ethernet header included.
-pub const MAX_FRAME_BYTES: u32 = 65_535 + 14;
+/// Largest frame in either direction: Ethernet header, IPv6 header, and the most that its length field
+/// can say.
+pub const MAX_FRAME_BYTES: u32 = 14 + 40 + 65_535;
 
 /// Frames in one reservation or one batch.
 pub const MAX_FRAMES: usize = 128;

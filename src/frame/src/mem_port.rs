@@ -40,6 +40,8 @@ struct Outgoing {
 struct Incoming {
     waiting: VecDeque<MemFrame>,
     lent: Vec<Vec<u8>>,
+    /// Where each frame is cut in two pieces; `None` for a third of its length.
+    cut: Option<usize>,
 }
 
 /// A link in memory.
@@ -80,6 +82,16 @@ impl MemPort {
         self.outgoing.room = frames;
         let room = frames > 0 && std::mem::take(&mut self.outgoing.starved);
         PortEvents { room, ..PortEvents::default() }
+    }
+
+    /// Starts or stops the guest's receive side.
+    pub fn set_up(&mut self, up: bool) {
+        self.outgoing.caps.up = up;
+    }
+
+    /// Cuts each frame from the guest in two pieces behind its first `bytes` bytes from now on.
+    pub fn cut_at(&mut self, bytes: usize) {
+        self.incoming.cut = Some(bytes);
     }
 
     /// The guest sends a frame.
@@ -187,7 +199,7 @@ unsafe impl FromGuest for Incoming {
             let Some((mut frame, meta)) = self.waiting.pop_front() else { return };
             // SAFETY: the heap block does not move with the Vec, and is not referenced while lent.
             let whole = unsafe { GuestIovec::new(frame.as_mut_ptr(), frame.len()) };
-            let (head, rest) = whole.split_at(frame.len() / 3);
+            let (head, rest) = whole.split_at(self.cut.unwrap_or(frame.len() / 3));
             batch.add_frame(&[head, rest], meta);
             self.lent.push(frame);
         }

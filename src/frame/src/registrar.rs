@@ -45,6 +45,18 @@ impl Registrar {
         epoll::add(&*self.epoll, fd, data, flags)
     }
 
+    /// Reports writability of `fd` as well, or no longer. For descriptors added with
+    /// [`Trigger::Level`]: the link asks while it has something to write, and no longer.
+    ///
+    /// # Errors
+    /// Whatever epoll_ctl(2) reports.
+    pub fn watch_writable(&self, fd: impl AsFd, token: u16, wanted: bool) -> Result<(), Errno> {
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags.set(epoll::EventFlags::OUT, wanted);
+        let data = epoll::EventData::new_u64(self.base | u64::from(token));
+        epoll::modify(&*self.epoll, fd, data, flags)
+    }
+
     /// Stops reporting `fd`. A descriptor that was not registered is ignored.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&*self.epoll, fd);

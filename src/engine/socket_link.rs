@@ -1,0 +1,154 @@
+//! One socket, two protocols: a client of passt's socket speaks vhost-user or sends frames, and its
+//! first byte tells which.
+//!
+//! A frame begins with its length, 32 bits in network byte order. The largest frame is shorter than
+//! 2^24 bytes, so the first byte is 0. A vhost-user message begins with the number of its request, 32
+//! bits of a little-endian machine; numbers start at 1 and are small, and no front-end may send a
+//! message without a request. What is neither is taken for a frame, whose length is then refused.
+//!
+//! The byte is looked at when it is there and left in the socket. A client that says nothing occupies
+//! the link, as any silent client does; frames cannot be sent to it, for it may be a front-end.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+use passt_frame::{
+    Errno, FramePort, FromGuest, LinkChange, MAX_FRAME_BYTES, PortEvents, Registrar, ToGuest,
+    Trigger,
+};
+use rustix::net::RecvFlags;
+
+use super::{LINK_BASE, Link};
+
+/// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
+const REQUESTS: std::ops::RangeInclusive<u8> = 1..=63;
+
+/// Tokens from here on are those of the stream socket; those below are the vhost-user device's.
+const STREAM_TOKENS: u16 = 0x4000;
+
+/// Token of a client whose protocol is not known yet.
+const UNDECIDED_TOKEN: u16 = 0x8000;
+
+const _: () = assert!(MAX_FRAME_BYTES < 1 << 24);
+
+/// What clients may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// vhost-user only.
+    VhostUser,
+    /// Either; the client decides.
+    Any,
+}
+
+/// The link of a client that connects to passt's socket.
+pub struct SocketLink {
+    protocols: Protocols,
+    vhost: passt_vhost::Device,
+    stream: passt_legacy::Stream,
+    undecided: Option<UnixStream>,
+    registrar: Registrar,
+}
+
+impl SocketLink {
+    /// A link without a client, whose descriptors are reported by `epoll`. `device` describes the
+    /// network device that vhost-user front-ends are offered.
+    ///
+    /// # Errors
+    /// What making the vhost-user device reports.
+    pub fn new(
+        epoll: &Rc<OwnedFd>,
+        device: passt_vhost::Config,
+        protocols: Protocols,
+    ) -> Result<Self, passt_vhost::SetupError> {
+        let registrar = Registrar::new(epoll.clone(), LINK_BASE);
+        let tokens = LINK_BASE | u64::from(STREAM_TOKENS);
+        Ok(Self {
+            protocols,
+            vhost: passt_vhost::Device::new(registrar.clone(), device)?,
+            stream: passt_legacy::Stream::new(Registrar::new(epoll.clone(), tokens)),
+            undecided: None,
+            registrar,
+        })
+    }
+
+    /// Gives the client to the link that speaks its protocol, if it has said anything yet.
+    fn decide(&mut self) -> PortEvents {
+        let Some(client) = &self.undecided else { return PortEvents::default() };
+        let mut first = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let first = match rustix::net::recv(client, &mut first[..], flags) {
+            Ok((0, _)) => None,
+            Ok(_) => Some(first[0]),
+            Err(Errno::AGAIN | Errno::INTR) => return PortEvents::default(),
+            Err(errno) => {
+                log::debug!("client socket: read: {errno}");
+                None
+            }
+        };
+        let Some(client) = self.undecided.take() else { return PortEvents::default() };
+        self.registrar.remove(&client);
+        let attached = first.ok_or_else(String::new).and_then(|first| {
+            if REQUESTS.contains(&first) {
+                self.vhost.attach(client).map_err(|error| error.to_string())
+            } else {
+                self.stream.attach(client).map_err(|error| error.to_string())
+            }
+        });
+        match attached {
+            // The stream announces itself, and lets its first frames be answered in this turn; a
+            // front-end's messages are reported with the next one.
+            Ok(()) => self.stream.on_event(0),
+            Err(error) => {
+                if !error.is_empty() {
+                    log::error!("{error}");
+                }
+                PortEvents { link: Some(LinkChange::Closed), ..PortEvents::default() }
+            }
+        }
+    }
+}
+
+impl Link for SocketLink {
+    fn attach(&mut self, stream: UnixStream) -> Result<(), String> {
+        if self.protocols == Protocols::VhostUser {
+            return self.vhost.attach(stream).map_err(|error| error.to_string());
+        }
+        let added = self.registrar.add(&stream, UNDECIDED_TOKEN, Trigger::Level);
+        added.map_err(|errno| format!("client socket: epoll: {errno}"))?;
+        self.undecided = Some(stream);
+        Ok(())
+    }
+
+    fn is_attached(&self) -> bool {
+        self.undecided.is_some() || self.stream.is_attached() || self.vhost.is_attached()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.stream.is_leaving()
+    }
+}
+
+impl FramePort for SocketLink {
+    fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
+        if self.stream.is_attached() { self.stream.halves() } else { self.vhost.halves() }
+    }
+
+    fn on_event(&mut self, token: u16) -> PortEvents {
+        match token {
+            UNDECIDED_TOKEN => self.decide(),
+            STREAM_TOKENS.. => self.stream.on_event(token - STREAM_TOKENS),
+            _ => self.vhost.on_event(token),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.vhost.flush();
+        self.stream.flush();
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.vhost.counters(visit);
+        self.stream.counters(visit);
+    }
+}

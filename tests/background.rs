@@ -1,0 +1,90 @@
+//! The program in the background: it is ready when the command returns, its PID file says who it is,
+//! it serves, and it ends when it is told to. No port is opened, and nothing leaves the machine.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// When to give up on something that does not happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process that is not ours to wait for; killed when a test fails.
+struct Background(Pid);
+
+impl Background {
+    /// Starts the program with `arguments` and returns when the command has.
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let pid_file = folder.join("pid");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
+        command.args(["--vhost-user", "--quiet", "--pid"]).arg(&pid_file).args(arguments);
+        assert_eq!(command.status().unwrap().code(), Some(0));
+        let pid = std::fs::read_to_string(&pid_file).unwrap();
+        Self(Pid::from_raw(pid.trim().parse().unwrap()).unwrap())
+    }
+
+    fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        // Who has become its parent may not have noticed yet.
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    }
+
+    fn assert_ends(&self) {
+        let begin = Instant::now();
+        while !self.has_ended() {
+            assert!(begin.elapsed() < PATIENCE, "it goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
+}
+
+/// Asks for the device's features, as every front-end does first.
+fn assert_serves(front_end: &mut UnixStream) {
+    let get_features = [1u32, 1, 0].map(u32::to_le_bytes).concat();
+    front_end.set_read_timeout(Some(PATIENCE)).unwrap();
+    front_end.write_all(&get_features).unwrap();
+    let mut reply = [0; 20];
+    front_end.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..12], [1u32, 5, 8].map(u32::to_le_bytes).concat());
+}
+
+#[test]
+fn listening_in_the_background_until_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
+    for _ in 0..2 {
+        assert_serves(&mut UnixStream::connect(&socket).unwrap());
+    }
+    assert!(!program.has_ended());
+    kill_process(program.0, Signal::TERM).unwrap();
+    program.assert_ends();
+}
+
+#[test]
+fn one_client_by_descriptor_in_the_background() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
+    let fd = theirs.as_raw_fd().to_string();
+    let program = Background::start(folder.path(), &["--fd", &fd]);
+    drop(theirs);
+    assert_serves(&mut ours);
+    assert!(!program.has_ended());
+    drop(ours);
+    program.assert_ends();
+}

@@ -1,0 +1,101 @@
+//! The packet path allocates nothing: everything is reserved when the engine is made.
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use passt::flow::fwd::Proto;
+use passt_frame::Caps;
+
+use crate::namespace::isolated;
+use crate::packet;
+use crate::slot_port::SlotPort;
+use crate::tcp::{Pair, noise};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
+
+/// Bytes in each direction of a bulk transfer.
+const BULK: usize = 1 << 20;
+/// Turns in which a few frames are done with.
+const TURNS: usize = 64;
+
+fn world(caps: Caps, mtu: u16) -> World<SlotPort> {
+    World::on(SlotPort::new(caps), &Setup { caps, mtu, ..Setup::default() })
+}
+
+#[test]
+fn the_allocator_counts() {
+    let before = crate::heap::allocations();
+    drop(std::hint::black_box(vec![0u8; 100]));
+    assert!(crate::heap::allocations() > before);
+}
+
+#[test]
+fn tcp_in_bulk_and_in_short_connections_allocates_nothing() {
+    isolated(|| {
+        let data = noise(BULK);
+        for (caps, mtu) in [(PLAIN, 1500), (PLAIN, 65520), (OFFLOADS, 1500)] {
+            let mut world = world(caps, mtu);
+            for family in FAMILIES {
+                let mut pair = Pair::connect(world, mtu, family);
+                pair.upload(&data);
+                pair.download(&data);
+                world = pair.finish();
+                for _ in 0..20 {
+                    let mut pair = Pair::connect(world, mtu, family);
+                    pair.upload(b"question");
+                    pair.download(b"answer");
+                    world = pair.finish();
+                }
+            }
+            assert_eq!(world.allocations, 0, "{caps:?}, MTU {mtu}");
+        }
+    });
+}
+
+#[test]
+fn datagrams_and_echo_allocate_nothing() {
+    isolated(|| {
+        for caps in [PLAIN, OFFLOADS] {
+            let mut world = world(caps, 1500);
+            world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+            world.frames(1);
+            let host = UdpSocket::bind(Family::V4.host_at(9000)).expect("a free port");
+            for port in 20_000..20_100 {
+                let from = SocketAddr::new(Family::V4.guest(), port);
+                world.send(packet::udp(from, Family::V4.host_at(9000), b"question"));
+                world.settle(TURNS);
+                let (_, source) = host.recv_from(&mut [0; 16]).expect("a datagram");
+                host.send_to(b"answer", source).expect("sent");
+                world.frames(1);
+                world.send(packet::echo(Family::V4.guest(), Family::V4.host(), port, 1, b"ping"));
+                world.frames(1);
+                // Refused: an ICMP error comes back.
+                world.send(packet::udp(from, Family::V4.host_at(9), b"question"));
+                world.frames(1);
+            }
+            assert_eq!(world.engine.flow_count(), 300);
+            assert_eq!(world.allocations, 0, "{caps:?}");
+        }
+    });
+}
+
+#[test]
+fn what_the_host_begins_allocates_nothing() {
+    isolated(|| {
+        let ports = 7000..7020;
+        let rules = [Proto::Tcp, Proto::Udp].into_iter();
+        let rules = rules.flat_map(|p| ports.clone().map(move |n| forward(p, Family::V4, n)));
+        let setup = Setup { rules: rules.collect(), ..Setup::default() };
+        let mut world = World::on(SlotPort::new(PLAIN), &setup);
+        world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+        world.frames(1);
+        let host = UdpSocket::bind(Family::V4.host_at(9000)).expect("a free port");
+        let mut peers = Vec::new();
+        for port in ports {
+            host.send_to(b"question", Family::V4.host_at(port)).expect("sent");
+            peers.push(TcpStream::connect(Family::V4.host_at(port)).expect("forwarded"));
+        }
+        // A datagram and a SYN for each port.
+        world.frames(40);
+        assert_eq!(world.engine.flow_count(), 40);
+        assert_eq!(world.allocations, 0);
+    });
+}

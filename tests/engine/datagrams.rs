@@ -1,0 +1,269 @@
+//! UDP and echo through the engine, the errors that come back, and how long flows live.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use passt::flow::fwd::Proto;
+use passt_frame::{FrameMeta, Gso, GsoKind};
+
+use crate::guest::{Guest, completed, until};
+use crate::namespace::isolated;
+use crate::packet;
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
+
+/// The guest's port.
+const PORT: u16 = 5000;
+/// Turns in which a few datagrams are done with.
+const TURNS: usize = 64;
+
+fn bound(at: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(at).expect("a free port");
+    socket.set_nonblocking(true).expect("fcntl");
+    socket
+}
+
+fn received(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
+    let mut bytes = vec![0; 65536];
+    match socket.recv_from(&mut bytes) {
+        Ok((len, from)) => {
+            bytes.truncate(len);
+            Some((bytes, from))
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => panic!("recv: {error}"),
+    }
+}
+
+fn guest_at(family: Family) -> SocketAddr {
+    SocketAddr::new(family.guest(), PORT)
+}
+
+/// A world in which the guest has made itself known.
+fn known(setup: &Setup) -> World {
+    let mut world = World::new(setup);
+    world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+    world.settle(TURNS);
+    world.received();
+    world
+}
+
+/// The datagram that comes next.
+fn awaited(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    socket.set_nonblocking(false).expect("fcntl");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
+    let mut bytes = vec![0; 65536];
+    let (len, from) = socket.recv_from(&mut bytes).expect("a datagram");
+    bytes.truncate(len);
+    (bytes, from)
+}
+
+/// The L4 part of the one frame that the guest has got, checksums completed.
+fn one_message(world: &mut World, family: Family) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for _ in 0..1000 {
+        let busy = world.turn(Duration::from_millis(2));
+        frames.extend(std::iter::from_fn(|| world.port.recv()));
+        if !busy && !frames.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(frames.len(), 1, "frames for the guest");
+    let (frame, meta) = frames.remove(0);
+    let frame = completed(frame, meta);
+    let at = packet::l4_offset(family.guest());
+    let len = match family {
+        Family::V4 => usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20,
+        Family::V6 => usize::from(u16::from_be_bytes([frame[18], frame[19]])),
+    };
+    frame[at..at + len].to_vec()
+}
+
+#[test]
+fn datagrams_of_every_size_arrive_whole_both_ways() {
+    isolated(|| {
+        for (family, caps) in FAMILIES.into_iter().flat_map(|f| [(f, PLAIN), (f, OFFLOADS)]) {
+            let setup = Setup { caps, mtu: 65535, ..Setup::default() };
+            let mut world = World::new(&setup);
+            let mut guest = Guest::new(&mut world, 65535);
+            let handle = guest.udp(PORT);
+            let host = bound(family.host_at(9000));
+            let largest = if family == Family::V4 { 65507 } else { 65487 };
+            for size in [0, 1, 2, 1472, 1473, 9000, largest] {
+                let data: Vec<u8> = (0..size).map(|i| (i * 31) as u8).collect();
+                let to = (smoltcp::wire::IpAddress::from(family.host()), 9000);
+                guest.udp_mut(handle).send_slice(&data, to).expect("room");
+                let mut at_host = None;
+                until(&mut world, &mut guest, "datagram to the host", |_, _| {
+                    at_host = received(&host);
+                    at_host.is_some()
+                });
+                let (got, from) = at_host.expect("a datagram");
+                assert!(got == data, "{size} bytes became {} others", got.len());
+                host.send_to(&data, from).expect("sent");
+                let mut back = vec![0; 65536];
+                until(&mut world, &mut guest, "datagram to the guest", |_, guest| {
+                    let Ok((len, meta)) = guest.udp_mut(handle).recv_slice(&mut back) else {
+                        return false;
+                    };
+                    assert_eq!(IpAddr::from(meta.endpoint.addr), family.host());
+                    assert!(back[..len] == data, "{size} bytes became {len} others");
+                    true
+                });
+            }
+            assert_eq!(world.engine.flow_count(), 1);
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn the_guest_s_source_port_is_kept_and_each_flow_has_its_own() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let host = bound(Family::V4.host_at(9000));
+        for port in 20000..20500 {
+            let from = SocketAddr::new(Family::V4.guest(), port);
+            world.send(packet::udp(from, Family::V4.host_at(9000), &port.to_be_bytes()));
+            world.settle(TURNS);
+            let (data, source) = awaited(&host);
+            assert_eq!((data, source.port()), (port.to_be_bytes().to_vec(), port));
+            host.send_to(&port.to_be_bytes(), source).expect("sent");
+        }
+        assert_eq!(world.engine.flow_count(), 500);
+        for frame in world.frames(500) {
+            assert_eq!(frame[36..38], frame[42..44], "payload and destination port agree");
+        }
+    });
+}
+
+#[test]
+fn a_uso_frame_becomes_datagrams() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup { caps: OFFLOADS, ..Setup::default() });
+            let host = bound(family.host_at(9000));
+            let data: Vec<u8> = (0..2500u32).map(|i| i as u8).collect();
+            let frame = packet::udp(guest_at(family), family.host_at(9000), &data);
+            let header_len = packet::l4_offset(family.guest()) as u16 + 8;
+            let gso = Some(Gso { kind: GsoKind::Udp, size: 1000, header_len });
+            world.port.send(frame, FrameMeta { gso, ..FrameMeta::default() });
+            world.settle(TURNS);
+            // A loaded host takes its time to deliver them.
+            host.set_nonblocking(false).expect("fcntl");
+            host.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("setsockopt");
+            let got: Vec<_> =
+                (0..3).filter_map(|_| received(&host)).map(|(data, _)| data).collect();
+            assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [1000, 1000, 500]);
+            assert!(got.concat() == data);
+        }
+    });
+}
+
+#[test]
+fn a_datagram_to_a_forwarded_port_reaches_the_guest_and_its_answer_returns() {
+    isolated(|| {
+        for family in FAMILIES {
+            let rules = vec![forward(Proto::Udp, family, PORT)];
+            let mut world = known(&Setup { rules, ..Setup::default() });
+            let host = bound(family.host_at(9001));
+            for text in [b"first", b"again"] {
+                host.send_to(text, family.host_at(PORT)).expect("sent");
+                let message = one_message(&mut world, family);
+                assert_eq!(message[..4], [9001u16.to_be_bytes(), PORT.to_be_bytes()].concat());
+                assert_eq!(message[8..], *text);
+            }
+            world.send(packet::udp(guest_at(family), family.host_at(9001), b"answer"));
+            world.settle(TURNS);
+            assert_eq!(awaited(&host), (b"answer".to_vec(), family.host_at(PORT)));
+            assert_eq!(world.engine.flow_count(), 1, "both directions are one flow");
+        }
+    });
+}
+
+#[test]
+fn rfc792_port_unreachable_quotes_what_the_guest_sent() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let sent = packet::udp(guest_at(family), family.host_at(9), b"twelve bytes");
+            world.send(sent.clone());
+            let message = one_message(&mut world, family);
+            let expected: [u8; 2] = if family == Family::V4 { [3, 3] } else { [1, 4] };
+            assert_eq!(message[..2], expected, "{family:?}");
+            let quote = &message[8..];
+            let (at, header) = (packet::l4_offset(family.guest()) - 14, &sent[14..]);
+            let addresses = if family == Family::V4 { 12..20 } else { 8..40 };
+            assert_eq!(quote[addresses.clone()], header[addresses]);
+            assert_eq!(quote[at..at + 4], header[at..at + 4], "ports");
+            assert_eq!(quote[at + 4..at + 6], header[at + 4..at + 6], "length");
+            let kept = if family == Family::V4 { 8 } else { 12 };
+            assert_eq!(quote[at + 8..], header[at + 8..][..kept], "payload");
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn an_echo_reply_has_the_identifier_of_its_request() {
+    isolated(|| {
+        for family in FAMILIES {
+            for caps in [PLAIN, OFFLOADS] {
+                let mut world = known(&Setup { caps, ..Setup::default() });
+                for (id, size) in [(0x1234u16, 56usize), (0, 0), (0xffff, 1400), (0x1234, 9000)] {
+                    let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
+                    let ping = packet::echo(family.guest(), family.host(), id, 3, &data);
+                    world.send(ping);
+                    let reply = one_message(&mut world, family);
+                    assert_eq!(reply[..2], if family == Family::V4 { [0, 0] } else { [129, 0] });
+                    assert_eq!(reply[4..8], [id.to_be_bytes(), [0, 3]].concat());
+                    assert!(reply[8..] == data, "{} bytes for {size}", reply.len() - 8);
+                }
+                assert_eq!(world.engine.flow_count(), 3, "one flow for each identifier");
+                assert_eq!(world.all_drops(), 0);
+            }
+        }
+    });
+}
+
+/// Seconds of silence after which the one flow of `world` is gone.
+fn lifetime(world: &mut World) -> u64 {
+    assert_eq!(world.engine.flow_count(), 1);
+    for seconds in 0..600 {
+        world.settle(TURNS);
+        if world.engine.flow_count() == 0 {
+            return seconds;
+        }
+        world.skip(Duration::from_secs(1));
+    }
+    panic!("the flow lives for ever");
+}
+
+#[test]
+fn flows_end_after_their_silence() {
+    isolated(|| {
+        let host = bound(Family::V4.host_at(9000));
+        let question = || packet::udp(guest_at(Family::V4), Family::V4.host_at(9000), b"?");
+        let ask = |world: &mut World| {
+            world.send(question());
+            world.settle(TURNS);
+            awaited(&host).1
+        };
+        let mut one_way = known(&Setup::default());
+        ask(&mut one_way);
+        assert!((30..=31).contains(&lifetime(&mut one_way)));
+        let mut answered = known(&Setup::default());
+        host.send_to(b"!", ask(&mut answered)).expect("sent");
+        answered.frames(1);
+        assert!((30..=31).contains(&lifetime(&mut answered)));
+        let mut stream = known(&Setup::default());
+        host.send_to(b"!", ask(&mut stream)).expect("sent");
+        stream.frames(1);
+        ask(&mut stream);
+        assert!((120..=121).contains(&lifetime(&mut stream)));
+        let mut ping = known(&Setup::default());
+        ping.send(packet::echo(Family::V4.guest(), Family::V4.host(), 1, 1, b""));
+        ping.frames(1);
+        assert!((60..=61).contains(&lifetime(&mut ping)));
+    });
+}

@@ -1,0 +1,315 @@
+//! What hostile or merely unusual guests and networks do: floods, scans, a guest that has no room. No
+//! one of them takes the service of the others, nothing spins, and everything is accounted for.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use passt::flow::fwd::Proto;
+use passt::limits::{MAX_HALF_OPEN, RESERVED_DESCRIPTORS};
+use passt::wire::DropReason;
+use passt_frame::PortEvents;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::namespace::isolated;
+use crate::packet::{self, ACK, SYN};
+use crate::world::{Family, Setup, World, forward};
+
+/// Turns in which a few frames are done with.
+const TURNS: usize = 64;
+
+fn guest_at(port: u16) -> SocketAddr {
+    SocketAddr::new(Family::V4.guest(), port)
+}
+
+fn host_at(port: u16) -> SocketAddr {
+    Family::V4.host_at(port)
+}
+
+/// A socket of the host that waits for what is to come, but not for ever.
+fn bound(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind(host_at(port)).expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
+    socket
+}
+
+/// A world in which the guest has made itself known.
+fn known(setup: &Setup) -> World {
+    let mut world = World::new(setup);
+    world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+    world.settle(TURNS);
+    world.received();
+    world
+}
+
+/// Tells the engine what the link reports, as the loop would.
+fn report(world: &mut World, events: PortEvents) {
+    if events.room {
+        world.engine.on_link_room();
+    }
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs").count()
+}
+
+/// An open flow from the guest to `host`; the host's view of the guest's address.
+fn open_flow(world: &mut World, host: &UdpSocket, to: SocketAddr) -> SocketAddr {
+    world.send(packet::udp(guest_at(5000), to, b"?"));
+    world.settle(TURNS);
+    host.recv_from(&mut [0; 16]).expect("a datagram").1
+}
+
+#[test]
+fn point_1_datagrams_for_a_guest_without_room_wait_without_spinning() {
+    isolated(|| {
+        let rules = vec![forward(Proto::Udp, Family::V4, 7000)];
+        let mut world = known(&Setup { rules, ..Setup::default() });
+        let host = bound(9000);
+        let guest = open_flow(&mut world, &host, host_at(9000));
+        world.port.set_room(0);
+        for number in 0..100u8 {
+            host.send_to(&[number], guest).expect("sent");
+            host.send_to(&[number], host_at(7000)).expect("sent");
+        }
+        let turns = world.quiet(TURNS);
+        assert!(turns <= 6, "{turns} turns for nothing");
+        assert_eq!(world.received().len(), 0);
+
+        let events = world.port.set_room(usize::MAX);
+        assert!(events.room);
+        report(&mut world, events);
+        let payloads: Vec<u8> = world.frames(200).iter().map(|frame| frame[42]).collect();
+        for number in 0..100 {
+            assert_eq!(payloads.iter().filter(|&&byte| byte == number).count(), 2);
+        }
+        assert_eq!(world.all_drops(), 0);
+    });
+}
+
+#[test]
+fn point_1_datagrams_for_a_stopped_ring_are_dropped_and_counted() {
+    isolated(|| {
+        let rules = vec![forward(Proto::Udp, Family::V4, 7000)];
+        let mut world = known(&Setup { rules, ..Setup::default() });
+        let host = bound(9000);
+        let guest = open_flow(&mut world, &host, host_at(9000));
+        world.port.set_up(false);
+        for _ in 0..50 {
+            host.send_to(b"!", guest).expect("sent");
+            host.send_to(b"!", host_at(7000)).expect("sent");
+        }
+        world.quiet(TURNS);
+        assert_eq!(world.drops(DropReason::LinkDown), 100);
+        world.port.set_up(true);
+        // The flow has survived.
+        host.send_to(b"!", guest).expect("sent");
+        world.frames(1);
+    });
+}
+
+#[test]
+fn point_1_stream_data_for_a_stopped_ring_waits_without_spinning() {
+    isolated(|| {
+        let rules = vec![forward(Proto::Tcp, Family::V4, 7000)];
+        let mut world = known(&Setup { rules, ..Setup::default() });
+        world.port.set_up(false);
+        let mut peer = TcpStream::connect(host_at(7000)).expect("the port is forwarded");
+        peer.write_all(b"hello").expect("sent");
+        let turns = world.quiet(TURNS);
+        assert!(turns <= 6, "{turns} turns for nothing");
+        world.port.set_up(true);
+        let (_, out) = passt_frame::FramePort::halves(&mut world.port);
+        world.engine.on_link_up(out);
+        world.skip(Duration::from_secs(2));
+        world.quiet(TURNS);
+        let syn = |frame: &Vec<u8>| frame.len() > 47 && frame[23] == 6 && frame[47] == SYN;
+        assert!(world.received().iter().any(syn), "the connection attempt has survived");
+    });
+}
+
+#[test]
+fn point_3_v4_mapped_addresses_reach_nobody() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let listeners = ["127.0.0.1:8000", "198.51.100.1:8000"].map(|at| {
+            let listener = std::net::TcpListener::bind(at).expect("a free port");
+            listener.set_nonblocking(true).expect("fcntl");
+            listener
+        });
+        let guest = SocketAddr::new(Family::V6.guest(), 40000);
+        for target in
+            ["[::ffff:127.0.0.1]:8000", "[::ffff:198.51.100.1]:8000", "[::127.0.0.1]:8000"]
+        {
+            let target: SocketAddr = target.parse().expect("an address");
+            world.send(packet::tcp(guest, target, SYN, (1000, 0), &[]));
+            world.send(packet::udp(guest, target, b"?"));
+            world.send(packet::echo(guest.ip(), target.ip(), 1, 1, b"?"));
+        }
+        world.quiet(TURNS);
+        assert!(listeners.iter().all(|listener| listener.accept().is_err()));
+        assert_eq!(world.drops(DropReason::ForbiddenAddress), 9);
+        assert_eq!(world.engine.flow_count(), 0);
+    });
+}
+
+/// Makes 203.0.113.0/24 a place from which no answer comes.
+fn silent_network() {
+    let script = "ip link add quiet0 type veth peer name quiet1
+        ip link set quiet0 arp off
+        ip link set quiet0 up
+        ip link set quiet1 up
+        ip route add 203.0.113.0/24 dev quiet0 src 198.51.100.1";
+    let status = Command::new("sh").args(["-ec", script]).status();
+    assert!(status.is_ok_and(|status| status.success()), "ip(8) made no silent network");
+}
+
+/// What a scan of 10,000 targets must leave possible, with `limit` descriptors in all.
+fn scan(limit: u64) {
+    silent_network();
+    let both = Some(limit);
+    setrlimit(Resource::Nofile, Rlimit { current: both, maximum: both }).expect("setrlimit");
+    let mut world = known(&Setup { max_descriptors: limit, ..Setup::default() });
+    let host = bound(9000);
+    for number in 0..10_000u32 {
+        let target = SocketAddr::new(
+            [203, 0, 113, (number % 250) as u8 + 1].into(),
+            1000 + (number / 250) as u16,
+        );
+        world.send(packet::tcp(guest_at(40000), target, SYN, (number, 0), &[]));
+        if number % 100 == 99 {
+            world.settle(1000);
+            assert!(descriptors() as u64 + RESERVED_DESCRIPTORS / 2 < limit);
+        }
+    }
+    let half_open = world.engine.flow_count();
+    assert!(half_open > 0 && half_open <= MAX_HALF_OPEN, "{half_open} flows");
+    assert_eq!(world.drops(DropReason::HalfOpenEvicted) as usize, 10_000 - half_open);
+    assert_eq!(world.drops(DropReason::DescriptorsExhausted), 0);
+    let resets = world.received();
+    assert_eq!(resets.len(), 10_000 - half_open, "each that gave way is told");
+    let first = &resets[0];
+    assert_eq!((first[29], first[47] & 4), (1, 4), "the oldest gave way first, with RST");
+
+    world.send(packet::echo(Family::V4.guest(), Family::V4.host(), 1, 1, b"ping"));
+    world.frames(1);
+    let guest = open_flow(&mut world, &host, host_at(9000));
+    host.send_to(b"!", guest).expect("sent");
+    world.frames(1);
+    let spare: Vec<_> =
+        (0..RESERVED_DESCRIPTORS / 2).map(|_| std::fs::File::open("/dev/null")).collect();
+    assert!(spare.iter().all(Result::is_ok), "descriptors are left for a new front-end");
+}
+
+#[test]
+fn point_6_a_scan_leaves_descriptors_to_the_others() {
+    isolated(|| scan(512));
+}
+
+#[test]
+fn point_6_a_scan_has_its_own_cap() {
+    isolated(|| scan(4096));
+}
+
+#[test]
+fn point_6_a_scan_by_a_guest_without_room_leaves_descriptors_too() {
+    isolated(|| {
+        silent_network();
+        let mut world = known(&Setup { max_descriptors: 512, ..Setup::default() });
+        world.port.set_room(0);
+        let before = descriptors();
+        for number in 0..2_000u32 {
+            let target = SocketAddr::new([203, 0, 113, 1].into(), 1000 + number as u16);
+            world.send(packet::tcp(guest_at(40000), target, SYN, (number, 0), &[]));
+        }
+        world.settle(1000);
+        assert!(descriptors() - before < 300, "{} sockets", descriptors() - before);
+        assert_eq!(world.drops(DropReason::DescriptorsExhausted), 0);
+    });
+}
+
+#[test]
+fn point_10_every_datagram_of_a_flood_is_accounted_for() {
+    isolated(|| {
+        let mut world = known(&Setup { mtu: 9000, ..Setup::default() });
+        let host = bound(9000);
+        let (mut out, mut sent) = (0, 0);
+        for burst in 0..200 {
+            let payload = vec![burst as u8; [1, 64, 1472, 8972][burst % 4]];
+            for _ in 0..8 {
+                world.send(packet::udp(guest_at(5000), host_at(9000), &payload));
+                sent += 1;
+            }
+            world.quiet(TURNS);
+            let mut bytes = [0; 9000];
+            for _ in 0..8 {
+                let (len, from) = host.recv_from(&mut bytes).expect("a datagram");
+                assert!(bytes[..len] == payload);
+                out += 1;
+                host.send_to(&payload, from).expect("sent");
+            }
+            for frame in world.frames(8) {
+                assert!(frame[42..42 + payload.len()] == payload);
+            }
+        }
+        host.set_nonblocking(true).expect("fcntl");
+        assert!(host.recv_from(&mut [0]).is_err(), "one was multiplied");
+        assert_eq!(out + world.all_drops(), sent);
+        assert_eq!(out, sent);
+    });
+}
+
+#[test]
+fn point_10_a_flood_of_refused_datagrams_is_accounted_for() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        for _ in 0..1000 {
+            world.send(packet::udp(guest_at(5000), host_at(0), b"x"));
+            world.send(packet::udp(
+                guest_at(5000),
+                "127.0.0.1:9".parse().expect("an address"),
+                b"x",
+            ));
+            world.send(packet::ethernet(0x88cc, b"x"));
+        }
+        world.settle(TURNS);
+        for reason in
+            [DropReason::PortZero, DropReason::ForbiddenAddress, DropReason::UnknownEtherType]
+        {
+            assert_eq!(world.drops(reason), 1000, "{}", reason.name());
+        }
+        assert_eq!(world.all_drops(), 3000);
+    });
+}
+
+#[test]
+fn point_2_a_segment_scattered_at_any_byte_arrives_once() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let listener = std::net::TcpListener::bind(host_at(8000)).expect("a free port");
+        world.send(packet::tcp(guest_at(40000), host_at(8000), SYN, (1000, 0), &[]));
+        let answer = world.frames(1).remove(0);
+        let (mut peer, _) = listener.accept().expect("connected");
+        let isn = u32::from_be_bytes([answer[38], answer[39], answer[40], answer[41]]);
+        let host = bound(9000);
+        let mut seq = 1001;
+        for cut in 0..=70 {
+            world.port.cut_at(cut);
+            let payload = [cut as u8; 16];
+            let frame = packet::tcp(guest_at(40000), host_at(8000), ACK, (seq, isn + 1), &payload);
+            seq += 16;
+            world.send(frame);
+            world.send(packet::udp(guest_at(5000), host_at(9000), &payload));
+            world.settle(TURNS);
+            let mut got = [0; 64];
+            assert_eq!(peer.read(&mut got).expect("read"), 16, "cut at {cut}");
+            assert_eq!(got[..16], payload);
+            assert_eq!(host.recv(&mut got).expect("one datagram"), 16, "cut at {cut}");
+            assert_eq!(got[..16], payload);
+        }
+        host.set_nonblocking(true).expect("fcntl");
+        assert!(host.recv(&mut [0]).is_err(), "a datagram came twice");
+        assert_eq!(world.all_drops(), 0);
+    });
+}

@@ -1,0 +1,338 @@
+//! The engine on a link in memory, with real host sockets, and a clock that can be moved on: the real
+//! one plus what was skipped.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use passt::engine::{Addressing, Engine, Options, Token, monotonic_now};
+use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
+use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::tcp::TcpConfig;
+use passt::responder::dhcpv6::Duid;
+use passt::sys::stream;
+use passt::time::Timestamp;
+use passt::wire::DropReason;
+use passt_frame::{Caps, FrameMeta, FramePort, FromGuestBatch, GsoSet, MemPort};
+use rustix::event::{Timespec, epoll};
+
+use crate::heap;
+use crate::namespace::{HOST_V4, HOST_V6};
+
+/// The guest's Ethernet address.
+pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+/// Bytes of one receive buffer of the guest.
+const BUFFER_BYTES: usize = 4096;
+
+/// The longest that the loopback device is expected to hold a packet back.
+const DELIVERY: Duration = Duration::from_millis(2);
+
+/// Turns after which what did not come does not come.
+const PATIENCE: usize = 2000;
+
+/// Which family a test runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    /// The guest's address.
+    pub fn guest(self) -> IpAddr {
+        self.of(Ipv4Addr::new(192, 0, 2, 2), "2001:db8::2")
+    }
+
+    /// The gateway's address, which stands for the host's loopback.
+    pub fn gateway(self) -> IpAddr {
+        self.of(Ipv4Addr::new(192, 0, 2, 1), "2001:db8::1")
+    }
+
+    /// The host's own address.
+    pub fn host(self) -> IpAddr {
+        let text = if self == Self::V4 { HOST_V4 } else { HOST_V6 };
+        text.parse().expect("an address")
+    }
+
+    /// The host's own address and a port.
+    pub fn host_at(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.host(), port)
+    }
+
+    pub fn of(self, v4: Ipv4Addr, v6: &str) -> IpAddr {
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => v6.parse::<Ipv6Addr>().expect("an address").into(),
+        }
+    }
+}
+
+/// A link without offloads.
+pub const PLAIN: Caps = Caps {
+    partial_checksum: false,
+    gso: GsoSet { tcp_v4: false, tcp_v6: false, udp: false },
+    up: true,
+};
+
+/// A link with all of them.
+pub const OFFLOADS: Caps = Caps {
+    partial_checksum: true,
+    gso: GsoSet { tcp_v4: true, tcp_v6: true, udp: true },
+    up: true,
+};
+
+/// What a world is made of.
+pub struct Setup {
+    pub caps: Caps,
+    pub mtu: u16,
+    pub rules: Vec<Rule>,
+    pub max_descriptors: u64,
+    /// `SO_PEEK_OFF` is used where the kernel has it.
+    pub peek_offset: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let rules = Vec::new();
+        Self { caps: PLAIN, mtu: 1500, rules, max_descriptors: 4096, peek_offset: true }
+    }
+}
+
+/// A rule that forwards one port of the host's own addresses to the same port of the guest.
+pub fn forward(proto: Proto, family: Family, port: u16) -> Rule {
+    let listen = match family.host() {
+        IpAddr::V4(v4) => ListenAddr::V4(v4),
+        IpAddr::V6(v6) => ListenAddr::V6(v6),
+    };
+    Rule {
+        proto,
+        listen,
+        interface: None,
+        first: port,
+        last: port,
+        target_addr: None,
+        target_first: port,
+        weak: false,
+        scan: false,
+        group: 0,
+    }
+}
+
+/// What the guest is told.
+pub fn network(mtu: u16) -> Network {
+    let v6 = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
+    Network {
+        our_mac: Mac::OURS,
+        mtu,
+        v4: Some(Ipv4Net {
+            addr: Ipv4Addr::new(192, 0, 2, 2),
+            prefix_len: 24,
+            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            fixed: false,
+            dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+        }),
+        v6: Some(Ipv6Net {
+            addr: Some(v6("2001:db8::2")),
+            gateway: Some(v6("2001:db8::1")),
+            our_link_local: v6("fe80::fc"),
+            fixed: false,
+            dns: Default::default(),
+            scope_id: 1,
+        }),
+        search: Default::default(),
+        hostname: None,
+        fqdn: None,
+        services: Services::default(),
+    }
+}
+
+/// Mappings: the gateway stands for the host's loopback.
+fn mapping() -> Mapping {
+    let mut map = Mapping::default();
+    map.v4.host_loopback = Some(Ipv4Addr::new(192, 0, 2, 1));
+    map.v6.host_loopback = Some("2001:db8::1".parse().expect("an address"));
+    map
+}
+
+/// An engine as `setup` says, watching its sockets with `epoll`.
+pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
+    let net = network(setup.mtu);
+    let mut rules = RuleTable::default();
+    for rule in &setup.rules {
+        rules.add(*rule, &net).expect("a valid rule");
+    }
+    let options = Options {
+        tcp: TcpConfig::default(),
+        peek_offset_v4: setup.peek_offset && stream::has_peek_offset(true),
+        peek_offset_v6: setup.peek_offset && stream::has_peek_offset(false),
+        outbound_v4: None,
+        outbound_v6: None,
+        freebind: false,
+        max_descriptors: setup.max_descriptors,
+    };
+    let duid = Duid::new(0, Mac::OURS);
+    let addressing = Addressing::new(net, mapping(), rules);
+    let mut engine = Engine::new(epoll, addressing, options, [7; 16], duid, monotonic_now());
+    engine.listen().expect("the ports are free");
+    engine
+}
+
+/// A link with its guest's end.
+pub trait GuestEnd: FramePort {
+    /// The guest sends a frame.
+    fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta);
+
+    /// The guest takes the next frame.
+    fn guest_receives(&mut self) -> Option<(Vec<u8>, FrameMeta)>;
+}
+
+impl GuestEnd for MemPort {
+    fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta) {
+        self.send(frame, meta);
+    }
+
+    fn guest_receives(&mut self) -> Option<(Vec<u8>, FrameMeta)> {
+        self.recv()
+    }
+}
+
+/// An engine, its link, its clock.
+pub struct World<P: GuestEnd = MemPort> {
+    pub engine: Engine,
+    pub port: P,
+    batch: FromGuestBatch,
+    epoll: Rc<OwnedFd>,
+    events: Vec<epoll::Event>,
+    skipped: Duration,
+    /// Allocations that turns have made.
+    pub allocations: usize,
+}
+
+impl World {
+    /// A world on a [`MemPort`].
+    pub fn new(setup: &Setup) -> Self {
+        Self::on(MemPort::new(setup.caps, BUFFER_BYTES), setup)
+    }
+}
+
+impl<P: GuestEnd> World<P> {
+    /// The guest sends a frame without offloads.
+    pub fn send(&mut self, frame: Vec<u8>) {
+        self.port.guest_sends(frame, FrameMeta::default());
+    }
+
+    /// All frames that the guest has got.
+    pub fn received(&mut self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.port.guest_receives()).map(|(frame, _)| frame).collect()
+    }
+
+    /// Turns until the guest has got `count` frames, and nothing is left to do.
+    pub fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        for _ in 0..PATIENCE {
+            self.turn(DELIVERY);
+            frames.extend(self.received());
+            if frames.len() >= count {
+                self.settle(PATIENCE);
+                frames.extend(self.received());
+                break;
+            }
+        }
+        assert_eq!(frames.len(), count, "frames for the guest");
+        frames
+    }
+
+    /// A world on `port`.
+    pub fn on(port: P, setup: &Setup) -> Self {
+        let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance"));
+        Self {
+            engine: engine(setup, epoll.clone()),
+            port,
+            batch: FromGuestBatch::new(),
+            epoll,
+            events: Vec::with_capacity(64),
+            skipped: Duration::ZERO,
+            allocations: 0,
+        }
+    }
+
+    /// The time of this world.
+    pub fn now(&self) -> Timestamp {
+        monotonic_now() + self.skipped
+    }
+
+    /// Moves the clock on.
+    pub fn skip(&mut self, time: Duration) {
+        self.skipped += time;
+    }
+
+    /// One turn of the loop, which waits no longer than `wait` for an event. False when there was
+    /// nothing to do.
+    pub fn turn(&mut self, wait: Duration) -> bool {
+        let busy = self.engine.has_work();
+        let wait = if busy { Duration::ZERO } else { wait };
+        self.events.clear();
+        let timeout = Timespec::try_from(wait).expect("a short time");
+        let room = rustix::buffer::spare_capacity(&mut self.events);
+        epoll::wait(&*self.epoll, room, Some(&timeout)).expect("epoll_wait");
+        let now = self.now();
+        let before = heap::allocations();
+        let frames = self.work(now);
+        self.allocations += heap::allocations() - before;
+        busy || frames || !self.events.is_empty()
+    }
+
+    /// What the product does in one turn; whether there were frames from the guest.
+    fn work(&mut self, now: Timestamp) -> bool {
+        self.engine.begin_turn(now);
+        for event in &self.events {
+            match Token::from_bits(event.data.u64()) {
+                Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
+                Some(Token::Listener(index)) => self.engine.on_listener_event(index),
+                other => panic!("an event of {other:?}"),
+            }
+        }
+        let mut frames = false;
+        while self.engine.ingress(&mut self.port, &mut self.batch) {
+            frames = true;
+        }
+        let (_, out) = self.port.halves();
+        self.engine.work(out);
+        self.port.flush();
+        frames
+    }
+
+    /// Turns until nothing is left to do; panics if that takes more than `limit` turns.
+    pub fn settle(&mut self, limit: usize) -> usize {
+        for turns in 0..limit {
+            if !self.turn(Duration::ZERO) {
+                return turns;
+            }
+        }
+        panic!("still busy after {limit} turns");
+    }
+
+    /// Like [`settle`](Self::settle), and gives the kernel time to deliver what it has.
+    pub fn quiet(&mut self, limit: usize) -> usize {
+        for turns in 0..limit {
+            if !self.turn(DELIVERY) {
+                return turns;
+            }
+        }
+        panic!("still busy after {limit} turns");
+    }
+
+    /// How often something was dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.engine.drops().find(|&(name, _)| name == reason).map_or(0, |(_, count)| count)
+    }
+
+    /// Drops for any reason.
+    pub fn all_drops(&self) -> u64 {
+        self.engine.drops().map(|(_, count)| count).sum()
+    }
+}
