@@ -127,7 +127,7 @@ impl ConfError {
             Self::PortAuto => "Name the ports, or use all".to_owned(),
             Self::PortAddress(option, _) => format!("Give {option} ports only"),
             Self::PortNone(option) => format!("Give {option} none first, or leave it out"),
-            Self::Rule { .. } => "Change -t or -u accordingly".to_owned(),
+            Self::Rule { .. } => "Change -t, -u, -T or -U accordingly".to_owned(),
             Self::Netlink { .. } => "Check that netlink sockets are permitted".to_owned(),
             Self::Usage { .. } | Self::Mode => return None,
         })

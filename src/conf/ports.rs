@@ -79,20 +79,6 @@ pub fn add(
     table: &mut RuleTable,
     net: &Network,
     ephemeral: (u16, u16),
-    (proto, spec): (Proto, &str),
-    group: u16,
-) -> Result<(), ConfError> {
-    add_way(table, net, ephemeral, (Way::ToGuest, proto, spec), group)
-}
-
-/// The same for each [`Way`].
-///
-/// # Errors
-/// The first thing that is wrong with it or with one of its rules.
-pub fn add_way(
-    table: &mut RuleTable,
-    net: &Network,
-    ephemeral: (u16, u16),
     (way, proto, spec): (Way, Proto, &str),
     group: u16,
 ) -> Result<(), ConfError> {
@@ -372,7 +358,7 @@ mod tests {
     fn all(specs: &[&str], net: &Network) -> Result<Vec<String>, String> {
         let mut table = RuleTable::default();
         for (group, spec) in (0..).zip(specs) {
-            add(&mut table, net, EPHEMERAL, (Proto::Tcp, spec), group)
+            add(&mut table, net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, spec), group)
                 .map_err(|error| error.to_string())?;
         }
         Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
@@ -544,8 +530,8 @@ mod tests {
             "-t none conflicts with previous options"
         );
         let mut table = RuleTable::default();
-        add(&mut table, &net, EPHEMERAL, (Proto::Tcp, "22"), 0).unwrap();
-        add(&mut table, &net, EPHEMERAL, (Proto::Udp, "none"), 1).unwrap();
+        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, "22"), 0).unwrap();
+        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Udp, "none"), 1).unwrap();
     }
 
     #[test]
@@ -559,7 +545,7 @@ mod tests {
 
     fn of_pasta(way: Way, proto: Proto, spec: &str, net: &Network) -> Result<Vec<String>, String> {
         let mut table = RuleTable::default();
-        add_way(&mut table, net, EPHEMERAL, (way, proto, spec), 0)
+        add(&mut table, net, EPHEMERAL, (way, proto, spec), 0)
             .map_err(|error| error.to_string())?;
         Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
     }

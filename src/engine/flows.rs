@@ -52,7 +52,7 @@ pub struct Flows {
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
     half_open_count: usize,
-    /// UDP and echo flows that the guest started, and that the network started.
+    /// UDP and echo flows that the guest or its namespace started, and that the network started.
     datagrams: [usize; 2],
     /// Flows with two sockets.
     spliced: usize,
@@ -152,14 +152,14 @@ impl Flows {
         let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
         epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
             .map_err(|_| DropReason::DescriptorsExhausted)?;
-        if protocol != L4Protocol::Tcp {
-            self.datagrams[started_by(sides[0].pif)] += 1;
-        }
         if let Some(second) = state.protocol.second_socket() {
             let data = epoll::EventData::new_u64(Token::Target(targeted.id()).to_bits());
             epoll::add(&*self.epoll, second, data, events | epoll::EventFlags::ET)
                 .map_err(|_| DropReason::DescriptorsExhausted)?;
             self.spliced += 1;
+        }
+        if protocol != L4Protocol::Tcp {
+            self.datagrams[started_by(sides[0].pif)] += 1;
         }
         let id = targeted.activate(state);
         for side in indexed(&sides, protocol) {

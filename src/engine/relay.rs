@@ -30,7 +30,7 @@ impl Engine {
         initiating: Side,
         (to, side): (Pif, SpliceSide),
     ) -> Result<FlowId, DropReason> {
-        self.flows.check_room(self.listeners.len() + 1)?;
+        self.flows.check_datagram_room(initiating.pif, self.listeners.len() + 1)?;
         let sides = [initiating, target_side(to, &side)];
         let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
         let interface = rule.interface.as_ref().map(|name| name.as_str());

@@ -147,7 +147,7 @@ fn rules(net: &Network, setup: &Setup, ways: [(usize, Way, Proto); 2]) -> RuleTa
     let mut table = RuleTable::default();
     for (index, way, proto) in ways {
         let spec = (way, proto, setup.ports[index]);
-        ports::add_way(&mut table, net, EPHEMERAL, spec, index as u16).unwrap();
+        ports::add(&mut table, net, EPHEMERAL, spec, index as u16).unwrap();
     }
     table
 }
