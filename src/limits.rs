@@ -54,6 +54,27 @@ pub const MAX_UDP_SEGMENTS: u32 = 128;
 /// Actions of one TCP flow in one turn, before others get theirs.
 pub const ACTIONS_PER_TURN: usize = 32;
 
+/// Datagrams that are received, and sent, with one system call: the gain of more is small, and each
+/// has 64 KiB of the worker's buffer.
+pub const DATAGRAM_BATCH: usize = 16;
+
+/// TCP sockets of one family that are fetched together from the guest's namespace, and the most that
+/// wait for use there. passt's number.
+pub const NAMESPACE_STOCK: usize = 32;
+
+/// Ports that one scan opens or closes for one rule: some ten milliseconds at most.
+pub const PORT_CHANGES_PER_SCAN: usize = 1024;
+
+/// Actions of one spliced connection in one turn: some MiB of a fast one.
+pub const SPLICE_ACTIONS_PER_TURN: usize = 16;
+
+/// Pipes of spliced connections. passt's number; a connection that gets none copies instead, so they
+/// are a cap on descriptors and on the user's pipe pages (pipe(7)), not on connections.
+pub const MAX_PIPES: usize = 32;
+
+/// Bytes that a pipe is to hold: what pipe(7) grants to everyone by default.
+pub const PIPE_BYTES: u32 = 1 << 20;
+
 /// ICMP errors relayed for one flow in one turn.
 pub const ERRORS_PER_TURN: usize = 16;
 

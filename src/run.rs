@@ -10,12 +10,15 @@ use log::LevelFilter;
 use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
-use crate::conf::{self, Command, Conf, Mode, Options};
-use crate::engine::{Addressing, Clients, End, Engine, LINK_BASE, Protocols, SocketLink, Worker};
+use crate::conf::{self, Command, Conf, Mode, Options, PastaConf};
+use crate::engine::{
+    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, Protocols, SocketLink, Worker,
+};
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::responder::dhcpv6::Duid;
 use crate::start::{self, ClientSocket, StartError, system};
+use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::{process, stream};
 
 /// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
@@ -105,7 +108,8 @@ fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
         Spawned::Command(code) => return Ok(code),
     };
 
-    let mut worker = pasta_worker(&conf, device, max_descriptors)?;
+    let bypass = bypass(&conf, &namespace)?;
+    let mut worker = pasta_worker(&conf, device, bypass, max_descriptors)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
         worker.watch(watch).map_err(system("epoll_ctl"))?;
@@ -128,10 +132,20 @@ fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
     }
 }
 
+/// What passes the tap device by. Its helper is forked here: while the namespace can be entered.
+fn bypass(conf: &Conf, namespace: &Namespace) -> Result<Option<BypassConfig>, StartError> {
+    let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
+    let sockets = NamespaceSockets::start(namespace.network())
+        .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
+    let sockets = Box::new(sockets);
+    Ok(Some(BypassConfig { how: *bypass, sockets, outbound: outbound.clone() }))
+}
+
 /// The loop with the tap device.
 fn pasta_worker(
     conf: &Conf,
     device: pasta::Device,
+    bypass: Option<BypassConfig>,
     max_descriptors: u64,
 ) -> Result<Worker<passt_legacy::Tap>, StartError> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
@@ -139,7 +153,7 @@ fn pasta_worker(
     let registrar = Registrar::new(epoll.clone(), LINK_BASE);
     let mut link = passt_legacy::Tap::new(device.fd, device.offloads, &registrar)
         .map_err(system("Couldn't use the tap device"))?;
-    let mut engine = engine(conf, epoll.clone(), max_descriptors, Some(device.mac))?;
+    let mut engine = engine(conf, epoll.clone(), max_descriptors, Some(device.mac), bypass)?;
     let (_, out) = link.halves();
     engine.on_link_up(out);
     let clients = Clients { listener: None, one_off: true };
@@ -159,12 +173,13 @@ fn go_to_background(conf: &Conf, pid_file: Option<&mut std::fs::File>) -> Result
     Ok(true)
 }
 
-/// The engine with its open ports; `mac` is the guest's if it is known.
+/// The engine with its open ports; `mac` is the guest's if it is known, `bypass` is pasta's.
 fn engine(
     conf: &Conf,
     epoll: Rc<OwnedFd>,
     max_descriptors: u64,
     mac: Option<Mac>,
+    bypass: Option<BypassConfig>,
 ) -> Result<Engine, StartError> {
     let mut addressing =
         Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
@@ -176,6 +191,9 @@ fn engine(
     let duid = duid(&conf.network);
     let now = crate::engine::monotonic_now();
     let mut engine = Engine::new(epoll, addressing, options, secret, duid, now);
+    if let Some(bypass) = bypass {
+        engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
+    }
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
     Ok(engine)
 }
@@ -219,7 +237,7 @@ fn worker(
     };
     let mut link = SocketLink::new(&epoll, device, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
-    let engine = engine(conf, epoll.clone(), max_descriptors, None)?;
+    let engine = engine(conf, epoll.clone(), max_descriptors, None, None)?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),

@@ -35,6 +35,9 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
         ipv6(&mut text, conf, v6);
     }
     list(&mut text, "Inbound forwarding rules (HOST):", conf.rules.rules());
+    if let Some(pasta) = &conf.pasta {
+        list(&mut text, "Outbound forwarding rules (SPLICE):", pasta.outbound.rules());
+    }
     if let Some(path) = bound {
         hint(&mut text, conf.link.mode, path);
     }

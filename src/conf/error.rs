@@ -77,6 +77,9 @@ pub enum ConfError {
     /// `auto` is for pasta.
     #[error("'auto' port forwarding is only allowed for pasta")]
     PortAuto,
+    /// `-T` and `-U` take no address to listen on.
+    #[error("Listening address not allowed for {0} {1}")]
+    PortAddress(&'static str, String),
     /// `none` after ports of the same protocol.
     #[error("{0} none conflicts with previous options")]
     PortNone(&'static str),
@@ -122,8 +125,9 @@ impl ConfError {
                 "Interface names have 1 to 15 characters without / and blanks".to_owned()
             }
             Self::PortAuto => "Name the ports, or use all".to_owned(),
+            Self::PortAddress(option, _) => format!("Give {option} ports only"),
             Self::PortNone(option) => format!("Give {option} none first, or leave it out"),
-            Self::Rule { .. } => "Change -t or -u accordingly".to_owned(),
+            Self::Rule { .. } => "Change -t, -u, -T or -U accordingly".to_owned(),
             Self::Netlink { .. } => "Check that netlink sockets are permitted".to_owned(),
             Self::Usage { .. } | Self::Mode => return None,
         })

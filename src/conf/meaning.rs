@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
+use super::ports::{self, Way};
 use super::resolv::{self, ResolvConf, Server};
-use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta, ports};
-use crate::flow::fwd::{Family, InterfaceName, Mapping, RuleTable};
+use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta};
+use crate::flow::fwd::{Family, InterfaceName, Mapping, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, MAX_DNS, MAX_SEARCH, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
@@ -115,21 +116,22 @@ pub fn resolve(
     warn_of_mtu(&network, &mut notes);
     names(&options, facts, &resolv::parse(resolv), &mut network, &mut mapping, &mut notes);
 
-    let mut rules = RuleTable::default();
-    for (group, (proto, spec)) in (0..=u16::MAX).zip(&options.ports) {
-        ports::add(&mut rules, &network, ephemeral, (*proto, spec), group)?;
-    }
-    let pasta = (options.mode == Mode::Pasta)
-        .then(|| pasta::resolve(&options, template_v4.flatten(), template_v6.flatten(), &mut notes))
-        .transpose()?;
+    let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    let (rules, pasta) = if options.mode == Mode::Pasta {
+        let rules = forwarding(Way::ToNamespace, &options.ports, &network, ephemeral)?;
+        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, ephemeral)?;
+        (rules, Some(pasta::resolve(&options, template_v4, template_v6, out, &mut notes)?))
+    } else {
+        (forwarding(Way::ToGuest, &options.ports, &network, ephemeral)?, None)
+    };
     let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
         network,
         mapping,
         rules,
         freebind: options.freebind,
-        template_v4: template_v4.flatten(),
-        template_v6: template_v6.flatten(),
+        template_v4,
+        template_v6,
         outbound_v4: options.interfaces.outbound_v4.and_then(device),
         outbound_v6: options.interfaces.outbound_v6.and_then(device),
         link: LinkConf {
@@ -142,6 +144,27 @@ pub fn resolve(
         run: options.run,
         notes,
     })
+}
+
+/// The rules of one way. In pasta, protocols that are on and that `specs` does not mention are
+/// forwarded as services come and go.
+fn forwarding(
+    way: Way,
+    specs: &[(Proto, String)],
+    network: &Network,
+    ephemeral: (u16, u16),
+) -> Result<RuleTable, ConfError> {
+    let mut table = RuleTable::default();
+    let given = specs.iter().map(|(proto, spec)| (*proto, spec.as_str()));
+    let unmentioned = |proto: &Proto| {
+        proto.enabled(&network.services) && specs.iter().all(|(given, _)| given != proto)
+    };
+    let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
+    let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
+    for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
+        ports::add(&mut table, network, ephemeral, (way, proto, spec), group)?;
+    }
+    Ok(table)
 }
 
 fn device<A>(template: &Template<A>) -> Device {

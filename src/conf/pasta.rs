@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::options::PastaOptions;
 use super::{ConfError, Device, Note, Options};
-use crate::flow::fwd::InterfaceName;
+use crate::flow::fwd::{Bypass, InterfaceName, RuleTable};
 use crate::flow::network::Mac;
 
 /// Name of the tap device when no interface of the host is a model.
@@ -60,6 +60,10 @@ pub struct PastaConf {
     pub copy_v4: Copying,
     /// How, for IPv6.
     pub copy_v6: Copying,
+    /// What passes the tap device by.
+    pub bypass: Bypass,
+    /// Ports of the namespace's loopback interface that lead to the host's.
+    pub outbound: RuleTable,
     /// `--runas`.
     pub run_as: Option<String>,
 }
@@ -75,7 +79,8 @@ fn pid(words: &[OsString]) -> Option<&str> {
     word.to_str().filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Puts pasta's options together with the models that were found.
+/// Puts pasta's options together with the models that were found, and the rules for its loopback
+/// interface.
 ///
 /// # Errors
 /// The options contradict each other.
@@ -83,6 +88,7 @@ pub(super) fn resolve(
     options: &Options,
     template_v4: Option<Device>,
     template_v6: Option<Device>,
+    outbound: RuleTable,
     notes: &mut Vec<Note>,
 ) -> Result<PastaConf, ConfError> {
     let pasta = &options.pasta;
@@ -103,6 +109,12 @@ pub(super) fn resolve(
         configure: pasta.configure,
         copy_v4: copying(template_v4, options.address_v4.is_some(), options.gateway_v4.is_some()),
         copy_v6: copying(template_v6, options.address_v6.is_some(), options.gateway_v6.is_some()),
+        bypass: Bypass {
+            enabled: !pasta.no_splice,
+            keep_loopback: pasta.keep_loopback,
+            only: false,
+        },
+        outbound,
         run_as: pasta.run_as.clone(),
     })
 }
@@ -113,6 +125,9 @@ fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {
     }
     if pasta.no_pid_namespace && !spawns(pasta) {
         return Err(ConfError::Pasta("--no-pidns is incompatible with PID or --netns"));
+    }
+    if pasta.keep_loopback && pasta.no_splice {
+        return Err(ConfError::Pasta("--host-lo-to-ns-lo is incompatible with --no-splice"));
     }
     let deprecated = [
         (pasta.no_copy_routes, "--no-copy-routes", "--no-copy-routes needs --config-net"),

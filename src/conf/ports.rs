@@ -1,4 +1,4 @@
-//! Port specifications of `-t` and `-u`.
+//! Port specifications of `-t` and `-u`, and of pasta's `-T` and `-U`.
 //!
 //! ```text
 //! spec     := "none" | [ target "/" ] ports
@@ -13,6 +13,8 @@
 //! Excludes (`~`) apply to the whole of their own specification, wherever they stand in it.
 //! Without any port to include, all but the excluded and the ephemeral ones are meant, each as far
 //! as it can be had (a *weak* rule). Each run of ports that nothing interrupts becomes one rule.
+//! `auto` sets the scan flag on every rule of its specification. `-T` and `-U` take ports only: they
+//! listen on the loopback interface of the namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -45,6 +47,29 @@ fn parse_ephemeral(text: &str) -> Option<(u16, u16)> {
     (range.0 <= range.1).then_some(range)
 }
 
+/// Who forwards the ports of a specification, and which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// passt's `-t` and `-u`: to the guest, never automatically.
+    ToGuest,
+    /// pasta's `-t` and `-u`: to the namespace.
+    ToNamespace,
+    /// pasta's `-T` and `-U`: from the namespace's loopback interface to the host's.
+    FromNamespace,
+}
+
+impl Way {
+    /// The option that gives the specification.
+    fn option(self, proto: Proto) -> &'static str {
+        match (self, proto) {
+            (Self::FromNamespace, Proto::Tcp) => "-T",
+            (Self::FromNamespace, _) => "-U",
+            (_, Proto::Tcp) => "-t",
+            _ => "-u",
+        }
+    }
+}
+
 /// Reads the specification `spec` of `proto`, the `group`th on the command line, and adds its
 /// rules to `table`.
 ///
@@ -54,15 +79,15 @@ pub fn add(
     table: &mut RuleTable,
     net: &Network,
     ephemeral: (u16, u16),
-    (proto, spec): (Proto, &str),
+    (way, proto, spec): (Way, Proto, &str),
     group: u16,
 ) -> Result<(), ConfError> {
+    let option = way.option(proto);
     if spec == "none" {
         let conflict = table.rules().iter().any(|rule| rule.proto == proto);
-        let option = if proto == Proto::Tcp { "-t" } else { "-u" };
         return if conflict { Err(ConfError::PortNone(option)) } else { Ok(()) };
     }
-    for runs in parse(spec, ephemeral)? {
+    for runs in parse(spec, ephemeral, (way, option))? {
         let rule = runs.rule(proto, net, group);
         table
             .add(rule, net)
@@ -78,6 +103,13 @@ struct Listen {
     interface: Option<InterfaceName>,
 }
 
+impl Listen {
+    /// On the loopback interface.
+    fn loopback() -> Self {
+        Self { addr: None, interface: InterfaceName::new("lo") }
+    }
+}
+
 /// A rule in the making: one run of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
@@ -87,6 +119,7 @@ struct Run {
     target_addr: Option<IpAddr>,
     target_first: u16,
     weak: bool,
+    scan: bool,
 }
 
 impl Run {
@@ -106,6 +139,7 @@ impl Run {
             target_addr: self.target_addr,
             target_first: self.target_first,
             weak: self.weak,
+            scan: self.scan,
             group,
         }
     }
@@ -123,13 +157,37 @@ enum Chunk {
     Include { range: Range, target_addr: Option<IpAddr>, target: Range },
 }
 
-fn parse(spec: &str, ephemeral: Range) -> Result<Vec<Run>, ConfError> {
-    let (listen, ports) = listen_part(spec)?;
+impl Chunk {
+    /// The target address that it gives.
+    fn target_addr(&self) -> Option<IpAddr> {
+        match *self {
+            Self::All(target) | Self::Include { target_addr: target, .. } => target,
+            Self::Auto | Self::Exclude(_) => None,
+        }
+    }
+}
+
+fn parse(
+    spec: &str,
+    ephemeral: Range,
+    (way, option): (Way, &'static str),
+) -> Result<Vec<Run>, ConfError> {
+    let (listen, ports) = match listen_part(spec)? {
+        (_, ports) if way == Way::FromNamespace && ports.len() < spec.len() => {
+            return Err(ConfError::PortAddress(option, spec.to_owned()));
+        }
+        (_, ports) if way == Way::FromNamespace => (Listen::loopback(), ports),
+        other => other,
+    };
     let invalid = || ConfError::PortSpecifier(ports.to_owned());
     let chunks: Vec<Chunk> =
         ports.split(',').map(chunk).collect::<Option<_>>().ok_or_else(invalid)?;
-    if chunks.contains(&Chunk::Auto) {
+    let scan = chunks.contains(&Chunk::Auto);
+    if scan && way == Way::ToGuest {
         return Err(ConfError::PortAuto);
+    }
+    if way == Way::FromNamespace && chunks.iter().any(|chunk| chunk.target_addr().is_some()) {
+        return Err(invalid());
     }
 
     let mut excluded = Ports::default();
@@ -159,19 +217,20 @@ fn parse(spec: &str, ephemeral: Range) -> Result<Vec<Run>, ConfError> {
             target_addr: all.flatten(),
             target_first: 1,
             weak: true,
+            scan,
         };
         return Ok(excluded.split(everything));
     }
     Ok(includes
         .into_iter()
-        .filter_map(|chunk| included(listen, chunk))
+        .filter_map(|chunk| included(listen, chunk, scan))
         .flat_map(|run| excluded.split(run))
         .collect())
 }
 
-fn included(listen: Listen, chunk: &Chunk) -> Option<Run> {
+fn included(listen: Listen, chunk: &Chunk, scan: bool) -> Option<Run> {
     let Chunk::Include { range: (first, last), target_addr, target } = *chunk else { return None };
-    Some(Run { listen, first, last, target_addr, target_first: target.0, weak: false })
+    Some(Run { listen, first, last, target_addr, target_first: target.0, weak: false, scan })
 }
 
 /// Splits off what stands before the first slash, if that is a place to listen at.
@@ -299,7 +358,7 @@ mod tests {
     fn all(specs: &[&str], net: &Network) -> Result<Vec<String>, String> {
         let mut table = RuleTable::default();
         for (group, spec) in (0..).zip(specs) {
-            add(&mut table, net, EPHEMERAL, (Proto::Tcp, spec), group)
+            add(&mut table, net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, spec), group)
                 .map_err(|error| error.to_string())?;
         }
         Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
@@ -471,8 +530,8 @@ mod tests {
             "-t none conflicts with previous options"
         );
         let mut table = RuleTable::default();
-        add(&mut table, &net, EPHEMERAL, (Proto::Tcp, "22"), 0).unwrap();
-        add(&mut table, &net, EPHEMERAL, (Proto::Udp, "none"), 1).unwrap();
+        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, "22"), 0).unwrap();
+        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Udp, "none"), 1).unwrap();
     }
 
     #[test]
@@ -482,6 +541,62 @@ mod tests {
         v6.v4 = None;
         assert_eq!(all(&["22"], &v4).unwrap(), ["TCP [0.0.0.0]:22  =>  22"]);
         assert_eq!(all(&["*/22"], &v6).unwrap(), ["TCP [::]:22  =>  22"]);
+    }
+
+    fn of_pasta(way: Way, proto: Proto, spec: &str, net: &Network) -> Result<Vec<String>, String> {
+        let mut table = RuleTable::default();
+        add(&mut table, net, EPHEMERAL, (way, proto, spec), 0)
+            .map_err(|error| error.to_string())?;
+        Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
+    }
+
+    #[test]
+    fn auto_sets_the_scan_flag_on_every_rule_of_its_specification() {
+        let net = network();
+        let go = |spec| of_pasta(Way::ToNamespace, Proto::Tcp, spec, &net).unwrap();
+        assert_eq!(
+            go("auto"),
+            [
+                "TCP [*]:1-32767  =>  1-32767 (best effort) (auto-scan)",
+                "TCP [*]:61000-65535  =>  61000-65535 (best effort) (auto-scan)",
+            ]
+        );
+        assert_eq!(
+            go("22,auto,8080:80"),
+            ["TCP [*]:22  =>  22 (auto-scan)", "TCP [*]:8080  =>  80 (auto-scan)"]
+        );
+        assert_eq!(
+            go("192.0.2.1/auto,~1-60999"),
+            ["TCP [192.0.2.1]:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]
+        );
+        assert_eq!(go("22"), ["TCP [*]:22  =>  22"]);
+    }
+
+    #[test]
+    fn auto_takes_the_family_that_is_on() {
+        let mut net = network();
+        net.v6 = None;
+        let rules = of_pasta(Way::ToNamespace, Proto::Udp, "auto,~1-60999", &net).unwrap();
+        assert_eq!(rules, ["UDP [0.0.0.0]:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]);
+    }
+
+    #[test]
+    fn ports_from_the_namespace_are_bound_to_its_loopback_interface() {
+        let net = network();
+        let go = |proto, spec| of_pasta(Way::FromNamespace, proto, spec, &net);
+        assert_eq!(go(Proto::Tcp, "22:80").unwrap(), ["TCP [*]%lo:22  =>  80"]);
+        assert_eq!(
+            go(Proto::Udp, "auto,~1-60999").unwrap(),
+            ["UDP [*]%lo:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]
+        );
+        for (proto, spec, text) in [
+            (Proto::Tcp, "127.0.0.1/22", "Listening address not allowed for -T 127.0.0.1/22"),
+            (Proto::Udp, "%lo/22", "Listening address not allowed for -U %lo/22"),
+            (Proto::Tcp, "22:192.0.2.5", "Invalid port specifier '22:192.0.2.5'"),
+            (Proto::Tcp, "all:192.0.2.5", "Invalid port specifier 'all:192.0.2.5'"),
+        ] {
+            assert_eq!(go(proto, spec).unwrap_err(), text);
+        }
     }
 
     #[test]
@@ -510,7 +625,8 @@ mod tests {
             (first, last) in (1..=65535u16, 1..=65535u16).prop_map(|(a, b)| (a.min(b), a.max(b))),
             (from, to) in (1..=65535u16, 1..=65535u16).prop_map(|(a, b)| (a.min(b), a.max(b))),
         ) {
-            let runs = parse(&format!("{first}-{last},~{from}-{to}"), EPHEMERAL).unwrap();
+            let spec = format!("{first}-{last},~{from}-{to}");
+            let runs = parse(&spec, EPHEMERAL, (Way::ToGuest, "-t")).unwrap();
             let covered: usize = runs.iter().map(|run| usize::from(run.last - run.first) + 1).sum();
             let wanted = (first..=last).filter(|port| !(from..=to).contains(port)).count();
             prop_assert_eq!(covered, wanted);

@@ -443,5 +443,57 @@ fn pasta_options_that_contradict_are_refused() {
     assert_eq!(refused(&["--netns", "x", "12"]), "Both --netns and PID or command given");
     assert_eq!(refused(&["99999999999"]), "Invalid PID 99999999999");
     assert_eq!(refused(&["--no-copy-addrs"]), "--no-copy-addrs needs --config-net");
+    assert_eq!(
+        refused(&["--host-lo-to-ns-lo", "--no-splice"]),
+        "--host-lo-to-ns-lo is incompatible with --no-splice"
+    );
     assert_eq!(refused(&["--no-pidns", "12"]), "--no-pidns is incompatible with PID or --netns");
+}
+
+/// Rules of both ways, in short: protocol and first port, `+` for those that follow services.
+fn forwarded(arguments: &[&str]) -> [Vec<String>; 2] {
+    let conf = pasta(arguments);
+    [conf.rules, conf.pasta.unwrap().outbound].map(|table| {
+        let short = |rule: &crate::flow::fwd::Rule| {
+            format!("{} {}{}", rule.proto, rule.first, if rule.scan { "+" } else { "" })
+        };
+        table.rules().iter().filter(|rule| rule.first < 61000).map(short).collect()
+    })
+}
+
+#[test]
+fn pasta_follows_services_where_nothing_else_was_said() {
+    let auto = ["TCP 1+", "UDP 1+"].map(str::to_owned).to_vec();
+    let none = Vec::<String>::new();
+    assert_eq!(forwarded(&[]), [auto.clone(), auto.clone()]);
+    assert_eq!(forwarded(&["-t", "none", "-u", "none"]), [none.clone(), auto]);
+    let nothing = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+    assert_eq!(forwarded(&nothing), [none.clone(), none]);
+    let mixed = [&["UDP 53", "TCP 1+"], &["TCP 22+", "UDP 1+"]];
+    let mixed = mixed.map(|side| side.map(str::to_owned).to_vec());
+    assert_eq!(forwarded(&["-u", "53", "-T", "22,auto"]), mixed);
+    let only_tcp = vec!["TCP 1+".to_owned()];
+    assert_eq!(forwarded(&["--no-udp"]), [only_tcp.clone(), only_tcp]);
+    assert!(attempt(&[], &host(), "").unwrap().rules.rules().is_empty(), "passt");
+}
+
+#[test]
+fn pasta_tells_of_the_rules_of_both_ways() {
+    let conf = pasta(&["-t", "22", "-u", "none", "-T", "80", "-U", "none"]);
+    let text = banner(&conf, None);
+    assert!(text.contains("Inbound forwarding rules (HOST):\n    TCP [*]:22  =>  22 \n"), "{text}");
+    let outbound = "Outbound forwarding rules (SPLICE):\n    TCP [*]%lo:80  =>  80 \n";
+    assert!(text.contains(outbound), "{text}");
+}
+
+#[test]
+fn what_passes_the_tap_device_by() {
+    let bypass = |arguments: &[&str]| {
+        let bypass = pasta(arguments).pasta.unwrap().bypass;
+        (bypass.enabled, bypass.keep_loopback)
+    };
+    assert_eq!(bypass(&[]), (true, false));
+    assert_eq!(bypass(&["--host-lo-to-ns-lo"]), (true, true));
+    assert_eq!(bypass(&["--no-splice"]), (false, false));
+    assert!(attempt(&["--no-splice"], &host(), "").is_ok(), "passt accepts it, too");
 }

@@ -21,7 +21,7 @@ use rustix::net::sockopt;
 
 use super::Engine;
 use super::outbox::Outbox;
-use super::state::{DatagramState, FlowState, Protocol};
+use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{self, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
@@ -228,10 +228,11 @@ impl Engine {
     pub(super) fn datagram_timer(&mut self, id: FlowId) {
         let Some(flow) = self.flows.table.get(id) else { return };
         let (timeout, state) = match &flow.state.protocol {
-            Protocol::Udp(state) if state.is_stream() => (UDP_STREAM_TIMEOUT, state),
-            Protocol::Udp(state) => (UDP_TIMEOUT, state),
+            Protocol::Udp(state) | Protocol::Relay(RelayState { datagrams: state, .. }) => {
+                (if state.is_stream() { UDP_STREAM_TIMEOUT } else { UDP_TIMEOUT }, state)
+            }
             Protocol::Ping(state) => (PING_TIMEOUT, state),
-            Protocol::Tcp(_) => return,
+            Protocol::Tcp(_) | Protocol::Splice(_) => return,
         };
         let deadline = state.active + timeout;
         if deadline <= self.now {

@@ -21,17 +21,20 @@ use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// The engine's own timer. Keys of flows follow: the wheel's memory is touched up to the largest key.
+/// The engine's own timers. Keys of flows follow: the wheel's memory is touched up to the largest key.
 pub const ADVERTISEMENT_TIMER: u32 = 0;
+/// The next look for ports to forward.
+pub const SCAN_TIMER: u32 = 1;
+const OWN_TIMERS: u32 = 2;
 
 /// The timer of the flow in `slot`.
 fn timer_key(slot: u32) -> u32 {
-    slot + 1
+    slot + OWN_TIMERS
 }
 
 /// The flow's slot of a timer that is not the engine's own.
 pub fn slot_of_timer(key: u32) -> u32 {
-    key - 1
+    key - OWN_TIMERS
 }
 
 /// All flows of one worker.
@@ -49,8 +52,10 @@ pub struct Flows {
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
     half_open_count: usize,
-    /// UDP and echo flows that the guest started, and that the network started.
+    /// UDP and echo flows that the guest or its namespace started, and that the network started.
     datagrams: [usize; 2],
+    /// Flows with two sockets.
+    spliced: usize,
     epoll: Rc<OwnedFd>,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
@@ -63,15 +68,21 @@ impl Flows {
         Self {
             table: FlowTable::default(),
             index: Index::new(secret),
-            timers: TimerWheel::new(MAX_FLOWS + 1, now),
+            timers: TimerWheel::new(MAX_FLOWS + OWN_TIMERS as usize, now),
             ready: VecDeque::with_capacity(MAX_FLOWS),
             starved: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
             datagrams: [0; 2],
+            spliced: 0,
             epoll,
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
         }
+    }
+
+    /// Keeps descriptors back for other uses.
+    pub fn keep_back(&mut self, descriptors: usize) {
+        self.max_sockets = self.max_sockets.saturating_sub(descriptors);
     }
 
     /// Whether another flow may open a socket: the table has room and descriptors are left.
@@ -79,7 +90,7 @@ impl Flows {
     /// # Errors
     /// Which of both is exhausted.
     pub fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
-        if self.table.len() + other_descriptors >= self.max_sockets {
+        if self.table.len() + self.spliced + other_descriptors >= self.max_sockets {
             return Err(DropReason::DescriptorsExhausted);
         }
         if self.table.len() >= MAX_FLOWS {
@@ -100,13 +111,18 @@ impl Flows {
         self.check_room(other_descriptors)?;
         let flows = self.max_sockets.saturating_sub(other_descriptors).min(MAX_FLOWS);
         let divisor = match initiator {
-            Pif::Tap => GUEST_DATAGRAMS_DIVISOR,
+            Pif::Tap | Pif::Splice => GUEST_DATAGRAMS_DIVISOR,
             Pif::Host => NETWORK_DATAGRAMS_DIVISOR,
         };
         if self.datagrams[started_by(initiator)] >= flows / divisor {
             return Err(DropReason::DatagramFlowsFull);
         }
         Ok(())
+    }
+
+    /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.
+    pub fn may_listen(&self, listeners: usize) -> bool {
+        listeners < self.max_sockets / 2
     }
 
     /// The flow that has `side`.
@@ -120,10 +136,10 @@ impl Flows {
         self.table.id_of(slot)
     }
 
-    /// Adds a flow and watches its socket for `events`, edge-triggered.
+    /// Adds a flow and watches its sockets for `events`, edge-triggered.
     ///
     /// # Errors
-    /// The reason why the flow could not be added; its socket is closed.
+    /// The reason why the flow could not be added; its sockets are closed.
     pub fn add(
         &mut self,
         sides: [Side; 2],
@@ -136,6 +152,12 @@ impl Flows {
         let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
         epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
             .map_err(|_| DropReason::DescriptorsExhausted)?;
+        if let Some(second) = state.protocol.second_socket() {
+            let data = epoll::EventData::new_u64(Token::Target(targeted.id()).to_bits());
+            epoll::add(&*self.epoll, second, data, events | epoll::EventFlags::ET)
+                .map_err(|_| DropReason::DescriptorsExhausted)?;
+            self.spliced += 1;
+        }
         if protocol != L4Protocol::Tcp {
             self.datagrams[started_by(sides[0].pif)] += 1;
         }
@@ -167,6 +189,7 @@ impl Flows {
         if protocol != L4Protocol::Tcp {
             self.datagrams[started_by(flow.sides[0].pif)] -= 1;
         }
+        self.spliced -= usize::from(flow.state.protocol.second_socket().is_some());
         if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
@@ -273,11 +296,11 @@ impl Flows {
     }
 }
 
-/// The sides that a flow is found by: the guest's; and the host's of an inbound UDP flow, whose
+/// The sides that a flow is found by: the guest's; and the first one of any other UDP flow, whose
 /// datagrams may still arrive on the listening socket. A host side that the kernel fills in is the
 /// same for many flows and would make one long chain of the index.
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
-    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif == Pif::Host;
+    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif != Pif::Tap;
     sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
 }
 
@@ -303,8 +326,8 @@ impl FlowState {
     /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
     fn is(&self, protocol: L4Protocol) -> bool {
         match self.protocol {
-            Protocol::Tcp(_) => protocol == L4Protocol::Tcp,
-            Protocol::Udp(_) => protocol == L4Protocol::Udp,
+            Protocol::Tcp(_) | Protocol::Splice(_) => protocol == L4Protocol::Tcp,
+            Protocol::Udp(_) | Protocol::Relay(_) => protocol == L4Protocol::Udp,
             Protocol::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
         }
     }
@@ -312,8 +335,8 @@ impl FlowState {
     /// The L4 protocol of the flow.
     pub fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
         match self.protocol {
-            Protocol::Tcp(_) => L4Protocol::Tcp,
-            Protocol::Udp(_) => L4Protocol::Udp,
+            Protocol::Tcp(_) | Protocol::Splice(_) => L4Protocol::Tcp,
+            Protocol::Udp(_) | Protocol::Relay(_) => L4Protocol::Udp,
             Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
             Protocol::Ping(_) => L4Protocol::Icmpv6,
         }

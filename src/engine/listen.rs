@@ -1,5 +1,6 @@
 //! Listening sockets: one for each port of each forwarding rule. A TCP connection or the first UDP
-//! datagram on one of them starts a flow toward the guest.
+//! datagram on one of them starts a flow toward the guest. Those of a guest's namespace, for the ports
+//! that lead from there to the host, are served by the same code.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,7 @@ use super::Engine;
 use super::datagrams::{Drained, drain, udp_to_guest};
 use super::state::{DatagramState, FlowState, Protocol};
 use super::token::Token;
-use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule};
+use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule, RuleTable};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ACCEPTS_PER_TURN;
@@ -21,13 +22,19 @@ use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// Connections that the kernel holds for us until they are accepted.
-const BACKLOG: i32 = 128;
+/// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows. Where
+/// the queue is full SYNs are lost, and who connects waits a second before it tries again.
+const BACKLOG: i32 = i32::MAX;
 
 /// One listening socket.
 pub struct Listener {
-    socket: OwnedFd,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Where it listens: on the host, or in the guest's namespace.
+    pif: Pif,
+    /// Index in the rule table of `pif`.
     rule: usize,
+    proto: Proto,
     port: u16,
     /// Already on the list for this turn.
     ready: bool,
@@ -35,16 +42,68 @@ pub struct Listener {
     waiting: bool,
 }
 
+/// All listening sockets. Their indexes stay the same while others come and go.
+#[derive(Default)]
+pub struct Listeners {
+    slots: Vec<Option<Listener>>,
+    free: Vec<u32>,
+}
+
+impl Listeners {
+    /// Number of listening sockets.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The listening socket with this index, if it is still open.
+    pub fn get(&self, index: usize) -> Option<&Listener> {
+        self.slots.get(index)?.as_ref()
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Listener> {
+        self.slots.get_mut(index)?.as_mut()
+    }
+
+    /// The index that the next listening socket will have.
+    fn next_index(&self) -> u32 {
+        self.free.last().copied().unwrap_or(self.slots.len() as u32)
+    }
+
+    fn add(&mut self, listener: Listener) {
+        match self.free.pop() {
+            Some(index) => self.slots[index as usize] = Some(listener),
+            None => self.slots.push(Some(listener)),
+        }
+    }
+
+    /// Closes the socket of a rule's port. An event that still names it finds nothing, or a younger
+    /// socket that has nothing to accept.
+    pub fn close(&mut self, pif: Pif, rule: usize, port: u16) {
+        let is_it =
+            |listener: &Listener| (listener.pif, listener.rule, listener.port) == (pif, rule, port);
+        if let Some(index) = self.slots.iter().position(|slot| slot.as_ref().is_some_and(is_it)) {
+            self.slots[index] = None;
+            self.free.push(index as u32);
+        }
+    }
+
+    /// Protocol and port of all that listen on `pif`.
+    pub fn on(&self, pif: Pif) -> impl Iterator<Item = (Proto, u16)> + '_ {
+        let listeners = self.slots.iter().flatten().filter(move |listener| listener.pif == pif);
+        listeners.map(|listener| (listener.proto, listener.port))
+    }
+}
+
 /// Why not all ports could be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A port of a rule that must listen on all of its ports.
     #[error(
-        "Listen failed for HOST {rule}: port {port}: {errno} (Failed to bind port {port}).\n\
+        "Listen failed for {rule}: port {port}: {errno} (Failed to bind port {port}).\n\
          Couldn't listen on requested ports; choose another port{hint}"
     )]
     Port {
-        /// The rule, as text.
+        /// Where, and the rule, as text.
         rule: String,
         /// The port.
         port: u16,
@@ -54,31 +113,49 @@ pub enum ListenError {
         hint: &'static str,
     },
     /// A rule of which no port could be opened.
-    #[error(
-        "All listens failed for HOST {0}: choose other ports, or stop the program that has them"
-    )]
+    #[error("All listens failed for {0}: choose other ports, or stop the program that has them")]
     All(String),
 }
 
 impl Engine {
-    /// Opens the listening sockets of all rules.
+    /// Opens the listening sockets of all rules; those with the scan flag listen where others do.
     ///
     /// # Errors
     /// The first port that must be opened and could not.
     pub fn listen(&mut self) -> Result<(), ListenError> {
-        let rules = self.addressing.rules.rules().to_vec();
-        let mut outcomes = Vec::with_capacity(rules.len());
-        for (index, rule) in rules.iter().enumerate() {
-            outcomes.push(self.listen_rule(index, rule)?);
+        self.listen_table(Pif::Host, &self.addressing.rules.clone())?;
+        if let Some(parts) = &self.bypass {
+            self.listen_table(Pif::Splice, &parts.outbound.clone())?;
         }
         self.ready_listeners.reserve(self.listeners.len());
-        match self.addressing.rules.starved(&outcomes) {
-            Some(rule) => Err(ListenError::All(rule.to_string())),
+        self.scan_ports();
+        Ok(())
+    }
+
+    fn listen_table(&mut self, pif: Pif, table: &RuleTable) -> Result<(), ListenError> {
+        let mut outcomes = Vec::with_capacity(table.rules().len());
+        for (index, rule) in table.rules().iter().enumerate() {
+            outcomes.push(match rule.scan {
+                true => Outcome::default(),
+                false => self.listen_rule(pif, index, rule)?,
+            });
+        }
+        match table.starved(&outcomes) {
+            Some(rule) => Err(ListenError::All(format!("{pif} {rule}"))),
             None => Ok(()),
         }
     }
 
-    fn listen_rule(&mut self, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
+    /// A rule by the place where it listens and its number.
+    pub(super) fn rule(&self, pif: Pif, number: usize) -> Option<Rule> {
+        let table = match pif {
+            Pif::Splice => &self.bypass.as_ref()?.outbound,
+            _ => &self.addressing.rules,
+        };
+        table.rules().get(number).copied()
+    }
+
+    fn listen_rule(&mut self, pif: Pif, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
         // Ports that are opened as far as possible leave half of the descriptors to the flows.
         let room = usize::try_from(self.options.max_descriptors / 2).unwrap_or(usize::MAX);
@@ -91,10 +168,10 @@ impl Engine {
                 outcome.denied += left;
                 break;
             }
-            match self.listen_port(index, rule, port) {
+            match self.listen_port(pif, index, rule, port) {
                 Ok(()) => outcome.bound += 1,
                 Err(errno) if rule.weak => {
-                    log::debug!("Listen failed for HOST {rule}: port {port}: {errno}");
+                    log::debug!("Listen failed for {pif} {rule}: port {port}: {errno}");
                     let count = match errno {
                         Errno::ACCESS => &mut outcome.denied,
                         _ => &mut outcome.failed,
@@ -107,14 +184,22 @@ impl Engine {
                         Errno::ADDRNOTAVAIL => ", or an address that this host has (or --freebind)",
                         _ => ", or stop the program that has it",
                     };
-                    return Err(ListenError::Port { rule: rule.to_string(), port, errno, hint });
+                    let rule = format!("{pif} {rule}");
+                    return Err(ListenError::Port { rule, port, errno, hint });
                 }
             }
         }
         Ok(outcome)
     }
 
-    fn listen_port(&mut self, index: usize, rule: &Rule, port: u16) -> Result<(), Errno> {
+    /// Listens on one port of a rule.
+    pub(super) fn listen_port(
+        &mut self,
+        pif: Pif,
+        index: usize,
+        rule: &Rule,
+        port: u16,
+    ) -> Result<(), Errno> {
         let tcp = rule.proto == Proto::Tcp;
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let (address, dual_stack): (IpAddr, bool) = match rule.listen {
@@ -125,20 +210,30 @@ impl Engine {
         let to = BindTo {
             address: SocketAddr::new(address, port),
             interface: rule.interface.as_ref().map(|name| name.as_str()),
-            freebind: self.options.freebind,
+            freebind: self.options.freebind && pif == Pif::Host,
             dual_stack,
         };
-        let socket = socket::bound(transport, &to)?;
+        let socket = self.socket_on(pif, transport, to.address)?;
+        socket::bind(socket.as_fd(), &to)?;
         if tcp {
             rnet::listen(&socket, BACKLOG)?;
         } else {
             datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
         }
-        let token = Token::Listener(self.listeners.len() as u32);
+        let token = Token::Listener(self.listeners.next_index());
         let data = epoll::EventData::new_u64(token.to_bits());
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&*self.epoll, &socket, data, events)?;
-        self.listeners.push(Listener { socket, rule: index, port, ready: false, waiting: false });
+        let proto = rule.proto;
+        self.listeners.add(Listener {
+            socket,
+            pif,
+            rule: index,
+            proto,
+            port,
+            ready: false,
+            waiting: false,
+        });
         Ok(())
     }
 
@@ -155,8 +250,7 @@ impl Engine {
     pub(super) fn serve_listener(&mut self, out: &mut dyn ToGuest, index: u32) {
         let Some(listener) = self.listeners.get_mut(index as usize) else { return };
         (listener.ready, listener.waiting) = (false, false);
-        let proto = self.addressing.rules.rules()[listener.rule].proto;
-        let drained = match proto {
+        let drained = match listener.proto {
             Proto::Tcp => self.accept_some(out, index as usize),
             _ => self.receive_some(out, index as usize),
         };
@@ -164,8 +258,10 @@ impl Engine {
             Drained::Empty => {}
             Drained::More => self.mark_listener(index),
             Drained::NoRoom => {
-                self.listeners[index as usize].waiting = true;
-                self.waiting_listeners += 1;
+                if let Some(listener) = self.listeners.get_mut(index as usize) {
+                    listener.waiting = true;
+                    self.waiting_listeners += 1;
+                }
             }
         }
     }
@@ -177,8 +273,9 @@ impl Engine {
             return;
         }
         self.waiting_listeners = 0;
-        for index in 0..self.listeners.len() {
-            if std::mem::take(&mut self.listeners[index].waiting) {
+        for index in 0..self.listeners.slots.len() {
+            let slot = self.listeners.get_mut(index);
+            if slot.is_some_and(|listener| std::mem::take(&mut listener.waiting)) {
                 self.mark_listener(index as u32);
             }
         }
@@ -190,11 +287,13 @@ impl Engine {
                 self.outbox.drops.count(reason);
                 return Drained::NoRoom;
             }
-            let listener = &self.listeners[index];
+            let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
             match socket::accept(listener.socket.as_fd()) {
                 Ok((socket, peer)) => {
-                    let rule = self.addressing.rules.rules()[listener.rule];
-                    self.accepted(out, socket, peer, &rule);
+                    let pif = listener.pif;
+                    if let Some(rule) = self.rule(pif, listener.rule) {
+                        self.route_connection(out, pif, &rule, socket, peer);
+                    }
                 }
                 Err(Errno::AGAIN) => return Drained::Empty,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -233,8 +332,9 @@ impl Engine {
 
     /// Forwards the datagram at the head of a listening socket's queue.
     fn receive_one(&mut self, out: &mut dyn ToGuest, index: usize) -> Option<Drained> {
-        let listener = &self.listeners[index];
-        let rule = self.addressing.rules.rules()[listener.rule];
+        let listener = self.listeners.get(index)?;
+        let (pif, port) = (listener.pif, listener.port);
+        let rule = self.rule(pif, listener.rule)?;
         let waiting = match datagram::peek(listener.socket.as_fd()) {
             Ok(waiting) => waiting,
             Err(Errno::AGAIN) => return None,
@@ -243,8 +343,8 @@ impl Engine {
                 return Some(Drained::More);
             }
         };
-        let flow = self.inbound_flow(&rule, &waiting, listener.port);
-        let fd = self.listeners[index].socket.as_fd();
+        let flow = self.inbound_flow((pif, &rule), &waiting, port);
+        let fd = self.listeners.get(index)?.socket.as_fd();
         let id = match flow {
             Ok(id) => id,
             Err(reason) => {
@@ -254,6 +354,9 @@ impl Engine {
             }
         };
         let flow = self.flows.table.get_mut(id)?;
+        if let Protocol::Relay(_) = flow.state.protocol {
+            return self.relay_from_listener(index, id);
+        }
         let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
         if let Protocol::Udp(state) = &mut flow.state.protocol {
             state.touch(self.now, 1 - tap);
@@ -265,7 +368,7 @@ impl Engine {
     /// The flow of a datagram on a listening socket, a new one if there is none.
     fn inbound_flow(
         &mut self,
-        rule: &Rule,
+        (pif, rule): (Pif, &Rule),
         waiting: &Waiting,
         port: u16,
     ) -> Result<FlowId, DropReason> {
@@ -276,9 +379,12 @@ impl Engine {
             (None, ListenAddr::V6(v6)) => SocketAddr::new(v6.into(), port),
             (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
         };
-        let host = Side { pif: Pif::Host, ours: local.into(), endpoint: peer.into() };
-        if let Some(id) = self.flows.find(L4Protocol::Udp, &host) {
+        let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
+        if let Some(id) = self.flows.find(L4Protocol::Udp, &initiating) {
             return Ok(id);
+        }
+        if let Some(side) = self.bypass_side(pif, rule, peer, local)? {
+            return self.open_relay(rule, initiating, side);
         }
         let sides = self.inbound_sides(rule, peer, local)?;
         if let Some(id) = self.flows.find(L4Protocol::Udp, &sides[1]) {

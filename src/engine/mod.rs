@@ -17,6 +17,8 @@
 
 mod addressing;
 mod answer;
+mod auto;
+mod bypass;
 mod datagrams;
 mod fill;
 mod flows;
@@ -25,7 +27,9 @@ mod icmp_error;
 mod ingress;
 mod listen;
 mod outbox;
+mod relay;
 mod socket_link;
+mod splice;
 mod state;
 mod tcp;
 mod token;
@@ -40,20 +44,23 @@ use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
+pub use bypass::BypassConfig;
 pub use listen::ListenError;
 pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
 use crate::flow::fwd::InterfaceName;
+use crate::flow::splice::End as SpliceEnd;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use flows::{ADVERTISEMENT_TIMER, Flows, slot_of_timer};
+use bypass::BypassParts;
+use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER, slot_of_timer};
 use fragments::Fragments;
-use listen::Listener;
+use listen::Listeners;
 use outbox::Outbox;
 use state::Protocol;
 
@@ -90,7 +97,8 @@ pub struct Engine {
     flows: Flows,
     outbox: Outbox,
     fragments: Fragments,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
+    bypass: Option<Box<BypassParts>>,
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
     duid: Duid,
@@ -117,7 +125,8 @@ impl Engine {
             options,
             outbox: Outbox::default(),
             fragments: Fragments::default(),
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
+            bypass: None,
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,
             duid,
@@ -138,6 +147,17 @@ impl Engine {
         match flow.state.protocol {
             Protocol::Tcp(_) => self.tcp_event(id, events),
             Protocol::Udp(_) | Protocol::Ping(_) => self.flows.mark_ready(id),
+            Protocol::Splice(_) => self.splice_event(id, SpliceEnd::Initiator, events),
+            Protocol::Relay(_) => self.relay_event(id, SpliceEnd::Initiator),
+        }
+    }
+
+    /// An event of the second socket of a flow.
+    pub fn on_target_event(&mut self, id: FlowId, events: EventFlags) {
+        match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
+            Some(Protocol::Splice(_)) => self.splice_event(id, SpliceEnd::Target, events),
+            Some(Protocol::Relay(_)) => self.relay_event(id, SpliceEnd::Target),
+            _ => {}
         }
     }
 
@@ -186,6 +206,8 @@ impl Engine {
         match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
             Some(Protocol::Tcp(_)) => self.drive_tcp(out, id),
             Some(Protocol::Udp(_) | Protocol::Ping(_)) => self.serve_datagrams(out, id),
+            Some(Protocol::Splice(_)) => self.drive_splice(id),
+            Some(Protocol::Relay(_)) => self.serve_relay(id),
             None => {}
         }
     }
@@ -194,12 +216,16 @@ impl Engine {
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
+        if key == SCAN_TIMER {
+            return self.scan_ports();
+        }
         let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {
             Protocol::Tcp(_) => self.tcp_timer(id),
-            Protocol::Udp(_) | Protocol::Ping(_) => self.datagram_timer(id),
+            Protocol::Udp(_) | Protocol::Ping(_) | Protocol::Relay(_) => self.datagram_timer(id),
+            Protocol::Splice(_) => {}
         }
     }
 

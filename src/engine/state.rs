@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
+use crate::sys::pipe::Pipe;
 use crate::time::Timestamp;
 
 /// State of a flow.
@@ -40,6 +42,51 @@ pub enum Protocol {
     Udp(DatagramState),
     /// ICMP echo.
     Ping(DatagramState),
+    /// TCP from socket to socket.
+    Splice(SpliceState),
+    /// UDP from socket to socket.
+    Relay(RelayState),
+}
+
+impl Protocol {
+    /// The socket that we connected for the one that was accepted, if the flow has two.
+    pub fn second_socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Splice(splice) => Some(splice.target.as_fd()),
+            Self::Relay(relay) => Some(relay.target.as_fd()),
+            Self::Tcp(_) | Self::Udp(_) | Self::Ping(_) => None,
+        }
+    }
+}
+
+/// A TCP connection that passes the link by.
+pub struct SpliceState {
+    /// The machine.
+    pub machine: Splice,
+    /// The socket that we connected.
+    pub target: OwnedFd,
+    /// The pipe of each way, while it needs one.
+    pub pipes: [Option<Pipe>; 2],
+}
+
+/// A UDP pseudo-flow that passes the link by.
+pub struct RelayState {
+    /// What each datagram flow keeps.
+    pub datagrams: DatagramState,
+    /// The socket that we connected.
+    pub target: OwnedFd,
+    /// Whether the initiator's socket and the target's may have datagrams.
+    pub readable: [bool; 2],
+}
+
+impl FlowState {
+    /// The socket of an end of a flow with two.
+    pub fn end(&self, end: End) -> BorrowedFd<'_> {
+        match (end, self.protocol.second_socket()) {
+            (End::Target, Some(target)) => target,
+            _ => self.fd(),
+        }
+    }
 }
 
 /// A TCP connection.

@@ -7,6 +7,8 @@ use crate::flow::table::{FLOW_ID_BITS, FlowId};
 pub enum Token {
     /// The socket of a flow.
     Flow(FlowId),
+    /// The second socket of a spliced flow: the one that we connected.
+    Target(FlowId),
     /// A descriptor of the link.
     Link(u16),
     /// A listening socket, by index.
@@ -25,6 +27,7 @@ const LINK: u64 = 1;
 const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
 const SIGNALS: u64 = 4;
+const TARGET: u64 = 5;
 const WATCH: u64 = 7;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
@@ -37,6 +40,7 @@ impl Token {
     pub fn to_bits(self) -> u64 {
         match self {
             Self::Flow(id) => FLOW << KIND_SHIFT | id.to_bits(),
+            Self::Target(id) => TARGET << KIND_SHIFT | id.to_bits(),
             Self::Link(token) => LINK_BASE | u64::from(token),
             Self::Listener(index) => LISTENER << KIND_SHIFT | u64::from(index),
             Self::Clients => CLIENTS << KIND_SHIFT,
@@ -50,6 +54,7 @@ impl Token {
         let value = bits & ((1 << KIND_SHIFT) - 1);
         match bits >> KIND_SHIFT {
             FLOW => Some(Self::Flow(FlowId::from_bits(value))),
+            TARGET => Some(Self::Target(FlowId::from_bits(value))),
             LINK => Some(Self::Link(value as u16)),
             LISTENER => Some(Self::Listener(value as u32)),
             CLIENTS => Some(Self::Clients),
@@ -68,6 +73,7 @@ mod tests {
     fn survives_the_way_through_epoll() {
         let tokens = [
             Token::Flow(FlowId::from_bits(0x1234_5678_9abc)),
+            Token::Target(FlowId::from_bits(0x1234_5678_9abc)),
             Token::Link(0xffff),
             Token::Listener(70_000),
             Token::Clients,

@@ -230,6 +230,7 @@ impl<L: Link> Worker<L> {
     fn on_event(&mut self, data: u64, flags: epoll::EventFlags) {
         match Token::from_bits(data) {
             Some(Token::Flow(id)) => self.engine.on_flow_event(id, flags),
+            Some(Token::Target(id)) => self.engine.on_target_event(id, flags),
             Some(Token::Listener(index)) => self.engine.on_listener_event(index),
             Some(Token::Link(token)) => {
                 let events = self.link.on_event(token);

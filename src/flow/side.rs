@@ -11,6 +11,18 @@ pub enum Pif {
     Host = 1,
     /// The link to the guest.
     Tap = 2,
+    /// Sockets inside the guest's network namespace.
+    Splice = 3,
+}
+
+impl std::fmt::Display for Pif {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "HOST",
+            Self::Tap => "TAP",
+            Self::Splice => "SPLICE",
+        })
+    }
 }
 
 /// An address and port in 18 bytes: IPv4 addresses are stored v4-mapped. No real v4-mapped address
@@ -77,10 +89,6 @@ pub struct Side {
 
 impl std::fmt::Display for Side {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let pif = match self.pif {
-            Pif::Host => "HOST",
-            Pif::Tap => "TAP",
-        };
-        write!(f, "{pif} {:?} -> {:?}", self.endpoint, self.ours)
+        write!(f, "{} {:?} -> {:?}", self.pif, self.endpoint, self.ours)
     }
 }

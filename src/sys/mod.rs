@@ -3,9 +3,13 @@
 //!
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
+pub mod batch;
 pub mod datagram;
 pub mod namespace;
+pub mod namespace_socket;
+pub mod pipe;
 pub mod process;
+pub mod sock_diag;
 pub mod socket;
 pub mod stream;
 pub mod tun;

@@ -88,31 +88,56 @@ pub struct BindTo<'a> {
     pub dual_stack: bool,
 }
 
+impl BindTo<'_> {
+    /// The address for bind(2).
+    fn effective(&self) -> SocketAddr {
+        if self.dual_stack {
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.address.port())
+        } else {
+            self.address
+        }
+    }
+}
+
 /// Opens a socket bound as `to` says, with `SO_REUSEADDR`.
 ///
 /// # Errors
 /// What socket(2), setsockopt(2) and bind(2) report.
 pub fn bound(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
-    let address = if to.dual_stack {
-        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), to.address.port())
-    } else {
-        to.address
-    };
-    let socket = create(transport, address.ip())?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = create(transport, to.effective().ip())?;
+    bind(socket.as_fd(), to)?;
+    Ok(socket)
+}
+
+/// Binds a new socket as `to` says, with `SO_REUSEADDR`.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
+    let address = to.effective();
+    sockopt::set_socket_reuseaddr(socket, true)?;
     if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, !to.dual_stack)?;
+        sockopt::set_ipv6_v6only(socket, !to.dual_stack)?;
     }
     if let Some(interface) = to.interface {
-        bind_to_device(socket.as_fd(), interface)?;
+        bind_to_device(socket, interface)?;
     }
     if to.freebind && address.is_ipv4() {
-        sockopt::set_ip_freebind(&socket, true)?;
+        sockopt::set_ip_freebind(socket, true)?;
     } else if to.freebind {
-        sockopt::set_ipv6_freebind(&socket, true)?;
+        sockopt::set_ipv6_freebind(socket, true)?;
     }
-    net::bind(&socket, &address)?;
-    Ok(socket)
+    net::bind(socket, &address)
+}
+
+/// Binds a TCP socket to an address and leaves its port to connect(2), which knows that ports can be
+/// shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    net::bind(socket, &SocketAddr::new(address, 0))
 }
 
 /// Binds a socket to an interface (`SO_BINDTODEVICE`; without privileges since Linux 5.7).

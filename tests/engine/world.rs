@@ -117,6 +117,7 @@ pub fn forward(proto: Proto, family: Family, port: u16) -> Rule {
         target_addr: None,
         target_first: port,
         weak: false,
+        scan: false,
         group: 0,
     }
 }

@@ -13,6 +13,9 @@ CASES=(
     interface_name mtu_given families local_mode not_configured dns_matched
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
+    bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
+    from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
+    helper_ends
     join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcpv6_client ra_address
@@ -275,6 +278,117 @@ started() {
 ended() { has_ended "$(cat "$WORLD/pasta.pid")"; }
 runs() { ! ended 2>/dev/null; }
 
+# serving ADDRESS...: a server in the holder's namespaces, SERVING.
+serving() {
+    rm -f "$WORLD/serving.log"
+    (become_user nsenter --user="/proc/$HOLDER/ns/user" --net="/proc/$HOLDER/ns/net" --preserve-credentials \
+        /run/bin/nettool serve "$@") >"$WORLD/serving.log" 2>&1 &
+    SERVING=$!
+    remember "$SERVING"
+    until_true 10 grep -q ready "$WORLD/serving.log"
+}
+from_host() { in_net host /run/bin/nettool "$@"; }
+# tap_bytes: what has gone through the tap device, both ways.
+tap_bytes() { inside awk '$1 == "uplink:" { print $2 + $10 }' /proc/net/dev; }
+refused_at() { [ "$(from_host connect "$1")" = refused ]; }
+
+bypass_tcp() {
+    holder
+    started --config-net -t 7001 "$HOLDER"
+    serving '[::]:7001'
+    from_host get "$1:7001" 10000000 61
+    from_host put "$1:7001" 10000000 62
+    [ "$(tap_bytes)" -lt 1000000 ]
+}
+case_bypass_tcp_v4() { bypass_tcp 127.0.0.1; }
+case_bypass_tcp_v6() { bypass_tcp '[::1]'; }
+bypass_udp() {
+    holder
+    started --config-net -u 7001 "$HOLDER"
+    serving '[::]:7001'
+    from_host udp "$1:7001" 60000
+    [ "$(tap_bytes)" -lt 60000 ]
+}
+case_bypass_udp_v4() { bypass_udp 127.0.0.1; }
+case_bypass_udp_v6() { bypass_udp '[::1]'; }
+case_bypass_to_command() {
+    background "${served[@]}"
+    until_true 5 from_host get 127.0.0.1:7001 2048 60
+    from_host get '[::1]:9003' 10000000 60
+}
+case_no_splice() {
+    holder
+    started --config-net --no-splice -t 7001 "$HOLDER"
+    serving '[::]:7001'
+    from_host get 127.0.0.1:7001 10000000 63
+    [ "$(tap_bytes)" -gt 10000000 ]
+}
+# A service on the namespace's loopback: reached only on demand.
+case_loopback_kept() {
+    holder
+    started --config-net -t 7001 -u 7001 "$HOLDER"
+    serving 127.0.0.1:7001 '[::1]:7001'
+    if from_host get 127.0.0.1:7001 2048 64; then return 1; fi
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+    started --config-net --host-lo-to-ns-lo -t 7001 -u 7001 -I other0 "$HOLDER"
+    from_host get 127.0.0.1:7001 2048 65
+    from_host get '[::1]:7001' 2048 66
+    from_host udp 127.0.0.1:7001 1000
+}
+case_from_namespace_tcp() {
+    holder
+    started --config-net -T 8600:5600,5600 -U none "$HOLDER"
+    inside /run/bin/nettool get 127.0.0.1:5600 10000000 67
+    inside /run/bin/nettool put '[::1]:5600' 10000000 68
+    inside /run/bin/nettool get 127.0.0.1:8600 2048 69
+    [ "$(tap_bytes)" -lt 1000000 ]
+}
+case_from_namespace_udp() {
+    holder
+    started --config-net -T none -U 5600 "$HOLDER"
+    inside /run/bin/nettool udp 127.0.0.1:5600 60000
+    inside /run/bin/nettool udp '[::1]:5600' 60000
+    [ "$(tap_bytes)" -lt 60000 ]
+}
+case_services_inside_followed() {
+    holder
+    started --config-net "$HOLDER"
+    refused_at 127.0.0.1:7002
+    serving '[::]:7002'
+    until_true 5 from_host get 127.0.0.1:7002 2048 71
+    outside get "$HOST4:7002" 2048 72
+    from_host udp 127.0.0.1:7002 1000
+    kill -TERM "$SERVING"
+    until_true 5 refused_at 127.0.0.1:7002
+}
+case_services_outside_followed() {
+    holder
+    started --config-net "$HOLDER"
+    inside /run/bin/nettool get 127.0.0.1:5600 2048 73
+    same "$(inside /run/bin/nettool connect 127.0.0.1:5602)" refused
+    in_net host /run/bin/nettool serve 127.0.0.1:5602 >"$WORLD/late.log" 2>&1 &
+    remember $!
+    until_true 5 inside /run/bin/nettool get 127.0.0.1:5602 2048 74
+}
+# alone: the holder is the only process in its network.
+alone() {
+    local process net count=0
+    net=$(readlink "/proc/$HOLDER/ns/net")
+    for process in /proc/[0-9]*; do
+        [ "$(readlink "$process/ns/net")" != "$net" ] || count=$((count + 1))
+    done
+    [ "$count" -eq 1 ]
+}
+case_helper_ends() {
+    holder
+    alone
+    started --config-net "$HOLDER"
+    if alone; then return 1; fi
+    kill -KILL "$(cat "$WORLD/pasta.pid")"
+    until_true 5 alone
+}
+
 case_join_by_pid() {
     holder
     started --config-net "$HOLDER"
@@ -318,11 +432,13 @@ case_podman_arguments() {
 case_rootlesskit_arguments() {
     holder
     started --stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 \
-        --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=none --udp-ports=none \
+        --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=auto --udp-ports=auto --host-lo-to-ns-lo \
         --userns="/proc/$HOLDER/ns/user" --netns="/proc/$HOLDER/ns/net"
     holds "$(inside ip -o addr show dev tap0)" 'inet 10.0.2.100/24'
     holds "$(inside ip route)" 'default via 10.0.2.2 dev tap0'
     inside /run/bin/nettool get "$SERVER4:5000" 2048 45
+    serving 127.0.0.1:7003
+    until_true 5 from_host get 127.0.0.1:7003 2048 46
 }
 case_namespace_gone() {
     in_container "/run/bin/pasta --netns joined -P $WORLD/pasta.pid
@@ -390,6 +506,8 @@ case_wrong_options() {
     refused 'Both --netns and PID or command given' --netns x 1
     refused 'Invalid PID 99999999999' 99999999999
     refused '--no-copy-routes needs --config-net' --no-copy-routes -- true
+    refused '--host-lo-to-ns-lo is incompatible with --no-splice' --host-lo-to-ns-lo --no-splice -- true
+    refused 'Listening address not allowed for -T 127.0.0.1/22' -T 127.0.0.1/22 -- true
     refused '--no-pidns is incompatible with PID or --netns' --no-pidns --netns x
     refused '-s is for passt / vhost-user mode only' -s /tmp/x -- true
     refused "Couldn't open network namespace /run/netns/nowhere" --netns nowhere

@@ -121,6 +121,12 @@ pub struct PastaOptions {
     pub dhcp_dns: bool,
     /// `--dhcp-search`.
     pub dhcp_search: bool,
+    /// `--tcp-ns` and `--udp-ns`, in order.
+    pub ports: Vec<(Proto, String)>,
+    /// `--host-lo-to-ns-lo`.
+    pub keep_loopback: bool,
+    /// `--no-splice`, which changes nothing in the other modes.
+    pub no_splice: bool,
     /// `--runas`.
     pub run_as: Option<String>,
     /// `--stderr`, which has no effect any more.

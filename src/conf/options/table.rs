@@ -334,8 +334,9 @@ pub(super) const TABLE: &[Definition] = &[
             Ok(())
         },
         PORTS,
-        "TCP ports to forward to the guest; can be given several times. SPEC is none, all, or a \
-         list like 22,80:8080,~81,100-110:200-210, optionally after ADDR/, %IF/ or ADDR%IF/",
+        "TCP ports to forward to the guest; can be given several times. SPEC is none, all, auto \
+         (as services come and go: pasta only, and the default there), or a list like \
+         22,80:8080,~81,100-110:200-210, optionally after ADDR/, %IF/ or ADDR%IF/",
     ),
     text(
         Some('u'),
@@ -448,19 +449,38 @@ pub(super) const TABLE: &[Definition] = &[
         Some('T'),
         "tcp-ns",
         "SPEC",
-        value::namespace_ports,
-        "none",
-        "TCP ports to forward from the namespace to the host: none",
+        |o, spec| {
+            o.pasta.ports.push((Proto::Tcp, spec.to_owned()));
+            Ok(())
+        },
+        PORTS,
+        "TCP ports to forward from the namespace's loopback to the host's; SPEC as for \
+         --tcp-ports, without addresses; default: auto",
     )
     .pasta(),
     text(
         Some('U'),
         "udp-ns",
         "SPEC",
-        value::namespace_ports,
-        "none",
-        "UDP ports to forward from the namespace to the host: none",
+        |o, spec| {
+            o.pasta.ports.push((Proto::Udp, spec.to_owned()));
+            Ok(())
+        },
+        PORTS,
+        "UDP ports to forward from the namespace's loopback to the host's; SPEC as for --tcp-ns",
     )
     .pasta(),
-    flag(None, "no-splice", |_| {}, "Forward all connections through the tap device").pasta(),
+    flag(
+        None,
+        "host-lo-to-ns-lo",
+        |o| o.pasta.keep_loopback = true,
+        "Connections to the host's loopback address reach the namespace's loopback address",
+    )
+    .pasta(),
+    flag(
+        None,
+        "no-splice",
+        |o| o.pasta.no_splice = true,
+        "Forward connections from the host's loopback through the tap device, too",
+    ),
 ];

@@ -163,10 +163,6 @@ pub(super) fn netns(o: &mut Options, text: &str) -> Refusal {
     Ok(())
 }
 
-pub(super) fn namespace_ports(_: &mut Options, text: &str) -> Refusal {
-    if text == "none" { Ok(()) } else { Err(format!("Invalid port specifier '{text}'")) }
-}
-
 pub(super) fn run_as(o: &mut Options, text: &str) -> Refusal {
     let user = text.split(':').next().unwrap_or_default();
     if user.is_empty() {

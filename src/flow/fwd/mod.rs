@@ -4,6 +4,8 @@
 //!   loopback, the host's copy of the guest's address, unchanged).
 //! - [`to_guest()`]: as what, and to which of the guest's addresses, a connection to a listening
 //!   socket appears in the guest; a [`Rule`] says which ports are listened on.
+//! - [`to_namespace()`] and [`from_namespace()`]: which loopback connections pass the guest's link by, and
+//!   where they go.
 //! - [`source_for_guest`]: what the guest sees of a host-side address, also for ICMP offenders.
 //! - [`learn()`]: which of the guest's addresses its traffic teaches us.
 //!
@@ -21,6 +23,7 @@ mod special;
 mod table;
 mod to_guest;
 mod to_host;
+mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -30,6 +33,7 @@ pub use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleTable};
 pub use to_guest::{GuestSide, source_for_guest, to_guest};
 pub use to_host::{Target, to_host};
+pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};
 
@@ -165,6 +169,9 @@ pub enum Refused {
     /// The rule does not cover the address or port.
     #[error("no rule")]
     NoRule,
+    /// Only loopback traffic is forwarded here.
+    #[error("not loopback traffic")]
+    NotLoopback,
 }
 
 /// What both directions need to know of one family, without its type.

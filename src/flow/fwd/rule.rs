@@ -107,6 +107,8 @@ pub struct Rule {
     pub target_first: u16,
     /// Single ports may fail to bind.
     pub weak: bool,
+    /// `auto`: a port is listened on only while its target listens on the other side.
+    pub scan: bool,
     /// Number of the port specification that this rule is part of.
     pub group: u16,
 }
@@ -148,8 +150,8 @@ impl Rule {
     }
 }
 
-/// `PROTO [ADDR]%IF:FIRST-LAST  =>  TADDR:TO-TOLAST (best effort) `, the trailing blank included:
-/// the form that other programs look for in our output. An IPv6 target address has brackets, so
+/// `PROTO [ADDR]%IF:FIRST-LAST  =>  TADDR:TO-TOLAST (best effort) (auto-scan) `, the trailing blank
+/// included: the form that other programs look for in our output. An IPv6 target address has brackets, so
 /// that the port can be told from it.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,7 +168,8 @@ impl fmt::Display for Rule {
             None => {}
         }
         write_ports(f, self.target_first.into(), self.target_last())?;
-        f.write_str(if self.weak { " (best effort) " } else { " " })
+        f.write_str(if self.weak { " (best effort)" } else { "" })?;
+        f.write_str(if self.scan { " (auto-scan) " } else { " " })
     }
 }
 
@@ -188,6 +191,7 @@ mod tests {
         target_addr: None,
         target_first: 22,
         weak: false,
+        scan: false,
         group: 0,
     };
 
@@ -199,6 +203,11 @@ mod tests {
             (RULE, "TCP [*]:2222  =>  22 "),
             (Rule { last: 2229, ..RULE }, "TCP [*]:2222-2229  =>  22-29 "),
             (Rule { weak: true, ..RULE }, "TCP [*]:2222  =>  22 (best effort) "),
+            (Rule { scan: true, ..RULE }, "TCP [*]:2222  =>  22 (auto-scan) "),
+            (
+                Rule { weak: true, scan: true, ..RULE },
+                "TCP [*]:2222  =>  22 (best effort) (auto-scan) ",
+            ),
             (Rule { proto: Proto::Udp, interface: lo, ..RULE }, "UDP [*]%lo:2222  =>  22 "),
             (
                 Rule { listen: v4, target_addr: Some(ip("192.0.2.9")), ..RULE },

@@ -129,7 +129,8 @@ impl RuleTable {
         self.rules.iter().find(|rule| rule.matches(proto, local))
     }
 
-    /// The first weak rule that has no socket at all after listening, one outcome a rule.
+    /// The first weak rule that has no socket at all after listening, one outcome a rule. Rules with the
+    /// scan flag may have none.
     ///
     /// A rule that lacks nothing but privilege is forgiven if other rules of its specification
     /// listen: the operator wrote one range, which excluded ports happen to split.
@@ -139,7 +140,7 @@ impl RuleTable {
         };
         self.rules.iter().zip(outcomes).find_map(|(rule, outcome)| {
             let forgiven = outcome.failed == 0 && group_listens(rule.group);
-            (rule.weak && outcome.bound == 0 && !forgiven).then_some(rule)
+            (rule.weak && !rule.scan && outcome.bound == 0 && !forgiven).then_some(rule)
         })
     }
 }
@@ -203,6 +204,7 @@ mod tests {
         target_addr: None,
         target_first: 8001,
         weak: false,
+        scan: false,
         group: 0,
     };
 
@@ -350,6 +352,10 @@ mod tests {
         assert_eq!(table.starved(&[denied, nothing]), Some(&low));
         assert_eq!(table.starved(&[bound, nothing]), None);
         assert_eq!(table.starved(&[bound, failed]), Some(&high));
+
+        let mut scanned = RuleTable::default();
+        scanned.add(Rule { scan: true, ..weak }, &net).unwrap();
+        assert_eq!(scanned.starved(&[failed]), None);
 
         let mut apart = RuleTable::default();
         apart.add(low, &net).unwrap();

@@ -142,6 +142,7 @@ mod tests {
             target_addr: None,
             target_first: 80,
             weak: false,
+            scan: false,
             group: 0,
         }
     }

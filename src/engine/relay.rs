@@ -1,0 +1,149 @@
+//! Relayed UDP: pseudo-flows between two connected sockets, one on the host and one in the guest's
+//! namespace. Datagrams move in batches, a system call each way for up to 16 of them; timeouts are
+//! those of all UDP flows. Errors are not passed on: who sends to a closed port hears nothing.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use passt_frame::Errno;
+
+use super::Engine;
+use super::bypass::{open_logged, target_side};
+use super::datagrams::Drained;
+use super::outbox::Outbox;
+use super::state::{DatagramState, FlowState, Protocol, RelayState};
+use crate::flow::fwd::{Rule, SpliceSide};
+use crate::flow::side::{Pif, Side};
+use crate::flow::splice::End;
+use crate::flow::table::FlowId;
+use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
+use crate::sys::batch::Batch;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+impl Engine {
+    /// Opens a flow for a datagram of `initiating`, which came in on a socket of `rule`.
+    pub(super) fn open_relay(
+        &mut self,
+        rule: &Rule,
+        initiating: Side,
+        (to, side): (Pif, SpliceSide),
+    ) -> Result<FlowId, DropReason> {
+        self.flows.check_datagram_room(initiating.pif, self.listeners.len() + 1)?;
+        let sides = [initiating, target_side(to, &side)];
+        let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
+        let interface = rule.interface.as_ref().map(|name| name.as_str());
+        let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
+            let first = self.connected(initiating.pif, (local, interface), peer)?;
+            let source = side.source;
+            let second = match self.connected(to, (source, None), side.destination) {
+                // The port is taken there, or privileged: another one will do.
+                Err(Errno::ADDRINUSE | Errno::ACCESS) => {
+                    let any = SocketAddr::new(source.ip(), 0);
+                    self.connected(to, (any, None), side.destination)?
+                }
+                other => other?,
+            };
+            Ok((first, second))
+        };
+        let (first, target) = open_logged(open, &sides)?;
+        let datagrams = DatagramState::new(self.now);
+        let relay = RelayState { datagrams, target, readable: [false; 2] };
+        let state = FlowState::new(first, Protocol::Relay(relay));
+        self.add_datagram_flow(sides, L4Protocol::Udp, state)
+    }
+
+    /// A UDP socket on `pif`, bound and connected.
+    fn connected(
+        &mut self,
+        pif: Pif,
+        (address, interface): (SocketAddr, Option<&str>),
+        peer: SocketAddr,
+    ) -> Result<OwnedFd, Errno> {
+        let freebind = self.options.freebind && pif == Pif::Host;
+        let udp = self.socket_on(pif, Transport::Udp, peer)?;
+        let to = BindTo { address, interface, freebind, dual_stack: false };
+        socket::bind(udp.as_fd(), &to)?;
+        socket::connect(udp.as_fd(), peer)?;
+        Ok(udp)
+    }
+
+    /// Passes the datagram at the head of a listening socket's queue on to the target of its flow.
+    pub(super) fn relay_from_listener(&mut self, index: usize, id: FlowId) -> Option<Drained> {
+        let listener = self.listeners.get(index)?;
+        let parts = self.bypass.as_mut()?;
+        let Protocol::Relay(relay) = &mut self.flows.table.get_mut(id)?.state.protocol else {
+            return None;
+        };
+        if parts.batch.receive(listener.socket.as_fd(), 1).is_ok() {
+            relay.datagrams.touch(self.now, End::Initiator.index());
+            send_all(&mut parts.batch, relay.target.as_fd(), 1, &mut self.outbox);
+        }
+        Some(Drained::More)
+    }
+
+    /// An event of one of the two sockets.
+    pub(super) fn relay_event(&mut self, id: FlowId, end: End) {
+        let Some(flow) = self.flows.table.get_mut(id) else { return };
+        if let Protocol::Relay(relay) = &mut flow.state.protocol {
+            relay.readable[end.index()] = true;
+            self.flows.mark_ready(id);
+        }
+    }
+
+    /// Moves what waits, for one turn.
+    pub(super) fn serve_relay(&mut self, id: FlowId) {
+        let (Some(flow), Some(parts)) = (self.flows.table.get_mut(id), &mut self.bypass) else {
+            return;
+        };
+        let initiator = flow.state.socket.as_fd();
+        let Protocol::Relay(relay) = &mut flow.state.protocol else { return };
+        let sockets = [initiator, relay.target.as_fd()];
+        for from in End::BOTH {
+            let (index, other) = (from.index(), from.other().index());
+            for _ in 0..DATAGRAMS_PER_TURN / DATAGRAM_BATCH {
+                if !relay.readable[index] {
+                    break;
+                }
+                match parts.batch.receive(sockets[index], DATAGRAM_BATCH) {
+                    Ok(received) => {
+                        for _ in 0..received {
+                            relay.datagrams.touch(self.now, index);
+                        }
+                        send_all(&mut parts.batch, sockets[other], received, &mut self.outbox);
+                    }
+                    Err(Errno::AGAIN) => relay.readable[index] = false,
+                    // An ICMP error to an earlier datagram, which this call has cleared.
+                    Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                    Err(errno) => {
+                        log::debug!("{id:?} (UDP, spliced): {errno}");
+                        relay.readable[index] = false;
+                    }
+                }
+            }
+        }
+        if relay.readable != [false; 2] {
+            self.flows.mark_ready(id);
+        }
+    }
+}
+
+/// Sends the datagrams of a batch. What the socket does not take is dropped and counted.
+fn send_all(batch: &mut Batch, to: BorrowedFd<'_>, count: usize, outbox: &mut Outbox) {
+    let (mut done, mut retried) = (0, false);
+    while done < count {
+        match batch.send(to, done) {
+            Ok(0) => return,
+            Ok(sent) => done += sent,
+            // The error of an earlier datagram, reported once: it has nothing to do with this one.
+            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) if !retried => {
+                retried = true;
+            }
+            Err(_) => {
+                outbox.drops.count(DropReason::SendFailed);
+                (done, retried) = (done + 1, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A TCP connection that is passed from socket to socket: what to do next, as a function of what
+//! the two sockets reported. No frame of it ever exists; the kernel speaks TCP on both ends.
+//!
+//! The connection has two [`End`]s and thereby two *ways*, each named after the end its bytes come
+//! from. A way moves bytes while its source is readable and its destination is writable:
+//! - short: the shell reads without consuming, writes what it read to the destination, and consumes
+//!   what the destination has taken. Nothing is held on the way, so a stalled receiver costs
+//!   nothing, and there is nothing to lose;
+//! - after [`PROMOTE_BYTES`] bytes: through a pipe (splice(2)), if the pool has one. The pipe goes
+//!   back when it is empty and either end has to be waited for.
+//!
+//! TCP's half-close (RFC 9293, 3.6) is mirrored: the end of one source is passed on as a shutdown
+//! once all its bytes were written, and the other way goes on. When both are shut the connection is
+//! over. Any error on either end, a refused connection among them, resets both (linger 0).
+//!
+//! All events are edges. The machine remembers what they told until a call reports the contrary: a
+//! read that finds nothing or less than it could take, a write that was not complete. The kernel
+//! announces the next change exactly then, so nothing is polled and no edge is lost. The end of a
+//! stream is an edge of its own, after which short reads prove nothing.
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes after which a way gets a pipe: setting one up costs as much as copying so many.
+pub const PROMOTE_BYTES: u32 = 256 * 1024;
+
+/// One of the two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The accepted one.
+    Initiator,
+    /// The one that was connected for it.
+    Target,
+}
+
+impl End {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Initiator, Self::Target];
+
+    /// 0 or 1.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Target,
+            Self::Target => Self::Initiator,
+        }
+    }
+}
+
+/// What an end reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// There may be bytes to read.
+    pub readable: bool,
+    /// There may be room to write; on the target for the first time: it is connected.
+    pub writable: bool,
+    /// The peer has sent its last byte.
+    pub ended: bool,
+    /// The connection has failed.
+    pub failed: bool,
+}
+
+/// What the shell is to do next. `from` names the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read without consuming, write, consume what was taken: answer with
+    /// [`on_copied`](Splice::on_copied).
+    Copy(End),
+    /// Take a pipe out of the pool, or say that there is none: [`on_pipe`](Splice::on_pipe).
+    TakePipe(End),
+    /// Splice from the source into the pipe: [`on_filled`](Splice::on_filled).
+    Fill(End),
+    /// Splice this many bytes from the pipe to the destination: [`on_drained`](Splice::on_drained).
+    Drain(End, u32),
+    /// Give the empty pipe back.
+    GivePipe(End),
+    /// Shut down writing on the socket of this end.
+    ShutdownWrite(End),
+    /// Close both sockets, with a reset or as they are.
+    Close {
+        /// Linger 0 on both.
+        reset: bool,
+    },
+}
+
+/// What came of [`Action::Copy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// Bytes were read.
+    Bytes {
+        /// Bytes that were read, at least 1.
+        read: u32,
+        /// How many of them the destination has taken.
+        taken: u32,
+        /// Bytes that could have been read.
+        room: u32,
+    },
+    /// Nothing waits.
+    Empty,
+    /// The end of the stream.
+    Ended,
+    /// Reading or writing failed.
+    Failed,
+}
+
+/// What came of [`Action::Fill`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// So many bytes are in the pipe, at least 1.
+    Bytes(u32),
+    /// Nothing waits.
+    Empty,
+    /// The end of the stream.
+    Ended,
+    /// The source failed.
+    Failed,
+}
+
+/// What came of [`Action::Drain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// The destination has taken so many bytes; fewer than asked for if it is full.
+    Bytes(u32),
+    /// The destination failed.
+    Failed,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    /// The source may have bytes, or its end.
+    readable: bool,
+    /// The destination may have room.
+    writable: bool,
+    /// The source's end was announced; it stands behind its last byte.
+    ended: bool,
+    /// The source's end was read.
+    finished: bool,
+    /// The destination was shut down.
+    shut: bool,
+    /// The way has a pipe.
+    piped: bool,
+    /// Bytes in the pipe.
+    held: u32,
+    /// Bytes copied since the last try for a pipe.
+    copied: u32,
+}
+
+/// The machine of one connection.
+#[derive(Clone, Debug)]
+pub struct Splice {
+    ways: [Way; 2],
+    connecting: bool,
+    failed: bool,
+    closed: bool,
+    /// The way to look at first: they take turns.
+    first: End,
+}
+
+impl Splice {
+    /// A connection that was accepted; its target is being connected unless `connected`.
+    pub fn new(connected: bool) -> Self {
+        let way = Way { readable: true, writable: true, ..Way::default() };
+        Self {
+            ways: [way; 2],
+            connecting: !connected,
+            failed: false,
+            closed: false,
+            first: End::Initiator,
+        }
+    }
+
+    /// Whether the target's handshake has not finished.
+    pub fn is_connecting(&self) -> bool {
+        self.connecting
+    }
+
+    /// Bytes in the pipe of a way: an empty one can be used again.
+    pub fn held(&self, from: End) -> u32 {
+        self.ways[from.index()].held
+    }
+
+    /// An end has reported something.
+    pub fn on_event(&mut self, end: End, event: Event) {
+        self.failed |= event.failed;
+        if self.connecting && end == End::Target && (event.writable || event.ended) {
+            self.connecting = false;
+        }
+        let source = &mut self.ways[end.index()];
+        source.readable |= event.readable || event.ended;
+        source.ended |= event.ended;
+        self.ways[end.other().index()].writable |= event.writable;
+    }
+
+    /// Something failed that the machine does not know of.
+    pub fn on_failure(&mut self) {
+        self.failed = true;
+    }
+
+    /// The next thing to do; `None` until the next event.
+    pub fn poll(&mut self) -> Option<Action> {
+        if self.closed {
+            return None;
+        }
+        if self.failed {
+            self.closed = true;
+            return Some(Action::Close { reset: true });
+        }
+        if self.connecting {
+            return None;
+        }
+        if self.ways.iter().all(|way| way.shut) {
+            self.closed = true;
+            return Some(Action::Close { reset: false });
+        }
+        for from in [self.first, self.first.other()] {
+            if let Some(action) = self.ways[from.index()].next(from) {
+                self.first = from.other();
+                return Some(action);
+            }
+        }
+        None
+    }
+
+    /// Answer to [`Action::Copy`].
+    pub fn on_copied(&mut self, from: End, copied: Copied) {
+        let way = &mut self.ways[from.index()];
+        match copied {
+            Copied::Bytes { read, taken, room } => {
+                way.copied = way.copied.saturating_add(taken);
+                way.writable = taken == read;
+                way.readable = way.ended || taken < read || read == room;
+            }
+            Copied::Empty => way.readable = false,
+            Copied::Ended => way.finished = true,
+            Copied::Failed => self.failed = true,
+        }
+    }
+
+    /// Answer to [`Action::TakePipe`].
+    pub fn on_pipe(&mut self, from: End, available: bool) {
+        let way = &mut self.ways[from.index()];
+        way.piped = available;
+        if !available {
+            way.copied = 0;
+        }
+    }
+
+    /// Answer to [`Action::Fill`].
+    pub fn on_filled(&mut self, from: End, filled: Filled) {
+        let way = &mut self.ways[from.index()];
+        match filled {
+            Filled::Bytes(bytes) => way.held += bytes,
+            Filled::Empty => way.readable = false,
+            Filled::Ended => way.finished = true,
+            Filled::Failed => self.failed = true,
+        }
+    }
+
+    /// Answer to [`Action::Drain`].
+    pub fn on_drained(&mut self, from: End, drained: Drained) {
+        let way = &mut self.ways[from.index()];
+        match drained {
+            Drained::Bytes(bytes) => {
+                way.writable = bytes == way.held;
+                way.held = way.held.saturating_sub(bytes);
+            }
+            Drained::Failed => self.failed = true,
+        }
+    }
+}
+
+impl Way {
+    /// The next thing to do on the way from `from`.
+    fn next(&mut self, from: End) -> Option<Action> {
+        if self.held > 0 {
+            return self.writable.then_some(Action::Drain(from, self.held));
+        }
+        let idle = self.finished || !self.readable || !self.writable;
+        if idle && std::mem::take(&mut self.piped) {
+            return Some(Action::GivePipe(from));
+        }
+        if self.finished && !std::mem::replace(&mut self.shut, true) {
+            return Some(Action::ShutdownWrite(from.other()));
+        }
+        if idle {
+            return None;
+        }
+        Some(match self.piped {
+            true => Action::Fill(from),
+            false if self.copied >= PROMOTE_BYTES => Action::TakePipe(from),
+            false => Action::Copy(from),
+        })
+    }
+}

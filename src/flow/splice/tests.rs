@@ -1,0 +1,387 @@
+//! The machine between two model sockets: whatever they do, bytes arrive in order and all of them,
+//! the end of a stream arrives once and behind them, and nothing is tried twice without an event.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// One socket of ours with its peer.
+#[derive(Default)]
+struct Socket {
+    /// Bytes the peer has sent, not consumed yet.
+    incoming: VecDeque<u8>,
+    /// Next byte the peer sends: bytes count up, so order shows.
+    next: u8,
+    sent: usize,
+    fin_sent: bool,
+    reset: bool,
+    /// Bytes the peer's buffer takes before it must read.
+    room: usize,
+    /// A write was cut short: the peer's reading is announced.
+    blocked: bool,
+    received: usize,
+    fins_received: usize,
+    /// Events on their way.
+    pending: Event,
+    /// Calls that achieved nothing since the last event, for reading and for writing.
+    wasted: [u32; 2],
+}
+
+const BUFFER: usize = 64;
+/// Bytes of one copy: small, so that copies of full length occur.
+const COPY: usize = 16;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send(usize, u8),
+    Fin(usize),
+    Reset(usize),
+    Read(usize, u8),
+    /// Delivers the events of a socket.
+    Deliver(usize),
+    /// Lets the machine act once; the number cuts reads and writes short.
+    Act(u8),
+}
+
+struct Rig {
+    machine: Splice,
+    sockets: [Socket; 2],
+    /// What each way has read and not written: the pipe, and where the next byte belongs.
+    pipes: [VecDeque<u8>; 2],
+    expected: [u8; 2],
+    has_pipe: [bool; 2],
+    pool: bool,
+    closed: Option<bool>,
+    promote: bool,
+}
+
+impl Rig {
+    fn new(connected: bool, pool: bool, promote: bool) -> Self {
+        let socket = || Socket { room: BUFFER, ..Socket::default() };
+        let mut sockets = [socket(), socket()];
+        sockets[1].pending.writable = !connected;
+        Self {
+            machine: Splice::new(connected),
+            sockets,
+            pipes: Default::default(),
+            expected: [0; 2],
+            has_pipe: [false; 2],
+            pool,
+            closed: None,
+            promote,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Send(end, bytes) => self.sockets[end].send(bytes.into()),
+            Step::Fin(end) => self.sockets[end].fin(),
+            Step::Reset(end) => {
+                self.sockets[end].reset = true;
+                self.sockets[end].pending.failed = true;
+            }
+            Step::Read(end, bytes) => self.sockets[end].peer_reads(bytes.into()),
+            Step::Deliver(end) => self.deliver(end),
+            Step::Act(cut) => {
+                self.act(cut.into());
+            }
+        }
+    }
+
+    fn deliver(&mut self, end: usize) {
+        let socket = &mut self.sockets[end];
+        let event = std::mem::take(&mut socket.pending);
+        if event != Event::default() {
+            socket.wasted = [0; 2];
+            self.machine.on_event(End::BOTH[end], event);
+        }
+    }
+
+    /// One action; false when there was none. Reads and writes move at most `cut + 1` bytes.
+    fn act(&mut self, cut: usize) -> bool {
+        if self.promote {
+            for way in &mut self.machine.ways {
+                way.copied = way.copied.saturating_mul(PROMOTE_BYTES);
+            }
+        }
+        let Some(action) = self.machine.poll() else { return false };
+        assert_eq!(self.closed, None, "{action:?} after the end");
+        match action {
+            Action::Copy(from) => self.copy(from, cut),
+            Action::TakePipe(from) => {
+                self.has_pipe[from.index()] = self.pool;
+                self.machine.on_pipe(from, self.pool);
+            }
+            Action::Fill(from) => self.fill(from, cut),
+            Action::Drain(from, bytes) => self.drain(from, bytes, cut),
+            Action::GivePipe(from) => {
+                assert!(std::mem::take(&mut self.has_pipe[from.index()]));
+                assert!(self.pipes[from.index()].is_empty(), "a pipe goes back empty");
+            }
+            Action::ShutdownWrite(end) => {
+                let source = &self.sockets[end.other().index()];
+                assert!(source.fin_sent && source.incoming.is_empty(), "nothing is cut off");
+                assert!(self.pipes[end.other().index()].is_empty());
+                self.sockets[end.index()].fins_received += 1;
+            }
+            Action::Close { reset } => self.closed = Some(reset),
+        }
+        true
+    }
+
+    fn copy(&mut self, from: End, cut: usize) {
+        let way = from.index();
+        assert!(!self.has_pipe[way] && self.pipes[way].is_empty());
+        let source = &mut self.sockets[way];
+        if source.reset {
+            return self.machine.on_copied(from, Copied::Failed);
+        }
+        let read = source.incoming.len().min(COPY);
+        if read == 0 {
+            let copied =
+                if source.fin_sent { Copied::Ended } else { source.nothing(0, Copied::Empty) };
+            return self.machine.on_copied(from, copied);
+        }
+        let bytes: Vec<u8> = source.incoming.iter().copied().take(read).collect();
+        let taken = self.write(from, &bytes, cut);
+        let Some(taken) = taken else { return self.machine.on_copied(from, Copied::Failed) };
+        self.sockets[way].incoming.drain(..taken);
+        let copied = Copied::Bytes { read: read as u32, taken: taken as u32, room: COPY as u32 };
+        self.machine.on_copied(from, copied);
+    }
+
+    fn fill(&mut self, from: End, cut: usize) {
+        let way = from.index();
+        assert!(self.has_pipe[way]);
+        let source = &mut self.sockets[way];
+        let filled = if source.reset {
+            Filled::Failed
+        } else if source.incoming.is_empty() {
+            if source.fin_sent { Filled::Ended } else { source.nothing(0, Filled::Empty) }
+        } else {
+            let read = source.incoming.len().min(cut + 1);
+            self.pipes[way].extend(source.incoming.drain(..read));
+            Filled::Bytes(read as u32)
+        };
+        self.machine.on_filled(from, filled);
+    }
+
+    fn drain(&mut self, from: End, bytes: u32, cut: usize) {
+        let way = from.index();
+        assert_eq!(self.pipes[way].len(), bytes as usize);
+        let held: Vec<u8> = self.pipes[way].iter().copied().collect();
+        let drained = match self.write(from, &held, cut) {
+            Some(taken) => {
+                self.pipes[way].drain(..taken);
+                Drained::Bytes(taken as u32)
+            }
+            None => Drained::Failed,
+        };
+        self.machine.on_drained(from, drained);
+    }
+
+    /// Writes to the destination; `None` if it was reset.
+    fn write(&mut self, from: End, bytes: &[u8], cut: usize) -> Option<usize> {
+        let destination = &mut self.sockets[from.other().index()];
+        if destination.reset {
+            return None;
+        }
+        assert_eq!(destination.fins_received, 0, "nothing follows the end");
+        let taken = bytes.len().min(destination.room).min(cut);
+        for &byte in &bytes[..taken] {
+            assert_eq!(byte, self.expected[from.index()], "in order");
+            self.expected[from.index()] = byte.wrapping_add(1);
+        }
+        destination.received += taken;
+        destination.room -= taken;
+        if taken < bytes.len() {
+            destination.blocked = true;
+            // Where there was room after all, the kernel says so at once.
+            destination.pending.writable |= destination.room > 0;
+            destination.nothing(1, ());
+        }
+        Some(taken)
+    }
+
+    /// Peers read everything, events arrive, the machine acts, until nothing happens.
+    fn settle(&mut self) {
+        for turn in 0.. {
+            assert!(turn < 10_000, "it never comes to rest");
+            let before = [0, 1].map(|end| self.sockets[end].pending);
+            for end in 0..2 {
+                self.sockets[end].peer_reads(BUFFER);
+                self.deliver(end);
+            }
+            let acted = std::iter::from_fn(|| self.act(COPY).then_some(())).take(1000).count();
+            assert!(acted < 1000, "the machine spins");
+            if acted == 0 && before == [Event::default(); 2] {
+                return;
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn send(&mut self, bytes: usize) {
+        if self.fin_sent || self.reset {
+            return;
+        }
+        for _ in 0..bytes {
+            self.incoming.push_back(self.next);
+            self.next = self.next.wrapping_add(1);
+        }
+        self.sent += bytes;
+        self.pending.readable |= bytes > 0;
+    }
+
+    fn fin(&mut self) {
+        if !self.reset && !std::mem::replace(&mut self.fin_sent, true) {
+            self.pending.ended = true;
+        }
+    }
+
+    fn peer_reads(&mut self, bytes: usize) {
+        let before = self.room;
+        self.room = (self.room + bytes).min(BUFFER);
+        if self.room > before && std::mem::take(&mut self.blocked) {
+            self.pending.writable = true;
+        }
+    }
+
+    /// A call has found that it has to wait: the second such call without an event is a spin.
+    fn nothing<T>(&mut self, kind: usize, result: T) -> T {
+        self.wasted[kind] += 1;
+        assert!(self.wasted[kind] <= 1, "tried again without an event");
+        result
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let end = 0..2usize;
+    let step = prop_oneof![
+        4 => (end.clone(), 0..40u8).prop_map(|(end, n)| Step::Send(end, n)),
+        1 => end.clone().prop_map(Step::Fin),
+        4 => (end.clone(), 0..80u8).prop_map(|(end, n)| Step::Read(end, n)),
+        4 => end.prop_map(Step::Deliver),
+        8 => (0..20u8).prop_map(Step::Act),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn everything_arrives_and_the_end_arrives_once(
+        steps in steps(),
+        (connected, pool, promote) in any::<(bool, bool, bool)>(),
+    ) {
+        let mut rig = Rig::new(connected, pool, promote);
+        for step in &steps {
+            rig.step(step);
+        }
+        rig.settle();
+        for end in 0..2 {
+            let (source, destination) = (&rig.sockets[end], &rig.sockets[1 - end]);
+            prop_assert_eq!(source.sent, destination.received);
+            prop_assert_eq!(usize::from(source.fin_sent), destination.fins_received);
+        }
+        prop_assert!(!rig.has_pipe[0] && !rig.has_pipe[1], "idle flows hold no pipe");
+        let over = rig.sockets.iter().all(|socket| socket.fin_sent);
+        prop_assert_eq!(rig.closed, over.then_some(false));
+    }
+
+    #[test]
+    fn reset_of_either_end_resets_both(
+        before in steps(),
+        after in steps(),
+        end in 0..2usize,
+        (pool, promote) in any::<(bool, bool)>(),
+    ) {
+        let mut rig = Rig::new(false, pool, promote);
+        before.iter().for_each(|step| rig.step(step));
+        rig.step(&Step::Reset(end));
+        after.iter().for_each(|step| rig.step(step));
+        rig.settle();
+        // A reset that is told after both ends were passed on finds nothing to reset.
+        let over = rig.sockets.iter().all(|socket| socket.fins_received == 1);
+        prop_assert!(rig.closed == Some(true) || (over && rig.closed == Some(false)));
+    }
+}
+
+fn established() -> Splice {
+    Splice::new(true)
+}
+
+const ENDED: Event = Event { readable: true, writable: false, ended: true, failed: false };
+
+#[test]
+fn nothing_moves_before_the_target_is_connected() {
+    let mut machine = Splice::new(false);
+    machine.on_event(End::Initiator, Event { readable: true, writable: true, ..Event::default() });
+    assert_eq!(machine.poll(), None);
+    assert!(machine.is_connecting());
+    machine.on_event(End::Target, Event { writable: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+}
+
+#[test]
+fn refused_connection_resets_the_initiator() {
+    let mut machine = Splice::new(false);
+    machine.on_event(End::Target, Event { failed: true, ended: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Close { reset: true }));
+    assert_eq!(machine.poll(), None);
+}
+
+#[test]
+fn rfc9293_3_6_half_close_leaves_the_other_way_open() {
+    let mut machine = established();
+    machine.on_event(End::Initiator, ENDED);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+    machine.on_copied(End::Initiator, Copied::Ended);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
+    machine.on_copied(End::Target, Copied::Empty);
+    assert_eq!(machine.poll(), Some(Action::ShutdownWrite(End::Target)));
+    assert_eq!(machine.poll(), None);
+    machine.on_event(End::Target, Event { readable: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
+    machine.on_copied(End::Target, Copied::Bytes { read: 9, taken: 9, room: 100 });
+    machine.on_event(End::Target, ENDED);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
+    machine.on_copied(End::Target, Copied::Ended);
+    assert_eq!(machine.poll(), Some(Action::ShutdownWrite(End::Initiator)));
+    assert_eq!(machine.poll(), Some(Action::Close { reset: false }));
+}
+
+#[test]
+fn long_way_gets_a_pipe_and_gives_it_back_when_drained() {
+    let mut machine = established();
+    machine.on_copied(End::Target, Copied::Empty);
+    let all = Copied::Bytes { read: PROMOTE_BYTES, taken: PROMOTE_BYTES, room: PROMOTE_BYTES };
+    machine.on_copied(End::Initiator, all);
+    assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
+    machine.on_pipe(End::Initiator, true);
+    assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
+    machine.on_filled(End::Initiator, Filled::Bytes(100));
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 100)));
+    machine.on_drained(End::Initiator, Drained::Bytes(60));
+    assert_eq!(machine.poll(), None, "the receiver is slow: the rest waits in the pipe");
+    machine.on_event(End::Target, Event { writable: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 40)));
+    machine.on_drained(End::Initiator, Drained::Bytes(40));
+    assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
+    machine.on_filled(End::Initiator, Filled::Empty);
+    assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
+    assert_eq!(machine.poll(), None);
+}
+
+#[test]
+fn without_a_pipe_it_goes_on_copying() {
+    let mut machine = established();
+    machine.on_copied(End::Target, Copied::Empty);
+    let all = Copied::Bytes { read: PROMOTE_BYTES, taken: PROMOTE_BYTES, room: PROMOTE_BYTES };
+    machine.on_copied(End::Initiator, all);
+    assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
+    machine.on_pipe(End::Initiator, false);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+}

@@ -1,0 +1,157 @@
+//! A buffer of the worker that passes bytes from one socket to another: as a stream, or as a batch of
+//! datagrams with one system call each way (recvmmsg(2), sendmmsg(2)).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::socket::last_errno;
+use crate::limits::DATAGRAM_BATCH as BATCH;
+
+/// Room for one datagram: no UDP payload is longer.
+const SLOT_BYTES: usize = 64 * 1024;
+/// Bytes of a stream that are copied at a time; stays within a second-level cache.
+pub const STREAM_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(STREAM_BYTES <= BATCH * SLOT_BYTES);
+
+/// The buffer. Its memory is reserved at once and touched as far as it is used.
+pub struct Batch {
+    bytes: Vec<u8>,
+    /// Length of each datagram that was received.
+    lengths: [u32; BATCH],
+    received: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { bytes: vec![0; BATCH * SLOT_BYTES], lengths: [0; BATCH], received: 0 }
+    }
+}
+
+impl Batch {
+    /// Reads up to [`STREAM_BYTES`] bytes without consuming them; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `AGAIN` when there are none, else what recv(2) reports.
+    pub fn peek_stream(&mut self, from: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(from, &mut self.bytes[..STREAM_BYTES], flags).map(|(read, _)| read as u32)
+    }
+
+    /// Writes the first `bytes` bytes of what was read.
+    ///
+    /// # Errors
+    /// `AGAIN` when the socket is full, else what send(2) reports.
+    pub fn send_stream(&self, to: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        send(to, &self.bytes[..bytes as usize], flags).map(|written| written as u32)
+    }
+
+    /// Receives up to `most` datagrams; returns their number.
+    ///
+    /// # Errors
+    /// `AGAIN` when there are none, else what recvmmsg(2) reports: an error that waited.
+    pub fn receive(&mut self, from: BorrowedFd<'_>, most: usize) -> Result<usize, Errno> {
+        self.received = 0;
+        let slot = |index: usize| index * SLOT_BYTES;
+        let base = self.bytes.as_mut_ptr();
+        let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
+            iov_base: base.wrapping_add(slot(index)).cast(),
+            iov_len: SLOT_BYTES,
+        });
+        let mut headers = headers(&mut iovecs);
+        let most = most.min(BATCH) as libc::c_uint;
+        // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own; both
+        // live until the call returns.
+        let n = unsafe {
+            libc::recvmmsg(
+                from.as_raw_fd(),
+                headers.as_mut_ptr(),
+                most,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        let received = usize::try_from(n).map_err(|_| last_errno())?;
+        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
+            *length = header.msg_len;
+        }
+        self.received = received;
+        Ok(received)
+    }
+
+    /// Sends the datagrams that were received, except the first `skip`, to a connected socket;
+    /// returns how many went out.
+    ///
+    /// # Errors
+    /// What sendmmsg(2) reports about the first of them.
+    pub fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
+        let base = self.bytes.as_mut_ptr();
+        let lengths = &self.lengths;
+        let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
+            iov_base: base.wrapping_add(index * SLOT_BYTES).cast(),
+            iov_len: (lengths[index] as usize).min(SLOT_BYTES),
+        });
+        let mut headers = headers(&mut iovecs);
+        let Some(headers) = headers.get_mut(skip..self.received) else { return Ok(0) };
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: each header names one iovec of `iovecs`, which is the part of a slot of `bytes` that
+        // was received; both live until the call returns.
+        let n = unsafe {
+            libc::sendmmsg(
+                to.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                flags,
+            )
+        };
+        usize::try_from(n).map_err(|_| last_errno())
+    }
+}
+
+/// One header for each iovec, without address and control messages.
+fn headers(iovecs: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
+    // SAFETY: an all-zero mmsghdr is valid: null pointers with zero lengths.
+    let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    let mut headers = [empty; BATCH];
+    for (header, iovec) in headers.iter_mut().zip(iovecs) {
+        header.msg_hdr.msg_iov = iovec;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let [a, b] = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        b.connect(a.local_addr().unwrap()).unwrap();
+        (a, b)
+    }
+
+    #[test]
+    fn datagrams_keep_their_borders_and_empty_ones_count() {
+        let ((from, to), (out, end)) = (pair(), pair());
+        let sent: [&[u8]; 3] = [b"one", b"", &[7; 9000]];
+        for datagram in sent {
+            from.send(datagram).unwrap();
+        }
+        let mut batch = Batch::default();
+        assert_eq!(batch.receive(to.as_fd(), BATCH), Ok(3));
+        assert_eq!(batch.send(out.as_fd(), 0), Ok(3));
+        assert_eq!(batch.send(out.as_fd(), 3), Ok(0));
+        let mut bytes = [0; 65536];
+        for datagram in sent {
+            let length = end.recv(&mut bytes).unwrap();
+            assert_eq!(&bytes[..length], datagram);
+        }
+        assert_eq!(batch.receive(to.as_fd(), BATCH), Err(Errno::AGAIN));
+    }
+}

@@ -1,0 +1,287 @@
+//! Sockets of another network namespace, made on request by a helper process that lives there.
+//!
+//! A socket belongs for ever to the namespace in which socket(2) was called; binding, connecting and
+//! the rest work from anywhere. So all that has to happen inside is that one call. It is left to a
+//! process of its own, forked once at start:
+//! - the program can then give up setns(2) and the right to use it for good (seccomp, capabilities),
+//!   and so can the helper, which keeps socket(2), sendmsg(2), recvmsg(2), close(2) and exit;
+//! - a thread would share the program's memory: whoever takes the program over would also steer the
+//!   thread that still has the right to change namespaces, and the program would not be
+//!   single-threaded any more, which fork(2) and joining a user namespace depend on;
+//! - entering the namespace for each refill of a pool needs that right for ever.
+//!
+//! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
+//! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP sockets are fetched [`STOCK`] at a time, so that a connection costs a
+//! fraction of a round trip. The helper never waits for anything but the next request, and ends when
+//! the program does: its only descriptor is then at its end.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use arrayvec::ArrayVec;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::process::{self, Forked};
+use super::sock_diag;
+use super::socket::{self, Transport, last_errno};
+use crate::limits::NAMESPACE_STOCK as STOCK;
+
+/// What can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SocketKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+    /// The netlink socket of [`sock_diag`].
+    Diag,
+}
+
+impl SocketKind {
+    const ALL: [Self; 5] = [Self::Tcp4, Self::Tcp6, Self::Udp4, Self::Udp6, Self::Diag];
+
+    /// The kind for an internet transport and family.
+    pub fn of(transport: Transport, v4: bool) -> Option<Self> {
+        match (transport, v4) {
+            (Transport::Tcp, true) => Some(Self::Tcp4),
+            (Transport::Tcp, false) => Some(Self::Tcp6),
+            (Transport::Udp, true) => Some(Self::Udp4),
+            (Transport::Udp, false) => Some(Self::Udp6),
+            (Transport::Ping, _) => None,
+        }
+    }
+
+    /// Makes one here.
+    fn make(self) -> Result<OwnedFd, Errno> {
+        let (v4, v6) = (std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv6Addr::UNSPECIFIED);
+        match self {
+            Self::Tcp4 => socket::create(Transport::Tcp, v4.into()),
+            Self::Tcp6 => socket::create(Transport::Tcp, v6.into()),
+            Self::Udp4 => socket::create(Transport::Udp, v4.into()),
+            Self::Udp6 => socket::create(Transport::Udp, v6.into()),
+            Self::Diag => sock_diag::socket(),
+        }
+    }
+}
+
+/// Makes sockets that belong to some network namespace.
+pub trait SocketMaker {
+    /// A new socket, non-blocking and closed on exec.
+    ///
+    /// # Errors
+    /// What socket(2) reports.
+    fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno>;
+}
+
+/// Makes sockets where the program is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnNamespace;
+
+impl SocketMaker for OwnNamespace {
+    fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
+        kind.make()
+    }
+}
+
+/// Makes sockets in the namespace of a helper process.
+#[derive(Debug)]
+pub struct NamespaceSockets {
+    helper: OwnedFd,
+    pid: i32,
+    stock: [ArrayVec<OwnedFd, STOCK>; 2],
+}
+
+impl NamespaceSockets {
+    /// Forks the helper, which enters `namespace`. Only while the program has the right to enter it: in the
+    /// user namespace that owns it.
+    ///
+    /// # Errors
+    /// What socketpair(2), fork(2) and, in the helper, setns(2) report.
+    pub fn start(namespace: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        match process::fork()? {
+            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd()),
+            Forked::Parent(pid) => {
+                drop(theirs);
+                let mut error = [0; 4];
+                let length = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut error))?;
+                match i32::from_ne_bytes(error) {
+                    0 if length == error.len() => {
+                        Ok(Self { helper: ours, pid, stock: Default::default() })
+                    }
+                    0 => Err(Errno::PIPE),
+                    error => Err(Errno::from_raw_os_error(error)),
+                }
+            }
+        }
+    }
+
+    /// The helper's process id, for who reaps children.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Asks for as many sockets as the list has room for.
+    fn request<const N: usize>(&mut self, kind: SocketKind) -> Result<ArrayVec<OwnedFd, N>, Errno> {
+        let question = [kind as u8, N as u8];
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.helper, &question))?;
+        let mut sockets = ArrayVec::new();
+        let mut error = [0; 4];
+        receive(self.helper.as_fd(), &mut error, &mut sockets)?;
+        match i32::from_ne_bytes(error) {
+            _ if !sockets.is_empty() => Ok(sockets),
+            0 => Err(Errno::PIPE),
+            error => Err(Errno::from_raw_os_error(error)),
+        }
+    }
+}
+
+impl SocketMaker for NamespaceSockets {
+    fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
+        let shelf = match kind {
+            SocketKind::Tcp4 => 0,
+            SocketKind::Tcp6 => 1,
+            _ => {
+                let mut one: ArrayVec<OwnedFd, 1> = self.request(kind)?;
+                return one.pop().ok_or(Errno::PIPE);
+            }
+        };
+        if self.stock[shelf].is_empty() {
+            self.stock[shelf] = self.request(kind)?;
+        }
+        self.stock[shelf].pop().ok_or(Errno::PIPE)
+    }
+}
+
+/// Room for the control message of an answer.
+#[repr(align(8))]
+struct Control([u8; 256]);
+
+const _: () = assert!(size_of::<libc::cmsghdr>() + STOCK * size_of::<RawFd>() <= 256);
+
+/// Receives an answer: an error number, and the descriptors that come with it.
+fn receive<const N: usize>(
+    from: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    sockets: &mut ArrayVec<OwnedFd, N>,
+) -> Result<(), Errno> {
+    let mut control = Control([0; 256]);
+    let mut iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iovec;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    rustix::io::retry_on_intr(|| {
+        // SAFETY: all pointers of `header` are to live memory of the lengths stated.
+        let n = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        if n < 0 { Err(last_errno()) } else { Ok(()) }
+    })?;
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    if header.msg_controllen < HEADER {
+        return Ok(());
+    }
+    // SAFETY: any bytes are a valid cmsghdr; the kernel has written one here.
+    let message = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
+    let end = message.cmsg_len.min(control.0.len());
+    let rights = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+    if (message.cmsg_level, message.cmsg_type) != rights || end < HEADER {
+        return Ok(());
+    }
+    for number in control.0[HEADER..end].as_chunks::<4>().0 {
+        // SAFETY: the kernel has just made this descriptor for us.
+        let socket = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
+        let _surplus = sockets.try_push(socket);
+    }
+    Ok(())
+}
+
+/// The helper: enters the namespace, keeps nothing open but its socket, and answers. Allocates
+/// nothing, so that it may be forked by a program with threads.
+fn help(channel: RawFd, namespace: RawFd) -> ! {
+    // SAFETY: plain system calls; the namespace was opened by the program that is copied here.
+    let entered = unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut signals);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+        libc::setns(namespace, libc::CLONE_NEWNET)
+    };
+    let error = if entered == 0 { 0 } else { last_errno().raw_os_error() };
+    // SAFETY: the channel is open until the end of `serve`.
+    let told = send(unsafe { BorrowedFd::borrow_raw(channel) }, error, &[]);
+    if entered == 0 && told.is_ok() {
+        serve(channel);
+    }
+    // SAFETY: ends the process without running what the program has registered for its own end.
+    unsafe { libc::_exit(0) }
+}
+
+/// Answers until the program is gone.
+fn serve(channel: RawFd) {
+    // SAFETY: nothing in this process uses any descriptor but the channel, which becomes 0.
+    let alone = unsafe {
+        libc::dup2(channel, 0) == 0
+            && libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) == 0
+    };
+    // SAFETY: descriptor 0 is the channel, and nothing closes it.
+    let channel = unsafe { BorrowedFd::borrow_raw(0) };
+    let mut question = [0; 2];
+    while alone && matches!(rustix::io::read(channel, &mut question), Ok(2)) {
+        if answer(channel, question).is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes the sockets that were asked for and sends them.
+fn answer(channel: BorrowedFd<'_>, [kind, count]: [u8; 2]) -> Result<(), Errno> {
+    let kind = SocketKind::ALL.get(usize::from(kind)).copied().ok_or(Errno::INVAL)?;
+    let mut sockets: ArrayVec<OwnedFd, STOCK> = ArrayVec::new();
+    let mut error = 0;
+    for _ in 0..usize::from(count).min(STOCK) {
+        match kind.make() {
+            Ok(socket) => sockets.push(socket),
+            Err(errno) => {
+                error = errno.raw_os_error();
+                break;
+            }
+        }
+    }
+    send(channel, error, &sockets)
+}
+
+fn send(channel: BorrowedFd<'_>, error: i32, sockets: &[OwnedFd]) -> Result<(), Errno> {
+    let mut bytes = error.to_ne_bytes();
+    let mut control = Control([0; 256]);
+    let mut iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iovec;
+    header.msg_iovlen = 1;
+    if !sockets.is_empty() {
+        const HEADER: usize = size_of::<libc::cmsghdr>();
+        let len = HEADER + size_of_val(sockets);
+        // SAFETY: all-zero is a valid cmsghdr.
+        let mut message: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        message.cmsg_len = len;
+        message.cmsg_level = libc::SOL_SOCKET;
+        message.cmsg_type = libc::SCM_RIGHTS;
+        // SAFETY: `control` is aligned for the header and longer than it.
+        unsafe { control.0.as_mut_ptr().cast::<libc::cmsghdr>().write(message) };
+        for (room, socket) in control.0[HEADER..].as_chunks_mut::<4>().0.iter_mut().zip(sockets) {
+            *room = socket.as_raw_fd().to_ne_bytes();
+        }
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = len.next_multiple_of(align_of::<usize>());
+    }
+    // SAFETY: all pointers of `header` are to live locals of the lengths stated.
+    let n = unsafe { libc::sendmsg(channel.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    if n < 0 { Err(last_errno()) } else { Ok(()) }
+}

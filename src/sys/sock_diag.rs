@@ -1,0 +1,207 @@
+//! Which ports are listened on in a network namespace: `NETLINK_SOCK_DIAG` dumps (sock_diag(7)).
+//!
+//! The socket answers for the namespace in which it was made, wherever it is used. TCP is asked for
+//! listening sockets only: then the kernel walks its small table of listeners and not that of all
+//! connections. UDP is asked for sockets that are bound and not connected.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::SOCK_DIAG;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
+
+/// `TCPDIAG_GETSOCK`'s successor (linux/sock_diag.h).
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `TCP_LISTEN`.
+const STATE_LISTEN: u32 = 10;
+/// `TCP_CLOSE`: what UDP sockets are in until they are connected.
+const STATE_CLOSE: u32 = 7;
+
+/// `struct nlmsghdr`.
+const HEADER_BYTES: usize = 16;
+/// `struct inet_diag_req_v2`.
+const REQUEST_BYTES: usize = 56;
+/// Where `struct inet_diag_msg` has the port, and the address behind its two ports.
+const PORT_OFFSET: usize = HEADER_BYTES + 4;
+const ADDRESS_OFFSET: usize = HEADER_BYTES + 8;
+
+/// One datagram of an answer: the kernel fills at most so much.
+const ANSWER_BYTES: usize = 32 * 1024;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Listening TCP sockets.
+    Tcp,
+    /// UDP sockets that are bound and not connected.
+    Udp,
+}
+
+/// Asks the kernel, with a buffer for its answers.
+pub struct SockDiag {
+    socket: OwnedFd,
+    answer: Box<[u8; ANSWER_BYTES]>,
+}
+
+/// Makes the netlink socket that [`SockDiag`] asks through.
+///
+/// # Errors
+/// What socket(2) reports.
+pub fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(SOCK_DIAG))
+}
+
+impl SockDiag {
+    /// Asks through `socket`, about the namespace in which it was made.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket, answer: Box::new([0; ANSWER_BYTES]) }
+    }
+
+    /// Calls `visit` with local address and port of each socket of `protocol`, of both families.
+    /// Dual-stack sockets have IPv6 addresses.
+    ///
+    /// # Errors
+    /// What the kernel reports; what was visited until then is true but not all.
+    pub fn visit(
+        &mut self,
+        protocol: Protocol,
+        mut visit: impl FnMut(IpAddr, u16),
+    ) -> Result<(), Errno> {
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            self.dump(protocol, family, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    fn dump(
+        &mut self,
+        protocol: Protocol,
+        family: AddressFamily,
+        visit: &mut impl FnMut(IpAddr, u16),
+    ) -> Result<(), Errno> {
+        // An answer that was not read to its end is in the way of the next one.
+        while receive(self.socket.as_fd(), &mut self.answer[..]).is_ok() {}
+        send(&self.socket, &request(protocol, family), SendFlags::empty())?;
+        loop {
+            let length = receive(self.socket.as_fd(), &mut self.answer[..])?;
+            let mut rest = &self.answer[..length.min(ANSWER_BYTES)];
+            while let Some((message, kind)) = next_message(&mut rest) {
+                match i32::from(kind) {
+                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_ERROR => return Err(error(message)),
+                    _ => {
+                        if let Some((address, port)) = local(message, family) {
+                            visit(address, port);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((length, _)) => return Ok(length),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`: family, protocol, no extensions, states; the
+/// socket's identity stays empty.
+fn request(protocol: Protocol, family: AddressFamily) -> [u8; HEADER_BYTES + REQUEST_BYTES] {
+    let mut bytes = [0; HEADER_BYTES + REQUEST_BYTES];
+    let (number, state) = match protocol {
+        Protocol::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
+        Protocol::Udp => (libc::IPPROTO_UDP, STATE_CLOSE),
+    };
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    bytes[..4].copy_from_slice(&((HEADER_BYTES + REQUEST_BYTES) as u32).to_ne_bytes());
+    bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+    bytes[HEADER_BYTES] = family.as_raw() as u8;
+    bytes[HEADER_BYTES + 1] = number as u8;
+    bytes[HEADER_BYTES + 4..][..4].copy_from_slice(&(1u32 << state).to_ne_bytes());
+    bytes
+}
+
+/// Takes the next message off `rest`: the message with its header, and its type.
+fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u16)> {
+    let header = rest.first_chunk::<HEADER_BYTES>()?;
+    let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    let kind = u16::from_ne_bytes([header[4], header[5]]);
+    if length < HEADER_BYTES {
+        return None;
+    }
+    let message = rest.get(..length)?;
+    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    Some((message, kind))
+}
+
+/// Local address and port in a message with `struct inet_diag_msg`; `None` for port 0.
+fn local(message: &[u8], family: AddressFamily) -> Option<(IpAddr, u16)> {
+    let &[high, low] = message.get(PORT_OFFSET..)?.first_chunk::<2>()?;
+    let port = u16::from_be_bytes([high, low]);
+    let address: [u8; 16] = *message.get(ADDRESS_OFFSET..)?.first_chunk()?;
+    let address = if family == AddressFamily::INET {
+        Ipv4Addr::new(address[0], address[1], address[2], address[3]).into()
+    } else {
+        Ipv6Addr::from(address).to_canonical()
+    };
+    (port != 0).then_some((address, port))
+}
+
+/// The error in an `NLMSG_ERROR` message, which is negative.
+fn error(message: &[u8]) -> Errno {
+    let code = message.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<4>());
+    let code = code.map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    if code == 0 { Errno::IO } else { Errno::from_raw_os_error(code.saturating_neg()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+
+    fn seen(diag: &mut SockDiag, protocol: Protocol) -> Vec<(IpAddr, u16)> {
+        let mut all = Vec::new();
+        diag.visit(protocol, |address, port| all.push((address, port))).unwrap();
+        all
+    }
+
+    #[test]
+    fn sees_listeners_and_unconnected_sockets_and_nothing_else() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect(udp.local_addr().unwrap()).unwrap();
+        let stream = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+        let at = |address: std::net::SocketAddr| (address.ip(), address.port());
+        let mut diag = SockDiag::new(socket().unwrap());
+        let (tcp_seen, udp_seen) = (seen(&mut diag, Protocol::Tcp), seen(&mut diag, Protocol::Udp));
+        assert!(tcp_seen.contains(&at(tcp.local_addr().unwrap())));
+        assert!(!tcp_seen.contains(&at(stream.local_addr().unwrap())));
+        assert!(udp_seen.contains(&at(udp.local_addr().unwrap())));
+        assert!(!udp_seen.contains(&at(connected.local_addr().unwrap())));
+        let gone = at(tcp.local_addr().unwrap());
+        drop((tcp, stream));
+        assert!(!seen(&mut diag, Protocol::Tcp).contains(&gone));
+    }
+
+    #[test]
+    fn broken_answers_end_quietly() {
+        for bytes in [&[][..], &[0; 15], &[0; 16], &[8, 0, 0, 0, 0, 0, 0, 0], &[0xff; 64]] {
+            let mut rest = bytes;
+            assert_eq!(next_message(&mut rest), None);
+        }
+        assert_eq!(local(&[0; 30], AddressFamily::INET), None);
+        assert_eq!(error(&[0; 16]), Errno::IO);
+    }
+}

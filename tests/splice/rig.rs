@@ -1,0 +1,291 @@
+//! Two network namespaces and an engine between them. A test runs itself again in a namespace of its
+//! own, which plays the host; a second one plays the guest's. The engine turns in a thread.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Output};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use passt::conf::ports::{self, Way};
+use passt::engine::{Addressing, BypassConfig, Engine, Options, Token, monotonic_now};
+use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
+use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::tcp::TcpConfig;
+use passt::responder::dhcpv6::Duid;
+use passt::sys::namespace_socket::NamespaceSockets;
+use passt::sys::process;
+use passt::time::Timestamp;
+use passt_frame::{Caps, FramePort, MemPort};
+use rustix::event::epoll;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::time::Timespec;
+
+/// What the copy inside the namespace finds in its environment: its role.
+pub const ROLE: &str = "PASST_TEST_ROLE";
+
+/// How long a test waits for what must happen, before it gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The guest's addresses, on the loopback interface of its namespace.
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// The role of this copy of the test, if it runs in a namespace already.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// Runs `body` in a new network namespace. `name` is the test's own.
+pub fn in_namespace(name: &str, body: fn()) {
+    if role().is_some() {
+        return body();
+    }
+    let script = format!("ip link set lo up && exec \"$0\" --exact {name} --nocapture");
+    let run = |how: &[&str]| -> Output {
+        let mut command = Command::new("unshare");
+        command.args(how).args(["sh", "-c", &script]);
+        command.arg(std::env::current_exe().unwrap()).env(ROLE, "host");
+        command.output().expect("unshare(1) is needed to make a network namespace")
+    };
+    // Root may be where user namespaces are off; others need one.
+    let can = |how: &[&str]| {
+        let status = Command::new("unshare").args(how).arg("true").status();
+        status.is_ok_and(|status| status.success())
+    };
+    let how = [&["-rn"][..], &["-n"]].into_iter().find(|how| can(how));
+    let output = run(how.expect("cannot make a network namespace, with or without a user one"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+}
+
+/// The namespace that plays the guest's.
+#[derive(Clone)]
+pub struct Guest(Arc<OwnedFd>);
+
+impl Guest {
+    pub fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            // SAFETY: changes the namespace of this thread only.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "cannot make a namespace");
+            let addresses = format!(
+                "ip link set lo up && ip addr add {GUEST_V4}/32 dev lo \
+                 && ip addr add {GUEST_V6}/128 dev lo nodad"
+            );
+            let status = Command::new("sh").args(["-c", &addresses]).status().unwrap();
+            assert!(status.success(), "ip(8) cannot set up the namespace");
+            std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
+        });
+        Self(Arc::new(made.join().unwrap()))
+    }
+
+    /// Runs `body` inside. Sockets that it makes stay in the namespace.
+    pub fn run<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = self.0.clone();
+        let inside = std::thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("cannot enter the namespace");
+            body()
+        });
+        inside.join().unwrap()
+    }
+}
+
+/// Port specifications and options.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub how: Bypass,
+    /// `-t`, `-u`, `-T`, `-U`.
+    pub ports: [&'static str; 4],
+    /// What the engine is told of the limit of descriptors; the process's own if not set.
+    pub max_descriptors: Option<u64>,
+}
+
+impl Setup {
+    pub fn new(ports: [&'static str; 4]) -> Self {
+        Self {
+            how: Bypass { enabled: true, keep_loopback: false, only: false },
+            ports,
+            max_descriptors: None,
+        }
+    }
+}
+
+fn network() -> Network {
+    Network {
+        our_mac: Mac::OURS,
+        mtu: 65520,
+        v4: Some(Ipv4Net {
+            addr: GUEST_V4,
+            prefix_len: 24,
+            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            fixed: false,
+            dns: Default::default(),
+        }),
+        v6: Some(Ipv6Net {
+            addr: Some(GUEST_V6),
+            gateway: None,
+            our_link_local: "fe80::1".parse().unwrap(),
+            fixed: false,
+            dns: Default::default(),
+            scope_id: 0,
+        }),
+        search: Default::default(),
+        hostname: None,
+        fqdn: None,
+        services: Services::default(),
+    }
+}
+
+fn rules(net: &Network, setup: &Setup, ways: [(usize, Way, Proto); 2]) -> RuleTable {
+    let mut table = RuleTable::default();
+    for (index, way, proto) in ways {
+        let spec = (way, proto, setup.ports[index]);
+        ports::add(&mut table, net, EPHEMERAL, spec, index as u16).unwrap();
+    }
+    table
+}
+
+/// An engine that runs until the value is dropped.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    flows: Arc<AtomicUsize>,
+    turns: Arc<AtomicUsize>,
+    /// Seconds by which the engine's clock is ahead.
+    ahead: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts an engine whose guest lives in `guest`. All its ports are open when this returns.
+    pub fn start(guest: &Guest, setup: Setup) -> Self {
+        let mut running = Self {
+            stop: Arc::default(),
+            flows: Arc::default(),
+            turns: Arc::default(),
+            ahead: Arc::default(),
+            thread: None,
+        };
+        let (stop, flows) = (running.stop.clone(), running.flows.clone());
+        let (turns, ahead) = (running.turns.clone(), running.ahead.clone());
+        let guest = guest.clone();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let (epoll, mut engine) = engine(&guest, &setup);
+            tell.send(()).unwrap();
+            let mut port = MemPort::new(Caps::default(), 65536);
+            while !stop.load(Ordering::Relaxed) {
+                let ahead = Duration::from_secs(ahead.load(Ordering::Relaxed));
+                turn(&epoll, &mut engine, &mut port, monotonic_now() + ahead);
+                flows.store(engine.flow_count(), Ordering::Relaxed);
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        told.recv().expect("the engine has started");
+        running.thread = Some(thread);
+        running
+    }
+
+    /// Waits until there are `count` flows.
+    pub fn await_flows(&self, count: usize) {
+        eventually(&format!("{count} flows"), || self.flows() == count);
+    }
+
+    /// Sets the engine's clock ahead, and lets it turn.
+    pub fn sleep(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+        let turns = self.turns();
+        eventually("a few turns", || self.turns() > turns + 3);
+    }
+
+    /// Number of flows.
+    pub fn flows(&self) -> usize {
+        self.flows.load(Ordering::Relaxed)
+    }
+
+    /// Turns of the loop so far.
+    pub fn turns(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the engine's thread has panicked");
+        }
+    }
+}
+
+fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
+    let limit = process::raise_descriptor_limit().unwrap();
+    let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+    let net = network();
+    let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
+    let outbound = [(2, Way::FromNamespace, Proto::Tcp), (3, Way::FromNamespace, Proto::Udp)];
+    let (inbound, outbound) = (rules(&net, setup, inbound), rules(&net, setup, outbound));
+    let options = Options {
+        tcp: TcpConfig::default(),
+        peek_offset_v4: false,
+        peek_offset_v6: false,
+        outbound_v4: None,
+        outbound_v6: None,
+        freebind: false,
+        max_descriptors: setup.max_descriptors.unwrap_or(limit),
+    };
+    let addressing = Addressing::new(net, Mapping::default(), inbound);
+    let duid = Duid::new(0, Mac::OURS);
+    let now = monotonic_now();
+    let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
+    let sockets = Box::new(NamespaceSockets::start(guest.0.as_fd()).expect("the helper starts"));
+    engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound }).unwrap();
+    engine.listen().unwrap();
+    (epoll, engine)
+}
+
+/// One turn of the loop; waits a moment at most.
+fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp) {
+    let wait = match engine.next_deadline() {
+        _ if engine.has_work() => Duration::ZERO,
+        Some(next) => next.since(now).min(Duration::from_millis(20)),
+        None => Duration::from_millis(20),
+    };
+    let mut events = Vec::with_capacity(64);
+    let timeout = Timespec::try_from(wait).unwrap();
+    let _ = epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
+    engine.begin_turn(now);
+    for event in events {
+        match Token::from_bits(event.data.u64()) {
+            Some(Token::Flow(id)) => engine.on_flow_event(id, event.flags),
+            Some(Token::Target(id)) => engine.on_target_event(id, event.flags),
+            Some(Token::Listener(index)) => engine.on_listener_event(index),
+            other => panic!("an event for {other:?}"),
+        }
+    }
+    let (_, out) = port.halves();
+    engine.work(out);
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Open descriptors of this process.
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
