@@ -35,10 +35,11 @@
 //! | [`sys`] | system calls as safe functions; `unsafe` of this package stands here |
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
 //! | [`run`], [`start`] | from the command line to the running loop |
+//! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
-//! | crate [`passt_legacy`] | qemu's stream socket |
+//! | crate [`passt_legacy`] | qemu's stream socket, and the tap device |
 //!
 //! Names are mirrored: [`wire::l4`] knows the format of a TCP segment, [`flow::tcp`] decides what to do
 //! about it, `engine::tcp` does it with a socket.

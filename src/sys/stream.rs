@@ -72,14 +72,6 @@ pub fn discard(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
     u32::try_from(n).map_err(|_| last_errno())
 }
 
-/// Limits the segments the host sends to what the guest announced (`TCP_MAXSEG`).
-///
-/// # Errors
-/// What setsockopt(2) reports.
-pub fn set_max_segment(socket: BorrowedFd<'_>, bytes: u16) -> Result<(), Errno> {
-    set_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, bytes.into())
-}
-
 /// Makes close(2) send RST and drop what is queued.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ impl Conn {
         self.send.open_window(syn);
     }
 
-    /// What the host's kernel may be told with TCP_MAXSEG: the guest's segment size, in bytes.
+    /// Payload bytes of a segment to the guest at most: what it announced, within our bounds.
     pub fn guest_mss(&self) -> u16 {
         self.send.mss
     }
