@@ -31,6 +31,7 @@ mod relay;
 mod socket_link;
 mod splice;
 mod state;
+mod stats;
 mod tcp;
 mod token;
 mod worker;
@@ -40,13 +41,14 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use passt_frame::ToGuest;
+use passt_frame::{FrameObserver, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
 pub use bypass::BypassConfig;
 pub use listen::ListenError;
 pub use socket_link::{Protocols, SocketLink};
+pub use stats::EventType;
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
@@ -106,6 +108,15 @@ pub struct Engine {
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
+    expired: Expired,
+}
+
+/// Deadlines that have expired so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expired {
+    all: u64,
+    /// Those of TCP connections.
+    tcp: u64,
 }
 
 impl Engine {
@@ -133,6 +144,7 @@ impl Engine {
             ping_refused: false,
             epoll,
             now,
+            expired: Expired::default(),
         }
     }
 
@@ -213,6 +225,7 @@ impl Engine {
     }
 
     fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
+        self.expired.all += 1;
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
@@ -223,7 +236,10 @@ impl Engine {
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {
-            Protocol::Tcp(_) => self.tcp_timer(id),
+            Protocol::Tcp(_) => {
+                self.expired.tcp += 1;
+                self.tcp_timer(id);
+            }
             Protocol::Udp(_) | Protocol::Ping(_) | Protocol::Relay(_) => self.datagram_timer(id),
             Protocol::Splice(_) => {}
         }
@@ -242,6 +258,11 @@ impl Engine {
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
         self.flows.table.len()
+    }
+
+    /// Shows each frame to the guest from now on to `observer`.
+    pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
+        self.outbox.list.observe(observer);
     }
 
     /// Drops so far, by name.
