@@ -81,9 +81,12 @@ impl PidFile {
     /// Writes a process id, at once: who waits for content sees all of it.
     ///
     /// # Errors
-    /// [`StartError::PidFile`].
+    /// What write(2) reports.
     pub fn write(mut self, pid: i32) -> Result<(), StartError> {
         let written = self.file.write_all(format!("{pid}\n").as_bytes());
-        written.map_err(|source| StartError::PidFile { path: self.path, source })
+        written.map_err(|error| {
+            let path = self.path.display();
+            StartError::Other(format!("Couldn't write PID file {path}: {error}"))
+        })
     }
 }
