@@ -133,6 +133,7 @@ fn quiet_leaves_out_what_is_no_warning() {
     program.end(Signal::TERM);
     let text = place.text("stderr");
     assert!(!text.contains("UNIX domain socket bound") && !text.contains("accepted"), "{text}");
+    assert!(text.contains("MTU 60 is too small"), "{text}");
 }
 
 /// Seconds since start in front of a line, in tenths of milliseconds, and the rest.
