@@ -2,7 +2,7 @@
 //! a kernel that refuses offloads, and whether a full window finds room in the device's queue.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::rc::Rc;
@@ -345,14 +345,16 @@ fn traffic_through_the_device_allocates_nothing() {
 fn dropped_with(queue_frames: u32) -> usize {
     let running = Running::start(1500, TSO, queue_frames);
     let (mut inner, mut outer) = running.outbound(Family::V4);
-    let data = noise(64 << 20);
     std::thread::scope(|scope| {
-        let upload = scope.spawn(|| transfer(&mut inner, &mut outer, &data));
-        while !upload.is_finished() {
-            for pause in [true, false] {
-                running.shared.pause.store(pause, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(50));
-            }
+        let ends = [&inner, &outer].map(|end| end.try_clone().expect("dup"));
+        scope.spawn(move || while inner.write_all(&[7; 65_536]).is_ok() {});
+        scope.spawn(move || std::io::copy(&mut outer, &mut std::io::sink()));
+        for round in 0..40 {
+            running.shared.pause.store(round % 2 == 0, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for end in ends {
+            end.shutdown(Shutdown::Both).expect("the connection is up");
         }
     });
     counts(&running.guest).not_sent
