@@ -34,6 +34,8 @@ mod state;
 mod stats;
 mod tcp;
 mod token;
+mod udp_run;
+mod udp_to_guest;
 mod worker;
 
 use std::collections::VecDeque;
@@ -57,6 +59,7 @@ use crate::flow::splice::End as SpliceEnd;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
+use crate::sys::batch::Batch;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::BypassParts;
@@ -99,6 +102,8 @@ pub struct Engine {
     flows: Flows,
     outbox: Outbox,
     fragments: Fragments,
+    /// Small datagrams on their way to the guest.
+    datagrams: Batch,
     listeners: Listeners,
     bypass: Option<Box<BypassParts>>,
     ready_listeners: VecDeque<u32>,
@@ -136,6 +141,7 @@ impl Engine {
             options,
             outbox: Outbox::default(),
             fragments: Fragments::default(),
+            datagrams: Batch::default(),
             listeners: Listeners::default(),
             bypass: None,
             ready_listeners: VecDeque::new(),
