@@ -23,7 +23,7 @@ pub use configure::queue_frames;
 use crate::conf::{Conf, PastaConf, Target};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
-use crate::start::StartError;
+use crate::start::{NOTIFY_VARIABLE, StartError};
 use crate::sys::process::DescriptorLimit;
 use crate::sys::{namespace, tun};
 use command::Started;
@@ -135,6 +135,8 @@ impl Namespace {
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
             limit,
+            // Whom it names was told of us, and is not to be told of the command.
+            withheld: conf.run.notify.then_some(NOTIFY_VARIABLE),
         };
         Ok(match command::fork(&plan)? {
             Started::Program(child) => Spawned::Program(Some(child)),
