@@ -33,6 +33,8 @@ pub struct BypassConfig {
     pub sockets: Box<dyn SocketMaker>,
     /// Ports of the namespace's loopback interface that lead to the host's.
     pub outbound: RuleTable,
+    /// Index of the guest's interface in its namespace, for link-local addresses; 0 if it has none.
+    pub interface: u32,
 }
 
 /// The same at work.
@@ -40,6 +42,7 @@ pub(super) struct BypassParts {
     pub how: Bypass,
     pub sockets: Box<dyn SocketMaker>,
     pub outbound: RuleTable,
+    pub interface: u32,
     pub pipes: PipePool,
     pub batch: Batch,
     pub scans: Scans,
@@ -52,11 +55,12 @@ impl Engine {
     /// # Errors
     /// What making the netlink sockets for port detection reports, if a rule needs them.
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
-        let BypassConfig { how, mut sockets, outbound } = config;
+        let BypassConfig { how, mut sockets, outbound, interface } = config;
         let scans = Scans::new(&self.addressing.rules, &outbound, sockets.as_mut())?;
         let (pipes, batch) = (PipePool::default(), Batch::default());
         self.flows.keep_back(2 * MAX_PIPES + 2 * NAMESPACE_STOCK);
-        self.bypass = Some(Box::new(BypassParts { how, sockets, outbound, pipes, batch, scans }));
+        let parts = BypassParts { how, sockets, outbound, interface, pipes, batch, scans };
+        self.bypass = Some(Box::new(parts));
         Ok(())
     }
 
@@ -73,7 +77,8 @@ impl Engine {
         let side = if pif == Pif::Splice {
             fwd::from_namespace(rule, peer, local).map(|side| Some((Pif::Host, side)))
         } else {
-            fwd::to_namespace(parts.how, &self.addressing.learned, rule, peer, local)
+            let guest = (&self.addressing.learned, parts.interface);
+            fwd::to_namespace(parts.how, guest, rule, peer, local)
                 .map(|side| side.map(|side| (Pif::Splice, side)))
         };
         side.map_err(|refused| {

@@ -66,7 +66,7 @@ struct Family {
 
 /// The tap device in its namespace.
 pub(super) struct Interface {
-    index: u32,
+    pub(super) index: u32,
     pub(super) mac: Mac,
 }
 

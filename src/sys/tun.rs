@@ -28,12 +28,23 @@ const SETS: [(libc::c_uint, Offloads); 3] = [
     (libc::TUN_F_CSUM, Offloads { header: true, checksum: true, tcp: false, udp: false }),
 ];
 
+/// A tap device that is open.
+#[derive(Debug)]
+pub struct Tap {
+    /// Its descriptor, which does not block.
+    pub fd: OwnedFd,
+    /// What its kernel leaves to us.
+    pub offloads: Offloads,
+    /// Its name.
+    pub name: InterfaceName,
+}
+
 /// Makes a tap device in the network namespace of the calling thread. It lives as long as the
-/// descriptor, which does not block.
+/// descriptor.
 ///
 /// # Errors
 /// What open(2) says of [`DEVICE`], or the kernel of the name: `BUSY` when it is taken.
-pub fn open_tap(name: &InterfaceName) -> Result<(OwnedFd, Offloads), Errno> {
+pub fn open_tap(name: &InterfaceName) -> Result<Tap, Errno> {
     let open = || open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let device = open()?;
     let plain = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
@@ -42,21 +53,57 @@ pub fn open_tap(name: &InterfaceName) -> Result<(OwnedFd, Offloads), Errno> {
         Ok(()) => {}
         Err(Errno::INVAL) => {
             set_interface(device.as_fd(), name, plain)?;
-            return Ok((device, Offloads::default()));
+            return Ok(Tap { fd: device, offloads: Offloads::default(), name: *name });
         }
         Err(errno) => return Err(errno),
     }
-    let layout = set_number(device.as_fd(), libc::TUNSETVNETHDRSZ, HEADER_BYTES)
-        .and_then(|()| set_number(device.as_fd(), libc::TUNSETVNETLE, LITTLE_ENDIAN));
-    if layout.is_err() {
-        drop(device);
-        let device = open()?;
-        set_interface(device.as_fd(), name, plain)?;
-        return Ok((device, Offloads::default()));
+    match agree(device.as_fd()) {
+        Ok(offloads) => Ok(Tap { fd: device, offloads, name: *name }),
+        Err(_) => {
+            drop(device);
+            let device = open()?;
+            set_interface(device.as_fd(), name, plain)?;
+            Ok(Tap { fd: device, offloads: Offloads::default(), name: *name })
+        }
     }
-    let agreed = SETS.iter().find(|(bits, _)| set_offloads(device.as_fd(), *bits).is_ok());
+}
+
+/// Takes a tap device that another process has made and handed over. It must be one without packet
+/// information (`IFF_NO_PI`): in what `TUNGETIFF` answers, that bit stands for something else, too.
+///
+/// # Errors
+/// `NOTTY` or `BADFD` for what is no such device; `INVAL` for one of IP packets; what the kernel says of
+/// the header.
+pub fn adopt(fd: OwnedFd) -> Result<Tap, Errno> {
+    // SAFETY: an all-zero ifreq is valid: an empty name and integers.
+    let mut found: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one ifreq, a live local; other files do not know the request.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut found) } != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: this request fills in the flags.
+    let flags = libc::c_int::from(unsafe { found.ifr_ifru.ifru_flags });
+    let bytes = found.ifr_name.iter().take_while(|byte| **byte != 0);
+    let name = String::from_utf8(bytes.map(|byte| *byte as u8).collect());
+    let name = name.ok().and_then(|name| InterfaceName::new(&name)).ok_or(Errno::INVAL)?;
+    if flags & libc::IFF_TAP == 0 {
+        return Err(Errno::INVAL);
+    }
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    let offloads = match flags & libc::IFF_VNET_HDR {
+        0 => Offloads::default(),
+        _ => agree(fd.as_fd())?,
+    };
+    Ok(Tap { fd, offloads, name })
+}
+
+/// Agrees with the kernel on the header in front of each frame, and on as many offloads as it has.
+fn agree(device: BorrowedFd<'_>) -> Result<Offloads, Errno> {
+    set_number(device, libc::TUNSETVNETHDRSZ, HEADER_BYTES)?;
+    set_number(device, libc::TUNSETVNETLE, LITTLE_ENDIAN)?;
+    let agreed = SETS.iter().find(|(bits, _)| set_offloads(device, *bits).is_ok());
     let header_only = Offloads { header: true, ..Offloads::default() };
-    Ok((device, agreed.map_or(header_only, |(_, offloads)| *offloads)))
+    Ok(agreed.map_or(header_only, |(_, offloads)| *offloads))
 }
 
 fn set_interface(
