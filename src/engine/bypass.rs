@@ -16,7 +16,7 @@ use super::Engine;
 use crate::flow::fwd::{self, Bypass, Rule, RuleTable, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
-use crate::sys::batch::Batch;
+use crate::sys::batch::{Batch, STREAM_BYTES};
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::{self, Transport};
@@ -110,7 +110,7 @@ impl Engine {
             Ok(Some((local, (to, side)))) => {
                 let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
                 let sides = [initiating, target_side(to, &side)];
-                self.open_splice(&accepted, sides, &side).map(|parts| (sides, parts))
+                self.open_splice(sides, &side).map(|parts| (sides, parts))
             }
             Err(reason) => Err(reason),
         };
@@ -129,13 +129,11 @@ impl Engine {
     /// Connects the second socket of a spliced connection; with it, whether it is connected already.
     fn open_splice(
         &mut self,
-        accepted: &OwnedFd,
         sides: [Side; 2],
         side: &SpliceSide,
     ) -> Result<(OwnedFd, bool), DropReason> {
         let open = || -> Result<(OwnedFd, bool), Errno> {
             let socket = self.socket_on(sides[1].pif, Transport::Tcp, side.destination)?;
-            sockopt::set_tcp_nodelay(accepted, true)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             let source = side.source.ip();
             let kernels_choice = source.is_unspecified()
@@ -194,6 +192,9 @@ fn loopback_of(destination: SocketAddr) -> std::net::IpAddr {
     }
 }
 
+/// Who has used up the quota of pipe pages gets pipes of two pages (pipe(7)): too few for each read.
+const LEAST_COPY_BYTES: u32 = 64 * 1024;
+
 /// Pipes for the ways that move many bytes. Made when they are first needed, at most [`MAX_PIPES`].
 pub(super) struct PipePool {
     free: Vec<Pipe>,
@@ -209,6 +210,16 @@ impl Default for PipePool {
 }
 
 impl PipePool {
+    /// How many bytes the next pipe is sure to hold, if there is one and it is of use for copying.
+    pub fn spare(&mut self) -> Option<u32> {
+        if self.free.is_empty() {
+            let pipe = self.take()?;
+            self.give(pipe, 0);
+        }
+        let holds = self.free.last()?.capacity().min(STREAM_BYTES as u32);
+        (holds >= LEAST_COPY_BYTES).then_some(holds)
+    }
+
     /// An empty pipe, if one is left.
     pub fn take(&mut self) -> Option<Pipe> {
         let pipe = match self.free.pop() {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll;
-use rustix::net as rnet;
+use rustix::net::{self as rnet, sockopt};
 
 use super::Engine;
 use super::datagrams::{Drained, drain, udp_to_guest};
@@ -263,6 +263,8 @@ impl Engine {
         let socket = self.socket_on(pif, transport, to.address)?;
         socket::bind(socket.as_fd(), &to)?;
         if tcp {
+            // What it accepts inherits that.
+            sockopt::set_tcp_nodelay(&socket, true)?;
             rnet::listen(&socket, BACKLOG)?;
         } else {
             datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
