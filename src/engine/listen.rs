@@ -406,7 +406,7 @@ impl Engine {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Result<OwnedFd, Errno> {
-        let scope = self.addressing.scope_id();
+        let scope = self.addressing.net.scope_id();
         let to = BindTo {
             address: crate::flow::side::Endpoint::from(local).with_scope(scope),
             interface: rule.interface.as_ref().map(|name| name.as_str()),

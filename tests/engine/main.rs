@@ -5,6 +5,7 @@
 
 mod allocation;
 mod datagrams;
+mod dns;
 mod fragments;
 mod frames;
 mod guest;
