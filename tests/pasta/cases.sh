@@ -19,7 +19,7 @@ CASES=(
     helper_ends
     join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone pid_file
-    dhcp_udhcpc dhcp_dhclient dhcpv6_client ra_address
+    dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
     wrong_options device_removed
     root_becomes_nobody root_becomes_another root_joins
 )
@@ -554,6 +554,32 @@ case_dhcp_dhclient() {
         dhclient -4 -1 -v -sf /bin/true -lf "$PWD/leases" -pf "$PWD/dhclient.pid" uplink
         cat "$PWD/leases"' 2>&1) || echo "$found"
     holds "$found" "bound to $HOST4"
+}
+# dhcpcd separates its privileges by changing to a user of its own, of whom a user namespace knows
+# nothing; if there is no such user it does without. Both leases and the advertisement are used.
+case_dhcp_dhcpcd() {
+    local found word
+    mkdir -p /run/dhcpcd
+    rm -f "$WORLD/told"
+    found=$(pasta --dhcp-dns --dhcp-search -- bash -ec 'ip link set uplink up
+        grep -v "^_\?dhcpcd:" /etc/passwd >passwd
+        mount --bind passwd /etc/passwd
+        mount -t tmpfs tmpfs /run/dhcpcd
+        mount -t tmpfs tmpfs /var/lib
+        mkdir /var/lib/dhcpcd
+        printf "%s\n" "#!/bin/sh" "env >>$PWD/told" >hook.sh
+        chmod +x hook.sh
+        echo "option domain_name_servers, domain_search, interface_mtu, dhcp6_name_servers, dhcp6_domain_search" >dhcpcd.conf
+        dhcpcd -B -d -f "$PWD/dhcpcd.conf" -c "$PWD/hook.sh" uplink &
+        for reason in BOUND BOUND6; do
+            timeout 30 sh -c "until grep -qx reason=$reason told; do sleep 0.1; done"
+        done
+        ip -o addr; ip route; ip -6 route; cat told; kill $!; wait $!' 2>&1) || { echo "$found"; return 1; }
+    for word in "inet $HOST4/24" "inet6 $HOST6/128" "default via $GATEWAY4 " 'default via fe80:' \
+        "new_domain_name_servers=$SERVER4" "new_dhcp6_name_servers=$SERVER6" "nd1_rdnss1_servers=$SERVER6" \
+        new_domain_search=example.test new_dhcp6_domain_search=example.test new_interface_mtu=65520; do
+        holds "$found" "$word"
+    done
 }
 case_dhcpv6_client() {
     holds "$(pasta --dhcp-dns -- bash -ec 'ip link set uplink up; mount -t sysfs sysfs /sys; sleep 2
