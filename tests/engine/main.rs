@@ -6,6 +6,7 @@
 mod allocation;
 mod bursts;
 mod datagrams;
+mod dns;
 mod fragments;
 mod frames;
 mod guest;
