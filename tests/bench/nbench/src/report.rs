@@ -67,3 +67,10 @@ pub struct Held {
     /// How many of them still echoed one byte at the end.
     pub answered: u64,
 }
+
+/// `nbench start`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Starts {
+    /// How long each took.
+    pub latency: Latency,
+}

@@ -1,8 +1,9 @@
-//! `nbench hold`: many connections that do nothing, until the input ends; then one byte on each.
+//! `nbench hold`: many connections that do nothing, for some time; then one byte on each.
 
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::echo;
 use crate::args::Args;
@@ -13,12 +14,12 @@ use crate::report::Held;
 /// # Errors
 /// Why not all connections could be made.
 pub fn run(to: SocketAddr, words: &[&str]) -> Result<Held, Box<dyn Error>> {
-    let args = Args::parse(words, &["count"])?;
+    let args = Args::parse(words, &["count", "seconds"])?;
     super::raise_descriptor_limit();
     let mut held = echo::connect_idle(to, args.value("count", 1000)?)?;
     println!("holding");
     std::io::stdout().flush()?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    std::thread::sleep(Duration::try_from_secs_f64(args.value("seconds", 5.0)?)?);
     let answered = held.iter_mut().filter_map(|socket| echo::exchange(socket).ok()).count();
     Ok(Held { connections: held.len() as u64, answered: answered as u64 })
 }

@@ -13,6 +13,7 @@ mod rr;
 mod server;
 mod sock;
 mod source;
+mod start;
 mod stream;
 mod udp;
 
@@ -38,7 +39,9 @@ usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
   crr ADDR:PORT                concurrent=1
   udp ADDR:PORT                way=put|get size=1400 gso=1 rate=0 (datagrams a second, 0: all)
                                limit=PERCENT (search the best rate that loses no more)
-  hold ADDR:PORT               count=1000; until its input ends
+  hold ADDR:PORT               count=1000 seconds=5; says `holding` in between
+  start -- COMMAND WORD...     count=10 pid=FILE stale=FILE, before the --: time until the file is
+                               there, or until the command ends; a stale file is removed before
   relay SOCKET TAP             connect a new tap device to a qemu stream socket
 Measuring commands take seconds=5 warmup=1, and print one line of JSON.";
 
@@ -54,6 +57,7 @@ pub fn run(words: &[&str]) -> Outcome {
         ["crr", to, rest @ ..] => print(&crr::run(parse(to)?, rest)?),
         ["udp", to, rest @ ..] => print(&udp::run(parse(to)?, rest)?),
         ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
+        ["start", rest @ ..] => print(&start::run(rest)?),
         ["relay", socket, tap] => relay::run(socket, tap),
         _ => Err(USAGE.into()),
     }
