@@ -222,7 +222,9 @@ fn datagrams(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
         for size in [64, 512, 8972, 65000] {
             add(Family::V4, 65520, way, size, 1, false);
         }
-        add(Family::V4, 1500, way, 1400, 1, false);
+        if mode != Mode::Bypass {
+            add(Family::V4, 1500, way, 1400, 1, false);
+        }
         add(Family::V4, 1500, way, 1200, 16, false);
         add(Family::V4, 65520, way, 1400, 1, true);
     }
@@ -301,6 +303,35 @@ fn at_rest(cells: &mut Vec<Cell>) {
     add('I', Mode::Stream, "passt.none", Work::Idle { auto: false });
 }
 
+/// The cells whose numbers the project has set itself: `--cells targets`.
+const TARGETS: [&str; 20] = [
+    "T.tap.v4.65520.out.x?",
+    "T.tap.v4.1500.out.x?",
+    "T.tap.v4.*.in.x1",
+    "U.tap.v4.*.1400.out",
+    "U.tap.v4.*.1400.in",
+    "L.tap.v4.*.x1",
+    "L.tap.v4.*.idle5000",
+    "C.tap.v4.*.x8",
+    "T.bypass.v4.*.x1",
+    "L.bypass.v4.tcp.x1",
+    "C.bypass.v4.*.x8",
+    "T.vu.v4.65520.*.x?",
+    "T.vu.v4.1500.*.x?",
+    "L.vu.v4.*.x1",
+    "C.vu.v4.*.x1",
+    "T.stream.v4.65520.*.x1",
+    "T.stream.v4.1500.*.x1",
+    "M.*",
+    "S.*",
+    "I.*",
+];
+
+/// The patterns that a word of the command line stands for: a named set, or itself.
+pub fn patterns(word: &str) -> Vec<&str> {
+    if word == "targets" { TARGETS.to_vec() } else { vec![word] }
+}
+
 /// Whether `pattern` with `*` and `?` is `name`.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) =
@@ -340,6 +371,9 @@ mod tests {
         for cell in &cells {
             assert!(GROUPS.iter().any(|(group, _)| *group == cell.group), "{}", cell.id);
             assert!(cell.id.starts_with(cell.group), "{}", cell.id);
+        }
+        for pattern in TARGETS {
+            assert!(cells.iter().any(|cell| matches(pattern, &cell.id)), "nothing is {pattern}");
         }
         for (group, title) in GROUPS {
             assert!(cells.iter().any(|cell| cell.group == group), "nothing in {title}");

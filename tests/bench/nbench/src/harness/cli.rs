@@ -7,17 +7,19 @@ use super::cells::{self, Cell, GROUPS};
 use super::measure::Times;
 use super::peers::Peer;
 use super::results::Results;
+use super::rig::bind;
 use super::session::{FIRST_PORT, Session};
 use super::{Result, markdown, svg, world};
 
 const USAGE: &str = "\
 usage: tests/bench/run [OPTION...]
-  --cells PATTERN[,PATTERN...]  which cells, with * and ? (all)
+  --cells PATTERN[,PATTERN...]  which cells, with * and ?; `targets` is a set of them (all)
   --peers PEER[,PEER...]        which peers: auto, ours, passt, slirp4netns, libslirp, direct, or
                                 NAME=PROGRAM for another passt (auto: what is there)
   --blocks N                    times that each cell is run, there and back (5)
   --seconds S, --warmup S       measured and discarded time of each run (3, 1)
   --quick                       one block, once, 1 s after 0.3 s: while changing things
+  --pin none|split|packed       daemon on processor 1 and the rest on 0, or all on 1 (none)
   --output FOLDER               where results go (the cache's bench/latest)
   --list                        names the cells and ends
   --report FILE RESULTS...      writes the tables of results.json files between the marks of a
@@ -32,7 +34,38 @@ struct Options {
     blocks: usize,
     once: bool,
     times: Times,
+    pin: Pin,
     output: PathBuf,
+}
+
+/// Which processors things run on.
+#[derive(Clone, Copy)]
+enum Pin {
+    None,
+    Split,
+    Packed,
+}
+
+impl Pin {
+    fn parse(word: &str) -> Result<Self> {
+        match word {
+            "none" => Ok(Self::None),
+            "split" => Ok(Self::Split),
+            "packed" => Ok(Self::Packed),
+            _ => Err(format!("no such way to pin: '{word}'").into()),
+        }
+    }
+
+    /// Binds this process, and with it all that it starts; returns the daemons' processor.
+    fn apply(self) -> Result<Option<usize>> {
+        let (all, daemon) = match self {
+            Self::None => return Ok(None),
+            Self::Split => (0, 1),
+            Self::Packed => (1, 1),
+        };
+        bind(None, all)?;
+        Ok(Some(daemon))
+    }
 }
 
 /// Does what the words say.
@@ -64,13 +97,18 @@ fn parse(words: &[&str]) -> Result<Options> {
         blocks: 5,
         once: false,
         times: Times { seconds: 3.0, warmup: 1.0, starts: 50 },
+        pin: Pin::None,
         output: PathBuf::from(variable("BENCH_OUTPUT")?),
     };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut next = || words.next().copied().ok_or_else(|| format!("{word} needs an argument"));
         match *word {
-            "--cells" => options.cells.extend(next()?.split(',').map(str::to_owned)),
+            "--cells" => {
+                let patterns = next()?.split(',').flat_map(cells::patterns);
+                options.cells.extend(patterns.map(str::to_owned));
+            }
+            "--pin" => options.pin = Pin::parse(next()?)?,
             "--peers" => options.peers = next()?.to_owned(),
             "--blocks" => options.blocks = number(next()?)? as usize,
             "--seconds" => options.times.seconds = number(next()?)?,
@@ -113,6 +151,7 @@ fn measure(options: &Options) -> Result<()> {
         times: options.times,
         folder: options.output.clone(),
         next_port: FIRST_PORT,
+        daemon_processor: options.pin.apply()?,
     };
     let results = session.run()?;
     let text = markdown::report(&results, "");
@@ -177,6 +216,7 @@ mod tests {
         };
         assert_eq!(names(&["T.tap.v4.1500.out.x1"]), ["T.tap.v4.1500.out.x1"]);
         assert!(names(&["S.*", "I.*"]).len() > 5);
+        assert!(names(&cells::patterns("targets")).len() > 40);
         assert_eq!(names(&[]).len(), cells::all().len());
         assert!(choose(&["nothing".to_owned()]).is_err());
     }

@@ -43,43 +43,66 @@ pub fn peers_of<'a>(cells: &[&'a CellResult]) -> Vec<&'a str> {
     peers
 }
 
+/// Values, ratios, and the daemons' processor time; then what else was found.
 fn table(text: &mut String, cells: &[&CellResult]) {
     let peers = peers_of(cells);
     let others: Vec<&str> = peers.iter().copied().filter(|peer| *peer != OURS).collect();
-    let has_cpu = cells.iter().any(|cell| !cell.metric.cpu_unit.is_empty());
+    let daemons: Vec<&str> = match cells.iter().any(|cell| !cell.metric.cpu_unit.is_empty()) {
+        true => peers.iter().copied().filter(|peer| *peer != DIRECT).collect(),
+        false => Vec::new(),
+    };
     let mut heads = vec!["cell".to_owned(), "unit".to_owned()];
     heads.extend(peers.iter().map(|peer| (*peer).to_owned()));
     heads.extend(others.iter().map(|peer| format!("ours / {peer}")));
-    if has_cpu {
-        heads.push("CPU unit".to_owned());
-        heads
-            .extend(peers.iter().filter(|peer| **peer != DIRECT).map(|peer| format!("CPU {peer}")));
-        heads.extend(peers.iter().map(|peer| format!("machine {peer}")));
-    }
-    row(text, &heads);
-    row(text, &vec!["---".to_owned(); heads.len()]);
+    heads.extend(daemons.iter().map(|peer| format!("CPU {peer}")));
+    head(text, &heads);
     for cell in cells {
-        row(text, &fields(cell, &peers, &others, has_cpu));
+        let noisy = if cell.is_noisy() { " (noisy)" } else { "" };
+        let mut fields = vec![format!("{}{noisy}", cell.id), unit(cell)];
+        fields.extend(peers.iter().map(|peer| value(cell, peer)));
+        fields.extend(others.iter().map(|peer| ratio(cell, peer)));
+        let cpu = |peer: &&str| cell.summary(peer).and_then(|found| found.cpu);
+        fields.extend(daemons.iter().map(|peer| cpu(peer).map(short).unwrap_or_default()));
+        row(text, &fields);
     }
+    let _ = writeln!(text, "\n<details><summary>More of it</summary>\n");
+    let mut heads = vec!["cell".to_owned()];
+    heads.extend(peers.iter().map(|peer| (*peer).to_owned()));
+    head(text, &heads);
+    for cell in cells {
+        let mut fields = vec![cell.id.clone()];
+        fields.extend(peers.iter().map(|peer| details(cell, peer)));
+        row(text, &fields);
+    }
+    let _ = writeln!(text, "\n</details>");
+}
+
+fn head(text: &mut String, heads: &[String]) {
+    row(text, heads);
+    row(text, &vec!["---".to_owned(); heads.len()]);
 }
 
 fn row(text: &mut String, fields: &[String]) {
     let _ = writeln!(text, "| {} |", fields.join(" | "));
 }
 
-fn fields(cell: &CellResult, peers: &[&str], others: &[&str], has_cpu: bool) -> Vec<String> {
-    let noisy = if cell.is_noisy() { " (noisy)" } else { "" };
-    let mut fields = vec![format!("{}{noisy}", cell.id), cell.metric.unit.clone()];
-    fields.extend(peers.iter().map(|peer| value(cell, peer)));
-    fields.extend(others.iter().map(|peer| ratio(cell, peer)));
-    if has_cpu {
-        let cpu = |peer: &&str| number(cell.summary(peer).and_then(|found| found.cpu));
-        let machine = |peer: &&str| number(cell.summary(peer).and_then(|found| found.system_cpu));
-        fields.push(cell.metric.cpu_unit.clone());
-        fields.extend(peers.iter().filter(|peer| **peer != DIRECT).map(cpu));
-        fields.extend(peers.iter().map(machine));
-    }
-    fields
+fn unit(cell: &CellResult) -> String {
+    let cpu = &cell.metric.cpu_unit;
+    if cpu.is_empty() { cell.metric.unit.clone() } else { format!("{}; {cpu}", cell.metric.unit) }
+}
+
+/// Medians of what came with the value, and the whole machine's processor time.
+fn details(cell: &CellResult, peer: &str) -> String {
+    let Some(found) = cell.summary(peer) else { return String::new() };
+    let mut parts: Vec<String> = cell
+        .more(peer)
+        .into_iter()
+        .map(|(name, value)| format!("{name} {}", short(value)))
+        .collect();
+    parts.extend(
+        found.system_cpu.map(|cpu| format!("machine {} {}", short(cpu), cell.metric.cpu_unit)),
+    );
+    parts.join(", ")
 }
 
 /// Median and range; how many failed, if any.
@@ -105,10 +128,6 @@ fn ratio(cell: &CellResult, peer: &str) -> String {
         Some((low, high)) => format!("**{:.2}** ({low:.2}-{high:.2}{cpu})", found.value),
         None => format!("**{:.2}**{cpu}", found.value),
     }
-}
-
-fn number(value: Option<f64>) -> String {
-    value.map(short).unwrap_or_default()
 }
 
 /// Three digits that say something.

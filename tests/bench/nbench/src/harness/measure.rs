@@ -100,17 +100,16 @@ impl Roles {
 
     /// The whole command line of `words`, of which the first is the command.
     fn line(&self, rig: &Rig, words: &[String], times: Times) -> Vec<String> {
-        let (address, port) = (rig.address(self.server()), rig.port(self.server()));
-        let at = if address.contains(':') {
-            format!("[{address}]:{port}")
-        } else {
-            format!("{address}:{port}")
-        };
-        let mut line = vec![words[0].clone(), at];
+        let mut line = vec![words[0].clone(), rig.target(self.server())];
         line.extend(words[1..].iter().cloned());
         line.extend([format!("seconds={}", times.seconds), format!("warmup={}", times.warmup)]);
         line
     }
+}
+
+fn serve(rig: &mut Rig, at: Place) -> Result<Job> {
+    let listening = rig.listening(at);
+    rig.begin_until(at, &["server", &listening], "ready")
 }
 
 fn begin(rig: &mut Rig, at: Place, line: &[String]) -> Result<Job> {
@@ -123,8 +122,7 @@ fn traffic(setup: &Setup<'_>, times: Times, load: Load) -> Found {
     if let Load::Iperf { .. } = load {
         return iperf(&mut rig, &roles, times);
     }
-    let port = rig.port(roles.server()).to_string();
-    let server = rig.begin_until(roles.server(), &["server", &port], "ready")?;
+    let server = serve(&mut rig, roles.server())?;
     let within = PATIENCE + Duration::from_secs_f64(times.seconds + times.warmup);
     let burden =
         matches!(load, Load::Rr { loaded: true, .. }).then(|| burden(&mut rig, &roles, times));
@@ -139,8 +137,11 @@ fn traffic(setup: &Setup<'_>, times: Times, load: Load) -> Found {
     }
     drop(server);
     let mut sample = read_report(load, &said, &used)?;
-    if rig.daemon().is_none() {
-        sample.cpu = None;
+    match rig.daemon() {
+        Some(daemon) => {
+            sample.more.insert("daemon_pss_kib".to_owned(), Memory::read(daemon)?.pss_kib);
+        }
+        None => sample.cpu = None,
     }
     Ok(sample)
 }
@@ -245,10 +246,9 @@ fn memory_each(setup: &Setup<'_>, connections: u32) -> Found {
     let (client, at) =
         if inside { (Place::Inside, Place::Outside) } else { (Place::Outside, Place::Inside) };
     let mut rig = Rig::start(setup)?;
-    let port = rig.port(at).to_string();
-    let server = rig.begin_until(at, &["server", &port], "ready")?;
+    let server = serve(&mut rig, at)?;
     let (before, slab_before) = (Memory::read(daemon(&rig)?)?, slab_kib());
-    let to = format!("{}:{port}", rig.address(at));
+    let to = rig.target(at);
     let (count, seconds) = (format!("count={connections}"), format!("seconds={HOLD_S}"));
     let holder = rig.begin_until(client, &["hold", &to, &count, &seconds], "holding")?;
     let (after, slab_after) = (Memory::read(daemon(&rig)?)?, slab_kib());
@@ -258,9 +258,12 @@ fn memory_each(setup: &Setup<'_>, connections: u32) -> Found {
         return Err(format!("only {} of {connections} connections answered", held.answered).into());
     }
     let each = |kib: f64| kib * 1024.0 / f64::from(connections);
-    let uss = each(after.uss_kib - before.uss_kib);
-    let slab = each(slab_after - slab_before);
-    Ok(only(each(after.pss_kib - before.pss_kib), &[("uss_bytes", uss), ("slab_bytes", slab)]))
+    let more = [
+        ("uss_bytes", each(after.uss_kib - before.uss_kib)),
+        ("slab_bytes", each(slab_after - slab_before)),
+        ("closed_pss_kib", Memory::read(daemon(&rig)?)?.pss_kib),
+    ];
+    Ok(only(each(after.pss_kib - before.pss_kib), &more))
 }
 
 fn idle(rig: &Rig, times: Times) -> Found {

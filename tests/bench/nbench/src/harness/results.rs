@@ -175,6 +175,18 @@ impl CellResult {
         median(&mine.filter_map(part).collect::<Vec<_>>())
     }
 
+    /// Medians of what else the samples of a peer have.
+    pub fn more(&self, peer: &str) -> BTreeMap<String, f64> {
+        let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for sample in self.samples.iter().filter(|sample| sample.peer == peer) {
+            for (name, value) in &sample.more {
+                values.entry(name).or_default().push(*value);
+            }
+        }
+        let medians = values.into_iter();
+        medians.filter_map(|(name, all)| Some((name.to_owned(), median(&all)?))).collect()
+    }
+
     /// Whether others used the machine while this was measured.
     pub fn is_noisy(&self) -> bool {
         self.blocks.iter().any(|block| block.busy > NOISE || block.steal > NOISE)

@@ -17,6 +17,8 @@ use super::world::{
 
 /// How long anything may take to be there.
 const START: Duration = Duration::from_secs(15);
+/// How long a program at one end may take to say that it has begun.
+const BEGIN: Duration = Duration::from_secs(45);
 /// The device in the guest's namespace, where nobody else names it.
 const TAP: &str = "tap0";
 
@@ -57,6 +59,8 @@ pub struct Setup<'a> {
     /// The first of two ports for servers; it is forwarded inwards.
     pub port: u16,
     pub log: File,
+    /// The processor that the daemon is bound to, if any.
+    pub processor: Option<usize>,
 }
 
 /// A client that runs.
@@ -72,6 +76,14 @@ impl Rig {
     /// # Errors
     /// What did not start.
     pub fn start(setup: &Setup<'_>) -> Result<Self> {
+        let rig = Self::choose(setup)?;
+        if let (Some(daemon), Some(processor)) = (rig.daemon(), setup.processor) {
+            bind(Some(daemon), processor)?;
+        }
+        Ok(rig)
+    }
+
+    fn choose(setup: &Setup<'_>) -> Result<Self> {
         match (&setup.peer.program, setup.cell.mode) {
             (Program::Direct, _) => Ok(setup.rig(Inside::Net(HOST.to_owned()), None, Vec::new())),
             (Program::Passt(folder), Mode::Tap | Mode::Bypass) => setup.pasta(folder),
@@ -94,13 +106,33 @@ impl Rig {
     pub fn begin_until(&mut self, at: Place, words: &[&str], sign: &str) -> Result<Job> {
         let mut job = self.begin(at, words)?;
         match &mut job {
-            Job::Task(task) => drop(task.wait_line(sign, START)?),
+            Job::Task(task) => drop(task.wait_line(sign, BEGIN)?),
             Job::File(file) => {
                 let line = format!("until grep -q '^{sign}' {file}; do sleep 0.05; done");
-                self.in_guest(&line, START)?;
+                self.in_guest(&line, BEGIN)?;
             }
         }
         Ok(job)
+    }
+
+    /// Where a server at that end listens. Outside, datagrams must be answered from the address
+    /// that they were sent to, which is not the one that routes prefer.
+    pub fn listening(&self, server: Place) -> String {
+        if server == Place::Inside {
+            format!("[::]:{}", self.port(server))
+        } else {
+            self.target(server)
+        }
+    }
+
+    /// Address and port under which clients at the other end reach a server.
+    pub fn target(&self, server: Place) -> String {
+        let (address, port) = (self.address(server), self.port(server));
+        if self.family == Family::V6 {
+            format!("[{address}]:{port}")
+        } else {
+            format!("{address}:{port}")
+        }
     }
 
     /// The port of a server at that end: what is forwarded inwards is taken on this side.
@@ -159,7 +191,7 @@ impl Rig {
         let printed = self.in_guest(&format!("cat {file}"), START)?;
         match printed.trim_end().strip_suffix("end 0") {
             Some(text) => Ok(text.to_owned()),
-            None => Err(format!("in the guest: {}", printed.trim()).into()),
+            None => Err(format!("in the guest: {}", printed.trim().replace('\n', "; ")).into()),
         }
     }
 
@@ -351,6 +383,17 @@ impl Setup<'_> {
         until("QEMU's socket", START, || Path::new(&socket).exists())?;
         self.relayed(daemon, &socket)
     }
+}
+
+/// Binds a process (none: this one, and what it starts) to a processor.
+///
+/// # Errors
+/// As sched_setaffinity(2).
+pub fn bind(process: Option<u32>, processor: usize) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    let process = process.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
+    Ok(rustix::thread::sched_setaffinity(process, &set)?)
 }
 
 /// Asks slirp4netns to forward a port of the host's outer address.

@@ -34,6 +34,8 @@ pub struct Session {
     pub times: Times,
     pub folder: PathBuf,
     pub next_port: u16,
+    /// The processor that daemons are bound to, if any.
+    pub daemon_processor: Option<usize>,
 }
 
 impl Session {
@@ -88,7 +90,8 @@ impl Session {
         let log = format!("{}.{}.{block}.log", cell.id, peer.name);
         let log =
             File::options().append(true).create(true).open(self.folder.join("logs").join(log))?;
-        let setup = Setup { peer, cell, port: self.next_port, log: log.try_clone()? };
+        let processor = self.daemon_processor;
+        let setup = Setup { peer, cell, port: self.next_port, log: log.try_clone()?, processor };
         let mut sample = measure(&setup, self.times).unwrap_or_else(|error| {
             // The log is an aid; without it there is still the result.
             let _ = writeln!(&log, "bench: {error}");
@@ -175,11 +178,12 @@ fn version(peer: &Peer) -> String {
             return "client and server face to face, over veth or loopback".to_owned();
         }
     };
-    let output = Command::new(program).arg("--version").output();
+    let output = Command::new(&program).arg("--version").output();
     let text = output
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         .unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
+    let size = fs::metadata(&program).map(|data| format!(", {} KiB", data.len() / 1024));
+    text.lines().next().unwrap_or_default().to_owned() + &size.unwrap_or_default()
 }
 
 #[cfg(test)]

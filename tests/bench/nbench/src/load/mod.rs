@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const USAGE: &str = "\
 usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
-  server PORT                  serve all clients, TCP and UDP, on all addresses
+  server ADDR:PORT             serve all clients, TCP and UDP; answers to datagrams come from ADDR
   stream ADDR:PORT             way=put|get|both streams=1 stalled=0 verify=0
   rr ADDR:PORT                 proto=tcp|udp flows=1 size=1 idle=0
   crr ADDR:PORT                concurrent=1
@@ -51,7 +51,7 @@ Measuring commands take seconds=5 warmup=1, and print one line of JSON.";
 /// Why there is no result: the arguments, or what happened on the way.
 pub fn run(words: &[&str]) -> Outcome {
     match words {
-        ["server", port] => server::serve(parse(port)?),
+        ["server", at] => server::serve(parse(at)?),
         ["stream", to, rest @ ..] => print(&stream::run(parse(to)?, rest)?),
         ["rr", to, rest @ ..] => print(&rr::run(parse(to)?, rest)?),
         ["crr", to, rest @ ..] => print(&crr::run(parse(to)?, rest)?),

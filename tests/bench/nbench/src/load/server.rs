@@ -26,14 +26,13 @@ const BURST: usize = 64;
 ///
 /// # Errors
 /// When it cannot listen.
-pub fn serve(port: u16) -> Outcome {
+pub fn serve(at: SocketAddr) -> Outcome {
     super::raise_descriptor_limit();
-    let any = SocketAddr::from(([0_u16; 8], port));
-    let listener = TcpListener::bind(any)?;
+    let listener = TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;
     // std listens with a backlog of 128; a benchmark opens more at once.
     rustix::net::listen(&listener, 4096)?;
-    let datagrams = UdpSocket::bind(any)?;
+    let datagrams = UdpSocket::bind(at)?;
     sock::prepare_datagrams(&datagrams)?;
     datagrams.set_nonblocking(true)?;
     let poll = Poll::new()?;

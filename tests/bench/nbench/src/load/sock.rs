@@ -1,7 +1,7 @@
 //! Sockets: what std does not have.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::Timespec;
@@ -133,24 +133,40 @@ pub fn receive_run(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Run> {
     receive(socket, buffer, None)
 }
 
-/// The same, and who sent it; for sockets of the IPv6 family.
+/// The same, and who sent it.
 ///
 /// # Errors
 /// As recvmsg(2).
 pub fn receive_run_from(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(Run, SocketAddr)> {
-    // SAFETY: an all-zero sockaddr_in6 is valid: integers.
-    let mut from: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    // SAFETY: an all-zero sockaddr_storage is valid: integers.
+    let mut from: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let run = receive(socket, buffer, Some(&mut from))?;
-    let port = u16::from_be(from.sin6_port);
-    let address = std::net::Ipv6Addr::from(from.sin6_addr.s6_addr);
-    let from = SocketAddrV6::new(address, port, from.sin6_flowinfo, from.sin6_scope_id);
-    Ok((run, from.into()))
+    let from = address(&from).ok_or_else(|| io::Error::other("a sender without an address"))?;
+    Ok((run, from))
+}
+
+fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(from.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the kernel filled in an address of this family, and there is room for any.
+            let from = unsafe { (&raw const *from).cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr));
+            Some((ip, u16::from_be(from.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let from = unsafe { (&raw const *from).cast::<libc::sockaddr_in6>().read() };
+            let ip = Ipv6Addr::from(from.sin6_addr.s6_addr);
+            Some((ip, u16::from_be(from.sin6_port)).into())
+        }
+        _ => None,
+    }
 }
 
 fn receive(
     socket: &UdpSocket,
     buffer: &mut [u8],
-    from: Option<&mut libc::sockaddr_in6>,
+    from: Option<&mut libc::sockaddr_storage>,
 ) -> io::Result<Run> {
     let mut iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = Control([0; 64]);
@@ -161,8 +177,8 @@ fn receive(
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>() as _;
     if let Some(from) = from {
-        message.msg_name = (from as *mut libc::sockaddr_in6).cast();
-        message.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        message.msg_name = (&raw mut *from).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     }
     // SAFETY: the header's pointers are to live locals, `from` and `buffer`, with their lengths.
     let rc = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
