@@ -15,7 +15,6 @@ mod banner;
 mod error;
 pub mod host;
 mod meaning;
-mod names;
 mod options;
 mod pasta;
 pub mod ports;

@@ -121,13 +121,6 @@ pub struct Network {
     pub services: Services,
 }
 
-impl Network {
-    /// Scope of link-local addresses on the host side; 0 if there is none.
-    pub fn scope_id(&self) -> u32 {
-        self.v6.as_ref().map_or(0, |v6| v6.scope_id)
-    }
-}
-
 /// What was learned of the guest from its traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Learned {

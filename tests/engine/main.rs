@@ -6,7 +6,6 @@
 mod allocation;
 mod bursts;
 mod datagrams;
-mod dns;
 mod fragments;
 mod frames;
 mod guest;
