@@ -2,7 +2,8 @@
 //! Sources: the callers' own code, and `passt(1)`, `pasta(1)`.
 
 use crate::row::Before::{
-    Child, Copied, Descriptor, Descriptors, EarlyQuestion, InMemory, Leak, Root, Script, Unheard,
+    Child, Closed, Copied, Descriptor, Descriptors, EarlyQuestion, InMemory, Leak, NotifySocket,
+    Root, Script, Unheard,
 };
 use crate::row::Caller::{Engine, Root as AsRoot};
 use crate::row::Clause::*;
@@ -443,7 +444,7 @@ pub const ROWS: &[Row] = &[
     Row::new(
         "muvm",
         "passt -q -f --fd 6 -t 127.0.0.1/8080-8080:8080-8080 -u 5353-5353:53-53",
-        &[StreamPair, Silent, Tcp("127.0.0.1:8080"), EndsWithPair, NothingRuns],
+        &[StreamPair, RapidLease, Silent, Tcp("127.0.0.1:8080"), EndsWithPair, NothingRuns],
     )
     .after(&[Descriptor(6), EarlyQuestion]),
     Row::new(
@@ -640,6 +641,30 @@ pub const ROWS: &[Row] = &[
         "foreground-pid-file",
         "passt -f -q -s /tmp/s -P /tmp/p -t 8080",
         &[PidFileSoon("/tmp/p"), Tcp("192.0.2.2:8080"), Served("/tmp/s"), Silent, Term, Exists("/tmp/p")],
+    ),
+    Row::new(
+        "closed-stdio",
+        "passt -q -s /tmp/s -P /tmp/p",
+        &[Returns(0), PidFile("/tmp/p"), Served("/tmp/s"), Quit],
+    )
+    .after(&[Closed]),
+    Row::new(
+        "closed-stdio-fd",
+        "passt -q --fd 0 -P /tmp/p",
+        &[Returns(0), PidFile("/tmp/p"), StreamPair, EndsWithPair],
+    )
+    .after(&[Descriptor(0)]),
+    Row::new(
+        "in-a-service",
+        "pasta --config-net --quiet --netns /tmp/netns/netns-1",
+        &[Returns(0), Inside("ip route", "default"), EndsAfter(NO_NETNS), Unnotified],
+    )
+    .by(Engine)
+    .after(&[Script(NETNS), NotifySocket]),
+    Row::new(
+        "pasta-as-vhost-user",
+        "pasta --vhost-user -q -s /tmp/s -P /tmp/p",
+        &[Returns(0), PidFile("/tmp/p"), Served("/tmp/s"), Term],
     ),
     Row::new(
         "last-one-wins",

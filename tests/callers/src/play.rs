@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +17,9 @@ use crate::world;
 
 /// Descriptors for the program are kept above this number until it starts.
 const HIGH: i32 = 40;
+
+/// The service manager's socket.
+const NOTIFY: &str = "/tmp/notify";
 
 /// Why a clause does not hold, or a row cannot be played.
 type Outcome = Result<(), String>;
@@ -38,6 +41,8 @@ pub struct Player {
     in_memory: bool,
     program: Option<&'static str>,
     unheard: bool,
+    closed: bool,
+    notify: Option<UnixDatagram>,
     started: Option<Started>,
     pair: Option<UnixStream>,
     daemon: Option<u32>,
@@ -112,6 +117,13 @@ impl Player {
                 self.program = Some(path);
             }
             Before::Unheard => self.unheard = true,
+            Before::Closed => self.closed = true,
+            Before::NotifySocket => {
+                let socket = UnixDatagram::bind(NOTIFY).map_err(text)?;
+                fs::set_permissions(NOTIFY, fs::Permissions::from_mode(0o777)).map_err(text)?;
+                socket.set_nonblocking(true).map_err(text)?;
+                self.notify = Some(socket);
+            }
         }
         Ok(())
     }
@@ -160,27 +172,32 @@ impl Player {
         let mut name = String::new();
         if let Some(number) = self.descriptor {
             let theirs = self.make_pair()?;
-            redirections += &pass(&mut kept, theirs, number)?;
+            redirections += &pass(&mut kept, &theirs, number)?;
         }
         if let Some((file, _)) = &self.leak {
             let file = file.try_clone().map_err(text)?;
-            redirections += &pass(&mut kept, file.into(), 9)?;
+            redirections += &pass(&mut kept, &file.into(), 9)?;
         }
         let mut program = self.program.map(str::to_owned);
         if self.in_memory {
             let memory = in_memory(&format!("{}/{}", world::BIN, self.words[0]))?;
-            redirections += &pass(&mut kept, memory, 8)?;
+            redirections += &pass(&mut kept, &memory, 8)?;
             name = format!("-a {}", self.words[0]);
             program = Some("/proc/self/fd/8".to_owned());
             words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned));
         }
         let limit =
             self.descriptors.map_or_else(String::new, |limit| format!("ulimit -n {limit};"));
-        let script = format!("{limit} exec {redirections}; exec {name} \"$@\"");
+        let close = if self.closed { "<&- >&- 2>&-" } else { "" };
+        let script = format!("{limit} exec {redirections}; exec {name} \"$@\" {close}");
         words.extend(["bash".to_owned(), "-c".to_owned(), script, "bash".to_owned()]);
         words.push(program.unwrap_or_else(|| self.words[0].clone()));
         words.extend_from_slice(&self.words[1..]);
-        self.started = Some(Started::new(command(&words), !self.unheard)?);
+        let mut command = command(&words);
+        if self.notify.is_some() {
+            command.env("NOTIFY_SOCKET", NOTIFY);
+        }
+        self.started = Some(Started::new(command, !self.unheard)?);
         self.daemon = None;
         Ok(())
     }
@@ -208,9 +225,9 @@ impl Player {
     fn check(&mut self, clause: &Clause) -> Outcome {
         match *clause {
             Clause::Returns(status) => self.returns(status),
-            Clause::Silent => {
-                ensure(self.said() + &self.printed() == "", || "it has said something".into())
-            }
+            Clause::Silent => ensure((self.said() + &self.printed()).is_empty(), || {
+                "it has said something".into()
+            }),
             Clause::Says(words) => {
                 self.heard("a line", |said| said.lines().any(|line| line.starts_with(words)))
             }
@@ -229,6 +246,11 @@ impl Player {
             Clause::PidFileSoon(path) => await_some("the PID file", || self.pid_file(path).ok())
                 .or_else(|_| self.pid_file(path)),
             Clause::Term => self.ends_by(Signal::TERM, 0),
+            Clause::Quit => self.ends_by(Signal::QUIT, 0),
+            Clause::Unnotified => {
+                let socket = self.notify.as_ref().ok_or("there is no such socket")?;
+                ensure(socket.recv(&mut [0; 64]).is_err(), || "it was told something".into())
+            }
             Clause::Kill => self.ends_by(Signal::KILL, 137),
             Clause::EndsWithChild => {
                 self.find_daemon()?;
@@ -266,6 +288,7 @@ impl Player {
                 client::await_answer(self.pair.as_mut().ok_or("no pair")?)
             }
             Clause::StreamPair => client::ask_stream(self.pair.as_mut().ok_or("no pair")?),
+            Clause::RapidLease => client::take_lease(self.pair.as_mut().ok_or("no pair")?),
             Clause::VhostUserPair => client::ask_vhost_user(self.pair.as_mut().ok_or("no pair")?),
             Clause::EndsWithPair => {
                 self.pair = None;
@@ -447,8 +470,8 @@ fn run(words: &[String]) -> Outcome {
 }
 
 /// Makes a descriptor inheritable; returns the shell's words that give it its number.
-fn pass(kept: &mut Vec<OwnedFd>, descriptor: OwnedFd, number: i32) -> Result<String, String> {
-    let high = rustix::io::fcntl_dupfd_cloexec(&descriptor, HIGH).map_err(text)?;
+fn pass(kept: &mut Vec<OwnedFd>, descriptor: &OwnedFd, number: i32) -> Result<String, String> {
+    let high = rustix::io::fcntl_dupfd_cloexec(descriptor, HIGH).map_err(text)?;
     rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).map_err(text)?;
     let from = high.as_raw_fd();
     kept.push(high);

@@ -192,6 +192,12 @@ pub const ROWS: &[Row] = &[
     passt!("ports-tcp-off", "--no-tcp -t 8080", "Can't add TCP forwarding rule, TCP not enabled"),
     passt!("ports-udp-off", "--no-udp -u 8080", "Can't add UDP forwarding rule, UDP not enabled"),
     passt!("ports-too-many-rules", "-t {300-ports}", "Too many rules (maximum 255)"),
+    passt!(
+        "ports-too-many-sockets",
+        "-t 192.0.2.11/1-65535 -t 192.0.2.12/1-65535 -t 192.0.2.13/1-65535 -t 192.0.2.14/1-65535 \
+         -t 192.0.2.15/1-65535 -t 192.0.2.16/1-65535",
+        "Rules require too many listening sockets (maximum 327680)"
+    ),
     pasta!("ports-ns-address", "-T 127.0.0.1/22 true", "Listening address not allowed for -T 127.0.0.1/22"),
     pasta!("ports-ns-specifier", "-U 70000 true", "Invalid port specifier '70000'"),
     passt!("options-before-ports", "-t 65536 --mtu 99999999", "MTU 99999999 too large (max 65521)"),
@@ -201,6 +207,7 @@ pub const ROWS: &[Row] = &[
     passt!("outbound-interface-without-address", "--outbound-if4 outside", "External interface not usable"),
     passt!("outbound-interface-missing", "--outbound-if6 eno999", "Invalid interface name eno999: No such device").reference(STARTS),
     passt!("outbound-interface-too-long", "--outbound-if4 interface-of-16-c", "Invalid interface name: interface-of-16-c"),
+    pasta!("ns-interface-empty", "-I '' true", "Invalid interface name"),
     pasta!("ns-interface-too-long", "-I interface-of-16-c true", "Invalid interface name"),
     // Files, descriptors, sockets
     passt!("log-file-unwritable", "-l /passt.log", "Couldn't open log file /passt.log: Permission denied"),
@@ -281,6 +288,7 @@ pub const ROWS: &[Row] = &[
     passt!("runas-root-by-name", "--runas root", "Invalid --runas option: root"),
     // Options that do not go together
     passt!("stats-in-background", "--stats 1", "Can't display statistics if not running in foreground"),
+    passt!("stats-before-foreground", "--stats 1 -f", "Can't display statistics if not running in foreground"),
     passt!("extra-argument", "guest", "Extra non-option argument: guest"),
     passt!("pasta-only-tcp-ns", "-T 22", "-T is for pasta mode only"),
     passt!("pasta-only-udp-ns", "-U 53", "-U is for pasta mode only"),

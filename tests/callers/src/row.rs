@@ -40,6 +40,10 @@ pub enum Before {
     Copied(&'static str),
     /// Both outputs go nowhere.
     Unheard,
+    /// Standard input, output and error are closed.
+    Closed,
+    /// The caller is a service whose manager waits for a message on its socket.
+    NotifySocket,
 }
 
 /// One thing that a caller relies on. They are looked at in their order, and some act.
@@ -73,6 +77,8 @@ pub enum Clause {
     Served(&'static str),
     /// A client of the stream protocol gets its question answered through the pair.
     StreamPair,
+    /// A DHCP client with Rapid Commit has its lease after one exchange through the pair.
+    RapidLease,
     /// A vhost-user front-end gets its question answered through the pair.
     VhostUserPair,
     /// The same, as soon as the socket's file appears.
@@ -89,6 +95,10 @@ pub enum Clause {
     DropsDescriptor(&'static str),
     /// SIGTERM ends it with status 0.
     Term,
+    /// SIGQUIT ends it with status 0.
+    Quit,
+    /// The service manager was sent nothing.
+    Unnotified,
     /// SIGKILL ends it.
     Kill,
     /// The end of the stream ends it with status 0.
