@@ -121,12 +121,12 @@ pub const ROWS: &[Row] = &[
         &[
             Returns(0),
             PidFile("/tmp/passt-9QXZB3.pid"),
-            DropsDescriptor("/tmp/leaked"),
+            DropsLeak,
             StreamPair,
             Term,
         ],
     )
-    .after(&[Script(QEMU_FILE), Descriptor(3), Leak("/tmp/leaked")]),
+    .after(&[Script(QEMU_FILE), Descriptor(3), Leak]),
     // QEMU by hand: passt first, then -netdev stream or vhost-user.
     Row::new(
         "by-hand",

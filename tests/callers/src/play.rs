@@ -1,7 +1,7 @@
 //! Plays one row: what is there before, the command, then clause by clause.
 
 use std::fs;
-use std::io::Write;
+use std::io::{PipeReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +29,7 @@ type Outcome = Result<(), String>;
 pub struct Player {
     words: Vec<String>,
     caller: Option<Caller>,
+    user: Option<Child>,
     engine: Option<Child>,
     child: Option<Child>,
     listeners: Vec<TcpListener>,
@@ -37,7 +38,8 @@ pub struct Player {
     descriptor: Option<i32>,
     early: bool,
     descriptors: Option<u32>,
-    leak: Option<(fs::File, &'static str)>,
+    leak: bool,
+    leaked: Option<PipeReader>,
     in_memory: bool,
     program: Option<&'static str>,
     unheard: bool,
@@ -54,6 +56,9 @@ pub struct Player {
 /// If the row cannot be played at all.
 pub fn play(row: &Row, clauses: &[Clause]) -> Result<Vec<String>, String> {
     let mut player = Player { words: row.words(), caller: Some(row.caller), ..Player::default() };
+    if let Some(how) = world::user_namespace() {
+        player.user = Some(player.holder(&how)?);
+    }
     if row.caller == Caller::Engine {
         player.engine = Some(player.holder("unshare --user --map-root-user --mount")?);
     }
@@ -108,9 +113,7 @@ impl Player {
             Before::Descriptor(number) => self.descriptor = Some(number),
             Before::Descriptors(limit) => self.descriptors = Some(limit),
             Before::EarlyQuestion => self.early = true,
-            Before::Leak(path) => {
-                self.leak = Some((fs::File::create(path).map_err(text)?, path));
-            }
+            Before::Leak => self.leak = true,
             Before::InMemory => self.in_memory = true,
             Before::Copied(path) => {
                 copy_program(path)?;
@@ -130,13 +133,13 @@ impl Player {
 
     /// Starts a process that does nothing, in namespaces that `how` makes, as the ordinary user.
     fn holder(&self, how: &str) -> Result<Child, String> {
-        let mut words = world::become_caller(Caller::User, None);
+        let mut words = world::become_caller(Caller::User, self.user_id(), None);
         words.extend(how.split(' ').map(str::to_owned));
         words.extend(["sh", "-c", "echo ready; exec sleep 1000"].map(str::to_owned));
         let mut holder = command(&words).stdout(Stdio::piped()).spawn().map_err(text)?;
         let mut ready = [0; 6];
         let output = holder.stdout.as_mut().ok_or("no output")?;
-        std::io::Read::read_exact(output, &mut ready).map_err(|_| format!("'{how}' failed"))?;
+        output.read_exact(&mut ready).map_err(|_| format!("'{how}' failed"))?;
         Ok(holder)
     }
 
@@ -149,10 +152,15 @@ impl Player {
         Ok(())
     }
 
+    /// A process that is the ordinary user, where that takes a namespace.
+    fn user_id(&self) -> Option<u32> {
+        self.user.as_ref().map(Child::id)
+    }
+
     /// The words in front of a command of the caller's.
     fn prefix(&self) -> Vec<String> {
         let engine = self.engine.as_ref().map(Child::id);
-        world::become_caller(self.caller.unwrap_or(Caller::User), engine)
+        world::become_caller(self.caller.unwrap_or(Caller::User), self.user_id(), engine)
     }
 
     /// Runs a script as the caller.
@@ -174,9 +182,10 @@ impl Player {
             let theirs = self.make_pair()?;
             redirections += &pass(&mut kept, &theirs, number)?;
         }
-        if let Some((file, _)) = &self.leak {
-            let file = file.try_clone().map_err(text)?;
-            redirections += &pass(&mut kept, &file.into(), 9)?;
+        if self.leak {
+            let (reader, writer) = std::io::pipe().map_err(text)?;
+            redirections += &pass(&mut kept, &writer.into(), 9)?;
+            self.leaked = Some(reader);
         }
         let mut program = self.program.map(str::to_owned);
         if self.in_memory {
@@ -241,7 +250,7 @@ impl Player {
             Clause::Again => self.start().and_then(|()| self.returns(0)),
             Clause::NothingRuns => self.nothing_runs(),
             Clause::Inside(command, words) => self.inside(command, words),
-            Clause::DropsDescriptor(path) => self.drops_descriptor(path),
+            Clause::DropsLeak => self.drops_leak(),
             Clause::PidFile(path) => self.pid_file(path),
             Clause::PidFileSoon(path) => await_some("the PID file", || self.pid_file(path).ok())
                 .or_else(|_| self.pid_file(path)),
@@ -258,7 +267,10 @@ impl Player {
                 child.kill().and_then(|()| child.wait()).map_err(text)?;
                 self.ends_with(0)
             }
-            Clause::EndsAfter(script) => self.script(script).and_then(|()| self.ends_with(0)),
+            Clause::EndsAfter(script) => {
+                self.find_daemon()?;
+                self.script(script).and_then(|()| self.ends_with(0))
+            }
             ref other => self.check_clients(other),
         }
     }
@@ -291,6 +303,7 @@ impl Player {
             Clause::RapidLease => client::take_lease(self.pair.as_mut().ok_or("no pair")?),
             Clause::VhostUserPair => client::ask_vhost_user(self.pair.as_mut().ok_or("no pair")?),
             Clause::EndsWithPair => {
+                self.find_daemon()?;
                 self.pair = None;
                 self.ends_with(0)
             }
@@ -350,7 +363,7 @@ impl Player {
 
     /// The processes that are not this harness's own.
     fn others(&self) -> Vec<u32> {
-        let own = [&self.engine, &self.child].into_iter().flatten().map(Child::id);
+        let own = [&self.user, &self.engine, &self.child].into_iter().flatten().map(Child::id);
         let own: Vec<u32> = own.collect();
         all().into_iter().filter(|pid| !own.contains(pid)).collect()
     }
@@ -401,8 +414,7 @@ impl Player {
         let target = self.words.iter().position(|word| word == "--netns");
         match (&self.child, target.and_then(|at| self.words.get(at + 1))) {
             (Some(child), _) => {
-                let enter = format!("nsenter --target={} --user --net --", child.id());
-                words = enter.split(' ').map(str::to_owned).collect();
+                words = world::enter(child.id(), "--user --net");
             }
             (None, Some(path)) => words.extend(["nsenter".into(), format!("--net={path}")]),
             (None, None) => return Err("there is no inside".into()),
@@ -413,15 +425,13 @@ impl Player {
         ensure(found.contains(expected), || format!("found {found:?}"))
     }
 
-    fn drops_descriptor(&mut self, path: &str) -> Outcome {
-        let folder = format!("/proc/{}/fd", self.find_daemon()?);
-        let mut seen = 0;
-        for entry in fs::read_dir(folder).map_err(text)?.flatten() {
-            let target = fs::read_link(entry.path()).map_err(text)?;
-            ensure(target != std::path::Path::new(path), || "it has it".into())?;
-            seen += 1;
+    fn drops_leak(&mut self) -> Outcome {
+        let reader = self.leaked.as_mut().ok_or("nothing was leaked")?;
+        rustix::io::ioctl_fionbio(&reader, true).map_err(text)?;
+        match reader.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            _ => Err("somebody holds it".into()),
         }
-        ensure(seen > 2, || "its descriptors cannot be seen".into())
     }
 }
 

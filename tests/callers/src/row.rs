@@ -6,7 +6,7 @@
 pub enum Caller {
     /// An ordinary user of the host.
     User,
-    /// The host's root.
+    /// The host's root. Only root can play that.
     Root,
     /// Root of a user and a mount namespace that an ordinary user has made, as rootless container
     /// engines are.
@@ -32,8 +32,8 @@ pub enum Before {
     Descriptors(u32),
     /// A frame is sent through the pair before the program starts.
     EarlyQuestion,
-    /// The program inherits this file as a descriptor that nobody tells it about.
-    Leak(&'static str),
+    /// The program inherits a pipe as a descriptor that nobody tells it about.
+    Leak,
     /// The program is run from memory and has no file; it dies with its caller.
     InMemory,
     /// The program is copied to this path, variants beside it, and started from there.
@@ -91,8 +91,8 @@ pub enum Clause {
     Udp(&'static str),
     /// The command, run in the guest's namespaces, prints the text.
     Inside(&'static str, &'static str),
-    /// The process has no descriptor for this file.
-    DropsDescriptor(&'static str),
+    /// Nobody holds the leaked descriptor any more.
+    DropsLeak,
     /// SIGTERM ends it with status 0.
     Term,
     /// SIGQUIT ends it with status 0.

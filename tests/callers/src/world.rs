@@ -59,6 +59,8 @@ addr add fe80::2/64 dev uplink nodad
 route add default via 192.0.2.1 dev uplink
 route add ::/0 via 2001:db8:2::1 dev uplink
 END
+# Routes come and go once more when the kernel notices that both ends are up.
+until ip -br link show up type veth | grep -c ' UP ' | grep -q 2; do sleep 0.01; done
 # `all` means what is not ephemeral; without this, more sockets than a session may have.
 echo 1100 65535 >/proc/sys/net/ipv4/ip_local_port_range
 cd /tmp
@@ -66,9 +68,14 @@ shift
 exec /run/world/callers "$@"
 "#;
 
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
 /// The command that plays one row in a world of its own: `play` with these arguments.
 pub fn command(program: &Path, cache: &Path, arguments: &[&str]) -> std::io::Result<Command> {
-    let root = rustix::process::getuid().is_root();
+    let root = is_root();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"]);
     if !root {
@@ -85,22 +92,30 @@ fn is_real_root() -> bool {
     std::env::var("CALLERS_ROOT").is_ok_and(|value| !value.is_empty())
 }
 
-/// The words that make a command the caller's. `engine` is a process in the engine's namespaces.
-pub fn become_caller(caller: Caller, engine: Option<u32>) -> Vec<String> {
-    match (caller, engine) {
-        (Caller::Root, _) => vec![],
-        (Caller::User, _) | (Caller::Engine, None) => become_user(),
-        (Caller::Engine, Some(pid)) => words(&format!("nsenter --target={pid} --user --mount --")),
+/// The words that make a command the caller's. `user` and `engine` are processes in the namespaces
+/// of the ordinary user, where it has one, and of the engine.
+pub fn become_caller(caller: Caller, user: Option<u32>, engine: Option<u32>) -> Vec<String> {
+    match (caller, user, engine) {
+        (Caller::Root, ..) => vec![],
+        (Caller::Engine, _, Some(pid)) => enter(pid, "--user --mount"),
+        (_, Some(pid), _) => enter(pid, "--user"),
+        _ if is_real_root() => {
+            words(&format!("setpriv --reuid={USER} --regid={USER} --clear-groups --"))
+        }
+        _ => vec![],
     }
 }
 
-/// The words that make a command the ordinary user's.
-fn become_user() -> Vec<String> {
-    words(&if is_real_root() {
-        format!("setpriv --reuid={USER} --regid={USER} --clear-groups --")
-    } else {
-        format!("unshare --user --map-user={USER} --map-group={USER} --")
-    })
+/// The words that make a command enter namespaces of a process.
+pub fn enter(pid: u32, namespaces: &str) -> Vec<String> {
+    // Root of the machine is nobody in a user's namespace, unless it becomes somebody there.
+    let keep = if is_real_root() { "" } else { "--preserve-credentials" };
+    words(&format!("nsenter {keep} --target={pid} {namespaces} --"))
+}
+
+/// The words that make a command the ordinary user's, where that takes a namespace.
+pub fn user_namespace() -> Option<String> {
+    (!is_real_root()).then(|| format!("unshare --user --map-user={USER} --map-group={USER} --"))
 }
 
 fn words(text: &str) -> Vec<String> {
