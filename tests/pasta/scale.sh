@@ -11,7 +11,7 @@ CROWD=5000 CROWD_DESCRIPTORS=5300
 # touch up to there. Two more crowds that lose 100 bytes a connection are beyond that.
 CROWD_TOUCHED=$((CROWD / 2 + 4096 + 1024)) CROWD_RINGS=1024
 
-CASES+=(crowd_out crowd_in)
+CASES+=(crowd_out crowd_in queue_fits_window)
 
 raise_descriptor_limit() {
     ulimit -Sn "$(ulimit -Hn)"
@@ -87,4 +87,18 @@ case_crowd_in() {
     holder
     crowd_pasta -t 7100 -u none -T none -U none
     crowds inside in_outside "$HOST4:7100" "[$HOST6]:7100"
+}
+
+# The tap device's queue has room for the segments of the largest window, 16 MiB; a kernel that
+# leaves segmentation to pasta needs less.
+case_queue_fits_window() {
+    local mtu link frames
+    for mtu in 1280 1500 9000 65520; do
+        link=$(configured -m "$mtu" -- ip -o link show dev uplink)
+        holds "$link" "mtu $mtu "
+        frames=${link##* qlen }
+        frames=${frames%%[!0-9]*}
+        [ "$mtu" -le 1500 ] || mtu=1500
+        [ $((frames * (mtu - 60))) -ge $((1 << 24)) ] || { echo "$link"; return 1; }
+    done
 }
