@@ -4,6 +4,7 @@
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
 mod allocation;
+mod bursts;
 mod datagrams;
 mod fragments;
 mod frames;

@@ -489,6 +489,41 @@ fn more_long_flows_than_pipes_all_get_through() {
 }
 
 #[test]
+fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
+    in_namespace("more_stalled_receivers_than_pipes_get_everything_in_the_end", || {
+        const COUNT: usize = 40;
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let route = &Route::all(&guest)[0];
+        let listener = route.listen();
+        let mut pairs: Vec<_> = (0..COUNT).map(|_| route.pair(&listener)).collect();
+        let mut sent = vec![Vec::new(); COUNT];
+        for ((client, _), sent) in pairs.iter_mut().zip(&mut sent) {
+            client.set_nonblocking(true).unwrap();
+            let mut chunk = pattern(10_000, 0);
+            // Small pieces are copied; until nothing has fitted any more for a while.
+            let mut last = std::time::Instant::now();
+            while last.elapsed() < Duration::from_millis(50) {
+                match client.write(&chunk) {
+                    Ok(written) => {
+                        sent.extend_from_slice(&chunk[..written]);
+                        chunk = pattern(10_000, (sent.len() / 10_000) as u8);
+                        last = std::time::Instant::now();
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        for ((_, service), sent) in pairs.iter_mut().zip(&sent) {
+            assert_eq!(hash(&read_all(service)), hash(sent));
+        }
+        drop(pairs);
+        running.await_flows(0);
+    });
+}
+
+#[test]
 fn helper_says_what_failed_and_ends_with_its_owner() {
     in_namespace("helper_says_what_failed_and_ends_with_its_owner", || {
         let null = std::fs::File::open("/dev/null").unwrap();
