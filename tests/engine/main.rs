@@ -13,6 +13,7 @@ mod heap;
 mod hostile;
 mod leaks;
 mod namespace;
+mod neighbours;
 mod packet;
 mod services;
 mod slot_port;

@@ -301,6 +301,10 @@ impl<P: GuestEnd> World<P> {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(index)) => self.engine.on_listener_event(index),
+                Some(Token::Neighbours) => {
+                    let (_, out) = self.port.halves();
+                    self.engine.on_neighbours_event(out);
+                }
                 other => panic!("an event of {other:?}"),
             }
         }
