@@ -251,7 +251,7 @@ fn a_server_of_the_other_family_is_forwarded_to_and_handed_out_by_the_address_th
     let only6 = ["--ipv6-only", "--dns-forward", "2001:db8::9"];
     assert_eq!(names_of(&only6, "nameserver 127.0.0.53")[1], (shown6.clone(), Some(stub)));
     let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
-    assert_eq!(names_of(&only4, "nameserver 2001:db8:1::53")[0], (shown4.clone(), Some(server6)));
+    assert_eq!(names_of(&only4, "nameserver 2001:db8:1::53")[0], (shown4, Some(server6)));
 
     // What was given on the command line counts, and without a server nothing is promised.
     let given = ["--dns-forward", "2001:db8::9", "--dns-host", "198.51.100.53"];
