@@ -63,6 +63,8 @@ event_types! {
     Control => "vhost-user command socket",
     /// A front-end's driver has put something into a ring.
     Kick => "vhost-user kick socket",
+    /// A change of the host's table of neighbours.
+    Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.
@@ -190,6 +192,7 @@ pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> Eve
         Token::Clients => EventType::Clients,
         Token::Signals => EventType::Signal,
         Token::Watch(_) => EventType::Watch,
+        Token::Neighbours => EventType::Neighbours,
     }
 }
 
