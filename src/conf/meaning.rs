@@ -102,7 +102,7 @@ pub fn resolve(
     let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
     let v6 =
         (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
-    check_interfaces(&options, v4.as_ref(), v6.as_ref())?;
+    check_interfaces(&options, v4.as_ref(), v6.as_ref(), &mut notes)?;
     let (v4, template_v4) = v4.unzip();
     let (v6, template_v6) = v6.unzip();
 
@@ -162,9 +162,22 @@ fn forwarding(
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, ephemeral, (way, proto, spec), group)?;
+        ports::add(&mut table, network, ephemeral, (way, proto, spec), group).map_err(|error| {
+            let (option, spec) = (option_of(way, proto), spec.to_owned());
+            ConfError::Ports { option, spec, error: Box::new(error) }
+        })?;
     }
     Ok(table)
+}
+
+/// The option whose ports are `way` and `proto`.
+fn option_of(way: Way, proto: Proto) -> &'static str {
+    match (way, proto) {
+        (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
+        (Way::FromNamespace, _) => "udp-ns",
+        (_, Proto::Tcp) => "tcp-ports",
+        _ => "udp-ports",
+    }
 }
 
 fn device<A>(template: &Template<A>) -> Device {
@@ -249,19 +262,30 @@ fn net_v6(
     (net, None)
 }
 
-/// Each interface that the operator named must be of use for what it was named for.
+/// An interface that outbound sockets are bound to must be of use. One that is but a model may get
+/// its address later, and the guest does without until then.
 fn check_interfaces(
     options: &Options,
     v4: Option<&(Ipv4Net, Option<Device>)>,
     v6: Option<&(Ipv6Net, Option<Device>)>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), ConfError> {
     let wish = &options.interfaces;
     let v4_works = v4.is_some_and(|(_, template)| template.is_some());
     let v6_works = v6.is_some_and(|(_, template)| template.is_some());
-    let useless = (wish.template.is_some() && !v4_works && !v6_works)
-        || (wish.outbound_v4.is_some() && !v4_works)
-        || (wish.outbound_v6.is_some() && !v6_works);
-    if useless { Err(ConfError::InterfaceUnusable) } else { Ok(()) }
+    for (option, name, works) in
+        [("outbound-if4", wish.outbound_v4, v4_works), ("outbound-if6", wish.outbound_v6, v6_works)]
+    {
+        if let Some(name) = name.filter(|_| !works) {
+            return Err(ConfError::InterfaceUnusable { option, name });
+        }
+    }
+    if let Some(name) = wish.template.filter(|_| !v4_works && !v6_works) {
+        notes.push(Note::warn(format!(
+            "External interface not usable: --interface {name} has no address"
+        )));
+    }
+    Ok(())
 }
 
 fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Network {
@@ -293,7 +317,9 @@ fn warn_of_mtu(network: &Network, notes: &mut Vec<Note>) {
     {
         if enabled && network.mtu < minimum {
             let mtu = network.mtu;
-            notes.push(Note::warn(format!("MTU {mtu} is too small for {family} (min {minimum})")));
+            notes.push(Note::warn(format!(
+                "MTU {mtu} is too small for {family} (minimum {minimum})"
+            )));
         }
     }
 }

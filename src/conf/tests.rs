@@ -155,10 +155,66 @@ fn named_interfaces_must_be_usable() {
         attempt(&arguments, &facts, "").unwrap();
     }
     facts.v4.as_mut().unwrap().address = None;
-    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"], ["--outbound-if6", "eth0"]] {
-        let error = attempt(&arguments, &facts, "").unwrap_err();
-        assert_eq!(error.to_string(), "External interface not usable", "{arguments:?}");
+    for option in ["--outbound-if4", "--outbound-if6"] {
+        let error = attempt(&[option, "eth0"], &facts, "").unwrap_err();
+        assert_eq!(error.to_string(), "External interface not usable", "{option}");
+        assert!(error.cure().unwrap().starts_with(&format!("{option} eth0: ")), "{option}");
     }
+    let local = attempt(&["-i", "eth0"], &facts, "").unwrap();
+    assert_eq!(local.network.v4.as_ref().unwrap().addr, v4("169.254.2.1"));
+    let warning = "External interface not usable: --interface eth0 has no address";
+    assert!(texts(&local).contains(&warning), "{:?}", local.notes);
+}
+
+#[test]
+fn what_the_operator_gave_holds_in_local_mode() {
+    let given = ["-a", "192.0.2.9/24", "-g", "192.0.2.8", "-a", "2001:db8::9", "-g", "2001:db8::8"];
+    let conf = attempt(&given, &HostFacts::default(), "").unwrap();
+    let net4 = conf.network.v4.as_ref().unwrap();
+    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.9"), 24, true));
+    assert_eq!(net4.gateway, Some(v4("192.0.2.8")));
+    let net6 = conf.network.v6.as_ref().unwrap();
+    assert_eq!((net6.addr, net6.fixed), (Some(v6("2001:db8::9")), true));
+    assert_eq!(net6.gateway, Some(v6("2001:db8::8")));
+}
+
+/// What is printed for bad ports: the packaged program's words of today and of before, the option,
+/// and a cure.
+#[test]
+fn bad_ports_are_described_in_words_old_and_new() {
+    for (arguments, parts) in [
+        (
+            &["-t", "65536"][..],
+            &[
+                "Invalid port specifier '65536'",
+                "Invalid port specifier 65536 in --tcp-ports 65536: ports are given as",
+            ][..],
+        ),
+        (
+            &["-u", "8001-8010", "-u", "8005"],
+            &[
+                "Forwarding configuration conflict: UDP [*]:8005",
+                "Unable to add rule UDP [*]:8005  =>  8005",
+                "Overlapping port specifier in --udp-ports 8005: ",
+            ],
+        ),
+        (&["-t", "0"], &["attempts to map from port 0", "--tcp-ports 0: ports go from 1"]),
+        (&["-t", "1:0"], &["attempts to map to port 0", "--tcp-ports 1:0: ports go from 1"]),
+        (&["-t", "22", "-t", "none"], &["-t none conflicts with previous", "give none first"]),
+        (&["-t", "auto"], &["only allowed for pasta", "--tcp-ports auto: name the ports"]),
+        (&["-t", "%sixteen-bytes-xx/22"], &["Invalid interface name: sixteen", "1 to 15"]),
+        (&["-4", "-t", "::1/22"], &["IPv6 forward, but IPv6 not enabled", "enable both families"]),
+        (&["-t", "22:192.0.2.9"], &["Did you mean 0.0.0.0/", "an address of the target's family"]),
+        (&["--no-tcp", "-t", "22"], &["TCP not enabled", "the option that disables the protocol"]),
+        (&["-t", "0.0.0.0/1:224.0.0.1"], &["Multicast target", "name an address of the guest"]),
+    ] {
+        let error = attempt(arguments, &host(), "").unwrap_err();
+        let text = format!("{error}\n{}", error.cure().unwrap());
+        assert!(parts.iter().all(|part| text.contains(part)), "{arguments:?}: {text}");
+    }
+    let error = pasta_attempt(&["-T", "127.0.0.1/22"], &host()).unwrap_err();
+    let text = format!("{error}\n{}", error.cure().unwrap());
+    assert!(text.starts_with("Listening address not allowed for -T 127.0.0.1/22\n--tcp-ns 127"));
 }
 
 #[test]
@@ -256,7 +312,7 @@ fn missing_name_servers_are_warned_of() {
     assert_eq!(warnings(&[], both), [""; 0]);
     assert_eq!(
         warnings(&["-m", "0"], both),
-        ["MTU 0 is too small for IPv4 (min 68)", "MTU 0 is too small for IPv6 (min 1280)"]
+        ["MTU 0 is too small for IPv4 (minimum 68)", "MTU 0 is too small for IPv6 (minimum 1280)"]
     );
     assert_eq!(warnings(&["-m", "1280"], both), [""; 0]);
 }
@@ -443,6 +499,7 @@ fn pasta_options_that_contradict_are_refused() {
     assert_eq!(refused(&["--netns", "x", "12"]), "Both --netns and PID or command given");
     assert_eq!(refused(&["99999999999"]), "Invalid PID 99999999999");
     assert_eq!(refused(&["--no-copy-addrs"]), "--no-copy-addrs needs --config-net");
+    assert_eq!(refused(&["--no-copy-routes"]), "--no-copy-routes needs --config-net");
     assert_eq!(
         refused(&["--host-lo-to-ns-lo", "--no-splice"]),
         "--host-lo-to-ns-lo is incompatible with --no-splice"
