@@ -57,10 +57,11 @@ const PROCESS: &[Definition] = &[
     text(
         None,
         "runas",
-        "USER[:GROUP]",
+        "USER",
         value::run_as,
         "a user by number or name, optionally with a group",
-        "User to become when started as root, by name or number; default: nobody",
+        "User to become when started as root, optionally with :GROUP, by name or number; default: \
+         nobody",
     ),
     flag(
         None,
