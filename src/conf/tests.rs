@@ -413,7 +413,8 @@ You can start qemu with:
 #[test]
 fn banner_of_the_least() {
     let arguments = ["-4", "--no-dhcp", "--no-map-gw", "-D", "none", "-F", "3"];
-    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n";
+    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n\
+                Inbound forwarding rules (HOST):\n";
     assert_eq!(banner(&conf(&arguments, ""), None), text);
 }
 
@@ -429,6 +430,7 @@ NDP:
     assign: ::
     router: fe80::1
     our link-local: fe80::1
+Inbound forwarding rules (HOST):
 
 You can now start qemu (>= 7.2, with commit 13c6be96618c):
     kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/s

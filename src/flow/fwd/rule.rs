@@ -168,8 +168,8 @@ impl fmt::Display for Rule {
             None => {}
         }
         write_ports(f, self.target_first.into(), self.target_last())?;
-        f.write_str(if self.weak { " (best effort)" } else { "" })?;
-        f.write_str(if self.scan { " (auto-scan) " } else { " " })
+        f.write_str(if self.weak { "  (best effort)" } else { " " })?;
+        f.write_str(if self.scan { " (auto-scan)" } else { "" })
     }
 }
 
