@@ -1,6 +1,8 @@
 //! The command line of the program as a process: what goes where, exit codes, under which names, and
 //! that nothing is left behind by a start that fails. The options themselves have unit tests.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;

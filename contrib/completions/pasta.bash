@@ -23,7 +23,7 @@ _pasta() {
 
     case "${cmd}" in
         pasta)
-            opts="-h -f -P -q -d -l -p -c -e -I -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u -T -U --help --version --print-capabilities --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --conf-path --stderr --netns --userns --netns-only --no-netns-quit --no-pidns --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --tcp-ports --udp-ports --tcp-ns --udp-ns --freebind --host-lo-to-ns-lo --no-splice --splice-only"
+            opts="-h -f -P -q -d -l -p -c -e -F -I -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u -T -U --help --version --print-capabilities --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --conf-path --stderr --fd --netns --userns --netns-only --no-netns-quit --no-pidns --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --tcp-ports --udp-ports --tcp-ns --udp-ns --freebind --host-lo-to-ns-lo --no-splice --splice-only"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -70,6 +70,14 @@ _pasta() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -F)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

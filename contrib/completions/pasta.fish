@@ -5,6 +5,7 @@ complete -c pasta -l log-size -d 'Largest size of the log file; default: 1048576
 complete -c pasta -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r
 complete -c pasta -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
 complete -c pasta -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c pasta -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r
 complete -c pasta -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r
 complete -c pasta -l userns -d 'User namespace to join; default: that of PID' -r -F
 complete -c pasta -s I -l ns-ifname -d 'Name of the tap device; default: that of the template interface, or tap0' -r

@@ -55,7 +55,7 @@ fn described(texts: &BTreeMap<&str, String>) -> clap::Command {
     let names: Vec<String> = long_options(&table);
     assert_eq!(names.len(), texts.len(), "a text without an option");
     for name in names {
-        let text = texts.get(name.as_str()).unwrap_or_else(|| panic!("no text for --{name}"));
+        let text = texts.get(name.as_str()).expect("man/options.txt has each option");
         let text = format!("{}{}", modes(&name), text.trim());
         table = table.mut_arg(&name, |arg| arg.long_help(text));
     }

@@ -66,7 +66,7 @@ pub enum ConfError {
         /// What the kernel says.
         source: io::Error,
     },
-    /// An interface that outbound sockets are to be bound to has no address.
+    /// A named interface has no address of a family that it was named for.
     #[error("External interface not usable")]
     InterfaceUnusable {
         /// The option that names it.
@@ -104,6 +104,9 @@ pub enum ConfError {
     /// `-T` and `-U` take no address to listen on.
     #[error("Listening address not allowed for {0} {1}")]
     PortAddress(&'static str, String),
+    /// An interface to listen on, which the kernel leaves to the privileged.
+    #[error("Device binding for '{0} {1}' unsupported (requires kernel 5.7+)")]
+    PortDevice(&'static str, String),
     /// `none` after ports of the same protocol.
     #[error("{0} none conflicts with previous options")]
     PortNone(&'static str),
@@ -140,9 +143,6 @@ impl ConfError {
     /// The cure of what is always cured in the same way.
     fn fixed_cure(&self) -> &'static str {
         match self {
-            Self::Mode => {
-                "or name it, as in: exec -a passt PROGRAM; --vhost-user works as any name"
-            }
             Self::OutOfPlace(_) => "Leave it out, or start the program in that mode",
             Self::Pasta(_) => "Leave one of them out",
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
@@ -158,8 +158,9 @@ impl ConfError {
             }
             Self::PortAuto => "name the ports, or use all",
             Self::PortAddress(..) => "leave the address out: these ports are on loopback only",
+            Self::PortDevice(..) => "leave the interface out, or listen on an address that it has",
             Self::PortNone(_) => "give none first, or leave it out",
-            Self::Rule { warning, .. } => rule_cure(warning),
+            Self::Rule { warning, rule } => rule_cure(warning, rule),
             _ => "See --help",
         }
     }
@@ -183,8 +184,11 @@ impl ConfError {
 }
 
 /// What to do about a rule that is refused.
-fn rule_cure(error: &RuleError) -> &'static str {
+fn rule_cure(error: &RuleError, rule: &Rule) -> &'static str {
     match error {
+        RuleError::DualStackTarget(_) if rule.is_on_loopback() => {
+            "both families are listened on; a target takes --ipv4-only or --ipv6-only"
+        }
         RuleError::DescendingRange(..) => "give the smaller port first",
         RuleError::FromPortZero | RuleError::ToPortZero => "ports go from 1 to 65535",
         RuleError::DualStackTarget(_) | RuleError::OtherFamily(..) => {

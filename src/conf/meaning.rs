@@ -5,17 +5,16 @@
 //! A family without a usable model on the host runs in *local mode*: link-local addresses of our
 //! own choice, unless the operator gave others.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
-use super::ports::{self, Way};
-use super::resolv::{self, ResolvConf, Server};
-use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta};
-use crate::flow::fwd::{Family, InterfaceName, Mapping, Proto, RuleTable};
-use crate::flow::network::{Ipv4Net, Ipv6Net, MAX_DNS, MAX_SEARCH, Network};
+use super::ports::{self, Kernel, Way};
+use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta, resolv};
+use crate::flow::fwd::{InterfaceName, Mapping, Proto, RuleTable};
+use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
@@ -28,6 +27,9 @@ const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const MIN_MTU_V4: u16 = 68;
 /// Smallest MTU that IPv6 works with (RFC 8200 section 5).
 const MIN_MTU_V6: u16 = 1280;
+
+const NO_DEVICE_BINDING: &str = "No socket can be bound to an interface here (requires kernel 5.7+): \
+    -T and -U listen on 127.0.0.1 and ::1 only";
 
 /// An interface of the host, by name and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +88,14 @@ pub struct Conf {
 /// # Errors
 /// Something that was asked for cannot be had, or a port specification is wrong.
 pub fn resolve(
-    options: Options,
+    mut options: Options,
     facts: &HostFacts,
     resolv: &str,
     ephemeral: (u16, u16),
 ) -> Result<Conf, ConfError> {
+    if options.pasta.splice_only {
+        pasta::without_tap(&mut options);
+    }
     let mut notes = facts.notes.clone();
     if options.run.stderr {
         notes.push(Note::warn("--stderr will be dropped soon"));
@@ -102,7 +107,7 @@ pub fn resolve(
     let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
     let v6 =
         (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
-    check_interfaces(&options, v4.as_ref(), v6.as_ref(), &mut notes)?;
+    check_interfaces(&options, v4.as_ref(), v6.as_ref())?;
     let (v4, template_v4) = v4.unzip();
     let (v6, template_v6) = v6.unzip();
 
@@ -114,15 +119,20 @@ pub fn resolve(
     }
     let mut network = network(&options, v4, v6);
     warn_of_mtu(&network, &mut notes);
-    names(&options, facts, &resolv::parse(resolv), &mut network, &mut mapping, &mut notes);
+    let resolv = resolv::parse(resolv);
+    names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
 
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
-        let rules = forwarding(Way::ToNamespace, &options.ports, &network, ephemeral)?;
-        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, ephemeral)?;
+        let rules = forwarding(Way::ToNamespace, &options.ports, &network, kernel)?;
+        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, kernel)?;
+        if facts.no_device_binding && !out.rules().is_empty() {
+            notes.push(Note::warn(NO_DEVICE_BINDING));
+        }
         (rules, Some(pasta::resolve(&options, template_v4, template_v6, out, &mut notes)?))
     } else {
-        (forwarding(Way::ToGuest, &options.ports, &network, ephemeral)?, None)
+        (forwarding(Way::ToGuest, &options.ports, &network, kernel)?, None)
     };
     let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
@@ -152,9 +162,10 @@ fn forwarding(
     way: Way,
     specs: &[(Proto, String)],
     network: &Network,
-    ephemeral: (u16, u16),
+    kernel: Kernel,
 ) -> Result<RuleTable, ConfError> {
-    let mut table = RuleTable::default();
+    let mut table =
+        if way == Way::FromNamespace { RuleTable::to_host() } else { RuleTable::default() };
     let given = specs.iter().map(|(proto, spec)| (*proto, spec.as_str()));
     let unmentioned = |proto: &Proto| {
         proto.enabled(&network.services) && specs.iter().all(|(given, _)| given != proto)
@@ -162,7 +173,7 @@ fn forwarding(
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, ephemeral, (way, proto, spec), group).map_err(|error| {
+        ports::add(&mut table, network, kernel, (way, proto, spec), group).map_err(|error| {
             let (option, spec) = (option_of(way, proto), spec.to_owned());
             ConfError::Ports { option, spec, error: Box::new(error) }
         })?;
@@ -196,7 +207,7 @@ fn net_v4(
 ) -> (Ipv4Net, Option<Device>) {
     let given = options.address_v4;
     let usable = facts.v4.as_ref().filter(|model| given.is_some() || model.address.is_some());
-    if usable.is_none() {
+    if usable.is_none() && !options.pasta.splice_only {
         local_mode("IPv4", notes);
     }
     let ((addr, from_address), default_gateway) = match usable {
@@ -248,7 +259,9 @@ fn net_v6(
         let net = Ipv6Net { addr, gateway, our_link_local, fixed, dns: ArrayVec::new(), scope_id };
         return (net, Some(device(model)));
     }
-    local_mode("IPv6", notes);
+    if !options.pasta.splice_only {
+        local_mode("IPv6", notes);
+    }
     let gateway = options.gateway_v6.unwrap_or(LOCAL_GATEWAY_V6);
     let link_local = if gateway.is_unicast_link_local() { gateway } else { LOCAL_GATEWAY_V6 };
     let net = Ipv6Net {
@@ -262,28 +275,23 @@ fn net_v6(
     (net, None)
 }
 
-/// An interface that outbound sockets are bound to must be of use. One that is but a model may get
-/// its address later, and the guest does without until then.
+/// Each interface that the operator named must be of use for what it was named for.
 fn check_interfaces(
     options: &Options,
     v4: Option<&(Ipv4Net, Option<Device>)>,
     v6: Option<&(Ipv6Net, Option<Device>)>,
-    notes: &mut Vec<Note>,
 ) -> Result<(), ConfError> {
     let wish = &options.interfaces;
     let v4_works = v4.is_some_and(|(_, template)| template.is_some());
     let v6_works = v6.is_some_and(|(_, template)| template.is_some());
-    for (option, name, works) in
-        [("outbound-if4", wish.outbound_v4, v4_works), ("outbound-if6", wish.outbound_v6, v6_works)]
-    {
+    for (option, name, works) in [
+        ("interface", wish.template, v4_works || v6_works),
+        ("outbound-if4", wish.outbound_v4, v4_works),
+        ("outbound-if6", wish.outbound_v6, v6_works),
+    ] {
         if let Some(name) = name.filter(|_| !works) {
             return Err(ConfError::InterfaceUnusable { option, name });
         }
-    }
-    if let Some(name) = wish.template.filter(|_| !v4_works && !v6_works) {
-        notes.push(Note::warn(format!(
-            "External interface not usable: --interface {name} has no address"
-        )));
     }
     Ok(())
 }
@@ -321,140 +329,5 @@ fn warn_of_mtu(network: &Network, notes: &mut Vec<Note>) {
                 "MTU {mtu} is too small for {family} (minimum {minimum})"
             )));
         }
-    }
-}
-
-/// Name servers and search list: those of the operator, else those of resolv.conf.
-fn names(
-    options: &Options,
-    facts: &HostFacts,
-    conf: &ResolvConf,
-    network: &mut Network,
-    mapping: &mut Mapping,
-    notes: &mut Vec<Note>,
-) {
-    if !options.no_search && network.search.is_empty() {
-        network.search.extend(conf.search.iter().take(MAX_SEARCH).cloned());
-    }
-    if options.no_dns {
-        return;
-    }
-    let wanted = (network.v4.is_some() && options.dns_v4.is_empty())
-        || (network.v6.is_some() && options.dns_v6.is_empty());
-    if wanted {
-        notes.extend(conf.skipped.iter().map(Note::info));
-    }
-    if let Some(v4) = &mut network.v4 {
-        let take = |server: &Server| match server.address {
-            IpAddr::V4(address) => Some((address, false)),
-            IpAddr::V6(_) => None,
-        };
-        v4.dns = servers(&options.dns_v4, conf, &mut mapping.v4, take);
-    }
-    if let Some(v6) = &mut network.v6 {
-        names_v6(options, conf, facts, v6, mapping, notes);
-    }
-    warn_of_no_dns(network, wanted, notes);
-}
-
-/// Name servers of IPv6; link-local ones keep the interface they belong to.
-fn names_v6(
-    options: &Options,
-    conf: &ResolvConf,
-    facts: &HostFacts,
-    v6: &mut Ipv6Net,
-    mapping: &mut Mapping,
-    notes: &mut Vec<Note>,
-) {
-    let scope = |server: &Server| match &server.zone {
-        Some(zone) => zone_index(facts, zone),
-        None => Some(v6.scope_id),
-    };
-    for server in conf.servers.iter().filter(|server| scope(server).is_none()) {
-        let zone = server.zone.as_deref().unwrap_or_default();
-        let text = format!("Ignoring nameserver {}%{zone}: no such interface", server.address);
-        notes.push(Note::info(text));
-    }
-    let template = v6.scope_id;
-    let take = |server: &Server| match server.address {
-        // The guest reaches its own link only; a server on another one is as good as a local one.
-        IpAddr::V6(address) => {
-            let scope = scope(server)?;
-            Some((address, address.is_unicast_link_local() && scope != template))
-        }
-        IpAddr::V4(_) => None,
-    };
-    let host_given = mapping.v6.dns_host.is_some();
-    v6.dns = servers(&options.dns_v6, conf, &mut mapping.v6, take);
-    if !host_given {
-        let host = conf.servers.iter().find(|server| take(server).is_some());
-        mapping.dns_scope_id = host.and_then(scope).unwrap_or(0);
-    }
-}
-
-/// The index that a zone means: that of an interface, or the number itself (RFC 4007 section 11.2).
-fn zone_index(facts: &HostFacts, zone: &str) -> Option<u32> {
-    let named = InterfaceName::new(zone).and_then(|name| facts.index(&name));
-    named.or_else(|| {
-        let index = zone.parse().ok()?;
-        facts.links.iter().any(|(_, other)| *other == index).then_some(index)
-    })
-}
-
-/// The servers to hand out, of one family: those `given`, else those of resolv.conf. Also finds
-/// where queries go that `--dns-forward` matches. For `take`, see [`adopt`].
-fn servers<A: Copy + PartialEq + Into<IpAddr>>(
-    given: &ArrayVec<A, MAX_DNS>,
-    conf: &ResolvConf,
-    map: &mut Family<A>,
-    take: impl Fn(&Server) -> Option<(A, bool)>,
-) -> ArrayVec<A, MAX_DNS> {
-    if given.is_empty() {
-        return adopt(conf, map, take);
-    }
-    if map.dns_match.is_some() && map.dns_host.is_none() {
-        map.dns_host = conf.servers.iter().find_map(take).map(|(address, _)| address);
-    }
-    given.clone()
-}
-
-/// Takes over the servers of one family. `take` says which are of that family, and whether the
-/// guest cannot reach them by itself; such ones, and local ones, are reached at an address that
-/// stands for the host.
-fn adopt<A: Copy + PartialEq + Into<IpAddr>>(
-    conf: &ResolvConf,
-    map: &mut Family<A>,
-    take: impl Fn(&Server) -> Option<(A, bool)>,
-) -> ArrayVec<A, MAX_DNS> {
-    let mut dns = ArrayVec::new();
-    for (address, out_of_reach) in conf.servers.iter().filter_map(take).take(MAX_DNS) {
-        map.dns_host.get_or_insert(address);
-        let ip: IpAddr = address.into();
-        let hidden = out_of_reach || ip.is_loopback() || Some(address) == map.host_loopback;
-        let shown = if hidden {
-            map.dns_match = map.dns_match.or(map.host_loopback);
-            map.dns_match
-        } else {
-            Some(address)
-        };
-        dns.extend(shown.filter(|shown| !dns.contains(shown)));
-    }
-    dns
-}
-
-fn warn_of_no_dns(network: &Network, wanted: bool, notes: &mut Vec<Note>) {
-    let lacks_v4 = network.v4.as_ref().is_some_and(|v4| v4.dns.is_empty());
-    let lacks_v6 = network.v6.as_ref().is_some_and(|v6| v6.dns.is_empty());
-    let has_v4 = network.v4.is_some() && !lacks_v4;
-    let has_v6 = network.v6.is_some() && !lacks_v6;
-    let services = &network.services;
-    if wanted && !has_v4 && !has_v6 {
-        notes.push(Note::warn("Couldn't get any nameserver address"));
-    }
-    if services.hand_out_dns && lacks_v4 && services.dhcp {
-        notes.push(Note::warn("No IPv4 nameserver available for DHCP"));
-    }
-    if services.hand_out_dns && lacks_v6 && (services.ra || services.dhcpv6) {
-        notes.push(Note::warn("No IPv6 nameserver available for NDP/DHCPv6"));
     }
 }

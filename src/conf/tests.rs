@@ -1,11 +1,11 @@
 //! Options and host put together, and what is printed of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::host::{HostFacts, Template};
 use super::*;
-use crate::flow::fwd::InterfaceName;
+use crate::flow::fwd::{InterfaceName, Mapping};
 
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
@@ -39,6 +39,7 @@ fn host() -> HostFacts {
             gateway: Some(v6("2001:db8::1")),
         }),
         no_ipv6: false,
+        no_device_binding: false,
         links: vec![(name("lo"), 1), (name("eth0"), 2), (name("eth1"), 3)],
         notes: Vec::new(),
     }
@@ -155,15 +156,11 @@ fn named_interfaces_must_be_usable() {
         attempt(&arguments, &facts, "").unwrap();
     }
     facts.v4.as_mut().unwrap().address = None;
-    for option in ["--outbound-if4", "--outbound-if6"] {
+    for option in ["--interface", "--outbound-if4", "--outbound-if6"] {
         let error = attempt(&[option, "eth0"], &facts, "").unwrap_err();
         assert_eq!(error.to_string(), "External interface not usable", "{option}");
         assert!(error.cure().unwrap().starts_with(&format!("{option} eth0: ")), "{option}");
     }
-    let local = attempt(&["-i", "eth0"], &facts, "").unwrap();
-    assert_eq!(local.network.v4.as_ref().unwrap().addr, v4("169.254.2.1"));
-    let warning = "External interface not usable: --interface eth0 has no address";
-    assert!(texts(&local).contains(&warning), "{:?}", local.notes);
 }
 
 #[test]
@@ -274,6 +271,60 @@ fn local_name_servers_are_reached_at_an_address_that_stands_for_the_host() {
     assert_eq!(dns(&["-D", "none"], "nameserver 127.0.0.53"), (None, None, None));
 }
 
+/// What a guest of each family is handed out, and where its queries to `--dns-forward` go.
+fn names_of(arguments: &[&str], resolv: &str) -> [(Vec<IpAddr>, Option<IpAddr>); 2] {
+    let Conf { network, mapping, .. } = conf(arguments, resolv);
+    let v4 = network.v4.iter().flat_map(|v4| v4.dns.iter().copied().map(IpAddr::from));
+    let v6 = network.v6.iter().flat_map(|v6| v6.dns.iter().copied().map(IpAddr::from));
+    let to = |matched: Option<IpAddr>| matched.and_then(|matched| mapping.dns_host_for(matched));
+    [
+        (v4.collect(), to(mapping.v4.dns_match.map(Into::into))),
+        (v6.collect(), to(mapping.v6.dns_match.map(Into::into))),
+    ]
+}
+
+#[test]
+fn a_server_of_the_other_family_is_forwarded_to_and_handed_out_by_the_address_that_is_matched() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let both = ["--dns-forward", "192.0.2.9", "--dns-forward", "2001:db8::9"];
+    let (shown4, shown6) = (vec![ip("192.0.2.9")], vec![ip("2001:db8::9")]);
+    let (stub, server4, server6) = (ip("127.0.0.53"), ip("198.51.100.53"), ip("2001:db8:1::53"));
+
+    let [v4, v6] = names_of(&both, "nameserver 127.0.0.53");
+    assert_eq!(v4, (shown4.clone(), Some(stub)));
+    assert_eq!(v6, (shown6.clone(), Some(stub)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53");
+    assert_eq!(v4, (shown4.clone(), Some(server6)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53\nnameserver 198.51.100.53");
+    assert_eq!(v4, (vec![server4], Some(server4)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+
+    // The same where the guest does not have the server's family.
+    let only6 = ["--ipv6-only", "--dns-forward", "2001:db8::9"];
+    assert_eq!(names_of(&only6, "nameserver 127.0.0.53")[1], (shown6.clone(), Some(stub)));
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    assert_eq!(names_of(&only4, "nameserver 2001:db8:1::53")[0], (shown4, Some(server6)));
+
+    // What was given on the command line counts, and without a server nothing is promised.
+    let given = ["--dns-forward", "2001:db8::9", "--dns-host", "198.51.100.53"];
+    assert_eq!(names_of(&given, "")[1], (shown6, Some(server4)));
+    assert_eq!(names_of(&given[..2], "")[1], (Vec::new(), None));
+    let handed = [&given[..], &["-D", "2001:db8::7"]].concat();
+    assert_eq!(names_of(&handed, "")[1], (vec![ip("2001:db8::7")], Some(server4)));
+    // Nothing is matched that the operator did not name.
+    assert_eq!(names_of(&[], "nameserver 127.0.0.53")[1], (Vec::new(), None));
+}
+
+#[test]
+fn servers_of_a_family_that_the_host_lacks_are_no_use() {
+    let facts = HostFacts { no_ipv6: true, v6: None, ..host() };
+    let resolv = "nameserver 2001:db8:1::53";
+    let conf = attempt(&["--dns-forward", "192.0.2.9"], &facts, resolv).unwrap();
+    assert_eq!(conf.mapping.dns_host_for(v4("192.0.2.9").into()), None);
+    assert!(texts(&conf).contains(&"Couldn't get any nameserver address"));
+}
+
 #[test]
 fn link_local_name_servers_keep_their_interface() {
     let dns = |resolv: &str| {
@@ -290,6 +341,14 @@ fn link_local_name_servers_keep_their_interface() {
     assert_eq!(dns("nameserver fe80::53%eth9"), (None, None, 0));
     let conf = conf(&[], "nameserver fe80::53%eth9");
     assert!(texts(&conf).contains(&"Ignoring nameserver fe80::53%eth9: no such interface"));
+
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    let scoped = self::conf(&only4, "nameserver fe80::53%eth1").mapping;
+    assert_eq!((scoped.v6.dns_host, scoped.dns_scope_id), (server, 3));
+    let conf = self::conf(&only4, "nameserver fe80::53");
+    assert_eq!(conf.mapping.v6.dns_host, None);
+    let note = "Ignoring nameserver fe80::53: no interface to reach it by";
+    assert!(texts(&conf).contains(&note));
 }
 
 #[test]
@@ -559,8 +618,53 @@ fn what_passes_the_tap_device_by() {
     assert_eq!(bypass(&["--host-lo-to-ns-lo"]), (true, true));
     assert_eq!(bypass(&["--no-splice"]), (false, false));
     assert!(attempt(&["--no-splice"], &host(), "").is_ok(), "passt accepts it, too");
-    let conf = pasta(&["--splice-only", "--config-net"]);
-    assert!(conf.pasta.as_ref().unwrap().bypass.only);
-    assert!(!conf.network.services.icmp && conf.network.v4.as_ref().unwrap().dns.is_empty());
-    assert!(!banner(&conf, None).contains("Namespace interface"));
+}
+
+#[test]
+fn splice_only_leaves_nothing_but_ports() {
+    let options = [
+        "--splice-only",
+        "--config-net",
+        "-D",
+        "192.0.2.53",
+        "-t",
+        "22",
+        "-u",
+        "none",
+        "-T",
+        "80",
+        "-U",
+        "none",
+    ];
+    let conf = pasta_attempt(&options, &HostFacts::default()).unwrap();
+    let services = &conf.network.services;
+    assert!(services.tcp && services.udp && !services.icmp);
+    assert!(!services.dhcp && !services.dhcpv6 && !services.ndp && !services.ra);
+    let v4 = conf.network.v4.as_ref().unwrap();
+    assert!(v4.dns.is_empty() && conf.network.search.is_empty());
+    assert_eq!(conf.mapping, Mapping::default());
+    assert_eq!(conf.notes, [], "no word about interfaces or name servers");
+    let bypass = conf.pasta.as_ref().unwrap().bypass;
+    assert_eq!((bypass.enabled, bypass.keep_loopback, bypass.only), (true, true, true));
+    assert_eq!(
+        banner(&conf, None),
+        "Inbound forwarding rules (HOST):\n    TCP [*]:22  =>  22 \n\
+         Outbound forwarding rules (SPLICE):\n    TCP [*]%lo:80  =>  80 \n"
+    );
+}
+
+#[test]
+fn pasta_warns_where_sockets_cannot_be_bound_to_interfaces() {
+    let facts = HostFacts { no_device_binding: true, ..host() };
+    let found = |arguments: &[&str]| {
+        let conf = pasta_attempt(arguments, &facts).unwrap();
+        let warned = texts(&conf).iter().any(|text| text.contains("requires kernel 5.7+"));
+        (conf.pasta.unwrap().outbound.rules().len(), warned)
+    };
+    assert_eq!(found(&["-T", "22", "-U", "none"]), (2, true));
+    assert_eq!(found(&["-T", "none", "-U", "none"]), (0, false));
+    assert_eq!(
+        attempt(&["-u", "%eth0/53"], &facts, "").unwrap_err().to_string(),
+        "Device binding for '-u %eth0/53' unsupported (requires kernel 5.7+)"
+    );
 }

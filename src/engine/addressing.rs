@@ -34,11 +34,6 @@ impl Addressing {
         (self.net.our_mac, self.learned.mac)
     }
 
-    /// Scope of link-local addresses on the host side.
-    pub fn scope_id(&self) -> u32 {
-        self.net.v6.as_ref().map_or(0, |v6| v6.scope_id)
-    }
-
     /// Learns from a source Ethernet address.
     pub fn learn_mac(&mut self, mac: Mac) {
         if fwd::learn_mac(&mut self.learned, mac) {

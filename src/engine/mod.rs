@@ -26,6 +26,7 @@ mod fragments;
 mod icmp_error;
 mod ingress;
 mod listen;
+mod namespace_link;
 mod outbox;
 mod relay;
 mod socket_link;
@@ -33,6 +34,8 @@ mod splice;
 mod state;
 mod tcp;
 mod token;
+mod udp_run;
+mod udp_to_guest;
 mod worker;
 
 use std::collections::VecDeque;
@@ -46,6 +49,7 @@ use rustix::event::epoll::EventFlags;
 pub use addressing::Addressing;
 pub use bypass::BypassConfig;
 pub use listen::ListenError;
+pub use namespace_link::NamespaceLink;
 pub use socket_link::{Protocols, SocketLink};
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
@@ -55,6 +59,7 @@ use crate::flow::splice::End as SpliceEnd;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
+use crate::sys::batch::Batch;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::BypassParts;
@@ -97,6 +102,8 @@ pub struct Engine {
     flows: Flows,
     outbox: Outbox,
     fragments: Fragments,
+    /// Small datagrams on their way to the guest.
+    datagrams: Batch,
     listeners: Listeners,
     bypass: Option<Box<BypassParts>>,
     ready_listeners: VecDeque<u32>,
@@ -125,6 +132,7 @@ impl Engine {
             options,
             outbox: Outbox::default(),
             fragments: Fragments::default(),
+            datagrams: Batch::default(),
             listeners: Listeners::default(),
             bypass: None,
             ready_listeners: VecDeque::new(),

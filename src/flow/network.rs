@@ -69,6 +69,21 @@ pub struct Services {
     pub icmp: bool,
 }
 
+impl Services {
+    /// Nothing is on.
+    pub const NONE: Self = Self {
+        dhcp: false,
+        dhcpv6: false,
+        ndp: false,
+        ra: false,
+        hand_out_dns: false,
+        hand_out_search: false,
+        tcp: false,
+        udp: false,
+        icmp: false,
+    };
+}
+
 impl Default for Services {
     fn default() -> Self {
         Self {
@@ -104,6 +119,13 @@ pub struct Network {
     pub fqdn: Option<String>,
     /// Which responders are on.
     pub services: Services,
+}
+
+impl Network {
+    /// Scope of link-local addresses on the host side; 0 if there is none.
+    pub fn scope_id(&self) -> u32 {
+        self.v6.as_ref().map_or(0, |v6| v6.scope_id)
+    }
 }
 
 /// What was learned of the guest from its traffic.

@@ -15,9 +15,9 @@ use passt::sys::stream;
 use passt::time::Timestamp;
 use passt::wire::DropReason;
 use passt_frame::{Caps, FrameMeta, FramePort, FromGuestBatch, GsoSet, MemPort};
+use passt_support::heap;
 use rustix::event::{Timespec, epoll};
 
-use crate::heap;
 use crate::namespace::{HOST_V4, HOST_V6};
 
 /// The guest's Ethernet address.
@@ -90,6 +90,7 @@ pub struct Setup {
     pub caps: Caps,
     pub mtu: u16,
     pub rules: Vec<Rule>,
+    pub map: Mapping,
     pub max_descriptors: u64,
     /// `SO_PEEK_OFF` is used where the kernel has it.
     pub peek_offset: bool,
@@ -98,7 +99,14 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let rules = Vec::new();
-        Self { caps: PLAIN, mtu: 1500, rules, max_descriptors: 4096, peek_offset: true }
+        Self {
+            caps: PLAIN,
+            mtu: 1500,
+            rules,
+            map: mapping(),
+            max_descriptors: 4096,
+            peek_offset: true,
+        }
     }
 }
 
@@ -151,7 +159,7 @@ pub fn network(mtu: u16) -> Network {
 }
 
 /// Mappings: the gateway stands for the host's loopback.
-fn mapping() -> Mapping {
+pub fn mapping() -> Mapping {
     let mut map = Mapping::default();
     map.v4.host_loopback = Some(Ipv4Addr::new(192, 0, 2, 1));
     map.v6.host_loopback = Some("2001:db8::1".parse().expect("an address"));
@@ -175,7 +183,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(0, Mac::OURS);
-    let addressing = Addressing::new(net, mapping(), rules);
+    let addressing = Addressing::new(net, setup.map.clone(), rules);
     let mut engine = Engine::new(epoll, addressing, options, [7; 16], duid, monotonic_now());
     engine.listen().expect("the ports are free");
     engine

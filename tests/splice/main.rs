@@ -15,8 +15,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
-use rig::{GUEST_V4, GUEST_V6, Guest, PATIENCE, ROLE, Running, Setup, descriptors, eventually};
+use passt_support::heap::{self, Counting};
+use passt_support::namespace::Netns;
+use rig::{GUEST_V4, GUEST_V6, PATIENCE, ROLE, Running, Setup, descriptors, eventually};
 use rig::{in_namespace, role};
+
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// Ports: from host to guest, from guest to host, and one where nobody listens.
 const INWARD: u16 = 2001;
@@ -34,13 +39,13 @@ fn localhost(v4: bool) -> IpAddr {
 /// One way through the engine: who connects, and to whom.
 #[derive(Clone)]
 struct Route {
-    guest: Guest,
+    guest: Netns,
     inward: bool,
     v4: bool,
 }
 
 impl Route {
-    fn all(guest: &Guest) -> Vec<Self> {
+    fn all(guest: &Netns) -> Vec<Self> {
         let route = |(inward, v4)| Self { guest: guest.clone(), inward, v4 };
         [(true, true), (true, false), (false, true), (false, false)].map(route).to_vec()
     }
@@ -119,7 +124,7 @@ fn reset_on_close(stream: &TcpStream) {
 #[test]
 fn tcp_passes_both_ways_in_both_families() {
     in_namespace("tcp_passes_both_ways_in_both_families", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -157,7 +162,7 @@ fn tcp_passes_both_ways_in_both_families() {
 #[test]
 fn half_close_leaves_the_other_way_open() {
     in_namespace("half_close_leaves_the_other_way_open", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -183,7 +188,7 @@ fn half_close_leaves_the_other_way_open() {
 #[test]
 fn reset_reaches_the_other_end() {
     in_namespace("reset_reaches_the_other_end", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -206,7 +211,7 @@ fn reset_reaches_the_other_end() {
 #[test]
 fn refused_connection_is_reset() {
     in_namespace("refused_connection_is_reset", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let mut client = route.connect(NOBODY);
@@ -220,7 +225,7 @@ fn refused_connection_is_reset() {
 #[test]
 fn stalled_receiver_costs_no_turns() {
     in_namespace("stalled_receiver_costs_no_turns", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -254,7 +259,7 @@ fn stalled_receiver_costs_no_turns() {
 #[test]
 fn two_thousand_short_connections_leave_nothing_behind() {
     in_namespace("two_thousand_short_connections_leave_nothing_behind", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -274,6 +279,50 @@ fn two_thousand_short_connections_leave_nothing_behind() {
         let before = descriptors();
         talk(2016);
         assert_eq!(descriptors(), before);
+    });
+}
+
+#[test]
+fn nothing_is_allocated_for_traffic() {
+    in_namespace("nothing_is_allocated_for_traffic", || {
+        heap::assert_counting();
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let before = running.allocations();
+        let data = std::sync::Arc::new(pattern(LARGE / 4, 7));
+        for route in Route::all(&guest) {
+            let listener = route.listen();
+            // More than a stock of sockets has, one after the other, and at once with data for pipes.
+            for _ in 0..40 {
+                let (mut client, mut service) = route.pair(&listener);
+                client.write_all(b"ping").unwrap();
+                service.read_exact(&mut [0; 4]).unwrap();
+            }
+            let pairs: Vec<_> = (0..40).map(|_| route.pair(&listener)).collect();
+            for (mut client, mut service) in pairs {
+                let data = data.clone();
+                let writes = std::thread::spawn(move || client.write_all(&data).unwrap());
+                assert_eq!(read_all(&mut service).len(), LARGE / 4);
+                writes.join().unwrap();
+            }
+            running.await_flows(0);
+        }
+        // Kept, for no flow may get the ports of another.
+        let mut clients = Vec::new();
+        for route in Route::all(&guest) {
+            let service = route.udp(true, route.service());
+            for _ in 0..40 {
+                let client = route.udp(false, SocketAddr::new(localhost(route.v4), 0));
+                client.connect(SocketAddr::new(localhost(route.v4), route.port())).unwrap();
+                client.send(b"ping").unwrap();
+                let (length, peer) = service.recv_from(&mut [0; 16]).unwrap();
+                service.send_to(&[0; 16][..length], peer).unwrap();
+                assert_eq!(client.recv(&mut [0; 16]).unwrap(), 4);
+                clients.push(client);
+            }
+        }
+        running.await_flows(160);
+        assert_eq!(running.allocations(), before);
     });
 }
 
@@ -303,7 +352,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
         let limit = passt::sys::process::raise_descriptor_limit().unwrap() as usize;
         let count = 5000.min((limit - 1000) / 3);
         assert!(count >= 1000, "a limit of {limit} descriptors is too low for this test");
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -340,7 +389,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
 #[test]
 fn udp_passes_both_ways_in_both_families() {
     in_namespace("udp_passes_both_ways_in_both_families", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for (index, route) in Route::all(&guest).iter().enumerate() {
             let service = route.udp(true, route.service());
@@ -379,7 +428,7 @@ fn udp_passes_both_ways_in_both_families() {
 #[test]
 fn udp_flows_end_after_silence() {
     in_namespace("udp_flows_end_after_silence", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let service = route.udp(true, route.service());
@@ -414,7 +463,7 @@ fn more_long_flows_than_pipes_all_get_through() {
     in_namespace("more_long_flows_than_pipes_all_get_through", || {
         const COUNT: usize = 24;
         const BYTES: usize = 2 * 1024 * 1024;
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -435,6 +484,41 @@ fn more_long_flows_than_pipes_all_get_through() {
             writes.join().unwrap();
             assert_eq!(reads.join().unwrap(), expected);
         }
+        running.await_flows(0);
+    });
+}
+
+#[test]
+fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
+    in_namespace("more_stalled_receivers_than_pipes_get_everything_in_the_end", || {
+        const COUNT: usize = 40;
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let route = &Route::all(&guest)[0];
+        let listener = route.listen();
+        let mut pairs: Vec<_> = (0..COUNT).map(|_| route.pair(&listener)).collect();
+        let mut sent = vec![Vec::new(); COUNT];
+        for ((client, _), sent) in pairs.iter_mut().zip(&mut sent) {
+            client.set_nonblocking(true).unwrap();
+            let mut chunk = pattern(10_000, 0);
+            // Small pieces are copied; until nothing has fitted any more for a while.
+            let mut last = std::time::Instant::now();
+            while last.elapsed() < Duration::from_millis(50) {
+                match client.write(&chunk) {
+                    Ok(written) => {
+                        sent.extend_from_slice(&chunk[..written]);
+                        chunk = pattern(10_000, (sent.len() / 10_000) as u8);
+                        last = std::time::Instant::now();
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        for ((_, service), sent) in pairs.iter_mut().zip(&sent) {
+            assert_eq!(hash(&read_all(service)), hash(sent));
+        }
+        drop(pairs);
         running.await_flows(0);
     });
 }
@@ -476,7 +560,7 @@ fn is_open(route: &Route, port: u16) -> bool {
 #[test]
 fn ports_follow_services() {
     in_namespace("ports_follow_services", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for route in Route::all(&guest) {
             let service = SocketAddr::new(route.service().ip(), 4000);
@@ -520,7 +604,7 @@ fn is_udp_open(route: &Route, to: SocketAddr) -> bool {
 #[test]
 fn udp_ports_follow_udp_and_tcp_services() {
     in_namespace("udp_ports_follow_udp_and_tcp_services", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for (index, route) in Route::all(&guest).into_iter().enumerate() {
             // Flows of one round keep their ports for a while.
@@ -553,7 +637,7 @@ fn udp_ports_follow_udp_and_tcp_services() {
 #[test]
 fn what_we_listen_on_is_not_forwarded_back() {
     in_namespace("what_we_listen_on_is_not_forwarded_back", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for inward in [true, false] {
             let there = Route { guest: guest.clone(), inward, v4: true };
@@ -574,7 +658,7 @@ fn what_we_listen_on_is_not_forwarded_back() {
 fn ports_of_the_guest_leave_descriptors_for_flows() {
     in_namespace("ports_of_the_guest_leave_descriptors_for_flows", || {
         const SERVICES: u16 = 3000;
-        let guest = Guest::new();
+        let guest = rig::guest();
         let bind = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
         let services = guest.run(move || (5000..5000 + SERVICES).map(bind).collect::<Vec<_>>());
         let before = descriptors();
@@ -595,7 +679,7 @@ fn ports_of_the_guest_leave_descriptors_for_flows() {
 #[test]
 fn services_that_cannot_be_reached_open_no_port() {
     in_namespace("services_that_cannot_be_reached_open_no_port", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let route = &Route::all(&guest)[0];
         let hidden = guest.run(|| TcpListener::bind("127.0.0.1:4400").unwrap());
         let shown = guest.run(|| TcpListener::bind("0.0.0.0:4401").unwrap());

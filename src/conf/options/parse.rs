@@ -35,9 +35,6 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
         return Err(getopt::refusal(&name, &words, &error));
     }
     words_behind(&matches, &mut options)?;
-    if options.pasta.splice_only {
-        without_tap(&mut options);
-    }
     if options.netmask.is_some() && matches!(options.address_v4, Some((_, Some(_)))) {
         return Err(ConfError::RedundantPrefix);
     }
@@ -128,7 +125,7 @@ fn out_of_place(definition: &Definition) -> ConfError {
     let modes = match (definition.scope, definition.short) {
         (Scope::Pasta, _) => "pasta mode",
         (Scope::VhostUser, _) => "vhost-user mode",
-        (_, Some('s' | 'F')) => "passt / vhost-user mode",
+        (_, Some('s')) => "passt / vhost-user mode",
         _ => "passt mode",
     };
     ConfError::OutOfPlace(format!("{option} is for {modes} only"))
@@ -148,15 +145,6 @@ fn words_behind(matches: &ArgMatches, options: &mut Options) -> Result<(), ConfE
         return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
     }
     Ok(())
-}
-
-/// Nothing is told to a namespace that has no tap device, and it has nobody to echo.
-fn without_tap(options: &mut Options) {
-    (options.services.icmp, options.services.ndp) = (false, false);
-    (options.no_dns, options.no_search) = (true, true);
-    options.dns_v4.clear();
-    options.dns_v6.clear();
-    options.search.clear();
 }
 
 fn answer(ending: Ending, mode: Mode) -> Command {

@@ -20,7 +20,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
 pub(super) const TABLE: &[Group] = &[
     Group { heading: "General options", options: GENERAL },
     Group { heading: "Process and messages", options: PROCESS },
-    Group { heading: "Connection to the virtual machine", options: LINK },
+    Group { heading: "Connection to the guest", options: LINK },
     Group { heading: "Network namespace", options: NAMESPACE },
     Group { heading: "Addresses", options: ADDRESSES },
     Group { heading: "Name resolution", options: NAMES },
@@ -154,7 +154,7 @@ const LINK: &[Definition] = &[
         "the number of an open descriptor",
         "Descriptor of a connected socket to use instead; implies --one-off",
     )
-    .passt(),
+    .help_in_pasta("Descriptor of an open tap device to use instead of a new one"),
     flag(Some('1'), "one-off", |o| o.one_off = true, "End when the first client disconnects")
         .passt(),
     unsupported(
