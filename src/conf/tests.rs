@@ -156,10 +156,9 @@ fn named_interfaces_must_be_usable() {
         attempt(&arguments, &facts, "").unwrap();
     }
     facts.v4.as_mut().unwrap().address = None;
-    for option in ["--interface", "--outbound-if4", "--outbound-if6"] {
-        let error = attempt(&[option, "eth0"], &facts, "").unwrap_err();
-        assert_eq!(error.to_string(), "External interface not usable", "{option}");
-        assert!(error.cure().unwrap().starts_with(&format!("{option} eth0: ")), "{option}");
+    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"], ["--outbound-if6", "eth0"]] {
+        let error = attempt(&arguments, &facts, "").unwrap_err();
+        assert_eq!(error.to_string(), "External interface not usable", "{arguments:?}");
     }
 }
 

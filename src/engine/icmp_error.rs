@@ -52,7 +52,8 @@ impl Engine {
             match answer(&self.addressing, &side, peer, &error, quote) {
                 Some((from, mut message)) => {
                     let to = SocketAddr::new(side.endpoint.ip(), 0);
-                    self.outbox.icmp(out, self.addressing.macs(), from, to, &mut message);
+                    let macs = self.addressing.macs_from(from.ip());
+                    self.outbox.icmp(out, macs, from, to, &mut message);
                 }
                 None => self.outbox.drops.count(DropReason::UntranslatableError),
             }

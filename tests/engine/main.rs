@@ -5,6 +5,7 @@
 
 mod allocation;
 mod bursts;
+mod capture;
 mod datagrams;
 mod dns;
 mod fragments;
@@ -13,6 +14,7 @@ mod guest;
 mod hostile;
 mod leaks;
 mod namespace;
+mod neighbours;
 mod packet;
 mod services;
 mod slot_port;

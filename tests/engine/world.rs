@@ -10,6 +10,7 @@ use passt::engine::{Addressing, Engine, Options, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
+use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
 use passt::sys::stream;
 use passt::time::Timestamp;
@@ -268,6 +269,12 @@ impl<P: GuestEnd> World<P> {
         }
     }
 
+    /// Records all frames from now on.
+    pub fn record(&mut self, capture: &Capture) {
+        self.batch.observe(Box::new(capture.clone()));
+        self.engine.observe(Box::new(capture.clone()));
+    }
+
     /// The time of this world.
     pub fn now(&self) -> Timestamp {
         monotonic_now() + self.skipped
@@ -301,6 +308,10 @@ impl<P: GuestEnd> World<P> {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(index)) => self.engine.on_listener_event(index),
+                Some(Token::Neighbours) => {
+                    let (_, out) = self.port.halves();
+                    self.engine.on_neighbours_event(out);
+                }
                 other => panic!("an event of {other:?}"),
             }
         }

@@ -11,7 +11,7 @@ CASES=(
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
-    dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback
+    dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
@@ -287,6 +287,37 @@ case_dns_on_loopback() {
     resolves 169.254.1.1 --no-map-gw --dns-forward 169.254.1.1
     resolves "$FORWARD6" --no-map-gw --dns-forward "$FORWARD6"
     holds "$(pasta --no-map-gw --dhcp-dns -- true 2>&1)" "No IPv4 nameserver available for DHCP"
+}
+
+# seen_as ADDRESS MAC: the namespace of the holder has learned it so.
+seen_as() { inside ip neigh show "$1" dev uplink | grep -q "lladdr $2 "; }
+# found_as ADDRESS MAC: the same when it asks.
+found_as() {
+    inside busybox ping -c 1 -W 1 "$1" >/dev/null 2>&1 || true
+    seen_as "$1" "$2" || { inside ip neigh; return 1; }
+}
+case_neighbours_seen() {
+    local prefix router station=02:00:00:00:00:70
+    for prefix in 192.0.2.7 2001:db8:2::7; do
+        ip -n host neigh replace "${prefix}0" lladdr "$station" dev uplink nud permanent
+    done
+    holder
+    started --config-net "$HOLDER"
+    for prefix in 192.0.2.7 2001:db8:2::7; do
+        found_as "${prefix}0" "$station"
+        found_as "${prefix}1" 9a:55:9a:55:9a:55
+        ip -n host neigh replace "${prefix}1" lladdr "$station" dev uplink nud permanent
+        until_true 5 seen_as "${prefix}1" "$station"
+    done
+    found_as "$GATEWAY4" 9a:55:9a:55:9a:55
+    ip -n host neigh flush dev uplink nud permanent
+    router=$(ip -n outside -o link show dev hosts | sed 's/.*ether //; s/ .*//')
+    outside connect "$HOST4:1"
+    outside connect "[$HOST6]:1"
+    holder
+    started --config-net --no-map-gw "$HOLDER"
+    found_as "$GATEWAY6" "$router"
+    found_as 192.0.2.71 "$router"
 }
 
 # status ARGUMENT...: prints the exit code.

@@ -130,6 +130,13 @@ impl Mapping {
         if matched.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
     }
 
+    /// Addresses of the guest's link that stand for the host itself.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = [self.v4.host_loopback, self.v4.guest_addr].into_iter().flatten();
+        let v6 = [self.v6.host_loopback, self.v6.guest_addr].into_iter().flatten();
+        v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
+    }
+
     /// `--outbound` of the family of `address`, or the unspecified address of that family.
     fn outbound_for(&self, address: IpAddr) -> IpAddr {
         match address {
@@ -234,7 +241,7 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 
 /// A network for the tests of this folder: the host of the worked examples.
 #[cfg(test)]
-mod example {
+pub(in crate::flow) mod example {
     use super::*;
     use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;
