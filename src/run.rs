@@ -17,6 +17,7 @@ use crate::engine::{
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::responder::dhcpv6::Duid;
+use crate::sandbox::{self, Program};
 use crate::start::{self, ClientSocket, StartError, system};
 use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::{process, stream};
@@ -60,6 +61,7 @@ fn fail(error: &StartError) -> ExitCode {
 
 fn run(options: Options) -> Result<(), StartError> {
     crate::log::init(level(&options));
+    sandbox::limit_capabilities()?;
     let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
     let conf = configure(options)?;
 
@@ -69,18 +71,20 @@ fn run(options: Options) -> Result<(), StartError> {
         ClientSocket::Listening(_, path) => Some(path.as_path()),
         ClientSocket::Connected(_) => None,
     };
+    sandbox::detach(&conf.run)?;
     for line in conf::banner(&conf, bound).lines() {
         log::info!("{line}");
     }
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), max_descriptors)?;
-    if !go_to_background(&conf, pid_file.as_mut())? {
+    if !go_to_background(&conf, Program::Passt, pid_file.as_mut())? {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
         return Ok(());
     }
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    sandbox::confine(Program::Passt)?;
     match worker.run().map_err(system("epoll_wait"))? {
         End::Signal | End::ClientGone | End::Watch => Ok(()),
     }
@@ -93,11 +97,12 @@ fn ending_signals() -> Result<OwnedFd, StartError> {
 /// pasta. The exit code is that of the command, if there was one.
 fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
     crate::log::init(level(&options));
+    sandbox::limit_capabilities()?;
     let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
     let mut conf = configure(options)?;
     let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
-    let namespace = Namespace::prepare(pasta)?;
+    let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
     }
@@ -114,11 +119,12 @@ fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
     for watch in watch.into_iter().chain(ended) {
         worker.watch(watch).map_err(system("epoll_ctl"))?;
     }
-    if !go_to_background(&conf, pid_file.as_mut())? {
+    if !go_to_background(&conf, Program::Pasta, pid_file.as_mut())? {
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     }
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    sandbox::confine(Program::Pasta)?;
     if let Some(child) = &mut child {
         child.release().map_err(system("Couldn't start the command"))?;
     }
@@ -135,7 +141,8 @@ fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
 /// What passes the tap device by. Its helper is forked here: while the namespace can be entered.
 fn bypass(conf: &Conf, namespace: &Namespace) -> Result<Option<BypassConfig>, StartError> {
     let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
-    let sockets = NamespaceSockets::start(namespace.network())
+    let filter = sandbox::socket_maker()?;
+    let sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
     let sockets = Box::new(sockets);
     Ok(Some(BypassConfig { how: *bypass, sockets, outbound: outbound.clone() }))
@@ -160,12 +167,19 @@ fn pasta_worker(
     Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
-/// Writes the PID file and goes to the background, unless told to stay. False in the process that
-/// is to end.
-fn go_to_background(conf: &Conf, pid_file: Option<&mut std::fs::File>) -> Result<bool, StartError> {
+/// Leaves the file system, writes the PID file and goes to the background, unless told to stay.
+/// False in the process that is to end.
+fn go_to_background(
+    conf: &Conf,
+    program: Program,
+    pid_file: Option<&mut std::fs::File>,
+) -> Result<bool, StartError> {
     if !conf.run.foreground {
-        return start::daemonize(pid_file);
+        let null = start::open_null()?;
+        sandbox::close_off(&conf.run, program)?;
+        return start::daemonize(pid_file, &null);
     }
+    sandbox::close_off(&conf.run, program)?;
     if let Some(file) = pid_file {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;

@@ -160,12 +160,21 @@ pub fn write_pid(file: &mut fs::File, pid: i32) -> std::io::Result<()> {
     file.write_all(format!("{pid}\n").as_bytes())
 }
 
+/// What standard input and output are in the background.
+///
+/// # Errors
+/// What open(2) reports.
+pub fn open_null() -> Result<OwnedFd, StartError> {
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    null.map(OwnedFd::from).map_err(|error| StartError::Other(format!("/dev/null: {error}")))
+}
+
 /// Goes to the background. The parent writes the child's process id and gets `false`: it is to exit
 /// with 0, which tells whoever started us that everything is ready.
 ///
 /// # Errors
 /// [`StartError::System`].
-pub fn daemonize(pid_file: Option<&mut fs::File>) -> Result<bool, StartError> {
+pub fn daemonize(pid_file: Option<&mut fs::File>, null: &OwnedFd) -> Result<bool, StartError> {
     match process::fork().map_err(system("fork"))? {
         Forked::Parent(child) => {
             if let Some(file) = pid_file {
@@ -176,13 +185,10 @@ pub fn daemonize(pid_file: Option<&mut fs::File>) -> Result<bool, StartError> {
         }
         Forked::Child => {
             rustix::process::setsid().map_err(system("setsid"))?;
-            let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-            let null: OwnedFd =
-                null.map_err(|error| StartError::Other(format!("/dev/null: {error}")))?.into();
             for result in [
-                rustix::stdio::dup2_stdin(&null),
-                rustix::stdio::dup2_stdout(&null),
-                rustix::stdio::dup2_stderr(&null),
+                rustix::stdio::dup2_stdin(null),
+                rustix::stdio::dup2_stdout(null),
+                rustix::stdio::dup2_stderr(null),
             ] {
                 result.map_err(system("dup2"))?;
             }

@@ -16,6 +16,7 @@ use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
+use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::NamespaceSockets;
 use passt::sys::process;
 use passt::time::Timestamp;
@@ -247,7 +248,9 @@ fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let duid = Duid::new(0, Mac::OURS);
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
-    let sockets = Box::new(NamespaceSockets::start(guest.0.as_fd()).expect("the helper starts"));
+    let filter = socket_maker().unwrap();
+    let sockets = NamespaceSockets::start(guest.0.as_fd(), &filter).expect("the helper starts");
+    let sockets = Box::new(sockets);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound }).unwrap();
     engine.listen().unwrap();
     (epoll, engine)

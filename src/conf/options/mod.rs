@@ -79,6 +79,10 @@ pub struct RunConf {
     pub trace: bool,
     /// File to write the process id to.
     pub pid: Option<PathBuf>,
+    /// `--runas`: the user to become when started as root.
+    pub run_as: Option<String>,
+    /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
+    pub chroot_fallback: bool,
 }
 
 /// Which of the host's interfaces to take as a model, as far as the operator cares.
@@ -127,8 +131,6 @@ pub struct PastaOptions {
     pub keep_loopback: bool,
     /// `--no-splice`, which changes nothing in the other modes.
     pub no_splice: bool,
-    /// `--runas`.
-    pub run_as: Option<String>,
     /// `--stderr`, which has no effect any more.
     pub stderr: bool,
     /// The words behind the options: a command, or the id of a process.

@@ -142,6 +142,20 @@ pub(super) const TABLE: &[Definition] = &[
         "Don't run in background; default: run in background",
     ),
     path('P', "pid", None, |o, path| o.run.pid = Some(path), "Write own PID to the given file"),
+    text(
+        None,
+        "runas",
+        "UID|LOGIN[:GID|:GROUP]",
+        value::run_as,
+        "a user by number or name, optionally with a group",
+        "User to run as when started as root; default: nobody",
+    ),
+    flag(
+        None,
+        "chroot-fallback",
+        |o| o.run.chroot_fallback = true,
+        "Isolate with chroot where pivot_root fails",
+    ),
     path(
         's',
         "socket",
@@ -436,15 +450,6 @@ pub(super) const TABLE: &[Definition] = &[
     .pasta(),
     flag(None, "dhcp-dns", |o| o.pasta.dhcp_dns = true, "Hand out DNS servers").pasta(),
     flag(None, "dhcp-search", |o| o.pasta.dhcp_search = true, "Hand out a DNS search list").pasta(),
-    text(
-        None,
-        "runas",
-        "UID|LOGIN[:GID|:GROUP]",
-        value::run_as,
-        "a user by number or name, optionally with a group",
-        "User to run as when started as root; default: nobody",
-    )
-    .pasta(),
     text(
         Some('T'),
         "tcp-ns",

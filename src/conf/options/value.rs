@@ -168,7 +168,7 @@ pub(super) fn run_as(o: &mut Options, text: &str) -> Refusal {
     if user.is_empty() {
         return Err(format!("Invalid --runas option: {user}"));
     }
-    o.pasta.run_as = Some(text.to_owned());
+    o.run.run_as = Some(text.to_owned());
     Ok(())
 }
 
