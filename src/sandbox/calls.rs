@@ -154,6 +154,9 @@ const SOCKET_MAKER: &[Call] = &[
     checked(libc::SYS_socket, 0, GUEST_FAMILIES),
     any(libc::SYS_sendmsg),
     any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
     any(libc::SYS_restart_syscall),
     any(libc::SYS_exit_group),
 ];
