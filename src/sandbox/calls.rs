@@ -84,6 +84,8 @@ const COMMON: &[Call] = &[
     any(libc::SYS_sendmmsg),
     // Descriptors.
     any(libc::SYS_close),
+    // In the background standard error is replaced last.
+    any(libc::SYS_dup3),
     checked(libc::SYS_fcntl, 1, FCNTLS),
     checked(libc::SYS_ioctl, 1, IOCTLS),
     any(libc::SYS_read),
