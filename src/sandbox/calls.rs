@@ -129,9 +129,9 @@ const RUNTIME: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
-/// Names that only old processors' kernels have.
+/// Calls that only kernels of older processors have; others have the newer name alone.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[Call] = &[any(libc::SYS_epoll_wait)];
+const OLDER: &[Call] = &[any(libc::SYS_epoll_wait), any(libc::SYS_dup2)];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
 
