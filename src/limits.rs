@@ -51,6 +51,14 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
 pub const MAX_UDP_SEGMENTS: u32 = 128;
 
+/// Datagrams sent with one `UDP_SEGMENT` call, or copied into one USO frame: `UDP_MAX_SEGMENTS` of all
+/// kernels.
+pub const UDP_RUN_DATAGRAMS: usize = 64;
+
+/// Payload of a datagram that is cheaper to copy than to handle alone: any that fits the MTU of the
+/// Internet.
+pub const SMALL_DATAGRAM_BYTES: u32 = 2048;
+
 /// Actions of one TCP flow in one turn, before others get theirs.
 pub const ACTIONS_PER_TURN: usize = 32;
 

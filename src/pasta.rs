@@ -17,6 +17,7 @@ use passt_legacy::Offloads;
 use rustix::io::Errno;
 
 pub use command::Child;
+pub use configure::queue_frames;
 
 use crate::conf::{Conf, PastaConf, RunConf, Target};
 use crate::engine::Watch;
@@ -179,7 +180,7 @@ fn inside(
     }
     let name = &conf.interface;
     let (fd, offloads) = tun::open_tap(name).map_err(|errno| tap_failure(name.as_str(), errno))?;
-    let interface = configure::interface(name, conf.mac)?;
+    let interface = configure::interface(name, conf.mac, network.mtu)?;
     if conf.configure {
         configure::addresses_and_routes(&interface, conf, network, model)?;
     }

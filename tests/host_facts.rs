@@ -4,14 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, Output};
 
 use passt::conf::host::{HostFacts, facts};
 use passt::conf::{Command as Parsed, Conf, Interfaces, Only, parse, resolve};
 use passt::flow::fwd::InterfaceName;
-
-/// Set in the environment of the copy that runs inside the namespace.
-const INSIDE: &str = "PASST_TEST_INSIDE";
+use passt_support::namespace::isolated;
 
 /// Two interfaces that are up, with link-local addresses that are there at once.
 const TWO_LINKS: &str = "ip link set lo up
@@ -29,32 +26,9 @@ const ADDRESSES: &str = "ip addr add 192.0.2.2/24 dev link0
     ip addr add 198.51.100.2/24 dev link1
     ip addr add 2001:db8:1::2/64 dev link1 nodad";
 
-/// Runs `body` in a new network namespace after the lines of `setup`. `name` is the test's own.
-fn in_namespace(name: &str, setup: &[&str], body: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let script = format!("set -e\n{}\nexec \"$0\" --exact {name} --nocapture", setup.join("\n"));
-    let run = |how: &[&str]| -> Output {
-        let test = std::env::current_exe().unwrap();
-        Command::new("unshare")
-            .args(how)
-            .args(["sh", "-c", &script])
-            .arg(test)
-            .env(INSIDE, "1")
-            .output()
-            .expect("unshare(1) is needed to make a network namespace")
-    };
-    // Root may be where user namespaces are off; others need one.
-    let can = |how: &[&str]| {
-        let status = Command::new("unshare").args(how).arg("true").status();
-        status.is_ok_and(|status| status.success())
-    };
-    let how = [&["-rn"][..], &["-n"]].into_iter().find(|how| can(how));
-    let output = run(how.expect("cannot make a network namespace, with or without a user one"));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+/// Runs `body` in a new network namespace after the lines of `setup`.
+fn in_namespace<F: FnOnce()>(setup: &[&str], body: F) {
+    isolated(&setup.join("\n"), body);
 }
 
 fn name(text: &str) -> InterfaceName {
@@ -81,7 +55,7 @@ fn default_route_names_the_template() {
     let routes = "ip route add default via 192.0.2.1 dev link0
         ip -6 route add default via 2001:db8::1 dev link0
         ip route add 203.0.113.0/24 via 198.51.100.1 dev link1";
-    in_namespace("default_route_names_the_template", &[TWO_LINKS, ADDRESSES, routes], || {
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
         let facts = found();
         let v4 = facts.v4.as_ref().unwrap();
         assert_eq!(v4.name, name("link0"));
@@ -109,8 +83,7 @@ fn heaviest_next_hop_is_the_gateway_and_the_first_of_equals() {
     let routes = "ip route add default nexthop via 192.0.2.11 weight 2 \
             nexthop via 192.0.2.12 weight 5 nexthop via 192.0.2.13 weight 5
         ip -6 route add default nexthop via 2001:db8::11 weight 1 nexthop via 2001:db8::12 weight 1";
-    let test = "heaviest_next_hop_is_the_gateway_and_the_first_of_equals";
-    in_namespace(test, &[TWO_LINKS, ADDRESSES, routes], || {
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
         let facts = found();
         assert_eq!(facts.v4.unwrap().gateway, Some(Ipv4Addr::new(192, 0, 2, 12)));
         assert_eq!(facts.v6.unwrap().gateway, Some("2001:db8::11".parse().unwrap()));
@@ -121,22 +94,17 @@ fn heaviest_next_hop_is_the_gateway_and_the_first_of_equals() {
 fn first_of_several_default_routes_is_picked() {
     let routes = "ip route add default via 192.0.2.1 dev link0 metric 10
         ip route add default via 198.51.100.1 dev link1 metric 20";
-    in_namespace(
-        "first_of_several_default_routes_is_picked",
-        &[TWO_LINKS, ADDRESSES, routes],
-        || {
-            let facts = found();
-            assert_eq!(facts.v4.as_ref().unwrap().name, name("link0"));
-            assert!(notes(&facts).contains(&"Multiple default IPv4 routes, picked first"));
-        },
-    );
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
+        let facts = found();
+        assert_eq!(facts.v4.as_ref().unwrap().name, name("link0"));
+        assert!(notes(&facts).contains(&"Multiple default IPv4 routes, picked first"));
+    });
 }
 
 #[test]
 fn without_a_default_route_the_first_other_route_counts() {
     let routes = "ip route add 203.0.113.0/24 via 198.51.100.1 dev link1";
-    let test = "without_a_default_route_the_first_other_route_counts";
-    in_namespace(test, &[TWO_LINKS, ADDRESSES, routes], || {
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
         let facts = found();
         let v4 = facts.v4.as_ref().unwrap();
         assert_eq!((v4.name, v4.gateway), (name("link1"), None));
@@ -153,8 +121,7 @@ fn longest_prefix_is_taken_and_deprecated_addresses_are_not() {
         ip addr add 2001:db8:1::2/128 dev link0 nodad preferred_lft 0
         ip route add default via 192.0.2.1 dev link0
         ip -6 route add default via fe80::99 dev link0";
-    let test = "longest_prefix_is_taken_and_deprecated_addresses_are_not";
-    in_namespace(test, &[TWO_LINKS, addresses], || {
+    in_namespace(&[TWO_LINKS, addresses], || {
         let facts = found();
         let v6 = facts.v6.unwrap();
         assert_eq!(facts.v4.unwrap().address, Some((Ipv4Addr::new(203, 0, 113, 7), 28)));
@@ -167,7 +134,7 @@ fn longest_prefix_is_taken_and_deprecated_addresses_are_not() {
 
 #[test]
 fn link_local_only_is_local_mode() {
-    in_namespace("link_local_only_is_local_mode", &[TWO_LINKS], || {
+    in_namespace(&[TWO_LINKS], || {
         let facts = found();
         assert_eq!((&facts.v4, &facts.v6), (&None, &None));
         assert!(notes(&facts).contains(&"No interfaces with usable IPv6 routes"));
@@ -188,7 +155,7 @@ fn link_local_only_is_local_mode() {
 
 #[test]
 fn named_interfaces_must_exist_and_be_of_use() {
-    in_namespace("named_interfaces_must_exist_and_be_of_use", &[TWO_LINKS, ADDRESSES], || {
+    in_namespace(&[TWO_LINKS, ADDRESSES], || {
         for wish in [
             Interfaces { template: Some(name("eno999")), ..Interfaces::default() },
             Interfaces { outbound_v6: Some(name("eno999")), ..Interfaces::default() },
@@ -211,7 +178,7 @@ fn named_interfaces_must_exist_and_be_of_use() {
 #[test]
 fn routes_of_other_tables_do_not_count() {
     let routes = "ip route add default via 192.0.2.1 dev link0 table 100";
-    in_namespace("routes_of_other_tables_do_not_count", &[TWO_LINKS, ADDRESSES, routes], || {
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
         assert_eq!(found().v4, None);
     });
 }
@@ -223,13 +190,9 @@ fn many_routes_and_addresses_are_read_to_the_end() {
             ip route add 198.18.$i.0/24 via 192.0.2.1 dev link0
         done
         ip route add default via 198.51.100.1 dev link1";
-    in_namespace(
-        "many_routes_and_addresses_are_read_to_the_end",
-        &[TWO_LINKS, ADDRESSES, many],
-        || {
-            let v4 = found().v4.unwrap();
-            assert_eq!(v4.name, name("link1"));
-            assert_eq!(v4.address, Some((Ipv4Addr::new(203, 0, 113, 1), 32)));
-        },
-    );
+    in_namespace(&[TWO_LINKS, ADDRESSES, many], || {
+        let v4 = found().v4.unwrap();
+        assert_eq!(v4.name, name("link1"));
+        assert_eq!(v4.address, Some((Ipv4Addr::new(203, 0, 113, 1), 32)));
+    });
 }

@@ -23,7 +23,7 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(address) = conf.mapping.v6.outbound {
         line(&mut text, format_args!("Outbound IPv6 address: {address}"));
     }
-    if let Some(pasta) = &conf.pasta {
+    if let Some(pasta) = conf.pasta.as_ref().filter(|pasta| !pasta.bypass.only) {
         line(&mut text, format_args!("Namespace interface: {}", pasta.interface));
     }
     line(&mut text, "MAC:");

@@ -92,7 +92,7 @@ pub fn resolve(
     ephemeral: (u16, u16),
 ) -> Result<Conf, ConfError> {
     let mut notes = facts.notes.clone();
-    if options.pasta.stderr {
+    if options.run.stderr {
         notes.push(Note::warn("--stderr will be dropped soon"));
     }
     let only = options.interfaces.only;

@@ -110,7 +110,7 @@ pub(super) fn resolve(
         bypass: Bypass {
             enabled: !pasta.no_splice,
             keep_loopback: pasta.keep_loopback,
-            only: false,
+            only: pasta.splice_only,
         },
         outbound,
     })
@@ -125,6 +125,9 @@ fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {
     }
     if pasta.keep_loopback && pasta.no_splice {
         return Err(ConfError::Pasta("--host-lo-to-ns-lo is incompatible with --no-splice"));
+    }
+    if pasta.splice_only && pasta.no_splice {
+        return Err(ConfError::Pasta("--splice-only is incompatible with --no-splice"));
     }
     let deprecated = [
         (pasta.no_copy_routes, "--no-copy-routes", "--no-copy-routes needs --config-net"),

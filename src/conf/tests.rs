@@ -447,6 +447,10 @@ fn pasta_options_that_contradict_are_refused() {
         refused(&["--host-lo-to-ns-lo", "--no-splice"]),
         "--host-lo-to-ns-lo is incompatible with --no-splice"
     );
+    assert_eq!(
+        refused(&["--splice-only", "--no-splice"]),
+        "--splice-only is incompatible with --no-splice"
+    );
     assert_eq!(refused(&["--no-pidns", "12"]), "--no-pidns is incompatible with PID or --netns");
 }
 
@@ -496,4 +500,8 @@ fn what_passes_the_tap_device_by() {
     assert_eq!(bypass(&["--host-lo-to-ns-lo"]), (true, true));
     assert_eq!(bypass(&["--no-splice"]), (false, false));
     assert!(attempt(&["--no-splice"], &host(), "").is_ok(), "passt accepts it, too");
+    let conf = pasta(&["--splice-only", "--config-net"]);
+    assert!(conf.pasta.as_ref().unwrap().bypass.only);
+    assert!(!conf.network.services.icmp && conf.network.v4.as_ref().unwrap().dns.is_empty());
+    assert!(!banner(&conf, None).contains("Namespace interface"));
 }

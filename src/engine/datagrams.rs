@@ -1,20 +1,17 @@
 //! UDP and ICMP echo: pseudo-flows, each with a connected host socket. They share everything but the
 //! header in front of the payload.
 //!
-//! From the guest: one datagram, one sendmsg(2) straight from its buffers; a USO frame goes out as
-//! `UDP_SEGMENT`; what it cut into fragments is put together first ([`super::fragments`]).
-//!
-//! To the guest: the length is peeked, just enough buffers are reserved, and the datagram is received
-//! into them, in one frame whatever the MTU. Without room it stays in the socket, whose queue is
-//! bounded by the kernel, and the flow waits for the link's word; without a link it is dropped and
-//! counted.
+//! From the guest, UDP goes in runs ([`super::udp_run`]), and what it cut into fragments is put together
+//! first ([`super::fragments`]). To the guest, UDP goes in bursts ([`super::udp_to_guest`]). Without room,
+//! datagrams stay in the socket, whose queue is bounded by the kernel, and the flow waits for the link's
+//! word; without a link they are dropped and counted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, GsoKind, MAX_FRAME_BYTES, Part, Reserve,
-    ToGuest, ToGuestLease,
+    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, MAX_FRAME_BYTES, Part, Reserve, ToGuest,
+    ToGuestLease,
 };
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
@@ -25,7 +22,7 @@ use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{self, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
-use crate::limits::{DATAGRAMS_PER_TURN, MAX_UDP_SEGMENTS};
+use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::time::Timestamp;
@@ -59,23 +56,6 @@ pub(super) enum Drained {
 }
 
 impl Engine {
-    /// A UDP datagram from the guest that no responder takes.
-    pub(super) fn udp_from_guest(
-        &mut self,
-        lease: &mut FromGuestLease<'_>,
-        index: usize,
-        ip: &IpHead,
-    ) -> Result<(), DropReason> {
-        let frame = &lease.frames()[index];
-        let head = ip.udp(frame.head())?;
-        let offset = ip.l4_offset as u32 + UDP_HEADER_BYTES;
-        let part = Part { frame: index, offset, len: head.payload_len };
-        let segment = frame.meta.gso.filter(|gso| gso.kind == GsoKind::Udp).map(|gso| gso.size);
-        let ports = (head.source_port, head.destination_port);
-        let id = self.datagram_flow(Proto::Udp, ip, ports)?;
-        self.send_part(lease, id, ip.hop_limit, part, segment)
-    }
-
     /// An echo request from the guest.
     pub(super) fn echo_from_guest(
         &mut self,
@@ -175,53 +155,29 @@ impl Engine {
         Ok(id)
     }
 
-    fn send_part(
-        &mut self,
-        lease: &mut FromGuestLease<'_>,
-        id: FlowId,
-        hop_limit: u8,
-        part: Part,
-        segment: Option<u16>,
-    ) -> Result<(), DropReason> {
-        let flow = self.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-        send_datagram(flow, self.now, hop_limit, part.len, |fd| send_one(lease, fd, part, segment))
-    }
-
     /// An event of a datagram flow's socket, or its turn to go on.
     pub(super) fn serve_datagrams(&mut self, out: &mut dyn ToGuest, id: FlowId) {
         self.relay_errors(out, id);
-        let Some(flow) = self.flows.table.get_mut(id) else { return };
-        let now = self.now;
-        let tap = usize::from(flow.sides[0].pif != Pif::Tap);
-        let side = flow.sides[tap];
-        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
-            return;
+        let drained = match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
+            Some(Protocol::Udp(_)) => self.serve_udp(out, id),
+            Some(Protocol::Ping(_)) => self.serve_echo(out, id),
+            _ => return,
         };
-        let mut state = *state;
-        let udp = matches!(flow.state.protocol, Protocol::Udp(_));
-        let protocol = flow.state.l4(&flow.sides);
-        let template = self.addressing.template(&side, protocol, 0);
-        let fd = flow.state.fd();
-        let identifier = side.endpoint.port();
-        let drained = drain(|| {
-            let sent = if udp {
-                udp_to_guest(&mut self.outbox, out, fd, &template)
-            } else {
-                echo_to_guest(&mut self.outbox, out, fd, &template, (identifier, state.largest))
-            };
-            if udp && sent == Some(Drained::More) {
-                state.touch(now, 1 - tap);
-            }
-            sent
-        });
-        if let Protocol::Udp(stored) = &mut flow.state.protocol {
-            *stored = state;
-        }
         match drained {
             Drained::Empty => {}
             Drained::More => self.flows.mark_ready(id),
             Drained::NoRoom => self.flows.mark_starved(id),
         }
+    }
+
+    fn serve_echo(&mut self, out: &mut dyn ToGuest, id: FlowId) -> Drained {
+        let Some(flow) = self.flows.table.get(id) else { return Drained::Empty };
+        let tap = usize::from(flow.sides[0].pif != Pif::Tap);
+        let side = flow.sides[tap];
+        let Protocol::Ping(state) = &flow.state.protocol else { return Drained::Empty };
+        let template = self.addressing.template(&side, flow.state.l4(&flow.sides), 0);
+        let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
+        drain(|| echo_to_guest(&mut self.outbox, out, fd, &template, identity))
     }
 
     /// The timer of a datagram flow: ends it if it was silent for long enough.
@@ -269,8 +225,18 @@ fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Err
             _ => Err(errno),
         }
     })?;
-    datagram::report_errors(socket.as_fd(), to.address.is_ipv4())?;
+    prepare(socket.as_fd(), transport, to.address.is_ipv4())?;
     Ok(socket)
+}
+
+/// Sets what the sockets of all datagram flows have in common.
+pub(super) fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
+    datagram::report_errors(fd, v4)?;
+    if transport == Transport::Udp {
+        // Older kernels hand out one datagram at a time.
+        let _ = datagram::coalesce(fd);
+    }
+    Ok(())
 }
 
 /// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
@@ -285,7 +251,7 @@ pub(super) fn send_datagram(
     let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
         return Err(DropReason::NoFlow);
     };
-    state.touch(now, from);
+    state.touch(now, from, 1);
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
     if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
@@ -314,38 +280,21 @@ fn set_hop_limit(fd: BorrowedFd<'_>, v4: bool, hops: u8) {
     }
 }
 
-/// Sends one datagram. Where the kernel does not take so many segments at once, one by one.
-fn send_one(
-    lease: &mut FromGuestLease<'_>,
-    fd: BorrowedFd<'_>,
-    part: Part,
-    segment: Option<u16>,
-) -> Result<(), Errno> {
-    let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
-    let result = lease.send_datagram(fd, part, segment).map(|_| ());
-    let Some(size) = segment.map(u32::from) else { return result };
-    if !matches!(result, Err(Errno::INVAL | Errno::IO))
-        || part.len.div_ceil(size) > MAX_UDP_SEGMENTS
-    {
-        return result;
-    }
-    for start in (0..part.len).step_by(size as usize) {
-        let len = size.min(part.len - start);
-        lease.send_datagram(fd, Part { offset: part.offset + start, len, ..part }, None)?;
-    }
-    Ok(())
-}
-
-/// Length of the next datagram; `Err` says how to go on without one.
-fn next_len(peeked: Result<u32, Errno>) -> Result<u32, Option<Drained>> {
+/// What the head of a socket's queue is; `Err` says how to go on without one.
+pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Drained>> {
     match peeked {
-        Ok(len) => Ok(len),
+        Ok(head) => Ok(head),
         // A pending ICMP error was reported and cleared by this call.
         Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {
             Err(Some(Drained::More))
         }
         Err(_) => Err(None),
     }
+}
+
+/// Throws away what is at the head of a socket's queue.
+pub(super) fn drop_head(fd: BorrowedFd<'_>) {
+    let _ = datagram::drop_one(fd);
 }
 
 /// Room for a datagram with `len` bytes behind its L4 header. Without, either the datagram was
@@ -359,7 +308,7 @@ fn room_for<'a>(
 ) -> Result<ToGuestLease<'a>, Drained> {
     let mut drop_one = |reason| {
         outbox.drops.count(reason);
-        let _ = datagram::drop_one(fd);
+        drop_head(fd);
         Drained::More
     };
     if !out.caps().up {
@@ -374,7 +323,7 @@ fn room_for<'a>(
     if lease.frame_room(0) < len {
         // A guest without mergeable buffers whose buffers are too small: it will never fit.
         outbox.drops.count(DropReason::TooLarge);
-        let _ = datagram::drop_one(fd);
+        drop_head(fd);
         return Err(Drained::More);
     }
     Ok(lease)
@@ -397,28 +346,6 @@ fn checksum(
     }
 }
 
-/// Moves one UDP datagram to the guest; `None` when there is none.
-pub(super) fn udp_to_guest(
-    outbox: &mut Outbox,
-    out: &mut dyn ToGuest,
-    fd: BorrowedFd<'_>,
-    template: &HeaderTemplate,
-) -> Option<Drained> {
-    let len = match next_len(datagram::peek_bytes(fd, &mut [])) {
-        Ok(len) => len,
-        Err(next) => return next,
-    };
-    let mut lease = match room_for(outbox, out, fd, template, len) {
-        Ok(lease) => lease,
-        Err(next) => return Some(next),
-    };
-    let received = lease.recv_datagram(fd, 0).ok()?.min(len);
-    let (checksum, meta) = checksum(&lease, template, received, 6);
-    lease.put_header(0, &template.udp(received, checksum));
-    lease.commit(&[FrameDone { payload_len: received, meta }]);
-    Some(Drained::More)
-}
-
 /// Moves one echo reply to the guest, with the guest's identifier and at most as long as its largest
 /// request; `None` when there is none.
 fn echo_to_guest(
@@ -429,14 +356,14 @@ fn echo_to_guest(
     (identifier, largest): (u16, u32),
 ) -> Option<Drained> {
     let mut head = [0; UDP_HEADER_BYTES as usize];
-    let peeked = match next_len(datagram::peek_bytes(fd, &mut head)) {
+    let peeked = match next_head(datagram::peek_bytes(fd, &mut head)) {
         Ok(len) => len,
         Err(next) => return next,
     };
     let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
     if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
         outbox.drops.count(DropReason::UnsupportedIcmp);
-        let _ = datagram::drop_one(fd);
+        drop_head(fd);
         return Some(Drained::More);
     }
     let len = largest.saturating_sub(UDP_HEADER_BYTES);

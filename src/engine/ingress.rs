@@ -1,5 +1,5 @@
 //! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
-//! TCP segments of one flow are gathered to a run and written with one sendmsg(2).
+//! segments or datagrams of one flow are gathered to a run and sent with one sendmsg(2).
 
 use std::net::IpAddr;
 
@@ -7,6 +7,7 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::Engine;
 use super::tcp::Run;
+use super::udp_run::DatagramRun;
 use crate::responder::{dhcp, dhcpv6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
 use crate::wire::{DropReason, Fragment, Packet};
@@ -14,19 +15,27 @@ use crate::wire::{DropReason, Fragment, Packet};
 /// ICMPv6 types of neighbour and router discovery: consumed here, never forwarded.
 const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
 
+/// What of a batch is not sent yet.
+#[derive(Default)]
+struct Runs {
+    stream: Run,
+    datagrams: DatagramRun,
+}
+
 impl Engine {
     /// Takes one batch of frames from the guest. False when there was none.
     pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
         let (from, out) = port.halves();
         let Some(mut lease) = FromGuestLease::take(from, batch) else { return false };
-        let mut run = Run::default();
+        let mut runs = Runs::default();
         for index in 0..lease.frames().len() {
-            if let Err(reason) = self.frame(&mut lease, index, &mut run, out) {
+            if let Err(reason) = self.frame(&mut lease, index, &mut runs, out) {
                 self.outbox.drops.count(reason);
                 log::trace!("frame from guest dropped: {}", reason.name());
             }
         }
-        self.finish_run(&mut lease, &mut run);
+        self.finish_run(&mut lease, &mut runs.stream);
+        self.finish_datagrams(&mut lease, &mut runs.datagrams);
         true
     }
 
@@ -34,7 +43,7 @@ impl Engine {
         &mut self,
         lease: &mut FromGuestLease<'_>,
         index: usize,
-        run: &mut Run,
+        runs: &mut Runs,
         out: &mut dyn ToGuest,
     ) -> Result<(), DropReason> {
         let frame = &lease.frames()[index];
@@ -53,8 +62,8 @@ impl Engine {
             return self.fragment_from_guest(lease, index, &fragment);
         }
         match ip.protocol {
-            L4Protocol::Tcp => self.tcp_from_guest(lease, index, &ip, run, out),
-            L4Protocol::Udp => self.udp_or_dhcp(lease, index, &ip, out),
+            L4Protocol::Tcp => self.tcp_from_guest(lease, index, &ip, &mut runs.stream, out),
+            L4Protocol::Udp => self.udp_or_dhcp(lease, index, &ip, runs, out),
             L4Protocol::Icmpv6 if NDP_TYPES.contains(&self.icmp_type(&ip, head)?) => {
                 self.ndp(lease, index, &ip, out)
             }
@@ -89,13 +98,14 @@ impl Engine {
         lease: &mut FromGuestLease<'_>,
         index: usize,
         ip: &IpHead,
+        runs: &mut Runs,
         out: &mut dyn ToGuest,
     ) -> Result<(), DropReason> {
         let head = ip.udp(lease.frames()[index].head())?;
         match (ip.source.is_ipv4(), head.destination_port) {
             (true, dhcp::SERVER_PORT) => self.dhcp(lease, index, ip, out),
             (false, dhcpv6::SERVER_PORT) => self.dhcpv6(lease, index, ip, out),
-            _ => self.udp_from_guest(lease, index, ip),
+            _ => self.udp_from_guest(lease, index, ip, &mut runs.datagrams),
         }
     }
 }

@@ -10,9 +10,10 @@ use rustix::event::epoll;
 use rustix::net as rnet;
 
 use super::Engine;
-use super::datagrams::{Drained, drain, udp_to_guest};
+use super::datagrams::{Drained, drain, prepare};
 use super::state::{DatagramState, FlowState, Protocol};
 use super::token::Token;
+use super::udp_to_guest::udp_to_guest;
 use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule, RuleTable};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -359,7 +360,7 @@ impl Engine {
         }
         let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
         if let Protocol::Udp(state) = &mut flow.state.protocol {
-            state.touch(self.now, 1 - tap);
+            state.touch(self.now, 1 - tap, 1);
         }
         let template = self.addressing.template(&flow.sides[tap], L4Protocol::Udp, 0);
         udp_to_guest(&mut self.outbox, out, fd, &template)
@@ -414,7 +415,7 @@ impl Engine {
             dual_stack: false,
         };
         let socket = socket::bound(Transport::Udp, &to)?;
-        datagram::report_errors(socket.as_fd(), local.is_ipv4())?;
+        prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
         socket::connect(socket.as_fd(), peer)?;
         Ok(socket)
     }

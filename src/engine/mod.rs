@@ -33,6 +33,8 @@ mod splice;
 mod state;
 mod tcp;
 mod token;
+mod udp_run;
+mod udp_to_guest;
 mod worker;
 
 use std::collections::VecDeque;
@@ -55,6 +57,7 @@ use crate::flow::splice::End as SpliceEnd;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
 use crate::responder::dhcpv6::Duid;
+use crate::sys::batch::Batch;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::BypassParts;
@@ -97,6 +100,8 @@ pub struct Engine {
     flows: Flows,
     outbox: Outbox,
     fragments: Fragments,
+    /// Small datagrams on their way to the guest.
+    datagrams: Batch,
     listeners: Listeners,
     bypass: Option<Box<BypassParts>>,
     ready_listeners: VecDeque<u32>,
@@ -125,6 +130,7 @@ impl Engine {
             options,
             outbox: Outbox::default(),
             fragments: Fragments::default(),
+            datagrams: Batch::default(),
             listeners: Listeners::default(),
             bypass: None,
             ready_listeners: VecDeque::new(),

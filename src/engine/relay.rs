@@ -77,7 +77,7 @@ impl Engine {
             return None;
         };
         if parts.batch.receive(listener.socket.as_fd(), 1).is_ok() {
-            relay.datagrams.touch(self.now, End::Initiator.index());
+            relay.datagrams.touch(self.now, End::Initiator.index(), 1);
             send_all(&mut parts.batch, relay.target.as_fd(), 1, &mut self.outbox);
         }
         Some(Drained::More)
@@ -108,9 +108,7 @@ impl Engine {
                 }
                 match parts.batch.receive(sockets[index], DATAGRAM_BATCH) {
                     Ok(received) => {
-                        for _ in 0..received {
-                            relay.datagrams.touch(self.now, index);
-                        }
+                        relay.datagrams.touch(self.now, index, received);
                         send_all(&mut parts.batch, sockets[other], received, &mut self.outbox);
                     }
                     Err(Errno::AGAIN) => relay.readable[index] = false,

@@ -127,18 +127,36 @@ pub struct DatagramState {
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
     pub largest: u32,
+    /// The kernel refused to send several datagrams of this flow with one call.
+    pub one_by_one: bool,
+    /// The last datagram to the guest was large, or a burst.
+    pub large: bool,
+    /// Small datagrams to the guest that may wait: twice as many as the last time.
+    pub expected: u8,
+    /// Bytes at the head of the socket's queue that the guest has got already.
+    pub delivered: u32,
 }
 
 impl DatagramState {
     /// A flow that starts now.
     pub fn new(now: Timestamp) -> Self {
-        Self { active: now, counts: [0; 2], hop_limit: 0, largest: 0 }
+        Self {
+            active: now,
+            counts: [0; 2],
+            hop_limit: 0,
+            largest: 0,
+            one_by_one: false,
+            large: true,
+            expected: 1,
+            delivered: 0,
+        }
     }
 
-    /// Notes a datagram from side `side`.
-    pub fn touch(&mut self, now: Timestamp, side: usize) {
+    /// Notes datagrams from side `side`.
+    pub fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
         self.active = now;
-        self.counts[side] = self.counts[side].saturating_add(1);
+        let datagrams = u8::try_from(datagrams).unwrap_or(u8::MAX);
+        self.counts[side] = self.counts[side].saturating_add(datagrams);
     }
 
     /// Whether both sides talk, and one of them more than once: a stream of datagrams.

@@ -26,13 +26,21 @@ use crate::conf::host::netlink::request;
 use crate::conf::{Copying, PastaConf};
 use crate::flow::fwd::InterfaceName;
 use crate::flow::network::{Mac, Network};
+use crate::flow::tcp::limits::WINDOW_MAX;
 
 /// Index of the loopback interface, the same in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Frames that the device's queue holds: more segments than a TCP window of 16 MiB has at an MTU of
-/// 1500. Its ring is as large, 8 bytes an entry; a shorter one drops what a window promised.
-const QUEUE_FRAMES: u32 = 12_000;
+/// Larger frames do not make the queue shorter: datagrams and what the namespace cuts itself come in
+/// frames of any size.
+const QUEUE_MTU_MAX: u16 = 1500;
+
+/// Headers of a segment at most: IPv6 and TCP, which gets no options from us that it would repeat.
+const SEGMENT_HEADER_BYTES: u16 = 60;
+
+/// The longest queue. Its ring has 8 bytes an entry, and kernels refuse one of more than 4 MiB; it is
+/// long enough for every MTU from 124 on.
+const QUEUE_FRAMES_MAX: u32 = 1 << 18;
 
 /// How often, and how long apart, the kernel is asked whether the link-local address is usable: its
 /// worker does that soon, but waits for a lock that all namespaces share. Where no address comes at
@@ -43,6 +51,16 @@ const SETTLE_WAIT: Duration = Duration::from_millis(2);
 
 /// Prefix length of every IPv6 address that is assigned.
 const PREFIX_V6: u8 = 64;
+
+/// Frames that the queue of a device with this MTU has to hold: the segments of the largest TCP window
+/// that we advertise. The kernel drops what a shorter one has no room for, although the window has
+/// promised it. An MTU of 0 is the kernel's own, 1500.
+pub const fn queue_frames(mtu: u16) -> u32 {
+    let mtu = if mtu == 0 || mtu > QUEUE_MTU_MAX { QUEUE_MTU_MAX } else { mtu };
+    let segment = mtu.saturating_sub(SEGMENT_HEADER_BYTES);
+    let frames = WINDOW_MAX.div_ceil(if segment == 0 { 1 } else { segment as u32 });
+    if frames < QUEUE_FRAMES_MAX { frames } else { QUEUE_FRAMES_MAX }
+}
 
 /// What is wrong, and on what.
 pub(super) type Failure = String;
@@ -181,11 +199,15 @@ pub(super) fn loopback() -> Result<(), Failure> {
     set_link(&netlink, LOOPBACK, LinkFlags::Up, LinkFlags::Up, Vec::new()).map_err(failed)
 }
 
-/// Finds the tap device `name`, gives it `mac` if there is one, and the queue it needs.
-pub(super) fn interface(name: &InterfaceName, mac: Option<Mac>) -> Result<Interface, Failure> {
+/// Finds the tap device `name`, gives it `mac` if there is one, and the queue that `mtu` needs.
+pub(super) fn interface(
+    name: &InterfaceName,
+    mac: Option<Mac>,
+    mtu: u16,
+) -> Result<Interface, Failure> {
     let failed = |error| format!("Couldn't set up the tap device {name}: {error}");
     let netlink = Netlink::new().map_err(failed)?;
-    let mut attributes = vec![LinkAttribute::TxQueueLen(QUEUE_FRAMES)];
+    let mut attributes = vec![LinkAttribute::TxQueueLen(queue_frames(mtu))];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     let (index, _) = find(name).map_err(failed)?;
     let nothing = LinkFlags::empty();
@@ -444,4 +466,20 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_window_fits_the_queue() {
+        for mtu in [124, 576, 1280, 1500, 9000, 65520] {
+            let segment = u32::from(mtu - SEGMENT_HEADER_BYTES);
+            assert!(queue_frames(mtu) * segment >= WINDOW_MAX, "MTU {mtu}");
+        }
+        assert_eq!(queue_frames(0), queue_frames(1500));
+        assert_eq!(queue_frames(65520), queue_frames(1500));
+        assert_eq!(queue_frames(68), QUEUE_FRAMES_MAX);
+    }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::datagram::{Burst, control_messages, segment_size};
 use super::socket::last_errno;
 use crate::limits::DATAGRAM_BATCH as BATCH;
 
@@ -14,19 +15,26 @@ const SLOT_BYTES: usize = 64 * 1024;
 /// Bytes of a stream that are copied at a time; stays within a second-level cache.
 pub const STREAM_BYTES: usize = 256 * 1024;
 
+const EMPTY: Burst = Burst { len: 0, segment: None };
+
 const _: () = assert!(STREAM_BYTES <= BATCH * SLOT_BYTES);
 
 /// The buffer. Its memory is reserved at once and touched as far as it is used.
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Length of each datagram that was received.
-    lengths: [u32; BATCH],
+    /// Each datagram, or burst of datagrams, that was received.
+    bursts: [Burst; BATCH],
     received: usize,
 }
 
+/// Room for the control message of `UDP_GRO`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; 32]);
+
 impl Default for Batch {
     fn default() -> Self {
-        Self { bytes: vec![0; BATCH * SLOT_BYTES], lengths: [0; BATCH], received: 0 }
+        Self { bytes: vec![0; BATCH * SLOT_BYTES], bursts: [EMPTY; BATCH], received: 0 }
     }
 }
 
@@ -49,7 +57,8 @@ impl Batch {
         send(to, &self.bytes[..bytes as usize], flags).map(|written| written as u32)
     }
 
-    /// Receives up to `most` datagrams; returns their number.
+    /// Receives up to `most` datagrams, or bursts of them; returns their number. When that is less than
+    /// `most`, the socket's queue was empty, or an error waits that epoll reports.
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recvmmsg(2) reports: an error that waited.
@@ -62,9 +71,14 @@ impl Batch {
             iov_len: SLOT_BYTES,
         });
         let mut headers = headers(&mut iovecs);
+        let mut controls = [Control([0; 32]); BATCH];
+        for (header, control) in headers.iter_mut().zip(&mut controls) {
+            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = control.0.len();
+        }
         let most = most.min(BATCH) as libc::c_uint;
-        // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own; both
-        // live until the call returns.
+        // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own, and
+        // one of `controls`; all live until the call returns.
         let n = unsafe {
             libc::recvmmsg(
                 from.as_raw_fd(),
@@ -75,11 +89,27 @@ impl Batch {
             )
         };
         let received = usize::try_from(n).map_err(|_| last_errno())?;
-        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
-            *length = header.msg_len;
+        for (index, header) in headers[..received].iter().enumerate() {
+            let written = header.msg_hdr.msg_controllen.min(controls[index].0.len());
+            let mut size = 0;
+            control_messages(&controls[index].0[..written], |level, kind, data| {
+                size = segment_size(level, kind, data).unwrap_or(size);
+            });
+            self.bursts[index] = Burst::new(header.msg_len.min(SLOT_BYTES as u32), size);
         }
         self.received = received;
         Ok(received)
+    }
+
+    /// What was received, in order.
+    pub fn bursts(&self) -> &[Burst] {
+        &self.bursts[..self.received]
+    }
+
+    /// The bytes of datagram or burst `index`.
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        let start = index * SLOT_BYTES;
+        &self.bytes[start..start + self.bursts()[index].len as usize]
     }
 
     /// Sends the datagrams that were received, except the first `skip`, to a connected socket;
@@ -89,10 +119,10 @@ impl Batch {
     /// What sendmmsg(2) reports about the first of them.
     pub fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
         let base = self.bytes.as_mut_ptr();
-        let lengths = &self.lengths;
+        let bursts = &self.bursts;
         let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
             iov_base: base.wrapping_add(index * SLOT_BYTES).cast(),
-            iov_len: (lengths[index] as usize).min(SLOT_BYTES),
+            iov_len: bursts[index].len as usize,
         });
         let mut headers = headers(&mut iovecs);
         let Some(headers) = headers.get_mut(skip..self.received) else { return Ok(0) };
@@ -126,6 +156,8 @@ fn headers(iovecs: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::datagram::{coalesce, peek_burst};
+    use crate::sys::socket::set_int;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
@@ -153,5 +185,20 @@ mod tests {
             assert_eq!(&bytes[..length], datagram);
         }
         assert_eq!(batch.receive(to.as_fd(), BATCH), Err(Errno::AGAIN));
+    }
+
+    #[test]
+    fn a_burst_says_how_long_its_datagrams_are() {
+        let (from, to) = pair();
+        coalesce(to.as_fd()).unwrap();
+        set_int(from.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 100).unwrap();
+        from.send(&[7; 350]).unwrap();
+        from.send(&[8; 50]).unwrap();
+        let burst = Burst { len: 350, segment: Some(100) };
+        assert_eq!(peek_burst(to.as_fd()), Ok(burst));
+        let mut batch = Batch::default();
+        assert_eq!(batch.receive(to.as_fd(), BATCH), Ok(2));
+        assert_eq!(batch.bursts(), [burst, Burst { len: 50, segment: None }]);
+        assert_eq!((batch.bytes(0), batch.bytes(1)), (&[7; 350][..], &[8; 50][..]));
     }
 }

@@ -59,6 +59,15 @@ pub fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
     }
 }
 
+/// Lets a UDP socket hand out datagrams of one size that arrived together as one burst (`UDP_GRO`,
+/// Linux 5.0).
+///
+/// # Errors
+/// What setsockopt(2) reports: `NOPROTOOPT` on older kernels.
+pub fn coalesce(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
 /// Room for the control messages of one datagram: packet info of both families, or one error with
 /// its offender.
 #[repr(align(8))]
@@ -116,19 +125,23 @@ fn recvmsg(socket: BorrowedFd<'_>, payload: &mut [u8], flags: i32) -> Result<Rec
 }
 
 impl Received {
-    /// Calls `visit` with level, type and bytes of each control message.
-    fn control_messages(&self, mut visit: impl FnMut(i32, i32, &[u8])) {
-        const HEADER: usize = size_of::<libc::cmsghdr>();
-        let mut rest = &self.control.0[..self.control_len.min(self.control.0.len())];
-        while let Some((header, _)) = rest.split_at_checked(HEADER) {
-            // SAFETY: any bytes are a valid cmsghdr; `header` has as many bytes as it needs.
-            let header: libc::cmsghdr =
-                unsafe { header.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
-            let len = header.cmsg_len;
-            let Some(data) = rest.get(HEADER..len) else { return };
-            visit(header.cmsg_level, header.cmsg_type, data);
-            rest = rest.get(len.next_multiple_of(align_of::<usize>())..).unwrap_or(&[]);
-        }
+    fn control_bytes(&self) -> &[u8] {
+        &self.control.0[..self.control_len.min(self.control.0.len())]
+    }
+}
+
+/// Calls `visit` with level, type and bytes of each control message in `bytes`.
+pub(super) fn control_messages(bytes: &[u8], mut visit: impl FnMut(i32, i32, &[u8])) {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let mut rest = bytes;
+    while let Some((header, _)) = rest.split_at_checked(HEADER) {
+        // SAFETY: any bytes are a valid cmsghdr; `header` has as many bytes as it needs.
+        let header: libc::cmsghdr =
+            unsafe { header.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+        let len = header.cmsg_len;
+        let Some(data) = rest.get(HEADER..len) else { return };
+        visit(header.cmsg_level, header.cmsg_type, data);
+        rest = rest.get(len.next_multiple_of(align_of::<usize>())..).unwrap_or(&[]);
     }
 }
 
@@ -139,7 +152,7 @@ impl Received {
 pub fn peek(socket: BorrowedFd<'_>) -> Result<Waiting, Errno> {
     let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
     let mut destination = None;
-    received.control_messages(|level, kind, data| {
+    control_messages(received.control_bytes(), |level, kind, data| {
         let address = match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4_destination(data),
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => v6_destination(data),
@@ -171,6 +184,42 @@ pub fn peek_bytes(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<u32, Errno
     recvmsg(socket, bytes, libc::MSG_PEEK | libc::MSG_TRUNC).map(|received| received.len)
 }
 
+/// What waits at the head of a UDP socket's queue: one datagram, or a burst of them ([`coalesce`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// Payload bytes of all its datagrams.
+    pub len: u32,
+    /// Payload bytes of each but the last, which may be shorter; `None` for a single datagram.
+    pub segment: Option<u16>,
+}
+
+/// Length of what waits; it stays in the queue.
+///
+/// # Errors
+/// `AGAIN` when there is nothing, else what recvmsg(2) reports.
+pub fn peek_burst(socket: BorrowedFd<'_>) -> Result<Burst, Errno> {
+    let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
+    let mut size = 0;
+    control_messages(received.control_bytes(), |level, kind, data| {
+        size = segment_size(level, kind, data).unwrap_or(size);
+    });
+    Ok(Burst::new(received.len, size))
+}
+
+impl Burst {
+    /// A burst of `len` bytes whose control message says `segment`; 0 for none.
+    pub(super) fn new(len: u32, segment: u16) -> Self {
+        let segment = (segment > 0 && u32::from(segment) < len).then_some(segment);
+        Self { len, segment }
+    }
+}
+
+/// The control message of `UDP_GRO`: an int.
+pub(super) fn segment_size(level: i32, kind: i32, data: &[u8]) -> Option<u16> {
+    let size = i32::from_ne_bytes(*data.first_chunk()?);
+    ((level, kind) == (libc::SOL_UDP, libc::UDP_GRO)).then(|| u16::try_from(size).unwrap_or(0))
+}
+
 /// Throws the next datagram away.
 ///
 /// # Errors
@@ -193,7 +242,7 @@ pub fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<QueuedEr
         destination: received.name,
         payload_len: payload.len().min(received.len as usize),
     };
-    received.control_messages(|level, kind, data| match (level, kind) {
+    control_messages(received.control_bytes(), |level, kind, data| match (level, kind) {
         (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
             read_extended_error(data, &mut error);
         }

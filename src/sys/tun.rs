@@ -21,12 +21,32 @@ const LITTLE_ENDIAN: libc::c_int = 1;
 const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
+/// Frames with a header, and nothing that the kernel leaves to us.
+const HEADER_ONLY: Offloads = Offloads { header: true, checksum: false, tcp: false, udp: false };
+
 /// Sets of offloads, the best first; kernels before 6.2 know no USO.
-const SETS: [(libc::c_uint, Offloads); 3] = [
-    (libc::TUN_F_CSUM | TSO | USO, Offloads { header: true, checksum: true, tcp: true, udp: true }),
-    (libc::TUN_F_CSUM | TSO, Offloads { header: true, checksum: true, tcp: true, udp: false }),
-    (libc::TUN_F_CSUM, Offloads { header: true, checksum: true, tcp: false, udp: false }),
+const SETS: [Offloads; 3] = [
+    Offloads { checksum: true, tcp: true, udp: true, ..HEADER_ONLY },
+    Offloads { checksum: true, tcp: true, ..HEADER_ONLY },
+    Offloads { checksum: true, ..HEADER_ONLY },
 ];
+
+/// What the kernel is asked about a new tap device, in this order. What it refuses of a header makes
+/// for a device without one; of offloads, the next smaller set is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `TUNSETIFF`: make the interface.
+    Interface {
+        /// With a virtio-net header in front of each frame.
+        header: bool,
+    },
+    /// `TUNSETVNETHDRSZ`: the header's size.
+    HeaderSize,
+    /// `TUNSETVNETLE`: its byte order.
+    HeaderOrder,
+    /// `TUNSETOFFLOAD`: what may be left to us.
+    Offloads(Offloads),
+}
 
 /// Makes a tap device in the network namespace of the calling thread. It lives as long as the
 /// descriptor, which does not block.
@@ -34,29 +54,51 @@ const SETS: [(libc::c_uint, Offloads); 3] = [
 /// # Errors
 /// What open(2) says of [`DEVICE`], or the kernel of the name: `BUSY` when it is taken.
 pub fn open_tap(name: &InterfaceName) -> Result<(OwnedFd, Offloads), Errno> {
+    open_tap_by(&mut |device, step| ask(device, name, step))
+}
+
+/// Like [`open_tap`], where `ask` does each step, or refuses it as an older kernel would.
+///
+/// # Errors
+/// What open(2) says of [`DEVICE`], or `ask` of an interface without a header.
+pub fn open_tap_by(
+    ask: &mut dyn FnMut(BorrowedFd<'_>, Step) -> Result<(), Errno>,
+) -> Result<(OwnedFd, Offloads), Errno> {
     let open = || open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let device = open()?;
-    let plain = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
-    let with_header = plain | libc::IFF_VNET_HDR as libc::c_short;
-    match set_interface(device.as_fd(), name, with_header) {
-        Ok(()) => {}
-        Err(Errno::INVAL) => {
-            set_interface(device.as_fd(), name, plain)?;
-            return Ok((device, Offloads::default()));
+    let with_header = [Step::Interface { header: true }, Step::HeaderSize, Step::HeaderOrder];
+    if with_header.into_iter().all(|step| ask(device.as_fd(), step).is_ok()) {
+        let agreed = SETS.into_iter().find(|&s| ask(device.as_fd(), Step::Offloads(s)).is_ok());
+        return Ok((device, agreed.unwrap_or(HEADER_ONLY)));
+    }
+    // An interface is made once for each descriptor; the one with a header goes with its own.
+    drop(device);
+    let device = open()?;
+    ask(device.as_fd(), Step::Interface { header: false })?;
+    Ok((device, Offloads::default()))
+}
+
+/// Does one step for the device called `name`.
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub fn ask(device: BorrowedFd<'_>, name: &InterfaceName, step: Step) -> Result<(), Errno> {
+    match step {
+        Step::Interface { header } => {
+            let header = if header { libc::IFF_VNET_HDR } else { 0 };
+            let flags = libc::IFF_TAP | libc::IFF_NO_PI | header;
+            set_interface(device, name, flags as libc::c_short)
         }
-        Err(errno) => return Err(errno),
+        Step::HeaderSize => set_number(device, libc::TUNSETVNETHDRSZ, HEADER_BYTES),
+        Step::HeaderOrder => set_number(device, libc::TUNSETVNETLE, LITTLE_ENDIAN),
+        Step::Offloads(offloads) => {
+            let bit = |set: bool, bits: libc::c_uint| if set { bits } else { 0 };
+            let bits = bit(offloads.checksum, libc::TUN_F_CSUM)
+                | bit(offloads.tcp, TSO)
+                | bit(offloads.udp, USO);
+            set_offloads(device, bits)
+        }
     }
-    let layout = set_number(device.as_fd(), libc::TUNSETVNETHDRSZ, HEADER_BYTES)
-        .and_then(|()| set_number(device.as_fd(), libc::TUNSETVNETLE, LITTLE_ENDIAN));
-    if layout.is_err() {
-        drop(device);
-        let device = open()?;
-        set_interface(device.as_fd(), name, plain)?;
-        return Ok((device, Offloads::default()));
-    }
-    let agreed = SETS.iter().find(|(bits, _)| set_offloads(device.as_fd(), *bits).is_ok());
-    let header_only = Offloads { header: true, ..Offloads::default() };
-    Ok((device, agreed.map_or(header_only, |(_, offloads)| *offloads)))
 }
 
 fn set_interface(

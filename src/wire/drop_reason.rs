@@ -95,6 +95,11 @@ impl DropCounters {
         self.0[reason as usize] += 1;
     }
 
+    /// Counts `drops` of them.
+    pub fn add(&mut self, reason: DropReason, drops: u64) {
+        self.0[reason as usize] += drops;
+    }
+
     /// Drops for `reason` so far.
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use passt::wire::DropReason;
+use passt_support::heap;
 
-use crate::heap;
 use crate::namespace::isolated;
 use crate::packet::{self, ACK, FIN, SYN};
 use crate::world::{Family, Setup, World};

@@ -4,17 +4,21 @@
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
 mod allocation;
+mod bursts;
 mod datagrams;
 mod fragments;
 mod frames;
 mod guest;
-mod heap;
 mod hostile;
 mod leaks;
 mod namespace;
 mod packet;
 mod services;
 mod slot_port;
+mod tap;
 mod tcp;
 mod worker;
 mod world;
+
+#[global_allocator]
+static HEAP: passt_support::heap::Counting = passt_support::heap::Counting;

@@ -15,9 +15,9 @@ use passt::sys::stream;
 use passt::time::Timestamp;
 use passt::wire::DropReason;
 use passt_frame::{Caps, FrameMeta, FramePort, FromGuestBatch, GsoSet, MemPort};
+use passt_support::heap;
 use rustix::event::{Timespec, epoll};
 
-use crate::heap;
 use crate::namespace::{HOST_V4, HOST_V6};
 
 /// The guest's Ethernet address.

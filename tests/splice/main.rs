@@ -16,8 +16,13 @@ use std::time::Duration;
 
 use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
-use rig::{GUEST_V4, GUEST_V6, Guest, PATIENCE, ROLE, Running, Setup, descriptors, eventually};
+use passt_support::heap::{self, Counting};
+use passt_support::namespace::Netns;
+use rig::{GUEST_V4, GUEST_V6, PATIENCE, ROLE, Running, Setup, descriptors, eventually};
 use rig::{in_namespace, role};
+
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// Ports: from host to guest, from guest to host, and one where nobody listens.
 const INWARD: u16 = 2001;
@@ -35,13 +40,13 @@ fn localhost(v4: bool) -> IpAddr {
 /// One way through the engine: who connects, and to whom.
 #[derive(Clone)]
 struct Route {
-    guest: Guest,
+    guest: Netns,
     inward: bool,
     v4: bool,
 }
 
 impl Route {
-    fn all(guest: &Guest) -> Vec<Self> {
+    fn all(guest: &Netns) -> Vec<Self> {
         let route = |(inward, v4)| Self { guest: guest.clone(), inward, v4 };
         [(true, true), (true, false), (false, true), (false, false)].map(route).to_vec()
     }
@@ -120,7 +125,7 @@ fn reset_on_close(stream: &TcpStream) {
 #[test]
 fn tcp_passes_both_ways_in_both_families() {
     in_namespace("tcp_passes_both_ways_in_both_families", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -158,7 +163,7 @@ fn tcp_passes_both_ways_in_both_families() {
 #[test]
 fn half_close_leaves_the_other_way_open() {
     in_namespace("half_close_leaves_the_other_way_open", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -184,7 +189,7 @@ fn half_close_leaves_the_other_way_open() {
 #[test]
 fn reset_reaches_the_other_end() {
     in_namespace("reset_reaches_the_other_end", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let listener = route.listen();
@@ -207,7 +212,7 @@ fn reset_reaches_the_other_end() {
 #[test]
 fn refused_connection_is_reset() {
     in_namespace("refused_connection_is_reset", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for route in Route::all(&guest) {
             let mut client = route.connect(NOBODY);
@@ -221,7 +226,7 @@ fn refused_connection_is_reset() {
 #[test]
 fn stalled_receiver_costs_no_turns() {
     in_namespace("stalled_receiver_costs_no_turns", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -255,7 +260,7 @@ fn stalled_receiver_costs_no_turns() {
 #[test]
 fn two_thousand_short_connections_leave_nothing_behind() {
     in_namespace("two_thousand_short_connections_leave_nothing_behind", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -275,6 +280,50 @@ fn two_thousand_short_connections_leave_nothing_behind() {
         let before = descriptors();
         talk(2016);
         assert_eq!(descriptors(), before);
+    });
+}
+
+#[test]
+fn nothing_is_allocated_for_traffic() {
+    in_namespace("nothing_is_allocated_for_traffic", || {
+        heap::assert_counting();
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let before = running.allocations();
+        let data = std::sync::Arc::new(pattern(LARGE / 4, 7));
+        for route in Route::all(&guest) {
+            let listener = route.listen();
+            // More than a stock of sockets has, one after the other, and at once with data for pipes.
+            for _ in 0..40 {
+                let (mut client, mut service) = route.pair(&listener);
+                client.write_all(b"ping").unwrap();
+                service.read_exact(&mut [0; 4]).unwrap();
+            }
+            let pairs: Vec<_> = (0..40).map(|_| route.pair(&listener)).collect();
+            for (mut client, mut service) in pairs {
+                let data = data.clone();
+                let writes = std::thread::spawn(move || client.write_all(&data).unwrap());
+                assert_eq!(read_all(&mut service).len(), LARGE / 4);
+                writes.join().unwrap();
+            }
+            running.await_flows(0);
+        }
+        // Kept, for no flow may get the ports of another.
+        let mut clients = Vec::new();
+        for route in Route::all(&guest) {
+            let service = route.udp(true, route.service());
+            for _ in 0..40 {
+                let client = route.udp(false, SocketAddr::new(localhost(route.v4), 0));
+                client.connect(SocketAddr::new(localhost(route.v4), route.port())).unwrap();
+                client.send(b"ping").unwrap();
+                let (length, peer) = service.recv_from(&mut [0; 16]).unwrap();
+                service.send_to(&[0; 16][..length], peer).unwrap();
+                assert_eq!(client.recv(&mut [0; 16]).unwrap(), 4);
+                clients.push(client);
+            }
+        }
+        running.await_flows(160);
+        assert_eq!(running.allocations(), before);
     });
 }
 
@@ -304,7 +353,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
         let limit = passt::sys::process::raise_descriptor_limit().unwrap() as usize;
         let count = 5000.min((limit - 1000) / 3);
         assert!(count >= 1000, "a limit of {limit} descriptors is too low for this test");
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -341,7 +390,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
 #[test]
 fn udp_passes_both_ways_in_both_families() {
     in_namespace("udp_passes_both_ways_in_both_families", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         for (index, route) in Route::all(&guest).iter().enumerate() {
             let service = route.udp(true, route.service());
@@ -380,7 +429,7 @@ fn udp_passes_both_ways_in_both_families() {
 #[test]
 fn udp_flows_end_after_silence() {
     in_namespace("udp_flows_end_after_silence", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let service = route.udp(true, route.service());
@@ -415,7 +464,7 @@ fn more_long_flows_than_pipes_all_get_through() {
     in_namespace("more_long_flows_than_pipes_all_get_through", || {
         const COUNT: usize = 24;
         const BYTES: usize = 2 * 1024 * 1024;
-        let guest = Guest::new();
+        let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
@@ -477,7 +526,7 @@ fn is_open(route: &Route, port: u16) -> bool {
 #[test]
 fn ports_follow_services() {
     in_namespace("ports_follow_services", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for route in Route::all(&guest) {
             let service = SocketAddr::new(route.service().ip(), 4000);
@@ -521,7 +570,7 @@ fn is_udp_open(route: &Route, to: SocketAddr) -> bool {
 #[test]
 fn udp_ports_follow_udp_and_tcp_services() {
     in_namespace("udp_ports_follow_udp_and_tcp_services", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for (index, route) in Route::all(&guest).into_iter().enumerate() {
             // Flows of one round keep their ports for a while.
@@ -554,7 +603,7 @@ fn udp_ports_follow_udp_and_tcp_services() {
 #[test]
 fn what_we_listen_on_is_not_forwarded_back() {
     in_namespace("what_we_listen_on_is_not_forwarded_back", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
         for inward in [true, false] {
             let there = Route { guest: guest.clone(), inward, v4: true };
@@ -575,7 +624,7 @@ fn what_we_listen_on_is_not_forwarded_back() {
 fn ports_of_the_guest_leave_descriptors_for_flows() {
     in_namespace("ports_of_the_guest_leave_descriptors_for_flows", || {
         const SERVICES: u16 = 3000;
-        let guest = Guest::new();
+        let guest = rig::guest();
         let bind = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
         let services = guest.run(move || (5000..5000 + SERVICES).map(bind).collect::<Vec<_>>());
         let before = descriptors();
@@ -596,7 +645,7 @@ fn ports_of_the_guest_leave_descriptors_for_flows() {
 #[test]
 fn services_that_cannot_be_reached_open_no_port() {
     in_namespace("services_that_cannot_be_reached_open_no_port", || {
-        let guest = Guest::new();
+        let guest = rig::guest();
         let route = &Route::all(&guest)[0];
         let hidden = guest.run(|| TcpListener::bind("127.0.0.1:4400").unwrap());
         let shown = guest.run(|| TcpListener::bind("0.0.0.0:4401").unwrap());

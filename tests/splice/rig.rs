@@ -3,7 +3,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Output};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,11 +20,12 @@ use passt::sys::namespace_socket::NamespaceSockets;
 use passt::sys::process;
 use passt::time::Timestamp;
 use passt_frame::{Caps, FramePort, MemPort};
+use passt_support::heap;
+use passt_support::namespace::{Netns, isolated_test};
 use rustix::event::epoll;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::Timespec;
 
-/// What the copy inside the namespace finds in its environment: its role.
+/// What a helper process of a test finds in its environment: its role.
 pub const ROLE: &str = "PASST_TEST_ROLE";
 
 /// How long a test waits for what must happen, before it gives up.
@@ -37,65 +37,23 @@ pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
-/// The role of this copy of the test, if it runs in a namespace already.
+/// The role of this copy of the test, if it has one.
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
 /// Runs `body` in a new network namespace. `name` is the test's own.
 pub fn in_namespace(name: &str, body: fn()) {
-    if role().is_some() {
-        return body();
-    }
-    let script = format!("ip link set lo up && exec \"$0\" --exact {name} --nocapture");
-    let run = |how: &[&str]| -> Output {
-        let mut command = Command::new("unshare");
-        command.args(how).args(["sh", "-c", &script]);
-        command.arg(std::env::current_exe().unwrap()).env(ROLE, "host");
-        command.output().expect("unshare(1) is needed to make a network namespace")
-    };
-    // Root may be where user namespaces are off; others need one.
-    let can = |how: &[&str]| {
-        let status = Command::new("unshare").args(how).arg("true").status();
-        status.is_ok_and(|status| status.success())
-    };
-    let how = [&["-rn"][..], &["-n"]].into_iter().find(|how| can(how));
-    let output = run(how.expect("cannot make a network namespace, with or without a user one"));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+    isolated_test(name, "ip link set lo up", body);
 }
 
-/// The namespace that plays the guest's.
-#[derive(Clone)]
-pub struct Guest(Arc<OwnedFd>);
-
-impl Guest {
-    pub fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            // SAFETY: changes the namespace of this thread only.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "cannot make a namespace");
-            let addresses = format!(
-                "ip link set lo up && ip addr add {GUEST_V4}/32 dev lo \
-                 && ip addr add {GUEST_V6}/128 dev lo nodad"
-            );
-            let status = Command::new("sh").args(["-c", &addresses]).status().unwrap();
-            assert!(status.success(), "ip(8) cannot set up the namespace");
-            std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
-        });
-        Self(Arc::new(made.join().unwrap()))
-    }
-
-    /// Runs `body` inside. Sockets that it makes stay in the namespace.
-    pub fn run<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = self.0.clone();
-        let inside = std::thread::spawn(move || {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("cannot enter the namespace");
-            body()
-        });
-        inside.join().unwrap()
-    }
+/// The namespace that plays the guest's, with its addresses on the loopback interface.
+pub fn guest() -> Netns {
+    Netns::new(&format!(
+        "ip link set lo up
+        ip addr add {GUEST_V4}/32 dev lo
+        ip addr add {GUEST_V6}/128 dev lo nodad"
+    ))
 }
 
 /// Port specifications and options.
@@ -158,6 +116,8 @@ pub struct Running {
     stop: Arc<AtomicBool>,
     flows: Arc<AtomicUsize>,
     turns: Arc<AtomicUsize>,
+    /// Allocations that turns have made.
+    allocations: Arc<AtomicUsize>,
     /// Seconds by which the engine's clock is ahead.
     ahead: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -165,16 +125,18 @@ pub struct Running {
 
 impl Running {
     /// Starts an engine whose guest lives in `guest`. All its ports are open when this returns.
-    pub fn start(guest: &Guest, setup: Setup) -> Self {
+    pub fn start(guest: &Netns, setup: Setup) -> Self {
         let mut running = Self {
             stop: Arc::default(),
             flows: Arc::default(),
             turns: Arc::default(),
+            allocations: Arc::default(),
             ahead: Arc::default(),
             thread: None,
         };
         let (stop, flows) = (running.stop.clone(), running.flows.clone());
         let (turns, ahead) = (running.turns.clone(), running.ahead.clone());
+        let allocations = running.allocations.clone();
         let guest = guest.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -183,7 +145,8 @@ impl Running {
             let mut port = MemPort::new(Caps::default(), 65536);
             while !stop.load(Ordering::Relaxed) {
                 let ahead = Duration::from_secs(ahead.load(Ordering::Relaxed));
-                turn(&epoll, &mut engine, &mut port, monotonic_now() + ahead);
+                let made = turn(&epoll, &mut engine, &mut port, monotonic_now() + ahead);
+                allocations.fetch_add(made, Ordering::Relaxed);
                 flows.store(engine.flow_count(), Ordering::Relaxed);
                 turns.fetch_add(1, Ordering::Relaxed);
             }
@@ -210,6 +173,12 @@ impl Running {
         self.flows.load(Ordering::Relaxed)
     }
 
+    /// Allocations that the engine has made so far, in turns that are over.
+    pub fn allocations(&self) -> usize {
+        self.sleep(0);
+        self.allocations.load(Ordering::Relaxed)
+    }
+
     /// Turns of the loop so far.
     pub fn turns(&self) -> usize {
         self.turns.load(Ordering::Relaxed)
@@ -228,7 +197,7 @@ impl Drop for Running {
     }
 }
 
-fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
+fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let limit = process::raise_descriptor_limit().unwrap();
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let net = network();
@@ -249,15 +218,15 @@ fn engine(guest: &Guest, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
     let filter = socket_maker().unwrap();
-    let sockets = NamespaceSockets::start(guest.0.as_fd(), &filter).expect("the helper starts");
+    let sockets = NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound }).unwrap();
     engine.listen().unwrap();
     (epoll, engine)
 }
 
-/// One turn of the loop; waits a moment at most.
-fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp) {
+/// One turn of the loop; waits a moment at most. Returns how often the engine has allocated.
+fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp) -> usize {
     let wait = match engine.next_deadline() {
         _ if engine.has_work() => Duration::ZERO,
         Some(next) => next.since(now).min(Duration::from_millis(20)),
@@ -266,6 +235,7 @@ fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp
     let mut events = Vec::with_capacity(64);
     let timeout = Timespec::try_from(wait).unwrap();
     let _ = epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
+    let before = heap::allocations();
     engine.begin_turn(now);
     for event in events {
         match Token::from_bits(event.data.u64()) {
@@ -277,6 +247,7 @@ fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp
     }
     let (_, out) = port.halves();
     engine.work(out);
+    heap::allocations() - before
 }
 
 /// Waits until `condition` holds.

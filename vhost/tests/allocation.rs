@@ -1,45 +1,19 @@
-//! Once the rings run, moving frames allocates nothing. One test alone in its process: it counts all
-//! allocations.
+//! Once the rings run, moving frames allocates nothing.
 
 mod rig;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use passt_frame::{FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, Reserve};
 use passt_frame::{ToGuestLease, ToGuestList};
 use passt_guest::{NetHeader, Options};
+use passt_support::heap::{Counting, allocations, assert_counting};
 use rig::{connected, frame};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: all calls are passed on to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static HEAP: Counting = Counting;
 
 #[test]
 fn the_data_path_allocates_nothing() {
+    assert_counting();
     for indirect in [false, true] {
         let (mut host, mut guest) = connected(Options { indirect, ..Options::default() });
         let (mut batch, mut list) = (FromGuestBatch::new(), ToGuestList::new());
@@ -51,7 +25,7 @@ fn the_data_path_allocates_nothing() {
                 guest.queue_pieces(&payload[..1400], NetHeader::default(), &cuts);
             }
             guest.publish(1);
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let before = allocations();
             host.device.on_event(3);
             let (from_guest, to_guest) = host.device.halves();
             while let Some(lease) = FromGuestLease::take(from_guest, &mut batch) {
@@ -66,7 +40,7 @@ fn the_data_path_allocates_nothing() {
                 to.commit(&done);
             }
             host.device.flush();
-            let after = ALLOCATIONS.load(Ordering::Relaxed);
+            let after = allocations();
             assert_eq!(after, before, "round {round}");
             while guest.recv_frame().is_some() {}
         }

@@ -67,7 +67,7 @@ pub enum Only {
 }
 
 /// Process matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunConf {
     /// Stay in the foreground.
     pub foreground: bool,
@@ -79,10 +79,42 @@ pub struct RunConf {
     pub trace: bool,
     /// File to write the process id to.
     pub pid: Option<PathBuf>,
+    /// `--log-file`: where messages go.
+    pub log_file: Option<PathBuf>,
+    /// `--log-size`: most bytes that the log file may have.
+    pub log_size: u64,
+    /// `--stats`: event statistics, at most each this many seconds.
+    pub stats: Option<u64>,
+    /// `--notify`: tell the service manager when everything is ready.
+    pub notify: bool,
+    /// `--pcap`: file to record all frames in.
+    pub pcap: Option<PathBuf>,
     /// `--runas`: the user to become when started as root.
     pub run_as: Option<String>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
     pub chroot_fallback: bool,
+    /// `--stderr`, which has no effect any more.
+    pub stderr: bool,
+}
+
+impl Default for RunConf {
+    fn default() -> Self {
+        Self {
+            foreground: false,
+            quiet: false,
+            debug: false,
+            trace: false,
+            pid: None,
+            log_file: None,
+            log_size: value::DEFAULT_LOG_SIZE,
+            stats: None,
+            notify: false,
+            pcap: None,
+            run_as: None,
+            chroot_fallback: false,
+            stderr: false,
+        }
+    }
 }
 
 /// Which of the host's interfaces to take as a model, as far as the operator cares.
@@ -131,8 +163,8 @@ pub struct PastaOptions {
     pub keep_loopback: bool,
     /// `--no-splice`, which changes nothing in the other modes.
     pub no_splice: bool,
-    /// `--stderr`, which has no effect any more.
-    pub stderr: bool,
+    /// `--splice-only`: no tap device; only what passes it by is forwarded.
+    pub splice_only: bool,
     /// The words behind the options: a command, or the id of a process.
     pub words: Vec<OsString>,
 }

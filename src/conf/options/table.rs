@@ -85,20 +85,13 @@ const fn text(
 }
 
 const fn path(
-    short: char,
+    short: Option<char>,
     long: &'static str,
     alias: Option<&'static str>,
     effect: fn(&mut Options, PathBuf),
     help: &'static str,
 ) -> Definition {
-    Definition {
-        long,
-        short: Some(short),
-        alias,
-        effect: Effect::Path("PATH", effect),
-        help,
-        scope: Scope::All,
-    }
+    Definition { long, short, alias, effect: Effect::Path("PATH", effect), help, scope: Scope::All }
 }
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
@@ -141,7 +134,49 @@ pub(super) const TABLE: &[Definition] = &[
         |o| o.run.foreground = true,
         "Don't run in background; default: run in background",
     ),
-    path('P', "pid", None, |o, path| o.run.pid = Some(path), "Write own PID to the given file"),
+    text(
+        None,
+        "stats",
+        "DELAY",
+        value::stats,
+        "a number of seconds, after --foreground",
+        "Display event statistics, at most every DELAY seconds; only after --foreground",
+    ),
+    path(
+        Some('l'),
+        "log-file",
+        None,
+        |o, path| o.run.log_file = Some(path),
+        "Log to the given file instead of the system logger",
+    ),
+    text(
+        None,
+        "log-size",
+        "BYTES",
+        value::log_size,
+        "a number of bytes, 40960 at least",
+        "Limit the size of the log file; default: 1048576",
+    ),
+    path(
+        Some('P'),
+        "pid",
+        None,
+        |o, path| o.run.pid = Some(path),
+        "Write own PID to the given file",
+    ),
+    flag(
+        None,
+        "notify",
+        |o| o.run.notify = true,
+        "Tell the service manager in $NOTIFY_SOCKET when everything is ready",
+    ),
+    path(
+        Some('p'),
+        "pcap",
+        None,
+        |o, path| o.run.pcap = Some(path),
+        "Record all frames in the given file, in pcap format",
+    ),
     text(
         None,
         "runas",
@@ -157,7 +192,7 @@ pub(super) const TABLE: &[Definition] = &[
         "Isolate with chroot where pivot_root fails",
     ),
     path(
-        's',
+        Some('s'),
         "socket",
         Some("socket-path"),
         |o, path| (o.socket, o.fd) = (Some(path), None),
@@ -366,7 +401,7 @@ pub(super) const TABLE: &[Definition] = &[
     flag(
         Some('e'),
         "stderr",
-        |o| o.pasta.stderr = true,
+        |o| o.run.stderr = true,
         "No effect: messages always go to standard error",
     ),
     text(
@@ -488,4 +523,11 @@ pub(super) const TABLE: &[Definition] = &[
         |o| o.pasta.no_splice = true,
         "Forward connections from the host's loopback through the tap device, too",
     ),
+    flag(
+        None,
+        "splice-only",
+        |o| o.pasta.splice_only = true,
+        "No tap device: forward between the loopback interfaces only",
+    )
+    .pasta(),
 ];

@@ -102,6 +102,7 @@ fn options_of_another_mode_are_refused() {
         (&["passt", "--config-net"][..], "--config-net is for pasta mode only"),
         (&["passt", "-I", "x"], "-I is for pasta mode only"),
         (&["passt", "-T", "none"], "-T is for pasta mode only"),
+        (&["passt", "--splice-only"], "--splice-only is for pasta mode only"),
         (&["pasta", "-s", "/x"], "-s is for passt / vhost-user mode only"),
         (&["pasta", "-1"], "--one-off is for passt mode only"),
         (&["pasta", "--no-dhcp-dns"], "--no-dhcp-dns is for passt mode only"),
@@ -224,6 +225,18 @@ fn mappings_and_families() {
 }
 
 #[test]
+fn process_matters() {
+    let run = options(&["-l", "/l", "--log-size=0xa000", "-f", "--stats", "2", "--notify"]).run;
+    assert_eq!((run.log_file, run.log_size), (Some("/l".into()), 40960));
+    assert_eq!((run.stats, run.notify), (Some(2), true));
+    let run = options(&["-p", "/p", "--runas", "ann:staff", "--chroot-fallback"]).run;
+    assert_eq!((run.pcap, run.run_as.as_deref()), (Some("/p".into()), Some("ann:staff")));
+    assert!(run.chroot_fallback && run.log_file.is_none() && run.log_size == 1 << 20);
+    let late = "Can't display statistics if not running in foreground";
+    assert_eq!(first_line(&["--stats", "1", "-f"]), late);
+}
+
+#[test]
 fn each_bad_value_is_named_with_a_cure() {
     let long = "x".repeat(254);
     for (arguments, text) in [
@@ -234,6 +247,10 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-m", ""], "Invalid MTU: "),
         (&["-m", "089"], "Invalid MTU: 089"),
         (&["-m", "0x"], "Invalid MTU: 0x"),
+        (&["--log-size", "40959"], "Invalid --log-size: 40959"),
+        (&["-f", "--stats", "x"], "Invalid --stats: x"),
+        (&["--runas", ":staff"], "Invalid --runas option: :staff"),
+        (&["--runas", "ann:"], "Invalid --runas option: ann:"),
         (&["-F", "x"], "Invalid --fd: x"),
         (&["-F", "-1"], "Invalid --fd: -1"),
         (&["-F", "2147483648"], "Invalid --fd: 2147483648"),

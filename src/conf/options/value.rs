@@ -14,6 +14,12 @@ const MAX_MTU: u16 = 65535 - 14;
 /// MTU handed out by default: the largest multiple of four.
 pub(super) const DEFAULT_MTU: u16 = MAX_MTU & !3;
 
+/// Size of the log file: what suits a log that is read when something went wrong.
+pub(super) const DEFAULT_LOG_SIZE: u64 = 1 << 20;
+
+/// Smallest log file: its first line, and what is kept when it is cut, in pages of the file.
+const MIN_LOG_SIZE: u64 = 5 * 8192;
+
 /// Longest host name, by RFC 1035 2.3.4 without the root's length byte and the first one.
 const MAX_NAME: usize = 253;
 
@@ -164,11 +170,29 @@ pub(super) fn netns(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn run_as(o: &mut Options, text: &str) -> Refusal {
-    let user = text.split(':').next().unwrap_or_default();
-    if user.is_empty() {
-        return Err(format!("Invalid --runas option: {user}"));
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    if user.is_empty() || group.is_some_and(|group| group.is_empty() || group.contains(':')) {
+        return Err(format!("Invalid --runas option: {text}"));
     }
     o.run.run_as = Some(text.to_owned());
+    Ok(())
+}
+
+pub(super) fn log_size(o: &mut Options, text: &str) -> Refusal {
+    let size = number(text).map(u64::from).filter(|size| *size >= MIN_LOG_SIZE);
+    o.run.log_size = size.ok_or_else(|| format!("Invalid --log-size: {text}"))?;
+    Ok(())
+}
+
+pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
+    if !o.run.foreground {
+        return Err("Can't display statistics if not running in foreground".to_owned());
+    }
+    let delay = number(text).ok_or_else(|| format!("Invalid --stats: {text}"))?;
+    o.run.stats = Some(delay.into());
     Ok(())
 }
 

@@ -99,9 +99,9 @@ impl FromGuestBatch {
         self.iovecs.clear();
     }
 
-    /// Collects the pieces of `parts` for one system call. Stops where the kernel's limit of pieces
-    /// is reached, so the call takes less than was asked for, like any short write.
-    fn gather(&mut self, parts: &[Part]) {
+    /// Collects the pieces of `parts` for one system call. False when it stopped at the kernel's
+    /// limit of pieces: the call then takes less than was asked for, like any short write.
+    fn gather(&mut self, parts: &[Part]) -> bool {
         self.call.clear();
         for part in parts {
             let frame = &self.frames[part.frame];
@@ -115,11 +115,12 @@ impl FromGuestBatch {
                     continue;
                 }
                 if self.call.len() == MAX_SYSCALL_IOVECS {
-                    return;
+                    return false;
                 }
                 self.call.push(rest);
             }
         }
+        true
     }
 }
 
@@ -163,34 +164,30 @@ impl<'a> FromGuestLease<'a> {
     /// # Errors
     /// What sendmsg(2) reports.
     pub fn send_stream(&mut self, socket: BorrowedFd<'_>, parts: &[Part]) -> Result<u32, Errno> {
-        self.send(socket, parts, None)
+        self.batch.gather(parts);
+        self.send(socket, None)
     }
 
-    /// Sends the bytes of `part` to a connected socket as one datagram, or as datagrams of
-    /// `segment` bytes each (`UDP_SEGMENT`, udp(7)).
+    /// Sends the bytes of `parts`, one behind the other, to a connected socket: as one datagram, or as
+    /// datagrams of `segment` bytes each (`UDP_SEGMENT`, udp(7)), of which the last may be shorter.
     ///
     /// # Errors
     /// What sendmsg(2) reports; `INVAL` for more segments than the kernel takes at once; `MSGSIZE`
-    /// when the guest scattered the datagram over more pieces than one call takes.
+    /// when the guest scattered the bytes over more pieces than one call takes.
     pub fn send_datagram(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        part: Part,
-        segment: Option<u16>,
-    ) -> Result<u32, Errno> {
-        if self.batch.frames[part.frame].count > MAX_SYSCALL_IOVECS {
-            return Err(Errno::MSGSIZE);
-        }
-        self.send(socket, &[part], segment)
-    }
-
-    fn send(
         &mut self,
         socket: BorrowedFd<'_>,
         parts: &[Part],
         segment: Option<u16>,
     ) -> Result<u32, Errno> {
-        self.batch.gather(parts);
+        if !self.batch.gather(parts) {
+            return Err(Errno::MSGSIZE);
+        }
+        self.send(socket, segment)
+    }
+
+    /// Sends the pieces that were gathered.
+    fn send(&mut self, socket: BorrowedFd<'_>, segment: Option<u16>) -> Result<u32, Errno> {
         // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         header.msg_iov = self.batch.call.as_mut_ptr().cast();

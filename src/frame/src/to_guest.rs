@@ -195,12 +195,17 @@ impl<'a> ToGuestLease<'a> {
     pub fn put_header(&mut self, index: usize, bytes: &[u8]) {
         let frame = &self.list.frames[index];
         debug_assert_eq!(bytes.len(), frame.header_bytes as usize, "header room and header differ");
-        copy_in(&self.list.headers[frame.headers.clone()], bytes);
+        copy_in(&self.list.headers[frame.headers.clone()], 0, bytes);
     }
 
     /// Copies `bytes` to the start of the payload of frame `index`; returns how many fitted.
     pub fn put_payload(&mut self, index: usize, bytes: &[u8]) -> usize {
-        copy_in(&self.list.payload[self.list.frames[index].payload.clone()], bytes)
+        self.put_payload_at(index, 0, bytes)
+    }
+
+    /// Copies `bytes` to offset `offset` of the payload of frame `index`; returns how many fitted.
+    pub fn put_payload_at(&mut self, index: usize, offset: u32, bytes: &[u8]) -> usize {
+        copy_in(&self.list.payload[self.list.frames[index].payload.clone()], offset as usize, bytes)
     }
 
     /// Sum over the first `len` payload bytes of frame `index`, for links without checksum offload.
@@ -326,11 +331,13 @@ fn recvmsg(socket: BorrowedFd<'_>, pieces: &mut [GuestIovec], flags: i32) -> Res
     u32::try_from(n).map_err(|_| last_errno())
 }
 
-/// Copies `bytes` over consecutive pieces; returns how many bytes fitted.
-fn copy_in(pieces: &[GuestIovec], bytes: &[u8]) -> usize {
-    let mut done = 0;
+/// Copies `bytes` over consecutive pieces from offset `from` on; returns how many bytes fitted.
+fn copy_in(pieces: &[GuestIovec], from: usize, bytes: &[u8]) -> usize {
+    let (mut skip, mut done) = (from, 0);
     for piece in pieces {
-        done += piece.copy_in(&bytes[done..]);
+        let (head, rest) = piece.split_at(skip);
+        skip -= head.len();
+        done += rest.copy_in(&bytes[done..]);
     }
     done
 }

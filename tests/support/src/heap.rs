@@ -1,29 +1,35 @@
-//! An allocator that counts.
+//! An allocator that counts: allocations of each thread, and what is in use by all.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-struct Counting;
+/// The system's allocator, with counters.
+pub struct Counting;
 
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    // Neither made nor dropped by code that allocates.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(bytes: usize) {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    LIVE.fetch_add(bytes, Ordering::Relaxed);
+}
 
 // SAFETY: everything is passed on to the system's allocator as it is; `realloc` is by default made of
 // the others.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        count(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        count(layout.size());
         // SAFETY: the caller's promise. The system's own zeros are not touched before they are used.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -35,12 +41,19 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Allocations of the process so far.
+/// Allocations of the calling thread so far. Other tests of the binary do not disturb the count.
 pub fn allocations() -> usize {
-    ALLOCATIONS.load(Ordering::Relaxed)
+    ALLOCATIONS.get()
 }
 
-/// Bytes that are allocated now.
+/// Bytes that the whole process has in use now.
 pub fn live_bytes() -> usize {
     LIVE.load(Ordering::Relaxed)
+}
+
+/// Panics unless [`Counting`] is this binary's allocator: without it, every count is zero.
+pub fn assert_counting() {
+    let before = allocations();
+    drop(std::hint::black_box(vec![0_u8; 100]));
+    assert!(allocations() > before, "the counting allocator is not in use");
 }

@@ -1,0 +1,314 @@
+//! Datagrams that travel together: in runs from the guest, in bursts to it. Whatever is put together on
+//! the way, the other end gets the datagrams that were sent, in order.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use passt::flow::fwd::Proto;
+use passt::wire::l4::udp_checksum_is_right;
+use passt_frame::{Caps, FrameMeta, GsoKind, GsoSet};
+use rustix::net::sockopt;
+
+use crate::guest::completed;
+use crate::namespace::isolated;
+use crate::packet;
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
+
+/// A frame for the guest, and what is left to do to it.
+type Frame = (Vec<u8>, FrameMeta);
+
+/// The guest's port.
+const PORT: u16 = 5000;
+/// Turns in which a few hundred datagrams are done with.
+const TURNS: usize = 400;
+/// The largest UDP payload over IPv4.
+const LARGEST: usize = 65_507;
+
+/// A link that completes checksums and takes no USO, as most guests of vhost-user.
+const NO_USO: Caps = Caps { gso: GsoSet { tcp_v4: true, tcp_v6: true, udp: false }, ..OFFLOADS };
+
+fn at(family: Family) -> SocketAddr {
+    SocketAddr::new(family.guest(), PORT)
+}
+
+fn socket(at: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(at).expect("a free port");
+    socket.set_nonblocking(true).expect("fcntl");
+    sockopt::set_socket_recv_buffer_size(&socket, 4 << 20).expect("setsockopt");
+    socket
+}
+
+/// Datagram number `index` of `len` bytes.
+fn datagram(index: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|byte| (index * 31 + byte) as u8).collect()
+}
+
+fn datagrams(lens: &[usize]) -> Vec<Vec<u8>> {
+    lens.iter().enumerate().map(|(index, &len)| datagram(index, len)).collect()
+}
+
+/// All datagrams that wait in a socket.
+fn waiting(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    let mut bytes = vec![0; 65536];
+    let mut all = Vec::new();
+    loop {
+        match socket.recv_from(&mut bytes) {
+            Ok((len, _)) => all.push(bytes[..len].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return all,
+            Err(error) => panic!("recv: {error}"),
+        }
+    }
+}
+
+/// The datagrams in a frame for the guest: several if it is to be segmented. Checks what can be checked.
+fn inside(family: Family, (frame, meta): Frame) -> Vec<Vec<u8>> {
+    let l4 = packet::l4_offset(family.guest());
+    let length = usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]));
+    let payload = frame[l4 + 8..l4 + length].to_vec();
+    match meta.gso {
+        None => {
+            let bytes = &completed(frame, meta)[l4..l4 + length];
+            let right = udp_checksum_is_right(family.host(), family.guest(), bytes);
+            assert!(right && bytes[6..8] != [0, 0], "{family:?}: checksum of {length} bytes");
+            vec![payload]
+        }
+        Some(gso) => {
+            assert_eq!((gso.kind, usize::from(gso.header_len)), (GsoKind::Udp, l4 + 8));
+            let size = usize::from(gso.size);
+            assert!(payload.len() > size, "one datagram is no burst");
+            payload.chunks(size).map(<[u8]>::to_vec).collect()
+        }
+    }
+}
+
+/// All datagrams that the guest has got, and in how many frames.
+fn delivered(world: &mut World, family: Family) -> (Vec<Vec<u8>>, usize) {
+    let frames: Vec<Frame> = std::iter::from_fn(|| world.port.recv()).collect();
+    let count = frames.len();
+    (frames.into_iter().flat_map(|frame| inside(family, frame)).collect(), count)
+}
+
+/// A world with a flow between the guest and a socket of the host, and that socket.
+fn flow(caps: Caps, family: Family) -> (World, UdpSocket) {
+    let host = socket(family.host_at(9000));
+    let mut world = World::new(&Setup { caps, mtu: 65520, ..Setup::default() });
+    world.send(packet::udp(at(family), family.host_at(9000), b"hello"));
+    world.settle(TURNS);
+    let (bytes, mut from) = (&mut [0; 16], None);
+    while let Ok((_, peer)) = host.recv_from(bytes) {
+        from = Some(peer);
+    }
+    host.connect(from.expect("the first datagram")).expect("connect");
+    while world.port.recv().is_some() {}
+    (world, host)
+}
+
+/// The mixtures of lengths that are sent: equal ones, a shorter one in each place, a longer one,
+/// empty ones, more than one call takes, and as large as they can be.
+fn mixtures() -> Vec<Vec<usize>> {
+    vec![
+        vec![100; 3],
+        vec![1400; 150],
+        vec![1, 1, 1],
+        vec![500, 500, 300, 500, 500],
+        vec![500, 600, 600, 600, 100, 500],
+        vec![0, 0, 10, 0, 10, 10],
+        vec![30_000, 30_000, 30_000],
+        vec![LARGEST, 8, 8, LARGEST],
+        (0..100).map(|index| 200 + index % 7).collect(),
+    ]
+}
+
+#[test]
+fn what_the_guest_sends_in_one_go_arrives_as_it_was_sent() {
+    isolated(|| {
+        for family in FAMILIES {
+            let (mut world, host) = flow(PLAIN, family);
+            for lens in mixtures() {
+                let sent = datagrams(&lens);
+                for data in &sent {
+                    world.send(packet::udp(at(family), family.host_at(9000), data));
+                }
+                world.quiet(TURNS);
+                assert!(waiting(&host) == sent, "{family:?} {lens:?}");
+            }
+            assert_eq!((world.all_drops(), world.engine.flow_count()), (0, 1));
+        }
+    });
+}
+
+#[test]
+fn flows_that_take_turns_do_not_mix() {
+    isolated(|| {
+        let family = Family::V4;
+        let hosts = [9000, 9001].map(|port| socket(family.host_at(port)));
+        let mut world = World::new(&Setup { mtu: 65520, ..Setup::default() });
+        let mut sent = [Vec::new(), Vec::new()];
+        for index in 0..60 {
+            let to = usize::from(index % 5 > 2);
+            let data = datagram(index, 700);
+            world.send(packet::udp(at(family), family.host_at(9000 + to as u16), &data));
+            sent[to].push(data);
+        }
+        world.quiet(TURNS);
+        for (host, sent) in hosts.iter().zip(sent) {
+            assert!(waiting(host) == sent);
+        }
+    });
+}
+
+#[test]
+fn where_the_kernel_takes_no_segments_datagrams_go_one_by_one() {
+    isolated(|| {
+        let family = Family::V4;
+        let (mut world, host) = flow(PLAIN, family);
+        // Datagrams of 3000 bytes are fragmented now, which UDP_SEGMENT does not do.
+        let ip = std::process::Command::new("ip").args("link set lo mtu 1500".split(' ')).status();
+        assert!(ip.expect("ip(8) runs").success());
+        for _ in 0..2 {
+            let sent = datagrams(&[3000; 20]);
+            for data in &sent {
+                world.send(packet::udp(at(family), family.host_at(9000), data));
+            }
+            world.quiet(TURNS);
+            assert!(waiting(&host) == sent);
+        }
+        assert_eq!(world.all_drops(), 0);
+    });
+}
+
+#[test]
+fn what_the_host_sends_in_one_go_arrives_as_it_was_sent() {
+    isolated(|| {
+        for caps in [PLAIN, NO_USO, OFFLOADS] {
+            for family in FAMILIES {
+                let (mut world, host) = flow(caps, family);
+                for lens in mixtures() {
+                    let sent = datagrams(&lens);
+                    for part in sent.chunks(50) {
+                        for data in part {
+                            host.send(data).expect("sent");
+                        }
+                        world.quiet(TURNS);
+                        let (got, frames) = delivered(&mut world, family);
+                        assert!(got == part, "{family:?} {caps:?} {lens:?}");
+                        if lens == [1400; 150] && caps.gso.udp {
+                            assert!(frames < part.len() / 2, "{frames} frames, not put together");
+                        }
+                    }
+                }
+                assert_eq!((world.all_drops(), world.engine.flow_count()), (0, 1));
+            }
+        }
+    });
+}
+
+/// Sends `bytes` as datagrams of `segment` bytes that stay together.
+fn send_burst(socket: &UdpSocket, bytes: &[u8], segment: i32) {
+    passt::sys::socket::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, segment)
+        .expect("setsockopt");
+    socket.send(bytes).expect("sent");
+}
+
+#[test]
+fn a_burst_stays_one_frame_where_the_guest_takes_it() {
+    isolated(|| {
+        for caps in [PLAIN, NO_USO, OFFLOADS] {
+            for family in FAMILIES {
+                let (mut world, host) = flow(caps, family);
+                for (total, segment) in [(40_000, 1400), (60_000, 1200), (130, 64), (64, 1)] {
+                    let data = datagram(total, total);
+                    send_burst(&host, &data, segment);
+                    world.quiet(TURNS);
+                    let (got, frames) = delivered(&mut world, family);
+                    let sent: Vec<&[u8]> = data.chunks(segment as usize).collect();
+                    assert!(got == sent, "{family:?} {caps:?} {total} {segment}");
+                    assert_eq!(frames, if caps.gso.udp { 1 } else { sent.len() });
+                }
+                assert_eq!(world.all_drops(), 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_burst_that_finds_room_for_a_part_waits_with_the_rest() {
+    isolated(|| {
+        for caps in [PLAIN, OFFLOADS] {
+            let family = Family::V6;
+            let (mut world, host) = flow(caps, family);
+            let data = datagram(1, 42_050);
+            world.port.set_room(0);
+            send_burst(&host, &data, 1400);
+            send_burst(&host, &data, 1400);
+            world.settle(TURNS);
+            let mut got = Vec::new();
+            for _ in 0..70 {
+                if world.port.set_room(1).room {
+                    world.engine.on_link_room();
+                }
+                world.settle(TURNS);
+                got.extend(delivered(&mut world, family).0);
+            }
+            let sent: Vec<&[u8]> = data.chunks(1400).chain(data.chunks(1400)).collect();
+            assert_eq!(got.len(), sent.len());
+            assert!(got == sent);
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn small_datagrams_wait_in_the_socket_until_the_guest_has_room() {
+    isolated(|| {
+        for caps in [PLAIN, OFFLOADS] {
+            let family = Family::V4;
+            let (mut world, host) = flow(caps, family);
+            let sent = datagrams(&[900; 40]);
+            // The flow has learned that datagrams are small and come in numbers.
+            for data in &sent {
+                host.send(data).expect("sent");
+            }
+            world.quiet(TURNS);
+            assert!(delivered(&mut world, family).0 == sent);
+            world.port.set_room(0);
+            for data in &sent {
+                host.send(data).expect("sent");
+            }
+            world.quiet(TURNS);
+            let mut got = Vec::new();
+            for _ in 0..sent.len() {
+                if world.port.set_room(1).room {
+                    world.engine.on_link_room();
+                }
+                world.settle(TURNS);
+                got.extend(delivered(&mut world, family).0);
+            }
+            assert!(got == sent);
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn bursts_to_a_forwarded_port_reach_the_guest_whole() {
+    isolated(|| {
+        let family = Family::V4;
+        let rules = vec![forward(Proto::Udp, family, PORT)];
+        let mut world = World::new(&Setup { rules, caps: OFFLOADS, ..Setup::default() });
+        world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
+        world.settle(TURNS);
+        while world.port.recv().is_some() {}
+        let host = socket(family.host_at(9001));
+        host.connect(family.host_at(PORT)).expect("connect");
+        let data = datagram(3, 28_100);
+        for _ in 0..3 {
+            send_burst(&host, &data, 1400);
+            world.quiet(TURNS);
+            let (got, _) = delivered(&mut world, family);
+            assert!(got == data.chunks(1400).collect::<Vec<_>>());
+        }
+        assert_eq!(world.engine.flow_count(), 1);
+    });
+}

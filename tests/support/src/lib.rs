@@ -1,0 +1,8 @@
+//! What tests of several crates share.
+//!
+//! * [`heap`]: an allocator that counts. A test binary that wants to know declares it:
+//!   `#[global_allocator] static HEAP: Counting = Counting;`
+//! * [`namespace`]: a network namespace for one test, and further ones inside it.
+
+pub mod heap;
+pub mod namespace;
