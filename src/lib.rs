@@ -104,6 +104,7 @@ pub mod flow;
 pub mod limits;
 pub mod log;
 pub mod pasta;
+pub mod pcap;
 pub mod responder;
 pub mod run;
 pub mod sandbox;

@@ -24,6 +24,7 @@ use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
 use crate::start::StartError;
+use crate::sys::process::DescriptorLimit;
 use crate::sys::{namespace, tun};
 use command::Started;
 use configure::Model;
@@ -124,11 +125,11 @@ impl Namespace {
             .map_err(StartError::Other)
     }
 
-    /// Forks the command, if there is to be one.
+    /// Forks the command, if there is to be one. It gets `limit` back.
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn spawn(&self, conf: &Conf) -> Result<Spawned, StartError> {
+    pub fn spawn(&self, conf: &Conf, limit: &DescriptorLimit) -> Result<Spawned, StartError> {
         let Some(PastaConf { target: Target::Spawn { command, pid_namespace, .. }, .. }) =
             &conf.pasta
         else {
@@ -139,6 +140,7 @@ impl Namespace {
             pid_namespace: *pid_namespace,
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
+            limit,
         };
         Ok(match command::fork(&plan)? {
             Started::Program(child) => Spawned::Program(Some(child)),

@@ -35,7 +35,7 @@ pub struct Listener {
     pif: Pif,
     /// Index in the rule table of `pif`.
     rule: usize,
-    proto: Proto,
+    pub(super) proto: Proto,
     port: u16,
     /// Already on the list for this turn.
     ready: bool,

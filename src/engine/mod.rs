@@ -31,6 +31,7 @@ mod relay;
 mod socket_link;
 mod splice;
 mod state;
+mod stats;
 mod tcp;
 mod token;
 mod udp_run;
@@ -42,13 +43,14 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use passt_frame::ToGuest;
+use passt_frame::{FrameObserver, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
 pub use bypass::BypassConfig;
 pub use listen::ListenError;
 pub use socket_link::{Protocols, SocketLink};
+pub use stats::EventType;
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
@@ -111,6 +113,15 @@ pub struct Engine {
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
+    expired: Expired,
+}
+
+/// Deadlines that have expired so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expired {
+    all: u64,
+    /// Those of TCP connections.
+    tcp: u64,
 }
 
 impl Engine {
@@ -139,6 +150,7 @@ impl Engine {
             ping_refused: false,
             epoll,
             now,
+            expired: Expired::default(),
         }
     }
 
@@ -219,6 +231,7 @@ impl Engine {
     }
 
     fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
+        self.expired.all += 1;
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
@@ -229,7 +242,10 @@ impl Engine {
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {
-            Protocol::Tcp(_) => self.tcp_timer(id),
+            Protocol::Tcp(_) => {
+                self.expired.tcp += 1;
+                self.tcp_timer(id);
+            }
             Protocol::Udp(_) | Protocol::Ping(_) | Protocol::Relay(_) => self.datagram_timer(id),
             Protocol::Splice(_) => {}
         }
@@ -248,6 +264,11 @@ impl Engine {
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
         self.flows.table.len()
+    }
+
+    /// Shows each frame to the guest from now on to `observer`.
+    pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
+        self.outbox.list.observe(observer);
     }
 
     /// Drops so far, by name.

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod bursts;
+mod capture;
 mod datagrams;
 mod fragments;
 mod frames;

@@ -10,6 +10,7 @@ use passt::engine::{Addressing, Engine, Options, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
+use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
 use passt::sys::stream;
 use passt::time::Timestamp;
@@ -258,6 +259,12 @@ impl<P: GuestEnd> World<P> {
             skipped: Duration::ZERO,
             allocations: 0,
         }
+    }
+
+    /// Records all frames from now on.
+    pub fn record(&mut self, capture: &Capture) {
+        self.batch.observe(Box::new(capture.clone()));
+        self.engine.observe(Box::new(capture.clone()));
     }
 
     /// The time of this world.

@@ -218,7 +218,8 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
     let filter = socket_maker().unwrap();
-    let sockets = NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
+    let sockets =
+        NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound }).unwrap();
     engine.listen().unwrap();
