@@ -114,6 +114,13 @@ const RUNTIME: &[Call] = &[
     checked(libc::SYS_mmap, 2, NOT_EXECUTABLE),
     #[cfg(target_env = "musl")]
     checked(libc::SYS_mprotect, 2, NOT_EXECUTABLE),
+    // Locks that nobody waits for, of the C library's once-only initialisation. Waiting would be for
+    // ever.
+    checked(
+        libc::SYS_futex,
+        1,
+        Check::Equals((libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32),
+    ),
     // Keys of hash tables.
     any(libc::SYS_getrandom),
     // Handlers of SIGBUS and SIGSEGV, and of the calls that a stopped process goes on with.
