@@ -170,15 +170,19 @@ const SOCKET_MAKER: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
-/// The complete list of a program that runs as process `pid`.
+/// The complete list of a program with one thread that runs as process `pid`.
 pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
-    let own_signals = checked(libc::SYS_tgkill, 0, Check::Equals(pid));
+    let own_signals = [
+        checked(libc::SYS_tgkill, 0, Check::Equals(pid)),
+        #[cfg(target_env = "musl")]
+        checked(libc::SYS_tkill, 0, Check::Equals(pid)),
+    ];
     let special = match program {
         Program::Passt => PASST,
         Program::Pasta => PASTA,
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
     };
-    [COMMON, RUNTIME, OLDER, special, &[own_signals]].concat()
+    [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
 }
 
 #[cfg(test)]
