@@ -8,7 +8,8 @@
 //! * With `--debug`: standard error, with seconds since start, or the file, and never the system's
 //!   log. In the background without a file these messages are lost.
 //!
-//! Messages are limited in number ([`Budget`]); who asks for debug messages gets all. Errors of system
+//! Once options are known, messages are limited in number ([`Budget`]); who asks for debug messages
+//! gets all. Errors of system
 //! calls are told in words: the number that Rust adds is taken out.
 
 mod budget;
@@ -63,7 +64,8 @@ struct Sink {
 
 /// Where messages go at the moment.
 struct State {
-    budget: Budget,
+    /// `None` lets all messages pass: before options are known, and for debugging.
+    budget: Option<Budget>,
     debug: bool,
     stderr: bool,
     file: Option<LogFile>,
@@ -97,6 +99,7 @@ pub fn configure(config: Config) -> Result<(), LogFileError> {
     state.file = file.transpose()?;
     state.syslog = (!debug && state.file.is_none()).then(|| Syslog::connect(program)).flatten();
     (state.debug, state.syslog_wanted) = (debug, !foreground);
+    state.budget = (!debug).then(Budget::new);
     log::set_max_level(level);
     Ok(())
 }
@@ -137,7 +140,7 @@ impl log::Log for Sink {
     fn log(&self, record: &Record<'_>) {
         let at = self.elapsed();
         let mut state = self.state();
-        let Some(withheld) = (if state.debug { Some(0) } else { state.budget.take(at) }) else {
+        let Some(withheld) = state.budget.as_mut().map_or(Some(0), |budget| budget.take(at)) else {
             return;
         };
         if withheld > 0 {
@@ -157,7 +160,7 @@ impl log::Log for Sink {
 impl State {
     const fn new() -> Self {
         Self {
-            budget: Budget::new(),
+            budget: None,
             debug: false,
             stderr: true,
             file: None,
@@ -193,8 +196,9 @@ impl State {
             && self.syslog_wanted
             && !self.text.is_empty()
             && !syslog.send(level, &self.text)
+            && let Some(budget) = &mut self.budget
         {
-            self.budget.note_lost();
+            budget.note_lost();
         }
     }
 }

@@ -23,9 +23,10 @@ use crate::conf::{Conf, PastaConf, RunConf, Target};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
-use crate::start::StartError;
+use crate::start::{NOTIFY_VARIABLE, StartError};
 use crate::sys::process::DescriptorLimit;
-use crate::sys::{namespace, tun};
+use crate::sys::tun::{self, Tap};
+use crate::sys::{errno_text, namespace, process};
 use command::Started;
 use configure::Model;
 
@@ -46,6 +47,8 @@ pub struct Device {
     pub offloads: Offloads,
     /// The namespace's address on it.
     pub mac: Mac,
+    /// Its index in the namespace.
+    pub index: u32,
 }
 
 /// Which process goes on after [`Namespace::spawn`].
@@ -104,13 +107,14 @@ impl Namespace {
         self.network.as_fd()
     }
 
-    /// Makes the tap device and configures the namespace. Address families that the namespace does
-    /// not have are switched off in `conf`.
+    /// Makes the tap device, or takes the one that was handed over, and configures the namespace. Address
+    /// families that the namespace does not have are switched off in `conf`. With `--splice-only` there
+    /// is no device.
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn configure(&self, conf: &mut Conf) -> Result<Device, StartError> {
-        let Conf { pasta: Some(pasta), network, template_v4, template_v6, .. } = conf else {
+    pub fn configure(&self, conf: &mut Conf) -> Result<Option<Device>, StartError> {
+        let Conf { pasta: Some(pasta), network, template_v4, template_v6, link, .. } = conf else {
             return Err(StartError::Other("no namespace to configure".to_owned()));
         };
         let copies = |copying: crate::conf::Copying| copying.addresses || copying.routes;
@@ -118,7 +122,8 @@ impl Namespace {
         let v6 = template_v6.filter(|_| copies(pasta.copy_v6) && pasta.configure);
         let model = Model::read(v4.map(|device| device.index), v6.map(|device| device.index))
             .map_err(|error| StartError::Other(format!("Failed to read routes: {error}")))?;
-        namespace::in_network(self.network(), || inside(pasta, network, &model))
+        let given = link.fd.filter(|_| !pasta.bypass.only).map(adopt).transpose()?;
+        namespace::in_network(self.network(), || inside(pasta, network, &model, given))
             .map_err(|errno| {
                 StartError::Other(format!("Couldn't switch to pasta namespaces: {errno}"))
             })?
@@ -141,6 +146,8 @@ impl Namespace {
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
             limit,
+            // Whom it names was told of us, and is not to be told of the command.
+            withheld: conf.run.notify.then_some(NOTIFY_VARIABLE),
         };
         Ok(match command::fork(&plan)? {
             Started::Program(child) => Spawned::Program(Some(child)),
@@ -168,25 +175,45 @@ fn setup(conf: &PastaConf) -> Setup {
     }
 }
 
+/// A tap device that somebody else has opened.
+fn adopt(fd: i32) -> Result<Tap, StartError> {
+    let descriptor = |errno| StartError::Descriptor { fd, errno };
+    let device = process::take_descriptor(fd).map_err(descriptor)?;
+    tun::adopt(device).map_err(|errno| {
+        let why = errno_text(errno);
+        StartError::Other(format!(
+            "Couldn't use --fd {fd} as tap device: {why}: open it with IFF_TAP and IFF_NO_PI, and \
+             leave it in the namespace"
+        ))
+    })
+}
+
 /// What happens in the namespace.
 fn inside(
     conf: &PastaConf,
     network: &mut Network,
     model: &Model,
-) -> Result<Device, configure::Failure> {
+    given: Option<Tap>,
+) -> Result<Option<Device>, configure::Failure> {
     configure::loopback()?;
     if matches!(conf.target, Target::Spawn { .. })
         && std::fs::write(PING_RANGE_FILE, PING_RANGE).is_err()
     {
         log::warn!("Cannot set ping_group_range, ICMP requests might fail");
     }
+    if conf.bypass.only {
+        return Ok(None);
+    }
     let name = &conf.interface;
-    let (fd, offloads) = tun::open_tap(name).map_err(|errno| tap_failure(name.as_str(), errno))?;
-    let interface = configure::interface(name, conf.mac, network.mtu)?;
+    let Tap { fd, offloads, name } = match given {
+        Some(tap) => tap,
+        None => tun::open_tap(name).map_err(|errno| tap_failure(name.as_str(), errno))?,
+    };
+    let interface = configure::interface(&name, conf.mac, network.mtu)?;
     if conf.configure {
         configure::addresses_and_routes(&interface, conf, network, model)?;
     }
-    Ok(Device { fd, offloads, mac: interface.mac })
+    Ok(Some(Device { fd, offloads, mac: interface.mac, index: interface.index }))
 }
 
 fn tap_failure(name: &str, errno: Errno) -> String {

@@ -12,7 +12,8 @@ use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
 use crate::engine::{
-    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, Link, Protocols, SocketLink, Worker,
+    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, Link, NamespaceLink, Protocols,
+    SocketLink, Worker,
 };
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
@@ -141,7 +142,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         }
     };
 
-    let bypass = bypass(&conf, &namespace)?;
+    let bypass = bypass(&conf, &namespace, device.as_ref())?;
     let mut worker = pasta_worker(&conf, device, bypass, limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
@@ -209,30 +210,42 @@ fn finish(capture: Option<&Capture>) {
 }
 
 /// What passes the tap device by. Its helper is forked here: while the namespace can be entered.
-fn bypass(conf: &Conf, namespace: &Namespace) -> Result<Option<BypassConfig>, StartError> {
+fn bypass(
+    conf: &Conf,
+    namespace: &Namespace,
+    device: Option<&pasta::Device>,
+) -> Result<Option<BypassConfig>, StartError> {
     let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
     let filter = sandbox::socket_maker()?;
     let sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
     let sockets = Box::new(sockets);
-    Ok(Some(BypassConfig { how: *bypass, sockets, outbound: outbound.clone() }))
+    let interface = device.map_or(0, |device| device.index);
+    Ok(Some(BypassConfig { how: *bypass, sockets, outbound: outbound.clone(), interface }))
 }
 
-/// The loop with the tap device.
+/// The loop with the tap device, if there is one.
 fn pasta_worker(
     conf: &Conf,
-    device: pasta::Device,
+    device: Option<pasta::Device>,
     bypass: Option<BypassConfig>,
     max_descriptors: u64,
-) -> Result<Worker<passt_legacy::Tap>, StartError> {
+) -> Result<Worker<NamespaceLink>, StartError> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let epoll = Rc::new(epoll);
     let registrar = Registrar::new(epoll.clone(), LINK_BASE);
-    let mut link = passt_legacy::Tap::new(device.fd, device.offloads, &registrar)
+    let mac = device.as_ref().map(|device| device.mac);
+    let mut engine = engine(conf, epoll.clone(), max_descriptors, mac, bypass)?;
+    let tap = device
+        .map(|device| passt_legacy::Tap::new(device.fd, device.offloads, &registrar))
+        .transpose()
         .map_err(system("Couldn't use the tap device"))?;
-    let mut engine = engine(conf, epoll.clone(), max_descriptors, Some(device.mac), bypass)?;
-    let (_, out) = link.halves();
-    engine.on_link_up(out);
+    let has_device = tap.is_some();
+    let mut link = NamespaceLink::new(tap);
+    if has_device {
+        let (_, out) = link.halves();
+        engine.on_link_up(out);
+    }
     let clients = Clients { listener: None, one_off: true };
     Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
@@ -274,7 +287,11 @@ fn level(options: &Options) -> LevelFilter {
 
 /// Puts the command line together with what the host looks like.
 fn configure(options: Options) -> Result<Conf, StartError> {
-    let facts = conf::host::facts(&options.interfaces)?;
+    let facts = if options.pasta.splice_only {
+        conf::host::kernel_facts()
+    } else {
+        conf::host::facts(&options.interfaces)?
+    };
     let resolv = conf::resolv::read().unwrap_or_else(|error| {
         log::warn!("Couldn't read resolv.conf: {error}");
         String::new()

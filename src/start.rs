@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use files::Made;
+pub use notify::VARIABLE as NOTIFY_VARIABLE;
 pub use ready::{Announcement, Continue, Readiness};
 
 use crate::conf::{ConfError, LinkConf};

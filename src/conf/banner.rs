@@ -23,16 +23,8 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(address) = conf.mapping.v6.outbound {
         line(&mut text, format_args!("Outbound IPv6 address: {address}"));
     }
-    if let Some(pasta) = conf.pasta.as_ref().filter(|pasta| !pasta.bypass.only) {
-        line(&mut text, format_args!("Namespace interface: {}", pasta.interface));
-    }
-    line(&mut text, "MAC:");
-    entry(&mut text, format_args!("host: {}", conf.network.our_mac));
-    if let Some(v4) = &conf.network.v4 {
-        ipv4(&mut text, conf, v4);
-    }
-    if let Some(v6) = &conf.network.v6 {
-        ipv6(&mut text, conf, v6);
+    if !conf.pasta.as_ref().is_some_and(|pasta| pasta.bypass.only) {
+        link(&mut text, conf);
     }
     list(&mut text, "Inbound forwarding rules (HOST):", conf.rules.rules());
     if let Some(pasta) = &conf.pasta {
@@ -42,6 +34,21 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
         hint(&mut text, conf.link.mode, path);
     }
     text
+}
+
+/// What the guest finds on its link.
+fn link(text: &mut String, conf: &Conf) {
+    if let Some(pasta) = &conf.pasta {
+        line(text, format_args!("Namespace interface: {}", pasta.interface));
+    }
+    line(text, "MAC:");
+    entry(text, format_args!("host: {}", conf.network.our_mac));
+    if let Some(v4) = &conf.network.v4 {
+        ipv4(text, conf, v4);
+    }
+    if let Some(v6) = &conf.network.v6 {
+        ipv6(text, conf, v6);
+    }
 }
 
 fn line(text: &mut String, words: impl Display) {

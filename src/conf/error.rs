@@ -80,6 +80,9 @@ pub enum ConfError {
     /// `-T` and `-U` take no address to listen on.
     #[error("Listening address not allowed for {0} {1}")]
     PortAddress(&'static str, String),
+    /// An interface to listen on, which the kernel leaves to the privileged.
+    #[error("Device binding for '{0} {1}' unsupported (requires kernel 5.7+)")]
+    PortDevice(&'static str, String),
     /// `none` after ports of the same protocol.
     #[error("{0} none conflicts with previous options")]
     PortNone(&'static str),
@@ -126,7 +129,14 @@ impl ConfError {
             }
             Self::PortAuto => "Name the ports, or use all".to_owned(),
             Self::PortAddress(option, _) => format!("Give {option} ports only"),
+            Self::PortDevice(..) => {
+                "Leave the interface out, or listen on an address that it has".to_owned()
+            }
             Self::PortNone(option) => format!("Give {option} none first, or leave it out"),
+            Self::Rule { warning: RuleError::DualStackTarget(_), rule } if rule.is_on_loopback() => {
+                "-T and -U listen in both families: a target address takes --ipv4-only or --ipv6-only"
+                    .to_owned()
+            }
             Self::Rule { .. } => "Change -t, -u, -T or -U accordingly".to_owned(),
             Self::Netlink { .. } => "Check that netlink sockets are permitted".to_owned(),
             Self::Usage { .. } | Self::Mode => return None,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
-use super::ports::{self, Way};
+use super::ports::{self, Kernel, Way};
 use super::resolv::{self, ResolvConf, Server};
 use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta};
 use crate::flow::fwd::{Family, InterfaceName, Mapping, Proto, RuleTable};
@@ -28,6 +28,9 @@ const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const MIN_MTU_V4: u16 = 68;
 /// Smallest MTU that IPv6 works with (RFC 8200 section 5).
 const MIN_MTU_V6: u16 = 1280;
+
+const NO_DEVICE_BINDING: &str = "No socket can be bound to an interface here (requires kernel 5.7+): \
+    -T and -U listen on 127.0.0.1 and ::1 only";
 
 /// An interface of the host, by name and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +89,14 @@ pub struct Conf {
 /// # Errors
 /// Something that was asked for cannot be had, or a port specification is wrong.
 pub fn resolve(
-    options: Options,
+    mut options: Options,
     facts: &HostFacts,
     resolv: &str,
     ephemeral: (u16, u16),
 ) -> Result<Conf, ConfError> {
+    if options.pasta.splice_only {
+        pasta::without_tap(&mut options);
+    }
     let mut notes = facts.notes.clone();
     if options.run.stderr {
         notes.push(Note::warn("--stderr will be dropped soon"));
@@ -117,12 +123,16 @@ pub fn resolve(
     names(&options, facts, &resolv::parse(resolv), &mut network, &mut mapping, &mut notes);
 
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
-        let rules = forwarding(Way::ToNamespace, &options.ports, &network, ephemeral)?;
-        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, ephemeral)?;
+        let rules = forwarding(Way::ToNamespace, &options.ports, &network, kernel)?;
+        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, kernel)?;
+        if facts.no_device_binding && !out.rules().is_empty() {
+            notes.push(Note::warn(NO_DEVICE_BINDING));
+        }
         (rules, Some(pasta::resolve(&options, template_v4, template_v6, out, &mut notes)?))
     } else {
-        (forwarding(Way::ToGuest, &options.ports, &network, ephemeral)?, None)
+        (forwarding(Way::ToGuest, &options.ports, &network, kernel)?, None)
     };
     let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
@@ -152,9 +162,10 @@ fn forwarding(
     way: Way,
     specs: &[(Proto, String)],
     network: &Network,
-    ephemeral: (u16, u16),
+    kernel: Kernel,
 ) -> Result<RuleTable, ConfError> {
-    let mut table = RuleTable::default();
+    let mut table =
+        if way == Way::FromNamespace { RuleTable::to_host() } else { RuleTable::default() };
     let given = specs.iter().map(|(proto, spec)| (*proto, spec.as_str()));
     let unmentioned = |proto: &Proto| {
         proto.enabled(&network.services) && specs.iter().all(|(given, _)| given != proto)
@@ -162,7 +173,7 @@ fn forwarding(
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, ephemeral, (way, proto, spec), group)?;
+        ports::add(&mut table, network, kernel, (way, proto, spec), group)?;
     }
     Ok(table)
 }
@@ -183,7 +194,7 @@ fn net_v4(
 ) -> (Ipv4Net, Option<Device>) {
     let given = options.address_v4;
     let usable = facts.v4.as_ref().filter(|model| given.is_some() || model.address.is_some());
-    if usable.is_none() {
+    if usable.is_none() && !options.pasta.splice_only {
         local_mode("IPv4", notes);
     }
     let ((addr, from_address), default_gateway) = match usable {
@@ -235,7 +246,9 @@ fn net_v6(
         let net = Ipv6Net { addr, gateway, our_link_local, fixed, dns: ArrayVec::new(), scope_id };
         return (net, Some(device(model)));
     }
-    local_mode("IPv6", notes);
+    if !options.pasta.splice_only {
+        local_mode("IPv6", notes);
+    }
     let gateway = options.gateway_v6.unwrap_or(LOCAL_GATEWAY_V6);
     let link_local = if gateway.is_unicast_link_local() { gateway } else { LOCAL_GATEWAY_V6 };
     let net = Ipv6Net {

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::options::PastaOptions;
-use super::{ConfError, Device, Note, Options};
-use crate::flow::fwd::{Bypass, InterfaceName, RuleTable};
-use crate::flow::network::Mac;
+use super::{ConfError, Device, Interfaces, Note, Options};
+use crate::flow::fwd::{Bypass, InterfaceName, Mapping, RuleTable};
+use crate::flow::network::{Mac, Services};
 
 /// Name of the tap device when no interface of the host is a model.
 const DEFAULT_INTERFACE: &str = "tap0";
@@ -109,11 +109,24 @@ pub(super) fn resolve(
         copy_v6: copying(template_v6, options.address_v6.is_some(), options.gateway_v6.is_some()),
         bypass: Bypass {
             enabled: !pasta.no_splice,
-            keep_loopback: pasta.keep_loopback,
+            keep_loopback: pasta.keep_loopback || pasta.splice_only,
             only: pasta.splice_only,
         },
         outbound,
     })
+}
+
+/// Reads `--splice-only` as the other options that it stands for: without a tap device there is nobody
+/// to hand out addresses and names to, and nothing but loopback traffic is left.
+pub(super) fn without_tap(options: &mut Options) {
+    let Services { tcp, udp, .. } = options.services;
+    options.services = Services { tcp, udp, ..Services::NONE };
+    options.interfaces = Interfaces { only: options.interfaces.only, ..Interfaces::default() };
+    options.mapping = Mapping::default();
+    (options.no_dns, options.no_search, options.no_map_gw) = (true, true, true);
+    options.dns_v4.clear();
+    options.dns_v6.clear();
+    options.search.clear();
 }
 
 fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {

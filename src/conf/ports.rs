@@ -13,10 +13,13 @@
 //! Excludes (`~`) apply to the whole of their own specification, wherever they stand in it.
 //! Without any port to include, all but the excluded and the ephemeral ones are meant, each as far
 //! as it can be had (a *weak* rule). Each run of ports that nothing interrupts becomes one rule.
-//! `auto` sets the scan flag on every rule of its specification. `-T` and `-U` take ports only: they
-//! listen on the loopback interface of the namespace.
+//! `auto` sets the scan flag on every rule of its specification. `-T` and `-U` take no place to
+//! listen at: they listen on the loopback interface of the namespace, or where sockets cannot be bound to
+//! an interface on its two loopback addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use arrayvec::ArrayVec;
 
 use super::text::{self, decimal};
 use super::{ConfError, Note};
@@ -45,6 +48,15 @@ fn parse_ephemeral(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.trim_end().split_once('\t')?;
     let range = (decimal(first.trim())?, decimal(last.trim())?);
     (range.0 <= range.1).then_some(range)
+}
+
+/// What port specifications depend on in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// First and last of the ephemeral ports.
+    pub ephemeral: (u16, u16),
+    /// Sockets can be bound to an interface without privileges (Linux 5.7).
+    pub device_binding: bool,
 }
 
 /// Who forwards the ports of a specification, and which way.
@@ -78,7 +90,7 @@ impl Way {
 pub fn add(
     table: &mut RuleTable,
     net: &Network,
-    ephemeral: (u16, u16),
+    kernel: Kernel,
     (way, proto, spec): (Way, Proto, &str),
     group: u16,
 ) -> Result<(), ConfError> {
@@ -87,13 +99,34 @@ pub fn add(
         let conflict = table.rules().iter().any(|rule| rule.proto == proto);
         return if conflict { Err(ConfError::PortNone(option)) } else { Ok(()) };
     }
-    for runs in parse(spec, ephemeral, (way, option))? {
-        let rule = runs.rule(proto, net, group);
+    let rules = parse(spec, kernel.ephemeral, (way, option))?
+        .into_iter()
+        .map(|run| run.rule(proto, net, group))
+        .flat_map(|rule| match (way, kernel.device_binding) {
+            (Way::FromNamespace, false) => on_loopback_addresses(rule),
+            _ => ArrayVec::from_iter([rule]),
+        });
+    for rule in rules {
+        if rule.interface.is_some() && !kernel.device_binding {
+            return Err(ConfError::PortDevice(option, spec.to_owned()));
+        }
         table
             .add(rule, net)
             .map_err(|warning| ConfError::Rule { warning, rule: Box::new(rule) })?;
     }
     Ok(())
+}
+
+/// The rules that stand for one on the loopback interface. A namespace may lack `::1`.
+fn on_loopback_addresses(rule: Rule) -> ArrayVec<Rule, 2> {
+    let rule = Rule { interface: None, ..rule };
+    let v4 = Rule { listen: ListenAddr::V4(Ipv4Addr::LOCALHOST), ..rule };
+    let v6 = Rule { listen: ListenAddr::V6(Ipv6Addr::LOCALHOST), ..rule };
+    match rule.listen {
+        ListenAddr::V4(_) => ArrayVec::from_iter([v4]),
+        ListenAddr::V6(_) => ArrayVec::from_iter([v6]),
+        ListenAddr::Dual => ArrayVec::from([v4, Rule { weak: true, ..v6 }]),
+    }
 }
 
 /// Where a specification listens; `addr` is `None` for everywhere.
@@ -157,16 +190,6 @@ enum Chunk {
     Include { range: Range, target_addr: Option<IpAddr>, target: Range },
 }
 
-impl Chunk {
-    /// The target address that it gives.
-    fn target_addr(&self) -> Option<IpAddr> {
-        match *self {
-            Self::All(target) | Self::Include { target_addr: target, .. } => target,
-            Self::Auto | Self::Exclude(_) => None,
-        }
-    }
-}
-
 fn parse(
     spec: &str,
     ephemeral: Range,
@@ -185,9 +208,6 @@ fn parse(
     let scan = chunks.contains(&Chunk::Auto);
     if scan && way == Way::ToGuest {
         return Err(ConfError::PortAuto);
-    }
-    if way == Way::FromNamespace && chunks.iter().any(|chunk| chunk.target_addr().is_some()) {
-        return Err(invalid());
     }
 
     let mut excluded = Ports::default();
@@ -346,6 +366,8 @@ mod tests {
     use super::*;
 
     const EPHEMERAL: Range = (32768, 60999);
+    const KERNEL: Kernel = Kernel { ephemeral: EPHEMERAL, device_binding: true };
+    const OLD: Kernel = Kernel { device_binding: false, ..KERNEL };
 
     /// Both families on, and nothing else of interest.
     fn network() -> Network {
@@ -358,7 +380,7 @@ mod tests {
     fn all(specs: &[&str], net: &Network) -> Result<Vec<String>, String> {
         let mut table = RuleTable::default();
         for (group, spec) in (0..).zip(specs) {
-            add(&mut table, net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, spec), group)
+            add(&mut table, net, KERNEL, (Way::ToGuest, Proto::Tcp, spec), group)
                 .map_err(|error| error.to_string())?;
         }
         Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
@@ -530,8 +552,8 @@ mod tests {
             "-t none conflicts with previous options"
         );
         let mut table = RuleTable::default();
-        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Tcp, "22"), 0).unwrap();
-        add(&mut table, &net, EPHEMERAL, (Way::ToGuest, Proto::Udp, "none"), 1).unwrap();
+        add(&mut table, &net, KERNEL, (Way::ToGuest, Proto::Tcp, "22"), 0).unwrap();
+        add(&mut table, &net, KERNEL, (Way::ToGuest, Proto::Udp, "none"), 1).unwrap();
     }
 
     #[test]
@@ -544,9 +566,21 @@ mod tests {
     }
 
     fn of_pasta(way: Way, proto: Proto, spec: &str, net: &Network) -> Result<Vec<String>, String> {
-        let mut table = RuleTable::default();
-        add(&mut table, net, EPHEMERAL, (way, proto, spec), 0)
-            .map_err(|error| error.to_string())?;
+        on_kernel(KERNEL, way, proto, spec, net)
+    }
+
+    fn on_kernel(
+        kernel: Kernel,
+        way: Way,
+        proto: Proto,
+        spec: &str,
+        net: &Network,
+    ) -> Result<Vec<String>, String> {
+        let mut table = match way {
+            Way::FromNamespace => RuleTable::to_host(),
+            _ => RuleTable::default(),
+        };
+        add(&mut table, net, kernel, (way, proto, spec), 0).map_err(|error| error.to_string())?;
         Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
     }
 
@@ -592,11 +626,46 @@ mod tests {
         for (proto, spec, text) in [
             (Proto::Tcp, "127.0.0.1/22", "Listening address not allowed for -T 127.0.0.1/22"),
             (Proto::Udp, "%lo/22", "Listening address not allowed for -U %lo/22"),
-            (Proto::Tcp, "22:192.0.2.5", "Invalid port specifier '22:192.0.2.5'"),
-            (Proto::Tcp, "all:192.0.2.5", "Invalid port specifier 'all:192.0.2.5'"),
+            (
+                Proto::Tcp,
+                "22:192.0.2.5",
+                "Dual stack forward to IPv4 address 192.0.2.5 unsupported\n\
+                 Did you mean 0.0.0.0/... instead?\n\
+                 Unable to add rule TCP [*]%lo:22  =>  192.0.2.5:22 ",
+            ),
         ] {
             assert_eq!(go(proto, spec).unwrap_err(), text);
         }
+    }
+
+    #[test]
+    fn ports_from_the_namespace_lead_to_other_addresses_in_one_family() {
+        let (mut v4, mut v6) = (network(), network());
+        (v4.v6, v6.v4) = (None, None);
+        for (net, spec, rule) in [
+            (&v4, "22:192.0.2.5", "TCP [0.0.0.0]%lo:22  =>  192.0.2.5:22"),
+            (&v4, "20-22:127.0.0.5/30-32", "TCP [0.0.0.0]%lo:20-22  =>  127.0.0.5:30-32"),
+            (&v6, "22:2001:db8::5", "TCP [::]%lo:22  =>  [2001:db8::5]:22"),
+        ] {
+            assert_eq!(of_pasta(Way::FromNamespace, Proto::Tcp, spec, net).unwrap(), [rule]);
+        }
+    }
+
+    #[test]
+    fn without_binding_to_interfaces_loopback_addresses_stand_for_the_loopback_interface() {
+        let (both, mut v4, mut v6) = (network(), network(), network());
+        (v4.v6, v6.v4) = (None, None);
+        let go = |net| on_kernel(OLD, Way::FromNamespace, Proto::Tcp, "22:80", net).unwrap();
+        let (on_v4, on_v6) = ("TCP [127.0.0.1]:22  =>  80", "TCP [::1]:22  =>  80");
+        assert_eq!(go(&both), [on_v4, &format!("{on_v6} (best effort)")]);
+        assert_eq!(go(&v4), [on_v4]);
+        assert_eq!(go(&v6), [on_v6]);
+        let to_guest = |spec| on_kernel(OLD, Way::ToNamespace, Proto::Tcp, spec, &both);
+        assert_eq!(to_guest("22").unwrap(), ["TCP [*]:22  =>  22"]);
+        assert_eq!(
+            to_guest("%eth0/22").unwrap_err(),
+            "Device binding for '-t %eth0/22' unsupported (requires kernel 5.7+)"
+        );
     }
 
     #[test]

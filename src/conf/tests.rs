@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::host::{HostFacts, Template};
 use super::*;
-use crate::flow::fwd::InterfaceName;
+use crate::flow::fwd::{InterfaceName, Mapping};
 
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
@@ -39,6 +39,7 @@ fn host() -> HostFacts {
             gateway: Some(v6("2001:db8::1")),
         }),
         no_ipv6: false,
+        no_device_binding: false,
         links: vec![(name("lo"), 1), (name("eth0"), 2), (name("eth1"), 3)],
         notes: Vec::new(),
     }
@@ -500,8 +501,53 @@ fn what_passes_the_tap_device_by() {
     assert_eq!(bypass(&["--host-lo-to-ns-lo"]), (true, true));
     assert_eq!(bypass(&["--no-splice"]), (false, false));
     assert!(attempt(&["--no-splice"], &host(), "").is_ok(), "passt accepts it, too");
-    let conf = pasta(&["--splice-only", "--config-net"]);
-    assert!(conf.pasta.as_ref().unwrap().bypass.only);
-    assert!(!conf.network.services.icmp && conf.network.v4.as_ref().unwrap().dns.is_empty());
-    assert!(!banner(&conf, None).contains("Namespace interface"));
+}
+
+#[test]
+fn splice_only_leaves_nothing_but_ports() {
+    let options = [
+        "--splice-only",
+        "--config-net",
+        "-D",
+        "192.0.2.53",
+        "-t",
+        "22",
+        "-u",
+        "none",
+        "-T",
+        "80",
+        "-U",
+        "none",
+    ];
+    let conf = pasta_attempt(&options, &HostFacts::default()).unwrap();
+    let services = &conf.network.services;
+    assert!(services.tcp && services.udp && !services.icmp);
+    assert!(!services.dhcp && !services.dhcpv6 && !services.ndp && !services.ra);
+    let v4 = conf.network.v4.as_ref().unwrap();
+    assert!(v4.dns.is_empty() && conf.network.search.is_empty());
+    assert_eq!(conf.mapping, Mapping::default());
+    assert_eq!(conf.notes, [], "no word about interfaces or name servers");
+    let bypass = conf.pasta.as_ref().unwrap().bypass;
+    assert_eq!((bypass.enabled, bypass.keep_loopback, bypass.only), (true, true, true));
+    assert_eq!(
+        banner(&conf, None),
+        "Inbound forwarding rules (HOST):\n    TCP [*]:22  =>  22 \n\
+         Outbound forwarding rules (SPLICE):\n    TCP [*]%lo:80  =>  80 \n"
+    );
+}
+
+#[test]
+fn pasta_warns_where_sockets_cannot_be_bound_to_interfaces() {
+    let facts = HostFacts { no_device_binding: true, ..host() };
+    let found = |arguments: &[&str]| {
+        let conf = pasta_attempt(arguments, &facts).unwrap();
+        let warned = texts(&conf).iter().any(|text| text.contains("requires kernel 5.7+"));
+        (conf.pasta.unwrap().outbound.rules().len(), warned)
+    };
+    assert_eq!(found(&["-T", "22", "-U", "none"]), (2, true));
+    assert_eq!(found(&["-T", "none", "-U", "none"]), (0, false));
+    assert_eq!(
+        attempt(&["-u", "%eth0/53"], &facts, "").unwrap_err().to_string(),
+        "Device binding for '-u %eth0/53' unsupported (requires kernel 5.7+)"
+    );
 }

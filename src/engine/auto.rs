@@ -14,11 +14,12 @@ use passt_frame::Errno;
 
 use super::Engine;
 use super::flows::SCAN_TIMER;
-use super::listen::Listeners;
+use super::listen::{Listeners, place};
 use crate::flow::fwd::{Proto, Rule, RuleTable};
 use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
+use crate::sys::errno_text;
 use crate::sys::namespace_socket::{OwnNamespace, SocketKind, SocketMaker};
 use crate::sys::sock_diag::{Protocol, SockDiag};
 
@@ -163,7 +164,8 @@ impl Engine {
                 scan.failed.remove(port);
             }
             (Change::Open(port), Err(errno)) if !scan.failed.contains(port) => {
-                log::debug!("Listen failed for {pif} {rule}: port {port}: {errno}");
+                let (place, why) = (place(pif, rule, port), errno_text(errno));
+                log::debug!("Listen failed for {place}: {why}");
                 scan.failed.insert(port);
             }
             (Change::Open(_), Err(_)) => {}

@@ -16,7 +16,7 @@ use super::Engine;
 use crate::flow::fwd::{self, Bypass, Rule, RuleTable, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
-use crate::sys::batch::Batch;
+use crate::sys::batch::{Batch, STREAM_BYTES};
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::{self, Transport};
@@ -33,6 +33,8 @@ pub struct BypassConfig {
     pub sockets: Box<dyn SocketMaker>,
     /// Ports of the namespace's loopback interface that lead to the host's.
     pub outbound: RuleTable,
+    /// Index of the guest's interface in its namespace, for link-local addresses; 0 if it has none.
+    pub interface: u32,
 }
 
 /// The same at work.
@@ -40,6 +42,7 @@ pub(super) struct BypassParts {
     pub how: Bypass,
     pub sockets: Box<dyn SocketMaker>,
     pub outbound: RuleTable,
+    pub interface: u32,
     pub pipes: PipePool,
     pub batch: Batch,
     pub scans: Scans,
@@ -52,11 +55,12 @@ impl Engine {
     /// # Errors
     /// What making the netlink sockets for port detection reports, if a rule needs them.
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
-        let BypassConfig { how, mut sockets, outbound } = config;
+        let BypassConfig { how, mut sockets, outbound, interface } = config;
         let scans = Scans::new(&self.addressing.rules, &outbound, sockets.as_mut())?;
         let (pipes, batch) = (PipePool::default(), Batch::default());
         self.flows.keep_back(2 * MAX_PIPES + 2 * NAMESPACE_STOCK);
-        self.bypass = Some(Box::new(BypassParts { how, sockets, outbound, pipes, batch, scans }));
+        let parts = BypassParts { how, sockets, outbound, interface, pipes, batch, scans };
+        self.bypass = Some(Box::new(parts));
         Ok(())
     }
 
@@ -73,7 +77,8 @@ impl Engine {
         let side = if pif == Pif::Splice {
             fwd::from_namespace(rule, peer, local).map(|side| Some((Pif::Host, side)))
         } else {
-            fwd::to_namespace(parts.how, &self.addressing.learned, rule, peer, local)
+            let guest = (&self.addressing.learned, parts.interface);
+            fwd::to_namespace(parts.how, guest, rule, peer, local)
                 .map(|side| side.map(|side| (Pif::Splice, side)))
         };
         side.map_err(|refused| {
@@ -105,7 +110,7 @@ impl Engine {
             Ok(Some((local, (to, side)))) => {
                 let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
                 let sides = [initiating, target_side(to, &side)];
-                self.open_splice(&accepted, sides, &side).map(|parts| (sides, parts))
+                self.open_splice(sides, &side).map(|parts| (sides, parts))
             }
             Err(reason) => Err(reason),
         };
@@ -124,13 +129,11 @@ impl Engine {
     /// Connects the second socket of a spliced connection; with it, whether it is connected already.
     fn open_splice(
         &mut self,
-        accepted: &OwnedFd,
         sides: [Side; 2],
         side: &SpliceSide,
     ) -> Result<(OwnedFd, bool), DropReason> {
         let open = || -> Result<(OwnedFd, bool), Errno> {
             let socket = self.socket_on(sides[1].pif, Transport::Tcp, side.destination)?;
-            sockopt::set_tcp_nodelay(accepted, true)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             let source = side.source.ip();
             let kernels_choice = source.is_unspecified()
@@ -189,6 +192,9 @@ fn loopback_of(destination: SocketAddr) -> std::net::IpAddr {
     }
 }
 
+/// Who has used up the quota of pipe pages gets pipes of two pages (pipe(7)): too few for each read.
+const LEAST_COPY_BYTES: u32 = 64 * 1024;
+
 /// Pipes for the ways that move many bytes. Made when they are first needed, at most [`MAX_PIPES`].
 pub(super) struct PipePool {
     free: Vec<Pipe>,
@@ -204,6 +210,16 @@ impl Default for PipePool {
 }
 
 impl PipePool {
+    /// How many bytes the next pipe is sure to hold, if there is one and it is of use for copying.
+    pub fn spare(&mut self) -> Option<u32> {
+        if self.free.is_empty() {
+            let pipe = self.take()?;
+            self.give(pipe, 0);
+        }
+        let holds = self.free.last()?.capacity().min(STREAM_BYTES as u32);
+        (holds >= LEAST_COPY_BYTES).then_some(holds)
+    }
+
     /// An empty pipe, if one is left.
     pub fn take(&mut self) -> Option<Pipe> {
         let pipe = match self.free.pop() {

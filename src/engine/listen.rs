@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll;
-use rustix::net as rnet;
+use rustix::net::{self as rnet, sockopt};
 
 use super::Engine;
 use super::datagrams::{Drained, drain, prepare};
@@ -15,16 +15,18 @@ use super::state::{DatagramState, FlowState, Protocol};
 use super::token::Token;
 use super::udp_to_guest::udp_to_guest;
 use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule, RuleTable};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ACCEPTS_PER_TURN;
 use crate::sys::datagram::{self, Waiting};
+use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-/// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows. Where
-/// the queue is full SYNs are lost, and who connects waits a second before it tries again.
+/// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows (4096
+/// by default), not passt's 128. Where the queue is full SYNs are lost, and who connects waits a second
+/// before it tries again; a longer queue costs nothing until it is used.
 const BACKLOG: i32 = i32::MAX;
 
 /// One listening socket.
@@ -100,22 +102,64 @@ impl Listeners {
 pub enum ListenError {
     /// A port of a rule that must listen on all of its ports.
     #[error(
-        "Listen failed for {rule}: port {port}: {errno} (Failed to bind port {port}).\n\
-         Couldn't listen on requested ports; choose another port{hint}"
+        "Listen failed for {place}: {}\n\
+         Failed to bind port {port}: {}\n\
+         Couldn't listen on requested ports",
+        errno_text(*errno),
+        cure(*errno)
     )]
     Port {
-        /// Where, and the rule, as text.
-        rule: String,
+        /// Where.
+        place: String,
         /// The port.
         port: u16,
-        /// What bind(2) or listen(2) said.
+        /// What setsockopt(2), bind(2) or listen(2) said.
         errno: Errno,
-        /// How to cure it.
-        hint: &'static str,
     },
     /// A rule of which no port could be opened.
-    #[error("All listens failed for {0}: choose other ports, or stop the program that has them")]
+    #[error(
+        "All listens failed for {0}\nCouldn't listen on requested ports: choose other ones, or stop \
+         the programs that have them"
+    )]
     All(String),
+}
+
+/// What to do about a port that cannot be opened.
+fn cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ACCESS => {
+            "choose one from net.ipv4.ip_unprivileged_port_start on, or lower that sysctl"
+        }
+        Errno::ADDRINUSE => "choose another one, or stop the program that has it",
+        Errno::ADDRNOTAVAIL => {
+            "listen on an address that is there (`ip addr`), or give --freebind; a link-local one may \
+             need its interface: ADDR%IF/PORT"
+        }
+        Errno::NODEV => "listen on an interface that is there (`ip link`), or name none",
+        Errno::INVAL => "give the interface of the link-local address: ADDR%IF/PORT",
+        Errno::PERM => "name no interface, or listen on an address that it has",
+        Errno::AFNOSUPPORT => "listen on an address of the other family: the kernel lacks this one",
+        Errno::MFILE | Errno::NFILE => "open fewer ports, or raise ulimit -Hn",
+        _ => "choose another one",
+    }
+}
+
+/// Where a port of a rule is listened on, for the operator: `HOST TCP port ADDR%IF/PORT`.
+pub(super) fn place(pif: Pif, rule: &Rule, port: u16) -> String {
+    format!("{pif} {} port {}/{port}", rule.proto, address(rule))
+}
+
+/// The same of all ports of a rule: `HOST TCP ADDR%IF/FIRST-LAST`.
+fn all_places(pif: Pif, rule: &Rule) -> String {
+    format!("{pif} {} {}/{}-{}", rule.proto, address(rule), rule.first, rule.last)
+}
+
+/// `ADDR%IF` of a rule.
+fn address(rule: &Rule) -> String {
+    match rule.interface {
+        Some(interface) => format!("{}%{interface}", rule.listen),
+        None => rule.listen.to_string(),
+    }
 }
 
 impl Engine {
@@ -142,7 +186,7 @@ impl Engine {
             });
         }
         match table.starved(&outcomes) {
-            Some(rule) => Err(ListenError::All(format!("{pif} {rule}"))),
+            Some(rule) => Err(ListenError::All(all_places(pif, rule))),
             None => Ok(()),
         }
     }
@@ -172,21 +216,19 @@ impl Engine {
             match self.listen_port(pif, index, rule, port) {
                 Ok(()) => outcome.bound += 1,
                 Err(errno) if rule.weak => {
-                    log::debug!("Listen failed for {pif} {rule}: port {port}: {errno}");
+                    log::debug!(
+                        "Listen failed for {}: {}",
+                        place(pif, rule, port),
+                        errno_text(errno)
+                    );
                     let count = match errno {
-                        Errno::ACCESS => &mut outcome.denied,
+                        Errno::ACCESS | Errno::ADDRNOTAVAIL => &mut outcome.denied,
                         _ => &mut outcome.failed,
                     };
                     *count += 1;
                 }
                 Err(errno) => {
-                    let hint = match errno {
-                        Errno::ACCESS => ", or lower net.ipv4.ip_unprivileged_port_start",
-                        Errno::ADDRNOTAVAIL => ", or an address that this host has (or --freebind)",
-                        _ => ", or stop the program that has it",
-                    };
-                    let rule = format!("{pif} {rule}");
-                    return Err(ListenError::Port { rule, port, errno, hint });
+                    return Err(ListenError::Port { place: place(pif, rule, port), port, errno });
                 }
             }
         }
@@ -208,8 +250,13 @@ impl Engine {
             ListenAddr::V4(v4) => (v4.into(), false),
             ListenAddr::V6(v6) => (v6.into(), false),
         };
+        // A link-local address is one on the template interface, unless the rule names another.
+        let scope = match rule.interface {
+            None if pif == Pif::Host => self.addressing.scope_id(),
+            _ => 0,
+        };
         let to = BindTo {
-            address: SocketAddr::new(address, port),
+            address: Endpoint::new(address, port).with_scope(scope),
             interface: rule.interface.as_ref().map(|name| name.as_str()),
             freebind: self.options.freebind && pif == Pif::Host,
             dual_stack,
@@ -217,6 +264,8 @@ impl Engine {
         let socket = self.socket_on(pif, transport, to.address)?;
         socket::bind(socket.as_fd(), &to)?;
         if tcp {
+            // What it accepts inherits that.
+            sockopt::set_tcp_nodelay(&socket, true)?;
             rnet::listen(&socket, BACKLOG)?;
         } else {
             datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
@@ -409,7 +458,7 @@ impl Engine {
     ) -> Result<OwnedFd, Errno> {
         let scope = self.addressing.scope_id();
         let to = BindTo {
-            address: crate::flow::side::Endpoint::from(local).with_scope(scope),
+            address: Endpoint::from(local).with_scope(scope),
             interface: rule.interface.as_ref().map(|name| name.as_str()),
             freebind: self.options.freebind,
             dual_stack: false,
@@ -418,5 +467,76 @@ impl Engine {
         prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
         socket::connect(socket.as_fd(), peer)?;
         Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::fwd::InterfaceName;
+
+    fn rule(listen: ListenAddr, interface: Option<&str>) -> Rule {
+        Rule {
+            proto: Proto::Tcp,
+            listen,
+            interface: interface.and_then(InterfaceName::new),
+            first: 22,
+            last: 24,
+            target_addr: None,
+            target_first: 22,
+            weak: false,
+            scan: false,
+            group: 0,
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place_the_reason_and_the_cure() {
+        let (any, one) = (ListenAddr::Dual, ListenAddr::V6("fe80::1".parse().unwrap()));
+        for (pif, rule, errno, place_text, reason, cure_text) in [
+            (
+                Pif::Host,
+                rule(any, None),
+                Errno::ADDRINUSE,
+                "HOST TCP port */22",
+                "Address already in use",
+                "stop the program",
+            ),
+            (
+                Pif::Host,
+                rule(any, Some("x")),
+                Errno::NODEV,
+                "HOST TCP port *%x/22",
+                "No such device",
+                "interface that is there",
+            ),
+            (
+                Pif::Splice,
+                rule(any, Some("lo")),
+                Errno::ACCESS,
+                "SPLICE TCP port *%lo/22",
+                "Permission denied",
+                "ip_unprivileged_port_start",
+            ),
+            (
+                Pif::Host,
+                rule(one, None),
+                Errno::INVAL,
+                "HOST TCP port fe80::1/22",
+                "Invalid argument",
+                "ADDR%IF/PORT",
+            ),
+        ] {
+            let error = ListenError::Port { place: place(pif, &rule, 22), port: 22, errno };
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines[0], format!("Listen failed for {place_text}: {reason}"));
+            assert!(
+                lines[1].starts_with("Failed to bind port 22: ") && lines[1].contains(cure_text)
+            );
+            assert_eq!(lines[2..], ["Couldn't listen on requested ports"]);
+        }
+        let all = ListenError::All(all_places(Pif::Host, &rule(any, None))).to_string();
+        assert!(all.starts_with("All listens failed for HOST TCP */22-24\n"), "{all}");
     }
 }

@@ -11,6 +11,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::net as rnet;
 
 use super::Engine;
+use super::bypass::PipePool;
 use super::state::{FlowState, Protocol, SpliceState};
 use crate::flow::side::Side;
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
@@ -82,8 +83,13 @@ impl Engine {
         let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
         match action {
             Action::Copy(from) => {
-                let copied = copy(&mut parts.batch, socket(from), socket(from.other()));
-                machine.on_copied(from, copied);
+                let (from_socket, to) = (socket(from), socket(from.other()));
+                let (batch, pipe) = (&mut parts.batch, &mut pipes[from.index()]);
+                let copied = match parts.pipes.spare() {
+                    Some(room) => pass_on(batch, &mut parts.pipes, pipe, room, [from_socket, to]),
+                    None => peek_and_copy(batch, from_socket, to),
+                };
+                machine.on_copied(from, copied.unwrap_or(Copied::Failed));
             }
             Action::TakePipe(from) => {
                 pipes[from.index()] = parts.pipes.take();
@@ -138,23 +144,55 @@ impl Engine {
     }
 }
 
-/// Copies what waits: read without consuming, write, and consume what was taken.
-fn copy(batch: &mut Batch, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Copied {
-    let read = match batch.peek_stream(from) {
-        Ok(0) => return Copied::Ended,
+/// Passes on what waits, `room` bytes at most. What the destination does not take goes to a pipe of the
+/// pool, which has one that holds so many bytes.
+fn pass_on(
+    batch: &mut Batch,
+    pool: &mut PipePool,
+    pipe: &mut Option<Pipe>,
+    room: u32,
+    [from, to]: [BorrowedFd<'_>; 2],
+) -> Result<Copied, Errno> {
+    let read = match batch.receive_stream(from, room) {
+        Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
-        Err(Errno::AGAIN) => return Copied::Empty,
-        Err(_) => return Copied::Failed,
+        Err(Errno::AGAIN) => return Ok(Copied::Empty),
+        Err(errno) => return Err(errno),
     };
-    let taken = match batch.send_stream(to, read) {
-        Ok(taken) => taken,
-        Err(Errno::AGAIN) => 0,
-        Err(_) => return Copied::Failed,
-    };
-    if taken > 0 && stream::discard(from, taken) != Ok(taken) {
-        return Copied::Failed;
+    let taken = batch.send_stream(to, read).or_else(none_for_now)?;
+    let held = read - taken;
+    if held > 0 {
+        let spare = pool.take().ok_or(Errno::NOBUFS)?;
+        if batch.store(taken..read, &spare) != Ok(held) {
+            pool.give(spare, held);
+            return Err(Errno::NOBUFS);
+        }
+        *pipe = Some(spare);
     }
-    Copied::Bytes { read, taken, room: STREAM_BYTES as u32 }
+    Ok(Copied::Bytes { read, taken, held, room })
+}
+
+/// Copies what waits: read without consuming, write, and consume what was taken.
+fn peek_and_copy(
+    batch: &mut Batch,
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+) -> Result<Copied, Errno> {
+    let read = match batch.peek_stream(from) {
+        Ok(0) => return Ok(Copied::Ended),
+        Ok(read) => read,
+        Err(Errno::AGAIN) => return Ok(Copied::Empty),
+        Err(errno) => return Err(errno),
+    };
+    let taken = batch.send_stream(to, read).or_else(none_for_now)?;
+    if taken > 0 && stream::discard(from, taken)? != taken {
+        return Err(Errno::IO);
+    }
+    Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
+}
+
+fn none_for_now(errno: Errno) -> Result<u32, Errno> {
+    if errno == Errno::AGAIN { Ok(0) } else { Err(errno) }
 }
 
 fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {

@@ -199,7 +199,6 @@ impl Engine {
                 return;
             }
         };
-        let _ = sockopt::set_tcp_nodelay(&socket, true);
         let opening = self.opening(&sides, sides[1].ours.ip().is_ipv4());
         let conn = Conn::inbound(self.now, &self.options.tcp, opening);
         if let Err(reason) = self.add_tcp(out, socket, sides, conn, false) {

@@ -57,24 +57,6 @@ impl Link for passt_vhost::Device {
     }
 }
 
-impl Link for passt_legacy::Tap {
-    fn attach(&mut self, _stream: UnixStream) -> Result<(), String> {
-        Err("a tap device takes no clients".to_owned())
-    }
-
-    fn is_attached(&self) -> bool {
-        true
-    }
-
-    fn has_clients(&self) -> bool {
-        false
-    }
-
-    fn event_type(&self, _token: u16) -> EventType {
-        EventType::Tap
-    }
-}
-
 /// Something that may end the loop: a command, a namespace.
 pub trait Watch {
     /// What is watched for being readable.

@@ -69,6 +69,21 @@ pub struct Services {
     pub icmp: bool,
 }
 
+impl Services {
+    /// Nothing is on.
+    pub const NONE: Self = Self {
+        dhcp: false,
+        dhcpv6: false,
+        ndp: false,
+        ra: false,
+        hand_out_dns: false,
+        hand_out_search: false,
+        tcp: false,
+        udp: false,
+        icmp: false,
+    };
+}
+
 impl Default for Services {
     fn default() -> Self {
         Self {

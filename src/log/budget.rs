@@ -20,7 +20,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { left: BURST, raised: Duration::ZERO, withheld: 0 }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Plan<'a> {
     pub(super) hostname: Option<&'a str>,
     /// The limit of descriptors that it gets back.
     pub(super) limit: &'a DescriptorLimit,
+    /// A variable of the environment that is not for it.
+    pub(super) withheld: Option<&'a str>,
 }
 
 /// A command that waits at the gate, or runs.
@@ -93,7 +95,11 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     if let Err(errno) = process::restore_for_command(plan.limit) {
         log::warn!("Couldn't restore limits and signals for the command: {errno}");
     }
-    let error = command(plan.words).exec();
+    let mut command = command(plan.words);
+    if let Some(variable) = plan.withheld {
+        command.env_remove(variable);
+    }
+    let error = command.exec();
     log::error!("Failed to start command or shell: {error}");
     ExitCode::FAILURE
 }

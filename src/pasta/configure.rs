@@ -84,7 +84,7 @@ struct Family {
 
 /// The tap device in its namespace.
 pub(super) struct Interface {
-    index: u32,
+    pub(super) index: u32,
     pub(super) mac: Mac,
 }
 

@@ -7,22 +7,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use super::StartError;
-use crate::sys::process;
 
 /// The variable that names the socket. A leading `@` stands for the zero byte of an abstract address.
-const VARIABLE: &str = "NOTIFY_SOCKET";
+pub const VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// A connection to the service manager.
 pub struct ServiceManager(UnixDatagram);
 
 impl ServiceManager {
-    /// Connects to the socket that the environment names, and takes the name away: it is not for a
-    /// command that we start. `None` when there is none.
+    /// Connects to the socket that the environment names; `None` when it names none.
     ///
     /// # Errors
     /// The socket cannot be reached.
     pub fn connect() -> Result<Option<Self>, StartError> {
-        let Some(name) = process::take_variable(VARIABLE) else {
+        let Some(name) = std::env::var_os(VARIABLE) else {
             log::warn!("No service manager to notify: {VARIABLE} is not set");
             return Ok(None);
         };

@@ -142,3 +142,19 @@ impl Announcement {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_ends_without_a_word_was_not_ready() {
+        let (program, starter) = rustix::pipe::pipe().unwrap();
+        drop(starter);
+        let error = wait(&program).unwrap_err().to_string();
+        assert!(error.contains("ended before it was ready"), "{error}");
+        let (program, starter) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&starter, &[1]).unwrap();
+        assert!(wait(&program).is_ok());
+    }
+}

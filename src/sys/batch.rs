@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::datagram::{Burst, control_messages, segment_size};
+use super::pipe::Pipe;
 use super::socket::last_errno;
 use crate::limits::DATAGRAM_BATCH as BATCH;
 
@@ -46,6 +47,23 @@ impl Batch {
     pub fn peek_stream(&mut self, from: BorrowedFd<'_>) -> Result<u32, Errno> {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         recv(from, &mut self.bytes[..STREAM_BYTES], flags).map(|(read, _)| read as u32)
+    }
+
+    /// Reads up to `most` bytes, and no more than [`STREAM_BYTES`]; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `AGAIN` when there are none, else what recv(2) reports.
+    pub fn receive_stream(&mut self, from: BorrowedFd<'_>, most: u32) -> Result<u32, Errno> {
+        let room = STREAM_BYTES.min(most as usize);
+        recv(from, &mut self.bytes[..room], RecvFlags::DONTWAIT).map(|(read, _)| read as u32)
+    }
+
+    /// Writes this part of what was read to a pipe; returns how many bytes went in.
+    ///
+    /// # Errors
+    /// What write(2) reports.
+    pub fn store(&self, part: std::ops::Range<u32>, pipe: &Pipe) -> Result<u32, Errno> {
+        pipe.store(&self.bytes[part.start as usize..part.end as usize])
     }
 
     /// Writes the first `bytes` bytes of what was read.

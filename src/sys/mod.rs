@@ -16,3 +16,9 @@ pub mod sock_diag;
 pub mod socket;
 pub mod stream;
 pub mod tun;
+
+/// What an error number means, in the C library's words and without the number.
+pub fn errno_text(errno: rustix::io::Errno) -> String {
+    let text = errno.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+}

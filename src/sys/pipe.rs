@@ -39,6 +39,14 @@ impl Pipe {
         self.capacity
     }
 
+    /// Copies bytes into the pipe; returns how many. All of them, if it is empty and holds so many.
+    ///
+    /// # Errors
+    /// What write(2) reports.
+    pub fn store(&self, bytes: &[u8]) -> Result<u32, Errno> {
+        rustix::io::write(&self.write, bytes).map(|written| written as u32)
+    }
+
     /// Moves bytes from a socket into the pipe; 0 is the end of the stream.
     ///
     /// # Errors

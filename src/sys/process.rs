@@ -10,7 +10,7 @@ use rustix::io::{Errno, FdFlags};
 
 pub use inherited::{
     DescriptorLimit, ENDING_SIGNALS, close_descriptors, raise_descriptor_limit,
-    restore_for_command, settle_signals, take_variable,
+    restore_for_command, settle_signals,
 };
 
 use super::socket::last_errno;

@@ -48,13 +48,25 @@ pub enum Step {
     Offloads(Offloads),
 }
 
+/// A tap device that is open.
+#[derive(Debug)]
+pub struct Tap {
+    /// Its descriptor, which does not block.
+    pub fd: OwnedFd,
+    /// What its kernel leaves to us.
+    pub offloads: Offloads,
+    /// Its name.
+    pub name: InterfaceName,
+}
+
 /// Makes a tap device in the network namespace of the calling thread. It lives as long as the
-/// descriptor, which does not block.
+/// descriptor.
 ///
 /// # Errors
 /// What open(2) says of [`DEVICE`], or the kernel of the name: `BUSY` when it is taken.
-pub fn open_tap(name: &InterfaceName) -> Result<(OwnedFd, Offloads), Errno> {
-    open_tap_by(&mut |device, step| ask(device, name, step))
+pub fn open_tap(name: &InterfaceName) -> Result<Tap, Errno> {
+    let (fd, offloads) = open_tap_by(&mut |device, step| ask(device, name, step))?;
+    Ok(Tap { fd, offloads, name: *name })
 }
 
 /// Like [`open_tap`], where `ask` does each step, or refuses it as an older kernel would.
@@ -66,16 +78,27 @@ pub fn open_tap_by(
 ) -> Result<(OwnedFd, Offloads), Errno> {
     let open = || open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let device = open()?;
-    let with_header = [Step::Interface { header: true }, Step::HeaderSize, Step::HeaderOrder];
-    if with_header.into_iter().all(|step| ask(device.as_fd(), step).is_ok()) {
-        let agreed = SETS.into_iter().find(|&s| ask(device.as_fd(), Step::Offloads(s)).is_ok());
-        return Ok((device, agreed.unwrap_or(HEADER_ONLY)));
+    if ask(device.as_fd(), Step::Interface { header: true }).is_ok()
+        && let Ok(offloads) = agree(device.as_fd(), ask)
+    {
+        return Ok((device, offloads));
     }
     // An interface is made once for each descriptor; the one with a header goes with its own.
     drop(device);
     let device = open()?;
     ask(device.as_fd(), Step::Interface { header: false })?;
     Ok((device, Offloads::default()))
+}
+
+/// Agrees with the kernel on the header in front of each frame, and on as many offloads as it has.
+fn agree(
+    device: BorrowedFd<'_>,
+    ask: &mut dyn FnMut(BorrowedFd<'_>, Step) -> Result<(), Errno>,
+) -> Result<Offloads, Errno> {
+    ask(device, Step::HeaderSize)?;
+    ask(device, Step::HeaderOrder)?;
+    let agreed = SETS.into_iter().find(|&set| ask(device, Step::Offloads(set)).is_ok());
+    Ok(agreed.unwrap_or(HEADER_ONLY))
 }
 
 /// Does one step for the device called `name`.
@@ -99,6 +122,35 @@ pub fn ask(device: BorrowedFd<'_>, name: &InterfaceName, step: Step) -> Result<(
             set_offloads(device, bits)
         }
     }
+}
+
+/// Takes a tap device that another process has made and handed over. It must be one without packet
+/// information (`IFF_NO_PI`): in what `TUNGETIFF` answers, that bit stands for something else, too.
+///
+/// # Errors
+/// `NOTTY` or `BADFD` for what is no such device; `INVAL` for one of IP packets; what the kernel says of
+/// the header.
+pub fn adopt(fd: OwnedFd) -> Result<Tap, Errno> {
+    // SAFETY: an all-zero ifreq is valid: an empty name and integers.
+    let mut found: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one ifreq, a live local; other files do not know the request.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut found) } != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: this request fills in the flags.
+    let flags = libc::c_int::from(unsafe { found.ifr_ifru.ifru_flags });
+    let bytes = found.ifr_name.iter().take_while(|byte| **byte != 0);
+    let name = String::from_utf8(bytes.map(|byte| *byte as u8).collect());
+    let name = name.ok().and_then(|name| InterfaceName::new(&name)).ok_or(Errno::INVAL)?;
+    if flags & libc::IFF_TAP == 0 {
+        return Err(Errno::INVAL);
+    }
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    let offloads = match flags & libc::IFF_VNET_HDR {
+        0 => Offloads::default(),
+        _ => agree(fd.as_fd(), &mut |device, step| ask(device, &name, step))?,
+    };
+    Ok(Tap { fd, offloads, name })
 }
 
 fn set_interface(

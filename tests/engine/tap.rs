@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use passt::engine::{Clients, LINK_BASE, Worker};
+use passt::engine::{Clients, LINK_BASE, NamespaceLink, Worker};
 use passt::flow::fwd::{InterfaceName, Proto};
 use passt::pasta::queue_frames;
 use passt::sys::tun::{self, Step};
@@ -182,7 +182,8 @@ impl Drop for Running {
 fn turn_until_told(shared: &Shared, device: OwnedFd, offloads: Offloads, setup: &Setup) {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance"));
     let registrar = Registrar::new(epoll.clone(), LINK_BASE);
-    let link = Tap::new(device, offloads, &registrar).expect("a tap device");
+    let link =
+        NamespaceLink::new(Some(Tap::new(device, offloads, &registrar).expect("a tap device")));
     let clients = Clients { listener: None, one_off: true };
     let engine = engine(setup, epoll.clone());
     let mut worker = Worker::new(epoll, link, engine, clients).expect("a worker");

@@ -350,7 +350,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
     }
     in_namespace(NAME, || {
         // Three descriptors each in this process.
-        let limit = passt::sys::process::raise_descriptor_limit().unwrap() as usize;
+        let limit = passt::sys::process::raise_descriptor_limit().unwrap().maximum as usize;
         let count = 5000.min((limit - 1000) / 3);
         assert!(count >= 1000, "a limit of {limit} descriptors is too low for this test");
         let guest = rig::guest();
@@ -485,6 +485,41 @@ fn more_long_flows_than_pipes_all_get_through() {
             writes.join().unwrap();
             assert_eq!(reads.join().unwrap(), expected);
         }
+        running.await_flows(0);
+    });
+}
+
+#[test]
+fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
+    in_namespace("more_stalled_receivers_than_pipes_get_everything_in_the_end", || {
+        const COUNT: usize = 40;
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let route = &Route::all(&guest)[0];
+        let listener = route.listen();
+        let mut pairs: Vec<_> = (0..COUNT).map(|_| route.pair(&listener)).collect();
+        let mut sent = vec![Vec::new(); COUNT];
+        for ((client, _), sent) in pairs.iter_mut().zip(&mut sent) {
+            client.set_nonblocking(true).unwrap();
+            let mut chunk = pattern(10_000, 0);
+            // Small pieces are copied; until nothing has fitted any more for a while.
+            let mut last = std::time::Instant::now();
+            while last.elapsed() < Duration::from_millis(50) {
+                match client.write(&chunk) {
+                    Ok(written) => {
+                        sent.extend_from_slice(&chunk[..written]);
+                        chunk = pattern(10_000, (sent.len() / 10_000) as u8);
+                        last = std::time::Instant::now();
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        for ((_, service), sent) in pairs.iter_mut().zip(&sent) {
+            assert_eq!(hash(&read_all(service)), hash(sent));
+        }
+        drop(pairs);
         running.await_flows(0);
     });
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use passt::conf::ports::{self, Way};
+use passt::conf::ports::{self, Kernel, Way};
 use passt::engine::{Addressing, BypassConfig, Engine, Options, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
@@ -35,7 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
-const EPHEMERAL: (u16, u16) = (32768, 60999);
+const KERNEL: Kernel = Kernel { ephemeral: (32768, 60999), device_binding: true };
 
 /// The role of this copy of the test, if it has one.
 pub fn role() -> Option<String> {
@@ -106,7 +106,7 @@ fn rules(net: &Network, setup: &Setup, ways: [(usize, Way, Proto); 2]) -> RuleTa
     let mut table = RuleTable::default();
     for (index, way, proto) in ways {
         let spec = (way, proto, setup.ports[index]);
-        ports::add(&mut table, net, EPHEMERAL, spec, index as u16).unwrap();
+        ports::add(&mut table, net, KERNEL, spec, index as u16).unwrap();
     }
     table
 }
@@ -198,7 +198,7 @@ impl Drop for Running {
 }
 
 fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
-    let limit = process::raise_descriptor_limit().unwrap();
+    let limit = process::raise_descriptor_limit().unwrap().maximum;
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let net = network();
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
@@ -221,7 +221,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let sockets =
         NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
-    engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound }).unwrap();
+    engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound, interface: 0 }).unwrap();
     engine.listen().unwrap();
     (epoll, engine)
 }

@@ -7,9 +7,13 @@ pub(crate) mod netlink;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
 
 use super::{ConfError, Interfaces, Note, Only};
 use crate::flow::fwd::InterfaceName;
+use crate::sys::socket::{self, Transport};
 
 pub use choose::Template;
 
@@ -22,6 +26,8 @@ pub struct HostFacts {
     pub v6: Option<Template<Ipv6Addr>>,
     /// The kernel has no IPv6 sockets.
     pub no_ipv6: bool,
+    /// The kernel binds sockets to interfaces for the privileged only (before Linux 5.7).
+    pub no_device_binding: bool,
     /// Interfaces of the host with their indexes.
     pub links: Vec<(InterfaceName, u32)>,
     /// What was noticed on the way.
@@ -37,6 +43,21 @@ impl HostFacts {
 
 fn index_of(links: &[(InterfaceName, u32)], name: &InterfaceName) -> Option<u32> {
     links.iter().find(|(other, _)| other == name).map(|(_, index)| *index)
+}
+
+/// What is to be known of the kernel itself, where no interface is needed as a model.
+pub fn kernel_facts() -> HostFacts {
+    HostFacts {
+        no_ipv6: !netlink::has_ipv6_sockets(),
+        no_device_binding: !binds_to_devices(),
+        ..HostFacts::default()
+    }
+}
+
+/// Whether we may bind a socket to an interface: the loopback one is there always.
+fn binds_to_devices() -> bool {
+    let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
+    socket.is_ok_and(|socket| socket::bind_to_device(socket.as_fd(), "lo") != Err(Errno::PERM))
 }
 
 /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.
@@ -57,11 +78,5 @@ pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
     let v6_wish = wish.template.or(wish.outbound_v6);
     let v4 = (wish.only != Some(Only::V6)).then(|| choose::template(&dump, v4_wish, &mut notes));
     let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
-    Ok(HostFacts {
-        v4: v4.flatten(),
-        v6: v6.flatten(),
-        no_ipv6: !netlink::has_ipv6_sockets(),
-        links: dump.links,
-        notes,
-    })
+    Ok(HostFacts { v4: v4.flatten(), v6: v6.flatten(), links: dump.links, notes, ..kernel_facts() })
 }

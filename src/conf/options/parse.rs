@@ -52,22 +52,10 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
     } else if let Some(extra) = words.next() {
         return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
     }
-    if options.pasta.splice_only {
-        without_tap(&mut options);
-    }
     if options.netmask.is_some() && matches!(options.address_v4, Some((_, Some(_)))) {
         return Err(ConfError::RedundantPrefix);
     }
     Ok(Command::Run(Box::new(options)))
-}
-
-/// Nothing is told to a namespace that has no tap device, and it has nobody to echo.
-fn without_tap(options: &mut Options) {
-    (options.services.icmp, options.services.ndp) = (false, false);
-    (options.no_dns, options.no_search) = (true, true);
-    options.dns_v4.clear();
-    options.dns_v6.clear();
-    options.search.clear();
 }
 
 /// The program's name without its folder.

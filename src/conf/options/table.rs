@@ -206,9 +206,8 @@ pub(super) const TABLE: &[Definition] = &[
         "FD",
         value::fd,
         "the number of an open descriptor",
-        "Use FD as connected socket; implies --one-off",
-    )
-    .passt(),
+        "Use FD as connected socket, or with pasta as tap device; quit when it is closed",
+    ),
     flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client")
         .passt(),
     text(

@@ -131,6 +131,11 @@ impl Rule {
         u32::from(self.target_first) + u32::from(self.last.saturating_sub(self.first))
     }
 
+    /// Whether it listens on the loopback interface.
+    pub fn is_on_loopback(&self) -> bool {
+        self.interface.is_some_and(|name| name.as_str() == "lo")
+    }
+
     /// Sockets that this rule needs: one a port.
     pub fn sockets(&self) -> usize {
         usize::from(self.last.saturating_sub(self.first)) + 1

@@ -77,7 +77,7 @@ fn other_family(from: IpAddr, to: IpAddr) -> String {
 pub struct Outcome {
     /// Sockets that listen.
     pub bound: usize,
-    /// Sockets that do not, for want of privilege (`EACCES`).
+    /// Sockets that do not, for want of privilege (`EACCES`) or of the address (`EADDRNOTAVAIL`).
     pub denied: usize,
     /// Sockets that do not, for another reason.
     pub failed: usize,
@@ -88,16 +88,24 @@ pub struct Outcome {
 pub struct RuleTable {
     rules: Vec<Rule>,
     sockets: usize,
+    /// Targets are on the host, and its loopback addresses as good as any.
+    to_host: bool,
 }
 
 impl RuleTable {
+    /// An empty table for rules that lead to the host. The default is one for rules that lead to the
+    /// guest, where loopback addresses cannot be reached.
+    pub fn to_host() -> Self {
+        Self { to_host: true, ..Self::default() }
+    }
+
     /// Adds `rule` if it is valid and agrees with the others.
     ///
     /// # Errors
     /// The first thing wrong with it; the table is unchanged.
     pub fn add(&mut self, rule: Rule, net: &Network) -> Result<(), RuleError> {
         check_ports(&rule)?;
-        check_target(&rule)?;
+        check_target(&rule, self.to_host)?;
         check_enabled(&rule, net)?;
         if let Some(other) = self.rules.iter().find(|other| other.overlaps(&rule)) {
             return Err(RuleError::Conflict(Box::new([rule, *other])));
@@ -132,8 +140,9 @@ impl RuleTable {
     /// The first weak rule that has no socket at all after listening, one outcome a rule. Rules with the
     /// scan flag may have none.
     ///
-    /// A rule that lacks nothing but privilege is forgiven if other rules of its specification
-    /// listen: the operator wrote one range, which excluded ports happen to split.
+    /// A rule that lacks nothing but privilege or its address is forgiven if other rules of its
+    /// specification listen: the operator wrote one range, which excluded ports happen to split, or
+    /// which stands for two loopback addresses.
     pub fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
         let group_listens = |group| {
             self.rules.iter().zip(outcomes).any(|(rule, o)| rule.group == group && o.bound > 0)
@@ -158,7 +167,7 @@ fn check_ports(rule: &Rule) -> Result<(), RuleError> {
     Ok(())
 }
 
-fn check_target(rule: &Rule) -> Result<(), RuleError> {
+fn check_target(rule: &Rule, to_host: bool) -> Result<(), RuleError> {
     let Some(target) = rule.target_addr else { return Ok(()) };
     let listen: IpAddr = match rule.listen {
         ListenAddr::Dual => return Err(RuleError::DualStackTarget(target)),
@@ -170,6 +179,7 @@ fn check_target(rule: &Rule) -> Result<(), RuleError> {
     }
     match special::unicast(target) {
         Ok(_) => Ok(()),
+        Err(Refused::Loopback) if to_host => Ok(()),
         Err(_) if target.is_multicast() => Err(RuleError::MulticastTarget(target)),
         Err(reason) => Err(RuleError::SpecialTarget(target, reason)),
     }

@@ -6,11 +6,12 @@
 //! the guest's own address, or, on demand, to the loopback address that was hit (a group stays a group);
 //! our source is left
 //! to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the
-//! host both addresses must be loopback ones, and both stay as they are.
+//! host both addresses must be loopback ones, and both stay as they are, unless the rule names a target
+//! address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Proto, Refused, Rule};
+use super::{Proto, Refused, Rule, scoped};
 use crate::flow::network::Learned;
 
 /// How loopback traffic passes the guest's link by.
@@ -45,19 +46,23 @@ pub struct SpliceSide {
 }
 
 /// The namespace's side of what `peer` sent to our `local` address on the host, on a socket of `rule`;
-/// `None` if it is for the link.
+/// `None` if it is for the link. `scope_id` is the index of the guest's interface in its namespace; 0 if it
+/// has none.
 ///
 /// # Errors
 /// The reason why it is not forwarded at all.
 pub fn to_namespace(
     bypass: Bypass,
-    learned: &Learned,
+    (learned, scope_id): (&Learned, u32),
     rule: &Rule,
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Result<Option<SpliceSide>, Refused> {
     let (peer_ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
-    let passes_by = bypass.enabled && rule.target_addr.is_none() && peer_ip.is_loopback();
+    let passes_by = bypass.enabled
+        && rule.target_addr.is_none()
+        && peer_ip.is_loopback()
+        && (local_ip.is_loopback() || !bypass.only);
     if !passes_by {
         return if bypass.only { Err(Refused::NotLoopback) } else { Ok(None) };
     }
@@ -72,13 +77,9 @@ pub fn to_namespace(
     if address.is_unspecified() {
         return Err(Refused::GuestAddressUnknown);
     }
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
     Ok(Some(SpliceSide {
-        source: SocketAddr::new(any, source_port(rule, peer)),
-        destination: SocketAddr::new(address, port),
+        source: SocketAddr::new(any(address), source_port(rule, peer)),
+        destination: scoped(address, port, scope_id)?,
     }))
 }
 
@@ -97,10 +98,21 @@ pub fn from_namespace(
         return Err(Refused::NotLoopback);
     }
     let port = target_port(rule, peer_ip, local_ip, local.port())?;
+    let address = rule.target_addr.unwrap_or(local_ip);
+    // What leaves the loopback interface needs another source than a loopback address.
+    let source = if address.is_loopback() { peer_ip } else { any(address) };
     Ok(SpliceSide {
-        source: SocketAddr::new(peer_ip, source_port(rule, peer)),
-        destination: SocketAddr::new(local_ip, port),
+        source: SocketAddr::new(source, source_port(rule, peer)),
+        destination: SocketAddr::new(address, port),
     })
+}
+
+/// The unspecified address of the family of `address`.
+fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 fn target_port(rule: &Rule, peer: IpAddr, local: IpAddr, port: u16) -> Result<u16, Refused> {
@@ -143,7 +155,7 @@ mod tests {
     }
 
     fn inbound(bypass: Bypass, rule: &Rule, peer: &str, local: &str) -> String {
-        match to_namespace(bypass, &learned(), rule, at(peer), at(local)) {
+        match to_namespace(bypass, (&learned(), 3), rule, at(peer), at(local)) {
             Ok(Some(side)) => shown(side),
             Ok(None) => "link".to_owned(),
             Err(refused) => refused.to_string(),
@@ -179,6 +191,7 @@ mod tests {
             (DEFAULT, &RULE, "198.51.100.9:9", "192.0.2.2:8080", "link"),
             (ONLY, &RULE, "198.51.100.9:9", "192.0.2.2:8080", "not loopback traffic"),
             (ONLY, &target, "127.0.0.1:9", lo, "not loopback traffic"),
+            (ONLY, &RULE, "127.0.0.1:9", "192.0.2.2:8080", "not loopback traffic"),
             (DEFAULT, &RULE, "127.0.0.1:9", "127.0.0.1:8090", "no rule"),
             (
                 DEFAULT,
@@ -196,20 +209,35 @@ mod tests {
     fn without_an_address_of_the_guest_only_loopback_can_be_kept() {
         let unknown = Learned { v4: Ipv4Addr::UNSPECIFIED, v6: None, ..learned() };
         for (peer, local) in [("127.0.0.1:9", "127.0.0.1:8080"), ("[::1]:9", "[::1]:8080")] {
-            let go = |bypass| to_namespace(bypass, &unknown, &RULE, at(peer), at(local));
+            let go = |bypass| to_namespace(bypass, (&unknown, 3), &RULE, at(peer), at(local));
             assert_eq!(go(DEFAULT), Err(Refused::GuestAddressUnknown));
             assert!(go(ONLY).is_ok_and(|side| side.is_some()));
         }
     }
 
     #[test]
+    fn a_link_local_address_of_the_guest_is_one_on_its_interface() {
+        let local = Learned { v6: Some("fe80::5".parse().unwrap()), ..learned() };
+        let go = |scope_id| {
+            to_namespace(DEFAULT, (&local, scope_id), &RULE, at("[::1]:9"), at("[::1]:8080"))
+        };
+        let side = go(3).map(|side| side.map(shown));
+        assert_eq!(side, Ok(Some("[::]:0 -> [fe80::5%3]:80".to_owned())));
+        assert_eq!(go(0), Err(Refused::NoScope));
+    }
+
+    #[test]
     fn namespace_to_host_keeps_loopback_addresses_and_forwards_no_others() {
         let udp = Rule { proto: Proto::Udp, ..RULE };
+        let elsewhere = Rule { target_addr: Some(ip("127.0.0.5")), ..RULE };
+        let away = Rule { target_addr: Some(ip("192.0.2.5")), ..udp };
         let go = |rule: &Rule, peer, local| from_namespace(rule, at(peer), at(local)).map(shown);
         for (rule, peer, local, expected) in [
             (&RULE, "127.0.0.1:9", "127.0.0.1:8080", "127.0.0.1:0 -> 127.0.0.1:80"),
             (&RULE, "127.0.0.2:9", "127.0.0.3:8080", "127.0.0.2:0 -> 127.0.0.3:80"),
             (&udp, "[::1]:9", "[::1]:8081", "[::1]:9 -> [::1]:81"),
+            (&elsewhere, "127.0.0.1:9", "127.0.0.1:8081", "127.0.0.1:0 -> 127.0.0.5:81"),
+            (&away, "127.0.0.1:9", "127.0.0.1:8081", "0.0.0.0:9 -> 192.0.2.5:81"),
         ] {
             assert_eq!(go(rule, peer, local), Ok(expected.to_owned()));
         }

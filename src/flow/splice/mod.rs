@@ -3,11 +3,15 @@
 //!
 //! The connection has two [`End`]s and thereby two *ways*, each named after the end its bytes come
 //! from. A way moves bytes while its source is readable and its destination is writable:
-//! - short: the shell reads without consuming, writes what it read to the destination, and consumes
-//!   what the destination has taken. Nothing is held on the way, so a stalled receiver costs
-//!   nothing, and there is nothing to lose;
-//! - after [`PROMOTE_BYTES`] bytes: through a pipe (splice(2)), if the pool has one. The pipe goes
-//!   back when it is empty and either end has to be waited for.
+//! - short: the shell reads, and writes what it read to the destination. What the destination does not
+//!   take is held in a pipe from the pool, and the way goes on from there. While the pool has no pipe to
+//!   fall back on, the shell reads without consuming instead, and then consumes what was taken: a third
+//!   system call, for which nothing is held on the way;
+//! - after [`PROMOTE_BYTES`] bytes in large pieces: through a pipe (splice(2)), if the pool has one. The
+//!   pipe goes back when it is empty and either end has to be waited for. Small pieces are cheaper to
+//!   copy, and end what the large ones began.
+//!
+//! So what is held for stalled receivers is bounded by the pool, whatever the number of connections.
 //!
 //! TCP's half-close (RFC 9293, 3.6) is mirrored: the end of one source is passed on as a shutdown
 //! once all its bytes were written, and the other way goes on. When both are shut the connection is
@@ -23,6 +27,10 @@ mod tests;
 
 /// Bytes after which a way gets a pipe: setting one up costs as much as copying so many.
 pub const PROMOTE_BYTES: u32 = 256 * 1024;
+
+/// A read of fewer bytes is one of questions and answers: copying them costs less than what splice(2)
+/// takes to say that there are no more.
+pub const LARGE_BYTES: u32 = 16 * 1024;
 
 /// One of the two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +75,7 @@ pub struct Event {
 /// What the shell is to do next. `from` names the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Read without consuming, write, consume what was taken: answer with
+    /// Read and write; hold what was not taken in a pipe, or leave it where it is. Answer with
     /// [`on_copied`](Splice::on_copied).
     Copy(End),
     /// Take a pipe out of the pool, or say that there is none: [`on_pipe`](Splice::on_pipe).
@@ -96,6 +104,8 @@ pub enum Copied {
         read: u32,
         /// How many of them the destination has taken.
         taken: u32,
+        /// How many of them a pipe of this way holds now. The rest, if any, can be read again.
+        held: u32,
         /// Bytes that could have been read.
         room: u32,
     },
@@ -146,8 +156,8 @@ struct Way {
     piped: bool,
     /// Bytes in the pipe.
     held: u32,
-    /// Bytes copied since the last try for a pipe.
-    copied: u32,
+    /// Bytes read in large pieces since the last small one, or the last try for a pipe.
+    in_bulk: u32,
 }
 
 /// The machine of one connection.
@@ -230,10 +240,12 @@ impl Splice {
     pub fn on_copied(&mut self, from: End, copied: Copied) {
         let way = &mut self.ways[from.index()];
         match copied {
-            Copied::Bytes { read, taken, room } => {
-                way.copied = way.copied.saturating_add(taken);
+            Copied::Bytes { read, taken, held, room } => {
+                way.count(read);
                 way.writable = taken == read;
-                way.readable = way.ended || taken < read || read == room;
+                way.readable = way.ended || taken + held < read || read == room;
+                way.held = held;
+                way.piped = held > 0;
             }
             Copied::Empty => way.readable = false,
             Copied::Ended => way.finished = true,
@@ -246,7 +258,7 @@ impl Splice {
         let way = &mut self.ways[from.index()];
         way.piped = available;
         if !available {
-            way.copied = 0;
+            way.in_bulk = 0;
         }
     }
 
@@ -254,7 +266,10 @@ impl Splice {
     pub fn on_filled(&mut self, from: End, filled: Filled) {
         let way = &mut self.ways[from.index()];
         match filled {
-            Filled::Bytes(bytes) => way.held += bytes,
+            Filled::Bytes(bytes) => {
+                way.held += bytes;
+                way.count(bytes);
+            }
             Filled::Empty => way.readable = false,
             Filled::Ended => way.finished = true,
             Filled::Failed => self.failed = true,
@@ -275,6 +290,12 @@ impl Splice {
 }
 
 impl Way {
+    /// Notes the size of a read.
+    fn count(&mut self, bytes: u32) {
+        let so_far = if bytes < LARGE_BYTES { 0 } else { self.in_bulk };
+        self.in_bulk = so_far.saturating_add(bytes);
+    }
+
     /// The next thing to do on the way from `from`.
     fn next(&mut self, from: End) -> Option<Action> {
         if self.held > 0 {
@@ -292,7 +313,7 @@ impl Way {
         }
         Some(match self.piped {
             true => Action::Fill(from),
-            false if self.copied >= PROMOTE_BYTES => Action::TakePipe(from),
+            false if self.in_bulk >= PROMOTE_BYTES => Action::TakePipe(from),
             false => Action::Copy(from),
         })
     }

@@ -103,7 +103,7 @@ impl Rig {
     fn act(&mut self, cut: usize) -> bool {
         if self.promote {
             for way in &mut self.machine.ways {
-                way.copied = way.copied.saturating_mul(PROMOTE_BYTES);
+                way.in_bulk = way.in_bulk.saturating_mul(PROMOTE_BYTES);
             }
         }
         let Some(action) = self.machine.poll() else { return false };
@@ -147,9 +147,13 @@ impl Rig {
         let bytes: Vec<u8> = source.incoming.iter().copied().take(read).collect();
         let taken = self.write(from, &bytes, cut);
         let Some(taken) = taken else { return self.machine.on_copied(from, Copied::Failed) };
-        self.sockets[way].incoming.drain(..taken);
-        let copied = Copied::Bytes { read: read as u32, taken: taken as u32, room: COPY as u32 };
-        self.machine.on_copied(from, copied);
+        // Without a pipe to hold it, the rest is left in the socket.
+        let held = if self.pool { read - taken } else { 0 };
+        self.sockets[way].incoming.drain(..taken + held);
+        self.pipes[way].extend(&bytes[taken..taken + held]);
+        self.has_pipe[way] = held > 0;
+        let [read, taken, held, room] = [read, taken, held, COPY].map(|bytes| bytes as u32);
+        self.machine.on_copied(from, Copied::Bytes { read, taken, held, room });
     }
 
     fn fill(&mut self, from: End, cut: usize) {
@@ -345,7 +349,7 @@ fn rfc9293_3_6_half_close_leaves_the_other_way_open() {
     assert_eq!(machine.poll(), None);
     machine.on_event(End::Target, Event { readable: true, ..Event::default() });
     assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
-    machine.on_copied(End::Target, Copied::Bytes { read: 9, taken: 9, room: 100 });
+    machine.on_copied(End::Target, Copied::Bytes { read: 9, taken: 9, held: 0, room: 100 });
     machine.on_event(End::Target, ENDED);
     assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
     machine.on_copied(End::Target, Copied::Ended);
@@ -353,11 +357,35 @@ fn rfc9293_3_6_half_close_leaves_the_other_way_open() {
     assert_eq!(machine.poll(), Some(Action::Close { reset: false }));
 }
 
+/// As many bytes as could have been read, all taken.
+fn copied(bytes: u32) -> Copied {
+    Copied::Bytes { read: bytes, taken: bytes, held: 0, room: bytes }
+}
+
+#[test]
+fn what_a_slow_receiver_does_not_take_is_drained_before_more_is_read() {
+    let mut machine = established();
+    machine.on_copied(End::Target, Copied::Empty);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+    machine.on_copied(End::Initiator, Copied::Bytes { read: 9, taken: 5, held: 4, room: 9 });
+    assert_eq!(machine.held(End::Initiator), 4);
+    assert_eq!(machine.poll(), None);
+    machine.on_event(End::Initiator, ENDED);
+    assert_eq!(machine.poll(), None, "the end waits behind the last byte");
+    machine.on_event(End::Target, Event { writable: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 4)));
+    machine.on_drained(End::Initiator, Drained::Bytes(4));
+    assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
+    machine.on_filled(End::Initiator, Filled::Ended);
+    assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
+    assert_eq!(machine.poll(), Some(Action::ShutdownWrite(End::Target)));
+}
+
 #[test]
 fn long_way_gets_a_pipe_and_gives_it_back_when_drained() {
     let mut machine = established();
     machine.on_copied(End::Target, Copied::Empty);
-    let all = Copied::Bytes { read: PROMOTE_BYTES, taken: PROMOTE_BYTES, room: PROMOTE_BYTES };
+    let all = copied(PROMOTE_BYTES);
     machine.on_copied(End::Initiator, all);
     assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
     machine.on_pipe(End::Initiator, true);
@@ -376,10 +404,41 @@ fn long_way_gets_a_pipe_and_gives_it_back_when_drained() {
 }
 
 #[test]
+fn questions_and_answers_are_copied_however_many() {
+    let mut machine = established();
+    machine.on_copied(End::Target, Copied::Empty);
+    let small = Copied::Bytes { read: 100, taken: 100, held: 0, room: PROMOTE_BYTES };
+    for _ in 0..=PROMOTE_BYTES / 100 {
+        assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+        machine.on_copied(End::Initiator, small);
+        assert_eq!(machine.poll(), None);
+        machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+    }
+}
+
+#[test]
+fn small_pieces_end_the_use_of_pipes() {
+    let mut machine = established();
+    machine.on_copied(End::Target, Copied::Empty);
+    machine.on_copied(End::Initiator, copied(PROMOTE_BYTES));
+    assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
+    machine.on_pipe(End::Initiator, true);
+    assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
+    machine.on_filled(End::Initiator, Filled::Bytes(100));
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 100)));
+    machine.on_drained(End::Initiator, Drained::Bytes(100));
+    assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
+    machine.on_filled(End::Initiator, Filled::Empty);
+    assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
+    machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+}
+
+#[test]
 fn without_a_pipe_it_goes_on_copying() {
     let mut machine = established();
     machine.on_copied(End::Target, Copied::Empty);
-    let all = Copied::Bytes { read: PROMOTE_BYTES, taken: PROMOTE_BYTES, room: PROMOTE_BYTES };
+    let all = copied(PROMOTE_BYTES);
     machine.on_copied(End::Initiator, all);
     assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
     machine.on_pipe(End::Initiator, false);

@@ -118,12 +118,3 @@ pub fn restore_for_command(limit: &DescriptorLimit) -> Result<(), Errno> {
     let _since_linux_5_11 = close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     Ok(())
 }
-
-/// Removes a variable from the environment and returns its value. Only while the process has one
-/// thread.
-pub fn take_variable(name: &str) -> Option<std::ffi::OsString> {
-    let value = std::env::var_os(name)?;
-    // SAFETY: no other thread reads the environment meanwhile (see above).
-    unsafe { std::env::remove_var(name) };
-    Some(value)
-}

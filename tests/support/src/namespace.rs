@@ -21,7 +21,7 @@ pub fn isolated<F: FnOnce()>(setup: &str, body: F) {
     // "binary::module::name::{{closure}}"
     let path = std::any::type_name::<F>();
     let name = path.split_once("::").and_then(|(_, rest)| rest.strip_suffix("::{{closure}}"));
-    isolated_test(name.unwrap_or_else(|| panic!("{path} is not a closure in a test")), setup, body);
+    isolated_test(name.expect("a closure in a test"), setup, body);
 }
 
 /// Like [`isolated`], for the test of this name, as `--exact` wants it.
