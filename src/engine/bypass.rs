@@ -75,7 +75,8 @@ impl Engine {
     ) -> Result<Option<(Pif, SpliceSide)>, DropReason> {
         let Some(parts) = &self.bypass else { return Ok(None) };
         let side = if pif == Pif::Splice {
-            fwd::from_namespace(rule, peer, local).map(|side| Some((Pif::Host, side)))
+            fwd::from_namespace(self.addressing.scope_id(), rule, peer, local)
+                .map(|side| Some((Pif::Host, side)))
         } else {
             let guest = (&self.addressing.learned, parts.interface);
             fwd::to_namespace(parts.how, guest, rule, peer, local)

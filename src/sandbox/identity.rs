@@ -9,6 +9,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::{SandboxError, namespace_cure};
 use crate::start::StartError;
+use crate::sys::errno_text;
 use crate::sys::namespace::{self, Kinds};
 
 /// The user that root becomes, and its ids where nobody lists it.
@@ -42,8 +43,8 @@ pub fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartErr
     }
     namespace::become_user(wanted.user, wanted.group).map_err(|errno| {
         let Ids { user, group } = wanted;
-        let cure = "only root can change to another user with --runas";
-        StartError::Other(format!("Couldn't become user {user}, group {group}: {errno}: {cure}"))
+        let (why, cure) = (errno_text(errno), "only root can change to another user with --runas");
+        StartError::Other(format!("Couldn't become user {user}, group {group}: {why}: {cure}"))
     })
 }
 

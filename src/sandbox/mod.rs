@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use crate::conf::RunConf;
 use crate::start::StartError;
 use crate::sys::capability::{self, Capabilities};
+use crate::sys::errno_text;
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::seccomp::Filter;
@@ -86,7 +87,7 @@ pub struct SandboxError {
 
 impl SandboxError {
     fn new(what: &'static str, errno: Errno, cure: &'static str) -> Self {
-        Self { what, why: errno.to_string(), cure }
+        Self { what, why: errno_text(errno), cure }
     }
 }
 

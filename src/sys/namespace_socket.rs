@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Resource, getrlimit};
 
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
@@ -231,10 +232,10 @@ fn help(channel: RawFd, namespace: RawFd, filter: &Filter) -> ! {
 /// Makes `channel` descriptor 0 and closes all others.
 fn keep_only(channel: RawFd) -> Option<BorrowedFd<'static>> {
     // SAFETY: nothing in this process uses any descriptor but the channel.
-    let alone = unsafe {
-        libc::dup2(channel, 0) == 0
-            && libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) == 0
-    };
+    let alone = unsafe { libc::dup2(channel, 0) == 0 };
+    if alone && !close_range() {
+        close_one_by_one();
+    }
     // SAFETY: descriptor 0 is the channel, and nothing closes it.
     alone.then(|| unsafe { BorrowedFd::borrow_raw(0) })
 }
@@ -253,6 +254,22 @@ fn serve(channel: BorrowedFd<'_>) {
         if answer(channel, question).is_err() {
             return;
         }
+    }
+}
+
+/// Closes all descriptors but 0. False before Linux 5.9.
+fn close_range() -> bool {
+    // SAFETY: nothing in this process uses any descriptor but 0.
+    unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) == 0 }
+}
+
+/// The same on any kernel, as far as descriptors may have come.
+fn close_one_by_one() {
+    let limit = getrlimit(Resource::Nofile).current;
+    let last = limit.and_then(|limit| RawFd::try_from(limit).ok()).unwrap_or(RawFd::MAX);
+    for fd in 1..last {
+        // SAFETY: nothing in this process uses any descriptor but 0.
+        let _ = unsafe { libc::close(fd) };
     }
 }
 
@@ -300,4 +317,41 @@ fn send(channel: BorrowedFd<'_>, error: i32, sockets: &[OwnedFd]) -> Result<(), 
     // SAFETY: all pointers of `header` are to live locals of the lengths stated.
     let n = unsafe { libc::sendmsg(channel.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
     if n < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+    use super::*;
+
+    #[test]
+    fn either_way_of_closing_leaves_nothing_but_the_channel() {
+        let with_one_call = || {
+            let _unless_the_kernel_is_old = close_range();
+        };
+        for close in [with_one_call, close_one_by_one as fn()] {
+            let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            // SAFETY: the child makes system calls only, until it is killed.
+            let child = match unsafe { libc::fork() } {
+                0 => {
+                    close();
+                    loop {
+                        // SAFETY: waits for a signal.
+                        unsafe { libc::pause() };
+                    }
+                }
+                child => Pid::from_raw(child).expect("there can be another process"),
+            };
+            drop(theirs);
+            // Its end comes when nobody has the other end open any more.
+            let mut end = [PollFd::new(&ours, PollFlags::IN)];
+            let told = poll(&mut end, Some(&Timespec { tv_sec: 20, tv_nsec: 0 }));
+            kill_process(child, Signal::KILL).unwrap();
+            waitpid(Some(child), WaitOptions::empty()).unwrap();
+            assert_eq!(told, Ok(1));
+        }
+    }
 }

@@ -388,6 +388,31 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
 }
 
 #[test]
+fn without_binding_to_interfaces_and_without_ipv6_ports_lead_out_over_ipv4() {
+    let name = "without_binding_to_interfaces_and_without_ipv6_ports_lead_out_over_ipv4";
+    in_namespace(name, || {
+        let guest = rig::guest();
+        guest.run(|| {
+            let removed = Command::new("ip").args(["addr", "del", "::1/128", "dev", "lo"]).status();
+            assert!(removed.unwrap().success());
+        });
+        let setup = Setup { device_binding: false, ..Setup::new(["none", "none", "2002", "2002"]) };
+        let running = Running::start(&guest, setup);
+        let route = Route { guest: guest.clone(), inward: false, v4: true };
+        let (mut client, mut service) = route.pair(&route.listen());
+        client.write_all(b"out").unwrap();
+        drop(client);
+        assert_eq!(read_all(&mut service), b"out");
+        drop(service);
+        // Nothing listens but on the loopback address.
+        let elsewhere = SocketAddr::new(GUEST_V4.into(), OUTWARD);
+        let refused = guest.run(move || TcpStream::connect(elsewhere).unwrap_err());
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        running.await_flows(0);
+    });
+}
+
+#[test]
 fn udp_passes_both_ways_in_both_families() {
     in_namespace("udp_passes_both_ways_in_both_families", || {
         let guest = rig::guest();

@@ -35,7 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
-const KERNEL: Kernel = Kernel { ephemeral: (32768, 60999), device_binding: true };
+const EPHEMERAL: (u16, u16) = (32768, 60999);
 
 /// The role of this copy of the test, if it has one.
 pub fn role() -> Option<String> {
@@ -62,6 +62,8 @@ pub struct Setup {
     pub how: Bypass,
     /// `-t`, `-u`, `-T`, `-U`.
     pub ports: [&'static str; 4],
+    /// Sockets can be bound to an interface.
+    pub device_binding: bool,
     /// What the engine is told of the limit of descriptors; the process's own if not set.
     pub max_descriptors: Option<u64>,
 }
@@ -71,6 +73,7 @@ impl Setup {
         Self {
             how: Bypass { enabled: true, keep_loopback: false, only: false },
             ports,
+            device_binding: true,
             max_descriptors: None,
         }
     }
@@ -104,9 +107,10 @@ fn network() -> Network {
 
 fn rules(net: &Network, setup: &Setup, ways: [(usize, Way, Proto); 2]) -> RuleTable {
     let mut table = RuleTable::default();
+    let kernel = Kernel { ephemeral: EPHEMERAL, device_binding: setup.device_binding };
     for (index, way, proto) in ways {
         let spec = (way, proto, setup.ports[index]);
-        ports::add(&mut table, net, KERNEL, spec, index as u16).unwrap();
+        ports::add(&mut table, net, kernel, spec, index as u16).unwrap();
     }
     table
 }

@@ -84,10 +84,12 @@ pub fn to_namespace(
 }
 
 /// The host's side of what `peer` sent to our `local` address in the namespace, on a socket of `rule`.
+/// `scope_id` is the index of the host's interface for link-local targets; 0 if there is none.
 ///
 /// # Errors
 /// The reason why it is not forwarded.
 pub fn from_namespace(
+    scope_id: u32,
     rule: &Rule,
     peer: SocketAddr,
     local: SocketAddr,
@@ -103,7 +105,7 @@ pub fn from_namespace(
     let source = if address.is_loopback() { peer_ip } else { any(address) };
     Ok(SpliceSide {
         source: SocketAddr::new(source, source_port(rule, peer)),
-        destination: SocketAddr::new(address, port),
+        destination: scoped(address, port, scope_id)?,
     })
 }
 
@@ -230,14 +232,16 @@ mod tests {
     fn namespace_to_host_keeps_loopback_addresses_and_forwards_no_others() {
         let udp = Rule { proto: Proto::Udp, ..RULE };
         let elsewhere = Rule { target_addr: Some(ip("127.0.0.5")), ..RULE };
+        let link = Rule { target_addr: Some(ip("fe80::9")), ..RULE };
         let away = Rule { target_addr: Some(ip("192.0.2.5")), ..udp };
-        let go = |rule: &Rule, peer, local| from_namespace(rule, at(peer), at(local)).map(shown);
+        let go = |rule: &Rule, peer, local| from_namespace(7, rule, at(peer), at(local)).map(shown);
         for (rule, peer, local, expected) in [
             (&RULE, "127.0.0.1:9", "127.0.0.1:8080", "127.0.0.1:0 -> 127.0.0.1:80"),
             (&RULE, "127.0.0.2:9", "127.0.0.3:8080", "127.0.0.2:0 -> 127.0.0.3:80"),
             (&udp, "[::1]:9", "[::1]:8081", "[::1]:9 -> [::1]:81"),
             (&elsewhere, "127.0.0.1:9", "127.0.0.1:8081", "127.0.0.1:0 -> 127.0.0.5:81"),
             (&away, "127.0.0.1:9", "127.0.0.1:8081", "0.0.0.0:9 -> 192.0.2.5:81"),
+            (&link, "[::1]:9", "[::1]:8081", "[::]:0 -> [fe80::9%7]:81"),
         ] {
             assert_eq!(go(rule, peer, local), Ok(expected.to_owned()));
         }

@@ -1,0 +1,397 @@
+//! The table of what can be measured. A cell's name says all about it, from the left:
+//! group, link, family, MTU, and what the load is.
+
+/// What stands between guest and daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// pasta's tap device.
+    Tap,
+    /// pasta's way round it, for loopback traffic.
+    Bypass,
+    /// passt's stream socket, with a relay to a tap device in QEMU's place.
+    Stream,
+    /// passt's vhost-user socket, with User-Mode Linux.
+    VhostUser,
+}
+
+/// The family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The way of the data, or for connections, of their making; seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the guest.
+    Out,
+    /// To the guest.
+    In,
+    /// Both at once.
+    Both,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What the load generator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Bulk over TCP; `stalled` more connections are never read from.
+    Stream {
+        /// Which way.
+        way: Way,
+        /// Connections.
+        streams: u32,
+        /// Connections beside them that are never read from.
+        stalled: u32,
+    },
+    /// Datagrams of `size` bytes, `gso` in one call; `limit`: the best rate with little loss.
+    Udp {
+        /// Which way.
+        way: Way,
+        /// Bytes of a datagram.
+        size: u32,
+        /// Datagrams in one call.
+        gso: u32,
+        /// Search the best rate with little loss.
+        limit: bool,
+    },
+    /// Request and response, beside `idle` connections, or beside one bulk stream.
+    Rr {
+        /// Protocol.
+        proto: Proto,
+        /// Exchanges under way at once.
+        flows: u32,
+        /// Connections beside them that do nothing.
+        idle: u32,
+        /// Whether a bulk stream runs beside them.
+        loaded: bool,
+    },
+    /// Connect, request, response, close.
+    Crr {
+        /// Which way.
+        way: Way,
+        /// Connections under way at once.
+        concurrent: u32,
+    },
+    /// iperf3 instead of our own generator, as a check of it.
+    Iperf {
+        /// Which way.
+        way: Way,
+    },
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Traffic.
+    Load(Load),
+    /// Memory with this many idle connections; with 0, of the daemon alone.
+    Memory {
+        /// How many.
+        connections: u32,
+    },
+    /// From start until it serves, with this many forwarded ports.
+    Ready {
+        /// Forwarded ports, each for TCP and UDP.
+        ports: u32,
+    },
+    /// `pasta --config-net -- true`, from start to end.
+    Command,
+    /// Processor time of a daemon with nothing to do; whether it looks for ports.
+    Idle {
+        /// Whether it looks for ports to forward.
+        auto: bool,
+    },
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Its name.
+    pub id: String,
+    /// Its group: T, U, L, C, M, S, I, F or X.
+    pub group: char,
+    /// What stands between guest and daemon.
+    pub mode: Mode,
+    /// The family.
+    pub family: Family,
+    /// The guest's MTU.
+    pub mtu: u32,
+    /// What is done.
+    pub work: Work,
+}
+
+/// Titles of the groups.
+pub const GROUPS: [(char, &str); 9] = [
+    ('T', "TCP throughput"),
+    ('U', "UDP goodput"),
+    ('L', "Latency of request and response"),
+    ('C', "Connection, request, response, close"),
+    ('M', "Memory"),
+    ('S', "Start"),
+    ('I', "Idle processor time"),
+    ('F', "Fairness"),
+    ('X', "Cross-check with iperf3"),
+];
+
+const MODES: [(Mode, &str); 4] = [
+    (Mode::Tap, "tap"),
+    (Mode::Bypass, "bypass"),
+    (Mode::Stream, "stream"),
+    (Mode::VhostUser, "vu"),
+];
+
+/// All cells, in the order in which they run.
+pub fn all() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (mode, name) in MODES {
+        throughput(&mut cells, mode, name);
+        datagrams(&mut cells, mode, name);
+        latency(&mut cells, mode, name);
+        connections(&mut cells, mode, name);
+        fairness(&mut cells, mode, name);
+        cross_check(&mut cells, mode, name);
+    }
+    at_rest(&mut cells);
+    cells.sort_by_key(|cell| GROUPS.iter().position(|(group, _)| *group == cell.group));
+    cells
+}
+
+/// MTUs that a mode is measured with: loopback traffic knows only one.
+fn mtus(mode: Mode) -> &'static [u32] {
+    if mode == Mode::Bypass { &[65520] } else { &[65520, 9000, 1500, 1280] }
+}
+
+fn load(
+    cells: &mut Vec<Cell>,
+    group: char,
+    link: (Mode, &str),
+    family: Family,
+    mtu: u32,
+    what: (&str, Load),
+) {
+    let (mode, name) = link;
+    let version = if family == Family::V4 { "v4" } else { "v6" };
+    let mtu_name = if mode == Mode::Bypass { String::new() } else { format!(".{mtu}") };
+    let id = format!("{group}.{name}.{version}{mtu_name}.{}", what.0);
+    cells.push(Cell { id, group, mode, family, mtu, work: Work::Load(what.1) });
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+const WAYS: [(Way, &str); 2] = [(Way::Out, "out"), (Way::In, "in")];
+
+fn throughput(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    for family in FAMILIES {
+        for mtu in mtus(mode) {
+            for (way, way_name) in WAYS {
+                for streams in [1, 4] {
+                    let stream = Load::Stream { way, streams, stalled: 0 };
+                    let what = format!("{way_name}.x{streams}");
+                    load(cells, 'T', (mode, name), family, *mtu, (&what, stream));
+                }
+            }
+        }
+    }
+    let both = Load::Stream { way: Way::Both, streams: 1, stalled: 0 };
+    load(cells, 'T', (mode, name), Family::V4, 65520, ("both.x1", both));
+}
+
+fn datagrams(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    let mut add = |family, mtu, way: (Way, &str), size, gso, limit| {
+        let gso_name = if gso > 1 { format!(".gso{gso}") } else { String::new() };
+        let limit_name = if limit { ".best" } else { "" };
+        let what = format!("{size}.{}{gso_name}{limit_name}", way.1);
+        let udp = Load::Udp { way: way.0, size, gso, limit };
+        load(cells, 'U', (mode, name), family, mtu, (&what, udp));
+    };
+    for way in WAYS {
+        for family in FAMILIES {
+            add(family, 65520, way, 1400, 1, false);
+        }
+        for size in [64, 512, 8972, 65000] {
+            add(Family::V4, 65520, way, size, 1, false);
+        }
+        if mode != Mode::Bypass {
+            add(Family::V4, 1500, way, 1400, 1, false);
+        }
+        add(Family::V4, 1500, way, 1200, 16, false);
+        add(Family::V4, 65520, way, 1400, 1, true);
+    }
+}
+
+fn latency(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    let mut add = |family, what: &str, proto, flows, idle, loaded| {
+        let rr = Load::Rr { proto, flows, idle, loaded };
+        load(cells, 'L', (mode, name), family, 65520, (what, rr));
+    };
+    for family in FAMILIES {
+        add(family, "tcp.x1", Proto::Tcp, 1, 0, false);
+        add(family, "udp.x1", Proto::Udp, 1, 0, false);
+    }
+    for flows in [16, 256] {
+        add(Family::V4, &format!("tcp.x{flows}"), Proto::Tcp, flows, 0, false);
+        add(Family::V4, &format!("udp.x{flows}"), Proto::Udp, flows, 0, false);
+    }
+    let idle: &[u32] = if mode == Mode::VhostUser { &[1000] } else { &[1000, 5000] };
+    for count in idle {
+        add(Family::V4, &format!("tcp.idle{count}"), Proto::Tcp, 1, *count, false);
+    }
+    add(Family::V4, "tcp.loaded", Proto::Tcp, 1, 0, true);
+}
+
+fn connections(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    for (way, way_name) in WAYS {
+        for concurrent in [1, 8, 32, 128] {
+            let what = format!("{way_name}.x{concurrent}");
+            let crr = Load::Crr { way, concurrent };
+            load(cells, 'C', (mode, name), Family::V4, 65520, (&what, crr));
+        }
+        let crr = Load::Crr { way, concurrent: 8 };
+        load(cells, 'C', (mode, name), Family::V6, 65520, (&format!("{way_name}.x8"), crr));
+    }
+}
+
+fn fairness(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    for (way, way_name) in WAYS {
+        let eight = Load::Stream { way, streams: 8, stalled: 0 };
+        load(cells, 'F', (mode, name), Family::V4, 65520, (&format!("{way_name}.x8"), eight));
+    }
+    let stalled = Load::Stream { way: Way::In, streams: 1, stalled: 1 };
+    load(cells, 'F', (mode, name), Family::V4, 65520, ("in.stalled", stalled));
+}
+
+fn cross_check(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    if mode == Mode::VhostUser {
+        return; // iperf3 is not linked statically
+    }
+    for (way, way_name) in WAYS {
+        load(cells, 'X', (mode, name), Family::V4, 65520, (way_name, Load::Iperf { way }));
+    }
+}
+
+fn at_rest(cells: &mut Vec<Cell>) {
+    let mut add = |group, mode, what: &str, work| {
+        let id = format!("{group}.{what}");
+        cells.push(Cell { id, group, mode, family: Family::V4, mtu: 65520, work });
+    };
+    for (mode, name) in [(Mode::Tap, "tap"), (Mode::Stream, "stream"), (Mode::VhostUser, "vu")] {
+        for connections in [0, 1000] {
+            let what =
+                if connections == 0 { "idle".to_owned() } else { format!("conn{connections}") };
+            add('M', mode, &format!("{name}.{what}"), Work::Memory { connections });
+        }
+    }
+    add('M', Mode::Tap, "tap.conn5000", Work::Memory { connections: 5000 });
+    add('M', Mode::Bypass, "bypass.conn1000", Work::Memory { connections: 1000 });
+    add('S', Mode::Stream, "passt.ready", Work::Ready { ports: 0 });
+    add('S', Mode::Stream, "passt.ready.ports10", Work::Ready { ports: 10 });
+    add('S', Mode::Stream, "passt.ready.ports1000", Work::Ready { ports: 1000 });
+    add('S', Mode::Tap, "pasta.command", Work::Command);
+    add('I', Mode::Tap, "pasta.auto", Work::Idle { auto: true });
+    add('I', Mode::Tap, "pasta.none", Work::Idle { auto: false });
+    add('I', Mode::Stream, "passt.none", Work::Idle { auto: false });
+}
+
+/// The cells whose numbers the project has set itself: `--cells targets`.
+const TARGETS: [&str; 20] = [
+    "T.tap.v4.65520.out.x?",
+    "T.tap.v4.1500.out.x?",
+    "T.tap.v4.*.in.x1",
+    "U.tap.v4.*.1400.out",
+    "U.tap.v4.*.1400.in",
+    "L.tap.v4.*.x1",
+    "L.tap.v4.*.idle5000",
+    "C.tap.v4.*.x8",
+    "T.bypass.v4.*.x1",
+    "L.bypass.v4.tcp.x1",
+    "C.bypass.v4.*.x8",
+    "T.vu.v4.65520.*.x?",
+    "T.vu.v4.1500.*.x?",
+    "L.vu.v4.*.x1",
+    "C.vu.v4.*.x1",
+    "T.stream.v4.65520.*.x1",
+    "T.stream.v4.1500.*.x1",
+    "M.*",
+    "S.*",
+    "I.*",
+];
+
+/// The patterns that a word of the command line stands for: a named set, or itself.
+pub fn patterns(word: &str) -> Vec<&str> {
+    if word == "targets" { TARGETS.to_vec() } else { vec![word] }
+}
+
+/// Whether `pattern` with `*` and `?` is `name`.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut at, mut place, mut retry) = (0, 0, None);
+    while place < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                retry = Some((at, place));
+                at += 1;
+            }
+            Some(c) if *c == '?' || *c == name[place] => {
+                at += 1;
+                place += 1;
+            }
+            _ => {
+                let Some((star, begin)) = retry else { return false };
+                retry = Some((star, begin + 1));
+                (at, place) = (star + 1, begin + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_groups_have_titles() {
+        let cells = all();
+        let names: BTreeSet<&str> = cells.iter().map(|cell| cell.id.as_str()).collect();
+        assert_eq!(names.len(), cells.len());
+        for cell in &cells {
+            assert!(GROUPS.iter().any(|(group, _)| *group == cell.group), "{}", cell.id);
+            assert!(cell.id.starts_with(cell.group), "{}", cell.id);
+        }
+        for pattern in TARGETS {
+            assert!(cells.iter().any(|cell| matches(pattern, &cell.id)), "nothing is {pattern}");
+        }
+        for (group, title) in GROUPS {
+            assert!(cells.iter().any(|cell| cell.group == group), "nothing in {title}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_in_a_shell() {
+        for (pattern, name, wanted) in [
+            ("T.tap.*", "T.tap.v4.1500.out.x1", true),
+            ("*.out.x?", "T.tap.v4.1500.out.x1", true),
+            ("*tap*x1*", "T.tap.v4.1500.out.x1", true),
+            ("T.tap", "T.tap.v4", false),
+            ("*.x", "T.x1", false),
+            ("", "T", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), wanted, "{pattern} {name}");
+        }
+    }
+}

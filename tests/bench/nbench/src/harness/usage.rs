@@ -1,0 +1,161 @@
+//! What processes use: processor time from `schedstat`, which is exact to the nanosecond, and
+//! memory from `smaps_rollup`. And what the whole machine does, from `/proc/stat`: the kernel
+//! does part of a daemon's work at the expense of others.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::Result;
+
+/// Ticks of `/proc/stat` in a second (USER_HZ of every architecture that runs this).
+const TICKS_PER_S: f64 = 100.0;
+
+/// A point in time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Processor time of the daemon, in seconds.
+    pub daemon_s: f64,
+    /// Processor time of everything, in seconds.
+    pub system_s: f64,
+    /// Time in which the machine was not given its processors, in seconds.
+    pub steal_s: f64,
+    /// All time of all processors, in seconds.
+    pub all_s: f64,
+}
+
+impl Usage {
+    /// Reads everything, for the daemon `id` and its descendants.
+    ///
+    /// # Errors
+    /// When the daemon is gone.
+    pub fn read(id: Option<u32>) -> Result<Self> {
+        let mut daemon_ns = 0;
+        for process in id.map(family).unwrap_or_default() {
+            daemon_ns += processor_ns(process);
+        }
+        if id.is_some() && daemon_ns == 0 {
+            return Err("the daemon has ended".into());
+        }
+        Ok(Self { daemon_s: daemon_ns as f64 * 1e-9, ..system()? })
+    }
+
+    /// What was used since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            daemon_s: self.daemon_s - before.daemon_s,
+            system_s: self.system_s - before.system_s,
+            steal_s: self.steal_s - before.steal_s,
+            all_s: self.all_s - before.all_s,
+        }
+    }
+}
+
+fn system() -> Result<Usage> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let first = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> =
+        first.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal
+    let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = ticks[..] else {
+        return Err("/proc/stat is not as proc(5) says".into());
+    };
+    let busy = user + nice + system + irq + softirq;
+    Ok(Usage {
+        daemon_s: 0.0,
+        system_s: busy / TICKS_PER_S,
+        steal_s: steal / TICKS_PER_S,
+        all_s: (busy + idle + iowait + steal) / TICKS_PER_S,
+    })
+}
+
+/// A process and all its descendants.
+fn family(id: u32) -> Vec<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(process) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        if let Some(parent) = parent_of(process) {
+            children.entry(parent).or_default().push(process);
+        }
+    }
+    let mut all = vec![id];
+    let mut at = 0;
+    while let Some(next) = all.get(at).copied() {
+        all.extend(children.get(&next).into_iter().flatten());
+        at += 1;
+    }
+    all
+}
+
+/// The fourth field of `stat`; the second is a name that may hold anything.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Of all threads.
+fn processor_ns(process: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| first_number(&task.path().join("schedstat"))).sum()
+}
+
+fn first_number(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// Memory of a daemon and its descendants, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Proportional set size: shared pages in equal parts.
+    pub pss_kib: f64,
+    /// Unique set size: pages that nobody shares.
+    pub uss_kib: f64,
+}
+
+impl Memory {
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn read(id: u32) -> Result<Self> {
+        let mut sum = Self::default();
+        for process in family(id) {
+            // A descendant may have ended.
+            let text =
+                fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+            sum.pss_kib += field(&text, "Pss:");
+            sum.uss_kib += field(&text, "Private_Clean:") + field(&text, "Private_Dirty:");
+        }
+        if sum.pss_kib > 0.0 {
+            Ok(sum)
+        } else {
+            Err("cannot read the daemon's smaps_rollup".into())
+        }
+    }
+}
+
+fn field(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
+}
+
+/// Memory that the kernel itself uses for objects, in KiB.
+pub fn slab_kib() -> f64 {
+    field(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_something_and_has_children() {
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let me = std::process::id();
+        assert!(family(me).contains(&child.id()));
+        assert!(Usage::read(Some(me)).unwrap().daemon_s > 0.0);
+        assert!(Memory::read(me).unwrap().uss_kib > 100.0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(Usage::read(Some(child.id())).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! The load generator: `nbench server` at one end, a client command at the other.
+//!
+//! Everything is one thread and one level-triggered epoll loop for each process, with large
+//! buffers and few system calls, so that the generator costs the same whatever it measures.
+
+mod crr;
+mod echo;
+mod hold;
+mod pattern;
+mod proto;
+mod relay;
+mod rr;
+mod server;
+mod sock;
+mod source;
+mod start;
+mod stream;
+mod udp;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::args::Args;
+
+/// What a command comes to: nothing, or why there is no result.
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// How long a client waits for what does not depend on the daemon's speed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const USAGE: &str = "\
+usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
+  server ADDR:PORT             serve all clients, TCP and UDP; answers to datagrams come from ADDR
+  stream ADDR:PORT             way=put|get|both streams=1 stalled=0 verify=0
+  rr ADDR:PORT                 proto=tcp|udp flows=1 size=1 idle=0
+  crr ADDR:PORT                concurrent=1
+  udp ADDR:PORT                way=put|get size=1400 gso=1 rate=0 (datagrams a second, 0: all)
+                               limit=PERCENT (search the best rate that loses no more)
+  hold ADDR:PORT               count=1000 seconds=5; says `holding` in between
+  start -- COMMAND WORD...     count=10 pid=FILE stale=FILE, before the --: time until the file is
+                               there, or until the command ends; a stale file is removed before
+  relay SOCKET TAP             connect a new tap device to a qemu stream socket
+Measuring commands take seconds=5 warmup=1, and print one line of JSON.";
+
+/// Runs the command that the words name.
+///
+/// # Errors
+/// Why there is no result: the arguments, or what happened on the way.
+pub fn run(words: &[&str]) -> Outcome {
+    match words {
+        ["server", at] => server::serve(parse(at)?),
+        ["stream", to, rest @ ..] => print(&stream::run(parse(to)?, rest)?),
+        ["rr", to, rest @ ..] => print(&rr::run(parse(to)?, rest)?),
+        ["crr", to, rest @ ..] => print(&crr::run(parse(to)?, rest)?),
+        ["udp", to, rest @ ..] => print(&udp::run(parse(to)?, rest)?),
+        ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
+        ["start", rest @ ..] => print(&start::run(rest)?),
+        ["relay", socket, tap] => relay::run(socket, tap),
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn print(report: &impl Serialize) -> Outcome {
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}
+
+fn parse<T: std::str::FromStr>(word: &str) -> Result<T, Box<dyn Error>> {
+    word.parse().map_err(|_| format!("cannot read '{word}'").into())
+}
+
+/// Warm-up and measured time of a run.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    begin: Instant,
+    warmup: Duration,
+    length: Duration,
+}
+
+impl Window {
+    /// A window whose warm-up begins now, from `warmup` and `seconds`.
+    fn begin(args: &Args<'_>) -> Result<Self, Box<dyn Error>> {
+        let seconds = |key, otherwise| -> Result<Duration, Box<dyn Error>> {
+            let value: f64 = args.value(key, otherwise)?;
+            Ok(Duration::try_from_secs_f64(value)?)
+        };
+        Ok(Self::of(seconds("warmup", 1.0)?, seconds("seconds", 5.0)?))
+    }
+
+    fn of(warmup: Duration, length: Duration) -> Self {
+        Self { begin: Instant::now(), warmup, length }
+    }
+
+    /// The same durations, beginning now.
+    fn again(self) -> Self {
+        Self { begin: Instant::now(), ..self }
+    }
+
+    fn end(&self) -> Instant {
+        self.begin + self.warmup + self.length
+    }
+
+    /// Whether what ends at `now` counts.
+    fn holds(&self, now: Instant) -> bool {
+        now >= self.begin + self.warmup && now < self.end()
+    }
+
+    fn gbit_per_s(&self, bytes: u64) -> f64 {
+        bytes as f64 * 8e-9 / self.length.as_secs_f64()
+    }
+
+    fn per_s(&self, count: u64) -> f64 {
+        count as f64 / self.length.as_secs_f64()
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    // Without it fewer connections are made, and that is reported where it happens.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+}
+
+/// The wildcard address of the family of `to`.
+fn any_address(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
+    }
+}
