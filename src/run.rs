@@ -271,6 +271,12 @@ fn engine(
     if let Some(bypass) = bypass {
         engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
     }
+    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
+    if let Err(errno) = engine.watch_neighbours(interfaces) {
+        log::warn!(
+            "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
+        );
+    }
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
     Ok(engine)
 }

@@ -27,6 +27,7 @@ mod icmp_error;
 mod ingress;
 mod listen;
 mod namespace_link;
+mod neighbours;
 mod outbox;
 mod relay;
 mod socket_link;
@@ -68,6 +69,7 @@ use bypass::BypassParts;
 use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER, slot_of_timer};
 use fragments::Fragments;
 use listen::Listeners;
+use neighbours::NeighbourWatch;
 use outbox::Outbox;
 use state::Protocol;
 
@@ -111,6 +113,7 @@ pub struct Engine {
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
     duid: Duid,
+    neighbours: Option<Box<NeighbourWatch>>,
     /// The operator was told that echo sockets are not allowed.
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
@@ -149,6 +152,7 @@ impl Engine {
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,
             duid,
+            neighbours: None,
             ping_refused: false,
             epoll,
             now,

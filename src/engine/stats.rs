@@ -51,6 +51,8 @@ event_types! {
     Ping => "ICMP/ICMPv6 ping socket",
     /// Any other deadline.
     Timer => "other timer",
+    /// The kernel's news about neighbours.
+    Neighbours => "netlink neighbour subscription socket",
     /// A command, or a namespace.
     Watch => "command or namespace watch",
     /// Frames from a namespace.
@@ -188,6 +190,7 @@ pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> Eve
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
+        Token::Neighbours => EventType::Neighbours,
         Token::Signals => EventType::Signal,
         Token::Watch(_) => EventType::Watch,
     }

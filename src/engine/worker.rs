@@ -274,6 +274,7 @@ impl<L: Link> Worker<L> {
                 let events = self.link.on_event(token);
                 self.on_link(events);
             }
+            Some(Token::Neighbours) => self.engine.on_neighbours_event(self.link.halves().1),
             Some(Token::Clients) => self.knocking = true,
             Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
             Some(Token::Watch(index)) => {

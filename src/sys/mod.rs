@@ -9,6 +9,7 @@ pub mod datagram;
 pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;
+pub mod neighbours;
 pub mod pipe;
 pub mod process;
 pub mod seccomp;
