@@ -64,8 +64,6 @@ pub struct PastaConf {
     pub bypass: Bypass,
     /// Ports of the namespace's loopback interface that lead to the host's.
     pub outbound: RuleTable,
-    /// `--runas`.
-    pub run_as: Option<String>,
 }
 
 /// Whether the words mean a command (or a shell) to start.
@@ -115,7 +113,6 @@ pub(super) fn resolve(
             only: pasta.splice_only,
         },
         outbound,
-        run_as: options.run.run_as.clone(),
     })
 }
 
