@@ -36,6 +36,12 @@ pub const BATCHES_PER_TURN: usize = 4;
 /// Datagrams read from one socket in one turn.
 pub const DATAGRAMS_PER_TURN: usize = 64;
 
+/// Datagrams of news about neighbours read in one turn, each of up to 32 KiB.
+pub const NEIGHBOUR_DATAGRAMS_PER_TURN: usize = 4;
+
+/// The same at start, when the whole table is told: some 400,000 neighbours.
+pub const NEIGHBOUR_DATAGRAMS_AT_START: usize = 1024;
+
 /// Datagrams of the guest that can be under reassembly at a time. Fragments of one datagram come one
 /// after the other, except where several processors of a guest send: one datagram for each of them.
 pub const REASSEMBLY_SLOTS: usize = 16;

@@ -23,7 +23,8 @@ pub use configure::queue_frames;
 use crate::conf::{Conf, PastaConf, Target};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
-use crate::start::StartError;
+use crate::start::{NOTIFY_VARIABLE, StartError};
+use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
 use command::Started;
@@ -123,11 +124,11 @@ impl Namespace {
             .map_err(StartError::Other)
     }
 
-    /// Forks the command, if there is to be one.
+    /// Forks the command, if there is to be one. It gets `limit` back.
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn spawn(&self, conf: &Conf) -> Result<Spawned, StartError> {
+    pub fn spawn(&self, conf: &Conf, limit: &DescriptorLimit) -> Result<Spawned, StartError> {
         let Some(PastaConf { target: Target::Spawn { command, pid_namespace, .. }, .. }) =
             &conf.pasta
         else {
@@ -138,6 +139,9 @@ impl Namespace {
             pid_namespace: *pid_namespace,
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
+            limit,
+            // Whom it names was told of us, and is not to be told of the command.
+            withheld: conf.run.notify.then_some(NOTIFY_VARIABLE),
         };
         Ok(match command::fork(&plan)? {
             Started::Program(child) => Spawned::Program(Some(child)),

@@ -15,6 +15,7 @@ mod banner;
 mod error;
 pub mod host;
 mod meaning;
+mod names;
 mod options;
 mod pasta;
 pub mod ports;

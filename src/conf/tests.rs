@@ -1,6 +1,6 @@
 //! Options and host put together, and what is printed of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::host::{HostFacts, Template};
@@ -219,6 +219,60 @@ fn local_name_servers_are_reached_at_an_address_that_stands_for_the_host() {
     assert_eq!(dns(&["-D", "none"], "nameserver 127.0.0.53"), (None, None, None));
 }
 
+/// What a guest of each family is handed out, and where its queries to `--dns-forward` go.
+fn names_of(arguments: &[&str], resolv: &str) -> [(Vec<IpAddr>, Option<IpAddr>); 2] {
+    let Conf { network, mapping, .. } = conf(arguments, resolv);
+    let v4 = network.v4.iter().flat_map(|v4| v4.dns.iter().copied().map(IpAddr::from));
+    let v6 = network.v6.iter().flat_map(|v6| v6.dns.iter().copied().map(IpAddr::from));
+    let to = |matched: Option<IpAddr>| matched.and_then(|matched| mapping.dns_host_for(matched));
+    [
+        (v4.collect(), to(mapping.v4.dns_match.map(Into::into))),
+        (v6.collect(), to(mapping.v6.dns_match.map(Into::into))),
+    ]
+}
+
+#[test]
+fn a_server_of_the_other_family_is_forwarded_to_and_handed_out_by_the_address_that_is_matched() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let both = ["--dns-forward", "192.0.2.9", "--dns-forward", "2001:db8::9"];
+    let (shown4, shown6) = (vec![ip("192.0.2.9")], vec![ip("2001:db8::9")]);
+    let (stub, server4, server6) = (ip("127.0.0.53"), ip("198.51.100.53"), ip("2001:db8:1::53"));
+
+    let [v4, v6] = names_of(&both, "nameserver 127.0.0.53");
+    assert_eq!(v4, (shown4.clone(), Some(stub)));
+    assert_eq!(v6, (shown6.clone(), Some(stub)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53");
+    assert_eq!(v4, (shown4.clone(), Some(server6)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53\nnameserver 198.51.100.53");
+    assert_eq!(v4, (vec![server4], Some(server4)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+
+    // The same where the guest does not have the server's family.
+    let only6 = ["--ipv6-only", "--dns-forward", "2001:db8::9"];
+    assert_eq!(names_of(&only6, "nameserver 127.0.0.53")[1], (shown6.clone(), Some(stub)));
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    assert_eq!(names_of(&only4, "nameserver 2001:db8:1::53")[0], (shown4, Some(server6)));
+
+    // What was given on the command line counts, and without a server nothing is promised.
+    let given = ["--dns-forward", "2001:db8::9", "--dns-host", "198.51.100.53"];
+    assert_eq!(names_of(&given, "")[1], (shown6, Some(server4)));
+    assert_eq!(names_of(&given[..2], "")[1], (Vec::new(), None));
+    let handed = [&given[..], &["-D", "2001:db8::7"]].concat();
+    assert_eq!(names_of(&handed, "")[1], (vec![ip("2001:db8::7")], Some(server4)));
+    // Nothing is matched that the operator did not name.
+    assert_eq!(names_of(&[], "nameserver 127.0.0.53")[1], (Vec::new(), None));
+}
+
+#[test]
+fn servers_of_a_family_that_the_host_lacks_are_no_use() {
+    let facts = HostFacts { no_ipv6: true, v6: None, ..host() };
+    let resolv = "nameserver 2001:db8:1::53";
+    let conf = attempt(&["--dns-forward", "192.0.2.9"], &facts, resolv).unwrap();
+    assert_eq!(conf.mapping.dns_host_for(v4("192.0.2.9").into()), None);
+    assert!(texts(&conf).contains(&"Couldn't get any nameserver address"));
+}
+
 #[test]
 fn link_local_name_servers_keep_their_interface() {
     let dns = |resolv: &str| {
@@ -235,6 +289,14 @@ fn link_local_name_servers_keep_their_interface() {
     assert_eq!(dns("nameserver fe80::53%eth9"), (None, None, 0));
     let conf = conf(&[], "nameserver fe80::53%eth9");
     assert!(texts(&conf).contains(&"Ignoring nameserver fe80::53%eth9: no such interface"));
+
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    let scoped = self::conf(&only4, "nameserver fe80::53%eth1").mapping;
+    assert_eq!((scoped.v6.dns_host, scoped.dns_scope_id), (server, 3));
+    let conf = self::conf(&only4, "nameserver fe80::53");
+    assert_eq!(conf.mapping.v6.dns_host, None);
+    let note = "Ignoring nameserver fe80::53: no interface to reach it by";
+    assert!(texts(&conf).contains(&note));
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Engine {
     ) -> Result<Option<(Pif, SpliceSide)>, DropReason> {
         let Some(parts) = &self.bypass else { return Ok(None) };
         let side = if pif == Pif::Splice {
-            fwd::from_namespace(self.addressing.scope_id(), rule, peer, local)
+            fwd::from_namespace(self.addressing.net.scope_id(), rule, peer, local)
                 .map(|side| Some((Pif::Host, side)))
         } else {
             let guest = (&self.addressing.learned, parts.interface);

@@ -37,7 +37,7 @@ pub struct Listener {
     pif: Pif,
     /// Index in the rule table of `pif`.
     rule: usize,
-    proto: Proto,
+    pub(super) proto: Proto,
     port: u16,
     /// Already on the list for this turn.
     ready: bool,
@@ -252,7 +252,7 @@ impl Engine {
         };
         // A link-local address is one on the template interface, unless the rule names another.
         let scope = match rule.interface {
-            None if pif == Pif::Host => self.addressing.scope_id(),
+            None if pif == Pif::Host => self.addressing.net.scope_id(),
             _ => 0,
         };
         let to = BindTo {
@@ -456,7 +456,7 @@ impl Engine {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Result<OwnedFd, Errno> {
-        let scope = self.addressing.scope_id();
+        let scope = self.addressing.net.scope_id();
         let to = BindTo {
             address: Endpoint::from(local).with_scope(scope),
             interface: rule.interface.as_ref().map(|name| name.as_str()),

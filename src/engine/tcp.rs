@@ -228,7 +228,7 @@ impl Engine {
         conn: Conn,
         connecting: bool,
     ) -> Result<(), DropReason> {
-        let v4 = sides[0].endpoint.ip().is_ipv4();
+        let v4 = sockopt::socket_domain(&socket) == Ok(rnet::AddressFamily::INET);
         let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
         let state = TcpState {
             conn,

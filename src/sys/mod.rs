@@ -7,6 +7,7 @@ pub mod batch;
 pub mod datagram;
 pub mod namespace;
 pub mod namespace_socket;
+pub mod neighbours;
 pub mod pipe;
 pub mod process;
 pub mod sock_diag;

@@ -349,7 +349,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
     }
     in_namespace(NAME, || {
         // Three descriptors each in this process.
-        let limit = passt::sys::process::raise_descriptor_limit().unwrap() as usize;
+        let limit = passt::sys::process::raise_descriptor_limit().unwrap().maximum as usize;
         let count = 5000.min((limit - 1000) / 3);
         assert!(count >= 1000, "a limit of {limit} descriptors is too low for this test");
         let guest = rig::guest();

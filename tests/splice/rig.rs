@@ -201,7 +201,7 @@ impl Drop for Running {
 }
 
 fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
-    let limit = process::raise_descriptor_limit().unwrap();
+    let limit = process::raise_descriptor_limit().unwrap().maximum;
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let net = network();
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
