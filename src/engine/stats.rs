@@ -63,6 +63,8 @@ event_types! {
     Control => "vhost-user command socket",
     /// A front-end's driver has put something into a ring.
     Kick => "vhost-user kick socket",
+    /// News about the host's neighbours.
+    Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.
@@ -188,6 +190,7 @@ pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> Eve
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
+        Token::Neighbours => EventType::Neighbours,
         Token::Signals => EventType::Signal,
         Token::Watch(_) => EventType::Watch,
     }
