@@ -8,7 +8,6 @@
 mod command;
 mod configure;
 mod gone;
-mod identity;
 mod netlink;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,9 +19,10 @@ use rustix::io::Errno;
 pub use command::Child;
 pub use configure::queue_frames;
 
-use crate::conf::{Conf, PastaConf, Target};
+use crate::conf::{Conf, PastaConf, RunConf, Target};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
+use crate::sandbox::{self, Setup, identity};
 use crate::start::{NOTIFY_VARIABLE, StartError};
 use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};
@@ -64,12 +64,15 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn prepare(conf: &PastaConf) -> Result<Self, StartError> {
+    pub fn prepare(run: &RunConf, conf: &PastaConf) -> Result<Self, StartError> {
         let privileged = rustix::process::geteuid().is_root();
-        identity::settle_user(conf)?;
+        identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
         let dropped = privileged && !rustix::process::geteuid().is_root();
-        let Target::Join { network: path, .. } = &conf.target else {
-            identity::settle_namespace(&conf.target)?;
+        let Target::Join { network: path, user } = &conf.target else {
+            if let Target::Spawn { user_namespace: true, .. } = &conf.target {
+                identity::create_namespace()?;
+            }
+            sandbox::keep_for_setup(run, setup(conf))?;
             let network = namespace::new_network().map_err(|errno| {
                 StartError::Other(format!(
                     "Couldn't create a network namespace: {errno}{}",
@@ -79,7 +82,10 @@ impl Namespace {
             return Ok(Self { network });
         };
         let opened = namespace::open(path);
-        identity::settle_namespace(&conf.target)?;
+        if let Some(user) = user {
+            identity::enter_namespace(user)?;
+        }
+        sandbox::keep_for_setup(run, setup(conf))?;
         let network = opened.or_else(|_| namespace::open(path)).map_err(|errno| {
             let path = path.display();
             StartError::Other(format!(
@@ -158,6 +164,14 @@ pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartErr
     match &conf.target {
         Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
         Target::Join { .. } | Target::Spawn { .. } => Ok(None),
+    }
+}
+
+/// Which capabilities the namespace takes.
+fn setup(conf: &PastaConf) -> Setup {
+    match conf.target {
+        Target::Spawn { user_namespace: true, .. } => Setup::Pasta,
+        Target::Spawn { .. } | Target::Join { .. } => Setup::PastaOfOthers,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
+use crate::sandbox::{self, Program};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
 use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::process::{self, DescriptorLimit};
@@ -59,6 +60,7 @@ fn fail(error: &StartError) -> ExitCode {
 
 /// Makes the process independent of who started it, and runs.
 fn start(options: Options) -> Result<ExitCode, StartError> {
+    sandbox::limit_capabilities()?;
     process::settle_signals().map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
     if let Err(errno) = process::close_descriptors(options.fd) {
@@ -89,6 +91,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
     let readiness = Readiness::prepare(&conf.run, made)?;
+    sandbox::detach(&conf.run)?;
     let bound = match &socket {
         ClientSocket::Listening(_, path) => Some(path.as_path()),
         ClientSocket::Connected(_) => None,
@@ -100,12 +103,14 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), limit.maximum)?;
     let capture = watch_frames(&conf.run, &mut worker);
+    sandbox::close_off(&conf.run, Program::Passt)?;
     let Continue::Program(announcement) = readiness.fork()? else {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     };
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    sandbox::confine(Program::Passt)?;
     announcement.say()?;
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
@@ -123,7 +128,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let mut conf = configure(options)?;
     let mut readiness = Readiness::prepare(&conf.run, Made::default())?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
-    let namespace = Namespace::prepare(pasta)?;
+    let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
     }
@@ -144,11 +149,13 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         worker.watch(watch).map_err(system("epoll_ctl"))?;
     }
     let capture = watch_frames(&conf.run, &mut worker);
+    sandbox::close_off(&conf.run, Program::Pasta)?;
     let Continue::Program(announcement) = readiness.fork()? else {
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     };
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    sandbox::confine(Program::Pasta)?;
     announcement.say()?;
     if let Some(child) = &mut child {
         child.release().map_err(system("Couldn't start the command"))?;
@@ -209,7 +216,8 @@ fn bypass(
     device: Option<&pasta::Device>,
 ) -> Result<Option<BypassConfig>, StartError> {
     let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
-    let sockets = NamespaceSockets::start(namespace.network())
+    let filter = sandbox::socket_maker()?;
+    let sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
     let sockets = Box::new(sockets);
     let interface = device.map_or(0, |device| device.index);

@@ -51,6 +51,8 @@ event_types! {
     Ping => "ICMP/ICMPv6 ping socket",
     /// Any other deadline.
     Timer => "other timer",
+    /// The kernel's news about neighbours.
+    Neighbours => "netlink neighbour subscription socket",
     /// A command, or a namespace.
     Watch => "command or namespace watch",
     /// Frames from a namespace.
@@ -63,7 +65,7 @@ event_types! {
     Control => "vhost-user command socket",
     /// A front-end's driver has put something into a ring.
     Kick => "vhost-user kick socket",
-    /// A change of the host's table of neighbours.
+    /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
@@ -190,9 +192,9 @@ pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> Eve
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
+        Token::Neighbours => EventType::Neighbours,
         Token::Signals => EventType::Signal,
         Token::Watch(_) => EventType::Watch,
-        Token::Neighbours => EventType::Neighbours,
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use super::stats::{EventType, Stats, event_type};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::sys::socket;
 use crate::time::Timestamp;
 
 /// How often a client is looked at that cannot be accepted.
@@ -326,8 +327,8 @@ impl<L: Link> Worker<L> {
         let accepted = listener.accept();
         self.note_exhaustion(accepted.as_ref().err());
         let Ok((stream, _)) = accepted else { return };
-        let peer = rustix::net::sockopt::socket_peercred(&stream);
-        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());
+        // 0 is the number that the kernel gives to processes outside of our namespace.
+        let pid = socket::peer_process(stream.as_fd()).unwrap_or(0);
         if self.link.is_attached() {
             log::info!("discarding connection from PID {pid}");
             return;

@@ -2,8 +2,8 @@
 //!
 //! In the background that is the exit code of the first process, and with it the PID file is written.
 //! The first process waits for a byte from the second, which sends it when nothing is left that could
-//! fail. When the second one ends instead, the first one ends with an error, and files that were
-//! made are removed. In the foreground it is the PID file alone.
+//! fail. When the second one ends instead, the first one ends with an error. In the foreground it is
+//! the PID file alone.
 
 use std::os::fd::OwnedFd;
 
@@ -34,10 +34,7 @@ pub enum Continue {
 }
 
 /// The word that a process in the background, or one in the foreground, is ready.
-pub struct Announcement {
-    made: Made,
-    kind: Kind,
-}
+pub struct Announcement(Kind);
 
 enum Kind {
     Background { starter: OwnedFd, null: OwnedFd },
@@ -68,9 +65,11 @@ impl Readiness {
     /// [`StartError`], in either process.
     pub fn fork(self) -> Result<Continue, StartError> {
         let Self { foreground, mut made, pid_file, manager, null } = self;
+        // The sandbox has put files out of reach.
+        made.keep();
         if foreground {
             let kind = Kind::Foreground { pid_file, manager };
-            return Ok(Continue::Program(Announcement { made, kind }));
+            return Ok(Continue::Program(Announcement(kind)));
         }
         let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(system("Couldn't make a pipe"))?;
@@ -78,7 +77,7 @@ impl Readiness {
             Forked::Child => {
                 rustix::process::setsid().map_err(system("setsid"))?;
                 let kind = Kind::Background { starter, null };
-                Ok(Continue::Program(Announcement { made, kind }))
+                Ok(Continue::Program(Announcement(kind)))
             }
             Forked::Parent(pid) => {
                 drop(starter);
@@ -87,7 +86,6 @@ impl Readiness {
                     let _ended = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
                     return Err(error);
                 }
-                made.keep();
                 Ok(Continue::Starter)
             }
         }
@@ -128,8 +126,8 @@ impl Announcement {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn say(mut self) -> Result<(), StartError> {
-        match self.kind {
+    pub fn say(self) -> Result<(), StartError> {
+        match self.0 {
             Kind::Foreground { pid_file, manager } => {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 tell(pid, pid_file, manager.as_ref())?;
@@ -141,7 +139,6 @@ impl Announcement {
                 crate::log::leave_stderr();
             }
         }
-        self.made.keep();
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
 
 /// When to give up on something that does not happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,10 +44,12 @@ impl Place {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// passt with a socket and a PID file here.
+    /// passt with a socket and a PID file here, as the user whose place this is, also if that is root.
     pub fn passt<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         command.args(NETWORK).arg("--socket").arg(self.path("socket"));
+        command.arg(format!("--runas={user}:{group}"));
         command.arg("--pid").arg(self.path("pid")).args(arguments);
         command
     }

@@ -16,7 +16,7 @@ CASES=(
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
-    helper_ends
+    helper_ends confined
     join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
@@ -351,7 +351,7 @@ case_command_missing() {
     same "$(status configured -- /nowhere/at/all)" 1
 }
 case_end_by_signal() {
-    background -P "$WORLD/pasta.pid" "${served[@]}"
+    background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
     local job code=0
     job=$(tail -n 1 "$WORLD/jobs")
     kill -TERM "$(cat "$WORLD/pasta.pid")"
@@ -393,6 +393,29 @@ from_host() { in_net host /run/bin/nettool "$@"; }
 # tap_bytes: what has gone through the tap device, both ways.
 tap_bytes() { inside awk '$1 == "uplink:" { print $2 + $10 }' /proc/net/dev; }
 refused_at() { [ "$(from_host connect "$1")" = refused ]; }
+
+# field PID NAME: a line of what the kernel says about a process.
+field() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
+
+# What pasta and its helper may do; the command is none of the sandbox's business.
+case_confined() {
+    local program pid helper='' command=''
+    background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
+    program=$(cat "$WORLD/pasta.pid")
+    for pid in $(cat "/proc/$program/task/$program/children"); do
+        case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
+    done
+    for pid in "$program" "$helper"; do
+        same "$(field "$pid" Seccomp) $(field "$pid" NoNewPrivs)" '2 1'
+        same "$(field "$pid" CapBnd) $(field "$pid" CapInh)" '0000000000000000 0000000000000000'
+    done
+    # Low ports of the namespace may be bound to.
+    same "$(field "$program" CapEff) $(field "$program" CapPrm)" '0000000000000400 0000000000000400'
+    same "$(field "$helper" CapEff) $(field "$helper" CapPrm)" '0000000000000000 0000000000000000'
+    same "$(field "$command" Seccomp) $(field "$command" NoNewPrivs)" '0 0'
+    [ "$PASST_WORLD_UID" -ne 0 ] || same "$(ls -A "/proc/$program/root")" ''
+    from_host get "127.0.0.1:7001" 2048 61
+}
 
 bypass_tcp() {
     holder
