@@ -107,7 +107,7 @@ pub fn resolve(
     let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
     let v6 =
         (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
-    check_interfaces(&options, v4.as_ref(), v6.as_ref())?;
+    check_interfaces(&options, v4.as_ref(), v6.as_ref(), &mut notes)?;
     let (v4, template_v4) = v4.unzip();
     let (v6, template_v6) = v6.unzip();
 
@@ -275,23 +275,28 @@ fn net_v6(
     (net, None)
 }
 
-/// Each interface that the operator named must be of use for what it was named for.
+/// An interface that outbound sockets are bound to must be of use. One that is but a model may get
+/// its address later, and the guest does without until then.
 fn check_interfaces(
     options: &Options,
     v4: Option<&(Ipv4Net, Option<Device>)>,
     v6: Option<&(Ipv6Net, Option<Device>)>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), ConfError> {
     let wish = &options.interfaces;
     let v4_works = v4.is_some_and(|(_, template)| template.is_some());
     let v6_works = v6.is_some_and(|(_, template)| template.is_some());
-    for (option, name, works) in [
-        ("interface", wish.template, v4_works || v6_works),
-        ("outbound-if4", wish.outbound_v4, v4_works),
-        ("outbound-if6", wish.outbound_v6, v6_works),
-    ] {
+    for (option, name, works) in
+        [("outbound-if4", wish.outbound_v4, v4_works), ("outbound-if6", wish.outbound_v6, v6_works)]
+    {
         if let Some(name) = name.filter(|_| !works) {
             return Err(ConfError::InterfaceUnusable { option, name });
         }
+    }
+    if let Some(name) = wish.template.filter(|_| !v4_works && !v6_works) {
+        notes.push(Note::warn(format!(
+            "External interface not usable: --interface {name} has no address"
+        )));
     }
     Ok(())
 }

@@ -156,10 +156,15 @@ fn named_interfaces_must_be_usable() {
         attempt(&arguments, &facts, "").unwrap();
     }
     facts.v4.as_mut().unwrap().address = None;
-    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"], ["--outbound-if6", "eth0"]] {
-        let error = attempt(&arguments, &facts, "").unwrap_err();
-        assert_eq!(error.to_string(), "External interface not usable", "{arguments:?}");
+    for option in ["--outbound-if4", "--outbound-if6"] {
+        let error = attempt(&[option, "eth0"], &facts, "").unwrap_err();
+        assert_eq!(error.to_string(), "External interface not usable", "{option}");
+        assert!(error.cure().unwrap().starts_with(&format!("{option} eth0: ")), "{option}");
     }
+    let local = attempt(&["-i", "eth0"], &facts, "").unwrap();
+    assert_eq!(local.network.v4.as_ref().unwrap().addr, v4("169.254.2.1"));
+    let warning = "External interface not usable: --interface eth0 has no address";
+    assert!(texts(&local).contains(&warning), "{:?}", local.notes);
 }
 
 #[test]
