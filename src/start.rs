@@ -42,6 +42,9 @@ pub enum StartError {
     /// The socket's path names a file that holds something.
     #[error("Socket path {0} is a file with content: remove it, or choose another --socket")]
     SocketIsFile(PathBuf),
+    /// No socket can have this path.
+    #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another --socket")]
+    SocketPath(PathBuf),
     /// The client socket could not be made.
     #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
     Bind {
@@ -131,11 +134,14 @@ fn bind_default() -> Result<ClientSocket, StartError> {
 fn bind(path: &Path) -> Result<UnixListener, StartError> {
     use std::io::ErrorKind;
     let failed = |source| StartError::Bind { path: path.to_owned(), source };
+    if path.as_os_str().is_empty() {
+        return Err(StartError::SocketPath(path.to_owned()));
+    }
     match UnixStream::connect(path) {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
-            // Not a path that a socket can have: too long, or empty.
-            ErrorKind::InvalidInput => return Err(failed(error)),
+            // Too long.
+            ErrorKind::InvalidInput => return Err(StartError::SocketPath(path.to_owned())),
             _ => return Err(StartError::SocketInUse(path.to_owned())),
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),

@@ -173,9 +173,22 @@ fn forwarding(
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, kernel, (way, proto, spec), group)?;
+        ports::add(&mut table, network, kernel, (way, proto, spec), group).map_err(|error| {
+            let (option, spec) = (option_of(way, proto), spec.to_owned());
+            ConfError::Ports { option, spec, error: Box::new(error) }
+        })?;
     }
     Ok(table)
+}
+
+/// The option whose ports are `way` and `proto`.
+fn option_of(way: Way, proto: Proto) -> &'static str {
+    match (way, proto) {
+        (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
+        (Way::FromNamespace, _) => "udp-ns",
+        (_, Proto::Tcp) => "tcp-ports",
+        _ => "udp-ports",
+    }
 }
 
 fn device<A>(template: &Template<A>) -> Device {
@@ -271,10 +284,16 @@ fn check_interfaces(
     let wish = &options.interfaces;
     let v4_works = v4.is_some_and(|(_, template)| template.is_some());
     let v6_works = v6.is_some_and(|(_, template)| template.is_some());
-    let useless = (wish.template.is_some() && !v4_works && !v6_works)
-        || (wish.outbound_v4.is_some() && !v4_works)
-        || (wish.outbound_v6.is_some() && !v6_works);
-    if useless { Err(ConfError::InterfaceUnusable) } else { Ok(()) }
+    for (option, name, works) in [
+        ("interface", wish.template, v4_works || v6_works),
+        ("outbound-if4", wish.outbound_v4, v4_works),
+        ("outbound-if6", wish.outbound_v6, v6_works),
+    ] {
+        if let Some(name) = name.filter(|_| !works) {
+            return Err(ConfError::InterfaceUnusable { option, name });
+        }
+    }
+    Ok(())
 }
 
 fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Network {
@@ -306,7 +325,9 @@ fn warn_of_mtu(network: &Network, notes: &mut Vec<Note>) {
     {
         if enabled && network.mtu < minimum {
             let mtu = network.mtu;
-            notes.push(Note::warn(format!("MTU {mtu} is too small for {family} (min {minimum})")));
+            notes.push(Note::warn(format!(
+                "MTU {mtu} is too small for {family} (minimum {minimum})"
+            )));
         }
     }
 }

@@ -163,6 +163,57 @@ fn named_interfaces_must_be_usable() {
 }
 
 #[test]
+fn what_the_operator_gave_holds_in_local_mode() {
+    let given = ["-a", "192.0.2.9/24", "-g", "192.0.2.8", "-a", "2001:db8::9", "-g", "2001:db8::8"];
+    let conf = attempt(&given, &HostFacts::default(), "").unwrap();
+    let net4 = conf.network.v4.as_ref().unwrap();
+    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.9"), 24, true));
+    assert_eq!(net4.gateway, Some(v4("192.0.2.8")));
+    let net6 = conf.network.v6.as_ref().unwrap();
+    assert_eq!((net6.addr, net6.fixed), (Some(v6("2001:db8::9")), true));
+    assert_eq!(net6.gateway, Some(v6("2001:db8::8")));
+}
+
+/// What is printed for bad ports: the packaged program's words of today and of before, the option,
+/// and a cure.
+#[test]
+fn bad_ports_are_described_in_words_old_and_new() {
+    for (arguments, parts) in [
+        (
+            &["-t", "65536"][..],
+            &[
+                "Invalid port specifier '65536'",
+                "Invalid port specifier 65536 in --tcp-ports 65536: ports are given as",
+            ][..],
+        ),
+        (
+            &["-u", "8001-8010", "-u", "8005"],
+            &[
+                "Forwarding configuration conflict: UDP [*]:8005",
+                "Unable to add rule UDP [*]:8005  =>  8005",
+                "Overlapping port specifier in --udp-ports 8005: ",
+            ],
+        ),
+        (&["-t", "0"], &["attempts to map from port 0", "--tcp-ports 0: ports go from 1"]),
+        (&["-t", "1:0"], &["attempts to map to port 0", "--tcp-ports 1:0: ports go from 1"]),
+        (&["-t", "22", "-t", "none"], &["-t none conflicts with previous", "give none first"]),
+        (&["-t", "auto"], &["only allowed for pasta", "--tcp-ports auto: name the ports"]),
+        (&["-t", "%sixteen-bytes-xx/22"], &["Invalid interface name: sixteen", "1 to 15"]),
+        (&["-4", "-t", "::1/22"], &["IPv6 forward, but IPv6 not enabled", "enable both families"]),
+        (&["-t", "22:192.0.2.9"], &["Did you mean 0.0.0.0/", "an address of the target's family"]),
+        (&["--no-tcp", "-t", "22"], &["TCP not enabled", "the option that disables the protocol"]),
+        (&["-t", "0.0.0.0/1:224.0.0.1"], &["Multicast target", "name an address of the guest"]),
+    ] {
+        let error = attempt(arguments, &host(), "").unwrap_err();
+        let text = format!("{error}\n{}", error.cure().unwrap());
+        assert!(parts.iter().all(|part| text.contains(part)), "{arguments:?}: {text}");
+    }
+    let error = pasta_attempt(&["-T", "127.0.0.1/22"], &host()).unwrap_err();
+    let text = format!("{error}\n{}", error.cure().unwrap());
+    assert!(text.starts_with("Listening address not allowed for -T 127.0.0.1/22\n--tcp-ns 127"));
+}
+
+#[test]
 fn families_that_are_off() {
     let only4 = conf(&["-4"], "");
     assert!(only4.network.v6.is_none() && !only4.network.services.ndp);
@@ -319,7 +370,7 @@ fn missing_name_servers_are_warned_of() {
     assert_eq!(warnings(&[], both), [""; 0]);
     assert_eq!(
         warnings(&["-m", "0"], both),
-        ["MTU 0 is too small for IPv4 (min 68)", "MTU 0 is too small for IPv6 (min 1280)"]
+        ["MTU 0 is too small for IPv4 (minimum 68)", "MTU 0 is too small for IPv6 (minimum 1280)"]
     );
     assert_eq!(warnings(&["-m", "1280"], both), [""; 0]);
 }
@@ -420,7 +471,8 @@ You can start qemu with:
 #[test]
 fn banner_of_the_least() {
     let arguments = ["-4", "--no-dhcp", "--no-map-gw", "-D", "none", "-F", "3"];
-    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n";
+    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n\
+                Inbound forwarding rules (HOST):\n";
     assert_eq!(banner(&conf(&arguments, ""), None), text);
 }
 
@@ -436,6 +488,7 @@ NDP:
     assign: ::
     router: fe80::1
     our link-local: fe80::1
+Inbound forwarding rules (HOST):
 
 You can now start qemu (>= 7.2, with commit 13c6be96618c):
     kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/s
@@ -506,6 +559,7 @@ fn pasta_options_that_contradict_are_refused() {
     assert_eq!(refused(&["--netns", "x", "12"]), "Both --netns and PID or command given");
     assert_eq!(refused(&["99999999999"]), "Invalid PID 99999999999");
     assert_eq!(refused(&["--no-copy-addrs"]), "--no-copy-addrs needs --config-net");
+    assert_eq!(refused(&["--no-copy-routes"]), "--no-copy-routes needs --config-net");
     assert_eq!(
         refused(&["--host-lo-to-ns-lo", "--no-splice"]),
         "--host-lo-to-ns-lo is incompatible with --no-splice"

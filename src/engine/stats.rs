@@ -65,6 +65,8 @@ event_types! {
     Control => "vhost-user command socket",
     /// A front-end's driver has put something into a ring.
     Kick => "vhost-user kick socket",
+    /// News about the host's neighbours.
+    Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.
