@@ -51,8 +51,6 @@ event_types! {
     Ping => "ICMP/ICMPv6 ping socket",
     /// Any other deadline.
     Timer => "other timer",
-    /// The kernel's news about neighbours.
-    Neighbours => "netlink neighbour subscription socket",
     /// A command, or a namespace.
     Watch => "command or namespace watch",
     /// Frames from a namespace.
