@@ -94,12 +94,20 @@ impl Running {
         theirs != std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap()
     }
 
-    /// Asks for the device's features, as every front-end does first.
+    /// Asks for the device's features, as every front-end does first, once the client before has left.
     fn assert_serves(&self) {
-        let mut client = UnixStream::connect(self.folder.path().join("socket")).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.write_all(&[1u32, 1, 0].map(u32::to_le_bytes).concat()).unwrap();
-        client.read_exact(&mut [0; 20]).unwrap();
+        let begin = Instant::now();
+        while self.ask().is_err() {
+            assert!(begin.elapsed() < PATIENCE, "it does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn ask(&self) -> std::io::Result<()> {
+        let mut client = UnixStream::connect(self.folder.path().join("socket"))?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.write_all(&[1u32, 1, 0].map(u32::to_le_bytes).concat())?;
+        client.read_exact(&mut [0; 20])
     }
 
     fn assert_has_no_rights(&self) {

@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::process::{Signal, geteuid};
 
-use crate::rig::{PATIENCE, Place, refusal};
+use crate::rig::{PATIENCE, Place, refusal, until};
 
 fn mode(place: &Place, name: &str) -> u32 {
     std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777
@@ -97,8 +97,8 @@ fn a_pid_that_cannot_be_written_ends_the_process_in_the_background() {
     let mut command = place.passt(&["--pid", "/dev/full"]);
     let message = refusal(&mut command);
     assert!(message.contains("Couldn't write PID file /dev/full: No space left"), "{message}");
-    let connected = std::os::unix::net::UnixStream::connect(place.path("socket"));
-    assert!(connected.is_err(), "nobody listens");
+    let socket = place.path("socket");
+    until("its end", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
 }
 
 /// Waits for what the service manager is told.

@@ -154,6 +154,11 @@ impl Drop for Program {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Its sockets are gone with the last of its process id namespace.
+        let begin = Instant::now();
+        while !self.has_ended() && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
