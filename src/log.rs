@@ -8,7 +8,7 @@
 //! * With `--debug`: standard error, with seconds since start, or the file, and never the system's
 //!   log. In the background without a file these messages are lost.
 //!
-//! Once options are known, messages are limited in number ([`Budget`]); who asks for debug messages
+//! Once options are known, messages are limited in number (`budget`); who asks for debug messages
 //! gets all. Errors of system
 //! calls are told in words: the number that Rust adds is taken out.
 

@@ -228,7 +228,7 @@ fn tap_failure(name: &str, errno: Errno) -> String {
     format!("Failed to set up tap device {name} with {}: {errno}{cure}", tun::DEVICE)
 }
 
-/// What root can do when nobody may not.
+/// What can be done about it; `dropped` says that we were root.
 fn cure(dropped: bool, errno: Errno) -> &'static str {
     match (dropped, errno) {
         (true, _) => {
