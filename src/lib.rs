@@ -36,7 +36,9 @@
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
 //! | [`run`], [`start`] | from the command line to the running loop |
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
+//! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
+//! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
 //! | crate [`passt_legacy`] | qemu's stream socket, and the tap device |
@@ -103,8 +105,10 @@ pub mod flow;
 pub mod limits;
 pub mod log;
 pub mod pasta;
+pub mod pcap;
 pub mod responder;
 pub mod run;
+pub mod sandbox;
 pub mod start;
 pub mod sys;
 pub mod time;

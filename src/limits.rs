@@ -12,6 +12,11 @@ pub const INDEX_BUCKETS: usize = 1 << 19;
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
 pub const MAX_HALF_OPEN: usize = 1024;
 
+/// Connections accepted on one port whose handshake with the guest is under way. What comes faster than
+/// the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the
+/// guest's, which is shorter than any burst: half of the smallest backlog in wide use (128).
+pub const HANDSHAKES_PER_PORT: usize = 64;
+
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;
@@ -35,6 +40,12 @@ pub const BATCHES_PER_TURN: usize = 4;
 
 /// Datagrams read from one socket in one turn.
 pub const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Datagrams of news about neighbours read in one turn, each of up to 32 KiB.
+pub const NEIGHBOUR_DATAGRAMS_PER_TURN: usize = 4;
+
+/// The same at start, when the whole table is told: some 400,000 neighbours.
+pub const NEIGHBOUR_DATAGRAMS_AT_START: usize = 1024;
 
 /// Datagrams of the guest that can be under reassembly at a time. Fragments of one datagram come one
 /// after the other, except where several processors of a guest send: one datagram for each of them.

@@ -1,126 +1,268 @@
-//! Where messages go: one line each to standard error. With `--debug` lines start with the seconds
-//! since start. Nothing is printed to standard output, which belongs to `--help` and `--version`.
+//! Where messages go: standard error, the system's log, or a file. One line each. Nothing is printed to
+//! standard output, which belongs to `--help` and `--version`.
 //!
-//! Guests and front-ends cause messages: a guest with an Ethernet address of its own for each frame,
-//! a front-end that connects and breaks the protocol, ten thousand times a second. A log that fills
-//! the host's disk is theirs to make no more than anything else, so lines have a budget. Who asks
-//! for debug messages gets all.
+//! * Until the options are known, and in the foreground: standard error.
+//! * In the background: the system's log, from the first message on, and standard error as long as it
+//!   is there. A command that pasta starts gets standard error for itself; from then on it is the same.
+//! * With a log file: the file in place of the system's log.
+//! * With `--debug`: standard error, with seconds since start, or the file, and never the system's
+//!   log. In the background without a file these messages are lost.
+//!
+//! Once options are known, messages are limited in number ([`Budget`]); who asks for debug messages
+//! gets all. Errors of system
+//! calls are told in words: the number that Rust adds is taken out.
 
-use std::io::Write;
-use std::sync::Mutex;
+mod budget;
+mod file;
+mod syslog;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{LevelFilter, Metadata, Record};
+use log::{Level, LevelFilter, Metadata, Record};
 
-/// Lines that may come at once: more than a start and a guest's boot have.
-const BURST: u32 = 200;
+use budget::Budget;
+use file::LogFile;
+use syslog::Syslog;
 
-/// Time after which one line more is allowed: 86,400 a day, a few megabytes.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Most bytes of a message.
+const LINE_BYTES: usize = 4096;
 
-/// Which lines are printed: at most [`BURST`] at once, and one for each [`PAUSE`] in the long run.
-struct Budget {
-    left: u32,
-    /// When `left` was last raised.
-    raised: Duration,
-    withheld: u64,
+/// What Rust puts between the words for an error and its number.
+const NUMBER: &str = " (os error ";
+
+/// What to do with messages from now on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Messages of this level and above.
+    pub level: LevelFilter,
+    /// `passt` or `pasta`.
+    pub program: &'static str,
+    /// The process stays in the foreground.
+    pub foreground: bool,
+    /// Log file and its limit in bytes.
+    pub file: Option<(PathBuf, u64)>,
 }
 
-impl Budget {
-    const fn new() -> Self {
-        Self { left: BURST, raised: Duration::ZERO, withheld: 0 }
+/// The log file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("Couldn't open log file {path}: {source}: choose another --log-file")]
+pub struct LogFileError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+static SINK: Sink = Sink { start: OnceLock::new(), state: Mutex::new(State::new()) };
+
+struct Sink {
+    start: OnceLock<Instant>,
+    state: Mutex<State>,
+}
+
+/// Where messages go at the moment.
+struct State {
+    /// `None` lets all messages pass: before options are known, and for debugging.
+    budget: Option<Budget>,
+    debug: bool,
+    stderr: bool,
+    file: Option<LogFile>,
+    syslog: Option<Syslog>,
+    syslog_wanted: bool,
+    /// The message, without what is in front of it.
+    text: String,
+    line: String,
+}
+
+/// Starts the clock of the log, and sends messages to standard error.
+pub fn start() {
+    let _first_call_counts = SINK.start.set(Instant::now());
+    if log::set_logger(&SINK).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Sends messages where `config` says. Files and sockets stay open.
+///
+/// # Errors
+/// The log file cannot be created.
+pub fn configure(config: Config) -> Result<(), LogFileError> {
+    let Config { level, program, foreground, file } = config;
+    let debug = level >= LevelFilter::Debug;
+    let file = file.map(|(path, limit)| {
+        LogFile::create(&path, limit, header(program))
+            .map_err(|source| LogFileError { path, source })
+    });
+    let mut state = SINK.state();
+    state.file = file.transpose()?;
+    state.syslog = (!debug && state.file.is_none()).then(|| Syslog::connect(program)).flatten();
+    (state.debug, state.syslog_wanted) = (debug, !foreground);
+    state.budget = (!debug).then(Budget::new);
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// Leaves standard error alone from now on: it is somebody else's, or nobody's.
+pub fn leave_stderr() {
+    let mut state = SINK.state();
+    (state.stderr, state.syslog_wanted) = (false, true);
+}
+
+/// The first line of a log file.
+fn header(program: &str) -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    format!("{program} {version}: {} ({pid})", path.display())
+}
+
+/// Seconds since start, to a tenth of a millisecond.
+fn stamp(at: Duration) -> String {
+    format!("{}.{:04}", at.as_secs(), at.subsec_micros() / 100)
+}
+
+impl Sink {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a line may be printed `at` this time since start; if so, how many were withheld before.
-    fn take(&mut self, at: Duration) -> Option<u64> {
-        let pauses = at.saturating_sub(self.raised).as_secs() / PAUSE.as_secs();
-        let more = u32::try_from(pauses).unwrap_or(BURST).min(BURST);
-        self.left = (self.left + more).min(BURST);
-        self.raised += PAUSE * more;
-        if more == BURST {
-            self.raised = at;
-        }
-        if self.left == 0 {
-            self.withheld += 1;
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.withheld))
+    fn elapsed(&self) -> Duration {
+        self.start.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 }
 
-struct Stderr {
-    start: Instant,
-    timestamps: bool,
-    budget: Mutex<Budget>,
-}
-
-impl Stderr {
-    /// How many lines were withheld before this one; `None` to withhold this one, too.
-    fn allow(&self) -> Option<u64> {
-        match self.budget.lock() {
-            Ok(mut budget) if !self.timestamps => budget.take(self.start.elapsed()),
-            _ => Some(0),
-        }
-    }
-}
-
-impl log::Log for Stderr {
+impl log::Log for Sink {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &Record<'_>) {
-        let Some(withheld) = self.allow() else { return };
-        let mut stderr = std::io::stderr().lock();
-        // A reader that is gone is no reason to stop.
-        if withheld > 0 {
-            let _ = writeln!(stderr, "{withheld} messages withheld, too many at once");
-        }
-        let _ = if self.timestamps {
-            let at = self.start.elapsed();
-            let (s, ticks) = (at.as_secs(), at.subsec_micros() / 100);
-            writeln!(stderr, "{s}.{ticks:04}: {}", record.args())
-        } else {
-            writeln!(stderr, "{}", record.args())
+        let at = self.elapsed();
+        let mut state = self.state();
+        let Some(withheld) = state.budget.as_mut().map_or(Some(0), |budget| budget.take(at)) else {
+            return;
         };
+        if withheld > 0 {
+            let note = format_args!("{withheld} messages withheld, too many at once");
+            state.write(Level::Warn, at, note);
+        }
+        state.write(record.level(), at, *record.args());
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        if let Some(file) = &self.state().file {
+            file.sync();
+        }
+    }
 }
 
-/// Sends messages of `level` and above to standard error from now on. Later calls are ignored.
-pub fn init(level: LevelFilter) {
-    let timestamps = level >= LevelFilter::Debug;
-    let budget = Mutex::new(Budget::new());
-    let sink = Box::new(Stderr { start: Instant::now(), timestamps, budget });
-    if log::set_boxed_logger(sink).is_ok() {
-        log::set_max_level(level);
+impl State {
+    const fn new() -> Self {
+        Self {
+            budget: None,
+            debug: false,
+            stderr: true,
+            file: None,
+            syslog: None,
+            syslog_wanted: false,
+            text: String::new(),
+            line: String::new(),
+        }
     }
+
+    /// Writes one message. A destination that takes none is no reason to stop.
+    fn write(&mut self, level: Level, at: Duration, message: std::fmt::Arguments<'_>) {
+        self.line.clear();
+        let _infallible = self.line.write_fmt(message);
+        self.text.clear();
+        push_clean(&mut self.text, &self.line);
+        if self.stderr {
+            self.line.clear();
+            let _infallible = if self.debug && self.file.is_none() {
+                writeln!(self.line, "{}: {}", stamp(at), self.text)
+            } else {
+                writeln!(self.line, "{}", self.text)
+            };
+            let _ = std::io::stderr().write_all(self.line.as_bytes());
+        }
+        if let Some(file) = &mut self.file {
+            self.line.clear();
+            let at = stamp(at);
+            let _infallible = writeln!(self.line, "{at}: {}{}", tag(level), self.text);
+            let _ = file.write(&self.line, &at);
+        }
+        if let Some(syslog) = &mut self.syslog
+            && self.syslog_wanted
+            && !self.text.is_empty()
+            && !syslog.send(level, &self.text)
+            && let Some(budget) = &mut self.budget
+        {
+            budget.note_lost();
+        }
+    }
+}
+
+/// What stands in front of a message of a level in a log file.
+fn tag(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR:   ",
+        Level::Warn => "WARNING: ",
+        Level::Info => "info:    ",
+        Level::Debug | Level::Trace => "         ",
+    }
+}
+
+/// Adds `message` to `text`: on one line of limited length, and without numbers of errors.
+fn push_clean(text: &mut String, message: &str) {
+    let mut rest = &message[..message.floor_char_boundary(LINE_BYTES)];
+    while let Some((words, behind)) = rest.split_once(NUMBER) {
+        push_line(text, words);
+        let digits = behind.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = match digits.strip_prefix(')') {
+            Some(rest) => rest,
+            None => {
+                text.push_str(NUMBER);
+                behind
+            }
+        };
+    }
+    push_line(text, rest);
+}
+
+/// Adds `words` without line ends and other control characters, which could look like further
+/// messages, or like orders to a terminal.
+fn push_line(text: &mut String, words: &str) {
+    text.extend(words.chars().map(|c| if c.is_control() { ' ' } else { c }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_flood_of_messages_is_withheld_and_counted() {
-        let mut budget = Budget::new();
-        let begin = Duration::from_millis(1500);
-        let printed = (0..10_000).filter(|_| budget.take(begin).is_some()).count();
-        assert_eq!(printed, BURST as usize);
-        assert_eq!(budget.take(begin + PAUSE), Some(10_000 - u64::from(BURST)));
-        assert_eq!(budget.take(begin + PAUSE), None);
-        assert_eq!(budget.take(begin + PAUSE * 2), Some(1));
+    fn clean(message: &str) -> String {
+        let mut text = String::new();
+        push_clean(&mut text, message);
+        text
     }
 
     #[test]
-    fn silence_restores_the_budget_and_no_more() {
-        let mut budget = Budget::new();
-        for at in [0, 1_000_000, 10_000_000_000] {
-            let at = Duration::from_secs(at);
-            let printed = (0..1000).filter(|_| budget.take(at).is_some()).count();
-            assert_eq!(printed, BURST as usize, "after {at:?}");
-        }
+    fn errors_are_words() {
+        let error = std::io::Error::from_raw_os_error(libc::ENOENT);
+        assert_eq!(clean(&format!("a: {error}: b: {error}")).matches("No such").count(), 2);
+        assert!(!clean(&format!("a: {error}: b: {error}: c")).contains("os error"));
+        assert_eq!(clean("x (os error 5): y"), "x: y");
+        assert_eq!(clean("x (os error "), "x (os error ");
+    }
+
+    #[test]
+    fn a_message_is_one_line_of_limited_length() {
+        assert_eq!(clean("a\nb\x1b[2J"), "a b [2J");
+        assert_eq!(clean(&"ä".repeat(LINE_BYTES)).len(), LINE_BYTES);
+    }
+
+    #[test]
+    fn time_since_start_has_four_digits_behind_the_point() {
+        assert_eq!(stamp(Duration::from_micros(12_000_345)), "12.0003");
     }
 }

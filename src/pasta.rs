@@ -8,7 +8,6 @@
 mod command;
 mod configure;
 mod gone;
-mod identity;
 mod netlink;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,10 +19,12 @@ use rustix::io::Errno;
 pub use command::Child;
 pub use configure::queue_frames;
 
-use crate::conf::{Conf, PastaConf, Target};
+use crate::conf::{Conf, PastaConf, RunConf, Target};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
-use crate::start::StartError;
+use crate::sandbox::{self, Setup, identity};
+use crate::start::{NOTIFY_VARIABLE, StartError};
+use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
 use command::Started;
@@ -63,12 +64,15 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn prepare(conf: &PastaConf) -> Result<Self, StartError> {
+    pub fn prepare(run: &RunConf, conf: &PastaConf) -> Result<Self, StartError> {
         let privileged = rustix::process::geteuid().is_root();
-        identity::settle_user(conf)?;
+        identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
         let dropped = privileged && !rustix::process::geteuid().is_root();
-        let Target::Join { network: path, .. } = &conf.target else {
-            identity::settle_namespace(&conf.target)?;
+        let Target::Join { network: path, user } = &conf.target else {
+            if let Target::Spawn { user_namespace: true, .. } = &conf.target {
+                identity::create_namespace()?;
+            }
+            sandbox::keep_for_setup(run, setup(conf))?;
             let network = namespace::new_network().map_err(|errno| {
                 StartError::Other(format!(
                     "Couldn't create a network namespace: {errno}{}",
@@ -78,7 +82,10 @@ impl Namespace {
             return Ok(Self { network });
         };
         let opened = namespace::open(path);
-        identity::settle_namespace(&conf.target)?;
+        if let Some(user) = user {
+            identity::enter_namespace(user)?;
+        }
+        sandbox::keep_for_setup(run, setup(conf))?;
         let network = opened.or_else(|_| namespace::open(path)).map_err(|errno| {
             let path = path.display();
             StartError::Other(format!(
@@ -123,11 +130,11 @@ impl Namespace {
             .map_err(StartError::Other)
     }
 
-    /// Forks the command, if there is to be one.
+    /// Forks the command, if there is to be one. It gets `limit` back.
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn spawn(&self, conf: &Conf) -> Result<Spawned, StartError> {
+    pub fn spawn(&self, conf: &Conf, limit: &DescriptorLimit) -> Result<Spawned, StartError> {
         let Some(PastaConf { target: Target::Spawn { command, pid_namespace, .. }, .. }) =
             &conf.pasta
         else {
@@ -138,6 +145,9 @@ impl Namespace {
             pid_namespace: *pid_namespace,
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
+            limit,
+            // Whom it names was told of us, and is not to be told of the command.
+            withheld: conf.run.notify.then_some(NOTIFY_VARIABLE),
         };
         Ok(match command::fork(&plan)? {
             Started::Program(child) => Spawned::Program(Some(child)),
@@ -154,6 +164,14 @@ pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartErr
     match &conf.target {
         Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
         Target::Join { .. } | Target::Spawn { .. } => Ok(None),
+    }
+}
+
+/// Which capabilities the namespace takes.
+fn setup(conf: &PastaConf) -> Setup {
+    match conf.target {
+        Target::Spawn { user_namespace: true, .. } => Setup::Pasta,
+        Target::Spawn { .. } | Target::Join { .. } => Setup::PastaOfOthers,
     }
 }
 

@@ -10,23 +10,27 @@ use log::LevelFilter;
 use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
-use crate::conf::{self, Command, Conf, Mode, Options, PastaConf};
+use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
 use crate::engine::{
-    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, NamespaceLink, Protocols,
+    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, Link, NamespaceLink, Protocols,
     SocketLink, Worker,
 };
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
+use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
-use crate::start::{self, ClientSocket, StartError, system};
+use crate::sandbox::{self, Program};
+use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
 use crate::sys::namespace_socket::NamespaceSockets;
-use crate::sys::{process, stream};
+use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::stream;
 
 /// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
 const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// The program. Exit code 0 when it ended as asked, 1 for every error.
 pub fn main() -> ExitCode {
+    crate::log::start();
     let command = match conf::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => return fail(&error.into()),
@@ -37,35 +41,57 @@ pub fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Command::Run(options) => {
-            let ended = if options.mode == Mode::Pasta {
-                run_pasta(*options)
-            } else {
-                run(*options).map(|()| ExitCode::SUCCESS)
-            };
-            ended.unwrap_or_else(|error| fail(&error))
-        }
+        Command::Run(options) => start(*options).unwrap_or_else(|error| fail(&error)),
     }
 }
 
 fn fail(error: &StartError) -> ExitCode {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{error}");
+    for line in error.to_string().lines() {
+        log::error!("{line}");
+    }
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        let _ = writeln!(stderr, "{cure}");
+        log::error!("{cure}");
     }
+    log::logger().flush();
     ExitCode::FAILURE
 }
 
-fn run(options: Options) -> Result<(), StartError> {
-    crate::log::init(level(&options));
-    let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
-    let conf = configure(options)?;
+/// Makes the process independent of who started it, and runs.
+fn start(options: Options) -> Result<ExitCode, StartError> {
+    sandbox::limit_capabilities()?;
+    process::settle_signals().map_err(system("sigaction"))?;
+    // Nothing is open yet but what was inherited.
+    if let Err(errno) = process::close_descriptors(options.fd) {
+        log::warn!("Couldn't close inherited descriptors: {errno}");
+    }
+    let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
+    crate::log::configure(log_config(&options))?;
+    let code = match options.mode {
+        Mode::Pasta => run_pasta(options, &limit),
+        Mode::Stream | Mode::VhostUser => run(options, &limit),
+    };
+    log::logger().flush();
+    code
+}
 
-    let socket = start::client_socket(&conf.link)?;
-    let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
+fn log_config(options: &Options) -> crate::log::Config {
+    let run = &options.run;
+    crate::log::Config {
+        level: level(options),
+        program: if options.mode == Mode::Pasta { "pasta" } else { "passt" },
+        foreground: run.foreground,
+        file: run.log_file.clone().map(|path| (path, run.log_size)),
+    }
+}
+
+fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
+    let conf = configure(options)?;
+    let mut made = Made::default();
+    let socket = start::client_socket(&conf.link, &mut made)?;
+    let readiness = Readiness::prepare(&conf.run, made)?;
+    sandbox::detach(&conf.run)?;
     let bound = match &socket {
         ClientSocket::Listening(_, path) => Some(path.as_path()),
         ClientSocket::Connected(_) => None,
@@ -75,61 +101,111 @@ fn run(options: Options) -> Result<(), StartError> {
     }
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
-    let mut worker = worker(&conf, socket, Rc::new(epoll), max_descriptors)?;
-    if !go_to_background(&conf, pid_file.as_mut())? {
+    let mut worker = worker(&conf, socket, Rc::new(epoll), limit.maximum)?;
+    let capture = watch_frames(&conf.run, &mut worker);
+    sandbox::close_off(&conf.run, Program::Passt)?;
+    let Continue::Program(announcement) = readiness.fork()? else {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
-        return Ok(());
-    }
+        return Ok(ExitCode::SUCCESS);
+    };
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
-    match worker.run().map_err(system("epoll_wait"))? {
-        End::Signal | End::ClientGone | End::Watch => Ok(()),
+    sandbox::confine(Program::Passt)?;
+    announcement.say()?;
+    let end = worker.run().map_err(system("epoll_wait"));
+    finish(capture.as_ref());
+    match end? {
+        End::Signal | End::ClientGone | End::Watch => Ok(ExitCode::SUCCESS),
     }
 }
 
 fn ending_signals() -> Result<OwnedFd, StartError> {
-    process::signal_descriptor(&[libc::SIGTERM, libc::SIGQUIT]).map_err(system("signalfd"))
+    process::signal_descriptor(&process::ENDING_SIGNALS).map_err(system("signalfd"))
 }
 
 /// pasta. The exit code is that of the command, if there was one.
-fn run_pasta(options: Options) -> Result<ExitCode, StartError> {
-    crate::log::init(level(&options));
-    let max_descriptors = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
+fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let mut conf = configure(options)?;
-    let mut pid_file = conf.run.pid.as_deref().map(start::open_pid_file).transpose()?;
+    let mut readiness = Readiness::prepare(&conf.run, Made::default())?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
-    let namespace = Namespace::prepare(pasta)?;
+    let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
     }
     let watch = pasta::watch_target(pasta)?;
     let device = namespace.configure(&mut conf)?;
-    let mut child = match namespace.spawn(&conf)? {
+    let mut child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
-        Spawned::Command(code) => return Ok(code),
+        Spawned::Command(code) => {
+            readiness.disown();
+            return Ok(code);
+        }
     };
 
     let bypass = bypass(&conf, &namespace, device.as_ref())?;
-    let mut worker = pasta_worker(&conf, device, bypass, max_descriptors)?;
+    let mut worker = pasta_worker(&conf, device, bypass, limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
         worker.watch(watch).map_err(system("epoll_ctl"))?;
     }
-    if !go_to_background(&conf, pid_file.as_mut())? {
+    let capture = watch_frames(&conf.run, &mut worker);
+    sandbox::close_off(&conf.run, Program::Pasta)?;
+    let Continue::Program(announcement) = readiness.fork()? else {
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
-    }
+    };
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    sandbox::confine(Program::Pasta)?;
+    announcement.say()?;
     if let Some(child) = &mut child {
         child.release().map_err(system("Couldn't start the command"))?;
+        crate::log::leave_stderr();
     }
-    match worker.run().map_err(system("epoll_wait"))? {
+    let end = worker.run().map_err(system("epoll_wait"));
+    finish(capture.as_ref());
+    pasta_code(end?, child.as_ref())
+}
+
+fn pasta_code(end: End, child: Option<&Child>) -> Result<ExitCode, StartError> {
+    match end {
         End::Signal => Ok(ExitCode::SUCCESS),
         End::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
         End::Watch => {
-            let code = child.and_then(|child| child.status());
+            let code = child.and_then(Child::status);
             Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
         }
+    }
+}
+
+/// Starts the capture of frames and the statistics, if they are wanted. A capture that cannot be
+/// written is no reason not to run.
+fn watch_frames<L: Link>(run: &RunConf, worker: &mut Worker<L>) -> Option<Capture> {
+    if let Some(seconds) = run.stats {
+        worker.count_events(Duration::from_secs(seconds));
+    }
+    let path = run.pcap.as_deref()?;
+    match Capture::create(path) {
+        Ok(capture) => {
+            log::info!("Saving packet capture to {}", path.display());
+            worker.observe(Box::new(capture.clone()), Box::new(capture.clone()));
+            Some(capture)
+        }
+        Err(error) => {
+            log::error!("Couldn't open packet capture {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Completes what is written beside the program's work.
+fn finish(capture: Option<&Capture>) {
+    let Some(capture) = capture else { return };
+    let counters = capture.counters();
+    if counters.lost > 0 {
+        log::warn!("Packet capture: {} frames recorded, {} not", counters.recorded, counters.lost);
+    }
+    if let Err(error) = capture.sync() {
+        log::debug!("Couldn't sync packet capture: {error}");
     }
 }
 
@@ -140,7 +216,8 @@ fn bypass(
     device: Option<&pasta::Device>,
 ) -> Result<Option<BypassConfig>, StartError> {
     let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
-    let sockets = NamespaceSockets::start(namespace.network())
+    let filter = sandbox::socket_maker()?;
+    let sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
     let sockets = Box::new(sockets);
     let interface = device.map_or(0, |device| device.index);
@@ -173,19 +250,6 @@ fn pasta_worker(
     Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
-/// Writes the PID file and goes to the background, unless told to stay. False in the process that
-/// is to end.
-fn go_to_background(conf: &Conf, pid_file: Option<&mut std::fs::File>) -> Result<bool, StartError> {
-    if !conf.run.foreground {
-        return start::daemonize(pid_file);
-    }
-    if let Some(file) = pid_file {
-        let pid = rustix::process::getpid().as_raw_nonzero().get();
-        start::write_pid(file, pid).map_err(|e| StartError::Other(format!("PID file: {e}")))?;
-    }
-    Ok(true)
-}
-
 /// The engine with its open ports; `mac` is the guest's if it is known, `bypass` is pasta's.
 fn engine(
     conf: &Conf,
@@ -206,6 +270,12 @@ fn engine(
     let mut engine = Engine::new(epoll, addressing, options, secret, duid, now);
     if let Some(bypass) = bypass {
         engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
+    }
+    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
+    if let Err(errno) = engine.watch_neighbours(interfaces) {
+        log::warn!(
+            "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
+        );
     }
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
     Ok(engine)

@@ -1,20 +1,26 @@
-//! The steps of start-up that touch the system: the client socket, the PID file, the background,
-//! the kernel's settings. `main` calls them in order; each error says what failed, on what, and
+//! The steps of start-up that touch the system: the client socket, the PID file, the background, the
+//! service manager, the kernel's settings. `main` calls them in order; each error says what failed, on what, and
 //! what to do.
 
+mod files;
+mod notify;
+mod ready;
+
 use std::fs;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
+pub use files::Made;
+pub use notify::VARIABLE as NOTIFY_VARIABLE;
+pub use ready::{Announcement, Continue, Readiness};
+
 use crate::conf::{ConfError, LinkConf};
 use crate::flow::tcp::TcpConfig;
-use crate::sys::process::{self, Forked};
+use crate::log::LogFileError;
+use crate::sys::process;
 
 /// Default socket paths that are tried.
 const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
@@ -25,6 +31,9 @@ pub enum StartError {
     /// The command line, or what it means on this host.
     #[error("{0}")]
     Conf(#[from] ConfError),
+    /// The log file.
+    #[error("{0}")]
+    LogFile(#[from] LogFileError),
     /// Another program listens on the socket's path.
     #[error(
         "Socket path {0} already in use: stop the program that listens there, or choose another --socket"
@@ -33,6 +42,9 @@ pub enum StartError {
     /// The socket's path names a file that holds something.
     #[error("Socket path {0} is a file with content: remove it, or choose another --socket")]
     SocketIsFile(PathBuf),
+    /// No socket can have this path.
+    #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another --socket")]
+    SocketPath(PathBuf),
     /// The client socket could not be made.
     #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
     Bind {
@@ -83,21 +95,26 @@ pub enum ClientSocket {
     Connected(UnixStream),
 }
 
-/// Makes the client socket, or takes the one that was handed over.
+/// Makes the client socket, or takes the one that was handed over. What takes the place of a socket of
+/// nobody counts as made, too.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn client_socket(link: &LinkConf) -> Result<ClientSocket, StartError> {
+pub fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSocket, StartError> {
     if let Some(fd) = link.fd {
         let descriptor = |errno| StartError::Descriptor { fd, errno };
         let socket = process::take_descriptor(fd).map_err(descriptor)?;
         rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
         return Ok(ClientSocket::Connected(UnixStream::from(socket)));
     }
-    match &link.socket {
+    let socket = match &link.socket {
         Some(path) => bind(path).map(|listener| ClientSocket::Listening(listener, path.clone())),
         None => bind_default(),
+    }?;
+    if let ClientSocket::Listening(_, path) = &socket {
+        made.note(path);
     }
+    Ok(socket)
 }
 
 fn bind_default() -> Result<ClientSocket, StartError> {
@@ -117,11 +134,14 @@ fn bind_default() -> Result<ClientSocket, StartError> {
 fn bind(path: &Path) -> Result<UnixListener, StartError> {
     use std::io::ErrorKind;
     let failed = |source| StartError::Bind { path: path.to_owned(), source };
+    if path.as_os_str().is_empty() {
+        return Err(StartError::SocketPath(path.to_owned()));
+    }
     match UnixStream::connect(path) {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
-            // Not a path that a socket can have: too long, or empty.
-            ErrorKind::InvalidInput => return Err(failed(error)),
+            // Too long.
+            ErrorKind::InvalidInput => return Err(StartError::SocketPath(path.to_owned())),
             _ => return Err(StartError::SocketInUse(path.to_owned())),
         },
         Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
@@ -136,59 +156,6 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
         Err(_) => {}
     }
     UnixListener::bind(path).map_err(failed)
-}
-
-/// Opens the PID file, so that a path that cannot be written is an error while one can be reported.
-///
-/// # Errors
-/// [`StartError::PidFile`].
-pub fn open_pid_file(path: &Path) -> Result<fs::File, StartError> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| StartError::PidFile { path: path.to_owned(), source })
-}
-
-/// Writes a process id.
-///
-/// # Errors
-/// What write(2) reports.
-pub fn write_pid(file: &mut fs::File, pid: i32) -> std::io::Result<()> {
-    file.write_all(format!("{pid}\n").as_bytes())
-}
-
-/// Goes to the background. The parent writes the child's process id and gets `false`: it is to exit
-/// with 0, which tells whoever started us that everything is ready.
-///
-/// # Errors
-/// [`StartError::System`].
-pub fn daemonize(pid_file: Option<&mut fs::File>) -> Result<bool, StartError> {
-    match process::fork().map_err(system("fork"))? {
-        Forked::Parent(child) => {
-            if let Some(file) = pid_file {
-                write_pid(file, child)
-                    .map_err(|error| StartError::Other(format!("PID file: {error}")))?;
-            }
-            Ok(false)
-        }
-        Forked::Child => {
-            rustix::process::setsid().map_err(system("setsid"))?;
-            let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-            let null: OwnedFd =
-                null.map_err(|error| StartError::Other(format!("/dev/null: {error}")))?.into();
-            for result in [
-                rustix::stdio::dup2_stdin(&null),
-                rustix::stdio::dup2_stdout(&null),
-                rustix::stdio::dup2_stderr(&null),
-            ] {
-                result.map_err(system("dup2"))?;
-            }
-            Ok(true)
-        }
-    }
 }
 
 /// The host kernel's own limits for retransmission; its defaults where it does not tell.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getgid, getrlimit, getuid, prlimit};
 
 /// When to give up on something that does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +23,9 @@ struct Program {
 
 fn start(socket: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
+    // Who is to limit its descriptors later has to be the same user.
+    let (user, group) = (getuid().as_raw(), getgid().as_raw());
+    command.arg(format!("--runas={user}:{group}"));
     command.args(["--vhost-user", "--foreground", "--socket"]).arg(socket);
     command.stderr(Stdio::piped()).spawn().unwrap()
 }

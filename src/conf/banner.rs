@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::{Conf, Device, Mode};
+use crate::flow::fwd::RuleTable;
 use crate::flow::network::{Ipv4Net, Ipv6Net};
 
 /// The lines to print at start, each with its newline; `bound` is the path of the socket that was
@@ -15,7 +16,10 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(path) = bound {
         line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
     }
-    interfaces(&mut text, "Template interface", conf.template_v4, conf.template_v6);
+    let tap = conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only);
+    if tap {
+        interfaces(&mut text, "Template interface", conf.template_v4, conf.template_v6);
+    }
     interfaces(&mut text, "Outbound interface", conf.outbound_v4, conf.outbound_v6);
     if let Some(address) = conf.mapping.v4.outbound {
         line(&mut text, format_args!("Outbound IPv4 address: {address}"));
@@ -23,12 +27,12 @@ pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(address) = conf.mapping.v6.outbound {
         line(&mut text, format_args!("Outbound IPv6 address: {address}"));
     }
-    if !conf.pasta.as_ref().is_some_and(|pasta| pasta.bypass.only) {
+    if tap {
         link(&mut text, conf);
     }
-    list(&mut text, "Inbound forwarding rules (HOST):", conf.rules.rules());
+    rules(&mut text, "Inbound forwarding rules (HOST):", &conf.rules);
     if let Some(pasta) = &conf.pasta {
-        list(&mut text, "Outbound forwarding rules (SPLICE):", pasta.outbound.rules());
+        rules(&mut text, "Outbound forwarding rules (SPLICE):", &pasta.outbound);
     }
     if let Some(path) = bound {
         hint(&mut text, conf.link.mode, path);
@@ -60,13 +64,16 @@ fn entry(text: &mut String, words: impl Display) {
 }
 
 fn list<T: Display>(text: &mut String, title: &str, entries: &[T]) {
-    if entries.is_empty() {
-        return;
+    if !entries.is_empty() {
+        line(text, title);
+        entries.iter().for_each(|one| entry(text, one));
     }
+}
+
+/// The title stands there even if there are no rules.
+fn rules(text: &mut String, title: &str, table: &RuleTable) {
     line(text, title);
-    for one in entries {
-        entry(text, one);
-    }
+    table.rules().iter().for_each(|rule| entry(text, rule));
 }
 
 fn interfaces(text: &mut String, title: &str, v4: Option<Device>, v6: Option<Device>) {
@@ -87,8 +94,8 @@ fn ipv4(text: &mut String, conf: &Conf, v4: &Ipv4Net) {
         entry(text, format_args!("assign: {}", v4.addr));
         entry(text, format_args!("mask: {}", netmask(v4.prefix_len)));
         entry(text, format_args!("router: {gateway}"));
-        names(text, conf, &v4.dns);
     }
+    names(text, conf, &v4.dns);
 }
 
 fn ipv6(text: &mut String, conf: &Conf, v6: &Ipv6Net) {
@@ -97,26 +104,24 @@ fn ipv6(text: &mut String, conf: &Conf, v6: &Ipv6Net) {
     }
     let services = &conf.network.services;
     let title = match (services.ndp, services.dhcpv6) {
-        (true, true) => "NDP/DHCPv6:",
-        (true, false) => "NDP:",
-        (false, true) => "DHCPv6:",
-        (false, false) => return,
+        (true, true) => Some("NDP/DHCPv6:"),
+        (true, false) => Some("NDP:"),
+        (false, true) => Some("DHCPv6:"),
+        (false, false) => None,
     };
-    line(text, title);
-    entry(text, format_args!("assign: {}", v6.addr.unwrap_or(Ipv6Addr::UNSPECIFIED)));
-    entry(text, format_args!("router: {}", v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED)));
-    entry(text, format_args!("our link-local: {}", v6.our_link_local));
+    if let Some(title) = title {
+        line(text, title);
+        entry(text, format_args!("assign: {}", v6.addr.unwrap_or(Ipv6Addr::UNSPECIFIED)));
+        entry(text, format_args!("router: {}", v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED)));
+        entry(text, format_args!("our link-local: {}", v6.our_link_local));
+    }
     names(text, conf, &v6.dns);
 }
 
+/// What is known of names, whether it is handed out or only used to forward queries.
 fn names<T: Display>(text: &mut String, conf: &Conf, servers: &[T]) {
-    let services = &conf.network.services;
-    if services.hand_out_dns {
-        list(text, "DNS:", servers);
-    }
-    if services.hand_out_search {
-        list(text, "DNS search list:", &conf.network.search);
-    }
+    list(text, "DNS:", servers);
+    list(text, "DNS search list:", &conf.network.search);
 }
 
 fn netmask(prefix_len: u8) -> std::net::Ipv4Addr {

@@ -3,20 +3,18 @@
 
 use std::io;
 
-use crate::flow::fwd::{Rule, RuleError};
+use crate::flow::fwd::{InterfaceName, Rule, RuleError};
 
 /// Why the program cannot start as it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
     /// The command line is not made of known options. The words are those of GNU getopt.
-    #[error("{program}: {problem}\n{usage}")]
+    #[error("{program}: {problem}\nTry '{program} --help' for more information.")]
     Usage {
         /// Name under which the program was started.
         program: String,
         /// What is wrong.
         problem: String,
-        /// The full usage text.
-        usage: String,
     },
     /// An option's argument is no good.
     #[error("{message}")]
@@ -28,6 +26,14 @@ pub enum ConfError {
         /// What the option takes.
         takes: &'static str,
     },
+    /// An option of the packaged program that this one does not have yet.
+    #[error("--{option} is not supported yet")]
+    Unsupported {
+        /// Long name of the option.
+        option: &'static str,
+        /// What to do instead.
+        cure: &'static str,
+    },
     /// The program's name says nothing about its mode.
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
@@ -37,6 +43,9 @@ pub enum ConfError {
     /// Options of pasta that contradict each other.
     #[error("{0}")]
     Pasta(&'static str),
+    /// An option that says how `--config-net` works, without it.
+    #[error("{0} needs --config-net")]
+    NeedsConfigNet(&'static str),
     /// No process can have this id.
     #[error("Invalid PID {0}")]
     Pid(String),
@@ -59,7 +68,12 @@ pub enum ConfError {
     },
     /// A named interface has no address of a family that it was named for.
     #[error("External interface not usable")]
-    InterfaceUnusable,
+    InterfaceUnusable {
+        /// The option that names it.
+        option: &'static str,
+        /// Its name.
+        name: InterfaceName,
+    },
     /// The kernel did not tell about interfaces, addresses or routes.
     #[error("Failed to read {what} of the host: {source}")]
     Netlink {
@@ -67,6 +81,16 @@ pub enum ConfError {
         what: &'static str,
         /// What the kernel says.
         source: io::Error,
+    },
+    /// Something is wrong with the ports of one option.
+    #[error("{error}")]
+    Ports {
+        /// Long name of the option.
+        option: &'static str,
+        /// Its argument.
+        spec: String,
+        /// What is wrong.
+        error: Box<ConfError>,
     },
     /// A port specification does not follow the grammar.
     #[error("Invalid port specifier '{0}'")]
@@ -100,47 +124,86 @@ impl ConfError {
     /// What the operator can do, one line; `None` if the text says it all.
     pub fn cure(&self) -> Option<String> {
         Some(match self {
-            Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
-            Self::OutOfPlace(_) => "Leave it out, or start the program in that mode".to_owned(),
-            Self::Pasta(_) => "Leave one of them out".to_owned(),
-            Self::Pid(_) => "Give the id of a process, or a command".to_owned(),
-            Self::ExtraArgument(_) => "passt takes options only; see --help".to_owned(),
-            Self::RedundantPrefix => {
-                "Give the prefix length with --address or with --netmask, not both".to_owned()
-            }
-            Self::Ipv6Unavailable => "Drop --ipv6-only, or enable IPv6 in the kernel".to_owned(),
-            Self::Interface { .. } => {
-                "--interface and --outbound-if4/6 take an interface of the host; \
-                 see `ip link`"
-                    .to_owned()
-            }
-            Self::InterfaceUnusable => {
-                "Set the interface up with an address, or name another one with --interface \
-                 or --outbound-if4/6"
-                    .to_owned()
-            }
-            Self::PortSpecifier(_) => {
-                "Ports are given as [[ADDR][%IF]/]PORT[-PORT][:[ADDR/]PORT[-PORT]],...; \
-                 both ranges have the same length, ~PORT excludes, none stands alone"
-                    .to_owned()
-            }
-            Self::PortInterface(_) => {
-                "Interface names have 1 to 15 characters without / and blanks".to_owned()
-            }
-            Self::PortAuto => "Name the ports, or use all".to_owned(),
-            Self::PortAddress(option, _) => format!("Give {option} ports only"),
-            Self::PortDevice(..) => {
-                "Leave the interface out, or listen on an address that it has".to_owned()
-            }
-            Self::PortNone(option) => format!("Give {option} none first, or leave it out"),
-            Self::Rule { warning: RuleError::DualStackTarget(_), rule } if rule.is_on_loopback() => {
-                "-T and -U listen in both families: a target address takes --ipv4-only or --ipv6-only"
-                    .to_owned()
-            }
-            Self::Rule { .. } => "Change -t, -u, -T or -U accordingly".to_owned(),
-            Self::Netlink { .. } => "Check that netlink sockets are permitted".to_owned(),
             Self::Usage { .. } | Self::Mode => return None,
+            Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
+            Self::Unsupported { cure, .. } => (*cure).to_owned(),
+            Self::Interface { name, .. } => format!(
+                "--interface and --outbound-if4/6 take an interface of the host; {name} is none, \
+                 see `ip link`"
+            ),
+            Self::InterfaceUnusable { option, name } => format!(
+                "--{option} {name}: the interface has no address; set it up with one, or name \
+                 another"
+            ),
+            Self::Ports { option, spec, error } => return error.ports_cure(option, spec),
+            other => other.fixed_cure().to_owned(),
         })
+    }
+
+    /// The cure of what is always cured in the same way.
+    fn fixed_cure(&self) -> &'static str {
+        match self {
+            Self::OutOfPlace(_) => "Leave it out, or start the program in that mode",
+            Self::Pasta(_) => "Leave one of them out",
+            Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
+            Self::Pid(_) => "Give the id of a process, or a command",
+            Self::ExtraArgument(_) => "passt takes options only; see --help",
+            Self::RedundantPrefix => {
+                "Give the prefix length with --address or with --netmask, not both"
+            }
+            Self::Ipv6Unavailable => "Drop --ipv6-only, or enable IPv6 in the kernel",
+            Self::Netlink { .. } => "Check that netlink sockets are permitted",
+            Self::PortInterface(_) => {
+                "interface names have 1 to 15 characters without / and blanks"
+            }
+            Self::PortAuto => "name the ports, or use all",
+            Self::PortAddress(..) => "leave the address out: these ports are on loopback only",
+            Self::PortDevice(..) => "leave the interface out, or listen on an address that it has",
+            Self::PortNone(_) => "give none first, or leave it out",
+            Self::Rule { warning, rule } => rule_cure(warning, rule),
+            _ => "See --help",
+        }
+    }
+
+    /// The cure of what is wrong with the ports `spec` of `option`. Where the packaged program has
+    /// changed its words, the ones of before stand here: other programs know either.
+    fn ports_cure(&self, option: &str, spec: &str) -> Option<String> {
+        Some(match self {
+            Self::PortSpecifier(ports) => format!(
+                "Invalid port specifier {ports} in --{option} {spec}: ports are given as \
+                 [[ADDR][%IF]/]PORT[-PORT][:[ADDR/]PORT[-PORT]],... with ports up to 65535 and \
+                 ranges of one length; ~PORT excludes; all, auto and none are words"
+            ),
+            Self::Rule { warning: RuleError::Conflict(_), .. } => format!(
+                "Overlapping port specifier in --{option} {spec}: a port leads to one place only; \
+                 exclude it with ~PORT, or name different addresses"
+            ),
+            other => format!("--{option} {spec}: {}", other.fixed_cure()),
+        })
+    }
+}
+
+/// What to do about a rule that is refused.
+fn rule_cure(error: &RuleError, rule: &Rule) -> &'static str {
+    match error {
+        RuleError::DualStackTarget(_) if rule.is_on_loopback() => {
+            "both families are listened on; a target takes --ipv4-only or --ipv6-only"
+        }
+        RuleError::DescendingRange(..) => "give the smaller port first",
+        RuleError::FromPortZero | RuleError::ToPortZero => "ports go from 1 to 65535",
+        RuleError::DualStackTarget(_) | RuleError::OtherFamily(..) => {
+            "listen on an address of the target's family"
+        }
+        RuleError::FamilyDisabled(_) | RuleError::DualStackDisabled(_) => {
+            "leave it out, or enable both families: see --ipv4-only and --ipv6-only"
+        }
+        RuleError::MulticastTarget(_) | RuleError::SpecialTarget(..) => {
+            "name an address of the guest"
+        }
+        RuleError::ProtocolDisabled(_) => "leave it out, or the option that disables the protocol",
+        RuleError::Conflict(_) => "name each port once",
+        RuleError::TooManyRules => "join neighboring ports to ranges",
+        RuleError::TooManySockets => "name fewer ports",
     }
 }
 

@@ -5,17 +5,16 @@
 //! A family without a usable model on the host runs in *local mode*: link-local addresses of our
 //! own choice, unless the operator gave others.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
-use super::resolv::{self, ResolvConf, Server};
-use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, pasta};
-use crate::flow::fwd::{Family, InterfaceName, Mapping, Proto, RuleTable};
-use crate::flow::network::{Ipv4Net, Ipv6Net, MAX_DNS, MAX_SEARCH, Network};
+use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta, resolv};
+use crate::flow::fwd::{InterfaceName, Mapping, Proto, RuleTable};
+use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
@@ -108,7 +107,7 @@ pub fn resolve(
     let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
     let v6 =
         (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
-    check_interfaces(&options, v4.as_ref(), v6.as_ref())?;
+    check_interfaces(&options, v4.as_ref(), v6.as_ref(), &mut notes)?;
     let (v4, template_v4) = v4.unzip();
     let (v6, template_v6) = v6.unzip();
 
@@ -120,7 +119,8 @@ pub fn resolve(
     }
     let mut network = network(&options, v4, v6);
     warn_of_mtu(&network, &mut notes);
-    names(&options, facts, &resolv::parse(resolv), &mut network, &mut mapping, &mut notes);
+    let resolv = resolv::parse(resolv);
+    names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
 
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
@@ -173,9 +173,22 @@ fn forwarding(
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, kernel, (way, proto, spec), group)?;
+        ports::add(&mut table, network, kernel, (way, proto, spec), group).map_err(|error| {
+            let (option, spec) = (option_of(way, proto), spec.to_owned());
+            ConfError::Ports { option, spec, error: Box::new(error) }
+        })?;
     }
     Ok(table)
+}
+
+/// The option whose ports are `way` and `proto`.
+fn option_of(way: Way, proto: Proto) -> &'static str {
+    match (way, proto) {
+        (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
+        (Way::FromNamespace, _) => "udp-ns",
+        (_, Proto::Tcp) => "tcp-ports",
+        _ => "udp-ports",
+    }
 }
 
 fn device<A>(template: &Template<A>) -> Device {
@@ -262,19 +275,30 @@ fn net_v6(
     (net, None)
 }
 
-/// Each interface that the operator named must be of use for what it was named for.
+/// An interface that outbound sockets are bound to must be of use. One that is but a model may get
+/// its address later, and the guest does without until then.
 fn check_interfaces(
     options: &Options,
     v4: Option<&(Ipv4Net, Option<Device>)>,
     v6: Option<&(Ipv6Net, Option<Device>)>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), ConfError> {
     let wish = &options.interfaces;
     let v4_works = v4.is_some_and(|(_, template)| template.is_some());
     let v6_works = v6.is_some_and(|(_, template)| template.is_some());
-    let useless = (wish.template.is_some() && !v4_works && !v6_works)
-        || (wish.outbound_v4.is_some() && !v4_works)
-        || (wish.outbound_v6.is_some() && !v6_works);
-    if useless { Err(ConfError::InterfaceUnusable) } else { Ok(()) }
+    for (option, name, works) in
+        [("outbound-if4", wish.outbound_v4, v4_works), ("outbound-if6", wish.outbound_v6, v6_works)]
+    {
+        if let Some(name) = name.filter(|_| !works) {
+            return Err(ConfError::InterfaceUnusable { option, name });
+        }
+    }
+    if let Some(name) = wish.template.filter(|_| !v4_works && !v6_works) {
+        notes.push(Note::warn(format!(
+            "External interface not usable: --interface {name} has no address"
+        )));
+    }
+    Ok(())
 }
 
 fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Network {
@@ -306,142 +330,9 @@ fn warn_of_mtu(network: &Network, notes: &mut Vec<Note>) {
     {
         if enabled && network.mtu < minimum {
             let mtu = network.mtu;
-            notes.push(Note::warn(format!("MTU {mtu} is too small for {family} (min {minimum})")));
+            notes.push(Note::warn(format!(
+                "MTU {mtu} is too small for {family} (minimum {minimum})"
+            )));
         }
-    }
-}
-
-/// Name servers and search list: those of the operator, else those of resolv.conf.
-fn names(
-    options: &Options,
-    facts: &HostFacts,
-    conf: &ResolvConf,
-    network: &mut Network,
-    mapping: &mut Mapping,
-    notes: &mut Vec<Note>,
-) {
-    if !options.no_search && network.search.is_empty() {
-        network.search.extend(conf.search.iter().take(MAX_SEARCH).cloned());
-    }
-    if options.no_dns {
-        return;
-    }
-    let wanted = (network.v4.is_some() && options.dns_v4.is_empty())
-        || (network.v6.is_some() && options.dns_v6.is_empty());
-    if wanted {
-        notes.extend(conf.skipped.iter().map(Note::info));
-    }
-    if let Some(v4) = &mut network.v4 {
-        let take = |server: &Server| match server.address {
-            IpAddr::V4(address) => Some((address, false)),
-            IpAddr::V6(_) => None,
-        };
-        v4.dns = servers(&options.dns_v4, conf, &mut mapping.v4, take);
-    }
-    if let Some(v6) = &mut network.v6 {
-        names_v6(options, conf, facts, v6, mapping, notes);
-    }
-    warn_of_no_dns(network, wanted, notes);
-}
-
-/// Name servers of IPv6; link-local ones keep the interface they belong to.
-fn names_v6(
-    options: &Options,
-    conf: &ResolvConf,
-    facts: &HostFacts,
-    v6: &mut Ipv6Net,
-    mapping: &mut Mapping,
-    notes: &mut Vec<Note>,
-) {
-    let scope = |server: &Server| match &server.zone {
-        Some(zone) => zone_index(facts, zone),
-        None => Some(v6.scope_id),
-    };
-    for server in conf.servers.iter().filter(|server| scope(server).is_none()) {
-        let zone = server.zone.as_deref().unwrap_or_default();
-        let text = format!("Ignoring nameserver {}%{zone}: no such interface", server.address);
-        notes.push(Note::info(text));
-    }
-    let template = v6.scope_id;
-    let take = |server: &Server| match server.address {
-        // The guest reaches its own link only; a server on another one is as good as a local one.
-        IpAddr::V6(address) => {
-            let scope = scope(server)?;
-            Some((address, address.is_unicast_link_local() && scope != template))
-        }
-        IpAddr::V4(_) => None,
-    };
-    let host_given = mapping.v6.dns_host.is_some();
-    v6.dns = servers(&options.dns_v6, conf, &mut mapping.v6, take);
-    if !host_given {
-        let host = conf.servers.iter().find(|server| take(server).is_some());
-        mapping.dns_scope_id = host.and_then(scope).unwrap_or(0);
-    }
-}
-
-/// The index that a zone means: that of an interface, or the number itself (RFC 4007 section 11.2).
-fn zone_index(facts: &HostFacts, zone: &str) -> Option<u32> {
-    let named = InterfaceName::new(zone).and_then(|name| facts.index(&name));
-    named.or_else(|| {
-        let index = zone.parse().ok()?;
-        facts.links.iter().any(|(_, other)| *other == index).then_some(index)
-    })
-}
-
-/// The servers to hand out, of one family: those `given`, else those of resolv.conf. Also finds
-/// where queries go that `--dns-forward` matches. For `take`, see [`adopt`].
-fn servers<A: Copy + PartialEq + Into<IpAddr>>(
-    given: &ArrayVec<A, MAX_DNS>,
-    conf: &ResolvConf,
-    map: &mut Family<A>,
-    take: impl Fn(&Server) -> Option<(A, bool)>,
-) -> ArrayVec<A, MAX_DNS> {
-    if given.is_empty() {
-        return adopt(conf, map, take);
-    }
-    if map.dns_match.is_some() && map.dns_host.is_none() {
-        map.dns_host = conf.servers.iter().find_map(take).map(|(address, _)| address);
-    }
-    given.clone()
-}
-
-/// Takes over the servers of one family. `take` says which are of that family, and whether the
-/// guest cannot reach them by itself; such ones, and local ones, are reached at an address that
-/// stands for the host.
-fn adopt<A: Copy + PartialEq + Into<IpAddr>>(
-    conf: &ResolvConf,
-    map: &mut Family<A>,
-    take: impl Fn(&Server) -> Option<(A, bool)>,
-) -> ArrayVec<A, MAX_DNS> {
-    let mut dns = ArrayVec::new();
-    for (address, out_of_reach) in conf.servers.iter().filter_map(take).take(MAX_DNS) {
-        map.dns_host.get_or_insert(address);
-        let ip: IpAddr = address.into();
-        let hidden = out_of_reach || ip.is_loopback() || Some(address) == map.host_loopback;
-        let shown = if hidden {
-            map.dns_match = map.dns_match.or(map.host_loopback);
-            map.dns_match
-        } else {
-            Some(address)
-        };
-        dns.extend(shown.filter(|shown| !dns.contains(shown)));
-    }
-    dns
-}
-
-fn warn_of_no_dns(network: &Network, wanted: bool, notes: &mut Vec<Note>) {
-    let lacks_v4 = network.v4.as_ref().is_some_and(|v4| v4.dns.is_empty());
-    let lacks_v6 = network.v6.as_ref().is_some_and(|v6| v6.dns.is_empty());
-    let has_v4 = network.v4.is_some() && !lacks_v4;
-    let has_v6 = network.v6.is_some() && !lacks_v6;
-    let services = &network.services;
-    if wanted && !has_v4 && !has_v6 {
-        notes.push(Note::warn("Couldn't get any nameserver address"));
-    }
-    if services.hand_out_dns && lacks_v4 && services.dhcp {
-        notes.push(Note::warn("No IPv4 nameserver available for DHCP"));
-    }
-    if services.hand_out_dns && lacks_v6 && (services.ra || services.dhcpv6) {
-        notes.push(Note::warn("No IPv6 nameserver available for NDP/DHCPv6"));
     }
 }

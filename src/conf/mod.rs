@@ -15,6 +15,7 @@ mod banner;
 mod error;
 pub mod host;
 mod meaning;
+mod names;
 mod options;
 mod pasta;
 pub mod ports;
@@ -26,5 +27,7 @@ mod text;
 pub use banner::banner;
 pub use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
-pub use options::{Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, parse};
+pub use options::{
+    Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
+};
 pub use pasta::{Copying, PastaConf, Target};

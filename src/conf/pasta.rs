@@ -64,8 +64,6 @@ pub struct PastaConf {
     pub bypass: Bypass,
     /// Ports of the namespace's loopback interface that lead to the host's.
     pub outbound: RuleTable,
-    /// `--runas`.
-    pub run_as: Option<String>,
 }
 
 /// Whether the words mean a command (or a shell) to start.
@@ -115,7 +113,6 @@ pub(super) fn resolve(
             only: pasta.splice_only,
         },
         outbound,
-        run_as: options.run.run_as.clone(),
     })
 }
 
@@ -145,13 +142,11 @@ fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {
     if pasta.splice_only && pasta.no_splice {
         return Err(ConfError::Pasta("--splice-only is incompatible with --no-splice"));
     }
-    let deprecated = [
-        (pasta.no_copy_routes, "--no-copy-routes", "--no-copy-routes needs --config-net"),
-        (pasta.no_copy_addresses, "--no-copy-addrs", "--no-copy-addrs needs --config-net"),
-    ];
-    for (given, option, needs) in deprecated {
+    let deprecated =
+        [(pasta.no_copy_routes, "--no-copy-routes"), (pasta.no_copy_addresses, "--no-copy-addrs")];
+    for (given, option) in deprecated {
         if given && !pasta.configure {
-            return Err(ConfError::Pasta(needs));
+            return Err(ConfError::NeedsConfigNet(option));
         }
         if given {
             notes.push(Note::warn(format!("{option} will be dropped soon")));

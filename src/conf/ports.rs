@@ -445,14 +445,14 @@ mod tests {
 
     #[test]
     fn without_includes_all_but_ephemeral_ports_are_meant() {
-        let high = "TCP [*]:61000-65535  =>  61000-65535 (best effort)";
-        let low = "TCP [*]:1-32767  =>  1-32767 (best effort)";
+        let high = "TCP [*]:61000-65535  =>  61000-65535  (best effort)";
+        let low = "TCP [*]:1-32767  =>  1-32767  (best effort)";
         assert_eq!(rules("all"), [low, high]);
         assert_eq!(
             rules("~25"),
             [
-                "TCP [*]:1-24  =>  1-24 (best effort)",
-                "TCP [*]:26-32767  =>  26-32767 (best effort)",
+                "TCP [*]:1-24  =>  1-24  (best effort)",
+                "TCP [*]:26-32767  =>  26-32767  (best effort)",
                 high
             ]
         );
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(rules("~1-65535"), Vec::<String>::new());
         assert_eq!(
             rules("0.0.0.0/all:192.0.2.5,~1-60999"),
-            ["TCP [0.0.0.0]:61000-65535  =>  192.0.2.5:61000-65535 (best effort)"]
+            ["TCP [0.0.0.0]:61000-65535  =>  192.0.2.5:61000-65535  (best effort)"]
         );
     }
 
@@ -591,17 +591,17 @@ mod tests {
         assert_eq!(
             go("auto"),
             [
-                "TCP [*]:1-32767  =>  1-32767 (best effort) (auto-scan)",
-                "TCP [*]:61000-65535  =>  61000-65535 (best effort) (auto-scan)",
+                "TCP [*]:1-32767  =>  1-32767  (best effort) (auto-scan)",
+                "TCP [*]:61000-65535  =>  61000-65535  (best effort) (auto-scan)",
             ]
         );
         assert_eq!(
             go("22,auto,8080:80"),
-            ["TCP [*]:22  =>  22 (auto-scan)", "TCP [*]:8080  =>  80 (auto-scan)"]
+            ["TCP [*]:22  =>  22  (auto-scan)", "TCP [*]:8080  =>  80  (auto-scan)"]
         );
         assert_eq!(
             go("192.0.2.1/auto,~1-60999"),
-            ["TCP [192.0.2.1]:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]
+            ["TCP [192.0.2.1]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]
         );
         assert_eq!(go("22"), ["TCP [*]:22  =>  22"]);
     }
@@ -611,7 +611,10 @@ mod tests {
         let mut net = network();
         net.v6 = None;
         let rules = of_pasta(Way::ToNamespace, Proto::Udp, "auto,~1-60999", &net).unwrap();
-        assert_eq!(rules, ["UDP [0.0.0.0]:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]);
+        assert_eq!(
+            rules,
+            ["UDP [0.0.0.0]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]
+        );
     }
 
     #[test]
@@ -621,7 +624,7 @@ mod tests {
         assert_eq!(go(Proto::Tcp, "22:80").unwrap(), ["TCP [*]%lo:22  =>  80"]);
         assert_eq!(
             go(Proto::Udp, "auto,~1-60999").unwrap(),
-            ["UDP [*]%lo:61000-65535  =>  61000-65535 (best effort) (auto-scan)"]
+            ["UDP [*]%lo:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]
         );
         for (proto, spec, text) in [
             (Proto::Tcp, "127.0.0.1/22", "Listening address not allowed for -T 127.0.0.1/22"),
@@ -657,7 +660,7 @@ mod tests {
         (v4.v6, v6.v4) = (None, None);
         let go = |net| on_kernel(OLD, Way::FromNamespace, Proto::Tcp, "22:80", net).unwrap();
         let (on_v4, on_v6) = ("TCP [127.0.0.1]:22  =>  80", "TCP [::1]:22  =>  80");
-        assert_eq!(go(&both), [on_v4, &format!("{on_v6} (best effort)")]);
+        assert_eq!(go(&both), [on_v4, &format!("{on_v6}  (best effort)")]);
         assert_eq!(go(&v4), [on_v4]);
         assert_eq!(go(&v6), [on_v6]);
         let to_guest = |spec| on_kernel(OLD, Way::ToNamespace, Proto::Tcp, spec, &both);

@@ -1,6 +1,6 @@
 //! Options and host put together, and what is printed of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::host::{HostFacts, Template};
@@ -156,10 +156,66 @@ fn named_interfaces_must_be_usable() {
         attempt(&arguments, &facts, "").unwrap();
     }
     facts.v4.as_mut().unwrap().address = None;
-    for arguments in [["-i", "eth0"], ["--outbound-if4", "eth0"], ["--outbound-if6", "eth0"]] {
-        let error = attempt(&arguments, &facts, "").unwrap_err();
-        assert_eq!(error.to_string(), "External interface not usable", "{arguments:?}");
+    for option in ["--outbound-if4", "--outbound-if6"] {
+        let error = attempt(&[option, "eth0"], &facts, "").unwrap_err();
+        assert_eq!(error.to_string(), "External interface not usable", "{option}");
+        assert!(error.cure().unwrap().starts_with(&format!("{option} eth0: ")), "{option}");
     }
+    let local = attempt(&["-i", "eth0"], &facts, "").unwrap();
+    assert_eq!(local.network.v4.as_ref().unwrap().addr, v4("169.254.2.1"));
+    let warning = "External interface not usable: --interface eth0 has no address";
+    assert!(texts(&local).contains(&warning), "{:?}", local.notes);
+}
+
+#[test]
+fn what_the_operator_gave_holds_in_local_mode() {
+    let given = ["-a", "192.0.2.9/24", "-g", "192.0.2.8", "-a", "2001:db8::9", "-g", "2001:db8::8"];
+    let conf = attempt(&given, &HostFacts::default(), "").unwrap();
+    let net4 = conf.network.v4.as_ref().unwrap();
+    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.9"), 24, true));
+    assert_eq!(net4.gateway, Some(v4("192.0.2.8")));
+    let net6 = conf.network.v6.as_ref().unwrap();
+    assert_eq!((net6.addr, net6.fixed), (Some(v6("2001:db8::9")), true));
+    assert_eq!(net6.gateway, Some(v6("2001:db8::8")));
+}
+
+/// What is printed for bad ports: the packaged program's words of today and of before, the option,
+/// and a cure.
+#[test]
+fn bad_ports_are_described_in_words_old_and_new() {
+    for (arguments, parts) in [
+        (
+            &["-t", "65536"][..],
+            &[
+                "Invalid port specifier '65536'",
+                "Invalid port specifier 65536 in --tcp-ports 65536: ports are given as",
+            ][..],
+        ),
+        (
+            &["-u", "8001-8010", "-u", "8005"],
+            &[
+                "Forwarding configuration conflict: UDP [*]:8005",
+                "Unable to add rule UDP [*]:8005  =>  8005",
+                "Overlapping port specifier in --udp-ports 8005: ",
+            ],
+        ),
+        (&["-t", "0"], &["attempts to map from port 0", "--tcp-ports 0: ports go from 1"]),
+        (&["-t", "1:0"], &["attempts to map to port 0", "--tcp-ports 1:0: ports go from 1"]),
+        (&["-t", "22", "-t", "none"], &["-t none conflicts with previous", "give none first"]),
+        (&["-t", "auto"], &["only allowed for pasta", "--tcp-ports auto: name the ports"]),
+        (&["-t", "%sixteen-bytes-xx/22"], &["Invalid interface name: sixteen", "1 to 15"]),
+        (&["-4", "-t", "::1/22"], &["IPv6 forward, but IPv6 not enabled", "enable both families"]),
+        (&["-t", "22:192.0.2.9"], &["Did you mean 0.0.0.0/", "an address of the target's family"]),
+        (&["--no-tcp", "-t", "22"], &["TCP not enabled", "the option that disables the protocol"]),
+        (&["-t", "0.0.0.0/1:224.0.0.1"], &["Multicast target", "name an address of the guest"]),
+    ] {
+        let error = attempt(arguments, &host(), "").unwrap_err();
+        let text = format!("{error}\n{}", error.cure().unwrap());
+        assert!(parts.iter().all(|part| text.contains(part)), "{arguments:?}: {text}");
+    }
+    let error = pasta_attempt(&["-T", "127.0.0.1/22"], &host()).unwrap_err();
+    let text = format!("{error}\n{}", error.cure().unwrap());
+    assert!(text.starts_with("Listening address not allowed for -T 127.0.0.1/22\n--tcp-ns 127"));
 }
 
 #[test]
@@ -219,6 +275,60 @@ fn local_name_servers_are_reached_at_an_address_that_stands_for_the_host() {
     assert_eq!(dns(&["-D", "none"], "nameserver 127.0.0.53"), (None, None, None));
 }
 
+/// What a guest of each family is handed out, and where its queries to `--dns-forward` go.
+fn names_of(arguments: &[&str], resolv: &str) -> [(Vec<IpAddr>, Option<IpAddr>); 2] {
+    let Conf { network, mapping, .. } = conf(arguments, resolv);
+    let v4 = network.v4.iter().flat_map(|v4| v4.dns.iter().copied().map(IpAddr::from));
+    let v6 = network.v6.iter().flat_map(|v6| v6.dns.iter().copied().map(IpAddr::from));
+    let to = |matched: Option<IpAddr>| matched.and_then(|matched| mapping.dns_host_for(matched));
+    [
+        (v4.collect(), to(mapping.v4.dns_match.map(Into::into))),
+        (v6.collect(), to(mapping.v6.dns_match.map(Into::into))),
+    ]
+}
+
+#[test]
+fn a_server_of_the_other_family_is_forwarded_to_and_handed_out_by_the_address_that_is_matched() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let both = ["--dns-forward", "192.0.2.9", "--dns-forward", "2001:db8::9"];
+    let (shown4, shown6) = (vec![ip("192.0.2.9")], vec![ip("2001:db8::9")]);
+    let (stub, server4, server6) = (ip("127.0.0.53"), ip("198.51.100.53"), ip("2001:db8:1::53"));
+
+    let [v4, v6] = names_of(&both, "nameserver 127.0.0.53");
+    assert_eq!(v4, (shown4.clone(), Some(stub)));
+    assert_eq!(v6, (shown6.clone(), Some(stub)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53");
+    assert_eq!(v4, (shown4.clone(), Some(server6)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+    let [v4, v6] = names_of(&both, "nameserver 2001:db8:1::53\nnameserver 198.51.100.53");
+    assert_eq!(v4, (vec![server4], Some(server4)));
+    assert_eq!(v6, (vec![server6], Some(server6)));
+
+    // The same where the guest does not have the server's family.
+    let only6 = ["--ipv6-only", "--dns-forward", "2001:db8::9"];
+    assert_eq!(names_of(&only6, "nameserver 127.0.0.53")[1], (shown6.clone(), Some(stub)));
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    assert_eq!(names_of(&only4, "nameserver 2001:db8:1::53")[0], (shown4, Some(server6)));
+
+    // What was given on the command line counts, and without a server nothing is promised.
+    let given = ["--dns-forward", "2001:db8::9", "--dns-host", "198.51.100.53"];
+    assert_eq!(names_of(&given, "")[1], (shown6, Some(server4)));
+    assert_eq!(names_of(&given[..2], "")[1], (Vec::new(), None));
+    let handed = [&given[..], &["-D", "2001:db8::7"]].concat();
+    assert_eq!(names_of(&handed, "")[1], (vec![ip("2001:db8::7")], Some(server4)));
+    // Nothing is matched that the operator did not name.
+    assert_eq!(names_of(&[], "nameserver 127.0.0.53")[1], (Vec::new(), None));
+}
+
+#[test]
+fn servers_of_a_family_that_the_host_lacks_are_no_use() {
+    let facts = HostFacts { no_ipv6: true, v6: None, ..host() };
+    let resolv = "nameserver 2001:db8:1::53";
+    let conf = attempt(&["--dns-forward", "192.0.2.9"], &facts, resolv).unwrap();
+    assert_eq!(conf.mapping.dns_host_for(v4("192.0.2.9").into()), None);
+    assert!(texts(&conf).contains(&"Couldn't get any nameserver address"));
+}
+
 #[test]
 fn link_local_name_servers_keep_their_interface() {
     let dns = |resolv: &str| {
@@ -235,6 +345,14 @@ fn link_local_name_servers_keep_their_interface() {
     assert_eq!(dns("nameserver fe80::53%eth9"), (None, None, 0));
     let conf = conf(&[], "nameserver fe80::53%eth9");
     assert!(texts(&conf).contains(&"Ignoring nameserver fe80::53%eth9: no such interface"));
+
+    let only4 = ["--ipv4-only", "--dns-forward", "192.0.2.9"];
+    let scoped = self::conf(&only4, "nameserver fe80::53%eth1").mapping;
+    assert_eq!((scoped.v6.dns_host, scoped.dns_scope_id), (server, 3));
+    let conf = self::conf(&only4, "nameserver fe80::53");
+    assert_eq!(conf.mapping.v6.dns_host, None);
+    let note = "Ignoring nameserver fe80::53: no interface to reach it by";
+    assert!(texts(&conf).contains(&note));
 }
 
 #[test]
@@ -257,7 +375,7 @@ fn missing_name_servers_are_warned_of() {
     assert_eq!(warnings(&[], both), [""; 0]);
     assert_eq!(
         warnings(&["-m", "0"], both),
-        ["MTU 0 is too small for IPv4 (min 68)", "MTU 0 is too small for IPv6 (min 1280)"]
+        ["MTU 0 is too small for IPv4 (minimum 68)", "MTU 0 is too small for IPv6 (minimum 1280)"]
     );
     assert_eq!(warnings(&["-m", "1280"], both), [""; 0]);
 }
@@ -358,7 +476,8 @@ You can start qemu with:
 #[test]
 fn banner_of_the_least() {
     let arguments = ["-4", "--no-dhcp", "--no-map-gw", "-D", "none", "-F", "3"];
-    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n";
+    let text = "Template interface: eth0 (IPv4)\nMAC:\n    host: 9a:55:9a:55:9a:55\n\
+                Inbound forwarding rules (HOST):\n";
     assert_eq!(banner(&conf(&arguments, ""), None), text);
 }
 
@@ -374,6 +493,7 @@ NDP:
     assign: ::
     router: fe80::1
     our link-local: fe80::1
+Inbound forwarding rules (HOST):
 
 You can now start qemu (>= 7.2, with commit 13c6be96618c):
     kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/s
@@ -444,6 +564,7 @@ fn pasta_options_that_contradict_are_refused() {
     assert_eq!(refused(&["--netns", "x", "12"]), "Both --netns and PID or command given");
     assert_eq!(refused(&["99999999999"]), "Invalid PID 99999999999");
     assert_eq!(refused(&["--no-copy-addrs"]), "--no-copy-addrs needs --config-net");
+    assert_eq!(refused(&["--no-copy-routes"]), "--no-copy-routes needs --config-net");
     assert_eq!(
         refused(&["--host-lo-to-ns-lo", "--no-splice"]),
         "--host-lo-to-ns-lo is incompatible with --no-splice"

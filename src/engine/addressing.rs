@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use crate::flow::fwd::{self, Mapping, Refused, RuleTable};
+use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
 use crate::flow::side::Side;
 use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::L4Protocol;
 use crate::wire::{DropReason, Mac};
 
-/// Network, mappings, rules, and what was learned.
+/// Network, mappings, rules, and what was learned of the guest and of the host's neighbours.
 pub struct Addressing {
     /// What the guest is told.
     pub net: Network,
@@ -20,13 +21,20 @@ pub struct Addressing {
     pub rules: RuleTable,
     /// What the guest's traffic has told.
     pub learned: Learned,
+    /// Whose Ethernet addresses the guest sees.
+    pub neighbours: Neighbours,
 }
 
 impl Addressing {
     /// Nothing learned yet.
     pub fn new(net: Network, map: Mapping, rules: RuleTable) -> Self {
         let learned = fwd::initial(&net);
-        Self { net, map, rules, learned }
+        let mut neighbours = Neighbours::default();
+        let link_local = net.v6.as_ref().map(|v6| IpAddr::V6(v6.our_link_local));
+        for address in map.own_addresses().chain(link_local) {
+            neighbours.pin(address, net.our_mac);
+        }
+        Self { net, map, rules, learned, neighbours }
     }
 
     /// Our Ethernet address and the guest's.
@@ -34,9 +42,9 @@ impl Addressing {
         (self.net.our_mac, self.learned.mac)
     }
 
-    /// Scope of link-local addresses on the host side.
-    pub fn scope_id(&self) -> u32 {
-        self.net.v6.as_ref().map_or(0, |v6| v6.scope_id)
+    /// The Ethernet addresses of a frame from `source`, as the guest sees it.
+    pub fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
+        (self.neighbours.station(&self.net, source), self.learned.mac)
     }
 
     /// Learns from a source Ethernet address.
@@ -64,7 +72,7 @@ impl Addressing {
     /// Headers of frames to the guest for a flow whose guest side is `side`.
     pub fn template(&self, side: &Side, protocol: L4Protocol, flow_label: u32) -> HeaderTemplate {
         let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
-        HeaderTemplate::new(self.macs(), source, destination, protocol, flow_label)
+        HeaderTemplate::new(self.macs_from(source.ip()), source, destination, protocol, flow_label)
     }
 }
 

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 
 use super::Engine;
+use super::addressing::Addressing;
 use super::flows::ADVERTISEMENT_TIMER;
 use crate::limits::MAX_QUESTION_BYTES;
 use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
@@ -44,17 +45,24 @@ fn question(
 
 impl Engine {
     pub(super) fn arp(&mut self, head: &[u8], out: &mut dyn ToGuest) -> Result<(), DropReason> {
-        let answer = arp::answer(&self.addressing.net, &head[eth::HEADER_BYTES..])?;
+        let Addressing { net, neighbours, .. } = &self.addressing;
+        let answer = arp::answer(net, neighbours, &head[eth::HEADER_BYTES..])?;
         let mut asker = Mac::default();
         asker.0.copy_from_slice(&answer[18..24]);
-        self.send_arp(out, asker, &answer);
+        let macs = (net.our_mac, asker);
+        self.send_arp(out, macs, &answer);
         Ok(())
     }
 
-    fn send_arp(&mut self, out: &mut dyn ToGuest, to: Mac, message: &[u8]) {
+    pub(super) fn send_arp(
+        &mut self,
+        out: &mut dyn ToGuest,
+        (from, to): (Mac, Mac),
+        message: &[u8],
+    ) {
         let mut header = ArrayVec::<u8, { eth::HEADER_BYTES }>::new();
         header.extend(to.0);
-        header.extend(self.addressing.net.our_mac.0);
+        header.extend(from.0);
         header.extend([0x08, 0x06]);
         self.outbox.send(out, &header, message);
     }
@@ -115,7 +123,8 @@ impl Engine {
         }
         let question = question(lease, index, ip.l4_offset, ip.l4_len)?;
         let IpAddr::V6(source) = ip.source else { return Err(DropReason::Malformed) };
-        let reply = ndp::answer(&self.addressing.net, source, &question)?;
+        let Addressing { net, neighbours, .. } = &self.addressing;
+        let reply = ndp::answer(net, neighbours, source, &question)?;
         log::info!("{}", reply.kind);
         self.send_ndp(out, reply);
         Ok(())
@@ -134,8 +143,10 @@ impl Engine {
     /// The link can reach the guest: asks for its addresses once, so that inbound connections find
     /// its Ethernet address, and starts the clock of router advertisements.
     pub(super) fn greet(&mut self, out: &mut dyn ToGuest) {
-        if let Some(request) = arp::initial_request(&self.addressing.net) {
-            self.send_arp(out, Mac::BROADCAST, &request);
+        let net = &self.addressing.net;
+        if let Some(request) = arp::initial_request(net) {
+            let macs = (net.our_mac, Mac::BROADCAST);
+            self.send_arp(out, macs, &request);
         }
         if let Some(solicitation) = ndp::initial_solicitation(&self.addressing.net) {
             self.send_ndp(out, solicitation);

@@ -256,7 +256,7 @@ pub(super) fn send_datagram(
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
     if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
-        set_hop_limit(fd, flow.sides[0].endpoint.ip().is_ipv4(), hop_limit);
+        set_hop_limit(fd, flow.sides[1 - from].endpoint.ip().is_ipv4(), hop_limit);
     }
     match send(fd) {
         Ok(()) => Ok(()),

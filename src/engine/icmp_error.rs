@@ -1,6 +1,7 @@
 //! ICMP errors from the host for UDP flows, relayed to the guest: same type and code, the datagram
 //! quoted as the guest sent it (RFC 792, RFC 1191, RFC 4443). A UDP application in the guest sees
-//! "connection refused" as it would on the host.
+//! "connection refused" as it would on the host. Where the flow changes its family, so does the error,
+//! which then comes from whom the guest talks to: there is no other address for the offender.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -19,6 +20,7 @@ use crate::sys::datagram::{self, QueuedError};
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::eth;
+use crate::wire::icmp_translation::{IcmpError, v4, v6};
 use crate::wire::ip::L4Protocol;
 
 /// Bytes of payload quoted in an ICMP error (RFC 792: 64 bits).
@@ -52,7 +54,8 @@ impl Engine {
             match answer(&self.addressing, &side, peer, &error, quote) {
                 Some((from, mut message)) => {
                     let to = SocketAddr::new(side.endpoint.ip(), 0);
-                    self.outbox.icmp(out, self.addressing.macs(), from, to, &mut message);
+                    let macs = self.addressing.macs_from(from.ip());
+                    self.outbox.icmp(out, macs, from, to, &mut message);
                 }
                 None => self.outbox.drops.count(DropReason::UntranslatableError),
             }
@@ -69,18 +72,22 @@ fn answer(
     payload: &[u8],
 ) -> Option<(SocketAddr, Message)> {
     let (kind, offender) = (error.kind?, error.offender?);
-    let from = if offender == peer {
-        side.ours.ip()
+    let ours = side.ours.ip();
+    let told = IcmpError { kind, code: error.code, mtu: error.info };
+    let (from, error) = if peer.is_ipv4() != ours.is_ipv4() {
+        (ours, told.translated(peer.is_ipv4())?)
+    } else if offender == peer {
+        (ours, told)
     } else {
-        fwd::source_for_guest(&addressing.net, &addressing.map, &addressing.learned, offender)?
+        let Addressing { net, map, learned, .. } = addressing;
+        (fwd::source_for_guest(net, map, learned, offender)?, told)
     };
-    if from.is_ipv4() != side.ours.ip().is_ipv4() {
+    if from.is_ipv4() != ours.is_ipv4() {
         return None;
     }
     let mut message = Message::new();
-    message.try_extend_from_slice(&[kind, error.code, 0, 0]).ok()?;
-    let mtu = mtu_field(from.is_ipv4(), kind, error.code, error.info);
-    message.try_extend_from_slice(&mtu.to_be_bytes()).ok()?;
+    message.try_extend_from_slice(&[error.kind, error.code, 0, 0]).ok()?;
+    message.try_extend_from_slice(&mtu_field(from.is_ipv4(), error).to_be_bytes()).ok()?;
     // The quoted datagram went from the guest to us.
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let template = HeaderTemplate::new(addressing.macs(), guest, remote, L4Protocol::Udp, 0);
@@ -93,10 +100,10 @@ fn answer(
 }
 
 /// The four bytes behind the checksum: the MTU where the type has one, else zero.
-fn mtu_field(v4: bool, kind: u8, code: u8, info: u32) -> u32 {
-    match (v4, kind, code) {
-        (true, 3, 4) => info & 0xffff,
-        (false, 2, _) => info,
+fn mtu_field(v4: bool, error: IcmpError) -> u32 {
+    match (v4, error.kind, error.code) {
+        (true, v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => error.mtu & 0xffff,
+        (false, v6::TOO_BIG, _) => error.mtu,
         _ => 0,
     }
 }

@@ -27,11 +27,13 @@ mod icmp_error;
 mod ingress;
 mod listen;
 mod namespace_link;
+mod neighbours;
 mod outbox;
 mod relay;
 mod socket_link;
 mod splice;
 mod state;
+mod stats;
 mod tcp;
 mod token;
 mod udp_run;
@@ -43,7 +45,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use passt_frame::ToGuest;
+use passt_frame::{FrameObserver, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 pub use addressing::Addressing;
@@ -51,6 +53,7 @@ pub use bypass::BypassConfig;
 pub use listen::ListenError;
 pub use namespace_link::NamespaceLink;
 pub use socket_link::{Protocols, SocketLink};
+pub use stats::EventType;
 pub use token::{LINK_BASE, Token};
 pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
 
@@ -66,6 +69,7 @@ use bypass::BypassParts;
 use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER, slot_of_timer};
 use fragments::Fragments;
 use listen::Listeners;
+use neighbours::NeighbourWatch;
 use outbox::Outbox;
 use state::Protocol;
 
@@ -109,10 +113,20 @@ pub struct Engine {
     ready_listeners: VecDeque<u32>,
     waiting_listeners: usize,
     duid: Duid,
+    neighbours: Option<Box<NeighbourWatch>>,
     /// The operator was told that echo sockets are not allowed.
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
+    expired: Expired,
+}
+
+/// Deadlines that have expired so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expired {
+    all: u64,
+    /// Those of TCP connections.
+    tcp: u64,
 }
 
 impl Engine {
@@ -138,9 +152,11 @@ impl Engine {
             ready_listeners: VecDeque::new(),
             waiting_listeners: 0,
             duid,
+            neighbours: None,
             ping_refused: false,
             epoll,
             now,
+            expired: Expired::default(),
         }
     }
 
@@ -224,6 +240,7 @@ impl Engine {
     }
 
     fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
+        self.expired.all += 1;
         if key == ADVERTISEMENT_TIMER {
             return self.advertise(out);
         }
@@ -234,7 +251,10 @@ impl Engine {
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.protocol {
-            Protocol::Tcp(_) => self.tcp_timer(id),
+            Protocol::Tcp(_) => {
+                self.expired.tcp += 1;
+                self.tcp_timer(id);
+            }
             Protocol::Udp(_) | Protocol::Ping(_) | Protocol::Relay(_) => self.datagram_timer(id),
             Protocol::Splice(_) => {}
         }
@@ -253,6 +273,11 @@ impl Engine {
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
         self.flows.table.len()
+    }
+
+    /// Shows each frame to the guest from now on to `observer`.
+    pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
+        self.outbox.list.observe(observer);
     }
 
     /// Drops so far, by name.

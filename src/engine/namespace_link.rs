@@ -9,7 +9,7 @@ use passt_frame::{
 };
 use passt_legacy::Tap;
 
-use super::Link;
+use super::{EventType, Link};
 
 /// The tap device, if there is one.
 pub struct NamespaceLink {
@@ -59,6 +59,14 @@ impl Link for NamespaceLink {
 
     fn is_attached(&self) -> bool {
         true
+    }
+
+    fn has_clients(&self) -> bool {
+        false
+    }
+
+    fn event_type(&self, _token: u16) -> EventType {
+        EventType::Tap
     }
 }
 

@@ -19,7 +19,7 @@ use passt_frame::{
 };
 use rustix::net::RecvFlags;
 
-use super::{LINK_BASE, Link};
+use super::{EventType, LINK_BASE, Link};
 
 /// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
 const REQUESTS: std::ops::RangeInclusive<u8> = 1..=63;
@@ -140,6 +140,13 @@ impl Link for SocketLink {
 
     fn is_leaving(&self) -> bool {
         self.stream.is_leaving()
+    }
+
+    fn event_type(&self, token: u16) -> EventType {
+        match token {
+            STREAM_TOKENS.. => EventType::Stream,
+            _ => self.vhost.event_type(token),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Token {
     Listener(u32),
     /// The socket on which clients of the link connect.
     Clients,
+    /// News about neighbours.
+    Neighbours,
     /// The signal descriptor.
     Signals,
     /// A descriptor that may end the loop, by index.
@@ -28,6 +30,7 @@ const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
 const SIGNALS: u64 = 4;
 const TARGET: u64 = 5;
+const NEIGHBOURS: u64 = 6;
 const WATCH: u64 = 7;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
@@ -44,6 +47,7 @@ impl Token {
             Self::Link(token) => LINK_BASE | u64::from(token),
             Self::Listener(index) => LISTENER << KIND_SHIFT | u64::from(index),
             Self::Clients => CLIENTS << KIND_SHIFT,
+            Self::Neighbours => NEIGHBOURS << KIND_SHIFT,
             Self::Signals => SIGNALS << KIND_SHIFT,
             Self::Watch(index) => WATCH << KIND_SHIFT | u64::from(index),
         }
@@ -58,6 +62,7 @@ impl Token {
             LINK => Some(Self::Link(value as u16)),
             LISTENER => Some(Self::Listener(value as u32)),
             CLIENTS => Some(Self::Clients),
+            NEIGHBOURS => Some(Self::Neighbours),
             SIGNALS => Some(Self::Signals),
             WATCH => Some(Self::Watch(value as u32)),
             _ => None,
@@ -77,6 +82,7 @@ mod tests {
             Token::Link(0xffff),
             Token::Listener(70_000),
             Token::Clients,
+            Token::Neighbours,
             Token::Signals,
             Token::Watch(3),
         ];

@@ -5,12 +5,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt_frame::{Errno, FramePort, FromGuestBatch, LinkChange, PortEvents};
+use passt_frame::{Errno, FrameObserver, FramePort, FromGuestBatch, LinkChange, PortEvents};
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use super::stats::{EventType, Stats, event_type};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::sys::socket;
 use crate::time::Timestamp;
 
 /// How often a client is looked at that cannot be accepted.
@@ -31,6 +33,14 @@ pub trait Link: FramePort {
     fn is_leaving(&self) -> bool {
         false
     }
+
+    /// Whether who is behind the link is a client, which comes and goes.
+    fn has_clients(&self) -> bool {
+        true
+    }
+
+    /// The type of the event that the link registered under `token`.
+    fn event_type(&self, token: u16) -> EventType;
 }
 
 impl Link for passt_vhost::Device {
@@ -40,6 +50,10 @@ impl Link for passt_vhost::Device {
 
     fn is_attached(&self) -> bool {
         passt_vhost::Device::is_attached(self)
+    }
+
+    fn event_type(&self, token: u16) -> EventType {
+        if Self::is_kick(token) { EventType::Kick } else { EventType::Control }
     }
 }
 
@@ -88,6 +102,7 @@ pub struct Worker<L: Link> {
     knocking: bool,
     /// A client waits that cannot be accepted for want of descriptors.
     clients_wait: bool,
+    stats: Option<Box<Stats>>,
     end: Option<End>,
 }
 
@@ -126,6 +141,7 @@ impl<L: Link> Worker<L> {
             frames: false,
             knocking: false,
             clients_wait: false,
+            stats: None,
             end: None,
         })
     }
@@ -153,6 +169,17 @@ impl<L: Link> Worker<L> {
         Ok(())
     }
 
+    /// Shows each frame from now on to two observers: one for those from the guest, one for those to it.
+    pub fn observe(&mut self, from: Box<dyn FrameObserver>, to: Box<dyn FrameObserver>) {
+        self.batch.observe(from);
+        self.engine.observe(to);
+    }
+
+    /// Counts events from now on, and prints the counters at most each `delay` and at the end.
+    pub fn count_events(&mut self, delay: Duration) {
+        self.stats = Some(Box::new(Stats::new(delay)));
+    }
+
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -172,6 +199,9 @@ impl<L: Link> Worker<L> {
             self.turn(None)?;
             if let Some(end) = self.end {
                 self.log_drops();
+                if let Some(stats) = &mut self.stats {
+                    stats.report(monotonic_now(), &self.engine, &self.link);
+                }
                 return Ok(end);
             }
         }
@@ -189,7 +219,8 @@ impl<L: Link> Worker<L> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-        self.engine.begin_turn(monotonic_now());
+        let now = monotonic_now();
+        self.engine.begin_turn(now);
         for index in 0..self.events.len() {
             let event = self.events[index];
             self.on_event(event.data.u64(), event.flags);
@@ -202,7 +233,19 @@ impl<L: Link> Worker<L> {
         if std::mem::take(&mut self.knocking) || self.clients_wait {
             self.accept_client();
         }
+        if self.stats.is_some() {
+            self.show_stats(now);
+        }
         Ok(())
+    }
+
+    fn show_stats(&mut self, now: Timestamp) {
+        let Some(stats) = &mut self.stats else { return };
+        let expired = self.engine.expired;
+        stats.set_timers(expired.tcp, expired.all - expired.tcp);
+        if stats.is_due(now) {
+            stats.report(now, &self.engine, &self.link);
+        }
     }
 
     fn timeout(&self, at_most: Option<Duration>) -> Option<Timespec> {
@@ -218,7 +261,12 @@ impl<L: Link> Worker<L> {
     }
 
     fn on_event(&mut self, data: u64, flags: epoll::EventFlags) {
-        match Token::from_bits(data) {
+        let token = Token::from_bits(data);
+        log::trace!("event: {token:?} {flags:?}");
+        if let (Some(stats), Some(token)) = (&mut self.stats, token) {
+            stats.count(event_type(token, &self.engine, &self.link));
+        }
+        match token {
             Some(Token::Flow(id)) => self.engine.on_flow_event(id, flags),
             Some(Token::Target(id)) => self.engine.on_target_event(id, flags),
             Some(Token::Listener(index)) => self.engine.on_listener_event(index),
@@ -226,6 +274,7 @@ impl<L: Link> Worker<L> {
                 let events = self.link.on_event(token);
                 self.on_link(events);
             }
+            Some(Token::Neighbours) => self.engine.on_neighbours_event(self.link.halves().1),
             Some(Token::Clients) => self.knocking = true,
             Some(Token::Signals) if self.signals.is_some() => self.end = Some(End::Signal),
             Some(Token::Watch(index)) => {
@@ -241,15 +290,21 @@ impl<L: Link> Worker<L> {
         let (_, out) = self.link.halves();
         match events.link {
             Some(LinkChange::Up) => self.engine.on_link_up(out),
-            Some(LinkChange::Closed) if self.clients.one_off => {
-                log::info!("Client connection closed, exiting");
-                self.end = Some(End::ClientGone);
-            }
-            Some(LinkChange::Closed) => log::info!("Client connection closed"),
+            Some(LinkChange::Closed) => self.on_closed(),
             Some(LinkChange::Down) | None => {}
         }
         if events.room {
             self.engine.on_link_room();
+        }
+    }
+
+    fn on_closed(&mut self) {
+        let exiting = if self.clients.one_off { ", exiting" } else { "" };
+        if self.link.has_clients() {
+            log::info!("Client connection closed{exiting}");
+        }
+        if self.clients.one_off {
+            self.end = Some(End::ClientGone);
         }
     }
 
@@ -272,8 +327,8 @@ impl<L: Link> Worker<L> {
         let accepted = listener.accept();
         self.note_exhaustion(accepted.as_ref().err());
         let Ok((stream, _)) = accepted else { return };
-        let peer = rustix::net::sockopt::socket_peercred(&stream);
-        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get());
+        // 0 is the number that the kernel gives to processes outside of our namespace.
+        let pid = socket::peer_process(stream.as_fd()).unwrap_or(0);
         if self.link.is_attached() {
             log::info!("discarding connection from PID {pid}");
             return;

@@ -3,6 +3,7 @@
 
 pub mod fwd;
 pub mod index;
+pub mod neighbours;
 pub mod network;
 pub mod reassembly;
 pub mod scan;

@@ -1,7 +1,7 @@
 //! The network as the guest is told it is: addresses, gateway, names. Plain data, made once at
 //! start by `conf` and read by the responders and by address mapping; only [`Learned`] changes.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
@@ -119,6 +119,21 @@ pub struct Network {
     pub fqdn: Option<String>,
     /// Which responders are on.
     pub services: Services,
+}
+
+impl Network {
+    /// The gateway of the family of `address`.
+    pub fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(_) => self.v4.as_ref()?.gateway.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.as_ref()?.gateway.map(IpAddr::V6),
+        }
+    }
+
+    /// Scope of link-local addresses on the host side; 0 if there is none.
+    pub fn scope_id(&self) -> u32 {
+        self.v6.as_ref().map_or(0, |v6| v6.scope_id)
+    }
 }
 
 /// What was learned of the guest from its traffic.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 use crate::engine::{End, Watch};
 use crate::start::{StartError, system};
 use crate::sys::namespace::{self, Kinds};
-use crate::sys::process::Forked;
+use crate::sys::process::{self, DescriptorLimit, Forked};
 
 /// Longest host name (`__NEW_UTS_LEN`, uname(2)).
 const MAX_HOST_NAME: usize = 64;
@@ -29,6 +29,10 @@ pub(super) struct Plan<'a> {
     pub(super) network: BorrowedFd<'a>,
     /// Its host name.
     pub(super) hostname: Option<&'a str>,
+    /// The limit of descriptors that it gets back.
+    pub(super) limit: &'a DescriptorLimit,
+    /// A variable of the environment that is not for it.
+    pub(super) withheld: Option<&'a str>,
 }
 
 /// A command that waits at the gate, or runs.
@@ -72,7 +76,7 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
 /// The new process: prepares its surroundings, waits, and becomes the command.
 fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     if let Err(errno) = namespace::enter(plan.network, Kinds::NETWORK) {
-        eprintln!("Failed to join network namespace: {errno}");
+        log::error!("Failed to join network namespace: {errno}");
         return ExitCode::FAILURE;
     }
     if plan.pid_namespace
@@ -88,8 +92,15 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     if byte == [0] {
         return ExitCode::FAILURE;
     }
-    let error = command(plan.words).exec();
-    eprintln!("Failed to start command or shell: {error}");
+    if let Err(errno) = process::restore_for_command(plan.limit) {
+        log::warn!("Couldn't restore limits and signals for the command: {errno}");
+    }
+    let mut command = command(plan.words);
+    if let Some(variable) = plan.withheld {
+        command.env_remove(variable);
+    }
+    let error = command.exec();
+    log::error!("Failed to start command or shell: {error}");
     ExitCode::FAILURE
 }
 

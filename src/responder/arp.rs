@@ -1,12 +1,14 @@
 //! ARP: every address except the guest's own is here (RFC 826, RFC 5227).
 //!
-//! The guest sees all of IPv4 as on-link behind our Ethernet address. Silence is kept only where an
+//! The guest sees all of IPv4 as on-link: the host's neighbours with their own Ethernet addresses, the rest
+//! behind the gateway's or ours. Silence is kept only where an
 //! answer would tell the guest that its own address is taken: for its announcements, and for
 //! questions about the address it was assigned.
 
 use std::net::Ipv4Addr;
 
 use super::Ignored;
+use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Mac, Network};
 
 /// Bytes of an ARP message for IPv4 over Ethernet, without the Ethernet header.
@@ -33,7 +35,11 @@ struct Message {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(net: &Network, request: &[u8]) -> Result<[u8; LEN], Ignored> {
+pub fn answer(
+    net: &Network,
+    neighbours: &Neighbours,
+    request: &[u8],
+) -> Result<[u8; LEN], Ignored> {
     let v4 = net.v4.as_ref().ok_or(Ignored::Disabled)?;
     let request = parse(request)?;
     if request.operation != REQUEST {
@@ -45,7 +51,7 @@ pub fn answer(net: &Network, request: &[u8]) -> Result<[u8; LEN], Ignored> {
     }
     Ok(build(&Message {
         operation: REPLY,
-        sender_mac: net.our_mac,
+        sender_mac: neighbours.station(net, request.target.into()),
         sender: request.target,
         target_mac: request.sender_mac,
         target: request.sender,
@@ -64,6 +70,19 @@ pub fn initial_request(net: &Network) -> Option<[u8; LEN]> {
         target_mac: Mac::BROADCAST,
         target: v4.addr,
     }))
+}
+
+/// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it
+/// (RFC 5227, section 2.3).
+#[must_use]
+pub fn announcement(address: Ipv4Addr, mac: Mac) -> [u8; LEN] {
+    build(&Message {
+        operation: REQUEST,
+        sender_mac: mac,
+        sender: address,
+        target_mac: Mac::default(),
+        target: address,
+    })
 }
 
 /// Reads a message for IPv4 over Ethernet.

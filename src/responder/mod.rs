@@ -1,8 +1,8 @@
 //! Responders: one question of the guest in, at most one answer out.
 //!
 //! ARP, DHCPv4, DHCPv6 and neighbour discovery are answered here and never forwarded. None of them
-//! keeps state: an answer follows from the question and from [`Network`] alone, so a lost or
-//! repeated question is harmless. Nothing here opens a socket, reads a clock or allocates; answers
+//! keeps state: an answer follows from the question, from [`Network`] and from the table of the host's
+//! [neighbours](crate::flow::neighbours) alone, so a lost or repeated question is harmless. Nothing here opens a socket, reads a clock or allocates; answers
 //! are written to buffers of fixed capacity whose sizes are checked at compile time.
 //!
 //! The engine hands over a private copy of the payload above IP/UDP (above Ethernet for ARP) and

@@ -1,6 +1,7 @@
-//! Neighbour discovery: we are every neighbour, and the router (RFC 4861, RFC 8106).
+//! Neighbour discovery: we answer for every neighbour, and are the router (RFC 4861, RFC 8106).
 //!
-//! A solicitation for any address is answered with our Ethernet address, except when the guest asks
+//! A solicitation for any address is answered, with the neighbour's own Ethernet address where the host
+//! knows one and else with the gateway's or ours, except when the guest asks
 //! whether an address it wants is free (source `::`, RFC 4862 5.4): silence lets it have the
 //! address. Router advertisements name us as the default router for ever, give the prefix for
 //! autoconfiguration and point at DHCPv6 for addresses. All messages are sent from our link-local
@@ -13,6 +14,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use super::{Ignored, labels, put, search_domains};
+use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
 
 /// Longest message, bytes.
@@ -43,6 +45,8 @@ const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
 /// Router, solicited and override flags of a neighbour advertisement.
 const FLAGS_RSO: u8 = 0xe0;
+/// Router and override flags: nobody has asked.
+const FLAGS_RO: u8 = 0xa0;
 /// Flag M of a router advertisement: addresses by DHCPv6.
 const FLAG_MANAGED: u8 = 0x80;
 /// Flags L and A of a prefix: on-link, and good for autoconfiguration.
@@ -80,6 +84,8 @@ pub enum Kind {
     RouterAdvertisement,
     /// A router advertisement nobody asked for.
     UnsolicitedRouterAdvertisement,
+    /// A neighbour advertisement nobody asked for.
+    UnsolicitedNeighborAdvertisement,
     /// Our own question for the guest.
     NeighborSolicitation,
 }
@@ -91,6 +97,7 @@ impl fmt::Display for Kind {
             Self::NeighborAdvertisement => "NDP: received NS, sending NA",
             Self::RouterAdvertisement => "NDP: received RS, sending RA",
             Self::UnsolicitedRouterAdvertisement => "NDP: sending unsolicited RA",
+            Self::UnsolicitedNeighborAdvertisement => "NDP: sending unsolicited NA",
             Self::NeighborSolicitation => "NDP: sending initial NS",
         })
     }
@@ -111,7 +118,12 @@ pub struct Reply {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
+pub fn answer(
+    net: &Network,
+    neighbours: &Neighbours,
+    source: Ipv6Addr,
+    message: &[u8],
+) -> Result<Reply, Ignored> {
     let v6 = enabled(net)?;
     let (header, rest) = message.split_first_chunk::<8>().ok_or(Ignored::Malformed)?;
     if source.is_multicast() {
@@ -121,7 +133,8 @@ pub fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, 
         [NEIGHBOR_SOLICITATION, 0, ..] => {
             let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
             check_options(options)?;
-            answer_neighbor(net.our_mac, source, Ipv6Addr::from(*target))
+            let target = Ipv6Addr::from(*target);
+            answer_neighbor(neighbours.station(net, target.into()), source, target)
         }
         [ROUTER_SOLICITATION, 0, ..] => {
             check_options(rest)?;
@@ -180,18 +193,32 @@ fn check_options(mut options: &[u8]) -> Result<(), Ignored> {
 }
 
 /// `target` is here, whatever it is.
-fn answer_neighbor(our_mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
+fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
     if target.is_multicast() {
         return Err(Ignored::Malformed);
     }
     if source.is_unspecified() {
         return Err(Ignored::NotForUs);
     }
-    let mut message = Body::new();
-    put(&mut message, &[NEIGHBOR_ADVERTISEMENT, 0, 0, 0, FLAGS_RSO, 0, 0, 0]);
-    put(&mut message, &target.octets());
-    put_link_layer(&mut message, OPTION_TARGET_LINK_LAYER, our_mac);
+    let message = neighbor_advertisement(FLAGS_RSO, target, mac);
     Ok(Reply { message, destination: source, kind: Kind::NeighborAdvertisement })
+}
+
+/// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it
+/// (RFC 4861, section 7.2.6). To be sent from `address`. As in answers it is called a router: a guest would
+/// strike a router that denies it off its list.
+#[must_use]
+pub fn announcement(address: Ipv6Addr, mac: Mac) -> Reply {
+    let message = neighbor_advertisement(FLAGS_RO, address, mac);
+    Reply { message, destination: ALL_NODES, kind: Kind::UnsolicitedNeighborAdvertisement }
+}
+
+fn neighbor_advertisement(flags: u8, target: Ipv6Addr, mac: Mac) -> Body {
+    let mut message = Body::new();
+    put(&mut message, &[NEIGHBOR_ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0]);
+    put(&mut message, &target.octets());
+    put_link_layer(&mut message, OPTION_TARGET_LINK_LAYER, mac);
+    message
 }
 
 /// A router advertisement to `source`, or to all nodes if the guest has no address yet.

@@ -4,11 +4,15 @@
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
 pub mod batch;
+pub mod capability;
 pub mod datagram;
+pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;
+pub mod neighbours;
 pub mod pipe;
 pub mod process;
+pub mod seccomp;
 pub mod sock_diag;
 pub mod socket;
 pub mod stream;

@@ -4,15 +4,15 @@
 //! the rest work from anywhere. So all that has to happen inside is that one call. It is left to a
 //! process of its own, forked once at start:
 //! - the program can then give up setns(2) and the right to use it for good (seccomp, capabilities),
-//!   and so can the helper, which keeps socket(2), sendmsg(2), recvmsg(2), close(2) and exit;
+//!   and so does the helper, which keeps read(2), socket(2), sendmsg(2), close(2) and exit;
 //! - a thread would share the program's memory: whoever takes the program over would also steer the
 //!   thread that still has the right to change namespaces, and the program would not be
 //!   single-threaded any more, which fork(2) and joining a user namespace depend on;
 //! - entering the namespace for each refill of a pool needs that right for ever.
 //!
 //! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
-//! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP sockets are fetched [`STOCK`] at a time, so that a connection costs a
-//! fraction of a round trip. The helper never waits for anything but the next request, and ends when
+//! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP
+//! sockets are fetched [`STOCK`] at a time, so that a connection costs a fraction of a round trip. The helper never waits for anything but the next request, and ends when
 //! the program does: its only descriptor is then at its end.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,7 +22,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, getrlimit};
 
+use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
+use super::seccomp::Filter;
 use super::sock_diag;
 use super::socket::{self, Transport, last_errno};
 use crate::limits::NAMESPACE_STOCK as STOCK;
@@ -98,16 +100,17 @@ pub struct NamespaceSockets {
 }
 
 impl NamespaceSockets {
-    /// Forks the helper, which enters `namespace`. Only while the program has the right to enter it: in the
-    /// user namespace that owns it.
+    /// Forks the helper, which enters `namespace` and then gives up everything but the calls that
+    /// `filter` leaves. Only while the program has the right to enter the namespace: in the user
+    /// namespace that owns it.
     ///
     /// # Errors
-    /// What socketpair(2), fork(2) and, in the helper, setns(2) report.
-    pub fn start(namespace: BorrowedFd<'_>) -> Result<Self, Errno> {
+    /// What socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
+    pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         match process::fork()? {
-            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd()),
+            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd(), filter),
             Forked::Parent(pid) => {
                 drop(theirs);
                 let mut error = [0; 4];
@@ -204,9 +207,9 @@ fn receive<const N: usize>(
     Ok(())
 }
 
-/// The helper: enters the namespace, keeps nothing open but its socket, and answers. Allocates
-/// nothing, so that it may be forked by a program with threads.
-fn help(channel: RawFd, namespace: RawFd) -> ! {
+/// The helper: prepares itself, tells how that went, and answers. Allocates nothing, so that it may
+/// be forked by a program with threads.
+fn help(channel: RawFd, namespace: RawFd, filter: &Filter) -> ! {
     // SAFETY: plain system calls; the namespace was opened by the program that is copied here.
     let entered = unsafe {
         let mut signals: libc::sigset_t = std::mem::zeroed();
@@ -214,27 +217,40 @@ fn help(channel: RawFd, namespace: RawFd) -> ! {
         libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
         libc::setns(namespace, libc::CLONE_NEWNET)
     };
-    let error = if entered == 0 { 0 } else { last_errno().raw_os_error() };
-    // SAFETY: the channel is open until the end of `serve`.
-    let told = send(unsafe { BorrowedFd::borrow_raw(channel) }, error, &[]);
-    if entered == 0 && told.is_ok() {
-        serve(channel);
+    let entered = if entered == 0 { Ok(()) } else { Err(last_errno()) };
+    if let Some(channel) = keep_only(channel) {
+        let ready = entered.and_then(|()| confine(filter));
+        let error = ready.err().map_or(0, Errno::raw_os_error);
+        if send(channel, error, &[]).is_ok() && ready.is_ok() {
+            serve(channel);
+        }
     }
     // SAFETY: ends the process without running what the program has registered for its own end.
     unsafe { libc::_exit(0) }
 }
 
-/// Answers until the program is gone.
-fn serve(channel: RawFd) {
-    // SAFETY: nothing in this process uses any descriptor but the channel, which becomes 0.
+/// Makes `channel` descriptor 0 and closes all others.
+fn keep_only(channel: RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: nothing in this process uses any descriptor but the channel.
     let alone = unsafe { libc::dup2(channel, 0) == 0 };
     if alone && !close_range() {
         close_one_by_one();
     }
     // SAFETY: descriptor 0 is the channel, and nothing closes it.
-    let channel = unsafe { BorrowedFd::borrow_raw(0) };
+    alone.then(|| unsafe { BorrowedFd::borrow_raw(0) })
+}
+
+/// Gives up all rights, and all calls but those that `filter` leaves.
+fn confine(filter: &Filter) -> Result<(), Errno> {
+    capability::empty_bounding_set()?;
+    capability::keep(Capabilities::empty())?;
+    filter.install()
+}
+
+/// Answers until the program is gone.
+fn serve(channel: BorrowedFd<'_>) {
     let mut question = [0; 2];
-    while alone && matches!(rustix::io::read(channel, &mut question), Ok(2)) {
+    while matches!(rustix::io::read(channel, &mut question), Ok(2)) {
         if answer(channel, question).is_err() {
             return;
         }

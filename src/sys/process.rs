@@ -1,9 +1,17 @@
-//! The process itself: signals as a descriptor, going to the background, limits.
+//! The process itself: signals as a descriptor, forks, descriptors with a place of their own, and
+//! what it inherits and passes on.
+
+mod inherited;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, FdFlags};
+
+pub use inherited::{
+    DescriptorLimit, ENDING_SIGNALS, close_descriptors, raise_descriptor_limit,
+    restore_for_command, settle_signals,
+};
 
 use super::socket::last_errno;
 
@@ -50,29 +58,50 @@ pub fn fork() -> Result<Forked, Errno> {
     }
 }
 
-/// Raises the limit of open descriptors to the hard limit; returns it.
+/// Takes over a descriptor that the program was started with, whichever it is: in place of standard
+/// input, output or error there is `/dev/null` afterwards. It does not survive exec. Only for one
+/// that nothing else in the process owns, and only once.
 ///
 /// # Errors
-/// What setrlimit(2) reports.
-pub fn raise_descriptor_limit() -> Result<u64, Errno> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
-}
-
-/// Takes over a descriptor that the program was started with. Only for one that nothing else in
-/// the process owns, and only once.
-///
-/// # Errors
-/// `BADF` when it is not open, or is one of standard input, output and error.
+/// `BADF` when it is not open.
 pub fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
-    if fd <= libc::STDERR_FILENO {
+    if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: `fd` is not -1; fcntl on a closed descriptor fails, which is what is asked here.
-    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
-    // SAFETY: the descriptor is open, and the caller hands over its ownership.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    // SAFETY: `fd` is not -1; the calls on a closed descriptor fail, which is what is asked here.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    if fd > libc::STDERR_FILENO {
+        rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
+        // SAFETY: the descriptor is open, and the caller hands over its ownership.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let taken = rustix::io::fcntl_dupfd_cloexec(borrowed, libc::STDERR_FILENO + 1)?;
+    let null = null_device()?;
+    match fd {
+        libc::STDIN_FILENO => rustix::stdio::dup2_stdin(&null)?,
+        libc::STDOUT_FILENO => rustix::stdio::dup2_stdout(&null)?,
+        _ => rustix::stdio::dup2_stderr(&null)?,
+    }
+    Ok(taken)
+}
+
+/// Opens `/dev/null`.
+///
+/// # Errors
+/// What open(2) reports.
+pub fn null_device() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open("/dev/null", flags, Mode::empty())
+}
+
+/// Makes `file` standard input, output and error.
+///
+/// # Errors
+/// What dup2(2) reports.
+pub fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> {
+    rustix::stdio::dup2_stdin(file)?;
+    rustix::stdio::dup2_stdout(file)?;
+    rustix::stdio::dup2_stderr(file)
 }
 
 /// Random bytes from the kernel.

@@ -21,7 +21,7 @@ const STATE_LISTEN: u32 = 10;
 const STATE_CLOSE: u32 = 7;
 
 /// `struct nlmsghdr`.
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 /// `struct inet_diag_req_v2`.
 const REQUEST_BYTES: usize = 56;
 /// Where `struct inet_diag_msg` has the port, and the address behind its two ports.
@@ -104,7 +104,8 @@ impl SockDiag {
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+/// Reads one datagram without waiting.
+pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
     loop {
         match recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((length, _)) => return Ok(length),
@@ -133,7 +134,7 @@ fn request(protocol: Protocol, family: AddressFamily) -> [u8; HEADER_BYTES + REQ
 }
 
 /// Takes the next message off `rest`: the message with its header, and its type.
-fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u16)> {
+pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u16)> {
     let header = rest.first_chunk::<HEADER_BYTES>()?;
     let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let kind = u16::from_ne_bytes([header[4], header[5]]);
@@ -159,7 +160,7 @@ fn local(message: &[u8], family: AddressFamily) -> Option<(IpAddr, u16)> {
 }
 
 /// The error in an `NLMSG_ERROR` message, which is negative.
-fn error(message: &[u8]) -> Errno {
+pub(super) fn error(message: &[u8]) -> Errno {
     let code = message.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<4>());
     let code = code.map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     if code == 0 { Errno::IO } else { Errno::from_raw_os_error(code.saturating_neg()) }

@@ -67,6 +67,25 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
     Ok((socket, canonical(peer)))
 }
 
+/// The process at the other end of a unix socket, when it connected (`SO_PEERCRED`, unix(7)). `None` for
+/// one outside of our process id namespace. The kernel's number for it is 0, which rustix's type for
+/// process ids cannot hold.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `peer`, which takes any numbers.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    u32::try_from(peer.pid).ok().filter(|pid| rc == 0 && *pid != 0)
+}
+
 /// The address with a v4-mapped one as IPv4: what a dual-stack socket reports.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {

@@ -12,6 +12,11 @@ impl Mac {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// Our address toward the guest unless `--mac-addr` says otherwise.
     pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+
+    /// Whether a station may have this address: not a group's, and not zero.
+    pub fn is_station(self) -> bool {
+        self.0[0] & 1 == 0 && self != Self::default()
+    }
 }
 
 impl std::fmt::Display for Mac {

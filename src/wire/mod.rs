@@ -7,6 +7,7 @@
 pub mod build;
 pub mod drop_reason;
 pub mod eth;
+pub mod icmp_translation;
 pub mod ip;
 pub mod l4;
 pub mod seq;

@@ -17,13 +17,15 @@ const PORT: u16 = 5000;
 /// Turns in which a few datagrams are done with.
 const TURNS: usize = 64;
 
-fn bound(at: SocketAddr) -> UdpSocket {
+/// A socket that does not wait.
+pub fn bound(at: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(at).expect("a free port");
     socket.set_nonblocking(true).expect("fcntl");
     socket
 }
 
-fn received(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
+/// The datagram that has come, if one has.
+pub fn received(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
     let mut bytes = vec![0; 65536];
     match socket.recv_from(&mut bytes) {
         Ok((len, from)) => {
@@ -35,12 +37,13 @@ fn received(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
     }
 }
 
-fn guest_at(family: Family) -> SocketAddr {
+/// The guest's end of a flow.
+pub fn guest_at(family: Family) -> SocketAddr {
     SocketAddr::new(family.guest(), PORT)
 }
 
 /// A world in which the guest has made itself known.
-fn known(setup: &Setup) -> World {
+pub fn known(setup: &Setup) -> World {
     let mut world = World::new(setup);
     world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 1]));
     world.settle(TURNS);
@@ -49,7 +52,7 @@ fn known(setup: &Setup) -> World {
 }
 
 /// The datagram that comes next.
-fn awaited(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+pub fn awaited(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     socket.set_nonblocking(false).expect("fcntl");
     socket.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
     let mut bytes = vec![0; 65536];
@@ -59,7 +62,7 @@ fn awaited(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 }
 
 /// The L4 part of the one frame that the guest has got, checksums completed.
-fn one_message(world: &mut World, family: Family) -> Vec<u8> {
+pub fn one_message(world: &mut World, family: Family) -> Vec<u8> {
     let mut frames = Vec::new();
     for _ in 0..1000 {
         let busy = world.turn(Duration::from_millis(2));

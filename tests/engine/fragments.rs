@@ -50,7 +50,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// A UDP header and its payload, with the checksum of RFC 768.
-fn message(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub fn message(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut message = packet::udp_message(from.port(), to.port(), payload);
     let len = (message.len() as u32).to_be_bytes();
     let summed = [&octets(from.ip())[..], &octets(to.ip()), &len, &[0, UDP], &message].concat();
@@ -88,13 +88,14 @@ fn fragment(
 }
 
 /// The frames of a datagram cut every `piece` bytes.
-fn cut(ends: (SocketAddr, SocketAddr), id: u16, datagram: &[u8], piece: usize) -> Vec<Vec<u8>> {
+pub fn cut(ends: (SocketAddr, SocketAddr), id: u16, datagram: &[u8], piece: usize) -> Vec<Vec<u8>> {
     let starts = (0..datagram.len()).step_by(piece);
     let end = |start: usize| (start + piece).min(datagram.len());
     starts.map(|start| fragment(ends, id, datagram, start, end(start))).collect()
 }
 
-fn send_all(world: &mut World, frames: impl IntoIterator<Item = Vec<u8>>) {
+/// The guest sends frames.
+pub fn send_all(world: &mut World, frames: impl IntoIterator<Item = Vec<u8>>) {
     for frame in frames {
         world.send(frame);
     }

@@ -5,13 +5,16 @@
 
 mod allocation;
 mod bursts;
+mod capture;
 mod datagrams;
+mod dns;
 mod fragments;
 mod frames;
 mod guest;
 mod hostile;
 mod leaks;
 mod namespace;
+mod neighbours;
 mod packet;
 mod services;
 mod slot_port;

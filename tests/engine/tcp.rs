@@ -129,7 +129,7 @@ impl<P: GuestEnd> Pair<P> {
 }
 
 /// Reads what is there; false when the other end has closed.
-fn read_some(peer: &mut TcpStream, got: &mut Vec<u8>) -> bool {
+pub fn read_some(peer: &mut TcpStream, got: &mut Vec<u8>) -> bool {
     let mut chunk = [0; 65536];
     loop {
         match peer.read(&mut chunk) {
@@ -141,7 +141,7 @@ fn read_some(peer: &mut TcpStream, got: &mut Vec<u8>) -> bool {
     }
 }
 
-fn write_some(peer: &mut TcpStream, bytes: &[u8]) -> usize {
+pub fn write_some(peer: &mut TcpStream, bytes: &[u8]) -> usize {
     match peer.write(bytes) {
         Ok(len) => len,
         Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Clients, End, LINK_BASE, Link, Worker};
+use passt::engine::{Clients, End, EventType, LINK_BASE, Link, Worker};
 use passt_frame::{
     FrameMeta, FramePort, FromGuest, LinkChange, MemPort, PortEvents, Registrar, ToGuest, Trigger,
 };
@@ -53,6 +53,10 @@ impl Link for KickedPort {
 
     fn is_attached(&self) -> bool {
         self.client.is_some()
+    }
+
+    fn event_type(&self, _token: u16) -> EventType {
+        EventType::Kick
     }
 }
 

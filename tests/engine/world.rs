@@ -10,6 +10,7 @@ use passt::engine::{Addressing, Engine, Options, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
+use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
 use passt::sys::stream;
 use passt::time::Timestamp;
@@ -90,6 +91,7 @@ pub struct Setup {
     pub caps: Caps,
     pub mtu: u16,
     pub rules: Vec<Rule>,
+    pub map: Mapping,
     pub max_descriptors: u64,
     /// `SO_PEEK_OFF` is used where the kernel has it.
     pub peek_offset: bool,
@@ -98,7 +100,14 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let rules = Vec::new();
-        Self { caps: PLAIN, mtu: 1500, rules, max_descriptors: 4096, peek_offset: true }
+        Self {
+            caps: PLAIN,
+            mtu: 1500,
+            rules,
+            map: mapping(),
+            max_descriptors: 4096,
+            peek_offset: true,
+        }
     }
 }
 
@@ -151,7 +160,7 @@ pub fn network(mtu: u16) -> Network {
 }
 
 /// Mappings: the gateway stands for the host's loopback.
-fn mapping() -> Mapping {
+pub fn mapping() -> Mapping {
     let mut map = Mapping::default();
     map.v4.host_loopback = Some(Ipv4Addr::new(192, 0, 2, 1));
     map.v6.host_loopback = Some("2001:db8::1".parse().expect("an address"));
@@ -175,7 +184,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(0, Mac::OURS);
-    let addressing = Addressing::new(net, mapping(), rules);
+    let addressing = Addressing::new(net, setup.map.clone(), rules);
     let mut engine = Engine::new(epoll, addressing, options, [7; 16], duid, monotonic_now());
     engine.listen().expect("the ports are free");
     engine
@@ -260,6 +269,12 @@ impl<P: GuestEnd> World<P> {
         }
     }
 
+    /// Records all frames from now on.
+    pub fn record(&mut self, capture: &Capture) {
+        self.batch.observe(Box::new(capture.clone()));
+        self.engine.observe(Box::new(capture.clone()));
+    }
+
     /// The time of this world.
     pub fn now(&self) -> Timestamp {
         monotonic_now() + self.skipped
@@ -293,6 +308,10 @@ impl<P: GuestEnd> World<P> {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(index)) => self.engine.on_listener_event(index),
+                Some(Token::Neighbours) => {
+                    let (_, out) = self.port.halves();
+                    self.engine.on_neighbours_event(out);
+                }
                 other => panic!("an event of {other:?}"),
             }
         }

@@ -75,6 +75,16 @@ make_networks() {
     in_net host sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
 }
 
+# make_pasta: the program under its other name, and the device that makes tap devices, as
+# distributions have it: for everyone.
+make_pasta() {
+    ln -s passt /run/bin/pasta
+    [ "$PASST_WORLD_UID" -eq 0 ] || return 0
+    mkdir -p /dev/net
+    mount -t tmpfs -o mode=755 tmpfs /dev/net
+    mknod -m 666 /dev/net/tun c 10 200
+}
+
 # settled NAMESPACE: carriers are seen, and duplicate address detection has ended.
 settled() {
     [ "$(ip -n "$1" -6 addr show tentative | wc -l)" -eq 0 ] &&

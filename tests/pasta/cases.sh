@@ -10,15 +10,16 @@ CASES=(
     inbound_translated inbound_bound_to_address bulk_mtu_1500
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied routes_copied address_given one_address gateway_given mac_given
-    interface_name mtu_given families local_mode not_configured dns_matched
+    interface_name mtu_given families local_mode not_configured
+    dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
-    helper_ends
+    helper_ends confined
     join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone pid_file
-    dhcp_udhcpc dhcp_dhclient dhcpv6_client ra_address
+    dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
     wrong_options device_removed
     root_becomes_nobody root_becomes_another root_joins
 )
@@ -211,11 +212,112 @@ case_not_configured() {
     lacks "$found" "$HOST4"
     holds "$(pasta -- ip -o link show dev lo)" UP
 }
-case_dns_matched() {
-    in_net outside /run/bin/nettool dns "$SERVER4:53" "$NAME" "$SERVER4" "$SERVER6" >"$WORLD/dns.log" 2>&1 &
+
+# resolv_conf LINE...: the host's resolv.conf until the end of the case.
+resolv_conf() {
+    [ -e "$WORLD/resolv.saved" ] || cp "$WORLD/resolv.conf" "$WORLD/resolv.saved"
+    trap 'cat "$WORLD/resolv.saved" >"$WORLD/resolv.conf"' EXIT
+    printf '%s\n' "$@" >"$WORLD/resolv.conf"
+}
+# serves NAMESPACE ARGUMENT...: nettool there, until the end of the case.
+serves() {
+    local namespace=$1 log
+    log=$(mktemp -p "$WORLD")
+    shift
+    nsenter --net="/run/netns/$namespace" /run/bin/nettool "$@" >"$log" 2>&1 &
     remember $!
-    until_true 10 grep -q ready "$WORLD/dns.log"
-    holds "$(configured --dns-forward 192.0.2.98 -- busybox nslookup "$NAME" 192.0.2.98)" "$SERVER4"
+    until_true 10 grep -q ready "$log"
+}
+# name_server NAMESPACE ADDRESS: one that knows NAME.
+name_server() {
+    serves "$1" dns "$2:53" "$NAME" "$SERVER4" "$SERVER6"
+}
+# resolves SERVER ARGUMENT...: the name is found by asking SERVER inside.
+resolves() {
+    local server=$1 found
+    shift
+    found=$(configured "$@" -- busybox nslookup "$NAME" "$server")
+    holds "$found" "$SERVER4"
+    holds "$found" "$SERVER6"
+}
+# forwarded_by ADDRESS:PORT SERVER:PORT ARGUMENT...: both protocols lead from one to the other.
+forwarded_by() {
+    local address=$1 server=$2
+    shift 2
+    serves outside serve "$server"
+    configured "$@" -- bash -euc "cd /run/bin; ./nettool udp $address 4000
+        ./nettool get $address 1000000 35; ./nettool put $address 1000000 36; ./nettool late $address 1000000 37"
+}
+FORWARD4=192.0.2.98 FORWARD6=2001:db8:2::98
+
+case_dns_matched() {
+    name_server outside "$SERVER4"
+    resolves "$FORWARD4" --dns-forward "$FORWARD4"
+}
+case_dns_v6_to_v4() {
+    resolv_conf "nameserver $SERVER4"
+    name_server outside "$SERVER4"
+    resolves "$FORWARD6" --dns-forward "$FORWARD6"
+    resolves "$FORWARD6" --dns-forward "$FORWARD6" -6
+    holds "$(configured --dns-forward "$FORWARD6" -- /run/bin/nettool udp-error "[$FORWARD6]:853")" refused
+    forwarded_by "[$FORWARD6]:853" "$SERVER4:853" --dns-forward "$FORWARD6"
+}
+case_dns_v4_to_v6() {
+    resolv_conf "nameserver $SERVER6"
+    name_server outside "[$SERVER6]"
+    resolves "$FORWARD4" --dns-forward "$FORWARD4"
+    resolves "$FORWARD4" --dns-forward "$FORWARD4" -4
+    holds "$(configured --dns-forward "$FORWARD4" -- /run/bin/nettool udp-error "$FORWARD4:853")" refused
+    forwarded_by "$FORWARD4:853" "[$SERVER6]:853" --dns-forward "$FORWARD4"
+}
+case_dns_host() {
+    resolv_conf '# nothing'
+    name_server outside "$SERVER4"
+    resolves "$FORWARD4" --dns-forward "$FORWARD4" --dns-host "$SERVER4"
+    resolves "$FORWARD6" --dns-forward "$FORWARD6" --dns-host "$SERVER4"
+    resolv_conf "nameserver $SERVER6"
+    resolves "$FORWARD4" --dns-forward "$FORWARD4" --dns-host "$SERVER4"
+    forwarded_by "$FORWARD4:53" "[$SERVER6]:53" --dns-forward "$FORWARD4"
+}
+# A server on the host's loopback address is reached at an address that stands for the host.
+case_dns_on_loopback() {
+    resolv_conf 'nameserver 127.0.0.53'
+    name_server host 127.0.0.53
+    resolves "$GATEWAY4"
+    resolves 169.254.1.1 --no-map-gw --dns-forward 169.254.1.1
+    resolves "$FORWARD6" --no-map-gw --dns-forward "$FORWARD6"
+    holds "$(pasta --no-map-gw --dhcp-dns -- true 2>&1)" "No IPv4 nameserver available for DHCP"
+}
+
+# seen_as ADDRESS MAC: the namespace of the holder has learned it so.
+seen_as() { inside ip neigh show "$1" dev uplink | grep -q "lladdr $2 "; }
+# found_as ADDRESS MAC: the same when it asks.
+found_as() {
+    inside busybox ping -c 1 -W 1 "$1" >/dev/null 2>&1 || true
+    seen_as "$1" "$2" || { inside ip neigh; return 1; }
+}
+case_neighbours_seen() {
+    local prefix router station=02:00:00:00:00:70
+    for prefix in 192.0.2.7 2001:db8:2::7; do
+        ip -n host neigh replace "${prefix}0" lladdr "$station" dev uplink nud permanent
+    done
+    holder
+    started --config-net "$HOLDER"
+    for prefix in 192.0.2.7 2001:db8:2::7; do
+        found_as "${prefix}0" "$station"
+        found_as "${prefix}1" 9a:55:9a:55:9a:55
+        ip -n host neigh replace "${prefix}1" lladdr "$station" dev uplink nud permanent
+        until_true 5 seen_as "${prefix}1" "$station"
+    done
+    found_as "$GATEWAY4" 9a:55:9a:55:9a:55
+    ip -n host neigh flush dev uplink nud permanent
+    router=$(ip -n outside -o link show dev hosts | sed 's/.*ether //; s/ .*//')
+    outside connect "$HOST4:1"
+    outside connect "[$HOST6]:1"
+    holder
+    started --config-net --no-map-gw "$HOLDER"
+    found_as "$GATEWAY6" "$router"
+    found_as 192.0.2.71 "$router"
 }
 
 # status ARGUMENT...: prints the exit code.
@@ -249,7 +351,7 @@ case_command_missing() {
     same "$(status configured -- /nowhere/at/all)" 1
 }
 case_end_by_signal() {
-    background -P "$WORLD/pasta.pid" "${served[@]}"
+    background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
     local job code=0
     job=$(tail -n 1 "$WORLD/jobs")
     kill -TERM "$(cat "$WORLD/pasta.pid")"
@@ -291,6 +393,29 @@ from_host() { in_net host /run/bin/nettool "$@"; }
 # tap_bytes: what has gone through the tap device, both ways.
 tap_bytes() { inside awk '$1 == "uplink:" { print $2 + $10 }' /proc/net/dev; }
 refused_at() { [ "$(from_host connect "$1")" = refused ]; }
+
+# field PID NAME: a line of what the kernel says about a process.
+field() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
+
+# What pasta and its helper may do; the command is none of the sandbox's business.
+case_confined() {
+    local program pid helper='' command=''
+    background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
+    program=$(cat "$WORLD/pasta.pid")
+    for pid in $(cat "/proc/$program/task/$program/children"); do
+        case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
+    done
+    for pid in "$program" "$helper"; do
+        same "$(field "$pid" Seccomp) $(field "$pid" NoNewPrivs)" '2 1'
+        same "$(field "$pid" CapBnd) $(field "$pid" CapInh)" '0000000000000000 0000000000000000'
+    done
+    # Low ports of the namespace may be bound to.
+    same "$(field "$program" CapEff) $(field "$program" CapPrm)" '0000000000000400 0000000000000400'
+    same "$(field "$helper" CapEff) $(field "$helper" CapPrm)" '0000000000000000 0000000000000000'
+    same "$(field "$command" Seccomp) $(field "$command" NoNewPrivs)" '0 0'
+    [ "$PASST_WORLD_UID" -ne 0 ] || same "$(ls -A "/proc/$program/root")" ''
+    from_host get "127.0.0.1:7001" 2048 61
+}
 
 bypass_tcp() {
     holder
@@ -483,6 +608,32 @@ case_dhcp_dhclient() {
         dhclient -4 -1 -v -sf /bin/true -lf "$PWD/leases" -pf "$PWD/dhclient.pid" uplink
         cat "$PWD/leases"' 2>&1) || echo "$found"
     holds "$found" "bound to $HOST4"
+}
+# dhcpcd separates its privileges by changing to a user of its own, of whom a user namespace knows
+# nothing; if there is no such user it does without. Both leases and the advertisement are used.
+case_dhcp_dhcpcd() {
+    local found word
+    mkdir -p /run/dhcpcd
+    rm -f "$WORLD/told"
+    found=$(pasta --dhcp-dns --dhcp-search -- bash -ec 'ip link set uplink up
+        grep -v "^_\?dhcpcd:" /etc/passwd >passwd
+        mount --bind passwd /etc/passwd
+        mount -t tmpfs tmpfs /run/dhcpcd
+        mount -t tmpfs tmpfs /var/lib
+        mkdir /var/lib/dhcpcd
+        printf "%s\n" "#!/bin/sh" "env >>$PWD/told" >hook.sh
+        chmod +x hook.sh
+        echo "option domain_name_servers, domain_search, interface_mtu, dhcp6_name_servers, dhcp6_domain_search" >dhcpcd.conf
+        dhcpcd -B -d -f "$PWD/dhcpcd.conf" -c "$PWD/hook.sh" uplink &
+        for reason in BOUND BOUND6; do
+            timeout 30 sh -c "until grep -qx reason=$reason told; do sleep 0.1; done"
+        done
+        ip -o addr; ip route; ip -6 route; cat told; kill $!; wait $!' 2>&1) || { echo "$found"; return 1; }
+    for word in "inet $HOST4/24" "inet6 $HOST6/128" "default via $GATEWAY4 " 'default via fe80:' \
+        "new_domain_name_servers=$SERVER4" "new_dhcp6_name_servers=$SERVER6" "nd1_rdnss1_servers=$SERVER6" \
+        new_domain_search=example.test new_dhcp6_domain_search=example.test new_interface_mtu=65520; do
+        holds "$found" "$word"
+    done
 }
 case_dhcpv6_client() {
     holds "$(pasta --dhcp-dns -- bash -ec 'ip link set uplink up; mount -t sysfs sysfs /sys; sleep 2

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
 use passt_support::heap::{self, Counting};
 use passt_support::namespace::Netns;
@@ -349,7 +350,7 @@ fn five_thousand_connections_at_once_leave_nothing_behind() {
     }
     in_namespace(NAME, || {
         // Three descriptors each in this process.
-        let limit = passt::sys::process::raise_descriptor_limit().unwrap() as usize;
+        let limit = passt::sys::process::raise_descriptor_limit().unwrap().maximum as usize;
         let count = 5000.min((limit - 1000) / 3);
         assert!(count >= 1000, "a limit of {limit} descriptors is too low for this test");
         let guest = rig::guest();
@@ -552,11 +553,11 @@ fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
 fn helper_says_what_failed_and_ends_with_its_owner() {
     in_namespace("helper_says_what_failed_and_ends_with_its_owner", || {
         let null = std::fs::File::open("/dev/null").unwrap();
-        let error = NamespaceSockets::start(null.as_fd()).unwrap_err();
+        let error = NamespaceSockets::start(null.as_fd(), &socket_maker().unwrap()).unwrap_err();
         assert_eq!(error, rustix::io::Errno::INVAL, "what setns(2) said");
 
         let own = std::fs::File::open("/proc/self/ns/net").unwrap();
-        let mut sockets = NamespaceSockets::start(own.as_fd()).unwrap();
+        let mut sockets = NamespaceSockets::start(own.as_fd(), &socket_maker().unwrap()).unwrap();
         let helper = sockets.pid();
         // What it has just sent is closed there a moment later.
         eventually("nothing but the channel to be open in the helper", || {

@@ -15,6 +15,7 @@ use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
+use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::NamespaceSockets;
 use passt::sys::process;
 use passt::time::Timestamp;
@@ -201,7 +202,7 @@ impl Drop for Running {
 }
 
 fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
-    let limit = process::raise_descriptor_limit().unwrap();
+    let limit = process::raise_descriptor_limit().unwrap().maximum;
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let net = network();
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
@@ -220,8 +221,10 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let duid = Duid::new(0, Mac::OURS);
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
+    let filter = socket_maker().unwrap();
     let sockets =
-        Box::new(NamespaceSockets::start(guest.file().as_fd()).expect("the helper starts"));
+        NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
+    let sockets = Box::new(sockets);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound, interface: 0 }).unwrap();
     engine.listen().unwrap();
     (epoll, engine)

@@ -104,6 +104,11 @@ impl Device {
         self.control.is_some()
     }
 
+    /// Whether `token` is that of a ring: the driver has put something into it.
+    pub fn is_kick(token: u16) -> bool {
+        matches!(token, TOKEN_KICK_RX | TOKEN_KICK_TX)
+    }
+
     /// Makes the loop come back in the next turn.
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());

@@ -1,12 +1,15 @@
 //! The command line. One table holds every option - names, argument, help and effect - and feeds
-//! the parser, the help text and later the manual page; effects run in the order of the command
+//! the parser, the help text, the manual page and the completions; effects run in the order of the command
 //! line, so "the last one wins" and everything that depends on order comes for free.
 //!
 //! clap does the splitting; the habits are those of GNU getopt: attached values, unambiguous
-//! prefixes, grouped short options, options end at the first word that is none, and getopt's
-//! wording and exit code 1 for what is unknown. Port specifications are only collected here: they
+//! prefixes, grouped short options, options end at the first word that is none, nothing behind an
+//! error counts, and getopt's wording and exit code 1 for what is unknown. Port specifications are only collected here: they
 //! are read after the host's configuration is known.
 
+mod command;
+mod definition;
+mod getopt;
 mod parse;
 mod table;
 #[cfg(test)]
@@ -22,6 +25,7 @@ use arrayvec::ArrayVec;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
 use crate::flow::network::{MAX_DNS, MAX_SEARCH, Mac, Services};
 
+pub use command::command;
 pub use parse::parse;
 
 /// The outcome of reading the command line.

@@ -1,126 +1,73 @@
-//! The table of options: one definition each.
+//! The table of options: one definition each, in groups, in the order of the help text.
 
-use std::path::PathBuf;
-
-use super::value;
-use super::{Ending, Mode, Only, Options};
+use super::definition::{Definition, Group, flag, path, text, unsupported};
+use super::{Ending, Mode, Only, value};
 use crate::flow::fwd::Proto;
-
-/// What an option does to [`Options`], by what argument it takes. A failing effect returns what is
-/// wrong.
-#[derive(Clone, Copy)]
-pub(super) enum Effect {
-    /// No argument.
-    Flag(fn(&mut Options)),
-    /// Text, with its name in the help; the last string says what is accepted.
-    Text(&'static str, fn(&mut Options, &str) -> Result<(), String>, &'static str),
-    /// A path, with its name in the help.
-    Path(&'static str, fn(&mut Options, PathBuf)),
-}
-
-/// One option.
-pub(super) struct Definition {
-    pub(super) long: &'static str,
-    pub(super) short: Option<char>,
-    pub(super) alias: Option<&'static str>,
-    pub(super) effect: Effect,
-    pub(super) help: &'static str,
-    pub(super) scope: Scope,
-}
-
-/// Which modes know an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    All,
-    Passt,
-    Pasta,
-}
-
-impl Definition {
-    const fn passt(mut self) -> Self {
-        self.scope = Scope::Passt;
-        self
-    }
-
-    const fn pasta(mut self) -> Self {
-        self.scope = Scope::Pasta;
-        self
-    }
-
-    /// Whether the option means anything in `mode`.
-    pub(super) fn applies(&self, mode: Mode) -> bool {
-        match self.scope {
-            Scope::All => true,
-            Scope::Passt => mode != Mode::Pasta,
-            Scope::Pasta => mode == Mode::Pasta,
-        }
-    }
-}
-
-const fn flag(
-    short: Option<char>,
-    long: &'static str,
-    effect: fn(&mut Options),
-    help: &'static str,
-) -> Definition {
-    Definition { long, short, alias: None, effect: Effect::Flag(effect), help, scope: Scope::All }
-}
-
-const fn text(
-    short: Option<char>,
-    long: &'static str,
-    name: &'static str,
-    effect: fn(&mut Options, &str) -> Result<(), String>,
-    takes: &'static str,
-    help: &'static str,
-) -> Definition {
-    Definition {
-        long,
-        short,
-        alias: None,
-        effect: Effect::Text(name, effect, takes),
-        help,
-        scope: Scope::All,
-    }
-}
-
-const fn path(
-    short: Option<char>,
-    long: &'static str,
-    alias: Option<&'static str>,
-    effect: fn(&mut Options, PathBuf),
-    help: &'static str,
-) -> Definition {
-    Definition { long, short, alias, effect: Effect::Path("PATH", effect), help, scope: Scope::All }
-}
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
-const NAME: &str = "a name of 1 to 253 characters";
+const NAME: &str = "a name of at most 253 characters";
 const PORTS: &str = "ports; see --help";
+const NO_MIGRATION: &str = "Leave it out: the guest's connections end when it migrates";
 
-/// Every option, in the order of the help text.
-pub(super) const TABLE: &[Definition] = &[
-    flag(Some('h'), "help", |o| o.ending = Some(Ending::Help), "Display this help and exit"),
-    flag(None, "version", |o| o.ending = Some(Ending::Version), "Show the version and exit"),
+/// Every option.
+pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
+    TABLE.iter().flat_map(|group| group.options)
+}
+
+/// Every option, in groups.
+pub(super) const TABLE: &[Group] = &[
+    Group { heading: "General options", options: GENERAL },
+    Group { heading: "Process and messages", options: PROCESS },
+    Group { heading: "Connection to the guest", options: LINK },
+    Group { heading: "Network namespace", options: NAMESPACE },
+    Group { heading: "Addresses", options: ADDRESSES },
+    Group { heading: "Name resolution", options: NAMES },
+    Group { heading: "Protocols and services", options: SERVICES },
+    Group { heading: "Outbound traffic", options: OUTBOUND },
+    Group { heading: "Forwarded ports", options: PORT_OPTIONS },
+];
+
+const GENERAL: &[Definition] = &[
+    flag(Some('h'), "help", |o| o.ending = Some(Ending::Help), "Print this help and exit"),
+    flag(None, "version", |o| o.ending = Some(Ending::Version), "Print version and licence, exit"),
     flag(
         None,
         "print-capabilities",
         |o| o.ending = Some(Ending::Capabilities),
-        "Print back-end capabilities in JSON format and exit",
+        "Print what the vhost-user back-end is, as JSON, and exit",
     ),
+];
+
+const PROCESS: &[Definition] = &[
     flag(
-        Some('d'),
-        "debug",
-        |o| (o.run.debug, o.run.quiet) = (true, false),
-        "Be verbose, log to standard error",
+        Some('f'),
+        "foreground",
+        |o| o.run.foreground = true,
+        "Stay in the foreground; default: go to the background once everything is ready",
+    ),
+    path(Some('P'), "pid", |o, path| o.run.pid = Some(path), "Write the process id to this file"),
+    flag(
+        None,
+        "notify",
+        |o| o.run.notify = true,
+        "Tell the service manager in $NOTIFY_SOCKET when everything is ready",
+    ),
+    text(
+        None,
+        "runas",
+        "USER",
+        value::run_as,
+        "a user by number or name, optionally with a group",
+        "User to become when started as root, optionally with :GROUP, by name or number; default: \
+         nobody",
     ),
     flag(
         None,
-        "trace",
-        |o| (o.run.debug, o.run.trace, o.run.quiet) = (true, true, false),
-        "Be extra verbose: log every packet",
+        "chroot-fallback",
+        |o| o.run.chroot_fallback = true,
+        "Isolate with chroot where pivot_root does not work, as on an initramfs",
     ),
     flag(
         Some('q'),
@@ -129,25 +76,22 @@ pub(super) const TABLE: &[Definition] = &[
         "Print warnings and errors only",
     ),
     flag(
-        Some('f'),
-        "foreground",
-        |o| o.run.foreground = true,
-        "Don't run in background; default: run in background",
+        Some('d'),
+        "debug",
+        |o| (o.run.debug, o.run.quiet) = (true, false),
+        "Tell of each flow, on standard error",
     ),
-    text(
+    flag(
         None,
-        "stats",
-        "DELAY",
-        value::stats,
-        "a number of seconds, after --foreground",
-        "Display event statistics, at most every DELAY seconds; only after --foreground",
+        "trace",
+        |o| (o.run.debug, o.run.trace, o.run.quiet) = (true, true, false),
+        "Tell of each packet, too",
     ),
     path(
         Some('l'),
         "log-file",
-        None,
         |o, path| o.run.log_file = Some(path),
-        "Log to the given file instead of the system logger",
+        "Log to this file instead of the system log",
     ),
     text(
         None,
@@ -155,289 +99,106 @@ pub(super) const TABLE: &[Definition] = &[
         "BYTES",
         value::log_size,
         "a number of bytes, 40960 at least",
-        "Limit the size of the log file; default: 1048576",
+        "Largest size of the log file; default: 1048576",
     ),
-    path(
-        Some('P'),
-        "pid",
+    text(
         None,
-        |o, path| o.run.pid = Some(path),
-        "Write own PID to the given file",
-    ),
-    flag(
-        None,
-        "notify",
-        |o| o.run.notify = true,
-        "Tell the service manager in $NOTIFY_SOCKET when everything is ready",
+        "stats",
+        "SECONDS",
+        value::stats,
+        "a number of seconds, after --foreground",
+        "Print event counters, at most once in SECONDS; must follow --foreground",
     ),
     path(
         Some('p'),
         "pcap",
-        None,
         |o, path| o.run.pcap = Some(path),
-        "Record all frames in the given file, in pcap format",
+        "Record the guest's frames in this file, in pcap format",
     ),
-    text(
-        None,
-        "runas",
-        "UID|LOGIN[:GID|:GROUP]",
-        value::run_as,
-        "a user by number or name, optionally with a group",
-        "User to run as when started as root; default: nobody",
+    unsupported(
+        Some('c'),
+        "conf-path",
+        Some("PATH"),
+        "Leave it out, and name all ports at start with --tcp-ports and --udp-ports",
+        "Socket to change forwarded ports at run time; not supported yet",
     ),
     flag(
-        None,
-        "chroot-fallback",
-        |o| o.run.chroot_fallback = true,
-        "Isolate with chroot where pivot_root fails",
+        Some('e'),
+        "stderr",
+        |o| o.run.stderr = true,
+        "No effect: messages go to standard error as long as it is there (deprecated)",
     ),
+];
+
+const LINK: &[Definition] = &[
+    flag(
+        None,
+        "vhost-user",
+        |o| o.mode = Mode::VhostUser,
+        "Share memory with the virtual machine by vhost-user, under whatever name",
+    )
+    .passt(),
     path(
         Some('s'),
         "socket",
-        Some("socket-path"),
         |o, path| (o.socket, o.fd) = (Some(path), None),
-        "UNIX domain socket to listen on; default: probe /tmp/passt_N.socket",
+        "UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on",
     )
+    .alias("socket-path")
     .passt(),
-    flag(None, "vhost-user", |o| o.mode = Mode::VhostUser, "Speak vhost-user on the socket"),
     text(
         Some('F'),
         "fd",
         "FD",
         value::fd,
         "the number of an open descriptor",
-        "Use FD as connected socket, or with pasta as tap device; quit when it is closed",
-    ),
-    flag(Some('1'), "one-off", |o| o.one_off = true, "Quit after handling one single client")
+        "Descriptor of a connected socket to use instead; implies --one-off",
+    )
+    .help_in_pasta("Descriptor of an open tap device to use instead of a new one"),
+    flag(Some('1'), "one-off", |o| o.one_off = true, "End when the first client disconnects")
         .passt(),
-    text(
-        Some('m'),
-        "mtu",
-        "MTU",
-        value::mtu,
-        "a number of bytes from 0 to 65521",
-        "MTU to assign via DHCP and NDP, 0: none; default: 65520",
-    ),
-    text(
-        Some('a'),
-        "address",
-        "ADDR[/PLEN]",
-        value::address,
-        "an IPv4 or IPv6 address of a host, optionally with /PREFIX-LENGTH",
-        "Assign this address to the guest; can be given once for IPv4 and once for IPv6; \
-         default: address of the template interface",
-    ),
-    text(
-        Some('n'),
-        "netmask",
-        "MASK",
-        value::netmask,
-        "a prefix length from 0 to 32, or a mask like 255.255.255.0",
-        "IPv4 mask to assign, dotted or as prefix length; default: as on the host",
-    ),
-    text(
-        Some('M'),
-        "mac-addr",
-        "MAC",
-        value::mac,
-        "an address of one station, like 9a:55:9a:55:9a:55",
-        "Our own MAC address toward the guest; default: 9a:55:9a:55:9a:55",
-    ),
-    text(
-        Some('g'),
-        "gateway",
-        "ADDR",
-        value::gateway,
-        ADDRESS,
-        "Gateway to assign to the guest, for IPv4 or IPv6; default: gateway of the host",
-    ),
-    text(
-        Some('i'),
-        "interface",
-        "NAME",
-        value::interface,
-        INTERFACE,
-        "Interface to take addresses and routes from; default: that of the first default route",
-    ),
-    text(
-        Some('o'),
-        "outbound",
-        "ADDR",
-        value::outbound,
-        "an IPv4 or IPv6 address of this host",
-        "Source address of outbound sockets; default: by routing",
-    ),
-    text(
+    unsupported(
         None,
-        "outbound-if4",
-        "NAME",
-        value::outbound_if4,
-        INTERFACE,
-        "Bind outbound IPv4 sockets to this interface, and take it as template",
-    ),
-    text(
-        None,
-        "outbound-if6",
-        "NAME",
-        value::outbound_if6,
-        INTERFACE,
-        "Bind outbound IPv6 sockets to this interface, and take it as template",
-    ),
-    text(
-        Some('D'),
-        "dns",
-        "ADDR",
-        value::dns,
-        ADDRESS_OR_NONE,
-        "DNS server to hand out, up to three per family, or none; default: those of resolv.conf",
-    ),
-    text(
-        None,
-        "dns-forward",
-        "ADDR",
-        value::dns_forward,
-        ADDRESS,
-        "Forward DNS queries that the guest sends to ADDR",
-    ),
-    text(
-        None,
-        "dns-host",
-        "ADDR",
-        value::dns_host,
-        ADDRESS,
-        "Where to forward DNS queries to; default: first server of resolv.conf",
-    ),
-    text(
-        Some('S'),
-        "search",
-        "LIST",
-        value::search,
-        "up to six domains, separated by blanks, or none",
-        "DNS search list to hand out, or none; default: that of resolv.conf",
-    ),
-    text(Some('H'), "hostname", "NAME", value::hostname, NAME, "Host name to hand out by DHCP"),
-    text(None, "fqdn", "NAME", value::fqdn, NAME, "Fully qualified name to hand out by DHCP"),
-    flag(None, "no-dhcp-dns", |o| o.services.hand_out_dns = false, "Don't hand out DNS servers")
-        .passt(),
-    flag(
-        None,
-        "no-dhcp-search",
-        |o| o.services.hand_out_search = false,
-        "Don't hand out a DNS search list",
+        "repair-path",
+        Some("PATH"),
+        "Leave it out, or say none: the guest's connections end when it migrates",
+        "Socket of the migration helper, or none; only none is supported yet",
     )
-    .passt(),
-    flag(None, "no-tcp", |o| o.services.tcp = false, "Disable TCP"),
-    flag(None, "no-udp", |o| o.services.udp = false, "Disable UDP"),
-    flag(
+    .vhost_user()
+    .idle_with("none"),
+    unsupported(
         None,
-        "no-icmp",
-        |o| (o.services.icmp, o.services.ndp) = (false, false),
-        "Disable ICMP and ICMPv6, including NDP",
-    ),
-    flag(None, "no-dhcp", |o| o.services.dhcp = false, "Disable the DHCP server"),
-    flag(None, "no-dhcpv6", |o| o.services.dhcpv6 = false, "Disable the DHCPv6 server"),
-    flag(None, "no-ndp", |o| o.services.ndp = false, "Disable NDP responses"),
-    flag(None, "no-ra", |o| o.services.ra = false, "Disable router advertisements"),
-    flag(
+        "migrate-exit",
         None,
-        "freebind",
-        |o| o.freebind = true,
-        "Bind to addresses that the host doesn't have (yet)",
-    ),
-    flag(None, "no-map-gw", |o| o.no_map_gw = true, "Don't map the gateway's address to the host"),
-    text(
-        None,
-        "map-host-loopback",
-        "ADDR",
-        value::map_host_loopback,
-        ADDRESS_OR_NONE,
-        "Address at which the guest reaches the host's loopback, or none; default: the gateway",
-    ),
-    text(
-        None,
-        "map-guest-addr",
-        "ADDR",
-        value::map_guest_addr,
-        ADDRESS_OR_NONE,
-        "Address at which the guest reaches the host at their common address, or none",
-    ),
-    flag(
-        Some('4'),
-        "ipv4-only",
-        |o| o.interfaces.only = Some(Only::V4),
-        "Enable IPv4 operation only",
-    ),
-    flag(
-        Some('6'),
-        "ipv6-only",
-        |o| o.interfaces.only = Some(Only::V6),
-        "Enable IPv6 operation only",
-    ),
-    text(
-        Some('t'),
-        "tcp-ports",
-        "SPEC",
-        |o, spec| {
-            o.ports.push((Proto::Tcp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "TCP ports to forward to the guest; can be given several times. SPEC is none, all, auto \
-         (as services come and go: pasta only, and the default there), or a list like \
-         22,80:8080,~81,100-110:200-210, optionally after ADDR/, %IF/ or ADDR%IF/",
-    ),
-    text(
-        Some('u'),
-        "udp-ports",
-        "SPEC",
-        |o, spec| {
-            o.ports.push((Proto::Udp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "UDP ports to forward to the guest; SPEC as for --tcp-ports",
-    ),
-    flag(
-        Some('e'),
-        "stderr",
-        |o| o.run.stderr = true,
-        "No effect: messages always go to standard error",
-    ),
-    text(
-        Some('I'),
-        "ns-ifname",
-        "NAME",
-        value::ns_ifname,
-        INTERFACE,
-        "Name of the tap device in the namespace; default: that of the template interface",
+        NO_MIGRATION,
+        "End after migration (deprecated); not supported yet",
     )
-    .pasta(),
-    text(
+    .vhost_user(),
+    unsupported(
         None,
-        "ns-mac-addr",
-        "MAC",
-        value::ns_mac,
-        "an address of one station, like 9a:55:9a:55:9a:56",
-        "MAC address of the tap device in the namespace",
+        "migrate-no-linger",
+        None,
+        NO_MIGRATION,
+        "Close sockets on migration (deprecated); not supported yet",
     )
-    .pasta(),
-    Definition {
-        long: "userns",
-        short: None,
-        alias: None,
-        effect: Effect::Path("PATH", |o, path| {
-            (o.pasta.userns, o.pasta.netns_only) = (Some(path), false);
-        }),
-        help: "User namespace to join; default: that of PID",
-        scope: Scope::Pasta,
-    },
+    .vhost_user(),
+];
+
+const NAMESPACE: &[Definition] = &[
     text(
         None,
         "netns",
         "PATH|NAME",
         value::netns,
         "a path, or a name in /run/netns",
-        "Network namespace to join, instead of PID or a command",
+        "Network namespace to join: a path, or a name in /run/netns",
+    )
+    .pasta(),
+    path(
+        None,
+        "userns",
+        |o, path| (o.pasta.userns, o.pasta.netns_only) = (Some(path), false),
+        "User namespace to join; default: that of PID",
     )
     .pasta(),
     flag(
@@ -451,39 +212,289 @@ pub(super) const TABLE: &[Definition] = &[
         None,
         "no-netns-quit",
         |o| o.pasta.no_quit = true,
-        "Don't quit when the network namespace is gone",
+        "Go on when the network namespace is gone",
     )
     .pasta(),
     flag(
         None,
         "no-pidns",
         |o| o.pasta.no_pid_namespace = true,
-        "Don't give the command a PID namespace of its own",
+        "Leave COMMAND in the current PID namespace",
+    )
+    .pasta(),
+    text(
+        Some('I'),
+        "ns-ifname",
+        "NAME",
+        value::ns_ifname,
+        INTERFACE,
+        "Name of the tap device; default: that of the template interface, or tap0",
+    )
+    .pasta(),
+    text(
+        None,
+        "ns-mac-addr",
+        "MAC",
+        value::ns_mac,
+        "an address of one station, like 9a:55:9a:55:9a:56",
+        "MAC address of the tap device; default: the kernel's choice",
     )
     .pasta(),
     flag(
         None,
         "config-net",
         |o| o.pasta.configure = true,
-        "Configure addresses and routes of the tap device in the namespace",
+        "Set the tap device up, with addresses and routes; implies --no-ra",
     )
     .pasta(),
     flag(
         None,
         "no-copy-routes",
         |o| o.pasta.no_copy_routes = true,
-        "Only set a default route with --config-net (deprecated: use --gateway)",
+        "With --config-net, set just a default route (deprecated: use --gateway)",
     )
     .pasta(),
     flag(
         None,
         "no-copy-addrs",
         |o| o.pasta.no_copy_addresses = true,
-        "Only set one address with --config-net (deprecated: use --address)",
+        "With --config-net, set just one address (deprecated: use --address)",
     )
     .pasta(),
-    flag(None, "dhcp-dns", |o| o.pasta.dhcp_dns = true, "Hand out DNS servers").pasta(),
-    flag(None, "dhcp-search", |o| o.pasta.dhcp_search = true, "Hand out a DNS search list").pasta(),
+];
+
+const ADDRESSES: &[Definition] = &[
+    flag(Some('4'), "ipv4-only", |o| o.interfaces.only = Some(Only::V4), "No IPv6"),
+    flag(Some('6'), "ipv6-only", |o| o.interfaces.only = Some(Only::V6), "No IPv4"),
+    text(
+        Some('i'),
+        "interface",
+        "NAME",
+        value::interface,
+        "the name of an interface of this host",
+        "Interface to take addresses and routes from; default: that of the first default route",
+    ),
+    text(
+        Some('a'),
+        "address",
+        "ADDR[/LEN]",
+        value::address,
+        "an IPv4 or IPv6 address of a host, optionally with /PREFIX-LENGTH",
+        "Address of the guest, once for IPv4 and once for IPv6; default: as on the interface",
+    ),
+    text(
+        Some('n'),
+        "netmask",
+        "MASK",
+        value::netmask,
+        "a prefix length from 0 to 32, or a mask like 255.255.255.0",
+        "IPv4 mask of the guest, dotted or as prefix length; default: as on the interface",
+    ),
+    text(
+        Some('g'),
+        "gateway",
+        "ADDR",
+        value::gateway,
+        ADDRESS,
+        "Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface",
+    ),
+    text(
+        Some('M'),
+        "mac-addr",
+        "MAC",
+        value::mac,
+        "an address of one station, like 9a:55:9a:55:9a:55",
+        "Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55",
+    ),
+    text(
+        Some('m'),
+        "mtu",
+        "BYTES",
+        value::mtu,
+        "a number of bytes from 0 to 65521",
+        "MTU of the guest; 0: do not say; default: 65520",
+    ),
+    text(
+        Some('H'),
+        "hostname",
+        "NAME",
+        value::hostname,
+        NAME,
+        "Host name to hand out by DHCP; default: none",
+    )
+    .help_in_pasta("Host name of COMMAND, and to hand out by DHCP; default: unchanged"),
+    text(
+        None,
+        "fqdn",
+        "NAME",
+        value::fqdn,
+        NAME,
+        "Fully qualified name to hand out by DHCP; default: none",
+    ),
+];
+
+const NAMES: &[Definition] = &[
+    text(
+        Some('D'),
+        "dns",
+        "ADDR",
+        value::dns,
+        ADDRESS_OR_NONE,
+        "Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of \
+         /etc/resolv.conf",
+    ),
+    text(
+        None,
+        "dns-forward",
+        "ADDR",
+        value::dns_forward,
+        ADDRESS,
+        "Address at which the guest reaches the name server of --dns-host; default: none, unless \
+         it is on the host itself",
+    ),
+    text(
+        None,
+        "dns-host",
+        "ADDR",
+        value::dns_host,
+        ADDRESS,
+        "Name server to forward such queries to; default: the first of /etc/resolv.conf",
+    ),
+    text(
+        Some('S'),
+        "search",
+        "LIST",
+        value::search,
+        "up to six domains, separated by blanks, or none",
+        "Search list of the guest, or none; default: that of /etc/resolv.conf",
+    ),
+    flag(
+        None,
+        "no-dhcp-dns",
+        |o| o.services.hand_out_dns = false,
+        "Hand out no name servers by DHCP, DHCPv6 and NDP",
+    )
+    .passt(),
+    flag(
+        None,
+        "no-dhcp-search",
+        |o| o.services.hand_out_search = false,
+        "Hand out no search list by DHCP, DHCPv6 and NDP",
+    )
+    .passt(),
+    flag(
+        None,
+        "dhcp-dns",
+        |o| o.pasta.dhcp_dns = true,
+        "Hand out name servers by DHCP, DHCPv6 and NDP",
+    )
+    .pasta(),
+    flag(
+        None,
+        "dhcp-search",
+        |o| o.pasta.dhcp_search = true,
+        "Hand out a search list by DHCP, DHCPv6 and NDP",
+    )
+    .pasta(),
+];
+
+const SERVICES: &[Definition] = &[
+    flag(None, "no-tcp", |o| o.services.tcp = false, "Forward no TCP"),
+    flag(None, "no-udp", |o| o.services.udp = false, "Forward no UDP"),
+    flag(
+        None,
+        "no-icmp",
+        |o| (o.services.icmp, o.services.ndp) = (false, false),
+        "Forward no ICMP and ICMPv6; implies --no-ndp",
+    ),
+    flag(None, "no-dhcp", |o| o.services.dhcp = false, "No DHCP server"),
+    flag(None, "no-dhcpv6", |o| o.services.dhcpv6 = false, "No DHCPv6 server"),
+    flag(
+        None,
+        "no-ndp",
+        |o| o.services.ndp = false,
+        "No answers to neighbor and router solicitations",
+    ),
+    flag(None, "no-ra", |o| o.services.ra = false, "No router advertisements"),
+];
+
+const OUTBOUND: &[Definition] = &[
+    text(
+        Some('o'),
+        "outbound",
+        "ADDR",
+        value::outbound,
+        "an IPv4 or IPv6 address of this host",
+        "Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing",
+    ),
+    text(
+        None,
+        "outbound-if4",
+        "NAME",
+        value::outbound_if4,
+        "the name of an interface of this host",
+        "Interface that outbound IPv4 sockets are bound to; default: none",
+    ),
+    text(
+        None,
+        "outbound-if6",
+        "NAME",
+        value::outbound_if6,
+        "the name of an interface of this host",
+        "Interface that outbound IPv6 sockets are bound to; default: none",
+    ),
+    text(
+        None,
+        "map-host-loopback",
+        "ADDR",
+        value::map_host_loopback,
+        ADDRESS_OR_NONE,
+        "Address at which the guest reaches the host's loopback address, or none; default: the \
+         gateway",
+    ),
+    flag(
+        None,
+        "no-map-gw",
+        |o| o.no_map_gw = true,
+        "The gateway does not lead to the host's loopback address",
+    ),
+    text(
+        None,
+        "map-guest-addr",
+        "ADDR",
+        value::map_guest_addr,
+        ADDRESS_OR_NONE,
+        "Address at which the guest reaches the host's copy of its own address; default: none",
+    ),
+];
+
+const PORT_OPTIONS: &[Definition] = &[
+    text(
+        Some('t'),
+        "tcp-ports",
+        "SPEC",
+        |o, spec| {
+            o.ports.push((Proto::Tcp, spec.to_owned()));
+            Ok(())
+        },
+        PORTS,
+        "TCP ports that lead to the guest; can be given several times; default: none",
+    )
+    .help_in_pasta(
+        "TCP ports that lead into the namespace; can be given several times; default: auto",
+    ),
+    text(
+        Some('u'),
+        "udp-ports",
+        "SPEC",
+        |o, spec| {
+            o.ports.push((Proto::Udp, spec.to_owned()));
+            Ok(())
+        },
+        PORTS,
+        "UDP ports that lead to the guest, likewise",
+    )
+    .help_in_pasta("UDP ports that lead into the namespace, likewise"),
     text(
         Some('T'),
         "tcp-ns",
@@ -493,8 +504,8 @@ pub(super) const TABLE: &[Definition] = &[
             Ok(())
         },
         PORTS,
-        "TCP ports to forward from the namespace's loopback to the host's; SPEC as for \
-         --tcp-ports, without addresses; default: auto",
+        "TCP ports of the namespace's loopback interface that lead to the host's; SPEC without \
+         addresses; default: auto",
     )
     .pasta(),
     text(
@@ -506,22 +517,29 @@ pub(super) const TABLE: &[Definition] = &[
             Ok(())
         },
         PORTS,
-        "UDP ports to forward from the namespace's loopback to the host's; SPEC as for --tcp-ns",
+        "UDP ports of the namespace's loopback interface, likewise",
     )
     .pasta(),
     flag(
         None,
+        "freebind",
+        |o| o.freebind = true,
+        "Listen on addresses that the host does not have (yet), too",
+    ),
+    flag(
+        None,
         "host-lo-to-ns-lo",
         |o| o.pasta.keep_loopback = true,
-        "Connections to the host's loopback address reach the namespace's loopback address",
+        "Connections to the host's loopback address reach the namespace's, not its tap device",
     )
     .pasta(),
     flag(
         None,
         "no-splice",
         |o| o.pasta.no_splice = true,
-        "Forward connections from the host's loopback through the tap device, too",
-    ),
+        "No effect: only pasta has something to splice",
+    )
+    .help_in_pasta("Connections from the host's loopback interface take the tap device, too"),
     flag(
         None,
         "splice-only",

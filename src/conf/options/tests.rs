@@ -69,7 +69,56 @@ fn unknown_options_are_refused_in_getopts_words() {
     ] {
         assert_eq!(first_line(arguments), text, "{arguments:?}");
     }
-    assert!(error(&["--xyz"]).to_string().contains("--map-guest-addr"), "usage follows");
+    let more = "passt: unrecognized option '--xyz'\nTry 'passt --help' for more information.";
+    assert_eq!(error(&["--xyz"]).to_string(), more);
+}
+
+#[test]
+fn what_stands_before_an_error_counts() {
+    for line in [&["--version", "--xyz"][..], &["--version", "-Z"], &["--version", "-m"]] {
+        let words: Vec<_> = ["passt"].iter().chain(line).copied().collect();
+        assert!(matches!(read(&words), Ok(Command::Version(_))), "{line:?}");
+    }
+    assert_eq!(first_line(&["-m", "x", "--xyz"]), "Invalid MTU: x");
+    assert_eq!(first_line(&["--xyz", "-m", "x"]), "passt: unrecognized option '--xyz'");
+    assert_eq!(first_line(&["-m", "1500", "-q=1", "-m", "x"]), "passt: invalid option -- '='");
+    assert_eq!(first_line(&["-I", "x", "--xyz"]), "-I is for pasta mode only");
+    let unknown = read(&["other", "--xyz"]).unwrap_err().to_string();
+    assert!(unknown.starts_with("Cannot determine mode"), "{unknown}");
+}
+
+/// A caller asks whether an option is known by `--OPTION --version`.
+#[test]
+fn known_options_can_be_probed_for() {
+    for (words, known) in [
+        (&["pasta", "--host-lo-to-ns-lo", "--version"][..], true),
+        (&["pasta", "--splice-only", "--version"], true),
+        (&["passt", "--freebind", "--version"], true),
+        (&["pasta", "--no-such-option", "--version"], false),
+        (&["passt", "--host-lo-to-ns-lo", "--version"], false),
+    ] {
+        assert_eq!(matches!(read(words), Ok(Command::Version(_))), known, "{words:?}");
+    }
+}
+
+#[test]
+fn options_of_later_are_refused_by_name_with_a_cure() {
+    for (words, text) in [
+        (&["passt", "-c", "/c"][..], "--conf-path is not supported yet"),
+        (&["pasta", "--conf-path=/c"], "--conf-path is not supported yet"),
+        (&["passt", "--vhost-user", "--repair-path", "/r"], "--repair-path is not supported yet"),
+        (&["passt", "--vhost-user", "--migrate-exit"], "--migrate-exit is not supported yet"),
+        (&["passt", "--migrate-no-linger"], "--migrate-no-linger is for vhost-user mode only"),
+        (&["passt", "--repair-path", "/r"], "--repair-path is for vhost-user mode only"),
+    ] {
+        let error = read(words).unwrap_err();
+        assert_eq!(error.to_string(), text);
+        assert!(error.cure().unwrap().starts_with("Leave it out"), "{text}");
+    }
+    for words in [&["passt"][..], &["pasta"], &["passt", "--vhost-user"]] {
+        let words: Vec<_> = words.iter().chain(&["--repair-path", "none"]).copied().collect();
+        assert!(matches!(read(&words), Ok(Command::Run(_))), "{words:?}");
+    }
 }
 
 #[test]
@@ -92,7 +141,12 @@ fn mode_is_that_of_the_option_or_of_the_name() {
     let unknown = "Cannot determine mode, invoke as \"passt\" or \"pasta\"";
     assert_eq!(mode(&["anything"]), Err(unknown.to_owned()));
     assert_eq!(mode(&[]), Err(unknown.to_owned()));
+    assert_eq!(mode(&["anything", "--vhost"]), Ok(Mode::VhostUser));
+    assert_eq!(mode(&["passt", "-q", "--vhost-user", "-f"]), Ok(Mode::VhostUser));
     assert_eq!(mode(&["/usr/bin/pasta"]), Ok(Mode::Pasta));
+    assert_eq!(mode(&["pasta.avx2"]), Ok(Mode::Pasta));
+    assert_eq!(mode(&["/proc/self/fd/7/passt.pasta"]), Ok(Mode::Pasta));
+    assert_eq!(mode(&["pasta", "true", "--vhost-user"]), Ok(Mode::Pasta), "its word, not ours");
     assert_eq!(mode(&["pasta", "--vhost-user"]), Ok(Mode::VhostUser));
 }
 
@@ -134,11 +188,11 @@ fn pasta_leaves_the_words_of_the_command_alone() {
 fn answers_come_in_the_order_of_the_command_line() {
     for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
         let Ok(Command::Help(help)) = read(&[name, "-h"]) else { panic!("no help") };
-        for definition in table::TABLE {
+        for definition in table::all() {
             let listed = help
                 .split(|c: char| c.is_whitespace() || c == ',')
                 .any(|word| word.strip_prefix("--") == Some(definition.long));
-            assert_eq!(listed, definition.applies(mode), "{name}: {}", definition.long);
+            assert_eq!(listed, definition.listed(mode), "{name}: {}", definition.long);
         }
     }
     let Ok(Command::Version(version)) = read(&["passt", "--no-ra", "--version"]) else {
@@ -151,6 +205,8 @@ fn answers_come_in_the_order_of_the_command_line() {
     };
     assert_eq!(text, "{\n  \"type\": \"net\"\n}\n");
     assert!(matches!(read(&["passt", "--version", "-m", "x"]), Ok(Command::Version(_))));
+    assert!(matches!(read(&["passt", "--help", "--version"]), Ok(Command::Help(_))));
+    assert!(matches!(read(&["passt", "-h", "--version", "-h"]), Ok(Command::Help(_))));
     assert!(read(&["passt", "-m", "x", "--version"]).is_err());
 }
 
@@ -234,6 +290,7 @@ fn process_matters() {
     assert!(run.chroot_fallback && run.log_file.is_none() && run.log_size == 1 << 20);
     let late = "Can't display statistics if not running in foreground";
     assert_eq!(first_line(&["--stats", "1", "-f"]), late);
+    assert_eq!(options(&["-f", "--stats", "1", "-f"]).run.stats, Some(1), "-f was there");
 }
 
 #[test]
@@ -272,8 +329,9 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-M", "ff:ff:ff:ff:ff:ff"], "Invalid MAC address: ff:ff:ff:ff:ff:ff"),
         (&["-g", "127.0.0.1"], "Invalid gateway address: 127.0.0.1"),
         (&["-g", "::1"], "Invalid gateway address: ::1"),
-        (&["-i", "sixteen-bytes-xx"], "Invalid interface name: sixteen-bytes-xx"),
+        (&["-i", "sixteen-bytes-xx"], "Invalid interface name sixteen-bytes-xx: No such device"),
         (&["--outbound-if4", "a/b"], "Invalid interface name: a/b"),
+        (&["--outbound-if6", ""], "Invalid interface name: "),
         (&["-o", "224.0.0.1"], "Invalid or redundant outbound address: 224.0.0.1"),
         (&["-o", "::ffff:192.0.2.1"], "Invalid or redundant outbound address: ::ffff:192.0.2.1"),
         (&["-D", "0.0.0.0"], "Cannot use DNS address 0.0.0.0"),
@@ -282,7 +340,6 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["--dns-host", "::"], "Invalid host nameserver address: ::"),
         (&["-S", ""], "Cannot use DNS search domain "),
         (&["-S", "1 2 3 4 5 6 7"], "Cannot use DNS search domain 1 2 3 4 5 6 7"),
-        (&["-H", ""], "Invalid hostname: "),
         (&["--map-host-loopback", "::1"], "Invalid address to remap to host: ::1"),
         (&["--map-guest-addr", "224.0.0.1"], "Invalid address to remap to host: 224.0.0.1"),
     ] {
@@ -292,6 +349,7 @@ fn each_bad_value_is_named_with_a_cure() {
     }
     assert_eq!(first_line(&["-H", &long]), format!("Invalid hostname: {long}"));
     assert_eq!(first_line(&["--fqdn", &long]), format!("Invalid FQDN: {long}"));
+    assert_eq!(options(&["-H", "ann", "-H", "", "--fqdn", ""]).hostname, None);
     assert_eq!(options(&["--fqdn", &long[1..]]).fqdn.unwrap().len(), 253);
 }
 
@@ -341,8 +399,12 @@ proptest! {
     }
 
     #[test]
-    fn no_argument_makes_it_panic(index in 0..table::TABLE.len(), value in "[0-9a-fx:./%\\[\\] -]{0,24}") {
-        let option = format!("--{}={value}", table::TABLE[index].long);
+    fn no_argument_makes_it_panic(
+        index in 0..table::all().count(),
+        value in "[0-9a-fx:./%\\[\\] -]{0,24}",
+    ) {
+        let option = table::all().nth(index).expect("below the count").long;
+        let option = format!("--{option}={value}");
         let _any = parse(["passt".into(), option.into()].into_iter());
     }
 }

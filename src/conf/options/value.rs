@@ -27,14 +27,14 @@ type Refusal = Result<(), String>;
 
 /// A number as C writes it: decimal, `0x` hexadecimal or `0` octal. One too large for its type is
 /// the largest.
-fn number(text: &str) -> Option<u32> {
+fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
         None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
         None => (text, 10),
     };
     let valid = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
-    valid.then(|| u32::from_str_radix(digits, radix).unwrap_or(u32::MAX))
+    valid.then(|| u64::from_str_radix(digits, radix).unwrap_or(u64::MAX))
 }
 
 /// Whether `address` is that of one host, or one of this host itself.
@@ -108,7 +108,7 @@ pub(super) fn netmask(o: &mut Options, text: &str) -> Refusal {
         Some(mask) => {
             (mask.leading_ones() + mask.trailing_zeros() >= 32).then_some(mask.leading_ones())
         }
-        None => number(text),
+        None => number(text).and_then(|length| u32::try_from(length).ok()),
     };
     let length = length.and_then(|length| u8::try_from(length).ok()).filter(|n| *n <= 32);
     o.netmask = Some(length.ok_or_else(|| format!("Invalid prefix length: {text}"))?);
@@ -144,8 +144,11 @@ fn named(text: &str) -> Result<Option<InterfaceName>, String> {
     name.map(Some).ok_or_else(|| format!("Invalid interface name: {text}"))
 }
 
+/// A name that no interface can have is that of none.
 pub(super) fn interface(o: &mut Options, text: &str) -> Refusal {
-    o.interfaces.template = named(text)?;
+    let name = InterfaceName::new(text);
+    let none = || format!("Invalid interface name {text}: No such device");
+    o.interfaces.template = Some(name.ok_or_else(none)?);
     Ok(())
 }
 
@@ -182,7 +185,7 @@ pub(super) fn run_as(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn log_size(o: &mut Options, text: &str) -> Refusal {
-    let size = number(text).map(u64::from).filter(|size| *size >= MIN_LOG_SIZE);
+    let size = number(text).filter(|size| *size >= MIN_LOG_SIZE);
     o.run.log_size = size.ok_or_else(|| format!("Invalid --log-size: {text}"))?;
     Ok(())
 }
@@ -192,7 +195,7 @@ pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
         return Err("Can't display statistics if not running in foreground".to_owned());
     }
     let delay = number(text).ok_or_else(|| format!("Invalid --stats: {text}"))?;
-    o.run.stats = Some(delay.into());
+    o.run.stats = Some(delay);
     Ok(())
 }
 
@@ -268,9 +271,12 @@ pub(super) fn search(o: &mut Options, text: &str) -> Refusal {
     Ok(())
 }
 
+/// A name; `None` for the empty one, which callers pass when they have none.
 fn name(text: &str, what: &str) -> Result<Option<String>, String> {
-    let fits = (1..=MAX_NAME).contains(&text.len());
-    if fits { Ok(Some(text.to_owned())) } else { Err(format!("{what}: {text}")) }
+    if text.len() > MAX_NAME {
+        return Err(format!("{what}: {text}"));
+    }
+    Ok(Some(text.to_owned()).filter(|name| !name.is_empty()))
 }
 
 pub(super) fn hostname(o: &mut Options, text: &str) -> Refusal {

@@ -33,8 +33,7 @@ pub fn learn(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
 /// Learns from the source of any Ethernet frame of the guest; group addresses and the zero
 /// address, which no station may use, teach nothing. True if it is new.
 pub fn learn_mac(learned: &mut Learned, source: Mac) -> bool {
-    let group = source.0[0] & 1 != 0;
-    if group || source == Mac::default() || source == learned.mac {
+    if !source.is_station() || source == learned.mac {
         return false;
     }
     learned.mac = source;

@@ -9,8 +9,9 @@
 //! - [`source_for_guest`]: what the guest sees of a host-side address, also for ICMP offenders.
 //! - [`learn()`]: which of the guest's addresses its traffic teaches us.
 //!
-//! Families never change on the way, and both run through the same code: what differs between
-//! them is the data in a `View`. An address that means "this machine" or "everyone" in disguise
+//! Both families run through the same code: what differs between them is the data in a `View`.
+//! The family stays the same on the way, but for one kind of flow: a DNS query goes to a server of
+//! the other family if there is none of its own. An address that means "this machine" or "everyone" in disguise
 //! (IPv4 inside IPv6, class E, loopback ...) is refused at the door with a named [`Refused`]
 //! reason unless the operator mapped it on purpose; see `special`.
 //!
@@ -78,7 +79,7 @@ pub struct Family<A> {
     pub guest_addr: Option<A>,
     /// `--dns-forward`: DNS queries of the guest to this address go to `dns_host`.
     pub dns_match: Option<A>,
-    /// `--dns-host`: where matched DNS queries go.
+    /// `--dns-host`: where matched DNS queries go, first of all those of the same family.
     pub dns_host: Option<A>,
     /// `--outbound`: source of our host-side sockets.
     pub outbound: Option<A>,
@@ -119,6 +120,30 @@ pub struct Mapping {
     /// Host interface index that a link-local `v6.dns_host` is scoped to; 0 for the template
     /// interface.
     pub dns_scope_id: u32,
+}
+
+impl Mapping {
+    /// The server for DNS queries that came in as packets of the family of `matched`: of that
+    /// family if there is one, so that the other is a last resort.
+    pub fn dns_host_for(&self, matched: IpAddr) -> Option<IpAddr> {
+        let (v4, v6) = (self.v4.dns_host.map(IpAddr::V4), self.v6.dns_host.map(IpAddr::V6));
+        if matched.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
+    }
+
+    /// Addresses of the guest's link that stand for the host itself.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = [self.v4.host_loopback, self.v4.guest_addr].into_iter().flatten();
+        let v6 = [self.v6.host_loopback, self.v6.guest_addr].into_iter().flatten();
+        v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
+    }
+
+    /// `--outbound` of the family of `address`, or the unspecified address of that family.
+    fn outbound_for(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(_) => self.v4.outbound.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+            IpAddr::V6(_) => self.v6.outbound.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+        }
+    }
 }
 
 /// Why something is not forwarded. Each is counted under its name.
@@ -179,9 +204,7 @@ struct View {
     assigned: Option<IpAddr>,
     gateway: Option<IpAddr>,
     loopback: IpAddr,
-    any: IpAddr,
     map: Family<IpAddr>,
-    scope_id: u32,
 }
 
 impl View {
@@ -192,17 +215,13 @@ impl View {
                 assigned: Some(v4.addr.into()),
                 gateway: v4.gateway.map(Into::into),
                 loopback: Ipv4Addr::LOCALHOST.into(),
-                any: Ipv4Addr::UNSPECIFIED.into(),
                 map: map.v4.erased(),
-                scope_id: 0,
             }),
             IpAddr::V6(_) => net.v6.as_ref().map(|v6| Self {
                 assigned: v6.addr.map(Into::into),
                 gateway: v6.gateway.map(Into::into),
                 loopback: Ipv6Addr::LOCALHOST.into(),
-                any: Ipv6Addr::UNSPECIFIED.into(),
                 map: map.v6.erased(),
-                scope_id: v6.scope_id,
             }),
         }
         .ok_or(Refused::FamilyDisabled)
@@ -222,7 +241,7 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 
 /// A network for the tests of this folder: the host of the worked examples.
 #[cfg(test)]
-mod example {
+pub(in crate::flow) mod example {
     use super::*;
     use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;

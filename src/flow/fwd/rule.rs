@@ -155,8 +155,8 @@ impl Rule {
     }
 }
 
-/// `PROTO [ADDR]%IF:FIRST-LAST  =>  TADDR:TO-TOLAST (best effort) (auto-scan) `, the trailing blank
-/// included: the form that other programs look for in our output. An IPv6 target address has brackets, so
+/// `PROTO [ADDR]%IF:FIRST-LAST  =>  TADDR:TO-TOLAST  (best effort) (auto-scan)`, with a blank behind the
+/// last port in any case: the form that other programs look for in our output. An IPv6 target address has brackets, so
 /// that the port can be told from it.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,8 +173,8 @@ impl fmt::Display for Rule {
             None => {}
         }
         write_ports(f, self.target_first.into(), self.target_last())?;
-        f.write_str(if self.weak { " (best effort)" } else { "" })?;
-        f.write_str(if self.scan { " (auto-scan) " } else { " " })
+        f.write_str(if self.weak { "  (best effort)" } else { " " })?;
+        f.write_str(if self.scan { " (auto-scan)" } else { "" })
     }
 }
 
@@ -207,11 +207,11 @@ mod tests {
         for (rule, text) in [
             (RULE, "TCP [*]:2222  =>  22 "),
             (Rule { last: 2229, ..RULE }, "TCP [*]:2222-2229  =>  22-29 "),
-            (Rule { weak: true, ..RULE }, "TCP [*]:2222  =>  22 (best effort) "),
-            (Rule { scan: true, ..RULE }, "TCP [*]:2222  =>  22 (auto-scan) "),
+            (Rule { weak: true, ..RULE }, "TCP [*]:2222  =>  22  (best effort)"),
+            (Rule { scan: true, ..RULE }, "TCP [*]:2222  =>  22  (auto-scan)"),
             (
                 Rule { weak: true, scan: true, ..RULE },
-                "TCP [*]:2222  =>  22 (best effort) (auto-scan) ",
+                "TCP [*]:2222  =>  22  (best effort) (auto-scan)",
             ),
             (Rule { proto: Proto::Udp, interface: lo, ..RULE }, "UDP [*]%lo:2222  =>  22 "),
             (

@@ -104,7 +104,7 @@ fn guest_visible(
 /// Our own address toward the guest: the gateway; for IPv6 our link-local address if there is no
 /// global gateway, or if the destination is link-local and a global source would not fit it.
 fn stand_in(net: &Network, view: &View, fixed_destination: Option<IpAddr>) -> Option<IpAddr> {
-    let Some(v6) = net.v6.as_ref().filter(|_| view.any.is_ipv6()) else {
+    let Some(v6) = net.v6.as_ref().filter(|_| view.loopback.is_ipv6()) else {
         return view.gateway;
     };
     let to_link_local = fixed_destination.is_some_and(special::is_link_local_v6);

@@ -3,6 +3,9 @@
 //! The destination is the first match of: DNS match address on a DNS port -> DNS host; host
 //! loopback mapping -> loopback; guest address mapping -> the host's copy of the guest's address;
 //! anything else is unchanged, provided that it is a destination the guest may name at all.
+//!
+//! The DNS host may be of the other family, even of one that the guest does not have: a host whose
+//! one resolver is `127.0.0.53` serves guests with nothing but IPv6, and the reverse.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,40 +50,44 @@ pub fn to_host(
     }
     special::unicast(guest.ip())?;
 
-    let (address, scope_id) = host_side(&view, map, proto, destination)?;
+    let template = net.scope_id();
+    let (address, scope_id) = host_side(&view, map, proto, destination, template)?;
     let source_port = if proto == Proto::Udp { guest.port() } else { 0 };
     Ok(Target {
-        source: scoped(view.map.outbound.unwrap_or(view.any), source_port, view.scope_id)?,
+        source: scoped(map.outbound_for(address), source_port, template)?,
         destination: scoped(address, destination.port(), scope_id)?,
     })
 }
 
-/// Host-side address for a destination, and the scope it has if it needs one.
+/// Host-side address for a destination, and the scope it has if it needs one: as a rule that of the
+/// `template` interface.
 fn host_side(
     view: &View,
     map: &Mapping,
     proto: Proto,
     destination: SocketAddr,
+    template: u32,
 ) -> Result<(IpAddr, u32), Refused> {
     let address = Some(destination.ip());
     let dns = proto != Proto::Icmp && DNS_PORTS.contains(&destination.port());
 
     if dns && address == view.map.dns_match {
-        let scope_id = if map.dns_scope_id == 0 { view.scope_id } else { map.dns_scope_id };
-        return view.map.dns_host.map(|host| (host, scope_id)).ok_or(Refused::DnsHostUnset);
+        let scope_id = if map.dns_scope_id == 0 { template } else { map.dns_scope_id };
+        let host = map.dns_host_for(destination.ip()).ok_or(Refused::DnsHostUnset)?;
+        return Ok((host, scope_id));
     }
     if address == view.map.host_loopback {
         return Ok((view.loopback, 0));
     }
     if address == view.map.guest_addr {
         let copy = view.assigned.ok_or(Refused::GuestAddressUnknown)?;
-        return Ok((copy, view.scope_id));
+        return Ok((copy, template));
     }
     let unchanged = match proto {
         Proto::Tcp => special::unicast(destination.ip())?,
         Proto::Udp | Proto::Icmp => special::unicast_or_group(destination.ip())?,
     };
-    Ok((unchanged, view.scope_id))
+    Ok((unchanged, template))
 }
 
 #[cfg(test)]
@@ -149,6 +156,51 @@ mod tests {
         map.v6.dns_match = Some(v6("2001:db8::53"));
         assert_eq!(map_to(&map, Proto::Udp, "192.0.2.53:53"), Err(Refused::DnsHostUnset));
         assert_eq!(map_to(&map, Proto::Tcp, "[2001:db8::53]:853"), Err(Refused::DnsHostUnset));
+    }
+
+    #[test]
+    fn dns_host_of_the_other_family_is_the_last_resort() {
+        let mut map = mapping();
+        map.v4.dns_match = Some(Ipv4Addr::new(192, 0, 2, 53));
+        map.v6.dns_match = Some(v6("2001:db8::53"));
+        map.v4.dns_host = Some(Ipv4Addr::new(127, 0, 0, 53));
+        for proto in [Proto::Tcp, Proto::Udp] {
+            assert_eq!(arrives(&map, proto, "[2001:db8::53]:53"), "127.0.0.53:53");
+            assert_eq!(arrives(&map, proto, "[2001:db8::53]:853"), "127.0.0.53:853");
+        }
+        let unmatched = map_to(&map, Proto::Icmp, "[2001:db8::53]:53").unwrap();
+        assert!(unmatched.destination.is_ipv6(), "echo requests never change their family");
+        let other_port = map_to(&map, Proto::Udp, "[2001:db8::53]:80").unwrap();
+        assert!(other_port.destination.is_ipv6());
+        map.v6.dns_host = Some(v6("2001:db8::7"));
+        assert_eq!(arrives(&map, Proto::Udp, "[2001:db8::53]:53"), "[2001:db8::7]:53");
+        map.v4.dns_host = None;
+        assert_eq!(arrives(&map, Proto::Udp, "192.0.2.53:53"), "[2001:db8::7]:53");
+    }
+
+    #[test]
+    fn a_query_that_changes_its_family_leaves_from_an_address_of_the_new_one() {
+        let mut map = mapping();
+        map.v6.dns_match = Some(v6("2001:db8::53"));
+        map.v4.dns_host = Some(Ipv4Addr::new(198, 51, 100, 53));
+        map.v6.outbound = Some(v6("2001:db8::77"));
+        let source = |map: &Mapping| map_to(map, Proto::Udp, "[2001:db8::53]:53").unwrap().source;
+        assert_eq!(source(&map), at("0.0.0.0:40000"));
+        map.v4.outbound = Some(Ipv4Addr::new(192, 0, 2, 77));
+        assert_eq!(source(&map), at("192.0.2.77:40000"));
+    }
+
+    #[test]
+    fn dns_host_may_be_of_a_family_that_the_guest_does_not_have() {
+        let mut map = mapping();
+        map.v4.dns_match = Some(Ipv4Addr::new(192, 0, 2, 53));
+        map.v6.dns_host = Some(v6("fe80::53"));
+        let mut net = network();
+        net.v6 = None;
+        let go = |map: &Mapping| to_host(&net, map, Proto::Udp, at(GUEST4), at("192.0.2.53:53"));
+        assert_eq!(go(&map), Err(Refused::NoScope));
+        map.dns_scope_id = 9;
+        assert_eq!(go(&map).unwrap().destination.to_string(), "[fe80::53%9]:53");
     }
 
     #[test]

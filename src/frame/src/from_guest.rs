@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::to_guest::last_errno;
 use crate::{
-    Errno, FrameMeta, FromGuest, GuestIovec, HEAD_BYTES, MAX_FRAMES, MAX_FROM_GUEST_IOVECS,
-    MAX_SYSCALL_IOVECS,
+    Errno, FrameMeta, FrameObserver, FromGuest, GuestIovec, HEAD_BYTES, MAX_FRAMES,
+    MAX_FROM_GUEST_IOVECS, MAX_SYSCALL_IOVECS, PassingFrame,
 };
 
 /// One frame from the guest.
@@ -43,6 +43,7 @@ pub struct FromGuestBatch {
     iovecs: Vec<GuestIovec>,
     /// The pieces of one system call.
     call: Vec<GuestIovec>,
+    observer: Option<Box<dyn FrameObserver>>,
 }
 
 impl Default for FromGuestBatch {
@@ -58,6 +59,22 @@ impl FromGuestBatch {
             frames: Vec::with_capacity(MAX_FRAMES),
             iovecs: Vec::with_capacity(MAX_FROM_GUEST_IOVECS),
             call: Vec::with_capacity(MAX_SYSCALL_IOVECS),
+            observer: None,
+        }
+    }
+
+    /// Shows each frame that is taken from now on to `observer`.
+    pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
+        self.observer = Some(observer);
+    }
+
+    /// Shows the frames to the observer.
+    fn show(&mut self) {
+        let Some(observer) = &mut self.observer else { return };
+        for frame in &self.frames {
+            let pieces = &self.iovecs[frame.first..frame.first + frame.count];
+            let stretches = [pieces, &[]];
+            observer.on_frame(&PassingFrame { len: frame.len, meta: frame.meta, stretches });
         }
     }
 
@@ -135,6 +152,7 @@ impl<'a> FromGuestLease<'a> {
     pub fn take(port: &'a mut dyn FromGuest, batch: &'a mut FromGuestBatch) -> Option<Self> {
         batch.clear();
         port.take(batch);
+        batch.show();
         let empty = batch.is_empty();
         let lease = Self { port, batch };
         if empty { None } else { Some(lease) }

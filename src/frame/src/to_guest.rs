@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use arrayvec::ArrayVec;
 
 use crate::{
-    Caps, DISCARD_BYTES, DISCARD_IOVECS, Errno, FrameDone, GuestIovec, MAX_FRAMES,
-    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, ToGuest,
+    Caps, DISCARD_BYTES, DISCARD_IOVECS, Errno, FrameDone, FrameObserver, GuestIovec, MAX_FRAMES,
+    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, PassingFrame, ToGuest,
 };
 
 /// What a reservation asks for.
@@ -39,6 +39,7 @@ pub struct ToGuestList {
     frames: ArrayVec<FrameRoom, MAX_FRAMES>,
     reserved: u32,
     discard: Vec<u8>,
+    observer: Option<Box<dyn FrameObserver>>,
 }
 
 impl Default for ToGuestList {
@@ -59,6 +60,27 @@ impl ToGuestList {
             frames: ArrayVec::new(),
             reserved: 0,
             discard: Vec::with_capacity(DISCARD_BYTES),
+            observer: None,
+        }
+    }
+
+    /// Shows each frame that is committed from now on to `observer`.
+    pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
+        self.observer = Some(observer);
+    }
+
+    /// Shows finished frames to the observer.
+    fn show(&mut self, done: &[FrameDone]) {
+        let Some(observer) = &mut self.observer else { return };
+        for (frame, done) in self.frames.iter().zip(done) {
+            observer.on_frame(&PassingFrame {
+                len: (frame.header_bytes + done.payload_len).max(MIN_FRAME_BYTES),
+                meta: done.meta,
+                stretches: [
+                    &self.headers[frame.headers.clone()],
+                    &self.payload[frame.payload.clone()],
+                ],
+            });
         }
     }
 
@@ -270,6 +292,7 @@ impl<'a> ToGuestLease<'a> {
                 zero_range(pieces, done.payload_len as usize, (MIN_FRAME_BYTES - used) as usize);
             }
         }
+        self.list.show(done);
         self.live = false;
         self.port.commit(self.list, done);
     }

@@ -6,6 +6,11 @@ use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
 use super::*;
 use crate::responder::testing::*;
 
+/// The answer where no neighbour is known.
+fn answer(net: &Network, request: &[u8]) -> Result<[u8; LEN], Ignored> {
+    super::answer(net, &Neighbours::default(), request)
+}
+
 /// A request of the guest at `sender` for `target`.
 fn request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut bytes = hex("0001 0800 06 04 0001 525400123456");
@@ -128,4 +133,20 @@ proptest! {
         let _ = answer(&network(), &bytes);
         let _ = answer(&network(), &noise);
     }
+}
+
+#[test]
+fn a_neighbour_has_its_own_mac() {
+    let (net, mut neighbours) = (network(), Neighbours::default());
+    neighbours.learn(Ipv4Addr::new(192, 0, 2, 7).into(), Mac([2, 0, 0, 0, 0, 7]));
+    let go = |target| super::answer(&net, &neighbours, &request([192, 0, 2, 2], target)).unwrap();
+    assert_eq!(go([192, 0, 2, 7])[8..18], hex("02 00 00 00 00 07 c0 00 02 07"));
+    assert_eq!(go([192, 0, 2, 8])[8..18], hex("9a 55 9a 55 9a 55 c0 00 02 08"));
+}
+
+#[test]
+fn rfc5227_2_3_an_announcement_asks_for_its_own_address() {
+    let message = announcement(Ipv4Addr::new(192, 0, 2, 7), Mac([2, 0, 0, 0, 0, 7]));
+    let expected = "0001 0800 06 04 0001 020000000007 c0000207 000000000000 c0000207";
+    assert_eq!(message[..], hex(expected));
 }

@@ -10,6 +10,11 @@ use smoltcp::wire::{
 use super::*;
 use crate::responder::testing::*;
 
+/// The answer where no neighbour is known.
+fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
+    super::answer(net, &Neighbours::default(), source, message)
+}
+
 /// Any address on the link.
 const TARGET: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 9);
 /// What every router advertisement starts with.
@@ -347,4 +352,22 @@ proptest! {
             let _ = answer(&full_network(), source, &message);
         }
     }
+}
+
+#[test]
+fn a_neighbour_has_its_own_mac() {
+    let mut neighbours = Neighbours::default();
+    neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let source = "2001:db8:0:1::2".parse().unwrap();
+    let reply = super::answer(&network(), &neighbours, source, &neighbor_solicitation()).unwrap();
+    assert_eq!(reply.message[24..], hex("02 01 02 00 00 00 00 07"));
+}
+
+#[test]
+fn rfc4861_7_2_6_an_announcement_is_unsolicited_and_overrides() {
+    let told = announcement(TARGET, Mac([2, 0, 0, 0, 0, 7]));
+    assert_eq!(told.destination, ALL_NODES);
+    assert_eq!(told.message[..8], hex("88 00 0000 a0 000000"));
+    assert_eq!(told.message[8..24], TARGET.octets());
+    assert_eq!(told.message[24..], hex("02 01 02 00 00 00 00 07"));
 }

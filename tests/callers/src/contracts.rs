@@ -342,14 +342,13 @@ pub const ROWS: &[Row] = &[
     .after(&[Script(NETNS)]),
     Row::new(
         "podman-bridge",
-        "pasta --config-net --pid /tmp/rootless-netns-conn.pid -c /tmp/pasta.sock --dns-forward 169.254.1.1 \
+        "pasta --config-net --pid /tmp/rootless-netns-conn.pid --dns-forward 169.254.1.1 \
          -t none -u none -T none -U none --no-map-gw --quiet \
          --netns /tmp/netns/netns-1 --map-guest-addr 169.254.1.2",
         &[
             Returns(0),
             Silent,
             PidFile("/tmp/rootless-netns-conn.pid"),
-            Exists("/tmp/pasta.sock"),
             Inside("ip -4 -o addr show dev uplink", "inet 192.0.2.2/24"),
             Term,
         ],
@@ -622,7 +621,26 @@ pub const ROWS: &[Row] = &[
         &[Returns(0), Prints("\"type\": \"net\"")],
     )
     .reference(&[Returns(0), Mentions("\"type\": \"net\"")]),
+    // KubeVirt's helper for migration looks for this socket.
+    Row::new(
+        "kubevirt-repair",
+        "passt --vhost-user -q -s /tmp/guest.socket -P /tmp/p",
+        &[Returns(0), PidFile("/tmp/p"), Served("/tmp/guest.socket"), Absent("/tmp/guest.socket.repair")],
+    )
+    .reference(&[Returns(0), PidFile("/tmp/p"), Exists("/tmp/guest.socket.repair")]),
     // What all rely on
+    Row::new(
+        "interface-without-address",
+        "passt -q -s /tmp/s -P /tmp/p -i outside",
+        &[
+            Returns(0),
+            Says("External interface not usable"),
+            PidFile("/tmp/p"),
+            Served("/tmp/s"),
+            Term,
+        ],
+    )
+    .reference(&[Returns(0), Omits("External interface"), PidFile("/tmp/p"), Served("/tmp/s"), Term]),
     Row::new(
         "few-descriptors",
         "passt -q -s /tmp/s -P /tmp/p -t all",

@@ -284,9 +284,9 @@ impl Player {
                 let length = fs::metadata(path).map_or(0, |data| data.len());
                 ensure(length == 0, || format!("it has {length} bytes"))
             }
-            Clause::Tcp(address) => TcpStream::connect(address).map(drop).map_err(text),
+            Clause::Tcp(address) => ensure(accepted(address)?, || "only by itself".into()),
             Clause::TcpRefused(address) => {
-                ensure(TcpStream::connect(address).is_err(), || "it is accepted".into())
+                ensure(!accepted(address).unwrap_or(false), || "it is accepted".into())
             }
             Clause::Udp(address) => {
                 ensure(UdpSocket::bind(address).is_err(), || "nobody has it".into())
@@ -433,6 +433,13 @@ impl Player {
             _ => Err("somebody holds it".into()),
         }
     }
+}
+
+/// Whether somebody accepts a connection. Where nobody listens a socket may be given the very port
+/// that it is to connect to, and then accepts itself.
+fn accepted(address: &str) -> Result<bool, String> {
+    let stream = TcpStream::connect(address).map_err(text)?;
+    Ok(stream.local_addr().map_err(text)? != stream.peer_addr().map_err(text)?)
 }
 
 /// Whether the lines that begin with these words come in this order.

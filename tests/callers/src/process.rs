@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// When to give up on something that does not happen.
-pub const PATIENCE: Duration = Duration::from_secs(6);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Repeats `probe` until it returns something.
 pub fn await_some<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T, String> {

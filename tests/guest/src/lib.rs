@@ -7,6 +7,8 @@
 //! * [`Guest`] puts them together: connect, send frames, receive frames; it is also the link of a
 //!   smoltcp stack.
 //!
+//! [`pcap`] reads what a capture recorded, and checks it.
+//!
 //! The back-end may run in the same thread. Whoever waits for it therefore calls a *pump* first, a
 //! closure that lets the back-end handle what is there; with a back-end in another process the pump
 //! does nothing and the socket waits.
@@ -15,6 +17,7 @@ mod client;
 mod guest;
 mod header;
 mod memory;
+pub mod pcap;
 mod phy;
 mod ring;
 

@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod crowd;
 mod dhcpv6;
 mod dns;
 mod pattern;
@@ -31,6 +32,8 @@ usage: nettool COMMAND ARGUMENT...
   slow ADDR:PORT BYTES SEED     as put, the server reads slowly
   late ADDR:PORT BYTES SEED     the server half-closes first, then as put
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
+  gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
+  crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes";
@@ -59,6 +62,8 @@ fn run(words: &[String]) -> Outcome {
             tcp::transfer(command, parse(to)?, parse(bytes)?, parse(seed)?)
         }
         ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
+        ["gather", at, count] => crowd::gather(parse(at)?, parse(count)?),
+        ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
         ["udp-error", to] => udp::error(parse(to)?),

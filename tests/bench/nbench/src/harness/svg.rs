@@ -103,6 +103,22 @@ mod tests {
     use super::*;
     use crate::harness::results::{Block, Sample};
 
+    /// The tags that are not closed; fails at one that closes another.
+    fn open_tags(text: &str) -> Vec<&str> {
+        let mut open = Vec::new();
+        for tag in text.split('<').skip(1) {
+            let (tag, _) = tag.split_once('>').unwrap();
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            let name = tag.split([' ', '/']).find(|word| !word.is_empty()).unwrap();
+            match tag {
+                _ if tag.starts_with('/') => assert_eq!(open.pop(), Some(name)),
+                _ if tag.ends_with('/') => {}
+                _ => open.push(name),
+            }
+        }
+        open
+    }
+
     #[test]
     fn every_peer_with_a_value_has_a_bar() {
         let sample =
@@ -114,5 +130,6 @@ mod tests {
         assert_eq!(plot.matches("<path").count(), 2);
         assert!(plot.contains("T &amp; U") && plot.contains("a&lt;b"));
         assert!(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"));
+        assert_eq!(open_tags(&plot), Vec::<&str>::new());
     }
 }

@@ -2,12 +2,14 @@
 //! enters or creates to have a network namespace without privileges.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::process::{getegid, geteuid};
 
-use crate::conf::{PastaConf, Target};
-use crate::start::{StartError, system};
+use super::{SandboxError, namespace_cure};
+use crate::start::StartError;
+use crate::sys::errno_text;
 use crate::sys::namespace::{self, Kinds};
 
 /// The user that root becomes, and its ids where nobody lists it.
@@ -21,18 +23,16 @@ struct Ids {
     group: u32,
 }
 
-/// Changes to the user that the operator named, or from root to nobody, unless it is told to leave
-/// users alone. Root of a container's user namespace stays what it is.
+/// Changes to the user that the operator named with `--runas`, or from root to nobody, unless it is
+/// to `keep_root`. Root of a container's user namespace stays what it is.
 ///
 /// # Errors
 /// There is no such user, or we may not become it.
-pub(super) fn settle_user(conf: &PastaConf) -> Result<(), StartError> {
+pub fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartError> {
     let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
-    let wanted = match &conf.run_as {
-        Some(spec) => parse(spec).ok_or_else(|| {
-            StartError::Other(format!("Invalid --runas option: {}", user_of(spec)))
-        })?,
-        None if current.user == 0 && !conf.netns_only && namespace::is_initial_user() => {
+    let wanted = match run_as {
+        Some(spec) => parse(spec).ok_or_else(|| invalid(spec))?,
+        None if current.user == 0 && !keep_root && namespace::is_initial_user() => {
             log::warn!("Started as root, will change to nobody.");
             by_name(NOBODY, None).unwrap_or(NOBODY_IDS)
         }
@@ -43,55 +43,52 @@ pub(super) fn settle_user(conf: &PastaConf) -> Result<(), StartError> {
     }
     namespace::become_user(wanted.user, wanted.group).map_err(|errno| {
         let Ids { user, group } = wanted;
-        let cure = "only root can change to another user with --runas";
-        StartError::Other(format!("Couldn't become user {user}, group {group}: {errno}: {cure}"))
+        let (why, cure) = (errno_text(errno), "only root can change to another user with --runas");
+        StartError::Other(format!("Couldn't become user {user}, group {group}: {why}: {cure}"))
     })
 }
 
-/// Enters the user namespace of the target, or a new one in which we are root.
-///
-/// # Errors
-/// The namespace cannot be opened, entered, or created.
-pub(super) fn settle_namespace(target: &Target) -> Result<(), StartError> {
-    match target {
-        Target::Spawn { user_namespace: true, .. } => create(),
-        Target::Join { user: Some(path), .. } => enter(path),
-        Target::Spawn { .. } | Target::Join { user: None, .. } => Ok(()),
-    }
+fn invalid(spec: &str) -> StartError {
+    StartError::Other(format!(
+        "Invalid --runas option: {spec}: no such user or group, or a name of root"
+    ))
 }
 
-fn create() -> Result<(), StartError> {
+/// Makes a user namespace and enters it; the user that we are is its root.
+///
+/// # Errors
+/// It cannot be made.
+pub fn create_namespace() -> Result<(), SandboxError> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    namespace::create(Kinds::USER).map_err(system(
-        "Couldn't create a user namespace (see user.max_user_namespaces, and \
-         kernel.apparmor_restrict_unprivileged_userns where there is one)",
-    ))?;
+    namespace::create(Kinds::USER).map_err(|errno| {
+        SandboxError::new("couldn't create a user namespace", errno, namespace_cure(errno))
+    })?;
     if let Err(error) = namespace::map_to_root(user, group) {
         log::warn!("Couldn't configure user mappings: {error}");
     }
     Ok(())
 }
 
-fn enter(path: &Path) -> Result<(), StartError> {
+/// Enters the user namespace that `path` stands for, unless it is the one that we are in.
+///
+/// # Errors
+/// The namespace cannot be opened or entered.
+pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
     let shown = path.display();
     let fd = namespace::open(path)
         .map_err(|e| StartError::Other(format!("Couldn't open user namespace {shown}: {e}")))?;
     if is_ours(&fd) {
         return Ok(());
     }
-    namespace::enter(std::os::fd::AsFd::as_fd(&fd), Kinds::USER)
+    namespace::enter(fd.as_fd(), Kinds::USER)
         .map_err(|e| StartError::Other(format!("Couldn't enter user namespace {shown}: {e}")))
 }
 
 /// Whether the user namespace is the one that we are in: the kernel refuses to enter it again.
-fn is_ours(namespace: &std::os::fd::OwnedFd) -> bool {
+fn is_ours(namespace: &OwnedFd) -> bool {
     let ours = rustix::fs::stat("/proc/self/ns/user");
     let theirs = rustix::fs::fstat(namespace);
     matches!((ours, theirs), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
-}
-
-fn user_of(spec: &str) -> &str {
-    spec.split(':').next().unwrap_or_default()
 }
 
 /// `UID`, `UID:GID`, `LOGIN` or `LOGIN:GROUP`.
@@ -100,20 +97,34 @@ fn parse(spec: &str) -> Option<Ids> {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),
     };
-    match user.parse() {
-        Ok(user) => {
-            let group = group.map_or(Some(user), |group| group.parse().ok().or_else(|| gid(group)));
+    match number(user) {
+        Some(user) => {
+            let group = group.map_or(Some(user), |group| number(group).or_else(|| gid(group)));
             group.map(|group| Ids { user, group })
         }
-        Err(_) => by_name(user, group).filter(|ids| ids.user != 0),
+        None => by_name(user, group).filter(|ids| ids.user != 0),
     }
+}
+
+/// A number as strtol(3) reads it in base 0: decimal, or behind `0x` hexadecimal, or behind `0` octal.
+/// The number that stands for no id at all is none.
+fn number(text: &str) -> Option<u32> {
+    if !text.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let number = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => u32::from_str_radix(digits, 8),
+        (None, _) => text.parse(),
+    };
+    number.ok().filter(|number| *number != u32::MAX)
 }
 
 fn by_name(login: &str, group: Option<&str>) -> Option<Ids> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     let user = entry(&passwd, login, 2)?;
     let group = match group {
-        Some(group) => group.parse().ok().or_else(|| gid(group))?,
+        Some(group) => number(group).or_else(|| gid(group))?,
         None => entry(&passwd, login, 3)?,
     };
     Some(Ids { user, group })
@@ -137,6 +148,11 @@ mod tests {
     fn numbers_stand_for_themselves() {
         assert_eq!(parse("1000"), Some(Ids { user: 1000, group: 1000 }));
         assert_eq!(parse("1000:7"), Some(Ids { user: 1000, group: 7 }));
+        assert_eq!(parse("0x10:010"), Some(Ids { user: 16, group: 8 }));
+        assert_eq!(parse("0"), Some(Ids { user: 0, group: 0 }));
+        for wrong in ["", ":", "0x", "08", "+1", "4294967295", "1:", "1:4294967295"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
         assert_eq!(parse("no-such-login"), None);
         assert_eq!(parse("root"), None, "a name that means root");
     }

@@ -1,0 +1,57 @@
+complete -c passt -s P -l pid -d 'Write the process id to this file' -r -F
+complete -c passt -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r
+complete -c passt -s l -l log-file -d 'Log to this file instead of the system log' -r -F
+complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r
+complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r
+complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
+complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F
+complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r
+complete -c passt -l repair-path -d 'Socket of the migration helper, or none; only none is supported yet' -r -F
+complete -c passt -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r
+complete -c passt -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
+complete -c passt -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r
+complete -c passt -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
+complete -c passt -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r
+complete -c passt -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r
+complete -c passt -s H -l hostname -d 'Host name to hand out by DHCP; default: none' -r
+complete -c passt -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r
+complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r
+complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r
+complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r
+complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r
+complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r
+complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r
+complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r
+complete -c passt -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r
+complete -c passt -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r
+complete -c passt -s t -l tcp-ports -d 'TCP ports that lead to the guest; can be given several times; default: none' -r
+complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewise' -r
+complete -c passt -s h -l help -d 'Print this help and exit'
+complete -c passt -l version -d 'Print version and licence, exit'
+complete -c passt -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c passt -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
+complete -c passt -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
+complete -c passt -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'
+complete -c passt -s q -l quiet -d 'Print warnings and errors only'
+complete -c passt -s d -l debug -d 'Tell of each flow, on standard error'
+complete -c passt -l trace -d 'Tell of each packet, too'
+complete -c passt -s e -l stderr -d 'No effect: messages go to standard error as long as it is there (deprecated)'
+complete -c passt -l vhost-user -d 'Share memory with the virtual machine by vhost-user, under whatever name'
+complete -c passt -s 1 -l one-off -d 'End when the first client disconnects'
+complete -c passt -l migrate-exit -d 'End after migration (deprecated); not supported yet'
+complete -c passt -l migrate-no-linger -d 'Close sockets on migration (deprecated); not supported yet'
+complete -c passt -s 4 -l ipv4-only -d 'No IPv6'
+complete -c passt -s 6 -l ipv6-only -d 'No IPv4'
+complete -c passt -l no-dhcp-dns -d 'Hand out no name servers by DHCP, DHCPv6 and NDP'
+complete -c passt -l no-dhcp-search -d 'Hand out no search list by DHCP, DHCPv6 and NDP'
+complete -c passt -l no-tcp -d 'Forward no TCP'
+complete -c passt -l no-udp -d 'Forward no UDP'
+complete -c passt -l no-icmp -d 'Forward no ICMP and ICMPv6; implies --no-ndp'
+complete -c passt -l no-dhcp -d 'No DHCP server'
+complete -c passt -l no-dhcpv6 -d 'No DHCPv6 server'
+complete -c passt -l no-ndp -d 'No answers to neighbor and router solicitations'
+complete -c passt -l no-ra -d 'No router advertisements'
+complete -c passt -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
+complete -c passt -l freebind -d 'Listen on addresses that the host does not have (yet), too'
+complete -c passt -l no-splice -d 'No effect: only pasta has something to splice'

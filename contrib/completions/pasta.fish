@@ -1,0 +1,65 @@
+complete -c pasta -s P -l pid -d 'Write the process id to this file' -r -F
+complete -c pasta -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r
+complete -c pasta -s l -l log-file -d 'Log to this file instead of the system log' -r -F
+complete -c pasta -l log-size -d 'Largest size of the log file; default: 1048576' -r
+complete -c pasta -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r
+complete -c pasta -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
+complete -c pasta -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c pasta -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r
+complete -c pasta -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r
+complete -c pasta -l userns -d 'User namespace to join; default: that of PID' -r -F
+complete -c pasta -s I -l ns-ifname -d 'Name of the tap device; default: that of the template interface, or tap0' -r
+complete -c pasta -l ns-mac-addr -d 'MAC address of the tap device; default: the kernel\'s choice' -r
+complete -c pasta -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r
+complete -c pasta -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
+complete -c pasta -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r
+complete -c pasta -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
+complete -c pasta -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r
+complete -c pasta -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r
+complete -c pasta -s H -l hostname -d 'Host name of COMMAND, and to hand out by DHCP; default: unchanged' -r
+complete -c pasta -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r
+complete -c pasta -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r
+complete -c pasta -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r
+complete -c pasta -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r
+complete -c pasta -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r
+complete -c pasta -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r
+complete -c pasta -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r
+complete -c pasta -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r
+complete -c pasta -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r
+complete -c pasta -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r
+complete -c pasta -s t -l tcp-ports -d 'TCP ports that lead into the namespace; can be given several times; default: auto' -r
+complete -c pasta -s u -l udp-ports -d 'UDP ports that lead into the namespace, likewise' -r
+complete -c pasta -s T -l tcp-ns -d 'TCP ports of the namespace\'s loopback interface that lead to the host\'s; SPEC without addresses; default: auto' -r
+complete -c pasta -s U -l udp-ns -d 'UDP ports of the namespace\'s loopback interface, likewise' -r
+complete -c pasta -s h -l help -d 'Print this help and exit'
+complete -c pasta -l version -d 'Print version and licence, exit'
+complete -c pasta -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c pasta -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
+complete -c pasta -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
+complete -c pasta -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'
+complete -c pasta -s q -l quiet -d 'Print warnings and errors only'
+complete -c pasta -s d -l debug -d 'Tell of each flow, on standard error'
+complete -c pasta -l trace -d 'Tell of each packet, too'
+complete -c pasta -s e -l stderr -d 'No effect: messages go to standard error as long as it is there (deprecated)'
+complete -c pasta -l netns-only -d 'Neither join nor create a user namespace'
+complete -c pasta -l no-netns-quit -d 'Go on when the network namespace is gone'
+complete -c pasta -l no-pidns -d 'Leave COMMAND in the current PID namespace'
+complete -c pasta -l config-net -d 'Set the tap device up, with addresses and routes; implies --no-ra'
+complete -c pasta -l no-copy-routes -d 'With --config-net, set just a default route (deprecated: use --gateway)'
+complete -c pasta -l no-copy-addrs -d 'With --config-net, set just one address (deprecated: use --address)'
+complete -c pasta -s 4 -l ipv4-only -d 'No IPv6'
+complete -c pasta -s 6 -l ipv6-only -d 'No IPv4'
+complete -c pasta -l dhcp-dns -d 'Hand out name servers by DHCP, DHCPv6 and NDP'
+complete -c pasta -l dhcp-search -d 'Hand out a search list by DHCP, DHCPv6 and NDP'
+complete -c pasta -l no-tcp -d 'Forward no TCP'
+complete -c pasta -l no-udp -d 'Forward no UDP'
+complete -c pasta -l no-icmp -d 'Forward no ICMP and ICMPv6; implies --no-ndp'
+complete -c pasta -l no-dhcp -d 'No DHCP server'
+complete -c pasta -l no-dhcpv6 -d 'No DHCPv6 server'
+complete -c pasta -l no-ndp -d 'No answers to neighbor and router solicitations'
+complete -c pasta -l no-ra -d 'No router advertisements'
+complete -c pasta -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
+complete -c pasta -l freebind -d 'Listen on addresses that the host does not have (yet), too'
+complete -c pasta -l host-lo-to-ns-lo -d 'Connections to the host\'s loopback address reach the namespace\'s, not its tap device'
+complete -c pasta -l no-splice -d 'Connections from the host\'s loopback interface take the tap device, too'
+complete -c pasta -l splice-only -d 'No tap device: forward between the loopback interfaces only'

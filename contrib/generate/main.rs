@@ -1,0 +1,94 @@
+//! Writes what follows from the option table: the manual pages in `man/` and the shell completions in
+//! `contrib/completions/`. `cargo run --example generate` writes the files, and the tests below fail
+//! where one of them is not what would be written.
+//!
+//! The manual page is `man/passt.1.in`, written by hand, with the options in the place of `@OPTIONS@`.
+//! Names, arguments and modes of an option come from the table, and its text from `man/options.txt`.
+
+mod manual;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap_complete::Shell;
+use passt::conf::{Mode, command};
+
+/// A file below the repository's root, and what it holds.
+type File = (PathBuf, String);
+
+fn main() -> io::Result<()> {
+    for (path, text) in files() {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        fs::write(&path, text)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Everything that is generated.
+fn files() -> Vec<File> {
+    let man = root().join("man");
+    let read = |name| fs::read_to_string(man.join(name)).expect("the repository has its sources");
+    let page = manual::page(&read("passt.1.in"), &read("options.txt"));
+    let mut files =
+        vec![(man.join("passt.1"), page), (man.join("pasta.1"), ".so man1/passt.1\n".to_owned())];
+    for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            files.push(completion(name, mode, shell));
+        }
+    }
+    files
+}
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn completion(name: &str, mode: Mode, shell: Shell) -> File {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command(Some(mode)), name, &mut text);
+    let text = String::from_utf8(text).expect("the table is UTF-8");
+    let file = match shell {
+        Shell::Zsh => format!("_{name}"),
+        Shell::Fish => format!("{name}.fish"),
+        _ => format!("{name}.bash"),
+    };
+    (root().join("contrib/completions").join(file), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_files_are_what_the_option_table_gives() {
+        for (path, text) in files() {
+            let committed = fs::read_to_string(&path).unwrap_or_default();
+            let name = path.display();
+            assert!(committed == text, "{name} is old: run `cargo run --example generate`");
+        }
+    }
+
+    #[test]
+    fn each_option_is_in_the_manual_and_in_the_completions() {
+        let files = files();
+        let text = |name: &str| {
+            let found = files.iter().find(|(path, _)| path.ends_with(name));
+            found.map(|(_, text)| text.as_str()).expect("it is generated")
+        };
+        for (mode, name) in [(Mode::Stream, "passt"), (Mode::Pasta, "pasta")] {
+            for option in command(Some(mode)).get_arguments().filter_map(|arg| arg.get_long()) {
+                let escaped = option.replace('-', "\\-");
+                assert!(text("passt.1").contains(&format!("\\fB\\-\\-{escaped}\\fR")), "{option}");
+                for file in [format!("{name}.bash"), format!("_{name}")] {
+                    assert!(text(&file).contains(&format!("--{option}")), "{file}: {option}");
+                }
+                assert!(
+                    text(&format!("{name}.fish")).contains(&format!("-l {option}")),
+                    "{option}"
+                );
+            }
+        }
+    }
+}

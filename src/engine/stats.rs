@@ -1,0 +1,231 @@
+//! What the loop is busy with, for `--stats`: a count for each type of event, and what was dropped. A
+//! header names the types, one line each, with a mark that leads down to the column of its counter;
+//! it is repeated every [`HEADER_EVERY`] reports. Known names are those that passt prints, too.
+//!
+//! Counts are taken by the loop, for the loop: without `--stats` there are none.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use passt_frame::FramePort;
+
+use super::state::Protocol;
+use super::{Engine, Link, Token};
+use crate::flow::fwd::Proto;
+use crate::time::Timestamp;
+
+/// Reports between two headers.
+const HEADER_EVERY: u32 = 20;
+
+/// Columns of one counter, with the blank in front of it.
+const COLUMN: usize = 7;
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// A type of event; each has a counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EventType { $($(#[$doc])* $variant,)* }
+
+        /// The names of all types, in the order of their counters.
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+event_types! {
+    /// The socket of a TCP connection of the guest.
+    Tcp => "connected TCP socket",
+    /// A socket of a connection that passes the guest's interface by.
+    Spliced => "connected spliced TCP socket",
+    /// A TCP connection from the network.
+    TcpListener => "listening TCP socket",
+    /// A deadline of a TCP connection.
+    TcpTimer => "TCP timer",
+    /// A datagram from the network that may begin a flow.
+    UdpListener => "listening UDP socket",
+    /// The socket of a UDP flow.
+    Udp => "UDP flow socket",
+    /// A socket of datagrams that pass the guest's interface by.
+    Relayed => "relayed UDP socket",
+    /// The socket of an echo flow.
+    Ping => "ICMP/ICMPv6 ping socket",
+    /// Any other deadline.
+    Timer => "other timer",
+    /// A command, or a namespace.
+    Watch => "command or namespace watch",
+    /// Frames from a namespace.
+    Tap => "/dev/net/tun device",
+    /// Frames from a client.
+    Stream => "connected qemu socket",
+    /// A client that wants to connect.
+    Clients => "listening qemu socket",
+    /// A message of a front-end.
+    Control => "vhost-user command socket",
+    /// A front-end's driver has put something into a ring.
+    Kick => "vhost-user kick socket",
+    /// News about the host's neighbours.
+    Neighbours => "netlink neighbour notifier socket",
+    /// SIGTERM or SIGQUIT.
+    Signal => "signal",
+    /// An event of something that is gone.
+    Stale => "late event",
+}
+
+/// Counters of events, and when they were last shown.
+pub(super) struct Stats {
+    delay: Duration,
+    next: Option<Timestamp>,
+    /// Something happened since the last report.
+    news: bool,
+    reports: u32,
+    counts: [u64; NAMES.len()],
+    text: String,
+    drops: String,
+    drops_shown: String,
+}
+
+impl Stats {
+    /// Reports come no more often than each `delay`.
+    pub(super) fn new(delay: Duration) -> Self {
+        Self {
+            delay,
+            next: None,
+            news: false,
+            reports: 0,
+            counts: [0; NAMES.len()],
+            text: String::new(),
+            drops: String::new(),
+            drops_shown: String::new(),
+        }
+    }
+
+    /// Counts an event.
+    pub(super) fn count(&mut self, event: EventType) {
+        self.counts[event as usize] += 1;
+        self.news = true;
+    }
+
+    /// Takes over how many deadlines of TCP connections, and how many others, have expired so far.
+    pub(super) fn set_timers(&mut self, tcp: u64, other: u64) {
+        for (event, count) in [(EventType::TcpTimer, tcp), (EventType::Timer, other)] {
+            self.news |= std::mem::replace(&mut self.counts[event as usize], count) != count;
+        }
+    }
+
+    /// Whether it is time for a report.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.news && self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Prints a report to standard error.
+    pub(super) fn report(&mut self, now: Timestamp, engine: &Engine, link: &impl FramePort) {
+        self.write(engine, link);
+        self.next = Some(now + self.delay);
+        // A reader that is gone is no reason to stop.
+        let _ = std::io::stderr().write_all(self.text.as_bytes());
+    }
+
+    fn write(&mut self, engine: &Engine, link: &impl FramePort) {
+        self.text.clear();
+        if self.reports.is_multiple_of(HEADER_EVERY) {
+            self.write_header();
+        }
+        self.text.push(' ');
+        for count in self.counts {
+            let _infallible = write!(self.text, " {count:6}");
+        }
+        self.text.push('\n');
+        self.write_drops(engine, link);
+        self.reports = self.reports.wrapping_add(1);
+        self.news = false;
+    }
+
+    fn write_header(&mut self) {
+        for (index, name) in NAMES.iter().enumerate() {
+            self.text.push_str("       ");
+            for _ in 0..index {
+                let _infallible = write!(self.text, "{:<COLUMN$}", "|");
+            }
+            self.text.push_str(name);
+            self.text.push('\n');
+        }
+    }
+
+    /// Named drops, and the link's counters, if they changed.
+    fn write_drops(&mut self, engine: &Engine, link: &impl FramePort) {
+        self.drops.clear();
+        for (reason, count) in engine.drops() {
+            let _infallible = write!(self.drops, " {count} {},", reason.name());
+        }
+        link.counters(&mut |name, count| {
+            if count > 0 {
+                let _infallible = write!(self.drops, " {count} {name},");
+            }
+        });
+        self.drops.pop();
+        if self.drops != self.drops_shown {
+            let _infallible = writeln!(self.text, "dropped, and of the link:{}", self.drops);
+            self.drops_shown.clone_from(&self.drops);
+        }
+    }
+}
+
+/// The type of the event that `token` stands for.
+pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> EventType {
+    match token {
+        Token::Flow(id) | Token::Target(id) => {
+            match engine.flows.table.get(id).map(|flow| &flow.state.protocol) {
+                Some(Protocol::Tcp(_)) => EventType::Tcp,
+                Some(Protocol::Udp(_)) => EventType::Udp,
+                Some(Protocol::Ping(_)) => EventType::Ping,
+                Some(Protocol::Splice(_)) => EventType::Spliced,
+                Some(Protocol::Relay(_)) => EventType::Relayed,
+                None => EventType::Stale,
+            }
+        }
+        Token::Listener(index) => match engine.listeners.get(index as usize) {
+            Some(listener) if listener.proto == Proto::Tcp => EventType::TcpListener,
+            Some(_) => EventType::UdpListener,
+            None => EventType::Stale,
+        },
+        Token::Link(token) => link.event_type(token),
+        Token::Clients => EventType::Clients,
+        Token::Neighbours => EventType::Neighbours,
+        Token::Signals => EventType::Signal,
+        Token::Watch(_) => EventType::Watch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_stands_over_its_counter() {
+        let mut stats = Stats::new(Duration::from_secs(1));
+        stats.write_header();
+        let lines: Vec<&str> = stats.text.lines().collect();
+        assert_eq!(lines.len(), NAMES.len());
+        for (index, (line, name)) in lines.iter().zip(NAMES).enumerate() {
+            assert_eq!(line.find(name), Some(COLUMN * (index + 1)), "{line}");
+            assert_eq!(line.matches('|').count(), index);
+        }
+    }
+
+    #[test]
+    fn reports_need_news_and_time() {
+        let mut stats = Stats::new(Duration::from_secs(5));
+        let at = |seconds: u64| Timestamp::from_micros(seconds * 1_000_000);
+        assert!(!stats.is_due(at(1)), "nothing happened");
+        stats.count(EventType::Udp);
+        assert!(stats.is_due(at(1)));
+        stats.next = Some(at(6));
+        assert!(!stats.is_due(at(5)));
+        assert!(stats.is_due(at(6)));
+        stats.news = false;
+        stats.set_timers(0, 0);
+        assert!(!stats.is_due(at(7)));
+        stats.set_timers(1, 0);
+        assert!(stats.is_due(at(7)));
+    }
+}

@@ -1,0 +1,74 @@
+//! Which messages are let through. Guests and front-ends cause messages: a guest with an Ethernet
+//! address of its own for each frame, a front-end that connects and breaks the protocol, ten
+//! thousand times a second. A log that fills the host's disk is theirs to make no more than anything
+//! else, so lines have a budget.
+
+use std::time::Duration;
+
+/// Lines that may come at once: more than a start and a guest's boot have.
+const BURST: u32 = 200;
+
+/// Time after which one line more is allowed: 86,400 a day, a few megabytes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which lines are printed: at most [`BURST`] at once, and one for each [`PAUSE`] in the long run.
+pub(super) struct Budget {
+    left: u32,
+    /// When `left` was last raised.
+    raised: Duration,
+    withheld: u64,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self { left: BURST, raised: Duration::ZERO, withheld: 0 }
+    }
+
+    /// Whether a line may be printed `at` this time since start; if so, how many were withheld before.
+    pub(super) fn take(&mut self, at: Duration) -> Option<u64> {
+        let pauses = at.saturating_sub(self.raised).as_secs() / PAUSE.as_secs();
+        let more = u32::try_from(pauses).unwrap_or(BURST).min(BURST);
+        self.left = (self.left + more).min(BURST);
+        self.raised += PAUSE * more;
+        if more == BURST {
+            self.raised = at;
+        }
+        if self.left == 0 {
+            self.withheld += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.withheld))
+    }
+
+    /// A line got lost on its way.
+    pub(super) fn note_lost(&mut self) {
+        self.withheld += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_messages_is_withheld_and_counted() {
+        let mut budget = Budget::new();
+        let begin = Duration::from_millis(1500);
+        let printed = (0..10_000).filter(|_| budget.take(begin).is_some()).count();
+        assert_eq!(printed, BURST as usize);
+        assert_eq!(budget.take(begin + PAUSE), Some(10_000 - u64::from(BURST)));
+        assert_eq!(budget.take(begin + PAUSE), None);
+        assert_eq!(budget.take(begin + PAUSE * 2), Some(1));
+    }
+
+    #[test]
+    fn silence_restores_the_budget_and_no_more() {
+        let mut budget = Budget::new();
+        for at in [0, 1_000_000, 10_000_000_000] {
+            let at = Duration::from_secs(at);
+            let printed = (0..1000).filter(|_| budget.take(at).is_some()).count();
+            assert_eq!(printed, BURST as usize, "after {at:?}");
+        }
+    }
+}

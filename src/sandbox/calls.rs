@@ -1,0 +1,229 @@
+//! Which system calls each program makes once it is set up. Everything else kills it.
+//!
+//! The lists hold what the engine, the links, the log and the Rust runtime call, also on their error
+//! paths: an allocator that asks for memory, a panic that prints its message and ends the process. No
+//! list holds a call that opens a file by name for reading or writing, executes a program, makes a
+//! process or thread, enters a namespace, makes memory executable, or sends a signal to another
+//! process.
+//!
+//! Calls are checked by argument where that takes something from an attacker and the packet path does
+//! not make them: see `sys::seccomp` for what a check costs.
+
+use libc::c_long;
+
+use super::Program;
+use crate::sys::seccomp::{Call, Check};
+
+/// Address families of sockets on the host. Others reach far more of the kernel.
+const HOST_FAMILIES: Check = Check::OneOf(&[libc::AF_INET as u32, libc::AF_INET6 as u32]);
+
+/// Families of sockets that are made in pasta's namespace.
+const GUEST_FAMILIES: Check =
+    Check::OneOf(&[libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32]);
+
+/// No device and no terminal is controlled: what is left is how full a queue is, and the flags of a
+/// descriptor, which the standard library sets this way.
+const IOCTLS: Check = Check::OneOf(&[
+    libc::FIONBIO as u32,
+    libc::FIOCLEX as u32,
+    libc::FIONREAD as u32,
+    libc::TIOCOUTQ as u32,
+]);
+
+/// Flags, duplicates and the size of pipes. Not the owner of a descriptor, who gets signals.
+const FCNTLS: Check = Check::OneOf(&[
+    libc::F_DUPFD_CLOEXEC as u32,
+    libc::F_GETFD as u32,
+    libc::F_SETFD as u32,
+    libc::F_GETFL as u32,
+    libc::F_SETFL as u32,
+    libc::F_SETPIPE_SZ as u32,
+    libc::F_GETPIPE_SZ as u32,
+]);
+
+const NOT_EXECUTABLE: Check = Check::Without(libc::PROT_EXEC as u32);
+
+/// Whether a name is there, and nothing about what it names.
+const PATH_ONLY: Check = Check::With(libc::O_PATH as u32);
+
+/// What is known about an open file, not about a name.
+const DESCRIPTOR_ITSELF: Check = Check::With(libc::AT_EMPTY_PATH as u32);
+
+const fn any(number: c_long) -> Call {
+    Call { number, check: None }
+}
+
+const fn checked(number: c_long, argument: u8, check: Check) -> Call {
+    Call { number, check: Some((argument, check)) }
+}
+
+/// The loop, sockets, the log and the capture file.
+const COMMON: &[Call] = &[
+    // The loop and its clock.
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_epoll_pwait),
+    any(libc::SYS_epoll_pwait2),
+    any(libc::SYS_clock_gettime),
+    // Sockets.
+    checked(libc::SYS_socket, 0, HOST_FAMILIES),
+    any(libc::SYS_accept),
+    any(libc::SYS_accept4),
+    any(libc::SYS_bind),
+    any(libc::SYS_connect),
+    any(libc::SYS_listen),
+    any(libc::SYS_shutdown),
+    any(libc::SYS_getsockname),
+    any(libc::SYS_getpeername),
+    any(libc::SYS_getsockopt),
+    any(libc::SYS_setsockopt),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_recvmmsg),
+    any(libc::SYS_sendto),
+    any(libc::SYS_sendmsg),
+    any(libc::SYS_sendmmsg),
+    // Descriptors.
+    any(libc::SYS_close),
+    // In the background standard error is replaced last.
+    any(libc::SYS_dup3),
+    checked(libc::SYS_fcntl, 1, FCNTLS),
+    checked(libc::SYS_ioctl, 1, IOCTLS),
+    any(libc::SYS_read),
+    any(libc::SYS_write),
+    any(libc::SYS_writev),
+    // Log and capture: appended to, cut from the front when full, brought to the disk at the end.
+    any(libc::SYS_lseek),
+    any(libc::SYS_pread64),
+    any(libc::SYS_pwrite64),
+    any(libc::SYS_ftruncate),
+    any(libc::SYS_fallocate),
+    any(libc::SYS_fsync),
+    any(libc::SYS_fdatasync),
+    any(libc::SYS_fstat),
+    checked(libc::SYS_newfstatat, 3, DESCRIPTOR_ITSELF),
+    checked(libc::SYS_statx, 2, DESCRIPTOR_ITSELF),
+];
+
+/// What Rust and the C library do on their own.
+const RUNTIME: &[Call] = &[
+    // The allocator.
+    any(libc::SYS_brk),
+    any(libc::SYS_madvise),
+    any(libc::SYS_mremap),
+    any(libc::SYS_munmap),
+    checked(libc::SYS_mmap, 2, NOT_EXECUTABLE),
+    #[cfg(target_env = "musl")]
+    checked(libc::SYS_mprotect, 2, NOT_EXECUTABLE),
+    // Locks that nobody waits for, of the C library's once-only initialisation. Waiting would be for
+    // ever.
+    checked(
+        libc::SYS_futex,
+        1,
+        Check::Equals((libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32),
+    ),
+    // Keys of hash tables.
+    any(libc::SYS_getrandom),
+    // Handlers of SIGBUS and SIGSEGV, and of the calls that a stopped process goes on with.
+    any(libc::SYS_rt_sigaction),
+    any(libc::SYS_rt_sigprocmask),
+    any(libc::SYS_rt_sigreturn),
+    any(libc::SYS_restart_syscall),
+    any(libc::SYS_sigaltstack),
+    // The end, also by abort(3), which raises a signal (see `own_signals`).
+    any(libc::SYS_getpid),
+    any(libc::SYS_gettid),
+    any(libc::SYS_exit),
+    any(libc::SYS_exit_group),
+];
+
+/// Calls that only kernels of older processors have; others have the newer name alone.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[Call] = &[any(libc::SYS_epoll_wait), any(libc::SYS_dup2)];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[Call] = &[];
+
+/// Guests in front of passt: their rings and their memory. Both protocols, since the first bytes of
+/// a client tell which one it speaks.
+const PASST: &[Call] = &[
+    any(libc::SYS_eventfd2),
+    checked(libc::SYS_socketpair, 0, Check::Equals(libc::AF_UNIX as u32)),
+];
+
+/// pasta: what passes the tap device by, the command's end, and whether the namespace is there.
+const PASTA: &[Call] = &[
+    any(libc::SYS_splice),
+    any(libc::SYS_pipe2),
+    any(libc::SYS_waitid),
+    checked(libc::SYS_openat, 2, PATH_ONLY),
+];
+
+/// The process that makes sockets in pasta's namespace.
+const SOCKET_MAKER: &[Call] = &[
+    any(libc::SYS_read),
+    checked(libc::SYS_socket, 0, GUEST_FAMILIES),
+    any(libc::SYS_sendmsg),
+    any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
+    any(libc::SYS_restart_syscall),
+    any(libc::SYS_exit_group),
+];
+
+/// The complete list of a program with one thread that runs as process `pid`.
+pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
+    let own_signals = [
+        checked(libc::SYS_tgkill, 0, Check::Equals(pid)),
+        #[cfg(target_env = "musl")]
+        checked(libc::SYS_tkill, 0, Check::Equals(pid)),
+    ];
+    let special = match program {
+        Program::Passt => PASST,
+        Program::Pasta => PASTA,
+        Program::SocketMaker => return SOCKET_MAKER.to_vec(),
+    };
+    [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seccomp::Filter;
+
+    const PROGRAMS: [Program; 3] = [Program::Passt, Program::Pasta, Program::SocketMaker];
+
+    #[test]
+    fn every_list_makes_a_filter_and_names_a_call_once() {
+        for program in PROGRAMS {
+            let calls = of(program, 1);
+            Filter::new(&calls).unwrap_or_else(|error| panic!("{program:?}: {error}"));
+            let mut numbers: Vec<c_long> = calls.iter().map(|call| call.number).collect();
+            numbers.sort_unstable();
+            assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]), "{program:?}");
+        }
+    }
+
+    #[test]
+    fn no_list_reaches_beyond_the_process() {
+        let never = [
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_kill,
+            libc::SYS_ptrace,
+            libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_mount,
+            libc::SYS_prctl,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_process_vm_writev,
+        ];
+        for program in PROGRAMS {
+            let calls = of(program, 1);
+            assert!(!calls.iter().any(|call| never.contains(&call.number)), "{program:?}");
+        }
+    }
+}

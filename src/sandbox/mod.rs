@@ -1,0 +1,230 @@
+//! Isolation, in stages. Guests, front-ends and the network are hostile; should one of them take the
+//! program over in spite of everything else, it finds itself as a user without rights, in a file
+//! system without files, with a few dozen system calls. `contrib/THREATS.md` tells what is left at
+//! each stage.
+//!
+//! ```text
+//!   limit_capabilities   first of all: no capability that start-up does not need
+//!   detach               files and client socket are open: another user, a user namespace of our own
+//!   close_off            everything is open: no file system, no capabilities
+//!   confine              in the process that goes on: no other system calls
+//! ```
+//!
+//! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
+//! [`identity`]. Its command is forked before `close_off`, and is affected by nothing here; its helper
+//! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]).
+//!
+//! In the background the program is the first process of a process id namespace, for which the kernel
+//! ignores every signal that has its default action. The signals that end the program are therefore
+//! blocked before (and then read from a descriptor). It forks nothing any more, so nothing has to be
+//! reaped.
+//!
+//! A stage that cannot be reached ends the program: there is no half of a sandbox. What may be
+//! missing is what never was there (a capability to give up, a bounding set that may not be changed).
+
+mod calls;
+pub mod identity;
+
+use rustix::io::Errno;
+
+use crate::conf::RunConf;
+use crate::start::StartError;
+use crate::sys::capability::{self, Capabilities};
+use crate::sys::errno_text;
+use crate::sys::mount;
+use crate::sys::namespace::{self, Kinds};
+use crate::sys::seccomp::Filter;
+
+/// Where the empty root is mounted. A folder that every system has, and that policies for passt
+/// (AppArmor, SELinux) expect.
+const EMPTY_ROOT: &str = "/tmp";
+
+/// What start-up may need, depending on who starts it: to become another user, to make namespaces and
+/// mounts, to configure a network, to bind low ports, to open what the operator names.
+const AT_START: Capabilities = Capabilities::NET_BIND_SERVICE
+    .union(Capabilities::SETUID)
+    .union(Capabilities::SETGID)
+    .union(Capabilities::SETPCAP)
+    .union(Capabilities::SYS_ADMIN)
+    .union(Capabilities::NET_ADMIN)
+    .union(Capabilities::DAC_OVERRIDE)
+    .union(Capabilities::SYS_CHROOT);
+
+/// What root of a user namespace needs besides: to map itself into one more, and to open the
+/// namespaces of its other processes.
+const AT_START_AS_ROOT: Capabilities = Capabilities::SETFCAP.union(Capabilities::SYS_PTRACE);
+
+/// What a process is confined to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// In front of a virtual machine, by either protocol.
+    Passt,
+    /// In front of a network namespace.
+    Pasta,
+    /// pasta's helper.
+    SocketMaker,
+}
+
+/// What of pasta's set-up needs capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// None: there is no namespace.
+    Passt,
+    /// A namespace of our own.
+    Pasta,
+    /// One of others.
+    PastaOfOthers,
+}
+
+/// A stage that could not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("Failed to sandbox process, exiting: {what}: {why}{cure}")]
+pub struct SandboxError {
+    what: &'static str,
+    why: String,
+    cure: &'static str,
+}
+
+impl SandboxError {
+    fn new(what: &'static str, errno: Errno, cure: &'static str) -> Self {
+        Self { what, why: errno_text(errno), cure }
+    }
+}
+
+impl From<SandboxError> for StartError {
+    fn from(error: SandboxError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Names what failed, where there is nothing that the operator could do.
+fn failed(what: &'static str) -> impl FnOnce(Errno) -> SandboxError {
+    move |errno| SandboxError::new(what, errno, "")
+}
+
+/// First stage: gives up every capability that start-up does not need.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn limit_capabilities() -> Result<(), SandboxError> {
+    let root = rustix::process::geteuid().is_root();
+    let kept = if root { AT_START.union(AT_START_AS_ROOT) } else { AT_START };
+    capability::keep(kept).map_err(failed("couldn't drop capabilities"))
+}
+
+/// Second stage for passt: becomes who the operator wants, in a user namespace of its own.
+///
+/// # Errors
+/// There is no such user, or no user namespace can be made.
+pub fn detach(conf: &RunConf) -> Result<(), StartError> {
+    identity::settle_user(conf.run_as.as_deref(), false)?;
+    identity::create_namespace()?;
+    Ok(keep_for_setup(conf, Setup::Passt)?)
+}
+
+/// End of the second stage: gives up every capability that the rest of start-up does not need.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), SandboxError> {
+    let mut kept = Capabilities::SYS_ADMIN.union(Capabilities::SETPCAP);
+    if conf.chroot_fallback {
+        kept |= Capabilities::SYS_CHROOT;
+    }
+    if setup != Setup::Passt {
+        kept |= Capabilities::NET_ADMIN | Capabilities::NET_BIND_SERVICE;
+    }
+    if setup == Setup::PastaOfOthers {
+        kept |= Capabilities::SYS_PTRACE;
+    }
+    capability::keep(kept).map_err(failed("couldn't drop capabilities"))
+}
+
+/// Third stage, with everything open that will be needed, and before the program goes to the
+/// background: leaves the file system for an empty one, and gives up capabilities. pasta keeps the
+/// right to bind to low ports of its namespace.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
+    // A process has to end for this to matter: in the background, the launcher does.
+    let processes = if conf.foreground { Kinds::COMMAND } else { Kinds::COMMAND.with(Kinds::PID) };
+    namespace::create(processes).map_err(|errno| {
+        SandboxError::new("couldn't create namespaces", errno, namespace_cure(errno))
+    })?;
+    leave_file_system(conf.chroot_fallback)?;
+    capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
+    let kept = match program {
+        Program::Pasta => Capabilities::NET_BIND_SERVICE,
+        Program::Passt | Program::SocketMaker => Capabilities::empty(),
+    };
+    capability::keep(kept).map_err(failed("couldn't drop capabilities"))
+}
+
+fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
+    mount::detach_all().map_err(failed("couldn't detach mounts"))?;
+    mount::enter_empty(EMPTY_ROOT).map_err(|errno| {
+        let cure = match errno {
+            Errno::NOENT | Errno::NOTDIR => ": make a folder of that name",
+            _ => "",
+        };
+        SandboxError::new("couldn't mount an empty file system on /tmp", errno, cure)
+    })?;
+    match mount::pivot_to_here() {
+        Ok(()) => Ok(()),
+        Err(_) if chroot_fallback => {
+            log::info!("Failed to pivot_root(), fallback to chroot()...");
+            mount::chroot_to_here().map_err(failed("couldn't change the root with chroot"))
+        }
+        Err(errno) => {
+            let cure = ": where the root is an initramfs, add --chroot-fallback";
+            Err(SandboxError::new("couldn't change the root with pivot_root", errno, cure))
+        }
+    }
+}
+
+/// What to do where namespaces cannot be made.
+fn namespace_cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::PERM | Errno::ACCESS => {
+            ": allow user namespaces (kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns, the container's seccomp profile)"
+        }
+        Errno::NOSPC | Errno::USERS => {
+            ": raise user.max_user_namespaces and its siblings, or nest fewer containers"
+        }
+        Errno::INVAL | Errno::NOSYS => ": use a kernel with namespaces",
+        _ => "",
+    }
+}
+
+/// Last stage, in the process that goes on: no system calls but those of the program's list, no core
+/// dumps, and messages of panics go where all messages go.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn confine(program: Program) -> Result<(), SandboxError> {
+    // What the default hook does besides printing the message, a backtrace, needs files.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    filter(program)?.install().map_err(|errno| {
+        let cure = ": use a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)";
+        SandboxError::new("couldn't install the system call filter", errno, cure)
+    })
+}
+
+/// What [`sys::namespace_socket`](crate::sys::namespace_socket)'s helper is confined to.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn socket_maker() -> Result<Filter, SandboxError> {
+    filter(Program::SocketMaker)
+}
+
+fn filter(program: Program) -> Result<Filter, SandboxError> {
+    let pid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    Filter::new(&calls::of(program, pid)).map_err(|why| SandboxError {
+        what: "couldn't make the system call filter",
+        why,
+        cure: "",
+    })
+}

@@ -1,0 +1,92 @@
+//! Files that a start makes: they are to be there when the program is ready, and gone when it could not
+//! start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::StartError;
+
+/// Files that this start has made. They are removed when this is dropped before [`keep`](Self::keep).
+#[derive(Debug, Default)]
+pub struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// `path` was not there before.
+    pub fn note(&mut self, path: &Path) {
+        self.0.push(path.to_owned());
+    }
+
+    /// The files are to stay, or are somebody else's to remove.
+    pub fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _might_be_out_of_reach = fs::remove_file(path);
+        }
+    }
+}
+
+/// The PID file, open and empty.
+#[derive(Debug)]
+pub struct PidFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Opens the file, so that a path that cannot be written is an error while one can be reported. An
+    /// existing one is emptied, whoever owns it: callers reserve the name. A named pipe must have a
+    /// reader: opening never waits.
+    ///
+    /// # Errors
+    /// [`StartError::PidFile`].
+    pub fn open(path: &Path, made: &mut Made) -> Result<Self, StartError> {
+        let failed = |source| StartError::PidFile { path: path.to_owned(), source };
+        let file = match Self::existing(path) {
+            // Asking for creation where the file exists is refused in folders that everyone may
+            // write (fs.protected_regular in proc_sys_fs(5)), so that comes second.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                match Self::options().create_new(true).mode(0o600).open(path) {
+                    Ok(file) => {
+                        made.note(path);
+                        file
+                    }
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        Self::existing(path).map_err(failed)?
+                    }
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            opened => opened.map_err(failed)?,
+        };
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    fn options() -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        options
+    }
+
+    fn existing(path: &Path) -> std::io::Result<File> {
+        Self::options().truncate(true).open(path)
+    }
+
+    /// Writes a process id, at once: who waits for content sees all of it.
+    ///
+    /// # Errors
+    /// What write(2) reports.
+    pub fn write(mut self, pid: i32) -> Result<(), StartError> {
+        let written = self.file.write_all(format!("{pid}\n").as_bytes());
+        written.map_err(|error| {
+            let path = self.path.display();
+            StartError::Other(format!("Couldn't write PID file {path}: {error}"))
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! The last step of a start: telling whoever waits that the program is ready.
+//!
+//! In the background that is the exit code of the first process, and with it the PID file is written.
+//! The first process waits for a byte from the second, which sends it when nothing is left that could
+//! fail. When the second one ends instead, the first one ends with an error. In the foreground it is
+//! the PID file alone.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::files::{Made, PidFile};
+use super::notify::ServiceManager;
+use super::{StartError, system};
+use crate::conf::RunConf;
+use crate::sys::process::{self, Forked};
+
+/// Everything that saying "ready" takes, opened while the file system is there.
+pub struct Readiness {
+    foreground: bool,
+    made: Made,
+    pid_file: Option<PidFile>,
+    manager: Option<ServiceManager>,
+    null: OwnedFd,
+}
+
+/// Which process goes on after [`Readiness::fork`].
+pub enum Continue {
+    /// The program: with what it says when it is ready.
+    Program(Announcement),
+    /// The first process, which has nothing left to do but end with 0.
+    Starter,
+}
+
+/// The word that a process in the background, or one in the foreground, is ready.
+pub struct Announcement(Kind);
+
+enum Kind {
+    Background { starter: OwnedFd, null: OwnedFd },
+    Foreground { pid_file: Option<PidFile>, manager: Option<ServiceManager> },
+}
+
+impl Readiness {
+    /// Opens what will be needed. `made` are the files that go away if the program does not get ready.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn prepare(run: &RunConf, mut made: Made) -> Result<Self, StartError> {
+        let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, &mut made)).transpose()?;
+        let manager = if run.notify { ServiceManager::connect()? } else { None };
+        let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
+        Ok(Self { foreground: run.foreground, made, pid_file, manager, null })
+    }
+
+    /// This process is not the program: what was made is none of its business.
+    pub fn disown(&mut self) {
+        self.made.keep();
+    }
+
+    /// Goes to the background, unless told to stay. In the first process it returns when the program
+    /// is ready.
+    ///
+    /// # Errors
+    /// [`StartError`], in either process.
+    pub fn fork(self) -> Result<Continue, StartError> {
+        let Self { foreground, mut made, pid_file, manager, null } = self;
+        // The sandbox has put files out of reach.
+        made.keep();
+        if foreground {
+            let kind = Kind::Foreground { pid_file, manager };
+            return Ok(Continue::Program(Announcement(kind)));
+        }
+        let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(system("Couldn't make a pipe"))?;
+        match process::fork().map_err(system("Couldn't go to the background"))? {
+            Forked::Child => {
+                rustix::process::setsid().map_err(system("setsid"))?;
+                let kind = Kind::Background { starter, null };
+                Ok(Continue::Program(Announcement(kind)))
+            }
+            Forked::Parent(pid) => {
+                drop(starter);
+                wait(&program)?;
+                if let Err(error) = tell(pid, pid_file, manager.as_ref()) {
+                    let _ended = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+                    return Err(error);
+                }
+                Ok(Continue::Starter)
+            }
+        }
+    }
+}
+
+/// Waits for the byte that says that the program is ready.
+fn wait(program: &OwnedFd) -> Result<(), StartError> {
+    let mut byte = [0];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(program, &mut byte));
+    match count.map_err(system("Couldn't wait for the process in the background"))? {
+        0 => Err(StartError::Other(
+            "The process in the background has ended before it was ready".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Tells who waits that process `pid` is ready.
+fn tell(
+    pid: i32,
+    pid_file: Option<PidFile>,
+    manager: Option<&ServiceManager>,
+) -> Result<(), StartError> {
+    if let Some(file) = pid_file {
+        file.write(pid)?;
+    }
+    if let Some(manager) = manager {
+        let told = manager.ready(pid);
+        told.map_err(|e| StartError::Other(format!("Couldn't tell the service manager: {e}")))?;
+    }
+    Ok(())
+}
+
+impl Announcement {
+    /// Says it. From here on the program is on its own: in the background it has no standard input,
+    /// output and error any more.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn say(self) -> Result<(), StartError> {
+        match self.0 {
+            Kind::Foreground { pid_file, manager } => {
+                let pid = rustix::process::getpid().as_raw_nonzero().get();
+                tell(pid, pid_file, manager.as_ref())?;
+            }
+            Kind::Background { starter, null } => {
+                let said: Result<(), Errno> = process::replace_standard_descriptors(&null)
+                    .and_then(|()| rustix::io::write(&starter, &[1]).map(drop));
+                said.map_err(system("Couldn't leave the first process"))?;
+                crate::log::leave_stderr();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_ends_without_a_word_was_not_ready() {
+        let (program, starter) = rustix::pipe::pipe().unwrap();
+        drop(starter);
+        let error = wait(&program).unwrap_err().to_string();
+        assert!(error.contains("ended before it was ready"), "{error}");
+        let (program, starter) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&starter, &[1]).unwrap();
+        assert!(wait(&program).is_ok());
+    }
+}

@@ -1,0 +1,38 @@
+//! Capabilities of the calling thread (capabilities(7)).
+
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
+    set_capabilities,
+};
+
+/// A set of capabilities.
+pub type Capabilities = CapabilitySet;
+
+/// Keeps those of the thread's capabilities that are in `wanted`, permitted and effective, and lets
+/// none be inherited.
+///
+/// # Errors
+/// What capget(2) or capset(2) report.
+pub fn keep(wanted: Capabilities) -> Result<(), Errno> {
+    let kept = capabilities(None)?.permitted & wanted;
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
+}
+
+/// Empties the bounding set: no program that is executed gains anything. Without `SETPCAP` the set
+/// stays as it is.
+///
+/// # Errors
+/// What prctl(2) reports, but not that it is not permitted or that the kernel knows no more
+/// capabilities.
+pub fn empty_bounding_set() -> Result<(), Errno> {
+    for number in 0..u64::BITS {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::PERM) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! What a process gets from whoever starts it, and passes on: descriptors, signals, limits.
+//!
+//! A parent may have blocked or ignored signals, leaked descriptors, lowered a limit. None of it may
+//! change what the program does. The command that pasta starts is to find what pasta found, where
+//! the program had to change it.
+//!
+//! Two things are there before `main`: Rust's runtime ignores SIGPIPE, and opens standard input,
+//! output and error on `/dev/null` where they are closed, so that no file of ours becomes one of
+//! them (`tests/lifecycle.rs` checks both).
+
+use std::os::fd::RawFd;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::sys::socket::last_errno;
+
+/// Signals that end the program as asked, with exit code 0.
+pub const ENDING_SIGNALS: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGQUIT];
+
+/// The limit of open descriptors.
+#[derive(Clone, Debug)]
+pub struct DescriptorLimit {
+    /// What it is now.
+    pub maximum: u64,
+    original: Rlimit,
+}
+
+/// Raises the limit of open descriptors to the hard limit.
+///
+/// # Errors
+/// What setrlimit(2) reports.
+pub fn raise_descriptor_limit() -> Result<DescriptorLimit, Errno> {
+    let original = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: original.maximum, ..original };
+    setrlimit(Resource::Nofile, raised)?;
+    Ok(DescriptorLimit { maximum: original.maximum.unwrap_or(u64::MAX), original })
+}
+
+/// Closes all descriptors behind standard error but `keep`. Only at start, while nothing in the process
+/// owns any of them.
+///
+/// # Errors
+/// What close_range(2) reports; `NOSYS` before Linux 5.9.
+pub fn close_descriptors(keep: Option<RawFd>) -> Result<(), Errno> {
+    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
+    let Some(keep) = keep.and_then(|fd| u32::try_from(fd).ok()).filter(|fd| *fd >= first) else {
+        return close_range(first, u32::MAX, 0);
+    };
+    if keep > first {
+        close_range(first, keep - 1, 0)?;
+    }
+    close_range(keep + 1, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: plain numbers; what is closed, nobody owns (see the callers).
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Makes signals do what they do by default, whatever the parent thought of them, and those of
+/// [`ENDING_SIGNALS`] end the program, with 0, until it asks for them as a descriptor.
+///
+/// # Errors
+/// What sigaction(2) reports.
+pub fn settle_signals() -> Result<(), Errno> {
+    set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
+    let end = end_at_once as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in ENDING_SIGNALS {
+        set_handler(signal, end)?;
+    }
+    unblock_signals()
+}
+
+/// Ends the process; called as a signal handler.
+extern "C" fn end_at_once(_signal: libc::c_int) {
+    // SAFETY: _exit(2) may be called from signal handlers, and runs nothing of the program.
+    unsafe { libc::_exit(0) }
+}
+
+fn set_handler(signal: libc::c_int, handler: libc::sighandler_t) -> Result<(), Errno> {
+    // SAFETY: all-zero is a valid sigaction without flags and with an empty mask; the handler is a
+    // function of the right type, or one of the kernel's constants.
+    let rc = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+    };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn unblock_signals() -> Result<(), Errno> {
+    // SAFETY: all-zero is a valid sigset_t, and sigemptyset initialises it anyway.
+    let rc = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Prepares the calling process, a fork of the program, for being replaced by a command: it gets the
+/// limit that the program found, none of its descriptors, and no signal that is blocked or treated
+/// in the program's own way. Signals that were ignored before the program started still are, as
+/// nohup(1) wants it.
+///
+/// # Errors
+/// What the system calls report.
+pub fn restore_for_command(limit: &DescriptorLimit) -> Result<(), Errno> {
+    setrlimit(Resource::Nofile, limit.original)?;
+    for signal in ENDING_SIGNALS.into_iter().chain([libc::SIGPIPE, libc::SIGCHLD]) {
+        set_handler(signal, libc::SIG_DFL)?;
+    }
+    unblock_signals()?;
+    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
+    // All of them are closed on exec anyway, or should be.
+    let _since_linux_5_11 = close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The command line of the program as a process: what goes where, exit codes, under which names, and
+//! that nothing is left behind by a start that fails. The options themselves have unit tests.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const PASST: &str = env!("CARGO_BIN_EXE_passt");
+const PASTA: &str = env!("CARGO_BIN_EXE_pasta");
+
+fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
+    Command::new(program.as_ref()).args(arguments).output().expect("the program can be started")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard output of a run that succeeds without a word on standard error.
+fn answer(program: impl AsRef<Path>, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    assert_eq!(text(&output.stderr), "", "{arguments:?}");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    text(&output.stdout)
+}
+
+/// Standard error of a run that fails without a word on standard output.
+fn refusal(program: impl AsRef<Path>, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    assert_eq!(text(&output.stdout), "", "{arguments:?}");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    text(&output.stderr)
+}
+
+#[test]
+fn help_and_version_are_on_standard_output() {
+    for (program, name) in [(PASST, "passt"), (PASTA, "pasta")] {
+        let version = answer(program, &["--version"]);
+        assert!(version.starts_with(&format!("{name} ")), "{version}");
+        assert!(version.lines().count() > 1, "the licence follows");
+        let help = answer(program, &["--help"]);
+        assert!(help.contains(&format!("Usage: {name} ")), "{help}");
+        assert!(help.contains("--map-guest-addr"), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        assert_eq!(answer(program, &["-h"]), help);
+        assert_eq!(answer(program, &["--print-capabilities"]), "{\n  \"type\": \"net\"\n}\n");
+    }
+    let help = |program| answer(program, &["--help"]);
+    assert!(help(PASST).contains("--socket") && !help(PASST).contains("--config-net"));
+    assert!(help(PASTA).contains("--config-net") && !help(PASTA).contains("--socket"));
+}
+
+#[test]
+fn an_unknown_option_is_refused_in_one_line_with_a_hint() {
+    for (program, name) in [(PASST, "passt"), (PASTA, "pasta")] {
+        let text = refusal(program, &["--quiet", "--xyz=1"]);
+        let hint = format!("Try '{name} --help' for more information.");
+        assert_eq!(text, format!("{name}: unrecognized option '--xyz=1'\n{hint}\n"));
+    }
+}
+
+#[test]
+fn an_option_can_be_probed_for() {
+    assert!(answer(PASTA, &["--host-lo-to-ns-lo", "--version"]).starts_with("pasta "));
+    assert!(refusal(PASTA, &["--not-yet-invented", "--version"]).contains("unrecognized option"));
+}
+
+#[test]
+fn the_name_decides_wherever_the_program_comes_from() {
+    let named = |program: &Path, name: &str| {
+        let output = Command::new(program).arg0(name).arg("--version").output();
+        text(&output.expect("the program can be started").stdout)
+    };
+    assert!(named(PASST.as_ref(), "pasta").starts_with("pasta "));
+    assert!(named(PASTA.as_ref(), "/anywhere/passt.avx2").starts_with("passt "));
+    let other = Command::new(PASST).arg0("other").arg("--version").output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other.stderr).starts_with("Cannot determine mode, invoke as \"passt\""));
+
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("pasta.avx2");
+    fs::copy(PASST, &copy).unwrap();
+    assert!(answer(&copy, &["--version"]).starts_with("pasta "));
+
+    // As with execveat(2): a file without any name.
+    let flags = rustix::fs::MemfdFlags::empty();
+    let mut memory = fs::File::from(rustix::fs::memfd_create("program", flags).unwrap());
+    memory.write_all(&fs::read(PASST).unwrap()).unwrap();
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    assert!(named(path.as_ref(), "pasta").starts_with("pasta "));
+}
+
+/// The words that callers look for, of today's packaged program and of earlier ones. Nothing has
+/// been made when they are said.
+#[test]
+fn fatal_errors_are_told_in_known_words_and_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let path = socket.to_str().unwrap();
+    for (arguments, parts) in [
+        (&["-t", "65536"][..], &["specifier '65536'", "Invalid port specifier 65536"][..]),
+        (
+            &["-t", "8001-8010,8005"],
+            &["Forwarding configuration conflict: TCP", "Overlapping port specifier"],
+        ),
+        (&["-m", "99999999"], &["MTU 99999999 too large (max 65521)", "--mtu takes"]),
+        (&["-t", "x", "-m", "65522"], &["MTU 65522 too large"]),
+        (&["-i", "eno999"], &["Invalid interface name eno999: No such device", "--interface"]),
+        (&["--outbound-if4", "lo9"], &["Invalid interface name lo9: No such device"]),
+        (&["--stats", "1", "-f"], &["Can't display statistics if not running in foreground"]),
+        (&["-c", "/c"], &["--conf-path is not supported yet", "Leave it out"]),
+        (&["extra"], &["Extra non-option argument: extra"]),
+        (&["--config-net"], &["--config-net is for pasta mode only"]),
+    ] {
+        let arguments = [&["-s", path], arguments].concat();
+        let text = refusal(PASST, &arguments);
+        assert!(parts.iter().all(|part| text.contains(part)), "{arguments:?}: {text}");
+        assert!(!socket.exists(), "{arguments:?}");
+    }
+}

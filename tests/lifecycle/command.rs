@@ -1,0 +1,94 @@
+//! The command that pasta starts: it finds what pasta found.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit};
+
+use crate::rig::{Place, contains, status_field, unshare};
+
+/// Runs `script` in a namespace of pasta's, which gets `prepared` by its parent.
+fn pasta(options: &[&str], script: &str, prepare: fn(&mut Command)) -> Output {
+    let mut command = unshare("n");
+    command.arg(env!("CARGO_BIN_EXE_pasta")).args(crate::rig::NETWORK).args(options);
+    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    command.args(["--", "sh", "-c", script]);
+    prepare(&mut command);
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> &str {
+    assert!(output.status.success(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+#[test]
+fn limits_signals_and_descriptors_are_what_they_were() {
+    let script = "ulimit -n; grep ^Sig /proc/self/status; ls /proc/self/fd";
+    let output = pasta(&[], script, |command| {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // SAFETY: system calls only, between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                let mut all: libc::sigset_t = std::mem::zeroed();
+                libc::sigfillset(&raw mut all);
+                libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+                libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+                libc::signal(libc::SIGTERM, libc::SIG_IGN);
+                libc::signal(libc::SIGHUP, libc::SIG_IGN);
+                libc::dup2(1, 77);
+                let limit = Rlimit { current: Some(200), maximum };
+                rustix::process::setrlimit(Resource::Nofile, limit)?;
+                Ok(())
+            });
+        }
+    });
+    let text = text(&output);
+    let (limit, rest) = text.split_once('\n').unwrap();
+    assert_eq!(limit, "200");
+    assert_eq!(status_field(rest, "SigBlk").trim_matches('0'), "", "{text}");
+    let ignored = status_field(rest, "SigIgn");
+    for signal in [Signal::PIPE, Signal::CHILD, Signal::TERM, Signal::QUIT] {
+        assert!(!contains(&ignored, signal), "{signal:?}: {text}");
+    }
+    assert!(contains(&ignored, Signal::HUP), "what the user asked for, as nohup(1) does");
+    let descriptors: Vec<&str> = rest.lines().filter(|line| !line.starts_with("Sig")).collect();
+    assert_eq!(descriptors, ["0", "1", "2", "3"], "the last is the folder itself");
+}
+
+#[test]
+fn its_output_is_its_own() {
+    let output = pasta(&[], "echo out; echo err >&2; exit 7", |_| ());
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(output.stdout, b"out\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.ends_with("err\n") && !stderr.contains("Client connection"), "{stderr}");
+}
+
+#[test]
+fn the_service_manager_of_pasta_is_not_its_own() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let run = |options: &[&str]| {
+        let mut command = unshare("n");
+        command.env("NOTIFY_SOCKET", &path).arg(env!("CARGO_BIN_EXE_pasta")).args(options);
+        command.args(["--", "sh", "-c", "echo \"<$NOTIFY_SOCKET>\""]).output().unwrap()
+    };
+    assert_eq!(text(&run(&["-4"])), format!("<{}>\n", path.display()), "untouched");
+    manager.set_nonblocking(true).unwrap();
+    assert!(manager.recv(&mut [0; 64]).is_err());
+    assert_eq!(text(&run(&["-4", "--notify"])), "<>\n");
+    assert!(manager.recv(&mut [0; 64]).is_ok());
+}
+
+#[test]
+fn a_command_that_is_not_there_is_an_error_in_words() {
+    let mut command = unshare("n");
+    command.arg(env!("CARGO_BIN_EXE_pasta")).args(["--", "/nonexistent"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("Failed to start command or shell: No such file"), "{text}");
+    assert!(!text.contains("os error"), "{text}");
+}

@@ -1,0 +1,155 @@
+//! When the program is ready, and who is told: the caller by an exit code, the PID file, the service
+//! manager. A start that fails says so in words, and leaves nothing behind.
+
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use rustix::process::{Signal, geteuid};
+
+use crate::rig::{PATIENCE, Place, refusal, until};
+
+fn mode(place: &Place, name: &str) -> u32 {
+    std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn background_is_ready_when_the_command_returns() {
+    let place = Place::new();
+    let mut program = place.background(&["--one-off"]);
+    assert_eq!(mode(&place, "pid"), 0o600);
+    for (number, link) in program.descriptors().into_iter().take(3) {
+        assert_eq!(link.to_str(), Some("/dev/null"), "descriptor {number}");
+    }
+    let session = rustix::process::getsid(Some(program.pid)).unwrap();
+    assert_eq!(session, program.pid, "a session of its own");
+    program.end(Signal::TERM);
+    assert!(place.path("pid").exists() && place.path("socket").exists(), "both stay behind");
+}
+
+#[test]
+fn foreground_is_ready_when_the_pid_file_is_written() {
+    let place = Place::new();
+    let mut program = place.foreground::<&str>(&[]);
+    assert_eq!(mode(&place, "pid"), 0o600);
+    assert!(place.serves());
+    assert_eq!(program.end(Signal::TERM), Some(0));
+    assert!(place.text("stdout").is_empty());
+    assert!(place.text("stderr").contains("UNIX domain socket bound at"));
+}
+
+#[test]
+fn a_pid_file_that_the_caller_reserved_is_used() {
+    let place = Place::new();
+    let path = place.path("pid");
+    std::fs::write(&path, "").unwrap();
+    // As a monitor does it that runs as another user, in a folder for everyone.
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(path.parent().unwrap(), PermissionsExt::from_mode(0o1777)).unwrap();
+    if geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+    }
+    let before = std::fs::metadata(&path).unwrap();
+    let _program = place.background::<&str>(&[]);
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!((before.ino(), before.uid()), (after.ino(), after.uid()), "it is the same file");
+    assert_eq!(mode(&place, "pid"), 0o666);
+}
+
+#[test]
+fn a_longer_old_pid_is_not_left_in_the_file() {
+    let place = Place::new();
+    std::fs::write(place.path("pid"), "123456789012\nand more\n").unwrap();
+    let program = place.background::<&str>(&[]);
+    assert_eq!(place.text("pid"), format!("{}\n", program.pid));
+}
+
+#[test]
+fn a_pipe_without_a_reader_is_an_error_and_no_wait() {
+    let place = Place::new();
+    let pipe = place.path("pid");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let message = refusal(&mut place.passt::<&str>(&[]));
+    assert!(message.contains("Couldn't open PID file"), "{message}");
+    assert!(pipe.exists(), "it was not ours");
+    assert!(!place.path("socket").exists());
+}
+
+#[test]
+fn a_start_that_fails_removes_what_it_made() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("127.0.0.1/{}", taken.local_addr().unwrap().port());
+    let message = refusal(&mut place.passt(&["-t", &port]));
+    assert!(message.contains("Address already in use"), "{message}");
+    assert!(!place.path("socket").exists() && !place.path("pid").exists());
+
+    std::fs::write(place.path("pid"), "").unwrap();
+    refusal(&mut place.passt(&["-t", &port]));
+    assert!(place.path("pid").exists(), "it was there before");
+}
+
+#[test]
+fn a_pid_that_cannot_be_written_ends_the_process_in_the_background() {
+    let place = Place::new();
+    let mut command = place.passt(&["--pid", "/dev/full"]);
+    let message = refusal(&mut command);
+    assert!(message.contains("Couldn't write PID file /dev/full: No space left"), "{message}");
+    let socket = place.path("socket");
+    until("its end", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
+}
+
+/// Waits for what the service manager is told.
+fn told(manager: &UnixDatagram) -> String {
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut message = [0; 256];
+    let length = manager.recv(&mut message).unwrap();
+    String::from_utf8(message[..length].to_vec()).unwrap()
+}
+
+#[test]
+fn the_service_manager_is_told_when_it_asks() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let mut command = place.passt(&["--notify"]);
+    assert!(command.env("NOTIFY_SOCKET", &path).status().unwrap().success());
+    let message = told(&manager);
+    let pid = place.pid().unwrap();
+    assert_eq!(message, format!("READY=1\nMAINPID={pid}\n"));
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+}
+
+#[test]
+fn the_service_manager_may_have_an_abstract_address() {
+    let place = Place::new();
+    let name = place.path("notify").display().to_string();
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    let mut command = place.passt(&["--notify", "--foreground"]);
+    let program = place.spawn(command.env("NOTIFY_SOCKET", format!("@{name}")));
+    assert_eq!(told(&manager), format!("READY=1\nMAINPID={}\n", program.pid));
+}
+
+#[test]
+fn a_service_manager_that_cannot_be_reached_is_an_error() {
+    let place = Place::new();
+    let mut command = place.passt(&["--notify"]);
+    let message = refusal(command.env("NOTIFY_SOCKET", place.path("nobody")));
+    assert!(message.contains("Couldn't reach the service manager at"), "{message}");
+}
+
+#[test]
+fn without_the_option_nobody_is_told() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let mut command = place.passt(&["--foreground"]);
+    let mut program = place.spawn(command.env("NOTIFY_SOCKET", &path));
+    assert!(place.serves());
+    program.end(Signal::TERM);
+    manager.set_nonblocking(true).unwrap();
+    assert!(manager.recv(&mut [0; 16]).is_err());
+}
