@@ -380,7 +380,7 @@ mod tests {
         };
         assert_eq!(event(1), 1, "all that is there, to begin with");
         assert_eq!([event(1), event(4), event(0)], [1, 1, 1]);
-        assert_eq!([event(0), event(0), event(0)], [2, 1, 0]);
+        assert_eq!([event(0), event(0), event(0)], [1, 1, 0]);
         let mut left = 60;
         send(left);
         for _ in 0..16 {
