@@ -59,6 +59,10 @@ pub const REASSEMBLY_BUFFER_BYTES: usize = 1 << 16;
 /// RFC 1122, section 3.3.2 wants 60 to 120 s).
 pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Bytes that may wait in the socket of a UDP flow each way, if the host allows it: 20 ms of 1 Gbit/s, while
+/// another process has the processor.
+pub const UDP_BUFFER_BYTES: i32 = 2 << 20;
+
 /// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
 pub const MAX_UDP_SEGMENTS: u32 = 128;
 

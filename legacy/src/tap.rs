@@ -8,13 +8,17 @@
 //! Frames lie one behind the other in two [`Arena`]s, one for each direction. A write happens at
 //! `commit`, so there always is room; a frame that the kernel does not want then is dropped and
 //! counted, as a full queue of an interface does.
+//!
+//! The device is watched level-triggered: a read that finds nothing costs as much as one that finds
+//! a small frame, and questions and answers come one by one. So no more frames are read after an
+//! event than are likely to wait; what waits beyond that is reported again.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::net_header::{Accepted, HEADER_BYTES, decode, encode};
 use passt_frame::{
     Arena, Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GsoSet,
-    LinkChange, MAX_FRAME_BYTES, PortEvents, Registrar, ToGuest, ToGuestList, Trigger,
+    LinkChange, MAX_FRAME_BYTES, MAX_FRAMES, PortEvents, Registrar, ToGuest, ToGuestList, Trigger,
 };
 
 /// Bytes of an Ethernet header: shorter frames are none.
@@ -25,6 +29,12 @@ const READ_BYTES: usize = HEADER_BYTES + MAX_FRAME_BYTES as usize;
 
 /// Bytes of each arena: 31 of the largest frames, which is more than a cache of a core holds.
 const ARENA_BYTES: usize = 2 * 1024 * 1024;
+
+/// Events that brought as many frames as expected before more are expected.
+const EVENTS_BEFORE_MORE: u8 = 4;
+
+/// Where so many frames are expected, reading goes on until there are none left.
+const BULK_FRAMES: usize = 8;
 
 /// Frames start at multiples of this, so that no two share a cache line.
 const ALIGN: usize = 64;
@@ -76,7 +86,41 @@ struct Incoming {
     used: usize,
     /// A frame that `on_event` read to see whether the device still is there.
     first: Option<Slot>,
+    /// Frames may wait that no event will report in this turn.
+    more: bool,
+    expected: Expected,
     nonsense: u64,
+}
+
+/// How many frames are likely to wait after an event.
+struct Expected {
+    frames: usize,
+    /// Events in a row that brought at least so many.
+    events: u8,
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        Self { frames: MAX_FRAMES, events: 0 }
+    }
+}
+
+impl Expected {
+    /// Whether to read on after `count` frames.
+    fn reads_on(&self, count: usize) -> bool {
+        count < self.frames || self.frames >= BULK_FRAMES
+    }
+
+    /// Learns from a round of reads that ended after `count` frames, because there were no more or
+    /// because no more were expected.
+    fn learn(&mut self, count: usize, emptied: bool) {
+        self.events = if emptied { 0 } else { self.events + 1 };
+        if emptied {
+            self.frames = count.max(1);
+        } else if self.events >= EVENTS_BEFORE_MORE {
+            *self = Self { frames: 2 * self.frames, events: 0 };
+        }
+    }
 }
 
 /// Frames to the namespace.
@@ -102,7 +146,7 @@ impl Tap {
     /// # Errors
     /// What dup(2) or epoll_ctl(2) report.
     pub fn new(device: OwnedFd, offloads: Offloads, registrar: &Registrar) -> Result<Self, Errno> {
-        registrar.add(&device, 0, Trigger::Edge)?;
+        registrar.add(&device, 0, Trigger::Level)?;
         let writer = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
         Ok(Self {
             incoming: Incoming {
@@ -111,13 +155,15 @@ impl Tap {
                 arena: Arena::new(ARENA_BYTES),
                 used: 0,
                 first: None,
+                more: true,
+                expected: Expected::default(),
                 nonsense: 0,
             },
             outgoing: Outgoing {
                 device: writer,
                 offloads,
                 arena: Arena::new(ARENA_BYTES),
-                slots: Vec::with_capacity(passt_frame::MAX_FRAMES),
+                slots: Vec::with_capacity(MAX_FRAMES),
                 refused: 0,
                 failed: 0,
             },
@@ -162,13 +208,20 @@ impl Incoming {
 // range until `release`.
 unsafe impl FromGuest for Incoming {
     fn take(&mut self, batch: &mut FromGuestBatch) {
-        while batch.has_room(1) {
+        let mut count = 0;
+        while self.more && batch.has_room(1) {
             let next = match self.first.take() {
                 Some(first) => Some(first),
+                None if !self.expected.reads_on(count) => None,
                 // An error means that the device is gone, which comes as an event of its own.
                 None => self.read().unwrap_or(None),
             };
-            let Some(slot) = next else { return };
+            let Some(slot) = next else {
+                self.more = false;
+                self.expected.learn(count, self.expected.reads_on(count));
+                return;
+            };
+            count += 1;
             match self.meta(slot) {
                 Some(meta) => {
                     batch.add_frame(&[self.arena.lend(slot.at..slot.at + slot.len)], meta);
@@ -239,6 +292,7 @@ impl FramePort for Tap {
         match self.incoming.read() {
             Ok(first) => {
                 self.incoming.first = first;
+                self.incoming.more = first.is_some();
                 PortEvents { frames: first.is_some(), ..PortEvents::default() }
             }
             Err(errno) => {
@@ -305,6 +359,34 @@ mod tests {
         assert!(tap.on_event(0).frames);
         assert_eq!(taken(&mut tap), [(2000, meta()), (60, meta())]);
         assert_eq!(taken(&mut tap), []);
+    }
+
+    #[test]
+    fn no_more_frames_are_read_than_are_expected_and_no_frame_is_forgotten() {
+        let (mut tap, namespace) = link(ALL);
+        let send = |frames: u8| {
+            for len in 0..frames {
+                let mut bytes = net_header::encode(&FrameMeta::default(), 0).to_vec();
+                bytes.resize(HEADER_BYTES + 60 + usize::from(len), 7);
+                rustix::io::write(&namespace, &bytes).unwrap();
+            }
+        };
+        let mut event = |frames: u8| {
+            send(frames);
+            let told = tap.on_event(0).frames;
+            let count = taken(&mut tap).len();
+            assert_eq!(told, count > 0);
+            count
+        };
+        assert_eq!(event(1), 1, "all that is there, to begin with");
+        assert_eq!([event(1), event(4), event(0)], [1, 1, 1]);
+        assert_eq!([event(0), event(0), event(0)], [1, 1, 0]);
+        let mut left = 60;
+        send(left);
+        for _ in 0..16 {
+            left -= event(0) as u8;
+        }
+        assert_eq!(left, 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{self, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
-use crate::limits::DATAGRAMS_PER_TURN;
+use crate::limits::{DATAGRAMS_PER_TURN, UDP_BUFFER_BYTES};
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::time::Timestamp;
@@ -235,6 +235,7 @@ pub(super) fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Res
     if transport == Transport::Udp {
         // Older kernels hand out one datagram at a time.
         let _ = datagram::coalesce(fd);
+        let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
     }
     Ok(())
 }

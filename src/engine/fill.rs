@@ -69,7 +69,8 @@ pub(super) fn fill(
     }
 }
 
-/// Peeks at the socket's queue from `wish.offset` on.
+/// Peeks at the socket's queue from `wish.offset` on. The head of the queue needs no offset: connections
+/// of questions and answers do without the option.
 fn peek(
     lease: &mut ToGuestLease<'_>,
     socket: BorrowedFd<'_>,
@@ -77,15 +78,20 @@ fn peek(
     wish: &Wish,
     bytes: u32,
 ) -> Result<u32, Errno> {
-    if tcp.peek == PeekOffset::Unsupported {
-        return lease.recv_stream(socket, bytes, wish.offset, libc::MSG_PEEK);
+    let offset = wish.offset;
+    match tcp.peek {
+        PeekOffset::Unsupported => {
+            return lease.recv_stream(socket, bytes, offset, libc::MSG_PEEK);
+        }
+        PeekOffset::Unset if offset == 0 => {
+            return lease.recv_stream(socket, bytes, 0, libc::MSG_PEEK);
+        }
+        PeekOffset::At(at) if at == offset => {}
+        PeekOffset::Unset | PeekOffset::At(_) => stream::set_peek_offset(socket, offset)?,
     }
-    if tcp.peek != PeekOffset::At(wish.offset) {
-        stream::set_peek_offset(socket, wish.offset)?;
-        tcp.peek = PeekOffset::At(wish.offset);
-    }
+    tcp.peek = PeekOffset::At(offset);
     let got = lease.recv_stream(socket, bytes, 0, libc::MSG_PEEK)?;
-    tcp.peek = PeekOffset::At(wish.offset + got);
+    tcp.peek = PeekOffset::At(offset + got);
     Ok(got)
 }
 

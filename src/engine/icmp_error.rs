@@ -4,11 +4,10 @@
 //! which then comes from whom the guest talks to: there is no other address for the offender.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use arrayvec::ArrayVec;
 use passt_frame::ToGuest;
-use rustix::net::sockopt;
 
 use super::Engine;
 use super::addressing::Addressing;
@@ -32,16 +31,19 @@ const MESSAGE_V6: usize = 1280 - 40;
 type Message = ArrayVec<u8, MESSAGE_V6>;
 
 impl Engine {
-    /// Empties the error queue of a flow's socket.
+    /// Empties the error queue of a flow's socket, if an event said that there is something in it.
     pub(super) fn relay_errors(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Some(flow) = self.flows.table.get(id) else { return };
+        let Some(flow) = self.flows.table.get_mut(id) else { return };
         let relay = matches!(flow.state.protocol, Protocol::Udp(_));
+        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
+            return;
+        };
+        if !std::mem::take(&mut state.failed) {
+            return;
+        }
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
         let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
         let fd = flow.state.socket.as_fd();
-        if !has_error(fd) {
-            return;
-        }
         let mut payload = [0; MESSAGE_V6];
         for _ in 0..ERRORS_PER_TURN {
             let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
@@ -59,11 +61,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Whether an error is pending; reading it also clears it for the next call on the socket.
-fn has_error(fd: BorrowedFd<'_>) -> bool {
-    !matches!(sockopt::socket_error(fd), Ok(Ok(())))
 }
 
 /// The error message for the guest and the address it comes from.

@@ -167,10 +167,13 @@ impl Engine {
 
     /// An event of a flow's socket.
     pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
-        let Some(flow) = self.flows.table.get(id) else { return };
-        match flow.state.protocol {
+        let Some(flow) = self.flows.table.get_mut(id) else { return };
+        match &mut flow.state.protocol {
             Protocol::Tcp(_) => self.tcp_event(id, events),
-            Protocol::Udp(_) | Protocol::Ping(_) => self.flows.mark_ready(id),
+            Protocol::Udp(state) | Protocol::Ping(state) => {
+                state.failed |= events.contains(EventFlags::ERR);
+                self.flows.mark_ready(id);
+            }
             Protocol::Splice(_) => self.splice_event(id, SpliceEnd::Initiator, events),
             Protocol::Relay(_) => self.relay_event(id, SpliceEnd::Initiator),
         }

@@ -131,6 +131,8 @@ pub struct DatagramState {
     pub largest: u32,
     /// The kernel refused to send several datagrams of this flow with one call.
     pub one_by_one: bool,
+    /// The socket may have errors queued.
+    pub failed: bool,
     /// The last datagram to the guest was large, or a burst.
     pub large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
@@ -148,6 +150,7 @@ impl DatagramState {
             hop_limit: 0,
             largest: 0,
             one_by_one: false,
+            failed: false,
             large: true,
             expected: 1,
             delivered: 0,

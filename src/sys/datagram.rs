@@ -68,6 +68,16 @@ pub fn coalesce(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
+/// Lets `bytes` bytes wait in each direction, or as many as `net.core.rmem_max` and `wmem_max` allow:
+/// both are twice the size that sockets start with, because the kernel doubles what is asked for.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn enlarge(socket: BorrowedFd<'_>, bytes: i32) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
+}
+
 /// Room for the control messages of one datagram: packet info of both families, or one error with
 /// its offender.
 #[repr(align(8))]

@@ -35,6 +35,7 @@ const IN_FLIGHT: &str = "
 const GUEST_CLOSED: &str = "
     > FA 1 ack=1
     shutdown
+    t 5
     < A 1 ack=2";
 
 /// The peer has closed its side; our FIN is not acknowledged.
@@ -132,7 +133,7 @@ mod syn_ack_sent {
 
     #[test]
     fn ack_with_data_and_fin_is_taken_whole() {
-        script(&[OUTBOUND, "> FA 1+20 ack=1 -> 0 20", "w 20", "shutdown", "< A 1 ack=22"]);
+        script(&[OUTBOUND, "> FA 1+20 ack=1 -> 0 20", "w 20", "shutdown", "t 5", "< A 1 ack=22"]);
     }
 
     #[test]
@@ -204,15 +205,22 @@ mod syn_sent {
             INBOUND,
             "! readable
              > SA 0 ack=1 mss=1460
-             < A 1 ack=1
              fill 0 8760 1
              = drained 100",
+        ]);
+        script(&[
+            INBOUND,
+            "! readable
+             > SA 0 ack=1 mss=1460
+             fill 0 8760 1
+             = empty
+             < A 1 ack=1",
         ]);
     }
 
     #[test]
     fn data_and_fin_of_a_syn_ack_are_taken() {
-        script(&[INBOUND, "> FSA 0+9 ack=1 -> 0 9", "w 9", "shutdown", "< A 1 ack=11"]);
+        script(&[INBOUND, "> FSA 0+9 ack=1 -> 0 9", "w 9", "shutdown", "t 5", "< A 1 ack=11"]);
     }
 
     #[test]
@@ -350,6 +358,7 @@ mod established {
              > FA 151+50 ack=1 -> 0 50
              w 50
              shutdown
+             t 5
              < A 1 ack=202",
         ]);
     }
@@ -372,8 +381,28 @@ mod established {
 
     #[test]
     fn fin_is_passed_on_and_acknowledged() {
-        script(&[OPEN, "> FA 1 ack=1", "shutdown", "< A 1 ack=2"]);
-        script(&[OPEN, "> FA 1+5 ack=1 -> 0 5", "w 5", "shutdown", "< A 1 ack=7"]);
+        script(&[OPEN, "> FA 1 ack=1", "shutdown", "t 5", "< A 1 ack=2"]);
+        script(&[OPEN, "> FA 1+5 ack=1 -> 0 5", "w 5", "shutdown", "t 5", "< A 1 ack=7"]);
+    }
+
+    #[test]
+    fn the_peers_fin_or_data_acknowledges_the_fin_if_it_comes_at_once() {
+        script(&[
+            OPEN,
+            "> FA 1 ack=1
+             shutdown
+             ! readable
+             fill 0 8760 1
+             = drained 100
+             t 5
+             ! peerclosed
+             fill 100 8760 101
+             = eof
+             < FA 101 ack=2
+             > A 2 ack=102
+             discard 100
+             close",
+        ]);
     }
 
     #[test]

@@ -14,8 +14,8 @@
 //! So what is held for stalled receivers is bounded by the pool, whatever the number of connections.
 //!
 //! TCP's half-close (RFC 9293, 3.6) is mirrored: the end of one source is passed on as a shutdown
-//! once all its bytes were written, and the other way goes on. When both are shut the connection is
-//! over. Any error on either end, a refused connection among them, resets both (linger 0).
+//! once all its bytes were written, and the other way goes on. When both are at their end the connection
+//! is over, and closing the sockets passes on what is left to be passed on. Any error on either end, a refused connection among them, resets both (linger 0).
 //!
 //! All events are edges. The machine remembers what they told until a call reports the contrary: a
 //! read that finds nothing or less than it could take, a write that was not complete. The kernel
@@ -223,7 +223,8 @@ impl Splice {
         if self.connecting {
             return None;
         }
-        if self.ways.iter().all(|way| way.shut) {
+        if self.ways.iter().all(|way| way.finished && way.held == 0 && !way.piped) {
+            // Closing says so, too, to whom it was not said yet.
             self.closed = true;
             return Some(Action::Close { reset: false });
         }

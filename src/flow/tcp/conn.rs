@@ -4,7 +4,7 @@
 use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
-use super::limits::{INACTIVITY, KEEPALIVE, WINDOW_SCALE};
+use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
 use super::segment::{Action, Fill, SocketEvent};
@@ -260,7 +260,7 @@ impl Conn {
         let idle = self.active_at + INACTIVITY;
         let soonest =
             if self.state == State::Established { self.keepalive_at().min(idle) } else { idle };
-        Some(self.retry.deadline().map_or(soonest, |at| at.min(soonest)))
+        [self.retry.deadline(), self.fin_ack_at()].into_iter().flatten().chain([soonest]).min()
     }
 
     fn keepalive_at(&self) -> Timestamp {
@@ -277,6 +277,9 @@ impl Conn {
         }
         if self.retry.is_due(now) {
             self.expire(now);
+        }
+        if self.fin_ack_at().is_some_and(|at| at <= now) {
+            self.acks = 1;
         }
         if self.state == State::Established && self.keepalive_at() <= now {
             let intervals = now.since(self.active_at).as_secs() / KEEPALIVE.as_secs();
@@ -421,7 +424,7 @@ impl Conn {
     }
 
     fn poll_rest(&mut self) -> Option<Action> {
-        if self.recv.is_ack_due() && !self.send.no_room {
+        if self.recv.is_ack_due() && !self.send.no_room && !self.waits_for_peers_end() {
             return Some(self.emit(self.send.ack_seq(), Flags::ACK));
         }
         if self.recv.take_watch() {
@@ -432,6 +435,19 @@ impl Conn {
             return Some(Action::Close { reset: false });
         }
         None
+    }
+
+    /// Whether the guest has ended its stream and the peer has not: the acknowledgement of a FIN may wait,
+    /// for there is nothing left that the guest could send. In most cases the peer ends its own stream at
+    /// once, with a segment that says both.
+    fn waits_for_peers_end(&self) -> bool {
+        self.recv.fin && !self.send.is_ended()
+    }
+
+    /// When that has waited for long enough.
+    fn fin_ack_at(&self) -> Option<Timestamp> {
+        let waits = self.recv.is_ack_due() && self.acks == 0 && self.waits_for_peers_end();
+        waits.then(|| self.active_at + FIN_ACK_DELAY)
     }
 
     fn fill(&mut self, filling: Filling, seq: SeqNr, bytes: u32) -> Action {

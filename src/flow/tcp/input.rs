@@ -82,7 +82,7 @@ impl Conn {
             return Accept::default();
         }
         self.establish();
-        self.acks = 1;
+        self.recv.owe_ack();
         self.segment_established(now, &after_syn(seg))
     }
 

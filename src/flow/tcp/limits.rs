@@ -42,6 +42,10 @@ pub const DATA_RETRIES: u8 = 7;
 /// Repetitions of a SYN or SYN-ACK at most, whatever is configured.
 pub const SYN_RETRIES_MAX: u8 = 7;
 
+/// How long the acknowledgement of a FIN may wait: less than the 500 ms of RFC 9293, section 3.8.6.3, and
+/// than any retransmission timeout, but enough for the peer to close, too.
+pub const FIN_ACK_DELAY: Duration = Duration::from_millis(5);
+
 /// Silence after which the guest is probed, and the pause between probes.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
 

@@ -38,7 +38,9 @@
 //! What it loses is the knowledge of how much of an aborted stream arrived, which no application
 //! can rely on; a reset still reaches it, and its FIN is passed on in order.
 //! An ACK is sent at the end of the run and not delayed: the link is cheap, and a delayed ACK
-//! together with the guest's Nagle algorithm costs 40 ms.
+//! together with the guest's Nagle algorithm costs 40 ms. Two ACKs may wait, because the guest has nothing
+//! to send that waits for them: that of its FIN, for the peer's FIN; and that of its SYN-ACK, until the
+//! socket was read.
 //!
 //! # Clauses
 //! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;

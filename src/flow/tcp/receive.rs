@@ -192,6 +192,11 @@ impl Receive {
         told
     }
 
+    /// The guest's SYN-ACK has come: it is acknowledged with the first data if that is there already.
+    pub fn owe_ack(&mut self) {
+        self.update_due = true;
+    }
+
     /// Whether the guest has something to learn.
     pub fn is_ack_due(&self) -> bool {
         self.nxt != self.told || self.update_due

@@ -139,6 +139,11 @@ impl Send {
         self.ended && self.una.after(self.eof)
     }
 
+    /// Whether the end of the peer's stream is known.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     fn is_fin_sent(&self) -> bool {
         self.ended && self.nxt.after(self.eof)
     }

@@ -32,7 +32,8 @@ pub unsafe trait ToGuest {
 /// Every iovec that `take` pushes must stay mapped and readable until `release` or until this
 /// half is next used through `&mut`.
 pub unsafe trait FromGuest {
-    /// Moves waiting frames into `batch`, until it is full or none is left.
+    /// Moves waiting frames into `batch`, until it is full or none is left but those that an event will
+    /// report.
     fn take(&mut self, batch: &mut FromGuestBatch);
 
     /// Gives the buffers of all taken frames back, in order.
