@@ -12,6 +12,11 @@ pub const INDEX_BUCKETS: usize = 1 << 19;
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
 pub const MAX_HALF_OPEN: usize = 1024;
 
+/// Connections accepted on one port whose handshake with the guest is under way. What comes faster than
+/// the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the
+/// guest's, which is shorter than any burst: half of the smallest backlog in wide use (128).
+pub const HANDSHAKES_PER_PORT: usize = 64;
+
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;

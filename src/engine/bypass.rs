@@ -88,17 +88,17 @@ impl Engine {
         })
     }
 
-    /// A listening socket on `pif` has accepted a connection.
+    /// Listening socket `listener` on `pif` has accepted a connection.
     pub(super) fn route_connection(
         &mut self,
         out: &mut dyn ToGuest,
-        pif: Pif,
+        (pif, listener): (Pif, u32),
         rule: &Rule,
         accepted: OwnedFd,
         peer: SocketAddr,
     ) {
         if self.bypass.is_none() {
-            return self.accepted(out, accepted, peer, rule);
+            return self.accepted(out, (accepted, listener), peer, rule);
         }
         let side = socket::local_address(accepted.as_fd())
             .map_err(|_| DropReason::SocketFailed)
@@ -107,7 +107,7 @@ impl Engine {
                 Ok(side.map(|side| (local, side)))
             });
         let opened = match side {
-            Ok(None) => return self.accepted(out, accepted, peer, rule),
+            Ok(None) => return self.accepted(out, (accepted, listener), peer, rule),
             Ok(Some((local, (to, side)))) => {
                 let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
                 let sides = [initiating, target_side(to, &side)];

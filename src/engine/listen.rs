@@ -17,7 +17,7 @@ use super::udp_to_guest::udp_to_guest;
 use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule, RuleTable};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::ACCEPTS_PER_TURN;
+use crate::limits::{ACCEPTS_PER_TURN, HANDSHAKES_PER_PORT};
 use crate::sys::datagram::{self, Waiting};
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -43,6 +43,8 @@ pub struct Listener {
     ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
+    /// Accepted connections whose handshake with the guest is under way.
+    handshakes: usize,
 }
 
 /// All listening sockets. Their indexes stay the same while others come and go.
@@ -65,6 +67,21 @@ impl Listeners {
 
     fn get_mut(&mut self, index: usize) -> Option<&mut Listener> {
         self.slots.get_mut(index)?.as_mut()
+    }
+
+    /// A connection was accepted, and its handshake with the guest begins.
+    pub fn handshake_begins(&mut self, index: u32) {
+        if let Some(listener) = self.get_mut(index as usize) {
+            listener.handshakes += 1;
+        }
+    }
+
+    /// A handshake with the guest is over. Whether the socket waited for that.
+    pub fn handshake_over(&mut self, index: u32) -> bool {
+        let Some(listener) = self.get_mut(index as usize) else { return false };
+        // The index may have another owner by now.
+        listener.handshakes = listener.handshakes.saturating_sub(1);
+        std::mem::take(&mut listener.waiting)
     }
 
     /// The index that the next listening socket will have.
@@ -283,6 +300,7 @@ impl Engine {
             port,
             ready: false,
             waiting: false,
+            handshakes: 0,
         });
         Ok(())
     }
@@ -338,11 +356,14 @@ impl Engine {
                 return Drained::NoRoom;
             }
             let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
+            if listener.handshakes >= HANDSHAKES_PER_PORT {
+                return Drained::NoRoom;
+            }
             match socket::accept(listener.socket.as_fd()) {
                 Ok((socket, peer)) => {
-                    let pif = listener.pif;
-                    if let Some(rule) = self.rule(pif, listener.rule) {
-                        self.route_connection(out, pif, &rule, socket, peer);
+                    let from = (listener.pif, index as u32);
+                    if let Some(rule) = self.rule(listener.pif, listener.rule) {
+                        self.route_connection(out, from, &rule, socket, peer);
                     }
                 }
                 Err(Errno::AGAIN) => return Drained::Empty,

@@ -101,6 +101,8 @@ pub struct TcpState {
     pub connecting: bool,
     /// The flow is on the list of half-open flows.
     pub half_open: bool,
+    /// The listening socket that counts this flow's handshake.
+    pub listener: Option<u32>,
 }
 
 /// Where `MSG_PEEK` starts on a socket.

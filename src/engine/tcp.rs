@@ -170,14 +170,15 @@ impl Engine {
         if connected {
             conn.on_socket(self.now, SocketEvent::Connected);
         }
-        self.add_tcp(out, socket, sides, conn, !connected)
+        self.add_tcp(out, socket, sides, conn, !connected)?;
+        Ok(())
     }
 
     /// A listening socket has accepted a connection: opens one to the guest.
     pub(super) fn accepted(
         &mut self,
         out: &mut dyn ToGuest,
-        socket: OwnedFd,
+        (socket, listener): (OwnedFd, u32),
         peer: SocketAddr,
         rule: &Rule,
     ) {
@@ -201,8 +202,14 @@ impl Engine {
         };
         let opening = self.opening(&sides, sides[1].ours.ip().is_ipv4());
         let conn = Conn::inbound(self.now, &self.options.tcp, opening);
-        if let Err(reason) = self.add_tcp(out, socket, sides, conn, false) {
-            self.outbox.drops.count(reason);
+        match self.add_tcp(out, socket, sides, conn, false) {
+            Ok(id) => {
+                if let Some(tcp) = self.tcp_mut(id) {
+                    tcp.listener = Some(listener);
+                    self.listeners.handshake_begins(listener);
+                }
+            }
+            Err(reason) => self.outbox.drops.count(reason),
         }
     }
 
@@ -227,7 +234,7 @@ impl Engine {
         sides: [Side; 2],
         conn: Conn,
         connecting: bool,
-    ) -> Result<(), DropReason> {
+    ) -> Result<FlowId, DropReason> {
         let v4 = sockopt::socket_domain(&socket) == Ok(rnet::AddressFamily::INET);
         let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
         let state = TcpState {
@@ -236,6 +243,7 @@ impl Engine {
             last_read: 0,
             connecting,
             half_open: false,
+            listener: None,
         };
         let state = FlowState::new(socket, Protocol::Tcp(state));
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
@@ -245,7 +253,7 @@ impl Engine {
             self.outbox.drops.count(DropReason::HalfOpenEvicted);
             self.evict(out, oldest);
         }
-        Ok(())
+        Ok(id)
     }
 
     /// Ends a half-open flow at once, so that its descriptor is free for the next. The guest is told
@@ -326,9 +334,20 @@ impl Engine {
         let Some(tcp) = self.tcp_mut(id) else { return };
         let (half_open, deadline) = (tcp.conn.is_half_open(), tcp.conn.deadline());
         if !half_open && tcp.half_open {
-            self.flows.end_handshake(id);
+            self.handshake_over(id);
         }
         self.flows.schedule(id, deadline);
+    }
+
+    /// The handshake of a flow is over; the next connection to the port may be accepted.
+    fn handshake_over(&mut self, id: FlowId) {
+        self.flows.end_handshake(id);
+        let listener = self.tcp_mut(id).and_then(|tcp| tcp.listener.take());
+        if let Some(index) = listener
+            && self.listeners.handshake_over(index)
+        {
+            self.mark_listener(index);
+        }
     }
 
     /// The timer of a TCP flow.
@@ -395,6 +414,7 @@ impl Engine {
             let _ = stream::reset_on_close(flow.state.fd());
         }
         log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });
+        self.handshake_over(id);
         self.flows.remove(id);
     }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use passt::flow::fwd::Proto;
 use passt::limits::{
-    GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, RESERVED_DESCRIPTORS,
+    GUEST_DATAGRAMS_DIVISOR, HANDSHAKES_PER_PORT, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
+    RESERVED_DESCRIPTORS,
 };
 use passt::wire::DropReason;
 use passt_frame::PortEvents;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::namespace::isolated;
-use crate::packet::{self, ACK, SYN};
+use crate::packet::{self, ACK, RST, SYN};
 use crate::world::{Family, Setup, World, forward};
 
 /// Turns in which a few frames are done with.
@@ -363,6 +364,58 @@ fn point_2_a_segment_scattered_at_any_byte_arrives_once() {
         }
         host.set_nonblocking(true).expect("fcntl");
         assert!(host.recv(&mut [0]).is_err(), "a datagram came twice");
+        assert_eq!(world.all_drops(), 0);
+    });
+}
+
+/// A connection request for the guest.
+struct Request {
+    from: SocketAddr,
+    port: u16,
+    seq: u32,
+}
+
+/// The connection requests among `frames`.
+fn requests(frames: &[Vec<u8>]) -> Vec<Request> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+    let request = |frame: &Vec<u8>| Request {
+        from: ([frame[26], frame[27], frame[28], frame[29]], number(&frame[34..36]) as u16).into(),
+        port: number(&frame[36..38]) as u16,
+        seq: number(&frame[38..42]),
+    };
+    frames.iter().filter(|frame| frame.len() > 47 && frame[47] & 0x3f == SYN).map(request).collect()
+}
+
+#[test]
+fn a_burst_of_connections_waits_in_the_host_s_queue_not_in_the_guest_s() {
+    isolated(|| {
+        let ports = [7000, 7001];
+        let rules = ports.map(|port| forward(Proto::Tcp, Family::V4, port)).to_vec();
+        let mut world = known(&Setup { rules, ..Setup::default() });
+        let burst = 3 * HANDSHAKES_PER_PORT;
+        let _clients: Vec<TcpStream> =
+            (0..burst).map(|_| TcpStream::connect(host_at(ports[0])).expect("a queue")).collect();
+        let asked = requests(&world.frames(HANDSHAKES_PER_PORT));
+        assert_eq!(asked.len(), HANDSHAKES_PER_PORT, "the guest has not answered yet");
+
+        // Each answer, whatever it says, makes room for one more.
+        for (index, request) in asked.iter().enumerate() {
+            let flags = if index % 2 == 0 { SYN | ACK } else { RST | ACK };
+            let numbers = (1, request.seq.wrapping_add(1));
+            world.send(packet::tcp(guest_at(request.port), request.from, flags, numbers, &[]));
+        }
+        let mut frames = Vec::new();
+        while requests(&frames).len() < HANDSHAKES_PER_PORT {
+            world.turn(Duration::from_millis(5));
+            frames.extend(world.received());
+        }
+        world.quiet(TURNS);
+        frames.extend(world.received());
+        assert_eq!(requests(&frames).len(), HANDSHAKES_PER_PORT);
+
+        // Another port is not concerned.
+        let _other = TcpStream::connect(host_at(ports[1])).expect("a queue");
+        assert_eq!(requests(&world.frames(1))[0].port, ports[1]);
         assert_eq!(world.all_drops(), 0);
     });
 }

@@ -144,14 +144,11 @@ fn named(text: &str) -> Result<Option<InterfaceName>, String> {
     name.map(Some).ok_or_else(|| format!("Invalid interface name: {text}"))
 }
 
-/// An interface of the host. A name that none can have is that of none.
-fn host_interface(text: &str) -> Result<Option<InterfaceName>, String> {
-    let name = InterfaceName::new(text);
-    name.map(Some).ok_or_else(|| format!("Invalid interface name {text}: No such device"))
-}
-
+/// A name that no interface can have is that of none.
 pub(super) fn interface(o: &mut Options, text: &str) -> Refusal {
-    o.interfaces.template = host_interface(text)?;
+    let name = InterfaceName::new(text);
+    let none = || format!("Invalid interface name {text}: No such device");
+    o.interfaces.template = Some(name.ok_or_else(none)?);
     Ok(())
 }
 
@@ -203,12 +200,12 @@ pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn outbound_if4(o: &mut Options, text: &str) -> Refusal {
-    o.interfaces.outbound_v4 = host_interface(text)?;
+    o.interfaces.outbound_v4 = named(text)?;
     Ok(())
 }
 
 pub(super) fn outbound_if6(o: &mut Options, text: &str) -> Refusal {
-    o.interfaces.outbound_v6 = host_interface(text)?;
+    o.interfaces.outbound_v6 = named(text)?;
     Ok(())
 }
 
