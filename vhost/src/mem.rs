@@ -23,7 +23,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Once};
 
 use passt_frame::GuestIovec;
@@ -473,10 +473,12 @@ impl RingMemory {
 
     /// Writes used element `index`; invisible until [`publish`](Self::publish).
     pub fn put_used(&self, index: u16, head: u16, len: u32) {
-        let at = 2 + 4 * usize::from(index & (self.size - 1));
-        let words = [head, 0, len as u16, (len >> 16) as u16];
-        for (i, word) in words.into_iter().enumerate() {
-            self.used_u16(at + i).store(word.to_le(), Ordering::Relaxed);
+        let at = 1 + 2 * usize::from(index & (self.size - 1));
+        for (i, word) in [u32::from(head), len].into_iter().enumerate() {
+            // SAFETY: `resolve` checked alignment and that 1 + 2 * size words of 4 bytes are mapped
+            // and kept; an atomic may be written by others at any time.
+            let field = unsafe { AtomicU32::from_ptr(self.used.cast::<u32>().add(at + i)) };
+            field.store(word.to_le(), Ordering::Relaxed);
         }
     }
 
