@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use passt_guest::pcap::{Record, check, records};
 use passt_guest::{Guest, NetHeader, Options};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::rig::{PATIENCE, Place, arp_request, refusal, unshare, until};
 
@@ -183,4 +184,23 @@ fn a_start_that_fails_is_no_matter_of_the_capture() {
     let arguments = ["--pcap", &path(&place), "--pid", "/dev/null/pid"];
     assert!(refusal(&mut place.passt(&arguments)).contains("Couldn't open PID file"));
     assert!(!place.path("capture").exists());
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_like_a_full_disk() {
+    let place = Place::new();
+    let capture = path(&place);
+    let mut command = place.passt(&["--foreground", "--pcap", &capture]);
+    // SAFETY: a system call only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = Rlimit { current: Some(30), maximum: Some(30) };
+            rustix::process::setrlimit(Resource::Fsize, limit)?;
+            Ok(())
+        });
+    }
+    let mut program = place.spawn(&mut command);
+    assert!(place.serves(), "its frames do not fit");
+    assert_eq!(program.end(Signal::TERM), Some(0));
+    assert_eq!(std::fs::metadata(&capture).unwrap().len(), 30, "the limit was reached");
 }

@@ -48,7 +48,7 @@ fn limits_signals_and_descriptors_are_what_they_were() {
     assert_eq!(limit, "200");
     assert_eq!(status_field(rest, "SigBlk").trim_matches('0'), "", "{text}");
     let ignored = status_field(rest, "SigIgn");
-    for signal in [Signal::PIPE, Signal::CHILD, Signal::TERM, Signal::QUIT] {
+    for signal in [Signal::PIPE, Signal::CHILD, Signal::TERM, Signal::QUIT, Signal::XFSZ] {
         assert!(!contains(&ignored, signal), "{signal:?}: {text}");
     }
     assert!(contains(&ignored, Signal::HUP), "what the user asked for, as nohup(1) does");

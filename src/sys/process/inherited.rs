@@ -60,12 +60,14 @@ fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
 }
 
 /// Makes signals do what they do by default, whatever the parent thought of them, and those of
-/// [`ENDING_SIGNALS`] end the program, with 0, until it asks for them as a descriptor.
+/// [`ENDING_SIGNALS`] end the program, with 0, until it asks for them as a descriptor. A file that has
+/// reached the limit of its size (`ulimit -f`) is an error of write(2), like a full disk, and no signal.
 ///
 /// # Errors
 /// What sigaction(2) reports.
 pub fn settle_signals() -> Result<(), Errno> {
     set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
+    set_handler(libc::SIGXFSZ, libc::SIG_IGN)?;
     let end = end_at_once as extern "C" fn(libc::c_int) as libc::sighandler_t;
     for signal in ENDING_SIGNALS {
         set_handler(signal, end)?;
@@ -109,7 +111,8 @@ fn unblock_signals() -> Result<(), Errno> {
 /// What the system calls report.
 pub fn restore_for_command(limit: &DescriptorLimit) -> Result<(), Errno> {
     setrlimit(Resource::Nofile, limit.original)?;
-    for signal in ENDING_SIGNALS.into_iter().chain([libc::SIGPIPE, libc::SIGCHLD]) {
+    let treated = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
+    for signal in ENDING_SIGNALS.into_iter().chain(treated) {
         set_handler(signal, libc::SIG_DFL)?;
     }
     unblock_signals()?;
