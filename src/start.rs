@@ -7,10 +7,12 @@ mod notify;
 mod ready;
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use files::Made;
@@ -24,6 +26,10 @@ use crate::sys::process;
 
 /// Default socket paths that are tried.
 const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
+
+/// How often, and after which pause, the lock of a folder is tried: half a second.
+const LOCK_ATTEMPTS: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the program cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +143,8 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
     if path.as_os_str().is_empty() {
         return Err(StartError::SocketPath(path.to_owned()));
     }
+    // Held until the socket listens: a competitor that finds it bound and silent would take it away.
+    let _turn = lock_folder(path);
     match UnixStream::connect(path) {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
@@ -158,6 +166,22 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
     UnixListener::bind(path).map_err(failed)
 }
 
+/// Takes turns with others that start in the same folder. Whoever holds the lock for too long is not waited
+/// for: everybody may lock a folder like `/tmp`.
+fn lock_folder(path: &Path) -> Option<OwnedFd> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(folder),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(_) => break,
+        }
+    }
+    None
+}
+
 /// The host kernel's own limits for retransmission; its defaults where it does not tell.
 pub fn tcp_config() -> TcpConfig {
     let default = TcpConfig::default();
@@ -171,4 +195,32 @@ pub fn tcp_config() -> TcpConfig {
 
 fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
     fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn of_several_starts_with_one_path_one_gets_it() {
+        let folder = std::env::temp_dir().join(format!("passt-start-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("socket");
+        for _ in 0..50 {
+            let barrier = Barrier::new(8);
+            let got = std::thread::scope(|scope| {
+                let start = || {
+                    barrier.wait();
+                    bind(&path).ok()
+                };
+                let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().filter_map(|start| start.join().unwrap()).collect::<Vec<_>>()
+            });
+            // What they leave behind is the stale socket of the next round.
+            assert_eq!(got.len(), 1);
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
