@@ -76,7 +76,7 @@ impl Namespace {
             let network = namespace::new_network().map_err(|errno| {
                 StartError::Other(format!(
                     "Couldn't create a network namespace: {errno}{}",
-                    cure(dropped)
+                    cure(dropped, errno)
                 ))
             })?;
             return Ok(Self { network });
@@ -90,13 +90,13 @@ impl Namespace {
             let path = path.display();
             StartError::Other(format!(
                 "Couldn't open network namespace {path}: {errno}{}",
-                cure(dropped)
+                cure(dropped, errno)
             ))
         })?;
         namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
             StartError::Other(format!(
                 "Couldn't switch to pasta namespaces: {errno}{}",
-                cure(dropped)
+                cure(dropped, errno)
             ))
         })?;
         Ok(Self { network })
@@ -229,11 +229,15 @@ fn tap_failure(name: &str, errno: Errno) -> String {
 }
 
 /// What root can do when nobody may not.
-fn cure(dropped: bool) -> &'static str {
-    if dropped {
-        ": started as root, but running as another user: add --netns-only to stay root, or start as \
-         the user that the namespace belongs to"
-    } else {
-        ""
+fn cure(dropped: bool, errno: Errno) -> &'static str {
+    match (dropped, errno) {
+        (true, _) => {
+            ": started as root, but running as another user: add --netns-only to stay root, or start as \
+             the user that the namespace belongs to"
+        }
+        (false, Errno::PERM | Errno::ACCESS) => {
+            ": start as the user whose process made the namespace, or as root with --netns-only"
+        }
+        _ => "",
     }
 }

@@ -70,7 +70,7 @@ fn long_options(table: &clap::Command) -> Vec<String> {
 fn modes(name: &str) -> &'static str {
     let known = |mode| long_options(&command(Some(mode))).iter().any(|other| other == name);
     match (known(Mode::Stream), known(Mode::Pasta)) {
-        (true, false) => "(passt only) ",
+        (true, false) => "(not with pasta) ",
         (false, true) => "(pasta only) ",
         _ => "",
     }

@@ -225,7 +225,7 @@ impl Engine {
             if rule.weak && self.listeners.len() >= room {
                 let left = usize::from(rule.last - port) + 1;
                 log::warn!(
-                    "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn"
+                    "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
                 );
                 outcome.denied += left;
                 break;

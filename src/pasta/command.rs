@@ -100,7 +100,8 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
         command.env_remove(variable);
     }
     let error = command.exec();
-    log::error!("Failed to start command or shell: {error}");
+    let program = command.get_program().display();
+    log::error!("Failed to start command or shell: {error}: {program}");
     ExitCode::FAILURE
 }
 

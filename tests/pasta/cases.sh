@@ -408,10 +408,11 @@ field() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
 
 # What pasta and its helper may do; the command is none of the sandbox's business.
 case_confined() {
-    local program pid helper='' command=''
+    local program pid helper='' command='' children
     background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
     program=$(cat "$WORLD/pasta.pid")
-    for pid in $(cat "/proc/$program/task/$program/children"); do
+    read -ra children <"/proc/$program/task/$program/children"
+    for pid in "${children[@]}"; do
         case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
     done
     for pid in "$program" "$helper"; do

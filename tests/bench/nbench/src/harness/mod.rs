@@ -1,5 +1,5 @@
-//! The harness: what is measured ([`cells`]), between what ([`rig`], [`peers`]), how
-//! ([`measure`], [`usage`]), and how it is told ([`results`], [`stats`], [`markdown`], [`svg`]).
+//! The harness: what is measured (`cells`), between what (`rig`, `peers`), how (`measure`, `usage`),
+//! and how it is told (`results`, `stats`, `markdown`, `svg`).
 //!
 //! It runs inside the world that `tests/bench/run` makes: process, mount and network namespaces
 //! that end with it. So nothing it starts outlives it, whatever happens.
