@@ -411,7 +411,8 @@ case_confined() {
     local program pid helper='' command='' children
     background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
     program=$(cat "$WORLD/pasta.pid")
-    read -ra children <"/proc/$program/task/$program/children"
+    # The list has no end of line, which read takes for a failure.
+    read -ra children <"/proc/$program/task/$program/children" || true
     for pid in "${children[@]}"; do
         case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
     done
