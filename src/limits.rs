@@ -8,6 +8,13 @@ pub const MAX_FLOWS: usize = 1 << 17;
 /// Buckets of the flow index: a UDP flow is stored under both sides, and the load stays below 3/4.
 pub const INDEX_BUCKETS: usize = 1 << 19;
 
+/// Buckets of the index while there are few flows: a page of memory. It doubles as often as necessary.
+pub const INDEX_FIRST_BUCKETS: usize = 512;
+
+/// Buckets that each insertion into the index moves while it doubles: two would do to be done before it
+/// has to double again, and eight take less than a microsecond.
+pub const INDEX_MOVES: usize = 8;
+
 /// Flows whose TCP handshake has not finished. A guest that scans gets this many attempts at a
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
 pub const MAX_HALF_OPEN: usize = 1024;
@@ -104,6 +111,7 @@ pub const ERRORS_PER_TURN: usize = 16;
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub const MAX_QUESTION_BYTES: usize = 1500;
 
-const _: () = assert!(INDEX_BUCKETS.is_power_of_two());
+const _: () = assert!(INDEX_BUCKETS.is_power_of_two() && INDEX_FIRST_BUCKETS.is_power_of_two());
+const _: () = assert!(INDEX_FIRST_BUCKETS < INDEX_BUCKETS && INDEX_MOVES >= 2);
 const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");
 const _: () = assert!(MAX_FLOWS < u32::MAX as usize);

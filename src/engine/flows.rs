@@ -200,7 +200,7 @@ impl Flows {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.ready, true)
         {
-            self.ready.push_back(id);
+            append(&mut self.ready, id);
         }
     }
 
@@ -229,7 +229,7 @@ impl Flows {
         {
             let table = &self.table;
             make_room(&mut self.starved, |id| table.get(id).is_some_and(|flow| flow.state.starved));
-            self.starved.push_back(id);
+            append(&mut self.starved, id);
         }
     }
 
@@ -262,7 +262,7 @@ impl Flows {
         }
         let table = &self.table;
         make_room(&mut self.half_open, |id| is_half_open(table, id));
-        self.half_open.push_back(id);
+        append(&mut self.half_open, id);
         if self.half_open_count <= self.half_open_limit(other_descriptors) {
             return None;
         }
@@ -302,6 +302,15 @@ impl Flows {
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
     let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif != Pif::Tap;
     sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
+}
+
+/// Appends to a list. An empty one starts anew: few flows use few of its pages, and not each of them
+/// in turn.
+fn append(list: &mut VecDeque<FlowId>, id: FlowId) {
+    if list.is_empty() {
+        list.clear();
+    }
+    list.push_back(id);
 }
 
 /// Drops ids that mean nothing any more from a list that is full, so that it never grows: flows that

@@ -7,13 +7,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
     RouteProtocol, RouteScope, RouteType,
@@ -41,13 +42,6 @@ const SEGMENT_HEADER_BYTES: u16 = 60;
 /// The longest queue. Its ring has 8 bytes an entry, and kernels refuse one of more than 4 MiB; it is
 /// long enough for every MTU from 124 on.
 const QUEUE_FRAMES_MAX: u32 = 1 << 18;
-
-/// How often, and how long apart, the kernel is asked whether the link-local address is usable: its
-/// worker does that soon, but waits for a lock that all namespaces share. Where no address comes at
-/// all (IPv6 is switched off there) it takes fewer tries to give up.
-const SETTLE_TRIES: u32 = 1000;
-const APPEAR_TRIES: u32 = 100;
-const SETTLE_WAIT: Duration = Duration::from_millis(2);
 
 /// Prefix length of every IPv6 address that is assigned.
 const PREFIX_V6: u8 = 64;
@@ -209,11 +203,10 @@ pub(super) fn interface(
     let netlink = Netlink::new().map_err(failed)?;
     let mut attributes = vec![LinkAttribute::TxQueueLen(queue_frames(mtu))];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-    let (index, _) = find(name).map_err(failed)?;
+    let (index, random_mac) = find(name).map_err(failed)?;
     let nothing = LinkFlags::empty();
     set_link(&netlink, index, nothing, nothing, attributes).map_err(failed)?;
-    let (index, mac) = find(name).map_err(failed)?;
-    Ok(Interface { index, mac })
+    Ok(Interface { index, mac: mac.unwrap_or(random_mac) })
 }
 
 fn find(name: &InterfaceName) -> io::Result<(u32, Mac)> {
@@ -257,11 +250,16 @@ pub(super) fn addresses_and_routes(
     model: &Model,
 ) -> Result<(), Failure> {
     let netlink = Netlink::new().map_err(|error| format!("netlink: {error}"))?;
-    up(&netlink, interface, network)
+    let index = interface.index;
+    let v6 = network.v6.is_some();
+    let no_link_local = |error| format!("Couldn't set link-local address: {error}");
+    if v6 {
+        generate_addresses(&netlink, index, In6AddrGenMode::None).map_err(no_link_local)?;
+    }
+    up(&netlink, index, network.mtu)
         .map_err(|error| format!("Couldn't set {} up: {error}", conf.interface))?;
-    if network.v6.is_some() {
-        settle_link_local(&netlink, interface)
-            .map_err(|error| format!("Couldn't set link-local address: {error}"))?;
+    if v6 {
+        set_link_local(&netlink, interface).map_err(no_link_local)?;
     }
     let v4 = network.v4.as_ref().map(|v4| Family {
         name: "IPv4",
@@ -278,7 +276,7 @@ pub(super) fn addresses_and_routes(
         copying: conf.copy_v6,
     });
     for family in [v4, v6].into_iter().flatten() {
-        let works = family.configure(&netlink, interface.index, model)?;
+        let works = family.configure(&netlink, index, model)?;
         match family.family {
             _ if works => {}
             AddressFamily::Inet => network.v4 = None,
@@ -288,61 +286,46 @@ pub(super) fn addresses_and_routes(
     Ok(())
 }
 
-/// Sets the MTU and brings the device up; without ARP at first, so that the kernel does not ask
-/// whether anybody has the link-local address.
-fn up(netlink: &Netlink, interface: &Interface, network: &Network) -> io::Result<()> {
-    let mtu = (network.mtu != 0).then(|| LinkAttribute::Mtu(network.mtu.into()));
-    let mut flags = LinkFlags::Up;
-    if network.v6.is_some() {
-        flags |= LinkFlags::Noarp;
-    }
-    set_link(netlink, interface.index, flags, flags, mtu.into_iter().collect())
+/// Sets the MTU and brings the device up.
+fn up(netlink: &Netlink, index: u32, mtu: u16) -> io::Result<()> {
+    let mtu = (mtu != 0).then(|| LinkAttribute::Mtu(mtu.into()));
+    set_link(netlink, index, LinkFlags::Up, LinkFlags::Up, mtu.into_iter().collect())
 }
 
-/// Makes the link-local addresses that the kernel has generated usable at once.
-fn settle_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()> {
-    for attempt in 0..SETTLE_TRIES {
-        let found = link_local(interface.index)?;
-        for &(address, prefix_len, flags) in &found {
-            if flags.contains(AddressHeaderFlags::Nodad) {
-                continue;
-            }
-            let (address, scope) = (address.into(), AddressScope::Link);
-            let message = address_message(interface.index, address, prefix_len, scope);
-            let flags = NLM_F_CREATE | NLM_F_REPLACE;
-            netlink.change(RouteNetlinkMessage::NewAddress(message), flags)?;
-        }
-        let usable = |flags: AddressHeaderFlags| {
-            flags.contains(AddressHeaderFlags::Nodad)
-                && !flags.contains(AddressHeaderFlags::Tentative)
-        };
-        let settled = !found.is_empty() && found.iter().all(|(.., flags)| usable(*flags));
-        if settled || (found.is_empty() && attempt >= APPEAR_TRIES) {
-            break;
-        }
-        std::thread::sleep(SETTLE_WAIT);
-    }
-    set_link(netlink, interface.index, LinkFlags::empty(), LinkFlags::Noarp, Vec::new())
+/// Says how the kernel is to make the link-local address of a device that comes up.
+fn generate_addresses(netlink: &Netlink, index: u32, mode: In6AddrGenMode) -> io::Result<()> {
+    let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]);
+    let attributes = vec![LinkAttribute::AfSpecUnspec(vec![mode])];
+    let nothing = LinkFlags::empty();
+    unless_without_ipv6(set_link(netlink, index, nothing, nothing, attributes))
 }
 
-/// Link-local addresses of an interface: address, prefix length, flags.
-fn link_local(index: u32) -> io::Result<Vec<(Ipv6Addr, u8, AddressHeaderFlags)>> {
-    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let addresses = request(question, |message| match message {
-        RouteNetlinkMessage::NewAddress(address) => Some(address),
-        _ => None,
-    })?;
-    let here = addresses.iter().filter(|address| address.header.index == index);
-    Ok(here
-        .filter_map(|address| {
-            address.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(IpAddr::V6(v6)) if v6.is_unicast_link_local() => {
-                    Some((*v6, address.header.prefix_len, address.header.flags))
-                }
-                _ => None,
-            })
-        })
-        .collect())
+/// Sets the address that the kernel would have made, had it been allowed to. Its own one is tentative
+/// until a worker gets to it, which waits for a lock that all network namespaces share: hundreds of
+/// milliseconds where others come and go. This one is usable at once. From now on the kernel may: when
+/// the device goes down and comes up again.
+fn set_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()> {
+    let address = link_local(interface.mac).into();
+    let message = address_message(interface.index, address, PREFIX_V6, AddressScope::Link);
+    let message = RouteNetlinkMessage::NewAddress(message);
+    unless_without_ipv6(netlink.change(message, NLM_F_CREATE | NLM_F_REPLACE))?;
+    generate_addresses(netlink, interface.index, In6AddrGenMode::Eui64)
+}
+
+/// Where the kernel has no IPv6, or it is switched off there (`disable_ipv6`), is nothing to set.
+fn unless_without_ipv6(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| match error.raw_os_error() {
+        Some(libc::EACCES) => Ok(()),
+        _ if is_unsupported(&error) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// The link-local address of an Ethernet device (RFC 2464, section 5): its MAC address, with one bit
+/// inverted and two bytes in the middle.
+fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
 }
 
 fn address_message(
@@ -471,6 +454,14 @@ fn is_unsupported(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rfc2464_5_link_local_address_from_mac() {
+        // The example of the RFC's section 4.
+        let mac = Mac([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
+        let expected: Ipv6Addr = "fe80::3656:78ff:fe9a:bcde".parse().unwrap();
+        assert_eq!(link_local(mac), expected);
+    }
 
     #[test]
     fn a_full_window_fits_the_queue() {

@@ -9,7 +9,7 @@ CASES=(
     inbound_tcp_v4 inbound_tcp_v6 inbound_udp_v4 inbound_udp_v6
     inbound_translated inbound_bound_to_address bulk_mtu_1500
     host_by_gateway host_not_by_gateway host_by_guest_address
-    addresses_copied routes_copied address_given one_address gateway_given mac_given
+    addresses_copied link_local_address routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
     dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
@@ -136,6 +136,15 @@ case_addresses_copied() {
     holds "$found" "inet6 $HOST6/64 scope global"
     holds "$found" 'inet6 2001:db8:2::20/64'
     lacks "$found" tentative
+}
+case_link_local_address() {
+    local found
+    # Usable at once, without asking whether somebody has it, and back when the device comes back.
+    found=$(in_shell 'ip -o -6 addr show dev uplink scope link
+        ip link set uplink down; ip link set uplink up; ip -o -6 addr show dev uplink scope link')
+    lacks "$(head -1 <<<"$found")" tentative
+    holds "$(head -1 <<<"$found")" 'scope link nodad'
+    same "$(awk '{ print $4 }' <<<"$found" | uniq -c | awk '{ print $1 }')" 2
 }
 case_routes_copied() {
     local found
@@ -402,7 +411,8 @@ case_confined() {
     local program pid helper='' command='' children
     background -t 7001 -P "$WORLD/pasta.pid" "${served[@]}"
     program=$(cat "$WORLD/pasta.pid")
-    read -ra children <"/proc/$program/task/$program/children"
+    # The list has no end of line, which read takes for a failure.
+    read -ra children <"/proc/$program/task/$program/children" || true
     for pid in "${children[@]}"; do
         case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
     done
