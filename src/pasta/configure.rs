@@ -360,8 +360,9 @@ impl Family {
                 return Err(format!("Couldn't set {name} address(es) in namespace: {error}"));
             }
         }
-        self.set_routes(netlink, index, model)
-            .map_err(|error| format!("Couldn't set {name} route(s) in guest: {error}"))?;
+        self.set_routes(netlink, index, model).map_err(|error| {
+            format!("Couldn't set {name} route(s) in guest: {error}: check --gateway and --address")
+        })?;
         Ok(true)
     }
 
