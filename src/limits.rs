@@ -19,10 +19,14 @@ pub const INDEX_MOVES: usize = 8;
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
 pub const MAX_HALF_OPEN: usize = 1024;
 
-/// Connections accepted on one port whose handshake with the guest is under way. What comes faster than
-/// the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the
+/// Connections accepted on one port of which the guest has not shown that it knows them. What comes faster
+/// than the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the
 /// guest's, which is shorter than any burst: half of the smallest backlog in wide use (128).
-pub const HANDSHAKES_PER_PORT: usize = 64;
+pub const PLACES_PER_PORT: usize = 64;
+
+/// How long a connection that is silent after its handshake counts as one of those: 256 such connections a
+/// second for each port, and time for a server that needs 4 ms to accept one.
+pub const PLACE_HELD: Duration = Duration::from_millis(250);
 
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.

@@ -17,7 +17,7 @@ use super::udp_to_guest::udp_to_guest;
 use crate::flow::fwd::{self, GuestSide, ListenAddr, Outcome, Proto, Rule, RuleTable};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::{ACCEPTS_PER_TURN, HANDSHAKES_PER_PORT};
+use crate::limits::{ACCEPTS_PER_TURN, PLACES_PER_PORT};
 use crate::sys::datagram::{self, Waiting};
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -43,8 +43,8 @@ pub struct Listener {
     ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
-    /// Accepted connections whose handshake with the guest is under way.
-    handshakes: usize,
+    /// Accepted connections of which the guest's server may know nothing yet.
+    places_taken: usize,
 }
 
 /// All listening sockets. Their indexes stay the same while others come and go.
@@ -69,18 +69,18 @@ impl Listeners {
         self.slots.get_mut(index)?.as_mut()
     }
 
-    /// A connection was accepted, and its handshake with the guest begins.
-    pub fn handshake_begins(&mut self, index: u32) {
+    /// A connection was accepted that the guest knows nothing of yet.
+    pub fn take_place(&mut self, index: u32) {
         if let Some(listener) = self.get_mut(index as usize) {
-            listener.handshakes += 1;
+            listener.places_taken += 1;
         }
     }
 
-    /// A handshake with the guest is over. Whether the socket waited for that.
-    pub fn handshake_over(&mut self, index: u32) -> bool {
+    /// The guest knows of a connection, or it is over. Whether the socket waited for that.
+    pub fn give_place_back(&mut self, index: u32) -> bool {
         let Some(listener) = self.get_mut(index as usize) else { return false };
         // The index may have another owner by now.
-        listener.handshakes = listener.handshakes.saturating_sub(1);
+        listener.places_taken = listener.places_taken.saturating_sub(1);
         std::mem::take(&mut listener.waiting)
     }
 
@@ -300,7 +300,7 @@ impl Engine {
             port,
             ready: false,
             waiting: false,
-            handshakes: 0,
+            places_taken: 0,
         });
         Ok(())
     }
@@ -356,7 +356,7 @@ impl Engine {
                 return Drained::NoRoom;
             }
             let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
-            if listener.handshakes >= HANDSHAKES_PER_PORT {
+            if listener.places_taken >= PLACES_PER_PORT {
                 return Drained::NoRoom;
             }
             match socket::accept(listener.socket.as_fd()) {

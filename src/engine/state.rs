@@ -7,6 +7,7 @@ use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
 use crate::sys::pipe::Pipe;
 use crate::time::Timestamp;
+use crate::wire::SeqNr;
 
 /// State of a flow.
 pub struct FlowState {
@@ -101,8 +102,19 @@ pub struct TcpState {
     pub connecting: bool,
     /// The flow is on the list of half-open flows.
     pub half_open: bool,
-    /// The listening socket that counts this flow's handshake.
-    pub listener: Option<u32>,
+    /// The flow's place among those of which the guest has to show that it knows them.
+    pub place: Option<Place>,
+}
+
+/// One of the places that a listening socket has for connections of which the guest's server may know
+/// nothing yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Index of the listening socket.
+    pub listener: u32,
+    /// Once the handshake is done: when the place is given back at the latest, and how far both streams
+    /// were.
+    pub since: Option<(Timestamp, [SeqNr; 2])>,
 }
 
 /// Where `MSG_PEEK` starts on a socket.

@@ -10,16 +10,17 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::{self as rnet, sockopt};
 
 use super::Engine;
-use super::state::{FlowState, PeekOffset, Protocol, TcpState};
+use super::state::{FlowState, PeekOffset, Place, Protocol, TcpState};
 use crate::flow::fwd::{self, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{
     Action, Conn, Fill, Flags, Header, Opening, SocketEvent, our_mss, reset_for,
 };
-use crate::limits::ACTIONS_PER_TURN;
+use crate::limits::{ACTIONS_PER_TURN, PLACE_HELD};
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
+use crate::time::Timestamp;
 use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::TcpHead;
@@ -205,8 +206,8 @@ impl Engine {
         match self.add_tcp(out, socket, sides, conn, false) {
             Ok(id) => {
                 if let Some(tcp) = self.tcp_mut(id) {
-                    tcp.listener = Some(listener);
-                    self.listeners.handshake_begins(listener);
+                    tcp.place = Some(Place { listener, since: None });
+                    self.listeners.take_place(listener);
                 }
             }
             Err(reason) => self.outbox.drops.count(reason),
@@ -243,7 +244,7 @@ impl Engine {
             last_read: 0,
             connecting,
             half_open: false,
-            listener: None,
+            place: None,
         };
         let state = FlowState::new(socket, Protocol::Tcp(state));
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
@@ -334,19 +335,34 @@ impl Engine {
         let Some(tcp) = self.tcp_mut(id) else { return };
         let (half_open, deadline) = (tcp.conn.is_half_open(), tcp.conn.deadline());
         if !half_open && tcp.half_open {
-            self.handshake_over(id);
+            self.flows.end_handshake(id);
         }
-        self.flows.schedule(id, deadline);
+        let place = if half_open { None } else { self.settle_place(id) };
+        self.flows.schedule(id, deadline.into_iter().chain(place).min());
     }
 
-    /// The handshake of a flow is over; the next connection to the port may be accepted.
-    fn handshake_over(&mut self, id: FlowId) {
-        self.flows.end_handshake(id);
-        let listener = self.tcp_mut(id).and_then(|tcp| tcp.listener.take());
-        if let Some(index) = listener
-            && self.listeners.handshake_over(index)
+    /// Gives the place of an accepted connection back as soon as the guest has shown that it knows of the
+    /// connection, by acknowledging or sending something; a SYN-ACK does not, because a server whose queue is
+    /// full forgets whom it has sent one to. Who has nothing to say is not waited for. Returns until when.
+    fn settle_place(&mut self, id: FlowId) -> Option<Timestamp> {
+        let now = self.now;
+        let tcp = self.tcp_mut(id)?;
+        let progress = tcp.conn.progress();
+        let place = tcp.place.as_mut()?;
+        let (until, from) = *place.since.get_or_insert((now + PLACE_HELD, progress));
+        if progress == from && now < until {
+            return Some(until);
+        }
+        self.give_place_back(id);
+        None
+    }
+
+    /// The next connection to the port may be accepted.
+    fn give_place_back(&mut self, id: FlowId) {
+        if let Some(place) = self.tcp_mut(id).and_then(|tcp| tcp.place.take())
+            && self.listeners.give_place_back(place.listener)
         {
-            self.mark_listener(index);
+            self.mark_listener(place.listener);
         }
     }
 
@@ -414,7 +430,7 @@ impl Engine {
             let _ = stream::reset_on_close(flow.state.fd());
         }
         log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });
-        self.handshake_over(id);
+        self.give_place_back(id);
         self.flows.remove(id);
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use passt::flow::fwd::Proto;
 use passt::limits::{
-    GUEST_DATAGRAMS_DIVISOR, HANDSHAKES_PER_PORT, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
+    GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, PLACE_HELD, PLACES_PER_PORT,
     RESERVED_DESCRIPTORS,
 };
 use passt::wire::DropReason;
@@ -392,26 +392,36 @@ fn a_burst_of_connections_waits_in_the_host_s_queue_not_in_the_guest_s() {
         let ports = [7000, 7001];
         let rules = ports.map(|port| forward(Proto::Tcp, Family::V4, port)).to_vec();
         let mut world = known(&Setup { rules, ..Setup::default() });
-        let burst = 3 * HANDSHAKES_PER_PORT;
+        let burst = 3 * PLACES_PER_PORT;
         let _clients: Vec<TcpStream> =
             (0..burst).map(|_| TcpStream::connect(host_at(ports[0])).expect("a queue")).collect();
-        let asked = requests(&world.frames(HANDSHAKES_PER_PORT));
-        assert_eq!(asked.len(), HANDSHAKES_PER_PORT, "the guest has not answered yet");
+        let asked = requests(&world.frames(PLACES_PER_PORT));
+        assert_eq!(asked.len(), PLACES_PER_PORT, "the guest has not answered yet");
 
-        // Each answer, whatever it says, makes room for one more.
+        // A reset, data, or a while after the handshake: each makes room for one more.
+        let (third, begin) = (PLACES_PER_PORT / 3, std::time::Instant::now());
+        let answer = |world: &mut World, request: &Request, flags, seq, data: &[u8]| {
+            let numbers = (seq, request.seq.wrapping_add(1));
+            let frame = packet::tcp(guest_at(request.port), request.from, flags, numbers, data);
+            world.send(frame);
+        };
         for (index, request) in asked.iter().enumerate() {
-            let flags = if index % 2 == 0 { SYN | ACK } else { RST | ACK };
-            let numbers = (1, request.seq.wrapping_add(1));
-            world.send(packet::tcp(guest_at(request.port), request.from, flags, numbers, &[]));
+            let flags = if index < third { RST | ACK } else { SYN | ACK };
+            answer(&mut world, request, flags, 1, b"");
         }
-        let mut frames = Vec::new();
-        while requests(&frames).len() < HANDSHAKES_PER_PORT {
-            world.turn(Duration::from_millis(5));
-            frames.extend(world.received());
+        world.settle(TURNS);
+        for request in &asked[third..2 * third] {
+            answer(&mut world, request, ACK, 2, b"welcome");
         }
         world.quiet(TURNS);
-        frames.extend(world.received());
-        assert_eq!(requests(&frames).len(), HANDSHAKES_PER_PORT);
+        let more = requests(&world.received()).len();
+        if begin.elapsed() < PLACE_HELD {
+            assert_eq!(more, 2 * third, "a SYN-ACK says nothing");
+        }
+        world.skip(PLACE_HELD);
+        world.turn(Duration::ZERO);
+        world.quiet(TURNS);
+        assert_eq!(more + requests(&world.received()).len(), PLACES_PER_PORT);
 
         // Another port is not concerned.
         let _other = TcpStream::connect(host_at(ports[1])).expect("a queue");

@@ -135,6 +135,12 @@ impl Conn {
         matches!(self.state, State::Connecting | State::SynAckSent | State::SynSent)
     }
 
+    /// The first byte that the guest has not acknowledged, and the next that is expected of it: they move
+    /// with each sign that the guest knows of the connection.
+    pub fn progress(&self) -> [SeqNr; 2] {
+        [self.send.una, self.recv.nxt]
+    }
+
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {
