@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{PipeReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -436,10 +436,12 @@ impl Player {
 }
 
 /// Whether somebody accepts a connection. Where nobody listens a socket may be given the very port
-/// that it is to connect to, and then accepts itself.
+/// that it is to connect to, and then accepts itself. What is reset at once has been accepted, and has no
+/// peer any more.
 fn accepted(address: &str) -> Result<bool, String> {
+    let address: SocketAddr = address.parse().map_err(text)?;
     let stream = TcpStream::connect(address).map_err(text)?;
-    Ok(stream.local_addr().map_err(text)? != stream.peer_addr().map_err(text)?)
+    Ok(stream.local_addr().map_err(text)? != address)
 }
 
 /// Whether the lines that begin with these words come in this order.
