@@ -475,8 +475,7 @@ impl RingMemory {
     pub fn put_used(&self, index: u16, head: u16, len: u32) {
         let at = 1 + 2 * usize::from(index & (self.size - 1));
         for (i, word) in [u32::from(head), len].into_iter().enumerate() {
-            // SAFETY: `resolve` checked alignment and that 1 + 2 * size words of 4 bytes are mapped
-            // and kept; an atomic may be written by others at any time.
+            // SAFETY: `resolve` checked alignment and that 1 + 2 * size words are mapped and kept.
             let field = unsafe { AtomicU32::from_ptr(self.used.cast::<u32>().add(at + i)) };
             field.store(word.to_le(), Ordering::Relaxed);
         }
