@@ -161,15 +161,15 @@ case_unreachable_udp() {
     same "$(guest 5 'counter6 Icmp6InDestUnreachs')" $((icmp6 + 1))
 }
 
-# dropped NAME...: what the program has dropped for these reasons, by its last report. A report
+# dropped REASON...: what the program has dropped for these reasons, by its last report. A report
 # takes a second and something to tell.
 dropped() {
-    local name said
+    local reason said
     sleep 1.1
     guest 20 "ping -c 1 -W 5 $GATEWAY4" >/dev/null || return
     said=$(sed -n 's/^dropped://p' "$LOGS/passt.log" | tail -n 1)
-    for name in "$@"; do
-        awk -v RS=, -v name="$name" '$2 == name { count = $1 } END { print count + 0, name }' <<<"$said"
+    for reason in "$@"; do
+        awk -v RS=, -v name="$reason" '$2 == name { count = $1 } END { print count + 0, name }' <<<"$said"
     done
 }
 
@@ -191,9 +191,9 @@ slow_upload() {
 # acknowledgements; and timeouts of segments that were still in the guest's own queue.
 RETRANSMISSIONS=(Tcp/RetransSegs TcpExt/TCPLossProbes TcpExt/TCPFastRetrans TcpExt/TCPSpuriousRtxHostQueues)
 retransmissions() {
-    local name
-    for name in "${RETRANSMISSIONS[@]}"; do
-        guest 5 "counter ${name/\// } | grep ." || return
+    local moved
+    for moved in "${RETRANSMISSIONS[@]}"; do
+        guest 5 "counter ${moved/\// } | grep ." || return
     done
 }
 
