@@ -7,8 +7,8 @@ use super::rig::{Place, Rig, Setup};
 use super::usage::{Memory, slab_kib};
 use crate::report::Held;
 
-/// How long connections are held.
-const HOLD_S: u32 = 2;
+/// How long connections are held: while memory is read.
+const HOLD_S: u32 = 1;
 
 /// What was found with connections held.
 struct Costs {

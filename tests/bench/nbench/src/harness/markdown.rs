@@ -75,11 +75,11 @@ fn scores(text: &mut String, outcomes: &[Outcome]) {
     let _ = writeln!(text, "\n### Targets\n\n{met} met, {not_met} not met, {rest} not measured.\n");
     head(text, &["target", "cell", "wanted", "measured", ""].map(str::to_owned));
     for outcome in outcomes {
-        let wanted: Vec<String> = outcome.target.any.iter().map(wanted).collect();
+        let wanted = outcome.target.any.iter().map(|demand| wanted(demand, &outcome.unit));
         let fields = [
             outcome.target.title.to_owned(),
             format!("{}{}", outcome.cell, if outcome.noisy { " (noisy)" } else { "" }),
-            wanted.join(", or "),
+            wanted.collect::<Vec<_>>().join(", or "),
             measured(outcome),
             word(outcome.verdict()).to_owned(),
         ];
@@ -98,14 +98,14 @@ fn word(verdict: Verdict) -> &'static str {
 }
 
 /// What a demand says.
-fn wanted(demand: &Demand) -> String {
+fn wanted(demand: &Demand, unit: &str) -> String {
     let (least, bound) = match demand.bound {
         Bound::AtLeast(bound) => ("at least", bound),
         Bound::AtMost(bound) => ("at most", bound),
     };
     let cpu = if demand.part == Part::Cpu { "CPU " } else { "" };
     match demand.against {
-        Yardstick::Unit => format!("{cpu}{least} {}", short(bound)),
+        Yardstick::Unit => format!("{cpu}{least} {bound} {unit}"),
         Yardstick::Peer(peer) => format!("{cpu}{least} {bound:.2} of {peer}"),
         Yardstick::Own(_, to) => format!("{cpu}{least} {bound:.2} of our `{to}`"),
     }
@@ -303,7 +303,7 @@ mod tests {
             "\n1 met, 1 not met, ".to_owned(),
             format!("| {id} | at least 1.30 of passt | 3.00 (3.00-3.00) | met |\n"),
             format!("| {id} | CPU at most 0.70 of passt | 3.00 (3.00-3.00) | **not met** |\n"),
-            "| S.passt.ready | at most 6.00 | - | not measured |\n".to_owned(),
+            "| S.passt.ready | at most 6 ms (p50) | - | not measured |\n".to_owned(),
         ] {
             assert!(text.contains(&wanted), "no '{wanted}' in\n{text}");
         }

@@ -4,7 +4,7 @@
 
 use super::cells::{self, Cell};
 use super::peers::{DIRECT, OURS};
-use super::results::{CellResult, Estimate, Part, Results};
+use super::results::{CellResult, Estimate, Metric, Part, Results};
 use super::stats::{confidence_of_ratio, median};
 
 /// The packaged program that ours is compared with.
@@ -99,7 +99,8 @@ const TAP_IN_1500: &[&str] = &["T.tap.v4.1500.in.x1"];
 const BYPASS: &[&str] = &["T.bypass.v4.out.x1", "T.bypass.v4.in.x1"];
 const VU: &[&str] = &["T.vu.v4.65520.out.x?", "T.vu.v4.65520.in.x?"];
 const VU_1500: &[&str] = &["T.vu.v4.1500.out.x?", "T.vu.v4.1500.in.x?"];
-const STREAM: &[&str] = &["T.stream.v4.65520.*.x1", "T.stream.v4.1500.*.x1"];
+const STREAM: &[&str] =
+    &["T.stream.v4.65520.out.x1", "T.stream.v4.65520.in.x1", "T.stream.v4.1500.*.x1"];
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
@@ -148,18 +149,19 @@ pub const TARGETS: &[Target] = &[
 ];
 
 impl Target {
-    /// The cells that it is about, and with `baselines` those of ours that they are compared with.
-    fn names(&self, all: &[Cell], baselines: bool) -> Vec<String> {
-        let mut names = Vec::new();
-        let own = self.any.iter().filter_map(|demand| match demand.against {
-            Yardstick::Own(from, to) if baselines => Some((from, to)),
-            _ => None,
-        });
-        let own: Vec<(&str, &str)> = own.collect();
-        for cell in all {
-            if self.cells.iter().any(|pattern| cells::matches(pattern, &cell.id)) {
-                names.push(cell.id.clone());
-                names.extend(own.iter().map(|(from, to)| cell.id.replace(from, to)));
+    /// The cells that it is about.
+    fn of<'a>(&self, all: &'a [Cell]) -> impl Iterator<Item = &'a Cell> {
+        let is_named =
+            |cell: &&Cell| self.cells.iter().any(|pattern| cells::matches(pattern, &cell.id));
+        all.iter().filter(is_named)
+    }
+
+    /// The names of the cells, and of those of ours that they are compared with.
+    fn needs(&self, all: &[Cell]) -> Vec<String> {
+        let mut names: Vec<String> = self.of(all).map(|cell| cell.id.clone()).collect();
+        for demand in self.any {
+            if let Yardstick::Own(from, to) = demand.against {
+                names.extend(self.of(all).map(|cell| cell.id.replace(from, to)));
             }
         }
         names
@@ -169,7 +171,7 @@ impl Target {
 /// The names of all cells that a target needs.
 pub fn cells_needed() -> Vec<String> {
     let all = cells::all();
-    TARGETS.iter().flat_map(|target| target.names(&all, true)).collect()
+    TARGETS.iter().flat_map(|target| target.needs(&all)).collect()
 }
 
 /// What became of a target in one cell.
@@ -179,6 +181,8 @@ pub struct Outcome {
     pub target: &'static Target,
     /// The cell's name.
     pub cell: String,
+    /// The unit of its values.
+    pub unit: String,
     /// What was measured for each of its demands.
     pub measured: Vec<Option<Estimate>>,
     /// How many of our samples failed, and of how many.
@@ -234,15 +238,16 @@ pub fn outcomes(results: &Results) -> Vec<Outcome> {
     let all = cells::all();
     let mut outcomes = Vec::new();
     for target in TARGETS {
-        for name in target.names(&all, false) {
-            let cell = results.cells.iter().find(|cell| cell.id == name);
+        for wanted in target.of(&all) {
+            let cell = results.cells.iter().find(|cell| cell.id == wanted.id);
             let ours = cell.map(|cell| cell.samples_of(OURS)).unwrap_or_default();
             outcomes.push(Outcome {
                 target,
                 measured: target.any.iter().map(|demand| measure(results, cell, demand)).collect(),
                 failed: (ours.iter().filter(|one| one.value.is_none()).count(), ours.len()),
                 noisy: cell.is_some_and(CellResult::is_noisy),
-                cell: name,
+                cell: wanted.id.clone(),
+                unit: Metric::of(wanted).unit,
             });
         }
     }

@@ -38,7 +38,7 @@ pub fn open(name: &str, kind: libc::c_int) -> io::Result<File> {
 /// Whether all devices but loopback may cut and join segments.
 ///
 /// # Errors
-/// A device that refuses; one that never could, does not refuse to be told not to.
+/// A device that refuses; one that could not anyway is no error.
 pub fn set_segmentation(on: bool) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     for name in names()?.iter().filter(|name| *name != "lo") {
@@ -50,7 +50,7 @@ pub fn set_segmentation(on: bool) -> io::Result<()> {
             let rc =
                 unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
             let error = io::Error::last_os_error();
-            let impossible = on && error.raw_os_error() == Some(libc::EOPNOTSUPP);
+            let impossible = error.raw_os_error() == Some(libc::EOPNOTSUPP);
             if rc != 0 && !impossible {
                 return Err(io::Error::other(format!("{name}: {error}")));
             }
