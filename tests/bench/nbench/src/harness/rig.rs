@@ -18,7 +18,7 @@ use super::world::{
 /// How long anything may take to be there.
 const START: Duration = Duration::from_secs(15);
 /// How long a program at one end may take to say that it has begun: with all its connections.
-const BEGIN: Duration = Duration::from_secs(90);
+const BEGIN: Duration = Duration::from_secs(240);
 /// The device in the guest's namespace, where nobody else names it.
 const TAP: &str = "tap0";
 /// Devices of the long way, in the host's and the outer namespace.
