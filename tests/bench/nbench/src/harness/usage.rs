@@ -128,7 +128,7 @@ impl Memory {
         if sum.pss_kib > 0.0 {
             Ok(sum)
         } else {
-            Err("cannot read the daemon's smaps_rollup".into())
+            Err("the daemon has ended, or does not show its memory".into())
         }
     }
 }
