@@ -43,6 +43,14 @@ pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 /// Events fetched with one system call.
 pub const EVENTS_PER_WAIT: usize = 64;
 
+/// How long one polls for events before falling asleep, if that is worth it: longer than another process of
+/// the machine needs to be woken and to answer.
+pub const POLL_FOR: Duration = Duration::from_micros(50);
+
+/// The longest turn after which that may be: a question or an answer takes some 20 us, a piece of a bulk
+/// stream 150 and more.
+pub const POLL_AFTER: Duration = Duration::from_micros(100);
+
 /// Connections accepted from one listening socket in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 

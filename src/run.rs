@@ -112,6 +112,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
+    process::forget_start();
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     match end? {
@@ -161,6 +162,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         child.release().map_err(system("Couldn't start the command"))?;
         crate::log::leave_stderr();
     }
+    process::forget_start();
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     pasta_code(end?, child.as_ref())

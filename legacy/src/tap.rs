@@ -9,16 +9,16 @@
 //! `commit`, so there always is room; a frame that the kernel does not want then is dropped and
 //! counted, as a full queue of an interface does.
 //!
-//! The device is watched level-triggered: a read that finds nothing costs as much as one that finds
-//! a small frame, and questions and answers come one by one. So no more frames are read after an
-//! event than are likely to wait; what waits beyond that is reported again.
+//! The device is watched level-triggered, and no more frames are read after an event than are likely to
+//! wait ([`Expected`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::net_header::{Accepted, HEADER_BYTES, decode, encode};
 use passt_frame::{
-    Arena, Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GsoSet,
-    LinkChange, MAX_FRAME_BYTES, MAX_FRAMES, PortEvents, Registrar, ToGuest, ToGuestList, Trigger,
+    Arena, Caps, Errno, Expected, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch,
+    GsoSet, LinkChange, MAX_FRAME_BYTES, MAX_FRAMES, PortEvents, Registrar, ToGuest, ToGuestList,
+    Trigger,
 };
 
 /// Bytes of an Ethernet header: shorter frames are none.
@@ -29,12 +29,6 @@ const READ_BYTES: usize = HEADER_BYTES + MAX_FRAME_BYTES as usize;
 
 /// Bytes of each arena: 31 of the largest frames, which is more than a cache of a core holds.
 const ARENA_BYTES: usize = 2 * 1024 * 1024;
-
-/// Events that brought as many frames as expected before more are expected.
-const EVENTS_BEFORE_MORE: u8 = 4;
-
-/// Where so many frames are expected, reading goes on until there are none left.
-const BULK_FRAMES: usize = 8;
 
 /// Frames start at multiples of this, so that no two share a cache line.
 const ALIGN: usize = 64;
@@ -90,37 +84,6 @@ struct Incoming {
     more: bool,
     expected: Expected,
     nonsense: u64,
-}
-
-/// How many frames are likely to wait after an event.
-struct Expected {
-    frames: usize,
-    /// Events in a row that brought at least so many.
-    events: u8,
-}
-
-impl Default for Expected {
-    fn default() -> Self {
-        Self { frames: MAX_FRAMES, events: 0 }
-    }
-}
-
-impl Expected {
-    /// Whether to read on after `count` frames.
-    fn reads_on(&self, count: usize) -> bool {
-        count < self.frames || self.frames >= BULK_FRAMES
-    }
-
-    /// Learns from a round of reads that ended after `count` frames, because there were no more or
-    /// because no more were expected.
-    fn learn(&mut self, count: usize, emptied: bool) {
-        self.events = if emptied { 0 } else { self.events + 1 };
-        if emptied {
-            self.frames = count.max(1);
-        } else if self.events >= EVENTS_BEFORE_MORE {
-            *self = Self { frames: 2 * self.frames, events: 0 };
-        }
-    }
 }
 
 /// Frames to the namespace.
@@ -212,13 +175,13 @@ unsafe impl FromGuest for Incoming {
         while self.more && batch.has_room(1) {
             let next = match self.first.take() {
                 Some(first) => Some(first),
-                None if !self.expected.reads_on(count) => None,
+                None if !self.expected.goes_on(count) => None,
                 // An error means that the device is gone, which comes as an event of its own.
                 None => self.read().unwrap_or(None),
             };
             let Some(slot) = next else {
                 self.more = false;
-                self.expected.learn(count, self.expected.reads_on(count));
+                self.expected.learn(count, self.expected.goes_on(count));
                 return;
             };
             count += 1;

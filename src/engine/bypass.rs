@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::{Errno, ToGuest};
-use rustix::net::sockopt;
 
 use super::Engine;
+use super::listen::Arrival;
 use crate::flow::fwd::{self, Bypass, Rule, RuleTable, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
@@ -88,27 +88,21 @@ impl Engine {
         })
     }
 
-    /// Listening socket `listener` on `pif` has accepted a connection.
+    /// A listening socket has accepted a connection.
     pub(super) fn route_connection(
         &mut self,
         out: &mut dyn ToGuest,
-        (pif, listener): (Pif, u32),
         rule: &Rule,
-        accepted: OwnedFd,
-        peer: SocketAddr,
+        arrival: Arrival,
     ) {
-        if self.bypass.is_none() {
-            return self.accepted(out, (accepted, listener), peer, rule);
-        }
-        let side = socket::local_address(accepted.as_fd())
-            .map_err(|_| DropReason::SocketFailed)
-            .and_then(|local| {
-                let side = self.bypass_side(pif, rule, peer, local)?;
-                Ok(side.map(|side| (local, side)))
-            });
+        let Arrival { pif, peer, .. } = arrival;
+        let side = arrival.local(rule).and_then(|local| {
+            let side = self.bypass_side(pif, rule, peer, local)?;
+            Ok((local, side))
+        });
         let opened = match side {
-            Ok(None) => return self.accepted(out, (accepted, listener), peer, rule),
-            Ok(Some((local, (to, side)))) => {
+            Ok((local, None)) => return self.accepted(out, arrival, local, rule),
+            Ok((local, Some((to, side)))) => {
                 let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
                 let sides = [initiating, target_side(to, &side)];
                 self.open_splice(sides, &side).map(|parts| (sides, parts))
@@ -116,9 +110,9 @@ impl Engine {
             Err(reason) => Err(reason),
         };
         let added = match opened {
-            Ok((sides, target)) => self.add_splice(sides, accepted, target),
+            Ok((sides, target)) => self.add_splice(sides, arrival.socket, target),
             Err(reason) => {
-                let _ = stream::reset_on_close(accepted.as_fd());
+                let _ = stream::reset_on_close(arrival.socket.as_fd());
                 Err(reason)
             }
         };
@@ -135,7 +129,6 @@ impl Engine {
     ) -> Result<(OwnedFd, bool), DropReason> {
         let open = || -> Result<(OwnedFd, bool), Errno> {
             let socket = self.socket_on(sides[1].pif, Transport::Tcp, side.destination)?;
-            sockopt::set_tcp_nodelay(&socket, true)?;
             let source = side.source.ip();
             let kernels_choice = source.is_unspecified()
                 || (source.is_loopback() && source == loopback_of(side.destination));

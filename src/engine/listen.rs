@@ -1,11 +1,15 @@
 //! Listening sockets: one for each port of each forwarding rule. A TCP connection or the first UDP
 //! datagram on one of them starts a flow toward the guest. Those of a guest's namespace, for the ports
 //! that lead from there to the host, are served by the same code.
+//!
+//! They are watched level-triggered: accept4(2) makes a socket before it finds that nobody waits, so no
+//! more connections are accepted after an event than are likely to wait ([`Expected`]). A socket that has
+//! to wait for room is watched edge-triggered until it may go on: who comes next has it try again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::{Errno, ToGuest};
+use passt_frame::{Errno, Expected, ToGuest};
 use rustix::event::epoll;
 use rustix::net::{self as rnet, sockopt};
 
@@ -43,8 +47,39 @@ pub struct Listener {
     ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
     waiting: bool,
+    /// Watched edge-triggered, since it had to wait.
+    edges_only: bool,
+    /// Connections that are likely to wait after an event.
+    expected: Expected,
     /// Accepted connections of which the guest's server may know nothing yet.
     places_taken: usize,
+}
+
+/// A connection that was accepted.
+pub(super) struct Arrival {
+    pub socket: OwnedFd,
+    pub peer: SocketAddr,
+    /// Where it was accepted, and on which port.
+    pub pif: Pif,
+    port: u16,
+    /// Index of the listening socket.
+    pub listener: u32,
+}
+
+impl Arrival {
+    /// The address that the connection was made to. A socket that listens on one address of its own has
+    /// no other; the scope of a link-local one is known to the kernel.
+    pub fn local(&self, rule: &Rule) -> Result<SocketAddr, DropReason> {
+        let address: IpAddr = match rule.listen {
+            ListenAddr::V4(v4) if !v4.is_unspecified() => v4.into(),
+            ListenAddr::V6(v6) if !v6.is_unspecified() && !v6.is_unicast_link_local() => v6.into(),
+            _ => {
+                let local = socket::local_address(self.socket.as_fd());
+                return local.map_err(|_| DropReason::SocketFailed);
+            }
+        };
+        Ok(SocketAddr::new(address, self.port))
+    }
 }
 
 /// All listening sockets. Their indexes stay the same while others come and go.
@@ -289,8 +324,7 @@ impl Engine {
         }
         let token = Token::Listener(self.listeners.next_index());
         let data = epoll::EventData::new_u64(token.to_bits());
-        let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&*self.epoll, &socket, data, events)?;
+        epoll::add(&*self.epoll, &socket, data, epoll::EventFlags::IN)?;
         let proto = rule.proto;
         self.listeners.add(Listener {
             socket,
@@ -300,6 +334,8 @@ impl Engine {
             port,
             ready: false,
             waiting: false,
+            edges_only: false,
+            expected: Expected::default(),
             places_taken: 0,
         });
         Ok(())
@@ -322,15 +358,12 @@ impl Engine {
             Proto::Tcp => self.accept_some(out, index as usize),
             _ => self.receive_some(out, index as usize),
         };
-        match drained {
-            Drained::Empty => {}
-            Drained::More => self.mark_listener(index),
-            Drained::NoRoom => {
-                if let Some(listener) = self.listeners.get_mut(index as usize) {
-                    listener.waiting = true;
-                    self.waiting_listeners += 1;
-                }
-            }
+        let Some(listener) = self.listeners.get_mut(index as usize) else { return };
+        let waits = drained == Drained::NoRoom;
+        listener.waiting = waits;
+        self.waiting_listeners += usize::from(waits);
+        if std::mem::replace(&mut listener.edges_only, waits) != waits {
+            watch(&self.epoll, listener, index);
         }
     }
 
@@ -349,33 +382,41 @@ impl Engine {
         }
     }
 
+    /// Accepts as many connections as are likely to wait. What is left is reported again.
     fn accept_some(&mut self, out: &mut dyn ToGuest, index: usize) -> Drained {
-        for _ in 0..ACCEPTS_PER_TURN {
+        let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
+        let (pif, port, mut expected) = (listener.pif, listener.port, listener.expected);
+        let Some(rule) = self.rule(pif, listener.rule) else { return Drained::Empty };
+        let mut count = 0;
+        while count < ACCEPTS_PER_TURN && expected.goes_on(count) {
+            let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
             if let Err(reason) = self.flows.check_room(self.listeners.len()) {
                 self.outbox.drops.count(reason);
                 return Drained::NoRoom;
             }
-            let Some(listener) = self.listeners.get(index) else { return Drained::Empty };
             if listener.places_taken >= PLACES_PER_PORT {
                 return Drained::NoRoom;
             }
             match socket::accept(listener.socket.as_fd()) {
                 Ok((socket, peer)) => {
-                    let from = (listener.pif, index as u32);
-                    if let Some(rule) = self.rule(listener.pif, listener.rule) {
-                        self.route_connection(out, from, &rule, socket, peer);
-                    }
+                    let arrival = Arrival { socket, peer, pif, port, listener: index as u32 };
+                    self.route_connection(out, &rule, arrival);
                 }
-                Err(Errno::AGAIN) => return Drained::Empty,
+                Err(Errno::AGAIN) => break,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     self.outbox.drops.count(DropReason::DescriptorsExhausted);
                     return Drained::NoRoom;
                 }
                 // The connection is gone again, or never was one for us: go on with the next.
-                Err(errno) => log::debug!("accept on port {}: {errno}", listener.port),
+                Err(errno) => log::debug!("accept on port {port}: {errno}"),
             }
+            count += 1;
         }
-        Drained::More
+        expected.learn(count, count < ACCEPTS_PER_TURN && expected.goes_on(count));
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.expected = expected;
+        }
+        Drained::Empty
     }
 
     /// The guest's side and our side of what `peer` sent to `local`.
@@ -488,6 +529,16 @@ impl Engine {
         prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
         socket::connect(socket.as_fd(), peer)?;
         Ok(socket)
+    }
+}
+
+/// Watches a listening socket in the way that it says.
+fn watch(epoll: &OwnedFd, listener: &Listener, index: u32) {
+    let mut events = epoll::EventFlags::IN;
+    events.set(epoll::EventFlags::ET, listener.edges_only);
+    let data = epoll::EventData::new_u64(Token::Listener(index).to_bits());
+    if let Err(errno) = epoll::modify(epoll, &listener.socket, data, events) {
+        log::error!("cannot watch port {}: {errno}", listener.port);
     }
 }
 

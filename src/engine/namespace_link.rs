@@ -68,6 +68,10 @@ impl Link for NamespaceLink {
     fn event_type(&self, _token: u16) -> EventType {
         EventType::Tap
     }
+
+    fn may_poll(&self) -> bool {
+        true
+    }
 }
 
 /// Either half of no link.

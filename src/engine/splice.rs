@@ -12,7 +12,7 @@ use rustix::net as rnet;
 
 use super::Engine;
 use super::bypass::PipePool;
-use super::state::{FlowState, Protocol, SpliceState};
+use super::state::{FlowState, Nagle, Protocol, SpliceState};
 use crate::flow::side::Side;
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
@@ -34,13 +34,15 @@ impl Engine {
         (target, connected): (OwnedFd, bool),
     ) -> Result<(), DropReason> {
         let machine = Splice::new(connected);
-        let state = SpliceState { machine, target, pipes: [None, None] };
+        let state = SpliceState {
+            machine,
+            target,
+            nagle: [Nagle::Off, Nagle::Unwritten],
+            pipes: [None, None],
+        };
         let state = FlowState::new(accepted, Protocol::Splice(state));
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
         log::debug!("{id:?} (TCP connection, spliced): {} => {}", sides[0], sides[1]);
-        if connected {
-            self.flows.mark_ready(id);
-        }
         Ok(())
     }
 
@@ -76,18 +78,19 @@ impl Engine {
             return;
         };
         let initiator = flow.state.socket.as_fd();
-        let Protocol::Splice(SpliceState { machine, target, pipes }) = &mut flow.state.protocol
+        let Protocol::Splice(SpliceState { machine, target, nagle, pipes }) =
+            &mut flow.state.protocol
         else {
             return;
         };
         let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
         match action {
             Action::Copy(from) => {
-                let (from_socket, to) = (socket(from), socket(from.other()));
+                let to = Outlet(socket(from.other()), &mut nagle[from.other().index()]);
                 let (batch, pipe) = (&mut parts.batch, &mut pipes[from.index()]);
                 let copied = match parts.pipes.spare() {
-                    Some(room) => pass_on(batch, &mut parts.pipes, pipe, room, [from_socket, to]),
-                    None => peek_and_copy(batch, from_socket, to),
+                    Some(room) => pass_on(batch, &mut parts.pipes, pipe, room, socket(from), to),
+                    None => peek_and_copy(batch, socket(from), to),
                 };
                 machine.on_copied(from, copied.unwrap_or(Copied::Failed));
             }
@@ -99,7 +102,9 @@ impl Engine {
                 machine.on_filled(from, fill(pipes[from.index()].as_ref(), socket(from)));
             }
             Action::Drain(from, bytes) => {
-                let drained = drain(pipes[from.index()].as_ref(), socket(from.other()), bytes);
+                let to = socket(from.other());
+                nagle[from.other().index()].before_write(to);
+                let drained = drain(pipes[from.index()].as_ref(), to, bytes);
                 machine.on_drained(from, drained);
             }
             Action::GivePipe(from) => {
@@ -144,6 +149,18 @@ impl Engine {
     }
 }
 
+/// A socket that bytes are copied to.
+struct Outlet<'a>(BorrowedFd<'a>, &'a mut Nagle);
+
+impl Outlet<'_> {
+    /// Sends the first `bytes` bytes of what was read; returns how many it has taken.
+    fn send(self, batch: &Batch, bytes: u32) -> Result<u32, Errno> {
+        self.1.before_write(self.0);
+        let sent = batch.send_stream(self.0, bytes);
+        sent.or_else(|errno| if errno == Errno::AGAIN { Ok(0) } else { Err(errno) })
+    }
+}
+
 /// Passes on what waits, `room` bytes at most. What the destination does not take goes to a pipe of the
 /// pool, which has one that holds so many bytes.
 fn pass_on(
@@ -151,7 +168,8 @@ fn pass_on(
     pool: &mut PipePool,
     pipe: &mut Option<Pipe>,
     room: u32,
-    [from, to]: [BorrowedFd<'_>; 2],
+    from: BorrowedFd<'_>,
+    to: Outlet<'_>,
 ) -> Result<Copied, Errno> {
     let read = match batch.receive_stream(from, room) {
         Ok(0) => return Ok(Copied::Ended),
@@ -159,7 +177,7 @@ fn pass_on(
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = batch.send_stream(to, read).or_else(none_for_now)?;
+    let taken = to.send(batch, read)?;
     let held = read - taken;
     if held > 0 {
         let spare = pool.take().ok_or(Errno::NOBUFS)?;
@@ -173,26 +191,18 @@ fn pass_on(
 }
 
 /// Copies what waits: read without consuming, write, and consume what was taken.
-fn peek_and_copy(
-    batch: &mut Batch,
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-) -> Result<Copied, Errno> {
+fn peek_and_copy(batch: &mut Batch, from: BorrowedFd<'_>, to: Outlet<'_>) -> Result<Copied, Errno> {
     let read = match batch.peek_stream(from) {
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = batch.send_stream(to, read).or_else(none_for_now)?;
+    let taken = to.send(batch, read)?;
     if taken > 0 && stream::discard(from, taken)? != taken {
         return Err(Errno::IO);
     }
     Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
-}
-
-fn none_for_now(errno: Errno) -> Result<u32, Errno> {
-    if errno == Errno::AGAIN { Ok(0) } else { Err(errno) }
 }
 
 fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {

@@ -3,6 +3,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::net::sockopt;
+
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
 use crate::sys::pipe::Pipe;
@@ -66,6 +68,8 @@ pub struct SpliceState {
     pub machine: Splice,
     /// The socket that we connected.
     pub target: OwnedFd,
+    /// Whether the two sockets have the Nagle algorithm.
+    pub nagle: [Nagle; 2],
     /// The pipe of each way, while it needs one.
     pub pipes: [Option<Pipe>; 2],
 }
@@ -96,6 +100,8 @@ pub struct TcpState {
     pub conn: Conn,
     /// Where the socket peeks.
     pub peek: PeekOffset,
+    /// Whether the socket has the Nagle algorithm.
+    pub nagle: Nagle,
     /// Bytes that the last read got: how much room to reserve for the next.
     pub last_read: u32,
     /// The handshake of the host socket has not finished.
@@ -104,6 +110,41 @@ pub struct TcpState {
     pub half_open: bool,
     /// The flow's place among those of which the guest has to show that it knows them.
     pub place: Option<Place>,
+}
+
+impl TcpState {
+    /// State of a new connection.
+    pub fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
+        Self { conn, peek, nagle, last_read: 0, connecting: false, half_open: false, place: None }
+    }
+}
+
+/// Whether a socket still has the Nagle algorithm (RFC 9293, section 3.7.4): bytes that do not fill a
+/// segment wait while others are on their way. None are when it is first written to, and many connections
+/// ask only one question. What is accepted inherits from the listening socket that it has it not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nagle {
+    /// It has, and nothing was written.
+    Unwritten,
+    /// It has, and something was written.
+    Written,
+    /// It has not.
+    Off,
+}
+
+impl Nagle {
+    /// To be called before each write.
+    pub fn before_write(&mut self, socket: BorrowedFd<'_>) {
+        *self = match self {
+            Self::Unwritten => Self::Written,
+            Self::Written => {
+                // A connection that has failed meanwhile says so when it is written to.
+                let _ = sockopt::set_tcp_nodelay(socket, true);
+                Self::Off
+            }
+            Self::Off => Self::Off,
+        };
+    }
 }
 
 /// One of the places that a listening socket has for connections of which the guest's server may know

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
 use rustix::event::epoll::EventFlags;
-use rustix::net::{self as rnet, sockopt};
+use rustix::net as rnet;
 
 use super::Engine;
-use super::state::{FlowState, PeekOffset, Place, Protocol, TcpState};
-use crate::flow::fwd::{self, Proto, Rule};
+use super::listen::Arrival;
+use super::state::{FlowState, Nagle, PeekOffset, Place, Protocol, TcpState};
+use crate::flow::fwd::{self, ListenAddr, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{
@@ -91,7 +92,9 @@ impl Engine {
         let now = self.now;
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         let Protocol::Tcp(tcp) = &mut flow.state.protocol else { return };
-        let written = lease.send_stream(flow.state.socket.as_fd(), &parts);
+        let socket = flow.state.socket.as_fd();
+        tcp.nagle.before_write(socket);
+        let written = lease.send_stream(socket, &parts);
         let taken = written.unwrap_or(0);
         tcp.conn.on_written(now, taken);
         match written {
@@ -171,28 +174,29 @@ impl Engine {
         if connected {
             conn.on_socket(self.now, SocketEvent::Connected);
         }
-        self.add_tcp(out, socket, sides, conn, !connected)?;
+        let offset = self.peek_offset(target.source.is_ipv4());
+        let mut state = TcpState::new(conn, offset, Nagle::Unwritten);
+        state.connecting = !connected;
+        self.add_tcp(out, socket, sides, state)?;
         Ok(())
     }
 
-    /// A listening socket has accepted a connection: opens one to the guest.
+    /// A listening socket has accepted a connection to `local`: opens one to the guest.
     pub(super) fn accepted(
         &mut self,
         out: &mut dyn ToGuest,
-        (socket, listener): (OwnedFd, u32),
-        peer: SocketAddr,
+        arrival: Arrival,
+        local: SocketAddr,
         rule: &Rule,
     ) {
-        let opened = socket::local_address(socket.as_fd())
-            .map_err(|_| DropReason::SocketFailed)
-            .and_then(|local| self.inbound_sides(rule, peer, local))
-            .and_then(|sides| {
-                if self.flows.find(L4Protocol::Tcp, &sides[1]).is_some() {
-                    // The peer uses a port again whose connection the guest has not closed yet.
-                    return Err(DropReason::SocketFailed);
-                }
-                Ok(sides)
-            });
+        let Arrival { socket, peer, listener, .. } = arrival;
+        let opened = self.inbound_sides(rule, peer, local).and_then(|sides| {
+            if self.flows.find(L4Protocol::Tcp, &sides[1]).is_some() {
+                // The peer uses a port again whose connection the guest has not closed yet.
+                return Err(DropReason::SocketFailed);
+            }
+            Ok(sides)
+        });
         let sides = match opened {
             Ok(sides) => sides,
             Err(reason) => {
@@ -203,7 +207,9 @@ impl Engine {
         };
         let opening = self.opening(&sides, sides[1].ours.ip().is_ipv4());
         let conn = Conn::inbound(self.now, &self.options.tcp, opening);
-        match self.add_tcp(out, socket, sides, conn, false) {
+        let v4 = matches!(rule.listen, ListenAddr::V4(_));
+        let state = TcpState::new(conn, self.peek_offset(v4), Nagle::Off);
+        match self.add_tcp(out, socket, sides, state) {
             Ok(id) => {
                 if let Some(tcp) = self.tcp_mut(id) {
                     tcp.place = Some(Place { listener, since: None });
@@ -228,24 +234,19 @@ impl Engine {
         }
     }
 
+    /// Where a new socket of a family peeks.
+    fn peek_offset(&self, v4: bool) -> PeekOffset {
+        let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
+        if supported { PeekOffset::Unset } else { PeekOffset::Unsupported }
+    }
+
     fn add_tcp(
         &mut self,
         out: &mut dyn ToGuest,
         socket: OwnedFd,
         sides: [Side; 2],
-        conn: Conn,
-        connecting: bool,
+        state: TcpState,
     ) -> Result<FlowId, DropReason> {
-        let v4 = sockopt::socket_domain(&socket) == Ok(rnet::AddressFamily::INET);
-        let supported = if v4 { self.options.peek_offset_v4 } else { self.options.peek_offset_v6 };
-        let state = TcpState {
-            conn,
-            peek: if supported { PeekOffset::Unset } else { PeekOffset::Unsupported },
-            last_read: 0,
-            connecting,
-            half_open: false,
-            place: None,
-        };
         let state = FlowState::new(socket, Protocol::Tcp(state));
         let id = self.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
         log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
@@ -476,7 +477,6 @@ impl Engine {
 /// A socket for a connection from the guest.
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }

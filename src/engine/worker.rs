@@ -10,6 +10,7 @@ use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::stats::{EventType, Stats, event_type};
+use super::wait::{Waits, others_can_run};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
 use crate::sys::socket;
@@ -41,6 +42,11 @@ pub trait Link: FramePort {
 
     /// The type of the event that the link registered under `token`.
     fn event_type(&self, token: u16) -> EventType;
+
+    /// Whether the processor may be kept busy for a moment, for events that are likely to come.
+    fn may_poll(&self) -> bool {
+        false
+    }
 }
 
 impl Link for passt_vhost::Device {
@@ -96,6 +102,9 @@ pub struct Worker<L: Link> {
     /// Kept open for epoll.
     signals: Option<OwnedFd>,
     watches: Vec<Box<dyn Watch>>,
+    waits: Waits,
+    /// When the last turn began.
+    began: Timestamp,
     /// Frames from the guest may be waiting.
     frames: bool,
     /// A client wants to connect.
@@ -129,6 +138,7 @@ impl<L: Link> Worker<L> {
         }
         let batch = FromGuestBatch::new();
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
+        let waits = Waits::new(link.may_poll() && others_can_run());
         Ok(Self {
             epoll,
             events,
@@ -138,6 +148,8 @@ impl<L: Link> Worker<L> {
             clients,
             signals: None,
             watches: Vec::new(),
+            waits,
+            began: Timestamp::ZERO,
             frames: false,
             knocking: false,
             clients_wait: false,
@@ -214,12 +226,9 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
         let timeout = self.timeout(at_most);
         self.events.clear();
-        let events = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&*self.epoll, events, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
+        self.waits.wait(&self.epoll, &mut self.events, timeout, self.began)?;
         let now = monotonic_now();
+        self.began = now;
         self.engine.begin_turn(now);
         for index in 0..self.events.len() {
             let event = self.events[index];

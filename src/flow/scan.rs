@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use super::fwd::{Proto, Rule};
 
-/// Time between two scans: a service can be reached, and is gone, within a second.
-pub const SCAN_PERIOD: Duration = Duration::from_millis(900);
+/// Time between two scans: a service can be reached, and is gone, within a second. Timers may be a tick
+/// of 8 ms late.
+pub const SCAN_PERIOD: Duration = Duration::from_millis(980);
 
 const WORDS: usize = 65536 / 64;
 

@@ -36,6 +36,28 @@ pub fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// No page is larger.
+const LARGEST_PAGE_BYTES: usize = 64 * 1024;
+
+/// Gives memory back that only starting has needed: free blocks of the allocator, and the pages of the
+/// program's own code and constants. Those that are needed again are mapped again when they are touched,
+/// most of them a few at a time; they are the file's pages, which the kernel keeps.
+pub fn forget_start() {
+    unsafe extern "C" {
+        /// Where the program begins, and where its code ends (ld(1), PROVIDE).
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let (start, end) = (&raw const __executable_start, (&raw const etext).addr());
+    let bytes = (end - start.addr()) / LARGEST_PAGE_BYTES * LARGEST_PAGE_BYTES;
+    // SAFETY: the range belongs to the program's file, from its first page on. Nothing in it was ever
+    // written: what the loader changes stands behind the code. So what is dropped reads the same again.
+    let _ = unsafe { libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_DONTNEED) };
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives back what nobody uses.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 /// Which process returned from [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forked {

@@ -3,6 +3,10 @@
 //! The socket answers for the namespace in which it was made, wherever it is used. TCP is asked for
 //! listening sockets only: then the kernel walks its small table of listeners and not that of all
 //! connections. UDP is asked for sockets that are bound and not connected.
+//!
+//! Of each question most of the time is the walk over a table of the kernel's, of tens of thousands of
+//! slots for UDP. For TCP the first version of the interface is used, which answers for both families at
+//! once; it knows no other protocol.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +17,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
 
-/// `TCPDIAG_GETSOCK`'s successor (linux/sock_diag.h).
+/// The first version (linux/inet_diag.h): TCP only, all families.
+const TCPDIAG_GETSOCK: u16 = 18;
+/// Its successor (linux/sock_diag.h): one family of any protocol.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN`.
 const STATE_LISTEN: u32 = 10;
@@ -22,9 +28,16 @@ const STATE_CLOSE: u32 = 7;
 
 /// `struct nlmsghdr`.
 pub(super) const HEADER_BYTES: usize = 16;
+/// `struct inet_diag_req`.
+const TCP_REQUEST_BYTES: usize = 60;
+/// Where that has the states.
+const TCP_STATES_OFFSET: usize = HEADER_BYTES + 52;
 /// `struct inet_diag_req_v2`.
 const REQUEST_BYTES: usize = 56;
-/// Where `struct inet_diag_msg` has the port, and the address behind its two ports.
+/// Where that has the states.
+const STATES_OFFSET: usize = HEADER_BYTES + 4;
+/// Where `struct inet_diag_msg` has the family, the port, and the address behind its two ports.
+const FAMILY_OFFSET: usize = HEADER_BYTES;
 const PORT_OFFSET: usize = HEADER_BYTES + 4;
 const ADDRESS_OFFSET: usize = HEADER_BYTES + 8;
 
@@ -44,6 +57,8 @@ pub enum Protocol {
 pub struct SockDiag {
     socket: OwnedFd,
     answer: Box<[u8; ANSWER_BYTES]>,
+    /// The last answer was not read to its end, and is in the way of the next one.
+    unfinished: bool,
 }
 
 /// Makes the netlink socket that [`SockDiag`] asks through.
@@ -58,7 +73,7 @@ pub fn socket() -> Result<OwnedFd, Errno> {
 impl SockDiag {
     /// Asks through `socket`, about the namespace in which it was made.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, answer: Box::new([0; ANSWER_BYTES]) }
+        Self { socket, answer: Box::new([0; ANSWER_BYTES]), unfinished: false }
     }
 
     /// Calls `visit` with local address and port of each socket of `protocol`, of both families.
@@ -71,30 +86,33 @@ impl SockDiag {
         protocol: Protocol,
         mut visit: impl FnMut(IpAddr, u16),
     ) -> Result<(), Errno> {
-        for family in [AddressFamily::INET, AddressFamily::INET6] {
-            self.dump(protocol, family, &mut visit)?;
+        match protocol {
+            Protocol::Tcp => self.dump(&tcp_request(), &mut visit),
+            Protocol::Udp => {
+                self.dump(&udp_request(AddressFamily::INET), &mut visit)?;
+                self.dump(&udp_request(AddressFamily::INET6), &mut visit)
+            }
         }
-        Ok(())
     }
 
-    fn dump(
-        &mut self,
-        protocol: Protocol,
-        family: AddressFamily,
-        visit: &mut impl FnMut(IpAddr, u16),
-    ) -> Result<(), Errno> {
-        // An answer that was not read to its end is in the way of the next one.
-        while receive(self.socket.as_fd(), &mut self.answer[..]).is_ok() {}
-        send(&self.socket, &request(protocol, family), SendFlags::empty())?;
+    fn dump(&mut self, request: &[u8], visit: &mut impl FnMut(IpAddr, u16)) -> Result<(), Errno> {
+        while self.unfinished {
+            self.unfinished = receive(self.socket.as_fd(), &mut self.answer[..]).is_ok();
+        }
+        send(&self.socket, request, SendFlags::empty())?;
+        self.unfinished = true;
         loop {
             let length = receive(self.socket.as_fd(), &mut self.answer[..])?;
             let mut rest = &self.answer[..length.min(ANSWER_BYTES)];
             while let Some((message, kind)) = next_message(&mut rest) {
                 match i32::from(kind) {
-                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_DONE => {
+                        self.unfinished = false;
+                        return Ok(());
+                    }
                     libc::NLMSG_ERROR => return Err(error(message)),
                     _ => {
-                        if let Some((address, port)) = local(message, family) {
+                        if let Some((address, port)) = local(message) {
                             visit(address, port);
                         }
                     }
@@ -115,21 +133,29 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize
     }
 }
 
+/// `struct nlmsghdr` and `struct inet_diag_req`: the family is not looked at, and the socket's identity
+/// stays empty.
+fn tcp_request() -> [u8; HEADER_BYTES + TCP_REQUEST_BYTES] {
+    request(TCPDIAG_GETSOCK, TCP_STATES_OFFSET, STATE_LISTEN)
+}
+
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`: family, protocol, no extensions, states; the
 /// socket's identity stays empty.
-fn request(protocol: Protocol, family: AddressFamily) -> [u8; HEADER_BYTES + REQUEST_BYTES] {
-    let mut bytes = [0; HEADER_BYTES + REQUEST_BYTES];
-    let (number, state) = match protocol {
-        Protocol::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
-        Protocol::Udp => (libc::IPPROTO_UDP, STATE_CLOSE),
-    };
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    bytes[..4].copy_from_slice(&((HEADER_BYTES + REQUEST_BYTES) as u32).to_ne_bytes());
-    bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+fn udp_request(family: AddressFamily) -> [u8; HEADER_BYTES + REQUEST_BYTES] {
+    let mut bytes = request(SOCK_DIAG_BY_FAMILY, STATES_OFFSET, STATE_CLOSE);
     bytes[HEADER_BYTES] = family.as_raw() as u8;
-    bytes[HEADER_BYTES + 1] = number as u8;
-    bytes[HEADER_BYTES + 4..][..4].copy_from_slice(&(1u32 << state).to_ne_bytes());
+    bytes[HEADER_BYTES + 1] = libc::IPPROTO_UDP as u8;
+    bytes
+}
+
+/// A question of type `kind` for all sockets in `state`.
+fn request<const N: usize>(kind: u16, states_offset: usize, state: u32) -> [u8; N] {
+    let mut bytes = [0; N];
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    bytes[..4].copy_from_slice(&(N as u32).to_ne_bytes());
+    bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+    bytes[states_offset..][..4].copy_from_slice(&(1u32 << state).to_ne_bytes());
     bytes
 }
 
@@ -147,11 +173,12 @@ pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u16)> {
 }
 
 /// Local address and port in a message with `struct inet_diag_msg`; `None` for port 0.
-fn local(message: &[u8], family: AddressFamily) -> Option<(IpAddr, u16)> {
+fn local(message: &[u8]) -> Option<(IpAddr, u16)> {
+    let family = i32::from(*message.get(FAMILY_OFFSET)?);
     let &[high, low] = message.get(PORT_OFFSET..)?.first_chunk::<2>()?;
     let port = u16::from_be_bytes([high, low]);
     let address: [u8; 16] = *message.get(ADDRESS_OFFSET..)?.first_chunk()?;
-    let address = if family == AddressFamily::INET {
+    let address = if family == libc::AF_INET {
         Ipv4Addr::new(address[0], address[1], address[2], address[3]).into()
     } else {
         Ipv6Addr::from(address).to_canonical()
@@ -180,6 +207,8 @@ mod tests {
     #[test]
     fn sees_listeners_and_unconnected_sockets_and_nothing_else() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp6 = TcpListener::bind("[::1]:0").unwrap();
+        let udp6 = UdpSocket::bind("[::1]:0").unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
         connected.connect(udp.local_addr().unwrap()).unwrap();
@@ -188,6 +217,8 @@ mod tests {
         let mut diag = SockDiag::new(socket().unwrap());
         let (tcp_seen, udp_seen) = (seen(&mut diag, Protocol::Tcp), seen(&mut diag, Protocol::Udp));
         assert!(tcp_seen.contains(&at(tcp.local_addr().unwrap())));
+        assert!(tcp_seen.contains(&at(tcp6.local_addr().unwrap())));
+        assert!(udp_seen.contains(&at(udp6.local_addr().unwrap())));
         assert!(!tcp_seen.contains(&at(stream.local_addr().unwrap())));
         assert!(udp_seen.contains(&at(udp.local_addr().unwrap())));
         assert!(!udp_seen.contains(&at(connected.local_addr().unwrap())));
@@ -197,12 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_of_an_answer_is_not_taken_for_the_next_one() {
+        let mut diag = SockDiag::new(socket().unwrap());
+        send(&diag.socket, &tcp_request(), SendFlags::empty()).unwrap();
+        diag.unfinished = true;
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        assert!(seen(&mut diag, Protocol::Udp).contains(&(address.ip(), address.port())));
+    }
+
+    #[test]
     fn broken_answers_end_quietly() {
         for bytes in [&[][..], &[0; 15], &[0; 16], &[8, 0, 0, 0, 0, 0, 0, 0], &[0xff; 64]] {
             let mut rest = bytes;
             assert_eq!(next_message(&mut rest), None);
         }
-        assert_eq!(local(&[0; 30], AddressFamily::INET), None);
+        assert_eq!(local(&[0; 30]), None);
         assert_eq!(error(&[0; 16]), Errno::IO);
     }
 }

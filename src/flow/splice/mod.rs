@@ -172,9 +172,10 @@ pub struct Splice {
 }
 
 impl Splice {
-    /// A connection that was accepted; its target is being connected unless `connected`.
+    /// A connection that was accepted; its target is being connected unless `connected`. What waits in
+    /// either socket is still to be told.
     pub fn new(connected: bool) -> Self {
-        let way = Way { readable: true, writable: true, ..Way::default() };
+        let way = Way { writable: true, ..Way::default() };
         Self {
             ways: [way; 2],
             connecting: !connected,

@@ -23,6 +23,7 @@
 //! by the memory file of the vhost crate, and nowhere else.
 
 mod arena;
+mod expected;
 mod from_guest;
 mod iovec;
 mod mem_port;
@@ -35,6 +36,7 @@ mod registrar;
 mod to_guest;
 
 pub use arena::Arena;
+pub use expected::Expected;
 pub use from_guest::{FromGuestBatch, FromGuestFrame, FromGuestLease, Part};
 pub use iovec::{GuestIovec, OnesSum};
 pub use mem_port::{Faults, MemPort};

@@ -1,0 +1,169 @@
+//! Waiting for events. Who sleeps has to be woken, which on a processor that has gone to rest takes longer
+//! than many an answer: so when waits have been short, the next one begins with looking again and again,
+//! for [`POLL_FOR`] at most, and only then falls asleep.
+//!
+//! That is worth it while nearly all waits end so soon, as in a quick exchange of questions and answers.
+//! One that does not costs [`MISS`] that did. Who has nothing to do does not poll; nor who was busy for long:
+//! what comes while one sleeps then is taken together, which is cheaper ([`POLL_AFTER`]); nor who has only one processor:
+//! nobody could answer meanwhile.
+
+use std::os::fd::OwnedFd;
+
+use passt_frame::Errno;
+use rustix::event::epoll;
+use rustix::thread::sched_getaffinity;
+use rustix::time::Timespec;
+
+use super::worker::monotonic_now;
+use crate::limits::{POLL_AFTER, POLL_FOR};
+use crate::time::Timestamp;
+
+const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// What is known of the waits so far.
+#[derive(Debug)]
+pub(super) struct Waits {
+    /// Points: one for each short wait, [`MISS`] less for a long one. Polls with any.
+    points: i8,
+    /// Somebody else can run meanwhile.
+    may_poll: bool,
+}
+
+/// Short waits that are as good as a long one is bad.
+const MISS: i8 = 16;
+
+/// Points at most: two long waits in a row end the polling in any case.
+const POINTS_MAX: i8 = 2 * MISS;
+
+impl Waits {
+    /// Nothing is known yet. `may_poll`: if it comes to that.
+    pub fn new(may_poll: bool) -> Self {
+        Self { points: -MISS, may_poll }
+    }
+
+    fn polls(&self) -> bool {
+        self.may_poll && self.points > 0
+    }
+
+    /// A wait was short, or long.
+    fn learn(&mut self, short: bool) {
+        let change = if short { 1 } else { -MISS };
+        self.points = (self.points + change).clamp(-MISS, POINTS_MAX);
+    }
+
+    /// Waits for events, no longer than `timeout`, and has them appended to `events`. The last turn began
+    /// at `busy_since`.
+    ///
+    /// # Errors
+    /// What epoll_wait(2) reports.
+    pub fn wait(
+        &mut self,
+        epoll: &OwnedFd,
+        events: &mut Vec<epoll::Event>,
+        timeout: Option<Timespec>,
+        busy_since: Timestamp,
+    ) -> Result<(), Errno> {
+        if !self.may_poll || timeout == Some(NONE) {
+            return look(epoll, events, timeout.as_ref());
+        }
+        let start = monotonic_now();
+        if start.since(busy_since) > POLL_AFTER {
+            return look(epoll, events, timeout.as_ref());
+        }
+        let waited = || monotonic_now().since(start);
+        if self.polls() {
+            while waited() < POLL_FOR {
+                look(epoll, events, Some(&NONE))?;
+                if !events.is_empty() {
+                    self.learn(true);
+                    return Ok(());
+                }
+            }
+            // Sleeping may be what lets the other end go on: how long it takes says nothing.
+            self.learn(false);
+            return look(epoll, events, timeout.as_ref());
+        }
+        look(epoll, events, timeout.as_ref())?;
+        self.learn(waited() < POLL_FOR);
+        Ok(())
+    }
+}
+
+/// Whether there are processors for others while one polls.
+pub(super) fn others_can_run() -> bool {
+    sched_getaffinity(None).is_ok_and(|processors| processors.count() > 1)
+}
+
+fn look(
+    epoll: &OwnedFd,
+    events: &mut Vec<epoll::Event>,
+    timeout: Option<&Timespec>,
+) -> Result<(), Errno> {
+    match epoll::wait(epoll, rustix::buffer::spare_capacity(events), timeout) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_while_nearly_all_waits_are_short() {
+        let mut waits = Waits::new(true);
+        assert!(!waits.polls(), "not before something is known");
+        let short = (0..100).position(|_| {
+            waits.learn(true);
+            waits.polls()
+        });
+        assert_eq!(short, Some(usize::from(MISS as u8)));
+        (0..100).for_each(|_| waits.learn(true));
+        waits.learn(false);
+        assert!(waits.polls(), "one is an exception");
+        waits.learn(false);
+        assert!(!waits.polls());
+        (0..100).for_each(|_| waits.learn(false));
+        (0..16).for_each(|_| waits.learn(true));
+        assert!(!waits.polls());
+        waits.learn(true);
+        assert!(waits.polls(), "however long it was idle before");
+        for _ in 0..10 {
+            (0..8).for_each(|_| waits.learn(true));
+            waits.learn(false);
+        }
+        assert!(!waits.polls(), "one of nine is too much");
+    }
+
+    #[test]
+    fn one_processor_is_left_to_others() {
+        let mut waits = Waits::new(false);
+        (0..100).for_each(|_| waits.learn(true));
+        assert!(!waits.polls());
+    }
+
+    #[test]
+    fn events_are_found_awake_and_asleep() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance");
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        let data = epoll::EventData::new_u64(7);
+        epoll::add(&epoll, &reader, data, epoll::EventFlags::IN).expect("watched");
+        let mut events = Vec::with_capacity(4);
+        let mut waits = Waits::new(true);
+        let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        for points in [-MISS, POINTS_MAX] {
+            waits.points = points;
+            waits.wait(&epoll, &mut events, Some(millisecond), monotonic_now()).expect("a wait");
+            assert!(events.is_empty());
+        }
+        waits.points = POINTS_MAX;
+        waits.wait(&epoll, &mut events, Some(millisecond), Timestamp::ZERO).expect("a wait");
+        assert_eq!(waits.points, POINTS_MAX, "nothing is learnt from a wait after much work");
+        rustix::io::write(&writer, &[1]).expect("a byte");
+        for (points, timeout) in [(-MISS, None), (POINTS_MAX, None), (POINTS_MAX, Some(NONE))] {
+            waits.points = points;
+            waits.wait(&epoll, &mut events, timeout, monotonic_now()).expect("a wait");
+            assert_eq!(events.drain(..).map(|event| event.data.u64()).collect::<Vec<_>>(), [7]);
+        }
+    }
+}
