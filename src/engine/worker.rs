@@ -102,6 +102,8 @@ pub struct Worker<L: Link> {
     knocking: bool,
     /// A client waits that cannot be accepted for want of descriptors.
     clients_wait: bool,
+    /// When the link wants to be flushed again at the latest.
+    flush_at: Option<Timestamp>,
     stats: Option<Box<Stats>>,
     end: Option<End>,
 }
@@ -141,6 +143,7 @@ impl<L: Link> Worker<L> {
             frames: false,
             knocking: false,
             clients_wait: false,
+            flush_at: None,
             stats: None,
             end: None,
         })
@@ -214,8 +217,7 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
         let timeout = self.timeout(at_most);
         self.events.clear();
-        let events = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&*self.epoll, events, timeout.as_ref()) {
+        match crate::sys::events::wait(&self.epoll, &mut self.events, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -228,7 +230,9 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
-        self.link.flush();
+        let clock = Duration::from_micros(now.as_micros());
+        let again = self.link.flush_lazily(clock);
+        self.flush_at = again.map(|at| Timestamp::from_micros(at.as_micros() as u64));
         // Last, so that the client before it has left if it was going to.
         if std::mem::take(&mut self.knocking) || self.clients_wait {
             self.accept_client();
@@ -252,7 +256,8 @@ impl<L: Link> Worker<L> {
         let wait = if self.frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
-            let next = self.engine.next_deadline().map(|at| at.since(monotonic_now()));
+            let next = [self.engine.next_deadline(), self.flush_at].into_iter().flatten().min();
+            let next = next.map(|at| at.since(monotonic_now()));
             let retry = self.clients_wait.then_some(ACCEPT_RETRY);
             [next, retry, at_most].into_iter().flatten().min()
         };
