@@ -276,7 +276,9 @@ impl Conn {
 
     /// When [`Conn::poll`] is to be called besides, for an acknowledgement that has waited for long enough.
     pub fn ack_at(&self) -> Option<Timestamp> {
-        if self.is_over() { None } else { self.held_ack.until(self.active_at) }
+        // What else keeps it back ends with an event, or with another deadline.
+        let waits = !self.is_over() && !self.send.no_room && !self.waits_for_peers_end();
+        if waits { self.held_ack.until(self.active_at) } else { None }
     }
 
     fn keepalive_at(&self) -> Timestamp {
