@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Metadata, Record};
 
+use crate::sys::errno;
 use budget::Budget;
 use file::LogFile;
 use syslog::Syslog;
@@ -220,7 +221,11 @@ fn push_clean(text: &mut String, message: &str) {
         push_line(text, words);
         let digits = behind.trim_start_matches(|c: char| c.is_ascii_digit());
         rest = match digits.strip_prefix(')') {
-            Some(rest) => rest,
+            Some(rest) => {
+                let number = behind[..behind.len() - digits.len()].parse().unwrap_or(0);
+                errno::settle(text, number);
+                rest
+            }
             None => {
                 text.push_str(NUMBER);
                 behind
@@ -252,6 +257,10 @@ mod tests {
         assert_eq!(clean(&format!("a: {error}: b: {error}")).matches("No such").count(), 2);
         assert!(!clean(&format!("a: {error}: b: {error}: c")).contains("os error"));
         assert_eq!(clean("x (os error 5): y"), "x: y");
+        assert_eq!(
+            clean("bind: Address in use (os error 98): y"),
+            "bind: Address already in use: y"
+        );
         assert_eq!(clean("x (os error "), "x (os error ");
     }
 

@@ -11,6 +11,7 @@ mod gone;
 mod netlink;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 
 use passt_legacy::Offloads;
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 pub use command::Child;
 pub use configure::queue_frames;
 
-use crate::conf::{Conf, PastaConf, RunConf, Target};
+use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Watch;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
@@ -68,37 +69,10 @@ impl Namespace {
         let privileged = rustix::process::geteuid().is_root();
         identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
         let dropped = privileged && !rustix::process::geteuid().is_root();
-        let Target::Join { network: path, user } = &conf.target else {
-            if let Target::Spawn { user_namespace: true, .. } = &conf.target {
-                identity::create_namespace()?;
-            }
-            sandbox::keep_for_setup(run, setup(conf))?;
-            let network = namespace::new_network().map_err(|errno| {
-                StartError::Other(format!(
-                    "Couldn't create a network namespace: {errno}{}",
-                    cure(dropped, errno)
-                ))
-            })?;
-            return Ok(Self { network });
-        };
-        let opened = namespace::open(path);
-        if let Some(user) = user {
-            identity::enter_namespace(user)?;
-        }
-        sandbox::keep_for_setup(run, setup(conf))?;
-        let network = opened.or_else(|_| namespace::open(path)).map_err(|errno| {
-            let path = path.display();
-            StartError::Other(format!(
-                "Couldn't open network namespace {path}: {errno}{}",
-                cure(dropped, errno)
-            ))
-        })?;
-        namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
-            StartError::Other(format!(
-                "Couldn't switch to pasta namespaces: {errno}{}",
-                cure(dropped, errno)
-            ))
-        })?;
+        let network = match &conf.target {
+            Target::Spawn { user, .. } => make(run, user, dropped),
+            Target::Join { network, user } => join(run, network, user.as_deref(), dropped),
+        }?;
         Ok(Self { network })
     }
 
@@ -125,7 +99,8 @@ impl Namespace {
         let given = link.fd.filter(|_| !pasta.bypass.only).map(adopt).transpose()?;
         namespace::in_network(self.network(), || inside(pasta, network, &model, given))
             .map_err(|errno| {
-                StartError::Other(format!("Couldn't switch to pasta namespaces: {errno}"))
+                let why = errno_text(errno);
+                StartError::Other(format!("Couldn't switch to pasta namespaces: {why}"))
             })?
             .map_err(StartError::Other)
     }
@@ -167,12 +142,42 @@ pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartErr
     }
 }
 
-/// Which capabilities the namespace takes.
-fn setup(conf: &PastaConf) -> Setup {
-    match conf.target {
-        Target::Spawn { user_namespace: true, .. } => Setup::Pasta,
-        Target::Spawn { .. } | Target::Join { .. } => Setup::PastaOfOthers,
+/// Makes a network namespace that belongs to the command's user namespace.
+fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, StartError> {
+    let setup = match user {
+        UserNamespace::New => identity::create_namespace().map(|()| Setup::Pasta)?,
+        UserNamespace::At(path) => {
+            identity::enter_namespace(path).map(|()| Setup::PastaOfOthers)?
+        }
+        UserNamespace::Ours => Setup::PastaOfOthers,
+    };
+    sandbox::keep_for_setup(run, setup)?;
+    namespace::new_network().map_err(|errno| {
+        let (why, cure) = (errno_text(errno), cure(dropped, errno));
+        StartError::Other(format!("Couldn't create a network namespace: {why}{cure}"))
+    })
+}
+
+/// Opens the network namespace at `path`, in the user namespace `user` if there is one to join.
+fn join(
+    run: &RunConf,
+    path: &Path,
+    user: Option<&Path>,
+    dropped: bool,
+) -> Result<OwnedFd, StartError> {
+    let opened = namespace::open(path);
+    if let Some(user) = user {
+        identity::enter_namespace(user)?;
     }
+    sandbox::keep_for_setup(run, Setup::PastaOfOthers)?;
+    let network = opened
+        .or_else(|_| namespace::open(path))
+        .map_err(|errno| not_opened(path, dropped, errno))?;
+    namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
+        let (why, cure) = (errno_text(errno), cure(dropped, errno));
+        StartError::Other(format!("Couldn't switch to pasta namespaces: {why}{cure}"))
+    })?;
+    Ok(network)
 }
 
 /// A tap device that somebody else has opened.
@@ -222,10 +227,22 @@ fn tap_failure(name: &str, errno: Errno) -> String {
             ": load the module tun, or give the container the device"
         }
         Errno::ACCESS => ": allow the user to read and write it",
-        Errno::BUSY => ": choose another name with --ns-ifname",
+        // Of a tap device, and of another one.
+        Errno::BUSY | Errno::INVAL => ": there is such a device, choose another --ns-ifname",
         _ => "",
     };
-    format!("Failed to set up tap device {name} with {}: {errno}{cure}", tun::DEVICE)
+    let why = errno_text(errno);
+    format!("Failed to set up tap device {name} with {}: {why}{cure}", tun::DEVICE)
+}
+
+/// The error that the namespace at `path` cannot be opened.
+fn not_opened(path: &Path, dropped: bool, errno: Errno) -> StartError {
+    let cure = match errno {
+        Errno::NOENT => identity::no_namespace(path),
+        _ => cure(dropped, errno).to_owned(),
+    };
+    let (path, why) = (path.display(), errno_text(errno));
+    StartError::Other(format!("Couldn't open network namespace {path}: {why}{cure}"))
 }
 
 /// What can be done about it; `dropped` says that we were root.

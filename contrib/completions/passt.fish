@@ -1,32 +1,32 @@
 complete -c passt -s P -l pid -d 'Write the process id to this file' -r -F
-complete -c passt -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r
+complete -c passt -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r -f -a "(__fish_complete_users)"
 complete -c passt -s l -l log-file -d 'Log to this file instead of the system log' -r -F
-complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r
-complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r
+complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
+complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r -f
 complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
 complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
 complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F
-complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r
+complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r -f
 complete -c passt -l repair-path -d 'Socket of the migration helper, or none; only none is supported yet' -r -F
-complete -c passt -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r
-complete -c passt -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
-complete -c passt -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r
-complete -c passt -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
-complete -c passt -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r
-complete -c passt -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r
-complete -c passt -s H -l hostname -d 'Host name to hand out by DHCP; default: none' -r
-complete -c passt -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r
-complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r
-complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r
-complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r
-complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r
-complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r
-complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r
-complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r
-complete -c passt -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r
-complete -c passt -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r
-complete -c passt -s t -l tcp-ports -d 'TCP ports that lead to the guest; can be given several times; default: none' -r
-complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewise' -r
+complete -c passt -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r -f -a "(__fish_print_interfaces)"
+complete -c passt -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
+complete -c passt -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r -f
+complete -c passt -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
+complete -c passt -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r -f
+complete -c passt -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r -f
+complete -c passt -s H -l hostname -d 'Host name to hand out by DHCP; default: none' -r -f
+complete -c passt -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r -f
+complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r -f
+complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
+complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
+complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
+complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c passt -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
+complete -c passt -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
+complete -c passt -s t -l tcp-ports -d 'TCP ports that lead to the guest; can be given several times; default: none' -r -f
+complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewise' -r -f
 complete -c passt -s h -l help -d 'Print this help and exit'
 complete -c passt -l version -d 'Print version and licence, exit'
 complete -c passt -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'

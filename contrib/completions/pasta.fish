@@ -1,36 +1,36 @@
 complete -c pasta -s P -l pid -d 'Write the process id to this file' -r -F
-complete -c pasta -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r
+complete -c pasta -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r -f -a "(__fish_complete_users)"
 complete -c pasta -s l -l log-file -d 'Log to this file instead of the system log' -r -F
-complete -c pasta -l log-size -d 'Largest size of the log file; default: 1048576' -r
-complete -c pasta -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r
+complete -c pasta -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
+complete -c pasta -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r -f
 complete -c pasta -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
 complete -c pasta -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
-complete -c pasta -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r
-complete -c pasta -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r
-complete -c pasta -l userns -d 'User namespace to join; default: that of PID' -r -F
-complete -c pasta -s I -l ns-ifname -d 'Name of the tap device; default: that of the template interface, or tap0' -r
-complete -c pasta -l ns-mac-addr -d 'MAC address of the tap device; default: the kernel\'s choice' -r
-complete -c pasta -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r
-complete -c pasta -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
-complete -c pasta -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r
-complete -c pasta -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r
-complete -c pasta -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r
-complete -c pasta -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r
-complete -c pasta -s H -l hostname -d 'Host name of COMMAND, and to hand out by DHCP; default: unchanged' -r
-complete -c pasta -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r
-complete -c pasta -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r
-complete -c pasta -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r
-complete -c pasta -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r
-complete -c pasta -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r
-complete -c pasta -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r
-complete -c pasta -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r
-complete -c pasta -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r
-complete -c pasta -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r
-complete -c pasta -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r
-complete -c pasta -s t -l tcp-ports -d 'TCP ports that lead into the namespace; can be given several times; default: auto' -r
-complete -c pasta -s u -l udp-ports -d 'UDP ports that lead into the namespace, likewise' -r
-complete -c pasta -s T -l tcp-ns -d 'TCP ports of the namespace\'s loopback interface that lead to the host\'s; SPEC without addresses; default: auto' -r
-complete -c pasta -s U -l udp-ns -d 'UDP ports of the namespace\'s loopback interface, likewise' -r
+complete -c pasta -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r -f
+complete -c pasta -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r -F
+complete -c pasta -l userns -d 'User namespace to join; default: that of PID, or a new one for COMMAND' -r -F
+complete -c pasta -s I -l ns-ifname -d 'Name of the tap device; default: that of the template interface, or tap0' -r -f
+complete -c pasta -l ns-mac-addr -d 'MAC address of the tap device; default: the kernel\'s choice' -r -f
+complete -c pasta -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r -f -a "(__fish_print_interfaces)"
+complete -c pasta -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
+complete -c pasta -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r -f
+complete -c pasta -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
+complete -c pasta -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r -f
+complete -c pasta -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r -f
+complete -c pasta -s H -l hostname -d 'Host name of COMMAND, and to hand out by DHCP; default: unchanged' -r -f
+complete -c pasta -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r -f
+complete -c pasta -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r -f
+complete -c pasta -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
+complete -c pasta -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
+complete -c pasta -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c pasta -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
+complete -c pasta -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c pasta -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c pasta -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
+complete -c pasta -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
+complete -c pasta -s t -l tcp-ports -d 'TCP ports that lead into the namespace; can be given several times; default: auto' -r -f
+complete -c pasta -s u -l udp-ports -d 'UDP ports that lead into the namespace, likewise' -r -f
+complete -c pasta -s T -l tcp-ns -d 'TCP ports of the namespace\'s loopback interface that lead to the host\'s; SPEC without addresses; default: auto' -r -f
+complete -c pasta -s U -l udp-ns -d 'UDP ports of the namespace\'s loopback interface, likewise' -r -f
 complete -c pasta -s h -l help -d 'Print this help and exit'
 complete -c pasta -l version -d 'Print version and licence, exit'
 complete -c pasta -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'

@@ -5,6 +5,7 @@
 //! The manual page is `man/passt.1.in`, written by hand, with the options in the place of `@OPTIONS@`.
 //! Names, arguments and modes of an option come from the table, and its text from `man/options.txt`.
 
+mod arguments;
 mod manual;
 
 use std::fs;
@@ -47,8 +48,10 @@ fn root() -> PathBuf {
 
 fn completion(name: &str, mode: Mode, shell: Shell) -> File {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut command(Some(mode)), name, &mut text);
+    let mut command = command(Some(mode));
+    clap_complete::generate(shell, &mut command, name, &mut text);
     let text = String::from_utf8(text).expect("the table is UTF-8");
+    let text = arguments::complete(shell, &command, &text);
     let file = match shell {
         Shell::Zsh => format!("_{name}"),
         Shell::Fish => format!("{name}.fish"),
@@ -67,6 +70,21 @@ mod tests {
             let committed = fs::read_to_string(&path).unwrap_or_default();
             let name = path.display();
             assert!(committed == text, "{name} is old: run `cargo run --example generate`");
+        }
+    }
+
+    #[test]
+    fn interfaces_are_offered_where_one_is_wanted() {
+        for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
+            for (shell, offer, count) in [
+                // Long and short, or long only: -i, --interface, --outbound-if4, --outbound-if6.
+                (Shell::Bash, "/sys/class/net", 4),
+                (Shell::Zsh, ":INTERFACE:_net_interfaces'", 4),
+                (Shell::Fish, "__fish_print_interfaces", 3),
+            ] {
+                let (_, text) = completion(name, mode, shell);
+                assert_eq!(text.matches(offer).count(), count, "{name}, {shell}");
+            }
         }
     }
 

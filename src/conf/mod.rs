@@ -30,4 +30,4 @@ pub use meaning::{Conf, Device, LinkConf, resolve};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
-pub use pasta::{Copying, PastaConf, Target};
+pub use pasta::{Copying, PastaConf, Target, UserNamespace};

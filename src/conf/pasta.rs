@@ -20,8 +20,8 @@ pub enum Target {
         command: Vec<OsString>,
         /// It gets process ids of its own.
         pid_namespace: bool,
-        /// It gets a user namespace, too.
-        user_namespace: bool,
+        /// Its user namespace.
+        user: UserNamespace,
     },
     /// One that exists.
     Join {
@@ -30,6 +30,17 @@ pub enum Target {
         /// Path of the user namespace to enter first.
         user: Option<PathBuf>,
     },
+}
+
+/// The user namespace of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// A new one, too.
+    New,
+    /// The one at this path.
+    At(PathBuf),
+    /// The one that the program was started in.
+    Ours,
 }
 
 /// What is configured for one address family in the namespace.
@@ -166,7 +177,11 @@ fn target(pasta: &PastaOptions) -> Result<Target, ConfError> {
         return Ok(Target::Spawn {
             command: pasta.words.clone(),
             pid_namespace: !pasta.no_pid_namespace,
-            user_namespace: !pasta.netns_only,
+            user: match &pasta.userns {
+                _ if pasta.netns_only => UserNamespace::Ours,
+                Some(path) => UserNamespace::At(path.clone()),
+                None => UserNamespace::New,
+            },
         });
     };
     let user = pasta.userns.clone().or(user).filter(|_| !pasta.netns_only);

@@ -524,12 +524,16 @@ fn pasta_serves_what_its_words_say() {
     assert_eq!(target(&["--userns", "/u", "42"]), join("/proc/42/ns/net", Some("/u")));
     assert_eq!(target(&["--netns-only", "42"]), join("/proc/42/ns/net", None));
     assert_eq!(target(&["--netns", "/n"]), join("/n", None));
-    let spawn = Target::Spawn {
+    let spawn = |user: UserNamespace| Target::Spawn {
         command: vec!["42".into(), "foo".into()],
         pid_namespace: false,
-        user_namespace: true,
+        user,
     };
-    assert_eq!(target(&["--no-pidns", "42", "foo"]), spawn);
+    let command = ["--no-pidns", "42", "foo"];
+    assert_eq!(target(&command), spawn(UserNamespace::New));
+    let given = |options: &[&'static str]| target(&[options, &command].concat());
+    assert_eq!(given(&["--userns", "/u"]), spawn(UserNamespace::At("/u".into())));
+    assert_eq!(given(&["--userns", "/u", "--netns-only"]), spawn(UserNamespace::Ours));
 }
 
 #[test]

@@ -498,16 +498,9 @@ mod tests {
 
     fn rule(listen: ListenAddr, interface: Option<&str>) -> Rule {
         Rule {
-            proto: Proto::Tcp,
             listen,
             interface: interface.and_then(InterfaceName::new),
-            first: 22,
-            last: 24,
-            target_addr: None,
-            target_first: 22,
-            weak: false,
-            scan: false,
-            group: 0,
+            ..Rule::plain(Proto::Tcp, (22, 24), 22)
         }
     }
 

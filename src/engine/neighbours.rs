@@ -84,9 +84,12 @@ impl Engine {
             }
             match read {
                 Ok(()) => {}
-                Err(Errno::NOBUFS) => self.dump_neighbours(watch),
+                Err(Errno::NOBUFS) => self.ask_twice(watch),
                 Err(Errno::AGAIN) => return,
-                Err(errno) => return log::debug!("neighbours: {errno}"),
+                Err(errno) => {
+                    watch.dump = Dump::Idle;
+                    return log::debug!("neighbours: {errno}");
+                }
             }
         }
     }
@@ -100,6 +103,16 @@ impl Engine {
             return None;
         };
         neighbours.learn(address, mac).then_some((address, mac))
+    }
+
+    /// Notifications were lost. More of them are until the queue has been empty, and the kernel does
+    /// not tell again: what changes while it dumps the table may be among them. Once the first dump has
+    /// been read the queue was empty, and the second one misses nothing.
+    fn ask_twice(&mut self, watch: &mut NeighbourWatch) {
+        self.dump_neighbours(watch);
+        if watch.dump == Dump::Running {
+            watch.dump = Dump::Again;
+        }
     }
 
     /// Asks for the whole table, now or when the kernel has told the rest of it.

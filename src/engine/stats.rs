@@ -80,8 +80,33 @@ pub(super) struct Stats {
     reports: u32,
     counts: [u64; NAMES.len()],
     text: String,
-    drops: String,
-    drops_shown: String,
+    drops: Names,
+    link: Names,
+}
+
+/// Counts by name on one line, which is printed when it has changed.
+#[derive(Default)]
+struct Names {
+    text: String,
+    shown: String,
+}
+
+impl Names {
+    fn add(&mut self, count: u64, name: &str) {
+        if count > 0 {
+            let comma = if self.text.is_empty() { "" } else { "," };
+            let _infallible = write!(self.text, "{comma} {count} {name}");
+        }
+    }
+
+    /// Ends the line, and prints it to `out` if it is news.
+    fn end(&mut self, what: &str, out: &mut String) {
+        if self.text != self.shown {
+            let _infallible = writeln!(out, "{what}:{}", self.text);
+            self.shown.clone_from(&self.text);
+        }
+        self.text.clear();
+    }
 }
 
 impl Stats {
@@ -94,8 +119,8 @@ impl Stats {
             reports: 0,
             counts: [0; NAMES.len()],
             text: String::new(),
-            drops: String::new(),
-            drops_shown: String::new(),
+            drops: Names::default(),
+            link: Names::default(),
         }
     }
 
@@ -135,7 +160,7 @@ impl Stats {
             let _infallible = write!(self.text, " {count:6}");
         }
         self.text.push('\n');
-        self.write_drops(engine, link);
+        self.write_names(engine, link);
         self.reports = self.reports.wrapping_add(1);
         self.news = false;
     }
@@ -152,21 +177,13 @@ impl Stats {
     }
 
     /// Named drops, and the link's counters, if they changed.
-    fn write_drops(&mut self, engine: &Engine, link: &impl FramePort) {
-        self.drops.clear();
+    fn write_names(&mut self, engine: &Engine, link: &impl FramePort) {
         for (reason, count) in engine.drops() {
-            let _infallible = write!(self.drops, " {count} {},", reason.name());
+            self.drops.add(count, reason.name());
         }
-        link.counters(&mut |name, count| {
-            if count > 0 {
-                let _infallible = write!(self.drops, " {count} {name},");
-            }
-        });
-        self.drops.pop();
-        if self.drops != self.drops_shown {
-            let _infallible = writeln!(self.text, "dropped, and of the link:{}", self.drops);
-            self.drops_shown.clone_from(&self.drops);
-        }
+        self.drops.end("dropped", &mut self.text);
+        link.counters(&mut |name, count| self.link.add(count, name));
+        self.link.end("link", &mut self.text);
     }
 }
 
@@ -210,6 +227,17 @@ mod tests {
             assert_eq!(line.find(name), Some(COLUMN * (index + 1)), "{line}");
             assert_eq!(line.matches('|').count(), index);
         }
+    }
+
+    #[test]
+    fn names_are_printed_when_their_counts_change() {
+        let (mut names, mut out) = (Names::default(), String::new());
+        for counts in [[0, 0], [2, 0], [2, 0], [2, 5]] {
+            names.add(counts[0], "malformed");
+            names.add(counts[1], "too-large");
+            names.end("dropped", &mut out);
+        }
+        assert_eq!(out, "dropped: 2 malformed\ndropped: 2 malformed, 5 too-large\n");
     }
 
     #[test]

@@ -332,13 +332,15 @@ impl<L: Link> Worker<L> {
         let accepted = listener.accept();
         self.note_exhaustion(accepted.as_ref().err());
         let Ok((stream, _)) = accepted else { return };
-        // 0 is the number that the kernel gives to processes outside of our namespace.
-        let pid = socket::peer_process(stream.as_fd()).unwrap_or(0);
+        let peer = match socket::peer_process(stream.as_fd()) {
+            Some(pid) => format!("PID {pid}"),
+            None => "another PID namespace".to_owned(),
+        };
         if self.link.is_attached() {
-            log::info!("discarding connection from PID {pid}");
+            log::info!("discarding connection from {peer}");
             return;
         }
-        log::info!("accepted connection from PID {pid}");
+        log::info!("accepted connection from {peer}");
         if let Err(error) = self.link.attach(stream) {
             log::error!("{error}");
         }

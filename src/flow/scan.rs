@@ -147,21 +147,9 @@ pub fn changes<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fwd::ListenAddr;
     use super::*;
 
-    const RULE: Rule = Rule {
-        proto: Proto::Tcp,
-        listen: ListenAddr::Dual,
-        interface: None,
-        first: 1,
-        last: u16::MAX,
-        target_addr: None,
-        target_first: 1,
-        weak: true,
-        scan: true,
-        group: 0,
-    };
+    const RULE: Rule = Rule { weak: true, scan: true, ..Rule::plain(Proto::Tcp, (1, u16::MAX), 1) };
 
     fn set(ports: &[u16]) -> PortSet {
         let mut set = PortSet::default();

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::{SandboxError, namespace_cure};
@@ -50,7 +51,8 @@ pub fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartErr
 
 fn invalid(spec: &str) -> StartError {
     StartError::Other(format!(
-        "Invalid --runas option: {spec}: no such user or group, or a name of root"
+        "Invalid --runas option: {spec}: no such user or group, or a name of root: give a name of \
+         /etc/passwd and one of /etc/group, or numbers, like 65534:65534"
     ))
 }
 
@@ -75,13 +77,28 @@ pub fn create_namespace() -> Result<(), SandboxError> {
 /// The namespace cannot be opened or entered.
 pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
     let shown = path.display();
-    let fd = namespace::open(path)
-        .map_err(|e| StartError::Other(format!("Couldn't open user namespace {shown}: {e}")))?;
+    let fd = namespace::open(path).map_err(|errno| {
+        let cure = if errno == Errno::NOENT { no_namespace(path) } else { String::new() };
+        let why = errno_text(errno);
+        StartError::Other(format!("Couldn't open user namespace {shown}: {why}{cure}"))
+    })?;
     if is_ours(&fd) {
         return Ok(());
     }
     namespace::enter(fd.as_fd(), Kinds::USER)
         .map_err(|e| StartError::Other(format!("Couldn't enter user namespace {shown}: {e}")))
+}
+
+/// What to do where a namespace has no file: its process has ended, or the name is wrong.
+pub fn no_namespace(path: &Path) -> String {
+    let mut parts = path.components().map(|part| part.as_os_str()).skip(1);
+    match (parts.next(), parts.next()) {
+        (Some(proc), Some(pid)) if proc == "proc" => {
+            let pid = pid.display();
+            format!(": there is no process {pid}: give the id of one that runs, or a command")
+        }
+        _ => ": give a path, or one of the names that `ip netns list` shows".to_owned(),
+    }
 }
 
 /// Whether the user namespace is the one that we are in: the kernel refuses to enter it again.
@@ -155,6 +172,15 @@ mod tests {
         }
         assert_eq!(parse("no-such-login"), None);
         assert_eq!(parse("root"), None, "a name that means root");
+    }
+
+    #[test]
+    fn a_namespace_without_a_file_names_the_process_or_where_names_are() {
+        let cure = |path: &str| no_namespace(Path::new(path));
+        assert!(cure("/proc/999999/ns/net").contains("there is no process 999999"));
+        for path in ["/run/netns/nosuch", "nosuch", "/", "/proc"] {
+            assert!(cure(path).contains("ip netns list"), "{path}");
+        }
     }
 
     #[test]

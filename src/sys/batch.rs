@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use passt_frame::message;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -91,8 +92,8 @@ impl Batch {
         let mut headers = headers(&mut iovecs);
         let mut controls = [Control([0; 32]); BATCH];
         for (header, control) in headers.iter_mut().zip(&mut controls) {
-            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = control.0.len();
+            let room = control.0.len();
+            message::set_control(&mut header.msg_hdr, control.0.as_mut_ptr(), room);
         }
         let most = most.min(BATCH) as libc::c_uint;
         // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own, and
@@ -102,13 +103,13 @@ impl Batch {
                 from.as_raw_fd(),
                 headers.as_mut_ptr(),
                 most,
-                libc::MSG_DONTWAIT,
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };
         let received = usize::try_from(n).map_err(|_| last_errno())?;
         for (index, header) in headers[..received].iter().enumerate() {
-            let written = header.msg_hdr.msg_controllen.min(controls[index].0.len());
+            let written = message::control_bytes(&header.msg_hdr).min(controls[index].0.len());
             let mut size = 0;
             control_messages(&controls[index].0[..written], |level, kind, data| {
                 size = segment_size(level, kind, data).unwrap_or(size);
@@ -152,7 +153,7 @@ impl Batch {
                 to.as_raw_fd(),
                 headers.as_mut_ptr(),
                 headers.len() as libc::c_uint,
-                flags,
+                flags as _,
             )
         };
         usize::try_from(n).map_err(|_| last_errno())
@@ -161,14 +162,7 @@ impl Batch {
 
 /// One header for each iovec, without address and control messages.
 fn headers(iovecs: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
-    // SAFETY: an all-zero mmsghdr is valid: null pointers with zero lengths.
-    let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    let mut headers = [empty; BATCH];
-    for (header, iovec) in headers.iter_mut().zip(iovecs) {
-        header.msg_hdr.msg_iov = iovec;
-        header.msg_hdr.msg_iovlen = 1;
-    }
-    headers
+    iovecs.each_mut().map(|iovec| libc::mmsghdr { msg_hdr: message::header(iovec, 1), msg_len: 0 })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use passt_frame::message::{self, CONTROL_HEADER};
 use rustix::io::Errno;
 
 use super::socket::{canonical, last_errno, set_int};
@@ -118,20 +119,16 @@ fn recvmsg(socket: BorrowedFd<'_>, payload: &mut [u8], flags: i32) -> Result<Rec
     let mut name = Name([0; 128]);
     let mut control = Control([0; 256]);
     let mut iovec = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
-    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut header = message::header(&raw mut iovec, 1);
     header.msg_name = name.0.as_mut_ptr().cast();
     header.msg_namelen = name.0.len() as libc::socklen_t;
-    header.msg_iov = &raw mut iovec;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = control.0.len();
+    message::set_control(&mut header, control.0.as_mut_ptr(), control.0.len());
     // SAFETY: all pointers of `header` are to live locals of the lengths stated.
     let n =
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_DONTWAIT) };
     let len = u32::try_from(n).map_err(|_| last_errno())?;
     let name = socket_address(&name.0[..(header.msg_namelen as usize).min(name.0.len())]);
-    Ok(Received { len, name, control, control_len: header.msg_controllen })
+    Ok(Received { len, name, control, control_len: message::control_bytes(&header) })
 }
 
 impl Received {
@@ -142,14 +139,13 @@ impl Received {
 
 /// Calls `visit` with level, type and bytes of each control message in `bytes`.
 pub(super) fn control_messages(bytes: &[u8], mut visit: impl FnMut(i32, i32, &[u8])) {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
     let mut rest = bytes;
-    while let Some((header, _)) = rest.split_at_checked(HEADER) {
+    while let Some((header, _)) = rest.split_at_checked(CONTROL_HEADER) {
         // SAFETY: any bytes are a valid cmsghdr; `header` has as many bytes as it needs.
         let header: libc::cmsghdr =
             unsafe { header.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
-        let len = header.cmsg_len;
-        let Some(data) = rest.get(HEADER..len) else { return };
+        let len = message::control_message_bytes(&header);
+        let Some(data) = rest.get(CONTROL_HEADER..len) else { return };
         visit(header.cmsg_level, header.cmsg_type, data);
         rest = rest.get(len.next_multiple_of(align_of::<usize>())..).unwrap_or(&[]);
     }

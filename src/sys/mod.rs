@@ -7,6 +7,7 @@ pub mod batch;
 pub mod capability;
 pub mod datagram;
 pub mod events;
+pub mod errno;
 pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;
@@ -19,8 +20,4 @@ pub mod socket;
 pub mod stream;
 pub mod tun;
 
-/// What an error number means, in the C library's words and without the number.
-pub fn errno_text(errno: rustix::io::Errno) -> String {
-    let text = errno.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
-}
+pub use errno::errno_text;

@@ -18,6 +18,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
+use passt_frame::message::{self, CONTROL_HEADER as HEADER};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, getrlimit};
@@ -167,7 +168,7 @@ impl SocketMaker for NamespaceSockets {
 #[repr(align(8))]
 struct Control([u8; 256]);
 
-const _: () = assert!(size_of::<libc::cmsghdr>() + STOCK * size_of::<RawFd>() <= 256);
+const _: () = assert!(HEADER + STOCK * size_of::<RawFd>() <= 256);
 
 /// Receives an answer: an error number, and the descriptors that come with it.
 fn receive<const N: usize>(
@@ -177,26 +178,21 @@ fn receive<const N: usize>(
 ) -> Result<(), Errno> {
     let mut control = Control([0; 256]);
     let mut iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut iovec;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = control.0.len();
+    let mut header = message::header(&raw mut iovec, 1);
+    message::set_control(&mut header, control.0.as_mut_ptr(), control.0.len());
     rustix::io::retry_on_intr(|| {
         // SAFETY: all pointers of `header` are to live memory of the lengths stated.
         let n = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
         if n < 0 { Err(last_errno()) } else { Ok(()) }
     })?;
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    if header.msg_controllen < HEADER {
+    if message::control_bytes(&header) < HEADER {
         return Ok(());
     }
     // SAFETY: any bytes are a valid cmsghdr; the kernel has written one here.
-    let message = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
-    let end = message.cmsg_len.min(control.0.len());
+    let rights_header = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
+    let end = message::control_message_bytes(&rights_header).min(control.0.len());
     let rights = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
-    if (message.cmsg_level, message.cmsg_type) != rights || end < HEADER {
+    if (rights_header.cmsg_level, rights_header.cmsg_type) != rights || end < HEADER {
         return Ok(());
     }
     for number in control.0[HEADER..end].as_chunks::<4>().0 {
@@ -294,25 +290,17 @@ fn send(channel: BorrowedFd<'_>, error: i32, sockets: &[OwnedFd]) -> Result<(), 
     let mut bytes = error.to_ne_bytes();
     let mut control = Control([0; 256]);
     let mut iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut iovec;
-    header.msg_iovlen = 1;
+    let mut header = message::header(&raw mut iovec, 1);
     if !sockets.is_empty() {
-        const HEADER: usize = size_of::<libc::cmsghdr>();
-        let len = HEADER + size_of_val(sockets);
-        // SAFETY: all-zero is a valid cmsghdr.
-        let mut message: libc::cmsghdr = unsafe { std::mem::zeroed() };
-        message.cmsg_len = len;
-        message.cmsg_level = libc::SOL_SOCKET;
-        message.cmsg_type = libc::SCM_RIGHTS;
+        let data = size_of_val(sockets);
+        let rights = message::control_header(libc::SOL_SOCKET, libc::SCM_RIGHTS, data);
         // SAFETY: `control` is aligned for the header and longer than it.
-        unsafe { control.0.as_mut_ptr().cast::<libc::cmsghdr>().write(message) };
+        unsafe { control.0.as_mut_ptr().cast::<libc::cmsghdr>().write(rights) };
         for (room, socket) in control.0[HEADER..].as_chunks_mut::<4>().0.iter_mut().zip(sockets) {
             *room = socket.as_raw_fd().to_ne_bytes();
         }
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = len.next_multiple_of(align_of::<usize>());
+        let len = (HEADER + data).next_multiple_of(align_of::<usize>());
+        message::set_control(&mut header, control.0.as_mut_ptr(), len);
     }
     // SAFETY: all pointers of `header` are to live locals of the lengths stated.
     let n = unsafe { libc::sendmsg(channel.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };

@@ -117,18 +117,7 @@ pub fn forward(proto: Proto, family: Family, port: u16) -> Rule {
         IpAddr::V4(v4) => ListenAddr::V4(v4),
         IpAddr::V6(v6) => ListenAddr::V6(v6),
     };
-    Rule {
-        proto,
-        listen,
-        interface: None,
-        first: port,
-        last: port,
-        target_addr: None,
-        target_first: port,
-        weak: false,
-        scan: false,
-        group: 0,
-    }
+    Rule { listen, ..Rule::plain(proto, (port, port), port) }
 }
 
 /// What the guest is told.

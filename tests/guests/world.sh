@@ -208,19 +208,23 @@ guest() {
 
 # await_marker SECONDS ID: prints the console up to the marker; the status in it.
 await_marker() {
-    local end=$((SECONDS + $1)) id=$2 line=
+    local end=$((SECONDS + $1)) id=$2 line='' part
     while [ $SECONDS -lt $end ]; do
-        if ! IFS= read -r -t 1 -u "$CONSOLE_OUT" line; then
+        if ! IFS= read -r -t 1 -u "$CONSOLE_OUT" part; then
+            # A slow guest's line may come in pieces.
+            line+=$part
             ! guest_ended || { warn "the guest has ended"; return 1; }
             passt_runs || { warn "passt has ended"; return 1; }
             continue
         fi
+        line+=$part
         line=${line%$'\r'}
         printf '%s\n' "$line" >>"$LOGS/console.log"
         case $line in
         "#$id "*) return "${line##* }" ;;
         *) printf '%s\n' "$line" ;;
         esac
+        line=
     done
     warn "the guest did not answer within $1 s"
     return 1

@@ -84,7 +84,10 @@ impl Drop for Started {
 fn in_the_background_messages_go_to_the_system_log() {
     let log = SystemLog::new();
     let reader = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| log.until_message("accepted connection from PID"));
+        let reading = scope.spawn(|| {
+            // The program has process ids of its own in the background.
+            log.until_message("accepted connection from another PID namespace")
+        });
         let _program = log.background(&[]);
         until("a client is told of", || {
             drop(log.place.connect());

@@ -40,7 +40,12 @@ fn events_and_drops_are_counted() {
     }
     assert!(last[column(&text, "connected qemu socket")] > 0);
     assert_eq!(last[column(&text, "vhost-user kick socket")], 0);
-    assert!(text.contains("1 unknown-ethertype"), "{text}");
+    assert!(text.lines().any(|line| line == "dropped: 1 unknown-ethertype"), "{text}");
+    let of_link = text.lines().filter_map(|line| line.strip_prefix("link: "));
+    let frames =
+        |line: &str| line.split(", ").any(|word| word.ends_with(" stream.from_guest.frames"));
+    assert!(of_link.clone().any(frames), "{text}");
+    assert!(of_link.clone().all(|line| !line.contains("unknown-ethertype")), "{text}");
     let sum = |report: &Vec<u64>| report.iter().sum::<u64>();
     assert!(reports.windows(2).all(|pair| sum(&pair[0]) < sum(&pair[1])), "only news: {text}");
 }

@@ -17,7 +17,7 @@ CASES=(
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
     helper_ends confined
-    join_by_pid join_by_name podman_arguments rootlesskit_arguments namespace_gone
+    join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
     wrong_options device_removed
@@ -552,6 +552,14 @@ case_join_by_name() {
         joined /run/bin/nettool get '$SERVER4:5000' 2048 42
         kill -TERM \$(cat $WORLD/pasta.pid)"
 }
+# The command has a network of its own, in the user namespace of another process.
+case_user_namespace_joined() {
+    local namespace
+    holder
+    namespace=$(readlink "/proc/$HOLDER/ns/user")
+    same "$(configured --userns "/proc/$HOLDER/ns/user" -- readlink /proc/self/ns/user)" "$namespace"
+    configured --userns "/proc/$HOLDER/ns/user" -- /run/bin/nettool get "$SERVER4:5000" 2048 47
+}
 case_podman_arguments() {
     local found
     found=$(in_container "/run/bin/pasta --config-net --dns-forward 169.254.1.1 -t none -u none -T none -U none \
@@ -673,6 +681,9 @@ case_wrong_options() {
     refused '--no-pidns is incompatible with PID or --netns' --no-pidns --netns x
     refused '-s is for passt / vhost-user mode only' -s /tmp/x -- true
     refused "Couldn't open network namespace /run/netns/nowhere" --netns nowhere
+    refused 'ip netns list' --netns nowhere
+    refused 'there is no process 2147483647' 2147483647
+    refused 'choose another --ns-ifname' -I lo -- true
     refused "unrecognized option '--no-such-thing'" --no-such-thing
     found=$(become_user /run/bin/passt --config-net 2>&1) && return 1
     holds "$found" '--config-net is for pasta mode only'
@@ -703,6 +714,7 @@ case_root_becomes_another() {
         same "$(root --runas 1234:5678 -- cat /proc/self/gid_map | tr -s ' ')" ' 0 5678 1'
     fi
     holds "$(root --runas no-such-login -- true 2>&1 || true)" 'Invalid --runas option: no-such-login'
+    holds "$(root --runas no-such-login -- true 2>&1 || true)" 'or numbers, like 65534:65534'
 }
 # Without a user namespace to join, another user than root may not enter what root has made.
 case_root_joins() {

@@ -514,11 +514,21 @@ fn more_long_flows_than_pipes_all_get_through() {
     });
 }
 
+/// TCP sockets of the current namespace have no more than 256 KiB in each direction.
+fn small_buffers() {
+    for file in ["tcp_rmem", "tcp_wmem"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{file}"), "4096 65536 262144").unwrap();
+    }
+}
+
 #[test]
 fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
     in_namespace("more_stalled_receivers_than_pipes_get_everything_in_the_end", || {
         const COUNT: usize = 40;
         let guest = rig::guest();
+        // What stalls is what does not fit, however much that is.
+        small_buffers();
+        guest.run(small_buffers);
         let running = Running::start(&guest, Setup::new(FIXED));
         let route = &Route::all(&guest)[0];
         let listener = route.listen();

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ValueHint, value_parser};
 
-use super::definition::{Definition, Effect};
+use super::definition::{Definition, Effect, USER};
 use super::{Mode, table};
 
 /// Where words that are no options end up.
@@ -91,7 +91,9 @@ fn argument(definition: &Definition, mode: Option<Mode>) -> Arg {
             return arg.action(ArgAction::Append).num_args(0).default_missing_value("");
         }
         Effect::Path(name, _) | Effect::Unsupported(Some(name), _) => (name, ValueHint::AnyPath),
-        Effect::Text(name, ..) => (name, ValueHint::Unknown),
+        Effect::Text(name @ USER, ..) => (name, ValueHint::Username),
+        Effect::Text(name, ..) if name.starts_with("PATH") => (name, ValueHint::AnyPath),
+        Effect::Text(name, ..) => (name, ValueHint::Other),
     };
     arg.action(ArgAction::Append)
         .value_name(name)

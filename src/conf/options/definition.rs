@@ -5,6 +5,12 @@ use std::path::PathBuf;
 
 use super::{Mode, Options};
 
+/// The argument of an option that takes an interface of this host, in the help and for completions.
+pub(super) const INTERFACE_OF_HOST: &str = "INTERFACE";
+
+/// The argument of an option that takes a user, likewise.
+pub(super) const USER: &str = "USER";
+
 /// What an option does to [`Options`], by what argument it takes. A failing effect returns what is
 /// wrong.
 #[derive(Clone, Copy)]

@@ -1,6 +1,8 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
-use super::definition::{Definition, Group, flag, path, text, unsupported};
+use super::definition::{
+    Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
+};
 use super::{Ending, Mode, Only, value};
 use crate::flow::fwd::Proto;
 
@@ -57,7 +59,7 @@ const PROCESS: &[Definition] = &[
     text(
         None,
         "runas",
-        "USER",
+        USER,
         value::run_as,
         "a user by number or name, optionally with a group",
         "User to become when started as root, optionally with :GROUP, by name or number; default: \
@@ -198,7 +200,7 @@ const NAMESPACE: &[Definition] = &[
         None,
         "userns",
         |o, path| (o.pasta.userns, o.pasta.netns_only) = (Some(path), false),
-        "User namespace to join; default: that of PID",
+        "User namespace to join; default: that of PID, or a new one for COMMAND",
     )
     .pasta(),
     flag(
@@ -269,7 +271,7 @@ const ADDRESSES: &[Definition] = &[
     text(
         Some('i'),
         "interface",
-        "NAME",
+        INTERFACE_OF_HOST,
         value::interface,
         "the name of an interface of this host",
         "Interface to take addresses and routes from; default: that of the first default route",
@@ -430,7 +432,7 @@ const OUTBOUND: &[Definition] = &[
     text(
         None,
         "outbound-if4",
-        "NAME",
+        INTERFACE_OF_HOST,
         value::outbound_if4,
         "the name of an interface of this host",
         "Interface that outbound IPv4 sockets are bound to; default: none",
@@ -438,7 +440,7 @@ const OUTBOUND: &[Definition] = &[
     text(
         None,
         "outbound-if6",
-        "NAME",
+        INTERFACE_OF_HOST,
         value::outbound_if6,
         "the name of an interface of this host",
         "Interface that outbound IPv6 sockets are bound to; default: none",

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use arrayvec::ArrayString;
 
-use super::Proto;
+use super::{Proto, Refused};
 
 /// The longest name of a network interface (`IFNAMSIZ` without its end).
 const NAME_MAX: usize = 15;
@@ -114,6 +114,22 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Ports of all addresses that lead to `to` and those that follow it at the guest's own address.
+    pub const fn plain(proto: Proto, (first, last): (u16, u16), to: u16) -> Self {
+        Self {
+            proto,
+            listen: ListenAddr::Dual,
+            interface: None,
+            first,
+            last,
+            target_addr: None,
+            target_first: to,
+            weak: false,
+            scan: false,
+            group: 0,
+        }
+    }
+
     /// Whether a socket of this rule receives what is sent to `local`.
     pub fn matches(&self, proto: Proto, local: SocketAddr) -> bool {
         self.proto == proto && self.target_port(local.ip().to_canonical(), local.port()).is_some()
@@ -124,6 +140,14 @@ impl Rule {
     pub fn target_port(&self, local: IpAddr, port: u16) -> Option<u16> {
         let covered = self.listen.covers(local) && (self.first..=self.last).contains(&port);
         covered.then(|| self.target_first.checked_add(port - self.first)).flatten()
+    }
+
+    /// The port in the guest for what `peer` sent to our address `local` and `port`, both canonical.
+    pub(super) fn port_for(&self, peer: IpAddr, local: IpAddr, port: u16) -> Result<u16, Refused> {
+        if peer.is_ipv4() != local.is_ipv4() {
+            return Err(Refused::FamilyMismatch);
+        }
+        self.target_port(local, port).ok_or(Refused::NoRule)
     }
 
     /// The port in the guest that `last` leads to; beyond 65535 if the rule is invalid.
@@ -187,18 +211,7 @@ mod tests {
     use super::super::example::{at, ip};
     use super::*;
 
-    const RULE: Rule = Rule {
-        proto: Proto::Tcp,
-        listen: ListenAddr::Dual,
-        interface: None,
-        first: 2222,
-        last: 2222,
-        target_addr: None,
-        target_first: 22,
-        weak: false,
-        scan: false,
-        group: 0,
-    };
+    const RULE: Rule = Rule::plain(Proto::Tcp, (2222, 2222), 22);
 
     #[test]
     fn text_form() {

@@ -205,18 +205,7 @@ mod tests {
     use super::super::example::{at, ip, network};
     use super::*;
 
-    const RULE: Rule = Rule {
-        proto: Proto::Tcp,
-        listen: ListenAddr::Dual,
-        interface: None,
-        first: 8001,
-        last: 8001,
-        target_addr: None,
-        target_first: 8001,
-        weak: false,
-        scan: false,
-        group: 0,
-    };
+    const RULE: Rule = Rule::plain(Proto::Tcp, (8001, 8001), 8001);
 
     fn warning(rule: Rule, net: &Network) -> String {
         RuleTable::default().add(rule, net).unwrap_err().to_string()

@@ -37,10 +37,7 @@ pub fn to_guest(
     if !rule.proto.enabled(&net.services) {
         return Err(Refused::ProtocolDisabled);
     }
-    if peer_ip.is_ipv4() != local_ip.is_ipv4() {
-        return Err(Refused::FamilyMismatch);
-    }
-    let port = rule.target_port(local_ip, local.port()).ok_or(Refused::NoRule)?;
+    let port = rule.port_for(peer_ip, local_ip, local.port())?;
 
     let fixed = rule.target_addr.or(local_ip.is_multicast().then_some(local_ip));
     let source = guest_visible(net, map, learned, peer_ip, fixed)?;
@@ -127,24 +124,13 @@ fn guest_address(learned: &Learned, source: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Proto;
     use super::super::example::{at, ip, learned, mapping, network, v6};
-    use super::super::{ListenAddr, Proto};
     use super::*;
     use std::net::Ipv4Addr;
 
     fn rule() -> Rule {
-        Rule {
-            proto: Proto::Tcp,
-            listen: ListenAddr::Dual,
-            interface: None,
-            first: 8080,
-            last: 8089,
-            target_addr: None,
-            target_first: 80,
-            weak: false,
-            scan: false,
-            group: 0,
-        }
+        Rule::plain(Proto::Tcp, (8080, 8089), 80)
     }
 
     fn shown(side: Result<GuestSide, Refused>) -> String {

@@ -66,7 +66,7 @@ pub fn to_namespace(
     if !passes_by {
         return if bypass.only { Err(Refused::NotLoopback) } else { Ok(None) };
     }
-    let port = target_port(rule, peer_ip, local_ip, local.port())?;
+    let port = rule.port_for(peer_ip, local_ip, local.port())?;
     let keep = bypass.keep_loopback || bypass.only;
     let address = match local_ip {
         group if group.is_multicast() => group,
@@ -99,7 +99,7 @@ pub fn from_namespace(
     if !peer_ip.is_loopback() || !local_ip.is_loopback() {
         return Err(Refused::NotLoopback);
     }
-    let port = target_port(rule, peer_ip, local_ip, local.port())?;
+    let port = rule.port_for(peer_ip, local_ip, local.port())?;
     let address = rule.target_addr.unwrap_or(local_ip);
     // What leaves the loopback interface needs another source than a loopback address.
     let source = if address.is_loopback() { peer_ip } else { any(address) };
@@ -117,13 +117,6 @@ fn any(address: IpAddr) -> IpAddr {
     }
 }
 
-fn target_port(rule: &Rule, peer: IpAddr, local: IpAddr, port: u16) -> Result<u16, Refused> {
-    if peer.is_ipv4() != local.is_ipv4() {
-        return Err(Refused::FamilyMismatch);
-    }
-    rule.target_port(local, port).ok_or(Refused::NoRule)
-}
-
 /// UDP keeps the port of the peer: what answers may depend on it.
 fn source_port(rule: &Rule, peer: SocketAddr) -> u16 {
     if rule.proto == Proto::Udp { peer.port() } else { 0 }
@@ -131,7 +124,6 @@ fn source_port(rule: &Rule, peer: SocketAddr) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ListenAddr;
     use super::super::example::{at, ip, learned};
     use super::*;
 
@@ -139,18 +131,7 @@ mod tests {
     const KEEP: Bypass = Bypass { keep_loopback: true, ..DEFAULT };
     const ONLY: Bypass = Bypass { only: true, ..DEFAULT };
 
-    const RULE: Rule = Rule {
-        proto: Proto::Tcp,
-        listen: ListenAddr::Dual,
-        interface: None,
-        first: 8080,
-        last: 8089,
-        target_addr: None,
-        target_first: 80,
-        weak: false,
-        scan: false,
-        group: 0,
-    };
+    const RULE: Rule = Rule::plain(Proto::Tcp, (8080, 8089), 80);
 
     fn shown(side: SpliceSide) -> String {
         format!("{} -> {}", side.source, side.destination)

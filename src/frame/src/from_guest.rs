@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::to_guest::last_errno;
 use crate::{
     Errno, FrameMeta, FrameObserver, FromGuest, GuestIovec, HEAD_BYTES, MAX_FRAMES,
-    MAX_FROM_GUEST_IOVECS, MAX_SYSCALL_IOVECS, PassingFrame,
+    MAX_FROM_GUEST_IOVECS, MAX_SYSCALL_IOVECS, PassingFrame, message,
 };
 
 /// One frame from the guest.
@@ -206,14 +206,11 @@ impl<'a> FromGuestLease<'a> {
 
     /// Sends the pieces that were gathered.
     fn send(&mut self, socket: BorrowedFd<'_>, segment: Option<u16>) -> Result<u32, Errno> {
-        // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = self.batch.call.as_mut_ptr().cast();
-        header.msg_iovlen = self.batch.call.len();
+        let pieces = &mut self.batch.call;
+        let mut header = message::header(pieces.as_mut_ptr().cast(), pieces.len());
         let mut control = segment.map(SegmentControl::new);
         if let Some(control) = &mut control {
-            header.msg_control = (&raw mut *control).cast();
-            header.msg_controllen = size_of::<SegmentControl>();
+            message::set_control(&mut header, &raw mut *control, size_of::<SegmentControl>());
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the pieces are mapped while the lease lives; the control message is a live local.
@@ -231,12 +228,8 @@ struct SegmentControl {
 
 impl SegmentControl {
     fn new(segment: u16) -> Self {
-        // SAFETY: an all-zero cmsghdr is valid; all its fields are integers.
-        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
-        header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<u16>();
-        header.cmsg_level = libc::SOL_UDP;
-        header.cmsg_type = libc::UDP_SEGMENT;
-        Self { header, segment }
+        let bytes = size_of_val(&segment);
+        Self { header: message::control_header(libc::SOL_UDP, libc::UDP_SEGMENT, bytes), segment }
     }
 }
 

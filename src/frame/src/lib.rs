@@ -26,6 +26,7 @@ mod arena;
 mod from_guest;
 mod iovec;
 mod mem_port;
+pub mod message;
 mod meta;
 pub mod net_header;
 mod observer;

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     Caps, DISCARD_BYTES, DISCARD_IOVECS, Errno, FrameDone, FrameObserver, GuestIovec, MAX_FRAMES,
-    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, PassingFrame, ToGuest,
+    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, PassingFrame, ToGuest, message,
 };
 
 /// What a reservation asks for.
@@ -343,10 +343,7 @@ impl Drop for ToGuestLease<'_> {
 
 /// One recvmsg(2) into the pieces of a lease.
 fn recvmsg(socket: BorrowedFd<'_>, pieces: &mut [GuestIovec], flags: i32) -> Result<u32, Errno> {
-    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = pieces.as_mut_ptr().cast();
-    header.msg_iovlen = pieces.len();
+    let mut header = message::header(pieces.as_mut_ptr().cast(), pieces.len());
     let flags = flags | libc::MSG_DONTWAIT;
     // SAFETY: GuestIovec is a transparent iovec; each piece is mapped and writable while the lease
     // lives, and the discard pieces point into the list's own scratch buffer.

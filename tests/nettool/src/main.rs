@@ -10,6 +10,7 @@ mod crowd;
 mod dhcpv6;
 mod dns;
 mod pattern;
+mod pulse;
 mod serve;
 mod tcp;
 mod udp;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::pattern::Pattern;
+use crate::pulse::Pulse;
 use crate::serve::receive_pattern;
 
 /// Bytes moved by one system call.
@@ -18,6 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Moves `bytes` of a pattern as `command` says.
 pub fn transfer(command: &str, to: SocketAddr, bytes: u64, seed: u64) -> Outcome {
     let begin = Instant::now();
+    let pulse = Pulse::start();
     let mut stream = open(to)?;
     writeln!(stream, "{command} {bytes} {seed}")?;
     match command {
@@ -35,7 +37,8 @@ pub fn transfer(command: &str, to: SocketAddr, bytes: u64, seed: u64) -> Outcome
     }
     let seconds = begin.elapsed().as_secs_f64();
     let rate = bytes as f64 * 8.0 / 1e6 / seconds;
-    Ok(format!("ok {bytes} bytes {seconds:.2} s {rate:.0} Mbit/s"))
+    let pause = pulse.stop().as_millis();
+    Ok(format!("ok {bytes} bytes {seconds:.2} s {rate:.0} Mbit/s, longest pause {pause} ms"))
 }
 
 /// Opens `count` connections one after the other; each must echo and end well.

@@ -66,6 +66,23 @@ pub struct Held {
     pub connections: u64,
     /// How many of them still echoed one byte at the end.
     pub answered: u64,
+    /// How long it took to make them, in seconds.
+    pub ramp_s: f64,
+    /// Why there are not more, if as many as possible were wanted.
+    pub ended: String,
+}
+
+/// `nbench soak`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Soak {
+    /// Gigabits of payload in each second, both ways together.
+    pub gbit_per_s: f64,
+    /// Bytes carried in all.
+    pub total_bytes: u64,
+    /// The longest that one call waited, in milliseconds.
+    pub longest_gap_ms: f64,
+    /// Short connections that came and went.
+    pub connections: u64,
 }
 
 /// `nbench start`.

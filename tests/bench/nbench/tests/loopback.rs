@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 
-use passt_nbench::report::{Datagrams, Held, Starts, Stream, Transactions};
+use passt_nbench::report::{Datagrams, Held, Soak, Starts, Stream, Transactions};
 use serde::de::DeserializeOwned;
 
 const NBENCH: &str = env!("CARGO_BIN_EXE_nbench");
@@ -138,7 +138,39 @@ fn datagrams_are_counted_by_the_receiver() {
 fn held_connections_answer_at_the_end() {
     let server = Server::start(Ipv4Addr::LOCALHOST);
     let found: Held = report(server.at, "hold count=50 seconds=0.1");
-    assert_eq!(found, Held { connections: 50, answered: 50 });
+    assert_eq!((found.connections, found.answered), (50, 50));
+    assert!(found.ended.is_empty(), "{}", found.ended);
+}
+
+#[test]
+fn as_many_connections_are_held_as_there_can_be() {
+    let server = Server::start(Ipv4Addr::LOCALHOST);
+    let line = format!("ulimit -n 100; exec {NBENCH} hold {} count=0 seconds=0.1", server.at);
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found: Held = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!((80..100).contains(&found.connections), "{found:?}");
+    assert_eq!(found.answered, found.connections);
+    assert!(!found.ended.is_empty() && text.starts_with("holding "), "{text}");
+}
+
+#[test]
+fn a_soak_carries_bytes_both_ways_at_its_rate() {
+    let server = Server::start(Ipv4Addr::LOCALHOST);
+    let found: Soak = report(server.at, "soak streams=1 mbit=80 seconds=0.5");
+    // 80 Mbit/s each way, for half a second: 10 MB, and a buffer each at most.
+    assert!((1..11_000_000).contains(&found.total_bytes), "{found:?}");
+    assert!(found.connections > 0, "{found:?}");
+}
+
+#[test]
+fn a_soak_ends_when_nothing_moves() {
+    // Connections are made by the kernel, and nobody accepts them.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let output = nbench(&["soak", &at, "streams=1", "seconds=30", "gap_ms=100", "mbit=100000"]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && errors.contains("stalled"), "{errors}");
 }
 
 #[test]

@@ -12,6 +12,24 @@ pub enum Mode {
     Stream,
     /// passt's vhost-user socket, with User-Mode Linux.
     VhostUser,
+    /// passt's stream socket, with QEMU and an emulated machine.
+    Qemu,
+}
+
+/// What is unusual about the guest or the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Usual,
+    /// The guest's devices do not cut or join segments.
+    NoOffloads,
+    /// Servers are far away.
+    Far {
+        /// Time there and back.
+        rtt_ms: u32,
+        /// Packets lost of a million, each way.
+        lost_ppm: u32,
+    },
 }
 
 /// The family of addresses.
@@ -108,6 +126,10 @@ pub enum Work {
     },
     /// `pasta --config-net -- true`, from start to end.
     Command,
+    /// As many connections at once as there can be.
+    Most,
+    /// Half of what goes through for a long time, looked at closely.
+    Soak,
     /// Processor time of a daemon with nothing to do; whether it looks for ports.
     Idle {
         /// Whether it looks for ports to forward.
@@ -120,7 +142,7 @@ pub enum Work {
 pub struct Cell {
     /// Its name.
     pub id: String,
-    /// Its group: T, U, L, C, M, S, I, F or X.
+    /// Its group, a letter of [`GROUPS`].
     pub group: char,
     /// What stands between guest and daemon.
     pub mode: Mode,
@@ -128,13 +150,16 @@ pub struct Cell {
     pub family: Family,
     /// The guest's MTU.
     pub mtu: u32,
+    /// What is unusual.
+    pub condition: Condition,
     /// What is done.
     pub work: Work,
 }
 
 /// Titles of the groups.
-pub const GROUPS: [(char, &str); 9] = [
+pub const GROUPS: [(char, &str); 11] = [
     ('T', "TCP throughput"),
+    ('W', "TCP throughput over a wide area"),
     ('U', "UDP goodput"),
     ('L', "Latency of request and response"),
     ('C', "Connection, request, response, close"),
@@ -143,7 +168,11 @@ pub const GROUPS: [(char, &str); 9] = [
     ('I', "Idle processor time"),
     ('F', "Fairness"),
     ('X', "Cross-check with iperf3"),
+    (SOAK, "Soak"),
 ];
+
+/// The group of cells that run only when they are asked for by name.
+pub const SOAK: char = 'R';
 
 const MODES: [(Mode, &str); 4] = [
     (Mode::Tap, "tap"),
@@ -162,7 +191,10 @@ pub fn all() -> Vec<Cell> {
         connections(&mut cells, mode, name);
         fairness(&mut cells, mode, name);
         cross_check(&mut cells, mode, name);
+        without_offloads(&mut cells, mode, name);
+        far(&mut cells, mode, name);
     }
+    emulated(&mut cells);
     at_rest(&mut cells);
     cells.sort_by_key(|cell| GROUPS.iter().position(|(group, _)| *group == cell.group));
     cells
@@ -185,7 +217,8 @@ fn load(
     let version = if family == Family::V4 { "v4" } else { "v6" };
     let mtu_name = if mode == Mode::Bypass { String::new() } else { format!(".{mtu}") };
     let id = format!("{group}.{name}.{version}{mtu_name}.{}", what.0);
-    cells.push(Cell { id, group, mode, family, mtu, work: Work::Load(what.1) });
+    let condition = Condition::Usual;
+    cells.push(Cell { id, group, mode, family, mtu, condition, work: Work::Load(what.1) });
 }
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -272,18 +305,78 @@ fn fairness(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
 }
 
 fn cross_check(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
-    if mode == Mode::VhostUser {
-        return; // iperf3 is not linked statically
-    }
     for (way, way_name) in WAYS {
         load(cells, 'X', (mode, name), Family::V4, 65520, (way_name, Load::Iperf { way }));
+    }
+}
+
+/// The floor: what is left of the throughput when nothing but whole segments moves.
+fn without_offloads(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    if mode == Mode::Bypass {
+        return; // There is no device on the way.
+    }
+    for mtu in [65520, 1500] {
+        for (way, way_name) in WAYS {
+            let stream = Load::Stream { way, streams: 1, stalled: 0 };
+            let what = format!("{way_name}.x1.plain");
+            load(cells, 'T', (mode, name), Family::V4, mtu, (&what, stream));
+            under(cells, Condition::NoOffloads);
+        }
+    }
+}
+
+/// Servers at a distance. Without losses, windows are what counts.
+fn far(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    if mode == Mode::Bypass {
+        return; // Loopback is nowhere far.
+    }
+    for (what, rtt_ms, lost_ppm) in
+        [("rtt20", 20, 1000), ("rtt100", 100, 1000), ("rtt100.clean", 100, 0)]
+    {
+        for (way, way_name) in WAYS {
+            let stream = Load::Stream { way, streams: 1, stalled: 0 };
+            load(
+                cells,
+                'W',
+                (mode, name),
+                Family::V4,
+                65520,
+                (&format!("{way_name}.{what}"), stream),
+            );
+            under(cells, Condition::Far { rtt_ms, lost_ppm });
+        }
+    }
+}
+
+/// What the cell that was added last is under.
+fn under(cells: &mut [Cell], condition: Condition) {
+    if let Some(cell) = cells.last_mut() {
+        cell.condition = condition;
+    }
+}
+
+/// A few of them with an emulated machine, whose processor is the limit.
+fn emulated(cells: &mut Vec<Cell>) {
+    let link = (Mode::Qemu, "qemu");
+    for mtu in [65520, 1500] {
+        for (way, way_name) in WAYS {
+            let stream = Load::Stream { way, streams: 1, stalled: 0 };
+            load(cells, 'T', link, Family::V4, mtu, (&format!("{way_name}.x1"), stream));
+        }
+    }
+    let rr = Load::Rr { proto: Proto::Tcp, flows: 1, idle: 0, loaded: false };
+    load(cells, 'L', link, Family::V4, 65520, ("tcp.x1", rr));
+    for (way, way_name) in WAYS {
+        let crr = Load::Crr { way, concurrent: 1 };
+        load(cells, 'C', link, Family::V4, 65520, (&format!("{way_name}.x1"), crr));
     }
 }
 
 fn at_rest(cells: &mut Vec<Cell>) {
     let mut add = |group, mode, what: &str, work| {
         let id = format!("{group}.{what}");
-        cells.push(Cell { id, group, mode, family: Family::V4, mtu: 65520, work });
+        let (family, condition) = (Family::V4, Condition::Usual);
+        cells.push(Cell { id, group, mode, family, mtu: 65520, condition, work });
     };
     for (mode, name) in [(Mode::Tap, "tap"), (Mode::Stream, "stream"), (Mode::VhostUser, "vu")] {
         for connections in [0, 1000] {
@@ -294,6 +387,10 @@ fn at_rest(cells: &mut Vec<Cell>) {
     }
     add('M', Mode::Tap, "tap.conn5000", Work::Memory { connections: 5000 });
     add('M', Mode::Bypass, "bypass.conn1000", Work::Memory { connections: 1000 });
+    for (mode, name) in MODES {
+        add('M', mode, &format!("{name}.most"), Work::Most);
+        add(SOAK, mode, name, Work::Soak);
+    }
     add('S', Mode::Stream, "passt.ready", Work::Ready { ports: 0 });
     add('S', Mode::Stream, "passt.ready.ports10", Work::Ready { ports: 10 });
     add('S', Mode::Stream, "passt.ready.ports1000", Work::Ready { ports: 1000 });
@@ -301,35 +398,6 @@ fn at_rest(cells: &mut Vec<Cell>) {
     add('I', Mode::Tap, "pasta.auto", Work::Idle { auto: true });
     add('I', Mode::Tap, "pasta.none", Work::Idle { auto: false });
     add('I', Mode::Stream, "passt.none", Work::Idle { auto: false });
-}
-
-/// The cells whose numbers the project has set itself: `--cells targets`.
-const TARGETS: [&str; 20] = [
-    "T.tap.v4.65520.out.x?",
-    "T.tap.v4.1500.out.x?",
-    "T.tap.v4.*.in.x1",
-    "U.tap.v4.*.1400.out",
-    "U.tap.v4.*.1400.in",
-    "L.tap.v4.*.x1",
-    "L.tap.v4.*.idle5000",
-    "C.tap.v4.*.x8",
-    "T.bypass.v4.*.x1",
-    "L.bypass.v4.tcp.x1",
-    "C.bypass.v4.*.x8",
-    "T.vu.v4.65520.*.x?",
-    "T.vu.v4.1500.*.x?",
-    "L.vu.v4.*.x1",
-    "C.vu.v4.*.x1",
-    "T.stream.v4.65520.*.x1",
-    "T.stream.v4.1500.*.x1",
-    "M.*",
-    "S.*",
-    "I.*",
-];
-
-/// The patterns that a word of the command line stands for: a named set, or itself.
-pub fn patterns(word: &str) -> Vec<&str> {
-    if word == "targets" { TARGETS.to_vec() } else { vec![word] }
 }
 
 /// Whether `pattern` with `*` and `?` is `name`.
@@ -371,9 +439,6 @@ mod tests {
         for cell in &cells {
             assert!(GROUPS.iter().any(|(group, _)| *group == cell.group), "{}", cell.id);
             assert!(cell.id.starts_with(cell.group), "{}", cell.id);
-        }
-        for pattern in TARGETS {
-            assert!(cells.iter().any(|cell| matches(pattern, &cell.id)), "nothing is {pattern}");
         }
         for (group, title) in GROUPS {
             assert!(cells.iter().any(|cell| cell.group == group), "nothing in {title}");

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::cells::{self, Cell, GROUPS};
+use super::cells::{self, Cell, GROUPS, SOAK};
 use super::measure::Times;
 use super::peers::Peer;
 use super::results::Results;
 use super::rig::bind;
 use super::session::{FIRST_PORT, Session};
-use super::{Result, markdown, svg, world};
+use super::{Result, markdown, svg, targets, world};
 
 const USAGE: &str = "\
 usage: tests/bench/run [OPTION...]
@@ -18,12 +18,15 @@ usage: tests/bench/run [OPTION...]
                                 NAME=PROGRAM for another passt (auto: what is there)
   --blocks N                    times that each cell is run, there and back (5)
   --seconds S, --warmup S       measured and discarded time of each run (3, 1)
+  --minutes M                   how long soaks take, the cells R.*, which run once and only if they
+                                are named (10)
   --quick                       one block, once, 1 s after 0.3 s: while changing things
   --pin none|split|packed       daemon on processor 1 and the rest on 0, or all on 1 (none)
   --output FOLDER               where results go (the cache's bench/latest)
   --list                        names the cells and ends
   --report FILE RESULTS...      writes the tables of results.json files between the marks of a
-                                Markdown file, and the plots beside it, and ends";
+                                Markdown file, and the plots beside it, and ends; of a cell that
+                                several files have, the last counts";
 
 /// Marks in a Markdown file between which the tables stand.
 const MARKS: (&str, &str) = ("<!-- tables -->", "<!-- end of tables -->");
@@ -86,7 +89,7 @@ pub fn run(words: &[String]) -> Result<()> {
         ["--report", file, results @ ..] if !results.is_empty() => {
             report_into(Path::new(file), results)
         }
-        _ => measure(&parse(&words)?),
+        _ => measure(&parse(&words)?, command_line(&words)),
     }
 }
 
@@ -96,7 +99,7 @@ fn parse(words: &[&str]) -> Result<Options> {
         peers: "auto".to_owned(),
         blocks: 5,
         once: false,
-        times: Times { seconds: 3.0, warmup: 1.0, starts: 50 },
+        times: Times { seconds: 3.0, warmup: 1.0, starts: 50, minutes: 10.0 },
         pin: Pin::None,
         output: PathBuf::from(variable("BENCH_OUTPUT")?),
     };
@@ -105,18 +108,18 @@ fn parse(words: &[&str]) -> Result<Options> {
         let mut next = || words.next().copied().ok_or_else(|| format!("{word} needs an argument"));
         match *word {
             "--cells" => {
-                let patterns = next()?.split(',').flat_map(cells::patterns);
-                options.cells.extend(patterns.map(str::to_owned));
+                options.cells.extend(next()?.split(',').flat_map(patterns));
             }
             "--pin" => options.pin = Pin::parse(next()?)?,
             "--peers" => options.peers = next()?.to_owned(),
             "--blocks" => options.blocks = number(next()?)? as usize,
             "--seconds" => options.times.seconds = number(next()?)?,
             "--warmup" => options.times.warmup = number(next()?)?,
+            "--minutes" => options.times.minutes = number(next()?)?,
             "--output" => options.output = PathBuf::from(next()?),
             "--quick" => {
                 (options.blocks, options.once) = (1, true);
-                options.times = Times { seconds: 1.0, warmup: 0.3, starts: 10 };
+                options.times = Times { seconds: 1.0, warmup: 0.3, starts: 10, ..options.times };
             }
             _ => return Err(format!("unknown option '{word}'\n{USAGE}").into()),
         }
@@ -132,7 +135,7 @@ fn variable(name: &str) -> Result<String> {
     std::env::var(name).map_err(|_| format!("{name} is not set: use tests/bench/run").into())
 }
 
-fn measure(options: &Options) -> Result<()> {
+fn measure(options: &Options, command: String) -> Result<()> {
     if !world::is_here() {
         return Err("the world of tests/bench/run is not here".into());
     }
@@ -144,6 +147,7 @@ fn measure(options: &Options) -> Result<()> {
     )?;
     fs::create_dir_all(options.output.join("logs"))?;
     let mut session = Session {
+        command,
         cells: chosen,
         peers,
         blocks: options.blocks,
@@ -161,6 +165,26 @@ fn measure(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The patterns that a word stands for: the set of cells with targets, or itself.
+fn patterns(word: &str) -> Vec<String> {
+    if word == "targets" { targets::cells_needed() } else { vec![word.to_owned()] }
+}
+
+/// The command line as others could repeat it: without places on this machine.
+fn command_line(words: &[&str]) -> String {
+    let peer = |peer: &str| match peer.split_once('=') {
+        Some((name, _)) => format!("{name}=PROGRAM"),
+        None => peer.to_owned(),
+    };
+    let before = std::iter::once(&"").chain(words);
+    let told = before.zip(words).map(|(before, word)| match *before {
+        "--output" => "FOLDER".to_owned(),
+        "--peers" => word.split(',').map(peer).collect::<Vec<_>>().join(","),
+        _ => (*word).to_owned(),
+    });
+    std::iter::once("tests/bench/run".to_owned()).chain(told).collect::<Vec<_>>().join(" ")
+}
+
 /// The cells that a pattern names, in the order of the table.
 fn choose(patterns: &[String]) -> Result<Vec<Cell>> {
     let all = cells::all();
@@ -169,9 +193,13 @@ fn choose(patterns: &[String]) -> Result<Vec<Cell>> {
             return Err(format!("no cell is called '{pattern}'; --list names them").into());
         }
     }
-    let is_wanted = |cell: &Cell| {
-        patterns.is_empty() || patterns.iter().any(|pattern| cells::matches(pattern, &cell.id))
+    let by_name = |cell: &Cell, pattern: &str| {
+        let soaks = cell.group != SOAK || pattern.starts_with(SOAK);
+        soaks && cells::matches(pattern, &cell.id)
     };
+    let everything = ["*".to_owned()];
+    let patterns = if patterns.is_empty() { &everything } else { patterns };
+    let is_wanted = |cell: &Cell| patterns.iter().any(|pattern| by_name(cell, pattern));
     Ok(all.into_iter().filter(is_wanted).collect())
 }
 
@@ -191,11 +219,15 @@ fn report_into(file: &Path, results: &[&str]) -> Result<()> {
     let mut merged = Results::default();
     for path in results {
         let run: Results = serde_json::from_str(&fs::read_to_string(path)?)?;
-        merged.machine = run.machine;
+        merged.runs.extend(run.runs);
+        let new = run.machine.into_iter().filter(|line| !merged.machine.contains(line));
+        merged.machine.extend(new.collect::<Vec<_>>());
         merged.peers.extend(run.peers);
         merged.cells.retain(|cell| run.cells.iter().all(|new| new.id != cell.id));
         merged.cells.extend(run.cells);
     }
+    let all = cells::all();
+    merged.cells.sort_by_key(|result| all.iter().position(|cell| cell.id == result.id));
     let tables = markdown::report(&merged, "bench/");
     let text = fs::read_to_string(file)?;
     let new = markdown::replace_between(&text, MARKS.0, MARKS.1, &tables)
@@ -209,6 +241,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_command_line_is_told_without_places() {
+        let told = command_line(&["--peers", "ours,old=/a/b,direct", "--output", "/c", "--quick"]);
+        let wanted = "tests/bench/run --peers ours,old=PROGRAM,direct --output FOLDER --quick";
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
     fn cells_are_chosen_by_pattern() {
         let names = |patterns: &[&str]| -> Vec<String> {
             let patterns: Vec<String> = patterns.iter().map(|word| (*word).to_owned()).collect();
@@ -216,8 +255,10 @@ mod tests {
         };
         assert_eq!(names(&["T.tap.v4.1500.out.x1"]), ["T.tap.v4.1500.out.x1"]);
         assert!(names(&["S.*", "I.*"]).len() > 5);
-        assert!(names(&cells::patterns("targets")).len() > 40);
-        assert_eq!(names(&[]).len(), cells::all().len());
+        let all: Vec<String> = patterns("targets");
+        assert!(choose(&all).unwrap().len() > 40);
+        let soaks = names(&["R.*"]).len();
+        assert!(soaks > 0 && names(&[]).len() == cells::all().len() - soaks);
         assert!(choose(&["nothing".to_owned()]).is_err());
     }
 }

@@ -1,19 +1,92 @@
-//! A User-Mode Linux guest, obeying on its console: `tests/guests/init` is its first process.
+//! A guest, obeying on its console: `tests/guests/init` is its first process. User-Mode Linux, a
+//! kernel that runs as a process, for speed; or QEMU without acceleration, for the client that
+//! most people have.
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use super::Result;
+use super::cells::Mode;
 use super::process::Task;
 use super::world::{self, GATEWAY4, GATEWAY6, HOST4, HOST6};
 
-/// Kernel and initramfs, as `tests/guests/fetch.sh uml` leaves them.
-const IMAGES: &str = "/run/guests/uml";
-/// A guest boots in one second on an idle machine.
-const BOOT: Duration = Duration::from_secs(60);
+/// Kernels, as `tests/guests/fetch.sh` leaves them.
+const IMAGES: &str = "/run/guests";
+/// QEMU's initramfs with the load generator, which `tests/bench/run` makes.
+const QEMU_INITRAMFS: &str = "/run/bin/qemu-initramfs";
+/// User-Mode Linux boots in half a second on an idle machine, QEMU in five.
+const BOOT: Duration = Duration::from_secs(120);
 /// For commands that do nothing but set something.
 const SHORT: Duration = Duration::from_secs(20);
+
+/// What a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// In front of a vhost-user socket.
+    Uml,
+    /// In front of a stream socket.
+    Qemu,
+}
+
+impl Machine {
+    /// What the cells of a mode need, if they need a machine.
+    pub fn of(mode: Mode) -> Option<Self> {
+        match mode {
+            Mode::VhostUser => Some(Self::Uml),
+            Mode::Qemu => Some(Self::Qemu),
+            Mode::Tap | Mode::Bypass | Mode::Stream => None,
+        }
+    }
+
+    /// Its name for `tests/guests/fetch.sh`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uml => "uml",
+            Self::Qemu => "qemu",
+        }
+    }
+
+    /// Whether there are images to boot.
+    pub fn is_available(self) -> bool {
+        Path::new(IMAGES).join(self.name()).join("initramfs").exists()
+    }
+
+    fn command(self, socket: &str) -> Result<Command> {
+        match self {
+            Self::Uml => user_mode_linux(socket),
+            Self::Qemu => Ok(qemu(socket)),
+        }
+    }
+}
+
+fn user_mode_linux(socket: &str) -> Result<Command> {
+    // Each guest has a folder for its control socket.
+    let folder = format!("{socket}.uml");
+    fs::create_dir_all(&folder)?;
+    std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).or_else(|_| {
+        fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+    })?;
+    let mut command = world::ordinary(&format!("{IMAGES}/uml/linux"));
+    command.args(["mem=512M", &format!("initrd={IMAGES}/uml/initramfs")]);
+    command.args([format!("uml_dir={folder}/"), format!("virtio_uml.device={socket}:1")]);
+    command.args(["con=null", "con0=fd:0,fd:1", "quiet", "panic=-1"]);
+    // Finding out how to compute RAID checksums takes most of a boot; by its older name, too.
+    command.arg("initcall_blacklist=raid6_init,raid6_select_algo");
+    Ok(command)
+}
+
+fn qemu(socket: &str) -> Command {
+    let mut command = world::ordinary("qemu-system-x86_64");
+    command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults"]);
+    command.args(["-nographic", "-serial", "stdio", "-no-reboot"]);
+    command.args(["-kernel", &format!("{IMAGES}/qemu/linux"), "-initrd", QEMU_INITRAMFS]);
+    command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+    let stream = format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}");
+    command.args(["-netdev", &stream, "-device", "virtio-net-pci,netdev=n,romfile="]);
+    command
+}
 
 /// A running guest.
 pub struct Guest {
@@ -22,46 +95,26 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Whether there are images to boot.
-    pub fn is_available() -> bool {
-        Path::new(IMAGES).join("initramfs").exists()
-    }
-
-    /// Boots a guest in front of the vhost-user socket, with the host's addresses.
+    /// Boots a guest in front of the socket, with the host's addresses.
     ///
     /// # Errors
     /// When it does not boot.
-    pub fn boot(socket: &str, mtu: u32, log: &File) -> Result<Self> {
-        // Each guest has a folder for its control socket.
-        let folder = format!("{socket}.uml");
-        fs::create_dir_all(&folder)?;
-        std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).or_else(|_| {
-            fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        })?;
-        let mut command = world::ordinary(&format!("{IMAGES}/linux"));
-        command.args([
-            "mem=512M",
-            &format!("initrd={IMAGES}/initramfs"),
-            &format!("uml_dir={folder}/"),
-        ]);
-        command.arg(format!("virtio_uml.device={socket}:1"));
-        command.args(["con=null", "con0=fd:0,fd:1", "quiet", "panic=-1"]);
-        let console = Task::start("guest", command, log)?;
+    pub fn boot(machine: Machine, socket: &str, mtu: u32, log: &File) -> Result<Self> {
+        let console = Task::start("guest", machine.command(socket)?, log)?;
         let mut guest = Self { console, commands: 0 };
         guest.console.wait_line("#ready", BOOT)?;
-        guest.run("mkdir /n && mount -t hostfs -o /run/bin none /n", SHORT)?;
+        if machine == Machine::Uml {
+            guest.run("mkdir /n && mount -t hostfs -o /run/bin none /n", SHORT)?;
+        }
         guest.run(world::SYSCTLS, SHORT)?;
-        guest.run(
-            "cd /proc/sys/net/ipv6/conf/$IF && echo 0 >accept_dad && echo 0 >accept_ra",
-            SHORT,
-        )?;
-        guest.run(&format!("ip link set $IF mtu {mtu} up"), SHORT)?;
-        guest.run(
-            &format!("ip addr add {HOST4}/24 dev $IF && ip route add default via {GATEWAY4}"),
-            SHORT,
-        )?;
-        guest.run(&format!("ip -6 addr add {HOST6}/64 dev $IF"), SHORT)?;
-        guest.run(&format!("ip -6 route add default via {GATEWAY6} dev $IF && settled"), SHORT)?;
+        let settings = [
+            "cd /proc/sys/net/ipv6/conf/$IF && echo 0 >accept_dad && echo 0 >accept_ra".to_owned(),
+            format!("ip link set $IF mtu {mtu} up"),
+            format!("ip addr add {HOST4}/24 dev $IF && ip route add default via {GATEWAY4}"),
+            format!("ip -6 addr add {HOST6}/64 dev $IF"),
+            format!("ip -6 route add default via {GATEWAY6} dev $IF && settled"),
+        ];
+        guest.run(&settings.join(" && "), SHORT)?;
         Ok(guest)
     }
 

@@ -1,20 +1,19 @@
-//! Results as Markdown tables, one for each group.
+//! Results as Markdown: where they come from, what became of the targets, and a table for each
+//! group of cells.
 
 use std::fmt::Write;
 
 use super::cells::GROUPS;
 use super::peers::{DIRECT, OURS};
-use super::results::{CellResult, Results};
+use super::results::{Block, CellResult, Estimate, Part, Results};
+use super::stats::{median, range};
+use super::targets::{self, Bound, Demand, Outcome, Verdict, Yardstick};
 
 /// The whole report. `plots` is the folder of the plots, as seen from the report.
 pub fn report(results: &Results, plots: &str) -> String {
     let mut text = String::new();
-    for line in &results.machine {
-        let _ = writeln!(text, "- {line}");
-    }
-    for (peer, version) in &results.peers {
-        let _ = writeln!(text, "- `{peer}`: {version}");
-    }
+    origin(&mut text, results);
+    scores(&mut text, &targets::outcomes(results));
     for (group, title) in GROUPS {
         let cells: Vec<&CellResult> = of_group(results, group);
         if !cells.is_empty() {
@@ -23,6 +22,110 @@ pub fn report(results: &Results, plots: &str) -> String {
         }
     }
     text
+}
+
+/// When, how, on what and with what.
+fn origin(text: &mut String, results: &Results) {
+    for run in &results.runs {
+        let (minutes, measured) = (run.wall_s / 60.0, 100.0 * run.measured_s / run.wall_s.max(1.0));
+        let _ = writeln!(
+            text,
+            "- {}: `{}`, {minutes:.0} min, of which {measured:.0} % are traffic",
+            run.date, run.command
+        );
+    }
+    for line in &results.machine {
+        let _ = writeln!(text, "- {line}");
+    }
+    let blocks: Vec<Block> = results.cells.iter().flat_map(|cell| cell.blocks.clone()).collect();
+    if !blocks.is_empty() {
+        let _ = writeln!(text, "- before blocks: {}", noise(&blocks));
+    }
+    for (peer, version) in &results.peers {
+        let _ = writeln!(text, "- `{peer}`: {version}");
+    }
+}
+
+/// What others did before blocks, and how fast the machine was: medians, and the range of the
+/// fixed piece of work.
+fn noise(blocks: &[Block]) -> String {
+    let all = |part: fn(&Block) -> f64| blocks.iter().map(part).collect::<Vec<_>>();
+    let middle = |part: fn(&Block) -> f64| median(&all(part)).unwrap_or(0.0);
+    let most = |part: fn(&Block) -> f64| range(&all(part)).map_or(0.0, |(_, most)| most);
+    let (fast, slow) = range(&all(|block| block.work_us)).unwrap_or_default();
+    format!(
+        "busy {:.0} % (at most {:.0} %), steal {:.0} % ({:.0} %), work {:.0} us ({fast:.0}-{slow:.0})",
+        100.0 * middle(|block| block.busy),
+        100.0 * most(|block| block.busy),
+        100.0 * middle(|block| block.steal),
+        100.0 * most(|block| block.steal),
+        middle(|block| block.work_us),
+    )
+}
+
+/// The targets; nothing if none was measured.
+fn scores(text: &mut String, outcomes: &[Outcome]) {
+    let count = |is: fn(Verdict) -> bool| outcomes.iter().filter(|one| is(one.verdict())).count();
+    let met = count(|verdict| matches!(verdict, Verdict::Met { .. }));
+    let not_met = count(|verdict| matches!(verdict, Verdict::NotMet { .. }));
+    if met + not_met == 0 {
+        return;
+    }
+    let rest = outcomes.len() - met - not_met;
+    let _ = writeln!(text, "\n### Targets\n\n{met} met, {not_met} not met, {rest} not measured.\n");
+    head(text, &["target", "cell", "wanted", "measured", ""].map(str::to_owned));
+    for outcome in outcomes {
+        let wanted = outcome.target.any.iter().map(|demand| wanted(demand, &outcome.unit));
+        let fields = [
+            outcome.target.title.to_owned(),
+            format!("{}{}", outcome.cell, if outcome.noisy { " (noisy)" } else { "" }),
+            wanted.collect::<Vec<_>>().join(", or "),
+            measured(outcome),
+            word(outcome.verdict()).to_owned(),
+        ];
+        row(text, &fields);
+    }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Met { sure: true } => "met",
+        Verdict::Met { sure: false } => "met, unsure",
+        Verdict::NotMet { sure: true } => "**not met**",
+        Verdict::NotMet { sure: false } => "**not met**, unsure",
+        Verdict::NotMeasured => "not measured",
+    }
+}
+
+/// What a demand says.
+fn wanted(demand: &Demand, unit: &str) -> String {
+    let (least, bound) = match demand.bound {
+        Bound::AtLeast(bound) => ("at least", bound),
+        Bound::AtMost(bound) => ("at most", bound),
+    };
+    let cpu = if demand.part == Part::Cpu { "CPU " } else { "" };
+    match demand.against {
+        Yardstick::Unit => format!("{cpu}{least} {bound} {unit}"),
+        Yardstick::Peer(peer) => format!("{cpu}{least} {bound:.2} of {peer}"),
+        Yardstick::Own(_, to) => format!("{cpu}{least} {bound:.2} of our `{to}`"),
+    }
+}
+
+fn measured(outcome: &Outcome) -> String {
+    let of = |found: &Option<Estimate>| found.map_or_else(|| "-".to_owned(), estimate);
+    let all: Vec<String> = outcome.measured.iter().map(of).collect();
+    match outcome.failed {
+        (0, _) => all.join(", "),
+        (failed, samples) => format!("{}; {failed} of {samples} failed", all.join(", ")),
+    }
+}
+
+fn estimate(found: Estimate) -> String {
+    let value = short(found.value);
+    match found.confidence {
+        Some((low, high)) => format!("{value} ({}-{})", short(low), short(high)),
+        None => value,
+    }
 }
 
 /// The cells of one group.
@@ -68,10 +171,12 @@ fn table(text: &mut String, cells: &[&CellResult]) {
     let _ = writeln!(text, "\n<details><summary>More of it</summary>\n");
     let mut heads = vec!["cell".to_owned()];
     heads.extend(peers.iter().map(|peer| (*peer).to_owned()));
+    heads.push("the machine before blocks".to_owned());
     head(text, &heads);
     for cell in cells {
         let mut fields = vec![cell.id.clone()];
         fields.extend(peers.iter().map(|peer| details(cell, peer)));
+        fields.push(noise(&cell.blocks));
         row(text, &fields);
     }
     let _ = writeln!(text, "\n</details>");
@@ -122,8 +227,9 @@ fn value(cell: &CellResult, peer: &str) -> String {
 }
 
 fn ratio(cell: &CellResult, peer: &str) -> String {
-    let Some(found) = cell.ratio(peer) else { return String::new() };
-    let cpu = found.cpu.map(|cpu| format!(", CPU {cpu:.2}")).unwrap_or_default();
+    let Some(found) = cell.ratio(peer, Part::Value) else { return String::new() };
+    let cpu = cell.ratio(peer, Part::Cpu);
+    let cpu = cpu.map(|cpu| format!(", CPU {:.2}", cpu.value)).unwrap_or_default();
     match found.confidence {
         Some((low, high)) => format!("**{:.2}** ({low:.2}-{high:.2}{cpu})", found.value),
         None => format!("**{:.2}**{cpu}", found.value),
@@ -160,6 +266,48 @@ mod tests {
         {
             assert_eq!(short(value), wanted);
         }
+    }
+
+    #[test]
+    fn the_report_says_what_became_of_the_targets() {
+        use crate::harness::results::{Run, Sample};
+        let sample = |peer: &str, block, value| Sample {
+            peer: peer.to_owned(),
+            block,
+            value: Some(value),
+            cpu: Some(value),
+            ..Sample::default()
+        };
+        let samples =
+            (0..3).flat_map(|block| [sample(OURS, block, 3.0), sample("passt", block, 1.0)]);
+        let cell = CellResult {
+            id: "T.tap.v4.65520.in.x1".to_owned(),
+            group: "T".to_owned(),
+            samples: samples.collect(),
+            blocks: vec![Block { busy: 0.5, steal: 0.01, work_us: 800.0 }; 3],
+            ..CellResult::default()
+        };
+        let run = Run {
+            date: "a day".to_owned(),
+            command: "run".to_owned(),
+            wall_s: 120.0,
+            measured_s: 60.0,
+        };
+        let results = Results { runs: vec![run], cells: vec![cell], ..Results::default() };
+        let text = report(&results, "");
+        let id = "T.tap.v4.65520.in.x1 (noisy)";
+        for wanted in [
+            "- a day: `run`, 2 min, of which 50 % are traffic\n".to_owned(),
+            "- before blocks: busy 50 % (at most 50 %), steal 1 % (1 %), work 800 us (800-800)\n"
+                .to_owned(),
+            "\n1 met, 1 not met, ".to_owned(),
+            format!("| {id} | at least 1.30 of passt | 3.00 (3.00-3.00) | met |\n"),
+            format!("| {id} | CPU at most 0.70 of passt | 3.00 (3.00-3.00) | **not met** |\n"),
+            "| S.passt.ready | at most 6 ms (p50) | - | not measured |\n".to_owned(),
+        ] {
+            assert!(text.contains(&wanted), "no '{wanted}' in\n{text}");
+        }
+        assert!(!report(&Results::default(), "").contains("Targets"));
     }
 
     #[test]

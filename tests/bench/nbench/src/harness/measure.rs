@@ -6,23 +6,21 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::Result;
-use super::cells::{Load, Mode, Proto, Way, Work};
+use super::cells::{Cell, Condition, Load, Mode, Proto, Way, Work};
 use super::peers::Program;
 use super::process::Task;
 use super::results::Sample;
 use super::rig::{Job, Place, Rig, Setup};
 use super::stats::jain;
-use super::usage::{Memory, Usage, slab_kib};
+use super::usage::{Memory, Usage};
 use super::world::{self, NBENCH};
-use crate::report::{Datagrams, Held, Starts, Stream, Transactions};
+use super::{Result, hold, soak};
+use crate::report::{Datagrams, Starts, Stream, Transactions};
 
 /// Bytes of a GiB.
 const GIB: f64 = (1 << 30) as f64;
 /// What a client may take beside its window.
-const PATIENCE: Duration = Duration::from_secs(45);
-/// How long connections are held.
-const HOLD_S: u32 = 2;
+pub const PATIENCE: Duration = Duration::from_secs(45);
 
 /// How long things are measured.
 #[derive(Clone, Copy, Debug)]
@@ -33,20 +31,42 @@ pub struct Times {
     pub warmup: f64,
     /// Starts of a program.
     pub starts: u32,
+    /// Minutes of a soak.
+    pub minutes: f64,
 }
 
+impl Times {
+    /// What a cell asks for: far away, everything takes longer, first of all finding out how much
+    /// the path can take.
+    pub fn of(self, cell: &Cell) -> Self {
+        let factor = if matches!(cell.condition, Condition::Far { .. }) { FAR_FACTOR } else { 1.0 };
+        Self { seconds: self.seconds * factor, warmup: self.warmup * factor, ..self }
+    }
+
+    /// Warm-up and measured time.
+    pub fn all_s(self) -> f64 {
+        self.seconds + self.warmup
+    }
+}
+
+/// How much longer it is measured over a long way.
+const FAR_FACTOR: f64 = 4.0;
+
 /// Values of a sample; peer and block are known to the caller.
-type Found = Result<Sample>;
+pub type Found = Result<Sample>;
 
 /// Measures what the cell of `setup` says.
 ///
 /// # Errors
 /// Whatever kept it from giving a number.
 pub fn measure(setup: &Setup<'_>, times: Times) -> Found {
+    let times = times.of(setup.cell);
     match setup.cell.work {
         Work::Load(load) => traffic(setup, times, load),
         Work::Memory { connections: 0 } => memory(&Rig::start(setup)?),
-        Work::Memory { connections } => memory_each(setup, connections),
+        Work::Memory { connections } => hold::memory_each(setup, connections),
+        Work::Most => hold::most(setup),
+        Work::Soak => soak::soak(setup, times),
         Work::Ready { ports } => ready(setup, times, ports),
         Work::Command => command(setup, times),
         Work::Idle { .. } => idle(&Rig::start(setup)?, times),
@@ -107,7 +127,7 @@ impl Roles {
     }
 }
 
-fn serve(rig: &mut Rig, at: Place) -> Result<Job> {
+pub fn serve(rig: &mut Rig, at: Place) -> Result<Job> {
     let listening = rig.listening(at);
     rig.begin_until(at, &["server", &listening], "ready")
 }
@@ -157,7 +177,7 @@ fn burden(rig: &mut Rig, roles: &Roles, times: Times) -> Result<Job> {
     Ok(job)
 }
 
-fn report<T: DeserializeOwned>(said: &str) -> Result<T> {
+pub fn report<T: DeserializeOwned>(said: &str) -> Result<T> {
     let last = said.lines().last().unwrap_or_default();
     serde_json::from_str(last).map_err(|error| format!("no report: {error}: {said}").into())
 }
@@ -207,7 +227,7 @@ fn per(value: f64, used: &Usage, units: f64, more: BTreeMap<String, f64>) -> Sam
     }
 }
 
-fn only(value: f64, more: &[(&str, f64)]) -> Sample {
+pub fn only(value: f64, more: &[(&str, f64)]) -> Sample {
     let more = more.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
     Sample { value: Some(value), more, ..Sample::default() }
 }
@@ -231,7 +251,7 @@ fn iperf(rig: &mut Rig, roles: &Roles, times: Times) -> Found {
     Ok(only(rate.ok_or("iperf3 gave no rate")? * 1e-9, &[]))
 }
 
-fn daemon(rig: &Rig) -> Result<u32> {
+pub fn daemon(rig: &Rig) -> Result<u32> {
     rig.daemon().ok_or_else(|| "there is no daemon".into())
 }
 
@@ -239,31 +259,6 @@ fn memory(rig: &Rig) -> Found {
     std::thread::sleep(Duration::from_millis(300));
     let found = Memory::read(daemon(rig)?)?;
     Ok(only(found.pss_kib, &[("uss_kib", found.uss_kib)]))
-}
-
-fn memory_each(setup: &Setup<'_>, connections: u32) -> Found {
-    let inside = setup.cell.mode != Mode::Bypass;
-    let (client, at) =
-        if inside { (Place::Inside, Place::Outside) } else { (Place::Outside, Place::Inside) };
-    let mut rig = Rig::start(setup)?;
-    let server = serve(&mut rig, at)?;
-    let (before, slab_before) = (Memory::read(daemon(&rig)?)?, slab_kib());
-    let to = rig.target(at);
-    let (count, seconds) = (format!("count={connections}"), format!("seconds={HOLD_S}"));
-    let holder = rig.begin_until(client, &["hold", &to, &count, &seconds], "holding")?;
-    let (after, slab_after) = (Memory::read(daemon(&rig)?)?, slab_kib());
-    let held: Held = report(&rig.finish(holder, PATIENCE)?)?;
-    drop(server);
-    if held.answered < u64::from(connections) {
-        return Err(format!("only {} of {connections} connections answered", held.answered).into());
-    }
-    let each = |kib: f64| kib * 1024.0 / f64::from(connections);
-    let more = [
-        ("uss_bytes", each(after.uss_kib - before.uss_kib)),
-        ("slab_bytes", each(slab_after - slab_before)),
-        ("closed_pss_kib", Memory::read(daemon(&rig)?)?.pss_kib),
-    ];
-    Ok(only(each(after.pss_kib - before.pss_kib), &more))
 }
 
 fn idle(rig: &Rig, times: Times) -> Found {

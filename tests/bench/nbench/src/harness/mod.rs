@@ -1,5 +1,6 @@
-//! The harness: what is measured (`cells`), between what (`rig`, `peers`), how (`measure`, `usage`),
-//! and how it is told (`results`, `stats`, `markdown`, `svg`).
+//! The harness: what is measured (`cells`), between what (`rig`, `peers`), how (`measure`, `hold`,
+//! `soak`, `usage`),
+//! and how it is told (`results`, `stats`, `targets`, `markdown`, `svg`).
 //!
 //! It runs inside the world that `tests/bench/run` makes: process, mount and network namespaces
 //! that end with it. So nothing it starts outlives it, whatever happens.
@@ -7,6 +8,7 @@
 pub mod cells;
 pub mod cli;
 mod guest;
+mod hold;
 pub mod markdown;
 mod measure;
 mod peers;
@@ -14,8 +16,10 @@ mod process;
 pub mod results;
 mod rig;
 mod session;
+mod soak;
 pub mod stats;
 pub mod svg;
+pub mod targets;
 mod usage;
 mod world;
 

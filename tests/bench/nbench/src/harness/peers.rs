@@ -98,11 +98,13 @@ impl Peer {
         let v4 = cell.family == Family::V4;
         match (&self.program, &cell.work) {
             (Program::Passt(_), _) => true,
-            (Program::Direct, Work::Load(_)) => true,
+            (Program::Direct, Work::Load(_)) => cell.mode != Mode::Qemu,
             (Program::Direct, _) => false,
             (Program::Slirp4netns, Work::Load(_)) => cell.mode == Mode::Tap && v4,
-            (Program::Slirp4netns, Work::Memory { .. }) => cell.mode == Mode::Tap,
-            (Program::Libslirp, Work::Load(_)) => cell.mode == Mode::Stream && v4,
+            (Program::Slirp4netns, Work::Memory { .. } | Work::Most) => cell.mode == Mode::Tap,
+            (Program::Libslirp, Work::Load(_)) => {
+                matches!(cell.mode, Mode::Stream | Mode::Qemu) && v4
+            }
             (Program::Slirp4netns | Program::Libslirp, _) => false,
         }
     }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::Result;
 
+/// What terminals obey by forgetting what was on them.
+const CLEAR_SCREEN: &str = "\u{1b}[2J";
+
 /// A running process.
 pub struct Task {
     name: String,
@@ -29,8 +32,10 @@ impl Task {
                 // Bytes that are not text can only come from a guest's console.
                 let lines = BufReader::new(stdout).split(b'\n').map_while(std::result::Result::ok);
                 for line in lines {
-                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    if sender.send(line).is_err() {
+                    let line = String::from_utf8_lossy(&line);
+                    // A firmware leaves its last line open, and then it is wiped away.
+                    let line = line.trim_end().rsplit(CLEAR_SCREEN).next().unwrap_or_default();
+                    if sender.send(line.to_owned()).is_err() {
                         return;
                     }
                 }
@@ -70,14 +75,16 @@ impl Task {
     /// Waits for a line that begins with `start`.
     ///
     /// # Errors
-    /// As [`Self::line`].
+    /// As [`Self::line`], with the line before.
     pub fn wait_line(&mut self, start: &str, within: Duration) -> Result<String> {
-        let end = Instant::now() + within;
+        let (end, mut last) = (Instant::now() + within, String::new());
         loop {
-            let line = self.line(end.saturating_duration_since(Instant::now()))?;
+            let next = self.line(end.saturating_duration_since(Instant::now()));
+            let line = next.map_err(|error| format!("{error}, after '{last}'"))?;
             if line.starts_with(start) {
                 return Ok(line);
             }
+            last = line;
         }
     }
 

@@ -8,15 +8,31 @@ use super::cells::{Cell, Load, Work};
 use super::peers::{DIRECT, OURS};
 use super::stats::{confidence, median, range};
 
-/// A whole run.
+/// A whole run, or several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
+    /// When and how it was run.
+    #[serde(default)]
+    pub runs: Vec<Run>,
     /// Kernel, processors, settings: one line each.
     pub machine: Vec<String>,
     /// What each peer says of its version.
     pub peers: BTreeMap<String, String>,
     /// What was measured.
     pub cells: Vec<CellResult>,
+}
+
+/// How results came about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// When it began.
+    pub date: String,
+    /// The command line.
+    pub command: String,
+    /// How long it has taken, in seconds.
+    pub wall_s: f64,
+    /// How much of that was warm-up or measured time of a sample, in seconds.
+    pub measured_s: f64,
 }
 
 /// One cell of it.
@@ -62,6 +78,9 @@ pub struct Sample {
     pub more: BTreeMap<String, f64>,
     /// Why there is no value.
     pub error: Option<String>,
+    /// How long it took, everything that was started and ended for it included, in seconds.
+    #[serde(default)]
+    pub wall_s: f64,
 }
 
 /// The machine before a block.
@@ -95,15 +114,38 @@ pub struct Summary {
     pub failed: usize,
 }
 
-/// Ours to a peer's: above 1, ours is more.
+/// A median of some values, and how sure it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ratio {
-    /// Median of the ratios of each block.
+pub struct Estimate {
+    /// The median.
     pub value: f64,
-    /// Its 95 % confidence interval, with three blocks or more.
+    /// Its 95 % confidence interval, with three values or more.
     pub confidence: Option<(f64, f64)>,
-    /// The ratio of processor times.
-    pub cpu: Option<f64>,
+}
+
+impl Estimate {
+    /// None of nothing.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        Some(Self { value: median(values)?, confidence: confidence(values) })
+    }
+}
+
+/// Which number of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What the cell is about.
+    Value,
+    /// The daemon's processor time.
+    Cpu,
+}
+
+impl Part {
+    fn of(self, sample: &Sample) -> Option<f64> {
+        match self {
+            Self::Value => sample.value,
+            Self::Cpu => sample.cpu.filter(|_| sample.value.is_some()),
+        }
+    }
 }
 
 impl Metric {
@@ -111,11 +153,12 @@ impl Metric {
     pub fn of(cell: &Cell) -> Self {
         let (unit, lower_is_better, cpu_unit) = match cell.work {
             Work::Load(Load::Stream { .. } | Load::Udp { .. }) => ("Gbit/s", false, "CPU-s/GiB"),
-            Work::Load(Load::Iperf { .. }) => ("Gbit/s", false, ""),
+            Work::Load(Load::Iperf { .. }) | Work::Soak => ("Gbit/s", false, ""),
             Work::Load(Load::Rr { .. }) => ("us (p50)", true, "CPU-us each"),
             Work::Load(Load::Crr { .. }) => ("per s", false, "CPU-us each"),
             Work::Memory { connections: 0 } => ("KiB (PSS)", true, ""),
             Work::Memory { .. } => ("B each (PSS)", true, ""),
+            Work::Most => ("connections", false, ""),
             Work::Ready { .. } | Work::Command => ("ms (p50)", true, ""),
             Work::Idle { .. } => ("% of a CPU", true, ""),
         };
@@ -138,8 +181,8 @@ impl CellResult {
 
     /// None if the peer has no value.
     pub fn summary(&self, peer: &str) -> Option<Summary> {
-        let mine: Vec<&Sample> = self.samples.iter().filter(|sample| sample.peer == peer).collect();
-        let values: Vec<f64> = mine.iter().filter_map(|sample| sample.value).collect();
+        let mine = self.samples_of(peer);
+        let values = self.values(peer, Part::Value);
         let of = |part: fn(&Sample) -> Option<f64>| {
             median(&mine.iter().filter_map(|sample| part(sample)).collect::<Vec<_>>())
         };
@@ -153,32 +196,36 @@ impl CellResult {
         })
     }
 
-    /// Ours to `peer`, block by block; none if either has no value.
-    pub fn ratio(&self, peer: &str) -> Option<Ratio> {
-        let by_block = |part: fn(&Sample) -> Option<f64>| -> Vec<f64> {
-            (0..self.blocks.len())
-                .filter_map(|block| {
-                    let ours = self.of_block(OURS, block, part)?;
-                    let theirs = self.of_block(peer, block, part)?;
-                    (theirs > 0.0).then_some(ours / theirs)
-                })
-                .collect()
-        };
-        let values = by_block(|sample| sample.value);
-        let cpu = median(&by_block(|sample| sample.cpu));
-        Some(Ratio { value: median(&values)?, confidence: confidence(&values), cpu })
+    /// The samples of a peer.
+    pub fn samples_of(&self, peer: &str) -> Vec<&Sample> {
+        self.samples.iter().filter(|sample| sample.peer == peer).collect()
     }
 
-    fn of_block(&self, peer: &str, block: usize, part: fn(&Sample) -> Option<f64>) -> Option<f64> {
-        let mine =
-            self.samples.iter().filter(|sample| sample.peer == peer && sample.block == block);
-        median(&mine.filter_map(part).collect::<Vec<_>>())
+    /// The numbers of a peer's samples.
+    pub fn values(&self, peer: &str, part: Part) -> Vec<f64> {
+        self.samples_of(peer).into_iter().filter_map(|sample| part.of(sample)).collect()
+    }
+
+    /// Ours to `peer`'s, by the ratios of each block; above 1, ours is more. None if either has
+    /// no value.
+    pub fn ratio(&self, peer: &str, part: Part) -> Option<Estimate> {
+        let of_block = |block| {
+            let ours = self.of_block(OURS, block, part)?;
+            let theirs = self.of_block(peer, block, part)?;
+            (theirs > 0.0).then_some(ours / theirs)
+        };
+        Estimate::of(&(0..self.blocks.len()).filter_map(of_block).collect::<Vec<_>>())
+    }
+
+    fn of_block(&self, peer: &str, block: usize, part: Part) -> Option<f64> {
+        let mine = self.samples_of(peer).into_iter().filter(|sample| sample.block == block);
+        median(&mine.filter_map(|sample| part.of(sample)).collect::<Vec<_>>())
     }
 
     /// Medians of what else the samples of a peer have.
     pub fn more(&self, peer: &str) -> BTreeMap<String, f64> {
         let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for sample in self.samples.iter().filter(|sample| sample.peer == peer) {
+        for sample in self.samples_of(peer) {
             for (name, value) in &sample.more {
                 values.entry(name).or_default().push(*value);
             }
@@ -214,9 +261,9 @@ mod tests {
         ];
         let cell =
             CellResult { samples, blocks: vec![Block::default(); 2], ..CellResult::default() };
-        let ratio = cell.ratio("passt").unwrap();
-        assert!((ratio.value - 3.0).abs() < 1e-9 && ratio.cpu.is_some());
-        assert_eq!(cell.ratio("nobody"), None);
+        let ratio = cell.ratio("passt", Part::Value).unwrap();
+        assert!((ratio.value - 3.0).abs() < 1e-9 && cell.ratio("passt", Part::Cpu).is_some());
+        assert_eq!(cell.ratio("nobody", Part::Value), None);
         let summary = cell.summary("passt").unwrap();
         assert_eq!((summary.value, summary.range), (1.5, (1.0, 2.0)));
         assert_eq!((summary.samples, summary.failed), (3, 1));

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Result;
-use super::cells::{Cell, Family, Mode, Work};
-use super::guest::Guest;
+use super::cells::{Cell, Condition, Family, Mode, Work};
+use super::guest::{Guest, Machine};
 use super::peers::{Peer, Program};
 use super::process::{Task, run, until};
 use super::world::{
@@ -17,10 +17,13 @@ use super::world::{
 
 /// How long anything may take to be there.
 const START: Duration = Duration::from_secs(15);
-/// How long a program at one end may take to say that it has begun.
-const BEGIN: Duration = Duration::from_secs(45);
+/// How long a program at one end may take to say that it has begun: with all its connections.
+const BEGIN: Duration = Duration::from_secs(240);
 /// The device in the guest's namespace, where nobody else names it.
 const TAP: &str = "tap0";
+/// Devices of the long way, in the host's and the outer namespace.
+const NEAR: &str = "near0";
+const FAR: &str = "far0";
 
 /// The end of the traffic that a program runs at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,9 @@ pub struct Rig {
     loopback: bool,
     daemon: Option<Task>,
     /// Others, which are ended after the daemon.
-    _tasks: Vec<Task>,
+    tasks: Vec<Task>,
+    /// Whether the devices inside outlive the rig, and have to be as they were.
+    restores: bool,
     log: File,
     family: Family,
     port: u16,
@@ -59,6 +64,8 @@ pub struct Setup<'a> {
     /// The first of two ports for servers; it is forwarded inwards.
     pub port: u16,
     pub log: File,
+    /// In which block the sample is.
+    pub block: usize,
     /// The processor that the daemon is bound to, if any.
     pub processor: Option<usize>,
 }
@@ -76,7 +83,16 @@ impl Rig {
     /// # Errors
     /// What did not start.
     pub fn start(setup: &Setup<'_>) -> Result<Self> {
-        let rig = Self::choose(setup)?;
+        let way = match setup.cell.condition {
+            Condition::Far { rtt_ms, lost_ppm } => Some(setup.far(rtt_ms, lost_ppm)?),
+            Condition::Usual | Condition::NoOffloads => None,
+        };
+        let mut rig = Self::choose(setup)?;
+        rig.tasks.extend(way);
+        if setup.cell.condition == Condition::NoOffloads {
+            rig.restores = setup.peer.program == Program::Direct;
+            rig.segmentation("off")?;
+        }
         if let (Some(daemon), Some(processor)) = (rig.daemon(), setup.processor) {
             bind(Some(daemon), processor)?;
         }
@@ -87,11 +103,16 @@ impl Rig {
         match (&setup.peer.program, setup.cell.mode) {
             (Program::Direct, _) => Ok(setup.rig(Inside::Net(HOST.to_owned()), None, Vec::new())),
             (Program::Passt(folder), Mode::Tap | Mode::Bypass) => setup.pasta(folder),
-            (Program::Passt(folder), Mode::Stream) => setup.passt_stream(folder),
+            (Program::Passt(folder), Mode::Stream | Mode::Qemu) => setup.passt_stream(folder),
             (Program::Passt(folder), Mode::VhostUser) => setup.passt_vhost_user(folder),
             (Program::Slirp4netns, _) => setup.slirp4netns(),
             (Program::Libslirp, _) => setup.libslirp(),
         }
+    }
+
+    fn segmentation(&mut self, word: &str) -> Result<()> {
+        let job = self.begin(Place::Inside, &["segmentation", word])?;
+        self.finish(job, START).map(drop)
     }
 
     /// The daemon's process, if there is one.
@@ -157,9 +178,9 @@ impl Rig {
     /// # Errors
     /// When it cannot be started.
     pub fn begin(&mut self, at: Place, words: &[&str]) -> Result<Job> {
-        let (program, words) = match words {
-            ["iperf3", rest @ ..] => ("iperf3", rest),
-            _ => (NBENCH, words),
+        let (program, in_guest, words) = match words {
+            ["iperf3", rest @ ..] => ("iperf3", "/n/iperf3.d/run", rest),
+            _ => (NBENCH, "/n/nbench", words),
         };
         self.jobs += 1;
         let net = match (at, &mut self.inside) {
@@ -167,8 +188,8 @@ impl Rig {
             (Place::Inside, Inside::Net(net)) => net.clone(),
             (Place::Inside, Inside::Guest(guest)) => {
                 let file = format!("/tmp/job.{}", self.jobs);
-                let line =
-                    format!("(/n/nbench {} >{file} 2>&1; echo end $? >>{file}) &", words.join(" "));
+                let words = words.join(" ");
+                let line = format!("({in_guest} {words} >{file} 2>&1; echo end $? >>{file}) &");
                 guest.run(&line, START)?;
                 return Ok(Job::File(file));
             }
@@ -203,6 +224,14 @@ impl Rig {
     }
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if self.restores && self.segmentation("on").is_err() {
+            eprintln!("bench: the limit's devices are still without offloads");
+        }
+    }
+}
+
 impl Setup<'_> {
     fn rig(&self, inside: Inside, daemon: Option<Task>, tasks: Vec<Task>) -> Rig {
         let loopback = self.cell.mode == Mode::Bypass;
@@ -211,7 +240,8 @@ impl Setup<'_> {
             outside: if loopback { HOST } else { OUTSIDE },
             loopback,
             daemon,
-            _tasks: tasks,
+            tasks,
+            restores: false,
             log: self.clone_log(),
             family: self.cell.family,
             port: self.port,
@@ -290,13 +320,13 @@ impl Setup<'_> {
 
     fn passt_vhost_user(&self, folder: &Path) -> Result<Rig> {
         let (daemon, socket) = self.passt(folder, &["--vhost-user"])?;
-        let guest = Guest::boot(&socket, self.cell.mtu, &self.log)?;
+        let guest = Guest::boot(Machine::Uml, &socket, self.cell.mtu, &self.log)?;
         Ok(self.rig(Inside::Guest(guest), Some(daemon), Vec::new()))
     }
 
     fn passt_stream(&self, folder: &Path) -> Result<Rig> {
         let (daemon, socket) = self.passt(folder, &[])?;
-        self.relayed(daemon, &socket)
+        self.before_stream(daemon, &socket)
     }
 
     fn passt(&self, folder: &Path, options: &[&str]) -> Result<(Task, String)> {
@@ -324,6 +354,14 @@ impl Setup<'_> {
             ended || fs::read_to_string(pid_file).is_ok_and(|text| text.ends_with('\n'))
         })?;
         if ended { Err("the daemon has ended, see the log".into()) } else { Ok(daemon) }
+    }
+
+    fn before_stream(&self, daemon: Task, socket: &str) -> Result<Rig> {
+        if self.cell.mode != Mode::Qemu {
+            return self.relayed(daemon, socket);
+        }
+        let guest = Guest::boot(Machine::Qemu, socket, self.cell.mtu, &self.log)?;
+        Ok(self.rig(Inside::Guest(guest), Some(daemon), Vec::new()))
     }
 
     /// A guest of a stream socket: a namespace with a tap device and a relay to the socket.
@@ -381,7 +419,28 @@ impl Setup<'_> {
         ]);
         let daemon = Task::start("qemu", command, &self.log)?;
         until("QEMU's socket", START, || Path::new(&socket).exists())?;
-        self.relayed(daemon, &socket)
+        self.before_stream(daemon, &socket)
+    }
+
+    /// Makes the way to the server outside longer, for everybody in the host's namespace.
+    fn far(&self, rtt_ms: u32, lost_ppm: u32) -> Result<Task> {
+        let mut command = world::in_net(HOST, NBENCH);
+        command.args(["wan", NEAR, FAR, OUTSIDE, &format!("rtt_ms={rtt_ms}")]);
+        // In one block, all lose the same packets.
+        command.args([format!("lost_ppm={lost_ppm}"), format!("seed={}", self.block + 1)]);
+        let mut way = Task::start("wan", command, &self.log)?;
+        way.wait_line("ready", START)?;
+        for (net, device, there, here) in
+            [(HOST, NEAR, SERVER4, HOST4), (OUTSIDE, FAR, HOST4, SERVER4)]
+        {
+            let mut route = world::in_net(net, "sh");
+            route.arg("-euc").arg(format!(
+                "ip link set {device} addrgenmode none; ip link set {device} txqueuelen 10000 up
+                 ip route add {there}/32 dev {device} src {here}"
+            ));
+            run(route)?;
+        }
+        Ok(way)
     }
 }
 

@@ -9,12 +9,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Result;
-use super::cells::Cell;
-use super::cells::Mode;
-use super::guest::Guest;
+use super::cells::{Cell, SOAK, Work};
+use super::guest::Machine;
 use super::measure::{Times, measure};
 use super::peers::{Peer, Program};
-use super::results::{Block, CellResult, Metric, NOISE, Results, Sample};
+use super::process::run;
+use super::results::{Block, CellResult, Metric, NOISE, Results, Run, Sample};
 use super::rig::Setup;
 use super::usage::Usage;
 
@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// What to run, and where to put what comes of it.
 pub struct Session {
+    /// The command line.
+    pub command: String,
     pub cells: Vec<Cell>,
     pub peers: Vec<Peer>,
     pub blocks: usize,
@@ -44,19 +46,31 @@ impl Session {
     /// # Errors
     /// When results cannot be written; what fails in a cell is a result.
     pub fn run(&mut self) -> Result<Results> {
+        let begin = Instant::now();
+        let (date, command) = (date()?, self.command.clone());
         let mut results = Results {
+            runs: vec![Run { date, command, ..Run::default() }],
             machine: machine(),
             peers: self.peers.iter().map(|peer| (peer.name.clone(), version(peer))).collect(),
             cells: Vec::new(),
         };
         let cells = std::mem::take(&mut self.cells);
         for (number, cell) in cells.iter().enumerate() {
-            if cell.mode == Mode::VhostUser && !Guest::is_available() {
-                eprintln!("NOT RUN: {}: no User-Mode Linux (tests/guests/fetch.sh uml)", cell.id);
+            let missing = Machine::of(cell.mode).filter(|machine| !machine.is_available());
+            if let Some(machine) = missing {
+                let machine = machine.name();
+                eprintln!("NOT RUN: {}: no guest (tests/guests/fetch.sh {machine})", cell.id);
                 continue;
             }
             let place = format!("[{}/{}]", number + 1, cells.len());
             results.cells.push(self.run_cell(cell, &place)?);
+            if let (Some(run), Work::Load(_)) = (results.runs.first_mut(), cell.work) {
+                let samples = results.cells.last().map_or(0, |cell| cell.samples.len());
+                run.measured_s += samples as f64 * self.times.of(cell).all_s();
+            }
+            if let Some(run) = results.runs.first_mut() {
+                run.wall_s = begin.elapsed().as_secs_f64();
+            }
             let text = serde_json::to_string_pretty(&results)?;
             fs::write(self.folder.join("results.json"), text)?;
         }
@@ -72,11 +86,12 @@ impl Session {
             ..CellResult::default()
         };
         let peers: Vec<Peer> = self.peers.iter().filter(|peer| peer.can(cell)).cloned().collect();
-        for block in 0..self.blocks {
+        let (blocks, once) = if cell.group == SOAK { (1, true) } else { (self.blocks, self.once) };
+        for block in 0..blocks {
             result.blocks.push(look_at_machine()?);
-            for peer in turns(&peers, block, self.once) {
+            for peer in turns(&peers, block, once) {
                 let sample = self.sample(peer, cell, block)?;
-                tell(place, self.blocks, &result, &sample);
+                tell(place, blocks, &result, &sample);
                 result.samples.push(sample);
             }
         }
@@ -91,13 +106,16 @@ impl Session {
         let log =
             File::options().append(true).create(true).open(self.folder.join("logs").join(log))?;
         let processor = self.daemon_processor;
-        let setup = Setup { peer, cell, port: self.next_port, log: log.try_clone()?, processor };
+        let (port, copy) = (self.next_port, log.try_clone()?);
+        let setup = Setup { peer, cell, port, log: copy, block, processor };
+        let begin = Instant::now();
         let mut sample = measure(&setup, self.times).unwrap_or_else(|error| {
             // The log is an aid; without it there is still the result.
             let _ = writeln!(&log, "bench: {error}");
             Sample { error: Some(error.to_string()), ..Sample::default() }
         });
         (sample.peer, sample.block) = (peer.name.clone(), block);
+        sample.wall_s = begin.elapsed().as_secs_f64();
         Ok(sample)
     }
 }
@@ -151,6 +169,12 @@ fn fixed_work() -> f64 {
     begin.elapsed().as_secs_f64() * 1e6
 }
 
+fn date() -> Result<String> {
+    let mut date = Command::new("date");
+    date.args(["-u", "+%Y-%m-%d %H:%M UTC"]);
+    Ok(run(date)?.trim().to_owned())
+}
+
 fn machine() -> Vec<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
@@ -164,7 +188,11 @@ fn machine() -> Vec<String> {
         format!("net.{name} = {}", text.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     let kernel = read("/proc/sys/kernel/osrelease");
-    let mut lines = vec![format!("Linux {}", kernel.trim()), format!("{} x {model}", models.len())];
+    let memory = read("/proc/meminfo");
+    let memory_kib: f64 =
+        memory.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    let shape = format!("{} x {model}, {:.1} GiB", models.len(), memory_kib / f64::from(1 << 20));
+    let mut lines = vec![format!("Linux {}", kernel.trim()), shape];
     lines.extend(["ipv4.tcp_rmem", "ipv4.tcp_wmem", "ipv4.tcp_congestion_control"].map(sysctl));
     lines
 }

@@ -18,22 +18,35 @@ pub fn range(values: &[f64]) -> Option<(f64, f64)> {
 /// Resamplings of the bootstrap.
 const RESAMPLINGS: usize = 2000;
 
-/// The 95 % confidence interval of the median, by bootstrap with a fixed seed; none with fewer
-/// than three values.
+/// Seed of all draws: the same values have the same interval.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+/// With fewer values there is no interval.
+const ENOUGH: usize = 3;
+
+/// The 95 % confidence interval of the median, by bootstrap; none with fewer than three values.
 pub fn confidence(values: &[f64]) -> Option<(f64, f64)> {
-    if values.len() < 3 {
-        return None;
-    }
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut medians: Vec<f64> = (0..RESAMPLINGS)
-        .filter_map(|_| {
-            let drawn: Vec<f64> =
-                values.iter().map(|_| values[draw(&mut state, values.len())]).collect();
-            median(&drawn)
-        })
-        .collect();
-    medians.sort_by(f64::total_cmp);
-    Some((medians[RESAMPLINGS * 25 / 1000], medians[RESAMPLINGS * 975 / 1000]))
+    let mut state = SEED;
+    let drawn = (0..RESAMPLINGS).map(|_| median_of_draw(values, &mut state));
+    if values.len() < ENOUGH { None } else { interval(drawn) }
+}
+
+/// The same of the ratio of two medians, whose values were not measured together.
+pub fn confidence_of_ratio(values: &[f64], others: &[f64]) -> Option<(f64, f64)> {
+    let mut state = SEED;
+    let drawn = (0..RESAMPLINGS)
+        .map(|_| Some(median_of_draw(values, &mut state)? / median_of_draw(others, &mut state)?));
+    if values.len().min(others.len()) < ENOUGH { None } else { interval(drawn) }
+}
+
+/// The median of as many values as there are, drawn with repetition.
+fn median_of_draw(values: &[f64], state: &mut u64) -> Option<f64> {
+    median(&values.iter().map(|_| values[draw(state, values.len())]).collect::<Vec<_>>())
+}
+
+/// The middle 95 %.
+fn interval(drawn: impl Iterator<Item = Option<f64>>) -> Option<(f64, f64)> {
+    let drawn = sorted(&drawn.collect::<Option<Vec<f64>>>()?);
+    Some((*drawn.get(drawn.len() * 25 / 1000)?, *drawn.get(drawn.len() * 975 / 1000)?))
 }
 
 /// Jain's index of fairness: 1 if all have the same, 1/n if one has everything.
@@ -75,6 +88,9 @@ mod tests {
         let (low, high) = confidence(&values).unwrap();
         assert!(low <= 1.01 && (1.01..2.0).contains(&high), "{low} to {high}");
         assert_eq!(confidence(&[1.0, 2.0]), None);
+        let (low, high) = confidence_of_ratio(&values, &[2.0; 5]).unwrap();
+        assert!(low <= 0.505 && (0.505..1.0).contains(&high), "{low} to {high}");
+        assert_eq!(confidence_of_ratio(&values, &[2.0; 2]), None);
     }
 
     #[test]

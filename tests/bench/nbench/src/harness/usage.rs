@@ -128,7 +128,7 @@ impl Memory {
         if sum.pss_kib > 0.0 {
             Ok(sum)
         } else {
-            Err("cannot read the daemon's smaps_rollup".into())
+            Err("the daemon has ended, or does not show its memory".into())
         }
     }
 }
@@ -136,6 +136,12 @@ impl Memory {
 fn field(text: &str, name: &str) -> f64 {
     let line = text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0.0)
+}
+
+/// Descriptors that a daemon and its descendants have.
+pub fn descriptors(id: u32) -> usize {
+    let of = |process: u32| fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
+    family(id).into_iter().map(|process| of(process).count()).sum()
 }
 
 /// Memory that the kernel itself uses for objects, in KiB.
@@ -154,6 +160,7 @@ mod tests {
         assert!(family(me).contains(&child.id()));
         assert!(Usage::read(Some(me)).unwrap().daemon_s > 0.0);
         assert!(Memory::read(me).unwrap().uss_kib > 100.0);
+        assert!(descriptors(me) > 2);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(Usage::read(Some(child.id())).is_err());

@@ -4,6 +4,7 @@
 //! buffers and few system calls, so that the generator costs the same whatever it measures.
 
 mod crr;
+mod device;
 mod echo;
 mod hold;
 mod pattern;
@@ -11,11 +12,13 @@ mod proto;
 mod relay;
 mod rr;
 mod server;
+mod soak;
 mod sock;
 mod source;
 mod start;
 mod stream;
 mod udp;
+mod wan;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -39,10 +42,16 @@ usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
   crr ADDR:PORT                concurrent=1
   udp ADDR:PORT                way=put|get size=1400 gso=1 rate=0 (datagrams a second, 0: all)
                                limit=PERCENT (search the best rate that loses no more)
-  hold ADDR:PORT               count=1000 seconds=5; says `holding` in between
+  soak ADDR:PORT               streams=2 mbit=100 (each, both ways) gap_ms=1000: a longer one is a
+                               stall; every byte is compared at both ends
+  hold ADDR:PORT               count=1000 (0: all that there can be) seconds=5; says `holding`
+                               and their number in between
   start -- COMMAND WORD...     count=10 pid=FILE stale=FILE, before the --: time until the file is
                                there, or until the command ends; a stale file is removed before
   relay SOCKET TAP             connect a new tap device to a qemu stream socket
+  wan NEAR FAR NAMESPACE       rtt_ms=20 lost_ppm=0 seed=1: connect a new tun device here and one in
+                               another network namespace by a long way
+  segmentation on|off          whether this namespace's devices cut and join segments
 Measuring commands take seconds=5 warmup=1, and print one line of JSON.";
 
 /// Runs the command that the words name.
@@ -56,9 +65,13 @@ pub fn run(words: &[&str]) -> Outcome {
         ["rr", to, rest @ ..] => print(&rr::run(parse(to)?, rest)?),
         ["crr", to, rest @ ..] => print(&crr::run(parse(to)?, rest)?),
         ["udp", to, rest @ ..] => print(&udp::run(parse(to)?, rest)?),
+        ["soak", to, rest @ ..] => print(&soak::run(parse(to)?, rest)?),
         ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
         ["start", rest @ ..] => print(&start::run(rest)?),
         ["relay", socket, tap] => relay::run(socket, tap),
+        ["wan", near, far, namespace, rest @ ..] => wan::run(near, far, namespace, rest),
+        ["segmentation", "on"] => Ok(device::set_segmentation(true)?),
+        ["segmentation", "off"] => Ok(device::set_segmentation(false)?),
         _ => Err(USAGE.into()),
     }
 }

@@ -4,13 +4,11 @@
 //! the guest's. The device offers no offloads, as QEMU's does not over a stream socket.
 //! Frames are preceded by their length, 4 bytes in network order.
 
-use std::ffi::c_short;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use super::Outcome;
+use super::{Outcome, device};
 
 const PREFIX_BYTES: usize = 4;
 /// A frame at most: 64 KiB and an Ethernet header, with room.
@@ -22,7 +20,7 @@ const STREAM_BYTES: usize = 1 << 20;
 /// # Errors
 /// When the device or the connection cannot be had, or ends.
 pub fn run(socket: &str, tap: &str) -> Outcome {
-    let device = open_tap(tap)?;
+    let device = device::open(tap, device::TAP)?;
     let stream = UnixStream::connect(socket)?;
     println!("ready");
     io::stdout().flush()?;
@@ -73,20 +71,6 @@ fn next_frame(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
         return Err(io::Error::other(format!("a frame of {len} bytes")));
     }
     Ok(bytes.get(PREFIX_BYTES..PREFIX_BYTES + len))
-}
-
-fn open_tap(name: &str) -> io::Result<File> {
-    let device = File::options().read(true).write(true).open("/dev/net/tun")?;
-    // SAFETY: an all-zero ifreq is valid: an empty name and integers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let last = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..last].iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as c_short;
-    // SAFETY: the kernel reads and writes one ifreq, a live local.
-    let rc = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if rc == 0 { Ok(device) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

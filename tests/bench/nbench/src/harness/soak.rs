@@ -1,0 +1,108 @@
+//! The soak: half of what goes through, for many minutes, both ways, with every byte compared at
+//! both ends, and short connections beside it. It fails when nothing moves for a while, when
+//! a byte differs, or when the daemon has more memory or descriptors at the end than it had
+//! after a minute, under the same load.
+
+use std::time::Duration;
+
+use super::Result;
+use super::cells::Mode;
+use super::measure::{Found, PATIENCE, Times, daemon, only, report, serve};
+use super::rig::{Place, Rig, Setup};
+use super::usage::{Memory, descriptors};
+use crate::report::{Soak, Stream};
+
+/// Connections for bulk each way.
+const STREAMS: u32 = 2;
+/// Longer than that, nothing may stand still.
+const GAP_MS: u32 = 2000;
+/// When the daemon is looked at first, unless the soak is shorter than two of it.
+const SETTLED: Duration = Duration::from_secs(60);
+/// So long before the end it is looked at again.
+const BEFORE_END: Duration = Duration::from_secs(3);
+/// Growth that is none: a few pages, and a short connection that is just there.
+const MEMORY_SLACK_KIB: f64 = 256.0;
+const DESCRIPTOR_SLACK: usize = 8;
+
+/// The daemon at one time.
+struct Look {
+    pss_kib: f64,
+    descriptors: usize,
+}
+
+impl Look {
+    fn at(rig: &Rig) -> Result<Self> {
+        let daemon = daemon(rig)?;
+        Ok(Self { pss_kib: Memory::read(daemon)?.pss_kib, descriptors: descriptors(daemon) })
+    }
+}
+
+/// # Errors
+/// What went wrong in it.
+pub fn soak(setup: &Setup<'_>, times: Times) -> Found {
+    let inside = setup.cell.mode != Mode::Bypass;
+    let (client, at) =
+        if inside { (Place::Inside, Place::Outside) } else { (Place::Outside, Place::Inside) };
+    let mut rig = Rig::start(setup)?;
+    let _server = serve(&mut rig, at)?;
+    let (to, streams) = (rig.target(at), format!("streams={STREAMS}"));
+    let all = ["stream", &to, "way=both", &streams, "verify=1", "seconds=3", "warmup=1"];
+    let job = rig.begin(client, &all)?;
+    let most: Stream = report(&rig.finish(job, PATIENCE)?)?;
+    let mbit = most.gbit_per_s * 1000.0 / 2.0 / f64::from(2 * STREAMS);
+    let length = Duration::from_secs_f64(times.minutes * 60.0);
+    let words = [
+        format!("mbit={mbit:.1}"),
+        format!("gap_ms={GAP_MS}"),
+        format!("seconds={}", length.as_secs_f64()),
+    ];
+    let job = rig.begin(client, &["soak", &to, &streams, &words[0], &words[1], &words[2]])?;
+    let settled = SETTLED.min(length / 2);
+    std::thread::sleep(settled);
+    let first = Look::at(&rig)?;
+    std::thread::sleep(length.saturating_sub(settled + BEFORE_END));
+    let last = Look::at(&rig)?;
+    let found: Soak = report(&rig.finish(job, BEFORE_END + PATIENCE)?)?;
+    grown(&first, &last)?;
+    let gib = found.total_bytes as f64 / f64::from(1 << 30);
+    Ok(only(
+        found.gbit_per_s,
+        &[
+            ("most", most.gbit_per_s),
+            ("gib", gib),
+            ("longest_gap_ms", found.longest_gap_ms),
+            ("short_connections", found.connections as f64),
+            ("first_pss_kib", first.pss_kib),
+            ("last_pss_kib", last.pss_kib),
+            ("first_descriptors", first.descriptors as f64),
+            ("last_descriptors", last.descriptors as f64),
+        ],
+    ))
+}
+
+/// Says what there is more of than there was.
+fn grown(first: &Look, last: &Look) -> Result<()> {
+    if last.pss_kib > first.pss_kib + MEMORY_SLACK_KIB {
+        return Err(
+            format!("memory has grown from {} to {} KiB", first.pss_kib, last.pss_kib).into()
+        );
+    }
+    if last.descriptors > first.descriptors + DESCRIPTOR_SLACK {
+        let (first, last) = (first.descriptors, last.descriptors);
+        return Err(format!("descriptors have grown from {first} to {last}").into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_an_error() {
+        let look = |pss_kib, descriptors| Look { pss_kib, descriptors };
+        assert!(grown(&look(1000.0, 20), &look(1100.0, 24)).is_ok());
+        assert!(grown(&look(1000.0, 20), &look(1300.0, 20)).is_err());
+        assert!(grown(&look(1000.0, 20), &look(900.0, 40)).is_err());
+    }
+}
