@@ -182,7 +182,8 @@ fn lock_folder(path: &Path) -> Option<OwnedFd> {
     None
 }
 
-/// The host kernel's own limits for retransmission; its defaults where it does not tell.
+/// The host kernel's own limits for retransmission, its defaults where it does not tell; and acknowledgements
+/// that wait.
 pub fn tcp_config() -> TcpConfig {
     let default = TcpConfig::default();
     TcpConfig {
@@ -190,6 +191,7 @@ pub fn tcp_config() -> TcpConfig {
         syn_linear_timeouts: sysctl("tcp_syn_linear_timeouts")
             .unwrap_or(default.syn_linear_timeouts),
         rto_max: sysctl("tcp_rto_max_ms").map_or(default.rto_max, Duration::from_millis),
+        acks_may_wait: true,
     }
 }
 

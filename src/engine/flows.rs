@@ -49,6 +49,8 @@ pub struct Flows {
     ready: VecDeque<FlowId>,
     /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
     starved: VecDeque<FlowId>,
+    /// Flows whose acknowledgement waits, and until when, in that order.
+    acks: VecDeque<(Timestamp, FlowId)>,
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
     half_open: VecDeque<FlowId>,
     half_open_count: usize,
@@ -71,6 +73,7 @@ impl Flows {
             timers: TimerWheel::new(MAX_FLOWS + OWN_TIMERS as usize, now),
             ready: VecDeque::with_capacity(MAX_FLOWS),
             starved: VecDeque::with_capacity(MAX_FLOWS),
+            acks: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
             datagrams: [0; 2],
@@ -217,6 +220,35 @@ impl Flows {
                 return Some(id);
             }
         }
+        None
+    }
+
+    /// Notes that the acknowledgement of a flow waits until `at`. All wait for the same time, so the list
+    /// is in order. One that has no place on it is looked at in each turn.
+    pub fn hold_ack(&mut self, at: Timestamp, id: FlowId) {
+        if self.acks.len() == self.acks.capacity() {
+            self.mark_ready(id);
+        } else if self.acks.back() != Some(&(at, id)) {
+            self.acks.push_back((at, id));
+        }
+    }
+
+    /// Lists the flows whose acknowledgement has waited for long enough; returns when the next one has.
+    pub fn due_acks(&mut self, now: Timestamp) -> Option<Timestamp> {
+        while let Some(&(at, id)) = self.acks.front() {
+            let waits = match self.table.get(id).map(|flow| &flow.state.protocol) {
+                Some(Protocol::Tcp(tcp)) => tcp.conn.ack_at() == Some(at),
+                _ => false,
+            };
+            if waits && at > now {
+                return Some(at);
+            }
+            self.acks.pop_front();
+            if waits {
+                self.mark_ready(id);
+            }
+        }
+        self.acks.clear();
         None
     }
 

@@ -119,6 +119,8 @@ pub struct Engine {
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
+    /// When the next acknowledgement has waited for long enough.
+    ack_at: Option<Timestamp>,
     expired: Expired,
 }
 
@@ -157,6 +159,7 @@ impl Engine {
             ping_refused: false,
             epoll,
             now,
+            ack_at: None,
             expired: Expired::default(),
         }
     }
@@ -217,6 +220,7 @@ impl Engine {
             let Some(index) = self.ready_listeners.pop_front() else { break };
             self.serve_listener(out, index);
         }
+        self.flows.due_acks(self.now);
         let before = self.flows.table.len();
         for _ in 0..self.flows.ready_count() {
             let Some(id) = self.flows.next_ready() else { break };
@@ -228,6 +232,7 @@ impl Engine {
         if self.flows.table.len() < before {
             self.wake_listeners();
         }
+        self.ack_at = self.flows.due_acks(self.now);
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
@@ -268,7 +273,7 @@ impl Engine {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.flows.timers.next_deadline()
+        [self.flows.timers.next_deadline(), self.ack_at].into_iter().flatten().min()
     }
 
     /// Number of flows.

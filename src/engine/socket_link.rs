@@ -12,6 +12,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::time::Duration;
 
 use passt_frame::{
     Errno, FramePort, FromGuest, LinkChange, MAX_FRAME_BYTES, PortEvents, Registrar, ToGuest,
@@ -166,6 +167,11 @@ impl FramePort for SocketLink {
     fn flush(&mut self) {
         self.vhost.flush();
         self.stream.flush();
+    }
+
+    fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
+        self.stream.flush();
+        self.vhost.flush_lazily(now)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

@@ -335,8 +335,12 @@ impl Engine {
     fn settle_tcp(&mut self, id: FlowId) {
         let Some(tcp) = self.tcp_mut(id) else { return };
         let (half_open, deadline) = (tcp.conn.is_half_open(), tcp.conn.deadline());
+        let ack_at = tcp.conn.ack_at();
         if !half_open && tcp.half_open {
             self.flows.end_handshake(id);
+        }
+        if let Some(at) = ack_at {
+            self.flows.hold_ack(at, id);
         }
         let place = if half_open { None } else { self.settle_place(id) };
         self.flows.schedule(id, deadline.into_iter().chain(place).min());

@@ -4,8 +4,8 @@
 //!
 //! That is worth it while nearly all waits end so soon, as in a quick exchange of questions and answers.
 //! One that does not costs [`MISS`] that did. Who has nothing to do does not poll; nor who was busy for long:
-//! what comes while one sleeps then is taken together, which is cheaper ([`POLL_AFTER`]); nor who has only one processor:
-//! nobody could answer meanwhile.
+//! what comes while one sleeps then is taken together, which is cheaper ([`POLL_AFTER`]); nor who has only one
+//! processor: nobody could answer meanwhile.
 
 use std::os::fd::OwnedFd;
 
@@ -99,9 +99,9 @@ fn look(
     events: &mut Vec<epoll::Event>,
     timeout: Option<&Timespec>,
 ) -> Result<(), Errno> {
-    match epoll::wait(epoll, rustix::buffer::spare_capacity(events), timeout) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+    match crate::sys::events::wait(epoll, events, timeout) {
+        Err(Errno::INTR) => Ok(()),
+        other => other,
     }
 }
 

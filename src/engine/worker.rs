@@ -111,6 +111,8 @@ pub struct Worker<L: Link> {
     knocking: bool,
     /// A client waits that cannot be accepted for want of descriptors.
     clients_wait: bool,
+    /// When the link wants to be flushed again at the latest.
+    flush_at: Option<Timestamp>,
     stats: Option<Box<Stats>>,
     end: Option<End>,
 }
@@ -153,6 +155,7 @@ impl<L: Link> Worker<L> {
             frames: false,
             knocking: false,
             clients_wait: false,
+            flush_at: None,
             stats: None,
             end: None,
         })
@@ -237,7 +240,9 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
-        self.link.flush();
+        let clock = Duration::from_micros(now.as_micros());
+        let again = self.link.flush_lazily(clock);
+        self.flush_at = again.map(|at| Timestamp::from_micros(at.as_micros() as u64));
         // Last, so that the client before it has left if it was going to.
         if std::mem::take(&mut self.knocking) || self.clients_wait {
             self.accept_client();
@@ -261,7 +266,8 @@ impl<L: Link> Worker<L> {
         let wait = if self.frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
-            let next = self.engine.next_deadline().map(|at| at.since(monotonic_now()));
+            let next = [self.engine.next_deadline(), self.flush_at].into_iter().flatten().min();
+            let next = next.map(|at| at.since(monotonic_now()));
             let retry = self.clients_wait.then_some(ACCEPT_RETRY);
             [next, retry, at_most].into_iter().flatten().min()
         };

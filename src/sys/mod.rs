@@ -7,6 +7,7 @@ pub mod batch;
 pub mod capability;
 pub mod datagram;
 pub mod errno;
+pub mod events;
 pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;

@@ -456,6 +456,33 @@ mod established {
     }
 
     #[test]
+    fn an_acknowledgement_may_wait_for_data_or_for_more() {
+        let delayed = "delays\n> S 0 mss=1460 ws=7 win=10000\n! connected
+            < SA 0 ack=1 win=50000 mss=1000 ws=8\n> A 1 ack=1";
+        let data = "> A 1+10 ack=1 -> 0 10\nw 10";
+        // In vain: it goes when the time is over, and the next one at once.
+        script(&[
+            delayed,
+            data,
+            "us 299\nus 1\n< A 1 ack=11",
+            "> A 11+10 ack=1 -> 0 10\nw 10\n< A 1 ack=21",
+        ]);
+        // The answer carries it, and the next one waits, too.
+        let answered = "us 200\n! readable\nfill 0 261340 1\n= drained 5\n> A 11+10 ack=6 -> 0 10\nw 10\ndiscard 5";
+        script(&[delayed, data, answered, "us 299\nus 1\n< A 6 ack=21"]);
+        // More is acknowledged together.
+        script(&[
+            delayed,
+            data,
+            "us 200\n> A 11+10 ack=1 -> 0 10\nw 10\nus 299\nus 1\n< A 1 ack=21",
+            "> A 21+10 ack=1 -> 0 10\nw 10\nus 300\n< A 1 ack=31",
+        ]);
+        // What is out of order, or most of a window, does not wait.
+        script(&[delayed, "> A 100+10 ack=1 -x OutOfOrder\n< A 1 ack=1"]);
+        script(&[delayed, "room 50000\n> A 1+30000 ack=1 -> 0 30000\nw 30000\n< A 1 ack=30001"]);
+    }
+
+    #[test]
     fn data_carries_the_acknowledgement() {
         script(&[
             OPEN,

@@ -15,6 +15,8 @@
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
 //! | `discard 500`, `shutdown`, `watch`, `close`, `reset` | other actions; `reset` is a close |
 //! | `t 1000` | 1,000 ms pass; the timer runs if it is due |
+//! | `us 300` | 300 µs pass; what has waited for that may follow |
+//! | `delays` | first of all: acknowledgements of data may wait |
 //!
 //! Between an input and the next, all actions must be named: none may be left over.
 
@@ -35,6 +37,7 @@ const OPENING: Opening = Opening { isn: OUR_ISN, our_mss: 1000, max_segment: 200
 pub struct Player {
     pub conn: Option<Conn>,
     now: Timestamp,
+    config: TcpConfig,
     room: u32,
 }
 
@@ -42,7 +45,7 @@ pub struct Player {
 /// `accept`.
 pub fn play(script: &str) -> Player {
     let now = Timestamp::from_micros(1_000_000);
-    let mut player = Player { conn: None, now, room: 50_000 };
+    let mut player = Player { conn: None, now, config: TcpConfig::default(), room: 50_000 };
     player.go_on(script);
     player
 }
@@ -84,18 +87,20 @@ impl Player {
 
     fn input(&mut self, verb: &str, rest: &str, line: &str) -> bool {
         // A run is one input: nothing is polled between its segments and its write.
-        if matches!(verb, "!" | "t" | "port") {
+        if matches!(verb, "!" | "t" | "us" | "port") {
             self.expect_quiet(line);
         }
         let now = self.now;
         match verb {
-            "accept" => self.conn = Some(Conn::inbound(now, &TcpConfig::default(), OPENING)),
+            "accept" => self.conn = Some(Conn::inbound(now, &self.config, OPENING)),
             ">" => self.segment(rest, line),
             "w" => self.conn().on_written(now, number(rest)),
             "!" => self.conn().on_socket(now, event(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
             "=" => self.conn().on_fill(now, fill(rest)),
+            "delays" => self.config.acks_may_wait = true,
+            "us" => self.now = now + Duration::from_micros(number(rest)),
             "t" => {
                 self.now = now + Duration::from_millis(number::<u64>(rest));
                 let now = self.now;
@@ -112,7 +117,7 @@ impl Player {
         let (text, taken) = text.split_once(" -> ").unwrap_or((text, "0 0"));
         let seg = parse(text);
         let Some(conn) = &mut self.conn else {
-            self.conn = Some(Conn::outbound(self.now, &TcpConfig::default(), &seg, OPENING));
+            self.conn = Some(Conn::outbound(self.now, &self.config, &seg, OPENING));
             return;
         };
         let Accept { skip, len, dropped: reason } = conn.on_segment(self.now, &seg);

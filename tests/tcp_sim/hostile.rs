@@ -21,7 +21,7 @@ struct Storm {
 impl Storm {
     fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let config = TcpConfig::default();
+        let config = TcpConfig { acks_may_wait: true, ..TcpConfig::default() };
         let opening = Opening {
             isn: SeqNr(rng.next() as u32),
             our_mss: rng.next() as u16,

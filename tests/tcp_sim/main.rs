@@ -105,7 +105,9 @@ impl Drop for World {
 
 impl World {
     fn new(seed: u64, plan: Plan, mut rng: Rng) -> Self {
-        let config = TcpConfig::default();
+        // They may in half of the worlds.
+        let acks_may_wait = !seed.is_multiple_of(2);
+        let config = TcpConfig { acks_may_wait, ..TcpConfig::default() };
         let near_wrap =
             |rng: &mut Rng| (rng.next() as u32) | if rng.chance(50) { 0xffff_e000 } else { 0 };
         let opening = Opening { isn: SeqNr(near_wrap(&mut rng)), our_mss: 1460, max_segment: 1460 };
@@ -172,6 +174,7 @@ impl World {
         at = at.min(self.host.next_at()).min(self.port_room_at.unwrap_or(u64::MAX));
         at = at.min(self.plan.guest_resets_at.unwrap_or(u64::MAX));
         at = at.min(self.plan.peer_resets_at.unwrap_or(u64::MAX));
+        at = at.min(self.conn.ack_at().map_or(u64::MAX, Timestamp::as_micros));
         at.min(self.conn.deadline().expect("an open flow has a deadline").as_micros())
     }
 

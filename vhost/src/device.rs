@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use log::{info, warn};
 use passt_frame::{FramePort, FromGuest, LinkChange, PortEvents, Registrar, ToGuest, Trigger};
@@ -168,6 +169,14 @@ impl Device {
         self.session.rx.fault.is_some() || self.session.tx.fault.is_some()
     }
 
+    /// Comes back in the next turn if something is left that no descriptor announces.
+    fn after_flush(&mut self) {
+        let lost = self.control.is_some() && self.session.memory_lost();
+        if self.session.tx.take_unannounced() || lost || self.has_faults() {
+            self.wake();
+        }
+    }
+
     /// The change of the link since the last report.
     fn link_change(&mut self, closed: bool) -> Option<LinkChange> {
         let up = self.session.rx.is_up();
@@ -208,10 +217,13 @@ impl FramePort for Device {
 
     fn flush(&mut self) {
         self.session.flush();
-        let lost = self.control.is_some() && self.session.memory_lost();
-        if self.session.tx.take_unannounced() || lost || self.has_faults() {
-            self.wake();
-        }
+        self.after_flush();
+    }
+
+    fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
+        let again = self.session.flush_lazily(now);
+        self.after_flush();
+        again
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

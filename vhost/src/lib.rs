@@ -38,6 +38,7 @@ mod features;
 mod handler;
 mod mem;
 mod message;
+mod moderation;
 mod ring;
 mod rx;
 mod session;

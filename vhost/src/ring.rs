@@ -108,6 +108,8 @@ pub struct Ring {
     next_used: u16,
     /// Used index as the driver sees it.
     published: u16,
+    /// Used index up to which the driver was notified, or did not want to be.
+    told: u16,
     /// The next publication notifies whatever the driver's wish: nothing is known of its past.
     notify_first: bool,
 }
@@ -126,6 +128,7 @@ impl Ring {
             available: base,
             next_used: used,
             published: used,
+            told: used,
             notify_first: true,
         };
         ring.memory.set_no_notify(false);
@@ -212,22 +215,44 @@ impl Ring {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    /// Makes the used elements visible; true when the driver wants to be notified of them.
-    pub fn publish(&mut self) -> bool {
-        let (old, new) = (self.published, self.next_used);
+    /// Makes the used elements visible.
+    pub fn publish(&mut self) {
+        if self.published != self.next_used {
+            self.memory.publish(self.next_used);
+            self.published = self.next_used;
+        }
+    }
+
+    /// Used elements that are visible and that nothing was said about.
+    pub fn untold(&self) -> u16 {
+        self.published.wrapping_sub(self.told)
+    }
+
+    /// Whether the driver wants to be notified of them (virtio 1.2, section 2.7.7.2). If not, nothing needs
+    /// to be said of them any more.
+    pub fn wants_call(&mut self) -> bool {
+        let (old, new) = (self.told, self.published);
         if old == new {
             return false;
         }
-        self.memory.publish(new);
-        self.published = new;
         RingMemory::full_fence();
-        if std::mem::take(&mut self.notify_first) {
-            return true;
+        let wanted = if self.notify_first {
+            true
+        } else if self.event_idx {
+            passed(self.memory.used_event(), old, new)
+        } else {
+            !self.memory.no_interrupt()
+        };
+        if !wanted {
+            self.told = new;
         }
-        if !self.event_idx {
-            return !self.memory.no_interrupt();
-        }
-        passed(self.memory.used_event(), old, new)
+        wanted
+    }
+
+    /// The driver is notified now.
+    pub fn note_call(&mut self) {
+        self.told = self.published;
+        self.notify_first = false;
     }
 
     /// Asks the driver for a kick at the next chain it makes available, then looks whether one has

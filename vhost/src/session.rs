@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::rc::Rc;
+use std::time::Duration;
 
 use log::warn;
 use passt_frame::Registrar;
@@ -17,6 +18,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use crate::config::Config;
 use crate::features::{Features, offered, protocol};
 use crate::mem::{Memory, MemoryError, RegionSpec, RingMemory};
+use crate::moderation::Moderation;
 use crate::ring::{Direction, Ring, RingFault};
 use crate::rx::RxHalf;
 use crate::tx::TxHalf;
@@ -90,6 +92,8 @@ pub struct Session {
     pub rx: RxHalf,
     /// Frames from the guest.
     pub tx: TxHalf,
+    /// What is kept back of the transmit ring's notifications.
+    moderation: Moderation,
     /// Rings that their drivers broke.
     pub faults: u64,
 }
@@ -112,6 +116,7 @@ impl Session {
             shared,
             rx: RxHalf::default(),
             tx: TxHalf::default(),
+            moderation: Moderation::default(),
             faults: 0,
         })
     }
@@ -404,12 +409,53 @@ impl Session {
 
     /// Publishes used buffers of both rings and notifies the drivers that want it.
     pub fn flush(&mut self) {
-        if self.tx.ring.as_mut().is_some_and(Ring::publish) {
-            self.vrings[TX].call();
+        self.publish();
+        for index in [TX, RX] {
+            if self.wants_call(index) {
+                self.call(index);
+            }
         }
-        if self.rx.ring.as_mut().is_some_and(Ring::publish) {
-            self.vrings[RX].call();
+        self.moderation.clear();
+    }
+
+    /// The same, but keeps a notification of the transmit ring back that may wait; returns until when.
+    pub fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
+        self.publish();
+        let woken = self.wants_call(RX);
+        if woken {
+            self.call(RX);
         }
+        if !self.wants_call(TX) {
+            self.moderation.clear();
+            return None;
+        }
+        let frames = self.tx.ring.as_ref().map_or(0, Ring::untold);
+        let until = self.moderation.hold(now, frames, woken);
+        if until.is_none() {
+            self.call(TX);
+        }
+        until
+    }
+
+    fn publish(&mut self) {
+        for ring in [&mut self.tx.ring, &mut self.rx.ring].into_iter().flatten() {
+            ring.publish();
+        }
+    }
+
+    fn ring(&mut self, index: usize) -> Option<&mut Ring> {
+        if index == TX { self.tx.ring.as_mut() } else { self.rx.ring.as_mut() }
+    }
+
+    fn wants_call(&mut self, index: usize) -> bool {
+        self.ring(index).is_some_and(Ring::wants_call)
+    }
+
+    fn call(&mut self, index: usize) {
+        if let Some(ring) = self.ring(index) {
+            ring.note_call();
+        }
+        self.vrings[index].call();
     }
 
     /// Logs and signals rings that broke since the last call.

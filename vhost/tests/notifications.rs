@@ -4,6 +4,7 @@
 mod rig;
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use passt_frame::{FrameMeta, FramePort};
 use passt_guest::{Guest, NetHeader, Options, RX, TX, bit, request};
@@ -50,6 +51,27 @@ fn virtio_2_7_10_one_call_for_a_burst() {
     assert_eq!(guest.interrupts(RX), 1);
     host.device.flush();
     assert_eq!(guest.interrupts(RX), 0);
+}
+
+#[test]
+fn virtio_2_7_7_2_a_call_of_the_transmit_ring_waits_for_a_while() {
+    let (mut host, mut guest) = warm(Options::default());
+    let start = Duration::from_secs(1);
+    let used = guest.rings[TX].used_index(&guest.memory);
+    for (seen, called) in [(false, 1), (true, 0)] {
+        let used = guest.rings[TX].used_index(&guest.memory);
+        guest.rings[TX].set_used_event(&guest.memory, used);
+        guest.send_frame(&frame(60, 1), NetHeader::default());
+        assert_eq!(host.take_unflushed().len(), 1);
+        let until = host.device.flush_lazily(start).expect("it waits");
+        assert_eq!(guest.interrupts(TX), 0);
+        if seen {
+            guest.rings[TX].set_used_event(&guest.memory, used.wrapping_add(1));
+        }
+        assert_eq!(host.device.flush_lazily(until), None);
+        assert_eq!(guest.interrupts(TX), called, "seen: {seen}");
+    }
+    assert_eq!(guest.rings[TX].used_index(&guest.memory), used.wrapping_add(2));
 }
 
 #[test]

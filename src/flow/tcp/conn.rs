@@ -4,6 +4,7 @@
 use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
+use super::ack::HeldAck;
 use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
@@ -64,9 +65,11 @@ pub struct Conn {
     pub(super) acks: u8,
     /// A SYN or SYN-ACK is to be sent.
     pub(super) syn_due: bool,
-    /// The flags of a reset that is to be sent.
-    rst_due: Option<Flags>,
+    /// The flags of a reset that is to be sent; none for no reset.
+    rst_due: Flags,
     pub(super) shutdown_due: bool,
+    /// The acknowledgement of data that waits.
+    held_ack: HeldAck,
 }
 
 impl Conn {
@@ -99,8 +102,9 @@ impl Conn {
             probes: 0,
             acks: 0,
             syn_due: false,
-            rst_due: None,
+            rst_due: Flags::default(),
             shutdown_due: false,
+            held_ack: HeldAck::new(config.acks_may_wait),
         }
     }
 
@@ -146,7 +150,7 @@ impl Conn {
         if !self.is_over() {
             // Before the guest's SYN there is nothing to acknowledge.
             let ack = if self.state == State::SynSent { Flags::default() } else { Flags::ACK };
-            self.rst_due = Some(Flags::RST | ack);
+            self.rst_due = Flags::RST | ack;
             self.state = State::Closing { reset: true };
         }
     }
@@ -251,6 +255,7 @@ impl Conn {
     }
 
     pub(super) fn end_run(&mut self, taken: u32) {
+        self.held_ack.grow();
         let before = self.recv.expected();
         self.shutdown_due |= self.recv.commit(taken);
         if self.recv.expected().before(before) {
@@ -267,6 +272,13 @@ impl Conn {
         let soonest =
             if self.state == State::Established { self.keepalive_at().min(idle) } else { idle };
         [self.retry.deadline(), self.fin_ack_at()].into_iter().flatten().chain([soonest]).min()
+    }
+
+    /// When [`Conn::poll`] is to be called besides, for an acknowledgement that has waited for long enough.
+    pub fn ack_at(&self) -> Option<Timestamp> {
+        // What else keeps it back ends with an event, or with another deadline.
+        let waits = !self.is_over() && !self.send.no_room && !self.waits_for_peers_end();
+        if waits { self.held_ack.until(self.active_at) } else { None }
     }
 
     fn keepalive_at(&self) -> Timestamp {
@@ -331,7 +343,7 @@ impl Conn {
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
         let action = self.poll_common().or_else(|| match self.state {
             State::SynAckSent | State::SynSent => self.poll_handshake(),
-            State::Established => self.poll_established(),
+            State::Established => self.poll_established(now),
             State::Closing { reset } => {
                 self.state = State::Closed;
                 Some(Action::Close { reset })
@@ -343,7 +355,8 @@ impl Conn {
     }
 
     fn poll_common(&mut self) -> Option<Action> {
-        if let Some(flags) = self.rst_due.take() {
+        let flags = std::mem::take(&mut self.rst_due);
+        if flags.contains(Flags::RST) {
             return Some(Action::Emit(self.header(self.send.max, flags)));
         }
         if std::mem::take(&mut self.stray_due) {
@@ -374,7 +387,7 @@ impl Conn {
         Some(Action::Emit(header))
     }
 
-    fn poll_established(&mut self) -> Option<Action> {
+    fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
         if std::mem::take(&mut self.shutdown_due) {
             return Some(Action::ShutdownWrite);
         }
@@ -388,7 +401,7 @@ impl Conn {
         self.poll_again()
             .or_else(|| self.poll_forced())
             .or_else(|| self.poll_data())
-            .or_else(|| self.poll_rest())
+            .or_else(|| self.poll_rest(now))
     }
 
     /// The segment that three duplicate ACKs or a partial one ask for.
@@ -429,8 +442,9 @@ impl Conn {
         Some(self.emit(seq, Flags::FIN | Flags::ACK))
     }
 
-    fn poll_rest(&mut self) -> Option<Action> {
-        if self.recv.is_ack_due() && !self.send.no_room && !self.waits_for_peers_end() {
+    fn poll_rest(&mut self, now: Timestamp) -> Option<Action> {
+        let due = self.recv.is_ack_due() && !self.send.no_room && !self.waits_for_peers_end();
+        if due && !(self.recv.ack_may_wait() && self.held_ack.holds(self.active_at, now)) {
             return Some(self.emit(self.send.ack_seq(), Flags::ACK));
         }
         if self.recv.take_watch() {
@@ -468,6 +482,7 @@ impl Conn {
     }
 
     fn sent_with_header(&mut self) {
+        self.held_ack.sent();
         let field = self.recv.field();
         self.recv.advertised(field, false);
     }

@@ -46,6 +46,21 @@ pub const SYN_RETRIES_MAX: u8 = 7;
 /// than any retransmission timeout, but enough for the peer to close, too.
 pub const FIN_ACK_DELAY: Duration = Duration::from_millis(5);
 
+/// How long an acknowledgement of data may wait for data that carries it, or for more to acknowledge: longer
+/// than a server in the next room takes to answer, and than a guest takes to send the next 64 KiB; less than
+/// a guest can notice.
+pub const ACK_DELAY: Duration = Duration::from_micros(300);
+
+/// Runs of segments that one acknowledgement waits for at most: with small ones it must not wait for ever.
+pub const ACK_RUNS: u8 = 8;
+
+/// Acknowledgements that are sent at once after one has waited in vain: what a guest loses that waits for
+/// each of them is a hundredth of a millisecond each.
+pub const PROMPT_ACKS: u8 = 32;
+
+/// Bytes that may wait for their acknowledgement: four of the largest frames. Less where the window is small.
+pub const UNACKNOWLEDGED_MAX: u32 = 256 * 1024;
+
 /// Silence after which the guest is probed, and the pause between probes.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
 

@@ -26,6 +26,7 @@
 //!   poll; a run without accepted payload needs none.
 //! - An [`Action::Emit`] that finds no buffer may be dropped: that is a lost segment, and each kind
 //!   is recovered by a timer of ours or of the guest. Data that finds none is [`Fill::NoRoom`].
+//! - [`Conn::poll`] at [`Conn::ack_at`], which is never far away.
 //! - [`Conn::on_timer`] at [`Conn::deadline`], or later. The deadline moves with almost each input,
 //!   mostly further away, so a lazy timer that asks again when it fires is enough, as long as one
 //!   that moves closer is noticed after each poll.
@@ -37,10 +38,9 @@
 //! interactive ones acknowledges only what the far end has; here the guest never learns that.
 //! What it loses is the knowledge of how much of an aborted stream arrived, which no application
 //! can rely on; a reset still reaches it, and its FIN is passed on in order.
-//! An ACK is sent at the end of the run and not delayed: the link is cheap, and a delayed ACK
-//! together with the guest's Nagle algorithm costs 40 ms. Two ACKs may wait, because the guest has nothing
-//! to send that waits for them: that of its FIN, for the peer's FIN; and that of its SYN-ACK, until the
-//! socket was read.
+//! An ACK of data may wait for a fraction of a millisecond, as long as that pays: see `ack`. Two more may
+//! wait, because the guest has nothing to send that waits for them: that of its FIN, for the peer's FIN; and
+//! that of its SYN-ACK, until the socket was read.
 //!
 //! # Clauses
 //! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;
@@ -48,6 +48,7 @@
 //! ECN, Fast Open. There is no TIME-WAIT: after both FINs the flow is gone, and [`reset_for`]
 //! answers what still comes.
 
+mod ack;
 mod conn;
 mod input;
 pub mod limits;

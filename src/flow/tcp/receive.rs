@@ -11,7 +11,7 @@
 
 use crate::wire::seq::SeqNr;
 
-use super::limits::{WINDOW_MAX, WINDOW_SCALE};
+use super::limits::{UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
 use crate::wire::tcp::Segment;
 
 /// The receiving half.
@@ -200,6 +200,14 @@ impl Receive {
     /// Whether the guest has something to learn.
     pub fn is_ack_due(&self) -> bool {
         self.nxt != self.told || self.update_due
+    }
+
+    /// Whether the guest can do without the acknowledgement for a while: it has more than half of its
+    /// window left, and nothing else to learn.
+    pub fn ack_may_wait(&self) -> bool {
+        let owed = self.nxt.offset_from(self.told).max(0).unsigned_abs();
+        let most = UNACKNOWLEDGED_MAX.min(self.promised());
+        owed < most && !self.update_due && !self.fin && !self.cut
     }
 
     /// Bytes that the guest was told it may send.

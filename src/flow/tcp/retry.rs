@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 
 use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_MAX};
 
-/// What the host's kernel uses for its own connections, read once at start.
+/// What the host's kernel uses for its own connections, read once at start, and what we add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
     /// `net.ipv4.tcp_syn_retries`.
@@ -17,11 +17,14 @@ pub struct TcpConfig {
     pub syn_linear_timeouts: u8,
     /// `net.ipv4.tcp_rto_max_ms`: no timeout is longer. Whole seconds, at least one, count.
     pub rto_max: Duration,
+    /// Whether acknowledgements of data may wait for a fraction of a millisecond.
+    pub acks_may_wait: bool,
 }
 
 impl Default for TcpConfig {
     fn default() -> Self {
-        Self { syn_retries: 6, syn_linear_timeouts: 4, rto_max: Duration::from_secs(120) }
+        let rto_max = Duration::from_secs(120);
+        Self { syn_retries: 6, syn_linear_timeouts: 4, rto_max, acks_may_wait: false }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The traits a link implements. They are object-safe: two to four virtual calls a batch cost
 //! nothing next to one system call, and the engine is compiled once.
 
+use std::time::Duration;
+
 use crate::{Caps, FrameDone, FromGuestBatch, ToGuestList};
 
 /// The half of a link that carries frames to the guest.
@@ -73,6 +75,14 @@ pub trait FramePort {
     /// Publishes everything committed and released since the last call, with one notification for
     /// each direction. Called once per turn of the loop.
     fn flush(&mut self);
+
+    /// The same, but a notification that may wait is kept back, in the hope that another makes it
+    /// needless. Returns when to flush again at the latest. `now` is a monotonic clock's.
+    fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
+        let _ = now;
+        self.flush();
+        None
+    }
 
     /// Calls `visit` with the name and value of each counter, drops included.
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));

@@ -75,6 +75,13 @@ impl Host {
 
     /// Takes one batch of frames from the guest.
     pub fn take(&mut self) -> Vec<(Vec<u8>, FrameMeta)> {
+        let frames = self.take_unflushed();
+        self.device.flush();
+        frames
+    }
+
+    /// The same, and the guest does not see yet that they were taken.
+    pub fn take_unflushed(&mut self) -> Vec<(Vec<u8>, FrameMeta)> {
         let mut frames = Vec::new();
         let (from_guest, _) = self.device.halves();
         if let Some(lease) = FromGuestLease::take(from_guest, &mut self.batch) {
@@ -86,7 +93,6 @@ impl Host {
                 frames.push((bytes, frame.meta));
             }
         }
-        self.device.flush();
         frames
     }
 
