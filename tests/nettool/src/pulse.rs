@@ -22,13 +22,15 @@ impl Pulse {
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
-            while !stopped.load(Ordering::Relaxed) {
+            loop {
                 thread::sleep(BEAT);
                 let now = Instant::now();
                 longest = longest.max(now - last);
                 last = now;
+                if stopped.load(Ordering::Relaxed) {
+                    return longest;
+                }
             }
-            longest
         });
         Self { stop, thread }
     }
