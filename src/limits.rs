@@ -32,6 +32,9 @@ pub const PLACE_HELD: Duration = Duration::from_millis(250);
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;
 
+/// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
+pub const FEW_SOCKETS: usize = 64;
+
 /// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
 /// only, so without a bound a flood of them keeps everything else out for as long as that takes.
 pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;

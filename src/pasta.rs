@@ -226,7 +226,9 @@ fn tap_failure(name: &str, errno: Errno) -> String {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => {
             ": load the module tun, or give the container the device"
         }
-        Errno::ACCESS => ": allow the user to read and write it",
+        Errno::ACCESS => {
+            ": let everybody read and write it (mode 0666), or add --netns-only as root"
+        }
         // Of a tap device, and of another one.
         Errno::BUSY | Errno::INVAL => ": there is such a device, choose another --ns-ifname",
         _ => "",
@@ -238,7 +240,10 @@ fn tap_failure(name: &str, errno: Errno) -> String {
 /// The error that the namespace at `path` cannot be opened.
 fn not_opened(path: &Path, dropped: bool, errno: Errno) -> StartError {
     let cure = match errno {
-        Errno::NOENT => identity::no_namespace(path),
+        Errno::NOENT => identity::no_namespace(
+            path,
+            "give a path, or one of the names that `ip netns list` shows",
+        ),
         _ => cure(dropped, errno).to_owned(),
     };
     let (path, why) = (path.display(), errno_text(errno));
@@ -253,7 +258,8 @@ fn cure(dropped: bool, errno: Errno) -> &'static str {
              the user that the namespace belongs to"
         }
         (false, Errno::PERM | Errno::ACCESS) => {
-            ": start as the user whose process made the namespace, or as root with --netns-only"
+            ": start as the user whose process made the namespace and name its user namespace with --userns, \
+             or start as root with --netns-only"
         }
         _ => "",
     }

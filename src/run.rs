@@ -280,6 +280,12 @@ fn engine(
         );
     }
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
+    if !engine.has_descriptors() {
+        log::warn!(
+            "The limit of {max_descriptors} open descriptors leaves next to none for connections: raise it \
+             (ulimit -Hn, LimitNOFILE=)"
+        );
+    }
     Ok(engine)
 }
 

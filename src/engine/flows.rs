@@ -14,7 +14,7 @@ use crate::flow::side::{Pif, Side};
 use crate::flow::table::{Flow, FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
-    GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
+    FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
     RESERVED_DESCRIPTORS,
 };
 use crate::time::Timestamp;
@@ -121,6 +121,11 @@ impl Flows {
             return Err(DropReason::DatagramFlowsFull);
         }
         Ok(())
+    }
+
+    /// Whether the limit of descriptors leaves some for flows, beside `other_descriptors`.
+    pub fn has_descriptors(&self, other_descriptors: usize) -> bool {
+        self.max_sockets >= other_descriptors + FEW_SOCKETS
     }
 
     /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.

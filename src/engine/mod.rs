@@ -276,6 +276,11 @@ impl Engine {
         [self.flows.timers.next_deadline(), self.ack_at].into_iter().flatten().min()
     }
 
+    /// Whether the limit of descriptors leaves some for flows.
+    pub fn has_descriptors(&self) -> bool {
+        self.flows.has_descriptors(self.listeners.len())
+    }
+
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
         self.flows.table.len()

@@ -78,7 +78,10 @@ pub fn create_namespace() -> Result<(), SandboxError> {
 pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
     let shown = path.display();
     let fd = namespace::open(path).map_err(|errno| {
-        let cure = if errno == Errno::NOENT { no_namespace(path) } else { String::new() };
+        let cure = match errno {
+            Errno::NOENT => no_namespace(path, "give a path, as /proc/PID/ns/user"),
+            _ => String::new(),
+        };
         let why = errno_text(errno);
         StartError::Other(format!("Couldn't open user namespace {shown}: {why}{cure}"))
     })?;
@@ -89,15 +92,16 @@ pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
         .map_err(|e| StartError::Other(format!("Couldn't enter user namespace {shown}: {e}")))
 }
 
-/// What to do where a namespace has no file: its process has ended, or the name is wrong.
-pub fn no_namespace(path: &Path) -> String {
+/// What to do where a namespace has no file: its process has ended, or the name is wrong, and then
+/// `otherwise`.
+pub fn no_namespace(path: &Path, otherwise: &str) -> String {
     let mut parts = path.components().map(|part| part.as_os_str()).skip(1);
     match (parts.next(), parts.next()) {
         (Some(proc), Some(pid)) if proc == "proc" => {
             let pid = pid.display();
             format!(": there is no process {pid}: give the id of one that runs, or a command")
         }
-        _ => ": give a path, or one of the names that `ip netns list` shows".to_owned(),
+        _ => format!(": {otherwise}"),
     }
 }
 
@@ -176,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_namespace_without_a_file_names_the_process_or_where_names_are() {
-        let cure = |path: &str| no_namespace(Path::new(path));
+        let cure = |path: &str| no_namespace(Path::new(path), "look there");
         assert!(cure("/proc/999999/ns/net").contains("there is no process 999999"));
         for path in ["/run/netns/nosuch", "nosuch", "/", "/proc"] {
-            assert!(cure(path).contains("ip netns list"), "{path}");
+            assert!(cure(path).ends_with(": look there"), "{path}");
         }
     }
 

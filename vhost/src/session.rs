@@ -381,8 +381,14 @@ impl Session {
     /// descriptors stay: QEMU sets the latter once, before the first reset.
     pub fn reset_device(&mut self) {
         for (index, vring) in self.vrings.iter_mut().enumerate() {
+            let ring = if index == RX { &self.rx.ring } else { &self.tx.ring };
+            let ran = ring.is_some();
             let base = if index == RX { self.rx.stop() } else { self.tx.stop() };
             vring.set_base(base);
+            if ran {
+                // What is kept back is said now: a driver that goes on with these rings waits for it.
+                vring.call();
+            }
             vring.drop_kick(&self.registrar);
         }
         (self.rx.enabled, self.tx.enabled) = (false, false);

@@ -6,7 +6,7 @@ mod rig;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use passt_frame::{FrameMeta, FramePort};
+use passt_frame::{FrameMeta, FramePort, LinkChange};
 use passt_guest::{Guest, NetHeader, Options, RX, TX, bit, request};
 use rig::{Host, connected, frame};
 use rustix::event::{EventfdFlags, eventfd};
@@ -72,6 +72,21 @@ fn virtio_2_7_7_2_a_call_of_the_transmit_ring_waits_for_a_while() {
         assert_eq!(guest.interrupts(TX), called, "seen: {seen}");
     }
     assert_eq!(guest.rings[TX].used_index(&guest.memory), used.wrapping_add(2));
+}
+
+/// A front-end that comes back goes on with the same rings, and nobody would say it then.
+#[test]
+fn a_call_that_waits_is_made_when_the_front_end_leaves() {
+    let (mut host, mut guest) = warm(Options::default());
+    let used = guest.rings[TX].used_index(&guest.memory);
+    guest.rings[TX].set_used_event(&guest.memory, used);
+    guest.send_frame(&frame(60, 1), NetHeader::default());
+    assert_eq!(host.take_unflushed().len(), 1);
+    assert!(host.device.flush_lazily(Duration::from_secs(1)).is_some());
+    assert_eq!(guest.interrupts(TX), 0);
+    guest.client.socket().shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(host.turn().link, Some(LinkChange::Closed));
+    assert_eq!(guest.interrupts(TX), 1);
 }
 
 #[test]
