@@ -121,6 +121,8 @@ pub struct Engine {
     now: Timestamp,
     /// When the next acknowledgement has waited for long enough.
     ack_at: Option<Timestamp>,
+    /// This turn moved a piece of a bulk stream past the link.
+    bulk: bool,
     expired: Expired,
 }
 
@@ -160,6 +162,7 @@ impl Engine {
             epoll,
             now,
             ack_at: None,
+            bulk: false,
             expired: Expired::default(),
         }
     }
@@ -167,6 +170,12 @@ impl Engine {
     /// Starts a turn: everything in it happens at `now`.
     pub fn begin_turn(&mut self, now: Timestamp) {
         self.now = now;
+        self.bulk = false;
+    }
+
+    /// Whether the last turn moved a piece of a bulk stream past the link.
+    fn moved_bulk(&self) -> bool {
+        self.bulk
     }
 
     /// An event of a flow's socket.

@@ -99,6 +99,7 @@ impl Engine {
                 machine.on_pipe(from, pipes[from.index()].is_some());
             }
             Action::Fill(from) => {
+                self.bulk = true;
                 machine.on_filled(from, fill(pipes[from.index()].as_ref(), socket(from)));
             }
             Action::Drain(from, bytes) => {

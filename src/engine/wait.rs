@@ -3,9 +3,9 @@
 //! for [`POLL_FOR`] at most, and only then falls asleep.
 //!
 //! That is worth it while nearly all waits end so soon, as in a quick exchange of questions and answers.
-//! One that does not costs [`MISS`] that did. Who has nothing to do does not poll; nor who was busy for long:
-//! what comes while one sleeps then is taken together, which is cheaper ([`POLL_AFTER`]); nor who has only one
-//! processor: nobody could answer meanwhile.
+//! One that does not costs [`MISS`] that did. Who has nothing to do does not poll; nor who was busy for long
+//! ([`POLL_AFTER`]), or moved bulk past the link: what comes while one sleeps then is taken together, which is
+//! cheaper; nor who has only one processor: nobody could answer meanwhile.
 
 use std::os::fd::OwnedFd;
 
@@ -19,6 +19,15 @@ use crate::limits::{POLL_AFTER, POLL_FOR};
 use crate::time::Timestamp;
 
 const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// The turn before the wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastTurn {
+    /// When it began.
+    pub began: Timestamp,
+    /// It moved a piece of a bulk stream past the link.
+    pub bulk: bool,
+}
 
 /// What is known of the waits so far.
 #[derive(Debug)]
@@ -51,8 +60,7 @@ impl Waits {
         self.points = (self.points + change).clamp(-MISS, POINTS_MAX);
     }
 
-    /// Waits for events, no longer than `timeout`, and has them appended to `events`. The last turn began
-    /// at `busy_since`.
+    /// Waits for events, no longer than `timeout`, and has them appended to `events`.
     ///
     /// # Errors
     /// What epoll_wait(2) reports.
@@ -61,13 +69,13 @@ impl Waits {
         epoll: &OwnedFd,
         events: &mut Vec<epoll::Event>,
         timeout: Option<Timespec>,
-        busy_since: Timestamp,
+        last: LastTurn,
     ) -> Result<(), Errno> {
-        if !self.may_poll || timeout == Some(NONE) {
+        if !self.may_poll || last.bulk || timeout == Some(NONE) {
             return look(epoll, events, timeout.as_ref());
         }
         let start = monotonic_now();
-        if start.since(busy_since) > POLL_AFTER {
+        if start.since(last.began) > POLL_AFTER {
             return look(epoll, events, timeout.as_ref());
         }
         let waited = || monotonic_now().since(start);
@@ -108,6 +116,10 @@ fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn short() -> LastTurn {
+        LastTurn { began: monotonic_now(), bulk: false }
+    }
 
     #[test]
     fn polls_while_nearly_all_waits_are_short() {
@@ -153,16 +165,20 @@ mod tests {
         let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         for points in [-MISS, POINTS_MAX] {
             waits.points = points;
-            waits.wait(&epoll, &mut events, Some(millisecond), monotonic_now()).expect("a wait");
+            waits.wait(&epoll, &mut events, Some(millisecond), short()).expect("a wait");
             assert!(events.is_empty());
         }
         waits.points = POINTS_MAX;
-        waits.wait(&epoll, &mut events, Some(millisecond), Timestamp::ZERO).expect("a wait");
-        assert_eq!(waits.points, POINTS_MAX, "nothing is learnt from a wait after much work");
+        for last in
+            [LastTurn { began: Timestamp::ZERO, bulk: false }, LastTurn { bulk: true, ..short() }]
+        {
+            waits.wait(&epoll, &mut events, Some(millisecond), last).expect("a wait");
+            assert_eq!(waits.points, POINTS_MAX, "nothing is learnt from a wait after much work");
+        }
         rustix::io::write(&writer, &[1]).expect("a byte");
         for (points, timeout) in [(-MISS, None), (POINTS_MAX, None), (POINTS_MAX, Some(NONE))] {
             waits.points = points;
-            waits.wait(&epoll, &mut events, timeout, monotonic_now()).expect("a wait");
+            waits.wait(&epoll, &mut events, timeout, short()).expect("a wait");
             assert_eq!(events.drain(..).map(|event| event.data.u64()).collect::<Vec<_>>(), [7]);
         }
     }

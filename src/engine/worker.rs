@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::stats::{EventType, Stats, event_type};
-use super::wait::{Waits, others_can_run};
+use super::wait::{LastTurn, Waits, others_can_run};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
 use crate::sys::socket;
@@ -229,7 +229,8 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
         let timeout = self.timeout(at_most);
         self.events.clear();
-        self.waits.wait(&self.epoll, &mut self.events, timeout, self.began)?;
+        let last = LastTurn { began: self.began, bulk: self.engine.moved_bulk() };
+        self.waits.wait(&self.epoll, &mut self.events, timeout, last)?;
         let now = monotonic_now();
         self.began = now;
         self.engine.begin_turn(now);
