@@ -63,11 +63,12 @@
 //!   as raw iovecs ([`passt_frame::GuestIovec`]).
 //! * **A lease borrows the link.** As long as buffers are lent, the memory they lie in cannot change: such
 //!   code does not compile.
-//! * **Events are edge-triggered and told once.** Who is told remembers it: a TCP flow in its machine, a
+//! * **Events of flows are edge-triggered and told once.** Who is told remembers it: a TCP flow in its machine, a
 //!   datagram flow by a place on the list of flows with work, a listening socket likewise. What could not
-//!   finish for lack of room in the guest's buffers waits on a list for the link's word. Nothing is polled.
+//!   finish for lack of room in the guest's buffers waits on a list for the link's word, and is not asked
+//!   again meanwhile.
 //! * **One publication for each turn.** Frames that are committed during a turn become visible to the guest
-//!   at its end, with at most one notification for each direction ([`passt_frame::FramePort::flush`]).
+//!   at its end, with at most one notification for each direction ([`passt_frame::FramePort::flush_lazily`]).
 //! * **Nothing walks over all flows.** An event names its flow, a frame finds it by hash, a timer by slot.
 //! * **A flow's id has a generation**, so an event that comes late finds nothing instead of another flow.
 //! * **Nothing from outside ends the program.** Bad input is dropped and counted under a name

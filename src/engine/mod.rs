@@ -11,7 +11,7 @@
 //! batches; then each ready flow does its work once; expired timers follow; at the end the link
 //! publishes everything with one notification for each direction. Flows that could not finish for
 //! lack of room in the guest's buffers wait on the starved list until the link reports room; nothing
-//! is polled. Sockets of flows are edge-triggered: what an event told is remembered by the flow.
+//! asks again meanwhile. Sockets of flows are edge-triggered: what an event told is remembered by the flow.
 //!
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
