@@ -64,7 +64,7 @@
 //! * **A lease borrows the link.** As long as buffers are lent, the memory they lie in cannot change: such
 //!   code does not compile.
 //! * **Events of flows are edge-triggered and told once.** Who is told remembers it: a TCP flow in its machine, a
-//!   datagram flow by a place on the list of flows with work, a listening socket likewise. What could not
+//!   datagram flow by a place on the list of flows with work. What could not
 //!   finish for lack of room in the guest's buffers waits on a list for the link's word, and is not asked
 //!   again meanwhile.
 //! * **One publication for each turn.** Frames that are committed during a turn become visible to the guest
