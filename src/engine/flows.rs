@@ -253,6 +253,7 @@ impl Flows {
                 self.mark_ready(id);
             }
         }
+        // An empty list starts at its front again, so that one flow alone does not touch all of its pages.
         self.acks.clear();
         None
     }
