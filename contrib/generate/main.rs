@@ -10,10 +10,14 @@ mod manual;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 use passt::conf::{Mode, command};
+
+/// The manual page, in `man/`.
+const MANUAL: &str = "passt.1";
 
 /// A file below the repository's root, and what it holds.
 type File = (PathBuf, String);
@@ -24,6 +28,17 @@ fn main() -> io::Result<()> {
         fs::write(&path, text)?;
         println!("{}", path.display());
     }
+    link_page()
+}
+
+/// pasta's manual page is passt's: a link, which `man -l` follows wherever it is.
+fn link_page() -> io::Result<()> {
+    let page = root().join("man/pasta.1");
+    match fs::remove_file(&page) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => symlink(MANUAL, &page)?,
+    }
+    println!("{}", page.display());
     Ok(())
 }
 
@@ -32,8 +47,7 @@ fn files() -> Vec<File> {
     let man = root().join("man");
     let read = |name| fs::read_to_string(man.join(name)).expect("the repository has its sources");
     let page = manual::page(&read("passt.1.in"), &read("options.txt"));
-    let mut files =
-        vec![(man.join("passt.1"), page), (man.join("pasta.1"), ".so man1/passt.1\n".to_owned())];
+    let mut files = vec![(man.join(MANUAL), page)];
     for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             files.push(completion(name, mode, shell));
@@ -71,6 +85,8 @@ mod tests {
             let name = path.display();
             assert!(committed == text, "{name} is old: run `cargo run --example generate`");
         }
+        let page = fs::read_link(root().join("man/pasta.1"));
+        assert_eq!(page.expect("it is a link"), Path::new(MANUAL));
     }
 
     #[test]
