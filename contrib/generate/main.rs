@@ -7,6 +7,7 @@
 
 mod arguments;
 mod manual;
+mod words;
 
 use std::fs;
 use std::io;
@@ -65,7 +66,10 @@ fn completion(name: &str, mode: Mode, shell: Shell) -> File {
     let mut command = command(Some(mode));
     clap_complete::generate(shell, &mut command, name, &mut text);
     let text = String::from_utf8(text).expect("the table is UTF-8");
-    let text = arguments::complete(shell, &command, &text);
+    let mut text = arguments::complete(shell, &command, &text);
+    if mode == Mode::Pasta {
+        text = words::complete(shell, &command, &text);
+    }
     let file = match shell {
         Shell::Zsh => format!("_{name}"),
         Shell::Fish => format!("{name}.fish"),
@@ -101,6 +105,18 @@ mod tests {
                 let (_, text) = completion(name, mode, shell);
                 assert_eq!(text.matches(offer).count(), count, "{name}, {shell}");
             }
+        }
+    }
+
+    #[test]
+    fn behind_the_options_of_pasta_a_command_is_completed() {
+        for (shell, wanted) in [
+            (Shell::Bash, "_pasta_complete_command \"$command\""),
+            (Shell::Zsh, "'*::WORDS:_normal'"),
+            (Shell::Fish, "(__fish_pasta_complete_command)"),
+        ] {
+            assert!(completion("pasta", Mode::Pasta, shell).1.contains(wanted), "{shell}");
+            assert!(!completion("passt", Mode::Stream, shell).1.contains(wanted), "{shell}");
         }
     }
 
