@@ -121,6 +121,14 @@ impl Engine {
                     machine.on_failure();
                 }
             }
+            Action::Watch { end, readable } => {
+                let mut events = EVENTS;
+                events.set(EventFlags::IN, readable);
+                if let Err(errno) = self.flows.watch_end(id, end, events) {
+                    log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
+                    self.splice_mut(id).into_iter().for_each(|splice| splice.machine.on_failure());
+                }
+            }
             Action::Close { .. } => {}
         }
     }

@@ -21,7 +21,9 @@
 //! All events are edges. The machine remembers what they told until a call reports the contrary: a
 //! read that finds nothing or less than it could take, a write that was not complete. The kernel
 //! announces the next change exactly then, so nothing is polled and no edge is lost. The end of a
-//! stream is an edge of its own, after which short reads prove nothing.
+//! stream is an edge of its own, after which short reads prove nothing. While a destination is full, each
+//! segment that arrives at its source would be an edge that nothing can be done about: the source is not
+//! watched for bytes from then on, until it is empty.
 
 #[cfg(test)]
 mod tests;
@@ -93,6 +95,13 @@ pub enum Action {
     Drain(End, u32),
     /// Give the empty pipe back.
     GivePipe(End),
+    /// Have this end report bytes to read, or no longer. What waits when that begins is an event.
+    Watch {
+        /// Whose.
+        end: End,
+        /// Whether to report.
+        readable: bool,
+    },
     /// Shut down writing on the socket of this end.
     ShutdownWrite(End),
     /// Close both sockets, with a reset or as they are.
@@ -161,6 +170,8 @@ struct Way {
     shut: bool,
     /// The way has a pipe.
     piped: bool,
+    /// The source does not report bytes to read.
+    muted: bool,
     /// Bytes in the pipe.
     held: u32,
     /// Bytes read in large pieces, without what small ones outweigh, since the last try for a pipe.
@@ -314,6 +325,10 @@ impl Way {
 
     /// The next thing to do on the way from `from`.
     fn next(&mut self, from: End) -> Option<Action> {
+        let mute = self.readable && (self.muted || !self.writable);
+        if std::mem::replace(&mut self.muted, mute) != mute && !self.finished {
+            return Some(Action::Watch { end: from, readable: !mute });
+        }
         if self.held > 0 {
             return self.writable.then_some(Action::Drain(from, self.held));
         }
