@@ -173,10 +173,8 @@ fn join(
     let network = opened
         .or_else(|_| namespace::open(path))
         .map_err(|errno| not_opened(path, dropped, errno))?;
-    namespace::in_network(network.as_fd(), || ()).map_err(|errno| {
-        let (why, cure) = (errno_text(errno), cure(dropped, errno));
-        StartError::Other(format!("Couldn't switch to pasta namespaces: {why}{cure}"))
-    })?;
+    namespace::in_network(network.as_fd(), || ())
+        .map_err(|errno| not_entered(path, dropped, errno))?;
     Ok(network)
 }
 
@@ -248,6 +246,19 @@ fn not_opened(path: &Path, dropped: bool, errno: Errno) -> StartError {
     };
     let (path, why) = (path.display(), errno_text(errno));
     StartError::Other(format!("Couldn't open network namespace {path}: {why}{cure}"))
+}
+
+/// The error that the namespace at `path` cannot be entered.
+fn not_entered(path: &Path, dropped: bool, errno: Errno) -> StartError {
+    let cure = match errno {
+        Errno::INVAL => {
+            " is no network namespace: give a path, as /proc/PID/ns/net, or one of the names that `ip \
+             netns list` shows"
+        }
+        _ => cure(dropped, errno),
+    };
+    let (path, why) = (path.display(), errno_text(errno));
+    StartError::Other(format!("Couldn't switch to pasta namespaces: {why}: {path}{cure}"))
 }
 
 /// What can be done about it; `dropped` says that we were root.

@@ -84,7 +84,11 @@ fn the_name_decides_wherever_the_program_comes_from() {
 
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("pasta.avx2");
-    fs::copy(PASST, &copy).unwrap();
+    // By another process: what this one has open for writing, a child of another test's may have, too,
+    // and then it cannot be started.
+    assert!(
+        Command::new("cp").args([PASST.as_ref(), copy.as_os_str()]).status().unwrap().success()
+    );
     assert!(answer(&copy, &["--version"]).starts_with("pasta "));
 
     // As with execveat(2): a file without any name.
@@ -112,7 +116,10 @@ fn fatal_errors_are_told_in_known_words_and_leave_nothing_behind() {
         (&["-t", "x", "-m", "65522"], &["MTU 65522 too large"]),
         (&["-i", "eno999"], &["Invalid interface name eno999: No such device", "--interface"]),
         (&["--outbound-if4", "lo9"], &["Invalid interface name lo9: No such device"]),
-        (&["--stats", "1", "-f"], &["Can't display statistics if not running in foreground"]),
+        (
+            &["--stats", "1"],
+            &["Can't display statistics if not running in foreground", "Add --foreground"],
+        ),
         (&["-c", "/c"], &["--conf-path is not supported yet", "Leave it out"]),
         (&["extra"], &["Extra non-option argument: extra"]),
         (&["--config-net"], &["--config-net is for pasta mode only"]),

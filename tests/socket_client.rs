@@ -303,6 +303,33 @@ fn one_client_at_a_time_of_whichever_kind() {
     assert!(!worker.link().is_attached());
 }
 
+#[test]
+fn who_connects_when_another_has_left_is_not_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut worker = worker(Protocols::Any, Some(UnixListener::bind(&path).unwrap()));
+    // What the first one leaves behind: nothing, and more than the loop takes in one turn.
+    let question = with_length(&arp_request());
+    let left = [Vec::new(), question.clone(), question.repeat(600), request(1).repeat(100)];
+    for round in 0..100 {
+        let (left, seen) = (&left[round % 4], round / 4 % 3);
+        let mut client = UnixStream::connect(&path).unwrap();
+        turns(&mut worker);
+        client.write_all(left).unwrap();
+        for _ in 0..seen {
+            worker.turn(Some(Duration::ZERO)).unwrap();
+        }
+        leave(&client);
+        let mut next = UnixStream::connect(&path).unwrap();
+        next.write_all(&question).unwrap();
+        turns(&mut worker);
+        let answers = waiting_frames(&mut next);
+        assert!(answers.iter().any(|frame| is_arp_reply(frame)), "{} bytes, {seen}", left.len());
+        leave(&next);
+        turns(&mut worker);
+    }
+}
+
 /// The program as a child; killed when a test fails.
 struct Program {
     child: Child,
@@ -386,6 +413,23 @@ fn clients_come_and_go_and_the_program_says_so() {
     client.write_all(&[0, 0, 0, 5]).unwrap();
     program.await_message("Bad frame size from guest, resetting connection");
     assert_eq!(program.child.try_wait().unwrap(), None, "it goes on");
+}
+
+#[test]
+fn each_of_many_clients_is_served_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), &["-q", "-s", "socket", "-l", "log"]);
+    let path = folder.path().join("socket");
+    while !path.exists() {
+        assert_eq!(program.child.try_wait().unwrap(), None, "it runs");
+        std::thread::yield_now();
+    }
+    for _ in 0..300 {
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(&with_length(&arp_request()).repeat(20)).unwrap();
+        await_frame(&mut client, is_arp_reply);
+        leave(&client);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@ complete -c passt -s P -l pid -d 'Write the process id to this file' -r -F
 complete -c passt -l runas -d 'User to become when started as root, optionally with :GROUP, by name or number; default: nobody' -r -f -a "(__fish_complete_users)"
 complete -c passt -s l -l log-file -d 'Log to this file instead of the system log' -r -F
 complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
-complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; must follow --foreground' -r -f
+complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; needs --foreground' -r -f
 complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
 complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
 complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F

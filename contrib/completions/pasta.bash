@@ -1,4 +1,50 @@
+# Prints the index of the word at which the command begins, if there is one.
+_pasta_command() {
+    local i=1 word
+    while ((i < COMP_CWORD)); do
+        word=${COMP_WORDS[i]}
+        if [[ $word == -- ]]; then
+            ((i++))
+            break
+        elif [[ $word =~ ^-[hfqde46]*[PlpcFIiangMmHDSotuTU]$ || $word =~ ^--(pid|runas|log-file|log-size|stats|pcap|conf-path|fd|netns|userns|ns-ifname|ns-mac-addr|interface|address|netmask|gateway|mac-addr|mtu|hostname|fqdn|dns|dns-forward|dns-host|search|outbound|outbound-if4|outbound-if6|map-host-loopback|map-guest-addr|tcp-ports|udp-ports|tcp-ns|udp-ns)$ ]]; then
+            # The option's argument, with all that bash has cut off.
+            ((i++))
+            [[ ${COMP_WORDS[i]} != = ]] || ((i++))
+            while [[ ${COMP_WORDS[i]} == [=:]* || ${COMP_WORDS[i + 1]} == [=:]* ]]; do
+                ((i++))
+            done
+        elif [[ $word != -* ]]; then
+            break
+        fi
+        ((i++))
+    done
+    if ((i < COMP_CWORD)) || { ((i == COMP_CWORD)) && [[ ${COMP_WORDS[i - 1]} == -- ||
+        ${COMP_WORDS[i]} == [!-]* ]]; }; then
+        echo "$i"
+    fi
+}
+
+# Completes the command that begins at word $1, as bash-completion does it if that is there.
+_pasta_complete_command() {
+    if declare -F _comp_command_offset >/dev/null; then
+        _comp_command_offset "$1"
+    elif declare -F _command_offset >/dev/null; then
+        _command_offset "$1"
+    elif ((COMP_CWORD == $1)); then
+        COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+    else
+        # -o bashdefault and -o default: files.
+        COMPREPLY=()
+    fi
+}
+
 _pasta() {
+    local command
+    command=$(_pasta_command)
+    if [[ -n $command ]]; then
+        _pasta_complete_command "$command"
+        return
+    fi
     local i cur prev opts cmd
     COMPREPLY=()
     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

@@ -7,13 +7,18 @@
 
 mod arguments;
 mod manual;
+mod words;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 use passt::conf::{Mode, command};
+
+/// The manual page, in `man/`.
+const MANUAL: &str = "passt.1";
 
 /// A file below the repository's root, and what it holds.
 type File = (PathBuf, String);
@@ -24,6 +29,17 @@ fn main() -> io::Result<()> {
         fs::write(&path, text)?;
         println!("{}", path.display());
     }
+    link_page()
+}
+
+/// pasta's manual page is passt's: a link, which `man -l` follows wherever it is.
+fn link_page() -> io::Result<()> {
+    let page = root().join("man/pasta.1");
+    match fs::remove_file(&page) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => symlink(MANUAL, &page)?,
+    }
+    println!("{}", page.display());
     Ok(())
 }
 
@@ -32,8 +48,7 @@ fn files() -> Vec<File> {
     let man = root().join("man");
     let read = |name| fs::read_to_string(man.join(name)).expect("the repository has its sources");
     let page = manual::page(&read("passt.1.in"), &read("options.txt"));
-    let mut files =
-        vec![(man.join("passt.1"), page), (man.join("pasta.1"), ".so man1/passt.1\n".to_owned())];
+    let mut files = vec![(man.join(MANUAL), page)];
     for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             files.push(completion(name, mode, shell));
@@ -51,7 +66,10 @@ fn completion(name: &str, mode: Mode, shell: Shell) -> File {
     let mut command = command(Some(mode));
     clap_complete::generate(shell, &mut command, name, &mut text);
     let text = String::from_utf8(text).expect("the table is UTF-8");
-    let text = arguments::complete(shell, &command, &text);
+    let mut text = arguments::complete(shell, &command, &text);
+    if mode == Mode::Pasta {
+        text = words::complete(shell, &command, &text);
+    }
     let file = match shell {
         Shell::Zsh => format!("_{name}"),
         Shell::Fish => format!("{name}.fish"),
@@ -71,6 +89,8 @@ mod tests {
             let name = path.display();
             assert!(committed == text, "{name} is old: run `cargo run --example generate`");
         }
+        let page = fs::read_link(root().join("man/pasta.1"));
+        assert_eq!(page.expect("it is a link"), Path::new(MANUAL));
     }
 
     #[test]
@@ -85,6 +105,18 @@ mod tests {
                 let (_, text) = completion(name, mode, shell);
                 assert_eq!(text.matches(offer).count(), count, "{name}, {shell}");
             }
+        }
+    }
+
+    #[test]
+    fn behind_the_options_of_pasta_a_command_is_completed() {
+        for (shell, wanted) in [
+            (Shell::Bash, "_pasta_complete_command \"$command\""),
+            (Shell::Zsh, "'*::WORDS:_normal'"),
+            (Shell::Fish, "(__fish_pasta_complete_command)"),
+        ] {
+            assert!(completion("pasta", Mode::Pasta, shell).1.contains(wanted), "{shell}");
+            assert!(!completion("passt", Mode::Stream, shell).1.contains(wanted), "{shell}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! and so is a hang-up. The end of a connection therefore takes two events: the first lets the engine
 //! take what the client sent before it left, the second ends the connection.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
@@ -84,7 +85,12 @@ impl Stream {
         self.socket.is_some()
     }
 
-    /// Whether the client has gone, or is to go, which the next event reports.
+    /// The client's socket: for asking about it, not for what goes through it.
+    pub fn client(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(|socket| socket.as_fd())
+    }
+
+    /// Whether all was read that the client has sent, or it is to go: the next event ends the connection.
     pub fn is_leaving(&self) -> bool {
         self.socket.is_some() && self.incoming.has_ended()
     }

@@ -52,6 +52,9 @@ pub enum ConfError {
     /// Something stands on the command line that is no option.
     #[error("Extra non-option argument: {0}")]
     ExtraArgument(String),
+    /// `--stats` without `--foreground`: nobody would see them.
+    #[error("Can't display statistics if not running in foreground")]
+    StatsInBackground,
     /// `--address` with a prefix length, and `--netmask`.
     #[error("Redundant prefix length specification")]
     RedundantPrefix,
@@ -148,6 +151,7 @@ impl ConfError {
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
             Self::Pid(_) => "Give the id of a process, or a command",
             Self::ExtraArgument(_) => "passt takes options only; see --help",
+            Self::StatsInBackground => "Add --foreground (-f), or leave --stats out",
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both"
             }

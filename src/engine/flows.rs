@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use passt_frame::Errno;
 use rustix::event::epoll;
 
 use super::state::{FlowState, Protocol};
 use super::token::Token;
 use crate::flow::index::{Index, Key};
 use crate::flow::side::{Pif, Side};
+use crate::flow::splice::End;
 use crate::flow::table::{Flow, FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
@@ -184,6 +186,17 @@ impl Flows {
         if let Err(errno) = epoll::modify(&*self.epoll, &flow.state.socket, data, events) {
             log::error!("{id:?}: cannot watch its socket: {errno}");
         }
+    }
+
+    /// Changes which events one end of a spliced connection reports, and has it report what is ready now.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn watch_end(&self, id: FlowId, end: End, events: epoll::EventFlags) -> Result<(), Errno> {
+        let Some(flow) = self.table.get(id) else { return Ok(()) };
+        let token = if end == End::Initiator { Token::Flow(id) } else { Token::Target(id) };
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::modify(&*self.epoll, flow.state.end(end), data, events | epoll::EventFlags::ET)
     }
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.

@@ -155,7 +155,7 @@ pub enum ListenError {
     /// A port of a rule that must listen on all of its ports.
     #[error(
         "Listen failed for {place}: {}\n\
-         Failed to bind port {port}: {}\n\
+         Failed to bind port {port}: {} (option {option})\n\
          Couldn't listen on requested ports",
         errno_text(*errno),
         cure(*errno)
@@ -163,6 +163,8 @@ pub enum ListenError {
     Port {
         /// Where.
         place: String,
+        /// The option that asks for it.
+        option: &'static str,
         /// The port.
         port: u16,
         /// What setsockopt(2), bind(2) or listen(2) said.
@@ -204,6 +206,16 @@ pub(super) fn place(pif: Pif, rule: &Rule, port: u16) -> String {
 /// The same of all ports of a rule: `HOST TCP ADDR%IF/FIRST-LAST`.
 fn all_places(pif: Pif, rule: &Rule) -> String {
     format!("{pif} {} {}/{}-{}", rule.proto, address(rule), rule.first, rule.last)
+}
+
+/// The option with which ports are given.
+fn option(pif: Pif, proto: Proto) -> &'static str {
+    match (pif, proto) {
+        (Pif::Splice, Proto::Tcp) => "-T",
+        (Pif::Splice, _) => "-U",
+        (_, Proto::Tcp) => "-t",
+        _ => "-u",
+    }
 }
 
 /// `ADDR%IF` of a rule.
@@ -280,7 +292,8 @@ impl Engine {
                     *count += 1;
                 }
                 Err(errno) => {
-                    return Err(ListenError::Port { place: place(pif, rule, port), port, errno });
+                    let (place, option) = (place(pif, rule, port), option(pif, rule.proto));
+                    return Err(ListenError::Port { place, option, port, errno });
                 }
             }
         }
@@ -592,13 +605,15 @@ mod tests {
                 "ADDR%IF/PORT",
             ),
         ] {
-            let error = ListenError::Port { place: place(pif, &rule, 22), port: 22, errno };
-            let text = error.to_string();
+            let (place, option) = (place(pif, &rule, 22), option(pif, rule.proto));
+            let text = ListenError::Port { place, option, port: 22, errno }.to_string();
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines[0], format!("Listen failed for {place_text}: {reason}"));
             assert!(
                 lines[1].starts_with("Failed to bind port 22: ") && lines[1].contains(cure_text)
             );
+            let letter = if pif == Pif::Splice { "-T" } else { "-t" };
+            assert!(lines[1].ends_with(&format!(" (option {letter})")), "{text}");
             assert_eq!(lines[2..], ["Couldn't listen on requested ports"]);
         }
         let all = ListenError::All(all_places(Pif::Host, &rule(any, None))).to_string();

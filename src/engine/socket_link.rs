@@ -9,7 +9,7 @@
 //! The byte is looked at when it is there and left in the socket. A client that says nothing occupies
 //! the link, as any silent client does; frames cannot be sent to it, for it may be a front-end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use passt_frame::{
 use rustix::net::RecvFlags;
 
 use super::{EventType, LINK_BASE, Link};
+use crate::sys::socket;
 
 /// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
 const REQUESTS: std::ops::RangeInclusive<u8> = 1..=63;
@@ -140,7 +141,11 @@ impl Link for SocketLink {
     }
 
     fn is_leaving(&self) -> bool {
-        self.stream.is_leaving()
+        let undecided = self.undecided.as_ref().map(|client| client.as_fd());
+        let client = undecided.or(self.stream.client());
+        client.is_some_and(socket::has_hung_up)
+            || self.stream.is_leaving()
+            || self.vhost.is_leaving()
     }
 
     fn event_type(&self, token: u16) -> EventType {

@@ -30,7 +30,8 @@ pub trait Link: FramePort {
     /// Whether a client is connected.
     fn is_attached(&self) -> bool;
 
-    /// Whether the connected client has gone already, as the next event will say.
+    /// Whether the connected client has gone already, or is to go; the events of this turn and the
+    /// next ones say so when everything that it left has been taken.
     fn is_leaving(&self) -> bool {
         false
     }
@@ -56,6 +57,10 @@ impl Link for passt_vhost::Device {
 
     fn is_attached(&self) -> bool {
         passt_vhost::Device::is_attached(self)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.front_end().is_some_and(socket::has_hung_up)
     }
 
     fn event_type(&self, token: u16) -> EventType {
@@ -337,7 +342,7 @@ impl<L: Link> Worker<L> {
     fn accept_client(&mut self) {
         let Some(listener) = &self.clients.listener else { return };
         if self.link.is_leaving() {
-            // The listening socket is reported again in the next turn.
+            // The one before comes first. The listening socket is reported again in the next turn.
             return;
         }
         let accepted = listener.accept();

@@ -76,20 +76,28 @@ pub fn create_namespace() -> Result<(), SandboxError> {
 /// # Errors
 /// The namespace cannot be opened or entered.
 pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
-    let shown = path.display();
-    let fd = namespace::open(path).map_err(|errno| {
-        let cure = match errno {
-            Errno::NOENT => no_namespace(path, "give a path, as /proc/PID/ns/user"),
-            _ => String::new(),
-        };
-        let why = errno_text(errno);
-        StartError::Other(format!("Couldn't open user namespace {shown}: {why}{cure}"))
-    })?;
+    let failed = |what: &str, errno| {
+        let (shown, why, cure) = (path.display(), errno_text(errno), cure(path, errno));
+        StartError::Other(format!("Couldn't {what} user namespace {shown}: {why}{cure}"))
+    };
+    let fd = namespace::open(path).map_err(|errno| failed("open", errno))?;
     if is_ours(&fd) {
         return Ok(());
     }
-    namespace::enter(fd.as_fd(), Kinds::USER)
-        .map_err(|e| StartError::Other(format!("Couldn't enter user namespace {shown}: {e}")))
+    namespace::enter(fd.as_fd(), Kinds::USER).map_err(|errno| failed("enter", errno))
+}
+
+/// What to do where a user namespace cannot be opened or entered.
+fn cure(path: &Path, errno: Errno) -> String {
+    let example = "give a path, as /proc/PID/ns/user";
+    match errno {
+        Errno::NOENT => no_namespace(path, example),
+        Errno::INVAL => format!(": this is no user namespace: {example}"),
+        Errno::PERM | Errno::ACCESS => {
+            ": it is another user's: start as that one, or as root with --netns-only".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// What to do where a namespace has no file: its process has ended, or the name is wrong, and then

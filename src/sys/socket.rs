@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{
+    self, AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, ipproto, sockopt,
+};
 
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,13 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
         )
     };
     u32::try_from(peer.pid).ok().filter(|pid| rc == 0 && *pid != 0)
+}
+
+/// Whether the peer of a connected unix stream socket has closed it. Sending nothing tells: it fails
+/// then, whatever the peer has left to be read, and has no effect otherwise.
+pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    matches!(net::send(socket, &[], flags), Err(Errno::PIPE | Errno::CONNRESET))
 }
 
 /// The address with a v4-mapped one as IPv4: what a dual-stack socket reports.

@@ -682,7 +682,10 @@ case_wrong_options() {
     refused '-s is for passt / vhost-user mode only' -s /tmp/x -- true
     refused "Couldn't open network namespace /run/netns/nowhere" --netns nowhere
     refused 'ip netns list' --netns nowhere
+    refused '/etc/passwd is no network namespace: give a path' --netns /etc/passwd
     refused 'there is no process 2147483647' 2147483647
+    refused "Couldn't enter user namespace /etc/passwd: Invalid argument: this is no user namespace" --userns /etc/passwd -- true
+    refused 'it is another user'"'"'s: start as that one, or as root with --netns-only' 1
     refused 'choose another --ns-ifname' -I lo -- true
     refused "unrecognized option '--no-such-thing'" --no-such-thing
     found=$(become_user /run/bin/passt --config-net 2>&1) && return 1

@@ -1,6 +1,6 @@
 //! The device as the loop sees it: a [`FramePort`] whose front-end comes and goes.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -103,6 +103,11 @@ impl Device {
     /// Whether a front-end is connected.
     pub fn is_attached(&self) -> bool {
         self.control.is_some()
+    }
+
+    /// The front-end's socket: for asking about it, not for what goes through it.
+    pub fn front_end(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(|control| control.socket().as_fd())
     }
 
     /// Whether `token` is that of a ring: the driver has put something into it.

@@ -35,6 +35,9 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
         return Err(getopt::refusal(&name, &words, &error));
     }
     words_behind(&matches, &mut options)?;
+    if options.run.stats.is_some() && !options.run.foreground {
+        return Err(ConfError::StatsInBackground);
+    }
     if options.netmask.is_some() && matches!(options.address_v4, Some((_, Some(_)))) {
         return Err(ConfError::RedundantPrefix);
     }

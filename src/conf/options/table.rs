@@ -108,8 +108,8 @@ const PROCESS: &[Definition] = &[
         "stats",
         "SECONDS",
         value::stats,
-        "a number of seconds, after --foreground",
-        "Print event counters, at most once in SECONDS; must follow --foreground",
+        "a number of seconds",
+        "Print event counters, at most once in SECONDS; needs --foreground",
     ),
     path(
         Some('p'),

@@ -288,9 +288,15 @@ fn process_matters() {
     let run = options(&["-p", "/p", "--runas", "ann:staff", "--chroot-fallback"]).run;
     assert_eq!((run.pcap, run.run_as.as_deref()), (Some("/p".into()), Some("ann:staff")));
     assert!(run.chroot_fallback && run.log_file.is_none() && run.log_size == 1 << 20);
-    let late = "Can't display statistics if not running in foreground";
-    assert_eq!(first_line(&["--stats", "1", "-f"]), late);
-    assert_eq!(options(&["-f", "--stats", "1", "-f"]).run.stats, Some(1), "-f was there");
+    let unseen = "Can't display statistics if not running in foreground";
+    assert_eq!(first_line(&["--stats", "1"]), unseen);
+    for words in [["--stats", "1", "-f"], ["-f", "--stats", "1"]] {
+        assert_eq!(options(&words).run.stats, Some(1), "{words:?}");
+    }
+    // A command keeps pasta in the foreground; a namespace to join does not.
+    assert!(read(&["pasta", "--stats", "1", "true"]).is_ok());
+    let refused = read(&["pasta", "--stats", "1", "--netns", "x"]).unwrap_err();
+    assert!(refused.to_string().starts_with(unseen) && refused.cure().unwrap().contains("-f"));
 }
 
 #[test]

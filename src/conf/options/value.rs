@@ -191,9 +191,6 @@ pub(super) fn log_size(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
-    if !o.run.foreground {
-        return Err("Can't display statistics if not running in foreground".to_owned());
-    }
     let delay = number(text).ok_or_else(|| format!("Invalid --stats: {text}"))?;
     o.run.stats = Some(delay);
     Ok(())

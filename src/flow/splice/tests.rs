@@ -21,6 +21,8 @@ struct Socket {
     room: usize,
     /// A write was cut short: the peer's reading is announced.
     blocked: bool,
+    /// Bytes to read are not announced.
+    muted: bool,
     received: usize,
     fins_received: usize,
     /// Events on their way.
@@ -101,15 +103,15 @@ impl Rig {
 
     /// One action; false when there was none. Reads and writes move at most `cut + 1` bytes.
     fn act(&mut self, cut: usize) -> bool {
-        if self.promote {
-            for way in &mut self.machine.ways {
-                way.in_bulk = way.in_bulk.saturating_mul(PROMOTE_BYTES);
-            }
-        }
         let Some(action) = self.machine.poll() else { return false };
         assert_eq!(self.closed, None, "{action:?} after the end");
         match action {
-            Action::Copy(from) => self.copy(from, cut),
+            Action::Copy(from) => {
+                self.copy(from, cut);
+                if self.promote {
+                    self.machine.ways[from.index()].in_bulk = BULK_MAX;
+                }
+            }
             Action::TakePipe(from) => {
                 self.has_pipe[from.index()] = self.pool;
                 self.machine.on_pipe(from, self.pool);
@@ -121,6 +123,7 @@ impl Rig {
                 assert!(self.pipes[from.index()].is_empty(), "a pipe goes back empty");
             }
             Action::ShutdownWrite(end) => self.end(end),
+            Action::Watch { end, readable } => self.sockets[end.index()].watch(readable),
             Action::Close { reset } => {
                 self.closed = Some(reset);
                 for end in End::BOTH {
@@ -247,7 +250,14 @@ impl Socket {
             self.next = self.next.wrapping_add(1);
         }
         self.sent += bytes;
-        self.pending.readable |= bytes > 0;
+        self.pending.readable |= bytes > 0 && !self.muted;
+    }
+
+    /// Bytes to read are reported, or no longer.
+    fn watch(&mut self, readable: bool) {
+        assert_eq!(self.muted, readable, "asked for a change");
+        self.muted = !readable;
+        self.pending.readable = readable && !self.incoming.is_empty();
     }
 
     fn fin(&mut self) {
@@ -379,6 +389,7 @@ fn what_a_slow_receiver_does_not_take_is_drained_before_more_is_read() {
     assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
     machine.on_copied(End::Initiator, Copied::Bytes { read: 9, taken: 5, held: 4, room: 9 });
     assert_eq!(machine.held(End::Initiator), 4);
+    assert_eq!(machine.poll(), Some(Action::Watch { end: End::Initiator, readable: false }));
     assert_eq!(machine.poll(), None);
     machine.on_event(End::Initiator, ENDED);
     assert_eq!(machine.poll(), None, "the end waits behind the last byte");
@@ -402,12 +413,15 @@ fn long_way_gets_a_pipe_and_gives_it_back_when_drained() {
     machine.on_filled(End::Initiator, Filled::Bytes(100));
     assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 100)));
     machine.on_drained(End::Initiator, Drained::Bytes(60));
+    let watch = |readable| Some(Action::Watch { end: End::Initiator, readable });
+    assert_eq!(machine.poll(), watch(false), "nothing can be done about more");
     assert_eq!(machine.poll(), None, "the receiver is slow: the rest waits in the pipe");
     machine.on_event(End::Target, Event { writable: true, ..Event::default() });
     assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 40)));
     machine.on_drained(End::Initiator, Drained::Bytes(40));
     assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
     machine.on_filled(End::Initiator, Filled::Empty);
+    assert_eq!(machine.poll(), watch(true));
     assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
     assert_eq!(machine.poll(), None);
 }
@@ -424,21 +438,39 @@ fn questions_and_answers_are_copied_however_many() {
     }
 }
 
-#[test]
-fn small_pieces_end_the_use_of_pipes() {
-    let mut machine = established();
-    machine.on_copied(End::Initiator, copied(PROMOTE_BYTES));
+/// A read of the initiator's through its pipe, to the end of what waits, and the next event.
+fn piped(machine: &mut Splice, bytes: u32) {
     assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
     machine.on_pipe(End::Initiator, true);
     assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
-    machine.on_filled(End::Initiator, Filled::Bytes(100));
-    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 100)));
-    machine.on_drained(End::Initiator, Drained::Bytes(100));
+    machine.on_filled(End::Initiator, Filled::Bytes(bytes));
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, bytes)));
+    machine.on_drained(End::Initiator, Drained::Bytes(bytes));
     assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
     machine.on_filled(End::Initiator, Filled::Empty);
     assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
     machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+}
+
+#[test]
+fn several_small_pieces_end_the_use_of_pipes() {
+    let mut machine = established();
+    machine.on_copied(End::Initiator, copied(PROMOTE_BYTES));
+    for _ in 0..4 {
+        piped(&mut machine, 100_000);
+    }
+    piped(&mut machine, 100);
+    piped(&mut machine, 100_000);
+    assert!(machine.moves_bulk());
+    for _ in 0..5 {
+        piped(&mut machine, 100);
+    }
     assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+    let small = Copied::Bytes { read: 100, taken: 100, held: 0, room: PROMOTE_BYTES };
+    for _ in 0..8 {
+        machine.on_copied(End::Initiator, small);
+    }
+    assert!(!machine.moves_bulk());
 }
 
 #[test]

@@ -655,6 +655,8 @@ pub const ROWS: &[Row] = &[
     )
     .after(&[Root(KUBEVIRT), Descriptors(1000)])
     .reference(&[Returns(0), Mentions("Too many open files"), Omits("not opened"), PidFile("/tmp/p")]),
+    Row::new("stats-before-foreground", "passt --stats 1 -f -q -s /tmp/s", &[ServedSoon("/tmp/s"), Term])
+        .reference(&[Returns(1), Says("Can't display statistics if not running in foreground")]),
     Row::new(
         "foreground-pid-file",
         "passt -f -q -s /tmp/s -P /tmp/p -t 8080",

@@ -295,7 +295,6 @@ pub const ROWS: &[Row] = &[
     passt!("runas-root-by-name", "--runas root", "Invalid --runas option: root"),
     // Options that do not go together
     passt!("stats-in-background", "--stats 1", "Can't display statistics if not running in foreground"),
-    passt!("stats-before-foreground", "--stats 1 -f", "Can't display statistics if not running in foreground"),
     passt!("extra-argument", "guest", "Extra non-option argument: guest"),
     passt!("pasta-only-tcp-ns", "-T 22", "-T is for pasta mode only"),
     passt!("pasta-only-udp-ns", "-U 53", "-U is for pasta mode only"),

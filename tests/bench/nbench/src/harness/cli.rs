@@ -23,22 +23,36 @@ usage: tests/bench/run [OPTION...]
   --quick                       one block, once, 1 s after 0.3 s: while changing things
   --pin none|split|packed       daemon on processor 1 and the rest on 0, or all on 1 (none)
   --output FOLDER               where results go (the cache's bench/latest)
-  --list                        names the cells and ends
+  --list                        names the cells, with --cells only these, and ends
   --report FILE RESULTS...      writes the tables of results.json files between the marks of a
                                 Markdown file, and the plots beside it, and ends; of a cell that
                                 several files have, the last counts";
 
+/// The word for the cells that have targets.
+const TARGETS: &str = "targets";
+
 /// Marks in a Markdown file between which the tables stand.
 const MARKS: (&str, &str) = ("<!-- tables -->", "<!-- end of tables -->");
 
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    Measure,
+    List,
+    Help,
+}
+
 struct Options {
+    action: Action,
     cells: Vec<String>,
+    /// The cells are those that all targets need, and perhaps others.
+    all_targets: bool,
     peers: String,
     blocks: usize,
     once: bool,
     times: Times,
     pin: Pin,
-    output: PathBuf,
+    output: Option<PathBuf>,
 }
 
 /// Which processors things run on.
@@ -77,38 +91,40 @@ impl Pin {
 /// Wrong words, and what keeps results from being written.
 pub fn run(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["--list"] => {
-            cells::all().iter().for_each(|cell| println!("{}", cell.id));
-            Ok(())
-        }
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        ["--report", file, results @ ..] if !results.is_empty() => {
-            report_into(Path::new(file), results)
-        }
-        _ => measure(&parse(&words)?, command_line(&words)),
+    if let ["--report", file, results @ ..] = words.as_slice()
+        && !results.is_empty()
+    {
+        return report_into(Path::new(file), results);
     }
+    let options = parse(&words)?;
+    match options.action {
+        Action::Measure => return measure(&options, command_line(&words)),
+        Action::List => listed(&options.cells)?.iter().for_each(|cell| println!("{}", cell.id)),
+        Action::Help => println!("{USAGE}"),
+    }
+    Ok(())
 }
 
 fn parse(words: &[&str]) -> Result<Options> {
     let mut options = Options {
+        action: Action::Measure,
         cells: Vec::new(),
+        all_targets: false,
         peers: "auto".to_owned(),
         blocks: 5,
         once: false,
         times: Times { seconds: 3.0, warmup: 1.0, starts: 50, minutes: 10.0 },
         pin: Pin::None,
-        output: PathBuf::from(variable("BENCH_OUTPUT")?),
+        output: None,
     };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut next = || words.next().copied().ok_or_else(|| format!("{word} needs an argument"));
         match *word {
             "--cells" => {
-                options.cells.extend(next()?.split(',').flat_map(patterns));
+                let words = next()?;
+                options.all_targets |= words.split(',').any(|word| word == TARGETS);
+                options.cells.extend(words.split(',').flat_map(patterns));
             }
             "--pin" => options.pin = Pin::parse(next()?)?,
             "--peers" => options.peers = next()?.to_owned(),
@@ -116,7 +132,9 @@ fn parse(words: &[&str]) -> Result<Options> {
             "--seconds" => options.times.seconds = number(next()?)?,
             "--warmup" => options.times.warmup = number(next()?)?,
             "--minutes" => options.times.minutes = number(next()?)?,
-            "--output" => options.output = PathBuf::from(next()?),
+            "--output" => options.output = Some(PathBuf::from(next()?)),
+            "--list" => options.action = Action::List,
+            "--help" | "-h" => options.action = Action::Help,
             "--quick" => {
                 (options.blocks, options.once) = (1, true);
                 options.times = Times { seconds: 1.0, warmup: 0.3, starts: 10, ..options.times };
@@ -145,29 +163,34 @@ fn measure(options: &Options, command: String) -> Result<()> {
         Path::new(&variable("BENCH_OURS")?),
         Path::new(&variable("BENCH_PACKAGED")?),
     )?;
-    fs::create_dir_all(options.output.join("logs"))?;
+    let folder = match &options.output {
+        Some(folder) => folder.clone(),
+        None => PathBuf::from(variable("BENCH_OUTPUT")?),
+    };
+    fs::create_dir_all(folder.join("logs"))?;
     let mut session = Session {
         command,
+        all_targets: options.all_targets,
         cells: chosen,
         peers,
         blocks: options.blocks,
         once: options.once,
         times: options.times,
-        folder: options.output.clone(),
+        folder: folder.clone(),
         next_port: FIRST_PORT,
         daemon_processor: options.pin.apply()?,
     };
     let results = session.run()?;
     let text = markdown::report(&results, "");
-    fs::write(options.output.join("results.md"), &text)?;
-    write_plots(&results, &options.output)?;
-    println!("{text}\nresults are in {}", options.output.display());
+    fs::write(folder.join("results.md"), &text)?;
+    write_plots(&results, &folder)?;
+    println!("{text}\nresults are in {}", folder.display());
     Ok(())
 }
 
 /// The patterns that a word stands for: the set of cells with targets, or itself.
 fn patterns(word: &str) -> Vec<String> {
-    if word == "targets" { targets::cells_needed() } else { vec![word.to_owned()] }
+    if word == TARGETS { targets::cells_needed() } else { vec![word.to_owned()] }
 }
 
 /// The command line as others could repeat it: without places on this machine.
@@ -183,6 +206,11 @@ fn command_line(words: &[&str]) -> String {
         _ => (*word).to_owned(),
     });
     std::iter::once("tests/bench/run".to_owned()).chain(told).collect::<Vec<_>>().join(" ")
+}
+
+/// The cells that `--list` names: without patterns all, also those that run only if they are named.
+fn listed(patterns: &[String]) -> Result<Vec<Cell>> {
+    if patterns.is_empty() { Ok(cells::all()) } else { choose(patterns) }
 }
 
 /// The cells that a pattern names, in the order of the table.
@@ -260,5 +288,18 @@ mod tests {
         let soaks = names(&["R.*"]).len();
         assert!(soaks > 0 && names(&[]).len() == cells::all().len() - soaks);
         assert!(choose(&["nothing".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn the_list_is_of_the_cells_that_are_named() {
+        let names = |words: &[&str]| -> Vec<String> {
+            let options = parse(words).unwrap();
+            assert_eq!(options.action, Action::List);
+            listed(&options.cells).unwrap().into_iter().map(|cell| cell.id).collect()
+        };
+        assert_eq!(names(&["--list"]).len(), cells::all().len());
+        assert_eq!(names(&["--list", "--cells", "I.pasta.auto"]), ["I.pasta.auto"]);
+        assert_eq!(names(&["--quick", "--cells", "I.pasta.auto", "--list"]), ["I.pasta.auto"]);
+        assert!(listed(&["nothing".to_owned()]).is_err());
     }
 }

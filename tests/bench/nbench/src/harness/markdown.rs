@@ -13,7 +13,7 @@ use super::targets::{self, Bound, Demand, Outcome, Verdict, Yardstick};
 pub fn report(results: &Results, plots: &str) -> String {
     let mut text = String::new();
     origin(&mut text, results);
-    scores(&mut text, &targets::outcomes(results));
+    scores(&mut text, &of_interest(results));
     for (group, title) in GROUPS {
         let cells: Vec<&CellResult> = of_group(results, group);
         if !cells.is_empty() {
@@ -61,6 +61,15 @@ fn noise(blocks: &[Block]) -> String {
         100.0 * most(|block| block.steal),
         middle(|block| block.work_us),
     )
+}
+
+/// What became of the targets. Those whose cells were not run are left out of the report of one run
+/// that was about something else.
+fn of_interest(results: &Results) -> Vec<Outcome> {
+    let all = results.runs.len() > 1 || results.runs.iter().any(|run| run.all_targets);
+    let mut outcomes = targets::outcomes(results);
+    outcomes.retain(|one| all || results.cells.iter().any(|cell| cell.id == one.cell));
+    outcomes
 }
 
 /// The targets; nothing if none was measured.
@@ -292,20 +301,27 @@ mod tests {
             command: "run".to_owned(),
             wall_s: 120.0,
             measured_s: 60.0,
+            all_targets: false,
         };
-        let results = Results { runs: vec![run], cells: vec![cell], ..Results::default() };
+        let results = Results { runs: vec![run.clone()], cells: vec![cell], ..Results::default() };
         let text = report(&results, "");
         let id = "T.tap.v4.65520.in.x1 (noisy)";
         for wanted in [
             "- a day: `run`, 2 min, of which 50 % are traffic\n".to_owned(),
             "- before blocks: busy 50 % (at most 50 %), steal 1 % (1 %), work 800 us (800-800)\n"
                 .to_owned(),
-            "\n1 met, 1 not met, ".to_owned(),
+            "\n1 met, 1 not met, 0 not measured.\n".to_owned(),
             format!("| {id} | at least 1.30 of passt | 3.00 (3.00-3.00) | met |\n"),
             format!("| {id} | CPU at most 0.70 of passt | 3.00 (3.00-3.00) | **not met** |\n"),
-            "| S.passt.ready | at most 6 ms (p50) | - | not measured |\n".to_owned(),
         ] {
             assert!(text.contains(&wanted), "no '{wanted}' in\n{text}");
+        }
+        let not_run = "| S.passt.ready | at most 6 ms (p50) | - | not measured |\n";
+        assert!(!text.contains(not_run));
+        let of_targets = Run { all_targets: true, ..run.clone() };
+        for runs in [vec![of_targets], vec![run.clone(), run]] {
+            let text = report(&Results { runs, ..results.clone() }, "");
+            assert!(text.contains(not_run), "{text}");
         }
         assert!(!report(&Results::default(), "").contains("Targets"));
     }

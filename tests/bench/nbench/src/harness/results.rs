@@ -33,6 +33,9 @@ pub struct Run {
     pub wall_s: f64,
     /// How much of that was warm-up or measured time of a sample, in seconds.
     pub measured_s: f64,
+    /// Whether it was asked for the cells of all targets.
+    #[serde(default)]
+    pub all_targets: bool,
 }
 
 /// One cell of it.

@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Session {
     /// The command line.
     pub command: String,
+    /// The cells were asked for as those of all targets.
+    pub all_targets: bool,
     pub cells: Vec<Cell>,
     pub peers: Vec<Peer>,
     pub blocks: usize,
@@ -49,7 +51,7 @@ impl Session {
         let begin = Instant::now();
         let (date, command) = (date()?, self.command.clone());
         let mut results = Results {
-            runs: vec![Run { date, command, ..Run::default() }],
+            runs: vec![Run { date, command, all_targets: self.all_targets, ..Run::default() }],
             machine: machine(),
             peers: self.peers.iter().map(|peer| (peer.name.clone(), version(peer))).collect(),
             cells: Vec::new(),
