@@ -26,8 +26,10 @@
 //! # System calls
 //! After [`Stream::new`], for a seccomp list: recvfrom, sendto, shutdown, setsockopt, epoll_ctl, close.
 
+mod backlog;
 mod incoming;
 mod outgoing;
+mod shape;
 mod stream;
 mod tap;
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl Rig {
     /// `whole` has room for them.
     pub fn take(&mut self, whole: &mut [u8], visit: &mut dyn FnMut(&[u8])) {
         let (from_guest, _) = self.stream.halves();
-        while let Some(lease) = FromGuestLease::take(from_guest, &mut self.batch) {
+        while let Some(mut lease) = FromGuestLease::take(from_guest, &mut self.batch) {
             for frame in 0..lease.frames().len() {
                 let len = lease.frames()[frame].len;
                 let copied = lease.copy_out(Part { frame, offset: 0, len }, whole);
