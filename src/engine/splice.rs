@@ -63,7 +63,10 @@ impl Engine {
     pub(super) fn drive_splice(&mut self, id: FlowId) {
         for _ in 0..SPLICE_ACTIONS_PER_TURN {
             let Some(splice) = self.splice_mut(id) else { return };
-            match splice.machine.poll() {
+            let bulk = splice.machine.moves_bulk();
+            let action = splice.machine.poll();
+            self.bulk |= bulk;
+            match action {
                 Some(Action::Close { reset }) => return self.close_splice(id, reset),
                 Some(action) => self.splice_action(id, action),
                 None => return,
@@ -98,7 +101,6 @@ impl Engine {
                 machine.on_pipe(from, pipes[from.index()].is_some());
             }
             Action::Fill(from) => {
-                self.bulk = true;
                 machine.on_filled(from, fill(pipes[from.index()].as_ref(), socket(from)));
             }
             Action::Drain(from, bytes) => {

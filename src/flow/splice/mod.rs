@@ -9,7 +9,8 @@
 //!   system call, for which nothing is held on the way;
 //! - after [`PROMOTE_BYTES`] bytes in large pieces: through a pipe (splice(2)), if the pool has one. The
 //!   pipe goes back when it is empty and either end has to be waited for. Small pieces are cheaper to
-//!   copy, and end what the large ones began.
+//!   copy, and several of them end what the large ones began; one does not, since every bulk stream has
+//!   some.
 //!
 //! So what is held for stalled receivers is bounded by the pool, whatever the number of connections.
 //!
@@ -31,6 +32,12 @@ pub const PROMOTE_BYTES: u32 = 256 * 1024;
 /// A read of fewer bytes is one of questions and answers: copying them costs less than what splice(2)
 /// takes to say that there are no more.
 pub const LARGE_BYTES: u32 = 16 * 1024;
+
+/// How many bytes of large pieces a small one outweighs.
+const SMALL_WEIGHT: u32 = PROMOTE_BYTES / 4;
+
+/// Most that large pieces can count: five small ones in a row, and the way is no longer one of bulk.
+const BULK_MAX: u32 = 2 * PROMOTE_BYTES;
 
 /// One of the two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,7 +163,7 @@ struct Way {
     piped: bool,
     /// Bytes in the pipe.
     held: u32,
-    /// Bytes read in large pieces since the last small one, or the last try for a pipe.
+    /// Bytes read in large pieces, without what small ones outweigh, since the last try for a pipe.
     in_bulk: u32,
 }
 
@@ -193,6 +200,11 @@ impl Splice {
     /// Bytes in the pipe of a way: an empty one can be used again.
     pub fn held(&self, from: End) -> u32 {
         self.ways[from.index()].held
+    }
+
+    /// Whether a way has had more large pieces than small ones of late.
+    pub fn moves_bulk(&self) -> bool {
+        self.ways.iter().any(|way| way.in_bulk > 0)
     }
 
     /// An end has reported something.
@@ -294,8 +306,10 @@ impl Splice {
 impl Way {
     /// Notes the size of a read.
     fn count(&mut self, bytes: u32) {
-        let so_far = if bytes < LARGE_BYTES { 0 } else { self.in_bulk };
-        self.in_bulk = so_far.saturating_add(bytes);
+        self.in_bulk = match bytes {
+            ..LARGE_BYTES => self.in_bulk.saturating_sub(SMALL_WEIGHT),
+            _ => self.in_bulk.saturating_add(bytes).min(BULK_MAX),
+        };
     }
 
     /// The next thing to do on the way from `from`.

@@ -101,15 +101,15 @@ impl Rig {
 
     /// One action; false when there was none. Reads and writes move at most `cut + 1` bytes.
     fn act(&mut self, cut: usize) -> bool {
-        if self.promote {
-            for way in &mut self.machine.ways {
-                way.in_bulk = way.in_bulk.saturating_mul(PROMOTE_BYTES);
-            }
-        }
         let Some(action) = self.machine.poll() else { return false };
         assert_eq!(self.closed, None, "{action:?} after the end");
         match action {
-            Action::Copy(from) => self.copy(from, cut),
+            Action::Copy(from) => {
+                self.copy(from, cut);
+                if self.promote {
+                    self.machine.ways[from.index()].in_bulk = BULK_MAX;
+                }
+            }
             Action::TakePipe(from) => {
                 self.has_pipe[from.index()] = self.pool;
                 self.machine.on_pipe(from, self.pool);
@@ -424,21 +424,39 @@ fn questions_and_answers_are_copied_however_many() {
     }
 }
 
-#[test]
-fn small_pieces_end_the_use_of_pipes() {
-    let mut machine = established();
-    machine.on_copied(End::Initiator, copied(PROMOTE_BYTES));
+/// A read of the initiator's through its pipe, to the end of what waits, and the next event.
+fn piped(machine: &mut Splice, bytes: u32) {
     assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
     machine.on_pipe(End::Initiator, true);
     assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
-    machine.on_filled(End::Initiator, Filled::Bytes(100));
-    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, 100)));
-    machine.on_drained(End::Initiator, Drained::Bytes(100));
+    machine.on_filled(End::Initiator, Filled::Bytes(bytes));
+    assert_eq!(machine.poll(), Some(Action::Drain(End::Initiator, bytes)));
+    machine.on_drained(End::Initiator, Drained::Bytes(bytes));
     assert_eq!(machine.poll(), Some(Action::Fill(End::Initiator)));
     machine.on_filled(End::Initiator, Filled::Empty);
     assert_eq!(machine.poll(), Some(Action::GivePipe(End::Initiator)));
     machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+}
+
+#[test]
+fn several_small_pieces_end_the_use_of_pipes() {
+    let mut machine = established();
+    machine.on_copied(End::Initiator, copied(PROMOTE_BYTES));
+    for _ in 0..4 {
+        piped(&mut machine, 100_000);
+    }
+    piped(&mut machine, 100);
+    piped(&mut machine, 100_000);
+    assert!(machine.moves_bulk());
+    for _ in 0..5 {
+        piped(&mut machine, 100);
+    }
     assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+    let small = Copied::Bytes { read: 100, taken: 100, held: 0, room: PROMOTE_BYTES };
+    for _ in 0..8 {
+        machine.on_copied(End::Initiator, small);
+    }
+    assert!(!machine.moves_bulk());
 }
 
 #[test]
