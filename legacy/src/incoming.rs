@@ -4,7 +4,7 @@
 //! less than one frame; it moves to the front of the arena first, so there is always room for the rest
 //! of it. Frames are lent where they were read, and their place is used again with the next read.
 //!
-//! While frames are large, the socket is not read but emptied into the [`Backlog`], which copies nothing.
+//! While many frames are large, the socket is not read but emptied into the [`Backlog`], which copies nothing.
 //! Of each large frame only the head is read from there, as much as is likely to be looked at ([`Shape`]);
 //! the rest is the frame's tail, lent as such when it is there as a whole. The frame has its place in the
 //! arena all the same: there the tail goes if it is wanted in memory after all, and there it is thrown

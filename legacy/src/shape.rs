@@ -16,6 +16,9 @@ const MANY: u16 = ALL / 4;
 /// The last frame's weight in that share is one of so many.
 const FRAMES: u16 = 8;
 
+/// Large frames that do not count after one that was wanted in memory: datagrams, or a capture is made.
+const DOUBTED_FRAMES: u8 = 64;
+
 /// Frames in a row of which less was looked at than expected before that is believed.
 const FRAMES_BEFORE_LESS: u8 = 16;
 
@@ -24,6 +27,8 @@ const FRAMES_BEFORE_LESS: u8 = 16;
 pub struct Shape {
     /// Share of large frames among the last ones.
     large: u16,
+    /// Large frames to come that do not count.
+    doubted: u8,
     /// Bytes of a large frame that are looked at.
     head_bytes: u32,
     /// Frames in a row of which less was looked at, and the most of it.
@@ -33,14 +38,19 @@ pub struct Shape {
 impl Default for Shape {
     /// Small frames, and of large ones all that may be looked at.
     fn default() -> Self {
-        Self { large: 0, head_bytes: HEAD_BYTES as u32, less: (0, 0) }
+        Self { large: 0, doubted: 0, head_bytes: HEAD_BYTES as u32, less: (0, 0) }
     }
 }
 
 impl Shape {
     /// A frame of `len` bytes came.
     pub fn on_frame(&mut self, len: u32) {
-        let last = if len >= LARGE_BYTES { ALL } else { 0 };
+        let large = len >= LARGE_BYTES;
+        if large && self.doubted > 0 {
+            self.doubted -= 1;
+            return;
+        }
+        let last = if large { ALL } else { 0 };
         self.large = self.large - self.large / FRAMES + last / FRAMES;
     }
 
@@ -58,9 +68,9 @@ impl Shape {
         }
     }
 
-    /// More of a large frame was looked at than was expected.
+    /// All of a large frame was looked at.
     pub fn on_surprise(&mut self) {
-        (self.head_bytes, self.less) = (HEAD_BYTES as u32, (0, 0));
+        *self = Self { doubted: DOUBTED_FRAMES, ..Self::default() };
     }
 
     /// Whether many of the next frames are likely to be large.
@@ -105,6 +115,15 @@ mod tests {
                 assert!(shape.is_large() || round < 10);
             }
         }
+    }
+
+    #[test]
+    fn frames_that_are_wanted_in_memory_are_read_as_any_for_a_while() {
+        let mut shape = Shape::default();
+        assert_eq!(until(&mut shape, 65_000, true), Some(3));
+        shape.on_surprise();
+        assert!(!shape.is_large());
+        assert_eq!(until(&mut shape, 65_000, true), Some(64 + 3));
     }
 
     #[test]

@@ -146,9 +146,11 @@ fn a_longer_header_is_read_when_it_is_wanted() {
     let mut heads = Vec::new();
     rig.leases(&mut |lease| {
         heads.push(lease.frames()[0].head().len());
-        assert!(lease.fetch(0) && !lease.fetch(0));
-        let first = heads.len() as u8;
-        assert_eq!(lease.frames()[0].head(), &frame(60_000, first)[..HEAD_BYTES]);
+        // The next frames are read whole.
+        assert_eq!(lease.fetch(0), heads.len() == 1);
+        assert!(!lease.fetch(0));
+        let seed = heads.len() as u8;
+        assert_eq!(lease.frames()[0].head(), &frame(60_000, seed)[..HEAD_BYTES]);
     });
     assert_eq!(heads, [PAYLOAD as usize, HEAD_BYTES]);
 }
@@ -310,13 +312,13 @@ enum Use {
 }
 
 fn any_use() -> impl Strategy<Value = Use> {
-    let offset = prop_oneof![10 => Just(66_u32), 1 => 14..200u32, 1 => 14..60_000u32];
+    let offset = prop_oneof![60 => Just(66_u32), 1 => 14..200u32, 1 => 14..60_000u32];
     let padding = prop_oneof![5 => Just(0u32), 1 => 0..100u32, 1 => 0..60_000u32];
     prop_oneof![
         1 => Just(Use::Copy),
-        8 => (offset, padding).prop_map(|(offset, padding)| Use::Send(offset, padding)),
+        60 => (offset, padding).prop_map(|(offset, padding)| Use::Send(offset, padding)),
         1 => Just(Use::Turn),
-        1 => Just(Use::Skip),
+        10 => Just(Use::Skip),
     ]
 }
 
