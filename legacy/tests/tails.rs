@@ -1,6 +1,8 @@
 //! Large frames of the stream link, whose tail stays in the kernel: whatever is done with a frame, and
 //! however the stream is cut, the bytes are those that the client sent, and the next frame is intact.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod rig;
 
 use std::io::{Read, Write};
