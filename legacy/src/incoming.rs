@@ -3,14 +3,26 @@
 //! The socket is read when no whole frame is left, as much as there is room for. What remains then is
 //! less than one frame; it moves to the front of the arena first, so there is always room for the rest
 //! of it. Frames are lent where they were read, and their place is used again with the next read.
+//!
+//! While many frames are large, the socket is not read but emptied into the [`Backlog`], which copies nothing.
+//! Of each large frame only the head is read from there, as much as is likely to be looked at ([`Shape`]);
+//! the rest is the frame's tail, lent as such when it is there as a whole. The frame has its place in the
+//! arena all the same: there the tail goes if it is wanted in memory after all, and there it is thrown
+//! away. What the backlog has no room for as a whole, because its pieces are too many, is read as any.
+//!
+//! At any time the stream is: what was read (`unread`), what is in the backlog, what is in the socket.
 
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use passt_frame::{Arena, Errno, FrameMeta, FromGuest, FromGuestBatch, MAX_FRAME_BYTES};
+use passt_frame::{
+    Arena, Errno, FrameMeta, FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES,
+};
 
+use crate::backlog::Backlog;
+use crate::shape::{LARGE_BYTES, Shape};
 use crate::{ARENA_BYTES, PREFIX_BYTES, SHORTEST_BYTES};
 
 /// A length that no frame can have. Where the next frame starts is unknown from then on.
@@ -18,13 +30,28 @@ use crate::{ARENA_BYTES, PREFIX_BYTES, SHORTEST_BYTES};
 #[error("{0} bytes, expected {SHORTEST_BYTES} to {MAX_FRAME_BYTES}")]
 pub struct BadLength(pub u32);
 
+/// A frame of which at least the head was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Found {
+    /// Where in the arena it lies, as far as it was read.
+    resident: Range<usize>,
+    /// Where the rest belongs, which is in the backlog.
+    tail: Range<usize>,
+}
+
 /// Frames from the guest.
 pub struct Incoming {
     arena: Arena,
     socket: Option<Rc<UnixStream>>,
     /// What was read and is not yet part of a lent frame.
     unread: Range<usize>,
-    /// The socket was empty after the last read.
+    /// What comes behind that.
+    backlog: Backlog,
+    /// What the next frames are likely to be.
+    shape: Shape,
+    /// The last frame that was lent; its tail as far as it is still in the backlog.
+    last: Found,
+    /// The socket was empty when it was last looked at, as far as is known.
     drained: bool,
     /// Nothing will come any more.
     ended: bool,
@@ -41,6 +68,9 @@ impl Incoming {
             arena: Arena::new(ARENA_BYTES),
             socket: None,
             unread: 0..0,
+            backlog: Backlog::default(),
+            shape: Shape::default(),
+            last: Found::default(),
             drained: true,
             ended: false,
             frames: 0,
@@ -52,6 +82,9 @@ impl Incoming {
     pub fn set_socket(&mut self, socket: Option<Rc<UnixStream>>) {
         self.socket = socket;
         self.unread = 0..0;
+        self.backlog = Backlog::default();
+        self.shape = Shape::default();
+        self.last = Found::default();
         self.drained = false;
         self.ended = false;
     }
@@ -75,32 +108,48 @@ impl Incoming {
         }
     }
 
-    /// Where in the arena the next frame lies; `None` until the rest of it was read.
-    fn next_frame(&mut self) -> Result<Option<Range<usize>>, BadLength> {
+    /// Length of the next frame; `None` until that was read.
+    fn next_len(&self) -> Result<Option<u32>, BadLength> {
         if self.unread.len() < PREFIX_BYTES {
             return Ok(None);
         }
         let mut prefix = [0; PREFIX_BYTES];
         self.arena.read(self.unread.start, &mut prefix);
-        let len = u32::from_be_bytes(prefix);
-        if !(SHORTEST_BYTES..=MAX_FRAME_BYTES).contains(&len) {
-            return Err(BadLength(len));
+        match u32::from_be_bytes(prefix) {
+            len @ SHORTEST_BYTES..=MAX_FRAME_BYTES => Ok(Some(len)),
+            len => Err(BadLength(len)),
         }
-        let start = self.unread.start + PREFIX_BYTES;
-        let end = start + len as usize;
-        if end > self.unread.end {
-            return Ok(None);
-        }
-        self.unread.start = end;
-        Ok(Some(start..end))
     }
 
-    /// Puts the whole frames that were read into `batch`, as far as it has room.
+    /// The next frame; `None` until it is there.
+    fn next_frame(&mut self) -> Result<Option<Found>, BadLength> {
+        let Some(len) = self.next_len()? else { return Ok(None) };
+        let start = self.unread.start + PREFIX_BYTES;
+        let end = start + len as usize;
+        let read = end.min(self.unread.end);
+        let tail = read..end;
+        let is_there = tail.is_empty()
+            || (len >= LARGE_BYTES
+                && read - start >= self.shape.head_bytes()
+                && tail.len() <= self.backlog.len()
+                && end <= self.arena.len());
+        if !is_there {
+            return Ok(None);
+        }
+        self.unread.start = read;
+        self.shape.on_frame(len);
+        Ok(Some(Found { resident: start..read, tail }))
+    }
+
+    /// Puts the frames that are there into `batch`, as far as it has room.
     fn fill(&mut self, batch: &mut FromGuestBatch) {
-        while batch.has_room(1) && !self.ended {
+        while batch.has_room(2) && !self.ended {
             match self.next_frame() {
-                Ok(Some(place)) => {
-                    batch.add_frame(&[self.arena.lend(place)], FrameMeta::default());
+                Ok(Some(found)) => {
+                    let piece = self.arena.lend(found.resident.clone());
+                    let tail = found.tail.len() as u32;
+                    batch.add_frame_with_tail(&[piece], tail, FrameMeta::default());
+                    self.last = found;
                     self.frames += 1;
                 }
                 Ok(None) => return,
@@ -122,18 +171,85 @@ impl Incoming {
         self.unread.end..self.arena.len()
     }
 
-    /// Reads what is there, as far as there is room.
-    fn read(&mut self) {
-        let Some(socket) = self.socket.clone() else { return };
-        if self.drained || self.ended {
-            return;
+    /// Gets more of the stream, one step nearer to the arena: from the backlog, or from the socket. False
+    /// if there is nothing to be had.
+    fn advance(&mut self) -> bool {
+        if self.ended {
+            return false;
         }
         let room = self.make_room();
-        match self.arena.recv(socket.as_fd(), room.clone()) {
+        let wanted = self.wanted().saturating_sub(self.unread.len()).min(room.len());
+        if wanted > 0 && !self.backlog.is_empty() {
+            return self.read_backlog(wanted);
+        }
+        let Some(socket) = self.socket.clone().filter(|_| !self.drained) else { return false };
+        if !self.backlog.is_empty() || (self.shape.is_large() && self.backlog.is_usable()) {
+            self.fill_backlog(socket.as_fd(), room.len())
+        } else {
+            self.receive(socket.as_fd(), room)
+        }
+    }
+
+    /// How much of the stream should be in the arena: the next frame, of a large one no more than its head,
+    /// and the head of the one behind it. All if frames are small.
+    fn wanted(&self) -> usize {
+        let head = PREFIX_BYTES + self.shape.head_bytes();
+        match self.next_len() {
+            _ if !self.shape.is_large() => self.arena.len(),
+            Ok(Some(len)) if len < LARGE_BYTES => PREFIX_BYTES + len as usize + head,
+            _ => head,
+        }
+    }
+
+    /// Reads up to `wanted` bytes from the backlog.
+    fn read_backlog(&mut self, wanted: usize) -> bool {
+        let end = self.unread.end + wanted.min(self.backlog.len());
+        match self.backlog.read(&self.arena, self.unread.end..end) {
+            Ok(bytes) => {
+                self.unread.end += bytes;
+                bytes > 0
+            }
+            Err(errno) => {
+                log::debug!("client socket: pipe: {errno}");
+                self.end();
+                false
+            }
+        }
+    }
+
+    /// Moves what the socket has to the backlog.
+    fn fill_backlog(&mut self, socket: BorrowedFd<'_>, room: usize) -> bool {
+        // What does not fit is reported again.
+        self.drained = true;
+        match self.backlog.fill(socket) {
+            Ok(0) => self.end(),
+            Ok(_) => return true,
+            // An event has said that the socket has something: there is no room for it.
+            Err(Errno::AGAIN) if !self.backlog.is_empty() => return self.read_backlog(room),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) if self.backlog.is_empty() => {
+                // Not a socket to move from, or its end, which reading it tells.
+                log::debug!("client socket: splice: {errno}");
+                self.backlog.refuse();
+                self.drained = false;
+                return true;
+            }
+            Err(errno) => {
+                log::debug!("client socket: splice: {errno}");
+                self.end();
+            }
+        }
+        false
+    }
+
+    /// Reads what the socket has, as far as there is room.
+    fn receive(&mut self, socket: BorrowedFd<'_>, room: Range<usize>) -> bool {
+        match self.arena.recv(socket, room.clone()) {
             Ok(0) => self.end(),
             Ok(bytes) => {
                 self.unread.end += bytes;
                 self.drained = bytes < room.len();
+                return true;
             }
             Err(Errno::AGAIN | Errno::INTR) => self.drained = true,
             Err(errno) => {
@@ -141,21 +257,52 @@ impl Incoming {
                 self.end();
             }
         }
+        false
+    }
+
+    /// Reads the tail of the lent frame to its place.
+    fn read_tail(&mut self) {
+        while !self.last.tail.is_empty() {
+            match self.backlog.read(&self.arena, self.last.tail.clone()) {
+                Ok(bytes @ 1..) => self.last.tail.start += bytes,
+                failed => {
+                    log::debug!("client socket: pipe: {failed:?}");
+                    return self.end();
+                }
+            }
+        }
     }
 }
 
-// SAFETY: the arena is never freed; the places of lent frames are written by `read` only, which takes
-// this half through `&mut`.
+// SAFETY: the arena is never freed; the places of lent frames are written by `take` only, but for the
+// place of a tail, which is part of no piece until `fetch_tail` has filled it.
 unsafe impl FromGuest for Incoming {
     fn take(&mut self, batch: &mut FromGuestBatch) {
         self.fill(batch);
-        if batch.is_empty() {
-            self.read();
+        while batch.is_empty() && self.advance() {
             self.fill(batch);
         }
     }
 
-    fn release(&mut self) {}
+    fn send_tail(&mut self, socket: BorrowedFd<'_>, bytes: Range<u32>) -> Result<u32, Errno> {
+        self.shape.on_head(bytes.start);
+        let Found { resident, tail } = &mut self.last;
+        let wanted = (bytes.end as usize).saturating_sub(resident.len()).min(tail.len());
+        let moved = self.backlog.drain(socket, wanted)?;
+        tail.start += moved;
+        Ok(moved as u32)
+    }
+
+    fn fetch_tail(&mut self) -> GuestIovec {
+        self.shape.on_surprise();
+        let place = self.last.tail.clone();
+        self.read_tail();
+        self.arena.lend(place)
+    }
+
+    fn release(&mut self) {
+        self.read_tail();
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +320,7 @@ mod tests {
 
     fn take_all(incoming: &mut Incoming) -> Result<Vec<Vec<u8>>, BadLength> {
         let mut found = Vec::new();
-        while let Some(place) = incoming.next_frame()? {
+        while let Some(Found { resident: place, .. }) = incoming.next_frame()? {
             let mut bytes = vec![0; place.len()];
             incoming.arena.read(place.start, &mut bytes);
             found.push(bytes);

@@ -7,7 +7,8 @@
 //! write may take half a frame.
 //!
 //! * [`Stream`] is the [`FramePort`](passt_frame::FramePort) that the loop drives: it owns
-//! * `Incoming`, which reads as much as there is into an arena and lends whole frames from it, and
+//! * `Incoming`, which reads as much as there is into an arena and lends whole frames from it, or, while
+//!   frames are large, reads no more than their heads and leaves the rest to the kernel, and
 //! * `Outgoing`, which hands out room in a second arena and writes all frames of a turn at once.
 //!
 //! The stream has no offloads: every frame is one packet of the guest's, with its checksum.
@@ -21,13 +22,17 @@
 //! * Nothing waits. What the kernel does not take stays in the arena until the socket is writable, and
 //!   until then there is no room: what is sent later waits where it comes from.
 //! * A frame that was started is finished before another begins.
-//! * Both arenas are reserved with the link, and moving frames allocates nothing.
+//! * Both arenas are reserved with the link, and moving frames allocates nothing. The pipe for large
+//!   frames is made when the first ones come, and closed with the client.
 //!
 //! # System calls
-//! After [`Stream::new`], for a seccomp list: recvfrom, sendto, shutdown, setsockopt, epoll_ctl, close.
+//! After [`Stream::new`], for a seccomp list: recvfrom, sendto, shutdown, setsockopt, epoll_ctl, close,
+//! and for the pipe pipe2, fcntl, splice, read.
 
+mod backlog;
 mod incoming;
 mod outgoing;
+mod shape;
 mod stream;
 mod tap;
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl From<Ignored> for DropReason {
 
 /// Copies `len` bytes of a frame from `offset` on.
 fn question(
-    lease: &FromGuestLease<'_>,
+    lease: &mut FromGuestLease<'_>,
     frame: usize,
     offset: usize,
     len: u32,
@@ -69,7 +69,7 @@ impl Engine {
 
     pub(super) fn dhcp(
         &mut self,
-        lease: &FromGuestLease<'_>,
+        lease: &mut FromGuestLease<'_>,
         index: usize,
         ip: &IpHead,
         out: &mut dyn ToGuest,
@@ -86,7 +86,7 @@ impl Engine {
 
     pub(super) fn dhcpv6(
         &mut self,
-        lease: &FromGuestLease<'_>,
+        lease: &mut FromGuestLease<'_>,
         index: usize,
         ip: &IpHead,
         out: &mut dyn ToGuest,
@@ -112,7 +112,7 @@ impl Engine {
 
     pub(super) fn ndp(
         &mut self,
-        lease: &FromGuestLease<'_>,
+        lease: &mut FromGuestLease<'_>,
         index: usize,
         ip: &IpHead,
         out: &mut dyn ToGuest,
@@ -176,7 +176,7 @@ impl Engine {
 
 /// The payload of a UDP datagram, checked against its length field.
 fn udp_question(
-    lease: &FromGuestLease<'_>,
+    lease: &mut FromGuestLease<'_>,
     index: usize,
     ip: &IpHead,
 ) -> Result<Question, DropReason> {

@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::{Errno, ToGuest};
+use passt_frame::{Errno, Pipe, ToGuest};
 
 use super::Engine;
 use super::listen::Arrival;
@@ -18,7 +18,6 @@ use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
 use crate::sys::batch::{Batch, STREAM_BYTES};
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
-use crate::sys::pipe::Pipe;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
 use crate::wire::DropReason;

@@ -42,7 +42,7 @@ impl Engine {
     /// A fragment of a UDP datagram from the guest; the last to arrive sends the datagram.
     pub(super) fn fragment_from_guest(
         &mut self,
-        lease: &FromGuestLease<'_>,
+        lease: &mut FromGuestLease<'_>,
         frame: usize,
         fragment: &Fragment,
     ) -> Result<(), DropReason> {

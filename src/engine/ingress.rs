@@ -29,7 +29,14 @@ impl Engine {
         let Some(mut lease) = FromGuestLease::take(from, batch) else { return false };
         let mut runs = Runs::default();
         for index in 0..lease.frames().len() {
-            if let Err(reason) = self.frame(&mut lease, index, &mut runs, out) {
+            let mut done = self.frame(&mut lease, index, &mut runs, out);
+            // Headers that are longer than the link has expected, perhaps.
+            if matches!(done, Err(DropReason::Truncated | DropReason::HeadersTooLong))
+                && lease.fetch(index)
+            {
+                done = self.frame(&mut lease, index, &mut runs, out);
+            }
+            if let Err(reason) = done {
                 self.outbox.drops.count(reason);
                 log::trace!("frame from guest dropped: {}", reason.name());
             }

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use passt_frame::Errno;
+use passt_frame::{Errno, Pipe};
 use rustix::event::epoll::EventFlags;
 use rustix::net as rnet;
 
@@ -18,7 +18,6 @@ use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
 use crate::limits::SPLICE_ACTIONS_PER_TURN;
 use crate::sys::batch::{Batch, STREAM_BYTES};
-use crate::sys::pipe::Pipe;
 use crate::sys::stream;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;

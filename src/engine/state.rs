@@ -3,11 +3,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use passt_frame::Pipe;
 use rustix::net::sockopt;
 
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
-use crate::sys::pipe::Pipe;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
 

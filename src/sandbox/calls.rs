@@ -82,6 +82,9 @@ const COMMON: &[Call] = &[
     any(libc::SYS_sendto),
     any(libc::SYS_sendmsg),
     any(libc::SYS_sendmmsg),
+    // Bulk that is not copied: past the tap device, and out of the stream socket.
+    any(libc::SYS_splice),
+    any(libc::SYS_pipe2),
     // Descriptors.
     any(libc::SYS_close),
     // In the background standard error is replaced last.
@@ -149,13 +152,8 @@ const PASST: &[Call] = &[
     checked(libc::SYS_socketpair, 0, Check::Equals(libc::AF_UNIX as u32)),
 ];
 
-/// pasta: what passes the tap device by, the command's end, and whether the namespace is there.
-const PASTA: &[Call] = &[
-    any(libc::SYS_splice),
-    any(libc::SYS_pipe2),
-    any(libc::SYS_waitid),
-    checked(libc::SYS_openat, 2, PATH_ONLY),
-];
+/// pasta: the command's end, and whether the namespace is there.
+const PASTA: &[Call] = &[any(libc::SYS_waitid), checked(libc::SYS_openat, 2, PATH_ONLY)];
 
 /// The process that makes sockets in pasta's namespace.
 const SOCKET_MAKER: &[Call] = &[

@@ -3,12 +3,11 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use passt_frame::message;
+use passt_frame::{Pipe, message};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::datagram::{Burst, control_messages, segment_size};
-use super::pipe::Pipe;
 use super::socket::last_errno;
 use crate::limits::DATAGRAM_BATCH as BATCH;
 

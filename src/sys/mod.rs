@@ -12,7 +12,6 @@ pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;
 pub mod neighbours;
-pub mod pipe;
 pub mod process;
 pub mod seccomp;
 pub mod sock_diag;

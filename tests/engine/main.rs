@@ -18,6 +18,7 @@ mod neighbours;
 mod packet;
 mod services;
 mod slot_port;
+mod tails;
 mod tap;
 mod tcp;
 mod worker;

@@ -58,18 +58,28 @@ impl Rig {
         events
     }
 
+    /// Calls `visit` for each batch that can be taken; returns how many there were.
+    pub fn leases(&mut self, visit: &mut dyn FnMut(&mut FromGuestLease<'_>)) -> usize {
+        let (from_guest, _) = self.stream.halves();
+        let mut batches = 0;
+        while let Some(mut lease) = FromGuestLease::take(from_guest, &mut self.batch) {
+            visit(&mut lease);
+            batches += 1;
+        }
+        batches
+    }
+
     /// Calls `visit` for each frame that can be taken, with its length and head, and its bytes if
     /// `whole` has room for them.
     pub fn take(&mut self, whole: &mut [u8], visit: &mut dyn FnMut(&[u8])) {
-        let (from_guest, _) = self.stream.halves();
-        while let Some(lease) = FromGuestLease::take(from_guest, &mut self.batch) {
+        self.leases(&mut |lease| {
             for frame in 0..lease.frames().len() {
                 let len = lease.frames()[frame].len;
                 let copied = lease.copy_out(Part { frame, offset: 0, len }, whole);
                 assert_eq!(copied, len as usize);
                 visit(&whole[..copied]);
             }
-        }
+        });
     }
 
     /// Commits a frame of `header` and `payload`; false without room.

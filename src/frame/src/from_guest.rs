@@ -1,5 +1,10 @@
 //! Frames from the guest: a batch filled by a link, and the lease on it.
+//!
+//! Of the last frame of a batch a link may keep the tail where the kernel can move it to a stream socket
+//! without copying it. The lease does so where all that is asked for is that; whatever else wants to
+//! see bytes of the tail, an observer among them, makes the lease bring it into memory first.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::to_guest::last_errno;
@@ -17,12 +22,25 @@ pub struct FromGuestFrame {
     pub meta: FrameMeta,
     first: usize,
     count: usize,
+    /// The last bytes of the frame, which the link has not brought into memory.
+    tail: u32,
 }
 
 impl FromGuestFrame {
-    /// The private copy of the frame's first bytes: [`HEAD_BYTES`], or all of a shorter frame.
+    /// The private copy of the frame's first bytes: [`HEAD_BYTES`], all of a shorter frame, or less
+    /// until [`FromGuestLease::fetch`].
     pub fn head(&self) -> &[u8] {
-        &self.head[..HEAD_BYTES.min(self.len as usize)]
+        &self.head[..HEAD_BYTES.min(self.resident() as usize)]
+    }
+
+    /// Bytes in memory.
+    fn resident(&self) -> u32 {
+        self.len - self.tail
+    }
+
+    /// Whether bytes of the tail are among the first `end` of the frame.
+    fn lacks(&self, end: u32) -> bool {
+        self.tail > 0 && end > self.resident()
     }
 }
 
@@ -35,6 +53,13 @@ pub struct Part {
     pub offset: u32,
     /// Number of bytes.
     pub len: u32,
+}
+
+impl Part {
+    /// Offset of the first byte behind it.
+    fn end(&self) -> u32 {
+        self.offset.saturating_add(self.len)
+    }
 }
 
 /// Up to [`MAX_FRAMES`] frames. Allocated once and used again.
@@ -78,27 +103,48 @@ impl FromGuestBatch {
         }
     }
 
-    /// For a link: whether a frame of `pieces` iovecs still fits.
+    /// For a link: whether a frame of `pieces` iovecs still fits. None does behind a tail.
     pub fn has_room(&self, pieces: usize) -> bool {
-        self.frames.len() < MAX_FRAMES && self.iovecs.len() + pieces <= MAX_FROM_GUEST_IOVECS
+        self.frames.len() < MAX_FRAMES
+            && self.iovecs.len() + pieces <= MAX_FROM_GUEST_IOVECS
+            && self.frames.last().is_none_or(|frame| frame.tail == 0)
     }
 
     /// For a link: adds a frame made of `pieces` and copies its head. False, and nothing added, when
     /// the batch has no room.
     pub fn add_frame(&mut self, pieces: &[GuestIovec], meta: FrameMeta) -> bool {
-        if !self.has_room(pieces.len()) {
+        self.add_frame_with_tail(pieces, 0, meta)
+    }
+
+    /// For a link: adds a frame that begins with `pieces` and ends with `tail` bytes that are not in
+    /// memory (see [`FromGuest`]). False, and nothing added, when the batch has no room.
+    pub fn add_frame_with_tail(
+        &mut self,
+        pieces: &[GuestIovec],
+        tail: u32,
+        meta: FrameMeta,
+    ) -> bool {
+        if !self.has_room(pieces.len() + usize::from(tail > 0)) {
             return false;
         }
-        let mut head = [0; HEAD_BYTES];
-        let (mut filled, mut len) = (0, 0u32);
-        for piece in pieces {
-            filled += piece.copy_out(&mut head[filled..]);
-            len = len.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
-        }
+        let resident = pieces.iter().fold(0u32, |sum, piece| {
+            sum.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX))
+        });
         let first = self.iovecs.len();
         self.iovecs.extend_from_slice(pieces);
-        self.frames.push(FromGuestFrame { head, len, meta, first, count: pieces.len() });
+        let head = copy_head(pieces);
+        let (len, count) = (resident.saturating_add(tail), pieces.len());
+        self.frames.push(FromGuestFrame { head, len, meta, first, count, tail });
         true
+    }
+
+    /// The tail of the last frame is in memory now, in `piece`.
+    fn add_tail(&mut self, piece: GuestIovec) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        self.iovecs.push(piece);
+        frame.count += 1;
+        frame.tail = 0;
+        frame.head = copy_head(&self.iovecs[frame.first..]);
     }
 
     /// Number of frames.
@@ -111,9 +157,32 @@ impl FromGuestBatch {
         self.frames.is_empty()
     }
 
+    /// The tail of the last frame was moved on: the frame ends where memory does.
+    fn forget_tail(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.len = frame.resident();
+            frame.tail = 0;
+        }
+    }
+
     fn clear(&mut self) {
         self.frames.clear();
         self.iovecs.clear();
+    }
+
+    /// Whether bytes of a tail are among `parts`.
+    fn lacks(&self, parts: &[Part]) -> bool {
+        parts.iter().any(|part| self.frames[part.frame].lacks(part.end()))
+    }
+
+    /// What of `parts` belongs to the frame with the tail, if all but the tail is in memory and the
+    /// tail is what comes last.
+    fn ends_in_tail(&self, parts: &[Part]) -> Option<Range<u32>> {
+        let (last, before) = parts.split_last()?;
+        let frame = &self.frames[last.frame];
+        let fits = frame.lacks(last.end()) && last.end() <= frame.len;
+        let whole = last.offset <= frame.resident() && !self.lacks(before);
+        (fits && whole).then(|| last.offset..last.end())
     }
 
     /// Collects the pieces of `parts` for one system call. False when it stopped at the kernel's
@@ -141,6 +210,15 @@ impl FromGuestBatch {
     }
 }
 
+/// The first bytes of `pieces`.
+fn copy_head(pieces: &[GuestIovec]) -> [u8; HEAD_BYTES] {
+    let (mut head, mut filled) = ([0; HEAD_BYTES], 0);
+    for piece in pieces {
+        filled += piece.copy_out(&mut head[filled..]);
+    }
+    head
+}
+
 /// A batch of frames from the guest. Its buffers are released in order when it is dropped.
 pub struct FromGuestLease<'a> {
     port: &'a mut dyn FromGuest,
@@ -152,10 +230,12 @@ impl<'a> FromGuestLease<'a> {
     pub fn take(port: &'a mut dyn FromGuest, batch: &'a mut FromGuestBatch) -> Option<Self> {
         batch.clear();
         port.take(batch);
-        batch.show();
-        let empty = batch.is_empty();
-        let lease = Self { port, batch };
-        if empty { None } else { Some(lease) }
+        let mut lease = Self { port, batch };
+        if lease.batch.observer.is_some() {
+            lease.fetch_tail();
+            lease.batch.show();
+        }
+        if lease.batch.is_empty() { None } else { Some(lease) }
     }
 
     /// The frames, in the order in which the guest sent them.
@@ -163,8 +243,31 @@ impl<'a> FromGuestLease<'a> {
         &self.batch.frames
     }
 
+    /// Brings all of a frame into memory; its head is complete then. False if it was.
+    pub fn fetch(&mut self, frame: usize) -> bool {
+        self.batch.frames[frame].tail > 0 && self.fetch_tail()
+    }
+
+    /// Brings the tail of the last frame into memory; false if there is none.
+    fn fetch_tail(&mut self) -> bool {
+        let missing = self.batch.frames.last().is_some_and(|frame| frame.tail > 0);
+        if missing {
+            let piece = self.port.fetch_tail();
+            self.batch.add_tail(piece);
+        }
+        missing
+    }
+
+    /// Brings the tail into memory if bytes of it are among `parts`.
+    fn fetch_for(&mut self, parts: &[Part]) {
+        if self.batch.lacks(parts) {
+            self.fetch_tail();
+        }
+    }
+
     /// Copies the bytes of `part` to private memory; returns how many there were.
-    pub fn copy_out(&self, part: Part, bytes: &mut [u8]) -> usize {
+    pub fn copy_out(&mut self, part: Part, bytes: &mut [u8]) -> usize {
+        self.fetch_for(&[part]);
         let frame = &self.batch.frames[part.frame];
         let (mut skip, mut done) = (part.offset as usize, 0);
         let len = bytes.len().min(part.len as usize);
@@ -177,13 +280,36 @@ impl<'a> FromGuestLease<'a> {
     }
 
     /// Sends the bytes of `parts` to a stream socket with one sendmsg(2), straight from the guest's
-    /// buffers. Returns how many bytes the kernel took.
+    /// buffers, or from where the link has them. Returns how many bytes the kernel took. What it did
+    /// not take of a tail is gone; the guest still has it.
     ///
     /// # Errors
-    /// What sendmsg(2) reports.
+    /// What sendmsg(2) reports, or what moves the tail.
     pub fn send_stream(&mut self, socket: BorrowedFd<'_>, parts: &[Part]) -> Result<u32, Errno> {
-        self.batch.gather(parts);
-        self.send(socket, None)
+        let tail = self.batch.ends_in_tail(parts);
+        if tail.is_none() {
+            self.fetch_for(parts);
+        }
+        let all = self.batch.gather(parts);
+        let Some(tail) = tail.filter(|_| all) else {
+            return self.send(socket, None, 0);
+        };
+        let resident = self.batch.call.iter().map(GuestIovec::len).sum::<usize>();
+        let sent = match resident {
+            0 => 0,
+            _ => self.send(socket, None, libc::MSG_MORE)?,
+        };
+        if (sent as usize) < resident {
+            return Ok(sent);
+        }
+        match self.port.send_tail(socket, tail) {
+            Ok(moved) => {
+                self.batch.forget_tail();
+                Ok(sent + moved)
+            }
+            Err(_) if sent > 0 => Ok(sent),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Sends the bytes of `parts`, one behind the other, to a connected socket: as one datagram, or as
@@ -198,21 +324,27 @@ impl<'a> FromGuestLease<'a> {
         parts: &[Part],
         segment: Option<u16>,
     ) -> Result<u32, Errno> {
+        self.fetch_for(parts);
         if !self.batch.gather(parts) {
             return Err(Errno::MSGSIZE);
         }
-        self.send(socket, segment)
+        self.send(socket, segment, 0)
     }
 
-    /// Sends the pieces that were gathered.
-    fn send(&mut self, socket: BorrowedFd<'_>, segment: Option<u16>) -> Result<u32, Errno> {
+    /// Sends the pieces that were gathered, with `more` flags.
+    fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        segment: Option<u16>,
+        more: libc::c_int,
+    ) -> Result<u32, Errno> {
         let pieces = &mut self.batch.call;
         let mut header = message::header(pieces.as_mut_ptr().cast(), pieces.len());
         let mut control = segment.map(SegmentControl::new);
         if let Some(control) = &mut control {
             message::set_control(&mut header, &raw mut *control, size_of::<SegmentControl>());
         }
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
         // SAFETY: the pieces are mapped while the lease lives; the control message is a live local.
         let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
         u32::try_from(n).map_err(|_| last_errno())

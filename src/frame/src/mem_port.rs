@@ -1,11 +1,15 @@
 //! A link in memory, for tests of the engine: frames are byte vectors, and the way to the guest and
-//! back can lose, duplicate and reorder by seed. It checks what a real link takes for granted.
+//! back can lose, duplicate and reorder by seed. Frames from the guest can have tails. It checks what a real link takes for granted.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::{SendFlags, send};
 
 use crate::{
-    Caps, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec, PortEvents,
-    ToGuest, ToGuestList,
+    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec,
+    PortEvents, ToGuest, ToGuestList,
 };
 
 /// How often, in 1/256, a frame is mistreated.
@@ -42,6 +46,10 @@ struct Incoming {
     lent: Vec<Vec<u8>>,
     /// Where each frame is cut in two pieces; `None` for a third of its length.
     cut: Option<usize>,
+    /// What is behind so many bytes of a frame is its tail.
+    tail_at: Option<usize>,
+    /// Where the tail of the last frame that is lent begins; `None` when it was sent or fetched.
+    tail: Option<usize>,
 }
 
 /// A link in memory.
@@ -92,6 +100,11 @@ impl MemPort {
     /// Cuts each frame from the guest in two pieces behind its first `bytes` bytes from now on.
     pub fn cut_at(&mut self, bytes: usize) {
         self.incoming.cut = Some(bytes);
+    }
+
+    /// Keeps what is behind the first `bytes` bytes of each frame from the guest as its tail from now on.
+    pub fn keep_tails(&mut self, bytes: usize) {
+        self.incoming.tail_at = Some(bytes);
     }
 
     /// The guest sends a frame.
@@ -199,14 +212,34 @@ unsafe impl FromGuest for Incoming {
             let Some((mut frame, meta)) = self.waiting.pop_front() else { return };
             // SAFETY: the heap block does not move with the Vec, and is not referenced while lent.
             let whole = unsafe { GuestIovec::new(frame.as_mut_ptr(), frame.len()) };
+            self.tail = self.tail_at.filter(|&at| at < frame.len());
+            let (whole, tail) = whole.split_at(self.tail.unwrap_or(frame.len()));
             let (head, rest) = whole.split_at(self.cut.unwrap_or(frame.len() / 3));
-            batch.add_frame(&[head, rest], meta);
+            batch.add_frame_with_tail(&[head, rest], tail.len() as u32, meta);
             self.lent.push(frame);
         }
     }
 
+    fn send_tail(&mut self, socket: BorrowedFd<'_>, bytes: Range<u32>) -> Result<u32, Errno> {
+        let (Some(at), Some(frame)) = (self.tail, self.lent.last()) else {
+            return Err(Errno::INVAL);
+        };
+        assert!(bytes.start as usize <= at && at < bytes.end as usize, "{bytes:?}, tail at {at}");
+        let wanted = &frame[at..bytes.end as usize];
+        let sent = send(socket, wanted, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        self.tail = None;
+        Ok(sent as u32)
+    }
+
+    fn fetch_tail(&mut self) -> GuestIovec {
+        let (at, frame) = self.tail.take().zip(self.lent.last_mut()).expect("there is a tail");
+        // SAFETY: the frame is lent until `release`.
+        unsafe { GuestIovec::new(frame.as_mut_ptr().add(at), frame.len() - at) }
+    }
+
     fn release(&mut self) {
         self.lent.clear();
+        self.tail = None;
     }
 }
 

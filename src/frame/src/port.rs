@@ -1,9 +1,11 @@
 //! The traits a link implements. They are object-safe: two to four virtual calls a batch cost
 //! nothing next to one system call, and the engine is compiled once.
 
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::{Caps, FrameDone, FromGuestBatch, ToGuestList};
+use crate::{Caps, Errno, FrameDone, FromGuestBatch, GuestIovec, ToGuestList};
 
 /// The half of a link that carries frames to the guest.
 ///
@@ -30,15 +32,36 @@ pub unsafe trait ToGuest {
 
 /// The half of a link that carries frames from the guest.
 ///
+/// The last frame of a batch may have a *tail* that is not in memory: the link has it, whole, where
+/// the kernel can move it from without copying
+/// ([`FromGuestBatch::add_frame_with_tail`]). A link that adds none needs neither of the methods about it.
+///
 /// # Safety
-/// Every iovec that `take` pushes must stay mapped and readable until `release` or until this
-/// half is next used through `&mut`.
+/// Every iovec that `take` pushes, and that of `fetch_tail`, must stay mapped and readable until
+/// `release` or `take` is called.
 pub unsafe trait FromGuest {
     /// Moves waiting frames into `batch`, until it is full or none is left but those that an event will
     /// report.
     fn take(&mut self, batch: &mut FromGuestBatch);
 
-    /// Gives the buffers of all taken frames back, in order.
+    /// Moves the tail to a stream socket, as far as the socket takes it and up to the end of `bytes`,
+    /// which are offsets in the frame; returns how many bytes it took. What the socket has not taken
+    /// is lost. `bytes` begins where what is sent of this frame begins: at the start of the tail, or
+    /// before it. Not called twice for a tail, unless it failed, nor after `fetch_tail`.
+    ///
+    /// # Errors
+    /// What the kernel reports; the tail is whole then.
+    fn send_tail(&mut self, socket: BorrowedFd<'_>, bytes: Range<u32>) -> Result<u32, Errno> {
+        let _ = (socket, bytes);
+        Err(Errno::OPNOTSUPP)
+    }
+
+    /// Brings the whole tail into memory. Not called after `send_tail` unless that failed.
+    fn fetch_tail(&mut self) -> GuestIovec {
+        GuestIovec::EMPTY
+    }
+
+    /// Gives the buffers of all taken frames back, in order, and skips what is left of a tail.
     fn release(&mut self);
 }
 

@@ -84,11 +84,13 @@ impl Host {
     pub fn take_unflushed(&mut self) -> Vec<(Vec<u8>, FrameMeta)> {
         let mut frames = Vec::new();
         let (from_guest, _) = self.device.halves();
-        if let Some(lease) = FromGuestLease::take(from_guest, &mut self.batch) {
-            for (index, frame) in lease.frames().iter().enumerate() {
-                let mut bytes = vec![0; frame.len as usize];
-                let part = Part { frame: index, offset: 0, len: frame.len };
-                assert_eq!(lease.copy_out(part, &mut bytes), bytes.len());
+        if let Some(mut lease) = FromGuestLease::take(from_guest, &mut self.batch) {
+            for index in 0..lease.frames().len() {
+                let len = lease.frames()[index].len;
+                let mut bytes = vec![0; len as usize];
+                let copied = lease.copy_out(Part { frame: index, offset: 0, len }, &mut bytes);
+                assert_eq!(copied, bytes.len());
+                let frame = &lease.frames()[index];
                 assert_eq!(frame.head(), &bytes[..bytes.len().min(128)]);
                 frames.push((bytes, frame.meta));
             }

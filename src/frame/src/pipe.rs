@@ -2,10 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
+
+use crate::Errno;
 
 /// What a pipe has without asking, unless the user's quota is used up.
 const LEAST_BYTES: u32 = 64 * 1024;
@@ -61,6 +62,13 @@ impl Pipe {
     /// `AGAIN` when the socket is full, else what splice(2) reports.
     pub fn drain(&self, to: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
         transfer(self.read.as_fd(), to, bytes)
+    }
+}
+
+impl AsFd for Pipe {
+    /// The end to read from, for what is to be copied out of the pipe.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
     }
 }
 
