@@ -330,6 +330,27 @@ fn who_connects_when_another_has_left_is_not_refused() {
     }
 }
 
+#[test]
+fn who_reads_no_more_but_stays_makes_room_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut worker = worker(Protocols::Any, Some(UnixListener::bind(&path).unwrap()));
+    let question = with_length(&arp_request());
+    for said in [&[][..], &question, &request(1)] {
+        let mut deaf = UnixStream::connect(&path).unwrap();
+        deaf.write_all(said).unwrap();
+        turns(&mut worker);
+        deaf.shutdown(std::net::Shutdown::Read).unwrap();
+        let mut next = UnixStream::connect(&path).unwrap();
+        next.write_all(&question).unwrap();
+        turns(&mut worker);
+        assert!(waiting_frames(&mut next).iter().any(|frame| is_arp_reply(frame)), "{said:?}");
+        assert!(deaf.write_all(&question).is_err(), "the one before is gone");
+        leave(&next);
+        turns(&mut worker);
+    }
+}
+
 /// The program as a child; killed when a test fails.
 struct Program {
     child: Child,

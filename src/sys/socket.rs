@@ -88,11 +88,17 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| rc == 0 && *pid != 0)
 }
 
-/// Whether the peer of a connected unix stream socket has closed it. Sending nothing tells: it fails
-/// then, whatever the peer has left to be read, and has no effect otherwise.
+/// Whether the peer of a connected unix stream socket has closed it, or reads no more. Sending nothing
+/// tells: it fails then, whatever the peer has left to be read, and has no effect otherwise. The connection
+/// ends with that, so that an event says so behind what is left to be read.
 pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    matches!(net::send(socket, &[], flags), Err(Errno::PIPE | Errno::CONNRESET))
+    let gone = matches!(net::send(socket, &[], flags), Err(Errno::PIPE | Errno::CONNRESET));
+    if gone {
+        // Fails only if the peer has closed it, and that is an event already.
+        let _ = net::shutdown(socket, net::Shutdown::Both);
+    }
+    gone
 }
 
 /// The address with a v4-mapped one as IPv4: what a dual-stack socket reports.
