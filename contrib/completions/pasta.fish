@@ -47,7 +47,7 @@ complete -c pasta -n __fish_pasta_has_no_command -s n -l netmask -d 'IPv4 mask o
 complete -c pasta -n __fish_pasta_has_no_command -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r -f
-complete -c pasta -n __fish_pasta_has_no_command -s H -l hostname -d 'Host name of COMMAND, and to hand out by DHCP; default: unchanged' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -s H -l hostname -d 'Host name of COMMAND, by default pasta- and the host\'s, and to hand out by DHCP' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f

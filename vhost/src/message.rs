@@ -49,7 +49,9 @@ pub enum FramingError {
     #[error("connection closed within a message")]
     Cut,
     /// The size field is larger than any message.
-    #[error("message of {0} bytes")]
+    #[error(
+        "message of {0} bytes: that is not vhost-user (for QEMU's -netdev stream, start without --vhost-user)"
+    )]
     TooLarge(u32),
     /// More descriptors than any message carries.
     #[error("more than {MAX_FDS} descriptors with one message")]

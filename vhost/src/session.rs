@@ -61,7 +61,10 @@ pub enum Violation {
     #[error("ring {0} runs")]
     Running(usize),
     /// The addresses of a ring are not aligned or not in memory.
-    #[error("ring {0} is outside of memory or not aligned")]
+    #[error(
+        "ring {0} is not aligned, or not in the memory that the front-end shares (QEMU: a memory object \
+         with share=on, as memory-backend of the machine)"
+    )]
     BadAddress(usize),
     /// A kick descriptor is missing or unusable.
     #[error("ring {0}: unusable descriptor: {1}")]

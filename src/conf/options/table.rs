@@ -324,7 +324,9 @@ const ADDRESSES: &[Definition] = &[
         NAME,
         "Host name to hand out by DHCP; default: none",
     )
-    .help_in_pasta("Host name of COMMAND, and to hand out by DHCP; default: unchanged"),
+    .help_in_pasta(
+        "Host name of COMMAND, by default pasta- and the host's, and to hand out by DHCP",
+    ),
     text(
         None,
         "fqdn",
