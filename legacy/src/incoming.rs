@@ -171,13 +171,18 @@ impl Incoming {
         self.unread.end..self.arena.len()
     }
 
-    /// Gets more of the stream, one step nearer to the arena: from the backlog, or from the socket. False
-    /// if there is nothing to be had.
+    /// Gets the next frame nearer to being there: to where it has room, from the backlog to the arena, or
+    /// out of the socket. False if there is nothing to be had.
     fn advance(&mut self) -> bool {
         if self.ended {
             return false;
         }
+        let moved = self.unread.start > 0;
         let room = self.make_room();
+        if moved && !self.unread.is_empty() && !self.backlog.is_empty() {
+            // The frame may be there but for its place, which the arena ended before.
+            return true;
+        }
         let wanted = self.wanted().saturating_sub(self.unread.len()).min(room.len());
         if wanted > 0 && !self.backlog.is_empty() {
             return self.read_backlog(wanted);
@@ -307,6 +312,10 @@ unsafe impl FromGuest for Incoming {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use passt_frame::FromGuestLease;
+
     use super::*;
     use crate::testing::{encoded, frame};
 
@@ -356,6 +365,29 @@ mod tests {
             }
             assert_eq!(found, frames, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_frame_that_was_too_close_to_the_end_of_the_arena_needs_no_event_to_be_lent() {
+        // More than the arena holds is in the backlog when small frames have made all be read from there.
+        let large = frame(60_000, 6);
+        let count = ARENA_BYTES / (PREFIX_BYTES + large.len()) + 1;
+        let (mut client, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut incoming = Incoming::new();
+        assert!(incoming.backlog.is_usable());
+        for _ in 0..count {
+            client.write_all(&encoded(std::slice::from_ref(&large))).unwrap();
+            while incoming.backlog.fill(ours.as_fd()).is_ok() {}
+        }
+        assert!(incoming.backlog.len() > ARENA_BYTES);
+        let mut batch = FromGuestBatch::new();
+        let mut found = 0;
+        while let Some(lease) = FromGuestLease::take(&mut incoming, &mut batch) {
+            found += lease.frames().len();
+            assert!(lease.frames().iter().all(|frame| frame.len == 60_000));
+        }
+        assert_eq!(found, count);
     }
 
     #[test]
