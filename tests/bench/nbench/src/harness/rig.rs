@@ -374,9 +374,12 @@ impl Setup<'_> {
         let mut relay = Task::start("relay", command, &self.log)?;
         relay.wait_line("ready", START)?;
         let mtu = self.cell.mtu;
+        // A virtual machine's driver waits for room. A tap device loses what its queue does not hold, which
+        // at a small MTU by default is less than a window.
+        let queue = "txqueuelen 10000";
         let mut configure = world::in_net(&net, "sh");
         configure.arg("-euc").arg(format!(
-            "echo 0 >/proc/sys/net/ipv6/conf/{TAP}/accept_ra; ip link set {TAP} mtu {mtu} up
+            "echo 0 >/proc/sys/net/ipv6/conf/{TAP}/accept_ra; ip link set {TAP} mtu {mtu} {queue} up
              ip addr add {HOST4}/24 dev {TAP}; ip route add default via {GATEWAY4}
              ip -6 addr add {HOST6}/64 dev {TAP} nodad; ip -6 route add default via {GATEWAY6}"
         ));
