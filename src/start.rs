@@ -52,7 +52,10 @@ pub enum StartError {
     #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another --socket")]
     SocketPath(PathBuf),
     /// The client socket could not be made.
-    #[error("Failed to bind UNIX domain socket: {source}: {path}: choose another --socket")]
+    #[error(
+        "Failed to bind UNIX domain socket: {source}: {path}: choose another --socket, where you may make \
+         files and replace what is there"
+    )]
     Bind {
         /// Where.
         path: PathBuf,

@@ -146,7 +146,10 @@ impl ConfError {
     /// The cure of what is always cured in the same way.
     fn fixed_cure(&self) -> &'static str {
         match self {
-            Self::OutOfPlace(_) => "Leave it out, or start the program in that mode",
+            Self::OutOfPlace(_) => {
+                "Leave it out, or start the program in that mode: under the name of pasta or passt, or \
+                 with --vhost-user"
+            }
             Self::Pasta(_) => "Leave one of them out",
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
             Self::Pid(_) => "Give the id of a process, or a command",
@@ -176,7 +179,8 @@ impl ConfError {
             Self::PortSpecifier(ports) => format!(
                 "Invalid port specifier {ports} in --{option} {spec}: ports are given as \
                  [[ADDR][%IF]/]PORT[-PORT][:[ADDR/]PORT[-PORT]],... with ports up to 65535 and \
-                 ranges of one length; ~PORT excludes; all, auto and none are words"
+                 ranges of one length; an address comes first and ends with /, as in \
+                 127.0.0.1/2222:22; ~PORT excludes; all, auto and none are words"
             ),
             Self::Rule { warning: RuleError::Conflict(_), .. } => format!(
                 "Overlapping port specifier in --{option} {spec}: a port leads to one place only; \

@@ -101,8 +101,14 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     }
     let error = command.exec();
     let program = command.get_program().display();
-    log::error!("Failed to start command or shell: {error}: {program}");
+    let cure = if names_process(plan.words) { ": options stand before the PID" } else { "" };
+    log::error!("Failed to start command or shell: {error}: {program}{cure}");
     ExitCode::FAILURE
+}
+
+/// Whether what was taken for a command begins with the id of a process.
+fn names_process(words: &[OsString]) -> bool {
+    words.first().and_then(|word| word.to_str()).is_some_and(|word| word.parse::<u32>().is_ok())
 }
 
 fn command(words: &[OsString]) -> Command {

@@ -252,7 +252,12 @@ pub(super) fn addresses_and_routes(
     let netlink = Netlink::new().map_err(|error| format!("netlink: {error}"))?;
     let index = interface.index;
     let v6 = network.v6.is_some();
-    let no_link_local = |error| format!("Couldn't set link-local address: {error}");
+    let no_link_local = |error| {
+        format!(
+            "Couldn't set link-local address: {error}: IPv6 wants an MTU of 1280 or more; --ipv4-only \
+             does without"
+        )
+    };
     if v6 {
         generate_addresses(&netlink, index, In6AddrGenMode::None).map_err(no_link_local)?;
     }

@@ -84,11 +84,17 @@ fn the_service_manager_of_pasta_is_not_its_own() {
 
 #[test]
 fn a_command_that_is_not_there_is_an_error_in_words() {
-    let mut command = unshare("n");
-    command.arg(env!("CARGO_BIN_EXE_pasta")).args(["--", "/nonexistent"]);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stderr).unwrap();
+    let told = |words: &[&str]| {
+        let mut command = unshare("n");
+        command.arg(env!("CARGO_BIN_EXE_pasta")).args(words);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = told(&["--", "/nonexistent"]);
     assert!(text.contains("Failed to start command or shell: No such file"), "{text}");
     assert!(!text.contains("os error"), "{text}");
+    assert!(!text.contains("the PID"), "{text}");
+    let text = told(&["4711", "--config-net"]);
+    assert!(text.contains("4711: options stand before the PID"), "{text}");
 }
