@@ -9,21 +9,8 @@ use std::os::unix::net::UnixStream;
 use passt_frame::{FramePort, LinkChange, MAX_FRAME_BYTES, PortEvents};
 use passt_legacy::AttachError;
 use proptest::prelude::*;
-use rig::{Rig, encoded, frame};
+use rig::{Rig, encoded, frame, receive};
 use rustix::net::sockopt;
-
-/// The frames of all events that are there.
-fn receive(rig: &mut Rig) -> Vec<Vec<u8>> {
-    let (mut whole, mut found) = (vec![0; 70_000], Vec::new());
-    while rig.turn().frames {
-        let before = found.len();
-        rig.take(&mut whole, &mut |frame| found.push(frame.to_vec()));
-        if found.len() == before {
-            break;
-        }
-    }
-    found
-}
 
 /// What the client can read now.
 fn readable(client: &mut UnixStream) -> Vec<u8> {

@@ -14,7 +14,7 @@ use passt_frame::{
     Errno, FramePort, FromGuestLease, HEAD_BYTES, LinkChange, MAX_FRAME_BYTES, Part, PortEvents,
 };
 use proptest::prelude::*;
-use rig::{Rig, encoded, frame};
+use rig::{Rig, encoded, frame, receive};
 use rustix::net::{Shutdown, shutdown, sockopt};
 
 /// Where the payload of a frame begins, if nothing else is said.
@@ -97,19 +97,6 @@ fn accustomed() -> (Rig, UnixStream, Sink) {
         assert!(sink.received() == frame(60_000, n)[PAYLOAD as usize..]);
     }
     (rig, client, sink)
-}
-
-/// The frames that can be taken, whole.
-fn receive(rig: &mut Rig) -> Vec<Vec<u8>> {
-    let (mut whole, mut found) = (vec![0; 70_000], Vec::new());
-    while rig.turn().frames {
-        let before = found.len();
-        rig.take(&mut whole, &mut |frame| found.push(frame.to_vec()));
-        if found.len() == before {
-            break;
-        }
-    }
-    found
 }
 
 #[test]

@@ -121,7 +121,7 @@ pub struct Engine {
     now: Timestamp,
     /// When the next acknowledgement has waited for long enough.
     ack_at: Option<Timestamp>,
-    /// This turn moved a piece of a bulk stream past the link.
+    /// This turn served a connection that moves bulk past the link.
     bulk: bool,
     expired: Expired,
 }
@@ -173,7 +173,7 @@ impl Engine {
         self.bulk = false;
     }
 
-    /// Whether the last turn moved a piece of a bulk stream past the link.
+    /// Whether the last turn served a connection that moves bulk past the link.
     fn moved_bulk(&self) -> bool {
         self.bulk
     }

@@ -125,7 +125,9 @@ impl Engine {
                 events.set(EventFlags::IN, readable);
                 if let Err(errno) = self.flows.watch_end(id, end, events) {
                     log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
-                    self.splice_mut(id).into_iter().for_each(|splice| splice.machine.on_failure());
+                    if let Some(splice) = self.splice_mut(id) {
+                        splice.machine.on_failure();
+                    }
                 }
             }
             Action::Close { .. } => {}

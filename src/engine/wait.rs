@@ -4,7 +4,7 @@
 //!
 //! That is worth it while nearly all waits end so soon, as in a quick exchange of questions and answers.
 //! One that does not costs [`MISS`] that did. Who has nothing to do does not poll; nor who was busy for long
-//! ([`POLL_AFTER`]), or moved bulk past the link: what comes while one sleeps then is taken together, which is
+//! ([`POLL_AFTER`]), or served bulk past the link: what comes while one sleeps then is taken together, which is
 //! cheaper; nor who has only one processor: nobody could answer meanwhile.
 
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 pub(super) struct LastTurn {
     /// When it began.
     pub began: Timestamp,
-    /// It moved a piece of a bulk stream past the link.
+    /// It served a connection that moves bulk past the link.
     pub bulk: bool,
 }
 

@@ -1,5 +1,7 @@
 //! A stream link, a loop that reports its events, and the client's end of the socket.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -106,4 +108,17 @@ pub fn frame(len: usize, seed: u8) -> Vec<u8> {
 pub fn encoded(frames: &[Vec<u8>]) -> Vec<u8> {
     let with_len = |frame: &Vec<u8>| [&(frame.len() as u32).to_be_bytes(), &frame[..]].concat();
     frames.iter().flat_map(with_len).collect()
+}
+
+/// The frames of all events that are there.
+pub fn receive(rig: &mut Rig) -> Vec<Vec<u8>> {
+    let (mut whole, mut found) = (vec![0; 70_000], Vec::new());
+    while rig.turn().frames {
+        let before = found.len();
+        rig.take(&mut whole, &mut |frame| found.push(frame.to_vec()));
+        if found.len() == before {
+            break;
+        }
+    }
+    found
 }
