@@ -22,11 +22,11 @@ pub const MAX_HALF_OPEN: usize = 1024;
 /// Connections accepted on one port of which the guest has not shown that it knows them. What comes faster
 /// than the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the
 /// guest's, which is shorter than any burst: half of the smallest backlog in wide use (128).
-pub const PLACES_PER_PORT: usize = 64;
+pub const ADMISSIONS_PER_PORT: usize = 64;
 
 /// How long a connection that is silent after its handshake counts as one of those: 256 such connections a
 /// second for each port, and time for a server that needs 4 ms to accept one.
-pub const PLACE_HELD: Duration = Duration::from_millis(250);
+pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
@@ -95,6 +95,9 @@ pub const UDP_RUN_DATAGRAMS: usize = 64;
 /// Payload of a datagram that is cheaper to copy than to handle alone: any that fits the MTU of the
 /// Internet.
 pub const SMALL_DATAGRAM_BYTES: u32 = 2048;
+
+/// Flows that have waited for room in the guest's buffers and are served in one turn, before others get theirs.
+pub const STARVED_PER_TURN: usize = 256;
 
 /// Actions of one TCP flow in one turn, before others get theirs.
 pub const ACTIONS_PER_TURN: usize = 32;

@@ -21,7 +21,7 @@ pub use command::Child;
 pub use configure::queue_frames;
 
 use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
-use crate::engine::Watch;
+use crate::engine::Source;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
 use crate::start::{NOTIFY_VARIABLE, StartError};
@@ -135,7 +135,7 @@ impl Namespace {
 ///
 /// # Errors
 /// [`StartError`] names the step.
-pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartError> {
+pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Source>>, StartError> {
     match &conf.target {
         Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
         Target::Join { .. } | Target::Spawn { .. } => Ok(None),

@@ -12,8 +12,8 @@ use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
 use crate::engine::{
-    Addressing, BypassConfig, Clients, End, Engine, LINK_BASE, Link, NamespaceLink, Protocols,
-    SocketLink, Worker,
+    BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
+    Protocols, Settings, Signals, SocketLink, Worker,
 };
 use crate::flow::network::{Mac, Network};
 use crate::pasta::{self, Child, Namespace, Spawned};
@@ -109,14 +109,14 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     };
-    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
     process::forget_start();
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     match end? {
-        End::Signal | End::ClientGone | End::Watch => Ok(ExitCode::SUCCESS),
+        Exit::Signal | Exit::ClientGone | Exit::Over => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -147,7 +147,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let mut worker = pasta_worker(&conf, device, bypass, limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
-        worker.watch(watch).map_err(system("epoll_ctl"))?;
+        worker.add(watch).map_err(system("epoll_ctl"))?;
     }
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Pasta)?;
@@ -155,7 +155,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     };
-    worker.end_on(ending_signals()?).map_err(system("epoll_ctl"))?;
+    worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Pasta)?;
     announcement.say()?;
     if let Some(child) = &mut child {
@@ -168,11 +168,11 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     pasta_code(end?, child.as_ref())
 }
 
-fn pasta_code(end: End, child: Option<&Child>) -> Result<ExitCode, StartError> {
-    match end {
-        End::Signal => Ok(ExitCode::SUCCESS),
-        End::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
-        End::Watch => {
+fn pasta_code(exit: Exit, child: Option<&Child>) -> Result<ExitCode, StartError> {
+    match exit {
+        Exit::Signal => Ok(ExitCode::SUCCESS),
+        Exit::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
+        Exit::Over => {
             let code = child.and_then(Child::status);
             Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
         }
@@ -217,13 +217,13 @@ fn bypass(
     namespace: &Namespace,
     device: Option<&pasta::Device>,
 ) -> Result<Option<BypassConfig>, StartError> {
-    let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
+    let Some(PastaConf { bypass, .. }) = &conf.pasta else { return Ok(None) };
     let filter = sandbox::socket_maker()?;
     let sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
     let sockets = Box::new(sockets);
     let interface = device.map_or(0, |device| device.index);
-    Ok(Some(BypassConfig { how: *bypass, sockets, outbound: outbound.clone(), interface }))
+    Ok(Some(BypassConfig { how: *bypass, sockets, interface }))
 }
 
 /// The loop with the tap device, if there is one.
@@ -249,7 +249,9 @@ fn pasta_worker(
         engine.on_link_up(out);
     }
     let clients = Clients { listener: None, one_off: true };
-    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
+    let mut worker = Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))?;
+    follow_neighbours(conf, &mut worker);
+    Ok(worker)
 }
 
 /// The engine with its open ports; `mac` is the guest's if it is known, `bypass` is pasta's.
@@ -260,24 +262,23 @@ fn engine(
     mac: Option<Mac>,
     bypass: Option<BypassConfig>,
 ) -> Result<Engine, StartError> {
-    let mut addressing =
-        Addressing::new(conf.network.clone(), conf.mapping.clone(), conf.rules.clone());
-    if let Some(mac) = mac {
-        addressing.learned.mac = mac;
-    }
-    let options = engine_options(conf, max_descriptors);
+    let outbound = conf.pasta.as_ref().map(|pasta| pasta.outbound.clone());
+    let view = NetView {
+        network: conf.network.clone(),
+        map: conf.mapping.clone(),
+        inbound: conf.rules.clone(),
+        outbound: outbound.unwrap_or_default(),
+    };
+    let settings = settings(conf, max_descriptors);
     let secret = process::random_bytes().map_err(system("getrandom"))?;
     let duid = duid(&conf.network);
     let now = crate::engine::monotonic_now();
-    let mut engine = Engine::new(epoll, addressing, options, secret, duid, now);
+    let mut engine = Engine::new(epoll, view, settings, secret, duid, now);
+    if let Some(mac) = mac {
+        engine.set_guest_mac(mac);
+    }
     if let Some(bypass) = bypass {
         engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
-    }
-    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
-    if let Err(errno) = engine.watch_neighbours(interfaces) {
-        log::warn!(
-            "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
-        );
     }
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
     if !engine.has_descriptors() {
@@ -287,6 +288,17 @@ fn engine(
         );
     }
     Ok(engine)
+}
+
+/// Has the guest see the Ethernet addresses of the host's neighbours.
+fn follow_neighbours<L: Link>(conf: &Conf, worker: &mut Worker<L>) {
+    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
+    let started = NeighbourWatch::start(worker.engine_mut(), interfaces);
+    if let Err(errno) = started.and_then(|watch| worker.add(Box::new(watch))) {
+        log::warn!(
+            "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
+        );
+    }
 }
 
 fn level(options: &Options) -> LevelFilter {
@@ -335,18 +347,20 @@ fn worker(
     let engine = engine(conf, epoll.clone(), max_descriptors, None, None)?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));
     let listener = match socket {
-        ClientSocket::Listening(listener, _) => Some(listener),
+        ClientSocket::Listening(listener, _) => Some(listener.into()),
         ClientSocket::Connected(stream) => {
-            link.attach_sole(stream).map_err(StartError::Other)?;
+            link.attach_sole(stream.into()).map_err(StartError::Other)?;
             None
         }
     };
     let clients = Clients { listener, one_off };
-    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
+    let mut worker = Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))?;
+    follow_neighbours(conf, &mut worker);
+    Ok(worker)
 }
 
-fn engine_options(conf: &Conf, max_descriptors: u64) -> crate::engine::Options {
-    crate::engine::Options {
+fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
+    Settings {
         tcp: start::tcp_config(),
         peek_offset_v4: stream::has_peek_offset(true),
         peek_offset_v6: stream::has_peek_offset(false),

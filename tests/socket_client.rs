@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use passt::conf::host::HostFacts;
 use passt::conf::{Command as Parsed, parse, resolve};
 use passt::engine::{
-    Addressing, Clients, Engine, Link, Options, Protocols, SocketLink, Worker, monotonic_now,
+    Clients, Engine, Link, NetView, Protocols, Settings, SocketLink, Worker, monotonic_now,
 };
+use passt::flow::fwd::RuleTable;
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use rustix::event::epoll;
@@ -37,7 +39,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
     let Ok(Parsed::Run(options)) = parse(words) else { panic!("the options are right") };
     let conf = resolve(*options, &HostFacts::default(), "", (32768, 60999)).unwrap();
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
-    let options = Options {
+    let settings = Settings {
         tcp: TcpConfig::default(),
         peek_offset_v4: false,
         peek_offset_v6: false,
@@ -47,10 +49,16 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         max_descriptors: 1024,
     };
     let duid = Duid::new(0, conf.network.our_mac);
-    let addressing = Addressing::new(conf.network, conf.mapping, conf.rules);
-    let engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, monotonic_now());
+    let view = NetView {
+        network: conf.network,
+        map: conf.mapping,
+        inbound: conf.rules,
+        outbound: RuleTable::default(),
+    };
+    let engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, monotonic_now());
     let device = passt_vhost::Config { mac: None, mtu: 1500 };
     let link = SocketLink::new(&epoll, device, protocols).unwrap();
+    let listener = listener.map(OwnedFd::from);
     Worker::new(epoll, link, engine, Clients { listener, one_off: false }).unwrap()
 }
 
@@ -165,7 +173,7 @@ fn arp_is_answered_wherever_its_frame_is_cut() {
     for cut in 1..bytes.len() {
         let (mut client, ours) = UnixStream::pair().unwrap();
         let mut worker = worker(Protocols::Any, None);
-        worker.link().attach(ours).unwrap();
+        worker.link().attach(ours.into()).unwrap();
         client.write_all(&bytes[..cut]).unwrap();
         turns(&mut worker);
         assert!(!waiting_frames(&mut client).iter().any(|frame| is_arp_reply(frame)));
@@ -181,7 +189,7 @@ fn questions_that_waited_are_answered_in_the_first_turn() {
     client.write_all(&with_length(&rapid_discover())).unwrap();
     client.write_all(&with_length(&arp_request())).unwrap();
     let mut worker = worker(Protocols::Any, None);
-    worker.link().attach(ours).unwrap();
+    worker.link().attach(ours.into()).unwrap();
     worker.turn(Some(Duration::ZERO)).unwrap();
     let found = waiting_frames(&mut client);
     assert!(found.iter().any(|frame| is_dhcp_ack(frame)), "{found:x?}");
@@ -195,7 +203,7 @@ fn frames_larger_than_the_mtu_with_unfinished_checksums_are_taken() {
     let port = listener.local_addr().unwrap().port();
     let (mut client, ours) = UnixStream::pair().unwrap();
     let mut worker = worker(Protocols::Any, None);
-    worker.link().attach(ours).unwrap();
+    worker.link().attach(ours.into()).unwrap();
     let mut answers = |client: &mut UnixStream, frame: &[u8]| {
         client.write_all(&with_length(frame)).unwrap();
         turns(&mut worker);
@@ -217,7 +225,7 @@ fn the_first_byte_tells_front_ends_from_frames() {
     for first in [1, 3] {
         let (mut client, ours) = UnixStream::pair().unwrap();
         let mut worker = worker(Protocols::Any, None);
-        worker.link().attach(ours).unwrap();
+        worker.link().attach(ours.into()).unwrap();
         assert!(worker.link().is_attached());
         for byte in [request(first), request(1)].concat() {
             client.write_all(&[byte]).unwrap();
@@ -233,7 +241,7 @@ fn the_first_byte_tells_front_ends_from_frames() {
 fn nothing_is_said_before_the_client_has_said_what_it_is() {
     let (mut client, ours) = UnixStream::pair().unwrap();
     let mut worker = worker(Protocols::Any, None);
-    worker.link().attach(ours).unwrap();
+    worker.link().attach(ours.into()).unwrap();
     turns(&mut worker);
     assert!(waiting_frames(&mut client).is_empty());
     client.write_all(&with_length(&arp_request())[..1]).unwrap();
@@ -248,7 +256,7 @@ fn what_is_neither_is_refused() {
     for bytes in neither {
         let (mut client, ours) = UnixStream::pair().unwrap();
         let mut worker = worker(Protocols::Any, None);
-        worker.link().attach(ours).unwrap();
+        worker.link().attach(ours.into()).unwrap();
         client.write_all(bytes).unwrap();
         turns(&mut worker);
         waiting_frames(&mut client);
@@ -261,7 +269,7 @@ fn what_is_neither_is_refused() {
 fn a_client_that_leaves_without_a_word_makes_room_for_the_next() {
     let (client, ours) = UnixStream::pair().unwrap();
     let mut worker = worker(Protocols::Any, None);
-    worker.link().attach(ours).unwrap();
+    worker.link().attach(ours.into()).unwrap();
     leave(&client);
     turns(&mut worker);
     assert!(!worker.link().is_attached());
@@ -271,7 +279,7 @@ fn a_client_that_leaves_without_a_word_makes_room_for_the_next() {
 fn frames_are_refused_where_only_vhost_user_is_spoken() {
     let (mut client, ours) = UnixStream::pair().unwrap();
     let mut worker = worker(Protocols::VhostUser, None);
-    worker.link().attach(ours).unwrap();
+    worker.link().attach(ours.into()).unwrap();
     client.write_all(&with_length(&arp_request())).unwrap();
     turns(&mut worker);
     assert!(is_closed(&mut client));

@@ -2,18 +2,17 @@
 //! work to do. O(1) per event: nothing here walks over all flows.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use passt_frame::Errno;
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventFlags};
 
-use super::state::{FlowState, Protocol};
+use super::state::{FlowKind, FlowState};
 use super::token::Token;
 use crate::flow::index::{Index, Key};
 use crate::flow::side::{Pif, Side};
-use crate::flow::splice::End;
-use crate::flow::table::{Flow, FlowId, FlowTable};
+use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
     FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
@@ -39,6 +38,33 @@ pub fn slot_of_timer(key: u32) -> u32 {
     key - OWN_TIMERS
 }
 
+/// Watches sockets of flows, edge-triggered.
+pub struct FlowWatch {
+    epoll: Rc<OwnedFd>,
+}
+
+impl FlowWatch {
+    fn begin(&self, token: Token, socket: BorrowedFd<'_>, events: EventFlags) -> Result<(), Errno> {
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*self.epoll, socket, data, events | EventFlags::ET)
+    }
+
+    /// Changes which events a socket reports, and has it report what is ready now. It also tells the
+    /// kernel that we wait for room if the send buffer is full.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn again(
+        &self,
+        token: Token,
+        socket: BorrowedFd<'_>,
+        events: EventFlags,
+    ) -> Result<(), Errno> {
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::modify(&*self.epoll, socket, data, events | EventFlags::ET)
+    }
+}
+
 /// All flows of one worker.
 pub struct Flows {
     /// The table.
@@ -60,7 +86,8 @@ pub struct Flows {
     datagrams: [usize; 2],
     /// Flows with two sockets.
     spliced: usize,
-    epoll: Rc<OwnedFd>,
+    /// Has the kernel report events of their sockets.
+    pub watch: FlowWatch,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
 }
@@ -80,7 +107,7 @@ impl Flows {
             half_open_count: 0,
             datagrams: [0; 2],
             spliced: 0,
-            epoll,
+            watch: FlowWatch { epoll },
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
         }
     }
@@ -155,16 +182,17 @@ impl Flows {
         sides: [Side; 2],
         protocol: L4Protocol,
         state: FlowState,
-        events: epoll::EventFlags,
+        events: EventFlags,
     ) -> Result<FlowId, DropReason> {
         let new = self.table.allocate().ok_or(DropReason::FlowTableFull)?;
         let targeted = new.initiate(sides[0]).target(sides[1]);
-        let data = epoll::EventData::new_u64(Token::Flow(targeted.id()).to_bits());
-        epoll::add(&*self.epoll, &state.socket, data, events | epoll::EventFlags::ET)
+        let id = targeted.id();
+        self.watch
+            .begin(Token::Flow(id), state.fd(), events)
             .map_err(|_| DropReason::DescriptorsExhausted)?;
-        if let Some(second) = state.protocol.second_socket() {
-            let data = epoll::EventData::new_u64(Token::Target(targeted.id()).to_bits());
-            epoll::add(&*self.epoll, second, data, events | epoll::EventFlags::ET)
+        if let Some(second) = state.kind.second_socket() {
+            self.watch
+                .begin(Token::SecondSocket(id), second, events)
                 .map_err(|_| DropReason::DescriptorsExhausted)?;
             self.spliced += 1;
         }
@@ -178,27 +206,6 @@ impl Flows {
         Ok(id)
     }
 
-    /// Arms the socket's events again: reports what is ready now, and tells the kernel that we wait
-    /// for room if the send buffer is full.
-    pub fn rearm(&self, id: FlowId, flow: &Flow<FlowState>, events: epoll::EventFlags) {
-        let data = epoll::EventData::new_u64(Token::Flow(id).to_bits());
-        let events = events | epoll::EventFlags::ET;
-        if let Err(errno) = epoll::modify(&*self.epoll, &flow.state.socket, data, events) {
-            log::error!("{id:?}: cannot watch its socket: {errno}");
-        }
-    }
-
-    /// Changes which events one end of a spliced connection reports, and has it report what is ready now.
-    ///
-    /// # Errors
-    /// What epoll_ctl(2) reports.
-    pub fn watch_end(&self, id: FlowId, end: End, events: epoll::EventFlags) -> Result<(), Errno> {
-        let Some(flow) = self.table.get(id) else { return Ok(()) };
-        let token = if end == End::Initiator { Token::Flow(id) } else { Token::Target(id) };
-        let data = epoll::EventData::new_u64(token.to_bits());
-        epoll::modify(&*self.epoll, flow.state.end(end), data, events | epoll::EventFlags::ET)
-    }
-
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
     pub fn remove(&mut self, id: FlowId) {
         let Some(flow) = self.table.remove(id) else { return };
@@ -210,8 +217,8 @@ impl Flows {
         if protocol != L4Protocol::Tcp {
             self.datagrams[started_by(flow.sides[0].pif)] -= 1;
         }
-        self.spliced -= usize::from(flow.state.protocol.second_socket().is_some());
-        if matches!(&flow.state.protocol, Protocol::Tcp(tcp) if tcp.half_open) {
+        self.spliced -= usize::from(flow.state.kind.second_socket().is_some());
+        if matches!(&flow.state.kind, FlowKind::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
     }
@@ -254,8 +261,8 @@ impl Flows {
     /// Lists the flows whose acknowledgement has waited for long enough; returns when the next one has.
     pub fn due_acks(&mut self, now: Timestamp) -> Option<Timestamp> {
         while let Some(&(at, id)) = self.acks.front() {
-            let waits = match self.table.get(id).map(|flow| &flow.state.protocol) {
-                Some(Protocol::Tcp(tcp)) => tcp.conn.ack_at() == Some(at),
+            let waits = match self.table.get(id).map(|flow| &flow.state.kind) {
+                Some(FlowKind::Tcp(tcp)) => tcp.conn.ack_at() == Some(at),
                 _ => false,
             };
             if waits && at > now {
@@ -284,16 +291,31 @@ impl Flows {
         }
     }
 
-    /// There is room again: calls `visit` for each flow that waited, and lists it for this turn.
-    pub fn feed_starved(&mut self, mut visit: impl FnMut(&mut FlowState)) {
-        for _ in 0..self.starved.len() {
-            let Some(id) = self.starved.pop_front() else { break };
-            if let Some(flow) = self.table.get_mut(id) {
-                flow.state.starved = false;
-                visit(&mut flow.state);
-                self.mark_ready(id);
+    /// Takes the flow that has waited longest for room in the guest's buffers.
+    pub fn next_starved(&mut self) -> Option<FlowId> {
+        while let Some(id) = self.starved.pop_front() {
+            if let Some(flow) = self.table.get_mut(id)
+                && std::mem::take(&mut flow.state.starved)
+            {
+                return Some(id);
             }
         }
+        None
+    }
+
+    /// Whether flows wait for room in the guest's buffers.
+    pub fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// How many flows wait for room, and some that have ended.
+    pub fn starved_count(&self) -> usize {
+        self.starved.len()
+    }
+
+    /// Whether a flow waits for room.
+    pub fn is_starved(&self, id: FlowId) -> bool {
+        self.table.get(id).is_some_and(|flow| flow.state.starved)
     }
 
     /// Flows whose handshake may be under way at a time: no more than half of the sockets that are
@@ -306,7 +328,7 @@ impl Flows {
     /// now: it is to give way.
     pub fn begin_handshake(&mut self, id: FlowId, other_descriptors: usize) -> Option<FlowId> {
         if let Some(flow) = self.table.get_mut(id)
-            && let Protocol::Tcp(tcp) = &mut flow.state.protocol
+            && let FlowKind::Tcp(tcp) = &mut flow.state.kind
         {
             tcp.half_open = true;
             self.half_open_count += 1;
@@ -328,7 +350,7 @@ impl Flows {
     /// Notes that the handshake of a TCP flow has finished.
     pub fn end_handshake(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
-            && let Protocol::Tcp(tcp) = &mut flow.state.protocol
+            && let FlowKind::Tcp(tcp) = &mut flow.state.kind
             && std::mem::replace(&mut tcp.half_open, false)
         {
             self.half_open_count -= 1;
@@ -378,27 +400,27 @@ fn started_by(initiator: Pif) -> usize {
 }
 
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
-    let state = table.get(id).map(|flow| &flow.state.protocol);
-    matches!(state, Some(Protocol::Tcp(tcp)) if tcp.half_open)
+    let state = table.get(id).map(|flow| &flow.state.kind);
+    matches!(state, Some(FlowKind::Tcp(tcp)) if tcp.half_open)
 }
 
 impl FlowState {
     /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
     fn is(&self, protocol: L4Protocol) -> bool {
-        match self.protocol {
-            Protocol::Tcp(_) | Protocol::Splice(_) => protocol == L4Protocol::Tcp,
-            Protocol::Udp(_) | Protocol::Relay(_) => protocol == L4Protocol::Udp,
-            Protocol::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
+        match self.kind {
+            FlowKind::Tcp(_) | FlowKind::Splice(_) => protocol == L4Protocol::Tcp,
+            FlowKind::Udp(_) | FlowKind::Relay(_) => protocol == L4Protocol::Udp,
+            FlowKind::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
         }
     }
 
     /// The L4 protocol of the flow.
     pub fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
-        match self.protocol {
-            Protocol::Tcp(_) | Protocol::Splice(_) => L4Protocol::Tcp,
-            Protocol::Udp(_) | Protocol::Relay(_) => L4Protocol::Udp,
-            Protocol::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
-            Protocol::Ping(_) => L4Protocol::Icmpv6,
+        match self.kind {
+            FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
+            FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,
+            FlowKind::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
+            FlowKind::Ping(_) => L4Protocol::Icmpv6,
         }
     }
 }
@@ -406,6 +428,7 @@ impl FlowState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::net::Epoch;
     use crate::engine::state::DatagramState;
     use crate::flow::side::Endpoint;
     use rustix::event::{EventfdFlags, eventfd};
@@ -420,8 +443,8 @@ mod tests {
         let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: any, endpoint: any });
         for _ in 0..room + 1 {
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let state = Protocol::Udp(DatagramState::new(Timestamp::ZERO));
-            let state = FlowState::new(socket, state);
+            let state = FlowKind::Udp(DatagramState::new(Timestamp::ZERO));
+            let state = FlowState::new(socket, Epoch::default(), state);
             let id = flows.add(sides, L4Protocol::Udp, state, epoll::EventFlags::IN);
             let id = id.expect("room for a flow");
             flows.mark_starved(id);

@@ -2,123 +2,105 @@
 //!
 //! * [`Worker`] is the loop: it waits, reads the clock once a turn, and gives each event to whom it
 //!   belongs. It has no globals; a second worker would be a second value.
-//! * [`Engine`] is what frames and sockets meet in: flows, addressing, listening sockets. It borrows
-//!   the link for each call, half by half, so that a lease on frames from the guest and one on room
-//!   to the guest can exist at the same time.
+//! * [`Engine`] is what frames and sockets meet in. It borrows the link for each call, half by half, so that a
+//!   lease on frames from the guest and one on room to the guest can exist at the same time.
+//! * A [`Source`] is whatever else has a descriptor: signals, news of neighbours, the end of a command.
+//!
+//! # Who calls whom
+//! Calls run one way; `tests/tidy.rs` fails where they turn back.
+//!
+//! ```text
+//!   worker ---- link (clients), sources (neighbours, signals, ...)
+//!      |
+//!   Engine: a turn
+//!      |
+//!   ingress (frames)   listen (ports)
+//!      |      \          |
+//!   responders \      bypass
+//!      |        tcp, datagrams
+//!      |             |
+//!   core: flows, listeners, net, outbox
+//! ```
+//!
+//! The functions of a room take [`core`] or the parts of it that they use, and where there are some the room's
+//! own parts; what only a room knows stands in its `mod.rs`.
 //!
 //! # A turn
 //! Events of sockets only put flows on the ready list; frames from the guest are processed in
 //! batches; then each ready flow does its work once; expired timers follow; at the end the link
 //! publishes everything with one notification for each direction. Flows that could not finish for
-//! lack of room in the guest's buffers wait on the starved list until the link reports room; nothing
-//! asks again meanwhile. Sockets of flows are edge-triggered: what an event told is remembered by the flow.
+//! lack of room in the guest's buffers wait on the starved list, in the order in which they began to, until the
+//! link reports room; nothing asks again meanwhile, and then they go on one by one as long as there is any.
+//! Sockets of flows are edge-triggered: what an event told is remembered by the flow.
 //!
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
-mod addressing;
-mod answer;
-mod auto;
 mod bypass;
+mod core;
 mod datagrams;
-mod fill;
 mod flows;
-mod fragments;
-mod icmp_error;
 mod ingress;
+mod link;
 mod listen;
-mod namespace_link;
+mod listeners;
 mod neighbours;
+mod net;
 mod outbox;
-mod relay;
-mod socket_link;
-mod splice;
+mod responders;
+mod source;
 mod state;
 mod stats;
 mod tcp;
 mod token;
-mod udp_run;
-mod udp_to_guest;
 mod wait;
 mod worker;
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use passt_frame::{FrameObserver, ToGuest};
+use passt_frame::{Errno, FrameObserver, FramePort, FromGuestBatch, ToGuest};
 use rustix::event::epoll::EventFlags;
 
-pub use addressing::Addressing;
 pub use bypass::BypassConfig;
+pub use core::Settings;
+pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
 pub use listen::ListenError;
-pub use namespace_link::NamespaceLink;
-pub use socket_link::{Protocols, SocketLink};
+pub use listeners::ListenerId;
+pub use neighbours::NeighbourWatch;
+pub use net::NetView;
+pub use source::{Exit, Signals, Source};
 pub use stats::EventType;
 pub use token::{LINK_BASE, Token};
-pub use worker::{Clients, End, Link, Watch, Worker, monotonic_now};
+pub use worker::{Worker, monotonic_now};
 
-use crate::flow::fwd::InterfaceName;
-use crate::flow::splice::End as SpliceEnd;
+use crate::flow::network::Mac;
+use crate::flow::splice::End;
 use crate::flow::table::FlowId;
-use crate::flow::tcp::TcpConfig;
+use crate::limits::STARVED_PER_TURN;
 use crate::responder::dhcpv6::Duid;
 use crate::sys::batch::Batch;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use bypass::BypassParts;
-use flows::{ADVERTISEMENT_TIMER, Flows, SCAN_TIMER, slot_of_timer};
-use fragments::Fragments;
-use listen::Listeners;
-use neighbours::NeighbourWatch;
-use outbox::Outbox;
-use state::Protocol;
-
-/// What does not change after start and is not about addresses.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The kernel's limits for retransmission.
-    pub tcp: TcpConfig,
-    /// `SO_PEEK_OFF` works for TCP over IPv4.
-    pub peek_offset_v4: bool,
-    /// `SO_PEEK_OFF` works for TCP over IPv6.
-    pub peek_offset_v6: bool,
-    /// Interface that outbound IPv4 sockets are bound to.
-    pub outbound_v4: Option<InterfaceName>,
-    /// Interface that outbound IPv6 sockets are bound to.
-    pub outbound_v6: Option<InterfaceName>,
-    /// Listening sockets may be bound to addresses that do not exist yet.
-    pub freebind: bool,
-    /// Limit of open descriptors of the process.
-    pub max_descriptors: u64,
-}
-
-impl Options {
-    fn outbound_device(&self, destination: IpAddr) -> Option<&str> {
-        let name = if destination.is_ipv4() { &self.outbound_v4 } else { &self.outbound_v6 };
-        name.as_ref().map(|name| name.as_str())
-    }
-}
+use bypass::{BypassParts, relay, splice};
+use core::Core;
+use datagrams::Datagrams;
+use flows::{ADVERTISEMENT_TIMER, SCAN_TIMER, slot_of_timer};
+use ingress::Receivers;
+use listen::Scans;
+use net::Net;
+use state::FlowKind;
 
 /// Flows, addressing and listening sockets of one worker.
 pub struct Engine {
-    addressing: Addressing,
-    options: Options,
-    flows: Flows,
-    outbox: Outbox,
-    fragments: Fragments,
-    /// Small datagrams on their way to the guest.
-    datagrams: Batch,
-    listeners: Listeners,
+    core: Core,
+    datagrams: Datagrams,
     bypass: Option<Box<BypassParts>>,
-    ready_listeners: VecDeque<u32>,
-    waiting_listeners: usize,
+    scans: Scans,
     duid: Duid,
-    neighbours: Option<Box<NeighbourWatch>>,
-    /// The operator was told that echo sockets are not allowed.
-    ping_refused: bool,
-    epoll: Rc<OwnedFd>,
-    now: Timestamp,
+    /// Bytes and datagrams that are copied on their way.
+    batch: Batch,
+    /// Flows that have waited for room when the link last reported some, and were not served since.
+    unfed: usize,
     /// When the next acknowledgement has waited for long enough.
     ack_at: Option<Timestamp>,
     /// This turn served a connection that moves bulk past the link.
@@ -139,37 +121,73 @@ impl Engine {
     /// sequence numbers; `duid` identifies our DHCPv6 server.
     pub fn new(
         epoll: Rc<OwnedFd>,
-        addressing: Addressing,
-        options: Options,
+        view: NetView,
+        settings: Settings,
         secret: [u8; 16],
         duid: Duid,
         now: Timestamp,
     ) -> Self {
         Self {
-            flows: Flows::new(epoll.clone(), secret, now, options.max_descriptors),
-            addressing,
-            options,
-            outbox: Outbox::default(),
-            fragments: Fragments::default(),
-            datagrams: Batch::default(),
-            listeners: Listeners::default(),
+            core: Core::new(epoll, Net::new(view), settings, secret, now),
+            datagrams: Datagrams::default(),
             bypass: None,
-            ready_listeners: VecDeque::new(),
-            waiting_listeners: 0,
+            scans: Scans::default(),
             duid,
-            neighbours: None,
-            ping_refused: false,
-            epoll,
-            now,
+            batch: Batch::default(),
+            unfed: 0,
             ack_at: None,
             bulk: false,
             expired: Expired::default(),
         }
     }
 
+    /// The guest's Ethernet address is known before it has sent anything.
+    pub fn set_guest_mac(&mut self, mac: Mac) {
+        self.core.net.learned.mac = mac;
+    }
+
+    /// Forwards loopback traffic past the link, and ports of the namespace to the host. To be called
+    /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace.
+    ///
+    /// # Errors
+    /// What making the netlink sockets for port detection reports, if a rule needs them.
+    pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
+        let mut parts = BypassParts::new(config);
+        self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())?;
+        self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
+        self.bypass = Some(Box::new(parts));
+        Ok(())
+    }
+
+    /// Opens the listening sockets of all rules; those with the scan flag listen where others do.
+    ///
+    /// # Errors
+    /// The first port that must be opened and could not.
+    pub fn listen(&mut self) -> Result<(), ListenError> {
+        listen::open_all(&mut self.core, self.bypass.as_deref_mut())?;
+        self.scan_ports();
+        Ok(())
+    }
+
+    /// Puts another view of the network in force. Sockets that go on to be wanted go on to listen, and connections go
+    /// on; a datagram flow that would lead elsewhere now does so from the guest's next datagram on. All or nothing.
+    ///
+    /// # Errors
+    /// The first port that must be opened and could not: nothing has changed then.
+    pub fn replace_net(&mut self, view: NetView) -> Result<(), ListenError> {
+        listen::replace(&mut self.core, self.bypass.as_deref_mut(), view)?;
+        if let Some(parts) = &mut self.bypass
+            && let Err(errno) = self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())
+        {
+            log::warn!("Cannot watch for services to forward: {errno}: their ports stay closed");
+        }
+        self.scan_ports();
+        Ok(())
+    }
+
     /// Starts a turn: everything in it happens at `now`.
     pub fn begin_turn(&mut self, now: Timestamp) {
-        self.now = now;
+        self.core.now = now;
         self.bulk = false;
     }
 
@@ -178,130 +196,168 @@ impl Engine {
         self.bulk
     }
 
+    /// Takes one batch of frames from the guest. False when there was none.
+    pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
+        let Self { core, datagrams, duid, .. } = self;
+        ingress::take(Receivers { core, datagrams, duid }, port, batch)
+    }
+
     /// An event of a flow's socket.
     pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
-        let Some(flow) = self.flows.table.get_mut(id) else { return };
-        match &mut flow.state.protocol {
-            Protocol::Tcp(_) => self.tcp_event(id, events),
-            Protocol::Udp(state) | Protocol::Ping(state) => {
-                state.failed |= events.contains(EventFlags::ERR);
-                self.flows.mark_ready(id);
-            }
-            Protocol::Splice(_) => self.splice_event(id, SpliceEnd::Initiator, events),
-            Protocol::Relay(_) => self.relay_event(id, SpliceEnd::Initiator),
+        let core = &mut self.core;
+        match core.flows.table.get(id).map(|flow| &flow.state.kind) {
+            Some(FlowKind::Tcp(_)) => tcp::on_event(core, id, events),
+            Some(FlowKind::Udp(_) | FlowKind::Ping(_)) => datagrams::on_event(core, id, events),
+            Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Initiator, events),
+            Some(FlowKind::Relay(_)) => relay::on_event(core, id, End::Initiator),
+            None => {}
         }
     }
 
     /// An event of the second socket of a flow.
-    pub fn on_target_event(&mut self, id: FlowId, events: EventFlags) {
-        match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
-            Some(Protocol::Splice(_)) => self.splice_event(id, SpliceEnd::Target, events),
-            Some(Protocol::Relay(_)) => self.relay_event(id, SpliceEnd::Target),
+    pub fn on_second_socket_event(&mut self, id: FlowId, events: EventFlags) {
+        let core = &mut self.core;
+        match core.flows.table.get(id).map(|flow| &flow.state.kind) {
+            Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Target, events),
+            Some(FlowKind::Relay(_)) => relay::on_event(core, id, End::Target),
             _ => {}
         }
     }
 
     /// An event of a listening socket.
-    pub fn on_listener_event(&mut self, index: u32) {
-        self.mark_listener(index);
+    pub fn on_listener_event(&mut self, id: ListenerId) {
+        self.core.listeners.mark_ready(id);
     }
 
     /// The link can reach the guest now.
     pub fn on_link_up(&mut self, out: &mut dyn ToGuest) {
-        self.greet(out);
+        responders::greet(&mut self.core, out);
         self.on_link_room();
     }
 
     /// The link has room toward the guest again.
     pub fn on_link_room(&mut self) {
-        let now = self.now;
-        self.flows.feed_starved(|state| {
-            if let Protocol::Tcp(tcp) = &mut state.protocol {
-                tcp.conn.on_port_room(now);
-            }
-        });
-        self.wake_listeners();
+        self.unfed = self.core.flows.starved_count();
+        self.core.listeners.wake_all();
     }
 
-    /// Does the work of this turn: ready listening sockets, ready flows, expired timers.
+    /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
+    /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
-        for _ in 0..self.ready_listeners.len() {
-            let Some(index) = self.ready_listeners.pop_front() else { break };
-            self.serve_listener(out, index);
+        let Self { core, bypass, batch, .. } = self;
+        for _ in 0..core.listeners.ready_count() {
+            let Some(id) = core.listeners.next_ready() else { break };
+            listen::serve(core, bypass.as_deref_mut(), batch, out, id);
         }
-        self.flows.due_acks(self.now);
-        let before = self.flows.table.len();
-        for _ in 0..self.flows.ready_count() {
-            let Some(id) = self.flows.next_ready() else { break };
+        core.flows.due_acks(core.now);
+        let before = core.flows.table.len();
+        self.feed(out);
+        for _ in 0..self.core.flows.ready_count() {
+            let Some(id) = self.core.flows.next_ready() else { break };
             self.serve(out, id);
         }
-        while let Some(key) = self.flows.timers.pop_expired(self.now) {
+        while let Some(key) = self.core.flows.timers.pop_expired(self.core.now) {
             self.on_timer(out, key);
         }
-        if self.flows.table.len() < before {
-            self.wake_listeners();
+        let core = &mut self.core;
+        if core.flows.table.len() < before {
+            core.listeners.wake_all();
         }
-        self.ack_at = self.flows.due_acks(self.now);
+        self.ack_at = core.flows.due_acks(core.now);
+    }
+
+    /// Serves flows that have waited for room, each once, as long as there is any: a port that is full must not have
+    /// every waiting flow ask in vain. The others wait for the link's next word.
+    fn feed(&mut self, out: &mut dyn ToGuest) {
+        for _ in 0..STARVED_PER_TURN.min(self.unfed) {
+            let Some(id) = self.core.flows.next_starved() else { break };
+            self.unfed -= 1;
+            tcp::on_room(&mut self.core, id);
+            self.serve(out, id);
+            // What is too little for one flow may be enough for the next.
+            if self.core.flows.is_starved(id) && !self.core.outbox.has_room(out) {
+                self.unfed = 0;
+            }
+        }
+        if !self.core.flows.has_starved() {
+            self.unfed = 0;
+        }
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
-            Some(Protocol::Tcp(_)) => self.drive_tcp(out, id),
-            Some(Protocol::Udp(_) | Protocol::Ping(_)) => self.serve_datagrams(out, id),
-            Some(Protocol::Splice(_)) => self.drive_splice(id),
-            Some(Protocol::Relay(_)) => self.serve_relay(id),
-            None => {}
+        let Self { core, bypass, batch, .. } = self;
+        match (core.flows.table.get(id).map(|flow| &flow.state.kind), bypass) {
+            (Some(FlowKind::Tcp(_)), _) => tcp::drive(core, out, id),
+            (Some(FlowKind::Udp(_) | FlowKind::Ping(_)), _) => {
+                datagrams::serve(core, batch, out, id);
+            }
+            (Some(FlowKind::Splice(_)), Some(parts)) => {
+                self.bulk |= splice::drive(core, parts, batch, id);
+            }
+            (Some(FlowKind::Relay(_)), _) => relay::serve(core, batch, id),
+            _ => {}
         }
     }
 
     fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
         self.expired.all += 1;
+        let core = &mut self.core;
         if key == ADVERTISEMENT_TIMER {
-            return self.advertise(out);
+            return responders::advertise(core, out);
         }
         if key == SCAN_TIMER {
             return self.scan_ports();
         }
-        let Some(id) = self.flows.table.id_of(slot_of_timer(key)) else { return };
-        let Some(flow) = self.flows.table.get_mut(id) else { return };
+        let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
+        let Some(flow) = core.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
-        match flow.state.protocol {
-            Protocol::Tcp(_) => {
+        match flow.state.kind {
+            FlowKind::Tcp(_) => {
                 self.expired.tcp += 1;
-                self.tcp_timer(id);
+                tcp::on_timer(core, id);
             }
-            Protocol::Udp(_) | Protocol::Ping(_) | Protocol::Relay(_) => self.datagram_timer(id),
-            Protocol::Splice(_) => {}
+            FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
+                datagrams::on_timer(core, id);
+            }
+            FlowKind::Splice(_) => {}
+        }
+    }
+
+    /// Looks for services that came and went.
+    fn scan_ports(&mut self) {
+        if let Some(parts) = &mut self.bypass {
+            listen::scan(&mut self.core, parts, &mut self.scans);
         }
     }
 
     /// Whether work is left that no event will announce.
     pub fn has_work(&self) -> bool {
-        self.flows.ready_count() > 0 || !self.ready_listeners.is_empty()
+        let core = &self.core;
+        core.flows.ready_count() > 0 || core.listeners.ready_count() > 0 || self.unfed > 0
     }
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        [self.flows.timers.next_deadline(), self.ack_at].into_iter().flatten().min()
+        [self.core.flows.timers.next_deadline(), self.ack_at].into_iter().flatten().min()
     }
 
     /// Whether the limit of descriptors leaves some for flows.
     pub fn has_descriptors(&self) -> bool {
-        self.flows.has_descriptors(self.listeners.len())
+        self.core.flows.has_descriptors(self.core.listeners.len())
     }
 
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
-        self.flows.table.len()
+        self.core.flows.table.len()
     }
 
     /// Shows each frame to the guest from now on to `observer`.
     pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
-        self.outbox.list.observe(observer);
+        self.core.outbox.list.observe(observer);
     }
 
     /// Drops so far, by name.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        self.outbox.drops.iter()
+        self.core.outbox.drops.iter()
     }
 }

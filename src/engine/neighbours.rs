@@ -3,20 +3,22 @@
 //! 2.3; RFC 4861, section 7.2.6).
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::{Errno, ToGuest};
-use rustix::event::epoll;
 
-use super::addressing::Addressing;
-use super::{Engine, Token};
-use crate::flow::fwd;
+use super::net::Net;
+use super::outbox::Outbox;
+use super::source::{Exit, Source};
+use super::stats::EventType;
+use super::{Engine, responders};
 use crate::flow::network::Mac;
 use crate::limits::{NEIGHBOUR_DATAGRAMS_AT_START, NEIGHBOUR_DATAGRAMS_PER_TURN};
 use crate::responder::{arp, ndp};
 use crate::sys::neighbours::{Neighbour, NeighbourSocket, News};
 
-/// The subscription.
-pub(super) struct NeighbourWatch {
+/// The subscription to the kernel's table.
+pub struct NeighbourWatch {
     socket: NeighbourSocket,
     /// Interfaces whose neighbours count, of IPv4 and of IPv6.
     interfaces: [Option<u32>; 2],
@@ -32,96 +34,72 @@ enum Dump {
     Again,
 }
 
-impl Engine {
+/// The way to the guest, for announcements.
+type Way<'a> = (&'a mut Outbox, &'a mut dyn ToGuest);
+
+impl NeighbourWatch {
     /// Follows the neighbours on these interfaces of the host, of IPv4 and of IPv6. What the kernel
-    /// knows already is known when this returns.
+    /// knows already is known to `engine` when this returns.
     ///
     /// # Errors
-    /// What socket(2), bind(2) or epoll_ctl(2) report.
-    pub fn watch_neighbours(&mut self, interfaces: [Option<u32>; 2]) -> Result<(), Errno> {
+    /// What socket(2) or bind(2) report.
+    pub fn start(engine: &mut Engine, interfaces: [Option<u32>; 2]) -> Result<Self, Errno> {
         let socket = NeighbourSocket::open()?;
-        let data = epoll::EventData::new_u64(Token::Neighbours.to_bits());
-        epoll::add(&*self.epoll, &socket, data, epoll::EventFlags::IN)?;
-        let mut watch = NeighbourWatch { socket, interfaces, dump: Dump::Idle };
-        self.dump_neighbours(&mut watch);
-        self.read_neighbours(&mut watch, None, NEIGHBOUR_DATAGRAMS_AT_START);
-        self.neighbours = Some(Box::new(watch));
-        Ok(())
+        let mut watch = Self { socket, interfaces, dump: Dump::Idle };
+        let net = &mut engine.core.net;
+        watch.ask(net);
+        watch.read(net, None, NEIGHBOUR_DATAGRAMS_AT_START);
+        Ok(watch)
     }
 
-    /// The kernel tells of neighbours.
-    pub fn on_neighbours_event(&mut self, out: &mut dyn ToGuest) {
-        if let Some(mut watch) = self.neighbours.take() {
-            self.read_neighbours(&mut watch, Some(out), NEIGHBOUR_DATAGRAMS_PER_TURN);
-            self.neighbours = Some(watch);
-        }
-    }
-
-    /// Reads at most so many datagrams. New neighbours are announced to the guest if there is a way
-    /// `out` to it.
-    fn read_neighbours(
-        &mut self,
-        watch: &mut NeighbourWatch,
-        mut out: Option<&mut dyn ToGuest>,
-        datagrams: usize,
-    ) {
+    /// Reads at most so many datagrams. New neighbours are announced to the guest if there is a way to it.
+    fn read(&mut self, net: &mut Net, mut way: Option<Way<'_>>, datagrams: usize) {
         for _ in 0..datagrams {
             let mut dump_done = false;
-            let interfaces = watch.interfaces;
-            let read = watch.socket.read(|news| match news {
+            let interfaces = self.interfaces;
+            let read = self.socket.read(|news| match news {
                 News::DumpDone => dump_done = true,
                 News::Neighbour(told) => {
                     if interfaces[usize::from(told.address.is_ipv6())] == Some(told.interface)
-                        && let Some((address, mac)) = self.note_neighbour(&told)
-                        && let Some(out) = &mut out
+                        && let Some((address, mac)) = note(net, &told)
+                        && let Some((outbox, out)) = &mut way
                     {
-                        self.announce(&mut **out, address, mac);
+                        announce(net, outbox, &mut **out, address, mac);
                     }
                 }
             });
             if dump_done {
-                self.dump_has_ended(watch);
+                self.dump_has_ended(net);
             }
             match read {
                 Ok(()) => {}
-                Err(Errno::NOBUFS) => self.ask_twice(watch),
+                Err(Errno::NOBUFS) => self.ask_twice(net),
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
-                    watch.dump = Dump::Idle;
+                    self.dump = Dump::Idle;
                     return log::debug!("neighbours: {errno}");
                 }
             }
         }
     }
 
-    /// Brings the table up to date; what is new in it, as the guest sees it.
-    fn note_neighbour(&mut self, told: &Neighbour) -> Option<(IpAddr, Mac)> {
-        let Addressing { net, map, learned, neighbours, .. } = &mut self.addressing;
-        let address = fwd::source_for_guest(net, map, learned, told.address)?;
-        let Some(mac) = told.mac else {
-            neighbours.forget(address);
-            return None;
-        };
-        neighbours.learn(address, mac).then_some((address, mac))
-    }
-
     /// Notifications were lost. More of them are until the queue has been empty, and the kernel does
     /// not tell again: what changes while it dumps the table may be among them. Once the first dump has
     /// been read the queue was empty, and the second one misses nothing.
-    fn ask_twice(&mut self, watch: &mut NeighbourWatch) {
-        self.dump_neighbours(watch);
-        if watch.dump == Dump::Running {
-            watch.dump = Dump::Again;
+    fn ask_twice(&mut self, net: &mut Net) {
+        self.ask(net);
+        if self.dump == Dump::Running {
+            self.dump = Dump::Again;
         }
     }
 
     /// Asks for the whole table, now or when the kernel has told the rest of it.
-    fn dump_neighbours(&mut self, watch: &mut NeighbourWatch) {
-        watch.dump = match watch.dump {
+    fn ask(&mut self, net: &mut Net) {
+        self.dump = match self.dump {
             Dump::Running | Dump::Again => Dump::Again,
             Dump::Idle => {
-                self.addressing.neighbours.begin_refresh();
-                match watch.socket.ask() {
+                net.neighbours.begin_refresh();
+                match self.socket.ask() {
                     Ok(()) => Dump::Running,
                     Err(errno) => {
                         log::debug!("cannot ask for neighbours: {errno}");
@@ -132,33 +110,59 @@ impl Engine {
         };
     }
 
-    fn dump_has_ended(&mut self, watch: &mut NeighbourWatch) {
-        let again = std::mem::replace(&mut watch.dump, Dump::Idle) == Dump::Again;
+    fn dump_has_ended(&mut self, net: &mut Net) {
+        let again = std::mem::replace(&mut self.dump, Dump::Idle) == Dump::Again;
         if again {
-            self.dump_neighbours(watch);
+            self.ask(net);
         } else {
-            self.addressing.neighbours.end_refresh();
+            net.neighbours.end_refresh();
         }
     }
+}
 
-    /// Tells the guest that `address` is the station `mac`.
-    fn announce(&mut self, out: &mut dyn ToGuest, address: IpAddr, mac: Mac) {
-        let net = &self.addressing.net;
-        if !out.caps().up || mac == net.our_mac {
-            return;
+impl Source for NeighbourWatch {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn event_type(&self) -> EventType {
+        EventType::Neighbours
+    }
+
+    fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {
+        let core = &mut engine.core;
+        self.read(&mut core.net, Some((&mut core.outbox, out)), NEIGHBOUR_DATAGRAMS_PER_TURN);
+        None
+    }
+}
+
+/// Brings the table up to date; what is new in it, as the guest sees it.
+fn note(net: &mut Net, told: &Neighbour) -> Option<(IpAddr, Mac)> {
+    let address = net.source_for_guest(told.address)?;
+    let Some(mac) = told.mac else {
+        net.neighbours.forget(address);
+        return None;
+    };
+    net.neighbours.learn(address, mac).then_some((address, mac))
+}
+
+/// Tells the guest that `address` is the station `mac`.
+fn announce(net: &Net, outbox: &mut Outbox, out: &mut dyn ToGuest, address: IpAddr, mac: Mac) {
+    if !out.caps().up || mac == net.network.our_mac {
+        return;
+    }
+    log::debug!("new neighbour: {address} is {mac}");
+    match address {
+        IpAddr::V4(v4) => {
+            let message = arp::announcement(v4, mac);
+            responders::send_arp(outbox, out, (mac, Mac::BROADCAST), &message);
         }
-        log::debug!("new neighbour: {address} is {mac}");
-        match address {
-            IpAddr::V4(v4) => {
-                self.send_arp(out, (mac, Mac::BROADCAST), &arp::announcement(v4, mac));
-            }
-            IpAddr::V6(v6) if net.services.ndp => {
-                let mut told = ndp::announcement(v6, mac);
-                let to = SocketAddr::new(told.destination.into(), 0);
-                let macs = (mac, self.addressing.learned.mac);
-                self.outbox.icmp(out, macs, SocketAddr::new(address, 0), to, &mut told.message);
-            }
-            IpAddr::V6(_) => {}
+        IpAddr::V6(v6) if net.network.services.ndp => {
+            let mut told = ndp::announcement(v6, mac);
+            let to = SocketAddr::new(told.destination.into(), 0);
+            let macs = (mac, net.learned.mac);
+            outbox.icmp(out, macs, SocketAddr::new(address, 0), to, &mut told.message);
         }
+        IpAddr::V6(_) => {}
     }
 }

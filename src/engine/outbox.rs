@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use passt_frame::{FrameDone, FrameMeta, Reserve, ToGuest, ToGuestLease, ToGuestList};
+use passt_frame::{
+    FrameDone, FrameMeta, MIN_FRAME_BYTES, Reserve, ToGuest, ToGuestLease, ToGuestList,
+};
 
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::drop_reason::DropCounters;
@@ -37,6 +39,12 @@ impl Outbox {
         lease.put_payload(0, payload);
         lease.commit(&[FrameDone { payload_len: bytes, meta: FrameMeta::default() }]);
         true
+    }
+
+    /// Whether the link has room for a frame of headers. If not, it reports room later.
+    pub fn has_room(&mut self, out: &mut dyn ToGuest) -> bool {
+        let request = Reserve { header_len: MIN_FRAME_BYTES, segment: 0, bytes: 0 };
+        out.caps().up && ToGuestLease::reserve(out, &mut self.list, request).is_some()
     }
 
     /// Sends one UDP datagram from private memory.

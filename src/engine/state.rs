@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::Pipe;
 use rustix::net::sockopt;
 
+use super::listeners::ListenerId;
+use super::net::Epoch;
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
@@ -21,14 +23,16 @@ pub struct FlowState {
     pub starved: bool,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
     pub scheduled: Option<Timestamp>,
-    /// What the protocol keeps.
-    pub protocol: Protocol,
+    /// The view of the network under which the flow goes where it goes.
+    pub epoch: Epoch,
+    /// What it is a flow of, with what that keeps.
+    pub kind: FlowKind,
 }
 
 impl FlowState {
     /// State of a new flow.
-    pub fn new(socket: OwnedFd, protocol: Protocol) -> Self {
-        Self { socket, ready: false, starved: false, scheduled: None, protocol }
+    pub fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
+        Self { socket, ready: false, starved: false, scheduled: None, epoch, kind }
     }
 
     /// The socket.
@@ -37,8 +41,8 @@ impl FlowState {
     }
 }
 
-/// What a protocol keeps.
-pub enum Protocol {
+/// Kinds of flows, with what each keeps.
+pub enum FlowKind {
     /// TCP.
     Tcp(TcpState),
     /// UDP.
@@ -51,7 +55,7 @@ pub enum Protocol {
     Relay(RelayState),
 }
 
-impl Protocol {
+impl FlowKind {
     /// The socket that we connected for the one that was accepted, if the flow has two.
     pub fn second_socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
@@ -87,7 +91,7 @@ pub struct RelayState {
 impl FlowState {
     /// The socket of an end of a flow with two.
     pub fn end(&self, end: End) -> BorrowedFd<'_> {
-        match (end, self.protocol.second_socket()) {
+        match (end, self.kind.second_socket()) {
             (End::Target, Some(target)) => target,
             _ => self.fd(),
         }
@@ -108,14 +112,22 @@ pub struct TcpState {
     pub connecting: bool,
     /// The flow is on the list of half-open flows.
     pub half_open: bool,
-    /// The flow's place among those of which the guest has to show that it knows them.
-    pub place: Option<Place>,
+    /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
+    pub admission: Option<Admission>,
 }
 
 impl TcpState {
     /// State of a new connection.
     pub fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
-        Self { conn, peek, nagle, last_read: 0, connecting: false, half_open: false, place: None }
+        Self {
+            conn,
+            peek,
+            nagle,
+            last_read: 0,
+            connecting: false,
+            half_open: false,
+            admission: None,
+        }
     }
 }
 
@@ -147,13 +159,13 @@ impl Nagle {
     }
 }
 
-/// One of the places that a listening socket has for connections of which the guest's server may know
-/// nothing yet.
+/// An accepted connection of which the guest's server may know nothing yet: a listening socket has a limited
+/// number of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// Index of the listening socket.
-    pub listener: u32,
-    /// Once the handshake is done: when the place is given back at the latest, and how far both streams
+pub struct Admission {
+    /// The listening socket.
+    pub listener: ListenerId,
+    /// Once the handshake is done: when the connection stops to count at the latest, and how far both streams
     /// were.
     pub since: Option<(Timestamp, [SeqNr; 2])>,
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use passt_frame::FramePort;
 
-use super::state::Protocol;
+use super::source::Source;
+use super::state::FlowKind;
 use super::{Engine, Link, Token};
 use crate::flow::fwd::Proto;
 use crate::time::Timestamp;
@@ -188,28 +189,34 @@ impl Stats {
 }
 
 /// The type of the event that `token` stands for.
-pub(super) fn event_type(token: Token, engine: &Engine, link: &impl Link) -> EventType {
+pub(super) fn event_type(
+    token: Token,
+    engine: &Engine,
+    link: &impl Link,
+    sources: &[Box<dyn Source>],
+) -> EventType {
     match token {
-        Token::Flow(id) | Token::Target(id) => {
-            match engine.flows.table.get(id).map(|flow| &flow.state.protocol) {
-                Some(Protocol::Tcp(_)) => EventType::Tcp,
-                Some(Protocol::Udp(_)) => EventType::Udp,
-                Some(Protocol::Ping(_)) => EventType::Ping,
-                Some(Protocol::Splice(_)) => EventType::Spliced,
-                Some(Protocol::Relay(_)) => EventType::Relayed,
+        Token::Flow(id) | Token::SecondSocket(id) => {
+            match engine.core.flows.table.get(id).map(|flow| &flow.state.kind) {
+                Some(FlowKind::Tcp(_)) => EventType::Tcp,
+                Some(FlowKind::Udp(_)) => EventType::Udp,
+                Some(FlowKind::Ping(_)) => EventType::Ping,
+                Some(FlowKind::Splice(_)) => EventType::Spliced,
+                Some(FlowKind::Relay(_)) => EventType::Relayed,
                 None => EventType::Stale,
             }
         }
-        Token::Listener(index) => match engine.listeners.get(index as usize) {
+        Token::Listener(id) => match engine.core.listeners.get(id) {
             Some(listener) if listener.proto == Proto::Tcp => EventType::TcpListener,
             Some(_) => EventType::UdpListener,
             None => EventType::Stale,
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
-        Token::Neighbours => EventType::Neighbours,
-        Token::Signals => EventType::Signal,
-        Token::Watch(_) => EventType::Watch,
+        Token::Source(index) => match sources.get(index as usize) {
+            Some(source) => source.event_type(),
+            None => EventType::Stale,
+        },
     }
 }
 

@@ -1,26 +1,23 @@
 //! What an epoll event is about, packed into its 64 bits of data: kind in the top byte.
 
+use super::listeners::ListenerId;
 use crate::flow::table::{FLOW_ID_BITS, FlowId};
 
-/// The source of an event.
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// The socket of a flow.
     Flow(FlowId),
-    /// The second socket of a spliced flow: the one that we connected.
-    Target(FlowId),
+    /// The second socket of a flow that has two: the one that we connected.
+    SecondSocket(FlowId),
     /// A descriptor of the link.
     Link(u16),
-    /// A listening socket, by index.
-    Listener(u32),
+    /// A listening socket.
+    Listener(ListenerId),
     /// The socket on which clients of the link connect.
     Clients,
-    /// News about neighbours.
-    Neighbours,
-    /// The signal descriptor.
-    Signals,
-    /// A descriptor that may end the loop, by index.
-    Watch(u32),
+    /// A descriptor that acts on its own, by index.
+    Source(u32),
 }
 
 const KIND_SHIFT: u32 = 56;
@@ -28,28 +25,24 @@ const FLOW: u64 = 0;
 const LINK: u64 = 1;
 const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
-const SIGNALS: u64 = 4;
-const TARGET: u64 = 5;
-const NEIGHBOURS: u64 = 6;
-const WATCH: u64 = 7;
+const SECOND_SOCKET: u64 = 4;
+const SOURCE: u64 = 5;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
 pub const LINK_BASE: u64 = LINK << KIND_SHIFT;
 
-const _: () = assert!(FLOW_ID_BITS <= KIND_SHIFT);
+const _: () = assert!(FLOW_ID_BITS <= KIND_SHIFT && ListenerId::BITS <= KIND_SHIFT);
 
 impl Token {
     /// The data of an event.
     pub fn to_bits(self) -> u64 {
         match self {
             Self::Flow(id) => FLOW << KIND_SHIFT | id.to_bits(),
-            Self::Target(id) => TARGET << KIND_SHIFT | id.to_bits(),
+            Self::SecondSocket(id) => SECOND_SOCKET << KIND_SHIFT | id.to_bits(),
             Self::Link(token) => LINK_BASE | u64::from(token),
-            Self::Listener(index) => LISTENER << KIND_SHIFT | u64::from(index),
+            Self::Listener(id) => LISTENER << KIND_SHIFT | id.to_bits(),
             Self::Clients => CLIENTS << KIND_SHIFT,
-            Self::Neighbours => NEIGHBOURS << KIND_SHIFT,
-            Self::Signals => SIGNALS << KIND_SHIFT,
-            Self::Watch(index) => WATCH << KIND_SHIFT | u64::from(index),
+            Self::Source(index) => SOURCE << KIND_SHIFT | u64::from(index),
         }
     }
 
@@ -58,13 +51,11 @@ impl Token {
         let value = bits & ((1 << KIND_SHIFT) - 1);
         match bits >> KIND_SHIFT {
             FLOW => Some(Self::Flow(FlowId::from_bits(value))),
-            TARGET => Some(Self::Target(FlowId::from_bits(value))),
+            SECOND_SOCKET => Some(Self::SecondSocket(FlowId::from_bits(value))),
             LINK => Some(Self::Link(value as u16)),
-            LISTENER => Some(Self::Listener(value as u32)),
+            LISTENER => Some(Self::Listener(ListenerId::from_bits(value))),
             CLIENTS => Some(Self::Clients),
-            NEIGHBOURS => Some(Self::Neighbours),
-            SIGNALS => Some(Self::Signals),
-            WATCH => Some(Self::Watch(value as u32)),
+            SOURCE => Some(Self::Source(value as u32)),
             _ => None,
         }
     }
@@ -78,13 +69,11 @@ mod tests {
     fn survives_the_way_through_epoll() {
         let tokens = [
             Token::Flow(FlowId::from_bits(0x1234_5678_9abc)),
-            Token::Target(FlowId::from_bits(0x1234_5678_9abc)),
+            Token::SecondSocket(FlowId::from_bits(0x1234_5678_9abc)),
             Token::Link(0xffff),
-            Token::Listener(70_000),
+            Token::Listener(ListenerId::from_bits(0x00de_adbe_ef00_0070)),
             Token::Clients,
-            Token::Neighbours,
-            Token::Signals,
-            Token::Watch(3),
+            Token::Source(3),
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

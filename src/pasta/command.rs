@@ -11,7 +11,9 @@ use std::process::{Command, ExitCode};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use crate::engine::{End, Watch};
+use passt_frame::ToGuest;
+
+use crate::engine::{Engine, EventType, Exit, Source};
 use crate::start::{StartError, system};
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, DescriptorLimit, Forked};
@@ -156,7 +158,7 @@ impl Child {
     ///
     /// # Errors
     /// What dup(2) reports.
-    pub fn watch(&self) -> Result<Box<dyn Watch>, Errno> {
+    pub fn watch(&self) -> Result<Box<dyn Source>, Errno> {
         Ok(Box::new(Ended { pidfd: rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3)? }))
     }
 
@@ -178,13 +180,17 @@ struct Ended {
     pidfd: OwnedFd,
 }
 
-impl Watch for Ended {
+impl Source for Ended {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    fn on_event(&mut self) -> Option<End> {
-        Some(End::Watch)
+    fn event_type(&self) -> EventType {
+        EventType::Watch
+    }
+
+    fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
+        Some(Exit::Over)
     }
 }
 

@@ -15,7 +15,9 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use crate::engine::{End, Watch};
+use passt_frame::ToGuest;
+
+use crate::engine::{Engine, EventType, Exit, Source};
 use crate::start::StartError;
 
 /// File systems that do not tell of deletions: procfs, sysfs, devpts (linux/magic.h).
@@ -31,7 +33,7 @@ const EVENT_BYTES: usize = 16 + 256;
 ///
 /// # Errors
 /// Its folder cannot be opened.
-pub(super) fn watch(path: &Path) -> Result<Box<dyn Watch>, StartError> {
+pub(super) fn watch(path: &Path) -> Result<Box<dyn Source>, StartError> {
     let failed =
         |what: &str, errno: Errno| StartError::Other(format!("{what} {}: {errno}", path.display()));
     let folder_path = match path.parent() {
@@ -66,9 +68,9 @@ fn timer() -> Result<OwnedFd, Errno> {
     Ok(timer)
 }
 
-fn gone(path: &Path) -> Option<End> {
+fn gone(path: &Path) -> Option<Exit> {
     log::info!("Namespace {} is gone, exiting", path.display());
-    Some(End::Watch)
+    Some(Exit::Over)
 }
 
 /// Told by inotify.
@@ -78,12 +80,16 @@ struct Notified {
     shown: PathBuf,
 }
 
-impl Watch for Notified {
+impl Source for Notified {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    fn on_event(&mut self) -> Option<End> {
+    fn event_type(&self) -> EventType {
+        EventType::Watch
+    }
+
+    fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
         let mut buffer = [MaybeUninit::uninit(); EVENT_BYTES * 4];
         let mut reader = Reader::new(&self.events, &mut buffer);
         while let Ok(event) = reader.next() {
@@ -104,12 +110,16 @@ struct Looked {
     shown: PathBuf,
 }
 
-impl Watch for Looked {
+impl Source for Looked {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
     }
 
-    fn on_event(&mut self) -> Option<End> {
+    fn event_type(&self) -> EventType {
+        EventType::Watch
+    }
+
+    fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
         let mut expirations = [0; 8];
         let _ = rustix::io::read(&self.timer, &mut expirations);
         let name = CString::new(self.name.as_bytes()).ok()?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use passt::flow::fwd::Proto;
 use passt::flow::timer::TICK_US;
 use passt::limits::{
-    GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, PLACE_HELD, PLACES_PER_PORT,
-    RESERVED_DESCRIPTORS,
+    ADMISSION_HELD, ADMISSIONS_PER_PORT, GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN,
+    NETWORK_DATAGRAMS_DIVISOR, RESERVED_DESCRIPTORS,
 };
 use passt::wire::DropReason;
 use passt_frame::PortEvents;
@@ -393,14 +393,14 @@ fn a_burst_of_connections_waits_in_the_host_s_queue_not_in_the_guest_s() {
         let ports = [7000, 7001];
         let rules = ports.map(|port| forward(Proto::Tcp, Family::V4, port)).to_vec();
         let mut world = known(&Setup { rules, ..Setup::default() });
-        let burst = 3 * PLACES_PER_PORT;
+        let burst = 3 * ADMISSIONS_PER_PORT;
         let _clients: Vec<TcpStream> =
             (0..burst).map(|_| TcpStream::connect(host_at(ports[0])).expect("a queue")).collect();
-        let asked = requests(&world.frames(PLACES_PER_PORT));
-        assert_eq!(asked.len(), PLACES_PER_PORT, "the guest has not answered yet");
+        let asked = requests(&world.frames(ADMISSIONS_PER_PORT));
+        assert_eq!(asked.len(), ADMISSIONS_PER_PORT, "the guest has not answered yet");
 
         // A reset, data, or a while after the handshake: each makes room for one more.
-        let (third, begin) = (PLACES_PER_PORT / 3, std::time::Instant::now());
+        let (third, begin) = (ADMISSIONS_PER_PORT / 3, std::time::Instant::now());
         let answer = |world: &mut World, request: &Request, flags, seq, data: &[u8]| {
             let numbers = (seq, request.seq.wrapping_add(1));
             let frame = packet::tcp(guest_at(request.port), request.from, flags, numbers, data);
@@ -416,14 +416,14 @@ fn a_burst_of_connections_waits_in_the_host_s_queue_not_in_the_guest_s() {
         }
         world.quiet(TURNS);
         let more = requests(&world.received()).len();
-        if begin.elapsed() < PLACE_HELD {
+        if begin.elapsed() < ADMISSION_HELD {
             assert_eq!(more, 2 * third, "a SYN-ACK says nothing");
         }
         // A timer may be two ticks late.
-        world.skip(PLACE_HELD + 2 * Duration::from_micros(TICK_US));
+        world.skip(ADMISSION_HELD + 2 * Duration::from_micros(TICK_US));
         world.turn(Duration::ZERO);
         world.quiet(TURNS);
-        assert_eq!(more + requests(&world.received()).len(), PLACES_PER_PORT);
+        assert_eq!(more + requests(&world.received()).len(), ADMISSIONS_PER_PORT);
 
         // Another port is not concerned.
         let _other = TcpStream::connect(host_at(ports[1])).expect("a queue");

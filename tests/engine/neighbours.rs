@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 
+use passt::engine::NeighbourWatch;
 use passt::flow::neighbours::MAX_NEIGHBOURS;
 use passt::wire::Mac;
 
@@ -35,7 +36,8 @@ fn world(before: &str) -> World {
     );
     let index = index.expect("the interface is there");
     let mut world = World::new(&Setup::default());
-    world.engine.watch_neighbours([Some(index), Some(index)]).expect("a subscription");
+    let watch = NeighbourWatch::start(&mut world.engine, [Some(index), Some(index)]);
+    world.add(Box::new(watch.expect("a subscription")));
     world
 }
 

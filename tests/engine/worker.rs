@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Clients, End, EventType, LINK_BASE, Link, Worker};
+use passt::engine::{Clients, EventType, Exit, LINK_BASE, Link, Signals, Worker};
 use passt_frame::{
     FrameMeta, FramePort, FromGuest, LinkChange, MemPort, PortEvents, Registrar, ToGuest, Trigger,
 };
@@ -20,7 +20,7 @@ use crate::world::{Family, PLAIN, Setup, engine};
 struct KickedPort {
     port: MemPort,
     kick: OwnedFd,
-    client: Option<UnixStream>,
+    client: Option<OwnedFd>,
     /// What the next kick reports besides frames.
     room: bool,
 }
@@ -46,8 +46,8 @@ impl FramePort for KickedPort {
 }
 
 impl Link for KickedPort {
-    fn attach(&mut self, stream: UnixStream) -> Result<(), String> {
-        self.client = Some(stream);
+    fn attach(&mut self, client: OwnedFd) -> Result<(), String> {
+        self.client = Some(client);
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl Rig {
         let engine = engine(&Setup::default(), epoll.clone());
         let mut worker = Worker::new(epoll.clone(), port, engine, clients).expect("epoll");
         if let Some(signals) = signals {
-            worker.end_on(signals).expect("a descriptor that polls");
+            worker.add(Box::new(Signals(signals))).expect("a descriptor that polls");
         }
         Self { worker, epoll }
     }
@@ -127,7 +127,7 @@ fn a_second_client_is_turned_away() {
     isolated(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        let listener = Some(UnixListener::bind(&path).expect("a fresh path"));
+        let listener = Some(UnixListener::bind(&path).expect("a fresh path").into());
         let mut rig = Rig::new(Clients { listener, one_off: false }, None);
         let _first = UnixStream::connect(&path).expect("listening");
         rig.turn();
@@ -172,6 +172,6 @@ fn a_signal_ends_the_loop() {
         // Any readable descriptor stands for the signal descriptor.
         let signals = eventfd(1, EventfdFlags::NONBLOCK).expect("a descriptor");
         let mut rig = Rig::new(no_clients(), Some(signals));
-        assert_eq!(rig.worker.run().expect("epoll_wait"), End::Signal);
+        assert_eq!(rig.worker.run().expect("epoll_wait"), Exit::Signal);
     });
 }

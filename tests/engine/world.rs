@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Addressing, Engine, Options, Token, monotonic_now};
+use passt::engine::{Engine, NetView, Settings, Source, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
@@ -156,6 +156,11 @@ pub fn mapping() -> Mapping {
     map
 }
 
+/// What the operator decides, for a guest without a namespace of this host.
+pub fn view(network: Network, map: Mapping, inbound: RuleTable) -> NetView {
+    NetView { network, map, inbound, outbound: RuleTable::default() }
+}
+
 /// An engine as `setup` says, watching its sockets with `epoll`.
 pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
     let net = network(setup.mtu);
@@ -163,7 +168,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
     for rule in &setup.rules {
         rules.add(*rule, &net).expect("a valid rule");
     }
-    let options = Options {
+    let settings = Settings {
         tcp: TcpConfig::default(),
         peek_offset_v4: setup.peek_offset && stream::has_peek_offset(true),
         peek_offset_v6: setup.peek_offset && stream::has_peek_offset(false),
@@ -173,8 +178,8 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(0, Mac::OURS);
-    let addressing = Addressing::new(net, setup.map.clone(), rules);
-    let mut engine = Engine::new(epoll, addressing, options, [7; 16], duid, monotonic_now());
+    let view = view(net, setup.map.clone(), rules);
+    let mut engine = Engine::new(epoll, view, settings, [7; 16], duid, monotonic_now());
     engine.listen().expect("the ports are free");
     engine
 }
@@ -205,6 +210,7 @@ pub struct World<P: GuestEnd = MemPort> {
     batch: FromGuestBatch,
     epoll: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
+    sources: Vec<Box<dyn Source>>,
     skipped: Duration,
     /// Allocations that turns have made.
     pub allocations: usize,
@@ -253,9 +259,19 @@ impl<P: GuestEnd> World<P> {
             batch: FromGuestBatch::new(),
             epoll,
             events: Vec::with_capacity(64),
+            sources: Vec::new(),
             skipped: Duration::ZERO,
             allocations: 0,
         }
+    }
+
+    /// Has `source` act on its events.
+    pub fn add(&mut self, source: Box<dyn Source>) {
+        let token = Token::Source(self.sources.len() as u32);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*self.epoll, source.descriptor(), data, epoll::EventFlags::IN)
+            .expect("a descriptor that polls");
+        self.sources.push(source);
     }
 
     /// Records all frames from now on.
@@ -296,10 +312,11 @@ impl<P: GuestEnd> World<P> {
         for event in &self.events {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
-                Some(Token::Listener(index)) => self.engine.on_listener_event(index),
-                Some(Token::Neighbours) => {
+                Some(Token::Listener(id)) => self.engine.on_listener_event(id),
+                Some(Token::Source(index)) => {
                     let (_, out) = self.port.halves();
-                    self.engine.on_neighbours_event(out);
+                    let exit = self.sources[index as usize].on_event(&mut self.engine, out);
+                    assert_eq!(exit, None, "a source that ends the loop");
                 }
                 other => panic!("an event of {other:?}"),
             }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passt::conf::ports::{self, Kernel, Way};
-use passt::engine::{Addressing, BypassConfig, Engine, Options, Token, monotonic_now};
+use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
 use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
@@ -208,7 +208,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
     let outbound = [(2, Way::FromNamespace, Proto::Tcp), (3, Way::FromNamespace, Proto::Udp)];
     let (inbound, outbound) = (rules(&net, setup, inbound), rules(&net, setup, outbound));
-    let options = Options {
+    let settings = Settings {
         tcp: TcpConfig::default(),
         peek_offset_v4: false,
         peek_offset_v6: false,
@@ -217,15 +217,15 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         freebind: false,
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
-    let addressing = Addressing::new(net, Mapping::default(), inbound);
+    let view = NetView { network: net, map: Mapping::default(), inbound, outbound };
     let duid = Duid::new(0, Mac::OURS);
     let now = monotonic_now();
-    let mut engine = Engine::new(epoll.clone(), addressing, options, [7; 16], duid, now);
+    let mut engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, now);
     let filter = socket_maker().unwrap();
     let sockets =
         NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
-    engine.set_bypass(BypassConfig { how: setup.how, sockets, outbound, interface: 0 }).unwrap();
+    engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }).unwrap();
     engine.listen().unwrap();
     (epoll, engine)
 }
@@ -245,8 +245,8 @@ fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp
     for event in events {
         match Token::from_bits(event.data.u64()) {
             Some(Token::Flow(id)) => engine.on_flow_event(id, event.flags),
-            Some(Token::Target(id)) => engine.on_target_event(id, event.flags),
-            Some(Token::Listener(index)) => engine.on_listener_event(index),
+            Some(Token::SecondSocket(id)) => engine.on_second_socket_event(id, event.flags),
+            Some(Token::Listener(id)) => engine.on_listener_event(id),
             other => panic!("an event for {other:?}"),
         }
     }

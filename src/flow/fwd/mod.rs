@@ -31,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 pub use learn::{initial, learn, learn_mac};
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub use special::is_one_host;
-pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleTable};
+pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
 pub use to_guest::{GuestSide, source_for_guest, to_guest};
 pub use to_host::{Target, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
@@ -239,9 +239,9 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
     }
 }
 
-/// A network for the tests of this folder: the host of the worked examples.
+/// A network for tests: the host of the worked examples.
 #[cfg(test)]
-pub(in crate::flow) mod example {
+pub(crate) mod example {
     use super::*;
     use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;

@@ -83,10 +83,18 @@ pub struct Outcome {
     pub failed: usize,
 }
 
+/// Names a rule for as long as it is in a table, whatever comes and goes beside it. Another rule never
+/// gets the same name in that table, nor in one that replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(u64);
+
 /// The forwarding rules of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleTable {
     rules: Vec<Rule>,
+    /// One for each rule, ascending.
+    ids: Vec<RuleId>,
+    next_id: u64,
     sockets: usize,
     /// Targets are on the host, and its loopback addresses as good as any.
     to_host: bool,
@@ -99,11 +107,11 @@ impl RuleTable {
         Self { to_host: true, ..Self::default() }
     }
 
-    /// Adds `rule` if it is valid and agrees with the others.
+    /// Adds `rule` if it is valid and agrees with the others; returns its name.
     ///
     /// # Errors
     /// The first thing wrong with it; the table is unchanged.
-    pub fn add(&mut self, rule: Rule, net: &Network) -> Result<(), RuleError> {
+    pub fn add(&mut self, rule: Rule, net: &Network) -> Result<RuleId, RuleError> {
         check_ports(&rule)?;
         check_target(&rule, self.to_host)?;
         check_enabled(&rule, net)?;
@@ -118,8 +126,45 @@ impl RuleTable {
             return Err(RuleError::TooManySockets);
         }
         self.sockets = sockets;
+        let id = RuleId(self.next_id);
+        self.next_id += 1;
         self.rules.push(rule);
-        Ok(())
+        self.ids.push(id);
+        Ok(id)
+    }
+
+    /// Removes a rule; the others keep their names.
+    pub fn remove(&mut self, id: RuleId) -> Option<Rule> {
+        let index = self.ids.iter().position(|&other| other == id)?;
+        self.ids.remove(index);
+        let rule = self.rules.remove(index);
+        self.sockets -= rule.sockets();
+        Some(rule)
+    }
+
+    /// The rule that has this name.
+    pub fn get(&self, id: RuleId) -> Option<&Rule> {
+        self.rules.get(self.ids.binary_search(&id).ok()?)
+    }
+
+    /// The rules with their names, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
+        self.ids.iter().copied().zip(&self.rules)
+    }
+
+    /// Names the rules as `old` does, which this table is to replace: a rule that is in both keeps its name, and
+    /// what is new gets one that `old` never had.
+    pub fn rename_after(&mut self, old: &Self) {
+        let mut named: Vec<(RuleId, Rule)> = Vec::with_capacity(self.rules.len());
+        self.next_id = self.next_id.max(old.next_id);
+        for rule in &self.rules {
+            let same = old.iter().find(|(_, other)| *other == rule);
+            let id = same.map_or(RuleId(self.next_id), |(id, _)| id);
+            self.next_id += u64::from(same.is_none());
+            named.push((id, *rule));
+        }
+        named.sort_by_key(|(id, _)| *id);
+        (self.ids, self.rules) = named.into_iter().unzip();
     }
 
     /// The rules, in the order in which they were added.
@@ -279,7 +324,7 @@ mod tests {
         ] {
             assert_eq!(warning(rule, net), text);
         }
-        assert_eq!(RuleTable::default().add(RULE, &no_udp), Ok(()));
+        assert!(RuleTable::default().add(RULE, &no_udp).is_ok());
     }
 
     #[test]
@@ -321,6 +366,31 @@ mod tests {
         }
         let error = table.add(all_ports("192.0.2.6".to_owned()), &net).unwrap_err();
         assert_eq!(error.to_string(), "Rules require too many listening sockets (maximum 327680)");
+    }
+
+    #[test]
+    fn names_last_whatever_comes_and_goes() {
+        let net = network();
+        let port = |port| Rule { first: port, last: port, ..RULE };
+        let mut table = RuleTable::default();
+        let [a, b, c] = [1, 2, 3].map(|number| table.add(port(number), &net).unwrap());
+        assert_eq!(table.remove(b), Some(port(2)));
+        assert_eq!((table.remove(b), table.get(b)), (None, None));
+        assert_eq!(table.sockets(), 2);
+        let d = table.add(port(2), &net).unwrap();
+        assert!(![a, b, c].contains(&d), "{d:?} is new");
+        assert_eq!([a, c, d].map(|id| table.get(id).unwrap().first), [1, 3, 2]);
+
+        let mut other = RuleTable::default();
+        for number in [4, 3, 5] {
+            other.add(port(number), &net).unwrap();
+        }
+        other.rename_after(&table);
+        assert_eq!(other.get(c), Some(&port(3)), "it stays");
+        let fresh: Vec<RuleId> = other.iter().map(|(id, _)| id).filter(|&id| id != c).collect();
+        assert!(fresh.len() == 2 && fresh.iter().all(|id| ![a, b, d].contains(id)), "{fresh:?}");
+        let e = other.add(port(9), &net).unwrap();
+        assert_eq!(other.get(e), Some(&port(9)));
     }
 
     #[test]

@@ -20,7 +20,9 @@ use passt_frame::{
 };
 use rustix::net::RecvFlags;
 
-use super::{EventType, LINK_BASE, Link};
+use super::Link;
+use crate::engine::stats::EventType;
+use crate::engine::token::LINK_BASE;
 use crate::sys::socket;
 
 /// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
@@ -48,7 +50,7 @@ pub struct SocketLink {
     protocols: Protocols,
     vhost: passt_vhost::Device,
     stream: passt_legacy::Stream,
-    undecided: Option<UnixStream>,
+    undecided: Option<OwnedFd>,
     /// There will be no other client than the one that was handed over.
     sole: bool,
     registrar: Registrar,
@@ -81,9 +83,9 @@ impl SocketLink {
     ///
     /// # Errors
     /// What to tell the operator; the connection is closed.
-    pub fn attach_sole(&mut self, stream: UnixStream) -> Result<(), String> {
+    pub fn attach_sole(&mut self, client: OwnedFd) -> Result<(), String> {
         self.sole = true;
-        self.attach(stream)
+        self.attach(client)
     }
 
     /// Gives the client to the link that speaks its protocol, if it has said anything yet.
@@ -107,6 +109,7 @@ impl SocketLink {
             log::debug!("client socket: closed before the first message");
             return PortEvents::default();
         }
+        let client = UnixStream::from(client);
         let attached = first.ok_or_else(String::new).and_then(|first| {
             if self.protocols == Protocols::VhostUser || REQUESTS.contains(&first) {
                 self.vhost.attach(client).map_err(|error| error.to_string())
@@ -129,10 +132,10 @@ impl SocketLink {
 }
 
 impl Link for SocketLink {
-    fn attach(&mut self, stream: UnixStream) -> Result<(), String> {
-        let added = self.registrar.add(&stream, UNDECIDED_TOKEN, Trigger::Level);
+    fn attach(&mut self, client: OwnedFd) -> Result<(), String> {
+        let added = self.registrar.add(&client, UNDECIDED_TOKEN, Trigger::Level);
         added.map_err(|errno| format!("client socket: epoll: {errno}"))?;
-        self.undecided = Some(stream);
+        self.undecided = Some(client);
         Ok(())
     }
 
@@ -182,5 +185,23 @@ impl FramePort for SocketLink {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         self.vhost.counters(visit);
         self.stream.counters(visit);
+    }
+}
+
+impl Link for passt_vhost::Device {
+    fn attach(&mut self, client: OwnedFd) -> Result<(), String> {
+        passt_vhost::Device::attach(self, client.into()).map_err(|error| error.to_string())
+    }
+
+    fn is_attached(&self) -> bool {
+        passt_vhost::Device::is_attached(self)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.front_end().is_some_and(socket::has_hung_up)
+    }
+
+    fn event_type(&self, token: u16) -> EventType {
+        if Self::is_kick(token) { EventType::Kick } else { EventType::Control }
     }
 }

@@ -14,8 +14,8 @@
 use passt_frame::{FromGuestLease, Part};
 use rustix::net::SendFlags;
 
-use super::Engine;
-use super::datagrams::send_datagram;
+use super::{Datagrams, send_datagram, socket};
+use crate::engine::core::Core;
 use crate::flow::fwd::Proto;
 use crate::flow::reassembly::Reassembly;
 use crate::limits::{REASSEMBLY_BUFFER_BYTES, REASSEMBLY_SLOTS};
@@ -25,7 +25,7 @@ use crate::wire::l4::{UDP_HEADER_BYTES, UdpHead, udp_checksum_is_right};
 use crate::wire::{DropReason, Fragment};
 
 /// Datagrams under reassembly.
-pub struct Fragments {
+pub(in crate::engine) struct Fragments {
     reassembly: Reassembly,
     /// One buffer for each slot, one behind the other.
     buffers: Box<[u8]>,
@@ -38,34 +38,35 @@ impl Default for Fragments {
     }
 }
 
-impl Engine {
-    /// A fragment of a UDP datagram from the guest; the last to arrive sends the datagram.
-    pub(super) fn fragment_from_guest(
-        &mut self,
-        lease: &mut FromGuestLease<'_>,
-        frame: usize,
-        fragment: &Fragment,
-    ) -> Result<(), DropReason> {
-        let drops = &mut self.outbox.drops;
-        let placed = self.fragments.reassembly.add(self.now, fragment, drops)?;
-        let Some(placed) = placed else { return Ok(()) };
-        let start = placed.slot * REASSEMBLY_BUFFER_BYTES;
-        let buffer = &mut self.fragments.buffers[start..start + REASSEMBLY_BUFFER_BYTES];
-        let (offset, len) = (fragment.ip.l4_offset as u32, fragment.ip.l4_len);
-        let room = &mut buffer[placed.offset..placed.offset + len as usize];
-        lease.copy_out(Part { frame, offset, len }, room);
-        let Some(total) = placed.whole else { return Ok(()) };
-        let ip = IpHead { l4_offset: 0, l4_len: total, ..fragment.ip };
-        let head = checked_head(&ip, buffer)?;
-        let id = self.datagram_flow(Proto::Udp, &ip, (head.source_port, head.destination_port))?;
-        let end = UDP_HEADER_BYTES + head.payload_len;
-        let payload = &self.fragments.buffers[start..][UDP_HEADER_BYTES as usize..end as usize];
-        let flow = self.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-        send_datagram(flow, self.now, ip.hop_limit, head.payload_len, |socket| {
-            rustix::net::send(socket, payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-            Ok(())
-        })
-    }
+/// A fragment of a UDP datagram from the guest; the last to arrive sends the datagram.
+pub(in crate::engine) fn fragment_from_guest(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    lease: &mut FromGuestLease<'_>,
+    frame: usize,
+    fragment: &Fragment,
+) -> Result<(), DropReason> {
+    let Fragments { reassembly, buffers } = &mut datagrams.fragments;
+    let placed = reassembly.add(core.now, fragment, &mut core.outbox.drops)?;
+    let Some(placed) = placed else { return Ok(()) };
+    let start = placed.slot * REASSEMBLY_BUFFER_BYTES;
+    let buffer = &mut buffers[start..start + REASSEMBLY_BUFFER_BYTES];
+    let (offset, len) = (fragment.ip.l4_offset as u32, fragment.ip.l4_len);
+    let room = &mut buffer[placed.offset..placed.offset + len as usize];
+    lease.copy_out(Part { frame, offset, len }, room);
+    let Some(total) = placed.whole else { return Ok(()) };
+    let ip = IpHead { l4_offset: 0, l4_len: total, ..fragment.ip };
+    let head = checked_head(&ip, buffer)?;
+    let ports = (head.source_port, head.destination_port);
+    let id = socket::find_or_open(core, datagrams, Proto::Udp, &ip, ports)?;
+    let end = UDP_HEADER_BYTES + head.payload_len;
+    let buffer = &datagrams.fragments.buffers[start..];
+    let payload = &buffer[UDP_HEADER_BYTES as usize..end as usize];
+    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+    send_datagram(flow, core.now, ip.hop_limit, head.payload_len, |socket| {
+        rustix::net::send(socket, payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
+    })
 }
 
 /// The UDP header of a whole datagram, if the datagram is as long as its header says, has the right

@@ -9,7 +9,7 @@ use passt_frame::{
     ToGuestLease, ToGuestList,
 };
 
-use super::state::{PeekOffset, TcpState};
+use crate::engine::state::{PeekOffset, TcpState};
 use crate::flow::tcp::{Conn, Fill, Flags};
 use crate::sys::stream;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
@@ -30,7 +30,7 @@ pub(super) struct Wish {
 }
 
 /// Moves data from the socket to the guest.
-pub(super) fn fill(
+pub(super) fn send(
     list: &mut ToGuestList,
     out: &mut dyn ToGuest,
     socket: BorrowedFd<'_>,

@@ -14,7 +14,7 @@
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
 use passt_frame::{
@@ -22,10 +22,11 @@ use passt_frame::{
     ToGuest, ToGuestLease,
 };
 
-use super::Engine;
-use super::datagrams::{Drained, drop_head, next_head};
-use super::outbox::Outbox;
-use super::state::{DatagramState, Protocol};
+use super::{Served, drop_head, next_head};
+use crate::engine::core::Core;
+use crate::engine::listeners::ListenerId;
+use crate::engine::outbox::Outbox;
+use crate::engine::state::{DatagramState, FlowKind};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
@@ -48,60 +49,65 @@ struct Way<'a> {
     template: &'a HeaderTemplate,
 }
 
-impl Engine {
-    /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
-    pub(super) fn serve_udp(&mut self, out: &mut dyn ToGuest, id: FlowId) -> Drained {
-        let Some(flow) = self.flows.table.get_mut(id) else { return Drained::Empty };
-        let tap = usize::from(flow.sides[0].pif != Pif::Tap);
-        let Protocol::Udp(state) = &flow.state.protocol else { return Drained::Empty };
-        let mut state = *state;
-        let template = self.addressing.template(&flow.sides[tap], L4Protocol::Udp, 0);
-        let fd = flow.state.fd();
-        let mut way = Way { outbox: &mut self.outbox, out, fd, template: &template };
-        let mut left = DATAGRAMS_PER_TURN;
-        let drained = loop {
-            let (moved, drained) = if state.large {
-                way.large(&mut state, &mut self.datagrams)
-            } else {
-                way.small(&mut state, &mut self.datagrams)
-            };
-            if moved > 0 {
-                state.touch(self.now, 1 - tap, moved);
-            }
-            left = left.saturating_sub(moved.max(1));
-            if drained != Drained::More || left == 0 {
-                break drained;
-            }
-        };
-        if let Protocol::Udp(stored) = &mut flow.state.protocol {
-            *stored = state;
+/// Moves what waits in the socket of a UDP flow to the guest, for one turn.
+pub(super) fn serve(
+    core: &mut Core,
+    batch: &mut Batch,
+    out: &mut dyn ToGuest,
+    id: FlowId,
+) -> Served {
+    let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
+    let tap = usize::from(flow.sides[0].pif != Pif::Tap);
+    let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
+    let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
+    let fd = flow.state.socket.as_fd();
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template };
+    let mut left = DATAGRAMS_PER_TURN;
+    loop {
+        let (moved, served) =
+            if state.large { way.large(state, batch) } else { way.small(state, batch) };
+        if moved > 0 {
+            state.touch(core.now, 1 - tap, moved);
         }
-        drained
+        left = left.saturating_sub(moved.max(1));
+        if served != Served::More || left == 0 {
+            return served;
+        }
     }
 }
 
-/// Moves the datagram at the head of a socket that hands out no bursts; `None` when there is none.
-pub(super) fn udp_to_guest(
-    outbox: &mut Outbox,
+/// Moves the datagram at the head of the queue of `listener` to the guest, as one of its flow; `None` when there is
+/// none.
+pub(in crate::engine) fn first_to_guest(
+    core: &mut Core,
     out: &mut dyn ToGuest,
-    fd: BorrowedFd<'_>,
-    template: &HeaderTemplate,
-) -> Option<Drained> {
+    listener: ListenerId,
+    id: FlowId,
+) -> Option<Served> {
+    let fd = core.listeners.get(listener)?.socket.as_fd();
+    let flow = core.flows.table.get_mut(id)?;
+    let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        state.touch(core.now, 1 - tap, 1);
+    }
+    let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
+    // A listening socket hands out no bursts.
     let burst = match next_head(datagram::peek_burst(fd)) {
         Ok(burst) => burst,
-        Err(drained) => return drained,
+        Err(served) => return served,
     };
-    let (_, drained) = Way { outbox, out, fd, template }.deliver(burst, &mut 0);
-    Some(drained)
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template };
+    let (_, served) = way.deliver(burst, &mut 0);
+    Some(served)
 }
 
 impl Way<'_> {
     /// Moves what is at the head of the queue, straight into the guest's buffers. Returns how many
     /// datagrams it was.
-    fn large(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Drained) {
+    fn large(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Served) {
         let burst = match next_head(datagram::peek_burst(self.fd)) {
             Ok(burst) => burst,
-            Err(drained) => return (0, drained.unwrap_or(Drained::Empty)),
+            Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
             return self.small(state, batch);
@@ -111,7 +117,7 @@ impl Way<'_> {
     }
 
     /// Moves `burst`, of which `delivered` bytes are with the guest already.
-    fn deliver(&mut self, burst: Burst, delivered: &mut u32) -> (usize, Drained) {
+    fn deliver(&mut self, burst: Burst, delivered: &mut u32) -> (usize, Served) {
         let done = std::mem::take(delivered);
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
         let done = if done < burst.len { done } else { 0 };
@@ -130,7 +136,7 @@ impl Way<'_> {
         let list = &mut self.outbox.list;
         let Some(mut lease) = ToGuestLease::reserve(&mut *self.out, list, request) else {
             *delivered = done;
-            return (0, Drained::NoRoom);
+            return (0, Served::NoRoom);
         };
         if lease.frame_room(0) < largest.min(left) {
             // A guest without mergeable buffers whose buffers are too small: it will never fit.
@@ -142,39 +148,39 @@ impl Way<'_> {
         let flags = if all && done == 0 { 0 } else { libc::MSG_PEEK };
         let received = match lease.recv_stream(self.fd, room, done, flags) {
             Ok(received) => received.min(room),
-            Err(Errno::AGAIN) if burst.len > 0 => return (0, Drained::Empty),
-            Err(_) => return (0, Drained::More),
+            Err(Errno::AGAIN) if burst.len > 0 => return (0, Served::Empty),
+            Err(_) => return (0, Served::More),
         };
         let gso = whole.then_some(segment as u16);
         let frames = stamp(lease, self.template, largest, received, gso);
         if !all {
             *delivered = done + received;
-            return (frames, Drained::NoRoom);
+            return (frames, Served::NoRoom);
         }
         if flags != 0 {
             let _ = datagram::drop_one(self.fd);
         }
-        (received.div_ceil(segment.max(1)).max(1) as usize, Drained::More)
+        (received.div_ceil(segment.max(1)).max(1) as usize, Served::More)
     }
 
-    fn drop_burst(&mut self, burst: Burst, done: u32, reason: DropReason) -> (usize, Drained) {
+    fn drop_burst(&mut self, burst: Burst, done: u32, reason: DropReason) -> (usize, Served) {
         let segment = burst.segment.map_or(burst.len, u32::from).max(1);
         let datagrams = (burst.len - done).div_ceil(segment).max(1);
         self.outbox.drops.add(reason, datagrams.into());
         drop_head(self.fd);
-        (0, Drained::More)
+        (0, Served::More)
     }
 
     /// Moves small datagrams by way of `batch`. Returns how many there were.
-    fn small(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Drained) {
+    fn small(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Served) {
         let expected = usize::from(state.expected).clamp(1, DATAGRAM_BATCH);
         let room = if self.out.caps().up { self.room_for(expected) } else { expected };
         if room == 0 {
-            return (0, Drained::NoRoom);
+            return (0, Served::NoRoom);
         }
         let received = match next_head(batch.receive(self.fd, room)) {
             Ok(received) => received,
-            Err(drained) => return (0, drained.unwrap_or(Drained::Empty)),
+            Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         let last = batch.bursts().last();
@@ -183,7 +189,7 @@ impl Way<'_> {
         while next < received {
             next = self.forward(batch, next);
         }
-        (received, if received < room { Drained::Empty } else { Drained::More })
+        (received, if received < room { Served::Empty } else { Served::More })
     }
 
     /// How many of `expected` small datagrams the guest has room for.

@@ -9,10 +9,9 @@ use std::os::fd::AsFd;
 use arrayvec::ArrayVec;
 use passt_frame::ToGuest;
 
-use super::Engine;
-use super::addressing::Addressing;
-use super::state::Protocol;
-use crate::flow::fwd;
+use crate::engine::core::Core;
+use crate::engine::net::Net;
+use crate::engine::state::FlowKind;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ERRORS_PER_TURN;
@@ -30,42 +29,40 @@ const MESSAGE_V6: usize = 1280 - 40;
 
 type Message = ArrayVec<u8, MESSAGE_V6>;
 
-impl Engine {
-    /// Empties the error queue of a flow's socket, if an event said that there is something in it.
-    pub(super) fn relay_errors(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Some(flow) = self.flows.table.get_mut(id) else { return };
-        let relay = matches!(flow.state.protocol, Protocol::Udp(_));
-        let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
-            return;
-        };
-        if !std::mem::take(&mut state.failed) {
-            return;
+/// Empties the error queue of a flow's socket, if an event said that there is something in it.
+pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let relay = matches!(flow.state.kind, FlowKind::Udp(_));
+    let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
+        return;
+    };
+    if !std::mem::take(&mut state.failed) {
+        return;
+    }
+    let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
+    let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
+    let fd = flow.state.socket.as_fd();
+    let mut payload = [0; MESSAGE_V6];
+    for _ in 0..ERRORS_PER_TURN {
+        let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
+        if !relay {
+            continue;
         }
-        let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-        let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
-        let fd = flow.state.socket.as_fd();
-        let mut payload = [0; MESSAGE_V6];
-        for _ in 0..ERRORS_PER_TURN {
-            let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
-            if !relay {
-                continue;
+        let quote = &payload[..error.payload_len];
+        match answer(&core.net, &side, peer, &error, quote) {
+            Some((from, mut message)) => {
+                let to = SocketAddr::new(side.endpoint.ip(), 0);
+                let macs = core.net.macs_from(from.ip());
+                core.outbox.icmp(out, macs, from, to, &mut message);
             }
-            let quote = &payload[..error.payload_len];
-            match answer(&self.addressing, &side, peer, &error, quote) {
-                Some((from, mut message)) => {
-                    let to = SocketAddr::new(side.endpoint.ip(), 0);
-                    let macs = self.addressing.macs_from(from.ip());
-                    self.outbox.icmp(out, macs, from, to, &mut message);
-                }
-                None => self.outbox.drops.count(DropReason::UntranslatableError),
-            }
+            None => core.outbox.drops.count(DropReason::UntranslatableError),
         }
     }
 }
 
 /// The error message for the guest and the address it comes from.
 fn answer(
-    addressing: &Addressing,
+    net: &Net,
     side: &Side,
     peer: IpAddr,
     error: &QueuedError,
@@ -79,8 +76,7 @@ fn answer(
     } else if offender == peer {
         (ours, told)
     } else {
-        let Addressing { net, map, learned, .. } = addressing;
-        (fwd::source_for_guest(net, map, learned, offender)?, told)
+        (net.source_for_guest(offender)?, told)
     };
     if from.is_ipv4() != ours.is_ipv4() {
         return None;
@@ -90,7 +86,7 @@ fn answer(
     message.try_extend_from_slice(&mtu_field(from.is_ipv4(), error).to_be_bytes()).ok()?;
     // The quoted datagram went from the guest to us.
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
-    let template = HeaderTemplate::new(addressing.macs(), guest, remote, L4Protocol::Udp, 0);
+    let template = HeaderTemplate::new(net.macs(), guest, remote, L4Protocol::Udp, 0);
     let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
     let quoted = template.udp(payload.len() as u32, checksum);
     message.try_extend_from_slice(&quoted[eth::HEADER_BYTES..]).ok()?;

@@ -2,14 +2,15 @@
 //! Without a device no frame ever comes, none can be sent, and nothing about it ever changes; what passes
 //! the link by is then all there is.
 
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 
 use passt_frame::{
     Caps, FrameDone, FramePort, FromGuest, FromGuestBatch, PortEvents, ToGuest, ToGuestList,
 };
 use passt_legacy::Tap;
 
-use super::{EventType, Link};
+use super::Link;
+use crate::engine::stats::EventType;
 
 /// The tap device, if there is one.
 pub struct NamespaceLink {
@@ -53,7 +54,7 @@ impl FramePort for NamespaceLink {
 }
 
 impl Link for NamespaceLink {
-    fn attach(&mut self, _stream: UnixStream) -> Result<(), String> {
+    fn attach(&mut self, _client: OwnedFd) -> Result<(), String> {
         Err("a network namespace takes no clients".to_owned())
     }
 
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn without_a_device_there_are_no_frames_and_no_room() {
         let mut link = NamespaceLink::new(None);
-        assert!(link.attach(UnixStream::pair().unwrap().0).is_err());
+        assert!(link.attach(std::os::unix::net::UnixStream::pair().unwrap().0.into()).is_err());
         assert_eq!(link.on_event(0), PortEvents::default());
         link.counters(&mut |name, _| panic!("{name}"));
         link.flush();

@@ -1,0 +1,162 @@
+//! What passes the guest's link by: loopback traffic between the host and the guest's network
+//! namespace, both ways. This file decides which accepted connection and which datagram takes that
+//! way, and opens sockets for it; [`splice`] moves the bytes of TCP, [`relay`] those of UDP. Who listens is
+//! [`listen`](super::listen)'s business, also where ports follow services.
+//!
+//! Sockets inside the namespace come from a [`SocketMaker`]; only making them needs the namespace.
+
+pub(super) mod relay;
+pub(super) mod splice;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use passt_frame::{Errno, Pipe};
+
+use super::net::Net;
+use crate::flow::fwd::{self, Bypass, Rule, SpliceSide};
+use crate::flow::side::{Pif, Side};
+use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
+use crate::sys::batch::STREAM_BYTES;
+use crate::sys::namespace_socket::{SocketKind, SocketMaker};
+use crate::sys::socket::{self, Transport};
+use crate::wire::DropReason;
+
+/// Descriptors that are not for flows where traffic passes the link by.
+pub(super) const OWN_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
+
+/// What a guest in a network namespace of this host needs besides its link.
+pub struct BypassConfig {
+    /// What passes by.
+    pub how: Bypass,
+    /// Makes sockets in the guest's namespace.
+    pub sockets: Box<dyn SocketMaker>,
+    /// Index of the guest's interface in its namespace, for link-local addresses; 0 if it has none.
+    pub interface: u32,
+}
+
+/// The same at work.
+pub(super) struct BypassParts {
+    pub how: Bypass,
+    pub sockets: Box<dyn SocketMaker>,
+    interface: u32,
+    pipes: PipePool,
+}
+
+impl BypassParts {
+    /// Nothing has passed yet.
+    pub fn new(config: BypassConfig) -> Self {
+        let BypassConfig { how, sockets, interface } = config;
+        Self { how, sockets, interface, pipes: PipePool::default() }
+    }
+
+    /// The side that we open for what `peer` sent to `local`, on a socket of `rule` that listens on
+    /// `pif`, with the interface it is on; `None` if it goes to the link.
+    pub fn side(
+        &self,
+        net: &Net,
+        (pif, rule): (Pif, &Rule),
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<Option<(Pif, SpliceSide)>, DropReason> {
+        let side = if pif == Pif::Splice {
+            fwd::from_namespace(net.network.scope_id(), rule, peer, local)
+                .map(|side| Some((Pif::Host, side)))
+        } else {
+            fwd::to_namespace(self.how, (&net.learned, self.interface), rule, peer, local)
+                .map(|side| side.map(|side| (Pif::Splice, side)))
+        };
+        side.map_err(|refused| {
+            log::debug!("No rules to forward {pif} {} {peer} -> {local}: {refused}", rule.proto);
+            DropReason::from(refused)
+        })
+    }
+}
+
+/// A new socket on an interface, for an address of some family.
+pub(super) fn socket_on(
+    bypass: Option<&mut BypassParts>,
+    pif: Pif,
+    transport: Transport,
+    address: SocketAddr,
+) -> Result<OwnedFd, Errno> {
+    match bypass {
+        Some(parts) if pif == Pif::Splice => {
+            let kind = SocketKind::of(transport, address.is_ipv4()).ok_or(Errno::INVAL)?;
+            parts.sockets.make(kind)
+        }
+        _ => socket::create(transport, address.ip()),
+    }
+}
+
+/// Runs `open`, and names what failed.
+fn open_logged<T>(
+    open: impl FnOnce() -> Result<T, Errno>,
+    sides: &[Side; 2],
+) -> Result<T, DropReason> {
+    open().map_err(|errno| {
+        log::debug!("{} => {}: {errno}", sides[0], sides[1]);
+        match errno {
+            Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
+            _ => DropReason::SocketFailed,
+        }
+    })
+}
+
+/// The side of a flow that we open.
+pub(super) fn target_side(pif: Pif, side: &SpliceSide) -> Side {
+    Side { pif, ours: side.source.into(), endpoint: side.destination.into() }
+}
+
+/// Who has used up the quota of pipe pages gets pipes of two pages (pipe(7)): too few for each read.
+const LEAST_COPY_BYTES: u32 = 64 * 1024;
+
+/// Pipes for the ways that move many bytes. Made when they are first needed, at most [`MAX_PIPES`].
+struct PipePool {
+    free: Vec<Pipe>,
+    lent: usize,
+    /// What the kernel granted last: it is not asked for more again.
+    bytes: u32,
+}
+
+impl Default for PipePool {
+    fn default() -> Self {
+        Self { free: Vec::with_capacity(MAX_PIPES), lent: 0, bytes: PIPE_BYTES }
+    }
+}
+
+impl PipePool {
+    /// How many bytes the next pipe is sure to hold, if there is one and it is of use for copying.
+    fn spare(&mut self) -> Option<u32> {
+        if self.free.is_empty() {
+            let pipe = self.take()?;
+            self.give(pipe, 0);
+        }
+        let holds = self.free.last()?.capacity().min(STREAM_BYTES as u32);
+        (holds >= LEAST_COPY_BYTES).then_some(holds)
+    }
+
+    /// An empty pipe, if one is left.
+    fn take(&mut self) -> Option<Pipe> {
+        let pipe = match self.free.pop() {
+            Some(pipe) => pipe,
+            None if self.lent >= MAX_PIPES => return None,
+            None => {
+                let pipe = Pipe::new(self.bytes)
+                    .inspect_err(|errno| log::debug!("no pipe for a spliced connection: {errno}"));
+                pipe.ok()?
+            }
+        };
+        self.bytes = pipe.capacity();
+        self.lent += 1;
+        Some(pipe)
+    }
+
+    /// Takes a pipe back; one that still holds bytes is closed.
+    fn give(&mut self, pipe: Pipe, held: u32) {
+        self.lent -= 1;
+        if held == 0 {
+            self.free.push(pipe);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Relayed UDP: pseudo-flows between two connected sockets, one on the host and one in the guest's
+//! namespace. Datagrams move in batches, a system call each way for up to 16 of them; timeouts are
+//! those of all UDP flows. Errors are not passed on: who sends to a closed port hears nothing.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use passt_frame::Errno;
+
+use super::{BypassParts, open_logged, socket_on, target_side};
+use crate::engine::core::Core;
+use crate::engine::datagrams;
+use crate::engine::listeners::ListenerId;
+use crate::engine::outbox::Outbox;
+use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
+use crate::flow::fwd::{Rule, SpliceSide};
+use crate::flow::side::{Pif, Side};
+use crate::flow::splice::End;
+use crate::flow::table::FlowId;
+use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
+use crate::sys::batch::Batch;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+/// Opens a flow for a datagram of `initiating`, which came in on a socket of `rule`.
+pub(in crate::engine) fn open(
+    core: &mut Core,
+    bypass: &mut BypassParts,
+    rule: &Rule,
+    initiating: Side,
+    (to, side): (Pif, SpliceSide),
+) -> Result<FlowId, DropReason> {
+    core.check_datagram_room(initiating.pif, 2)?;
+    let sides = [initiating, target_side(to, &side)];
+    let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
+    let interface = rule.interface.as_ref().map(|name| name.as_str());
+    let freebind = core.settings.freebind;
+    let mut connected = |pif, from, to| connected(bypass, freebind, pif, from, to);
+    let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
+        let first = connected(initiating.pif, (local, interface), peer)?;
+        let source = side.source;
+        let second = match connected(to, (source, None), side.destination) {
+            // The port is taken there, or privileged: another one will do.
+            Err(Errno::ADDRINUSE | Errno::ACCESS) => {
+                connected(to, (SocketAddr::new(source.ip(), 0), None), side.destination)?
+            }
+            other => other?,
+        };
+        Ok((first, second))
+    };
+    let (first, target) = open_logged(open, &sides)?;
+    let relay =
+        RelayState { datagrams: DatagramState::new(core.now), target, readable: [false; 2] };
+    let state = FlowState::new(first, core.net.epoch(), FlowKind::Relay(relay));
+    datagrams::add(core, sides, L4Protocol::Udp, state)
+}
+
+/// A UDP socket on `pif`, bound and connected.
+fn connected(
+    bypass: &mut BypassParts,
+    freebind: bool,
+    pif: Pif,
+    (address, interface): (SocketAddr, Option<&str>),
+    peer: SocketAddr,
+) -> Result<OwnedFd, Errno> {
+    let freebind = freebind && pif == Pif::Host;
+    let udp = socket_on(Some(bypass), pif, Transport::Udp, peer)?;
+    let to = BindTo { address, interface, freebind, dual_stack: false };
+    socket::bind(udp.as_fd(), &to)?;
+    socket::connect(udp.as_fd(), peer)?;
+    Ok(udp)
+}
+
+/// Passes the datagram at the head of the queue of `listener` on to the target of its flow.
+pub(in crate::engine) fn pass_on_first(
+    core: &mut Core,
+    batch: &mut Batch,
+    listener: ListenerId,
+    id: FlowId,
+) {
+    let Some(listener) = core.listeners.get(listener) else { return };
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
+    if batch.receive(listener.socket.as_fd(), 1).is_ok() {
+        relay.datagrams.touch(core.now, End::Initiator.index(), 1);
+        send_all(batch, relay.target.as_fd(), 1, &mut core.outbox);
+    }
+}
+
+/// An event of one of the two sockets.
+pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    if let FlowKind::Relay(relay) = &mut flow.state.kind {
+        relay.readable[end.index()] = true;
+        core.flows.mark_ready(id);
+    }
+}
+
+/// Moves what waits, for one turn.
+pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let initiator = flow.state.socket.as_fd();
+    let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
+    let sockets = [initiator, relay.target.as_fd()];
+    for from in End::BOTH {
+        let (index, other) = (from.index(), from.other().index());
+        for _ in 0..DATAGRAMS_PER_TURN / DATAGRAM_BATCH {
+            if !relay.readable[index] {
+                break;
+            }
+            match batch.receive(sockets[index], DATAGRAM_BATCH) {
+                Ok(received) => {
+                    relay.datagrams.touch(core.now, index, received);
+                    send_all(batch, sockets[other], received, &mut core.outbox);
+                }
+                Err(Errno::AGAIN) => relay.readable[index] = false,
+                // An ICMP error to an earlier datagram, which this call has cleared.
+                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                Err(errno) => {
+                    log::debug!("{id:?} (UDP, spliced): {errno}");
+                    relay.readable[index] = false;
+                }
+            }
+        }
+    }
+    if relay.readable != [false; 2] {
+        core.flows.mark_ready(id);
+    }
+}
+
+/// Sends the datagrams of a batch. What the socket does not take is dropped and counted.
+fn send_all(batch: &mut Batch, to: BorrowedFd<'_>, count: usize, outbox: &mut Outbox) {
+    let (mut done, mut retried) = (0, false);
+    while done < count {
+        match batch.send(to, done) {
+            Ok(0) => return,
+            Ok(sent) => done += sent,
+            // The error of an earlier datagram, reported once: it has nothing to do with this one.
+            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) if !retried => {
+                retried = true;
+            }
+            Err(_) => {
+                outbox.drops.count(DropReason::SendFailed);
+                (done, retried) = (done + 1, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Spliced TCP connections: does what the machine of [`flow::splice`](crate::flow::splice) decides,
+//! with the flow's two sockets, the worker's buffer and a pipe from the pool.
+//!
+//! Both sockets are watched for all events, edge-triggered, from the start: the kernel reports room to
+//! write only after a write was cut short, and the end of a stream on its own.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use passt_frame::{Errno, Pipe};
+use rustix::event::epoll::EventFlags;
+use rustix::net as rnet;
+
+use super::{BypassParts, PipePool, open_logged, socket_on};
+use crate::engine::core::Core;
+use crate::engine::flows::FlowWatch;
+use crate::engine::state::{FlowKind, FlowState, Nagle, SpliceState};
+use crate::engine::token::Token;
+use crate::flow::fwd::SpliceSide;
+use crate::flow::side::Side;
+use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
+use crate::flow::table::FlowId;
+use crate::limits::SPLICE_ACTIONS_PER_TURN;
+use crate::sys::batch::{Batch, STREAM_BYTES};
+use crate::sys::socket::{self, Transport};
+use crate::sys::stream;
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+
+/// Connects a second socket for a connection that was accepted, and adds the flow. An accepted connection that
+/// comes to nothing is reset.
+pub(in crate::engine) fn open(
+    core: &mut Core,
+    bypass: &mut BypassParts,
+    accepted: OwnedFd,
+    sides: [Side; 2],
+    side: &SpliceSide,
+) -> Result<(), DropReason> {
+    match connect(bypass, &sides, side) {
+        Ok(target) => add(core, sides, accepted, target),
+        Err(reason) => {
+            let _ = stream::reset_on_close(accepted.as_fd());
+            Err(reason)
+        }
+    }
+}
+
+/// Connects the second socket of a spliced connection; with it, whether it is connected already.
+fn connect(
+    bypass: &mut BypassParts,
+    sides: &[Side; 2],
+    side: &SpliceSide,
+) -> Result<(OwnedFd, bool), DropReason> {
+    let open = || -> Result<(OwnedFd, bool), Errno> {
+        let socket = socket_on(Some(bypass), sides[1].pif, Transport::Tcp, side.destination)?;
+        let source = side.source.ip();
+        let kernels_choice = source.is_unspecified()
+            || (source.is_loopback() && source == loopback_of(side.destination));
+        if !kernels_choice {
+            socket::bind_address(socket.as_fd(), source)?;
+        }
+        let connected = socket::connect(socket.as_fd(), side.destination)?;
+        Ok((socket, connected))
+    };
+    open_logged(open, sides)
+}
+
+/// Adds a connection whose target is connected, or being connected.
+fn add(
+    core: &mut Core,
+    sides: [Side; 2],
+    accepted: OwnedFd,
+    (target, connected): (OwnedFd, bool),
+) -> Result<(), DropReason> {
+    let state = SpliceState {
+        machine: Splice::new(connected),
+        target,
+        nagle: [Nagle::Off, Nagle::Unwritten],
+        pipes: [None, None],
+    };
+    let state = FlowState::new(accepted, core.net.epoch(), FlowKind::Splice(state));
+    let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
+    log::debug!("{id:?} (TCP connection, spliced): {} => {}", sides[0], sides[1]);
+    Ok(())
+}
+
+/// An event of one of the two sockets.
+pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End, events: EventFlags) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
+    let has = |flags| events.intersects(flags);
+    let event = Event {
+        readable: has(EventFlags::IN),
+        writable: has(EventFlags::OUT),
+        ended: has(EventFlags::RDHUP | EventFlags::HUP),
+        failed: has(EventFlags::ERR),
+    };
+    splice.machine.on_event(end, event);
+    core.flows.mark_ready(id);
+}
+
+/// Does what the machine wants done, for one turn. Whether the connection moves bulk.
+pub(in crate::engine) fn drive(
+    core: &mut Core,
+    bypass: &mut BypassParts,
+    batch: &mut Batch,
+    id: FlowId,
+) -> bool {
+    let mut bulk = false;
+    for _ in 0..SPLICE_ACTIONS_PER_TURN {
+        let Some(flow) = core.flows.table.get_mut(id) else { return bulk };
+        let FlowKind::Splice(splice) = &mut flow.state.kind else { return bulk };
+        bulk |= splice.machine.moves_bulk();
+        match splice.machine.poll() {
+            Some(Action::Close { reset }) => {
+                close(core, bypass, id, reset);
+                return bulk;
+            }
+            Some(action) => {
+                let driven = Driven {
+                    id,
+                    initiator: flow.state.socket.as_fd(),
+                    splice,
+                    watch: &core.flows.watch,
+                };
+                driven.act(&mut bypass.pipes, batch, action);
+            }
+            None => return bulk,
+        }
+    }
+    core.flows.mark_ready(id);
+    bulk
+}
+
+fn close(core: &mut Core, bypass: &mut BypassParts, id: FlowId, reset: bool) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    if reset {
+        let _ = End::BOTH.map(|end| stream::reset_on_close(flow.state.end(end)));
+    }
+    if let FlowKind::Splice(splice) = &mut flow.state.kind {
+        for end in End::BOTH {
+            if let Some(pipe) = splice.pipes[end.index()].take() {
+                bypass.pipes.give(pipe, splice.machine.held(end));
+            }
+        }
+    }
+    let how = if reset { " with a reset" } else { "" };
+    log::debug!("{id:?} (TCP connection, spliced): closed{how}");
+    core.flows.remove(id);
+}
+
+/// A connection in its turn.
+struct Driven<'a> {
+    id: FlowId,
+    initiator: BorrowedFd<'a>,
+    splice: &'a mut SpliceState,
+    watch: &'a FlowWatch,
+}
+
+impl Driven<'_> {
+    fn act(self, pool: &mut PipePool, batch: &mut Batch, action: Action) {
+        let Self { id, initiator, splice, watch } = self;
+        let SpliceState { machine, target, nagle, pipes } = splice;
+        let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
+        match action {
+            Action::Copy(from) => {
+                let to = Outlet(socket(from.other()), &mut nagle[from.other().index()]);
+                let pipe = &mut pipes[from.index()];
+                let copied = match pool.spare() {
+                    Some(room) => pass_on(batch, pool, pipe, room, socket(from), to),
+                    None => peek_and_copy(batch, socket(from), to),
+                };
+                machine.on_copied(from, copied.unwrap_or(Copied::Failed));
+            }
+            Action::TakePipe(from) => {
+                pipes[from.index()] = pool.take();
+                machine.on_pipe(from, pipes[from.index()].is_some());
+            }
+            Action::Fill(from) => {
+                machine.on_filled(from, fill(pipes[from.index()].as_ref(), socket(from)));
+            }
+            Action::Drain(from, bytes) => {
+                let to = socket(from.other());
+                nagle[from.other().index()].before_write(to);
+                machine.on_drained(from, drain(pipes[from.index()].as_ref(), to, bytes));
+            }
+            Action::GivePipe(from) => {
+                if let Some(pipe) = pipes[from.index()].take() {
+                    pool.give(pipe, 0);
+                }
+            }
+            Action::ShutdownWrite(end) => {
+                if let Err(errno) = rnet::shutdown(socket(end), rnet::Shutdown::Write) {
+                    log::debug!("{id:?} (TCP connection, spliced): shutdown: {errno}");
+                    machine.on_failure();
+                }
+            }
+            Action::Watch { end, readable } => {
+                let mut events = EVENTS;
+                events.set(EventFlags::IN, readable);
+                let token = match end {
+                    End::Initiator => Token::Flow(id),
+                    End::Target => Token::SecondSocket(id),
+                };
+                if let Err(errno) = watch.again(token, socket(end), events) {
+                    log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
+                    machine.on_failure();
+                }
+            }
+            Action::Close { .. } => {}
+        }
+    }
+}
+
+/// The address that the kernel chooses as the source of what goes to its own addresses.
+fn loopback_of(destination: SocketAddr) -> std::net::IpAddr {
+    if destination.is_ipv4() {
+        std::net::Ipv4Addr::LOCALHOST.into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    }
+}
+
+/// A socket that bytes are copied to.
+struct Outlet<'a>(BorrowedFd<'a>, &'a mut Nagle);
+
+impl Outlet<'_> {
+    /// Sends the first `bytes` bytes of what was read; returns how many it has taken.
+    fn send(self, batch: &Batch, bytes: u32) -> Result<u32, Errno> {
+        self.1.before_write(self.0);
+        let sent = batch.send_stream(self.0, bytes);
+        sent.or_else(|errno| if errno == Errno::AGAIN { Ok(0) } else { Err(errno) })
+    }
+}
+
+/// Passes on what waits, `room` bytes at most. What the destination does not take goes to a pipe of the
+/// pool, which has one that holds so many bytes.
+fn pass_on(
+    batch: &mut Batch,
+    pool: &mut PipePool,
+    pipe: &mut Option<Pipe>,
+    room: u32,
+    from: BorrowedFd<'_>,
+    to: Outlet<'_>,
+) -> Result<Copied, Errno> {
+    let read = match batch.receive_stream(from, room) {
+        Ok(0) => return Ok(Copied::Ended),
+        Ok(read) => read,
+        Err(Errno::AGAIN) => return Ok(Copied::Empty),
+        Err(errno) => return Err(errno),
+    };
+    let taken = to.send(batch, read)?;
+    let held = read - taken;
+    if held > 0 {
+        let spare = pool.take().ok_or(Errno::NOBUFS)?;
+        if batch.store(taken..read, &spare) != Ok(held) {
+            pool.give(spare, held);
+            return Err(Errno::NOBUFS);
+        }
+        *pipe = Some(spare);
+    }
+    Ok(Copied::Bytes { read, taken, held, room })
+}
+
+/// Copies what waits: read without consuming, write, and consume what was taken.
+fn peek_and_copy(batch: &mut Batch, from: BorrowedFd<'_>, to: Outlet<'_>) -> Result<Copied, Errno> {
+    let read = match batch.peek_stream(from) {
+        Ok(0) => return Ok(Copied::Ended),
+        Ok(read) => read,
+        Err(Errno::AGAIN) => return Ok(Copied::Empty),
+        Err(errno) => return Err(errno),
+    };
+    let taken = to.send(batch, read)?;
+    if taken > 0 && stream::discard(from, taken)? != taken {
+        return Err(Errno::IO);
+    }
+    Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
+}
+
+fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {
+    match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from)) {
+        Ok(0) => Filled::Ended,
+        Ok(bytes) => Filled::Bytes(bytes),
+        Err(Errno::AGAIN) => Filled::Empty,
+        Err(_) => Filled::Failed,
+    }
+}
+
+fn drain(pipe: Option<&Pipe>, to: BorrowedFd<'_>, bytes: u32) -> Drained {
+    match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.drain(to, bytes)) {
+        Ok(taken) => Drained::Bytes(taken),
+        Err(Errno::AGAIN) => Drained::Bytes(0),
+        Err(_) => Drained::Failed,
+    }
+}

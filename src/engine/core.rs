@@ -1,0 +1,90 @@
+//! What all protocols work with: the flows, the listening sockets, what is known of addresses, and the way
+//! to the guest. Functions take this, or the part of it that they use; nothing in it calls a protocol.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::flows::Flows;
+use super::listeners::Listeners;
+use super::net::Net;
+use super::outbox::Outbox;
+use crate::flow::fwd::InterfaceName;
+use crate::flow::side::Pif;
+use crate::flow::tcp::TcpConfig;
+use crate::time::Timestamp;
+use crate::wire::DropReason;
+
+/// What does not change after start and is not about addresses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The kernel's limits for retransmission.
+    pub tcp: TcpConfig,
+    /// `SO_PEEK_OFF` works for TCP over IPv4.
+    pub peek_offset_v4: bool,
+    /// `SO_PEEK_OFF` works for TCP over IPv6.
+    pub peek_offset_v6: bool,
+    /// Interface that outbound IPv4 sockets are bound to.
+    pub outbound_v4: Option<InterfaceName>,
+    /// Interface that outbound IPv6 sockets are bound to.
+    pub outbound_v6: Option<InterfaceName>,
+    /// Listening sockets may be bound to addresses that do not exist yet.
+    pub freebind: bool,
+    /// Limit of open descriptors of the process.
+    pub max_descriptors: u64,
+}
+
+impl Settings {
+    /// The interface that a socket to `destination` is bound to, if any.
+    pub(super) fn outbound_device(&self, destination: IpAddr) -> Option<&str> {
+        let name = if destination.is_ipv4() { &self.outbound_v4 } else { &self.outbound_v6 };
+        name.as_ref().map(|name| name.as_str())
+    }
+}
+
+/// The parts that protocols share.
+pub(super) struct Core {
+    /// When this turn began.
+    pub now: Timestamp,
+    pub flows: Flows,
+    pub listeners: Listeners,
+    pub net: Net,
+    pub settings: Settings,
+    pub outbox: Outbox,
+}
+
+impl Core {
+    /// Nothing but `net`.
+    pub fn new(
+        epoll: Rc<OwnedFd>,
+        net: Net,
+        settings: Settings,
+        secret: [u8; 16],
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            now,
+            flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
+            listeners: Listeners::new(epoll),
+            net,
+            settings,
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Whether another flow may open a socket.
+    ///
+    /// # Errors
+    /// What is exhausted.
+    pub fn check_room(&self) -> Result<(), DropReason> {
+        self.flows.check_room(self.listeners.len())
+    }
+
+    /// Whether another UDP or echo flow that starts from `initiator` may open `sockets` sockets.
+    ///
+    /// # Errors
+    /// What is exhausted.
+    pub fn check_datagram_room(&self, initiator: Pif, sockets: usize) -> Result<(), DropReason> {
+        self.flows.check_datagram_room(initiator, self.listeners.len() + sockets - 1)
+    }
+}

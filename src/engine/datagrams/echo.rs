@@ -1,0 +1,134 @@
+//! ICMP echo: requests of the guest go out on a socket that the kernel fills an identifier in for, and replies
+//! come back with the guest's.
+
+use std::os::fd::BorrowedFd;
+
+use passt_frame::{
+    Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Reserve, ToGuest, ToGuestLease,
+};
+
+use super::{Datagrams, Served, drain, drop_head, from_guest, next_head, socket};
+use crate::engine::core::Core;
+use crate::engine::outbox::Outbox;
+use crate::engine::state::FlowKind;
+use crate::flow::fwd::Proto;
+use crate::flow::side::Pif;
+use crate::flow::table::FlowId;
+use crate::sys::datagram;
+use crate::wire::DropReason;
+use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::ip::IpHead;
+use crate::wire::l4::{self, UDP_HEADER_BYTES};
+
+/// An echo request from the guest.
+pub(in crate::engine) fn echo_from_guest(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+) -> Result<(), DropReason> {
+    let echo = l4::parse_echo(ip.l4(lease.frames()[index].head())?);
+    let echo = echo.ok_or(DropReason::UnsupportedIcmp)?;
+    let v4 = ip.source.is_ipv4();
+    if echo.kind != if v4 { l4::ECHO_REQUEST_V4 } else { l4::ECHO_REQUEST_V6 } {
+        return Err(DropReason::UnsupportedIcmp);
+    }
+    let ports = (echo.identifier, echo.identifier);
+    let id = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports)?;
+    let part = Part { frame: index, offset: ip.l4_offset as u32, len: ip.l4_len };
+    from_guest::send_part(core, lease, id, 0, part, None)
+}
+
+/// Moves replies to the guest, for one turn.
+pub(super) fn serve(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) -> Served {
+    let Some(flow) = core.flows.table.get(id) else { return Served::Empty };
+    let tap = usize::from(flow.sides[0].pif != Pif::Tap);
+    let side = flow.sides[tap];
+    let FlowKind::Ping(state) = &flow.state.kind else { return Served::Empty };
+    let template = core.net.template(&side, flow.state.l4(&flow.sides), 0);
+    let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
+    drain(|| to_guest(&mut core.outbox, out, fd, &template, identity))
+}
+
+/// Moves one echo reply to the guest, with the guest's identifier and at most as long as its largest
+/// request; `None` when there is none.
+fn to_guest(
+    outbox: &mut Outbox,
+    out: &mut dyn ToGuest,
+    fd: BorrowedFd<'_>,
+    template: &HeaderTemplate,
+    (identifier, largest): (u16, u32),
+) -> Option<Served> {
+    let mut head = [0; UDP_HEADER_BYTES as usize];
+    let peeked = match next_head(datagram::peek_bytes(fd, &mut head)) {
+        Ok(len) => len,
+        Err(next) => return next,
+    };
+    let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
+    if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
+        outbox.drops.count(DropReason::UnsupportedIcmp);
+        drop_head(fd);
+        return Some(Served::More);
+    }
+    let len = largest.saturating_sub(UDP_HEADER_BYTES);
+    let mut lease = match room_for(outbox, out, fd, template, len) {
+        Ok(lease) => lease,
+        Err(next) => return Some(next),
+    };
+    let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len);
+    let (checksum, meta) = checksum(&lease, template, received, 2);
+    head[4..6].copy_from_slice(&identifier.to_be_bytes());
+    lease.put_header(0, &template.echo(&mut head, received, checksum));
+    lease.commit(&[FrameDone { payload_len: received, meta }]);
+    Some(Served::More)
+}
+
+/// Room for a datagram with `len` bytes behind its L4 header. Without, either the datagram was
+/// dropped (`More`) or it stays in the socket (`NoRoom`).
+fn room_for<'a>(
+    outbox: &'a mut Outbox,
+    out: &'a mut dyn ToGuest,
+    fd: BorrowedFd<'_>,
+    template: &HeaderTemplate,
+    len: u32,
+) -> Result<ToGuestLease<'a>, Served> {
+    let mut drop_one = |reason| {
+        outbox.drops.count(reason);
+        drop_head(fd);
+        Served::More
+    };
+    if !out.caps().up {
+        return Err(drop_one(DropReason::LinkDown));
+    }
+    if len > template.max_l4_bytes() - UDP_HEADER_BYTES {
+        return Err(drop_one(DropReason::TooLarge));
+    }
+    let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+    let request = Reserve { header_len, segment: len, bytes: len };
+    let lease = ToGuestLease::reserve(out, &mut outbox.list, request).ok_or(Served::NoRoom)?;
+    if lease.frame_room(0) < len {
+        // A guest without mergeable buffers whose buffers are too small: it will never fit.
+        outbox.drops.count(DropReason::TooLarge);
+        drop_head(fd);
+        return Err(Served::More);
+    }
+    Ok(lease)
+}
+
+/// How to finish the checksum at `field` bytes into the L4 header, whose payload was received.
+fn checksum(
+    lease: &ToGuestLease<'_>,
+    template: &HeaderTemplate,
+    len: u32,
+    field: u16,
+) -> (L4Checksum, FrameMeta) {
+    if lease.caps().partial_checksum {
+        let start = template.l3_bytes() as u16;
+        let checksum = Checksum::Partial { start, offset: field };
+        (L4Checksum::Partial, FrameMeta { checksum, gso: None })
+    } else {
+        let payload_sum = lease.payload_sum(0, len).folded();
+        (L4Checksum::Complete { payload_sum }, FrameMeta::default())
+    }
+}

@@ -1,0 +1,172 @@
+//! UDP from the guest, in runs: consecutive datagrams of one flow that are equally long go to the host's
+//! socket with one sendmsg(2) and `UDP_SEGMENT` (udp(7)), straight from the guest's buffers. What the
+//! receiver gets is the same datagrams; the kernel carries them as one packet as far as it can.
+//!
+//! The rules are those of the kernel: all datagrams of a run have the length of the first, only the last
+//! may be shorter; 64 of them at most; no more bytes than one datagram can have. Where the kernel refuses
+//! (a segment larger than the MTU, `EINVAL`; a device without checksum offload, `EIO`), the datagrams go
+//! one by one, and so do all later ones of that flow.
+//!
+//! A USO frame of the guest is a run that its kernel has made; it is passed on as it is.
+
+use arrayvec::ArrayVec;
+use passt_frame::{Errno, FromGuestLease, GsoKind, Part};
+
+use super::{Datagrams, send_datagram, socket};
+use crate::engine::core::Core;
+use crate::engine::state::FlowKind;
+use crate::flow::fwd::Proto;
+use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::{MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
+use crate::wire::DropReason;
+use crate::wire::ip::{IpHead, max_l4_bytes};
+use crate::wire::l4::UDP_HEADER_BYTES;
+
+/// What all datagrams of a run have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    side: Side,
+    hop_limit: u8,
+}
+
+/// Consecutive datagrams of one flow, not sent yet.
+#[derive(Default)]
+pub(in crate::engine) struct DatagramRun {
+    flow: Option<(FlowId, Key)>,
+    parts: ArrayVec<Part, UDP_RUN_DATAGRAMS>,
+    bytes: u32,
+}
+
+impl DatagramRun {
+    /// Whether a datagram of `len` bytes can go on with the run.
+    fn takes(&self, key: &Key, len: u32) -> bool {
+        let (Some(first), Some(last)) = (self.parts.first(), self.parts.last()) else {
+            return false;
+        };
+        self.flow.is_some_and(|(_, current)| current == *key)
+            && last.len == first.len
+            && (1..=first.len).contains(&len)
+            && self.bytes + len <= max_l4_bytes(true) - UDP_HEADER_BYTES
+            && !self.parts.is_full()
+    }
+
+    fn push(&mut self, part: Part) {
+        self.bytes += part.len;
+        self.parts.push(part);
+    }
+
+    /// Sends the datagrams.
+    pub fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
+        let Some((id, Key { hop_limit, .. })) = self.flow.take() else { return };
+        let parts = std::mem::take(&mut self.parts);
+        let bytes = std::mem::take(&mut self.bytes);
+        if send_run(core, lease, id, hop_limit, &parts, bytes) {
+            return;
+        }
+        for &part in &parts {
+            if let Err(reason) = send_part(core, lease, id, hop_limit, part, None) {
+                core.outbox.drops.count(reason);
+            }
+        }
+    }
+}
+
+/// A UDP datagram from the guest that no responder takes.
+pub(in crate::engine) fn udp_from_guest(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+    run: &mut DatagramRun,
+) -> Result<(), DropReason> {
+    let frame = &lease.frames()[index];
+    let head = ip.udp(frame.head())?;
+    let offset = ip.l4_offset as u32 + UDP_HEADER_BYTES;
+    let part = Part { frame: index, offset, len: head.payload_len };
+    let segment = frame.meta.gso.filter(|gso| gso.kind == GsoKind::Udp).map(|gso| gso.size);
+    let side = Side {
+        pif: Pif::Tap,
+        ours: Endpoint::new(ip.destination, head.destination_port),
+        endpoint: Endpoint::new(ip.source, head.source_port),
+    };
+    let key = Key { side, hop_limit: ip.hop_limit };
+    if segment.is_none() && run.takes(&key, part.len) {
+        run.push(part);
+        return Ok(());
+    }
+    run.finish(core, lease);
+    let ports = (head.source_port, head.destination_port);
+    let id = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports)?;
+    if segment.is_some() || part.len == 0 {
+        return send_part(core, lease, id, ip.hop_limit, part, segment);
+    }
+    run.flow = Some((id, key));
+    run.push(part);
+    Ok(())
+}
+
+/// Sends several datagrams with one system call. False if they are to go one by one.
+fn send_run(
+    core: &mut Core,
+    lease: &mut FromGuestLease<'_>,
+    id: FlowId,
+    hop_limit: u8,
+    parts: &[Part],
+    bytes: u32,
+) -> bool {
+    let [first, _, ..] = parts else { return false };
+    let Some(flow) = core.flows.table.get_mut(id) else { return false };
+    match &flow.state.kind {
+        FlowKind::Udp(state) if !state.one_by_one => {}
+        _ => return false,
+    }
+    let mut refused = false;
+    let sent = send_datagram(flow, core.now, hop_limit, first.len, |fd| {
+        let sent = lease.send_datagram(fd, parts, Some(first.len as u16)).map(|_| ());
+        refused = matches!(sent, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
+        sent
+    });
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        state.one_by_one = refused;
+    }
+    match sent {
+        _ if refused => {
+            log::debug!("{id:?} (UDP): no segments of {} bytes, {bytes} in all", first.len);
+            return false;
+        }
+        Ok(()) => {}
+        Err(reason) => core.outbox.drops.add(reason, parts.len() as u64),
+    }
+    true
+}
+
+/// Sends one datagram of a datagram flow, or a USO frame as datagrams of `segment` bytes. Where the
+/// kernel does not take so many segments at once, one by one.
+pub(super) fn send_part(
+    core: &mut Core,
+    lease: &mut FromGuestLease<'_>,
+    id: FlowId,
+    hop_limit: u8,
+    part: Part,
+    segment: Option<u16>,
+) -> Result<(), DropReason> {
+    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+    let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
+    send_datagram(flow, core.now, hop_limit, part.len, |fd| {
+        let sent = lease.send_datagram(fd, &[part], segment).map(|_| ());
+        let Some(size) = segment.map(u32::from) else { return sent };
+        if !matches!(sent, Err(Errno::INVAL | Errno::IO))
+            || part.len.div_ceil(size) > MAX_UDP_SEGMENTS
+        {
+            return sent;
+        }
+        for start in (0..part.len).step_by(size as usize) {
+            let len = size.min(part.len - start);
+            let piece = Part { offset: part.offset + start, len, ..part };
+            lease.send_datagram(fd, &[piece], None)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,183 @@
+//! The sockets of datagram flows, and the flows themselves: the guest begins one by sending, the network by a
+//! datagram on a listening socket.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use passt_frame::Errno;
+
+use super::{Datagrams, add};
+use crate::engine::core::Core;
+use crate::engine::state::{DatagramState, FlowKind, FlowState};
+use crate::flow::fwd::{Proto, Rule};
+use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::UDP_BUFFER_BYTES;
+use crate::sys::datagram;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::ip::{IpHead, L4Protocol};
+
+/// The flow of a datagram from the guest, a new one if there is none. One that was made under another view of the
+/// network and would go elsewhere now ends, and a new one takes its place.
+pub(super) fn find_or_open(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    proto: Proto,
+    ip: &IpHead,
+    (source_port, destination_port): (u16, u16),
+) -> Result<FlowId, DropReason> {
+    let side = Side {
+        pif: Pif::Tap,
+        ours: Endpoint::new(ip.destination, destination_port),
+        endpoint: Endpoint::new(ip.source, source_port),
+    };
+    if let Some(id) = core.flows.find(ip.protocol, &side) {
+        if leads_where_it_did(core, id, proto) {
+            return Ok(id);
+        }
+        log::debug!("{id:?}: leads elsewhere now, closing");
+        core.flows.remove(id);
+    }
+    open_outbound(core, datagrams, proto, ip.protocol, side)
+}
+
+/// Whether a flow goes where a new one would, by the view of the network in force. Those that the network began
+/// stay as they are: who answers does not choose a destination.
+fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
+    let Some(flow) = core.flows.table.get_mut(id) else { return false };
+    let epoch = core.net.epoch();
+    if flow.state.epoch == epoch {
+        return true;
+    }
+    let [guest, host] = &flow.sides;
+    let same = guest.pif != Pif::Tap || {
+        let (from, to) = (guest.endpoint.with_scope(0), guest.ours.with_scope(0));
+        let target = core.net.to_host(proto, from, to);
+        target.is_ok_and(|target| {
+            host.ours == target.source.into() && host.endpoint == target.destination.into()
+        })
+    };
+    if same {
+        flow.state.epoch = epoch;
+    }
+    same
+}
+
+fn open_outbound(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    proto: Proto,
+    protocol: L4Protocol,
+    side: Side,
+) -> Result<FlowId, DropReason> {
+    core.check_datagram_room(Pif::Tap, 1)?;
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let target = core.net.to_host(proto, guest, remote)?;
+    let mut destination = target.destination;
+    let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
+    if transport == Transport::Ping {
+        destination.set_port(0);
+    }
+    let device = core.settings.outbound_device(destination.ip());
+    let to = BindTo {
+        address: target.source,
+        interface: device.filter(|_| !destination.ip().is_loopback()),
+        freebind: false,
+        dual_stack: false,
+    };
+    let socket = outbound_socket(transport, &to).map_err(|errno| {
+        log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+        if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
+            log::warn!(
+                "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
+                 sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
+            );
+        }
+        DropReason::SocketFailed
+    })?;
+    socket::connect(socket.as_fd(), destination).map_err(|errno| {
+        log::debug!("{transport:?} socket to {destination}: {errno}");
+        DropReason::SocketFailed
+    })?;
+    let state = DatagramState::new(core.now);
+    let kind = match transport {
+        Transport::Ping => FlowKind::Ping(state),
+        _ => FlowKind::Udp(state),
+    };
+    let host =
+        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
+    let state = FlowState::new(socket, core.net.epoch(), kind);
+    add(core, [side, host], protocol, state)
+}
+
+/// Opens the flow that `peer` begins with a datagram to `local`, on a listening socket of `rule`.
+///
+/// # Errors
+/// The reason why there is none.
+pub(in crate::engine) fn open_inbound(
+    core: &mut Core,
+    rule: &Rule,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Result<FlowId, DropReason> {
+    let sides = core.net.inbound_sides(rule, peer, local)?;
+    if let Some(id) = core.flows.find(L4Protocol::Udp, &sides[1]) {
+        return Ok(id);
+    }
+    core.check_datagram_room(Pif::Host, 1)?;
+    let socket = inbound_socket(core, rule, local, peer).map_err(|errno| {
+        log::debug!("no UDP socket from {local} to {peer}: {errno}");
+        DropReason::SocketFailed
+    })?;
+    let kind = FlowKind::Udp(DatagramState::new(core.now));
+    let state = FlowState::new(socket, core.net.epoch(), kind);
+    add(core, sides, L4Protocol::Udp, state)
+}
+
+/// A socket of the flow's own, so that the kernel gives it what `peer` sends from now on.
+fn inbound_socket(
+    core: &Core,
+    rule: &Rule,
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> Result<OwnedFd, Errno> {
+    let to = BindTo {
+        address: Endpoint::from(local).with_scope(core.net.network.scope_id()),
+        interface: rule.interface.as_ref().map(|name| name.as_str()),
+        freebind: core.settings.freebind,
+        dual_stack: false,
+    };
+    let socket = socket::bound(Transport::Udp, &to)?;
+    prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
+    socket::connect(socket.as_fd(), peer)?;
+    Ok(socket)
+}
+
+/// Binds to the guest's own source port, or to any port where that is taken or privileged: the
+/// datagram gets through, and an answer finds its way back.
+fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
+    let socket = socket::bound(transport, to).or_else(|errno| {
+        let mut any_port = *to;
+        any_port.address.set_port(0);
+        match errno {
+            Errno::ADDRINUSE | Errno::ACCESS if to.address.port() != 0 => {
+                socket::bound(transport, &any_port)
+            }
+            _ => Err(errno),
+        }
+    })?;
+    prepare(socket.as_fd(), transport, to.address.is_ipv4())?;
+    Ok(socket)
+}
+
+/// Sets what the sockets of all datagram flows have in common.
+fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
+    datagram::report_errors(fd, v4)?;
+    if transport == Transport::Udp {
+        // Older kernels hand out one datagram at a time.
+        let _ = datagram::coalesce(fd);
+        let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The link to the guest, as the loop sees it: a [`FramePort`] that knows clients. Of each kind of link there is
+//! one; a client is a descriptor of any kind, and the link says what it can make of it.
+
+mod clients;
+mod namespace;
+mod socket;
+
+use std::os::fd::OwnedFd;
+
+use passt_frame::FramePort;
+
+pub use clients::Clients;
+pub(super) use clients::Door;
+pub use namespace::NamespaceLink;
+pub use socket::{Protocols, SocketLink};
+
+use super::stats::EventType;
+
+/// A link whose client connects through a socket.
+pub trait Link: FramePort {
+    /// A client has connected; `client` is its connection.
+    ///
+    /// # Errors
+    /// What to tell the operator; the connection is closed.
+    fn attach(&mut self, client: OwnedFd) -> Result<(), String>;
+
+    /// Whether a client is connected.
+    fn is_attached(&self) -> bool;
+
+    /// Whether the connected client has gone already, or is to go; the events of this turn and the
+    /// next ones say so when everything that it left has been taken.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
+    /// Whether who is behind the link is a client, which comes and goes.
+    fn has_clients(&self) -> bool {
+        true
+    }
+
+    /// The type of the event that the link registered under `token`.
+    fn event_type(&self, token: u16) -> EventType;
+
+    /// Whether the processor may be kept busy for a moment, for events that are likely to come.
+    fn may_poll(&self) -> bool {
+        false
+    }
+}

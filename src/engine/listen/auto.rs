@@ -1,0 +1,200 @@
+//! Automatic port forwarding: once in [`SCAN_PERIOD`] the kernel is asked what listens on either side,
+//! and [`flow::scan`](crate::flow::scan) tells which of our listening sockets follow from it.
+//!
+//! A service counts if a forwarded connection would reach it: from the namespace those on a loopback
+//! or any address of the host; from the host those on any address of the namespace, loopback ones
+//! only where loopback destinations are kept.
+//!
+//! The guest decides how many ports its services take. So a scan opens and closes a limited number of
+//! them, the rest follows in the next ones, and half of the descriptors stay for flows.
+
+use std::net::IpAddr;
+
+use passt_frame::Errno;
+
+use super::error::place;
+use super::open::open_port;
+use crate::engine::bypass::BypassParts;
+use crate::engine::core::Core;
+use crate::engine::flows::SCAN_TIMER;
+use crate::engine::listeners::Listeners;
+use crate::engine::net::Net;
+use crate::flow::fwd::{Proto, Rule, RuleId};
+use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
+use crate::flow::side::Pif;
+use crate::limits::PORT_CHANGES_PER_SCAN;
+use crate::sys::errno_text;
+use crate::sys::namespace_socket::{OwnNamespace, SocketKind, SocketMaker};
+use crate::sys::sock_diag::{Protocol, SockDiag};
+
+/// A rule that follows what listens on the other side.
+struct ScanRule {
+    pif: Pif,
+    /// Its name among the rules for `pif`.
+    rule: RuleId,
+    /// Ports that it listens on.
+    open: PortSet,
+    /// Ports that it could not listen on, told once.
+    failed: PortSet,
+}
+
+/// What port detection keeps.
+#[derive(Default)]
+pub(in crate::engine) struct Scans {
+    host: Option<SockDiag>,
+    namespace: Option<SockDiag>,
+    rules: Vec<ScanRule>,
+    seen: Listening,
+    own: Listening,
+}
+
+impl Scans {
+    /// Follows the rules of `net` that want it, and makes the netlink sockets that they need. What is known of rules
+    /// that were followed before stays known.
+    ///
+    /// # Errors
+    /// What socket(2) reports.
+    pub fn follow_rules(
+        &mut self,
+        net: &Net,
+        namespace: &mut dyn SocketMaker,
+    ) -> Result<(), Errno> {
+        let mut rules = Vec::new();
+        for pif in [Pif::Host, Pif::Splice] {
+            for (rule, _) in net.rules(pif).iter().filter(|(_, rule)| rule.scan) {
+                let known = self.rules.iter().position(|scan| (scan.pif, scan.rule) == (pif, rule));
+                rules.push(match known {
+                    Some(index) => self.rules.swap_remove(index),
+                    None => {
+                        ScanRule { pif, rule, open: PortSet::default(), failed: PortSet::default() }
+                    }
+                });
+            }
+        }
+        self.rules = rules;
+        let needs = |pif| self.rules.iter().any(|rule| rule.pif == pif);
+        let diag = |maker: &mut dyn SocketMaker| maker.make(SocketKind::Diag).map(SockDiag::new);
+        if needs(Pif::Splice) && self.host.is_none() {
+            self.host = Some(diag(&mut OwnNamespace)?);
+        }
+        if needs(Pif::Host) && self.namespace.is_none() {
+            self.namespace = Some(diag(namespace)?);
+        }
+        Ok(())
+    }
+
+    /// Notes which ports rules that listen on `pif` may forward: what listens on the other side,
+    /// without ourselves.
+    fn look(
+        &mut self,
+        pif: Pif,
+        listeners: &Listeners,
+        reached: impl Fn(IpAddr) -> bool,
+    ) -> Result<bool, Errno> {
+        let (diag, other) = match pif {
+            Pif::Host => (&mut self.namespace, Pif::Splice),
+            _ => (&mut self.host, Pif::Host),
+        };
+        let Some(diag) = diag else { return Ok(false) };
+        self.seen.clear();
+        self.own.clear();
+        for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
+            let set = self.seen.of_mut(proto);
+            diag.visit(protocol, |address, port| {
+                if reached(address) {
+                    set.insert(port);
+                }
+            })?;
+        }
+        for (_, listener) in listeners.iter().filter(|(_, listener)| listener.pif == other) {
+            self.own.of_mut(listener.proto).insert(listener.port);
+        }
+        self.seen.without_own(&self.own);
+        Ok(true)
+    }
+}
+
+/// Looks for services that came and went, and opens and closes ports accordingly.
+pub(in crate::engine) fn scan(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans) {
+    if scans.rules.is_empty() {
+        return;
+    }
+    core.flows.timers.set(SCAN_TIMER, core.now + SCAN_PERIOD);
+    let how = bypass.how;
+    for pif in [Pif::Host, Pif::Splice] {
+        let from_namespace = pif == Pif::Splice;
+        let reached = |address: IpAddr| match from_namespace {
+            true => address.is_unspecified() || address.is_loopback(),
+            false => how.reaches(address),
+        };
+        match scans.look(pif, &core.listeners, reached) {
+            Ok(true) => follow(core, bypass, scans, pif),
+            Ok(false) => {}
+            Err(errno) => log::debug!("cannot see what listens: {errno}"),
+        }
+    }
+}
+
+/// Brings the rules that listen on `pif` in line with what was seen.
+fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif) {
+    let Scans { rules, seen, .. } = scans;
+    for scan in rules.iter_mut().filter(|scan| scan.pif == pif) {
+        let Some(rule) = core.net.rules(pif).get(scan.rule).copied() else { continue };
+        let seen = seen.of(rule.proto);
+        // Ports that failed before come last, so that they are in nobody's way.
+        let failed = |change: &Change| scan.failed.contains(change.port());
+        let fresh = changes(&rule, seen, &scan.open).filter(|change| !failed(change));
+        let again = changes(&rule, seen, &scan.open).filter(failed);
+        let list: Vec<Change> = fresh.chain(again).take(PORT_CHANGES_PER_SCAN).collect();
+        for change in list {
+            scan.apply(core, bypass, &rule, change);
+        }
+    }
+}
+
+impl ScanRule {
+    fn apply(&mut self, core: &mut Core, bypass: &mut BypassParts, rule: &Rule, change: Change) {
+        let pif = self.pif;
+        match change {
+            Change::Open(port) => match self.open(core, bypass, rule, port) {
+                Ok(()) => {
+                    log::debug!("{pif} {rule}: port {port} opened");
+                    self.open.insert(port);
+                    self.failed.remove(port);
+                }
+                Err(errno) if !self.failed.contains(port) => {
+                    let (place, why) = (place(pif, rule, port), errno_text(errno));
+                    log::debug!("Listen failed for {place}: {why}");
+                    self.failed.insert(port);
+                }
+                Err(_) => {}
+            },
+            Change::Close(port) => {
+                self.close(&mut core.listeners, port);
+                log::debug!("{pif} {rule}: port {port} closed");
+                self.open.remove(port);
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        core: &mut Core,
+        bypass: &mut BypassParts,
+        rule: &Rule,
+        port: u16,
+    ) -> Result<(), Errno> {
+        if !core.flows.may_listen(core.listeners.len()) {
+            return Err(Errno::MFILE);
+        }
+        open_port(core, Some(bypass), (self.pif, self.rule, rule), port).map(|_| ())
+    }
+
+    fn close(&self, listeners: &mut Listeners, port: u16) {
+        let is_it = (self.pif, self.rule, port);
+        let found = listeners.iter().find(|(_, one)| (one.pif, one.rule, one.port) == is_it);
+        if let Some(id) = found.map(|(id, _)| id) {
+            listeners.close(id);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Opens the ports of forwarding rules: all of them at start, and what is new in a view of the network that
+//! replaces another while sockets that both have go on listening, with who waits in their queues.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use passt_frame::Errno;
+use rustix::net::{self as rnet, sockopt};
+
+use super::error::{ListenError, all_places, option, place};
+use crate::engine::bypass::{BypassParts, socket_on};
+use crate::engine::core::Core;
+use crate::engine::listeners::{Listener, ListenerId};
+use crate::engine::net::NetView;
+use crate::flow::fwd::{InterfaceName, ListenAddr, Outcome, Proto, Rule, RuleId, RuleTable};
+use crate::flow::side::{Endpoint, Pif};
+use crate::sys::datagram;
+use crate::sys::errno_text;
+use crate::sys::socket::{self, BindTo, Transport};
+
+/// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows (4096
+/// by default), not passt's 128. Where the queue is full SYNs are lost, and who connects waits a second
+/// before it tries again; a longer queue costs nothing until it is used.
+const BACKLOG: i32 = i32::MAX;
+
+/// Where rules listen.
+const PIFS: [Pif; 2] = [Pif::Host, Pif::Splice];
+
+/// Opens the listening sockets of all rules but those that follow services.
+///
+/// # Errors
+/// The first port that must be opened and could not.
+pub(in crate::engine) fn open_all(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
+) -> Result<(), ListenError> {
+    let tables = PIFS.map(|pif| (pif, core.net.rules(pif).clone()));
+    Opening { core, bypass, kept: HashMap::new(), opened: Vec::new(), moved: Vec::new() }
+        .open(&tables)?;
+    Ok(())
+}
+
+/// Puts `view` in force. A socket that listens where the new rules want one goes on; what else they want is
+/// opened first, and then what they do not want is closed. All or nothing: when a port that must be opened cannot
+/// be, everything is as it was.
+///
+/// # Errors
+/// The first port that must be opened and could not.
+pub(in crate::engine) fn replace(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
+    mut view: NetView,
+) -> Result<(), ListenError> {
+    view.inbound.rename_after(core.net.rules(Pif::Host));
+    view.outbound.rename_after(core.net.rules(Pif::Splice));
+    let tables = [(Pif::Host, view.inbound.clone()), (Pif::Splice, view.outbound.clone())];
+    let kept = core.listeners.iter().filter_map(|(id, listener)| {
+        let rule = core.net.rules(listener.pif).get(listener.rule)?;
+        Some((Address::of(listener.pif, rule, listener.port), id))
+    });
+    let kept = kept.collect();
+    let opening = Opening { core: &mut *core, bypass, kept, opened: Vec::new(), moved: Vec::new() };
+    let moved = opening.open(&tables)?;
+    for (id, rule) in moved {
+        if let Some(listener) = core.listeners.get_mut(id) {
+            listener.rule = rule;
+        }
+    }
+    core.net.replace(view);
+    let net = &core.net;
+    let unwanted = core
+        .listeners
+        .iter()
+        .filter(|(_, listener)| net.rules(listener.pif).get(listener.rule).is_none());
+    let unwanted: Vec<ListenerId> = unwanted.map(|(id, _)| id).collect();
+    for id in unwanted {
+        core.listeners.close(id);
+    }
+    Ok(())
+}
+
+/// What a socket listens on.
+#[derive(PartialEq, Eq, Hash)]
+struct Address(Pif, Proto, ListenAddr, Option<InterfaceName>, u16);
+
+impl Address {
+    fn of(pif: Pif, rule: &Rule, port: u16) -> Self {
+        Self(pif, rule.proto, rule.listen, rule.interface, port)
+    }
+}
+
+/// Ports being opened.
+struct Opening<'a> {
+    core: &'a mut Core,
+    bypass: Option<&'a mut BypassParts>,
+    /// Sockets of the rules before.
+    kept: HashMap<Address, ListenerId>,
+    opened: Vec<ListenerId>,
+    /// Sockets that go on for another rule.
+    moved: Vec<(ListenerId, RuleId)>,
+}
+
+impl Opening<'_> {
+    /// Opens what the rules want and is not open. Returns the sockets that go on for another rule.
+    fn open(
+        mut self,
+        tables: &[(Pif, RuleTable); 2],
+    ) -> Result<Vec<(ListenerId, RuleId)>, ListenError> {
+        for (pif, table) in tables {
+            if let Err(error) = self.open_table(*pif, table) {
+                for id in self.opened {
+                    self.core.listeners.close(id);
+                }
+                return Err(error);
+            }
+        }
+        Ok(self.moved)
+    }
+
+    fn open_table(&mut self, pif: Pif, table: &RuleTable) -> Result<(), ListenError> {
+        let mut outcomes = Vec::with_capacity(table.rules().len());
+        for (id, rule) in table.iter() {
+            let has_what_it_gets =
+                !self.kept.is_empty() && self.core.net.rules(pif).get(id).is_some();
+            outcomes.push(match rule.scan {
+                true => Outcome::default(),
+                false if has_what_it_gets => Outcome { bound: 1, ..Outcome::default() },
+                false => self.open_rule(pif, id, rule)?,
+            });
+        }
+        match table.starved(&outcomes) {
+            Some(rule) => Err(ListenError::All(all_places(pif, rule))),
+            None => Ok(()),
+        }
+    }
+
+    fn open_rule(&mut self, pif: Pif, id: RuleId, rule: &Rule) -> Result<Outcome, ListenError> {
+        let mut outcome = Outcome::default();
+        // Ports that are opened as far as possible leave half of the descriptors to the flows.
+        let half = self.core.settings.max_descriptors / 2;
+        let room = usize::try_from(half).unwrap_or(usize::MAX);
+        for port in rule.first..=rule.last {
+            if let Some(&listener) = self.kept.get(&Address::of(pif, rule, port)) {
+                self.moved.push((listener, id));
+                outcome.bound += 1;
+                continue;
+            }
+            if rule.weak && self.core.listeners.len() >= room {
+                let left = usize::from(rule.last - port) + 1;
+                log::warn!(
+                    "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
+                );
+                outcome.denied += left;
+                break;
+            }
+            match open_port(self.core, self.bypass.as_deref_mut(), (pif, id, rule), port) {
+                Ok(listener) => {
+                    self.opened.push(listener);
+                    outcome.bound += 1;
+                }
+                Err(errno) if rule.weak => note_failure(&mut outcome, pif, rule, port, errno),
+                Err(errno) => {
+                    let (place, option) = (place(pif, rule, port), option(pif, rule.proto));
+                    return Err(ListenError::Port { place, option, port, errno });
+                }
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+fn note_failure(outcome: &mut Outcome, pif: Pif, rule: &Rule, port: u16, errno: Errno) {
+    log::debug!("Listen failed for {}: {}", place(pif, rule, port), errno_text(errno));
+    match errno {
+        Errno::ACCESS | Errno::ADDRNOTAVAIL => outcome.denied += 1,
+        _ => outcome.failed += 1,
+    }
+}
+
+/// Listens on one port of a rule.
+///
+/// # Errors
+/// What socket(2), bind(2), listen(2) and the calls between them report.
+pub(super) fn open_port(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
+    (pif, id, rule): (Pif, RuleId, &Rule),
+    port: u16,
+) -> Result<ListenerId, Errno> {
+    let tcp = rule.proto == Proto::Tcp;
+    let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+    let (address, dual_stack): (IpAddr, bool) = match rule.listen {
+        ListenAddr::Dual => (Ipv6Addr::UNSPECIFIED.into(), true),
+        ListenAddr::V4(v4) => (v4.into(), false),
+        ListenAddr::V6(v6) => (v6.into(), false),
+    };
+    // A link-local address is one on the template interface, unless the rule names another.
+    let scope = match rule.interface {
+        None if pif == Pif::Host => core.net.network.scope_id(),
+        _ => 0,
+    };
+    let to = BindTo {
+        address: Endpoint::new(address, port).with_scope(scope),
+        interface: rule.interface.as_ref().map(|name| name.as_str()),
+        freebind: core.settings.freebind && pif == Pif::Host,
+        dual_stack,
+    };
+    let socket = socket_on(bypass, pif, transport, to.address)?;
+    socket::bind(socket.as_fd(), &to)?;
+    if tcp {
+        // What it accepts inherits that.
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        rnet::listen(&socket, BACKLOG)?;
+    } else {
+        datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
+    }
+    core.listeners.add(Listener::new(socket, pif, id, (rule.proto, port)))
+}

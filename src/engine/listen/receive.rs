@@ -1,0 +1,92 @@
+//! Datagrams on listening sockets: each goes to its flow, a new one if there is none.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use passt_frame::{Errno, ToGuest};
+
+use crate::engine::bypass::{BypassParts, relay};
+use crate::engine::core::Core;
+use crate::engine::datagrams::{self, Served};
+use crate::engine::listeners::ListenerId;
+use crate::engine::state::FlowKind;
+use crate::flow::fwd::{ListenAddr, Rule};
+use crate::flow::side::{Pif, Side};
+use crate::flow::table::FlowId;
+use crate::sys::batch::Batch;
+use crate::sys::datagram::{self, Waiting};
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+/// Takes what waits, for one turn.
+pub(super) fn some(
+    core: &mut Core,
+    mut bypass: Option<&mut BypassParts>,
+    batch: &mut Batch,
+    out: &mut dyn ToGuest,
+    id: ListenerId,
+) -> Served {
+    datagrams::drain(|| one(core, bypass.as_deref_mut(), batch, out, id))
+}
+
+/// Forwards the datagram at the head of the queue.
+fn one(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
+    batch: &mut Batch,
+    out: &mut dyn ToGuest,
+    listener_id: ListenerId,
+) -> Option<Served> {
+    let listener = core.listeners.get(listener_id)?;
+    let (pif, port) = (listener.pif, listener.port);
+    let rule = *core.net.rules(pif).get(listener.rule)?;
+    let waiting = match datagram::peek(listener.socket.as_fd()) {
+        Ok(waiting) => waiting,
+        Err(Errno::AGAIN) => return None,
+        Err(errno) => {
+            log::debug!("UDP port {port}: {errno}");
+            return Some(Served::More);
+        }
+    };
+    let id = match find_or_open(core, bypass, (pif, &rule), &waiting, port) {
+        Ok(id) => id,
+        Err(reason) => {
+            core.outbox.drops.count(reason);
+            let fd = core.listeners.get(listener_id)?.socket.as_fd();
+            let _ = datagram::drop_one(fd);
+            return Some(Served::More);
+        }
+    };
+    if let FlowKind::Relay(_) = core.flows.table.get(id)?.state.kind {
+        relay::pass_on_first(core, batch, listener_id, id);
+        return Some(Served::More);
+    }
+    datagrams::first_to_guest(core, out, listener_id, id)
+}
+
+/// The flow of a datagram, a new one if there is none.
+fn find_or_open(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
+    (pif, rule): (Pif, &Rule),
+    waiting: &Waiting,
+    port: u16,
+) -> Result<FlowId, DropReason> {
+    let peer = waiting.source;
+    let local = match (waiting.destination, rule.listen) {
+        (Some(address), _) => SocketAddr::new(address, port),
+        (None, ListenAddr::V4(v4)) => SocketAddr::new(v4.into(), port),
+        (None, ListenAddr::V6(v6)) => SocketAddr::new(v6.into(), port),
+        (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
+    };
+    let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
+    if let Some(id) = core.flows.find(L4Protocol::Udp, &initiating) {
+        return Ok(id);
+    }
+    if let Some(parts) = bypass
+        && let Some(side) = parts.side(&core.net, (pif, rule), peer, local)?
+    {
+        return relay::open(core, parts, rule, initiating, side);
+    }
+    datagrams::open_inbound(core, rule, peer, local)
+}

@@ -1,0 +1,329 @@
+//! The listening sockets, each under a name that no later one gets again, and the lists of those that have
+//! work: connections or datagrams to take, or a wait that is over. Who opens and serves them is
+//! [`listen`](super::listen); a protocol only says when it has taken a connection further.
+//!
+//! They are watched level-triggered: accept4(2) makes a socket before it finds that nobody waits, so no
+//! more connections are accepted after an event than are likely to wait ([`Expected`]). A socket that has
+//! to wait for room is watched edge-triggered until it may go on: who comes next has it try again.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use passt_frame::{Errno, Expected};
+use rustix::event::epoll;
+
+use super::token::Token;
+use crate::flow::fwd::{Proto, RuleId};
+use crate::flow::side::Pif;
+use crate::limits::ADMISSIONS_PER_PORT;
+
+/// Names a listening socket for ever. An event that comes after the socket was closed finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerId {
+    slot: u32,
+    generation: u32,
+}
+
+/// Bits of a slot's number: there are never more than those of all rules of two tables.
+const SLOT_BITS: u32 = 24;
+const _: () = assert!(2 * crate::flow::fwd::MAX_LISTENING_SOCKETS < 1 << SLOT_BITS);
+
+impl ListenerId {
+    /// Bits that [`to_bits`](Self::to_bits) uses at most.
+    pub const BITS: u32 = SLOT_BITS + u32::BITS;
+
+    /// A number of [`BITS`](Self::BITS) bits.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << SLOT_BITS | u64::from(self.slot)
+    }
+
+    /// The inverse.
+    pub fn from_bits(bits: u64) -> Self {
+        let slot = (bits & ((1 << SLOT_BITS) - 1)) as u32;
+        Self { slot, generation: (bits >> SLOT_BITS) as u32 }
+    }
+}
+
+/// One listening socket.
+pub struct Listener {
+    pub socket: OwnedFd,
+    /// Where it listens: on the host, or in the guest's namespace.
+    pub pif: Pif,
+    /// The rule, of those for `pif`, that it listens for.
+    pub rule: RuleId,
+    pub proto: Proto,
+    pub port: u16,
+    /// Connections that are likely to wait after an event.
+    pub expected: Expected,
+    /// Already on the list for this turn.
+    ready: bool,
+    /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
+    waiting: bool,
+    /// On the list of those that have waited.
+    listed: bool,
+    /// Watched edge-triggered, since it had to wait.
+    edges_only: bool,
+    /// Accepted connections of which the guest's server may know nothing yet.
+    admitted: usize,
+}
+
+impl Listener {
+    /// A socket that nobody has connected to yet.
+    pub fn new(socket: OwnedFd, pif: Pif, rule: RuleId, (proto, port): (Proto, u16)) -> Self {
+        Self {
+            socket,
+            pif,
+            rule,
+            proto,
+            port,
+            expected: Expected::default(),
+            ready: false,
+            waiting: false,
+            listed: false,
+            edges_only: false,
+            admitted: 0,
+        }
+    }
+
+    /// Whether another connection may be accepted: the guest's server knows of nearly all before.
+    pub fn admits(&self) -> bool {
+        self.admitted < ADMISSIONS_PER_PORT
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    listener: Option<Listener>,
+}
+
+/// All listening sockets.
+pub struct Listeners {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Those with work for this turn.
+    ready: VecDeque<ListenerId>,
+    /// Those that have waited since the last time that all were woken.
+    waited: Vec<ListenerId>,
+    epoll: Rc<OwnedFd>,
+}
+
+impl Listeners {
+    /// No sockets; those to come are watched with `epoll`.
+    pub fn new(epoll: Rc<OwnedFd>) -> Self {
+        let (slots, free) = (Vec::new(), Vec::new());
+        Self { slots, free, ready: VecDeque::new(), waited: Vec::new(), epoll }
+    }
+
+    /// Number of listening sockets.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The socket that has this name, if it is still open.
+    pub fn get(&self, id: ListenerId) -> Option<&Listener> {
+        let slot = self.slots.get(id.slot as usize)?;
+        slot.listener.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        slot.listener.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// All sockets with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let id = ListenerId { slot: index as u32, generation: slot.generation };
+            Some((id, slot.listener.as_ref()?))
+        })
+    }
+
+    /// Adds a socket and watches it.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports; the socket is closed.
+    pub fn add(&mut self, listener: Listener) -> Result<ListenerId, Errno> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Slot::default());
+                self.slots.len() as u32 - 1
+            }
+        };
+        let id = ListenerId { slot, generation: self.slots[slot as usize].generation };
+        if let Err(errno) =
+            epoll::add(&*self.epoll, &listener.socket, data(id), epoll::EventFlags::IN)
+        {
+            self.free.push(slot);
+            return Err(errno);
+        }
+        self.slots[slot as usize].listener = Some(listener);
+        // No list grows while packets pass.
+        let count = self.slots.len();
+        self.ready.reserve(count.saturating_sub(self.ready.len()));
+        self.waited.reserve(count.saturating_sub(self.waited.len()));
+        Ok(id)
+    }
+
+    /// Closes a socket; its name means nothing from now on.
+    pub fn close(&mut self, id: ListenerId) {
+        if self.get(id).is_none() {
+            return;
+        }
+        let slot = &mut self.slots[id.slot as usize];
+        slot.listener = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        self.ready.retain(|&other| other != id);
+        self.waited.retain(|&other| other != id);
+    }
+
+    /// Puts a socket on the list for this turn, once.
+    pub fn mark_ready(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id)
+            && !std::mem::replace(&mut listener.ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Number of sockets on the list for this turn.
+    pub fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes the next socket of this turn.
+    pub fn next_ready(&mut self) -> Option<ListenerId> {
+        let id = self.ready.pop_front()?;
+        if let Some(listener) = self.get_mut(id) {
+            (listener.ready, listener.waiting) = (false, false);
+        }
+        Some(id)
+    }
+
+    /// A socket was served: it `waits` for room, or for its next event.
+    pub fn served(&mut self, id: ListenerId, waits: bool) {
+        let epoll = self.epoll.clone();
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.waiting = waits;
+        if std::mem::replace(&mut listener.edges_only, waits) != waits {
+            watch(&epoll, listener, id);
+        }
+        if waits && !std::mem::replace(&mut listener.listed, true) {
+            self.waited.push(id);
+        }
+    }
+
+    /// Lists all sockets that had to wait for this turn: a flow has ended, or the guest has room again. Costs
+    /// nothing while none waits.
+    pub fn wake_all(&mut self) {
+        let mut waited = std::mem::take(&mut self.waited);
+        for id in waited.drain(..) {
+            let Some(listener) = self.get_mut(id) else { continue };
+            listener.listed = false;
+            if std::mem::take(&mut listener.waiting) {
+                self.mark_ready(id);
+            }
+        }
+        self.waited = waited;
+    }
+
+    /// A connection was accepted that the guest's server may know nothing of yet.
+    pub fn admit(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.admitted += 1;
+        }
+    }
+
+    /// The guest knows of a connection, or it is over. The next one may be accepted.
+    pub fn discharge(&mut self, id: ListenerId) {
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.admitted -= 1;
+        if std::mem::take(&mut listener.waiting) {
+            self.mark_ready(id);
+        }
+    }
+}
+
+fn data(id: ListenerId) -> epoll::EventData {
+    epoll::EventData::new_u64(Token::Listener(id).to_bits())
+}
+
+/// Watches a listening socket in the way that it says.
+fn watch(epoll: &OwnedFd, listener: &Listener, id: ListenerId) {
+    let mut events = epoll::EventFlags::IN;
+    events.set(epoll::EventFlags::ET, listener.edges_only);
+    if let Err(errno) = epoll::modify(epoll, &listener.socket, data(id), events) {
+        log::error!("cannot watch port {}: {errno}", listener.port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::fwd::{Rule, RuleTable, example};
+    use rustix::event::{EventfdFlags, eventfd};
+
+    fn rule() -> RuleId {
+        let rule = Rule::plain(Proto::Tcp, (22, 22), 22);
+        RuleTable::default().add(rule, &example::network()).expect("a valid rule")
+    }
+
+    fn add(listeners: &mut Listeners) -> ListenerId {
+        let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+        listeners.add(Listener::new(socket, Pif::Host, rule(), (Proto::Tcp, 22))).expect("watched")
+    }
+
+    fn listeners() -> Listeners {
+        Listeners::new(Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance")))
+    }
+
+    #[test]
+    fn a_name_is_never_given_again() {
+        let mut listeners = listeners();
+        let first = add(&mut listeners);
+        listeners.mark_ready(first);
+        listeners.close(first);
+        let second = add(&mut listeners);
+        assert_ne!(first, second);
+        assert!(listeners.get(first).is_none() && listeners.get(second).is_some());
+        assert_eq!((listeners.len(), listeners.next_ready()), (1, None));
+        listeners.close(first);
+        assert_eq!(listeners.len(), 1, "an old name closes nothing");
+        assert_eq!(ListenerId::from_bits(second.to_bits()), second);
+    }
+
+    #[test]
+    fn who_waits_is_woken_once() {
+        let mut listeners = listeners();
+        let ids = [(); 3].map(|()| add(&mut listeners));
+        for id in ids {
+            listeners.served(id, true);
+            listeners.served(id, true);
+        }
+        listeners.close(ids[1]);
+        listeners.wake_all();
+        let woken: Vec<_> = std::iter::from_fn(|| listeners.next_ready()).collect();
+        assert_eq!(woken, [ids[0], ids[2]]);
+        listeners.wake_all();
+        assert_eq!(listeners.next_ready(), None);
+    }
+
+    #[test]
+    fn a_port_admits_as_many_as_the_limit_says() {
+        let mut listeners = listeners();
+        let id = add(&mut listeners);
+        for _ in 0..ADMISSIONS_PER_PORT {
+            assert!(listeners.get(id).expect("open").admits());
+            listeners.admit(id);
+        }
+        assert!(!listeners.get(id).expect("open").admits());
+        listeners.served(id, true);
+        listeners.discharge(id);
+        assert_eq!(listeners.next_ready(), Some(id), "who waited goes on");
+        assert!(listeners.get(id).expect("open").admits());
+    }
+}

@@ -1,0 +1,194 @@
+//! All that is known of addresses: what the guest is told, mappings and forwarding rules, which the operator
+//! decides ([`NetView`], replaced whole), and what was learned of the guest and of the host's neighbours.
+//!
+//! A view has an [`Epoch`]. A flow keeps the one that it was made under: one that is older than the view may
+//! lead where nothing leads any more, and is looked at again before it is used.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::flow::fwd::{self, GuestSide, Mapping, Proto, Refused, Rule, RuleTable, Target};
+use crate::flow::neighbours::Neighbours;
+use crate::flow::network::{Learned, Network};
+use crate::flow::side::{Pif, Side};
+use crate::wire::build::HeaderTemplate;
+use crate::wire::ip::L4Protocol;
+use crate::wire::{DropReason, Mac};
+
+/// What the operator decides of addresses, as one value.
+#[derive(Clone, Debug)]
+pub struct NetView {
+    /// What the guest is told.
+    pub network: Network,
+    /// Mapped addresses.
+    pub map: Mapping,
+    /// Ports of the host that lead to the guest.
+    pub inbound: RuleTable,
+    /// Ports of a guest's namespace that lead to the host; empty for guests without one of this host.
+    pub outbound: RuleTable,
+}
+
+/// Which view was in force: a greater one is younger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(u32);
+
+/// The view in force, and what was learned.
+pub(super) struct Net {
+    pub network: Network,
+    pub map: Mapping,
+    inbound: RuleTable,
+    outbound: RuleTable,
+    epoch: Epoch,
+    /// What the guest's traffic has told.
+    pub learned: Learned,
+    /// Whose Ethernet addresses the guest sees.
+    pub neighbours: Neighbours,
+}
+
+impl Net {
+    /// Nothing learned yet.
+    pub fn new(view: NetView) -> Self {
+        let NetView { network, map, inbound, outbound } = view;
+        let learned = fwd::initial(&network);
+        let epoch = Epoch::default();
+        let neighbours = Neighbours::default();
+        let mut net = Self { network, map, inbound, outbound, epoch, learned, neighbours };
+        net.pin_own_addresses();
+        net
+    }
+
+    /// Puts another view in force. What was learned stays, unless the operator says otherwise now; the rules
+    /// of the new view must have been named after those of the old one.
+    pub fn replace(&mut self, view: NetView) {
+        let NetView { network, map, inbound, outbound } = view;
+        let initial = fwd::initial(&network);
+        let changed = |old: Option<IpAddr>, new: Option<IpAddr>| old != new;
+        let told = |network: &Network| {
+            let v4 = network.v4.as_ref().map(|v4| v4.addr.into());
+            (v4, network.v6.as_ref().and_then(|v6| v6.addr).map(IpAddr::V6))
+        };
+        let (old, new) = (told(&self.network), told(&network));
+        if changed(old.0, new.0) {
+            self.learned.v4 = initial.v4;
+        }
+        if changed(old.1, new.1) && initial.v6.is_some() {
+            self.learned.v6 = initial.v6;
+        }
+        (self.network, self.map) = (network, map);
+        (self.inbound, self.outbound) = (inbound, outbound);
+        self.epoch.0 = self.epoch.0.wrapping_add(1);
+        self.pin_own_addresses();
+    }
+
+    /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
+    fn pin_own_addresses(&mut self) {
+        let link_local = self.network.v6.as_ref().map(|v6| IpAddr::V6(v6.our_link_local));
+        for address in self.map.own_addresses().chain(link_local) {
+            self.neighbours.pin(address, self.network.our_mac);
+        }
+    }
+
+    /// The epoch of the view in force.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The rules for what arrives on `pif`.
+    pub fn rules(&self, pif: Pif) -> &RuleTable {
+        if pif == Pif::Splice { &self.outbound } else { &self.inbound }
+    }
+
+    /// Where a packet from `guest` to `destination` goes on the host.
+    ///
+    /// # Errors
+    /// The reason why it goes nowhere.
+    pub fn to_host(
+        &self,
+        proto: Proto,
+        guest: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<Target, Refused> {
+        fwd::to_host(&self.network, &self.map, proto, guest, destination)
+    }
+
+    /// The sides of a flow that begins with what `peer` sent to `local`, on a socket of `rule`.
+    ///
+    /// # Errors
+    /// The reason why it is not forwarded.
+    pub fn inbound_sides(
+        &self,
+        rule: &Rule,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<[Side; 2], DropReason> {
+        let GuestSide { source, destination } =
+            fwd::to_guest(&self.network, &self.map, &self.learned, rule, peer, local).map_err(
+                |refused| {
+                    log::debug!("No rules to forward HOST {peer} -> {local}: {refused}");
+                    DropReason::from(refused)
+                },
+            )?;
+        let host = Side { pif: Pif::Host, ours: local.into(), endpoint: peer.into() };
+        let tap = Side { pif: Pif::Tap, ours: source.into(), endpoint: destination.into() };
+        Ok([host, tap])
+    }
+
+    /// What the guest sees of the host-side `address`.
+    pub fn source_for_guest(&self, address: IpAddr) -> Option<IpAddr> {
+        fwd::source_for_guest(&self.network, &self.map, &self.learned, address)
+    }
+
+    /// Our Ethernet address and the guest's.
+    pub fn macs(&self) -> (Mac, Mac) {
+        (self.network.our_mac, self.learned.mac)
+    }
+
+    /// The Ethernet addresses of a frame from `source`, as the guest sees it.
+    pub fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
+        (self.neighbours.station(&self.network, source), self.learned.mac)
+    }
+
+    /// Our own link-local address, the source of neighbour discovery and DHCPv6.
+    pub fn our_link_local(&self) -> Option<IpAddr> {
+        self.network.v6.as_ref().map(|v6| v6.our_link_local.into())
+    }
+
+    /// Learns from a source Ethernet address.
+    pub fn learn_mac(&mut self, mac: Mac) {
+        if fwd::learn_mac(&mut self.learned, mac) {
+            log::info!("New guest MAC address observed: {mac}");
+        }
+    }
+
+    /// Learns from a source IP address. In local mode the guest's first link-local address also
+    /// becomes the one that it is assigned.
+    pub fn learn_address(&mut self, source: IpAddr) {
+        if !fwd::learn(&self.network, &mut self.learned, source) {
+            return;
+        }
+        log::debug!("guest address observed: {source}");
+        if let (Some(v6), IpAddr::V6(source)) = (&mut self.network.v6, source)
+            && v6.addr.is_none()
+            && source.is_unicast_link_local()
+        {
+            v6.addr = Some(source);
+        }
+    }
+
+    /// Headers of frames to the guest for a flow whose guest side is `side`.
+    pub fn template(&self, side: &Side, protocol: L4Protocol, flow_label: u32) -> HeaderTemplate {
+        let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
+        HeaderTemplate::new(self.macs_from(source.ip()), source, destination, protocol, flow_label)
+    }
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::FamilyDisabled | Refused::FamilyMismatch => Self::FamilyDisabled,
+            Refused::ProtocolDisabled => Self::ProtocolDisabled,
+            Refused::PortZero => Self::PortZero,
+            Refused::NoRule => Self::NoRule,
+            _ => Self::ForbiddenAddress,
+        }
+    }
+}

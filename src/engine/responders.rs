@@ -1,0 +1,184 @@
+//! Glue between frames and the responders: copies the question to private memory, sends the answer,
+//! and what is sent unasked (the first ARP request and solicitation, router advertisements).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use passt_frame::{FromGuestLease, Part, ToGuest};
+
+use super::core::Core;
+use super::flows::ADVERTISEMENT_TIMER;
+use super::outbox::Outbox;
+use crate::limits::MAX_QUESTION_BYTES;
+use crate::responder::dhcpv6::Duid;
+use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
+use crate::wire::ip::IpHead;
+use crate::wire::l4::UDP_HEADER_BYTES;
+use crate::wire::{DropReason, Mac, eth};
+
+type Question = ArrayVec<u8, MAX_QUESTION_BYTES>;
+
+impl From<Ignored> for DropReason {
+    fn from(ignored: Ignored) -> Self {
+        match ignored {
+            Ignored::Malformed => Self::Malformed,
+            Ignored::Disabled => Self::ProtocolDisabled,
+            Ignored::NotForUs | Ignored::Unsupported => Self::UnansweredQuestion,
+        }
+    }
+}
+
+/// Copies `len` bytes of a frame from `offset` on.
+fn question(
+    lease: &mut FromGuestLease<'_>,
+    frame: usize,
+    offset: usize,
+    len: u32,
+) -> Result<Question, DropReason> {
+    if len as usize > MAX_QUESTION_BYTES {
+        return Err(DropReason::TooLarge);
+    }
+    let mut question = Question::from([0; MAX_QUESTION_BYTES]);
+    let copied = lease.copy_out(Part { frame, offset: offset as u32, len }, &mut question);
+    question.truncate(copied);
+    Ok(question)
+}
+
+/// Answers an ARP question.
+pub(super) fn arp(core: &mut Core, head: &[u8], out: &mut dyn ToGuest) -> Result<(), DropReason> {
+    let net = &core.net;
+    let answer = arp::answer(&net.network, &net.neighbours, &head[eth::HEADER_BYTES..])?;
+    let mut asker = Mac::default();
+    asker.0.copy_from_slice(&answer[18..24]);
+    send_arp(&mut core.outbox, out, (net.network.our_mac, asker), &answer);
+    Ok(())
+}
+
+/// Sends an ARP message between two stations.
+pub(super) fn send_arp(
+    outbox: &mut Outbox,
+    out: &mut dyn ToGuest,
+    (from, to): (Mac, Mac),
+    message: &[u8],
+) {
+    let mut header = ArrayVec::<u8, { eth::HEADER_BYTES }>::new();
+    header.extend(to.0);
+    header.extend(from.0);
+    header.extend([0x08, 0x06]);
+    outbox.send(out, &header, message);
+}
+
+/// Answers a question to a DHCP server.
+pub(super) fn dhcp(
+    core: &mut Core,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    let question = udp_question(lease, index, ip)?;
+    let reply = dhcp::answer(&core.net.network, &question)?;
+    log::info!("{}", reply.kind);
+    log::info!("    from {}", reply.client);
+    let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
+    let to = SocketAddr::new(reply.destination.into(), dhcp::CLIENT_PORT);
+    core.outbox.udp(out, core.net.macs(), from, to, &reply.message);
+    Ok(())
+}
+
+/// Answers a question to a DHCPv6 server, which is known by `duid`.
+pub(super) fn dhcpv6(
+    core: &mut Core,
+    duid: &Duid,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    let question = udp_question(lease, index, ip)?;
+    let (IpAddr::V6(source), IpAddr::V6(destination)) = (ip.source, ip.destination) else {
+        return Err(DropReason::Malformed);
+    };
+    let net = &mut core.net;
+    let reply = dhcpv6::answer(&net.network, duid, source, destination, &question)?;
+    log::info!("{}", reply.kind);
+    if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6)
+        && !v6.fixed
+    {
+        net.learned.v6 = Some(assigned);
+    }
+    let ours = net.our_link_local().ok_or(DropReason::FamilyDisabled)?;
+    let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);
+    let to = SocketAddr::new(reply.destination.into(), dhcpv6::CLIENT_PORT);
+    core.outbox.udp(out, net.macs(), from, to, &reply.message);
+    Ok(())
+}
+
+/// Answers a message of neighbour or router discovery.
+pub(super) fn ndp(
+    core: &mut Core,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    // RFC 4861, sections 6.1 and 7.1: what crossed a router has a lower hop limit.
+    if ip.hop_limit != 255 {
+        return Err(DropReason::Malformed);
+    }
+    let question = question(lease, index, ip.l4_offset, ip.l4_len)?;
+    let IpAddr::V6(source) = ip.source else { return Err(DropReason::Malformed) };
+    let net = &core.net;
+    let reply = ndp::answer(&net.network, &net.neighbours, source, &question)?;
+    log::info!("{}", reply.kind);
+    send_ndp(core, out, reply);
+    Ok(())
+}
+
+fn send_ndp(core: &mut Core, out: &mut dyn ToGuest, mut reply: ndp::Reply) {
+    let Some(ours) = core.net.our_link_local() else { return };
+    let (from, to) = (SocketAddr::new(ours, 0), SocketAddr::new(reply.destination.into(), 0));
+    core.outbox.icmp(out, core.net.macs(), from, to, &mut reply.message);
+}
+
+/// The link can reach the guest: asks for its addresses once, so that inbound connections find
+/// its Ethernet address, and starts the clock of router advertisements.
+pub(super) fn greet(core: &mut Core, out: &mut dyn ToGuest) {
+    let network = &core.net.network;
+    if let Some(request) = arp::initial_request(network) {
+        send_arp(&mut core.outbox, out, (network.our_mac, Mac::BROADCAST), &request);
+    }
+    if let Some(solicitation) = ndp::initial_solicitation(network) {
+        send_ndp(core, out, solicitation);
+    }
+    schedule_advertisement(core);
+}
+
+fn schedule_advertisement(core: &mut Core) -> std::time::Duration {
+    let random = core.flows.index.hash((core.now.as_micros(), Ipv4Addr::UNSPECIFIED)) as u32;
+    let delay = ndp::next_unsolicited_delay(random);
+    core.flows.timers.set(ADVERTISEMENT_TIMER, core.now + delay);
+    delay
+}
+
+/// Time for an unsolicited router advertisement.
+pub(super) fn advertise(core: &mut Core, out: &mut dyn ToGuest) {
+    let delay = schedule_advertisement(core);
+    if !out.caps().up {
+        return;
+    }
+    if let Ok(advertisement) = ndp::router_advertisement(&core.net.network) {
+        log::info!("{}, next in {}s", advertisement.kind, delay.as_secs());
+        send_ndp(core, out, advertisement);
+    }
+}
+
+/// The payload of a UDP datagram, checked against its length field.
+fn udp_question(
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+) -> Result<Question, DropReason> {
+    let head = ip.udp(lease.frames()[index].head())?;
+    question(lease, index, ip.l4_offset + UDP_HEADER_BYTES as usize, head.payload_len)
+}

@@ -1,0 +1,276 @@
+//! What happens to a flow, and what its machine wants done about it. The flow is found once for each turn
+//! ([`Driven`] holds all that its actions need); what came of the turn is noted on the lists behind it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use passt_frame::ToGuest;
+use rustix::event::epoll::EventFlags;
+use rustix::net as rnet;
+
+use super::EVENTS;
+use super::data::{Wish, send};
+use crate::engine::core::Core;
+use crate::engine::flows::{FlowWatch, Flows};
+use crate::engine::net::Net;
+use crate::engine::outbox::Outbox;
+use crate::engine::state::{FlowKind, PeekOffset, TcpState};
+use crate::engine::token::Token;
+use crate::flow::side::{Pif, Side};
+use crate::flow::table::FlowId;
+use crate::flow::tcp::{Action, Fill, Header, SocketEvent};
+use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD};
+use crate::sys::stream;
+use crate::time::Timestamp;
+use crate::wire::build::L4Checksum;
+use crate::wire::ip::L4Protocol;
+
+/// The TCP state of a flow, if it lives and is one.
+fn tcp_mut(flows: &mut Flows, id: FlowId) -> Option<&mut TcpState> {
+    match &mut flows.table.get_mut(id)?.state.kind {
+        FlowKind::Tcp(tcp) => Some(tcp),
+        _ => None,
+    }
+}
+
+/// An event of a TCP flow's socket.
+pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
+    let now = core.now;
+    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
+    let has = |flag| events.contains(flag);
+    if has(EventFlags::ERR) {
+        tcp.conn.on_socket(now, SocketEvent::Failed);
+    } else if tcp.connecting {
+        if has(EventFlags::HUP) {
+            tcp.conn.on_socket(now, SocketEvent::HungUp);
+        } else if has(EventFlags::OUT) {
+            tcp.connecting = false;
+            tcp.conn.on_socket(now, SocketEvent::Connected);
+        }
+    } else if has(EventFlags::OUT) {
+        tcp.conn.on_socket(now, SocketEvent::Writable);
+    }
+    if !tcp.connecting {
+        if has(EventFlags::IN) {
+            tcp.conn.on_socket(now, SocketEvent::Readable);
+        }
+        if has(EventFlags::RDHUP) {
+            tcp.conn.on_socket(now, SocketEvent::PeerClosed);
+        }
+        if has(EventFlags::HUP) {
+            tcp.conn.on_socket(now, SocketEvent::HungUp);
+        }
+    }
+    core.flows.mark_ready(id);
+}
+
+/// The link has room again, for which the flow has waited.
+pub(in crate::engine) fn on_room(core: &mut Core, id: FlowId) {
+    if let Some(tcp) = tcp_mut(&mut core.flows, id) {
+        tcp.conn.on_port_room(core.now);
+    }
+}
+
+/// The timer of a TCP flow.
+pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+    let now = core.now;
+    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
+    if tcp.conn.deadline().is_some_and(|deadline| deadline <= now) {
+        tcp.conn.on_timer(now);
+        core.flows.mark_ready(id);
+    } else {
+        settle(core, id);
+    }
+}
+
+/// What the end of a flow's turn means for the lists.
+enum Turn {
+    /// The machine wants nothing more.
+    Done,
+    /// It goes on in the next turn.
+    Unfinished,
+    /// The flow is over, perhaps with a reset.
+    Over { reset: bool },
+}
+
+/// Does what the machine wants done, for one turn.
+pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
+    let mut driven = Driven {
+        id,
+        side,
+        socket: flow.state.socket.as_fd(),
+        tcp,
+        watch: &core.flows.watch,
+        net: &core.net,
+        outbox: &mut core.outbox,
+        now: core.now,
+        starved: false,
+    };
+    let turn = driven.turn(out);
+    if driven.starved {
+        core.flows.mark_starved(id);
+    }
+    match turn {
+        Turn::Done => {}
+        Turn::Unfinished => core.flows.mark_ready(id),
+        Turn::Over { reset } => return close(core, id, reset),
+    }
+    settle(core, id);
+}
+
+/// Ends a half-open flow at once, so that its descriptor is free for the next. The guest is told
+/// if it has room.
+pub(super) fn evict(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
+    if let Some(tcp) = tcp_mut(&mut core.flows, id) {
+        tcp.conn.abort();
+        drive(core, out, id);
+    }
+    if core.flows.table.get(id).is_some() {
+        close(core, id, true);
+    }
+}
+
+/// Brings the lists up to date with the machine.
+fn settle(core: &mut Core, id: FlowId) {
+    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
+    let (half_open, deadline) = (tcp.conn.is_half_open(), tcp.conn.deadline());
+    let ack_at = tcp.conn.ack_at();
+    let ended = tcp.half_open && !half_open;
+    let admitted_until = if half_open { None } else { admission_end(tcp, core.now) };
+    let known = !half_open && admitted_until.is_none();
+    let admission = if known { tcp.admission.take() } else { None };
+    if ended {
+        core.flows.end_handshake(id);
+    }
+    if let Some(at) = ack_at {
+        core.flows.hold_ack(at, id);
+    }
+    if let Some(admission) = admission {
+        core.listeners.discharge(admission.listener);
+    }
+    core.flows.schedule(id, deadline.into_iter().chain(admitted_until).min());
+}
+
+/// Until when an accepted connection counts among those of which the guest's server may know nothing; `None` if
+/// it does not. It counts until the guest has acknowledged or sent something: a SYN-ACK does not show it, because
+/// a server whose queue is full forgets whom it has sent one to. Who has nothing to say is not waited for.
+fn admission_end(tcp: &mut TcpState, now: Timestamp) -> Option<Timestamp> {
+    let progress = tcp.conn.progress();
+    let admission = tcp.admission.as_mut()?;
+    let (until, from) = *admission.since.get_or_insert((now + ADMISSION_HELD, progress));
+    (progress == from && now < until).then_some(until)
+}
+
+fn close(core: &mut Core, id: FlowId, reset: bool) {
+    if let Some(flow) = core.flows.table.get_mut(id) {
+        if reset {
+            let _ = stream::reset_on_close(flow.state.socket.as_fd());
+        }
+        if let FlowKind::Tcp(tcp) = &mut flow.state.kind
+            && let Some(admission) = tcp.admission.take()
+        {
+            core.listeners.discharge(admission.listener);
+        }
+    }
+    log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });
+    core.flows.remove(id);
+}
+
+/// A flow in its turn.
+struct Driven<'a> {
+    id: FlowId,
+    /// The guest's side.
+    side: &'a Side,
+    socket: BorrowedFd<'a>,
+    tcp: &'a mut TcpState,
+    watch: &'a FlowWatch,
+    net: &'a Net,
+    outbox: &'a mut Outbox,
+    now: Timestamp,
+    /// The guest's buffers had no room for something.
+    starved: bool,
+}
+
+impl Driven<'_> {
+    fn turn(&mut self, out: &mut dyn ToGuest) -> Turn {
+        for _ in 0..ACTIONS_PER_TURN {
+            let Some(action) = self.tcp.conn.poll(self.now) else { return Turn::Done };
+            match action {
+                Action::Emit(header) => self.emit(out, &header),
+                Action::Fill { offset, bytes, segment, .. } => {
+                    let more = self.send(out, &Wish { offset, bytes, mss: segment });
+                    if more {
+                        return Turn::Unfinished;
+                    }
+                }
+                Action::Discard(bytes) => self.discard(bytes),
+                Action::QueryRoom => self.query_room(),
+                Action::WatchWritable => self.watch_writable(),
+                Action::ShutdownWrite => self.shutdown_write(),
+                Action::Close { reset } => return Turn::Over { reset },
+            }
+        }
+        Turn::Unfinished
+    }
+
+    fn emit(&mut self, out: &mut dyn ToGuest, header: &Header) {
+        let template = self.net.template(self.side, L4Protocol::Tcp, self.id.slot());
+        let checksum = L4Checksum::Complete { payload_sum: 0 };
+        if !self.outbox.send(out, &template.tcp(header, 0, checksum), &[]) {
+            self.tcp.conn.on_emit_lost();
+            self.starved = true;
+        }
+    }
+
+    /// Sends data with the machine's consent; true when the flow should go on in the next turn.
+    fn send(&mut self, out: &mut dyn ToGuest, wish: &Wish) -> bool {
+        let template = self.net.template(self.side, L4Protocol::Tcp, self.id.slot());
+        let list = &mut self.outbox.list;
+        let result = send(list, out, self.socket, &template, self.tcp, wish);
+        self.tcp.conn.on_fill(self.now, result);
+        self.starved |= result == Fill::NoRoom;
+        matches!(result, Fill::Sent { drained: false, .. })
+    }
+
+    fn discard(&mut self, bytes: u32) {
+        match stream::discard(self.socket, bytes) {
+            Ok(done) if done == bytes => {}
+            other => {
+                log::debug!(
+                    "{:?} (TCP connection): cannot discard {bytes} bytes: {other:?}",
+                    self.id
+                );
+                self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
+            }
+        }
+        if let PeekOffset::At(offset) = &mut self.tcp.peek {
+            *offset = offset.saturating_sub(bytes);
+        }
+    }
+
+    fn query_room(&mut self) {
+        self.tcp.conn.on_room(stream::send_buffer(self.socket).map_or(0, room));
+    }
+
+    fn watch_writable(&mut self) {
+        if let Err(errno) = self.watch.again(Token::Flow(self.id), self.socket, EVENTS) {
+            log::error!("{:?}: cannot watch its socket: {errno}", self.id);
+        }
+    }
+
+    fn shutdown_write(&mut self) {
+        if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
+            log::debug!("{:?} (TCP connection): shutdown: {errno}", self.id);
+            self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
+        }
+    }
+}
+
+/// Payload bytes that a send buffer takes now. The kernel charges each packet's overhead against the
+/// limit, and splits packets after it has taken them; a quarter is kept for that.
+fn room(buffer: stream::SendBuffer) -> u32 {
+    let free = buffer.limit.saturating_sub(buffer.queued);
+    free - free / 4
+}

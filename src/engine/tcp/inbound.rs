@@ -1,0 +1,47 @@
+//! Connections from the network: accepted by the kernel already, now offered to the guest.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::ToGuest;
+
+use super::{add, opening, peek_offset};
+use crate::engine::core::Core;
+use crate::engine::listeners::ListenerId;
+use crate::engine::state::{Admission, Nagle, TcpState};
+use crate::flow::fwd::{ListenAddr, Rule};
+use crate::flow::tcp::Conn;
+use crate::sys::stream;
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+/// `listener`, a socket of `rule`, has accepted a connection of `peer` to `local`: opens one to the guest.
+///
+/// # Errors
+/// The reason why there is none; the connection is reset or closed.
+pub(in crate::engine) fn accepted(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    (listener, rule): (ListenerId, &Rule),
+    socket: OwnedFd,
+    (peer, local): (SocketAddr, SocketAddr),
+) -> Result<(), DropReason> {
+    let opened = core.net.inbound_sides(rule, peer, local).and_then(|sides| {
+        if core.flows.find(L4Protocol::Tcp, &sides[1]).is_some() {
+            // The peer uses a port again whose connection the guest has not closed yet.
+            return Err(DropReason::SocketFailed);
+        }
+        Ok(sides)
+    });
+    let sides = opened.inspect_err(|_| {
+        let _ = stream::reset_on_close(socket.as_fd());
+    })?;
+    let opening = opening(core, &sides, sides[1].ours.ip().is_ipv4());
+    let conn = Conn::inbound(core.now, &core.settings.tcp, opening);
+    let v4 = matches!(rule.listen, ListenAddr::V4(_));
+    let mut state = TcpState::new(conn, peek_offset(&core.settings, v4), Nagle::Off);
+    state.admission = Some(Admission { listener, since: None });
+    add(core, out, socket, sides, state)?;
+    core.listeners.admit(listener);
+    Ok(())
+}

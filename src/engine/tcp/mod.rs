@@ -1,0 +1,76 @@
+//! TCP: does what the machine of [`flow::tcp`](crate::flow::tcp) decides, with the flow's socket and
+//! the guest's buffers.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
+//! | `inbound` | connections that a listening socket has accepted |
+//! | `drive` | events, timers, and what the machine wants done about them |
+//! | `data` | payload from the socket to the guest |
+
+mod data;
+mod drive;
+mod from_guest;
+mod inbound;
+
+use std::os::fd::OwnedFd;
+
+use passt_frame::ToGuest;
+use rustix::event::epoll::EventFlags;
+
+pub(super) use drive::{drive, on_event, on_room, on_timer};
+pub(super) use from_guest::{StreamRun, from_guest};
+pub(super) use inbound::accepted;
+
+use super::core::{Core, Settings};
+use super::state::{FlowKind, FlowState, PeekOffset, TcpState};
+use crate::flow::side::Side;
+use crate::flow::table::FlowId;
+use crate::flow::tcp::{Opening, our_mss};
+use crate::wire::ip::L4Protocol;
+use crate::wire::{DropReason, SeqNr};
+
+/// All events of a TCP socket. `OUT` is reported when a connection is up, and after
+/// [`Action::WatchWritable`](crate::flow::tcp::Action::WatchWritable): the kernel reports it only to those
+/// who wait.
+const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+
+/// What is chosen for a new connection. The initial sequence number is a clock of 4 µs plus a
+/// keyed hash of the addresses (RFC 6528).
+fn opening(core: &Core, sides: &[Side; 2], v4: bool) -> Opening {
+    let clock = (core.now.as_micros() / 4) as u32;
+    let hash = core.flows.index.hash(sides) as u32;
+    let ip_header_len = if v4 { 20 } else { 40 };
+    let mtu = core.net.network.mtu;
+    let mtu = if mtu == 0 { 1500 } else { mtu };
+    Opening {
+        isn: SeqNr(hash.wrapping_add(clock)),
+        our_mss: our_mss(mtu, ip_header_len),
+        max_segment: u16::MAX - ip_header_len - 20,
+    }
+}
+
+/// Where a new socket of a family peeks.
+fn peek_offset(settings: &Settings, v4: bool) -> PeekOffset {
+    let supported = if v4 { settings.peek_offset_v4 } else { settings.peek_offset_v6 };
+    if supported { PeekOffset::Unset } else { PeekOffset::Unsupported }
+}
+
+/// Adds a connection whose handshake with the guest begins. The oldest of those gives way if there are too many.
+fn add(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    socket: OwnedFd,
+    sides: [Side; 2],
+    state: TcpState,
+) -> Result<FlowId, DropReason> {
+    let state = FlowState::new(socket, core.net.epoch(), FlowKind::Tcp(state));
+    let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
+    log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
+    core.flows.mark_ready(id);
+    if let Some(oldest) = core.flows.begin_handshake(id, core.listeners.len()) {
+        core.outbox.drops.count(DropReason::HalfOpenEvicted);
+        drive::evict(core, out, oldest);
+    }
+    Ok(id)
+}
