@@ -337,7 +337,7 @@ fn worker(
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener),
         ClientSocket::Connected(stream) => {
-            link.attach_sole(stream).map_err(StartError::Other)?;
+            link.attach(stream).map_err(StartError::Other)?;
             None
         }
     };

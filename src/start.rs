@@ -8,7 +8,7 @@ mod ready;
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -148,14 +148,16 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
     }
     // Held until the socket listens: a competitor that finds it bound and silent would take it away.
     let _turn = lock_folder(path);
-    match UnixStream::connect(path) {
+    // Whoever listens there does not notice: a socket of this type cannot be connected with it, which fails
+    // otherwise than where nobody has the path. A client that came and left would end a program with --one-off.
+    match UnixDatagram::unbound().map_err(failed)?.connect(path) {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
             // Too long.
             ErrorKind::InvalidInput => return Err(StartError::SocketPath(path.to_owned())),
             _ => return Err(StartError::SocketInUse(path.to_owned())),
         },
-        Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
+        Ok(()) => return Err(StartError::SocketInUse(path.to_owned())),
     }
     // What gives way is a socket, or an empty file that reserved the name, and only one that was
     // there: another program may bind right now.
