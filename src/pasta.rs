@@ -110,14 +110,16 @@ impl Namespace {
     /// # Errors
     /// [`StartError`] names the step.
     pub fn spawn(&self, conf: &Conf, limit: &DescriptorLimit) -> Result<Spawned, StartError> {
-        let Some(PastaConf { target: Target::Spawn { command, pid_namespace, .. }, .. }) =
-            &conf.pasta
-        else {
+        let Some(PastaConf { target, .. }) = &conf.pasta else {
+            return Ok(Spawned::Program(None));
+        };
+        let Target::Spawn { command, pid_namespace, user } = target else {
             return Ok(Spawned::Program(None));
         };
         let plan = command::Plan {
             words: command,
             pid_namespace: *pid_namespace,
+            shares_mounts: *user != UserNamespace::New,
             network: self.network(),
             hostname: conf.network.hostname.as_deref(),
             limit,

@@ -349,7 +349,7 @@ fn worker(
     let listener = match socket {
         ClientSocket::Listening(listener, _) => Some(listener.into()),
         ClientSocket::Connected(stream) => {
-            link.attach_sole(stream.into()).map_err(StartError::Other)?;
+            link.attach(stream.into()).map_err(StartError::Other)?;
             None
         }
     };

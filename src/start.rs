@@ -7,12 +7,13 @@ mod notify;
 mod ready;
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use files::Made;
@@ -27,9 +28,9 @@ use crate::sys::process;
 /// Default socket paths that are tried.
 const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
 
-/// How often, and after which pause, the lock of a folder is tried: half a second.
-const LOCK_ATTEMPTS: u32 = 500;
-const LOCK_PAUSE: Duration = Duration::from_millis(1);
+/// How often, and after which pause, it is tried whether it is our turn in a folder: half a second.
+const TURN_ATTEMPTS: u32 = 500;
+const TURN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the program cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -141,24 +142,23 @@ fn bind_default() -> Result<ClientSocket, StartError> {
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
 /// which a script may have made to reserve the name; what a file holds is not thrown away.
 fn bind(path: &Path) -> Result<UnixListener, StartError> {
-    use std::io::ErrorKind;
     let failed = |source| StartError::Bind { path: path.to_owned(), source };
     if path.as_os_str().is_empty() {
         return Err(StartError::SocketPath(path.to_owned()));
     }
-    // Held until the socket listens: a competitor that finds it bound and silent would take it away.
-    let _turn = lock_folder(path);
-    match UnixStream::connect(path) {
-        Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => {}
-            // Too long.
-            ErrorKind::InvalidInput => return Err(StartError::SocketPath(path.to_owned())),
-            _ => return Err(StartError::SocketInUse(path.to_owned())),
-        },
-        Ok(_) => return Err(StartError::SocketInUse(path.to_owned())),
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+        // Too long.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            return Err(StartError::SocketPath(path.to_owned()));
+        }
+        bound => return bound.map_err(failed),
     }
-    // What gives way is a socket, or an empty file that reserved the name, and only one that was
-    // there: another program may bind right now.
+    // A competitor that looked at the same time would remove what is bound here.
+    let _turn = take_turn(path);
+    if !is_free(path) {
+        return Err(StartError::SocketInUse(path.to_owned()));
+    }
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() && found.len() > 0 => {
             return Err(StartError::SocketIsFile(path.to_owned()));
@@ -169,16 +169,31 @@ fn bind(path: &Path) -> Result<UnixListener, StartError> {
     UnixListener::bind(path).map_err(failed)
 }
 
-/// Takes turns with others that start in the same folder. Whoever holds the lock for too long is not waited
-/// for: everybody may lock a folder like `/tmp`.
-fn lock_folder(path: &Path) -> Option<OwnedFd> {
+/// Whether nobody has a socket at `path`, or we may not know. Who has one does not notice: a socket of
+/// another type cannot be connected with it, which fails otherwise than where there is none. A client that
+/// came and left would end a program with `--one-off`.
+fn is_free(path: &Path) -> bool {
+    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+    let free = |kind| {
+        matches!(
+            kind,
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied
+        )
+    };
+    connected.is_err_and(|error| free(error.kind()))
+}
+
+/// Takes turns with others that start in the same folder, by a socket with an abstract name (unix(7)), which
+/// one of them can have. Whoever keeps it for too long is not waited for: everybody may take it.
+fn take_turn(path: &Path) -> Option<UnixListener> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(folder.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
-    for _ in 0..LOCK_ATTEMPTS {
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Some(folder),
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+    let folder = fs::metadata(folder.unwrap_or(Path::new("."))).ok()?;
+    let name = format!("passt-{}-{}", folder.dev(), folder.ino());
+    let address = SocketAddr::from_abstract_name(name).ok()?;
+    for _ in 0..TURN_ATTEMPTS {
+        match UnixListener::bind_addr(&address) {
+            Ok(turn) => return Some(turn),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => std::thread::sleep(TURN_PAUSE),
             Err(_) => break,
         }
     }

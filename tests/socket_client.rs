@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use passt::conf::host::HostFacts;
 use passt::conf::{Command as Parsed, parse, resolve};
@@ -386,6 +386,18 @@ impl Program {
             assert!(self.messages.read_line(&mut line).unwrap() > 0, "no message '{wanted}'");
         }
     }
+
+    /// What it ends with; it has to end.
+    fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("it runs on");
+    }
 }
 
 impl Drop for Program {
@@ -474,13 +486,27 @@ fn one_off_ends_with_its_only_client() {
 }
 
 #[test]
-fn one_off_does_not_end_with_a_program_that_only_looks() {
+fn one_off_ends_with_a_client_that_leaves_without_a_word() {
+    for mode in [&["-1", "-s", "socket"][..], &["--vhost-user", "-1", "-s", "socket"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = Program::start(folder.path(), mode);
+        program.await_message("start qemu");
+        leave(&UnixStream::connect(folder.path().join("socket")).unwrap());
+        assert_eq!(program.exit_code(), Some(0));
+        program.await_message("Client connection closed, exiting");
+    }
+}
+
+#[test]
+fn another_start_with_the_same_path_is_no_client() {
     for mode in [&["-1", "-s", "socket"][..], &["--vhost-user", "-1", "-s", "socket"]] {
         let folder = tempfile::tempdir().unwrap();
         let mut program = Program::start(folder.path(), mode);
         program.await_message("start qemu");
         for _ in 0..3 {
-            leave(&UnixStream::connect(folder.path().join("socket")).unwrap());
+            let mut second = Program::start(folder.path(), &["-s", "socket"]);
+            second.await_message("Socket path socket already in use");
+            assert_eq!(second.child.wait().unwrap().code(), Some(1));
         }
         // Served after them, and so proof that the program still runs.
         let mut client = UnixStream::connect(folder.path().join("socket")).unwrap();

@@ -3,7 +3,6 @@
 //! it; when the pipe closes without one, the program has failed, and the command never starts.
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -15,6 +14,7 @@ use passt_frame::ToGuest;
 
 use crate::engine::{Engine, EventType, Exit, Source};
 use crate::start::{StartError, system};
+use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, DescriptorLimit, Forked};
 
@@ -27,6 +27,9 @@ pub(super) struct Plan<'a> {
     pub(super) words: &'a [OsString],
     /// It gets process ids of its own.
     pub(super) pid_namespace: bool,
+    /// Its user namespace is that of the host's mounts. Otherwise the kernel sees to it that none of its
+    /// mounts reaches the host (mount_namespaces(7)).
+    pub(super) shares_mounts: bool,
     /// Its network namespace.
     pub(super) network: BorrowedFd<'a>,
     /// Its host name.
@@ -82,7 +85,7 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if plan.pid_namespace
-        && let Err(errno) = namespace::mount_proc()
+        && let Err(errno) = mount_proc(plan.shares_mounts)
     {
         log::warn!("Couldn't mount /proc: {errno}");
     }
@@ -106,6 +109,14 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     let cure = if names_process(plan.words) { ": options stand before the PID" } else { "" };
     log::error!("Failed to start command or shell: {error}: {program}{cure}");
     ExitCode::FAILURE
+}
+
+/// Shows the command the processes of its own namespace, and nobody else.
+fn mount_proc(shares_mounts: bool) -> Result<(), Errno> {
+    if shares_mounts {
+        mount::keep_to_ourselves()?;
+    }
+    namespace::mount_proc()
 }
 
 /// Whether what was taken for a command begins with the id of a process.
@@ -132,8 +143,8 @@ fn command(words: &[OsString]) -> Command {
 fn host_name(given: Option<&str>) -> String {
     let mut name = given.map_or_else(
         || {
-            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("pasta-{}", host.trim_end())
+            let system = rustix::system::uname();
+            format!("pasta-{}", system.nodename().to_string_lossy())
         },
         str::to_owned,
     );
@@ -202,6 +213,8 @@ mod tests {
     fn host_names_fit() {
         assert_eq!(host_name(Some("guest")), "guest");
         assert_eq!(host_name(Some(&"ä".repeat(40))).len(), 64);
-        assert!(host_name(None).starts_with("pasta-"));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let whole = format!("pasta-{}", host.trim_end());
+        assert_eq!(host_name(None), whole[..whole.len().min(64)]);
     }
 }

@@ -41,7 +41,8 @@ pub(super) fn watch(path: &Path) -> Result<Box<dyn Source>, StartError> {
         _ => PathBuf::from("."),
     };
     let name = path.file_name().unwrap_or_default().to_owned();
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Nothing is read: policies for passt (AppArmor) do not let it open every folder.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = open(&folder_path, flags, Mode::empty())
         .map_err(|errno| failed("Couldn't watch the folder of", errno))?;
     let silent =

@@ -5,21 +5,18 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+
+use crate::sys::netlink;
 
 /// A socket in the network namespace of the thread that made it.
 pub(super) struct Netlink {
-    socket: Socket,
+    socket: netlink::Netlink,
 }
 
 impl Netlink {
     /// Connects to the kernel.
     pub(super) fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket })
+        Ok(Self { socket: netlink::Netlink::new()? })
     }
 
     /// Asks for a change, with `flags` besides those of every request, and waits for the verdict.
@@ -29,8 +26,8 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
+        self.socket.send(&bytes)?;
+        let answer = self.socket.receive()?;
         let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         match answer.payload {

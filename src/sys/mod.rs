@@ -12,6 +12,7 @@ pub mod mount;
 pub mod namespace;
 pub mod namespace_socket;
 pub mod neighbours;
+pub mod netlink;
 pub mod process;
 pub mod seccomp;
 pub mod sock_diag;

@@ -14,6 +14,18 @@ pub fn detach_all() -> Result<(), Errno> {
     mount_change("/", MountPropagationFlags::UNBINDABLE | MountPropagationFlags::REC)
 }
 
+/// Lets no mount of the calling mount namespace reach another one. Those of others still come, unless a
+/// policy (AppArmor) refuses that and allows [`detach_all`] only.
+///
+/// # Errors
+/// What mount(2) reports.
+pub fn keep_to_ourselves() -> Result<(), Errno> {
+    match mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC) {
+        Err(Errno::ACCESS) => detach_all(),
+        changed => changed,
+    }
+}
+
 /// Mounts an empty file system on `place` in which nothing can be made, and goes there.
 ///
 /// # Errors

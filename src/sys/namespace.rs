@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::process::Forked;
 use super::socket::last_errno;
@@ -126,15 +125,18 @@ pub fn is_initial_user() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Mounts a proc of the caller's own process ids over `/proc`, invisible outside.
+/// Mounts a proc of the caller's own process ids over `/proc`. It has no source, as policies for passt
+/// (AppArmor) have it.
 ///
 /// # Errors
 /// What mount(2) reports; `PERM` in containers that hide parts of theirs.
 pub fn mount_proc() -> Result<(), Errno> {
-    let down = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", down)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", "/proc", "proc", flags, None)
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let (target, kind) = (c"/proc".as_ptr(), c"proc".as_ptr());
+    let none = std::ptr::null();
+    // SAFETY: the texts end with a zero byte, and a mount may have neither source nor data.
+    let rc = unsafe { libc::mount(none, target, kind, flags, none.cast()) };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// Becomes another user for good, without supplementary groups.

@@ -13,11 +13,10 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
 use crate::conf::ConfError;
 use crate::flow::fwd::InterfaceName;
+use crate::sys::netlink::Netlink;
 
 /// Most datagrams that one dump may take, each of up to 32 KiB; full routing tables need hundreds.
 const MAX_DATAGRAMS: usize = 1 << 20;
@@ -101,10 +100,8 @@ pub(crate) fn request<T>(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.send(&bytes, 0)?;
+        let socket = Netlink::new()?;
+        socket.send(&bytes)?;
         let (found, consistent) = replies(&socket, reduce)?;
         if consistent || attempts > MAX_RESTARTS {
             return Ok(found);
@@ -114,13 +111,13 @@ pub(crate) fn request<T>(
 
 /// All replies to a dump, and whether they belong to one state of the host.
 fn replies<T>(
-    socket: &Socket,
+    socket: &Netlink,
     reduce: fn(RouteNetlinkMessage) -> Option<T>,
 ) -> io::Result<(Vec<T>, bool)> {
     let mut found = Vec::new();
     let mut consistent = true;
     for _ in 0..MAX_DATAGRAMS {
-        let (datagram, _) = socket.recv_from_full()?;
+        let datagram = socket.receive()?;
         let mut rest = datagram.as_slice();
         while let Some((message, after)) = next_message(rest) {
             rest = after;

@@ -7,7 +7,8 @@
 //! message without a request. What is neither is taken for a frame, whose length is then refused.
 //!
 //! The byte is looked at when it is there and left in the socket. A client that says nothing occupies
-//! the link, as any silent client does; frames cannot be sent to it, for it may be a front-end.
+//! the link, as any silent client does, and its end counts; frames cannot be sent to it, for it may be a
+//! front-end.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -51,8 +52,6 @@ pub struct SocketLink {
     vhost: passt_vhost::Device,
     stream: passt_legacy::Stream,
     undecided: Option<OwnedFd>,
-    /// There will be no other client than the one that was handed over.
-    sole: bool,
     registrar: Registrar,
 }
 
@@ -74,18 +73,8 @@ impl SocketLink {
             vhost: passt_vhost::Device::new(registrar.clone(), device)?,
             stream: passt_legacy::Stream::new(Registrar::new(epoll.clone(), tokens)),
             undecided: None,
-            sole: false,
             registrar,
         })
-    }
-
-    /// Takes over the only client there will be: its end counts even if it never says anything.
-    ///
-    /// # Errors
-    /// What to tell the operator; the connection is closed.
-    pub fn attach_sole(&mut self, client: OwnedFd) -> Result<(), String> {
-        self.sole = true;
-        self.attach(client)
     }
 
     /// Gives the client to the link that speaks its protocol, if it has said anything yet.
@@ -104,11 +93,6 @@ impl SocketLink {
         };
         let Some(client) = self.undecided.take() else { return PortEvents::default() };
         self.registrar.remove(&client);
-        if first.is_none() && !self.sole {
-            // Another program that looks whether the path is in use. It was never a client.
-            log::debug!("client socket: closed before the first message");
-            return PortEvents::default();
-        }
         let client = UnixStream::from(client);
         let attached = first.ok_or_else(String::new).and_then(|first| {
             if self.protocols == Protocols::VhostUser || REQUESTS.contains(&first) {
