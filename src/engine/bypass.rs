@@ -56,8 +56,10 @@ impl Engine {
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
         let BypassConfig { how, mut sockets, outbound, interface } = config;
         let scans = Scans::new(&self.addressing.rules, &outbound, sockets.as_mut())?;
-        let (pipes, batch) = (PipePool::default(), Batch::default());
-        self.flows.keep_back(2 * MAX_PIPES + 2 * NAMESPACE_STOCK);
+        // Two for each pipe, and sockets of two families.
+        let kept = self.flows.keep_back(2 * MAX_PIPES + 2 * NAMESPACE_STOCK);
+        sockets.keep_at_most((kept / 4).max(1));
+        let (pipes, batch) = (PipePool::new(kept / 4), Batch::default());
         let parts = BypassParts { how, sockets, outbound, interface, pipes, batch, scans };
         self.bypass = Some(Box::new(parts));
         Ok(())
@@ -188,21 +190,23 @@ fn loopback_of(destination: SocketAddr) -> std::net::IpAddr {
 /// Who has used up the quota of pipe pages gets pipes of two pages (pipe(7)): too few for each read.
 const LEAST_COPY_BYTES: u32 = 64 * 1024;
 
-/// Pipes for the ways that move many bytes. Made when they are first needed, at most [`MAX_PIPES`].
+/// Pipes for the ways that move many bytes. Made when they are first needed.
 pub(super) struct PipePool {
     free: Vec<Pipe>,
+    /// How many there may be.
+    most: usize,
     lent: usize,
     /// What the kernel granted last: it is not asked for more again.
     bytes: u32,
 }
 
-impl Default for PipePool {
-    fn default() -> Self {
-        Self { free: Vec::with_capacity(MAX_PIPES), lent: 0, bytes: PIPE_BYTES }
-    }
-}
-
 impl PipePool {
+    /// No pipes; there may be as many as `most` and [`MAX_PIPES`] say.
+    pub fn new(most: usize) -> Self {
+        let most = most.min(MAX_PIPES);
+        Self { free: Vec::with_capacity(most), most, lent: 0, bytes: PIPE_BYTES }
+    }
+
     /// How many bytes the next pipe is sure to hold, if there is one and it is of use for copying.
     pub fn spare(&mut self) -> Option<u32> {
         if self.free.is_empty() {
@@ -217,7 +221,7 @@ impl PipePool {
     pub fn take(&mut self) -> Option<Pipe> {
         let pipe = match self.free.pop() {
             Some(pipe) => pipe,
-            None if self.lent >= MAX_PIPES => return None,
+            None if self.lent >= self.most => return None,
             None => {
                 let pipe = Pipe::new(self.bytes)
                     .inspect_err(|errno| log::debug!("no pipe for a spliced connection: {errno}"));

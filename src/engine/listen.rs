@@ -267,9 +267,8 @@ impl Engine {
     fn listen_rule(&mut self, pif: Pif, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
         // Ports that are opened as far as possible leave half of the descriptors to the flows.
-        let room = usize::try_from(self.options.max_descriptors / 2).unwrap_or(usize::MAX);
         for port in rule.first..=rule.last {
-            if rule.weak && self.listeners.len() >= room {
+            if rule.weak && !self.flows.may_listen(self.listeners.len()) {
                 let left = usize::from(rule.last - port) + 1;
                 log::warn!(
                     "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
