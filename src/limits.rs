@@ -32,6 +32,12 @@ pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;
 
+/// What is kept back where `limit` descriptors may be open: no more than half, so that with the smallest
+/// limits in use (64) there are connections, and front-ends with few regions.
+pub const fn reserved_descriptors(limit: u64) -> u64 {
+    if limit / 2 < RESERVED_DESCRIPTORS { limit / 2 } else { RESERVED_DESCRIPTORS }
+}
+
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
 pub const FEW_SOCKETS: usize = 64;
 

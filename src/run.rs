@@ -283,7 +283,7 @@ fn engine(
     engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
     if !engine.has_descriptors() {
         log::warn!(
-            "The limit of {max_descriptors} open descriptors leaves next to none for connections: raise it \
+            "The limit of {max_descriptors} open descriptors leaves few for connections: raise it \
              (ulimit -Hn, LimitNOFILE=)"
         );
     }

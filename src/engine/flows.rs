@@ -16,7 +16,7 @@ use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
     FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
-    RESERVED_DESCRIPTORS,
+    reserved_descriptors,
 };
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -95,7 +95,7 @@ pub struct Flows {
 impl Flows {
     /// No flows. `max_descriptors` is the limit of open descriptors of the process.
     pub fn new(epoll: Rc<OwnedFd>, secret: [u8; 16], now: Timestamp, max_descriptors: u64) -> Self {
-        let max_sockets = max_descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+        let max_sockets = max_descriptors.saturating_sub(reserved_descriptors(max_descriptors));
         Self {
             table: FlowTable::default(),
             index: Index::new(secret),
@@ -112,9 +112,12 @@ impl Flows {
         }
     }
 
-    /// Keeps descriptors back for other uses.
-    pub fn keep_back(&mut self, descriptors: usize) {
-        self.max_sockets = self.max_sockets.saturating_sub(descriptors);
+    /// Keeps descriptors back for other uses, but no more than half of those that are left. Returns how
+    /// many.
+    pub fn keep_back(&mut self, descriptors: usize) -> usize {
+        let kept = descriptors.min(self.max_sockets / 2);
+        self.max_sockets -= kept;
+        kept
     }
 
     /// Whether another flow may open a socket: the table has room and descriptors are left.

@@ -152,9 +152,9 @@ impl Engine {
     /// # Errors
     /// What making the netlink sockets for port detection reports, if a rule needs them.
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
-        let mut parts = BypassParts::new(config);
+        let kept = self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
+        let mut parts = BypassParts::new(config, kept);
         self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())?;
-        self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
         self.bypass = Some(Box::new(parts));
         Ok(())
     }

@@ -12,7 +12,7 @@
 //!
 //! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
 //! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP
-//! sockets are fetched [`STOCK`] at a time, so that a connection costs a fraction of a round trip. The helper never waits for anything but the next request, and ends when
+//! sockets are fetched up to [`STOCK`] at a time, so that a connection costs a fraction of a round trip. The helper never waits for anything but the next request, and ends when
 //! the program does: its only descriptor is then at its end.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -80,6 +80,9 @@ pub trait SocketMaker {
     /// # Errors
     /// What socket(2) reports.
     fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno>;
+
+    /// How many sockets of one kind may wait for use.
+    fn keep_at_most(&mut self, sockets: usize);
 }
 
 /// Makes sockets where the program is.
@@ -90,6 +93,8 @@ impl SocketMaker for OwnNamespace {
     fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
         kind.make()
     }
+
+    fn keep_at_most(&mut self, _none_wait: usize) {}
 }
 
 /// Makes sockets in the namespace of a helper process.
@@ -98,6 +103,8 @@ pub struct NamespaceSockets {
     helper: OwnedFd,
     pid: i32,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
+    /// How many are fetched together.
+    batch: u8,
 }
 
 impl NamespaceSockets {
@@ -118,7 +125,8 @@ impl NamespaceSockets {
                 let length = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut error))?;
                 match i32::from_ne_bytes(error) {
                     0 if length == error.len() => {
-                        Ok(Self { helper: ours, pid, stock: Default::default() })
+                        let (stock, batch) = (Default::default(), STOCK as u8);
+                        Ok(Self { helper: ours, pid, stock, batch })
                     }
                     0 => Err(Errno::PIPE),
                     error => Err(Errno::from_raw_os_error(error)),
@@ -132,9 +140,9 @@ impl NamespaceSockets {
         self.pid
     }
 
-    /// Asks for as many sockets as the list has room for.
-    fn request<const N: usize>(&mut self, kind: SocketKind) -> Result<ArrayVec<OwnedFd, N>, Errno> {
-        let question = [kind as u8, N as u8];
+    /// Asks for `count` sockets.
+    fn request(&mut self, kind: SocketKind, count: u8) -> Result<ArrayVec<OwnedFd, STOCK>, Errno> {
+        let question = [kind as u8, count];
         rustix::io::retry_on_intr(|| rustix::io::write(&self.helper, &question))?;
         let mut sockets = ArrayVec::new();
         let mut error = [0; 4];
@@ -153,14 +161,17 @@ impl SocketMaker for NamespaceSockets {
             SocketKind::Tcp4 => 0,
             SocketKind::Tcp6 => 1,
             _ => {
-                let mut one: ArrayVec<OwnedFd, 1> = self.request(kind)?;
-                return one.pop().ok_or(Errno::PIPE);
+                return self.request(kind, 1)?.pop().ok_or(Errno::PIPE);
             }
         };
         if self.stock[shelf].is_empty() {
-            self.stock[shelf] = self.request(kind)?;
+            self.stock[shelf] = self.request(kind, self.batch)?;
         }
         self.stock[shelf].pop().ok_or(Errno::PIPE)
+    }
+
+    fn keep_at_most(&mut self, sockets: usize) {
+        self.batch = sockets.clamp(1, STOCK) as u8;
     }
 }
 

@@ -10,7 +10,7 @@ use passt::flow::fwd::Proto;
 use passt::flow::timer::TICK_US;
 use passt::limits::{
     ADMISSION_HELD, ADMISSIONS_PER_PORT, GUEST_DATAGRAMS_DIVISOR, MAX_HALF_OPEN,
-    NETWORK_DATAGRAMS_DIVISOR, RESERVED_DESCRIPTORS,
+    NETWORK_DATAGRAMS_DIVISOR, RESERVED_DESCRIPTORS, reserved_descriptors,
 };
 use passt::wire::DropReason;
 use passt_frame::PortEvents;
@@ -184,7 +184,7 @@ fn scan(limit: u64) {
         world.send(packet::tcp(guest_at(40000), target, SYN, (number, 0), &[]));
         if number % 100 == 99 {
             world.settle(1000);
-            assert!(descriptors() as u64 + RESERVED_DESCRIPTORS / 2 < limit);
+            assert!(descriptors() as u64 + reserved_descriptors(limit) / 2 < limit);
         }
     }
     let half_open = world.engine.flow_count();
@@ -202,13 +202,27 @@ fn scan(limit: u64) {
     host.send_to(b"!", guest).expect("sent");
     world.frames(1);
     let spare: Vec<_> =
-        (0..RESERVED_DESCRIPTORS / 2).map(|_| std::fs::File::open("/dev/null")).collect();
+        (0..reserved_descriptors(limit) / 2).map(|_| std::fs::File::open("/dev/null")).collect();
     assert!(spare.iter().all(Result::is_ok), "descriptors are left for a new front-end");
 }
 
 #[test]
 fn point_6_a_scan_leaves_descriptors_to_the_others() {
     isolated(|| scan(512));
+}
+
+#[test]
+fn point_6_a_scan_leaves_descriptors_where_there_are_few() {
+    isolated(|| scan(64));
+}
+
+#[test]
+fn tcp_is_served_from_64_descriptors_on() {
+    isolated(|| {
+        for limit in [64, 65, 128, 256, RESERVED_DESCRIPTORS, 2 * RESERVED_DESCRIPTORS] {
+            assert_tcp_opens(&mut known(&Setup { max_descriptors: limit, ..Setup::default() }));
+        }
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ CROWD=5000 CROWD_DESCRIPTORS=5300
 # touch up to there. Two more crowds that lose 100 bytes a connection are beyond that.
 CROWD_TOUCHED=$((CROWD / 2 + 4096 + 1024)) CROWD_RINGS=1024
 
-CASES+=(crowd_out crowd_in queue_fits_window)
+CASES+=(crowd_out crowd_in few_descriptors queue_fits_window)
 
 raise_descriptor_limit() {
     ulimit -Sn "$(ulimit -Hn)"
@@ -87,6 +87,22 @@ case_crowd_in() {
     holder
     crowd_pasta -t 7100 -u none -T none -U none
     crowds inside in_outside "$HOST4:7100" "[$HOST6]:7100"
+}
+
+# With the smallest limit that is in use there is one of everything, in both directions and past the tap device.
+case_few_descriptors() {
+    ulimit -n 64
+    holder
+    crowd_pasta -t 7100 -u none -T 5600 -U none
+    inside /run/bin/nettool get "$SERVER4:5000" 1000000 1
+    inside /run/bin/nettool put "[$SERVER6]:5000" 1000000 2
+    inside /run/bin/nettool get 127.0.0.1:5600 1000000 3
+    inside /run/bin/nettool serve '[::]:7100' >"$WORLD/inside.log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$WORLD/inside.log"
+    outside get "$HOST4:7100" 1000000 4
+    in_net host /run/bin/nettool get '[::1]:7100' 1000000 5
+    [ "$(descriptors)" -le 48 ] || { echo "$(descriptors) descriptors are in use without a connection"; return 1; }
 }
 
 # The tap device's queue has room for the segments of the largest window, 16 MiB; a kernel that

@@ -514,6 +514,35 @@ fn more_long_flows_than_pipes_all_get_through() {
     });
 }
 
+#[test]
+fn connections_pass_from_64_descriptors_on() {
+    in_namespace("connections_pass_from_64_descriptors_on", || {
+        const BYTES: usize = 2 * 1024 * 1024;
+        let guest = rig::guest();
+        for limit in [64, 128, 256] {
+            let few = Setup { max_descriptors: Some(limit), ..Setup::new(FIXED) };
+            let running = Running::start(&guest, few);
+            let before = descriptors();
+            for route in &Route::all(&guest) {
+                let (mut client, mut service) = route.pair(&route.listen());
+                let data = pattern(BYTES, 7);
+                let expected = hash(&data);
+                let writes = std::thread::spawn(move || {
+                    client.write_all(&data).unwrap();
+                    client.shutdown(Shutdown::Write).unwrap();
+                });
+                assert_eq!(hash(&read_all(&mut service)), expected, "with {limit} descriptors");
+                writes.join().unwrap();
+                drop(service);
+                running.await_flows(0);
+            }
+            // What is kept for the next connections: a quarter of the limit.
+            let kept = descriptors() - before;
+            assert!(kept as u64 <= limit / 4, "{kept} descriptors are kept of {limit}");
+        }
+    });
+}
+
 /// TCP sockets of the current namespace have no more than 256 KiB in each direction.
 fn small_buffers() {
     for file in ["tcp_rmem", "tcp_wmem"] {

@@ -22,7 +22,8 @@ use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::socket::{self, Transport};
 use crate::wire::DropReason;
 
-/// Descriptors that are not for flows where traffic passes the link by.
+/// Descriptors that are not for flows where traffic passes the link by, if there are as many: two for each pipe,
+/// and sockets of two families.
 pub(super) const OWN_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
 
 /// What a guest in a network namespace of this host needs besides its link.
@@ -44,10 +45,11 @@ pub(super) struct BypassParts {
 }
 
 impl BypassParts {
-    /// Nothing has passed yet.
-    pub fn new(config: BypassConfig) -> Self {
-        let BypassConfig { how, sockets, interface } = config;
-        Self { how, sockets, interface, pipes: PipePool::default() }
+    /// Nothing has passed yet; `descriptors` of the [`OWN_DESCRIPTORS`] may be used.
+    pub fn new(config: BypassConfig, descriptors: usize) -> Self {
+        let BypassConfig { how, mut sockets, interface } = config;
+        sockets.keep_at_most((descriptors / 4).max(1));
+        Self { how, sockets, interface, pipes: PipePool::new(descriptors / 4) }
     }
 
     /// The side that we open for what `peer` sent to `local`, on a socket of `rule` that listens on
@@ -111,21 +113,23 @@ pub(super) fn target_side(pif: Pif, side: &SpliceSide) -> Side {
 /// Who has used up the quota of pipe pages gets pipes of two pages (pipe(7)): too few for each read.
 const LEAST_COPY_BYTES: u32 = 64 * 1024;
 
-/// Pipes for the ways that move many bytes. Made when they are first needed, at most [`MAX_PIPES`].
+/// Pipes for the ways that move many bytes. Made when they are first needed.
 struct PipePool {
     free: Vec<Pipe>,
+    /// How many there may be.
+    most: usize,
     lent: usize,
     /// What the kernel granted last: it is not asked for more again.
     bytes: u32,
 }
 
-impl Default for PipePool {
-    fn default() -> Self {
-        Self { free: Vec::with_capacity(MAX_PIPES), lent: 0, bytes: PIPE_BYTES }
-    }
-}
-
 impl PipePool {
+    /// No pipes; there may be as many as `most` and [`MAX_PIPES`] say.
+    fn new(most: usize) -> Self {
+        let most = most.min(MAX_PIPES);
+        Self { free: Vec::with_capacity(most), most, lent: 0, bytes: PIPE_BYTES }
+    }
+
     /// How many bytes the next pipe is sure to hold, if there is one and it is of use for copying.
     fn spare(&mut self) -> Option<u32> {
         if self.free.is_empty() {
@@ -140,7 +144,7 @@ impl PipePool {
     fn take(&mut self) -> Option<Pipe> {
         let pipe = match self.free.pop() {
             Some(pipe) => pipe,
-            None if self.lent >= MAX_PIPES => return None,
+            None if self.lent >= self.most => return None,
             None => {
                 let pipe = Pipe::new(self.bytes)
                     .inspect_err(|errno| log::debug!("no pipe for a spliced connection: {errno}"));

@@ -137,16 +137,14 @@ impl Opening<'_> {
 
     fn open_rule(&mut self, pif: Pif, id: RuleId, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
-        // Ports that are opened as far as possible leave half of the descriptors to the flows.
-        let half = self.core.settings.max_descriptors / 2;
-        let room = usize::try_from(half).unwrap_or(usize::MAX);
         for port in rule.first..=rule.last {
             if let Some(&listener) = self.kept.get(&Address::of(pif, rule, port)) {
                 self.moved.push((listener, id));
                 outcome.bound += 1;
                 continue;
             }
-            if rule.weak && self.core.listeners.len() >= room {
+            // Ports that are opened as far as possible leave half of the descriptors to the flows.
+            if rule.weak && !self.core.flows.may_listen(self.core.listeners.len()) {
                 let left = usize::from(rule.last - port) + 1;
                 log::warn!(
                     "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
