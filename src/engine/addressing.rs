@@ -15,6 +15,8 @@ use crate::wire::{DropReason, Mac};
 pub struct Addressing {
     /// What the guest is told.
     pub net: Network,
+    /// MTU of the options, which the front-end can only lower; 0 if the guest is told none.
+    configured_mtu: u16,
     /// Mapped addresses.
     pub map: Mapping,
     /// Ports that are forwarded to the guest.
@@ -34,7 +36,13 @@ impl Addressing {
         for address in map.own_addresses().chain(link_local) {
             neighbours.pin(address, net.our_mac);
         }
-        Self { net, map, rules, learned, neighbours }
+        let configured_mtu = net.mtu;
+        Self { net, configured_mtu, map, rules, learned, neighbours }
+    }
+
+    /// The guest's device has an MTU of `mtu` bytes: the guest is told no larger one.
+    pub fn limit_mtu(&mut self, mtu: u16) {
+        self.net.mtu = self.configured_mtu.min(mtu);
     }
 
     /// Our Ethernet address and the guest's.

@@ -223,6 +223,13 @@ impl Engine {
         self.wake_listeners();
     }
 
+    /// The front-end has set the MTU of the guest's device: what the guest is told and new connections
+    /// follow.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        log::info!("MTU of the guest's device: {mtu}");
+        self.addressing.limit_mtu(mtu);
+    }
+
     /// Does the work of this turn: ready listening sockets, ready flows, expired timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
         for _ in 0..self.ready_listeners.len() {

@@ -5,7 +5,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt_frame::{Errno, FrameObserver, FramePort, FromGuestBatch, LinkChange, PortEvents};
+use passt_frame::{
+    Errno, FrameObserver, FramePort, FromGuestBatch, FrontEndRequest, LinkChange, PortEvents,
+};
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -308,6 +310,11 @@ impl<L: Link> Worker<L> {
 
     fn on_link(&mut self, events: PortEvents) {
         self.frames |= events.frames;
+        while let Some(request) = self.link.take_request() {
+            match request {
+                FrontEndRequest::MtuChanged(mtu) => self.engine.set_mtu(mtu),
+            }
+        }
         let (_, out) = self.link.halves();
         match events.link {
             Some(LinkChange::Up) => self.engine.on_link_up(out),
