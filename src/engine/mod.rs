@@ -241,6 +241,18 @@ impl Engine {
         self.core.listeners.wake_all();
     }
 
+    /// The front-end has set the MTU of the guest's device: what the guest is told and new connections
+    /// follow.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        log::info!("MTU of the guest's device: {mtu}");
+        self.core.net.limit_mtu(mtu);
+    }
+
+    /// The client of the link has left, with what it has said of the guest's device.
+    pub fn on_link_closed(&mut self) {
+        self.core.net.limit_mtu(u16::MAX);
+    }
+
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {

@@ -33,11 +33,16 @@ pub struct Epoch(u32);
 
 /// The view in force, and what was learned.
 pub(super) struct Net {
+    /// What the guest is told; its MTU is the smaller one of the view's and the device's.
     pub network: Network,
     pub map: Mapping,
     inbound: RuleTable,
     outbound: RuleTable,
     epoch: Epoch,
+    /// MTU of the view; 0 if the guest is told none.
+    configured_mtu: u16,
+    /// MTU of the guest's device, as the front-end says; the largest number if it does not.
+    device_mtu: u16,
     /// What the guest's traffic has told.
     pub learned: Learned,
     /// Whose Ethernet addresses the guest sees.
@@ -51,7 +56,18 @@ impl Net {
         let learned = fwd::initial(&network);
         let epoch = Epoch::default();
         let neighbours = Neighbours::default();
-        let mut net = Self { network, map, inbound, outbound, epoch, learned, neighbours };
+        let (configured_mtu, device_mtu) = (network.mtu, u16::MAX);
+        let mut net = Self {
+            network,
+            map,
+            inbound,
+            outbound,
+            epoch,
+            configured_mtu,
+            device_mtu,
+            learned,
+            neighbours,
+        };
         net.pin_own_addresses();
         net
     }
@@ -76,7 +92,15 @@ impl Net {
         (self.network, self.map) = (network, map);
         (self.inbound, self.outbound) = (inbound, outbound);
         self.epoch.0 = self.epoch.0.wrapping_add(1);
+        self.configured_mtu = self.network.mtu;
+        self.limit_mtu(self.device_mtu);
         self.pin_own_addresses();
+    }
+
+    /// The guest's device has an MTU of `mtu` bytes: the guest is told no larger one.
+    pub fn limit_mtu(&mut self, mtu: u16) {
+        self.device_mtu = mtu;
+        self.network.mtu = self.configured_mtu.min(mtu);
     }
 
     /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt_frame::{Errno, FrameObserver, FromGuestBatch, LinkChange, PortEvents};
+use passt_frame::{Errno, FrameObserver, FromGuestBatch, FrontEndRequest, LinkChange, PortEvents};
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -207,6 +207,11 @@ impl<L: Link> Worker<L> {
 
     fn on_link(&mut self, events: PortEvents) {
         self.frames |= events.frames;
+        while let Some(request) = self.link.take_request() {
+            match request {
+                FrontEndRequest::MtuChanged(mtu) => self.engine.set_mtu(mtu),
+            }
+        }
         let (_, out) = self.link.halves();
         match events.link {
             Some(LinkChange::Up) => self.engine.on_link_up(out),
@@ -219,6 +224,7 @@ impl<L: Link> Worker<L> {
     }
 
     fn on_closed(&mut self) {
+        self.engine.on_link_closed();
         let exiting = if self.door.is_one_off() { ", exiting" } else { "" };
         if self.link.has_clients() {
             log::info!("Client connection closed{exiting}");

@@ -13,6 +13,7 @@ mod frames;
 mod guest;
 mod hostile;
 mod leaks;
+mod mtu;
 mod namespace;
 mod neighbours;
 mod packet;

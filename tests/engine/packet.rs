@@ -126,6 +126,12 @@ pub fn solicitation(source: IpAddr, target: IpAddr) -> Vec<u8> {
     ip(source, group, 58, 255, &message)
 }
 
+/// A router solicitation.
+pub fn router_solicitation(source: IpAddr) -> Vec<u8> {
+    let all_routers = "ff02::2".parse().expect("an address");
+    ip(source, all_routers, 58, 255, &[133, 0, 0, 0, 0, 0, 0, 0])
+}
+
 /// A DHCPv4 DISCOVER.
 pub fn discover() -> Vec<u8> {
     let mut message = vec![1, 1, 6, 0, 0x11, 0x22, 0x33, 0x44];

@@ -4,32 +4,25 @@
 //! front-end were always there: it waits for the rest of a message, and for room for a reply, and a
 //! non-blocking socket makes it spin. It therefore never sees the front-end's socket. [`Framing`]
 //! collects a whole message; that is *relayed* through a socket pair of ours, together with its
-//! descriptors, to the crate's handler, whose reply is collected from the pair and sent on without
-//! waiting. A front-end that does not take its replies loses the connection.
+//! descriptors, to the crate's handler, whose reply is collected from the pair and sent on, together with
+//! the reply's descriptors, without waiting. A front-end that does not take its replies loses the connection.
 //!
 //! In front of the relay stands the *pre-filter*: messages that real front-ends send and the crate
 //! rejects. QEMU's network device sends SET_VRING_ENABLE before any SET_FEATURES; SEND_RARP and
 //! NET_SET_MTU are not known to it at all. Descriptors that come with a message that carries none
 //! are closed there.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use passt_frame::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use thiserror::Error;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use crate::handler::Adapter;
-use crate::message::{Framing, FramingError, MAX_FDS, Message};
+use crate::message::{Framing, FramingError, Message};
 use crate::session::{Session, Violation};
-
-/// Bytes of the largest reply: a header and the crate's largest body.
-const MAX_REPLY: usize = 12 + 4096;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -123,38 +116,19 @@ impl Control {
 
     /// Hands a message to the vhost crate and sends its reply on.
     fn relay(&mut self, message: &Message, session: &mut Session) -> Result<(), ControlError> {
-        let fds: Vec<_> = message.fds().iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&fds));
-        }
-        let iov = [IoSlice::new(message.bytes())];
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        rustix::net::sendmsg(&self.relay, &iov, &mut control, flags)
-            .map_err(ControlError::Relay)?;
+        message.send(&self.relay).map_err(ControlError::Relay)?;
         self.adapter.swap(session);
         let result = self.handler.handle_request();
         self.adapter.swap(session);
-        let mut reply = [0u8; MAX_REPLY];
-        let received = rustix::net::recv(&self.relay, &mut reply, RecvFlags::DONTWAIT);
-        let n = received.map_or(0, |(n, _)| n);
-        if n > 0 {
-            self.reply(&reply[..n])?;
-        }
+        self.reply(&Message::take_reply(&self.relay))?;
         result.map_err(|error| ControlError::Handler(explain(error)))
     }
 
-    fn reply(&self, bytes: &[u8]) -> Result<(), ControlError> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::send(&self.socket, bytes, flags) {
-            Ok(n) if n == bytes.len() => Ok(()),
+    fn reply(&self, reply: &Message) -> Result<(), ControlError> {
+        match reply.send(&self.socket) {
             // The next receive sees the hang-up, behind what was sent before it.
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            _ => Err(ControlError::ReplyNotTaken),
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(_) => Err(ControlError::ReplyNotTaken),
         }
     }
 }
@@ -191,7 +165,7 @@ fn prefilter(
     message: &Message,
     request: Option<FrontendReq>,
     session: &mut Session,
-) -> Result<Option<Vec<u8>>, ControlError> {
+) -> Result<Option<Message>, ControlError> {
     match request {
         Some(FrontendReq::SET_VRING_ENABLE) => {
             let (index, enable) = message.as_pair().ok_or(ControlError::Malformed)?;
@@ -208,5 +182,5 @@ fn prefilter(
     }
     let reply_ack = session.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
     let wanted = message.needs_reply() && reply_ack;
-    Ok(Some(if wanted { message.reply_u64(0) } else { Vec::new() }))
+    Ok(Some(if wanted { message.reply_u64(0) } else { Message::default() }))
 }

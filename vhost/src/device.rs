@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use log::{info, warn};
-use passt_frame::{FramePort, FromGuest, LinkChange, PortEvents, Registrar, ToGuest, Trigger};
+use passt_frame::{
+    FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, Registrar, ToGuest, Trigger,
+};
 use rustix::event::EventfdFlags;
 use thiserror::Error;
 
@@ -59,6 +61,8 @@ pub struct Device {
     wake: OwnedFd,
     /// Link state as last reported.
     up: bool,
+    /// MTU as last reported.
+    mtu: u16,
     /// Messages are left in the control socket.
     unread: bool,
     /// Connections that ended with a violation of the protocol.
@@ -77,8 +81,17 @@ impl Device {
         let wake = rustix::event::eventfd(0, flags).map_err(system("eventfd"))?;
         registrar.add(&wake, TOKEN_WAKE, Trigger::Edge).map_err(system("epoll"))?;
         let session = Session::new(registrar.clone(), config)?;
-        let (control, up, unread, violations) = (None, false, false, 0);
-        Ok(Self { session, control, registrar, config, wake, up, unread, violations })
+        Ok(Self {
+            session,
+            control: None,
+            registrar,
+            config,
+            wake,
+            up: false,
+            mtu: config.mtu,
+            unread: false,
+            violations: 0,
+        })
     }
 
     /// Takes over the connection of a front-end. One at a time: see [`is_attached`](Self::is_attached).
@@ -218,6 +231,11 @@ impl FramePort for Device {
             room,
             link: self.link_change(closed),
         }
+    }
+
+    fn take_request(&mut self) -> Option<FrontEndRequest> {
+        let mtu = self.session.mtu();
+        (mtu != std::mem::replace(&mut self.mtu, mtu)).then_some(FrontEndRequest::MtuChanged(mtu))
     }
 
     fn flush(&mut self) {

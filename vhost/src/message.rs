@@ -6,12 +6,15 @@
 //! the kernel never joins descriptors of two sends in one receive, so descriptors stay with the
 //! message they were sent with.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use thiserror::Error;
 use vhost::vhost_user::message::FrontendReq;
 
@@ -21,6 +24,9 @@ pub const HEADER_BYTES: usize = 12;
 /// Bytes of the largest body: SET_MEM_TABLE with as many regions as one message carries
 /// descriptors for.
 pub const MAX_BODY: usize = 8 + 32 * MAX_FDS;
+
+/// Bytes of the largest reply: a header and the vhost crate's largest body.
+const MAX_REPLY: usize = HEADER_BYTES + 4096;
 
 /// Most descriptors with one message.
 pub const MAX_FDS: usize = 32;
@@ -101,11 +107,6 @@ impl Message {
         self.word(2)
     }
 
-    /// All bytes, header first.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// The body as one 64-bit number.
     pub fn as_u64(&self) -> Option<u64> {
         let body = self.bytes.get(HEADER_BYTES..)?;
@@ -117,24 +118,64 @@ impl Message {
         self.as_u64().map(|_| (self.word(3), self.word(4)))
     }
 
-    /// Descriptors that came with it.
-    pub fn fds(&self) -> &[OwnedFd] {
-        &self.fds
-    }
-
     /// Closes the descriptors that came with it.
     pub fn close_fds(&mut self) {
         self.fds.clear();
     }
 
+    /// Sends it, with its descriptors, in one piece and without waiting; an empty one is not sent.
+    ///
+    /// # Errors
+    /// What sendmsg(2) reports; `AGAIN` also when there was no room for all of it.
+    pub fn send(&self, socket: impl AsFd) -> Result<(), Errno> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let iov = [IoSlice::new(&self.bytes)];
+        let sent = rustix::net::sendmsg(socket, &iov, &mut control, flags)?;
+        if sent == self.bytes.len() { Ok(()) } else { Err(Errno::AGAIN) }
+    }
+
+    /// The reply, with its descriptors, that waits in a socket; empty when there is none.
+    pub fn take_reply(socket: impl AsFd) -> Self {
+        let mut bytes = [0; MAX_REPLY];
+        let mut reply = Self::default();
+        if let Ok(n) = reply.receive(socket, &mut bytes) {
+            reply.bytes.extend_from_slice(&bytes[..n]);
+        }
+        reply
+    }
+
+    /// Receives into `bytes`, and takes over the descriptors that come with it.
+    fn receive(&mut self, socket: impl AsFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(bytes)];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::net::recvmsg(socket, &mut iov, &mut control, flags)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds.extend(fds);
+            }
+        }
+        Ok(received.bytes)
+    }
+
     /// The answer to a request whose answer is one 64-bit number.
-    pub fn reply_u64(&self, value: u64) -> Vec<u8> {
+    pub fn reply_u64(&self, value: u64) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + 8);
         for word in [self.request(), REPLY_FLAGS, 8] {
             bytes.extend_from_slice(&word.to_ne_bytes());
         }
         bytes.extend_from_slice(&value.to_ne_bytes());
-        bytes
+        Self { bytes, fds: Vec::new() }
     }
 
     /// How many bytes are still missing, as far as known.
@@ -181,21 +222,12 @@ impl Framing {
     /// Receives up to `missing` bytes; false when there are none.
     fn receive(&mut self, socket: impl AsFd, missing: usize) -> Result<bool, FramingError> {
         let mut bytes = [0u8; MAX_BODY + HEADER_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut iov = [IoSliceMut::new(&mut bytes[..missing])];
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let n = match rustix::net::recvmsg(socket, &mut iov, &mut control, flags) {
-            Ok(received) => received.bytes,
+        let n = match self.partial.receive(socket, &mut bytes[..missing]) {
+            Ok(n) => n,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(Errno::CONNRESET) => 0,
             Err(error) => return Err(FramingError::Receive(error)),
         };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.partial.fds.extend(fds);
-            }
-        }
         if self.partial.fds.len() > MAX_FDS {
             return Err(FramingError::TooManyDescriptors);
         }
@@ -205,5 +237,41 @@ impl Framing {
         }
         self.partial.bytes.extend_from_slice(&bytes[..n]);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// What a reply that hands out device state, or a log, looks like.
+    #[test]
+    fn a_reply_keeps_its_descriptors_on_its_way_to_the_front_end() {
+        let (inner, relay) = UnixStream::pair().expect("a pair");
+        let (ours, front_end) = UnixStream::pair().expect("a pair");
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        let mut reply = Message::default().reply_u64(0);
+        reply.fds.push(writer);
+        reply.send(&inner).expect("room");
+        drop(reply);
+
+        Message::take_reply(&relay).send(&ours).expect("room");
+        let got = Message::take_reply(&front_end);
+        assert_eq!(got.bytes.len(), HEADER_BYTES + 8);
+        let [writer] = &got.fds[..] else { panic!("{} descriptors", got.fds.len()) };
+        rustix::io::write(writer, b"state").expect("room");
+        let mut bytes = [0; 8];
+        assert_eq!(rustix::io::read(&reader, &mut bytes), Ok(5));
+        drop(got);
+        assert_eq!(rustix::io::read(&reader, &mut bytes), Ok(0), "no other copy is left open");
+    }
+
+    #[test]
+    fn no_reply_is_not_sent() {
+        let (inner, relay) = UnixStream::pair().expect("a pair");
+        let nothing = Message::take_reply(&relay);
+        nothing.send(&relay).expect("nothing to send");
+        assert!(Message::take_reply(&inner).bytes.is_empty());
     }
 }

@@ -172,10 +172,14 @@ impl Session {
         Ok(())
     }
 
+    /// MTU of the guest's device.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.unwrap_or(self.config.mtu)
+    }
+
     /// GET_CONFIG.
     pub fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
-        let mtu = self.mtu.unwrap_or(self.config.mtu);
-        Config { mtu, ..self.config }.space(offset as usize, len as usize)
+        Config { mtu: self.mtu(), ..self.config }.space(offset as usize, len as usize)
     }
 
     /// SET_MEM_TABLE.

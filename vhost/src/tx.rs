@@ -134,7 +134,7 @@ impl TxHalf {
     fn fill(&mut self, ring: &mut Ring, batch: &mut FromGuestBatch) -> Result<(), RingFault> {
         let mut budget = WALK_BUDGET;
         ring.refresh()?;
-        while budget > 0 && batch.has_room(1) {
+        while budget > 0 && batch.has_room(1) && self.taken.len() < usize::from(ring.size()) {
             if !ring.has_pending() && !ring.ask_for_kick()? {
                 return Ok(());
             }
@@ -147,9 +147,10 @@ impl TxHalf {
                 }
             }
             self.taken.push(head);
-            if self.taken.len() >= usize::from(ring.size()) {
-                return Ok(());
-            }
+        }
+        if batch.is_empty() && !ring.has_pending() {
+            // All were discarded: nobody comes back for the next batch.
+            ring.ask_for_kick()?;
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use passt_guest::{Guest, NetHeader, Options, RX, TX, bit, request};
 use rig::{Host, connected, frame};
 use rustix::event::{EventfdFlags, eventfd};
 
+const F_NEXT: u16 = 1;
+
 fn without_event_idx() -> Options {
     Options { features: !(bit::MAC | bit::EVENT_IDX), ..Options::default() }
 }
@@ -176,6 +178,44 @@ fn a_full_batch_is_followed_by_one_more_event() {
     guest.publish(TX);
     assert!(host.turn_once().is_some_and(|seen| seen.frames));
     assert!(host.turn_once().is_none(), "who leaves frames in the ring is not told again");
+}
+
+/// Nobody comes back for the next batch when all that there was is of no use.
+#[test]
+fn a_full_ring_of_discarded_frames_is_followed_by_a_kick() {
+    for options in [Options::default(), without_event_idx()] {
+        let (mut host, mut guest) = warm(Options { ring_size: 4, rx_buffers: 4, ..options });
+        for round in 0..3 {
+            for _ in 0..4 {
+                guest.queue_pieces(&frame(13, 1), NetHeader::default(), &[]);
+            }
+            assert!(guest.publish(TX), "round {round}: a kick is wanted");
+            assert!(host.turn_once().is_some_and(|seen| seen.frames));
+            assert!(host.take().is_empty());
+            assert_eq!(guest.reclaim(), 4);
+        }
+        assert!(guest.send_frame(&frame(60, 1), NetHeader::default()), "still wanted");
+        assert_eq!(host.take_all().len(), 1);
+    }
+}
+
+/// The same when the limit of descriptors ends the look at the ring and not its last entry.
+#[test]
+fn the_last_discarded_frame_that_a_look_reaches_is_followed_by_a_kick() {
+    let options = Options { ring_size: 32768, rx_buffers: 0, ..Options::default() };
+    let (mut host, mut guest) = connected(options);
+    for i in 0..32767u16 {
+        guest.rings[TX].put_descriptor(&guest.memory, i, (0x1000, 0, F_NEXT, i + 1));
+    }
+    guest.rings[TX].put_descriptor(&guest.memory, 32767, (0x1000, 0, 0, 0));
+    for round in 0..2 {
+        for _ in 0..2 {
+            guest.rings[TX].put_available(&guest.memory, 0);
+        }
+        assert!(guest.publish(TX), "round {round}: a kick is wanted");
+        assert!(host.turn_once().is_some_and(|seen| seen.frames));
+        assert!(host.take().is_empty());
+    }
 }
 
 #[test]

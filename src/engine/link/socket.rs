@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use passt_frame::{
-    Errno, FramePort, FromGuest, LinkChange, MAX_FRAME_BYTES, PortEvents, Registrar, ToGuest,
-    Trigger,
+    Errno, FramePort, FromGuest, FrontEndRequest, LinkChange, MAX_FRAME_BYTES, PortEvents,
+    Registrar, ToGuest, Trigger,
 };
 use rustix::net::RecvFlags;
 
@@ -154,6 +154,10 @@ impl FramePort for SocketLink {
             STREAM_TOKENS.. => self.stream.on_event(token - STREAM_TOKENS),
             _ => self.vhost.on_event(token),
         }
+    }
+
+    fn take_request(&mut self) -> Option<FrontEndRequest> {
+        self.vhost.take_request()
     }
 
     fn flush(&mut self) {

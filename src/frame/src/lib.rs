@@ -44,7 +44,7 @@ pub use mem_port::{Faults, MemPort};
 pub use meta::{Caps, Checksum, FrameDone, FrameMeta, Gso, GsoKind, GsoSet};
 pub use observer::{FrameObserver, PassingFrame};
 pub use pipe::Pipe;
-pub use port::{FramePort, FromGuest, LinkChange, PortEvents, ToGuest};
+pub use port::{FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, ToGuest};
 pub use registrar::{Registrar, Trigger};
 pub use rustix::io::Errno;
 pub use to_guest::{Reserve, ToGuestLease, ToGuestList};

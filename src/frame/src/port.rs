@@ -87,6 +87,13 @@ pub enum LinkChange {
     Closed,
 }
 
+/// What the front-end of a link asks of whoever drives the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontEndRequest {
+    /// The guest's network device has this MTU now, in bytes of an IP packet.
+    MtuChanged(u16),
+}
+
 /// A link: moves frames, knows no IP.
 pub trait FramePort {
     /// Both halves at once.
@@ -94,6 +101,12 @@ pub trait FramePort {
 
     /// Handles an event of a descriptor that the link registered under `token`.
     fn on_event(&mut self, token: u16) -> PortEvents;
+
+    /// The next request of the front-end that the last events brought, oldest first. To be called after
+    /// [`on_event`](Self::on_event) until there is none.
+    fn take_request(&mut self) -> Option<FrontEndRequest> {
+        None
+    }
 
     /// Publishes everything committed and released since the last call, with one notification for
     /// each direction. Called once per turn of the loop.
