@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, MAX_FRAME_BYTES, Part, Reserve, ToGuest,
-    ToGuestLease,
+    Checksum, Errno, FrameDone, FrameMeta, FromGuestLease, MAX_FRAME_BYTES, Part, Payload,
+    Reservation, Reserve, ToGuest, ToGuestLease,
 };
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
@@ -319,15 +319,16 @@ fn room_for<'a>(
         return Err(drop_one(DropReason::TooLarge));
     }
     let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-    let request = Reserve { header_len, segment: len, bytes: len };
-    let lease = ToGuestLease::reserve(out, &mut outbox.list, request).ok_or(Drained::NoRoom)?;
-    if lease.frame_room(0) < len {
-        // A guest without mergeable buffers whose buffers are too small: it will never fit.
-        outbox.drops.count(DropReason::TooLarge);
-        drop_head(fd);
-        return Err(Drained::More);
+    let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+    match ToGuestLease::reserve(out, &mut outbox.list, request) {
+        Reservation::All(lease) | Reservation::Some(lease) => Ok(lease),
+        Reservation::None => Err(Drained::NoRoom),
+        Reservation::Never => {
+            outbox.drops.count(DropReason::TooLarge);
+            drop_head(fd);
+            Err(Drained::More)
+        }
     }
-    Ok(lease)
 }
 
 /// How to finish the checksum at `field` bytes into the L4 header, whose payload was received.

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use passt_frame::{FrameDone, FrameMeta, Reserve, ToGuest, ToGuestLease, ToGuestList};
+use passt_frame::{
+    FrameDone, FrameMeta, Payload, Reservation, Reserve, ToGuest, ToGuestLease, ToGuestList,
+};
 
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::drop_reason::DropCounters;
@@ -23,14 +25,22 @@ impl Outbox {
     /// Sends one frame of `header` and `payload`. False, and counted, when there is no room.
     pub fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
         let bytes = payload.len() as u32;
-        let request = Reserve { header_len: header.len() as u32, segment: bytes, bytes };
+        let (header_len, whole) = (header.len() as u32, Payload::Datagrams);
+        let request = Reserve { header_len, segment: bytes, bytes, payload: whole };
         if !out.caps().up {
             self.drops.count(DropReason::LinkDown);
             return false;
         }
-        let Some(mut lease) = ToGuestLease::reserve(out, &mut self.list, request) else {
-            self.drops.count(DropReason::NoGuestRoom);
-            return false;
+        let mut lease = match ToGuestLease::reserve(out, &mut self.list, request) {
+            Reservation::All(lease) | Reservation::Some(lease) => lease,
+            Reservation::None => {
+                self.drops.count(DropReason::NoGuestRoom);
+                return false;
+            }
+            Reservation::Never => {
+                self.drops.count(DropReason::TooLarge);
+                return false;
+            }
         };
         log::trace!("to guest: {} bytes of headers, {bytes} of payload", header.len());
         lease.put_header(0, header);

@@ -16,6 +16,7 @@ mod leaks;
 mod namespace;
 mod neighbours;
 mod packet;
+mod room;
 mod services;
 mod slot_port;
 mod tails;
