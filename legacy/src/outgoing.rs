@@ -4,13 +4,17 @@
 //! A reservation lies behind what was committed before. When the arena is full it is written at once,
 //! without waiting for the end of the turn. After a short write there is no room until the rest was
 //! written: what the client does not take is thereby bounded, and its source learns of it.
+//!
+//! The end of the arena ends a reservation, and the next one begins with a write: the client is not short
+//! of room as long as it takes what is written. So this link answers *all* or *none* (`room.rs` of
+//! passt-frame), and never *some*.
 
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use passt_frame::{Arena, Caps, Errno, FrameDone, GsoSet, ToGuest, ToGuestList};
+use passt_frame::{Arena, Caps, Errno, FrameDone, GsoSet, RoomDebt, Stopped, ToGuest, ToGuestList};
 
 use crate::{ARENA_BYTES, PREFIX_BYTES};
 
@@ -22,8 +26,8 @@ pub struct Outgoing {
     unwritten: Range<usize>,
     /// The kernel did not take everything.
     blocked: bool,
-    /// A reservation found no room.
-    starved: bool,
+    /// A reservation found no room. Owed only while `blocked`, when writability is watched.
+    debt: RoomDebt,
     /// Frames handed over.
     pub frames: u64,
     /// Reservations that found no room.
@@ -38,7 +42,7 @@ impl Outgoing {
             socket: None,
             unwritten: 0..0,
             blocked: false,
-            starved: false,
+            debt: RoomDebt::default(),
             frames: 0,
             no_room: 0,
         }
@@ -49,7 +53,7 @@ impl Outgoing {
         self.socket = socket;
         self.unwritten = 0..0;
         self.blocked = false;
-        self.starved = false;
+        self.debt.settle();
     }
 
     /// Whether an event is needed before more can be written.
@@ -59,7 +63,7 @@ impl Outgoing {
 
     /// Whether there is room after a reservation found none. Says so once.
     pub fn take_room(&mut self) -> bool {
-        !self.blocked && std::mem::take(&mut self.starved)
+        !self.blocked && self.debt.settle()
     }
 
     /// Writes what was committed, as much as the kernel takes.
@@ -89,13 +93,13 @@ impl Outgoing {
         }
     }
 
-    /// Whether `bytes` bytes fit at offset `at`, or fit after what is there was written.
-    fn has_room(&mut self, at: &mut usize, bytes: usize, first: bool) -> bool {
-        if first && !self.blocked && self.arena.len() - *at < bytes {
+    /// Where a reservation begins whose first frame wants `bytes`: behind what is there, which is written
+    /// if the frame would not fit. `None` when the client does not take it.
+    fn begin(&mut self, bytes: usize) -> Option<usize> {
+        if !self.blocked && self.arena.len() - self.unwritten.end < bytes {
             self.write();
-            *at = self.unwritten.end;
         }
-        !self.blocked && self.arena.len() - *at >= bytes
+        (!self.blocked).then_some(self.unwritten.end)
     }
 }
 
@@ -106,24 +110,25 @@ unsafe impl ToGuest for Outgoing {
         Caps { partial_checksum: false, gso: GsoSet::default(), up: self.socket.is_some() }
     }
 
-    fn reserve(&mut self, list: &mut ToGuestList) {
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         if self.socket.is_none() {
-            return;
+            return Stopped::Down;
         }
-        let mut at = self.unwritten.end;
+        let mut at = None;
         while let Some(wanted) = list.open_frame() {
             let bytes = PREFIX_BYTES + wanted as usize;
-            let first = list.frames() == 0;
-            if !self.has_room(&mut at, bytes, first) {
-                self.starved |= first;
-                self.no_room += u64::from(first);
-                return;
+            let Some(start) = at.or_else(|| self.begin(bytes)) else {
+                self.no_room += 1;
+                return Stopped::Short(self.debt.owe());
+            };
+            let end = start + bytes;
+            let fits = end <= self.arena.len();
+            if !fits || !list.add_frame(&[self.arena.lend(start + PREFIX_BYTES..end)]) {
+                return Stopped::Ended;
             }
-            if !list.add_frame(&[self.arena.lend(at + PREFIX_BYTES..at + bytes)]) {
-                return;
-            }
-            at += bytes;
+            at = Some(end);
         }
+        Stopped::Ended
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
@@ -148,7 +153,7 @@ unsafe impl ToGuest for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use passt_frame::{FrameMeta, MAX_FRAME_BYTES, Reserve, ToGuestLease};
+    use passt_frame::{FrameMeta, MAX_FRAME_BYTES, Payload, Reserve, ToGuestLease};
 
     use super::*;
     use crate::testing::{encoded, frame};
@@ -163,8 +168,13 @@ mod tests {
     /// Commits `frame` as headers alone; false without room.
     fn put(outgoing: &mut Outgoing, frame: &[u8]) -> bool {
         let mut list = ToGuestList::new();
-        let request = Reserve { header_len: frame.len() as u32, segment: 0, bytes: 0 };
-        let Some(mut lease) = ToGuestLease::reserve(outgoing, &mut list, request) else {
+        let request = Reserve {
+            header_len: frame.len() as u32,
+            segment: 0,
+            bytes: 0,
+            payload: Payload::Datagrams,
+        };
+        let Some(mut lease) = ToGuestLease::reserve(outgoing, &mut list, request).lease() else {
             return false;
         };
         lease.put_header(0, frame);
@@ -206,8 +216,9 @@ mod tests {
     fn a_reservation_of_which_less_was_used_leaves_no_gap() {
         let (mut outgoing, _theirs) = connected();
         let mut list = ToGuestList::new();
-        let request = Reserve { header_len: 54, segment: 100, bytes: 300 };
-        let mut lease = ToGuestLease::reserve(&mut outgoing, &mut list, request).unwrap();
+        let request =
+            Reserve { header_len: 54, segment: 100, bytes: 300, payload: Payload::Datagrams };
+        let mut lease = ToGuestLease::reserve(&mut outgoing, &mut list, request).lease().unwrap();
         let mut expected = Vec::new();
         let mut done = Vec::new();
         for (index, len) in [30usize, 100, 2].into_iter().enumerate() {
@@ -222,7 +233,7 @@ mod tests {
         lease.commit(&done);
         assert_eq!(unwritten(&outgoing), encoded(&expected));
         // Reserved and dropped: nothing of it is sent.
-        drop(ToGuestLease::reserve(&mut outgoing, &mut list, request).unwrap());
+        drop(ToGuestLease::reserve(&mut outgoing, &mut list, request).lease().unwrap());
         assert!(put(&mut outgoing, &frame(60, 9)));
         expected.push(frame(60, 9));
         assert_eq!(unwritten(&outgoing), encoded(&expected));

@@ -6,7 +6,7 @@
 //! not depend on that. Without the header, frames are whole segments with complete checksums.
 //!
 //! Frames lie one behind the other in two [`Arena`]s, one for each direction. A write happens at
-//! `commit`, so there always is room; a frame that the kernel does not want then is dropped and
+//! `commit`, so there always is room, and every reservation is answered with *all*; a frame that the kernel does not want then is dropped and
 //! counted, as a full queue of an interface does.
 //!
 //! The device is watched level-triggered, and no more frames are read after an event than are likely to
@@ -17,8 +17,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_frame::net_header::{Accepted, HEADER_BYTES, decode, encode};
 use passt_frame::{
     Arena, Caps, Errno, Expected, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch,
-    GsoSet, LinkChange, MAX_FRAME_BYTES, MAX_FRAMES, PortEvents, Registrar, ToGuest, ToGuestList,
-    Trigger,
+    GsoSet, LinkChange, MAX_FRAME_BYTES, MAX_FRAMES, PortEvents, Registrar, Stopped, ToGuest,
+    ToGuestList, Trigger,
 };
 
 /// Bytes of an Ethernet header: shorter frames are none.
@@ -206,18 +206,19 @@ unsafe impl ToGuest for Outgoing {
         self.offloads.caps()
     }
 
-    fn reserve(&mut self, list: &mut ToGuestList) {
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         self.slots.clear();
         let mut end = 0;
         while let Some(wanted) = list.open_frame() {
             let at = end + HEADER_BYTES;
             let room = at..at + wanted as usize;
             if room.end > self.arena.len() || !list.add_frame(&[self.arena.lend(room.clone())]) {
-                return;
+                break;
             }
             self.slots.push(at);
             end = room.end.next_multiple_of(ALIGN);
         }
+        Stopped::Ended
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
@@ -278,7 +279,9 @@ impl FramePort for Tap {
 mod tests {
     use std::rc::Rc;
 
-    use passt_frame::{Checksum, FromGuestLease, Gso, GsoKind, Reserve, ToGuestLease, net_header};
+    use passt_frame::{
+        Checksum, FromGuestLease, Gso, GsoKind, Payload, Reserve, ToGuestLease, net_header,
+    };
     use rustix::event::epoll;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -373,8 +376,9 @@ mod tests {
         let (mut tap, namespace) = link(offloads);
         let mut list = ToGuestList::new();
         let (_, out) = tap.halves();
-        let request = Reserve { header_len: 54, segment: 40_000, bytes: 40_000 };
-        let mut lease = ToGuestLease::reserve(out, &mut list, request).unwrap();
+        let request =
+            Reserve { header_len: 54, segment: 40_000, bytes: 40_000, payload: Payload::Datagrams };
+        let mut lease = ToGuestLease::reserve(out, &mut list, request).lease().unwrap();
         lease.put_header(0, &[1; 54]);
         assert_eq!(lease.put_payload(0, &[2; 40_000]), 40_000);
         lease.commit(&[FrameDone { payload_len: 40_000, meta: meta() }]);

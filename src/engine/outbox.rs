@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 
 use passt_frame::{
-    FrameDone, FrameMeta, MIN_FRAME_BYTES, Reserve, ToGuest, ToGuestLease, ToGuestList,
+    FrameDone, FrameMeta, MIN_FRAME_BYTES, Payload, Reservation, Reserve, ToGuest, ToGuestLease,
+    ToGuestList,
 };
 
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
@@ -25,14 +26,22 @@ impl Outbox {
     /// Sends one frame of `header` and `payload`. False, and counted, when there is no room.
     pub fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
         let bytes = payload.len() as u32;
-        let request = Reserve { header_len: header.len() as u32, segment: bytes, bytes };
+        let (header_len, whole) = (header.len() as u32, Payload::Datagrams);
+        let request = Reserve { header_len, segment: bytes, bytes, payload: whole };
         if !out.caps().up {
             self.drops.count(DropReason::LinkDown);
             return false;
         }
-        let Some(mut lease) = ToGuestLease::reserve(out, &mut self.list, request) else {
-            self.drops.count(DropReason::NoGuestRoom);
-            return false;
+        let mut lease = match ToGuestLease::reserve(out, &mut self.list, request) {
+            Reservation::All(lease) | Reservation::Some(lease) => lease,
+            Reservation::None => {
+                self.drops.count(DropReason::NoGuestRoom);
+                return false;
+            }
+            Reservation::Never => {
+                self.drops.count(DropReason::TooLarge);
+                return false;
+            }
         };
         log::trace!("to guest: {} bytes of headers, {bytes} of payload", header.len());
         lease.put_header(0, header);
@@ -43,8 +52,10 @@ impl Outbox {
 
     /// Whether the link has room for a frame of headers. If not, it reports room later.
     pub fn has_room(&mut self, out: &mut dyn ToGuest) -> bool {
-        let request = Reserve { header_len: MIN_FRAME_BYTES, segment: 0, bytes: 0 };
-        out.caps().up && ToGuestLease::reserve(out, &mut self.list, request).is_some()
+        let payload = Payload::Datagrams;
+        let request = Reserve { header_len: MIN_FRAME_BYTES, segment: 0, bytes: 0, payload };
+        let reserved = ToGuestLease::reserve(out, &mut self.list, request);
+        matches!(reserved, Reservation::All(_) | Reservation::Some(_))
     }
 
     /// Sends one UDP datagram from private memory.

@@ -17,6 +17,7 @@ mod mtu;
 mod namespace;
 mod neighbours;
 mod packet;
+mod room;
 mod services;
 mod slot_port;
 mod tails;

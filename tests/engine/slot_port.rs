@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use passt_frame::{
     Caps, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES,
-    PortEvents, ToGuest, ToGuestList,
+    PortEvents, Stopped, ToGuest, ToGuestList,
 };
 
 use crate::world::GuestEnd;
@@ -63,13 +63,14 @@ unsafe impl ToGuest for Outgoing {
         self.0
     }
 
-    fn reserve(&mut self, list: &mut ToGuestList) {
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         while let Some(wanted) = list.open_frame() {
             let slot = self.1.free.pop_front().expect("the guest takes its frames");
             self.1.lent.push_back(slot);
             let piece = self.1.piece(slot, wanted as usize);
             assert!(list.add_frame(&[piece]), "a frame fits a slot");
         }
+        Stopped::Ended
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {

@@ -88,6 +88,8 @@ pub struct Chain {
     pub bytes: u64,
     /// Descriptors walked.
     pub descriptors: u32,
+    /// Entries of the ring's own table among them: a table of its own counts as the one that names it.
+    pub entries: u32,
     /// There were more pieces than the list takes; those beyond are missing in it.
     pub cut: bool,
 }
@@ -154,6 +156,11 @@ impl Ring {
     /// First chain that is not settled: what GET_VRING_BASE answers.
     pub fn base(&self) -> u16 {
         self.next_available
+    }
+
+    /// The available index when it was last looked at.
+    pub fn available(&self) -> u16 {
+        self.available
     }
 
     /// Whether chains are known to wait, without looking at guest memory.
@@ -303,6 +310,7 @@ impl Ring {
             if walk.chain.descriptors >= u32::from(self.size()) {
                 return Err(RingFault::Loop(head));
             }
+            walk.chain.entries += 1;
             if has(descriptor, VRING_DESC_F_INDIRECT) {
                 if !self.indirect || has(descriptor, VRING_DESC_F_NEXT) {
                     return Err(RingFault::BadIndirect(head));

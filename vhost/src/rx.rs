@@ -12,21 +12,28 @@
 //! that, the guest would lose them at each migration.
 //!
 //! # Room
-//! Kicks of this ring are unwanted as long as there are buffers. Only a reservation that did not get
-//! all it wanted asks for one, and [`PortEvents::room`](passt_frame::PortEvents) follows.
+//! Kicks of this ring are unwanted as long as there are buffers. Only a reservation that is short asks for
+//! one, and [`PortEvents::room`](passt_frame::PortEvents) follows when the available index has moved on from
+//! where it stood then. If somebody else has used what came before the report, the kick that came with it
+//! is spent, and another one is asked for.
+//!
+//! A frame that has to be whole gets all its buffers or none. It *never* fits if it is larger than one
+//! buffer, without mergeable ones, or than the ring: what the driver offers now, and as much again in each
+//! entry of the table that is not in use, by the largest buffer there is. A driver that could offer as much
+//! and never does keeps its datagrams waiting; drivers fill their ring, if not at once.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use passt_frame::net_header::{HEADER_BYTES, encode};
 use passt_frame::{
-    Caps, FrameDone, GuestIovec, MAX_FRAMES, MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, ToGuest,
-    ToGuestList,
+    Caps, FrameDone, GuestIovec, MAX_FRAMES, MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, RoomDebt,
+    Stopped, ToGuest, ToGuestList,
 };
 
 use crate::features::Features;
 use crate::mem::{Memory, Span};
-use crate::ring::{Ring, RingFault};
+use crate::ring::{Chain, Ring, RingFault};
 
 /// Descriptors that one reservation looks at.
 const WALK_BUDGET: u32 = 65_536;
@@ -36,7 +43,7 @@ const WALK_BUDGET: u32 = 65_536;
 pub struct RxCounters {
     /// Frames handed to the guest.
     pub frames: u64,
-    /// Reservations that found less room than they wanted.
+    /// Reservations for which the driver had too few buffers.
     pub starved: u64,
     /// Frames committed to a ring that had broken in between.
     pub lost: u64,
@@ -54,6 +61,31 @@ struct Buffer {
 struct Reserved {
     buffers: usize,
     header_pieces: usize,
+    offer: Offer,
+}
+
+/// What a frame's buffers say of the driver's.
+#[derive(Clone, Copy, Default)]
+struct Offer {
+    bytes: u64,
+    /// Entries of the ring's table that they occupy.
+    entries: u32,
+    /// Most bytes for each entry in one of them.
+    largest: u64,
+}
+
+impl Offer {
+    fn add(&mut self, chain: &Chain) {
+        self.bytes += chain.bytes;
+        self.entries += chain.entries;
+        self.largest = self.largest.max(chain.bytes.div_ceil(u64::from(chain.entries.max(1))));
+    }
+
+    /// Bytes that a driver with `entries` entries could offer at once.
+    fn at_most(&self, entries: u16) -> u64 {
+        let unused = u32::from(entries).saturating_sub(self.entries);
+        self.bytes + u64::from(unused) * self.largest
+    }
 }
 
 /// The receive half of the device.
@@ -67,8 +99,12 @@ pub struct RxHalf {
     pub fault: Option<RingFault>,
     /// Where the ring stopped.
     pub base: u16,
-    /// A reservation wanted more than there was.
-    pub starved: bool,
+    /// Whether a reservation was short.
+    debt: RoomDebt,
+    /// The available index that a report of room was promised at.
+    seen: u16,
+    /// The ring ran out of buffers in this reservation.
+    dry: bool,
     /// Guest memory.
     pub memory: Rc<Memory>,
     /// What was negotiated.
@@ -99,7 +135,8 @@ impl RxHalf {
         self.pieces = Vec::with_capacity(MAX_TO_GUEST_IOVECS + HEADER_BYTES);
         self.lent = Vec::with_capacity(MAX_TO_GUEST_IOVECS);
         self.spare_reserved = 0;
-        self.starved = false;
+        // A report that was promised before the ring stopped is due with the first buffer of the new one.
+        self.seen = ring.base().wrapping_sub(1);
         self.fault = None;
         ring.forgo_kicks();
         self.ring = Some(ring);
@@ -123,17 +160,16 @@ impl RxHalf {
         self.enabled && self.ring.is_some()
     }
 
-    /// Whether there is room after a reservation went without.
+    /// Whether there is more room than when a reservation was short. Says so once.
     pub fn take_room(&mut self) -> bool {
-        if !self.starved || !self.is_up() {
+        if !self.debt.is_owed() || !self.is_up() {
             return false;
         }
         let Some(ring) = &mut self.ring else { return false };
-        match ring.refresh() {
+        match has_grown(ring, &mut self.seen) {
             Ok(true) => {
                 ring.forgo_kicks();
-                self.starved = false;
-                true
+                self.debt.settle()
             }
             Ok(false) => false,
             Err(fault) => {
@@ -161,14 +197,15 @@ impl RxHalf {
         self.spare_reserved = 0;
     }
 
-    /// The next buffer: a spare one, else one of the ring, else `None` after asking for a kick.
+    /// The next buffer: a spare one, else one of the ring, else `None` after asking for a kick. The
+    /// ring is `dry` then.
     fn next_head(&mut self, ring: &mut Ring) -> Result<Option<u16>, RingFault> {
         if let Some(&head) = self.spare.get(self.spare_reserved) {
             self.spare_reserved += 1;
             return Ok(Some(head));
         }
         if !ring.has_pending() && !ring.refresh()? && !ring.ask_for_kick()? {
-            self.starved = true;
+            self.dry = true;
             return Ok(None);
         }
         ring.pop()
@@ -183,20 +220,33 @@ impl RxHalf {
         }
     }
 
-    fn gather(&mut self, ring: &mut Ring, list: &mut ToGuestList) -> Result<(), RingFault> {
+    fn gather(&mut self, ring: &mut Ring, list: &mut ToGuestList) -> Result<Stopped, RingFault> {
         let mut room = MAX_TO_GUEST_IOVECS;
         self.budget = WALK_BUDGET;
+        self.dry = false;
         while let Some(wanted) = list.open_frame() {
             // One piece more than there are: the border of header and payload may cut one in two.
-            let Some(limit) = room.checked_sub(1).filter(|&n| n > 0) else { return Ok(()) };
-            let Some(frame) = self.gather_frame(ring, wanted, limit)? else { return Ok(()) };
+            let Some(limit) = room.checked_sub(1).filter(|&n| n > 0) else { break };
+            let Some(frame) = self.gather_frame(ring, wanted, limit)? else {
+                return Ok(if self.dry { self.short(ring) } else { Stopped::Ended });
+            };
             if !list.add_frame(&self.lent) {
-                return self.refuse_frame(ring, frame, list.frames() == 0);
+                return self.refuse_frame(ring, frame, wanted, list);
             }
             room -= self.lent.len() + 1;
             self.frames.push(frame);
         }
-        Ok(())
+        Ok(Stopped::Ended)
+    }
+
+    /// The driver has too few buffers for what is wanted, and a kick was asked for. Who was promised a
+    /// report before may have been short of less, and what came since is news to them.
+    fn short(&mut self, ring: &Ring) -> Stopped {
+        self.counters.starved += 1;
+        if !self.debt.is_owed() {
+            self.seen = ring.available();
+        }
+        Stopped::Short(self.debt.owe())
     }
 
     /// Pops buffers for one frame of `wanted` bytes. `None` when there is not a single one.
@@ -209,6 +259,7 @@ impl RxHalf {
         let first = self.buffers.len();
         let needed = u64::from(wanted) + HEADER_BYTES as u64;
         let mut bytes = 0u64;
+        let mut offer = Offer::default();
         self.pieces.clear();
         while bytes < needed && self.budget > 0 {
             let Some(head) = self.next_head(ring)? else { break };
@@ -226,6 +277,7 @@ impl RxHalf {
             }
             let len = pieces_bytes(&self.pieces[before..]);
             bytes += u64::from(len);
+            offer.add(&chain);
             self.buffers.push(Buffer { head, bytes: len });
             if chain.cut || !self.features.mergeable() {
                 break;
@@ -236,7 +288,7 @@ impl RxHalf {
             return Ok(None);
         }
         let header_pieces = self.split_header(limit);
-        Ok(Some(Reserved { buffers, header_pieces }))
+        Ok(Some(Reserved { buffers, header_pieces, offer }))
     }
 
     /// Sets the pieces of the virtio header aside, lends the rest; returns how many were set aside.
@@ -257,22 +309,37 @@ impl RxHalf {
         self.headers.len() - before
     }
 
-    /// Un-pops the buffers of a frame that got too few. That is a broken ring when there is no
-    /// hope for more: buffers are left, or this one had to do alone.
+    /// Un-pops the buffers of a frame of `wanted` bytes that got too few, and says what that means. The
+    /// ring is broken if there is no hope for any frame.
     fn refuse_frame(
         &mut self,
         ring: &mut Ring,
         frame: Reserved,
-        first: bool,
-    ) -> Result<(), RingFault> {
+        wanted: u32,
+        list: &ToGuestList,
+    ) -> Result<Stopped, RingFault> {
         let head = self.buffers.last().map_or(0, |buffer| buffer.head);
         for _ in 0..frame.buffers {
             self.buffers.pop();
             self.put_back(ring);
         }
         self.headers.truncate(self.headers.len() - frame.header_pieces);
-        let hopeless = !self.starved || !self.features.mergeable();
-        if first && hopeless { Err(RingFault::TooSmall(head)) } else { Ok(()) }
+        let first = list.frames() == 0;
+        let at_most = frame.offer.at_most(ring.size());
+        let needed = |bytes: u32| u64::from(bytes) + HEADER_BYTES as u64;
+        if self.dry && (!first || at_most >= needed(wanted)) {
+            return Ok(self.short(ring));
+        }
+        if self.dry && !self.debt.is_owed() {
+            ring.forgo_kicks();
+        }
+        let least = list.request().header_len.max(MIN_FRAME_BYTES);
+        let lent: usize = self.lent.iter().map(GuestIovec::len).sum();
+        if first && lent < least as usize {
+            Err(RingFault::TooSmall(head))
+        } else {
+            Ok(Stopped::Ended)
+        }
     }
 
     /// Writes the header of a frame of `len` bytes and used elements for the buffers it fills;
@@ -319,6 +386,17 @@ impl RxHalf {
     }
 }
 
+/// Whether chains came after `seen` and are still there. If not, a kick is asked for at the next one.
+fn has_grown(ring: &mut Ring, seen: &mut u16) -> Result<bool, RingFault> {
+    let pending = ring.refresh()?;
+    if pending || ring.available() == *seen {
+        return Ok(ring.available() != *seen);
+    }
+    let came = ring.ask_for_kick()?;
+    *seen = ring.available();
+    Ok(came)
+}
+
 fn pieces_bytes(pieces: &[Span]) -> u32 {
     pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.len()))
 }
@@ -334,18 +412,18 @@ unsafe impl ToGuest for RxHalf {
         }
     }
 
-    fn reserve(&mut self, list: &mut ToGuestList) {
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         self.clear();
         if !self.is_up() {
-            return;
+            return Stopped::Down;
         }
-        let Some(mut ring) = self.ring.take() else { return };
+        let Some(mut ring) = self.ring.take() else { return Stopped::Down };
         let result = self.gather(&mut ring, list);
-        self.counters.starved += u64::from(self.starved);
         self.ring = Some(ring);
-        if let Err(fault) = result {
+        result.unwrap_or_else(|fault| {
             self.fail(fault);
-        }
+            Stopped::Down
+        })
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {

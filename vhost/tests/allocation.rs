@@ -2,7 +2,9 @@
 
 mod rig;
 
-use passt_frame::{FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, Reserve};
+use passt_frame::{
+    FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, Payload, Reserve,
+};
 use passt_frame::{ToGuestLease, ToGuestList};
 use passt_guest::{NetHeader, Options};
 use passt_support::heap::{Counting, allocations, assert_counting};
@@ -30,8 +32,13 @@ fn the_data_path_allocates_nothing() {
             let (from_guest, to_guest) = host.device.halves();
             while let Some(lease) = FromGuestLease::take(from_guest, &mut batch) {
                 counted += lease.frames().len();
-                let request = Reserve { header_len: 54, segment: 3000, bytes: 8000 };
-                let mut to = ToGuestLease::reserve(to_guest, &mut list, request).unwrap();
+                let request = Reserve {
+                    header_len: 54,
+                    segment: 3000,
+                    bytes: 8000,
+                    payload: Payload::Datagrams,
+                };
+                let mut to = ToGuestLease::reserve(to_guest, &mut list, request).lease().unwrap();
                 to.put_header(0, &payload[..54]);
                 to.put_payload(0, &payload);
                 to.put_header(1, &payload[..54]);

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use passt_frame::{Checksum, FrameDone, FrameMeta, Gso, GsoKind, LinkChange, Reserve};
+use passt_frame::{Checksum, FrameDone, FrameMeta, Gso, GsoKind, LinkChange, Payload, Reserve};
 use passt_guest::{Buffer, NetHeader, Options, RX, TX, bit};
 use rig::{connected, frame};
 
@@ -136,7 +136,8 @@ fn short_frames_are_padded() {
 #[test]
 fn buffers_not_needed_serve_later_frames() {
     let (mut host, mut guest) = connected(Options { rx_buffers: 60, ..Options::default() });
-    let request = Reserve { header_len: 14, segment: 8000, bytes: 80_000 };
+    let request =
+        Reserve { header_len: 14, segment: 8000, bytes: 80_000, payload: Payload::Datagrams };
     let lens = [100u32, 8000, 1, 3000];
     for round in 0..50u8 {
         let done = host.reserve(request, |lease| {
@@ -169,7 +170,8 @@ fn buffers_not_needed_serve_later_frames() {
 #[test]
 fn a_dropped_reservation_gives_its_buffers_back() {
     let (mut host, mut guest) = connected(Options { rx_buffers: 4, ..Options::default() });
-    let request = Reserve { header_len: 14, segment: 6000, bytes: 6000 };
+    let request =
+        Reserve { header_len: 14, segment: 6000, bytes: 6000, payload: Payload::Datagrams };
     for _ in 0..20 {
         assert!(host.reserve(request, |_| (Vec::new(), ())).is_some());
         assert!(!host.give(&frame(9000, 1), FrameMeta::default()));

@@ -7,7 +7,7 @@ mod rig;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::{FrameMeta, LinkChange};
+use passt_frame::{FrameMeta, LinkChange, Payload, Reserve};
 use passt_guest::{Client, GuestMemory, NetHeader, Options, RX, TX, USER_BASE, request};
 use rig::{Host, connected, frame};
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
@@ -213,7 +213,8 @@ fn a_file_that_shrinks_ends_the_connection_alone() {
             host.give(&frame(100, 1), FrameMeta::default());
         },
         |host| {
-            let request = passt_frame::Reserve { header_len: 14, segment: 100, bytes: 100 };
+            let request =
+                Reserve { header_len: 14, segment: 100, bytes: 100, payload: Payload::Datagrams };
             host.reserve(request, |_| (Vec::new(), ()));
         },
         |host| {
@@ -230,7 +231,8 @@ fn a_file_that_shrinks_ends_the_connection_alone() {
 #[test]
 fn a_file_that_shrinks_under_a_reservation_ends_the_connection_alone() {
     let (mut host, guest) = connected(Options::default());
-    let request = passt_frame::Reserve { header_len: 14, segment: 9000, bytes: 9000 };
+    let request =
+        Reserve { header_len: 14, segment: 9000, bytes: 9000, payload: Payload::Datagrams };
     host.reserve(request, |lease| {
         guest.memory.file().set_len(0).unwrap();
         lease.put_header(0, &frame(14, 1));

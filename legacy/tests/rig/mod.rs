@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use passt_frame::{
-    FrameDone, FramePort, FromGuestBatch, FromGuestLease, LinkChange, Part, PortEvents, Registrar,
-    Reserve, ToGuestLease, ToGuestList,
+    FrameDone, FramePort, FromGuestBatch, FromGuestLease, LinkChange, Part, Payload, PortEvents,
+    Registrar, Reserve, ToGuestLease, ToGuestList,
 };
 use passt_legacy::Stream;
 use rustix::event::{Timespec, epoll};
@@ -88,8 +88,14 @@ impl Rig {
     pub fn send(&mut self, header: &[u8], payload: &[u8]) -> bool {
         let (_, to_guest) = self.stream.halves();
         let bytes = payload.len() as u32;
-        let request = Reserve { header_len: header.len() as u32, segment: bytes, bytes };
-        let Some(mut lease) = ToGuestLease::reserve(to_guest, &mut self.list, request) else {
+        let request = Reserve {
+            header_len: header.len() as u32,
+            segment: bytes,
+            bytes,
+            payload: Payload::Datagrams,
+        };
+        let Some(mut lease) = ToGuestLease::reserve(to_guest, &mut self.list, request).lease()
+        else {
             return false;
         };
         lease.put_header(0, header);

@@ -4,7 +4,8 @@
 use std::os::fd::BorrowedFd;
 
 use passt_frame::{
-    Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Reserve, ToGuest, ToGuestLease,
+    Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
+    ToGuestLease,
 };
 
 use super::{Datagrams, Served, drain, drop_head, from_guest, next_head, socket};
@@ -105,15 +106,16 @@ fn room_for<'a>(
         return Err(drop_one(DropReason::TooLarge));
     }
     let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-    let request = Reserve { header_len, segment: len, bytes: len };
-    let lease = ToGuestLease::reserve(out, &mut outbox.list, request).ok_or(Served::NoRoom)?;
-    if lease.frame_room(0) < len {
-        // A guest without mergeable buffers whose buffers are too small: it will never fit.
-        outbox.drops.count(DropReason::TooLarge);
-        drop_head(fd);
-        return Err(Served::More);
+    let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+    match ToGuestLease::reserve(out, &mut outbox.list, request) {
+        Reservation::All(lease) | Reservation::Some(lease) => Ok(lease),
+        Reservation::None => Err(Served::NoRoom),
+        Reservation::Never => {
+            outbox.drops.count(DropReason::TooLarge);
+            drop_head(fd);
+            Err(Served::More)
+        }
     }
-    Ok(lease)
 }
 
 /// How to finish the checksum at `field` bytes into the L4 header, whose payload was received.

@@ -18,8 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, MIN_FRAME_BYTES, Reserve,
-    ToGuest, ToGuestLease,
+    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, MIN_FRAME_BYTES, Payload,
+    Reservation, Reserve, ToGuest, ToGuestLease,
 };
 
 use super::{Served, drop_head, next_head};
@@ -34,6 +34,7 @@ use crate::sys::batch::Batch;
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
+use crate::wire::drop_reason::DropCounters;
 use crate::wire::ip::L4Protocol;
 use crate::wire::l4::UDP_HEADER_BYTES;
 
@@ -123,26 +124,30 @@ impl Way<'_> {
         let done = if done < burst.len { done } else { 0 };
         let left = burst.len - done;
         let segment = burst.segment.map_or(burst.len, u32::from);
+        let drops = &mut self.outbox.drops;
         if !self.out.caps().up {
-            return self.drop_burst(burst, done, DropReason::LinkDown);
+            return drop_burst(drops, self.fd, (burst, done), DropReason::LinkDown);
         }
         let whole = burst.segment.is_some() && self.out.caps().gso.udp && done == 0;
         let largest = if whole { burst.len } else { segment };
         if largest > self.template.max_l4_bytes() - UDP_HEADER_BYTES {
-            return self.drop_burst(burst, done, DropReason::TooLarge);
+            return drop_burst(drops, self.fd, (burst, done), DropReason::TooLarge);
         }
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let request = Reserve { header_len, segment: largest, bytes: left };
+        let payload = Payload::Datagrams;
+        let request = Reserve { header_len, segment: largest, bytes: left, payload };
         let list = &mut self.outbox.list;
-        let Some(mut lease) = ToGuestLease::reserve(&mut *self.out, list, request) else {
-            *delivered = done;
-            return (0, Served::NoRoom);
+        let (mut lease, then) = match ToGuestLease::reserve(&mut *self.out, list, request) {
+            Reservation::All(lease) => (lease, Served::More),
+            Reservation::Some(lease) => (lease, Served::NoRoom),
+            Reservation::None => {
+                *delivered = done;
+                return (0, Served::NoRoom);
+            }
+            Reservation::Never => {
+                return drop_burst(drops, self.fd, (burst, done), DropReason::TooLarge);
+            }
         };
-        if lease.frame_room(0) < largest.min(left) {
-            // A guest without mergeable buffers whose buffers are too small: it will never fit.
-            drop(lease);
-            return self.drop_burst(burst, done, DropReason::TooLarge);
-        }
         let all = lease.room() >= left;
         let room = if all { left } else { lease.room() / segment * segment };
         let flags = if all && done == 0 { 0 } else { libc::MSG_PEEK };
@@ -155,20 +160,12 @@ impl Way<'_> {
         let frames = stamp(lease, self.template, largest, received, gso);
         if !all {
             *delivered = done + received;
-            return (frames, Served::NoRoom);
+            return (frames, then);
         }
         if flags != 0 {
             let _ = datagram::drop_one(self.fd);
         }
         (received.div_ceil(segment.max(1)).max(1) as usize, Served::More)
-    }
-
-    fn drop_burst(&mut self, burst: Burst, done: u32, reason: DropReason) -> (usize, Served) {
-        let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-        let datagrams = (burst.len - done).div_ceil(segment).max(1);
-        self.outbox.drops.add(reason, datagrams.into());
-        drop_head(self.fd);
-        (0, Served::More)
     }
 
     /// Moves small datagrams by way of `batch`. Returns how many there were.
@@ -196,9 +193,17 @@ impl Way<'_> {
     fn room_for(&mut self, expected: usize) -> usize {
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let bytes = expected as u32 * SMALL_DATAGRAM_BYTES;
-        let request = Reserve { header_len, segment: SMALL_DATAGRAM_BYTES, bytes };
-        let lease = ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request);
-        lease.map_or(0, |lease| lease.frames())
+        let list = &mut self.outbox.list;
+        // Larger than what the guest can ever take is not larger than what waits.
+        for payload in [Payload::Datagrams, Payload::Stream] {
+            let request = Reserve { header_len, segment: SMALL_DATAGRAM_BYTES, bytes, payload };
+            match ToGuestLease::reserve(&mut *self.out, list, request) {
+                Reservation::All(lease) | Reservation::Some(lease) => return lease.frames(),
+                Reservation::None => return 0,
+                Reservation::Never => {}
+            }
+        }
+        expected
     }
 
     /// Forwards what starts with datagram `first` of `batch` and fits one frame, or one burst; returns
@@ -239,18 +244,21 @@ impl Way<'_> {
         segment: Option<u16>,
     ) {
         let caps = self.out.caps();
-        let drop = |outbox: &mut Outbox, reason| outbox.drops.add(reason, range.len() as u64);
+        let count = range.len() as u64;
+        let drop = |drops: &mut DropCounters, reason| drops.add(reason, count);
         if !caps.up {
-            return drop(self.outbox, DropReason::LinkDown);
+            return drop(&mut self.outbox.drops, DropReason::LinkDown);
         }
         if len > self.template.max_l4_bytes() - UDP_HEADER_BYTES {
-            return drop(self.outbox, DropReason::TooLarge);
+            return drop(&mut self.outbox.drops, DropReason::TooLarge);
         }
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let request = Reserve { header_len, segment: len, bytes: len };
-        let lease = ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request);
-        let Some(mut lease) = lease.filter(|lease| lease.frame_room(0) >= len) else {
-            return drop(self.outbox, DropReason::NoGuestRoom);
+        let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+        let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
+        {
+            Reservation::All(lease) | Reservation::Some(lease) => lease,
+            Reservation::None => return drop(&mut self.outbox.drops, DropReason::NoGuestRoom),
+            Reservation::Never => return drop(&mut self.outbox.drops, DropReason::TooLarge),
         };
         let mut payload_sum = 0;
         let mut at = 0;
@@ -273,6 +281,20 @@ impl Way<'_> {
         log::trace!("to guest: {len} bytes of datagrams, segments {segment:?}");
         lease.commit(&[FrameDone { payload_len: len, meta }]);
     }
+}
+
+/// Drops what is left of a burst behind its first `done` bytes.
+fn drop_burst(
+    drops: &mut DropCounters,
+    fd: BorrowedFd<'_>,
+    (burst, done): (Burst, u32),
+    reason: DropReason,
+) -> (usize, Served) {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    let datagrams = (burst.len - done).div_ceil(segment).max(1);
+    drops.add(reason, datagrams.into());
+    drop_head(fd);
+    (0, Served::More)
 }
 
 /// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as

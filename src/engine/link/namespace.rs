@@ -5,7 +5,8 @@
 use std::os::fd::OwnedFd;
 
 use passt_frame::{
-    Caps, FrameDone, FramePort, FromGuest, FromGuestBatch, PortEvents, ToGuest, ToGuestList,
+    Caps, FrameDone, FramePort, FromGuest, FromGuestBatch, PortEvents, Stopped, ToGuest,
+    ToGuestList,
 };
 use passt_legacy::Tap;
 
@@ -84,7 +85,9 @@ unsafe impl ToGuest for Nobody {
         Caps::default()
     }
 
-    fn reserve(&mut self, _list: &mut ToGuestList) {}
+    fn reserve(&mut self, _list: &mut ToGuestList) -> Stopped {
+        Stopped::Down
+    }
 
     fn commit(&mut self, _list: &ToGuestList, _done: &[FrameDone]) {}
 

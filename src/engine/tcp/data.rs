@@ -5,8 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, Reserve, ToGuest,
-    ToGuestLease, ToGuestList,
+    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, Payload, Reservation, Reserve,
+    ToGuest, ToGuestLease, ToGuestList,
 };
 
 use crate::engine::state::{PeekOffset, TcpState};
@@ -50,8 +50,17 @@ pub(super) fn send(
     // What the last read got, and as much again, is likely enough: a reservation costs by its size.
     let bytes = wish.bytes.min(tcp.last_read.saturating_mul(2).max(FIRST_READ_BYTES));
     let header_len = template.l3_bytes() as u32 + TCP_HEADER_BYTES;
-    let request = Reserve { header_len, segment, bytes };
-    let Some(mut lease) = ToGuestLease::reserve(out, list, request) else { return Fill::NoRoom };
+    let request = Reserve { header_len, segment, bytes, payload: Payload::Stream };
+    let mut lease = match ToGuestLease::reserve(out, list, request) {
+        Reservation::All(lease) | Reservation::Some(lease) => lease,
+        Reservation::None => return Fill::NoRoom,
+        Reservation::Never => {
+            log::debug!(
+                "TCP connection: the guest's buffers do not hold {header_len} bytes of headers"
+            );
+            return Fill::Failed;
+        }
+    };
     match peek(&mut lease, socket, tcp, wish, bytes) {
         Ok(0) => Fill::Eof,
         Ok(sent) => {

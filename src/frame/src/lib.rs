@@ -8,6 +8,8 @@
 //!   borrowed at the same time, so that an answer can be written while a question is still held.
 //! * [`ToGuestLease`] is room in the guest's buffers, reserved but not yet visible to the guest.
 //!   Dropping it gives the room back untouched; [`ToGuestLease::commit`] hands frames over.
+//! * [`Reservation`] is what comes of asking for one: all, some, none for the moment, or never. After some
+//!   and none the link owes a report of room. The law stands in `room.rs` and is the same for every link.
 //! * [`FromGuestLease`] is a batch of frames from the guest: the first [`HEAD_BYTES`] of each are
 //!   copied once to private memory (what is checked is what is used, the guest cannot change it
 //!   in between), payload stays where it is. Dropping it releases the buffers in order.
@@ -34,6 +36,7 @@ mod observer;
 mod pipe;
 mod port;
 mod registrar;
+mod room;
 mod to_guest;
 
 pub use arena::Arena;
@@ -46,8 +49,9 @@ pub use observer::{FrameObserver, PassingFrame};
 pub use pipe::Pipe;
 pub use port::{FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, ToGuest};
 pub use registrar::{Registrar, Trigger};
+pub use room::{Owed, Payload, RoomDebt, Stopped};
 pub use rustix::io::Errno;
-pub use to_guest::{Reserve, ToGuestLease, ToGuestList};
+pub use to_guest::{Reservation, Reserve, ToGuestLease, ToGuestList};
 
 /// Bytes of each frame from the guest that are copied to private memory: Ethernet (14), IPv6 (40),
 /// TCP with all options (60), and what remains for one extension header.

@@ -1,5 +1,6 @@
 //! A link in memory, for tests of the engine: frames are byte vectors, and the way to the guest and
-//! back can lose, duplicate and reorder by seed. Frames from the guest can have tails. It checks what a real link takes for granted.
+//! back can lose, duplicate and reorder by seed. The guest's room can be limited by frames and by buffers.
+//! Frames from the guest can have tails. It checks what a real link takes for granted.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,8 +9,8 @@ use std::os::fd::BorrowedFd;
 use rustix::net::{SendFlags, send};
 
 use crate::{
-    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec,
-    PortEvents, ToGuest, ToGuestList,
+    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec, Payload,
+    PortEvents, RoomDebt, Stopped, ToGuest, ToGuestList,
 };
 
 /// How often, in 1/256, a frame is mistreated.
@@ -31,11 +32,17 @@ struct Outgoing {
     caps: Caps,
     /// Buffers of the current reservation; their bytes are written through raw pointers only.
     buffers: Vec<Vec<u8>>,
-    /// Size of each buffer: several make up a large frame, as mergeable receive buffers do.
+    /// Size of each buffer.
     buffer_bytes: usize,
+    /// Several buffers make up a large frame, as mergeable receive buffers do.
+    mergeable: bool,
+    /// Buffers that the guest has in all.
+    ring: usize,
+    /// Buffers that are free now.
+    free: usize,
     /// Frames that the guest can still take.
     room: usize,
-    starved: bool,
+    debt: RoomDebt,
     delivered: VecDeque<MemFrame>,
 }
 
@@ -68,8 +75,11 @@ impl MemPort {
                 caps,
                 buffers: Vec::new(),
                 buffer_bytes,
+                mergeable: true,
+                ring: usize::MAX,
+                free: usize::MAX,
                 room: usize::MAX,
-                starved: false,
+                debt: RoomDebt::default(),
                 delivered: VecDeque::new(),
             },
             incoming: Incoming::default(),
@@ -78,18 +88,43 @@ impl MemPort {
         }
     }
 
+    /// The same link, but a frame takes one buffer, and is not larger.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.outgoing.mergeable = false;
+        self
+    }
+
+    /// The same link with a guest that has `buffers` buffers, all of them free.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: usize) -> Self {
+        (self.outgoing.ring, self.outgoing.free) = (buffers, buffers);
+        self
+    }
+
     /// Mistreats frames in both directions from now on, as `seed` decides.
     pub fn set_faults(&mut self, faults: Faults, seed: u64) {
         self.faults = faults;
         self.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     }
 
-    /// Limits how many more frames the guest takes. Returns what a real link would report: room
-    /// after there was none.
+    /// Limits how many more frames the guest takes. Returns what a real link would report.
     pub fn set_room(&mut self, frames: usize) -> PortEvents {
         self.outgoing.room = frames;
-        let room = frames > 0 && std::mem::take(&mut self.outgoing.starved);
+        let room = frames > 0 && self.outgoing.debt.settle();
         PortEvents { room, ..PortEvents::default() }
+    }
+
+    /// The guest makes `more` of its buffers free again. Returns what a real link would report.
+    pub fn free_buffers(&mut self, more: usize) -> PortEvents {
+        let out = &mut self.outgoing;
+        out.free = out.free.saturating_add(more).min(out.ring);
+        PortEvents { room: more > 0 && out.debt.settle(), ..PortEvents::default() }
+    }
+
+    /// Buffers that the guest has got frames in and not made free.
+    pub fn used_buffers(&self) -> usize {
+        self.outgoing.ring - self.outgoing.free
     }
 
     /// Starts or stops the guest's receive side.
@@ -157,6 +192,21 @@ fn mistreat(queue: &mut VecDeque<MemFrame>, frame: MemFrame, faults: Faults, dic
     }
 }
 
+impl Outgoing {
+    /// Adds `count` buffers to those of the reservation.
+    fn lend(&mut self, count: usize) -> Vec<GuestIovec> {
+        let mut lend = || {
+            let mut buffer = vec![0xa5; self.buffer_bytes];
+            // SAFETY: the heap block does not move when the Vec is moved into `buffers`, and no
+            // reference to its bytes is made while it is lent.
+            let piece = unsafe { GuestIovec::new(buffer.as_mut_ptr(), self.buffer_bytes) };
+            self.buffers.push(buffer);
+            piece
+        };
+        (0..count).map(|_| lend()).collect()
+    }
+}
+
 // SAFETY: the buffers live in `self.buffers` until the next use through `&mut`, and each is pushed
 // to one frame only.
 unsafe impl ToGuest for Outgoing {
@@ -164,25 +214,28 @@ unsafe impl ToGuest for Outgoing {
         self.caps
     }
 
-    fn reserve(&mut self, list: &mut ToGuestList) {
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         self.buffers.clear();
+        if !self.caps.up {
+            return Stopped::Down;
+        }
         while let Some(wanted) = list.open_frame() {
             if list.frames() >= self.room {
-                self.starved = true;
-                return;
+                return Stopped::Short(self.debt.owe());
             }
-            let mut pieces = Vec::new();
-            for _ in 0..(wanted as usize).div_ceil(self.buffer_bytes) {
-                let mut buffer = vec![0xa5; self.buffer_bytes];
-                // SAFETY: the heap block does not move when the Vec is moved into `buffers`, and
-                // no reference to its bytes is made while it is lent.
-                pieces.push(unsafe { GuestIovec::new(buffer.as_mut_ptr(), self.buffer_bytes) });
-                self.buffers.push(buffer);
+            let wanted = (wanted as usize).div_ceil(self.buffer_bytes);
+            let largest = if self.mergeable { self.ring } else { 1 };
+            let (before, most) = (self.buffers.len(), wanted.min(largest));
+            let pieces = self.lend(most.min(self.free - before));
+            if list.add_frame(&pieces) {
+                continue;
             }
-            if !list.add_frame(&pieces) {
-                return;
-            }
+            self.buffers.truncate(before);
+            let too_large = list.request().payload == Payload::Datagrams && wanted > largest;
+            let hopeless = too_large || pieces.len() == most;
+            return if hopeless { Stopped::Ended } else { Stopped::Short(self.debt.owe()) };
         }
+        Stopped::Ended
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
@@ -194,9 +247,11 @@ unsafe impl ToGuest for Outgoing {
             for buffer in buffers.by_ref().take(chains) {
                 bytes.extend_from_slice(&buffer);
             }
+            assert!(len <= bytes.len(), "{len} bytes in a frame with room for {}", bytes.len());
             bytes.truncate(len);
             self.delivered.push_back((bytes, done.meta));
             self.room = self.room.saturating_sub(1);
+            self.free -= len.div_ceil(self.buffer_bytes);
         }
     }
 

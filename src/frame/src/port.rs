@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::{Caps, Errno, FrameDone, FromGuestBatch, GuestIovec, ToGuestList};
+use crate::{Caps, Errno, FrameDone, FromGuestBatch, GuestIovec, Stopped, ToGuestList};
 
 /// The half of a link that carries frames to the guest.
 ///
@@ -16,10 +16,10 @@ pub unsafe trait ToGuest {
     /// What the link can take now.
     fn caps(&self) -> Caps;
 
-    /// Opens frames on `list` and pushes buffers until [`ToGuestList::open_frame`] says it is
-    /// enough or there is no room. When there was no room for all, the link reports
-    /// [`PortEvents::room`] once there is again.
-    fn reserve(&mut self, list: &mut ToGuestList);
+    /// Adds frames to `list` until [`ToGuestList::open_frame`] says that it is enough or no further one
+    /// can be had; says why it stopped. After [`Stopped::Short`], which needs a
+    /// [`RoomDebt`](crate::RoomDebt), the link reports [`PortEvents::room`] once there is more.
+    fn reserve(&mut self, list: &mut ToGuestList) -> Stopped;
 
     /// Hands the first `done.len()` frames of the reservation to the guest; the rest goes back.
     /// The frame is `header_len` plus `payload_len` bytes, and at least
@@ -70,7 +70,7 @@ pub unsafe trait FromGuest {
 pub struct PortEvents {
     /// Frames from the guest may be waiting.
     pub frames: bool,
-    /// Room toward the guest after there was none.
+    /// There is more room toward the guest than when a reservation was answered with some or none.
     pub room: bool,
     /// A client came or went, or its receive side started or stopped.
     pub link: Option<LinkChange>,

@@ -1,4 +1,5 @@
-//! Frames to the guest: a reservation ([`ToGuestList`]) filled by a link, and the lease on it.
+//! Frames to the guest: a reservation ([`ToGuestList`]) filled by a link, the answer ([`Reservation`]), and
+//! the lease on what there is.
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -7,7 +8,8 @@ use arrayvec::ArrayVec;
 
 use crate::{
     Caps, DISCARD_BYTES, DISCARD_IOVECS, Errno, FrameDone, FrameObserver, GuestIovec, MAX_FRAMES,
-    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, PassingFrame, ToGuest, message,
+    MAX_TO_GUEST_IOVECS, MIN_FRAME_BYTES, OnesSum, PassingFrame, Payload, Stopped, ToGuest,
+    message,
 };
 
 /// What a reservation asks for.
@@ -19,6 +21,8 @@ pub struct Reserve {
     pub segment: u32,
     /// Payload bytes wanted in all frames together; 0 asks for one frame of headers alone.
     pub bytes: u32,
+    /// What the payload is: whether a frame is of use that has room for a part of its bytes.
+    pub payload: Payload,
 }
 
 /// Room of one frame: ranges of the two iovec lists.
@@ -54,7 +58,7 @@ impl ToGuestList {
         let mut payload = Vec::with_capacity(DISCARD_IOVECS + MAX_TO_GUEST_IOVECS);
         payload.resize(DISCARD_IOVECS, GuestIovec::EMPTY);
         Self {
-            request: Reserve { header_len: 0, segment: 0, bytes: 0 },
+            request: Reserve { header_len: 0, segment: 0, bytes: 0, payload: Payload::Datagrams },
             headers: Vec::with_capacity(MAX_TO_GUEST_IOVECS),
             payload,
             frames: ArrayVec::new(),
@@ -85,6 +89,10 @@ impl ToGuestList {
     }
 
     fn begin(&mut self, request: Reserve) {
+        debug_assert!(
+            request.segment > 0 || request.bytes == 0,
+            "frames without payload: {request:?}"
+        );
         self.request = request;
         self.headers.clear();
         self.payload.truncate(DISCARD_IOVECS);
@@ -102,11 +110,15 @@ impl ToGuestList {
         self.frames.len()
     }
 
+    /// Whether there is room for all that was asked for.
+    fn is_covered(&self) -> bool {
+        self.reserved >= self.request.bytes && !self.frames.is_empty()
+    }
+
     /// For a link: bytes that the next frame wants (headers and payload, at least the Ethernet
     /// minimum), or `None` when the reservation is complete. A frame is opened by pushing to it.
     pub fn open_frame(&self) -> Option<u32> {
-        let covered = self.reserved >= self.request.bytes && !self.frames.is_empty();
-        if covered || self.frames.is_full() {
+        if self.is_covered() || self.frames.is_full() {
             return None;
         }
         let left = self.request.bytes - self.reserved.min(self.request.bytes);
@@ -116,7 +128,8 @@ impl ToGuestList {
 
     /// For a link: adds a frame made of `pieces`, of which it uses no more bytes than
     /// [`open_frame`](Self::open_frame) said. Returns false, and adds nothing, when the pieces are too
-    /// small for the headers and the Ethernet minimum, or too many for the list.
+    /// small for what a frame must have, or too many for the list. A frame of datagrams must have all bytes
+    /// that it wants, one of a stream the headers, a byte of payload and the Ethernet minimum.
     pub fn add_frame(&mut self, pieces: &[GuestIovec]) -> bool {
         let Some(wanted) = self.open_frame() else { return false };
         let (headers_start, payload_start) = (self.headers.len(), self.payload.len());
@@ -132,7 +145,7 @@ impl ToGuestList {
             fits &= push_bounded(&mut self.payload, DISCARD_IOVECS + MAX_TO_GUEST_IOVECS, rest);
         }
         let got = wanted - left as u32;
-        if !fits || header_left > 0 || got < MIN_FRAME_BYTES {
+        if !fits || got < self.least(wanted) {
             self.headers.truncate(headers_start);
             self.payload.truncate(payload_start);
             return false;
@@ -146,6 +159,16 @@ impl ToGuestList {
             payload_bytes,
         });
         true
+    }
+
+    /// Bytes that a frame that wants `wanted` must have to be of use.
+    fn least(&self, wanted: u32) -> u32 {
+        match self.request.payload {
+            Payload::Stream if self.request.bytes > 0 => {
+                (self.request.header_len + 1).max(MIN_FRAME_BYTES)
+            }
+            Payload::Stream | Payload::Datagrams => wanted,
+        }
     }
 
     /// Bytes of room, headers included, that frame `index` has.
@@ -172,6 +195,31 @@ fn push_bounded(list: &mut Vec<GuestIovec>, limit: usize, piece: GuestIovec) -> 
     true
 }
 
+/// What comes of a reservation. What follows after each answer is the law of [`Payload`]'s file, `room.rs`.
+#[must_use]
+pub enum Reservation<'a> {
+    /// The guest's room is not short: room for all that was asked for, or for as much as one reservation
+    /// holds ([`ToGuestLease::room`]); the rest can be asked for at once.
+    All(ToGuestLease<'a>),
+    /// Room for the first frames. [`PortEvents::room`](crate::PortEvents) follows when there is more.
+    Some(ToGuestLease<'a>),
+    /// No room for a single frame at the moment. [`PortEvents::room`](crate::PortEvents) follows when there
+    /// is, or [`LinkChange::Up`](crate::LinkChange) where the link was down.
+    None,
+    /// The first frame can never fit, with the driver and the features that the link has. Nothing follows.
+    Never,
+}
+
+impl<'a> Reservation<'a> {
+    /// The room there is, whether or not it is all that was asked for.
+    pub fn lease(self) -> Option<ToGuestLease<'a>> {
+        match self {
+            Self::All(lease) | Self::Some(lease) => Some(lease),
+            Self::None | Self::Never => None,
+        }
+    }
+}
+
 /// Room in the guest's buffers. Given back untouched when dropped.
 pub struct ToGuestLease<'a> {
     port: &'a mut dyn ToGuest,
@@ -180,17 +228,24 @@ pub struct ToGuestLease<'a> {
 }
 
 impl<'a> ToGuestLease<'a> {
-    /// Reserves room for `request`, or `None` when there is no room for a single frame.
+    /// Reserves room for `request`.
     pub fn reserve(
         port: &'a mut dyn ToGuest,
         list: &'a mut ToGuestList,
         request: Reserve,
-    ) -> Option<Self> {
+    ) -> Reservation<'a> {
         list.begin(request);
-        port.reserve(list);
-        let empty = list.frames.is_empty();
+        let stopped = port.reserve(list);
+        let (covered, empty) = (list.is_covered(), list.frames.is_empty());
         let lease = Self { port, list, live: true };
-        if empty { None } else { Some(lease) }
+        match stopped {
+            Stopped::Down => Reservation::None,
+            _ if covered => Reservation::All(lease),
+            Stopped::Ended if empty => Reservation::Never,
+            Stopped::Ended => Reservation::All(lease),
+            Stopped::Short(_) if empty => Reservation::None,
+            Stopped::Short(_) => Reservation::Some(lease),
+        }
     }
 
     /// What the link can take.

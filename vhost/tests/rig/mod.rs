@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use passt_frame::{
-    FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, LinkChange, Part, PortEvents,
-    Registrar, Reserve, ToGuestLease, ToGuestList,
+    FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, LinkChange, Part, Payload,
+    PortEvents, Registrar, Reserve, ToGuestLease, ToGuestList,
 };
 use passt_guest::{Guest, Options};
 use passt_vhost::{Config, Device};
@@ -121,14 +121,17 @@ impl Host {
     /// The same, not yet visible to the guest.
     pub fn give_unflushed(&mut self, frame: &[u8], meta: FrameMeta) -> bool {
         let payload = frame.len() as u32 - 14;
-        let request = Reserve { header_len: 14, segment: payload, bytes: payload };
+        let request = Reserve {
+            header_len: 14,
+            segment: payload,
+            bytes: payload,
+            payload: Payload::Datagrams,
+        };
         let (_, to_guest) = self.device.halves();
-        let Some(mut lease) = ToGuestLease::reserve(to_guest, &mut self.list, request) else {
+        let Some(mut lease) = ToGuestLease::reserve(to_guest, &mut self.list, request).lease()
+        else {
             return false;
         };
-        if lease.frames() == 0 || lease.frame_room(0) < payload {
-            return false;
-        }
         lease.put_header(0, &frame[..14]);
         assert_eq!(lease.put_payload(0, &frame[14..]), payload as usize);
         lease.commit(&[FrameDone { payload_len: payload, meta }]);
@@ -142,7 +145,7 @@ impl Host {
         fill: impl FnOnce(&mut ToGuestLease<'_>) -> (Vec<FrameDone>, T),
     ) -> Option<T> {
         let (_, to_guest) = self.device.halves();
-        let lease = ToGuestLease::reserve(to_guest, &mut self.list, request);
+        let lease = ToGuestLease::reserve(to_guest, &mut self.list, request).lease();
         let result = lease.map(|mut lease| {
             let (done, result) = fill(&mut lease);
             lease.commit(&done);
