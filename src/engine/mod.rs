@@ -289,6 +289,7 @@ impl Engine {
             // What is too little for one flow may be enough for the next.
             if self.core.flows.is_starved(id) && !self.core.outbox.has_room(out) {
                 self.unfed = 0;
+                return;
             }
         }
         if !self.core.flows.has_starved() {

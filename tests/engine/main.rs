@@ -20,9 +20,11 @@ mod packet;
 mod room;
 mod services;
 mod slot_port;
+mod starved;
 mod tails;
 mod tap;
 mod tcp;
+mod view;
 mod worker;
 mod world;
 

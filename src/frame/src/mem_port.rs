@@ -44,6 +44,8 @@ struct Outgoing {
     room: usize,
     debt: RoomDebt,
     delivered: VecDeque<MemFrame>,
+    /// How often room was asked for.
+    reservations: u64,
 }
 
 /// Frames from the guest: those waiting and those lent.
@@ -81,6 +83,7 @@ impl MemPort {
                 room: usize::MAX,
                 debt: RoomDebt::default(),
                 delivered: VecDeque::new(),
+                reservations: 0,
             },
             incoming: Incoming::default(),
             faults: Faults::default(),
@@ -215,6 +218,7 @@ unsafe impl ToGuest for Outgoing {
     }
 
     fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
+        self.reservations += 1;
         self.buffers.clear();
         if !self.caps.up {
             return Stopped::Down;
@@ -309,5 +313,7 @@ impl FramePort for MemPort {
 
     fn flush(&mut self) {}
 
-    fn counters(&self, _visit: &mut dyn FnMut(&'static str, u64)) {}
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit("reservations", self.outgoing.reservations);
+    }
 }

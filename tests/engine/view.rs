@@ -1,0 +1,125 @@
+//! Another view of the network while the program runs: sockets that both views want go on listening with who
+//! waits in their queues, a change that cannot be made changes nothing, and datagrams of the guest go where the
+//! new view says.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+use passt::engine::NetView;
+use passt::flow::fwd::{Mapping, Proto, Rule, RuleTable};
+
+use crate::datagrams::{bound, guest_at, known, received};
+use crate::namespace::isolated;
+use crate::packet;
+use crate::world::{Family, Setup, World, forward, mapping, network, view};
+
+const TURNS: usize = 64;
+
+fn host_at(port: u16) -> SocketAddr {
+    Family::V4.host_at(port)
+}
+
+/// A view with these ports, each with where it leads in the guest.
+fn ports(map: Mapping, proto: Proto, ports: &[(u16, u16)]) -> NetView {
+    let network = network(1500);
+    let mut rules = RuleTable::default();
+    for &(port, target_first) in ports {
+        let rule = Rule { target_first, ..forward(proto, Family::V4, port) };
+        rules.add(rule, &network).expect("a valid rule");
+    }
+    view(network, map, rules)
+}
+
+fn tcp(list: &[(u16, u16)]) -> NetView {
+    ports(mapping(), Proto::Tcp, list)
+}
+
+/// A world that listens on one port.
+fn listening() -> World {
+    known(&Setup { rules: vec![forward(Proto::Tcp, Family::V4, 7001)], ..Setup::default() })
+}
+
+/// Ports of the guest that connections were offered to.
+fn offered(world: &mut World) -> Vec<u16> {
+    world.quiet(TURNS);
+    let frames = world.received();
+    let is_syn = |frame: &&Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 6 && frame[47] & 2 != 0;
+    let port = |frame: &Vec<u8>| u16::from_be_bytes([frame[36], frame[37]]);
+    frames.iter().filter(is_syn).map(port).collect()
+}
+
+fn is_refused(port: u16) -> bool {
+    TcpStream::connect(host_at(port))
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn who_waits_in_a_queue_is_served_after_the_change() {
+    isolated(|| {
+        let mut world = listening();
+        let _waiting = TcpStream::connect(host_at(7001)).expect("listening");
+        world.engine.replace_net(tcp(&[(7000, 7000), (7001, 7001)])).expect("free ports");
+        assert_eq!(offered(&mut world), [7001]);
+        let _second = TcpStream::connect(host_at(7000)).expect("listening");
+        assert_eq!(offered(&mut world), [7000]);
+
+        // Another rule for the same socket.
+        let _third = TcpStream::connect(host_at(7001)).expect("listening");
+        world.engine.replace_net(tcp(&[(7001, 8001)])).expect("nothing to open");
+        assert_eq!(offered(&mut world), [8001], "by the rule that is in force");
+        assert!(is_refused(7000), "no longer wanted");
+        world.engine.replace_net(tcp(&[])).expect("nothing to open");
+        assert!(is_refused(7001));
+        world.engine.replace_net(tcp(&[(7001, 7001)])).expect("a free port");
+        let _fourth = TcpStream::connect(host_at(7001)).expect("listening");
+        assert_eq!(offered(&mut world), [7001]);
+    });
+}
+
+#[test]
+fn a_change_that_fails_changes_nothing() {
+    isolated(|| {
+        let mut world = listening();
+        let taken = TcpListener::bind(host_at(7003)).expect("a free port");
+        let wanted = tcp(&[(7001, 9001), (7002, 7002), (7003, 7003)]);
+        let error = world.engine.replace_net(wanted).expect_err("a port is taken").to_string();
+        assert!(error.contains("7003") && error.contains("stop the program"), "{error}");
+        assert!(is_refused(7002), "opened and closed again");
+        let _client = TcpStream::connect(host_at(7001)).expect("still listening");
+        assert_eq!(offered(&mut world), [7001], "by the old rule");
+        drop(taken);
+        world.engine.replace_net(tcp(&[(7001, 9001), (7003, 7003)])).expect("free by now");
+        let _client = TcpStream::connect(host_at(7001)).expect("listening");
+        assert_eq!(offered(&mut world), [9001]);
+    });
+}
+
+#[test]
+fn datagrams_of_the_guest_go_where_the_new_view_says() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let outside = bound(host_at(9000));
+        let loopback = bound(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9000));
+        let send = |world: &mut World, to: &UdpSocket| {
+            world.send(packet::udp(guest_at(Family::V4), host_at(9000), b"hello"));
+            world.settle(TURNS);
+            received(to).expect("a datagram")
+        };
+        send(&mut world, &outside);
+        send(&mut world, &outside);
+        assert_eq!(world.engine.flow_count(), 1);
+
+        // A view that leads to the same place keeps the flow.
+        let from = send(&mut world, &outside).1;
+        world.engine.replace_net(ports(mapping(), Proto::Udp, &[])).expect("nothing to open");
+        assert_eq!(send(&mut world, &outside).1, from);
+
+        let mut map = mapping();
+        map.v4.host_loopback = host_at(0).ip().to_string().parse().ok();
+        world.engine.replace_net(ports(map, Proto::Udp, &[])).expect("nothing to open");
+        let (_, from) = send(&mut world, &loopback);
+        assert_eq!((received(&outside), world.engine.flow_count()), (None, 1));
+        loopback.send_to(b"answer", from).expect("sent");
+        assert_eq!(world.frames(1).len(), 1);
+    });
+}
