@@ -5,6 +5,7 @@
 #   fetch.sh uml     kernel that runs as a process (user-mode-linux of unstable)
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
+#   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #
 # apt checks every download against the archive's signature. The mirror's address and
 # every setting come from the apt sources of this machine. A complete part is left alone;
@@ -167,6 +168,12 @@ fetch_peer() {
     use_loader "$folder" "$folder"/passt{,.avx2}
 }
 
+fetch_dhclient() {
+    local folder=$CACHE/dhclient
+    unpack trixie dhclient isc-dhcp-client
+    cp "$folder"/root/{,usr/}sbin/dhclient "$folder/" 2>/dev/null || [ -x "$folder/dhclient" ]
+}
+
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
@@ -215,7 +222,7 @@ for part in "$@"; do
         build_nettool
         build_image "$part"
         ;;
-    peer) fetch peer ;;
+    peer | dhclient) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

@@ -2,11 +2,11 @@
 # Shared by tests/run, the guest tests and contrib/demo: places, messages,
 # installing what is missing. Source it under `set -euo pipefail`.
 
+# shellcheck disable=SC2034 # used by the scripts that source this file
 # What the scripts make is for the ordinary user of the tests' worlds, too.
 umask 022
 [ -n "${HOME:-}" ] || HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
 export HOME
-# shellcheck disable=SC2034 # used by the scripts that source this file
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
 CACHE=${PASST_TEST_CACHE:-$ROOT/tests/cache}
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
@@ -117,8 +117,9 @@ debian_source() {
 need_linker() {
     links && return 0
     say "installing gcc libc6-dev"
-    install_packages gcc libc6-dev && links ||
+    if ! install_packages gcc libc6-dev || ! links; then
         die "nothing can be linked here: install gcc and libc6-dev, then run this again"
+    fi
 }
 
 links() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }

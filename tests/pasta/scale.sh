@@ -116,7 +116,7 @@ case_few_descriptors() {
     outside get "$HOST4:7100" 1000000 4
     in_net host /run/bin/nettool get '[::1]:7100' 1000000 5
     count=$(descriptors)
-    [ "$count" -gt 8 ] && [ "$count" -le 48 ] || { echo "$count descriptors are in use without a connection"; return 1; }
+    { [ "$count" -gt 8 ] && [ "$count" -le 48 ]; } || { echo "$count descriptors are in use without a connection"; return 1; }
 }
 
 # The tap device's queue has room for the segments of the largest window, 16 MiB; a kernel that
