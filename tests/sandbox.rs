@@ -130,6 +130,11 @@ impl Running {
             assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
             return;
         }
+        self.assert_has_nothing_of_the_system();
+    }
+
+    /// The same for who may look: root, or the owner of the container in which it was started.
+    fn assert_has_nothing_of_the_system(&self) {
         assert_eq!(std::fs::read_dir(self.proc("root")).unwrap().count(), 0);
         assert_eq!(std::fs::read_link(self.proc("cwd")).unwrap(), Path::new("/"));
         let mounts = std::fs::read_to_string(self.proc("mounts")).unwrap();
@@ -253,7 +258,7 @@ fn root_of_a_container_stays_root_of_it() {
     program.assert_serves();
     program.assert_has_no_rights();
     program.assert_is_user(geteuid().as_raw(), getegid().as_raw());
-    program.assert_sees_nothing_of_the_system();
+    program.assert_has_nothing_of_the_system();
 }
 
 /// Ends of the forms of `--runas`, with the ids that they mean.

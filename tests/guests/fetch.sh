@@ -5,56 +5,72 @@
 #   fetch.sh uml     kernel that runs as a process (user-mode-linux of unstable)
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
+#   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #
-# apt checks every download against the archive's signature. The mirror's address
-# comes from the apt sources of this machine. A complete part is left alone;
+# apt checks every download against the archive's signature. The mirror's address and
+# every setting come from the apt sources of this machine. A complete part is left alone;
 # delete its folder to get it anew.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lib.sh"
 
 # The private folder in which apt looks at suites that the machine does not use.
 APT=$CACHE/apt
 
-# private_apt SUITE ARGUMENT...: apt-get with lists of its own. SUITE `installed`
-# means the machine's own sources.
-private_apt() {
-    local suite=$1 options=()
-    shift
+# use_suite SUITE: sets OPTIONS, for apt with lists of its own and nothing installed. SUITE `installed` means the
+# machine's own sources, with what it prefers; the settings are the machine's in any case.
+use_suite() {
+    local suite=$1 source
     mkdir -p "$APT/$suite/lists/partial" "$APT/$suite/cache/archives/partial"
-    options=(-q -o "Dir::State::lists=$APT/$suite/lists" -o "Dir::Cache=$APT/$suite/cache"
+    : >"$APT/status"
+    OPTIONS=(-o "Dir::State::lists=$APT/$suite/lists" -o "Dir::Cache=$APT/$suite/cache" -o "Dir::State::status=$APT/status"
         -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=)
-    if [ "$suite" != installed ]; then
-        write_source "$suite"
-        options+=(-o "Dir::Etc::sourcelist=$APT/$suite/sources.list" -o Dir::Etc::sourceparts=/dev/null)
-    fi
-    apt-get "${options[@]}" "$@" >>"$APT/log" 2>&1
+    [ "$suite" != installed ] || return 0
+    source=$(debian_source "$suite") || return 1
+    rm -f "$APT/$suite"/machine.*
+    case $source in
+    deb\ *) echo "$source" >"$APT/$suite/machine.list" ;;
+    *) echo "$source" >"$APT/$suite/machine.sources" ;;
+    esac
+    OPTIONS+=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$APT/$suite" -o APT::Default-Release=
+        -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null)
 }
 
-# write_source SUITE: the same suite of the mirror from which the release comes.
-write_source() {
-    local release mirror
-    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    # shellcheck disable=SC2016 # apt expands these
-    mirror=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
-        awk -v release="$release" '$1 == release && $2 == "main" { print $3; exit }')
-    [ -n "$mirror" ] || die "no apt source for the release '$release' on this machine"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$APT/$1/sources.list"
+# apt_logged ARGUMENT...: apt-get, by OPTIONS; where it fails its words are shown.
+apt_logged() {
+    retry apt-get -q "${OPTIONS[@]}" "$@" >"$APT/log" 2>&1 && return 0
+    tail -n 15 "$APT/log" >&2
+    warn "apt-get $* failed; its words are above and in $APT/log"
+    return 1
 }
 
-# unpack SUITE FOLDER PACKAGE...: downloads packages and unpacks them.
+# download FOLDER PACKAGE...: gets packages, except those that are there. Sets DEBS, their files.
+download() {
+    local folder=$1 uri file size hash
+    shift
+    mkdir -p "$folder"
+    DEBS=()
+    apt-get -qq "${OPTIONS[@]}" download --print-uris "$@" >"$APT/uris" 2>"$APT/log" || {
+        cat "$APT/log" >&2
+        warn "the apt sources of this machine do not have: $*"
+        return 1
+    }
+    while read -r uri file size hash; do
+        DEBS+=("$folder/$file")
+        [ -n "$uri$size" ] && sha256sum --status -c - 2>/dev/null <<<"${hash#SHA256:}  $folder/$file" && continue
+        (cd "$folder" && apt_logged download "${file%%_*}") || return 1
+    done <"$APT/uris"
+}
+
+# unpack SUITE PART PACKAGE...: downloads packages and unpacks them into the part's folder `root`.
 unpack() {
-    local suite=$1 folder=$2 packages
+    local suite=$1 part=$2 package
     shift 2
-    packages=$APT/$suite/packages
-    rm -rf "$packages" "$folder"
-    mkdir -p "$packages" "$folder"
-    retry private_apt "$suite" update || return 1
-    (cd "$packages" && retry private_apt "$suite" download "$@") || return 1
-    local package
-    for package in "$packages"/*.deb; do
-        dpkg -x "$package" "$folder"
+    use_suite "$suite"
+    apt_logged update
+    download "$APT/packages/$part" "$@"
+    for package in "${DEBS[@]}"; do
+        dpkg -x "$package" "$CACHE/$part/root"
     done
-    rm -rf "$packages"
 }
 
 # use_loader FOLDER PROGRAM...: programs of a newer suite need its C library.
@@ -68,71 +84,113 @@ use_loader() {
     patchelf --set-interpreter "$libraries/ld-linux-x86-64.so.2" --set-rpath "$libraries" "$@"
 }
 
-# take_modules SOURCE TARGET MODULE...: copies modules and notes their order.
+# take_modules SOURCE TARGET MODULE...: copies the modules of the kernel whose folder of modules is SOURCE, unpacked, with
+# those that they need, and notes their order. What is built into the kernel is left out.
 take_modules() {
-    local source=$1 target=$2 module
+    local source=$1 target=$2 module word path dependencies version
     shift 2
-    mkdir -p "$target"
+    version=$(basename "$source")
+    # Where modprobe looks depends on how it was built.
+    dependencies=$target/tree
+    mkdir -p "$dependencies/usr/lib/modules"
+    ln -s usr/lib "$dependencies/lib"
+    mv "$source" "$dependencies/usr/lib/modules/"
+    depmod -b "$dependencies" "$version"
     for module in "$@"; do
-        cp "$source/$module.ko" "$target/"
-        basename "$module.ko"
-    done >"$target/order"
+        modprobe -d "$dependencies" -S "$version" --show-depends "$module" >"$target/needed" || {
+            warn "the kernel $version has no module '$module', neither as a file nor built in"
+            return 1
+        }
+        while read -r word path; do
+            [ "$word" = insmod ] || continue
+            unpack_module "${path%% *}" "$target"
+        done <"$target/needed"
+    done | awk '!seen[$0]++' >"$target/order"
+    rm -rf "$dependencies" "$target/needed"
+}
+
+# unpack_module FILE FOLDER: copies a module, prints its name.
+unpack_module() {
+    local name
+    name=$(basename "$1")
+    name=${name%.ko*}.ko
+    case $1 in
+    *.ko) cp "$1" "$2/$name" ;;
+    *.xz) xz -dc "$1" >"$2/$name" ;;
+    *.zst) zstd -qdc "$1" >"$2/$name" ;;
+    *.gz) gzip -dc "$1" >"$2/$name" ;;
+    *) warn "cannot unpack $1: neither .ko nor .xz, .zst or .gz"; return 1 ;;
+    esac
+    echo "$name"
 }
 
 fetch_busybox() {
     local folder=$CACHE/busybox
-    unpack installed "$folder/root" busybox-static
+    unpack installed busybox busybox-static
     cp "$folder/root/bin/busybox" "$folder/busybox" 2>/dev/null ||
         cp "$folder/root/usr/bin/busybox" "$folder/busybox"
 }
 
 fetch_uml() {
     local folder=$CACHE/uml
-    unpack unstable "$folder/root" user-mode-linux libc6
+    unpack unstable uml user-mode-linux libc6
     cp "$folder/root/usr/bin/linux.uml" "$folder/linux"
     use_loader "$folder" "$folder/linux"
-    take_modules "$(echo "$folder"/root/usr/lib/uml/modules/*/kernel)" "$folder/modules" \
-        net/core/failover drivers/net/net_failover drivers/net/virtio_net
+    take_modules "$(echo "$folder"/root/usr/lib/uml/modules/*)" "$folder/modules" virtio_net
 }
 
+# depends PACKAGE PATTERN: the packages that it needs whose names match.
+depends() { apt-cache "${OPTIONS[@]}" depends "$1" | awk -v pattern="$2" '$1 == "Depends:" && $2 ~ pattern { print $2 }'; }
+
+# The metapackage leads to the newest kernel, which newer suites divide: into packages of the same version.
 fetch_qemu() {
-    local folder=$CACHE/qemu kernel
-    retry private_apt installed update
-    kernel=$(apt-cache -o "Dir::State::lists=$APT/installed/lists" -o "Dir::Cache=$APT/installed/cache" \
-        depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
-    unpack installed "$folder/root" "$kernel"
-    cp "$folder"/root/boot/vmlinuz-* "$folder/linux"
-    take_modules "$(echo "$folder"/root/lib/modules/*/kernel)" "$folder/modules" \
-        drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_modern_dev \
-        drivers/virtio/virtio_pci_legacy_dev drivers/virtio/virtio_pci \
-        net/core/failover drivers/net/net_failover drivers/net/virtio_net
+    local folder=$CACHE/qemu kernel parts file
+    use_suite installed
+    apt_logged update
+    kernel=$(depends linux-image-cloud-amd64 '^linux-image-[0-9]')
+    [ -n "$kernel" ] || { warn "the apt sources of this machine have no linux-image-cloud-amd64"; return 1; }
+    kernel=${kernel%%$'\n'*}
+    mapfile -t parts < <(depends "$kernel" '^linux-(base|binary|modules)-[0-9]')
+    unpack installed qemu "$kernel" "${parts[@]}"
+    for file in "$folder"/root/{boot,usr/lib/modules/*}/vmlinuz*; do
+        [ ! -f "$file" ] || cp "$file" "$folder/linux"
+    done
+    [ -e "$folder/linux" ] || { warn "there is no kernel (vmlinuz) in: $kernel ${parts[*]}"; return 1; }
+    for file in "$folder"/root/{,usr/}lib/modules/*; do
+        [ ! -d "$file" ] || take_modules "$file" "$folder/modules" virtio_pci virtio_net
+    done
 }
 
 fetch_peer() {
     local folder=$CACHE/peer
-    unpack unstable "$folder/root" passt libc6
+    unpack unstable peer passt libc6
     cp "$folder"/root/usr/bin/passt{,.avx2} "$folder/"
     use_loader "$folder" "$folder"/passt{,.avx2}
 }
 
-# fetch PART: does nothing if the part is complete.
+fetch_dhclient() {
+    local folder=$CACHE/dhclient
+    unpack trixie dhclient isc-dhcp-client
+    cp "$folder"/root/{,usr/}sbin/dhclient "$folder/" 2>/dev/null || [ -x "$folder/dhclient" ]
+}
+
+# fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"
-    mkdir -p "$folder"
+    mkdir -p "$folder/root"
     local status
     set +e
     (set -e && "fetch_$1")
     status=$?
     set -e
     if [ "$status" -ne 0 ]; then
-        tail -n 15 "$APT/log" >&2
-        warn "cannot get '$1'; apt's words are above and in $APT/log"
+        warn "cannot make '$1': the reason is above; what was fetched is kept in $APT/packages"
         return 1
     fi
-    rm -rf "$folder/root"
+    rm -rf "$folder/root" "$APT/packages/$1"
     touch "$folder/complete"
 }
 
@@ -149,8 +207,11 @@ build_image() {
     rm -rf "$tree"
 }
 
+# Sourced for its functions, by their tests.
+[ "${BASH_SOURCE[0]}" = "$0" ] || return 0
+need_folders
 mkdir -p "$APT"
-need patchelf=patchelf cpio=cpio
+need patchelf=patchelf cpio=cpio depmod=kmod xz=xz-utils zstd=zstd
 need_cargo
 for part in "$@"; do
     case $part in
@@ -161,7 +222,7 @@ for part in "$@"; do
         build_nettool
         build_image "$part"
         ;;
-    peer) fetch peer ;;
+    peer | dhclient) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

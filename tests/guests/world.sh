@@ -32,20 +32,30 @@ enter_world() {
 make_world() {
     LOGS=$1
     local resolv
+    forget_proxies
     resolv=$(readlink -f /etc/resolv.conf)
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -p /run/netns /run/guests /run/bin "$WORLD" "$(dirname "$resolv")"
     mount --bind "$CACHE" /run/guests
-    cp "$PASST" /run/bin/passt
-    cp "$NETTOOL" /run/bin/nettool
-    [ ! -e "$PASST.avx2" ] || cp "$PASST.avx2" /run/bin/passt.avx2
+    install "$PASST" /run/bin/passt
+    install "$NETTOOL" /run/bin/nettool
+    [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
     mount --bind "$WORLD/resolv.conf" "$resolv"
     [ "$PASST_WORLD_UID" -ne 0 ] || chown "$ORDINARY:$ORDINARY" "$WORLD"
     mkfifo "$WORLD/console.in" "$WORLD/console.out"
     exec {CONSOLE_IN}<>"$WORLD/console.in" {CONSOLE_OUT}<>"$WORLD/console.out"
+    make_user
     make_networks
+}
+
+# In a world no proxy can be reached.
+forget_proxies() {
+    local variable
+    for variable in $(compgen -e); do
+        case ${variable,,} in *_proxy) unset "$variable" ;; esac
+    done
 }
 
 make_networks() {
@@ -88,7 +98,7 @@ make_pasta() {
 # settled NAMESPACE: carriers are seen, and duplicate address detection has ended.
 settled() {
     [ "$(ip -n "$1" -6 addr show tentative | wc -l)" -eq 0 ] &&
-        ip -n "$1" link show up type veth | grep -q 'state UP'
+        ip -n "$1" link show up type veth | grep 'state UP' >/dev/null
 }
 
 # in_net NAMESPACE COMMAND...
@@ -106,7 +116,19 @@ become_user() {
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
         exec nsenter --net=/run/netns/host setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
     fi
-    exec nsenter --net=/run/netns/host unshare --user --map-user="$ORDINARY" --map-group="$ORDINARY" "$@"
+    exec nsenter --net=/run/netns/host nsenter --user=/run/ordinary --preserve-credentials -- "$@"
+}
+
+# make_user: the user namespace in which who runs all this is an ordinary user. It is one for all, as processes of
+# one user are for each other.
+make_user() {
+    [ "$PASST_WORLD_UID" -ne 0 ] || return 0
+    unshare --user --map-user="$ORDINARY" --map-group="$ORDINARY" sleep 60 &
+    until_true 10 grep -qx sleep "/proc/$!/comm"
+    : >/run/ordinary
+    mount --bind "/proc/$!/ns/user" /run/ordinary
+    kill $!
+    wait $! || true
 }
 
 # until_true SECONDS COMMAND...: repeats the command until it succeeds.

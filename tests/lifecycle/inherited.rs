@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 
-use crate::rig::{Place, Program, contains, is_answered, until};
+use crate::rig::{Place, Program, contains, is_answered, until, visible_passt};
 
 /// Lets the child do something between fork and exec.
 fn before_exec(command: &mut Command, act: impl FnMut() + Send + Sync + 'static) -> &mut Command {
@@ -34,7 +34,7 @@ fn standard(program: &Program) -> Vec<(i32, std::path::PathBuf)> {
 #[test]
 fn standard_descriptors_that_are_closed_become_nothing_else() {
     let place = Place::new();
-    let mut command = place.passt::<&str>(&[]);
+    let mut command = place.visible_passt::<&str>(&[]);
     before_exec(&mut command, || {
         for fd in 0..3 {
             // SAFETY: the descriptors of a process that will be another program.
@@ -67,7 +67,7 @@ fn leak(command: &mut Command, marker: &Path, numbers: &'static [RawFd]) {
 fn inherited_descriptors_are_closed() {
     let place = Place::new();
     let marker = place.path("marker");
-    let mut command = place.passt::<&str>(&[]);
+    let mut command = place.visible_passt::<&str>(&[]);
     leak(&mut command, &marker, &[3, 4, 20, 200]);
     let program = ready(&place, &mut command);
     assert!(program.descriptors().iter().all(|(_, link)| *link != marker));
@@ -78,7 +78,7 @@ fn serves_by_descriptor(number: RawFd, leaks: &'static [RawFd]) {
     let place = Place::new();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let marker = place.path("marker");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
+    let mut command = visible_passt();
     command.args(crate::rig::NETWORK).arg("--pid").arg(place.path("pid"));
     command.args(["--fd", &number.to_string()]);
     leak(&mut command, &marker, leaks);

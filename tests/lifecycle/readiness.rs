@@ -17,7 +17,7 @@ fn mode(place: &Place, name: &str) -> u32 {
 #[test]
 fn background_is_ready_when_the_command_returns() {
     let place = Place::new();
-    let mut program = place.background(&["--one-off"]);
+    let mut program = place.returned(&mut place.visible_passt(&["--one-off"]));
     assert_eq!(mode(&place, "pid"), 0o600);
     for (number, link) in program.descriptors().into_iter().take(3) {
         assert_eq!(link.to_str(), Some("/dev/null"), "descriptor {number}");

@@ -46,8 +46,21 @@ impl Place {
 
     /// passt with a socket and a PID file here, as the user whose place this is, also if that is root.
     pub fn passt<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
-        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        let command = Command::new(env!("CARGO_BIN_EXE_passt"));
+        self.complete(command, (geteuid().as_raw(), getegid().as_raw()), arguments)
+    }
+
+    /// The same, of which the test may see the descriptors.
+    pub fn visible_passt<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        self.complete(visible_passt(), (0, 0), arguments)
+    }
+
+    fn complete<S: AsRef<OsStr>>(
+        &self,
+        mut command: Command,
+        (user, group): (u32, u32),
+        arguments: &[S],
+    ) -> Command {
         command.args(NETWORK).arg("--socket").arg(self.path("socket"));
         command.arg(format!("--runas={user}:{group}"));
         command.arg("--pid").arg(self.path("pid")).args(arguments);
@@ -76,7 +89,12 @@ impl Place {
 
     /// Starts passt in the background; it is ready when this returns.
     pub fn background<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Program {
-        let output = self.passt(arguments).output().unwrap();
+        self.returned(&mut self.passt(arguments))
+    }
+
+    /// Starts a command that goes to the background; it is ready when this returns.
+    pub fn returned(&self, command: &mut Command) -> Program {
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
         Program { child: None, pid: self.pid().unwrap() }
@@ -98,6 +116,17 @@ impl Place {
     }
 }
 
+/// passt whose `/proc/PID/fd` the test may read. A program that cannot be dumped belongs there to the root of the user
+/// namespace in which it was started: that root has to be the test's user.
+pub fn visible_passt() -> Command {
+    if geteuid().is_root() {
+        return Command::new(env!("CARGO_BIN_EXE_passt"));
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", env!("CARGO_BIN_EXE_passt")]);
+    command
+}
+
 /// A process that serves; killed at the end.
 pub struct Program {
     child: Option<Child>,
@@ -114,7 +143,7 @@ impl Program {
         status_field(&std::fs::read_to_string(self.proc("status")).unwrap(), field)
     }
 
-    /// What its descriptors are.
+    /// What its descriptors are, if it is a [`visible_passt`].
     pub fn descriptors(&self) -> Vec<(i32, PathBuf)> {
         let entries = std::fs::read_dir(self.proc("fd")).unwrap().map(Result::unwrap);
         let link = |entry: std::fs::DirEntry| {

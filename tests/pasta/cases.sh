@@ -299,7 +299,7 @@ case_dns_on_loopback() {
 }
 
 # seen_as ADDRESS MAC: the namespace of the holder has learned it so.
-seen_as() { inside ip neigh show "$1" dev uplink | grep -q "lladdr $2 "; }
+seen_as() { inside ip neigh show "$1" dev uplink | grep "lladdr $2 " >/dev/null; }
 # found_as ADDRESS MAC: the same when it asks.
 found_as() {
     inside busybox ping -c 1 -W 1 "$1" >/dev/null 2>&1 || true

@@ -30,7 +30,19 @@ crowd_pasta() {
     remember "$DAEMON"
 }
 
-descriptors() { find "/proc/$DAEMON/fd" -mindepth 1 | wc -l; }
+# The daemon cannot be dumped, so its /proc/PID/fd belongs to the machine's root, whom a world made by somebody else does
+# not know. Whoever may trace a process may count by pidfd_open(2) and pidfd_getfd(2).
+descriptors() {
+    perl -e '
+        my $pidfd = syscall(434, $ARGV[0] + 0, 0);
+        $pidfd >= 0 or die "pidfd_open: $!\n";
+        my $count = 0;
+        for my $number (0 .. $ARGV[1] - 1) {
+            my $copy = syscall(438, $pidfd, $number, 0);
+            if ($copy >= 0) { syscall(3, $copy); $count++ } elsif (!$!{EBADF}) { die "pidfd_getfd: $!\n" }
+        }
+        print "$count\n"' "$DAEMON" "$(awk '/^FDSize:/ { print $2 }' "/proc/$DAEMON/status")"
+}
 memory() { awk '$1 == "Pss:" { print $2 }' "/proc/$DAEMON/smaps_rollup"; }
 flows() { awk '/\(TCP connection\): .* => / { open++ } /\(TCP connection\): closed/ { open-- } END { print open + 0 }' "$WORLD/flows.log"; }
 # at_rest DESCRIPTORS: no flow is left, and nothing else that was not there before.
@@ -91,6 +103,7 @@ case_crowd_in() {
 
 # With the smallest limit that is in use there is one of everything, in both directions and past the tap device.
 case_few_descriptors() {
+    local count
     ulimit -n 64
     holder
     crowd_pasta -t 7100 -u none -T 5600 -U none
@@ -102,7 +115,8 @@ case_few_descriptors() {
     until_true 10 grep -q ready "$WORLD/inside.log"
     outside get "$HOST4:7100" 1000000 4
     in_net host /run/bin/nettool get '[::1]:7100' 1000000 5
-    [ "$(descriptors)" -le 48 ] || { echo "$(descriptors) descriptors are in use without a connection"; return 1; }
+    count=$(descriptors)
+    { [ "$count" -gt 8 ] && [ "$count" -le 48 ]; } || { echo "$count descriptors are in use without a connection"; return 1; }
 }
 
 # The tap device's queue has room for the segments of the largest window, 16 MiB; a kernel that
