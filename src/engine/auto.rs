@@ -20,8 +20,9 @@ use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
 use crate::sys::errno_text;
-use crate::sys::namespace_socket::{OwnNamespace, SocketKind, SocketMaker};
-use crate::sys::sock_diag::{Protocol, SockDiag};
+use crate::sys::namespace_socket::{OwnNamespace, SocketMaker};
+use crate::sys::services::Services;
+use crate::sys::sock_diag::Protocol;
 
 /// A rule that follows what listens on the other side.
 struct ScanRule {
@@ -36,15 +37,15 @@ struct ScanRule {
 
 /// What port detection keeps.
 pub(super) struct Scans {
-    host: Option<SockDiag>,
-    namespace: Option<SockDiag>,
+    host: Option<Services>,
+    namespace: Option<Services>,
     rules: Vec<ScanRule>,
     seen: Listening,
     own: Listening,
 }
 
 impl Scans {
-    /// Netlink sockets where rules of `inbound` and `outbound` need them.
+    /// Prepared to look where rules of `inbound` and `outbound` need it.
     pub fn new(
         inbound: &RuleTable,
         outbound: &RuleTable,
@@ -61,9 +62,8 @@ impl Scans {
             }));
         }
         let needs = |pif| rules.iter().any(|rule: &ScanRule| rule.pif == pif);
-        let diag = |maker: &mut dyn SocketMaker| maker.make(SocketKind::Diag).map(SockDiag::new);
-        let host = needs(Pif::Splice).then(|| diag(&mut OwnNamespace)).transpose()?;
-        let namespace = needs(Pif::Host).then(|| diag(namespace)).transpose()?;
+        let host = needs(Pif::Splice).then(|| OwnNamespace.services()).transpose()?;
+        let namespace = needs(Pif::Host).then(|| namespace.services()).transpose()?;
         let (seen, own) = (Listening::default(), Listening::default());
         Ok(Self { host, namespace, rules, seen, own })
     }
@@ -76,16 +76,16 @@ impl Scans {
         listeners: &Listeners,
         reached: impl Fn(IpAddr) -> bool,
     ) -> Result<bool, Errno> {
-        let (diag, other) = match pif {
+        let (services, other) = match pif {
             Pif::Host => (&mut self.namespace, Pif::Splice),
             _ => (&mut self.host, Pif::Host),
         };
-        let Some(diag) = diag else { return Ok(false) };
+        let Some(services) = services else { return Ok(false) };
         self.seen.clear();
         self.own.clear();
         for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
             let set = self.seen.of_mut(proto);
-            diag.visit(protocol, |address, port| {
+            services.visit(protocol, |address, port| {
                 if reached(address) {
                     set.insert(port);
                 }

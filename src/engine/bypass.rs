@@ -52,7 +52,7 @@ impl Engine {
     /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace.
     ///
     /// # Errors
-    /// What making the netlink sockets for port detection reports, if a rule needs them.
+    /// Why it cannot be seen what listens, if a rule needs that.
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
         let BypassConfig { how, mut sockets, outbound, interface } = config;
         let scans = Scans::new(&self.addressing.rules, &outbound, sockets.as_mut())?;
