@@ -158,7 +158,7 @@ pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Watch>>, StartErr
 /// Makes a network namespace that belongs to the command's user namespace.
 fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, StartError> {
     let setup = match user {
-        UserNamespace::New => identity::create_namespace().map(|()| Setup::Pasta)?,
+        UserNamespace::New => identity::create_namespace_as_root().map(|()| Setup::Pasta)?,
         UserNamespace::At(path) => {
             identity::enter_namespace(path).map(|()| Setup::PastaOfOthers)?
         }
