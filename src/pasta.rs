@@ -24,8 +24,9 @@ use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Source;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
-use crate::start::{NOTIFY_VARIABLE, StartError};
+use crate::start::{NOTIFY_VARIABLE, StartError, system};
 use crate::sys::process::DescriptorLimit;
+use crate::sys::services::PortTables;
 use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
 use command::Started;
@@ -79,6 +80,16 @@ impl Namespace {
     /// The network namespace.
     pub fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
+    }
+
+    /// Opens the namespace's tables of sockets, for where what listens cannot be asked for.
+    ///
+    /// # Errors
+    /// [`StartError`] says why they cannot be opened.
+    pub fn port_tables(&self) -> Result<PortTables, StartError> {
+        namespace::in_network(self.network(), PortTables::open)
+            .flatten()
+            .map_err(system("Couldn't open /proc/net of the namespace"))
     }
 
     /// Makes the tap device, or takes the one that was handed over, and configures the namespace. Address
@@ -147,7 +158,7 @@ pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Source>>, StartEr
 /// Makes a network namespace that belongs to the command's user namespace.
 fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, StartError> {
     let setup = match user {
-        UserNamespace::New => identity::create_namespace().map(|()| Setup::Pasta)?,
+        UserNamespace::New => identity::create_namespace_as_root().map(|()| Setup::Pasta)?,
         UserNamespace::At(path) => {
             identity::enter_namespace(path).map(|()| Setup::PastaOfOthers)?
         }

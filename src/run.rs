@@ -21,9 +21,10 @@ use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Program};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
-use crate::sys::namespace_socket::NamespaceSockets;
+use crate::sys::errno_text;
+use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
-use crate::sys::stream;
+use crate::sys::{sock_diag, stream};
 
 /// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
 const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
@@ -217,10 +218,21 @@ fn bypass(
     namespace: &Namespace,
     device: Option<&pasta::Device>,
 ) -> Result<Option<BypassConfig>, StartError> {
-    let Some(PastaConf { bypass, .. }) = &conf.pasta else { return Ok(None) };
+    let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
     let filter = sandbox::socket_maker()?;
-    let sockets = NamespaceSockets::start(namespace.network(), &filter)
+    let mut sockets = NamespaceSockets::start(namespace.network(), &filter)
         .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
+    let mut rules = conf.rules.rules().iter().chain(outbound.rules());
+    if rules.any(|rule| rule.scan)
+        && let Err(errno) = sock_diag::socket()
+        && is_refusal(errno)
+    {
+        let why = errno_text(errno);
+        log::warn!(
+            "Cannot ask the kernel what listens: {why}: /proc/net is read, which takes longer"
+        );
+        sockets.read_services(namespace.port_tables()?);
+    }
     let sockets = Box::new(sockets);
     let interface = device.map_or(0, |device| device.index);
     Ok(Some(BypassConfig { how: *bypass, sockets, interface }))

@@ -216,7 +216,7 @@ fn in_the_background_it_is_alone_with_its_sockets() {
     if is_root() {
         assert_eq!(program.status("Groups"), [""; 0]);
         let map = std::fs::read_to_string(program.proc("uid_map")).unwrap();
-        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &user.to_string(), "1"]);
+        assert_eq!(map, "", "nobody has an id in its user namespace");
     }
     program.assert_serves();
 }

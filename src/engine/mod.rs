@@ -150,7 +150,7 @@ impl Engine {
     /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace.
     ///
     /// # Errors
-    /// What making the netlink sockets for port detection reports, if a rule needs them.
+    /// Why it cannot be seen what listens, if a rule needs that.
     pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
         let kept = self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
         let mut parts = BypassParts::new(config, kept);

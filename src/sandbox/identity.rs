@@ -56,15 +56,24 @@ fn invalid(spec: &str) -> StartError {
     ))
 }
 
-/// Makes a user namespace and enters it; the user that we are is its root.
+/// Makes a user namespace and enters it. Nobody has an id in it: capabilities are all that it is for, and
+/// AppArmor's profiles for passt do not let it write maps.
 ///
 /// # Errors
 /// It cannot be made.
 pub fn create_namespace() -> Result<(), SandboxError> {
-    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     namespace::create(Kinds::USER).map_err(|errno| {
         SandboxError::new("couldn't create a user namespace", errno, namespace_cure(errno))
-    })?;
+    })
+}
+
+/// Makes a user namespace and enters it; the user that we are is its root.
+///
+/// # Errors
+/// It cannot be made.
+pub fn create_namespace_as_root() -> Result<(), SandboxError> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    create_namespace()?;
     if let Err(error) = namespace::map_to_root(user, group) {
         log::warn!("Couldn't configure user mappings: {error}");
     }

@@ -15,6 +15,7 @@ pub mod neighbours;
 pub mod netlink;
 pub mod process;
 pub mod seccomp;
+pub mod services;
 pub mod sock_diag;
 pub mod socket;
 pub mod stream;

@@ -26,7 +26,8 @@ use rustix::process::{Resource, getrlimit};
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
 use super::seccomp::Filter;
-use super::sock_diag;
+use super::services::{PortTables, Services};
+use super::sock_diag::{self, SockDiag};
 use super::socket::{self, Transport, last_errno};
 use crate::limits::NAMESPACE_STOCK as STOCK;
 
@@ -83,6 +84,12 @@ pub trait SocketMaker {
 
     /// How many sockets of one kind may wait for use.
     fn keep_at_most(&mut self, sockets: usize);
+
+    /// What tells which ports are listened on there.
+    ///
+    /// # Errors
+    /// What socket(2) reports, or open(2) where a policy refuses that socket.
+    fn services(&mut self) -> Result<Services, Errno>;
 }
 
 /// Makes sockets where the program is.
@@ -95,6 +102,19 @@ impl SocketMaker for OwnNamespace {
     }
 
     fn keep_at_most(&mut self, _none_wait: usize) {}
+
+    fn services(&mut self) -> Result<Services, Errno> {
+        match sock_diag::socket() {
+            Ok(socket) => Ok(Services::Asked(SockDiag::new(socket))),
+            Err(errno) if is_refusal(errno) => PortTables::open().map(Services::Read),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Whether a policy refuses a socket that everybody may have.
+pub fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
 /// Makes sockets in the namespace of a helper process.
@@ -102,6 +122,8 @@ impl SocketMaker for OwnNamespace {
 pub struct NamespaceSockets {
     helper: OwnedFd,
     pid: i32,
+    /// Read in place of the answers to a socket that is refused.
+    tables: Option<PortTables>,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
     /// How many are fetched together.
     batch: u8,
@@ -126,7 +148,7 @@ impl NamespaceSockets {
                 match i32::from_ne_bytes(error) {
                     0 if length == error.len() => {
                         let (stock, batch) = (Default::default(), STOCK as u8);
-                        Ok(Self { helper: ours, pid, stock, batch })
+                        Ok(Self { helper: ours, pid, tables: None, stock, batch })
                     }
                     0 => Err(Errno::PIPE),
                     error => Err(Errno::from_raw_os_error(error)),
@@ -138,6 +160,11 @@ impl NamespaceSockets {
     /// The helper's process id, for who reaps children.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Has what listens read from tables that were opened in the namespace.
+    pub fn read_services(&mut self, tables: PortTables) {
+        self.tables = Some(tables);
     }
 
     /// Asks for `count` sockets.
@@ -172,6 +199,15 @@ impl SocketMaker for NamespaceSockets {
 
     fn keep_at_most(&mut self, sockets: usize) {
         self.batch = sockets.clamp(1, STOCK) as u8;
+    }
+
+    fn services(&mut self) -> Result<Services, Errno> {
+        match self.tables.take() {
+            Some(tables) => Ok(Services::Read(tables)),
+            None => {
+                self.make(SocketKind::Diag).map(|socket| Services::Asked(SockDiag::new(socket)))
+            }
+        }
     }
 }
 

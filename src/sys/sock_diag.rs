@@ -22,9 +22,9 @@ const TCPDIAG_GETSOCK: u16 = 18;
 /// Its successor (linux/sock_diag.h): one family of any protocol.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN`.
-const STATE_LISTEN: u32 = 10;
+pub(super) const STATE_LISTEN: u32 = 10;
 /// `TCP_CLOSE`: what UDP sockets are in until they are connected.
-const STATE_CLOSE: u32 = 7;
+pub(super) const STATE_CLOSE: u32 = 7;
 
 /// `struct nlmsghdr`.
 pub(super) const HEADER_BYTES: usize = 16;

@@ -24,8 +24,9 @@ use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
 use crate::sys::errno_text;
-use crate::sys::namespace_socket::{OwnNamespace, SocketKind, SocketMaker};
-use crate::sys::sock_diag::{Protocol, SockDiag};
+use crate::sys::namespace_socket::{OwnNamespace, SocketMaker};
+use crate::sys::services::Services;
+use crate::sys::sock_diag::Protocol;
 
 /// A rule that follows what listens on the other side.
 struct ScanRule {
@@ -41,19 +42,19 @@ struct ScanRule {
 /// What port detection keeps.
 #[derive(Default)]
 pub(in crate::engine) struct Scans {
-    host: Option<SockDiag>,
-    namespace: Option<SockDiag>,
+    host: Option<Services>,
+    namespace: Option<Services>,
     rules: Vec<ScanRule>,
     seen: Listening,
     own: Listening,
 }
 
 impl Scans {
-    /// Follows the rules of `net` that want it, and makes the netlink sockets that they need. What is known of rules
+    /// Follows the rules of `net` that want it, and prepares to look where they need it. What is known of rules
     /// that were followed before stays known.
     ///
     /// # Errors
-    /// What socket(2) reports.
+    /// Why it cannot be seen what listens.
     pub fn follow_rules(
         &mut self,
         net: &Net,
@@ -73,12 +74,11 @@ impl Scans {
         }
         self.rules = rules;
         let needs = |pif| self.rules.iter().any(|rule| rule.pif == pif);
-        let diag = |maker: &mut dyn SocketMaker| maker.make(SocketKind::Diag).map(SockDiag::new);
         if needs(Pif::Splice) && self.host.is_none() {
-            self.host = Some(diag(&mut OwnNamespace)?);
+            self.host = Some(OwnNamespace.services()?);
         }
         if needs(Pif::Host) && self.namespace.is_none() {
-            self.namespace = Some(diag(namespace)?);
+            self.namespace = Some(namespace.services()?);
         }
         Ok(())
     }
@@ -91,16 +91,16 @@ impl Scans {
         listeners: &Listeners,
         reached: impl Fn(IpAddr) -> bool,
     ) -> Result<bool, Errno> {
-        let (diag, other) = match pif {
+        let (services, other) = match pif {
             Pif::Host => (&mut self.namespace, Pif::Splice),
             _ => (&mut self.host, Pif::Host),
         };
-        let Some(diag) = diag else { return Ok(false) };
+        let Some(services) = services else { return Ok(false) };
         self.seen.clear();
         self.own.clear();
         for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
             let set = self.seen.of_mut(proto);
-            diag.visit(protocol, |address, port| {
+            services.visit(protocol, |address, port| {
                 if reached(address) {
                     set.insert(port);
                 }
