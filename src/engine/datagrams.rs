@@ -6,7 +6,8 @@
 //! datagrams stay in the socket, whose queue is bounded by the kernel, and the flow waits for the link's
 //! word; without a link they are dropped and counted.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use passt_frame::{
@@ -17,12 +18,13 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
 use super::Engine;
+use super::datagram_socket::{Opening, open};
 use super::outbox::Outbox;
 use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{self, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
-use crate::limits::{DATAGRAMS_PER_TURN, UDP_BUFFER_BYTES};
+use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::time::Timestamp;
@@ -114,8 +116,8 @@ impl Engine {
             freebind: false,
             dual_stack: false,
         };
-        let socket = outbound_socket(transport, &to).map_err(|errno| {
-            log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+        let socket = socket::create(transport, destination.ip()).map_err(|errno| {
+            log::debug!("no {transport:?} socket: {errno}");
             if transport == Transport::Ping && !std::mem::replace(&mut self.ping_refused, true) {
                 log::warn!(
                     "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
@@ -124,8 +126,10 @@ impl Engine {
             }
             DropReason::SocketFailed
         })?;
-        socket::connect(socket.as_fd(), destination).map_err(|errno| {
-            log::debug!("{transport:?} socket to {destination}: {errno}");
+        let peer = destination;
+        let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
+        let socket = open(socket, &opening).map_err(|errno| {
+            log::debug!("{transport:?} socket from {} to {peer}: {errno}", to.address);
             DropReason::SocketFailed
         })?;
         let state = DatagramState::new(self.now);
@@ -177,7 +181,8 @@ impl Engine {
         let Protocol::Ping(state) = &flow.state.protocol else { return Drained::Empty };
         let template = self.addressing.template(&side, flow.state.l4(&flow.sides), 0);
         let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
-        drain(|| echo_to_guest(&mut self.outbox, out, fd, &template, identity))
+        let peer = flow.sides[1 - tap].endpoint.ip();
+        drain(|| echo_to_guest(&mut self.outbox, out, (fd, peer), &template, identity))
     }
 
     /// The timer of a datagram flow: ends it if it was silent for long enough.
@@ -210,34 +215,6 @@ pub(super) fn drain(mut one: impl FnMut() -> Option<Drained>) -> Drained {
         }
     }
     Drained::More
-}
-
-/// Binds to the guest's own source port, or to any port where that is taken or privileged: the
-/// datagram gets through, and an answer finds its way back.
-fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
-    let socket = socket::bound(transport, to).or_else(|errno| {
-        let mut any_port = *to;
-        any_port.address.set_port(0);
-        match errno {
-            Errno::ADDRINUSE | Errno::ACCESS if to.address.port() != 0 => {
-                socket::bound(transport, &any_port)
-            }
-            _ => Err(errno),
-        }
-    })?;
-    prepare(socket.as_fd(), transport, to.address.is_ipv4())?;
-    Ok(socket)
-}
-
-/// Sets what the sockets of all datagram flows have in common.
-pub(super) fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
-    datagram::report_errors(fd, v4)?;
-    if transport == Transport::Udp {
-        // Older kernels hand out one datagram at a time.
-        let _ = datagram::coalesce(fd);
-        let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
-    }
-    Ok(())
 }
 
 /// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
@@ -347,20 +324,25 @@ fn checksum(
     }
 }
 
-/// Moves one echo reply to the guest, with the guest's identifier and at most as long as its largest
-/// request; `None` when there is none.
+/// Moves one echo reply of `peer` to the guest, with the guest's identifier and at most as long as its
+/// largest request; `None` when there is none.
 fn echo_to_guest(
     outbox: &mut Outbox,
     out: &mut dyn ToGuest,
-    fd: BorrowedFd<'_>,
+    (fd, peer): (BorrowedFd<'_>, IpAddr),
     template: &HeaderTemplate,
     (identifier, largest): (u16, u32),
 ) -> Option<Drained> {
     let mut head = [0; UDP_HEADER_BYTES as usize];
-    let peeked = match next_head(datagram::peek_bytes(fd, &mut head)) {
-        Ok(len) => len,
+    let (peeked, source) = match next_head(datagram::peek_bytes(fd, &mut head)) {
+        Ok(peeked) => peeked,
         Err(next) => return next,
     };
+    if source.is_none_or(|source| source.ip() != peer) {
+        outbox.drops.count(DropReason::ForeignDatagram);
+        drop_head(fd);
+        return Some(Drained::More);
+    }
     let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
     if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
         outbox.drops.count(DropReason::UnsupportedIcmp);

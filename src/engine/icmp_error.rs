@@ -13,7 +13,7 @@ use super::Engine;
 use super::addressing::Addressing;
 use super::state::Protocol;
 use crate::flow::fwd;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ERRORS_PER_TURN;
 use crate::sys::datagram::{self, QueuedError};
@@ -42,7 +42,7 @@ impl Engine {
             return;
         }
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-        let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
+        let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
         let fd = flow.state.socket.as_fd();
         let mut payload = [0; MESSAGE_V6];
         for _ in 0..ERRORS_PER_TURN {
@@ -50,8 +50,12 @@ impl Engine {
             if !relay {
                 continue;
             }
+            if error.destination.is_none_or(|to| Endpoint::from(to) != peer) {
+                self.outbox.drops.count(DropReason::ForeignDatagram);
+                continue;
+            }
             let quote = &payload[..error.payload_len];
-            match answer(&self.addressing, &side, peer, &error, quote) {
+            match answer(&self.addressing, &side, peer.ip(), &error, quote) {
                 Some((from, mut message)) => {
                     let to = SocketAddr::new(side.endpoint.ip(), 0);
                     let macs = self.addressing.macs_from(from.ip());

@@ -14,7 +14,8 @@ use rustix::event::epoll;
 use rustix::net::{self as rnet, sockopt};
 
 use super::Engine;
-use super::datagrams::{Drained, drain, prepare};
+use super::datagram_socket::{Opening, open};
+use super::datagrams::{Drained, drain};
 use super::state::{DatagramState, FlowState, Protocol};
 use super::token::Token;
 use super::udp_to_guest::udp_to_guest;
@@ -538,10 +539,9 @@ impl Engine {
             freebind: self.options.freebind,
             dual_stack: false,
         };
-        let socket = socket::bound(Transport::Udp, &to)?;
-        prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
-        socket::connect(socket.as_fd(), peer)?;
-        Ok(socket)
+        let transport = Transport::Udp;
+        let socket = socket::create(transport, local.ip())?;
+        open(socket, &Opening { transport, to, peer, or_any_port: false, for_link: true })
     }
 }
 

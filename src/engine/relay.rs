@@ -9,6 +9,7 @@ use passt_frame::Errno;
 
 use super::Engine;
 use super::bypass::{open_logged, target_side};
+use super::datagram_socket::{Opening, Strangers, open};
 use super::datagrams::Drained;
 use super::outbox::Outbox;
 use super::state::{DatagramState, FlowState, Protocol, RelayState};
@@ -18,7 +19,7 @@ use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
 use crate::sys::batch::Batch;
-use crate::sys::socket::{self, BindTo, Transport};
+use crate::sys::socket::{BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
@@ -35,21 +36,13 @@ impl Engine {
         let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
         let interface = rule.interface.as_ref().map(|name| name.as_str());
         let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
-            let first = self.connected(initiating.pif, (local, interface), peer)?;
-            let source = side.source;
-            let second = match self.connected(to, (source, None), side.destination) {
-                // The port is taken there, or privileged: another one will do.
-                Err(Errno::ADDRINUSE | Errno::ACCESS) => {
-                    let any = SocketAddr::new(source.ip(), 0);
-                    self.connected(to, (any, None), side.destination)?
-                }
-                other => other?,
-            };
-            Ok((first, second))
+            let first = self.connected(initiating.pif, (local, interface), peer, false)?;
+            Ok((first, self.connected(to, (side.source, None), side.destination, true)?))
         };
         let (first, target) = open_logged(open, &sides)?;
         let datagrams = DatagramState::new(self.now);
-        let relay = RelayState { datagrams, target, readable: [false; 2] };
+        let strangers = [Strangers::new(self.now); 2];
+        let relay = RelayState { datagrams, target, readable: [false; 2], strangers };
         let state = FlowState::new(first, Protocol::Relay(relay));
         self.add_datagram_flow(sides, L4Protocol::Udp, state)
     }
@@ -60,13 +53,13 @@ impl Engine {
         pif: Pif,
         (address, interface): (SocketAddr, Option<&str>),
         peer: SocketAddr,
+        or_any_port: bool,
     ) -> Result<OwnedFd, Errno> {
         let freebind = self.options.freebind && pif == Pif::Host;
-        let udp = self.socket_on(pif, Transport::Udp, peer)?;
+        let transport = Transport::Udp;
         let to = BindTo { address, interface, freebind, dual_stack: false };
-        socket::bind(udp.as_fd(), &to)?;
-        socket::connect(udp.as_fd(), peer)?;
-        Ok(udp)
+        let socket = self.socket_on(pif, transport, peer)?;
+        open(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
     }
 
     /// Passes the datagram at the head of a listening socket's queue on to the target of its flow.
@@ -76,7 +69,7 @@ impl Engine {
         let Protocol::Relay(relay) = &mut self.flows.table.get_mut(id)?.state.protocol else {
             return None;
         };
-        if parts.batch.receive(listener.socket.as_fd(), 1).is_ok() {
+        if parts.batch.receive(listener.socket.as_fd(), 1, None).is_ok() {
             relay.datagrams.touch(self.now, End::Initiator.index(), 1);
             send_all(&mut parts.batch, relay.target.as_fd(), 1, &mut self.outbox);
         }
@@ -97,6 +90,7 @@ impl Engine {
         let (Some(flow), Some(parts)) = (self.flows.table.get_mut(id), &mut self.bypass) else {
             return;
         };
+        let peers = flow.sides.map(|side| side.endpoint);
         let initiator = flow.state.socket.as_fd();
         let Protocol::Relay(relay) = &mut flow.state.protocol else { return };
         let sockets = [initiator, relay.target.as_fd()];
@@ -106,12 +100,21 @@ impl Engine {
                 if !relay.readable[index] {
                     break;
                 }
-                match parts.batch.receive(sockets[index], DATAGRAM_BATCH) {
+                let peer = relay.strangers[index].allow_only(peers[index]);
+                match parts.batch.receive(sockets[index], DATAGRAM_BATCH, peer) {
                     Ok(received) => {
-                        relay.datagrams.touch(self.now, index, received);
-                        send_all(&mut parts.batch, sockets[other], received, &mut self.outbox);
+                        let kept = parts.batch.bursts().len();
+                        let strange = (received - kept) as u64;
+                        self.outbox.drops.add(DropReason::ForeignDatagram, strange);
+                        if kept > 0 {
+                            relay.datagrams.touch(self.now, index, kept);
+                        }
+                        send_all(&mut parts.batch, sockets[other], kept, &mut self.outbox);
                     }
-                    Err(Errno::AGAIN) => relay.readable[index] = false,
+                    Err(Errno::AGAIN) => {
+                        relay.readable[index] = false;
+                        relay.strangers[index].on_empty(self.now);
+                    }
                     // An ICMP error to an earlier datagram, which this call has cleared.
                     Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
                     Err(errno) => {

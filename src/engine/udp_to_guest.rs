@@ -13,6 +13,7 @@
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -46,6 +47,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     template: &'a HeaderTemplate,
+    /// The peer, if the socket may have datagrams of others.
+    peer: Option<SocketAddr>,
 }
 
 impl Engine {
@@ -56,8 +59,9 @@ impl Engine {
         let Protocol::Udp(state) = &flow.state.protocol else { return Drained::Empty };
         let mut state = *state;
         let template = self.addressing.template(&flow.sides[tap], L4Protocol::Udp, 0);
-        let fd = flow.state.fd();
-        let mut way = Way { outbox: &mut self.outbox, out, fd, template: &template };
+        let (fd, peer) =
+            (flow.state.fd(), state.strangers.allow_only(flow.sides[1 - tap].endpoint));
+        let mut way = Way { outbox: &mut self.outbox, out, fd, template: &template, peer };
         let mut left = DATAGRAMS_PER_TURN;
         let drained = loop {
             let (moved, drained) = if state.large {
@@ -73,6 +77,9 @@ impl Engine {
                 break drained;
             }
         };
+        if drained == Drained::Empty {
+            state.strangers.on_empty(self.now);
+        }
         if let Protocol::Udp(stored) = &mut flow.state.protocol {
             *stored = state;
         }
@@ -87,11 +94,11 @@ pub(super) fn udp_to_guest(
     fd: BorrowedFd<'_>,
     template: &HeaderTemplate,
 ) -> Option<Drained> {
-    let burst = match next_head(datagram::peek_burst(fd)) {
-        Ok(burst) => burst,
+    let (burst, _) = match next_head(datagram::peek_burst(fd)) {
+        Ok(head) => head,
         Err(drained) => return drained,
     };
-    let (_, drained) = Way { outbox, out, fd, template }.deliver(burst, &mut 0);
+    let (_, drained) = Way { outbox, out, fd, template, peer: None }.deliver(burst, &mut 0);
     Some(drained)
 }
 
@@ -99,10 +106,13 @@ impl Way<'_> {
     /// Moves what is at the head of the queue, straight into the guest's buffers. Returns how many
     /// datagrams it was.
     fn large(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Drained) {
-        let burst = match next_head(datagram::peek_burst(self.fd)) {
-            Ok(burst) => burst,
+        let (burst, source) = match next_head(datagram::peek_burst(self.fd)) {
+            Ok(head) => head,
             Err(drained) => return (0, drained.unwrap_or(Drained::Empty)),
         };
+        if self.peer.is_some_and(|peer| !datagram::is_from(source, peer)) {
+            return self.drop_burst(burst, 0, DropReason::ForeignDatagram);
+        }
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
             return self.small(state, batch);
         }
@@ -172,18 +182,20 @@ impl Way<'_> {
         if room == 0 {
             return (0, Drained::NoRoom);
         }
-        let received = match next_head(batch.receive(self.fd, room)) {
+        let received = match next_head(batch.receive(self.fd, room, self.peer)) {
             Ok(received) => received,
             Err(drained) => return (0, drained.unwrap_or(Drained::Empty)),
         };
+        let kept = batch.bursts().len();
+        self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         let last = batch.bursts().last();
         state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
         let mut next = 0;
-        while next < received {
+        while next < kept {
             next = self.forward(batch, next);
         }
-        (received, if received < room { Drained::Empty } else { Drained::More })
+        (kept, if received < room { Drained::Empty } else { Drained::More })
     }
 
     /// How many of `expected` small datagrams the guest has room for.
