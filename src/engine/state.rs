@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::Pipe;
 use rustix::net::sockopt;
 
+use super::datagram_socket::Strangers;
 use super::listeners::ListenerId;
 use super::net::Epoch;
 use crate::flow::splice::{End, Splice};
@@ -86,6 +87,8 @@ pub struct RelayState {
     pub target: OwnedFd,
     /// Whether the initiator's socket and the target's may have datagrams.
     pub readable: [bool; 2],
+    /// Until when they may have those of strangers.
+    pub strangers: [Strangers; 2],
 }
 
 impl FlowState {
@@ -204,6 +207,8 @@ pub struct DatagramState {
     pub expected: u8,
     /// Bytes at the head of the socket's queue that the guest has got already.
     pub delivered: u32,
+    /// Until when the socket may have datagrams of strangers.
+    pub strangers: Strangers,
 }
 
 impl DatagramState {
@@ -219,6 +224,7 @@ impl DatagramState {
             large: true,
             expected: 1,
             delivered: 0,
+            strangers: Strangers::new(now),
         }
     }
 

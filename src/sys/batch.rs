@@ -1,13 +1,16 @@
 //! A buffer of the worker that passes bytes from one socket to another: as a stream, or as a batch of
 //! datagrams with one system call each way (recvmmsg(2), sendmmsg(2)).
 
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use passt_frame::{Pipe, message};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::datagram::{Burst, control_messages, segment_size};
+use super::datagram::{
+    Burst, InternetName, control_messages, is_from, segment_size, socket_address,
+};
 use super::socket::last_errno;
 use crate::limits::DATAGRAM_BATCH as BATCH;
 
@@ -23,8 +26,10 @@ const _: () = assert!(STREAM_BYTES <= BATCH * SLOT_BYTES);
 /// The buffer. Its memory is reserved at once and touched as far as it is used.
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Each datagram, or burst of datagrams, that was received.
+    /// Each datagram, or burst of datagrams, that was received and kept.
     bursts: [Burst; BATCH],
+    /// The slot of each.
+    slots: [u8; BATCH],
     received: usize,
 }
 
@@ -35,7 +40,12 @@ struct Control([u8; 32]);
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { bytes: vec![0; BATCH * SLOT_BYTES], bursts: [EMPTY; BATCH], received: 0 }
+        Self {
+            bytes: vec![0; BATCH * SLOT_BYTES],
+            bursts: [EMPTY; BATCH],
+            slots: [0; BATCH],
+            received: 0,
+        }
     }
 }
 
@@ -76,11 +86,17 @@ impl Batch {
     }
 
     /// Receives up to `most` datagrams, or bursts of them; returns their number. When that is less than
-    /// `most`, the socket's queue was empty, or an error waits that epoll reports.
+    /// `most`, the socket's queue was empty, or an error waits that epoll reports. If there is a `peer`,
+    /// only what it has sent is kept.
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recvmmsg(2) reports: an error that waited.
-    pub fn receive(&mut self, from: BorrowedFd<'_>, most: usize) -> Result<usize, Errno> {
+    pub fn receive(
+        &mut self,
+        from: BorrowedFd<'_>,
+        most: usize,
+        peer: Option<SocketAddr>,
+    ) -> Result<usize, Errno> {
         self.received = 0;
         let slot = |index: usize| index * SLOT_BYTES;
         let base = self.bytes.as_mut_ptr();
@@ -94,9 +110,16 @@ impl Batch {
             let room = control.0.len();
             message::set_control(&mut header.msg_hdr, control.0.as_mut_ptr(), room);
         }
+        let mut names = [InternetName([0; 32]); BATCH];
+        if peer.is_some() {
+            for (header, name) in headers.iter_mut().zip(&mut names) {
+                header.msg_hdr.msg_name = name.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_namelen = name.0.len() as libc::socklen_t;
+            }
+        }
         let most = most.min(BATCH) as libc::c_uint;
-        // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own, and
-        // one of `controls`; all live until the call returns.
+        // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own, one of
+        // `controls` and perhaps one of `names`; all live until the call returns.
         let n = unsafe {
             libc::recvmmsg(
                 from.as_raw_fd(),
@@ -108,38 +131,42 @@ impl Batch {
         };
         let received = usize::try_from(n).map_err(|_| last_errno())?;
         for (index, header) in headers[..received].iter().enumerate() {
+            if peer.is_some_and(|peer| !is_from(socket_address(&names[index].0), peer)) {
+                continue;
+            }
             let written = message::control_bytes(&header.msg_hdr).min(controls[index].0.len());
             let mut size = 0;
             control_messages(&controls[index].0[..written], |level, kind, data| {
                 size = segment_size(level, kind, data).unwrap_or(size);
             });
-            self.bursts[index] = Burst::new(header.msg_len.min(SLOT_BYTES as u32), size);
+            self.bursts[self.received] = Burst::new(header.msg_len.min(SLOT_BYTES as u32), size);
+            self.slots[self.received] = index as u8;
+            self.received += 1;
         }
-        self.received = received;
         Ok(received)
     }
 
-    /// What was received, in order.
+    /// What was received and kept, in order.
     pub fn bursts(&self) -> &[Burst] {
         &self.bursts[..self.received]
     }
 
     /// The bytes of datagram or burst `index`.
     pub fn bytes(&self, index: usize) -> &[u8] {
-        let start = index * SLOT_BYTES;
+        let start = usize::from(self.slots[index]) * SLOT_BYTES;
         &self.bytes[start..start + self.bursts()[index].len as usize]
     }
 
-    /// Sends the datagrams that were received, except the first `skip`, to a connected socket;
+    /// Sends the datagrams that were kept, except the first `skip`, to a connected socket;
     /// returns how many went out.
     ///
     /// # Errors
     /// What sendmmsg(2) reports about the first of them.
     pub fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
         let base = self.bytes.as_mut_ptr();
-        let bursts = &self.bursts;
+        let (bursts, slots) = (&self.bursts, &self.slots);
         let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
-            iov_base: base.wrapping_add(index * SLOT_BYTES).cast(),
+            iov_base: base.wrapping_add(usize::from(slots[index]) * SLOT_BYTES).cast(),
             iov_len: bursts[index].len as usize,
         });
         let mut headers = headers(&mut iovecs);
@@ -187,7 +214,7 @@ mod tests {
             from.send(datagram).unwrap();
         }
         let mut batch = Batch::default();
-        assert_eq!(batch.receive(to.as_fd(), BATCH), Ok(3));
+        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Ok(3));
         assert_eq!(batch.send(out.as_fd(), 0), Ok(3));
         assert_eq!(batch.send(out.as_fd(), 3), Ok(0));
         let mut bytes = [0; 65536];
@@ -195,7 +222,7 @@ mod tests {
             let length = end.recv(&mut bytes).unwrap();
             assert_eq!(&bytes[..length], datagram);
         }
-        assert_eq!(batch.receive(to.as_fd(), BATCH), Err(Errno::AGAIN));
+        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Err(Errno::AGAIN));
     }
 
     #[test]
@@ -206,10 +233,31 @@ mod tests {
         from.send(&[7; 350]).unwrap();
         from.send(&[8; 50]).unwrap();
         let burst = Burst { len: 350, segment: Some(100) };
-        assert_eq!(peek_burst(to.as_fd()), Ok(burst));
+        assert_eq!(peek_burst(to.as_fd()), Ok((burst, from.local_addr().ok())));
         let mut batch = Batch::default();
-        assert_eq!(batch.receive(to.as_fd(), BATCH), Ok(2));
+        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Ok(2));
         assert_eq!(batch.bursts(), [burst, Burst { len: 50, segment: None }]);
         assert_eq!((batch.bytes(0), batch.bytes(1)), (&[7; 350][..], &[8; 50][..]));
+    }
+
+    #[test]
+    fn what_others_have_sent_is_not_kept() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let [to, peer, stranger, out, end] = [0; 5].map(|_| UdpSocket::bind(address).unwrap());
+            out.connect(end.local_addr().unwrap()).unwrap();
+            for (socket, byte) in [(&stranger, 0), (&peer, 1), (&stranger, 0), (&peer, 2)] {
+                socket.send_to(&[byte], to.local_addr().unwrap()).unwrap();
+            }
+            let mut batch = Batch::default();
+            assert_eq!(batch.receive(to.as_fd(), BATCH, peer.local_addr().ok()), Ok(4));
+            assert_eq!(batch.bursts().len(), 2);
+            assert_eq!((batch.bytes(0), batch.bytes(1)), (&[1][..], &[2][..]));
+            assert_eq!(batch.send(out.as_fd(), 0), Ok(2));
+            for expected in [1, 2] {
+                let mut byte = [0];
+                assert_eq!(end.recv(&mut byte).unwrap(), 1);
+                assert_eq!(byte, [expected]);
+            }
+        }
     }
 }

@@ -88,9 +88,14 @@ struct Control([u8; 256]);
 #[repr(align(8))]
 struct Name([u8; 128]);
 
+/// Room for a socket address of the internet (`struct sockaddr_in6`).
+#[repr(align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct InternetName(pub [u8; 32]);
+
 /// Reads a `sockaddr_in` (family, port, address) or `sockaddr_in6` (family, port, flow information,
 /// address, scope); other families have no meaning here. v4-mapped addresses become IPv4.
-fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+pub(super) fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     let &[f0, f1, p0, p1] = bytes.first_chunk::<4>()?;
     let port = u16::from_be_bytes([p0, p1]);
     match i32::from(u16::from_ne_bytes([f0, f1])) {
@@ -182,12 +187,22 @@ fn v6_destination(data: &[u8]) -> Option<IpAddr> {
     Some(Ipv6Addr::from(octets).to_canonical())
 }
 
-/// Copies the next datagram's first bytes, leaving it in the queue; returns its whole length.
+/// Whether a datagram that was received from `source` is one of `peer`, whatever the link of either.
+pub fn is_from(source: Option<SocketAddr>, peer: SocketAddr) -> bool {
+    source.is_some_and(|source| source.ip() == peer.ip() && source.port() == peer.port())
+}
+
+/// Copies the next datagram's first bytes, leaving it in the queue; returns its whole length, and who
+/// sent it.
 ///
 /// # Errors
 /// `AGAIN` when there is none, else what recvmsg(2) reports.
-pub fn peek_bytes(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<u32, Errno> {
-    recvmsg(socket, bytes, libc::MSG_PEEK | libc::MSG_TRUNC).map(|received| received.len)
+pub fn peek_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<(u32, Option<SocketAddr>), Errno> {
+    let received = recvmsg(socket, bytes, libc::MSG_PEEK | libc::MSG_TRUNC)?;
+    Ok((received.len, received.name))
 }
 
 /// What waits at the head of a UDP socket's queue: one datagram, or a burst of them ([`coalesce`]).
@@ -199,17 +214,17 @@ pub struct Burst {
     pub segment: Option<u16>,
 }
 
-/// Length of what waits; it stays in the queue.
+/// Length of what waits, and who sent it; it stays in the queue.
 ///
 /// # Errors
 /// `AGAIN` when there is nothing, else what recvmsg(2) reports.
-pub fn peek_burst(socket: BorrowedFd<'_>) -> Result<Burst, Errno> {
+pub fn peek_burst(socket: BorrowedFd<'_>) -> Result<(Burst, Option<SocketAddr>), Errno> {
     let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
     let mut size = 0;
     control_messages(received.control_bytes(), |level, kind, data| {
         size = segment_size(level, kind, data).unwrap_or(size);
     });
-    Ok(Burst::new(received.len, size))
+    Ok((Burst::new(received.len, size), received.name))
 }
 
 impl Burst {

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -133,23 +133,13 @@ impl BindTo<'_> {
     }
 }
 
-/// Opens a socket bound as `to` says, with `SO_REUSEADDR`.
-///
-/// # Errors
-/// What socket(2), setsockopt(2) and bind(2) report.
-pub fn bound(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
-    let socket = create(transport, to.effective().ip())?;
-    bind(socket.as_fd(), to)?;
-    Ok(socket)
-}
-
-/// Binds a new socket as `to` says, with `SO_REUSEADDR`.
+/// Binds a new socket as `to` says, with `SO_REUSEADDR` unless the port is the kernel's choice.
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
 pub fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
     let address = to.effective();
-    sockopt::set_socket_reuseaddr(socket, true)?;
+    sockopt::set_socket_reuseaddr(socket, address.port() != 0)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(socket, !to.dual_stack)?;
     }
@@ -162,6 +152,15 @@ pub fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
         sockopt::set_ipv6_freebind(socket, true)?;
     }
     net::bind(socket, &address)
+}
+
+/// Binds to any port that nobody has, where [`bind`] has failed before: the other options are set.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, false)?;
+    net::bind(socket, &SocketAddr::new(address, 0))
 }
 
 /// Binds a TCP socket to an address and leaves its port to connect(2), which knows that ports can be
@@ -180,6 +179,14 @@ pub fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno
 /// What setsockopt(2) reports.
 pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Errno> {
     set_bytes(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
+}
+
+/// The same by the interface's index (`SO_BINDTOIFINDEX`).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, index as c_int)
 }
 
 /// Sets an integer option.

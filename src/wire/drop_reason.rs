@@ -65,6 +65,8 @@ drop_reasons! {
     SocketFailed => "socket-failed",
     /// The host's socket refused a datagram.
     SendFailed => "send-failed",
+    /// A datagram that a flow's socket got from somebody other than its peer.
+    ForeignDatagram => "foreign-datagram",
     /// Stream bytes that the host's socket had no room for; the guest sends them again.
     SocketFull => "socket-full",
     /// No room in the guest's buffers.

@@ -8,6 +8,7 @@ mod bursts;
 mod capture;
 mod datagrams;
 mod dns;
+mod foreign;
 mod fragments;
 mod frames;
 mod guest;

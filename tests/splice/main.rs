@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod rig;
+mod strangers;
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

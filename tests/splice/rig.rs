@@ -19,6 +19,7 @@ use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::NamespaceSockets;
 use passt::sys::process;
 use passt::time::Timestamp;
+use passt::wire::DropReason;
 use passt_frame::{Caps, FramePort, MemPort};
 use passt_support::heap;
 use passt_support::namespace::{Netns, isolated_test};
@@ -120,6 +121,8 @@ pub struct Running {
     stop: Arc<AtomicBool>,
     flows: Arc<AtomicUsize>,
     turns: Arc<AtomicUsize>,
+    /// Datagrams of strangers that were dropped.
+    foreign: Arc<AtomicU64>,
     /// Allocations that turns have made.
     allocations: Arc<AtomicUsize>,
     /// Seconds by which the engine's clock is ahead.
@@ -134,13 +137,14 @@ impl Running {
             stop: Arc::default(),
             flows: Arc::default(),
             turns: Arc::default(),
+            foreign: Arc::default(),
             allocations: Arc::default(),
             ahead: Arc::default(),
             thread: None,
         };
         let (stop, flows) = (running.stop.clone(), running.flows.clone());
         let (turns, ahead) = (running.turns.clone(), running.ahead.clone());
-        let allocations = running.allocations.clone();
+        let (allocations, foreign) = (running.allocations.clone(), running.foreign.clone());
         let guest = guest.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -152,6 +156,8 @@ impl Running {
                 let made = turn(&epoll, &mut engine, &mut port, monotonic_now() + ahead);
                 allocations.fetch_add(made, Ordering::Relaxed);
                 flows.store(engine.flow_count(), Ordering::Relaxed);
+                let drops = engine.drops().find(|&(name, _)| name == DropReason::ForeignDatagram);
+                foreign.store(drops.map_or(0, |(_, count)| count), Ordering::Relaxed);
                 turns.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -175,6 +181,12 @@ impl Running {
     /// Number of flows.
     pub fn flows(&self) -> usize {
         self.flows.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams of strangers that were dropped so far, in turns that are over.
+    pub fn foreign(&self) -> u64 {
+        self.sleep(0);
+        self.foreign.load(Ordering::Relaxed)
     }
 
     /// Allocations that the engine has made so far, in turns that are over.

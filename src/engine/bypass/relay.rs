@@ -9,6 +9,7 @@ use passt_frame::Errno;
 
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
+use crate::engine::datagram_socket::{Opening, Strangers, connected};
 use crate::engine::datagrams;
 use crate::engine::listeners::ListenerId;
 use crate::engine::outbox::Outbox;
@@ -19,7 +20,7 @@ use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
 use crate::sys::batch::Batch;
-use crate::sys::socket::{self, BindTo, Transport};
+use crate::sys::socket::{BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
@@ -36,40 +37,36 @@ pub(in crate::engine) fn open(
     let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
     let interface = rule.interface.as_ref().map(|name| name.as_str());
     let freebind = core.settings.freebind;
-    let mut connected = |pif, from, to| connected(bypass, freebind, pif, from, to);
+    let mut socket = |pif, from, to, or_any_port| {
+        socket_between(bypass, (pif, freebind && pif == Pif::Host), from, to, or_any_port)
+    };
     let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
-        let first = connected(initiating.pif, (local, interface), peer)?;
-        let source = side.source;
-        let second = match connected(to, (source, None), side.destination) {
-            // The port is taken there, or privileged: another one will do.
-            Err(Errno::ADDRINUSE | Errno::ACCESS) => {
-                connected(to, (SocketAddr::new(source.ip(), 0), None), side.destination)?
-            }
-            other => other?,
-        };
-        Ok((first, second))
+        let first = socket(initiating.pif, (local, interface), peer, false)?;
+        Ok((first, socket(to, (side.source, None), side.destination, true)?))
     };
     let (first, target) = open_logged(open, &sides)?;
-    let relay =
-        RelayState { datagrams: DatagramState::new(core.now), target, readable: [false; 2] };
+    let relay = RelayState {
+        datagrams: DatagramState::new(core.now),
+        target,
+        readable: [false; 2],
+        strangers: [Strangers::new(core.now); 2],
+    };
     let state = FlowState::new(first, core.net.epoch(), FlowKind::Relay(relay));
     datagrams::add(core, sides, L4Protocol::Udp, state)
 }
 
 /// A UDP socket on `pif`, bound and connected.
-fn connected(
+fn socket_between(
     bypass: &mut BypassParts,
-    freebind: bool,
-    pif: Pif,
+    (pif, freebind): (Pif, bool),
     (address, interface): (SocketAddr, Option<&str>),
     peer: SocketAddr,
+    or_any_port: bool,
 ) -> Result<OwnedFd, Errno> {
-    let freebind = freebind && pif == Pif::Host;
-    let udp = socket_on(Some(bypass), pif, Transport::Udp, peer)?;
+    let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
-    socket::bind(udp.as_fd(), &to)?;
-    socket::connect(udp.as_fd(), peer)?;
-    Ok(udp)
+    let socket = socket_on(Some(bypass), pif, transport, peer)?;
+    connected(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
 }
 
 /// Passes the datagram at the head of the queue of `listener` on to the target of its flow.
@@ -82,7 +79,7 @@ pub(in crate::engine) fn pass_on_first(
     let Some(listener) = core.listeners.get(listener) else { return };
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
-    if batch.receive(listener.socket.as_fd(), 1).is_ok() {
+    if batch.receive(listener.socket.as_fd(), 1, None).is_ok() {
         relay.datagrams.touch(core.now, End::Initiator.index(), 1);
         send_all(batch, relay.target.as_fd(), 1, &mut core.outbox);
     }
@@ -100,6 +97,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End) {
 /// Moves what waits, for one turn.
 pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let peers = flow.sides.map(|side| side.endpoint);
     let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
     let sockets = [initiator, relay.target.as_fd()];
@@ -109,12 +107,21 @@ pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
             if !relay.readable[index] {
                 break;
             }
-            match batch.receive(sockets[index], DATAGRAM_BATCH) {
+            let peer = relay.strangers[index].allow_only(peers[index]);
+            match batch.receive(sockets[index], DATAGRAM_BATCH, peer) {
                 Ok(received) => {
-                    relay.datagrams.touch(core.now, index, received);
-                    send_all(batch, sockets[other], received, &mut core.outbox);
+                    let kept = batch.bursts().len();
+                    let strange = (received - kept) as u64;
+                    core.outbox.drops.add(DropReason::ForeignDatagram, strange);
+                    if kept > 0 {
+                        relay.datagrams.touch(core.now, index, kept);
+                    }
+                    send_all(batch, sockets[other], kept, &mut core.outbox);
                 }
-                Err(Errno::AGAIN) => relay.readable[index] = false,
+                Err(Errno::AGAIN) => {
+                    relay.readable[index] = false;
+                    relay.strangers[index].on_empty(core.now);
+                }
                 // An ICMP error to an earlier datagram, which this call has cleared.
                 Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
                 Err(errno) => {

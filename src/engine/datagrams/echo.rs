@@ -1,6 +1,7 @@
 //! ICMP echo: requests of the guest go out on a socket that the kernel fills an identifier in for, and replies
 //! come back with the guest's.
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use passt_frame::{
@@ -49,23 +50,29 @@ pub(super) fn serve(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) -> Serve
     let FlowKind::Ping(state) = &flow.state.kind else { return Served::Empty };
     let template = core.net.template(&side, flow.state.l4(&flow.sides), 0);
     let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
-    drain(|| to_guest(&mut core.outbox, out, fd, &template, identity))
+    let peer = flow.sides[1 - tap].endpoint.ip();
+    drain(|| to_guest(&mut core.outbox, out, (fd, peer), &template, identity))
 }
 
-/// Moves one echo reply to the guest, with the guest's identifier and at most as long as its largest
-/// request; `None` when there is none.
+/// Moves one echo reply of `peer` to the guest, with the guest's identifier and at most as long as its
+/// largest request; `None` when there is none.
 fn to_guest(
     outbox: &mut Outbox,
     out: &mut dyn ToGuest,
-    fd: BorrowedFd<'_>,
+    (fd, peer): (BorrowedFd<'_>, IpAddr),
     template: &HeaderTemplate,
     (identifier, largest): (u16, u32),
 ) -> Option<Served> {
     let mut head = [0; UDP_HEADER_BYTES as usize];
-    let peeked = match next_head(datagram::peek_bytes(fd, &mut head)) {
-        Ok(len) => len,
+    let (peeked, source) = match next_head(datagram::peek_bytes(fd, &mut head)) {
+        Ok(peeked) => peeked,
         Err(next) => return next,
     };
+    if source.is_none_or(|source| source.ip() != peer) {
+        outbox.drops.count(DropReason::ForeignDatagram);
+        drop_head(fd);
+        return Some(Served::More);
+    }
     let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
     if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
         outbox.drops.count(DropReason::UnsupportedIcmp);

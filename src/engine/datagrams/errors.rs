@@ -12,7 +12,7 @@ use passt_frame::ToGuest;
 use crate::engine::core::Core;
 use crate::engine::net::Net;
 use crate::engine::state::FlowKind;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ERRORS_PER_TURN;
 use crate::sys::datagram::{self, QueuedError};
@@ -40,7 +40,7 @@ pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         return;
     }
     let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-    let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint.ip());
+    let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
     let fd = flow.state.socket.as_fd();
     let mut payload = [0; MESSAGE_V6];
     for _ in 0..ERRORS_PER_TURN {
@@ -48,8 +48,12 @@ pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         if !relay {
             continue;
         }
+        if error.destination.is_none_or(|to| Endpoint::from(to) != peer) {
+            core.outbox.drops.count(DropReason::ForeignDatagram);
+            continue;
+        }
         let quote = &payload[..error.payload_len];
-        match answer(&core.net, &side, peer, &error, quote) {
+        match answer(&core.net, &side, peer.ip(), &error, quote) {
             Some((from, mut message)) => {
                 let to = SocketAddr::new(side.endpoint.ip(), 0);
                 let macs = core.net.macs_from(from.ip());

@@ -2,18 +2,17 @@
 //! datagram on a listening socket.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use passt_frame::Errno;
 
 use super::{Datagrams, add};
 use crate::engine::core::Core;
+use crate::engine::datagram_socket::{Opening, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::flow::fwd::{Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::UDP_BUFFER_BYTES;
-use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::{IpHead, L4Protocol};
@@ -86,8 +85,8 @@ fn open_outbound(
         freebind: false,
         dual_stack: false,
     };
-    let socket = outbound_socket(transport, &to).map_err(|errno| {
-        log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+    let socket = socket::create(transport, destination.ip()).map_err(|errno| {
+        log::debug!("no {transport:?} socket: {errno}");
         if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
             log::warn!(
                 "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
@@ -96,8 +95,10 @@ fn open_outbound(
         }
         DropReason::SocketFailed
     })?;
-    socket::connect(socket.as_fd(), destination).map_err(|errno| {
-        log::debug!("{transport:?} socket to {destination}: {errno}");
+    let peer = destination;
+    let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
+    let socket = connected(socket, &opening).map_err(|errno| {
+        log::debug!("{transport:?} socket from {} to {peer}: {errno}", to.address);
         DropReason::SocketFailed
     })?;
     let state = DatagramState::new(core.now);
@@ -148,36 +149,7 @@ fn inbound_socket(
         freebind: core.settings.freebind,
         dual_stack: false,
     };
-    let socket = socket::bound(Transport::Udp, &to)?;
-    prepare(socket.as_fd(), Transport::Udp, local.is_ipv4())?;
-    socket::connect(socket.as_fd(), peer)?;
-    Ok(socket)
-}
-
-/// Binds to the guest's own source port, or to any port where that is taken or privileged: the
-/// datagram gets through, and an answer finds its way back.
-fn outbound_socket(transport: Transport, to: &BindTo<'_>) -> Result<OwnedFd, Errno> {
-    let socket = socket::bound(transport, to).or_else(|errno| {
-        let mut any_port = *to;
-        any_port.address.set_port(0);
-        match errno {
-            Errno::ADDRINUSE | Errno::ACCESS if to.address.port() != 0 => {
-                socket::bound(transport, &any_port)
-            }
-            _ => Err(errno),
-        }
-    })?;
-    prepare(socket.as_fd(), transport, to.address.is_ipv4())?;
-    Ok(socket)
-}
-
-/// Sets what the sockets of all datagram flows have in common.
-fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
-    datagram::report_errors(fd, v4)?;
-    if transport == Transport::Udp {
-        // Older kernels hand out one datagram at a time.
-        let _ = datagram::coalesce(fd);
-        let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
-    }
-    Ok(())
+    let transport = Transport::Udp;
+    let socket = socket::create(transport, local.ip())?;
+    connected(socket, &Opening { transport, to, peer, or_any_port: false, for_link: true })
 }

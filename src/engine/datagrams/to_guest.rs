@@ -13,6 +13,7 @@
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -48,6 +49,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     template: &'a HeaderTemplate,
+    /// The peer, if the socket may have datagrams of others.
+    peer: Option<SocketAddr>,
 }
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
@@ -62,13 +65,17 @@ pub(super) fn serve(
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
     let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
     let fd = flow.state.socket.as_fd();
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template };
+    let peer = state.strangers.allow_only(flow.sides[1 - tap].endpoint);
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer };
     let mut left = DATAGRAMS_PER_TURN;
     loop {
         let (moved, served) =
             if state.large { way.large(state, batch) } else { way.small(state, batch) };
         if moved > 0 {
             state.touch(core.now, 1 - tap, moved);
+        }
+        if served == Served::Empty {
+            state.strangers.on_empty(core.now);
         }
         left = left.saturating_sub(moved.max(1));
         if served != Served::More || left == 0 {
@@ -93,11 +100,11 @@ pub(in crate::engine) fn first_to_guest(
     }
     let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
     // A listening socket hands out no bursts.
-    let burst = match next_head(datagram::peek_burst(fd)) {
-        Ok(burst) => burst,
+    let (burst, _) = match next_head(datagram::peek_burst(fd)) {
+        Ok(head) => head,
         Err(served) => return served,
     };
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template };
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer: None };
     let (_, served) = way.deliver(burst, &mut 0);
     Some(served)
 }
@@ -106,10 +113,14 @@ impl Way<'_> {
     /// Moves what is at the head of the queue, straight into the guest's buffers. Returns how many
     /// datagrams it was.
     fn large(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Served) {
-        let burst = match next_head(datagram::peek_burst(self.fd)) {
-            Ok(burst) => burst,
+        let (burst, source) = match next_head(datagram::peek_burst(self.fd)) {
+            Ok(head) => head,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
+        if self.peer.is_some_and(|peer| !datagram::is_from(source, peer)) {
+            let drops = &mut self.outbox.drops;
+            return drop_burst(drops, self.fd, (burst, 0), DropReason::ForeignDatagram);
+        }
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
             return self.small(state, batch);
         }
@@ -175,18 +186,20 @@ impl Way<'_> {
         if room == 0 {
             return (0, Served::NoRoom);
         }
-        let received = match next_head(batch.receive(self.fd, room)) {
+        let received = match next_head(batch.receive(self.fd, room, self.peer)) {
             Ok(received) => received,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
+        let kept = batch.bursts().len();
+        self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         let last = batch.bursts().last();
         state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
         let mut next = 0;
-        while next < received {
+        while next < kept {
             next = self.forward(batch, next);
         }
-        (received, if received < room { Served::Empty } else { Served::More })
+        (kept, if received < room { Served::Empty } else { Served::More })
     }
 
     /// How many of `expected` small datagrams the guest has room for.

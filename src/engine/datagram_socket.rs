@@ -1,0 +1,134 @@
+//! The one way to open the socket of a datagram flow: bound to a port of ours, connected to a peer.
+//!
+//! # Strangers
+//! Between bind(2) and connect(2) the socket takes what anybody sends to its port, and connect(2) does not
+//! look at what waits already. A packet may even join the queue after connect(2), if it found the socket
+//! before. Delivered as the peer's, it would let anybody who hits the moment answer a guest's question. So
+//! datagrams are judged by their real source where they are read: those of strangers are discarded and
+//! counted ([`DropReason::ForeignDatagram`](crate::wire::DropReason)), those of the peer go on in their
+//! order. Judging ends when the queue was seen empty [`STRANGERS_FOR`] after the socket was opened: all
+//! that found it before connect(2) is gone then. Everything that can be set before bind(2) is, so that the
+//! moment is short.
+//!
+//! What else would do, measured for a flow whose bind(2) and connect(2) take 2.7 µs: a filter that lets
+//! nothing in before connect(2) (`SO_ATTACH_FILTER`, `SO_DETACH_FILTER`) takes 11 µs more and still lets in
+//! what is past the filter already; a look at the queue after connect(2) takes 0.3 µs and cannot take a
+//! stranger's datagram from behind one of the peer's. To read the source costs no system call, and 40 ns
+//! for each of the small datagrams that are read together; of the others the length is peeked, and the
+//! source comes with it.
+//!
+//! Echo sockets are judged always: the kernel gives them replies by their identifier, whoever sent them.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use passt_frame::Errno;
+
+use crate::flow::side::Endpoint;
+use crate::limits::UDP_BUFFER_BYTES;
+use crate::sys::datagram;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::time::Timestamp;
+
+/// The longest that a packet which found a socket is expected to be on its way into the queue: the
+/// processor that has it may be busy with something else, or be a virtual one that does not run.
+const STRANGERS_FOR: Duration = Duration::from_secs(1);
+
+/// What a new socket is to be.
+pub(super) struct Opening<'a> {
+    pub transport: Transport,
+    /// What to bind to.
+    pub to: BindTo<'a>,
+    /// Whom to connect to.
+    pub peer: SocketAddr,
+    /// Where our port is taken or privileged, any other will do: a datagram gets through, and an answer
+    /// finds its way back.
+    pub or_any_port: bool,
+    /// The other end of the flow is the link to the guest.
+    pub for_link: bool,
+}
+
+/// Binds and connects a new socket.
+///
+/// # Errors
+/// What setsockopt(2), bind(2) and connect(2) report.
+pub(super) fn connected(socket: OwnedFd, opening: &Opening<'_>) -> Result<OwnedFd, Errno> {
+    let Opening { transport, to, peer, or_any_port, for_link } = *opening;
+    let fd = socket.as_fd();
+    if for_link {
+        prepare(fd, transport, to.address.is_ipv4())?;
+    }
+    if to.interface.is_none() {
+        keep_to_interface_of(fd, peer);
+    }
+    match socket::bind(fd, &to) {
+        Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && to.address.port() != 0 => {
+            socket::bind_any_port(fd, to.address.ip())?;
+        }
+        other => other?,
+    }
+    socket::connect(fd, peer)?;
+    Ok(socket)
+}
+
+/// Sets what sockets have whose datagrams go to the link.
+fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
+    datagram::report_errors(fd, v4)?;
+    if transport == Transport::Udp {
+        // Older kernels hand out one datagram at a time.
+        let _ = datagram::coalesce(fd);
+        let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
+    }
+    Ok(())
+}
+
+/// A link-local peer is one on its own link. connect(2) binds the socket to that; earlier is better,
+/// since a flow's side does not tell links apart.
+fn keep_to_interface_of(fd: BorrowedFd<'_>, peer: SocketAddr) {
+    if let SocketAddr::V6(v6) = peer
+        && v6.ip().is_unicast_link_local()
+        && v6.scope_id() != 0
+    {
+        // Kernels before 5.7 do not let everybody do that.
+        let _ = socket::bind_to_interface(fd, v6.scope_id());
+    }
+}
+
+/// Until when a socket may have datagrams of strangers in its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Strangers(Option<Timestamp>);
+
+impl Strangers {
+    /// Those of a socket that is opened now.
+    pub fn new(now: Timestamp) -> Self {
+        Self(Some(now + STRANGERS_FOR))
+    }
+
+    /// Whom datagrams must come from, as long as there may be others than the peer's.
+    pub fn allow_only(self, peer: Endpoint) -> Option<SocketAddr> {
+        self.0.map(|_| peer.with_scope(0))
+    }
+
+    /// The queue was seen empty.
+    pub fn on_empty(&mut self, now: Timestamp) {
+        self.0 = self.0.filter(|until| now < *until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn judging_ends_with_an_empty_queue_that_is_late_enough() {
+        let start = Timestamp::from_micros(7);
+        let peer = Endpoint::new(Ipv4Addr::new(192, 0, 2, 60).into(), 53);
+        let mut strangers = Strangers::new(start);
+        strangers.on_empty(start + STRANGERS_FOR.saturating_sub(Duration::from_micros(1)));
+        assert_eq!(strangers.allow_only(peer), Some(peer.with_scope(0)));
+        strangers.on_empty(start + STRANGERS_FOR);
+        assert_eq!(strangers.allow_only(peer), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Datagrams of strangers: what reaches a flow's socket before it is connected to its peer, and who else
+//! answers an echo request. None of it is ever the peer's to the guest.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use passt::flow::fwd::Proto;
+use passt::sys::process;
+use passt::wire::DropReason;
+
+use crate::datagrams::{bound, guest_at, known};
+use crate::namespace::isolated;
+use crate::packet;
+use crate::world::{Family, OFFLOADS, PLAIN, Setup, World, forward};
+
+/// The peer, and somebody else.
+const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 60);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+
+/// Flows that the guest opens.
+const FLOWS: u16 = 1400;
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The first port of the peer.
+const FIRST: u16 = 10_000;
+
+fn addresses() {
+    for address in [PEER, STRANGER] {
+        let line = format!("ip addr add {address}/32 dev lo");
+        assert!(Command::new("sh").args(["-c", &line]).status().expect("sh(1)").success());
+    }
+    process::raise_descriptor_limit().expect("a limit");
+}
+
+/// A thread that does something over and over until it is stopped.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn new(mut once: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                once();
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_none_or(|ended| ended.is_ok()), "a flood has failed");
+    }
+}
+
+/// Source and payload of the UDP datagrams over IPv4 among `frames`, which are no longer than one frame
+/// each.
+fn datagrams(frames: &[Vec<u8>]) -> Vec<(SocketAddr, Vec<u8>)> {
+    let udp = frames.iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 17);
+    let parsed = udp.map(|frame| {
+        let source: [u8; 4] = frame[26..30].try_into().expect("four bytes");
+        let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        let len = usize::from(number(38));
+        (SocketAddr::new(source.into(), number(34)), frame[42..34 + len].to_vec())
+    });
+    parsed.collect()
+}
+
+/// What a socket sends to say who it is.
+fn signature(socket: &UdpSocket) -> Vec<u8> {
+    socket.local_addr().expect("an address").to_string().into_bytes()
+}
+
+fn assert_genuine(frames: &[Vec<u8>]) -> usize {
+    let got = datagrams(frames);
+    for (source, payload) in &got {
+        let text = String::from_utf8_lossy(payload);
+        assert_eq!(text, source.to_string(), "the sender and whom the guest takes for it");
+    }
+    got.len()
+}
+
+#[test]
+fn a_flood_of_the_source_port_reaches_no_flow_of_the_guest() {
+    isolated(|| {
+        addresses();
+        for caps in [PLAIN, OFFLOADS] {
+            let mut world = known(&Setup { caps, max_descriptors: 16384, ..Setup::default() });
+            let stranger = bound((STRANGER, 0).into());
+            let flood = Flood::new(move || {
+                let _ = stranger.send_to(&signature(&stranger), (PEER, 5000));
+            });
+            let (mut frames, mut peers) = (Vec::new(), Vec::new());
+            for port in FIRST..FIRST + FLOWS {
+                let peer = bound((PEER, port).into());
+                world.send(packet::udp(guest_at(Family::V4), (PEER, port).into(), b"?"));
+                world.settle(64);
+                peer.send_to(&signature(&peer), (PEER, 5000)).expect("sent");
+                world.settle(64);
+                frames.extend(world.received());
+                peers.push(peer);
+            }
+            drop(flood);
+            world.quiet(1000);
+            frames.extend(world.received());
+            assert_eq!(assert_genuine(&frames), usize::from(FLOWS), "answers of the peer");
+            assert!(world.drops(DropReason::ForeignDatagram) > 0, "the flood has met no socket");
+            assert_eq!(world.all_drops(), world.drops(DropReason::ForeignDatagram));
+        }
+    });
+}
+
+/// Turns until `enough`, and then until nothing is left to do; what the guest has got.
+fn collect(world: &mut World, enough: impl Fn(&World, &[Vec<u8>]) -> bool) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    while !enough(world, &frames) {
+        assert!(Instant::now() < end, "{} frames and no more", frames.len());
+        world.turn(Duration::from_millis(2));
+        frames.extend(world.received());
+    }
+    frames
+}
+
+#[test]
+fn who_comes_while_a_flow_is_opened_for_another_is_not_taken_for_it() {
+    isolated(|| {
+        addresses();
+        let rules = vec![forward(Proto::Udp, Family::V4, 5000)];
+        let to = Family::V4.host_at(5000);
+        let mut world = known(&Setup { rules, max_descriptors: 18000, ..Setup::default() });
+        // Each datagram comes from a port of its own, and several at a time.
+        let floods = [PEER, STRANGER].map(|address| {
+            Flood::new(move || {
+                let sockets: Vec<_> = (0..8).map(|_| bound((address, 0).into())).collect();
+                for socket in &sockets {
+                    let _ = socket.send_to(&signature(socket), to);
+                }
+            })
+        });
+        let frames = collect(&mut world, |world, _| world.engine.flow_count() >= 3000);
+        drop(floods);
+        assert!(assert_genuine(&frames) >= 2900, "{} frames", frames.len());
+        assert!(world.drops(DropReason::ForeignDatagram) > 0, "nobody has met a socket");
+    });
+}
+
+#[test]
+fn what_the_peer_sends_while_its_flow_is_opened_arrives_in_order() {
+    isolated(|| {
+        addresses();
+        let rules = vec![forward(Proto::Udp, Family::V4, 5000)];
+        let to = Family::V4.host_at(5000);
+        for caps in [PLAIN, OFFLOADS] {
+            let setup = Setup { rules: rules.clone(), caps, ..Setup::default() };
+            let mut world = known(&setup);
+            for round in 0..200 {
+                let peer = bound((PEER, 0).into());
+                let sender = peer.try_clone().expect("dup");
+                let burst = std::thread::spawn(move || {
+                    for number in 0..32u8 {
+                        sender.send_to(&[number], to).expect("sent");
+                    }
+                });
+                // A frame may be several datagrams.
+                let numbers = |frames: &[Vec<u8>]| -> Vec<u8> {
+                    datagrams(frames).into_iter().flat_map(|(_, data)| data).collect()
+                };
+                let frames = collect(&mut world, |_, frames| numbers(frames).len() >= 32);
+                burst.join().expect("the burst was sent");
+                assert_eq!(numbers(&frames), (0..32).collect::<Vec<u8>>(), "round {round}");
+            }
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn an_echo_reply_of_another_host_is_no_reply() {
+    isolated(|| {
+        addresses();
+        // The host does not answer by itself: what comes is what is sent here.
+        let quiet = "echo 1 > /proc/sys/net/ipv4/icmp_echo_ignore_all";
+        assert!(Command::new("sh").args(["-c", quiet]).status().expect("sh(1)").success());
+        let mut world = known(&Setup::default());
+        let raw = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::RAW,
+            Some(rustix::net::ipproto::ICMP),
+        );
+        let raw = UdpSocket::from(raw.expect("a raw socket"));
+        raw.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
+        world.send(packet::echo(Family::V4.guest(), PEER.into(), 0x1234, 7, b"who?"));
+        world.settle(64);
+        let mut request = [0; 64];
+        let len = raw.recv(&mut request).expect("the request");
+        let mut reply = request[20..len].to_vec();
+        // The type of a request becomes that of a reply, and the checksum follows.
+        reply[0] = 0;
+        let sum = u16::from_be_bytes([reply[2], reply[3]]);
+        let sum = if sum >= 0xf800 { sum - 0xf7ff } else { sum + 0x800 };
+        reply[2..4].copy_from_slice(&sum.to_be_bytes());
+        for (address, arrives) in [(STRANGER, false), (PEER, true)] {
+            let answers: IpAddr = address.into();
+            let from = rustix::net::SocketAddrAny::from(SocketAddr::new(answers, 0));
+            let one = rustix::net::socket(
+                rustix::net::AddressFamily::INET,
+                rustix::net::SocketType::RAW,
+                Some(rustix::net::ipproto::ICMP),
+            );
+            let one = one.expect("a raw socket");
+            rustix::net::bind(&one, &from).expect("bind");
+            let flags = rustix::net::SendFlags::empty();
+            let to = SocketAddr::new(PEER.into(), 0);
+            rustix::net::sendto(&one, &reply, flags, &to).expect("sent");
+            world.quiet(64);
+            assert_eq!(world.received().len(), usize::from(arrives), "a reply of {address}");
+        }
+        assert_eq!(world.drops(DropReason::ForeignDatagram), 1);
+    });
+}
