@@ -73,12 +73,7 @@ pub enum Way {
 impl Way {
     /// The option that gives the specification.
     fn option(self, proto: Proto) -> &'static str {
-        match (self, proto) {
-            (Self::FromNamespace, Proto::Tcp) => "-T",
-            (Self::FromNamespace, _) => "-U",
-            (_, Proto::Tcp) => "-t",
-            _ => "-u",
-        }
+        proto.option(self == Self::FromNamespace)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::flow::fwd::{self, GuestSide, Mapping, Proto, Refused, Rule, RuleTable, Target};
+use crate::flow::fwd::{self, GuestSide, HostSide, Mapping, Proto, Refused, Rule, RuleTable};
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
 use crate::flow::side::{Pif, Side};
@@ -130,7 +130,7 @@ impl Net {
         proto: Proto,
         guest: SocketAddr,
         destination: SocketAddr,
-    ) -> Result<Target, Refused> {
+    ) -> Result<HostSide, Refused> {
         fwd::to_host(&self.network, &self.map, proto, guest, destination)
     }
 

@@ -28,7 +28,7 @@ const INBOUND: &str = "
 /// 3,000 bytes are in flight to the guest.
 const IN_FLIGHT: &str = "
     ! readable
-    fill 0 8760 1
+    data 0 8760 1
     = drained 3000";
 
 /// The guest has closed its side.
@@ -41,7 +41,7 @@ const GUEST_CLOSED: &str = "
 /// The peer has closed its side; our FIN is not acknowledged.
 const PEER_CLOSED: &str = "
     ! peerclosed
-    fill 0 8760 1
+    data 0 8760 1
     = eof
     < FA 1 ack=1";
 
@@ -101,7 +101,7 @@ mod connecting {
             "! connected",
             "< SA 0 ack=1 mss=1000 ws=8",
             "> A 1 ack=1 win=79",
-            "fill 0 8760 1
+            "data 0 8760 1
              = drained 10",
         ]);
     }
@@ -153,7 +153,7 @@ mod syn_ack_sent {
 
     #[test]
     fn data_from_the_socket_waits_for_the_ack() {
-        script(&[OUTBOUND, "! readable", "> A 1 ack=1 win=79", "fill 0 8760 1", "= drained 5"]);
+        script(&[OUTBOUND, "! readable", "> A 1 ack=1 win=79", "data 0 8760 1", "= drained 5"]);
     }
 
     #[test]
@@ -205,14 +205,14 @@ mod syn_sent {
             INBOUND,
             "! readable
              > SA 0 ack=1 mss=1460
-             fill 0 8760 1
+             data 0 8760 1
              = drained 100",
         ]);
         script(&[
             INBOUND,
             "! readable
              > SA 0 ack=1 mss=1460
-             fill 0 8760 1
+             data 0 8760 1
              = empty
              < A 1 ack=1",
         ]);
@@ -278,11 +278,11 @@ mod syn_sent {
              > SA 0 ack=1 mss=1460
              < A 1 ack=1
              ! readable
-             fill 0 8760 1
+             data 0 8760 1
              = drained 100
              t 2999
              t 1
-             fill 0 1460 1
+             data 0 1460 1
              = sent 100",
         ]);
     }
@@ -392,11 +392,11 @@ mod established {
             "> FA 1 ack=1
              shutdown
              ! readable
-             fill 0 8760 1
+             data 0 8760 1
              = drained 100
              t 5
              ! peerclosed
-             fill 100 8760 101
+             data 100 8760 101
              = eof
              < FA 101 ack=2
              > A 2 ack=102
@@ -446,11 +446,11 @@ mod established {
         script(&[
             OPEN,
             "! readable
-             fill 0 8760 1
+             data 0 8760 1
              = sent 8760
              > A 1 ack=8761 win=10000
              discard 8760
-             fill 0 8760 8761
+             data 0 8760 8761
              = empty",
         ]);
     }
@@ -468,7 +468,7 @@ mod established {
             "> A 11+10 ack=1 -> 0 10\nw 10\n< A 1 ack=21",
         ]);
         // The answer carries it, and the next one waits, too.
-        let answered = "us 200\n! readable\nfill 0 261340 1\n= drained 5\n> A 11+10 ack=6 -> 0 10\nw 10\ndiscard 5";
+        let answered = "us 200\n! readable\ndata 0 261340 1\n= drained 5\n> A 11+10 ack=6 -> 0 10\nw 10\ndiscard 5";
         script(&[delayed, data, answered, "us 299\nus 1\n< A 6 ack=21"]);
         // More is acknowledged together.
         script(&[
@@ -489,7 +489,7 @@ mod established {
             "! readable",
             "> A 1+10 ack=1 -> 0 10",
             "w 10",
-            "fill 0 8760 1",
+            "data 0 8760 1",
             "= drained 5",
         ]);
     }
@@ -497,7 +497,7 @@ mod established {
     #[test]
     fn failed_socket_resets_both() {
         script(&[OPEN, IN_FLIGHT, "! failed", "< RA 3001 ack=1", "reset"]);
-        script(&[OPEN, "! readable", "fill 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
+        script(&[OPEN, "! readable", "data 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod established {
              w 1
              < A 1 ack=2
              ! readable
-             fill 0 8760 1
+             data 0 8760 1
              = drained 1
              > A 2 ack=2
              discard 1",
@@ -521,7 +521,7 @@ mod established {
             OPEN,
             IN_FLIGHT,
             "! peerclosed
-             fill 3000 5840 3001
+             data 3000 5840 3001
              = eof
              < FA 3001 ack=1
              > A 1 ack=3002
@@ -534,11 +534,11 @@ mod established {
         script(&[
             OPEN,
             "! readable
-             fill 0 8760 1
+             data 0 8760 1
              = noroom
              t 20000
              port
-             fill 0 8760 1
+             data 0 8760 1
              = drained 10",
         ]);
     }
@@ -548,7 +548,7 @@ mod established {
         script(&[
             OPEN,
             "! readable
-             fill 0 8760 1
+             data 0 8760 1
              = drained 8760
              > A 1 ack=1461
              > A 1 ack=2921
@@ -581,7 +581,7 @@ mod recovery {
             "> A 1 ack=1
              > A 1 ack=1
              > A 1 ack=1
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              > A 1 ack=1
              > A 1 ack=1",
@@ -610,11 +610,11 @@ mod recovery {
             "> A 1 ack=1
              > A 1 ack=1
              > A 1 ack=1
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              > A 1 ack=1461
              discard 1460
-             fill 0 1460 1461
+             data 0 1460 1461
              = sent 1460
              > A 1 ack=3001
              discard 1540",
@@ -627,7 +627,7 @@ mod recovery {
             OPEN,
             IN_FLIGHT,
             "t 1000
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              > A 1 ack=1
              > A 1 ack=1
@@ -643,11 +643,11 @@ mod recovery {
             IN_FLIGHT,
             "t 999
              t 1
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              > A 1 ack=1461
              discard 1460
-             fill 0 8760 1461
+             data 0 8760 1461
              = drained 1540
              > A 1 ack=3001
              discard 1540",
@@ -660,7 +660,7 @@ mod recovery {
             OPEN,
             IN_FLIGHT,
             "t 1000
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              > A 1+10 ack=1 -> 0 10
              w 10
@@ -675,7 +675,7 @@ mod recovery {
     fn rfc9293_3_8_3_seven_timeouts_then_reset() {
         let mut player = play(&[OPEN, IN_FLIGHT].join("\n"));
         for s in [1, 2, 4, 8, 16, 32, 64] {
-            player.go_on(&format!("t {}\nfill 0 1460 1\n= sent 1460", s * 1000));
+            player.go_on(&format!("t {}\ndata 0 1460 1\n= sent 1460", s * 1000));
         }
         player.go_on("t 120000\n< RA 3001 ack=1\nreset");
     }
@@ -691,15 +691,15 @@ mod recovery {
             OPEN,
             IN_FLIGHT,
             "t 1000
-             fill 0 1460 1
+             data 0 1460 1
              = noroom
              t 1000000
              port
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460
              t 1999
              t 1
-             fill 0 1460 1
+             data 0 1460 1
              = sent 1460",
         ]);
     }
@@ -714,19 +714,19 @@ mod recovery {
              w 10
              < A 1 ack=11
              ! readable
-             fill 0 4380 1
+             data 0 4380 1
              = drained 1",
         ]);
     }
 
     #[test]
     fn vanished_data_resets_rather_than_lies() {
-        script(&[OPEN, IN_FLIGHT, "t 1000", "fill 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);
+        script(&[OPEN, IN_FLIGHT, "t 1000", "data 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);
         script(&[
             OPEN,
             IN_FLIGHT,
             "t 1000",
-            "fill 0 1460 1",
+            "data 0 1460 1",
             "= empty",
             "< RA 3001 ack=1",
             "reset",
@@ -743,7 +743,7 @@ mod recovery {
             // Some are due as keepalive as well.
             player.go_on("t 29000\nt 91000\n< A 0 ack=1\n> A 1 ack=1 win=0");
         }
-        player.go_on("> A 1 ack=1 win=500\nfill 0 500 1\n= drained 10");
+        player.go_on("> A 1 ack=1 win=500\ndata 0 500 1\n= drained 10");
     }
 
     #[test]
@@ -774,7 +774,7 @@ mod recovery {
             "> A 1 ack=1001 win=0
              discard 1000
              > A 1 ack=1001 win=10000
-             fill 0 8760 1001
+             data 0 8760 1001
              = drained 2000",
         ]);
     }
@@ -784,12 +784,12 @@ mod recovery {
         script(&[
             OPEN,
             "! readable
-             fill 0 8760 1
+             data 0 8760 1
              = sent 8760
              > A 1 ack=1001 win=9000
              t 0
              > A 1 ack=2001 win=9000
-             fill 8760 1460 8761
+             data 8760 1460 8761
              = drained 1460",
         ]);
     }
@@ -816,12 +816,12 @@ mod guest_closed {
             "t 3600000
              < A 0 ack=2
              ! readable
-             fill 0 8760 1
+             data 0 8760 1
              = drained 100
              > A 2 ack=101
              discard 100
              ! peerclosed
-             fill 0 8760 101
+             data 0 8760 101
              = eof
              < FA 101 ack=2
              > A 2 ack=102
@@ -897,7 +897,7 @@ mod peer_closed {
             OPEN,
             GUEST_CLOSED,
             "! peerclosed
-             fill 0 8760 1
+             data 0 8760 1
              = eof
              < FA 1 ack=2
              > A 2 ack=2
@@ -923,7 +923,7 @@ mod peer_closed {
             "> A 1 ack=1 win=0
              ! peerclosed
              > A 1 ack=1 win=100
-             fill 0 100 1
+             data 0 100 1
              = eof
              < FA 1 ack=1",
         ]);

@@ -11,7 +11,7 @@
 //! | `! readable` | event of the socket |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
-//! | `fill 0 500 1` | asks for 500 bytes at offset 0, to be sent from sequence 1 |
+//! | `data 0 500 1` | asks for 500 bytes at offset 0, to be sent from sequence 1 |
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
 //! | `discard 500`, `shutdown`, `watch`, `close`, `reset` | other actions; `reset` is a close |
 //! | `t 1000` | 1,000 ms pass; the timer runs if it is due |
@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use passt::flow::tcp::{
-    Accept, Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig,
+    Accept, Action, Conn, DataResult, Flags, Header, Opening, Segment, SocketEvent, TcpConfig,
 };
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
@@ -98,7 +98,7 @@ impl Player {
             "!" => self.conn().on_socket(now, event(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
-            "=" => self.conn().on_fill(now, fill(rest)),
+            "=" => self.conn().on_data(now, data(rest)),
             "delays" => self.config.acks_may_wait = true,
             "us" => self.now = now + Duration::from_micros(number(rest)),
             "t" => {
@@ -143,14 +143,14 @@ fn event(name: &str) -> SocketEvent {
     }
 }
 
-fn fill(text: &str) -> Fill {
+fn data(text: &str) -> DataResult {
     match text.split_once(' ').unwrap_or((text, "")) {
-        ("sent", bytes) => Fill::Sent { bytes: number(bytes), drained: false },
-        ("drained", bytes) => Fill::Sent { bytes: number(bytes), drained: true },
-        ("empty", _) => Fill::Empty,
-        ("eof", _) => Fill::Eof,
-        ("noroom", _) => Fill::NoRoom,
-        ("failed", _) => Fill::Failed,
+        ("sent", bytes) => DataResult::Sent { bytes: number(bytes), drained: false },
+        ("drained", bytes) => DataResult::Sent { bytes: number(bytes), drained: true },
+        ("empty", _) => DataResult::Empty,
+        ("eof", _) => DataResult::Eof,
+        ("noroom", _) => DataResult::NoRoom,
+        ("failed", _) => DataResult::Failed,
         _ => panic!("no such result: {text}"),
     }
 }
@@ -199,8 +199,8 @@ fn parse(text: &str) -> Segment {
 fn describe(action: &Action) -> String {
     match *action {
         Action::Emit(header) => describe_header(&header),
-        Action::Fill { offset, bytes, seq, .. } => {
-            format!("fill {offset} {bytes} {}", seq.offset_from(OUR_ISN))
+        Action::SendData { offset, bytes, seq, .. } => {
+            format!("data {offset} {bytes} {}", seq.offset_from(OUR_ISN))
         }
         Action::Discard(bytes) => format!("discard {bytes}"),
         Action::QueryRoom => "query".into(),

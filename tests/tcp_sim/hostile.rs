@@ -1,8 +1,8 @@
 //! A guest that sends anything at all, a kernel that answers anything it may, in any order.
 
 use super::link::Rng;
-use passt::flow::tcp::limits::{FILL_QUANTUM, INACTIVITY, WINDOW_MAX};
-use passt::flow::tcp::{Action, Conn, Fill, Flags, Opening, Segment, SocketEvent, TcpConfig};
+use passt::flow::tcp::limits::{DATA_QUANTUM, INACTIVITY, WINDOW_MAX};
+use passt::flow::tcp::{Action, Conn, DataResult, Flags, Opening, Segment, SocketEvent, TcpConfig};
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
 
@@ -85,19 +85,19 @@ impl Storm {
     fn act(&mut self, action: Action) {
         match action {
             Action::Emit(header) => (self.seq, self.ack) = (header.seq, header.ack),
-            Action::Fill { offset, bytes, seq, segment } => {
-                assert!(bytes > 0 && bytes <= FILL_QUANTUM.max(segment.into()) && segment >= 48);
+            Action::SendData { offset, bytes, seq, mss } => {
+                assert!(bytes > 0 && bytes <= DATA_QUANTUM.max(mss.into()) && mss >= 48);
                 assert!(offset <= 2 * WINDOW_MAX && self.conn.data_header().seq == seq);
                 let sent = bytes.min(self.queue.saturating_sub(offset));
                 let result = match self.rng.range(0, 9) {
-                    0 => Fill::NoRoom,
-                    1 if self.rng.chance(5) => Fill::Failed,
-                    2 if sent == 0 => Fill::Eof,
-                    _ if sent == 0 => Fill::Empty,
-                    _ => Fill::Sent { bytes: sent, drained: sent < bytes },
+                    0 => DataResult::NoRoom,
+                    1 if self.rng.chance(5) => DataResult::Failed,
+                    2 if sent == 0 => DataResult::Eof,
+                    _ if sent == 0 => DataResult::Empty,
+                    _ => DataResult::Sent { bytes: sent, drained: sent < bytes },
                 };
                 self.seq = seq;
-                self.conn.on_fill(self.now, result);
+                self.conn.on_data(self.now, result);
             }
             Action::Discard(bytes) => {
                 assert!(bytes > 0 && bytes <= self.queue, "discards what is not there");

@@ -14,7 +14,7 @@ use host::{Event, Host, Peek};
 use link::{Link, Quality, Rng, Seg};
 use passt::flow::tcp::limits::INACTIVITY;
 use passt::flow::tcp::{
-    Action, Conn, Fill, Flags, Header, Opening, Segment, SocketEvent, TcpConfig, reset_for,
+    Action, Conn, DataResult, Flags, Header, Opening, Segment, SocketEvent, TcpConfig, reset_for,
 };
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
@@ -88,8 +88,8 @@ struct World {
     port_room_at: Option<u64>,
     closed: Option<bool>,
     drops: u64,
-    fills: u64,
-    filled_bytes: u64,
+    reads: u64,
+    sent_bytes: u64,
     queries: u64,
     emits: u64,
     discards: u64,
@@ -134,8 +134,8 @@ impl World {
             port_room_at: None,
             closed: None,
             drops: 0,
-            fills: 0,
-            filled_bytes: 0,
+            reads: 0,
+            sent_bytes: 0,
             queries: 0,
             emits: 0,
             discards: 0,
@@ -264,7 +264,9 @@ impl World {
                 self.emits += 1;
                 self.emit(&header, Vec::new());
             }
-            Action::Fill { offset, bytes, seq, segment } => self.fill(offset, bytes, seq, segment),
+            Action::SendData { offset, bytes, seq, mss } => {
+                self.peek_and_send(offset, bytes, seq, mss)
+            }
             Action::Discard(bytes) => {
                 self.discards += 1;
                 self.host.discard(bytes as usize);
@@ -284,33 +286,33 @@ impl World {
         }
     }
 
-    fn fill(&mut self, offset: u32, bytes: u32, seq: SeqNr, segment: u16) {
+    fn peek_and_send(&mut self, offset: u32, bytes: u32, seq: SeqNr, mss: u16) {
         let result = if self.rng.chance(self.plan.no_room_percent) {
             self.port_room_at = Some(self.now + self.rng.range(1, 50_000));
-            Fill::NoRoom
+            DataResult::NoRoom
         } else {
             // The link may have buffers for less than was asked.
             let lease = if self.rng.chance(20) { 1 + bytes as usize / 2 } else { bytes as usize };
             match self.host.peek(offset as usize, lease) {
                 Peek::Data(data) => {
                     let drained = data.len() < lease;
-                    self.send_data(&data, seq, segment);
-                    Fill::Sent { bytes: data.len() as u32, drained }
+                    self.emit_data(&data, seq, mss);
+                    DataResult::Sent { bytes: data.len() as u32, drained }
                 }
-                Peek::Empty => Fill::Empty,
-                Peek::Eof => Fill::Eof,
-                Peek::Failed => Fill::Failed,
+                Peek::Empty => DataResult::Empty,
+                Peek::Eof => DataResult::Eof,
+                Peek::Failed => DataResult::Failed,
             }
         };
-        self.fills += 1;
-        self.conn.on_fill(self.time(), result);
+        self.reads += 1;
+        self.conn.on_data(self.time(), result);
     }
 
-    fn send_data(&mut self, data: &[u8], seq: SeqNr, segment: u16) {
+    fn emit_data(&mut self, data: &[u8], seq: SeqNr, mss: u16) {
         let mut header = self.conn.data_header();
         assert_eq!(header.seq, seq);
-        self.filled_bytes += data.len() as u64;
-        for part in data.chunks(segment.into()) {
+        self.sent_bytes += data.len() as u64;
+        for part in data.chunks(mss.into()) {
             self.emit(&header, part.to_vec());
             header.seq += part.len() as u32;
         }
@@ -461,7 +463,7 @@ fn slow_guest_gets_each_byte_once() {
     plan.guest.read_every_us = 2_000;
     let world = run_plan(plan);
     // The window closes now and then, and what is in flight by then is sent again.
-    assert!(world.filled_bytes < 1_100_000, "{} bytes sent", world.filled_bytes);
+    assert!(world.sent_bytes < 1_100_000, "{} bytes sent", world.sent_bytes);
     assert!(world.now < 1_000_000, "as fast as the guest reads: {} us", world.now);
 }
 
@@ -470,7 +472,7 @@ fn bulk_to_guest_costs_few_actions() {
     let mut plan = calm();
     plan.host.send_total = 4_000_000;
     let world = run_plan(plan);
-    assert_eq!(world.filled_bytes, 4_000_000, "each byte is sent once");
+    assert_eq!(world.sent_bytes, 4_000_000, "each byte is sent once");
     assert!(world.discards < 100, "{} discards", world.discards);
     assert!(world.queries < 3, "{} queries", world.queries);
     assert!(world.emits < 5, "{} empty segments", world.emits);

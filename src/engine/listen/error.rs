@@ -2,7 +2,7 @@
 
 use passt_frame::Errno;
 
-use crate::flow::fwd::{Proto, Rule};
+use crate::flow::fwd::Rule;
 use crate::flow::side::Pif;
 use crate::sys::errno_text;
 
@@ -65,16 +65,6 @@ pub(super) fn all_places(pif: Pif, rule: &Rule) -> String {
     format!("{pif} {} {}/{}-{}", rule.proto, address(rule), rule.first, rule.last)
 }
 
-/// The option with which ports are given.
-pub(super) fn option(pif: Pif, proto: Proto) -> &'static str {
-    match (pif, proto) {
-        (Pif::Splice, Proto::Tcp) => "-T",
-        (Pif::Splice, _) => "-U",
-        (_, Proto::Tcp) => "-t",
-        _ => "-u",
-    }
-}
-
 /// `ADDR%IF` of a rule.
 fn address(rule: &Rule) -> String {
     match rule.interface {
@@ -86,7 +76,7 @@ fn address(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::fwd::{InterfaceName, ListenAddr};
+    use crate::flow::fwd::{InterfaceName, ListenAddr, Proto};
 
     fn rule(listen: ListenAddr, interface: Option<&str>) -> Rule {
         Rule {
@@ -133,7 +123,7 @@ mod tests {
                 "ADDR%IF/PORT",
             ),
         ] {
-            let (place, option) = (place(pif, &rule, 22), option(pif, rule.proto));
+            let (place, option) = (place(pif, &rule, 22), rule.proto.option(pif == Pif::Splice));
             let text = ListenError::Port { place, option, port: 22, errno }.to_string();
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines[0], format!("Listen failed for {place_text}: {reason}"));

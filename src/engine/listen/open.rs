@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
 
-use super::error::{ListenError, all_places, option, place};
+use super::error::{ListenError, all_places, place};
 use crate::engine::bypass::{BypassParts, socket_on};
 use crate::engine::core::Core;
 use crate::engine::listeners::{Listener, ListenerId};
@@ -159,7 +159,8 @@ impl Opening<'_> {
                 }
                 Err(errno) if rule.weak => note_failure(&mut outcome, pif, rule, port, errno),
                 Err(errno) => {
-                    let (place, option) = (place(pif, rule, port), option(pif, rule.proto));
+                    let place = place(pif, rule, port);
+                    let option = rule.proto.option(pif == Pif::Splice);
                     return Err(ListenError::Port { place, option, port, errno });
                 }
             }

@@ -10,7 +10,7 @@ use passt_frame::{
 };
 
 use crate::engine::state::{PeekOffset, TcpState};
-use crate::flow::tcp::{Conn, Fill, Flags};
+use crate::flow::tcp::{Conn, DataResult, Flags};
 use crate::sys::stream;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
 
@@ -37,10 +37,10 @@ pub(super) fn send(
     template: &HeaderTemplate,
     tcp: &mut TcpState,
     wish: &Wish,
-) -> Fill {
+) -> DataResult {
     let caps = out.caps();
     if !caps.up {
-        return Fill::NoRoom;
+        return DataResult::NoRoom;
     }
     let gso = if template.is_v4() { caps.gso.tcp_v4 } else { caps.gso.tcp_v6 };
     let mss = u32::from(wish.mss);
@@ -53,27 +53,27 @@ pub(super) fn send(
     let request = Reserve { header_len, segment, bytes, payload: Payload::Stream };
     let mut lease = match ToGuestLease::reserve(out, list, request) {
         Reservation::All(lease) | Reservation::Some(lease) => lease,
-        Reservation::None => return Fill::NoRoom,
+        Reservation::None => return DataResult::NoRoom,
         Reservation::Never => {
             log::debug!(
                 "TCP connection: the guest's buffers do not hold {header_len} bytes of headers"
             );
-            return Fill::Failed;
+            return DataResult::Failed;
         }
     };
     match peek(&mut lease, socket, tcp, wish, bytes) {
-        Ok(0) => Fill::Eof,
+        Ok(0) => DataResult::Eof,
         Ok(sent) => {
             let drained = sent < lease.room();
             log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
-            Fill::Sent { bytes: sent, drained }
+            DataResult::Sent { bytes: sent, drained }
         }
-        Err(Errno::AGAIN) => Fill::Empty,
+        Err(Errno::AGAIN) => DataResult::Empty,
         Err(errno) => {
             log::debug!("TCP connection: read: {errno}");
-            Fill::Failed
+            DataResult::Failed
         }
     }
 }

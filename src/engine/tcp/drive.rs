@@ -17,7 +17,7 @@ use crate::engine::state::{FlowKind, PeekOffset, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Action, Fill, Header, SocketEvent};
+use crate::flow::tcp::{Action, DataResult, Header, SocketEvent};
 use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD};
 use crate::sys::stream;
 use crate::time::Timestamp;
@@ -199,8 +199,8 @@ impl Driven<'_> {
             let Some(action) = self.tcp.conn.poll(self.now) else { return Turn::Done };
             match action {
                 Action::Emit(header) => self.emit(out, &header),
-                Action::Fill { offset, bytes, segment, .. } => {
-                    let more = self.send(out, &Wish { offset, bytes, mss: segment });
+                Action::SendData { offset, bytes, mss, .. } => {
+                    let more = self.send(out, &Wish { offset, bytes, mss });
                     if more {
                         return Turn::Unfinished;
                     }
@@ -229,9 +229,9 @@ impl Driven<'_> {
         let template = self.net.template(self.side, L4Protocol::Tcp, self.id.slot());
         let list = &mut self.outbox.list;
         let result = send(list, out, self.socket, &template, self.tcp, wish);
-        self.tcp.conn.on_fill(self.now, result);
-        self.starved |= result == Fill::NoRoom;
-        matches!(result, Fill::Sent { drained: false, .. })
+        self.tcp.conn.on_data(self.now, result);
+        self.starved |= result == DataResult::NoRoom;
+        matches!(result, DataResult::Sent { drained: false, .. })
     }
 
     fn discard(&mut self, bytes: u32) {

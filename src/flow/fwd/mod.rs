@@ -33,7 +33,7 @@ pub use rule::{InterfaceName, ListenAddr, Rule};
 pub use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
 pub use to_guest::{GuestSide, source_for_guest, to_guest};
-pub use to_host::{Target, to_host};
+pub use to_host::{HostSide, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};
@@ -56,6 +56,19 @@ impl Proto {
             Self::Tcp => services.tcp,
             Self::Udp => services.udp,
             Self::Icmp => services.icmp,
+        }
+    }
+}
+
+impl Proto {
+    /// The option with which ports of this protocol are given, of the guest or, `to_host`, of the host for
+    /// its namespace.
+    pub fn option(self, to_host: bool) -> &'static str {
+        match (self, to_host) {
+            (Self::Tcp, false) => "-t",
+            (Self::Tcp, true) => "-T",
+            (_, false) => "-u",
+            (_, true) => "-U",
         }
     }
 }

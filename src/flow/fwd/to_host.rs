@@ -17,7 +17,7 @@ const DNS_PORTS: [u16; 2] = [53, 853];
 
 /// The host side of a flow that the guest begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct HostSide {
     /// What to bind to. An unspecified address or port 0 leaves the choice to the kernel.
     pub source: SocketAddr,
     /// What to connect to, with its scope if it is link-local.
@@ -37,7 +37,7 @@ pub fn to_host(
     proto: Proto,
     guest: SocketAddr,
     destination: SocketAddr,
-) -> Result<Target, Refused> {
+) -> Result<HostSide, Refused> {
     if !proto.enabled(&net.services) {
         return Err(Refused::ProtocolDisabled);
     }
@@ -53,7 +53,7 @@ pub fn to_host(
     let template = net.scope_id();
     let (address, scope_id) = host_side(&view, map, proto, destination, template)?;
     let source_port = if proto == Proto::Udp { guest.port() } else { 0 };
-    Ok(Target {
+    Ok(HostSide {
         source: scoped(map.outbound_for(address), source_port, template)?,
         destination: scoped(address, destination.port(), scope_id)?,
     })
@@ -99,7 +99,7 @@ mod tests {
     const GUEST4: &str = "192.0.2.2:40000";
     const GUEST6: &str = "[2001:db8::2]:40000";
 
-    fn map_to(map: &Mapping, proto: Proto, destination: &str) -> Result<Target, Refused> {
+    fn map_to(map: &Mapping, proto: Proto, destination: &str) -> Result<HostSide, Refused> {
         let destination = at(destination);
         let guest = at(if destination.is_ipv4() { GUEST4 } else { GUEST6 });
         to_host(&network(), map, proto, guest, destination)

@@ -5,11 +5,11 @@ use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
 use super::ack::HeldAck;
+use super::boundary::{Action, DataResult, SocketEvent};
 use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
-use super::segment::{Action, Fill, SocketEvent};
-use super::send::{Filling, Send};
+use super::send::{Send, Sending};
 use crate::wire::tcp::{Flags, Header, Segment};
 
 /// Where the connection stands. What RFC 9293 calls FIN-WAIT to LAST-ACK is `Established` here,
@@ -199,7 +199,7 @@ impl Conn {
         }
     }
 
-    /// The link has buffers again after [`Fill::NoRoom`].
+    /// The link has buffers again after [`DataResult::NoRoom`].
     pub fn on_port_room(&mut self, now: Timestamp) {
         self.send.no_room = false;
         self.keep_time(now);
@@ -215,17 +215,17 @@ impl Conn {
         }
     }
 
-    /// The result of the last [`Action::Fill`].
-    pub fn on_fill(&mut self, now: Timestamp, result: Fill) {
-        let filling = std::mem::replace(&mut self.send.filling, Filling::No);
-        if self.is_over() || filling == Filling::No {
+    /// The result of the last [`Action::SendData`].
+    pub fn on_data(&mut self, now: Timestamp, result: DataResult) {
+        let sending = std::mem::replace(&mut self.send.sending, Sending::No);
+        if self.is_over() || sending == Sending::No {
             return;
         }
         match result {
-            Fill::Sent { bytes, drained } => {
+            DataResult::Sent { bytes, drained } => {
                 debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
-                if filling == Filling::Again {
+                if sending == Sending::Again {
                     self.send.sent_again();
                 } else {
                     self.send.sent_next(bytes);
@@ -233,13 +233,13 @@ impl Conn {
                     self.send.readable &= !drained || self.send.closing;
                 }
             }
-            Fill::Empty if filling == Filling::Next && self.send.nxt == self.send.max => {
+            DataResult::Empty if sending == Sending::Next && self.send.nxt == self.send.max => {
                 self.send.readable = false;
             }
-            Fill::Eof if filling == Filling::Next && self.send.end() => {}
-            Fill::NoRoom => self.send.no_room = true,
+            DataResult::Eof if sending == Sending::Next && self.send.end() => {}
+            DataResult::NoRoom => self.send.no_room = true,
             // What the guest has not acknowledged must still be in the queue: the socket is dead.
-            Fill::Empty | Fill::Eof | Fill::Failed => self.abort(),
+            DataResult::Empty | DataResult::Eof | DataResult::Failed => self.abort(),
         }
         self.keep_time(now);
     }
@@ -414,7 +414,7 @@ impl Conn {
             self.send.sent_again();
             return Some(self.emit(self.send.una, Flags::FIN | Flags::ACK));
         }
-        Some(self.fill(Filling::Again, self.send.una, bytes))
+        Some(self.send_data(Sending::Again, self.send.una, bytes))
     }
 
     /// ACKs that are due whether or not they tell something new, and probes.
@@ -432,7 +432,7 @@ impl Conn {
     fn poll_data(&mut self) -> Option<Action> {
         let bytes = self.send.next_bytes(self.retry.is_waiting());
         if bytes > 0 {
-            return Some(self.fill(Filling::Next, self.send.nxt, bytes));
+            return Some(self.send_data(Sending::Next, self.send.nxt, bytes));
         }
         if !self.send.is_fin_due(self.retry.is_waiting()) {
             return None;
@@ -470,9 +470,9 @@ impl Conn {
         waits.then(|| self.active_at + FIN_ACK_DELAY)
     }
 
-    fn fill(&mut self, filling: Filling, seq: SeqNr, bytes: u32) -> Action {
-        self.send.filling = filling;
-        Action::Fill { offset: self.send.queue_offset(seq), bytes, seq, segment: self.send.mss }
+    fn send_data(&mut self, sending: Sending, seq: SeqNr, bytes: u32) -> Action {
+        self.send.sending = sending;
+        Action::SendData { offset: self.send.queue_offset(seq), bytes, seq, mss: self.send.mss }
     }
 
     fn emit(&mut self, seq: SeqNr, flags: Flags) -> Action {
@@ -487,10 +487,10 @@ impl Conn {
         self.recv.advertised(field, false);
     }
 
-    /// Header fields for the data of the current [`Action::Fill`]; `seq` is the first segment's,
+    /// Header fields for the data of the current [`Action::SendData`]; `seq` is the first segment's,
     /// and PSH is for the caller to set on the last.
     pub fn data_header(&self) -> Header {
-        let again = self.send.filling == Filling::Again;
+        let again = self.send.sending == Sending::Again;
         self.header(if again { self.send.una } else { self.send.nxt }, Flags::ACK)
     }
 

@@ -3,9 +3,9 @@
 
 use crate::time::Timestamp;
 
+use super::boundary::{Accept, Drop};
 use super::conn::{Conn, State};
 use super::limits::DUPLICATE_ACKS;
-use super::segment::{Accept, Drop};
 use super::send::Acked;
 use crate::wire::tcp::{Flags, Segment};
 

@@ -19,9 +19,9 @@ pub const DEFAULT_MSS: u16 = 536;
 /// for nearly each byte. Linux has the same floor.
 pub const MIN_MSS: u16 = 48;
 
-/// Bytes of one `Fill` at most: four full reads, so that one flow cannot hold up a turn for longer
+/// Bytes of one `SendData` at most: four full reads, so that one flow cannot hold up a turn for longer
 /// than some tens of microseconds while others wait.
-pub const FILL_QUANTUM: u32 = 256 * 1024;
+pub const DATA_QUANTUM: u32 = 256 * 1024;
 
 /// Acknowledged bytes that may stay in the socket's queue at most, whatever is in flight.
 pub const DISCARD_MAX: u32 = 1 << 20;

@@ -8,7 +8,7 @@
 //! polling in the next turn: nothing is forgotten.
 //!
 //! # To the guest
-//! Data stays in the socket's receive queue. [`Action::Fill`] peeks at it and sends it; the guest's
+//! Data stays in the socket's receive queue. [`Action::SendData`] peeks at it and sends it; the guest's
 //! acknowledgement discards it. What is lost on the way is peeked again. See `send`.
 //!
 //! # From the guest
@@ -22,10 +22,10 @@
 //! - Events are edge-triggered and told once; the machine remembers them. [`SocketEvent::Readable`]
 //!   and [`SocketEvent::PeerClosed`] (EPOLLRDHUP) may come at any time, [`SocketEvent::Writable`]
 //!   counts only after [`Action::WatchWritable`].
-//! - The result of each `Fill` before the next poll, and the result of each run before the next
+//! - The result of each [`Action::SendData`] before the next poll, and the result of each run before the next
 //!   poll; a run without accepted payload needs none.
 //! - An [`Action::Emit`] that finds no buffer may be dropped: that is a lost segment, and each kind
-//!   is recovered by a timer of ours or of the guest. Data that finds none is [`Fill::NoRoom`].
+//!   is recovered by a timer of ours or of the guest. Data that finds none is [`DataResult::NoRoom`].
 //! - [`Conn::poll`] at [`Conn::ack_at`], which is never far away.
 //! - [`Conn::on_timer`] at [`Conn::deadline`], or later. The deadline moves with almost each input,
 //!   mostly further away, so a lazy timer that asks again when it fires is enough, as long as one
@@ -49,20 +49,20 @@
 //! answers what still comes.
 
 mod ack;
+mod boundary;
 mod conn;
 mod input;
 pub mod limits;
 mod receive;
 mod retry;
-mod segment;
 mod send;
 
 use crate::wire::seq::SeqNr;
 
 pub use crate::wire::tcp::{Flags, Header, Segment};
+pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
 pub use conn::{Conn, Opening};
 pub use retry::TcpConfig;
-pub use segment::{Accept, Action, Drop, Fill, SocketEvent};
 
 /// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.
 pub fn reset_for(seg: &Segment) -> Option<Header> {

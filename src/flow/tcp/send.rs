@@ -8,7 +8,7 @@
 
 use crate::wire::seq::SeqNr;
 
-use super::limits::{DISCARD_MAX, DUPLICATE_ACKS, FILL_QUANTUM, WINDOW_MAX};
+use super::limits::{DATA_QUANTUM, DISCARD_MAX, DUPLICATE_ACKS, WINDOW_MAX};
 use crate::wire::tcp::Segment;
 
 /// What an acknowledgement has done.
@@ -22,9 +22,9 @@ pub(super) enum Acked {
     Probe,
 }
 
-/// Which data an [`super::Action::Fill`] was about.
+/// Which data an [`super::Action::SendData`] was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Filling {
+pub(super) enum Sending {
     No,
     Next,
     Again,
@@ -65,7 +65,7 @@ pub(super) struct Send {
     pub closing: bool,
     /// The link has no buffer for data.
     pub no_room: bool,
-    pub filling: Filling,
+    pub sending: Sending,
 }
 
 impl Send {
@@ -89,7 +89,7 @@ impl Send {
             readable: false,
             closing: false,
             no_room: false,
-            filling: Filling::No,
+            sending: Sending::No,
         }
     }
 
@@ -268,7 +268,7 @@ impl Send {
         let usable = self.usable(cautious).min(self.until_eof());
         let mss = u32::from(self.mss);
         if usable >= mss {
-            return usable.min(FILL_QUANTUM.max(mss)) / mss * mss;
+            return usable.min(DATA_QUANTUM.max(mss)) / mss * mss;
         }
         let half = (u32::from(self.window_max) << self.scale) / 2;
         let silly = usable < half && usable < self.until_eof();

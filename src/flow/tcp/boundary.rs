@@ -1,4 +1,4 @@
-//! The vocabulary of the machine besides segments and headers, which are `wire`'s: what comes in
+//! What passes the boundary of the machine besides segments and headers, which are `wire`'s: what comes in
 //! (socket events, results) and what goes out (actions). Plain data.
 
 use crate::wire::seq::SeqNr;
@@ -61,9 +61,9 @@ pub enum SocketEvent {
     Failed,
 }
 
-/// What came of an [`Action::Fill`].
+/// What came of an [`Action::SendData`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
+pub enum DataResult {
     /// Data went out with [`super::Conn::data_header`].
     Sent {
         /// Bytes sent: at least one, at most what was asked for.
@@ -87,8 +87,8 @@ pub enum Action {
     /// Send a segment without payload.
     Emit(Header),
     /// Peek at the socket's queue and send what is there as data, then call
-    /// [`super::Conn::on_fill`] before the next [`super::Conn::poll`].
-    Fill {
+    /// [`super::Conn::on_data`] before the next [`super::Conn::poll`].
+    SendData {
         /// Bytes between the head of the socket's queue and the first byte to send.
         offset: u32,
         /// Bytes to send at most.
@@ -96,7 +96,7 @@ pub enum Action {
         /// Sequence number of the first byte.
         seq: SeqNr,
         /// Payload of one segment at most, in bytes: the guest's MSS.
-        segment: u16,
+        mss: u16,
     },
     /// Drop this many bytes, at least one, from the head of the socket's queue: the guest has them.
     Discard(u32),
