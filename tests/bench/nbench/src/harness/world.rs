@@ -26,6 +26,8 @@ pub const SCRATCH: &str = "/run/world";
 pub const NBENCH: &str = "/run/bin/nbench";
 /// Who daemons run as.
 const ORDINARY: &str = "65534";
+/// The user namespace in which they do, in a world that is not root's.
+const ORDINARY_NAMESPACE: &str = "/run/ordinary";
 
 /// The same sysctls in every namespace, of every peer: a full table of connections that have
 /// ended slows down the search for ports, and what one run learnt of a path is not for the next.
@@ -48,8 +50,8 @@ pub fn ordinary(program: &str) -> Command {
         let (user, group) = (format!("--reuid={ORDINARY}"), format!("--regid={ORDINARY}"));
         command.args(["setpriv", &user, &group, "--clear-groups", program]);
     } else {
-        let (user, group) = (format!("--map-user={ORDINARY}"), format!("--map-group={ORDINARY}"));
-        command.args(["unshare", "--user", &user, &group, program]);
+        let user = format!("--user={ORDINARY_NAMESPACE}");
+        command.args(["nsenter", &user, "--preserve-credentials", "--", program]);
     }
     command.env("HOME", SCRATCH).env("TMPDIR", SCRATCH).current_dir(SCRATCH);
     command
