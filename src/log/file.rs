@@ -2,7 +2,8 @@
 //! same file: whoever follows it, or holds it open, keeps seeing it. Where the file system can cut
 //! blocks out of a file (fallocate(2), `FALLOC_FL_COLLAPSE_RANGE`) nothing is copied. The first line
 //! says which program and process writes, and, after a cut, when that was; blanks fill it up to the
-//! end of the line that was cut, so that all lines are whole.
+//! end of the line that was cut, so that all lines are whole. A file that may only be written (AppArmor's
+//! profiles for passt grant no more) is begun anew when it is full.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -32,6 +33,8 @@ pub(super) struct LogFile {
     size: u64,
     limit: u64,
     header: String,
+    /// It may be read, too.
+    readable: bool,
 }
 
 impl LogFile {
@@ -40,18 +43,30 @@ impl LogFile {
     ///
     /// # Errors
     /// What open(2) or write(2) report. Named pipes without a reader are refused: opening never waits.
-    pub(super) fn create(path: &Path, limit: u64, mut header: String) -> io::Result<Self> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
+    pub(super) fn create(path: &Path, limit: u64, header: String) -> io::Result<Self> {
+        match Self::open(path, true) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Self::begin(Self::open(path, false)?, false, limit, header)
+            }
+            file => Self::begin(file?, true, limit, header),
+        }
+    }
+
+    fn open(path: &Path, readable: bool) -> io::Result<File> {
+        std::fs::OpenOptions::new()
+            .read(readable)
             .append(true)
             .create(true)
             .mode(0o600)
             .custom_flags(libc::O_TRUNC | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
+            .open(path)
+    }
+
+    fn begin(file: File, readable: bool, limit: u64, mut header: String) -> io::Result<Self> {
         header.truncate(header.floor_char_boundary(HEADER_BYTES));
         // What is no file has no size.
         let limit = if file.metadata()?.is_file() { limit } else { u64::MAX };
-        let mut log = Self { file, size: 0, limit, header };
+        let mut log = Self { file, size: 0, limit, header, readable };
         let first = format!("{}\n", log.header);
         log.file.write_all(first.as_bytes())?;
         log.size = first.len() as u64;
@@ -82,12 +97,14 @@ impl LogFile {
 
     /// Removes the oldest entries, with `remove` if that works.
     fn cut(&mut self, at: &str, remove: fn(&File, u64) -> io::Result<()>) -> io::Result<()> {
-        let block = self.file.metadata()?.blksize().max(1);
-        let cut = (self.limit * CUT_PERCENT / 100).next_multiple_of(block).min(self.size);
-        remove(&self.file, cut).or_else(|_| self.shift(cut))?;
-        self.size -= cut;
+        if self.readable {
+            let block = self.file.metadata()?.blksize().max(1);
+            let cut = (self.limit * CUT_PERCENT / 100).next_multiple_of(block).min(self.size);
+            remove(&self.file, cut).or_else(|_| self.shift(cut))?;
+            self.size -= cut;
+        }
         let noted = format!("{} - log truncated at {at}", self.header);
-        if self.size < noted.len() as u64 {
+        if !self.readable || self.size < noted.len() as u64 {
             self.file.set_len(0)?;
             self.size = noted.len() as u64 + 1;
             return self.file.write_all(format!("{noted}\n").as_bytes());
@@ -143,6 +160,21 @@ mod tests {
     use super::*;
 
     const LIMIT: u64 = 40_960;
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let file = LogFile::open(&path, false).unwrap();
+        let mut log = LogFile::begin(file, false, LIMIT, "header".to_owned()).unwrap();
+        let line = format!("{}\n", "x".repeat(99));
+        let room = (LIMIT as usize - "header\n".len()) / line.len();
+        for _ in 0..room + 3 {
+            log.write(&line, "12").unwrap();
+        }
+        let wanted = format!("header - log truncated at 12\n{}", line.repeat(3));
+        assert_eq!(std::fs::read_to_string(path).unwrap(), wanted);
+    }
 
     fn log(folder: &tempfile::TempDir) -> LogFile {
         LogFile::create(&folder.path().join("log"), LIMIT, "header".to_owned()).unwrap()

@@ -56,7 +56,7 @@ pub fn run(task: &Task) -> ExitCode {
     for &row in &rows {
         jobs.push((row, Job::Ours));
         match (&task.reference, row.reference) {
-            (None, _) | (_, Reference::ByChance) => {}
+            (None, _) | (_, Reference::ByChance | Reference::Unasked) => {}
             (_, Reference::Same) => jobs.push((row, Job::Reference)),
             (_, Reference::Differs(_)) => {
                 jobs.extend([(row, Job::Reference), (row, Job::Recorded)]);
@@ -202,7 +202,7 @@ impl Report {
 
 /// Whether a difference is recorded.
 fn differs(row: &Row) -> bool {
-    !matches!(row.reference, Reference::Same)
+    !matches!(row.reference, Reference::Same | Reference::Unasked)
 }
 
 /// The names in backquotes on lines of our section that begin with `Rows:`.

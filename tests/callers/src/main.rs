@@ -3,18 +3,21 @@
 //!     callers [--reference PROGRAM --differences FILE] [--cache FOLDER] PROGRAM [NAME...]
 //!
 //! The tables are in `contracts.rs`, what each caller expects of a start that succeeds, and in
-//! `refusals.rs`, what must be refused and in which words. NAME is a part of a row's name. With
+//! `refusals.rs`, what must be refused and in which words; `confined.rs` has starts that are traced. NAME is a part of a row's name. With
 //! `--reference` the same rows are played with the packaged passt: where it differs, the row says
 //! what it does instead, and FILE names the row with the reason. A difference that is not recorded
 //! fails, and so does a record without a difference.
 
 mod client;
 mod compare;
+mod confined;
 mod contracts;
 mod play;
+mod policy;
 mod process;
 mod refusals;
 mod row;
+mod trace;
 mod world;
 
 use std::path::PathBuf;
@@ -34,7 +37,7 @@ pub struct Task {
 
 /// All rows, in the order of the reports.
 fn rows() -> impl Iterator<Item = &'static Row> {
-    contracts::ROWS.iter().chain(refusals::ROWS)
+    contracts::ROWS.iter().chain(refusals::ROWS).chain(confined::ROWS)
 }
 
 fn main() -> ExitCode {

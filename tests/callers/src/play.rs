@@ -11,9 +11,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client;
+use crate::policy::{self, Request};
 use crate::process::{PATIENCE, Started, all, await_orphan, await_some, command_line, runs};
 use crate::row::{Before, Caller, Clause, Row};
-use crate::world;
+use crate::{trace, world};
 
 /// Descriptors for the program are kept above this number until it starts.
 const HIGH: i32 = 40;
@@ -44,6 +45,7 @@ pub struct Player {
     program: Option<&'static str>,
     unheard: bool,
     closed: bool,
+    traced: bool,
     notify: Option<UnixDatagram>,
     started: Option<Started>,
     pair: Option<UnixStream>,
@@ -120,6 +122,7 @@ impl Player {
                 self.program = Some(path);
             }
             Before::Unheard => self.unheard = true,
+            Before::Traced => self.traced = true,
             Before::Closed => self.closed = true,
             Before::NotifySocket => {
                 let socket = UnixDatagram::bind(NOTIFY).map_err(text)?;
@@ -200,11 +203,20 @@ impl Player {
         let close = if self.closed { "<&- >&- 2>&-" } else { "" };
         let script = format!("{limit} exec {redirections}; exec {name} \"$@\" {close}");
         words.extend(["bash".to_owned(), "-c".to_owned(), script, "bash".to_owned()]);
+        if self.traced {
+            run(&["strace", "-V"].map(str::to_owned))
+                .map_err(|why| format!("no strace(1): {why}"))?;
+            words.extend(trace::TRACER.split_whitespace().map(str::to_owned));
+        }
         words.push(program.unwrap_or_else(|| self.words[0].clone()));
         words.extend_from_slice(&self.words[1..]);
         let mut command = command(&words);
         if self.notify.is_some() {
             command.env("NOTIFY_SOCKET", NOTIFY);
+        }
+        if self.traced {
+            // cargo's, where the loader would look first.
+            command.env_remove("LD_LIBRARY_PATH");
         }
         self.started = Some(Started::new(command, !self.unheard)?);
         self.daemon = None;
@@ -249,6 +261,8 @@ impl Player {
             }
             Clause::Again => self.start().and_then(|()| self.returns(0)),
             Clause::NothingRuns => self.nothing_runs(),
+            Clause::Granted(program) => granted(program, None),
+            Clause::GrantedFrom(program, suite) => granted(program, Some(suite)),
             Clause::Inside(command, words) => self.inside(command, words),
             Clause::DropsLeak => self.drops_leak(),
             Clause::PidFile(path) => self.pid_file(path),
@@ -470,6 +484,24 @@ fn connect(path: &str) -> Result<UnixStream, String> {
     let stream = UnixStream::connect(path).map_err(|error| format!("cannot connect: {error}"))?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(text)?;
     Ok(stream)
+}
+
+/// Whether all that was asked for is granted, by the profiles from the release `from` on.
+fn granted(program: &str, from: Option<&str>) -> Outcome {
+    let requests = trace::requests(&fs::read_to_string(trace::FILE).map_err(text)?)?;
+    // So that a trace of nothing does not pass.
+    let raw =
+        |socket: &Request| matches!(socket, Request::Socket(family, _) if family == "AF_NETLINK");
+    ensure(requests.iter().any(raw), || "the trace is not that of a start".into())?;
+    let profiles = policy::profiles(program).iter();
+    let profiles = profiles.skip_while(|profile| from.is_some_and(|suite| suite != profile.suite));
+    let refused: Vec<String> = profiles
+        .flat_map(|profile| {
+            let refused = requests.iter().filter(|request| !profile.lets(request));
+            refused.map(|request| format!("{} refuses {request:?}", profile.suite))
+        })
+        .collect();
+    ensure(refused.is_empty(), || refused.join("\n    "))
 }
 
 /// A command that finds the program where callers look.

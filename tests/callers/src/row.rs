@@ -42,6 +42,8 @@ pub enum Before {
     Unheard,
     /// Standard input, output and error are closed.
     Closed,
+    /// What the program asks for is recorded.
+    Traced,
     /// The caller is a service whose manager waits for a message on its socket.
     NotifySocket,
 }
@@ -115,6 +117,10 @@ pub enum Clause {
     Again,
     /// No process is left.
     NothingRuns,
+    /// Nothing was asked for that AppArmor's profiles for the program of this name do not grant.
+    Granted(&'static str),
+    /// The same, by the profiles of this release and later ones.
+    GrantedFrom(&'static str, &'static str),
 }
 
 /// How the reference keeps a row's clauses.
@@ -126,6 +132,8 @@ pub enum Reference {
     Differs(&'static [Clause]),
     /// Sometimes: it depends on who is faster.
     ByChance,
+    /// The row is about our program only.
+    Unasked,
 }
 
 /// A row of a table.
@@ -173,6 +181,12 @@ impl Row {
     /// The reference may or may not keep `clauses`, depending on who is faster.
     pub const fn by_chance(mut self) -> Self {
         self.reference = Reference::ByChance;
+        self
+    }
+
+    /// The reference is not asked.
+    pub const fn ours(mut self) -> Self {
+        self.reference = Reference::Unasked;
         self
     }
 
