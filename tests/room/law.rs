@@ -221,6 +221,29 @@ pub fn exhaustion<S: Subject>(make: impl Fn() -> S) {
     assert!(counts.iter().all(|&count| count == counts[0]), "room is lost: {counts:?}");
 }
 
+/// One sender is refused; what comes then is used by another, who never asks again; what comes after that
+/// is for the first.
+pub fn used_meanwhile<S: Subject>(make: impl Fn() -> S) {
+    let (mut link, mut list) = (make(), ToGuestList::new());
+    if !link.is_bounded() {
+        return;
+    }
+    let len = link.largest().min(700);
+    let request = datagrams(len - HEADER_BYTES, 20 * (len - HEADER_BYTES));
+    for round in 0..20 {
+        let mut sent = exhaust(&mut link, &mut list, request);
+        silent(&mut link);
+        assert!(link.free_some());
+        let (_, more) = send(&mut link, &mut list, datagrams(18, 18));
+        sent.extend(more);
+        let room = link.turn(0).room;
+        let (events, got) = free_all(&mut link);
+        assert!(room || events.room, "round {round}: the report of room is lost");
+        assert!(got == sent, "round {round}");
+        silent(&mut link);
+    }
+}
+
 pub fn given_back<S: Subject>(make: impl Fn() -> S) {
     let (mut link, mut list) = (make(), ToGuestList::new());
     let segment = link.largest().min(1000) - HEADER_BYTES;

@@ -34,6 +34,11 @@ macro_rules! links {
             }
 
             #[test]
+            fn who_comes_first_takes_no_report_away() {
+                law::used_meanwhile(|| $link);
+            }
+
+            #[test]
             fn what_is_given_back_is_as_if_it_was_never_lent() {
                 law::given_back(|| $link);
             }
