@@ -9,8 +9,8 @@ use std::os::fd::BorrowedFd;
 use rustix::net::{SendFlags, send};
 
 use crate::{
-    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec, Payload,
-    PortEvents, RoomDebt, Stopped, ToGuest, ToGuestList,
+    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec,
+    MAX_FRAME_BYTES, Payload, PortEvents, RoomDebt, Stopped, ToGuest, ToGuestList,
 };
 
 /// How often, in 1/256, a frame is mistreated.
@@ -43,6 +43,8 @@ struct Outgoing {
     /// Frames that the guest can still take.
     room: usize,
     debt: RoomDebt,
+    /// The guest has made room since the debt was made.
+    grown: bool,
     delivered: VecDeque<MemFrame>,
     /// How often room was asked for.
     reservations: u64,
@@ -82,6 +84,7 @@ impl MemPort {
                 free: usize::MAX,
                 room: usize::MAX,
                 debt: RoomDebt::default(),
+                grown: false,
                 delivered: VecDeque::new(),
                 reservations: 0,
             },
@@ -114,15 +117,22 @@ impl MemPort {
     /// Limits how many more frames the guest takes. Returns what a real link would report.
     pub fn set_room(&mut self, frames: usize) -> PortEvents {
         self.outgoing.room = frames;
-        let room = frames > 0 && self.outgoing.debt.settle();
-        PortEvents { room, ..PortEvents::default() }
+        self.outgoing.grown |= frames > 0;
+        self.on_event(0)
     }
 
-    /// The guest makes `more` of its buffers free again. Returns what a real link would report.
-    pub fn free_buffers(&mut self, more: usize) -> PortEvents {
+    /// The guest makes `more` of its buffers free again. The next event says so.
+    pub fn free_buffers(&mut self, more: usize) {
         let out = &mut self.outgoing;
         out.free = out.free.saturating_add(more).min(out.ring);
-        PortEvents { room: more > 0 && out.debt.settle(), ..PortEvents::default() }
+        out.grown |= more > 0;
+    }
+
+    /// Bytes of the largest frame that the guest can take when all of its buffers are free.
+    pub fn largest_frame(&self) -> u32 {
+        let out = &self.outgoing;
+        let bytes = out.buffer_bytes.saturating_mul(if out.mergeable { out.ring } else { 1 });
+        bytes.min(MAX_FRAME_BYTES as usize) as u32
     }
 
     /// Buffers that the guest has got frames in and not made free.
@@ -196,6 +206,11 @@ fn mistreat(queue: &mut VecDeque<MemFrame>, frame: MemFrame, faults: Faults, dic
 }
 
 impl Outgoing {
+    fn short(&mut self) -> Stopped {
+        self.grown &= self.debt.is_owed();
+        Stopped::Short(self.debt.owe())
+    }
+
     /// Adds `count` buffers to those of the reservation.
     fn lend(&mut self, count: usize) -> Vec<GuestIovec> {
         let mut lend = || {
@@ -225,7 +240,7 @@ unsafe impl ToGuest for Outgoing {
         }
         while let Some(wanted) = list.open_frame() {
             if list.frames() >= self.room {
-                return Stopped::Short(self.debt.owe());
+                return self.short();
             }
             let wanted = (wanted as usize).div_ceil(self.buffer_bytes);
             let largest = if self.mergeable { self.ring } else { 1 };
@@ -237,7 +252,7 @@ unsafe impl ToGuest for Outgoing {
             self.buffers.truncate(before);
             let too_large = list.request().payload == Payload::Datagrams && wanted > largest;
             let hopeless = too_large || pieces.len() == most;
-            return if hopeless { Stopped::Ended } else { Stopped::Short(self.debt.owe()) };
+            return if hopeless { Stopped::Ended } else { self.short() };
         }
         Stopped::Ended
     }
@@ -308,7 +323,8 @@ impl FramePort for MemPort {
     }
 
     fn on_event(&mut self, _token: u16) -> PortEvents {
-        PortEvents::default()
+        let out = &mut self.outgoing;
+        PortEvents { room: out.grown && out.debt.settle(), ..PortEvents::default() }
     }
 
     fn flush(&mut self) {}

@@ -10,11 +10,11 @@
 //! * *never*: the first frame does not fit, and waiting does not help. It is larger than all that the guest
 //!   could make available, with the driver and the features that it has now.
 //!
-//! After *some* and *none* the link owes a report: [`PortEvents::room`](crate::PortEvents) follows once the
-//! guest has made more room than there was, however soon it does so, and whoever used it meanwhile. Before
-//! that there is no report: who was refused may sleep. Less than what is wanted may have come; the next
-//! reservation then says so. A link that is down answers *none*, and its report is
-//! [`LinkChange::Up`](crate::LinkChange).
+//! After *some* and *none* the link owes a report: [`PortEvents::room`](crate::PortEvents) follows once there
+//! is more room than there was, however soon the guest makes it, and not before: who was refused may sleep.
+//! If others use what came before it is reported, the debt stays, and what comes next settles it. What came
+//! may be less than what is wanted; the next reservation then says so. A link that is down answers *none*,
+//! and its report is [`LinkChange::Up`](crate::LinkChange).
 //!
 //! What a frame with fewer bytes than wanted is worth says the request ([`Payload`]): bytes of a stream can
 //! be sent in smaller frames, a datagram cannot.

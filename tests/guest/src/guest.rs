@@ -67,6 +67,8 @@ pub struct Options {
     pub indirect: bool,
     /// Notifications are wanted: without it, SET_VRING_CALL carries no descriptor.
     pub call: bool,
+    /// The indexes that the rings begin with, as after a driver that was here before.
+    pub first_index: u16,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             rx_buffers: 256,
             indirect: false,
             call: true,
+            first_index: 0,
         }
     }
 }
@@ -118,11 +121,16 @@ impl Guest {
         let slots_at = (RX_BUFFERS_AT + rx_bytes).next_multiple_of(4096);
         let counter =
             || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
-        let ring = |index: u64| DriverRing::new(RINGS_AT + index * 0x10_0000, size, false);
+        let memory = GuestMemory::new(slots_at + SLOTS * SLOT_BYTES);
+        let ring = |index: u64| {
+            let mut ring = DriverRing::new(RINGS_AT + index * 0x10_0000, size, false);
+            ring.begin_at(&memory, options.first_index);
+            ring
+        };
         Self {
             client: Client::new(stream),
-            memory: GuestMemory::new(slots_at + SLOTS * SLOT_BYTES),
             rings: [ring(0), ring(1)],
+            memory,
             features: 0,
             options,
             kicks: [counter(), counter()],

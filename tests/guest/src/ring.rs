@@ -58,6 +58,13 @@ impl DriverRing {
         }
     }
 
+    /// Goes on from `index`, as if as many buffers had been used before. For a ring that is not shown yet.
+    pub fn begin_at(&mut self, memory: &GuestMemory, index: u16) {
+        (self.next, self.kicked, self.last_used) = (index, index, index);
+        memory.store_u16(self.available + 2, index);
+        memory.store_u16(self.used + 2, index);
+    }
+
     /// Descriptors that are free.
     pub fn free(&self) -> usize {
         self.free.len()
