@@ -10,6 +10,7 @@ mod datagrams;
 mod dns;
 mod fragments;
 mod frames;
+mod front_end;
 mod guest;
 mod hostile;
 mod leaks;
