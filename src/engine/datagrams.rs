@@ -86,10 +86,12 @@ impl Engine {
             ours: Endpoint::new(ip.destination, destination_port),
             endpoint: Endpoint::new(ip.source, source_port),
         };
-        match self.flows.find(ip.protocol, &side) {
-            Some(id) => Ok(id),
-            None => self.open_datagram_flow(proto, ip.protocol, side),
-        }
+        let id = match self.flows.find(ip.protocol, &side) {
+            Some(id) => id,
+            None => self.open_datagram_flow(proto, ip.protocol, side)?,
+        };
+        self.note_queue(id);
+        Ok(id)
     }
 
     fn open_datagram_flow(

@@ -8,6 +8,7 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 use super::Engine;
 use super::tcp::Run;
 use super::udp_run::DatagramRun;
+use crate::flow::table::FlowId;
 use crate::responder::{dhcp, dhcpv6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
 use crate::wire::{DropReason, Fragment, Packet};
@@ -27,6 +28,8 @@ impl Engine {
     pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
         let (from, out) = port.halves();
         let Some(mut lease) = FromGuestLease::take(from, batch) else { return false };
+        self.queue = lease.queue();
+        out.select(self.queue);
         let mut runs = Runs::default();
         for index in 0..lease.frames().len() {
             let mut done = self.frame(&mut lease, index, &mut runs, out);
@@ -44,6 +47,13 @@ impl Engine {
         self.finish_run(&mut lease, &mut runs.stream);
         self.finish_datagrams(&mut lease, &mut runs.datagrams);
         true
+    }
+
+    /// A frame of a flow is looked at: what goes to the guest for this flow goes to the queue it came from.
+    pub(super) fn note_queue(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.table.get_mut(id) {
+            flow.state.queue = self.queue;
+        }
     }
 
     fn frame(

@@ -119,6 +119,8 @@ pub struct Engine {
     ping_refused: bool,
     epoll: Rc<OwnedFd>,
     now: Timestamp,
+    /// The guest's queue that the frames come from which are looked at.
+    queue: u8,
     /// When the next acknowledgement has waited for long enough.
     ack_at: Option<Timestamp>,
     /// This turn served a connection that moves bulk past the link.
@@ -161,6 +163,7 @@ impl Engine {
             ping_refused: false,
             epoll,
             now,
+            queue: 0,
             ack_at: None,
             bulk: false,
             expired: Expired::default(),
@@ -252,12 +255,13 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        match self.flows.table.get(id).map(|flow| &flow.state.protocol) {
-            Some(Protocol::Tcp(_)) => self.drive_tcp(out, id),
-            Some(Protocol::Udp(_) | Protocol::Ping(_)) => self.serve_datagrams(out, id),
-            Some(Protocol::Splice(_)) => self.drive_splice(id),
-            Some(Protocol::Relay(_)) => self.serve_relay(id),
-            None => {}
+        let Some(flow) = self.flows.table.get(id) else { return };
+        out.select(flow.state.queue);
+        match flow.state.protocol {
+            Protocol::Tcp(_) => self.drive_tcp(out, id),
+            Protocol::Udp(_) | Protocol::Ping(_) => self.serve_datagrams(out, id),
+            Protocol::Splice(_) => self.drive_splice(id),
+            Protocol::Relay(_) => self.serve_relay(id),
         }
     }
 

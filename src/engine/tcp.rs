@@ -60,7 +60,10 @@ impl Engine {
             _ => {
                 self.finish_run(lease, run);
                 match self.flows.find(L4Protocol::Tcp, &side) {
-                    Some(id) => id,
+                    Some(id) => {
+                        self.note_queue(id);
+                        id
+                    }
                     None => return self.segment_without_flow(side, ip, &head, out),
                 }
             }
@@ -177,7 +180,8 @@ impl Engine {
         let offset = self.peek_offset(target.source.is_ipv4());
         let mut state = TcpState::new(conn, offset, Nagle::Unwritten);
         state.connecting = !connected;
-        self.add_tcp(out, socket, sides, state)?;
+        let id = self.add_tcp(out, socket, sides, state)?;
+        self.note_queue(id);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod mtu;
 mod namespace;
 mod neighbours;
 mod packet;
+mod queues;
 mod services;
 mod slot_port;
 mod tails;
