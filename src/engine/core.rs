@@ -11,6 +11,7 @@ use super::net::Net;
 use super::outbox::Outbox;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
+use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -42,10 +43,17 @@ impl Settings {
     }
 }
 
+/// Queues of a guest that are told apart; a link has no more.
+const MAX_QUEUES: u8 = 32;
+
 /// The parts that protocols share.
 pub(super) struct Core {
     /// When this turn began.
     pub now: Timestamp,
+    /// The guest's queue from which the frames come that are looked at.
+    pub queue: u8,
+    /// A bit for each queue of the guest's from which frames have come, and for the first.
+    pub queues: u32,
     pub flows: Flows,
     pub listeners: Listeners,
     pub net: Net,
@@ -64,11 +72,26 @@ impl Core {
     ) -> Self {
         Self {
             now,
+            queue: 0,
+            queues: 1,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
             listeners: Listeners::new(epoll),
             net,
             settings,
             outbox: Outbox::default(),
+        }
+    }
+
+    /// Frames of one of the guest's queues are looked at from now on.
+    pub fn select_queue(&mut self, queue: u8) {
+        self.queue = queue % MAX_QUEUES;
+        self.queues |= 1 << self.queue;
+    }
+
+    /// The guest has sent a frame of a flow: what goes to it for this flow goes to the same queue.
+    pub fn note_queue(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.table.get_mut(id) {
+            flow.state.queue = self.queue;
         }
     }
 

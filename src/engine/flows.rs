@@ -294,13 +294,13 @@ impl Flows {
         }
     }
 
-    /// Takes the flow that has waited longest for room in the guest's buffers.
-    pub fn next_starved(&mut self) -> Option<FlowId> {
+    /// Takes the flow that has waited longest for room in the guest's buffers; with it, its queue.
+    pub fn next_starved(&mut self) -> Option<(FlowId, u8)> {
         while let Some(id) = self.starved.pop_front() {
             if let Some(flow) = self.table.get_mut(id)
                 && std::mem::take(&mut flow.state.starved)
             {
-                return Some(id);
+                return Some((id, flow.state.queue));
             }
         }
         None

@@ -279,18 +279,26 @@ impl Engine {
         self.ack_at = core.flows.due_acks(core.now);
     }
 
-    /// Serves flows that have waited for room, each once, as long as there is any: a port that is full must not have
-    /// every waiting flow ask in vain. The others wait for the link's next word.
+    /// Serves flows that have waited for room, each once, as long as their queue has any: a queue that is full must
+    /// not have every waiting flow ask in vain. The others wait for the link's next word.
     fn feed(&mut self, out: &mut dyn ToGuest) {
+        let mut full = 0;
         for _ in 0..STARVED_PER_TURN.min(self.unfed) {
-            let Some(id) = self.core.flows.next_starved() else { break };
+            let Some((id, queue)) = self.core.flows.next_starved() else { break };
             self.unfed -= 1;
+            if full & (1 << queue) != 0 {
+                self.core.flows.mark_starved(id);
+                continue;
+            }
             tcp::on_room(&mut self.core, id);
             self.serve(out, id);
             // What is too little for one flow may be enough for the next.
             if self.core.flows.is_starved(id) && !self.core.outbox.has_room(out) {
-                self.unfed = 0;
-                return;
+                full |= 1 << queue;
+                if full == self.core.queues {
+                    self.unfed = 0;
+                    return;
+                }
             }
         }
         if !self.core.flows.has_starved() {
@@ -300,16 +308,16 @@ impl Engine {
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
         let Self { core, bypass, batch, .. } = self;
-        match (core.flows.table.get(id).map(|flow| &flow.state.kind), bypass) {
-            (Some(FlowKind::Tcp(_)), _) => tcp::drive(core, out, id),
-            (Some(FlowKind::Udp(_) | FlowKind::Ping(_)), _) => {
-                datagrams::serve(core, batch, out, id);
-            }
-            (Some(FlowKind::Splice(_)), Some(parts)) => {
+        let Some(flow) = core.flows.table.get(id) else { return };
+        out.select(flow.state.queue);
+        match (&flow.state.kind, bypass) {
+            (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, batch, out, id),
+            (FlowKind::Splice(_), Some(parts)) => {
                 self.bulk |= splice::drive(core, parts, batch, id);
             }
-            (Some(FlowKind::Relay(_)), _) => relay::serve(core, batch, id),
-            _ => {}
+            (FlowKind::Relay(_), _) => relay::serve(core, batch, id),
+            (FlowKind::Splice(_), None) => {}
         }
     }
 

@@ -22,6 +22,8 @@ pub struct FlowState {
     pub ready: bool,
     /// Already on the list of flows that wait for room in the guest's buffers.
     pub starved: bool,
+    /// The guest's queue that its last frame came from: frames to it go there.
+    pub queue: u8,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
     pub scheduled: Option<Timestamp>,
     /// The view of the network under which the flow goes where it goes.
@@ -33,7 +35,7 @@ pub struct FlowState {
 impl FlowState {
     /// State of a new flow.
     pub fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        Self { socket, ready: false, starved: false, scheduled: None, epoch, kind }
+        Self { socket, ready: false, starved: false, queue: 0, scheduled: None, epoch, kind }
     }
 
     /// The socket.

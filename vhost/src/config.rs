@@ -1,6 +1,8 @@
 //! What the device shows to the guest: `struct virtio_net_config` (virtio 1.2, section 5.1.4), served
 //! to the front-end by GET_CONFIG.
 
+use crate::queue::MAX_PAIRS;
+
 /// `VIRTIO_NET_S_LINK_UP`.
 const LINK_UP: u16 = 1;
 
@@ -19,7 +21,7 @@ impl Config {
         let mut space = Vec::with_capacity(12);
         space.extend_from_slice(&self.mac.unwrap_or_default());
         space.extend_from_slice(&LINK_UP.to_le_bytes());
-        space.extend_from_slice(&1u16.to_le_bytes()); // max_virtqueue_pairs
+        space.extend_from_slice(&(MAX_PAIRS as u16).to_le_bytes()); // max_virtqueue_pairs
         space.extend_from_slice(&self.mtu.to_le_bytes());
         let mut bytes: Vec<u8> = space.into_iter().skip(offset).take(len).collect();
         bytes.resize(len, 0);
@@ -35,7 +37,7 @@ mod tests {
     fn any_window_of_the_space_agrees_with_the_whole() {
         let config = Config { mac: Some([0x52, 0x54, 0, 1, 2, 3]), mtu: 65520 };
         let whole = config.space(0, 64);
-        assert_eq!(&whole[..12], [0x52, 0x54, 0, 1, 2, 3, 1, 0, 1, 0, 0xf0, 0xff]);
+        assert_eq!(&whole[..12], [0x52, 0x54, 0, 1, 2, 3, 1, 0, 8, 0, 0xf0, 0xff]);
         assert!(whole[12..].iter().all(|&b| b == 0));
         for offset in 0..40 {
             for len in 0..20 {

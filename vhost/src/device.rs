@@ -14,16 +14,13 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::control::{Control, ControlError};
 use crate::mem::install_guard;
-use crate::session::{RX, Session, TOKEN_KICK, TX};
+use crate::session::{Kicked, RINGS, Session, TOKEN_KICK};
 
 /// Token of the control socket.
 const TOKEN_CONTROL: u16 = 0;
 
 /// Token of the device's own wake-up.
 const TOKEN_WAKE: u16 = 1;
-
-const TOKEN_KICK_RX: u16 = TOKEN_KICK + RX as u16;
-const TOKEN_KICK_TX: u16 = TOKEN_KICK + TX as u16;
 
 /// Control messages handled in one turn of the loop; traffic goes on in between.
 const MESSAGES_PER_TURN: usize = 32;
@@ -125,7 +122,7 @@ impl Device {
 
     /// Whether `token` is that of a ring: the driver has put something into it.
     pub fn is_kick(token: u16) -> bool {
-        matches!(token, TOKEN_KICK_RX | TOKEN_KICK_TX)
+        kicked_ring(token).is_some()
     }
 
     /// Makes the loop come back in the next turn.
@@ -182,22 +179,17 @@ impl Device {
         true
     }
 
-    /// Whether rings broke that nothing was reported of.
-    fn has_faults(&self) -> bool {
-        self.session.rx.fault.is_some() || self.session.tx.fault.is_some()
-    }
-
     /// Comes back in the next turn if something is left that no descriptor announces.
-    fn after_flush(&mut self) {
+    fn after_flush(&mut self, unannounced: bool) {
         let lost = self.control.is_some() && self.session.memory_lost();
-        if self.session.tx.take_unannounced() || lost || self.has_faults() {
+        if unannounced || lost {
             self.wake();
         }
     }
 
     /// The change of the link since the last report.
     fn link_change(&mut self, closed: bool) -> Option<LinkChange> {
-        let up = self.session.rx.is_up();
+        let up = self.session.is_up();
         let before = std::mem::replace(&mut self.up, up);
         match (closed, before, up) {
             (true, ..) => Some(LinkChange::Closed),
@@ -210,27 +202,25 @@ impl Device {
 
 impl FramePort for Device {
     fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
-        (&mut self.session.tx, &mut self.session.rx)
+        self.session.halves()
     }
 
     fn on_event(&mut self, token: u16) -> PortEvents {
+        let ring = kicked_ring(token);
         let mut closed = false;
-        match token {
-            TOKEN_CONTROL => closed = self.on_control(),
-            TOKEN_WAKE if self.unread => closed = self.on_control(),
-            TOKEN_KICK_RX => self.session.acknowledge_kick(RX),
-            TOKEN_KICK_TX => self.session.acknowledge_kick(TX),
-            _ => {}
+        if token == TOKEN_CONTROL || (token == TOKEN_WAKE && self.unread) {
+            closed = self.on_control();
         }
         closed |= self.check_memory();
-        self.session.tx.drain_disabled();
-        let room = self.session.rx.take_room();
-        self.session.report_faults();
-        PortEvents {
-            frames: token != TOKEN_KICK_RX && self.session.tx.may_have_frames(),
-            room,
-            link: self.link_change(closed),
+        let kicked = match ring {
+            Some(ring) => self.session.on_kick(ring),
+            None => self.session.look_at_all(),
+        };
+        if kicked.commands {
+            self.wake();
         }
+        let Kicked { frames, room, .. } = kicked;
+        PortEvents { frames, room, link: self.link_change(closed) }
     }
 
     fn take_request(&mut self) -> Option<FrontEndRequest> {
@@ -239,18 +229,18 @@ impl FramePort for Device {
     }
 
     fn flush(&mut self) {
-        self.session.flush();
-        self.after_flush();
+        let flushed = self.session.flush(None);
+        self.after_flush(flushed.unannounced);
     }
 
     fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
-        let again = self.session.flush_lazily(now);
-        self.after_flush();
-        again
+        let flushed = self.session.flush(Some(now));
+        self.after_flush(flushed.unannounced);
+        flushed.again
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        let (tx, rx) = (&self.session.tx.counters, &self.session.rx.counters);
+        let (tx, rx, commands) = self.session.counters();
         visit("vhost.from_guest.frames", tx.frames);
         visit("vhost.from_guest.too_short", tx.too_short);
         visit("vhost.from_guest.too_long", tx.too_long);
@@ -260,9 +250,17 @@ impl FramePort for Device {
         visit("vhost.to_guest.frames", rx.frames);
         visit("vhost.to_guest.no_buffers", rx.starved);
         visit("vhost.to_guest.ring_broken", rx.lost);
+        visit("vhost.commands.done", commands.done);
+        visit("vhost.commands.refused", commands.refused);
+        visit("vhost.commands.malformed", commands.malformed);
         visit("vhost.rings_broken", self.session.faults);
         visit("vhost.violations", self.violations);
     }
+}
+
+/// The ring whose kicks are reported under `token`.
+fn kicked_ring(token: u16) -> Option<usize> {
+    token.checked_sub(TOKEN_KICK).map(usize::from).filter(|&ring| ring < RINGS)
 }
 
 impl Drop for Device {

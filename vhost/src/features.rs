@@ -1,8 +1,7 @@
 //! The feature words: virtio (virtio 1.2, sections 5.1.3 and 6) and vhost-user protocol features.
 //!
-//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the
-//! control queue and more than one queue pair, the dirty log and device state (migration), in-order
-//! use, in-flight tracking, the packed ring.
+//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the dirty log
+//! and device state (migration), in-order use, in-flight tracking, the packed ring.
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -16,7 +15,7 @@ use passt_frame::net_header::Accepted;
 const PROTOCOL_FEATURES: u32 = 30;
 
 /// Offered virtio bits that depend on no option.
-const ALWAYS: [u32; 17] = [
+const ALWAYS: [u32; 24] = [
     VIRTIO_F_VERSION_1,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
@@ -34,6 +33,13 @@ const ALWAYS: [u32; 17] = [
     net::VIRTIO_NET_F_HOST_ECN,
     net::VIRTIO_NET_F_MTU,
     net::VIRTIO_NET_F_STATUS,
+    net::VIRTIO_NET_F_CTRL_VQ,
+    net::VIRTIO_NET_F_CTRL_RX,
+    net::VIRTIO_NET_F_CTRL_VLAN,
+    net::VIRTIO_NET_F_CTRL_RX_EXTRA,
+    net::VIRTIO_NET_F_GUEST_ANNOUNCE,
+    net::VIRTIO_NET_F_MQ,
+    net::VIRTIO_NET_F_CTRL_MAC_ADDR,
 ];
 
 /// The virtio feature word that GET_FEATURES answers.
@@ -97,6 +103,41 @@ impl Features {
         self.has(net::VIRTIO_NET_F_CSUM)
     }
 
+    /// There is a control queue.
+    pub fn control_queue(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CTRL_VQ)
+    }
+
+    /// Receive modes and filter tables are commands of it.
+    pub fn control_rx(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CTRL_RX)
+    }
+
+    /// So are more receive modes.
+    pub fn control_rx_extra(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CTRL_RX_EXTRA)
+    }
+
+    /// So are VLAN filters.
+    pub fn control_vlan(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CTRL_VLAN)
+    }
+
+    /// So is setting the Ethernet address.
+    pub fn control_mac(self) -> bool {
+        self.has(net::VIRTIO_NET_F_CTRL_MAC_ADDR)
+    }
+
+    /// So is the answer to a request for an announcement.
+    pub fn announce(self) -> bool {
+        self.has(net::VIRTIO_NET_F_GUEST_ANNOUNCE)
+    }
+
+    /// There may be more than one queue pair.
+    pub fn multi_queue(self) -> bool {
+        self.has(net::VIRTIO_NET_F_MQ)
+    }
+
     /// What the guest may leave to us.
     pub fn accepted(self) -> Accepted {
         Accepted { checksum: self.host_checksum(), gso: self.host_gso() }
@@ -131,7 +172,7 @@ mod tests {
     #[test]
     fn offers_nothing_that_is_not_served() {
         let word = offered(true);
-        for bit in [net::VIRTIO_NET_F_CTRL_VQ, net::VIRTIO_NET_F_MQ, 26, 34, 35, 33] {
+        for bit in [net::VIRTIO_NET_F_RSS, net::VIRTIO_NET_F_HASH_REPORT, 2, 26, 33, 34, 35] {
             assert_eq!(word & (1 << bit), 0, "bit {bit}");
         }
         assert_eq!(word & !offered(false), 1 << net::VIRTIO_NET_F_MAC);

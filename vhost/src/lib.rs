@@ -3,16 +3,17 @@
 //!
 //! # Theory of operation
 //! A *front-end* (QEMU, Cloud Hypervisor, crosvm, User-Mode Linux) connects to a socket and tells,
-//! message by message, which memory its guest has and where in it two rings lie. From then on the
-//! *driver* in the guest and this crate exchange frames through that memory without the front-end;
-//! eventfds carry notifications both ways.
+//! message by message, which memory its guest has and where in it rings lie: two for each queue pair, and
+//! perhaps one for commands. From then on the *driver* in the guest and this crate exchange frames through
+//! that memory without the front-end; eventfds carry notifications both ways.
 //!
 //! * [`Device`] is the [`FramePort`](passt_frame::FramePort) that the loop drives: it owns
 //! * `Control`, the connection: `Framing` collects whole messages without ever waiting, a pre-filter
 //!   serves those that the `vhost` crate rejects, the rest is relayed to that crate, which calls
-//! * `Session`, the device behind the messages: features, memory, two `Vring`s, and the two halves
-//! * `RxHalf` (to the guest) and `TxHalf` (from the guest), each with a `Ring` while it runs: a burst
-//!   view of a split ring, popped many at a time, published once for each turn of the loop.
+//! * `Session`, the device behind the messages: features, memory, the `ControlQueue`, and a list of
+//! * `QueuePair`s, each an `RxHalf` (to the guest) and a `TxHalf` (from the guest) with
+//! * a `Vring`, what the front-end has said of it, and a `Ring` while it runs: a burst view of a split
+//!   ring, popped many at a time, published once for each turn of the loop.
 //!
 //! What this crate reads and writes in guest memory goes through `mem`, the only file with `unsafe` blocks.
 //!
@@ -31,6 +32,7 @@
 //! Specifications: virtio 1.2, sections 2.7 (split rings) and 5.1 (network device); vhost-user as
 //! published with QEMU.
 
+mod command;
 mod config;
 mod control;
 mod device;
@@ -39,6 +41,7 @@ mod handler;
 mod mem;
 mod message;
 mod moderation;
+mod queue;
 mod ring;
 mod rx;
 mod session;

@@ -79,6 +79,8 @@ pub enum Direction {
     Readable,
     /// The device writes them.
     Writable,
+    /// The device reads the first ones of a chain and writes the others (2.7.4.2).
+    Both,
 }
 
 /// What a walk over a chain found.
@@ -92,6 +94,8 @@ pub struct Chain {
     pub entries: u32,
     /// There were more pieces than the list takes; those beyond are missing in it.
     pub cut: bool,
+    /// How many pieces stand before the first writable buffer, in a ring of both directions that has one.
+    pub readable: Option<usize>,
 }
 
 /// A started ring.
@@ -352,7 +356,12 @@ impl Walk<'_> {
     fn buffer(&mut self, descriptor: Descriptor) -> Result<(), RingFault> {
         self.chain.descriptors += 1;
         let writable = has(descriptor, VRING_DESC_F_WRITE);
-        if writable != (self.direction == Direction::Writable) {
+        let right = match self.direction {
+            Direction::Readable => !writable,
+            Direction::Writable => writable,
+            Direction::Both => self.is_in_order(writable),
+        };
+        if !right {
             return Err(RingFault::Direction(self.head));
         }
         let (pieces, limit, cut) = (&mut *self.pieces, self.limit, &mut self.chain.cut);
@@ -365,6 +374,14 @@ impl Walk<'_> {
         });
         self.chain.bytes += u64::from(descriptor.len);
         if mapped { Ok(()) } else { Err(self.unmapped(descriptor.guest, descriptor.len)) }
+    }
+
+    /// Whether a buffer may follow those before it: no readable one follows a writable one.
+    fn is_in_order(&mut self, writable: bool) -> bool {
+        if writable {
+            self.chain.readable.get_or_insert(self.pieces.len());
+        }
+        writable || self.chain.readable.is_none()
     }
 
     /// Adds the buffers of an indirect table.

@@ -23,7 +23,6 @@
 //! and never does keeps its datagrams waiting; drivers fill their ring, if not at once.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use passt_frame::net_header::{HEADER_BYTES, encode};
 use passt_frame::{
@@ -31,9 +30,9 @@ use passt_frame::{
     Stopped, ToGuest, ToGuestList,
 };
 
-use crate::features::Features;
-use crate::mem::{Memory, Span};
-use crate::ring::{Chain, Ring, RingFault};
+use crate::mem::Span;
+use crate::ring::{Chain, Direction, Ring, RingFault};
+use crate::vring::{Vring, VringUser};
 
 /// Descriptors that one reservation looks at.
 const WALK_BUDGET: u32 = 65_536;
@@ -47,6 +46,15 @@ pub struct RxCounters {
     pub starved: u64,
     /// Frames committed to a ring that had broken in between.
     pub lost: u64,
+}
+
+impl RxCounters {
+    /// Adds the counts of another half.
+    pub fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.starved += other.starved;
+        self.lost += other.lost;
+    }
 }
 
 /// A reserved buffer: one chain of the ring.
@@ -88,27 +96,16 @@ impl Offer {
     }
 }
 
-/// The receive half of the device.
-#[derive(Default)]
+/// The receive half of a queue pair.
 pub struct RxHalf {
-    /// The ring while it runs.
-    pub ring: Option<Ring>,
-    /// Whether SET_VRING_ENABLE allows frames through.
-    pub enabled: bool,
-    /// What broke the ring, until the device has reported it.
-    pub fault: Option<RingFault>,
-    /// Where the ring stopped.
-    pub base: u16,
+    /// Its vring.
+    pub vring: Vring,
     /// Whether a reservation was short.
     debt: RoomDebt,
     /// The available index that a report of room was promised at.
     seen: u16,
     /// The ring ran out of buffers in this reservation.
     dry: bool,
-    /// Guest memory.
-    pub memory: Rc<Memory>,
-    /// What was negotiated.
-    pub features: Features,
     /// Named counts.
     pub counters: RxCounters,
     /// Buffers popped earlier and not needed, oldest first.
@@ -124,11 +121,23 @@ pub struct RxHalf {
     lent: Vec<GuestIovec>,
 }
 
-impl RxHalf {
-    /// Starts with `ring`. Allocates all that the data path needs.
-    pub fn start(&mut self, mut ring: Ring) {
-        let size = usize::from(ring.size());
-        self.spare = VecDeque::with_capacity(size);
+impl VringUser for RxHalf {
+    fn vring(&self) -> &Vring {
+        &self.vring
+    }
+
+    fn vring_mut(&mut self) -> &mut Vring {
+        &mut self.vring
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Writable
+    }
+
+    fn on_start(&mut self) {
+        let Some(ring) = &mut self.vring.ring else { return };
+        ring.forgo_kicks();
+        self.spare = VecDeque::with_capacity(usize::from(ring.size()));
         self.buffers = Vec::with_capacity(MAX_TO_GUEST_IOVECS + MAX_FRAMES * HEADER_BYTES);
         self.frames = Vec::with_capacity(MAX_FRAMES);
         self.headers = Vec::with_capacity(MAX_FRAMES * HEADER_BYTES);
@@ -137,27 +146,56 @@ impl RxHalf {
         self.spare_reserved = 0;
         // A report that was promised before the ring stopped is due with the first buffer of the new one.
         self.seen = ring.base().wrapping_sub(1);
-        self.fault = None;
-        ring.forgo_kicks();
-        self.ring = Some(ring);
     }
 
-    /// Stops the ring, spare buffers given back empty; returns where to go on.
-    pub fn stop(&mut self) -> u16 {
-        if let Some(mut ring) = self.ring.take() {
+    /// Gives spare buffers back empty.
+    fn on_stop(&mut self) {
+        if let Some(ring) = &mut self.vring.ring {
             for head in self.spare.drain(..) {
                 ring.put_used(head, 0);
             }
-            ring.publish();
-            self.base = ring.base();
         }
+    }
+
+    fn on_end(&mut self) {
         self.clear();
-        self.base
+        self.spare.clear();
+    }
+}
+
+impl RxHalf {
+    /// A half whose ring does not run.
+    pub fn new(vring: Vring) -> Self {
+        Self {
+            vring,
+            debt: RoomDebt::default(),
+            seen: 0,
+            dry: false,
+            counters: RxCounters::default(),
+            spare: VecDeque::new(),
+            spare_reserved: 0,
+            budget: 0,
+            buffers: Vec::new(),
+            frames: Vec::new(),
+            headers: Vec::new(),
+            pieces: Vec::new(),
+            lent: Vec::new(),
+        }
     }
 
     /// Whether frames can reach the guest.
     pub fn is_up(&self) -> bool {
-        self.enabled && self.ring.is_some()
+        self.vring.is_up()
+    }
+
+    /// Whether a reservation was short, and no room was reported since.
+    pub fn owes_room(&self) -> bool {
+        self.debt.is_owed()
+    }
+
+    /// Another pair has room in place of this one, which is out of use. Whether that is to be reported.
+    pub fn settle_elsewhere(&mut self) -> bool {
+        self.debt.settle()
     }
 
     /// Whether there is more room than when a reservation was short. Says so once.
@@ -165,7 +203,7 @@ impl RxHalf {
         if !self.debt.is_owed() || !self.is_up() {
             return false;
         }
-        let Some(ring) = &mut self.ring else { return false };
+        let Some(ring) = &mut self.vring.ring else { return false };
         match has_grown(ring, &mut self.seen) {
             Ok(true) => {
                 ring.forgo_kicks();
@@ -180,14 +218,9 @@ impl RxHalf {
     }
 
     /// Stops the ring because the driver broke it.
-    pub fn fail(&mut self, fault: RingFault) {
-        if let Some(mut ring) = self.ring.take() {
-            ring.publish();
-            self.base = ring.base();
-        }
-        self.fault = Some(fault);
-        self.clear();
-        self.spare.clear();
+    fn fail(&mut self, fault: RingFault) {
+        self.vring.fail(fault);
+        self.on_end();
     }
 
     fn clear(&mut self) {
@@ -265,7 +298,7 @@ impl RxHalf {
             let Some(head) = self.next_head(ring)? else { break };
             let before = self.pieces.len();
             let limit = limit + HEADER_BYTES;
-            let chain = ring.walk(&self.memory, head, &mut self.pieces, limit)?;
+            let chain = ring.walk(&self.vring.memory, head, &mut self.pieces, limit)?;
             self.budget = self.budget.saturating_sub(chain.descriptors);
             if chain.bytes == 0 {
                 return Err(RingFault::TooSmall(head));
@@ -279,7 +312,7 @@ impl RxHalf {
             bytes += u64::from(len);
             offer.add(&chain);
             self.buffers.push(Buffer { head, bytes: len });
-            if chain.cut || !self.features.mergeable() {
+            if chain.cut || !self.vring.features.mergeable() {
                 break;
             }
         }
@@ -401,13 +434,14 @@ fn pieces_bytes(pieces: &[Span]) -> u32 {
     pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.len()))
 }
 
-// SAFETY: pieces lie in regions that `self.memory` keeps mapped. It is replaced only by control
+// SAFETY: pieces lie in regions that `self.vring.memory` keeps mapped. It is replaced only by control
 // messages, which need the device through `&mut`; each popped buffer belongs to one frame only.
 unsafe impl ToGuest for RxHalf {
     fn caps(&self) -> Caps {
+        let features = self.vring.features;
         Caps {
-            partial_checksum: self.features.guest_checksum(),
-            gso: self.features.guest_gso(),
+            partial_checksum: features.guest_checksum(),
+            gso: features.guest_gso(),
             up: self.is_up(),
         }
     }
@@ -417,9 +451,9 @@ unsafe impl ToGuest for RxHalf {
         if !self.is_up() {
             return Stopped::Down;
         }
-        let Some(mut ring) = self.ring.take() else { return Stopped::Down };
+        let Some(mut ring) = self.vring.ring.take() else { return Stopped::Down };
         let result = self.gather(&mut ring, list);
-        self.ring = Some(ring);
+        self.vring.ring = Some(ring);
         result.unwrap_or_else(|fault| {
             self.fail(fault);
             Stopped::Down
@@ -427,7 +461,7 @@ unsafe impl ToGuest for RxHalf {
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
-        let Some(mut ring) = self.ring.take() else {
+        let Some(mut ring) = self.vring.ring.take() else {
             self.counters.lost += done.len() as u64;
             return;
         };
@@ -450,12 +484,12 @@ unsafe impl ToGuest for RxHalf {
             piece += frame.header_pieces;
         }
         self.settle(&mut ring, last_used);
-        self.ring = Some(ring);
+        self.vring.ring = Some(ring);
         self.clear();
     }
 
     fn cancel(&mut self, _list: &ToGuestList) {
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = &mut self.vring.ring {
             ring.rewind();
         }
         self.clear();

@@ -1,47 +1,73 @@
-//! The device behind the messages: features, memory and the two rings. Each method is what one
-//! vhost-user request asks for, checked; a [`Violation`] ends the connection.
+//! The device behind the messages: features, memory, queue pairs and control queue. Each method is what
+//! one vhost-user request asks for, checked; a [`Violation`] ends the connection.
 //!
 //! A ring runs from SET_VRING_KICK (with addresses known) to GET_VRING_BASE, and moves frames while it
 //! is also enabled. The enable flag is kept before features are known and before the ring exists:
 //! QEMU sends it first. Memory is independent of both: it survives stop and start, and may change
 //! under running rings, which are then resolved anew.
+//!
+//! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and behind the last pair comes
+//! the control queue. With a driver that has no multi-queue that is ring 2 (virtio 1.2, section 5.1.2),
+//! which pair 1 does not need then.
 
 use std::fs::File;
 use std::rc::Rc;
 use std::time::Duration;
 
 use log::warn;
-use passt_frame::Registrar;
+use passt_frame::{FromGuest, Registrar, ToGuest};
 use thiserror::Error;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::command::{CommandCounters, ControlQueue};
 use crate::config::Config;
 use crate::features::{Features, offered, protocol};
-use crate::mem::{Memory, MemoryError, RegionSpec, RingMemory};
-use crate::moderation::Moderation;
-use crate::ring::{Direction, Ring, RingFault};
-use crate::rx::RxHalf;
-use crate::tx::TxHalf;
-use crate::vring::{UserAddresses, Vring};
+use crate::mem::{Memory, MemoryError, RegionSpec};
+use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
+use crate::rx::RxCounters;
+use crate::tx::TxCounters;
+use crate::vring::{UserAddresses, Vring, VringUser};
 
-/// Index of the receive ring (virtio 1.2, section 5.1.2).
-pub const RX: usize = 0;
+/// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers. crosvm makes exactly as many
+/// as that, Cloud Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.
+pub const RINGS: usize = 2 * MAX_PAIRS + 1;
 
-/// Index of the transmit ring.
-pub const TX: usize = 1;
+/// The control queue's number if there is more than one pair, and if there is one.
+const CONTROL: usize = 2 * MAX_PAIRS;
+const CONTROL_OF_ONE_PAIR: usize = 2;
 
-/// Rings of one queue pair, what GET_QUEUE_NUM answers. crosvm makes exactly as many as that, Cloud
-/// Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.
-pub const RINGS: usize = 2;
+/// What a ring is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The receive ring of a pair.
+    Rx(usize),
+    /// The transmit ring of a pair.
+    Tx(usize),
+    /// The control queue.
+    Control,
+}
 
-/// Token of the receive ring's kicks; the transmit ring's is the next.
+/// Token of the first ring's kicks; the others' follow.
 pub const TOKEN_KICK: u16 = 2;
+
+/// What kicks have brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kicked {
+    /// Frames from the guest may be waiting.
+    pub frames: bool,
+    /// Room toward the guest after there was none.
+    pub room: bool,
+    /// Commands are left that no kick will announce.
+    pub commands: bool,
+}
 
 /// What a front-end did against the protocol.
 #[derive(Debug, Error)]
 pub enum Violation {
     /// There is no such ring.
-    #[error("ring {0}, but there are {RINGS} (one queue pair)")]
+    #[error(
+        "ring {0}, but there are {RINGS}: {MAX_PAIRS} queue pairs and a control queue (QEMU: queues={MAX_PAIRS} at most)"
+    )]
     NoRing(u32),
     /// Bits that were not offered.
     #[error("acknowledges feature bits {0:#x}, which were not offered")]
@@ -90,13 +116,10 @@ pub struct Session {
     memory: Rc<Memory>,
     /// The same memory as the queue types take it.
     shared: GuestMemoryAtomic<GuestMemoryMmap>,
-    vrings: [Vring; RINGS],
-    /// Frames to the guest.
-    pub rx: RxHalf,
-    /// Frames from the guest.
-    pub tx: TxHalf,
-    /// What is kept back of the transmit ring's notifications.
-    moderation: Moderation,
+    pairs: Rc<Pairs>,
+    control: ControlQueue,
+    from: FromPairs,
+    to: ToPairs,
     /// Rings that their drivers broke.
     pub faults: u64,
 }
@@ -108,6 +131,7 @@ impl Session {
     /// Never with the built-in ring size; the queue types check it.
     pub fn new(registrar: Registrar, config: Config) -> Result<Self, virtio_queue::Error> {
         let shared = GuestMemoryAtomic::new(GuestMemoryMmap::default());
+        let pairs = Rc::new(Pairs::new(&shared)?);
         Ok(Self {
             config,
             registrar,
@@ -115,13 +139,23 @@ impl Session {
             protocol: 0,
             mtu: None,
             memory: Rc::default(),
-            vrings: [Vring::new(shared.clone())?, Vring::new(shared.clone())?],
+            control: ControlQueue::new(Vring::new(shared.clone())?, pairs.clone()),
+            from: FromPairs::new(pairs.clone()),
+            to: ToPairs::new(pairs.clone()),
+            pairs,
             shared,
-            rx: RxHalf::default(),
-            tx: TxHalf::default(),
-            moderation: Moderation::default(),
             faults: 0,
         })
+    }
+
+    /// The halves of the link.
+    pub fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
+        (&mut self.from, &mut self.to)
+    }
+
+    /// Whether frames can reach the guest.
+    pub fn is_up(&self) -> bool {
+        self.pairs.is_up()
     }
 
     /// The virtio feature word on offer.
@@ -139,20 +173,31 @@ impl Session {
         if !features.version_1() {
             return Err(Violation::Legacy);
         }
-        self.apply_features(features);
+        self.apply_features(features)?;
         if !features.protocol_features() {
-            self.rx.enabled = true;
-            self.tx.enabled = true;
+            self.with_all(|user| user.vring_mut().enabled = true);
         }
         Ok(())
     }
 
-    fn apply_features(&mut self, features: Features) {
-        self.features = features;
-        (self.rx.features, self.tx.features) = (features, features);
-        for ring in self.rx.ring.iter_mut().chain(self.tx.ring.iter_mut()) {
-            ring.set_features(features);
+    fn apply_features(&mut self, features: Features) -> Result<(), Violation> {
+        if control_index(features) != control_index(self.features) {
+            self.move_control()?;
         }
+        self.features = features;
+        self.with_all(|user| user.vring_mut().set_features(features));
+        Ok(())
+    }
+
+    /// Ring 2 becomes the control queue, or is it no longer; what was said of it stays with its number.
+    fn move_control(&mut self) -> Result<(), Violation> {
+        let pair = &self.pairs.all()[CONTROL_OF_ONE_PAIR / 2];
+        let (ring, control) = (&mut pair.rx.borrow_mut().vring, self.control.vring_mut());
+        if ring.is_running() || control.is_running() {
+            return Err(Violation::Running(CONTROL_OF_ONE_PAIR));
+        }
+        std::mem::swap(ring, control);
+        Ok(())
     }
 
     /// SET_PROTOCOL_FEATURES.
@@ -179,7 +224,8 @@ impl Session {
 
     /// GET_CONFIG.
     pub fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
-        Config { mtu: self.mtu(), ..self.config }.space(offset as usize, len as usize)
+        let mac = self.control.mac.or(self.config.mac);
+        Config { mac, mtu: self.mtu() }.space(offset as usize, len as usize)
     }
 
     /// SET_MEM_TABLE.
@@ -208,23 +254,42 @@ impl Session {
         self.memory.is_lost()
     }
 
-    /// Replaces guest memory under both halves and resolves running rings anew. The old memory is
-    /// unmapped when this returns.
+    /// Replaces guest memory under all rings and resolves those that run anew. The old memory is unmapped
+    /// when this returns.
     fn set_memory(&mut self, memory: Memory) {
-        self.memory = Rc::new(memory);
-        self.rx.memory = self.memory.clone();
-        self.tx.memory = self.memory.clone();
+        let memory = Rc::new(memory);
+        self.memory = memory.clone();
         if let Ok(guard) = self.shared.lock() {
-            guard.replace(self.memory.as_vm_memory());
+            guard.replace(memory.as_vm_memory());
         }
+        self.with_all(|user| user.set_memory(memory.clone()));
+    }
+
+    /// What ring `index` is for.
+    fn purpose(&self, index: usize) -> Purpose {
+        let control = control_index(self.features);
+        // Where the control queue is not, there is what it displaces.
+        let at = match index {
+            _ if index == control => return Purpose::Control,
+            CONTROL => CONTROL_OF_ONE_PAIR,
+            _ => index,
+        };
+        if at.is_multiple_of(2) { Purpose::Rx(at / 2) } else { Purpose::Tx(at / 2) }
+    }
+
+    /// Does something with the user of a ring, whose index was checked.
+    fn with<T>(&mut self, index: usize, act: impl FnOnce(&mut dyn VringUser) -> T) -> T {
+        match self.purpose(index) {
+            Purpose::Rx(pair) => act(&mut *self.pairs.all()[pair].rx.borrow_mut()),
+            Purpose::Tx(pair) => act(&mut *self.pairs.all()[pair].tx.borrow_mut()),
+            Purpose::Control => act(&mut self.control),
+        }
+    }
+
+    /// Does something with the users of all rings.
+    fn with_all(&mut self, act: impl Fn(&mut dyn VringUser)) {
         for index in 0..RINGS {
-            if !self.is_running(index) {
-                continue;
-            }
-            match self.resolve(index) {
-                Some(memory) => self.move_ring(index, memory),
-                None => self.fail(index, RingFault::RingUnmapped),
-            }
+            self.with(index, &act);
         }
     }
 
@@ -235,33 +300,16 @@ impl Session {
     }
 
     /// The same for what must not change while the ring runs.
-    fn stopped(&self, index: u32) -> Result<usize, Violation> {
+    fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
         let at = self.index(index)?;
-        if self.is_running(at) { Err(Violation::Running(at)) } else { Ok(at) }
-    }
-
-    fn ring_mut(&mut self, index: usize) -> Option<&mut Ring> {
-        if index == RX { self.rx.ring.as_mut() } else { self.tx.ring.as_mut() }
-    }
-
-    fn is_running(&self, index: usize) -> bool {
-        if index == RX { self.rx.ring.is_some() } else { self.tx.ring.is_some() }
-    }
-
-    fn fail(&mut self, index: usize, fault: RingFault) {
-        if index == RX { self.rx.fail(fault) } else { self.tx.fail(fault) }
-    }
-
-    fn move_ring(&mut self, index: usize, memory: RingMemory) {
-        if let Some(ring) = self.ring_mut(index) {
-            ring.set_memory(memory);
-        }
+        let running = self.with(at, |user| user.vring().is_running());
+        if running { Err(Violation::Running(at)) } else { Ok(at) }
     }
 
     /// SET_VRING_NUM.
     pub fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
-        if self.vrings[index].set_size(size) {
+        if self.with(index, |user| user.vring().set_size(size)) {
             return Ok(());
         }
         Err(Violation::Range { what: "ring size", value: u64::from(size) })
@@ -272,41 +320,20 @@ impl Session {
         let index = self.stopped(index)?;
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
-        self.vrings[index].set_base(base);
-        self.set_stop_base(index, base);
+        self.with(index, |user| user.vring().set_base(base));
         Ok(())
-    }
-
-    fn set_stop_base(&mut self, index: usize, base: u16) {
-        if index == RX {
-            self.rx.base = base;
-        } else {
-            self.tx.base = base;
-        }
     }
 
     /// SET_VRING_ADDR. On a running ring only the place changes, not the indexes.
     pub fn set_ring_address(&mut self, index: u32, at: UserAddresses) -> Result<(), Violation> {
         let index = self.index(index)?;
-        let bad = Violation::BadAddress(index);
-        let Some(guest) = at.in_guest(&self.memory) else { return Err(bad) };
-        if !self.vrings[index].set_addresses(&guest) {
-            return Err(bad);
-        }
-        self.vrings[index].addresses = Some(at);
-        let Some(memory) = self.resolve(index) else { return Err(bad) };
-        if self.is_running(index) {
-            self.move_ring(index, memory);
-        } else {
-            self.start(index);
-        }
-        Ok(())
-    }
-
-    fn resolve(&self, index: usize) -> Option<RingMemory> {
-        let vring = &self.vrings[index];
-        let at = vring.addresses?.in_guest(&self.memory)?;
-        RingMemory::resolve(&self.memory, &at, vring.size())
+        self.with(index, |user| {
+            if !user.vring_mut().set_addresses(at) {
+                return Err(Violation::BadAddress(index));
+            }
+            user.start();
+            Ok(())
+        })
     }
 
     /// SET_VRING_KICK.
@@ -314,48 +341,34 @@ impl Session {
         let index = self.index(index)?;
         let why = "polling instead of kicks is not supported";
         let fd = fd.ok_or(Violation::BadDescriptor(index, why))?;
-        self.vrings[index]
-            .set_kick(fd, &self.registrar, TOKEN_KICK + index as u16)
-            .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
-        self.start(index);
-        Ok(())
-    }
-
-    /// Starts a ring that has all it needs.
-    fn start(&mut self, index: usize) {
-        let vring = &self.vrings[index];
-        if self.is_running(index) || !vring.has_kick() || vring.addresses.is_none() {
-            return;
-        }
-        let Some(memory) = self.resolve(index) else {
-            return self.fail(index, RingFault::RingUnmapped);
-        };
-        let base = vring.base();
-        if index == RX {
-            self.rx.start(Ring::new(memory, Direction::Writable, base, self.features));
-        } else {
-            self.tx.start(Ring::new(memory, Direction::Readable, base, self.features));
-        }
+        let registrar = self.registrar.clone();
+        self.with(index, |user| {
+            user.vring_mut()
+                .set_kick(fd, &registrar, TOKEN_KICK + index as u16)
+                .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
+            user.start();
+            Ok(())
+        })
     }
 
     /// SET_VRING_CALL. What was used before under another descriptor may have gone unnoticed, so
     /// the new one is signalled at once.
     pub fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
         let index = self.index(index)?;
-        self.vrings[index]
-            .set_call(fd)
-            .map_err(|_| Violation::BadDescriptor(index, "call descriptor"))?;
-        if self.is_running(index) {
-            self.vrings[index].call();
-        }
-        Ok(())
+        self.with(index, |user| {
+            let vring = user.vring();
+            vring.set_call(fd).map_err(|_| Violation::BadDescriptor(index, "call descriptor"))?;
+            if vring.is_running() {
+                vring.call();
+            }
+            Ok(())
+        })
     }
 
     /// SET_VRING_ERR.
     pub fn set_err(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
         let index = self.index(index)?;
-        self.vrings[index]
-            .set_err(fd)
+        self.with(index, |user| user.vring_mut().set_err(fd))
             .map_err(|_| Violation::BadDescriptor(index, "error descriptor"))
     }
 
@@ -364,42 +377,42 @@ impl Session {
         let index = self.index(index)?;
         let range = Violation::Range { what: "enable flag", value: u64::from(enable) };
         let enable = if enable <= 1 { enable == 1 } else { return Err(range) };
-        if index == RX {
-            self.rx.enabled = enable;
-        } else {
-            self.tx.enabled = enable;
-        }
+        self.with(index, |user| user.vring_mut().enabled = enable);
         Ok(())
     }
 
     /// GET_VRING_BASE: stops the ring and says where to go on.
     pub fn stop_ring(&mut self, index: u32) -> Result<u16, Violation> {
         let index = self.index(index)?;
-        let base = if index == RX { self.rx.stop() } else { self.tx.stop() };
-        let vring = &mut self.vrings[index];
-        vring.set_base(base);
-        vring.call();
-        vring.drop_kick(&self.registrar);
-        let _ = vring.set_call(None);
-        Ok(base)
+        let registrar = self.registrar.clone();
+        Ok(self.with(index, |user| {
+            let base = user.stop();
+            let vring = user.vring_mut();
+            vring.call();
+            vring.drop_kick(&registrar);
+            let _ = vring.set_call(None);
+            base
+        }))
     }
 
     /// RESET_DEVICE: all rings stop and are disabled, features are forgotten. Memory, call and error
     /// descriptors stay: QEMU sets the latter once, before the first reset.
     pub fn reset_device(&mut self) {
-        for (index, vring) in self.vrings.iter_mut().enumerate() {
-            let ring = if index == RX { &self.rx.ring } else { &self.tx.ring };
-            let ran = ring.is_some();
-            let base = if index == RX { self.rx.stop() } else { self.tx.stop() };
-            vring.set_base(base);
+        let registrar = self.registrar.clone();
+        self.with_all(|user| {
+            let ran = user.vring().is_running();
+            user.stop();
+            let vring = user.vring_mut();
             if ran {
                 // What is kept back is said now: a driver that goes on with these rings waits for it.
                 vring.call();
             }
-            vring.drop_kick(&self.registrar);
-        }
-        (self.rx.enabled, self.tx.enabled) = (false, false);
-        self.apply_features(Features::default());
+            vring.drop_kick(&registrar);
+            vring.enabled = false;
+        });
+        self.control.reset();
+        let applied = self.apply_features(Features::default());
+        debug_assert!(applied.is_ok(), "no ring runs");
     }
 
     /// The front-end is gone: everything of it is forgotten, descriptors leave epoll before they are
@@ -407,78 +420,76 @@ impl Session {
     pub fn disconnect(&mut self) {
         self.reset_device();
         self.report_faults();
-        for vring in &mut self.vrings {
-            vring.reset(&self.registrar);
-        }
-        (self.rx.base, self.tx.base) = (0, 0);
+        let registrar = self.registrar.clone();
+        self.with_all(|user| user.vring_mut().reset(&registrar));
         (self.protocol, self.mtu) = (0, None);
         self.set_memory(Memory::default());
     }
 
-    /// Makes room for further kicks of ring `index`.
-    pub fn acknowledge_kick(&self, index: usize) {
-        self.vrings[index].acknowledge_kick();
+    /// The driver has kicked ring `index`.
+    pub fn on_kick(&mut self, index: usize) -> Kicked {
+        self.with(index, |user| user.vring().acknowledge_kick());
+        let kicked = match self.purpose(index) {
+            Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
+            Purpose::Tx(pair) => Kicked { frames: self.pairs.look(pair), ..Kicked::default() },
+            // A command may say that fewer pairs are in use.
+            Purpose::Control => self.look_at_all(),
+        };
+        self.report_fault(index);
+        kicked
     }
 
-    /// Publishes used buffers of both rings and notifies the drivers that want it.
-    pub fn flush(&mut self) {
-        self.publish();
-        for index in [TX, RX] {
-            if self.wants_call(index) {
-                self.call(index);
-            }
+    /// Looks at all rings: something was said of them, or some have broken, or have more than a turn's work.
+    pub fn look_at_all(&mut self) -> Kicked {
+        let commands = self.control.serve();
+        let mut room = false;
+        for pair in 0..MAX_PAIRS {
+            self.pairs.look(pair);
+            room |= self.pairs.take_room(pair);
         }
-        self.moderation.clear();
+        self.report_faults();
+        Kicked { frames: self.pairs.may_have_frames(), room, commands }
     }
 
-    /// The same, but keeps a notification of the transmit ring back that may wait; returns until when.
-    pub fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
-        self.publish();
-        let woken = self.wants_call(RX);
-        if woken {
-            self.call(RX);
-        }
-        if !self.wants_call(TX) {
-            self.moderation.clear();
-            return None;
-        }
-        let frames = self.tx.ring.as_ref().map_or(0, Ring::untold);
-        let until = self.moderation.hold(now, frames, woken);
-        if until.is_none() {
-            self.call(TX);
-        }
-        until
+    /// Publishes used buffers of all rings and notifies the drivers that want it. With a time, notifications
+    /// that may wait are kept back.
+    pub fn flush(&mut self, now: Option<Duration>) -> Flushed {
+        self.pairs.flush(now)
     }
 
-    fn publish(&mut self) {
-        for ring in [&mut self.tx.ring, &mut self.rx.ring].into_iter().flatten() {
-            ring.publish();
+    /// Counts of all pairs together, and of the control queue.
+    pub fn counters(&self) -> (TxCounters, RxCounters, CommandCounters) {
+        let (mut tx, mut rx) = (TxCounters::default(), RxCounters::default());
+        for pair in self.pairs.all() {
+            tx.add(&pair.tx.borrow().counters);
+            rx.add(&pair.rx.borrow().counters);
+        }
+        (tx, rx, self.control.counters)
+    }
+
+    fn report_faults(&mut self) {
+        for index in 0..RINGS {
+            self.report_fault(index);
         }
     }
 
-    fn ring(&mut self, index: usize) -> Option<&mut Ring> {
-        if index == TX { self.tx.ring.as_mut() } else { self.rx.ring.as_mut() }
+    /// Logs and signals that a ring broke, once.
+    fn report_fault(&mut self, index: usize) {
+        let Some(fault) = self.with(index, |user| user.vring_mut().fault.take()) else { return };
+        let name = match self.purpose(index) {
+            Purpose::Rx(0) => "receive ring".to_owned(),
+            Purpose::Tx(0) => "transmit ring".to_owned(),
+            Purpose::Rx(pair) => format!("receive ring of queue pair {pair}"),
+            Purpose::Tx(pair) => format!("transmit ring of queue pair {pair}"),
+            Purpose::Control => "control queue".to_owned(),
+        };
+        warn!("vhost-user: {name} stopped: {fault}");
+        self.faults += 1;
+        self.with(index, |user| user.vring().signal_err());
     }
+}
 
-    fn wants_call(&mut self, index: usize) -> bool {
-        self.ring(index).is_some_and(Ring::wants_call)
-    }
-
-    fn call(&mut self, index: usize) {
-        if let Some(ring) = self.ring(index) {
-            ring.note_call();
-        }
-        self.vrings[index].call();
-    }
-
-    /// Logs and signals rings that broke since the last call.
-    pub fn report_faults(&mut self) {
-        let broken = [("receive", self.rx.fault.take()), ("transmit", self.tx.fault.take())];
-        for (index, (name, fault)) in broken.into_iter().enumerate() {
-            let Some(fault) = fault else { continue };
-            warn!("vhost-user: {name} ring stopped: {fault}");
-            self.faults += 1;
-            self.vrings[index].signal_err();
-        }
-    }
+/// The number of the control queue.
+fn control_index(features: Features) -> usize {
+    if features.control_queue() && !features.multi_queue() { CONTROL_OF_ONE_PAIR } else { CONTROL }
 }

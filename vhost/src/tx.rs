@@ -12,14 +12,12 @@
 //! A ring that runs but is not enabled is consumed and its frames are dropped (vhost-user, "Ring
 //! states").
 
-use std::rc::Rc;
-
 use passt_frame::net_header::{HEADER_BYTES, decode};
 use passt_frame::{FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES};
 
-use crate::features::Features;
-use crate::mem::{Memory, Span};
-use crate::ring::{Chain, MAX_PIECES, Ring, RingFault};
+use crate::mem::Span;
+use crate::ring::{Chain, Direction, MAX_PIECES, Ring, RingFault};
+use crate::vring::{Vring, VringUser};
 
 /// Descriptors that one take looks at.
 const WALK_BUDGET: u32 = 65_536;
@@ -44,21 +42,22 @@ pub struct TxCounters {
     pub disabled: u64,
 }
 
-/// The transmit half of the device.
-#[derive(Default)]
+impl TxCounters {
+    /// Adds the counts of another half.
+    pub fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.too_short += other.too_short;
+        self.too_long += other.too_long;
+        self.too_scattered += other.too_scattered;
+        self.bad_header += other.bad_header;
+        self.disabled += other.disabled;
+    }
+}
+
+/// The transmit half of a queue pair.
 pub struct TxHalf {
-    /// The ring while it runs.
-    pub ring: Option<Ring>,
-    /// Whether SET_VRING_ENABLE allows frames through.
-    pub enabled: bool,
-    /// What broke the ring, until the device has reported it.
-    pub fault: Option<RingFault>,
-    /// Where the ring stopped.
-    pub base: u16,
-    /// Guest memory.
-    pub memory: Rc<Memory>,
-    /// What was negotiated.
-    pub features: Features,
+    /// Its vring.
+    pub vring: Vring,
     /// Named counts.
     pub counters: TxCounters,
     /// Chains were left in the ring.
@@ -77,22 +76,50 @@ enum Popped {
     Full,
 }
 
-impl TxHalf {
-    /// Starts with `ring`. Allocates all that the data path needs.
-    pub fn start(&mut self, ring: Ring) {
+impl VringUser for TxHalf {
+    fn vring(&self) -> &Vring {
+        &self.vring
+    }
+
+    fn vring_mut(&mut self) -> &mut Vring {
+        &mut self.vring
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Readable
+    }
+
+    fn on_start(&mut self) {
+        let Some(ring) = &self.vring.ring else { return };
         self.taken = Vec::with_capacity(usize::from(ring.size()));
         self.pieces.reserve_exact(MAX_PIECES);
         self.lent.reserve_exact(MAX_PIECES);
-        self.ring = Some(ring);
-        self.fault = None;
+    }
+
+    fn on_end(&mut self) {
+        self.taken.clear();
+    }
+}
+
+impl TxHalf {
+    /// A half whose ring does not run.
+    pub fn new(vring: Vring) -> Self {
+        Self {
+            vring,
+            counters: TxCounters::default(),
+            unannounced: false,
+            taken: Vec::new(),
+            pieces: Vec::new(),
+            lent: Vec::new(),
+        }
     }
 
     /// Drops all frames of a ring that runs but is not enabled.
     pub fn drain_disabled(&mut self) {
-        if self.enabled {
+        if self.vring.enabled {
             return;
         }
-        let Some(ring) = &mut self.ring else { return };
+        let Some(ring) = &mut self.vring.ring else { return };
         match drain(ring) {
             Ok(count) => self.counters.disabled += count,
             Err(fault) => self.fail(fault),
@@ -102,7 +129,7 @@ impl TxHalf {
 
     /// Whether frames may be waiting: the ring runs and lets them through.
     pub fn may_have_frames(&self) -> bool {
-        self.enabled && self.ring.is_some()
+        self.vring.is_up()
     }
 
     /// Whether the last look at the ring left chains that no kick will announce. Says so once: who
@@ -111,24 +138,19 @@ impl TxHalf {
         std::mem::take(&mut self.unannounced)
     }
 
+    /// Whether [`take_unannounced`](Self::take_unannounced) will say so.
+    pub fn is_unannounced(&self) -> bool {
+        self.unannounced
+    }
+
     fn has_pending(&self) -> bool {
-        self.ring.as_ref().is_some_and(Ring::has_pending)
+        self.vring.ring.as_ref().is_some_and(Ring::has_pending)
     }
 
     /// Stops the ring because the driver broke it.
-    pub fn fail(&mut self, fault: RingFault) {
-        self.stop();
-        self.fault = Some(fault);
-    }
-
-    /// Stops the ring; returns where to go on.
-    pub fn stop(&mut self) -> u16 {
-        if let Some(mut ring) = self.ring.take() {
-            ring.publish();
-            self.base = ring.base();
-        }
-        self.taken.clear();
-        self.base
+    fn fail(&mut self, fault: RingFault) {
+        self.vring.fail(fault);
+        self.on_end();
     }
 
     fn fill(&mut self, ring: &mut Ring, batch: &mut FromGuestBatch) -> Result<(), RingFault> {
@@ -163,7 +185,7 @@ impl TxHalf {
         batch: &mut FromGuestBatch,
     ) -> Result<Popped, RingFault> {
         self.pieces.clear();
-        let chain = ring.walk(&self.memory, head, &mut self.pieces, MAX_PIECES)?;
+        let chain = ring.walk(&self.vring.memory, head, &mut self.pieces, MAX_PIECES)?;
         let done = Ok(Popped::Done(chain));
         let counters = &mut self.counters;
         let Some(len) = chain.bytes.checked_sub(HEADER_BYTES as u64).filter(|&n| n >= MIN_BYTES)
@@ -180,7 +202,7 @@ impl TxHalf {
             return done;
         }
         let header = split_header(&self.pieces, &mut self.lent);
-        let Some(meta) = decode(&header, len as u32, self.features.accepted()) else {
+        let Some(meta) = decode(&header, len as u32, self.vring.features.accepted()) else {
             counters.bad_header += 1;
             return done;
         };
@@ -220,16 +242,16 @@ fn drain(ring: &mut Ring) -> Result<u64, RingFault> {
     Ok(count)
 }
 
-// SAFETY: pieces lie in regions that `self.memory` keeps mapped. It is replaced only by control
+// SAFETY: pieces lie in regions that `self.vring.memory` keeps mapped. It is replaced only by control
 // messages, which need the device through `&mut`; the chains are given back in `release` only.
 unsafe impl FromGuest for TxHalf {
     fn take(&mut self, batch: &mut FromGuestBatch) {
-        if !self.enabled {
+        if !self.vring.enabled {
             return self.drain_disabled();
         }
-        let Some(mut ring) = self.ring.take() else { return };
+        let Some(mut ring) = self.vring.ring.take() else { return };
         let result = self.fill(&mut ring, batch);
-        self.ring = Some(ring);
+        self.vring.ring = Some(ring);
         if let Err(fault) = result {
             self.fail(fault);
         }
@@ -237,7 +259,7 @@ unsafe impl FromGuest for TxHalf {
     }
 
     fn release(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
+        let Some(ring) = &mut self.vring.ring else { return };
         ring.settle();
         for &head in &self.taken {
             ring.put_used(head, 0);

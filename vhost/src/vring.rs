@@ -1,9 +1,13 @@
-//! One vring's life cycle: what the front-end's SET_VRING_* messages leave behind.
+//! One vring's life cycle: what the front-end's SET_VRING_* messages leave behind, and the [`Ring`] while
+//! it runs.
 //!
-//! Size, addresses, base and call descriptor live in `vhost-user-backend`'s [`VringMutex`], which is
-//! built for that; its lock is taken by control messages and for a notification, never for a frame.
-//! The kick and error descriptors are kept here: that type gives neither out in a form that can be
-//! taken out of epoll again, and the error descriptor not at all.
+//! Size, addresses, call descriptor, and the base while the ring is stopped live in
+//! `vhost-user-backend`'s [`VringMutex`], which is built for that; its lock is taken by control messages
+//! and for a notification, never for a frame. A ring that runs knows its base itself. The kick and error
+//! descriptors are kept here: that type gives neither out in a form that can be taken out of epoll again,
+//! and the error descriptor not at all.
+//!
+//! What is done with the frames, or commands, of a ring is its [`VringUser`]'s business.
 //!
 //! # Descriptors from outside
 //! All are made non-blocking, so that neither a full call counter nor a spurious kick can stop the
@@ -14,6 +18,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use passt_frame::{Errno, Registrar, Trigger};
 use rustix::fs::FileType;
@@ -21,7 +26,9 @@ use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::mem::{Memory, RingAddresses};
+use crate::features::Features;
+use crate::mem::{Memory, RingAddresses, RingMemory};
+use crate::ring::{Direction, Ring, RingFault};
 
 /// Largest ring: the limit of the specification, which crosvm uses.
 pub const MAX_RING: u16 = 32_768;
@@ -55,24 +62,159 @@ struct Kick {
     counter: bool,
 }
 
+/// What a vring is used for: the rings to and from the guest, the control queue.
+pub trait VringUser {
+    /// The vring.
+    fn vring(&self) -> &Vring;
+
+    /// The same, to change it.
+    fn vring_mut(&mut self) -> &mut Vring;
+
+    /// Which way its buffers go.
+    fn direction(&self) -> Direction;
+
+    /// The ring has started: allocates all that the data path needs.
+    fn on_start(&mut self);
+
+    /// The ring stops in order: gives back what was taken and not used.
+    fn on_stop(&mut self) {}
+
+    /// The ring does not run any more, stopped or broken: forgets what was taken from it.
+    fn on_end(&mut self);
+}
+
+impl dyn VringUser + '_ {
+    /// Starts the ring if it has all it needs and does not run.
+    pub fn start(&mut self) {
+        let direction = self.direction();
+        if self.vring_mut().start(direction) {
+            self.on_start();
+        }
+    }
+
+    /// Stops the ring; returns where to go on.
+    pub fn stop(&mut self) -> u16 {
+        self.on_stop();
+        self.vring_mut().stop();
+        self.on_end();
+        self.vring().base()
+    }
+
+    /// Takes over other guest memory; a ring that is not in it breaks.
+    pub fn set_memory(&mut self, memory: Rc<Memory>) {
+        let ran = self.vring().is_running();
+        self.vring_mut().set_memory(memory);
+        if ran && !self.vring().is_running() {
+            self.on_end();
+        }
+    }
+}
+
 /// What is known of one vring.
 pub struct Vring {
     state: VringMutex,
     kick: Option<Kick>,
     err: Option<OwnedFd>,
     /// Where SET_VRING_ADDR put the ring.
-    pub addresses: Option<UserAddresses>,
+    addresses: Option<UserAddresses>,
+    /// The ring while it runs.
+    pub ring: Option<Ring>,
+    /// Whether SET_VRING_ENABLE lets it be used.
+    pub enabled: bool,
+    /// What broke the ring, until the device has reported it.
+    pub fault: Option<RingFault>,
+    /// Guest memory.
+    pub memory: Rc<Memory>,
+    /// What was negotiated.
+    pub features: Features,
 }
 
 impl Vring {
     /// A vring that nothing was said about. `None` cannot happen for [`MAX_RING`].
     pub fn new(memory: GuestMemoryAtomic<GuestMemoryMmap>) -> Result<Self, virtio_queue::Error> {
-        let state = VringMutex::new(memory, MAX_RING)?;
-        Ok(Self { state, kick: None, err: None, addresses: None })
+        Ok(Self {
+            state: VringMutex::new(memory, MAX_RING)?,
+            kick: None,
+            err: None,
+            addresses: None,
+            ring: None,
+            enabled: false,
+            fault: None,
+            memory: Rc::default(),
+            features: Features::default(),
+        })
+    }
+
+    /// Whether the ring runs.
+    pub fn is_running(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Whether the ring runs and may be used.
+    pub fn is_up(&self) -> bool {
+        self.enabled && self.ring.is_some()
+    }
+
+    /// Starts the ring if it has all it needs and does not run; true when it has started.
+    fn start(&mut self, direction: Direction) -> bool {
+        if self.is_running() || self.kick.is_none() || self.addresses.is_none() {
+            return false;
+        }
+        let Some(memory) = self.resolve() else {
+            self.fail(RingFault::RingUnmapped);
+            return false;
+        };
+        self.ring = Some(Ring::new(memory, direction, self.base(), self.features));
+        self.fault = None;
+        true
+    }
+
+    /// Stops the ring.
+    fn stop(&mut self) {
+        if let Some(mut ring) = self.ring.take() {
+            ring.publish();
+            self.state.set_queue_next_avail(ring.base());
+        }
+    }
+
+    /// Stops the ring because the driver broke it.
+    pub fn fail(&mut self, fault: RingFault) {
+        self.stop();
+        self.fault = Some(fault);
+    }
+
+    /// Takes over what was negotiated.
+    pub fn set_features(&mut self, features: Features) {
+        self.features = features;
+        if let Some(ring) = &mut self.ring {
+            ring.set_features(features);
+        }
+    }
+
+    fn set_memory(&mut self, memory: Rc<Memory>) {
+        self.memory = memory;
+        if self.is_running() && !self.move_ring() {
+            self.fail(RingFault::RingUnmapped);
+        }
+    }
+
+    /// Finds the ring anew where it is said to be; false when it is not there.
+    fn move_ring(&mut self) -> bool {
+        let Some(memory) = self.resolve() else { return false };
+        if let Some(ring) = &mut self.ring {
+            ring.set_memory(memory);
+        }
+        true
+    }
+
+    /// The ring in our address space, if it lies in guest memory.
+    fn resolve(&self) -> Option<RingMemory> {
+        let at = self.addresses?.in_guest(&self.memory)?;
+        RingMemory::resolve(&self.memory, &at, self.size())
     }
 
     /// Number of entries.
-    pub fn size(&self) -> u16 {
+    fn size(&self) -> u16 {
         self.state.get_ref().get_queue().size()
     }
 
@@ -84,22 +226,24 @@ impl Vring {
 
     /// Available index at which the ring goes on.
     pub fn base(&self) -> u16 {
-        self.state.queue_next_avail()
+        self.ring.as_ref().map_or_else(|| self.state.queue_next_avail(), Ring::base)
     }
 
-    /// Sets the available index at which the ring goes on.
+    /// Sets the available index at which the ring goes on when it starts.
     pub fn set_base(&self, base: u16) {
         self.state.set_queue_next_avail(base);
     }
 
-    /// Records where the ring is; false when a part is not aligned.
-    pub fn set_addresses(&self, at: &RingAddresses) -> bool {
-        self.state.set_queue_info(at.descriptors, at.available, at.used).is_ok()
-    }
-
-    /// Whether kicks are watched: the ring is to run.
-    pub fn has_kick(&self) -> bool {
-        self.kick.is_some()
+    /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in
+    /// guest memory.
+    pub fn set_addresses(&mut self, at: UserAddresses) -> bool {
+        let Some(guest) = at.in_guest(&self.memory) else { return false };
+        let set = self.state.set_queue_info(guest.descriptors, guest.available, guest.used);
+        if set.is_err() {
+            return false;
+        }
+        self.addresses = Some(at);
+        self.move_ring()
     }
 
     /// Watches `fd` for kicks under `token` from now on.
@@ -147,9 +291,29 @@ impl Vring {
         Ok(())
     }
 
-    /// Tells the driver of used buffers. A full counter means that it was told already.
+    /// Signals the call descriptor. A full counter means that it was signalled already.
     pub fn call(&self) {
         let _ = self.state.signal_used_queue();
+    }
+
+    /// Makes used buffers visible.
+    pub fn publish(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.publish();
+        }
+    }
+
+    /// Whether the driver wants to be notified of used buffers.
+    pub fn wants_call(&mut self) -> bool {
+        self.ring.as_mut().is_some_and(Ring::wants_call)
+    }
+
+    /// Tells the driver of used buffers.
+    pub fn notify(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.note_call();
+        }
+        self.call();
     }
 
     /// Sets or takes away the descriptor that tells the front-end of a broken ring.

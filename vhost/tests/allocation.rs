@@ -16,22 +16,24 @@ static HEAP: Counting = Counting;
 #[test]
 fn the_data_path_allocates_nothing() {
     assert_counting();
-    for indirect in [false, true] {
-        let (mut host, mut guest) = connected(Options { indirect, ..Options::default() });
+    for (indirect, pairs) in [(false, 1), (true, 1), (false, 4)] {
+        let (mut host, mut guest) = connected(Options { indirect, pairs, ..Options::default() });
         let (mut batch, mut list) = (FromGuestBatch::new(), ToGuestList::new());
         let payload = frame(8000, 1);
         let mut counted = 0;
         for round in 0..200 {
+            guest.pair = round % pairs;
             for i in 0..20 {
                 let cuts: Vec<usize> = (1..10).map(|cut| cut * 7 + i).collect();
                 guest.queue_pieces(&payload[..1400], NetHeader::default(), &cuts);
             }
-            guest.publish(1);
+            guest.publish(2 * guest.pair + 1);
             let before = allocations();
-            host.device.on_event(3);
+            host.device.on_event(3 + 2 * guest.pair as u16);
             let (from_guest, to_guest) = host.device.halves();
             while let Some(lease) = FromGuestLease::take(from_guest, &mut batch) {
                 counted += lease.frames().len();
+                to_guest.select(lease.queue());
                 let request = Reserve {
                     header_len: 54,
                     segment: 3000,
@@ -49,7 +51,9 @@ fn the_data_path_allocates_nothing() {
             host.device.flush();
             let after = allocations();
             assert_eq!(after, before, "round {round}");
+            assert!(guest.recv_frame().is_some(), "round {round}");
             while guest.recv_frame().is_some() {}
+            assert_eq!(guest.reclaim(), 20);
         }
         assert_eq!(counted, 4000);
     }

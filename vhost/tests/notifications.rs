@@ -64,6 +64,7 @@ fn virtio_2_7_7_2_a_call_of_the_transmit_ring_waits_for_a_while() {
         let used = guest.rings[TX].used_index(&guest.memory);
         guest.rings[TX].set_used_event(&guest.memory, used);
         guest.send_frame(&frame(60, 1), NetHeader::default());
+        host.turn();
         assert_eq!(host.take_unflushed().len(), 1);
         let until = host.device.flush_lazily(start).expect("it waits");
         assert_eq!(guest.interrupts(TX), 0);
@@ -83,6 +84,7 @@ fn a_call_that_waits_is_made_when_the_front_end_leaves() {
     let used = guest.rings[TX].used_index(&guest.memory);
     guest.rings[TX].set_used_event(&guest.memory, used);
     guest.send_frame(&frame(60, 1), NetHeader::default());
+    host.turn();
     assert_eq!(host.take_unflushed().len(), 1);
     assert!(host.device.flush_lazily(Duration::from_secs(1)).is_some());
     assert_eq!(guest.interrupts(TX), 0);

@@ -102,6 +102,12 @@ fn qemu_10_0_boot_and_restart() {
 }
 
 #[test]
+fn qemu_10_0_boot_with_two_pairs() {
+    let order = include_str!("orders/qemu-10.0-boot-multiqueue.txt");
+    assert_eq!(replay(order), [Up, Down, Closed]);
+}
+
+#[test]
 fn uml_7_2_boot() {
     assert_eq!(replay(include_str!("orders/uml-7.2-boot.txt")), [Up, Down, Closed]);
 }
@@ -109,6 +115,12 @@ fn uml_7_2_boot() {
 #[test]
 fn cloud_hypervisor_boot() {
     assert_eq!(replay(include_str!("orders/cloud-hypervisor-boot.txt")), [Up, Down, Closed]);
+}
+
+#[test]
+fn cloud_hypervisor_boot_with_four_pairs() {
+    let order = include_str!("orders/cloud-hypervisor-multiqueue.txt");
+    assert_eq!(replay(order), [Up, Down, Closed]);
 }
 
 #[test]

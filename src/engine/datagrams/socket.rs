@@ -31,14 +31,20 @@ pub(super) fn find_or_open(
         ours: Endpoint::new(ip.destination, destination_port),
         endpoint: Endpoint::new(ip.source, source_port),
     };
-    if let Some(id) = core.flows.find(ip.protocol, &side) {
-        if leads_where_it_did(core, id, proto) {
-            return Ok(id);
+    let known = core.flows.find(ip.protocol, &side).filter(|&id| {
+        let stays = leads_where_it_did(core, id, proto);
+        if !stays {
+            log::debug!("{id:?}: leads elsewhere now, closing");
+            core.flows.remove(id);
         }
-        log::debug!("{id:?}: leads elsewhere now, closing");
-        core.flows.remove(id);
-    }
-    open_outbound(core, datagrams, proto, ip.protocol, side)
+        stays
+    });
+    let id = match known {
+        Some(id) => id,
+        None => open_outbound(core, datagrams, proto, ip.protocol, side)?,
+    };
+    core.note_queue(id);
+    Ok(id)
 }
 
 /// Whether a flow goes where a new one would, by the view of the network in force. Those that the network began

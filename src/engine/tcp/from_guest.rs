@@ -79,7 +79,10 @@ pub(in crate::engine) fn from_guest(
         _ => {
             run.finish(core, lease);
             match core.flows.find(L4Protocol::Tcp, &side) {
-                Some(id) => id,
+                Some(id) => {
+                    core.note_queue(id);
+                    id
+                }
                 None => return segment_without_flow(core, side, ip, &head, out),
             }
         }
@@ -164,7 +167,8 @@ fn open(
     let offset = peek_offset(&core.settings, target.source.is_ipv4());
     let mut state = TcpState::new(conn, offset, Nagle::Unwritten);
     state.connecting = !connected;
-    add(core, out, socket, sides, state)?;
+    let id = add(core, out, socket, sides, state)?;
+    core.note_queue(id);
     Ok(())
 }
 

@@ -69,6 +69,8 @@ pub struct FromGuestBatch {
     /// The pieces of one system call.
     call: Vec<GuestIovec>,
     observer: Option<Box<dyn FrameObserver>>,
+    /// Queue of the guest's that all frames came from.
+    queue: u8,
 }
 
 impl Default for FromGuestBatch {
@@ -85,7 +87,14 @@ impl FromGuestBatch {
             iovecs: Vec::with_capacity(MAX_FROM_GUEST_IOVECS),
             call: Vec::with_capacity(MAX_SYSCALL_IOVECS),
             observer: None,
+            queue: 0,
         }
+    }
+
+    /// For a link: all frames of this batch came from the guest's queue `queue`; 0 for one that has no
+    /// queues.
+    pub fn set_queue(&mut self, queue: u8) {
+        self.queue = queue;
     }
 
     /// Shows each frame that is taken from now on to `observer`.
@@ -168,6 +177,7 @@ impl FromGuestBatch {
     fn clear(&mut self) {
         self.frames.clear();
         self.iovecs.clear();
+        self.queue = 0;
     }
 
     /// Whether bytes of a tail are among `parts`.
@@ -236,6 +246,11 @@ impl<'a> FromGuestLease<'a> {
             lease.batch.show();
         }
         if lease.batch.is_empty() { None } else { Some(lease) }
+    }
+
+    /// The queue of the guest's that the frames came from, for [`ToGuest::select`](crate::ToGuest::select).
+    pub fn queue(&self) -> u8 {
+        self.batch.queue
     }
 
     /// The frames, in the order in which the guest sent them.

@@ -16,6 +16,12 @@ pub unsafe trait ToGuest {
     /// What the link can take now.
     fn caps(&self) -> Caps;
 
+    /// Frames that are reserved from now on are for the guest's queue `queue`: the number that came with the
+    /// last batch of what they answer. A hint, which a link without queues ignores.
+    fn select(&mut self, queue: u8) {
+        let _ = queue;
+    }
+
     /// Adds frames to `list` until [`ToGuestList::open_frame`] says that it is enough or no further one
     /// can be had; says why it stopped. After [`Stopped::Short`], which needs a
     /// [`RoomDebt`](crate::RoomDebt), the link reports [`PortEvents::room`] once there is more.

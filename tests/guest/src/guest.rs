@@ -1,4 +1,7 @@
-//! A whole guest: memory, two rings, and the front-end that announces them.
+//! A whole guest: memory, queue pairs, perhaps a control queue, and the front-end that announces them.
+//!
+//! It sends and receives through one pair at a time. What is called a ring's index is its place in
+//! [`Guest::rings`]; only the control queue has another number on the wire.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,11 +13,14 @@ use crate::header::NetHeader;
 use crate::memory::{GuestMemory, USER_BASE};
 use crate::ring::{Buffer, DriverRing};
 
-/// Index of the receive ring.
+/// Index of the first pair's receive ring.
 pub const RX: usize = 0;
 
-/// Index of the transmit ring.
+/// Index of the first pair's transmit ring.
 pub const TX: usize = 1;
+
+/// Most pairs that a device has.
+pub const MAX_PAIRS: usize = 8;
 
 /// Feature bits (virtio 1.2, sections 5.1.3 and 6; bit 30 is vhost-user's).
 #[expect(missing_docs, reason = "the names are the specification's")]
@@ -29,17 +35,28 @@ pub mod bit {
     pub const HOST_TSO6: u64 = 1 << 12;
     pub const MRG_RXBUF: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
+    pub const CTRL_VQ: u64 = 1 << 17;
+    pub const CTRL_RX: u64 = 1 << 18;
+    pub const CTRL_VLAN: u64 = 1 << 19;
+    pub const CTRL_RX_EXTRA: u64 = 1 << 20;
+    pub const GUEST_ANNOUNCE: u64 = 1 << 21;
+    pub const MQ: u64 = 1 << 22;
+    pub const CTRL_MAC_ADDR: u64 = 1 << 23;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
 }
 
-/// Guest address of the first ring; each has a mebibyte.
+/// Guest address of the first ring; each has a mebibyte. Behind them are the receive buffers.
 const RINGS_AT: u64 = 0x10_0000;
 
-/// Guest address of the receive buffers.
-const RX_BUFFERS_AT: u64 = 0x40_0000;
+/// Bytes of each ring.
+const RING_BYTES: u64 = 0x10_0000;
+
+/// Guest address of a command, and of the byte for its answer.
+const COMMAND_AT: u64 = 0x2000;
+const ANSWER_AT: u64 = 0x1_f000;
 
 /// Bytes of one transmit slot: header, largest frame, and an indirect table behind it.
 const SLOT_BYTES: u64 = 0x4_0000;
@@ -57,6 +74,10 @@ pub struct Options {
     pub features: u64,
     /// Protocol features to acknowledge, as far as they are offered.
     pub protocol: u64,
+    /// Queue pairs that are started.
+    pub pairs: usize,
+    /// A control queue is started.
+    pub control: bool,
     /// Entries of each ring.
     pub ring_size: u16,
     /// Bytes of each receive buffer.
@@ -76,6 +97,8 @@ impl Default for Options {
         Self {
             features: !bit::MAC,
             protocol: u64::MAX,
+            pairs: 1,
+            control: false,
             ring_size: 256,
             rx_buffer_bytes: 1536,
             rx_buffers: 256,
@@ -92,16 +115,19 @@ pub struct Guest {
     pub client: Client,
     /// Its memory.
     pub memory: GuestMemory,
-    /// Receive and transmit ring.
-    pub rings: [DriverRing; 2],
+    /// Receive and transmit ring of each pair, then the control queue if there is one.
+    pub rings: Vec<DriverRing>,
+    /// The pair that frames go and come through.
+    pub pair: usize,
     /// Acknowledged features.
     pub features: u64,
     options: Options,
-    kicks: [OwnedFd; 2],
-    calls: [OwnedFd; 2],
-    errs: [OwnedFd; 2],
+    kicks: Vec<OwnedFd>,
+    calls: Vec<OwnedFd>,
+    errs: Vec<OwnedFd>,
     slots: Vec<u64>,
-    in_slot: Vec<(u16, u64)>,
+    /// Ring, head and slot of each frame on its way.
+    in_slot: Vec<(usize, u16, u64)>,
 }
 
 impl Guest {
@@ -117,27 +143,53 @@ impl Guest {
     /// A guest that has said nothing yet.
     pub fn new(stream: UnixStream, options: Options) -> Self {
         let size = options.ring_size;
-        let rx_bytes = u64::from(size) * u64::from(options.rx_buffer_bytes);
-        let slots_at = (RX_BUFFERS_AT + rx_bytes).next_multiple_of(4096);
+        let rings = 2 * options.pairs + usize::from(options.control);
+        let rx_bytes = options.pairs as u64 * u64::from(size) * u64::from(options.rx_buffer_bytes);
+        let slots_at = (rx_buffers_at(&options) + rx_bytes).next_multiple_of(4096);
         let counter =
-            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
+            |_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
         let memory = GuestMemory::new(slots_at + SLOTS * SLOT_BYTES);
-        let ring = |index: u64| {
-            let mut ring = DriverRing::new(RINGS_AT + index * 0x10_0000, size, false);
+        let ring = |at: usize| {
+            let mut ring = DriverRing::new(RINGS_AT + at as u64 * RING_BYTES, size, false);
             ring.begin_at(&memory, options.first_index);
             ring
         };
         Self {
             client: Client::new(stream),
-            rings: [ring(0), ring(1)],
+            rings: (0..rings).map(ring).collect(),
             memory,
+            pair: 0,
             features: 0,
             options,
-            kicks: [counter(), counter()],
-            calls: [counter(), counter()],
-            errs: [counter(), counter()],
+            kicks: (0..rings).map(counter).collect(),
+            calls: (0..rings).map(counter).collect(),
+            errs: (0..rings).map(counter).collect(),
             slots: (0..SLOTS).rev().map(|slot| slots_at + slot * SLOT_BYTES).collect(),
             in_slot: Vec::new(),
+        }
+    }
+
+    /// Index of the receive ring in use.
+    fn rx(&self) -> usize {
+        2 * self.pair
+    }
+
+    /// Index of the transmit ring in use.
+    fn tx(&self) -> usize {
+        2 * self.pair + 1
+    }
+
+    /// Index of the control queue.
+    pub fn control(&self) -> usize {
+        2 * self.options.pairs
+    }
+
+    /// The number of a ring in messages.
+    fn number(&self, index: usize) -> usize {
+        match index == self.control() {
+            true if self.features & bit::MQ != 0 => 2 * MAX_PAIRS,
+            true => 2,
+            false => index,
         }
     }
 
@@ -163,12 +215,10 @@ impl Guest {
             self.send(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes(), &[]);
         }
         self.send(request::SET_OWNER, &[], &[]);
-        for index in [RX, TX] {
-            self.send(
-                request::SET_VRING_ERR,
-                &(index as u64).to_ne_bytes(),
-                &[self.errs[index].as_fd()],
-            );
+        for index in 0..self.rings.len() {
+            let number = self.number(index) as u64;
+            let err = self.errs[index].as_fd();
+            self.send(request::SET_VRING_ERR, &number.to_ne_bytes(), &[err]);
             if self.features & bit::PROTOCOL_FEATURES != 0 {
                 self.set_enable(index, true);
             }
@@ -183,9 +233,13 @@ impl Guest {
         for ring in &mut self.rings {
             ring.event_idx = self.features & bit::EVENT_IDX != 0;
         }
-        self.post_buffers(self.options.rx_buffers);
-        self.start_ring(RX);
-        self.start_ring(TX);
+        for pair in (0..self.options.pairs).rev() {
+            self.pair = pair;
+            self.post_buffers(self.options.rx_buffers);
+        }
+        for index in 0..self.rings.len() {
+            self.start_ring(index);
+        }
         pump();
     }
 
@@ -201,23 +255,29 @@ impl Guest {
 
     /// The messages that start ring `index` where it stands.
     pub fn start_ring(&mut self, index: usize) {
-        let ring = &self.rings[index];
-        self.send(request::SET_VRING_NUM, &state(index, u32::from(ring.size)), &[]);
-        self.send(request::SET_VRING_BASE, &state(index, u32::from(ring.last_used())), &[]);
+        let base = self.rings[index].last_used();
+        self.start_ring_at(index, base.into());
+    }
+
+    /// The same, to go on at available index `base`: what [`stop_ring`](Self::stop_ring) returned.
+    pub fn start_ring_at(&mut self, index: usize, base: u32) {
+        let (ring, number) = (&self.rings[index], self.number(index));
+        self.send(request::SET_VRING_NUM, &state(number, u32::from(ring.size)), &[]);
+        self.send(request::SET_VRING_BASE, &state(number, base), &[]);
         self.send_address(index);
-        let word = (index as u64).to_ne_bytes();
+        let word = (number as u64).to_ne_bytes();
         self.send(request::SET_VRING_KICK, &word, &[self.kicks[index].as_fd()]);
         if self.options.call {
             self.send(request::SET_VRING_CALL, &word, &[self.calls[index].as_fd()]);
         } else {
-            self.send(request::SET_VRING_CALL, &(index as u64 | 0x100).to_ne_bytes(), &[]);
+            self.send(request::SET_VRING_CALL, &(number as u64 | 0x100).to_ne_bytes(), &[]);
         }
     }
 
     /// SET_VRING_ADDR.
     pub fn send_address(&self, index: usize) {
         let ring = &self.rings[index];
-        let mut body = state(index, 0).to_vec();
+        let mut body = state(self.number(index), 0).to_vec();
         for at in [ring.descriptors, ring.used, ring.available] {
             body.extend_from_slice(&(USER_BASE + at).to_ne_bytes());
         }
@@ -227,12 +287,13 @@ impl Guest {
 
     /// SET_VRING_ENABLE.
     pub fn set_enable(&self, index: usize, enable: bool) {
-        self.send(request::SET_VRING_ENABLE, &state(index, u32::from(enable)), &[]);
+        let body = state(self.number(index), u32::from(enable));
+        self.send(request::SET_VRING_ENABLE, &body, &[]);
     }
 
     /// GET_VRING_BASE: stops ring `index`.
     pub fn stop_ring(&mut self, index: usize, pump: &mut dyn FnMut()) -> u32 {
-        let reply = self.ask(request::GET_VRING_BASE, &state(index, 0), pump);
+        let reply = self.ask(request::GET_VRING_BASE, &state(self.number(index), 0), pump);
         (reply >> 32) as u32
     }
 
@@ -241,16 +302,23 @@ impl Guest {
         for _ in 0..count {
             self.post_buffer();
         }
-        self.publish(RX);
+        self.publish(self.rx());
     }
 
     /// Makes one receive buffer available, invisible until [`publish`](Self::publish).
     pub fn post_buffer(&mut self) {
-        let len = self.options.rx_buffer_bytes;
-        let ring = &mut self.rings[RX];
+        let (len, index) = (self.options.rx_buffer_bytes, self.rx());
         // The buffer of a descriptor is always the same one.
-        let guest = RX_BUFFERS_AT + u64::from(ring.next_free()) * u64::from(len);
+        let guest = self.buffer_at(self.rings[index].next_free());
+        let ring = &mut self.rings[index];
         ring.add(&self.memory, &[Buffer { guest, len, writable: true }], None);
+    }
+
+    /// Guest address of the receive buffer of descriptor `head` of the pair in use.
+    fn buffer_at(&self, head: u16) -> u64 {
+        let before = self.pair as u64 * u64::from(self.options.ring_size);
+        let buffer_bytes = u64::from(self.options.rx_buffer_bytes);
+        rx_buffers_at(&self.options) + (before + u64::from(head)) * buffer_bytes
     }
 
     /// Shows what was added to ring `index` to the device, and kicks it if it wants that; true then.
@@ -276,7 +344,7 @@ impl Guest {
     /// the virtio header); true when the device wanted a kick.
     pub fn send_pieces(&mut self, frame: &[u8], header: NetHeader, cuts: &[usize]) -> bool {
         self.queue_pieces(frame, header, cuts);
-        self.publish(TX)
+        self.publish(self.tx())
     }
 
     /// The same, invisible to the device until [`publish`](Self::publish).
@@ -294,26 +362,29 @@ impl Guest {
             start = end;
         }
         let table = self.options.indirect.then_some(slot + TABLE_AT);
-        let head = self.rings[TX].add(&self.memory, &buffers, table);
-        self.in_slot.push((head, slot));
+        let index = self.tx();
+        let head = self.rings[index].add(&self.memory, &buffers, table);
+        self.in_slot.push((index, head, slot));
     }
 
     /// Head and slot address of the oldest frame that was sent and not reclaimed.
     pub fn first_sent(&self) -> (u16, u64) {
-        *self.in_slot.first().expect("a frame on its way")
+        let &(_, head, slot) = self.in_slot.first().expect("a frame on its way");
+        (head, slot)
     }
 
     /// Whether a frame in one piece can be sent now.
     pub fn can_send(&self) -> bool {
-        !self.slots.is_empty() && self.rings[TX].free() > 0
+        !self.slots.is_empty() && self.rings[self.tx()].free() > 0
     }
 
     /// Takes back the buffers of frames that were sent; returns how many.
     pub fn reclaim(&mut self) -> usize {
-        let mut count = 0;
-        while let Some((head, _)) = self.rings[TX].take_used(&self.memory) {
-            if let Some(at) = self.in_slot.iter().position(|&(h, _)| h == head) {
-                self.slots.push(self.in_slot.swap_remove(at).1);
+        let (mut count, index) = (0, self.tx());
+        while let Some((head, _)) = self.rings[index].take_used(&self.memory) {
+            let sent = self.in_slot.iter().position(|&(i, h, _)| (i, h) == (index, head));
+            if let Some(at) = sent {
+                self.slots.push(self.in_slot.swap_remove(at).2);
             }
             count += 1;
         }
@@ -327,7 +398,7 @@ impl Guest {
     pub fn recv_frame(&mut self) -> Option<(Vec<u8>, NetHeader)> {
         let frame = self.recv_frame_keep()?;
         let missing = usize::from(self.options.rx_buffers)
-            .saturating_sub(usize::from(self.rings[RX].size) - self.rings[RX].free());
+            .saturating_sub(usize::from(self.rings[self.rx()].size) - self.rings[self.rx()].free());
         self.post_buffers(missing as u16);
         Some(frame)
     }
@@ -337,7 +408,7 @@ impl Guest {
     /// # Panics
     /// When the buffers of a merged frame are not all visible at once.
     pub fn recv_frame_keep(&mut self) -> Option<(Vec<u8>, NetHeader)> {
-        let visible = self.rings[RX].waiting(&self.memory);
+        let visible = self.rings[self.rx()].waiting(&self.memory);
         if visible == 0 {
             return None;
         }
@@ -362,11 +433,36 @@ impl Guest {
 
     /// Takes the next used receive buffer; returns its bytes.
     fn take_buffer(&mut self) -> Vec<u8> {
-        let (head, len) = self.rings[RX].take_used(&self.memory).expect("a used buffer");
+        let index = self.rx();
+        let (head, len) = self.rings[index].take_used(&self.memory).expect("a used buffer");
         let buffer_bytes = self.options.rx_buffer_bytes;
         assert!(len <= buffer_bytes, "{len} bytes used of {buffer_bytes}");
-        let at = RX_BUFFERS_AT + u64::from(head) * u64::from(buffer_bytes);
-        self.memory.read(at, len as usize)
+        self.memory.read(self.buffer_at(head), len as usize)
+    }
+
+    /// Makes a command available on the control queue, and kicks it if the device wants that. The command is
+    /// class, command and data; it may be cut in pieces of `piece` bytes.
+    pub fn send_command(&mut self, command: &[u8], piece: usize) {
+        self.memory.write(COMMAND_AT, command);
+        self.memory.write(ANSWER_AT, &[0xff]);
+        let mut buffers = Vec::new();
+        for (at, piece) in (COMMAND_AT..).step_by(piece).zip(command.chunks(piece)) {
+            buffers.push(Buffer { guest: at, len: piece.len() as u32, writable: false });
+        }
+        buffers.push(Buffer { guest: ANSWER_AT, len: 1, writable: true });
+        let index = self.control();
+        self.rings[index].add(&self.memory, &buffers, None);
+        self.publish(index);
+    }
+
+    /// Gives a command; returns the device's answer.
+    pub fn command(&mut self, command: &[u8], pump: &mut dyn FnMut()) -> Option<u8> {
+        self.send_command(command, 2);
+        pump();
+        let index = self.control();
+        let (_, len) = self.rings[index].take_used(&self.memory)?;
+        assert_eq!(len, 1, "bytes of the answer");
+        Some(self.memory.read(ANSWER_AT, 1)[0])
     }
 
     /// Interrupts of ring `index` since the last call.
@@ -383,6 +479,11 @@ impl Guest {
     pub fn call_fd(&self, index: usize) -> BorrowedFd<'_> {
         self.calls[index].as_fd()
     }
+}
+
+/// Guest address of the receive buffers.
+fn rx_buffers_at(options: &Options) -> u64 {
+    RINGS_AT + RING_BYTES * (2 * options.pairs as u64 + 1)
 }
 
 /// Body of the vring state messages.

@@ -4,7 +4,7 @@
 //! * [`Client`] speaks raw vhost-user messages, well-formed or not, byte for byte.
 //! * [`GuestMemory`] is a memfd, mapped here and lent to the back-end.
 //! * [`DriverRing`] is the driver's side of a split ring; it checks what it is given.
-//! * [`Guest`] puts them together: connect, send frames, receive frames; it is also the link of a
+//! * [`Guest`] puts them together, with one queue pair or more: connect, send frames, receive frames; it is also the link of a
 //!   smoltcp stack.
 //!
 //! [`pcap`] reads what a capture recorded, and checks it.
@@ -22,7 +22,7 @@ mod phy;
 mod ring;
 
 pub use client::{Client, request};
-pub use guest::{Guest, Options, RX, TX, bit};
+pub use guest::{Guest, MAX_PAIRS, Options, RX, TX, bit};
 pub use header::NetHeader;
 pub use memory::{GuestMemory, USER_BASE};
 pub use phy::{Received, Sending};

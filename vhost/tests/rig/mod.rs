@@ -25,6 +25,8 @@ pub struct Host {
     batch: FromGuestBatch,
     list: ToGuestList,
     pub links: Vec<LinkChange>,
+    /// The guest's queue that the last batch came from.
+    pub queue: u8,
 }
 
 impl Host {
@@ -33,7 +35,7 @@ impl Host {
         let registrar = Registrar::new(epoll.clone(), 0);
         let device = Device::new(registrar, Config { mac: Some(MAC), mtu: 65520 }).unwrap();
         let (batch, list) = (FromGuestBatch::new(), ToGuestList::new());
-        Self { device, epoll, batch, list, links: Vec::new() }
+        Self { device, epoll, batch, list, links: Vec::new(), queue: 0 }
     }
 
     /// Connects; returns the front-end's end.
@@ -85,6 +87,7 @@ impl Host {
         let mut frames = Vec::new();
         let (from_guest, _) = self.device.halves();
         if let Some(mut lease) = FromGuestLease::take(from_guest, &mut self.batch) {
+            self.queue = lease.queue();
             for index in 0..lease.frames().len() {
                 let len = lease.frames()[index].len;
                 let mut bytes = vec![0; len as usize];
@@ -136,6 +139,11 @@ impl Host {
         assert_eq!(lease.put_payload(0, &frame[14..]), payload as usize);
         lease.commit(&[FrameDone { payload_len: payload, meta }]);
         true
+    }
+
+    /// Frames that are given from now on are for the guest's queue `queue`.
+    pub fn select(&mut self, queue: u8) {
+        self.device.halves().1.select(queue);
     }
 
     /// Reserves, lets `fill` decide what is done, commits and flushes. `None` without room.
