@@ -35,9 +35,11 @@ use_suite() {
         -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null)
 }
 
+private_apt() { apt-get -q "${OPTIONS[@]}" "$@"; }
+
 # apt_logged ARGUMENT...: apt-get, by OPTIONS; where it fails its words are shown.
 apt_logged() {
-    retry apt-get -q "${OPTIONS[@]}" "$@" >"$APT/log" 2>&1 && return 0
+    retry private_apt "$@" >"$APT/log" 2>&1 && return 0
     tail -n 15 "$APT/log" >&2
     warn "apt-get $* failed; its words are above and in $APT/log"
     return 1

@@ -33,7 +33,7 @@ struct Look {
 impl Look {
     fn at(rig: &Rig) -> Result<Self> {
         let daemon = daemon(rig)?;
-        Ok(Self { pss_kib: Memory::read(daemon)?.pss_kib, descriptors: descriptors(daemon) })
+        Ok(Self { pss_kib: Memory::read(daemon)?.pss_kib, descriptors: descriptors(daemon)? })
     }
 }
 

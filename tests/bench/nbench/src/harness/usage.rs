@@ -139,9 +139,24 @@ fn field(text: &str, name: &str) -> f64 {
 }
 
 /// Descriptors that a daemon and its descendants have.
-pub fn descriptors(id: u32) -> usize {
-    let of = |process: u32| fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
-    family(id).into_iter().map(|process| of(process).count()).sum()
+///
+/// # Errors
+/// They cannot be seen: a daemon that cannot be dumped shows them to root alone.
+pub fn descriptors(id: u32) -> Result<usize> {
+    let mut sum = 0;
+    for process in family(id) {
+        match fs::read_dir(format!("/proc/{process}/fd")) {
+            Ok(entries) => sum += entries.count(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(format!(
+                    "cannot see a daemon's descriptors ({error}): run this as root"
+                )
+                .into());
+            }
+        }
+    }
+    Ok(sum)
 }
 
 /// Memory that the kernel itself uses for objects, in KiB.
@@ -160,7 +175,7 @@ mod tests {
         assert!(family(me).contains(&child.id()));
         assert!(Usage::read(Some(me)).unwrap().daemon_s > 0.0);
         assert!(Memory::read(me).unwrap().uss_kib > 100.0);
-        assert!(descriptors(me) > 2);
+        assert!(descriptors(me).unwrap() > 2);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(Usage::read(Some(child.id())).is_err());
