@@ -165,6 +165,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     }
     let Continue::Program(announcement) = readiness.fork()? else {
         std::mem::forget(worker);
+        sockets.borrow_mut().reap();
         return Ok(ExitCode::SUCCESS);
     };
     if background {

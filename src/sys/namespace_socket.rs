@@ -11,7 +11,7 @@
 //! - entering the namespace for each refill of a pool needs that right for ever.
 //!
 //! Nobody else may have to reap it: its end is waited for by whoever forked it. A program that goes to the
-//! background therefore ends it before that and forks another one then ([`NamespaceSockets::stop`]).
+//! background therefore ends it, and the process that goes on forks another one ([`NamespaceSockets::stop`]).
 //!
 //! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
 //! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP
@@ -159,14 +159,21 @@ impl Helper {
     }
 }
 
-/// It ends when the channel does. It is nobody's child where the program has forked since.
-impl Drop for Helper {
-    fn drop(&mut self) {
+impl Helper {
+    /// Waits for its end, which comes with that of the channel. It is nobody's child where the program has
+    /// forked since.
+    fn reap(&mut self) {
         drop(self.channel.take());
-        if let Some(pid) = Pid::from_raw(self.pid) {
+        if let Some(pid) = Pid::from_raw(std::mem::take(&mut self.pid)) {
             let wait = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
             let _gone_or_never_ours = rustix::io::retry_on_intr(wait);
         }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.reap();
     }
 }
 
@@ -182,9 +189,14 @@ impl NamespaceSockets {
         Ok(Self { helper, tables: None, stock: Default::default() })
     }
 
-    /// Waits for the helper's end. Until [`restart`](Self::restart) no socket can be made.
+    /// Tells the helper to end. Until [`restart`](Self::restart) no socket can be made.
     pub fn stop(&mut self) {
-        self.helper = Helper { channel: None, pid: 0 };
+        drop(self.helper.channel.take());
+    }
+
+    /// Waits for the helper's end.
+    pub fn reap(&mut self) {
+        self.helper.reap();
     }
 
     /// Forks another helper.

@@ -582,6 +582,7 @@ fn helper_says_what_failed_and_ends_with_its_owner() {
         }
         let is_there = |pid: i32| std::fs::exists(format!("/proc/{pid}")).unwrap();
         sockets.stop();
+        sockets.reap();
         assert!(!is_there(helper), "it has ended, and was reaped");
         assert_eq!(sockets.make(SocketKind::Udp4).unwrap_err(), rustix::io::Errno::PIPE);
         sockets.restart(own.as_fd(), &socket_maker().unwrap()).unwrap();
