@@ -1,5 +1,6 @@
 //! From the command line to the running loop, in order.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -24,10 +25,14 @@ use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, sy
 use crate::sys::errno_text;
 use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::seccomp::Filter;
 use crate::sys::{sock_diag, stream};
 
 /// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
 const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// What failed where there is no helper.
+const NO_HELPER: &str = "Couldn't start the helper that makes sockets in the namespace";
 
 /// The program. Exit code 0 when it ended as asked, 1 for every error.
 pub fn main() -> ExitCode {
@@ -144,7 +149,9 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         }
     };
 
-    let bypass = bypass(&conf, &namespace, device.as_ref())?;
+    let filter = sandbox::socket_maker()?;
+    let sockets = namespace_sockets(&conf, &namespace, &filter)?;
+    let bypass = bypass(&conf, &sockets, device.as_ref());
     let mut worker = pasta_worker(&conf, device, bypass, limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
@@ -152,10 +159,19 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     }
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Pasta)?;
+    let background = !conf.run.foreground;
+    if background {
+        sockets.borrow_mut().stop();
+    }
     let Continue::Program(announcement) = readiness.fork()? else {
         std::mem::forget(worker);
+        sockets.borrow_mut().reap();
         return Ok(ExitCode::SUCCESS);
     };
+    if background {
+        sockets.borrow_mut().restart(namespace.network(), &filter).map_err(system(NO_HELPER))?;
+        sandbox::give_up(Program::Pasta)?;
+    }
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Pasta)?;
     announcement.say()?;
@@ -212,18 +228,16 @@ fn finish(capture: Option<&Capture>) {
     }
 }
 
-/// What passes the tap device by. Its helper is forked here: while the namespace can be entered.
-fn bypass(
+/// Makes sockets in the namespace, by a helper that is forked here: while the namespace can be entered.
+fn namespace_sockets(
     conf: &Conf,
     namespace: &Namespace,
-    device: Option<&pasta::Device>,
-) -> Result<Option<BypassConfig>, StartError> {
-    let Some(PastaConf { bypass, outbound, .. }) = &conf.pasta else { return Ok(None) };
-    let filter = sandbox::socket_maker()?;
-    let mut sockets = NamespaceSockets::start(namespace.network(), &filter)
-        .map_err(system("Couldn't start the helper that makes sockets in the namespace"))?;
-    let mut rules = conf.rules.rules().iter().chain(outbound.rules());
-    if rules.any(|rule| rule.scan)
+    filter: &Filter,
+) -> Result<Rc<RefCell<NamespaceSockets>>, StartError> {
+    let mut sockets =
+        NamespaceSockets::start(namespace.network(), filter).map_err(system(NO_HELPER))?;
+    let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
+    if conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan)
         && let Err(errno) = sock_diag::socket()
         && is_refusal(errno)
     {
@@ -233,9 +247,19 @@ fn bypass(
         );
         sockets.read_services(namespace.port_tables()?);
     }
-    let sockets = Box::new(sockets);
+    Ok(Rc::new(RefCell::new(sockets)))
+}
+
+/// What passes the tap device by.
+fn bypass(
+    conf: &Conf,
+    sockets: &Rc<RefCell<NamespaceSockets>>,
+    device: Option<&pasta::Device>,
+) -> Option<BypassConfig> {
+    let PastaConf { bypass, .. } = conf.pasta.as_ref()?;
+    let sockets = Box::new(sockets.clone());
     let interface = device.map_or(0, |device| device.index);
-    Ok(Some(BypassConfig { how: *bypass, sockets, interface }))
+    Some(BypassConfig { how: *bypass, sockets, interface })
 }
 
 /// The loop with the tap device, if there is one.

@@ -186,6 +186,17 @@ impl Child {
     }
 }
 
+/// A command that was never started has ended by itself, with the gate, and is left to nobody else to reap.
+/// One that runs is let run.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.gate.take().is_some() {
+            let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+            let _gone = rustix::io::retry_on_intr(wait);
+        }
+    }
+}
+
 /// The command has ended when its descriptor becomes readable.
 struct Ended {
     pidfd: OwnedFd,

@@ -23,7 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::netlink::Netlink;
-use crate::conf::host::netlink::request;
+use crate::conf::host::netlink::{request, routes};
 use crate::conf::{Copying, PastaConf};
 use crate::flow::fwd::InterfaceName;
 use crate::flow::network::{Mac, Network};
@@ -96,14 +96,9 @@ impl Model {
             let Some(index) = index else { continue };
             let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
             model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
-            let mut question = RouteMessage::default();
-            question.header.address_family = family;
-            let routes =
-                request(RouteNetlinkMessage::GetRoute(question), |message| match message {
-                    RouteNetlinkMessage::NewRoute(route) => Some(route),
-                    _ => None,
-                })?;
-            model.routes.extend(routes.into_iter().filter_map(|route| copied_route(route, index)));
+            model
+                .routes
+                .extend(routes(family)?.into_iter().filter_map(|route| copied_route(route, index)));
         }
         Ok(model)
     }

@@ -6,18 +6,19 @@
 //! ```text
 //!   limit_capabilities   first of all: no capability that start-up does not need
 //!   detach               files and client socket are open: another user, a user namespace of our own
-//!   close_off            everything is open: no file system, no capabilities
+//!   close_off            everything is open: no file system, no capabilities (give_up)
 //!   confine              in the process that goes on: no other system calls
 //! ```
 //!
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
 //! [`identity`]. Its command is forked before `close_off`, and is affected by nothing here; its helper
-//! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]).
+//! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]). In the
+//! background the process that goes on forks it, so that it ends with that one, and leaves nobody a process
+//! to reap; what this takes is given up then.
 //!
 //! In the background the program is the first process of a process id namespace, for which the kernel
 //! ignores every signal that has its default action. The signals that end the program are therefore
-//! blocked before (and then read from a descriptor). It forks nothing any more, so nothing has to be
-//! reaped.
+//! blocked before (and then read from a descriptor). What it has forked ends with it.
 //!
 //! A stage that cannot be reached ends the program: there is no half of a sandbox. What may be
 //! missing is what never was there (a capability to give up, a bounding set that may not be changed).
@@ -53,6 +54,9 @@ const AT_START: Capabilities = Capabilities::NET_BIND_SERVICE
 /// What root of a user namespace needs besides: to map itself into one more, and to open the
 /// namespaces of its other processes.
 const AT_START_AS_ROOT: Capabilities = Capabilities::SETFCAP.union(Capabilities::SYS_PTRACE);
+
+/// What pasta's loop needs: to bind to low ports of its namespace.
+const KEPT_BY_PASTA: Capabilities = Capabilities::NET_BIND_SERVICE;
 
 /// What a process is confined to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +146,8 @@ pub fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), SandboxError> 
 
 /// Third stage, with everything open that will be needed, and before the program goes to the
 /// background: leaves the file system for an empty one, and gives up capabilities. pasta keeps the
-/// right to bind to low ports of its namespace.
+/// right to bind to low ports of its namespace, and in the background, until it calls [`give_up`], what it
+/// takes to fork its helper there.
 ///
 /// # Errors
 /// [`SandboxError`].
@@ -153,9 +158,21 @@ pub fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
         SandboxError::new("couldn't create namespaces", errno, namespace_cure(errno))
     })?;
     leave_file_system(conf.chroot_fallback)?;
+    if program == Program::Pasta && !conf.foreground {
+        let needed = Capabilities::SYS_ADMIN | Capabilities::SETPCAP | KEPT_BY_PASTA;
+        return capability::keep(needed).map_err(failed("couldn't drop capabilities"));
+    }
+    give_up(program)
+}
+
+/// End of the third stage: gives up all capabilities but those of the loop.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
-        Program::Pasta => Capabilities::NET_BIND_SERVICE,
+        Program::Pasta => KEPT_BY_PASTA,
         Program::Passt | Program::SocketMaker => Capabilities::empty(),
     };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))

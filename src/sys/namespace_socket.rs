@@ -10,18 +10,23 @@
 //!   single-threaded any more, which fork(2) and joining a user namespace depend on;
 //! - entering the namespace for each refill of a pool needs that right for ever.
 //!
+//! Nobody else may have to reap it: its end is waited for by whoever forked it. A program that goes to the
+//! background therefore ends it, and the process that goes on forks another one ([`NamespaceSockets::stop`]).
+//!
 //! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
 //! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP
 //! sockets are fetched up to [`STOCK`] at a time, so that a connection costs a fraction of a round trip. The helper never waits for anything but the next request, and ends when
 //! the program does: its only descriptor is then at its end.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use passt_frame::message::{self, CONTROL_HEADER as HEADER};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
@@ -120,13 +125,63 @@ pub fn is_refusal(errno: Errno) -> bool {
 /// Makes sockets in the namespace of a helper process.
 #[derive(Debug)]
 pub struct NamespaceSockets {
-    helper: OwnedFd,
-    pid: i32,
+    helper: Helper,
     /// Read in place of the answers to a socket that is refused.
     tables: Option<PortTables>,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
     /// How many are fetched together.
     batch: u8,
+}
+
+/// The process, and the channel to it; `None` when it was told to end.
+#[derive(Debug)]
+struct Helper {
+    channel: Option<OwnedFd>,
+    pid: i32,
+}
+
+impl Helper {
+    fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        match process::fork()? {
+            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd(), filter),
+            Forked::Parent(pid) => {
+                drop(theirs);
+                let helper = Self { channel: Some(ours), pid };
+                let mut error = [0; 4];
+                let length =
+                    rustix::io::retry_on_intr(|| rustix::io::read(helper.channel()?, &mut error))?;
+                match i32::from_ne_bytes(error) {
+                    0 if length == error.len() => Ok(helper),
+                    0 => Err(Errno::PIPE),
+                    error => Err(Errno::from_raw_os_error(error)),
+                }
+            }
+        }
+    }
+
+    fn channel(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.channel.as_ref().map(OwnedFd::as_fd).ok_or(Errno::PIPE)
+    }
+}
+
+impl Helper {
+    /// Waits for its end, which comes with that of the channel. It is nobody's child where the program has
+    /// forked since.
+    fn reap(&mut self) {
+        drop(self.channel.take());
+        if let Some(pid) = Pid::from_raw(std::mem::take(&mut self.pid)) {
+            let wait = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+            let _gone_or_never_ours = rustix::io::retry_on_intr(wait);
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.reap();
+    }
 }
 
 impl NamespaceSockets {
@@ -137,29 +192,33 @@ impl NamespaceSockets {
     /// # Errors
     /// What socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
     pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        match process::fork()? {
-            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd(), filter),
-            Forked::Parent(pid) => {
-                drop(theirs);
-                let mut error = [0; 4];
-                let length = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut error))?;
-                match i32::from_ne_bytes(error) {
-                    0 if length == error.len() => {
-                        let (stock, batch) = (Default::default(), STOCK as u8);
-                        Ok(Self { helper: ours, pid, tables: None, stock, batch })
-                    }
-                    0 => Err(Errno::PIPE),
-                    error => Err(Errno::from_raw_os_error(error)),
-                }
-            }
-        }
+        let helper = Helper::start(namespace, filter)?;
+        let (stock, batch) = (Default::default(), STOCK as u8);
+        Ok(Self { helper, tables: None, stock, batch })
     }
 
-    /// The helper's process id, for who reaps children.
+    /// Tells the helper to end. Until [`restart`](Self::restart) no socket can be made.
+    pub fn stop(&mut self) {
+        drop(self.helper.channel.take());
+    }
+
+    /// Waits for the helper's end.
+    pub fn reap(&mut self) {
+        self.helper.reap();
+    }
+
+    /// Forks another helper.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn restart(&mut self, namespace: BorrowedFd<'_>, filter: &Filter) -> Result<(), Errno> {
+        self.helper = Helper::start(namespace, filter)?;
+        Ok(())
+    }
+
+    /// The helper's process id.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.helper.pid
     }
 
     /// Has what listens read from tables that were opened in the namespace.
@@ -170,10 +229,10 @@ impl NamespaceSockets {
     /// Asks for `count` sockets.
     fn request(&mut self, kind: SocketKind, count: u8) -> Result<ArrayVec<OwnedFd, STOCK>, Errno> {
         let question = [kind as u8, count];
-        rustix::io::retry_on_intr(|| rustix::io::write(&self.helper, &question))?;
+        rustix::io::retry_on_intr(|| rustix::io::write(self.helper.channel()?, &question))?;
         let mut sockets = ArrayVec::new();
         let mut error = [0; 4];
-        receive(self.helper.as_fd(), &mut error, &mut sockets)?;
+        receive(self.helper.channel()?, &mut error, &mut sockets)?;
         match i32::from_ne_bytes(error) {
             _ if !sockets.is_empty() => Ok(sockets),
             0 => Err(Errno::PIPE),
@@ -208,6 +267,21 @@ impl SocketMaker for NamespaceSockets {
                 self.make(SocketKind::Diag).map(|socket| Services::Asked(SockDiag::new(socket)))
             }
         }
+    }
+}
+
+/// Where the program has the maker, too, to stop and restart its helper.
+impl SocketMaker for Rc<RefCell<NamespaceSockets>> {
+    fn keep_at_most(&mut self, sockets: usize) {
+        self.borrow_mut().keep_at_most(sockets);
+    }
+
+    fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
+        self.borrow_mut().make(kind)
+    }
+
+    fn services(&mut self) -> Result<Services, Errno> {
+        self.borrow_mut().services()
     }
 }
 
@@ -358,7 +432,7 @@ fn send(channel: BorrowedFd<'_>, error: i32, sockets: &[OwnedFd]) -> Result<(), 
 mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::pipe::{PipeFlags, pipe_with};
-    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+    use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
     use super::*;
 

@@ -72,12 +72,23 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
         routes: Vec::new(),
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        let routes = RouteNetlinkMessage::GetRoute(message);
-        dump.routes.extend(request(routes, route).map_err(failed("routes"))?);
+        let routes = routes(family).map_err(failed("routes"))?;
+        dump.routes.extend(routes.into_iter().filter_map(route));
     }
     Ok(dump)
+}
+
+/// All routes of `family`. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
+/// answers with those of all others.
+pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    let mut routes = request(RouteNetlinkMessage::GetRoute(question), |message| match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    })?;
+    routes.retain(|route| route.header.address_family == family);
+    Ok(routes)
 }
 
 /// Whether the kernel has IPv6 sockets at all.
@@ -179,8 +190,7 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
     })
 }
 
-fn route(message: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+fn route(route: RouteMessage) -> Option<Route> {
     let header = &route.header;
     let table = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -225,5 +235,28 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use passt_support::namespace::isolated;
+
+    use super::*;
+
+    #[test]
+    fn routes_of_a_family_that_the_kernel_does_not_have_are_none() {
+        let setup = "ip link set lo up; ip route add default dev lo";
+        isolated(setup, || {
+            let all = |family| {
+                let mut question = RouteMessage::default();
+                question.header.address_family = family;
+                request(RouteNetlinkMessage::GetRoute(question), Some).unwrap()
+            };
+            assert!(!all(AddressFamily::X25).is_empty(), "it answers with those of others");
+            assert_eq!(routes(AddressFamily::X25).unwrap(), []);
+            let found = routes(AddressFamily::Inet).unwrap();
+            assert!(found.iter().any(|route| route.header.destination_prefix_length == 0));
+        });
     }
 }

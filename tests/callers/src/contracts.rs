@@ -26,6 +26,31 @@ const DHCP: &[&str] = &["DHCP:", "assign: 192.0.2.2", "mask: 255.255.255.0", "ro
 
 /// The table.
 pub const ROWS: &[Row] = &[
+    // Containers whose first process reaps nobody.
+    Row::new("reaped-command", "pasta -q --splice-only -- true", &[Returns(0), NothingToReap]),
+    Row::new(
+        "reaped-command-that-is-not-there",
+        "pasta -q --splice-only -- /nonexistent",
+        &[Returns(1), NothingToReap],
+    ),
+    Row::new(
+        "reaped-command-not-started",
+        "pasta -q --splice-only -t 203.0.113.1/8080 -- true",
+        &[Returns(1), NothingToReap],
+    )
+    .ours(),
+    Row::new(
+        "reaped-background",
+        "pasta -q --splice-only -P /tmp/pasta.pid {child}",
+        &[Returns(0), PidFile("/tmp/pasta.pid"), Term, NothingToReap],
+    )
+    .after(&[Child]),
+    Row::new(
+        "reaped-foreground",
+        "pasta -q -f --splice-only -P /tmp/pasta.pid {child}",
+        &[PidFileSoon("/tmp/pasta.pid"), Term, NothingToReap],
+    )
+    .after(&[Child]),
     // QEMU 10.1: -netdev passt
     Row::new(
         "qemu",

@@ -12,7 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client;
 use crate::policy::{self, Request};
-use crate::process::{PATIENCE, Started, all, await_orphan, await_some, command_line, runs};
+use crate::process::{
+    PATIENCE, Started, all, all_with_ended, await_orphan, await_some, command_line, runs,
+};
 use crate::row::{Before, Caller, Clause, Row};
 use crate::{trace, world};
 
@@ -261,6 +263,10 @@ impl Player {
             }
             Clause::Again => self.start().and_then(|()| self.returns(0)),
             Clause::NothingRuns => self.nothing_runs(),
+            Clause::NothingToReap => self.nothing_runs().and_then(|()| {
+                let left = self.without_own(all_with_ended());
+                ensure(left.is_empty(), || format!("nobody has reaped {left:?}"))
+            }),
             Clause::Granted(program) => granted(program, None),
             Clause::GrantedFrom(program, suite) => granted(program, Some(suite)),
             Clause::Inside(command, words) => self.inside(command, words),
@@ -377,9 +383,13 @@ impl Player {
 
     /// The processes that are not this harness's own.
     fn others(&self) -> Vec<u32> {
+        self.without_own(all())
+    }
+
+    fn without_own(&self, processes: Vec<u32>) -> Vec<u32> {
         let own = [&self.user, &self.engine, &self.child].into_iter().flatten().map(Child::id);
         let own: Vec<u32> = own.collect();
-        all().into_iter().filter(|pid| !own.contains(pid)).collect()
+        processes.into_iter().filter(|pid| !own.contains(pid)).collect()
     }
 
     fn nothing_runs(&self) -> Outcome {

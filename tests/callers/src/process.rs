@@ -122,9 +122,14 @@ pub fn runs(pid: u32) -> bool {
 
 /// The processes of this namespace that have not ended, but for the first.
 pub fn all() -> Vec<u32> {
+    all_with_ended().into_iter().filter(|&pid| runs(pid)).collect()
+}
+
+/// The processes of this namespace, but for the first; those that have ended until they are reaped.
+pub fn all_with_ended() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|&pid| pid != 1 && runs(pid)).collect()
+    ids.filter(|&pid| pid != 1).collect()
 }
 
 /// The words by which a process was started.

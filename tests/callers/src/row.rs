@@ -117,6 +117,9 @@ pub enum Clause {
     Again,
     /// No process is left.
     NothingRuns,
+    /// No process is left, not even one that has ended and was not reaped: the first process, whose child it
+    /// has become, may be one that reaps nobody.
+    NothingToReap,
     /// Nothing was asked for that AppArmor's profiles for the program of this name do not grant.
     Granted(&'static str),
     /// The same, by the profiles of this release and later ones.
