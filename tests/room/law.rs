@@ -246,7 +246,8 @@ pub fn used_meanwhile<S: Subject>(make: impl Fn() -> S) {
 
 pub fn given_back<S: Subject>(make: impl Fn() -> S) {
     let (mut link, mut list) = (make(), ToGuestList::new());
-    let segment = link.largest().min(1000) - HEADER_BYTES;
+    // A frame takes several buffers where it can, and shorter ones leave some in between.
+    let segment = (link.largest() / 3).clamp(60, 6000).min(link.largest()) - HEADER_BYTES;
     let request = datagrams(segment, 10 * segment);
     let first = ask(&mut link, &mut list, request);
     for round in 0..200u32 {
@@ -262,7 +263,7 @@ pub fn given_back<S: Subject>(make: impl Fn() -> S) {
         let count = round as usize % (frames + 1);
         let (mut sent, mut done) = (Vec::new(), Vec::new());
         for index in 0..count {
-            let len = (round * 37 + index as u32 * 101) % (segment + 1);
+            let len = (round * 377 + index as u32 * 1013) % (segment + 1);
             let mut frame = pattern((HEADER_BYTES + len) as usize, round + index as u32);
             lease.put_header(index, &frame[..HEADER_BYTES as usize]);
             lease.put_payload(index, &frame[HEADER_BYTES as usize..]);

@@ -81,19 +81,20 @@ fn attempt(
         lease.put_payload(index, &vec![0xee; lease.frame_room(index) as usize]);
     }
     let all = lease.frames();
-    let (count, shorter) = match dice.map(|dice| (dice.below(8), dice.below(1000))) {
-        Some((0, _)) => (0, 0),
+    // How many frames, and how many thousandths of their room.
+    let (count, part) = match dice.map(|dice| (dice.below(8), dice.below(1000))) {
+        Some((0, _)) => (0, 1000),
         Some((1, part)) => (part as usize % (all + 1), part),
-        _ => (all, 0),
+        _ => (all, 1000),
     };
-    let then = match (count < all || shorter > 0, then) {
+    let then = match (count < all || part < 1000, then) {
         (false, then) => then,
         (true, Outcome::Asleep) => Outcome::UndecidedAndOwed,
         (true, _) => Outcome::Undecided,
     };
     let mut done = Vec::new();
     for index in 0..count {
-        let len = lease.frame_room(index).saturating_sub(shorter);
+        let len = (u64::from(lease.frame_room(index)) * u64::from(part) / 1000) as u32;
         let mut frame = pattern((request.header_len + len) as usize, sent.len() as u32);
         let (header, payload) = frame.split_at(request.header_len as usize);
         lease.put_header(index, header);
