@@ -12,11 +12,11 @@ use crate::law::{free_all, pattern};
 use crate::links::Subject;
 
 /// Runs of each link.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 10;
 /// Senders at a link.
 const SENDERS: usize = 4;
 /// Reservations that each of them commits.
-const QUOTA: usize = 60;
+const QUOTA: usize = 40;
 /// Most payload bytes of a request: the buffer of a socket that takes a tap device's place holds as much.
 const MOST_BYTES: u32 = 150_000;
 

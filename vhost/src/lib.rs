@@ -36,6 +36,7 @@ mod control;
 mod device;
 mod features;
 mod handler;
+mod indexes;
 mod mem;
 mod message;
 mod moderation;
