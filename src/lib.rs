@@ -96,7 +96,8 @@
 //!   one, *local mode* with link-local addresses.
 //! * *responder*: answers a question of the guest instead of forwarding it.
 //! * *run*: consecutive TCP segments of one flow in a batch, written with one system call.
-//! * *room*: bytes that the other direction can take now: a socket's send buffer, or the guest's buffers.
+//! * *room*: bytes that the other direction can take now: a socket's send buffer, or the guest's buffers. A link
+//!   answers all, some, none or never ([`passt_frame::Reservation`]), and reports room after some and none.
 //! * *starved*: waits for room in the guest's buffers.
 //! * *turn*: one pass of the loop: wait, read the clock, handle events, publish.
 

@@ -12,11 +12,11 @@ use crate::law::{free_all, pattern};
 use crate::links::Subject;
 
 /// Runs of each link.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 10;
 /// Senders at a link.
 const SENDERS: usize = 4;
 /// Reservations that each of them commits.
-const QUOTA: usize = 60;
+const QUOTA: usize = 40;
 /// Most payload bytes of a request: the buffer of a socket that takes a tap device's place holds as much.
 const MOST_BYTES: u32 = 150_000;
 
@@ -81,19 +81,20 @@ fn attempt(
         lease.put_payload(index, &vec![0xee; lease.frame_room(index) as usize]);
     }
     let all = lease.frames();
-    let (count, shorter) = match dice.map(|dice| (dice.below(8), dice.below(1000))) {
-        Some((0, _)) => (0, 0),
+    // How many frames, and how many thousandths of their room.
+    let (count, part) = match dice.map(|dice| (dice.below(8), dice.below(1000))) {
+        Some((0, _)) => (0, 1000),
         Some((1, part)) => (part as usize % (all + 1), part),
-        _ => (all, 0),
+        _ => (all, 1000),
     };
-    let then = match (count < all || shorter > 0, then) {
+    let then = match (count < all || part < 1000, then) {
         (false, then) => then,
         (true, Outcome::Asleep) => Outcome::UndecidedAndOwed,
         (true, _) => Outcome::Undecided,
     };
     let mut done = Vec::new();
     for index in 0..count {
-        let len = lease.frame_room(index).saturating_sub(shorter);
+        let len = (u64::from(lease.frame_room(index)) * u64::from(part) / 1000) as u32;
         let mut frame = pattern((request.header_len + len) as usize, sent.len() as u32);
         let (header, payload) = frame.split_at(request.header_len as usize);
         lease.put_header(index, header);
@@ -121,7 +122,7 @@ fn check(lease: &ToGuestLease<'_>, request: Reserve, outcome: Outcome) {
         match request.payload {
             Payload::Datagrams => assert!(room >= wanted, "{request:?}: {room} of {wanted}"),
             Payload::Stream => {
-                assert!((1..=request.segment).contains(&room), "{request:?}: {room}")
+                assert!((1..=request.segment).contains(&room), "{request:?}: {room}");
             }
         }
         left -= wanted.min(room);
@@ -231,7 +232,7 @@ pub fn race<S: Subject>(make: impl Fn() -> S) {
     const FRAMES: u32 = 6000;
     let mut link = make();
     let largest = link.largest();
-    let Some(mut taker) = link.taker() else { return };
+    let mut taker = link.taker().expect("a guest that can live in another thread");
     let over = Arc::new(AtomicBool::new(false));
     let seen = over.clone();
     let guest = std::thread::spawn(move || {

@@ -38,6 +38,7 @@ mod control;
 mod device;
 mod features;
 mod handler;
+mod indexes;
 mod mem;
 mod message;
 mod moderation;

@@ -20,6 +20,7 @@ use thiserror::Error;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
 use crate::features::Features;
+use crate::indexes::{Indexes, passed};
 use crate::mem::{DESCRIPTOR_BYTES, Descriptor, Memory, RingMemory, Span};
 
 /// Most descriptors in an indirect table. The specification allows the queue size; drivers with
@@ -104,18 +105,7 @@ pub struct Ring {
     direction: Direction,
     indirect: bool,
     event_idx: bool,
-    /// First chain that is not settled.
-    next_available: u16,
-    /// First chain that is not popped.
-    cursor: u16,
-    /// Available index when it was last looked at.
-    available: u16,
-    /// Next used element to write.
-    next_used: u16,
-    /// Used index as the driver sees it.
-    published: u16,
-    /// Used index up to which the driver was notified, or did not want to be.
-    told: u16,
+    at: Indexes,
     /// The next publication notifies whatever the driver's wish: nothing is known of its past.
     notify_first: bool,
 }
@@ -123,18 +113,13 @@ pub struct Ring {
 impl Ring {
     /// A ring that goes on at available index `base`.
     pub fn new(memory: RingMemory, direction: Direction, base: u16, features: Features) -> Self {
-        let used = memory.used_index();
+        let at = Indexes::new(memory.size(), base, memory.used_index());
         let ring = Self {
             memory,
             direction,
             indirect: features.indirect(),
             event_idx: features.event_idx(),
-            next_available: base,
-            cursor: base,
-            available: base,
-            next_used: used,
-            published: used,
-            told: used,
+            at,
             notify_first: true,
         };
         ring.memory.set_no_notify(false);
@@ -159,17 +144,17 @@ impl Ring {
 
     /// First chain that is not settled: what GET_VRING_BASE answers.
     pub fn base(&self) -> u16 {
-        self.next_available
+        self.at.base()
     }
 
     /// The available index when it was last looked at.
     pub fn available(&self) -> u16 {
-        self.available
+        self.at.available()
     }
 
     /// Whether chains are known to wait, without looking at guest memory.
     pub fn has_pending(&self) -> bool {
-        self.cursor != self.available
+        self.at.pending().is_some()
     }
 
     /// Looks at the available index; true when there are chains to pop.
@@ -178,13 +163,10 @@ impl Ring {
     /// [`RingFault::AvailableJump`].
     pub fn refresh(&mut self) -> Result<bool, RingFault> {
         let to = self.memory.available_index();
-        let waiting = to.wrapping_sub(self.next_available);
-        let popped = self.cursor.wrapping_sub(self.next_available);
-        if waiting > self.size() || waiting < popped {
-            let (from, size) = (self.next_available, self.size());
+        if !self.at.look(to) {
+            let (from, size) = (self.base(), self.size());
             return Err(RingFault::AvailableJump { from, to, size });
         }
-        self.available = to;
         Ok(self.has_pending())
     }
 
@@ -193,56 +175,52 @@ impl Ring {
     /// # Errors
     /// [`RingFault::BadIndex`] when its head is beyond the table.
     pub fn pop(&mut self) -> Result<Option<u16>, RingFault> {
-        if !self.has_pending() {
-            return Ok(None);
-        }
-        let head = self.memory.available_entry(self.cursor);
+        let Some(at) = self.at.pending() else { return Ok(None) };
+        let head = self.memory.available_entry(at);
         if head >= self.size() {
             return Err(RingFault::BadIndex(head));
         }
-        self.cursor = self.cursor.wrapping_add(1);
+        self.at.pop();
         Ok(Some(head))
     }
 
     /// Un-pops the last `count` chains.
     pub fn unpop(&mut self, count: u16) {
-        debug_assert!(count <= self.cursor.wrapping_sub(self.next_available), "never popped");
-        self.cursor = self.cursor.wrapping_sub(count);
+        self.at.unpop(count);
     }
 
     /// Un-pops all chains that are not settled.
     pub fn rewind(&mut self) {
-        self.cursor = self.next_available;
+        self.at.rewind();
     }
 
     /// Takes the popped chains for good.
     pub fn settle(&mut self) {
-        self.next_available = self.cursor;
+        self.at.settle();
     }
 
     /// Writes a used element; invisible until [`publish`](Self::publish).
     pub fn put_used(&mut self, head: u16, len: u32) {
-        self.memory.put_used(self.next_used, head, len);
-        self.next_used = self.next_used.wrapping_add(1);
+        self.memory.put_used(self.at.next_used(), head, len);
+        self.at.put_used();
     }
 
     /// Makes the used elements visible.
     pub fn publish(&mut self) {
-        if self.published != self.next_used {
-            self.memory.publish(self.next_used);
-            self.published = self.next_used;
+        if self.at.publish() {
+            self.memory.publish(self.at.published());
         }
     }
 
     /// Used elements that are visible and that nothing was said about.
     pub fn untold(&self) -> u16 {
-        self.published.wrapping_sub(self.told)
+        self.at.untold()
     }
 
     /// Whether the driver wants to be notified of them (virtio 1.2, section 2.7.7.2). If not, nothing needs
     /// to be said of them any more.
     pub fn wants_call(&mut self) -> bool {
-        let (old, new) = (self.told, self.published);
+        let (old, new) = (self.at.told(), self.at.published());
         if old == new {
             return false;
         }
@@ -255,14 +233,14 @@ impl Ring {
             !self.memory.no_interrupt()
         };
         if !wanted {
-            self.told = new;
+            self.at.tell();
         }
         wanted
     }
 
     /// The driver is notified now.
     pub fn note_call(&mut self) {
-        self.told = self.published;
+        self.at.tell();
         self.notify_first = false;
     }
 
@@ -273,7 +251,7 @@ impl Ring {
     /// As [`refresh`](Self::refresh).
     pub fn ask_for_kick(&mut self) -> Result<bool, RingFault> {
         if self.event_idx {
-            self.memory.set_avail_event(self.available);
+            self.memory.set_avail_event(self.at.available());
         } else {
             self.memory.set_no_notify(false);
         }
@@ -329,12 +307,6 @@ impl Ring {
             index = descriptor.next;
         }
     }
-}
-
-/// Whether the driver's wish "notify me when the used index passes `event`" is due after a step from
-/// `old` to `new` (virtio 1.2, section 2.7.10).
-fn passed(event: u16, old: u16, new: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
 fn has(descriptor: Descriptor, flag: u32) -> bool {
@@ -419,16 +391,57 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::passed;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
 
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+    use crate::mem::{RegionSpec, RingAddresses};
+
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+
+    /// A ring of four entries, and the file in which its driver writes.
+    fn ring(event_idx: bool, base: u16) -> (Ring, File) {
+        let file = File::from(memfd_create("ring", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(0x3000).unwrap();
+        let spec = RegionSpec { guest: 0, len: 0x3000, user: 0, offset: 0 };
+        let memory = Memory::map_table(vec![(spec, file.try_clone().unwrap())]).unwrap();
+        let at = RingAddresses { descriptors: 0, available: AVAILABLE, used: USED };
+        let memory = RingMemory::resolve(&memory, &at, 4).unwrap();
+        store(&file, AVAILABLE + 2, base);
+        store(&file, USED + 2, base);
+        let features = Features(u64::from(event_idx) << 29);
+        (Ring::new(memory, Direction::Writable, base, features), file)
+    }
+
+    fn store(file: &File, at: u64, value: u16) {
+        file.write_all_at(&value.to_le_bytes(), at).unwrap();
+    }
+
+    fn load(file: &File, at: u64) -> u16 {
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u16::from_le_bytes(bytes)
+    }
+
+    /// Between the last look and the wish for a kick, the driver does not know of the wish, and sends none.
     #[test]
-    fn virtio_2_7_10_event_index_wraps() {
-        assert!(passed(0, 0, 1));
-        assert!(!passed(1, 0, 1));
-        assert!(passed(5, 3, 10));
-        assert!(!passed(10, 3, 10));
-        assert!(!passed(2, 3, 10));
-        assert!(passed(0xffff, 0xfffe, 1));
-        assert!(!passed(1, 0xfffe, 1));
+    fn virtio_2_7_10_what_comes_before_the_wish_for_a_kick_is_seen_by_who_wishes() {
+        for event_idx in [false, true] {
+            for base in [0, 0xfffe, 0xffff] {
+                let (mut ring, file) = ring(event_idx, base);
+                ring.forgo_kicks();
+                assert_eq!(ring.refresh(), Ok(false));
+                store(&file, AVAILABLE + 2, base.wrapping_add(1));
+                assert_eq!(ring.ask_for_kick(), Ok(true), "{event_idx} {base}");
+                assert_eq!((ring.has_pending(), ring.pop()), (true, Ok(Some(0))));
+                assert_eq!(ring.ask_for_kick(), Ok(false));
+                let wish =
+                    if event_idx { load(&file, USED + 4 + 8 * 4) } else { load(&file, USED) };
+                assert_eq!(wish, if event_idx { base.wrapping_add(1) } else { 0 });
+            }
+        }
     }
 }

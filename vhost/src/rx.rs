@@ -86,7 +86,12 @@ impl Offer {
     fn add(&mut self, chain: &Chain) {
         self.bytes += chain.bytes;
         self.entries += chain.entries;
-        self.largest = self.largest.max(chain.bytes.div_ceil(u64::from(chain.entries.max(1))));
+        // As a rule there is nothing to divide.
+        let each = match chain.entries {
+            1 => chain.bytes,
+            entries => chain.bytes.div_ceil(u64::from(entries.max(1))),
+        };
+        self.largest = self.largest.max(each);
     }
 
     /// Bytes that a driver with `entries` entries could offer at once.
