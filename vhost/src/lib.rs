@@ -42,6 +42,7 @@ mod mem;
 mod message;
 mod moderation;
 mod queue;
+mod region;
 mod ring;
 mod rx;
 mod session;
