@@ -25,6 +25,14 @@ CASES=(
     guest_address_changed front_end_restarted program_ends
 )
 
+# For a guest with four queue pairs; the rest it has in common with one that has one.
+# shellcheck disable=SC2034
+QUEUE_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    queues_all_used queues_reduced_in_use
+    front_end_restarted program_ends
+)
+
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
 holds() { case $1 in *"$2"*) ;; *) echo "'$2' is not in '$1'"; return 1 ;; esac; }
 outside() { in_net outside /run/bin/nettool "$@"; }
@@ -220,6 +228,70 @@ case_slow_reader_no_retransmission() {
     same "$fast asked for" '0 asked for'
     [ "$queued" -gt 0 ] || [ "$PAUSE" -ge "$STILL_MS" ] || [ "$again" -le "$probes" ] ||
         same "$again sent again" "$probes probes"
+}
+
+# in_parallel BYTES SEED: one connection each way on each processor, at the same time.
+in_parallel() {
+    local said
+    said=$(guest 120 "for cpu in 0 1 2 3; do for way in get put; do taskset \$((1 << cpu)) nettool \$way $SERVER4:5000 $1 $2\$cpu & done; done; wait")
+    echo "$said"
+    same "$(grep -c '^ok ' <<<"$said")" 8
+}
+
+# moved: what each queue of the guest has moved meanwhile, receive queues first, when the command ends.
+moved() {
+    local before after
+    before=$(guest 5 "nettool queues \$IF")
+    "$@"
+    after=$(guest 5 "nettool queues \$IF")
+    printf '%s\n' "$before" "$after"
+    mapfile -t MOVED < <(awk '$1 != "pairs" { for (i = 2; i <= NF; i++) if (NR > FNR) print $i - was[FNR, i]; else was[FNR, i] = $i }' \
+        <(echo "$before") <(echo "$after"))
+}
+
+# busy QUEUE...: these have moved packets both ways, and the others have not.
+busy() {
+    local queue wanted
+    for queue in 0 1 2 3; do
+        wanted=idle
+        case " $* " in *" $queue "*) wanted=busy ;; esac
+        same "rx $queue $(word "${MOVED[queue]}")" "rx $queue $wanted"
+        same "tx $queue $(word "${MOVED[queue + 4]}")" "tx $queue $wanted"
+    done
+}
+# An announcement may come by any queue.
+word() { if [ "$1" -ge 10 ]; then echo busy; else echo idle; fi; }
+
+case_queues_all_used() {
+    holds "$(guest 5 "nettool queues \$IF")" 'pairs 4 of 4'
+    moved in_parallel $((4000000 / SCALE)) 71
+    busy 0 1 2 3
+}
+
+# Connections that are open when pairs go away go on.
+reduced_in_use() {
+    local bytes=$((20000000 / SCALE))
+    guest 5 "(taskset 8 nettool put $SERVER4:5000 $bytes 81; taskset 8 nettool get $SERVER4:5000 $bytes 82) >/tmp/meanwhile 2>&1 &"
+    holds "$(guest 5 "nettool queues \$IF 2")" 'pairs 2 of 4'
+    until_true 60 both_ended
+    same "$(guest 5 'grep -c ^ok /tmp/meanwhile')" 2
+    holds "$(guest 5 "nettool queues \$IF 4")" 'pairs 4 of 4'
+}
+both_ended() { [ "$(guest 5 'wc -l </tmp/meanwhile')" -eq 2 ]; }
+
+# The driver shows no counters of pairs that it does not use.
+with_two_pairs() {
+    guest 5 "nettool queues \$IF 2"
+    in_parallel $((2000000 / SCALE)) 91
+    guest 5 "nettool queues \$IF 4"
+}
+
+case_queues_reduced_in_use() {
+    reduced_in_use
+    moved with_two_pairs
+    busy 0 1
+    moved in_parallel $((2000000 / SCALE)) 92
+    busy 0 1 2 3
 }
 
 case_guest_address_changed() {

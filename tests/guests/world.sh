@@ -195,6 +195,13 @@ boot_qemu() {
         -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)"
 }
 
+# Four processors, each with a queue pair of its own.
+boot_qemu_mq() {
+    emulate q35,memory-backend=mem -smp 4 -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c,queues=4 \
+        -device "virtio-net-pci,netdev=n,romfile=,mq=on$(qemu_vectors ,vectors=10)"
+}
+
 boot_qemu_stream() {
     emulate q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/passt.sock" \
         -device virtio-net-pci,netdev=n,romfile=
@@ -208,10 +215,10 @@ emulate() {
         -append 'console=ttyS0 panic=-1 quiet'
 }
 
-# QEMU 7.2 without acceleration crashes when a guest's driver sets up the MSI-X vectors
-# of a vhost-user device. Line interrupts work.
+# qemu_vectors [OPTION]: the option, unless QEMU is 7.2: that crashes without acceleration when a
+# guest's driver sets up the MSI-X vectors of a vhost-user device. Line interrupts work.
 qemu_vectors() {
-    case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; esac
+    case $(qemu-system-x86_64 --version) in *'version 7.'*) echo ,vectors=0 ;; *) echo "${1:-}" ;; esac
 }
 
 # stop_guest: as a front-end dies that is killed.

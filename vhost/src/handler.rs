@@ -17,7 +17,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
 
 use crate::features::protocol;
-use crate::mem::{MAX_REGIONS, RegionSpec};
+use crate::region::{MAX_REGIONS, RegionSpec};
 use crate::session::{RINGS, Session, Violation};
 use crate::vring::UserAddresses;
 

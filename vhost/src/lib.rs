@@ -43,6 +43,7 @@ mod mem;
 mod message;
 mod moderation;
 mod queue;
+mod region;
 mod ring;
 mod rx;
 mod session;

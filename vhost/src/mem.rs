@@ -28,71 +28,17 @@ use std::sync::{Arc, Once};
 
 use passt_frame::GuestIovec;
 use rustix::fs::FileType;
-use thiserror::Error;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
-/// Most regions a front-end may map: what GET_MAX_MEM_SLOTS answers.
-pub const MAX_REGIONS: usize = 64;
+use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 
 /// Slots of the table that the SIGBUS handler searches.
 const SLOTS: usize = 512;
 
 /// Bytes of a split-ring descriptor (virtio 1.2, section 2.7.5).
 pub const DESCRIPTOR_BYTES: u32 = 16;
-
-/// A region as a front-end describes it: vhost-user "memory region description".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionSpec {
-    /// Guest physical address of the first byte.
-    pub guest: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// Address of the first byte in the front-end's own address space.
-    pub user: u64,
-    /// Offset of the first byte in the file.
-    pub offset: u64,
-}
-
-/// Why memory was refused.
-#[derive(Debug, Error)]
-pub enum MemoryError {
-    /// The region has no bytes.
-    #[error("region at {0:#x} is empty")]
-    Empty(u64),
-    /// An end of the region is beyond 2^64.
-    #[error("region at {0:#x} overflows its address range")]
-    Overflow(u64),
-    /// The descriptor is not one of a file that can be mapped.
-    #[error("region at {0:#x} comes with a descriptor that is not a file")]
-    NotAFile(u64),
-    /// The file ends before the region.
-    #[error("region at {guest:#x} needs {needed} bytes of a file of {size}")]
-    ShortFile {
-        /// Guest physical address of the region.
-        guest: u64,
-        /// Bytes that the file would need.
-        needed: u64,
-        /// Bytes that the file has.
-        size: u64,
-    },
-    /// mmap(2) failed; a read-only file ends here.
-    #[error("region at {guest:#x} cannot be mapped for reading and writing: {error}")]
-    Map {
-        /// Guest physical address of the region.
-        guest: u64,
-        /// What vm-memory reports.
-        error: String,
-    },
-    /// Two regions share addresses.
-    #[error("regions at {0:#x} and {1:#x} overlap")]
-    Overlap(u64, u64),
-    /// More regions than slots.
-    #[error("more than {MAX_REGIONS} regions")]
-    TooMany,
-    /// A region to be removed is not there.
-    #[error("no region at {0:#x} like the one to remove")]
-    Unknown(u64),
-}
 
 /// One mapped region. Unmapped when the last user is gone.
 struct Mapping {
@@ -112,7 +58,7 @@ impl Mapping {
     /// Checks `spec` against `file` and maps it.
     fn new(spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
         let guest = spec.guest;
-        let needed = check_spec(&spec)?;
+        let needed = spec.check()?;
         let stat = rustix::fs::fstat(&file).map_err(|_| MemoryError::NotAFile(guest))?;
         let _ = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC);
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -135,6 +81,12 @@ impl Mapping {
         Ok(Self { spec, region: Arc::new(region), base, slot })
     }
 
+    /// Whether this is a region that was mapped of the same file.
+    fn is(&self, spec: &RegionSpec, file: &File) -> bool {
+        let ours = self.region.file_offset().and_then(|at| identity(at.file()));
+        self.spec == *spec && ours.is_some() && ours == identity(file)
+    }
+
     /// Host address of `offset` if `len` bytes from there lie within the region.
     fn host(&self, offset: u64, len: u64) -> Option<*mut u8> {
         let end = offset.checked_add(len)?;
@@ -142,17 +94,9 @@ impl Mapping {
     }
 }
 
-/// Checks that no end of the region overflows; returns the bytes that its file must have.
-fn check_spec(spec: &RegionSpec) -> Result<u64, MemoryError> {
-    if spec.len == 0 {
-        return Err(MemoryError::Empty(spec.guest));
-    }
-    let overflow = || MemoryError::Overflow(spec.guest);
-    spec.guest.checked_add(spec.len).ok_or_else(overflow)?;
-    spec.user.checked_add(spec.len).ok_or_else(overflow)?;
-    let needed = spec.offset.checked_add(spec.len).ok_or_else(overflow)?;
-    i64::try_from(needed).map_err(|_| overflow())?;
-    Ok(needed)
+/// What two descriptors of the same file have in common.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    rustix::fs::fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// A piece of a guest buffer in our address space.
@@ -177,8 +121,9 @@ impl Span {
 
     /// The piece in the form in which a lease takes it.
     pub fn lend(self) -> GuestIovec {
-        // SAFETY: a span lies in a region that the half's `Memory` keeps; the half replaces it only
-        // through `&mut`, which a lease excludes (see the `unsafe impl`s in rx.rs and tx.rs).
+        // SAFETY: a span lies in a region that the half's `Memory` keeps; only control messages replace it,
+        // and they need the device through `&mut`, which a lease excludes (see the `unsafe impl`s in rx.rs,
+        // tx.rs and queue.rs).
         unsafe { GuestIovec::new(self.base, self.len as usize) }
     }
 
@@ -233,16 +178,19 @@ impl Memory {
         Self::from_regions(regions)
     }
 
+    /// Whether there is a region like this already, of the same file.
+    pub fn has_region(&self, spec: &RegionSpec, file: &File) -> bool {
+        self.regions.iter().any(|region| region.is(spec, file))
+    }
+
     /// The same memory with one region less (REM_MEM_REG): guest address, user address and length
     /// name it, the offset does not count.
     ///
     /// # Errors
     /// [`MemoryError::Unknown`] when there is no such region.
     pub fn without_region(&self, spec: &RegionSpec) -> Result<Self, MemoryError> {
-        let same =
-            |s: &RegionSpec| s.guest == spec.guest && s.user == spec.user && s.len == spec.len;
         let mut regions = self.regions.clone();
-        regions.retain(|region| !same(&region.spec));
+        regions.retain(|region| !region.spec.is_named_by(spec));
         if regions.len() == self.regions.len() {
             return Err(MemoryError::Unknown(spec.guest));
         }

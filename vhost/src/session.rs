@@ -22,8 +22,9 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use crate::command::{CommandCounters, ControlQueue};
 use crate::config::Config;
 use crate::features::{Features, offered, protocol};
-use crate::mem::{Memory, MemoryError, RegionSpec};
+use crate::mem::Memory;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
+use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 use crate::rx::RxCounters;
 use crate::tx::TxCounters;
 use crate::vring::{UserAddresses, Vring, VringUser};
@@ -114,6 +115,8 @@ pub struct Session {
     /// MTU that NET_SET_MTU told, instead of ours.
     mtu: Option<u16>,
     memory: Rc<Memory>,
+    /// Regions that were added once more while they were there.
+    added_again: Vec<RegionSpec>,
     /// The same memory as the queue types take it.
     shared: GuestMemoryAtomic<GuestMemoryMmap>,
     pairs: Rc<Pairs>,
@@ -139,6 +142,7 @@ impl Session {
             protocol: 0,
             mtu: None,
             memory: Rc::default(),
+            added_again: Vec::new(),
             control: ControlQueue::new(Vring::new(shared.clone())?, pairs.clone()),
             from: FromPairs::new(pairs.clone()),
             to: ToPairs::new(pairs.clone()),
@@ -231,19 +235,31 @@ impl Session {
     /// SET_MEM_TABLE.
     pub fn set_memory_table(&mut self, table: Vec<(RegionSpec, File)>) -> Result<(), Violation> {
         let memory = Memory::map_table(table)?;
+        self.added_again.clear();
         self.set_memory(memory);
         Ok(())
     }
 
-    /// ADD_MEM_REG.
+    /// ADD_MEM_REG. QEMU before 8.1 says it once for each queue pair.
     pub fn add_region(&mut self, spec: RegionSpec, file: File) -> Result<(), Violation> {
+        if self.memory.has_region(&spec, &file) {
+            if self.added_again.len() >= MAX_PAIRS * MAX_REGIONS {
+                return Err(MemoryError::TooMany.into());
+            }
+            self.added_again.push(spec);
+            return Ok(());
+        }
         let memory = self.memory.with_region(spec, file)?;
         self.set_memory(memory);
         Ok(())
     }
 
-    /// REM_MEM_REG.
+    /// REM_MEM_REG, as often as the region was added.
     pub fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), Violation> {
+        if let Some(at) = self.added_again.iter().position(|again| again.is_named_by(spec)) {
+            self.added_again.swap_remove(at);
+            return Ok(());
+        }
         let memory = self.memory.without_region(spec)?;
         self.set_memory(memory);
         Ok(())
@@ -423,6 +439,7 @@ impl Session {
         let registrar = self.registrar.clone();
         self.with_all(|user| user.vring_mut().reset(&registrar));
         (self.protocol, self.mtu) = (0, None);
+        self.added_again.clear();
         self.set_memory(Memory::default());
     }
 

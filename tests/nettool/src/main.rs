@@ -11,6 +11,7 @@ mod dhcpv6;
 mod dns;
 mod pattern;
 mod pulse;
+mod queues;
 mod serve;
 mod tcp;
 mod udp;
@@ -37,7 +38,8 @@ usage: nettool COMMAND ARGUMENT...
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
-  udp-error ADDR:PORT           say which error a datagram provokes";
+  udp-error ADDR:PORT           say which error a datagram provokes
+  queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -68,6 +70,8 @@ fn run(words: &[String]) -> Outcome {
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
         ["udp-error", to] => udp::error(parse(to)?),
+        ["queues", interface] => queues::queues(interface, None),
+        ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
     }
 }
