@@ -128,6 +128,7 @@ impl Engine {
     ) -> Result<(OwnedFd, bool), DropReason> {
         let open = || -> Result<(OwnedFd, bool), Errno> {
             let socket = self.socket_on(sides[1].pif, Transport::Tcp, side.destination)?;
+            stream::keep_urgent_inline(socket.as_fd())?;
             let source = side.source.ip();
             let kernels_choice = source.is_unspecified()
                 || (source.is_loopback() && source == loopback_of(side.destination));

@@ -55,13 +55,17 @@ pub(super) fn fill(
     match peek(&mut lease, socket, tcp, wish, bytes) {
         Ok(0) => Fill::Eof,
         Ok(sent) => {
-            let drained = sent < lease.room();
+            let drained = sent < lease.room() && !tcp.urgent;
             log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
             Fill::Sent { bytes: sent, drained }
         }
-        Err(Errno::AGAIN) => Fill::Empty,
+        Err(Errno::AGAIN) => {
+            // Without a peek offset, what is behind an urgent byte shows only once that is at the head.
+            tcp.urgent &= tcp.peek == PeekOffset::Unsupported && wish.offset > 0;
+            Fill::Empty
+        }
         Err(errno) => {
             log::debug!("TCP connection: read: {errno}");
             Fill::Failed

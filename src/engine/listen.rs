@@ -26,6 +26,7 @@ use crate::limits::{ACCEPTS_PER_TURN, PLACES_PER_PORT};
 use crate::sys::datagram::{self, Waiting};
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
+use crate::sys::stream;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
@@ -332,6 +333,7 @@ impl Engine {
         if tcp {
             // What it accepts inherits that.
             sockopt::set_tcp_nodelay(&socket, true)?;
+            stream::keep_urgent_inline(socket.as_fd())?;
             rnet::listen(&socket, BACKLOG)?;
         } else {
             datagram::report_destination(socket.as_fd(), address.is_ipv4())?;

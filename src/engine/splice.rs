@@ -22,7 +22,9 @@ use crate::sys::stream;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+/// What tells of bytes to read, `PRI` of those that the peer calls urgent.
+const READABLE: EventFlags = EventFlags::IN.union(EventFlags::PRI);
+const EVENTS: EventFlags = READABLE.union(EventFlags::OUT).union(EventFlags::RDHUP);
 
 impl Engine {
     /// Adds a connection whose target is connected, or being connected.
@@ -56,6 +58,9 @@ impl Engine {
             failed: has(EventFlags::ERR),
         };
         splice.machine.on_event(end, event);
+        if has(EventFlags::PRI) {
+            splice.machine.on_urgent(end);
+        }
         self.flows.mark_ready(id);
     }
 
@@ -122,7 +127,7 @@ impl Engine {
             }
             Action::Watch { end, readable } => {
                 let mut events = EVENTS;
-                events.set(EventFlags::IN, readable);
+                events.set(READABLE, readable);
                 if let Err(errno) = self.flows.watch_end(id, end, events) {
                     log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
                     if let Some(splice) = self.splice_mut(id) {
@@ -219,6 +224,8 @@ fn peek_and_copy(batch: &mut Batch, from: BorrowedFd<'_>, to: Outlet<'_>) -> Res
 
 fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {
     match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from)) {
+        // Where the peer has closed, splice(2) takes an urgent byte for the end, too.
+        Ok(0) if stream::has_bytes(from) => Filled::Urgent,
         Ok(0) => Filled::Ended,
         Ok(bytes) => Filled::Bytes(bytes),
         Err(Errno::AGAIN) => Filled::Empty,

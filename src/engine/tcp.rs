@@ -28,8 +28,10 @@ use crate::wire::l4::TcpHead;
 use crate::wire::{DropReason, SeqNr};
 
 /// All events of a TCP socket. `OUT` is reported when a connection is up, and after
-/// [`Action::WatchWritable`]: the kernel reports it only to those who wait.
-const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+/// [`Action::WatchWritable`]: the kernel reports it only to those who wait. `PRI` comes with a byte that the
+/// peer calls urgent.
+const EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI);
 
 /// Consecutive segments of one flow whose payload is written with one system call.
 #[derive(Default)]
@@ -289,6 +291,7 @@ impl Engine {
             tcp.conn.on_socket(now, SocketEvent::Writable);
         }
         if !tcp.connecting {
+            tcp.urgent |= has(EventFlags::PRI);
             if has(EventFlags::IN) {
                 tcp.conn.on_socket(now, SocketEvent::Readable);
             }
@@ -410,6 +413,10 @@ impl Engine {
         if let PeekOffset::At(offset) = &mut tcp.peek {
             *offset = offset.saturating_sub(bytes);
         }
+        if tcp.urgent {
+            // A read that begins at the head of the queue may get further now.
+            tcp.conn.on_socket(now, SocketEvent::Readable);
+        }
     }
 
     fn query_room(&mut self, id: FlowId) {
@@ -481,6 +488,7 @@ impl Engine {
 /// A socket for a connection from the guest.
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
+    stream::keep_urgent_inline(socket.as_fd())?;
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }

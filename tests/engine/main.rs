@@ -22,6 +22,7 @@ mod slot_port;
 mod tails;
 mod tap;
 mod tcp;
+mod urgent;
 mod worker;
 mod world;
 
