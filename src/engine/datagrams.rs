@@ -110,8 +110,18 @@ impl Engine {
             destination.set_port(0);
         }
         let device = self.options.outbound_device(destination.ip());
+        let mut host = Side {
+            pif: Pif::Host,
+            ours: target.source.into(),
+            endpoint: target.destination.into(),
+        };
+        let mut source = target.source;
+        if transport == Transport::Udp && self.flows.conversation(&host).is_some() {
+            // To the kernel, both would be one.
+            source.set_port(0);
+        }
         let to = BindTo {
-            address: target.source,
+            address: source,
             interface: device.filter(|_| !destination.ip().is_loopback()),
             freebind: false,
             dual_stack: false,
@@ -128,7 +138,7 @@ impl Engine {
         })?;
         let peer = destination;
         let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
-        let socket = open(socket, &opening).map_err(|errno| {
+        let (socket, port) = open(socket, &opening).map_err(|errno| {
             log::debug!("{transport:?} socket from {} to {peer}: {errno}", to.address);
             DropReason::SocketFailed
         })?;
@@ -137,11 +147,7 @@ impl Engine {
             Transport::Ping => Protocol::Ping(state),
             _ => Protocol::Udp(state),
         };
-        let host = Side {
-            pif: Pif::Host,
-            ours: target.source.into(),
-            endpoint: target.destination.into(),
-        };
+        host.ours = Endpoint::new(source.ip(), port);
         let flow = FlowState::new(socket, protocol_state);
         self.add_datagram_flow([side, host], protocol, flow)
     }

@@ -40,7 +40,7 @@ pub struct Listener {
     /// The socket.
     pub socket: OwnedFd,
     /// Where it listens: on the host, or in the guest's namespace.
-    pif: Pif,
+    pub(super) pif: Pif,
     /// Index in the rule table of `pif`.
     rule: usize,
     pub(super) proto: Proto,
@@ -508,16 +508,14 @@ impl Engine {
             (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
         };
         let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
-        if let Some(id) = self.flows.find(L4Protocol::Udp, &initiating) {
+        if let Some(id) = self.flows.conversation(&initiating) {
             return Ok(id);
         }
         if let Some(side) = self.bypass_side(pif, rule, peer, local)? {
             return self.open_relay(rule, initiating, side);
         }
         let sides = self.inbound_sides(rule, peer, local)?;
-        if let Some(id) = self.flows.find(L4Protocol::Udp, &sides[1]) {
-            return Ok(id);
-        }
+        let sides = self.told_apart(L4Protocol::Udp, sides)?;
         self.flows.check_datagram_room(Pif::Host, self.listeners.len())?;
         let socket = self.inbound_socket(rule, local, peer).map_err(|errno| {
             log::debug!("no UDP socket from {local} to {peer}: {errno}");
@@ -543,7 +541,8 @@ impl Engine {
         };
         let transport = Transport::Udp;
         let socket = socket::create(transport, local.ip())?;
-        open(socket, &Opening { transport, to, peer, or_any_port: false, for_link: true })
+        let opening = Opening { transport, to, peer, or_any_port: false, for_link: true };
+        open(socket, &opening).map(|(socket, _)| socket)
     }
 }
 

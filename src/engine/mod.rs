@@ -19,6 +19,7 @@ mod addressing;
 mod answer;
 mod auto;
 mod bypass;
+mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod fill;

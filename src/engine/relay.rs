@@ -14,7 +14,7 @@ use super::datagrams::Drained;
 use super::outbox::Outbox;
 use super::state::{DatagramState, FlowState, Protocol, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
@@ -32,14 +32,20 @@ impl Engine {
         (to, side): (Pif, SpliceSide),
     ) -> Result<FlowId, DropReason> {
         self.flows.check_datagram_room(initiating.pif, self.listeners.len() + 1)?;
-        let sides = [initiating, target_side(to, &side)];
+        let mut sides = [initiating, target_side(to, &side)];
+        let mut source = side.source;
+        if self.flows.conversation(&sides[1]).is_some() {
+            // Another peer has the same port.
+            source.set_port(0);
+        }
         let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
         let interface = rule.interface.as_ref().map(|name| name.as_str());
-        let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
-            let first = self.connected(initiating.pif, (local, interface), peer, false)?;
-            Ok((first, self.connected(to, (side.source, None), side.destination, true)?))
+        let open = || -> Result<(OwnedFd, (OwnedFd, u16)), Errno> {
+            let (first, _) = self.connected(initiating.pif, (local, interface), peer, false)?;
+            Ok((first, self.connected(to, (source, None), side.destination, true)?))
         };
-        let (first, target) = open_logged(open, &sides)?;
+        let (first, (target, port)) = open_logged(open, &sides)?;
+        sides[1].ours = Endpoint::new(source.ip(), port);
         let datagrams = DatagramState::new(self.now);
         let strangers = [Strangers::new(self.now); 2];
         let relay = RelayState { datagrams, target, readable: [false; 2], strangers };
@@ -54,7 +60,7 @@ impl Engine {
         (address, interface): (SocketAddr, Option<&str>),
         peer: SocketAddr,
         or_any_port: bool,
-    ) -> Result<OwnedFd, Errno> {
+    ) -> Result<(OwnedFd, u16), Errno> {
         let freebind = self.options.freebind && pif == Pif::Host;
         let transport = Transport::Udp;
         let to = BindTo { address, interface, freebind, dual_stack: false };
@@ -62,16 +68,19 @@ impl Engine {
         open(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
     }
 
-    /// Passes the datagram at the head of a listening socket's queue on to the target of its flow.
+    /// Passes the datagram at the head of a listening socket's queue on to the other end of its flow.
     pub(super) fn relay_from_listener(&mut self, index: usize, id: FlowId) -> Option<Drained> {
         let listener = self.listeners.get(index)?;
         let parts = self.bypass.as_mut()?;
-        let Protocol::Relay(relay) = &mut self.flows.table.get_mut(id)?.state.protocol else {
-            return None;
-        };
+        let flow = self.flows.table.get_mut(id)?;
+        // The one who sends may also be whom the flow was opened to.
+        let from = if flow.sides[0].pif == listener.pif { End::Initiator } else { End::Target };
+        let initiator = flow.state.socket.as_fd();
+        let Protocol::Relay(relay) = &mut flow.state.protocol else { return None };
         if parts.batch.receive(listener.socket.as_fd(), 1, None).is_ok() {
-            relay.datagrams.touch(self.now, End::Initiator.index(), 1);
-            send_all(&mut parts.batch, relay.target.as_fd(), 1, &mut self.outbox);
+            relay.datagrams.touch(self.now, from.index(), 1);
+            let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
+            send_all(&mut parts.batch, to, 1, &mut self.outbox);
         }
         Some(Drained::More)
     }

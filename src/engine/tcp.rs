@@ -192,14 +192,10 @@ impl Engine {
         rule: &Rule,
     ) {
         let Arrival { socket, peer, listener, .. } = arrival;
-        let opened = self.inbound_sides(rule, peer, local).and_then(|sides| {
-            if self.flows.find(L4Protocol::Tcp, &sides[1]).is_some() {
-                // The peer uses a port again whose connection the guest has not closed yet.
-                return Err(DropReason::SocketFailed);
-            }
-            Ok(sides)
-        });
-        let sides = match opened {
+        // The guest may know the peer's port already: from another peer, or from a connection that the peer
+        // has done with and the guest has not.
+        let opened = self.inbound_sides(rule, peer, local);
+        let sides = match opened.and_then(|sides| self.told_apart(L4Protocol::Tcp, sides)) {
             Ok(sides) => sides,
             Err(reason) => {
                 self.outbox.drops.count(reason);

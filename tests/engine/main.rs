@@ -6,6 +6,7 @@
 mod allocation;
 mod bursts;
 mod capture;
+mod crossing;
 mod datagrams;
 mod dns;
 mod foreign;
