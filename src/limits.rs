@@ -132,6 +132,10 @@ pub const PIPE_BYTES: u32 = 1 << 20;
 /// ICMP errors relayed for one flow in one turn.
 pub const ERRORS_PER_TURN: usize = 16;
 
+/// Ports that are tried to tell a peer from another one that looks the same to the guest: all privileged
+/// ones that may stand in. Who is refused has cost 50 µs.
+pub const STAND_IN_PORTS_TRIED: usize = 512;
+
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub const MAX_QUESTION_BYTES: usize = 1500;
 

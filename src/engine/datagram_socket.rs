@@ -49,12 +49,13 @@ pub(super) struct Opening<'a> {
     pub for_link: bool,
 }
 
-/// Binds and connects a new socket.
+/// Binds and connects a new socket. With it, the port that it has now.
 ///
 /// # Errors
-/// What setsockopt(2), bind(2) and connect(2) report.
-pub(super) fn connected(socket: OwnedFd, opening: &Opening<'_>) -> Result<OwnedFd, Errno> {
+/// What setsockopt(2), bind(2), connect(2) and getsockname(2) report.
+pub(super) fn connected(socket: OwnedFd, opening: &Opening<'_>) -> Result<(OwnedFd, u16), Errno> {
     let Opening { transport, to, peer, or_any_port, for_link } = *opening;
+    let mut port = to.address.port();
     let fd = socket.as_fd();
     if for_link {
         prepare(fd, transport, to.address.is_ipv4())?;
@@ -63,13 +64,17 @@ pub(super) fn connected(socket: OwnedFd, opening: &Opening<'_>) -> Result<OwnedF
         keep_to_interface_of(fd, peer);
     }
     match socket::bind(fd, &to) {
-        Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && to.address.port() != 0 => {
+        Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
             socket::bind_any_port(fd, to.address.ip())?;
+            port = 0;
         }
         other => other?,
     }
     socket::connect(fd, peer)?;
-    Ok(socket)
+    if port == 0 && transport == Transport::Udp {
+        port = socket::local_address(fd)?.port();
+    }
+    Ok((socket, port))
 }
 
 /// Sets what sockets have whose datagrams go to the link.

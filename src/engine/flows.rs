@@ -2,6 +2,7 @@
 //! work to do. O(1) per event: nothing here walks over all flows.
 
 use std::collections::VecDeque;
+use std::net::Ipv6Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -11,7 +12,7 @@ use rustix::event::epoll::{self, EventFlags};
 use super::state::{FlowKind, FlowState};
 use super::token::Token;
 use crate::flow::index::{Index, Key};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
@@ -167,12 +168,21 @@ impl Flows {
 
     /// The flow that has `side`.
     pub fn find(&self, protocol: L4Protocol, side: &Side) -> Option<FlowId> {
-        let key = Key { protocol, side: *side };
+        self.find_by(protocol, side, |other| other == side)
+    }
+
+    /// The flow with a side that `matches` and is indexed where `side` would be.
+    pub(super) fn find_by(
+        &self,
+        protocol: L4Protocol,
+        side: &Side,
+        matches: impl Fn(&Side) -> bool,
+    ) -> Option<FlowId> {
         let same = |slot| {
             let flow = self.table.id_of(slot).and_then(|id| self.table.get(id));
-            flow.is_some_and(|flow| flow.sides.contains(side) && flow.state.is(protocol))
+            flow.is_some_and(|flow| flow.sides.iter().any(&matches) && flow.state.is(protocol))
         };
-        let slot = self.index.find(&key, same)?;
+        let slot = self.index.find(&key(protocol, side), same)?;
         self.table.id_of(slot)
     }
 
@@ -204,7 +214,7 @@ impl Flows {
         }
         let id = targeted.activate(state);
         for side in indexed(&sides, protocol) {
-            self.index.insert(&Key { protocol, side: *side }, id.slot());
+            self.index.insert(&key(protocol, side), id.slot());
         }
         Ok(id)
     }
@@ -214,7 +224,7 @@ impl Flows {
         let Some(flow) = self.table.remove(id) else { return };
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
-            self.index.remove(&Key { protocol, side: *side }, id.slot());
+            self.index.remove(&key(protocol, side), id.slot());
         }
         self.timers.cancel(timer_key(id.slot()));
         if protocol != L4Protocol::Tcp {
@@ -372,12 +382,19 @@ impl Flows {
     }
 }
 
-/// The sides that a flow is found by: the guest's; and the first one of any other UDP flow, whose
-/// datagrams may still arrive on the listening socket. A host side that the kernel fills in is the
-/// same for many flows and would make one long chain of the index.
+/// The sides that a flow is found by: the guest's, and those of sockets of UDP, which may have to be told
+/// apart and whose datagrams may still arrive on a listening socket. A host side of another protocol is
+/// filled in by the kernel; it is the same for many flows and would make one long chain of the index.
 fn indexed(sides: &[Side; 2], protocol: L4Protocol) -> impl Iterator<Item = &Side> {
-    let inbound_udp = protocol == L4Protocol::Udp && sides[0].pif != Pif::Tap;
-    sides.iter().filter(move |side| side.pif == Pif::Tap || inbound_udp)
+    sides.iter().filter(move |side| side.pif == Pif::Tap || protocol == L4Protocol::Udp)
+}
+
+/// Where a side is indexed. Our address on a socket may be unspecified, which is any: those that differ
+/// only by it stand together.
+fn key(protocol: L4Protocol, side: &Side) -> Key {
+    let any = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), side.ours.port());
+    let ours = if side.pif == Pif::Tap { side.ours } else { any };
+    Key { protocol, side: Side { ours, ..*side } }
 }
 
 /// Appends to a list. An empty one starts anew: few flows use few of its pages, and not each of them
@@ -433,7 +450,6 @@ mod tests {
     use super::*;
     use crate::engine::net::Epoch;
     use crate::engine::state::DatagramState;
-    use crate::flow::side::Endpoint;
     use rustix::event::{EventfdFlags, eventfd};
     use std::net::Ipv4Addr;
 

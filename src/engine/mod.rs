@@ -37,6 +37,7 @@
 
 mod bypass;
 mod core;
+mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod flows;

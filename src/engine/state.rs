@@ -115,6 +115,8 @@ pub struct TcpState {
     pub last_read: u32,
     /// The handshake of the host socket has not finished.
     pub connecting: bool,
+    /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
+    pub urgent: bool,
     /// The flow is on the list of half-open flows.
     pub half_open: bool,
     /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
@@ -124,15 +126,8 @@ pub struct TcpState {
 impl TcpState {
     /// State of a new connection.
     pub fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
-        Self {
-            conn,
-            peek,
-            nagle,
-            last_read: 0,
-            connecting: false,
-            half_open: false,
-            admission: None,
-        }
+        let (connecting, urgent, half_open) = (false, false, false);
+        Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
     }
 }
 

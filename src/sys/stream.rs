@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{RecvFlags, recv, sockopt};
 
 use super::socket::{Transport, create, last_errno, set_int};
 
@@ -55,17 +55,46 @@ pub fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> 
     set_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, bytes as i32)
 }
 
+/// Leaves a byte that the peer calls urgent at its place in the stream (`SO_OOBINLINE`). What a listening
+/// socket accepts inherits that. Each read still ends before that byte, unless it begins there, and
+/// splice(2) never goes past it.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn keep_urgent_inline(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_oobinline(socket, true)
+}
+
+/// Whether bytes wait in the receive queue; false at the end of the stream, too.
+pub fn has_bytes(socket: BorrowedFd<'_>) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    recv(socket, &mut [0], flags).is_ok_and(|(read, _)| read > 0)
+}
+
 /// Whether TCP sockets of a family have a peek offset.
 pub fn has_peek_offset(v4: bool) -> bool {
     let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     create(Transport::Tcp, any).and_then(|socket| set_peek_offset(socket.as_fd(), 0)).is_ok()
 }
 
-/// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)).
+/// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)). Returns how
+/// many there were.
 ///
 /// # Errors
 /// What recv(2) reports.
 pub fn discard(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
+    let mut done = 0;
+    while done < bytes {
+        match discard_some(socket, bytes - done)? {
+            0 => break,
+            // Short of the rest before a byte that the peer calls urgent.
+            some => done += some,
+        }
+    }
+    Ok(done)
+}
+
+fn discard_some(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
     let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
     // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing, the buffer may be null.
     let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), bytes as usize, flags) };

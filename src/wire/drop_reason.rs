@@ -67,6 +67,8 @@ drop_reasons! {
     SendFailed => "send-failed",
     /// A datagram that a flow's socket got from somebody other than its peer.
     ForeignDatagram => "foreign-datagram",
+    /// Another peer looks the same to the guest, and nothing was found that tells them apart.
+    AmbiguousPeer => "ambiguous-peer",
     /// Stream bytes that the host's socket had no room for; the guest sends them again.
     SocketFull => "socket-full",
     /// No room in the guest's buffers.

@@ -6,6 +6,7 @@
 mod allocation;
 mod bursts;
 mod capture;
+mod crossing;
 mod datagrams;
 mod dns;
 mod foreign;
@@ -27,6 +28,7 @@ mod starved;
 mod tails;
 mod tap;
 mod tcp;
+mod urgent;
 mod view;
 mod worker;
 mod world;

@@ -36,14 +36,14 @@ pub fn noise(len: usize) -> Vec<u8> {
 /// A connection between a socket of the guest and one of the host.
 pub struct Pair<P: GuestEnd = MemPort> {
     pub world: World<P>,
-    guest: Guest,
-    handle: SocketHandle,
-    peer: TcpStream,
+    pub guest: Guest,
+    pub handle: SocketHandle,
+    pub peer: TcpStream,
 }
 
 impl Pair {
     /// The guest connects to the host over a [`MemPort`], with faults if there is a seed.
-    fn outbound(setup: &Setup, family: Family, faults: Option<u64>) -> Self {
+    pub fn outbound(setup: &Setup, family: Family, faults: Option<u64>) -> Self {
         let mut world = World::new(setup);
         if let Some(seed) = faults {
             world.port.set_faults(Faults { lose: 3, duplicate: 5, reorder: 8 }, seed);
@@ -52,9 +52,10 @@ impl Pair {
     }
 
     /// The host connects to the guest.
-    fn inbound(setup: &Setup, family: Family) -> Self {
+    pub fn inbound(setup: &Setup, family: Family) -> Self {
         let rules = vec![forward(Proto::Tcp, family, 8080)];
-        let setup = Setup { rules, caps: setup.caps, mtu: setup.mtu, ..Setup::default() };
+        let Setup { caps, mtu, peek_offset, .. } = *setup;
+        let setup = Setup { rules, caps, mtu, peek_offset, ..Setup::default() };
         let mut world = World::new(&setup);
         let mut guest = Guest::new(&mut world, setup.mtu);
         let handle = guest.tcp(BUFFER);

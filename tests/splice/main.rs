@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod crossing;
 mod rig;
 mod strangers;
+mod urgent;
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -544,6 +546,25 @@ fn connections_pass_from_64_descriptors_on() {
     });
 }
 
+/// Writes small pieces, which are copied, until nothing has fitted any more for a while; returns all of them.
+fn stall(client: &mut TcpStream) -> Vec<u8> {
+    client.set_nonblocking(true).unwrap();
+    let mut sent = Vec::new();
+    let mut chunk = pattern(10_000, 0);
+    let mut last = std::time::Instant::now();
+    while last.elapsed() < Duration::from_millis(50) {
+        match client.write(&chunk) {
+            Ok(written) => {
+                sent.extend_from_slice(&chunk[..written]);
+                chunk = pattern(10_000, (sent.len() / 10_000) as u8);
+                last = std::time::Instant::now();
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    sent
+}
+
 /// TCP sockets of the current namespace have no more than 256 KiB in each direction.
 fn small_buffers() {
     for file in ["tcp_rmem", "tcp_wmem"] {
@@ -563,22 +584,8 @@ fn more_stalled_receivers_than_pipes_get_everything_in_the_end() {
         let route = &Route::all(&guest)[0];
         let listener = route.listen();
         let mut pairs: Vec<_> = (0..COUNT).map(|_| route.pair(&listener)).collect();
-        let mut sent = vec![Vec::new(); COUNT];
-        for ((client, _), sent) in pairs.iter_mut().zip(&mut sent) {
-            client.set_nonblocking(true).unwrap();
-            let mut chunk = pattern(10_000, 0);
-            // Small pieces are copied; until nothing has fitted any more for a while.
-            let mut last = std::time::Instant::now();
-            while last.elapsed() < Duration::from_millis(50) {
-                match client.write(&chunk) {
-                    Ok(written) => {
-                        sent.extend_from_slice(&chunk[..written]);
-                        chunk = pattern(10_000, (sent.len() / 10_000) as u8);
-                        last = std::time::Instant::now();
-                    }
-                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
+        let sent: Vec<Vec<u8>> = pairs.iter_mut().map(|(client, _)| stall(client)).collect();
+        for (client, _) in &pairs {
             client.shutdown(Shutdown::Write).unwrap();
         }
         for ((_, service), sent) in pairs.iter_mut().zip(&sent) {

@@ -303,6 +303,11 @@ mod established {
     }
 
     #[test]
+    fn rfc9293_3_8_5_urgent_data_of_the_guest_is_part_of_its_stream() {
+        script(&[OPEN, "> AU 1+10 ack=1 -> 0 10", "> A 11+5 ack=1 -> 0 5", "w 15", "< A 1 ack=16"]);
+    }
+
+    #[test]
     fn rfc9293_3_10_7_4_old_data_is_cut_off() {
         script(&[
             OPEN,

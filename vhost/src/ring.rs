@@ -397,7 +397,8 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
-    use crate::mem::{RegionSpec, RingAddresses};
+    use crate::mem::RingAddresses;
+    use crate::region::RegionSpec;
 
     const AVAILABLE: u64 = 0x1000;
     const USED: u64 = 0x2000;

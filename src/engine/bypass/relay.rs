@@ -15,7 +15,7 @@ use crate::engine::listeners::ListenerId;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
@@ -33,18 +33,24 @@ pub(in crate::engine) fn open(
     (to, side): (Pif, SpliceSide),
 ) -> Result<FlowId, DropReason> {
     core.check_datagram_room(initiating.pif, 2)?;
-    let sides = [initiating, target_side(to, &side)];
+    let mut sides = [initiating, target_side(to, &side)];
+    let mut source = side.source;
+    if core.flows.conversation(&sides[1]).is_some() {
+        // Another peer has the same port.
+        source.set_port(0);
+    }
     let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
     let interface = rule.interface.as_ref().map(|name| name.as_str());
     let freebind = core.settings.freebind;
     let mut socket = |pif, from, to, or_any_port| {
         socket_between(bypass, (pif, freebind && pif == Pif::Host), from, to, or_any_port)
     };
-    let open = || -> Result<(OwnedFd, OwnedFd), Errno> {
-        let first = socket(initiating.pif, (local, interface), peer, false)?;
-        Ok((first, socket(to, (side.source, None), side.destination, true)?))
+    let open = || -> Result<(OwnedFd, (OwnedFd, u16)), Errno> {
+        let (first, _) = socket(initiating.pif, (local, interface), peer, false)?;
+        Ok((first, socket(to, (source, None), side.destination, true)?))
     };
-    let (first, target) = open_logged(open, &sides)?;
+    let (first, (target, port)) = open_logged(open, &sides)?;
+    sides[1].ours = Endpoint::new(source.ip(), port);
     let relay = RelayState {
         datagrams: DatagramState::new(core.now),
         target,
@@ -62,14 +68,14 @@ fn socket_between(
     (address, interface): (SocketAddr, Option<&str>),
     peer: SocketAddr,
     or_any_port: bool,
-) -> Result<OwnedFd, Errno> {
+) -> Result<(OwnedFd, u16), Errno> {
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
     let socket = socket_on(Some(bypass), pif, transport, peer)?;
     connected(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
 }
 
-/// Passes the datagram at the head of the queue of `listener` on to the target of its flow.
+/// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.
 pub(in crate::engine) fn pass_on_first(
     core: &mut Core,
     batch: &mut Batch,
@@ -78,10 +84,14 @@ pub(in crate::engine) fn pass_on_first(
 ) {
     let Some(listener) = core.listeners.get(listener) else { return };
     let Some(flow) = core.flows.table.get_mut(id) else { return };
+    // The one who sends may also be whom the flow was opened to.
+    let from = if flow.sides[0].pif == listener.pif { End::Initiator } else { End::Target };
+    let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
     if batch.receive(listener.socket.as_fd(), 1, None).is_ok() {
-        relay.datagrams.touch(core.now, End::Initiator.index(), 1);
-        send_all(batch, relay.target.as_fd(), 1, &mut core.outbox);
+        relay.datagrams.touch(core.now, from.index(), 1);
+        let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
+        send_all(batch, to, 1, &mut core.outbox);
     }
 }
 

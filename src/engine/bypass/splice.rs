@@ -27,7 +27,9 @@ use crate::sys::stream;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
-const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+/// What tells of bytes to read, `PRI` of those that the peer calls urgent.
+const READABLE: EventFlags = EventFlags::IN.union(EventFlags::PRI);
+const EVENTS: EventFlags = READABLE.union(EventFlags::OUT).union(EventFlags::RDHUP);
 
 /// Connects a second socket for a connection that was accepted, and adds the flow. An accepted connection that
 /// comes to nothing is reset.
@@ -55,6 +57,7 @@ fn connect(
 ) -> Result<(OwnedFd, bool), DropReason> {
     let open = || -> Result<(OwnedFd, bool), Errno> {
         let socket = socket_on(Some(bypass), sides[1].pif, Transport::Tcp, side.destination)?;
+        stream::keep_urgent_inline(socket.as_fd())?;
         let source = side.source.ip();
         let kernels_choice = source.is_unspecified()
             || (source.is_loopback() && source == loopback_of(side.destination));
@@ -98,6 +101,9 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End, events:
         failed: has(EventFlags::ERR),
     };
     splice.machine.on_event(end, event);
+    if has(EventFlags::PRI) {
+        splice.machine.on_urgent(end);
+    }
     core.flows.mark_ready(id);
 }
 
@@ -199,7 +205,7 @@ impl Driven<'_> {
             }
             Action::Watch { end, readable } => {
                 let mut events = EVENTS;
-                events.set(EventFlags::IN, readable);
+                events.set(READABLE, readable);
                 let token = match end {
                     End::Initiator => Token::Flow(id),
                     End::Target => Token::SecondSocket(id),
@@ -281,6 +287,8 @@ fn peek_and_copy(batch: &mut Batch, from: BorrowedFd<'_>, to: Outlet<'_>) -> Res
 
 fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {
     match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from)) {
+        // Where the peer has closed, splice(2) takes an urgent byte for the end, too.
+        Ok(0) if stream::has_bytes(from) => Filled::Urgent,
         Ok(0) => Filled::Ended,
         Ok(bytes) => Filled::Bytes(bytes),
         Err(Errno::AGAIN) => Filled::Empty,

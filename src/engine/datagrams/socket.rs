@@ -60,7 +60,8 @@ fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
         let (from, to) = (guest.endpoint.with_scope(0), guest.ours.with_scope(0));
         let target = core.net.to_host(proto, from, to);
         target.is_ok_and(|target| {
-            host.ours == target.source.into() && host.endpoint == target.destination.into()
+            // The port may be another one than the guest's.
+            host.ours.ip() == target.source.ip() && host.endpoint == target.destination.into()
         })
     };
     if same {
@@ -85,8 +86,15 @@ fn open_outbound(
         destination.set_port(0);
     }
     let device = core.settings.outbound_device(destination.ip());
+    let mut host =
+        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
+    let mut source = target.source;
+    if transport == Transport::Udp && core.flows.conversation(&host).is_some() {
+        // To the kernel, both would be one.
+        source.set_port(0);
+    }
     let to = BindTo {
-        address: target.source,
+        address: source,
         interface: device.filter(|_| !destination.ip().is_loopback()),
         freebind: false,
         dual_stack: false,
@@ -103,7 +111,7 @@ fn open_outbound(
     })?;
     let peer = destination;
     let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
-    let socket = connected(socket, &opening).map_err(|errno| {
+    let (socket, port) = connected(socket, &opening).map_err(|errno| {
         log::debug!("{transport:?} socket from {} to {peer}: {errno}", to.address);
         DropReason::SocketFailed
     })?;
@@ -112,8 +120,7 @@ fn open_outbound(
         Transport::Ping => FlowKind::Ping(state),
         _ => FlowKind::Udp(state),
     };
-    let host =
-        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
+    host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), kind);
     add(core, [side, host], protocol, state)
 }
@@ -129,9 +136,7 @@ pub(in crate::engine) fn open_inbound(
     local: SocketAddr,
 ) -> Result<FlowId, DropReason> {
     let sides = core.net.inbound_sides(rule, peer, local)?;
-    if let Some(id) = core.flows.find(L4Protocol::Udp, &sides[1]) {
-        return Ok(id);
-    }
+    let sides = core.flows.told_apart(L4Protocol::Udp, sides)?;
     core.check_datagram_room(Pif::Host, 1)?;
     let socket = inbound_socket(core, rule, local, peer).map_err(|errno| {
         log::debug!("no UDP socket from {local} to {peer}: {errno}");
@@ -157,5 +162,6 @@ fn inbound_socket(
     };
     let transport = Transport::Udp;
     let socket = socket::create(transport, local.ip())?;
-    connected(socket, &Opening { transport, to, peer, or_any_port: false, for_link: true })
+    let opening = Opening { transport, to, peer, or_any_port: false, for_link: true };
+    connected(socket, &opening).map(|(socket, _)| socket)
 }

@@ -18,6 +18,7 @@ use crate::flow::side::{Endpoint, Pif};
 use crate::sys::datagram;
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
+use crate::sys::stream;
 
 /// Connections that the kernel holds for us until they are accepted: as many as `somaxconn` allows (4096
 /// by default), not passt's 128. Where the queue is full SYNs are lost, and who connects waits a second
@@ -210,6 +211,7 @@ pub(super) fn open_port(
     if tcp {
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
+        stream::keep_urgent_inline(socket.as_fd())?;
         rnet::listen(&socket, BACKLOG)?;
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;

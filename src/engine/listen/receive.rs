@@ -16,7 +16,6 @@ use crate::flow::table::FlowId;
 use crate::sys::batch::Batch;
 use crate::sys::datagram::{self, Waiting};
 use crate::wire::DropReason;
-use crate::wire::ip::L4Protocol;
 
 /// Takes what waits, for one turn.
 pub(super) fn some(
@@ -80,7 +79,7 @@ fn find_or_open(
         (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
     };
     let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
-    if let Some(id) = core.flows.find(L4Protocol::Udp, &initiating) {
+    if let Some(id) = core.flows.conversation(&initiating) {
         return Ok(id);
     }
     if let Some(parts) = bypass

@@ -64,13 +64,17 @@ pub(super) fn send(
     match peek(&mut lease, socket, tcp, wish, bytes) {
         Ok(0) => DataResult::Eof,
         Ok(sent) => {
-            let drained = sent < lease.room();
+            let drained = sent < lease.room() && !tcp.urgent;
             log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
             DataResult::Sent { bytes: sent, drained }
         }
-        Err(Errno::AGAIN) => DataResult::Empty,
+        Err(Errno::AGAIN) => {
+            // Without a peek offset, what is behind an urgent byte shows only once that is at the head.
+            tcp.urgent &= tcp.peek == PeekOffset::Unsupported && wish.offset > 0;
+            DataResult::Empty
+        }
         Err(errno) => {
             log::debug!("TCP connection: read: {errno}");
             DataResult::Failed

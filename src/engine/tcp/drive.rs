@@ -50,6 +50,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
         tcp.conn.on_socket(now, SocketEvent::Writable);
     }
     if !tcp.connecting {
+        tcp.urgent |= has(EventFlags::PRI);
         if has(EventFlags::IN) {
             tcp.conn.on_socket(now, SocketEvent::Readable);
         }
@@ -247,6 +248,10 @@ impl Driven<'_> {
         }
         if let PeekOffset::At(offset) = &mut self.tcp.peek {
             *offset = offset.saturating_sub(bytes);
+        }
+        if self.tcp.urgent {
+            // A read that begins at the head of the queue may get further now.
+            self.tcp.conn.on_socket(self.now, SocketEvent::Readable);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Conn, Flags, SocketEvent, reset_for};
 use crate::sys::socket::{self, Transport};
+use crate::sys::stream;
 use crate::wire::DropReason;
 use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
@@ -175,6 +176,7 @@ fn open(
 /// A socket for a connection from the guest.
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
+    stream::keep_urgent_inline(socket.as_fd())?;
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }

@@ -26,13 +26,10 @@ pub(in crate::engine) fn accepted(
     socket: OwnedFd,
     (peer, local): (SocketAddr, SocketAddr),
 ) -> Result<(), DropReason> {
-    let opened = core.net.inbound_sides(rule, peer, local).and_then(|sides| {
-        if core.flows.find(L4Protocol::Tcp, &sides[1]).is_some() {
-            // The peer uses a port again whose connection the guest has not closed yet.
-            return Err(DropReason::SocketFailed);
-        }
-        Ok(sides)
-    });
+    // The guest may know the peer's port already: from another peer, or from a connection that the peer
+    // has done with and the guest has not.
+    let opened = core.net.inbound_sides(rule, peer, local);
+    let opened = opened.and_then(|sides| core.flows.told_apart(L4Protocol::Tcp, sides));
     let sides = opened.inspect_err(|_| {
         let _ = stream::reset_on_close(socket.as_fd());
     })?;

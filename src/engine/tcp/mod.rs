@@ -32,8 +32,9 @@ use crate::wire::{DropReason, SeqNr};
 
 /// All events of a TCP socket. `OUT` is reported when a connection is up, and after
 /// [`Action::WatchWritable`](crate::flow::tcp::Action::WatchWritable): the kernel reports it only to those
-/// who wait.
-const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+/// who wait. `PRI` comes with a byte that the peer calls urgent.
+const EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI);
 
 /// What is chosen for a new connection. The initial sequence number is a clock of 4 µs plus a
 /// keyed hash of the addresses (RFC 6528).

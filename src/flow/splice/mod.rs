@@ -24,6 +24,10 @@
 //! stream is an edge of its own, after which short reads prove nothing. While a destination is full, each
 //! segment that arrives at its source would be an edge that nothing can be done about: the source is not
 //! watched for bytes from then on, until it is empty.
+//!
+//! A byte that the peer calls urgent (RFC 9293, 3.8.5) stays in the stream, but it ends each read before it,
+//! and splice(2) never goes past it. So a way with such a byte copies, and its short reads prove nothing,
+//! until a read finds nothing.
 
 #[cfg(test)]
 mod tests;
@@ -140,6 +144,8 @@ pub enum Filled {
     Bytes(u32),
     /// Nothing waits.
     Empty,
+    /// An urgent byte waits.
+    Urgent,
     /// The end of the stream.
     Ended,
     /// The source failed.
@@ -164,6 +170,8 @@ struct Way {
     writable: bool,
     /// The source's end was announced; it stands behind its last byte.
     ended: bool,
+    /// The source may have an urgent byte to read.
+    urgent: bool,
     /// The source's end was read.
     finished: bool,
     /// The destination was shut down.
@@ -230,6 +238,11 @@ impl Splice {
         self.ways[end.other().index()].writable |= event.writable;
     }
 
+    /// A byte that the peer of this end calls urgent has come.
+    pub fn on_urgent(&mut self, end: End) {
+        self.ways[end.index()].urgent = true;
+    }
+
     /// Something failed that the machine does not know of.
     pub fn on_failure(&mut self) {
         self.failed = true;
@@ -268,11 +281,11 @@ impl Splice {
             Copied::Bytes { read, taken, held, room } => {
                 way.count(read);
                 way.writable = taken == read;
-                way.readable = way.ended || taken + held < read || read == room;
+                way.readable = way.ended || way.urgent || taken + held < read || read == room;
                 way.held = held;
                 way.piped = held > 0;
             }
-            Copied::Empty => way.readable = false,
+            Copied::Empty => (way.readable, way.urgent) = (false, false),
             Copied::Ended => way.finished = true,
             Copied::Failed => self.failed = true,
         }
@@ -296,6 +309,7 @@ impl Splice {
                 way.count(bytes);
             }
             Filled::Empty => way.readable = false,
+            Filled::Urgent => way.urgent = true,
             Filled::Ended => way.finished = true,
             Filled::Failed => self.failed = true,
         }
@@ -333,7 +347,7 @@ impl Way {
             return self.writable.then_some(Action::Drain(from, self.held));
         }
         let idle = self.finished || !self.readable || !self.writable;
-        if idle && std::mem::take(&mut self.piped) {
+        if (idle || self.urgent) && std::mem::take(&mut self.piped) {
             return Some(Action::GivePipe(from));
         }
         if self.finished && !std::mem::replace(&mut self.shut, true) {
@@ -344,7 +358,7 @@ impl Way {
         }
         Some(match self.piped {
             true => Action::Fill(from),
-            false if self.in_bulk >= PROMOTE_BYTES => Action::TakePipe(from),
+            false if self.in_bulk >= PROMOTE_BYTES && !self.urgent => Action::TakePipe(from),
             false => Action::Copy(from),
         })
     }

@@ -12,6 +12,8 @@ use super::*;
 struct Socket {
     /// Bytes the peer has sent, not consumed yet.
     incoming: VecDeque<u8>,
+    /// How many bytes the peer had sent before the one that it called urgent last.
+    urgent: Option<usize>,
     /// Next byte the peer sends: bytes count up, so order shows.
     next: u8,
     sent: usize,
@@ -38,6 +40,8 @@ const COPY: usize = 16;
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize, u8),
+    /// One byte, which is urgent.
+    Urgent(usize),
     Fin(usize),
     Reset(usize),
     Read(usize, u8),
@@ -79,6 +83,7 @@ impl Rig {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Send(end, bytes) => self.sockets[end].send(bytes.into()),
+            Step::Urgent(end) => self.sockets[end].send_urgent(),
             Step::Fin(end) => self.sockets[end].fin(),
             Step::Reset(end) => {
                 self.sockets[end].reset = true;
@@ -98,6 +103,9 @@ impl Rig {
         if event != Event::default() {
             socket.wasted = [0; 2];
             self.machine.on_event(End::BOTH[end], event);
+            if socket.before_urgent().is_some() && !socket.muted {
+                self.machine.on_urgent(End::BOTH[end]);
+            }
         }
     }
 
@@ -151,7 +159,8 @@ impl Rig {
         if source.reset {
             return self.machine.on_copied(from, Copied::Failed);
         }
-        let read = source.incoming.len().min(COPY);
+        let until = source.before_urgent().filter(|before| *before > 0);
+        let read = source.incoming.len().min(COPY).min(until.unwrap_or(COPY));
         if read == 0 {
             let copied =
                 if source.fin_sent { Copied::Ended } else { source.nothing(0, Copied::Empty) };
@@ -175,10 +184,13 @@ impl Rig {
         let source = &mut self.sockets[way];
         let filled = if source.reset {
             Filled::Failed
+        } else if source.before_urgent() == Some(0) {
+            if source.fin_sent { Filled::Urgent } else { source.nothing(0, Filled::Empty) }
         } else if source.incoming.is_empty() {
             if source.fin_sent { Filled::Ended } else { source.nothing(0, Filled::Empty) }
         } else {
-            let read = source.incoming.len().min(cut + 1);
+            let until = source.before_urgent().unwrap_or(cut + 1);
+            let read = source.incoming.len().min(cut + 1).min(until);
             self.pipes[way].extend(source.incoming.drain(..read));
             Filled::Bytes(read as u32)
         };
@@ -253,6 +265,18 @@ impl Socket {
         self.pending.readable |= bytes > 0 && !self.muted;
     }
 
+    fn send_urgent(&mut self) {
+        if !self.fin_sent && !self.reset {
+            self.urgent = Some(self.sent);
+            self.send(1);
+        }
+    }
+
+    /// Bytes that wait before the urgent one, if that waits.
+    fn before_urgent(&self) -> Option<usize> {
+        self.urgent?.checked_sub(self.sent - self.incoming.len())
+    }
+
     /// Bytes to read are reported, or no longer.
     fn watch(&mut self, readable: bool) {
         assert_eq!(self.muted, readable, "asked for a change");
@@ -286,6 +310,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let end = 0..2usize;
     let step = prop_oneof![
         4 => (end.clone(), 0..40u8).prop_map(|(end, n)| Step::Send(end, n)),
+        1 => end.clone().prop_map(Step::Urgent),
         1 => end.clone().prop_map(Step::Fin),
         4 => (end.clone(), 0..80u8).prop_map(|(end, n)| Step::Read(end, n)),
         4 => end.prop_map(Step::Deliver),

@@ -1,0 +1,106 @@
+//! No answer goes to another peer. Two flows must not look alike on either side: not to the guest, which
+//! would answer both with one, and not to the kernel, which would give the answers for both to one of two
+//! sockets with the same addresses and ports.
+//!
+//! * Peers look alike to the guest where one address stands for several: 127.0.0.1:5000 and 127.0.0.2:5000
+//!   are both the gateway's port 5000, and so is whoever sends from one port to two addresses of the host,
+//!   or to two ports that lead to one of the guest. The first keeps its port, the next ones get others, as a
+//!   NAT does (RFC 4787, section 4.2.2); see [`Flows::told_apart`].
+//! * Flows look alike to the kernel where the guest has several addresses, or several stand for one host.
+//!   There, too, the first keeps its port and the kernel chooses those of the others, which nobody else may
+//!   bind to; see [`Flows::conversation`].
+
+use std::ops::RangeInclusive;
+
+use super::flows::Flows;
+use crate::flow::side::{Endpoint, Side};
+use crate::flow::table::FlowId;
+use crate::limits::STAND_IN_PORTS_TRIED;
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+impl Flows {
+    /// The sides of a new flow that the host's network begins, with another source port if the guest's side
+    /// is one that a flow has already.
+    ///
+    /// # Errors
+    /// That no port was found which tells the peers apart.
+    pub fn told_apart(
+        &self,
+        protocol: L4Protocol,
+        sides: [Side; 2],
+    ) -> Result<[Side; 2], DropReason> {
+        let [host, guest] = sides;
+        let is_free = |side: &Side| self.find(protocol, side).is_none();
+        if is_free(&guest) {
+            return Ok(sides);
+        }
+        let start = self.index.hash(sides);
+        let with_port = |port| Side { ours: Endpoint::new(guest.ours.ip(), port), ..guest };
+        let mut others = stand_ins(guest.ours.port(), start).map(with_port);
+        let other = others.find(is_free).ok_or(DropReason::AmbiguousPeer)?;
+        log::debug!("{host} is {other} to the guest, which knows another peer as {guest}");
+        Ok([host, other])
+    }
+
+    /// The UDP flow with a socket that the kernel cannot tell from one with the addresses of `side`.
+    pub fn conversation(&self, side: &Side) -> Option<FlowId> {
+        self.find_by(L4Protocol::Udp, side, |other| is_alike(side, other))
+    }
+}
+
+/// Ports that may stand in for `port`, from one that depends on `start` on. Privileged ports stay
+/// privileged: servers trust them.
+fn stand_ins(port: u16, start: u64) -> impl Iterator<Item = u16> {
+    let class: RangeInclusive<u16> = if port < 1024 { 512..=1023 } else { 49152..=65535 };
+    let first = start as usize % class.len();
+    class.clone().cycle().skip(first).take(class.len().min(STAND_IN_PORTS_TRIED))
+}
+
+/// Whether sockets with these sides get the same datagrams: an unspecified address is any.
+fn is_alike(a: &Side, b: &Side) -> bool {
+    let (ours, other) = (a.ours.ip(), b.ours.ip());
+    a.pif == b.pif
+        && a.endpoint == b.endpoint
+        && a.ours.port() == b.ours.port()
+        && (ours == other || ours.is_unspecified() || other.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::side::Pif;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn stand_ins_are_of_the_port_s_class_and_no_two_are_the_same() {
+        for (port, start, class) in [(700, 3, 512..=1023), (5000, u64::MAX, 49152..=65535)] {
+            let mut ports: Vec<u16> = stand_ins(port, start).collect();
+            assert!(ports.iter().all(|port| class.contains(port)));
+            ports.sort_unstable();
+            ports.dedup();
+            assert_eq!(ports.len(), STAND_IN_PORTS_TRIED);
+        }
+    }
+
+    #[test]
+    fn an_unspecified_address_is_alike_to_any() {
+        let side = |pif, ours: &str, endpoint: &str| {
+            let parse = |text: &str| text.parse::<SocketAddr>().expect("an address").into();
+            Side { pif, ours: parse(ours), endpoint: parse(endpoint) }
+        };
+        let one = side(Pif::Host, "192.0.2.1:5", "198.51.100.1:6");
+        for (ours, endpoint, alike) in [
+            ("192.0.2.1:5", "198.51.100.1:6", true),
+            ("0.0.0.0:5", "198.51.100.1:6", true),
+            ("192.0.2.2:5", "198.51.100.1:6", false),
+            ("0.0.0.0:4", "198.51.100.1:6", false),
+            ("0.0.0.0:5", "198.51.100.1:7", false),
+            ("0.0.0.0:5", "198.51.100.2:6", false),
+        ] {
+            let other = side(Pif::Host, ours, endpoint);
+            assert_eq!((is_alike(&one, &other), is_alike(&other, &one)), (alike, alike), "{ours}");
+            assert!(!is_alike(&one, &Side { pif: Pif::Splice, ..other }));
+        }
+    }
+}
