@@ -53,7 +53,8 @@ pub fn guest() -> Netns {
     Netns::new(&format!(
         "ip link set lo up
         ip addr add {GUEST_V4}/32 dev lo
-        ip addr add {GUEST_V6}/128 dev lo nodad"
+        ip addr add {GUEST_V6}/128 dev lo nodad
+        until ip -6 route show table local | grep '^local {GUEST_V6} ' >/dev/null; do sleep 0.01; done"
     ))
 }
 
