@@ -266,6 +266,7 @@ impl Engine {
 
     fn listen_rule(&mut self, pif: Pif, index: usize, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
+        let mut reserved = Vec::new();
         // Ports that are opened as far as possible leave half of the descriptors to the flows.
         let room = usize::try_from(self.options.max_descriptors / 2).unwrap_or(usize::MAX);
         for port in rule.first..=rule.last {
@@ -290,12 +291,23 @@ impl Engine {
                         _ => &mut outcome.failed,
                     };
                     *count += 1;
+                    if errno == Errno::ACCESS {
+                        reserved.push(port);
+                    }
                 }
                 Err(errno) => {
                     let (place, option) = (place(pif, rule, port), option(pif, rule.proto));
                     return Err(ListenError::Port { place, option, port, errno });
                 }
             }
+        }
+        if let (&[first, ..], &[.., last]) = (&reserved[..], &reserved[..]) {
+            log::info!(
+                "{pif} {}/{first}-{last}: {} ports are left out, which only the privileged may open: lower \
+                 net.ipv4.ip_unprivileged_port_start to have them, too",
+                rule.proto,
+                reserved.len()
+            );
         }
         Ok(outcome)
     }
