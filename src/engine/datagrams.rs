@@ -115,7 +115,7 @@ impl Engine {
             dual_stack: false,
         };
         let socket = outbound_socket(transport, &to).map_err(|errno| {
-            log::debug!("no {transport:?} socket from {}: {errno}", to.address);
+            log::debug!("no {transport} socket from {}: {errno}", to.address);
             if transport == Transport::Ping && !std::mem::replace(&mut self.ping_refused, true) {
                 log::warn!(
                     "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
@@ -125,7 +125,7 @@ impl Engine {
             DropReason::SocketFailed
         })?;
         socket::connect(socket.as_fd(), destination).map_err(|errno| {
-            log::debug!("{transport:?} socket to {destination}: {errno}");
+            log::debug!("{transport} socket to {destination}: {errno}");
             DropReason::SocketFailed
         })?;
         let state = DatagramState::new(self.now);
@@ -150,7 +150,7 @@ impl Engine {
         state: FlowState,
     ) -> Result<FlowId, DropReason> {
         let id = self.flows.add(sides, protocol, state, EventFlags::IN)?;
-        log::debug!("{id:?} ({protocol:?}): {} => {}", sides[0], sides[1]);
+        log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
         self.flows.schedule(id, Some(self.now + UDP_TIMEOUT));
         Ok(id)
     }

@@ -56,13 +56,13 @@ impl Engine {
         let frame = &lease.frames()[index];
         let head = frame.head();
         self.addressing.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
-        log::trace!("from guest: {} bytes, {:?}", frame.len, frame.meta);
+        log::trace!("from guest: {} bytes, {}", frame.len, frame.meta);
         let packet = ip::parse(head, frame.len)?;
         let ip = match packet {
             Packet::Arp => return self.arp(head, out),
             Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
         };
-        log::trace!("    {ip:?}");
+        log::trace!("    {ip}");
         self.check_family(&ip)?;
         self.addressing.learn_address(ip.source);
         if let Packet::Fragment(fragment) = packet {

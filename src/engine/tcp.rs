@@ -19,6 +19,7 @@ use crate::flow::tcp::{
     Action, Conn, Fill, Flags, Header, Opening, SocketEvent, our_mss, reset_for,
 };
 use crate::limits::{ACTIONS_PER_TURN, PLACE_HELD};
+use crate::sys::errno_text;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
 use crate::time::Timestamp;
@@ -71,7 +72,7 @@ impl Engine {
         let accept = tcp.conn.on_segment(now, &head.segment);
         self.flows.mark_ready(id);
         if let Some(reason) = accept.dropped {
-            log::trace!("{id:?}: segment from guest not used: {reason:?}");
+            log::trace!("{id:?}: segment from guest not used: {reason}");
         }
         if accept.len > 0 {
             let offset = ip.l4_offset as u32 + head.header_len + accept.skip;
@@ -403,7 +404,8 @@ impl Engine {
         match stream::discard(flow.state.socket.as_fd(), bytes) {
             Ok(done) if done == bytes => {}
             other => {
-                log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {other:?}");
+                let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
+                log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {why}");
                 tcp.conn.on_socket(now, SocketEvent::Failed);
             }
         }

@@ -1,5 +1,7 @@
 //! What an epoll event is about, packed into its 64 bits of data: kind in the top byte.
 
+use rustix::event::epoll::EventFlags;
+
 use crate::flow::table::{FLOW_ID_BITS, FlowId};
 
 /// The source of an event.
@@ -70,6 +72,42 @@ impl Token {
     }
 }
 
+/// In words, for the log.
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flow(id) => write!(f, "{id:?}"),
+            Self::Target(id) => write!(f, "{id:?}, second socket"),
+            Self::Link(token) => write!(f, "link, descriptor {token:#x}"),
+            Self::Listener(index) => write!(f, "listening socket {index}"),
+            Self::Clients => f.write_str("clients' socket"),
+            Self::Neighbours => f.write_str("neighbours"),
+            Self::Signals => f.write_str("signals"),
+            Self::Watch(index) => write!(f, "watch {index}"),
+        }
+    }
+}
+
+/// What epoll(7) reports, in words, for the log.
+pub struct Reported(pub EventFlags);
+
+impl std::fmt::Display for Reported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [
+            (EventFlags::IN, "readable"),
+            (EventFlags::OUT, "writable"),
+            (EventFlags::RDHUP, "ended by its peer"),
+            (EventFlags::HUP, "hung up"),
+            (EventFlags::ERR, "error"),
+        ];
+        let reported = words.into_iter().filter(|(flag, _)| self.0.contains(*flag));
+        for (count, (_, word)) in reported.enumerate() {
+            write!(f, "{}{word}", if count == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +128,14 @@ mod tests {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
         assert_eq!(Token::from_bits(u64::MAX), None);
+    }
+
+    #[test]
+    fn events_are_told_in_words() {
+        let words =
+            format!("{}: {}", Token::Listener(7), Reported(EventFlags::IN | EventFlags::HUP));
+        assert_eq!(words, "listening socket 7: readable, hung up");
+        let flow = Token::Target(FlowId::from_bits(5));
+        assert_eq!(format!("{flow}{}", Reported(EventFlags::empty())), "Flow 5, second socket");
     }
 }
