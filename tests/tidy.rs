@@ -118,6 +118,9 @@ fn check(source: &Source) -> Vec<Finding> {
         found.extend(unsafe_uses(shipped).map(|what| ("unsafe", what)));
     }
     found.extend(layer_breaks(&source.path, shipped).map(|what| ("layer", what)));
+    if !tests {
+        found.extend(debug_texts(before_tests(&source.text)).map(|what| ("debug text", what)));
+    }
     let finding = |(rule, what)| Finding { rule, path: source.path.clone(), what };
     found.into_iter().map(finding).collect()
 }
@@ -163,6 +166,17 @@ fn body_end(code: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// Messages that show values as source code. The id of a flow is written in words.
+fn debug_texts(text: &str) -> impl Iterator<Item = String> {
+    let calls = text.match_indices("log::").filter_map(|(at, _)| {
+        let call = &text[at..];
+        let name = call["log::".len()..].split_once("!(")?.0;
+        let is_macro = name.chars().all(char::is_alphanumeric);
+        is_macro.then(|| call.split(");").next().unwrap_or(call).to_owned())
+    });
+    calls.filter(|call| call.replace("{id:?}", "").contains(":?}"))
 }
 
 /// What follows each `unsafe` that is not an `unsafe impl`.
@@ -432,6 +446,19 @@ mod tests {
         assert!(rules("vhost/src/mem.rs", block).is_empty());
         assert!(rules("src/sys/a.rs", block).is_empty());
         assert!(rules("vhost/src/port.rs", "//! a\nunsafe impl A for B {}\n").is_empty());
+    }
+
+    #[test]
+    fn messages_are_in_words() {
+        for (call, broken) in [
+            ("log::debug!(\"{x:?}\");", true),
+            ("log::log!(\n    level,\n    \"{} and {:?}\",\n    a(b),\n    c\n);", true),
+            ("log::trace!(\"{id:?}: {x}\"); let y = format!(\"{x:?}\");", false),
+            ("log::set_logger(x); format!(\"{x:?}\");", false),
+        ] {
+            let found = rules("src/a.rs", &format!("//! a\nfn f() {{ {call} }}\n"));
+            assert_eq!(found, if broken { &["debug text"][..] } else { &[] }, "{call}");
+        }
     }
 
     #[test]

@@ -1,3 +1,10 @@
+# Completes the name of a file. A folder's goes on, and blanks belong to it.
+_passt_files() {
+    local IFS=$'\n'
+    COMPREPLY=($(compgen -f -- "$1"))
+    [[ "${BASH_VERSINFO[0]}" -lt 4 ]] || compopt -o filenames
+}
+
 _passt() {
     local i cur prev opts cmd
     COMPREPLY=()
@@ -30,11 +37,11 @@ _passt() {
             fi
             case "${prev}" in
                 --pid)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 -P)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --runas)
@@ -42,11 +49,11 @@ _passt() {
                     return 0
                     ;;
                 --log-file)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 -l)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --log-size)
@@ -64,31 +71,31 @@ _passt() {
                     return 0
                     ;;
                 --pcap)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 -p)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --conf-path)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 -c)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --socket)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --socket-path)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 -s)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --fd)
@@ -106,7 +113,7 @@ _passt() {
                     return 0
                     ;;
                 --repair-path)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _passt_files "${cur}"
                     return 0
                     ;;
                 --interface)

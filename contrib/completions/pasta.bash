@@ -1,3 +1,20 @@
+# Completes the name of a file. A folder's goes on, and blanks belong to it.
+_pasta_files() {
+    local IFS=$'\n'
+    COMPREPLY=($(compgen -f -- "$1"))
+    [[ "${BASH_VERSINFO[0]}" -lt 4 ]] || compopt -o filenames
+}
+
+# Completes a network namespace: a path, or a name in /run/netns, and then no file of this folder.
+_pasta_namespaces() {
+    if [[ $1 == */* ]]; then
+        _pasta_files "$1"
+    else
+        [[ "${BASH_VERSINFO[0]}" -lt 4 ]] || compopt +o default +o bashdefault
+        COMPREPLY=($(compgen -W "$(ls /run/netns 2>/dev/null)" -- "$1"))
+    fi
+}
+
 # Prints the index of the word at which the command begins, if there is one.
 _pasta_command() {
     local i=1 word
@@ -76,11 +93,11 @@ _pasta() {
             fi
             case "${prev}" in
                 --pid)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 -P)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 --runas)
@@ -88,11 +105,11 @@ _pasta() {
                     return 0
                     ;;
                 --log-file)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 -l)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 --log-size)
@@ -110,19 +127,19 @@ _pasta() {
                     return 0
                     ;;
                 --pcap)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 -p)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 --conf-path)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 -c)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 --fd)
@@ -140,11 +157,11 @@ _pasta() {
                     return 0
                     ;;
                 --netns)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_namespaces "${cur}"
                     return 0
                     ;;
                 --userns)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    _pasta_files "${cur}"
                     return 0
                     ;;
                 --ns-ifname)

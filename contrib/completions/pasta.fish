@@ -37,7 +37,7 @@ complete -c pasta -n __fish_pasta_has_no_command -l stats -d 'Print event counte
 complete -c pasta -n __fish_pasta_has_no_command -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r -f
-complete -c pasta -n __fish_pasta_has_no_command -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r -f -a "(if string match -q '*/*' -- (commandline -ct); __fish_complete_path (commandline -ct); else; command ls /run/netns 2>/dev/null; end)"
 complete -c pasta -n __fish_pasta_has_no_command -l userns -d 'User namespace to join; default: that of PID, or a new one for COMMAND' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s I -l ns-ifname -d 'Name of the tap device; default: that of the template interface, or tap0' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l ns-mac-addr -d 'MAC address of the tap device; default: the kernel\'s choice' -r -f

@@ -271,7 +271,8 @@ impl Incoming {
             match self.backlog.read(&self.arena, self.last.tail.clone()) {
                 Ok(bytes @ 1..) => self.last.tail.start += bytes,
                 failed => {
-                    log::debug!("client socket: pipe: {failed:?}");
+                    let why = failed.map_or_else(|errno| errno.to_string(), |_| "empty".to_owned());
+                    log::debug!("client socket: pipe: {why}");
                     return self.end();
                 }
             }

@@ -72,13 +72,13 @@ fn frame(
     let frame = &lease.frames()[index];
     let head = frame.head();
     core.net.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
-    log::trace!("from guest: {} bytes, {:?}", frame.len, frame.meta);
+    log::trace!("from guest: {} bytes, {}", frame.len, frame.meta);
     let packet = ip::parse(head, frame.len)?;
     let ip = match packet {
         Packet::Arp => return responders::arp(core, head, out),
         Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
     };
-    log::trace!("    {ip:?}");
+    log::trace!("    {ip}");
     check_family(&core.net.network, &ip)?;
     core.net.learn_address(ip.source);
     if let Packet::Fragment(fragment) = packet {

@@ -45,6 +45,13 @@ impl ListenerId {
     }
 }
 
+/// In words, for the log.
+impl std::fmt::Display for ListenerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.slot.fmt(f)
+    }
+}
+
 /// One listening socket.
 pub struct Listener {
     pub socket: OwnedFd,

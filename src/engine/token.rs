@@ -1,5 +1,7 @@
 //! What an epoll event is about, packed into its 64 bits of data: kind in the top byte.
 
+use rustix::event::epoll::EventFlags;
+
 use super::listeners::ListenerId;
 use crate::flow::table::{FLOW_ID_BITS, FlowId};
 
@@ -61,6 +63,41 @@ impl Token {
     }
 }
 
+/// In words, for the log.
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flow(id) => write!(f, "{id:?}"),
+            Self::SecondSocket(id) => write!(f, "{id:?}, second socket"),
+            Self::Link(token) => write!(f, "link, descriptor {token:#x}"),
+            Self::Listener(id) => write!(f, "listening socket {id}"),
+            Self::Clients => f.write_str("clients' socket"),
+            Self::Source(index) => write!(f, "source {index}"),
+        }
+    }
+}
+
+/// What epoll(7) reports, in words, for the log.
+pub struct Reported(pub EventFlags);
+
+impl std::fmt::Display for Reported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [
+            (EventFlags::IN, "readable"),
+            (EventFlags::PRI, "urgent"),
+            (EventFlags::OUT, "writable"),
+            (EventFlags::RDHUP, "ended by its peer"),
+            (EventFlags::HUP, "hung up"),
+            (EventFlags::ERR, "error"),
+        ];
+        let reported = words.into_iter().filter(|(flag, _)| self.0.contains(*flag));
+        for (count, (_, word)) in reported.enumerate() {
+            write!(f, "{}{word}", if count == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +116,13 @@ mod tests {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
         assert_eq!(Token::from_bits(u64::MAX), None);
+    }
+
+    #[test]
+    fn events_are_told_in_words() {
+        let words = format!("{}: {}", Token::Source(7), Reported(EventFlags::IN | EventFlags::HUP));
+        assert_eq!(words, "source 7: readable, hung up");
+        let flow = Token::SecondSocket(FlowId::from_bits(5));
+        assert_eq!(format!("{flow}{}", Reported(EventFlags::empty())), "Flow 5, second socket");
     }
 }

@@ -11,6 +11,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use super::link::{Clients, Door, Link};
 use super::source::{Exit, Source};
 use super::stats::{Stats, event_type};
+use super::token::Reported;
 use super::wait::{LastTurn, Waits, others_can_run};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
@@ -182,7 +183,9 @@ impl<L: Link> Worker<L> {
 
     fn on_event(&mut self, data: u64, flags: epoll::EventFlags) {
         let token = Token::from_bits(data);
-        log::trace!("event: {token:?} {flags:?}");
+        if let Some(token) = token {
+            log::trace!("event: {token}: {}", Reported(flags));
+        }
         if let (Some(stats), Some(token)) = (&mut self.stats, token) {
             stats.count(event_type(token, &self.engine, &self.link, &self.sources));
         }

@@ -20,6 +20,17 @@ pub enum Transport {
     Ping,
 }
 
+/// As everybody writes it.
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Ping => "ICMP echo",
+        })
+    }
+}
+
 /// Creates a socket of the family of `address`.
 ///
 /// # Errors

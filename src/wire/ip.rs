@@ -93,6 +93,27 @@ impl L4Protocol {
     }
 }
 
+/// As everybody writes it.
+impl std::fmt::Display for L4Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Icmp => "ICMP",
+            Self::Icmpv6 => "ICMPv6",
+        })
+    }
+}
+
+/// In words, for the log.
+impl std::fmt::Display for IpHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { protocol, source, destination, l4_len, hop_limit, flow_label, .. } = self;
+        write!(f, "{protocol} {source} -> {destination}, {l4_len} bytes, hop limit {hop_limit}")?;
+        if *flow_label != 0 { write!(f, ", flow label {flow_label:#x}") } else { Ok(()) }
+    }
+}
+
 const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 
 /// Most bytes behind the IP header of a packet without options or extension headers.

@@ -73,7 +73,7 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(family).map_err(failed("routes"))?;
-        dump.routes.extend(routes.into_iter().filter_map(route));
+        dump.routes.extend(routes.iter().filter_map(route));
     }
     Ok(dump)
 }
@@ -190,7 +190,7 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
     })
 }
 
-fn route(route: RouteMessage) -> Option<Route> {
+fn route(route: &RouteMessage) -> Option<Route> {
     let header = &route.header;
     let table = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),

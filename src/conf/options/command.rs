@@ -34,12 +34,13 @@ the namespace of a process or of a name, and goes to the background.";
 /// What `SPEC` means, in the help for either name.
 const PASST_PORTS: &str = "\
 Ports (SPEC):
-  22              port 22, on all addresses of the host, leads to port 22
+  8022            port 8022, on all addresses of the host, leads to port 8022;
+                  those below 1024 want a lower net.ipv4.ip_unprivileged_port_start
   2222:22         port 2222 leads to port 22
-  22,80:8080      a list; likewise 8000-8010, and 8000-8010:9000-9010
+  8022,8080:80    a list; likewise 8000-8010, and 8000-8010:9000-9010
   8000-8010,~8005 a range without one of its ports
-  127.0.0.1/22    on this address only; also ::1/22, %eth0/22, 192.0.2.1%eth0/22
-  0.0.0.0/80:192.0.2.77/8080
+  127.0.0.1/8022  on this address only; also ::1/8022, %lo/8022, 127.0.0.1%lo/8022
+  0.0.0.0/8080:192.0.2.77/80
                   to another address than the guest's own
   all             all ports that are free and not ephemeral; also all,~22 or ~22
   none            no port";

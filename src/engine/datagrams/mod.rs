@@ -84,7 +84,7 @@ pub(super) fn add(
     state: FlowState,
 ) -> Result<FlowId, DropReason> {
     let id = core.flows.add(sides, protocol, state, EventFlags::IN)?;
-    log::debug!("{id:?} ({protocol:?}): {} => {}", sides[0], sides[1]);
+    log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
     core.flows.schedule(id, Some(core.now + UDP_TIMEOUT));
     Ok(id)
 }

@@ -100,7 +100,7 @@ fn open_outbound(
         dual_stack: false,
     };
     let socket = socket::create(transport, destination.ip()).map_err(|errno| {
-        log::debug!("no {transport:?} socket: {errno}");
+        log::debug!("no {transport} socket: {errno}");
         if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
             log::warn!(
                 "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
@@ -112,7 +112,7 @@ fn open_outbound(
     let peer = destination;
     let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
     let (socket, port) = connected(socket, &opening).map_err(|errno| {
-        log::debug!("{transport:?} socket from {} to {peer}: {errno}", to.address);
+        log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         DropReason::SocketFailed
     })?;
     let state = DatagramState::new(core.now);

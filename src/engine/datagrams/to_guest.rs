@@ -291,7 +291,10 @@ impl Way<'_> {
             (L4Checksum::Complete { payload_sum }, FrameMeta::default())
         };
         lease.put_header(0, &self.template.udp(len, checksum));
-        log::trace!("to guest: {len} bytes of datagrams, segments {segment:?}");
+        match segment {
+            Some(size) => log::trace!("to guest: {len} bytes of datagrams, {size} each"),
+            None => log::trace!("to guest: a datagram of {len} bytes"),
+        }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
     }
 }

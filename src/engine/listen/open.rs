@@ -138,6 +138,7 @@ impl Opening<'_> {
 
     fn open_rule(&mut self, pif: Pif, id: RuleId, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
+        let mut reserved = Vec::new();
         for port in rule.first..=rule.last {
             if let Some(&listener) = self.kept.get(&Address::of(pif, rule, port)) {
                 self.moved.push((listener, id));
@@ -158,7 +159,12 @@ impl Opening<'_> {
                     self.opened.push(listener);
                     outcome.bound += 1;
                 }
-                Err(errno) if rule.weak => note_failure(&mut outcome, pif, rule, port, errno),
+                Err(errno) if rule.weak => {
+                    note_failure(&mut outcome, pif, rule, port, errno);
+                    if errno == Errno::ACCESS {
+                        reserved.push(port);
+                    }
+                }
                 Err(errno) => {
                     let place = place(pif, rule, port);
                     let option = rule.proto.option(pif == Pif::Splice);
@@ -166,7 +172,20 @@ impl Opening<'_> {
                 }
             }
         }
+        tell_reserved(pif, rule, &reserved);
         Ok(outcome)
+    }
+}
+
+/// Says which ports of a rule were left out for want of privilege.
+fn tell_reserved(pif: Pif, rule: &Rule, ports: &[u16]) {
+    if let (&[first, ..], &[.., last]) = (ports, ports) {
+        log::info!(
+            "{pif} {}/{first}-{last}: {} ports are left out, which only the privileged may open: lower \
+             net.ipv4.ip_unprivileged_port_start to have them, too",
+            rule.proto,
+            ports.len()
+        );
     }
 }
 

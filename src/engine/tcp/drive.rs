@@ -19,6 +19,7 @@ use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Action, DataResult, Header, SocketEvent};
 use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD};
+use crate::sys::errno_text;
 use crate::sys::stream;
 use crate::time::Timestamp;
 use crate::wire::build::L4Checksum;
@@ -239,10 +240,8 @@ impl Driven<'_> {
         match stream::discard(self.socket, bytes) {
             Ok(done) if done == bytes => {}
             other => {
-                log::debug!(
-                    "{:?} (TCP connection): cannot discard {bytes} bytes: {other:?}",
-                    self.id
-                );
+                let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
+                log::debug!("{:?} (TCP connection): cannot discard {bytes} bytes: {why}", self.id);
                 self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
             }
         }

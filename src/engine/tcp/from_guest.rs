@@ -94,7 +94,7 @@ pub(in crate::engine) fn from_guest(
     let accept = tcp.conn.on_segment(core.now, &head.segment);
     core.flows.mark_ready(id);
     if let Some(reason) = accept.dropped {
-        log::trace!("{id:?}: segment from guest not used: {reason:?}");
+        log::trace!("{id:?}: segment from guest not used: {reason}");
     }
     if accept.len > 0 {
         let offset = ip.l4_offset as u32 + head.header_len + accept.skip;

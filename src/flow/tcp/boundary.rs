@@ -44,6 +44,23 @@ pub enum Drop {
     Closed,
 }
 
+/// In words, for the log.
+impl std::fmt::Display for Drop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Old => "all of it was received before",
+            Self::OutOfOrder => "out of order",
+            Self::OutsideWindow => "outside of the window",
+            Self::BadAck => "it acknowledges what was not sent",
+            Self::BadReset => "a reset that does not fit",
+            Self::BadSyn => "a SYN on a connection that is there",
+            Self::NoAck => "neither SYN nor ACK",
+            Self::AfterFin => "data after the end",
+            Self::Closed => "the flow is closed",
+        })
+    }
+}
+
 /// What happened to the host socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketEvent {

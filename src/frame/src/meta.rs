@@ -50,6 +50,26 @@ pub struct FrameMeta {
     pub gso: Option<Gso>,
 }
 
+/// In words, for the log.
+impl std::fmt::Display for FrameMeta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.checksum {
+            Checksum::Complete => f.write_str("checksum complete")?,
+            Checksum::Valid => f.write_str("checksum valid")?,
+            Checksum::Partial { start, offset } => {
+                write!(f, "checksum to be summed from {start} and stored at {}", start + offset)?;
+            }
+        }
+        let Some(Gso { kind, size, header_len }) = self.gso else { return Ok(()) };
+        let kind = match kind {
+            GsoKind::TcpV4 => "TCP segments over IPv4",
+            GsoKind::TcpV6 => "TCP segments over IPv6",
+            GsoKind::Udp => "UDP datagrams",
+        };
+        write!(f, ", to be cut into {kind} of {size} bytes behind {header_len} of headers")
+    }
+}
+
 /// Kinds of segmentation that the peer of a link takes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GsoSet {

@@ -26,6 +26,18 @@ const DHCP: &[&str] = &["DHCP:", "assign: 192.0.2.2", "mask: 255.255.255.0", "ro
 
 /// The table.
 pub const ROWS: &[Row] = &[
+    Row::new(
+        "ports-that-take-privileges",
+        "passt -s /tmp/passt.sock -P /tmp/passt.pid -t all",
+        &[
+            Returns(0),
+            Mentions("HOST TCP/1-1023: 1023 ports are left out"),
+            PidFile("/tmp/passt.pid"),
+            Tcp("192.0.2.2:1024"),
+            Term,
+        ],
+    )
+    .ours(),
     // Containers whose first process reaps nobody.
     Row::new("reaped-command", "pasta -q --splice-only -- true", &[Returns(0), NothingToReap]),
     Row::new(
