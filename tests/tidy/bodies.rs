@@ -11,144 +11,28 @@ use crate::tokens::{closing, find, inside, is_name, split, token};
 
 /// Names that std or a dependency gives to methods of common types: numbers, text, lists, locks, sockets, addresses,
 /// iterators. Where nothing is known of the receiver, they say nothing.
-const COMMON: [&str; 94] = [
-    "add",
-    "all",
-    "any",
-    "as_bytes",
-    "as_fd",
-    "as_micros",
-    "as_ptr",
-    "as_slice",
-    "as_str",
-    "binary_search",
-    "borrow",
-    "borrow_mut",
-    "bytes",
-    "capacity",
-    "chain",
-    "chars",
-    "clear",
-    "clone",
-    "close",
-    "cmp",
-    "collect",
-    "contains",
-    "contains_key",
-    "copy_from_slice",
-    "count",
-    "drain",
-    "end",
-    "entry",
-    "eq",
-    "extend",
-    "fill",
-    "filter",
-    "find",
-    "first",
-    "flush",
-    "fold",
-    "get",
-    "get_mut",
-    "help",
-    "hash",
-    "insert",
-    "ip",
-    "is_empty",
-    "is_ipv4",
-    "iter",
-    "iter_mut",
-    "join",
-    "keys",
-    "last",
-    "len",
-    "lines",
-    "load",
-    "lock",
-    "map",
-    "max",
-    "min",
-    "name",
-    "new",
-    "next",
-    "octets",
-    "open",
-    "parse",
-    "peek",
-    "pop",
-    "port",
-    "position",
-    "push",
-    "range",
-    "read",
-    "recv",
-    "remove",
-    "replace",
-    "reserve",
-    "resize",
-    "retain",
-    "rev",
-    "send",
-    "set",
-    "since",
-    "skip",
-    "sort",
-    "split",
-    "split_at",
-    "start",
-    "store",
-    "sum",
-    "swap",
-    "take",
-    "truncate",
-    "value",
-    "values",
-    "wait",
-    "write",
-    "zip",
-];
+const COMMON: &str = "
+    add all any as_bytes as_fd as_micros as_ptr as_slice as_str binary_search borrow borrow_mut bytes
+    capacity chain chars clear clone close cmp collect contains contains_key copy_from_slice count drain end
+    entry eq extend fill filter find first flush fold get get_mut hash help insert ip is_empty is_ipv4 iter
+    iter_mut join keys last len lines load lock map max min name new next octets open parse peek pop port
+    position push range read recv remove replace reserve resize retain rev send set since skip sort split
+    split_at start store sum swap take truncate value values wait write zip";
 
 /// Methods of foreign types that lead to what these hold.
-const OPENING: [&str; 6] =
-    ["unwrap", "expect", "unwrap_or", "unwrap_or_else", "unwrap_or_default", "get_or_insert_with"];
+const OPENING: &str = "
+    expect get_or_insert_with unwrap unwrap_or unwrap_or_default unwrap_or_else";
 
 /// Methods of foreign types after which they hold the same as before.
-const KEEPING: [&str; 34] = [
-    "as_ref",
-    "as_mut",
-    "as_deref",
-    "as_deref_mut",
-    "as_slice",
-    "as_mut_slice",
-    "borrow",
-    "borrow_mut",
-    "by_ref",
-    "clone",
-    "cloned",
-    "copied",
-    "drain",
-    "filter",
-    "find",
-    "first",
-    "first_mut",
-    "get",
-    "get_mut",
-    "into_iter",
-    "iter",
-    "iter_mut",
-    "last",
-    "last_mut",
-    "map_err",
-    "next",
-    "ok",
-    "ok_or",
-    "ok_or_else",
-    "or_else",
-    "pop",
-    "pop_front",
-    "rev",
-    "take",
-];
+const KEEPING: &str = "
+    as_deref as_deref_mut as_mut as_mut_slice as_ref as_slice borrow borrow_mut by_ref clone cloned copied
+    drain filter find first first_mut get get_mut into_iter iter iter_mut last last_mut map_err next ok
+    ok_or ok_or_else or_else pop pop_front rev take";
+
+/// Words that begin no expression that is followed here.
+const KEYWORDS: &str = "
+    as async await break const continue dyn else enum false fn for if impl in let loop match move mut ref
+    return static struct trait true unsafe use where while";
 
 /// Finds the calls of one function.
 pub(crate) struct Walk<'n, 'a> {
@@ -405,9 +289,9 @@ impl<'n, 'a> Walk<'n, 'a> {
             Type::Tuple(_) => return Type::Unknown,
             Type::Unknown => return self.unknown_method(name),
         };
-        if OPENING.contains(&name) {
+        if is_among(OPENING, name) {
             own.first().cloned().unwrap_or_default()
-        } else if KEEPING.contains(&name) {
+        } else if is_among(KEEPING, name) {
             receiver.clone()
         } else {
             Type::Unknown
@@ -416,7 +300,7 @@ impl<'n, 'a> Walk<'n, 'a> {
 
     /// A method of which only the name is known.
     fn unknown_method(&mut self, name: &'a str) -> Type {
-        if COMMON.contains(&name) {
+        if is_among(COMMON, name) {
             return Type::Unknown;
         }
         let found = self.names.only_methods(name);
@@ -523,10 +407,9 @@ fn starts_closure(code: Tokens<'_>, at: usize) -> bool {
 }
 
 fn is_keyword(word: &str) -> bool {
-    [
-        "as", "break", "const", "continue", "dyn", "else", "false", "if", "impl", "in", "loop",
-        "move", "mut", "ref", "return", "static", "true", "unsafe", "use", "where", "while",
-        "struct", "enum", "trait", "async", "await", "let", "match", "for", "fn",
-    ]
-    .contains(&word)
+    is_among(KEYWORDS, word)
+}
+
+fn is_among(words: &str, word: &str) -> bool {
+    words.split_whitespace().any(|other| other == word)
 }
