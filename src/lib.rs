@@ -53,7 +53,8 @@
 //!   its types. Only the loop and start-up name a link: everything else sees a port.
 //! * The links import `passt_frame` and never this package; `passt_frame` imports neither.
 //!
-//! `tests/tidy.rs` reads the sources and fails where a pure module or a link imports what it may not.
+//! Calls between files go one way. `tests/tidy` reads the sources and fails where a pure module or a link imports
+//! what it may not, and where files call each other in a circle.
 //!
 //! # Invariants
 //! * **Nothing is allocated on the packet path.** Tables, lists and batches are reserved when their owner

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::{Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
 
+use super::DropReason;
 use super::eth::{self, Mac};
-use super::{DropReason, l4};
 
 /// One frame from the guest, as far as its head tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,22 +299,6 @@ impl IpHead {
     pub fn l4<'a>(&self, head: &'a [u8]) -> Result<&'a [u8], DropReason> {
         let bytes = head.get(self.l4_offset..).ok_or(DropReason::HeadersTooLong)?;
         Ok(&bytes[..bytes.len().min(self.l4_len as usize)])
-    }
-
-    /// The TCP header of the packet.
-    ///
-    /// # Errors
-    /// The reason why the segment is to be dropped.
-    pub fn tcp(&self, head: &[u8]) -> Result<l4::TcpHead, DropReason> {
-        l4::parse_tcp(self.l4(head)?, self.l4_len)
-    }
-
-    /// The UDP header of the packet.
-    ///
-    /// # Errors
-    /// The reason why the datagram is to be dropped.
-    pub fn udp(&self, head: &[u8]) -> Result<l4::UdpHead, DropReason> {
-        l4::parse_udp(self.l4(head)?, self.l4_len)
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{TcpHeaderSlice, TcpOptionElement, UdpHeaderSlice};
 
-use super::ip::L4Protocol;
+use super::ip::{IpHead, L4Protocol};
 use super::tcp::{Flags, Segment};
 use super::{DropReason, SeqNr};
 
@@ -38,7 +38,25 @@ pub struct UdpHead {
 /// Bytes of a UDP header, and of the fixed part of an ICMP echo message.
 pub const UDP_HEADER_BYTES: u32 = 8;
 
-pub(super) fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason> {
+impl IpHead {
+    /// The TCP header of the packet.
+    ///
+    /// # Errors
+    /// The reason why the segment is to be dropped.
+    pub fn tcp(&self, head: &[u8]) -> Result<TcpHead, DropReason> {
+        parse_tcp(self.l4(head)?, self.l4_len)
+    }
+
+    /// The UDP header of the packet.
+    ///
+    /// # Errors
+    /// The reason why the datagram is to be dropped.
+    pub fn udp(&self, head: &[u8]) -> Result<UdpHead, DropReason> {
+        parse_udp(self.l4(head)?, self.l4_len)
+    }
+}
+
+fn parse_tcp(bytes: &[u8], l4_len: u32) -> Result<TcpHead, DropReason> {
     if bytes.len() < 20 {
         return Err(if l4_len < 20 { DropReason::Truncated } else { DropReason::HeadersTooLong });
     }
@@ -85,7 +103,7 @@ fn syn_options(slice: &TcpHeaderSlice<'_>) -> (Option<u16>, Option<u8>) {
     (mss, scale)
 }
 
-pub(super) fn parse_udp(bytes: &[u8], l4_len: u32) -> Result<UdpHead, DropReason> {
+fn parse_udp(bytes: &[u8], l4_len: u32) -> Result<UdpHead, DropReason> {
     let slice = UdpHeaderSlice::from_slice(bytes).map_err(|_| {
         if l4_len < UDP_HEADER_BYTES { DropReason::Truncated } else { DropReason::HeadersTooLong }
     })?;

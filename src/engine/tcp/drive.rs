@@ -241,7 +241,8 @@ impl Driven<'_> {
             Ok(done) if done == bytes => {}
             other => {
                 let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
-                log::debug!("{:?} (TCP connection): cannot discard {bytes} bytes: {why}", self.id);
+                let id = self.id;
+                log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {why}");
                 self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
             }
         }
@@ -260,13 +261,15 @@ impl Driven<'_> {
 
     fn watch_writable(&mut self) {
         if let Err(errno) = self.watch.again(Token::Flow(self.id), self.socket, EVENTS) {
-            log::error!("{:?}: cannot watch its socket: {errno}", self.id);
+            let id = self.id;
+            log::error!("{id:?}: cannot watch its socket: {errno}");
         }
     }
 
     fn shutdown_write(&mut self) {
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
-            log::debug!("{:?} (TCP connection): shutdown: {errno}", self.id);
+            let id = self.id;
+            log::debug!("{id:?} (TCP connection): shutdown: {errno}");
             self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
         }
     }
