@@ -80,7 +80,7 @@ impl Engine {
         log::info!("    from {}", reply.client);
         let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
         let to = SocketAddr::new(reply.destination.into(), dhcp::CLIENT_PORT);
-        self.outbox.udp(out, self.addressing.macs(), from, to, &reply.message);
+        self.outbox.udp(out, self.addressing.macs(), from, to, 0, &reply.message);
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Engine {
         let Some(ours) = self.our_link_local() else { return Err(DropReason::FamilyDisabled) };
         let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);
         let to = SocketAddr::new(reply.destination.into(), dhcpv6::CLIENT_PORT);
-        self.outbox.udp(out, self.addressing.macs(), from, to, &reply.message);
+        self.outbox.udp(out, self.addressing.macs(), from, to, reply.flow_label, &reply.message);
         Ok(())
     }
 
