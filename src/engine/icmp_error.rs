@@ -31,14 +31,15 @@ const MESSAGE_V6: usize = 1280 - 40;
 type Message = ArrayVec<u8, MESSAGE_V6>;
 
 impl Engine {
-    /// Empties the error queue of a flow's socket, if an event said that there is something in it.
+    /// Empties the error queue of a flow's socket, if an event said that there is something in it. What is
+    /// left after some of it is for the next turn.
     pub(super) fn relay_errors(&mut self, out: &mut dyn ToGuest, id: FlowId) {
         let Some(flow) = self.flows.table.get_mut(id) else { return };
         let relay = matches!(flow.state.protocol, Protocol::Udp(_));
         let (Protocol::Udp(state) | Protocol::Ping(state)) = &mut flow.state.protocol else {
             return;
         };
-        if !std::mem::take(&mut state.failed) {
+        if !state.failed {
             return;
         }
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
@@ -46,7 +47,10 @@ impl Engine {
         let fd = flow.state.socket.as_fd();
         let mut payload = [0; MESSAGE_V6];
         for _ in 0..ERRORS_PER_TURN {
-            let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
+            let Ok(error) = datagram::take_error(fd, &mut payload) else {
+                state.failed = false;
+                return;
+            };
             if !relay {
                 continue;
             }
@@ -64,6 +68,7 @@ impl Engine {
                 None => self.outbox.drops.count(DropReason::UntranslatableError),
             }
         }
+        self.flows.mark_ready(id);
     }
 }
 
