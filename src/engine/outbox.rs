@@ -58,16 +58,17 @@ impl Outbox {
         matches!(reserved, Reservation::All(_) | Reservation::Some(_))
     }
 
-    /// Sends one UDP datagram from private memory.
+    /// Sends one UDP datagram from private memory. Only IPv6 has a flow label.
     pub fn udp(
         &mut self,
         out: &mut dyn ToGuest,
         macs: (Mac, Mac),
         source: SocketAddr,
         destination: SocketAddr,
+        flow_label: u32,
         payload: &[u8],
     ) -> bool {
-        let template = HeaderTemplate::new(macs, source, destination, L4Protocol::Udp, 0);
+        let template = HeaderTemplate::new(macs, source, destination, L4Protocol::Udp, flow_label);
         let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
         self.send(out, &template.udp(payload.len() as u32, checksum), payload)
     }

@@ -82,7 +82,7 @@ pub(super) fn dhcp(
     log::info!("    from {}", reply.client);
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
     let to = SocketAddr::new(reply.destination.into(), dhcp::CLIENT_PORT);
-    core.outbox.udp(out, core.net.macs(), from, to, &reply.message);
+    core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
     Ok(())
 }
 
@@ -110,7 +110,7 @@ pub(super) fn dhcpv6(
     let ours = net.our_link_local().ok_or(DropReason::FamilyDisabled)?;
     let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);
     let to = SocketAddr::new(reply.destination.into(), dhcpv6::CLIENT_PORT);
-    core.outbox.udp(out, net.macs(), from, to, &reply.message);
+    core.outbox.udp(out, net.macs(), from, to, reply.flow_label, &reply.message);
     Ok(())
 }
 

@@ -208,6 +208,51 @@ fn rfc792_port_unreachable_quotes_what_the_guest_sent() {
 }
 
 #[test]
+fn errors_that_come_together_are_relayed_all() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            // Each longer than the one before: no two are sent together.
+            for len in 1..=50 {
+                world.send(packet::udp(guest_at(family), family.host_at(9), &vec![0; len]));
+            }
+            let errors = world.frames(50);
+            let at = packet::l4_offset(family.guest());
+            let kind: [u8; 2] = if family == Family::V4 { [3, 3] } else { [1, 4] };
+            assert!(errors.iter().all(|error| error[at..at + 2] == kind));
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+/// How many UDP datagrams over IPv4 a raw socket has got, whoever they are for.
+fn seen(raw: &UdpSocket) -> usize {
+    std::iter::from_fn(|| received(raw)).count()
+}
+
+#[test]
+fn the_pieces_of_a_uso_frame_are_sent_once() {
+    isolated(|| {
+        use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::UDP));
+        let raw = UdpSocket::from(raw.expect("a raw socket"));
+        raw.set_nonblocking(true).expect("fcntl");
+        // The kernel does not cut what does not fit the MTU, and nobody listens: an error comes back for
+        // each piece.
+        let mut smaller = std::process::Command::new("ip");
+        smaller.args(["link", "set", "lo", "mtu", "1500"]);
+        assert!(smaller.status().expect("ip(8)").success());
+        let mut world = known(&Setup { caps: OFFLOADS, ..Setup::default() });
+        let frame = packet::udp(guest_at(Family::V4), Family::V4.host_at(9), &[7; 19_000]);
+        let gso = Some(Gso { kind: GsoKind::Udp, size: 2000, header_len: 28 });
+        world.port.send(frame, FrameMeta { gso, ..FrameMeta::default() });
+        world.quiet(64);
+        assert_eq!(seen(&raw), 10);
+        assert_eq!(world.all_drops(), 0);
+    });
+}
+
+#[test]
 fn an_echo_reply_has_the_identifier_of_its_request() {
     isolated(|| {
         for family in FAMILIES {

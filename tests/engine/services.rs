@@ -49,6 +49,7 @@ fn rfc8415_a_solicit_is_answered() {
         let reply = world.frames(1).remove(0);
         assert_eq!(reply[54..58], [547u16.to_be_bytes(), 546u16.to_be_bytes()].concat());
         assert_eq!(reply[62..66], [2, 1, 2, 3], "an ADVERTISE of the same transaction");
+        assert_eq!(reply[14..18], [0x60, 1, 2, 3], "and a flow label that says so, too");
     });
 }
 

@@ -265,7 +265,7 @@ impl World {
                 self.emit(&header, Vec::new());
             }
             Action::SendData { offset, bytes, seq, mss } => {
-                self.peek_and_send(offset, bytes, seq, mss)
+                self.peek_and_send(offset, bytes, seq, mss);
             }
             Action::Discard(bytes) => {
                 self.discards += 1;

@@ -29,14 +29,15 @@ const MESSAGE_V6: usize = 1280 - 40;
 
 type Message = ArrayVec<u8, MESSAGE_V6>;
 
-/// Empties the error queue of a flow's socket, if an event said that there is something in it.
+/// Empties the error queue of a flow's socket, if an event said that there is something in it. What is
+/// left after some of it is for the next turn.
 pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let relay = matches!(flow.state.kind, FlowKind::Udp(_));
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
         return;
     };
-    if !std::mem::take(&mut state.failed) {
+    if !state.failed {
         return;
     }
     let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
@@ -44,7 +45,10 @@ pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     let fd = flow.state.socket.as_fd();
     let mut payload = [0; MESSAGE_V6];
     for _ in 0..ERRORS_PER_TURN {
-        let Ok(error) = datagram::take_error(fd, &mut payload) else { return };
+        let Ok(error) = datagram::take_error(fd, &mut payload) else {
+            state.failed = false;
+            return;
+        };
         if !relay {
             continue;
         }
@@ -62,6 +66,7 @@ pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             None => core.outbox.drops.count(DropReason::UntranslatableError),
         }
     }
+    core.flows.mark_ready(id);
 }
 
 /// The error message for the guest and the address it comes from.

@@ -12,7 +12,7 @@
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, GsoKind, Part};
 
-use super::{Datagrams, send_datagram, socket};
+use super::{Datagrams, past_icmp_error, send_datagram, socket};
 use crate::engine::core::Core;
 use crate::engine::state::FlowKind;
 use crate::flow::fwd::Proto;
@@ -143,7 +143,7 @@ fn send_run(
 }
 
 /// Sends one datagram of a datagram flow, or a USO frame as datagrams of `segment` bytes. Where the
-/// kernel does not take so many segments at once, one by one.
+/// kernel does not take them at once, one by one.
 pub(super) fn send_part(
     core: &mut Core,
     lease: &mut FromGuestLease<'_>,
@@ -154,18 +154,22 @@ pub(super) fn send_part(
 ) -> Result<(), DropReason> {
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
+    // Bytes that went one by one: who tries again goes on behind them.
+    let mut done = 0;
     send_datagram(flow, core.now, hop_limit, part.len, |fd| {
-        let sent = lease.send_datagram(fd, &[part], segment).map(|_| ());
-        let Some(size) = segment.map(u32::from) else { return sent };
-        if !matches!(sent, Err(Errno::INVAL | Errno::IO))
-            || part.len.div_ceil(size) > MAX_UDP_SEGMENTS
-        {
-            return sent;
+        let size = segment.map_or(part.len, u32::from);
+        if done == 0 {
+            let whole = past_icmp_error(|| lease.send_datagram(fd, &[part], segment).map(|_| ()));
+            let refused = matches!(whole, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
+            if !refused || segment.is_none() || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
+                return whole;
+            }
         }
-        for start in (0..part.len).step_by(size as usize) {
-            let len = size.min(part.len - start);
-            let piece = Part { offset: part.offset + start, len, ..part };
-            lease.send_datagram(fd, &[piece], None)?;
+        while done < part.len {
+            let len = size.min(part.len - done);
+            let piece = Part { offset: part.offset + done, len, ..part };
+            past_icmp_error(|| lease.send_datagram(fd, &[piece], None).map(|_| ()))?;
+            done += len;
         }
         Ok(())
     })

@@ -162,15 +162,18 @@ fn send_datagram(
     if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
         set_hop_limit(fd, flow.sides[1 - from].endpoint.ip().is_ipv4(), hop_limit);
     }
-    match send(fd) {
-        Ok(()) => Ok(()),
-        // An ICMP error to an earlier datagram is reported once and has nothing to do with this one;
-        // the error itself is relayed when its event comes.
-        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {
-            send(fd).map_err(|_| DropReason::SendFailed)
-        }
-        Err(Errno::MSGSIZE) => Err(DropReason::TooLarge),
-        Err(_) => Err(DropReason::SendFailed),
+    past_icmp_error(|| send(fd)).map_err(|errno| match errno {
+        Errno::MSGSIZE => DropReason::TooLarge,
+        _ => DropReason::SendFailed,
+    })
+}
+
+/// Sends as `send` does it. An ICMP error to an earlier datagram is reported once and has nothing to do with
+/// this one, so it is tried again; the error itself is relayed when its event comes.
+fn past_icmp_error(mut send: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    match send() {
+        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => send(),
+        other => other,
     }
 }
 
