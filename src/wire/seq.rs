@@ -69,4 +69,29 @@ mod tests {
         assert_eq!(before.offset_from(after), -5);
         assert_eq!(before.max(after), after);
     }
+
+    /// Numbers that cover the circle in steps of 2^24, with the neighbours of each: every wrap, every half,
+    /// and all distances that are near one of them.
+    fn circle() -> impl Iterator<Item = u32> + Clone {
+        (0..=u8::MAX)
+            .flat_map(|step| [-1, 0, 1].map(|off| (u32::from(step) << 24).wrapping_add_signed(off)))
+    }
+
+    #[test]
+    fn arithmetic_is_that_of_the_integers_modulo_2_to_the_32() {
+        const HALF: i64 = 1 << 31;
+        for (a, b) in circle().flat_map(|a| circle().map(move |b| (a, b))) {
+            // The distance from b to a that is nearest to zero.
+            let distance = (i64::from(a) - i64::from(b) + HALF).rem_euclid(2 * HALF) - HALF;
+            let (x, y) = (SeqNr(a), SeqNr(b));
+            assert_eq!(i64::from(x.offset_from(y)), distance, "{x:?} {y:?}");
+            assert_eq!((x.before(y), x.after(y)), (distance < 0, distance > 0), "{x:?} {y:?}");
+            assert_eq!((y + a.wrapping_sub(b), x - a.wrapping_sub(b)), (x, y));
+            if distance == -HALF {
+                continue;
+            }
+            assert_eq!((x.before(y), x.after(y)), (y.after(x), y.before(x)), "{x:?} {y:?}");
+            assert_eq!((x.max(y), y.max(x)), if distance < 0 { (y, y) } else { (x, x) });
+        }
+    }
 }

@@ -94,8 +94,10 @@ impl Receive {
         self.fin || self.fin_offered
     }
 
-    /// The test of RFC 9293, section 3.10.7.4, but that an empty segment may stand on the right
-    /// edge: it does when the guest has filled the window and part of it was lost.
+    /// The test of RFC 9293, section 3.10.7.4, with two additions. An empty segment may stand on the right
+    /// edge: it does when the guest has filled the window and part of it was lost. And a segment may
+    /// reach over a window that is closed, from before it: what it acknowledges counts, and whether the
+    /// socket takes what is new in it is the kernel's to say.
     pub fn is_acceptable(&self, seg: &Segment) -> bool {
         let first = i64::from(seg.seq.offset_from(self.expected()));
         let window = i64::from(self.far_edge.offset_from(self.expected()).max(0));
@@ -274,6 +276,7 @@ impl Receive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tcp::Flags;
 
     fn receive(room: u32) -> Receive {
         let mut r = Receive::new(SeqNr(1000), 1460, Some(8));
@@ -345,5 +348,112 @@ mod tests {
         assert!(r.take_query());
         r.on_room(20_000);
         assert!(!r.take_watch());
+    }
+
+    /// Where sequence numbers wrap, and where comparison changes its sign.
+    const BASES: [u32; 4] = [0, 1000, u32::MAX - 5, (1 << 31) - 5];
+
+    /// A segment that begins at `seq` and takes `len` numbers, the last of which may be a FIN.
+    fn segment(seq: SeqNr, len: u32, fin: bool) -> Segment {
+        let flags = if fin { Flags::FIN } else { Flags::ACK };
+        Segment { seq, flags, payload_len: len - u32::from(fin), ..Segment::default() }
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_a_segment_is_acceptable_if_one_of_its_numbers_is_in_the_window() {
+        for (base, offered, window) in product3(&BASES, 0..4, 0..7) {
+            let mut r = Receive::new(SeqNr(base) - offered, 1460, None);
+            r.offer(offered, false);
+            r.far_edge = r.expected() + window;
+            let is_inside = |nr: SeqNr| nr.0.wrapping_sub(base) < window;
+            for (first, len, fin) in
+                product3(&[-9i32, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8], 0..6, 0..2)
+            {
+                let seq = SeqNr(base.wrapping_add_signed(first));
+                if fin == 1 && len == 0 {
+                    continue;
+                }
+                let expected = match len {
+                    0 => is_inside(seq) || seq == r.far_edge,
+                    _ if window == 0 => first < 0 && first + len as i32 > 0,
+                    _ => (0..len).any(|at| is_inside(seq + at)),
+                };
+                let seg = segment(seq, len, fin == 1);
+                assert_eq!(r.is_acceptable(&seg), expected, "{seg:?} {r:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_holds_for_the_largest_windows_and_segments() {
+        let windows = [0, 1, 65535, WINDOW_MAX - 1, WINDOW_MAX];
+        let lens = [0, 1, 1460, u32::from(u16::MAX), u32::from(u16::MAX) + 1];
+        for (base, window) in product2(&BASES, &windows) {
+            let mut r = Receive::new(SeqNr(base), 1460, Some(8));
+            r.far_edge = r.nxt + window;
+            for (len, anchor) in
+                product2(&lens, &[0, i64::from(window), i64::from(i32::MAX) - 1, -(1 << 30)])
+            {
+                for first in
+                    [anchor - i64::from(len), anchor].into_iter().flat_map(|at| at - 1..=at + 1)
+                {
+                    let (len, window) = (i64::from(len), i64::from(window));
+                    let expected = match len {
+                        0 => (0..=window).contains(&first),
+                        _ if window == 0 => first < 0 && first + len > 0,
+                        _ => first.max(0) < (first + len).min(window),
+                    };
+                    let seg = segment(SeqNr(base.wrapping_add(first as u32)), len as u32, false);
+                    assert_eq!(r.is_acceptable(&seg), expected, "{first} {len} {window}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_socket_took_moves_the_stream_on_by_so_much() {
+        for (base, offered, taken) in product3(&BASES, 0..6, 0..8) {
+            for fin in [false, true] {
+                let mut r = Receive::new(SeqNr(base), 1460, None);
+                r.offer(offered, fin);
+                let whole = taken >= offered;
+                assert_eq!(r.commit(taken), fin && whole);
+                let numbers = taken.min(offered) + u32::from(fin && whole);
+                assert_eq!((r.nxt, r.expected()), (SeqNr(base) + numbers, SeqNr(base) + numbers));
+            }
+        }
+    }
+
+    #[test]
+    fn rfc7323_2_4_no_window_field_promises_more_than_the_room_or_takes_much_back() {
+        for (base, room, promised) in product3(&BASES, 0..48, 0..48) {
+            for (scale, peak) in product2(&[0, 1, 2, 3], &[room, room + 1, 2 * room, 48, 200]) {
+                let mut r = Receive::new(SeqNr(base), 4, Some(scale));
+                (r.room, r.peak) = (room, peak);
+                (r.edge, r.far_edge) = (r.nxt + promised, r.nxt + promised);
+                let edge = r.edge;
+                let field = r.field();
+                assert!(u32::from(field) << scale <= room, "{r:?}");
+                r.advertised(field, false);
+                let granule = 1 << scale;
+                let least = edge - (granule - 1);
+                assert!(room < promised || !r.edge.before(least), "{r:?} was {edge:?}");
+                assert!(!r.far_edge.before(edge) && !r.far_edge.before(r.edge), "{r:?}");
+            }
+        }
+    }
+
+    fn product2<A: Copy, B: Copy>(a: &[A], b: &[B]) -> Vec<(A, B)> {
+        a.iter().flat_map(|&a| b.iter().map(move |&b| (a, b))).collect()
+    }
+
+    fn product3<A: Copy>(
+        a: &[A],
+        b: std::ops::Range<u32>,
+        c: std::ops::Range<u32>,
+    ) -> Vec<(A, u32, u32)> {
+        let pairs = product2(a, &b.collect::<Vec<u32>>());
+        let thirds = |(a, b)| c.clone().map(move |c| (a, b, c));
+        pairs.into_iter().flat_map(thirds).collect()
     }
 }

@@ -311,3 +311,158 @@ impl Send {
         self.sent_next(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::tcp::Flags;
+
+    /// Where sequence numbers wrap, and where comparison changes its sign.
+    const BASES: [u32; 4] = [0, 1000, u32::MAX - 3, (1 << 31) - 3];
+
+    /// Positions in a small stream, counted from the first byte that is not acknowledged.
+    #[derive(Clone, Copy, Debug)]
+    struct Small {
+        base: SeqNr,
+        nxt: u32,
+        max: u32,
+        eof: Option<u32>,
+        window: u16,
+        undiscarded: u32,
+    }
+
+    /// All that there can be with up to four numbers in flight.
+    fn all() -> Vec<Small> {
+        let mut all = Vec::new();
+        for base in BASES.map(SeqNr) {
+            for (max, window) in (0..5u32).flat_map(|max| (0..7).map(move |window| (max, window))) {
+                for (nxt, undiscarded) in (0..=max).flat_map(|nxt| [(nxt, 0), (nxt, 3)]) {
+                    // The FIN is the last number, sent or not; or the end is not known.
+                    let ends = [None, Some(max), max.checked_sub(1)];
+                    let small = |eof| Small { base, nxt, max, eof, window, undiscarded };
+                    all.extend(ends[..2].iter().copied().map(small));
+                    all.extend(ends[2].map(|eof| small(Some(eof))));
+                }
+            }
+        }
+        all
+    }
+
+    impl Small {
+        fn send(&self) -> Send {
+            let mut send = Send::new(self.base);
+            (send.nxt, send.max) = (self.base + self.nxt, self.base + self.max);
+            (send.recover, send.undiscarded, send.mss) = (self.base - 1, self.undiscarded, 2);
+            (send.window, send.window_max) = (self.window, self.window.max(2));
+            (send.readable, send.ended) = (self.eof.is_none(), self.eof.is_some());
+            send.eof = self.base + self.eof.unwrap_or(0);
+            send
+        }
+
+        /// Numbers of data among the first `count`.
+        fn data(&self, count: u32) -> u32 {
+            count.min(self.eof.unwrap_or(count))
+        }
+    }
+
+    fn distance(later: SeqNr, earlier: SeqNr) -> i64 {
+        i64::from(later.offset_from(earlier))
+    }
+
+    /// What holds whatever has happened.
+    fn check(send: &Send, small: &Small) {
+        let (in_flight, sent) = (distance(send.nxt, send.una), distance(send.max, send.una));
+        assert!((0..=sent).contains(&in_flight), "{send:?} {small:?}");
+        let window = i64::from(send.window_bytes());
+        assert_eq!(distance(send.ack_seq(), send.una), sent.min(window), "{send:?} {small:?}");
+        let end = if send.ended { distance(send.eof, send.nxt).max(0) } else { i64::MAX };
+        let usable = (window - in_flight).max(0);
+        for cautious in [false, true] {
+            let next = i64::from(send.next_bytes(cautious));
+            let most = if cautious { usable.min((2 - in_flight).max(0)) } else { usable };
+            assert!(next <= most.min(end), "{next} {send:?} {small:?}");
+            // With nothing in flight, what may go does go.
+            let more = send.readable || in_flight < sent;
+            assert!(in_flight > 0 || !more || next > 0 || most.min(end) == 0, "{send:?} {small:?}");
+            let fin = send.is_fin_due(cautious);
+            assert_eq!(fin, send.ended && end == 0 && send.nxt == send.eof && most > 0);
+        }
+    }
+
+    #[test]
+    fn rfc5961_5_2_an_acknowledgement_is_plausible_from_a_window_ago_to_what_was_sent() {
+        let window = i64::from(WINDOW_MAX);
+        for small in all() {
+            let send = small.send();
+            let max = i64::from(small.max);
+            for edge in [-window, 0, max, i64::from(i32::MAX) - 9, 9 - i64::from(i32::MAX)] {
+                for at in edge - 5..=edge + 5 {
+                    let ack = SeqNr(small.base.0.wrapping_add(at as u32));
+                    let expected = (-window..=max).contains(&at);
+                    assert_eq!(send.is_ack_plausible(ack), expected, "{at} {small:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rfc9293_3_10_7_4_every_acknowledgement_in_every_small_state() {
+        for small in all() {
+            check(&small.send(), &small);
+            for (at, window) in
+                (-3..=i64::from(small.max)).flat_map(|at| (0..5).map(move |w| (at, w)))
+            {
+                let mut send = small.send();
+                let ack = SeqNr(small.base.0.wrapping_add(at as u32));
+                let seg = Segment {
+                    ack,
+                    window,
+                    flags: Flags::ACK,
+                    seq: small.base,
+                    ..Segment::default()
+                };
+                let acked = send.on_ack(&seg);
+                assert_eq!(acked == Acked::Progress, at > 0, "{seg:?} {small:?}");
+                let moved = at.max(0) as u32;
+                assert_eq!((send.una, send.max), (small.base + moved, small.base + small.max));
+                assert_eq!(send.undiscarded, small.undiscarded + small.data(moved), "{small:?}");
+                // Older ones say nothing of the window, and one that closes takes back what is in flight.
+                let now = if at < 0 { small.window } else { window };
+                assert_eq!(send.window, now);
+                let kept = if at >= 0 && now == 0 { moved } else { small.nxt.max(moved) };
+                assert_eq!(send.nxt, small.base + kept, "{seg:?} {small:?}");
+                assert_eq!(send.is_fin_acked(), small.eof.is_some_and(|eof| moved > eof));
+                check(&send, &small);
+                let queued = send.queue_offset(send.nxt);
+                assert_eq!(
+                    i64::from(queued),
+                    i64::from(send.undiscarded) + distance(send.nxt, send.una)
+                );
+                let before = send.undiscarded;
+                assert_eq!(send.take_discard() + send.undiscarded, before, "none is forgotten");
+            }
+        }
+    }
+
+    #[test]
+    fn rfc6298_5_a_timeout_begins_with_the_first_number_that_is_not_acknowledged() {
+        for small in all() {
+            let mut send = small.send();
+            send.rewind();
+            assert_eq!((send.una, send.nxt), (small.base, small.base));
+            assert_eq!(send.max, small.base + small.max);
+            check(&send, &small);
+            // Sent again piece by piece, it ends where it has ended before, with the FIN if there was one.
+            for _ in 0..2 * small.max {
+                let bytes = send.next_bytes(false);
+                if bytes > 0 {
+                    send.sent_next(bytes.min(small.max - distance(send.nxt, send.una) as u32));
+                } else if send.is_fin_due(false) && send.nxt.before(send.max) {
+                    send.sent_fin();
+                }
+                check(&send, &small);
+            }
+            assert_eq!(send.max, small.base + small.max, "{small:?}");
+        }
+    }
+}
