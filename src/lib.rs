@@ -31,7 +31,7 @@
 //! | [`wire`] | formats: one parse of a frame's head to a [`wire::Packet`], headers of what is sent, [`wire::DropReason`] |
 //! | [`flow`] | the heart: [`flow::side`], [`flow::table`], [`flow::index`], [`flow::timer`], all address mapping in [`flow::fwd`], the TCP machine in [`flow::tcp`] |
 //! | [`responder`] | question to answer: ARP, DHCP, DHCPv6, neighbour discovery |
-//! | [`engine`] | the shell: the loop ([`engine::Worker`]), and frames and sockets around the flows ([`engine::Engine`]) |
+//! | [`engine`] | the shell: the loop ([`engine::Worker`]), frames and sockets around the flows ([`engine::Engine`]), and what else has a descriptor ([`engine::Source`]) |
 //! | [`sys`] | system calls as safe functions; `unsafe` of this package stands here |
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
 //! | [`run`], [`start`] | from the command line to the running loop |
@@ -44,7 +44,8 @@
 //! | crate [`passt_legacy`] | qemu's stream socket, and the tap device |
 //!
 //! Names are mirrored: [`wire::l4`] knows the format of a TCP segment, [`flow::tcp`] decides what to do
-//! about it, `engine::tcp` does it with a socket.
+//! about it, `engine::tcp` does it with a socket. Inside the engine calls run one way, from frames, ports and
+//! timers to the protocols and from these to the core; its own page draws it.
 //!
 //! # Who may import whom
 //! * [`wire`] imports nothing of the program, [`flow`] only [`wire`], [`responder`] only these two (all may
@@ -93,6 +94,8 @@
 //!   end's ([`flow::side::Side`]).
 //! * *pif*: the interface of a side: the link to the guest, or the host's sockets ([`flow::side::Pif`]).
 //! * *rule*: ports on which we listen for the guest, and where they lead ([`flow::fwd::Rule`]).
+//! * *view*: all that the operator decides of addresses and rules, as one value ([`engine::NetView`]); its
+//!   *epoch* tells which flows were made under an older one.
 //! * *template interface*: the host's interface whose addresses, gateway and prefix the guest gets; without
 //!   one, *local mode* with link-local addresses.
 //! * *responder*: answers a question of the guest instead of forwarding it.
@@ -100,6 +103,7 @@
 //! * *room*: bytes that the other direction can take now: a socket's send buffer, or the guest's buffers. A link
 //!   answers all, some, none or never ([`passt_frame::Reservation`]), and reports room after some and none.
 //! * *starved*: waits for room in the guest's buffers.
+//! * *admitted*: accepted from a listening socket, and not known yet to the guest's server.
 //! * *turn*: one pass of the loop: wait, read the clock, handle events, publish.
 
 pub mod conf;

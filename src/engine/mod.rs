@@ -7,7 +7,7 @@
 //! * A [`Source`] is whatever else has a descriptor: signals, news of neighbours, the end of a command.
 //!
 //! # Who calls whom
-//! Calls run one way; `tests/tidy.rs` fails where they turn back.
+//! Calls run one way; `tests/tidy` fails where they turn back.
 //!
 //! ```text
 //!   worker ---- link (clients), sources (neighbours, signals, ...)
@@ -22,7 +22,7 @@
 //!   core: flows, listeners, net, outbox
 //! ```
 //!
-//! The functions of a room take [`core`] or the parts of it that they use, and where there are some the room's
+//! The functions of a room take the core or the parts of it that they use, and where there are some the room's
 //! own parts; what only a room knows stands in its `mod.rs`.
 //!
 //! # A turn
