@@ -105,10 +105,8 @@ impl Net {
 
     /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
     fn pin_own_addresses(&mut self) {
-        let link_local = self.network.v6.as_ref().map(|v6| IpAddr::V6(v6.our_link_local));
-        for address in self.map.own_addresses().chain(link_local) {
-            self.neighbours.pin(address, self.network.our_mac);
-        }
+        let own = self.map.own_addresses().chain(self.our_link_local());
+        self.neighbours.pin(own, self.network.our_mac);
     }
 
     /// The epoch of the view in force.

@@ -36,10 +36,13 @@ impl Default for Neighbours {
 }
 
 impl Neighbours {
-    /// Fixes the Ethernet address of `address`.
-    pub fn pin(&mut self, address: IpAddr, mac: Mac) {
-        self.forget(address);
-        self.insert(Entry { address, mac, pinned: true, fresh: true });
+    /// Fixes the Ethernet address of `addresses`, and of no others any more.
+    pub fn pin(&mut self, addresses: impl Iterator<Item = IpAddr>, mac: Mac) {
+        self.entries.retain(|entry| !entry.pinned);
+        for address in addresses {
+            self.forget(address);
+            self.insert(Entry { address, mac, pinned: true, fresh: true });
+        }
     }
 
     /// Notes the Ethernet address of a neighbour; group addresses and the zero address, which no
@@ -152,7 +155,7 @@ mod tests {
     fn what_stands_for_the_host_never_changes() {
         let (net, mut table) = (network(), Neighbours::default());
         table.learn(ip("192.0.2.1"), ROUTER);
-        table.pin(ip("192.0.2.1"), Mac::OURS);
+        table.pin([ip("192.0.2.1")].into_iter(), Mac::OURS);
         assert!(!table.learn(ip("192.0.2.1"), ROUTER));
         table.forget(ip("192.0.2.1"));
         table.begin_refresh();
@@ -160,6 +163,11 @@ mod tests {
         assert!(!table.learn(ip("192.0.2.1"), ROUTER));
         assert_eq!(table.station(&net, ip("192.0.2.1")), Mac::OURS);
         assert_eq!(table.station(&net, ip("198.51.100.7")), Mac::OURS);
+
+        // Another address stands for the host now.
+        table.pin([ip("192.0.2.9")].into_iter(), Mac::OURS);
+        assert!(table.learn(ip("192.0.2.1"), ROUTER) && !table.learn(ip("192.0.2.9"), STATION));
+        assert_eq!(table.station(&net, ip("192.0.2.1")), ROUTER);
     }
 
     #[test]
