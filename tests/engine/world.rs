@@ -303,7 +303,8 @@ impl<P: GuestEnd> World<P> {
         let before = heap::allocations();
         let frames = self.work(now);
         self.allocations += heap::allocations() - before;
-        busy || frames || !self.events.is_empty()
+        // A timer may have left work for the next turn.
+        busy || frames || !self.events.is_empty() || self.engine.has_work()
     }
 
     /// What the product does in one turn; whether there were frames from the guest.
