@@ -69,10 +69,9 @@ struct Buffer {
 struct Reserved {
     buffers: usize,
     header_pieces: usize,
-    offer: Offer,
 }
 
-/// What a frame's buffers say of the driver's.
+/// What the buffers of one frame say of the driver's.
 #[derive(Clone, Copy, Default)]
 struct Offer {
     bytes: u64,
@@ -119,6 +118,8 @@ pub struct RxHalf {
     spare_reserved: usize,
     /// Descriptors that this reservation may still look at.
     budget: u32,
+    /// Of the frame that was gathered last.
+    offer: Offer,
     buffers: Vec<Buffer>,
     frames: Vec<Reserved>,
     headers: Vec<Span>,
@@ -297,7 +298,7 @@ impl RxHalf {
         let first = self.buffers.len();
         let needed = u64::from(wanted) + HEADER_BYTES as u64;
         let mut bytes = 0u64;
-        let mut offer = Offer::default();
+        self.offer = Offer::default();
         self.pieces.clear();
         while bytes < needed && self.budget > 0 {
             let Some(head) = self.next_head(ring)? else { break };
@@ -315,7 +316,7 @@ impl RxHalf {
             }
             let len = pieces_bytes(&self.pieces[before..]);
             bytes += u64::from(len);
-            offer.add(&chain);
+            self.offer.add(&chain);
             self.buffers.push(Buffer { head, bytes: len });
             if chain.cut || !self.vring.features.mergeable() {
                 break;
@@ -326,7 +327,7 @@ impl RxHalf {
             return Ok(None);
         }
         let header_pieces = self.split_header(limit);
-        Ok(Some(Reserved { buffers, header_pieces, offer }))
+        Ok(Some(Reserved { buffers, header_pieces }))
     }
 
     /// Sets the pieces of the virtio header aside, lends the rest; returns how many were set aside.
@@ -363,7 +364,7 @@ impl RxHalf {
         }
         self.headers.truncate(self.headers.len() - frame.header_pieces);
         let first = list.frames() == 0;
-        let at_most = frame.offer.at_most(ring.size());
+        let at_most = self.offer.at_most(ring.size());
         let needed = |bytes: u32| u64::from(bytes) + HEADER_BYTES as u64;
         if self.dry && (!first || at_most >= needed(wanted)) {
             return Ok(self.short(ring));
