@@ -4,10 +4,12 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use passt::flow::fwd::Proto;
+use passt::wire::DropReason;
 use passt::wire::l4::udp_checksum_is_right;
-use passt_frame::{Caps, FrameMeta, GsoKind, GsoSet};
+use passt_frame::{Caps, FrameMeta, FramePort, GsoKind, GsoSet, MemPort};
 use rustix::net::sockopt;
 
 use crate::guest::completed;
@@ -91,13 +93,23 @@ fn delivered(world: &mut World, family: Family) -> (Vec<Vec<u8>>, usize) {
 
 /// A world with a flow between the guest and a socket of the host, and that socket.
 fn flow(caps: Caps, family: Family) -> (World, UdpSocket) {
+    flow_in(World::new(&Setup { caps, mtu: 65520, ..Setup::default() }), family)
+}
+
+/// The same in a world that is there.
+fn flow_in(mut world: World, family: Family) -> (World, UdpSocket) {
     let host = socket(family.host_at(9000));
-    let mut world = World::new(&Setup { caps, mtu: 65520, ..Setup::default() });
     world.send(packet::udp(at(family), family.host_at(9000), b"hello"));
     world.settle(TURNS);
     let (bytes, mut from) = (&mut [0; 16], None);
-    while let Ok((_, peer)) = host.recv_from(bytes) {
-        from = Some(peer);
+    for _ in 0..1000 {
+        while let Ok((_, peer)) = host.recv_from(bytes) {
+            from = Some(peer);
+        }
+        if from.is_some() {
+            break;
+        }
+        world.turn(Duration::from_millis(2));
     }
     host.connect(from.expect("the first datagram")).expect("connect");
     while world.port.recv().is_some() {}
@@ -287,6 +299,81 @@ fn small_datagrams_wait_in_the_socket_until_the_guest_has_room() {
             }
             assert!(got == sent);
             assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+/// What the guest gets that frees its buffers as soon as it has looked at them.
+fn delivered_slowly(world: &mut World, family: Family) -> Vec<Vec<u8>> {
+    let mut got = Vec::new();
+    for _ in 0..TURNS {
+        world.settle(TURNS);
+        let more = delivered(world, family).0;
+        let used = world.port.used_buffers();
+        if more.is_empty() && used == 0 {
+            break;
+        }
+        got.extend(more);
+        world.port.free_buffers(used);
+        if world.port.on_event(0).room {
+            world.engine.on_link_room();
+        }
+    }
+    got
+}
+
+#[test]
+fn a_burst_that_is_larger_than_all_buffers_together_goes_as_datagrams() {
+    isolated(|| {
+        let family = Family::V4;
+        for caps in [PLAIN, OFFLOADS] {
+            let merged = MemPort::new(caps, 1536).with_buffers(16);
+            let plain = MemPort::new(caps, 1536).with_buffers(16).plain();
+            for port in [merged, plain] {
+                let setup = Setup { caps, mtu: 65520, ..Setup::default() };
+                let (mut world, host) = flow_in(World::on(port, &setup), family);
+                let data = datagram(1, 40_300);
+                for round in 0..3 {
+                    // A burst makes the flow one of bursts.
+                    send_burst(&host, &data[..2800], 1400);
+                    let first = delivered_slowly(&mut world, family);
+                    assert!(
+                        first == data[..2800].chunks(1400).collect::<Vec<_>>(),
+                        "{caps:?} {round}"
+                    );
+                    send_burst(&host, &data, 1400);
+                    send_burst(&host, &data, 1300);
+                    let got = delivered_slowly(&mut world, family);
+                    let sent: Vec<&[u8]> = data.chunks(1400).chain(data.chunks(1300)).collect();
+                    assert!(got == sent, "{caps:?} {round}: {} of {}", got.len(), sent.len());
+                }
+                assert_eq!(world.all_drops(), 0, "{caps:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn datagrams_that_no_buffer_holds_are_dropped_and_hold_up_nobody() {
+    isolated(|| {
+        let family = Family::V4;
+        let merged = MemPort::new(PLAIN, 1536).with_buffers(16);
+        for (port, fits) in [(merged, 24_000), (MemPort::new(PLAIN, 1536).plain(), 1480)] {
+            let setup = Setup { mtu: 65520, ..Setup::default() };
+            let (mut world, host) = flow_in(World::on(port, &setup), family);
+            let sent = datagrams(&[fits, 30_000, 100, 60_000, fits, 30_000, 30_000, 1]);
+            let mut got = Vec::new();
+            for data in &sent {
+                host.send(data).expect("sent");
+                got.extend(delivered_slowly(&mut world, family));
+            }
+            let fit: Vec<&Vec<u8>> = sent.iter().filter(|data| data.len() <= fits).collect();
+            assert!(
+                got.iter().eq(fit),
+                "{fits}: {:?}",
+                got.iter().map(Vec::len).collect::<Vec<_>>()
+            );
+            assert_eq!((world.drops(DropReason::TooLarge), world.all_drops()), (4, 4));
         }
     });
 }

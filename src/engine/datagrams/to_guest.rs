@@ -128,55 +128,73 @@ impl Way<'_> {
         self.deliver(burst, &mut state.delivered)
     }
 
-    /// Moves `burst`, of which `delivered` bytes are with the guest already.
+    /// Moves `burst`, of which `delivered` bytes are with the guest already: as one frame where the guest takes
+    /// such and could have buffers for it, else in one for each datagram.
     fn deliver(&mut self, burst: Burst, delivered: &mut u32) -> (usize, Served) {
-        let done = std::mem::take(delivered);
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
+        let done = std::mem::take(delivered);
         let done = if done < burst.len { done } else { 0 };
-        let left = burst.len - done;
-        let segment = burst.segment.map_or(burst.len, u32::from);
         let drops = &mut self.outbox.drops;
-        if !self.out.caps().up {
+        let (caps, largest) = (self.out.caps(), self.template.max_l4_bytes() - UDP_HEADER_BYTES);
+        if !caps.up {
             return drop_burst(drops, self.fd, (burst, done), DropReason::LinkDown);
         }
-        let whole = burst.segment.is_some() && self.out.caps().gso.udp && done == 0;
-        let largest = if whole { burst.len } else { segment };
-        if largest > self.template.max_l4_bytes() - UDP_HEADER_BYTES {
-            return drop_burst(drops, self.fd, (burst, done), DropReason::TooLarge);
+        let one = burst.segment.filter(|_| caps.gso.udp && done == 0 && burst.len <= largest);
+        if let Some(size) = one
+            && let Some(moved) = self.deliver_in(burst, delivered, burst.len, Some(size))
+        {
+            return moved;
         }
+        let size = burst.segment.map_or(burst.len, u32::from);
+        *delivered = done;
+        let moved =
+            if size > largest { None } else { self.deliver_in(burst, delivered, size, None) };
+        moved.unwrap_or_else(|| {
+            *delivered = 0;
+            drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
+        })
+    }
+
+    /// Moves what is left of `burst` behind its first `delivered` bytes, `size` bytes in each frame, which the
+    /// guest is to cut into `segment`s. `None` when such a frame can never fit.
+    fn deliver_in(
+        &mut self,
+        burst: Burst,
+        delivered: &mut u32,
+        size: u32,
+        segment: Option<u16>,
+    ) -> Option<(usize, Served)> {
+        let done = *delivered;
+        let left = burst.len - done;
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
-        let request = Reserve { header_len, segment: largest, bytes: left, payload };
+        let request = Reserve { header_len, segment: size, bytes: left, payload };
         let list = &mut self.outbox.list;
         let (mut lease, then) = match ToGuestLease::reserve(&mut *self.out, list, request) {
             Reservation::All(lease) => (lease, Served::More),
             Reservation::Some(lease) => (lease, Served::NoRoom),
-            Reservation::None => {
-                *delivered = done;
-                return (0, Served::NoRoom);
-            }
-            Reservation::Never => {
-                return drop_burst(drops, self.fd, (burst, done), DropReason::TooLarge);
-            }
+            Reservation::None => return Some((0, Served::NoRoom)),
+            Reservation::Never => return None,
         };
+        *delivered = 0;
         let all = lease.room() >= left;
-        let room = if all { left } else { lease.room() / segment * segment };
+        let room = if all { left } else { lease.room() / size * size };
         let flags = if all && done == 0 { 0 } else { libc::MSG_PEEK };
         let received = match lease.recv_stream(self.fd, room, done, flags) {
             Ok(received) => received.min(room),
-            Err(Errno::AGAIN) if burst.len > 0 => return (0, Served::Empty),
-            Err(_) => return (0, Served::More),
+            Err(Errno::AGAIN) if burst.len > 0 => return Some((0, Served::Empty)),
+            Err(_) => return Some((0, Served::More)),
         };
-        let gso = whole.then_some(segment as u16);
-        let frames = stamp(lease, self.template, largest, received, gso);
+        let frames = stamp(lease, self.template, size, received, segment);
         if !all {
             *delivered = done + received;
-            return (frames, then);
+            return Some((frames, then));
         }
         if flags != 0 {
             let _ = datagram::drop_one(self.fd);
         }
-        (received.div_ceil(segment.max(1)).max(1) as usize, Served::More)
+        let size = burst.segment.map_or(size, u32::from).max(1);
+        Some((received.div_ceil(size).max(1) as usize, Served::More))
     }
 
     /// Moves small datagrams by way of `batch`. Returns how many there were.
@@ -228,37 +246,44 @@ impl Way<'_> {
         let Burst { len, segment } = bursts[0];
         let neighbours = if caps.gso.udp { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
-        match segment {
-            Some(size) if caps.gso.udp && len <= largest => {
-                self.send(batch, range.clone(), (0, len), Some(size));
-            }
-            Some(size) => {
-                for start in (0..len).step_by(size.into()) {
-                    let piece = u32::from(size).min(len - start);
-                    self.send(batch, range.clone(), (start, piece), None);
-                }
-            }
+        let one = match segment {
+            Some(size) if caps.gso.udp && len <= largest => Some((len, size)),
             None if neighbours > 1 => {
-                let bytes = bursts[..neighbours].iter().map(|burst| burst.len).sum();
-                self.send(batch, range.clone(), (0, bytes), Some(len as u16));
+                Some((bursts[..neighbours].iter().map(|burst| burst.len).sum(), len as u16))
             }
-            None => self.send(batch, range.clone(), (0, len), None),
+            _ => None,
+        };
+        if let Some((bytes, size)) = one
+            && self.send(batch, range.clone(), (0, bytes), Some(size))
+        {
+            return range.end;
+        }
+        for (index, burst) in range.clone().zip(bursts) {
+            let size = burst.segment.map_or(burst.len, u32::from).max(1);
+            for start in (0..burst.len.max(1)).step_by(size as usize) {
+                let piece = size.min(burst.len - start);
+                self.send(batch, index..index + 1, (start, piece), None);
+            }
         }
         range.end
     }
 
     /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it.
+    /// the other in it. What cannot be sent is dropped, but for a frame of several `segment`s that can never
+    /// fit: false, and they are to be tried one by one.
     fn send(
         &mut self,
         batch: &Batch,
         range: Range<usize>,
         (start, len): (u32, u32),
         segment: Option<u16>,
-    ) {
+    ) -> bool {
         let caps = self.out.caps();
         let count = range.len() as u64;
-        let drop = |drops: &mut DropCounters, reason| drops.add(reason, count);
+        let drop = |drops: &mut DropCounters, reason| {
+            drops.add(reason, count);
+            true
+        };
         if !caps.up {
             return drop(&mut self.outbox.drops, DropReason::LinkDown);
         }
@@ -271,6 +296,7 @@ impl Way<'_> {
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
             Reservation::None => return drop(&mut self.outbox.drops, DropReason::NoGuestRoom),
+            Reservation::Never if segment.is_some() => return false,
             Reservation::Never => return drop(&mut self.outbox.drops, DropReason::TooLarge),
         };
         let mut payload_sum = 0;
@@ -296,6 +322,7 @@ impl Way<'_> {
             None => log::trace!("to guest: a datagram of {len} bytes"),
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
+        true
     }
 }
 
