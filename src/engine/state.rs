@@ -7,7 +7,7 @@ use passt_frame::Pipe;
 use rustix::net::sockopt;
 
 use super::datagram_socket::Strangers;
-use super::listeners::ListenerId;
+use super::listener_id::ListenerId;
 use super::net::Epoch;
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;

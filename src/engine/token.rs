@@ -2,7 +2,7 @@
 
 use rustix::event::epoll::EventFlags;
 
-use super::listeners::ListenerId;
+use super::listener_id::ListenerId;
 use crate::flow::table::{FLOW_ID_BITS, FlowId};
 
 /// What an event is about.

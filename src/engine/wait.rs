@@ -12,13 +12,18 @@ use std::os::fd::OwnedFd;
 use passt_frame::Errno;
 use rustix::event::epoll;
 use rustix::thread::sched_getaffinity;
-use rustix::time::Timespec;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::worker::monotonic_now;
 use crate::limits::{POLL_AFTER, POLL_FOR};
 use crate::time::Timestamp;
 
 const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// The monotonic clock.
+pub fn monotonic_now() -> Timestamp {
+    let now = clock_gettime(ClockId::Monotonic);
+    Timestamp::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
+}
 
 /// The turn before the wait.
 #[derive(Clone, Copy, Debug)]

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use passt_frame::{Errno, FrameObserver, FromGuestBatch, FrontEndRequest, LinkChange, PortEvents};
 use rustix::event::epoll;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::Timespec;
 
 use super::link::{Clients, Door, Link};
 use super::source::{Exit, Source};
 use super::stats::{Stats, event_type};
 use super::token::Reported;
-use super::wait::{LastTurn, Waits, others_can_run};
+use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
 use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
 use crate::time::Timestamp;
@@ -35,12 +35,6 @@ pub struct Worker<L: Link> {
     flush_at: Option<Timestamp>,
     stats: Option<Box<Stats>>,
     exit: Option<Exit>,
-}
-
-/// The monotonic clock.
-pub fn monotonic_now() -> Timestamp {
-    let now = clock_gettime(ClockId::Monotonic);
-    Timestamp::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
 }
 
 impl<L: Link> Worker<L> {

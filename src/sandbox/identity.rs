@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::{SandboxError, namespace_cure};
+use super::error::{SandboxError, namespace_cure};
 use crate::start::StartError;
 use crate::sys::errno_text;
 use crate::sys::namespace::{self, Kinds};

@@ -24,14 +24,17 @@
 //! missing is what never was there (a capability to give up, a bounding set that may not be changed).
 
 mod calls;
+mod error;
 pub mod identity;
+
+pub use error::SandboxError;
+use error::{failed, namespace_cure};
 
 use rustix::io::Errno;
 
 use crate::conf::RunConf;
 use crate::start::StartError;
 use crate::sys::capability::{self, Capabilities};
-use crate::sys::errno_text;
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::seccomp::Filter;
@@ -78,32 +81,6 @@ pub enum Setup {
     Pasta,
     /// One of others.
     PastaOfOthers,
-}
-
-/// A stage that could not be reached.
-#[derive(Debug, thiserror::Error)]
-#[error("Failed to sandbox process, exiting: {what}: {why}{cure}")]
-pub struct SandboxError {
-    what: &'static str,
-    why: String,
-    cure: &'static str,
-}
-
-impl SandboxError {
-    fn new(what: &'static str, errno: Errno, cure: &'static str) -> Self {
-        Self { what, why: errno_text(errno), cure }
-    }
-}
-
-impl From<SandboxError> for StartError {
-    fn from(error: SandboxError) -> Self {
-        Self::Other(error.to_string())
-    }
-}
-
-/// Names what failed, where there is nothing that the operator could do.
-fn failed(what: &'static str) -> impl FnOnce(Errno) -> SandboxError {
-    move |errno| SandboxError::new(what, errno, "")
 }
 
 /// First stage: gives up every capability that start-up does not need.
@@ -197,21 +174,6 @@ fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
             let cure = ": where the root is an initramfs, add --chroot-fallback";
             Err(SandboxError::new("couldn't change the root with pivot_root", errno, cure))
         }
-    }
-}
-
-/// What to do where namespaces cannot be made.
-fn namespace_cure(errno: Errno) -> &'static str {
-    match errno {
-        Errno::PERM | Errno::ACCESS => {
-            ": allow user namespaces (kernel.unprivileged_userns_clone, \
-             kernel.apparmor_restrict_unprivileged_userns, the container's seccomp profile)"
-        }
-        Errno::NOSPC | Errno::USERS => {
-            ": raise user.max_user_namespaces and its siblings, or nest fewer containers"
-        }
-        Errno::INVAL | Errno::NOSYS => ": use a kernel with namespaces",
-        _ => "",
     }
 }
 

@@ -25,39 +25,7 @@ const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 600;
 
 /// `(rule, file, what)` of each finding that is accepted, and why.
-const EXCEPTIONS: &[(&str, &str, &str, &str)] = &[
-    (
-        "call cycle",
-        "src/conf/host/choose.rs",
-        "src/conf/host/choose.rs src/conf/host/mod.rs",
-        "`index_of` is the parent's and both use it",
-    ),
-    (
-        "call cycle",
-        "src/engine/datagrams/echo.rs",
-        "src/engine/datagrams/echo.rs src/engine/datagrams/from_guest.rs src/engine/datagrams/mod.rs \
-         src/engine/datagrams/socket.rs src/engine/datagrams/to_guest.rs",
-        "the parent serves flows through its children, and holds what these share",
-    ),
-    (
-        "call cycle",
-        "src/engine/listeners.rs",
-        "src/engine/listeners.rs src/engine/token.rs",
-        "a token packs the id of a listener, and a listener is watched with a token",
-    ),
-    (
-        "call cycle",
-        "src/engine/wait.rs",
-        "src/engine/wait.rs src/engine/worker.rs",
-        "the clock is the loop's and the wait reads it",
-    ),
-    (
-        "call cycle",
-        "src/sandbox/identity.rs",
-        "src/sandbox/identity.rs src/sandbox/mod.rs",
-        "the error of all stages is the parent's",
-    ),
-];
+const EXCEPTIONS: &[(&str, &str, &str, &str)] = &[];
 
 /// Folders that hold sources.
 const SOURCES: [&str; 4] = ["src", "vhost", "legacy", "tests"];

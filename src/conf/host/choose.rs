@@ -79,7 +79,7 @@ pub(super) fn template<A: Family>(
     let v4 = A::of(Ipv4Addr::UNSPECIFIED.into()).is_some();
     let routes: Vec<&Route> = dump.routes.iter().filter(|route| route.ipv4 == v4).collect();
     let index = match wish {
-        Some(name) => super::index_of(&dump.links, &name),
+        Some(name) => index_of(&dump.links, &name),
         None => detect::<A>(&routes, notes),
     }?;
     let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
@@ -148,6 +148,11 @@ fn longest_prefix<'a, A: Family>(
 ) -> Option<(A, u8)> {
     let of_family = addresses.filter_map(|a| A::of(a.address).map(|own| (own, a.prefix_len)));
     of_family.rev().max_by_key(|(_, prefix_len)| *prefix_len)
+}
+
+/// The index of the interface called `name`.
+pub(super) fn index_of(links: &[(InterfaceName, u32)], name: &InterfaceName) -> Option<u32> {
+    links.iter().find(|(other, _)| other == name).map(|(_, index)| *index)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::flow::fwd::InterfaceName;
 use crate::sys::socket::{self, Transport};
 
 pub use choose::Template;
+use choose::index_of;
 
 /// What was found out about the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,10 +40,6 @@ impl HostFacts {
     pub fn index(&self, name: &InterfaceName) -> Option<u32> {
         index_of(&self.links, name)
     }
-}
-
-fn index_of(links: &[(InterfaceName, u32)], name: &InterfaceName) -> Option<u32> {
-    links.iter().find(|(other, _)| other == name).map(|(_, index)| *index)
 }
 
 /// What is to be known of the kernel itself, where no interface is needed as a model.

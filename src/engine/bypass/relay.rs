@@ -11,7 +11,7 @@ use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{Opening, Strangers, connected};
 use crate::engine::datagrams;
-use crate::engine::listeners::ListenerId;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};

@@ -9,7 +9,8 @@ use passt_frame::{
     ToGuestLease,
 };
 
-use super::{Datagrams, Served, drain, drop_head, from_guest, next_head, socket};
+use super::queue::{Served, drain, drop_head, next_head};
+use super::{Datagrams, from_guest, socket};
 use crate::engine::core::Core;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::FlowKind;

@@ -14,7 +14,8 @@
 use passt_frame::{FromGuestLease, Part};
 use rustix::net::SendFlags;
 
-use super::{Datagrams, send_datagram, socket};
+use super::send::send_datagram;
+use super::{Datagrams, socket};
 use crate::engine::core::Core;
 use crate::flow::fwd::Proto;
 use crate::flow::reassembly::Reassembly;

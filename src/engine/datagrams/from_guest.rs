@@ -12,7 +12,8 @@
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, GsoKind, Part};
 
-use super::{Datagrams, past_icmp_error, send_datagram, socket};
+use super::send::{past_icmp_error, send_datagram};
+use super::{Datagrams, socket};
 use crate::engine::core::Core;
 use crate::engine::state::FlowKind;
 use crate::flow::fwd::Proto;

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 
 use passt_frame::Errno;
 
-use super::{Datagrams, add};
+use rustix::event::epoll::EventFlags;
+
+use super::{Datagrams, UDP_TIMEOUT};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{Opening, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
@@ -164,4 +166,17 @@ fn inbound_socket(
     let socket = socket::create(transport, local.ip())?;
     let opening = Opening { transport, to, peer, or_any_port: false, for_link: true };
     connected(socket, &opening).map(|(socket, _)| socket)
+}
+
+/// Adds a flow and starts its timeout.
+pub(in crate::engine) fn add(
+    core: &mut Core,
+    sides: [Side; 2],
+    protocol: L4Protocol,
+    state: FlowState,
+) -> Result<FlowId, DropReason> {
+    let id = core.flows.add(sides, protocol, state, EventFlags::IN)?;
+    log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
+    core.flows.schedule(id, Some(core.now + UDP_TIMEOUT));
+    Ok(id)
 }

@@ -23,9 +23,9 @@ use passt_frame::{
     Reservation, Reserve, ToGuest, ToGuestLease,
 };
 
-use super::{Served, drop_head, next_head};
+use super::queue::{Served, drop_head, next_head};
 use crate::engine::core::Core;
-use crate::engine::listeners::ListenerId;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind};
 use crate::flow::side::Pif;

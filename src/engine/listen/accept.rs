@@ -9,7 +9,7 @@ use passt_frame::{Errno, ToGuest};
 use crate::engine::bypass::{self, BypassParts};
 use crate::engine::core::Core;
 use crate::engine::datagrams::Served;
-use crate::engine::listeners::ListenerId;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::tcp;
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::side::{Pif, Side};

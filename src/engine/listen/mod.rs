@@ -28,7 +28,7 @@ pub(super) use open::{open_all, replace};
 use super::bypass::BypassParts;
 use super::core::Core;
 use super::datagrams::Served;
-use super::listeners::ListenerId;
+use super::listener_id::ListenerId;
 use crate::flow::fwd::Proto;
 use crate::sys::batch::Batch;
 

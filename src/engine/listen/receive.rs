@@ -8,7 +8,7 @@ use passt_frame::{Errno, ToGuest};
 use crate::engine::bypass::{BypassParts, relay};
 use crate::engine::core::Core;
 use crate::engine::datagrams::{self, Served};
-use crate::engine::listeners::ListenerId;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::state::FlowKind;
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::side::{Pif, Side};

@@ -7,7 +7,7 @@ use passt_frame::ToGuest;
 
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
-use crate::engine::listeners::ListenerId;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::state::{Admission, Nagle, TcpState};
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::tcp::Conn;

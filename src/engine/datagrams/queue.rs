@@ -1,0 +1,48 @@
+//! What waits in the queue of a socket, and how to go on with it.
+
+use std::os::fd::BorrowedFd;
+
+use passt_frame::Errno;
+
+use crate::limits::DATAGRAMS_PER_TURN;
+use crate::sys::datagram;
+
+/// What became of the datagrams that waited in a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Served {
+    /// None is left.
+    Empty,
+    /// More may be there; others get their turn first.
+    More,
+    /// The guest has no room; the rest waits.
+    NoRoom,
+}
+
+/// Calls `one` until the socket is empty, the guest has no room or the turn is over.
+pub(in crate::engine) fn drain(mut one: impl FnMut() -> Option<Served>) -> Served {
+    for _ in 0..DATAGRAMS_PER_TURN {
+        match one() {
+            Some(Served::More) => {}
+            Some(other) => return other,
+            None => return Served::Empty,
+        }
+    }
+    Served::More
+}
+
+/// What the head of a socket's queue is; `Err` says how to go on without one.
+pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Served>> {
+    match peeked {
+        Ok(head) => Ok(head),
+        // A pending ICMP error was reported and cleared by this call.
+        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {
+            Err(Some(Served::More))
+        }
+        Err(_) => Err(None),
+    }
+}
+
+/// Throws away what is at the head of a socket's queue.
+pub(super) fn drop_head(fd: BorrowedFd<'_>) {
+    let _ = datagram::drop_one(fd);
+}
