@@ -24,21 +24,6 @@ use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
 impl Engine {
-    /// The flow of what `peer` has sent to a listening socket, by the side that this is, if there is one.
-    ///
-    /// # Errors
-    /// That it would be the flow of another peer.
-    pub(super) fn flow_of_peer(
-        &self,
-        side: &Side,
-        peer: SocketAddr,
-    ) -> Result<Option<FlowId>, DropReason> {
-        match self.flows.conversation(side) {
-            Some(id) if !is_with(&self.flows, id, peer) => Err(DropReason::AmbiguousPeer),
-            found => Ok(found),
-        }
-    }
-
     /// The sides of a new flow that the host's network begins, with another source port if the guest's side
     /// is one that a flow has already.
     ///
@@ -87,6 +72,21 @@ impl Flows {
     /// The UDP flow with a socket that the kernel cannot tell from one with the addresses of `side`.
     pub fn conversation(&self, side: &Side) -> Option<FlowId> {
         self.find_by(L4Protocol::Udp, side, |other| is_alike(side, other))
+    }
+
+    /// The flow of what `peer` has sent to a listening socket, by the side that this is, if there is one.
+    ///
+    /// # Errors
+    /// That it would be the flow of another peer.
+    pub fn flow_of_peer(
+        &self,
+        side: &Side,
+        peer: SocketAddr,
+    ) -> Result<Option<FlowId>, DropReason> {
+        match self.conversation(side) {
+            Some(id) if !is_with(self, id, peer) => Err(DropReason::AmbiguousPeer),
+            found => Ok(found),
+        }
     }
 }
 

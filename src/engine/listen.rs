@@ -508,7 +508,7 @@ impl Engine {
             (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
         };
         let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
-        if let Some(id) = self.flow_of_peer(&initiating, peer)? {
+        if let Some(id) = self.flows.flow_of_peer(&initiating, peer)? {
             return Ok(id);
         }
         if let Some(side) = self.bypass_side(pif, rule, peer, local)? {
