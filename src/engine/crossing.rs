@@ -6,16 +6,19 @@
 //!   are both the gateway's port 5000, and so is whoever sends from one port to two addresses of the host,
 //!   or to two ports that lead to one of the guest. The first keeps its port, the next ones get others, as a
 //!   NAT does (RFC 4787, section 4.2.2); see [`Flows::told_apart`].
+//! * Link-local peers of two links may have the same address. Who comes second is refused.
 //! * Flows look alike to the kernel where the guest has several addresses, or several stand for one host.
 //!   There, too, the first keeps its port and the kernel chooses those of the others, which nobody else may
 //!   bind to; see [`Flows::conversation`].
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::flows::Flows;
 use crate::flow::side::{Endpoint, Side};
 use crate::flow::table::FlowId;
 use crate::limits::STAND_IN_PORTS_TRIED;
+use crate::sys::socket;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
@@ -47,6 +50,33 @@ impl Flows {
     pub fn conversation(&self, side: &Side) -> Option<FlowId> {
         self.find_by(L4Protocol::Udp, side, |other| is_alike(side, other))
     }
+
+    /// The flow of what `peer` has sent to a listening socket, by the side that this is, if there is one.
+    ///
+    /// # Errors
+    /// That it would be the flow of another peer.
+    pub fn flow_of_peer(
+        &self,
+        side: &Side,
+        peer: SocketAddr,
+    ) -> Result<Option<FlowId>, DropReason> {
+        match self.conversation(side) {
+            Some(id) if !is_with(self, id, peer) => Err(DropReason::AmbiguousPeer),
+            found => Ok(found),
+        }
+    }
+}
+
+/// Whether the flow `id`, which has the addresses of `peer`, is the one with that peer: link-local addresses
+/// are the same on every link, and a side does not tell links apart. Its socket does.
+fn is_with(flows: &Flows, id: FlowId, peer: SocketAddr) -> bool {
+    let SocketAddr::V6(v6) = peer else { return true };
+    if !v6.ip().is_unicast_link_local() {
+        return true;
+    }
+    let flow = flows.table.get(id);
+    let connected = flow.and_then(|flow| socket::peer_address(flow.state.fd()).ok());
+    matches!(connected, Some(SocketAddr::V6(other)) if other.scope_id() == v6.scope_id())
 }
 
 /// Ports that may stand in for `port`, from one that depends on `start` on. Privileged ports stay
@@ -70,7 +100,6 @@ fn is_alike(a: &Side, b: &Side) -> bool {
 mod tests {
     use super::*;
     use crate::flow::side::Pif;
-    use std::net::SocketAddr;
 
     #[test]
     fn stand_ins_are_of_the_port_s_class_and_no_two_are_the_same() {

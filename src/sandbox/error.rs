@@ -9,9 +9,9 @@ use crate::sys::errno_text;
 #[derive(Debug, thiserror::Error)]
 #[error("Failed to sandbox process, exiting: {what}: {why}{cure}")]
 pub struct SandboxError {
-    what: &'static str,
-    why: String,
-    cure: &'static str,
+    pub(super) what: &'static str,
+    pub(super) why: String,
+    pub(super) cure: &'static str,
 }
 
 impl SandboxError {

@@ -68,6 +68,15 @@ pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
     SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
 }
 
+/// Address that a socket is connected to, with its scope if it has one.
+///
+/// # Errors
+/// What getpeername(2) reports; `AFNOSUPPORT` for other than internet addresses.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let any = net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
+}
+
 /// Accepts one connection; the peer's address comes with it, v4-mapped ones as IPv4.
 ///
 /// # Errors

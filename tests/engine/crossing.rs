@@ -1,16 +1,19 @@
 //! Peers that look the same to the guest, and flows that look the same to the kernel: no answer ever goes
 //! to another one.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::Command;
 
 use passt::flow::fwd::{ListenAddr, Proto, Rule};
 use passt::sys::process;
 use passt::wire::DropReason;
+use passt_support::namespace::Netns;
 use smoltcp::socket::tcp::State;
 
 use crate::datagrams::{awaited, bound, known, received};
 use crate::guest::{Guest, until};
-use crate::namespace::isolated;
+use crate::namespace::{HOST_V6, isolated};
 use crate::packet;
 use crate::tcp::{read_some, write_some};
 use crate::world::{Family, PLAIN, Setup, World};
@@ -280,4 +283,65 @@ fn a_peer_that_uses_its_port_again_gets_another_one_while_the_guest_has_the_old_
         assert_eq!(ports[0], 5000);
         assert_ne!(ports[1], 5000);
     });
+}
+
+fn run(lines: &str) {
+    let status = Command::new("sh").args(["-ec", lines]).status();
+    assert!(status.expect("sh(1)").success(), "{lines}");
+}
+
+/// A socket on a link of its own, in a namespace of its own. Its address is not unique, that of the host is.
+fn link_local_peer(link: &str) -> UdpSocket {
+    let namespace = Netns::new("ip link set lo up");
+    let place = format!("/proc/{}/fd/{}", std::process::id(), namespace.file().as_raw_fd());
+    run(&format!(
+        "ip link add {link} type veth peer name far netns {place}
+        ip addr add fe80::1/64 dev {link} nodad
+        ip link set {link} up"
+    ));
+    namespace.run(|| {
+        run(&format!(
+            "ip addr add fe80::5/64 dev far nodad
+            ip link set far up
+            ip route add {HOST_V6}/128 via fe80::1 dev far"
+        ));
+        let index = run_for("ip -o link show far").split(':').next().map(str::parse);
+        let index = index.and_then(Result::ok).expect("an index");
+        let address = SocketAddrV6::new("fe80::5".parse().expect("an address"), 5000, 0, index);
+        bound(address.into())
+    })
+}
+
+fn run_for(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().expect("sh(1)");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn link_local_peers_of_two_links_are_not_one() {
+    isolated(|| {
+        let all = Rule { listen: ListenAddr::Dual, ..Rule::plain(Proto::Udp, (7000, 7000), 7000) };
+        let mut world = known(&setup(&[all]));
+        let [first, second] = ["link0", "link1"].map(link_local_peer);
+        let to = Family::V6.host_at(7000);
+        first.send_to(b"first", to).expect("sent");
+        assert_eq!(world.frames(1)[0][62..67], *b"first");
+        second.send_to(b"second", to).expect("sent");
+        until_dropped(&mut world);
+        assert_eq!(world.received().len(), 0);
+        let (guest, peer) = (Family::V6.guest(), "[fe80::5]:5000".parse().expect("an address"));
+        world.send(packet::udp(SocketAddr::new(guest, 7000), peer, b"answer"));
+        world.settle(64);
+        assert_eq!(awaited(&first), (b"answer".to_vec(), to));
+        assert_eq!(received(&second), None);
+    });
+}
+
+fn until_dropped(world: &mut World) {
+    let mut turns = 0;
+    while world.drops(DropReason::AmbiguousPeer) == 0 {
+        world.turn(std::time::Duration::from_millis(2));
+        turns += 1;
+        assert!(turns < 1000 && world.port.recv().is_none(), "nothing is dropped");
+    }
 }

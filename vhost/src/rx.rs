@@ -181,6 +181,7 @@ impl RxHalf {
             spare: VecDeque::new(),
             spare_reserved: 0,
             budget: 0,
+            offer: Offer::default(),
             buffers: Vec::new(),
             frames: Vec::new(),
             headers: Vec::new(),

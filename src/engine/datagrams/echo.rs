@@ -69,7 +69,8 @@ fn to_guest(
         Ok(peeked) => peeked,
         Err(next) => return next,
     };
-    if source.is_none_or(|source| source.ip() != peer) {
+    // Who answers for a group does so with an address of its own.
+    if source.is_none_or(|source| source.ip() != peer) && !peer.is_multicast() {
         outbox.drops.count(DropReason::ForeignDatagram);
         drop_head(fd);
         return Some(Served::More);

@@ -23,12 +23,10 @@ mod send;
 mod socket;
 mod to_guest;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use passt_frame::{Errno, MAX_FRAME_BYTES, ToGuest};
+use passt_frame::{MAX_FRAME_BYTES, ToGuest};
 use rustix::event::epoll::EventFlags;
-use rustix::net::sockopt;
 
 pub(super) use echo::echo_from_guest;
 pub(super) use fragments::{Fragments, fragment_from_guest};
@@ -38,16 +36,11 @@ pub(super) use socket::{add, open_inbound};
 pub(super) use to_guest::first_to_guest;
 
 use super::core::Core;
-use super::state::{FlowKind, FlowState, RelayState};
-use crate::flow::side::{Pif, Side};
-use crate::flow::table::{Flow, FlowId};
-use crate::limits::DATAGRAMS_PER_TURN;
+use super::state::{FlowKind, RelayState};
+use crate::flow::table::FlowId;
 use crate::sys::batch::Batch;
-use crate::sys::datagram;
-use crate::time::Timestamp;
-use crate::wire::DropReason;
 use crate::wire::eth;
-use crate::wire::ip::{L4Protocol, max_l4_bytes};
+use crate::wire::ip::max_l4_bytes;
 
 const _: () =
     assert!(MAX_FRAME_BYTES as usize >= eth::HEADER_BYTES + 40 + max_l4_bytes(false) as usize);

@@ -79,7 +79,7 @@ fn find_or_open(
         (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
     };
     let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
-    if let Some(id) = core.flows.conversation(&initiating) {
+    if let Some(id) = core.flows.flow_of_peer(&initiating, peer)? {
         return Ok(id);
     }
     if let Some(parts) = bypass
