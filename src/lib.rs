@@ -106,17 +106,20 @@
 //! * *admitted*: accepted from a listening socket, and not known yet to the guest's server.
 //! * *turn*: one pass of the loop: wait, read the clock, handle events, publish.
 
+// What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
+#![warn(unreachable_pub)]
+
 pub mod conf;
 pub mod engine;
 pub mod flow;
 pub mod limits;
-pub mod log;
+pub(crate) mod log;
 pub mod pasta;
 pub mod pcap;
 pub mod responder;
 pub mod run;
 pub mod sandbox;
-pub mod start;
+pub(crate) mod start;
 pub mod sys;
 pub mod time;
 pub mod wire;

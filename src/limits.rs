@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 /// Flows of all protocols together. passt's number: 2^17; a guest's ports are 2^16.
-pub const MAX_FLOWS: usize = 1 << 17;
+pub(crate) const MAX_FLOWS: usize = 1 << 17;
 
 /// Buckets of the flow index: a UDP flow is stored under both sides, and the load stays below 3/4.
-pub const INDEX_BUCKETS: usize = 1 << 19;
+pub(crate) const INDEX_BUCKETS: usize = 1 << 19;
 
 /// Buckets of the index while there are few flows: a page of memory. It doubles as often as necessary.
-pub const INDEX_FIRST_BUCKETS: usize = 512;
+pub(crate) const INDEX_FIRST_BUCKETS: usize = 512;
 
 /// Buckets that each insertion into the index moves while it doubles: two would do to be done before it
 /// has to double again, and eight take less than a microsecond.
-pub const INDEX_MOVES: usize = 8;
+pub(crate) const INDEX_MOVES: usize = 8;
 
 /// Flows whose TCP handshake has not finished. A guest that scans gets this many attempts at a
 /// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
@@ -39,7 +39,7 @@ pub const fn reserved_descriptors(limit: u64) -> u64 {
 }
 
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
-pub const FEW_SOCKETS: usize = 64;
+pub(crate) const FEW_SOCKETS: usize = 64;
 
 /// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
 /// only, so without a bound a flood of them keeps everything else out for as long as that takes.
@@ -50,30 +50,30 @@ pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
 pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 
 /// Events fetched with one system call.
-pub const EVENTS_PER_WAIT: usize = 64;
+pub(crate) const EVENTS_PER_WAIT: usize = 64;
 
 /// How long one polls for events before falling asleep, if that is worth it: longer than another process of
 /// the machine needs to be woken and to answer.
-pub const POLL_FOR: Duration = Duration::from_micros(50);
+pub(crate) const POLL_FOR: Duration = Duration::from_micros(50);
 
 /// The longest turn after which that may be: a question or an answer takes some 20 us, a piece of a bulk
 /// stream 150 and more.
-pub const POLL_AFTER: Duration = Duration::from_micros(100);
+pub(crate) const POLL_AFTER: Duration = Duration::from_micros(100);
 
 /// Connections accepted from one listening socket in one turn.
-pub const ACCEPTS_PER_TURN: usize = 64;
+pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 
 /// Batches of frames taken from the guest in one turn, before sockets get their turn.
-pub const BATCHES_PER_TURN: usize = 4;
+pub(crate) const BATCHES_PER_TURN: usize = 4;
 
 /// Datagrams read from one socket in one turn.
-pub const DATAGRAMS_PER_TURN: usize = 64;
+pub(crate) const DATAGRAMS_PER_TURN: usize = 64;
 
 /// Datagrams of news about neighbours read in one turn, each of up to 32 KiB.
-pub const NEIGHBOUR_DATAGRAMS_PER_TURN: usize = 4;
+pub(crate) const NEIGHBOUR_DATAGRAMS_PER_TURN: usize = 4;
 
 /// The same at start, when the whole table is told: some 400,000 neighbours.
-pub const NEIGHBOUR_DATAGRAMS_AT_START: usize = 1024;
+pub(crate) const NEIGHBOUR_DATAGRAMS_AT_START: usize = 1024;
 
 /// Datagrams of the guest that can be under reassembly at a time. Fragments of one datagram come one
 /// after the other, except where several processors of a guest send: one datagram for each of them.
@@ -81,7 +81,7 @@ pub const REASSEMBLY_SLOTS: usize = 16;
 
 /// Buffer of one datagram under reassembly: the most that 13 bits of fragment offset can address.
 /// With [`REASSEMBLY_SLOTS`] it is 1 MiB, touched when it is used.
-pub const REASSEMBLY_BUFFER_BYTES: usize = 1 << 16;
+pub(crate) const REASSEMBLY_BUFFER_BYTES: usize = 1 << 16;
 
 /// Time for all fragments of a datagram to arrive, from the first of them on (RFC 8200, section 4.5;
 /// RFC 1122, section 3.3.2 wants 60 to 120 s).
@@ -89,55 +89,55 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes that may wait in the socket of a UDP flow each way, if the host allows it: 20 ms of 1 Gbit/s, while
 /// another process has the processor.
-pub const UDP_BUFFER_BYTES: i32 = 2 << 20;
+pub(crate) const UDP_BUFFER_BYTES: i32 = 2 << 20;
 
 /// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
-pub const MAX_UDP_SEGMENTS: u32 = 128;
+pub(crate) const MAX_UDP_SEGMENTS: u32 = 128;
 
 /// Datagrams sent with one `UDP_SEGMENT` call, or copied into one USO frame: `UDP_MAX_SEGMENTS` of all
 /// kernels.
-pub const UDP_RUN_DATAGRAMS: usize = 64;
+pub(crate) const UDP_RUN_DATAGRAMS: usize = 64;
 
 /// Payload of a datagram that is cheaper to copy than to handle alone: any that fits the MTU of the
 /// Internet.
-pub const SMALL_DATAGRAM_BYTES: u32 = 2048;
+pub(crate) const SMALL_DATAGRAM_BYTES: u32 = 2048;
 
 /// Flows that have waited for room in the guest's buffers and are served in one turn, before others get theirs.
-pub const STARVED_PER_TURN: usize = 256;
+pub(crate) const STARVED_PER_TURN: usize = 256;
 
 /// Actions of one TCP flow in one turn, before others get theirs.
-pub const ACTIONS_PER_TURN: usize = 32;
+pub(crate) const ACTIONS_PER_TURN: usize = 32;
 
 /// Datagrams that are received, and sent, with one system call: the gain of more is small, and each
 /// has 64 KiB of the worker's buffer.
-pub const DATAGRAM_BATCH: usize = 16;
+pub(crate) const DATAGRAM_BATCH: usize = 16;
 
 /// TCP sockets of one family that are fetched together from the guest's namespace, and the most that
 /// wait for use there. passt's number.
-pub const NAMESPACE_STOCK: usize = 32;
+pub(crate) const NAMESPACE_STOCK: usize = 32;
 
 /// Ports that one scan opens or closes for one rule: some ten milliseconds at most.
-pub const PORT_CHANGES_PER_SCAN: usize = 1024;
+pub(crate) const PORT_CHANGES_PER_SCAN: usize = 1024;
 
 /// Actions of one spliced connection in one turn: some MiB of a fast one.
-pub const SPLICE_ACTIONS_PER_TURN: usize = 16;
+pub(crate) const SPLICE_ACTIONS_PER_TURN: usize = 16;
 
 /// Pipes of spliced connections. passt's number; a connection that gets none copies instead, so they
 /// are a cap on descriptors and on the user's pipe pages (pipe(7)), not on connections.
-pub const MAX_PIPES: usize = 32;
+pub(crate) const MAX_PIPES: usize = 32;
 
 /// Bytes that a pipe is to hold: what pipe(7) grants to everyone by default.
-pub const PIPE_BYTES: u32 = 1 << 20;
+pub(crate) const PIPE_BYTES: u32 = 1 << 20;
 
 /// ICMP errors relayed for one flow in one turn.
-pub const ERRORS_PER_TURN: usize = 16;
+pub(crate) const ERRORS_PER_TURN: usize = 16;
 
 /// Ports that are tried to tell a peer from another one that looks the same to the guest: all privileged
 /// ones that may stand in. Who is refused has cost 50 µs.
-pub const STAND_IN_PORTS_TRIED: usize = 512;
+pub(crate) const STAND_IN_PORTS_TRIED: usize = 512;
 
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
-pub const MAX_QUESTION_BYTES: usize = 1500;
+pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 
 const _: () = assert!(INDEX_BUCKETS.is_power_of_two() && INDEX_FIRST_BUCKETS.is_power_of_two());
 const _: () = assert!(INDEX_FIRST_BUCKETS < INDEX_BUCKETS && INDEX_MOVES >= 2);

@@ -37,21 +37,21 @@ const NUMBER: &str = " (os error ";
 
 /// What to do with messages from now on.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Messages of this level and above.
-    pub level: LevelFilter,
+    pub(crate) level: LevelFilter,
     /// `passt` or `pasta`.
-    pub program: &'static str,
+    pub(crate) program: &'static str,
     /// The process stays in the foreground.
-    pub foreground: bool,
+    pub(crate) foreground: bool,
     /// Log file and its limit in bytes.
-    pub file: Option<(PathBuf, u64)>,
+    pub(crate) file: Option<(PathBuf, u64)>,
 }
 
 /// The log file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("Couldn't open log file {path}: {source}: choose another --log-file")]
-pub struct LogFileError {
+pub(crate) struct LogFileError {
     path: PathBuf,
     source: std::io::Error,
 }
@@ -78,7 +78,7 @@ struct State {
 }
 
 /// Starts the clock of the log, and sends messages to standard error.
-pub fn start() {
+pub(crate) fn start() {
     let _first_call_counts = SINK.start.set(Instant::now());
     if log::set_logger(&SINK).is_ok() {
         log::set_max_level(LevelFilter::Info);
@@ -89,7 +89,7 @@ pub fn start() {
 ///
 /// # Errors
 /// The log file cannot be created.
-pub fn configure(config: Config) -> Result<(), LogFileError> {
+pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
     let Config { level, program, foreground, file } = config;
     let debug = level >= LevelFilter::Debug;
     let file = file.map(|(path, limit)| {
@@ -106,7 +106,7 @@ pub fn configure(config: Config) -> Result<(), LogFileError> {
 }
 
 /// Leaves standard error alone from now on: it is somebody else's, or nobody's.
-pub fn leave_stderr() {
+pub(crate) fn leave_stderr() {
     let mut state = SINK.state();
     (state.stderr, state.syslog_wanted) = (false, true);
 }

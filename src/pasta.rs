@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use passt_legacy::Offloads;
 use rustix::io::Errno;
 
-pub use command::Child;
+pub(crate) use command::Child;
 pub use configure::queue_frames;
 
 use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
@@ -37,24 +37,24 @@ const PING_RANGE_FILE: &str = "/proc/sys/net/ipv4/ping_group_range";
 const PING_RANGE: &str = "0 0";
 
 /// The target namespace, entered by nobody yet.
-pub struct Namespace {
+pub(crate) struct Namespace {
     network: OwnedFd,
 }
 
 /// The tap device, ready for use.
-pub struct Device {
+pub(crate) struct Device {
     /// Its descriptor.
-    pub fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// What its kernel leaves to us.
-    pub offloads: Offloads,
+    pub(crate) offloads: Offloads,
     /// The namespace's address on it.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// Its index in the namespace.
-    pub index: u32,
+    pub(crate) index: u32,
 }
 
 /// Which process goes on after [`Namespace::spawn`].
-pub enum Spawned {
+pub(crate) enum Spawned {
     /// The program. With a command, that waits.
     Program(Option<Child>),
     /// A process that was to become the command, and failed.
@@ -66,7 +66,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn prepare(run: &RunConf, conf: &PastaConf) -> Result<Self, StartError> {
+    pub(crate) fn prepare(run: &RunConf, conf: &PastaConf) -> Result<Self, StartError> {
         let privileged = rustix::process::geteuid().is_root();
         identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
         let dropped = privileged && !rustix::process::geteuid().is_root();
@@ -78,7 +78,7 @@ impl Namespace {
     }
 
     /// The network namespace.
-    pub fn network(&self) -> BorrowedFd<'_> {
+    pub(crate) fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }
 
@@ -86,7 +86,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] says why they cannot be opened.
-    pub fn port_tables(&self) -> Result<PortTables, StartError> {
+    pub(crate) fn port_tables(&self) -> Result<PortTables, StartError> {
         namespace::in_network(self.network(), PortTables::open)
             .flatten()
             .map_err(system("Couldn't open /proc/net of the namespace"))
@@ -98,7 +98,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn configure(&self, conf: &mut Conf) -> Result<Option<Device>, StartError> {
+    pub(crate) fn configure(&self, conf: &mut Conf) -> Result<Option<Device>, StartError> {
         let Conf { pasta: Some(pasta), network, template_v4, template_v6, link, .. } = conf else {
             return Err(StartError::Other("no namespace to configure".to_owned()));
         };
@@ -120,7 +120,11 @@ impl Namespace {
     ///
     /// # Errors
     /// [`StartError`] names the step.
-    pub fn spawn(&self, conf: &Conf, limit: &DescriptorLimit) -> Result<Spawned, StartError> {
+    pub(crate) fn spawn(
+        &self,
+        conf: &Conf,
+        limit: &DescriptorLimit,
+    ) -> Result<Spawned, StartError> {
         let Some(PastaConf { target, .. }) = &conf.pasta else {
             return Ok(Spawned::Program(None));
         };
@@ -148,7 +152,7 @@ impl Namespace {
 ///
 /// # Errors
 /// [`StartError`] names the step.
-pub fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Source>>, StartError> {
+pub(crate) fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Source>>, StartError> {
     match &conf.target {
         Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
         Target::Join { .. } | Target::Spawn { .. } => Ok(None),

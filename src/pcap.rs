@@ -54,7 +54,7 @@ pub struct Counters {
     /// Frames in the file.
     pub recorded: u64,
     /// Frames that could not be written.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
 /// A capture file. Clones write to the same one.
@@ -86,7 +86,7 @@ impl Capture {
     ///
     /// # Errors
     /// What fsync(2) reports.
-    pub fn sync(&self) -> std::io::Result<()> {
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
         self.0.borrow().file.sync_all()
     }
 }

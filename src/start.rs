@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-pub use files::Made;
-pub use notify::VARIABLE as NOTIFY_VARIABLE;
-pub use ready::{Announcement, Continue, Readiness};
+pub(crate) use files::Made;
+pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
+pub(crate) use ready::{Continue, Readiness};
 
 use crate::conf::{ConfError, LinkConf};
 use crate::flow::tcp::TcpConfig;
@@ -34,7 +34,7 @@ const TURN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the program cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The command line, or what it means on this host.
     #[error("{0}")]
     Conf(#[from] ConfError),
@@ -93,12 +93,12 @@ pub enum StartError {
 }
 
 /// Names the step of a system call that failed.
-pub fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| StartError::System { what, errno }
 }
 
 /// Where clients come from.
-pub enum ClientSocket {
+pub(crate) enum ClientSocket {
     /// They connect to this socket.
     Listening(UnixListener, PathBuf),
     /// The one client is connected already.
@@ -110,7 +110,7 @@ pub enum ClientSocket {
 ///
 /// # Errors
 /// [`StartError`].
-pub fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSocket, StartError> {
+pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSocket, StartError> {
     if let Some(fd) = link.fd {
         let descriptor = |errno| StartError::Descriptor { fd, errno };
         let socket = process::take_descriptor(fd).map_err(descriptor)?;
@@ -202,7 +202,7 @@ fn take_turn(path: &Path) -> Option<UnixListener> {
 
 /// The host kernel's own limits for retransmission, its defaults where it does not tell; and acknowledgements
 /// that wait.
-pub fn tcp_config() -> TcpConfig {
+pub(crate) fn tcp_config() -> TcpConfig {
     let default = TcpConfig::default();
     TcpConfig {
         syn_retries: sysctl("tcp_syn_retries").unwrap_or(default.syn_retries),

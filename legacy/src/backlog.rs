@@ -17,7 +17,7 @@ const PIPE_BYTES: u32 = 1 << 20;
 
 /// Bytes that lie between the socket and its reader.
 #[derive(Default)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     pipe: Option<Pipe>,
     bytes: usize,
     /// There is no way to have one with this socket.
@@ -26,22 +26,22 @@ pub struct Backlog {
 
 impl Backlog {
     /// Bytes in it.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes
     }
 
     /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
     /// Uses none from now on, for as long as the socket is the same. Not while something is in it.
-    pub fn refuse(&mut self) {
+    pub(crate) fn refuse(&mut self) {
         *self = Self { refused: true, ..Self::default() };
     }
 
     /// Whether there is one. Makes it at the first time.
-    pub fn is_usable(&mut self) -> bool {
+    pub(crate) fn is_usable(&mut self) -> bool {
         if self.pipe.is_none() && !self.refused {
             match Pipe::new(PIPE_BYTES) {
                 Ok(pipe) => self.pipe = Some(pipe),
@@ -59,7 +59,7 @@ impl Backlog {
     ///
     /// # Errors
     /// `AGAIN` when the socket has nothing, or there is no room. What splice(2) reports.
-    pub fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         let pipe = self.pipe.as_ref().ok_or(Errno::INVAL)?;
         let bytes = pipe.fill(socket)? as usize;
         self.bytes += bytes;
@@ -70,7 +70,7 @@ impl Backlog {
     ///
     /// # Errors
     /// What read(2) reports, which is nothing if `range` is no longer than what is there.
-    pub fn read(&mut self, arena: &Arena, range: Range<usize>) -> Result<usize, Errno> {
+    pub(crate) fn read(&mut self, arena: &Arena, range: Range<usize>) -> Result<usize, Errno> {
         let pipe = self.pipe.as_ref().ok_or(Errno::INVAL)?;
         let bytes = arena.fill_from(pipe.as_fd(), range)?;
         self.bytes -= bytes;
@@ -81,7 +81,7 @@ impl Backlog {
     ///
     /// # Errors
     /// `AGAIN` when it takes none. What splice(2) reports.
-    pub fn drain(&mut self, socket: BorrowedFd<'_>, bytes: usize) -> Result<usize, Errno> {
+    pub(crate) fn drain(&mut self, socket: BorrowedFd<'_>, bytes: usize) -> Result<usize, Errno> {
         let pipe = self.pipe.as_ref().ok_or(Errno::INVAL)?;
         let moved = pipe.drain(socket, bytes as u32)? as usize;
         self.bytes -= moved;

@@ -28,7 +28,7 @@ use crate::{ARENA_BYTES, PREFIX_BYTES, SHORTEST_BYTES};
 /// A length that no frame can have. Where the next frame starts is unknown from then on.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0} bytes, expected {SHORTEST_BYTES} to {MAX_FRAME_BYTES}")]
-pub struct BadLength(pub u32);
+pub(crate) struct BadLength(pub(crate) u32);
 
 /// A frame of which at least the head was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ struct Found {
 }
 
 /// Frames from the guest.
-pub struct Incoming {
+pub(crate) struct Incoming {
     arena: Arena,
     socket: Option<Rc<UnixStream>>,
     /// What was read and is not yet part of a lent frame.
@@ -56,14 +56,14 @@ pub struct Incoming {
     /// Nothing will come any more.
     ended: bool,
     /// Frames handed to the engine.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Connections that ended with an impossible length.
-    pub bad_lengths: u64,
+    pub(crate) bad_lengths: u64,
 }
 
 impl Incoming {
     /// A half without a client.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             arena: Arena::new(ARENA_BYTES),
             socket: None,
@@ -79,7 +79,7 @@ impl Incoming {
     }
 
     /// Changes the client, and forgets all that the last one sent.
-    pub fn set_socket(&mut self, socket: Option<Rc<UnixStream>>) {
+    pub(crate) fn set_socket(&mut self, socket: Option<Rc<UnixStream>>) {
         self.socket = socket;
         self.unread = 0..0;
         self.backlog = Backlog::default();
@@ -90,12 +90,12 @@ impl Incoming {
     }
 
     /// The socket has something: data or the end of it.
-    pub fn on_readable(&mut self) {
+    pub(crate) fn on_readable(&mut self) {
         self.drained = false;
     }
 
     /// Whether the connection has ended and all frames were taken.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 

@@ -29,6 +29,9 @@
 //! After [`Stream::new`], for a seccomp list: recvfrom, sendto, shutdown, setsockopt, epoll_ctl, close,
 //! and for the pipe pipe2, fcntl, splice, read.
 
+// What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
+#![warn(unreachable_pub)]
+
 mod backlog;
 mod incoming;
 mod outgoing;

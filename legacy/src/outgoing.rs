@@ -19,7 +19,7 @@ use passt_frame::{Arena, Caps, Errno, FrameDone, GsoSet, RoomDebt, Stopped, ToGu
 use crate::{ARENA_BYTES, PREFIX_BYTES};
 
 /// Frames to the guest.
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     arena: Arena,
     socket: Option<Rc<UnixStream>>,
     /// What was committed and not yet written.
@@ -29,14 +29,14 @@ pub struct Outgoing {
     /// A reservation found no room. Owed only while `blocked`, when writability is watched.
     debt: RoomDebt,
     /// Frames handed over.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Reservations that found no room.
-    pub no_room: u64,
+    pub(crate) no_room: u64,
 }
 
 impl Outgoing {
     /// A half without a client.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             arena: Arena::new(ARENA_BYTES),
             socket: None,
@@ -49,7 +49,7 @@ impl Outgoing {
     }
 
     /// Changes the client, and forgets what the last one has not taken.
-    pub fn set_socket(&mut self, socket: Option<Rc<UnixStream>>) {
+    pub(crate) fn set_socket(&mut self, socket: Option<Rc<UnixStream>>) {
         self.socket = socket;
         self.unwritten = 0..0;
         self.blocked = false;
@@ -57,17 +57,17 @@ impl Outgoing {
     }
 
     /// Whether an event is needed before more can be written.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
     /// Whether there is room after a reservation found none. Says so once.
-    pub fn take_room(&mut self) -> bool {
+    pub(crate) fn take_room(&mut self) -> bool {
         !self.blocked && self.debt.settle()
     }
 
     /// Writes what was committed, as much as the kernel takes.
-    pub fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         let Some(socket) = &self.socket else { return };
         if self.unwritten.is_empty() {
             return;

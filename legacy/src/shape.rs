@@ -5,7 +5,7 @@ use passt_frame::HEAD_BYTES;
 
 /// Bytes of a frame whose payload is better left where the kernel has it. Three system calls for each
 /// frame and a TCP segment at a time cost as much as copying some 40 KiB twice, in many frames at once.
-pub const LARGE_BYTES: u32 = 40 * 1024;
+pub(crate) const LARGE_BYTES: u32 = 40 * 1024;
 
 /// The whole, of which shares are parts.
 const ALL: u16 = 4096;
@@ -24,7 +24,7 @@ const FRAMES_BEFORE_LESS: u8 = 16;
 
 /// What is expected of frames.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Share of large frames among the last ones.
     large: u16,
     /// Large frames to come that do not count.
@@ -44,7 +44,7 @@ impl Default for Shape {
 
 impl Shape {
     /// A frame of `len` bytes came.
-    pub fn on_frame(&mut self, len: u32) {
+    pub(crate) fn on_frame(&mut self, len: u32) {
         let large = len >= LARGE_BYTES;
         if large && self.doubted > 0 {
             self.doubted -= 1;
@@ -56,7 +56,7 @@ impl Shape {
 
     /// Of a large frame, no more than the first `bytes` bytes were looked at, which is no more than was
     /// expected.
-    pub fn on_head(&mut self, bytes: u32) {
+    pub(crate) fn on_head(&mut self, bytes: u32) {
         if bytes >= self.head_bytes {
             self.less = (0, 0);
             return;
@@ -69,17 +69,17 @@ impl Shape {
     }
 
     /// All of a large frame was looked at.
-    pub fn on_surprise(&mut self) {
+    pub(crate) fn on_surprise(&mut self) {
         *self = Self { doubted: DOUBTED_FRAMES, ..Self::default() };
     }
 
     /// Whether many of the next frames are likely to be large.
-    pub fn is_large(&self) -> bool {
+    pub(crate) fn is_large(&self) -> bool {
         self.large >= MANY
     }
 
     /// Bytes of a large frame that are likely to be looked at.
-    pub fn head_bytes(&self) -> usize {
+    pub(crate) fn head_bytes(&self) -> usize {
         self.head_bytes as usize
     }
 }

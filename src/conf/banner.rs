@@ -11,7 +11,7 @@ use crate::flow::network::{Ipv4Net, Ipv6Net};
 
 /// The lines to print at start, each with its newline; `bound` is the path of the socket that was
 /// bound, `None` with `--fd`.
-pub fn banner(conf: &Conf, bound: Option<&Path>) -> String {
+pub(crate) fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     let mut text = String::new();
     if let Some(path) = bound {
         line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));

@@ -125,7 +125,7 @@ pub enum ConfError {
 
 impl ConfError {
     /// What the operator can do, one line; `None` if the text says it all.
-    pub fn cure(&self) -> Option<String> {
+    pub(crate) fn cure(&self) -> Option<String> {
         Some(match self {
             Self::Usage { .. } | Self::Mode => return None,
             Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
@@ -228,19 +228,19 @@ fn errno_text(error: &io::Error) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// How loud.
-    pub level: log::Level,
+    pub(crate) level: log::Level,
     /// One line.
     pub text: String,
 }
 
 impl Note {
     /// Something that the operator can act on.
-    pub fn warn(text: impl Into<String>) -> Self {
+    pub(crate) fn warn(text: impl Into<String>) -> Self {
         Self { level: log::Level::Warn, text: text.into() }
     }
 
     /// Something that is good to know.
-    pub fn info(text: impl Into<String>) -> Self {
+    pub(crate) fn info(text: impl Into<String>) -> Self {
         Self { level: log::Level::Info, text: text.into() }
     }
 }

@@ -35,22 +35,22 @@ const NO_DEVICE_BINDING: &str = "No socket can be bound to an interface here (re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Its name.
-    pub name: InterfaceName,
+    pub(crate) name: InterfaceName,
     /// Its index.
-    pub index: u32,
+    pub(crate) index: u32,
 }
 
 /// How the guest is attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkConf {
     /// Protocol on the socket.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Path to listen on; `None` for the first free default path.
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     /// Descriptor of a connected socket to use instead.
-    pub fd: Option<i32>,
+    pub(crate) fd: Option<i32>,
     /// End when the guest disconnects.
-    pub one_off: bool,
+    pub(crate) one_off: bool,
 }
 
 /// The configuration in force.
@@ -63,21 +63,21 @@ pub struct Conf {
     /// Which ports of the host lead into the guest.
     pub rules: RuleTable,
     /// How the guest is attached.
-    pub link: LinkConf,
+    pub(crate) link: LinkConf,
     /// The namespace, with pasta.
-    pub pasta: Option<PastaConf>,
+    pub(crate) pasta: Option<PastaConf>,
     /// Process matters.
-    pub run: RunConf,
+    pub(crate) run: RunConf,
     /// Listening sockets may bind to addresses that the host does not have.
-    pub freebind: bool,
+    pub(crate) freebind: bool,
     /// Model of IPv4; `None` in local mode.
-    pub template_v4: Option<Device>,
+    pub(crate) template_v4: Option<Device>,
     /// Model of IPv6; likewise.
-    pub template_v6: Option<Device>,
+    pub(crate) template_v6: Option<Device>,
     /// Interface that outbound IPv4 sockets are bound to.
-    pub outbound_v4: Option<Device>,
+    pub(crate) outbound_v4: Option<Device>,
     /// The same for IPv6.
-    pub outbound_v6: Option<Device>,
+    pub(crate) outbound_v6: Option<Device>,
     /// What to tell the operator, in order.
     pub notes: Vec<Note>,
 }

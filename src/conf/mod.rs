@@ -19,15 +19,15 @@ mod names;
 mod options;
 mod pasta;
 pub mod ports;
-pub mod resolv;
+pub(crate) mod resolv;
 #[cfg(test)]
 mod tests;
 mod text;
 
-pub use banner::banner;
-pub use error::{ConfError, Note};
+pub(crate) use banner::banner;
+pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
-pub use pasta::{Copying, PastaConf, Target, UserNamespace};
+pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};

@@ -13,7 +13,7 @@ const DEFAULT_INTERFACE: &str = "tap0";
 
 /// The namespace that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// A new one, for a command.
     Spawn {
         /// The command and its arguments; empty for a login shell.
@@ -34,7 +34,7 @@ pub enum Target {
 
 /// The user namespace of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UserNamespace {
+pub(crate) enum UserNamespace {
     /// A new one, too.
     New,
     /// The one at this path.
@@ -45,36 +45,36 @@ pub enum UserNamespace {
 
 /// What is configured for one address family in the namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copying {
+pub(crate) struct Copying {
     /// All addresses of the model, not one.
-    pub addresses: bool,
+    pub(crate) addresses: bool,
     /// All routes of the model, not one default route.
-    pub routes: bool,
+    pub(crate) routes: bool,
 }
 
 /// Everything that only pasta knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastaConf {
+pub(crate) struct PastaConf {
     /// Which namespace.
-    pub target: Target,
+    pub(crate) target: Target,
     /// `--netns-only`: user and user namespace stay what they are.
-    pub netns_only: bool,
+    pub(crate) netns_only: bool,
     /// End when the namespace's file is gone.
-    pub quit: bool,
+    pub(crate) quit: bool,
     /// Name of the tap device.
-    pub interface: InterfaceName,
+    pub(crate) interface: InterfaceName,
     /// Its address, if the operator gave one.
-    pub mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
     /// Addresses and routes are configured.
-    pub configure: bool,
+    pub(crate) configure: bool,
     /// How, for IPv4.
-    pub copy_v4: Copying,
+    pub(crate) copy_v4: Copying,
     /// How, for IPv6.
-    pub copy_v6: Copying,
+    pub(crate) copy_v6: Copying,
     /// What passes the tap device by.
-    pub bypass: Bypass,
+    pub(crate) bypass: Bypass,
     /// Ports of the namespace's loopback interface that lead to the host's.
-    pub outbound: RuleTable,
+    pub(crate) outbound: RuleTable,
 }
 
 /// Whether the words mean a command (or a shell) to start.

@@ -32,7 +32,7 @@ const DEFAULT_EPHEMERAL: (u16, u16) = (49152, 65535);
 const EPHEMERAL_PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// First and last of the ports that the kernel gives to sockets that do not choose.
-pub fn ephemeral_range() -> ((u16, u16), Option<Note>) {
+pub(crate) fn ephemeral_range() -> ((u16, u16), Option<Note>) {
     let text = std::fs::read_to_string(EPHEMERAL_PATH).unwrap_or_default();
     match parse_ephemeral(&text) {
         Some(range) => (range, None),

@@ -23,29 +23,29 @@ const PATH: &str = "/etc/resolv.conf";
 
 /// A name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// Its address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The interface, by name or index, that a link-local address belongs to.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
 }
 
 /// The parts of resolv.conf that are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResolvConf {
+pub(crate) struct ResolvConf {
     /// Name servers in order, at most three of each family.
-    pub servers: ArrayVec<Server, MAX_SERVERS>,
+    pub(crate) servers: ArrayVec<Server, MAX_SERVERS>,
     /// The first search list, at most five domains.
-    pub search: ArrayVec<String, MAX_SEARCH>,
+    pub(crate) search: ArrayVec<String, MAX_SEARCH>,
     /// Why lines were skipped, one line each.
-    pub skipped: Vec<String>,
+    pub(crate) skipped: Vec<String>,
 }
 
 /// Reads the host's resolv.conf. A missing one is as good as an empty one.
 ///
 /// # Errors
 /// What the kernel says if it exists and cannot be read.
-pub fn read() -> io::Result<String> {
+pub(crate) fn read() -> io::Result<String> {
     let mut bytes = Vec::new();
     match File::open(PATH) {
         Ok(file) => file.take(MAX_BYTES).read_to_end(&mut bytes)?,
@@ -56,7 +56,7 @@ pub fn read() -> io::Result<String> {
 }
 
 /// Reads the text of a resolv.conf.
-pub fn parse(text: &str) -> ResolvConf {
+pub(crate) fn parse(text: &str) -> ResolvConf {
     let mut conf = ResolvConf::default();
     for line in text.lines() {
         let line = line.split(['#', ';']).next().unwrap_or_default();

@@ -49,21 +49,21 @@ const MAX_QUEUES: u8 = 32;
 /// The parts that protocols share.
 pub(super) struct Core {
     /// When this turn began.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     /// The guest's queue from which the frames come that are looked at.
-    pub queue: u8,
+    pub(crate) queue: u8,
     /// A bit for each queue of the guest's from which frames have come, and for the first.
-    pub queues: u32,
-    pub flows: Flows,
-    pub listeners: Listeners,
-    pub net: Net,
-    pub settings: Settings,
-    pub outbox: Outbox,
+    pub(crate) queues: u32,
+    pub(crate) flows: Flows,
+    pub(crate) listeners: Listeners,
+    pub(crate) net: Net,
+    pub(crate) settings: Settings,
+    pub(crate) outbox: Outbox,
 }
 
 impl Core {
     /// Nothing but `net`.
-    pub fn new(
+    pub(crate) fn new(
         epoll: Rc<OwnedFd>,
         net: Net,
         settings: Settings,
@@ -83,13 +83,13 @@ impl Core {
     }
 
     /// Frames of one of the guest's queues are looked at from now on.
-    pub fn select_queue(&mut self, queue: u8) {
+    pub(crate) fn select_queue(&mut self, queue: u8) {
         self.queue = queue % MAX_QUEUES;
         self.queues |= 1 << self.queue;
     }
 
     /// The guest has sent a frame of a flow: what goes to it for this flow goes to the same queue.
-    pub fn note_queue(&mut self, id: FlowId) {
+    pub(crate) fn note_queue(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.table.get_mut(id) {
             flow.state.queue = self.queue;
         }
@@ -99,7 +99,7 @@ impl Core {
     ///
     /// # Errors
     /// What is exhausted.
-    pub fn check_room(&self) -> Result<(), DropReason> {
+    pub(crate) fn check_room(&self) -> Result<(), DropReason> {
         self.flows.check_room(self.listeners.len())
     }
 
@@ -107,7 +107,11 @@ impl Core {
     ///
     /// # Errors
     /// What is exhausted.
-    pub fn check_datagram_room(&self, initiator: Pif, sockets: usize) -> Result<(), DropReason> {
+    pub(crate) fn check_datagram_room(
+        &self,
+        initiator: Pif,
+        sockets: usize,
+    ) -> Result<(), DropReason> {
         self.flows.check_datagram_room(initiator, self.listeners.len() + sockets - 1)
     }
 }

@@ -28,7 +28,7 @@ impl Flows {
     ///
     /// # Errors
     /// That no port was found which tells the peers apart.
-    pub fn told_apart(
+    pub(crate) fn told_apart(
         &self,
         protocol: L4Protocol,
         sides: [Side; 2],
@@ -47,7 +47,7 @@ impl Flows {
     }
 
     /// The UDP flow with a socket that the kernel cannot tell from one with the addresses of `side`.
-    pub fn conversation(&self, side: &Side) -> Option<FlowId> {
+    pub(crate) fn conversation(&self, side: &Side) -> Option<FlowId> {
         self.find_by(L4Protocol::Udp, side, |other| is_alike(side, other))
     }
 
@@ -55,7 +55,7 @@ impl Flows {
     ///
     /// # Errors
     /// That it would be the flow of another peer.
-    pub fn flow_of_peer(
+    pub(crate) fn flow_of_peer(
         &self,
         side: &Side,
         peer: SocketAddr,

@@ -37,16 +37,16 @@ const STRANGERS_FOR: Duration = Duration::from_secs(1);
 
 /// What a new socket is to be.
 pub(super) struct Opening<'a> {
-    pub transport: Transport,
+    pub(crate) transport: Transport,
     /// What to bind to.
-    pub to: BindTo<'a>,
+    pub(crate) to: BindTo<'a>,
     /// Whom to connect to.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// Where our port is taken or privileged, any other will do: a datagram gets through, and an answer
     /// finds its way back.
-    pub or_any_port: bool,
+    pub(crate) or_any_port: bool,
     /// The other end of the flow is the link to the guest.
-    pub for_link: bool,
+    pub(crate) for_link: bool,
 }
 
 /// Binds and connects a new socket. With it, the port that it has now.
@@ -102,21 +102,21 @@ fn keep_to_interface_of(fd: BorrowedFd<'_>, peer: SocketAddr) {
 
 /// Until when a socket may have datagrams of strangers in its queue.
 #[derive(Clone, Copy, Debug)]
-pub struct Strangers(Option<Timestamp>);
+pub(crate) struct Strangers(Option<Timestamp>);
 
 impl Strangers {
     /// Those of a socket that is opened now.
-    pub fn new(now: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         Self(Some(now + STRANGERS_FOR))
     }
 
     /// Whom datagrams must come from, as long as there may be others than the peer's.
-    pub fn allow_only(self, peer: Endpoint) -> Option<SocketAddr> {
+    pub(crate) fn allow_only(self, peer: Endpoint) -> Option<SocketAddr> {
         self.0.map(|_| peer.with_scope(0))
     }
 
     /// The queue was seen empty.
-    pub fn on_empty(&mut self, now: Timestamp) {
+    pub(crate) fn on_empty(&mut self, now: Timestamp) {
         self.0 = self.0.filter(|until| now < *until);
     }
 }

@@ -24,9 +24,9 @@ use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
 /// The engine's own timers. Keys of flows follow: the wheel's memory is touched up to the largest key.
-pub const ADVERTISEMENT_TIMER: u32 = 0;
+pub(crate) const ADVERTISEMENT_TIMER: u32 = 0;
 /// The next look for ports to forward.
-pub const SCAN_TIMER: u32 = 1;
+pub(crate) const SCAN_TIMER: u32 = 1;
 const OWN_TIMERS: u32 = 2;
 
 /// The timer of the flow in `slot`.
@@ -35,12 +35,12 @@ fn timer_key(slot: u32) -> u32 {
 }
 
 /// The flow's slot of a timer that is not the engine's own.
-pub fn slot_of_timer(key: u32) -> u32 {
+pub(crate) fn slot_of_timer(key: u32) -> u32 {
     key - OWN_TIMERS
 }
 
 /// Watches sockets of flows, edge-triggered.
-pub struct FlowWatch {
+pub(crate) struct FlowWatch {
     epoll: Rc<OwnedFd>,
 }
 
@@ -55,7 +55,7 @@ impl FlowWatch {
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
-    pub fn again(
+    pub(crate) fn again(
         &self,
         token: Token,
         socket: BorrowedFd<'_>,
@@ -67,13 +67,13 @@ impl FlowWatch {
 }
 
 /// All flows of one worker.
-pub struct Flows {
+pub(crate) struct Flows {
     /// The table.
-    pub table: FlowTable<FlowState>,
+    pub(crate) table: FlowTable<FlowState>,
     /// Finds flows by their sides.
-    pub index: Index,
+    pub(crate) index: Index,
     /// One timer for each flow, and those of the engine itself.
-    pub timers: TimerWheel,
+    pub(crate) timers: TimerWheel,
     /// Flows with work for this turn.
     ready: VecDeque<FlowId>,
     /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
@@ -88,14 +88,19 @@ pub struct Flows {
     /// Flows with two sockets.
     spliced: usize,
     /// Has the kernel report events of their sockets.
-    pub watch: FlowWatch,
+    pub(crate) watch: FlowWatch,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
 }
 
 impl Flows {
     /// No flows. `max_descriptors` is the limit of open descriptors of the process.
-    pub fn new(epoll: Rc<OwnedFd>, secret: [u8; 16], now: Timestamp, max_descriptors: u64) -> Self {
+    pub(crate) fn new(
+        epoll: Rc<OwnedFd>,
+        secret: [u8; 16],
+        now: Timestamp,
+        max_descriptors: u64,
+    ) -> Self {
         let max_sockets = max_descriptors.saturating_sub(reserved_descriptors(max_descriptors));
         Self {
             table: FlowTable::default(),
@@ -115,7 +120,7 @@ impl Flows {
 
     /// Keeps descriptors back for other uses, but no more than half of those that are left. Returns how
     /// many.
-    pub fn keep_back(&mut self, descriptors: usize) -> usize {
+    pub(crate) fn keep_back(&mut self, descriptors: usize) -> usize {
         let kept = descriptors.min(self.max_sockets / 2);
         self.max_sockets -= kept;
         kept
@@ -125,7 +130,7 @@ impl Flows {
     ///
     /// # Errors
     /// Which of both is exhausted.
-    pub fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
+    pub(crate) fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
         if self.table.len() + self.spliced + other_descriptors >= self.max_sockets {
             return Err(DropReason::DescriptorsExhausted);
         }
@@ -139,7 +144,7 @@ impl Flows {
     ///
     /// # Errors
     /// What is exhausted.
-    pub fn check_datagram_room(
+    pub(crate) fn check_datagram_room(
         &self,
         initiator: Pif,
         other_descriptors: usize,
@@ -157,17 +162,17 @@ impl Flows {
     }
 
     /// Whether the limit of descriptors leaves some for flows, beside `other_descriptors`.
-    pub fn has_descriptors(&self, other_descriptors: usize) -> bool {
+    pub(crate) fn has_descriptors(&self, other_descriptors: usize) -> bool {
         self.max_sockets >= other_descriptors + FEW_SOCKETS
     }
 
     /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.
-    pub fn may_listen(&self, listeners: usize) -> bool {
+    pub(crate) fn may_listen(&self, listeners: usize) -> bool {
         listeners < self.max_sockets / 2
     }
 
     /// The flow that has `side`.
-    pub fn find(&self, protocol: L4Protocol, side: &Side) -> Option<FlowId> {
+    pub(crate) fn find(&self, protocol: L4Protocol, side: &Side) -> Option<FlowId> {
         self.find_by(protocol, side, |other| other == side)
     }
 
@@ -190,7 +195,7 @@ impl Flows {
     ///
     /// # Errors
     /// The reason why the flow could not be added; its sockets are closed.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         sides: [Side; 2],
         protocol: L4Protocol,
@@ -220,7 +225,7 @@ impl Flows {
     }
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
-    pub fn remove(&mut self, id: FlowId) {
+    pub(crate) fn remove(&mut self, id: FlowId) {
         let Some(flow) = self.table.remove(id) else { return };
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
@@ -237,7 +242,7 @@ impl Flows {
     }
 
     /// Puts a flow on the list for this turn, once.
-    pub fn mark_ready(&mut self, id: FlowId) {
+    pub(crate) fn mark_ready(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.ready, true)
         {
@@ -246,12 +251,12 @@ impl Flows {
     }
 
     /// Number of flows on the list for this turn.
-    pub fn ready_count(&self) -> usize {
+    pub(crate) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
     /// Takes the next flow of this turn.
-    pub fn next_ready(&mut self) -> Option<FlowId> {
+    pub(crate) fn next_ready(&mut self) -> Option<FlowId> {
         while let Some(id) = self.ready.pop_front() {
             if let Some(flow) = self.table.get_mut(id) {
                 flow.state.ready = false;
@@ -263,7 +268,7 @@ impl Flows {
 
     /// Notes that the acknowledgement of a flow waits until `at`. All wait for the same time, so the list
     /// is in order. One that has no place on it is looked at in each turn.
-    pub fn hold_ack(&mut self, at: Timestamp, id: FlowId) {
+    pub(crate) fn hold_ack(&mut self, at: Timestamp, id: FlowId) {
         if self.acks.len() == self.acks.capacity() {
             self.mark_ready(id);
         } else if self.acks.back() != Some(&(at, id)) {
@@ -272,7 +277,7 @@ impl Flows {
     }
 
     /// Lists the flows whose acknowledgement has waited for long enough; returns when the next one has.
-    pub fn due_acks(&mut self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn due_acks(&mut self, now: Timestamp) -> Option<Timestamp> {
         while let Some(&(at, id)) = self.acks.front() {
             let waits = match self.table.get(id).map(|flow| &flow.state.kind) {
                 Some(FlowKind::Tcp(tcp)) => tcp.conn.ack_at() == Some(at),
@@ -294,7 +299,7 @@ impl Flows {
     /// Puts a flow on the list of those that wait for room in the guest's buffers, once. Flows that
     /// have ended meanwhile are taken off when the list is full: a guest that never makes room would
     /// have it grow for ever.
-    pub fn mark_starved(&mut self, id: FlowId) {
+    pub(crate) fn mark_starved(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.starved, true)
         {
@@ -305,7 +310,7 @@ impl Flows {
     }
 
     /// Takes the flow that has waited longest for room in the guest's buffers; with it, its queue.
-    pub fn next_starved(&mut self) -> Option<(FlowId, u8)> {
+    pub(crate) fn next_starved(&mut self) -> Option<(FlowId, u8)> {
         while let Some(id) = self.starved.pop_front() {
             if let Some(flow) = self.table.get_mut(id)
                 && std::mem::take(&mut flow.state.starved)
@@ -317,17 +322,17 @@ impl Flows {
     }
 
     /// Whether flows wait for room in the guest's buffers.
-    pub fn has_starved(&self) -> bool {
+    pub(crate) fn has_starved(&self) -> bool {
         !self.starved.is_empty()
     }
 
     /// How many flows wait for room, and some that have ended.
-    pub fn starved_count(&self) -> usize {
+    pub(crate) fn starved_count(&self) -> usize {
         self.starved.len()
     }
 
     /// Whether a flow waits for room.
-    pub fn is_starved(&self, id: FlowId) -> bool {
+    pub(crate) fn is_starved(&self, id: FlowId) -> bool {
         self.table.get(id).is_some_and(|flow| flow.state.starved)
     }
 
@@ -339,7 +344,11 @@ impl Flows {
 
     /// Notes a TCP flow whose handshake begins. Returns the oldest such flow when there are too many
     /// now: it is to give way.
-    pub fn begin_handshake(&mut self, id: FlowId, other_descriptors: usize) -> Option<FlowId> {
+    pub(crate) fn begin_handshake(
+        &mut self,
+        id: FlowId,
+        other_descriptors: usize,
+    ) -> Option<FlowId> {
         if let Some(flow) = self.table.get_mut(id)
             && let FlowKind::Tcp(tcp) = &mut flow.state.kind
         {
@@ -361,7 +370,7 @@ impl Flows {
     }
 
     /// Notes that the handshake of a TCP flow has finished.
-    pub fn end_handshake(&mut self, id: FlowId) {
+    pub(crate) fn end_handshake(&mut self, id: FlowId) {
         if let Some(flow) = self.table.get_mut(id)
             && let FlowKind::Tcp(tcp) = &mut flow.state.kind
             && std::mem::replace(&mut tcp.half_open, false)
@@ -372,7 +381,7 @@ impl Flows {
 
     /// Makes the wheel look at a flow at `deadline` or earlier. A deadline that only moves later
     /// leaves the wheel alone.
-    pub fn schedule(&mut self, id: FlowId, deadline: Option<Timestamp>) {
+    pub(crate) fn schedule(&mut self, id: FlowId, deadline: Option<Timestamp>) {
         let Some(flow) = self.table.get_mut(id) else { return };
         let Some(deadline) = deadline else { return };
         if flow.state.scheduled.is_none_or(|scheduled| deadline < scheduled) {
@@ -435,7 +444,7 @@ impl FlowState {
     }
 
     /// The L4 protocol of the flow.
-    pub fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
+    pub(crate) fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
         match self.kind {
             FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
             FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,

@@ -27,9 +27,9 @@ struct Runs {
 
 /// What takes frames from the guest.
 pub(super) struct Receivers<'a> {
-    pub core: &'a mut Core,
-    pub datagrams: &'a mut Datagrams,
-    pub duid: &'a Duid,
+    pub(crate) core: &'a mut Core,
+    pub(crate) datagrams: &'a mut Datagrams,
+    pub(crate) duid: &'a Duid,
 }
 
 /// Takes one batch of frames from the guest. False when there was none.

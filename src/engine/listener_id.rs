@@ -13,15 +13,15 @@ const _: () = assert!(2 * crate::flow::fwd::MAX_LISTENING_SOCKETS < 1 << SLOT_BI
 
 impl ListenerId {
     /// Bits that [`to_bits`](Self::to_bits) uses at most.
-    pub const BITS: u32 = SLOT_BITS + u32::BITS;
+    pub(crate) const BITS: u32 = SLOT_BITS + u32::BITS;
 
     /// A number of [`BITS`](Self::BITS) bits.
-    pub fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << SLOT_BITS | u64::from(self.slot)
     }
 
     /// The inverse.
-    pub fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: u64) -> Self {
         let slot = (bits & ((1 << SLOT_BITS) - 1)) as u32;
         Self { slot, generation: (bits >> SLOT_BITS) as u32 }
     }

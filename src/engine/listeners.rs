@@ -20,16 +20,16 @@ use crate::flow::side::Pif;
 use crate::limits::ADMISSIONS_PER_PORT;
 
 /// One listening socket.
-pub struct Listener {
-    pub socket: OwnedFd,
+pub(crate) struct Listener {
+    pub(crate) socket: OwnedFd,
     /// Where it listens: on the host, or in the guest's namespace.
-    pub pif: Pif,
+    pub(crate) pif: Pif,
     /// The rule, of those for `pif`, that it listens for.
-    pub rule: RuleId,
-    pub proto: Proto,
-    pub port: u16,
+    pub(crate) rule: RuleId,
+    pub(crate) proto: Proto,
+    pub(crate) port: u16,
     /// Connections that are likely to wait after an event.
-    pub expected: Expected,
+    pub(crate) expected: Expected,
     /// Already on the list for this turn.
     ready: bool,
     /// Waits for room: flows or descriptors were exhausted, or the guest's buffers full.
@@ -44,7 +44,12 @@ pub struct Listener {
 
 impl Listener {
     /// A socket that nobody has connected to yet.
-    pub fn new(socket: OwnedFd, pif: Pif, rule: RuleId, (proto, port): (Proto, u16)) -> Self {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        pif: Pif,
+        rule: RuleId,
+        (proto, port): (Proto, u16),
+    ) -> Self {
         Self {
             socket,
             pif,
@@ -61,7 +66,7 @@ impl Listener {
     }
 
     /// Whether another connection may be accepted: the guest's server knows of nearly all before.
-    pub fn admits(&self) -> bool {
+    pub(crate) fn admits(&self) -> bool {
         self.admitted < ADMISSIONS_PER_PORT
     }
 }
@@ -73,7 +78,7 @@ struct Slot {
 }
 
 /// All listening sockets.
-pub struct Listeners {
+pub(crate) struct Listeners {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Those with work for this turn.
@@ -85,30 +90,30 @@ pub struct Listeners {
 
 impl Listeners {
     /// No sockets; those to come are watched with `epoll`.
-    pub fn new(epoll: Rc<OwnedFd>) -> Self {
+    pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
         let (slots, free) = (Vec::new(), Vec::new());
         Self { slots, free, ready: VecDeque::new(), waited: Vec::new(), epoll }
     }
 
     /// Number of listening sockets.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// The socket that has this name, if it is still open.
-    pub fn get(&self, id: ListenerId) -> Option<&Listener> {
+    pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
         let slot = self.slots.get(id.slot as usize)?;
         slot.listener.as_ref().filter(|_| slot.generation == id.generation)
     }
 
     /// The same, to be changed.
-    pub fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+    pub(crate) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.listener.as_mut().filter(|_| slot.generation == id.generation)
     }
 
     /// All sockets with their names.
-    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let id = ListenerId { slot: index as u32, generation: slot.generation };
             Some((id, slot.listener.as_ref()?))
@@ -119,7 +124,7 @@ impl Listeners {
     ///
     /// # Errors
     /// What epoll_ctl(2) reports; the socket is closed.
-    pub fn add(&mut self, listener: Listener) -> Result<ListenerId, Errno> {
+    pub(crate) fn add(&mut self, listener: Listener) -> Result<ListenerId, Errno> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -143,7 +148,7 @@ impl Listeners {
     }
 
     /// Closes a socket; its name means nothing from now on.
-    pub fn close(&mut self, id: ListenerId) {
+    pub(crate) fn close(&mut self, id: ListenerId) {
         if self.get(id).is_none() {
             return;
         }
@@ -156,7 +161,7 @@ impl Listeners {
     }
 
     /// Puts a socket on the list for this turn, once.
-    pub fn mark_ready(&mut self, id: ListenerId) {
+    pub(crate) fn mark_ready(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id)
             && !std::mem::replace(&mut listener.ready, true)
         {
@@ -165,12 +170,12 @@ impl Listeners {
     }
 
     /// Number of sockets on the list for this turn.
-    pub fn ready_count(&self) -> usize {
+    pub(crate) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
     /// Takes the next socket of this turn.
-    pub fn next_ready(&mut self) -> Option<ListenerId> {
+    pub(crate) fn next_ready(&mut self) -> Option<ListenerId> {
         let id = self.ready.pop_front()?;
         if let Some(listener) = self.get_mut(id) {
             (listener.ready, listener.waiting) = (false, false);
@@ -179,7 +184,7 @@ impl Listeners {
     }
 
     /// A socket was served: it `waits` for room, or for its next event.
-    pub fn served(&mut self, id: ListenerId, waits: bool) {
+    pub(crate) fn served(&mut self, id: ListenerId, waits: bool) {
         let epoll = self.epoll.clone();
         let Some(listener) = self.get_mut(id) else { return };
         listener.waiting = waits;
@@ -193,7 +198,7 @@ impl Listeners {
 
     /// Lists all sockets that had to wait for this turn: a flow has ended, or the guest has room again. Costs
     /// nothing while none waits.
-    pub fn wake_all(&mut self) {
+    pub(crate) fn wake_all(&mut self) {
         let mut waited = std::mem::take(&mut self.waited);
         for id in waited.drain(..) {
             let Some(listener) = self.get_mut(id) else { continue };
@@ -206,14 +211,14 @@ impl Listeners {
     }
 
     /// A connection was accepted that the guest's server may know nothing of yet.
-    pub fn admit(&mut self, id: ListenerId) {
+    pub(crate) fn admit(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id) {
             listener.admitted += 1;
         }
     }
 
     /// The guest knows of a connection, or it is over. The next one may be accepted.
-    pub fn discharge(&mut self, id: ListenerId) {
+    pub(crate) fn discharge(&mut self, id: ListenerId) {
         let Some(listener) = self.get_mut(id) else { return };
         listener.admitted -= 1;
         if std::mem::take(&mut listener.waiting) {

@@ -67,8 +67,8 @@ use rustix::event::epoll::EventFlags;
 pub use bypass::BypassConfig;
 pub use core::Settings;
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
-pub use listen::ListenError;
-pub use listener_id::ListenerId;
+pub(crate) use listen::ListenError;
+pub(crate) use listener_id::ListenerId;
 pub use neighbours::NeighbourWatch;
 pub use net::NetView;
 pub use source::{Exit, Signals, Source};
@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// The guest's Ethernet address is known before it has sent anything.
-    pub fn set_guest_mac(&mut self, mac: Mac) {
+    pub(crate) fn set_guest_mac(&mut self, mac: Mac) {
         self.core.net.learned.mac = mac;
     }
 
@@ -247,13 +247,13 @@ impl Engine {
 
     /// The front-end has set the MTU of the guest's device: what the guest is told and new connections
     /// follow.
-    pub fn set_mtu(&mut self, mtu: u16) {
+    pub(crate) fn set_mtu(&mut self, mtu: u16) {
         log::info!("MTU of the guest's device: {mtu}");
         self.core.net.limit_mtu(mtu);
     }
 
     /// The client of the link has left, with what it has said of the guest's device.
-    pub fn on_link_closed(&mut self) {
+    pub(crate) fn on_link_closed(&mut self) {
         self.core.net.limit_mtu(u16::MAX);
     }
 
@@ -367,7 +367,7 @@ impl Engine {
     }
 
     /// Whether the limit of descriptors leaves some for flows.
-    pub fn has_descriptors(&self) -> bool {
+    pub(crate) fn has_descriptors(&self) -> bool {
         self.core.flows.has_descriptors(self.core.listeners.len())
     }
 

@@ -29,13 +29,13 @@ pub struct NetView {
 
 /// Which view was in force: a greater one is younger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(u32);
+pub(crate) struct Epoch(u32);
 
 /// The view in force, and what was learned.
 pub(super) struct Net {
     /// What the guest is told; its MTU is the smaller one of the view's and the device's.
-    pub network: Network,
-    pub map: Mapping,
+    pub(crate) network: Network,
+    pub(crate) map: Mapping,
     inbound: RuleTable,
     outbound: RuleTable,
     epoch: Epoch,
@@ -44,14 +44,14 @@ pub(super) struct Net {
     /// MTU of the guest's device, as the front-end says; the largest number if it does not.
     device_mtu: u16,
     /// What the guest's traffic has told.
-    pub learned: Learned,
+    pub(crate) learned: Learned,
     /// Whose Ethernet addresses the guest sees.
-    pub neighbours: Neighbours,
+    pub(crate) neighbours: Neighbours,
 }
 
 impl Net {
     /// Nothing learned yet.
-    pub fn new(view: NetView) -> Self {
+    pub(crate) fn new(view: NetView) -> Self {
         let NetView { network, map, inbound, outbound } = view;
         let learned = fwd::initial(&network);
         let epoch = Epoch::default();
@@ -74,7 +74,7 @@ impl Net {
 
     /// Puts another view in force. What was learned stays, unless the operator says otherwise now; the rules
     /// of the new view must have been named after those of the old one.
-    pub fn replace(&mut self, view: NetView) {
+    pub(crate) fn replace(&mut self, view: NetView) {
         let NetView { network, map, inbound, outbound } = view;
         let initial = fwd::initial(&network);
         let changed = |old: Option<IpAddr>, new: Option<IpAddr>| old != new;
@@ -98,7 +98,7 @@ impl Net {
     }
 
     /// The guest's device has an MTU of `mtu` bytes: the guest is told no larger one.
-    pub fn limit_mtu(&mut self, mtu: u16) {
+    pub(crate) fn limit_mtu(&mut self, mtu: u16) {
         self.device_mtu = mtu;
         self.network.mtu = self.configured_mtu.min(mtu);
     }
@@ -110,12 +110,12 @@ impl Net {
     }
 
     /// The epoch of the view in force.
-    pub fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     /// The rules for what arrives on `pif`.
-    pub fn rules(&self, pif: Pif) -> &RuleTable {
+    pub(crate) fn rules(&self, pif: Pif) -> &RuleTable {
         if pif == Pif::Splice { &self.outbound } else { &self.inbound }
     }
 
@@ -123,7 +123,7 @@ impl Net {
     ///
     /// # Errors
     /// The reason why it goes nowhere.
-    pub fn to_host(
+    pub(crate) fn to_host(
         &self,
         proto: Proto,
         guest: SocketAddr,
@@ -136,7 +136,7 @@ impl Net {
     ///
     /// # Errors
     /// The reason why it is not forwarded.
-    pub fn inbound_sides(
+    pub(crate) fn inbound_sides(
         &self,
         rule: &Rule,
         peer: SocketAddr,
@@ -155,27 +155,27 @@ impl Net {
     }
 
     /// What the guest sees of the host-side `address`.
-    pub fn source_for_guest(&self, address: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn source_for_guest(&self, address: IpAddr) -> Option<IpAddr> {
         fwd::source_for_guest(&self.network, &self.map, &self.learned, address)
     }
 
     /// Our Ethernet address and the guest's.
-    pub fn macs(&self) -> (Mac, Mac) {
+    pub(crate) fn macs(&self) -> (Mac, Mac) {
         (self.network.our_mac, self.learned.mac)
     }
 
     /// The Ethernet addresses of a frame from `source`, as the guest sees it.
-    pub fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
+    pub(crate) fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
         (self.neighbours.station(&self.network, source), self.learned.mac)
     }
 
     /// Our own link-local address, the source of neighbour discovery and DHCPv6.
-    pub fn our_link_local(&self) -> Option<IpAddr> {
+    pub(crate) fn our_link_local(&self) -> Option<IpAddr> {
         self.network.v6.as_ref().map(|v6| v6.our_link_local.into())
     }
 
     /// Learns from a source Ethernet address.
-    pub fn learn_mac(&mut self, mac: Mac) {
+    pub(crate) fn learn_mac(&mut self, mac: Mac) {
         if fwd::learn_mac(&mut self.learned, mac) {
             log::info!("New guest MAC address observed: {mac}");
         }
@@ -183,7 +183,7 @@ impl Net {
 
     /// Learns from a source IP address. In local mode the guest's first link-local address also
     /// becomes the one that it is assigned.
-    pub fn learn_address(&mut self, source: IpAddr) {
+    pub(crate) fn learn_address(&mut self, source: IpAddr) {
         if !fwd::learn(&self.network, &mut self.learned, source) {
             return;
         }
@@ -197,7 +197,12 @@ impl Net {
     }
 
     /// Headers of frames to the guest for a flow whose guest side is `side`.
-    pub fn template(&self, side: &Side, protocol: L4Protocol, flow_label: u32) -> HeaderTemplate {
+    pub(crate) fn template(
+        &self,
+        side: &Side,
+        protocol: L4Protocol,
+        flow_label: u32,
+    ) -> HeaderTemplate {
         let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
         HeaderTemplate::new(self.macs_from(source.ip()), source, destination, protocol, flow_label)
     }

@@ -15,16 +15,16 @@ use crate::wire::{DropReason, Mac};
 
 /// What sending needs: the reservation in use and the counters.
 #[derive(Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     /// The reservation that all frames to the guest go through, one at a time.
-    pub list: ToGuestList,
+    pub(crate) list: ToGuestList,
     /// Drops by name, for both directions.
-    pub drops: DropCounters,
+    pub(crate) drops: DropCounters,
 }
 
 impl Outbox {
     /// Sends one frame of `header` and `payload`. False, and counted, when there is no room.
-    pub fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
         let bytes = payload.len() as u32;
         let (header_len, whole) = (header.len() as u32, Payload::Datagrams);
         let request = Reserve { header_len, segment: bytes, bytes, payload: whole };
@@ -51,7 +51,7 @@ impl Outbox {
     }
 
     /// Whether the link has room for a frame of headers. If not, it reports room later.
-    pub fn has_room(&mut self, out: &mut dyn ToGuest) -> bool {
+    pub(crate) fn has_room(&mut self, out: &mut dyn ToGuest) -> bool {
         let payload = Payload::Datagrams;
         let request = Reserve { header_len: MIN_FRAME_BYTES, segment: 0, bytes: 0, payload };
         let reserved = ToGuestLease::reserve(out, &mut self.list, request);
@@ -59,7 +59,7 @@ impl Outbox {
     }
 
     /// Sends one UDP datagram from private memory. Only IPv6 has a flow label.
-    pub fn udp(
+    pub(crate) fn udp(
         &mut self,
         out: &mut dyn ToGuest,
         macs: (Mac, Mac),
@@ -74,7 +74,7 @@ impl Outbox {
     }
 
     /// Sends one ICMP or ICMPv6 message from private memory, and completes its checksum.
-    pub fn icmp(
+    pub(crate) fn icmp(
         &mut self,
         out: &mut dyn ToGuest,
         macs: (Mac, Mac),

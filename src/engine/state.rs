@@ -15,37 +15,37 @@ use crate::time::Timestamp;
 use crate::wire::SeqNr;
 
 /// State of a flow.
-pub struct FlowState {
+pub(crate) struct FlowState {
     /// The host socket.
-    pub socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
     /// Already on the list of flows to serve in this turn.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Already on the list of flows that wait for room in the guest's buffers.
-    pub starved: bool,
+    pub(crate) starved: bool,
     /// The guest's queue that its last frame came from: frames to it go there.
-    pub queue: u8,
+    pub(crate) queue: u8,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
-    pub scheduled: Option<Timestamp>,
+    pub(crate) scheduled: Option<Timestamp>,
     /// The view of the network under which the flow goes where it goes.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// What it is a flow of, with what that keeps.
-    pub kind: FlowKind,
+    pub(crate) kind: FlowKind,
 }
 
 impl FlowState {
     /// State of a new flow.
-    pub fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
+    pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
         Self { socket, ready: false, starved: false, queue: 0, scheduled: None, epoch, kind }
     }
 
     /// The socket.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 /// Kinds of flows, with what each keeps.
-pub enum FlowKind {
+pub(crate) enum FlowKind {
     /// TCP.
     Tcp(TcpState),
     /// UDP.
@@ -60,7 +60,7 @@ pub enum FlowKind {
 
 impl FlowKind {
     /// The socket that we connected for the one that was accepted, if the flow has two.
-    pub fn second_socket(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn second_socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Splice(splice) => Some(splice.target.as_fd()),
             Self::Relay(relay) => Some(relay.target.as_fd()),
@@ -70,32 +70,32 @@ impl FlowKind {
 }
 
 /// A TCP connection that passes the link by.
-pub struct SpliceState {
+pub(crate) struct SpliceState {
     /// The machine.
-    pub machine: Splice,
+    pub(crate) machine: Splice,
     /// The socket that we connected.
-    pub target: OwnedFd,
+    pub(crate) target: OwnedFd,
     /// Whether the two sockets have the Nagle algorithm.
-    pub nagle: [Nagle; 2],
+    pub(crate) nagle: [Nagle; 2],
     /// The pipe of each way, while it needs one.
-    pub pipes: [Option<Pipe>; 2],
+    pub(crate) pipes: [Option<Pipe>; 2],
 }
 
 /// A UDP pseudo-flow that passes the link by.
-pub struct RelayState {
+pub(crate) struct RelayState {
     /// What each datagram flow keeps.
-    pub datagrams: DatagramState,
+    pub(crate) datagrams: DatagramState,
     /// The socket that we connected.
-    pub target: OwnedFd,
+    pub(crate) target: OwnedFd,
     /// Whether the initiator's socket and the target's may have datagrams.
-    pub readable: [bool; 2],
+    pub(crate) readable: [bool; 2],
     /// Until when they may have those of strangers.
-    pub strangers: [Strangers; 2],
+    pub(crate) strangers: [Strangers; 2],
 }
 
 impl FlowState {
     /// The socket of an end of a flow with two.
-    pub fn end(&self, end: End) -> BorrowedFd<'_> {
+    pub(crate) fn end(&self, end: End) -> BorrowedFd<'_> {
         match (end, self.kind.second_socket()) {
             (End::Target, Some(target)) => target,
             _ => self.fd(),
@@ -104,28 +104,28 @@ impl FlowState {
 }
 
 /// A TCP connection.
-pub struct TcpState {
+pub(crate) struct TcpState {
     /// The machine.
-    pub conn: Conn,
+    pub(crate) conn: Conn,
     /// Where the socket peeks.
-    pub peek: PeekOffset,
+    pub(crate) peek: PeekOffset,
     /// Whether the socket has the Nagle algorithm.
-    pub nagle: Nagle,
+    pub(crate) nagle: Nagle,
     /// Bytes that the last read got: how much room to reserve for the next.
-    pub last_read: u32,
+    pub(crate) last_read: u32,
     /// The handshake of the host socket has not finished.
-    pub connecting: bool,
+    pub(crate) connecting: bool,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
-    pub urgent: bool,
+    pub(crate) urgent: bool,
     /// The flow is on the list of half-open flows.
-    pub half_open: bool,
+    pub(crate) half_open: bool,
     /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
-    pub admission: Option<Admission>,
+    pub(crate) admission: Option<Admission>,
 }
 
 impl TcpState {
     /// State of a new connection.
-    pub fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
+    pub(crate) fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
         let (connecting, urgent, half_open) = (false, false, false);
         Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
     }
@@ -135,7 +135,7 @@ impl TcpState {
 /// segment wait while others are on their way. None are when it is first written to, and many connections
 /// ask only one question. What is accepted inherits from the listening socket that it has it not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nagle {
+pub(crate) enum Nagle {
     /// It has, and nothing was written.
     Unwritten,
     /// It has, and something was written.
@@ -146,7 +146,7 @@ pub enum Nagle {
 
 impl Nagle {
     /// To be called before each write.
-    pub fn before_write(&mut self, socket: BorrowedFd<'_>) {
+    pub(crate) fn before_write(&mut self, socket: BorrowedFd<'_>) {
         *self = match self {
             Self::Unwritten => Self::Written,
             Self::Written => {
@@ -162,17 +162,17 @@ impl Nagle {
 /// An accepted connection of which the guest's server may know nothing yet: a listening socket has a limited
 /// number of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// The listening socket.
-    pub listener: ListenerId,
+    pub(crate) listener: ListenerId,
     /// Once the handshake is done: when the connection stops to count at the latest, and how far both streams
     /// were.
-    pub since: Option<(Timestamp, [SeqNr; 2])>,
+    pub(crate) since: Option<(Timestamp, [SeqNr; 2])>,
 }
 
 /// Where `MSG_PEEK` starts on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeekOffset {
+pub(crate) enum PeekOffset {
     /// The kernel has no peek offset for TCP (before 6.9): what was sent already is read again
     /// and thrown away.
     Unsupported,
@@ -184,33 +184,33 @@ pub enum PeekOffset {
 
 /// A UDP or echo pseudo-flow.
 #[derive(Clone, Copy, Debug)]
-pub struct DatagramState {
+pub(crate) struct DatagramState {
     /// Last datagram in either direction (UDP) or last request (echo).
-    pub active: Timestamp,
+    pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
-    pub counts: [u8; 2],
+    pub(crate) counts: [u8; 2],
     /// Hop limit set on the socket; 0 for the default.
-    pub hop_limit: u8,
+    pub(crate) hop_limit: u8,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
-    pub largest: u32,
+    pub(crate) largest: u32,
     /// The kernel refused to send several datagrams of this flow with one call.
-    pub one_by_one: bool,
+    pub(crate) one_by_one: bool,
     /// The socket may have errors queued.
-    pub failed: bool,
+    pub(crate) failed: bool,
     /// The last datagram to the guest was large, or a burst.
-    pub large: bool,
+    pub(crate) large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
-    pub expected: u8,
+    pub(crate) expected: u8,
     /// Bytes at the head of the socket's queue that the guest has got already.
-    pub delivered: u32,
+    pub(crate) delivered: u32,
     /// Until when the socket may have datagrams of strangers.
-    pub strangers: Strangers,
+    pub(crate) strangers: Strangers,
 }
 
 impl DatagramState {
     /// A flow that starts now.
-    pub fn new(now: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             active: now,
             counts: [0; 2],
@@ -226,14 +226,14 @@ impl DatagramState {
     }
 
     /// Notes datagrams from side `side`.
-    pub fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
+    pub(crate) fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
         self.active = now;
         let datagrams = u8::try_from(datagrams).unwrap_or(u8::MAX);
         self.counts[side] = self.counts[side].saturating_add(datagrams);
     }
 
     /// Whether both sides talk, and one of them more than once: a stream of datagrams.
-    pub fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1)
     }
 }

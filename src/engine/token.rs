@@ -78,7 +78,7 @@ impl std::fmt::Display for Token {
 }
 
 /// What epoll(7) reports, in words, for the log.
-pub struct Reported(pub EventFlags);
+pub(crate) struct Reported(pub(crate) EventFlags);
 
 impl std::fmt::Display for Reported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -29,9 +29,9 @@ pub fn monotonic_now() -> Timestamp {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastTurn {
     /// When it began.
-    pub began: Timestamp,
+    pub(crate) began: Timestamp,
     /// It served a connection that moves bulk past the link.
-    pub bulk: bool,
+    pub(crate) bulk: bool,
 }
 
 /// What is known of the waits so far.
@@ -51,7 +51,7 @@ const POINTS_MAX: i8 = 2 * MISS;
 
 impl Waits {
     /// Nothing is known yet. `may_poll`: if it comes to that.
-    pub fn new(may_poll: bool) -> Self {
+    pub(crate) fn new(may_poll: bool) -> Self {
         Self { points: -MISS, may_poll }
     }
 
@@ -69,7 +69,7 @@ impl Waits {
     ///
     /// # Errors
     /// What epoll_wait(2) reports.
-    pub fn wait(
+    pub(crate) fn wait(
         &mut self,
         epoll: &OwnedFd,
         events: &mut Vec<epoll::Event>,

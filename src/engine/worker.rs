@@ -82,13 +82,13 @@ impl<L: Link> Worker<L> {
     }
 
     /// Shows each frame from now on to two observers: one for those from the guest, one for those to it.
-    pub fn observe(&mut self, from: Box<dyn FrameObserver>, to: Box<dyn FrameObserver>) {
+    pub(crate) fn observe(&mut self, from: Box<dyn FrameObserver>, to: Box<dyn FrameObserver>) {
         self.batch.observe(from);
         self.engine.observe(to);
     }
 
     /// Counts events from now on, and prints the counters at most each `delay` and at the end.
-    pub fn count_events(&mut self, delay: Duration) {
+    pub(crate) fn count_events(&mut self, delay: Duration) {
         self.stats = Some(Box::new(Stats::new(delay)));
     }
 
@@ -98,7 +98,7 @@ impl<L: Link> Worker<L> {
     }
 
     /// The engine, to be changed between turns.
-    pub fn engine_mut(&mut self) -> &mut Engine {
+    pub(crate) fn engine_mut(&mut self) -> &mut Engine {
         &mut self.engine
     }
 

@@ -22,18 +22,18 @@ use crate::wire::ip::L4Protocol;
 
 /// What a flow is found by: one of its sides, and its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(crate) struct Key {
     /// Protocol.
-    pub protocol: L4Protocol,
+    pub(crate) protocol: L4Protocol,
     /// The side.
-    pub side: Side,
+    pub(crate) side: Side,
 }
 
 /// A bucket: the upper half is part of the hash, the lower half the value plus one; 0 is empty.
 type Bucket = u64;
 
 /// Maps the hash of a [`Key`] to a slot of the flow table; who looks up compares the key.
-pub struct Index {
+pub(crate) struct Index {
     /// All tables one behind the other, the smallest first.
     buckets: Vec<Bucket>,
     hasher: SipHasher13,
@@ -71,7 +71,7 @@ impl Table {
 
 impl Index {
     /// An empty index with a random 128-bit secret.
-    pub fn new(secret: [u8; 16]) -> Self {
+    pub(crate) fn new(secret: [u8; 16]) -> Self {
         Self {
             buckets: vec![0; Table(INDEX_BUCKETS).range().end],
             hasher: SipHasher13::new_with_key(&secret),
@@ -82,14 +82,14 @@ impl Index {
     }
 
     /// Keyed hash of any value: for the index, and for initial sequence numbers (RFC 6528).
-    pub fn hash(&self, value: impl Hash) -> u64 {
+    pub(crate) fn hash(&self, value: impl Hash) -> u64 {
         let mut hasher = self.hasher;
         value.hash(&mut hasher);
         hasher.finish()
     }
 
     /// Finds the slot for which `matches` holds among those stored under the hash of `key`.
-    pub fn find(&self, key: &Key, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, key: &Key, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let hash = self.hash(key);
         let mut tables = std::iter::once(self.current).chain(self.leaving());
         tables.find_map(|table| {
@@ -99,7 +99,7 @@ impl Index {
     }
 
     /// Stores `slot_nr` under `key`. False, and nothing stored, when the index is full.
-    pub fn insert(&mut self, key: &Key, slot_nr: u32) -> bool {
+    pub(crate) fn insert(&mut self, key: &Key, slot_nr: u32) -> bool {
         if self.used >= self.current.capacity() {
             if self.current.0 == INDEX_BUCKETS {
                 return false;
@@ -116,7 +116,7 @@ impl Index {
     }
 
     /// Removes the entry of `slot_nr` under `key`; one that is not there is ignored.
-    pub fn remove(&mut self, key: &Key, slot_nr: u32) {
+    pub(crate) fn remove(&mut self, key: &Key, slot_nr: u32) {
         let hash = self.hash(key);
         for table in std::iter::once(self.current).chain(self.leaving()) {
             let buckets = &mut self.buckets[table.range()];

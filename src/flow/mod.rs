@@ -2,13 +2,13 @@
 //! clock, no system call; time and randomness are arguments.
 
 pub mod fwd;
-pub mod index;
+pub(crate) mod index;
 pub mod neighbours;
 pub mod network;
-pub mod reassembly;
+pub(crate) mod reassembly;
 pub mod scan;
-pub mod side;
-pub mod splice;
-pub mod table;
+pub(crate) mod side;
+pub(crate) mod splice;
+pub(crate) mod table;
 pub mod tcp;
 pub mod timer;

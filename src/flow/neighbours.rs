@@ -25,7 +25,7 @@ struct Entry {
 
 /// The table, sorted by address.
 #[derive(Debug)]
-pub struct Neighbours {
+pub(crate) struct Neighbours {
     entries: Vec<Entry>,
 }
 
@@ -37,7 +37,7 @@ impl Default for Neighbours {
 
 impl Neighbours {
     /// Fixes the Ethernet address of `addresses`, and of no others any more.
-    pub fn pin(&mut self, addresses: impl Iterator<Item = IpAddr>, mac: Mac) {
+    pub(crate) fn pin(&mut self, addresses: impl Iterator<Item = IpAddr>, mac: Mac) {
         self.entries.retain(|entry| !entry.pinned);
         for address in addresses {
             self.forget(address);
@@ -47,7 +47,7 @@ impl Neighbours {
 
     /// Notes the Ethernet address of a neighbour; group addresses and the zero address, which no
     /// station has, are ignored. True if it was not known.
-    pub fn learn(&mut self, address: IpAddr, mac: Mac) -> bool {
+    pub(crate) fn learn(&mut self, address: IpAddr, mac: Mac) -> bool {
         if !mac.is_station() {
             return false;
         }
@@ -62,7 +62,7 @@ impl Neighbours {
     }
 
     /// Forgets a neighbour.
-    pub fn forget(&mut self, address: IpAddr) {
+    pub(crate) fn forget(&mut self, address: IpAddr) {
         if let Ok(at) = self.position(address)
             && !self.entries[at].pinned
         {
@@ -71,20 +71,20 @@ impl Neighbours {
     }
 
     /// All that is known will be told anew.
-    pub fn begin_refresh(&mut self) {
+    pub(crate) fn begin_refresh(&mut self) {
         for entry in &mut self.entries {
             entry.fresh = entry.pinned;
         }
     }
 
     /// All was told: forgets what was not mentioned.
-    pub fn end_refresh(&mut self) {
+    pub(crate) fn end_refresh(&mut self) {
         self.entries.retain(|entry| entry.fresh);
     }
 
     /// The Ethernet address that stands behind `address` on the guest's link: the neighbour's own; for
     /// what is behind the gateway that of the gateway; else ours.
-    pub fn station(&self, net: &Network, address: IpAddr) -> Mac {
+    pub(crate) fn station(&self, net: &Network, address: IpAddr) -> Mac {
         let known = self.find(address).or_else(|| self.find(net.gateway_for(address)?));
         known.unwrap_or(net.our_mac)
     }

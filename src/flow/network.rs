@@ -8,10 +8,10 @@ use arrayvec::ArrayVec;
 pub use crate::wire::Mac;
 
 /// DNS servers of one family handed to the guest.
-pub const MAX_DNS: usize = 3;
+pub(crate) const MAX_DNS: usize = 3;
 
 /// Entries of the DNS search list handed to the guest.
-pub const MAX_SEARCH: usize = 6;
+pub(crate) const MAX_SEARCH: usize = 6;
 
 /// IPv4 as the guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,26 +52,26 @@ pub struct Services {
     /// DHCPv4.
     pub dhcp: bool,
     /// DHCPv6.
-    pub dhcpv6: bool,
+    pub(crate) dhcpv6: bool,
     /// Neighbour and router discovery.
-    pub ndp: bool,
+    pub(crate) ndp: bool,
     /// Router advertisements.
-    pub ra: bool,
+    pub(crate) ra: bool,
     /// DNS servers are handed out.
-    pub hand_out_dns: bool,
+    pub(crate) hand_out_dns: bool,
     /// The DNS search list is handed out.
-    pub hand_out_search: bool,
+    pub(crate) hand_out_search: bool,
     /// TCP is translated.
-    pub tcp: bool,
+    pub(crate) tcp: bool,
     /// UDP is translated.
-    pub udp: bool,
+    pub(crate) udp: bool,
     /// ICMP echo is translated.
-    pub icmp: bool,
+    pub(crate) icmp: bool,
 }
 
 impl Services {
     /// Nothing is on.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         dhcp: false,
         dhcpv6: false,
         ndp: false,
@@ -123,7 +123,7 @@ pub struct Network {
 
 impl Network {
     /// The gateway of the family of `address`.
-    pub fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
         match address {
             IpAddr::V4(_) => self.v4.as_ref()?.gateway.map(IpAddr::V4),
             IpAddr::V6(_) => self.v6.as_ref()?.gateway.map(IpAddr::V6),
@@ -131,7 +131,7 @@ impl Network {
     }
 
     /// Scope of link-local addresses on the host side; 0 if there is none.
-    pub fn scope_id(&self) -> u32 {
+    pub(crate) fn scope_id(&self) -> u32 {
         self.v6.as_ref().map_or(0, |v6| v6.scope_id)
     }
 }
@@ -140,11 +140,11 @@ impl Network {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Learned {
     /// Ethernet address; broadcast until a frame was seen.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// IPv4 address last seen as a source.
-    pub v4: Ipv4Addr,
+    pub(crate) v4: Ipv4Addr,
     /// IPv6 address last seen as a source.
-    pub v6: Option<Ipv6Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
     /// Link-local address last seen as a source.
-    pub v6_link_local: Option<Ipv6Addr>,
+    pub(crate) v6_link_local: Option<Ipv6Addr>,
 }

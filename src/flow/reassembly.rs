@@ -32,19 +32,19 @@ const UNITS: usize = REASSEMBLY_BUFFER_BYTES / UNIT_BYTES as usize;
 
 /// Where the payload of a fragment is to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// The slot, below [`REASSEMBLY_SLOTS`].
-    pub slot: usize,
+    pub(crate) slot: usize,
     /// First byte in the slot's buffer. The payload ends below [`REASSEMBLY_BUFFER_BYTES`].
-    pub offset: usize,
+    pub(crate) offset: usize,
     /// Bytes of the whole datagram, UDP header included, if this fragment makes it whole. The slot is
     /// free then: its buffer keeps the datagram until the next call.
-    pub whole: Option<u32>,
+    pub(crate) whole: Option<u32>,
 }
 
 /// The datagrams that are not whole yet.
 #[derive(Default)]
-pub struct Reassembly {
+pub(crate) struct Reassembly {
     slots: [Option<Slot>; REASSEMBLY_SLOTS],
 }
 
@@ -76,7 +76,7 @@ impl Reassembly {
     ///
     /// # Errors
     /// The reason why the fragment is to be dropped.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         now: Timestamp,
         fragment: &Fragment,
@@ -102,7 +102,8 @@ impl Reassembly {
     }
 
     /// Number of datagrams that are not whole yet, condemned ones included.
-    pub fn pending(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> usize {
         self.slots.iter().flatten().count()
     }
 

@@ -21,7 +21,7 @@ const WORDS: usize = 65536 / 64;
 
 /// A set of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSet(Box<[u64; WORDS]>);
+pub(crate) struct PortSet(Box<[u64; WORDS]>);
 
 impl Default for PortSet {
     fn default() -> Self {
@@ -31,22 +31,22 @@ impl Default for PortSet {
 
 impl PortSet {
     /// Adds a port.
-    pub fn insert(&mut self, port: u16) {
+    pub(crate) fn insert(&mut self, port: u16) {
         self.0[usize::from(port) / 64] |= 1 << (port % 64);
     }
 
     /// Takes a port out.
-    pub fn remove(&mut self, port: u16) {
+    pub(crate) fn remove(&mut self, port: u16) {
         self.0[usize::from(port) / 64] &= !(1 << (port % 64));
     }
 
     /// Whether a port is in the set.
-    pub fn contains(&self, port: u16) -> bool {
+    pub(crate) fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port) / 64] >> (port % 64) & 1 == 1
     }
 
     /// Empties the set.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.fill(0);
     }
 
@@ -56,45 +56,45 @@ impl PortSet {
     }
 
     /// Adds all ports of `other`.
-    pub fn insert_all(&mut self, other: &Self) {
+    pub(crate) fn insert_all(&mut self, other: &Self) {
         self.0.iter_mut().zip(&*other.0).for_each(|(mine, theirs)| *mine |= theirs);
     }
 
     /// Takes all ports of `other` out.
-    pub fn remove_all(&mut self, other: &Self) {
+    pub(crate) fn remove_all(&mut self, other: &Self) {
         self.0.iter_mut().zip(&*other.0).for_each(|(mine, theirs)| *mine &= !theirs);
     }
 }
 
 /// The ports that are listened on in one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listening {
+pub(crate) struct Listening {
     /// TCP.
-    pub tcp: PortSet,
+    pub(crate) tcp: PortSet,
     /// UDP: bound and not connected.
-    pub udp: PortSet,
+    pub(crate) udp: PortSet,
 }
 
 impl Listening {
     /// Empties both sets.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.tcp.clear();
         self.udp.clear();
     }
 
     /// The set of a protocol; echo has no ports.
-    pub fn of(&self, proto: Proto) -> &PortSet {
+    pub(crate) fn of(&self, proto: Proto) -> &PortSet {
         if proto == Proto::Tcp { &self.tcp } else { &self.udp }
     }
 
     /// The set of a protocol, to be changed.
-    pub fn of_mut(&mut self, proto: Proto) -> &mut PortSet {
+    pub(crate) fn of_mut(&mut self, proto: Proto) -> &mut PortSet {
         if proto == Proto::Tcp { &mut self.tcp } else { &mut self.udp }
     }
 
     /// From what listens in a namespace to what may be forwarded to it: without `own`, where we
     /// listen there ourselves, and with the ports of TCP for UDP, too.
-    pub fn without_own(&mut self, own: &Self) {
+    pub(crate) fn without_own(&mut self, own: &Self) {
         self.tcp.remove_all(&own.tcp);
         self.udp.insert_all(&self.tcp);
         self.udp.remove_all(&own.udp);
@@ -103,7 +103,7 @@ impl Listening {
 
 /// What is to be done about a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Listen on it.
     Open(u16),
     /// Stop listening on it.
@@ -112,7 +112,7 @@ pub enum Change {
 
 impl Change {
     /// The port.
-    pub fn port(self) -> u16 {
+    pub(crate) fn port(self) -> u16 {
         match self {
             Self::Open(port) | Self::Close(port) => port,
         }
@@ -121,7 +121,7 @@ impl Change {
 
 /// What has to change so that `rule` listens where `targets` listen. `open` tells the ports it listens
 /// on now.
-pub fn changes<'a>(
+pub(crate) fn changes<'a>(
     rule: &'a Rule,
     targets: &'a PortSet,
     open: &'a PortSet,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 /// Where a side of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Pif {
+pub(crate) enum Pif {
     /// Sockets of the host.
     Host = 1,
     /// The link to the guest.
@@ -28,14 +28,14 @@ impl std::fmt::Display for Pif {
 /// An address and port in 18 bytes: IPv4 addresses are stored v4-mapped. No real v4-mapped address
 /// gets here, address mapping refuses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     address: [u8; 16],
     port: u16,
 }
 
 impl Endpoint {
     /// An endpoint.
-    pub fn new(address: IpAddr, port: u16) -> Self {
+    pub(crate) fn new(address: IpAddr, port: u16) -> Self {
         let address = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
@@ -44,17 +44,17 @@ impl Endpoint {
     }
 
     /// The address.
-    pub fn ip(self) -> IpAddr {
+    pub(crate) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.address).to_canonical()
     }
 
     /// The port, or the identifier of an echo flow.
-    pub fn port(self) -> u16 {
+    pub(crate) fn port(self) -> u16 {
         self.port
     }
 
     /// As a socket address; `scope_id` is used for link-local IPv6 addresses.
-    pub fn with_scope(self, scope_id: u32) -> SocketAddr {
+    pub(crate) fn with_scope(self, scope_id: u32) -> SocketAddr {
         match self.ip() {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => {
                 SocketAddrV6::new(v6, self.port, 0, scope_id).into()
@@ -78,13 +78,13 @@ impl std::fmt::Debug for Endpoint {
 
 /// One side of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Side {
+pub(crate) struct Side {
     /// Interface.
-    pub pif: Pif,
+    pub(crate) pif: Pif,
     /// Our address on this side.
-    pub ours: Endpoint,
+    pub(crate) ours: Endpoint,
     /// The other end.
-    pub endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 impl std::fmt::Display for Side {

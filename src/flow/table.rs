@@ -16,23 +16,23 @@ pub struct FlowId {
 }
 
 /// Bits of a [`FlowId`] packed into one number: enough for [`MAX_FLOWS`] and 2^24 generations.
-pub const FLOW_ID_BITS: u32 = SLOT_BITS + GENERATION_BITS;
+pub(crate) const FLOW_ID_BITS: u32 = SLOT_BITS + GENERATION_BITS;
 const SLOT_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 24;
 
 impl FlowId {
     /// Index of the slot, below [`MAX_FLOWS`].
-    pub fn slot(self) -> u32 {
+    pub(crate) fn slot(self) -> u32 {
         self.slot
     }
 
     /// Slot and generation in [`FLOW_ID_BITS`] bits.
-    pub fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << SLOT_BITS | u64::from(self.slot)
     }
 
     /// The inverse of [`to_bits`](Self::to_bits).
-    pub fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: u64) -> Self {
         let slot = (bits & ((1 << SLOT_BITS) - 1)) as u32;
         let generation = (bits >> SLOT_BITS & ((1 << GENERATION_BITS) - 1)) as u32;
         Self { slot, generation }
@@ -47,11 +47,11 @@ impl std::fmt::Debug for FlowId {
 
 /// An active flow: its sides and what its protocol keeps.
 #[derive(Debug)]
-pub struct Flow<T> {
+pub(crate) struct Flow<T> {
     /// The side that started the flow, then the other one.
-    pub sides: [Side; 2],
+    pub(crate) sides: [Side; 2],
     /// State of the protocol.
-    pub state: T,
+    pub(crate) state: T,
 }
 
 struct Slot<T> {
@@ -60,7 +60,7 @@ struct Slot<T> {
 }
 
 /// All flows.
-pub struct FlowTable<T> {
+pub(crate) struct FlowTable<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     active: usize,
@@ -75,7 +75,7 @@ impl<T> Default for FlowTable<T> {
 
 impl<T> FlowTable<T> {
     /// A table for `capacity` flows, at most [`MAX_FLOWS`]. Memory is reserved, not touched.
-    pub fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         let capacity = capacity.min(MAX_FLOWS);
         Self {
             slots: Vec::with_capacity(capacity),
@@ -86,17 +86,12 @@ impl<T> FlowTable<T> {
     }
 
     /// Number of active flows.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.active
     }
 
-    /// Whether there are no flows.
-    pub fn is_empty(&self) -> bool {
-        self.active == 0
-    }
-
     /// Takes a free slot, the one used last first; `None` when the table is full.
-    pub fn allocate(&mut self) -> Option<NewFlow<'_, T>> {
+    pub(crate) fn allocate(&mut self) -> Option<NewFlow<'_, T>> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < self.capacity => {
@@ -109,25 +104,25 @@ impl<T> FlowTable<T> {
     }
 
     /// The flow with this id, if it still lives.
-    pub fn get(&self, id: FlowId) -> Option<&Flow<T>> {
+    pub(crate) fn get(&self, id: FlowId) -> Option<&Flow<T>> {
         let slot = self.slots.get(id.slot as usize)?;
         if slot.generation == id.generation { slot.flow.as_ref() } else { None }
     }
 
     /// The flow with this id, if it still lives.
-    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow<T>> {
+    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow<T>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation == id.generation { slot.flow.as_mut() } else { None }
     }
 
     /// The id of the flow that lives in `slot`.
-    pub fn id_of(&self, slot: u32) -> Option<FlowId> {
+    pub(crate) fn id_of(&self, slot: u32) -> Option<FlowId> {
         let entry = self.slots.get(slot as usize)?;
         entry.flow.as_ref().map(|_| FlowId { slot, generation: entry.generation })
     }
 
     /// Ends a flow and returns what it kept.
-    pub fn remove(&mut self, id: FlowId) -> Option<Flow<T>> {
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow<T>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
             return None;
@@ -140,26 +135,27 @@ impl<T> FlowTable<T> {
     }
 
     /// Ids of all flows. Walks the table: not for the packet path.
-    pub fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
+    #[cfg(test)]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
         (0..self.slots.len() as u32).filter_map(|slot| self.id_of(slot))
     }
 }
 
 /// A slot that is taken. Gives the slot back when dropped.
-pub struct NewFlow<'a, T> {
+pub(crate) struct NewFlow<'a, T> {
     table: &'a mut FlowTable<T>,
     slot: u32,
     done: bool,
 }
 
 /// A slot whose first side is known. Gives the slot back when dropped.
-pub struct InitiatedFlow<'a, T> {
+pub(crate) struct InitiatedFlow<'a, T> {
     guard: NewFlow<'a, T>,
     first: Side,
 }
 
 /// A slot with both sides. Gives the slot back when dropped.
-pub struct TargetedFlow<'a, T> {
+pub(crate) struct TargetedFlow<'a, T> {
     guard: NewFlow<'a, T>,
     sides: [Side; 2],
 }
@@ -174,7 +170,7 @@ impl<T> Drop for NewFlow<'_, T> {
 
 impl<'a, T> NewFlow<'a, T> {
     /// The side that starts the flow is known.
-    pub fn initiate(self, first: Side) -> InitiatedFlow<'a, T> {
+    pub(crate) fn initiate(self, first: Side) -> InitiatedFlow<'a, T> {
         InitiatedFlow { guard: self, first }
     }
 
@@ -185,24 +181,19 @@ impl<'a, T> NewFlow<'a, T> {
 
 impl<'a, T> InitiatedFlow<'a, T> {
     /// The other side is known.
-    pub fn target(self, second: Side) -> TargetedFlow<'a, T> {
+    pub(crate) fn target(self, second: Side) -> TargetedFlow<'a, T> {
         TargetedFlow { guard: self.guard, sides: [self.first, second] }
     }
 }
 
 impl<T> TargetedFlow<'_, T> {
     /// The id that the flow will have.
-    pub fn id(&self) -> FlowId {
+    pub(crate) fn id(&self) -> FlowId {
         self.guard.id()
     }
 
-    /// Both sides.
-    pub fn sides(&self) -> &[Side; 2] {
-        &self.sides
-    }
-
     /// The flow lives from now on.
-    pub fn activate(mut self, state: T) -> FlowId {
+    pub(crate) fn activate(mut self, state: T) -> FlowId {
         let id = self.guard.id();
         self.guard.done = true;
         self.guard.table.active += 1;

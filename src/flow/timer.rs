@@ -30,7 +30,7 @@ struct Link {
 const UNLINKED: Link = Link { previous: NONE, next: NONE, expiry: 0, list: NONE };
 
 /// The wheel.
-pub struct TimerWheel {
+pub(crate) struct TimerWheel {
     now: u64,
     heads: [[u32; SLOTS]; LEVELS],
     occupied: [u64; LEVELS],
@@ -39,7 +39,7 @@ pub struct TimerWheel {
 
 impl TimerWheel {
     /// A wheel for keys below `keys`. Memory is reserved, and touched when a key is first used.
-    pub fn new(keys: usize, now: Timestamp) -> Self {
+    pub(crate) fn new(keys: usize, now: Timestamp) -> Self {
         Self {
             now: now.as_micros() / TICK_US,
             heads: [[NONE; SLOTS]; LEVELS],
@@ -49,7 +49,7 @@ impl TimerWheel {
     }
 
     /// Sets the timer of `key`; an earlier setting is replaced.
-    pub fn set(&mut self, key: u32, deadline: Timestamp) {
+    pub(crate) fn set(&mut self, key: u32, deadline: Timestamp) {
         self.cancel(key);
         if key as usize >= self.links.len() {
             self.links.resize(key as usize + 1, UNLINKED);
@@ -60,7 +60,7 @@ impl TimerWheel {
     }
 
     /// Cancels the timer of `key`, if it is set.
-    pub fn cancel(&mut self, key: u32) {
+    pub(crate) fn cancel(&mut self, key: u32) {
         let Some(&Link { previous, next, list, .. }) = self.links.get(key as usize) else { return };
         if list == NONE {
             return;
@@ -81,12 +81,13 @@ impl TimerWheel {
     }
 
     /// Whether the timer of `key` is set.
-    pub fn is_set(&self, key: u32) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_set(&self, key: u32) -> bool {
         self.links.get(key as usize).is_some_and(|link| link.list != NONE)
     }
 
     /// Removes and returns one timer that has expired at `now`; `None` when there is none left.
-    pub fn pop_expired(&mut self, now: Timestamp) -> Option<u32> {
+    pub(crate) fn pop_expired(&mut self, now: Timestamp) -> Option<u32> {
         let target = now.as_micros() / TICK_US;
         loop {
             let slot = (self.now % SLOTS as u64) as usize;
@@ -103,7 +104,7 @@ impl TimerWheel {
     }
 
     /// When to look again: no timer expires before, and one of the wheel's slots is due then.
-    pub fn next_deadline(&self) -> Option<Timestamp> {
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         let ticks = (0..LEVELS).filter_map(|level| self.next_due(level)).min()?;
         Some(Timestamp::from_micros(ticks * TICK_US))
     }

@@ -41,7 +41,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// A command that waits at the gate, or runs.
-pub struct Child {
+pub(crate) struct Child {
     gate: Option<OwnedFd>,
     pidfd: OwnedFd,
 }
@@ -158,7 +158,7 @@ impl Child {
     ///
     /// # Errors
     /// The command's process is gone.
-    pub fn release(&mut self) -> Result<(), Errno> {
+    pub(crate) fn release(&mut self) -> Result<(), Errno> {
         match self.gate.take() {
             Some(gate) => rustix::io::write(&gate, &[1]).map(drop),
             None => Ok(()),
@@ -169,13 +169,13 @@ impl Child {
     ///
     /// # Errors
     /// What dup(2) reports.
-    pub fn watch(&self) -> Result<Box<dyn Source>, Errno> {
+    pub(crate) fn watch(&self) -> Result<Box<dyn Source>, Errno> {
         Ok(Box::new(Ended { pidfd: rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3)? }))
     }
 
     /// The exit code that stands for how the command ended: its own, or 128 and the signal.
     /// `None` while it runs.
-    pub fn status(&self) -> Option<u8> {
+    pub(crate) fn status(&self) -> Option<u8> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), options).ok()??;
         match (status.exit_status(), status.terminating_signal()) {

@@ -12,7 +12,7 @@ use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Mac, Network};
 
 /// Bytes of an ARP message for IPv4 over Ethernet, without the Ethernet header.
-pub const LEN: usize = 28;
+pub(crate) const LEN: usize = 28;
 
 /// Hardware type Ethernet, protocol type IPv4, their address lengths.
 const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -35,7 +35,7 @@ struct Message {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(
+pub(crate) fn answer(
     net: &Network,
     neighbours: &Neighbours,
     request: &[u8],
@@ -61,7 +61,7 @@ pub fn answer(
 /// The broadcast question for the guest's address, sent once a link is up: its answer shows the
 /// guest's Ethernet address. `None` without an address of ours to ask from.
 #[must_use]
-pub fn initial_request(net: &Network) -> Option<[u8; LEN]> {
+pub(crate) fn initial_request(net: &Network) -> Option<[u8; LEN]> {
     let v4 = net.v4.as_ref()?;
     Some(build(&Message {
         operation: REQUEST,
@@ -75,7 +75,7 @@ pub fn initial_request(net: &Network) -> Option<[u8; LEN]> {
 /// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it
 /// (RFC 5227, section 2.3).
 #[must_use]
-pub fn announcement(address: Ipv4Addr, mac: Mac) -> [u8; LEN] {
+pub(crate) fn announcement(address: Ipv4Addr, mac: Mac) -> [u8; LEN] {
     build(&Message {
         operation: REQUEST,
         sender_mac: mac,

@@ -15,12 +15,12 @@ use super::{Ignored, put};
 use crate::flow::network::{Ipv4Net, Mac, Network};
 
 /// UDP port of the server.
-pub const SERVER_PORT: u16 = 67;
+pub(crate) const SERVER_PORT: u16 = 67;
 /// UDP port of the client.
-pub const CLIENT_PORT: u16 = 68;
+pub(crate) const CLIENT_PORT: u16 = 68;
 
 /// Longest answer, bytes: fills the 576-byte IPv4 packet that every host accepts.
-pub const MAX_REPLY: usize = FIXED_LEN + dhcp_options::MAX_LEN + 1;
+pub(crate) const MAX_REPLY: usize = FIXED_LEN + dhcp_options::MAX_LEN + 1;
 
 /// Bytes before the options, the magic cookie included.
 const FIXED_LEN: usize = 240;
@@ -43,7 +43,7 @@ const ACK: u8 = 5;
 
 /// What an answer is, by what it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// OFFER to a DISCOVER.
     Offer,
     /// ACK to a DISCOVER with Rapid Commit.
@@ -79,24 +79,24 @@ impl Kind {
 /// An answer, and how to send it: from port [`SERVER_PORT`] to port [`CLIENT_PORT`], in a frame to
 /// the guest's Ethernet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// UDP payload, 300 bytes to [`MAX_REPLY`].
-    pub message: ArrayVec<u8, MAX_REPLY>,
+    pub(crate) message: ArrayVec<u8, MAX_REPLY>,
     /// What it is, for the log.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// IPv4 source: our address.
-    pub source: Ipv4Addr,
+    pub(crate) source: Ipv4Addr,
     /// IPv4 destination: the assigned address, or 255.255.255.255 if the client wants a broadcast.
-    pub destination: Ipv4Addr,
+    pub(crate) destination: Ipv4Addr,
     /// Hardware address the client gave, for the log.
-    pub client: Mac,
+    pub(crate) client: Mac,
 }
 
 /// Answers a DHCPv4 or BOOTP message; `request` is the UDP payload.
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
+pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
     let (v4, gateway) = server(net)?;
     let (fixed, options) = request.split_first_chunk::<FIXED_LEN>().ok_or(Ignored::Malformed)?;
     if fixed[0] != BOOTREQUEST {

@@ -12,14 +12,14 @@ use super::{Ignored, labels, put, search_domains};
 use crate::flow::network::{Ipv4Net, Network};
 
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
-pub const MAX_LEN: usize = 307;
+pub(crate) const MAX_LEN: usize = 307;
 
 /// Message type.
-pub const CODE_TYPE: u8 = 53;
+pub(crate) const CODE_TYPE: u8 = 53;
 /// The codes that the client wants, in order.
-pub const CODE_PARAMETERS: u8 = 55;
+pub(crate) const CODE_PARAMETERS: u8 = 55;
 /// Rapid Commit (RFC 4039).
-pub const CODE_RAPID_COMMIT: u8 = 80;
+pub(crate) const CODE_RAPID_COMMIT: u8 = 80;
 
 const CODE_PAD: u8 = 0;
 const CODE_MASK: u8 = 1;
@@ -64,22 +64,22 @@ const FQDN_RCODE: u8 = 255;
 type Value = ArrayVec<u8, 255>;
 
 /// What the options of an answer follow from.
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// Names, MTU, services.
-    pub net: &'a Network,
+    pub(crate) net: &'a Network,
     /// The addresses handed out.
-    pub v4: &'a Ipv4Net,
+    pub(crate) v4: &'a Ipv4Net,
     /// Gateway, and our own address.
-    pub gateway: Ipv4Addr,
+    pub(crate) gateway: Ipv4Addr,
     /// Message type of the answer.
-    pub message_type: u8,
+    pub(crate) message_type: u8,
     /// The answer commits at once.
-    pub rapid_commit: bool,
+    pub(crate) rapid_commit: bool,
 }
 
 /// The options of a message as code and value. Ends at the end option or with the message; a
 /// truncated option is the last item, as an error.
-pub fn parse(mut rest: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), Ignored>> {
+pub(crate) fn parse(mut rest: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), Ignored>> {
     std::iter::from_fn(move || {
         while let Some((&CODE_PAD, tail)) = rest.split_first() {
             rest = tail;
@@ -98,7 +98,7 @@ pub fn parse(mut rest: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), Ignore
 
 /// Appends at most [`MAX_LEN`] bytes of options and the end option. `parameters` is the client's
 /// option 55.
-pub fn append<const N: usize>(
+pub(crate) fn append<const N: usize>(
     message: &mut ArrayVec<u8, N>,
     facts: &Facts<'_>,
     parameters: Option<&[u8]>,

@@ -17,12 +17,12 @@ use super::{Ignored, labels, put, search_domains};
 use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
 
 /// UDP port of the server.
-pub const SERVER_PORT: u16 = 547;
+pub(crate) const SERVER_PORT: u16 = 547;
 /// UDP port of the client.
-pub const CLIENT_PORT: u16 = 546;
+pub(crate) const CLIENT_PORT: u16 = 546;
 
 /// Longest answer, bytes.
-pub const MAX_REPLY: usize = HEADER_LEN
+pub(crate) const MAX_REPLY: usize = HEADER_LEN
     + (OPTION_HEADER_LEN + Duid::LEN)
     + (OPTION_HEADER_LEN + IA_NA_HEADER_LEN + OPTION_HEADER_LEN + IA_ADDR_LEN)
     + (OPTION_HEADER_LEN + MAX_CLIENT_ID)
@@ -97,7 +97,7 @@ impl Duid {
 
 /// What an answer is, by what it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// ADVERTISE to a SOLICIT.
     Advertise,
     /// REPLY to a REQUEST, RENEW or CONFIRM.
@@ -128,17 +128,17 @@ impl fmt::Display for Kind {
 /// An answer, and how to send it: from our link-local address and port [`SERVER_PORT`] to port
 /// [`CLIENT_PORT`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// UDP payload.
-    pub message: ArrayVec<u8, MAX_REPLY>,
+    pub(crate) message: ArrayVec<u8, MAX_REPLY>,
     /// What it is, for the log.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// IPv6 destination: the source of the question.
-    pub destination: Ipv6Addr,
+    pub(crate) destination: Ipv6Addr,
     /// IPv6 flow label: the lower 20 bits of the transaction id.
-    pub flow_label: u32,
+    pub(crate) flow_label: u32,
     /// The address the guest was given, which it can be expected to use from now on.
-    pub assigned: Option<Ipv6Addr>,
+    pub(crate) assigned: Option<Ipv6Addr>,
 }
 
 /// Answers a DHCPv6 message; `request` is the UDP payload, `source` and `destination` its IPv6
@@ -146,7 +146,7 @@ pub struct Reply {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(
+pub(crate) fn answer(
     net: &Network,
     server: &Duid,
     source: Ipv6Addr,

@@ -6,10 +6,10 @@
 use arrayvec::ArrayVec;
 
 /// Longest name in label form, with the closing zero.
-pub const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// Most bytes of search list in a DHCPv6 reply or a router advertisement; a multiple of 8.
-pub const MAX_SEARCH_BYTES: usize = 512;
+pub(crate) const MAX_SEARCH_BYTES: usize = 512;
 
 /// Longest label.
 const MAX_LABEL: usize = 63;
@@ -19,19 +19,19 @@ const POINTER: u8 = 0xc0;
 
 /// Appends `name` in full. Trailing dots are dropped. Returns whether it was written: the root, an
 /// empty or overlong label, an overlong name and one that exceeds the capacity are not.
-pub fn append<const N: usize>(out: &mut ArrayVec<u8, N>, name: &str) -> bool {
+pub(crate) fn append<const N: usize>(out: &mut ArrayVec<u8, N>, name: &str) -> bool {
     append_with(out, name, |_, _| None)
 }
 
 /// Appends `name`, with a pointer for the longest suffix that `out` already has. `out` holds
 /// nothing but names that were written by this function, and pointers count from its start.
 /// Returns whether it was written, as [`append`] does.
-pub fn append_compressed<const N: usize>(out: &mut ArrayVec<u8, N>, name: &str) -> bool {
+pub(crate) fn append_compressed<const N: usize>(out: &mut ArrayVec<u8, N>, name: &str) -> bool {
     append_with(out, name, find_suffix)
 }
 
 /// Appends every name of `names` that is valid and fits, in full.
-pub fn list<'a, const N: usize>(names: impl Iterator<Item = &'a str>) -> ArrayVec<u8, N> {
+pub(crate) fn list<'a, const N: usize>(names: impl Iterator<Item = &'a str>) -> ArrayVec<u8, N> {
     let mut out = ArrayVec::new();
     for name in names {
         append(&mut out, name);
@@ -40,7 +40,7 @@ pub fn list<'a, const N: usize>(names: impl Iterator<Item = &'a str>) -> ArrayVe
 }
 
 /// Appends every name of `names` that is valid and fits, compressed.
-pub fn compressed_list<'a, const N: usize>(
+pub(crate) fn compressed_list<'a, const N: usize>(
     names: impl Iterator<Item = &'a str>,
 ) -> ArrayVec<u8, N> {
     let mut out = ArrayVec::new();

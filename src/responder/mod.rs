@@ -17,12 +17,12 @@
 //! | [`ndp`] | neighbour and router discovery | RFC 4861, 8106 |
 //! | [`labels`] | domain names as labels | RFC 1035 |
 
-pub mod arp;
-pub mod dhcp;
+pub(crate) mod arp;
+pub(crate) mod dhcp;
 mod dhcp_options;
 pub mod dhcpv6;
-pub mod labels;
-pub mod ndp;
+pub(crate) mod labels;
+pub(crate) mod ndp;
 
 use arrayvec::ArrayVec;
 
@@ -30,7 +30,7 @@ use crate::flow::network::Network;
 
 /// Why a question got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ignored {
+pub(crate) enum Ignored {
     /// The message is truncated or contradicts itself.
     Malformed,
     /// Well-formed, but the protocol asks us to stay silent: an announcement, a probe for the
@@ -40,22 +40,6 @@ pub enum Ignored {
     Unsupported,
     /// The responder, or the address family, is off.
     Disabled,
-}
-
-impl Ignored {
-    /// Every reason, for a table of counters.
-    pub const ALL: [Self; 4] = [Self::Malformed, Self::NotForUs, Self::Unsupported, Self::Disabled];
-
-    /// The name the reason is counted under.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::NotForUs => "not_for_us",
-            Self::Unsupported => "unsupported",
-            Self::Disabled => "disabled",
-        }
-    }
 }
 
 /// The domains handed out as search list, in order; none if handing them out is off.

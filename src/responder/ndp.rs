@@ -18,7 +18,7 @@ use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
 
 /// Longest message, bytes.
-pub const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
+pub(crate) const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
     + PREFIX_LEN
     + LINK_LAYER_LEN
     + MTU_LEN
@@ -26,7 +26,7 @@ pub const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
     + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES);
 
 /// All nodes of the link.
-pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 const ROUTER_ADVERTISEMENT_LEN: usize = 16;
 const PREFIX_LEN: usize = 32;
@@ -77,7 +77,7 @@ type Body = ArrayVec<u8, MAX_MESSAGE>;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Answer to a neighbour solicitation.
     NeighborAdvertisement,
     /// Answer to a router solicitation.
@@ -105,20 +105,20 @@ impl fmt::Display for Kind {
 
 /// An ICMPv6 message, and where to send it: from our link-local address with hop limit 255.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// The ICMPv6 message, its checksum zero.
-    pub message: ArrayVec<u8, MAX_MESSAGE>,
+    pub(crate) message: ArrayVec<u8, MAX_MESSAGE>,
     /// IPv6 destination.
-    pub destination: Ipv6Addr,
+    pub(crate) destination: Ipv6Addr,
     /// What it is, for the log.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// Answers an ICMPv6 message of type 133 to 136 from `source`.
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn answer(
+pub(crate) fn answer(
     net: &Network,
     neighbours: &Neighbours,
     source: Ipv6Addr,
@@ -150,7 +150,7 @@ pub fn answer(
 ///
 /// # Errors
 /// [`Ignored::Disabled`] if there is none to send.
-pub fn router_advertisement(net: &Network) -> Result<Reply, Ignored> {
+pub(crate) fn router_advertisement(net: &Network) -> Result<Reply, Ignored> {
     Ok(Reply {
         message: router_advertisement_message(net, enabled(net)?)?,
         destination: ALL_NODES,
@@ -161,14 +161,14 @@ pub fn router_advertisement(net: &Network) -> Result<Reply, Ignored> {
 /// Time until the next unsolicited router advertisement, 200 s to 599 s (RFC 4861, 6.2.4).
 /// `random` is any value, drawn anew each time.
 #[must_use]
-pub fn next_unsolicited_delay(random: u32) -> Duration {
+pub(crate) fn next_unsolicited_delay(random: u32) -> Duration {
     Duration::from_secs((UNSOLICITED_MIN_S + random % UNSOLICITED_SPAN_S).into())
 }
 
 /// The question for the guest's address, sent to that address once a link is up: its answer shows
 /// the guest's addresses. `None` without an address to ask for.
 #[must_use]
-pub fn initial_solicitation(net: &Network) -> Option<Reply> {
+pub(crate) fn initial_solicitation(net: &Network) -> Option<Reply> {
     let target = enabled(net).ok()?.addr?;
     let mut message = Body::new();
     put(&mut message, &[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
@@ -208,7 +208,7 @@ fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply
 /// (RFC 4861, section 7.2.6). To be sent from `address`. As in answers it is called a router: a guest would
 /// strike a router that denies it off its list.
 #[must_use]
-pub fn announcement(address: Ipv6Addr, mac: Mac) -> Reply {
+pub(crate) fn announcement(address: Ipv6Addr, mac: Mac) -> Reply {
     let message = neighbor_advertisement(FLAGS_RO, address, mac);
     Reply { message, destination: ALL_NODES, kind: Kind::UnsolicitedNeighborAdvertisement }
 }

@@ -29,7 +29,7 @@ struct Ids {
 ///
 /// # Errors
 /// There is no such user, or we may not become it.
-pub fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartError> {
+pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartError> {
     let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
     let wanted = match run_as {
         Some(spec) => parse(spec).ok_or_else(|| invalid(spec))?,
@@ -61,7 +61,7 @@ fn invalid(spec: &str) -> StartError {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn create_namespace() -> Result<(), SandboxError> {
+pub(crate) fn create_namespace() -> Result<(), SandboxError> {
     namespace::create(Kinds::USER).map_err(|errno| {
         SandboxError::new("couldn't create a user namespace", errno, namespace_cure(errno))
     })
@@ -71,7 +71,7 @@ pub fn create_namespace() -> Result<(), SandboxError> {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn create_namespace_as_root() -> Result<(), SandboxError> {
+pub(crate) fn create_namespace_as_root() -> Result<(), SandboxError> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     create_namespace()?;
     if let Err(error) = namespace::map_to_root(user, group) {
@@ -84,7 +84,7 @@ pub fn create_namespace_as_root() -> Result<(), SandboxError> {
 ///
 /// # Errors
 /// The namespace cannot be opened or entered.
-pub fn enter_namespace(path: &Path) -> Result<(), StartError> {
+pub(crate) fn enter_namespace(path: &Path) -> Result<(), StartError> {
     let failed = |what: &str, errno| {
         let (shown, why, cure) = (path.display(), errno_text(errno), cure(path, errno));
         StartError::Other(format!("Couldn't {what} user namespace {shown}: {why}{cure}"))
@@ -111,7 +111,7 @@ fn cure(path: &Path, errno: Errno) -> String {
 
 /// What to do where a namespace has no file: its process has ended, or the name is wrong, and then
 /// `otherwise`.
-pub fn no_namespace(path: &Path, otherwise: &str) -> String {
+pub(crate) fn no_namespace(path: &Path, otherwise: &str) -> String {
     let mut parts = path.components().map(|part| part.as_os_str()).skip(1);
     match (parts.next(), parts.next()) {
         (Some(proc), Some(pid)) if proc == "proc" => {

@@ -25,9 +25,9 @@
 
 mod calls;
 mod error;
-pub mod identity;
+pub(crate) mod identity;
 
-pub use error::SandboxError;
+pub(crate) use error::SandboxError;
 use error::{failed, namespace_cure};
 
 use rustix::io::Errno;
@@ -74,7 +74,7 @@ pub enum Program {
 
 /// What of pasta's set-up needs capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setup {
+pub(crate) enum Setup {
     /// None: there is no namespace.
     Passt,
     /// A namespace of our own.
@@ -87,7 +87,7 @@ pub enum Setup {
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn limit_capabilities() -> Result<(), SandboxError> {
+pub(crate) fn limit_capabilities() -> Result<(), SandboxError> {
     let root = rustix::process::geteuid().is_root();
     let kept = if root { AT_START.union(AT_START_AS_ROOT) } else { AT_START };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
@@ -97,7 +97,7 @@ pub fn limit_capabilities() -> Result<(), SandboxError> {
 ///
 /// # Errors
 /// There is no such user, or no user namespace can be made.
-pub fn detach(conf: &RunConf) -> Result<(), StartError> {
+pub(crate) fn detach(conf: &RunConf) -> Result<(), StartError> {
     identity::settle_user(conf.run_as.as_deref(), false)?;
     identity::create_namespace()?;
     Ok(keep_for_setup(conf, Setup::Passt)?)
@@ -107,7 +107,7 @@ pub fn detach(conf: &RunConf) -> Result<(), StartError> {
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), SandboxError> {
+pub(crate) fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), SandboxError> {
     let mut kept = Capabilities::SYS_ADMIN.union(Capabilities::SETPCAP);
     if conf.chroot_fallback {
         kept |= Capabilities::SYS_CHROOT;
@@ -128,7 +128,7 @@ pub fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), SandboxError> 
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
+pub(crate) fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
     // A process has to end for this to matter: in the background, the launcher does.
     let processes = if conf.foreground { Kinds::COMMAND } else { Kinds::COMMAND.with(Kinds::PID) };
     namespace::create(processes).map_err(|errno| {
@@ -146,7 +146,7 @@ pub fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn give_up(program: Program) -> Result<(), SandboxError> {
+pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,

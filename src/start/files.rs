@@ -10,16 +10,16 @@ use super::StartError;
 
 /// Files that this start has made. They are removed when this is dropped before [`keep`](Self::keep).
 #[derive(Debug, Default)]
-pub struct Made(Vec<PathBuf>);
+pub(crate) struct Made(Vec<PathBuf>);
 
 impl Made {
     /// `path` was not there before.
-    pub fn note(&mut self, path: &Path) {
+    pub(crate) fn note(&mut self, path: &Path) {
         self.0.push(path.to_owned());
     }
 
     /// The files are to stay, or are somebody else's to remove.
-    pub fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.0.clear();
     }
 }
@@ -34,7 +34,7 @@ impl Drop for Made {
 
 /// The PID file, open and empty.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     file: File,
     path: PathBuf,
 }
@@ -46,7 +46,7 @@ impl PidFile {
     ///
     /// # Errors
     /// [`StartError::PidFile`].
-    pub fn open(path: &Path, made: &mut Made) -> Result<Self, StartError> {
+    pub(crate) fn open(path: &Path, made: &mut Made) -> Result<Self, StartError> {
         let failed = |source| StartError::PidFile { path: path.to_owned(), source };
         let file = match Self::existing(path) {
             // Asking for creation where the file exists is refused in folders that everyone may
@@ -82,7 +82,7 @@ impl PidFile {
     ///
     /// # Errors
     /// What write(2) reports.
-    pub fn write(mut self, pid: i32) -> Result<(), StartError> {
+    pub(crate) fn write(mut self, pid: i32) -> Result<(), StartError> {
         let written = self.file.write_all(format!("{pid}\n").as_bytes());
         written.map_err(|error| {
             let path = self.path.display();

@@ -9,17 +9,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use super::StartError;
 
 /// The variable that names the socket. A leading `@` stands for the zero byte of an abstract address.
-pub const VARIABLE: &str = "NOTIFY_SOCKET";
+pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// A connection to the service manager.
-pub struct ServiceManager(UnixDatagram);
+pub(crate) struct ServiceManager(UnixDatagram);
 
 impl ServiceManager {
     /// Connects to the socket that the environment names; `None` when it names none.
     ///
     /// # Errors
     /// The socket cannot be reached.
-    pub fn connect() -> Result<Option<Self>, StartError> {
+    pub(crate) fn connect() -> Result<Option<Self>, StartError> {
         let Some(name) = std::env::var_os(VARIABLE) else {
             log::warn!("No service manager to notify: {VARIABLE} is not set");
             return Ok(None);
@@ -39,7 +39,7 @@ impl ServiceManager {
     ///
     /// # Errors
     /// What send(2) reports.
-    pub fn ready(&self, pid: i32) -> std::io::Result<()> {
+    pub(crate) fn ready(&self, pid: i32) -> std::io::Result<()> {
         self.0.send(format!("READY=1\nMAINPID={pid}\n").as_bytes()).map(drop)
     }
 }

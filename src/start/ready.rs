@@ -17,7 +17,7 @@ use crate::conf::RunConf;
 use crate::sys::process::{self, Forked};
 
 /// Everything that saying "ready" takes, opened while the file system is there.
-pub struct Readiness {
+pub(crate) struct Readiness {
     foreground: bool,
     made: Made,
     pid_file: Option<PidFile>,
@@ -26,7 +26,7 @@ pub struct Readiness {
 }
 
 /// Which process goes on after [`Readiness::fork`].
-pub enum Continue {
+pub(crate) enum Continue {
     /// The program: with what it says when it is ready.
     Program(Announcement),
     /// The first process, which has nothing left to do but end with 0.
@@ -34,7 +34,7 @@ pub enum Continue {
 }
 
 /// The word that a process in the background, or one in the foreground, is ready.
-pub struct Announcement(Kind);
+pub(crate) struct Announcement(Kind);
 
 enum Kind {
     Background { starter: OwnedFd, null: OwnedFd },
@@ -46,7 +46,7 @@ impl Readiness {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn prepare(run: &RunConf, mut made: Made) -> Result<Self, StartError> {
+    pub(crate) fn prepare(run: &RunConf, mut made: Made) -> Result<Self, StartError> {
         let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, &mut made)).transpose()?;
         let manager = if run.notify { ServiceManager::connect()? } else { None };
         let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
@@ -54,7 +54,7 @@ impl Readiness {
     }
 
     /// This process is not the program: what was made is none of its business.
-    pub fn disown(&mut self) {
+    pub(crate) fn disown(&mut self) {
         self.made.keep();
     }
 
@@ -63,7 +63,7 @@ impl Readiness {
     ///
     /// # Errors
     /// [`StartError`], in either process.
-    pub fn fork(self) -> Result<Continue, StartError> {
+    pub(crate) fn fork(self) -> Result<Continue, StartError> {
         let Self { foreground, mut made, pid_file, manager, null } = self;
         // The sandbox has put files out of reach.
         made.keep();
@@ -126,7 +126,7 @@ impl Announcement {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn say(self) -> Result<(), StartError> {
+    pub(crate) fn say(self) -> Result<(), StartError> {
         match self.0 {
             Kind::Foreground { pid_file, manager } => {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();

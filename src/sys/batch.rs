@@ -17,14 +17,14 @@ use crate::limits::DATAGRAM_BATCH as BATCH;
 /// Room for one datagram: no UDP payload is longer.
 const SLOT_BYTES: usize = 64 * 1024;
 /// Bytes of a stream that are copied at a time; stays within a second-level cache.
-pub const STREAM_BYTES: usize = 256 * 1024;
+pub(crate) const STREAM_BYTES: usize = 256 * 1024;
 
 const EMPTY: Burst = Burst { len: 0, segment: None };
 
 const _: () = assert!(STREAM_BYTES <= BATCH * SLOT_BYTES);
 
 /// The buffer. Its memory is reserved at once and touched as far as it is used.
-pub struct Batch {
+pub(crate) struct Batch {
     bytes: Vec<u8>,
     /// Each datagram, or burst of datagrams, that was received and kept.
     bursts: [Burst; BATCH],
@@ -54,7 +54,7 @@ impl Batch {
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recv(2) reports.
-    pub fn peek_stream(&mut self, from: BorrowedFd<'_>) -> Result<u32, Errno> {
+    pub(crate) fn peek_stream(&mut self, from: BorrowedFd<'_>) -> Result<u32, Errno> {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         recv(from, &mut self.bytes[..STREAM_BYTES], flags).map(|(read, _)| read as u32)
     }
@@ -63,7 +63,7 @@ impl Batch {
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recv(2) reports.
-    pub fn receive_stream(&mut self, from: BorrowedFd<'_>, most: u32) -> Result<u32, Errno> {
+    pub(crate) fn receive_stream(&mut self, from: BorrowedFd<'_>, most: u32) -> Result<u32, Errno> {
         let room = STREAM_BYTES.min(most as usize);
         recv(from, &mut self.bytes[..room], RecvFlags::DONTWAIT).map(|(read, _)| read as u32)
     }
@@ -72,7 +72,7 @@ impl Batch {
     ///
     /// # Errors
     /// What write(2) reports.
-    pub fn store(&self, part: std::ops::Range<u32>, pipe: &Pipe) -> Result<u32, Errno> {
+    pub(crate) fn store(&self, part: std::ops::Range<u32>, pipe: &Pipe) -> Result<u32, Errno> {
         pipe.store(&self.bytes[part.start as usize..part.end as usize])
     }
 
@@ -80,7 +80,7 @@ impl Batch {
     ///
     /// # Errors
     /// `AGAIN` when the socket is full, else what send(2) reports.
-    pub fn send_stream(&self, to: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
+    pub(crate) fn send_stream(&self, to: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         send(to, &self.bytes[..bytes as usize], flags).map(|written| written as u32)
     }
@@ -91,7 +91,7 @@ impl Batch {
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recvmmsg(2) reports: an error that waited.
-    pub fn receive(
+    pub(crate) fn receive(
         &mut self,
         from: BorrowedFd<'_>,
         most: usize,
@@ -147,12 +147,12 @@ impl Batch {
     }
 
     /// What was received and kept, in order.
-    pub fn bursts(&self) -> &[Burst] {
+    pub(crate) fn bursts(&self) -> &[Burst] {
         &self.bursts[..self.received]
     }
 
     /// The bytes of datagram or burst `index`.
-    pub fn bytes(&self, index: usize) -> &[u8] {
+    pub(crate) fn bytes(&self, index: usize) -> &[u8] {
         let start = usize::from(self.slots[index]) * SLOT_BYTES;
         &self.bytes[start..start + self.bursts()[index].len as usize]
     }
@@ -162,7 +162,7 @@ impl Batch {
     ///
     /// # Errors
     /// What sendmmsg(2) reports about the first of them.
-    pub fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
+    pub(crate) fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
         let base = self.bytes.as_mut_ptr();
         let (bursts, slots) = (&self.bursts, &self.slots);
         let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {

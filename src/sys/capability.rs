@@ -7,14 +7,14 @@ use rustix::thread::{
 };
 
 /// A set of capabilities.
-pub type Capabilities = CapabilitySet;
+pub(crate) type Capabilities = CapabilitySet;
 
 /// Keeps those of the thread's capabilities that are in `wanted`, permitted and effective, and lets
 /// none be inherited.
 ///
 /// # Errors
 /// What capget(2) or capset(2) report.
-pub fn keep(wanted: Capabilities) -> Result<(), Errno> {
+pub(crate) fn keep(wanted: Capabilities) -> Result<(), Errno> {
     let kept = capabilities(None)?.permitted & wanted;
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
@@ -26,7 +26,7 @@ pub fn keep(wanted: Capabilities) -> Result<(), Errno> {
 /// # Errors
 /// What prctl(2) reports, but not that it is not permitted or that the kernel knows no more
 /// capabilities.
-pub fn empty_bounding_set() -> Result<(), Errno> {
+pub(crate) fn empty_bounding_set() -> Result<(), Errno> {
     for number in 0..u64::BITS {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}

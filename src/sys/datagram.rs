@@ -10,37 +10,37 @@ use super::socket::{canonical, last_errno, set_int};
 
 /// The datagram at the head of a socket's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Payload bytes.
-    pub len: u32,
+    pub(crate) len: u32,
     /// Who sent it; v4-mapped addresses as IPv4.
-    pub source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// The address it was sent to, if the socket reports it ([`report_destination`]).
-    pub destination: Option<IpAddr>,
+    pub(crate) destination: Option<IpAddr>,
 }
 
 /// An ICMP error that a socket got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueuedError {
+pub(crate) struct QueuedError {
     /// ICMP or ICMPv6 type; `None` for an error of the host itself.
-    pub kind: Option<u8>,
+    pub(crate) kind: Option<u8>,
     /// Code that goes with the type.
-    pub code: u8,
+    pub(crate) code: u8,
     /// MTU for "fragmentation needed" and "packet too big".
-    pub info: u32,
+    pub(crate) info: u32,
     /// Who sent the error.
-    pub offender: Option<IpAddr>,
+    pub(crate) offender: Option<IpAddr>,
     /// Where the datagram was sent to that caused it.
-    pub destination: Option<SocketAddr>,
+    pub(crate) destination: Option<SocketAddr>,
     /// Bytes of that datagram's payload that were copied.
-    pub payload_len: usize,
+    pub(crate) payload_len: usize,
 }
 
 /// Makes a socket report the destination address of each datagram.
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn report_destination(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
+pub(crate) fn report_destination(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
     if v4 {
         set_int(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     } else {
@@ -52,7 +52,7 @@ pub fn report_destination(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno>
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
+pub(crate) fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
     if v4 {
         set_int(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
     } else {
@@ -65,7 +65,7 @@ pub fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What setsockopt(2) reports: `NOPROTOOPT` on older kernels.
-pub fn coalesce(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn coalesce(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
@@ -74,7 +74,7 @@ pub fn coalesce(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn enlarge(socket: BorrowedFd<'_>, bytes: i32) -> Result<(), Errno> {
+pub(crate) fn enlarge(socket: BorrowedFd<'_>, bytes: i32) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
 }
@@ -91,7 +91,7 @@ struct Name([u8; 128]);
 /// Room for a socket address of the internet (`struct sockaddr_in6`).
 #[repr(align(8))]
 #[derive(Clone, Copy)]
-pub(super) struct InternetName(pub [u8; 32]);
+pub(super) struct InternetName(pub(crate) [u8; 32]);
 
 /// Reads a `sockaddr_in` (family, port, address) or `sockaddr_in6` (family, port, flow information,
 /// address, scope); other families have no meaning here. v4-mapped addresses become IPv4.
@@ -160,7 +160,7 @@ pub(super) fn control_messages(bytes: &[u8], mut visit: impl FnMut(i32, i32, &[u
 ///
 /// # Errors
 /// `AGAIN` when there is none, else what recvmsg(2) reports: a pending error of the socket.
-pub fn peek(socket: BorrowedFd<'_>) -> Result<Waiting, Errno> {
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> Result<Waiting, Errno> {
     let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
     let mut destination = None;
     control_messages(received.control_bytes(), |level, kind, data| {
@@ -188,7 +188,7 @@ fn v6_destination(data: &[u8]) -> Option<IpAddr> {
 }
 
 /// Whether a datagram that was received from `source` is one of `peer`, whatever the link of either.
-pub fn is_from(source: Option<SocketAddr>, peer: SocketAddr) -> bool {
+pub(crate) fn is_from(source: Option<SocketAddr>, peer: SocketAddr) -> bool {
     source.is_some_and(|source| source.ip() == peer.ip() && source.port() == peer.port())
 }
 
@@ -197,7 +197,7 @@ pub fn is_from(source: Option<SocketAddr>, peer: SocketAddr) -> bool {
 ///
 /// # Errors
 /// `AGAIN` when there is none, else what recvmsg(2) reports.
-pub fn peek_bytes(
+pub(crate) fn peek_bytes(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> Result<(u32, Option<SocketAddr>), Errno> {
@@ -207,18 +207,18 @@ pub fn peek_bytes(
 
 /// What waits at the head of a UDP socket's queue: one datagram, or a burst of them ([`coalesce`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Burst {
+pub(crate) struct Burst {
     /// Payload bytes of all its datagrams.
-    pub len: u32,
+    pub(crate) len: u32,
     /// Payload bytes of each but the last, which may be shorter; `None` for a single datagram.
-    pub segment: Option<u16>,
+    pub(crate) segment: Option<u16>,
 }
 
 /// Length of what waits, and who sent it; it stays in the queue.
 ///
 /// # Errors
 /// `AGAIN` when there is nothing, else what recvmsg(2) reports.
-pub fn peek_burst(socket: BorrowedFd<'_>) -> Result<(Burst, Option<SocketAddr>), Errno> {
+pub(crate) fn peek_burst(socket: BorrowedFd<'_>) -> Result<(Burst, Option<SocketAddr>), Errno> {
     let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
     let mut size = 0;
     control_messages(received.control_bytes(), |level, kind, data| {
@@ -245,7 +245,7 @@ pub(super) fn segment_size(level: i32, kind: i32, data: &[u8]) -> Option<u16> {
 ///
 /// # Errors
 /// `AGAIN` when there is none, else what recvmsg(2) reports.
-pub fn drop_one(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn drop_one(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     recvmsg(socket, &mut [], 0).map(|_| ())
 }
 
@@ -253,7 +253,7 @@ pub fn drop_one(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `AGAIN` when there is none, else what recvmsg(2) reports.
-pub fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<QueuedError, Errno> {
+pub(crate) fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<QueuedError, Errno> {
     let received = recvmsg(socket, payload, libc::MSG_ERRQUEUE)?;
     let mut error = QueuedError {
         kind: None,

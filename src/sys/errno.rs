@@ -27,7 +27,7 @@ const WORDS: &[(i32, &str, &str)] = &[
 ];
 
 /// What an error number means, without the number.
-pub fn errno_text(errno: Errno) -> String {
+pub(crate) fn errno_text(errno: Errno) -> String {
     let text = errno.to_string();
     let mut words =
         text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words).to_owned();
@@ -36,7 +36,7 @@ pub fn errno_text(errno: Errno) -> String {
 }
 
 /// Puts the usual words of error `number` at the end of `text` if musl's stand there.
-pub fn settle(text: &mut String, number: i32) {
+pub(crate) fn settle(text: &mut String, number: i32) {
     let known = WORDS.iter().find(|(known, ..)| *known == number);
     if let Some((_, musl, usual)) = known
         && let Some(before) = text.strip_suffix(musl)

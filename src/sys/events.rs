@@ -18,7 +18,7 @@ static COARSE: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// What epoll_pwait2(2) reports.
-pub fn wait(
+pub(crate) fn wait(
     instance: &OwnedFd,
     events: &mut Vec<epoll::Event>,
     timeout: Option<&Timespec>,

@@ -3,22 +3,22 @@
 //!
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
-pub mod batch;
-pub mod capability;
-pub mod datagram;
-pub mod errno;
-pub mod events;
-pub mod mount;
-pub mod namespace;
+pub(crate) mod batch;
+pub(crate) mod capability;
+pub(crate) mod datagram;
+pub(crate) mod errno;
+pub(crate) mod events;
+pub(crate) mod mount;
+pub(crate) mod namespace;
 pub mod namespace_socket;
-pub mod neighbours;
-pub mod netlink;
+pub(crate) mod neighbours;
+pub(crate) mod netlink;
 pub mod process;
-pub mod seccomp;
-pub mod services;
-pub mod sock_diag;
+pub(crate) mod seccomp;
+pub(crate) mod services;
+pub(crate) mod sock_diag;
 pub mod socket;
 pub mod stream;
 pub mod tun;
 
-pub use errno::errno_text;
+pub(crate) use errno::errno_text;

@@ -10,7 +10,7 @@ use rustix::process::{chdir, chroot, pivot_root};
 ///
 /// # Errors
 /// What mount(2) reports.
-pub fn detach_all() -> Result<(), Errno> {
+pub(crate) fn detach_all() -> Result<(), Errno> {
     mount_change("/", MountPropagationFlags::UNBINDABLE | MountPropagationFlags::REC)
 }
 
@@ -19,7 +19,7 @@ pub fn detach_all() -> Result<(), Errno> {
 ///
 /// # Errors
 /// What mount(2) reports.
-pub fn keep_to_ourselves() -> Result<(), Errno> {
+pub(crate) fn keep_to_ourselves() -> Result<(), Errno> {
     match mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC) {
         Err(Errno::ACCESS) => detach_all(),
         changed => changed,
@@ -30,7 +30,7 @@ pub fn keep_to_ourselves() -> Result<(), Errno> {
 ///
 /// # Errors
 /// What mount(2) or chdir(2) report.
-pub fn enter_empty(place: &str) -> Result<(), Errno> {
+pub(crate) fn enter_empty(place: &str) -> Result<(), Errno> {
     let flags = MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::RDONLY;
     mount("", place, "tmpfs", flags, c"nr_inodes=2,nr_blocks=0")?;
     chdir(place)
@@ -40,7 +40,7 @@ pub fn enter_empty(place: &str) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What pivot_root(2) or umount(2) report; `INVAL` where the root is the kernel's first.
-pub fn pivot_to_here() -> Result<(), Errno> {
+pub(crate) fn pivot_to_here() -> Result<(), Errno> {
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
 }
@@ -50,7 +50,7 @@ pub fn pivot_to_here() -> Result<(), Errno> {
 ///
 /// # Errors
 /// What mount(2) or chroot(2) report.
-pub fn chroot_to_here() -> Result<(), Errno> {
+pub(crate) fn chroot_to_here() -> Result<(), Errno> {
     mount_move(".", "/")?;
     chroot(".")?;
     chdir("/")

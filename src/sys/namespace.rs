@@ -15,21 +15,22 @@ use super::socket::last_errno;
 
 /// Kinds of namespaces, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kinds(libc::c_int);
+pub(crate) struct Kinds(libc::c_int);
 
 impl Kinds {
     /// User and group ids, capabilities.
-    pub const USER: Self = Self(libc::CLONE_NEWUSER);
+    pub(crate) const USER: Self = Self(libc::CLONE_NEWUSER);
     /// Network interfaces and sockets.
-    pub const NETWORK: Self = Self(libc::CLONE_NEWNET);
+    pub(crate) const NETWORK: Self = Self(libc::CLONE_NEWNET);
     /// Process ids.
-    pub const PID: Self = Self(libc::CLONE_NEWPID);
+    pub(crate) const PID: Self = Self(libc::CLONE_NEWPID);
     /// What a command gets to itself besides network and process ids: IPC, host name, mounts.
-    pub const COMMAND: Self = Self(libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNS);
+    pub(crate) const COMMAND: Self =
+        Self(libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNS);
 
     /// All kinds of both.
     #[must_use]
-    pub fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
@@ -39,7 +40,7 @@ impl Kinds {
 ///
 /// # Errors
 /// What setns(2) reports; `PERM` without the capabilities.
-pub fn enter(fd: BorrowedFd<'_>, kind: Kinds) -> Result<(), Errno> {
+pub(crate) fn enter(fd: BorrowedFd<'_>, kind: Kinds) -> Result<(), Errno> {
     // SAFETY: setns takes no pointers.
     let rc = unsafe { libc::setns(fd.as_raw_fd(), kind.0) };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
@@ -49,7 +50,7 @@ pub fn enter(fd: BorrowedFd<'_>, kind: Kinds) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What unshare(2) reports.
-pub fn create(kinds: Kinds) -> Result<(), Errno> {
+pub(crate) fn create(kinds: Kinds) -> Result<(), Errno> {
     // SAFETY: unshare takes no pointers; no kind here makes threads share less memory.
     let rc = unsafe { libc::unshare(kinds.0) };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
@@ -59,7 +60,7 @@ pub fn create(kinds: Kinds) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What open(2) reports.
-pub fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
@@ -67,7 +68,7 @@ pub fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// What setns(2) reports; `AGAIN` when there can be no thread.
-pub fn in_network<T: Send>(
+pub(crate) fn in_network<T: Send>(
     network: BorrowedFd<'_>,
     act: impl FnOnce() -> T + Send,
 ) -> Result<T, Errno> {
@@ -78,7 +79,7 @@ pub fn in_network<T: Send>(
 ///
 /// # Errors
 /// What unshare(2) reports.
-pub fn new_network() -> Result<OwnedFd, Errno> {
+pub(crate) fn new_network() -> Result<OwnedFd, Errno> {
     in_thread(|| create(Kinds::NETWORK).and_then(|()| open("/proc/thread-self/ns/net")))?
 }
 
@@ -93,7 +94,7 @@ fn in_thread<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T, Errno> {
 ///
 /// # Errors
 /// What clone(2) reports.
-pub fn fork_into(kinds: Kinds) -> Result<Forked, Errno> {
+pub(crate) fn fork_into(kinds: Kinds) -> Result<Forked, Errno> {
     let flags = (kinds.0 | libc::SIGCHLD) as libc::c_ulong;
     let null: *const libc::c_void = std::ptr::null();
     // SAFETY: without CLONE_VM the child has a copy of all memory, stack included, like after
@@ -110,7 +111,7 @@ pub fn fork_into(kinds: Kinds) -> Result<Forked, Errno> {
 ///
 /// # Errors
 /// Why the maps could not be written.
-pub fn map_to_root(uid: u32, gid: u32) -> std::io::Result<()> {
+pub(crate) fn map_to_root(uid: u32, gid: u32) -> std::io::Result<()> {
     let write = |path: &str, text: String| {
         std::fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
     };
@@ -120,7 +121,7 @@ pub fn map_to_root(uid: u32, gid: u32) -> std::io::Result<()> {
 }
 
 /// Whether the caller is in the initial user namespace: the one whose map is the identity.
-pub fn is_initial_user() -> bool {
+pub(crate) fn is_initial_user() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
@@ -130,7 +131,7 @@ pub fn is_initial_user() -> bool {
 ///
 /// # Errors
 /// What mount(2) reports; `PERM` in containers that hide parts of theirs.
-pub fn mount_proc() -> Result<(), Errno> {
+pub(crate) fn mount_proc() -> Result<(), Errno> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let (target, kind) = (c"/proc".as_ptr(), c"proc".as_ptr());
     let none = std::ptr::null();
@@ -143,7 +144,7 @@ pub fn mount_proc() -> Result<(), Errno> {
 ///
 /// # Errors
 /// What setgroups(2), setgid(2) or setuid(2) report.
-pub fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
+pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
     let check = |rc: libc::c_int| if rc == 0 { Ok(()) } else { Err(last_errno()) };
     // SAFETY: no pointer is followed for a list of length 0.
     let groups = check(unsafe { libc::setgroups(0, std::ptr::null()) });

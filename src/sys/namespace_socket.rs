@@ -56,7 +56,7 @@ impl SocketKind {
     const ALL: [Self; 5] = [Self::Tcp4, Self::Tcp6, Self::Udp4, Self::Udp6, Self::Diag];
 
     /// The kind for an internet transport and family.
-    pub fn of(transport: Transport, v4: bool) -> Option<Self> {
+    pub(crate) fn of(transport: Transport, v4: bool) -> Option<Self> {
         match (transport, v4) {
             (Transport::Tcp, true) => Some(Self::Tcp4),
             (Transport::Tcp, false) => Some(Self::Tcp6),
@@ -99,7 +99,7 @@ pub trait SocketMaker {
 
 /// Makes sockets where the program is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OwnNamespace;
+pub(crate) struct OwnNamespace;
 
 impl SocketMaker for OwnNamespace {
     fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
@@ -118,7 +118,7 @@ impl SocketMaker for OwnNamespace {
 }
 
 /// Whether a policy refuses a socket that everybody may have.
-pub fn is_refusal(errno: Errno) -> bool {
+pub(crate) fn is_refusal(errno: Errno) -> bool {
     matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
@@ -222,7 +222,7 @@ impl NamespaceSockets {
     }
 
     /// Has what listens read from tables that were opened in the namespace.
-    pub fn read_services(&mut self, tables: PortTables) {
+    pub(crate) fn read_services(&mut self, tables: PortTables) {
         self.tables = Some(tables);
     }
 

@@ -33,18 +33,18 @@ const QUEUE_BYTES: usize = 128 * 1024;
 
 /// What is told of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub(crate) struct Neighbour {
     /// Index of the interface that it is behind.
-    pub interface: u32,
+    pub(crate) interface: u32,
     /// Its address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Its Ethernet address; `None` when it is gone, or has none that is known.
-    pub mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
 }
 
 /// One thing that was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub(crate) enum News {
     /// Of a neighbour.
     Neighbour(Neighbour),
     /// The dump has ended.
@@ -52,7 +52,7 @@ pub enum News {
 }
 
 /// A subscription.
-pub struct NeighbourSocket {
+pub(crate) struct NeighbourSocket {
     socket: OwnedFd,
     datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
@@ -62,7 +62,7 @@ impl NeighbourSocket {
     ///
     /// # Errors
     /// What socket(2) and bind(2) report.
-    pub fn open() -> Result<Self, Errno> {
+    pub(crate) fn open() -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         sockopt::set_socket_recv_buffer_size(&socket, QUEUE_BYTES)?;
@@ -74,7 +74,7 @@ impl NeighbourSocket {
     ///
     /// # Errors
     /// What send(2) reports.
-    pub fn ask(&self) -> Result<(), Errno> {
+    pub(crate) fn ask(&self) -> Result<(), Errno> {
         let mut bytes = [0; HEADER_BYTES + MESSAGE_BYTES];
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
         bytes[..4].copy_from_slice(&((HEADER_BYTES + MESSAGE_BYTES) as u32).to_ne_bytes());
@@ -87,7 +87,7 @@ impl NeighbourSocket {
     ///
     /// # Errors
     /// `AGAIN` when none waits, `NOBUFS` when some were lost, and what the kernel says of a request.
-    pub fn read(&mut self, mut visit: impl FnMut(News)) -> Result<(), Errno> {
+    pub(crate) fn read(&mut self, mut visit: impl FnMut(News)) -> Result<(), Errno> {
         let length = receive(self.socket.as_fd(), &mut self.datagram[..])?;
         let mut rest = &self.datagram[..length.min(DATAGRAM_BYTES)];
         while let Some((message, kind)) = next_message(&mut rest) {

@@ -11,7 +11,7 @@ use rustix::net::{
 
 /// A socket that is connected to the kernel.
 #[derive(Debug)]
-pub struct Netlink {
+pub(crate) struct Netlink {
     socket: OwnedFd,
 }
 
@@ -21,7 +21,7 @@ impl Netlink {
     ///
     /// # Errors
     /// What socket(2) or connect(2) report.
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         let socket =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         connect(&socket, &SocketAddrNetlink::new(0, 0))?;
@@ -32,7 +32,7 @@ impl Netlink {
     ///
     /// # Errors
     /// What send(2) reports.
-    pub fn send(&self, message: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn send(&self, message: &[u8]) -> Result<(), Errno> {
         retry_on_intr(|| send(&self.socket, message, SendFlags::empty())).map(drop)
     }
 
@@ -40,7 +40,7 @@ impl Netlink {
     ///
     /// # Errors
     /// What recv(2) reports.
-    pub fn receive(&self) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn receive(&self) -> Result<Vec<u8>, Errno> {
         let look = RecvFlags::PEEK | RecvFlags::TRUNC;
         let (_, length) = retry_on_intr(|| recv(&self.socket, &mut [0; 0][..], look))?;
         let mut datagram = vec![0; length];

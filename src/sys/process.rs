@@ -19,7 +19,7 @@ use super::socket::last_errno;
 ///
 /// # Errors
 /// What signalfd(2) reports.
-pub fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd, Errno> {
+pub(crate) fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd, Errno> {
     // SAFETY: all-zero is a valid sigset_t, and sigemptyset initialises it anyway; the calls read
     // and write `set` only. The descriptor is new and owned by nobody else.
     unsafe {
@@ -42,7 +42,7 @@ const LARGEST_PAGE_BYTES: usize = 64 * 1024;
 /// Gives memory back that only starting has needed: free blocks of the allocator, and the pages of the
 /// program's own code and constants. Those that are needed again are mapped again when they are touched,
 /// most of them a few at a time; they are the file's pages, which the kernel keeps.
-pub fn forget_start() {
+pub(crate) fn forget_start() {
     unsafe extern "C" {
         /// Where the program begins, and where its code ends (ld(1), PROVIDE).
         static __executable_start: u8;
@@ -86,7 +86,7 @@ pub fn fork() -> Result<Forked, Errno> {
 ///
 /// # Errors
 /// `BADF` when it is not open.
-pub fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
     }
@@ -111,7 +111,7 @@ pub fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// What open(2) reports.
-pub fn null_device() -> Result<OwnedFd, Errno> {
+pub(crate) fn null_device() -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::open("/dev/null", flags, Mode::empty())
 }
@@ -120,7 +120,7 @@ pub fn null_device() -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// What dup2(2) reports.
-pub fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> {
     rustix::stdio::dup2_stdin(file)?;
     rustix::stdio::dup2_stdout(file)?;
     rustix::stdio::dup2_stderr(file)
@@ -130,7 +130,7 @@ pub fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What getrandom(2) reports.
-pub fn random_bytes<const N: usize>() -> Result<[u8; N], Errno> {
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], Errno> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -17,7 +17,7 @@ use seccompiler::{
 /// What an argument has to be. The lower 32 bits of it are looked at: as much as the kernel uses of
 /// those that are checked here.
 #[derive(Clone, Copy, Debug)]
-pub enum Check {
+pub(crate) enum Check {
     /// One of these numbers.
     OneOf(&'static [u32]),
     /// This number.
@@ -30,11 +30,11 @@ pub enum Check {
 
 /// A call that is allowed.
 #[derive(Clone, Copy, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// Its number, `SYS_...`.
-    pub number: libc::c_long,
+    pub(crate) number: libc::c_long,
     /// Which argument, counted from 0, has to be what.
-    pub check: Option<(u8, Check)>,
+    pub(crate) check: Option<(u8, Check)>,
 }
 
 /// A filter, ready to be installed.
@@ -46,7 +46,7 @@ impl Filter {
     ///
     /// # Errors
     /// In words, when it is too long or there are no filters for this processor.
-    pub fn new(calls: &[Call]) -> Result<Self, String> {
+    pub(crate) fn new(calls: &[Call]) -> Result<Self, String> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for call in calls {
             let rule = rules.entry(call.number).or_default();
@@ -67,7 +67,7 @@ impl Filter {
     ///
     /// # Errors
     /// What prctl(2) or seccomp(2) report.
-    pub fn install(&self) -> Result<(), Errno> {
+    pub(crate) fn install(&self) -> Result<(), Errno> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         seccompiler::apply_filter(&self.0).map_err(|error| match error {
             seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {

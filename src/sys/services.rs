@@ -32,7 +32,7 @@ impl Services {
     ///
     /// # Errors
     /// What the kernel reports; what was visited until then is true but not all.
-    pub fn visit(
+    pub(crate) fn visit(
         &mut self,
         protocol: Protocol,
         visit: impl FnMut(IpAddr, u16),
@@ -58,7 +58,7 @@ impl PortTables {
     ///
     /// # Errors
     /// There are none of IPv4.
-    pub fn open() -> Result<Self, Errno> {
+    pub(crate) fn open() -> Result<Self, Errno> {
         let pair = |name: &str| {
             let open = |name: String| {
                 File::open(format!("/proc/thread-self/net/{name}"))

@@ -46,7 +46,7 @@ const ANSWER_BYTES: usize = 32 * 1024;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// Listening TCP sockets.
     Tcp,
     /// UDP sockets that are bound and not connected.
@@ -65,14 +65,14 @@ pub struct SockDiag {
 ///
 /// # Errors
 /// What socket(2) reports.
-pub fn socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(SOCK_DIAG))
 }
 
 impl SockDiag {
     /// Asks through `socket`, about the namespace in which it was made.
-    pub fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket, answer: Box::new([0; ANSWER_BYTES]), unfinished: false }
     }
 
@@ -81,7 +81,7 @@ impl SockDiag {
     ///
     /// # Errors
     /// What the kernel reports; what was visited until then is true but not all.
-    pub fn visit(
+    pub(crate) fn visit(
         &mut self,
         protocol: Protocol,
         mut visit: impl FnMut(IpAddr, u16),

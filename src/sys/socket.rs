@@ -11,7 +11,7 @@ use rustix::net::{
 
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// A TCP stream.
     Tcp,
     /// UDP datagrams.
@@ -35,7 +35,7 @@ impl std::fmt::Display for Transport {
 ///
 /// # Errors
 /// What socket(2) reports; `ACCESS` for echo sockets outside of `ping_group_range`.
-pub fn create(transport: Transport, address: IpAddr) -> Result<OwnedFd, Errno> {
+pub(crate) fn create(transport: Transport, address: IpAddr) -> Result<OwnedFd, Errno> {
     let v4 = address.is_ipv4();
     let family = if v4 { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, protocol): (_, Option<Protocol>) = match transport {
@@ -51,7 +51,7 @@ pub fn create(transport: Transport, address: IpAddr) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// What connect(2) reports, `INPROGRESS` excepted.
-pub fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
     match net::connect(socket, &to) {
         Ok(()) => Ok(true),
         Err(Errno::INPROGRESS) => Ok(false),
@@ -63,7 +63,7 @@ pub fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
 ///
 /// # Errors
 /// What getsockname(2) reports; `AFNOSUPPORT` for other than internet addresses.
-pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+pub(crate) fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
     let any = net::getsockname(socket)?;
     SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
 }
@@ -72,7 +72,7 @@ pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
 ///
 /// # Errors
 /// What getpeername(2) reports; `AFNOSUPPORT` for other than internet addresses.
-pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
     let any = net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
     SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
 }
@@ -81,7 +81,7 @@ pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
 ///
 /// # Errors
 /// What accept4(2) reports; `AGAIN` when there is none.
-pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = net::acceptfrom_with(listener, flags)?;
     let peer = peer.ok_or(Errno::NOTCONN)?;
@@ -92,7 +92,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
 /// The process at the other end of a unix socket, when it connected (`SO_PEERCRED`, unix(7)). `None` for
 /// one outside of our process id namespace. The kernel's number for it is 0, which rustix's type for
 /// process ids cannot hold.
-pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of_val(&peer) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `peer`, which takes any numbers.
@@ -111,7 +111,7 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
 /// Whether the peer of a connected unix stream socket has closed it, or reads no more. Sending nothing
 /// tells: it fails then, whatever the peer has left to be read, and has no effect otherwise. The connection
 /// ends with that, so that an event says so behind what is left to be read.
-pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     let gone = matches!(net::send(socket, &[], flags), Err(Errno::PIPE | Errno::CONNRESET));
     if gone {
@@ -122,7 +122,7 @@ pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
 }
 
 /// The address with a v4-mapped one as IPv4: what a dual-stack socket reports.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
         IpAddr::V6(_) => address,
@@ -131,15 +131,15 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Where a listening or flow socket is bound.
 #[derive(Clone, Copy, Debug)]
-pub struct BindTo<'a> {
+pub(crate) struct BindTo<'a> {
     /// Address and port; the unspecified address binds to all.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Interface, if bound to one.
-    pub interface: Option<&'a str>,
+    pub(crate) interface: Option<&'a str>,
     /// `--freebind`: the address need not exist yet.
-    pub freebind: bool,
+    pub(crate) freebind: bool,
     /// One IPv6 socket for both families.
-    pub dual_stack: bool,
+    pub(crate) dual_stack: bool,
 }
 
 impl BindTo<'_> {
@@ -157,7 +157,7 @@ impl BindTo<'_> {
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
+pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
     let address = to.effective();
     sockopt::set_socket_reuseaddr(socket, address.port() != 0)?;
     if address.is_ipv6() {
@@ -178,7 +178,7 @@ pub fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+pub(crate) fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
     sockopt::set_socket_reuseaddr(socket, false)?;
     net::bind(socket, &SocketAddr::new(address, 0))
 }
@@ -188,7 +188,7 @@ pub fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errn
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+pub(crate) fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     net::bind(socket, &SocketAddr::new(address, 0))
 }
@@ -197,7 +197,7 @@ pub fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Errno> {
+pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Errno> {
     set_bytes(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
 }
 
@@ -205,7 +205,7 @@ pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Err
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
+pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, index as c_int)
 }
 

@@ -12,11 +12,11 @@ use super::socket::{Transport, create, last_errno, set_int};
 
 /// State of a socket's send buffer, in the kernel's accounting (payload and its overhead).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendBuffer {
+pub(crate) struct SendBuffer {
     /// Limit (`sk_sndbuf`).
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Charged against the limit (`sk_wmem_queued`).
-    pub queued: u32,
+    pub(crate) queued: u32,
 }
 
 /// Indexes into the answer of `SO_MEMINFO` (linux/sock_diag.h).
@@ -28,7 +28,7 @@ const MEMINFO_VARS: usize = 9;
 ///
 /// # Errors
 /// What getsockopt(2) reports.
-pub fn send_buffer(socket: BorrowedFd<'_>) -> Result<SendBuffer, Errno> {
+pub(crate) fn send_buffer(socket: BorrowedFd<'_>) -> Result<SendBuffer, Errno> {
     let mut info = [0u32; MEMINFO_VARS];
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `info`.
@@ -51,7 +51,7 @@ pub fn send_buffer(socket: BorrowedFd<'_>) -> Result<SendBuffer, Errno> {
 ///
 /// # Errors
 /// `OPNOTSUPP` on kernels without it (before 6.9 for TCP).
-pub fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
+pub(crate) fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, bytes as i32)
 }
 
@@ -61,12 +61,12 @@ pub fn set_peek_offset(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> 
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn keep_urgent_inline(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn keep_urgent_inline(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     sockopt::set_socket_oobinline(socket, true)
 }
 
 /// Whether bytes wait in the receive queue; false at the end of the stream, too.
-pub fn has_bytes(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     recv(socket, &mut [0], flags).is_ok_and(|(read, _)| read > 0)
 }
@@ -82,7 +82,7 @@ pub fn has_peek_offset(v4: bool) -> bool {
 ///
 /// # Errors
 /// What recv(2) reports.
-pub fn discard(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
+pub(crate) fn discard(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
     let mut done = 0;
     while done < bytes {
         match discard_some(socket, bytes - done)? {
@@ -105,6 +105,6 @@ fn discard_some(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     sockopt::set_socket_linger(socket, Some(Duration::ZERO))
 }

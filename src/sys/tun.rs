@@ -11,7 +11,7 @@ use super::socket::last_errno;
 use crate::flow::fwd::InterfaceName;
 
 /// The device that makes tap devices.
-pub const DEVICE: &str = "/dev/net/tun";
+pub(crate) const DEVICE: &str = "/dev/net/tun";
 
 const HEADER_BYTES: libc::c_int = passt_frame::net_header::HEADER_BYTES as libc::c_int;
 
@@ -52,11 +52,11 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Tap {
     /// Its descriptor, which does not block.
-    pub fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// What its kernel leaves to us.
-    pub offloads: Offloads,
+    pub(crate) offloads: Offloads,
     /// Its name.
-    pub name: InterfaceName,
+    pub(crate) name: InterfaceName,
 }
 
 /// Makes a tap device in the network namespace of the calling thread. It lives as long as the
@@ -130,7 +130,7 @@ pub fn ask(device: BorrowedFd<'_>, name: &InterfaceName, step: Step) -> Result<(
 /// # Errors
 /// `NOTTY` or `BADFD` for what is no such device; `INVAL` for one of IP packets; what the kernel says of
 /// the header.
-pub fn adopt(fd: OwnedFd) -> Result<Tap, Errno> {
+pub(crate) fn adopt(fd: OwnedFd) -> Result<Tap, Errno> {
     // SAFETY: an all-zero ifreq is valid: an empty name and integers.
     let mut found: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one ifreq, a live local; other files do not know the request.

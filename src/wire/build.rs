@@ -14,14 +14,14 @@ use super::ip::{L4Protocol, max_l4_bytes};
 use super::tcp::Header;
 
 /// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
-pub const MAX_HEADER_BYTES: usize = 128;
+pub(crate) const MAX_HEADER_BYTES: usize = 128;
 
 /// Headers of one frame.
-pub type HeaderBuf = ArrayVec<u8, MAX_HEADER_BYTES>;
+pub(crate) type HeaderBuf = ArrayVec<u8, MAX_HEADER_BYTES>;
 
 /// How the L4 checksum of a frame is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum L4Checksum {
+pub(crate) enum L4Checksum {
     /// The guest completes it: the field gets the sum of the pseudo header.
     Partial,
     /// We complete it: the ones' complement sum (folded, not inverted) of the payload.
@@ -33,7 +33,7 @@ pub enum L4Checksum {
 
 /// Headers of the frames of one flow toward the guest.
 #[derive(Clone, Debug)]
-pub struct HeaderTemplate {
+pub(crate) struct HeaderTemplate {
     /// Ethernet and IP headers with lengths and checksum zero.
     base: HeaderBuf,
     ports: [u8; 4],
@@ -44,7 +44,7 @@ pub struct HeaderTemplate {
 
 impl HeaderTemplate {
     /// Headers from `source` to `destination`, which are of one family.
-    pub fn new(
+    pub(crate) fn new(
         macs: (Mac, Mac),
         source: SocketAddr,
         destination: SocketAddr,
@@ -84,22 +84,22 @@ impl HeaderTemplate {
     }
 
     /// Bytes of Ethernet and IP header.
-    pub fn l3_bytes(&self) -> usize {
+    pub(crate) fn l3_bytes(&self) -> usize {
         self.base.len()
     }
 
     /// Most bytes behind the IP header in one frame.
-    pub fn max_l4_bytes(&self) -> u32 {
+    pub(crate) fn max_l4_bytes(&self) -> u32 {
         max_l4_bytes(self.v4)
     }
 
     /// Whether the frames are IPv4.
-    pub fn is_v4(&self) -> bool {
+    pub(crate) fn is_v4(&self) -> bool {
         self.v4
     }
 
     /// Ethernet and IP header of a frame with `l4_len` bytes behind them.
-    pub fn l3(&self, l4_len: u32) -> HeaderBuf {
+    pub(crate) fn l3(&self, l4_len: u32) -> HeaderBuf {
         let mut buf = self.base.clone();
         if self.v4 {
             put_u16(&mut buf, HEADER_BYTES + 2, (20 + l4_len) as u16);
@@ -112,7 +112,7 @@ impl HeaderTemplate {
     }
 
     /// All headers of a TCP segment with `payload_len` bytes.
-    pub fn tcp(&self, fields: &Header, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+    pub(crate) fn tcp(&self, fields: &Header, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
         let options =
             4 * u32::from(fields.mss.is_some()) + 4 * u32::from(fields.window_scale.is_some());
         let l4_len = 20 + options + payload_len;
@@ -136,7 +136,7 @@ impl HeaderTemplate {
     }
 
     /// All headers of a UDP datagram with `payload_len` bytes.
-    pub fn udp(&self, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+    pub(crate) fn udp(&self, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
         let l4_len = 8 + payload_len;
         let mut buf = self.l3(l4_len);
         let l4 = buf.len();
@@ -153,14 +153,19 @@ impl HeaderTemplate {
 
     /// Headers in front of a complete ICMP or ICMPv6 message, whose checksum (bytes 2 and 3) is
     /// written into it.
-    pub fn icmp(&self, message: &mut [u8]) -> HeaderBuf {
+    pub(crate) fn icmp(&self, message: &mut [u8]) -> HeaderBuf {
         let len = message.len() as u32;
         self.icmp_checksum(message, len, L4Checksum::Complete { payload_sum: 0 });
         self.l3(len)
     }
 
     /// All headers of an echo message: `head` is its fixed part, `payload_len` bytes follow.
-    pub fn echo(&self, head: &mut [u8; 8], payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
+    pub(crate) fn echo(
+        &self,
+        head: &mut [u8; 8],
+        payload_len: u32,
+        checksum: L4Checksum,
+    ) -> HeaderBuf {
         let len = head.len() as u32 + payload_len;
         self.icmp_checksum(head, len, checksum);
         let mut buf = self.l3(len);
@@ -182,7 +187,7 @@ impl HeaderTemplate {
     }
 
     /// Folded sum of the pseudo header for `l4_len` bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
-    pub fn pseudo_with(&self, l4_len: u32) -> u32 {
+    pub(crate) fn pseudo_with(&self, l4_len: u32) -> u32 {
         u32::from(fold(self.pseudo + (l4_len >> 16) + (l4_len & 0xffff)))
     }
 
@@ -199,7 +204,7 @@ impl HeaderTemplate {
 }
 
 /// Folded ones' complement sum of `bytes` in network order.
-pub fn sum_of(bytes: &[u8]) -> u16 {
+pub(crate) fn sum_of(bytes: &[u8]) -> u16 {
     !Sum16BitWords::new().add_slice(bytes).ones_complement().to_be()
 }
 

@@ -85,7 +85,7 @@ drop_reasons! {
 
 /// One counter for each [`DropReason`].
 #[derive(Clone, Debug)]
-pub struct DropCounters([u64; DropReason::ALL.len()]);
+pub(crate) struct DropCounters([u64; DropReason::ALL.len()]);
 
 impl Default for DropCounters {
     fn default() -> Self {
@@ -95,22 +95,23 @@ impl Default for DropCounters {
 
 impl DropCounters {
     /// Counts one drop.
-    pub fn count(&mut self, reason: DropReason) {
+    pub(crate) fn count(&mut self, reason: DropReason) {
         self.0[reason as usize] += 1;
     }
 
     /// Counts `drops` of them.
-    pub fn add(&mut self, reason: DropReason, drops: u64) {
+    pub(crate) fn add(&mut self, reason: DropReason, drops: u64) {
         self.0[reason as usize] += drops;
     }
 
     /// Drops for `reason` so far.
-    pub fn of(&self, reason: DropReason) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
     }
 
     /// All reasons that occurred, with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().zip(self.0).map(|(&r, n)| (r, n)).filter(|&(_, n)| n > 0)
     }
 }

@@ -1,7 +1,7 @@
 //! Ethernet II addresses and types (IEEE 802.3, RFC 894).
 
 /// Bytes of an Ethernet header without tags.
-pub const HEADER_BYTES: usize = 14;
+pub(crate) const HEADER_BYTES: usize = 14;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ impl Mac {
     pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
 
     /// Whether a station may have this address: not a group's, and not zero.
-    pub fn is_station(self) -> bool {
+    pub(crate) fn is_station(self) -> bool {
         self.0[0] & 1 == 0 && self != Self::default()
     }
 }

@@ -6,23 +6,23 @@
 
 /// What an ICMP or ICMPv6 error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IcmpError {
+pub(crate) struct IcmpError {
     /// Type.
-    pub kind: u8,
+    pub(crate) kind: u8,
     /// Code of that type.
-    pub code: u8,
+    pub(crate) code: u8,
     /// MTU of the next hop, bytes, with "fragmentation needed" and "packet too big".
-    pub mtu: u32,
+    pub(crate) mtu: u32,
 }
 
 /// Types of ICMP errors, and the codes of "destination unreachable" that are used.
-pub mod v4 {
+pub(crate) mod v4 {
     /// Destination unreachable.
-    pub const UNREACHABLE: u8 = 3;
+    pub(crate) const UNREACHABLE: u8 = 3;
     /// Time exceeded.
-    pub const TIME_EXCEEDED: u8 = 11;
+    pub(crate) const TIME_EXCEEDED: u8 = 11;
     /// Destination unreachable: a packet that may not be fragmented is too big.
-    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    pub(crate) const FRAGMENTATION_NEEDED: u8 = 4;
     pub(super) const HOST: u8 = 1;
     pub(super) const PROTOCOL: u8 = 2;
     pub(super) const PORT: u8 = 3;
@@ -30,13 +30,13 @@ pub mod v4 {
 }
 
 /// Types of ICMPv6 errors, and the codes that are used.
-pub mod v6 {
+pub(crate) mod v6 {
     /// Destination unreachable.
-    pub const UNREACHABLE: u8 = 1;
+    pub(crate) const UNREACHABLE: u8 = 1;
     /// Packet too big.
-    pub const TOO_BIG: u8 = 2;
+    pub(crate) const TOO_BIG: u8 = 2;
     /// Time exceeded.
-    pub const TIME_EXCEEDED: u8 = 3;
+    pub(crate) const TIME_EXCEEDED: u8 = 3;
     pub(super) const PARAMETER: u8 = 4;
     pub(super) const NO_ROUTE: u8 = 0;
     pub(super) const PROHIBITED: u8 = 1;
@@ -53,7 +53,7 @@ impl IcmpError {
     /// The same error in the words of the other family, `None` if it has no word for it; `self` is of
     /// IPv4 if `v4`.
     #[must_use]
-    pub fn translated(self, v4: bool) -> Option<Self> {
+    pub(crate) fn translated(self, v4: bool) -> Option<Self> {
         if v4 { self.into_v6() } else { self.into_v4() }
     }
 

@@ -13,7 +13,7 @@ use super::eth::{self, Mac};
 
 /// One frame from the guest, as far as its head tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub(crate) enum Packet {
     /// An ARP message; it starts behind the Ethernet header.
     Arp,
     /// An IP packet.
@@ -24,22 +24,22 @@ pub enum Packet {
 
 /// A fragment of a UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
+pub(crate) struct Fragment {
     /// Header of the fragment's own packet. What it calls the L4 header is the fragment's payload.
-    pub ip: IpHead,
+    pub(crate) ip: IpHead,
     /// Where the payload belongs.
-    pub place: Place,
+    pub(crate) place: Place,
 }
 
 /// Which datagram a fragment is part of, and which part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The sender's number of the datagram; 16 bits in IPv4.
-    pub identification: u32,
+    pub(crate) identification: u32,
     /// Bytes of the datagram in front of the fragment, a multiple of 8; the UDP header is at 0.
-    pub offset: u32,
+    pub(crate) offset: u32,
     /// Other fragments lie behind this one.
-    pub more: bool,
+    pub(crate) more: bool,
 }
 
 impl Place {
@@ -51,26 +51,26 @@ impl Place {
 
 /// The IP header and where the L4 header is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpHead {
+pub(crate) struct IpHead {
     /// Source address.
-    pub source: IpAddr,
+    pub(crate) source: IpAddr,
     /// Destination address.
-    pub destination: IpAddr,
+    pub(crate) destination: IpAddr,
     /// TTL or hop limit.
-    pub hop_limit: u8,
+    pub(crate) hop_limit: u8,
     /// IPv6 flow label; 0 for IPv4.
-    pub flow_label: u32,
+    pub(crate) flow_label: u32,
     /// L4 protocol.
-    pub protocol: L4Protocol,
+    pub(crate) protocol: L4Protocol,
     /// Offset of the L4 header, from the start of the frame.
-    pub l4_offset: usize,
+    pub(crate) l4_offset: usize,
     /// Bytes from the L4 header to the end of the packet; Ethernet padding does not count.
-    pub l4_len: u32,
+    pub(crate) l4_len: u32,
 }
 
 /// L4 protocols that are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum L4Protocol {
+pub(crate) enum L4Protocol {
     /// TCP, 6.
     Tcp,
     /// UDP, 17.
@@ -83,7 +83,7 @@ pub enum L4Protocol {
 
 impl L4Protocol {
     /// The number in the IP header.
-    pub const fn number(self) -> u8 {
+    pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -117,13 +117,13 @@ impl std::fmt::Display for IpHead {
 const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 
 /// Most bytes behind the IP header of a packet without options or extension headers.
-pub const fn max_l4_bytes(v4: bool) -> u32 {
+pub(crate) const fn max_l4_bytes(v4: bool) -> u32 {
     // The length field counts the header in IPv4 (RFC 791) and does not in IPv6 (RFC 8200).
     if v4 { 65_535 - 20 } else { 65_535 }
 }
 
 /// Source address of a frame, or `None` when it is too short to have one.
-pub fn source_mac(head: &[u8]) -> Option<Mac> {
+pub(crate) fn source_mac(head: &[u8]) -> Option<Mac> {
     let slice = Ethernet2HeaderSlice::from_slice(head).ok()?;
     Some(Mac(slice.source()))
 }
@@ -132,7 +132,7 @@ pub fn source_mac(head: &[u8]) -> Option<Mac> {
 ///
 /// # Errors
 /// The reason why the frame is to be dropped.
-pub fn parse(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
+pub(crate) fn parse(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
     let ethernet = Ethernet2HeaderSlice::from_slice(head).map_err(|_| DropReason::Truncated)?;
     let rest = &head[eth::HEADER_BYTES..];
     let rest_len = frame_len - eth::HEADER_BYTES as u32;
@@ -296,7 +296,7 @@ impl IpHead {
     ///
     /// # Errors
     /// When the private copy ends before the L4 header starts.
-    pub fn l4<'a>(&self, head: &'a [u8]) -> Result<&'a [u8], DropReason> {
+    pub(crate) fn l4<'a>(&self, head: &'a [u8]) -> Result<&'a [u8], DropReason> {
         let bytes = head.get(self.l4_offset..).ok_or(DropReason::HeadersTooLong)?;
         Ok(&bytes[..bytes.len().min(self.l4_len as usize)])
     }

@@ -13,37 +13,37 @@ use super::{DropReason, SeqNr};
 
 /// A TCP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpHead {
+pub(crate) struct TcpHead {
     /// Source port, not 0.
-    pub source_port: u16,
+    pub(crate) source_port: u16,
     /// Destination port, not 0.
-    pub destination_port: u16,
+    pub(crate) destination_port: u16,
     /// The segment.
-    pub segment: Segment,
+    pub(crate) segment: Segment,
     /// Bytes of the header with its options.
-    pub header_len: u32,
+    pub(crate) header_len: u32,
 }
 
 /// A UDP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdpHead {
+pub(crate) struct UdpHead {
     /// Source port, not 0.
-    pub source_port: u16,
+    pub(crate) source_port: u16,
     /// Destination port, not 0.
-    pub destination_port: u16,
+    pub(crate) destination_port: u16,
     /// Bytes behind the header.
-    pub payload_len: u32,
+    pub(crate) payload_len: u32,
 }
 
 /// Bytes of a UDP header, and of the fixed part of an ICMP echo message.
-pub const UDP_HEADER_BYTES: u32 = 8;
+pub(crate) const UDP_HEADER_BYTES: u32 = 8;
 
 impl IpHead {
     /// The TCP header of the packet.
     ///
     /// # Errors
     /// The reason why the segment is to be dropped.
-    pub fn tcp(&self, head: &[u8]) -> Result<TcpHead, DropReason> {
+    pub(crate) fn tcp(&self, head: &[u8]) -> Result<TcpHead, DropReason> {
         parse_tcp(self.l4(head)?, self.l4_len)
     }
 
@@ -51,7 +51,7 @@ impl IpHead {
     ///
     /// # Errors
     /// The reason why the datagram is to be dropped.
-    pub fn udp(&self, head: &[u8]) -> Result<UdpHead, DropReason> {
+    pub(crate) fn udp(&self, head: &[u8]) -> Result<UdpHead, DropReason> {
         parse_udp(self.l4(head)?, self.l4_len)
     }
 }
@@ -147,26 +147,26 @@ pub fn udp_checksum_is_right(source: IpAddr, destination: IpAddr, datagram: &[u8
 
 /// An ICMP or ICMPv6 echo header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EchoHead {
+pub(crate) struct EchoHead {
     /// ICMP type.
-    pub kind: u8,
+    pub(crate) kind: u8,
     /// Identifier.
-    pub identifier: u16,
+    pub(crate) identifier: u16,
     /// Sequence number.
-    pub sequence: u16,
+    pub(crate) sequence: u16,
 }
 
 /// Type of an ICMP echo request (RFC 792).
-pub const ECHO_REQUEST_V4: u8 = 8;
+pub(crate) const ECHO_REQUEST_V4: u8 = 8;
 /// Type of an ICMP echo reply (RFC 792).
-pub const ECHO_REPLY_V4: u8 = 0;
+pub(crate) const ECHO_REPLY_V4: u8 = 0;
 /// Type of an ICMPv6 echo request (RFC 4443).
-pub const ECHO_REQUEST_V6: u8 = 128;
+pub(crate) const ECHO_REQUEST_V6: u8 = 128;
 /// Type of an ICMPv6 echo reply (RFC 4443).
-pub const ECHO_REPLY_V6: u8 = 129;
+pub(crate) const ECHO_REPLY_V6: u8 = 129;
 
 /// Parses the fixed part of an echo message.
-pub fn parse_echo(bytes: &[u8]) -> Option<EchoHead> {
+pub(crate) fn parse_echo(bytes: &[u8]) -> Option<EchoHead> {
     let &[kind, 0, _, _, id0, id1, seq0, seq1] = bytes.first_chunk::<8>()? else { return None };
     Some(EchoHead {
         kind,

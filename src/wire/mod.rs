@@ -4,16 +4,16 @@
 //! [`Packet`]; what the engine sends is built by [`build`]. Parsing never panics and never reads a
 //! length from the guest without checking it against the bytes that are there.
 
-pub mod build;
-pub mod drop_reason;
-pub mod eth;
-pub mod icmp_translation;
-pub mod ip;
+pub(crate) mod build;
+pub(crate) mod drop_reason;
+pub(crate) mod eth;
+pub(crate) mod icmp_translation;
+pub(crate) mod ip;
 pub mod l4;
 pub mod seq;
-pub mod tcp;
+pub(crate) mod tcp;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;
-pub use ip::{Fragment, IpHead, Packet, parse};
-pub use seq::SeqNr;
+pub(crate) use ip::{Fragment, Packet};
+pub(crate) use seq::SeqNr;

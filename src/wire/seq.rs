@@ -11,18 +11,18 @@ impl SeqNr {
     }
 
     /// Whether `self` comes before `other`.
-    pub const fn before(self, other: Self) -> bool {
+    pub(crate) const fn before(self, other: Self) -> bool {
         self.offset_from(other) < 0
     }
 
     /// Whether `self` comes after `other`.
-    pub const fn after(self, other: Self) -> bool {
+    pub(crate) const fn after(self, other: Self) -> bool {
         self.offset_from(other) > 0
     }
 
     /// The later of both.
     #[must_use]
-    pub const fn max(self, other: Self) -> Self {
+    pub(crate) const fn max(self, other: Self) -> Self {
         if self.before(other) { other } else { self }
     }
 }

@@ -67,12 +67,12 @@ pub struct Segment {
 
 impl Segment {
     /// Whether all bits of `flags` are set.
-    pub const fn has(&self, flags: Flags) -> bool {
+    pub(crate) const fn has(&self, flags: Flags) -> bool {
         self.flags.contains(flags)
     }
 
     /// Length in sequence space: payload, plus one each for SYN and FIN.
-    pub fn sequence_len(&self) -> u32 {
+    pub(crate) fn sequence_len(&self) -> u32 {
         let control = u32::from(self.has(Flags::SYN)) + u32::from(self.has(Flags::FIN));
         self.payload_len.saturating_add(control)
     }

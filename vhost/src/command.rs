@@ -55,25 +55,25 @@ impl Answer {
 
 /// Named counts of the control queue.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CommandCounters {
+pub(crate) struct CommandCounters {
     /// Commands carried out.
-    pub done: u64,
+    pub(crate) done: u64,
     /// Commands answered with an error.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Chains without a byte for the answer, or of too many pieces.
-    pub malformed: u64,
+    pub(crate) malformed: u64,
 }
 
 /// The control queue of a device.
-pub struct ControlQueue {
+pub(crate) struct ControlQueue {
     vring: Vring,
     pairs: Rc<Pairs>,
     /// How many pairs the driver uses; `None` until it could have told us.
     in_use: Option<u8>,
     /// Ethernet address that the driver has set.
-    pub mac: Option<[u8; 6]>,
+    pub(crate) mac: Option<[u8; 6]>,
     /// Named counts.
-    pub counters: CommandCounters,
+    pub(crate) counters: CommandCounters,
     pieces: Vec<Span>,
     command: Vec<u8>,
 }
@@ -102,7 +102,7 @@ impl VringUser for ControlQueue {
 
 impl ControlQueue {
     /// A control queue whose ring does not run.
-    pub fn new(vring: Vring, pairs: Rc<Pairs>) -> Self {
+    pub(crate) fn new(vring: Vring, pairs: Rc<Pairs>) -> Self {
         Self {
             vring,
             pairs,
@@ -115,7 +115,7 @@ impl ControlQueue {
     }
 
     /// Forgets what the driver has said.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.set_in_use(None);
         self.mac = None;
     }
@@ -126,7 +126,7 @@ impl ControlQueue {
     }
 
     /// Answers the commands that wait; true when some are left that no kick will announce.
-    pub fn serve(&mut self) -> bool {
+    pub(crate) fn serve(&mut self) -> bool {
         if !self.vring.is_up() {
             return false;
         }

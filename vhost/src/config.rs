@@ -17,7 +17,7 @@ pub struct Config {
 
 impl Config {
     /// `len` bytes of the configuration space from `offset`; zero where it has no field of ours.
-    pub fn space(&self, offset: usize, len: usize) -> Vec<u8> {
+    pub(crate) fn space(&self, offset: usize, len: usize) -> Vec<u8> {
         let mut space = Vec::with_capacity(12);
         space.extend_from_slice(&self.mac.unwrap_or_default());
         space.extend_from_slice(&LINK_UP.to_le_bytes());

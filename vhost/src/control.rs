@@ -26,7 +26,7 @@ use crate::session::{Session, Violation};
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
-pub enum ControlError {
+pub(crate) enum ControlError {
     /// No message can be received.
     #[error(transparent)]
     Framing(#[from] FramingError),
@@ -49,13 +49,13 @@ pub enum ControlError {
 
 impl ControlError {
     /// Whether the front-end merely closed the connection.
-    pub fn is_disconnect(&self) -> bool {
+    pub(crate) fn is_disconnect(&self) -> bool {
         matches!(self, Self::Framing(FramingError::Closed))
     }
 }
 
 /// A front-end's connection.
-pub struct Control {
+pub(crate) struct Control {
     socket: UnixStream,
     framing: Framing,
     adapter: Arc<Adapter>,
@@ -70,7 +70,7 @@ impl Control {
     ///
     /// # Errors
     /// What socketpair(2) reports.
-    pub fn new(socket: UnixStream, vacant: Session) -> std::io::Result<Self> {
+    pub(crate) fn new(socket: UnixStream, vacant: Session) -> std::io::Result<Self> {
         let (relay, inner) = UnixStream::pair()?;
         #[expect(clippy::arc_with_non_send_sync, reason = "the vhost crate asks for an Arc")]
         let adapter = Arc::new(Adapter::new(vacant));
@@ -80,12 +80,12 @@ impl Control {
     }
 
     /// The front-end's socket.
-    pub fn socket(&self) -> &UnixStream {
+    pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
     /// Name of the message at which the connection ended.
-    pub fn current(&self) -> &str {
+    pub(crate) fn current(&self) -> &str {
         &self.current
     }
 
@@ -93,7 +93,7 @@ impl Control {
     ///
     /// # Errors
     /// Why the connection has to end.
-    pub fn handle_next(&mut self, session: &mut Session) -> Result<bool, ControlError> {
+    pub(crate) fn handle_next(&mut self, session: &mut Session) -> Result<bool, ControlError> {
         let next = self.framing.next(&self.socket);
         self.current = match &next {
             Ok(Some(message)) => message.name(),

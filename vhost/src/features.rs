@@ -43,13 +43,13 @@ const ALWAYS: [u32; 24] = [
 ];
 
 /// The virtio feature word that GET_FEATURES answers.
-pub fn offered(with_mac: bool) -> u64 {
+pub(crate) fn offered(with_mac: bool) -> u64 {
     let word = ALWAYS.iter().fold(0, |word, bit| word | 1u64 << bit);
     word | u64::from(with_mac) << net::VIRTIO_NET_F_MAC
 }
 
 /// The protocol features that are served. The vhost crate adds REPLY_ACK, which it implements.
-pub fn protocol() -> VhostUserProtocolFeatures {
+pub(crate) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
@@ -61,7 +61,7 @@ pub fn protocol() -> VhostUserProtocolFeatures {
 
 /// A virtio feature word that was acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features(pub u64);
+pub(crate) struct Features(pub(crate) u64);
 
 impl Features {
     fn has(self, bit: u32) -> bool {
@@ -69,82 +69,82 @@ impl Features {
     }
 
     /// The modern interface, the only one that is served.
-    pub fn version_1(self) -> bool {
+    pub(crate) fn version_1(self) -> bool {
         self.has(VIRTIO_F_VERSION_1)
     }
 
     /// Rings are switched by SET_VRING_ENABLE; without it they are always enabled.
-    pub fn protocol_features(self) -> bool {
+    pub(crate) fn protocol_features(self) -> bool {
         self.has(PROTOCOL_FEATURES)
     }
 
     /// Notifications are suppressed by index, not by flag.
-    pub fn event_idx(self) -> bool {
+    pub(crate) fn event_idx(self) -> bool {
         self.has(VIRTIO_RING_F_EVENT_IDX)
     }
 
     /// Chains may lie in tables of their own.
-    pub fn indirect(self) -> bool {
+    pub(crate) fn indirect(self) -> bool {
         self.has(VIRTIO_RING_F_INDIRECT_DESC)
     }
 
     /// A frame to the guest may take several buffers.
-    pub fn mergeable(self) -> bool {
+    pub(crate) fn mergeable(self) -> bool {
         self.has(net::VIRTIO_NET_F_MRG_RXBUF)
     }
 
     /// The guest accepts partial checksums.
-    pub fn guest_checksum(self) -> bool {
+    pub(crate) fn guest_checksum(self) -> bool {
         self.has(net::VIRTIO_NET_F_GUEST_CSUM)
     }
 
     /// The guest may send partial checksums.
-    pub fn host_checksum(self) -> bool {
+    pub(crate) fn host_checksum(self) -> bool {
         self.has(net::VIRTIO_NET_F_CSUM)
     }
 
     /// There is a control queue.
-    pub fn control_queue(self) -> bool {
+    pub(crate) fn control_queue(self) -> bool {
         self.has(net::VIRTIO_NET_F_CTRL_VQ)
     }
 
     /// Receive modes and filter tables are commands of it.
-    pub fn control_rx(self) -> bool {
+    pub(crate) fn control_rx(self) -> bool {
         self.has(net::VIRTIO_NET_F_CTRL_RX)
     }
 
     /// So are more receive modes.
-    pub fn control_rx_extra(self) -> bool {
+    pub(crate) fn control_rx_extra(self) -> bool {
         self.has(net::VIRTIO_NET_F_CTRL_RX_EXTRA)
     }
 
     /// So are VLAN filters.
-    pub fn control_vlan(self) -> bool {
+    pub(crate) fn control_vlan(self) -> bool {
         self.has(net::VIRTIO_NET_F_CTRL_VLAN)
     }
 
     /// So is setting the Ethernet address.
-    pub fn control_mac(self) -> bool {
+    pub(crate) fn control_mac(self) -> bool {
         self.has(net::VIRTIO_NET_F_CTRL_MAC_ADDR)
     }
 
     /// So is the answer to a request for an announcement.
-    pub fn announce(self) -> bool {
+    pub(crate) fn announce(self) -> bool {
         self.has(net::VIRTIO_NET_F_GUEST_ANNOUNCE)
     }
 
     /// There may be more than one queue pair.
-    pub fn multi_queue(self) -> bool {
+    pub(crate) fn multi_queue(self) -> bool {
         self.has(net::VIRTIO_NET_F_MQ)
     }
 
     /// What the guest may leave to us.
-    pub fn accepted(self) -> Accepted {
+    pub(crate) fn accepted(self) -> Accepted {
         Accepted { checksum: self.host_checksum(), gso: self.host_gso() }
     }
 
     /// Segmentation that the guest accepts. All of it needs the partial checksum (5.1.3.1).
-    pub fn guest_gso(self) -> GsoSet {
+    pub(crate) fn guest_gso(self) -> GsoSet {
         if !self.guest_checksum() {
             return GsoSet::default();
         }
@@ -156,7 +156,7 @@ impl Features {
     }
 
     /// Segmentation that the guest may ask for.
-    pub fn host_gso(self) -> GsoSet {
+    pub(crate) fn host_gso(self) -> GsoSet {
         GsoSet {
             tcp_v4: self.has(net::VIRTIO_NET_F_HOST_TSO4),
             tcp_v6: self.has(net::VIRTIO_NET_F_HOST_TSO6),

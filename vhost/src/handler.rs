@@ -22,18 +22,18 @@ use crate::session::{RINGS, Session, Violation};
 use crate::vring::UserAddresses;
 
 /// Holds the session while a message is handled.
-pub struct Adapter {
+pub(crate) struct Adapter {
     session: RefCell<Session>,
 }
 
 impl Adapter {
     /// An adapter that holds `vacant` as long as the device has its session itself.
-    pub fn new(vacant: Session) -> Self {
+    pub(crate) fn new(vacant: Session) -> Self {
         Self { session: RefCell::new(vacant) }
     }
 
     /// Swaps the session in, or out.
-    pub fn swap(&self, session: &mut Session) {
+    pub(crate) fn swap(&self, session: &mut Session) {
         std::mem::swap(&mut *self.session.borrow_mut(), session);
     }
 

@@ -7,7 +7,7 @@
 
 /// The indexes of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Indexes {
+pub(crate) struct Indexes {
     size: u16,
     /// First chain that is not settled.
     next_available: u16,
@@ -25,7 +25,7 @@ pub struct Indexes {
 
 impl Indexes {
     /// Those of a ring of `size` entries that goes on at available index `base` and used index `used`.
-    pub fn new(size: u16, base: u16, used: u16) -> Self {
+    pub(crate) fn new(size: u16, base: u16, used: u16) -> Self {
         Self {
             size,
             next_available: base,
@@ -38,39 +38,39 @@ impl Indexes {
     }
 
     /// First chain that is not settled.
-    pub fn base(&self) -> u16 {
+    pub(crate) fn base(&self) -> u16 {
         self.next_available
     }
 
     /// The available index when it was last looked at.
-    pub fn available(&self) -> u16 {
+    pub(crate) fn available(&self) -> u16 {
         self.available
     }
 
     /// Next used element to write.
-    pub fn next_used(&self) -> u16 {
+    pub(crate) fn next_used(&self) -> u16 {
         self.next_used
     }
 
     /// Used index as the driver sees it.
-    pub fn published(&self) -> u16 {
+    pub(crate) fn published(&self) -> u16 {
         self.published
     }
 
     /// Used index up to which nothing is left to say.
-    pub fn told(&self) -> u16 {
+    pub(crate) fn told(&self) -> u16 {
         self.told
     }
 
     /// First chain that is not popped, if it is known to be there.
-    pub fn pending(&self) -> Option<u16> {
+    pub(crate) fn pending(&self) -> Option<u16> {
         (self.cursor != self.available).then_some(self.cursor)
     }
 
     /// Takes over the driver's available index. False, and nothing changes, when it says that there are
     /// more chains than entries, or fewer than were popped.
     #[must_use]
-    pub fn look(&mut self, available: u16) -> bool {
+    pub(crate) fn look(&mut self, available: u16) -> bool {
         let waiting = available.wrapping_sub(self.next_available);
         let popped = self.cursor.wrapping_sub(self.next_available);
         let right = (popped..=self.size).contains(&waiting);
@@ -81,54 +81,54 @@ impl Indexes {
     }
 
     /// The pending chain is popped.
-    pub fn pop(&mut self) {
+    pub(crate) fn pop(&mut self) {
         debug_assert!(self.cursor != self.available, "nothing to pop");
         self.cursor = self.cursor.wrapping_add(1);
     }
 
     /// Un-pops the last `count` chains.
-    pub fn unpop(&mut self, count: u16) {
+    pub(crate) fn unpop(&mut self, count: u16) {
         debug_assert!(count <= self.cursor.wrapping_sub(self.next_available), "never popped");
         self.cursor = self.cursor.wrapping_sub(count);
     }
 
     /// Un-pops all chains that are not settled.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.cursor = self.next_available;
     }
 
     /// Takes the popped chains for good.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.next_available = self.cursor;
     }
 
     /// A used element was written.
-    pub fn put_used(&mut self) {
+    pub(crate) fn put_used(&mut self) {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
     /// Everything that was written is visible; true if that is news.
     #[must_use]
-    pub fn publish(&mut self) -> bool {
+    pub(crate) fn publish(&mut self) -> bool {
         let news = self.published != self.next_used;
         self.published = self.next_used;
         news
     }
 
     /// Used elements that are visible and that nothing was said about.
-    pub fn untold(&self) -> u16 {
+    pub(crate) fn untold(&self) -> u16 {
         self.published.wrapping_sub(self.told)
     }
 
     /// Nothing is left to say of what is visible.
-    pub fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         self.told = self.published;
     }
 }
 
 /// Whether the wish "notify me when the index passes `event`" is due after a step from `old` to `new`
 /// (virtio 1.2, section 2.7.10).
-pub fn passed(event: u16, old: u16, new: u16) -> bool {
+pub(crate) fn passed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 

@@ -32,6 +32,9 @@
 //! Specifications: virtio 1.2, sections 2.7 (split rings) and 5.1 (network device); vhost-user as
 //! published with QEMU.
 
+// What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
+#![warn(unreachable_pub)]
+
 mod command;
 mod config;
 mod control;

@@ -38,7 +38,7 @@ use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 const SLOTS: usize = 512;
 
 /// Bytes of a split-ring descriptor (virtio 1.2, section 2.7.5).
-pub const DESCRIPTOR_BYTES: u32 = 16;
+pub(crate) const DESCRIPTOR_BYTES: u32 = 16;
 
 /// One mapped region. Unmapped when the last user is gone.
 struct Mapping {
@@ -101,26 +101,26 @@ fn identity(file: &File) -> Option<(u64, u64)> {
 
 /// A piece of a guest buffer in our address space.
 #[derive(Clone, Copy)]
-pub struct Span {
+pub(crate) struct Span {
     base: *mut u8,
     len: u32,
 }
 
 impl Span {
     /// Length in bytes.
-    pub fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.len
     }
 
     /// The first `at` bytes (all, if it is shorter) and the rest.
-    pub fn split_at(self, at: u32) -> (Self, Self) {
+    pub(crate) fn split_at(self, at: u32) -> (Self, Self) {
         let at = at.min(self.len);
         let rest = self.base.wrapping_add(at as usize);
         (Self { base: self.base, len: at }, Self { base: rest, len: self.len - at })
     }
 
     /// The piece in the form in which a lease takes it.
-    pub fn lend(self) -> GuestIovec {
+    pub(crate) fn lend(self) -> GuestIovec {
         // SAFETY: a span lies in a region that the half's `Memory` keeps; only control messages replace it,
         // and they need the device through `&mut`, which a lease excludes (see the `unsafe impl`s in rx.rs,
         // tx.rs and queue.rs).
@@ -128,7 +128,7 @@ impl Span {
     }
 
     /// Copies from the piece into `bytes`; returns how many bytes there were.
-    pub fn read(self, bytes: &mut [u8]) -> usize {
+    pub(crate) fn read(self, bytes: &mut [u8]) -> usize {
         let n = bytes.len().min(self.len as usize);
         // SAFETY: `n` bytes are mapped at `base`, see `lend`; `bytes` is private memory.
         unsafe { std::ptr::copy_nonoverlapping(self.base, bytes.as_mut_ptr(), n) };
@@ -136,7 +136,7 @@ impl Span {
     }
 
     /// Copies from `bytes` into the piece; returns how many bytes fitted.
-    pub fn write(self, bytes: &[u8]) -> usize {
+    pub(crate) fn write(self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.len as usize);
         // SAFETY: as in `read`, the other way.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, n) };
@@ -146,7 +146,7 @@ impl Span {
 
 /// All memory of a guest: regions sorted by guest address, none overlapping.
 #[derive(Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     regions: Vec<Rc<Mapping>>,
     /// Index of the region that was hit last: most guests use one.
     last: Cell<usize>,
@@ -157,7 +157,7 @@ impl Memory {
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub fn map_table(table: Vec<(RegionSpec, File)>) -> Result<Self, MemoryError> {
+    pub(crate) fn map_table(table: Vec<(RegionSpec, File)>) -> Result<Self, MemoryError> {
         let mut regions = Vec::with_capacity(table.len());
         for (spec, file) in table {
             regions.push(Rc::new(Mapping::new(spec, file)?));
@@ -169,7 +169,7 @@ impl Memory {
     ///
     /// # Errors
     /// What is wrong with the region.
-    pub fn with_region(&self, spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
+    pub(crate) fn with_region(&self, spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
         let mut regions = self.regions.clone();
         if regions.len() >= MAX_REGIONS {
             return Err(MemoryError::TooMany);
@@ -179,7 +179,7 @@ impl Memory {
     }
 
     /// Whether there is a region like this already, of the same file.
-    pub fn has_region(&self, spec: &RegionSpec, file: &File) -> bool {
+    pub(crate) fn has_region(&self, spec: &RegionSpec, file: &File) -> bool {
         self.regions.iter().any(|region| region.is(spec, file))
     }
 
@@ -188,7 +188,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`MemoryError::Unknown`] when there is no such region.
-    pub fn without_region(&self, spec: &RegionSpec) -> Result<Self, MemoryError> {
+    pub(crate) fn without_region(&self, spec: &RegionSpec) -> Result<Self, MemoryError> {
         let mut regions = self.regions.clone();
         regions.retain(|region| !region.spec.is_named_by(spec));
         if regions.len() == self.regions.len() {
@@ -207,18 +207,18 @@ impl Memory {
     }
 
     /// The map in the form that the queue types of rust-vmm take.
-    pub fn as_vm_memory(&self) -> GuestMemoryMmap {
+    pub(crate) fn as_vm_memory(&self) -> GuestMemoryMmap {
         let regions = self.regions.iter().map(|region| region.region.clone()).collect();
         GuestMemoryMmap::from_arc_regions(regions).unwrap_or_default()
     }
 
     /// Whether a region's file shrank under it: nothing read since means anything.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.regions.iter().any(|region| GUARD[region.slot].lost.load(Ordering::Relaxed))
     }
 
     /// Guest physical address of an address in the front-end's address space.
-    pub fn guest_of_user(&self, user: u64) -> Option<u64> {
+    pub(crate) fn guest_of_user(&self, user: u64) -> Option<u64> {
         let inside = |r: &&Rc<Mapping>| user.wrapping_sub(r.spec.user) < r.spec.len;
         let region = self.regions.iter().find(inside)?;
         Some(region.spec.guest + (user - region.spec.user))
@@ -242,7 +242,7 @@ impl Memory {
 
     /// Calls `each` with the pieces of `len` bytes at `guest`, in order: several when they cross the
     /// border of two regions. False when a byte of it is not mapped.
-    pub fn spans(&self, guest: u64, len: u32, mut each: impl FnMut(Span)) -> bool {
+    pub(crate) fn spans(&self, guest: u64, len: u32, mut each: impl FnMut(Span)) -> bool {
         let (mut guest, mut left) = (guest, len);
         while left > 0 {
             let Some((region, offset)) = self.find(guest) else { return false };
@@ -257,7 +257,7 @@ impl Memory {
     }
 
     /// One descriptor of an indirect table.
-    pub fn descriptor(&self, guest: u64) -> Option<Descriptor> {
+    pub(crate) fn descriptor(&self, guest: u64) -> Option<Descriptor> {
         let (region, offset) = self.find(guest)?;
         let host = region.host(offset, u64::from(DESCRIPTOR_BYTES));
         if let Some(host) = host.filter(|&host| (host as usize).is_multiple_of(8)) {
@@ -293,15 +293,15 @@ fn check_overlap(
 
 /// A descriptor, copied from guest memory once (virtio 1.2, section 2.7.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Descriptor {
+pub(crate) struct Descriptor {
     /// Guest physical address of the buffer or the indirect table.
-    pub guest: u64,
+    pub(crate) guest: u64,
     /// Length in bytes.
-    pub len: u32,
+    pub(crate) len: u32,
     /// `VRING_DESC_F_*`.
-    pub flags: u16,
+    pub(crate) flags: u16,
     /// Index of the next descriptor, if there is one.
-    pub next: u16,
+    pub(crate) next: u16,
 }
 
 impl Descriptor {
@@ -320,18 +320,18 @@ impl Descriptor {
 
 /// Where the three parts of a ring are, as guest physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingAddresses {
+pub(crate) struct RingAddresses {
     /// Descriptor table.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
     /// Available ring (driver area).
-    pub available: u64,
+    pub(crate) available: u64,
     /// Used ring (device area).
-    pub used: u64,
+    pub(crate) used: u64,
 }
 
 /// A split ring in guest memory (virtio 1.2, section 2.7): pointers resolved once, valid because the
 /// regions they point into are kept.
-pub struct RingMemory {
+pub(crate) struct RingMemory {
     descriptors: *const u64,
     available: *mut u16,
     used: *mut u16,
@@ -342,7 +342,7 @@ pub struct RingMemory {
 impl RingMemory {
     /// Resolves a ring of `size` descriptors (a power of two). `None` when a part is not mapped, not
     /// aligned, or spans two regions.
-    pub fn resolve(memory: &Memory, at: &RingAddresses, size: u16) -> Option<Self> {
+    pub(crate) fn resolve(memory: &Memory, at: &RingAddresses, size: u16) -> Option<Self> {
         if !size.is_power_of_two() {
             return None;
         }
@@ -360,12 +360,12 @@ impl RingMemory {
     }
 
     /// Number of descriptors.
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.size
     }
 
     /// Descriptor `index` of the table, `None` beyond its end.
-    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
+    pub(crate) fn descriptor(&self, index: u16) -> Option<Descriptor> {
         if index >= self.size {
             return None;
         }
@@ -394,33 +394,33 @@ impl RingMemory {
     }
 
     /// Whether the driver asks for no interrupts (`VRING_AVAIL_F_NO_INTERRUPT`).
-    pub fn no_interrupt(&self) -> bool {
+    pub(crate) fn no_interrupt(&self) -> bool {
         u16::from_le(self.available_u16(0).load(Ordering::Relaxed)) & 1 != 0
     }
 
     /// How far the driver has made chains available. What it wrote before is visible afterwards.
-    pub fn available_index(&self) -> u16 {
+    pub(crate) fn available_index(&self) -> u16 {
         u16::from_le(self.available_u16(1).load(Ordering::Acquire))
     }
 
     /// Head of the chain at position `index` of the available ring.
-    pub fn available_entry(&self, index: u16) -> u16 {
+    pub(crate) fn available_entry(&self, index: u16) -> u16 {
         let slot = usize::from(index & (self.size - 1));
         u16::from_le(self.available_u16(2 + slot).load(Ordering::Relaxed))
     }
 
     /// Used index at which the driver wants the next interrupt.
-    pub fn used_event(&self) -> u16 {
+    pub(crate) fn used_event(&self) -> u16 {
         u16::from_le(self.available_u16(2 + usize::from(self.size)).load(Ordering::Relaxed))
     }
 
     /// The used index as it stands in guest memory.
-    pub fn used_index(&self) -> u16 {
+    pub(crate) fn used_index(&self) -> u16 {
         u16::from_le(self.used_u16(1).load(Ordering::Relaxed))
     }
 
     /// Writes used element `index`; invisible until [`publish`](Self::publish).
-    pub fn put_used(&self, index: u16, head: u16, len: u32) {
+    pub(crate) fn put_used(&self, index: u16, head: u16, len: u32) {
         let at = 1 + 2 * usize::from(index & (self.size - 1));
         for (i, word) in [u32::from(head), len].into_iter().enumerate() {
             // SAFETY: `resolve` checked alignment and that 1 + 2 * size words are mapped and kept.
@@ -430,24 +430,24 @@ impl RingMemory {
     }
 
     /// Makes all used elements before `index`, and the bytes of their buffers, visible to the driver.
-    pub fn publish(&self, index: u16) {
+    pub(crate) fn publish(&self, index: u16) {
         self.used_u16(1).store(index.to_le(), Ordering::Release);
     }
 
     /// Asks for no kicks (`VRING_USED_F_NO_NOTIFY`), or for kicks.
-    pub fn set_no_notify(&self, no_notify: bool) {
+    pub(crate) fn set_no_notify(&self, no_notify: bool) {
         self.used_u16(0).store(u16::from(no_notify).to_le(), Ordering::Relaxed);
     }
 
     /// Asks for a kick when the driver passes available index `index`.
-    pub fn set_avail_event(&self, index: u16) {
+    pub(crate) fn set_avail_event(&self, index: u16) {
         let at = 2 + 4 * usize::from(self.size);
         self.used_u16(at).store(index.to_le(), Ordering::Relaxed);
     }
 
     /// Orders what was stored before it against what is loaded after it, as both sides must do
     /// between "I am going to sleep" and "is there something left".
-    pub fn full_fence() {
+    pub(crate) fn full_fence() {
         fence(Ordering::SeqCst);
     }
 }
@@ -496,7 +496,7 @@ fn claim_slot(start: usize, len: usize) -> Option<usize> {
 }
 
 /// Installs the SIGBUS handler, once for the process.
-pub fn install_guard() {
+pub(crate) fn install_guard() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(install_handler);
 }

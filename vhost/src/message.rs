@@ -19,17 +19,17 @@ use thiserror::Error;
 use vhost::vhost_user::message::FrontendReq;
 
 /// Bytes of the header: request, flags, size of the body.
-pub const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 
 /// Bytes of the largest body: SET_MEM_TABLE with as many regions as one message carries
 /// descriptors for.
-pub const MAX_BODY: usize = 8 + 32 * MAX_FDS;
+pub(crate) const MAX_BODY: usize = 8 + 32 * MAX_FDS;
 
 /// Bytes of the largest reply: a header and the vhost crate's largest body.
 const MAX_REPLY: usize = HEADER_BYTES + 4096;
 
 /// Most descriptors with one message.
-pub const MAX_FDS: usize = 32;
+pub(crate) const MAX_FDS: usize = 32;
 
 /// Most descriptors in one receive (the kernel's `SCM_MAX_FD`): all are taken so that they can be
 /// closed.
@@ -47,7 +47,7 @@ const REPLY_FLAGS: u32 = VERSION | 4;
 
 /// Why no message can be received any more.
 #[derive(Debug, Error)]
-pub enum FramingError {
+pub(crate) enum FramingError {
     /// The front-end closed the connection between two messages.
     #[error("connection closed")]
     Closed,
@@ -69,7 +69,7 @@ pub enum FramingError {
 
 /// A message, whole or in the making.
 #[derive(Default)]
-pub struct Message {
+pub(crate) struct Message {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
@@ -81,12 +81,12 @@ impl Message {
     }
 
     /// Number of the request.
-    pub fn request(&self) -> u32 {
+    pub(crate) fn request(&self) -> u32 {
         self.word(0)
     }
 
     /// Name of the request, or its number if it has none here.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match FrontendReq::try_from(self.request()) {
             Ok(request) => format!("{request:?}"),
             Err(_) => format!("request {}", self.request()),
@@ -94,12 +94,12 @@ impl Message {
     }
 
     /// Whether the front-end waits for an answer to a request that has none of its own.
-    pub fn needs_reply(&self) -> bool {
+    pub(crate) fn needs_reply(&self) -> bool {
         self.word(1) & NEED_REPLY != 0
     }
 
     /// Whether the header is one of a request of this protocol version.
-    pub fn is_request(&self) -> bool {
+    pub(crate) fn is_request(&self) -> bool {
         self.word(1) & !NEED_REPLY == VERSION && self.word(1) & VERSION_MASK == VERSION
     }
 
@@ -108,18 +108,18 @@ impl Message {
     }
 
     /// The body as one 64-bit number.
-    pub fn as_u64(&self) -> Option<u64> {
+    pub(crate) fn as_u64(&self) -> Option<u64> {
         let body = self.bytes.get(HEADER_BYTES..)?;
         body.try_into().ok().map(u64::from_ne_bytes)
     }
 
     /// The body as two 32-bit numbers.
-    pub fn as_pair(&self) -> Option<(u32, u32)> {
+    pub(crate) fn as_pair(&self) -> Option<(u32, u32)> {
         self.as_u64().map(|_| (self.word(3), self.word(4)))
     }
 
     /// Closes the descriptors that came with it.
-    pub fn close_fds(&mut self) {
+    pub(crate) fn close_fds(&mut self) {
         self.fds.clear();
     }
 
@@ -127,7 +127,7 @@ impl Message {
     ///
     /// # Errors
     /// What sendmsg(2) reports; `AGAIN` also when there was no room for all of it.
-    pub fn send(&self, socket: impl AsFd) -> Result<(), Errno> {
+    pub(crate) fn send(&self, socket: impl AsFd) -> Result<(), Errno> {
         if self.bytes.is_empty() {
             return Ok(());
         }
@@ -144,7 +144,7 @@ impl Message {
     }
 
     /// The reply, with its descriptors, that waits in a socket; empty when there is none.
-    pub fn take_reply(socket: impl AsFd) -> Self {
+    pub(crate) fn take_reply(socket: impl AsFd) -> Self {
         let mut bytes = [0; MAX_REPLY];
         let mut reply = Self::default();
         if let Ok(n) = reply.receive(socket, &mut bytes) {
@@ -169,7 +169,7 @@ impl Message {
     }
 
     /// The answer to a request whose answer is one 64-bit number.
-    pub fn reply_u64(&self, value: u64) -> Self {
+    pub(crate) fn reply_u64(&self, value: u64) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + 8);
         for word in [self.request(), REPLY_FLAGS, 8] {
             bytes.extend_from_slice(&word.to_ne_bytes());
@@ -193,7 +193,7 @@ impl Message {
 
 /// Collects messages from a socket.
 #[derive(Default)]
-pub struct Framing {
+pub(crate) struct Framing {
     partial: Message,
 }
 
@@ -202,7 +202,7 @@ impl Framing {
     ///
     /// # Errors
     /// Why there will be no more.
-    pub fn next(&mut self, socket: impl AsFd) -> Result<Option<Message>, FramingError> {
+    pub(crate) fn next(&mut self, socket: impl AsFd) -> Result<Option<Message>, FramingError> {
         loop {
             let missing = self.partial.missing()?;
             if missing == 0 {
@@ -215,7 +215,7 @@ impl Framing {
     }
 
     /// What was received of a message that is not whole.
-    pub fn partial(&self) -> &Message {
+    pub(crate) fn partial(&self) -> &Message {
         &self.partial
     }
 

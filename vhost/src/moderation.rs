@@ -34,19 +34,19 @@ struct Held {
 
 /// Decides for one transmit ring.
 #[derive(Debug, Default)]
-pub struct Moderation {
+pub(crate) struct Moderation {
     held: Option<Held>,
 }
 
 impl Moderation {
     /// The driver was notified, or wants no notification.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.held = None;
     }
 
     /// Until when the notification of `frames` frames, which the driver wants, may wait; `None` if it may
     /// not. `woken` says that the driver was notified of the receive ring just now.
-    pub fn hold(&mut self, now: Duration, frames: u16, woken: bool) -> Option<Duration> {
+    pub(crate) fn hold(&mut self, now: Duration, frames: u16, woken: bool) -> Option<Duration> {
         let held = self.held.get_or_insert(Held { since: now, woken: false });
         held.woken |= woken;
         let delay = if held.woken { DELAY_WOKEN } else { DELAY };

@@ -28,7 +28,7 @@ use crate::tx::TxHalf;
 use crate::vring::Vring;
 
 /// Most queue pairs: as many as one worker can make use of, and a front-end of many processors needs.
-pub const MAX_PAIRS: usize = 8;
+pub(crate) const MAX_PAIRS: usize = 8;
 
 /// One bit for each pair.
 type Mask = u8;
@@ -45,21 +45,21 @@ fn pairs_of(mut mask: Mask) -> impl Iterator<Item = usize> {
 }
 
 /// A receive ring, a transmit ring, and what is kept back of the latter's notifications.
-pub struct QueuePair {
+pub(crate) struct QueuePair {
     /// Frames to the guest.
-    pub rx: RefCell<RxHalf>,
+    pub(crate) rx: RefCell<RxHalf>,
     /// Frames from the guest.
-    pub tx: RefCell<TxHalf>,
+    pub(crate) tx: RefCell<TxHalf>,
     moderation: RefCell<Moderation>,
 }
 
 /// What a flush has left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flushed {
+pub(crate) struct Flushed {
     /// When to flush again at the latest.
-    pub again: Option<Duration>,
+    pub(crate) again: Option<Duration>,
     /// A ring has chains that no kick will announce, or broke.
-    pub unannounced: bool,
+    pub(crate) unannounced: bool,
 }
 
 impl QueuePair {
@@ -99,7 +99,7 @@ impl QueuePair {
 }
 
 /// All pairs of a device.
-pub struct Pairs {
+pub(crate) struct Pairs {
     list: [QueuePair; MAX_PAIRS],
     /// Pairs that may have something to publish or to tell.
     touched: Cell<Mask>,
@@ -114,7 +114,9 @@ impl Pairs {
     ///
     /// # Errors
     /// Never with the built-in ring size; the queue types check it.
-    pub fn new(memory: &GuestMemoryAtomic<GuestMemoryMmap>) -> Result<Self, virtio_queue::Error> {
+    pub(crate) fn new(
+        memory: &GuestMemoryAtomic<GuestMemoryMmap>,
+    ) -> Result<Self, virtio_queue::Error> {
         let mut list = Vec::with_capacity(MAX_PAIRS);
         for _ in 0..MAX_PAIRS {
             list.push(QueuePair::new(memory)?);
@@ -129,12 +131,12 @@ impl Pairs {
     }
 
     /// All of them.
-    pub fn all(&self) -> &[QueuePair; MAX_PAIRS] {
+    pub(crate) fn all(&self) -> &[QueuePair; MAX_PAIRS] {
         &self.list
     }
 
     /// The driver uses the first `pairs` pairs, or does not say.
-    pub fn set_in_use(&self, pairs: Option<u8>) {
+    pub(crate) fn set_in_use(&self, pairs: Option<u8>) {
         self.in_use.set(pairs.map_or(MAX_PAIRS, usize::from));
     }
 
@@ -144,7 +146,7 @@ impl Pairs {
     }
 
     /// Whether frames can reach the guest.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.first_usable().is_some()
     }
 
@@ -154,7 +156,7 @@ impl Pairs {
 
     /// Looks at a transmit ring that has been kicked, or has changed: drops its frames if it is disabled;
     /// true when there may be frames for the engine.
-    pub fn look(&self, pair: usize) -> bool {
+    pub(crate) fn look(&self, pair: usize) -> bool {
         let mut tx = self.list[pair].tx.borrow_mut();
         self.touch(pair);
         tx.drain_disabled();
@@ -166,13 +168,13 @@ impl Pairs {
     }
 
     /// Whether frames may be waiting in a pair that was looked at.
-    pub fn may_have_frames(&self) -> bool {
+    pub(crate) fn may_have_frames(&self) -> bool {
         self.waiting.get() != 0
     }
 
     /// Whether there is more room than when a reservation was short: in this pair, or in another that serves in
     /// its place now. Says so once.
-    pub fn take_room(&self, pair: usize) -> bool {
+    pub(crate) fn take_room(&self, pair: usize) -> bool {
         let mut rx = self.list[pair].rx.borrow_mut();
         if !rx.owes_room() || (pair < self.in_use.get() && rx.is_up()) {
             return rx.take_room();
@@ -182,7 +184,7 @@ impl Pairs {
     }
 
     /// Publishes and notifies for all pairs that were touched.
-    pub fn flush(&self, now: Option<Duration>) -> Flushed {
+    pub(crate) fn flush(&self, now: Option<Duration>) -> Flushed {
         let mut all = Flushed::default();
         for pair in pairs_of(self.touched.replace(0)) {
             let flushed = self.list[pair].flush(now);
@@ -216,7 +218,7 @@ impl Pairs {
 }
 
 /// The half of the link that carries frames from the guest.
-pub struct FromPairs {
+pub(crate) struct FromPairs {
     pairs: Rc<Pairs>,
     /// Whose turn is next.
     next: usize,
@@ -226,7 +228,7 @@ pub struct FromPairs {
 
 impl FromPairs {
     /// The transmit halves of `pairs`.
-    pub fn new(pairs: Rc<Pairs>) -> Self {
+    pub(crate) fn new(pairs: Rc<Pairs>) -> Self {
         Self { pairs, next: 0, taken: None }
     }
 }
@@ -249,7 +251,7 @@ unsafe impl FromGuest for FromPairs {
 }
 
 /// The half of the link that carries frames to the guest.
-pub struct ToPairs {
+pub(crate) struct ToPairs {
     pairs: Rc<Pairs>,
     /// Where frames are to go.
     selected: usize,
@@ -259,7 +261,7 @@ pub struct ToPairs {
 
 impl ToPairs {
     /// The receive halves of `pairs`.
-    pub fn new(pairs: Rc<Pairs>) -> Self {
+    pub(crate) fn new(pairs: Rc<Pairs>) -> Self {
         Self { pairs, selected: 0, reserved: 0 }
     }
 

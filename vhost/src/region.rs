@@ -4,24 +4,24 @@
 use thiserror::Error;
 
 /// Most regions a front-end may map: what GET_MAX_MEM_SLOTS answers.
-pub const MAX_REGIONS: usize = 64;
+pub(crate) const MAX_REGIONS: usize = 64;
 
 /// A region as a front-end describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionSpec {
+pub(crate) struct RegionSpec {
     /// Guest physical address of the first byte.
-    pub guest: u64,
+    pub(crate) guest: u64,
     /// Length in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
     /// Address of the first byte in the front-end's own address space.
-    pub user: u64,
+    pub(crate) user: u64,
     /// Offset of the first byte in the file.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// Why memory was refused.
 #[derive(Debug, Error)]
-pub enum MemoryError {
+pub(crate) enum MemoryError {
     /// The region has no bytes.
     #[error("region at {0:#x} is empty")]
     Empty(u64),
@@ -65,7 +65,7 @@ impl RegionSpec {
     ///
     /// # Errors
     /// [`MemoryError::Empty`] and [`MemoryError::Overflow`].
-    pub fn check(&self) -> Result<u64, MemoryError> {
+    pub(crate) fn check(&self) -> Result<u64, MemoryError> {
         if self.len == 0 {
             return Err(MemoryError::Empty(self.guest));
         }
@@ -78,7 +78,7 @@ impl RegionSpec {
     }
 
     /// Whether `other` names this region to remove it: the offset does not count.
-    pub fn is_named_by(&self, other: &Self) -> bool {
+    pub(crate) fn is_named_by(&self, other: &Self) -> bool {
         self.guest == other.guest && self.user == other.user && self.len == other.len
     }
 }

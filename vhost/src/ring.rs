@@ -25,14 +25,14 @@ use crate::mem::{DESCRIPTOR_BYTES, Descriptor, Memory, RingMemory, Span};
 
 /// Most descriptors in an indirect table. The specification allows the queue size; drivers with
 /// small queues exceed it (a Linux guest uses 19 on a queue of 16), and 32,768 is its upper bound.
-pub const MAX_INDIRECT: u32 = 32_768;
+pub(crate) const MAX_INDIRECT: u32 = 32_768;
 
 /// Most pieces that are kept of one chain; the largest batch takes no more.
-pub const MAX_PIECES: usize = MAX_FROM_GUEST_IOVECS;
+pub(crate) const MAX_PIECES: usize = MAX_FROM_GUEST_IOVECS;
 
 /// What the driver did to break a ring.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum RingFault {
+pub(crate) enum RingFault {
     /// More chains were made available than the ring has entries.
     #[error("available index jumped from {from} to {to} on a ring of {size}")]
     AvailableJump {
@@ -75,7 +75,7 @@ pub enum RingFault {
 
 /// Which way the buffers of a ring go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// The device reads them.
     Readable,
     /// The device writes them.
@@ -86,21 +86,21 @@ pub enum Direction {
 
 /// What a walk over a chain found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
+pub(crate) struct Chain {
     /// Bytes in all buffers.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Descriptors walked.
-    pub descriptors: u32,
+    pub(crate) descriptors: u32,
     /// Entries of the ring's own table among them: a table of its own counts as the one that names it.
-    pub entries: u32,
+    pub(crate) entries: u32,
     /// There were more pieces than the list takes; those beyond are missing in it.
-    pub cut: bool,
+    pub(crate) cut: bool,
     /// How many pieces stand before the first writable buffer, in a ring of both directions that has one.
-    pub readable: Option<usize>,
+    pub(crate) readable: Option<usize>,
 }
 
 /// A started ring.
-pub struct Ring {
+pub(crate) struct Ring {
     memory: RingMemory,
     direction: Direction,
     indirect: bool,
@@ -112,7 +112,12 @@ pub struct Ring {
 
 impl Ring {
     /// A ring that goes on at available index `base`.
-    pub fn new(memory: RingMemory, direction: Direction, base: u16, features: Features) -> Self {
+    pub(crate) fn new(
+        memory: RingMemory,
+        direction: Direction,
+        base: u16,
+        features: Features,
+    ) -> Self {
         let at = Indexes::new(memory.size(), base, memory.used_index());
         let ring = Self {
             memory,
@@ -127,33 +132,33 @@ impl Ring {
     }
 
     /// Takes over new pointers: the ring moved, or memory was mapped anew. Indexes stay.
-    pub fn set_memory(&mut self, memory: RingMemory) {
+    pub(crate) fn set_memory(&mut self, memory: RingMemory) {
         self.memory = memory;
     }
 
     /// Takes over new features while the ring runs.
-    pub fn set_features(&mut self, features: Features) {
+    pub(crate) fn set_features(&mut self, features: Features) {
         self.indirect = features.indirect();
         self.event_idx = features.event_idx();
     }
 
     /// Number of entries.
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.memory.size()
     }
 
     /// First chain that is not settled: what GET_VRING_BASE answers.
-    pub fn base(&self) -> u16 {
+    pub(crate) fn base(&self) -> u16 {
         self.at.base()
     }
 
     /// The available index when it was last looked at.
-    pub fn available(&self) -> u16 {
+    pub(crate) fn available(&self) -> u16 {
         self.at.available()
     }
 
     /// Whether chains are known to wait, without looking at guest memory.
-    pub fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         self.at.pending().is_some()
     }
 
@@ -161,7 +166,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingFault::AvailableJump`].
-    pub fn refresh(&mut self) -> Result<bool, RingFault> {
+    pub(crate) fn refresh(&mut self) -> Result<bool, RingFault> {
         let to = self.memory.available_index();
         if !self.at.look(to) {
             let (from, size) = (self.base(), self.size());
@@ -174,7 +179,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingFault::BadIndex`] when its head is beyond the table.
-    pub fn pop(&mut self) -> Result<Option<u16>, RingFault> {
+    pub(crate) fn pop(&mut self) -> Result<Option<u16>, RingFault> {
         let Some(at) = self.at.pending() else { return Ok(None) };
         let head = self.memory.available_entry(at);
         if head >= self.size() {
@@ -185,41 +190,41 @@ impl Ring {
     }
 
     /// Un-pops the last `count` chains.
-    pub fn unpop(&mut self, count: u16) {
+    pub(crate) fn unpop(&mut self, count: u16) {
         self.at.unpop(count);
     }
 
     /// Un-pops all chains that are not settled.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.at.rewind();
     }
 
     /// Takes the popped chains for good.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.at.settle();
     }
 
     /// Writes a used element; invisible until [`publish`](Self::publish).
-    pub fn put_used(&mut self, head: u16, len: u32) {
+    pub(crate) fn put_used(&mut self, head: u16, len: u32) {
         self.memory.put_used(self.at.next_used(), head, len);
         self.at.put_used();
     }
 
     /// Makes the used elements visible.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         if self.at.publish() {
             self.memory.publish(self.at.published());
         }
     }
 
     /// Used elements that are visible and that nothing was said about.
-    pub fn untold(&self) -> u16 {
+    pub(crate) fn untold(&self) -> u16 {
         self.at.untold()
     }
 
     /// Whether the driver wants to be notified of them (virtio 1.2, section 2.7.7.2). If not, nothing needs
     /// to be said of them any more.
-    pub fn wants_call(&mut self) -> bool {
+    pub(crate) fn wants_call(&mut self) -> bool {
         let (old, new) = (self.at.told(), self.at.published());
         if old == new {
             return false;
@@ -239,7 +244,7 @@ impl Ring {
     }
 
     /// The driver is notified now.
-    pub fn note_call(&mut self) {
+    pub(crate) fn note_call(&mut self) {
         self.at.tell();
         self.notify_first = false;
     }
@@ -249,7 +254,7 @@ impl Ring {
     ///
     /// # Errors
     /// As [`refresh`](Self::refresh).
-    pub fn ask_for_kick(&mut self) -> Result<bool, RingFault> {
+    pub(crate) fn ask_for_kick(&mut self) -> Result<bool, RingFault> {
         if self.event_idx {
             self.memory.set_avail_event(self.at.available());
         } else {
@@ -261,7 +266,7 @@ impl Ring {
 
     /// Tells the driver that kicks are not needed. With event indexes there is nothing to say: the
     /// one asked for last has passed.
-    pub fn forgo_kicks(&mut self) {
+    pub(crate) fn forgo_kicks(&mut self) {
         if !self.event_idx {
             self.memory.set_no_notify(true);
         }
@@ -271,7 +276,7 @@ impl Ring {
     ///
     /// # Errors
     /// Whatever rule the chain breaks.
-    pub fn walk(
+    pub(crate) fn walk(
         &self,
         memory: &Memory,
         head: u16,

@@ -39,18 +39,18 @@ const WALK_BUDGET: u32 = 65_536;
 
 /// Named counts of the receive side.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RxCounters {
+pub(crate) struct RxCounters {
     /// Frames handed to the guest.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Reservations for which the driver had too few buffers.
-    pub starved: u64,
+    pub(crate) starved: u64,
     /// Frames committed to a ring that had broken in between.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
 impl RxCounters {
     /// Adds the counts of another half.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.starved += other.starved;
         self.lost += other.lost;
@@ -101,9 +101,9 @@ impl Offer {
 }
 
 /// The receive half of a queue pair.
-pub struct RxHalf {
+pub(crate) struct RxHalf {
     /// Its vring.
-    pub vring: Vring,
+    pub(crate) vring: Vring,
     /// Whether a reservation was short.
     debt: RoomDebt,
     /// The available index that a report of room was promised at.
@@ -111,7 +111,7 @@ pub struct RxHalf {
     /// The ring ran out of buffers in this reservation.
     dry: bool,
     /// Named counts.
-    pub counters: RxCounters,
+    pub(crate) counters: RxCounters,
     /// Buffers popped earlier and not needed, oldest first.
     spare: VecDeque<u16>,
     /// How many of the spare buffers are reserved now.
@@ -171,7 +171,7 @@ impl VringUser for RxHalf {
 
 impl RxHalf {
     /// A half whose ring does not run.
-    pub fn new(vring: Vring) -> Self {
+    pub(crate) fn new(vring: Vring) -> Self {
         Self {
             vring,
             debt: RoomDebt::default(),
@@ -191,22 +191,22 @@ impl RxHalf {
     }
 
     /// Whether frames can reach the guest.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.vring.is_up()
     }
 
     /// Whether a reservation was short, and no room was reported since.
-    pub fn owes_room(&self) -> bool {
+    pub(crate) fn owes_room(&self) -> bool {
         self.debt.is_owed()
     }
 
     /// Another pair has room in place of this one, which is out of use. Whether that is to be reported.
-    pub fn settle_elsewhere(&mut self) -> bool {
+    pub(crate) fn settle_elsewhere(&mut self) -> bool {
         self.debt.settle()
     }
 
     /// Whether there is more room than when a reservation was short. Says so once.
-    pub fn take_room(&mut self) -> bool {
+    pub(crate) fn take_room(&mut self) -> bool {
         if !self.debt.is_owed() || !self.is_up() {
             return false;
         }

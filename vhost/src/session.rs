@@ -31,7 +31,7 @@ use crate::vring::{UserAddresses, Vring, VringUser};
 
 /// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers. crosvm makes exactly as many
 /// as that, Cloud Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.
-pub const RINGS: usize = 2 * MAX_PAIRS + 1;
+pub(crate) const RINGS: usize = 2 * MAX_PAIRS + 1;
 
 /// The control queue's number if there is more than one pair, and if there is one.
 const CONTROL: usize = 2 * MAX_PAIRS;
@@ -49,22 +49,22 @@ enum Purpose {
 }
 
 /// Token of the first ring's kicks; the others' follow.
-pub const TOKEN_KICK: u16 = 2;
+pub(crate) const TOKEN_KICK: u16 = 2;
 
 /// What kicks have brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kicked {
+pub(crate) struct Kicked {
     /// Frames from the guest may be waiting.
-    pub frames: bool,
+    pub(crate) frames: bool,
     /// Room toward the guest after there was none.
-    pub room: bool,
+    pub(crate) room: bool,
     /// Commands are left that no kick will announce.
-    pub commands: bool,
+    pub(crate) commands: bool,
 }
 
 /// What a front-end did against the protocol.
 #[derive(Debug, Error)]
-pub enum Violation {
+pub(crate) enum Violation {
     /// There is no such ring.
     #[error(
         "ring {0}, but there are {RINGS}: {MAX_PAIRS} queue pairs and a control queue (QEMU: queues={MAX_PAIRS} at most)"
@@ -105,13 +105,13 @@ pub enum Violation {
 }
 
 /// The device.
-pub struct Session {
+pub(crate) struct Session {
     config: Config,
     registrar: Registrar,
     /// Acknowledged virtio features.
-    pub features: Features,
+    pub(crate) features: Features,
     /// Acknowledged protocol features.
-    pub protocol: u64,
+    pub(crate) protocol: u64,
     /// MTU that NET_SET_MTU told, instead of ours.
     mtu: Option<u16>,
     memory: Rc<Memory>,
@@ -124,7 +124,7 @@ pub struct Session {
     from: FromPairs,
     to: ToPairs,
     /// Rings that their drivers broke.
-    pub faults: u64,
+    pub(crate) faults: u64,
 }
 
 impl Session {
@@ -132,7 +132,7 @@ impl Session {
     ///
     /// # Errors
     /// Never with the built-in ring size; the queue types check it.
-    pub fn new(registrar: Registrar, config: Config) -> Result<Self, virtio_queue::Error> {
+    pub(crate) fn new(registrar: Registrar, config: Config) -> Result<Self, virtio_queue::Error> {
         let shared = GuestMemoryAtomic::new(GuestMemoryMmap::default());
         let pairs = Rc::new(Pairs::new(&shared)?);
         Ok(Self {
@@ -153,22 +153,22 @@ impl Session {
     }
 
     /// The halves of the link.
-    pub fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
+    pub(crate) fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
         (&mut self.from, &mut self.to)
     }
 
     /// Whether frames can reach the guest.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.pairs.is_up()
     }
 
     /// The virtio feature word on offer.
-    pub fn offered(&self) -> u64 {
+    pub(crate) fn offered(&self) -> u64 {
         offered(self.config.mac.is_some())
     }
 
     /// SET_FEATURES.
-    pub fn set_features(&mut self, word: u64) -> Result<(), Violation> {
+    pub(crate) fn set_features(&mut self, word: u64) -> Result<(), Violation> {
         let extra = word & !self.offered();
         if extra != 0 {
             return Err(Violation::NotOffered(extra));
@@ -205,7 +205,7 @@ impl Session {
     }
 
     /// SET_PROTOCOL_FEATURES.
-    pub fn set_protocol(&mut self, word: u64) -> Result<(), Violation> {
+    pub(crate) fn set_protocol(&mut self, word: u64) -> Result<(), Violation> {
         let extra = word & !protocol().bits();
         if extra != 0 {
             return Err(Violation::NotOffered(extra));
@@ -215,25 +215,28 @@ impl Session {
     }
 
     /// NET_SET_MTU.
-    pub fn set_mtu(&mut self, mtu: u64) -> Result<(), Violation> {
+    pub(crate) fn set_mtu(&mut self, mtu: u64) -> Result<(), Violation> {
         let told = u16::try_from(mtu).ok().filter(|&mtu| mtu >= 68);
         self.mtu = Some(told.ok_or(Violation::Range { what: "MTU", value: mtu })?);
         Ok(())
     }
 
     /// MTU of the guest's device.
-    pub fn mtu(&self) -> u16 {
+    pub(crate) fn mtu(&self) -> u16 {
         self.mtu.unwrap_or(self.config.mtu)
     }
 
     /// GET_CONFIG.
-    pub fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
+    pub(crate) fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
         let mac = self.control.mac.or(self.config.mac);
         Config { mac, mtu: self.mtu() }.space(offset as usize, len as usize)
     }
 
     /// SET_MEM_TABLE.
-    pub fn set_memory_table(&mut self, table: Vec<(RegionSpec, File)>) -> Result<(), Violation> {
+    pub(crate) fn set_memory_table(
+        &mut self,
+        table: Vec<(RegionSpec, File)>,
+    ) -> Result<(), Violation> {
         let memory = Memory::map_table(table)?;
         self.added_again.clear();
         self.set_memory(memory);
@@ -241,7 +244,7 @@ impl Session {
     }
 
     /// ADD_MEM_REG. QEMU before 8.1 says it once for each queue pair.
-    pub fn add_region(&mut self, spec: RegionSpec, file: File) -> Result<(), Violation> {
+    pub(crate) fn add_region(&mut self, spec: RegionSpec, file: File) -> Result<(), Violation> {
         if self.memory.has_region(&spec, &file) {
             if self.added_again.len() >= MAX_PAIRS * MAX_REGIONS {
                 return Err(MemoryError::TooMany.into());
@@ -255,7 +258,7 @@ impl Session {
     }
 
     /// REM_MEM_REG, as often as the region was added.
-    pub fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), Violation> {
+    pub(crate) fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), Violation> {
         if let Some(at) = self.added_again.iter().position(|again| again.is_named_by(spec)) {
             self.added_again.swap_remove(at);
             return Ok(());
@@ -266,7 +269,7 @@ impl Session {
     }
 
     /// Whether a file of guest memory shrank: the connection has to end.
-    pub fn memory_lost(&self) -> bool {
+    pub(crate) fn memory_lost(&self) -> bool {
         self.memory.is_lost()
     }
 
@@ -323,7 +326,7 @@ impl Session {
     }
 
     /// SET_VRING_NUM.
-    pub fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
+    pub(crate) fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
         if self.with(index, |user| user.vring().set_size(size)) {
             return Ok(());
@@ -332,7 +335,7 @@ impl Session {
     }
 
     /// SET_VRING_BASE.
-    pub fn set_ring_base(&mut self, index: u32, base: u32) -> Result<(), Violation> {
+    pub(crate) fn set_ring_base(&mut self, index: u32, base: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
@@ -341,7 +344,11 @@ impl Session {
     }
 
     /// SET_VRING_ADDR. On a running ring only the place changes, not the indexes.
-    pub fn set_ring_address(&mut self, index: u32, at: UserAddresses) -> Result<(), Violation> {
+    pub(crate) fn set_ring_address(
+        &mut self,
+        index: u32,
+        at: UserAddresses,
+    ) -> Result<(), Violation> {
         let index = self.index(index)?;
         self.with(index, |user| {
             if !user.vring_mut().set_addresses(at) {
@@ -353,7 +360,7 @@ impl Session {
     }
 
     /// SET_VRING_KICK.
-    pub fn set_kick(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
+    pub(crate) fn set_kick(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
         let index = self.index(index)?;
         let why = "polling instead of kicks is not supported";
         let fd = fd.ok_or(Violation::BadDescriptor(index, why))?;
@@ -369,7 +376,7 @@ impl Session {
 
     /// SET_VRING_CALL. What was used before under another descriptor may have gone unnoticed, so
     /// the new one is signalled at once.
-    pub fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
+    pub(crate) fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
         let index = self.index(index)?;
         self.with(index, |user| {
             let vring = user.vring();
@@ -382,14 +389,14 @@ impl Session {
     }
 
     /// SET_VRING_ERR.
-    pub fn set_err(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
+    pub(crate) fn set_err(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
         let index = self.index(index)?;
         self.with(index, |user| user.vring_mut().set_err(fd))
             .map_err(|_| Violation::BadDescriptor(index, "error descriptor"))
     }
 
     /// SET_VRING_ENABLE.
-    pub fn set_enable(&mut self, index: u32, enable: u32) -> Result<(), Violation> {
+    pub(crate) fn set_enable(&mut self, index: u32, enable: u32) -> Result<(), Violation> {
         let index = self.index(index)?;
         let range = Violation::Range { what: "enable flag", value: u64::from(enable) };
         let enable = if enable <= 1 { enable == 1 } else { return Err(range) };
@@ -398,7 +405,7 @@ impl Session {
     }
 
     /// GET_VRING_BASE: stops the ring and says where to go on.
-    pub fn stop_ring(&mut self, index: u32) -> Result<u16, Violation> {
+    pub(crate) fn stop_ring(&mut self, index: u32) -> Result<u16, Violation> {
         let index = self.index(index)?;
         let registrar = self.registrar.clone();
         Ok(self.with(index, |user| {
@@ -413,7 +420,7 @@ impl Session {
 
     /// RESET_DEVICE: all rings stop and are disabled, features are forgotten. Memory, call and error
     /// descriptors stay: QEMU sets the latter once, before the first reset.
-    pub fn reset_device(&mut self) {
+    pub(crate) fn reset_device(&mut self) {
         let registrar = self.registrar.clone();
         self.with_all(|user| {
             let ran = user.vring().is_running();
@@ -433,7 +440,7 @@ impl Session {
 
     /// The front-end is gone: everything of it is forgotten, descriptors leave epoll before they are
     /// closed, memory is unmapped.
-    pub fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.reset_device();
         self.report_faults();
         let registrar = self.registrar.clone();
@@ -444,7 +451,7 @@ impl Session {
     }
 
     /// The driver has kicked ring `index`.
-    pub fn on_kick(&mut self, index: usize) -> Kicked {
+    pub(crate) fn on_kick(&mut self, index: usize) -> Kicked {
         self.with(index, |user| user.vring().acknowledge_kick());
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
@@ -457,7 +464,7 @@ impl Session {
     }
 
     /// Looks at all rings: something was said of them, or some have broken, or have more than a turn's work.
-    pub fn look_at_all(&mut self) -> Kicked {
+    pub(crate) fn look_at_all(&mut self) -> Kicked {
         let commands = self.control.serve();
         let mut room = false;
         for pair in 0..MAX_PAIRS {
@@ -470,12 +477,12 @@ impl Session {
 
     /// Publishes used buffers of all rings and notifies the drivers that want it. With a time, notifications
     /// that may wait are kept back.
-    pub fn flush(&mut self, now: Option<Duration>) -> Flushed {
+    pub(crate) fn flush(&mut self, now: Option<Duration>) -> Flushed {
         self.pairs.flush(now)
     }
 
     /// Counts of all pairs together, and of the control queue.
-    pub fn counters(&self) -> (TxCounters, RxCounters, CommandCounters) {
+    pub(crate) fn counters(&self) -> (TxCounters, RxCounters, CommandCounters) {
         let (mut tx, mut rx) = (TxCounters::default(), RxCounters::default());
         for pair in self.pairs.all() {
             tx.add(&pair.tx.borrow().counters);

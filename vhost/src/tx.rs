@@ -27,24 +27,24 @@ const MIN_BYTES: u64 = 14;
 
 /// Named counts of the transmit side.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TxCounters {
+pub(crate) struct TxCounters {
     /// Frames handed to the engine.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Shorter than virtio and Ethernet header.
-    pub too_short: u64,
+    pub(crate) too_short: u64,
     /// Longer than the largest frame.
-    pub too_long: u64,
+    pub(crate) too_long: u64,
     /// In more pieces than a batch takes.
-    pub too_scattered: u64,
+    pub(crate) too_scattered: u64,
     /// Impossible or not negotiated offloads.
-    pub bad_header: u64,
+    pub(crate) bad_header: u64,
     /// Sent while the ring was disabled.
-    pub disabled: u64,
+    pub(crate) disabled: u64,
 }
 
 impl TxCounters {
     /// Adds the counts of another half.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.too_short += other.too_short;
         self.too_long += other.too_long;
@@ -55,11 +55,11 @@ impl TxCounters {
 }
 
 /// The transmit half of a queue pair.
-pub struct TxHalf {
+pub(crate) struct TxHalf {
     /// Its vring.
-    pub vring: Vring,
+    pub(crate) vring: Vring,
     /// Named counts.
-    pub counters: TxCounters,
+    pub(crate) counters: TxCounters,
     /// Chains were left in the ring.
     unannounced: bool,
     /// Heads of taken chains, in order.
@@ -103,7 +103,7 @@ impl VringUser for TxHalf {
 
 impl TxHalf {
     /// A half whose ring does not run.
-    pub fn new(vring: Vring) -> Self {
+    pub(crate) fn new(vring: Vring) -> Self {
         Self {
             vring,
             counters: TxCounters::default(),
@@ -115,7 +115,7 @@ impl TxHalf {
     }
 
     /// Drops all frames of a ring that runs but is not enabled.
-    pub fn drain_disabled(&mut self) {
+    pub(crate) fn drain_disabled(&mut self) {
         if self.vring.enabled {
             return;
         }
@@ -128,18 +128,18 @@ impl TxHalf {
     }
 
     /// Whether frames may be waiting: the ring runs and lets them through.
-    pub fn may_have_frames(&self) -> bool {
+    pub(crate) fn may_have_frames(&self) -> bool {
         self.vring.is_up()
     }
 
     /// Whether the last look at the ring left chains that no kick will announce. Says so once: who
     /// then leaves them there comes back by itself.
-    pub fn take_unannounced(&mut self) -> bool {
+    pub(crate) fn take_unannounced(&mut self) -> bool {
         std::mem::take(&mut self.unannounced)
     }
 
     /// Whether [`take_unannounced`](Self::take_unannounced) will say so.
-    pub fn is_unannounced(&self) -> bool {
+    pub(crate) fn is_unannounced(&self) -> bool {
         self.unannounced
     }
 

@@ -31,22 +31,22 @@ use crate::mem::{Memory, RingAddresses, RingMemory};
 use crate::ring::{Direction, Ring, RingFault};
 
 /// Largest ring: the limit of the specification, which crosvm uses.
-pub const MAX_RING: u16 = 32_768;
+pub(crate) const MAX_RING: u16 = 32_768;
 
 /// Addresses of a ring in the front-end's own address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UserAddresses {
+pub(crate) struct UserAddresses {
     /// Descriptor table.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
     /// Available ring.
-    pub available: u64,
+    pub(crate) available: u64,
     /// Used ring.
-    pub used: u64,
+    pub(crate) used: u64,
 }
 
 impl UserAddresses {
     /// The same as guest physical addresses, unless one is not mapped.
-    pub fn in_guest(&self, memory: &Memory) -> Option<RingAddresses> {
+    pub(crate) fn in_guest(&self, memory: &Memory) -> Option<RingAddresses> {
         Some(RingAddresses {
             descriptors: memory.guest_of_user(self.descriptors)?,
             available: memory.guest_of_user(self.available)?,
@@ -63,7 +63,7 @@ struct Kick {
 }
 
 /// What a vring is used for: the rings to and from the guest, the control queue.
-pub trait VringUser {
+pub(crate) trait VringUser {
     /// The vring.
     fn vring(&self) -> &Vring;
 
@@ -85,7 +85,7 @@ pub trait VringUser {
 
 impl dyn VringUser + '_ {
     /// Starts the ring if it has all it needs and does not run.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let direction = self.direction();
         if self.vring_mut().start(direction) {
             self.on_start();
@@ -93,7 +93,7 @@ impl dyn VringUser + '_ {
     }
 
     /// Stops the ring; returns where to go on.
-    pub fn stop(&mut self) -> u16 {
+    pub(crate) fn stop(&mut self) -> u16 {
         self.on_stop();
         self.vring_mut().stop();
         self.on_end();
@@ -101,7 +101,7 @@ impl dyn VringUser + '_ {
     }
 
     /// Takes over other guest memory; a ring that is not in it breaks.
-    pub fn set_memory(&mut self, memory: Rc<Memory>) {
+    pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) {
         let ran = self.vring().is_running();
         self.vring_mut().set_memory(memory);
         if ran && !self.vring().is_running() {
@@ -111,27 +111,29 @@ impl dyn VringUser + '_ {
 }
 
 /// What is known of one vring.
-pub struct Vring {
+pub(crate) struct Vring {
     state: VringMutex,
     kick: Option<Kick>,
     err: Option<OwnedFd>,
     /// Where SET_VRING_ADDR put the ring.
     addresses: Option<UserAddresses>,
     /// The ring while it runs.
-    pub ring: Option<Ring>,
+    pub(crate) ring: Option<Ring>,
     /// Whether SET_VRING_ENABLE lets it be used.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// What broke the ring, until the device has reported it.
-    pub fault: Option<RingFault>,
+    pub(crate) fault: Option<RingFault>,
     /// Guest memory.
-    pub memory: Rc<Memory>,
+    pub(crate) memory: Rc<Memory>,
     /// What was negotiated.
-    pub features: Features,
+    pub(crate) features: Features,
 }
 
 impl Vring {
     /// A vring that nothing was said about. `None` cannot happen for [`MAX_RING`].
-    pub fn new(memory: GuestMemoryAtomic<GuestMemoryMmap>) -> Result<Self, virtio_queue::Error> {
+    pub(crate) fn new(
+        memory: GuestMemoryAtomic<GuestMemoryMmap>,
+    ) -> Result<Self, virtio_queue::Error> {
         Ok(Self {
             state: VringMutex::new(memory, MAX_RING)?,
             kick: None,
@@ -146,12 +148,12 @@ impl Vring {
     }
 
     /// Whether the ring runs.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.ring.is_some()
     }
 
     /// Whether the ring runs and may be used.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.enabled && self.ring.is_some()
     }
 
@@ -178,13 +180,13 @@ impl Vring {
     }
 
     /// Stops the ring because the driver broke it.
-    pub fn fail(&mut self, fault: RingFault) {
+    pub(crate) fn fail(&mut self, fault: RingFault) {
         self.stop();
         self.fault = Some(fault);
     }
 
     /// Takes over what was negotiated.
-    pub fn set_features(&mut self, features: Features) {
+    pub(crate) fn set_features(&mut self, features: Features) {
         self.features = features;
         if let Some(ring) = &mut self.ring {
             ring.set_features(features);
@@ -219,24 +221,24 @@ impl Vring {
     }
 
     /// Sets the number of entries; false when it is not a power of two up to [`MAX_RING`].
-    pub fn set_size(&self, size: u32) -> bool {
+    pub(crate) fn set_size(&self, size: u32) -> bool {
         let size = u16::try_from(size).unwrap_or(0);
         self.state.get_mut().get_queue_mut().try_set_size(size).is_ok()
     }
 
     /// Available index at which the ring goes on.
-    pub fn base(&self) -> u16 {
+    pub(crate) fn base(&self) -> u16 {
         self.ring.as_ref().map_or_else(|| self.state.queue_next_avail(), Ring::base)
     }
 
     /// Sets the available index at which the ring goes on when it starts.
-    pub fn set_base(&self, base: u16) {
+    pub(crate) fn set_base(&self, base: u16) {
         self.state.set_queue_next_avail(base);
     }
 
     /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in
     /// guest memory.
-    pub fn set_addresses(&mut self, at: UserAddresses) -> bool {
+    pub(crate) fn set_addresses(&mut self, at: UserAddresses) -> bool {
         let Some(guest) = at.in_guest(&self.memory) else { return false };
         let set = self.state.set_queue_info(guest.descriptors, guest.available, guest.used);
         if set.is_err() {
@@ -250,7 +252,12 @@ impl Vring {
     ///
     /// # Errors
     /// What fcntl(2) or epoll_ctl(2) report, `EPERM` for a file that has no events.
-    pub fn set_kick(&mut self, fd: File, registrar: &Registrar, token: u16) -> Result<(), Errno> {
+    pub(crate) fn set_kick(
+        &mut self,
+        fd: File,
+        registrar: &Registrar,
+        token: u16,
+    ) -> Result<(), Errno> {
         self.drop_kick(registrar);
         adopt(&fd)?;
         registrar.add(&fd, token, Trigger::Edge)?;
@@ -261,14 +268,14 @@ impl Vring {
     }
 
     /// Stops watching for kicks.
-    pub fn drop_kick(&mut self, registrar: &Registrar) {
+    pub(crate) fn drop_kick(&mut self, registrar: &Registrar) {
         if let Some(kick) = self.kick.take() {
             registrar.remove(&kick.fd);
         }
     }
 
     /// Makes room for the next kick where that takes reading.
-    pub fn acknowledge_kick(&self) {
+    pub(crate) fn acknowledge_kick(&self) {
         let Some(kick) = self.kick.as_ref().filter(|kick| !kick.counter) else { return };
         let mut bytes = [0u8; 4096];
         // Bounded: a writer that is faster than this gets another edge.
@@ -283,7 +290,7 @@ impl Vring {
     ///
     /// # Errors
     /// What fcntl(2) reports.
-    pub fn set_call(&self, fd: Option<File>) -> Result<(), Errno> {
+    pub(crate) fn set_call(&self, fd: Option<File>) -> Result<(), Errno> {
         if let Some(fd) = &fd {
             adopt(fd)?;
         }
@@ -292,24 +299,24 @@ impl Vring {
     }
 
     /// Signals the call descriptor. A full counter means that it was signalled already.
-    pub fn call(&self) {
+    pub(crate) fn call(&self) {
         let _ = self.state.signal_used_queue();
     }
 
     /// Makes used buffers visible.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         if let Some(ring) = &mut self.ring {
             ring.publish();
         }
     }
 
     /// Whether the driver wants to be notified of used buffers.
-    pub fn wants_call(&mut self) -> bool {
+    pub(crate) fn wants_call(&mut self) -> bool {
         self.ring.as_mut().is_some_and(Ring::wants_call)
     }
 
     /// Tells the driver of used buffers.
-    pub fn notify(&mut self) {
+    pub(crate) fn notify(&mut self) {
         if let Some(ring) = &mut self.ring {
             ring.note_call();
         }
@@ -320,7 +327,7 @@ impl Vring {
     ///
     /// # Errors
     /// What fcntl(2) reports.
-    pub fn set_err(&mut self, fd: Option<File>) -> Result<(), Errno> {
+    pub(crate) fn set_err(&mut self, fd: Option<File>) -> Result<(), Errno> {
         if let Some(fd) = &fd {
             adopt(fd)?;
         }
@@ -329,14 +336,14 @@ impl Vring {
     }
 
     /// Tells the front-end that the ring is broken.
-    pub fn signal_err(&self) {
+    pub(crate) fn signal_err(&self) {
         if let Some(err) = &self.err {
             let _ = rustix::io::write(err.as_fd(), &1u64.to_ne_bytes());
         }
     }
 
     /// Forgets everything.
-    pub fn reset(&mut self, registrar: &Registrar) {
+    pub(crate) fn reset(&mut self, registrar: &Registrar) {
         self.drop_kick(registrar);
         self.state.set_call(None);
         self.state.get_mut().get_queue_mut().reset();

@@ -15,7 +15,7 @@ use super::{ConfError, Interfaces, Note, Only};
 use crate::flow::fwd::InterfaceName;
 use crate::sys::socket::{self, Transport};
 
-pub use choose::Template;
+pub(crate) use choose::Template;
 use choose::index_of;
 
 /// What was found out about the host.
@@ -26,11 +26,11 @@ pub struct HostFacts {
     /// Model of IPv6; likewise.
     pub v6: Option<Template<Ipv6Addr>>,
     /// The kernel has no IPv6 sockets.
-    pub no_ipv6: bool,
+    pub(crate) no_ipv6: bool,
     /// The kernel binds sockets to interfaces for the privileged only (before Linux 5.7).
-    pub no_device_binding: bool,
+    pub(crate) no_device_binding: bool,
     /// Interfaces of the host with their indexes.
-    pub links: Vec<(InterfaceName, u32)>,
+    pub(crate) links: Vec<(InterfaceName, u32)>,
     /// What was noticed on the way.
     pub notes: Vec<Note>,
 }
@@ -43,7 +43,7 @@ impl HostFacts {
 }
 
 /// What is to be known of the kernel itself, where no interface is needed as a model.
-pub fn kernel_facts() -> HostFacts {
+pub(crate) fn kernel_facts() -> HostFacts {
     HostFacts {
         no_ipv6: !netlink::has_ipv6_sockets(),
         no_device_binding: !binds_to_devices(),

@@ -74,31 +74,31 @@ pub enum Only {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunConf {
     /// Stay in the foreground.
-    pub foreground: bool,
+    pub(crate) foreground: bool,
     /// Suppress messages below warnings.
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// Show debug messages.
-    pub debug: bool,
+    pub(crate) debug: bool,
     /// Show a message per packet, too.
-    pub trace: bool,
+    pub(crate) trace: bool,
     /// File to write the process id to.
-    pub pid: Option<PathBuf>,
+    pub(crate) pid: Option<PathBuf>,
     /// `--log-file`: where messages go.
-    pub log_file: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
     /// `--log-size`: most bytes that the log file may have.
-    pub log_size: u64,
+    pub(crate) log_size: u64,
     /// `--stats`: event statistics, at most each this many seconds.
-    pub stats: Option<u64>,
+    pub(crate) stats: Option<u64>,
     /// `--notify`: tell the service manager when everything is ready.
-    pub notify: bool,
+    pub(crate) notify: bool,
     /// `--pcap`: file to record all frames in.
-    pub pcap: Option<PathBuf>,
+    pub(crate) pcap: Option<PathBuf>,
     /// `--runas`: the user to become when started as root.
-    pub run_as: Option<String>,
+    pub(crate) run_as: Option<String>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
-    pub chroot_fallback: bool,
+    pub(crate) chroot_fallback: bool,
     /// `--stderr`, which has no effect any more.
-    pub stderr: bool,
+    pub(crate) stderr: bool,
 }
 
 impl Default for RunConf {
@@ -138,96 +138,96 @@ pub struct Interfaces {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PastaOptions {
     /// `--ns-ifname`.
-    pub interface: Option<InterfaceName>,
+    pub(crate) interface: Option<InterfaceName>,
     /// `--ns-mac-addr`.
-    pub mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
     /// `--userns`.
-    pub userns: Option<PathBuf>,
+    pub(crate) userns: Option<PathBuf>,
     /// `--netns`, as a path.
-    pub netns: Option<PathBuf>,
+    pub(crate) netns: Option<PathBuf>,
     /// `--netns-only`.
-    pub netns_only: bool,
+    pub(crate) netns_only: bool,
     /// `--no-netns-quit`.
-    pub no_quit: bool,
+    pub(crate) no_quit: bool,
     /// `--no-pidns`.
-    pub no_pid_namespace: bool,
+    pub(crate) no_pid_namespace: bool,
     /// `--config-net`.
-    pub configure: bool,
+    pub(crate) configure: bool,
     /// `--no-copy-routes`.
-    pub no_copy_routes: bool,
+    pub(crate) no_copy_routes: bool,
     /// `--no-copy-addrs`.
-    pub no_copy_addresses: bool,
+    pub(crate) no_copy_addresses: bool,
     /// `--dhcp-dns`.
-    pub dhcp_dns: bool,
+    pub(crate) dhcp_dns: bool,
     /// `--dhcp-search`.
-    pub dhcp_search: bool,
+    pub(crate) dhcp_search: bool,
     /// `--tcp-ns` and `--udp-ns`, in order.
-    pub ports: Vec<(Proto, String)>,
+    pub(crate) ports: Vec<(Proto, String)>,
     /// `--host-lo-to-ns-lo`.
-    pub keep_loopback: bool,
+    pub(crate) keep_loopback: bool,
     /// `--no-splice`, which changes nothing in the other modes.
-    pub no_splice: bool,
+    pub(crate) no_splice: bool,
     /// `--splice-only`: no tap device; only what passes it by is forwarded.
-    pub splice_only: bool,
+    pub(crate) splice_only: bool,
     /// The words behind the options: a command, or the id of a process.
-    pub words: Vec<OsString>,
+    pub(crate) words: Vec<OsString>,
 }
 
 /// The command line, read and checked on its own: nothing of the host is in here.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How the guest is attached.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Process matters.
-    pub run: RunConf,
+    pub(crate) run: RunConf,
     /// `--socket`.
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     /// `--fd`.
-    pub fd: Option<i32>,
+    pub(crate) fd: Option<i32>,
     /// End when the guest disconnects; implied by `--fd`.
-    pub one_off: bool,
+    pub(crate) one_off: bool,
     /// `--mtu`.
-    pub mtu: u16,
+    pub(crate) mtu: u16,
     /// `--mac-addr`.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// `--address`, IPv4, with its prefix length if one was given.
-    pub address_v4: Option<(Ipv4Addr, Option<u8>)>,
+    pub(crate) address_v4: Option<(Ipv4Addr, Option<u8>)>,
     /// `--address`, IPv6.
-    pub address_v6: Option<Ipv6Addr>,
+    pub(crate) address_v6: Option<Ipv6Addr>,
     /// `--netmask`, as a prefix length.
-    pub netmask: Option<u8>,
+    pub(crate) netmask: Option<u8>,
     /// `--gateway`, IPv4.
-    pub gateway_v4: Option<Ipv4Addr>,
+    pub(crate) gateway_v4: Option<Ipv4Addr>,
     /// `--gateway`, IPv6.
-    pub gateway_v6: Option<Ipv6Addr>,
+    pub(crate) gateway_v6: Option<Ipv6Addr>,
     /// Interfaces to take as a model.
     pub interfaces: Interfaces,
     /// `--dns none`.
-    pub no_dns: bool,
+    pub(crate) no_dns: bool,
     /// `--dns`, IPv4.
-    pub dns_v4: ArrayVec<Ipv4Addr, MAX_DNS>,
+    pub(crate) dns_v4: ArrayVec<Ipv4Addr, MAX_DNS>,
     /// `--dns`, IPv6.
-    pub dns_v6: ArrayVec<Ipv6Addr, MAX_DNS>,
+    pub(crate) dns_v6: ArrayVec<Ipv6Addr, MAX_DNS>,
     /// `--search none`.
-    pub no_search: bool,
+    pub(crate) no_search: bool,
     /// `--search`, one domain an entry.
-    pub search: ArrayVec<String, MAX_SEARCH>,
+    pub(crate) search: ArrayVec<String, MAX_SEARCH>,
     /// `--hostname`.
-    pub hostname: Option<String>,
+    pub(crate) hostname: Option<String>,
     /// `--fqdn`.
-    pub fqdn: Option<String>,
+    pub(crate) fqdn: Option<String>,
     /// `--no-tcp` and its like.
-    pub services: Services,
+    pub(crate) services: Services,
     /// `--freebind`.
-    pub freebind: bool,
+    pub(crate) freebind: bool,
     /// `--no-map-gw`.
-    pub no_map_gw: bool,
+    pub(crate) no_map_gw: bool,
     /// Mappings given explicitly.
-    pub mapping: Mapping,
+    pub(crate) mapping: Mapping,
     /// `--tcp-ports` and `--udp-ports`, in order.
-    pub ports: Vec<(Proto, String)>,
+    pub(crate) ports: Vec<(Proto, String)>,
     /// What is for pasta only.
-    pub pasta: PastaOptions,
+    pub(crate) pasta: PastaOptions,
     ending: Option<Ending>,
 }
 

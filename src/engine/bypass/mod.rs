@@ -38,15 +38,15 @@ pub struct BypassConfig {
 
 /// The same at work.
 pub(super) struct BypassParts {
-    pub how: Bypass,
-    pub sockets: Box<dyn SocketMaker>,
+    pub(crate) how: Bypass,
+    pub(crate) sockets: Box<dyn SocketMaker>,
     interface: u32,
     pipes: PipePool,
 }
 
 impl BypassParts {
     /// Nothing has passed yet; `descriptors` of the [`OWN_DESCRIPTORS`] may be used.
-    pub fn new(config: BypassConfig, descriptors: usize) -> Self {
+    pub(crate) fn new(config: BypassConfig, descriptors: usize) -> Self {
         let BypassConfig { how, mut sockets, interface } = config;
         sockets.keep_at_most((descriptors / 4).max(1));
         Self { how, sockets, interface, pipes: PipePool::new(descriptors / 4) }
@@ -54,7 +54,7 @@ impl BypassParts {
 
     /// The side that we open for what `peer` sent to `local`, on a socket of `rule` that listens on
     /// `pif`, with the interface it is on; `None` if it goes to the link.
-    pub fn side(
+    pub(crate) fn side(
         &self,
         net: &Net,
         (pif, rule): (Pif, &Rule),

@@ -58,7 +58,7 @@ impl DatagramRun {
     }
 
     /// Sends the datagrams.
-    pub fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
+    pub(crate) fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, Key { hop_limit, .. })) = self.flow.take() else { return };
         let parts = std::mem::take(&mut self.parts);
         let bytes = std::mem::take(&mut self.bytes);

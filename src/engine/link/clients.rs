@@ -38,7 +38,7 @@ impl Door {
     ///
     /// # Errors
     /// What fcntl(2) or epoll_ctl(2) report.
-    pub fn new(epoll: Rc<OwnedFd>, clients: Clients) -> Result<Self, Errno> {
+    pub(crate) fn new(epoll: Rc<OwnedFd>, clients: Clients) -> Result<Self, Errno> {
         if let Some(listener) = &clients.listener {
             rustix::io::ioctl_fionbio(listener, true)?;
             let data = epoll::EventData::new_u64(Token::Clients.to_bits());
@@ -48,22 +48,22 @@ impl Door {
     }
 
     /// Whether the end of a client is the end of the program.
-    pub fn is_one_off(&self) -> bool {
+    pub(crate) fn is_one_off(&self) -> bool {
         self.clients.one_off
     }
 
     /// The socket is readable.
-    pub fn knock(&mut self) {
+    pub(crate) fn knock(&mut self) {
         self.knocking = true;
     }
 
     /// After how long to call [`open`](Self::open) even though nobody knocks.
-    pub fn retry(&self) -> Option<Duration> {
+    pub(crate) fn retry(&self) -> Option<Duration> {
         self.waiting.then_some(ACCEPT_RETRY)
     }
 
     /// Lets a client in that has knocked, unless there is one.
-    pub fn open(&mut self, link: &mut impl Link) {
+    pub(crate) fn open(&mut self, link: &mut impl Link) {
         if !std::mem::take(&mut self.knocking) && !self.waiting {
             return;
         }

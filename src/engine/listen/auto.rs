@@ -55,7 +55,7 @@ impl Scans {
     ///
     /// # Errors
     /// Why it cannot be seen what listens.
-    pub fn follow_rules(
+    pub(crate) fn follow_rules(
         &mut self,
         net: &Net,
         namespace: &mut dyn SocketMaker,

@@ -22,7 +22,7 @@ mod receive;
 use passt_frame::ToGuest;
 
 pub(super) use auto::{Scans, scan};
-pub use error::ListenError;
+pub(crate) use error::ListenError;
 pub(super) use open::{open_all, replace};
 
 use super::bypass::BypassParts;

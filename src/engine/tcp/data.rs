@@ -22,11 +22,11 @@ const FIRST_READ_BYTES: u32 = 4096;
 /// What the machine wants sent.
 pub(super) struct Wish {
     /// Bytes between the head of the socket's queue and the first byte.
-    pub offset: u32,
+    pub(crate) offset: u32,
     /// Bytes at most.
-    pub bytes: u32,
+    pub(crate) bytes: u32,
     /// Payload bytes of one segment.
-    pub mss: u16,
+    pub(crate) mss: u16,
 }
 
 /// Moves data from the socket to the guest.

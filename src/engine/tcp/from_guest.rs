@@ -32,7 +32,7 @@ pub(in crate::engine) struct StreamRun {
 
 impl StreamRun {
     /// Writes the payload to its socket.
-    pub fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
+    pub(crate) fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, _)) = self.flow.take() else { return };
         let offered = std::mem::take(&mut self.bytes);
         let parts = std::mem::take(&mut self.parts);

@@ -7,7 +7,7 @@ use super::special;
 use crate::flow::network::{Learned, Mac, Network};
 
 /// What is assumed before the guest has said anything: it uses what it was assigned.
-pub fn initial(net: &Network) -> Learned {
+pub(crate) fn initial(net: &Network) -> Learned {
     Learned {
         mac: Mac::BROADCAST,
         v4: net.v4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.addr),
@@ -18,7 +18,7 @@ pub fn initial(net: &Network) -> Learned {
 
 /// Learns from the source address of an IP packet of the guest; special addresses teach nothing.
 /// True if anything is new.
-pub fn learn(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
+pub(crate) fn learn(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
     if special::unicast(source).is_err() {
         return false;
     }
@@ -32,7 +32,7 @@ pub fn learn(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
 
 /// Learns from the source of any Ethernet frame of the guest; group addresses and the zero
 /// address, which no station may use, teach nothing. True if it is new.
-pub fn learn_mac(learned: &mut Learned, source: Mac) -> bool {
+pub(crate) fn learn_mac(learned: &mut Learned, source: Mac) -> bool {
     if !source.is_station() || source == learned.mac {
         return false;
     }

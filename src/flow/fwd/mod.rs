@@ -28,12 +28,12 @@ mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-pub use learn::{initial, learn, learn_mac};
+pub(crate) use learn::{initial, learn, learn_mac};
 pub use rule::{InterfaceName, ListenAddr, Rule};
-pub use special::is_one_host;
+pub(crate) use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
-pub use to_guest::{GuestSide, source_for_guest, to_guest};
-pub use to_host::{HostSide, to_host};
+pub(crate) use to_guest::{GuestSide, source_for_guest, to_guest};
+pub(crate) use to_host::{HostSide, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};
@@ -51,7 +51,7 @@ pub enum Proto {
 
 impl Proto {
     /// Whether the operator left this protocol on.
-    pub fn enabled(self, services: &Services) -> bool {
+    pub(crate) fn enabled(self, services: &Services) -> bool {
         match self {
             Self::Tcp => services.tcp,
             Self::Udp => services.udp,
@@ -63,7 +63,7 @@ impl Proto {
 impl Proto {
     /// The option with which ports of this protocol are given, of the guest or, `to_host`, of the host for
     /// its namespace.
-    pub fn option(self, to_host: bool) -> &'static str {
+    pub(crate) fn option(self, to_host: bool) -> &'static str {
         match (self, to_host) {
             (Self::Tcp, false) => "-t",
             (Self::Tcp, true) => "-T",
@@ -89,13 +89,13 @@ pub struct Family<A> {
     /// `--map-host-loopback`: the guest reaches the host's loopback address here.
     pub host_loopback: Option<A>,
     /// `--map-guest-addr`: the guest reaches the host's own copy of the guest's address here.
-    pub guest_addr: Option<A>,
+    pub(crate) guest_addr: Option<A>,
     /// `--dns-forward`: DNS queries of the guest to this address go to `dns_host`.
     pub dns_match: Option<A>,
     /// `--dns-host`: where matched DNS queries go, first of all those of the same family.
     pub dns_host: Option<A>,
     /// `--outbound`: source of our host-side sockets.
-    pub outbound: Option<A>,
+    pub(crate) outbound: Option<A>,
 }
 
 impl<A> Default for Family<A> {
@@ -132,19 +132,19 @@ pub struct Mapping {
     pub v6: Family<Ipv6Addr>,
     /// Host interface index that a link-local `v6.dns_host` is scoped to; 0 for the template
     /// interface.
-    pub dns_scope_id: u32,
+    pub(crate) dns_scope_id: u32,
 }
 
 impl Mapping {
     /// The server for DNS queries that came in as packets of the family of `matched`: of that
     /// family if there is one, so that the other is a last resort.
-    pub fn dns_host_for(&self, matched: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn dns_host_for(&self, matched: IpAddr) -> Option<IpAddr> {
         let (v4, v6) = (self.v4.dns_host.map(IpAddr::V4), self.v6.dns_host.map(IpAddr::V6));
         if matched.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
     }
 
     /// Addresses of the guest's link that stand for the host itself.
-    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = [self.v4.host_loopback, self.v4.guest_addr].into_iter().flatten();
         let v6 = [self.v6.host_loopback, self.v6.guest_addr].into_iter().flatten();
         v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
@@ -259,7 +259,7 @@ pub(crate) mod example {
     use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;
 
-    pub fn network() -> Network {
+    pub(crate) fn network() -> Network {
         Network {
             our_mac: Mac::OURS,
             mtu: 65520,
@@ -285,26 +285,26 @@ pub(crate) mod example {
         }
     }
 
-    pub fn mapping() -> Mapping {
+    pub(crate) fn mapping() -> Mapping {
         let mut map = Mapping::default();
         map.v4.host_loopback = Some(Ipv4Addr::new(192, 0, 2, 1));
         map.v6.host_loopback = Some(v6("2001:db8::1"));
         map
     }
 
-    pub fn learned() -> Learned {
+    pub(crate) fn learned() -> Learned {
         Learned { v6_link_local: Some(v6("fe80::5")), ..initial(&network()) }
     }
 
-    pub fn v6(text: &str) -> Ipv6Addr {
+    pub(crate) fn v6(text: &str) -> Ipv6Addr {
         text.parse().unwrap()
     }
 
-    pub fn ip(text: &str) -> IpAddr {
+    pub(crate) fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    pub fn at(text: &str) -> SocketAddr {
+    pub(crate) fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 }

@@ -1,7 +1,7 @@
 //! One forwarding rule: a run of ports that are listened on, and where they lead in the guest.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayString;
 
@@ -25,7 +25,7 @@ impl InterfaceName {
     }
 
     /// The name.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -49,7 +49,7 @@ pub enum ListenAddr {
 
 impl ListenAddr {
     /// Whether a socket on this address receives what is sent to `local`.
-    pub fn covers(self, local: IpAddr) -> bool {
+    pub(crate) fn covers(self, local: IpAddr) -> bool {
         match (self, local) {
             (Self::Dual, _) => true,
             (Self::V4(listen), IpAddr::V4(local)) => listen.is_unspecified() || listen == local,
@@ -59,7 +59,7 @@ impl ListenAddr {
     }
 
     /// Whether two sockets on these addresses would contend for a port.
-    pub fn overlaps(self, other: Self) -> bool {
+    pub(crate) fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             (Self::Dual, _) | (_, Self::Dual) => true,
             (Self::V4(a), Self::V4(b)) => self.covers(b.into()) || other.covers(a.into()),
@@ -130,14 +130,9 @@ impl Rule {
         }
     }
 
-    /// Whether a socket of this rule receives what is sent to `local`.
-    pub fn matches(&self, proto: Proto, local: SocketAddr) -> bool {
-        self.proto == proto && self.target_port(local.ip().to_canonical(), local.port()).is_some()
-    }
-
     /// The port in the guest for `port` on the host's address `local`; `None` if the rule does
     /// not cover them.
-    pub fn target_port(&self, local: IpAddr, port: u16) -> Option<u16> {
+    pub(crate) fn target_port(&self, local: IpAddr, port: u16) -> Option<u16> {
         let covered = self.listen.covers(local) && (self.first..=self.last).contains(&port);
         covered.then(|| self.target_first.checked_add(port - self.first)).flatten()
     }
@@ -151,22 +146,22 @@ impl Rule {
     }
 
     /// The port in the guest that `last` leads to; beyond 65535 if the rule is invalid.
-    pub fn target_last(&self) -> u32 {
+    pub(crate) fn target_last(&self) -> u32 {
         u32::from(self.target_first) + u32::from(self.last.saturating_sub(self.first))
     }
 
     /// Whether it listens on the loopback interface.
-    pub fn is_on_loopback(&self) -> bool {
+    pub(crate) fn is_on_loopback(&self) -> bool {
         self.interface.is_some_and(|name| name.as_str() == "lo")
     }
 
     /// Sockets that this rule needs: one a port.
-    pub fn sockets(&self) -> usize {
+    pub(crate) fn sockets(&self) -> usize {
         usize::from(self.last.saturating_sub(self.first)) + 1
     }
 
     /// Whether both rules would contend for a port.
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let same_interface = match (self.interface, other.interface) {
             (Some(a), Some(b)) => a == b,
             _ => true,
@@ -255,18 +250,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_matches() {
+    fn what_a_rule_covers() {
+        let covers = |rule: &Rule, local: &str| {
+            let local = at(local);
+            rule.target_port(local.ip().to_canonical(), local.port()).is_some()
+        };
         let v4 = Rule { listen: ListenAddr::from(ip("192.0.2.2")), last: 2223, ..RULE };
-        assert!(v4.matches(Proto::Tcp, at("192.0.2.2:2223")));
-        assert!(v4.matches(Proto::Tcp, at("[::ffff:192.0.2.2]:2223")));
-        assert!(!v4.matches(Proto::Udp, at("192.0.2.2:2223")));
-        assert!(!v4.matches(Proto::Tcp, at("192.0.2.3:2223")));
-        assert!(!v4.matches(Proto::Tcp, at("192.0.2.2:2224")));
-        assert!(!v4.matches(Proto::Tcp, at("[2001:db8::2]:2222")));
-        assert!(RULE.matches(Proto::Tcp, at("[2001:db8::2]:2222")));
+        assert!(covers(&v4, "192.0.2.2:2223"));
+        assert!(covers(&v4, "[::ffff:192.0.2.2]:2223"));
+        assert!(!covers(&v4, "192.0.2.3:2223"));
+        assert!(!covers(&v4, "192.0.2.2:2224"));
+        assert!(!covers(&v4, "[2001:db8::2]:2222"));
+        assert!(covers(&RULE, "[2001:db8::2]:2222"));
         let all_v6 = Rule { listen: ListenAddr::V6(Ipv6Addr::UNSPECIFIED), ..RULE };
-        assert!(all_v6.matches(Proto::Tcp, at("[2001:db8::2]:2222")));
-        assert!(!all_v6.matches(Proto::Tcp, at("192.0.2.2:2222")));
+        assert!(covers(&all_v6, "[2001:db8::2]:2222"));
+        assert!(!covers(&all_v6, "192.0.2.2:2222"));
         assert_eq!(v4.target_port(ip("192.0.2.2"), 2223), Some(23));
     }
 

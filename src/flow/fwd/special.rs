@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Refused;
 
 /// Whether `address` names one host, and not this one itself.
-pub fn is_one_host(address: IpAddr) -> bool {
+pub(crate) fn is_one_host(address: IpAddr) -> bool {
     unicast(address).is_ok()
 }
 

@@ -1,7 +1,7 @@
 //! All forwarding rules of one direction, valid together: none contends with another for a port,
 //! each leads somewhere that exists, and their sockets have a cap.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::{ListenAddr, Proto, Refused, Rule, special};
 use crate::flow::network::Network;
@@ -76,11 +76,11 @@ fn other_family(from: IpAddr, to: IpAddr) -> String {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Sockets that listen.
-    pub bound: usize,
+    pub(crate) bound: usize,
     /// Sockets that do not, for want of privilege (`EACCES`) or of the address (`EADDRNOTAVAIL`).
-    pub denied: usize,
+    pub(crate) denied: usize,
     /// Sockets that do not, for another reason.
-    pub failed: usize,
+    pub(crate) failed: usize,
 }
 
 /// Names a rule for as long as it is in a table, whatever comes and goes beside it. Another rule never
@@ -103,7 +103,7 @@ pub struct RuleTable {
 impl RuleTable {
     /// An empty table for rules that lead to the host. The default is one for rules that lead to the
     /// guest, where loopback addresses cannot be reached.
-    pub fn to_host() -> Self {
+    pub(crate) fn to_host() -> Self {
         Self { to_host: true, ..Self::default() }
     }
 
@@ -134,7 +134,8 @@ impl RuleTable {
     }
 
     /// Removes a rule; the others keep their names.
-    pub fn remove(&mut self, id: RuleId) -> Option<Rule> {
+    #[cfg(test)]
+    pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
         let index = self.ids.iter().position(|&other| other == id)?;
         self.ids.remove(index);
         let rule = self.rules.remove(index);
@@ -143,18 +144,18 @@ impl RuleTable {
     }
 
     /// The rule that has this name.
-    pub fn get(&self, id: RuleId) -> Option<&Rule> {
+    pub(crate) fn get(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(self.ids.binary_search(&id).ok()?)
     }
 
     /// The rules with their names, in the order in which they were added.
-    pub fn iter(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
         self.ids.iter().copied().zip(&self.rules)
     }
 
     /// Names the rules as `old` does, which this table is to replace: a rule that is in both keeps its name, and
     /// what is new gets one that `old` never had.
-    pub fn rename_after(&mut self, old: &Self) {
+    pub(crate) fn rename_after(&mut self, old: &Self) {
         let mut named: Vec<(RuleId, Rule)> = Vec::with_capacity(self.rules.len());
         self.next_id = self.next_id.max(old.next_id);
         for rule in &self.rules {
@@ -168,18 +169,14 @@ impl RuleTable {
     }
 
     /// The rules, in the order in which they were added.
-    pub fn rules(&self) -> &[Rule] {
+    pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
     /// Sockets that all rules together need.
-    pub fn sockets(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn sockets(&self) -> usize {
         self.sockets
-    }
-
-    /// The rule whose socket receives what is sent to `local`.
-    pub fn find(&self, proto: Proto, local: SocketAddr) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches(proto, local))
     }
 
     /// The first weak rule that has no socket at all after listening, one outcome a rule. Rules with the
@@ -188,7 +185,7 @@ impl RuleTable {
     /// A rule that lacks nothing but privilege or its address is forgiven if other rules of its
     /// specification listen: the operator wrote one range, which excluded ports happen to split, or
     /// which stands for two loopback addresses.
-    pub fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
+    pub(crate) fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
         let group_listens = |group| {
             self.rules.iter().zip(outcomes).any(|(rule, o)| rule.group == group && o.bound > 0)
         };
@@ -247,7 +244,7 @@ fn check_enabled(rule: &Rule, net: &Network) -> Result<(), RuleError> {
 #[cfg(test)]
 mod tests {
     use super::super::InterfaceName;
-    use super::super::example::{at, ip, network};
+    use super::super::example::{ip, network};
     use super::*;
 
     const RULE: Rule = Rule::plain(Proto::Tcp, (8001, 8001), 8001);
@@ -391,16 +388,6 @@ mod tests {
         assert!(fresh.len() == 2 && fresh.iter().all(|id| ![a, b, d].contains(id)), "{fresh:?}");
         let e = other.add(port(9), &net).unwrap();
         assert_eq!(other.get(e), Some(&port(9)));
-    }
-
-    #[test]
-    fn rule_is_found_by_local_address() {
-        let net = network();
-        let mut table = RuleTable::default();
-        let v4 = Rule { listen: ip("192.0.2.2").into(), ..RULE };
-        table.add(v4, &net).unwrap();
-        assert_eq!(table.find(Proto::Tcp, at("192.0.2.2:8001")), Some(&v4));
-        assert_eq!(table.find(Proto::Tcp, at("192.0.2.3:8001")), None);
     }
 
     #[test]

@@ -12,11 +12,11 @@ use crate::flow::network::{Learned, Network};
 
 /// The guest side of a flow that the host's network begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestSide {
+pub(crate) struct GuestSide {
     /// Our address and port in the guest's eyes.
-    pub source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// The guest's address and port.
-    pub destination: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// The guest side of what `peer` sent to our `local` address, on a socket of `rule`.
@@ -25,7 +25,7 @@ pub struct GuestSide {
 ///
 /// # Errors
 /// The reason why it is not forwarded.
-pub fn to_guest(
+pub(crate) fn to_guest(
     net: &Network,
     map: &Mapping,
     learned: &Learned,
@@ -53,7 +53,7 @@ pub fn to_guest(
 
 /// What the guest sees of a host-side `address`: sources of inbound flows, offenders of ICMP
 /// errors, neighbours. `None` if it would mean something else to the guest, or nothing.
-pub fn source_for_guest(
+pub(crate) fn source_for_guest(
     net: &Network,
     map: &Mapping,
     learned: &Learned,

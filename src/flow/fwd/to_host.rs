@@ -17,11 +17,11 @@ const DNS_PORTS: [u16; 2] = [53, 853];
 
 /// The host side of a flow that the guest begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostSide {
+pub(crate) struct HostSide {
     /// What to bind to. An unspecified address or port 0 leaves the choice to the kernel.
-    pub source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// What to connect to, with its scope if it is link-local.
-    pub destination: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// The host side of a flow from `guest` to `destination`, both as seen in the guest's packet.
@@ -31,7 +31,7 @@ pub struct HostSide {
 ///
 /// # Errors
 /// The reason why such a packet is not forwarded.
-pub fn to_host(
+pub(crate) fn to_host(
     net: &Network,
     map: &Mapping,
     proto: Proto,

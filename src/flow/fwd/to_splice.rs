@@ -27,10 +27,11 @@ pub struct Bypass {
 
 impl Bypass {
     /// For guests without a namespace of this host.
-    pub const NONE: Self = Self { enabled: false, keep_loopback: false, only: false };
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self { enabled: false, keep_loopback: false, only: false };
 
     /// Whether a service on `address` in the namespace can be reached from the host.
-    pub fn reaches(&self, address: IpAddr) -> bool {
+    pub(crate) fn reaches(&self, address: IpAddr) -> bool {
         let loopback = address.to_canonical().is_loopback();
         !loopback || (self.enabled && (self.keep_loopback || self.only))
     }
@@ -40,9 +41,9 @@ impl Bypass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpliceSide {
     /// What our socket is bound to; the unspecified address and port 0 leave it to the kernel.
-    pub source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// Where it connects to.
-    pub destination: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// The namespace's side of what `peer` sent to our `local` address on the host, on a socket of `rule`;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::wire::IpHead;
+use crate::wire::ip::IpHead;
 use crate::wire::ip::L4Protocol;
 
 const NO_TIME: Timestamp = Timestamp::ZERO;

@@ -33,11 +33,11 @@
 mod tests;
 
 /// Bytes after which a way gets a pipe: setting one up costs as much as copying so many.
-pub const PROMOTE_BYTES: u32 = 256 * 1024;
+pub(crate) const PROMOTE_BYTES: u32 = 256 * 1024;
 
 /// A read of fewer bytes is one of questions and answers: copying them costs less than what splice(2)
 /// takes to say that there are no more.
-pub const LARGE_BYTES: u32 = 16 * 1024;
+pub(crate) const LARGE_BYTES: u32 = 16 * 1024;
 
 /// How many bytes of large pieces a small one outweighs.
 const SMALL_WEIGHT: u32 = PROMOTE_BYTES / 4;
@@ -47,7 +47,7 @@ const BULK_MAX: u32 = 2 * PROMOTE_BYTES;
 
 /// One of the two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub(crate) enum End {
     /// The accepted one.
     Initiator,
     /// The one that was connected for it.
@@ -56,15 +56,15 @@ pub enum End {
 
 impl End {
     /// Both.
-    pub const BOTH: [Self; 2] = [Self::Initiator, Self::Target];
+    pub(crate) const BOTH: [Self; 2] = [Self::Initiator, Self::Target];
 
     /// 0 or 1.
-    pub const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
     /// The other one.
-    pub const fn other(self) -> Self {
+    pub(crate) const fn other(self) -> Self {
         match self {
             Self::Initiator => Self::Target,
             Self::Target => Self::Initiator,
@@ -74,20 +74,20 @@ impl End {
 
 /// What an end reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// There may be bytes to read.
-    pub readable: bool,
+    pub(crate) readable: bool,
     /// There may be room to write; on the target for the first time: it is connected.
-    pub writable: bool,
+    pub(crate) writable: bool,
     /// The peer has sent its last byte.
-    pub ended: bool,
+    pub(crate) ended: bool,
     /// The connection has failed.
-    pub failed: bool,
+    pub(crate) failed: bool,
 }
 
 /// What the shell is to do next. `from` names the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Read and write; hold what was not taken in a pipe, or leave it where it is. Answer with
     /// [`on_copied`](Splice::on_copied).
     Copy(End),
@@ -117,7 +117,7 @@ pub enum Action {
 
 /// What came of [`Action::Copy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copied {
+pub(crate) enum Copied {
     /// Bytes were read.
     Bytes {
         /// Bytes that were read, at least 1.
@@ -139,7 +139,7 @@ pub enum Copied {
 
 /// What came of [`Action::Fill`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
+pub(crate) enum Filled {
     /// So many bytes are in the pipe, at least 1.
     Bytes(u32),
     /// Nothing waits.
@@ -154,7 +154,7 @@ pub enum Filled {
 
 /// What came of [`Action::Drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
+pub(crate) enum Drained {
     /// The destination has taken so many bytes; fewer than asked for if it is full.
     Bytes(u32),
     /// The destination failed.
@@ -188,7 +188,7 @@ struct Way {
 
 /// The machine of one connection.
 #[derive(Clone, Debug)]
-pub struct Splice {
+pub(crate) struct Splice {
     ways: [Way; 2],
     connecting: bool,
     failed: bool,
@@ -200,7 +200,7 @@ pub struct Splice {
 impl Splice {
     /// A connection that was accepted; its target is being connected unless `connected`. What waits in
     /// either socket is still to be told.
-    pub fn new(connected: bool) -> Self {
+    pub(crate) fn new(connected: bool) -> Self {
         let way = Way { writable: true, ..Way::default() };
         Self {
             ways: [way; 2],
@@ -212,22 +212,23 @@ impl Splice {
     }
 
     /// Whether the target's handshake has not finished.
-    pub fn is_connecting(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_connecting(&self) -> bool {
         self.connecting
     }
 
     /// Bytes in the pipe of a way: an empty one can be used again.
-    pub fn held(&self, from: End) -> u32 {
+    pub(crate) fn held(&self, from: End) -> u32 {
         self.ways[from.index()].held
     }
 
     /// Whether a way has had more large pieces than small ones of late.
-    pub fn moves_bulk(&self) -> bool {
+    pub(crate) fn moves_bulk(&self) -> bool {
         self.ways.iter().any(|way| way.in_bulk > 0)
     }
 
     /// An end has reported something.
-    pub fn on_event(&mut self, end: End, event: Event) {
+    pub(crate) fn on_event(&mut self, end: End, event: Event) {
         self.failed |= event.failed;
         if self.connecting && end == End::Target && (event.writable || event.ended) {
             self.connecting = false;
@@ -239,17 +240,17 @@ impl Splice {
     }
 
     /// A byte that the peer of this end calls urgent has come.
-    pub fn on_urgent(&mut self, end: End) {
+    pub(crate) fn on_urgent(&mut self, end: End) {
         self.ways[end.index()].urgent = true;
     }
 
     /// Something failed that the machine does not know of.
-    pub fn on_failure(&mut self) {
+    pub(crate) fn on_failure(&mut self) {
         self.failed = true;
     }
 
     /// The next thing to do; `None` until the next event.
-    pub fn poll(&mut self) -> Option<Action> {
+    pub(crate) fn poll(&mut self) -> Option<Action> {
         if self.closed {
             return None;
         }
@@ -275,7 +276,7 @@ impl Splice {
     }
 
     /// Answer to [`Action::Copy`].
-    pub fn on_copied(&mut self, from: End, copied: Copied) {
+    pub(crate) fn on_copied(&mut self, from: End, copied: Copied) {
         let way = &mut self.ways[from.index()];
         match copied {
             Copied::Bytes { read, taken, held, room } => {
@@ -292,7 +293,7 @@ impl Splice {
     }
 
     /// Answer to [`Action::TakePipe`].
-    pub fn on_pipe(&mut self, from: End, available: bool) {
+    pub(crate) fn on_pipe(&mut self, from: End, available: bool) {
         let way = &mut self.ways[from.index()];
         way.piped = available;
         if !available {
@@ -301,7 +302,7 @@ impl Splice {
     }
 
     /// Answer to [`Action::Fill`].
-    pub fn on_filled(&mut self, from: End, filled: Filled) {
+    pub(crate) fn on_filled(&mut self, from: End, filled: Filled) {
         let way = &mut self.ways[from.index()];
         match filled {
             Filled::Bytes(bytes) => {
@@ -316,7 +317,7 @@ impl Splice {
     }
 
     /// Answer to [`Action::Drain`].
-    pub fn on_drained(&mut self, from: End, drained: Drained) {
+    pub(crate) fn on_drained(&mut self, from: End, drained: Drained) {
         let way = &mut self.ways[from.index()];
         match drained {
             Drained::Bytes(bytes) => {

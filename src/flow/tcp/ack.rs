@@ -23,7 +23,7 @@ const _: () = assert!(PROMPT_ACKS < HELD && ACK_RUNS < NEVER - HELD);
 
 impl HeldAck {
     /// Whether they may wait at all is for the caller to say.
-    pub fn new(may_wait: bool) -> Self {
+    pub(crate) fn new(may_wait: bool) -> Self {
         Self(if may_wait { 0 } else { NEVER })
     }
 
@@ -32,19 +32,19 @@ impl HeldAck {
     }
 
     /// Until when one is kept back. `active` is when the guest or the socket gave the last sign of life.
-    pub fn until(&self, active: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn until(&self, active: Timestamp) -> Option<Timestamp> {
         self.is_held().then(|| active + ACK_DELAY)
     }
 
     /// There is more to acknowledge.
-    pub fn grow(&mut self) {
+    pub(crate) fn grow(&mut self) {
         if self.is_held() {
             self.0 = (self.0 + 1).min(HELD + ACK_RUNS);
         }
     }
 
     /// Whether to keep the one that is owed back.
-    pub fn holds(&mut self, active: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn holds(&mut self, active: Timestamp, now: Timestamp) -> bool {
         match self.0 {
             NEVER => return false,
             0 => self.0 = HELD,
@@ -62,7 +62,7 @@ impl HeldAck {
     }
 
     /// It was sent, alone or with data.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         if self.is_held() {
             self.0 = 0;
         }

@@ -141,7 +141,7 @@ impl Conn {
 
     /// The first byte that the guest has not acknowledged, and the next that is expected of it: they move
     /// with each sign that the guest knows of the connection.
-    pub fn progress(&self) -> [SeqNr; 2] {
+    pub(crate) fn progress(&self) -> [SeqNr; 2] {
         [self.send.una, self.recv.nxt]
     }
 
@@ -208,7 +208,7 @@ impl Conn {
     /// The link had no buffer for the last [`Action::Emit`]: the segment is lost. What it said of
     /// the guest's stream is said again once there is room ([`Conn::on_port_room`]); SYN, FIN and
     /// probes are repeated by their timers.
-    pub fn on_emit_lost(&mut self) {
+    pub(crate) fn on_emit_lost(&mut self) {
         if self.state == State::Established {
             self.acks = self.acks.max(1);
             self.send.no_room = true;

@@ -3,66 +3,66 @@
 use std::time::Duration;
 
 /// Window scale that we offer. 65,535 << 8 is just under [`WINDOW_MAX`].
-pub const WINDOW_SCALE: u8 = 8;
+pub(crate) const WINDOW_SCALE: u8 = 8;
 
 /// Largest window in either direction, in bytes: keeps every comparison of sequence numbers far
 /// from the ambiguous half of their space.
 pub const WINDOW_MAX: u32 = 1 << 24;
 
 /// Largest window scale that a guest may use (RFC 7323, section 2.3).
-pub const GUEST_SCALE_MAX: u8 = 14;
+pub(crate) const GUEST_SCALE_MAX: u8 = 14;
 
 /// Segment size assumed of a guest that states none (RFC 9293, section 3.7.1), in bytes.
-pub const DEFAULT_MSS: u16 = 536;
+pub(crate) const DEFAULT_MSS: u16 = 536;
 
 /// Smallest segment size believed, in bytes: a guest that asks for less would have us send a frame
 /// for nearly each byte. Linux has the same floor.
-pub const MIN_MSS: u16 = 48;
+pub(crate) const MIN_MSS: u16 = 48;
 
 /// Bytes of one `SendData` at most: four full reads, so that one flow cannot hold up a turn for longer
 /// than some tens of microseconds while others wait.
 pub const DATA_QUANTUM: u32 = 256 * 1024;
 
 /// Acknowledged bytes that may stay in the socket's queue at most, whatever is in flight.
-pub const DISCARD_MAX: u32 = 1 << 20;
+pub(crate) const DISCARD_MAX: u32 = 1 << 20;
 
 /// Duplicate ACKs that mean a loss (RFC 5681, section 3.2), and that we send to say so.
-pub const DUPLICATE_ACKS: u8 = 3;
+pub(crate) const DUPLICATE_ACKS: u8 = 3;
 
 /// First retransmission timeout (RFC 6298, section 2.1).
-pub const RTO_INITIAL: Duration = Duration::from_secs(1);
+pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(1);
 
 /// The same once a SYN had to be repeated (RFC 6298, section 5.7).
-pub const RTO_AFTER_SYN_RETRY: Duration = Duration::from_secs(3);
+pub(crate) const RTO_AFTER_SYN_RETRY: Duration = Duration::from_secs(3);
 
 /// Timeouts of data, or unanswered window probes, after which the flow is reset: with the default
 /// cap of 120 s about four minutes, beyond the 100 s of RFC 9293, section 3.8.3.
-pub const DATA_RETRIES: u8 = 7;
+pub(crate) const DATA_RETRIES: u8 = 7;
 
 /// Repetitions of a SYN or SYN-ACK at most, whatever is configured.
-pub const SYN_RETRIES_MAX: u8 = 7;
+pub(crate) const SYN_RETRIES_MAX: u8 = 7;
 
 /// How long the acknowledgement of a FIN may wait: less than the 500 ms of RFC 9293, section 3.8.6.3, and
 /// than any retransmission timeout, but enough for the peer to close, too.
-pub const FIN_ACK_DELAY: Duration = Duration::from_millis(5);
+pub(crate) const FIN_ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// How long an acknowledgement of data may wait for data that carries it, or for more to acknowledge: longer
 /// than a server in the next room takes to answer, and than a guest takes to send the next 64 KiB; less than
 /// a guest can notice.
-pub const ACK_DELAY: Duration = Duration::from_micros(300);
+pub(crate) const ACK_DELAY: Duration = Duration::from_micros(300);
 
 /// Runs of segments that one acknowledgement waits for at most: with small ones it must not wait for ever.
-pub const ACK_RUNS: u8 = 8;
+pub(crate) const ACK_RUNS: u8 = 8;
 
 /// Acknowledgements that are sent at once after one has waited in vain: what a guest loses that waits for
 /// each of them is a hundredth of a millisecond each.
-pub const PROMPT_ACKS: u8 = 32;
+pub(crate) const PROMPT_ACKS: u8 = 32;
 
 /// Bytes that may wait for their acknowledgement: four of the largest frames. Less where the window is small.
-pub const UNACKNOWLEDGED_MAX: u32 = 256 * 1024;
+pub(crate) const UNACKNOWLEDGED_MAX: u32 = 256 * 1024;
 
 /// Silence after which the guest is probed, and the pause between probes.
-pub const KEEPALIVE: Duration = Duration::from_secs(30);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Time without a segment or a socket event after which a flow is reset.
 pub const INACTIVITY: Duration = Duration::from_secs(7200);

@@ -18,7 +18,7 @@ use crate::wire::tcp::Segment;
 #[derive(Debug)]
 pub(super) struct Receive {
     /// Everything before this is in the socket.
-    pub nxt: SeqNr,
+    pub(crate) nxt: SeqNr,
     /// Bytes after `nxt` that this run of segments has offered; the result of the write is due.
     offered: u32,
     /// The acknowledgement number that the guest was told last.
@@ -34,9 +34,9 @@ pub(super) struct Receive {
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
     /// The largest segment that we asked the guest to send.
-    pub mss: u16,
+    pub(crate) mss: u16,
     /// Our window scale, if the guest offered the option.
-    pub scale: Option<u8>,
+    pub(crate) scale: Option<u8>,
     /// `room` is as good as a measurement can make it.
     fresh: bool,
     /// The socket has become writable since the last measurement.
@@ -48,13 +48,13 @@ pub(super) struct Receive {
     /// The run being written ends with the guest's FIN.
     fin_offered: bool,
     /// The guest's FIN was taken.
-    pub fin: bool,
+    pub(crate) fin: bool,
     /// A run was cut short: the guest has to be told that segments were lost.
     cut: bool,
 }
 
 impl Receive {
-    pub fn new(nxt: SeqNr, mss: u16, scale: Option<u8>) -> Self {
+    pub(crate) fn new(nxt: SeqNr, mss: u16, scale: Option<u8>) -> Self {
         Self {
             nxt,
             offered: 0,
@@ -78,19 +78,19 @@ impl Receive {
     }
 
     /// Takes over the guest's initial sequence number; what was measured and promised stays.
-    pub fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
+    pub(crate) fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
         let edge = nxt + self.promised();
         (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, edge, edge);
         self.scale = scale;
     }
 
     /// The next byte expected, counting what this run has offered.
-    pub fn expected(&self) -> SeqNr {
+    pub(crate) fn expected(&self) -> SeqNr {
         self.nxt + self.offered
     }
 
     /// Whether the guest's stream has ended, counting what this run has offered.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.fin || self.fin_offered
     }
 
@@ -98,7 +98,7 @@ impl Receive {
     /// edge: it does when the guest has filled the window and part of it was lost. And a segment may
     /// reach over a window that is closed, from before it: what it acknowledges counts, and whether the
     /// socket takes what is new in it is the kernel's to say.
-    pub fn is_acceptable(&self, seg: &Segment) -> bool {
+    pub(crate) fn is_acceptable(&self, seg: &Segment) -> bool {
         let first = i64::from(seg.seq.offset_from(self.expected()));
         let window = i64::from(self.far_edge.offset_from(self.expected()).max(0));
         match i64::from(seg.sequence_len()) {
@@ -108,7 +108,7 @@ impl Receive {
     }
 
     /// Adds `len` bytes, and the FIN, to the run.
-    pub fn offer(&mut self, len: u32, fin: bool) {
+    pub(crate) fn offer(&mut self, len: u32, fin: bool) {
         self.offered = self.offered.saturating_add(len);
         self.fin_offered = fin;
         if self.is_low() {
@@ -117,12 +117,12 @@ impl Receive {
     }
 
     /// Whether the end of the run needs no write.
-    pub fn is_run_empty(&self) -> bool {
+    pub(crate) fn is_run_empty(&self) -> bool {
         self.offered == 0
     }
 
     /// Ends the run: the socket took `taken` bytes of it. Whether that includes the FIN.
-    pub fn commit(&mut self, taken: u32) -> bool {
+    pub(crate) fn commit(&mut self, taken: u32) -> bool {
         let taken = taken.min(self.offered);
         let whole = taken == self.offered;
         self.nxt += taken;
@@ -143,7 +143,7 @@ impl Receive {
     }
 
     /// The send buffer has drained. News only while it is watched: epoll reports it with others.
-    pub fn on_writable(&mut self) {
+    pub(crate) fn on_writable(&mut self) {
         if !std::mem::take(&mut self.watching) {
             return;
         }
@@ -152,7 +152,7 @@ impl Receive {
     }
 
     /// A fresh measurement.
-    pub fn on_room(&mut self, bytes: u32) {
+    pub(crate) fn on_room(&mut self, bytes: u32) {
         let bytes = bytes.min(WINDOW_MAX);
         let drained = std::mem::take(&mut self.drained);
         (self.room, self.measured, self.fresh) = (bytes, bytes, true);
@@ -168,14 +168,14 @@ impl Receive {
     }
 
     /// A reply is due: with little room, measure before saying how little.
-    pub fn refresh_if_low(&mut self) {
+    pub(crate) fn refresh_if_low(&mut self) {
         if self.is_low() {
             self.fresh = false;
         }
     }
 
     /// Whether to measure now. Half of what was measured last may go before it is done again.
-    pub fn take_query(&mut self) -> bool {
+    pub(crate) fn take_query(&mut self) -> bool {
         let spent = self.room <= self.measured / 2 || self.is_low();
         let query = (spent || self.drained) && !self.fin && !self.fresh;
         self.fresh |= query;
@@ -183,30 +183,30 @@ impl Receive {
     }
 
     /// Whether the shell has to start watching now.
-    pub fn take_watch(&mut self) -> bool {
+    pub(crate) fn take_watch(&mut self) -> bool {
         std::mem::take(&mut self.watch_due) && !self.fin
     }
 
     /// Whether the guest must be told of the loss of a run, now that there is room again.
-    pub fn take_cut(&mut self) -> bool {
+    pub(crate) fn take_cut(&mut self) -> bool {
         let told = self.cut && self.window() > 0;
         self.cut &= !told;
         told
     }
 
     /// The guest's SYN-ACK has come: it is acknowledged with the first data if that is there already.
-    pub fn owe_ack(&mut self) {
+    pub(crate) fn owe_ack(&mut self) {
         self.update_due = true;
     }
 
     /// Whether the guest has something to learn.
-    pub fn is_ack_due(&self) -> bool {
+    pub(crate) fn is_ack_due(&self) -> bool {
         self.nxt != self.told || self.update_due
     }
 
     /// Whether the guest can do without the acknowledgement for a while: it has more than half of its
     /// window left, and nothing else to learn.
-    pub fn ack_may_wait(&self) -> bool {
+    pub(crate) fn ack_may_wait(&self) -> bool {
         let owed = self.nxt.offset_from(self.told).max(0).unsigned_abs();
         let most = UNACKNOWLEDGED_MAX.min(self.promised());
         owed < most && !self.update_due && !self.fin && !self.cut
@@ -250,7 +250,7 @@ impl Receive {
 
     /// The window field. Rounded up where there is room, lest the edge creep back by the
     /// granularity of the scale with each segment.
-    pub fn field(&self) -> u16 {
+    pub(crate) fn field(&self) -> u16 {
         let (window, granule) = (self.window(), self.granule());
         let up = window.div_ceil(granule);
         let fits = up * granule <= self.room;
@@ -259,12 +259,12 @@ impl Receive {
     }
 
     /// The window field of a SYN or SYN-ACK, which is never scaled.
-    pub fn syn_field(&self) -> u16 {
+    pub(crate) fn syn_field(&self) -> u16 {
         u16::try_from(self.room).unwrap_or(u16::MAX)
     }
 
     /// A segment with the current `nxt` and `field` went out.
-    pub fn advertised(&mut self, field: u16, is_syn: bool) {
+    pub(crate) fn advertised(&mut self, field: u16, is_syn: bool) {
         let unit = if is_syn { 1 } else { self.granule() };
         self.told = self.nxt;
         self.edge = self.nxt + u32::from(field) * unit;

@@ -45,11 +45,11 @@ pub(super) struct Retry {
     backoff: u8,
     syn_retried: bool,
     /// A probe of a silent guest or a closed window is to be sent.
-    pub probe_due: bool,
+    pub(crate) probe_due: bool,
 }
 
 impl Retry {
-    pub fn new(config: &TcpConfig) -> Self {
+    pub(crate) fn new(config: &TcpConfig) -> Self {
         let limit = config.syn_retries.saturating_add(config.syn_linear_timeouts);
         let rto_max_s = config.rto_max.as_millis().div_ceil(1000).max(1);
         Self {
@@ -64,55 +64,55 @@ impl Retry {
         }
     }
 
-    pub fn deadline(&self) -> Option<Timestamp> {
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
         (self.at != NEVER).then_some(self.at)
     }
 
-    pub fn is_due(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.at <= now
     }
 
     /// Whether a timeout has passed without an answer.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.count > 0
     }
 
     /// Starts the timer unless it runs.
-    pub fn start(&mut self, now: Timestamp) {
+    pub(crate) fn start(&mut self, now: Timestamp) {
         if self.at == NEVER {
             self.restart(now);
         }
     }
 
     /// Starts the timer afresh.
-    pub fn restart(&mut self, now: Timestamp) {
+    pub(crate) fn restart(&mut self, now: Timestamp) {
         self.at = now + self.timeout();
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.at = NEVER;
     }
 
     /// The guest made progress: counting starts again.
-    pub fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         self.count = 0;
         self.backoff = 0;
         self.at = NEVER;
     }
 
     /// The guest answered a window probe: it lives, but the probes keep their pace.
-    pub fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         self.count = 0;
     }
 
     /// The handshake is done.
-    pub fn established(&mut self) {
+    pub(crate) fn established(&mut self) {
         self.syn_retried = self.count > 0;
         self.progress();
     }
 
     /// Counts a timeout of a SYN or SYN-ACK; false if it was the last one allowed.
-    pub fn expire_handshake(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn expire_handshake(&mut self, now: Timestamp) -> bool {
         if self.count >= self.syn_limit {
             return false;
         }
@@ -123,7 +123,7 @@ impl Retry {
     }
 
     /// Counts a timeout of data, a FIN or a window probe; false if it was the last one allowed.
-    pub fn expire_data(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn expire_data(&mut self, now: Timestamp) -> bool {
         if self.count >= DATA_RETRIES {
             return false;
         }

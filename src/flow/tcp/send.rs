@@ -34,11 +34,11 @@ pub(super) enum Sending {
 #[derive(Debug)]
 pub(super) struct Send {
     /// The first byte that the guest has not acknowledged.
-    pub una: SeqNr,
+    pub(crate) una: SeqNr,
     /// The next byte to send. Goes back after a timeout.
-    pub nxt: SeqNr,
+    pub(crate) nxt: SeqNr,
     /// The byte after the last one ever sent.
-    pub max: SeqNr,
+    pub(crate) max: SeqNr,
     /// Where the peer's stream ends, which is the FIN's number; valid if `ended`.
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
@@ -51,25 +51,25 @@ pub(super) struct Send {
     window: u16,
     window_max: u16,
     /// The guest's segment size.
-    pub mss: u16,
+    pub(crate) mss: u16,
     /// The guest's window scale.
-    pub scale: u8,
+    pub(crate) scale: u8,
     duplicates: u8,
     recovering: bool,
     /// The segment at `una` has to be sent again.
     again: bool,
     ended: bool,
     /// The socket may have data that was not sent yet.
-    pub readable: bool,
+    pub(crate) readable: bool,
     /// The peer has closed: read on until the end shows.
-    pub closing: bool,
+    pub(crate) closing: bool,
     /// The link has no buffer for data.
-    pub no_room: bool,
-    pub sending: Sending,
+    pub(crate) no_room: bool,
+    pub(crate) sending: Sending,
 }
 
 impl Send {
-    pub fn new(isn: SeqNr) -> Self {
+    pub(crate) fn new(isn: SeqNr) -> Self {
         Self {
             una: isn,
             nxt: isn,
@@ -94,33 +94,33 @@ impl Send {
     }
 
     /// Takes the window of a SYN, which is not scaled on the wire.
-    pub fn open_window(&mut self, syn: &Segment) {
+    pub(crate) fn open_window(&mut self, syn: &Segment) {
         self.wl1 = syn.seq;
         self.window = (syn.window >> self.scale).max(1).min(syn.window);
         self.window_max = self.window;
     }
 
     /// The SYN was acknowledged: the stream starts.
-    pub fn establish(&mut self) {
+    pub(crate) fn establish(&mut self) {
         self.una = self.max;
         self.nxt = self.max;
         self.recover = self.max - 1;
     }
 
     /// Counts a SYN as sent.
-    pub fn sent_syn(&mut self) {
+    pub(crate) fn sent_syn(&mut self) {
         self.max = self.una + 1;
         self.nxt = self.max;
     }
 
     /// The guest's window, in bytes.
-    pub fn window_bytes(&self) -> u32 {
+    pub(crate) fn window_bytes(&self) -> u32 {
         (u32::from(self.window) << self.scale).min(WINDOW_MAX)
     }
 
     /// The sequence number of a segment without data: the guest would reject one that it has seen,
     /// or one beyond its window.
-    pub fn ack_seq(&self) -> SeqNr {
+    pub(crate) fn ack_seq(&self) -> SeqNr {
         let edge = self.una + self.window_bytes();
         if self.max.after(edge) { edge } else { self.max }
     }
@@ -130,17 +130,17 @@ impl Send {
     }
 
     /// Whether something sent was not acknowledged yet.
-    pub fn is_outstanding(&self) -> bool {
+    pub(crate) fn is_outstanding(&self) -> bool {
         self.una != self.max
     }
 
     /// Whether the guest has acknowledged our FIN.
-    pub fn is_fin_acked(&self) -> bool {
+    pub(crate) fn is_fin_acked(&self) -> bool {
         self.ended && self.una.after(self.eof)
     }
 
     /// Whether the end of the peer's stream is known.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended
     }
 
@@ -149,18 +149,18 @@ impl Send {
     }
 
     /// Whether the window is all that holds something back.
-    pub fn is_blocked_by_window(&self) -> bool {
+    pub(crate) fn is_blocked_by_window(&self) -> bool {
         let more = self.readable || self.is_outstanding() || (self.ended && !self.is_fin_acked());
         self.window == 0 && more
     }
 
     /// Whether `ack` is in the range that RFC 5961, section 5.2 allows.
-    pub fn is_ack_plausible(&self, ack: SeqNr) -> bool {
+    pub(crate) fn is_ack_plausible(&self, ack: SeqNr) -> bool {
         !ack.after(self.max) && !ack.before(self.una - WINDOW_MAX)
     }
 
     /// Processes a plausible acknowledgement of a synchronised connection.
-    pub fn on_ack(&mut self, seg: &Segment) -> Acked {
+    pub(crate) fn on_ack(&mut self, seg: &Segment) -> Acked {
         if seg.ack.before(self.una) {
             return Acked::Nothing;
         }
@@ -219,7 +219,7 @@ impl Send {
     }
 
     /// Starts again from the first byte not acknowledged, after a timeout.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.nxt = self.una;
         self.recover = self.max;
         self.duplicates = 0;
@@ -228,7 +228,7 @@ impl Send {
     }
 
     /// Bytes to drop from the head of the socket's queue now; 0 for none.
-    pub fn take_discard(&mut self) -> u32 {
+    pub(crate) fn take_discard(&mut self) -> u32 {
         let data_end = if self.ended { self.eof } else { self.max };
         let unacked = data_end.offset_from(self.una).max(0).unsigned_abs();
         let due = self.undiscarded >= (unacked / 3).min(DISCARD_MAX);
@@ -236,12 +236,12 @@ impl Send {
     }
 
     /// Bytes between the head of the socket's queue and `seq`.
-    pub fn queue_offset(&self, seq: SeqNr) -> u32 {
+    pub(crate) fn queue_offset(&self, seq: SeqNr) -> u32 {
         self.undiscarded + seq.offset_from(self.una).max(0).unsigned_abs()
     }
 
     /// Length of the segment at `una` if it is to be sent again; 0 for a lone FIN.
-    pub fn again_bytes(&self) -> Option<u32> {
+    pub(crate) fn again_bytes(&self) -> Option<u32> {
         if !self.again || self.in_flight() == 0 {
             return None;
         }
@@ -251,7 +251,7 @@ impl Send {
     }
 
     /// The segment at `una` was sent again.
-    pub fn sent_again(&mut self) {
+    pub(crate) fn sent_again(&mut self) {
         self.again = false;
     }
 
@@ -259,7 +259,7 @@ impl Send {
     ///
     /// Avoids silly windows (RFC 9293, section 3.8.6.2.1): with data in flight, whose
     /// acknowledgement will come, a remainder smaller than a segment waits.
-    pub fn next_bytes(&self, cautious: bool) -> u32 {
+    pub(crate) fn next_bytes(&self, cautious: bool) -> u32 {
         let known = self.nxt != self.max;
         let at_end = self.ended && !self.nxt.before(self.eof);
         if self.no_room || at_end || !(self.readable || known) {
@@ -286,13 +286,13 @@ impl Send {
     }
 
     /// Counts bytes sent at `nxt`.
-    pub fn sent_next(&mut self, bytes: u32) {
+    pub(crate) fn sent_next(&mut self, bytes: u32) {
         self.nxt += bytes;
         self.max = self.max.max(self.nxt);
     }
 
     /// The peer's stream ends at `nxt`; false if that is before what was already sent.
-    pub fn end(&mut self) -> bool {
+    pub(crate) fn end(&mut self) -> bool {
         if self.nxt != self.max {
             return false;
         }
@@ -302,12 +302,12 @@ impl Send {
 
     /// Whether the FIN may be sent now. It need not wait for the acknowledgement of the data
     /// before it: going back over data passes the end again and repeats the FIN there.
-    pub fn is_fin_due(&self, cautious: bool) -> bool {
+    pub(crate) fn is_fin_due(&self, cautious: bool) -> bool {
         self.ended && self.nxt == self.eof && self.usable(cautious) > 0
     }
 
     /// Counts the FIN as sent.
-    pub fn sent_fin(&mut self) {
+    pub(crate) fn sent_fin(&mut self) {
         self.sent_next(1);
     }
 }

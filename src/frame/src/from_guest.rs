@@ -156,11 +156,6 @@ impl FromGuestBatch {
         frame.head = copy_head(&self.iovecs[frame.first..]);
     }
 
-    /// Number of frames.
-    pub fn len(&self) -> usize {
-        self.frames.len()
-    }
-
     /// Whether there are no frames.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()

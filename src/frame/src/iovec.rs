@@ -11,7 +11,7 @@ pub struct GuestIovec(libc::iovec);
 
 impl GuestIovec {
     /// An empty piece.
-    pub const EMPTY: Self = Self(libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 });
+    pub(crate) const EMPTY: Self = Self(libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 });
 
     /// A piece of `len` bytes at `base`.
     ///
@@ -33,7 +33,7 @@ impl GuestIovec {
     }
 
     /// The piece in two: the first `at` bytes (all, if it is shorter) and the rest.
-    pub fn split_at(self, at: usize) -> (Self, Self) {
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
         let at = at.min(self.len());
         // SAFETY: `at` is within the piece, so both halves lie within what `new` was promised.
         unsafe {

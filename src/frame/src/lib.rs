@@ -24,6 +24,9 @@
 //! guest writes it whenever it likes. It is touched through raw pointers here, by the kernel, or
 //! by the memory file of the vhost crate, and nowhere else.
 
+// What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
+#![warn(unreachable_pub)]
+
 mod arena;
 mod expected;
 mod from_guest;
@@ -72,15 +75,15 @@ pub const MAX_TO_GUEST_IOVECS: usize = 768;
 
 /// Iovecs kept free in front of the payload to skip bytes that were sent already, on kernels
 /// without `SO_PEEK_OFF` for TCP (before 6.9).
-pub const DISCARD_IOVECS: usize = 256;
+pub(crate) const DISCARD_IOVECS: usize = 256;
 
 /// Bytes of one discard iovec; with [`DISCARD_IOVECS`] they cover a window of 16 MiB.
-pub const DISCARD_BYTES: usize = 64 * 1024;
+pub(crate) const DISCARD_BYTES: usize = 64 * 1024;
 
 /// Iovecs in one batch of frames from the guest.
 pub const MAX_FROM_GUEST_IOVECS: usize = 4096;
 
 /// The kernel's limit of iovecs in one call (`UIO_MAXIOV`).
-pub const MAX_SYSCALL_IOVECS: usize = 1024;
+pub(crate) const MAX_SYSCALL_IOVECS: usize = 1024;
 
 const _: () = assert!(MAX_TO_GUEST_IOVECS + DISCARD_IOVECS <= MAX_SYSCALL_IOVECS);

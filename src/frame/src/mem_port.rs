@@ -25,7 +25,7 @@ pub struct Faults {
 }
 
 /// A frame with its metadata.
-pub type MemFrame = (Vec<u8>, FrameMeta);
+pub(crate) type MemFrame = (Vec<u8>, FrameMeta);
 
 /// Frames to the guest: an arena of buffers, and what was committed.
 struct Outgoing {
