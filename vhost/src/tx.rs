@@ -98,6 +98,7 @@ impl VringUser for TxHalf {
 
     fn on_end(&mut self) {
         self.taken.clear();
+        self.unannounced = false;
     }
 }
 
