@@ -12,7 +12,9 @@
 //!
 //! # What is not looked at
 //! Most guests use one pair, so a turn of the loop looks at those pairs only that have been *touched* since
-//! the last flush, or *wait*: their driver has kicked them and nobody has found them empty since.
+//! the last flush, or *wait*: their driver has kicked them and nobody has found them empty since. And what
+//! the data path of a pair needs is allocated when its driver kicks it for the first time, however many
+//! pairs the front-end starts.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -141,26 +143,37 @@ impl Pairs {
     }
 
     /// The first pair through which frames can reach the guest.
-    fn first_usable(&self) -> Option<usize> {
+    fn first_up(&self) -> Option<usize> {
         (0..self.in_use.get()).find(|&pair| self.list[pair].rx.borrow().is_up())
     }
 
     /// Whether frames can reach the guest.
     pub(crate) fn is_up(&self) -> bool {
-        self.first_usable().is_some()
+        self.first_up().is_some()
+    }
+
+    /// Prepares the pair that serves for those that cannot.
+    pub(crate) fn prepare_first(&self) {
+        if let Some(pair) = self.first_up() {
+            self.list[pair].rx.borrow_mut().prepare();
+        }
     }
 
     fn touch(&self, pair: usize) {
         self.touched.set(self.touched.get() | 1 << pair);
     }
 
-    /// Looks at a transmit ring that has been kicked, or has changed: drops its frames if it is disabled;
-    /// true when there may be frames for the engine.
-    pub(crate) fn look(&self, pair: usize) -> bool {
+    /// Looks at a transmit ring that was kicked, or has changed: drops its frames if it is disabled; true
+    /// when there may be frames for the engine.
+    pub(crate) fn look(&self, pair: usize, kicked: bool) -> bool {
         let mut tx = self.list[pair].tx.borrow_mut();
         self.touch(pair);
         tx.drain_disabled();
         let up = tx.may_have_frames();
+        if up && (kicked || tx.is_waiting()) {
+            tx.prepare();
+            self.list[pair].rx.borrow_mut().prepare();
+        }
         if up {
             self.waiting.set(self.waiting.get() | 1 << pair);
         }
@@ -267,11 +280,13 @@ impl ToPairs {
 
     /// Where frames go, whether they get through or not.
     fn pair(&self) -> usize {
-        let selected = self.selected;
-        if selected < self.pairs.in_use.get() && self.pairs.list[selected].rx.borrow().is_up() {
-            return selected;
+        if self.selected < self.pairs.in_use.get() {
+            let rx = self.pairs.list[self.selected].rx.borrow();
+            if rx.is_up() && rx.is_prepared() {
+                return self.selected;
+            }
         }
-        self.pairs.first_usable().unwrap_or(0)
+        self.pairs.first_up().unwrap_or(0)
     }
 }
 
@@ -289,7 +304,10 @@ unsafe impl ToGuest for ToPairs {
     fn reserve(&mut self, list: &mut ToGuestList) -> Stopped {
         self.reserved = self.pair();
         self.pairs.touch(self.reserved);
-        self.pairs.list[self.reserved].rx.borrow_mut().reserve(list)
+        let mut rx = self.pairs.list[self.reserved].rx.borrow_mut();
+        // Not on the packet path: it does something only when the pair before has broken just now.
+        rx.prepare();
+        rx.reserve(list)
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {

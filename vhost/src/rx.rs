@@ -116,6 +116,8 @@ pub(crate) struct RxHalf {
     spare: VecDeque<u16>,
     /// How many of the spare buffers are reserved now.
     spare_reserved: usize,
+    /// What follows has the room that it needs.
+    prepared: bool,
     /// Descriptors that this reservation may still look at.
     budget: u32,
     /// Of the frame that was gathered last.
@@ -141,17 +143,13 @@ impl VringUser for RxHalf {
     }
 
     fn on_start(&mut self) {
-        let Some(ring) = &mut self.vring.ring else { return };
-        ring.forgo_kicks();
-        self.spare = VecDeque::with_capacity(usize::from(ring.size()));
-        self.buffers = Vec::with_capacity(MAX_TO_GUEST_IOVECS + MAX_FRAMES * HEADER_BYTES);
-        self.frames = Vec::with_capacity(MAX_FRAMES);
-        self.headers = Vec::with_capacity(MAX_FRAMES * HEADER_BYTES);
-        self.pieces = Vec::with_capacity(MAX_TO_GUEST_IOVECS + HEADER_BYTES);
-        self.lent = Vec::with_capacity(MAX_TO_GUEST_IOVECS);
+        if let Some(ring) = &mut self.vring.ring {
+            ring.forgo_kicks();
+        }
         self.spare_reserved = 0;
         // A report that was promised before the ring stopped is due with the first buffer of the new one.
-        self.seen = ring.base().wrapping_sub(1);
+        self.seen = self.vring.base().wrapping_sub(1);
+        self.prepared = false;
     }
 
     /// Gives spare buffers back empty.
@@ -180,6 +178,7 @@ impl RxHalf {
             counters: RxCounters::default(),
             spare: VecDeque::new(),
             spare_reserved: 0,
+            prepared: false,
             budget: 0,
             offer: Offer::default(),
             buffers: Vec::new(),
@@ -193,6 +192,23 @@ impl RxHalf {
     /// Whether frames can reach the guest.
     pub(crate) fn is_up(&self) -> bool {
         self.vring.is_up()
+    }
+
+    /// Whether [`prepare`](Self::prepare) was called since the ring started.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.prepared
+    }
+
+    /// Allocates all that the data path needs, once.
+    pub(crate) fn prepare(&mut self) {
+        let Some(ring) = self.vring.ring.as_ref().filter(|_| !self.prepared) else { return };
+        self.spare.reserve_exact(usize::from(ring.size()));
+        self.buffers.reserve_exact(MAX_TO_GUEST_IOVECS + MAX_FRAMES * HEADER_BYTES);
+        self.frames.reserve_exact(MAX_FRAMES);
+        self.headers.reserve_exact(MAX_FRAMES * HEADER_BYTES);
+        self.pieces.reserve_exact(MAX_TO_GUEST_IOVECS + HEADER_BYTES);
+        self.lent.reserve_exact(MAX_TO_GUEST_IOVECS);
+        self.prepared = true;
     }
 
     /// Whether a reservation was short, and no room was reported since.

@@ -455,7 +455,9 @@ impl Session {
         self.with(index, |user| user.vring().acknowledge_kick());
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
-            Purpose::Tx(pair) => Kicked { frames: self.pairs.look(pair), ..Kicked::default() },
+            Purpose::Tx(pair) => {
+                Kicked { frames: self.pairs.look(pair, true), ..Kicked::default() }
+            }
             // A command may say that fewer pairs are in use.
             Purpose::Control => self.look_at_all(),
         };
@@ -468,9 +470,10 @@ impl Session {
         let commands = self.control.serve();
         let mut room = false;
         for pair in 0..MAX_PAIRS {
-            self.pairs.look(pair);
+            self.pairs.look(pair, false);
             room |= self.pairs.take_room(pair);
         }
+        self.pairs.prepare_first();
         self.report_faults();
         Kicked { frames: self.pairs.may_have_frames(), room, commands }
     }

@@ -62,6 +62,8 @@ pub(crate) struct TxHalf {
     pub(crate) counters: TxCounters,
     /// Chains were left in the ring.
     unannounced: bool,
+    /// What follows has the room that it needs.
+    prepared: bool,
     /// Heads of taken chains, in order.
     taken: Vec<u16>,
     pieces: Vec<Span>,
@@ -90,10 +92,7 @@ impl VringUser for TxHalf {
     }
 
     fn on_start(&mut self) {
-        let Some(ring) = &self.vring.ring else { return };
-        self.taken = Vec::with_capacity(usize::from(ring.size()));
-        self.pieces.reserve_exact(MAX_PIECES);
-        self.lent.reserve_exact(MAX_PIECES);
+        self.prepared = false;
     }
 
     fn on_end(&mut self) {
@@ -109,10 +108,25 @@ impl TxHalf {
             vring,
             counters: TxCounters::default(),
             unannounced: false,
+            prepared: false,
             taken: Vec::new(),
             pieces: Vec::new(),
             lent: Vec::new(),
         }
+    }
+
+    /// Allocates all that the data path needs, once.
+    pub(crate) fn prepare(&mut self) {
+        let Some(ring) = self.vring.ring.as_ref().filter(|_| !self.prepared) else { return };
+        self.taken.reserve_exact(usize::from(ring.size()));
+        self.pieces.reserve_exact(MAX_PIECES);
+        self.lent.reserve_exact(MAX_PIECES);
+        self.prepared = true;
+    }
+
+    /// Whether the driver has made chains available that were not taken.
+    pub(crate) fn is_waiting(&mut self) -> bool {
+        self.vring.ring.as_mut().is_some_and(|ring| ring.refresh() == Ok(true))
     }
 
     /// Drops all frames of a ring that runs but is not enabled.

@@ -73,7 +73,7 @@ pub(crate) trait VringUser {
     /// Which way its buffers go.
     fn direction(&self) -> Direction;
 
-    /// The ring has started: allocates all that the data path needs.
+    /// The ring has started.
     fn on_start(&mut self);
 
     /// The ring stops in order: gives back what was taken and not used.

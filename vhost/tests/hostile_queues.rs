@@ -6,7 +6,7 @@ mod rig;
 use passt_frame::FrameMeta;
 use passt_guest::{Guest, MAX_PAIRS, NetHeader, Options, bit, request};
 use proptest::prelude::*;
-use rig::{Host, connected, frame};
+use rig::{Host, connected, frame, in_use};
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;
@@ -150,7 +150,7 @@ fn commands_of_no_use_cannot_hold_the_loop() {
 #[test]
 fn a_pair_that_breaks_leaves_the_others_alone() {
     for ring in [4, 5] {
-        let (mut host, mut guest) = connected(Options { rx_buffers: 8, ..passed_on(4) });
+        let (mut host, mut guest) = in_use(Options { rx_buffers: 8, ..passed_on(4) });
         assert_eq!(guest.command(&[4, 0, 4, 0], &mut || turn(&mut host)), Some(0));
         guest.rings[ring].jump_available(&guest.memory, 0x4000);
         guest.kick(ring);

@@ -5,7 +5,7 @@ mod rig;
 
 use passt_frame::{FrameMeta, FramePort, LinkChange, PortEvents};
 use passt_guest::{Guest, MAX_PAIRS, NetHeader, Options, bit, request};
-use rig::{Host, connected, frame};
+use rig::{Host, connected, frame, in_use};
 
 const OK: Option<u8> = Some(0);
 const ERR: Option<u8> = Some(1);
@@ -98,7 +98,7 @@ fn a_batch_holds_frames_of_one_pair_and_pairs_take_turns() {
 
 #[test]
 fn frames_for_a_pair_that_is_not_in_use_go_to_another() {
-    let (mut host, mut guest) = connected(pairs(3));
+    let (mut host, mut guest) = in_use(pairs(3));
     assert_eq!(arrives_at(&mut host, &mut guest, 200), [0], "no such pair");
     assert_eq!(arrives_at(&mut host, &mut guest, 3), [0], "never started");
     guest.set_enable(4, false);
@@ -119,9 +119,19 @@ fn frames_for_a_pair_that_is_not_in_use_go_to_another() {
 }
 
 #[test]
+fn a_pair_serves_from_its_drivers_first_kick_on() {
+    let (mut host, mut guest) = connected(pairs(2));
+    assert_eq!(arrives_at(&mut host, &mut guest, 1), [0]);
+    guest.pair = 1;
+    guest.send_frame(&frame(60, 1), NetHeader::default());
+    host.turn();
+    assert_eq!(arrives_at(&mut host, &mut guest, 1), [1]);
+}
+
+#[test]
 fn a_pair_that_goes_away_without_room_lets_its_frames_go_elsewhere() {
     for options in [pairs(2), passed_on(2)] {
-        let (mut host, mut guest) = connected(Options { rx_buffers: 1, ..options });
+        let (mut host, mut guest) = in_use(Options { rx_buffers: 1, ..options });
         if options.control {
             assert_eq!(command(&mut host, &mut guest, &[4, 0, 2, 0]), OK);
         }
@@ -144,7 +154,7 @@ fn a_pair_that_goes_away_without_room_lets_its_frames_go_elsewhere() {
 
 #[test]
 fn room_is_reported_for_the_pair_that_has_it() {
-    let (mut host, mut guest) = connected(Options { rx_buffers: 1, ..pairs(2) });
+    let (mut host, mut guest) = in_use(Options { rx_buffers: 1, ..pairs(2) });
     for queue in [0, 1] {
         host.select(queue);
         assert!(host.give(&frame(100, queue), FrameMeta::default()));
@@ -164,7 +174,7 @@ fn room_is_reported_for_the_pair_that_has_it() {
 
 #[test]
 fn the_driver_uses_one_pair_until_it_says_more() {
-    let (mut host, mut guest) = connected(passed_on(4));
+    let (mut host, mut guest) = in_use(passed_on(4));
     assert_eq!(arrives_at(&mut host, &mut guest, 3), [0], "one pair at first");
     for (pairs, arrival) in [(4, 3), (3, 0), (8, 3), (1, 0)] {
         assert_eq!(command(&mut host, &mut guest, &[4, 0, pairs, 0]), OK, "{pairs} pairs");
@@ -180,7 +190,7 @@ fn the_driver_uses_one_pair_until_it_says_more() {
 
 #[test]
 fn what_the_driver_said_survives_a_stop_of_the_control_queue() {
-    let (mut host, mut guest) = connected(passed_on(2));
+    let (mut host, mut guest) = in_use(passed_on(2));
     assert_eq!(command(&mut host, &mut guest, &[4, 0, 2, 0]), OK);
     let control = guest.control();
     let base = guest.stop_ring(control, &mut || {

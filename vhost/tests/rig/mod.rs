@@ -12,7 +12,7 @@ use passt_frame::{
     FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, LinkChange, Part, Payload,
     PortEvents, Registrar, Reserve, ToGuestLease, ToGuestList,
 };
-use passt_guest::{Guest, Options};
+use passt_guest::{Guest, NetHeader, Options};
 use passt_vhost::{Config, Device};
 use rustix::event::epoll;
 
@@ -180,6 +180,18 @@ pub fn connected(options: Options) -> (Host, Guest) {
         host.turn();
     });
     host.turn();
+    (host, guest)
+}
+
+/// A connected device and guest whose driver has sent a frame through each pair.
+pub fn in_use(options: Options) -> (Host, Guest) {
+    let (mut host, mut guest) = connected(options);
+    for pair in (0..options.pairs).rev() {
+        guest.pair = pair;
+        guest.send_frame(&frame(60, 0), NetHeader::default());
+        assert_eq!(host.take_all().len(), 1);
+        guest.reclaim();
+    }
     (host, guest)
 }
 
