@@ -2,40 +2,42 @@
 //!
 //! All it has to do then is to free their buffers. Linux also does that when it is notified of the
 //! receive ring, and before it sends the next frame, and then says by the event index that there is
-//! nothing left to tell. So the notification waits a little: it is due (virtio 1.2, section 2.7.7.2), but
-//! nothing says how soon, and network cards have such a delay, too. An exchange of one frame each way
-//! then interrupts the guest once and not twice.
+//! nothing left to tell. So in bulk, where the next notification of the receive ring is never far, that of the
+//! transmit ring waits for it: it is due (virtio 1.2, section 2.7.7.2), but nothing says how soon, and network
+//! cards have such a delay, too. A guest is then interrupted a fraction as often.
+//!
+//! Nothing waits in an exchange of a few frames. It would be interrupted once and not twice for each question and
+//! answer, but what it waits for then is one interrupt alone, and a guest may go to sleep at the very moment at which
+//! that comes and hear of it only with the next: User-Mode Linux does so in one exchange of ten, whose answer then
+//! took as long as the delay.
 //!
 //! What could wait for the notification are senders that may not queue more: a socket with a small
-//! buffer. That is why a burst is told of at once, and why the delay is short until the driver was
-//! notified of the receive ring.
+//! buffer. That is why nothing waits unless the driver was notified of the receive ring just now.
 
 use std::time::Duration;
 
-/// Longest delay. Below what a timer of a guest can notice, and above the time that an answer takes
-/// which was sent by the next machine.
-const DELAY: Duration = Duration::from_micros(100);
+/// Longest delay, from the first frame that the driver was not told of. Drivers that free transmit buffers when they
+/// are notified of the receive ring have done it well before; others have it done within the usual delay of
+/// a network card.
+const DELAY: Duration = Duration::from_millis(1);
 
-/// The same once the driver was notified of the receive ring: drivers that free transmit buffers then
-/// have done it well before, and others have it done within the usual delay of a network card.
-const DELAY_WOKEN: Duration = Duration::from_millis(1);
-
-/// Frames of which the driver is told at once: a tenth of what Linux lets a socket of datagrams have in
-/// the ring with its default buffer.
-const BURST: u16 = 8;
-
-/// A notification that waits.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    since: Duration,
-    /// The driver was notified of the receive ring meanwhile.
-    woken: bool,
-}
+/// Bytes of either ring, given back and not told of, from which on it is bulk: more than an exchange has.
+const BULK_BYTES: u64 = 16 * 1024;
 
 /// Decides for one transmit ring.
 #[derive(Debug, Default)]
 pub(crate) struct Moderation {
-    held: Option<Held>,
+    /// When the driver should have been told.
+    held: Option<Duration>,
+}
+
+/// Bytes of frames whose buffers were given back to the driver, and that it was not told of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untold {
+    /// Those of the transmit ring.
+    pub(crate) transmitted: u64,
+    /// Those of the receive ring, of which the driver is notified just now; `None` if it is not notified.
+    pub(crate) received: Option<u64>,
 }
 
 impl Moderation {
@@ -44,18 +46,18 @@ impl Moderation {
         self.held = None;
     }
 
-    /// Until when the notification of `frames` frames, which the driver wants, may wait; `None` if it may
-    /// not. `woken` says that the driver was notified of the receive ring just now.
-    pub(crate) fn hold(&mut self, now: Duration, frames: u16, woken: bool) -> Option<Duration> {
-        let held = self.held.get_or_insert(Held { since: now, woken: false });
-        held.woken |= woken;
-        let delay = if held.woken { DELAY_WOKEN } else { DELAY };
-        let until = held.since + delay;
-        let waits = now < until && (held.woken || frames < BURST);
-        if !waits {
-            self.held = None;
+    /// Until when the notification of the transmit ring, which the driver wants, may wait; `None` if it may not.
+    pub(crate) fn hold(&mut self, now: Duration, untold: Untold) -> Option<Duration> {
+        let bulk = untold.received.is_some_and(|bytes| bytes.max(untold.transmitted) >= BULK_BYTES);
+        if self.held.is_none() && !bulk {
+            return None;
         }
-        waits.then_some(until)
+        let until = *self.held.get_or_insert(now) + DELAY;
+        if now >= until {
+            self.held = None;
+            return None;
+        }
+        Some(until)
     }
 }
 
@@ -65,32 +67,35 @@ mod tests {
 
     const START: Duration = Duration::from_secs(5);
 
-    #[test]
-    fn a_few_frames_wait_for_a_short_time() {
-        let mut moderation = Moderation::default();
-        let until = START + DELAY;
-        assert_eq!(moderation.hold(START, 1, false), Some(until));
-        assert_eq!(moderation.hold(START + DELAY / 2, 2, false), Some(until), "since the first");
-        assert_eq!(moderation.hold(until, 2, false), None);
-        assert_eq!(moderation.hold(until, 1, false), Some(until + DELAY), "starts anew");
+    const BULK: u64 = BULK_BYTES;
+
+    fn untold(transmitted: u64, received: impl Into<Option<u64>>) -> Untold {
+        Untold { transmitted, received: received.into() }
     }
 
     #[test]
-    fn a_burst_does_not_wait_unless_the_driver_was_woken() {
+    fn an_exchange_does_not_wait() {
         let mut moderation = Moderation::default();
-        assert_eq!(moderation.hold(START, BURST, false), None);
-        let until = START + DELAY_WOKEN;
-        assert_eq!(moderation.hold(START, BURST, true), Some(until));
-        assert_eq!(moderation.hold(until - DELAY, 100, true), Some(until), "not prolonged");
-        assert_eq!(moderation.hold(until, 100, true), None);
+        for few in [untold(1, None), untold(1, 1), untold(BULK - 1, BULK - 1)] {
+            assert_eq!(moderation.hold(START, few), None, "{few:?}");
+        }
     }
 
     #[test]
-    fn a_driver_that_is_woken_later_gets_the_longer_time() {
+    fn bulk_waits_where_the_driver_was_woken_and_not_for_long() {
         let mut moderation = Moderation::default();
-        moderation.hold(START, 1, false);
-        assert_eq!(moderation.hold(START + DELAY, 1, true), Some(START + DELAY_WOKEN));
-        moderation.clear();
-        assert_eq!(moderation.hold(START, 1, false), Some(START + DELAY));
+        assert_eq!(moderation.hold(START, untold(BULK, None)), None, "nothing else tells it");
+        for bulk in [untold(1, BULK), untold(BULK, 1)] {
+            let until = START + DELAY;
+            assert_eq!(moderation.hold(START, bulk), Some(until), "{bulk:?}");
+            assert_eq!(
+                moderation.hold(until - DELAY / 10, untold(1, None)),
+                Some(until),
+                "not prolonged"
+            );
+            assert_eq!(moderation.hold(until, bulk), None);
+            assert_eq!(moderation.hold(until, bulk), Some(until + DELAY), "starts anew");
+            moderation.clear();
+        }
     }
 }

@@ -23,8 +23,7 @@ use std::time::Duration;
 use passt_frame::{Caps, FrameDone, FromGuest, FromGuestBatch, Stopped, ToGuest, ToGuestList};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::moderation::Moderation;
-use crate::ring::Ring;
+use crate::moderation::{Moderation, Untold};
 use crate::rx::RxHalf;
 use crate::tx::TxHalf;
 use crate::vring::Vring;
@@ -79,6 +78,7 @@ impl QueuePair {
         let (mut rx, mut tx) = (self.rx.borrow_mut(), self.tx.borrow_mut());
         tx.vring.publish();
         rx.vring.publish();
+        let received = rx.take_untold_bytes();
         let woken = rx.vring.wants_call();
         if woken {
             rx.vring.notify();
@@ -86,14 +86,16 @@ impl QueuePair {
         let mut moderation = self.moderation.borrow_mut();
         let mut again = None;
         if tx.vring.wants_call() {
-            let frames = tx.vring.ring.as_ref().map_or(0, Ring::untold);
-            again = now.and_then(|now| moderation.hold(now, frames, woken));
+            let (transmitted, received) = (tx.untold_bytes(), woken.then_some(received));
+            let untold = Untold { transmitted, received };
+            again = now.and_then(|now| moderation.hold(now, untold));
             if again.is_none() {
                 tx.vring.notify();
             }
         }
         if again.is_none() {
             moderation.clear();
+            tx.tell_bytes();
         }
         let broken = rx.vring.fault.is_some() || tx.vring.fault.is_some();
         Flushed { again, unannounced: tx.take_unannounced() || broken }

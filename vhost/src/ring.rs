@@ -217,11 +217,6 @@ impl Ring {
         }
     }
 
-    /// Used elements that are visible and that nothing was said about.
-    pub(crate) fn untold(&self) -> u16 {
-        self.at.untold()
-    }
-
     /// Whether the driver wants to be notified of them (virtio 1.2, section 2.7.7.2). If not, nothing needs
     /// to be said of them any more.
     pub(crate) fn wants_call(&mut self) -> bool {

@@ -112,6 +112,8 @@ pub(crate) struct RxHalf {
     dry: bool,
     /// Named counts.
     pub(crate) counters: RxCounters,
+    /// Bytes of frames since the last [`take_untold_bytes`](Self::take_untold_bytes).
+    untold_bytes: u64,
     /// Buffers popped earlier and not needed, oldest first.
     spare: VecDeque<u16>,
     /// How many of the spare buffers are reserved now.
@@ -176,6 +178,7 @@ impl RxHalf {
             seen: 0,
             dry: false,
             counters: RxCounters::default(),
+            untold_bytes: 0,
             spare: VecDeque::new(),
             spare_reserved: 0,
             prepared: false,
@@ -209,6 +212,11 @@ impl RxHalf {
         self.pieces.reserve_exact(MAX_TO_GUEST_IOVECS + HEADER_BYTES);
         self.lent.reserve_exact(MAX_TO_GUEST_IOVECS);
         self.prepared = true;
+    }
+
+    /// Bytes of frames that the driver is about to be told of, if it wants to be.
+    pub(crate) fn take_untold_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.untold_bytes)
     }
 
     /// Whether a reservation was short, and no room was reported since.
@@ -499,6 +507,7 @@ unsafe impl ToGuest for RxHalf {
                 used = Self::finish_frame(&mut ring, buffers, header, len, done);
                 last_used = buffer + used;
                 self.counters.frames += 1;
+                self.untold_bytes += u64::from(len);
             }
             for unneeded in &mut self.buffers[range.start + used..range.end] {
                 unneeded.bytes = 0;

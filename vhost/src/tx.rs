@@ -62,6 +62,8 @@ pub(crate) struct TxHalf {
     pub(crate) counters: TxCounters,
     /// Chains were left in the ring.
     unannounced: bool,
+    /// Bytes of frames that were taken since the driver was told last.
+    untold_bytes: u64,
     /// What follows has the room that it needs.
     prepared: bool,
     /// Heads of taken chains, in order.
@@ -108,6 +110,7 @@ impl TxHalf {
             vring,
             counters: TxCounters::default(),
             unannounced: false,
+            untold_bytes: 0,
             prepared: false,
             taken: Vec::new(),
             pieces: Vec::new(),
@@ -156,6 +159,16 @@ impl TxHalf {
     /// Whether [`take_unannounced`](Self::take_unannounced) will say so.
     pub(crate) fn is_unannounced(&self) -> bool {
         self.unannounced
+    }
+
+    /// Bytes of frames that were taken since the driver was told last.
+    pub(crate) fn untold_bytes(&self) -> u64 {
+        self.untold_bytes
+    }
+
+    /// The driver was told, or does not want to be.
+    pub(crate) fn tell_bytes(&mut self) {
+        self.untold_bytes = 0;
     }
 
     fn has_pending(&self) -> bool {
@@ -225,6 +238,7 @@ impl TxHalf {
             return Ok(Popped::Full);
         }
         counters.frames += 1;
+        self.untold_bytes += len;
         done
     }
 }
