@@ -7,23 +7,35 @@
 //! * A [`Source`] is whatever else has a descriptor: signals, news of neighbours, the end of a command.
 //!
 //! # Who calls whom
-//! Calls run one way; `tests/tidy` fails where they turn back.
+//! Calls run one way, from above to below; `tests/tidy` fails where they turn back.
 //!
 //! ```text
-//!   worker ---- link (clients), sources (neighbours, signals, ...)
-//!      |
-//!   Engine: a turn
-//!      |
-//!   ingress (frames)   listen (ports)
-//!      |      \          |
-//!   responders \      bypass
-//!      |        tcp, datagrams
-//!      |             |
-//!   core: flows, listeners, net, outbox
+//!   worker, wait, stats          the loop; link: who is let in; source: neighbours, signals, ...
+//!     |
+//!   Engine                       a turn: who is called for what
+//!     |
+//!   ingress        listen        frames of the guest | connections and datagrams on forwarded ports
+//!     |     \      /    \
+//!     |      \    /    bypass    what never meets the link, from socket to socket
+//!     |       \  /       |
+//!   responders tcp, datagrams    what meets the link
+//!     |          |
+//!   core                         flows, listeners, net, outbox
 //! ```
 //!
-//! The functions of a room take the core or the parts of it that they use, and where there are some the room's
-//! own parts; what only a room knows stands in its `mod.rs`.
+//! Functions take the core, or the parts of it that they use. What only one of the folders knows stands in its
+//! `mod.rs`: [`Datagrams`], [`BypassParts`], [`Scans`].
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `core` | the parts that all protocols share, as one value; what does not change after start |
+//! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `crossing` | which flows would look alike to somebody, and how they are told apart |
+//! | `net` | addresses, mappings, rules and what was learned |
+//! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
+//! | `outbox` | small frames to the guest |
+//! | `datagram_socket` | the one way to open the socket of a datagram flow |
+//! | `token` | what an epoll event is about |
 //!
 //! # A turn
 //! Events of sockets only put flows on the ready list; frames from the guest are processed in
@@ -94,7 +106,7 @@ use listen::Scans;
 use net::Net;
 use state::FlowKind;
 
-/// Flows, addressing and listening sockets of one worker.
+/// What a turn is made of: the core, and what only some of the protocols need.
 pub struct Engine {
     core: Core,
     datagrams: Datagrams,
