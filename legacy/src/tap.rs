@@ -269,9 +269,9 @@ impl FramePort for Tap {
     fn flush(&mut self) {}
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        visit("frames from the namespace with a nonsensical header", self.incoming.nonsense);
-        visit("frames that the namespace had no room for", self.outgoing.refused);
-        visit("frames that could not be written", self.outgoing.failed);
+        visit("tap.from_guest.bad_header", self.incoming.nonsense);
+        visit("tap.to_guest.no_room", self.outgoing.refused);
+        visit("tap.to_guest.not_written", self.outgoing.failed);
     }
 }
 
