@@ -62,7 +62,7 @@ pub(crate) struct TxHalf {
     pub(crate) counters: TxCounters,
     /// Chains were left in the ring.
     unannounced: bool,
-    /// What follows has the room that it needs.
+    /// The lists below have their memory, for a ring of this size.
     prepared: bool,
     /// Heads of taken chains, in order.
     taken: Vec<u16>,

@@ -73,7 +73,7 @@ pub(super) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
 
 /// Moves what waits for the guest, for one turn.
 pub(super) fn serve(core: &mut Core, batch: &mut Batch, out: &mut dyn ToGuest, id: FlowId) {
-    errors::relay(core, out, id);
+    errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
         Some(FlowKind::Udp(_)) => to_guest::serve(core, batch, out, id),
         Some(FlowKind::Ping(_)) => echo::serve(core, out, id),

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use passt_frame::Errno;
-
 use rustix::event::epoll::EventFlags;
 
 use super::{Datagrams, UDP_TIMEOUT};

@@ -191,7 +191,7 @@ impl Way<'_> {
             return Some((frames, then));
         }
         if flags != 0 {
-            let _ = datagram::drop_one(self.fd);
+            drop_head(self.fd);
         }
         let size = burst.segment.map_or(size, u32::from).max(1);
         Some((received.div_ceil(size).max(1) as usize, Served::More))

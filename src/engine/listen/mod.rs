@@ -42,8 +42,8 @@ pub(super) fn serve(
 ) {
     let Some(listener) = core.listeners.get(id) else { return };
     let served = match listener.proto {
-        Proto::Tcp => accept::some(core, bypass, out, id),
-        _ => receive::some(core, bypass, batch, out, id),
+        Proto::Tcp => accept::serve(core, bypass, out, id),
+        _ => receive::serve(core, bypass, batch, out, id),
     };
     core.listeners.served(id, served == Served::NoRoom);
 }

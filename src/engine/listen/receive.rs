@@ -18,7 +18,7 @@ use crate::sys::datagram::{self, Waiting};
 use crate::wire::DropReason;
 
 /// Takes what waits, for one turn.
-pub(super) fn some(
+pub(super) fn serve(
     core: &mut Core,
     mut bypass: Option<&mut BypassParts>,
     batch: &mut Batch,
