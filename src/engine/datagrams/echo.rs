@@ -118,7 +118,7 @@ fn room_for<'a>(
         return Err(drop_one(DropReason::TooLarge));
     }
     let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-    let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+    let request = Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
     match ToGuestLease::reserve(out, &mut outbox.list, request) {
         Reservation::All(lease) | Reservation::Some(lease) => Ok(lease),
         Reservation::None => Err(Served::NoRoom),

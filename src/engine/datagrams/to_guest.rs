@@ -168,7 +168,7 @@ impl Way<'_> {
         let left = burst.len - done;
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
-        let request = Reserve { header_len, segment: size, bytes: left, payload };
+        let request = Reserve { header_len, payload_len: size, bytes: left, payload };
         let list = &mut self.outbox.list;
         let (mut lease, then) = match ToGuestLease::reserve(&mut *self.out, list, request) {
             Reservation::All(lease) => (lease, Served::More),
@@ -227,7 +227,7 @@ impl Way<'_> {
         let list = &mut self.outbox.list;
         // Larger than what the guest can ever take is not larger than what waits.
         for payload in [Payload::Datagrams, Payload::Stream] {
-            let request = Reserve { header_len, segment: SMALL_DATAGRAM_BYTES, bytes, payload };
+            let request = Reserve { header_len, payload_len: SMALL_DATAGRAM_BYTES, bytes, payload };
             match ToGuestLease::reserve(&mut *self.out, list, request) {
                 Reservation::All(lease) | Reservation::Some(lease) => return lease.frames(),
                 Reservation::None => return 0,
@@ -291,7 +291,8 @@ impl Way<'_> {
             return drop(&mut self.outbox.drops, DropReason::TooLarge);
         }
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+        let request =
+            Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
         let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
