@@ -28,10 +28,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
+use super::bound_ports::{BoundPorts, PortTables};
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
 use super::seccomp::Filter;
-use super::services::{PortTables, Services};
 use super::sock_diag::{self, SockDiag};
 use super::socket::{self, Transport, last_errno};
 use crate::limits::NAMESPACE_STOCK as STOCK;
@@ -94,7 +94,7 @@ pub trait SocketMaker {
     ///
     /// # Errors
     /// What socket(2) reports, or open(2) where a policy refuses that socket.
-    fn services(&mut self) -> Result<Services, Errno>;
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno>;
 }
 
 /// Makes sockets where the program is.
@@ -108,10 +108,10 @@ impl SocketMaker for OwnNamespace {
 
     fn keep_at_most(&mut self, _none_wait: usize) {}
 
-    fn services(&mut self) -> Result<Services, Errno> {
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
         match sock_diag::socket() {
-            Ok(socket) => Ok(Services::Asked(SockDiag::new(socket))),
-            Err(errno) if is_refusal(errno) => PortTables::open().map(Services::Read),
+            Ok(socket) => Ok(BoundPorts::Asked(SockDiag::new(socket))),
+            Err(errno) if is_refusal(errno) => PortTables::open().map(BoundPorts::Read),
             Err(errno) => Err(errno),
         }
     }
@@ -222,7 +222,7 @@ impl NamespaceSockets {
     }
 
     /// Has what listens read from tables that were opened in the namespace.
-    pub(crate) fn read_services(&mut self, tables: PortTables) {
+    pub(crate) fn read_ports(&mut self, tables: PortTables) {
         self.tables = Some(tables);
     }
 
@@ -260,11 +260,11 @@ impl SocketMaker for NamespaceSockets {
         self.batch = sockets.clamp(1, STOCK) as u8;
     }
 
-    fn services(&mut self) -> Result<Services, Errno> {
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
         match self.tables.take() {
-            Some(tables) => Ok(Services::Read(tables)),
+            Some(tables) => Ok(BoundPorts::Read(tables)),
             None => {
-                self.make(SocketKind::Diag).map(|socket| Services::Asked(SockDiag::new(socket)))
+                self.make(SocketKind::Diag).map(|socket| BoundPorts::Asked(SockDiag::new(socket)))
             }
         }
     }
@@ -280,8 +280,8 @@ impl SocketMaker for Rc<RefCell<NamespaceSockets>> {
         self.borrow_mut().make(kind)
     }
 
-    fn services(&mut self) -> Result<Services, Errno> {
-        self.borrow_mut().services()
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
+        self.borrow_mut().bound_ports()
     }
 }
 
