@@ -94,7 +94,7 @@ use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::STARVED_PER_TURN;
 use crate::responder::dhcpv6::Duid;
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
@@ -114,7 +114,7 @@ pub struct Engine {
     scans: Scans,
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
-    batch: Batch,
+    buffer: CopyBuffer,
     /// Flows that have waited for room when the link last reported some, and were not served since.
     unfed: usize,
     /// When the next acknowledgement has waited for long enough.
@@ -149,7 +149,7 @@ impl Engine {
             bypass: None,
             scans: Scans::default(),
             duid,
-            batch: Batch::default(),
+            buffer: CopyBuffer::default(),
             unfed: 0,
             ack_at: None,
             bulk: false,
@@ -272,10 +272,10 @@ impl Engine {
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
-        let Self { core, bypass, batch, .. } = self;
+        let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
-            listen::serve(core, bypass.as_deref_mut(), batch, out, id);
+            listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
         }
         core.flows.due_acks(core.now);
         let before = core.flows.table.len();
@@ -322,16 +322,16 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, bypass, batch, .. } = self;
+        let Self { core, bypass, buffer, .. } = self;
         let Some(flow) = core.flows.table.get(id) else { return };
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, batch, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, buffer, out, id),
             (FlowKind::Splice(_), Some(parts)) => {
-                self.bulk |= splice::drive(core, parts, batch, id);
+                self.bulk |= splice::drive(core, parts, buffer, id);
             }
-            (FlowKind::Relay(_), _) => relay::serve(core, batch, id),
+            (FlowKind::Relay(_), _) => relay::serve(core, buffer, id),
             (FlowKind::Splice(_), None) => {}
         }
     }

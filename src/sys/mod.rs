@@ -3,9 +3,9 @@
 //!
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
-pub(crate) mod batch;
 pub(crate) mod bound_ports;
 pub(crate) mod capability;
+pub(crate) mod copy_buffer;
 pub(crate) mod datagram;
 pub(crate) mod errno;
 pub(crate) mod events;

@@ -130,7 +130,7 @@ pub struct NamespaceSockets {
     tables: Option<PortTables>,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
     /// How many are fetched together.
-    batch: u8,
+    at_once: u8,
 }
 
 /// The process, and the channel to it; `None` when it was told to end.
@@ -193,8 +193,8 @@ impl NamespaceSockets {
     /// What socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
     pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
         let helper = Helper::start(namespace, filter)?;
-        let (stock, batch) = (Default::default(), STOCK as u8);
-        Ok(Self { helper, tables: None, stock, batch })
+        let (stock, at_once) = (Default::default(), STOCK as u8);
+        Ok(Self { helper, tables: None, stock, at_once })
     }
 
     /// Tells the helper to end. Until [`restart`](Self::restart) no socket can be made.
@@ -251,13 +251,13 @@ impl SocketMaker for NamespaceSockets {
             }
         };
         if self.stock[shelf].is_empty() {
-            self.stock[shelf] = self.request(kind, self.batch)?;
+            self.stock[shelf] = self.request(kind, self.at_once)?;
         }
         self.stock[shelf].pop().ok_or(Errno::PIPE)
     }
 
     fn keep_at_most(&mut self, sockets: usize) {
-        self.batch = sockets.clamp(1, STOCK) as u8;
+        self.at_once = sockets.clamp(1, STOCK) as u8;
     }
 
     fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
