@@ -1,5 +1,5 @@
-//! The device as the front-end's messages see it: features, memory, queue pairs and control queue. Each method is what
-//! one vhost-user request asks for, checked; a [`Violation`] ends the connection.
+//! The device as the front-end's messages see it: features, memory, queue pairs and control queue. Each
+//! method is what one vhost-user request asks for, checked; a [`Violation`] ends the connection.
 //!
 //! A ring runs from SET_VRING_KICK (with addresses known) to GET_VRING_BASE, and moves frames while it
 //! is also enabled. The enable flag is kept before features are known and before the ring exists:

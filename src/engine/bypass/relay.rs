@@ -9,7 +9,7 @@ use passt_frame::Errno;
 
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{Opening, Strangers, connected};
+use crate::engine::datagram_socket::{SocketSpec, Strangers, connected};
 use crate::engine::datagrams;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
@@ -72,7 +72,7 @@ fn socket_between(
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
     let socket = socket_on(Some(bypass), pif, transport, peer)?;
-    connected(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
+    connected(socket, &SocketSpec { transport, to, peer, or_any_port, for_link: false })
 }
 
 /// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.

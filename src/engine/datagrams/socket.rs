@@ -9,7 +9,7 @@ use rustix::event::epoll::EventFlags;
 
 use super::{Datagrams, UDP_TIMEOUT};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{Opening, connected};
+use crate::engine::datagram_socket::{SocketSpec, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::flow::fwd::{Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
@@ -111,8 +111,8 @@ fn open_outbound(
         DropReason::SocketFailed
     })?;
     let peer = destination;
-    let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
-    let (socket, port) = connected(socket, &opening).map_err(|errno| {
+    let spec = SocketSpec { transport, to, peer, or_any_port: true, for_link: true };
+    let (socket, port) = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         DropReason::SocketFailed
     })?;
@@ -163,8 +163,8 @@ fn inbound_socket(
     };
     let transport = Transport::Udp;
     let socket = socket::create(transport, local.ip())?;
-    let opening = Opening { transport, to, peer, or_any_port: false, for_link: true };
-    connected(socket, &opening).map(|(socket, _)| socket)
+    let spec = SocketSpec { transport, to, peer, or_any_port: false, for_link: true };
+    connected(socket, &spec).map(|(socket, _)| socket)
 }
 
 /// Adds a flow and starts its timeout.
