@@ -433,27 +433,6 @@ fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
     matches!(state, Some(FlowKind::Tcp(tcp)) if tcp.half_open)
 }
 
-impl FlowState {
-    /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
-    fn is(&self, protocol: L4Protocol) -> bool {
-        match self.kind {
-            FlowKind::Tcp(_) | FlowKind::Splice(_) => protocol == L4Protocol::Tcp,
-            FlowKind::Udp(_) | FlowKind::Relay(_) => protocol == L4Protocol::Udp,
-            FlowKind::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
-        }
-    }
-
-    /// The L4 protocol of the flow.
-    pub(crate) fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
-        match self.kind {
-            FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
-            FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,
-            FlowKind::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
-            FlowKind::Ping(_) => L4Protocol::Icmpv6,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

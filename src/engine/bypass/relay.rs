@@ -35,7 +35,7 @@ pub(in crate::engine) fn open(
     core.check_datagram_room(initiating.pif, 2)?;
     let mut sides = [initiating, target_side(to, &side)];
     let mut source = side.source;
-    if core.flows.conversation(&sides[1]).is_some() {
+    if core.flows.find_alike(&sides[1]).is_some() {
         // Another peer has the same port.
         source.set_port(0);
     }

@@ -90,7 +90,7 @@ fn open_outbound(
     let mut host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let mut source = target.source;
-    if transport == Transport::Udp && core.flows.conversation(&host).is_some() {
+    if transport == Transport::Udp && core.flows.find_alike(&host).is_some() {
         // To the kernel, both would be one.
         source.set_port(0);
     }
