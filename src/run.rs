@@ -245,7 +245,7 @@ fn namespace_sockets(
         log::warn!(
             "Cannot ask the kernel what listens: {why}: /proc/net is read, which takes longer"
         );
-        sockets.read_services(namespace.port_tables()?);
+        sockets.read_ports(namespace.port_tables()?);
     }
     Ok(Rc::new(RefCell::new(sockets)))
 }

@@ -170,7 +170,7 @@ mod tests {
         let mut list = ToGuestList::new();
         let request = Reserve {
             header_len: frame.len() as u32,
-            segment: 0,
+            payload_len: 0,
             bytes: 0,
             payload: Payload::Datagrams,
         };
@@ -217,7 +217,7 @@ mod tests {
         let (mut outgoing, _theirs) = connected();
         let mut list = ToGuestList::new();
         let request =
-            Reserve { header_len: 54, segment: 100, bytes: 300, payload: Payload::Datagrams };
+            Reserve { header_len: 54, payload_len: 100, bytes: 300, payload: Payload::Datagrams };
         let mut lease = ToGuestLease::reserve(&mut outgoing, &mut list, request).lease().unwrap();
         let mut expected = Vec::new();
         let mut done = Vec::new();

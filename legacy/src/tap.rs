@@ -83,7 +83,8 @@ struct Incoming {
     /// Frames may wait that no event will report in this turn.
     more: bool,
     expected: Expected,
-    nonsense: u64,
+    /// Frames with a header that makes no sense, or was not agreed on.
+    bad_headers: u64,
 }
 
 /// Frames to the namespace.
@@ -93,8 +94,10 @@ struct Outgoing {
     arena: Arena,
     /// Frames of the reservation, in order.
     slots: Vec<usize>,
-    refused: u64,
-    failed: u64,
+    /// Frames that the namespace had no room for.
+    no_room: u64,
+    /// Frames that could not be written for another reason.
+    not_written: u64,
 }
 
 /// The tap device as a link.
@@ -120,15 +123,15 @@ impl Tap {
                 first: None,
                 more: true,
                 expected: Expected::default(),
-                nonsense: 0,
+                bad_headers: 0,
             },
             outgoing: Outgoing {
                 device: writer,
                 offloads,
                 arena: Arena::new(ARENA_BYTES),
                 slots: Vec::with_capacity(MAX_FRAMES),
-                refused: 0,
-                failed: 0,
+                no_room: 0,
+                not_written: 0,
             },
         })
     }
@@ -152,7 +155,7 @@ impl Incoming {
                 self.used = (self.used + read).next_multiple_of(ALIGN);
                 return Ok(Some(slot));
             }
-            self.nonsense += 1;
+            self.bad_headers += 1;
         }
         Ok(None)
     }
@@ -189,7 +192,7 @@ unsafe impl FromGuest for Incoming {
                 Some(meta) => {
                     batch.add_frame(&[self.arena.lend(slot.at..slot.at + slot.len)], meta);
                 }
-                None => self.nonsense += 1,
+                None => self.bad_headers += 1,
             }
         }
     }
@@ -231,9 +234,9 @@ unsafe impl ToGuest for Outgoing {
             match self.arena.drain_to(self.device.as_fd(), start..at + len) {
                 Ok(_) => {}
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOSPC | Errno::IO) => {
-                    self.refused += 1;
+                    self.no_room += 1;
                 }
-                Err(_) => self.failed += 1,
+                Err(_) => self.not_written += 1,
             }
         }
         self.slots.clear();
@@ -269,9 +272,9 @@ impl FramePort for Tap {
     fn flush(&mut self) {}
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        visit("frames from the namespace with a nonsensical header", self.incoming.nonsense);
-        visit("frames that the namespace had no room for", self.outgoing.refused);
-        visit("frames that could not be written", self.outgoing.failed);
+        visit("tap.from_guest.bad_header", self.incoming.bad_headers);
+        visit("tap.to_guest.no_room", self.outgoing.no_room);
+        visit("tap.to_guest.not_written", self.outgoing.not_written);
     }
 }
 
@@ -365,7 +368,7 @@ mod tests {
         assert_eq!(taken(&mut tap), []);
         let mut nonsense = 0;
         tap.counters(&mut |name, count| {
-            if name.contains("nonsensical") {
+            if name == "tap.from_guest.bad_header" {
                 nonsense = count;
             }
         });
@@ -376,8 +379,12 @@ mod tests {
         let (mut tap, namespace) = link(offloads);
         let mut list = ToGuestList::new();
         let (_, out) = tap.halves();
-        let request =
-            Reserve { header_len: 54, segment: 40_000, bytes: 40_000, payload: Payload::Datagrams };
+        let request = Reserve {
+            header_len: 54,
+            payload_len: 40_000,
+            bytes: 40_000,
+            payload: Payload::Datagrams,
+        };
         let mut lease = ToGuestLease::reserve(out, &mut list, request).lease().unwrap();
         lease.put_header(0, &[1; 54]);
         assert_eq!(lease.put_payload(0, &[2; 40_000]), 40_000);

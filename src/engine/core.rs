@@ -43,17 +43,12 @@ impl Settings {
     }
 }
 
-/// Queues of a guest that are told apart; a link has no more.
-const MAX_QUEUES: u8 = 32;
-
 /// The parts that protocols share.
 pub(super) struct Core {
     /// When this turn began.
     pub(crate) now: Timestamp,
     /// The guest's queue from which the frames come that are looked at.
     pub(crate) queue: u8,
-    /// A bit for each queue of the guest's from which frames have come, and for the first.
-    pub(crate) queues: u32,
     pub(crate) flows: Flows,
     pub(crate) listeners: Listeners,
     pub(crate) net: Net,
@@ -73,7 +68,6 @@ impl Core {
         Self {
             now,
             queue: 0,
-            queues: 1,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
             listeners: Listeners::new(epoll),
             net,
@@ -82,17 +76,9 @@ impl Core {
         }
     }
 
-    /// Frames of one of the guest's queues are looked at from now on.
-    pub(crate) fn select_queue(&mut self, queue: u8) {
-        self.queue = queue % MAX_QUEUES;
-        self.queues |= 1 << self.queue;
-    }
-
     /// The guest has sent a frame of a flow: what goes to it for this flow goes to the same queue.
     pub(crate) fn note_queue(&mut self, id: FlowId) {
-        if let Some(flow) = self.flows.table.get_mut(id) {
-            flow.state.queue = self.queue;
-        }
+        self.flows.note_queue(id, self.queue);
     }
 
     /// Whether another flow may open a socket.

@@ -9,7 +9,7 @@
 //! * Link-local peers of two links may have the same address. Who comes second is refused.
 //! * Flows look alike to the kernel where the guest has several addresses, or several stand for one host.
 //!   There, too, the first keeps its port and the kernel chooses those of the others, which nobody else may
-//!   bind to; see [`Flows::conversation`].
+//!   bind to; see [`Flows::find_alike`].
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -47,7 +47,7 @@ impl Flows {
     }
 
     /// The UDP flow with a socket that the kernel cannot tell from one with the addresses of `side`.
-    pub(crate) fn conversation(&self, side: &Side) -> Option<FlowId> {
+    pub(crate) fn find_alike(&self, side: &Side) -> Option<FlowId> {
         self.find_by(L4Protocol::Udp, side, |other| is_alike(side, other))
     }
 
@@ -60,7 +60,7 @@ impl Flows {
         side: &Side,
         peer: SocketAddr,
     ) -> Result<Option<FlowId>, DropReason> {
-        match self.conversation(side) {
+        match self.find_alike(side) {
             Some(id) if !is_with(self, id, peer) => Err(DropReason::AmbiguousPeer),
             found => Ok(found),
         }

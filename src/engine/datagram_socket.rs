@@ -36,7 +36,7 @@ use crate::time::Timestamp;
 const STRANGERS_FOR: Duration = Duration::from_secs(1);
 
 /// What a new socket is to be.
-pub(super) struct Opening<'a> {
+pub(super) struct SocketSpec<'a> {
     pub(crate) transport: Transport,
     /// What to bind to.
     pub(crate) to: BindTo<'a>,
@@ -53,8 +53,8 @@ pub(super) struct Opening<'a> {
 ///
 /// # Errors
 /// What setsockopt(2), bind(2), connect(2) and getsockname(2) report.
-pub(super) fn connected(socket: OwnedFd, opening: &Opening<'_>) -> Result<(OwnedFd, u16), Errno> {
-    let Opening { transport, to, peer, or_any_port, for_link } = *opening;
+pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(OwnedFd, u16), Errno> {
+    let SocketSpec { transport, to, peer, or_any_port, for_link } = *spec;
     let mut port = to.address.port();
     let fd = socket.as_fd();
     if for_link {

@@ -78,6 +78,8 @@ pub(crate) struct Flows {
     ready: VecDeque<FlowId>,
     /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
     starved: VecDeque<FlowId>,
+    /// A bit for each of the guest's queues that such flows wait for.
+    starved_queues: u32,
     /// Flows whose acknowledgement waits, and until when, in that order.
     acks: VecDeque<(Timestamp, FlowId)>,
     /// TCP flows whose handshake has not finished, oldest first; may hold ids that are gone.
@@ -108,6 +110,7 @@ impl Flows {
             timers: TimerWheel::new(MAX_FLOWS + OWN_TIMERS as usize, now),
             ready: VecDeque::with_capacity(MAX_FLOWS),
             starved: VecDeque::with_capacity(MAX_FLOWS),
+            starved_queues: 0,
             acks: VecDeque::with_capacity(MAX_FLOWS),
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
@@ -303,9 +306,19 @@ impl Flows {
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.state.starved, true)
         {
+            self.starved_queues |= queue_bit(flow.state.queue);
             let table = &self.table;
             make_room(&mut self.starved, |id| table.get(id).is_some_and(|flow| flow.state.starved));
             append(&mut self.starved, id);
+        }
+    }
+
+    /// The guest has sent a frame of a flow on its queue `queue`: what goes to it for this flow goes there, too.
+    pub(crate) fn note_queue(&mut self, id: FlowId, queue: u8) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.state.queue = queue;
+        if flow.state.starved {
+            self.starved_queues |= queue_bit(queue);
         }
     }
 
@@ -318,12 +331,18 @@ impl Flows {
                 return Some((id, flow.state.queue));
             }
         }
+        self.starved_queues = 0;
         None
     }
 
     /// Whether flows wait for room in the guest's buffers.
     pub(crate) fn has_starved(&self) -> bool {
         !self.starved.is_empty()
+    }
+
+    /// The queues of all flows that wait for room, and perhaps of some that did; a bit for each.
+    pub(crate) fn starved_queues(&self) -> u32 {
+        self.starved_queues
     }
 
     /// How many flows wait for room, and some that have ended.
@@ -428,30 +447,14 @@ fn started_by(initiator: Pif) -> usize {
     usize::from(initiator == Pif::Host)
 }
 
+/// The bit of one of the guest's queues; links have far fewer than there are bits.
+pub(crate) fn queue_bit(queue: u8) -> u32 {
+    1 << (queue % 32)
+}
+
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
     let state = table.get(id).map(|flow| &flow.state.kind);
     matches!(state, Some(FlowKind::Tcp(tcp)) if tcp.half_open)
-}
-
-impl FlowState {
-    /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
-    fn is(&self, protocol: L4Protocol) -> bool {
-        match self.kind {
-            FlowKind::Tcp(_) | FlowKind::Splice(_) => protocol == L4Protocol::Tcp,
-            FlowKind::Udp(_) | FlowKind::Relay(_) => protocol == L4Protocol::Udp,
-            FlowKind::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
-        }
-    }
-
-    /// The L4 protocol of the flow.
-    pub(crate) fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
-        match self.kind {
-            FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
-            FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,
-            FlowKind::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
-            FlowKind::Ping(_) => L4Protocol::Icmpv6,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(super) fn take(
 ) -> bool {
     let (from, out) = port.halves();
     let Some(mut lease) = FromGuestLease::take(from, batch) else { return false };
-    to.core.select_queue(lease.queue());
+    to.core.queue = lease.queue();
     out.select(lease.queue());
     let mut runs = Runs::default();
     for index in 0..lease.frames().len() {

@@ -7,23 +7,35 @@
 //! * A [`Source`] is whatever else has a descriptor: signals, news of neighbours, the end of a command.
 //!
 //! # Who calls whom
-//! Calls run one way; `tests/tidy` fails where they turn back.
+//! Calls run one way, from above to below; `tests/tidy` fails where they turn back.
 //!
 //! ```text
-//!   worker ---- link (clients), sources (neighbours, signals, ...)
-//!      |
-//!   Engine: a turn
-//!      |
-//!   ingress (frames)   listen (ports)
-//!      |      \          |
-//!   responders \      bypass
-//!      |        tcp, datagrams
-//!      |             |
-//!   core: flows, listeners, net, outbox
+//!   worker, wait, stats          the loop; link: who is let in; source: neighbours, signals, ...
+//!     |
+//!   Engine                       a turn: who is called for what
+//!     |
+//!   ingress        listen        frames of the guest | connections and datagrams on forwarded ports
+//!     |     \      /    \
+//!     |      \    /    bypass    what never meets the link, from socket to socket
+//!     |       \  /       |
+//!   responders tcp, datagrams    what meets the link
+//!     |          |
+//!   core                         flows, listeners, net, outbox
 //! ```
 //!
-//! The functions of a room take the core or the parts of it that they use, and where there are some the room's
-//! own parts; what only a room knows stands in its `mod.rs`.
+//! Functions take the core, or the parts of it that they use. What only one of the folders knows stands in its
+//! `mod.rs`: [`Datagrams`], [`BypassParts`], [`Scans`].
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `core` | the parts that all protocols share, as one value; what does not change after start |
+//! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `crossing` | which flows would look alike to somebody, and how they are told apart |
+//! | `net` | addresses, mappings, rules and what was learned |
+//! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
+//! | `outbox` | small frames to the guest |
+//! | `datagram_socket` | the one way to open the socket of a datagram flow |
+//! | `token` | what an epoll event is about |
 //!
 //! # A turn
 //! Events of sockets only put flows on the ready list; frames from the guest are processed in
@@ -82,19 +94,19 @@ use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::STARVED_PER_TURN;
 use crate::responder::dhcpv6::Duid;
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
-use flows::{ADVERTISEMENT_TIMER, SCAN_TIMER, slot_of_timer};
+use flows::{ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
 use ingress::Receivers;
 use listen::Scans;
 use net::Net;
 use state::FlowKind;
 
-/// Flows, addressing and listening sockets of one worker.
+/// What a turn is made of: the core, and what only some of the protocols need.
 pub struct Engine {
     core: Core,
     datagrams: Datagrams,
@@ -102,7 +114,7 @@ pub struct Engine {
     scans: Scans,
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
-    batch: Batch,
+    buffer: CopyBuffer,
     /// Flows that have waited for room when the link last reported some, and were not served since.
     unfed: usize,
     /// When the next acknowledgement has waited for long enough.
@@ -137,7 +149,7 @@ impl Engine {
             bypass: None,
             scans: Scans::default(),
             duid,
-            batch: Batch::default(),
+            buffer: CopyBuffer::default(),
             unfed: 0,
             ack_at: None,
             bulk: false,
@@ -171,6 +183,12 @@ impl Engine {
         listen::open_all(&mut self.core, self.bypass.as_deref_mut())?;
         self.scan_ports();
         Ok(())
+    }
+
+    /// The view of the network that is in force: to change one rule, change it in there and
+    /// [`replace_net`](Self::replace_net).
+    pub fn view(&self) -> NetView {
+        self.core.net.view()
     }
 
     /// Puts another view of the network in force. Sockets that go on to be wanted go on to listen, and connections go
@@ -260,10 +278,10 @@ impl Engine {
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
-        let Self { core, bypass, batch, .. } = self;
+        let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
-            listen::serve(core, bypass.as_deref_mut(), batch, out, id);
+            listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
         }
         core.flows.due_acks(core.now);
         let before = core.flows.table.len();
@@ -289,7 +307,7 @@ impl Engine {
         for _ in 0..STARVED_PER_TURN.min(self.unfed) {
             let Some((id, queue)) = self.core.flows.next_starved() else { break };
             self.unfed -= 1;
-            if full & (1 << queue) != 0 {
+            if full & queue_bit(queue) != 0 {
                 self.core.flows.mark_starved(id);
                 continue;
             }
@@ -297,8 +315,8 @@ impl Engine {
             self.serve(out, id);
             // What is too little for one flow may be enough for the next.
             if self.core.flows.is_starved(id) && !self.core.outbox.has_room(out) {
-                full |= 1 << queue;
-                if full == self.core.queues {
+                full |= queue_bit(queue);
+                if self.core.flows.starved_queues() & !full == 0 {
                     self.unfed = 0;
                     return;
                 }
@@ -310,16 +328,16 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, bypass, batch, .. } = self;
+        let Self { core, bypass, buffer, .. } = self;
         let Some(flow) = core.flows.table.get(id) else { return };
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, batch, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, buffer, out, id),
             (FlowKind::Splice(_), Some(parts)) => {
-                self.bulk |= splice::drive(core, parts, batch, id);
+                self.bulk |= splice::drive(core, parts, buffer, id);
             }
-            (FlowKind::Relay(_), _) => relay::serve(core, batch, id),
+            (FlowKind::Relay(_), _) => relay::serve(core, buffer, id),
             (FlowKind::Splice(_), None) => {}
         }
     }

@@ -1,8 +1,9 @@
 //! All that is known of addresses: what the guest is told, mappings and forwarding rules, which the operator
 //! decides ([`NetView`], replaced whole), and what was learned of the guest and of the host's neighbours.
 //!
-//! A view has an [`Epoch`]. A flow keeps the one that it was made under: one that is older than the view may
-//! lead where nothing leads any more, and is looked at again before it is used.
+//! A view has an [`Epoch`]. A flow keeps the one that it was made under: one of another epoch than the view's may
+//! lead where nothing leads any more. A datagram flow of the guest's is looked at again before it is used;
+//! connections, and what the network began, go on.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,8 +28,8 @@ pub struct NetView {
     pub outbound: RuleTable,
 }
 
-/// Which view was in force: a greater one is younger.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Which view was in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(u32);
 
 /// The view in force, and what was learned.
@@ -72,21 +73,27 @@ impl Net {
         net
     }
 
+    /// The view in force, to be changed and put in force again.
+    pub(crate) fn view(&self) -> NetView {
+        let network = Network { mtu: self.configured_mtu, ..self.network.clone() };
+        let (inbound, outbound) = (self.inbound.clone(), self.outbound.clone());
+        NetView { network, map: self.map.clone(), inbound, outbound }
+    }
+
     /// Puts another view in force. What was learned stays, unless the operator says otherwise now; the rules
     /// of the new view must have been named after those of the old one.
     pub(crate) fn replace(&mut self, view: NetView) {
         let NetView { network, map, inbound, outbound } = view;
         let initial = fwd::initial(&network);
-        let changed = |old: Option<IpAddr>, new: Option<IpAddr>| old != new;
-        let told = |network: &Network| {
+        let told = |network: &Network| -> (Option<IpAddr>, Option<IpAddr>) {
             let v4 = network.v4.as_ref().map(|v4| v4.addr.into());
-            (v4, network.v6.as_ref().and_then(|v6| v6.addr).map(IpAddr::V6))
+            (v4, network.v6.as_ref().and_then(|v6| v6.addr).map(Into::into))
         };
         let (old, new) = (told(&self.network), told(&network));
-        if changed(old.0, new.0) {
+        if old.0 != new.0 {
             self.learned.v4 = initial.v4;
         }
-        if changed(old.1, new.1) && initial.v6.is_some() {
+        if old.1 != new.1 && initial.v6.is_some() {
             self.learned.v6 = initial.v6;
         }
         (self.network, self.map) = (network, map);

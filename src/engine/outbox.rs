@@ -27,7 +27,7 @@ impl Outbox {
     pub(crate) fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
         let bytes = payload.len() as u32;
         let (header_len, whole) = (header.len() as u32, Payload::Datagrams);
-        let request = Reserve { header_len, segment: bytes, bytes, payload: whole };
+        let request = Reserve { header_len, payload_len: bytes, bytes, payload: whole };
         if !out.caps().up {
             self.drops.count(DropReason::LinkDown);
             return false;
@@ -53,7 +53,7 @@ impl Outbox {
     /// Whether the link has room for a frame of headers. If not, it reports room later.
     pub(crate) fn has_room(&mut self, out: &mut dyn ToGuest) -> bool {
         let payload = Payload::Datagrams;
-        let request = Reserve { header_len: MIN_FRAME_BYTES, segment: 0, bytes: 0, payload };
+        let request = Reserve { header_len: MIN_FRAME_BYTES, payload_len: 0, bytes: 0, payload };
         let reserved = ToGuestLease::reserve(out, &mut self.list, request);
         matches!(reserved, Reservation::All(_) | Reservation::Some(_))
     }

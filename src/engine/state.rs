@@ -9,10 +9,12 @@ use rustix::net::sockopt;
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
 use super::net::Epoch;
+use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
+use crate::wire::ip::L4Protocol;
 
 /// State of a flow.
 pub(crate) struct FlowState {
@@ -41,6 +43,33 @@ impl FlowState {
     /// The socket.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// The socket of an end of a flow with two.
+    pub(crate) fn end(&self, end: End) -> BorrowedFd<'_> {
+        match (end, self.kind.second_socket()) {
+            (End::Target, Some(target)) => target,
+            _ => self.fd(),
+        }
+    }
+
+    /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.
+    pub(crate) fn is(&self, protocol: L4Protocol) -> bool {
+        match self.kind {
+            FlowKind::Tcp(_) | FlowKind::Splice(_) => protocol == L4Protocol::Tcp,
+            FlowKind::Udp(_) | FlowKind::Relay(_) => protocol == L4Protocol::Udp,
+            FlowKind::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
+        }
+    }
+
+    /// The L4 protocol of the flow.
+    pub(crate) fn l4(&self, sides: &[Side; 2]) -> L4Protocol {
+        match self.kind {
+            FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
+            FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,
+            FlowKind::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
+            FlowKind::Ping(_) => L4Protocol::Icmpv6,
+        }
     }
 }
 
@@ -91,16 +120,6 @@ pub(crate) struct RelayState {
     pub(crate) readable: [bool; 2],
     /// Until when they may have those of strangers.
     pub(crate) strangers: [Strangers; 2],
-}
-
-impl FlowState {
-    /// The socket of an end of a flow with two.
-    pub(crate) fn end(&self, end: End) -> BorrowedFd<'_> {
-        match (end, self.kind.second_socket()) {
-            (End::Target, Some(target)) => target,
-            _ => self.fd(),
-        }
-    }
 }
 
 /// A TCP connection.

@@ -1,5 +1,6 @@
-//! The network as the guest is told it is: addresses, gateway, names. Plain data, made once at
-//! start by `conf` and read by the responders and by address mapping; only [`Learned`] changes.
+//! The network as the guest is told it is: addresses, gateway, names. Plain data, made by `conf` and read by
+//! the responders and by address mapping. While it is in force three things change: [`Learned`], the MTU
+//! where the front-end sets another, and in local mode [`Ipv6Net::addr`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -46,7 +47,7 @@ pub struct Ipv6Net {
     pub scope_id: u32,
 }
 
-/// Which responders are on.
+/// What the guest gets: which responders answer, what they hand out, which protocols are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Services {
     /// DHCPv4.
@@ -117,7 +118,7 @@ pub struct Network {
     pub hostname: Option<String>,
     /// `--fqdn`.
     pub fqdn: Option<String>,
-    /// Which responders are on.
+    /// What the guest gets of all that.
     pub services: Services,
 }
 

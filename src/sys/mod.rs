@@ -3,8 +3,9 @@
 //!
 //! Nothing here decides anything: each function is one or two system calls with typed arguments.
 
-pub(crate) mod batch;
+pub(crate) mod bound_ports;
 pub(crate) mod capability;
+pub(crate) mod copy_buffer;
 pub(crate) mod datagram;
 pub(crate) mod errno;
 pub(crate) mod events;
@@ -15,7 +16,6 @@ pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub mod process;
 pub(crate) mod seccomp;
-pub(crate) mod services;
 pub(crate) mod sock_diag;
 pub mod socket;
 pub mod stream;

@@ -28,10 +28,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
+use super::bound_ports::{BoundPorts, PortTables};
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
 use super::seccomp::Filter;
-use super::services::{PortTables, Services};
 use super::sock_diag::{self, SockDiag};
 use super::socket::{self, Transport, last_errno};
 use crate::limits::NAMESPACE_STOCK as STOCK;
@@ -94,7 +94,7 @@ pub trait SocketMaker {
     ///
     /// # Errors
     /// What socket(2) reports, or open(2) where a policy refuses that socket.
-    fn services(&mut self) -> Result<Services, Errno>;
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno>;
 }
 
 /// Makes sockets where the program is.
@@ -108,10 +108,10 @@ impl SocketMaker for OwnNamespace {
 
     fn keep_at_most(&mut self, _none_wait: usize) {}
 
-    fn services(&mut self) -> Result<Services, Errno> {
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
         match sock_diag::socket() {
-            Ok(socket) => Ok(Services::Asked(SockDiag::new(socket))),
-            Err(errno) if is_refusal(errno) => PortTables::open().map(Services::Read),
+            Ok(socket) => Ok(BoundPorts::Asked(SockDiag::new(socket))),
+            Err(errno) if is_refusal(errno) => PortTables::open().map(BoundPorts::Read),
             Err(errno) => Err(errno),
         }
     }
@@ -130,7 +130,7 @@ pub struct NamespaceSockets {
     tables: Option<PortTables>,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
     /// How many are fetched together.
-    batch: u8,
+    at_once: u8,
 }
 
 /// The process, and the channel to it; `None` when it was told to end.
@@ -193,8 +193,8 @@ impl NamespaceSockets {
     /// What socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
     pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
         let helper = Helper::start(namespace, filter)?;
-        let (stock, batch) = (Default::default(), STOCK as u8);
-        Ok(Self { helper, tables: None, stock, batch })
+        let (stock, at_once) = (Default::default(), STOCK as u8);
+        Ok(Self { helper, tables: None, stock, at_once })
     }
 
     /// Tells the helper to end. Until [`restart`](Self::restart) no socket can be made.
@@ -222,7 +222,7 @@ impl NamespaceSockets {
     }
 
     /// Has what listens read from tables that were opened in the namespace.
-    pub(crate) fn read_services(&mut self, tables: PortTables) {
+    pub(crate) fn read_ports(&mut self, tables: PortTables) {
         self.tables = Some(tables);
     }
 
@@ -251,20 +251,20 @@ impl SocketMaker for NamespaceSockets {
             }
         };
         if self.stock[shelf].is_empty() {
-            self.stock[shelf] = self.request(kind, self.batch)?;
+            self.stock[shelf] = self.request(kind, self.at_once)?;
         }
         self.stock[shelf].pop().ok_or(Errno::PIPE)
     }
 
     fn keep_at_most(&mut self, sockets: usize) {
-        self.batch = sockets.clamp(1, STOCK) as u8;
+        self.at_once = sockets.clamp(1, STOCK) as u8;
     }
 
-    fn services(&mut self) -> Result<Services, Errno> {
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
         match self.tables.take() {
-            Some(tables) => Ok(Services::Read(tables)),
+            Some(tables) => Ok(BoundPorts::Read(tables)),
             None => {
-                self.make(SocketKind::Diag).map(|socket| Services::Asked(SockDiag::new(socket)))
+                self.make(SocketKind::Diag).map(|socket| BoundPorts::Asked(SockDiag::new(socket)))
             }
         }
     }
@@ -280,8 +280,8 @@ impl SocketMaker for Rc<RefCell<NamespaceSockets>> {
         self.borrow_mut().make(kind)
     }
 
-    fn services(&mut self) -> Result<Services, Errno> {
-        self.borrow_mut().services()
+    fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
+        self.borrow_mut().bound_ports()
     }
 }
 

@@ -3,14 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passt::flow::fwd::Proto;
 use passt::sys::process;
 use passt::wire::DropReason;
+use passt_support::flood::Flood;
 
 use crate::datagrams::{bound, guest_at, known};
 use crate::namespace::isolated;
@@ -34,33 +32,6 @@ fn addresses() {
         assert!(Command::new("sh").args(["-c", &line]).status().expect("sh(1)").success());
     }
     process::raise_descriptor_limit().expect("a limit");
-}
-
-/// A thread that does something over and over until it is stopped.
-struct Flood {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn new(mut once: impl FnMut() + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = std::thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                once();
-            }
-        });
-        Self { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(ended.is_none_or(|ended| ended.is_ok()), "a flood has failed");
-    }
 }
 
 /// Source and payload of the UDP datagrams over IPv4 among `frames`, which are no longer than one frame

@@ -77,6 +77,22 @@ fn who_waits_in_a_queue_is_served_after_the_change() {
 }
 
 #[test]
+fn one_rule_is_added_to_the_view_in_force() {
+    isolated(|| {
+        let mut world = listening();
+        let mut view = world.engine.view();
+        let rule = forward(Proto::Tcp, Family::V4, 7009);
+        view.inbound.add(rule, &view.network).expect("a valid rule");
+        world.engine.replace_net(view).expect("a free port");
+        let _clients =
+            [7001, 7009].map(|port| TcpStream::connect(host_at(port)).expect("listening"));
+        let mut ports = offered(&mut world);
+        ports.sort_unstable();
+        assert_eq!(ports, [7001, 7009]);
+    });
+}
+
+#[test]
 fn a_change_that_fails_changes_nothing() {
     isolated(|| {
         let mut world = listening();

@@ -24,7 +24,7 @@ pub enum Answer {
 
 /// Datagrams of `segment` bytes, as many as `bytes` make.
 pub fn datagrams(segment: u32, bytes: u32) -> Reserve {
-    Reserve { header_len: HEADER_BYTES, segment, bytes, payload: Payload::Datagrams }
+    Reserve { header_len: HEADER_BYTES, payload_len: segment, bytes, payload: Payload::Datagrams }
 }
 
 /// Asks for room and gives it back.
@@ -144,7 +144,7 @@ pub fn streams_are_cut<S: Subject>(make: impl Fn() -> S) {
     let largest = link.largest();
     for (segment, bytes) in [(18, 18), (1448, 1448), (1448, 20_000), (65_000, 120_000), (1, 2)] {
         let payload = Payload::Stream;
-        let request = Reserve { header_len: 54, segment, bytes, payload };
+        let request = Reserve { header_len: 54, payload_len: segment, bytes, payload };
         let (answer, sent) = send(&mut link, &mut list, request);
         let (Answer::All { frames, room } | Answer::Some { frames, room }) = answer else {
             panic!("{answer:?}, {segment} of {bytes}");
@@ -157,7 +157,7 @@ pub fn streams_are_cut<S: Subject>(make: impl Fn() -> S) {
         assert_eq!(events.room, matches!(answer, Answer::Some { .. }), "{answer:?}");
     }
     // Headers alone are whole, whatever the payload would have been.
-    let request = Reserve { header_len: 54, segment: 0, bytes: 0, payload: Payload::Stream };
+    let request = Reserve { header_len: 54, payload_len: 0, bytes: 0, payload: Payload::Stream };
     assert_eq!(ask(&mut link, &mut list, request), Answer::All { frames: 1, room: 0 });
 }
 

@@ -44,7 +44,7 @@ impl Dice {
         let segment = sizes[self.below(8) as usize].clamp(1, most).min(65_000);
         let frames = 1 + self.below(30);
         let bytes = (segment * frames).saturating_sub(self.below(segment)).clamp(1, MOST_BYTES);
-        Reserve { header_len, segment, bytes, payload }
+        Reserve { header_len, payload_len: segment, bytes, payload }
     }
 }
 
@@ -118,11 +118,11 @@ fn check(lease: &ToGuestLease<'_>, request: Reserve, outcome: Outcome) {
     assert!(lease.room() < request.bytes || outcome == Outcome::Committed, "{request:?}");
     let mut left = request.bytes;
     for room in rooms {
-        let wanted = request.segment.min(left);
+        let wanted = request.payload_len.min(left);
         match request.payload {
             Payload::Datagrams => assert!(room >= wanted, "{request:?}: {room} of {wanted}"),
             Payload::Stream => {
-                assert!((1..=request.segment).contains(&room), "{request:?}: {room}");
+                assert!((1..=request.payload_len).contains(&room), "{request:?}: {room}");
             }
         }
         left -= wanted.min(room);
@@ -252,7 +252,8 @@ pub fn race<S: Subject>(make: impl Fn() -> S) {
         let len = 60 + dice.below(largest.min(3000) - 59);
         let (header_len, segment) = (42, len - 42);
         let bytes = segment * (1 + dice.below(4));
-        let request = Reserve { header_len, segment, bytes, payload: Payload::Datagrams };
+        let request =
+            Reserve { header_len, payload_len: segment, bytes, payload: Payload::Datagrams };
         let before = sent.len();
         while sent.len() == before {
             let outcome = attempt(&mut link, &mut list, request, None, &mut sent);

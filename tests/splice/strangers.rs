@@ -2,41 +2,14 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use passt_support::flood::Flood;
 use passt_support::namespace::Netns;
 
 use crate::rig::{self, GUEST_V4, PATIENCE, Running, Setup, in_namespace};
 use crate::{FIXED, INWARD, Route};
-
-/// A thread that does something over and over until it is stopped.
-struct Flood {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn new(mut once: impl FnMut() + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = std::thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                once();
-            }
-        });
-        Self { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(ended.is_none_or(|ended| ended.is_ok()), "a flood has failed");
-    }
-}
 
 fn inward(guest: &Netns) -> Route {
     Route { guest: guest.clone(), inward: true, v4: true }

@@ -118,7 +118,7 @@ pub(crate) struct RxHalf {
     spare: VecDeque<u16>,
     /// How many of the spare buffers are reserved now.
     spare_reserved: usize,
-    /// What follows has the room that it needs.
+    /// The lists below have their memory, for a ring of this size.
     prepared: bool,
     /// Descriptors that this reservation may still look at.
     budget: u32,

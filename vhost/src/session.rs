@@ -1,5 +1,5 @@
-//! The device behind the messages: features, memory, queue pairs and control queue. Each method is what
-//! one vhost-user request asks for, checked; a [`Violation`] ends the connection.
+//! The device as the front-end's messages see it: features, memory, queue pairs and control queue. Each
+//! method is what one vhost-user request asks for, checked; a [`Violation`] ends the connection.
 //!
 //! A ring runs from SET_VRING_KICK (with addresses known) to GET_VRING_BASE, and moves frames while it
 //! is also enabled. The enable flag is kept before features are known and before the ring exists:
@@ -104,13 +104,13 @@ pub(crate) enum Violation {
     Unsupported,
 }
 
-/// The device.
+/// What messages act on. It stays when a front-end leaves, as if there had been none.
 pub(crate) struct Session {
     config: Config,
     registrar: Registrar,
     /// Acknowledged virtio features.
     pub(crate) features: Features,
-    /// Acknowledged protocol features.
+    /// Acknowledged protocol features of vhost-user.
     pub(crate) protocol: u64,
     /// MTU that NET_SET_MTU told, instead of ours.
     mtu: Option<u16>,
@@ -120,7 +120,7 @@ pub(crate) struct Session {
     /// The same memory as the queue types take it.
     shared: GuestMemoryAtomic<GuestMemoryMmap>,
     pairs: Rc<Pairs>,
-    control: ControlQueue,
+    control_queue: ControlQueue,
     from: FromPairs,
     to: ToPairs,
     /// Rings that their drivers broke.
@@ -143,7 +143,7 @@ impl Session {
             mtu: None,
             memory: Rc::default(),
             added_again: Vec::new(),
-            control: ControlQueue::new(Vring::new(shared.clone())?, pairs.clone()),
+            control_queue: ControlQueue::new(Vring::new(shared.clone())?, pairs.clone()),
             from: FromPairs::new(pairs.clone()),
             to: ToPairs::new(pairs.clone()),
             pairs,
@@ -196,7 +196,7 @@ impl Session {
     /// Ring 2 becomes the control queue, or is it no longer; what was said of it stays with its number.
     fn move_control(&mut self) -> Result<(), Violation> {
         let pair = &self.pairs.all()[CONTROL_OF_ONE_PAIR / 2];
-        let (ring, control) = (&mut pair.rx.borrow_mut().vring, self.control.vring_mut());
+        let (ring, control) = (&mut pair.rx.borrow_mut().vring, self.control_queue.vring_mut());
         if ring.is_running() || control.is_running() {
             return Err(Violation::Running(CONTROL_OF_ONE_PAIR));
         }
@@ -228,7 +228,7 @@ impl Session {
 
     /// GET_CONFIG.
     pub(crate) fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
-        let mac = self.control.mac.or(self.config.mac);
+        let mac = self.control_queue.mac.or(self.config.mac);
         Config { mac, mtu: self.mtu() }.space(offset as usize, len as usize)
     }
 
@@ -301,7 +301,7 @@ impl Session {
         match self.purpose(index) {
             Purpose::Rx(pair) => act(&mut *self.pairs.all()[pair].rx.borrow_mut()),
             Purpose::Tx(pair) => act(&mut *self.pairs.all()[pair].tx.borrow_mut()),
-            Purpose::Control => act(&mut self.control),
+            Purpose::Control => act(&mut self.control_queue),
         }
     }
 
@@ -433,7 +433,7 @@ impl Session {
             vring.drop_kick(&registrar);
             vring.enabled = false;
         });
-        self.control.reset();
+        self.control_queue.reset();
         let applied = self.apply_features(Features::default());
         debug_assert!(applied.is_ok(), "no ring runs");
     }
@@ -467,7 +467,7 @@ impl Session {
 
     /// Looks at all rings: something was said of them, or some have broken, or have more than a turn's work.
     pub(crate) fn look_at_all(&mut self) -> Kicked {
-        let commands = self.control.serve();
+        let commands = self.control_queue.serve();
         let mut room = false;
         for pair in 0..MAX_PAIRS {
             self.pairs.look(pair, false);
@@ -491,7 +491,7 @@ impl Session {
             tx.add(&pair.tx.borrow().counters);
             rx.add(&pair.rx.borrow().counters);
         }
-        (tx, rx, self.control.counters)
+        (tx, rx, self.control_queue.counters)
     }
 
     fn report_faults(&mut self) {

@@ -64,7 +64,7 @@ pub(crate) struct TxHalf {
     unannounced: bool,
     /// Bytes of frames that were taken since the driver was told last.
     untold_bytes: u64,
-    /// What follows has the room that it needs.
+    /// The lists below have their memory, for a ring of this size.
     prepared: bool,
     /// Heads of taken chains, in order.
     taken: Vec<u16>,

@@ -39,7 +39,7 @@ fn the_data_path_allocates_nothing() {
                 to_guest.select(lease.queue());
                 let request = Reserve {
                     header_len: 54,
-                    segment: 3000,
+                    payload_len: 3000,
                     bytes: 8000,
                     payload: Payload::Datagrams,
                 };

@@ -137,7 +137,7 @@ fn short_frames_are_padded() {
 fn buffers_not_needed_serve_later_frames() {
     let (mut host, mut guest) = connected(Options { rx_buffers: 60, ..Options::default() });
     let request =
-        Reserve { header_len: 14, segment: 8000, bytes: 80_000, payload: Payload::Datagrams };
+        Reserve { header_len: 14, payload_len: 8000, bytes: 80_000, payload: Payload::Datagrams };
     let lens = [100u32, 8000, 1, 3000];
     for round in 0..50u8 {
         let done = host.reserve(request, |lease| {
@@ -171,7 +171,7 @@ fn buffers_not_needed_serve_later_frames() {
 fn a_dropped_reservation_gives_its_buffers_back() {
     let (mut host, mut guest) = connected(Options { rx_buffers: 4, ..Options::default() });
     let request =
-        Reserve { header_len: 14, segment: 6000, bytes: 6000, payload: Payload::Datagrams };
+        Reserve { header_len: 14, payload_len: 6000, bytes: 6000, payload: Payload::Datagrams };
     for _ in 0..20 {
         assert!(host.reserve(request, |_| (Vec::new(), ())).is_some());
         assert!(!host.give(&frame(9000, 1), FrameMeta::default()));

@@ -251,8 +251,12 @@ fn a_file_that_shrinks_ends_the_connection_alone() {
             host.give(&frame(100, 1), FrameMeta::default());
         },
         |host| {
-            let request =
-                Reserve { header_len: 14, segment: 100, bytes: 100, payload: Payload::Datagrams };
+            let request = Reserve {
+                header_len: 14,
+                payload_len: 100,
+                bytes: 100,
+                payload: Payload::Datagrams,
+            };
             host.reserve(request, |_| (Vec::new(), ()));
         },
         |host| {
@@ -270,7 +274,7 @@ fn a_file_that_shrinks_ends_the_connection_alone() {
 fn a_file_that_shrinks_under_a_reservation_ends_the_connection_alone() {
     let (mut host, guest) = connected(Options::default());
     let request =
-        Reserve { header_len: 14, segment: 9000, bytes: 9000, payload: Payload::Datagrams };
+        Reserve { header_len: 14, payload_len: 9000, bytes: 9000, payload: Payload::Datagrams };
     host.reserve(request, |lease| {
         guest.memory.file().set_len(0).unwrap();
         lease.put_header(0, &frame(14, 1));

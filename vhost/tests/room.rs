@@ -22,8 +22,12 @@ enum Answer {
 fn ask(host: &mut Host, len: u32) -> Answer {
     let mut list = ToGuestList::new();
     let payload = len - 14;
-    let request =
-        Reserve { header_len: 14, segment: payload, bytes: payload, payload: Payload::Datagrams };
+    let request = Reserve {
+        header_len: 14,
+        payload_len: payload,
+        bytes: payload,
+        payload: Payload::Datagrams,
+    };
     let (_, out) = passt_frame::FramePort::halves(&mut host.device);
     match ToGuestLease::reserve(out, &mut list, request) {
         Reservation::All(_) => Answer::All,

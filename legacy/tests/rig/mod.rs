@@ -90,7 +90,7 @@ impl Rig {
         let bytes = payload.len() as u32;
         let request = Reserve {
             header_len: header.len() as u32,
-            segment: bytes,
+            payload_len: bytes,
             bytes,
             payload: Payload::Datagrams,
         };

@@ -17,7 +17,7 @@ use super::net::Net;
 use crate::flow::fwd::{self, Bypass, Rule, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
-use crate::sys::batch::STREAM_BYTES;
+use crate::sys::copy_buffer::STREAM_BYTES;
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::socket::{self, Transport};
 use crate::wire::DropReason;

@@ -9,7 +9,7 @@ use passt_frame::Errno;
 
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{Opening, Strangers, connected};
+use crate::engine::datagram_socket::{SocketSpec, Strangers, connected};
 use crate::engine::datagrams;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
@@ -19,7 +19,7 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::socket::{BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
@@ -35,7 +35,7 @@ pub(in crate::engine) fn open(
     core.check_datagram_room(initiating.pif, 2)?;
     let mut sides = [initiating, target_side(to, &side)];
     let mut source = side.source;
-    if core.flows.conversation(&sides[1]).is_some() {
+    if core.flows.find_alike(&sides[1]).is_some() {
         // Another peer has the same port.
         source.set_port(0);
     }
@@ -72,13 +72,13 @@ fn socket_between(
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
     let socket = socket_on(Some(bypass), pif, transport, peer)?;
-    connected(socket, &Opening { transport, to, peer, or_any_port, for_link: false })
+    connected(socket, &SocketSpec { transport, to, peer, or_any_port, for_link: false })
 }
 
 /// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.
 pub(in crate::engine) fn pass_on_first(
     core: &mut Core,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     listener: ListenerId,
     id: FlowId,
 ) {
@@ -88,10 +88,10 @@ pub(in crate::engine) fn pass_on_first(
     let from = if flow.sides[0].pif == listener.pif { End::Initiator } else { End::Target };
     let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
-    if batch.receive(listener.socket.as_fd(), 1, None).is_ok() {
+    if buffer.receive(listener.socket.as_fd(), 1, None).is_ok() {
         relay.datagrams.touch(core.now, from.index(), 1);
         let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
-        send_all(batch, to, 1, &mut core.outbox);
+        send_all(buffer, to, 1, &mut core.outbox);
     }
 }
 
@@ -105,7 +105,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End) {
 }
 
 /// Moves what waits, for one turn.
-pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
+pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let peers = flow.sides.map(|side| side.endpoint);
     let initiator = flow.state.socket.as_fd();
@@ -118,15 +118,15 @@ pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
                 break;
             }
             let peer = relay.strangers[index].allow_only(peers[index]);
-            match batch.receive(sockets[index], DATAGRAM_BATCH, peer) {
+            match buffer.receive(sockets[index], DATAGRAM_BATCH, peer) {
                 Ok(received) => {
-                    let kept = batch.bursts().len();
+                    let kept = buffer.bursts().len();
                     let strange = (received - kept) as u64;
                     core.outbox.drops.add(DropReason::ForeignDatagram, strange);
                     if kept > 0 {
                         relay.datagrams.touch(core.now, index, kept);
                     }
-                    send_all(batch, sockets[other], kept, &mut core.outbox);
+                    send_all(buffer, sockets[other], kept, &mut core.outbox);
                 }
                 Err(Errno::AGAIN) => {
                     relay.readable[index] = false;
@@ -146,11 +146,11 @@ pub(in crate::engine) fn serve(core: &mut Core, batch: &mut Batch, id: FlowId) {
     }
 }
 
-/// Sends the datagrams of a batch. What the socket does not take is dropped and counted.
-fn send_all(batch: &mut Batch, to: BorrowedFd<'_>, count: usize, outbox: &mut Outbox) {
+/// Sends the first `count` datagrams of a buffer. What the socket does not take is dropped and counted.
+fn send_all(buffer: &mut CopyBuffer, to: BorrowedFd<'_>, count: usize, outbox: &mut Outbox) {
     let (mut done, mut retried) = (0, false);
     while done < count {
-        match batch.send(to, done) {
+        match buffer.send(to, done) {
             Ok(0) => return,
             Ok(sent) => done += sent,
             // The error of an earlier datagram, reported once: it has nothing to do with this one.

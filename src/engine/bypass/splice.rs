@@ -21,7 +21,7 @@ use crate::flow::side::Side;
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
 use crate::limits::SPLICE_ACTIONS_PER_TURN;
-use crate::sys::batch::{Batch, STREAM_BYTES};
+use crate::sys::copy_buffer::{CopyBuffer, STREAM_BYTES};
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
 use crate::wire::DropReason;
@@ -111,7 +111,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End, events:
 pub(in crate::engine) fn drive(
     core: &mut Core,
     bypass: &mut BypassParts,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     id: FlowId,
 ) -> bool {
     let mut bulk = false;
@@ -131,7 +131,7 @@ pub(in crate::engine) fn drive(
                     splice,
                     watch: &core.flows.watch,
                 };
-                driven.act(&mut bypass.pipes, batch, action);
+                driven.act(&mut bypass.pipes, buffer, action);
             }
             None => return bulk,
         }
@@ -166,7 +166,7 @@ struct Driven<'a> {
 }
 
 impl Driven<'_> {
-    fn act(self, pool: &mut PipePool, batch: &mut Batch, action: Action) {
+    fn act(self, pool: &mut PipePool, buffer: &mut CopyBuffer, action: Action) {
         let Self { id, initiator, splice, watch } = self;
         let SpliceState { machine, target, nagle, pipes } = splice;
         let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
@@ -175,8 +175,8 @@ impl Driven<'_> {
                 let to = Outlet(socket(from.other()), &mut nagle[from.other().index()]);
                 let pipe = &mut pipes[from.index()];
                 let copied = match pool.spare() {
-                    Some(room) => pass_on(batch, pool, pipe, room, socket(from), to),
-                    None => peek_and_copy(batch, socket(from), to),
+                    Some(room) => pass_on(buffer, pool, pipe, room, socket(from), to),
+                    None => peek_and_copy(buffer, socket(from), to),
                 };
                 machine.on_copied(from, copied.unwrap_or(Copied::Failed));
             }
@@ -234,9 +234,9 @@ struct Outlet<'a>(BorrowedFd<'a>, &'a mut Nagle);
 
 impl Outlet<'_> {
     /// Sends the first `bytes` bytes of what was read; returns how many it has taken.
-    fn send(self, batch: &Batch, bytes: u32) -> Result<u32, Errno> {
+    fn send(self, buffer: &CopyBuffer, bytes: u32) -> Result<u32, Errno> {
         self.1.before_write(self.0);
-        let sent = batch.send_stream(self.0, bytes);
+        let sent = buffer.send_stream(self.0, bytes);
         sent.or_else(|errno| if errno == Errno::AGAIN { Ok(0) } else { Err(errno) })
     }
 }
@@ -244,24 +244,24 @@ impl Outlet<'_> {
 /// Passes on what waits, `room` bytes at most. What the destination does not take goes to a pipe of the
 /// pool, which has one that holds so many bytes.
 fn pass_on(
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     pool: &mut PipePool,
     pipe: &mut Option<Pipe>,
     room: u32,
     from: BorrowedFd<'_>,
     to: Outlet<'_>,
 ) -> Result<Copied, Errno> {
-    let read = match batch.receive_stream(from, room) {
+    let read = match buffer.receive_stream(from, room) {
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = to.send(batch, read)?;
+    let taken = to.send(buffer, read)?;
     let held = read - taken;
     if held > 0 {
         let spare = pool.take().ok_or(Errno::NOBUFS)?;
-        if batch.store(taken..read, &spare) != Ok(held) {
+        if buffer.store(taken..read, &spare) != Ok(held) {
             pool.give(spare, held);
             return Err(Errno::NOBUFS);
         }
@@ -271,14 +271,18 @@ fn pass_on(
 }
 
 /// Copies what waits: read without consuming, write, and consume what was taken.
-fn peek_and_copy(batch: &mut Batch, from: BorrowedFd<'_>, to: Outlet<'_>) -> Result<Copied, Errno> {
-    let read = match batch.peek_stream(from) {
+fn peek_and_copy(
+    buffer: &mut CopyBuffer,
+    from: BorrowedFd<'_>,
+    to: Outlet<'_>,
+) -> Result<Copied, Errno> {
+    let read = match buffer.peek_stream(from) {
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = to.send(batch, read)?;
+    let taken = to.send(buffer, read)?;
     if taken > 0 && stream::discard(from, taken)? != taken {
         return Err(Errno::IO);
     }

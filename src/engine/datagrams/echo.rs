@@ -23,6 +23,9 @@ use crate::wire::build::{HeaderTemplate, L4Checksum};
 use crate::wire::ip::IpHead;
 use crate::wire::l4::{self, UDP_HEADER_BYTES};
 
+/// Where the checksum is in an ICMP or ICMPv6 header, in bytes (RFC 792, RFC 4443).
+const CHECKSUM_OFFSET: u16 = 2;
+
 /// An echo request from the guest.
 pub(in crate::engine) fn echo_from_guest(
     core: &mut Core,
@@ -87,7 +90,7 @@ fn to_guest(
         Err(next) => return Some(next),
     };
     let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len);
-    let (checksum, meta) = checksum(&lease, template, received, 2);
+    let (checksum, meta) = checksum(&lease, template, received);
     head[4..6].copy_from_slice(&identifier.to_be_bytes());
     lease.put_header(0, &template.echo(&mut head, received, checksum));
     lease.commit(&[FrameDone { payload_len: received, meta }]);
@@ -115,7 +118,7 @@ fn room_for<'a>(
         return Err(drop_one(DropReason::TooLarge));
     }
     let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-    let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+    let request = Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
     match ToGuestLease::reserve(out, &mut outbox.list, request) {
         Reservation::All(lease) | Reservation::Some(lease) => Ok(lease),
         Reservation::None => Err(Served::NoRoom),
@@ -127,16 +130,15 @@ fn room_for<'a>(
     }
 }
 
-/// How to finish the checksum at `field` bytes into the L4 header, whose payload was received.
+/// How to finish the checksum of a reply whose payload of `len` bytes was received.
 fn checksum(
     lease: &ToGuestLease<'_>,
     template: &HeaderTemplate,
     len: u32,
-    field: u16,
 ) -> (L4Checksum, FrameMeta) {
     if lease.caps().partial_checksum {
         let start = template.l3_bytes() as u16;
-        let checksum = Checksum::Partial { start, offset: field };
+        let checksum = Checksum::Partial { start, offset: CHECKSUM_OFFSET };
         (L4Checksum::Partial, FrameMeta { checksum, gso: None })
     } else {
         let payload_sum = lease.payload_sum(0, len).folded();

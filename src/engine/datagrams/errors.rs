@@ -29,11 +29,11 @@ const MESSAGE_V6: usize = 1280 - 40;
 
 type Message = ArrayVec<u8, MESSAGE_V6>;
 
-/// Empties the error queue of a flow's socket, if an event said that there is something in it. What is
-/// left after some of it is for the next turn.
-pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
+/// Empties the error queue of a flow's socket, if an event said that there is something in it. The guest is told
+/// of errors to UDP; an echo flow's are discarded. What is left after [`ERRORS_PER_TURN`] is for the next turn.
+pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
-    let relay = matches!(flow.state.kind, FlowKind::Udp(_));
+    let is_udp = matches!(flow.state.kind, FlowKind::Udp(_));
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
         return;
     };
@@ -49,7 +49,7 @@ pub(super) fn relay(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             state.failed = false;
             return;
         };
-        if !relay {
+        if !is_udp {
             continue;
         }
         if error.destination.is_none_or(|to| Endpoint::from(to) != peer) {

@@ -38,7 +38,7 @@ pub(super) use to_guest::first_to_guest;
 use super::core::Core;
 use super::state::{FlowKind, RelayState};
 use crate::flow::table::FlowId;
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::eth;
 use crate::wire::ip::max_l4_bytes;
 
@@ -72,10 +72,10 @@ pub(super) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
 }
 
 /// Moves what waits for the guest, for one turn.
-pub(super) fn serve(core: &mut Core, batch: &mut Batch, out: &mut dyn ToGuest, id: FlowId) {
-    errors::relay(core, out, id);
+pub(super) fn serve(core: &mut Core, buffer: &mut CopyBuffer, out: &mut dyn ToGuest, id: FlowId) {
+    errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
-        Some(FlowKind::Udp(_)) => to_guest::serve(core, batch, out, id),
+        Some(FlowKind::Udp(_)) => to_guest::serve(core, buffer, out, id),
         Some(FlowKind::Ping(_)) => echo::serve(core, out, id),
         _ => return,
     };

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use passt_frame::Errno;
-
 use rustix::event::epoll::EventFlags;
 
 use super::{Datagrams, UDP_TIMEOUT};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{Opening, connected};
+use crate::engine::datagram_socket::{SocketSpec, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::flow::fwd::{Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
@@ -91,7 +90,7 @@ fn open_outbound(
     let mut host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let mut source = target.source;
-    if transport == Transport::Udp && core.flows.conversation(&host).is_some() {
+    if transport == Transport::Udp && core.flows.find_alike(&host).is_some() {
         // To the kernel, both would be one.
         source.set_port(0);
     }
@@ -112,8 +111,8 @@ fn open_outbound(
         DropReason::SocketFailed
     })?;
     let peer = destination;
-    let opening = Opening { transport, to, peer, or_any_port: true, for_link: true };
-    let (socket, port) = connected(socket, &opening).map_err(|errno| {
+    let spec = SocketSpec { transport, to, peer, or_any_port: true, for_link: true };
+    let (socket, port) = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         DropReason::SocketFailed
     })?;
@@ -164,8 +163,8 @@ fn inbound_socket(
     };
     let transport = Transport::Udp;
     let socket = socket::create(transport, local.ip())?;
-    let opening = Opening { transport, to, peer, or_any_port: false, for_link: true };
-    connected(socket, &opening).map(|(socket, _)| socket)
+    let spec = SocketSpec { transport, to, peer, or_any_port: false, for_link: true };
+    connected(socket, &spec).map(|(socket, _)| socket)
 }
 
 /// Adds a flow and starts its timeout.

@@ -31,7 +31,7 @@ use crate::engine::state::{DatagramState, FlowKind};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
@@ -56,7 +56,7 @@ struct Way<'a> {
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
 pub(super) fn serve(
     core: &mut Core,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     id: FlowId,
 ) -> Served {
@@ -70,7 +70,7 @@ pub(super) fn serve(
     let mut left = DATAGRAMS_PER_TURN;
     loop {
         let (moved, served) =
-            if state.large { way.large(state, batch) } else { way.small(state, batch) };
+            if state.large { way.large(state, buffer) } else { way.small(state, buffer) };
         if moved > 0 {
             state.touch(core.now, 1 - tap, moved);
         }
@@ -112,7 +112,7 @@ pub(in crate::engine) fn first_to_guest(
 impl Way<'_> {
     /// Moves what is at the head of the queue, straight into the guest's buffers. Returns how many
     /// datagrams it was.
-    fn large(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Served) {
+    fn large(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let (burst, source) = match next_head(datagram::peek_burst(self.fd)) {
             Ok(head) => head,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
@@ -122,7 +122,7 @@ impl Way<'_> {
             return drop_burst(drops, self.fd, (burst, 0), DropReason::ForeignDatagram);
         }
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
-            return self.small(state, batch);
+            return self.small(state, buffer);
         }
         state.large = burst.segment.is_some() || burst.len > SMALL_DATAGRAM_BYTES;
         self.deliver(burst, &mut state.delivered)
@@ -168,7 +168,7 @@ impl Way<'_> {
         let left = burst.len - done;
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
-        let request = Reserve { header_len, segment: size, bytes: left, payload };
+        let request = Reserve { header_len, payload_len: size, bytes: left, payload };
         let list = &mut self.outbox.list;
         let (mut lease, then) = match ToGuestLease::reserve(&mut *self.out, list, request) {
             Reservation::All(lease) => (lease, Served::More),
@@ -191,31 +191,31 @@ impl Way<'_> {
             return Some((frames, then));
         }
         if flags != 0 {
-            let _ = datagram::drop_one(self.fd);
+            drop_head(self.fd);
         }
         let size = burst.segment.map_or(size, u32::from).max(1);
         Some((received.div_ceil(size).max(1) as usize, Served::More))
     }
 
-    /// Moves small datagrams by way of `batch`. Returns how many there were.
-    fn small(&mut self, state: &mut DatagramState, batch: &mut Batch) -> (usize, Served) {
+    /// Moves small datagrams by way of `buffer`. Returns how many there were.
+    fn small(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let expected = usize::from(state.expected).clamp(1, DATAGRAM_BATCH);
         let room = if self.out.caps().up { self.room_for(expected) } else { expected };
         if room == 0 {
             return (0, Served::NoRoom);
         }
-        let received = match next_head(batch.receive(self.fd, room, self.peer)) {
+        let received = match next_head(buffer.receive(self.fd, room, self.peer)) {
             Ok(received) => received,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
-        let kept = batch.bursts().len();
+        let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
-        let last = batch.bursts().last();
+        let last = buffer.bursts().last();
         state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
         let mut next = 0;
         while next < kept {
-            next = self.forward(batch, next);
+            next = self.forward(buffer, next);
         }
         (kept, if received < room { Served::Empty } else { Served::More })
     }
@@ -227,7 +227,7 @@ impl Way<'_> {
         let list = &mut self.outbox.list;
         // Larger than what the guest can ever take is not larger than what waits.
         for payload in [Payload::Datagrams, Payload::Stream] {
-            let request = Reserve { header_len, segment: SMALL_DATAGRAM_BYTES, bytes, payload };
+            let request = Reserve { header_len, payload_len: SMALL_DATAGRAM_BYTES, bytes, payload };
             match ToGuestLease::reserve(&mut *self.out, list, request) {
                 Reservation::All(lease) | Reservation::Some(lease) => return lease.frames(),
                 Reservation::None => return 0,
@@ -237,10 +237,10 @@ impl Way<'_> {
         expected
     }
 
-    /// Forwards what starts with datagram `first` of `batch` and fits one frame, or one burst; returns
+    /// Forwards what starts with datagram `first` of `buffer` and fits one frame, or one burst; returns
     /// the index of what comes next.
-    fn forward(&mut self, batch: &Batch, first: usize) -> usize {
-        let bursts = &batch.bursts()[first..];
+    fn forward(&mut self, buffer: &CopyBuffer, first: usize) -> usize {
+        let bursts = &buffer.bursts()[first..];
         let caps = self.out.caps();
         let largest = self.template.max_l4_bytes() - UDP_HEADER_BYTES;
         let Burst { len, segment } = bursts[0];
@@ -254,7 +254,7 @@ impl Way<'_> {
             _ => None,
         };
         if let Some((bytes, size)) = one
-            && self.send(batch, range.clone(), (0, bytes), Some(size))
+            && self.send(buffer, range.clone(), (0, bytes), Some(size))
         {
             return range.end;
         }
@@ -262,7 +262,7 @@ impl Way<'_> {
             let size = burst.segment.map_or(burst.len, u32::from).max(1);
             for start in (0..burst.len.max(1)).step_by(size as usize) {
                 let piece = size.min(burst.len - start);
-                self.send(batch, index..index + 1, (start, piece), None);
+                self.send(buffer, index..index + 1, (start, piece), None);
             }
         }
         range.end
@@ -273,7 +273,7 @@ impl Way<'_> {
     /// fit: false, and they are to be tried one by one.
     fn send(
         &mut self,
-        batch: &Batch,
+        buffer: &CopyBuffer,
         range: Range<usize>,
         (start, len): (u32, u32),
         segment: Option<u16>,
@@ -291,7 +291,8 @@ impl Way<'_> {
             return drop(&mut self.outbox.drops, DropReason::TooLarge);
         }
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let request = Reserve { header_len, segment: len, bytes: len, payload: Payload::Datagrams };
+        let request =
+            Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
         let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
@@ -302,7 +303,7 @@ impl Way<'_> {
         let mut payload_sum = 0;
         let mut at = 0;
         for index in range {
-            let bytes = batch.bytes(index);
+            let bytes = buffer.bytes(index);
             let end = bytes.len().min((start + len) as usize);
             let bytes = &bytes[start as usize..end];
             if !caps.partial_checksum {

@@ -1,5 +1,11 @@
-//! The link to the guest, as the loop sees it: a [`FramePort`] that knows clients. Of each kind of link there is
-//! one; a client is a descriptor of any kind, and the link says what it can make of it.
+//! The link to the guest, as the loop sees it: a [`FramePort`] that may have a client. A client is a descriptor
+//! of any kind, and the link says what it can make of it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `clients` | lets clients in, one at a time |
+//! | `socket` | the link of passt's socket: vhost-user, or frames one behind the other |
+//! | `namespace` | the link of a guest in a network namespace: a tap device, or none |
 
 mod clients;
 mod namespace;
@@ -16,7 +22,7 @@ pub use socket::{Protocols, SocketLink};
 
 use super::stats::EventType;
 
-/// A link whose client connects through a socket.
+/// A link that the loop can drive.
 pub trait Link: FramePort {
     /// A client has connected; `client` is its connection.
     ///
@@ -24,7 +30,7 @@ pub trait Link: FramePort {
     /// What to tell the operator; the connection is closed.
     fn attach(&mut self, client: OwnedFd) -> Result<(), String>;
 
-    /// Whether a client is connected.
+    /// Whether a client is connected; always, where there are no clients.
     fn is_attached(&self) -> bool;
 
     /// Whether the connected client has gone already, or is to go; the events of this turn and the

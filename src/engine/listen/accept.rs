@@ -45,7 +45,7 @@ impl Arrival {
 }
 
 /// Accepts as many connections as are likely to wait. What is left is reported again.
-pub(super) fn some(
+pub(super) fn serve(
     core: &mut Core,
     mut bypass: Option<&mut BypassParts>,
     out: &mut dyn ToGuest,

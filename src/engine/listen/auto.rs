@@ -23,9 +23,9 @@ use crate::flow::fwd::{Proto, Rule, RuleId};
 use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
+use crate::sys::bound_ports::BoundPorts;
 use crate::sys::errno_text;
 use crate::sys::namespace_socket::{OwnNamespace, SocketMaker};
-use crate::sys::services::Services;
 use crate::sys::sock_diag::Protocol;
 
 /// A rule that follows what listens on the other side.
@@ -42,8 +42,8 @@ struct ScanRule {
 /// What port detection keeps.
 #[derive(Default)]
 pub(in crate::engine) struct Scans {
-    host: Option<Services>,
-    namespace: Option<Services>,
+    host: Option<BoundPorts>,
+    namespace: Option<BoundPorts>,
     rules: Vec<ScanRule>,
     seen: Listening,
     own: Listening,
@@ -75,10 +75,10 @@ impl Scans {
         self.rules = rules;
         let needs = |pif| self.rules.iter().any(|rule| rule.pif == pif);
         if needs(Pif::Splice) && self.host.is_none() {
-            self.host = Some(OwnNamespace.services()?);
+            self.host = Some(OwnNamespace.bound_ports()?);
         }
         if needs(Pif::Host) && self.namespace.is_none() {
-            self.namespace = Some(namespace.services()?);
+            self.namespace = Some(namespace.bound_ports()?);
         }
         Ok(())
     }
@@ -91,16 +91,16 @@ impl Scans {
         listeners: &Listeners,
         reached: impl Fn(IpAddr) -> bool,
     ) -> Result<bool, Errno> {
-        let (services, other) = match pif {
+        let (ports, other) = match pif {
             Pif::Host => (&mut self.namespace, Pif::Splice),
             _ => (&mut self.host, Pif::Host),
         };
-        let Some(services) = services else { return Ok(false) };
+        let Some(ports) = ports else { return Ok(false) };
         self.seen.clear();
         self.own.clear();
         for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
             let set = self.seen.of_mut(proto);
-            services.visit(protocol, |address, port| {
+            ports.visit(protocol, |address, port| {
                 if reached(address) {
                     set.insert(port);
                 }

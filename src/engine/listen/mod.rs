@@ -30,20 +30,20 @@ use super::core::Core;
 use super::datagrams::Served;
 use super::listener_id::ListenerId;
 use crate::flow::fwd::Proto;
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 
 /// A listening socket is readable, or may go on after it had to wait.
 pub(super) fn serve(
     core: &mut Core,
     bypass: Option<&mut BypassParts>,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     id: ListenerId,
 ) {
     let Some(listener) = core.listeners.get(id) else { return };
     let served = match listener.proto {
-        Proto::Tcp => accept::some(core, bypass, out, id),
-        _ => receive::some(core, bypass, batch, out, id),
+        Proto::Tcp => accept::serve(core, bypass, out, id),
+        _ => receive::serve(core, bypass, buffer, out, id),
     };
     core.listeners.served(id, served == Served::NoRoom);
 }

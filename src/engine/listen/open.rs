@@ -38,7 +38,7 @@ pub(in crate::engine) fn open_all(
     bypass: Option<&mut BypassParts>,
 ) -> Result<(), ListenError> {
     let tables = PIFS.map(|pif| (pif, core.net.rules(pif).clone()));
-    Opening { core, bypass, kept: HashMap::new(), opened: Vec::new(), moved: Vec::new() }
+    PortOpening { core, bypass, kept: HashMap::new(), opened: Vec::new(), moved: Vec::new() }
         .open(&tables)?;
     Ok(())
 }
@@ -62,7 +62,8 @@ pub(in crate::engine) fn replace(
         Some((Address::of(listener.pif, rule, listener.port), id))
     });
     let kept = kept.collect();
-    let opening = Opening { core: &mut *core, bypass, kept, opened: Vec::new(), moved: Vec::new() };
+    let opening =
+        PortOpening { core: &mut *core, bypass, kept, opened: Vec::new(), moved: Vec::new() };
     let moved = opening.open(&tables)?;
     for (id, rule) in moved {
         if let Some(listener) = core.listeners.get_mut(id) {
@@ -93,7 +94,7 @@ impl Address {
 }
 
 /// Ports being opened.
-struct Opening<'a> {
+struct PortOpening<'a> {
     core: &'a mut Core,
     bypass: Option<&'a mut BypassParts>,
     /// Sockets of the rules before.
@@ -103,7 +104,7 @@ struct Opening<'a> {
     moved: Vec<(ListenerId, RuleId)>,
 }
 
-impl Opening<'_> {
+impl PortOpening<'_> {
     /// Opens what the rules want and is not open. Returns the sockets that go on for another rule.
     fn open(
         mut self,

@@ -13,26 +13,26 @@ use crate::engine::state::FlowKind;
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::sys::batch::Batch;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Waiting};
 use crate::wire::DropReason;
 
 /// Takes what waits, for one turn.
-pub(super) fn some(
+pub(super) fn serve(
     core: &mut Core,
     mut bypass: Option<&mut BypassParts>,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     id: ListenerId,
 ) -> Served {
-    datagrams::drain(|| one(core, bypass.as_deref_mut(), batch, out, id))
+    datagrams::drain(|| one(core, bypass.as_deref_mut(), buffer, out, id))
 }
 
 /// Forwards the datagram at the head of the queue.
 fn one(
     core: &mut Core,
     bypass: Option<&mut BypassParts>,
-    batch: &mut Batch,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     listener_id: ListenerId,
 ) -> Option<Served> {
@@ -57,7 +57,7 @@ fn one(
         }
     };
     if let FlowKind::Relay(_) = core.flows.table.get(id)?.state.kind {
-        relay::pass_on_first(core, batch, listener_id, id);
+        relay::pass_on_first(core, buffer, listener_id, id);
         return Some(Served::More);
     }
     datagrams::first_to_guest(core, out, listener_id, id)

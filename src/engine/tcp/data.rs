@@ -46,11 +46,11 @@ pub(super) fn send(
     let mss = u32::from(wish.mss);
     let largest = template.max_l4_bytes() - TCP_HEADER_BYTES;
     let segments = if gso { (largest / mss).max(1) } else { 1 };
-    let segment = (segments * mss).min(largest);
+    let payload_len = (segments * mss).min(largest);
     // What the last read got, and as much again, is likely enough: a reservation costs by its size.
     let bytes = wish.bytes.min(tcp.last_read.saturating_mul(2).max(FIRST_READ_BYTES));
     let header_len = template.l3_bytes() as u32 + TCP_HEADER_BYTES;
-    let request = Reserve { header_len, segment, bytes, payload: Payload::Stream };
+    let request = Reserve { header_len, payload_len, bytes, payload: Payload::Stream };
     let mut lease = match ToGuestLease::reserve(out, list, request) {
         Reservation::All(lease) | Reservation::Some(lease) => lease,
         Reservation::None => return DataResult::NoRoom,
@@ -65,7 +65,7 @@ pub(super) fn send(
         Ok(0) => DataResult::Eof,
         Ok(sent) => {
             let drained = sent < lease.room() && !tcp.urgent;
-            log::trace!("to guest: {sent} bytes of a stream, up to {segment} a frame");
+            log::trace!("to guest: {sent} bytes of a stream, up to {payload_len} a frame");
             tcp.last_read = sent;
             stamp(lease, template, &tcp.conn, mss, sent);
             DataResult::Sent { bytes: sent, drained }

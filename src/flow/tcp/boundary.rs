@@ -68,7 +68,7 @@ pub enum SocketEvent {
     Connected,
     /// There may be data to read.
     Readable,
-    /// The send buffer has drained after [`Action::WatchWritable`].
+    /// The send buffer has room again after [`Action::WatchWritable`].
     Writable,
     /// The peer has sent its FIN; data may still be queued before it.
     PeerClosed,
@@ -119,7 +119,7 @@ pub enum Action {
     Discard(u32),
     /// Measure the free send buffer and call [`super::Conn::on_room`].
     QueryRoom,
-    /// Report [`SocketEvent::Writable`] once the send buffer has drained.
+    /// Report [`SocketEvent::Writable`] once the send buffer has room again.
     WatchWritable,
     /// The guest's stream has ended: `shutdown(SHUT_WR)`.
     ShutdownWrite,

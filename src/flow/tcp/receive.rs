@@ -40,7 +40,7 @@ pub(super) struct Receive {
     /// `room` is as good as a measurement can make it.
     fresh: bool,
     /// The socket has become writable since the last measurement.
-    drained: bool,
+    writable: bool,
     /// The shell watches for that.
     watching: bool,
     watch_due: bool,
@@ -67,7 +67,7 @@ impl Receive {
             mss,
             scale,
             fresh: false,
-            drained: false,
+            writable: false,
             watching: false,
             watch_due: false,
             update_due: false,
@@ -142,29 +142,29 @@ impl Receive {
         fin
     }
 
-    /// The send buffer has drained. News only while it is watched: epoll reports it with others.
+    /// The send buffer has room again. News only while it is watched: epoll reports it with others.
     pub(crate) fn on_writable(&mut self) {
         if !std::mem::take(&mut self.watching) {
             return;
         }
-        self.drained = true;
+        self.writable = true;
         self.fresh = false;
     }
 
     /// A fresh measurement.
     pub(crate) fn on_room(&mut self, bytes: u32) {
         let bytes = bytes.min(WINDOW_MAX);
-        let drained = std::mem::take(&mut self.drained);
+        let writable = std::mem::take(&mut self.writable);
         (self.room, self.measured, self.fresh) = (bytes, bytes, true);
         self.peak = self.peak.max(bytes);
-        if self.is_low() && drained {
+        if self.is_low() && writable {
             // The kernel calls it writable, so the buffer has shrunk: forget the old size, and do
             // not watch again, which would end at once. The guest's next segment asks again.
             self.peak = bytes;
         } else if self.is_low() {
             self.watch();
         }
-        self.update_due |= drained && self.window() > self.promised();
+        self.update_due |= writable && self.window() > self.promised();
     }
 
     /// A reply is due: with little room, measure before saying how little.
@@ -177,7 +177,7 @@ impl Receive {
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub(crate) fn take_query(&mut self) -> bool {
         let spent = self.room <= self.measured / 2 || self.is_low();
-        let query = (spent || self.drained) && !self.fin && !self.fresh;
+        let query = (spent || self.writable) && !self.fin && !self.fresh;
         self.fresh |= query;
         query
     }

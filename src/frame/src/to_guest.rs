@@ -17,8 +17,8 @@ use crate::{
 pub struct Reserve {
     /// Bytes of all headers, Ethernet to L4, the same for each frame.
     pub header_len: u32,
-    /// Most payload bytes in one frame: the MSS, or the size of a GSO unit.
-    pub segment: u32,
+    /// Most payload bytes of one frame: one segment or datagram, or as many as an offload takes in one.
+    pub payload_len: u32,
     /// Payload bytes wanted in all frames together; 0 asks for one frame of headers alone.
     pub bytes: u32,
     /// What the payload is: whether a frame is of use that has room for a part of its bytes.
@@ -58,7 +58,12 @@ impl ToGuestList {
         let mut payload = Vec::with_capacity(DISCARD_IOVECS + MAX_TO_GUEST_IOVECS);
         payload.resize(DISCARD_IOVECS, GuestIovec::EMPTY);
         Self {
-            request: Reserve { header_len: 0, segment: 0, bytes: 0, payload: Payload::Datagrams },
+            request: Reserve {
+                header_len: 0,
+                payload_len: 0,
+                bytes: 0,
+                payload: Payload::Datagrams,
+            },
             headers: Vec::with_capacity(MAX_TO_GUEST_IOVECS),
             payload,
             frames: ArrayVec::new(),
@@ -90,7 +95,7 @@ impl ToGuestList {
 
     fn begin(&mut self, request: Reserve) {
         debug_assert!(
-            request.segment > 0 || request.bytes == 0,
+            request.payload_len > 0 || request.bytes == 0,
             "frames without payload: {request:?}"
         );
         self.request = request;
@@ -122,7 +127,7 @@ impl ToGuestList {
             return None;
         }
         let left = self.request.bytes - self.reserved.min(self.request.bytes);
-        let payload = self.request.segment.min(left);
+        let payload = self.request.payload_len.min(left);
         Some((self.request.header_len + payload).max(MIN_FRAME_BYTES))
     }
 
@@ -151,7 +156,7 @@ impl ToGuestList {
             return false;
         }
         let payload_bytes = got - self.request.header_len;
-        self.reserved += payload_bytes.min(self.request.segment);
+        self.reserved += payload_bytes.min(self.request.payload_len);
         self.frames.push(FrameRoom {
             headers: headers_start..self.headers.len(),
             payload: payload_start..self.payload.len(),
@@ -258,9 +263,9 @@ impl<'a> ToGuestLease<'a> {
         self.list.frames.len()
     }
 
-    /// Payload bytes that fit in frame `index`, at most one segment.
+    /// Payload bytes that fit in frame `index`, at most [`Reserve::payload_len`].
     pub fn frame_room(&self, index: usize) -> u32 {
-        self.list.frames[index].payload_bytes.min(self.list.request.segment)
+        self.list.frames[index].payload_bytes.min(self.list.request.payload_len)
     }
 
     /// Payload bytes that fit in all frames, at most what was asked for.

@@ -6,7 +6,7 @@
 //!
 //! Two things are there before `main`: Rust's runtime ignores SIGPIPE, and opens standard input,
 //! output and error on `/dev/null` where they are closed, so that no file of ours becomes one of
-//! them (`tests/lifecycle.rs` checks both).
+//! them (`tests/lifecycle/inherited.rs` checks both).
 
 use std::os::fd::RawFd;
 

@@ -1,8 +1,10 @@
 //! What tests of several crates share.
 //!
+//! * [`flood`]: a load that goes on beside a test.
 //! * [`heap`]: an allocator that counts. A test binary that wants to know declares it:
 //!   `#[global_allocator] static HEAP: Counting = Counting;`
 //! * [`namespace`]: a network namespace for one test, and further ones inside it.
 
+pub mod flood;
 pub mod heap;
 pub mod namespace;

@@ -126,7 +126,7 @@ impl Host {
         let payload = frame.len() as u32 - 14;
         let request = Reserve {
             header_len: 14,
-            segment: payload,
+            payload_len: payload,
             bytes: payload,
             payload: Payload::Datagrams,
         };

@@ -1,5 +1,5 @@
-//! A buffer of the worker that passes bytes from one socket to another: as a stream, or as a batch of
-//! datagrams with one system call each way (recvmmsg(2), sendmmsg(2)).
+//! A buffer of the worker that passes bytes from one socket to another: as a stream, or as
+//! datagrams, several with one system call each way (recvmmsg(2), sendmmsg(2)).
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,7 +12,7 @@ use super::datagram::{
     Burst, InternetName, control_messages, is_from, segment_size, socket_address,
 };
 use super::socket::last_errno;
-use crate::limits::DATAGRAM_BATCH as BATCH;
+use crate::limits::DATAGRAM_BATCH;
 
 /// Room for one datagram: no UDP payload is longer.
 const SLOT_BYTES: usize = 64 * 1024;
@@ -21,15 +21,15 @@ pub(crate) const STREAM_BYTES: usize = 256 * 1024;
 
 const EMPTY: Burst = Burst { len: 0, segment: None };
 
-const _: () = assert!(STREAM_BYTES <= BATCH * SLOT_BYTES);
+const _: () = assert!(STREAM_BYTES <= DATAGRAM_BATCH * SLOT_BYTES);
 
 /// The buffer. Its memory is reserved at once and touched as far as it is used.
-pub(crate) struct Batch {
+pub(crate) struct CopyBuffer {
     bytes: Vec<u8>,
     /// Each datagram, or burst of datagrams, that was received and kept.
-    bursts: [Burst; BATCH],
+    bursts: [Burst; DATAGRAM_BATCH],
     /// The slot of each.
-    slots: [u8; BATCH],
+    slots: [u8; DATAGRAM_BATCH],
     received: usize,
 }
 
@@ -38,18 +38,18 @@ pub(crate) struct Batch {
 #[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
-impl Default for Batch {
+impl Default for CopyBuffer {
     fn default() -> Self {
         Self {
-            bytes: vec![0; BATCH * SLOT_BYTES],
-            bursts: [EMPTY; BATCH],
-            slots: [0; BATCH],
+            bytes: vec![0; DATAGRAM_BATCH * SLOT_BYTES],
+            bursts: [EMPTY; DATAGRAM_BATCH],
+            slots: [0; DATAGRAM_BATCH],
             received: 0,
         }
     }
 }
 
-impl Batch {
+impl CopyBuffer {
     /// Reads up to [`STREAM_BYTES`] bytes without consuming them; 0 is the end of the stream.
     ///
     /// # Errors
@@ -100,24 +100,24 @@ impl Batch {
         self.received = 0;
         let slot = |index: usize| index * SLOT_BYTES;
         let base = self.bytes.as_mut_ptr();
-        let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
+        let mut iovecs: [libc::iovec; DATAGRAM_BATCH] = std::array::from_fn(|index| libc::iovec {
             iov_base: base.wrapping_add(slot(index)).cast(),
             iov_len: SLOT_BYTES,
         });
         let mut headers = headers(&mut iovecs);
-        let mut controls = [Control([0; 32]); BATCH];
+        let mut controls = [Control([0; 32]); DATAGRAM_BATCH];
         for (header, control) in headers.iter_mut().zip(&mut controls) {
             let room = control.0.len();
             message::set_control(&mut header.msg_hdr, control.0.as_mut_ptr(), room);
         }
-        let mut names = [InternetName([0; 32]); BATCH];
+        let mut names = [InternetName([0; 32]); DATAGRAM_BATCH];
         if peer.is_some() {
             for (header, name) in headers.iter_mut().zip(&mut names) {
                 header.msg_hdr.msg_name = name.0.as_mut_ptr().cast();
                 header.msg_hdr.msg_namelen = name.0.len() as libc::socklen_t;
             }
         }
-        let most = most.min(BATCH) as libc::c_uint;
+        let most = most.min(DATAGRAM_BATCH) as libc::c_uint;
         // SAFETY: each header names one iovec of `iovecs`, which is a slot of `bytes` of its own, one of
         // `controls` and perhaps one of `names`; all live until the call returns.
         let n = unsafe {
@@ -165,7 +165,7 @@ impl Batch {
     pub(crate) fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
         let base = self.bytes.as_mut_ptr();
         let (bursts, slots) = (&self.bursts, &self.slots);
-        let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
+        let mut iovecs: [libc::iovec; DATAGRAM_BATCH] = std::array::from_fn(|index| libc::iovec {
             iov_base: base.wrapping_add(usize::from(slots[index]) * SLOT_BYTES).cast(),
             iov_len: bursts[index].len as usize,
         });
@@ -187,7 +187,7 @@ impl Batch {
 }
 
 /// One header for each iovec, without address and control messages.
-fn headers(iovecs: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
+fn headers(iovecs: &mut [libc::iovec; DATAGRAM_BATCH]) -> [libc::mmsghdr; DATAGRAM_BATCH] {
     iovecs.each_mut().map(|iovec| libc::mmsghdr { msg_hdr: message::header(iovec, 1), msg_len: 0 })
 }
 
@@ -213,16 +213,16 @@ mod tests {
         for datagram in sent {
             from.send(datagram).unwrap();
         }
-        let mut batch = Batch::default();
-        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Ok(3));
-        assert_eq!(batch.send(out.as_fd(), 0), Ok(3));
-        assert_eq!(batch.send(out.as_fd(), 3), Ok(0));
+        let mut buffer = CopyBuffer::default();
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Ok(3));
+        assert_eq!(buffer.send(out.as_fd(), 0), Ok(3));
+        assert_eq!(buffer.send(out.as_fd(), 3), Ok(0));
         let mut bytes = [0; 65536];
         for datagram in sent {
             let length = end.recv(&mut bytes).unwrap();
             assert_eq!(&bytes[..length], datagram);
         }
-        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Err(Errno::AGAIN));
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Err(Errno::AGAIN));
     }
 
     #[test]
@@ -234,10 +234,10 @@ mod tests {
         from.send(&[8; 50]).unwrap();
         let burst = Burst { len: 350, segment: Some(100) };
         assert_eq!(peek_burst(to.as_fd()), Ok((burst, from.local_addr().ok())));
-        let mut batch = Batch::default();
-        assert_eq!(batch.receive(to.as_fd(), BATCH, None), Ok(2));
-        assert_eq!(batch.bursts(), [burst, Burst { len: 50, segment: None }]);
-        assert_eq!((batch.bytes(0), batch.bytes(1)), (&[7; 350][..], &[8; 50][..]));
+        let mut buffer = CopyBuffer::default();
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Ok(2));
+        assert_eq!(buffer.bursts(), [burst, Burst { len: 50, segment: None }]);
+        assert_eq!((buffer.bytes(0), buffer.bytes(1)), (&[7; 350][..], &[8; 50][..]));
     }
 
     #[test]
@@ -248,11 +248,11 @@ mod tests {
             for (socket, byte) in [(&stranger, 0), (&peer, 1), (&stranger, 0), (&peer, 2)] {
                 socket.send_to(&[byte], to.local_addr().unwrap()).unwrap();
             }
-            let mut batch = Batch::default();
-            assert_eq!(batch.receive(to.as_fd(), BATCH, peer.local_addr().ok()), Ok(4));
-            assert_eq!(batch.bursts().len(), 2);
-            assert_eq!((batch.bytes(0), batch.bytes(1)), (&[1][..], &[2][..]));
-            assert_eq!(batch.send(out.as_fd(), 0), Ok(2));
+            let mut buffer = CopyBuffer::default();
+            assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, peer.local_addr().ok()), Ok(4));
+            assert_eq!(buffer.bursts().len(), 2);
+            assert_eq!((buffer.bytes(0), buffer.bytes(1)), (&[1][..], &[2][..]));
+            assert_eq!(buffer.send(out.as_fd(), 0), Ok(2));
             for expected in [1, 2] {
                 let mut byte = [0];
                 assert_eq!(end.recv(&mut byte).unwrap(), 1);

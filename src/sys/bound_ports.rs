@@ -19,14 +19,14 @@ const READ_BYTES: usize = 16 * 1024;
 const MAX_READS: usize = 1 << 20;
 
 /// Tells what listens in one network namespace.
-pub enum Services {
+pub enum BoundPorts {
     /// The kernel is asked.
     Asked(SockDiag),
     /// Its tables are read.
     Read(PortTables),
 }
 
-impl Services {
+impl BoundPorts {
     /// Calls `visit` with local address and port of each socket of `protocol` that waits for peers, of both
     /// families.
     ///
@@ -151,9 +151,9 @@ mod tests {
     use super::super::sock_diag;
     use super::*;
 
-    fn seen(services: &mut Services, protocol: Protocol) -> Vec<(IpAddr, u16)> {
+    fn seen(ports: &mut BoundPorts, protocol: Protocol) -> Vec<(IpAddr, u16)> {
         let mut all = Vec::new();
-        services.visit(protocol, |address, port| all.push((address, port))).unwrap();
+        ports.visit(protocol, |address, port| all.push((address, port))).unwrap();
         all
     }
 
@@ -163,12 +163,12 @@ mod tests {
             .map(|address| TcpListener::bind(address).unwrap());
         let udp = ["127.0.0.1:0", "[::1]:0"].map(|address| UdpSocket::bind(address).unwrap());
         let stream = TcpStream::connect(tcp[0].local_addr().unwrap()).unwrap();
-        let asked = Services::Asked(SockDiag::new(sock_diag::socket().unwrap()));
-        let read = Services::Read(PortTables::open().unwrap());
-        for mut services in [asked, read] {
+        let asked = BoundPorts::Asked(SockDiag::new(sock_diag::socket().unwrap()));
+        let read = BoundPorts::Read(PortTables::open().unwrap());
+        for mut ports in [asked, read] {
             // The second look begins anew.
             for _ in 0..2 {
-                let found = seen(&mut services, Protocol::Tcp);
+                let found = seen(&mut ports, Protocol::Tcp);
                 for listener in &tcp {
                     let address = listener.local_addr().unwrap();
                     assert!(
@@ -178,7 +178,7 @@ mod tests {
                 }
                 let ours = stream.local_addr().unwrap();
                 assert!(!found.contains(&(ours.ip(), ours.port())), "it is connected");
-                let found = seen(&mut services, Protocol::Udp);
+                let found = seen(&mut ports, Protocol::Udp);
                 for socket in &udp {
                     let address = socket.local_addr().unwrap();
                     assert!(
