@@ -357,7 +357,7 @@ impl Flows {
 
     /// Flows whose handshake may be under way at a time: no more than half of the sockets that are
     /// left beside `other_descriptors`, so that a scan leaves room for everything else.
-    fn half_open_limit(&self, other_descriptors: usize) -> usize {
+    pub(crate) fn half_open_limit(&self, other_descriptors: usize) -> usize {
         (self.max_sockets.saturating_sub(other_descriptors) / 2).clamp(1, MAX_HALF_OPEN)
     }
 

@@ -65,9 +65,10 @@ impl Listener {
         }
     }
 
-    /// Whether another connection may be accepted: the guest's server knows of nearly all before.
-    pub(crate) fn admits(&self) -> bool {
-        self.admitted < ADMISSIONS_PER_PORT
+    /// Whether another connection may be accepted: the guest's server knows of nearly all before, and it takes the
+    /// place of none of them, if `half_open` handshakes may be under way.
+    pub(crate) fn admits(&self, half_open: usize) -> bool {
+        self.admitted < ADMISSIONS_PER_PORT.min(half_open)
     }
 }
 
@@ -296,13 +297,13 @@ mod tests {
         let mut listeners = listeners();
         let id = add(&mut listeners);
         for _ in 0..ADMISSIONS_PER_PORT {
-            assert!(listeners.get(id).expect("open").admits());
+            assert!(listeners.get(id).expect("open").admits(usize::MAX));
             listeners.admit(id);
         }
-        assert!(!listeners.get(id).expect("open").admits());
+        assert!(!listeners.get(id).expect("open").admits(usize::MAX));
         listeners.served(id, true);
         listeners.discharge(id);
         assert_eq!(listeners.next_ready(), Some(id), "who waited goes on");
-        assert!(listeners.get(id).expect("open").admits());
+        assert!(listeners.get(id).expect("open").admits(usize::MAX));
     }
 }

@@ -445,3 +445,30 @@ fn a_burst_of_connections_waits_in_the_host_s_queue_not_in_the_guest_s() {
         assert_eq!(world.all_drops(), 0);
     });
 }
+
+#[test]
+fn with_few_descriptors_a_burst_waits_just_as_well() {
+    isolated(|| {
+        let limit = 64;
+        let rules = vec![forward(Proto::Tcp, Family::V4, 7000)];
+        let mut world = known(&Setup { rules, max_descriptors: limit, ..Setup::default() });
+        let burst = 48;
+        let _clients: Vec<TcpStream> =
+            (0..burst).map(|_| TcpStream::connect(host_at(7000)).expect("a queue")).collect();
+        world.settle(TURNS);
+        assert_eq!(world.drops(DropReason::HalfOpenEvicted), 0);
+        let asked = requests(&world.received());
+        let listeners = 1;
+        assert_eq!(asked.len() as u64, (limit - reserved_descriptors(limit) - listeners) / 2);
+
+        // Each that is over makes room for one more.
+        for request in &asked {
+            let numbers = (1, request.seq.wrapping_add(1));
+            let flags = RST | ACK;
+            world.send(packet::tcp(guest_at(request.port), request.from, flags, numbers, b""));
+        }
+        world.settle(TURNS);
+        assert_eq!(requests(&world.received()).len(), asked.len());
+        assert_eq!(world.all_drops(), 0);
+    });
+}

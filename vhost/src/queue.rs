@@ -191,11 +191,20 @@ impl Pairs {
     /// its place now. Says so once.
     pub(crate) fn take_room(&self, pair: usize) -> bool {
         let mut rx = self.list[pair].rx.borrow_mut();
-        if !rx.owes_room() || (pair < self.in_use.get() && rx.is_up()) {
-            return rx.take_room();
+        if self.serves(pair, &rx) {
+            let room = rx.take_room();
+            // It may have broken just now.
+            if room || self.serves(pair, &rx) {
+                return room;
+            }
         }
         drop(rx);
         self.is_up() && self.list[pair].rx.borrow_mut().settle_elsewhere()
+    }
+
+    /// Whether frames for `pair` go through its receive half `rx`.
+    fn serves(&self, pair: usize, rx: &RxHalf) -> bool {
+        pair < self.in_use.get() && rx.is_up()
     }
 
     /// Publishes and notifies for all pairs that were touched.
@@ -309,7 +318,15 @@ unsafe impl ToGuest for ToPairs {
         let mut rx = self.pairs.list[self.reserved].rx.borrow_mut();
         // Not on the packet path: it does something only when the pair before has broken just now.
         rx.prepare();
-        rx.reserve(list)
+        let stopped = rx.reserve(list);
+        drop(rx);
+        match stopped {
+            // The ring broke just now. The link is not down, so it owes a report: that others serve in its place.
+            Stopped::Down if self.pairs.is_up() => {
+                self.pairs.list[self.reserved].rx.borrow_mut().refuse()
+            }
+            other => other,
+        }
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {

@@ -219,9 +219,9 @@ impl RxHalf {
         std::mem::take(&mut self.untold_bytes)
     }
 
-    /// Whether a reservation was short, and no room was reported since.
-    pub(crate) fn owes_room(&self) -> bool {
-        self.debt.is_owed()
+    /// Nobody gets room here, and another pair has some: that is to be reported.
+    pub(crate) fn refuse(&mut self) -> Stopped {
+        Stopped::Short(self.debt.owe())
     }
 
     /// Another pair has room in place of this one, which is out of use. Whether that is to be reported.

@@ -152,6 +152,31 @@ fn a_pair_that_goes_away_without_room_lets_its_frames_go_elsewhere() {
     }
 }
 
+/// Who was refused because of it may sleep, and the link is not down.
+#[test]
+fn a_pair_that_breaks_lets_its_frames_go_elsewhere() {
+    // The driver breaks the ring before a reservation finds out, or while one waits for its kick.
+    for refused_before in [false, true] {
+        let (mut host, mut guest) = in_use(Options { rx_buffers: 1, ..pairs(2) });
+        host.select(1);
+        if refused_before {
+            assert!(host.give(&frame(100, 1), FrameMeta::default()));
+            assert!(!host.give(&frame(100, 2), FrameMeta::default()), "no more buffers");
+        }
+        guest.rings[2].jump_available(&guest.memory, 1000);
+        if refused_before {
+            guest.kick(2);
+        } else {
+            // What the device saw before is used up first.
+            while host.give(&frame(100, 1), FrameMeta::default()) {}
+        }
+        assert!(host.turn().room, "there is some in the first pair; refused: {refused_before}");
+        assert_eq!(host.counters()["vhost.rings_broken"], 1);
+        assert_eq!(host.links, [LinkChange::Up]);
+        assert!(host.give(&frame(100, 3), FrameMeta::default()));
+    }
+}
+
 #[test]
 fn room_is_reported_for_the_pair_that_has_it() {
     let (mut host, mut guest) = in_use(Options { rx_buffers: 1, ..pairs(2) });

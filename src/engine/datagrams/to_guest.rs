@@ -98,6 +98,7 @@ pub(in crate::engine) fn first_to_guest(
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         state.touch(core.now, 1 - tap, 1);
     }
+    out.select(flow.state.queue);
     let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
     // A listening socket hands out no bursts.
     let (burst, _) = match next_head(datagram::peek_burst(fd)) {

@@ -61,7 +61,7 @@ pub(super) fn serve(
             return Served::NoRoom;
         }
         let Some(listener) = core.listeners.get(id) else { return Served::Empty };
-        if !listener.admits() {
+        if !listener.admits(core.flows.half_open_limit(core.listeners.len())) {
             return Served::NoRoom;
         }
         match socket::accept(listener.socket.as_fd()) {
