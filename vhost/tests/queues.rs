@@ -333,30 +333,39 @@ fn virtio_5_1_2_without_multi_queue_the_control_queue_is_ring_2() {
 
 #[test]
 fn notifications_of_each_pair_wait_for_themselves() {
+    const BULK: usize = 20;
     let (mut host, mut guest) = connected(pairs(2));
     for pair in [0, 1] {
         guest.pair = pair;
         guest.send_frame(&frame(60, 1), NetHeader::default());
         assert_eq!(host.take_all().len(), 1);
-        let used = guest.rings[2 * pair + 1].used_index(&guest.memory);
-        guest.rings[2 * pair + 1].set_used_event(&guest.memory, used);
-        guest.interrupts(2 * pair + 1);
+        for ring in [2 * pair, 2 * pair + 1] {
+            let used = guest.rings[ring].used_index(&guest.memory);
+            guest.rings[ring].set_used_event(&guest.memory, used);
+            guest.interrupts(ring);
+        }
     }
     for pair in [0, 1] {
         guest.pair = pair;
-        guest.send_frame(&frame(60, 1), NetHeader::default());
+        for _ in 0..BULK {
+            guest.send_frame(&frame(1000, 1), NetHeader::default());
+        }
     }
     // The turn's flush is before the frames are taken.
     host.turn();
     let times = [1000u64, 1060].map(std::time::Duration::from_micros);
     for (pair, now) in [0, 1].into_iter().zip(times) {
-        assert_eq!(host.take_unflushed().len(), 1);
+        assert_eq!(host.take_unflushed().len(), BULK);
         assert_eq!(host.queue, pair);
+        host.device.halves().1.select(pair);
+        for _ in 0..BULK {
+            assert!(host.give_unflushed(&frame(1000, 1), FrameMeta::default()));
+        }
         let until = host.device.flush_lazily(now).expect("it waits");
-        assert_eq!(until.as_micros(), 1100, "the first one is due first");
+        assert_eq!(until.as_micros(), 2000, "the first one is due first");
     }
-    let due = std::time::Duration::from_micros(1100);
-    assert_eq!(host.device.flush_lazily(due).map(|at| at.as_micros()), Some(1160));
+    let due = std::time::Duration::from_micros(2000);
+    assert_eq!(host.device.flush_lazily(due).map(|at| at.as_micros()), Some(2060));
     assert_eq!([1, 3].map(|ring| guest.interrupts(ring)), [1, 0]);
     assert_eq!(host.device.flush_lazily(due * 2), None);
     assert_eq!([1, 3].map(|ring| guest.interrupts(ring)), [0, 1]);
