@@ -7,9 +7,9 @@
 //! cards have such a delay, too. A guest is then interrupted a fraction as often.
 //!
 //! Nothing waits in an exchange of a few frames. It would be interrupted once and not twice for each question and
-//! answer, but what it waits for then is one interrupt alone, and a guest may go to sleep at the very moment at which
-//! that comes and hear of it only with the next: User-Mode Linux does so in one exchange of ten, whose answer then
-//! took as long as the delay.
+//! answer, but what it waits for then is one interrupt alone. With a User-Mode Linux guest one exchange of ten took as
+//! long as the delay. Probably, for it was not traced, the guest goes to sleep at the very moment at which the
+//! interrupt comes, and hears of it only with the next.
 //!
 //! What could wait for the notification are senders that may not queue more: a socket with a small
 //! buffer. That is why nothing waits unless the driver was notified of the receive ring just now.

@@ -91,7 +91,7 @@ fn virtio_2_7_7_2_in_bulk_a_call_of_the_transmit_ring_waits_for_a_while() {
     }
 }
 
-/// A guest may go to sleep just when the call of its receive ring comes, and hear of it with the next one only.
+/// What waits is another call, and some guests answer with that one only.
 #[test]
 fn in_an_exchange_no_call_waits() {
     let (mut host, mut guest) = warm(Options::default());
