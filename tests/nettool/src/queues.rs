@@ -94,20 +94,33 @@ impl Device {
         Ok(bytes.chunks(NAME_BYTES).map(name).zip(values).collect())
     }
 
-    /// Packets of each queue of one way, `rx` or `tx`, by number.
-    fn packets(&self, way: &str) -> Result<String> {
+    /// What each queue of one way, `rx` or `tx`, has moved, by number: packets; where the driver does not count them
+    /// for ethtool any more (Linux 6.10), how often the device was told of its frames, and the driver of the device's.
+    fn moved(&self, way: &str) -> Result<String> {
         let counters = self.counters()?;
+        let interrupts = fs::read_to_string("/proc/interrupts")?;
+        let count = |names: &[String]| {
+            counters.iter().find(|(name, _)| names.contains(name)).map(|(_, value)| *value)
+        };
         let mut line = way.to_owned();
         for queue in 0.. {
-            // As the driver of Linux before 6.10 names them, and after.
-            let names = [format!("{way}_queue_{queue}_packets"), format!("{way}{queue}_packets")];
-            let Some((_, packets)) = counters.iter().find(|(name, _)| names.contains(name)) else {
-                break;
+            let packets = [format!("{way}_queue_{queue}_packets"), format!("{way}{queue}_packets")];
+            let told = || match way {
+                "tx" => count(&[format!("tx{queue}_kicks")]),
+                _ => interrupts_of(&interrupts, &format!("-input.{queue}")),
             };
-            line += &format!(" {packets}");
+            let Some(moved) = count(&packets).or_else(told) else { break };
+            line += &format!(" {moved}");
         }
         Ok(line)
     }
+}
+
+/// How often the interrupt whose name ends with `name` came, on all processors (proc_interrupts(5)).
+fn interrupts_of(table: &str, name: &str) -> Option<u64> {
+    let line = table.lines().find(|line| line.trim_end().ends_with(name))?;
+    let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
+    Some(counts.sum())
 }
 
 /// Says how many pairs the driver uses and how many packets each queue has moved; with `pairs`, has it use
@@ -122,5 +135,5 @@ pub fn queues(interface: &str, pairs: Option<u32>) -> Outcome {
     }
     let words = device.channels()?;
     let (used, most) = (words[COMBINED], words[MAX_COMBINED]);
-    Ok(format!("pairs {used} of {most}\n{}\n{}", device.packets("rx")?, device.packets("tx")?))
+    Ok(format!("pairs {used} of {most}\n{}\n{}", device.moved("rx")?, device.moved("tx")?))
 }
