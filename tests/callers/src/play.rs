@@ -313,8 +313,9 @@ impl Player {
             }
             Clause::Served(path) => self.ask_at(path),
             Clause::ServedSoon(path) => {
-                await_some("the socket", || exists(path).then_some(()))?;
-                self.ask_at(path)
+                // It is there before anybody listens at it.
+                let mut client = await_some("the socket", || connect(path).ok())?;
+                self.ask(&mut client)
             }
             Clause::StreamPair if self.early => {
                 client::await_answer(self.pair.as_mut().ok_or("no pair")?)
@@ -344,11 +345,14 @@ impl Player {
 
     /// One client, which asks in the protocol that the program was told.
     fn ask_at(&self, path: &str) -> Outcome {
-        let mut client = connect(path)?;
+        self.ask(&mut connect(path)?)
+    }
+
+    fn ask(&self, client: &mut UnixStream) -> Outcome {
         if self.words.iter().any(|word| word == "--vhost-user") {
-            client::ask_vhost_user(&mut client)
+            client::ask_vhost_user(client)
         } else {
-            client::ask_stream(&mut client)
+            client::ask_stream(client)
         }
     }
 
