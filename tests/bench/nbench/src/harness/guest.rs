@@ -36,7 +36,7 @@ impl Machine {
         match mode {
             Mode::VhostUser => Some(Self::Uml),
             Mode::Qemu => Some(Self::Qemu),
-            Mode::Tap | Mode::Bypass | Mode::Stream => None,
+            Mode::Tap | Mode::Bypass | Mode::Stream | Mode::Ring => None,
         }
     }
 

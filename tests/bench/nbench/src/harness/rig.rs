@@ -38,6 +38,8 @@ enum Inside {
     /// A network namespace.
     Net(String),
     Guest(Guest),
+    /// A driver, which is started for its load: the socket.
+    Driver(String),
 }
 
 /// What is started for one sample.
@@ -105,6 +107,7 @@ impl Rig {
             (Program::Passt(folder), Mode::Tap | Mode::Bypass) => setup.pasta(folder),
             (Program::Passt(folder), Mode::Stream | Mode::Qemu) => setup.passt_stream(folder),
             (Program::Passt(folder), Mode::VhostUser) => setup.passt_vhost_user(folder),
+            (Program::Passt(folder), Mode::Ring) => setup.passt_ring(folder),
             (Program::Slirp4netns, _) => setup.slirp4netns(),
             (Program::Libslirp, _) => setup.libslirp(),
         }
@@ -186,6 +189,11 @@ impl Rig {
         let net = match (at, &mut self.inside) {
             (Place::Outside, _) => self.outside.to_owned(),
             (Place::Inside, Inside::Net(net)) => net.clone(),
+            (Place::Inside, Inside::Driver(socket)) => {
+                let mut command = world::ordinary(NBENCH);
+                command.args(["ring", socket]).args(&words[1..]);
+                return Ok(Job::Task(Task::start("ring", command, &self.log)?));
+            }
             (Place::Inside, Inside::Guest(guest)) => {
                 let file = format!("/tmp/job.{}", self.jobs);
                 let words = words.join(" ");
@@ -221,7 +229,7 @@ impl Rig {
     fn in_guest(&mut self, line: &str, within: Duration) -> Result<String> {
         match &mut self.inside {
             Inside::Guest(guest) => guest.run(line, within),
-            Inside::Net(_) => Err("there is no guest".into()),
+            Inside::Net(_) | Inside::Driver(_) => Err("there is no guest".into()),
         }
     }
 }
@@ -324,6 +332,11 @@ impl Setup<'_> {
         let (daemon, socket) = self.passt(folder, &["--vhost-user"])?;
         let guest = Guest::boot(Machine::Uml, &socket, self.cell.mtu, &self.log)?;
         Ok(self.rig(Inside::Guest(guest), Some(daemon), Vec::new()))
+    }
+
+    fn passt_ring(&self, folder: &Path) -> Result<Rig> {
+        let (daemon, socket) = self.passt(folder, &["--vhost-user"])?;
+        Ok(self.rig(Inside::Driver(socket), Some(daemon), Vec::new()))
     }
 
     fn passt_stream(&self, folder: &Path) -> Result<Rig> {
