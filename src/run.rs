@@ -141,7 +141,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     }
     let watch = pasta::watch_target(pasta)?;
     let device = namespace.configure(&mut conf)?;
-    let mut child = match namespace.spawn(&conf, limit)? {
+    let child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
         Spawned::Command(code) => {
             readiness.disown();
@@ -172,10 +172,14 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         sockets.borrow_mut().restart(namespace.network(), &filter).map_err(system(NO_HELPER))?;
         sandbox::give_up(Program::Pasta)?;
     }
-    worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
+    let signals = match &child {
+        Some(child) => child.signals().map_err(system("signalfd"))?,
+        None => Box::new(Signals(ending_signals()?)),
+    };
+    worker.add(signals).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Pasta)?;
     announcement.say()?;
-    if let Some(child) = &mut child {
+    if let Some(child) = &child {
         child.release().map_err(system("Couldn't start the command"))?;
         crate::log::leave_stderr();
     }

@@ -78,6 +78,50 @@ fn default_route_names_the_template() {
     });
 }
 
+/// A point-to-point interface, as pppd(8) and VPNs set it up.
+const POINT_TO_POINT: &str = "ip link set lo up
+    ip tuntap add ppp0 mode tun
+    ip link set ppp0 up
+    ip addr add 192.0.2.7 peer 192.0.2.1 dev ppp0";
+
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+fn a_default_route_without_a_gateway_is_one() {
+    in_namespace(&[POINT_TO_POINT], || {
+        assert_eq!(found().v4, None, "the other end alone is no network");
+        for route in ["dev ppp0", "dev ppp0 scope host", "nexthop dev ppp0 nexthop dev ppp0"] {
+            ip(&format!("route add default {route}"));
+            let facts = found();
+            let v4 = facts.v4.as_ref().unwrap();
+            assert_eq!((v4.name, v4.gateway), (name("ppp0"), None), "{route}");
+            assert_eq!(v4.address, Some((Ipv4Addr::new(192, 0, 2, 7), 32)));
+            assert!(!notes(&facts).iter().any(|note| note.contains("IPv4")), "{facts:?}");
+            ip(&format!("route del default {route}"));
+        }
+        let mut conf = configured(&[]);
+        assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(169, 254, 2, 1));
+        ip("route add default dev ppp0");
+        conf = configured(&["--map-guest-addr", "169.254.1.2"]);
+        assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(192, 0, 2, 7));
+    });
+}
+
+#[test]
+fn a_default_route_without_a_gateway_competes_by_its_metric() {
+    let routes = "ip route add default via 198.51.100.1 dev link1 metric 100";
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
+        ip("route add default dev link0 metric 50");
+        assert_eq!(found().v4.unwrap().name, name("link0"));
+        ip("route del default dev link0 metric 50");
+        ip("route add default dev link0 metric 200");
+        assert_eq!(found().v4.unwrap().name, name("link1"));
+    });
+}
+
 #[test]
 fn heaviest_next_hop_is_the_gateway_and_the_first_of_equals() {
     let routes = "ip route add default nexthop via 192.0.2.11 weight 2 \

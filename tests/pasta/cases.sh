@@ -11,6 +11,7 @@ CASES=(
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied link_local_address routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
+    route_without_gateway without_ipv6 without_ipv6_later
     dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
@@ -18,7 +19,7 @@ CASES=(
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
     helper_ends confined
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
-    namespace_stays process_gone pid_file
+    namespace_stays process_gone process_not_reaped thread_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
     wrong_options device_removed
     root_becomes_nobody root_becomes_another root_joins
@@ -214,6 +215,59 @@ case_local_mode() {
     holds "$found" 'default via 169.254.2.2 dev tap0'
     holds "$found" 'default via fe80::1 dev tap0'
 }
+# A host whose way out is a point-to-point interface, as with ppp and tun: its own address is the guest's, and
+# is reached by another one.
+case_route_without_gateway() {
+    local found
+    found=$(pasta -- bash -euc "ip tuntap add ppp0 mode tun
+        ip link set ppp0 up
+        ip addr add 203.0.113.7 peer 203.0.113.1 dev ppp0
+        ip route add default dev ppp0
+        /run/bin/nettool serve 203.0.113.7:5601 >serve.log 2>&1 &
+        timeout 10 sh -c 'until grep -q ready serve.log; do sleep 0.05; done'
+        /run/bin/pasta --config-net --map-guest-addr 192.0.2.99 -- bash -euc 'ip -o -4 addr; ip route
+            /run/bin/nettool get 192.0.2.99:5601 1000000 25; /run/bin/nettool udp 192.0.2.99:5601 1000'
+        kill \$!")
+    holds "$found" 'ppp0    inet 203.0.113.7 peer 203.0.113.1/32'
+    holds "$found" 'default dev ppp0 scope link'
+}
+# disable_ipv6 SCOPE...: as joined containers have it.
+disable_ipv6() { inside sh -c 'for scope; do echo 1 >/proc/sys/net/ipv6/conf/$scope/disable_ipv6; done' sh "$@"; }
+# Where IPv6 is switched off inside, IPv4 works, and one line says what does not.
+case_without_ipv6() {
+    local found
+    holder
+    disable_ipv6 all default
+    found=$(started --config-net -t 7001 -t '[::1]/7009' -u 7001 "$HOLDER" 2>&1 | grep -v nameserver)
+    remember "$(cat "$WORLD/pasta.pid")"
+    same "$(grep -c 'IPv6 not supported, disabling' <<<"$found")" 1
+    holds "$found" '7009  =>  7009 : not listened on, the namespace has no IPv6'
+    same "$(grep -ciE "warn|couldn't|fail" <<<"$found")" 0
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 26
+    serving 0.0.0.0:7001
+    from_host get 127.0.0.1:7001 2048 27
+    outside get "$HOST4:7001" 2048 28
+    from_host udp 127.0.0.1:7001 1000
+    refused_at '[::1]:7001'
+    found=$(pasta --config-net -6 -I other0 "$HOLDER" 2>&1) && return 1
+    holds "$found" 'drop --ipv6-only, or switch IPv6 on there'
+}
+# Off for new interfaces only, and off without any configuration by pasta.
+case_without_ipv6_later() {
+    holder
+    disable_ipv6 default
+    started --config-net "$HOLDER"
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 29
+    lacks "$(inside ip -6 -o addr show dev uplink)" inet6
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+    started -I other0 "$HOLDER"
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+    # An interface of which an address is given, and an address that the host has of each family.
+    started -I third0 --config-net -a 192.0.2.50 -n 24 -a 2001:db8:2::50 "$HOLDER"
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 30
+}
 case_not_configured() {
     local found
     found=$(pasta -- ip -o addr)
@@ -339,7 +393,10 @@ case_status_passed() {
     same "$(status configured -- sh -c 'exit 7')" 7
     same "$(status configured -- true)" 0
 }
-case_signal_passed() { same "$(status configured --no-pidns -- sh -c 'kill -USR1 $$')" 138; }
+case_signal_passed() {
+    same "$(status configured --no-pidns -- sh -c 'kill -USR1 $$')" 138
+    same "$(status configured -- sh -c 'kill -USR1 $$')" 138
+}
 case_login_shell() {
     same "$(echo 'echo $0' | SHELL=/bin/sh configured)" -/bin/sh
 }
@@ -349,8 +406,9 @@ case_hostname_set() {
 }
 case_ping_range() { same "$(configured -- cat /proc/sys/net/ipv4/ping_group_range)" "0	0"; }
 case_process_ids() {
-    same "$(in_shell 'echo $$')" 1
-    [ "$(in_shell 'ls /proc | grep -cx "[0-9]*"')" -le 3 ]
+    same "$(in_shell 'cat /proc/1/comm')" pasta-init
+    same "$(in_shell 'echo $$ $PPID')" '2 1'
+    [ "$(in_shell 'ls /proc | grep -cx "[0-9]*"')" -le 4 ]
 }
 case_no_pid_namespace() { [ "$(configured --no-pidns -- bash -c 'echo $$')" -gt 1 ]; }
 case_command_missing() {
@@ -365,7 +423,7 @@ case_end_by_signal() {
     job=$(tail -n 1 "$WORLD/jobs")
     kill -TERM "$(cat "$WORLD/pasta.pid")"
     wait "$job" || code=$?
-    same "$code" 0
+    same "$code" 143
 }
 
 # holder: namespaces to join, made by an ordinary user, held by a sleeping process.
@@ -414,7 +472,10 @@ case_confined() {
     # The list has no end of line, which read takes for a failure.
     read -ra children <"/proc/$program/task/$program/children" || true
     for pid in "${children[@]}"; do
-        case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
+        case $(cat "/proc/$pid/comm") in
+        pasta) helper=$pid ;;
+        pasta-init) read -r command <"/proc/$pid/task/$pid/children" || true ;;
+        esac
     done
     for pid in "$program" "$helper"; do
         same "$(field "$pid" Seccomp) $(field "$pid" NoNewPrivs)" '2 1'
@@ -599,6 +660,28 @@ case_namespace_stays() {
 case_process_gone() {
     holder
     started "$HOLDER"
+    runs
+    kill "$HOLDER"
+    until_true 10 ended
+}
+# Its parent does not care: what is left of it still has files in /proc.
+case_process_not_reaped() {
+    (become_user sh -c 'unshare --user --map-root-user --net sleep 300 & echo $! >"$1"; exec sleep 301' sh "$WORLD/holder.pid") &
+    remember $!
+    until_true 10 test -s "$WORLD/holder.pid"
+    HOLDER=$(cat "$WORLD/holder.pid")
+    until_true 10 grep -qx sleep "/proc/$HOLDER/comm"
+    started "$HOLDER"
+    runs
+    kill -KILL "$HOLDER"
+    until_true 5 grep -q '^State:.Z' "/proc/$HOLDER/status"
+    until_true 5 ended
+}
+case_thread_gone() {
+    holder
+    (become_user nsenter --user="/proc/$HOLDER/ns/user" --preserve-credentials /run/bin/pasta -P "$WORLD/pasta.pid" \
+        --netns "/proc/$HOLDER/task/$HOLDER/ns/net")
+    remember "$(cat "$WORLD/pasta.pid")"
     runs
     kill "$HOLDER"
     until_true 10 ended

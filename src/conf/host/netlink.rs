@@ -197,7 +197,10 @@ fn route(route: &RouteMessage) -> Option<Route> {
         _ => None,
     });
     let main = table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if !main || header.kind != RouteType::Unicast || header.scope != RouteScope::Universe {
+    // A default route without a gateway (ppp, tun, wwan) reaches no further than its link, as far as ip(8)
+    // knows, and is one all the same. Other destinations on the link do not tell where the network is.
+    let leads_away = header.scope == RouteScope::Universe || header.destination_prefix_length == 0;
+    if !main || header.kind != RouteType::Unicast || !leads_away {
         return None;
     }
     let mut single = Hop { interface: 0, gateway: None, weight: 0 };
