@@ -28,6 +28,14 @@ pub const ADMISSIONS_PER_PORT: usize = 64;
 /// second for each port, and time for a server that needs 4 ms to accept one.
 pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 
+/// How long a connection past the link that finds its server's queue full has others wait in the host's queue: they
+/// are served in order then, and a server that accepts nobody does not keep others on the same port waiting.
+pub(crate) const QUEUE_FULL_HELD: Duration = Duration::from_secs(2);
+
+/// The longest pause before such a connection looks for a place again. The first ones are a tick of the timers: a
+/// server that accepts one in a millisecond empties a queue of eight meanwhile.
+pub(crate) const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(64);
+
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;

@@ -12,7 +12,7 @@ use super::outbox::Outbox;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
-use crate::flow::tcp::TcpConfig;
+use crate::flow::tcp::{InitialNumbers, TcpConfig};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 
@@ -54,6 +54,7 @@ pub(super) struct Core {
     pub(crate) net: Net,
     pub(crate) settings: Settings,
     pub(crate) outbox: Outbox,
+    pub(crate) initial_numbers: InitialNumbers,
 }
 
 impl Core {
@@ -73,6 +74,7 @@ impl Core {
             net,
             settings,
             outbox: Outbox::default(),
+            initial_numbers: InitialNumbers::default(),
         }
     }
 

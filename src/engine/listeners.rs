@@ -40,6 +40,8 @@ pub(crate) struct Listener {
     edges_only: bool,
     /// Accepted connections of which the guest's server may know nothing yet.
     admitted: usize,
+    /// Accepted connections for which the queue of a server in the other namespace has no place yet.
+    held: usize,
 }
 
 impl Listener {
@@ -62,13 +64,14 @@ impl Listener {
             listed: false,
             edges_only: false,
             admitted: 0,
+            held: 0,
         }
     }
 
     /// Whether another connection may be accepted: the guest's server knows of nearly all before, and it takes the
-    /// place of none of them, if `half_open` handshakes may be under way.
+    /// place of none of them, if `half_open` handshakes may be under way; and none waits for a place in its queue.
     pub(crate) fn admits(&self, half_open: usize) -> bool {
-        self.admitted < ADMISSIONS_PER_PORT.min(half_open)
+        self.held == 0 && self.admitted < ADMISSIONS_PER_PORT.min(half_open)
     }
 }
 
@@ -222,7 +225,28 @@ impl Listeners {
     pub(crate) fn discharge(&mut self, id: ListenerId) {
         let Some(listener) = self.get_mut(id) else { return };
         listener.admitted -= 1;
-        if std::mem::take(&mut listener.waiting) {
+        self.go_on(id);
+    }
+
+    /// A connection was accepted for which its server's queue has no place. Who comes next waits where it is.
+    pub(crate) fn hold(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.held += 1;
+        }
+    }
+
+    /// It has found a place, or keeps nobody waiting any more.
+    pub(crate) fn let_go(&mut self, id: ListenerId) {
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.held -= 1;
+        self.go_on(id);
+    }
+
+    /// Lists a socket that had to wait for this turn.
+    fn go_on(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id)
+            && std::mem::take(&mut listener.waiting)
+        {
             self.mark_ready(id);
         }
     }

@@ -362,7 +362,7 @@ impl Engine {
             FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
                 datagrams::on_timer(core, id);
             }
-            FlowKind::Splice(_) => {}
+            FlowKind::Splice(_) => splice::on_timer(core, id),
         }
     }
 

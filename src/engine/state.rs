@@ -1,6 +1,7 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
@@ -108,6 +109,19 @@ pub(crate) struct SpliceState {
     pub(crate) nagle: [Nagle; 2],
     /// The pipe of each way, while it needs one.
     pub(crate) pipes: [Option<Pipe>; 2],
+    /// It waits for a place in its server's queue.
+    pub(crate) queueing: Option<Queueing>,
+}
+
+/// A connection for which its server's queue has no place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queueing {
+    /// The listening socket that accepts nobody meanwhile.
+    pub(crate) listener: ListenerId,
+    /// Where the server is.
+    pub(crate) to: SocketAddr,
+    /// Since when.
+    pub(crate) since: Timestamp,
 }
 
 /// A UDP pseudo-flow that passes the link by.

@@ -59,6 +59,32 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Er
     }
 }
 
+/// Connects a stream socket to this machine: the handshake is done when connect(2) returns, though that does not say
+/// so the first time. `Ok(false)` when it is not, because the queue of the one who listens is full.
+///
+/// # Errors
+/// What connect(2) reports, `INPROGRESS` and `ALREADY` excepted.
+pub(crate) fn connect_here(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+    if connect(socket, to)? {
+        return Ok(true);
+    }
+    match net::connect(socket, &to) {
+        Ok(()) | Err(Errno::ISCONN) => Ok(true),
+        Err(Errno::ALREADY | Errno::INPROGRESS) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Begins again with a socket that is not connected yet: another SYN goes at once, and not when the kernel would
+/// repeat the first.
+///
+/// # Errors
+/// Those of [`connect_here`].
+pub(crate) fn connect_here_again(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+    net::connect_unspec(socket)?;
+    connect_here(socket, to)
+}
+
 /// Address that a socket is bound to.
 ///
 /// # Errors

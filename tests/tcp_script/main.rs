@@ -236,7 +236,35 @@ mod syn_sent {
 
     #[test]
     fn rfc9293_3_10_7_3_unacceptable_ack_is_reset_alone() {
-        script(&[INBOUND, "> SA 0 ack=7 -x BadAck", "< R 7", "> A 5 ack=0 -x BadAck", "< R 0"]);
+        let again = "< S 0 mss=1000 ws=8";
+        for seg in ["> SA 0 ack=7", "> A 5 ack=7", "> A 5+9 ack=7", "> FA 5 ack=7"] {
+            script(&[INBOUND, &format!("{seg} -x BadAck"), "< R 7", again]);
+        }
+        script(&[INBOUND, "> A 5 ack=0 -x BadAck", "< R 0", again]);
+    }
+
+    #[test]
+    fn who_knows_an_older_connection_gets_the_syn_again_behind_the_reset() {
+        // In TIME-WAIT (RFC 9293, 3.10.7.4), or established (RFC 5961, 4): the reset ends it.
+        let old = "> A 7000 ack=-5000 -x BadAck\n< R -5000";
+        let again = "< S 0 win=50000 mss=1000 ws=8";
+        script(&[INBOUND, old, again, "> SA 0 ack=1 mss=1460", "< A 1 ack=1"]);
+        // Once, until the timer repeats it: two ends must not answer each other for ever.
+        script(&[INBOUND, old, again, old, old, "t 1000", again, old, again, old]);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_crosses_the_syn_does_no_harm() {
+        script(&[
+            INBOUND,
+            "> A 7000 ack=-5000 -x BadAck
+             < R -5000
+             < S 0 mss=1000 ws=8
+             > SA 0 ack=1 mss=1460
+             < A 1 ack=1
+             > SA 0 ack=1 mss=1460 -x BadSyn
+             < A 1 ack=1",
+        ]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
-use rustix::net as rnet;
+use rustix::net::{self as rnet, sockopt};
 
 use super::EVENTS;
 use super::data::{Wish, send};
@@ -134,6 +134,28 @@ pub(super) fn evict(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     }
 }
 
+/// A connection comes that has `side` as the guest's. A flow that has it ends if it is over for the kernel, as it is when
+/// its peer comes back from its port: what happened to its socket is told to the guest now, if it was not. Who still
+/// has bytes for the guest keeps the side.
+pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
+    let Some(id) = core.flows.find(L4Protocol::Tcp, side) else { return };
+    let now = core.now;
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
+    let socket = flow.state.socket.as_fd();
+    if tcp.connecting || !stream::is_closed(socket) {
+        return;
+    }
+    let failed = sockopt::socket_error(socket).is_ok_and(|error| error.is_err());
+    let event = if failed { SocketEvent::Failed } else { SocketEvent::HungUp };
+    tcp.conn.on_socket(now, event);
+    out.select(flow.state.queue);
+    drive(core, out, id);
+    if tcp_mut(&mut core.flows, id).is_some_and(|tcp| tcp.conn.is_all_but_over()) {
+        close(core, id, false);
+    }
+}
+
 /// Brings the lists up to date with the machine.
 fn settle(core: &mut Core, id: FlowId) {
     let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
@@ -170,10 +192,14 @@ fn close(core: &mut Core, id: FlowId, reset: bool) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
         }
-        if let FlowKind::Tcp(tcp) = &mut flow.state.kind
-            && let Some(admission) = tcp.admission.take()
-        {
-            core.listeners.discharge(admission.listener);
+        if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
+            if let Some(admission) = tcp.admission.take() {
+                core.listeners.discharge(admission.listener);
+            }
+            if let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) {
+                let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
+                core.initial_numbers.pass(core.now, hash, end);
+            }
         }
     }
     log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });

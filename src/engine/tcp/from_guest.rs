@@ -160,7 +160,7 @@ fn open(
     let host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let sides = [side, host];
-    let opening = opening(core, &sides, guest.is_ipv4());
+    let opening = opening(core, &side);
     let mut conn = Conn::outbound(core.now, &core.settings.tcp, &head.segment, opening);
     if connected {
         conn.on_socket(core.now, SocketEvent::Connected);

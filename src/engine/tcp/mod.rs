@@ -27,8 +27,8 @@ use super::state::{FlowKind, FlowState, PeekOffset, TcpState};
 use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Opening, our_mss};
+use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
-use crate::wire::{DropReason, SeqNr};
 
 /// All events of a TCP socket. `OUT` is reported when a connection is up, and after
 /// [`Action::WatchWritable`](crate::flow::tcp::Action::WatchWritable): the kernel reports it only to those
@@ -36,16 +36,14 @@ use crate::wire::{DropReason, SeqNr};
 const EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI);
 
-/// What is chosen for a new connection. The initial sequence number is a clock of 4 µs plus a
-/// keyed hash of the addresses (RFC 6528).
-fn opening(core: &Core, sides: &[Side; 2], v4: bool) -> Opening {
-    let clock = (core.now.as_micros() / 4) as u32;
-    let hash = core.flows.index.hash(sides) as u32;
+/// What is chosen for a new connection, of which `side` is the guest's.
+fn opening(core: &Core, side: &Side) -> Opening {
+    let v4 = side.endpoint.ip().is_ipv4();
     let ip_header_len = if v4 { 20 } else { 40 };
     let mtu = core.net.network.mtu;
     let mtu = if mtu == 0 { 1500 } else { mtu };
     Opening {
-        isn: SeqNr(hash.wrapping_add(clock)),
+        isn: core.initial_numbers.next(core.now, core.flows.index.hash(side)),
         our_mss: our_mss(mtu, ip_header_len),
         max_segment: u16::MAX - ip_header_len - 20,
     }

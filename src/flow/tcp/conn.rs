@@ -145,6 +145,17 @@ impl Conn {
         [self.send.una, self.recv.nxt]
     }
 
+    /// The sequence number behind the last one that was sent.
+    pub(crate) fn end_of_sent(&self) -> SeqNr {
+        self.send.max
+    }
+
+    /// Whether the guest has all of the peer's stream and has ended its own, so that nothing but its
+    /// acknowledgement of our FIN is left to come.
+    pub(crate) fn is_all_but_over(&self) -> bool {
+        self.state == State::Established && self.recv.fin && self.send.is_fin_all_that_waits()
+    }
+
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {

@@ -69,6 +69,9 @@ impl Conn {
             return if acks_syn { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
         }
         if seg.has(Flags::ACK) && !acks_syn {
+            // The guest knows an older connection with these addresses, and nothing of this one. The reset
+            // ends that, and then it takes the SYN.
+            self.syn_due |= self.retry.take_haste();
             return self.reject_stray(seg);
         }
         if !seg.has(Flags::SYN) {

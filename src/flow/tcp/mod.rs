@@ -53,6 +53,7 @@ mod ack;
 mod boundary;
 mod conn;
 mod input;
+mod isn;
 pub mod limits;
 mod receive;
 mod retry;
@@ -63,6 +64,7 @@ use crate::wire::seq::SeqNr;
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
 pub use conn::{Conn, Opening};
+pub(crate) use isn::InitialNumbers;
 pub use retry::TcpConfig;
 
 /// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.

@@ -44,6 +44,8 @@ pub(super) struct Retry {
     /// Doublings of the timeout. Answered window probes reset `count` but not this.
     backoff: u8,
     syn_retried: bool,
+    /// The SYN was sent again before its time since the last timeout.
+    hastened: bool,
     /// A probe of a silent guest or a closed window is to be sent.
     pub(crate) probe_due: bool,
 }
@@ -60,6 +62,7 @@ impl Retry {
             count: 0,
             backoff: 0,
             syn_retried: false,
+            hastened: false,
             probe_due: false,
         }
     }
@@ -105,6 +108,11 @@ impl Retry {
         self.count = 0;
     }
 
+    /// Whether the SYN may be sent again before its time: once for each timeout.
+    pub(crate) fn take_haste(&mut self) -> bool {
+        !std::mem::replace(&mut self.hastened, true)
+    }
+
     /// The handshake is done.
     pub(crate) fn established(&mut self) {
         self.syn_retried = self.count > 0;
@@ -117,6 +125,7 @@ impl Retry {
             return false;
         }
         self.count += 1;
+        self.hastened = false;
         self.backoff = self.count.saturating_sub(self.syn_linear);
         self.restart(now);
         true

@@ -139,6 +139,11 @@ impl Send {
         self.ended && self.una.after(self.eof)
     }
 
+    /// Whether our FIN was sent, and the guest has acknowledged all before it.
+    pub(crate) fn is_fin_all_that_waits(&self) -> bool {
+        self.ended && self.max.after(self.eof) && !self.una.before(self.eof)
+    }
+
     /// Whether the end of the peer's stream is known.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
