@@ -21,7 +21,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::command::{CommandCounters, ControlQueue};
 use crate::config::Config;
-use crate::features::{Features, offered, protocol};
+use crate::features::{ACCESS_PLATFORM, Features, offered, protocol};
 use crate::mem::Memory;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
@@ -73,8 +73,9 @@ pub(crate) enum Violation {
     /// Bits that were not offered.
     #[error("acknowledges feature bits {0:#x}, which were not offered")]
     NotOffered(u64),
-    /// The driver speaks the interface from before virtio 1.0.
-    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers are not supported")]
+    /// The driver speaks the interface from before virtio 1.0, whose words are those of a processor that is
+    /// not like ours.
+    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers need a little-endian host")]
     Legacy,
     /// A number that makes no sense.
     #[error("{what} {value} is out of range")]
@@ -169,12 +170,12 @@ impl Session {
 
     /// SET_FEATURES.
     pub(crate) fn set_features(&mut self, word: u64) -> Result<(), Violation> {
-        let extra = word & !self.offered();
+        let extra = word & !(self.offered() | ACCESS_PLATFORM);
         if extra != 0 {
             return Err(Violation::NotOffered(extra));
         }
         let features = Features(word);
-        if !features.version_1() {
+        if cfg!(target_endian = "big") && !features.version_1() {
             return Err(Violation::Legacy);
         }
         self.apply_features(features)?;

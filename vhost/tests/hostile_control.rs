@@ -255,7 +255,8 @@ fn rings_that_are_not_there_end_the_connection() {
 
 #[test]
 fn features_that_were_not_offered_end_the_connection() {
-    for bit in 0..64 {
+    // QEMU acknowledges ACCESS_PLATFORM unasked: tests/legacy.rs.
+    for bit in (0..64).filter(|&bit| bit != 33) {
         let mut host = Host::new();
         let mut client = Client::new(host.attach());
         client.send(request::GET_FEATURES, &[], &[]);
@@ -275,14 +276,6 @@ fn features_that_were_not_offered_end_the_connection() {
         host.turn();
         assert_eq!(host.device.is_attached(), offered & (1 << bit) != 0, "protocol bit {bit}");
     }
-}
-
-#[test]
-fn legacy_drivers_are_refused() {
-    let mut host = Host::new();
-    let client = Client::new(host.attach());
-    client.send(request::SET_FEATURES, &(1u64 << 30).to_ne_bytes(), &[]);
-    assert_dropped(&mut host, &client, "no VERSION_1");
 }
 
 #[test]
