@@ -1,10 +1,12 @@
 //! The feature words: virtio (virtio 1.2, sections 5.1.3 and 6) and vhost-user protocol features.
 //!
 //! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the dirty log
-//! and device state (migration), in-order use, in-flight tracking, the packed ring.
+//! and device state (migration), in-order use, in-flight tracking, the packed ring, and translation by an IOMMU
+//! (`ACCESS_PLATFORM`): each address of a ring would have to be asked for at the front-end, and what is on its
+//! way to wait for the answer. QEMU says `iommu_platform=true is not supported by the device` then.
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use virtio_bindings::virtio_config::{VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -16,10 +18,6 @@ const PROTOCOL_FEATURES: u32 = 30;
 
 /// Bytes of the header without the number of buffers.
 const LEGACY_HEADER_BYTES: usize = HEADER_BYTES - 2;
-
-/// Acknowledged by QEMU with `iommu_platform=on` although it was not offered: only where no IOMMU translates
-/// for the device, since it refuses to start otherwise. Addresses are then the guest's own, as ever.
-pub(crate) const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
 
 /// Offered virtio bits that depend on no option.
 const ALWAYS: [u32; 24] = [

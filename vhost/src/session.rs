@@ -21,7 +21,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::command::{CommandCounters, ControlQueue};
 use crate::config::Config;
-use crate::features::{ACCESS_PLATFORM, Features, offered, protocol};
+use crate::features::{Features, offered, protocol};
 use crate::mem::Memory;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
@@ -170,7 +170,7 @@ impl Session {
 
     /// SET_FEATURES.
     pub(crate) fn set_features(&mut self, word: u64) -> Result<(), Violation> {
-        let extra = word & !(self.offered() | ACCESS_PLATFORM);
+        let extra = word & !self.offered();
         if extra != 0 {
             return Err(Violation::NotOffered(extra));
         }

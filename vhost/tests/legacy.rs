@@ -1,5 +1,4 @@
-//! Drivers from before virtio 1.0 (virtio 1.2, sections 2.7.1, 5.1.6.1 and 6.3), those that come after them,
-//! and what QEMU acknowledges for a device behind an IOMMU that it has not.
+//! Drivers from before virtio 1.0 (virtio 1.2, sections 2.7.1, 5.1.6.1 and 6.3), and those that come after them.
 
 mod rig;
 
@@ -122,19 +121,4 @@ fn drivers_of_both_kinds_follow_each_other_on_one_connection() {
         frames_move(&mut host, &mut guest, 1514, name);
     }
     assert!(host.device.is_attached());
-}
-
-#[test]
-fn access_platform_is_taken_where_qemu_acknowledges_it_unasked() {
-    let mut host = Host::new();
-    let stream = host.attach();
-    let mut guest = Guest::new(stream, Options::default());
-    guest.negotiate(&mut || {
-        host.turn();
-    });
-    guest.features |= bit::ACCESS_PLATFORM;
-    guest.start(&mut || {
-        host.turn();
-    });
-    frames_move(&mut host, &mut guest, 9000, "with ACCESS_PLATFORM");
 }

@@ -46,7 +46,6 @@ pub mod bit {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
-    pub const ACCESS_PLATFORM: u64 = 1 << 33;
 }
 
 /// Guest address of the first ring; each has a mebibyte. Behind them are the receive buffers.
