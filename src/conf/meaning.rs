@@ -320,6 +320,7 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
         search: options.search.clone(),
         hostname: options.hostname.clone(),
         fqdn: options.fqdn.clone(),
+        extra: options.extra.clone(),
         services,
     }
 }

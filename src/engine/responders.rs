@@ -23,7 +23,9 @@ impl From<Ignored> for DropReason {
         match ignored {
             Ignored::Malformed => Self::Malformed,
             Ignored::Disabled => Self::ProtocolDisabled,
-            Ignored::NotForUs | Ignored::Unsupported => Self::UnansweredQuestion,
+            Ignored::NotForUs | Ignored::Declined(_) | Ignored::Unsupported => {
+                Self::UnansweredQuestion
+            }
         }
     }
 }
@@ -77,13 +79,25 @@ pub(super) fn dhcp(
     out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
     let question = udp_question(lease, index, ip)?;
-    let reply = dhcp::answer(&core.net.network, &question)?;
+    let reply = dhcp::answer(&core.net.network, &question).inspect_err(|ignored| {
+        if let Ignored::Declined(address) = ignored {
+            warn_of_decline("DHCP", *address);
+        }
+    })?;
     log::info!("{}", reply.kind);
     log::info!("    from {}", reply.client);
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
-    let to = SocketAddr::new(reply.destination.into(), dhcp::CLIENT_PORT);
+    let to = reply.destination.into();
     core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
     Ok(())
+}
+
+/// The guest has found that another station has the address it was given; there is no other one to give.
+fn warn_of_decline(protocol: &str, address: IpAddr) {
+    log::warn!(
+        "{protocol}: the guest declines {address}: another station on its link has that address, perhaps a \
+         machine behind the guest; remove it, or give the guest another address with --address"
+    );
 }
 
 /// Answers a question to a DHCPv6 server, which is known by `duid`.

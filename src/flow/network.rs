@@ -101,6 +101,37 @@ impl Default for Services {
     }
 }
 
+/// What a guest that boots from the network is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Name of the file, or its URL; at most 255 bytes.
+    pub file: String,
+    /// The server that has it; none if a URL says so.
+    pub server: Option<Ipv4Addr>,
+}
+
+/// An option that the operator adds, or sets in place of the usual one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtraOption {
+    /// Its number.
+    pub code: u16,
+    /// Its value as it is sent, without number and length.
+    pub value: Vec<u8>,
+}
+
+/// What the operator adds to what the guest is told. Each list has a code at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// `--dhcp-boot`.
+    pub boot: Option<Boot>,
+    /// `--dhcp-option`.
+    pub dhcp: Vec<ExtraOption>,
+    /// `--dhcpv6-option`.
+    pub dhcpv6: Vec<ExtraOption>,
+    /// `--ra-option`; values are padded to whole units.
+    pub ra: Vec<ExtraOption>,
+}
+
 /// Everything the guest is told.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -118,6 +149,8 @@ pub struct Network {
     pub hostname: Option<String>,
     /// `--fqdn`.
     pub fqdn: Option<String>,
+    /// What the operator adds.
+    pub extra: Extra,
     /// What the guest gets of all that.
     pub services: Services,
 }

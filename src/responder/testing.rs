@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 
-use crate::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 
 /// The guest's Ethernet address.
 pub(super) const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -40,6 +40,7 @@ pub(super) fn network() -> Network {
         search: ArrayVec::new(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }

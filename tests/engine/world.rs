@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use passt::engine::{Engine, NetView, Settings, Source, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
-use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
@@ -144,6 +144,7 @@ pub fn network(mtu: u16) -> Network {
         search: Default::default(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use passt::conf::ports::{self, Kernel, Way};
 use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
-use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use passt::sandbox::socket_maker;
@@ -103,6 +103,7 @@ fn network() -> Network {
         search: Default::default(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }

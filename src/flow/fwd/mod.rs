@@ -256,7 +256,7 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 #[cfg(test)]
 pub(crate) mod example {
     use super::*;
-    use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
+    use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;
 
     pub(crate) fn network() -> Network {
@@ -281,6 +281,7 @@ pub(crate) mod example {
             search: ArrayVec::new(),
             hostname: None,
             fqdn: None,
+            extra: Extra::default(),
             services: Services::default(),
         }
     }
