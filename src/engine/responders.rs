@@ -116,6 +116,9 @@ pub(super) fn dhcpv6(
     let net = &mut core.net;
     let reply = dhcpv6::answer(&net.network, duid, source, destination, &question)?;
     log::info!("{}", reply.kind);
+    if let (dhcpv6::Kind::Decline, Some(v6)) = (reply.kind, &net.network.v6) {
+        warn_of_decline("DHCPv6", v6.addr.map_or(source.into(), IpAddr::V6));
+    }
     if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6)
         && !v6.fixed
     {

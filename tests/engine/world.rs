@@ -178,7 +178,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         freebind: false,
         max_descriptors: setup.max_descriptors,
     };
-    let duid = Duid::new(0, Mac::OURS);
+    let duid = Duid::new(Mac::OURS);
     let view = view(net, setup.map.clone(), rules);
     let mut engine = Engine::new(epoll, view, settings, [7; 16], duid, monotonic_now());
     engine.listen().expect("the ports are free");

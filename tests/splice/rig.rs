@@ -232,7 +232,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
     let view = NetView { network: net, map: Mapping::default(), inbound, outbound };
-    let duid = Duid::new(0, Mac::OURS);
+    let duid = Duid::new(Mac::OURS);
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, now);
     let filter = socket_maker().unwrap();
