@@ -254,9 +254,17 @@ fn net_v6(
         Some((model, addr, gateway, our_link_local))
     });
     let fixed = given.is_some();
+    let default_router = is_default_router(options, facts);
     if let Some((model, addr, gateway, our_link_local)) = model {
-        let (addr, scope_id) = (Some(addr), model.index);
-        let net = Ipv6Net { addr, gateway, our_link_local, fixed, dns: ArrayVec::new(), scope_id };
+        let net = Ipv6Net {
+            addr: Some(addr),
+            gateway,
+            our_link_local,
+            fixed,
+            dns: ArrayVec::new(),
+            default_router,
+            scope_id: model.index,
+        };
         return (net, Some(device(model)));
     }
     if !options.pasta.splice_only {
@@ -270,9 +278,19 @@ fn net_v6(
         our_link_local: link_local,
         fixed,
         dns: ArrayVec::new(),
+        default_router,
         scope_id: 0,
     };
     (net, None)
+}
+
+/// Whether IPv6 leads anywhere beyond the guest's link: by the host's routes, or because the operator says so, with a
+/// gateway or with an address that is mapped.
+fn is_default_router(options: &Options, facts: &HostFacts) -> bool {
+    let map = &options.mapping.v6;
+    let mapped = [map.host_loopback, map.guest_addr, map.dns_match].into_iter().flatten();
+    let far = mapped.filter(|address| !address.is_unicast_link_local()).count() > 0;
+    facts.beyond_link_v6 || options.gateway_v6.is_some() || far
 }
 
 /// An interface that outbound sockets are bound to must be of use. One that is but a model may get

@@ -43,6 +43,8 @@ pub struct Ipv6Net {
     pub fixed: bool,
     /// DNS servers handed out.
     pub dns: ArrayVec<Ipv6Addr, MAX_DNS>,
+    /// Something is reached beyond the link: we are the guest's default router.
+    pub default_router: bool,
     /// Index of the host interface that link-local destinations are scoped to; 0 in local mode.
     pub scope_id: u32,
 }

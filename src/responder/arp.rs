@@ -1,9 +1,10 @@
-//! ARP: every address except the guest's own is here (RFC 826, RFC 5227).
+//! ARP: every address except the guest's own is here, unless it asks for one to use (RFC 826, RFC 5227).
 //!
 //! The guest sees all of IPv4 as on-link: the host's neighbours with their own Ethernet addresses, the rest
-//! behind the gateway's or ours. Silence is kept only where an
-//! answer would tell the guest that its own address is taken: for its announcements, and for
-//! questions about the address it was assigned.
+//! behind the gateway's or ours. Silence is kept where an answer would tell the guest that an address is
+//! taken which is not: for its announcements, for questions about the address it was assigned, and for
+//! probes (sender 0.0.0.0) of any address but those that exist on the host's link: the gateway's, those that
+//! stand for the host, and its neighbours'.
 
 use std::net::Ipv4Addr;
 
@@ -45,8 +46,13 @@ pub(crate) fn answer(
     if request.operation != REQUEST {
         return Err(Ignored::Unsupported);
     }
-    let announcement = request.sender == request.target && !request.sender.is_unspecified();
+    let probe = request.sender.is_unspecified();
+    let announcement = request.sender == request.target && !probe;
     if announcement || request.target == v4.addr {
+        return Err(Ignored::NotForUs);
+    }
+    let taken = v4.gateway == Some(request.target) || neighbours.knows(request.target.into());
+    if probe && !taken {
         return Err(Ignored::NotForUs);
     }
     Ok(build(&Message {

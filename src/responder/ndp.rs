@@ -1,11 +1,12 @@
 //! Neighbour discovery: we answer for every neighbour, and are the router (RFC 4861, RFC 8106).
 //!
 //! A solicitation for any address is answered, with the neighbour's own Ethernet address where the host
-//! knows one and else with the gateway's or ours, except when the guest asks
-//! whether an address it wants is free (source `::`, RFC 4862 5.4): silence lets it have the
-//! address. Router advertisements name us as the default router for ever, give the prefix for
-//! autoconfiguration and point at DHCPv6 for addresses. All messages are sent from our link-local
-//! address with hop limit 255; the engine fills the checksum.
+//! knows one and else with the gateway's or ours. When the guest asks whether an address it wants is
+//! free (source `::`, RFC 4862 5.4), only those are answered for that exist: the gateway's, ours, and the
+//! neighbours'. Router advertisements name us as the default router for ever, or as none where the host
+//! reaches nothing beyond the link, give the prefix for autoconfiguration and point at DHCPv6 for
+//! addresses. All messages are sent from our link-local address with hop limit 255; the engine fills the
+//! checksum.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -53,8 +54,9 @@ const FLAG_MANAGED: u8 = 0x80;
 const FLAGS_ON_LINK_AUTO: u8 = 0xc0;
 
 const HOP_LIMIT: u8 = 255;
-/// Time as default router, seconds: the maximum.
+/// Time as default router, seconds: the maximum, and none where nothing is reached beyond the link.
 const ROUTER_LIFETIME_S: u16 = u16::MAX;
+const NO_ROUTER_S: u16 = 0;
 /// Lifetime of prefixes and names: no end.
 const FOREVER: [u8; 4] = [0xff; 4];
 /// Autoconfiguration wants prefixes of this length.
@@ -134,6 +136,9 @@ pub(crate) fn answer(
             let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
             check_options(options)?;
             let target = Ipv6Addr::from(*target);
+            if source.is_unspecified() && !exists(v6, neighbours, target) {
+                return Err(Ignored::NotForUs);
+            }
             answer_neighbor(neighbours.station(net, target.into()), source, target)
         }
         [ROUTER_SOLICITATION, 0, ..] => {
@@ -192,16 +197,24 @@ fn check_options(mut options: &[u8]) -> Result<(), Ignored> {
     Ok(())
 }
 
-/// `target` is here, whatever it is.
+/// Whether a guest that asks if `target` is free must hear that it is not (RFC 4862, 5.4): it is the gateway's, ours,
+/// or that of a neighbour of the host.
+fn exists(v6: &Ipv6Net, neighbours: &Neighbours, target: Ipv6Addr) -> bool {
+    let taken = v6.gateway == Some(target) || v6.our_link_local == target;
+    (taken || neighbours.knows(target.into())) && v6.addr != Some(target)
+}
+
+/// `target` is here. Who has no address yet is answered by a message to all (RFC 4861, 7.2.4).
 fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
     if target.is_multicast() {
         return Err(Ignored::Malformed);
     }
-    if source.is_unspecified() {
-        return Err(Ignored::NotForUs);
-    }
-    let message = neighbor_advertisement(FLAGS_RSO, target, mac);
-    Ok(Reply { message, destination: source, kind: Kind::NeighborAdvertisement })
+    let (flags, destination) = match source.is_unspecified() {
+        true => (FLAGS_RO, ALL_NODES),
+        false => (FLAGS_RSO, source),
+    };
+    let message = neighbor_advertisement(flags, target, mac);
+    Ok(Reply { message, destination, kind: Kind::NeighborAdvertisement })
 }
 
 /// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it
@@ -237,7 +250,8 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
     }
     let mut message = Body::new();
     put(&mut message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
-    put(&mut message, &ROUTER_LIFETIME_S.to_be_bytes());
+    let lifetime_s = if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S };
+    put(&mut message, &lifetime_s.to_be_bytes());
     put(&mut message, &[0; 8]); // reachable and retransmission time: unspecified
     put_prefix(&mut message, v6);
     put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);

@@ -35,6 +35,7 @@ pub(super) fn network() -> Network {
             our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             fixed: false,
             dns: ArrayVec::from_iter([DNS_V6]),
+            default_router: true,
             scope_id: 2,
         }),
         search: ArrayVec::new(),

@@ -139,6 +139,7 @@ pub fn network(mtu: u16) -> Network {
             our_link_local: v6("fe80::fc"),
             fixed: false,
             dns: Default::default(),
+            default_router: true,
             scope_id: 1,
         }),
         search: Default::default(),

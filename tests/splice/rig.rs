@@ -98,6 +98,7 @@ fn network() -> Network {
             our_link_local: "fe80::1".parse().unwrap(),
             fixed: false,
             dns: Default::default(),
+            default_router: true,
             scope_id: 0,
         }),
         search: Default::default(),

@@ -276,6 +276,7 @@ pub(crate) mod example {
                 our_link_local: v6("fe80::fc"),
                 fixed: false,
                 dns: ArrayVec::new(),
+                default_router: true,
                 scope_id: 7,
             }),
             search: ArrayVec::new(),

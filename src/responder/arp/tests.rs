@@ -72,10 +72,35 @@ fn rfc5227_2_1_1_probe_for_the_assigned_address_gets_no_answer() {
 }
 
 #[test]
-fn probe_for_another_address_is_answered() {
-    for target in [[192, 0, 2, 9], [0; 4]] {
-        assert!(answer(&network(), &request([0; 4], target)).is_ok());
+fn rfc5227_2_1_1_a_probe_is_answered_only_for_who_exists() {
+    let (net, mut neighbours) = (network(), Neighbours::default());
+    let neighbour = Mac([2, 0, 0, 0, 0, 7]);
+    neighbours.learn(Ipv4Addr::new(192, 0, 2, 7).into(), neighbour);
+    neighbours.pin([Ipv4Addr::new(198, 51, 100, 1).into()].into_iter(), Mac::OURS);
+    for (target, mac) in [
+        (GATEWAY_V4.octets(), Some(Mac::OURS)),
+        ([192, 0, 2, 7], Some(neighbour)),
+        ([198, 51, 100, 1], Some(Mac::OURS)),
+        (GUEST_V4.octets(), None),
+        ([192, 0, 2, 9], None),
+        ([203, 0, 113, 7], None),
+        ([0; 4], None),
+    ] {
+        let reply = super::answer(&net, &neighbours, &request([0; 4], target));
+        let found = reply.map(|reply| Mac(*reply[8..].first_chunk().expect("long enough")));
+        assert_eq!(found, mac.ok_or(Ignored::NotForUs), "{target:?}");
     }
+    // Who has an address finds all of them.
+    assert!(super::answer(&net, &neighbours, &request([192, 0, 2, 77], [192, 0, 2, 9])).is_ok());
+}
+
+#[test]
+fn rfc5227_2_1_1_the_answer_to_a_probe_goes_to_who_asks_and_names_no_address_of_it() {
+    let reply = answer(&network(), &request([0; 4], GATEWAY_V4.octets())).expect("an answer");
+    assert_eq!(
+        reply.to_vec(),
+        hex("0001 0800 06 04 0002 9a559a559a55 c0000201 525400123456 00000000")
+    );
 }
 
 #[test]

@@ -95,11 +95,40 @@ fn rfc4861_7_1_1_multicast_target_is_malformed() {
 }
 
 #[test]
-fn rfc4862_5_4_duplicate_address_detection_is_left_alone() {
-    let mut message = neighbor_solicitation();
-    message.truncate(24);
-    let reply = answer(&network(), Ipv6Addr::UNSPECIFIED, &message);
+fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
+    let (net, mut neighbours) = (network(), Neighbours::default());
+    let neighbour = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 7);
+    neighbours.learn(neighbour.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let ours = net.v6.as_ref().expect("IPv6").our_link_local;
+    let ask = |target: Ipv6Addr| {
+        let mut message = hex("87 00 1234 00000000");
+        message.extend(target.octets());
+        super::answer(&net, &neighbours, Ipv6Addr::UNSPECIFIED, &message)
+    };
+    for free in [GUEST_V6, GUEST_LINK_LOCAL, TARGET, DNS_V6] {
+        assert_eq!(ask(free), Err(Ignored::NotForUs), "{free}");
+    }
+    for (taken, mac) in [(ours, "9a559a559a55"), (neighbour, "020000000007")] {
+        let reply = ask(taken).expect("an answer");
+        let expected = hex(&format!("88 00 0000 a0000000 {:032x} 02 01 {mac}", taken.to_bits()));
+        assert_eq!(reply.message.to_vec(), expected, "not solicited");
+        assert_eq!(reply.destination, ALL_NODES);
+    }
+    // The assigned address is the guest's, whoever else has it.
+    neighbours.learn(GUEST_V6.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let mut message = hex("87 00 1234 00000000");
+    message.extend(GUEST_V6.octets());
+    let reply = super::answer(&net, &neighbours, Ipv6Addr::UNSPECIFIED, &message);
     assert_eq!(reply, Err(Ignored::NotForUs));
+}
+
+#[test]
+fn rfc4861_6_2_3_who_leads_nowhere_is_no_default_router() {
+    let mut net = network();
+    net.v6.as_mut().expect("IPv6").default_router = false;
+    let head = "86 00 0000 ff 80 0000 00000000 00000000";
+    let expected = [head, RA_PREFIX, RA_LINK_LAYER, RA_MTU, RA_RDNSS].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
 }
 
 #[test]
