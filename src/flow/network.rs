@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
+use super::fwd::tenure::Tenure;
 pub use crate::wire::Mac;
 
 /// DNS servers of one family handed to the guest.
@@ -177,10 +178,12 @@ impl Network {
 pub struct Learned {
     /// Ethernet address; broadcast until a frame was seen.
     pub(crate) mac: Mac,
-    /// IPv4 address last seen as a source.
+    /// IPv4 address that forwarded ports lead to.
     pub(crate) v4: Ipv4Addr,
-    /// IPv6 address last seen as a source.
+    /// IPv6 address that forwarded ports lead to.
     pub(crate) v6: Option<Ipv6Addr>,
-    /// Link-local address last seen as a source.
+    /// Link-local address that they lead to where the peer has one.
     pub(crate) v6_link_local: Option<Ipv6Addr>,
+    /// How firmly the IPv4, IPv6 and link-local address are held.
+    pub(crate) tenures: [Tenure; 3],
 }

@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use super::{Ignored, labels, put, search_domains};
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
+use crate::flow::stations::Stations;
 
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
@@ -116,14 +117,14 @@ pub(crate) struct Reply {
     pub(crate) kind: Kind,
 }
 
-/// Answers an ICMPv6 message of type 133 to 136 from `source`.
+/// Answers an ICMPv6 message of type 133 to 136 from `source`, which the station `mac` has sent.
 ///
 /// # Errors
 /// Why there is no answer.
 pub(crate) fn answer(
     net: &Network,
-    neighbours: &Neighbours,
-    source: Ipv6Addr,
+    (neighbours, stations): (&Neighbours, &Stations),
+    (source, mac): (Ipv6Addr, Mac),
     message: &[u8],
 ) -> Result<Reply, Ignored> {
     let v6 = enabled(net)?;
@@ -136,7 +137,8 @@ pub(crate) fn answer(
             let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
             check_options(options)?;
             let target = Ipv6Addr::from(*target);
-            if source.is_unspecified() && !exists(v6, neighbours, target) {
+            let theirs = stations.find(target.into()).is_some_and(|station| station != mac);
+            if (source.is_unspecified() || theirs) && !exists(v6, neighbours, target) {
                 return Err(Ignored::NotForUs);
             }
             answer_neighbor(neighbours.station(net, target.into()), source, target)
@@ -174,11 +176,24 @@ pub(crate) fn next_unsolicited_delay(random: u32) -> Duration {
 /// the guest's addresses. `None` without an address to ask for.
 #[must_use]
 pub(crate) fn initial_solicitation(net: &Network) -> Option<Reply> {
-    let target = enabled(net).ok()?.addr?;
+    solicitation(net, enabled(net).ok()?.addr?)
+}
+
+/// The question for the station at `target`, sent to that address. `None` if neighbour discovery is off.
+#[must_use]
+pub(crate) fn solicitation(net: &Network, target: Ipv6Addr) -> Option<Reply> {
+    enabled(net).ok()?;
     let mut message = Body::new();
     put(&mut message, &[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
     put(&mut message, &target.octets());
     Some(Reply { message, destination: target, kind: Kind::NeighborSolicitation })
+}
+
+/// The address that a neighbour advertisement says is in use.
+pub(crate) fn advertised(message: &[u8]) -> Option<Ipv6Addr> {
+    let (header, rest) = message.split_first_chunk::<8>()?;
+    let target = rest.first_chunk::<16>().filter(|_| header[0] == NEIGHBOR_ADVERTISEMENT)?;
+    Some(Ipv6Addr::from(*target))
 }
 
 /// IPv6, if it and neighbour discovery are on.

@@ -22,13 +22,14 @@ mod learn;
 mod rule;
 mod special;
 mod table;
+pub(crate) mod tenure;
 mod to_guest;
 mod to_host;
 mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-pub(crate) use learn::{initial, learn, learn_mac};
+pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub(crate) use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};

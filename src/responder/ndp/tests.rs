@@ -12,7 +12,8 @@ use crate::responder::testing::*;
 
 /// The answer where no neighbour is known.
 fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
-    super::answer(net, &Neighbours::default(), source, message)
+    let nobody = (&Neighbours::default(), &Stations::default());
+    super::answer(net, nobody, (source, GUEST_MAC), message)
 }
 
 /// Any address on the link.
@@ -103,7 +104,12 @@ fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
     let ask = |target: Ipv6Addr| {
         let mut message = hex("87 00 1234 00000000");
         message.extend(target.octets());
-        super::answer(&net, &neighbours, Ipv6Addr::UNSPECIFIED, &message)
+        super::answer(
+            &net,
+            (&neighbours, &Stations::default()),
+            (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
+            &message,
+        )
     };
     for free in [GUEST_V6, GUEST_LINK_LOCAL, TARGET, DNS_V6] {
         assert_eq!(ask(free), Err(Ignored::NotForUs), "{free}");
@@ -118,7 +124,12 @@ fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
     neighbours.learn(GUEST_V6.into(), Mac([2, 0, 0, 0, 0, 7]));
     let mut message = hex("87 00 1234 00000000");
     message.extend(GUEST_V6.octets());
-    let reply = super::answer(&net, &neighbours, Ipv6Addr::UNSPECIFIED, &message);
+    let reply = super::answer(
+        &net,
+        (&neighbours, &Stations::default()),
+        (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
+        &message,
+    );
     assert_eq!(reply, Err(Ignored::NotForUs));
 }
 
@@ -388,7 +399,13 @@ fn a_neighbour_has_its_own_mac() {
     let mut neighbours = Neighbours::default();
     neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
     let source = "2001:db8:0:1::2".parse().unwrap();
-    let reply = super::answer(&network(), &neighbours, source, &neighbor_solicitation()).unwrap();
+    let reply = super::answer(
+        &network(),
+        (&neighbours, &Stations::default()),
+        (source, GUEST_MAC),
+        &neighbor_solicitation(),
+    )
+    .unwrap();
     assert_eq!(reply.message[24..], hex("02 01 02 00 00 00 00 07"));
 }
 
@@ -399,4 +416,27 @@ fn rfc4861_7_2_6_an_announcement_is_unsolicited_and_overrides() {
     assert_eq!(told.message[..8], hex("88 00 0000 a0 000000"));
     assert_eq!(told.message[8..24], TARGET.octets());
     assert_eq!(told.message[24..], hex("02 01 02 00 00 00 00 07"));
+}
+
+#[test]
+fn stations_of_the_guest_answer_for_themselves() {
+    let other = Mac([2, 0, 0, 0, 0, 9]);
+    let (mut neighbours, mut stations) = (Neighbours::default(), Stations::default());
+    let ask = |neighbours: &Neighbours, stations: &Stations, mac| {
+        let from = (GUEST_LINK_LOCAL, mac);
+        super::answer(&network(), (neighbours, stations), from, &neighbor_solicitation())
+    };
+    stations.learn(TARGET.into(), other);
+    assert_eq!(ask(&neighbours, &stations, GUEST_MAC), Err(Ignored::NotForUs));
+    assert!(ask(&neighbours, &stations, other).is_ok(), "it had that address itself");
+    neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
+    assert!(ask(&neighbours, &stations, GUEST_MAC).is_ok(), "but it is the host's neighbour");
+}
+
+#[test]
+fn an_advertisement_of_the_guest_names_its_address() {
+    let told = announcement(TARGET, GUEST_MAC).message;
+    assert_eq!(advertised(&told), Some(TARGET));
+    assert_eq!(advertised(&told[..23]), None);
+    assert_eq!(advertised(&neighbor_solicitation()), None);
 }
