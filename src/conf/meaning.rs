@@ -118,6 +118,7 @@ pub fn resolve(
         mapping.v6.host_loopback = mapping.v6.host_loopback.or(v6.and_then(|v6| v6.gateway));
     }
     let mut network = network(&options, v4, v6);
+    complete_boot(&mut network);
     warn_of_mtu(&network, &mut notes);
     let resolv = resolv::parse(resolv);
     names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
@@ -340,6 +341,15 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
         fqdn: options.fqdn.clone(),
         extra: options.extra.clone(),
         services,
+    }
+}
+
+/// Who has the file that the guest boots from, if neither the operator nor a URL says so: this host, as which the guest
+/// knows us.
+fn complete_boot(network: &mut Network) {
+    let gateway = network.v4.as_ref().and_then(|v4| v4.gateway);
+    if let Some(boot) = network.extra.boot.as_mut().filter(|boot| !boot.file.contains("://")) {
+        boot.server = boot.server.or(gateway);
     }
 }
 

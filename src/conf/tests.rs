@@ -697,3 +697,11 @@ fn a_guest_without_a_way_out_is_told_of_no_default_router() {
         assert!(is_router(&["--dns-forward", "2001:db8:1::9"], &facts));
     }
 }
+
+#[test]
+fn the_file_to_boot_from_is_here_unless_somebody_says_otherwise() {
+    let server = |boot: &str| conf(&["--dhcp-boot", boot], "").network.extra.boot.unwrap().server;
+    assert_eq!(server("a.efi"), Some(v4("192.0.2.1")));
+    assert_eq!(server("a.efi,198.51.100.7"), Some(v4("198.51.100.7")));
+    assert_eq!(server("http://198.51.100.7/a.efi"), None);
+}

@@ -109,7 +109,7 @@ impl Default for Services {
 pub struct Boot {
     /// Name of the file, or its URL; at most 255 bytes.
     pub file: String,
-    /// The server that has it; none if a URL says so.
+    /// The server that has it; `None` if it is ours, which `conf` replaces by our address, or a URL names it.
     pub server: Option<Ipv4Addr>,
 }
 
@@ -122,7 +122,8 @@ pub struct ExtraOption {
     pub value: Vec<u8>,
 }
 
-/// What the operator adds to what the guest is told. Each list has a code at most once.
+/// What the operator adds to what the guest is told. A list has a code at most once, but for routes and prefixes of
+/// translators in router advertisements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extra {
     /// `--dhcp-boot`.

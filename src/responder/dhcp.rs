@@ -221,6 +221,7 @@ fn fixed_part(
 }
 
 /// The addresses that decide about a request.
+#[derive(Clone, Copy)]
 struct Addresses {
     /// What the client has, by its field `ciaddr`.
     client: Ipv4Addr,

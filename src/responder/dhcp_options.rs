@@ -40,9 +40,7 @@ const CODE_DNS: u8 = 6;
 const CODE_HOST_NAME: u8 = 12;
 const CODE_MTU: u8 = 26;
 const CODE_LEASE_TIME: u8 = 51;
-const CODE_OVERLOAD: u8 = 52;
 const CODE_MESSAGE: u8 = 56;
-const CODE_MAX_MESSAGE: u8 = 57;
 /// Renewal and rebinding times.
 const CODE_T1: u8 = 58;
 const CODE_T2: u8 = 59;
@@ -58,23 +56,12 @@ pub(crate) const CODE_ROUTES: u8 = 121;
 const CODE_TFTP_ADDRESS: u8 = 150;
 const CODE_END: u8 = 255;
 
-/// Codes that belong to the protocol: the operator cannot set them.
-pub(crate) const OWN: [u8; 14] = [
-    CODE_PAD,
-    CODE_REQUESTED,
-    CODE_OVERLOAD,
-    CODE_TYPE,
-    CODE_SERVER_ID,
-    CODE_PARAMETERS,
-    CODE_MESSAGE,
-    CODE_MAX_MESSAGE,
-    CODE_CLIENT_ID,
-    CODE_RAPID_COMMIT,
-    CODE_FQDN,
-    CODE_RELAY,
-    CODE_SEARCH,
-    CODE_END,
-];
+/// Codes that belong to the protocol, or have an option of their own: the operator cannot set them.
+pub(crate) const OWN: [u16; 13] = [0, 50, 52, 53, 54, 55, 56, 57, 61, 80, 81, 82, 119];
+
+/// Most bytes of options that the operator may add, with their headers: what leaves room for an address, a router
+/// and name servers.
+pub(crate) const MAX_EXTRA_LEN: usize = 200;
 
 /// What a client of UEFI's HTTP boot calls itself, and wants to hear (UEFI 2.10, 24.7.2).
 const HTTP_CLIENT: &[u8] = b"HTTPClient";

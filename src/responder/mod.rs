@@ -19,7 +19,7 @@
 
 pub(crate) mod arp;
 pub(crate) mod dhcp;
-mod dhcp_options;
+pub(crate) mod dhcp_options;
 pub mod dhcpv6;
 pub(crate) mod labels;
 pub(crate) mod ndp;

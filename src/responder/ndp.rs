@@ -25,7 +25,11 @@ pub(crate) const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
     + LINK_LAYER_LEN
     + MTU_LEN
     + (DNS_HEADER_LEN + 16 * MAX_DNS)
-    + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES);
+    + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES)
+    + MAX_EXTRA_LEN;
+
+/// Most bytes of options that the operator may add.
+pub(crate) const MAX_EXTRA_LEN: usize = 512;
 
 /// All nodes of the link.
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -68,6 +72,9 @@ const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const OPTION_PREFIX: u8 = 3;
 const OPTION_MTU: u8 = 5;
+/// Route (RFC 4191), and prefix of a translator (RFC 8781): there may be several.
+pub(crate) const OPTION_ROUTE: u16 = 24;
+pub(crate) const OPTION_TRANSLATOR: u16 = 38;
 const OPTION_RDNSS: u8 = 25;
 const OPTION_DNSSL: u8 = 31;
 
@@ -270,14 +277,24 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
     put(&mut message, &[0; 8]); // reachable and retransmission time: unspecified
     put_prefix(&mut message, v6);
     put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);
-    if net.mtu > 0 {
+    let extra = &net.extra.ra;
+    let usual = |code: u8| extra.iter().all(|option| option.code != u16::from(code));
+    if net.mtu > 0 && usual(OPTION_MTU) {
         put(&mut message, &[OPTION_MTU, 1, 0, 0]);
         put(&mut message, &u32::from(net.mtu).to_be_bytes());
     }
-    if net.services.hand_out_dns {
+    if net.services.hand_out_dns && usual(OPTION_RDNSS) {
         put_dns(&mut message, OPTION_RDNSS, v6.dns.iter().flat_map(Ipv6Addr::octets).collect());
     }
-    put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+    if usual(OPTION_DNSSL) {
+        put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+    }
+    for option in extra {
+        let units = (2 + option.value.len()) / 8;
+        let head = [option.code, units as u16].map(|word| word.to_be_bytes()[1]);
+        put(&mut message, &head);
+        put(&mut message, &option.value);
+    }
     Ok(message)
 }
 

@@ -9,6 +9,7 @@
 
 mod command;
 mod definition;
+mod extra;
 mod getopt;
 mod parse;
 mod table;

@@ -8,6 +8,7 @@ use smoltcp::wire::{
 };
 
 use super::*;
+use crate::flow::network::ExtraOption;
 use crate::responder::testing::*;
 
 /// The answer where no neighbour is known.
@@ -439,4 +440,30 @@ fn an_advertisement_of_the_guest_names_its_address() {
     assert_eq!(advertised(&told), Some(TARGET));
     assert_eq!(advertised(&told[..23]), None);
     assert_eq!(advertised(&neighbor_solicitation()), None);
+}
+
+#[test]
+fn options_of_the_operator_stand_in_place_of_the_usual_ones() {
+    let mut net = with_search(network(), &["a.b"]);
+    let option = |code, value: &str| ExtraOption { code, value: hex(value) };
+    let mtu = option(5, "0000 00000578");
+    let routes = [option(24, "00 00 ffffffff"), option(24, "40 00 ffffffff 20010db800070000")];
+    net.extra.ra = [vec![mtu], routes.to_vec()].concat();
+    let search = "1f 02 0000 ffffffff 0161 0162 00 000000";
+    let extra = "05 01 0000 00000578 18 01 00 00 ffffffff 18 02 40 00 ffffffff 20010db800070000";
+    let expected = [RA_HEAD, RA_PREFIX, RA_LINK_LAYER, RA_RDNSS, search, extra].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
+    net.extra.ra = vec![option(25, "0000 ffffffff"), option(31, "0000 ffffffff")];
+    let extra = "19 01 0000 ffffffff 1f 01 0000 ffffffff";
+    let expected = [RA_HEAD, RA_PREFIX, RA_LINK_LAYER, RA_MTU, extra].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
+}
+
+#[test]
+fn the_longest_advertisement_fits() {
+    let mut net = full_network();
+    net.extra.ra = vec![ExtraOption { code: 200, value: vec![7; MAX_EXTRA_LEN - 2] }];
+    let message = router_advertisement_of(&net);
+    assert!(message.len() > 1000 && message.len() <= MAX_MESSAGE, "{}", message.len());
+    assert_eq!(message[message.len() - MAX_EXTRA_LEN..][..3], [200, 64, 7]);
 }
