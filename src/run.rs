@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use log::LevelFilter;
 use passt_frame::{FramePort, Registrar};
@@ -16,7 +16,7 @@ use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, Signals, SocketLink, Worker,
 };
-use crate::flow::network::{Mac, Network};
+use crate::flow::network::Mac;
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -27,10 +27,6 @@ use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
 use crate::sys::{sock_diag, stream};
-
-/// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
-const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
-
 /// What failed where there is no helper.
 const NO_HELPER: &str = "Couldn't start the helper that makes sockets in the namespace";
 
@@ -311,7 +307,7 @@ fn engine(
     };
     let settings = settings(conf, max_descriptors);
     let secret = process::random_bytes().map_err(system("getrandom"))?;
-    let duid = duid(&conf.network);
+    let duid = Duid::new(conf.network.our_mac);
     let now = crate::engine::monotonic_now();
     let mut engine = Engine::new(epoll, view, settings, secret, duid, now);
     if let Some(mac) = mac {
@@ -409,9 +405,4 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         freebind: conf.freebind,
         max_descriptors,
     }
-}
-
-fn duid(network: &Network) -> Duid {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + DUID_EPOCH);
-    Duid::new(since.map_or(0, |since| since.as_secs() as u32), network.our_mac)
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 
 use passt::conf::host::{HostFacts, facts};
 use passt::conf::{Command as Parsed, Conf, Interfaces, Only, parse, resolve};
@@ -238,5 +239,35 @@ fn many_routes_and_addresses_are_read_to_the_end() {
         let v4 = found().v4.unwrap();
         assert_eq!(v4.name, name("link1"));
         assert_eq!(v4.address, Some((Ipv4Addr::new(203, 0, 113, 1), 32)));
+    });
+}
+
+#[test]
+fn what_leads_beyond_the_link_in_any_table() {
+    // The other interface has no address of its own here.
+    let setup = "ip addr add 2001:db8::2/64 dev link0 nodad";
+    in_namespace(&[TWO_LINKS, setup], || {
+        for (route, beyond) in [
+            ("", false),
+            ("default via fe80::1 dev link0", true),
+            ("2000::/3 via fe80::1 dev link0", true),
+            ("2001:db8:7::/48 dev link1", true),
+            ("unreachable default", false),
+            ("default dev link0 table 7", true),
+        ] {
+            let ip = |verb: &str| {
+                let words = ["-6", "route", verb].into_iter().chain(route.split(' '));
+                route.is_empty() || Command::new("ip").args(words).status().unwrap().success()
+            };
+            assert!(ip("add"), "{route}");
+            if route.ends_with("table 7") {
+                let rule = ["-6", "rule", "add", "table", "7"];
+                assert!(Command::new("ip").args(rule).status().unwrap().success());
+            }
+            assert_eq!(found().beyond_link_v6, beyond, "{route}");
+            let conf = configured(&[]);
+            assert_eq!(conf.network.v6.unwrap().default_router, beyond, "{route}");
+            assert!(ip("del"), "{route}");
+        }
     });
 }

@@ -20,6 +20,10 @@ complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three
 complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c passt -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
+complete -c passt -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
+complete -c passt -l dhcpv6-option -d 'The same for DHCPv6' -r -f
+complete -c passt -l ra-option -d 'The same for router advertisements' -r -f
 complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
 complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"

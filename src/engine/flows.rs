@@ -27,7 +27,9 @@ use crate::wire::ip::L4Protocol;
 pub(crate) const ADVERTISEMENT_TIMER: u32 = 0;
 /// The next look for ports to forward.
 pub(crate) const SCAN_TIMER: u32 = 1;
-const OWN_TIMERS: u32 = 2;
+/// The next question for an address of the guest, or the end of waiting for the answer.
+pub(crate) const ADDRESS_TIMER: u32 = 2;
+const OWN_TIMERS: u32 = 3;
 
 /// The timer of the flow in `slot`.
 fn timer_key(slot: u32) -> u32 {

@@ -71,7 +71,8 @@ fn frame(
     let core = &mut *to.core;
     let frame = &lease.frames()[index];
     let head = frame.head();
-    core.net.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
+    let mac = ip::source_mac(head).ok_or(DropReason::Truncated)?;
+    core.net.learn_mac(mac);
     log::trace!("from guest: {} bytes, {}", frame.len, frame.meta);
     let packet = ip::parse(head, frame.len)?;
     let ip = match packet {
@@ -80,7 +81,7 @@ fn frame(
     };
     log::trace!("    {ip}");
     check_family(&core.net.network, &ip)?;
-    core.net.learn_address(ip.source);
+    responders::heed(core, out, ip.source, mac);
     if let Packet::Fragment(fragment) = packet {
         return datagrams::fragment_from_guest(core, to.datagrams, lease, index, &fragment);
     }

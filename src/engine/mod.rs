@@ -100,7 +100,7 @@ use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
-use flows::{ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
+use flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
 use ingress::Receivers;
 use listen::Scans;
 use net::Net;
@@ -273,6 +273,7 @@ impl Engine {
     /// The client of the link has left, with what it has said of the guest's device.
     pub(crate) fn on_link_closed(&mut self) {
         self.core.net.limit_mtu(u16::MAX);
+        self.core.net.begin_link();
     }
 
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
@@ -350,6 +351,9 @@ impl Engine {
         }
         if key == SCAN_TIMER {
             return self.scan_ports();
+        }
+        if key == ADDRESS_TIMER {
+            return responders::reconsider(core, out);
         }
         let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = core.flows.table.get_mut(id) else { return };

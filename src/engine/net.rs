@@ -7,10 +7,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::flow::fwd::{self, GuestSide, HostSide, Mapping, Proto, Refused, Rule, RuleTable};
+use crate::flow::fwd::tenure::Step;
+use crate::flow::fwd::{
+    self, GuestSide, HostSide, Mapping, Proto, Refused, Rule, RuleTable, is_one_host,
+};
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
 use crate::flow::side::{Pif, Side};
+use crate::flow::stations::Stations;
+use crate::time::Timestamp;
 use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::L4Protocol;
 use crate::wire::{DropReason, Mac};
@@ -48,6 +53,10 @@ pub(super) struct Net {
     pub(crate) learned: Learned,
     /// Whose Ethernet addresses the guest sees.
     pub(crate) neighbours: Neighbours,
+    /// Whose Ethernet addresses are on the guest's side.
+    pub(crate) stations: Stations,
+    /// When to come back to addresses that were asked for.
+    pub(crate) ask_again: Option<Timestamp>,
 }
 
 impl Net {
@@ -68,6 +77,8 @@ impl Net {
             device_mtu,
             learned,
             neighbours,
+            stations: Stations::default(),
+            ask_again: None,
         };
         net.pin_own_addresses();
         net
@@ -171,9 +182,20 @@ impl Net {
         (self.network.our_mac, self.learned.mac)
     }
 
-    /// The Ethernet addresses of a frame from `source`, as the guest sees it.
-    pub(crate) fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
-        (self.neighbours.station(&self.network, source), self.learned.mac)
+    /// The Ethernet addresses of a frame from `source`, as the guest sees it, to `destination`.
+    pub(crate) fn macs_between(&self, source: IpAddr, destination: IpAddr) -> (Mac, Mac) {
+        (self.neighbours.station(&self.network, source), self.mac_of(destination))
+    }
+
+    /// The Ethernet address of the guest that has `destination`. A group has one of its own only where the guest's side
+    /// has several stations: otherwise the frame is for the only one.
+    pub(crate) fn mac_of(&self, destination: IpAddr) -> Mac {
+        match destination {
+            IpAddr::V6(group) if group.is_multicast() && self.stations.are_several() => {
+                Mac::of_group(group)
+            }
+            _ => self.stations.find(destination).unwrap_or(self.learned.mac),
+        }
     }
 
     /// Our own link-local address, the source of neighbour discovery and DHCPv6.
@@ -183,16 +205,20 @@ impl Net {
 
     /// Learns from a source Ethernet address.
     pub(crate) fn learn_mac(&mut self, mac: Mac) {
-        if fwd::learn_mac(&mut self.learned, mac) {
+        if fwd::learn_mac(&mut self.learned, mac) && !self.stations.has(mac) {
             log::info!("New guest MAC address observed: {mac}");
         }
     }
 
-    /// Learns from a source IP address. In local mode the guest's first link-local address also
-    /// becomes the one that it is assigned.
-    pub(crate) fn learn_address(&mut self, source: IpAddr) {
-        if !fwd::learn(&self.network, &mut self.learned, source) {
-            return;
+    /// Learns from an address that the station `mac` of the guest uses; what is to be done about it. In local mode
+    /// the guest's first link-local address also becomes the one that it is assigned.
+    pub(crate) fn learn_address(&mut self, source: IpAddr, mac: Mac, now: Timestamp) -> Step {
+        if mac != self.network.our_mac && is_one_host(source) {
+            self.stations.learn(source, mac);
+        }
+        let step = fwd::learn(&self.network, &mut self.learned, source, now);
+        if step.lead_to.is_none() {
+            return step;
         }
         log::debug!("guest address observed: {source}");
         if let (Some(v6), IpAddr::V6(source)) = (&mut self.network.v6, source)
@@ -201,6 +227,22 @@ impl Net {
         {
             v6.addr = Some(source);
         }
+        step
+    }
+
+    /// What is to be done about addresses that were asked for, now that time has passed.
+    pub(crate) fn reconsider(&mut self, now: Timestamp) -> [Step; 3] {
+        let steps = fwd::reconsider(&self.network, &mut self.learned, now);
+        for address in steps.iter().filter_map(|step| step.lead_to) {
+            log::debug!("guest address observed: {address}; the one before does not answer");
+        }
+        steps
+    }
+
+    /// Another guest may be there.
+    pub(crate) fn begin_link(&mut self) {
+        self.stations.clear();
+        fwd::begin_link(&mut self.learned);
     }
 
     /// Headers of frames to the guest for a flow whose guest side is `side`.
@@ -211,7 +253,13 @@ impl Net {
         flow_label: u32,
     ) -> HeaderTemplate {
         let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
-        HeaderTemplate::new(self.macs_from(source.ip()), source, destination, protocol, flow_label)
+        HeaderTemplate::new(
+            self.macs_between(source.ip(), destination.ip()),
+            source,
+            destination,
+            protocol,
+            flow_label,
+        )
     }
 }
 

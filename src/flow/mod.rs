@@ -9,6 +9,7 @@ pub(crate) mod reassembly;
 pub mod scan;
 pub(crate) mod side;
 pub(crate) mod splice;
+pub(crate) mod stations;
 pub(crate) mod table;
 pub mod tcp;
 pub mod timer;

@@ -26,6 +26,7 @@ mod room;
 mod services;
 mod slot_port;
 mod starved;
+mod stations;
 mod tails;
 mod tap;
 mod tcp;

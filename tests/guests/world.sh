@@ -195,6 +195,13 @@ boot_qemu() {
         -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)"
 }
 
+# The interface from before virtio 1.0, which firmware speaks, with the short header in front of frames.
+boot_qemu_legacy() {
+    emulate q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,romfile=,disable-modern=on,mrg_rxbuf=off$(qemu_vectors)"
+}
+
 # Four processors, each with a queue pair of its own.
 boot_qemu_mq() {
     emulate q35,memory-backend=mem -smp 4 -object memory-backend-memfd,id=mem,size=512M,share=on \

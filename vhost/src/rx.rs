@@ -254,6 +254,11 @@ impl RxHalf {
         self.on_end();
     }
 
+    /// Bytes of the virtio header.
+    fn header_bytes(&self) -> usize {
+        self.vring.features.header_bytes()
+    }
+
     fn clear(&mut self) {
         self.buffers.clear();
         self.frames.clear();
@@ -321,7 +326,7 @@ impl RxHalf {
         limit: usize,
     ) -> Result<Option<Reserved>, RingFault> {
         let first = self.buffers.len();
-        let needed = u64::from(wanted) + HEADER_BYTES as u64;
+        let needed = u64::from(wanted) + self.header_bytes() as u64;
         let mut bytes = 0u64;
         self.offer = Offer::default();
         self.pieces.clear();
@@ -358,7 +363,7 @@ impl RxHalf {
     /// Sets the pieces of the virtio header aside, lends the rest; returns how many were set aside.
     fn split_header(&mut self, limit: usize) -> usize {
         let before = self.headers.len();
-        let mut left = HEADER_BYTES as u32;
+        let mut left = self.header_bytes() as u32;
         self.lent.clear();
         for piece in &self.pieces {
             let (front, rest) = piece.split_at(left);
@@ -390,7 +395,8 @@ impl RxHalf {
         self.headers.truncate(self.headers.len() - frame.header_pieces);
         let first = list.frames() == 0;
         let at_most = self.offer.at_most(ring.size());
-        let needed = |bytes: u32| u64::from(bytes) + HEADER_BYTES as u64;
+        let header_bytes = self.header_bytes() as u64;
+        let needed = |bytes: u32| u64::from(bytes) + header_bytes;
         if self.dry && (!first || at_most >= needed(wanted)) {
             return Ok(self.short(ring));
         }
@@ -415,7 +421,7 @@ impl RxHalf {
         len: u32,
         done: &FrameDone,
     ) -> usize {
-        let mut left = len + HEADER_BYTES as u32;
+        let mut left = len + pieces_bytes(header);
         let mut count = 0;
         for buffer in buffers {
             let filled = left.min(buffer.bytes);

@@ -73,8 +73,9 @@ pub(crate) enum Violation {
     /// Bits that were not offered.
     #[error("acknowledges feature bits {0:#x}, which were not offered")]
     NotOffered(u64),
-    /// The driver speaks the interface from before virtio 1.0.
-    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers are not supported")]
+    /// The driver speaks the interface from before virtio 1.0, whose words are those of a processor that is
+    /// not like ours.
+    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers need a little-endian host")]
     Legacy,
     /// A number that makes no sense.
     #[error("{what} {value} is out of range")]
@@ -174,7 +175,7 @@ impl Session {
             return Err(Violation::NotOffered(extra));
         }
         let features = Features(word);
-        if !features.version_1() {
+        if cfg!(target_endian = "big") && !features.version_1() {
             return Err(Violation::Legacy);
         }
         self.apply_features(features)?;

@@ -9,6 +9,7 @@
 
 mod command;
 mod definition;
+mod extra;
 mod getopt;
 mod parse;
 mod table;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use arrayvec::ArrayVec;
 
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
-use crate::flow::network::{MAX_DNS, MAX_SEARCH, Mac, Services};
+use crate::flow::network::{Extra, MAX_DNS, MAX_SEARCH, Mac, Services};
 
 pub use command::command;
 pub use parse::parse;
@@ -218,6 +219,8 @@ pub struct Options {
     pub(crate) fqdn: Option<String>,
     /// `--no-tcp` and its like.
     pub(crate) services: Services,
+    /// `--dhcp-boot`, `--dhcp-option`, `--dhcpv6-option`, `--ra-option`.
+    pub(crate) extra: Extra,
     /// `--freebind`.
     pub(crate) freebind: bool,
     /// `--no-map-gw`.
@@ -254,6 +257,7 @@ impl Default for Options {
             search: ArrayVec::new(),
             hostname: None,
             fqdn: None,
+            extra: Extra::default(),
             services: Services::default(),
             freebind: false,
             no_map_gw: false,

@@ -3,13 +3,14 @@
 use super::definition::{
     Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
 };
-use super::{Ending, Mode, Only, value};
+use super::{Ending, Mode, Only, extra, value};
 use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
+const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
 const PORTS: &str = "ports; see --help";
 const NO_MIGRATION: &str = "Leave it out: the guest's connections end when it migrates";
 
@@ -412,6 +413,31 @@ const SERVICES: &[Definition] = &[
         "Forward no ICMP and ICMPv6; implies --no-ndp",
     ),
     flag(None, "no-dhcp", |o| o.services.dhcp = false, "No DHCP server"),
+    text(
+        None,
+        "dhcp-boot",
+        "NAME[,SERVER]",
+        extra::dhcp_boot,
+        "a file's name or URL, optionally with the IPv4 address of its server",
+        "File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host",
+    ),
+    text(
+        None,
+        "dhcp-option",
+        "N=VALUE",
+        extra::dhcp_option,
+        OPTION,
+        "Option to hand out by DHCP, besides or in place of the usual ones; may be repeated",
+    ),
+    text(None, "dhcpv6-option", "N=VALUE", extra::dhcpv6_option, OPTION, "The same for DHCPv6"),
+    text(
+        None,
+        "ra-option",
+        "N=VALUE",
+        extra::ra_option,
+        OPTION,
+        "The same for router advertisements",
+    ),
     flag(None, "no-dhcpv6", |o| o.services.dhcpv6 = false, "No DHCPv6 server"),
     flag(
         None,

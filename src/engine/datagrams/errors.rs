@@ -60,7 +60,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         match answer(&core.net, &side, peer.ip(), &error, quote) {
             Some((from, mut message)) => {
                 let to = SocketAddr::new(side.endpoint.ip(), 0);
-                let macs = core.net.macs_from(from.ip());
+                let macs = core.net.macs_between(from.ip(), to.ip());
                 core.outbox.icmp(out, macs, from, to, &mut message);
             }
             None => core.outbox.drops.count(DropReason::UntranslatableError),

@@ -22,13 +22,14 @@ mod learn;
 mod rule;
 mod special;
 mod table;
+pub(crate) mod tenure;
 mod to_guest;
 mod to_host;
 mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-pub(crate) use learn::{initial, learn, learn_mac};
+pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub(crate) use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
@@ -256,7 +257,7 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 #[cfg(test)]
 pub(crate) mod example {
     use super::*;
-    use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
+    use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;
 
     pub(crate) fn network() -> Network {
@@ -276,11 +277,13 @@ pub(crate) mod example {
                 our_link_local: v6("fe80::fc"),
                 fixed: false,
                 dns: ArrayVec::new(),
+                default_router: true,
                 scope_id: 7,
             }),
             search: ArrayVec::new(),
             hostname: None,
             fqdn: None,
+            extra: Extra::default(),
             services: Services::default(),
         }
     }

@@ -179,6 +179,13 @@ impl Guest {
         2 * self.pair + 1
     }
 
+    /// Bytes of the header in front of each frame: a legacy driver has no number of buffers in it unless
+    /// frames may take several (virtio 1.2, section 5.1.6.1).
+    fn header_bytes(&self) -> usize {
+        let whole = self.features & (bit::VERSION_1 | bit::MRG_RXBUF) != 0;
+        if whole { NetHeader::BYTES } else { NetHeader::BYTES - 2 }
+    }
+
     /// Index of the control queue.
     pub fn control(&self) -> usize {
         2 * self.options.pairs
@@ -241,6 +248,17 @@ impl Guest {
             self.start_ring(index);
         }
         pump();
+    }
+
+    /// Features anew, and rings that begin with nothing in them, as another driver leaves them to the front-end.
+    pub fn restart(&mut self, pump: &mut dyn FnMut()) {
+        let size = self.options.ring_size;
+        for (at, ring) in self.rings.iter_mut().enumerate() {
+            *ring = DriverRing::new(RINGS_AT + at as u64 * RING_BYTES, size, false);
+            ring.begin_at(&self.memory, 0);
+        }
+        self.slots.extend(self.in_slot.drain(..).map(|(_, _, slot)| slot));
+        self.start(pump);
     }
 
     /// SET_MEM_TABLE with one region: all memory.
@@ -360,7 +378,7 @@ impl Guest {
     pub fn queue_pieces(&mut self, frame: &[u8], header: NetHeader, cuts: &[usize]) {
         self.reclaim();
         let slot = self.slots.pop().expect("a free transmit slot");
-        let mut bytes = header.to_bytes().to_vec();
+        let mut bytes = header.to_bytes()[..self.header_bytes()].to_vec();
         bytes.extend_from_slice(frame);
         self.memory.write(slot, &bytes);
         let mut buffers = Vec::new();
@@ -423,11 +441,17 @@ impl Guest {
         }
         let mut bytes = self.take_buffer();
         let mut taken = 1;
-        while bytes.len() < NetHeader::BYTES {
+        let header_bytes = self.header_bytes();
+        while bytes.len() < header_bytes {
             bytes.extend_from_slice(&self.take_buffer());
             taken += 1;
         }
-        let header = NetHeader::from_bytes(&bytes);
+        let mut words = [0; NetHeader::BYTES];
+        words[..header_bytes].copy_from_slice(&bytes[..header_bytes]);
+        let mut header = NetHeader::from_bytes(&words);
+        if header_bytes < NetHeader::BYTES {
+            header.num_buffers = 1;
+        }
         assert!(
             (taken..=visible).contains(&header.num_buffers),
             "{} buffers announced, {visible} visible",
@@ -436,7 +460,7 @@ impl Guest {
         for _ in taken..header.num_buffers {
             bytes.extend_from_slice(&self.take_buffer());
         }
-        bytes.drain(..NetHeader::BYTES);
+        bytes.drain(..header_bytes);
         Some((bytes, header))
     }
 
