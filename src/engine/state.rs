@@ -1,6 +1,7 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
@@ -8,12 +9,14 @@ use rustix::net::sockopt;
 
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
+use super::marks::SocketMarks;
 use super::net::Epoch;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
+use crate::wire::icmp_translation::IcmpError;
 use crate::wire::ip::L4Protocol;
 
 /// State of a flow.
@@ -134,6 +137,10 @@ pub(crate) struct TcpState {
     pub(crate) last_read: u32,
     /// The handshake of the host socket has not finished.
     pub(crate) connecting: bool,
+    /// ICMP errors are queued until then: the guest looks for routers.
+    pub(crate) probes: bool,
+    /// Why the host could not make the connection, if the guest is to be told: an ICMP error, and whose.
+    pub(crate) unreachable: Option<(IcmpError, Option<IpAddr>)>,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
     pub(crate) urgent: bool,
     /// The flow is on the list of half-open flows.
@@ -145,8 +152,18 @@ pub(crate) struct TcpState {
 impl TcpState {
     /// State of a new connection.
     pub(crate) fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
-        let (connecting, urgent, half_open) = (false, false, false);
-        Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
+        Self {
+            conn,
+            peek,
+            nagle,
+            last_read: 0,
+            connecting: false,
+            probes: false,
+            unreachable: None,
+            urgent: false,
+            half_open: false,
+            admission: None,
+        }
     }
 }
 
@@ -201,6 +218,17 @@ pub(crate) enum PeekOffset {
     At(u32),
 }
 
+/// How much of what is at the head of a socket's queue the guest has got.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delivered {
+    /// Bytes of the payload of whole datagrams.
+    pub(crate) bytes: u32,
+    /// Bytes of the next datagram, its L4 header included, that went in fragments.
+    pub(crate) cut: u32,
+    /// The number of the datagram that those are of.
+    pub(crate) identification: u32,
+}
+
 /// A UDP or echo pseudo-flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DatagramState {
@@ -208,8 +236,8 @@ pub(crate) struct DatagramState {
     pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
     pub(crate) counts: [u8; 2],
-    /// Hop limit set on the socket; 0 for the default.
-    pub(crate) hop_limit: u8,
+    /// What the socket writes into IP headers.
+    pub(crate) marks: SocketMarks,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
     pub(crate) largest: u32,
@@ -221,8 +249,8 @@ pub(crate) struct DatagramState {
     pub(crate) large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
     pub(crate) expected: u8,
-    /// Bytes at the head of the socket's queue that the guest has got already.
-    pub(crate) delivered: u32,
+    /// What of the head of the socket's queue the guest has got already.
+    pub(crate) delivered: Delivered,
     /// Until when the socket may have datagrams of strangers.
     pub(crate) strangers: Strangers,
 }
@@ -233,13 +261,13 @@ impl DatagramState {
         Self {
             active: now,
             counts: [0; 2],
-            hop_limit: 0,
+            marks: SocketMarks::new(),
             largest: 0,
             one_by_one: false,
             failed: false,
             large: true,
             expected: 1,
-            delivered: 0,
+            delivered: Delivered::default(),
             strangers: Strangers::new(now),
         }
     }

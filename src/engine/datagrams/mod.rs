@@ -5,8 +5,9 @@
 //! |---|---|
 //! | `socket` | opens the sockets, and their flows |
 //! | `from_guest` | UDP of the guest, in runs |
-//! | `fragments` | UDP that the guest cut into fragments, put together first |
+//! | `fragments` | what the guest cut into fragments, put together first |
 //! | `to_guest` | UDP to the guest, in bursts |
+//! | `cut` | what the guest gets in fragments |
 //! | `echo` | ICMP echo, both ways |
 //! | `queue`, `send` | what waits in a socket; sending on one |
 //! | `errors` | ICMP errors of the host, for the guest |
@@ -14,6 +15,7 @@
 //! Without room, datagrams stay in the socket, whose queue is bounded by the kernel, and the flow waits for the
 //! link's word; without a link they are dropped and counted.
 
+mod cut;
 mod echo;
 mod errors;
 mod fragments;
@@ -29,7 +31,7 @@ use passt_frame::{MAX_FRAME_BYTES, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 pub(super) use echo::echo_from_guest;
-pub(super) use fragments::{Fragments, fragment_from_guest};
+pub(super) use fragments::{Fragments, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
 pub(super) use queue::{Served, drain};
 pub(super) use socket::{add, open_inbound};
@@ -76,7 +78,7 @@ pub(super) fn serve(core: &mut Core, buffer: &mut CopyBuffer, out: &mut dyn ToGu
     errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
         Some(FlowKind::Udp(_)) => to_guest::serve(core, buffer, out, id),
-        Some(FlowKind::Ping(_)) => echo::serve(core, out, id),
+        Some(FlowKind::Ping(_)) => echo::serve(core, buffer, out, id),
         _ => return,
     };
     match served {

@@ -12,6 +12,8 @@
 //!   is filled only after the guest was seen to have room for as many.
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
+//!
+//! What does not fit the guest's link, or its driver's buffers, goes in fragments; see `cut`.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -23,11 +25,12 @@ use passt_frame::{
     Reservation, Reserve, ToGuest, ToGuestLease,
 };
 
+use super::cut::{Datagram, Sent, fits};
 use super::queue::{Served, drop_head, next_head};
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{DatagramState, FlowKind};
+use crate::engine::state::{DatagramState, Delivered, FlowKind};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
@@ -49,6 +52,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     template: &'a HeaderTemplate,
+    /// The largest IP packet on the guest's link.
+    mtu: u32,
     /// The peer, if the socket may have datagrams of others.
     peer: Option<SocketAddr>,
 }
@@ -66,7 +71,8 @@ pub(super) fn serve(
     let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
     let fd = flow.state.socket.as_fd();
     let peer = state.strangers.allow_only(flow.sides[1 - tap].endpoint);
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer };
+    let mtu = core.net.link_mtu();
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, mtu, peer };
     let mut left = DATAGRAMS_PER_TURN;
     loop {
         let (moved, served) =
@@ -88,6 +94,7 @@ pub(super) fn serve(
 /// none.
 pub(in crate::engine) fn first_to_guest(
     core: &mut Core,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     listener: ListenerId,
     id: FlowId,
@@ -105,8 +112,9 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer: None };
-    let (_, served) = way.deliver(burst, &mut 0);
+    let mtu = core.net.link_mtu();
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, mtu, peer: None };
+    let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
 
@@ -125,35 +133,97 @@ impl Way<'_> {
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
             return self.small(state, buffer);
         }
-        state.large = burst.segment.is_some() || burst.len > SMALL_DATAGRAM_BYTES;
-        self.deliver(burst, &mut state.delivered)
+        state.large = self.is_large(&burst);
+        self.deliver(burst, &mut state.delivered, buffer)
     }
 
-    /// Moves `burst`, of which `delivered` bytes are with the guest already: as one frame where the guest takes
-    /// such and could have buffers for it, else in one for each datagram.
-    fn deliver(&mut self, burst: Burst, delivered: &mut u32) -> (usize, Served) {
+    /// Whether what is like `burst` is better received by itself.
+    fn is_large(&self, burst: &Burst) -> bool {
+        let fits = burst.len <= SMALL_DATAGRAM_BYTES && fits(self.template, self.mtu, burst.len);
+        burst.segment.is_some() || !fits
+    }
+
+    /// Moves `burst`, of which the guest has got what `delivered` says: as one frame where the guest takes such and
+    /// could have buffers for it, else in one for each datagram, or in fragments of each.
+    fn deliver(
+        &mut self,
+        burst: Burst,
+        delivered: &mut Delivered,
+        buffer: &mut CopyBuffer,
+    ) -> (usize, Served) {
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
-        let done = std::mem::take(delivered);
-        let done = if done < burst.len { done } else { 0 };
-        let drops = &mut self.outbox.drops;
+        if delivered.bytes >= burst.len {
+            delivered.bytes = 0;
+        }
+        let done = delivered.bytes;
         let (caps, largest) = (self.out.caps(), self.template.max_l4_bytes() - UDP_HEADER_BYTES);
         if !caps.up {
+            *delivered = Delivered::default();
+            let drops = &mut self.outbox.drops;
             return drop_burst(drops, self.fd, (burst, done), DropReason::LinkDown);
         }
-        let one = burst.segment.filter(|_| caps.gso.udp && done == 0 && burst.len <= largest);
-        if let Some(size) = one
-            && let Some(moved) = self.deliver_in(burst, delivered, burst.len, Some(size))
-        {
-            return moved;
-        }
         let size = burst.segment.map_or(burst.len, u32::from);
-        *delivered = done;
-        let moved =
-            if size > largest { None } else { self.deliver_in(burst, delivered, size, None) };
-        moved.unwrap_or_else(|| {
-            *delivered = 0;
-            drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
-        })
+        if delivered.cut == 0 && fits(self.template, self.mtu, size) {
+            let one = burst.segment.filter(|_| caps.gso.udp && done == 0 && burst.len <= largest);
+            let moved = one
+                .and_then(|segment| self.deliver_in(burst, delivered, burst.len, Some(segment)))
+                .or_else(|| self.deliver_in(burst, delivered, size, None));
+            if let Some(moved) = moved {
+                return moved;
+            }
+        }
+        self.deliver_cut(burst, delivered, buffer)
+    }
+
+    /// Moves what is left of `burst`, each datagram in fragments.
+    fn deliver_cut(
+        &mut self,
+        burst: Burst,
+        delivered: &mut Delivered,
+        buffer: &mut CopyBuffer,
+    ) -> (usize, Served) {
+        let size = burst.segment.map_or(burst.len, u32::from);
+        if size > self.template.max_l4_bytes() - UDP_HEADER_BYTES {
+            return self.drop_rest(burst, delivered);
+        }
+        let bytes = match next_head(buffer.peek_one(self.fd)) {
+            Ok(bytes) => bytes,
+            Err(served) => return (0, served.unwrap_or(Served::Empty)),
+        };
+        let mut datagrams = 0;
+        loop {
+            let start = (delivered.bytes as usize).min(bytes.len());
+            let payload = &bytes[start..bytes.len().min(start + size as usize)];
+            match self.send_cut(payload, delivered) {
+                Sent::All => {}
+                Sent::NoRoom => return (datagrams, Served::NoRoom),
+                Sent::Never => {
+                    let (_, served) = self.drop_rest(burst, delivered);
+                    return (datagrams, served);
+                }
+            }
+            datagrams += 1;
+            delivered.bytes += payload.len() as u32;
+            if delivered.bytes as usize >= bytes.len() {
+                *delivered = Delivered::default();
+                drop_head(self.fd);
+                return (datagrams, Served::More);
+            }
+        }
+    }
+
+    fn drop_rest(&mut self, burst: Burst, delivered: &mut Delivered) -> (usize, Served) {
+        let done = std::mem::take(delivered).bytes;
+        drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
+    }
+
+    /// Sends what the guest has not got of a datagram.
+    fn send_cut(&mut self, payload: &[u8], delivered: &mut Delivered) -> Sent {
+        let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
+        let header = self.template.udp(payload.len() as u32, checksum);
+        let Some(&head) = header.last_chunk() else { return Sent::Never };
+        let datagram = Datagram { template: self.template, head, payload };
+        datagram.send(self.outbox, &mut *self.out, self.mtu, delivered)
     }
 
     /// Moves what is left of `burst` behind its first `delivered` bytes, `size` bytes in each frame, which the
@@ -161,11 +231,11 @@ impl Way<'_> {
     fn deliver_in(
         &mut self,
         burst: Burst,
-        delivered: &mut u32,
+        delivered: &mut Delivered,
         size: u32,
         segment: Option<u16>,
     ) -> Option<(usize, Served)> {
-        let done = *delivered;
+        let done = delivered.bytes;
         let left = burst.len - done;
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
@@ -177,7 +247,7 @@ impl Way<'_> {
             Reservation::None => return Some((0, Served::NoRoom)),
             Reservation::Never => return None,
         };
-        *delivered = 0;
+        delivered.bytes = 0;
         let all = lease.room() >= left;
         let room = if all { left } else { lease.room() / size * size };
         let flags = if all && done == 0 { 0 } else { libc::MSG_PEEK };
@@ -188,7 +258,7 @@ impl Way<'_> {
         };
         let frames = stamp(lease, self.template, size, received, segment);
         if !all {
-            *delivered = done + received;
+            delivered.bytes = done + received;
             return Some((frames, then));
         }
         if flags != 0 {
@@ -212,8 +282,7 @@ impl Way<'_> {
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
-        let last = buffer.bursts().last();
-        state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
+        state.large = buffer.bursts().last().is_some_and(|last| self.is_large(last));
         let mut next = 0;
         while next < kept {
             next = self.forward(buffer, next);
@@ -245,10 +314,11 @@ impl Way<'_> {
         let caps = self.out.caps();
         let largest = self.template.max_l4_bytes() - UDP_HEADER_BYTES;
         let Burst { len, segment } = bursts[0];
-        let neighbours = if caps.gso.udp { neighbours(bursts, largest) } else { 1 };
+        let fits = fits(self.template, self.mtu, segment.map_or(len, u32::from));
+        let neighbours = if caps.gso.udp && fits { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
-            Some(size) if caps.gso.udp && len <= largest => Some((len, size)),
+            Some(size) if caps.gso.udp && fits && len <= largest => Some((len, size)),
             None if neighbours > 1 => {
                 Some((bursts[..neighbours].iter().map(|burst| burst.len).sum(), len as u16))
             }
@@ -263,15 +333,24 @@ impl Way<'_> {
             let size = burst.segment.map_or(burst.len, u32::from).max(1);
             for start in (0..burst.len.max(1)).step_by(size as usize) {
                 let piece = size.min(burst.len - start);
-                self.send(buffer, index..index + 1, (start, piece), None);
+                if fits && self.send(buffer, index..index + 1, (start, piece), None) {
+                    continue;
+                }
+                let bytes = &buffer.bytes(index)[start as usize..(start + piece) as usize];
+                let dropped = match self.send_cut(bytes, &mut Delivered::default()) {
+                    Sent::All => continue,
+                    Sent::NoRoom => DropReason::NoGuestRoom,
+                    Sent::Never => DropReason::TooLarge,
+                };
+                self.outbox.drops.count(dropped);
             }
         }
         range.end
     }
 
     /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it. What cannot be sent is dropped, but for a frame of several `segment`s that can never
-    /// fit: false, and they are to be tried one by one.
+    /// the other in it. What cannot be sent is dropped, but for a frame that can never fit: false, and its
+    /// datagrams are to be tried one by one, or in fragments.
     fn send(
         &mut self,
         buffer: &CopyBuffer,
@@ -298,8 +377,7 @@ impl Way<'_> {
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
             Reservation::None => return drop(&mut self.outbox.drops, DropReason::NoGuestRoom),
-            Reservation::Never if segment.is_some() => return false,
-            Reservation::Never => return drop(&mut self.outbox.drops, DropReason::TooLarge),
+            Reservation::Never => return false,
         };
         let mut payload_sum = 0;
         let mut at = 0;
