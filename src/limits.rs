@@ -131,7 +131,7 @@ pub(crate) const PIPE_BYTES: u32 = 1 << 20;
 
 /// ICMP errors that the guest is told of at once. Limited as RFC 1812, section 4.3.2.8, and RFC 4443, section 2.4 (f),
 /// want it; Linux has 50, and a traceroute of thirty hops sends three times as many probes.
-pub(crate) const ICMP_ERROR_BURST: u32 = 100;
+pub const ICMP_ERROR_BURST: u32 = 100;
 
 /// Time after which one more is allowed: 1,000 a second, the number of Linux.
 pub(crate) const ICMP_ERROR_PAUSE: Duration = Duration::from_millis(1);

@@ -51,6 +51,10 @@ impl Datagram<'_> {
         mtu: u32,
         delivered: &mut Delivered,
     ) -> Sent {
+        if delivered.cut >= self.len() {
+            // What those bytes were of is gone.
+            delivered.cut = 0;
+        }
         if delivered.cut == 0 {
             if fits(self.template, mtu, self.payload.len() as u32)
                 && let Some(sent) = self.send_whole(outbox, out)
