@@ -162,13 +162,13 @@ pub(super) fn serve(
         template: core.net.template(&side, protocol, 0),
         largest,
     };
-    drain(|| way.to_guest(buffer, delivered))
+    drain(|| way.one(buffer, delivered))
 }
 
 impl Way<'_> {
     /// Moves one echo reply of the peer to the guest, with the guest's identifier and at most as long as its
     /// largest request; `None` when there is none.
-    fn to_guest(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Option<Served> {
+    fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Option<Served> {
         let mut head = [0; UDP_HEADER_BYTES as usize];
         let (peeked, source) = match next_head(datagram::peek_bytes(self.fd, &mut head)) {
             Ok(peeked) => peeked,
