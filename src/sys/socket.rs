@@ -158,8 +158,30 @@ impl BindTo<'_> {
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
 pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, to.address.port() != 0)?;
+    bind_alone(socket, to)
+}
+
+/// Lets others share the port of `owner`, which was bound by [`bind_alone`], while `bind` is at work.
+///
+/// # Errors
+/// What setsockopt(2) and `bind` report.
+pub(crate) fn sharing(
+    owner: BorrowedFd<'_>,
+    bind: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(owner, true)?;
+    let bound = bind();
+    sockopt::set_socket_reuseaddr(owner, false)?;
+    bound
+}
+
+/// Binds a new socket as `to` says to a port that it does not share: nobody has it, and nobody gets it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_alone(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
     let address = to.effective();
-    sockopt::set_socket_reuseaddr(socket, address.port() != 0)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(socket, !to.dual_stack)?;
     }

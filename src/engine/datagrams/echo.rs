@@ -55,17 +55,28 @@ pub(super) fn serve(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) -> Serve
     let template = core.net.template(&side, flow.state.l4(&flow.sides), 0);
     let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
     let peer = flow.sides[1 - tap].endpoint.ip();
-    drain(|| to_guest(&mut core.outbox, out, (fd, peer), &template, identity))
+    let mut replies = 0;
+    let served =
+        drain(|| to_guest(&mut core.outbox, out, (fd, peer), &template, identity, &mut replies));
+    if let Some(flow) = core.flows.table.get_mut(id)
+        && let FlowKind::Ping(state) = &mut flow.state.kind
+        && replies > 0
+    {
+        state.count(1 - tap, replies);
+        core.flows.note_answer(id, core.now);
+    }
+    served
 }
 
 /// Moves one echo reply of `peer` to the guest, with the guest's identifier and at most as long as its
-/// largest request; `None` when there is none.
+/// largest request, and counts it; `None` when there is none.
 fn to_guest(
     outbox: &mut Outbox,
     out: &mut dyn ToGuest,
     (fd, peer): (BorrowedFd<'_>, IpAddr),
     template: &HeaderTemplate,
     (identifier, largest): (u16, u32),
+    replies: &mut usize,
 ) -> Option<Served> {
     let mut head = [0; UDP_HEADER_BYTES as usize];
     let (peeked, source) = match next_head(datagram::peek_bytes(fd, &mut head)) {
@@ -94,6 +105,7 @@ fn to_guest(
     head[4..6].copy_from_slice(&identifier.to_be_bytes());
     lease.put_header(0, &template.echo(&mut head, received, checksum));
     lease.commit(&[FrameDone { payload_len: received, meta }]);
+    *replies += 1;
     Some(Served::More)
 }
 

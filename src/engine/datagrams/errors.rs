@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use arrayvec::ArrayVec;
 use passt_frame::ToGuest;
 
+use super::anybody;
 use crate::engine::core::Core;
 use crate::engine::net::Net;
 use crate::engine::state::FlowKind;
@@ -41,7 +42,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         return;
     }
     let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-    let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
+    let (guest, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
     let fd = flow.state.socket.as_fd();
     let mut payload = [0; MESSAGE_V6];
     for _ in 0..ERRORS_PER_TURN {
@@ -52,10 +53,18 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         if !is_udp {
             continue;
         }
-        if error.destination.is_none_or(|to| Endpoint::from(to) != peer) {
-            core.outbox.drops.count(DropReason::ForeignDatagram);
-            continue;
-        }
+        let (side, peer) = match error.destination {
+            Some(to) if !peer.is_anybody() && Endpoint::from(to) == peer => (guest, peer),
+            to if peer.is_anybody()
+                && let Some(side) = anybody::visible(&core.net, &guest, to) =>
+            {
+                (side, side.ours)
+            }
+            _ => {
+                core.outbox.drops.count(DropReason::ForeignDatagram);
+                continue;
+            }
+        };
         let quote = &payload[..error.payload_len];
         match answer(&core.net, &side, peer.ip(), &error, quote) {
             Some((from, mut message)) => {

@@ -64,9 +64,13 @@ pub(in crate::engine) fn fragment_from_guest(
     let buffer = &datagrams.fragments.buffers[start..];
     let payload = &buffer[UDP_HEADER_BYTES as usize..end as usize];
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-    send_datagram(flow, core.now, ip.hop_limit, head.payload_len, |socket| {
-        rustix::net::send(socket, payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-        Ok(())
+    send_datagram(flow, core.now, ip.hop_limit, head.payload_len, |socket, to| {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match to {
+            Some(to) => rustix::net::sendto(socket, payload, flags, &to),
+            None => rustix::net::send(socket, payload, flags),
+        }
+        .map(|_| ())
     })
 }
 

@@ -124,8 +124,8 @@ fn send_run(
         _ => return false,
     }
     let mut refused = false;
-    let sent = send_datagram(flow, core.now, hop_limit, first.len, |fd| {
-        let sent = lease.send_datagram(fd, parts, Some(first.len as u16)).map(|_| ());
+    let sent = send_datagram(flow, core.now, hop_limit, first.len, |fd, to| {
+        let sent = lease.send_datagram(fd, to, parts, Some(first.len as u16)).map(|_| ());
         refused = matches!(sent, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
         sent
     });
@@ -157,10 +157,11 @@ pub(super) fn send_part(
     let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
     // Bytes that went one by one: who tries again goes on behind them.
     let mut done = 0;
-    send_datagram(flow, core.now, hop_limit, part.len, |fd| {
+    send_datagram(flow, core.now, hop_limit, part.len, |fd, to| {
         let size = segment.map_or(part.len, u32::from);
         if done == 0 {
-            let whole = past_icmp_error(|| lease.send_datagram(fd, &[part], segment).map(|_| ()));
+            let whole =
+                past_icmp_error(|| lease.send_datagram(fd, to, &[part], segment).map(|_| ()));
             let refused = matches!(whole, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
             if !refused || segment.is_none() || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
                 return whole;
@@ -169,7 +170,7 @@ pub(super) fn send_part(
         while done < part.len {
             let len = size.min(part.len - done);
             let piece = Part { offset: part.offset + done, len, ..part };
-            past_icmp_error(|| lease.send_datagram(fd, &[piece], None).map(|_| ()))?;
+            past_icmp_error(|| lease.send_datagram(fd, to, &[piece], None).map(|_| ()))?;
             done += len;
         }
         Ok(())

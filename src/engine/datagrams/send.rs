@@ -1,5 +1,6 @@
 //! Sends datagrams of the guest on the sockets of their flows.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
@@ -11,13 +12,14 @@ use crate::flow::table::Flow;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 
-/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
+/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it: on the flow's socket, and to
+/// somebody unless it is connected.
 pub(super) fn send_datagram(
     flow: &mut Flow<FlowState>,
     now: Timestamp,
     hop_limit: u8,
     len: u32,
-    mut send: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
@@ -29,7 +31,8 @@ pub(super) fn send_datagram(
     if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
         set_hop_limit(fd, flow.sides[1 - from].endpoint.ip().is_ipv4(), hop_limit);
     }
-    past_icmp_error(|| send(fd)).map_err(|errno| match errno {
+    let to = state.to;
+    past_icmp_error(|| send(fd, to)).map_err(|errno| match errno {
         Errno::MSGSIZE => DropReason::TooLarge,
         _ => DropReason::SendFailed,
     })

@@ -9,11 +9,11 @@
 //! * Small datagrams cost by their number, not by their bytes: system calls, and what the guest does for
 //!   each frame. Up to [`DATAGRAM_BATCH`] of them are received with one recvmmsg(2) into a private buffer
 //!   that stays in the cache, and neighbours of equal length are copied into one USO frame. The buffer
-//!   is filled only after the guest was seen to have room for as many.
+//!   is filled only after the guest was seen to have room for as many; what finds none nevertheless, since it is
+//!   larger than was expected, is kept (`held`).
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -23,7 +23,9 @@ use passt_frame::{
     Reservation, Reserve, ToGuest, ToGuestLease,
 };
 
+use super::held::{Held, Position};
 use super::queue::{Served, drop_head, next_head};
+use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
@@ -36,7 +38,6 @@ use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::drop_reason::DropCounters;
-use crate::wire::ip::L4Protocol;
 use crate::wire::l4::UDP_HEADER_BYTES;
 
 /// Shorter payloads are padded in their frame (IEEE 802.3, 3.2.8), so that those of several frames do not
@@ -48,40 +49,50 @@ struct Way<'a> {
     outbox: &'a mut Outbox,
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
-    template: &'a HeaderTemplate,
-    /// The peer, if the socket may have datagrams of others.
-    peer: Option<SocketAddr>,
+    senders: Senders<'a>,
+    /// What finds no room after it was received can be kept.
+    may_keep: bool,
+    /// Where what is to be kept begins.
+    unsent: Option<Position>,
 }
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
 pub(super) fn serve(
     core: &mut Core,
+    held: &mut Held,
     buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     id: FlowId,
 ) -> Served {
+    let may_keep = held.is_of(id) || !held.is_busy(&core.flows);
     let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
     let tap = usize::from(flow.sides[0].pif != Pif::Tap);
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
-    let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
-    let fd = flow.state.socket.as_fd();
-    let peer = state.strangers.allow_only(flow.sides[1 - tap].endpoint);
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer };
-    let mut left = DATAGRAMS_PER_TURN;
-    loop {
-        let (moved, served) =
-            if state.large { way.large(state, buffer) } else { way.small(state, buffer) };
-        if moved > 0 {
-            state.touch(core.now, 1 - tap, moved);
-        }
-        if served == Served::Empty {
-            state.strangers.on_empty(core.now);
-        }
-        left = left.saturating_sub(moved.max(1));
-        if served != Served::More || left == 0 {
-            return served;
+    let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
+    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
+    let mut way = Way { outbox, out, fd, senders, may_keep, unsent: None };
+    if held.is_of(id) {
+        let (rest, next) = held.rest();
+        let next = way.forward_all(rest, next);
+        held.went_on(next);
+        if next.is_some() {
+            return Served::NoRoom;
         }
     }
+    let (moved, served) = way.turn(state, buffer);
+    if let Some(next) = way.unsent {
+        held.keep(buffer, id, next);
+    }
+    if moved > 0 {
+        state.touch(core.now, 1 - tap, moved);
+    }
+    if served == Served::Empty {
+        state.strangers.on_empty(core.now);
+    }
+    if moved > 0 && tap == 0 {
+        core.flows.note_answer(id, core.now);
+    }
+    served
 }
 
 /// Moves the datagram at the head of the queue of `listener` to the guest, as one of its flow; `None` when there is
@@ -99,18 +110,34 @@ pub(in crate::engine) fn first_to_guest(
         state.touch(core.now, 1 - tap, 1);
     }
     out.select(flow.state.queue);
-    let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
+    let senders = Senders::peer(&core.net, &flow.sides[tap]);
     // A listening socket hands out no bursts.
     let (burst, _) = match next_head(datagram::peek_burst(fd)) {
         Ok(head) => head,
         Err(served) => return served,
     };
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer: None };
+    let outbox = &mut core.outbox;
+    let mut way = Way { outbox, out, fd, senders, may_keep: false, unsent: None };
     let (_, served) = way.deliver(burst, &mut 0);
     Some(served)
 }
 
 impl Way<'_> {
+    /// Moves what waits, for one turn. Returns how many datagrams it was.
+    fn turn(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
+        let (mut left, mut all) = (DATAGRAMS_PER_TURN, 0);
+        loop {
+            let one_by_one = state.large || !self.may_keep;
+            let (moved, served) =
+                if one_by_one { self.large(state, buffer) } else { self.small(state, buffer) };
+            all += moved;
+            left = left.saturating_sub(moved.max(1));
+            if served != Served::More || left == 0 {
+                return (all, served);
+            }
+        }
+    }
+
     /// Moves what is at the head of the queue, straight into the guest's buffers. Returns how many
     /// datagrams it was.
     fn large(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
@@ -118,7 +145,7 @@ impl Way<'_> {
             Ok(head) => head,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
-        if self.peer.is_some_and(|peer| !datagram::is_from(source, peer)) {
+        if !self.senders.admit(source) {
             let drops = &mut self.outbox.drops;
             return drop_burst(drops, self.fd, (burst, 0), DropReason::ForeignDatagram);
         }
@@ -136,7 +163,8 @@ impl Way<'_> {
         let done = std::mem::take(delivered);
         let done = if done < burst.len { done } else { 0 };
         let drops = &mut self.outbox.drops;
-        let (caps, largest) = (self.out.caps(), self.template.max_l4_bytes() - UDP_HEADER_BYTES);
+        let (caps, largest) =
+            (self.out.caps(), self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES);
         if !caps.up {
             return drop_burst(drops, self.fd, (burst, done), DropReason::LinkDown);
         }
@@ -167,7 +195,7 @@ impl Way<'_> {
     ) -> Option<(usize, Served)> {
         let done = *delivered;
         let left = burst.len - done;
-        let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+        let header_len = self.senders.template().l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
         let request = Reserve { header_len, payload_len: size, bytes: left, payload };
         let list = &mut self.outbox.list;
@@ -186,7 +214,7 @@ impl Way<'_> {
             Err(Errno::AGAIN) if burst.len > 0 => return Some((0, Served::Empty)),
             Err(_) => return Some((0, Served::More)),
         };
-        let frames = stamp(lease, self.template, size, received, segment);
+        let frames = stamp(lease, self.senders.template(), size, received, segment);
         if !all {
             *delivered = done + received;
             return Some((frames, then));
@@ -200,12 +228,13 @@ impl Way<'_> {
 
     /// Moves small datagrams by way of `buffer`. Returns how many there were.
     fn small(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
-        let expected = usize::from(state.expected).clamp(1, DATAGRAM_BATCH);
+        let most = if self.may_keep { DATAGRAM_BATCH } else { 1 };
+        let expected = usize::from(state.expected).clamp(1, most);
         let room = if self.out.caps().up { self.room_for(expected) } else { expected };
         if room == 0 {
             return (0, Served::NoRoom);
         }
-        let received = match next_head(buffer.receive(self.fd, room, self.peer)) {
+        let received = match next_head(buffer.receive(self.fd, room, self.senders.keep())) {
             Ok(received) => received,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };
@@ -214,16 +243,22 @@ impl Way<'_> {
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         let last = buffer.bursts().last();
         state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
-        let mut next = 0;
-        while next < kept {
-            next = self.forward(buffer, next);
+        match self.forward_all(buffer, Position::default()) {
+            None => (kept, if received < room { Served::Empty } else { Served::More }),
+            Some(next) if self.may_keep => {
+                self.unsent = Some(next);
+                (kept, Served::NoRoom)
+            }
+            Some(next) => {
+                self.outbox.drops.add(DropReason::NoGuestRoom, (kept - next.index) as u64);
+                (kept, Served::NoRoom)
+            }
         }
-        (kept, if received < room { Served::Empty } else { Served::More })
     }
 
     /// How many of `expected` small datagrams the guest has room for.
     fn room_for(&mut self, expected: usize) -> usize {
-        let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+        let header_len = self.senders.template().l3_bytes() as u32 + UDP_HEADER_BYTES;
         let bytes = expected as u32 * SMALL_DATAGRAM_BYTES;
         let list = &mut self.outbox.list;
         // Larger than what the guest can ever take is not larger than what waits.
@@ -238,67 +273,96 @@ impl Way<'_> {
         expected
     }
 
-    /// Forwards what starts with datagram `first` of `buffer` and fits one frame, or one burst; returns
-    /// the index of what comes next.
-    fn forward(&mut self, buffer: &CopyBuffer, first: usize) -> usize {
-        let bursts = &buffer.bursts()[first..];
-        let caps = self.out.caps();
-        let largest = self.template.max_l4_bytes() - UDP_HEADER_BYTES;
+    /// Forwards what `buffer` has from `next` on. Where the guest has no room for more, the rest begins there.
+    fn forward_all(&mut self, buffer: &CopyBuffer, mut next: Position) -> Option<Position> {
+        while next.index < buffer.bursts().len() {
+            match self.forward(buffer, next) {
+                Ok(index) => next = Position { index, offset: 0 },
+                Err(no_room) => return Some(no_room),
+            }
+        }
+        None
+    }
+
+    /// Forwards what starts with `at` in `buffer` and fits one frame, or one burst; returns the index of what comes
+    /// next.
+    ///
+    /// # Errors
+    /// Where the guest has no room for more.
+    fn forward(&mut self, buffer: &CopyBuffer, at: Position) -> Result<usize, Position> {
+        let (first, sender) = (at.index, buffer.sender(at.index));
+        let same = (first..buffer.bursts().len()).take_while(|&one| buffer.sender(one) == sender);
+        let bursts = &buffer.bursts()[first..first + same.count()];
         let Burst { len, segment } = bursts[0];
-        let neighbours = if caps.gso.udp { neighbours(bursts, largest) } else { 1 };
+        if !self.senders.admit(sender) {
+            let datagrams = len.div_ceil(segment.map_or(len, u32::from).max(1)).max(1);
+            self.outbox.drops.add(DropReason::ForeignDatagram, datagrams.into());
+            return Ok(first + 1);
+        }
+        let caps = self.out.caps();
+        let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
+        let whole = caps.gso.udp && at.offset == 0;
+        let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
-            Some(size) if caps.gso.udp && len <= largest => Some((len, size)),
+            Some(size) if whole && len <= largest => Some((len, size)),
             None if neighbours > 1 => {
                 Some((bursts[..neighbours].iter().map(|burst| burst.len).sum(), len as u16))
             }
             _ => None,
         };
-        if let Some((bytes, size)) = one
-            && self.send(buffer, range.clone(), (0, bytes), Some(size))
-        {
-            return range.end;
-        }
-        for (index, burst) in range.clone().zip(bursts) {
-            let size = burst.segment.map_or(burst.len, u32::from).max(1);
-            for start in (0..burst.len.max(1)).step_by(size as usize) {
-                let piece = size.min(burst.len - start);
-                self.send(buffer, index..index + 1, (start, piece), None);
+        if let Some((bytes, size)) = one {
+            match self.send(buffer, range.clone(), (0, bytes), Some(size)) {
+                Sent::Done => return Ok(range.end),
+                Sent::NoRoom => return Err(at),
+                Sent::NeverFits => {}
             }
         }
-        range.end
+        let mut start = at.offset;
+        for (index, burst) in range.clone().zip(bursts) {
+            let size = burst.segment.map_or(burst.len, u32::from).max(1);
+            for offset in (start..burst.len.max(1)).step_by(size as usize) {
+                let piece = size.min(burst.len - offset);
+                if self.send(buffer, index..index + 1, (offset, piece), None) == Sent::NoRoom {
+                    return Err(Position { index, offset });
+                }
+            }
+            start = 0;
+        }
+        Ok(range.end)
     }
 
     /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it. What cannot be sent is dropped, but for a frame of several `segment`s that can never
-    /// fit: false, and they are to be tried one by one.
+    /// the other in it. What can never be sent is dropped, but for a frame of several `segment`s: they are to be
+    /// tried one by one.
     fn send(
         &mut self,
         buffer: &CopyBuffer,
         range: Range<usize>,
         (start, len): (u32, u32),
         segment: Option<u16>,
-    ) -> bool {
+    ) -> Sent {
         let caps = self.out.caps();
+        let template = self.senders.template();
         let count = range.len() as u64;
         let drop = |drops: &mut DropCounters, reason| {
             drops.add(reason, count);
-            true
+            Sent::Done
         };
         if !caps.up {
             return drop(&mut self.outbox.drops, DropReason::LinkDown);
         }
-        if len > self.template.max_l4_bytes() - UDP_HEADER_BYTES {
+        if len > template.max_l4_bytes() - UDP_HEADER_BYTES {
             return drop(&mut self.outbox.drops, DropReason::TooLarge);
         }
-        let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+        let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let request =
             Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
         let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
-            Reservation::None => return drop(&mut self.outbox.drops, DropReason::NoGuestRoom),
-            Reservation::Never if segment.is_some() => return false,
+            Reservation::None => return Sent::NoRoom,
+            Reservation::Never if segment.is_some() => return Sent::NeverFits,
             Reservation::Never => return drop(&mut self.outbox.drops, DropReason::TooLarge),
         };
         let mut payload_sum = 0;
@@ -314,18 +378,29 @@ impl Way<'_> {
             at += bytes.len() as u32;
         }
         let (checksum, meta) = if caps.partial_checksum {
-            (L4Checksum::Partial, offload(self.template, segment))
+            (L4Checksum::Partial, offload(template, segment))
         } else {
             (L4Checksum::Complete { payload_sum }, FrameMeta::default())
         };
-        lease.put_header(0, &self.template.udp(len, checksum));
+        lease.put_header(0, &template.udp(len, checksum));
         match segment {
             Some(size) => log::trace!("to guest: {len} bytes of datagrams, {size} each"),
             None => log::trace!("to guest: a datagram of {len} bytes"),
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
-        true
+        Sent::Done
     }
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// The guest has it, or it was dropped and counted.
+    Done,
+    /// The guest has no room at present.
+    NoRoom,
+    /// No buffers of the guest are large enough for it.
+    NeverFits,
 }
 
 /// Drops what is left of a burst behind its first `done` bytes.
