@@ -41,13 +41,21 @@ pub const fn reserved_descriptors(limit: u64) -> u64 {
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
 pub(crate) const FEW_SOCKETS: usize = 64;
 
-/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
-/// only, so without a bound a flood of them keeps everything else out for as long as that takes.
+/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence, or give
+/// way to others of their kind, so without a bound a flood of them keeps TCP out for as long as that takes.
 pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
 
 /// The same for UDP flows that the network starts, where anybody can make up source addresses: one
 /// quarter. Another quarter is left that only TCP connections use.
 pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
+
+/// Silence after which a UDP flow ends in which each question was answered: time for an answer that comes twice, or
+/// for the next question.
+pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
+/// and one of some dozens is always silent, or all are streams.
+pub(crate) const GIVE_WAY_LOOKS: usize = 64;
 
 /// Events fetched with one system call.
 pub(crate) const EVENTS_PER_WAIT: usize = 64;

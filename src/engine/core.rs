@@ -94,15 +94,19 @@ impl Core {
         self.flows.check_room(self.listeners.len())
     }
 
-    /// Whether another UDP or echo flow that starts from `initiator` may open `sockets` sockets.
+    /// Makes room for another UDP or echo flow that starts from `initiator` and opens `sockets` sockets.
     ///
     /// # Errors
     /// What is exhausted.
-    pub(crate) fn check_datagram_room(
-        &self,
+    pub(crate) fn make_datagram_room(
+        &mut self,
         initiator: Pif,
         sockets: usize,
     ) -> Result<(), DropReason> {
-        self.flows.check_datagram_room(initiator, self.listeners.len() + sockets - 1)
+        let others = self.listeners.len() + sockets - 1;
+        if !self.flows.make_datagram_room(initiator, others)? {
+            self.outbox.drops.count(DropReason::DatagramFlowEvicted);
+        }
+        Ok(())
     }
 }

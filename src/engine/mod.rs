@@ -30,6 +30,7 @@
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
@@ -63,6 +64,7 @@ mod listeners;
 mod marks;
 mod neighbours;
 mod net;
+mod one_shots;
 mod outbox;
 mod responders;
 mod source;
@@ -332,12 +334,14 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, bypass, buffer, .. } = self;
+        let Self { core, datagrams, bypass, buffer, .. } = self;
         let Some(flow) = core.flows.table.get(id) else { return };
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, buffer, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => {
+                datagrams::serve(core, datagrams, buffer, out, id);
+            }
             (FlowKind::Splice(_), Some(parts)) => {
                 self.bulk |= splice::drive(core, parts, buffer, id);
             }

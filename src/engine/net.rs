@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::flow::fwd::{self, GuestSide, HostSide, Mapping, Proto, Refused, Rule, RuleTable};
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::L4Protocol;
 use crate::wire::{DropReason, Mac};
@@ -146,6 +146,16 @@ impl Net {
         destination: SocketAddr,
     ) -> Result<HostSide, Refused> {
         fwd::to_host(&self.network, &self.map, proto, guest, destination)
+    }
+
+    /// `peer`, if it is to the guest what it is to the host: the guest sees it under its own address, and what
+    /// `guest` sends there goes to it and not to whom the address stands for.
+    pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
+        let seen = Endpoint::from(peer);
+        let target = self.to_host(Proto::Udp, guest, seen.with_scope(0)).ok()?;
+        let both_ways =
+            target.destination == peer && self.source_for_guest(peer.ip()) == Some(peer.ip());
+        both_ways.then_some(seen)
     }
 
     /// The sides of a flow that begins with what `peer` sent to `local`, on a socket of `rule`.

@@ -1,7 +1,7 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
@@ -11,6 +11,7 @@ use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
 use super::marks::SocketMarks;
 use super::net::Epoch;
+use super::one_shots::Place;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::tcp::Conn;
@@ -31,6 +32,8 @@ pub(crate) struct FlowState {
     pub(crate) queue: u8,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
     pub(crate) scheduled: Option<Timestamp>,
+    /// Where the flow stands among those that may have to give way.
+    pub(crate) place: Place,
     /// The view of the network under which the flow goes where it goes.
     pub(crate) epoch: Epoch,
     /// What it is a flow of, with what that keeps.
@@ -40,7 +43,8 @@ pub(crate) struct FlowState {
 impl FlowState {
     /// State of a new flow.
     pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        Self { socket, ready: false, starved: false, queue: 0, scheduled: None, epoch, kind }
+        let (ready, starved, place) = (false, false, Place::default());
+        Self { socket, ready, starved, queue: 0, scheduled: None, place, epoch, kind }
     }
 
     /// The socket.
@@ -97,6 +101,15 @@ impl FlowKind {
             Self::Splice(splice) => Some(splice.target.as_fd()),
             Self::Relay(relay) => Some(relay.target.as_fd()),
             Self::Tcp(_) | Self::Udp(_) | Self::Ping(_) => None,
+        }
+    }
+
+    /// What a flow of datagrams keeps, whatever they are.
+    pub(crate) fn datagrams(&self) -> Option<&DatagramState> {
+        match self {
+            Self::Udp(state) | Self::Ping(state) => Some(state),
+            Self::Relay(relay) => Some(&relay.datagrams),
+            Self::Tcp(_) | Self::Splice(_) => None,
         }
     }
 }
@@ -219,7 +232,7 @@ pub(crate) enum PeekOffset {
 }
 
 /// How much of what is at the head of a socket's queue the guest has got.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
     /// Bytes of the payload of whole datagrams.
     pub(crate) bytes: u32,
@@ -236,6 +249,10 @@ pub(crate) struct DatagramState {
     pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
     pub(crate) counts: [u8; 2],
+    /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
+    pub(crate) to: Option<SocketAddr>,
+    /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
+    pub(crate) questions: bool,
     /// What the socket writes into IP headers.
     pub(crate) marks: SocketMarks,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
@@ -261,6 +278,8 @@ impl DatagramState {
         Self {
             active: now,
             counts: [0; 2],
+            to: None,
+            questions: false,
             marks: SocketMarks::new(),
             largest: 0,
             one_by_one: false,
@@ -275,12 +294,25 @@ impl DatagramState {
     /// Notes datagrams from side `side`.
     pub(crate) fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
         self.active = now;
+        self.count(side, datagrams);
+    }
+
+    /// Counts datagrams from side `side`.
+    pub(crate) fn count(&mut self, side: usize, datagrams: usize) {
         let datagrams = u8::try_from(datagrams).unwrap_or(u8::MAX);
         self.counts[side] = self.counts[side].saturating_add(datagrams);
     }
 
-    /// Whether both sides talk, and one of them more than once: a stream of datagrams.
+    /// Whether both sides talk, and one of them more than once: a stream of datagrams. Questions are none, unless
+    /// there are more than can be counted.
     pub(crate) fn is_stream(&self) -> bool {
-        self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1)
+        let uncounted = self.counts[0] == u8::MAX;
+        self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1) && (!self.questions || uncounted)
+    }
+
+    /// Whether nothing is left to wait for, by what is known.
+    pub(crate) fn is_answered(&self) -> bool {
+        let [asked, answered] = self.counts;
+        answered > 0 && (!self.questions || answered >= asked)
     }
 }

@@ -162,8 +162,30 @@ impl BindTo<'_> {
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
 pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, to.address.port() != 0)?;
+    bind_alone(socket, to)
+}
+
+/// Lets others share the port of `owner`, which was bound by [`bind_alone`], while `bind` is at work.
+///
+/// # Errors
+/// What setsockopt(2) and `bind` report.
+pub(crate) fn sharing(
+    owner: BorrowedFd<'_>,
+    bind: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(owner, true)?;
+    let bound = bind();
+    sockopt::set_socket_reuseaddr(owner, false)?;
+    bound
+}
+
+/// Binds a new socket as `to` says to a port that it does not share: nobody has it, and nobody gets it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_alone(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
     let address = to.effective();
-    sockopt::set_socket_reuseaddr(socket, address.port() != 0)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(socket, !to.dual_stack)?;
     }
@@ -257,6 +279,19 @@ pub(crate) fn set_cutting(socket: BorrowedFd<'_>, v4: bool, cutting: Cutting) ->
 /// What getsockopt(2) reports; `NOTCONN` for a socket that is not connected.
 pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v4: bool) -> Result<u32, Errno> {
     if v4 { sockopt::ip_mtu(socket) } else { sockopt::ipv6_mtu(socket) }
+}
+
+/// MTU of the path to `address`, as far as it is known, from a socket that is bound to `interface`. Nothing is sent.
+///
+/// # Errors
+/// What socket(2) and the calls on the socket report.
+pub(crate) fn path_mtu_to(address: SocketAddr, interface: Option<&str>) -> Result<u32, Errno> {
+    let socket = create(Transport::Udp, address.ip())?;
+    if let Some(interface) = interface {
+        bind_to_device(socket.as_fd(), interface)?;
+    }
+    connect(socket.as_fd(), address)?;
+    path_mtu(socket.as_fd(), address.is_ipv4())
 }
 
 /// TTL or hop limit of sockets that say nothing of it.

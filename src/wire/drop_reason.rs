@@ -59,10 +59,12 @@ drop_reasons! {
     FlowTableFull => "flow-table-full",
     /// No descriptor left for another socket.
     DescriptorsExhausted => "descriptors-exhausted",
-    /// UDP and echo flows have all that they may, so that TCP connections get sockets, too.
+    /// UDP and echo flows have all that they may, so that TCP connections get sockets, too, and all are streams.
     DatagramFlowsFull => "datagram-flows-full",
     /// The oldest half-open flow gave way to a new one.
     HalfOpenEvicted => "half-open-evicted",
+    /// A UDP or echo flow that nobody had answered gave way to a new one.
+    DatagramFlowEvicted => "datagram-flow-evicted",
     /// A socket could not be made or connected.
     SocketFailed => "socket-failed",
     /// The host has no route to the destination.

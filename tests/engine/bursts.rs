@@ -96,9 +96,15 @@ fn flow(caps: Caps, family: Family) -> (World, UdpSocket) {
 }
 
 /// The same in a world that is there.
-fn flow_in(mut world: World, family: Family) -> (World, UdpSocket) {
-    let host = socket(family.host_at(9000));
-    world.send(packet::udp(at(family), family.host_at(9000), b"hello"));
+fn flow_in(world: World, family: Family) -> (World, UdpSocket) {
+    flow_of(world, family, (PORT, 9000))
+}
+
+/// A flow between these ports of the guest and of the host.
+fn flow_of(mut world: World, family: Family, (port, to): (u16, u16)) -> (World, UdpSocket) {
+    let host = socket(family.host_at(to));
+    let from = SocketAddr::new(family.guest(), port);
+    world.send(packet::udp(from, family.host_at(to), b"hello"));
     world.settle(TURNS);
     let (bytes, mut from) = (&mut [0; 16], None);
     for _ in 0..1000 {
@@ -405,5 +411,39 @@ fn bursts_to_a_forwarded_port_reach_the_guest_whole() {
             assert!(got == data.chunks(1400).collect::<Vec<_>>());
         }
         assert_eq!(world.engine.flow_count(), 1);
+    });
+}
+
+#[test]
+fn large_ones_behind_small_ones_wait_for_a_guest_that_is_short_of_buffers() {
+    isolated(|| {
+        let family = Family::V4;
+        for caps in [PLAIN, NO_USO, OFFLOADS] {
+            let setup = Setup { caps, mtu: 65520, ..Setup::default() };
+            let port = MemPort::new(caps, 2200).with_buffers(20);
+            let (world, host) = flow_in(World::on(port, &setup), family);
+            let (mut world, other) = flow_of(world, family, (PORT + 1, 9001));
+            // Small ones come together, and so as many are expected.
+            for _ in 0..4 {
+                for index in 0..16 {
+                    host.send(&datagram(index, 100 + index)).expect("sent");
+                }
+                assert_eq!(delivered_slowly(&mut world, family).len(), 16);
+            }
+            // There is room for twenty of those, and for one of these.
+            let sent = datagrams(&[100, 30_000, 200, 30_000, 30_001, 9000, 100, 40_000]);
+            for one in &sent {
+                host.send(one).expect("sent");
+            }
+            other.send(b"of another flow").expect("sent");
+            world.quiet(TURNS);
+            let got = delivered_slowly(&mut world, family);
+            let (of_other, of_flow): (Vec<_>, Vec<_>) =
+                got.into_iter().partition(|one| one == b"of another flow");
+            let lens = |all: &[Vec<u8>]| all.iter().map(Vec::len).collect::<Vec<_>>();
+            assert_eq!(lens(&of_flow), lens(&sent), "{caps:?}");
+            assert!(of_flow == sent, "{caps:?}");
+            assert_eq!((of_other.len(), world.all_drops()), (1, 0));
+        }
     });
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
 mod allocation;
+mod anybody;
 mod bursts;
 mod capture;
 mod crossing;
@@ -26,6 +27,7 @@ mod room;
 mod services;
 mod slot_port;
 mod starved;
+mod storms;
 mod tails;
 mod tap;
 mod tcp;

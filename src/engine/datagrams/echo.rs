@@ -76,7 +76,7 @@ pub(super) fn whole_from_guest(
     let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let message = &datagrams.fragments.buffers[slot.clone()];
-        send_datagram(flow, core.now, &Marks::of(ip), ip.l4_len, |socket| {
+        send_datagram(flow, core.now, &Marks::of(ip), ip.l4_len, |socket, _| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             rustix::net::send(socket, message, flags).map(|_| ())
         })
@@ -112,9 +112,9 @@ fn answer_for_host(
     let template = core.net.template(&side, ip.protocol, 0);
     request[0] = reply_kind(template.is_v4());
     match send_reply(&mut core.outbox, out, &template, core.net.link_mtu(), request) {
-        Sent::All => Ok(()),
+        Sent::Done => Ok(()),
         Sent::NoRoom => Err(DropReason::NoGuestRoom),
-        Sent::Never => Err(DropReason::TooLarge),
+        Sent::NeverFits => Err(DropReason::TooLarge),
     }
 }
 
@@ -136,6 +136,8 @@ struct Way<'a> {
     template: HeaderTemplate,
     /// Bytes of the guest's largest request.
     largest: u32,
+    /// Replies that the guest has got.
+    replies: usize,
 }
 
 /// Moves replies to the guest, for one turn.
@@ -161,8 +163,15 @@ pub(super) fn serve(
         peer: flow.sides[1 - tap].endpoint.ip(),
         template: core.net.template(&side, protocol, 0),
         largest,
+        replies: 0,
     };
-    drain(|| way.one(buffer, delivered))
+    let served = drain(|| way.one(buffer, delivered));
+    let replies = way.replies;
+    if replies > 0 {
+        state.count(1 - tap, replies);
+        core.flows.note_answer(id, core.now);
+    }
+    served
 }
 
 impl Way<'_> {
@@ -230,6 +239,7 @@ impl Way<'_> {
         l4::set_echo_identifier(head, self.side.endpoint.port());
         lease.put_header(0, &self.template.echo(head, received, checksum));
         lease.commit(&[FrameDone { payload_len: received, meta }]);
+        self.replies += 1;
         Some(Some(Served::More))
     }
 
@@ -246,10 +256,11 @@ impl Way<'_> {
         let mtu = self.net.link_mtu();
         let sent = send_message(self.outbox, self.out, &self.template, (mtu, delivered), message);
         match sent {
-            Sent::All => drop_head(self.fd),
+            Sent::Done => drop_head(self.fd),
             Sent::NoRoom => return Some(Served::NoRoom),
-            Sent::Never => return Some(self.drop_one(DropReason::TooLarge)),
+            Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
         }
+        self.replies += 1;
         Some(Served::More)
     }
 }
@@ -274,10 +285,10 @@ fn send_message(
     message: &mut [u8],
 ) -> Sent {
     if message.len() as u32 > template.max_l4_bytes() {
-        return Sent::Never;
+        return Sent::NeverFits;
     }
     let _header = template.icmp(message);
-    let Some((&head, payload)) = message.split_first_chunk() else { return Sent::Never };
+    let Some((&head, payload)) = message.split_first_chunk() else { return Sent::NeverFits };
     Datagram { template, head, payload }.send(outbox, out, mtu, delivered)
 }
 

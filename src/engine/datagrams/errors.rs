@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 
 use passt_frame::ToGuest;
 
+use super::anybody;
 use crate::engine::core::Core;
 use crate::engine::net::Net;
 use crate::engine::state::FlowKind;
@@ -37,7 +38,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             return;
         }
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-        let (side, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
+        let (guest, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
         let Ok(error) = datagram::take_error(flow.state.socket.as_fd(), &mut payload) else {
             state.failed = false;
             return;
@@ -45,10 +46,18 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         // Whoever tried to send was told already.
         let Some(kind) = error.kind else { continue };
         let ports = protocol == L4Protocol::Udp;
-        if error.destination.is_none_or(|to| !is_of_flow(to.into(), peer, ports)) {
-            core.outbox.drops.count(DropReason::ForeignDatagram);
-            continue;
-        }
+        let (side, peer) = match error.destination {
+            Some(to) if !peer.is_anybody() && is_of_flow(to.into(), peer, ports) => (guest, peer),
+            to if peer.is_anybody()
+                && let Some(side) = anybody::visible(&core.net, &guest, to) =>
+            {
+                (side, side.ours)
+            }
+            _ => {
+                core.outbox.drops.count(DropReason::ForeignDatagram);
+                continue;
+            }
+        };
         let told = IcmpError { kind, code: error.code, mtu: error.info };
         match from_offender(&core.net, (side.ours.ip(), peer.ip()), told, error.offender) {
             Some((from, told)) => {

@@ -115,9 +115,13 @@ fn udp(
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let end = UDP_HEADER_BYTES + head.payload_len;
         let payload = &message[UDP_HEADER_BYTES as usize..end as usize];
-        send_datagram(flow, core.now, &Marks::of(ip), head.payload_len, |socket| {
+        send_datagram(flow, core.now, &Marks::of(ip), head.payload_len, |socket, to| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            rustix::net::send(socket, payload, flags).map(|_| ())
+            match to {
+                Some(to) => rustix::net::sendto(socket, payload, flags, &to),
+                None => rustix::net::send(socket, payload, flags),
+            }
+            .map(|_| ())
         })
     });
     sent.inspect_err(|&reason| tell_of_packet(core, out, (ip, message), reason))

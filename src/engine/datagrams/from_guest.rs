@@ -139,8 +139,8 @@ fn send_run(
         _ => return None,
     }
     let mut refused = false;
-    let sent = send_datagram(flow, core.now, marks, first.len, |fd| {
-        let sent = lease.send_datagram(fd, parts, Some(first.len as u16)).map(|_| ());
+    let sent = send_datagram(flow, core.now, marks, first.len, |fd, to| {
+        let sent = lease.send_datagram(fd, to, parts, Some(first.len as u16)).map(|_| ());
         refused = matches!(sent, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
         sent
     });
@@ -170,9 +170,10 @@ pub(super) fn send_part(
     let size = segment.map_or(part.len, u32::from);
     // Bytes that went one by one: who tries again goes on behind them.
     let mut done = 0;
-    let sent = send_datagram(flow, core.now, marks, size, |fd| {
+    let sent = send_datagram(flow, core.now, marks, size, |fd, to| {
         if done == 0 {
-            let whole = past_icmp_error(|| lease.send_datagram(fd, &[part], segment).map(|_| ()));
+            let whole =
+                past_icmp_error(|| lease.send_datagram(fd, to, &[part], segment).map(|_| ()));
             let refused = matches!(whole, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
             if !refused || segment.is_none() || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
                 return whole;
@@ -181,7 +182,7 @@ pub(super) fn send_part(
         while done < part.len {
             let len = size.min(part.len - done);
             let piece = Part { offset: part.offset + done, len, ..part };
-            past_icmp_error(|| lease.send_datagram(fd, &[piece], None).map(|_| ()))?;
+            past_icmp_error(|| lease.send_datagram(fd, to, &[piece], None).map(|_| ()))?;
             done += len;
         }
         Ok(())
@@ -197,7 +198,7 @@ fn tell(
     (id, index): (FlowId, usize),
     reason: DropReason,
 ) {
-    let mtu =
-        core.flows.table.get(id).filter(|_| reason == DropReason::TooLarge).and_then(path_mtu);
+    let narrow = core.flows.table.get(id).filter(|_| reason == DropReason::TooLarge);
+    let mtu = narrow.and_then(|flow| path_mtu(flow, &core.settings));
     tell_of_frame(core, out, lease, index, (reason, mtu));
 }

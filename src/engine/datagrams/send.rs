@@ -1,9 +1,11 @@
 //! Sends datagrams of the guest on the sockets of their flows.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 
+use crate::engine::core::Settings;
 use crate::engine::marks::Marks;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
@@ -15,13 +17,14 @@ use crate::wire::DropReason;
 use crate::wire::ip::ip_header_bytes;
 use crate::wire::l4::UDP_HEADER_BYTES;
 
-/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
+/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it: on the flow's socket, and to
+/// somebody unless it is connected.
 pub(super) fn send_datagram(
     flow: &mut Flow<FlowState>,
     now: Timestamp,
     marks: &Marks,
     len: u32,
-    mut send: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
     let v4 = flow.sides[1 - from].endpoint.ip().is_ipv4();
@@ -36,16 +39,21 @@ pub(super) fn send_datagram(
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
     state.marks.bring(fd, v4, marks, headers + len);
-    past_icmp_error(|| send(fd)).map_err(|errno| reason_of(errno, DropReason::SendFailed))
+    let to = state.to;
+    past_icmp_error(|| send(fd, to)).map_err(|errno| reason_of(errno, DropReason::SendFailed))
 }
 
-/// What the path of a flow takes, in bytes of the guest's packets, if its socket knows.
-pub(super) fn path_mtu(flow: &Flow<FlowState>) -> Option<u32> {
-    let [first, second] = &flow.sides;
-    let host = if first.pif == Pif::Tap { second } else { first };
-    let (v4, guest_v4) = (host.endpoint.ip().is_ipv4(), first.ours.ip().is_ipv4());
-    let mtu = socket::path_mtu(flow.state.fd(), v4).ok()?;
-    Some(mtu - ip_header_bytes(v4) + ip_header_bytes(guest_v4))
+/// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to
+/// nobody does not; another one does, on the same `device`.
+pub(super) fn path_mtu(flow: &Flow<FlowState>, settings: &Settings) -> Option<u32> {
+    let guest = usize::from(flow.sides[0].pif != Pif::Tap);
+    let v4 = flow.sides[1 - guest].endpoint.ip().is_ipv4();
+    let mtu = match flow.state.kind.datagrams()?.to {
+        Some(to) => socket::path_mtu_to(to, settings.outbound_device(to.ip())),
+        None => socket::path_mtu(flow.state.fd(), v4),
+    };
+    let guest_v4 = flow.sides[guest].endpoint.ip().is_ipv4();
+    Some(mtu.ok()?.saturating_sub(ip_header_bytes(v4)) + ip_header_bytes(guest_v4))
 }
 
 /// Sends as `send` does it. An ICMP error to an earlier datagram is reported once and has nothing to do with
