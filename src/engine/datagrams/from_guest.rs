@@ -73,7 +73,9 @@ impl DatagramRun {
             Some(Ok(())) => {}
             Some(Err(reason)) => {
                 core.outbox.drops.add(reason, parts.len() as u64);
-                tell(core, out, lease, (id, parts[0].frame), reason);
+                for part in &parts {
+                    tell(core, out, lease, (id, part.frame), reason);
+                }
             }
             None => {
                 for &part in &parts {
