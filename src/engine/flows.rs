@@ -170,7 +170,10 @@ impl Flows {
     }
 
     /// Whether there is room for a UDP or echo flow that starts from `initiator`: those may not have all flows.
-    fn check_datagram_room(
+    ///
+    /// # Errors
+    /// What is exhausted.
+    pub(crate) fn check_datagram_room(
         &self,
         initiator: Pif,
         other_descriptors: usize,
@@ -293,6 +296,17 @@ impl Flows {
         self.one_shots.answered(&mut self.table, id.slot(), now);
         if state.questions && !state.is_stream() {
             self.schedule(id, Some(now + ANSWERED_TIMEOUT));
+        }
+    }
+
+    /// Notes that the guest goes on with a flow: the one that it was taken out of lives on, too.
+    pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
+        let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+        if let Some(origin) = state.and_then(|state| state.out_of)
+            && let Some(flow) = self.table.get_mut(origin)
+            && let FlowKind::Udp(state) = &mut flow.state.kind
+        {
+            state.active = now;
         }
     }
 

@@ -14,6 +14,7 @@ use super::net::Epoch;
 use super::one_shots::Place;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
+use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
@@ -251,6 +252,10 @@ pub(crate) struct DatagramState {
     pub(crate) counts: [u8; 2],
     /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
     pub(crate) to: Option<SocketAddr>,
+    /// How often the guest has gone on with the same peer, of [`TALKS_ON`](crate::limits::TALKS_ON) times.
+    pub(crate) streak: u8,
+    /// The flow with anybody that this one was taken out of: it lives on with this one.
+    pub(crate) out_of: Option<FlowId>,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
     pub(crate) questions: bool,
     /// What the socket writes into IP headers.
@@ -279,6 +284,8 @@ impl DatagramState {
             active: now,
             counts: [0; 2],
             to: None,
+            streak: 0,
+            out_of: None,
             questions: false,
             marks: SocketMarks::new(),
             largest: 0,

@@ -247,6 +247,41 @@ fn the_gateway_and_everybody_else_are_talked_to_from_one_port() {
     });
 }
 
+#[test]
+fn who_is_talked_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
+    isolated(|| {
+        addresses();
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let to = other(family, 0, 9000);
+            let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
+            let outside = SocketAddr::new(family.host(), PORT);
+            for number in 0..200u8 {
+                say(&mut world, family, to, &[number]);
+                let (data, from) = awaited(&peer);
+                assert_eq!((data, from.port()), (vec![number], PORT));
+                peer.send_to(&[number], from).expect("sent");
+                assert_eq!(at_guest(&mut world), (to, guest(family), vec![number]));
+            }
+            assert_eq!(world.engine.flow_count(), 2);
+            // As long as the guest talks to the peer, its port is open.
+            for _ in 0..5 {
+                world.skip(Duration::from_secs(100));
+                say(&mut world, family, to, b"still here");
+                awaited(&peer);
+                third.send_to(b"hello", outside).expect("sent");
+                assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+            }
+            say(&mut world, family, other(family, 1, 4000), b"hello to you");
+            assert_eq!(awaited(&third).1.port(), PORT);
+            assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
+            world.skip(Duration::from_secs(121));
+            world.settle(TURNS);
+            assert_eq!(world.engine.flow_count(), 0);
+        }
+    });
+}
+
 /// A socket that shares its port with whoever else does.
 fn shared(at: SocketAddr) -> Result<UdpSocket, rustix::io::Errno> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

@@ -45,6 +45,7 @@ pub(super) fn find_or_open(
         Some(id) => id,
         None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
     };
+    core.flows.note_use(id, core.now);
     core.note_queue(id);
     Ok(id)
 }
@@ -58,9 +59,10 @@ fn other_than_of_two(
     side: Side,
 ) -> Result<FlowId, DropReason> {
     if proto == Proto::Udp
-        && let Some(id) = anybody::goes_on(core, &side)
+        && let Some((id, for_long)) = anybody::goes_on(core, &side)
     {
-        return Ok(id);
+        let own = if for_long { take_out(core, datagrams, id, side) } else { None };
+        return Ok(own.unwrap_or(id));
     }
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(proto, guest, remote)?;
@@ -69,7 +71,32 @@ fn other_than_of_two(
     {
         return Ok(id);
     }
-    open_outbound(core, datagrams, target, proto, (protocol, side))
+    core.make_datagram_room(Pif::Tap, 1)?;
+    open_outbound(core, datagrams, target, proto, (protocol, side), true)
+}
+
+/// Opens a flow of two for a peer of the flow `origin` with anybody, with a connected socket that has the same port;
+/// `None` if that cannot be had.
+fn take_out(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    origin: FlowId,
+    side: Side,
+) -> Option<FlowId> {
+    core.flows.check_datagram_room(Pif::Tap, core.listeners.len()).ok()?;
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let target = core.net.to_host(Proto::Udp, guest, remote).ok()?;
+    if target.destination.ip().is_multicast() {
+        return None;
+    }
+    let protocol = L4Protocol::Udp;
+    let id = open_outbound(core, datagrams, target, Proto::Udp, (protocol, side), false).ok()?;
+    if let FlowKind::Udp(state) = &mut core.flows.table.get_mut(id)?.state.kind {
+        state.out_of = Some(origin);
+    }
+    // What has come already goes first.
+    core.flows.mark_ready(origin);
+    Some(id)
 }
 
 /// Whether a flow goes where a new one would, by the view of the network in force. Those that the network began
@@ -101,23 +128,29 @@ fn open_outbound(
     target: HostSide,
     proto: Proto,
     (protocol, side): (L4Protocol, Side),
+    or_any_port: bool,
 ) -> Result<FlowId, DropReason> {
-    core.make_datagram_room(Pif::Tap, 1)?;
     let mut destination = target.destination;
     let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
     if transport == Transport::Ping {
         destination.set_port(0);
     }
     let device = core.settings.outbound_device(destination.ip());
-    let mut host =
-        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let mut source = target.source;
+    let anybody = anybody::guest_side(side.endpoint);
+    let anybody = core.flows.find(protocol, &anybody).and_then(|id| core.flows.table.get(id));
+    if let Some(flow) = anybody {
+        source.set_port(flow.sides[1].ours.port());
+    }
+    let mut host =
+        Side { pif: Pif::Host, ours: source.into(), endpoint: target.destination.into() };
     if transport == Transport::Udp && core.flows.find_alike(&host).is_some() {
         // To the kernel, both would be one.
+        if !or_any_port {
+            return Err(DropReason::AmbiguousPeer);
+        }
         source.set_port(0);
     }
-    let anybody = core.flows.find(L4Protocol::Udp, &anybody::guest_side(side.endpoint));
-    let beside = anybody.filter(|_| source.port() != 0).and_then(|id| core.flows.table.get(id));
     let to = BindTo {
         address: source,
         interface: device.filter(|_| !destination.ip().is_loopback()),
@@ -136,8 +169,8 @@ fn open_outbound(
         if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
     })?;
     let peer = destination;
-    let beside = beside.map(|flow| flow.state.fd());
-    let spec = SocketSpec { transport, to, peer, or_any_port: true, beside, for_link: true };
+    let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
+    let spec = SocketSpec { transport, to, peer, or_any_port, beside, for_link: true };
     let (socket, port) = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         reason_of(errno, DropReason::SocketFailed)
