@@ -49,13 +49,25 @@ pub const fn reserved_descriptors(limit: u64) -> u64 {
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
 pub(crate) const FEW_SOCKETS: usize = 64;
 
-/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
-/// only, so without a bound a flood of them keeps everything else out for as long as that takes.
+/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence, or give
+/// way to others of their kind, so without a bound a flood of them keeps TCP out for as long as that takes.
 pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
 
 /// The same for UDP flows that the network starts, where anybody can make up source addresses: one
 /// quarter. Another quarter is left that only TCP connections use.
 pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
+
+/// Silence after which a UDP flow ends in which each question was answered: time for an answer that comes twice, or
+/// for the next question.
+pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the guest must go on with one peer of a flow with anybody until that one gets a connected socket of its
+/// own: often enough that what that costs, some 10 µs, is less than what it saves.
+pub(crate) const TALKS_ON: u8 = 64;
+
+/// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
+/// and one of some dozens is always silent, or all are streams.
+pub(crate) const GIVE_WAY_LOOKS: usize = 64;
 
 /// Events fetched with one system call.
 pub(crate) const EVENTS_PER_WAIT: usize = 64;
@@ -136,6 +148,13 @@ pub(crate) const MAX_PIPES: usize = 32;
 
 /// Bytes that a pipe is to hold: what pipe(7) grants to everyone by default.
 pub(crate) const PIPE_BYTES: u32 = 1 << 20;
+
+/// ICMP errors that the guest is told of at once. Limited as RFC 1812, section 4.3.2.8, and RFC 4443, section 2.4 (f),
+/// want it; Linux has 50, and a traceroute of thirty hops sends three times as many probes.
+pub const ICMP_ERROR_BURST: u32 = 100;
+
+/// Time after which one more is allowed: 1,000 a second, the number of Linux.
+pub(crate) const ICMP_ERROR_PAUSE: Duration = Duration::from_millis(1);
 
 /// ICMP errors relayed for one flow in one turn.
 pub(crate) const ERRORS_PER_TURN: usize = 16;

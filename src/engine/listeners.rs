@@ -28,6 +28,8 @@ pub(crate) struct Listener {
     pub(crate) rule: RuleId,
     pub(crate) proto: Proto,
     pub(crate) port: u16,
+    /// The guest's port that datagrams on it go to.
+    leads_to: Option<u16>,
     /// Connections that are likely to wait after an event.
     pub(crate) expected: Expected,
     /// Already on the list for this turn.
@@ -58,6 +60,7 @@ impl Listener {
             rule,
             proto,
             port,
+            leads_to: None,
             expected: Expected::default(),
             ready: false,
             waiting: false,
@@ -66,6 +69,11 @@ impl Listener {
             admitted: 0,
             held: 0,
         }
+    }
+
+    /// The same socket, whose datagrams go to `port` of the guest.
+    pub(crate) fn leading_to(self, port: Option<u16>) -> Self {
+        Self { leads_to: port, ..self }
     }
 
     /// Whether another connection may be accepted: the guest's server knows of nearly all before, and it takes the
@@ -89,6 +97,8 @@ pub(crate) struct Listeners {
     ready: VecDeque<ListenerId>,
     /// Those that have waited since the last time that all were woken.
     waited: Vec<ListenerId>,
+    /// How many sockets lead to each UDP port of the guest. Pages that nothing leads to are never touched.
+    leading: Vec<u16>,
     epoll: Rc<OwnedFd>,
 }
 
@@ -96,7 +106,8 @@ impl Listeners {
     /// No sockets; those to come are watched with `epoll`.
     pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
         let (slots, free) = (Vec::new(), Vec::new());
-        Self { slots, free, ready: VecDeque::new(), waited: Vec::new(), epoll }
+        let (ready, waited) = (VecDeque::new(), Vec::new());
+        Self { slots, free, ready, waited, leading: vec![0; 1 << 16], epoll }
     }
 
     /// Number of listening sockets.
@@ -114,6 +125,29 @@ impl Listeners {
     pub(crate) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.listener.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// Whether datagrams on some socket go to this port of the guest.
+    pub(crate) fn lead_to(&self, port: u16) -> bool {
+        self.leading[usize::from(port)] > 0
+    }
+
+    /// Has a socket listen for another rule, by which its datagrams go to `leads_to`.
+    pub(crate) fn move_to(&mut self, id: ListenerId, rule: RuleId, leads_to: Option<u16>) {
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.rule = rule;
+        let before = std::mem::replace(&mut listener.leads_to, leads_to);
+        self.count(before, leads_to);
+    }
+
+    /// Counts that a socket leads elsewhere now.
+    fn count(&mut self, before: Option<u16>, now: Option<u16>) {
+        if let Some(port) = before {
+            self.leading[usize::from(port)] -= 1;
+        }
+        if let Some(port) = now {
+            self.leading[usize::from(port)] += 1;
+        }
     }
 
     /// All sockets with their names.
@@ -143,6 +177,7 @@ impl Listeners {
             self.free.push(slot);
             return Err(errno);
         }
+        self.count(None, listener.leads_to);
         self.slots[slot as usize].listener = Some(listener);
         // No list grows while packets pass.
         let count = self.slots.len();
@@ -153,9 +188,8 @@ impl Listeners {
 
     /// Closes a socket; its name means nothing from now on.
     pub(crate) fn close(&mut self, id: ListenerId) {
-        if self.get(id).is_none() {
-            return;
-        }
+        let Some(listener) = self.get(id) else { return };
+        self.count(listener.leads_to, None);
         let slot = &mut self.slots[id.slot as usize];
         slot.listener = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -298,6 +332,23 @@ mod tests {
         listeners.close(first);
         assert_eq!(listeners.len(), 1, "an old name closes nothing");
         assert_eq!(ListenerId::from_bits(second.to_bits()), second);
+    }
+
+    #[test]
+    fn it_is_known_which_ports_of_the_guest_sockets_lead_to() {
+        let mut listeners = listeners();
+        let mut leading = |port| {
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let listener = Listener::new(socket, Pif::Host, rule(), (Proto::Udp, 22));
+            listeners.add(listener.leading_to(Some(port))).expect("watched")
+        };
+        let ids = [leading(7), leading(7)];
+        listeners.close(ids[0]);
+        assert!(listeners.lead_to(7) && !listeners.lead_to(8));
+        listeners.move_to(ids[1], rule(), Some(8));
+        assert!(!listeners.lead_to(7) && listeners.lead_to(8));
+        listeners.close(ids[1]);
+        assert!(!listeners.lead_to(8));
     }
 
     #[test]

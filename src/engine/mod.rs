@@ -30,10 +30,13 @@
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
+//! | `marks` | what of the guest's IP headers the host's sockets write, too |
+//! | `unreachable` | ICMP errors about what the host does not take |
 //! | `datagram_socket` | the one way to open the socket of a datagram flow |
 //! | `token` | what an epoll event is about |
 //!
@@ -58,8 +61,10 @@ mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod marks;
 mod neighbours;
 mod net;
+mod one_shots;
 mod outbox;
 mod responders;
 mod source;
@@ -67,6 +72,7 @@ mod state;
 mod stats;
 mod tcp;
 mod token;
+mod unreachable;
 mod wait;
 mod worker;
 
@@ -220,8 +226,8 @@ impl Engine {
 
     /// Takes one batch of frames from the guest. False when there was none.
     pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
-        let Self { core, datagrams, duid, .. } = self;
-        ingress::take(Receivers { core, datagrams, duid }, port, batch)
+        let Self { core, datagrams, duid, buffer, .. } = self;
+        ingress::take(Receivers { core, datagrams, duid, buffer }, port, batch)
     }
 
     /// An event of a flow's socket.
@@ -329,12 +335,14 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, bypass, buffer, .. } = self;
+        let Self { core, datagrams, bypass, buffer, .. } = self;
         let Some(flow) = core.flows.table.get(id) else { return };
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, buffer, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => {
+                datagrams::serve(core, datagrams, buffer, out, id);
+            }
             (FlowKind::Splice(_), Some(parts)) => {
                 self.bulk |= splice::drive(core, parts, buffer, id);
             }

@@ -13,7 +13,7 @@ use crate::flow::fwd::{
 };
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::stations::Stations;
 use crate::time::Timestamp;
 use crate::wire::build::HeaderTemplate;
@@ -121,6 +121,15 @@ impl Net {
         self.network.mtu = self.configured_mtu.min(mtu);
     }
 
+    /// The largest IP packet on the guest's link, in bytes: what the guest is told, or what it takes for granted if it
+    /// is told nothing. IPv4 has a least (RFC 791, section 3.2).
+    pub(crate) fn link_mtu(&self) -> u32 {
+        match self.network.mtu {
+            0 => 1500,
+            mtu => u32::from(mtu).max(68),
+        }
+    }
+
     /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
     fn pin_own_addresses(&mut self) {
         let own = self.map.own_addresses().chain(self.our_link_local());
@@ -148,6 +157,16 @@ impl Net {
         destination: SocketAddr,
     ) -> Result<HostSide, Refused> {
         fwd::to_host(&self.network, &self.map, proto, guest, destination)
+    }
+
+    /// `peer`, if it is to the guest what it is to the host: the guest sees it under its own address, and what
+    /// `guest` sends there goes to it and not to whom the address stands for.
+    pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
+        let seen = Endpoint::from(peer);
+        let target = self.to_host(Proto::Udp, guest, seen.with_scope(0)).ok()?;
+        let both_ways =
+            target.destination == peer && self.source_for_guest(peer.ip()) == Some(peer.ip());
+        both_ways.then_some(seen)
     }
 
     /// The sides of a flow that begins with what `peer` sent to `local`, on a socket of `rule`.

@@ -4,6 +4,7 @@
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
 mod allocation;
+mod anybody;
 mod bursts;
 mod capture;
 mod crossing;
@@ -15,6 +16,7 @@ mod frames;
 mod front_end;
 mod guest;
 mod hostile;
+mod icmp;
 mod leaks;
 mod mtu;
 mod namespace;
@@ -27,6 +29,7 @@ mod services;
 mod slot_port;
 mod starved;
 mod stations;
+mod storms;
 mod tails;
 mod tap;
 mod tcp;

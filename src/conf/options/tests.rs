@@ -235,6 +235,7 @@ fn addresses_of_the_guest() {
     assert_eq!(v4(&["-a", "[192.0.2.5]/25"]), ("192.0.2.5".to_owned(), Some(25)));
     assert_eq!(v4(&["-a", "::ffff:192.0.2.5/120"]), ("192.0.2.5".to_owned(), Some(24)));
     assert_eq!(v4(&["-a", "192.0.2.5", "-a", "2001:db8::5"]), ("192.0.2.5".to_owned(), None));
+    assert_eq!(v4(&["-a", "240.0.0.5/16"]), ("240.0.0.5".to_owned(), Some(16)));
     let v6 = options(&["-a", "[2001:db8::5]/48"]).address_v6;
     assert_eq!(v6, Some("2001:db8::5".parse().unwrap()));
     assert_eq!(options(&["-n", "255.255.240.0"]).netmask, Some(20));
@@ -321,7 +322,6 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-a", "2001:db8::5/129"], "Invalid prefix length: 2001:db8::5/129"),
         (&["-a", "0.0.0.0"], "Invalid guest address: 0.0.0.0"),
         (&["-a", "255.255.255.255"], "Invalid guest address: 255.255.255.255"),
-        (&["-a", "240.0.0.1"], "Invalid guest address: 240.0.0.1"),
         (&["-a", "127.0.0.1"], "Invalid guest address: 127.0.0.1"),
         (&["-a", "::ffff:127.0.0.1"], "Invalid guest address: ::ffff:127.0.0.1"),
         (&["-a", "ff02::1"], "Invalid guest address: ff02::1"),

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
 
@@ -16,6 +17,7 @@ use crate::engine::listeners::Listener;
 use crate::engine::net::NetView;
 use crate::flow::fwd::{InterfaceName, ListenAddr, Outcome, Proto, Rule, RuleId, RuleTable};
 use crate::flow::side::{Endpoint, Pif};
+use crate::flow::table::FlowId;
 use crate::sys::datagram;
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -65,12 +67,13 @@ pub(in crate::engine) fn replace(
     let opening =
         PortOpening { core: &mut *core, bypass, kept, opened: Vec::new(), moved: Vec::new() };
     let moved = opening.open(&tables)?;
-    for (id, rule) in moved {
-        if let Some(listener) = core.listeners.get_mut(id) {
-            listener.rule = rule;
-        }
-    }
     core.net.replace(view);
+    for (id, rule) in moved {
+        let Some(listener) = core.listeners.get(id) else { continue };
+        let leads_to = core.net.rules(listener.pif).get(rule);
+        let leads_to = leads_to.and_then(|rule| leads_to_port(listener.pif, rule, listener.port));
+        core.listeners.move_to(id, rule, leads_to);
+    }
     let net = &core.net;
     let unwanted = core
         .listeners
@@ -228,7 +231,7 @@ pub(super) fn open_port(
         dual_stack,
     };
     let socket = socket_on(bypass, pif, transport, to.address)?;
-    socket::bind(socket.as_fd(), &to)?;
+    bind(core, &socket, &to, pif == Pif::Host && !tcp)?;
     if tcp {
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -237,5 +240,30 @@ pub(super) fn open_port(
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
     }
-    core.listeners.add(Listener::new(socket, pif, id, (rule.proto, port)))
+    let listener = Listener::new(socket, pif, id, (rule.proto, port));
+    core.listeners.add(listener.leading_to(leads_to_port(pif, rule, port)))
+}
+
+/// The UDP port of the guest that `port` leads to by `rule`, if it is one of the host.
+fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
+    let to_guest = pif == Pif::Host && rule.proto == Proto::Udp;
+    to_guest.then(|| rule.target_first.checked_add(port - rule.first)).flatten()
+}
+
+/// Binds a listening socket. Where a flow of the guest with anybody has the port and the socket `may_end` it, it
+/// does: what such flows do is the socket's business from now on.
+fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Result<(), Errno> {
+    let bound = socket::bind(socket.as_fd(), to);
+    if bound != Err(Errno::ADDRINUSE) || !may_end {
+        return bound;
+    }
+    let families =
+        [true, false].into_iter().filter(|&v4| v4 == to.address.is_ipv4() || to.dual_stack);
+    let owners = families.filter_map(|v4| core.flows.with_anybody_at(v4, to.address.port()));
+    let owners: ArrayVec<FlowId, 2> = owners.collect();
+    for id in &owners {
+        log::debug!("{id:?}: port {} is forwarded now, closing", to.address.port());
+        core.flows.remove(*id);
+    }
+    if owners.is_empty() { bound } else { socket::bind(socket.as_fd(), to) }
 }

@@ -6,12 +6,14 @@
 //! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
 //! | `inbound` | connections that a listening socket has accepted |
 //! | `drive` | events, timers, and what the machine wants done about them |
+//! | `refused` | connections that the host could not make |
 //! | `data` | payload from the socket to the guest |
 
 mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod refused;
 
 use std::os::fd::OwnedFd;
 
@@ -19,7 +21,7 @@ use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
 
 pub(super) use drive::{drive, on_event, on_room, on_timer};
-pub(super) use from_guest::{StreamRun, from_guest};
+pub(super) use from_guest::{StreamRun, from_guest, whole_from_guest};
 pub(super) use inbound::accepted;
 
 use super::core::{Core, Settings};
@@ -40,8 +42,7 @@ const EVENTS: EventFlags =
 fn opening(core: &Core, side: &Side) -> Opening {
     let v4 = side.endpoint.ip().is_ipv4();
     let ip_header_len = if v4 { 20 } else { 40 };
-    let mtu = core.net.network.mtu;
-    let mtu = if mtu == 0 { 1500 } else { mtu };
+    let mtu = u16::try_from(core.net.link_mtu()).unwrap_or(u16::MAX);
     Opening {
         isn: core.initial_numbers.next(core.now, core.flows.index.hash(side)),
         our_mss: our_mss(mtu, ip_header_len),

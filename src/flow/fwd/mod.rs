@@ -12,7 +12,7 @@
 //! Both families run through the same code: what differs between them is the data in a `View`.
 //! The family stays the same on the way, but for one kind of flow: a DNS query goes to a server of
 //! the other family if there is none of its own. An address that means "this machine" or "everyone" in disguise
-//! (IPv4 inside IPv6, class E, loopback ...) is refused at the door with a named [`Refused`]
+//! (IPv4 inside IPv6, loopback, broadcast ...) is refused at the door with a named [`Refused`]
 //! reason unless the operator mapped it on purpose; see `special`.
 //!
 //! This module never looks at payload, opens a socket or reads a clock. Terms: *guest side* is
@@ -187,7 +187,7 @@ pub enum Refused {
     /// A group where one host is needed.
     #[error("multicast address")]
     Multicast,
-    /// Class E, or an IPv6 group that may not leave its node.
+    /// An IPv6 group that may not leave its node.
     #[error("reserved address")]
     Reserved,
     /// An IPv4-mapped or IPv4-compatible IPv6 address.
