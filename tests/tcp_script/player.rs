@@ -11,6 +11,7 @@
 //! | `! readable` | event of the socket |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
+//! | `setback` | the guest's machine was set back to an earlier state |
 //! | `data 0 500 1` | asks for 500 bytes at offset 0, to be sent from sequence 1 |
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
 //! | `discard 500`, `shutdown`, `watch`, `close`, `reset` | other actions; `reset` is a close |
@@ -87,7 +88,7 @@ impl Player {
 
     fn input(&mut self, verb: &str, rest: &str, line: &str) -> bool {
         // A run is one input: nothing is polled between its segments and its write.
-        if matches!(verb, "!" | "t" | "us" | "port") {
+        if matches!(verb, "!" | "t" | "us" | "port" | "setback") {
             self.expect_quiet(line);
         }
         let now = self.now;
@@ -98,6 +99,7 @@ impl Player {
             "!" => self.conn().on_socket(now, event(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
+            "setback" => self.conn().on_guest_set_back(),
             "=" => self.conn().on_data(now, data(rest)),
             "delays" => self.config.acks_may_wait = true,
             "us" => self.now = now + Duration::from_micros(number(rest)),

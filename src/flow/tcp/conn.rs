@@ -156,6 +156,15 @@ impl Conn {
         self.state == State::Established && self.recv.fin && self.send.is_fin_all_that_waits()
     }
 
+    /// The link says that the guest's machine was set back to an earlier state, perhaps to one of before what it has
+    /// said here: it is asked, and the first thing that does not fit resets both ends.
+    pub fn on_guest_set_back(&mut self) {
+        if self.state == State::Established {
+            self.send.doubt.arise();
+            self.retry.probe_due = true;
+        }
+    }
+
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {

@@ -8,6 +8,7 @@
 
 use crate::wire::seq::SeqNr;
 
+use super::doubt::Doubt;
 use super::limits::{DATA_QUANTUM, DISCARD_MAX, DUPLICATE_ACKS, WINDOW_MAX};
 use crate::wire::tcp::Segment;
 
@@ -66,6 +67,8 @@ pub(super) struct Send {
     /// The link has no buffer for data.
     pub(crate) no_room: bool,
     pub(crate) sending: Sending,
+    /// Whether the guest knows what it has said itself.
+    pub(crate) doubt: Doubt,
 }
 
 impl Send {
@@ -90,6 +93,7 @@ impl Send {
             closing: false,
             no_room: false,
             sending: Sending::No,
+            doubt: Doubt::default(),
         }
     }
 
@@ -157,6 +161,11 @@ impl Send {
     pub(crate) fn is_blocked_by_window(&self) -> bool {
         let more = self.readable || self.is_outstanding() || (self.ended && !self.is_fin_acked());
         self.window == 0 && more
+    }
+
+    /// Whether the guest acknowledges less than it has.
+    pub(crate) fn is_ack_stale(&self, ack: SeqNr) -> bool {
+        ack.before(self.una)
     }
 
     /// Whether `ack` is in the range that RFC 5961, section 5.2 allows.
