@@ -49,6 +49,10 @@ pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
 /// quarter. Another quarter is left that only TCP connections use.
 pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 
+/// Reserved ports that are tried for a flow that comes from one: clients of NFS have a few, and each attempt
+/// is a socket and two system calls.
+pub(crate) const RESERVED_PORT_ATTEMPTS: u16 = 16;
+
 /// Events fetched with one system call.
 pub(crate) const EVENTS_PER_WAIT: usize = 64;
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use passt_frame::Errno;
 
+use super::reserved_port;
 use crate::flow::side::Endpoint;
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
@@ -65,7 +66,10 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
     }
     match socket::bind(fd, &to) {
         Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
-            socket::bind_any_port(fd, to.address.ip())?;
+            let ip = to.address.ip();
+            reserved_port::open_like(port, |port| {
+                socket::bind_free_port(fd, SocketAddr::new(ip, port))
+            })?;
             port = 0;
         }
         other => other?,

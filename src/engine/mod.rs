@@ -61,6 +61,7 @@ mod listeners;
 mod neighbours;
 mod net;
 mod outbox;
+mod reserved_port;
 mod responders;
 mod source;
 mod state;

@@ -21,6 +21,7 @@ mod namespace;
 mod neighbours;
 mod packet;
 mod queues;
+mod reserved;
 mod room;
 mod services;
 mod slot_port;

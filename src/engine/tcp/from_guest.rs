@@ -10,6 +10,7 @@ use rustix::net as rnet;
 
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
+use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
@@ -155,8 +156,14 @@ fn open(
         }
     };
     let device = core.settings.outbound_device(target.destination.ip());
-    let socket = outbound_socket(target.source, device).map_err(failed)?;
-    let connected = socket::connect(socket.as_fd(), target.destination).map_err(failed)?;
+    let (socket, connected) = reserved_port::open_like(guest.port(), |port| {
+        let mut source = target.source;
+        source.set_port(port);
+        let socket = outbound_socket(source, device)?;
+        let connected = socket::connect(socket.as_fd(), target.destination)?;
+        Ok((socket, connected))
+    })
+    .map_err(failed)?;
     let host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let sides = [side, host];
@@ -173,14 +180,16 @@ fn open(
     Ok(())
 }
 
-/// A socket for a connection from the guest.
+/// A socket for a connection from the guest; from port 0 of `source`, the kernel chooses.
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
     stream::keep_urgent_inline(socket.as_fd())?;
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }
-    if !source.ip().is_unspecified() {
+    if source.port() != 0 {
+        socket::bind_port(socket.as_fd(), source)?;
+    } else if !source.ip().is_unspecified() {
         rnet::bind(&socket, &source)?;
     }
     Ok(socket)
