@@ -225,7 +225,8 @@ impl PortOpening<'_> {
                 Err(errno) => {
                     let place = place(pif, rule, port);
                     let option = rule.proto.option(pif == Pif::Splice);
-                    return Err(ListenError::Port { place, option, port, errno });
+                    let rule = (pif == Pif::Host).then(|| Box::new(*rule));
+                    return Err(ListenError::Port { place, option, port, errno, rule });
                 }
             }
         }
