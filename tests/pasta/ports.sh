@@ -233,13 +233,16 @@ case_device_refused() {
 
 # held_by ADDRESS: a name server of the host has port 5353 there; prints what pasta says of it.
 held_by() {
-    local found
-    in_net host /run/bin/nettool serve "$1:5353" >"$WORLD/held.log" 2>&1 &
-    remember $!
+    local found holder
+    rm -f "$WORLD/held.log"
+    nsenter --net=/run/netns/host /run/bin/nettool serve "$1:5353" >"$WORLD/held.log" 2>&1 &
+    holder=$!
+    remember "$holder"
     until_true 10 grep -q ready "$WORLD/held.log"
     shift
     found=$(configured "$@" -- true 2>&1) && return 1
-    kill "$(tail -n 1 "$WORLD/jobs")"
+    kill "$holder"
+    until_true 5 has_ended "$holder"
     echo "$found"
 }
 # A resolver on one address keeps others from a port on all of them; the error says where it can be had, and
@@ -259,7 +262,8 @@ case_port_of_a_resolver() {
         lacks "$(held_by "[::]" "$option" 5353)" "It is free"
         lacks "$(held_by "$HOST4" "$option" "$HOST4/5353")" "It is free"
     done
-    in_net host /run/bin/nettool serve 127.0.0.53:5353 >"$WORLD/held.log" 2>&1 &
+    rm -f "$WORLD/held.log"
+    nsenter --net=/run/netns/host /run/bin/nettool serve 127.0.0.53:5353 >"$WORLD/held.log" 2>&1 &
     remember $!
     until_true 10 grep -q ready "$WORLD/held.log"
     configured -t "$HOST4/5353" -t "[$HOST6]/5353" -t 127.0.0.1/5353 -u "$HOST4/5353" -- true
