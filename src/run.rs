@@ -316,7 +316,7 @@ fn engine(
     if let Some(bypass) = bypass {
         engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
     }
-    engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
+    engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
     if !engine.has_descriptors() {
         log::warn!(
             "The limit of {max_descriptors} open descriptors leaves few for connections: raise it \

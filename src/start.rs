@@ -3,6 +3,7 @@
 //! what to do.
 
 mod files;
+mod free;
 mod notify;
 mod ready;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub(crate) use files::Made;
+pub(crate) use free::listen_failure;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 

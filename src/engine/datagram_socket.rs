@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use passt_frame::Errno;
 
+use super::reserved_port;
 use crate::flow::side::Endpoint;
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
@@ -69,7 +70,10 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
     let bind = || socket::bind(fd, &to);
     match beside.map_or_else(bind, |owner| socket::sharing(owner, bind)) {
         Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
-            socket::bind_any_port(fd, to.address.ip())?;
+            let ip = to.address.ip();
+            reserved_port::open_like(port, |port| {
+                socket::bind_free_port(fd, SocketAddr::new(ip, port))
+            })?;
             port = 0;
         }
         other => other?,
@@ -93,7 +97,9 @@ pub(super) fn unconnected(socket: OwnedFd, to: &BindTo<'_>) -> Result<(OwnedFd, 
     let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
     match socket::bind_alone(fd, to) {
         Ok(()) => return Ok((socket, port)),
-        Err(Errno::ADDRINUSE | Errno::ACCESS) => socket::bind_any_port(fd, to.address.ip())?,
+        Err(Errno::ADDRINUSE | Errno::ACCESS) => {
+            socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), 0))?
+        }
         Err(errno) => return Err(errno),
     }
     let port = socket::local_address(fd)?.port();

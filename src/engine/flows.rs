@@ -199,7 +199,12 @@ impl Flows {
 
     /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.
     pub(crate) fn may_listen(&self, listeners: usize) -> bool {
-        listeners < self.max_sockets / 2
+        listeners < self.most_listeners()
+    }
+
+    /// How many ports may be opened that are not asked for one by one.
+    pub(crate) fn most_listeners(&self) -> usize {
+        self.max_sockets / 2
     }
 
     /// The flow that has `side`.

@@ -66,6 +66,7 @@ mod neighbours;
 mod net;
 mod one_shots;
 mod outbox;
+mod reserved_port;
 mod responders;
 mod source;
 mod state;

@@ -226,13 +226,24 @@ pub(crate) fn bind_alone(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), 
     net::bind(socket, &address)
 }
 
-/// Binds to any port that nobody has, where [`bind`] has failed before: the other options are set.
+/// Binds to a port that nobody has, or to any such if it is 0, where [`bind`] has failed before: the other
+/// options are set.
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub(crate) fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+pub(crate) fn bind_free_port(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     sockopt::set_socket_reuseaddr(socket, false)?;
-    net::bind(socket, &SocketAddr::new(address, 0))
+    net::bind(socket, &address)
+}
+
+/// Binds a TCP socket that will connect to a port of ours. Others may do the same for other destinations, and
+/// connections that are over do not keep it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_port(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    net::bind(socket, &address)
 }
 
 /// Binds a TCP socket to an address and leaves its port to connect(2), which knows that ports can be

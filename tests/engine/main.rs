@@ -23,6 +23,7 @@ mod namespace;
 mod neighbours;
 mod packet;
 mod queues;
+mod reserved;
 mod returning;
 mod room;
 mod services;

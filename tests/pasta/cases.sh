@@ -17,6 +17,7 @@ CASES=(
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
+    published_port_awaits_service
     helper_ends confined
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone process_not_reaped thread_gone pid_file
@@ -558,6 +559,23 @@ case_services_inside_followed() {
     from_host udp 127.0.0.1:7002 1000
     kill -TERM "$SERVING"
     until_true 5 refused_at 127.0.0.1:7002
+}
+# With `auto` a port that is named is refused like one without a service, until there is one, and again after it.
+# Without it the port is listened on all the time: who connects sees a connection that is reset.
+case_published_port_awaits_service() {
+    holder
+    started --config-net -t 8080:7080,auto -t 8081:7081 "$HOLDER"
+    refused_at 127.0.0.1:8080
+    same "$(outside connect "$HOST4:8080")" refused
+    # Perhaps before connect(2) has returned.
+    case $(outside connect "$HOST4:8081") in connected | reset) ;; *) return 1 ;; esac
+    serving '[::]:7080'
+    until_true 5 from_host get 127.0.0.1:8080 2048 76
+    outside get "$HOST4:8080" 2048 77
+    outside get "[$HOST6]:8080" 2048 78
+    kill -TERM "$SERVING"
+    until_true 5 refused_at 127.0.0.1:8080
+    same "$(outside connect "$HOST4:8080")" refused
 }
 case_services_outside_followed() {
     holder

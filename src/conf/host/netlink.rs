@@ -79,6 +79,20 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
     Ok(dump)
 }
 
+/// The host's addresses, with the interface of each.
+///
+/// # Errors
+/// What netlink reports.
+pub(crate) fn own_addresses() -> io::Result<Vec<(InterfaceName, IpAddr)>> {
+    let links = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), link)?;
+    let addresses = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), address)?;
+    let named = |found: Address| {
+        let name = links.iter().find(|(_, index)| *index == found.interface)?;
+        Some((name.0, found.address))
+    };
+    Ok(addresses.into_iter().filter_map(named).collect())
+}
+
 /// All routes of `family`, without what the kernel has learned of the paths to single destinations, which it dumps,
 /// too. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
 /// answers with those of all others.

@@ -21,6 +21,7 @@ use super::{BypassParts, PipePool, open_logged, socket_on};
 use crate::engine::core::Core;
 use crate::engine::flows::FlowWatch;
 use crate::engine::listener_id::ListenerId;
+use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState};
 use crate::engine::token::Token;
 use crate::flow::fwd::SpliceSide;
@@ -67,19 +68,22 @@ fn connect(
     sides: &[Side; 2],
     side: &SpliceSide,
 ) -> Result<(OwnedFd, bool), DropReason> {
-    let open = || -> Result<(OwnedFd, bool), Errno> {
-        let socket = socket_on(Some(bypass), sides[1].pif, Transport::Tcp, side.destination)?;
+    let source = side.source.ip();
+    let kernels_choice = source.is_unspecified()
+        || (source.is_loopback() && source == loopback_of(side.destination));
+    let mut open = |port| -> Result<(OwnedFd, bool), Errno> {
+        let socket = socket_on(Some(&mut *bypass), sides[1].pif, Transport::Tcp, side.destination)?;
         stream::keep_urgent_inline(socket.as_fd())?;
-        let source = side.source.ip();
-        let kernels_choice = source.is_unspecified()
-            || (source.is_loopback() && source == loopback_of(side.destination));
-        if !kernels_choice {
+        if port != 0 {
+            socket::bind_port(socket.as_fd(), SocketAddr::new(source, port))?;
+        } else if !kernels_choice {
             socket::bind_address(socket.as_fd(), source)?;
         }
         let connected = socket::connect_here(socket.as_fd(), side.destination)?;
         Ok((socket, connected))
     };
-    open_logged(open, sides)
+    let peer = sides[0].endpoint.port();
+    open_logged(|| reserved_port::open_like(peer, &mut open), sides)
 }
 
 /// Adds a connection whose target is connected, or waits for a place in its server's queue.

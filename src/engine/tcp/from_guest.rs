@@ -11,6 +11,7 @@ use rustix::net::{self as rnet, SendFlags};
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
+use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
 use crate::engine::unreachable::{reason_of, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
@@ -206,12 +207,18 @@ fn open(
         reason_of(errno, DropReason::SocketFailed)
     };
     let device = core.settings.outbound_device(target.destination.ip());
-    let socket = outbound_socket(target.source, device).map_err(failed)?;
     let v4 = target.source.is_ipv4();
     let marks = Marks::of(ip);
-    SocketMarks::new().bring(socket.as_fd(), v4, &marks.of_connection(), 0);
-    let probes = marks.is_probe(v4) && datagram::report_errors(socket.as_fd(), v4).is_ok();
-    let connected = socket::connect(socket.as_fd(), target.destination).map_err(failed)?;
+    let (socket, connected, probes) = reserved_port::open_like(guest.port(), |port| {
+        let mut source = target.source;
+        source.set_port(port);
+        let socket = outbound_socket(source, device)?;
+        SocketMarks::new().bring(socket.as_fd(), v4, &marks.of_connection(), 0);
+        let probes = marks.is_probe(v4) && datagram::report_errors(socket.as_fd(), v4).is_ok();
+        let connected = socket::connect(socket.as_fd(), target.destination)?;
+        Ok((socket, connected, probes))
+    })
+    .map_err(failed)?;
     let host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let sides = [side, host];
@@ -227,14 +234,16 @@ fn open(
     Ok(())
 }
 
-/// A socket for a connection from the guest.
+/// A socket for a connection from the guest; from port 0 of `source`, the kernel chooses.
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
     stream::keep_urgent_inline(socket.as_fd())?;
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }
-    if !source.ip().is_unspecified() {
+    if source.port() != 0 {
+        socket::bind_port(socket.as_fd(), source)?;
+    } else if !source.ip().is_unspecified() {
         rnet::bind(&socket, &source)?;
     }
     Ok(socket)

@@ -143,7 +143,7 @@ impl Conn {
         if !self.send.is_ack_stale(seg.ack) {
             self.send.doubt.dispel();
         } else if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
-            return self.give_up(Drop::BadAck);
+            return self.reset_both(Drop::BadAck);
         }
         match self.send.on_ack(seg) {
             Acked::Progress => self.retry.progress(),
@@ -181,7 +181,7 @@ impl Conn {
     fn reject_ack(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         let is_next = seg.seq == self.recv.expected();
         if is_next && self.send.doubt.grow(Self::slice(now)) {
-            return self.give_up(Drop::BadAck);
+            return self.reset_both(Drop::BadAck);
         }
         self.challenge(now, Drop::BadAck)
     }
@@ -193,7 +193,7 @@ impl Conn {
     }
 
     /// The guest contradicts itself: both ends get a reset.
-    fn give_up(&mut self, reason: Drop) -> Accept {
+    fn reset_both(&mut self, reason: Drop) -> Accept {
         self.abort();
         Accept::dropped(reason)
     }
@@ -214,7 +214,7 @@ impl Conn {
             is_old && self.may_be_set_back(seg) && self.send.doubt.grow(Self::slice(now));
         let is_stale = seg.has(Flags::ACK) && self.send.is_ack_stale(seg.ack);
         if contradicts && (is_empty || is_stale) {
-            return self.give_up(reason);
+            return self.reset_both(reason);
         }
         if is_empty {
             return self.challenge(now, reason);
