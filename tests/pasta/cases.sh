@@ -22,6 +22,7 @@ CASES=(
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
     namespace_stays process_gone process_not_reaped thread_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
+    dhcp_elsewhere_before dhcp_options_added dhcpv6_options_added ra_options_added dhcpv6_dhclient arp_probe static_address
     wrong_options device_removed
     root_becomes_nobody root_becomes_another root_joins
 )
@@ -764,6 +765,72 @@ case_ra_address() {
     found=$(pasta -- bash -ec 'ip link set uplink up; sleep 4; ip -6 addr; ip -6 route')
     holds "$found" 'inet6 2001:db8:2:'
     holds "$found" 'default via fe80:'
+}
+
+# A lease of another network: the server says no at once, and the client begins anew.
+case_dhcp_elsewhere_before() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up
+        printf "%s\n" "lease {" "interface \"uplink\";" "fixed-address 198.51.100.9;" \
+            "option subnet-mask 255.255.255.0;" "option dhcp-lease-time 86400;" "option dhcp-message-type 5;" \
+            "option dhcp-server-identifier 198.51.100.1;" "renew 5 2037/01/01 00:00:00;" \
+            "rebind 5 2037/01/01 00:00:00;" "expire 5 2037/01/01 00:00:00;" "}" >leases
+        dhclient -4 -1 -v -sf /bin/true -lf "$PWD/leases" -pf "$PWD/dhclient.pid" uplink' 2>&1) || echo "$found"
+    holds "$found" 'DHCPREQUEST for 198.51.100.9'
+    holds "$found" DHCPNAK
+    holds "$found" "bound to $HOST4"
+}
+case_dhcp_options_added() {
+    local found word
+    found=$(pasta --dhcp-option 42=192.0.2.3,192.0.2.4 --dhcp-option 26=1400 \
+        --dhcp-option 121=198.51.100.0/24,192.0.2.9 --dhcp-option 252=http://192.0.2.3/wpad.dat \
+        --dhcp-boot boot/a.efi,192.0.2.9 -- bash -ec 'printf "#!/bin/sh\nset\n" >udhcpc.sh && chmod +x udhcpc.sh
+        ip link set uplink up
+        busybox udhcpc -i uplink -n -q -f -O ntpsrv -O mtu -O staticroutes -O wpad -O tftp -O bootfile \
+            -s "$PWD/udhcpc.sh"' 2>&1)
+    for word in "ntpsrv='192.0.2.3 192.0.2.4'" "mtu='1400'" "wpad='http://192.0.2.3/wpad.dat'" \
+        "staticroutes='198.51.100.0/24 192.0.2.9 0.0.0.0/0 $GATEWAY4'" "siaddr='192.0.2.9'" \
+        "boot_file='boot/a.efi'" "tftp='192.0.2.9'" "bootfile='boot/a.efi'"; do
+        holds "$found" "$word"
+    done
+    refused 'option 42 takes IPv4 addresses' --dhcp-option 42=x -- true
+}
+case_dhcpv6_options_added() {
+    holds "$(pasta --dhcpv6-option 23=2001:db8::53 -- bash -ec 'ip link set uplink up
+        mount -t sysfs sysfs /sys; sleep 2; /run/bin/nettool dhcpv6 uplink')" 'dns 2001:db8::53'
+}
+case_ra_options_added() {
+    local found
+    found=$(pasta --ra-option 5=1400 -- bash -ec 'ip link set uplink up; sleep 4
+        cat /proc/sys/net/ipv6/conf/uplink/mtu')
+    same "$found" 1400
+}
+# An address is given beside a prefix that is not, and given back.
+case_dhcpv6_dhclient() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up; sleep 2
+        arguments="-6 -N -P -v -sf /bin/true -lf $PWD/leases6 -pf $PWD/dhclient6.pid"
+        timeout 60 dhclient -1 $arguments uplink; grep iaaddr leases6
+        timeout 60 dhclient -r $arguments uplink' 2>&1) || { echo "$found"; return 1; }
+    holds "$found" "iaaddr $HOST6"
+    holds "$found" 'RCV: Reply'
+    holds "$found" 'Status code of no prefix'
+    holds "$found" 'XMT: Release'
+}
+# What an address conflict check finds: the gateway, and nobody else.
+case_arp_probe() {
+    pasta -- bash -ec "ip link set uplink up
+        for free in 192.0.2.77 $HOST4; do busybox arping -q -D -c 2 -w 2 -I uplink \$free; done
+        ! busybox arping -q -D -c 2 -w 5 -I uplink $GATEWAY4
+        busybox udhcpc -a -i uplink -n -q -f -s /bin/true 2>&1 | grep 'lease of $HOST4 obtained'"
+}
+# An address of the guest's own, with all checks on, reaches others; everybody else is still found by ARP.
+case_static_address() {
+    pasta -- bash -ec "ip link set uplink up; ip addr add 192.0.2.77/24 dev uplink; ip addr add 2001:db8:2::77/64 dev uplink
+        ip route add default via $GATEWAY4; sleep 4
+        ! ip -6 addr show dev uplink | grep dadfailed
+        busybox arping -q -c 1 -w 5 -I uplink 192.0.2.99
+        /run/bin/nettool get $SERVER4:5000 2048 71; /run/bin/nettool get [$SERVER6]:5000 2048 72"
 }
 
 # refused MESSAGE ARGUMENT...: exit code 1 and the message.
