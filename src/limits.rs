@@ -141,6 +141,13 @@ pub(crate) const MAX_PIPES: usize = 32;
 /// Bytes that a pipe is to hold: what pipe(7) grants to everyone by default.
 pub(crate) const PIPE_BYTES: u32 = 1 << 20;
 
+/// ICMP errors that the guest is told of at once. Limited as RFC 1812, section 4.3.2.8, and RFC 4443, section 2.4 (f),
+/// want it; Linux has 50, and a traceroute of thirty hops sends three times as many probes.
+pub const ICMP_ERROR_BURST: u32 = 100;
+
+/// Time after which one more is allowed: 1,000 a second, the number of Linux.
+pub(crate) const ICMP_ERROR_PAUSE: Duration = Duration::from_millis(1);
+
 /// ICMP errors relayed for one flow in one turn.
 pub(crate) const ERRORS_PER_TURN: usize = 16;
 

@@ -9,10 +9,12 @@ use super::flows::Flows;
 use super::listeners::Listeners;
 use super::net::Net;
 use super::outbox::Outbox;
+use crate::flow::budget::Budget;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::TcpConfig;
+use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 
@@ -54,6 +56,8 @@ pub(super) struct Core {
     pub(crate) net: Net,
     pub(crate) settings: Settings,
     pub(crate) outbox: Outbox,
+    /// ICMP errors that the guest may be told of.
+    pub(crate) icmp_errors: Budget,
 }
 
 impl Core {
@@ -73,6 +77,7 @@ impl Core {
             net,
             settings,
             outbox: Outbox::default(),
+            icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
         }
     }
 

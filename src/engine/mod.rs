@@ -35,6 +35,8 @@
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
+//! | `marks` | what of the guest's IP headers the host's sockets write, too |
+//! | `unreachable` | ICMP errors about what the host does not take |
 //! | `datagram_socket` | the one way to open the socket of a datagram flow |
 //! | `token` | what an epoll event is about |
 //!
@@ -59,6 +61,7 @@ mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod marks;
 mod neighbours;
 mod net;
 mod one_shots;
@@ -69,6 +72,7 @@ mod state;
 mod stats;
 mod tcp;
 mod token;
+mod unreachable;
 mod wait;
 mod worker;
 
@@ -222,8 +226,8 @@ impl Engine {
 
     /// Takes one batch of frames from the guest. False when there was none.
     pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
-        let Self { core, datagrams, duid, .. } = self;
-        ingress::take(Receivers { core, datagrams, duid }, port, batch)
+        let Self { core, datagrams, duid, buffer, .. } = self;
+        ingress::take(Receivers { core, datagrams, duid, buffer }, port, batch)
     }
 
     /// An event of a flow's socket.

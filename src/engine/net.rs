@@ -110,6 +110,15 @@ impl Net {
         self.network.mtu = self.configured_mtu.min(mtu);
     }
 
+    /// The largest IP packet on the guest's link, in bytes: what the guest is told, or what it takes for granted if it
+    /// is told nothing. IPv4 has a least (RFC 791, section 3.2).
+    pub(crate) fn link_mtu(&self) -> u32 {
+        match self.network.mtu {
+            0 => 1500,
+            mtu => u32::from(mtu).max(68),
+        }
+    }
+
     /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
     fn pin_own_addresses(&mut self) {
         let own = self.map.own_addresses().chain(self.our_link_local());

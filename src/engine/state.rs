@@ -1,7 +1,7 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
@@ -9,6 +9,7 @@ use rustix::net::sockopt;
 
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
+use super::marks::SocketMarks;
 use super::net::Epoch;
 use super::one_shots::Place;
 use crate::flow::side::Side;
@@ -17,6 +18,7 @@ use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
+use crate::wire::icmp_translation::IcmpError;
 use crate::wire::ip::L4Protocol;
 
 /// State of a flow.
@@ -149,6 +151,10 @@ pub(crate) struct TcpState {
     pub(crate) last_read: u32,
     /// The handshake of the host socket has not finished.
     pub(crate) connecting: bool,
+    /// ICMP errors are queued until then: the guest looks for routers.
+    pub(crate) probes: bool,
+    /// Why the host could not make the connection, if the guest is to be told: an ICMP error, and whose.
+    pub(crate) unreachable: Option<(IcmpError, Option<IpAddr>)>,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
     pub(crate) urgent: bool,
     /// The flow is on the list of half-open flows.
@@ -160,8 +166,18 @@ pub(crate) struct TcpState {
 impl TcpState {
     /// State of a new connection.
     pub(crate) fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
-        let (connecting, urgent, half_open) = (false, false, false);
-        Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
+        Self {
+            conn,
+            peek,
+            nagle,
+            last_read: 0,
+            connecting: false,
+            probes: false,
+            unreachable: None,
+            urgent: false,
+            half_open: false,
+            admission: None,
+        }
     }
 }
 
@@ -216,6 +232,17 @@ pub(crate) enum PeekOffset {
     At(u32),
 }
 
+/// How much of what is at the head of a socket's queue the guest has got.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delivered {
+    /// Bytes of the payload of whole datagrams.
+    pub(crate) bytes: u32,
+    /// Bytes of the next datagram, its L4 header included, that went in fragments.
+    pub(crate) cut: u32,
+    /// The number of the datagram that those are of.
+    pub(crate) identification: u32,
+}
+
 /// A UDP or echo pseudo-flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DatagramState {
@@ -231,8 +258,8 @@ pub(crate) struct DatagramState {
     pub(crate) out_of: Option<FlowId>,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
     pub(crate) questions: bool,
-    /// Hop limit set on the socket; 0 for the default.
-    pub(crate) hop_limit: u8,
+    /// What the socket writes into IP headers.
+    pub(crate) marks: SocketMarks,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
     pub(crate) largest: u32,
@@ -244,8 +271,8 @@ pub(crate) struct DatagramState {
     pub(crate) large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
     pub(crate) expected: u8,
-    /// Bytes at the head of the socket's queue that the guest has got already.
-    pub(crate) delivered: u32,
+    /// What of the head of the socket's queue the guest has got already.
+    pub(crate) delivered: Delivered,
     /// Until when the socket may have datagrams of strangers.
     pub(crate) strangers: Strangers,
 }
@@ -260,13 +287,13 @@ impl DatagramState {
             streak: 0,
             out_of: None,
             questions: false,
-            hop_limit: 0,
+            marks: SocketMarks::new(),
             largest: 0,
             one_by_one: false,
             failed: false,
             large: true,
             expected: 1,
-            delivered: 0,
+            delivered: Delivered::default(),
             strangers: Strangers::new(now),
         }
     }

@@ -1,6 +1,7 @@
 //! The pure heart: flows, their table, their timers, and what each protocol decides. No I/O, no
 //! clock, no system call; time and randomness are arguments.
 
+pub(crate) mod budget;
 pub mod fwd;
 pub(crate) mod index;
 pub mod neighbours;

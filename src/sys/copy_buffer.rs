@@ -164,6 +164,21 @@ impl CopyBuffer {
         Ok(received)
     }
 
+    /// The datagram, or burst of them, at the head of a socket's queue, which stays there.
+    ///
+    /// # Errors
+    /// `AGAIN` when there is none, else what recv(2) reports.
+    pub(crate) fn peek_one(&mut self, from: BorrowedFd<'_>) -> Result<&mut [u8], Errno> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (read, _) = recv(from, &mut self.bytes[..SLOT_BYTES], flags)?;
+        Ok(&mut self.bytes[..read])
+    }
+
+    /// Room for one datagram that is made here.
+    pub(crate) fn scratch(&mut self) -> &mut [u8] {
+        &mut self.bytes[..SLOT_BYTES]
+    }
+
     /// What was received and kept, in order.
     pub(crate) fn bursts(&self) -> &[Burst] {
         &self.bursts[..self.received]

@@ -75,6 +75,13 @@ pub(crate) fn own_groups_only(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Er
     }
 }
 
+/// Makes a socket of either family forget ICMP errors again: they do not end a connection any more.
+pub(crate) fn ignore_errors(socket: BorrowedFd<'_>) {
+    // One of the two is not an option of the socket's.
+    let _ = set_int(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0);
+    let _ = set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0);
+}
+
 /// Lets a UDP socket hand out datagrams of one size that arrived together as one burst (`UDP_GRO`,
 /// Linux 5.0).
 ///

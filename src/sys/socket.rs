@@ -1,13 +1,17 @@
 //! Sockets: creation, options, binding. All sockets are non-blocking and closed on exec.
 
 use std::ffi::c_int;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, ipproto, sockopt,
 };
+
+/// What the TTL of packets is by default (RFC 1700).
+const USUAL_HOP_LIMIT: u8 = 64;
 
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +233,75 @@ pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> Result<
 /// What setsockopt(2) reports.
 pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, index as c_int)
+}
+
+/// Whether `address` is one of this host: what goes there comes from there. Nothing is sent.
+pub(crate) fn is_of_this_host(address: SocketAddr) -> bool {
+    let mut address = address;
+    // Any port does, but not none.
+    address.set_port(1);
+    let local = || {
+        let socket = create(Transport::Udp, address.ip())?;
+        connect(socket.as_fd(), address)?;
+        local_address(socket.as_fd())
+    };
+    address.ip().is_loopback() || local().is_ok_and(|local| local.ip() == address.ip())
+}
+
+/// What a socket does with packets that may be too large for their path (`IP_MTU_DISCOVER`, ip(7); the numbers are
+/// those of both families).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cutting {
+    /// They may be cut here and on their way.
+    Allowed = libc::IP_PMTUDISC_DONT as isize,
+    /// They are cut here if the path is known to be narrower; the default.
+    Wanted = libc::IP_PMTUDISC_WANT as isize,
+    /// They are refused if the path is known to be narrower.
+    Forbidden = libc::IP_PMTUDISC_DO as isize,
+}
+
+/// Sets what a socket does with packets that may be too large for their path.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn set_cutting(socket: BorrowedFd<'_>, v4: bool, cutting: Cutting) -> Result<(), Errno> {
+    let (level, name) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    set_int(socket, level, name, cutting as c_int)
+}
+
+/// MTU of the path of a connected socket, as far as it is known, in bytes of an IP packet.
+///
+/// # Errors
+/// What getsockopt(2) reports; `NOTCONN` for a socket that is not connected.
+pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v4: bool) -> Result<u32, Errno> {
+    if v4 { sockopt::ip_mtu(socket) } else { sockopt::ipv6_mtu(socket) }
+}
+
+/// What the path to `to` takes at present, for a socket that is connected to nobody.
+///
+/// # Errors
+/// What socket(2), connect(2) and getsockopt(2) report.
+pub(crate) fn path_mtu_to(to: SocketAddr) -> Result<u32, Errno> {
+    let socket = create(Transport::Udp, to.ip())?;
+    connect(socket.as_fd(), to)?;
+    path_mtu(socket.as_fd(), to.is_ipv4())
+}
+
+/// TTL or hop limit of sockets that say nothing of it.
+pub(crate) fn default_hop_limit(v4: bool) -> u8 {
+    static DEFAULTS: OnceLock<[u8; 2]> = OnceLock::new();
+    let ask = || {
+        let v4 = create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into()).and_then(sockopt::ip_ttl);
+        let v6 = create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into());
+        let v6 = v6.and_then(sockopt::ipv6_unicast_hops);
+        let v4 = v4.ok().and_then(|hops| u8::try_from(hops).ok());
+        [v4, v6.ok()].map(|hops| hops.unwrap_or(USUAL_HOP_LIMIT))
+    };
+    DEFAULTS.get_or_init(ask)[usize::from(!v4)]
 }
 
 /// Sets an integer option.

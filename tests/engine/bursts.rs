@@ -7,23 +7,22 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use passt::flow::fwd::Proto;
-use passt::wire::DropReason;
 use passt::wire::l4::udp_checksum_is_right;
-use passt_frame::{Caps, FrameMeta, FramePort, GsoKind, GsoSet, MemPort};
+use passt_frame::{Caps, FramePort, GsoKind, GsoSet, MemPort};
 use rustix::net::sockopt;
 
+use crate::fragments::{Frame, whole};
 use crate::guest::completed;
 use crate::namespace::isolated;
 use crate::packet;
 use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
 
-/// A frame for the guest, and what is left to do to it.
-type Frame = (Vec<u8>, FrameMeta);
-
 /// The guest's port.
 const PORT: u16 = 5000;
 /// Turns in which a few hundred datagrams are done with.
 const TURNS: usize = 400;
+/// MTU of the guest's link.
+const MTU: u16 = 65520;
 /// The largest UDP payload over IPv4.
 const LARGEST: usize = 65_507;
 
@@ -86,14 +85,14 @@ fn inside(family: Family, (frame, meta): Frame) -> Vec<Vec<u8>> {
 
 /// All datagrams that the guest has got, and in how many frames.
 fn delivered(world: &mut World, family: Family) -> (Vec<Vec<u8>>, usize) {
-    let frames: Vec<Frame> = std::iter::from_fn(|| world.port.recv()).collect();
+    let frames = whole(std::iter::from_fn(|| world.port.recv()).collect(), MTU.into());
     let count = frames.len();
     (frames.into_iter().flat_map(|frame| inside(family, frame)).collect(), count)
 }
 
 /// A world with a flow between the guest and a socket of the host, and that socket.
 fn flow(caps: Caps, family: Family) -> (World, UdpSocket) {
-    flow_in(World::new(&Setup { caps, mtu: 65520, ..Setup::default() }), family)
+    flow_in(World::new(&Setup { caps, mtu: MTU, ..Setup::default() }), family)
 }
 
 /// The same in a world that is there.
@@ -311,10 +310,16 @@ fn small_datagrams_wait_in_the_socket_until_the_guest_has_room() {
 
 /// What the guest gets that frees its buffers as soon as it has looked at them.
 fn delivered_slowly(world: &mut World, family: Family) -> Vec<Vec<u8>> {
+    let frames = whole(taken_slowly(world), MTU.into());
+    frames.into_iter().flat_map(|frame| inside(family, frame)).collect()
+}
+
+/// Frames of what waits for a guest that makes its buffers free once it has used all of them.
+fn taken_slowly(world: &mut World) -> Vec<Frame> {
     let mut got = Vec::new();
     for _ in 0..TURNS {
         world.settle(TURNS);
-        let more = delivered(world, family).0;
+        let more: Vec<Frame> = std::iter::from_fn(|| world.port.recv()).collect();
         let used = world.port.used_buffers();
         if more.is_empty() && used == 0 {
             break;
@@ -360,26 +365,29 @@ fn a_burst_that_is_larger_than_all_buffers_together_goes_as_datagrams() {
 }
 
 #[test]
-fn datagrams_that_no_buffer_holds_are_dropped_and_hold_up_nobody() {
+fn datagrams_that_no_buffer_holds_go_in_fragments_and_hold_up_nobody() {
     isolated(|| {
-        let family = Family::V4;
-        let merged = MemPort::new(PLAIN, 1536).with_buffers(16);
-        for (port, fits) in [(merged, 24_000), (MemPort::new(PLAIN, 1536).plain(), 1480)] {
-            let setup = Setup { mtu: 65520, ..Setup::default() };
-            let (mut world, host) = flow_in(World::on(port, &setup), family);
-            let sent = datagrams(&[fits, 30_000, 100, 60_000, fits, 30_000, 30_000, 1]);
-            let mut got = Vec::new();
-            for data in &sent {
-                host.send(data).expect("sent");
-                got.extend(delivered_slowly(&mut world, family));
+        for family in FAMILIES {
+            let merged = MemPort::new(PLAIN, 1536).with_buffers(16);
+            let plain = MemPort::new(PLAIN, 1526).plain();
+            for (port, fits) in [(merged, 24_576), (plain, 1526)] {
+                let setup = Setup { mtu: MTU, ..Setup::default() };
+                let (mut world, host) = flow_in(World::on(port, &setup), family);
+                let sent = datagrams(&[fits - 62, 30_000, 100, 4000, 60_000, 30_000, 30_000, 1]);
+                for data in &sent {
+                    host.send(data).expect("sent");
+                    let frames = taken_slowly(&mut world);
+                    let largest = frames.iter().map(|(frame, _)| frame.len()).max();
+                    assert!(largest.is_some_and(|largest| largest <= fits), "{largest:?}");
+                    assert_eq!(frames.len() > 1, data.len() > fits - 62, "{} bytes", data.len());
+                    let got: Vec<_> = whole(frames, MTU.into())
+                        .into_iter()
+                        .flat_map(|frame| inside(family, frame))
+                        .collect();
+                    assert!(got == [data.clone()], "{} bytes", data.len());
+                }
+                assert_eq!(world.all_drops(), 0);
             }
-            let fit: Vec<&Vec<u8>> = sent.iter().filter(|data| data.len() <= fits).collect();
-            assert!(
-                got.iter().eq(fit),
-                "{fits}: {:?}",
-                got.iter().map(Vec::len).collect::<Vec<_>>()
-            );
-            assert_eq!((world.drops(DropReason::TooLarge), world.all_drops()), (4, 4));
         }
     });
 }

@@ -127,7 +127,6 @@ fn a_flood_of_the_source_port_reaches_no_flow_of_two() {
             frames.extend(world.received());
             assert_eq!(datagrams(&frames), []);
             assert!(world.drops(DropReason::ForeignDatagram) > 0, "the flood has met no socket");
-            assert_eq!(world.all_drops(), world.drops(DropReason::ForeignDatagram));
         }
     });
 }

@@ -16,6 +16,7 @@ mod frames;
 mod front_end;
 mod guest;
 mod hostile;
+mod icmp;
 mod leaks;
 mod mtu;
 mod namespace;

@@ -10,7 +10,8 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -78,7 +79,8 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
     Ok(dump)
 }
 
-/// All routes of `family`. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
+/// All routes of `family`, without what the kernel has learned of the paths to single destinations, which it dumps,
+/// too. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
 /// answers with those of all others.
 pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
     let mut question = RouteMessage::default();
@@ -87,7 +89,9 @@ pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
     })?;
-    routes.retain(|route| route.header.address_family == family);
+    routes.retain(|RouteMessage { header, .. }| {
+        header.address_family == family && !header.flags.contains(RouteFlags::Cloned)
+    });
     Ok(routes)
 }
 

@@ -7,10 +7,11 @@
 //! | `anybody` | UDP flows with anybody, each with the one socket of a port of the guest |
 //! | `begin` | adds a flow |
 //! | `from_guest` | UDP of the guest, in runs |
-//! | `fragments` | UDP that the guest cut into fragments, put together first |
+//! | `fragments` | what the guest cut into fragments, put together first |
 //! | `to_guest` | UDP to the guest, in bursts |
 //! | `senders` | who may send to a flow's socket, and how the guest sees it |
 //! | `held` | what was received and found no room |
+//! | `cut` | what the guest gets in fragments |
 //! | `echo` | ICMP echo, both ways |
 //! | `queue`, `send` | what waits in a socket; sending on one |
 //! | `errors` | ICMP errors of the host, for the guest |
@@ -20,6 +21,7 @@
 
 mod anybody;
 mod begin;
+mod cut;
 mod echo;
 mod errors;
 mod fragments;
@@ -39,7 +41,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use anybody::is_question;
 pub(super) use begin::add;
 pub(super) use echo::echo_from_guest;
-pub(super) use fragments::{Fragments, fragment_from_guest};
+pub(super) use fragments::{Fragments, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
 pub(super) use queue::{Served, drain};
 pub(super) use socket::open_inbound;
@@ -96,7 +98,7 @@ pub(super) fn serve(
     errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
         Some(FlowKind::Udp(_)) => to_guest::serve(core, &mut datagrams.held, buffer, out, id),
-        Some(FlowKind::Ping(_)) => echo::serve(core, out, id),
+        Some(FlowKind::Ping(_)) => echo::serve(core, buffer, out, id),
         _ => return,
     };
     match served {

@@ -11,6 +11,7 @@ use super::{Datagrams, anybody};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{SocketSpec, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
+use crate::engine::unreachable::reason_of;
 use crate::flow::fwd::{HostSide, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -160,18 +161,19 @@ fn open_outbound(
         log::debug!("no {transport} socket: {errno}");
         if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
             log::warn!(
-                "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
+                "Cannot open an ICMP echo socket: {errno}: the guest's pings reach this host only; allow others with\n  \
                  sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
             );
         }
-        DropReason::SocketFailed
+        let echo = transport == Transport::Ping && errno == Errno::ACCESS;
+        if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
     })?;
     let peer = destination;
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
     let spec = SocketSpec { transport, to, peer, or_any_port, beside, for_link: true };
     let (socket, port) = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
-        DropReason::SocketFailed
+        reason_of(errno, DropReason::SocketFailed)
     })?;
     let mut state = DatagramState::new(core.now);
     state.questions = transport == Transport::Udp && anybody::is_question(destination.port());

@@ -13,6 +13,8 @@
 //!   larger than was expected, is kept (`held`).
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
+//!
+//! What does not fit the guest's link, or its driver's buffers, goes in fragments; see `cut`.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,13 +25,14 @@ use passt_frame::{
     Reservation, Reserve, ToGuest, ToGuestLease,
 };
 
+use super::cut::{Datagram, Sent, fits};
 use super::held::{Held, Position};
 use super::queue::{Served, drop_head, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{DatagramState, FlowKind};
+use crate::engine::state::{DatagramState, Delivered, FlowKind};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
@@ -50,6 +53,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     senders: Senders<'a>,
+    /// The largest IP packet on the guest's link.
+    mtu: u32,
     /// What finds no room after it was received can be kept.
     may_keep: bool,
     /// Where what is to be kept begins.
@@ -69,8 +74,8 @@ pub(super) fn serve(
     let tap = usize::from(flow.sides[0].pif != Pif::Tap);
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
-    let mut way = Way { outbox, out, fd, senders, may_keep, unsent: None };
+    let (fd, outbox, mtu) = (flow.state.socket.as_fd(), &mut core.outbox, core.net.link_mtu());
+    let mut way = Way { outbox, out, fd, senders, mtu, may_keep, unsent: None };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -99,6 +104,7 @@ pub(super) fn serve(
 /// none.
 pub(in crate::engine) fn first_to_guest(
     core: &mut Core,
+    buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     listener: ListenerId,
     id: FlowId,
@@ -116,9 +122,9 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let outbox = &mut core.outbox;
-    let mut way = Way { outbox, out, fd, senders, may_keep: false, unsent: None };
-    let (_, served) = way.deliver(burst, &mut 0);
+    let (outbox, mtu) = (&mut core.outbox, core.net.link_mtu());
+    let mut way = Way { outbox, out, fd, senders, mtu, may_keep: false, unsent: None };
+    let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
 
@@ -152,36 +158,99 @@ impl Way<'_> {
         if burst.segment.is_some_and(|size| size < PADDED_BYTES) {
             return self.small(state, buffer);
         }
-        state.large = burst.segment.is_some() || burst.len > SMALL_DATAGRAM_BYTES;
-        self.deliver(burst, &mut state.delivered)
+        state.large = self.is_large(&burst);
+        self.deliver(burst, &mut state.delivered, buffer)
     }
 
-    /// Moves `burst`, of which `delivered` bytes are with the guest already: as one frame where the guest takes
-    /// such and could have buffers for it, else in one for each datagram.
-    fn deliver(&mut self, burst: Burst, delivered: &mut u32) -> (usize, Served) {
+    /// Whether what is like `burst` is better received by itself.
+    fn is_large(&self, burst: &Burst) -> bool {
+        let fits =
+            burst.len <= SMALL_DATAGRAM_BYTES && fits(self.senders.template(), self.mtu, burst.len);
+        burst.segment.is_some() || !fits
+    }
+
+    /// Moves `burst`, of which the guest has got what `delivered` says: as one frame where the guest takes such and
+    /// could have buffers for it, else in one for each datagram, or in fragments of each.
+    fn deliver(
+        &mut self,
+        burst: Burst,
+        delivered: &mut Delivered,
+        buffer: &mut CopyBuffer,
+    ) -> (usize, Served) {
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
-        let done = std::mem::take(delivered);
-        let done = if done < burst.len { done } else { 0 };
-        let drops = &mut self.outbox.drops;
+        if delivered.bytes >= burst.len {
+            delivered.bytes = 0;
+        }
+        let done = delivered.bytes;
         let (caps, largest) =
             (self.out.caps(), self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES);
         if !caps.up {
+            *delivered = Delivered::default();
+            let drops = &mut self.outbox.drops;
             return drop_burst(drops, self.fd, (burst, done), DropReason::LinkDown);
         }
-        let one = burst.segment.filter(|_| caps.gso.udp && done == 0 && burst.len <= largest);
-        if let Some(size) = one
-            && let Some(moved) = self.deliver_in(burst, delivered, burst.len, Some(size))
-        {
-            return moved;
-        }
         let size = burst.segment.map_or(burst.len, u32::from);
-        *delivered = done;
-        let moved =
-            if size > largest { None } else { self.deliver_in(burst, delivered, size, None) };
-        moved.unwrap_or_else(|| {
-            *delivered = 0;
-            drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
-        })
+        if delivered.cut == 0 && fits(self.senders.template(), self.mtu, size) {
+            let one = burst.segment.filter(|_| caps.gso.udp && done == 0 && burst.len <= largest);
+            let moved = one
+                .and_then(|segment| self.deliver_in(burst, delivered, burst.len, Some(segment)))
+                .or_else(|| self.deliver_in(burst, delivered, size, None));
+            if let Some(moved) = moved {
+                return moved;
+            }
+        }
+        self.deliver_cut(burst, delivered, buffer)
+    }
+
+    /// Moves what is left of `burst`, each datagram in fragments.
+    fn deliver_cut(
+        &mut self,
+        burst: Burst,
+        delivered: &mut Delivered,
+        buffer: &mut CopyBuffer,
+    ) -> (usize, Served) {
+        let size = burst.segment.map_or(burst.len, u32::from);
+        if size > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
+            return self.drop_rest(burst, delivered);
+        }
+        let bytes = match next_head(buffer.peek_one(self.fd)) {
+            Ok(bytes) => bytes,
+            Err(served) => return (0, served.unwrap_or(Served::Empty)),
+        };
+        let mut datagrams = 0;
+        loop {
+            let start = (delivered.bytes as usize).min(bytes.len());
+            let payload = &bytes[start..bytes.len().min(start + size as usize)];
+            match self.send_cut(payload, delivered) {
+                Sent::All => {}
+                Sent::NoRoom => return (datagrams, Served::NoRoom),
+                Sent::Never => {
+                    let (_, served) = self.drop_rest(burst, delivered);
+                    return (datagrams, served);
+                }
+            }
+            datagrams += 1;
+            delivered.bytes += payload.len() as u32;
+            if delivered.bytes as usize >= bytes.len() {
+                *delivered = Delivered::default();
+                drop_head(self.fd);
+                return (datagrams, Served::More);
+            }
+        }
+    }
+
+    fn drop_rest(&mut self, burst: Burst, delivered: &mut Delivered) -> (usize, Served) {
+        let done = std::mem::take(delivered).bytes;
+        drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
+    }
+
+    /// Sends what the guest has not got of a datagram.
+    fn send_cut(&mut self, payload: &[u8], delivered: &mut Delivered) -> Sent {
+        let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
+        let header = self.senders.template().udp(payload.len() as u32, checksum);
+        let Some(&head) = header.last_chunk() else { return Sent::Never };
+        let datagram = Datagram { template: self.senders.template(), head, payload };
+        datagram.send(self.outbox, &mut *self.out, self.mtu, delivered)
     }
 
     /// Moves what is left of `burst` behind its first `delivered` bytes, `size` bytes in each frame, which the
@@ -189,11 +258,11 @@ impl Way<'_> {
     fn deliver_in(
         &mut self,
         burst: Burst,
-        delivered: &mut u32,
+        delivered: &mut Delivered,
         size: u32,
         segment: Option<u16>,
     ) -> Option<(usize, Served)> {
-        let done = *delivered;
+        let done = delivered.bytes;
         let left = burst.len - done;
         let header_len = self.senders.template().l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
@@ -205,7 +274,7 @@ impl Way<'_> {
             Reservation::None => return Some((0, Served::NoRoom)),
             Reservation::Never => return None,
         };
-        *delivered = 0;
+        delivered.bytes = 0;
         let all = lease.room() >= left;
         let room = if all { left } else { lease.room() / size * size };
         let flags = if all && done == 0 { 0 } else { libc::MSG_PEEK };
@@ -216,7 +285,7 @@ impl Way<'_> {
         };
         let frames = stamp(lease, self.senders.template(), size, received, segment);
         if !all {
-            *delivered = done + received;
+            delivered.bytes = done + received;
             return Some((frames, then));
         }
         if flags != 0 {
@@ -241,8 +310,7 @@ impl Way<'_> {
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
-        let last = buffer.bursts().last();
-        state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
+        state.large = buffer.bursts().last().is_some_and(|last| self.is_large(last));
         match self.forward_all(buffer, Position::default()) {
             None => (kept, if received < room { Served::Empty } else { Served::More }),
             Some(next) if self.may_keep => {
@@ -277,7 +345,7 @@ impl Way<'_> {
     fn forward_all(&mut self, buffer: &CopyBuffer, mut next: Position) -> Option<Position> {
         while next.index < buffer.bursts().len() {
             match self.forward(buffer, next) {
-                Ok(index) => next = Position { index, offset: 0 },
+                Ok(index) => next = Position { index, ..Position::default() },
                 Err(no_room) => return Some(no_room),
             }
         }
@@ -301,7 +369,8 @@ impl Way<'_> {
         }
         let caps = self.out.caps();
         let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
-        let whole = caps.gso.udp && at.offset == 0;
+        let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
+        let whole = caps.gso.udp && fits && at.is_start();
         let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
@@ -313,28 +382,56 @@ impl Way<'_> {
         };
         if let Some((bytes, size)) = one {
             match self.send(buffer, range.clone(), (0, bytes), Some(size)) {
-                Sent::Done => return Ok(range.end),
+                Sent::All => return Ok(range.end),
                 Sent::NoRoom => return Err(at),
-                Sent::NeverFits => {}
+                Sent::Never => {}
             }
         }
-        let mut start = at.offset;
-        for (index, burst) in range.clone().zip(bursts) {
+        self.one_by_one(buffer, range, at)
+    }
+
+    /// Forwards the datagrams of `range` from `at` on, each in a frame of its own or in fragments.
+    fn one_by_one(
+        &mut self,
+        buffer: &CopyBuffer,
+        range: Range<usize>,
+        at: Position,
+    ) -> Result<usize, Position> {
+        let mut at = at;
+        for index in range.clone() {
+            let burst = buffer.bursts()[index];
             let size = burst.segment.map_or(burst.len, u32::from).max(1);
-            for offset in (start..burst.len.max(1)).step_by(size as usize) {
-                let piece = size.min(burst.len - offset);
-                if self.send(buffer, index..index + 1, (offset, piece), None) == Sent::NoRoom {
-                    return Err(Position { index, offset });
+            at.index = index;
+            while at.offset < burst.len.max(1) {
+                let piece = size.min(burst.len - at.offset);
+                match self.send_piece(buffer, piece, &mut at) {
+                    Sent::All => {}
+                    Sent::NoRoom => return Err(at),
+                    Sent::Never => self.outbox.drops.count(DropReason::TooLarge),
                 }
+                (at.offset, at.cut) = (at.offset + size, Delivered::default());
             }
-            start = 0;
+            at.offset = 0;
         }
         Ok(range.end)
     }
 
+    /// Sends the datagram of `len` bytes that begins at `at`.
+    fn send_piece(&mut self, buffer: &CopyBuffer, len: u32, at: &mut Position) -> Sent {
+        let (index, start) = (at.index, at.offset);
+        if at.cut.cut == 0 && fits(self.senders.template(), self.mtu, len) {
+            match self.send(buffer, index..index + 1, (start, len), None) {
+                Sent::Never => {}
+                sent => return sent,
+            }
+        }
+        let bytes = &buffer.bytes(index)[start as usize..(start + len) as usize];
+        self.send_cut(bytes, &mut at.cut)
+    }
+
     /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it. What can never be sent is dropped, but for a frame of several `segment`s: they are to be
-    /// tried one by one.
+    /// the other in it. What can never be sent is dropped, but for a frame that can never fit: its datagrams are to be
+    /// tried one by one, or in fragments.
     fn send(
         &mut self,
         buffer: &CopyBuffer,
@@ -347,7 +444,7 @@ impl Way<'_> {
         let count = range.len() as u64;
         let drop = |drops: &mut DropCounters, reason| {
             drops.add(reason, count);
-            Sent::Done
+            Sent::All
         };
         if !caps.up {
             return drop(&mut self.outbox.drops, DropReason::LinkDown);
@@ -362,8 +459,7 @@ impl Way<'_> {
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
             Reservation::None => return Sent::NoRoom,
-            Reservation::Never if segment.is_some() => return Sent::NeverFits,
-            Reservation::Never => return drop(&mut self.outbox.drops, DropReason::TooLarge),
+            Reservation::Never => return Sent::Never,
         };
         let mut payload_sum = 0;
         let mut at = 0;
@@ -388,19 +484,8 @@ impl Way<'_> {
             None => log::trace!("to guest: a datagram of {len} bytes"),
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
-        Sent::Done
+        Sent::All
     }
-}
-
-/// What became of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    /// The guest has it, or it was dropped and counted.
-    Done,
-    /// The guest has no room at present.
-    NoRoom,
-    /// No buffers of the guest are large enough for it.
-    NeverFits,
 }
 
 /// Drops what is left of a burst behind its first `done` bytes.

@@ -9,6 +9,7 @@ use rustix::net as rnet;
 
 use super::EVENTS;
 use super::data::{Wish, send};
+use super::refused;
 use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
@@ -36,15 +37,19 @@ fn tcp_mut(flows: &mut Flows, id: FlowId) -> Option<&mut TcpState> {
 /// An event of a TCP flow's socket.
 pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
     let now = core.now;
-    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
     let has = |flag| events.contains(flag);
-    if has(EventFlags::ERR) {
+    if has(EventFlags::ERR) && tcp.connecting {
+        refused::on_error(tcp, flow.state.socket.as_fd(), now);
+    } else if has(EventFlags::ERR) {
         tcp.conn.on_socket(now, SocketEvent::Failed);
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
         } else if has(EventFlags::OUT) {
             tcp.connecting = false;
+            refused::on_connected(tcp, flow.state.socket.as_fd());
             tcp.conn.on_socket(now, SocketEvent::Connected);
         }
     } else if has(EventFlags::OUT) {
@@ -117,7 +122,10 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     match turn {
         Turn::Done => {}
         Turn::Unfinished => core.flows.mark_ready(id),
-        Turn::Over { reset } => return close(core, id, reset),
+        Turn::Over { reset } => {
+            refused::tell(core, out, id);
+            return close(core, id, reset);
+        }
     }
     settle(core, id);
 }

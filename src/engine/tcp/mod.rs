@@ -6,12 +6,14 @@
 //! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
 //! | `inbound` | connections that a listening socket has accepted |
 //! | `drive` | events, timers, and what the machine wants done about them |
+//! | `refused` | connections that the host could not make |
 //! | `data` | payload from the socket to the guest |
 
 mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod refused;
 
 use std::os::fd::OwnedFd;
 
@@ -19,7 +21,7 @@ use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
 
 pub(super) use drive::{drive, on_event, on_room, on_timer};
-pub(super) use from_guest::{StreamRun, from_guest};
+pub(super) use from_guest::{StreamRun, from_guest, whole_from_guest};
 pub(super) use inbound::accepted;
 
 use super::core::{Core, Settings};
@@ -42,8 +44,7 @@ fn opening(core: &Core, sides: &[Side; 2], v4: bool) -> Opening {
     let clock = (core.now.as_micros() / 4) as u32;
     let hash = core.flows.index.hash(sides) as u32;
     let ip_header_len = if v4 { 20 } else { 40 };
-    let mtu = core.net.network.mtu;
-    let mtu = if mtu == 0 { 1500 } else { mtu };
+    let mtu = u16::try_from(core.net.link_mtu()).unwrap_or(u16::MAX);
     Opening {
         isn: SeqNr(hash.wrapping_add(clock)),
         our_mss: our_mss(mtu, ip_header_len),

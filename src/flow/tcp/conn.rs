@@ -155,6 +155,19 @@ impl Conn {
         }
     }
 
+    /// Ends a connection of the guest that the host could not make, without a reset: the guest is told in another way,
+    /// or not at all.
+    pub fn give_up(&mut self) {
+        if self.state == State::Connecting {
+            self.state = State::Closing { reset: false };
+        }
+    }
+
+    /// The sequence number of the SYN with which the guest opens the connection.
+    pub(crate) fn guest_isn(&self) -> SeqNr {
+        self.recv.nxt - 1
+    }
+
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Closing { .. } | State::Closed)
     }

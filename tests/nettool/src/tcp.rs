@@ -63,7 +63,8 @@ pub fn connect(to: SocketAddr) -> String {
 pub fn describe(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => "refused".to_owned(),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
+        ErrorKind::HostUnreachable => "unreachable".to_owned(),
+        ErrorKind::NetworkUnreachable => "no route".to_owned(),
         ErrorKind::ConnectionReset => "reset".to_owned(),
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent".to_owned(),
         _ => error.to_string(),
