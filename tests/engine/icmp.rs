@@ -375,6 +375,23 @@ fn a_neighbour_that_is_not_there_is_unreachable() {
 }
 
 #[test]
+fn replies_to_a_group_come_from_who_has_sent_them() {
+    isolated(|| {
+        let [router, _far] = routers(1500);
+        router.run(|| run("echo 0 > /proc/sys/net/ipv4/icmp_echo_ignore_broadcasts"));
+        run("ip route add 224.0.0.0/4 dev outer");
+        let mut world = known(&Setup::default());
+        let ping = packet_to(Protocol::Echo, ip("224.0.0.1"), 20);
+        world.send(ping.clone());
+        let reply = world.frames(1).remove(0);
+        let source: [u8; 4] = reply[26..30].try_into().expect("four");
+        assert_eq!(IpAddr::from(source), near(Family::V4));
+        assert_eq!((reply[34], &reply[38..62]), (0, &ping[38..62]));
+        assert_eq!(world.all_drops(), 0);
+    });
+}
+
+#[test]
 fn a_narrow_path_is_told_and_what_may_be_cut_is_cut() {
     isolated(|| {
         let [_near, far] = routers(1400);

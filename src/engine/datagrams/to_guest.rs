@@ -181,7 +181,7 @@ impl Way<'_> {
     ) -> (usize, Served) {
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
         if delivered.bytes >= burst.len {
-            delivered.bytes = 0;
+            *delivered = Delivered::default();
         }
         let done = delivered.bytes;
         let (caps, largest) =
@@ -212,9 +212,6 @@ impl Way<'_> {
         buffer: &mut CopyBuffer,
     ) -> (usize, Served) {
         let size = burst.segment.map_or(burst.len, u32::from);
-        if size > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
-            return self.drop_rest(burst, delivered);
-        }
         let bytes = match next_head(buffer.peek_one(self.fd)) {
             Ok(bytes) => bytes,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
@@ -248,6 +245,9 @@ impl Way<'_> {
 
     /// Sends what the guest has not got of a datagram.
     fn send_cut(&mut self, payload: &[u8], delivered: &mut Delivered) -> Sent {
+        if payload.len() as u32 > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
+            return Sent::NeverFits;
+        }
         let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
         let header = self.senders.template().udp(payload.len() as u32, checksum);
         let Some(&head) = header.last_chunk() else { return Sent::NeverFits };

@@ -214,7 +214,7 @@ fn open(
         source.set_port(port);
         let socket = outbound_socket(source, device)?;
         SocketMarks::new().bring(socket.as_fd(), v4, &marks.of_connection(), 0);
-        let probes = marks.is_probe(v4) && datagram::report_errors(socket.as_fd(), v4).is_ok();
+        let probes = marks.is_probe() && datagram::report_errors(socket.as_fd(), v4).is_ok();
         let connected = socket::connect(socket.as_fd(), target.destination)?;
         Ok((socket, connected, probes))
     })
