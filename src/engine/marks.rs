@@ -25,6 +25,9 @@ use crate::wire::ip::IpHead;
 
 /// MTU of the Internet: of Ethernet (RFC 894).
 const INTERNET_MTU: u32 = 1500;
+/// The most hops that programs look for, with some to spare: traceroute and mtr stop at 30. What a guest forwards for its
+/// own guests has one or two fewer than others.
+const PROBE_HOP_LIMIT: u8 = 32;
 /// What every path takes: IPv4 in practice (RFC 791, section 3.2), IPv6 by its rules (RFC 8200, section 5).
 const LEAST_MTU: [u32; 2] = [576, 1280];
 
@@ -43,9 +46,9 @@ impl Marks {
         Self { hop_limit: hop_limit.max(1), traffic_class, may_be_cut }
     }
 
-    /// Whether its way ends earlier than that of other packets, perhaps: somebody looks for routers.
-    pub(crate) fn is_probe(&self, v4: bool) -> bool {
-        self.hop_limit < socket::default_hop_limit(v4)
+    /// Whether its way may end at a router: somebody looks for those.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.hop_limit <= PROBE_HOP_LIMIT
     }
 
     /// The same for a connection, of which the kernel cuts segments as it knows best, and whose two bits of ECN it

@@ -233,7 +233,7 @@ pub(crate) enum PeekOffset {
 }
 
 /// How much of what is at the head of a socket's queue the guest has got.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
     /// Bytes of the payload of whole datagrams.
     pub(crate) bytes: u32,

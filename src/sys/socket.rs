@@ -281,14 +281,17 @@ pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v4: bool) -> Result<u32, Errno> {
     if v4 { sockopt::ip_mtu(socket) } else { sockopt::ipv6_mtu(socket) }
 }
 
-/// What the path to `to` takes at present, for a socket that is connected to nobody.
+/// MTU of the path to `address`, as far as it is known, from a socket that is bound to `interface`. Nothing is sent.
 ///
 /// # Errors
-/// What socket(2), connect(2) and getsockopt(2) report.
-pub(crate) fn path_mtu_to(to: SocketAddr) -> Result<u32, Errno> {
-    let socket = create(Transport::Udp, to.ip())?;
-    connect(socket.as_fd(), to)?;
-    path_mtu(socket.as_fd(), to.is_ipv4())
+/// What socket(2) and the calls on the socket report.
+pub(crate) fn path_mtu_to(address: SocketAddr, interface: Option<&str>) -> Result<u32, Errno> {
+    let socket = create(Transport::Udp, address.ip())?;
+    if let Some(interface) = interface {
+        bind_to_device(socket.as_fd(), interface)?;
+    }
+    connect(socket.as_fd(), address)?;
+    path_mtu(socket.as_fd(), address.is_ipv4())
 }
 
 /// TTL or hop limit of sockets that say nothing of it.

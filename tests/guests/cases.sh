@@ -21,6 +21,7 @@ CASES=(
     udp_sizes_mtu_1500
     half_close_out half_close_in
     refused_tcp refused_udp unreachable_tcp unreachable_udp
+    hops_v4 ping_fragments
     slow_reader_no_retransmission
     guest_address_changed front_end_restarted program_ends
 )
@@ -152,10 +153,23 @@ case_refused_udp() {
     same "$(guest 30 "nettool udp-error $SERVER4:9")" refused
     same "$(guest 30 "nettool udp-error [$SERVER6]:9")" refused
 }
-# TCP has no ICMP errors: a connection that cannot be made is reset.
+# As on the host: `unreachable` routes of IPv4 and IPv6 are not the same error.
 case_unreachable_tcp() {
-    same "$(guest 30 "nettool connect $NOWHERE4:9")" refused
-    same "$(guest 30 "nettool connect [$NOWHERE6]:9")" refused
+    same "$(guest 30 "nettool connect $NOWHERE4:9")" unreachable
+    same "$(guest 30 "nettool connect [$NOWHERE6]:9")" 'no route'
+}
+# The router is one hop away, the server is the router.
+case_hops_v4() {
+    holds "$(guest 20 "ping -c 1 -W 5 -t 1 $SERVER4")" "from $SERVER4"
+    same "$(guest 20 "traceroute -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
+    same "$(guest 20 "traceroute -I -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
+}
+# What does not fit the link goes in fragments, both ways.
+case_ping_fragments() {
+    guest 5 "ip link set \$IF mtu 1500"
+    guest 20 "ping -c 2 -i 0.2 -W 5 -s 3000 $SERVER4"
+    guest 20 "ping -6 -c 2 -i 0.2 -W 5 -s 3000 $SERVER6"
+    guest 5 "ip link set \$IF mtu 65520"
 }
 # Sockets hide this error from those who do not ask for it; the counters show it.
 case_unreachable_udp() {

@@ -168,6 +168,8 @@ case_errors_ping() {
 
 case_fragments_ping() {
     local to
+    # What a path is too narrow for is lost until the host knows, on the host itself, too.
+    in_net host ping -6 -n -c 4 -i 0.2 -W 5 -s 3000 "$FAR6" || true
     for to in "$FAR4" "-6 $FAR6" "$SERVER4" "-6 $SERVER6"; do
         # shellcheck disable=SC2086 # an option and an address
         holds "$(configured -m 1500 -- ping -n -c 2 -i 0.2 -W 5 -s 3000 $to)" ' 0% packet loss'
@@ -179,20 +181,19 @@ case_fragments_ping() {
 case_fragments_answers() {
     configured -m 1500 -- /run/bin/nettool udp "$SERVER4:5000" 65492
     configured -m 1500 -- /run/bin/nettool udp "[$SERVER6]:5000" 65472
-    configured -m 1500 -- /run/bin/nettool udp "$FAR4:5000" 65492
 }
 
 # The first that is too large is lost, as everywhere, and brings the news; what follows is refused at once.
 case_path_mtu() {
     local found
     forget_paths
-    found=$(configured -m 1500 -- bash -c "ping -n -c 1 -W 5 -M do -s 1472 $FAR4; ping -n -c 1 -W 5 -M do -s 1472 $FAR4
-        ping -n -c 1 -W 5 -M do -s 1372 $FAR4" 2>&1) || true
+    found=$(configured -m 1500 -- bash -c "ping -n -c 1 -W 5 -M 'do' -s 1472 $FAR4; ping -n -c 1 -W 5 -M 'do' -s 1472 $FAR4
+        ping -n -c 1 -W 5 -M 'do' -s 1372 $FAR4" 2>&1) || true
     holds "$found" 'From 203.0.113.194 icmp_seq=1 Frag needed and DF set (mtu = 1400)'
     holds "$found" 'message too long, mtu=1400'
     holds "$found" "1380 bytes from $FAR4"
     # The host knows now.
-    found=$(configured -m 1500 -- ping -n -c 1 -W 5 -M do -s 1472 "$FAR4" 2>&1) || true
+    found=$(configured -m 1500 -- ping -n -c 1 -W 5 -M 'do' -s 1472 "$FAR4" 2>&1) || true
     holds "$found" "From $GATEWAY4 icmp_seq=1 Frag needed and DF set (mtu = 1400)"
     # What may be cut is cut by whoever has to.
     forget_paths

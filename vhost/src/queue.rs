@@ -84,11 +84,12 @@ impl QueuePair {
             rx.vring.notify();
         }
         let mut moderation = self.moderation.borrow_mut();
+        if let Some(now) = now {
+            moderation.observe(now, Untold { transmitted: tx.untold_bytes(), received });
+        }
         let mut again = None;
         if tx.vring.wants_call() {
-            let (transmitted, received) = (tx.untold_bytes(), woken.then_some(received));
-            let untold = Untold { transmitted, received };
-            again = now.and_then(|now| moderation.hold(now, untold));
+            again = now.and_then(|now| moderation.hold(now, woken));
             if again.is_none() {
                 tx.vring.notify();
             }

@@ -21,15 +21,15 @@ pub(super) struct Datagram<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// What became of a datagram.
+/// What became of a datagram, or of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The guest has all of it.
-    All,
-    /// The guest has no room for the rest now.
+    /// The guest has all of it, or it was dropped and counted.
+    Done,
+    /// The guest has no room, for the rest, at present.
     NoRoom,
-    /// It can never get to the guest.
-    Never,
+    /// No buffers of the guest are large enough for it.
+    NeverFits,
 }
 
 /// Whether a datagram with `payload_bytes` behind its L4 header goes over a link of `mtu` in one packet.
@@ -67,7 +67,7 @@ impl Datagram<'_> {
             match self.send_fragment(outbox, out, mtu, *delivered) {
                 Ok(len) => delivered.cut += len,
                 Err(stopped) => {
-                    if stopped == Sent::Never {
+                    if stopped == Sent::NeverFits {
                         delivered.cut = 0;
                     }
                     return stopped;
@@ -75,7 +75,7 @@ impl Datagram<'_> {
             }
         }
         delivered.cut = 0;
-        Sent::All
+        Sent::Done
     }
 
     /// Sends it in one frame; `None` if none of the guest's can be so large.
@@ -87,7 +87,7 @@ impl Datagram<'_> {
         match ToGuestLease::reserve(out, &mut outbox.list, request) {
             Reservation::All(lease) | Reservation::Some(lease) => {
                 self.put(lease, &header, 0, bytes);
-                Some(Sent::All)
+                Some(Sent::Done)
             }
             Reservation::None => Some(Sent::NoRoom),
             Reservation::Never => None,
@@ -111,12 +111,12 @@ impl Datagram<'_> {
         let lease = match ToGuestLease::reserve(out, &mut outbox.list, request) {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
             Reservation::None => return Err(Sent::NoRoom),
-            Reservation::Never => return Err(Sent::Never),
+            Reservation::Never => return Err(Sent::NeverFits),
         };
         let room = lease.frame_room(0);
         let len = if room >= left { left } else { room / UNIT_BYTES * UNIT_BYTES };
         if len == 0 {
-            return Err(Sent::Never);
+            return Err(Sent::NeverFits);
         }
         let header = self.template.fragment(at.identification, at.cut, len < left, len);
         self.put(lease, &header, at.cut, len);

@@ -112,9 +112,9 @@ fn answer_for_host(
     let template = core.net.template(&side, ip.protocol, 0);
     request[0] = reply_kind(template.is_v4());
     match send_reply(&mut core.outbox, out, &template, core.net.link_mtu(), request) {
-        Sent::All => Ok(()),
+        Sent::Done => Ok(()),
         Sent::NoRoom => Err(DropReason::NoGuestRoom),
-        Sent::Never => Err(DropReason::TooLarge),
+        Sent::NeverFits => Err(DropReason::TooLarge),
     }
 }
 
@@ -136,6 +136,8 @@ struct Way<'a> {
     template: HeaderTemplate,
     /// Bytes of the guest's largest request.
     largest: u32,
+    /// Replies that the guest has got.
+    replies: usize,
 }
 
 /// Moves replies to the guest, for one turn.
@@ -161,9 +163,10 @@ pub(super) fn serve(
         peer: flow.sides[1 - tap].endpoint.ip(),
         template: core.net.template(&side, protocol, 0),
         largest,
+        replies: 0,
     };
-    let mut replies = 0;
-    let served = drain(|| way.one(buffer, delivered, &mut replies));
+    let served = drain(|| way.one(buffer, delivered));
+    let replies = way.replies;
     if replies > 0 {
         state.count(1 - tap, replies);
         core.flows.note_answer(id, core.now);
@@ -173,13 +176,8 @@ pub(super) fn serve(
 
 impl Way<'_> {
     /// Moves one echo reply of the peer to the guest, with the guest's identifier and at most as long as its
-    /// largest request, and counts it; `None` when there is none.
-    fn one(
-        &mut self,
-        buffer: &mut CopyBuffer,
-        delivered: &mut Delivered,
-        replies: &mut usize,
-    ) -> Option<Served> {
+    /// largest request; `None` when there is none.
+    fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Option<Served> {
         let mut head = [0; UDP_HEADER_BYTES as usize];
         let (peeked, source) = match next_head(datagram::peek_bytes(self.fd, &mut head)) {
             Ok(peeked) => peeked,
@@ -205,7 +203,6 @@ impl Way<'_> {
         if !self.out.caps().up {
             return Some(self.drop_one(DropReason::LinkDown));
         }
-        *replies += 1;
         let len = self.largest.saturating_sub(UDP_HEADER_BYTES);
         if delivered.cut == 0
             && fits(&self.template, self.net.link_mtu(), len)
@@ -242,6 +239,7 @@ impl Way<'_> {
         l4::set_echo_identifier(head, self.side.endpoint.port());
         lease.put_header(0, &self.template.echo(head, received, checksum));
         lease.commit(&[FrameDone { payload_len: received, meta }]);
+        self.replies += 1;
         Some(Some(Served::More))
     }
 
@@ -258,10 +256,11 @@ impl Way<'_> {
         let mtu = self.net.link_mtu();
         let sent = send_message(self.outbox, self.out, &self.template, (mtu, delivered), message);
         match sent {
-            Sent::All => drop_head(self.fd),
+            Sent::Done => drop_head(self.fd),
             Sent::NoRoom => return Some(Served::NoRoom),
-            Sent::Never => return Some(self.drop_one(DropReason::TooLarge)),
+            Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
         }
+        self.replies += 1;
         Some(Served::More)
     }
 }
@@ -286,10 +285,10 @@ fn send_message(
     message: &mut [u8],
 ) -> Sent {
     if message.len() as u32 > template.max_l4_bytes() {
-        return Sent::Never;
+        return Sent::NeverFits;
     }
     let _header = template.icmp(message);
-    let Some((&head, payload)) = message.split_first_chunk() else { return Sent::Never };
+    let Some((&head, payload)) = message.split_first_chunk() else { return Sent::NeverFits };
     Datagram { template, head, payload }.send(outbox, out, mtu, delivered)
 }
 

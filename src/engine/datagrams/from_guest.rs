@@ -200,7 +200,7 @@ fn tell(
     (id, index): (FlowId, usize),
     reason: DropReason,
 ) {
-    let mtu =
-        core.flows.table.get(id).filter(|_| reason == DropReason::TooLarge).and_then(path_mtu);
+    let narrow = core.flows.table.get(id).filter(|_| reason == DropReason::TooLarge);
+    let mtu = narrow.and_then(|flow| path_mtu(flow, &core.settings));
     tell_of_frame(core, out, lease, index, (reason, mtu));
 }

@@ -8,20 +8,13 @@ use crate::engine::state::Delivered;
 use crate::flow::table::FlowId;
 use crate::sys::copy_buffer::CopyBuffer;
 
-/// Where to go on in a buffer: which datagram or burst, at which of its bytes, and what the guest has got of the
-/// datagram that begins there.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where to go on in a buffer: which datagram or burst, at which of its bytes, and what the guest has got in fragments
+/// of the datagram that begins there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) index: usize,
     pub(super) offset: u32,
-    pub(super) cut: Delivered,
-}
-
-impl Position {
-    /// Whether nothing of the datagram or burst has gone.
-    pub(super) fn is_start(&self) -> bool {
-        self.offset == 0 && self.cut.cut == 0
-    }
+    pub(super) delivered: Delivered,
 }
 
 /// What is kept.

@@ -9,9 +9,9 @@
 //! | `from_guest` | UDP of the guest, in runs |
 //! | `fragments` | what the guest cut into fragments, put together first |
 //! | `to_guest` | UDP to the guest, in bursts |
+//! | `cut` | what the guest gets in fragments |
 //! | `senders` | who may send to a flow's socket, and how the guest sees it |
 //! | `held` | what was received and found no room |
-//! | `cut` | what the guest gets in fragments |
 //! | `echo` | ICMP echo, both ways |
 //! | `queue`, `send` | what waits in a socket; sending on one |
 //! | `errors` | ICMP errors of the host, for the guest |

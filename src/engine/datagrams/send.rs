@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 
+use crate::engine::core::Settings;
 use crate::engine::marks::Marks;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
@@ -42,18 +43,17 @@ pub(super) fn send_datagram(
     past_icmp_error(|| send(fd, to)).map_err(|errno| reason_of(errno, DropReason::SendFailed))
 }
 
-/// What the path of a flow takes, in bytes of the guest's packets, if its socket knows: the path that the last
-/// datagram went.
-pub(super) fn path_mtu(flow: &Flow<FlowState>) -> Option<u32> {
-    let [first, second] = &flow.sides;
-    let host = if first.pif == Pif::Tap { second } else { first };
-    let (v4, guest_v4) = (host.endpoint.ip().is_ipv4(), first.ours.ip().is_ipv4());
-    let to = flow.state.kind.datagrams().and_then(|state| state.to);
-    let mtu = match to {
-        Some(to) => socket::path_mtu_to(to),
+/// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to
+/// nobody does not; another one does, on the same `device`.
+pub(super) fn path_mtu(flow: &Flow<FlowState>, settings: &Settings) -> Option<u32> {
+    let guest = usize::from(flow.sides[0].pif != Pif::Tap);
+    let v4 = flow.sides[1 - guest].endpoint.ip().is_ipv4();
+    let mtu = match flow.state.kind.datagrams()?.to {
+        Some(to) => socket::path_mtu_to(to, settings.outbound_device(to.ip())),
         None => socket::path_mtu(flow.state.fd(), v4),
     };
-    Some(mtu.ok()? - ip_header_bytes(v4) + ip_header_bytes(guest_v4))
+    let guest_v4 = flow.sides[guest].endpoint.ip().is_ipv4();
+    Some(mtu.ok()?.saturating_sub(ip_header_bytes(v4)) + ip_header_bytes(guest_v4))
 }
 
 /// Sends as `send` does it. An ICMP error to an earlier datagram is reported once and has nothing to do with

@@ -74,7 +74,8 @@ pub(super) fn serve(
     let tap = usize::from(flow.sides[0].pif != Pif::Tap);
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, outbox, mtu) = (flow.state.socket.as_fd(), &mut core.outbox, core.net.link_mtu());
+    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
+    let mtu = core.net.link_mtu();
     let mut way = Way { outbox, out, fd, senders, mtu, may_keep, unsent: None };
     if held.is_of(id) {
         let (rest, next) = held.rest();
@@ -122,7 +123,8 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let (outbox, mtu) = (&mut core.outbox, core.net.link_mtu());
+    let outbox = &mut core.outbox;
+    let mtu = core.net.link_mtu();
     let mut way = Way { outbox, out, fd, senders, mtu, may_keep: false, unsent: None };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
@@ -179,7 +181,7 @@ impl Way<'_> {
     ) -> (usize, Served) {
         // A burst whose rest is gone, with a bad checksum: what is there now is another one.
         if delivered.bytes >= burst.len {
-            delivered.bytes = 0;
+            *delivered = Delivered::default();
         }
         let done = delivered.bytes;
         let (caps, largest) =
@@ -210,9 +212,6 @@ impl Way<'_> {
         buffer: &mut CopyBuffer,
     ) -> (usize, Served) {
         let size = burst.segment.map_or(burst.len, u32::from);
-        if size > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
-            return self.drop_rest(burst, delivered);
-        }
         let bytes = match next_head(buffer.peek_one(self.fd)) {
             Ok(bytes) => bytes,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
@@ -222,9 +221,9 @@ impl Way<'_> {
             let start = (delivered.bytes as usize).min(bytes.len());
             let payload = &bytes[start..bytes.len().min(start + size as usize)];
             match self.send_cut(payload, delivered) {
-                Sent::All => {}
+                Sent::Done => {}
                 Sent::NoRoom => return (datagrams, Served::NoRoom),
-                Sent::Never => {
+                Sent::NeverFits => {
                     let (_, served) = self.drop_rest(burst, delivered);
                     return (datagrams, served);
                 }
@@ -246,9 +245,12 @@ impl Way<'_> {
 
     /// Sends what the guest has not got of a datagram.
     fn send_cut(&mut self, payload: &[u8], delivered: &mut Delivered) -> Sent {
+        if payload.len() as u32 > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
+            return Sent::NeverFits;
+        }
         let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
         let header = self.senders.template().udp(payload.len() as u32, checksum);
-        let Some(&head) = header.last_chunk() else { return Sent::Never };
+        let Some(&head) = header.last_chunk() else { return Sent::NeverFits };
         let datagram = Datagram { template: self.senders.template(), head, payload };
         datagram.send(self.outbox, &mut *self.out, self.mtu, delivered)
     }
@@ -370,7 +372,7 @@ impl Way<'_> {
         let caps = self.out.caps();
         let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
         let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
-        let whole = caps.gso.udp && fits && at.is_start();
+        let whole = caps.gso.udp && fits && at.offset == 0 && at.delivered.cut == 0;
         let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
@@ -382,56 +384,56 @@ impl Way<'_> {
         };
         if let Some((bytes, size)) = one {
             match self.send(buffer, range.clone(), (0, bytes), Some(size)) {
-                Sent::All => return Ok(range.end),
+                Sent::Done => return Ok(range.end),
                 Sent::NoRoom => return Err(at),
-                Sent::Never => {}
+                Sent::NeverFits => {}
             }
         }
-        self.one_by_one(buffer, range, at)
-    }
-
-    /// Forwards the datagrams of `range` from `at` on, each in a frame of its own or in fragments.
-    fn one_by_one(
-        &mut self,
-        buffer: &CopyBuffer,
-        range: Range<usize>,
-        at: Position,
-    ) -> Result<usize, Position> {
-        let mut at = at;
-        for index in range.clone() {
-            let burst = buffer.bursts()[index];
+        let (mut start, mut delivered) = (at.offset, at.delivered);
+        for (index, burst) in range.clone().zip(bursts) {
             let size = burst.segment.map_or(burst.len, u32::from).max(1);
-            at.index = index;
-            while at.offset < burst.len.max(1) {
-                let piece = size.min(burst.len - at.offset);
-                match self.send_piece(buffer, piece, &mut at) {
-                    Sent::All => {}
-                    Sent::NoRoom => return Err(at),
-                    Sent::Never => self.outbox.drops.count(DropReason::TooLarge),
+            for offset in (start..burst.len.max(1)).step_by(size as usize) {
+                let piece = (offset, size.min(burst.len - offset));
+                let cut = !fits || delivered.cut > 0;
+                if self.send_one(buffer, index, piece, &mut delivered, cut) == Sent::NoRoom {
+                    return Err(Position { index, offset, delivered });
                 }
-                (at.offset, at.cut) = (at.offset + size, Delivered::default());
+                delivered = Delivered::default();
             }
-            at.offset = 0;
+            start = 0;
         }
         Ok(range.end)
     }
 
-    /// Sends the datagram of `len` bytes that begins at `at`.
-    fn send_piece(&mut self, buffer: &CopyBuffer, len: u32, at: &mut Position) -> Sent {
-        let (index, start) = (at.index, at.offset);
-        if at.cut.cut == 0 && fits(self.senders.template(), self.mtu, len) {
-            match self.send(buffer, index..index + 1, (start, len), None) {
-                Sent::Never => {}
-                sent => return sent,
+    /// Sends one datagram: `len` bytes from offset `start` of datagram or burst `index`. One of which fragments were
+    /// `delivered`, or that fits no frame, goes in fragments.
+    fn send_one(
+        &mut self,
+        buffer: &CopyBuffer,
+        index: usize,
+        (start, len): (u32, u32),
+        delivered: &mut Delivered,
+        cut: bool,
+    ) -> Sent {
+        if !cut {
+            let sent = self.send(buffer, index..index + 1, (start, len), None);
+            if sent != Sent::NeverFits {
+                return sent;
             }
         }
         let bytes = &buffer.bytes(index)[start as usize..(start + len) as usize];
-        self.send_cut(bytes, &mut at.cut)
+        let unsent = match self.send_cut(bytes, delivered) {
+            Sent::NeverFits if self.out.caps().up => DropReason::TooLarge,
+            Sent::NoRoom if !self.out.caps().up => DropReason::LinkDown,
+            sent => return sent,
+        };
+        self.outbox.drops.count(unsent);
+        Sent::Done
     }
 
     /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it. What can never be sent is dropped, but for a frame that can never fit: its datagrams are to be
-    /// tried one by one, or in fragments.
+    /// the other in it. What cannot be sent is dropped, but for a frame that can never fit: its
+    /// datagrams are to be tried one by one, or in fragments.
     fn send(
         &mut self,
         buffer: &CopyBuffer,
@@ -444,7 +446,7 @@ impl Way<'_> {
         let count = range.len() as u64;
         let drop = |drops: &mut DropCounters, reason| {
             drops.add(reason, count);
-            Sent::All
+            Sent::Done
         };
         if !caps.up {
             return drop(&mut self.outbox.drops, DropReason::LinkDown);
@@ -459,7 +461,7 @@ impl Way<'_> {
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
             Reservation::None => return Sent::NoRoom,
-            Reservation::Never => return Sent::Never,
+            Reservation::Never => return Sent::NeverFits,
         };
         let mut payload_sum = 0;
         let mut at = 0;
@@ -484,7 +486,7 @@ impl Way<'_> {
             None => log::trace!("to guest: a datagram of {len} bytes"),
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
-        Sent::All
+        Sent::Done
     }
 }
 

@@ -210,7 +210,7 @@ fn open(
     let v4 = target.source.is_ipv4();
     let marks = Marks::of(ip);
     SocketMarks::new().bring(socket.as_fd(), v4, &marks.of_connection(), 0);
-    let probes = marks.is_probe(v4) && datagram::report_errors(socket.as_fd(), v4).is_ok();
+    let probes = marks.is_probe() && datagram::report_errors(socket.as_fd(), v4).is_ok();
     let connected = socket::connect(socket.as_fd(), target.destination).map_err(failed)?;
     let host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };

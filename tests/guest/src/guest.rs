@@ -314,7 +314,16 @@ impl Guest {
         ring.add(&self.memory, &[Buffer { guest, len, writable: true }], None);
     }
 
+    /// The descriptor by which the device notifies of ring `index`.
+    pub fn call(&self, index: usize) -> BorrowedFd<'_> {
+        self.calls[index].as_fd()
+    }
+
     /// Guest address of the receive buffer of descriptor `head` of the pair in use.
+    pub fn receive_buffer(&self, head: u16) -> u64 {
+        self.buffer_at(head)
+    }
+
     fn buffer_at(&self, head: u16) -> u64 {
         let before = self.pair as u64 * u64::from(self.options.ring_size);
         let buffer_bytes = u64::from(self.options.rx_buffer_bytes);

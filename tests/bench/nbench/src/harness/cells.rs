@@ -12,6 +12,8 @@ pub enum Mode {
     Stream,
     /// passt's vhost-user socket, with User-Mode Linux.
     VhostUser,
+    /// The same, with a driver in place of a guest.
+    Ring,
     /// passt's stream socket, with QEMU and an emulated machine.
     Qemu,
 }
@@ -194,6 +196,7 @@ pub fn all() -> Vec<Cell> {
         without_offloads(&mut cells, mode, name);
         far(&mut cells, mode, name);
     }
+    driven(&mut cells);
     emulated(&mut cells);
     at_rest(&mut cells);
     cells.sort_by_key(|cell| GROUPS.iter().position(|(group, _)| *group == cell.group));
@@ -281,6 +284,7 @@ fn latency(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
         add(Family::V4, &format!("tcp.idle{count}"), Proto::Tcp, 1, *count, false);
     }
     add(Family::V4, "tcp.loaded", Proto::Tcp, 1, 0, true);
+    add(Family::V4, "udp.loaded", Proto::Udp, 1, 0, true);
 }
 
 fn connections(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
@@ -352,6 +356,17 @@ fn far(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
 fn under(cells: &mut [Cell], condition: Condition) {
     if let Some(cell) = cells.last_mut() {
         cell.condition = condition;
+    }
+}
+
+/// What the back-end does with datagrams when no guest's kernel is in the way.
+fn driven(cells: &mut Vec<Cell>) {
+    for size in [64, 1400] {
+        for (way, way_name) in WAYS {
+            let udp = Load::Udp { way, size, gso: 1, limit: false };
+            let what = format!("{size}.{way_name}");
+            load(cells, 'U', (Mode::Ring, "ring"), Family::V4, 65520, (&what, udp));
+        }
     }
 }
 

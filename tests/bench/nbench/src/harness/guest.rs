@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Result;
 use super::cells::Mode;
 use super::process::Task;
-use super::world::{self, GATEWAY4, GATEWAY6, HOST4, HOST6};
+use super::world::{self, GATEWAY4, GATEWAY6, HOST4, HOST6, OUTSIDE};
 
 /// Kernels, as `tests/guests/fetch.sh` leaves them.
 const IMAGES: &str = "/run/guests";
@@ -36,7 +36,7 @@ impl Machine {
         match mode {
             Mode::VhostUser => Some(Self::Uml),
             Mode::Qemu => Some(Self::Qemu),
-            Mode::Tap | Mode::Bypass | Mode::Stream => None,
+            Mode::Tap | Mode::Bypass | Mode::Stream | Mode::Ring => None,
         }
     }
 
@@ -52,25 +52,46 @@ impl Machine {
     pub fn is_available(self) -> bool {
         Path::new(IMAGES).join(self.name()).join("initramfs").exists()
     }
+}
 
-    fn command(self, socket: &str) -> Result<Command> {
-        match self {
-            Self::Uml => user_mode_linux(socket),
-            Self::Qemu => Ok(qemu(socket)),
+/// What a guest's network device is connected to.
+#[derive(Clone, Copy, Debug)]
+pub enum Wire<'a> {
+    /// A daemon's socket.
+    Socket(&'a str),
+    /// The host's kernel, by a tap device of [`OUTSIDE`]; with a path of its own and the MTU.
+    Tap(&'a str, &'a str, u32),
+}
+
+impl Wire<'_> {
+    fn command(self, machine: Machine) -> Result<Command> {
+        match (self, machine) {
+            (Self::Socket(socket), Machine::Qemu) => Ok(qemu(socket)),
+            (Self::Socket(socket), Machine::Uml) => {
+                let command = world::ordinary(LINUX);
+                user_mode_linux(command, socket, &format!("virtio_uml.device={socket}:1"))
+            }
+            (Self::Tap(tap, path, mtu), _) => {
+                // Its driver allows no larger MTU later.
+                let device = format!("vec0:transport=tap,ifname={tap},mtu={mtu},depth=128,gro=1");
+                user_mode_linux(world::in_net(OUTSIDE, LINUX), path, &device)
+            }
         }
     }
 }
 
-fn user_mode_linux(socket: &str) -> Result<Command> {
+/// The kernel that is a program.
+const LINUX: &str = "/run/guests/uml/linux";
+
+fn user_mode_linux(mut command: Command, path: &str, device: &str) -> Result<Command> {
     // Each guest has a folder for its control socket.
-    let folder = format!("{socket}.uml");
+    let folder = format!("{path}.uml");
     fs::create_dir_all(&folder)?;
     std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).or_else(|_| {
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))
     })?;
-    let mut command = world::ordinary(&format!("{IMAGES}/uml/linux"));
     command.args(["mem=512M", &format!("initrd={IMAGES}/uml/initramfs")]);
-    command.args([format!("uml_dir={folder}/"), format!("virtio_uml.device={socket}:1")]);
+    command.args([&format!("uml_dir={folder}/"), device]);
     command.args(["con=null", "con0=fd:0,fd:1", "quiet", "panic=-1"]);
     // Finding out how to compute RAID checksums takes most of a boot; by its older name, too.
     command.arg("initcall_blacklist=raid6_init,raid6_select_algo");
@@ -95,12 +116,12 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots a guest in front of the socket, with the host's addresses.
+    /// Boots a guest with the host's addresses.
     ///
     /// # Errors
     /// When it does not boot.
-    pub fn boot(machine: Machine, socket: &str, mtu: u32, log: &File) -> Result<Self> {
-        let console = Task::start("guest", machine.command(socket)?, log)?;
+    pub fn boot(machine: Machine, wire: Wire<'_>, mtu: u32, log: &File) -> Result<Self> {
+        let console = Task::start("guest", wire.command(machine)?, log)?;
         let mut guest = Self { console, commands: 0 };
         guest.console.wait_line("#ready", BOOT)?;
         if machine == Machine::Uml {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::cells::GROUPS;
 use super::peers::{DIRECT, OURS};
-use super::results::{Block, CellResult, Estimate, Part, Results};
+use super::results::{Block, CellResult, Estimate, LATENCY, Part, Results};
 use super::stats::{median, range};
 use super::targets::{self, Bound, Demand, Outcome, Verdict, Yardstick};
 
@@ -112,11 +112,18 @@ fn wanted(demand: &Demand, unit: &str) -> String {
         Bound::AtLeast(bound) => ("at least", bound),
         Bound::AtMost(bound) => ("at most", bound),
     };
-    let cpu = if demand.part == Part::Cpu { "CPU " } else { "" };
+    let part = match demand.part {
+        Part::Value => String::new(),
+        Part::Cpu => "CPU ".to_owned(),
+        part @ Part::More(name) => {
+            let known = LATENCY.iter().find(|(_, other)| *other == part);
+            format!("{} ", known.map_or(name, |(short, _)| short))
+        }
+    };
     match demand.against {
-        Yardstick::Unit => format!("{cpu}{least} {bound} {unit}"),
-        Yardstick::Peer(peer) => format!("{cpu}{least} {bound:.2} of {peer}"),
-        Yardstick::Own(_, to) => format!("{cpu}{least} {bound:.2} of our `{to}`"),
+        Yardstick::Unit => format!("{part}{least} {bound} {unit}"),
+        Yardstick::Peer(peer) => format!("{part}{least} {bound:.2} of {peer}"),
+        Yardstick::Own(_, to) => format!("{part}{least} {bound:.2} of our `{to}`"),
     }
 }
 
@@ -237,11 +244,20 @@ fn value(cell: &CellResult, peer: &str) -> String {
 
 fn ratio(cell: &CellResult, peer: &str) -> String {
     let Some(found) = cell.ratio(peer, Part::Value) else { return String::new() };
-    let cpu = cell.ratio(peer, Part::Cpu);
-    let cpu = cpu.map(|cpu| format!(", CPU {:.2}", cpu.value)).unwrap_or_default();
+    let mut more: Vec<(&str, Part)> = Vec::new();
+    if cell.has_latencies() {
+        // The value is one of them.
+        let value = if cell.metric.lower_is_better { "p50" } else { "rate" };
+        more.extend(LATENCY.iter().filter(|(name, _)| *name != value));
+    }
+    more.push(("CPU", Part::Cpu));
+    let ratios = more.into_iter().filter_map(|(name, part)| {
+        cell.ratio(peer, part).map(|found| format!(", {name} {:.2}", found.value))
+    });
+    let more: String = ratios.collect();
     match found.confidence {
-        Some((low, high)) => format!("**{:.2}** ({low:.2}-{high:.2}{cpu})", found.value),
-        None => format!("**{:.2}**{cpu}", found.value),
+        Some((low, high)) => format!("**{:.2}** ({low:.2}-{high:.2}{more})", found.value),
+        None => format!("**{:.2}**{more}", found.value),
     }
 }
 

@@ -98,7 +98,7 @@ impl Peer {
         let v4 = cell.family == Family::V4;
         match (&self.program, &cell.work) {
             (Program::Passt(_), _) => true,
-            (Program::Direct, Work::Load(_)) => cell.mode != Mode::Qemu,
+            (Program::Direct, Work::Load(_)) => !matches!(cell.mode, Mode::Qemu | Mode::Ring),
             (Program::Direct, _) => false,
             (Program::Slirp4netns, Work::Load(_)) => cell.mode == Mode::Tap && v4,
             (Program::Slirp4netns, Work::Memory { .. } | Work::Most) => cell.mode == Mode::Tap,

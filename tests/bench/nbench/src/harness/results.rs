@@ -140,13 +140,25 @@ pub enum Part {
     Value,
     /// The daemon's processor time.
     Cpu,
+    /// What else came with it, by its name.
+    More(&'static str),
 }
+
+/// What a distribution of latencies is judged by, in this order, with its short name: none alone says enough, since
+/// one is easily bought with another.
+pub const LATENCY: [(&str, Part); 4] = [
+    ("p50", Part::More("p50_us")),
+    ("p99", Part::More("p99_us")),
+    ("p99.9", Part::More("p999_us")),
+    ("rate", Part::More("per_s")),
+];
 
 impl Part {
     fn of(self, sample: &Sample) -> Option<f64> {
         match self {
             Self::Value => sample.value,
             Self::Cpu => sample.cpu.filter(|_| sample.value.is_some()),
+            Self::More(name) => sample.more.get(name).copied(),
         }
     }
 }
@@ -235,6 +247,11 @@ impl CellResult {
         }
         let medians = values.into_iter();
         medians.filter_map(|(name, all)| Some((name.to_owned(), median(&all)?))).collect()
+    }
+
+    /// Whether it is about latencies.
+    pub fn has_latencies(&self) -> bool {
+        self.samples.iter().any(|sample| sample.more.contains_key("p999_us"))
     }
 
     /// Whether others used the machine while this was measured.

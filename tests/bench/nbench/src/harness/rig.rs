@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Result;
 use super::cells::{Cell, Condition, Family, Mode, Work};
-use super::guest::{Guest, Machine};
+use super::guest::{Guest, Machine, Wire};
 use super::peers::{Peer, Program};
 use super::process::{Task, run, until};
 use super::world::{
@@ -38,6 +38,8 @@ enum Inside {
     /// A network namespace.
     Net(String),
     Guest(Guest),
+    /// A driver, which is started for its load: the socket.
+    Driver(String),
 }
 
 /// What is started for one sample.
@@ -51,10 +53,25 @@ pub struct Rig {
     tasks: Vec<Task>,
     /// Whether the devices inside outlive the rig, and have to be as they were.
     restores: bool,
+    /// Removed with the rig.
+    device: Option<OutsideDevice>,
     log: File,
     family: Family,
     port: u16,
     jobs: u32,
+}
+
+/// The servers' end of a guest's wire, which outlives the guest.
+struct OutsideDevice;
+
+impl Drop for OutsideDevice {
+    fn drop(&mut self) {
+        let mut remove = world::in_net(OUTSIDE, "ip");
+        remove.args(["link", "del", FAR]);
+        if run(remove).is_err() {
+            eprintln!("bench: {FAR} is still there");
+        }
+    }
 }
 
 /// What a peer is to be started for.
@@ -101,10 +118,12 @@ impl Rig {
 
     fn choose(setup: &Setup<'_>) -> Result<Self> {
         match (&setup.peer.program, setup.cell.mode) {
+            (Program::Direct, Mode::VhostUser) => setup.guest_without_daemon(),
             (Program::Direct, _) => Ok(setup.rig(Inside::Net(HOST.to_owned()), None, Vec::new())),
             (Program::Passt(folder), Mode::Tap | Mode::Bypass) => setup.pasta(folder),
             (Program::Passt(folder), Mode::Stream | Mode::Qemu) => setup.passt_stream(folder),
             (Program::Passt(folder), Mode::VhostUser) => setup.passt_vhost_user(folder),
+            (Program::Passt(folder), Mode::Ring) => setup.passt_ring(folder),
             (Program::Slirp4netns, _) => setup.slirp4netns(),
             (Program::Libslirp, _) => setup.libslirp(),
         }
@@ -186,6 +205,11 @@ impl Rig {
         let net = match (at, &mut self.inside) {
             (Place::Outside, _) => self.outside.to_owned(),
             (Place::Inside, Inside::Net(net)) => net.clone(),
+            (Place::Inside, Inside::Driver(socket)) => {
+                let mut command = world::ordinary(NBENCH);
+                command.args(["ring", socket]).args(&words[1..]);
+                return Ok(Job::Task(Task::start("ring", command, &self.log)?));
+            }
             (Place::Inside, Inside::Guest(guest)) => {
                 let file = format!("/tmp/job.{}", self.jobs);
                 let words = words.join(" ");
@@ -221,7 +245,7 @@ impl Rig {
     fn in_guest(&mut self, line: &str, within: Duration) -> Result<String> {
         match &mut self.inside {
             Inside::Guest(guest) => guest.run(line, within),
-            Inside::Net(_) => Err("there is no guest".into()),
+            Inside::Net(_) | Inside::Driver(_) => Err("there is no guest".into()),
         }
     }
 }
@@ -244,6 +268,7 @@ impl Setup<'_> {
             daemon,
             tasks,
             restores: false,
+            device: None,
             log: self.clone_log(),
             family: self.cell.family,
             port: self.port,
@@ -322,8 +347,32 @@ impl Setup<'_> {
 
     fn passt_vhost_user(&self, folder: &Path) -> Result<Rig> {
         let (daemon, socket) = self.passt(folder, &["--vhost-user"])?;
-        let guest = Guest::boot(Machine::Uml, &socket, self.cell.mtu, &self.log)?;
+        let guest = Guest::boot(Machine::Uml, Wire::Socket(&socket), self.cell.mtu, &self.log)?;
         Ok(self.rig(Inside::Guest(guest), Some(daemon), Vec::new()))
+    }
+
+    /// The limit of a guest: its kernel, connected to the servers' by a tap device.
+    fn guest_without_daemon(&self) -> Result<Rig> {
+        let mut make = world::in_net(OUTSIDE, "sh");
+        let mtu = self.cell.mtu;
+        make.arg("-euc").arg(format!(
+            "ip tuntap add dev {FAR} mode tap; ip link set {FAR} addrgenmode none
+             ip link set {FAR} mtu {mtu} txqueuelen 10000 up; ip addr add {GATEWAY6}/128 dev {FAR} nodad
+             ip route add {HOST4}/32 dev {FAR}; ip -6 route add {HOST6}/128 dev {FAR}"
+        ));
+        run(make)?;
+        let device = OutsideDevice;
+        let path = self.path("limit");
+        let wire = Wire::Tap(FAR, &path, mtu);
+        let guest = Guest::boot(Machine::Uml, wire, mtu, &self.log)?;
+        let mut rig = self.rig(Inside::Guest(guest), None, Vec::new());
+        rig.device = Some(device);
+        Ok(rig)
+    }
+
+    fn passt_ring(&self, folder: &Path) -> Result<Rig> {
+        let (daemon, socket) = self.passt(folder, &["--vhost-user"])?;
+        Ok(self.rig(Inside::Driver(socket), Some(daemon), Vec::new()))
     }
 
     fn passt_stream(&self, folder: &Path) -> Result<Rig> {
@@ -362,7 +411,7 @@ impl Setup<'_> {
         if self.cell.mode != Mode::Qemu {
             return self.relayed(daemon, socket);
         }
-        let guest = Guest::boot(Machine::Qemu, socket, self.cell.mtu, &self.log)?;
+        let guest = Guest::boot(Machine::Qemu, Wire::Socket(socket), self.cell.mtu, &self.log)?;
         Ok(self.rig(Inside::Guest(guest), Some(daemon), Vec::new()))
     }
 

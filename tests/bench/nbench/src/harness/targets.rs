@@ -80,6 +80,16 @@ const fn processor(bound: f64) -> Demand {
     demand(Part::Cpu, Yardstick::Peer(PASST), Bound::AtMost(bound))
 }
 
+/// At most so much of passt's latency at this quantile.
+const fn quantile(name: &'static str, bound: f64) -> Demand {
+    demand(Part::More(name), Yardstick::Peer(PASST), Bound::AtMost(bound))
+}
+
+/// At least so many times passt's transactions a second.
+const fn rate(bound: f64) -> Demand {
+    demand(Part::More("per_s"), Yardstick::Peer(PASST), Bound::AtLeast(bound))
+}
+
 /// At most so much, in the cell's unit.
 const fn at_most(bound: f64) -> Demand {
     demand(Part::Value, Yardstick::Unit, Bound::AtMost(bound))
@@ -101,6 +111,21 @@ const VU: &[&str] = &["T.vu.v4.65520.out.x?", "T.vu.v4.65520.in.x?"];
 const VU_1500: &[&str] = &["T.vu.v4.1500.out.x?", "T.vu.v4.1500.in.x?"];
 const STREAM: &[&str] =
     &["T.stream.v4.65520.out.x1", "T.stream.v4.65520.in.x1", "T.stream.v4.1500.*.x1"];
+
+/// Alone, 16 at once, beside a bulk stream.
+const EXCHANGES: &[&str] = &[
+    "L.tap.v4.*.tcp.x1",
+    "L.tap.v4.*.udp.x1",
+    "L.tap.v4.*.tcp.x16",
+    "L.tap.v4.*.udp.x16",
+    "L.tap.v4.*.loaded",
+    "L.vu.v4.*.tcp.x1",
+    "L.vu.v4.*.udp.x1",
+    "L.vu.v4.*.tcp.x16",
+    "L.vu.v4.*.udp.x16",
+    "L.vu.v4.*.loaded",
+];
+const CONNECTIONS: &[&str] = &["C.tap.v4.*.x8", "C.vu.v4.*.x1"];
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
@@ -141,6 +166,13 @@ pub const TARGETS: &[Target] = &[
     target("vhost-user, connections", &["C.vu.v4.*.x1"], &[times(1.2)]),
     target("stream socket", STREAM, &[times(1.2)]),
     target("stream socket", STREAM, &[processor(0.7)]),
+    target("exchanges, p50", EXCHANGES, &[quantile("p50_us", 0.9)]),
+    target("exchanges, p99", EXCHANGES, &[quantile("p99_us", 0.9)]),
+    target("exchanges, p99.9", EXCHANGES, &[quantile("p999_us", 0.9)]),
+    target("exchanges, rate", EXCHANGES, &[rate(1.1)]),
+    target("connections, p99", CONNECTIONS, &[quantile("p99_us", 0.9)]),
+    target("connections, p99.9", CONNECTIONS, &[quantile("p999_us", 0.9)]),
+    target("raw ring, datagrams", &["U.ring.*"], &[times(3.0), processor(0.5)]),
     target("memory of an idle daemon", &["M.*.idle"], &[at_most(3.0 * 1024.0)]),
     target("memory for an idle connection", &["M.*.conn1000", "M.*.conn5000"], &[at_most(512.0)]),
     target("processor time, looking for ports", &["I.pasta.auto"], &[at_most(0.05)]),

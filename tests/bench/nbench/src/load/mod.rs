@@ -10,6 +10,7 @@ mod hold;
 mod pattern;
 mod proto;
 mod relay;
+mod ring;
 mod rr;
 mod server;
 mod soak;
@@ -48,6 +49,7 @@ usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
                                and their number in between
   start -- COMMAND WORD...     count=10 pid=FILE stale=FILE, before the --: time until the file is
                                there, or until the command ends; a stale file is removed before
+  ring SOCKET ADDR:PORT        way=put|get size=1400: as udp, by a driver at a vhost-user socket
   relay SOCKET TAP             connect a new tap device to a qemu stream socket
   wan NEAR FAR NAMESPACE       rtt_ms=20 lost_ppm=0 seed=1: connect a new tun device here and one in
                                another network namespace by a long way
@@ -68,6 +70,7 @@ pub fn run(words: &[&str]) -> Outcome {
         ["soak", to, rest @ ..] => print(&soak::run(parse(to)?, rest)?),
         ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
         ["start", rest @ ..] => print(&start::run(rest)?),
+        ["ring", socket, to, rest @ ..] => print(&ring::run(socket, parse(to)?, rest)?),
         ["relay", socket, tap] => relay::run(socket, tap),
         ["wan", near, far, namespace, rest @ ..] => wan::run(near, far, namespace, rest),
         ["segmentation", "on"] => Ok(device::set_segmentation(true)?),

@@ -15,7 +15,7 @@ use super::sock;
 /// Bytes of a datagram at least: kind, run, number.
 pub const MIN_DATAGRAM_BYTES: usize = 24;
 /// Where a datagram's number stands.
-const NUMBER_AT: std::ops::Range<usize> = 16..24;
+pub const NUMBER_AT: std::ops::Range<usize> = 16..24;
 /// The kernel cuts at most into so many (UDP_MAX_SEGMENTS of older kernels).
 const MAX_SEGMENTS: usize = 64;
 /// The largest payload of a datagram over IPv4.
@@ -40,6 +40,14 @@ pub struct Order {
 pub const ORDER_BYTES: usize = 40;
 
 impl Order {
+    /// A datagram of the run: the first, with number 0.
+    pub fn datagram(&self) -> Vec<u8> {
+        let mut datagram = vec![0; self.size];
+        datagram[0] = b'S';
+        datagram[8..16].copy_from_slice(&self.id.to_le_bytes());
+        datagram
+    }
+
     /// As a datagram to the server.
     pub fn encode(&self) -> [u8; ORDER_BYTES] {
         let mut bytes = [0; ORDER_BYTES];
@@ -80,11 +88,7 @@ pub fn blast(socket: &UdpSocket, to: Option<SocketAddr>, order: &Order) -> io::R
     if order.segments > 1 {
         sock::segment_datagrams(socket, order.size)?;
     }
-    let mut unit = vec![0; order.size * order.segments];
-    for datagram in unit.chunks_mut(order.size) {
-        datagram[0] = b'S';
-        datagram[8..16].copy_from_slice(&order.id.to_le_bytes());
-    }
+    let mut unit = order.datagram().repeat(order.segments);
     let (begin, mut sent) = (Instant::now(), 0);
     loop {
         let passed = begin.elapsed();

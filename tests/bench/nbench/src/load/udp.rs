@@ -15,7 +15,7 @@ use crate::args::Args;
 use crate::report::Datagrams;
 
 /// What is on its way when the sender stops has this long to arrive.
-const DRAIN: Duration = Duration::from_millis(100);
+pub const DRAIN: Duration = Duration::from_millis(100);
 /// Tries of the search; each halves the range.
 const TRIES: usize = 8;
 /// Warm-up and window of one try.
@@ -112,7 +112,8 @@ impl Run {
     }
 }
 
-fn report(window: Window, order: &Order, counted: u64, total: u64, sent: u64) -> Datagrams {
+/// What arrived, of how many that were sent.
+pub fn report(window: Window, order: &Order, counted: u64, total: u64, sent: u64) -> Datagrams {
     let arrived = total / order.size as u64;
     Datagrams {
         gbit_per_s: window.gbit_per_s(counted),
