@@ -13,7 +13,9 @@ mod pattern;
 mod pulse;
 mod queues;
 mod serve;
+mod storm;
 mod tcp;
+mod tftp;
 mod udp;
 
 use std::error::Error;
@@ -39,6 +41,8 @@ usage: nettool COMMAND ARGUMENT...
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
+  storm ADDR:PORT RATE SECONDS  ask RATE questions a second, each from a port of its own; all must be echoed
+  tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -70,6 +74,8 @@ fn run(words: &[String]) -> Outcome {
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
         ["udp-error", to] => udp::error(parse(to)?),
+        ["storm", to, rate, seconds] => storm::storm(parse(to)?, parse(rate)?, parse(seconds)?),
+        ["tftp", at, bytes, seed] => tftp::serve(parse(at)?, parse(bytes)?, parse(seed)?),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
