@@ -207,6 +207,9 @@ impl<L: Link> Worker<L> {
         while let Some(request) = self.link.take_request() {
             match request {
                 FrontEndRequest::MtuChanged(mtu) => self.engine.set_mtu(mtu),
+                FrontEndRequest::SaveState(_) | FrontEndRequest::LoadState(_) => {}
+                FrontEndRequest::CheckState => self.link.answer_check(false),
+                FrontEndRequest::Rewound => {}
             }
         }
         let (_, out) = self.link.halves();
