@@ -39,6 +39,7 @@ mod command;
 mod config;
 mod control;
 mod device;
+mod dirty_log;
 mod features;
 mod handler;
 mod indexes;
@@ -50,6 +51,7 @@ mod region;
 mod ring;
 mod rx;
 mod session;
+mod transfer;
 mod tx;
 mod vring;
 

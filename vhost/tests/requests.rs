@@ -1,5 +1,7 @@
 //! What the front-end asks of whoever drives the device.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed set-up is a failed test")]
+
 mod rig;
 
 use passt_frame::{FramePort, FrontEndRequest};
