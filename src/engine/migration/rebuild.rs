@@ -65,7 +65,10 @@ impl Coming {
     pub(crate) fn refill(&mut self, queue: Queue, bytes: &[u8]) {
         let Some(socket) = self.socket.as_ref().filter(|_| self.whole) else { return };
         let filled = refill(socket.as_fd(), queue, bytes);
-        self.note(if queue == Queue::Send { "queue to the peer" } else { "queue to the guest" }, filled);
+        self.note(
+            if queue == Queue::Send { "queue to the peer" } else { "queue to the guest" },
+            filled,
+        );
     }
 
     /// Its queues are full: the rest.
@@ -114,9 +117,13 @@ fn begin(
     peer: SocketAddr,
     record: &SocketRecord,
 ) -> Result<(), Errno> {
-    // The address may come to this host with the guest.
-    let to = socket::BindTo { address: ours, interface: None, freebind: true, dual_stack: false };
-    socket::bind(socket, &to)?;
+    // The address may come to this host with the guest. The repair itself allows any port.
+    if ours.is_ipv4() {
+        sockopt::set_ip_freebind(socket, true)?;
+    } else {
+        sockopt::set_ipv6_freebind(socket, true)?;
+    }
+    rnet::bind(socket, &ours)?;
     let has = |option| record.options & option != 0;
     if has(SocketRecord::TIMESTAMPS) {
         repair::set_timestamp(socket, record.timestamp)?;

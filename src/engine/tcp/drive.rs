@@ -13,7 +13,7 @@ use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{FlowKind, PeekOffset, TcpState};
+use crate::engine::state::{FlowKind, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -262,7 +262,11 @@ impl Driven<'_> {
 
     fn query_room(&mut self) {
         // What was brought along comes first.
-        let free = if self.tcp.backlog.is_some() { Ok(0) } else { stream::send_buffer(self.socket).map(room) };
+        let free = if self.tcp.backlog.is_some() {
+            Ok(0)
+        } else {
+            stream::send_buffer(self.socket).map(room)
+        };
         self.tcp.conn.on_room(free.unwrap_or(0));
     }
 
