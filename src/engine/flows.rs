@@ -229,7 +229,18 @@ impl Flows {
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        let Some(flow) = self.table.remove(id) else { return };
+        self.take_out(id);
+    }
+
+    /// Ends a flow whose socket lives on: nothing is heard of it any more.
+    pub(crate) fn take(&mut self, id: FlowId) -> Option<OwnedFd> {
+        let socket = self.take_out(id)?.socket;
+        let _ = epoll::delete(&*self.watch.epoll, &socket);
+        Some(socket)
+    }
+
+    fn take_out(&mut self, id: FlowId) -> Option<FlowState> {
+        let flow = self.table.remove(id)?;
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&key(protocol, side), id.slot());
@@ -242,6 +253,7 @@ impl Flows {
         if matches!(&flow.state.kind, FlowKind::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
+        Some(flow.state)
     }
 
     /// Puts a flow on the list for this turn, once.

@@ -143,6 +143,9 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
+        if let Some(ok) = self.engine.state_answer() {
+            self.link.answer_check(ok);
+        }
         let clock = Duration::from_micros(now.as_micros());
         let again = self.link.flush_lazily(clock);
         self.flush_at = again.map(|at| Timestamp::from_micros(at.as_micros() as u64));
@@ -198,6 +201,10 @@ impl<L: Link> Worker<L> {
                 let exit = source.on_event(&mut self.engine, out);
                 self.exit = self.exit.or(exit);
             }
+            Some(Token::Migration(part)) => {
+                let (_, out) = self.link.halves();
+                self.engine.on_migration_event(out, part);
+            }
             None => {}
         }
     }
@@ -207,8 +214,9 @@ impl<L: Link> Worker<L> {
         while let Some(request) = self.link.take_request() {
             match request {
                 FrontEndRequest::MtuChanged(mtu) => self.engine.set_mtu(mtu),
-                FrontEndRequest::SaveState(_) | FrontEndRequest::LoadState(_) => {}
-                FrontEndRequest::CheckState => self.link.answer_check(false),
+                FrontEndRequest::SaveState(stream) => self.engine.save_state(stream),
+                FrontEndRequest::LoadState(stream) => self.engine.load_state(stream),
+                FrontEndRequest::CheckState => self.engine.ask_for_state(),
                 FrontEndRequest::Rewound => {}
             }
         }
@@ -237,7 +245,7 @@ impl<L: Link> Worker<L> {
     /// Takes waiting frames, but not for ever: sockets want their turn.
     fn take_frames(&mut self) {
         for _ in 0..BATCHES_PER_TURN {
-            if !self.frames {
+            if !self.frames || self.engine.holds_frames() {
                 return;
             }
             self.frames = self.engine.ingress(&mut self.link, &mut self.batch);

@@ -43,8 +43,12 @@ impl StreamRun {
         let Some(flow) = core.flows.table.get_mut(id) else { return };
         let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
         let socket = flow.state.socket.as_fd();
-        tcp.nagle.before_write(socket);
-        let written = lease.send_stream(socket, &parts);
+        let written = if tcp.backlog.is_some() {
+            Err(Errno::AGAIN)
+        } else {
+            tcp.nagle.before_write(socket);
+            lease.send_stream(socket, &parts)
+        };
         let taken = written.unwrap_or(0);
         tcp.conn.on_written(now, taken);
         match written {
@@ -91,6 +95,10 @@ pub(in crate::engine) fn from_guest(
     run.flow = Some((id, side));
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
+    if flow.state.frozen {
+        run.flow = None;
+        return Err(DropReason::LinkDown);
+    }
     let accept = tcp.conn.on_segment(core.now, &head.segment);
     core.flows.mark_ready(id);
     if let Some(reason) = accept.dropped {

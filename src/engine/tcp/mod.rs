@@ -7,11 +7,13 @@
 //! | `inbound` | connections that a listening socket has accepted |
 //! | `drive` | events, timers, and what the machine wants done about them |
 //! | `data` | payload from the socket to the guest |
+//! | `moved` | connections that come from another program, or go to one |
 
 mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod moved;
 
 use std::os::fd::OwnedFd;
 
@@ -21,6 +23,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use drive::{drive, on_event, on_room, on_timer};
 pub(super) use from_guest::{StreamRun, from_guest};
 pub(super) use inbound::accepted;
+pub(super) use moved::{end, end_all, go_on, lose, reset, take_over};
 
 use super::core::{Core, Settings};
 use super::state::{FlowKind, FlowState, PeekOffset, TcpState};

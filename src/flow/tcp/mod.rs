@@ -52,6 +52,7 @@
 mod ack;
 mod boundary;
 mod conn;
+mod image;
 mod input;
 pub mod limits;
 mod receive;
@@ -63,6 +64,7 @@ use crate::wire::seq::SeqNr;
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
 pub use conn::{Conn, Opening};
+pub use image::{Ends, Image, NoConn};
 pub use retry::TcpConfig;
 
 /// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.

@@ -105,6 +105,16 @@ impl Retry {
         self.count = 0;
     }
 
+    /// Timeouts since the guest last gave a sign of progress.
+    pub(crate) fn count(&self) -> u8 {
+        self.count
+    }
+
+    /// Goes on after `count` timeouts of data.
+    pub(crate) fn resume(&mut self, count: u8) {
+        (self.count, self.backoff) = (count, count);
+    }
+
     /// The handshake is done.
     pub(crate) fn established(&mut self) {
         self.syn_retried = self.count > 0;
