@@ -276,7 +276,13 @@ impl Engine {
     /// An event of a flow's socket.
     pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
         let core = &mut self.core;
-        match core.flows.table.get(id).filter(|flow| !flow.state.frozen).map(|flow| &flow.state.kind) {
+        match core
+            .flows
+            .table
+            .get(id)
+            .filter(|flow| !flow.state.frozen)
+            .map(|flow| &flow.state.kind)
+        {
             Some(FlowKind::Tcp(_)) => tcp::on_event(core, id, events),
             Some(FlowKind::Udp(_) | FlowKind::Ping(_)) => datagrams::on_event(core, id, events),
             Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Initiator, events),

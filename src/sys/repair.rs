@@ -55,7 +55,8 @@ pub(crate) type RepairWindow = [u32; 5];
 /// # Errors
 /// What setsockopt(2) reports.
 pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut drop = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let mut drop =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut drop };
     // SAFETY: the kernel reads one program, and through it one instruction; both are live locals.
     let rc = unsafe {
@@ -264,7 +265,12 @@ fn int(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> Result<c_int, Errno
 }
 
 /// Reads an option into `bytes`; returns how many there were.
-fn option(socket: BorrowedFd<'_>, level: c_int, name: c_int, bytes: &mut [u8]) -> Result<usize, Errno> {
+fn option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    bytes: &mut [u8],
+) -> Result<usize, Errno> {
     let mut len = bytes.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `bytes`.
     let rc = unsafe {

@@ -34,11 +34,7 @@ pub(super) struct Description {
 }
 
 /// A connection as the guest knows it. `None` if it is over.
-pub(super) fn record(
-    socket: BorrowedFd<'_>,
-    sides: &[Side; 2],
-    conn: &Conn,
-) -> Option<Record> {
+pub(super) fn record(socket: BorrowedFd<'_>, sides: &[Side; 2], conn: &Conn) -> Option<Record> {
     let info = repair::info(socket).ok()?;
     let stage = TcpStage::from_number(info.state)?;
     let image = conn.image(stage.has_peers_end())?;

@@ -116,7 +116,9 @@ impl Helper {
                 return Some(News::Done);
             }
             Ok(0) | Err(_) => log::debug!("the TCP_REPAIR helper has left"),
-            Ok(_) => log::warn!("TCP_REPAIR helper: an answer to nothing that it was told: dropped"),
+            Ok(_) => {
+                log::warn!("TCP_REPAIR helper: an answer to nothing that it was told: dropped")
+            }
         }
         self.dismiss();
         Some(News::Gone)

@@ -83,7 +83,8 @@ impl Load {
             (Step::Connect(count), News::Come) => self.step = Step::Records(count),
             (Step::Answer(end), News::Done) => {
                 let lied = self.coming[..end].iter().filter_map(|coming| coming.socket.as_ref());
-                let all = lied.rev().take(HELPER_BATCH).all(|s| repair::is_on(s.as_fd()) == Ok(true));
+                let all =
+                    lied.rev().take(HELPER_BATCH).all(|s| repair::is_on(s.as_fd()) == Ok(true));
                 self.fault = (!all).then_some(Fault::Helper);
                 self.step = Step::Repair(end);
             }
@@ -246,7 +247,10 @@ impl Load {
         let all = self.coming.len();
         let whole = self.coming.iter().filter(|coming| coming.whole).count();
         if whole < all {
-            log::warn!("{} of {all} connections could not be taken over: they are reset", all - whole);
+            log::warn!(
+                "{} of {all} connections could not be taken over: they are reset",
+                all - whole
+            );
         }
         log::debug!("device state: loaded, with {whole} connections");
         Thaw::at_target(self.coming)

@@ -40,8 +40,8 @@ use crate::sys::repair;
 use crate::time::Timestamp;
 use helper::{Helper, News};
 use load::Load;
-use save::{Save, Saved};
 pub(super) use rebuild::Coming;
+use save::{Save, Saved};
 use thaw::Thaw;
 
 /// Why a transfer failed.

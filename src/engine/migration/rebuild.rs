@@ -65,7 +65,10 @@ impl Coming {
     pub(crate) fn refill(&mut self, queue: Queue, bytes: &[u8]) {
         let Some(socket) = self.socket.as_ref().filter(|_| self.whole) else { return };
         let filled = refill(socket.as_fd(), queue, bytes);
-        self.note(if queue == Queue::Send { "queue to the peer" } else { "queue to the guest" }, filled);
+        self.note(
+            if queue == Queue::Send { "queue to the peer" } else { "queue to the guest" },
+            filled,
+        );
     }
 
     /// Its queues are full: the rest.

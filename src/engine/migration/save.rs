@@ -227,7 +227,11 @@ impl Save {
                 if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
                     describe::rewind(flow.state.socket.as_fd(), &mut tcp.peek);
                 }
-                if record.receive_queue == 0 { next } else { Step::Queue(index, record.receive_queue) }
+                if record.receive_queue == 0 {
+                    next
+                } else {
+                    Step::Queue(index, record.receive_queue)
+                }
             }
             Err(why) => {
                 log::debug!("{id:?} (TCP connection): does not move: {why}");

@@ -262,7 +262,11 @@ impl Driven<'_> {
 
     fn query_room(&mut self) {
         // What was brought along comes first.
-        let free = if self.tcp.backlog.is_some() { Ok(0) } else { stream::send_buffer(self.socket).map(room) };
+        let free = if self.tcp.backlog.is_some() {
+            Ok(0)
+        } else {
+            stream::send_buffer(self.socket).map(room)
+        };
         self.tcp.conn.on_room(free.unwrap_or(0));
     }
 

@@ -20,7 +20,11 @@ use crate::wire::ip::L4Protocol;
 
 /// A connection has come. It goes on here, unless it is `broken` or not whole: then it ends for the peer, and is
 /// returned for [`reset`].
-pub(in crate::engine) fn take_over(core: &mut Core, coming: Coming, broken: bool) -> Option<Record> {
+pub(in crate::engine) fn take_over(
+    core: &mut Core,
+    coming: Coming,
+    broken: bool,
+) -> Option<Record> {
     let Coming { record, socket, stage, receive_queue, unsent, whole } = coming;
     let record = record?;
     let usable = whole && !broken;
@@ -62,8 +66,10 @@ fn conn(core: &Core, record: &Record, receive_queue: u32) -> Option<Conn> {
     }
     let config = &core.settings.tcp;
     let conn = Conn::restore(core.now, config, &record.image, receive_queue, opening);
-    conn.inspect_err(|why| log::debug!("connection that migrates: {} => {}: {why}", record.sides[0], record.sides[1]))
-        .ok()
+    conn.inspect_err(|why| {
+        log::debug!("connection that migrates: {} => {}: {why}", record.sides[0], record.sides[1])
+    })
+    .ok()
 }
 
 /// A connection whose socket nobody can bring back is over. It is returned for [`reset`].

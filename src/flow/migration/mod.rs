@@ -128,7 +128,8 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self.0.split_first_chunk().expect("parts have the length of their fields");
+        let (field, rest) =
+            self.0.split_first_chunk().expect("parts have the length of their fields");
         self.0 = rest;
         *field
     }
@@ -152,9 +153,7 @@ mod tests {
 
     #[test]
     fn the_header_is_that_of_version_2() {
-        let expected = [
-            0xb1, 0xbb, 0x1d, 0x1b, 0x0b, 0xb1, 0xd1, 0xb0, 0, 0, 0, 2, 0, 0, 0, 2,
-        ];
+        let expected = [0xb1, 0xbb, 0x1d, 0x1b, 0x0b, 0xb1, 0xd1, 0xb0, 0, 0, 0, 2, 0, 0, 0, 2];
         assert_eq!(header(), expected);
         assert_eq!(check_header(&header()), Ok(()));
         let with = |version: u32, oldest: u32| {

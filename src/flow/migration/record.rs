@@ -99,7 +99,8 @@ impl Record {
         };
         let [Some(first), Some(second)] = sides else { return None };
         let sides = [first, second];
-        let of_a_guest = matches!([first.pif, second.pif], [Pif::Host, Pif::Tap] | [Pif::Tap, Pif::Host]);
+        let of_a_guest =
+            matches!([first.pif, second.pif], [Pif::Host, Pif::Tap] | [Pif::Tap, Pif::Host]);
         let usable = of_a_guest && events & ESTABLISHED != 0 && sides.iter().all(is_usable);
         let send_buffer = send_buffer.saturating_mul(1 << SEND_BUFFER_UNIT);
         usable.then_some(Self { sides, image, send_buffer, first_from_guest })
@@ -142,7 +143,9 @@ fn is_usable(side: &Side) -> bool {
     let station = |end: Endpoint| !end.ip().is_unspecified() && !end.ip().is_multicast();
     let same_family = side.ours.ip().is_ipv4() == side.endpoint.ip().is_ipv4();
     let any = side.pif == Pif::Host && side.ours.ip().is_unspecified();
-    station(side.endpoint) && side.endpoint.port() != 0 && (station(side.ours) && same_family || any)
+    station(side.endpoint)
+        && side.endpoint.port() != 0
+        && (station(side.ours) && same_family || any)
 }
 
 #[cfg(test)]

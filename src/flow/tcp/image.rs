@@ -163,7 +163,8 @@ mod tests {
     use crate::flow::tcp::{Action, DataResult, Flags, Segment, SocketEvent};
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000);
-    const OPENING: Opening = Opening { isn: SeqNr(u32::MAX - 50), our_mss: 1460, max_segment: 1460 };
+    const OPENING: Opening =
+        Opening { isn: SeqNr(u32::MAX - 50), our_mss: 1460, max_segment: 1460 };
 
     fn segment(seq: u32, ack: SeqNr, flags: Flags, payload_len: u32) -> Segment {
         let window = 1000;
