@@ -79,6 +79,15 @@ pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
 }
 
+/// Begins (1) or ends the repair of a socket, and asks the peer where it stands (0) or does not (-1). For the
+/// helper only.
+///
+/// # Errors
+/// What setsockopt(2) reports; `PERM` without `CAP_NET_ADMIN` where the socket is.
+pub(crate) fn switch(socket: BorrowedFd<'_>, value: i8) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, value.into())
+}
+
 /// Whether a socket is in repair.
 ///
 /// # Errors

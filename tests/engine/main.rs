@@ -16,6 +16,7 @@ mod front_end;
 mod guest;
 mod hostile;
 mod leaks;
+mod migration;
 mod mtu;
 mod namespace;
 mod neighbours;

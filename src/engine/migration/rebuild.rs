@@ -117,9 +117,13 @@ fn begin(
     peer: SocketAddr,
     record: &SocketRecord,
 ) -> Result<(), Errno> {
-    // The address may come to this host with the guest.
-    let to = socket::BindTo { address: ours, interface: None, freebind: true, dual_stack: false };
-    socket::bind(socket, &to)?;
+    // The address may come to this host with the guest. The repair itself allows any port.
+    if ours.is_ipv4() {
+        sockopt::set_ip_freebind(socket, true)?;
+    } else {
+        sockopt::set_ipv6_freebind(socket, true)?;
+    }
+    rnet::bind(socket, &ours)?;
     let has = |option| record.options & option != 0;
     if has(SocketRecord::TIMESTAMPS) {
         repair::set_timestamp(socket, record.timestamp)?;

@@ -13,7 +13,7 @@ use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{FlowKind, PeekOffset, TcpState};
+use crate::engine::state::{FlowKind, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
