@@ -338,6 +338,11 @@ mod tests {
             used.published(8, first, index);
             assert_eq!(take(&file), pages, "{first} to {index}");
         }
+        // A larger one ends on page 4 (elements from 514 on), and begins anew.
+        used.published(1024, 1000, 1024);
+        assert_eq!(take(&file), [2, 4]);
+        used.published(1024, 1000, 1034);
+        assert_eq!(take(&file), [2, 3, 4]);
         used.event(8);
         assert_eq!(take(&file), [3]);
         used.flags();
