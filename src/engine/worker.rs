@@ -35,6 +35,8 @@ pub struct Worker<L: Link> {
     flush_at: Option<Timestamp>,
     stats: Option<Box<Stats>>,
     exit: Option<Exit>,
+    /// End when the guest has moved away.
+    ends_with_migration: bool,
 }
 
 impl<L: Link> Worker<L> {
@@ -66,7 +68,14 @@ impl<L: Link> Worker<L> {
             flush_at: None,
             stats: None,
             exit: None,
+            ends_with_migration: false,
         })
+    }
+
+    /// Whether to end when the guest has moved away. If not, the sockets of its connections are kept, even where
+    /// the end of the one client would be the end.
+    pub(crate) fn end_with_migration(&mut self, ends: bool) {
+        self.ends_with_migration = ends;
     }
 
     /// Has `source` act on its events from now on.
@@ -233,11 +242,13 @@ impl<L: Link> Worker<L> {
 
     fn on_closed(&mut self) {
         self.engine.on_link_closed();
-        let exiting = if self.door.is_one_off() { ", exiting" } else { "" };
+        let ends =
+            if self.engine.has_left() { self.ends_with_migration } else { self.door.is_one_off() };
+        let exiting = if ends { ", exiting" } else { "" };
         if self.link.has_clients() {
             log::info!("Client connection closed{exiting}");
         }
-        if self.door.is_one_off() {
+        if ends {
             self.exit = Some(Exit::ClientGone);
         }
     }

@@ -13,7 +13,7 @@ use passt_frame::Errno;
 use rustix::fs::inotify;
 use rustix::net::{self as rnet, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The end of the names of passt's sockets for its helper.
 const SUFFIX: &[u8] = b".repair";

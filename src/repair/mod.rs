@@ -5,6 +5,7 @@
 //! Exit codes: 0 when passt has closed the connection, 1 for errors, 2 for a wrong command line.
 
 mod door;
+mod failure;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -15,39 +16,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use passt_frame::Errno;
-use rustix::net::{
-    self as rnet, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags,
-};
+use rustix::net::{self as rnet, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 
 use crate::limits::HELPER_BATCH;
 use crate::sandbox::{self, Program};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::{errno_text, repair};
 use door::Door;
-
-/// What ends the program, with its exit code.
-#[derive(Debug)]
-struct Failure {
-    message: String,
-    code: u8,
-}
-
-impl Failure {
-    /// Something failed, and the cure.
-    fn new(message: String) -> Self {
-        Self { message, code: 1 }
-    }
-
-    /// The command line is wrong.
-    fn usage(message: String) -> Self {
-        Self { message, code: 2 }
-    }
-
-    /// A system call failed.
-    fn system(what: &str, errno: Errno) -> Self {
-        Self::new(format!("{what}: {}", errno_text(errno)))
-    }
-}
+use failure::Failure;
 
 const USAGE: &str = "Usage: passt-repair PATH
 

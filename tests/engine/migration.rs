@@ -218,7 +218,8 @@ impl Connection {
             let len = socket.recv_slice(&mut chunk).expect(&self.name);
             self.down.take(&chunk[..len], &self.name);
         }
-        let reset = matches!(socket.state(), State::Closed) && !(self.up.ended[0] && self.down.got == self.down.data.len());
+        let reset = matches!(socket.state(), State::Closed)
+            && !(self.up.ended[0] && self.down.got == self.down.data.len());
         assert!(!reset, "{}: reset toward the guest", self.name);
         self.down.ended[1] |= !socket.may_recv();
     }
@@ -269,6 +270,15 @@ impl Host {
         self.helper = Some(helper.expect("passt-repair runs"));
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
+            self.turn();
+        }
+    }
+
+    /// Another one, for the next transfer.
+    fn start_helper_quickly(&mut self) {
+        let helper = Command::new(env!("CARGO_BIN_EXE_passt-repair")).arg(&self.socket).spawn();
+        self.helper = Some(helper.expect("passt-repair runs"));
+        for _ in 0..20 {
             self.turn();
         }
     }
@@ -329,7 +339,16 @@ impl Cluster {
         let end = Instant::now() + PATIENCE;
         while !done(self) {
             let left: Vec<_> = self.connections.iter().filter(|c| !c.is_done()).collect();
-            let left = left.iter().map(|c| format!("{} {}/{} {}/{}", c.name, c.up.got, c.up.data.len(), c.down.got, c.down.data.len()));
+            let left = left.iter().map(|c| {
+                format!(
+                    "{} {}/{} {}/{}",
+                    c.name,
+                    c.up.got,
+                    c.up.data.len(),
+                    c.down.got,
+                    c.down.data.len()
+                )
+            });
             assert!(Instant::now() < end, "{what}: not yet: {:#?}", left.collect::<Vec<_>>());
             let host = &mut self.hosts[self.at];
             enter(&host.netns);
@@ -340,7 +359,8 @@ impl Cluster {
 
     /// Connections that the guest opens, one of each kind.
     fn connect_out(&mut self, family: Family, kinds: &[Before]) {
-        let listener = self.net.peers.run(move || TcpListener::bind(peer_at(family)).expect("a free port"));
+        let listener =
+            self.net.peers.run(move || TcpListener::bind(peer_at(family)).expect("a free port"));
         listener.set_nonblocking(true).expect("fcntl");
         for before in kinds {
             let handle = self.guest.tcp(BUFFER);
@@ -361,7 +381,9 @@ impl Cluster {
             let handle = self.guest.tcp(BUFFER);
             self.guest.tcp_mut(handle).listen(GUEST_PORT).expect("a fresh socket");
             let to = family.host_at(GUEST_PORT);
-            let peer = self.net.peers.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("it is forwarded"));
+            let peer = self.net.peers.run(move || {
+                TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("it is forwarded")
+            });
             self.until("accept", |cluster| {
                 cluster.guest.tcp_mut(handle).state() == State::Established
             });
@@ -373,7 +395,10 @@ impl Cluster {
         peer.set_nonblocking(true).expect("fcntl");
         let little = |is: bool| if is { LITTLE } else { BULK };
         let up = little(matches!(before, Before::GuestEnded | Before::Idle));
-        let down = little(matches!(before, Before::PeerEnded | Before::PeerEndedGuestStalls | Before::Idle));
+        let down = little(matches!(
+            before,
+            Before::PeerEnded | Before::PeerEndedGuestStalls | Before::Idle
+        ));
         let up = if before == Before::GuestEndedPeerStalls { BUFFER / 2 } else { up };
         let seed = 8 * self.connections.len();
         let (up, down) = (Way::new(up, seed), Way::new(down, seed + 3));
@@ -413,23 +438,22 @@ impl Cluster {
         self.hosts[from].world.engine.save_state(writer);
         enter(&self.hosts[to].netns);
         self.hosts[to].world.engine.load_state(reader);
-        self.outcomes()
+        self.outcomes_of(&[from, to]).try_into().expect("both")
     }
 
-    /// What both ends say of the transfer, once they do.
-    fn outcomes(&mut self) -> [bool; 2] {
-        let (from, to) = (self.at, 1 - self.at);
-        let mut outcomes = [None; 2];
+    /// What these hosts say of the transfer, once they do.
+    fn outcomes_of(&mut self, hosts: &[usize]) -> Vec<bool> {
+        let mut outcomes = vec![None; hosts.len()];
         let end = Instant::now() + PATIENCE;
-        self.hosts.iter_mut().for_each(|host| host.world.engine.ask_for_state());
+        hosts.iter().for_each(|host| self.hosts[*host].world.engine.ask_for_state());
         while outcomes.contains(&None) {
             assert!(Instant::now() < end, "transfer: {outcomes:?}");
-            for (host, outcome) in [from, to].into_iter().zip(&mut outcomes) {
-                self.hosts[host].turn();
-                *outcome = outcome.or(self.hosts[host].world.engine.state_answer());
+            for (host, outcome) in hosts.iter().zip(&mut outcomes) {
+                self.hosts[*host].turn();
+                *outcome = outcome.or(self.hosts[*host].world.engine.state_answer());
             }
         }
-        outcomes.map(|outcome| outcome.expect("answered"))
+        outcomes.into_iter().map(|outcome| outcome.expect("answered")).collect()
     }
 
     /// The guest goes on at the other host, and the front-end of the one that it has left leaves.
@@ -466,4 +490,197 @@ fn connections_go_on_at_the_other_host_and_back() {
             cluster.finish();
         }
     });
+}
+
+/// The guest has connections of all kinds at the first host.
+fn at_first_host() -> Cluster {
+    let mut cluster = Cluster::new();
+    for family in FAMILIES {
+        cluster.connect_out(family, &ALL);
+    }
+    cluster.traffic(Duration::from_millis(100));
+    cluster
+}
+
+impl Cluster {
+    /// The guest goes on at the source after all, with all of its connections.
+    fn goes_on_here(&mut self) {
+        let to = 1 - self.at;
+        enter(&self.hosts[to].netns);
+        self.hosts[to].world.engine.on_link_closed();
+        assert_eq!(self.hosts[to].world.engine.flow_count(), 0, "nothing lives there");
+        let here = self.at;
+        self.hosts[here].go_on();
+        self.finish();
+    }
+
+    /// What the source says when its stream leads to somebody who does `what` with it.
+    fn save_to(&mut self, what: impl FnOnce(OwnedFd)) -> bool {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        self.stop_guest();
+        let here = self.at;
+        enter(&self.hosts[here].netns);
+        self.hosts[here].world.engine.save_state(writer);
+        what(reader);
+        self.outcomes_of(&[here])[0]
+    }
+}
+
+#[test]
+fn a_target_that_dies_before_the_switch_leaves_all_at_the_source() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.goes_on_here();
+    });
+}
+
+#[test]
+fn a_target_that_does_not_read_on_leaves_all_at_the_source() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts[0].start_helper();
+        assert!(!cluster.save_to(drop), "nobody has read it");
+        cluster.goes_on_here();
+    });
+}
+
+#[test]
+fn a_target_without_helper_refuses_and_leaves_all_at_the_source() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts[0].start_helper();
+        assert!(!cluster.transfer()[1], "no helper at the target");
+        cluster.goes_on_here();
+    });
+}
+
+#[test]
+fn without_helper_the_guest_goes_and_its_connections_are_reset() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        // The network has not changed for the resets: they have gone out before.
+        let reset = |connection: &mut Connection| {
+            let mut byte = [0];
+            let read = connection.peer.read(&mut byte).map_err(|error| error.kind());
+            read == Err(ErrorKind::ConnectionReset)
+        };
+        cluster.net.lead_to(0);
+        let idle = &mut cluster.connections[0];
+        assert!(idle.peer.peek(&mut [0]).is_err(), "there is nothing for it");
+        let _ = idle.peer.write(&[1]);
+        let end = Instant::now() + PATIENCE;
+        while !reset(&mut cluster.connections[0]) {
+            assert!(Instant::now() < end, "the peer knows nothing of it");
+            let _ = cluster.connections[0].peer.write(&[1]);
+            cluster.hosts[0].turn();
+        }
+        // At the target there is no such connection: the guest hears of that as soon as it says something.
+        let handle = cluster.connections[0].handle;
+        let guest = &mut cluster.guest;
+        guest.tcp_mut(handle).send_slice(&[1]).expect("it knows nothing of it");
+        cluster.until("reset of the guest", |cluster| {
+            cluster.guest.tcp_mut(handle).state() == State::Closed
+        });
+    });
+}
+
+#[test]
+fn a_helper_that_dies_in_the_middle_ends_nothing_but_what_it_had() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        // It takes the sockets and leaves without an answer.
+        let socket = cluster.hosts[0].socket.clone();
+        let helper = std::thread::spawn(move || {
+            let helper = std::os::unix::net::UnixStream::connect(&socket).expect("passt listens");
+            let mut byte = [0];
+            (&helper).read_exact(&mut byte).expect("a command");
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!cluster.save_to(|_stream| ()), "no answer");
+        helper.join().expect("the helper");
+        cluster.goes_on_here();
+    });
+}
+
+#[test]
+fn streams_that_are_wrong_are_refused_at_each_byte_and_the_guest_keeps_its_network() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts[0].start_helper();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        cluster.stop_guest();
+        enter(&cluster.hosts[0].netns);
+        cluster.hosts[0].world.engine.save_state(writer);
+        let mut stream = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        let mut chunk = [0; 65536];
+        loop {
+            assert!(Instant::now() < end, "the stream does not end");
+            cluster.hosts[0].turn();
+            match rustix::io::read(&reader, &mut chunk) {
+                Ok(0) => break,
+                Ok(len) => stream.extend_from_slice(&chunk[..len]),
+                Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+            }
+        }
+        let records = 16 + 42 + 4 + ALL.len() * 2 * 112;
+        assert!(stream.len() > records + 52);
+        // Up to the first socket, each length; behind it some.
+        let lengths = (0..records + 60).chain((records + 60..stream.len()).step_by(99_991));
+        cluster.hosts[1].start_helper();
+        for len in lengths {
+            cluster.refuses(&stream[..len]);
+        }
+        for (at, byte) in [(0, 0), (11, 1), (15, 3), (58, 0xff), (records + 8, 0xff), (records + 15, 0xff)] {
+            let mut wrong = stream.clone();
+            wrong[at] = byte;
+            cluster.refuses(&wrong);
+        }
+        stream.push(0);
+        cluster.refuses(&stream);
+        assert_eq!(cluster.outcomes_of(&[0]), [true]);
+        cluster.goes_on_here();
+    });
+}
+
+impl Cluster {
+    /// The target says no to a stream.
+    fn refuses(&mut self, stream: &[u8]) {
+        let target = &mut self.hosts[1];
+        enter(&target.netns);
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        target.world.engine.load_state(reader);
+        let mut rest = stream;
+        let mut writer = Some(writer);
+        target.world.engine.ask_for_state();
+        let end = Instant::now() + PATIENCE;
+        let outcome = loop {
+            if let Some(open) = &writer {
+                match rustix::io::write(open, rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(rustix::io::Errno::AGAIN) => {}
+                    // Refused already.
+                    Err(_) => rest = &[],
+                }
+                if rest.is_empty() {
+                    writer = None;
+                }
+            }
+            assert!(Instant::now() < end, "a stream of {} bytes: no answer", stream.len());
+            target.turn();
+            if let Some(outcome) = target.world.engine.state_answer() {
+                break outcome;
+            }
+        };
+        assert!(!outcome, "{} bytes", stream.len());
+        assert_eq!(target.world.engine.flow_count(), 0);
+        // The helper is dismissed with each failure.
+        if !stream.is_empty() && target.helper.as_mut().is_some_and(|h| h.try_wait().is_ok_and(|s| s.is_some())) {
+            target.start_helper_quickly();
+        }
+    }
 }

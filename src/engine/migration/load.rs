@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::Errno;
 
 use super::helper::{Command, Helper, News};
+use super::progress::{Fault, Progress, answers_until, connects_until};
 use super::rebuild::Coming;
 use super::thaw::Thaw;
-use super::{Fault, Progress, answers_until, connects_until};
 use crate::engine::core::Core;
 use crate::flow::migration::{
     self, ADDRESSES_BYTES, COUNT_BYTES, HEADER_BYTES, Record, SocketRecord, StreamError,

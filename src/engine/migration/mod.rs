@@ -22,6 +22,7 @@
 mod describe;
 mod helper;
 mod load;
+mod progress;
 mod rebuild;
 mod save;
 mod thaw;
@@ -34,43 +35,16 @@ use rustix::event::epoll;
 
 use super::core::Core;
 use super::token::{MigrationPart, Token};
-use crate::flow::migration::{Record, StreamError};
-use crate::limits::{HELPER_ANSWER, HELPER_WAIT};
+use crate::flow::migration::Record;
+use crate::limits::HELPER_ANSWER;
 use crate::sys::repair;
 use crate::time::Timestamp;
 use helper::{Helper, News};
 use load::Load;
+use progress::{Fault, Progress, answers_until, connects_until};
 pub(super) use rebuild::Coming;
 use save::{Save, Saved};
 use thaw::Thaw;
-
-/// Why a transfer failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Fault {
-    /// What the stream holds.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    /// What reading or writing the stream reported.
-    #[error("the front-end's channel: {0}")]
-    Channel(Errno),
-    /// There is no helper.
-    #[error("no TCP_REPAIR helper has connected: start passt-repair on the target")]
-    NoHelper,
-    /// The helper has left before it was done, or did something else.
-    #[error("the TCP_REPAIR helper has failed")]
-    Helper,
-}
-
-/// How far a transfer is after a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// It waits for the stream.
-    Stream,
-    /// It waits for the helper, until then.
-    Helper(Timestamp),
-    /// It is complete.
-    Done,
-}
 
 /// What is going on.
 enum Phase {
@@ -127,11 +101,6 @@ impl Migration {
     pub(crate) fn set_helper(&mut self, listener: OwnedFd, no_linger: bool) -> Result<(), Errno> {
         self.no_linger = no_linger;
         self.helper.listen(listener)
-    }
-
-    /// Closes sockets of connections that are not to be closed any more with a reset.
-    pub(crate) fn close_sockets_at_once(&mut self) {
-        self.no_linger = true;
     }
 
     /// When to look again, whatever happens.
@@ -419,14 +388,4 @@ impl Migration {
             super::tcp::end(core, id);
         }
     }
-}
-
-/// Until when the helper is waited for to connect.
-fn connects_until(now: Timestamp) -> Timestamp {
-    now + HELPER_WAIT
-}
-
-/// Until when it is waited for to answer.
-fn answers_until(now: Timestamp) -> Timestamp {
-    now + HELPER_ANSWER
 }

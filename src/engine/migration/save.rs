@@ -8,7 +8,7 @@ use passt_frame::Errno;
 
 use super::describe::{self, Description};
 use super::helper::{Command, Helper, News};
-use super::{Fault, Progress, answers_until, connects_until};
+use super::progress::{Fault, Progress, answers_until, connects_until};
 use crate::engine::core::Core;
 use crate::engine::state::{FlowKind, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
