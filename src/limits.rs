@@ -173,3 +173,21 @@ const _: () = assert!(INDEX_BUCKETS.is_power_of_two() && INDEX_FIRST_BUCKETS.is_
 const _: () = assert!(INDEX_FIRST_BUCKETS < INDEX_BUCKETS && INDEX_MOVES >= 2);
 const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");
 const _: () = assert!(MAX_FLOWS < u32::MAX as usize);
+
+/// Sockets in one message to the helper of a migration: what one message can carry (`SCM_MAX_FD`).
+pub(crate) const HELPER_BATCH: usize = 253;
+
+/// How long a migration waits for its helper to connect: the guest stands still meanwhile, and who starts
+/// helpers does so before.
+pub(crate) const HELPER_WAIT: Duration = Duration::from_millis(10);
+
+/// How long a migration waits for its helper to answer: it has one system call to make for each of
+/// [`HELPER_BATCH`] sockets.
+pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
+
+/// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
+pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
+
+/// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
+/// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.
+pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;

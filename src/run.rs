@@ -92,6 +92,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let conf = configure(options)?;
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
+    let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
     let readiness = Readiness::prepare(&conf.run, made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
@@ -101,9 +102,19 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     for line in conf::banner(&conf, bound).lines() {
         log::info!("{line}");
     }
+    if let Some((_, path)) = &helper {
+        log::info!("UNIX domain socket bound at {}", path.display());
+    }
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), limit.maximum)?;
+    worker.end_with_migration(conf.link.migration.exit);
+    if let Some((listener, _)) = helper {
+        let engine = worker.engine_mut();
+        engine
+            .set_helper(listener.into(), conf.link.migration.no_linger)
+            .map_err(system("epoll_ctl"))?;
+    }
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Passt)?;
     let Continue::Program(announcement) = readiness.fork()? else {

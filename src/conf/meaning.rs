@@ -12,7 +12,10 @@ use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
-use super::{ConfError, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta, resolv};
+use super::{
+    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta,
+    resolv,
+};
 use crate::flow::fwd::{InterfaceName, Mapping, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
 
@@ -51,6 +54,8 @@ pub struct LinkConf {
     pub(crate) fd: Option<i32>,
     /// End when the guest disconnects.
     pub(crate) one_off: bool,
+    /// What happens when the guest moves away.
+    pub(crate) migration: MigrationOptions,
 }
 
 /// The configuration in force.
@@ -150,6 +155,7 @@ pub fn resolve(
             socket: options.socket,
             fd: options.fd,
             one_off: options.one_off,
+            migration: options.migration,
         },
         pasta,
         run: options.run,

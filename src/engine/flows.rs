@@ -275,10 +275,20 @@ impl Flows {
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        if self.table.get(id).is_some() {
-            self.one_shots.remove(&mut self.table, id.slot());
-        }
-        let Some(flow) = self.table.remove(id) else { return };
+        self.take_out(id);
+    }
+
+    /// Ends a flow whose socket lives on: nothing is heard of it any more.
+    pub(crate) fn take(&mut self, id: FlowId) -> Option<OwnedFd> {
+        let socket = self.take_out(id)?.socket;
+        let _ = epoll::delete(&*self.watch.epoll, &socket);
+        Some(socket)
+    }
+
+    fn take_out(&mut self, id: FlowId) -> Option<FlowState> {
+        self.table.get(id)?;
+        self.one_shots.remove(&mut self.table, id.slot());
+        let flow = self.table.remove(id)?;
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&key(protocol, side), id.slot());
@@ -291,6 +301,7 @@ impl Flows {
         if matches!(&flow.state.kind, FlowKind::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
         }
+        Some(flow.state)
     }
 
     /// Notes that the guest, or whom it talks to, has answered in a UDP or echo flow.

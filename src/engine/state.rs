@@ -29,6 +29,8 @@ pub(crate) struct FlowState {
     pub(crate) ready: bool,
     /// Already on the list of flows that wait for room in the guest's buffers.
     pub(crate) starved: bool,
+    /// Nothing is done with it: it is on its way to another program.
+    pub(crate) frozen: bool,
     /// The guest's queue that its last frame came from: frames to it go there.
     pub(crate) queue: u8,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
@@ -44,8 +46,8 @@ pub(crate) struct FlowState {
 impl FlowState {
     /// State of a new flow.
     pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        let (ready, starved, place) = (false, false, Place::default());
-        Self { socket, ready, starved, queue: 0, scheduled: None, place, epoch, kind }
+        let (ready, starved, frozen, place) = (false, false, false, Place::default());
+        Self { socket, ready, starved, frozen, queue: 0, scheduled: None, place, epoch, kind }
     }
 
     /// The socket.
@@ -174,6 +176,8 @@ pub(crate) struct TcpState {
     pub(crate) half_open: bool,
     /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
     pub(crate) admission: Option<Admission>,
+    /// What is to be written before anything else.
+    pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 impl TcpState {
@@ -190,7 +194,34 @@ impl TcpState {
             urgent: false,
             half_open: false,
             admission: None,
+            backlog: None,
         }
+    }
+}
+
+/// What a connection has brought along from another program: bytes that the guest was told have been taken, and
+/// that were not sent yet.
+pub(crate) struct Backlog {
+    bytes: Vec<u8>,
+    written: usize,
+    /// The guest's stream ends behind them.
+    pub(crate) ends: bool,
+}
+
+impl Backlog {
+    /// `bytes`, and the end of the stream if it `ends`.
+    pub(crate) fn new(bytes: Vec<u8>, ends: bool) -> Self {
+        Self { bytes, written: 0, ends }
+    }
+
+    /// What is left.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// So many more were written.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
     }
 }
 
@@ -254,6 +285,16 @@ pub(crate) struct Delivered {
     pub(crate) cut: u32,
     /// The number of the datagram that those are of.
     pub(crate) identification: u32,
+}
+
+impl PeekOffset {
+    /// The same place, when so many bytes have left the head of the queue.
+    pub(crate) fn moved(self, bytes: u32) -> Self {
+        match self {
+            Self::At(offset) => Self::At(offset.saturating_sub(bytes)),
+            other => other,
+        }
+    }
 }
 
 /// A UDP or echo pseudo-flow.

@@ -4,6 +4,7 @@
 pub(crate) mod budget;
 pub mod fwd;
 pub(crate) mod index;
+pub(crate) mod migration;
 pub mod neighbours;
 pub mod network;
 pub(crate) mod reassembly;

@@ -60,6 +60,11 @@ impl Endpoint {
         Ipv6Addr::from(self.address).to_canonical()
     }
 
+    /// The address as one of IPv6, a v4-mapped one for IPv4.
+    pub(crate) fn octets(self) -> [u8; 16] {
+        self.address
+    }
+
     /// The port, or the identifier of an echo flow.
     pub(crate) fn port(self) -> u16 {
         self.port

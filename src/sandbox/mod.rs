@@ -70,6 +70,8 @@ pub enum Program {
     Pasta,
     /// pasta's helper.
     SocketMaker,
+    /// passt-repair, the helper of migrations.
+    Repair,
 }
 
 /// What of pasta's set-up needs capabilities.
@@ -150,7 +152,7 @@ pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,
-        Program::Passt | Program::SocketMaker => Capabilities::empty(),
+        Program::Passt | Program::SocketMaker | Program::Repair => Capabilities::empty(),
     };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
 }

@@ -357,7 +357,12 @@ pub fn set_int(
     set_bytes(socket, level, name, &value.to_ne_bytes())
 }
 
-fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+pub(super) fn set_bytes(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> Result<(), Errno> {
     let len = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes of `value`.
     let rc =

@@ -18,6 +18,7 @@ mod guest;
 mod hostile;
 mod icmp;
 mod leaks;
+mod migration;
 mod mtu;
 mod namespace;
 mod neighbours;

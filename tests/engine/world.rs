@@ -321,11 +321,15 @@ impl<P: GuestEnd> World<P> {
                     let exit = self.sources[index as usize].on_event(&mut self.engine, out);
                     assert_eq!(exit, None, "a source that ends the loop");
                 }
+                Some(Token::Migration(part)) => {
+                    let (_, out) = self.port.halves();
+                    self.engine.on_migration_event(out, part);
+                }
                 other => panic!("an event of {other:?}"),
             }
         }
         let mut frames = false;
-        while self.engine.ingress(&mut self.port, &mut self.batch) {
+        while !self.engine.holds_frames() && self.engine.ingress(&mut self.port, &mut self.batch) {
             frames = true;
         }
         let (_, out) = self.port.halves();

@@ -26,6 +26,14 @@ CASES=(
     guest_address_changed front_end_restarted program_ends
 )
 
+# For a guest that moves between two hosts (migrate.sh).
+# shellcheck disable=SC2034
+MIGRATE_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
+    saved_and_restored program_ends
+)
+
 # For a guest with four queue pairs; the rest it has in common with one that has one.
 # shellcheck disable=SC2034
 QUEUE_CASES=(
@@ -347,7 +355,7 @@ case_front_end_restarted() {
 # Last, for nothing works after it.
 case_program_ends() {
     stop_guest
-    kill -TERM "$(cat "$WORLD/passt.pid")"
-    until_true 10 test -s "$WORLD/passt.status"
-    same "$(cat "$WORLD/passt.status")" 0
+    kill -TERM "$(cat "$WORLD/$SIDE.pid")"
+    until_true 10 test -s "$WORLD/$SIDE.status"
+    same "$(cat "$WORLD/$SIDE.status")" 0
 }

@@ -1,7 +1,6 @@
 //! The feature words: virtio (virtio 1.2, sections 5.1.3 and 6) and vhost-user protocol features.
 //!
-//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the dirty log
-//! and device state (migration), in-order use, in-flight tracking, the packed ring, and translation by an IOMMU
+//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: in-order use, in-flight tracking, the packed ring, and translation by an IOMMU
 //! (`ACCESS_PLATFORM`): each address of a ring would have to be asked for at the front-end, and what is on its
 //! way to wait for the answer. QEMU says `iommu_platform=true is not supported by the device` then.
 
@@ -18,13 +17,17 @@ const PROTOCOL_FEATURES: u32 = 30;
 
 /// Bytes of the header without the number of buffers.
 const LEGACY_HEADER_BYTES: usize = HEADER_BYTES - 2;
+/// vhost's own bit there (`VHOST_F_LOG_ALL`): written pages are marked in the dirty log. Acknowledged by the
+/// front-end while it wants that; the driver never sees it.
+const LOG_ALL: u32 = 26;
 
 /// Offered virtio bits that depend on no option.
-const ALWAYS: [u32; 24] = [
+const ALWAYS: [u32; 25] = [
     VIRTIO_F_VERSION_1,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
     PROTOCOL_FEATURES,
+    LOG_ALL,
     net::VIRTIO_NET_F_MRG_RXBUF,
     net::VIRTIO_NET_F_CSUM,
     net::VIRTIO_NET_F_GUEST_CSUM,
@@ -56,12 +59,14 @@ pub(crate) fn offered(with_mac: bool) -> u64 {
 /// The protocol features that are served. The vhost crate adds REPLY_ACK, which it implements.
 pub(crate) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::DEVICE_STATE
 }
 
 /// A virtio feature word that was acknowledged.
@@ -87,6 +92,11 @@ impl Features {
     /// Rings are switched by SET_VRING_ENABLE; without it they are always enabled.
     pub(crate) fn protocol_features(self) -> bool {
         self.has(PROTOCOL_FEATURES)
+    }
+
+    /// Written pages are to be marked in the dirty log.
+    pub(crate) fn log_all(self) -> bool {
+        self.has(LOG_ALL)
     }
 
     /// Notifications are suppressed by index, not by flag.
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn offers_nothing_that_is_not_served() {
         let word = offered(true);
-        for bit in [net::VIRTIO_NET_F_RSS, net::VIRTIO_NET_F_HASH_REPORT, 2, 26, 33, 34, 35] {
+        for bit in [net::VIRTIO_NET_F_RSS, net::VIRTIO_NET_F_HASH_REPORT, 2, 33, 34, 35] {
             assert_eq!(word & (1 << bit), 0, "bit {bit}");
         }
         assert_eq!(word & !offered(false), 1 << net::VIRTIO_NET_F_MAC);

@@ -30,6 +30,7 @@ use passt_frame::{
     Stopped, ToGuest, ToGuestList,
 };
 
+use crate::dirty_log::DirtyLog;
 use crate::mem::Span;
 use crate::ring::{Chain, Direction, Ring, RingFault};
 use crate::vring::{Vring, VringUser};
@@ -440,6 +441,23 @@ impl RxHalf {
         count
     }
 
+    /// Marks the bytes of the frames that are done, and their virtio headers, as written.
+    fn mark(&self, log: &DirtyLog, list: &ToGuestList, done: &[FrameDone]) {
+        let memory = &self.vring.memory;
+        let mut headers = self.headers.iter();
+        for (index, (frame, done)) in self.frames.iter().zip(done).enumerate() {
+            for header in headers.by_ref().take(frame.header_pieces) {
+                log.mark_host(memory, header.base(), header.len() as usize);
+            }
+            let mut left = list.frame_len(done.payload_len) as usize;
+            for piece in list.pieces(index) {
+                let len = piece.len().min(left);
+                left -= len;
+                log.mark_host(memory, piece.base(), len);
+            }
+        }
+    }
+
     /// Settles the buffers up to the last used one; those not needed before it become spare, those
     /// behind it are un-popped.
     fn settle(&mut self, ring: &mut Ring, last_used: usize) {
@@ -520,6 +538,9 @@ unsafe impl ToGuest for RxHalf {
             }
             buffer = range.end;
             piece += frame.header_pieces;
+        }
+        if let Some(log) = &self.vring.log {
+            self.mark(log, list, done);
         }
         self.settle(&mut ring, last_used);
         self.vring.ring = Some(ring);

@@ -174,6 +174,35 @@ pub struct PastaOptions {
     pub(crate) words: Vec<OsString>,
 }
 
+/// Where the helper of migrations connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Repair {
+    /// Beside the socket of clients, with `.repair` behind its name.
+    #[default]
+    Beside,
+    /// At this path.
+    At(PathBuf),
+    /// Nowhere: connections do not migrate.
+    Nowhere,
+}
+
+/// What happens when the guest moves away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MigrationOptions {
+    /// `--repair-path`.
+    pub(crate) repair: Repair,
+    /// `--migrate-exit`: the program ends.
+    pub(crate) exit: bool,
+    /// `--migrate-no-linger`: the sockets of its connections are closed.
+    pub(crate) no_linger: bool,
+}
+
+impl From<PathBuf> for Repair {
+    fn from(path: PathBuf) -> Self {
+        if path.as_os_str() == "none" { Self::Nowhere } else { Self::At(path) }
+    }
+}
+
 /// The command line, read and checked on its own: nothing of the host is in here.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -187,6 +216,8 @@ pub struct Options {
     pub(crate) fd: Option<i32>,
     /// End when the guest disconnects; implied by `--fd`.
     pub(crate) one_off: bool,
+    /// What happens when the guest moves away.
+    pub(crate) migration: MigrationOptions,
     /// `--mtu`.
     pub(crate) mtu: u16,
     /// `--mac-addr`.
@@ -242,6 +273,7 @@ impl Default for Options {
             socket: None,
             fd: None,
             one_off: false,
+            migration: MigrationOptions::default(),
             mtu: value::DEFAULT_MTU,
             mac: Mac::OURS,
             address_v4: None,

@@ -3,7 +3,7 @@
 use super::definition::{
     Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
 };
-use super::{Ending, Mode, Only, extra, value};
+use super::{Ending, Mode, Only, Repair, extra, value};
 use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
@@ -12,7 +12,6 @@ const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
 const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
 const PORTS: &str = "ports; see --help";
-const NO_MIGRATION: &str = "Leave it out: the guest's connections end when it migrates";
 
 /// Every option.
 pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
@@ -160,29 +159,26 @@ const LINK: &[Definition] = &[
     .help_in_pasta("Descriptor of an open tap device to use instead of a new one"),
     flag(Some('1'), "one-off", |o| o.one_off = true, "End when the first client disconnects")
         .passt(),
-    unsupported(
+    path(
         None,
         "repair-path",
-        Some("PATH"),
-        "Leave it out, or say none: the guest's connections end when it migrates",
-        "Socket of the migration helper, or none; only none is supported yet",
+        |o, path| o.migration.repair = Repair::from(path),
+        "Socket of the migration helper, or none; default: the name of --socket, and .repair",
     )
     .vhost_user()
     .idle_with("none"),
-    unsupported(
+    flag(
         None,
         "migrate-exit",
-        None,
-        NO_MIGRATION,
-        "End after migration (deprecated); not supported yet",
+        |o| o.migration.exit = true,
+        "End when the guest has moved away (deprecated)",
     )
     .vhost_user(),
-    unsupported(
+    flag(
         None,
         "migrate-no-linger",
-        None,
-        NO_MIGRATION,
-        "Close sockets on migration (deprecated); not supported yet",
+        |o| o.migration.no_linger = true,
+        "Close sockets when the guest has moved away (deprecated)",
     )
     .vhost_user(),
 ];

@@ -106,9 +106,8 @@ fn options_of_later_are_refused_by_name_with_a_cure() {
     for (words, text) in [
         (&["passt", "-c", "/c"][..], "--conf-path is not supported yet"),
         (&["pasta", "--conf-path=/c"], "--conf-path is not supported yet"),
-        (&["passt", "--vhost-user", "--repair-path", "/r"], "--repair-path is not supported yet"),
-        (&["passt", "--vhost-user", "--migrate-exit"], "--migrate-exit is not supported yet"),
         (&["passt", "--migrate-no-linger"], "--migrate-no-linger is for vhost-user mode only"),
+        (&["passt", "--migrate-exit"], "--migrate-exit is for vhost-user mode only"),
         (&["passt", "--repair-path", "/r"], "--repair-path is for vhost-user mode only"),
     ] {
         let error = read(words).unwrap_err();
@@ -119,6 +118,24 @@ fn options_of_later_are_refused_by_name_with_a_cure() {
         let words: Vec<_> = words.iter().chain(&["--repair-path", "none"]).copied().collect();
         assert!(matches!(read(&words), Ok(Command::Run(_))), "{words:?}");
     }
+}
+
+#[test]
+fn the_helper_of_migrations_is_found_beside_the_socket_or_elsewhere() {
+    let repair = |words: &[&str]| {
+        let words: Vec<_> = ["passt", "--vhost-user"].iter().chain(words).copied().collect();
+        match read(&words) {
+            Ok(Command::Run(options)) => {
+                let migration = options.migration;
+                (migration.repair, migration.exit, migration.no_linger)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(repair(&[]), (Repair::Beside, false, false));
+    let all = repair(&["--repair-path", "/r", "--migrate-exit", "--migrate-no-linger"]);
+    assert_eq!(all, (Repair::At("/r".into()), true, true));
+    assert_eq!(repair(&["--repair-path", "none"]), (Repair::Nowhere, false, false));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use passt_frame::ToGuest;
+use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{self as rnet, sockopt};
 
@@ -14,7 +14,7 @@ use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{FlowKind, PeekOffset, TcpState};
+use crate::engine::state::{FlowKind, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -52,10 +52,14 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
             refused::on_connected(tcp, flow.state.socket.as_fd());
             tcp.conn.on_socket(now, SocketEvent::Connected);
         }
-    } else if has(EventFlags::OUT) {
-        tcp.conn.on_socket(now, SocketEvent::Writable);
+    } else if has(EventFlags::OUT) && !write_backlog(core, id) {
+        return;
     }
+    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
     if !tcp.connecting {
+        if has(EventFlags::OUT) {
+            tcp.conn.on_socket(now, SocketEvent::Writable);
+        }
         tcp.urgent |= has(EventFlags::PRI);
         if has(EventFlags::IN) {
             tcp.conn.on_socket(now, SocketEvent::Readable);
@@ -195,7 +199,7 @@ fn admission_end(tcp: &mut TcpState, now: Timestamp) -> Option<Timestamp> {
     (progress == from && now < until).then_some(until)
 }
 
-fn close(core: &mut Core, id: FlowId, reset: bool) {
+pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
     if let Some(flow) = core.flows.table.get_mut(id) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
@@ -245,7 +249,10 @@ impl Driven<'_> {
                 Action::QueryRoom => self.query_room(),
                 Action::WatchWritable => self.watch_writable(),
                 Action::ShutdownWrite => self.shutdown_write(),
-                Action::Close { reset } => return Turn::Over { reset },
+                // Who closes before all was written, which takes both ends, tells the peer that it misses some.
+                Action::Close { reset } => {
+                    return Turn::Over { reset: reset || self.tcp.backlog.is_some() };
+                }
             }
         }
         Turn::Unfinished
@@ -280,9 +287,7 @@ impl Driven<'_> {
                 self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
             }
         }
-        if let PeekOffset::At(offset) = &mut self.tcp.peek {
-            *offset = offset.saturating_sub(bytes);
-        }
+        self.tcp.peek = self.tcp.peek.moved(bytes);
         if self.tcp.urgent {
             // A read that begins at the head of the queue may get further now.
             self.tcp.conn.on_socket(self.now, SocketEvent::Readable);
@@ -290,7 +295,13 @@ impl Driven<'_> {
     }
 
     fn query_room(&mut self) {
-        self.tcp.conn.on_room(stream::send_buffer(self.socket).map_or(0, room));
+        // What was brought along comes first.
+        let free = if self.tcp.backlog.is_some() {
+            Ok(0)
+        } else {
+            stream::send_buffer(self.socket).map(room)
+        };
+        self.tcp.conn.on_room(free.unwrap_or(0));
     }
 
     fn watch_writable(&mut self) {
@@ -301,12 +312,46 @@ impl Driven<'_> {
     }
 
     fn shutdown_write(&mut self) {
+        if let Some(backlog) = &mut self.tcp.backlog {
+            backlog.ends = true;
+            return;
+        }
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
             self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
         }
     }
+}
+
+/// Writes what a connection has brought along, as far as the socket takes it, and its end. True when nothing is
+/// left.
+pub(super) fn write_backlog(core: &mut Core, id: FlowId) -> bool {
+    let now = core.now;
+    let Some(flow) = core.flows.table.get_mut(id) else { return true };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return true };
+    let Some(mut backlog) = tcp.backlog.take() else { return true };
+    let socket = flow.state.socket.as_fd();
+    let flags = rnet::SendFlags::DONTWAIT | rnet::SendFlags::NOSIGNAL;
+    while !backlog.rest().is_empty() {
+        match rnet::send(socket, backlog.rest(), flags) {
+            Ok(written) => backlog.wrote(written),
+            Err(Errno::AGAIN) => {
+                tcp.backlog = Some(backlog);
+                return false;
+            }
+            Err(_) => {
+                tcp.conn.on_socket(now, SocketEvent::Failed);
+                core.flows.mark_ready(id);
+                return true;
+            }
+        }
+    }
+    if backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err() {
+        tcp.conn.on_socket(now, SocketEvent::Failed);
+    }
+    core.flows.mark_ready(id);
+    true
 }
 
 /// Payload bytes that a send buffer takes now. The kernel charges each packet's overhead against the

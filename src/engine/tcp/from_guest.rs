@@ -58,8 +58,12 @@ fn write(
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
     let socket = flow.state.socket.as_fd();
-    tcp.nagle.before_write(socket);
-    let written = send(socket);
+    let written = if tcp.backlog.is_some() {
+        Err(Errno::AGAIN)
+    } else {
+        tcp.nagle.before_write(socket);
+        send(socket)
+    };
     let taken = written.unwrap_or(0);
     tcp.conn.on_written(now, taken);
     match written {
@@ -110,6 +114,10 @@ pub(in crate::engine) fn from_guest(
     run.flow = Some((id, side));
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
+    if flow.state.frozen {
+        run.flow = None;
+        return Err(DropReason::LinkDown);
+    }
     let accept = tcp.conn.on_segment(core.now, &head.segment);
     core.flows.mark_ready(id);
     if let Some(reason) = accept.dropped {

@@ -8,11 +8,13 @@
 //! | `drive` | events, timers, and what the machine wants done about them |
 //! | `refused` | connections that the host could not make |
 //! | `data` | payload from the socket to the guest |
+//! | `moved` | connections that come from another program, or go to one |
 
 mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod moved;
 mod refused;
 
 use std::os::fd::OwnedFd;
@@ -23,6 +25,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use drive::{drive, on_event, on_room, on_timer};
 pub(super) use from_guest::{StreamRun, from_guest, whole_from_guest};
 pub(super) use inbound::accepted;
+pub(super) use moved::{end, end_all, go_on, lose, reset, take_over};
 
 use super::core::{Core, Settings};
 use super::state::{FlowKind, FlowState, PeekOffset, TcpState};

@@ -88,7 +88,7 @@ impl Conn {
         conn
     }
 
-    fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
+    pub(super) fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
         Self {
             active_at: now,
             send: Send::new(opening.isn),

@@ -53,6 +53,7 @@ mod ack;
 mod boundary;
 mod conn;
 mod doubt;
+mod image;
 mod input;
 mod isn;
 pub mod limits;
@@ -65,6 +66,7 @@ use crate::wire::seq::SeqNr;
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
 pub use conn::{Conn, Opening};
+pub use image::{Ends, Image, NoConn};
 pub(crate) use isn::InitialNumbers;
 pub use retry::TcpConfig;
 

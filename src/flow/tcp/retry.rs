@@ -122,6 +122,16 @@ impl Retry {
         std::mem::replace(&mut self.handshake, Handshake::Hastened) == Handshake::UnderWay
     }
 
+    /// Timeouts since the guest last gave a sign of progress.
+    pub(crate) fn count(&self) -> u8 {
+        self.count
+    }
+
+    /// Goes on after `count` timeouts of data.
+    pub(crate) fn resume(&mut self, count: u8) {
+        (self.count, self.backoff) = (count, count);
+    }
+
     /// The handshake is done.
     pub(crate) fn established(&mut self) {
         self.handshake = if self.count > 0 { Handshake::Slow } else { Handshake::Done };

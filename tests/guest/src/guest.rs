@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::client::{Client, request};
 use crate::header::NetHeader;
+use crate::log::DirtyLog;
 use crate::memory::{GuestMemory, USER_BASE};
 use crate::ring::{Buffer, DriverRing};
 
@@ -42,6 +43,7 @@ pub mod bit {
     pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     pub const MQ: u64 = 1 << 22;
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub const LOG_ALL: u64 = 1 << 26;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -121,6 +123,8 @@ pub struct Guest {
     pub pair: usize,
     /// Acknowledged features.
     pub features: u64,
+    /// SET_VRING_ADDR says where the used ring is in the dirty log.
+    pub log_rings: bool,
     options: Options,
     kicks: Vec<OwnedFd>,
     calls: Vec<OwnedFd>,
@@ -160,6 +164,7 @@ impl Guest {
             memory,
             pair: 0,
             features: 0,
+            log_rings: false,
             options,
             kicks: (0..rings).map(counter).collect(),
             calls: (0..rings).map(counter).collect(),
@@ -215,7 +220,7 @@ impl Guest {
     /// Features, protocol features, owner, call and error descriptors, enable.
     pub fn negotiate(&mut self, pump: &mut dyn FnMut()) {
         let offered = self.ask(request::GET_FEATURES, &[], pump);
-        self.features = offered & self.options.features;
+        self.features = offered & self.options.features & !bit::LOG_ALL;
         if self.features & bit::PROTOCOL_FEATURES != 0 {
             let protocol = self.ask(request::GET_PROTOCOL_FEATURES, &[], pump);
             let protocol = protocol & self.options.protocol;
@@ -271,6 +276,31 @@ impl Guest {
         self.send(request::SET_MEM_TABLE, &body, &[self.memory.fd()]);
     }
 
+    /// Has written pages marked in `log` from now on, in QEMU's order.
+    pub fn start_log(&mut self, log: &DirtyLog, pump: &mut dyn FnMut()) {
+        self.set_log(log);
+        pump();
+        assert_eq!(self.client.reply_u64(), Some(0), "the log was taken");
+        self.set_logging(true);
+        pump();
+    }
+
+    /// SET_LOG_BASE.
+    pub fn set_log(&self, log: &DirtyLog) {
+        let body = [log.len().to_ne_bytes(), [0; 8]].concat();
+        self.send(request::SET_LOG_BASE, &body, &[log.fd()]);
+    }
+
+    /// Switches logging on or off: features, then the places of all rings.
+    pub fn set_logging(&mut self, on: bool) {
+        self.log_rings = on;
+        let features = self.features | if on { bit::LOG_ALL } else { 0 };
+        self.send(request::SET_FEATURES, &features.to_ne_bytes(), &[]);
+        for index in 0..self.rings.len() {
+            self.send_address(index);
+        }
+    }
+
     /// The messages that start ring `index` where it stands.
     pub fn start_ring(&mut self, index: usize) {
         let base = self.rings[index].last_used();
@@ -295,11 +325,12 @@ impl Guest {
     /// SET_VRING_ADDR.
     pub fn send_address(&self, index: usize) {
         let ring = &self.rings[index];
-        let mut body = state(self.number(index), 0).to_vec();
+        let mut body = state(self.number(index), self.log_rings.into()).to_vec();
         for at in [ring.descriptors, ring.used, ring.available] {
             body.extend_from_slice(&(USER_BASE + at).to_ne_bytes());
         }
-        body.extend_from_slice(&0u64.to_ne_bytes());
+        let in_log = if self.log_rings { ring.used } else { 0 };
+        body.extend_from_slice(&in_log.to_ne_bytes());
         self.send(request::SET_VRING_ADDR, &body, &[]);
     }
 

@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod carry;
 mod crowd;
 mod dhcpv6;
 mod dns;
@@ -22,6 +23,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// What a command says: one line, or why its promise was not kept.
 pub type Outcome = Result<String, Box<dyn Error>>;
@@ -38,6 +40,7 @@ usage: nettool COMMAND ARGUMENT...
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
   gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
+  carry SECONDS COUNT ADDR:PORT...  COUNT connections of four kinds for so long; compare all
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
@@ -71,6 +74,9 @@ fn run(words: &[String]) -> Outcome {
         ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
         ["gather", at, count] => crowd::gather(parse(at)?, parse(count)?),
         ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
+        ["carry", seconds, count, to @ ..] if !to.is_empty() => {
+            carry::carry(Duration::from_secs(parse(seconds)?), parse(count)?, &parse_all(to)?)
+        }
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
         ["udp-error", to] => udp::error(parse(to)?),

@@ -93,7 +93,11 @@ fn put(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-fn verdict(to: SocketAddr, seed: u64) -> io::Result<String> {
+/// The verdict that the server keeps of the request `late` with `seed`.
+///
+/// # Errors
+/// What the stream reports.
+pub fn verdict(to: SocketAddr, seed: u64) -> io::Result<String> {
     let mut stream = open(to)?;
     writeln!(stream, "verdict {seed}")?;
     read_all(stream)
