@@ -103,6 +103,8 @@ migrate() {
     return 1
 }
 
+runs() { monitor query-status | grep '"status": "running"' >/dev/null; }
+
 # hop: the guest goes to the other host, and the network finds it there.
 hop() {
     local from=$HOST to
@@ -111,12 +113,22 @@ hop() {
     at_host "$to"
     start_side "unix:$WORLD/hop.sock"
     until_true 10 test -S "$WORLD/hop.sock"
+    [ -z "${HELPED:-}" ] || help_side
     at_host "$from"
+    [ -z "${HELPED:-}" ] || help_side
     migrate "unix:$WORLD/hop.sock"
     reach "$to"
     end_side
     at_host "$to"
+    # What is typed before would be lost.
+    until_true 10 runs
     take_console
+}
+
+# help_side: what switches sockets to repair for the program here, with a privilege that this has not. It ends when the
+# program has no need of it any more.
+help_side() {
+    in_net "$HOST" /run/bin/passt-repair "$WORLD/$SIDE.sock.repair" >>"$LOGS/repair.log" 2>&1 &
 }
 
 # network_works SEED: new connections, made from either side, by both protocols.
@@ -174,6 +186,25 @@ case_migrated_ten_times() {
     done
 }
 
+# Connections of either side and both families, idle, busy and half-closed, go along.
+case_connections_go_along() {
+    # shellcheck disable=SC2034 # hop reads it
+    local HELPED=yes
+    guest 5 "nettool carry 14 100 $SERVER4:5000 [$SERVER6]:5000 >/tmp/carry 2>&1 &"
+    outside carry 14 100 "$HOST4:7001" "[$HOST6]:7001" >"$WORLD/carry" 2>&1 &
+    until_true 20 all_open
+    hop
+    hop
+    hop
+    hop
+    until_true 60 all_ended
+    holds "$(guest 5 'tail -n 1 /tmp/carry')" 'ok 100 connections'
+    holds "$(tail -n 1 "$WORLD/carry")" 'ok 100 connections'
+    cat "$WORLD/carry"
+}
+all_open() { guest 5 'grep -q open /tmp/carry' && grep -q open "$WORLD/carry"; }
+all_ended() { [ "$(guest 5 'wc -l </tmp/carry')" -eq 2 ] && [ "$(wc -l <"$WORLD/carry")" -eq 2 ]; }
+
 # There is nobody to take the guest: it goes on where it is.
 case_migration_that_fails() {
     if migrate "exec:head -c 1000000 >/dev/null"; then
@@ -195,8 +226,6 @@ copy_and_go_on() {
     until_true 10 runs
 }
 
-runs() { monitor query-status | grep '"status": "running"'; }
-
 # As `virsh save` and `virsh restore` do: later, by other processes, on the other host.
 case_saved_and_restored() {
     same_addresses_after save_and_restore
@@ -208,7 +237,7 @@ save_and_restore() {
     at_host "$(other_host)"
     start_side "exec:cat $WORLD/state"
     reach "$HOST"
-    take_console
     until_true 30 runs
+    take_console
     rm "$WORLD/state"
 }
