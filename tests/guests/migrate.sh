@@ -241,3 +241,38 @@ save_and_restore() {
     take_console
     rm "$WORLD/state"
 }
+
+# job COMMAND ID ARGUMENTS: one of the emulator's jobs, to its good end.
+job() {
+    monitor "$1" "{\"job-id\": \"$2\", $3}" >/dev/null
+    until_true 30 concluded
+    monitor query-jobs
+    [ -z "$(monitor query-jobs | grep '"error"')" ]
+    monitor job-dismiss "{\"id\": \"$2\"}" >/dev/null
+}
+concluded() { monitor query-jobs | grep '"status": "concluded"' >/dev/null; }
+
+# make_disk: an image that takes snapshots, and is no device of the guest's.
+make_disk() {
+    job blockdev-create a "\"options\": {\"driver\": \"file\", \"filename\": \"$WORLD/disk\", \"size\": 0}"
+    monitor blockdev-add "{\"driver\": \"file\", \"filename\": \"$WORLD/disk\", \"node-name\": \"file\"}"
+    job blockdev-create b '"options": {"driver": "qcow2", "file": "file", "size": 1048576}'
+    monitor blockdev-add '{"driver": "qcow2", "file": "file", "node-name": "disk"}'
+}
+
+# As `savevm` and `loadvm`: the guest goes on from where it was, and what it does not know of ends for its peer, too.
+case_snapshot_loaded() {
+    local snapshot='"tag": "then", "vmstate": "disk", "devices": ["disk"]'
+    make_disk
+    job snapshot-save c "$snapshot"
+    until_true 10 runs
+    network_works 141
+    outside get "$HOST4:7001" 2000000000 142 >"$WORLD/get" &
+    sleep 1
+    same "$(cat "$WORLD/get")" ''
+    job snapshot-load d "$snapshot"
+    until_true 10 runs
+    until_true 2 test -s "$WORLD/get"
+    holds "$(cat "$WORLD/get")" reset
+    network_works 143
+}
