@@ -808,7 +808,8 @@ case_ra_options_added() {
 # An address is given beside a prefix that is not, and given back.
 case_dhcpv6_dhclient() {
     local found
-    found=$(pasta -- bash -ec 'ip link set uplink up; sleep 2
+    found=$(pasta -- bash -ec 'ip link set uplink up
+        timeout 20 sh -c "until ip -6 -o addr show dev uplink scope link | grep inet6 | grep -v tentative; do sleep 0.2; done"
         arguments="-6 -N -P -v -sf /bin/true -lf $PWD/leases6 -pf $PWD/dhclient6.pid"
         timeout 60 dhclient -1 $arguments uplink; grep iaaddr leases6
         timeout 60 dhclient -r $arguments uplink' 2>&1) || { echo "$found"; return 1; }
