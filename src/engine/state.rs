@@ -146,6 +146,8 @@ pub(crate) struct TcpState {
     pub(crate) nagle: Nagle,
     /// Bytes that the last read got: how much room to reserve for the next.
     pub(crate) last_read: u32,
+    /// What the guest had been handed at the last timeout, as the link counts.
+    pub(crate) handed: u64,
     /// The handshake of the host socket has not finished.
     pub(crate) connecting: bool,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
@@ -160,7 +162,8 @@ impl TcpState {
     /// State of a new connection.
     pub(crate) fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
         let (connecting, urgent, half_open) = (false, false, false);
-        Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
+        let (last_read, handed, admission) = (0, 0, None);
+        Self { conn, peek, nagle, last_read, handed, connecting, urgent, half_open, admission }
     }
 }
 

@@ -24,6 +24,7 @@ mod queues;
 mod returning;
 mod room;
 mod services;
+mod set_back;
 mod slot_port;
 mod starved;
 mod tails;
