@@ -327,6 +327,12 @@ impl Engine {
         self.on_link_room();
     }
 
+    /// The guest's machine was set back to an earlier state. It may not know its connections as they are: what does not
+    /// fit ends.
+    pub fn on_guest_set_back(&mut self) {
+        tcp::on_guest_set_back(&mut self.core);
+    }
+
     /// The link has room toward the guest again.
     pub fn on_link_room(&mut self) {
         self.unfed = self.core.flows.starved_count();
@@ -436,7 +442,7 @@ impl Engine {
             _ if flow.state.frozen => {}
             FlowKind::Tcp(_) => {
                 self.expired.tcp += 1;
-                tcp::on_timer(core, id);
+                tcp::on_timer(core, out, id);
             }
             FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
                 datagrams::on_timer(core, id);

@@ -164,6 +164,8 @@ pub(crate) struct TcpState {
     pub(crate) nagle: Nagle,
     /// Bytes that the last read got: how much room to reserve for the next.
     pub(crate) last_read: u32,
+    /// What the guest had been handed at the last timeout, as the link counts.
+    pub(crate) handed: u64,
     /// The handshake of the host socket has not finished.
     pub(crate) connecting: bool,
     /// ICMP errors are queued until then: the guest looks for routers.
@@ -188,6 +190,7 @@ impl TcpState {
             peek,
             nagle,
             last_read: 0,
+            handed: 0,
             connecting: false,
             probes: false,
             unreachable: None,

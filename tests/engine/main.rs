@@ -28,6 +28,7 @@ mod reserved;
 mod returning;
 mod room;
 mod services;
+mod set_back;
 mod slot_port;
 mod starved;
 mod stations;

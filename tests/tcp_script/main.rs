@@ -870,6 +870,28 @@ mod recovery {
     }
 
     #[test]
+    fn while_the_guest_stands_still_nothing_is_counted_or_sent_again() {
+        let again = "t 1000\ndata 0 1460 1\n= sent 1460";
+        let stopped = "unread 2000\n".repeat(150);
+        let goes_on = "> A 1 ack=3001\ndiscard 3000";
+        script(&[OPEN, IN_FLIGHT, again, &stopped, goes_on]);
+        // What it does not read has its time again from when it does.
+        let mut player = super::play(&[OPEN, IN_FLIGHT, again, &stopped].join("\n"));
+        for seconds in [2, 4, 8, 16, 32, 64] {
+            player.go_on(&format!("t {seconds}000\ndata 0 1460 1\n= sent 1460"));
+        }
+        player.go_on("t 120000\n< RA 3001 ack=1\nreset");
+        // So does a SYN, and a FIN.
+        let mut player = super::play(super::INBOUND);
+        player.go_on(&"unread 1000\n".repeat(30));
+        player.go_on("t 1000\n< S 0 mss=1000 ws=8\n> SA 0 ack=1\n< A 1 ack=1");
+        script(&[OPEN, super::PEER_CLOSED, &stopped, "> A 1 ack=2"]);
+        // For ever is too long.
+        let hours = "unread 7199000\nunread 1000\n< RA 3001 ack=1\nreset";
+        script(&[OPEN, IN_FLIGHT, hours]);
+    }
+
+    #[test]
     fn rfc9293_3_8_3_seven_timeouts_then_reset() {
         let mut player = play(&[OPEN, IN_FLIGHT].join("\n"));
         for s in [1, 2, 4, 8, 16, 32, 64] {

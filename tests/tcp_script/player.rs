@@ -16,6 +16,7 @@
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
 //! | `discard 500`, `shutdown`, `watch`, `close`, `reset` | other actions; `reset` is a close |
 //! | `t 1000` | 1,000 ms pass; the timer runs if it is due |
+//! | `unread 1000` | the same, while the guest reads nothing of what it is sent |
 //! | `us 300` | 300 µs pass; what has waited for that may follow |
 //! | `delays` | first of all: acknowledgements of data may wait |
 //!
@@ -88,7 +89,7 @@ impl Player {
 
     fn input(&mut self, verb: &str, rest: &str, line: &str) -> bool {
         // A run is one input: nothing is polled between its segments and its write.
-        if matches!(verb, "!" | "t" | "us" | "port" | "setback") {
+        if matches!(verb, "!" | "t" | "unread" | "us" | "port" | "setback") {
             self.expect_quiet(line);
         }
         let now = self.now;
@@ -103,10 +104,13 @@ impl Player {
             "=" => self.conn().on_data(now, data(rest)),
             "delays" => self.config.acks_may_wait = true,
             "us" => self.now = now + Duration::from_micros(number(rest)),
-            "t" => {
+            "t" | "unread" => {
                 self.now = now + Duration::from_millis(number::<u64>(rest));
                 let now = self.now;
-                self.conn().on_timer(now);
+                match verb {
+                    "t" => self.conn().on_timer(now),
+                    _ => self.conn().on_timer_unread(now),
+                }
                 assert!(self.conn().deadline().is_none_or(|at| at > now), "{line}");
             }
             _ => return false,

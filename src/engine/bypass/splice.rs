@@ -99,7 +99,7 @@ fn add(
         target,
         nagle: [Nagle::Off, Nagle::Unwritten],
         pipes: [None, None],
-        queueing: queueing,
+        queueing,
     };
     let state = FlowState::new(accepted, core.net.epoch(), FlowKind::Splice(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;

@@ -81,12 +81,29 @@ pub(in crate::engine) fn on_room(core: &mut Core, id: FlowId) {
     }
 }
 
-/// The timer of a TCP flow.
-pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+/// The guest's machine was set back to an earlier state.
+pub(in crate::engine) fn on_guest_set_back(core: &mut Core) {
+    let ids: Vec<FlowId> = core.flows.table.ids().collect();
+    for id in ids {
+        if let Some(tcp) = tcp_mut(&mut core.flows, id) {
+            tcp.conn.on_guest_set_back();
+            core.flows.mark_ready(id);
+        }
+    }
+}
+
+/// The timer of a TCP flow. A timeout counts once the guest has taken what it was handed before the last one.
+pub(in crate::engine) fn on_timer(core: &mut Core, out: &dyn ToGuest, id: FlowId) {
     let now = core.now;
     let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
     if tcp.conn.deadline().is_some_and(|deadline| deadline <= now) {
-        tcp.conn.on_timer(now);
+        let delivery = out.delivery();
+        if delivery.taken >= tcp.handed {
+            tcp.handed = delivery.handed;
+            tcp.conn.on_timer(now);
+        } else {
+            tcp.conn.on_timer_unread(now);
+        }
         core.flows.mark_ready(id);
     } else {
         settle(core, id);

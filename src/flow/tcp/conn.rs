@@ -320,14 +320,26 @@ impl Conn {
 
     /// Time has passed. Does nothing if no deadline has.
     pub fn on_timer(&mut self, now: Timestamp) {
+        self.on_time(now, true);
+    }
+
+    /// The same, while the guest has not read yet what it was sent before the last timeout: its machine stands still.
+    /// Nothing is sent again, nothing is counted.
+    pub fn on_timer_unread(&mut self, now: Timestamp) {
+        self.on_time(now, false);
+    }
+
+    fn on_time(&mut self, now: Timestamp, reads: bool) {
         if self.is_over() {
             return;
         }
         if now.since(self.active_at) >= INACTIVITY {
             return self.abort();
         }
-        if self.retry.is_due(now) {
-            self.expire(now);
+        match self.retry.is_due(now) {
+            true if reads => self.expire(now),
+            true => self.retry.restart(now),
+            false => {}
         }
         if self.fin_ack_at().is_some_and(|at| at <= now) {
             self.acks = 1;

@@ -7,6 +7,16 @@ use std::time::Duration;
 
 use crate::{Caps, Errno, FrameDone, FromGuestBatch, GuestIovec, Stopped, ToGuestList};
 
+/// How much was handed to a guest since some time, and how much of it the guest is sure to have taken. In whatever unit
+/// the link counts; one that cannot tell counts nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// All that was committed.
+    pub handed: u64,
+    /// What the guest has taken of it; it takes everything in order.
+    pub taken: u64,
+}
+
 /// The half of a link that carries frames to the guest.
 ///
 /// # Safety
@@ -31,6 +41,11 @@ pub unsafe trait ToGuest {
     /// The frame is `header_len` plus `payload_len` bytes, and at least
     /// [`MIN_FRAME_BYTES`](crate::MIN_FRAME_BYTES) (the lease has written the zeros).
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]);
+
+    /// How far the guest is with what it was handed.
+    fn delivery(&self) -> Delivery {
+        Delivery::default()
+    }
 
     /// Takes the whole reservation back.
     fn cancel(&mut self, list: &ToGuestList);
