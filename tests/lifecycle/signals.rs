@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -17,6 +17,10 @@ use crate::rig::{NETWORK, unshare, until};
 
 /// With process ids of its own, and without.
 const WAYS: [&[&str]; 2] = [&[], &["--no-pidns"]];
+
+/// What is passed on.
+const SIGNALS: [Signal; 6] =
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
 /// Seconds to sleep for ever that no other process does.
 fn for_ever() -> String {
@@ -58,9 +62,25 @@ fn until_none_is_left(mark: &str) {
     until("no process left", || marked(mark).is_empty().then_some(()));
 }
 
+/// A command that is run in a new network namespace, with signals that do what they do by default: who runs tests in
+/// the background of a shell has some ignored.
+fn inside() -> Command {
+    let mut command = unshare("n");
+    // SAFETY: system calls only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in SIGNALS {
+                libc::signal(signal.as_raw(), libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 /// pasta with `sleep MARK` somewhere in its words.
 fn started(options: &[&str], words: &[&str], mark: &str) -> Child {
-    let mut command = unshare("n");
+    let mut command = inside();
     command.args(pasta_words(options, words)).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().unwrap();
     until_it_sleeps(mark);
@@ -73,10 +93,8 @@ fn signal(child: &Child, signal: Signal) {
 
 #[test]
 fn a_signal_ends_the_command_and_its_number_is_told() {
-    let signals =
-        [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
     for way in WAYS {
-        for number in signals {
+        for number in SIGNALS {
             let mark = for_ever();
             let mut child = started(way, &["sleep", &mark], &mark);
             signal(&child, number);
@@ -116,7 +134,7 @@ fn a_command_may_treat_signals_as_it_likes() {
 fn what_was_ignored_before_pasta_still_is() {
     for way in WAYS {
         let mark = for_ever();
-        let mut command = unshare("n");
+        let mut command = inside();
         command.args(pasta_words(way, &["sleep", &mark])).stderr(Stdio::null());
         // SAFETY: a system call only, between fork and exec.
         unsafe {
@@ -183,7 +201,7 @@ impl Terminal {
             (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
         };
         rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).unwrap();
-        let mut command = unshare("n");
+        let mut command = inside();
         command.args(words).env("PS1", "$ ").env("ENV", "/dev/null").env("TERM", "dumb");
         command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap());
         command.stderr(theirs);
