@@ -27,7 +27,7 @@ with_tftp() {
 case_tftp_v4() { with_tftp "$SERVER4:6969" "$SERVER4"; }
 case_tftp_v6() { with_tftp "[$SERVER6]:6969" "$SERVER6"; }
 
-# Far more questions than there are descriptors, and connections beside them.
+# Far more questions than there are descriptors, and connections beside them; STORM_SECONDS=60 for a long one.
 dns_storm() {
     local log=$WORLD/storm.log
     in_net outside /run/bin/nettool serve "$1:53" >"$log" 2>&1 &
@@ -36,7 +36,7 @@ dns_storm() {
     (
         ulimit -n 4096
         in_shell "cd /run/bin
-            ./nettool storm $1:53 5000 10 & storm=\$!
+            ./nettool storm $1:53 5000 ${STORM_SECONDS:-10} & storm=\$!
             for seed in 1 2 3 4 5; do ./nettool get $1:5000 1000000 \$seed; ./nettool short $1:5000 20; done
             wait \$storm"
     )
