@@ -13,7 +13,8 @@ use arrayvec::ArrayVec;
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
 use super::{
-    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta, resolv,
+    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta,
+    resolv,
 };
 use crate::flow::fwd::{InterfaceName, Mapping, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, Network};

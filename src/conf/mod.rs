@@ -27,8 +27,8 @@ mod text;
 pub(crate) use banner::banner;
 pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
-pub(crate) use options::{MigrationOptions, Repair};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
+pub(crate) use options::{MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};
