@@ -242,6 +242,13 @@ impl Engine {
         self.migration.load(&mut self.core, stream);
     }
 
+    /// The guest goes on from where it was earlier. What connections have done since it does not know, so they end: for
+    /// the peers now, for the guest with what it next says of them.
+    pub fn on_rewound(&mut self) {
+        log::info!("A snapshot of the guest was loaded: its connections end");
+        tcp::end_all(&mut self.core);
+    }
+
     /// The front-end asks how the last transfer ended.
     pub fn ask_for_state(&mut self) {
         self.migration.ask();

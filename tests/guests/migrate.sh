@@ -103,6 +103,8 @@ migrate() {
     return 1
 }
 
+runs() { monitor query-status | grep '"status": "running"' >/dev/null; }
+
 # hop: the guest goes to the other host, and the network finds it there.
 hop() {
     local from=$HOST to
@@ -111,12 +113,22 @@ hop() {
     at_host "$to"
     start_side "unix:$WORLD/hop.sock"
     until_true 10 test -S "$WORLD/hop.sock"
+    [ -z "${HELPED:-}" ] || help_side
     at_host "$from"
+    [ -z "${HELPED:-}" ] || help_side
     migrate "unix:$WORLD/hop.sock"
     reach "$to"
     end_side
     at_host "$to"
+    # What is typed before would be lost.
+    until_true 10 runs
     take_console
+}
+
+# help_side: what switches sockets to repair for the program here, with a privilege that this has not. It ends when the
+# program has no need of it any more.
+help_side() {
+    in_net "$HOST" /run/bin/passt-repair "$WORLD/$SIDE.sock.repair" >>"$LOGS/repair.log" 2>&1 &
 }
 
 # network_works SEED: new connections, made from either side, by both protocols.
@@ -150,15 +162,14 @@ case_migrated_once() {
 # Memory that changes all the time, by the guest and by the program; each byte that arrives is compared. Nobody helps
 # connections here: one that only listens learns nothing of its end.
 case_migrated_under_load() {
-    local begun
+    local begun round
     guest 5 "(while :; do timeout 2 nettool get $SERVER4:5000 3000000 9; done) >/tmp/load 2>&1 & echo \$! >/tmp/job"
     until_true 10 loads 3
-    hop
-    begun=$(loaded)
-    until_true 20 loads $((begun + 3))
-    hop
-    begun=$(loaded)
-    until_true 20 loads $((begun + 3))
+    for round in 1 2 3 4; do
+        hop
+        begun=$(loaded)
+        until_true 20 loads $((begun + 3))
+    done
     guest 10 'kill $(cat /tmp/job); grep -v ^ok /tmp/load | grep -v reset; true'
     same "$(guest 5 'grep -c wrong /tmp/load' || true)" 0
     network_works 103
@@ -173,6 +184,25 @@ case_migrated_ten_times() {
         network_works "11$round"
     done
 }
+
+# Connections of either side and both families, idle, busy and half-closed, go along.
+case_connections_go_along() {
+    # shellcheck disable=SC2034 # hop reads it
+    local HELPED=yes
+    guest 5 "nettool carry 14 100 $SERVER4:5000 [$SERVER6]:5000 >/tmp/carry 2>&1 &"
+    outside carry 14 100 "$HOST4:7001" "[$HOST6]:7001" >"$WORLD/carry" 2>&1 &
+    until_true 20 all_open
+    hop
+    hop
+    hop
+    hop
+    until_true 60 all_ended
+    holds "$(guest 5 'tail -n 1 /tmp/carry')" 'ok 100 connections'
+    holds "$(tail -n 1 "$WORLD/carry")" 'ok 100 connections'
+    cat "$WORLD/carry"
+}
+all_open() { guest 5 'grep -q open /tmp/carry' && grep -q open "$WORLD/carry"; }
+all_ended() { [ "$(guest 5 'wc -l </tmp/carry')" -eq 2 ] && [ "$(wc -l <"$WORLD/carry")" -eq 2 ]; }
 
 # There is nobody to take the guest: it goes on where it is.
 case_migration_that_fails() {
@@ -195,8 +225,6 @@ copy_and_go_on() {
     until_true 10 runs
 }
 
-runs() { monitor query-status | grep '"status": "running"'; }
-
 # As `virsh save` and `virsh restore` do: later, by other processes, on the other host.
 case_saved_and_restored() {
     same_addresses_after save_and_restore
@@ -208,7 +236,42 @@ save_and_restore() {
     at_host "$(other_host)"
     start_side "exec:cat $WORLD/state"
     reach "$HOST"
-    take_console
     until_true 30 runs
+    take_console
     rm "$WORLD/state"
+}
+
+# job COMMAND ID ARGUMENTS: one of the emulator's jobs, to its good end.
+job() {
+    monitor "$1" "{\"job-id\": \"$2\", $3}" >/dev/null
+    until_true 30 concluded
+    monitor query-jobs
+    [ -z "$(monitor query-jobs | grep '"error"')" ]
+    monitor job-dismiss "{\"id\": \"$2\"}" >/dev/null
+}
+concluded() { monitor query-jobs | grep '"status": "concluded"' >/dev/null; }
+
+# make_disk: an image that takes snapshots, and is no device of the guest's.
+make_disk() {
+    job blockdev-create a "\"options\": {\"driver\": \"file\", \"filename\": \"$WORLD/disk\", \"size\": 0}"
+    monitor blockdev-add "{\"driver\": \"file\", \"filename\": \"$WORLD/disk\", \"node-name\": \"file\"}"
+    job blockdev-create b '"options": {"driver": "qcow2", "file": "file", "size": 1048576}'
+    monitor blockdev-add '{"driver": "qcow2", "file": "file", "node-name": "disk"}'
+}
+
+# As `savevm` and `loadvm`: the guest goes on from where it was, and what it does not know of ends for its peer, too.
+case_snapshot_loaded() {
+    local snapshot='"tag": "then", "vmstate": "disk", "devices": ["disk"]'
+    make_disk
+    job snapshot-save c "$snapshot"
+    until_true 10 runs
+    network_works 141
+    outside get "$HOST4:7001" 2000000000 142 >"$WORLD/get" &
+    sleep 1
+    same "$(cat "$WORLD/get")" ''
+    job snapshot-load d "$snapshot"
+    until_true 10 runs
+    until_true 2 test -s "$WORLD/get"
+    holds "$(cat "$WORLD/get")" reset
+    network_works 143
 }

@@ -46,6 +46,7 @@ make_world() {
     mount --bind "$CACHE" /run/guests
     install "$PASST" /run/bin/passt
     install "$NETTOOL" /run/bin/nettool
+    [ ! -e "${PASST%/*}/passt-repair" ] || install "${PASST%/*}/passt-repair" /run/bin/
     [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
@@ -243,13 +244,14 @@ boot_qemu_stream() {
         -device virtio-net-pci,netdev=n,romfile=
 }
 
-# One that can be moved: it takes a state where INCOMING says where that comes from, and its monitor is a pair of pipes.
+# One that can be moved, with two queue pairs: it takes a state where INCOMING says where that comes from, and its monitor
+# is a pair of pipes.
 boot_qemu_migrate() {
     local incoming=()
     [ -z "${INCOMING:-}" ] || incoming=(-incoming "$INCOMING")
-    EMULATOR=/run/guests/migrate/bin/qemu emulate q35,memory-backend=mem \
+    EMULATOR=/run/guests/migrate/bin/qemu emulate q35,memory-backend=mem -smp 2 \
         -object memory-backend-memfd,id=mem,size=512M,share=on -chardev socket,id=c,path="$WORLD/$SIDE.sock" \
-        -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,romfile= \
+        -netdev vhost-user,id=n,chardev=c,queues=2 -device virtio-net-pci,netdev=n,romfile=,mq=on \
         -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 

@@ -27,6 +27,9 @@ const STEP: Duration = Duration::from_millis(20);
 /// Stack of a thread: hundreds of them run in a small guest.
 const STACK: usize = 128 * 1024;
 
+/// Failures that are told one by one.
+const MENTIONED: usize = 4;
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Holds `count` connections, to each address in turn, for `time`. Prints `open` when all are there; says how long the
@@ -63,7 +66,9 @@ pub fn carry(time: Duration, count: usize, to: &[SocketAddr]) -> Outcome {
     if failures.is_empty() {
         return Ok(format!("ok {count} connections, longest message {} ms", longest.as_millis()));
     }
-    Err(format!("{} of {count}: {}", failures.len(), failures.join("; ")).into())
+    let count_failed = failures.len();
+    failures.truncate(MENTIONED);
+    Err(format!("{count_failed} of {count}: {}", failures.join("; ")).into())
 }
 
 /// Lives on a connection for a time; returns how long the longest message took, or nothing where there are none.
