@@ -249,13 +249,6 @@ impl Engine {
         self.migration.load(&mut self.core, stream);
     }
 
-    /// The guest goes on from where it was earlier. What connections have done since it does not know, so they end: for
-    /// the peers now, for the guest with what it next says of them.
-    pub fn on_rewound(&mut self) {
-        log::info!("A snapshot of the guest was loaded: its connections end");
-        tcp::end_all(&mut self.core);
-    }
-
     /// The front-end asks how the last transfer ended.
     pub fn ask_for_state(&mut self) {
         self.migration.ask();
@@ -330,6 +323,7 @@ impl Engine {
     /// The guest's machine was set back to an earlier state. It may not know its connections as they are: what does not
     /// fit ends.
     pub fn on_guest_set_back(&mut self) {
+        log::info!("A snapshot of the guest was loaded: connections that do not fit end");
         tcp::on_guest_set_back(&mut self.core);
     }
 

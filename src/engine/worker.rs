@@ -226,7 +226,7 @@ impl<L: Link> Worker<L> {
                 FrontEndRequest::SaveState(stream) => self.engine.save_state(stream),
                 FrontEndRequest::LoadState(stream) => self.engine.load_state(stream),
                 FrontEndRequest::CheckState => self.engine.ask_for_state(),
-                FrontEndRequest::Rewound => self.engine.on_rewound(),
+                FrontEndRequest::Rewound => self.engine.on_guest_set_back(),
             }
         }
         let (_, out) = self.link.halves();

@@ -2,15 +2,14 @@
 //! connections with it: two hosts and a network of peers behind one bridge, which leads to one host at a time.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use passt::flow::fwd::Proto;
-use passt_frame::MemPort;
 use passt_support::namespace::Netns;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -270,15 +269,6 @@ impl Host {
         self.helper = Some(helper.expect("passt-repair runs"));
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
-            self.turn();
-        }
-    }
-
-    /// Another one, for the next transfer.
-    fn start_helper_quickly(&mut self) {
-        let helper = Command::new(env!("CARGO_BIN_EXE_passt-repair")).arg(&self.socket).spawn();
-        self.helper = Some(helper.expect("passt-repair runs"));
-        for _ in 0..20 {
             self.turn();
         }
     }
@@ -629,8 +619,10 @@ fn streams_that_are_wrong_are_refused_at_each_byte_and_the_guest_keeps_its_netwo
         }
         let records = 16 + 42 + 4 + ALL.len() * 2 * 112;
         assert!(stream.len() > records + 52);
-        // Up to the first socket, each length; behind it some.
-        let lengths = (0..records + 60).chain((records + 60..stream.len()).step_by(99_991));
+        // Each length up to the second record, and around the first socket; in between and behind some.
+        let every = (0..180).chain(records - 2..records + 60);
+        let some = (180..records).step_by(41).chain((records + 60..stream.len()).step_by(99_991));
+        let lengths = every.chain(some);
         cluster.hosts[1].start_helper();
         for len in lengths {
             cluster.refuses(&stream[..len]);
@@ -680,11 +672,5 @@ impl Cluster {
         };
         assert!(!outcome, "{} bytes", stream.len());
         assert_eq!(target.world.engine.flow_count(), 0);
-        // The helper is dismissed with each failure.
-        if !stream.is_empty()
-            && target.helper.as_mut().is_some_and(|h| h.try_wait().is_ok_and(|s| s.is_some()))
-        {
-            target.start_helper_quickly();
-        }
     }
 }

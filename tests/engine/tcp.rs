@@ -287,24 +287,6 @@ fn a_reset_reaches_the_other_end() {
     });
 }
 
-#[test]
-fn connections_of_a_guest_that_was_rewound_end_at_both_ends() {
-    isolated(|| {
-        for family in FAMILIES {
-            let mut pair = Pair::outbound(&setup(PLAIN, 1500), family, None);
-            pair.world.engine.on_rewound();
-            assert_eq!(pair.world.engine.flow_count(), 0);
-            let error = pair.peer.read(&mut [0]).expect_err("the connection is reset");
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-            let handle = pair.handle;
-            pair.guest.tcp_mut(handle).send_slice(b"more").expect("room");
-            until(&mut pair.world, &mut pair.guest, "reset by the host", |_, guest| {
-                guest.tcp_mut(handle).state() == State::Closed
-            });
-        }
-    });
-}
-
 /// Connects the guest to `to`, which does not work: only a reset makes smoltcp give up.
 fn refused(to: SocketAddr) {
     let mut world = World::new(&setup(PLAIN, 1500));

@@ -120,7 +120,8 @@ impl Migration {
 
     /// The state of the guest's network is to go into `stream`.
     pub(crate) fn save(&mut self, core: &mut Core, stream: OwnedFd) {
-        self.abandon(core);
+        // What is frozen already stays so, and is saved again.
+        let _ = self.abandon();
         log::debug!("device state: save");
         let expected = self.helper.is_there() || self.helper.is_expected();
         self.phase = Phase::Saving(Save::new(core, stream, expected));
@@ -129,7 +130,9 @@ impl Migration {
 
     /// The state of the guest's network comes from `stream`. What was there is no connection of that guest.
     pub(crate) fn load(&mut self, core: &mut Core, stream: OwnedFd) {
-        self.abandon(core);
+        if let Some(saved) = self.abandon() {
+            self.leave(core, saved);
+        }
         log::debug!("device state: load");
         self.lingering.clear();
         super::tcp::end_all(core);
@@ -271,7 +274,9 @@ impl Migration {
             }
             Phase::Loading(_) => {
                 log::error!("Cannot load the state of the guest's network: {fault}");
-                self.helper.dismiss();
+                if fault == Fault::Helper {
+                    self.helper.dismiss();
+                }
             }
             other => {
                 log::error!("Cannot transfer the state of the guest's network: {fault}");
@@ -280,28 +285,35 @@ impl Migration {
         }
     }
 
-    /// Gives up what is going on: another transfer begins.
-    fn abandon(&mut self, core: &mut Core) {
+    /// Gives up what is going on: another transfer begins. Returns what was saved, in part or whole.
+    fn abandon(&mut self) -> Option<Saved> {
         let _ = self.watch_stream(false);
         self.until = None;
         self.outcome = None;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Saving(save) => self.leave(core, save.finish()),
-            Phase::Saved(saved) => self.leave(core, saved),
-            Phase::Idle | Phase::Loading(_) | Phase::Thawing(_) => {}
+            Phase::Saving(save) => Some(save.finish()),
+            Phase::Saved(saved) => Some(saved),
+            Phase::Idle | Phase::Loading(_) | Phase::Thawing(_) => None,
         }
     }
 
     /// The link can reach the guest: it lives here.
     pub(crate) fn on_link_up(&mut self, core: &mut Core, out: &mut dyn ToGuest) {
         self.left = false;
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Saved(saved) => self.phase = Phase::Thawing(Thaw::at_source(saved.flows)),
-            other => self.phase = other,
-        }
-        if !matches!(self.phase, Phase::Saving(_)) {
-            self.lingering.clear();
-        }
+        self.lingering.clear();
+        let _ = self.watch_stream(false);
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Saved(saved) => Phase::Thawing(Thaw::at_source(saved.flows)),
+            Phase::Saving(save) => {
+                self.outcome = Some(false);
+                Phase::Thawing(Thaw::at_source(save.finish().flows))
+            }
+            Phase::Loading(_) => {
+                self.outcome = Some(false);
+                Phase::Idle
+            }
+            other => other,
+        };
         self.start_thaw(core);
         self.thaw(core, out);
         self.tell(core, out);
