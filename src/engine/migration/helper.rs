@@ -117,7 +117,7 @@ impl Helper {
             }
             Ok(0) | Err(_) => log::debug!("the TCP_REPAIR helper has left"),
             Ok(_) => {
-                log::warn!("TCP_REPAIR helper: an answer to nothing that it was told: dropped")
+                log::warn!("TCP_REPAIR helper: an answer to nothing that it was told: dropped");
             }
         }
         self.dismiss();

@@ -67,7 +67,7 @@ fn conn(core: &Core, record: &Record, receive_queue: u32) -> Option<Conn> {
     let config = &core.settings.tcp;
     let conn = Conn::restore(core.now, config, &record.image, receive_queue, opening);
     conn.inspect_err(|why| {
-        log::debug!("connection that migrates: {} => {}: {why}", record.sides[0], record.sides[1])
+        log::debug!("connection that migrates: {} => {}: {why}", record.sides[0], record.sides[1]);
     })
     .ok()
 }
