@@ -31,7 +31,7 @@ CASES=(
 MIGRATE_CASES=(
     dhcp_lease ra_address dhcpv6_address
     migrated_once migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
-    connections_go_along snapshot_loaded saved_and_restored program_ends
+    snapshot_loaded saved_and_restored program_ends
 )
 
 # For a guest with four queue pairs; the rest it has in common with one that has one.

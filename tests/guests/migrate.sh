@@ -161,21 +161,29 @@ case_migrated_once() {
 
 # Memory that changes all the time, by the guest and by the program; each byte that arrives is compared. Nobody helps
 # connections here: one that only listens learns nothing of its end.
+#
+# Each end of a process that nobody waits for makes the guest's agent forget half a line, so questions are asked again.
 case_migrated_under_load() {
-    local begun round
+    local round
     guest 5 "(while :; do timeout 2 nettool get $SERVER4:5000 3000000 9; done) >/tmp/load 2>&1 & echo \$! >/tmp/job"
-    until_true 10 loads 3
+    until_true 20 loads 3
     for round in 1 2 3 4; do
         hop
-        begun=$(loaded)
-        until_true 20 loads $((begun + 3))
+        until_true 20 loads 0
+        until_true 20 loads $((LOADED + 3))
     done
-    guest 10 'kill $(cat /tmp/job); grep -v ^ok /tmp/load | grep -v reset; true'
-    same "$(guest 5 'grep -c wrong /tmp/load' || true)" 0
+    until_true 20 load_ends
+    sleep 3
+    until_true 20 nothing_wrong
     network_works 103
 }
-loaded() { guest 5 'grep -c ^ok /tmp/load || true'; }
-loads() { [ "$(loaded)" -ge "$1" ]; }
+# loads COUNT: so many transfers were good; sets LOADED to their number.
+loads() {
+    LOADED=$(guest 5 'grep -c ^ok /tmp/load')
+    [[ $LOADED =~ ^[0-9]+$ ]] && [ "$LOADED" -ge "$1" ]
+}
+load_ends() { guest 5 'kill $(cat /tmp/job)'; }
+nothing_wrong() { [ "$(guest 5 'grep -c wrong /tmp/load')" = 0 ]; }
 
 case_migrated_ten_times() {
     local round
