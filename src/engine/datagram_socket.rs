@@ -97,9 +97,9 @@ pub(super) fn unconnected(socket: OwnedFd, to: &BindTo<'_>) -> Result<(OwnedFd, 
     let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
     match socket::bind_alone(fd, to) {
         Ok(()) => return Ok((socket, port)),
-        Err(Errno::ADDRINUSE | Errno::ACCESS) => {
-            socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), 0))?
-        }
+        Err(Errno::ADDRINUSE | Errno::ACCESS) => reserved_port::open_like(port, |port| {
+            socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), port))
+        })?,
         Err(errno) => return Err(errno),
     }
     let port = socket::local_address(fd)?.port();

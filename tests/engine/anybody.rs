@@ -338,6 +338,8 @@ fn addresses_of_the_guest_with_one_port_have_each_their_own() {
                 ports.push(awaited(&peers[which]).1.port());
             }
         }
+        // The guest is asked whether it still has the other address.
+        world.received();
         assert_eq!((ports[0], ports[1], ports[2]), (PORT, PORT, ports[3]));
         assert_ne!(ports[2], PORT);
         for (guest, port) in [(guests[0], PORT), (guests[1], ports[2])] {
@@ -417,6 +419,8 @@ fn class_e_is_unicast_both_ways() {
         let at = peer.local_addr().expect("bound");
         world.send(packet::udp(guest, at, b"?"));
         world.settle(TURNS);
+        // The guest is asked whether it still has the address that it was given.
+        world.received();
         let (_, from) = awaited(&peer);
         let third = bound(SocketAddr::new([250, 1, 2, 3].into(), 9000));
         for socket in [&peer, &third] {
