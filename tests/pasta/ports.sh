@@ -202,7 +202,7 @@ with_tap() {
 }
 # given ARGUMENT...: pasta as an ordinary user in the host's network, from wherever this is.
 export -f become_user
-export WORLD ORDINARY
+export WORLD ORDINARY HOST
 given=(bash -c 'become_user /run/bin/pasta "$@"' -)
 case_device_given() {
     local flags
