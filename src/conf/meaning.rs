@@ -21,8 +21,8 @@ use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
-/// The gateway, that is ourselves, in local mode.
-const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
+/// The gateway, that is ourselves, in local mode and where the host's default route has none.
+pub(crate) const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
 /// The same for IPv6.
 const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
@@ -225,7 +225,9 @@ fn net_v4(
     let ((addr, from_address), default_gateway) = match usable {
         Some(model) => {
             let own = model.address.map(|(addr, len)| (addr, Some(len)));
-            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway)
+            // A default route may lead to an interface, or over an IPv6 neighbour: we stand in for the gateway.
+            let stand_in = model.default_route.then_some(LOCAL_GATEWAY_V4);
+            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway.or(stand_in))
         }
         None => (given.unwrap_or((LOCAL_V4.0, Some(LOCAL_V4.1))), Some(LOCAL_GATEWAY_V4)),
     };
