@@ -10,14 +10,17 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use passt::flow::fwd::Proto;
+use passt::wire::DropReason;
 use passt_support::namespace::Netns;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
+use crate::fragments::cut_l4;
 use crate::guest::Guest;
 use crate::namespace::isolated;
+use crate::packet;
 use crate::tcp::noise;
 use crate::world::{FAMILIES, Family, OFFLOADS, Setup, World, forward};
 
@@ -249,10 +252,10 @@ struct Host {
 }
 
 impl Host {
-    fn new(netns: &Netns, folder: &Path, index: usize) -> Self {
+    fn new(netns: &Netns, folder: &Path, index: usize, max_descriptors: u64) -> Self {
         enter(netns);
         let rules = FAMILIES.map(|family| forward(Proto::Tcp, family, GUEST_PORT)).to_vec();
-        let setup = Setup { rules, caps: OFFLOADS, ..Setup::default() };
+        let setup = Setup { rules, caps: OFFLOADS, max_descriptors, ..Setup::default() };
         let mut world = World::new(&setup);
         let socket = folder.join(format!("{index}.repair"));
         let listener = UnixListener::bind(&socket).expect("a free name");
@@ -313,12 +316,16 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
+        Self::with_descriptors(Setup::default().max_descriptors)
+    }
+
+    fn with_descriptors(most: u64) -> Self {
         let net = Net::new();
         let folder = tempfile::tempdir().expect("a folder");
         let mut index = 0;
         let mut hosts = net.hosts.clone().map(|netns| {
             index += 1;
-            Host::new(&netns, folder.path(), index - 1)
+            Host::new(&netns, folder.path(), index - 1, most)
         });
         let guest = Guest::new(&mut hosts[0].world, 1500);
         Self { net, hosts, at: 0, guest, connections: Vec::new(), _folder: folder }
@@ -673,4 +680,65 @@ impl Cluster {
         assert!(!outcome, "{} bytes", stream.len());
         assert_eq!(target.world.engine.flow_count(), 0);
     }
+}
+
+/// Descriptors of a host of which few connections are admitted at a time, of which the guest has to show that it knows
+/// them; and how many.
+const SMALL: (u64, usize) = (24, 5);
+
+#[test]
+fn connections_that_leave_keep_no_place_of_those_that_come() {
+    isolated(|| {
+        let (descriptors, admitted) = SMALL;
+        let mut cluster = Cluster::with_descriptors(descriptors);
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        cluster.connect_in(Family::V4, &vec![Before::Idle; admitted]);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.finish();
+        // The next guest of the first host is offered a connection.
+        cluster.net.lead_to(0);
+        cluster.hosts[0].go_on();
+        let _greeting = cluster.hosts[0].world.received();
+        let to = Family::V4.host_at(GUEST_PORT);
+        let _peer = cluster.net.peers.run(move || {
+            TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("it is forwarded")
+        });
+        let end = Instant::now() + PATIENCE;
+        let is_syn = |frame: &Vec<u8>| frame[12..14] == [8, 0] && frame[23] == packet::TCP;
+        while !cluster.hosts[0].world.received().iter().any(is_syn) {
+            assert!(Instant::now() < end, "nobody is offered to the guest");
+            cluster.hosts[0].turn();
+        }
+    });
+}
+
+#[test]
+fn what_the_guest_says_of_a_frozen_connection_is_dropped_in_fragments_too() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+        }
+        cluster.hosts[0].start_helper();
+        assert!(cluster.save_to(|reader| std::mem::forget(reader)), "all was written");
+        enter(&cluster.hosts[0].netns);
+        let world = &mut cluster.hosts[0].world;
+        for (family, port) in FAMILIES.into_iter().zip(40_000..) {
+            let ends = (SocketAddr::new(family.guest(), port), peer_at(family));
+            let segment = packet::tcp(ends.0, ends.1, packet::ACK, (1, 1), &[0; 100]);
+            let l4 = &segment[packet::l4_offset(family.guest())..];
+            let ips = (ends.0.ip(), ends.1.ip());
+            let before = world.drops(DropReason::LinkDown);
+            world.send(segment.clone());
+            world.settle(64);
+            assert_eq!(world.drops(DropReason::LinkDown), before + 1, "{family:?}");
+            for frame in cut_l4(ips, packet::TCP, 1, l4, 64) {
+                world.send(frame);
+            }
+            world.settle(64);
+            assert_eq!(world.drops(DropReason::LinkDown), before + 2, "{family:?}, fragments");
+        }
+        cluster.goes_on_here();
+    });
 }

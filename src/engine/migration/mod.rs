@@ -390,7 +390,7 @@ impl Migration {
     /// reset toward the peer.
     fn leave(&mut self, core: &mut Core, saved: Saved) {
         for id in saved.flows {
-            let Some(socket) = core.flows.take(id) else { continue };
+            let Some(socket) = super::tcp::leave(core, id) else { continue };
             let in_repair = repair::is_on(socket.as_fd()).unwrap_or(false);
             if in_repair && !self.no_linger {
                 self.lingering.push(socket);

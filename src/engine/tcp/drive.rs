@@ -216,15 +216,21 @@ fn admission_end(tcp: &mut TcpState, now: Timestamp) -> Option<Timestamp> {
     (progress == from && now < until).then_some(until)
 }
 
+/// A connection does not count among those of which the guest's server may know nothing any more.
+pub(super) fn discharge(core: &mut Core, id: FlowId) {
+    let admission = tcp_mut(&mut core.flows, id).and_then(|tcp| tcp.admission.take());
+    if let Some(admission) = admission {
+        core.listeners.discharge(admission.listener);
+    }
+}
+
 pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
+    discharge(core, id);
     if let Some(flow) = core.flows.table.get_mut(id) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
         }
         if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
-            if let Some(admission) = tcp.admission.take() {
-                core.listeners.discharge(admission.listener);
-            }
             if let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) {
                 let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
                 core.initial_numbers.pass(core.now, hash, end);

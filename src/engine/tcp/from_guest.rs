@@ -154,6 +154,9 @@ pub(in crate::engine) fn whole_from_guest(
     core.note_queue(id);
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
+    if flow.state.frozen {
+        return Err(DropReason::LinkDown);
+    }
     let accept = tcp.conn.on_segment(core.now, &head.segment);
     core.flows.mark_ready(id);
     if accept.len > 0 {

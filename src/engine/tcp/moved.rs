@@ -1,6 +1,6 @@
 //! Connections that come from another program or go to one: they begin in the middle, and end without a word.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::ToGuest;
 
@@ -80,6 +80,7 @@ pub(in crate::engine) fn lose(core: &mut Core, id: FlowId) -> Option<Record> {
         _ => None,
     };
     log::debug!("{id:?} (TCP connection): lost: its socket stays in repair");
+    drive::discharge(core, id);
     core.flows.remove(id);
     image.map(|image| Record { sides, image, send_buffer: 0, first_from_guest: SeqNr(0) })
 }
@@ -113,6 +114,12 @@ pub(in crate::engine) fn go_on(core: &mut Core, id: FlowId) {
         log::error!("{id:?}: cannot watch its socket: {errno}");
     }
     core.flows.mark_ready(id);
+}
+
+/// A connection lives elsewhere: nothing is left of it here but its socket.
+pub(in crate::engine) fn leave(core: &mut Core, id: FlowId) -> Option<OwnedFd> {
+    drive::discharge(core, id);
+    core.flows.take(id)
 }
 
 /// Ends a connection of a guest that is not here any more: the peer is told.
