@@ -7,6 +7,7 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::core::Core;
 use super::datagrams::{self, DatagramRun, Datagrams};
+use super::egress;
 use super::responders;
 use super::tcp::{self, StreamRun};
 use crate::flow::network::Network;
@@ -53,6 +54,10 @@ pub(super) fn take(
         }
         if let Err(reason) = done {
             to.core.outbox.drops.count(reason);
+            if reason == DropReason::EgressRejected {
+                let frame = &lease.frames()[index];
+                egress::tell(to.core, out, frame.head(), frame.len);
+            }
             log::trace!("frame from guest dropped: {}", reason.name());
         }
     }

@@ -31,6 +31,7 @@
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
+//! | `egress` | how the guest is told what it may not reach, and which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
@@ -52,6 +53,7 @@ mod core;
 mod crossing;
 mod datagram_socket;
 mod datagrams;
+mod egress;
 mod flows;
 mod ingress;
 mod link;
@@ -192,7 +194,8 @@ impl Engine {
     }
 
     /// Puts another view of the network in force. Sockets that go on to be wanted go on to listen, and connections go
-    /// on; a datagram flow that would lead elsewhere now does so from the guest's next datagram on. All or nothing.
+    /// on, unless the new egress policy forbids them; a datagram flow that would lead elsewhere now does so from the
+    /// guest's next datagram on. All or nothing.
     ///
     /// # Errors
     /// The first port that must be opened and could not: nothing has changed then.
@@ -203,13 +206,20 @@ impl Engine {
         {
             log::warn!("Cannot watch for services to forward: {errno}: their ports stay closed");
         }
+        egress::sweep(&mut self.core);
         self.scan_ports();
         Ok(())
+    }
+
+    /// The egress rules with how often each has decided about a new flow, and at the end how often none of them matched.
+    pub fn egress_counts(&self) -> Vec<(&str, u64)> {
+        self.core.net.egress_counts()
     }
 
     /// Starts a turn: everything in it happens at `now`.
     pub fn begin_turn(&mut self, now: Timestamp) {
         self.core.now = now;
+        self.core.net.begin_turn(now);
         self.bulk = false;
     }
 

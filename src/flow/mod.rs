@@ -3,6 +3,7 @@
 
 pub mod fwd;
 pub(crate) mod index;
+pub(crate) mod names;
 pub mod neighbours;
 pub mod network;
 pub(crate) mod reassembly;

@@ -135,7 +135,6 @@ impl<T> FlowTable<T> {
     }
 
     /// Ids of all flows. Walks the table: not for the packet path.
-    #[cfg(test)]
     pub(crate) fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
         (0..self.slots.len() as u32).filter_map(|slot| self.id_of(slot))
     }

@@ -27,6 +27,8 @@ pub(crate) mod v4 {
     pub(super) const PROTOCOL: u8 = 2;
     pub(super) const PORT: u8 = 3;
     pub(super) const HOST_PROHIBITED: u8 = 10;
+    /// Destination unreachable: communication administratively prohibited (RFC 1812, section 5.2.7.1).
+    pub(crate) const PROHIBITED: u8 = 13;
 }
 
 /// Types of ICMPv6 errors, and the codes that are used.
@@ -39,7 +41,8 @@ pub(crate) mod v6 {
     pub(crate) const TIME_EXCEEDED: u8 = 3;
     pub(super) const PARAMETER: u8 = 4;
     pub(super) const NO_ROUTE: u8 = 0;
-    pub(super) const PROHIBITED: u8 = 1;
+    /// Destination unreachable: communication administratively prohibited.
+    pub(crate) const PROHIBITED: u8 = 1;
     pub(super) const PORT: u8 = 4;
     pub(super) const UNRECOGNIZED_NEXT_HEADER: u8 = 1;
 }
@@ -66,7 +69,9 @@ impl IcmpError {
                 Some(Self { kind: v6::TOO_BIG, code: 0, mtu })
             }
             (v4::UNREACHABLE, 0 | v4::HOST | 5..=8 | 11 | 12) => unreachable(v6::NO_ROUTE),
-            (v4::UNREACHABLE, 9 | v4::HOST_PROHIBITED | 13 | 15) => unreachable(v6::PROHIBITED),
+            (v4::UNREACHABLE, 9 | v4::HOST_PROHIBITED | v4::PROHIBITED | 15) => {
+                unreachable(v6::PROHIBITED)
+            }
             (v4::TIME_EXCEEDED, code) => Some(Self { kind: v6::TIME_EXCEEDED, code, mtu: 0 }),
             _ => None,
         }

@@ -9,6 +9,7 @@ mod capture;
 mod crossing;
 mod datagrams;
 mod dns;
+mod egress;
 mod foreign;
 mod fragments;
 mod frames;

@@ -6,7 +6,7 @@ mod choose;
 pub(crate) mod netlink;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
@@ -55,6 +55,14 @@ pub(crate) fn kernel_facts() -> HostFacts {
 fn binds_to_devices() -> bool {
     let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
     socket.is_ok_and(|socket| socket::bind_to_device(socket.as_fd(), "lo") != Err(Errno::PERM))
+}
+
+/// All addresses of this host, with the lengths of their prefixes.
+///
+/// # Errors
+/// netlink fails.
+pub(crate) fn own_addresses() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+    netlink::own_addresses()
 }
 
 /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
 
+use super::egress::EgressOptions;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
 use crate::flow::network::{MAX_DNS, MAX_SEARCH, Mac, Services};
 
@@ -226,6 +227,8 @@ pub struct Options {
     pub(crate) mapping: Mapping,
     /// `--tcp-ports` and `--udp-ports`, in order.
     pub(crate) ports: Vec<(Proto, String)>,
+    /// `--egress` and its like.
+    pub(crate) egress: EgressOptions,
     /// What is for pasta only.
     pub(crate) pasta: PastaOptions,
     ending: Option<Ending>,
@@ -259,6 +262,7 @@ impl Default for Options {
             no_map_gw: false,
             mapping: Mapping::default(),
             ports: Vec::new(),
+            egress: EgressOptions::default(),
             pasta: PastaOptions::default(),
             ending: None,
         }

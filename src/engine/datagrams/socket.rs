@@ -59,7 +59,7 @@ fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
     let [guest, host] = &flow.sides;
     let same = guest.pif != Pif::Tap || {
         let (from, to) = (guest.endpoint.with_scope(0), guest.ours.with_scope(0));
-        let target = core.net.to_host(proto, from, to);
+        let target = core.net.would_lead(proto, from, to);
         target.is_ok_and(|target| {
             // The port may be another one than the guest's.
             host.ours.ip() == target.source.ip() && host.endpoint == target.destination.into()
@@ -78,9 +78,9 @@ fn open_outbound(
     protocol: L4Protocol,
     side: Side,
 ) -> Result<FlowId, DropReason> {
-    core.check_datagram_room(Pif::Tap, 1)?;
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(proto, guest, remote)?;
+    core.check_datagram_room(Pif::Tap, 1)?;
     let mut destination = target.destination;
     let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
     if transport == Transport::Ping {

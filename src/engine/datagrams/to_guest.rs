@@ -11,6 +11,9 @@
 //!   that stays in the cache, and neighbours of equal length are copied into one USO frame. The buffer
 //!   is filled only after the guest was seen to have room for as many.
 //!
+//! Answers of name servers in which names are to be read take the second road, whatever their size: what lies in the
+//! guest's buffers may be changed by it.
+//!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 
 use std::net::SocketAddr;
@@ -26,9 +29,10 @@ use passt_frame::{
 use super::queue::{Served, drop_head, next_head};
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
+use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind};
-use crate::flow::side::Pif;
+use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
 use crate::sys::copy_buffer::CopyBuffer;
@@ -49,6 +53,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     template: &'a HeaderTemplate,
+    /// What reads the names in the datagrams, and the guest's side, if they are to be read.
+    names: Option<(&'a mut Net, Side)>,
     /// The peer, if the socket may have datagrams of others.
     peer: Option<SocketAddr>,
 }
@@ -66,11 +72,13 @@ pub(super) fn serve(
     let template = core.net.template(&flow.sides[tap], L4Protocol::Udp, 0);
     let fd = flow.state.socket.as_fd();
     let peer = state.strangers.allow_only(flow.sides[1 - tap].endpoint);
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer };
+    let reads = core.net.reads_names(&flow.sides[tap]);
+    let names = reads.then_some((&mut core.net, flow.sides[tap]));
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, names, peer };
     let mut left = DATAGRAMS_PER_TURN;
     loop {
         let (moved, served) =
-            if state.large { way.large(state, buffer) } else { way.small(state, buffer) };
+            if state.large && !reads { way.large(state, buffer) } else { way.small(state, buffer) };
         if moved > 0 {
             state.touch(core.now, 1 - tap, moved);
         }
@@ -105,7 +113,8 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, peer: None };
+    let names = None;
+    let mut way = Way { outbox: &mut core.outbox, out, fd, template: &template, names, peer: None };
     let (_, served) = way.deliver(burst, &mut 0);
     Some(served)
 }
@@ -211,6 +220,9 @@ impl Way<'_> {
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
+        if let Some((net, side)) = &mut self.names {
+            read_names(net, side, buffer);
+        }
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         let last = buffer.bursts().last();
         state.large = last.is_some_and(|b| b.segment.is_some() || b.len > SMALL_DATAGRAM_BYTES);
@@ -325,6 +337,16 @@ impl Way<'_> {
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
         true
+    }
+}
+
+/// Reads the names in all datagrams of `buffer`.
+fn read_names(net: &mut Net, side: &Side, buffer: &CopyBuffer) {
+    for (index, burst) in buffer.bursts().iter().enumerate() {
+        let size = burst.segment.map_or(burst.len, u32::from).max(1);
+        for datagram in buffer.bytes(index).chunks(size as usize) {
+            net.on_dns_answer(side, datagram);
+        }
     }
 }
 
