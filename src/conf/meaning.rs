@@ -115,12 +115,7 @@ pub fn resolve(
     let (v4, template_v4) = v4.unzip();
     let (v6, template_v6) = v6.unzip();
 
-    let mut mapping = options.mapping.clone();
-    if !options.no_map_gw {
-        let (v4, v6) = (v4.as_ref(), v6.as_ref());
-        mapping.v4.host_loopback = mapping.v4.host_loopback.or(v4.and_then(|v4| v4.gateway));
-        mapping.v6.host_loopback = mapping.v6.host_loopback.or(v6.and_then(|v6| v6.gateway));
-    }
+    let mut mapping = mapping(&options, v4.as_ref(), v6.as_ref());
     let mut network = network(&options, v4, v6);
     warn_of_mtu(&network, &mut notes);
     let resolv = resolv::parse(resolv);
@@ -161,6 +156,16 @@ pub fn resolve(
         run: options.run,
         notes,
     })
+}
+
+/// Mapped addresses, but for those of name servers.
+fn mapping(options: &Options, v4: Option<&Ipv4Net>, v6: Option<&Ipv6Net>) -> Mapping {
+    let mut mapping = options.mapping.clone();
+    if !options.no_map_gw {
+        mapping.v4.host_loopback = mapping.v4.host_loopback.or(v4.and_then(|v4| v4.gateway));
+        mapping.v6.host_loopback = mapping.v6.host_loopback.or(v6.and_then(|v6| v6.gateway));
+    }
+    mapping
 }
 
 /// The rules of one way. Protocols that are on and that `specs` does not mention are forwarded as services come and
