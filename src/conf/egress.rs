@@ -29,7 +29,7 @@ const MAX_FILE_BYTES: u64 = 256 * MAX_EGRESS_RULES as u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// `--egress`.
-    Rule(EgressRule),
+    Rule(Box<EgressRule>),
     /// `--egress-file`, not read yet.
     File(PathBuf),
 }
@@ -64,7 +64,9 @@ pub fn load(options: &mut Options) -> Result<(), ConfError> {
     for source in std::mem::take(&mut egress.sources) {
         match source {
             Source::Rule(_) => sources.push(source),
-            Source::File(path) => sources.extend(read(&path)?.into_iter().map(Source::Rule)),
+            Source::File(path) => {
+                sources.extend(read(&path)?.into_iter().map(|rule| Source::Rule(Box::new(rule))));
+            }
         }
     }
     egress.sources = sources;
@@ -103,7 +105,7 @@ pub(super) fn resolve(
     notes: &mut Vec<Note>,
 ) -> Result<Policy, ConfError> {
     let given = options.sources.iter().filter_map(|source| match source {
-        Source::Rule(rule) => Some(rule.clone()),
+        Source::Rule(rule) => Some(EgressRule::clone(rule)),
         Source::File(_) => None,
     });
     let mut rules: Vec<EgressRule> = given.collect();

@@ -30,7 +30,7 @@ fn files_have_one_rule_a_line_and_comments() {
 }
 
 fn conf(program: &str, arguments: &[&str]) -> Conf {
-    let words = [program].iter().chain(arguments).map(|word| (*word).into());
+    let words = [program].into_iter().chain(arguments.iter().copied()).map(Into::into);
     let Command::Run(options) = parse(words).unwrap() else { panic!("no options") };
     resolve_all(*options, &HostFacts::default(), "nameserver 198.51.100.53", (32768, 60999))
         .unwrap()

@@ -289,7 +289,7 @@ pub(super) fn fqdn(o: &mut Options, text: &str) -> Refusal {
 
 pub(super) fn egress(o: &mut Options, text: &str) -> Refusal {
     let rule = egress_rule(text)?;
-    o.egress.sources.push(egress::Source::Rule(rule));
+    o.egress.sources.push(egress::Source::Rule(Box::new(rule)));
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub enum Destination {
     /// Those of these kinds.
     Place(Places),
     /// Those that have this name, or one below it.
-    Name(NamePattern),
+    Name(Box<NamePattern>),
 }
 
 /// `example.org`, or `*.example.org`.
@@ -143,7 +143,7 @@ impl Policy {
     /// The patterns of names that rules allow, in order, as many as are counted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &NamePattern> {
         let names = self.rules.iter().filter_map(|rule| match &rule.to {
-            Destination::Name(pattern) => Some(pattern),
+            Destination::Name(pattern) => Some(&**pattern),
             _ => None,
         });
         names.take(MAX_EGRESS_NAMES)

@@ -83,7 +83,7 @@ fn destination(text: &str) -> Option<Destination> {
         Some(rest) => (rest, true),
         None => (text, false),
     };
-    Some(Destination::Name(NamePattern { name: Name::parse(name)?, below }))
+    Some(Destination::Name(Box::new(NamePattern { name: Name::parse(name)?, below })))
 }
 
 /// An address, or one with the length of a prefix. One of IPv4 in the dress of IPv6 is one of IPv4, as where flows are
