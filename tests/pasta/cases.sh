@@ -559,9 +559,9 @@ case_egress_name() {
 # What is rejected is told, and counted by its rule.
 case_egress_reject() {
     local said
-    said=$(configured --debug --egress 'reject udp @internet' --egress 'allow any' -- \
+    said=$(configured --foreground --stats 1 --egress 'reject udp @internet' --egress 'allow any' -- \
         /run/bin/nettool udp-error "$SERVER4:5000" 2>&1)
-    holds "$said" 'egress: 1 by reject udp @internet'
+    holds "$said" 'egress: 1 reject udp @internet'
     holds "$said" unreachable
 }
 case_egress_wrong() {
