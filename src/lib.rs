@@ -38,6 +38,7 @@
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
+//! | [`repair`] | the other program, passt-repair: the helper of migrations |
 //! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
@@ -117,6 +118,7 @@ pub mod limits;
 pub(crate) mod log;
 pub mod pasta;
 pub mod pcap;
+pub mod repair;
 pub mod responder;
 pub mod run;
 pub mod sandbox;

@@ -28,6 +28,14 @@ pub const ADMISSIONS_PER_PORT: usize = 64;
 /// second for each port, and time for a server that needs 4 ms to accept one.
 pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 
+/// How long a connection past the link that finds its server's queue full has others wait in the host's queue: they
+/// are served in order then, and a server that accepts nobody does not keep others on the same port waiting.
+pub(crate) const QUEUE_FULL_HELD: Duration = Duration::from_secs(2);
+
+/// The longest pause before such a connection looks for a place again. The first ones are a tick of the timers: a
+/// server that accepts one in a millisecond empties a queue of eight meanwhile.
+pub(crate) const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(64);
+
 /// Descriptors kept back: a front-end's 64 regions of memory, a message that replaces them (32, which
 /// are there twice while it is relayed), and 32 for everything else that is not a flow.
 pub const RESERVED_DESCRIPTORS: u64 = 64 + 2 * 32 + 32;
@@ -41,13 +49,28 @@ pub const fn reserved_descriptors(limit: u64) -> u64 {
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
 pub(crate) const FEW_SOCKETS: usize = 64;
 
-/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence
-/// only, so without a bound a flood of them keeps everything else out for as long as that takes.
+/// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence, or give
+/// way to others of their kind, so without a bound a flood of them keeps TCP out for as long as that takes.
 pub const GUEST_DATAGRAMS_DIVISOR: usize = 2;
 
 /// The same for UDP flows that the network starts, where anybody can make up source addresses: one
 /// quarter. Another quarter is left that only TCP connections use.
 pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
+
+/// Silence after which a UDP flow ends in which each question was answered: time for an answer that comes twice, or
+/// for the next question.
+pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the guest must go on with one peer of a flow with anybody until that one gets a connected socket of its
+/// own: often enough that what that costs, some 10 µs, is less than what it saves.
+pub(crate) const TALKS_ON: u8 = 64;
+
+/// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
+/// and one of some dozens is always silent, or all are streams.
+pub(crate) const GIVE_WAY_LOOKS: usize = 64;
+/// Reserved ports that are tried for a flow that comes from one: clients of NFS have a few, and each attempt
+/// is a socket and two system calls.
+pub(crate) const RESERVED_PORT_ATTEMPTS: u16 = 16;
 
 /// Events fetched with one system call.
 pub(crate) const EVENTS_PER_WAIT: usize = 64;
@@ -129,6 +152,13 @@ pub(crate) const MAX_PIPES: usize = 32;
 /// Bytes that a pipe is to hold: what pipe(7) grants to everyone by default.
 pub(crate) const PIPE_BYTES: u32 = 1 << 20;
 
+/// ICMP errors that the guest is told of at once. Limited as RFC 1812, section 4.3.2.8, and RFC 4443, section 2.4 (f),
+/// want it; Linux has 50, and a traceroute of thirty hops sends three times as many probes.
+pub const ICMP_ERROR_BURST: u32 = 100;
+
+/// Time after which one more is allowed: 1,000 a second, the number of Linux.
+pub(crate) const ICMP_ERROR_PAUSE: Duration = Duration::from_millis(1);
+
 /// ICMP errors relayed for one flow in one turn.
 pub(crate) const ERRORS_PER_TURN: usize = 16;
 
@@ -167,3 +197,21 @@ const _: () = assert!(INDEX_BUCKETS.is_power_of_two() && INDEX_FIRST_BUCKETS.is_
 const _: () = assert!(INDEX_FIRST_BUCKETS < INDEX_BUCKETS && INDEX_MOVES >= 2);
 const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");
 const _: () = assert!(MAX_FLOWS < u32::MAX as usize);
+
+/// Sockets in one message to the helper of a migration: what one message can carry (`SCM_MAX_FD`).
+pub(crate) const HELPER_BATCH: usize = 253;
+
+/// How long a migration waits for its helper to connect: the guest stands still meanwhile, and who starts
+/// helpers does so before.
+pub(crate) const HELPER_WAIT: Duration = Duration::from_millis(10);
+
+/// How long a migration waits for its helper to answer: it has one system call to make for each of
+/// [`HELPER_BATCH`] sockets.
+pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
+
+/// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
+pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
+
+/// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
+/// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.
+pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;

@@ -8,6 +8,7 @@
 mod command;
 mod configure;
 mod gone;
+mod init;
 mod netlink;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,7 @@ pub use configure::queue_frames;
 
 use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Source;
+use crate::flow::fwd::RuleTable;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
 use crate::start::{NOTIFY_VARIABLE, StartError, system};
@@ -99,7 +101,8 @@ impl Namespace {
     /// # Errors
     /// [`StartError`] names the step.
     pub(crate) fn configure(&self, conf: &mut Conf) -> Result<Option<Device>, StartError> {
-        let Conf { pasta: Some(pasta), network, template_v4, template_v6, link, .. } = conf else {
+        let Conf { pasta: Some(pasta), network, rules, template_v4, template_v6, link, .. } = conf
+        else {
             return Err(StartError::Other("no namespace to configure".to_owned()));
         };
         let copies = |copying: crate::conf::Copying| copying.addresses || copying.routes;
@@ -108,12 +111,21 @@ impl Namespace {
         let model = Model::read(v4.map(|device| device.index), v6.map(|device| device.index))
             .map_err(|error| StartError::Other(format!("Failed to read routes: {error}")))?;
         let given = link.fd.filter(|_| !pasta.bypass.only).map(adopt).transpose()?;
-        namespace::in_network(self.network(), || inside(pasta, network, &model, given))
-            .map_err(|errno| {
-                let why = errno_text(errno);
-                StartError::Other(format!("Couldn't switch to pasta namespaces: {why}"))
-            })?
-            .map_err(StartError::Other)
+        let had_ipv6 = network.v6.is_some();
+        let device =
+            namespace::in_network(self.network(), || inside(pasta, network, &model, given))
+                .map_err(|errno| {
+                    let why = errno_text(errno);
+                    StartError::Other(format!("Couldn't switch to pasta namespaces: {why}"))
+                })?
+                .map_err(StartError::Other)?;
+        if had_ipv6 && network.v6.is_none() {
+            let removed = [rules, &mut pasta.outbound].map(RuleTable::without_ipv6).concat();
+            for rule in removed {
+                log::warn!("{rule}: not listened on, the namespace has no IPv6");
+            }
+        }
+        Ok(device)
     }
 
     /// Forks the command, if there is to be one. It gets `limit` back.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use log::LevelFilter;
 use passt_frame::{FramePort, Registrar};
@@ -16,7 +16,7 @@ use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, Signals, SocketLink, Worker,
 };
-use crate::flow::network::{Mac, Network};
+use crate::flow::network::Mac;
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -27,10 +27,6 @@ use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
 use crate::sys::{sock_diag, stream};
-
-/// Seconds from 1970 to 2000, the epoch of DHCPv6 identifiers (RFC 8415, section 11.2).
-const DUID_EPOCH: Duration = Duration::from_secs(946_684_800);
-
 /// What failed where there is no helper.
 const NO_HELPER: &str = "Couldn't start the helper that makes sockets in the namespace";
 
@@ -96,6 +92,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let conf = configure(options)?;
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
+    let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
     let readiness = Readiness::prepare(&conf.run, made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
@@ -105,9 +102,19 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     for line in conf::banner(&conf, bound).lines() {
         log::info!("{line}");
     }
+    if let Some((_, path)) = &helper {
+        log::info!("UNIX domain socket bound at {}", path.display());
+    }
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
     let mut worker = worker(&conf, socket, Rc::new(epoll), limit.maximum)?;
+    worker.end_with_migration(conf.link.migration.exit);
+    if let Some((listener, _)) = helper {
+        let engine = worker.engine_mut();
+        engine
+            .set_helper(listener.into(), conf.link.migration.no_linger)
+            .map_err(system("epoll_ctl"))?;
+    }
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Passt)?;
     let Continue::Program(announcement) = readiness.fork()? else {
@@ -141,7 +148,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     }
     let watch = pasta::watch_target(pasta)?;
     let device = namespace.configure(&mut conf)?;
-    let mut child = match namespace.spawn(&conf, limit)? {
+    let child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
         Spawned::Command(code) => {
             readiness.disown();
@@ -172,10 +179,14 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         sockets.borrow_mut().restart(namespace.network(), &filter).map_err(system(NO_HELPER))?;
         sandbox::give_up(Program::Pasta)?;
     }
-    worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
+    let signals = match &child {
+        Some(child) => child.signals().map_err(system("signalfd"))?,
+        None => Box::new(Signals(ending_signals()?)),
+    };
+    worker.add(signals).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Pasta)?;
     announcement.say()?;
-    if let Some(child) = &mut child {
+    if let Some(child) = &child {
         child.release().map_err(system("Couldn't start the command"))?;
         crate::log::leave_stderr();
     }
@@ -308,7 +319,7 @@ fn engine(
     };
     let settings = settings(conf, max_descriptors);
     let secret = process::random_bytes().map_err(system("getrandom"))?;
-    let duid = duid(&conf.network);
+    let duid = Duid::new(conf.network.our_mac);
     let now = crate::engine::monotonic_now();
     let mut engine = Engine::new(epoll, view, settings, secret, duid, now);
     if let Some(mac) = mac {
@@ -317,7 +328,7 @@ fn engine(
     if let Some(bypass) = bypass {
         engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
     }
-    engine.listen().map_err(|error| StartError::Other(error.to_string()))?;
+    engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
     if !engine.has_descriptors() {
         log::warn!(
             "The limit of {max_descriptors} open descriptors leaves few for connections: raise it \
@@ -407,9 +418,4 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         freebind: conf.freebind,
         max_descriptors,
     }
-}
-
-fn duid(network: &Network) -> Duid {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + DUID_EPOCH);
-    Duid::new(since.map_or(0, |since| since.as_secs() as u32), network.our_mac)
 }

@@ -3,6 +3,7 @@
 //! what to do.
 
 mod files;
+mod free;
 mod notify;
 mod ready;
 
@@ -17,10 +18,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub(crate) use files::Made;
+pub(crate) use free::listen_failure;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 
-use crate::conf::{ConfError, LinkConf};
+use crate::conf::{ConfError, LinkConf, Mode, Repair};
 use crate::flow::tcp::TcpConfig;
 use crate::log::LogFileError;
 use crate::sys::process;
@@ -125,6 +127,43 @@ pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSo
         made.note(path);
     }
     Ok(socket)
+}
+
+/// Makes the socket on which the helper of migrations connects, with its path; `None` if there is to be none.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn helper_socket(
+    link: &LinkConf,
+    clients: &ClientSocket,
+    made: &mut Made,
+) -> Result<Option<(UnixListener, PathBuf)>, StartError> {
+    let path = match (&link.migration.repair, clients) {
+        _ if link.mode != Mode::VhostUser => return Ok(None),
+        (Repair::At(path), _) => path.clone(),
+        (Repair::Beside, ClientSocket::Listening(_, beside)) => {
+            let mut path = beside.clone().into_os_string();
+            path.push(".repair");
+            path.into()
+        }
+        (Repair::Beside | Repair::Nowhere, _) => return Ok(None),
+    };
+    let listener = match bind(&path) {
+        // Nobody has asked for that name.
+        Err(StartError::SocketPath(path)) if link.migration.repair == Repair::Beside => {
+            log::warn!(
+                "{}: this name is too long for a socket: connections do not migrate; choose a shorter --repair-path",
+                path.display()
+            );
+            return Ok(None);
+        }
+        bound => bound?,
+    };
+    made.note(&path);
+    listener
+        .set_nonblocking(true)
+        .map_err(|source| StartError::Bind { path: path.clone(), source })?;
+    Ok(Some((listener, path)))
 }
 
 fn bind_default() -> Result<ClientSocket, StartError> {

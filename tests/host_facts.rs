@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 
 use passt::conf::host::{HostFacts, facts};
 use passt::conf::{Command as Parsed, Conf, Interfaces, Only, parse, resolve};
@@ -75,6 +76,50 @@ fn default_route_names_the_template() {
         assert_eq!((v4.addr, v4.gateway), (Ipv4Addr::new(198, 51, 100, 2), None));
         assert_eq!(conf.network.v6, None);
         assert!(!conf.network.services.dhcp);
+    });
+}
+
+/// A point-to-point interface, as pppd(8) and VPNs set it up.
+const POINT_TO_POINT: &str = "ip link set lo up
+    ip tuntap add ppp0 mode tun
+    ip link set ppp0 up
+    ip addr add 192.0.2.7 peer 192.0.2.1 dev ppp0";
+
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+fn a_default_route_without_a_gateway_is_one() {
+    in_namespace(&[POINT_TO_POINT], || {
+        assert_eq!(found().v4, None, "the other end alone is no network");
+        for route in ["dev ppp0", "dev ppp0 scope host", "nexthop dev ppp0 nexthop dev ppp0"] {
+            ip(&format!("route add default {route}"));
+            let facts = found();
+            let v4 = facts.v4.as_ref().unwrap();
+            assert_eq!((v4.name, v4.gateway), (name("ppp0"), None), "{route}");
+            assert_eq!(v4.address, Some((Ipv4Addr::new(192, 0, 2, 7), 32)));
+            assert!(!notes(&facts).iter().any(|note| note.contains("IPv4")), "{facts:?}");
+            ip(&format!("route del default {route}"));
+        }
+        let mut conf = configured(&[]);
+        assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(169, 254, 2, 1));
+        ip("route add default dev ppp0");
+        conf = configured(&["--map-guest-addr", "169.254.1.2"]);
+        assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(192, 0, 2, 7));
+    });
+}
+
+#[test]
+fn a_default_route_without_a_gateway_competes_by_its_metric() {
+    let routes = "ip route add default via 198.51.100.1 dev link1 metric 100";
+    in_namespace(&[TWO_LINKS, ADDRESSES, routes], || {
+        ip("route add default dev link0 metric 50");
+        assert_eq!(found().v4.unwrap().name, name("link0"));
+        ip("route del default dev link0 metric 50");
+        ip("route add default dev link0 metric 200");
+        assert_eq!(found().v4.unwrap().name, name("link1"));
     });
 }
 
@@ -194,5 +239,35 @@ fn many_routes_and_addresses_are_read_to_the_end() {
         let v4 = found().v4.unwrap();
         assert_eq!(v4.name, name("link1"));
         assert_eq!(v4.address, Some((Ipv4Addr::new(203, 0, 113, 1), 32)));
+    });
+}
+
+#[test]
+fn what_leads_beyond_the_link_in_any_table() {
+    // The other interface has no address of its own here.
+    let setup = "ip addr add 2001:db8::2/64 dev link0 nodad";
+    in_namespace(&[TWO_LINKS, setup], || {
+        for (route, beyond) in [
+            ("", false),
+            ("default via fe80::1 dev link0", true),
+            ("2000::/3 via fe80::1 dev link0", true),
+            ("2001:db8:7::/48 dev link1", true),
+            ("unreachable default", false),
+            ("default dev link0 table 7", true),
+        ] {
+            let ip = |verb: &str| {
+                let words = ["-6", "route", verb].into_iter().chain(route.split(' '));
+                route.is_empty() || Command::new("ip").args(words).status().unwrap().success()
+            };
+            assert!(ip("add"), "{route}");
+            if route.ends_with("table 7") {
+                let rule = ["-6", "rule", "add", "table", "7"];
+                assert!(Command::new("ip").args(rule).status().unwrap().success());
+            }
+            assert_eq!(found().beyond_link_v6, beyond, "{route}");
+            let conf = configured(&[]);
+            assert_eq!(conf.network.v6.unwrap().default_router, beyond, "{route}");
+            assert!(ip("del"), "{route}");
+        }
     });
 }

@@ -119,7 +119,7 @@ fn the_command_sees_its_own_processes_and_the_host_keeps_its_own() {
     let mounted = before.lines().filter(|line| line.contains(" /proc proc ")).count();
     for refused in [false, true] {
         let (text, messages) = run(refused);
-        assert_eq!(text, format!("1\n{mounted}\n"), "{messages}");
+        assert_eq!(text, format!("2\n{mounted}\n"), "{messages}");
         assert!(!messages.contains("mount"), "{messages}");
     }
 }

@@ -48,7 +48,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         freebind: false,
         max_descriptors: 1024,
     };
-    let duid = Duid::new(0, conf.network.our_mac);
+    let duid = Duid::new(conf.network.our_mac);
     let view = NetView {
         network: conf.network,
         map: conf.mapping,

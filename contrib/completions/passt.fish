@@ -7,7 +7,7 @@ complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in p
 complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
 complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F
 complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r -f
-complete -c passt -l repair-path -d 'Socket of the migration helper, or none; only none is supported yet' -r -F
+complete -c passt -l repair-path -d 'Socket of the migration helper, or none; default: the name of --socket, and .repair' -r -F
 complete -c passt -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
 complete -c passt -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r -f
@@ -20,6 +20,10 @@ complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three
 complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c passt -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
+complete -c passt -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
+complete -c passt -l dhcpv6-option -d 'The same for DHCPv6' -r -f
+complete -c passt -l ra-option -d 'The same for router advertisements' -r -f
 complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
 complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
@@ -41,8 +45,8 @@ complete -c passt -l trace -d 'Tell of each packet, too'
 complete -c passt -s e -l stderr -d 'No effect: messages go to standard error as long as it is there (deprecated)'
 complete -c passt -l vhost-user -d 'Share memory with the virtual machine by vhost-user, under whatever name'
 complete -c passt -s 1 -l one-off -d 'End when the first client disconnects'
-complete -c passt -l migrate-exit -d 'End after migration (deprecated); not supported yet'
-complete -c passt -l migrate-no-linger -d 'Close sockets on migration (deprecated); not supported yet'
+complete -c passt -l migrate-exit -d 'End when the guest has moved away (deprecated)'
+complete -c passt -l migrate-no-linger -d 'Close sockets when the guest has moved away (deprecated)'
 complete -c passt -s 4 -l ipv4-only -d 'No IPv6'
 complete -c passt -s 6 -l ipv6-only -d 'No IPv4'
 complete -c passt -l no-dhcp-dns -d 'Hand out no name servers by DHCP, DHCPv6 and NDP'

@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -53,6 +53,10 @@ complete -c pasta -n __fish_pasta_has_no_command -s D -l dns -d 'Name server of 
 complete -c pasta -n __fish_pasta_has_no_command -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l dhcpv6-option -d 'The same for DHCPv6' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l ra-option -d 'The same for router advertisements' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c pasta -n __fish_pasta_has_no_command -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"

@@ -14,7 +14,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use passt_frame::{Arena, Caps, Errno, FrameDone, GsoSet, RoomDebt, Stopped, ToGuest, ToGuestList};
+use passt_frame::{
+    Arena, Caps, Delivery, Errno, FrameDone, GsoSet, RoomDebt, Stopped, ToGuest, ToGuestList,
+    unread_bytes,
+};
 
 use crate::{ARENA_BYTES, PREFIX_BYTES};
 
@@ -28,6 +31,8 @@ pub(crate) struct Outgoing {
     blocked: bool,
     /// A reservation found no room. Owed only while `blocked`, when writability is watched.
     debt: RoomDebt,
+    /// Bytes committed.
+    handed: u64,
     /// Frames handed over.
     pub(crate) frames: u64,
     /// Reservations that found no room.
@@ -43,6 +48,7 @@ impl Outgoing {
             unwritten: 0..0,
             blocked: false,
             debt: RoomDebt::default(),
+            handed: 0,
             frames: 0,
             no_room: 0,
         }
@@ -145,7 +151,17 @@ unsafe impl ToGuest for Outgoing {
             self.unwritten.end = end;
             from += PREFIX_BYTES + list.frame_pieces_bytes(index);
             self.frames += 1;
+            self.handed += (end - to) as u64;
         }
+    }
+
+    fn delivery(&self) -> Delivery {
+        let unread = self.socket.as_ref().map_or(0, |socket| {
+            // A socket that cannot tell is read by nobody, or soon gone.
+            let unread = unread_bytes(socket.as_fd()).unwrap_or(0);
+            unread + self.unwritten.len() as u64
+        });
+        Delivery { handed: self.handed, taken: self.handed.saturating_sub(unread) }
     }
 
     fn cancel(&mut self, _list: &ToGuestList) {}
@@ -237,6 +253,23 @@ mod tests {
         assert!(put(&mut outgoing, &frame(60, 9)));
         expected.push(frame(60, 9));
         assert_eq!(unwritten(&outgoing), encoded(&expected));
+    }
+
+    #[test]
+    fn it_is_known_what_the_client_has_read() {
+        let (mut outgoing, mut theirs) = connected();
+        assert_eq!(outgoing.delivery(), Delivery::default());
+        assert!(put(&mut outgoing, &frame(60, 1)));
+        assert_eq!(outgoing.delivery(), Delivery { handed: 64, taken: 0 }, "not written yet");
+        outgoing.write();
+        let Delivery { handed, taken } = outgoing.delivery();
+        assert_eq!((handed, taken), (64, 0), "not read yet");
+        std::io::Read::read_exact(&mut theirs, &mut [0; 64]).unwrap();
+        assert_eq!(outgoing.delivery(), Delivery { handed: 64, taken: 64 });
+        // The next client starts with all that the last one has left behind it.
+        assert!(put(&mut outgoing, &frame(100, 1)));
+        outgoing.set_socket(None);
+        assert_eq!(outgoing.delivery(), Delivery { handed: 168, taken: 168 });
     }
 
     #[test]

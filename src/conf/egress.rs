@@ -70,7 +70,7 @@ pub fn load(options: &mut Options) -> Result<(), ConfError> {
         }
     }
     egress.sources = sources;
-    egress.own = host::own_addresses()?;
+    egress.own = host::own_networks()?;
     Ok(())
 }
 

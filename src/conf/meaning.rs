@@ -13,7 +13,8 @@ use arrayvec::ArrayVec;
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
 use super::{
-    ConfError, Mode, Note, Only, Options, PastaConf, RunConf, egress, names, pasta, resolv,
+    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, names,
+    pasta, resolv,
 };
 use crate::flow::fwd::{InterfaceName, Mapping, Policy, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
@@ -53,6 +54,8 @@ pub struct LinkConf {
     pub(crate) fd: Option<i32>,
     /// End when the guest disconnects.
     pub(crate) one_off: bool,
+    /// What happens when the guest moves away.
+    pub(crate) migration: MigrationOptions,
 }
 
 /// The configuration in force.
@@ -117,6 +120,7 @@ pub fn resolve(
 
     let mut mapping = mapping(&options, v4.as_ref(), v6.as_ref());
     let mut network = network(&options, v4, v6);
+    complete_boot(&mut network);
     warn_of_mtu(&network, &mut notes);
     let resolv = resolv::parse(resolv);
     names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
@@ -151,6 +155,7 @@ pub fn resolve(
             socket: options.socket,
             fd: options.fd,
             one_off: options.one_off,
+            migration: options.migration,
         },
         pasta,
         run: options.run,
@@ -266,9 +271,17 @@ fn net_v6(
         Some((model, addr, gateway, our_link_local))
     });
     let fixed = given.is_some();
+    let default_router = is_default_router(options, facts);
     if let Some((model, addr, gateway, our_link_local)) = model {
-        let (addr, scope_id) = (Some(addr), model.index);
-        let net = Ipv6Net { addr, gateway, our_link_local, fixed, dns: ArrayVec::new(), scope_id };
+        let net = Ipv6Net {
+            addr: Some(addr),
+            gateway,
+            our_link_local,
+            fixed,
+            dns: ArrayVec::new(),
+            default_router,
+            scope_id: model.index,
+        };
         return (net, Some(device(model)));
     }
     if !options.pasta.splice_only {
@@ -282,9 +295,19 @@ fn net_v6(
         our_link_local: link_local,
         fixed,
         dns: ArrayVec::new(),
+        default_router,
         scope_id: 0,
     };
     (net, None)
+}
+
+/// Whether IPv6 leads anywhere beyond the guest's link: by the host's routes, or because the operator says so, with a
+/// gateway or with an address that is mapped.
+fn is_default_router(options: &Options, facts: &HostFacts) -> bool {
+    let map = &options.mapping.v6;
+    let mapped = [map.host_loopback, map.guest_addr, map.dns_match].into_iter().flatten();
+    let far = mapped.filter(|address| !address.is_unicast_link_local()).count() > 0;
+    facts.beyond_link_v6 || options.gateway_v6.is_some() || far
 }
 
 /// An interface that outbound sockets are bound to must be of use. One that is but a model may get
@@ -332,7 +355,17 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
         search: options.search.clone(),
         hostname: options.hostname.clone(),
         fqdn: options.fqdn.clone(),
+        extra: options.extra.clone(),
         services,
+    }
+}
+
+/// Who has the file that the guest boots from, if neither the operator nor a URL says so: this host, as which the guest
+/// knows us.
+fn complete_boot(network: &mut Network) {
+    let gateway = network.v4.as_ref().and_then(|v4| v4.gateway);
+    if let Some(boot) = network.extra.boot.as_mut().filter(|boot| !boot.file.contains("://")) {
+        boot.server = boot.server.or(gateway);
     }
 }
 

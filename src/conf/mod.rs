@@ -31,4 +31,5 @@ pub use meaning::{Conf, Device, LinkConf, resolve};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
+pub(crate) use options::{MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};

@@ -24,6 +24,7 @@ fn name(text: &str) -> InterfaceName {
 /// A host with both families on eth0, and another interface.
 fn host() -> HostFacts {
     HostFacts {
+        beyond_link_v6: true,
         v4: Some(Template {
             name: name("eth0"),
             index: 2,
@@ -675,4 +676,32 @@ fn pasta_warns_where_sockets_cannot_be_bound_to_interfaces() {
         attempt(&["-u", "%eth0/53"], &facts, "").unwrap_err().to_string(),
         "Device binding for '-u %eth0/53' unsupported (requires kernel 5.7+)"
     );
+}
+
+#[test]
+fn a_guest_without_a_way_out_is_told_of_no_default_router() {
+    let is_router = |arguments: &[&str], facts: &HostFacts| {
+        attempt(arguments, facts, "").unwrap().network.v6.unwrap().default_router
+    };
+    let mut facts = host();
+    assert!(is_router(&[], &facts));
+    facts.beyond_link_v6 = false;
+    for v6 in [facts.v6.clone(), None] {
+        let facts = HostFacts { v6, ..facts.clone() };
+        assert!(!is_router(&[], &facts));
+        assert!(!is_router(&["--map-host-loopback", "fe80::7"], &facts), "on the link");
+        assert!(!is_router(&["-g", "192.0.2.9"], &facts), "of the other family");
+        assert!(is_router(&["-g", "2001:db8::9"], &facts));
+        assert!(is_router(&["--map-host-loopback", "2001:db8:1::9"], &facts));
+        assert!(is_router(&["--map-guest-addr", "2001:db8:1::9"], &facts));
+        assert!(is_router(&["--dns-forward", "2001:db8:1::9"], &facts));
+    }
+}
+
+#[test]
+fn the_file_to_boot_from_is_here_unless_somebody_says_otherwise() {
+    let server = |boot: &str| conf(&["--dhcp-boot", boot], "").network.extra.boot.unwrap().server;
+    assert_eq!(server("a.efi"), Some(v4("192.0.2.1")));
+    assert_eq!(server("a.efi,198.51.100.7"), Some(v4("198.51.100.7")));
+    assert_eq!(server("http://198.51.100.7/a.efi"), None);
 }

@@ -9,10 +9,12 @@ use super::flows::Flows;
 use super::listeners::Listeners;
 use super::net::Net;
 use super::outbox::Outbox;
+use crate::flow::budget::Budget;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
-use crate::flow::tcp::TcpConfig;
+use crate::flow::tcp::{InitialNumbers, TcpConfig};
+use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 
@@ -54,6 +56,9 @@ pub(super) struct Core {
     pub(crate) net: Net,
     pub(crate) settings: Settings,
     pub(crate) outbox: Outbox,
+    pub(crate) initial_numbers: InitialNumbers,
+    /// ICMP errors that the guest may be told of.
+    pub(crate) icmp_errors: Budget,
 }
 
 impl Core {
@@ -73,6 +78,8 @@ impl Core {
             net,
             settings,
             outbox: Outbox::default(),
+            initial_numbers: InitialNumbers::default(),
+            icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
         }
     }
 
@@ -89,15 +96,19 @@ impl Core {
         self.flows.check_room(self.listeners.len())
     }
 
-    /// Whether another UDP or echo flow that starts from `initiator` may open `sockets` sockets.
+    /// Makes room for another UDP or echo flow that starts from `initiator` and opens `sockets` sockets.
     ///
     /// # Errors
     /// What is exhausted.
-    pub(crate) fn check_datagram_room(
-        &self,
+    pub(crate) fn make_datagram_room(
+        &mut self,
         initiator: Pif,
         sockets: usize,
     ) -> Result<(), DropReason> {
-        self.flows.check_datagram_room(initiator, self.listeners.len() + sockets - 1)
+        let others = self.listeners.len() + sockets - 1;
+        if !self.flows.make_datagram_room(initiator, others)? {
+            self.outbox.drops.count(DropReason::DatagramFlowEvicted);
+        }
+        Ok(())
     }
 }

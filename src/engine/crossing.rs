@@ -5,7 +5,8 @@
 //! * Peers look alike to the guest where one address stands for several: 127.0.0.1:5000 and 127.0.0.2:5000
 //!   are both the gateway's port 5000, and so is whoever sends from one port to two addresses of the host,
 //!   or to two ports that lead to one of the guest. The first keeps its port, the next ones get others, as a
-//!   NAT does (RFC 4787, section 4.2.2); see [`Flows::told_apart`].
+//!   NAT does (RFC 4787, section 4.2.2); see [`Flows::told_apart`]. A connection that is over for its peer
+//!   keeps no port: `tcp::drive` ends it when another one wants it, unless it still has bytes for the guest.
 //! * Link-local peers of two links may have the same address. Who comes second is refused.
 //! * Flows look alike to the kernel where the guest has several addresses, or several stand for one host.
 //!   There, too, the first keeps its port and the kernel chooses those of the others, which nobody else may

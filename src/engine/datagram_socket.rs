@@ -1,4 +1,5 @@
-//! The one way to open the socket of a datagram flow: bound to a port of ours, connected to a peer.
+//! How the socket of a datagram flow is opened: bound to a port of ours, and connected to a peer unless the flow is
+//! one with anybody ([`unconnected`]).
 //!
 //! # Strangers
 //! Between bind(2) and connect(2) the socket takes what anybody sends to its port, and connect(2) does not
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use passt_frame::Errno;
 
+use super::reserved_port;
 use crate::flow::side::Endpoint;
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
@@ -45,6 +47,8 @@ pub(super) struct SocketSpec<'a> {
     /// Where our port is taken or privileged, any other will do: a datagram gets through, and an answer
     /// finds its way back.
     pub(crate) or_any_port: bool,
+    /// A socket that has our port for itself and shares it with this one.
+    pub(crate) beside: Option<BorrowedFd<'a>>,
     /// The other end of the flow is the link to the guest.
     pub(crate) for_link: bool,
 }
@@ -54,7 +58,7 @@ pub(super) struct SocketSpec<'a> {
 /// # Errors
 /// What setsockopt(2), bind(2), connect(2) and getsockname(2) report.
 pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(OwnedFd, u16), Errno> {
-    let SocketSpec { transport, to, peer, or_any_port, for_link } = *spec;
+    let SocketSpec { transport, to, peer, or_any_port, beside, for_link } = *spec;
     let mut port = to.address.port();
     let fd = socket.as_fd();
     if for_link {
@@ -63,9 +67,13 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
     if to.interface.is_none() {
         keep_to_interface_of(fd, peer);
     }
-    match socket::bind(fd, &to) {
+    let bind = || socket::bind(fd, &to);
+    match beside.map_or_else(bind, |owner| socket::sharing(owner, bind)) {
         Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
-            socket::bind_any_port(fd, to.address.ip())?;
+            let ip = to.address.ip();
+            reserved_port::open_like(port, |port| {
+                socket::bind_free_port(fd, SocketAddr::new(ip, port))
+            })?;
             port = 0;
         }
         other => other?,
@@ -74,6 +82,27 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
     if port == 0 && transport == Transport::Udp {
         port = socket::local_address(fd)?.port();
     }
+    Ok((socket, port))
+}
+
+/// Binds a new socket of a flow with anybody, to a port that it shares with nobody. Where `to`'s port is taken or
+/// privileged, any other will do. With it, the port that it has now.
+///
+/// # Errors
+/// What setsockopt(2), bind(2) and getsockname(2) report.
+pub(super) fn unconnected(socket: OwnedFd, to: &BindTo<'_>) -> Result<(OwnedFd, u16), Errno> {
+    let (fd, port) = (socket.as_fd(), to.address.port());
+    prepare(fd, Transport::Udp, to.address.is_ipv4())?;
+    // Older kernels deliver them, and the guest's kernel gives them to nobody who has not joined.
+    let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
+    match socket::bind_alone(fd, to) {
+        Ok(()) => return Ok((socket, port)),
+        Err(Errno::ADDRINUSE | Errno::ACCESS) => reserved_port::open_like(port, |port| {
+            socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), port))
+        })?,
+        Err(errno) => return Err(errno),
+    }
+    let port = socket::local_address(fd)?.port();
     Ok((socket, port))
 }
 

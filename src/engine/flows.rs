@@ -9,15 +9,16 @@ use std::rc::Rc;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
-use super::state::{FlowKind, FlowState};
+use super::one_shots::OneShots;
+use super::state::{DatagramState, FlowKind, FlowState};
 use super::token::Token;
 use crate::flow::index::{Index, Key};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
-    FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR,
-    reserved_descriptors,
+    ANSWERED_TIMEOUT, FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN,
+    NETWORK_DATAGRAMS_DIVISOR, reserved_descriptors,
 };
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -27,7 +28,9 @@ use crate::wire::ip::L4Protocol;
 pub(crate) const ADVERTISEMENT_TIMER: u32 = 0;
 /// The next look for ports to forward.
 pub(crate) const SCAN_TIMER: u32 = 1;
-const OWN_TIMERS: u32 = 2;
+/// The next question for an address of the guest, or the end of waiting for the answer.
+pub(crate) const ADDRESS_TIMER: u32 = 2;
+const OWN_TIMERS: u32 = 3;
 
 /// The timer of the flow in `slot`.
 fn timer_key(slot: u32) -> u32 {
@@ -87,6 +90,8 @@ pub(crate) struct Flows {
     half_open_count: usize,
     /// UDP and echo flows that the guest or its namespace started, and that the network started.
     datagrams: [usize; 2],
+    /// UDP and echo flows that may have to give way.
+    one_shots: OneShots,
     /// Flows with two sockets.
     spliced: usize,
     /// Has the kernel report events of their sockets.
@@ -115,6 +120,7 @@ impl Flows {
             half_open: VecDeque::with_capacity(2 * MAX_HALF_OPEN),
             half_open_count: 0,
             datagrams: [0; 2],
+            one_shots: OneShots::default(),
             spliced: 0,
             watch: FlowWatch { epoll },
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
@@ -143,7 +149,29 @@ impl Flows {
         Ok(())
     }
 
-    /// The same for a UDP or echo flow that starts from `initiator`: those may not have all flows.
+    /// Makes room for a UDP or echo flow that starts from `initiator`: another one gives way if it must. False if
+    /// that one was waiting for an answer, or whether it was is not known.
+    ///
+    /// # Errors
+    /// What is exhausted: there are only streams.
+    pub(crate) fn make_datagram_room(
+        &mut self,
+        initiator: Pif,
+        other_descriptors: usize,
+    ) -> Result<bool, DropReason> {
+        let Err(reason) = self.check_datagram_room(initiator, other_descriptors) else {
+            return Ok(true);
+        };
+        let id = self.one_shots.gives_way(&mut self.table, started_by(initiator));
+        let id = id.ok_or(reason)?;
+        let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+        let answered = state.is_some_and(DatagramState::is_answered);
+        log::debug!("{id:?}: gives way to a new one");
+        self.remove(id);
+        self.check_datagram_room(initiator, other_descriptors).map(|()| answered)
+    }
+
+    /// Whether there is room for a UDP or echo flow that starts from `initiator`: those may not have all flows.
     ///
     /// # Errors
     /// What is exhausted.
@@ -171,7 +199,12 @@ impl Flows {
 
     /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.
     pub(crate) fn may_listen(&self, listeners: usize) -> bool {
-        listeners < self.max_sockets / 2
+        listeners < self.most_listeners()
+    }
+
+    /// How many ports may be opened that are not asked for one by one.
+    pub(crate) fn most_listeners(&self) -> usize {
+        self.max_sockets / 2
     }
 
     /// The flow that has `side`.
@@ -192,6 +225,16 @@ impl Flows {
         };
         let slot = self.index.find(&key(protocol, side), same)?;
         self.table.id_of(slot)
+    }
+
+    /// The flow with anybody that has this port of the host, in one of the two families.
+    pub(crate) fn with_anybody_at(&self, v4: bool, port: u16) -> Option<FlowId> {
+        let anybody = Endpoint::anybody(v4);
+        let ours = Endpoint::new(anybody.ip(), port);
+        let side = Side { pif: Pif::Host, ours, endpoint: anybody };
+        self.find_by(L4Protocol::Udp, &side, |other| {
+            (other.pif, other.endpoint, other.ours.port()) == (Pif::Host, anybody, port)
+        })
     }
 
     /// Adds a flow and watches its sockets for `events`, edge-triggered.
@@ -217,10 +260,13 @@ impl Flows {
                 .map_err(|_| DropReason::DescriptorsExhausted)?;
             self.spliced += 1;
         }
-        if protocol != L4Protocol::Tcp {
-            self.datagrams[started_by(sides[0].pif)] += 1;
-        }
+        let active = state.kind.datagrams().map(|state| state.active);
         let id = targeted.activate(state);
+        if let Some(now) = active {
+            let starter = started_by(sides[0].pif);
+            self.datagrams[starter] += 1;
+            self.one_shots.add(&mut self.table, id.slot(), starter, now);
+        }
         for side in indexed(&sides, protocol) {
             self.index.insert(&key(protocol, side), id.slot());
         }
@@ -229,7 +275,20 @@ impl Flows {
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        let Some(flow) = self.table.remove(id) else { return };
+        self.take_out(id);
+    }
+
+    /// Ends a flow whose socket lives on: nothing is heard of it any more.
+    pub(crate) fn take(&mut self, id: FlowId) -> Option<OwnedFd> {
+        let socket = self.take_out(id)?.socket;
+        let _ = epoll::delete(&*self.watch.epoll, &socket);
+        Some(socket)
+    }
+
+    fn take_out(&mut self, id: FlowId) -> Option<FlowState> {
+        self.table.get(id)?;
+        self.one_shots.remove(&mut self.table, id.slot());
+        let flow = self.table.remove(id)?;
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&key(protocol, side), id.slot());
@@ -241,6 +300,31 @@ impl Flows {
         self.spliced -= usize::from(flow.state.kind.second_socket().is_some());
         if matches!(&flow.state.kind, FlowKind::Tcp(tcp) if tcp.half_open) {
             self.half_open_count -= 1;
+        }
+        Some(flow.state)
+    }
+
+    /// Notes that the guest, or whom it talks to, has answered in a UDP or echo flow.
+    pub(crate) fn note_answer(&mut self, id: FlowId, now: Timestamp) {
+        let Some(flow) = self.table.get(id) else { return };
+        let Some(state) = flow.state.kind.datagrams().copied() else { return };
+        if !state.is_answered() {
+            return;
+        }
+        self.one_shots.answered(&mut self.table, id.slot(), now);
+        if state.questions && !state.is_stream() {
+            self.schedule(id, Some(now + ANSWERED_TIMEOUT));
+        }
+    }
+
+    /// Notes that the guest goes on with a flow: the one that it was taken out of lives on, too.
+    pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
+        let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+        if let Some(origin) = state.and_then(|state| state.out_of)
+            && let Some(flow) = self.table.get_mut(origin)
+            && let FlowKind::Udp(state) = &mut flow.state.kind
+        {
+            state.active = now;
         }
     }
 
@@ -461,7 +545,6 @@ fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
 mod tests {
     use super::*;
     use crate::engine::net::Epoch;
-    use crate::engine::state::DatagramState;
     use rustix::event::{EventfdFlags, eventfd};
     use std::net::Ipv4Addr;
 

@@ -7,17 +7,15 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::core::Core;
 use super::datagrams::{self, DatagramRun, Datagrams};
-use super::egress;
 use super::responders;
 use super::tcp::{self, StreamRun};
 use crate::flow::network::Network;
 use crate::responder::dhcpv6::Duid;
 use crate::responder::{dhcp, dhcpv6};
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::ip::{self, IpHead, L4Protocol};
+use crate::wire::l4::NDP_TYPES;
 use crate::wire::{DropReason, Fragment, Packet};
-
-/// ICMPv6 types of neighbour and router discovery: consumed here, never forwarded.
-const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
 
 /// What of a batch is not sent yet.
 #[derive(Default)]
@@ -31,6 +29,7 @@ pub(super) struct Receivers<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) datagrams: &'a mut Datagrams,
     pub(crate) duid: &'a Duid,
+    pub(crate) buffer: &'a mut CopyBuffer,
 }
 
 /// Takes one batch of frames from the guest. False when there was none.
@@ -54,15 +53,11 @@ pub(super) fn take(
         }
         if let Err(reason) = done {
             to.core.outbox.drops.count(reason);
-            if reason == DropReason::EgressRejected {
-                let frame = &lease.frames()[index];
-                egress::tell(to.core, out, frame.head(), frame.len);
-            }
             log::trace!("frame from guest dropped: {}", reason.name());
         }
     }
     runs.stream.finish(to.core, &mut lease);
-    runs.datagrams.finish(to.core, &mut lease);
+    runs.datagrams.finish(to.core, &mut lease, out);
     true
 }
 
@@ -76,7 +71,8 @@ fn frame(
     let core = &mut *to.core;
     let frame = &lease.frames()[index];
     let head = frame.head();
-    core.net.learn_mac(ip::source_mac(head).ok_or(DropReason::Truncated)?);
+    let mac = ip::source_mac(head).ok_or(DropReason::Truncated)?;
+    core.net.learn_mac(mac);
     log::trace!("from guest: {} bytes, {}", frame.len, frame.meta);
     let packet = ip::parse(head, frame.len)?;
     let ip = match packet {
@@ -85,19 +81,49 @@ fn frame(
     };
     log::trace!("    {ip}");
     check_family(&core.net.network, &ip)?;
-    core.net.learn_address(ip.source);
-    if let Packet::Fragment(fragment) = packet {
-        return datagrams::fragment_from_guest(core, to.datagrams, lease, index, &fragment);
+    responders::heed(core, out, ip.source, mac);
+    if let Packet::Fragment(part) = packet {
+        // What came before goes before.
+        runs.stream.finish(core, lease);
+        runs.datagrams.finish(core, lease, out);
+        return fragment(to, lease, index, &part, out);
     }
     match ip.protocol {
         L4Protocol::Tcp => tcp::from_guest(core, lease, index, &ip, &mut runs.stream, out),
         L4Protocol::Udp => udp_or_dhcp(to, lease, index, &ip, runs, out),
+        // Neighbour discovery is consumed here, never forwarded.
         L4Protocol::Icmpv6 if NDP_TYPES.contains(&icmp_type(&ip, head)?) => {
             responders::ndp(core, lease, index, &ip, out)
         }
         L4Protocol::Icmp | L4Protocol::Icmpv6 => {
-            datagrams::echo_from_guest(core, to.datagrams, lease, index, &ip)
+            datagrams::echo_from_guest(core, to.datagrams, (lease, index), &ip, to.buffer, out)
         }
+    }
+}
+
+/// Takes a fragment, and the packet that it completes.
+fn fragment(
+    to: &mut Receivers<'_>,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    part: &Fragment,
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    let Receivers { core, datagrams, buffer, .. } = to;
+    if part.place.is_whole() {
+        let kind = icmp_type(&part.ip, lease.frames()[index].head())?;
+        if NDP_TYPES.contains(&kind) {
+            return Err(DropReason::Fragment);
+        }
+        return datagrams::echo_from_guest(core, datagrams, (lease, index), &part.ip, buffer, out);
+    }
+    let whole = datagrams::reassembled(core, datagrams, lease, index, part)?;
+    match whole {
+        Some(whole) if part.ip.protocol == L4Protocol::Tcp => {
+            tcp::whole_from_guest(core, &whole.ip, whole.l4(datagrams), out)
+        }
+        Some(whole) => datagrams::whole_from_guest(core, datagrams, &whole, out),
+        None => Ok(()),
     }
 }
 
@@ -134,6 +160,9 @@ fn udp_or_dhcp(
     match (ip.source.is_ipv4(), head.destination_port) {
         (true, dhcp::SERVER_PORT) => responders::dhcp(core, lease, index, ip, out),
         (false, dhcpv6::SERVER_PORT) => responders::dhcpv6(core, to.duid, lease, index, ip, out),
-        _ => datagrams::udp_from_guest(core, to.datagrams, lease, index, ip, &mut runs.datagrams),
+        _ => {
+            let run = &mut runs.datagrams;
+            datagrams::udp_from_guest(core, to.datagrams, (lease, index), ip, run, out)
+        }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Listener {
     pub(crate) rule: RuleId,
     pub(crate) proto: Proto,
     pub(crate) port: u16,
+    /// The guest's port that datagrams on it go to.
+    leads_to: Option<u16>,
     /// Connections that are likely to wait after an event.
     pub(crate) expected: Expected,
     /// Already on the list for this turn.
@@ -40,6 +42,8 @@ pub(crate) struct Listener {
     edges_only: bool,
     /// Accepted connections of which the guest's server may know nothing yet.
     admitted: usize,
+    /// Accepted connections for which the queue of a server in the other namespace has no place yet.
+    held: usize,
 }
 
 impl Listener {
@@ -56,19 +60,26 @@ impl Listener {
             rule,
             proto,
             port,
+            leads_to: None,
             expected: Expected::default(),
             ready: false,
             waiting: false,
             listed: false,
             edges_only: false,
             admitted: 0,
+            held: 0,
         }
     }
 
+    /// The same socket, whose datagrams go to `port` of the guest.
+    pub(crate) fn leading_to(self, port: Option<u16>) -> Self {
+        Self { leads_to: port, ..self }
+    }
+
     /// Whether another connection may be accepted: the guest's server knows of nearly all before, and it takes the
-    /// place of none of them, if `half_open` handshakes may be under way.
+    /// place of none of them, if `half_open` handshakes may be under way; and none waits for a place in its queue.
     pub(crate) fn admits(&self, half_open: usize) -> bool {
-        self.admitted < ADMISSIONS_PER_PORT.min(half_open)
+        self.held == 0 && self.admitted < ADMISSIONS_PER_PORT.min(half_open)
     }
 }
 
@@ -86,6 +97,8 @@ pub(crate) struct Listeners {
     ready: VecDeque<ListenerId>,
     /// Those that have waited since the last time that all were woken.
     waited: Vec<ListenerId>,
+    /// How many sockets lead to each UDP port of the guest. Pages that nothing leads to are never touched.
+    leading: Vec<u16>,
     epoll: Rc<OwnedFd>,
 }
 
@@ -93,7 +106,8 @@ impl Listeners {
     /// No sockets; those to come are watched with `epoll`.
     pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
         let (slots, free) = (Vec::new(), Vec::new());
-        Self { slots, free, ready: VecDeque::new(), waited: Vec::new(), epoll }
+        let (ready, waited) = (VecDeque::new(), Vec::new());
+        Self { slots, free, ready, waited, leading: vec![0; 1 << 16], epoll }
     }
 
     /// Number of listening sockets.
@@ -111,6 +125,29 @@ impl Listeners {
     pub(crate) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.listener.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// Whether datagrams on some socket go to this port of the guest.
+    pub(crate) fn lead_to(&self, port: u16) -> bool {
+        self.leading[usize::from(port)] > 0
+    }
+
+    /// Has a socket listen for another rule, by which its datagrams go to `leads_to`.
+    pub(crate) fn move_to(&mut self, id: ListenerId, rule: RuleId, leads_to: Option<u16>) {
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.rule = rule;
+        let before = std::mem::replace(&mut listener.leads_to, leads_to);
+        self.count(before, leads_to);
+    }
+
+    /// Counts that a socket leads elsewhere now.
+    fn count(&mut self, before: Option<u16>, now: Option<u16>) {
+        if let Some(port) = before {
+            self.leading[usize::from(port)] -= 1;
+        }
+        if let Some(port) = now {
+            self.leading[usize::from(port)] += 1;
+        }
     }
 
     /// All sockets with their names.
@@ -140,6 +177,7 @@ impl Listeners {
             self.free.push(slot);
             return Err(errno);
         }
+        self.count(None, listener.leads_to);
         self.slots[slot as usize].listener = Some(listener);
         // No list grows while packets pass.
         let count = self.slots.len();
@@ -150,9 +188,8 @@ impl Listeners {
 
     /// Closes a socket; its name means nothing from now on.
     pub(crate) fn close(&mut self, id: ListenerId) {
-        if self.get(id).is_none() {
-            return;
-        }
+        let Some(listener) = self.get(id) else { return };
+        self.count(listener.leads_to, None);
         let slot = &mut self.slots[id.slot as usize];
         slot.listener = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -222,7 +259,28 @@ impl Listeners {
     pub(crate) fn discharge(&mut self, id: ListenerId) {
         let Some(listener) = self.get_mut(id) else { return };
         listener.admitted -= 1;
-        if std::mem::take(&mut listener.waiting) {
+        self.go_on(id);
+    }
+
+    /// A connection was accepted for which its server's queue has no place. Who comes next waits where it is.
+    pub(crate) fn hold(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.held += 1;
+        }
+    }
+
+    /// It has found a place, or keeps nobody waiting any more.
+    pub(crate) fn let_go(&mut self, id: ListenerId) {
+        let Some(listener) = self.get_mut(id) else { return };
+        listener.held -= 1;
+        self.go_on(id);
+    }
+
+    /// Lists a socket that had to wait for this turn.
+    fn go_on(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id)
+            && std::mem::take(&mut listener.waiting)
+        {
             self.mark_ready(id);
         }
     }
@@ -274,6 +332,23 @@ mod tests {
         listeners.close(first);
         assert_eq!(listeners.len(), 1, "an old name closes nothing");
         assert_eq!(ListenerId::from_bits(second.to_bits()), second);
+    }
+
+    #[test]
+    fn it_is_known_which_ports_of_the_guest_sockets_lead_to() {
+        let mut listeners = listeners();
+        let mut leading = |port| {
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let listener = Listener::new(socket, Pif::Host, rule(), (Proto::Udp, 22));
+            listeners.add(listener.leading_to(Some(port))).expect("watched")
+        };
+        let ids = [leading(7), leading(7)];
+        listeners.close(ids[0]);
+        assert!(listeners.lead_to(7) && !listeners.lead_to(8));
+        listeners.move_to(ids[1], rule(), Some(8));
+        assert!(!listeners.lead_to(7) && listeners.lead_to(8));
+        listeners.close(ids[1]);
+        assert!(!listeners.lead_to(8));
     }
 
     #[test]

@@ -30,13 +30,17 @@
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
-//! | `egress` | how the guest is told what it may not reach, and which flows a new policy ends |
+//! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
+//! | `marks` | what of the guest's IP headers the host's sockets write, too |
+//! | `unreachable` | ICMP errors about what the host does not take |
 //! | `datagram_socket` | the one way to open the socket of a datagram flow |
 //! | `token` | what an epoll event is about |
+//! | `migration` | a guest that moves to another program, with its connections |
 //!
 //! # A turn
 //! Events of sockets only put flows on the ready list; frames from the guest are processed in
@@ -60,15 +64,20 @@ mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod marks;
+mod migration;
 mod neighbours;
 mod net;
+mod one_shots;
 mod outbox;
+mod reserved_port;
 mod responders;
 mod source;
 mod state;
 mod stats;
 mod tcp;
 mod token;
+mod unreachable;
 mod wait;
 mod worker;
 
@@ -87,7 +96,7 @@ pub use neighbours::NeighbourWatch;
 pub use net::NetView;
 pub use source::{Exit, Signals, Source};
 pub use stats::EventType;
-pub use token::{LINK_BASE, Token};
+pub use token::{LINK_BASE, MigrationPart, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
@@ -102,9 +111,10 @@ use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
-use flows::{ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
+use flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
 use ingress::Receivers;
 use listen::Scans;
+use migration::Migration;
 use net::Net;
 use state::FlowKind;
 
@@ -114,6 +124,7 @@ pub struct Engine {
     datagrams: Datagrams,
     bypass: Option<Box<BypassParts>>,
     scans: Scans,
+    migration: Migration,
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
     buffer: CopyBuffer,
@@ -146,6 +157,7 @@ impl Engine {
         now: Timestamp,
     ) -> Self {
         Self {
+            migration: Migration::new(epoll.clone()),
             core: Core::new(epoll, Net::new(view), settings, secret, now),
             datagrams: Datagrams::default(),
             bypass: None,
@@ -228,16 +240,66 @@ impl Engine {
         self.bulk
     }
 
+    /// Lets the helper of migrations connect to `listener`; it does not block. `no_linger`: sockets of connections
+    /// that have moved are closed at once.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn set_helper(&mut self, listener: OwnedFd, no_linger: bool) -> Result<(), Errno> {
+        self.migration.set_helper(listener, no_linger)
+    }
+
+    /// The state of the guest's network is to go into `stream`, which does not block.
+    pub fn save_state(&mut self, stream: OwnedFd) {
+        self.migration.save(&mut self.core, stream);
+    }
+
+    /// The state of the guest's network comes from `stream`, which does not block.
+    pub fn load_state(&mut self, stream: OwnedFd) {
+        self.migration.load(&mut self.core, stream);
+    }
+
+    /// The front-end asks how the last transfer ended.
+    pub fn ask_for_state(&mut self) {
+        self.migration.ask();
+    }
+
+    /// The answer to that, once, when there is one.
+    pub fn state_answer(&mut self) -> Option<bool> {
+        self.migration.answer()
+    }
+
+    /// Whether frames of the guest are to wait for a moment, though there may be some.
+    pub fn holds_frames(&self) -> bool {
+        self.migration.holds_frames()
+    }
+
+    /// Whether the guest has moved away.
+    pub fn has_left(&self) -> bool {
+        self.migration.has_left()
+    }
+
+    /// An event of a descriptor of a migration.
+    pub fn on_migration_event(&mut self, out: &mut dyn ToGuest, part: MigrationPart) {
+        self.migration.on_event(&mut self.core, out, part);
+    }
+
     /// Takes one batch of frames from the guest. False when there was none.
     pub fn ingress(&mut self, port: &mut dyn FramePort, batch: &mut FromGuestBatch) -> bool {
-        let Self { core, datagrams, duid, .. } = self;
-        ingress::take(Receivers { core, datagrams, duid }, port, batch)
+        let Self { core, datagrams, duid, buffer, .. } = self;
+        ingress::take(Receivers { core, datagrams, duid, buffer }, port, batch)
     }
 
     /// An event of a flow's socket.
     pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
         let core = &mut self.core;
-        match core.flows.table.get(id).map(|flow| &flow.state.kind) {
+        match core
+            .flows
+            .table
+            .get(id)
+            .filter(|flow| !flow.state.frozen)
+            .map(|flow| &flow.state.kind)
+        {
             Some(FlowKind::Tcp(_)) => tcp::on_event(core, id, events),
             Some(FlowKind::Udp(_) | FlowKind::Ping(_)) => datagrams::on_event(core, id, events),
             Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Initiator, events),
@@ -264,7 +326,15 @@ impl Engine {
     /// The link can reach the guest now.
     pub fn on_link_up(&mut self, out: &mut dyn ToGuest) {
         responders::greet(&mut self.core, out);
+        self.migration.on_link_up(&mut self.core, out);
         self.on_link_room();
+    }
+
+    /// The guest's machine was set back to an earlier state. It may not know its connections as they are: what does not
+    /// fit ends.
+    pub fn on_guest_set_back(&mut self) {
+        log::info!("A snapshot of the guest was loaded: connections that do not fit end");
+        tcp::on_guest_set_back(&mut self.core);
     }
 
     /// The link has room toward the guest again.
@@ -281,13 +351,16 @@ impl Engine {
     }
 
     /// The client of the link has left, with what it has said of the guest's device.
-    pub(crate) fn on_link_closed(&mut self) {
+    pub fn on_link_closed(&mut self) {
+        self.migration.on_link_closed(&mut self.core);
         self.core.net.limit_mtu(u16::MAX);
+        self.core.net.begin_link();
     }
 
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
+        self.migration.on_time(&mut self.core, out);
         let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
@@ -338,12 +411,14 @@ impl Engine {
     }
 
     fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, bypass, buffer, .. } = self;
-        let Some(flow) = core.flows.table.get(id) else { return };
+        let Self { core, datagrams, bypass, buffer, .. } = self;
+        let Some(flow) = core.flows.table.get(id).filter(|flow| !flow.state.frozen) else { return };
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => datagrams::serve(core, buffer, out, id),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => {
+                datagrams::serve(core, datagrams, buffer, out, id);
+            }
             (FlowKind::Splice(_), Some(parts)) => {
                 self.bulk |= splice::drive(core, parts, buffer, id);
             }
@@ -361,18 +436,22 @@ impl Engine {
         if key == SCAN_TIMER {
             return self.scan_ports();
         }
+        if key == ADDRESS_TIMER {
+            return responders::reconsider(core, out);
+        }
         let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = core.flows.table.get_mut(id) else { return };
         flow.state.scheduled = None;
         match flow.state.kind {
+            _ if flow.state.frozen => {}
             FlowKind::Tcp(_) => {
                 self.expired.tcp += 1;
-                tcp::on_timer(core, id);
+                tcp::on_timer(core, out, id);
             }
             FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
                 datagrams::on_timer(core, id);
             }
-            FlowKind::Splice(_) => {}
+            FlowKind::Splice(_) => splice::on_timer(core, id),
         }
     }
 
@@ -391,7 +470,8 @@ impl Engine {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        [self.core.flows.timers.next_deadline(), self.ack_at].into_iter().flatten().min()
+        let own = [self.core.flows.timers.next_deadline(), self.ack_at, self.migration.deadline()];
+        own.into_iter().flatten().min()
     }
 
     /// Whether the limit of descriptors leaves some for flows.

@@ -160,7 +160,7 @@ fn announce(net: &Net, outbox: &mut Outbox, out: &mut dyn ToGuest, address: IpAd
         IpAddr::V6(v6) if net.network.services.ndp => {
             let mut told = ndp::announcement(v6, mac);
             let to = SocketAddr::new(told.destination.into(), 0);
-            let macs = (mac, net.learned.mac);
+            let macs = (mac, net.mac_of(told.destination.into()));
             outbox.icmp(out, macs, SocketAddr::new(address, 0), to, &mut told.message);
         }
         IpAddr::V6(_) => {}

@@ -9,13 +9,16 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::flow::fwd::tenure::Step;
 use crate::flow::fwd::{
     self, Attempt, GuestSide, HostSide, Mapping, Policy, Proto, Refused, Rule, RuleTable, Verdict,
+    is_one_host,
 };
 use crate::flow::names::Names;
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::stations::Stations;
 use crate::time::Timestamp;
 use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::L4Protocol;
@@ -51,7 +54,7 @@ pub(super) struct Net {
     /// How often each egress rule has decided, and none of them.
     decided: RefCell<Vec<u64>>,
     /// Addresses that egress rules allow by name.
-    names: Names,
+    names: RefCell<Names>,
     /// When this turn began.
     now: Timestamp,
     epoch: Epoch,
@@ -63,6 +66,10 @@ pub(super) struct Net {
     pub(crate) learned: Learned,
     /// Whose Ethernet addresses the guest sees.
     pub(crate) neighbours: Neighbours,
+    /// Whose Ethernet addresses are on the guest's side.
+    pub(crate) stations: Stations,
+    /// When to come back to addresses that were asked for.
+    pub(crate) ask_again: Option<Timestamp>,
 }
 
 impl Net {
@@ -73,6 +80,7 @@ impl Net {
         let decided = RefCell::new(vec![0; egress.rules.len() + 1]);
         let mut names = Names::default();
         names.reserve(&egress);
+        let names = RefCell::new(names);
         let epoch = Epoch::default();
         let neighbours = Neighbours::default();
         let (configured_mtu, device_mtu) = (network.mtu, u16::MAX);
@@ -90,6 +98,8 @@ impl Net {
             device_mtu,
             learned,
             neighbours,
+            stations: Stations::default(),
+            ask_again: None,
         };
         net.pin_own_addresses();
         net
@@ -134,6 +144,15 @@ impl Net {
         self.network.mtu = self.configured_mtu.min(mtu);
     }
 
+    /// The largest IP packet on the guest's link, in bytes: what the guest is told, or what it takes for granted if it
+    /// is told nothing. IPv4 has a least (RFC 791, section 3.2).
+    pub(crate) fn link_mtu(&self) -> u32 {
+        match self.network.mtu {
+            0 => 1500,
+            mtu => u32::from(mtu).max(68),
+        }
+    }
+
     /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
     fn pin_own_addresses(&mut self) {
         let own = self.map.own_addresses().chain(self.our_link_local());
@@ -151,7 +170,7 @@ impl Net {
     }
 
     /// Where a packet from `guest` to `destination` goes on the host, if it may. What is decided about it is counted:
-    /// for new flows.
+    /// for new flows, and for datagrams that leave a flow with anybody for somebody else than the one before.
     ///
     /// # Errors
     /// The reason why it goes nowhere.
@@ -198,7 +217,7 @@ impl Net {
             return Ok(());
         }
         let attempt = Attempt::new(&self.network, &self.map, proto, seen, real);
-        let names = |address| self.names.of(address, self.now);
+        let names = |address| self.names.borrow().of(address, self.now);
         let (verdict, rule) = self.egress.judge(&attempt, names);
         if let Some(count) = self.decided.borrow_mut().get_mut(rule) {
             *count += 1;
@@ -214,8 +233,12 @@ impl Net {
 
     /// Whether a flow to `seen` that goes to `real` may go on.
     pub(crate) fn still_allows(&self, proto: Proto, seen: SocketAddr, real: SocketAddr) -> bool {
+        if self.egress.rules.is_empty() {
+            return true;
+        }
         let attempt = Attempt::new(&self.network, &self.map, proto, seen, real);
-        let (verdict, _) = self.egress.judge(&attempt, |address| self.names.ever_of(address));
+        let (verdict, _) =
+            self.egress.judge(&attempt, |address| self.names.borrow().ever_of(address));
         verdict == Verdict::Allow
     }
 
@@ -232,7 +255,7 @@ impl Net {
     /// Another policy is in force. Rules that both have go on counting.
     fn replace_egress(&mut self, egress: Policy) {
         let old = std::mem::replace(&mut self.egress, egress);
-        self.names.rename(&old, &self.egress);
+        self.names.get_mut().rename(&old, &self.egress);
         let old_counts = self.decided.take();
         let count_of = |text: &str| {
             let place = old.rules.iter().position(|rule| rule.text == text);
@@ -259,12 +282,22 @@ impl Net {
 
     /// The guest has sent `message` to a name server.
     pub(crate) fn on_dns_query(&mut self, side: Side, message: &[u8]) {
-        self.names.on_query(&self.egress, side, message);
+        self.names.get_mut().on_query(&self.egress, side, message);
     }
 
     /// The name server of `side` answers the guest with `message`.
-    pub(crate) fn on_dns_answer(&mut self, side: &Side, message: &[u8]) {
-        self.names.on_answer(&self.egress, side, message, self.now);
+    pub(crate) fn on_dns_answer(&self, side: &Side, message: &[u8]) {
+        self.names.borrow_mut().on_answer(&self.egress, side, message, self.now);
+    }
+
+    /// `peer`, if it is to the guest what it is to the host: the guest sees it under its own address, and what
+    /// `guest` sends there goes to it and not to whom the address stands for.
+    pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
+        let seen = Endpoint::from(peer);
+        let target = self.would_lead(Proto::Udp, guest, seen.with_scope(0)).ok()?;
+        let both_ways =
+            target.destination == peer && self.source_for_guest(peer.ip()) == Some(peer.ip());
+        both_ways.then_some(seen)
     }
 
     /// The sides of a flow that begins with what `peer` sent to `local`, on a socket of `rule`.
@@ -299,9 +332,20 @@ impl Net {
         (self.network.our_mac, self.learned.mac)
     }
 
-    /// The Ethernet addresses of a frame from `source`, as the guest sees it.
-    pub(crate) fn macs_from(&self, source: IpAddr) -> (Mac, Mac) {
-        (self.neighbours.station(&self.network, source), self.learned.mac)
+    /// The Ethernet addresses of a frame from `source`, as the guest sees it, to `destination`.
+    pub(crate) fn macs_between(&self, source: IpAddr, destination: IpAddr) -> (Mac, Mac) {
+        (self.neighbours.station(&self.network, source), self.mac_of(destination))
+    }
+
+    /// The Ethernet address of the guest that has `destination`. A group has one of its own only where the guest's side
+    /// has several stations: otherwise the frame is for the only one.
+    pub(crate) fn mac_of(&self, destination: IpAddr) -> Mac {
+        match destination {
+            IpAddr::V6(group) if group.is_multicast() && self.stations.are_several() => {
+                Mac::of_group(group)
+            }
+            _ => self.stations.find(destination).unwrap_or(self.learned.mac),
+        }
     }
 
     /// Our own link-local address, the source of neighbour discovery and DHCPv6.
@@ -311,16 +355,20 @@ impl Net {
 
     /// Learns from a source Ethernet address.
     pub(crate) fn learn_mac(&mut self, mac: Mac) {
-        if fwd::learn_mac(&mut self.learned, mac) {
+        if fwd::learn_mac(&mut self.learned, mac) && !self.stations.has(mac) {
             log::info!("New guest MAC address observed: {mac}");
         }
     }
 
-    /// Learns from a source IP address. In local mode the guest's first link-local address also
-    /// becomes the one that it is assigned.
-    pub(crate) fn learn_address(&mut self, source: IpAddr) {
-        if !fwd::learn(&self.network, &mut self.learned, source) {
-            return;
+    /// Learns from an address that the station `mac` of the guest uses; what is to be done about it. In local mode
+    /// the guest's first link-local address also becomes the one that it is assigned.
+    pub(crate) fn learn_address(&mut self, source: IpAddr, mac: Mac, now: Timestamp) -> Step {
+        if mac != self.network.our_mac && is_one_host(source) {
+            self.stations.learn(source, mac);
+        }
+        let step = fwd::learn(&self.network, &mut self.learned, source, now);
+        if step.lead_to.is_none() {
+            return step;
         }
         log::debug!("guest address observed: {source}");
         if let (Some(v6), IpAddr::V6(source)) = (&mut self.network.v6, source)
@@ -329,6 +377,22 @@ impl Net {
         {
             v6.addr = Some(source);
         }
+        step
+    }
+
+    /// What is to be done about addresses that were asked for, now that time has passed.
+    pub(crate) fn reconsider(&mut self, now: Timestamp) -> [Step; 3] {
+        let steps = fwd::reconsider(&self.network, &mut self.learned, now);
+        for address in steps.iter().filter_map(|step| step.lead_to) {
+            log::debug!("guest address observed: {address}; the one before does not answer");
+        }
+        steps
+    }
+
+    /// Another guest may be there.
+    pub(crate) fn begin_link(&mut self) {
+        self.stations.clear();
+        fwd::begin_link(&mut self.learned);
     }
 
     /// Headers of frames to the guest for a flow whose guest side is `side`.
@@ -339,7 +403,13 @@ impl Net {
         flow_label: u32,
     ) -> HeaderTemplate {
         let (source, destination) = (side.ours.with_scope(0), side.endpoint.with_scope(0));
-        HeaderTemplate::new(self.macs_from(source.ip()), source, destination, protocol, flow_label)
+        HeaderTemplate::new(
+            self.macs_between(source.ip(), destination.ip()),
+            source,
+            destination,
+            protocol,
+            flow_label,
+        )
     }
 }
 

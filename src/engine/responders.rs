@@ -7,8 +7,10 @@ use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 
 use super::core::Core;
-use super::flows::ADVERTISEMENT_TIMER;
+use super::flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER};
 use super::outbox::Outbox;
+use crate::flow::fwd;
+use crate::flow::fwd::tenure::Step;
 use crate::limits::MAX_QUESTION_BYTES;
 use crate::responder::dhcpv6::Duid;
 use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
@@ -23,7 +25,9 @@ impl From<Ignored> for DropReason {
         match ignored {
             Ignored::Malformed => Self::Malformed,
             Ignored::Disabled => Self::ProtocolDisabled,
-            Ignored::NotForUs | Ignored::Unsupported => Self::UnansweredQuestion,
+            Ignored::NotForUs | Ignored::Declined(_) | Ignored::Unsupported => {
+                Self::UnansweredQuestion
+            }
         }
     }
 }
@@ -44,10 +48,53 @@ fn question(
     Ok(question)
 }
 
+/// The guest's station `mac` uses `address`. What follows is done: perhaps another address is to be asked for.
+pub(super) fn heed(core: &mut Core, out: &mut dyn ToGuest, address: IpAddr, mac: Mac) {
+    let step = core.net.learn_address(address, mac, core.now);
+    if step != Step::default() {
+        follow(core, out, step);
+    }
+}
+
+/// Time to ask for addresses, or to do without answers.
+pub(super) fn reconsider(core: &mut Core, out: &mut dyn ToGuest) {
+    core.net.ask_again = None;
+    for step in core.net.reconsider(core.now) {
+        follow(core, out, step);
+    }
+}
+
+fn follow(core: &mut Core, out: &mut dyn ToGuest, step: Step) {
+    if let Some(at) = step.again
+        && core.net.ask_again.is_none_or(|before| at < before)
+    {
+        core.net.ask_again = Some(at);
+        core.flows.timers.set(ADDRESS_TIMER, at);
+    }
+    let network = &core.net.network;
+    match step.ask {
+        Some(IpAddr::V4(target)) => {
+            if let Some(request) = arp::request(network, target) {
+                send_arp(&mut core.outbox, out, (network.our_mac, Mac::BROADCAST), &request);
+            }
+        }
+        Some(IpAddr::V6(target)) => {
+            if let Some(solicitation) = ndp::solicitation(network, target) {
+                send_ndp(core, out, solicitation);
+            }
+        }
+        None => {}
+    }
+}
+
 /// Answers an ARP question.
 pub(super) fn arp(core: &mut Core, head: &[u8], out: &mut dyn ToGuest) -> Result<(), DropReason> {
+    let message = &head[eth::HEADER_BYTES..];
+    if let Some((sender, mac)) = arp::sender(message) {
+        heed(core, out, sender.into(), mac);
+    }
     let net = &core.net;
-    let answer = arp::answer(&net.network, &net.neighbours, &head[eth::HEADER_BYTES..])?;
+    let answer = arp::answer(&net.network, (&net.neighbours, &net.stations), message)?;
     let mut asker = Mac::default();
     asker.0.copy_from_slice(&answer[18..24]);
     send_arp(&mut core.outbox, out, (net.network.our_mac, asker), &answer);
@@ -77,13 +124,25 @@ pub(super) fn dhcp(
     out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
     let question = udp_question(lease, index, ip)?;
-    let reply = dhcp::answer(&core.net.network, &question)?;
+    let reply = dhcp::answer(&core.net.network, &question).inspect_err(|ignored| {
+        if let Ignored::Declined(address) = ignored {
+            warn_of_decline("DHCP", *address);
+        }
+    })?;
     log::info!("{}", reply.kind);
     log::info!("    from {}", reply.client);
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
-    let to = SocketAddr::new(reply.destination.into(), dhcp::CLIENT_PORT);
+    let to = reply.destination.into();
     core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
     Ok(())
+}
+
+/// The guest has found that another station has the address it was given; there is no other one to give.
+fn warn_of_decline(protocol: &str, address: IpAddr) {
+    log::warn!(
+        "{protocol}: the guest declines {address}: another station on its link has that address, perhaps a \
+         machine behind the guest; remove it, or give the guest another address with --address"
+    );
 }
 
 /// Answers a question to a DHCPv6 server, which is known by `duid`.
@@ -102,10 +161,13 @@ pub(super) fn dhcpv6(
     let net = &mut core.net;
     let reply = dhcpv6::answer(&net.network, duid, source, destination, &question)?;
     log::info!("{}", reply.kind);
+    if let (dhcpv6::Kind::Decline, Some(v6)) = (reply.kind, &net.network.v6) {
+        warn_of_decline("DHCPv6", v6.addr.map_or(source.into(), IpAddr::V6));
+    }
     if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6)
         && !v6.fixed
     {
-        net.learned.v6 = Some(assigned);
+        fwd::assign(&mut net.learned, assigned);
     }
     let ours = net.our_link_local().ok_or(DropReason::FamilyDisabled)?;
     let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);
@@ -128,8 +190,13 @@ pub(super) fn ndp(
     }
     let question = question(lease, index, ip.l4_offset, ip.l4_len)?;
     let IpAddr::V6(source) = ip.source else { return Err(DropReason::Malformed) };
+    let mac = core.net.learned.mac;
+    if let Some(told) = ndp::advertised(&question) {
+        heed(core, out, told.into(), mac);
+    }
     let net = &core.net;
-    let reply = ndp::answer(&net.network, &net.neighbours, source, &question)?;
+    let around = (&net.neighbours, &net.stations);
+    let reply = ndp::answer(&net.network, around, (source, mac), &question)?;
     log::info!("{}", reply.kind);
     send_ndp(core, out, reply);
     Ok(())
@@ -138,7 +205,8 @@ pub(super) fn ndp(
 fn send_ndp(core: &mut Core, out: &mut dyn ToGuest, mut reply: ndp::Reply) {
     let Some(ours) = core.net.our_link_local() else { return };
     let (from, to) = (SocketAddr::new(ours, 0), SocketAddr::new(reply.destination.into(), 0));
-    core.outbox.icmp(out, core.net.macs(), from, to, &mut reply.message);
+    let macs = (core.net.network.our_mac, core.net.mac_of(to.ip()));
+    core.outbox.icmp(out, macs, from, to, &mut reply.message);
 }
 
 /// The link can reach the guest: asks for its addresses once, so that inbound connections find

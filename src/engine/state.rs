@@ -1,6 +1,7 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
@@ -8,12 +9,16 @@ use rustix::net::sockopt;
 
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
+use super::marks::SocketMarks;
 use super::net::Epoch;
+use super::one_shots::Place;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
+use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
+use crate::wire::icmp_translation::IcmpError;
 use crate::wire::ip::L4Protocol;
 
 /// State of a flow.
@@ -24,10 +29,14 @@ pub(crate) struct FlowState {
     pub(crate) ready: bool,
     /// Already on the list of flows that wait for room in the guest's buffers.
     pub(crate) starved: bool,
+    /// Nothing is done with it: it is on its way to another program.
+    pub(crate) frozen: bool,
     /// The guest's queue that its last frame came from: frames to it go there.
     pub(crate) queue: u8,
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
     pub(crate) scheduled: Option<Timestamp>,
+    /// Where the flow stands among those that may have to give way.
+    pub(crate) place: Place,
     /// The view of the network under which the flow goes where it goes.
     pub(crate) epoch: Epoch,
     /// What it is a flow of, with what that keeps.
@@ -37,7 +46,8 @@ pub(crate) struct FlowState {
 impl FlowState {
     /// State of a new flow.
     pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        Self { socket, ready: false, starved: false, queue: 0, scheduled: None, epoch, kind }
+        let (ready, starved, frozen, place) = (false, false, false, Place::default());
+        Self { socket, ready, starved, frozen, queue: 0, scheduled: None, place, epoch, kind }
     }
 
     /// The socket.
@@ -96,6 +106,15 @@ impl FlowKind {
             Self::Tcp(_) | Self::Udp(_) | Self::Ping(_) => None,
         }
     }
+
+    /// What a flow of datagrams keeps, whatever they are.
+    pub(crate) fn datagrams(&self) -> Option<&DatagramState> {
+        match self {
+            Self::Udp(state) | Self::Ping(state) => Some(state),
+            Self::Relay(relay) => Some(&relay.datagrams),
+            Self::Tcp(_) | Self::Splice(_) => None,
+        }
+    }
 }
 
 /// A TCP connection that passes the link by.
@@ -108,6 +127,19 @@ pub(crate) struct SpliceState {
     pub(crate) nagle: [Nagle; 2],
     /// The pipe of each way, while it needs one.
     pub(crate) pipes: [Option<Pipe>; 2],
+    /// It waits for a place in its server's queue.
+    pub(crate) queueing: Option<Queueing>,
+}
+
+/// A connection for which its server's queue has no place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queueing {
+    /// The listening socket that accepts nobody meanwhile.
+    pub(crate) listener: ListenerId,
+    /// Where the server is.
+    pub(crate) to: SocketAddr,
+    /// Since when.
+    pub(crate) since: Timestamp,
 }
 
 /// A UDP pseudo-flow that passes the link by.
@@ -132,21 +164,67 @@ pub(crate) struct TcpState {
     pub(crate) nagle: Nagle,
     /// Bytes that the last read got: how much room to reserve for the next.
     pub(crate) last_read: u32,
+    /// What the guest had been handed at the last timeout, as the link counts.
+    pub(crate) handed: u64,
     /// The handshake of the host socket has not finished.
     pub(crate) connecting: bool,
+    /// ICMP errors are queued until then: the guest looks for routers.
+    pub(crate) probes: bool,
+    /// Why the host could not make the connection, if the guest is to be told: an ICMP error, and whose.
+    pub(crate) unreachable: Option<(IcmpError, Option<IpAddr>)>,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
     pub(crate) urgent: bool,
     /// The flow is on the list of half-open flows.
     pub(crate) half_open: bool,
     /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
     pub(crate) admission: Option<Admission>,
+    /// What is to be written before anything else.
+    pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 impl TcpState {
     /// State of a new connection.
     pub(crate) fn new(conn: Conn, peek: PeekOffset, nagle: Nagle) -> Self {
-        let (connecting, urgent, half_open) = (false, false, false);
-        Self { conn, peek, nagle, last_read: 0, connecting, urgent, half_open, admission: None }
+        Self {
+            conn,
+            peek,
+            nagle,
+            last_read: 0,
+            handed: 0,
+            connecting: false,
+            probes: false,
+            unreachable: None,
+            urgent: false,
+            half_open: false,
+            admission: None,
+            backlog: None,
+        }
+    }
+}
+
+/// What a connection has brought along from another program: bytes that the guest was told have been taken, and
+/// that were not sent yet.
+pub(crate) struct Backlog {
+    bytes: Vec<u8>,
+    written: usize,
+    /// The guest's stream ends behind them.
+    pub(crate) ends: bool,
+}
+
+impl Backlog {
+    /// `bytes`, and the end of the stream if it `ends`.
+    pub(crate) fn new(bytes: Vec<u8>, ends: bool) -> Self {
+        Self { bytes, written: 0, ends }
+    }
+
+    /// What is left.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// So many more were written.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
     }
 }
 
@@ -201,6 +279,27 @@ pub(crate) enum PeekOffset {
     At(u32),
 }
 
+/// How much of what is at the head of a socket's queue the guest has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// Bytes of the payload of whole datagrams.
+    pub(crate) bytes: u32,
+    /// Bytes of the next datagram, its L4 header included, that went in fragments.
+    pub(crate) cut: u32,
+    /// The number of the datagram that those are of.
+    pub(crate) identification: u32,
+}
+
+impl PeekOffset {
+    /// The same place, when so many bytes have left the head of the queue.
+    pub(crate) fn moved(self, bytes: u32) -> Self {
+        match self {
+            Self::At(offset) => Self::At(offset.saturating_sub(bytes)),
+            other => other,
+        }
+    }
+}
+
 /// A UDP or echo pseudo-flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DatagramState {
@@ -208,8 +307,16 @@ pub(crate) struct DatagramState {
     pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
     pub(crate) counts: [u8; 2],
-    /// Hop limit set on the socket; 0 for the default.
-    pub(crate) hop_limit: u8,
+    /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
+    pub(crate) to: Option<SocketAddr>,
+    /// How often the guest has gone on with the same peer, of [`TALKS_ON`](crate::limits::TALKS_ON) times.
+    pub(crate) streak: u8,
+    /// The flow with anybody that this one was taken out of: it lives on with this one.
+    pub(crate) out_of: Option<FlowId>,
+    /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
+    pub(crate) questions: bool,
+    /// What the socket writes into IP headers.
+    pub(crate) marks: SocketMarks,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
     pub(crate) largest: u32,
@@ -221,8 +328,8 @@ pub(crate) struct DatagramState {
     pub(crate) large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
     pub(crate) expected: u8,
-    /// Bytes at the head of the socket's queue that the guest has got already.
-    pub(crate) delivered: u32,
+    /// What of the head of the socket's queue the guest has got already.
+    pub(crate) delivered: Delivered,
     /// Until when the socket may have datagrams of strangers.
     pub(crate) strangers: Strangers,
 }
@@ -233,13 +340,17 @@ impl DatagramState {
         Self {
             active: now,
             counts: [0; 2],
-            hop_limit: 0,
+            to: None,
+            streak: 0,
+            out_of: None,
+            questions: false,
+            marks: SocketMarks::new(),
             largest: 0,
             one_by_one: false,
             failed: false,
             large: true,
             expected: 1,
-            delivered: 0,
+            delivered: Delivered::default(),
             strangers: Strangers::new(now),
         }
     }
@@ -247,12 +358,25 @@ impl DatagramState {
     /// Notes datagrams from side `side`.
     pub(crate) fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
         self.active = now;
+        self.count(side, datagrams);
+    }
+
+    /// Counts datagrams from side `side`.
+    pub(crate) fn count(&mut self, side: usize, datagrams: usize) {
         let datagrams = u8::try_from(datagrams).unwrap_or(u8::MAX);
         self.counts[side] = self.counts[side].saturating_add(datagrams);
     }
 
-    /// Whether both sides talk, and one of them more than once: a stream of datagrams.
+    /// Whether both sides talk, and one of them more than once: a stream of datagrams. Questions are none, unless
+    /// there are more than can be counted.
     pub(crate) fn is_stream(&self) -> bool {
-        self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1)
+        let uncounted = self.counts[0] == u8::MAX;
+        self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1) && (!self.questions || uncounted)
+    }
+
+    /// Whether nothing is left to wait for, by what is known.
+    pub(crate) fn is_answered(&self) -> bool {
+        let [asked, answered] = self.counts;
+        answered > 0 && (!self.questions || answered >= asked)
     }
 }

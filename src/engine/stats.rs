@@ -12,7 +12,7 @@ use passt_frame::FramePort;
 
 use super::source::Source;
 use super::state::FlowKind;
-use super::{Engine, Link, Token};
+use super::{Engine, Link, MigrationPart, Token};
 use crate::flow::fwd::Proto;
 use crate::time::Timestamp;
 
@@ -64,6 +64,12 @@ event_types! {
     Control => "vhost-user command socket",
     /// A front-end's driver has put something into a ring.
     Kick => "vhost-user kick socket",
+    /// A helper that wants to connect for a migration.
+    RepairDoor => "TCP_REPAIR helper listening socket",
+    /// The helper of a migration.
+    RepairHelper => "TCP_REPAIR helper socket",
+    /// The state of a guest that moves.
+    State => "device state channel",
     /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
@@ -219,6 +225,9 @@ pub(super) fn event_type(
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
+        Token::Migration(MigrationPart::Door) => EventType::RepairDoor,
+        Token::Migration(MigrationPart::Helper) => EventType::RepairHelper,
+        Token::Migration(MigrationPart::Stream) => EventType::State,
         Token::Source(index) => match sources.get(index as usize) {
             Some(source) => source.event_type(),
             None => EventType::Stale,

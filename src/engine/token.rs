@@ -20,6 +20,24 @@ pub enum Token {
     Clients,
     /// A descriptor that acts on its own, by index.
     Source(u32),
+    /// What a guest needs that moves.
+    Migration(MigrationPart),
+}
+
+/// Descriptors of a guest that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MigrationPart {
+    /// The socket on which the helper connects.
+    Door = 0,
+    /// The helper.
+    Helper = 1,
+    /// The stream of the guest's state.
+    Stream = 2,
+}
+
+impl MigrationPart {
+    const ALL: [Self; 3] = [Self::Door, Self::Helper, Self::Stream];
 }
 
 const KIND_SHIFT: u32 = 56;
@@ -29,6 +47,7 @@ const LISTENER: u64 = 2;
 const CLIENTS: u64 = 3;
 const SECOND_SOCKET: u64 = 4;
 const SOURCE: u64 = 5;
+const MIGRATION: u64 = 6;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
 pub const LINK_BASE: u64 = LINK << KIND_SHIFT;
@@ -45,6 +64,7 @@ impl Token {
             Self::Listener(id) => LISTENER << KIND_SHIFT | id.to_bits(),
             Self::Clients => CLIENTS << KIND_SHIFT,
             Self::Source(index) => SOURCE << KIND_SHIFT | u64::from(index),
+            Self::Migration(part) => MIGRATION << KIND_SHIFT | part as u64,
         }
     }
 
@@ -58,6 +78,10 @@ impl Token {
             LISTENER => Some(Self::Listener(ListenerId::from_bits(value))),
             CLIENTS => Some(Self::Clients),
             SOURCE => Some(Self::Source(value as u32)),
+            MIGRATION => {
+                let part = MigrationPart::ALL.into_iter().find(|part| *part as u64 == value)?;
+                Some(Self::Migration(part))
+            }
             _ => None,
         }
     }
@@ -73,6 +97,9 @@ impl std::fmt::Display for Token {
             Self::Listener(id) => write!(f, "listening socket {id}"),
             Self::Clients => f.write_str("clients' socket"),
             Self::Source(index) => write!(f, "source {index}"),
+            Self::Migration(MigrationPart::Door) => f.write_str("TCP_REPAIR helper's socket"),
+            Self::Migration(MigrationPart::Helper) => f.write_str("TCP_REPAIR helper"),
+            Self::Migration(MigrationPart::Stream) => f.write_str("device state"),
         }
     }
 }
@@ -111,6 +138,7 @@ mod tests {
             Token::Listener(ListenerId::from_bits(0x00de_adbe_ef00_0070)),
             Token::Clients,
             Token::Source(3),
+            Token::Migration(MigrationPart::Helper),
         ];
         for token in tokens {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));

@@ -35,6 +35,8 @@ pub struct Worker<L: Link> {
     flush_at: Option<Timestamp>,
     stats: Option<Box<Stats>>,
     exit: Option<Exit>,
+    /// End when the guest has moved away.
+    ends_with_migration: bool,
 }
 
 impl<L: Link> Worker<L> {
@@ -66,7 +68,14 @@ impl<L: Link> Worker<L> {
             flush_at: None,
             stats: None,
             exit: None,
+            ends_with_migration: false,
         })
+    }
+
+    /// Whether to end when the guest has moved away. If not, the sockets of its connections are kept, even where
+    /// the end of the one client would be the end.
+    pub(crate) fn end_with_migration(&mut self, ends: bool) {
+        self.ends_with_migration = ends;
     }
 
     /// Has `source` act on its events from now on.
@@ -143,6 +152,9 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
+        if let Some(ok) = self.engine.state_answer() {
+            self.link.answer_check(ok);
+        }
         let clock = Duration::from_micros(now.as_micros());
         let again = self.link.flush_lazily(clock);
         self.flush_at = again.map(|at| Timestamp::from_micros(at.as_micros() as u64));
@@ -198,6 +210,10 @@ impl<L: Link> Worker<L> {
                 let exit = source.on_event(&mut self.engine, out);
                 self.exit = self.exit.or(exit);
             }
+            Some(Token::Migration(part)) => {
+                let (_, out) = self.link.halves();
+                self.engine.on_migration_event(out, part);
+            }
             None => {}
         }
     }
@@ -207,6 +223,10 @@ impl<L: Link> Worker<L> {
         while let Some(request) = self.link.take_request() {
             match request {
                 FrontEndRequest::MtuChanged(mtu) => self.engine.set_mtu(mtu),
+                FrontEndRequest::SaveState(stream) => self.engine.save_state(stream),
+                FrontEndRequest::LoadState(stream) => self.engine.load_state(stream),
+                FrontEndRequest::CheckState => self.engine.ask_for_state(),
+                FrontEndRequest::Rewound => self.engine.on_guest_set_back(),
             }
         }
         let (_, out) = self.link.halves();
@@ -222,11 +242,13 @@ impl<L: Link> Worker<L> {
 
     fn on_closed(&mut self) {
         self.engine.on_link_closed();
-        let exiting = if self.door.is_one_off() { ", exiting" } else { "" };
+        let ends =
+            if self.engine.has_left() { self.ends_with_migration } else { self.door.is_one_off() };
+        let exiting = if ends { ", exiting" } else { "" };
         if self.link.has_clients() {
             log::info!("Client connection closed{exiting}");
         }
-        if self.door.is_one_off() {
+        if ends {
             self.exit = Some(Exit::ClientGone);
         }
     }
@@ -234,7 +256,7 @@ impl<L: Link> Worker<L> {
     /// Takes waiting frames, but not for ever: sockets want their turn.
     fn take_frames(&mut self) {
         for _ in 0..BATCHES_PER_TURN {
-            if !self.frames {
+            if !self.frames || self.engine.holds_frames() {
                 return;
             }
             self.frames = self.engine.ingress(&mut self.link, &mut self.batch);

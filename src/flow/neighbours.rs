@@ -89,6 +89,11 @@ impl Neighbours {
         known.unwrap_or(net.our_mac)
     }
 
+    /// Whether `address` is that of a station on the host's link, or stands for the host itself.
+    pub(crate) fn knows(&self, address: IpAddr) -> bool {
+        self.position(address).is_ok()
+    }
+
     fn find(&self, address: IpAddr) -> Option<Mac> {
         self.position(address).ok().map(|at| self.entries[at].mac)
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
+use super::fwd::tenure::Tenure;
 pub use crate::wire::Mac;
 
 /// DNS servers of one family handed to the guest.
@@ -43,6 +44,8 @@ pub struct Ipv6Net {
     pub fixed: bool,
     /// DNS servers handed out.
     pub dns: ArrayVec<Ipv6Addr, MAX_DNS>,
+    /// Something is reached beyond the link: we are the guest's default router.
+    pub default_router: bool,
     /// Index of the host interface that link-local destinations are scoped to; 0 in local mode.
     pub scope_id: u32,
 }
@@ -101,6 +104,38 @@ impl Default for Services {
     }
 }
 
+/// What a guest that boots from the network is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Name of the file, or its URL; at most 255 bytes.
+    pub file: String,
+    /// The server that has it; `None` if it is ours, which `conf` replaces by our address, or a URL names it.
+    pub server: Option<Ipv4Addr>,
+}
+
+/// An option that the operator adds, or sets in place of the usual one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtraOption {
+    /// Its number.
+    pub code: u16,
+    /// Its value as it is sent, without number and length.
+    pub value: Vec<u8>,
+}
+
+/// What the operator adds to what the guest is told. A list has a code at most once, but for routes and prefixes of
+/// translators in router advertisements.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// `--dhcp-boot`.
+    pub boot: Option<Boot>,
+    /// `--dhcp-option`.
+    pub dhcp: Vec<ExtraOption>,
+    /// `--dhcpv6-option`.
+    pub dhcpv6: Vec<ExtraOption>,
+    /// `--ra-option`; values are padded to whole units.
+    pub ra: Vec<ExtraOption>,
+}
+
 /// Everything the guest is told.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -118,6 +153,8 @@ pub struct Network {
     pub hostname: Option<String>,
     /// `--fqdn`.
     pub fqdn: Option<String>,
+    /// What the operator adds.
+    pub extra: Extra,
     /// What the guest gets of all that.
     pub services: Services,
 }
@@ -142,10 +179,12 @@ impl Network {
 pub struct Learned {
     /// Ethernet address; broadcast until a frame was seen.
     pub(crate) mac: Mac,
-    /// IPv4 address last seen as a source.
+    /// IPv4 address that forwarded ports lead to.
     pub(crate) v4: Ipv4Addr,
-    /// IPv6 address last seen as a source.
+    /// IPv6 address that forwarded ports lead to.
     pub(crate) v6: Option<Ipv6Addr>,
-    /// Link-local address last seen as a source.
+    /// Link-local address that they lead to where the peer has one.
     pub(crate) v6_link_local: Option<Ipv6Addr>,
+    /// How firmly the IPv4, IPv6 and link-local address are held.
+    pub(crate) tenures: [Tenure; 3],
 }

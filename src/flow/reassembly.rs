@@ -1,4 +1,4 @@
-//! Reassembly of UDP datagrams that the guest cut into fragments (RFC 791, section 3.2; RFC 8200,
+//! Reassembly of packets that the guest cut into fragments (RFC 791, section 3.2; RFC 8200,
 //! section 4.5): which bytes have arrived, where the next ones go, when a datagram is whole.
 //!
 //! There are [`REASSEMBLY_SLOTS`] *slots*, one for each datagram that is not whole yet. A slot has two
@@ -23,11 +23,9 @@ use std::ops::Range;
 use crate::limits::{REASSEMBLY_BUFFER_BYTES, REASSEMBLY_SLOTS, REASSEMBLY_TIMEOUT};
 use crate::time::Timestamp;
 use crate::wire::drop_reason::DropCounters;
-use crate::wire::ip::{Place, max_l4_bytes};
+use crate::wire::ip::{L4Protocol, Place, UNIT_BYTES, max_l4_bytes};
 use crate::wire::{DropReason, Fragment};
 
-/// Bytes that one bit stands for.
-const UNIT_BYTES: u32 = 8;
 const UNITS: usize = REASSEMBLY_BUFFER_BYTES / UNIT_BYTES as usize;
 
 /// Where the payload of a fragment is to be copied.
@@ -37,7 +35,7 @@ pub(crate) struct Placed {
     pub(crate) slot: usize,
     /// First byte in the slot's buffer. The payload ends below [`REASSEMBLY_BUFFER_BYTES`].
     pub(crate) offset: usize,
-    /// Bytes of the whole datagram, UDP header included, if this fragment makes it whole. The slot is
+    /// Bytes of the whole datagram, L4 header included, if this fragment makes it whole. The slot is
     /// free then: its buffer keeps the datagram until the next call.
     pub(crate) whole: Option<u32>,
 }
@@ -48,11 +46,12 @@ pub(crate) struct Reassembly {
     slots: [Option<Slot>; REASSEMBLY_SLOTS],
 }
 
-/// What makes fragments parts of one datagram. The protocol is always UDP.
+/// What makes fragments parts of one datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     source: IpAddr,
     destination: IpAddr,
+    protocol: L4Protocol,
     identification: u32,
 }
 
@@ -87,6 +86,7 @@ impl Reassembly {
         let key = Key {
             source: fragment.ip.source,
             destination: fragment.ip.destination,
+            protocol: fragment.ip.protocol,
             identification: fragment.place.identification,
         };
         let index = self.slot_of(&key, drops);

@@ -1,7 +1,7 @@
 //! The two sides of a flow. On each side there is *our* address, which the other end believes it
 //! talks to, and the *endpoint*, the other end itself. The interface of a side is its [`Pif`].
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// Where a side of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,9 +43,26 @@ impl Endpoint {
         Self { address, port }
     }
 
+    /// Anybody of one family: no address and no port.
+    pub(crate) fn anybody(v4: bool) -> Self {
+        let any: IpAddr =
+            if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        Self::new(any, 0)
+    }
+
+    /// Whether it stands for anybody.
+    pub(crate) fn is_anybody(self) -> bool {
+        self.port == 0 && self.ip().is_unspecified()
+    }
+
     /// The address.
     pub(crate) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.address).to_canonical()
+    }
+
+    /// The address as one of IPv6, a v4-mapped one for IPv4.
+    pub(crate) fn octets(self) -> [u8; 16] {
+        self.address
     }
 
     /// The port, or the identifier of an echo flow.
@@ -76,7 +93,8 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// One side of a flow.
+/// One side of a flow. Where the flow is one with anybody, what is not one end is [`Endpoint::anybody`]: our
+/// address toward the guest, and the endpoint on the host's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Side {
     /// Interface.

@@ -115,6 +115,11 @@ impl<T> FlowTable<T> {
         if slot.generation == id.generation { slot.flow.as_mut() } else { None }
     }
 
+    /// The flow that lives in `slot`.
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<&mut Flow<T>> {
+        self.slots.get_mut(slot as usize)?.flow.as_mut()
+    }
+
     /// The id of the flow that lives in `slot`.
     pub(crate) fn id_of(&self, slot: u32) -> Option<FlowId> {
         let entry = self.slots.get(slot as usize)?;

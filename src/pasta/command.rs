@@ -1,6 +1,7 @@
-//! The command, or a login shell, in its namespaces. It is forked early, because later the program
-//! gives up what that takes, and waits at a gate until everything is ready: a byte on a pipe opens
-//! it; when the pipe closes without one, the program has failed, and the command never starts.
+//! The command, or a login shell, in its namespaces. The process that starts it there ([`init`](super::init)) is
+//! forked early, because later the program gives up what that takes, and waits at a gate until everything is
+//! ready: a byte on a pipe opens it; when the pipe closes without one, the program has failed, and the
+//! command never starts. Later bytes are signals for the command, and the end of the pipe is that of the program.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,15 +9,19 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use passt_frame::ToGuest;
 
+use super::init::{self, Children, Init};
 use crate::engine::{Engine, EventType, Exit, Source};
 use crate::start::{StartError, system};
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
-use crate::sys::process::{self, DescriptorLimit, Forked};
+use crate::sys::process::{self, DescriptorLimit, Forked, PASSED_SIGNALS};
+
+/// The byte that opens the gate. None of the signals has this number.
+const OPEN: u8 = 0x80;
 
 /// Longest host name (`__NEW_UTS_LEN`, uname(2)).
 const MAX_HOST_NAME: usize = 64;
@@ -40,7 +45,7 @@ pub(super) struct Plan<'a> {
     pub(super) withheld: Option<&'a str>,
 }
 
-/// A command that waits at the gate, or runs.
+/// A command that waits at the gate, or runs; its parent is what is known of it here.
 pub(crate) struct Child {
     gate: Option<OwnedFd>,
     pidfd: OwnedFd,
@@ -78,7 +83,7 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
     }
 }
 
-/// The new process: prepares its surroundings, waits, and becomes the command.
+/// The new process: prepares its surroundings, waits, and starts the command. Only what failed returns.
 fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     if let Err(errno) = namespace::enter(plan.network, Kinds::NETWORK) {
         log::error!("Failed to join network namespace: {errno}");
@@ -96,6 +101,24 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     while let Err(Errno::INTR) = rustix::io::read(gate, &mut byte) {}
     if byte == [0] {
         return ExitCode::FAILURE;
+    }
+    let children = if plan.pid_namespace { Children::EndWithUs } else { Children::Adopted };
+    let forked = Init::prepare(children).and_then(|init| Ok((init, process::fork()?)));
+    match forked {
+        Ok((init, Forked::Parent(command))) => init.serve(command, gate.as_fd()),
+        Ok((_, Forked::Child)) => become_command(plan),
+        Err(errno) => {
+            log::error!("Couldn't start the command's process: {errno}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command's own process. Returns when there is no such command.
+fn become_command(plan: &Plan<'_>) -> ExitCode {
+    if !plan.pid_namespace {
+        // Otherwise the kernel ends it with its parent anyway.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     }
     if let Err(errno) = process::restore_for_command(plan.limit) {
         log::warn!("Couldn't restore limits and signals for the command: {errno}");
@@ -158,11 +181,22 @@ impl Child {
     ///
     /// # Errors
     /// The command's process is gone.
-    pub(crate) fn release(&mut self) -> Result<(), Errno> {
-        match self.gate.take() {
-            Some(gate) => rustix::io::write(&gate, &[1]).map(drop),
-            None => Ok(()),
-        }
+    pub(crate) fn release(&self) -> Result<(), Errno> {
+        let gate = self.gate.as_ref().ok_or(Errno::PIPE)?;
+        rustix::io::write(gate, &[OPEN]).map(drop)
+    }
+
+    /// What passes signals on that are meant for the command. It holds the gate, too: to be dropped before `self`.
+    ///
+    /// # Errors
+    /// What signalfd(2), dup(2) or ioctl(2) report.
+    pub(crate) fn signals(&self) -> Result<Box<dyn Source>, Errno> {
+        let gate = self.gate.as_ref().ok_or(Errno::PIPE)?;
+        let gate = rustix::io::fcntl_dupfd_cloexec(gate, 3)?;
+        // The loop waits for nobody.
+        rustix::io::ioctl_fionbio(&gate, true)?;
+        let signals = process::signal_descriptor(&PASSED_SIGNALS)?;
+        Ok(Box::new(Passed { signals, gate }))
     }
 
     /// A watch for its end.
@@ -186,14 +220,39 @@ impl Child {
     }
 }
 
-/// A command that was never started has ended by itself, with the gate, and is left to nobody else to reap.
-/// One that runs is let run.
+/// With the gate ends a command that waits there, or runs, and all that it has started. They are left to nobody
+/// else to reap.
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.gate.take().is_some() {
-            let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-            let _gone = rustix::io::retry_on_intr(wait);
+        drop(self.gate.take());
+        let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let _gone_or_reaped_before = rustix::io::retry_on_intr(wait);
+    }
+}
+
+/// Signals that are meant for the command.
+struct Passed {
+    signals: OwnedFd,
+    gate: OwnedFd,
+}
+
+impl Source for Passed {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+
+    fn event_type(&self) -> EventType {
+        EventType::Signal
+    }
+
+    fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
+        while let Some(signal) = process::next_signal(self.signals.as_fd()) {
+            if init::is_for_command(signal) {
+                // Fails when the command has just ended, which is an event of its own.
+                let _ = rustix::io::write(&self.gate, &[signal.number as u8]);
+            }
         }
+        None
     }
 }
 

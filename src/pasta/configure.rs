@@ -236,8 +236,8 @@ fn set_link(
     netlink.change(RouteNetlinkMessage::SetLink(link), 0)
 }
 
-/// Configures the tap device as `--config-net` promises. Families that the kernel does not have
-/// and that nobody asked for are switched off in `network`.
+/// Configures the tap device as `--config-net` promises. IPv6 is switched off in `network` where the namespace
+/// does without.
 pub(super) fn addresses_and_routes(
     interface: &Interface,
     conf: &PastaConf,
@@ -246,20 +246,21 @@ pub(super) fn addresses_and_routes(
 ) -> Result<(), Failure> {
     let netlink = Netlink::new().map_err(|error| format!("netlink: {error}"))?;
     let index = interface.index;
-    let v6 = network.v6.is_some();
     let no_link_local = |error| {
         format!(
             "Couldn't set link-local address: {error}: IPv6 wants an MTU of 1280 or more; --ipv4-only \
              does without"
         )
     };
-    if v6 {
-        generate_addresses(&netlink, index, In6AddrGenMode::None).map_err(no_link_local)?;
+    if network.v6.is_some()
+        && !generate_addresses(&netlink, index, In6AddrGenMode::None).map_err(no_link_local)?
+    {
+        do_without_ipv6(network)?;
     }
     up(&netlink, index, network.mtu)
         .map_err(|error| format!("Couldn't set {} up: {error}", conf.interface))?;
-    if v6 {
-        set_link_local(&netlink, interface).map_err(no_link_local)?;
+    if network.v6.is_some() && !set_link_local(&netlink, interface).map_err(no_link_local)? {
+        do_without_ipv6(network)?;
     }
     let v4 = network.v4.as_ref().map(|v4| Family {
         name: "IPv4",
@@ -275,14 +276,20 @@ pub(super) fn addresses_and_routes(
         gateway: v6.gateway.map(Into::into),
         copying: conf.copy_v6,
     });
-    for family in [v4, v6].into_iter().flatten() {
-        let works = family.configure(&netlink, index, model)?;
-        match family.family {
-            _ if works => {}
-            AddressFamily::Inet => network.v4 = None,
-            _ => network.v6 = None,
-        }
+    [v4, v6].into_iter().flatten().try_for_each(|family| family.configure(&netlink, index, model))
+}
+
+/// The namespace has IPv4 only, unless that is not to be.
+fn do_without_ipv6(network: &mut Network) -> Result<(), Failure> {
+    const WHY: &str = "its kernel lacks it, or net.ipv6.conf.*.disable_ipv6 is set";
+    if network.v4.is_none() {
+        return Err(format!(
+            "IPv6 not available in the namespace, but --ipv6-only given: {WHY}: drop --ipv6-only, or \
+             switch IPv6 on there"
+        ));
     }
+    log::warn!("IPv6 not supported, disabling: the namespace has none: {WHY}");
+    network.v6 = None;
     Ok(())
 }
 
@@ -292,33 +299,37 @@ fn up(netlink: &Netlink, index: u32, mtu: u16) -> io::Result<()> {
     set_link(netlink, index, LinkFlags::Up, LinkFlags::Up, mtu.into_iter().collect())
 }
 
-/// Says how the kernel is to make the link-local address of a device that comes up.
-fn generate_addresses(netlink: &Netlink, index: u32, mode: In6AddrGenMode) -> io::Result<()> {
+/// Says how the kernel is to make the link-local address of a device that comes up. False without IPv6.
+fn generate_addresses(netlink: &Netlink, index: u32, mode: In6AddrGenMode) -> io::Result<bool> {
     let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]);
     let attributes = vec![LinkAttribute::AfSpecUnspec(vec![mode])];
     let nothing = LinkFlags::empty();
-    unless_without_ipv6(set_link(netlink, index, nothing, nothing, attributes))
+    with_ipv6(set_link(netlink, index, nothing, nothing, attributes))
 }
 
 /// Sets the address that the kernel would have made, had it been allowed to. Its own one is tentative
 /// until a worker gets to it, which waits for a lock that all network namespaces share: hundreds of
 /// milliseconds where others come and go. This one is usable at once. From now on the kernel may: when
-/// the device goes down and comes up again.
-fn set_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<()> {
+/// the device goes down and comes up again. False without IPv6.
+fn set_link_local(netlink: &Netlink, interface: &Interface) -> io::Result<bool> {
     let address = link_local(interface.mac).into();
     let message = address_message(interface.index, address, PREFIX_V6, AddressScope::Link);
     let message = RouteNetlinkMessage::NewAddress(message);
-    unless_without_ipv6(netlink.change(message, NLM_F_CREATE | NLM_F_REPLACE))?;
+    if !with_ipv6(netlink.change(message, NLM_F_CREATE | NLM_F_REPLACE))? {
+        return Ok(false);
+    }
     generate_addresses(netlink, interface.index, In6AddrGenMode::Eui64)
 }
 
-/// Where the kernel has no IPv6, or it is switched off there (`disable_ipv6`), is nothing to set.
-fn unless_without_ipv6(result: io::Result<()>) -> io::Result<()> {
-    result.or_else(|error| match error.raw_os_error() {
-        Some(libc::EACCES) => Ok(()),
-        _ if is_unsupported(&error) => Ok(()),
-        _ => Err(error),
-    })
+/// Whether what was set is there: false where the kernel has no IPv6, or it is switched off (`disable_ipv6`).
+fn with_ipv6(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// The link-local address of an Ethernet device (RFC 2464, section 5): its MAC address, with one bit
@@ -347,28 +358,14 @@ fn address_message(
 }
 
 impl Family {
-    /// Sets addresses and routes. False when the kernel does not have the family, in local mode.
-    fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<bool, Failure> {
+    /// Sets addresses and routes.
+    fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<(), Failure> {
         let name = self.name;
-        match self.set_addresses(netlink, index, model) {
-            Ok(()) => {}
-            Err(error) if self.is_local() && is_unsupported(&error) => {
-                log::warn!("{name} not supported, disabling");
-                return Ok(false);
-            }
-            Err(error) => {
-                return Err(format!("Couldn't set {name} address(es) in namespace: {error}"));
-            }
-        }
+        self.set_addresses(netlink, index, model)
+            .map_err(|error| format!("Couldn't set {name} address(es) in namespace: {error}"))?;
         self.set_routes(netlink, index, model).map_err(|error| {
             format!("Couldn't set {name} route(s) in guest: {error}: check --gateway and --address")
-        })?;
-        Ok(true)
-    }
-
-    /// Nothing of this family comes from the host.
-    fn is_local(&self) -> bool {
-        !self.copying.addresses && !self.copying.routes
+        })
     }
 
     fn set_addresses(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
@@ -446,10 +443,6 @@ fn set_in_passes(netlink: &Netlink, mut routes: Vec<RouteMessage>, needed: bool)
 
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
 #[cfg(test)]

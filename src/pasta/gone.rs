@@ -1,5 +1,6 @@
-//! The end of a namespace that somebody else made: its file goes away. inotify(7) tells; in file
-//! systems that do not tell (that of processes, above all) a timer looks once a second.
+//! The end of a namespace that somebody else made: its file goes away. inotify(7) tells. Where the file is a
+//! process's, the end of the process does: its files stay for as long as nobody reaps it. For everything else in
+//! file systems that do not tell, a timer looks once a second.
 
 use std::ffi::{CString, OsString};
 use std::mem::MaybeUninit;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
 use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -48,11 +50,26 @@ pub(super) fn watch(path: &Path) -> Result<Box<dyn Source>, StartError> {
     let silent =
         rustix::fs::fstatfs(&folder).is_ok_and(|status| SILENT.contains(&(status.f_type as u64)));
     let shown = path.to_owned();
+    if let Some(process) =
+        process_of(path).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    {
+        return Ok(Box::new(Ended { process, shown }));
+    }
     if !silent && let Ok(events) = notifications(&folder_path) {
         return Ok(Box::new(Notified { events, name, shown }));
     }
     let timer = timer().map_err(|errno| failed("Couldn't make a timer for", errno))?;
     Ok(Box::new(Looked { timer, folder, name, shown }))
+}
+
+/// The process whose file `path` is, as `/proc/PID/ns/net`: none where that is a thread, or where process ids are
+/// those of other namespaces.
+fn process_of(path: &Path) -> Option<Pid> {
+    let words: Vec<&str> = path.to_str()?.split('/').collect();
+    let ["", "proc", pid, "ns", _] = words[..] else { return None };
+    let ours = std::fs::read_link("/proc/self").ok()?;
+    let same_ids = ours.to_str()?.parse() == Ok(rustix::process::getpid().as_raw_pid());
+    Pid::from_raw(pid.parse().ok()?).filter(|_| same_ids)
 }
 
 fn notifications(folder: &Path) -> Result<OwnedFd, Errno> {
@@ -72,6 +89,26 @@ fn timer() -> Result<OwnedFd, Errno> {
 fn gone(path: &Path) -> Option<Exit> {
     log::info!("Namespace {} is gone, exiting", path.display());
     Some(Exit::Over)
+}
+
+/// Told by the end of a process: its descriptor becomes readable.
+struct Ended {
+    process: OwnedFd,
+    shown: PathBuf,
+}
+
+impl Source for Ended {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    fn event_type(&self) -> EventType {
+        EventType::Watch
+    }
+
+    fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
+        gone(&self.shown)
+    }
 }
 
 /// Told by inotify.

@@ -1,15 +1,17 @@
-//! ARP: every address except the guest's own is here (RFC 826, RFC 5227).
+//! ARP: every address except the guest's own is here, unless it asks for one to use (RFC 826, RFC 5227).
 //!
 //! The guest sees all of IPv4 as on-link: the host's neighbours with their own Ethernet addresses, the rest
-//! behind the gateway's or ours. Silence is kept only where an
-//! answer would tell the guest that its own address is taken: for its announcements, and for
-//! questions about the address it was assigned.
+//! behind the gateway's or ours. Silence is kept where an answer would tell the guest that an address is
+//! taken which is not: for its announcements, for questions about the address it was assigned, and for
+//! probes (sender 0.0.0.0) of any address but those that exist on the host's link: the gateway's, those that
+//! stand for the host, and its neighbours'.
 
 use std::net::Ipv4Addr;
 
 use super::Ignored;
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Mac, Network};
+use crate::flow::stations::Stations;
 
 /// Bytes of an ARP message for IPv4 over Ethernet, without the Ethernet header.
 pub(crate) const LEN: usize = 28;
@@ -37,7 +39,7 @@ struct Message {
 /// Why there is no answer.
 pub(crate) fn answer(
     net: &Network,
-    neighbours: &Neighbours,
+    (neighbours, stations): (&Neighbours, &Stations),
     request: &[u8],
 ) -> Result<[u8; LEN], Ignored> {
     let v4 = net.v4.as_ref().ok_or(Ignored::Disabled)?;
@@ -45,8 +47,14 @@ pub(crate) fn answer(
     if request.operation != REQUEST {
         return Err(Ignored::Unsupported);
     }
-    let announcement = request.sender == request.target && !request.sender.is_unspecified();
+    let probe = request.sender.is_unspecified();
+    let announcement = request.sender == request.target && !probe;
     if announcement || request.target == v4.addr {
+        return Err(Ignored::NotForUs);
+    }
+    let taken = v4.gateway == Some(request.target) || neighbours.knows(request.target.into());
+    let theirs = stations.find(request.target.into()).is_some_and(|mac| mac != request.sender_mac);
+    if !taken && (probe || theirs) {
         return Err(Ignored::NotForUs);
     }
     Ok(build(&Message {
@@ -58,17 +66,29 @@ pub(crate) fn answer(
     }))
 }
 
+/// Who sends a message, and the station that says so; `None` if it names no address or is no ARP for IPv4.
+pub(crate) fn sender(message: &[u8]) -> Option<(Ipv4Addr, Mac)> {
+    let message = parse(message).ok()?;
+    (!message.sender.is_unspecified()).then_some((message.sender, message.sender_mac))
+}
+
 /// The broadcast question for the guest's address, sent once a link is up: its answer shows the
 /// guest's Ethernet address. `None` without an address of ours to ask from.
 #[must_use]
 pub(crate) fn initial_request(net: &Network) -> Option<[u8; LEN]> {
+    request(net, net.v4.as_ref()?.addr)
+}
+
+/// The broadcast question for the station at `target`. `None` without an address of ours to ask from.
+#[must_use]
+pub(crate) fn request(net: &Network, target: Ipv4Addr) -> Option<[u8; LEN]> {
     let v4 = net.v4.as_ref()?;
     Some(build(&Message {
         operation: REQUEST,
         sender_mac: net.our_mac,
         sender: v4.gateway?,
         target_mac: Mac::BROADCAST,
-        target: v4.addr,
+        target,
     }))
 }
 

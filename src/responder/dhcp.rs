@@ -1,20 +1,24 @@
 //! DHCPv4 and BOOTP: one address, for ever, to whoever asks (RFC 2131, RFC 951).
 //!
-//! There is one guest and one address, hence no leases, no state and nothing to refuse: a request
-//! for another address is acknowledged with ours, and DECLINE, RELEASE and INFORM need no answer.
-//! Rapid Commit (RFC 4039) shortens the exchange to one round trip. The magic cookie is echoed,
-//! not judged. Relay fields are echoed too, but the answer always goes to the guest itself.
+//! There is one guest and one address, hence no leases and no state. A request for another address is
+//! refused, so that the client begins anew at once; one that names another server is that server's business.
+//! INFORM gets the options without an address. DECLINE cannot be cured here, there being one address, so it
+//! is reported; RELEASE needs no answer. Rapid Commit (RFC 4039) shortens the exchange to one round trip.
+//! The magic cookie is echoed, not judged. What a relay asks is answered to the relay.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use arrayvec::ArrayVec;
 
-use super::dhcp_options::{self, CODE_PARAMETERS, CODE_RAPID_COMMIT, CODE_TYPE, Facts};
+use super::dhcp_options::{
+    self, CODE_CLASS_ID, CODE_CLIENT_ID, CODE_PARAMETERS, CODE_RAPID_COMMIT, CODE_RELAY,
+    CODE_REQUESTED, CODE_SERVER_ID, CODE_TYPE, Facts,
+};
 use super::{Ignored, put};
-use crate::flow::network::{Ipv4Net, Mac, Network};
+use crate::flow::network::{Boot, Ipv4Net, Mac, Network};
 
-/// UDP port of the server.
+/// UDP port of the server, and of relays.
 pub(crate) const SERVER_PORT: u16 = 67;
 /// UDP port of the client.
 pub(crate) const CLIENT_PORT: u16 = 68;
@@ -26,6 +30,8 @@ pub(crate) const MAX_REPLY: usize = FIXED_LEN + dhcp_options::MAX_LEN + 1;
 const FIXED_LEN: usize = 240;
 /// BOOTP's vendor area without the cookie: options are padded to this.
 const MIN_OPTIONS_LEN: usize = 60;
+/// Bytes of the field for the name of the boot file, with its closing zero.
+const FILE_LEN: usize = 128;
 
 const _: () = assert!(20 + 8 + MAX_REPLY == 576);
 
@@ -39,7 +45,10 @@ const FLAG_BROADCAST: u8 = 0x80;
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
 const ACK: u8 = 5;
+const NAK: u8 = 6;
+const INFORM: u8 = 8;
 
 /// What an answer is, by what it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +59,10 @@ pub(crate) enum Kind {
     AckRapidCommit,
     /// ACK to a REQUEST.
     Ack,
+    /// ACK to an INFORM: no address.
+    Inform,
+    /// NAK to a REQUEST for this address, which is not ours to give.
+    Nak(Ipv4Addr),
     /// Answer to a BOOTP request, which has no message type.
     Bootp,
 }
@@ -61,7 +74,9 @@ impl fmt::Display for Kind {
             Self::Offer => "DHCP: offer to discover",
             Self::AckRapidCommit => "DHCP: ack to discover (Rapid Commit)",
             Self::Ack => "DHCP: ack to request",
+            Self::Inform => "DHCP: ack to inform",
             Self::Bootp => "BOOTP: ack to request",
+            Self::Nak(address) => return write!(f, "DHCP: nak to request for {address}"),
         })
     }
 }
@@ -71,13 +86,18 @@ impl Kind {
     const fn message_type(self) -> u8 {
         match self {
             Self::Offer => OFFER,
-            Self::AckRapidCommit | Self::Ack | Self::Bootp => ACK,
+            Self::AckRapidCommit | Self::Ack | Self::Inform | Self::Bootp => ACK,
+            Self::Nak(_) => NAK,
         }
+    }
+
+    /// Whether the client gets the address with it.
+    const fn assigns(self) -> bool {
+        !matches!(self, Self::Inform | Self::Nak(_))
     }
 }
 
-/// An answer, and how to send it: from port [`SERVER_PORT`] to port [`CLIENT_PORT`], in a frame to
-/// the guest's Ethernet address.
+/// An answer, and how to send it: from port [`SERVER_PORT`], in a frame to the guest's Ethernet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     /// UDP payload, 300 bytes to [`MAX_REPLY`].
@@ -86,8 +106,9 @@ pub(crate) struct Reply {
     pub(crate) kind: Kind,
     /// IPv4 source: our address.
     pub(crate) source: Ipv4Addr,
-    /// IPv4 destination: the assigned address, or 255.255.255.255 if the client wants a broadcast.
-    pub(crate) destination: Ipv4Addr,
+    /// Where it goes: to the relay that asked; to the address that the client has; to 255.255.255.255 if it
+    /// wants a broadcast, or has lost its address; or to the assigned address.
+    pub(crate) destination: SocketAddrV4,
     /// Hardware address the client gave, for the log.
     pub(crate) client: Mac,
 }
@@ -103,10 +124,11 @@ pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
         return Err(Ignored::Unsupported);
     }
     let asked = Asked::parse(options)?;
-    let kind = asked.kind()?;
+    let kind =
+        asked.kind(Addresses { client: field(fixed, 12), assigned: v4.addr, ours: gateway })?;
 
     let mut message = ArrayVec::new();
-    put(&mut message, &fixed_part(fixed, v4.addr));
+    put(&mut message, &fixed_part(fixed, kind, v4.addr, net.extra.boot.as_ref()));
     dhcp_options::append(
         &mut message,
         &Facts {
@@ -115,19 +137,23 @@ pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
             gateway,
             message_type: kind.message_type(),
             rapid_commit: kind == Kind::AckRapidCommit,
+            assigns: kind.assigns(),
+            refuses: matches!(kind, Kind::Nak(_)),
+            client_id: asked.client_id,
+            relay: asked.relay,
+            class_id: asked.class_id,
         },
         asked.parameters,
     );
     while message.len() < FIXED_LEN + MIN_OPTIONS_LEN {
         message.push(0);
     }
-    let broadcast = fixed[10] & FLAG_BROADCAST != 0;
     let [a, b, c, d, e, f] = [28, 29, 30, 31, 32, 33].map(|i: usize| fixed[i]);
     Ok(Reply {
         message,
         kind,
         source: gateway,
-        destination: if broadcast { Ipv4Addr::BROADCAST } else { v4.addr },
+        destination: destination(fixed, kind, v4.addr),
         client: Mac([a, b, c, d, e, f]),
     })
 }
@@ -138,16 +164,71 @@ fn server(net: &Network) -> Result<(&Ipv4Net, Ipv4Addr), Ignored> {
     v4.and_then(|v4| Some((v4, v4.gateway?))).ok_or(Ignored::Disabled)
 }
 
+/// The address field that begins at byte `at`.
+fn field(fixed: &[u8; FIXED_LEN], at: usize) -> Ipv4Addr {
+    let [a, b, c, d] = [0, 1, 2, 3].map(|i| fixed[at + i]);
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// Where an answer goes (RFC 2131, 4.1).
+fn destination(fixed: &[u8; FIXED_LEN], kind: Kind, assigned: Ipv4Addr) -> SocketAddrV4 {
+    let (client, relay) = (field(fixed, 12), field(fixed, 24));
+    if !relay.is_unspecified() {
+        return SocketAddrV4::new(relay, SERVER_PORT);
+    }
+    let broadcast = fixed[10] & FLAG_BROADCAST != 0;
+    let address = match kind {
+        Kind::Nak(_) => Ipv4Addr::BROADCAST,
+        // Even an INFORM may come without an address, contrary to RFC 2131.
+        Kind::Inform if client.is_unspecified() => Ipv4Addr::BROADCAST,
+        _ if !client.is_unspecified() => client,
+        _ if broadcast => Ipv4Addr::BROADCAST,
+        _ => assigned,
+    };
+    SocketAddrV4::new(address, CLIENT_PORT)
+}
+
 /// The fixed part of the answer to `request`, the cookie included.
-fn fixed_part(request: &[u8; FIXED_LEN], assigned: Ipv4Addr) -> [u8; FIXED_LEN] {
+fn fixed_part(
+    request: &[u8; FIXED_LEN],
+    kind: Kind,
+    assigned: Ipv4Addr,
+    boot: Option<&Boot>,
+) -> [u8; FIXED_LEN] {
     let mut reply = *request;
     reply[0] = BOOTREPLY;
     reply[3] = 0; // hops
     reply[8..10].fill(0); // secs
-    reply[16..20].copy_from_slice(&assigned.octets()); // yiaddr
-    reply[20..24].fill(0); // siaddr
+    reply[16..24].fill(0); // yiaddr, siaddr
+    if kind.assigns() {
+        reply[16..20].copy_from_slice(&assigned.octets());
+    }
     reply[44..236].fill(0); // sname, file
+    if let Kind::Nak(_) = kind {
+        reply[12..16].fill(0); // ciaddr
+        // The relay is to broadcast it: the client has no address any more (RFC 2131, 4.3.2).
+        if !field(request, 24).is_unspecified() {
+            reply[10] |= FLAG_BROADCAST;
+        }
+    } else if let Some(boot) = boot {
+        reply[20..24].copy_from_slice(&boot.server.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
+        let name = boot.file.as_bytes();
+        if name.len() < FILE_LEN {
+            reply[108..108 + name.len()].copy_from_slice(name);
+        }
+    }
     reply
+}
+
+/// The addresses that decide about a request.
+#[derive(Clone, Copy)]
+struct Addresses {
+    /// What the client has, by its field `ciaddr`.
+    client: Ipv4Addr,
+    /// What we hand out.
+    assigned: Ipv4Addr,
+    /// Our own, which identifies us.
+    ours: Ipv4Addr,
 }
 
 /// The options of a request that matter here. Of a repeated one the last counts.
@@ -159,6 +240,16 @@ struct Asked<'a> {
     rapid_commit: bool,
     /// Option 55: codes in the order the client wants them.
     parameters: Option<&'a [u8]>,
+    /// Option 50: the address that it wants.
+    requested: Option<Ipv4Addr>,
+    /// Option 54: the server that it has chosen.
+    server: Option<Ipv4Addr>,
+    /// Option 60: what kind of client it is.
+    class_id: &'a [u8],
+    /// Option 61, to be echoed (RFC 6842).
+    client_id: Option<&'a [u8]>,
+    /// Option 82, to be echoed (RFC 3046).
+    relay: Option<&'a [u8]>,
 }
 
 impl<'a> Asked<'a> {
@@ -168,9 +259,16 @@ impl<'a> Asked<'a> {
         for option in dhcp_options::parse(options) {
             match option? {
                 (CODE_TYPE, &[message_type]) => asked.message_type = Some(message_type),
-                (CODE_TYPE, _) => return Err(Ignored::Malformed),
+                (CODE_REQUESTED, &[a, b, c, d]) => {
+                    asked.requested = Some(Ipv4Addr::new(a, b, c, d));
+                }
+                (CODE_SERVER_ID, &[a, b, c, d]) => asked.server = Some(Ipv4Addr::new(a, b, c, d)),
+                (CODE_TYPE | CODE_REQUESTED | CODE_SERVER_ID, _) => return Err(Ignored::Malformed),
                 (CODE_RAPID_COMMIT, _) => asked.rapid_commit = true,
                 (CODE_PARAMETERS, codes) => asked.parameters = Some(codes),
+                (CODE_CLASS_ID, class) => asked.class_id = class,
+                (CODE_CLIENT_ID, id) => asked.client_id = Some(id),
+                (CODE_RELAY, agent) => asked.relay = Some(agent),
                 _ => {}
             }
         }
@@ -178,12 +276,28 @@ impl<'a> Asked<'a> {
     }
 
     /// Which answer it gets.
-    fn kind(&self) -> Result<Kind, Ignored> {
+    fn kind(&self, addresses: Addresses) -> Result<Kind, Ignored> {
         match self.message_type {
             None => Ok(Kind::Bootp),
             Some(DISCOVER) if self.rapid_commit => Ok(Kind::AckRapidCommit),
             Some(DISCOVER) => Ok(Kind::Offer),
-            Some(REQUEST) => Ok(Kind::Ack),
+            Some(REQUEST | DECLINE) if self.server.is_some_and(|id| id != addresses.ours) => {
+                Err(Ignored::NotForUs)
+            }
+            Some(REQUEST) => {
+                // Selecting and after a reboot the client names it, renewing and rebinding it uses it
+                // (RFC 2131, 4.3.2). Who does neither takes what comes.
+                let used = Some(addresses.client).filter(|address| !address.is_unspecified());
+                match self.requested.or(used) {
+                    Some(foreign) if foreign != addresses.assigned => Ok(Kind::Nak(foreign)),
+                    _ => Ok(Kind::Ack),
+                }
+            }
+            Some(INFORM) => Ok(Kind::Inform),
+            Some(DECLINE) => {
+                let declined = self.requested.unwrap_or(addresses.assigned);
+                Err(Ignored::Declined(declined.into()))
+            }
             Some(_) => Err(Ignored::Unsupported),
         }
     }

@@ -1,12 +1,14 @@
 //! DHCPv4 options: which the guest gets, with what value, in which order (RFC 2132).
 //!
 //! What the client lists in option 55 comes first and in its order; everything else that is
-//! configured follows by number, asked for or not: many clients use options they never listed.
+//! configured follows by number, asked for or not: many clients use options they never listed. What the
+//! operator sets with `--dhcp-option` stands in place of what would be said otherwise.
 //! An option that does not fit is left out. Only the options field is used, no overloading.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayString, ArrayVec};
 
 use super::{Ignored, labels, put, search_domains};
 use crate::flow::network::{Ipv4Net, Network};
@@ -14,12 +16,22 @@ use crate::flow::network::{Ipv4Net, Network};
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
 pub(crate) const MAX_LEN: usize = 307;
 
+/// The address that the client wants.
+pub(crate) const CODE_REQUESTED: u8 = 50;
 /// Message type.
 pub(crate) const CODE_TYPE: u8 = 53;
+/// The server that answers, or that the client has chosen.
+pub(crate) const CODE_SERVER_ID: u8 = 54;
 /// The codes that the client wants, in order.
 pub(crate) const CODE_PARAMETERS: u8 = 55;
+/// What kind of client it is.
+pub(crate) const CODE_CLASS_ID: u8 = 60;
+/// Who the client is.
+pub(crate) const CODE_CLIENT_ID: u8 = 61;
 /// Rapid Commit (RFC 4039).
 pub(crate) const CODE_RAPID_COMMIT: u8 = 80;
+/// What a relay notes for itself (RFC 3046).
+pub(crate) const CODE_RELAY: u8 = 82;
 
 const CODE_PAD: u8 = 0;
 const CODE_MASK: u8 = 1;
@@ -28,30 +40,33 @@ const CODE_DNS: u8 = 6;
 const CODE_HOST_NAME: u8 = 12;
 const CODE_MTU: u8 = 26;
 const CODE_LEASE_TIME: u8 = 51;
-const CODE_SERVER_ID: u8 = 54;
+const CODE_MESSAGE: u8 = 56;
+/// Renewal and rebinding times.
+const CODE_T1: u8 = 58;
+const CODE_T2: u8 = 59;
+const CODE_BOOT_SERVER: u8 = 66;
+const CODE_BOOT_FILE: u8 = 67;
 /// Client FQDN (RFC 4702).
 const CODE_FQDN: u8 = 81;
 /// Domain search (RFC 3397).
 const CODE_SEARCH: u8 = 119;
 /// Classless static routes (RFC 3442).
-const CODE_ROUTES: u8 = 121;
+pub(crate) const CODE_ROUTES: u8 = 121;
+/// Addresses of TFTP servers (RFC 5859).
+const CODE_TFTP_ADDRESS: u8 = 150;
 const CODE_END: u8 = 255;
 
-/// Every code that can be in an answer, ascending.
-const ALL: [u8; 12] = [
-    CODE_MASK,
-    CODE_ROUTER,
-    CODE_DNS,
-    CODE_HOST_NAME,
-    CODE_MTU,
-    CODE_LEASE_TIME,
-    CODE_TYPE,
-    CODE_SERVER_ID,
-    CODE_RAPID_COMMIT,
-    CODE_FQDN,
-    CODE_SEARCH,
-    CODE_ROUTES,
-];
+/// Codes that belong to the protocol, or have an option of their own: the operator cannot set them.
+pub(crate) const OWN: [u16; 13] = [0, 50, 52, 53, 54, 55, 56, 57, 61, 80, 81, 82, 119];
+
+/// Most bytes of options that the operator may add, with their headers: what leaves room for an address, a router
+/// and name servers.
+pub(crate) const MAX_EXTRA_LEN: usize = 200;
+
+/// What a client of UEFI's HTTP boot calls itself, and wants to hear (UEFI 2.10, 24.7.2).
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
+/// What a refused client is told.
+const REFUSAL: &[u8] = b"not the address of this guest";
 
 /// A lease that never ends, seconds.
 const FOREVER: u32 = u32::MAX;
@@ -75,6 +90,16 @@ pub(crate) struct Facts<'a> {
     pub(crate) message_type: u8,
     /// The answer commits at once.
     pub(crate) rapid_commit: bool,
+    /// The answer assigns the address, so there is a lease.
+    pub(crate) assigns: bool,
+    /// The answer refuses an address: nothing else is said.
+    pub(crate) refuses: bool,
+    /// The client's option 61.
+    pub(crate) client_id: Option<&'a [u8]>,
+    /// The client's option 60, empty without one.
+    pub(crate) class_id: &'a [u8],
+    /// The relay's option 82.
+    pub(crate) relay: Option<&'a [u8]>,
 }
 
 /// The options of a message as code and value. Ends at the end option or with the message; a
@@ -103,15 +128,17 @@ pub(crate) fn append<const N: usize>(
     facts: &Facts<'_>,
     parameters: Option<&[u8]>,
 ) {
-    let end = message.len() + MAX_LEN;
+    // What the relay noted comes last (RFC 3046, 2.1), and is kept a place for.
+    let end = message.len() + MAX_LEN - facts.relay.map_or(0, |relay| 2 + relay.len());
     // Made once, however often the client lists it.
     let search: Value = labels::compressed_list(search_domains(facts.net));
     let listed = parameters.unwrap_or_default();
     let type_first = parameters.is_some() && !listed.contains(&CODE_TYPE);
-    let first = type_first.then_some(&CODE_TYPE);
-    let unlisted = ALL.iter().filter(|code| !listed.contains(code) && first != Some(*code));
-    for &code in first.into_iter().chain(listed).chain(unlisted) {
-        let value = if code == CODE_SEARCH {
+    let first = type_first.then_some(CODE_TYPE);
+    let unlisted =
+        (CODE_PAD + 1..CODE_END).filter(|code| !listed.contains(code) && first != Some(*code));
+    for code in first.into_iter().chain(listed.iter().copied()).chain(unlisted) {
+        let value = if code == CODE_SEARCH && !facts.refuses {
             (!search.is_empty()).then(|| search.clone())
         } else {
             facts.value(code)
@@ -119,28 +146,69 @@ pub(crate) fn append<const N: usize>(
         if let Some(value) = value
             && message.len() + 2 + value.len() <= end
         {
-            let len = u8::try_from(value.len()).expect("a value has at most 255 bytes");
-            put(message, &[code, len]);
-            put(message, &value);
+            put_option(message, code, &value);
         }
     }
+    if let Some(relay) = facts.relay {
+        put_option(message, CODE_RELAY, relay);
+    }
     put(message, &[CODE_END]);
+}
+
+fn put_option<const N: usize>(message: &mut ArrayVec<u8, N>, code: u8, value: &[u8]) {
+    let len = u8::try_from(value.len()).expect("a value has at most 255 bytes");
+    put(message, &[code, len]);
+    put(message, value);
 }
 
 impl Facts<'_> {
     /// The value of option `code`, or `None` if it is not configured. The search list is not here.
     fn value(&self, code: u8) -> Option<Value> {
         match code {
+            CODE_TYPE => value(&[&[self.message_type]]),
+            CODE_SERVER_ID => value(&[&self.gateway.octets()]),
+            CODE_CLIENT_ID => value(&[self.client_id?]),
+            CODE_MESSAGE if self.refuses => value(&[REFUSAL]),
+            _ if self.refuses => None,
+            CODE_LEASE_TIME | CODE_T1 | CODE_T2 if !self.assigns => None,
+            CODE_ROUTES => self.routes(),
+            _ => self.set_by_operator(code).map_or_else(|| self.usual(code), |set| value(&[set])),
+        }
+    }
+
+    /// What the operator has said of option `code`.
+    fn set_by_operator(&self, code: u8) -> Option<&[u8]> {
+        let mut options = self.net.extra.dhcp.iter();
+        options.find(|option| option.code == u16::from(code)).map(|option| &option.value[..])
+    }
+
+    /// What option `code` is if the operator does not say otherwise.
+    fn usual(&self, code: u8) -> Option<Value> {
+        match code {
             CODE_MASK => value(&[&self.mask().to_be_bytes()]),
-            CODE_ROUTER | CODE_SERVER_ID => value(&[&self.gateway.octets()]),
+            CODE_ROUTER => value(&[&self.gateway.octets()]),
             CODE_DNS => self.dns(),
             CODE_HOST_NAME => self.host_name(),
             CODE_MTU if self.net.mtu > 0 => value(&[&self.net.mtu.to_be_bytes()]),
             CODE_LEASE_TIME => value(&[&FOREVER.to_be_bytes()]),
-            CODE_TYPE => value(&[&[self.message_type]]),
             CODE_RAPID_COMMIT if self.rapid_commit => value(&[]),
             CODE_FQDN => self.fqdn(),
-            CODE_ROUTES => self.routes(),
+            _ => self.boot(code),
+        }
+    }
+
+    /// What a client needs that boots from the network.
+    fn boot(&self, code: u8) -> Option<Value> {
+        let boot = self.net.extra.boot.as_ref()?;
+        match code {
+            CODE_BOOT_FILE => value(&[boot.file.as_bytes()]),
+            CODE_BOOT_SERVER => {
+                let mut text = ArrayString::<15>::new();
+                write!(text, "{}", boot.server?).ok()?;
+                value(&[text.as_bytes()])
+            }
+            CODE_TFTP_ADDRESS => value(&[&boot.server?.octets()]),
+            CODE_CLASS_ID if self.class_id.starts_with(HTTP_CLIENT) => value(&[HTTP_CLIENT]),
             _ => None,
         }
     }
@@ -171,17 +239,33 @@ impl Facts<'_> {
         labels::append(&mut out, self.net.fqdn.as_deref()?).then_some(out)
     }
 
-    /// A host route to the gateway and a default route through it, if the gateway is outside the
-    /// subnet and so could not be reached otherwise.
+    /// The operator's routes, and a default route, since who gets routes does not look at the router option
+    /// (RFC 3442); before it a host route to the gateway, if that is outside the subnet and so could not be
+    /// reached otherwise.
     fn routes(&self) -> Option<Value> {
+        let set = self.set_by_operator(CODE_ROUTES);
         let differing = self.v4.addr.to_bits() ^ self.gateway.to_bits();
-        if differing & self.mask() == 0 {
-            return None;
-        }
+        let outside = differing & self.mask() != 0;
         let gateway = &self.gateway.octets();
-        let on_link = &[0; 4];
-        value(&[&[32], gateway, on_link, &[0], gateway])
+        let on_link: &[&[u8]] = if outside { &[&[32], gateway, &[0; 4]] } else { &[] };
+        let default: &[&[u8]] = match set {
+            Some(routes) if has_default_route(routes) => &[],
+            None if !outside => return None,
+            _ => &[&[0], gateway],
+        };
+        value(&[on_link, &[set.unwrap_or_default()], default].concat())
     }
+}
+
+/// Whether classless routes, which are whole, hold a default route.
+fn has_default_route(mut routes: &[u8]) -> bool {
+    while let Some((&len, rest)) = routes.split_first() {
+        if len == 0 {
+            return true;
+        }
+        routes = rest.get(usize::from(len).div_ceil(8) + 4..).unwrap_or_default();
+    }
+    false
 }
 
 /// The parts joined; `None` if they exceed what an option can hold.

@@ -1,12 +1,15 @@
 //! DHCPv6: one address, for ever, to whoever asks (RFC 8415, RFC 3646, RFC 4704).
 //!
-//! There is one guest and one address, hence no bindings and no state: the first IA_NA of a message
-//! gets the assigned address with infinite lifetimes under its own IAID. Where the client names
-//! another address in any IA_NA or IA_TA, REQUEST, RENEW and CONFIRM are told that it is not on the
-//! link, which makes the client start anew. Rapid Commit is not used, as RFC 8415 leaves open.
+//! There is one guest and one address, hence no bindings and no state. Each identity association (IA) of a
+//! message gets an answer of its own: the IA_NA that holds the assigned address, or else the first one, gets that
+//! address with infinite lifetimes; other IA_NAs and IA_TAs are told that there are no more, IA_PDs that there
+//! are no prefixes. Where the client names another address, REQUEST and CONFIRM are told that it is not on the
+//! link, which makes the client start anew; RENEW and REBIND end its lifetime. Rapid Commit is not used, as
+//! RFC 8415 leaves open. Our identifier is made from our Ethernet address alone, so that a client goes on with
+//! us after a restart.
 //!
 //! Wider than the RFC: REBIND and INFORMATION-REQUEST may carry our server identifier. Narrower:
-//! every message needs a client identifier.
+//! every message needs a client identifier, and associations beyond [`MAX_ASSOCIATIONS`] get no answer.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -21,29 +24,47 @@ pub(crate) const SERVER_PORT: u16 = 547;
 /// UDP port of the client.
 pub(crate) const CLIENT_PORT: u16 = 546;
 
-/// Longest answer, bytes.
-pub(crate) const MAX_REPLY: usize = HEADER_LEN
-    + (OPTION_HEADER_LEN + Duid::LEN)
-    + (OPTION_HEADER_LEN + IA_NA_HEADER_LEN + OPTION_HEADER_LEN + IA_ADDR_LEN)
-    + (OPTION_HEADER_LEN + MAX_CLIENT_ID)
-    + (OPTION_HEADER_LEN + 16 * MAX_DNS)
-    + (OPTION_HEADER_LEN + labels::MAX_SEARCH_BYTES)
-    + (OPTION_HEADER_LEN + 1 + labels::MAX_NAME);
+/// Longest answer, bytes: what fits the least IPv6 MTU.
+pub(crate) const MAX_REPLY: usize = 1280 - 40 - 8;
 
 /// Longest client identifier that is taken: a DUID has at most 130 bytes, real ones 14 to 20.
 const MAX_CLIENT_ID: usize = 128;
 
+/// Most associations that are answered; clients have one or two.
+const MAX_ASSOCIATIONS: usize = 8;
+
 const HEADER_LEN: usize = 4;
 const OPTION_HEADER_LEN: usize = 4;
-const IA_NA_HEADER_LEN: usize = 12;
+const IA_HEADER_LEN: usize = 12;
 const IA_TA_HEADER_LEN: usize = 4;
 const IA_ADDR_LEN: usize = 24;
 
-const _: () = assert!(40 + 8 + MAX_REPLY <= 1280, "fits the least IPv6 MTU");
-const _: () = assert!(
-    2 + NOT_ON_LINK_TEXT.len() <= IA_ADDR_LEN + labels::MAX_SEARCH_BYTES,
-    "a refusal is shorter than the longest answer"
-);
+/// Bytes for the addresses in the answer to one association: those that do not fit keep their lifetime.
+const MAX_IA_BODY: usize = 3 * (OPTION_HEADER_LEN + IA_ADDR_LEN);
+
+/// What is always in an answer.
+const MANDATORY_LEN: usize = HEADER_LEN
+    + (OPTION_HEADER_LEN + Duid::LEN)
+    + (OPTION_HEADER_LEN + MAX_CLIENT_ID)
+    + MAX_ASSOCIATIONS * (OPTION_HEADER_LEN + IA_HEADER_LEN + MAX_IA_BODY)
+    + MAX_STATUS_LEN;
+/// Longest status option.
+const MAX_STATUS_LEN: usize = OPTION_HEADER_LEN + 2 + NOT_ON_LINK.text.len();
+/// An answer to one association with all that the guest can be told, but for what the operator adds.
+const USUAL_LEN: usize = HEADER_LEN
+    + (OPTION_HEADER_LEN + Duid::LEN)
+    + (OPTION_HEADER_LEN + MAX_CLIENT_ID)
+    + (OPTION_HEADER_LEN + IA_HEADER_LEN + OPTION_HEADER_LEN + IA_ADDR_LEN)
+    + (OPTION_HEADER_LEN + 16 * MAX_DNS)
+    + (OPTION_HEADER_LEN + labels::MAX_SEARCH_BYTES)
+    + (OPTION_HEADER_LEN + 1 + labels::MAX_NAME);
+
+/// Most bytes of options that the operator may add, with their headers.
+pub(crate) const MAX_EXTRA_LEN: usize = 200;
+
+const _: () = assert!(MANDATORY_LEN <= MAX_REPLY);
+const _: () = assert!(USUAL_LEN + MAX_EXTRA_LEN <= MAX_REPLY);
+const _: () = assert!(MAX_STATUS_LEN <= MAX_IA_BODY);
 
 /// Message types (RFC 8415, 7.3).
 const SOLICIT: u8 = 1;
@@ -53,6 +74,8 @@ const CONFIRM: u8 = 4;
 const RENEW: u8 = 5;
 const REBIND: u8 = 6;
 const REPLY: u8 = 7;
+const RELEASE: u8 = 8;
+const DECLINE: u8 = 9;
 const INFORMATION_REQUEST: u8 = 11;
 
 /// Option codes.
@@ -67,30 +90,44 @@ const OPTION_SEARCH: u16 = 24;
 const OPTION_IA_PD: u16 = 25;
 const OPTION_FQDN: u16 = 39;
 
+/// Codes that belong to the protocol, or have an option of their own: the operator cannot set them.
+pub(crate) const OWN: [u16; 17] =
+    [0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 19, 20, OPTION_IA_PD, OPTION_FQDN];
+
 /// T1, T2 and lifetimes that never end.
 const FOREVER: [u8; 4] = [0xff; 4];
-/// Status code NotOnLink.
-const STATUS_NOT_ON_LINK: u16 = 4;
-const NOT_ON_LINK_TEXT: &[u8] = b"Prefix not appropriate for link.";
+/// T1 and T2 of nothing, and the lifetime of what has ended.
+const ENDED: [u8; 4] = [0; 4];
 /// Flags S and O of the FQDN option (RFC 4704, 4.1).
 const FQDN_FLAG_S: u8 = 0x01;
 const FQDN_FLAG_O: u8 = 0x02;
 
-/// Our identifier: type 1, link-layer address plus time (RFC 8415, 11.2).
+/// A status: code and text (RFC 8415, 21.13).
+#[derive(Clone, Copy)]
+struct Status {
+    code: u16,
+    text: &'static str,
+}
+
+const SUCCESS: Status = Status { code: 0, text: "" };
+const NO_ADDRS_AVAIL: Status = Status { code: 2, text: "There is one address only." };
+const NO_BINDING: Status = Status { code: 3, text: "Not an address of this guest." };
+const NOT_ON_LINK: Status = Status { code: 4, text: "Prefix not appropriate for link." };
+const NO_PREFIX_AVAIL: Status = Status { code: 6, text: "There are no prefixes." };
+
+/// Our identifier: type 3, link-layer address (RFC 8415, 11.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duid([u8; Self::LEN]);
 
 impl Duid {
     /// Bytes of an identifier.
-    const LEN: usize = 14;
+    const LEN: usize = 10;
 
-    /// The identifier made from the start time, in seconds since 2000-01-01 00:00 UTC modulo 2^32,
-    /// and our Ethernet address.
+    /// The identifier made from our Ethernet address.
     #[must_use]
-    pub fn new(seconds_since_2000: u32, mac: Mac) -> Self {
-        let mut bytes = [0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        bytes[4..8].copy_from_slice(&seconds_since_2000.to_be_bytes());
-        bytes[8..].copy_from_slice(&mac.0);
+    pub fn new(mac: Mac) -> Self {
+        let mut bytes = [0, 3, 0, 1, 0, 0, 0, 0, 0, 0];
+        bytes[4..].copy_from_slice(&mac.0);
         Self(bytes)
     }
 }
@@ -108,6 +145,10 @@ pub(crate) enum Kind {
     Information,
     /// REPLY that this address is not ours to give.
     NotOnLink(Ipv6Addr),
+    /// REPLY to a RELEASE.
+    Release,
+    /// REPLY to a DECLINE.
+    Decline,
 }
 
 /// The line to log.
@@ -118,6 +159,8 @@ impl fmt::Display for Kind {
             Self::Reply => "DHCPv6: received REQUEST/RENEW/CONFIRM, sending REPLY",
             Self::Rebind => "DHCPv6: received REBIND, sending REPLY",
             Self::Information => "DHCPv6: received INFORMATION_REQUEST, sending REPLY",
+            Self::Release => "DHCPv6: received RELEASE, sending REPLY",
+            Self::Decline => "DHCPv6: received DECLINE, sending REPLY",
             Self::NotOnLink(addr) => {
                 return write!(f, "DHCPv6: requested address {addr} not on link");
             }
@@ -164,51 +207,59 @@ pub(crate) fn answer(
     let (&[message_type, x, y, z], options) =
         request.split_first_chunk().ok_or(Ignored::Malformed)?;
     let asked = Asked::parse(options, ours)?;
-    let kind = asked.kind(message_type, server)?;
+    asked.check_server(message_type, server)?;
 
     let mut message = Message::new();
-    let reply_type = if kind == Kind::Advertise { ADVERTISE } else { REPLY };
+    let reply_type = if message_type == SOLICIT { ADVERTISE } else { REPLY };
     put(&mut message, &[reply_type, x, y, z]);
     put_option(&mut message, OPTION_SERVER_ID, &[&server.0]);
-    let assigned = match (kind, &asked.foreign) {
-        (Kind::NotOnLink(_), Some(foreign)) => {
-            put_not_on_link(&mut message, foreign);
-            put_option(&mut message, OPTION_CLIENT_ID, &[asked.client]);
-            None
-        }
-        _ => put_assignment(&mut message, net, v6, ours, &asked),
+    let foreign = asked.associations.iter().find_map(|ia| ia.foreign);
+    let not_on_link = foreign.map_or(Kind::Reply, Kind::NotOnLink);
+    let (kind, assigned) = match message_type {
+        SOLICIT => (Kind::Advertise, put_associations(&mut message, &asked, ours, Terms::Offer)),
+        REQUEST => (not_on_link, put_associations(&mut message, &asked, ours, Terms::Grant)),
+        RENEW => (not_on_link, put_associations(&mut message, &asked, ours, Terms::Extend)),
+        REBIND => (Kind::Rebind, put_associations(&mut message, &asked, ours, Terms::Extend)),
+        CONFIRM => (not_on_link, put_confirmation(&mut message, &asked, foreign.is_none())?),
+        RELEASE => (Kind::Release, put_farewell(&mut message, &asked)),
+        DECLINE => (Kind::Decline, put_farewell(&mut message, &asked)),
+        _ => (Kind::Information, false),
     };
+    put_option(&mut message, OPTION_CLIENT_ID, &[asked.client]);
+    if !matches!(message_type, CONFIRM | RELEASE | DECLINE) {
+        put_configuration(&mut message, net, v6, asked.fqdn_flag_s);
+    }
     Ok(Reply {
         message,
         kind,
         destination: source,
         flow_label: u32::from_be_bytes([0, x & 0x0f, y, z]),
-        assigned,
+        assigned: assigned.then_some(ours),
     })
 }
 
 /// An answer while it is written.
 type Message = ArrayVec<u8, MAX_REPLY>;
 
-/// An identity association that holds an address other than the assigned one.
-struct Foreign<'a> {
-    /// Option code of the association.
+/// An identity association of the client's.
+struct Association<'a> {
+    /// Its option code: IA_NA, IA_TA or IA_PD.
     code: u16,
-    /// What stands before its options.
-    header: &'a [u8],
-    addr: Ipv6Addr,
+    iaid: &'a [u8],
+    /// The options in it: addresses as a rule.
+    options: &'a [u8],
+    /// Whether it holds the assigned address.
+    holds_ours: bool,
+    /// The first address in it that is another one.
+    foreign: Option<Ipv6Addr>,
 }
 
-/// What matters of a question. Of a repeated option the last counts, of associations the first.
+/// What matters of a question. Of a repeated option the last counts.
 struct Asked<'a> {
     client: &'a [u8],
     server: Option<&'a [u8]>,
-    /// IAID of the first IA_NA.
-    iaid: Option<[u8; 4]>,
-    /// Any association was there.
-    has_association: bool,
-    /// The first association with an address other than the assigned one.
-    foreign: Option<Foreign<'a>>,
+    /// The associations, in their order.
+    associations: ArrayVec<Association<'a>, MAX_ASSOCIATIONS>,
     /// Flag S of the client's FQDN option.
     fqdn_flag_s: bool,
 }
@@ -217,21 +268,17 @@ impl<'a> Asked<'a> {
     /// Reads the options of a message; `ours` is the assigned address.
     fn parse(options: &'a [u8], ours: Ipv6Addr) -> Result<Self, Ignored> {
         let mut client = None;
-        let mut asked = Self {
-            client: &[],
-            server: None,
-            iaid: None,
-            has_association: false,
-            foreign: None,
-            fqdn_flag_s: false,
-        };
+        let mut asked =
+            Self { client: &[], server: None, associations: ArrayVec::new(), fqdn_flag_s: false };
         for option in parse_options(options) {
             let (code, value) = option?;
             match code {
                 OPTION_CLIENT_ID => client = Some(value),
                 OPTION_SERVER_ID => asked.server = Some(value),
-                OPTION_IA_NA | OPTION_IA_TA => asked.add_association(code, value, ours)?,
-                OPTION_IA_PD => asked.has_association = true,
+                OPTION_IA_NA | OPTION_IA_TA | OPTION_IA_PD => {
+                    let association = parse_association(code, value, ours)?;
+                    let _ = asked.associations.try_push(association);
+                }
                 OPTION_FQDN => {
                     let flags = value.first().ok_or(Ignored::Malformed)?;
                     asked.fqdn_flag_s = flags & FQDN_FLAG_S != 0;
@@ -245,58 +292,55 @@ impl<'a> Asked<'a> {
         Ok(asked)
     }
 
-    /// Takes note of an IA_NA or IA_TA.
-    fn add_association(
-        &mut self,
-        code: u16,
-        value: &'a [u8],
-        ours: Ipv6Addr,
-    ) -> Result<(), Ignored> {
-        let header_len = match code {
-            OPTION_IA_NA => IA_NA_HEADER_LEN,
-            _ => IA_TA_HEADER_LEN,
-        };
-        let (header, options) = value.split_at_checked(header_len).ok_or(Ignored::Malformed)?;
-        self.has_association = true;
-        if code == OPTION_IA_NA && self.iaid.is_none() {
-            self.iaid = header.first_chunk().copied();
-        }
-        for option in parse_options(options) {
-            let (OPTION_IA_ADDR, value) = option? else {
-                continue;
-            };
-            let value: &[u8; IA_ADDR_LEN] = value.first_chunk().ok_or(Ignored::Malformed)?;
-            let addr = value.first_chunk::<16>().map(|a| Ipv6Addr::from(*a));
-            if let Some(addr) = addr.filter(|a| *a != ours)
-                && self.foreign.is_none()
-            {
-                self.foreign = Some(Foreign { code, header, addr });
-            }
-        }
-        Ok(())
-    }
-
-    /// Which answer a message of this type gets.
-    fn kind(&self, message_type: u8, server: &Duid) -> Result<Kind, Ignored> {
+    /// Whether a message of this type, with this server identifier or none, is for us (RFC 8415, 16).
+    fn check_server(&self, message_type: u8, server: &Duid) -> Result<(), Ignored> {
         let unnamed = self.server.is_none();
         let named = self.server == Some(&server.0);
-        let checked = match &self.foreign {
-            None => Kind::Reply,
-            Some(foreign) => Kind::NotOnLink(foreign.addr),
+        let for_us = match message_type {
+            SOLICIT | CONFIRM => unnamed,
+            REQUEST | RENEW | RELEASE | DECLINE => named,
+            INFORMATION_REQUEST if !self.associations.is_empty() => return Err(Ignored::Malformed),
+            REBIND | INFORMATION_REQUEST => named || unnamed,
+            _ => return Err(Ignored::Unsupported),
         };
-        match message_type {
-            SOLICIT if unnamed => Ok(Kind::Advertise),
-            REQUEST | RENEW if named => Ok(checked),
-            CONFIRM if unnamed => Ok(checked),
-            REBIND if named || unnamed => Ok(Kind::Rebind),
-            INFORMATION_REQUEST if self.has_association => Err(Ignored::Malformed),
-            INFORMATION_REQUEST if named || unnamed => Ok(Kind::Information),
-            SOLICIT | REQUEST | RENEW | CONFIRM | REBIND | INFORMATION_REQUEST => {
-                Err(Ignored::NotForUs)
-            }
-            _ => Err(Ignored::Unsupported),
+        if for_us { Ok(()) } else { Err(Ignored::NotForUs) }
+    }
+
+    /// Which of the associations is to have the assigned address.
+    fn chosen(&self) -> Option<usize> {
+        let mut all = self.associations.iter();
+        let holder = all.position(|ia| ia.code == OPTION_IA_NA && ia.holds_ours);
+        holder.or_else(|| self.associations.iter().position(|ia| ia.code == OPTION_IA_NA))
+    }
+}
+
+/// Reads an association; `ours` is the assigned address.
+fn parse_association(code: u16, value: &[u8], ours: Ipv6Addr) -> Result<Association<'_>, Ignored> {
+    let header_len = if code == OPTION_IA_TA { IA_TA_HEADER_LEN } else { IA_HEADER_LEN };
+    let (header, options) = value.split_at_checked(header_len).ok_or(Ignored::Malformed)?;
+    let iaid = &header[..IA_TA_HEADER_LEN];
+    let mut association = Association { code, iaid, options, holds_ours: false, foreign: None };
+    for addr in addresses(options) {
+        let addr = addr?;
+        if addr == ours {
+            association.holds_ours = true;
+        } else {
+            association.foreign.get_or_insert(addr);
         }
     }
+    Ok(association)
+}
+
+/// The addresses among the options of an association.
+fn addresses(options: &[u8]) -> impl Iterator<Item = Result<Ipv6Addr, Ignored>> {
+    parse_options(options).filter_map(|option| match option {
+        Ok((OPTION_IA_ADDR, value)) => {
+            let value = value.first_chunk::<IA_ADDR_LEN>().and_then(|v| v.first_chunk::<16>());
+            Some(value.map(|addr| Ipv6Addr::from(*addr)).ok_or(Ignored::Malformed))
+        }
+        Ok(_) => None,
+        Err(ignored) => Some(Err(ignored)),
+    })
 }
 
 /// Options as code and value; a truncated one is the last item, as an error.
@@ -320,49 +364,127 @@ fn parse_options(mut rest: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), I
     })
 }
 
-/// Appends what an address holder, or one who only wants information, is told; returns the address
-/// if it is given.
-fn put_assignment(
+/// On which terms associations get the assigned address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Terms {
+    /// Addresses that the client names are wishes (RFC 8415, 18.3.1).
+    Offer,
+    /// What it names must be what it gets (18.3.2).
+    Grant,
+    /// What it has besides ends (18.3.4, 18.3.5).
+    Extend,
+}
+
+/// Appends an answer to each association; true if the assigned address is in one.
+fn put_associations(
     message: &mut Message,
-    net: &Network,
-    v6: &Ipv6Net,
-    ours: Ipv6Addr,
     asked: &Asked<'_>,
-) -> Option<Ipv6Addr> {
-    if let Some(iaid) = asked.iaid {
-        put_ia_na(message, iaid, ours);
+    ours: Ipv6Addr,
+    terms: Terms,
+) -> bool {
+    let chosen = asked.chosen();
+    let mut given = false;
+    for (index, ia) in asked.associations.iter().enumerate() {
+        let mut body = ArrayVec::<u8, MAX_IA_BODY>::new();
+        let mut times = ENDED;
+        if ia.code == OPTION_IA_PD {
+            put_status(&mut body, NO_PREFIX_AVAIL);
+        } else if terms == Terms::Grant && ia.foreign.is_some() {
+            put_status(&mut body, NOT_ON_LINK);
+        } else {
+            if chosen == Some(index) {
+                put_option(&mut body, OPTION_IA_ADDR, &[&ours.octets(), &FOREVER, &FOREVER]);
+                (given, times) = (true, FOREVER);
+            }
+            if terms == Terms::Extend {
+                end_lifetimes(&mut body, ia, ours);
+            }
+            if body.is_empty() {
+                put_status(&mut body, NO_ADDRS_AVAIL);
+            }
+        }
+        if ia.code == OPTION_IA_TA {
+            put_option(message, ia.code, &[ia.iaid, &body]);
+        } else {
+            put_option(message, ia.code, &[ia.iaid, &times, &times, &body]);
+        }
     }
-    put_option(message, OPTION_CLIENT_ID, &[asked.client]);
-    if net.services.hand_out_dns && !v6.dns.is_empty() {
+    given
+}
+
+/// Appends the addresses of an association other than the assigned one, as far as they fit, with no lifetime.
+fn end_lifetimes<const N: usize>(body: &mut ArrayVec<u8, N>, ia: &Association<'_>, ours: Ipv6Addr) {
+    for addr in addresses(ia.options).flatten().filter(|addr| *addr != ours) {
+        if body.remaining_capacity() >= OPTION_HEADER_LEN + IA_ADDR_LEN {
+            put_option(body, OPTION_IA_ADDR, &[&addr.octets(), &ENDED, &ENDED]);
+        }
+    }
+}
+
+/// Appends whether all addresses of the client are on the link; true if so. Who names none gets no answer
+/// (RFC 8415, 18.3.3).
+fn put_confirmation(
+    message: &mut Message,
+    asked: &Asked<'_>,
+    on_link: bool,
+) -> Result<bool, Ignored> {
+    if !asked.associations.iter().any(|ia| ia.holds_ours || ia.foreign.is_some()) {
+        return Err(Ignored::NotForUs);
+    }
+    put_status(message, if on_link { SUCCESS } else { NOT_ON_LINK });
+    Ok(on_link)
+}
+
+/// Appends that the client's addresses were given back, or are in use by others, as it says; those that were not
+/// its own are named (RFC 8415, 18.3.7 and 18.3.8). Nothing is assigned.
+fn put_farewell(message: &mut Message, asked: &Asked<'_>) -> bool {
+    put_status(message, SUCCESS);
+    for ia in asked.associations.iter().filter(|ia| !ia.holds_ours) {
+        let mut status = ArrayVec::<u8, MAX_STATUS_LEN>::new();
+        put_status(&mut status, NO_BINDING);
+        if ia.code == OPTION_IA_TA {
+            put_option(message, ia.code, &[ia.iaid, &status]);
+        } else {
+            put_option(message, ia.code, &[ia.iaid, &ENDED, &ENDED, &status]);
+        }
+    }
+    false
+}
+
+/// Appends what is not about addresses: servers, names, and what the operator adds.
+fn put_configuration(message: &mut Message, net: &Network, v6: &Ipv6Net, fqdn_flag_s: bool) {
+    let extra = &net.extra.dhcpv6;
+    let usual = |code: u16| extra.iter().all(|option| option.code != code);
+    if net.services.hand_out_dns && !v6.dns.is_empty() && usual(OPTION_DNS) {
         let servers: ArrayVec<u8, { 16 * MAX_DNS }> =
             v6.dns.iter().flat_map(Ipv6Addr::octets).collect();
-        put_option(message, OPTION_DNS, &[&servers]);
+        put_if_room(message, OPTION_DNS, &[&servers]);
     }
     let search: ArrayVec<u8, { labels::MAX_SEARCH_BYTES }> = labels::list(search_domains(net));
-    if !search.is_empty() {
-        put_option(message, OPTION_SEARCH, &[&search]);
+    if !search.is_empty() && usual(OPTION_SEARCH) {
+        put_if_room(message, OPTION_SEARCH, &[&search]);
     }
     let mut name = ArrayVec::<u8, { labels::MAX_NAME }>::new();
     if labels::append(&mut name, net.fqdn.as_deref().unwrap_or_default()) {
-        let flags = if asked.fqdn_flag_s { FQDN_FLAG_O } else { 0 };
-        put_option(message, OPTION_FQDN, &[&[flags], &name]);
+        let flags = if fqdn_flag_s { FQDN_FLAG_O } else { 0 };
+        put_if_room(message, OPTION_FQDN, &[&[flags], &name]);
     }
-    asked.iaid.map(|_| ours)
+    for option in extra {
+        put_if_room(message, option.code, &[&option.value]);
+    }
 }
 
-/// Appends an IA_NA that holds `addr` for ever.
-fn put_ia_na(message: &mut Message, iaid: [u8; 4], addr: Ipv6Addr) {
-    let mut holder = ArrayVec::<u8, { OPTION_HEADER_LEN + IA_ADDR_LEN }>::new();
-    put_option(&mut holder, OPTION_IA_ADDR, &[&addr.octets(), &FOREVER, &FOREVER]);
-    put_option(message, OPTION_IA_NA, &[&iaid, &FOREVER, &FOREVER, &holder]);
+/// Appends an option that a guest with many associations has to do without.
+fn put_if_room(message: &mut Message, code: u16, parts: &[&[u8]]) {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    if OPTION_HEADER_LEN + len <= message.remaining_capacity() {
+        put_option(message, code, parts);
+    }
 }
 
-/// Appends the client's association with the news that its address is not ours to give.
-fn put_not_on_link(message: &mut Message, foreign: &Foreign<'_>) {
-    let mut status = ArrayVec::<u8, { OPTION_HEADER_LEN + 2 + NOT_ON_LINK_TEXT.len() }>::new();
-    let code = STATUS_NOT_ON_LINK.to_be_bytes();
-    put_option(&mut status, OPTION_STATUS, &[&code, NOT_ON_LINK_TEXT]);
-    put_option(message, foreign.code, &[foreign.header, &status]);
+/// Appends a status.
+fn put_status<const N: usize>(message: &mut ArrayVec<u8, N>, status: Status) {
+    put_option(message, OPTION_STATUS, &[&status.code.to_be_bytes(), status.text.as_bytes()]);
 }
 
 /// Appends an option whose value is the parts joined.

@@ -12,17 +12,19 @@
 //! | file | protocol | specification |
 //! |---|---|---|
 //! | [`arp`] | ARP for IPv4 over Ethernet | RFC 826, RFC 5227 |
-//! | [`dhcp`] | DHCPv4 and BOOTP | RFC 2131, 2132, 3397, 3442, 4039, 4702 |
+//! | [`dhcp`] | DHCPv4 and BOOTP | RFC 2131, 2132, 3046, 3397, 3442, 4039, 4702, 5859, 6842 |
 //! | [`dhcpv6`] | DHCPv6 | RFC 8415, 3646, 4704 |
 //! | [`ndp`] | neighbour and router discovery | RFC 4861, 8106 |
 //! | [`labels`] | domain names as labels | RFC 1035 |
 
 pub(crate) mod arp;
 pub(crate) mod dhcp;
-mod dhcp_options;
+pub(crate) mod dhcp_options;
 pub mod dhcpv6;
 pub(crate) mod labels;
 pub(crate) mod ndp;
+
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
@@ -36,6 +38,8 @@ pub(crate) enum Ignored {
     /// Well-formed, but the protocol asks us to stay silent: an announcement, a probe for the
     /// guest's own address, another server's identifier.
     NotForUs,
+    /// The guest has found another station at the address it was given.
+    Declined(IpAddr),
     /// A message type that is never answered.
     Unsupported,
     /// The responder, or the address family, is off.

@@ -1,11 +1,12 @@
 //! Neighbour discovery: we answer for every neighbour, and are the router (RFC 4861, RFC 8106).
 //!
 //! A solicitation for any address is answered, with the neighbour's own Ethernet address where the host
-//! knows one and else with the gateway's or ours, except when the guest asks
-//! whether an address it wants is free (source `::`, RFC 4862 5.4): silence lets it have the
-//! address. Router advertisements name us as the default router for ever, give the prefix for
-//! autoconfiguration and point at DHCPv6 for addresses. All messages are sent from our link-local
-//! address with hop limit 255; the engine fills the checksum.
+//! knows one and else with the gateway's or ours. When the guest asks whether an address it wants is
+//! free (source `::`, RFC 4862 5.4), only those are answered for that exist: the gateway's, ours, and the
+//! neighbours'. Router advertisements name us as the default router for ever, or as none where the host
+//! reaches nothing beyond the link, give the prefix for autoconfiguration and point at DHCPv6 for
+//! addresses. All messages are sent from our link-local address with hop limit 255; the engine fills the
+//! checksum.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -16,6 +17,7 @@ use arrayvec::ArrayVec;
 use super::{Ignored, labels, put, search_domains};
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
+use crate::flow::stations::Stations;
 
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
@@ -23,7 +25,11 @@ pub(crate) const MAX_MESSAGE: usize = ROUTER_ADVERTISEMENT_LEN
     + LINK_LAYER_LEN
     + MTU_LEN
     + (DNS_HEADER_LEN + 16 * MAX_DNS)
-    + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES);
+    + (DNS_HEADER_LEN + labels::MAX_SEARCH_BYTES)
+    + MAX_EXTRA_LEN;
+
+/// Most bytes of options that the operator may add.
+pub(crate) const MAX_EXTRA_LEN: usize = 512;
 
 /// All nodes of the link.
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -53,8 +59,9 @@ const FLAG_MANAGED: u8 = 0x80;
 const FLAGS_ON_LINK_AUTO: u8 = 0xc0;
 
 const HOP_LIMIT: u8 = 255;
-/// Time as default router, seconds: the maximum.
+/// Time as default router, seconds: the maximum, and none where nothing is reached beyond the link.
 const ROUTER_LIFETIME_S: u16 = u16::MAX;
+const NO_ROUTER_S: u16 = 0;
 /// Lifetime of prefixes and names: no end.
 const FOREVER: [u8; 4] = [0xff; 4];
 /// Autoconfiguration wants prefixes of this length.
@@ -65,6 +72,9 @@ const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const OPTION_PREFIX: u8 = 3;
 const OPTION_MTU: u8 = 5;
+/// Route (RFC 4191), and prefix of a translator (RFC 8781): there may be several.
+pub(crate) const OPTION_ROUTE: u16 = 24;
+pub(crate) const OPTION_TRANSLATOR: u16 = 38;
 const OPTION_RDNSS: u8 = 25;
 const OPTION_DNSSL: u8 = 31;
 
@@ -114,14 +124,14 @@ pub(crate) struct Reply {
     pub(crate) kind: Kind,
 }
 
-/// Answers an ICMPv6 message of type 133 to 136 from `source`.
+/// Answers an ICMPv6 message of type 133 to 136 from `source`, which the station `mac` has sent.
 ///
 /// # Errors
 /// Why there is no answer.
 pub(crate) fn answer(
     net: &Network,
-    neighbours: &Neighbours,
-    source: Ipv6Addr,
+    (neighbours, stations): (&Neighbours, &Stations),
+    (source, mac): (Ipv6Addr, Mac),
     message: &[u8],
 ) -> Result<Reply, Ignored> {
     let v6 = enabled(net)?;
@@ -134,6 +144,10 @@ pub(crate) fn answer(
             let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
             check_options(options)?;
             let target = Ipv6Addr::from(*target);
+            let theirs = stations.find(target.into()).is_some_and(|station| station != mac);
+            if (source.is_unspecified() || theirs) && !exists(v6, neighbours, target) {
+                return Err(Ignored::NotForUs);
+            }
             answer_neighbor(neighbours.station(net, target.into()), source, target)
         }
         [ROUTER_SOLICITATION, 0, ..] => {
@@ -169,11 +183,24 @@ pub(crate) fn next_unsolicited_delay(random: u32) -> Duration {
 /// the guest's addresses. `None` without an address to ask for.
 #[must_use]
 pub(crate) fn initial_solicitation(net: &Network) -> Option<Reply> {
-    let target = enabled(net).ok()?.addr?;
+    solicitation(net, enabled(net).ok()?.addr?)
+}
+
+/// The question for the station at `target`, sent to that address. `None` if neighbour discovery is off.
+#[must_use]
+pub(crate) fn solicitation(net: &Network, target: Ipv6Addr) -> Option<Reply> {
+    enabled(net).ok()?;
     let mut message = Body::new();
     put(&mut message, &[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
     put(&mut message, &target.octets());
     Some(Reply { message, destination: target, kind: Kind::NeighborSolicitation })
+}
+
+/// The address that a neighbour advertisement says is in use.
+pub(crate) fn advertised(message: &[u8]) -> Option<Ipv6Addr> {
+    let (header, rest) = message.split_first_chunk::<8>()?;
+    let target = rest.first_chunk::<16>().filter(|_| header[0] == NEIGHBOR_ADVERTISEMENT)?;
+    Some(Ipv6Addr::from(*target))
 }
 
 /// IPv6, if it and neighbour discovery are on.
@@ -192,16 +219,24 @@ fn check_options(mut options: &[u8]) -> Result<(), Ignored> {
     Ok(())
 }
 
-/// `target` is here, whatever it is.
+/// Whether a guest that asks if `target` is free must hear that it is not (RFC 4862, 5.4): it is the gateway's, ours,
+/// or that of a neighbour of the host.
+fn exists(v6: &Ipv6Net, neighbours: &Neighbours, target: Ipv6Addr) -> bool {
+    let taken = v6.gateway == Some(target) || v6.our_link_local == target;
+    (taken || neighbours.knows(target.into())) && v6.addr != Some(target)
+}
+
+/// `target` is here. Who has no address yet is answered by a message to all (RFC 4861, 7.2.4).
 fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
     if target.is_multicast() {
         return Err(Ignored::Malformed);
     }
-    if source.is_unspecified() {
-        return Err(Ignored::NotForUs);
-    }
-    let message = neighbor_advertisement(FLAGS_RSO, target, mac);
-    Ok(Reply { message, destination: source, kind: Kind::NeighborAdvertisement })
+    let (flags, destination) = match source.is_unspecified() {
+        true => (FLAGS_RO, ALL_NODES),
+        false => (FLAGS_RSO, source),
+    };
+    let message = neighbor_advertisement(flags, target, mac);
+    Ok(Reply { message, destination, kind: Kind::NeighborAdvertisement })
 }
 
 /// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it
@@ -237,18 +272,29 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
     }
     let mut message = Body::new();
     put(&mut message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
-    put(&mut message, &ROUTER_LIFETIME_S.to_be_bytes());
+    let lifetime_s = if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S };
+    put(&mut message, &lifetime_s.to_be_bytes());
     put(&mut message, &[0; 8]); // reachable and retransmission time: unspecified
     put_prefix(&mut message, v6);
     put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);
-    if net.mtu > 0 {
+    let extra = &net.extra.ra;
+    let usual = |code: u8| extra.iter().all(|option| option.code != u16::from(code));
+    if net.mtu > 0 && usual(OPTION_MTU) {
         put(&mut message, &[OPTION_MTU, 1, 0, 0]);
         put(&mut message, &u32::from(net.mtu).to_be_bytes());
     }
-    if net.services.hand_out_dns {
+    if net.services.hand_out_dns && usual(OPTION_RDNSS) {
         put_dns(&mut message, OPTION_RDNSS, v6.dns.iter().flat_map(Ipv6Addr::octets).collect());
     }
-    put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+    if usual(OPTION_DNSSL) {
+        put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+    }
+    for option in extra {
+        let units = (2 + option.value.len()) / 8;
+        let head = [option.code, units as u16].map(|word| word.to_be_bytes()[1]);
+        put(&mut message, &head);
+        put(&mut message, &option.value);
+    }
     Ok(message)
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 
-use crate::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 
 /// The guest's Ethernet address.
 pub(super) const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -35,11 +35,13 @@ pub(super) fn network() -> Network {
             our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             fixed: false,
             dns: ArrayVec::from_iter([DNS_V6]),
+            default_router: true,
             scope_id: 2,
         }),
         search: ArrayVec::new(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }

@@ -28,6 +28,8 @@ const IOCTLS: Check = Check::OneOf(&[
     libc::FIOCLEX as u32,
     libc::FIONREAD as u32,
     libc::TIOCOUTQ as u32,
+    // How much of a connection that migrates was not sent yet.
+    crate::sys::repair::SIOCOUTQNSD as u32,
 ]);
 
 /// Flags, duplicates and the size of pipes. Not the owner of a descriptor, who gets signals.
@@ -168,6 +170,23 @@ const SOCKET_MAKER: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
+/// passt-repair: connects to passt, waiting for it in a folder, and switches one option of sockets.
+const REPAIR: &[Call] = &[
+    checked(libc::SYS_socket, 0, Check::Equals(libc::AF_UNIX as u32)),
+    any(libc::SYS_connect),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_sendto),
+    checked(libc::SYS_setsockopt, 2, Check::Equals(libc::TCP_REPAIR as u32)),
+    any(libc::SYS_clock_nanosleep),
+    any(libc::SYS_clock_gettime),
+    any(libc::SYS_read),
+    any(libc::SYS_write),
+    any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
+];
+
 /// The complete list of a program with one thread that runs as process `pid`.
 pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
     let own_signals = [
@@ -179,6 +198,7 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::Passt => PASST,
         Program::Pasta => PASTA,
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
+        Program::Repair => return [REPAIR, RUNTIME, &own_signals].concat(),
     };
     [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
 }
@@ -188,7 +208,8 @@ mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
 
-    const PROGRAMS: [Program; 3] = [Program::Passt, Program::Pasta, Program::SocketMaker];
+    const PROGRAMS: [Program; 4] =
+        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair];
 
     #[test]
     fn every_list_makes_a_filter_and_names_a_call_once() {

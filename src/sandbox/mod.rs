@@ -11,7 +11,7 @@
 //! ```
 //!
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
-//! [`identity`]. Its command is forked before `close_off`, and is affected by nothing here; its helper
+//! [`identity`]. Its command's parent is forked before `close_off`, and both are affected by nothing here; its helper
 //! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]). In the
 //! background the process that goes on forks it, so that it ends with that one, and leaves nobody a process
 //! to reap; what this takes is given up then.
@@ -70,6 +70,8 @@ pub enum Program {
     Pasta,
     /// pasta's helper.
     SocketMaker,
+    /// passt-repair, the helper of migrations.
+    Repair,
 }
 
 /// What of pasta's set-up needs capabilities.
@@ -150,7 +152,7 @@ pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,
-        Program::Passt | Program::SocketMaker => Capabilities::empty(),
+        Program::Passt | Program::SocketMaker | Program::Repair => Capabilities::empty(),
     };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
 }

@@ -19,6 +19,17 @@ const SLOT_BYTES: usize = 64 * 1024;
 /// Bytes of a stream that are copied at a time; stays within a second-level cache.
 pub(crate) const STREAM_BYTES: usize = 256 * 1024;
 
+/// Whose datagrams are kept of those that are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// All, and who has sent them is not asked.
+    All,
+    /// Those of one peer.
+    Of(SocketAddr),
+    /// All, each with who has sent it.
+    WithSender,
+}
+
 const EMPTY: Burst = Burst { len: 0, segment: None };
 
 const _: () = assert!(STREAM_BYTES <= DATAGRAM_BATCH * SLOT_BYTES);
@@ -30,6 +41,8 @@ pub(crate) struct CopyBuffer {
     bursts: [Burst; DATAGRAM_BATCH],
     /// The slot of each.
     slots: [u8; DATAGRAM_BATCH],
+    /// Who has sent each, if that was asked.
+    senders: [Option<SocketAddr>; DATAGRAM_BATCH],
     received: usize,
 }
 
@@ -44,6 +57,7 @@ impl Default for CopyBuffer {
             bytes: vec![0; DATAGRAM_BATCH * SLOT_BYTES],
             bursts: [EMPTY; DATAGRAM_BATCH],
             slots: [0; DATAGRAM_BATCH],
+            senders: [None; DATAGRAM_BATCH],
             received: 0,
         }
     }
@@ -86,8 +100,8 @@ impl CopyBuffer {
     }
 
     /// Receives up to `most` datagrams, or bursts of them; returns their number. When that is less than
-    /// `most`, the socket's queue was empty, or an error waits that epoll reports. If there is a `peer`,
-    /// only what it has sent is kept.
+    /// `most`, the socket's queue was empty, or an error waits that epoll reports. What is kept of them,
+    /// [`bursts`](Self::bursts) says.
     ///
     /// # Errors
     /// `AGAIN` when there are none, else what recvmmsg(2) reports: an error that waited.
@@ -95,7 +109,7 @@ impl CopyBuffer {
         &mut self,
         from: BorrowedFd<'_>,
         most: usize,
-        peer: Option<SocketAddr>,
+        keep: Keep,
     ) -> Result<usize, Errno> {
         self.received = 0;
         let slot = |index: usize| index * SLOT_BYTES;
@@ -111,7 +125,7 @@ impl CopyBuffer {
             message::set_control(&mut header.msg_hdr, control.0.as_mut_ptr(), room);
         }
         let mut names = [InternetName([0; 32]); DATAGRAM_BATCH];
-        if peer.is_some() {
+        if keep != Keep::All {
             for (header, name) in headers.iter_mut().zip(&mut names) {
                 header.msg_hdr.msg_name = name.0.as_mut_ptr().cast();
                 header.msg_hdr.msg_namelen = name.0.len() as libc::socklen_t;
@@ -131,7 +145,10 @@ impl CopyBuffer {
         };
         let received = usize::try_from(n).map_err(|_| last_errno())?;
         for (index, header) in headers[..received].iter().enumerate() {
-            if peer.is_some_and(|peer| !is_from(socket_address(&names[index].0), peer)) {
+            let sender = socket_address(&names[index].0).filter(|_| keep != Keep::All);
+            if let Keep::Of(peer) = keep
+                && !is_from(sender, peer)
+            {
                 continue;
             }
             let written = message::control_bytes(&header.msg_hdr).min(controls[index].0.len());
@@ -141,14 +158,35 @@ impl CopyBuffer {
             });
             self.bursts[self.received] = Burst::new(header.msg_len.min(SLOT_BYTES as u32), size);
             self.slots[self.received] = index as u8;
+            self.senders[self.received] = sender;
             self.received += 1;
         }
         Ok(received)
     }
 
+    /// The datagram, or burst of them, at the head of a socket's queue, which stays there.
+    ///
+    /// # Errors
+    /// `AGAIN` when there is none, else what recv(2) reports.
+    pub(crate) fn peek_one(&mut self, from: BorrowedFd<'_>) -> Result<&mut [u8], Errno> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (read, _) = recv(from, &mut self.bytes[..SLOT_BYTES], flags)?;
+        Ok(&mut self.bytes[..read])
+    }
+
+    /// Room for one datagram that is made here.
+    pub(crate) fn scratch(&mut self) -> &mut [u8] {
+        &mut self.bytes[..SLOT_BYTES]
+    }
+
     /// What was received and kept, in order.
     pub(crate) fn bursts(&self) -> &[Burst] {
         &self.bursts[..self.received]
+    }
+
+    /// Who has sent datagram or burst `index`, if that was asked.
+    pub(crate) fn sender(&self, index: usize) -> Option<SocketAddr> {
+        self.senders[index]
     }
 
     /// The bytes of datagram or burst `index`.
@@ -214,7 +252,7 @@ mod tests {
             from.send(datagram).unwrap();
         }
         let mut buffer = CopyBuffer::default();
-        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Ok(3));
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::All), Ok(3));
         assert_eq!(buffer.send(out.as_fd(), 0), Ok(3));
         assert_eq!(buffer.send(out.as_fd(), 3), Ok(0));
         let mut bytes = [0; 65536];
@@ -222,7 +260,7 @@ mod tests {
             let length = end.recv(&mut bytes).unwrap();
             assert_eq!(&bytes[..length], datagram);
         }
-        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Err(Errno::AGAIN));
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::All), Err(Errno::AGAIN));
     }
 
     #[test]
@@ -235,7 +273,7 @@ mod tests {
         let burst = Burst { len: 350, segment: Some(100) };
         assert_eq!(peek_burst(to.as_fd()), Ok((burst, from.local_addr().ok())));
         let mut buffer = CopyBuffer::default();
-        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, None), Ok(2));
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::All), Ok(2));
         assert_eq!(buffer.bursts(), [burst, Burst { len: 50, segment: None }]);
         assert_eq!((buffer.bytes(0), buffer.bytes(1)), (&[7; 350][..], &[8; 50][..]));
     }
@@ -249,7 +287,10 @@ mod tests {
                 socket.send_to(&[byte], to.local_addr().unwrap()).unwrap();
             }
             let mut buffer = CopyBuffer::default();
-            assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, peer.local_addr().ok()), Ok(4));
+            assert_eq!(
+                buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::Of(peer.local_addr().unwrap())),
+                Ok(4)
+            );
             assert_eq!(buffer.bursts().len(), 2);
             assert_eq!((buffer.bytes(0), buffer.bytes(1)), (&[1][..], &[2][..]));
             assert_eq!(buffer.send(out.as_fd(), 0), Ok(2));

@@ -60,6 +60,28 @@ pub(crate) fn report_errors(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errn
     }
 }
 
+/// Makes a socket of either family forget ICMP errors again: they do not end a connection any more.
+pub(crate) fn ignore_errors(socket: BorrowedFd<'_>) {
+    // One of the two is not an option of the socket's.
+    let _ = set_int(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0);
+    let _ = set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0);
+}
+
+/// Has a socket get nothing that is for groups which others of the host have joined (`IP_MULTICAST_ALL`, ip(7);
+/// `IPV6_MULTICAST_ALL`, Linux 4.20).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn own_groups_only(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
+    /// linux/in6.h; libc does not have it.
+    const IPV6_MULTICAST_ALL: i32 = 29;
+    if v4 {
+        set_int(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)
+    } else {
+        set_int(socket, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+    }
+}
+
 /// Lets a UDP socket hand out datagrams of one size that arrived together as one burst (`UDP_GRO`,
 /// Linux 5.0).
 ///

@@ -15,6 +15,7 @@ pub mod namespace_socket;
 pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub mod process;
+pub(crate) mod repair;
 pub(crate) mod seccomp;
 pub(crate) mod sock_diag;
 pub mod socket;

@@ -2,6 +2,7 @@
 //! what it inherits and passes on.
 
 mod inherited;
+mod signals;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -13,28 +14,12 @@ pub use inherited::{
     restore_for_command, settle_signals,
 };
 
-use super::socket::last_errno;
+pub(crate) use inherited::close_all_but;
+pub(crate) use signals::{
+    Arrived, PASSED_SIGNALS, end, next_signal, send_signal, shares_group, signal_descriptor,
+};
 
-/// A descriptor that becomes readable when one of `signals` arrives; they are blocked otherwise.
-///
-/// # Errors
-/// What signalfd(2) reports.
-pub(crate) fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd, Errno> {
-    // SAFETY: all-zero is a valid sigset_t, and sigemptyset initialises it anyway; the calls read
-    // and write `set` only. The descriptor is new and owned by nobody else.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for &signal in signals {
-            libc::sigaddset(&raw mut set, signal);
-        }
-        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
-            return Err(last_errno());
-        }
-        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
-        if fd < 0 { Err(last_errno()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
+use super::socket::last_errno;
 
 /// No page is larger.
 const LARGEST_PAGE_BYTES: usize = 64 * 1024;

@@ -1,13 +1,17 @@
 //! Sockets: creation, options, binding. All sockets are non-blocking and closed on exec.
 
 use std::ffi::c_int;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, ipproto, sockopt,
 };
+
+/// What the TTL of packets is by default (RFC 1700).
+const USUAL_HOP_LIMIT: u8 = 64;
 
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,32 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Er
         Err(Errno::INPROGRESS) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Connects a stream socket to this machine: the handshake is done when connect(2) returns, though that does not say
+/// so the first time. `Ok(false)` when it is not, because the queue of the one who listens is full.
+///
+/// # Errors
+/// What connect(2) reports, `INPROGRESS` and `ALREADY` excepted.
+pub(crate) fn connect_here(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+    if connect(socket, to)? {
+        return Ok(true);
+    }
+    match net::connect(socket, &to) {
+        Ok(()) | Err(Errno::ISCONN) => Ok(true),
+        Err(Errno::ALREADY | Errno::INPROGRESS) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Begins again with a socket that is not connected yet: another SYN goes at once, and not when the kernel would
+/// repeat the first.
+///
+/// # Errors
+/// Those of [`connect_here`].
+pub(crate) fn connect_here_again(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
+    net::connect_unspec(socket)?;
+    connect_here(socket, to)
 }
 
 /// Address that a socket is bound to.
@@ -158,8 +188,30 @@ impl BindTo<'_> {
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
 pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, to.address.port() != 0)?;
+    bind_alone(socket, to)
+}
+
+/// Lets others share the port of `owner`, which was bound by [`bind_alone`], while `bind` is at work.
+///
+/// # Errors
+/// What setsockopt(2) and `bind` report.
+pub(crate) fn sharing(
+    owner: BorrowedFd<'_>,
+    bind: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(owner, true)?;
+    let bound = bind();
+    sockopt::set_socket_reuseaddr(owner, false)?;
+    bound
+}
+
+/// Binds a new socket as `to` says to a port that it does not share: nobody has it, and nobody gets it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_alone(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno> {
     let address = to.effective();
-    sockopt::set_socket_reuseaddr(socket, address.port() != 0)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(socket, !to.dual_stack)?;
     }
@@ -174,13 +226,24 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno>
     net::bind(socket, &address)
 }
 
-/// Binds to any port that nobody has, where [`bind`] has failed before: the other options are set.
+/// Binds to a port that nobody has, or to any such if it is 0, where [`bind`] has failed before: the other
+/// options are set.
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub(crate) fn bind_any_port(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+pub(crate) fn bind_free_port(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     sockopt::set_socket_reuseaddr(socket, false)?;
-    net::bind(socket, &SocketAddr::new(address, 0))
+    net::bind(socket, &address)
+}
+
+/// Binds a TCP socket that will connect to a port of ours. Others may do the same for other destinations, and
+/// connections that are over do not keep it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_port(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    net::bind(socket, &address)
 }
 
 /// Binds a TCP socket to an address and leaves its port to connect(2), which knows that ports can be
@@ -209,6 +272,78 @@ pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<()
     set_int(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, index as c_int)
 }
 
+/// Whether `address` is one of this host: what goes there comes from there. Nothing is sent.
+pub(crate) fn is_of_this_host(address: SocketAddr) -> bool {
+    let mut address = address;
+    // Any port does, but not none.
+    address.set_port(1);
+    let local = || {
+        let socket = create(Transport::Udp, address.ip())?;
+        connect(socket.as_fd(), address)?;
+        local_address(socket.as_fd())
+    };
+    address.ip().is_loopback() || local().is_ok_and(|local| local.ip() == address.ip())
+}
+
+/// What a socket does with packets that may be too large for their path (`IP_MTU_DISCOVER`, ip(7); the numbers are
+/// those of both families).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cutting {
+    /// They may be cut here and on their way.
+    Allowed = libc::IP_PMTUDISC_DONT as isize,
+    /// They are cut here if the path is known to be narrower; the default.
+    Wanted = libc::IP_PMTUDISC_WANT as isize,
+    /// They are refused if the path is known to be narrower.
+    Forbidden = libc::IP_PMTUDISC_DO as isize,
+}
+
+/// Sets what a socket does with packets that may be too large for their path.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn set_cutting(socket: BorrowedFd<'_>, v4: bool, cutting: Cutting) -> Result<(), Errno> {
+    let (level, name) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    set_int(socket, level, name, cutting as c_int)
+}
+
+/// MTU of the path of a connected socket, as far as it is known, in bytes of an IP packet.
+///
+/// # Errors
+/// What getsockopt(2) reports; `NOTCONN` for a socket that is not connected.
+pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v4: bool) -> Result<u32, Errno> {
+    if v4 { sockopt::ip_mtu(socket) } else { sockopt::ipv6_mtu(socket) }
+}
+
+/// MTU of the path to `address`, as far as it is known, from a socket that is bound to `interface`. Nothing is sent.
+///
+/// # Errors
+/// What socket(2) and the calls on the socket report.
+pub(crate) fn path_mtu_to(address: SocketAddr, interface: Option<&str>) -> Result<u32, Errno> {
+    let socket = create(Transport::Udp, address.ip())?;
+    if let Some(interface) = interface {
+        bind_to_device(socket.as_fd(), interface)?;
+    }
+    connect(socket.as_fd(), address)?;
+    path_mtu(socket.as_fd(), address.is_ipv4())
+}
+
+/// TTL or hop limit of sockets that say nothing of it.
+pub(crate) fn default_hop_limit(v4: bool) -> u8 {
+    static DEFAULTS: OnceLock<[u8; 2]> = OnceLock::new();
+    let ask = || {
+        let v4 = create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into()).and_then(sockopt::ip_ttl);
+        let v6 = create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into());
+        let v6 = v6.and_then(sockopt::ipv6_unicast_hops);
+        let v4 = v4.ok().and_then(|hops| u8::try_from(hops).ok());
+        [v4, v6.ok()].map(|hops| hops.unwrap_or(USUAL_HOP_LIMIT))
+    };
+    DEFAULTS.get_or_init(ask)[usize::from(!v4)]
+}
+
 /// Sets an integer option.
 ///
 /// # Errors
@@ -222,7 +357,12 @@ pub fn set_int(
     set_bytes(socket, level, name, &value.to_ne_bytes())
 }
 
-fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+pub(super) fn set_bytes(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> Result<(), Errno> {
     let len = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes of `value`.
     let rc =

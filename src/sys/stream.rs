@@ -77,6 +77,26 @@ pub fn has_peek_offset(v4: bool) -> bool {
     create(Transport::Tcp, any).and_then(|socket| set_peek_offset(socket.as_fd(), 0)).is_ok()
 }
 
+/// Whether the kernel has done with a connection: both ends have closed it, or one has reset it. Its peer may open
+/// another one from the same port.
+pub(crate) fn is_closed(socket: BorrowedFd<'_>) -> bool {
+    /// `TCP_CLOSE` (linux/tcp_states.h).
+    const CLOSED: u8 = 7;
+    let mut state = 0u8;
+    let mut len = size_of_val(&state) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes of `tcp_info` into `state`, which is what that begins with.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut len,
+        )
+    };
+    rc == 0 && state == CLOSED
+}
+
 /// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)). Returns how
 /// many there were.
 ///

@@ -2,7 +2,8 @@
 //!
 //! A [`HeaderTemplate`] holds what is the same for all frames of one batch of a flow (addresses, the
 //! partial sum of the pseudo header); stamping one frame writes lengths, sequence numbers and
-//! checksums. IPv4 headers have ID 0, DF set, TTL 255; IPv6 hop limit is 255. No options, no tags.
+//! checksums. IPv4 headers have ID 0, DF set, TTL 255; IPv6 hop limit is 255. No options, no tags. Fragments
+//! have an ID and no DF, or the header that IPv6 has for them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,11 +11,15 @@ use arrayvec::ArrayVec;
 use etherparse::checksum::Sum16BitWords;
 
 use super::eth::{HEADER_BYTES, Mac};
-use super::ip::{L4Protocol, max_l4_bytes};
+use super::ip::{L4Protocol, UNIT_BYTES, max_l4_bytes};
 use super::tcp::Header;
 
 /// Room for Ethernet, IPv6 and a TCP header with the options of a SYN.
 pub(crate) const MAX_HEADER_BYTES: usize = 128;
+
+/// Bytes of the header that makes a fragment of an IPv6 packet (RFC 8200, section 4.5), and its number.
+const FRAGMENT_HEADER_BYTES: usize = 8;
+const FRAGMENT_HEADER: u8 = 44;
 
 /// Headers of one frame.
 pub(crate) type HeaderBuf = ArrayVec<u8, MAX_HEADER_BYTES>;
@@ -103,11 +108,56 @@ impl HeaderTemplate {
         let mut buf = self.base.clone();
         if self.v4 {
             put_u16(&mut buf, HEADER_BYTES + 2, (20 + l4_len) as u16);
-            let sum = Sum16BitWords::new().add_slice(&buf[HEADER_BYTES..]).ones_complement();
-            buf[HEADER_BYTES + 10..HEADER_BYTES + 12].copy_from_slice(&sum.to_ne_bytes());
+            Self::finish_l3(&mut buf);
         } else {
             put_u16(&mut buf, HEADER_BYTES + 4, l4_len as u16);
         }
+        buf
+    }
+
+    /// Writes the checksum of an IPv4 header.
+    fn finish_l3(buf: &mut HeaderBuf) {
+        buf[HEADER_BYTES + 10..HEADER_BYTES + 12].fill(0);
+        let sum = Sum16BitWords::new().add_slice(&buf[HEADER_BYTES..]).ones_complement();
+        buf[HEADER_BYTES + 10..HEADER_BYTES + 12].copy_from_slice(&sum.to_ne_bytes());
+    }
+
+    /// Bytes of the headers of a fragment.
+    pub(crate) fn fragment_header_bytes(&self) -> usize {
+        self.base.len() + if self.v4 { 0 } else { FRAGMENT_HEADER_BYTES }
+    }
+
+    /// Most bytes behind the headers of a fragment of which others follow, on a link of `mtu`: whole units,
+    /// one at least.
+    pub(crate) fn fragment_room(&self, mtu: u32) -> u32 {
+        let headers = (self.fragment_header_bytes() - HEADER_BYTES) as u32;
+        (mtu.saturating_sub(headers) / UNIT_BYTES * UNIT_BYTES).max(UNIT_BYTES)
+    }
+
+    /// Headers of the fragment with `len` bytes from `offset` on, of the datagram with the number `identification`.
+    pub(crate) fn fragment(
+        &self,
+        identification: u32,
+        offset: u32,
+        more: bool,
+        len: u32,
+    ) -> HeaderBuf {
+        if self.v4 {
+            let mut buf = self.l3(len);
+            put_u16(&mut buf, HEADER_BYTES + 4, identification as u16);
+            put_u16(
+                &mut buf,
+                HEADER_BYTES + 6,
+                (offset / UNIT_BYTES) as u16 | u16::from(more) << 13,
+            );
+            Self::finish_l3(&mut buf);
+            return buf;
+        }
+        let mut buf = self.l3(len + FRAGMENT_HEADER_BYTES as u32);
+        let next = std::mem::replace(&mut buf[HEADER_BYTES + 6], FRAGMENT_HEADER);
+        extend(&mut buf, &[next, 0]);
+        extend(&mut buf, &(offset as u16 | u16::from(more)).to_be_bytes());
+        extend(&mut buf, &identification.to_be_bytes());
         buf
     }
 

@@ -27,7 +27,7 @@ drop_reasons! {
     UnknownEtherType => "unknown-ethertype",
     /// The address family is disabled.
     FamilyDisabled => "family-disabled",
-    /// A fragment of something other than a UDP datagram, or of one that no flow takes.
+    /// A fragment of a packet that must not be in fragments, or of one that nobody takes.
     Fragment => "fragment",
     /// Fragments that overlap, or that disagree about the end of their datagram.
     FragmentOverlap => "fragment-overlap",
@@ -49,6 +49,8 @@ drop_reasons! {
     PortZero => "port-zero",
     /// An ICMP message other than an echo request.
     UnsupportedIcmp => "unsupported-icmp",
+    /// An echo request for which the host grants no socket.
+    EchoNotAllowed => "echo-not-allowed",
     /// A question that a responder ignores.
     UnansweredQuestion => "unanswered-question",
     /// A TCP segment that belongs to no flow.
@@ -57,12 +59,22 @@ drop_reasons! {
     FlowTableFull => "flow-table-full",
     /// No descriptor left for another socket.
     DescriptorsExhausted => "descriptors-exhausted",
-    /// UDP and echo flows have all that they may, so that TCP connections get sockets, too.
+    /// UDP and echo flows have all that they may, so that TCP connections get sockets, too, and all are streams.
     DatagramFlowsFull => "datagram-flows-full",
     /// The oldest half-open flow gave way to a new one.
     HalfOpenEvicted => "half-open-evicted",
+    /// A UDP or echo flow that nobody had answered gave way to a new one.
+    DatagramFlowEvicted => "datagram-flow-evicted",
     /// A socket could not be made or connected.
     SocketFailed => "socket-failed",
+    /// The host has no route to the destination.
+    NoRoute => "no-route",
+    /// The host cannot reach the destination.
+    HostUnreachable => "host-unreachable",
+    /// The host's routes or its firewall forbid the way to the destination.
+    Prohibited => "prohibited",
+    /// An ICMP error of which the guest is not told, since it has been told of too many.
+    ErrorLimited => "error-limited",
     /// The host's socket refused a datagram.
     SendFailed => "send-failed",
     /// A datagram that a flow's socket got from somebody other than its peer.

@@ -1,5 +1,7 @@
 //! Ethernet II addresses and types (IEEE 802.3, RFC 894).
 
+use std::net::Ipv6Addr;
+
 /// Bytes of an Ethernet header without tags.
 pub(crate) const HEADER_BYTES: usize = 14;
 
@@ -12,6 +14,12 @@ impl Mac {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// Our address toward the guest unless `--mac-addr` says otherwise.
     pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+
+    /// The address of an IPv6 group on Ethernet (RFC 2464, section 7).
+    pub(crate) fn of_group(group: Ipv6Addr) -> Self {
+        let [.., a, b, c, d] = group.octets();
+        Self([0x33, 0x33, a, b, c, d])
+    }
 
     /// Whether a station may have this address: not a group's, and not zero.
     pub(crate) fn is_station(self) -> bool {

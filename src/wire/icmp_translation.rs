@@ -1,4 +1,4 @@
-//! ICMP errors of one family in the words of the other (RFC 7915, sections 4.2 and 5.2), for flows
+//! ICMP errors: their numbers, and those of one family in the words of the other (RFC 7915, sections 4.2 and 5.2), for flows
 //! whose two sides differ in it. Pure numbers; the message around them is made elsewhere.
 //!
 //! "Parameter problem" is left out, as its pointer is of no use: the packet that it points into is not
@@ -23,12 +23,15 @@ pub(crate) mod v4 {
     pub(crate) const TIME_EXCEEDED: u8 = 11;
     /// Destination unreachable: a packet that may not be fragmented is too big.
     pub(crate) const FRAGMENTATION_NEEDED: u8 = 4;
-    pub(super) const HOST: u8 = 1;
+    /// Destination unreachable: the network.
+    pub(crate) const NETWORK: u8 = 0;
+    /// Destination unreachable: the host.
+    pub(crate) const HOST: u8 = 1;
+    /// Destination unreachable: communication administratively prohibited (RFC 1812, section 5.2.7.1).
+    pub(crate) const PROHIBITED: u8 = 13;
     pub(super) const PROTOCOL: u8 = 2;
     pub(super) const PORT: u8 = 3;
     pub(super) const HOST_PROHIBITED: u8 = 10;
-    /// Destination unreachable: communication administratively prohibited (RFC 1812, section 5.2.7.1).
-    pub(crate) const PROHIBITED: u8 = 13;
 }
 
 /// Types of ICMPv6 errors, and the codes that are used.
@@ -39,10 +42,13 @@ pub(crate) mod v6 {
     pub(crate) const TOO_BIG: u8 = 2;
     /// Time exceeded.
     pub(crate) const TIME_EXCEEDED: u8 = 3;
-    pub(super) const PARAMETER: u8 = 4;
-    pub(super) const NO_ROUTE: u8 = 0;
+    /// Destination unreachable: no route.
+    pub(crate) const NO_ROUTE: u8 = 0;
     /// Destination unreachable: communication administratively prohibited.
     pub(crate) const PROHIBITED: u8 = 1;
+    /// Destination unreachable: the address.
+    pub(crate) const ADDRESS: u8 = 3;
+    pub(super) const PARAMETER: u8 = 4;
     pub(super) const PORT: u8 = 4;
     pub(super) const UNRECOGNIZED_NEXT_HEADER: u8 = 1;
 }

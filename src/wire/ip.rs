@@ -1,8 +1,8 @@
 //! The head of a frame from the guest: Ethernet, then ARP, IPv4 (RFC 791) or IPv6 (RFC 8200) with its
 //! extension headers. Header checksums are not verified: the link is memory, not a wire.
 //!
-//! Fragments of UDP datagrams are reported as such, for [`crate::flow::reassembly`]; those of other
-//! protocols are refused. TCP never needs them, and echo requests of that size have no use here.
+//! Fragments are reported as such, for [`crate::flow::reassembly`]: RFC 791, and RFC 8200 with RFC 6946, by which
+//! an IPv6 packet that is its own only fragment is a whole one.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,11 +18,11 @@ pub(crate) enum Packet {
     Arp,
     /// An IP packet.
     Ip(IpHead),
-    /// A part of a UDP datagram.
+    /// A part of a packet.
     Fragment(Fragment),
 }
 
-/// A fragment of a UDP datagram.
+/// A fragment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
     /// Header of the fragment's own packet. What it calls the L4 header is the fragment's payload.
@@ -31,20 +31,20 @@ pub(crate) struct Fragment {
     pub(crate) place: Place,
 }
 
-/// Which datagram a fragment is part of, and which part.
+/// Which packet a fragment is part of, and which part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The sender's number of the datagram; 16 bits in IPv4.
+    /// The sender's number of the packet; 16 bits in IPv4.
     pub(crate) identification: u32,
-    /// Bytes of the datagram in front of the fragment, a multiple of 8; the UDP header is at 0.
+    /// Bytes in front of the fragment, a multiple of 8; the L4 header is at 0.
     pub(crate) offset: u32,
     /// Other fragments lie behind this one.
     pub(crate) more: bool,
 }
 
 impl Place {
-    /// Whether the fragment is the whole datagram, an "atomic fragment" (RFC 6946).
-    fn is_whole(&self) -> bool {
+    /// Whether the fragment is the whole packet, an "atomic fragment" (RFC 6946).
+    pub(crate) fn is_whole(&self) -> bool {
         self.offset == 0 && !self.more
     }
 }
@@ -58,6 +58,11 @@ pub(crate) struct IpHead {
     pub(crate) destination: IpAddr,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
+    /// Type of service or traffic class: DSCP (RFC 2474) and ECN (RFC 3168).
+    pub(crate) traffic_class: u8,
+    /// It may be cut on its way: IPv4 without "don't fragment", or what its sender has cut already. IPv6 lets
+    /// nobody else cut.
+    pub(crate) may_be_cut: bool,
     /// IPv6 flow label; 0 for IPv4.
     pub(crate) flow_label: u32,
     /// L4 protocol.
@@ -116,10 +121,18 @@ impl std::fmt::Display for IpHead {
 
 const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 
+/// Bytes that offsets of fragments count.
+pub(crate) const UNIT_BYTES: u32 = 8;
+
 /// Most bytes behind the IP header of a packet without options or extension headers.
 pub(crate) const fn max_l4_bytes(v4: bool) -> u32 {
     // The length field counts the header in IPv4 (RFC 791) and does not in IPv6 (RFC 8200).
     if v4 { 65_535 - 20 } else { 65_535 }
+}
+
+/// Bytes of an IP header without options or extension headers.
+pub(crate) const fn ip_header_bytes(v4: bool) -> u32 {
+    if v4 { 20 } else { 40 }
 }
 
 /// Source address of a frame, or `None` when it is too short to have one.
@@ -172,7 +185,6 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
     };
     let protocol = match header.protocol() {
         IpNumber::UDP => L4Protocol::Udp,
-        _ if !place.is_whole() => return Err(DropReason::Fragment),
         IpNumber::TCP => L4Protocol::Tcp,
         IpNumber::ICMP => L4Protocol::Icmp,
         _ => return Err(DropReason::UnknownProtocol),
@@ -181,6 +193,8 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
         hop_limit: header.ttl(),
+        traffic_class: bytes[1],
+        may_be_cut: !place.is_whole() || bytes[6] & 0x40 == 0,
         flow_label: 0,
         protocol,
         l4_offset: eth::HEADER_BYTES + header_len as usize,
@@ -210,6 +224,8 @@ fn parse_v6(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         source: Ipv6Addr::from(header.source()).into(),
         destination: Ipv6Addr::from(header.destination()).into(),
         hop_limit: header.hop_limit(),
+        traffic_class: header.traffic_class(),
+        may_be_cut: walk.place.is_some_and(|place| !place.is_whole()),
         flow_label: header.flow_label().value(),
         protocol: walk.protocol,
         l4_offset: eth::HEADER_BYTES + 40 + walk.bytes as usize,
@@ -231,15 +247,14 @@ struct Walk {
 /// its place. ESP and "no next header" end the walk: nothing to translate.
 fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, DropReason> {
     let (mut next, mut offset) = (first, 0u32);
-    let mut atomic = false;
+    let mut atomic = None;
     loop {
-        let end = |protocol| Ok(Walk { protocol, bytes: offset, place: None });
+        let end = |protocol, place| Ok(Walk { protocol, bytes: offset, place });
         match IpNumber(next) {
-            IpNumber::TCP => return end(L4Protocol::Tcp),
-            IpNumber::UDP => return end(L4Protocol::Udp),
+            IpNumber::TCP => return end(L4Protocol::Tcp, None),
+            IpNumber::UDP => return end(L4Protocol::Udp, None),
             // RFC 6980: neighbour discovery has no fragment header, not even one without effect.
-            IpNumber::IPV6_ICMP if atomic => return Err(DropReason::Fragment),
-            IpNumber::IPV6_ICMP => return end(L4Protocol::Icmpv6),
+            IpNumber::IPV6_ICMP => return end(L4Protocol::Icmpv6, atomic),
             FRAGMENT | IpNumber::AUTHENTICATION_HEADER => {}
             IpNumber(0 | 43 | 60 | 135 | 139 | 140 | 253 | 254) => {}
             _ => return Err(DropReason::UnknownProtocol),
@@ -258,7 +273,7 @@ fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, DropRe
             if !place.is_whole() {
                 return fragment_end(IpNumber(header[0]), offset, place);
             }
-            atomic = true;
+            atomic = Some(place);
         }
         next = header[0];
     }
@@ -283,12 +298,16 @@ fn fragment_place(&[_, _, high, low, a, b, c, d]: &[u8; 8]) -> Place {
     }
 }
 
-/// The end of a walk at a fragment header: `next` is what the datagram starts with.
+/// The end of a walk at a fragment header: `next` is what the fragmented part starts with. Further extension
+/// headers in there are not followed: only the first fragment would have them.
 fn fragment_end(next: IpNumber, bytes: u32, place: Place) -> Result<Walk, DropReason> {
-    match next {
-        IpNumber::UDP => Ok(Walk { protocol: L4Protocol::Udp, bytes, place: Some(place) }),
-        _ => Err(DropReason::Fragment),
-    }
+    let protocol = match next {
+        IpNumber::TCP => L4Protocol::Tcp,
+        IpNumber::UDP => L4Protocol::Udp,
+        IpNumber::IPV6_ICMP => L4Protocol::Icmpv6,
+        _ => return Err(DropReason::Fragment),
+    };
+    Ok(Walk { protocol, bytes, place: Some(place) })
 }
 
 impl IpHead {

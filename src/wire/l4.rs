@@ -1,6 +1,6 @@
 //! L4 headers from the guest: TCP (RFC 9293), UDP (RFC 768), the fixed part of ICMP echo (RFC 792,
-//! RFC 4443). Checksums are not verified: with offloads they are not even there. Datagrams that came
-//! in fragments are the exception ([`udp_checksum_is_right`]).
+//! RFC 4443). Checksums are not verified: with offloads they are not even there. Packets that came
+//! in fragments are the exception ([`checksum_is_right`]).
 
 use std::net::IpAddr;
 
@@ -127,21 +127,34 @@ fn parse_udp(bytes: &[u8], l4_len: u32) -> Result<UdpHead, DropReason> {
 /// Whether the checksum of `datagram`, UDP header and payload, is right. Zero means that there is none
 /// (RFC 768, RFC 6936).
 pub fn udp_checksum_is_right(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> bool {
-    if datagram.get(6..8) == Some(&[0, 0]) {
+    checksum_is_right(L4Protocol::Udp, source, destination, datagram)
+}
+
+/// Whether the checksum of what is behind an IP header is right. ICMP has no pseudo header.
+pub(crate) fn checksum_is_right(
+    protocol: L4Protocol,
+    source: IpAddr,
+    destination: IpAddr,
+    datagram: &[u8],
+) -> bool {
+    if protocol == L4Protocol::Udp && datagram.get(6..8) == Some(&[0, 0]) {
         return true;
     }
-    let mut pseudo = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            Sum16BitWords::new().add_4bytes(source.octets()).add_4bytes(destination.octets())
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            Sum16BitWords::new().add_16bytes(source.octets()).add_16bytes(destination.octets())
-        }
-        _ => return false,
-    };
-    let len = datagram.len() as u32;
-    let protocol = u32::from(L4Protocol::Udp.number());
-    let sum = pseudo.add_4bytes(len.to_be_bytes()).add_4bytes(protocol.to_be_bytes());
+    let mut sum = Sum16BitWords::new();
+    if protocol != L4Protocol::Icmp {
+        sum = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                sum.add_4bytes(source.octets()).add_4bytes(destination.octets())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                sum.add_16bytes(source.octets()).add_16bytes(destination.octets())
+            }
+            _ => return false,
+        };
+        let len = datagram.len() as u32;
+        sum = sum.add_4bytes(len.to_be_bytes());
+        sum = sum.add_4bytes(u32::from(protocol.number()).to_be_bytes());
+    }
     sum.add_slice(datagram).ones_complement() == 0
 }
 
@@ -156,6 +169,9 @@ pub(crate) struct EchoHead {
     pub(crate) sequence: u16,
 }
 
+/// ICMPv6 types of neighbour and router discovery (RFC 4861).
+pub(crate) const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=136;
+
 /// Type of an ICMP echo request (RFC 792).
 pub(crate) const ECHO_REQUEST_V4: u8 = 8;
 /// Type of an ICMP echo reply (RFC 792).
@@ -164,6 +180,13 @@ pub(crate) const ECHO_REPLY_V4: u8 = 0;
 pub(crate) const ECHO_REQUEST_V6: u8 = 128;
 /// Type of an ICMPv6 echo reply (RFC 4443).
 pub(crate) const ECHO_REPLY_V6: u8 = 129;
+
+/// Writes the identifier of an echo message, if `message` has so many bytes.
+pub(crate) fn set_echo_identifier(message: &mut [u8], identifier: u16) {
+    if let Some(bytes) = message.get_mut(4..6) {
+        bytes.copy_from_slice(&identifier.to_be_bytes());
+    }
+}
 
 /// Parses the fixed part of an echo message.
 pub(crate) fn parse_echo(bytes: &[u8]) -> Option<EchoHead> {

@@ -66,7 +66,7 @@ fn datagrams_and_echo_allocate_nothing() {
                 world.send(packet::udp(from, Family::V4.host_at(9), b"question"));
                 world.frames(1);
             }
-            assert_eq!(world.engine.flow_count(), 300);
+            assert_eq!(world.engine.flow_count(), 200);
             assert_eq!(world.allocations, 0, "{caps:?}");
         }
     });

@@ -9,13 +9,14 @@ use passt::flow::fwd::{ListenAddr, Proto, Rule};
 use passt::sys::process;
 use passt::wire::DropReason;
 use passt_support::namespace::Netns;
+use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 use crate::datagrams::{awaited, bound, known, received};
 use crate::guest::{Guest, until};
 use crate::namespace::{HOST_V6, isolated};
 use crate::packet;
-use crate::tcp::{read_some, write_some};
+use crate::tcp::{noise, read_some, write_some};
 use crate::world::{Family, PLAIN, Setup, World};
 
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -157,6 +158,8 @@ fn addresses_of_the_guest_with_one_port_are_two_to_the_peer() {
             }
         }
         assert_eq!(sources[0].port(), 5000, "the first one has the guest's");
+        // Whether the first address is in use although others speak was asked once, by ARP.
+        assert_eq!(world.received().len(), 1);
         for (guest, source) in guests.iter().zip(&sources) {
             host.send_to(b"answer", source).expect("sent");
             assert_eq!(datagrams(&mut world, 1), [(to, *guest, b"answer".to_vec())]);
@@ -259,29 +262,64 @@ fn connections_of_local_peers_with_one_port_both_work() {
     });
 }
 
+/// A connection from a port that was used before, to a new socket of the guest.
+fn opened(world: &mut World, guest: &mut Guest) -> (SocketHandle, std::net::TcpStream) {
+    let handle = guest.tcp(4096);
+    guest.tcp_mut(handle).listen(7000).expect("a fresh socket");
+    let peer = connected(loopback(1, 5000), loopback(1, 7000));
+    until(world, guest, "accept", |_, guest| guest.tcp_mut(handle).state() == State::Established);
+    (handle, peer)
+}
+
+fn port_of_peer(guest: &mut Guest, handle: SocketHandle) -> u16 {
+    guest.tcp_mut(handle).remote_endpoint().expect("it is connected").port
+}
+
 #[test]
-fn a_peer_that_uses_its_port_again_gets_another_one_while_the_guest_has_the_old_connection() {
+fn a_peer_that_has_reset_its_connection_comes_back_with_its_port() {
     isolated(|| {
         let mut world = World::new(&setup(&[rule(Proto::Tcp, 7000, 7000)]));
         let mut guest = Guest::new(&mut world, 1500);
         until(&mut world, &mut guest, "start", |_, _| true);
-        let mut ports = Vec::new();
-        for _ in 0..2 {
-            let handle = guest.tcp(4096);
-            guest.tcp_mut(handle).listen(7000).expect("a fresh socket");
-            let peer = connected(loopback(1, 5000), loopback(1, 7000));
-            until(&mut world, &mut guest, "accept", |_, guest| {
-                guest.tcp_mut(handle).state() == State::Established
-            });
-            let from = guest.tcp_mut(handle).remote_endpoint().expect("it is connected");
-            ports.push(from.port);
-            // Ends at once, and the guest, which is not polled, does not learn of it.
-            rustix::net::sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO))
-                .expect("setsockopt");
-            drop(peer);
-        }
-        assert_eq!(ports[0], 5000);
-        assert_ne!(ports[1], 5000);
+        let (first, peer) = opened(&mut world, &mut guest);
+        // Ends at once, and neither we nor the guest, which is not polled, learn of it before it comes back.
+        rustix::net::sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO))
+            .expect("setsockopt");
+        drop(peer);
+        let (second, mut peer) = opened(&mut world, &mut guest);
+        assert_eq!(guest.tcp_mut(first).state(), State::Closed, "the old connection has ended");
+        assert_eq!(port_of_peer(&mut guest, second), 5000);
+        assert_eq!(write_some(&mut peer, b"for the second"), 14);
+        until(&mut world, &mut guest, "data", |_, guest| guest.tcp_mut(second).recv_queue() == 14);
+        assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
+    });
+}
+
+#[test]
+fn a_peer_that_left_bytes_for_the_guest_comes_back_with_another_port() {
+    isolated(|| {
+        let mut world = World::new(&setup(&[rule(Proto::Tcp, 7000, 7000)]));
+        let mut guest = Guest::new(&mut world, 1500);
+        until(&mut world, &mut guest, "start", |_, _| true);
+        let (first, mut peer) = opened(&mut world, &mut guest);
+        guest.tcp_mut(first).close();
+        let mut end = Vec::new();
+        until(&mut world, &mut guest, "the guest's end", |_, _| !read_some(&mut peer, &mut end));
+        let sent = noise(20_000);
+        assert_eq!(write_some(&mut peer, &sent), sent.len());
+        drop(peer);
+        let (second, _peer) = opened(&mut world, &mut guest);
+        assert_ne!(port_of_peer(&mut guest, second), 5000, "the guest is not done with the first");
+        let mut got = Vec::new();
+        until(&mut world, &mut guest, "what was left", |_, guest| {
+            let socket = guest.tcp_mut(first);
+            let bytes = socket.recv(|bytes| (bytes.len(), bytes.to_vec()));
+            got.extend(bytes.unwrap_or_default());
+            got.len() == sent.len()
+        });
+        assert!(got == sent, "other bytes");
+        until(&mut world, &mut guest, "the end", |world, _| world.engine.flow_count() == 1);
+        assert_eq!(world.all_drops(), 0);
     });
 }
 

@@ -200,8 +200,7 @@ fn rfc792_port_unreachable_quotes_what_the_guest_sent() {
             assert_eq!(quote[addresses.clone()], header[addresses]);
             assert_eq!(quote[at..at + 4], header[at..at + 4], "ports");
             assert_eq!(quote[at + 4..at + 6], header[at + 4..at + 6], "length");
-            let kept = if family == Family::V4 { 8 } else { 12 };
-            assert_eq!(quote[at + 8..], header[at + 8..][..kept], "payload");
+            assert_eq!(quote[at + 8..], header[at + 8..], "payload");
             assert_eq!(world.all_drops(), 0);
         }
     });
@@ -257,7 +256,7 @@ fn an_echo_reply_has_the_identifier_of_its_request() {
     isolated(|| {
         for family in FAMILIES {
             for caps in [PLAIN, OFFLOADS] {
-                let mut world = known(&Setup { caps, ..Setup::default() });
+                let mut world = known(&Setup { caps, mtu: 65520, ..Setup::default() });
                 for (id, size) in [(0x1234u16, 56usize), (0, 0), (0xffff, 1400), (0x1234, 9000)] {
                     let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
                     let ping = packet::echo(family.guest(), family.host(), id, 3, &data);

@@ -210,10 +210,15 @@ fn datagrams_that_a_new_policy_forbids_end_and_what_the_network_began_goes_on() 
         assert_eq!(world.engine.flow_count(), 2);
 
         enforce(&mut world, policy(&["reject any"]));
-        assert_eq!(world.engine.flow_count(), 1, "the client's");
+        assert_eq!(world.engine.flow_count(), 2, "the client's, and that with anybody");
         host.set_nonblocking(true).expect("fcntl");
         let _ = host.send_to(b"late", from);
         send(&mut world);
+        assert_eq!(
+            world.drops(DropReason::ForeignDatagram),
+            1,
+            "who may not be reached is not let in"
+        );
         assert_eq!(received(&host), None);
         assert_eq!(world.received().len(), 1, "prohibited, and nothing of the host's");
         let guest = SocketAddr::new(Family::V4.guest(), 7001);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use passt::limits::{REASSEMBLY_SLOTS, REASSEMBLY_TIMEOUT};
 use passt::wire::DropReason;
+use passt_frame::FrameMeta;
 
 use crate::namespace::isolated;
 use crate::packet::{self, UDP};
@@ -49,19 +50,52 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A UDP header and its payload, with the checksum of RFC 768.
-pub fn message(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let mut message = packet::udp_message(from.port(), to.port(), payload);
-    let len = (message.len() as u32).to_be_bytes();
-    let summed = [&octets(from.ip())[..], &octets(to.ip()), &len, &[0, UDP], &message].concat();
+/// The ones' complement sum of a packet's L4 part, with the pseudo header if there is one.
+pub fn sum(protocol: u8, from: IpAddr, to: IpAddr, l4: &[u8]) -> u16 {
+    let len = (l4.len() as u32).to_be_bytes();
+    let mut summed = Vec::new();
+    if protocol != 1 {
+        summed = [&octets(from)[..], &octets(to), &len, &[0, protocol]].concat();
+    }
+    summed.extend(l4);
     let pair = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
     let mut sum: u64 = summed.chunks(2).map(pair).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    let checksum = if sum == 0xffff { 0xffff } else { !(sum as u16) };
+    sum as u16
+}
+
+/// A UDP header and its payload, with the checksum of RFC 768.
+pub fn message(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut message = packet::udp_message(from.port(), to.port(), payload);
+    let sum = sum(UDP, from.ip(), to.ip(), &message);
+    let checksum = if sum == 0xffff { 0xffff } else { !sum };
     message[6..8].copy_from_slice(&checksum.to_be_bytes());
     message
+}
+
+/// The frame with bytes `start..end` of what is behind the IP header of packet number `id`.
+fn fragment_of(
+    (from, to): (IpAddr, IpAddr),
+    (protocol, id): (u8, u16),
+    l4: &[u8],
+    start: usize,
+    end: usize,
+) -> Vec<u8> {
+    let (piece, more) = (&l4[start..end], end < l4.len());
+    if from.is_ipv4() {
+        let mut frame = packet::ip(from, to, protocol, 64, piece);
+        frame[18..20].copy_from_slice(&id.to_be_bytes());
+        let field = (start / 8) as u16 | u16::from(more) << 13;
+        frame[20..22].copy_from_slice(&field.to_be_bytes());
+        return frame;
+    }
+    let mut packet = vec![protocol, 0];
+    packet.extend((start as u16 | u16::from(more)).to_be_bytes());
+    packet.extend(u32::from(id).to_be_bytes());
+    packet.extend(piece);
+    packet::ip(from, to, 44, 64, &packet)
 }
 
 /// The frame with bytes `start..end` of datagram number `id`.
@@ -72,19 +106,26 @@ fn fragment(
     start: usize,
     end: usize,
 ) -> Vec<u8> {
-    let (piece, more) = (&datagram[start..end], end < datagram.len());
-    if from.is_ipv4() {
-        let mut frame = packet::ip(from.ip(), to.ip(), UDP, 64, piece);
-        frame[18..20].copy_from_slice(&id.to_be_bytes());
-        let field = (start / 8) as u16 | u16::from(more) << 13;
-        frame[20..22].copy_from_slice(&field.to_be_bytes());
-        return frame;
-    }
-    let mut packet = vec![UDP, 0];
-    packet.extend((start as u16 | u16::from(more)).to_be_bytes());
-    packet.extend(u32::from(id).to_be_bytes());
-    packet.extend(piece);
-    packet::ip(from.ip(), to.ip(), 44, 64, &packet)
+    fragment_of((from.ip(), to.ip()), (UDP, id), datagram, start, end)
+}
+
+/// The frames of a packet number `id` cut every `piece` bytes behind its IP header, with the checksum that it must
+/// have. It has ICMP's or TCP's.
+pub fn cut_l4(
+    ends: (IpAddr, IpAddr),
+    protocol: u8,
+    id: u16,
+    l4: &[u8],
+    piece: usize,
+) -> Vec<Vec<u8>> {
+    let at = if protocol == packet::TCP { 16 } else { 2 };
+    let mut l4 = l4.to_vec();
+    l4[at..at + 2].fill(0);
+    let checksum = !sum(protocol, ends.0, ends.1, &l4);
+    l4[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let starts = (0..l4.len()).step_by(piece);
+    let end = |start: usize| (start + piece).min(l4.len());
+    starts.map(|start| fragment_of(ends, (protocol, id), &l4, start, end(start))).collect()
 }
 
 /// The frames of a datagram cut every `piece` bytes.
@@ -92,6 +133,66 @@ pub fn cut(ends: (SocketAddr, SocketAddr), id: u16, datagram: &[u8], piece: usiz
     let starts = (0..datagram.len()).step_by(piece);
     let end = |start: usize| (start + piece).min(datagram.len());
     starts.map(|start| fragment(ends, id, datagram, start, end(start))).collect()
+}
+
+/// A frame for the guest as it would be if it had not been cut, with what is left to do to it.
+pub type Frame = (Vec<u8>, FrameMeta);
+
+/// Where a fragment for the guest belongs: number, offset, whether others follow; and where its payload is.
+fn place(frame: &[u8]) -> Option<(u32, usize, bool, std::ops::Range<usize>)> {
+    let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    if frame[12..14] == [8, 0] {
+        let field = number(20);
+        let end = 14 + usize::from(number(16));
+        let cut = field & 0x3fff != 0;
+        assert!(!cut || field & 0x4000 == 0, "a fragment that may not be cut");
+        let (offset, more) = (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
+        return cut.then(|| (number(18).into(), offset, more, 34..end));
+    }
+    let is_fragment = frame[12..14] == [0x86, 0xdd] && frame[20] == 44;
+    is_fragment.then(|| {
+        let id = u32::from(number(58)) << 16 | u32::from(number(60));
+        let end = 54 + usize::from(number(18));
+        (id, usize::from(number(56) & !7), number(56) & 1 != 0, 62..end)
+    })
+}
+
+/// Puts fragments for the guest together, which come in order; `mtu` is what no packet exceeds. The header of a packet
+/// that was cut is that of one that was not.
+pub fn whole(frames: Vec<Frame>, mtu: usize) -> Vec<Frame> {
+    let mut all = Vec::new();
+    let mut open: Option<(u32, Vec<u8>, usize)> = None;
+    for (frame, meta) in frames {
+        let Some((id, offset, more, payload)) = place(&frame) else {
+            assert!(open.is_none(), "a datagram without its last fragment");
+            all.push((frame, meta));
+            continue;
+        };
+        assert!(payload.end - 14 <= mtu, "{} bytes in a packet", payload.end - 14);
+        let (known, mut bytes, done) = open.take().unwrap_or_else(|| {
+            let l3 =
+                packet::l4_offset(if frame[12] == 8 { FAMILIES[0] } else { FAMILIES[1] }.guest());
+            let mut header = frame[..l3].to_vec();
+            if l3 == 34 {
+                header[20] = 0x40;
+            } else {
+                header[20] = frame[54];
+            }
+            (id, header, 0)
+        });
+        assert_eq!((known, done), (id, offset), "the fragment that comes next");
+        bytes.extend(&frame[payload.clone()]);
+        if more {
+            open = Some((id, bytes, done + payload.len()));
+            continue;
+        }
+        let (l3, at) = if bytes[12] == 8 { (34, 16) } else { (54, 18) };
+        let length = bytes.len() - if l3 == 34 { 14 } else { 54 };
+        bytes[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
+        all.push((bytes, meta));
+    }
+    assert!(open.is_none(), "a datagram without its last fragment");
+    all
 }
 
 /// The guest sends frames.

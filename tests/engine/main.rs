@@ -4,6 +4,7 @@
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
 mod allocation;
+mod anybody;
 mod bursts;
 mod capture;
 mod crossing;
@@ -16,16 +17,23 @@ mod frames;
 mod front_end;
 mod guest;
 mod hostile;
+mod icmp;
 mod leaks;
+mod migration;
 mod mtu;
 mod namespace;
 mod neighbours;
 mod packet;
 mod queues;
+mod reserved;
+mod returning;
 mod room;
 mod services;
+mod set_back;
 mod slot_port;
 mod starved;
+mod stations;
+mod storms;
 mod tails;
 mod tap;
 mod tcp;

@@ -126,6 +126,15 @@ pub fn solicitation(source: IpAddr, target: IpAddr) -> Vec<u8> {
     ip(source, group, 58, 255, &message)
 }
 
+/// A neighbour advertisement: `address` is in use.
+pub fn advertisement(address: IpAddr) -> Vec<u8> {
+    let IpAddr::V6(target) = address else { panic!("{address} is no IPv6 address") };
+    let mut message = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
+    message.extend(target.octets());
+    let all_nodes = "ff02::1".parse().expect("an address");
+    ip("fe80::5".parse().expect("an address"), all_nodes, 58, 255, &message)
+}
+
 /// A router solicitation.
 pub fn router_solicitation(source: IpAddr) -> Vec<u8> {
     let all_routers = "ff02::2".parse().expect("an address");

@@ -29,9 +29,9 @@ use crate::world::{FAMILIES, Family, Setup, engine, forward};
 const BULK: usize = 2 << 20;
 /// The port of the host's services, and the one that leads to the guest.
 const OUTSIDE: u16 = 8000;
-const INSIDE: u16 = 8080;
+pub const INSIDE: u16 = 8080;
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const NO_HEADER: Offloads = Offloads { header: false, checksum: false, tcp: false, udp: false };
 const HEADER: Offloads = Offloads { header: true, ..NO_HEADER };
@@ -40,9 +40,9 @@ const TCP: Offloads = Offloads { tcp: true, ..CHECKSUM };
 const ALL: Offloads = Offloads { udp: true, ..TCP };
 
 /// What a kernel refuses.
-type Refused = fn(Step) -> bool;
+pub type Refused = fn(Step) -> bool;
 
-const NOTHING: Refused = |_| false;
+pub const NOTHING: Refused = |_| false;
 const USO: Refused = |step| matches!(step, Step::Offloads(set) if set.udp);
 const TSO: Refused = |step| matches!(step, Step::Offloads(set) if set.tcp);
 const OFFLOADS: Refused = |step| matches!(step, Step::Offloads(_));
@@ -110,14 +110,14 @@ struct Shared {
 }
 
 /// A guest behind an engine that turns in a thread, until the value is dropped.
-struct Running {
-    guest: Netns,
+pub struct Running {
+    pub guest: Netns,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    fn start(mtu: u16, refused: Refused, queue_frames: u32) -> Self {
+    pub fn start(mtu: u16, refused: Refused, queue_frames: u32) -> Self {
         let guest = Netns::new("ip link set lo up");
         let (device, offloads, _) = open_tap(&guest, refused);
         guest_runs(
@@ -144,7 +144,7 @@ impl Running {
     }
 
     /// Waits until what was there is handled, and counted.
-    fn let_turn(&self) {
+    pub fn let_turn(&self) {
         let turns = self.shared.turns.load(Ordering::Relaxed);
         eventually("turns", || self.shared.turns.load(Ordering::Relaxed) > turns + 3);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use passt::engine::{Engine, NetView, Settings, Source, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
-use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
@@ -139,11 +139,13 @@ pub fn network(mtu: u16) -> Network {
             our_link_local: v6("fe80::fc"),
             fixed: false,
             dns: Default::default(),
+            default_router: true,
             scope_id: 1,
         }),
         search: Default::default(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }
@@ -177,7 +179,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         freebind: false,
         max_descriptors: setup.max_descriptors,
     };
-    let duid = Duid::new(0, Mac::OURS);
+    let duid = Duid::new(Mac::OURS);
     let view = view(net, setup.map.clone(), rules);
     let mut engine = Engine::new(epoll, view, settings, [7; 16], duid, monotonic_now());
     engine.listen().expect("the ports are free");
@@ -319,11 +321,15 @@ impl<P: GuestEnd> World<P> {
                     let exit = self.sources[index as usize].on_event(&mut self.engine, out);
                     assert_eq!(exit, None, "a source that ends the loop");
                 }
+                Some(Token::Migration(part)) => {
+                    let (_, out) = self.port.halves();
+                    self.engine.on_migration_event(out, part);
+                }
                 other => panic!("an event of {other:?}"),
             }
         }
         let mut frames = false;
-        while self.engine.ingress(&mut self.port, &mut self.batch) {
+        while !self.engine.holds_frames() && self.engine.ingress(&mut self.port, &mut self.batch) {
             frames = true;
         }
         let (_, out) = self.port.halves();

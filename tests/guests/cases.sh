@@ -21,8 +21,17 @@ CASES=(
     udp_sizes_mtu_1500
     half_close_out half_close_in
     refused_tcp refused_udp unreachable_tcp unreachable_udp
+    hops_v4 ping_fragments
     slow_reader_no_retransmission
     guest_address_changed front_end_restarted program_ends
+)
+
+# For a guest that moves between two hosts (migrate.sh).
+# shellcheck disable=SC2034
+MIGRATE_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
+    snapshot_loaded saved_and_restored program_ends
 )
 
 # For a guest with four queue pairs; the rest it has in common with one that has one.
@@ -33,12 +42,29 @@ QUEUE_CASES=(
     front_end_restarted program_ends
 )
 
+# For a driver from before virtio 1.0.
+# shellcheck disable=SC2034
+LEGACY_CASES=(
+    dhcp_lease ra_address dhcpv6_address legacy_interface
+    http_v4 http_v6 inbound_v4 bulk_v4_mtu_1500 bulk_v6_mtu_65520
+    udp_sizes_out_v4 udp_sizes_in_v4
+    front_end_restarted program_ends
+)
+
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
 holds() { case $1 in *"$2"*) ;; *) echo "'$2' is not in '$1'"; return 1 ;; esac; }
 outside() { in_net outside /run/bin/nettool "$@"; }
 
 case_dhcp_lease() {
     same "$(guest 30 dhcp4)" "address $HOST4/24 router $GATEWAY4 mtu 65520 dns $SERVER4"
+}
+
+# Feature bits 15, merged buffers, and 32, virtio 1.0, are not in use.
+case_legacy_interface() {
+    local bits
+    bits=$(guest 5 'cat /sys/bus/virtio/devices/virtio0/features')
+    same "${bits:15:1}${bits:32:1}" 00
+    same "${bits:5:1}" 1
 }
 
 case_ra_address() {
@@ -152,10 +178,23 @@ case_refused_udp() {
     same "$(guest 30 "nettool udp-error $SERVER4:9")" refused
     same "$(guest 30 "nettool udp-error [$SERVER6]:9")" refused
 }
-# TCP has no ICMP errors: a connection that cannot be made is reset.
+# As on the host: `unreachable` routes of IPv4 and IPv6 are not the same error.
 case_unreachable_tcp() {
-    same "$(guest 30 "nettool connect $NOWHERE4:9")" refused
-    same "$(guest 30 "nettool connect [$NOWHERE6]:9")" refused
+    same "$(guest 30 "nettool connect $NOWHERE4:9")" unreachable
+    same "$(guest 30 "nettool connect [$NOWHERE6]:9")" 'no route'
+}
+# The router is one hop away, the server is the router.
+case_hops_v4() {
+    holds "$(guest 20 "ping -c 1 -W 5 -t 1 $SERVER4")" "from $SERVER4"
+    same "$(guest 20 "traceroute -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
+    same "$(guest 20 "traceroute -I -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
+}
+# What does not fit the link goes in fragments, both ways.
+case_ping_fragments() {
+    guest 5 "ip link set \$IF mtu 1500"
+    guest 20 "ping -c 2 -i 0.2 -W 5 -s 3000 $SERVER4"
+    guest 20 "ping -6 -c 2 -i 0.2 -W 5 -s 3000 $SERVER6"
+    guest 5 "ip link set \$IF mtu 65520"
 }
 # Sockets hide this error from those who do not ask for it; the counters show it.
 case_unreachable_udp() {
@@ -316,7 +355,7 @@ case_front_end_restarted() {
 # Last, for nothing works after it.
 case_program_ends() {
     stop_guest
-    kill -TERM "$(cat "$WORLD/passt.pid")"
-    until_true 10 test -s "$WORLD/passt.status"
-    same "$(cat "$WORLD/passt.status")" 0
+    kill -TERM "$(cat "$WORLD/$SIDE.pid")"
+    until_true 10 test -s "$WORLD/$SIDE.status"
+    same "$(cat "$WORLD/$SIDE.status")" 0
 }

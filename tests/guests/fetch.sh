@@ -4,6 +4,8 @@
 #
 #   fetch.sh uml     kernel that runs as a process (user-mode-linux of unstable)
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
+#   fetch.sh migrate an emulator that moves the state of vhost-user devices: QEMU 10 (trixie), unless the machine's is
+#                    as new
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #
@@ -163,6 +165,43 @@ fetch_qemu() {
     done
 }
 
+# Machines whose QEMU is older get trixie's, with all libraries that it wants.
+fetch_migrate() {
+    local folder=$CACHE/migrate packages
+    mkdir -p "$folder/bin"
+    if moves_device_state qemu-system-x86_64; then
+        printf '#!/bin/sh\nexec qemu-system-x86_64 "$@"\n' >"$folder/bin/qemu"
+        chmod 755 "$folder/bin/qemu"
+        return
+    fi
+    use_suite trixie
+    apt_logged update
+    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris qemu-system-x86 >"$APT/uris"
+    mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E '^(lib|zlib|qemu|seabios|openssl)')
+    mkdir -p "$APT/packages/migrate"
+    (cd "$APT/packages/migrate" && apt_logged download "${packages[@]}")
+    unpack trixie migrate "${packages[@]}"
+    mkdir -p "$folder"/{lib,share}
+    cp -P "$folder"/root/usr/lib/x86_64-linux-gnu/*.so* "$folder/lib/"
+    cp "$folder/root/usr/share/seabios/bios-256k.bin" "$folder"/root/usr/share/qemu/{linuxboot_dma,kvmvapic}.bin "$folder/share/"
+    cp "$folder/root/usr/bin/qemu-system-x86_64" "$folder/bin/emulator"
+    # What it starts uses the machine's libraries: the path to its own stands in it, not in the environment.
+    patchelf --set-interpreter "/run/guests/migrate/lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath /run/guests/migrate/lib \
+        "$folder/bin/emulator"
+    cat >"$folder/bin/qemu" <<'END'
+#!/bin/sh
+exec /run/guests/migrate/bin/emulator -L /run/guests/migrate/share "$@"
+END
+    chmod 755 "$folder/bin/qemu"
+}
+
+# moves_device_state PROGRAM: it does so for network devices since QEMU 10.
+moves_device_state() {
+    local version
+    version=$("$1" --version 2>/dev/null | sed -nE '1s/.*version ([0-9]+)\..*/\1/p')
+    [ "${version:-0}" -ge 10 ]
+}
+
 fetch_peer() {
     local folder=$CACHE/peer
     unpack unstable peer passt libc6
@@ -224,6 +263,7 @@ for part in "$@"; do
         build_nettool
         build_image "$part"
         ;;
+    migrate) need qemu-system-x86_64=qemu-system-x86 && fetch migrate ;;
     peer | dhclient) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac

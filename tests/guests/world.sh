@@ -7,6 +7,9 @@
 #                     192.0.2.2             192.0.2.1, 198.51.100.7
 #                     2001:db8:2::2         2001:db8:2::1, 2001:db8:1::7
 #
+# With HOSTS=(host host2) there are two hosts that look the same, addresses included, behind a switch that reaches one of
+# them: `host`, until migrate.sh moves the guest.
+#
 # Source it after lib.sh.
 
 # shellcheck disable=SC2034 # used by the scripts that source this file
@@ -15,6 +18,10 @@ HOST6=2001:db8:2::2 GATEWAY6=2001:db8:2::1 SERVER6=2001:db8:1::7 NOWHERE6=2001:d
 NAME=web.example.test
 WORLD=/run/world
 ORDINARY=65534
+# The hosts that there are; the one where programs are started, and how the files of the program under test begin.
+HOSTS=(host)
+HOST=host
+SIDE=passt
 # What the program is told to speak. Without it, guests may choose.
 PROTOCOL=(--vhost-user)
 
@@ -39,6 +46,7 @@ make_world() {
     mount --bind "$CACHE" /run/guests
     install "$PASST" /run/bin/passt
     install "$NETTOOL" /run/bin/nettool
+    [ ! -e "${PASST%/*}/passt-repair" ] || install "${PASST%/*}/passt-repair" /run/bin/
     [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
@@ -59,30 +67,59 @@ forget_proxies() {
 }
 
 make_networks() {
+    local host
     ip netns add outside
-    ip netns add host
-    ip link add uplink mtu 65520 netns host type veth peer name hosts mtu 65520 netns outside
+    for host in "${HOSTS[@]}"; do
+        ip netns add "$host"
+    done
+    if [ ${#HOSTS[@]} -gt 1 ]; then
+        make_switch
+    else
+        ip link add uplink mtu 65520 netns host type veth peer name hosts mtu 65520 netns outside
+    fi
     ip -n outside link set lo up
     ip -n outside addr add "$GATEWAY4/24" dev hosts
     ip -n outside addr add "$GATEWAY6/64" dev hosts nodad
     ip -n outside addr add "$SERVER4/32" dev lo
     ip -n outside addr add "$SERVER6/128" dev lo nodad
     ip -n outside link set hosts up
-    ip -n host link set lo up
-    ip -n host addr add "$HOST4/24" dev uplink
-    ip -n host addr add "$HOST6/64" dev uplink nodad
-    ip -n host link set uplink up
-    ip -n host route add default via "$GATEWAY4"
-    ip -n host -6 route add default via "$GATEWAY6"
-    until_true 10 settled host
+    for host in "${HOSTS[@]}"; do
+        make_host "$host"
+    done
     until_true 10 settled outside
     # A router that knows the way to nowhere says so, every time.
     in_net outside sh -c 'cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding &&
         echo 0 >ipv4/icmp_ratelimit && echo 0 >ipv6/icmp/ratelimit'
     ip -n outside route add unreachable 203.0.113.0/24
     ip -n outside -6 route add unreachable 2001:db8:dead::/48
+}
+
+# make_switch: both hosts have one Ethernet address, which they must not find duplicated.
+make_switch() {
+    local host
+    ip netns add switch
+    ip -n switch link add bridge mtu 65520 type bridge
+    ip -n switch link set bridge up
+    ip link add outside mtu 65520 netns switch type veth peer name hosts mtu 65520 netns outside
+    ip -n switch link set outside master bridge up
+    for host in "${HOSTS[@]}"; do
+        ip link add "$host" mtu 65520 netns switch type veth peer name uplink address 02:00:00:00:00:02 mtu 65520 netns "$host"
+        in_net "$host" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/uplink/accept_dad'
+        ip -n switch link set "$host" master bridge up
+    done
+}
+
+# make_host HOST: what is in its namespace.
+make_host() {
+    ip -n "$1" link set lo up
+    ip -n "$1" addr add "$HOST4/24" dev uplink
+    ip -n "$1" addr add "$HOST6/64" dev uplink nodad
+    ip -n "$1" link set uplink up
+    ip -n "$1" route add default via "$GATEWAY4"
+    ip -n "$1" -6 route add default via "$GATEWAY6"
+    until_true 10 settled "$1"
     # What distributions allow: ping for everyone. A user namespace has one group.
-    in_net host sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
+    in_net "$1" sh -c 'exec 2>/dev/null; cd /proc/sys/net/ipv4; echo 0 2147483647 >ping_group_range || echo 0 0 >ping_group_range'
 }
 
 # make_pasta: the program under its other name, and the device that makes tap devices, as
@@ -109,14 +146,14 @@ in_net() {
 }
 
 # become_user COMMAND...: replaces this shell by a command of an ordinary user in
-# the host's network.
+# the network of $HOST.
 become_user() {
     export HOME=$WORLD TMPDIR=$WORLD
     cd "$WORLD" || return
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
-        exec nsenter --net=/run/netns/host setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
+        exec nsenter --net="/run/netns/$HOST" setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
     fi
-    exec nsenter --net=/run/netns/host nsenter --user=/run/ordinary --preserve-credentials -- "$@"
+    exec nsenter --net="/run/netns/$HOST" nsenter --user=/run/ordinary --preserve-credentials -- "$@"
 }
 
 # make_user: the user namespace in which who runs all this is an ordinary user. It is one for all, as processes of
@@ -157,7 +194,7 @@ start_servers() {
 
 # start_passt ARGUMENT...: returns when the program says by its PID file that it serves.
 start_passt() {
-    rm -f "$WORLD"/passt.{sock,pid,status}
+    rm -f "$WORLD/$SIDE".{sock,pid,status}
     run_passt "$@" >>"$LOGS/passt.log" 2>&1 &
     if ! until_true 10 passt_serves_or_ended || ! passt_runs; then
         tail -n 5 "$LOGS/passt.log" >&2
@@ -168,12 +205,12 @@ start_passt() {
 
 run_passt() {
     local status=0
-    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/passt.sock" -P "$WORLD/passt.pid" "$@") || status=$?
-    echo "$status" >"$WORLD/passt.status"
+    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/$SIDE.sock" -P "$WORLD/$SIDE.pid" "$@") || status=$?
+    echo "$status" >"$WORLD/$SIDE.status"
 }
 
-passt_runs() { [ ! -e "$WORLD/passt.status" ]; }
-passt_serves_or_ended() { [ -s "$WORLD/passt.pid" ] || ! passt_runs; }
+passt_runs() { [ ! -e "$WORLD/$SIDE.status" ]; }
+passt_serves_or_ended() { [ -s "$WORLD/$SIDE.pid" ] || ! passt_runs; }
 
 # start_guest KIND: returns when the guest's agent answers.
 start_guest() {
@@ -186,30 +223,48 @@ start_guest() {
 
 boot_uml() {
     become_user /run/guests/uml/linux mem=512M initrd=/run/guests/uml/initramfs uml_dir="$WORLD/" \
-        virtio_uml.device="$WORLD/passt.sock:1" con=null con0=fd:0,fd:1 quiet panic=-1
+        virtio_uml.device="$WORLD/$SIDE.sock:1" con=null con0=fd:0,fd:1 quiet panic=-1
 }
 
 boot_qemu() {
     emulate q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
-        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c \
         -device "virtio-net-pci,netdev=n,romfile=$(qemu_vectors)"
+}
+
+# The interface from before virtio 1.0, which firmware speaks, with the short header in front of frames.
+boot_qemu_legacy() {
+    emulate q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,romfile=,disable-modern=on,mrg_rxbuf=off$(qemu_vectors)"
 }
 
 # Four processors, each with a queue pair of its own.
 boot_qemu_mq() {
     emulate q35,memory-backend=mem -smp 4 -object memory-backend-memfd,id=mem,size=512M,share=on \
-        -chardev socket,id=c,path="$WORLD/passt.sock" -netdev vhost-user,id=n,chardev=c,queues=4 \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c,queues=4 \
         -device "virtio-net-pci,netdev=n,romfile=,mq=on$(qemu_vectors ,vectors=10)"
 }
 
 boot_qemu_stream() {
-    emulate q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/passt.sock" \
+    emulate q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/$SIDE.sock" \
         -device virtio-net-pci,netdev=n,romfile=
+}
+
+# One that can be moved, with two queue pairs: it takes a state where INCOMING says where that comes from, and its monitor
+# is a pair of pipes.
+boot_qemu_migrate() {
+    local incoming=()
+    [ -z "${INCOMING:-}" ] || incoming=(-incoming "$INCOMING")
+    EMULATOR=/run/guests/migrate/bin/qemu emulate q35,memory-backend=mem -smp 2 \
+        -object memory-backend-memfd,id=mem,size=512M,share=on -chardev socket,id=c,path="$WORLD/$SIDE.sock" \
+        -netdev vhost-user,id=n,chardev=c,queues=2 -device virtio-net-pci,netdev=n,romfile=,mq=on \
+        -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 
 # emulate MACHINE OPTION...: QEMU without acceleration, its console on ours.
 emulate() {
-    become_user qemu-system-x86_64 -M "$@" -accel tcg -cpu max -m 512 \
+    become_user "${EMULATOR:-qemu-system-x86_64}" -M "$@" -accel tcg -cpu max -m 512 \
         -nodefaults -nographic -serial stdio -no-reboot \
         -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
         -append 'console=ttyS0 panic=-1 quiet'

@@ -9,4 +9,5 @@ mod inherited;
 mod logging;
 mod readiness;
 mod rig;
+mod signals;
 mod stats;

@@ -11,16 +11,19 @@ CASES=(
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied link_local_address routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
+    route_without_gateway without_ipv6 without_ipv6_later
     dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
     isolated_outside isolated_host isolated_loopback egress_file egress_name egress_reject egress_wrong
+    published_port_awaits_service
     helper_ends confined
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
-    namespace_stays process_gone pid_file
+    namespace_stays process_gone process_not_reaped thread_gone pid_file
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
+    dhcp_elsewhere_before dhcp_options_added dhcpv6_options_added ra_options_added dhcpv6_dhclient arp_probe static_address
     wrong_options device_removed
     root_becomes_nobody root_becomes_another root_joins
 )
@@ -215,6 +218,59 @@ case_local_mode() {
     holds "$found" 'default via 169.254.2.2 dev tap0'
     holds "$found" 'default via fe80::1 dev tap0'
 }
+# A host whose way out is a point-to-point interface, as with ppp and tun: its own address is the guest's, and
+# is reached by another one.
+case_route_without_gateway() {
+    local found
+    found=$(pasta -- bash -euc "ip tuntap add ppp0 mode tun
+        ip link set ppp0 up
+        ip addr add 203.0.113.7 peer 203.0.113.1 dev ppp0
+        ip route add default dev ppp0
+        /run/bin/nettool serve 203.0.113.7:5601 >serve.log 2>&1 &
+        timeout 10 sh -c 'until grep -q ready serve.log; do sleep 0.05; done'
+        /run/bin/pasta --config-net --map-guest-addr 192.0.2.99 -- bash -euc 'ip -o -4 addr; ip route
+            /run/bin/nettool get 192.0.2.99:5601 1000000 25; /run/bin/nettool udp 192.0.2.99:5601 1000'
+        kill \$!")
+    holds "$found" 'ppp0    inet 203.0.113.7 peer 203.0.113.1/32'
+    holds "$found" 'default dev ppp0 scope link'
+}
+# disable_ipv6 SCOPE...: as joined containers have it.
+disable_ipv6() { inside sh -c 'for scope; do echo 1 >/proc/sys/net/ipv6/conf/$scope/disable_ipv6; done' sh "$@"; }
+# Where IPv6 is switched off inside, IPv4 works, and one line says what does not.
+case_without_ipv6() {
+    local found
+    holder
+    disable_ipv6 all default
+    found=$(started --config-net -t 7001 -t '[::1]/7009' -u 7001 "$HOLDER" 2>&1 | grep -v nameserver)
+    remember "$(cat "$WORLD/pasta.pid")"
+    same "$(grep -c 'IPv6 not supported, disabling' <<<"$found")" 1
+    holds "$found" '7009  =>  7009 : not listened on, the namespace has no IPv6'
+    same "$(grep -ciE "warn|couldn't|fail" <<<"$found")" 0
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 26
+    serving 0.0.0.0:7001
+    from_host get 127.0.0.1:7001 2048 27
+    outside get "$HOST4:7001" 2048 28
+    from_host udp 127.0.0.1:7001 1000
+    refused_at '[::1]:7001'
+    found=$(pasta --config-net -6 -I other0 "$HOLDER" 2>&1) && return 1
+    holds "$found" 'drop --ipv6-only, or switch IPv6 on there'
+}
+# Off for new interfaces only, and off without any configuration by pasta.
+case_without_ipv6_later() {
+    holder
+    disable_ipv6 default
+    started --config-net "$HOLDER"
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 29
+    lacks "$(inside ip -6 -o addr show dev uplink)" inet6
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+    started -I other0 "$HOLDER"
+    kill -TERM "$(cat "$WORLD/pasta.pid")"
+    until_true 5 ended
+    # An interface of which an address is given, and an address that the host has of each family.
+    started -I third0 --config-net -a 192.0.2.50 -n 24 -a 2001:db8:2::50 "$HOLDER"
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 30
+}
 case_not_configured() {
     local found
     found=$(pasta -- ip -o addr)
@@ -340,7 +396,10 @@ case_status_passed() {
     same "$(status configured -- sh -c 'exit 7')" 7
     same "$(status configured -- true)" 0
 }
-case_signal_passed() { same "$(status configured --no-pidns -- sh -c 'kill -USR1 $$')" 138; }
+case_signal_passed() {
+    same "$(status configured --no-pidns -- sh -c 'kill -USR1 $$')" 138
+    same "$(status configured -- sh -c 'kill -USR1 $$')" 138
+}
 case_login_shell() {
     same "$(echo 'echo $0' | SHELL=/bin/sh configured)" -/bin/sh
 }
@@ -350,8 +409,9 @@ case_hostname_set() {
 }
 case_ping_range() { same "$(configured -- cat /proc/sys/net/ipv4/ping_group_range)" "0	0"; }
 case_process_ids() {
-    same "$(in_shell 'echo $$')" 1
-    [ "$(in_shell 'ls /proc | grep -cx "[0-9]*"')" -le 3 ]
+    same "$(in_shell 'cat /proc/1/comm')" pasta-init
+    same "$(in_shell 'echo $$ $PPID')" '2 1'
+    [ "$(in_shell 'ls /proc | grep -cx "[0-9]*"')" -le 4 ]
 }
 case_no_pid_namespace() { [ "$(configured --no-pidns -- bash -c 'echo $$')" -gt 1 ]; }
 case_command_missing() {
@@ -366,7 +426,7 @@ case_end_by_signal() {
     job=$(tail -n 1 "$WORLD/jobs")
     kill -TERM "$(cat "$WORLD/pasta.pid")"
     wait "$job" || code=$?
-    same "$code" 0
+    same "$code" 143
 }
 
 # holder: namespaces to join, made by an ordinary user, held by a sleeping process.
@@ -415,7 +475,10 @@ case_confined() {
     # The list has no end of line, which read takes for a failure.
     read -ra children <"/proc/$program/task/$program/children" || true
     for pid in "${children[@]}"; do
-        case $(cat "/proc/$pid/comm") in pasta) helper=$pid ;; nettool) command=$pid ;; esac
+        case $(cat "/proc/$pid/comm") in
+        pasta) helper=$pid ;;
+        pasta-init) read -r command <"/proc/$pid/task/$pid/children" || true ;;
+        esac
     done
     for pid in "$program" "$helper"; do
         same "$(field "$pid" Seccomp) $(field "$pid" NoNewPrivs)" '2 1'
@@ -498,6 +561,23 @@ case_services_inside_followed() {
     from_host udp 127.0.0.1:7002 1000
     kill -TERM "$SERVING"
     until_true 5 refused_at 127.0.0.1:7002
+}
+# With `auto` a port that is named is refused like one without a service, until there is one, and again after it.
+# Without it the port is listened on all the time: who connects sees a connection that is reset.
+case_published_port_awaits_service() {
+    holder
+    started --config-net -t 8080:7080,auto -t 8081:7081 "$HOLDER"
+    refused_at 127.0.0.1:8080
+    same "$(outside connect "$HOST4:8080")" refused
+    # Perhaps before connect(2) has returned.
+    case $(outside connect "$HOST4:8081") in connected | reset) ;; *) return 1 ;; esac
+    serving '[::]:7080'
+    until_true 5 from_host get 127.0.0.1:8080 2048 76
+    outside get "$HOST4:8080" 2048 77
+    outside get "[$HOST6]:8080" 2048 78
+    kill -TERM "$SERVING"
+    until_true 5 refused_at 127.0.0.1:8080
+    same "$(outside connect "$HOST4:8080")" refused
 }
 case_services_outside_followed() {
     holder
@@ -670,6 +750,28 @@ case_process_gone() {
     kill "$HOLDER"
     until_true 10 ended
 }
+# Its parent does not care: what is left of it still has files in /proc.
+case_process_not_reaped() {
+    (become_user sh -c 'unshare --user --map-root-user --net sleep 300 & echo $! >"$1"; exec sleep 301' sh "$WORLD/holder.pid") &
+    remember $!
+    until_true 10 test -s "$WORLD/holder.pid"
+    HOLDER=$(cat "$WORLD/holder.pid")
+    until_true 10 grep -qx sleep "/proc/$HOLDER/comm"
+    started "$HOLDER"
+    runs
+    kill -KILL "$HOLDER"
+    until_true 5 grep -q '^State:.Z' "/proc/$HOLDER/status"
+    until_true 5 ended
+}
+case_thread_gone() {
+    holder
+    (become_user nsenter --user="/proc/$HOLDER/ns/user" --preserve-credentials /run/bin/pasta -P "$WORLD/pasta.pid" \
+        --netns "/proc/$HOLDER/task/$HOLDER/ns/net")
+    remember "$(cat "$WORLD/pasta.pid")"
+    runs
+    kill "$HOLDER"
+    until_true 10 ended
+}
 case_pid_file() {
     holder
     started "$HOLDER"
@@ -730,6 +832,73 @@ case_ra_address() {
     found=$(pasta -- bash -ec 'ip link set uplink up; sleep 4; ip -6 addr; ip -6 route')
     holds "$found" 'inet6 2001:db8:2:'
     holds "$found" 'default via fe80:'
+}
+
+# A lease of another network: the server says no at once, and the client begins anew.
+case_dhcp_elsewhere_before() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up
+        printf "%s\n" "lease {" "interface \"uplink\";" "fixed-address 198.51.100.9;" \
+            "option subnet-mask 255.255.255.0;" "option dhcp-lease-time 86400;" "option dhcp-message-type 5;" \
+            "option dhcp-server-identifier 198.51.100.1;" "renew 5 2037/01/01 00:00:00;" \
+            "rebind 5 2037/01/01 00:00:00;" "expire 5 2037/01/01 00:00:00;" "}" >leases
+        dhclient -4 -1 -v -sf /bin/true -lf "$PWD/leases" -pf "$PWD/dhclient.pid" uplink' 2>&1) || echo "$found"
+    holds "$found" 'DHCPREQUEST for 198.51.100.9'
+    holds "$found" DHCPNAK
+    holds "$found" "bound to $HOST4"
+}
+case_dhcp_options_added() {
+    local found word
+    found=$(pasta --dhcp-option 42=192.0.2.3,192.0.2.4 --dhcp-option 26=1400 \
+        --dhcp-option 121=198.51.100.0/24,192.0.2.9 --dhcp-option 252=http://192.0.2.3/wpad.dat \
+        --dhcp-boot boot/a.efi,192.0.2.9 -- bash -ec 'printf "#!/bin/sh\nset\n" >udhcpc.sh && chmod +x udhcpc.sh
+        ip link set uplink up
+        busybox udhcpc -i uplink -n -q -f -O ntpsrv -O mtu -O staticroutes -O wpad -O tftp -O bootfile \
+            -s "$PWD/udhcpc.sh"' 2>&1)
+    for word in "ntpsrv='192.0.2.3 192.0.2.4'" "mtu='1400'" "wpad='http://192.0.2.3/wpad.dat'" \
+        "staticroutes='198.51.100.0/24 192.0.2.9 0.0.0.0/0 $GATEWAY4'" "siaddr='192.0.2.9'" \
+        "boot_file='boot/a.efi'" "tftp='192.0.2.9'" "bootfile='boot/a.efi'"; do
+        holds "$found" "$word"
+    done
+    refused 'option 42 takes IPv4 addresses' --dhcp-option 42=x -- true
+}
+case_dhcpv6_options_added() {
+    holds "$(pasta --dhcpv6-option 23=2001:db8::53 -- bash -ec 'ip link set uplink up
+        mount -t sysfs sysfs /sys; sleep 2; /run/bin/nettool dhcpv6 uplink')" 'dns 2001:db8::53'
+}
+case_ra_options_added() {
+    local found
+    found=$(pasta --ra-option 5=1400 -- bash -ec 'ip link set uplink up; sleep 4
+        cat /proc/sys/net/ipv6/conf/uplink/mtu')
+    same "$found" 1400
+}
+# An address is given beside a prefix that is not, and given back.
+case_dhcpv6_dhclient() {
+    local found
+    found=$(pasta -- bash -ec 'ip link set uplink up
+        timeout 20 sh -c "until ip -6 -o addr show dev uplink scope link | grep inet6 | grep -v tentative; do sleep 0.2; done"
+        arguments="-6 -N -P -v -sf /bin/true -lf $PWD/leases6 -pf $PWD/dhclient6.pid"
+        timeout 60 dhclient -1 $arguments uplink; grep iaaddr leases6
+        timeout 60 dhclient -r $arguments uplink' 2>&1) || { echo "$found"; return 1; }
+    holds "$found" "iaaddr $HOST6"
+    holds "$found" 'RCV: Reply'
+    holds "$found" 'Status code of no prefix'
+    holds "$found" 'XMT: Release'
+}
+# What an address conflict check finds: the gateway, and nobody else.
+case_arp_probe() {
+    pasta -- bash -ec "ip link set uplink up
+        for free in 192.0.2.77 $HOST4; do busybox arping -q -D -c 2 -w 2 -I uplink \$free; done
+        ! busybox arping -q -D -c 2 -w 5 -I uplink $GATEWAY4
+        busybox udhcpc -a -i uplink -n -q -f -s /bin/true 2>&1 | grep 'lease of $HOST4 obtained'"
+}
+# An address of the guest's own, with all checks on, reaches others; everybody else is still found by ARP.
+case_static_address() {
+    pasta -- bash -ec "ip link set uplink up; ip addr add 192.0.2.77/24 dev uplink; ip addr add 2001:db8:2::77/64 dev uplink
+        ip route add default via $GATEWAY4; sleep 4
+        ! ip -6 addr show dev uplink | grep dadfailed
+        busybox arping -q -c 1 -w 5 -I uplink 192.0.2.99
+        /run/bin/nettool get $SERVER4:5000 2048 71; /run/bin/nettool get [$SERVER6]:5000 2048 72"
 }
 
 # refused MESSAGE ARGUMENT...: exit code 1 and the message.

@@ -8,7 +8,7 @@ CASES+=(
     ports_past_tap_tcp_v4 ports_past_tap_tcp_v6 ports_past_tap_udp_v4 ports_past_tap_udp_v6
     ports_outward_tcp_v4 ports_outward_tcp_v6 ports_outward_udp_v4 ports_outward_udp_v6
     ports_outward_to_address ports_outward_without_ipv6
-    splice_only splice_only_refused link_local_target ports_not_bound device_given device_refused
+    splice_only splice_only_refused link_local_target ports_not_bound port_of_a_resolver device_given device_refused
 )
 
 # One list of ports with a single one, a range, and the same translated. Of each the ports
@@ -229,4 +229,42 @@ case_device_refused() {
     holds "$found" "Couldn't use --fd 9 as tap device: Inappropriate ioctl"
     found=$(pasta --fd 9 "$HOLDER" 9<&- 2>&1) && return 1
     holds "$found" 'Could not move --fd descriptor: Bad file descriptor'
+}
+
+# held_by ADDRESS: a name server of the host has port 5353 there; prints what pasta says of it.
+held_by() {
+    local found holder
+    rm -f "$WORLD/held.log"
+    nsenter --net=/run/netns/host /run/bin/nettool serve "$1:5353" >"$WORLD/held.log" 2>&1 &
+    holder=$!
+    remember "$holder"
+    until_true 10 grep -q ready "$WORLD/held.log"
+    shift
+    found=$(configured "$@" -- true 2>&1) && return 1
+    kill "$holder"
+    until_true 5 has_ended "$holder"
+    echo "$found"
+}
+# A resolver on one address keeps others from a port on all of them; the error says where it can be had, and
+# there it can.
+case_port_of_a_resolver() {
+    local found option
+    for option in -t -u; do
+        found=$(held_by 127.0.0.53 "$option" 5353)
+        holds "$found" "Failed to bind port 5353"
+        holds "$found" "port 5353 on some addresses only. It is free on "
+        holds "$found" " $HOST4, "
+        holds "$found" "[$HOST6]"
+        holds "$found" "127.0.0.1"
+        holds "$found" "as in $option "
+        # The lists of IPv4, and of a port that is taken everywhere or was wanted in one place.
+        lacks "$(held_by 127.0.0.53 "$option" 0.0.0.0/5353)" "$HOST6"
+        lacks "$(held_by "[::]" "$option" 5353)" "It is free"
+        lacks "$(held_by "$HOST4" "$option" "$HOST4/5353")" "It is free"
+    done
+    rm -f "$WORLD/held.log"
+    nsenter --net=/run/netns/host /run/bin/nettool serve 127.0.0.53:5353 >"$WORLD/held.log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$WORLD/held.log"
+    configured -t "$HOST4/5353" -t "[$HOST6]/5353" -t 127.0.0.1/5353 -u "$HOST4/5353" -- true
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod crossing;
+mod ports;
+mod queues;
 mod rig;
 mod strangers;
 mod urgent;

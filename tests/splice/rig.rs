@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use passt::conf::ports::{self, Kernel, Way};
 use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Policy, Proto, RuleTable};
-use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use passt::sandbox::socket_maker;
@@ -98,11 +98,13 @@ fn network() -> Network {
             our_link_local: "fe80::1".parse().unwrap(),
             fixed: false,
             dns: Default::default(),
+            default_router: true,
             scope_id: 0,
         }),
         search: Default::default(),
         hostname: None,
         fqdn: None,
+        extra: Extra::default(),
         services: Services::default(),
     }
 }
@@ -237,7 +239,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         outbound,
         egress: Policy::default(),
     };
-    let duid = Duid::new(0, Mac::OURS);
+    let duid = Duid::new(Mac::OURS);
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, now);
     let filter = socket_maker().unwrap();

@@ -11,10 +11,12 @@
 //! | `! readable` | event of the socket |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
+//! | `setback` | the guest's machine was set back to an earlier state |
 //! | `data 0 500 1` | asks for 500 bytes at offset 0, to be sent from sequence 1 |
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
 //! | `discard 500`, `shutdown`, `watch`, `close`, `reset` | other actions; `reset` is a close |
 //! | `t 1000` | 1,000 ms pass; the timer runs if it is due |
+//! | `unread 1000` | the same, while the guest reads nothing of what it is sent |
 //! | `us 300` | 300 µs pass; what has waited for that may follow |
 //! | `delays` | first of all: acknowledgements of data may wait |
 //!
@@ -87,7 +89,7 @@ impl Player {
 
     fn input(&mut self, verb: &str, rest: &str, line: &str) -> bool {
         // A run is one input: nothing is polled between its segments and its write.
-        if matches!(verb, "!" | "t" | "us" | "port") {
+        if matches!(verb, "!" | "t" | "unread" | "us" | "port" | "setback") {
             self.expect_quiet(line);
         }
         let now = self.now;
@@ -98,13 +100,17 @@ impl Player {
             "!" => self.conn().on_socket(now, event(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
+            "setback" => self.conn().on_guest_set_back(),
             "=" => self.conn().on_data(now, data(rest)),
             "delays" => self.config.acks_may_wait = true,
             "us" => self.now = now + Duration::from_micros(number(rest)),
-            "t" => {
+            "t" | "unread" => {
                 self.now = now + Duration::from_millis(number::<u64>(rest));
                 let now = self.now;
-                self.conn().on_timer(now);
+                match verb {
+                    "t" => self.conn().on_timer(now),
+                    _ => self.conn().on_timer_unread(now),
+                }
                 assert!(self.conn().deadline().is_none_or(|at| at > now), "{line}");
             }
             _ => return false,

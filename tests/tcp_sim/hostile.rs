@@ -154,6 +154,7 @@ fn segment(rng: &mut Rng, seq: SeqNr, ack: SeqNr) -> Segment {
 
 #[test]
 fn anything_the_guest_sends_is_borne_and_ends() {
+    // Inputs of established connections: a guest that goes on to contradict itself is reset.
     let mut established = 0;
     for seed in 0..1500 {
         let mut storm = Storm::new(seed);
@@ -161,8 +162,8 @@ fn anything_the_guest_sends_is_borne_and_ends() {
             storm.input();
             storm.drain();
             storm.check();
+            established += u32::from(!storm.conn.is_half_open() && !storm.closed);
         }
-        established += u32::from(!storm.conn.is_half_open() && !storm.closed);
         // Then silence, in which the flow has to end.
         let mut expiries = 0;
         while let Some(at) = storm.conn.deadline() {
@@ -174,5 +175,5 @@ fn anything_the_guest_sends_is_borne_and_ends() {
             assert!(expiries < 1_000, "does not end: {:?}", storm.conn);
         }
     }
-    assert!(established > 50, "the storm gets through: {established}");
+    assert!(established > 5000, "the storm gets through: {established}");
 }

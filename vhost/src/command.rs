@@ -185,7 +185,11 @@ impl ControlQueue {
         self.command = command;
         let counters = &mut self.counters;
         *(if answer == Answer::Ok { &mut counters.done } else { &mut counters.refused }) += 1;
-        place.write(&[answer.byte()]) as u32
+        let written = place.write(&[answer.byte()]);
+        if let Some(log) = &self.vring.log {
+            log.mark_host(&self.vring.memory, place.base(), written);
+        }
+        written as u32
     }
 
     fn carry_out(&mut self, class: u32, command: u32, data: &[u8]) -> Answer {

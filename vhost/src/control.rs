@@ -8,14 +8,19 @@
 //! the reply's descriptors, without waiting. A front-end that does not take its replies loses the connection.
 //!
 //! In front of the relay stands the *pre-filter*: messages that real front-ends send and the crate
-//! rejects. QEMU's network device sends SET_VRING_ENABLE before any SET_FEATURES; SEND_RARP and
-//! NET_SET_MTU are not known to it at all. Descriptors that come with a message that carries none
-//! are closed there.
+//! rejects. QEMU's network device sends SET_VRING_ENABLE before any SET_FEATURES; SEND_RARP,
+//! NET_SET_MTU and SET_LOG_FD are not known to it at all, and it answers SET_LOG_BASE with more than a number.
+//! Descriptors that come with a message that carries none are closed there.
+//!
+//! CHECK_DEVICE_STATE is answered when the transfer has ended ([`Control::answer_check`]). Until then its reply is
+//! *owed*, and later messages stay in the socket: replies go out in the order of requests. Only a front-end that hangs up
+//! is noticed.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use passt_frame::Errno;
+use rustix::net::SendFlags;
 use thiserror::Error;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
@@ -23,6 +28,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use crate::handler::Adapter;
 use crate::message::{Framing, FramingError, Message};
 use crate::session::{Session, Violation};
+use crate::transfer::Check;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -63,6 +69,10 @@ pub(crate) struct Control {
     relay: UnixStream,
     /// Name of the message that is being handled.
     current: String,
+    /// CHECK_DEVICE_STATE, if it is not answered yet.
+    owed: Option<Message>,
+    /// A late reply could not be sent.
+    broken: Option<ControlError>,
 }
 
 impl Control {
@@ -76,7 +86,8 @@ impl Control {
         let adapter = Arc::new(Adapter::new(vacant));
         let handler = BackendReqHandler::from_stream(inner, adapter.clone());
         let framing = Framing::default();
-        Ok(Self { socket, framing, adapter, handler, relay, current: String::new() })
+        let current = String::new();
+        Ok(Self { socket, framing, adapter, handler, relay, current, owed: None, broken: None })
     }
 
     /// The front-end's socket.
@@ -94,6 +105,12 @@ impl Control {
     /// # Errors
     /// Why the connection has to end.
     pub(crate) fn handle_next(&mut self, session: &mut Session) -> Result<bool, ControlError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        if self.owed.is_some() {
+            return if self.has_hung_up() { Err(FramingError::Closed.into()) } else { Ok(false) };
+        }
         let next = self.framing.next(&self.socket);
         self.current = match &next {
             Ok(Some(message)) => message.name(),
@@ -107,11 +124,28 @@ impl Control {
         if !request.is_ok_and(carries_fds) {
             message.close_fds();
         }
-        match prefilter(&message, request.ok(), session)? {
-            Some(reply) => self.reply(&reply)?,
-            None => self.relay(&message, session)?,
+        match prefilter(&mut message, request.ok(), session)? {
+            Served::Reply(reply) => self.reply(&reply)?,
+            Served::Later => self.owed = Some(message),
+            Served::No => self.relay(&message, session)?,
         }
         Ok(true)
+    }
+
+    /// Answers CHECK_DEVICE_STATE with how the transfer ended; false when nobody waits for that.
+    pub(crate) fn answer_check(&mut self, session: &mut Session, ok: bool) -> bool {
+        let Some(message) = self.owed.take() else { return false };
+        let result = session.transfer.end(ok);
+        self.broken = self.reply(&message.reply_u64(result)).err();
+        true
+    }
+
+    /// Whether the front-end has closed the connection, whatever it has left to be read. Sending nothing fails then,
+    /// and has no effect otherwise.
+    fn has_hung_up(&self) -> bool {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = rustix::net::send(&self.socket, &[], flags);
+        matches!(sent, Err(Errno::PIPE | Errno::CONNRESET))
     }
 
     /// Hands a message to the vhost crate and sends its reply on.
@@ -159,28 +193,54 @@ fn carries_fds(request: FrontendReq) -> bool {
     )
 }
 
-/// Serves what the vhost crate rejects. `Some` is the reply, empty if none is wanted; `None` leaves
-/// the message to the crate.
+/// What became of a message in the pre-filter.
+enum Served {
+    /// It was served; the reply, empty if none is wanted.
+    Reply(Message),
+    /// It will be answered when the transfer of device state has ended.
+    Later,
+    /// It is left to the vhost crate.
+    No,
+}
+
+/// Serves what the vhost crate does not, or not as front-ends want it.
 fn prefilter(
-    message: &Message,
+    message: &mut Message,
     request: Option<FrontendReq>,
     session: &mut Session,
-) -> Result<Option<Message>, ControlError> {
+) -> Result<Served, ControlError> {
     match request {
+        Some(FrontendReq::CHECK_DEVICE_STATE) => {
+            return Ok(match session.transfer.check() {
+                Check::Reply(result) => Served::Reply(message.reply_u64(result)),
+                Check::Wait => Served::Later,
+            });
+        }
+        Some(FrontendReq::SET_LOG_BASE) => {
+            let place = message.as_pair_u64().ok_or(ControlError::Malformed)?;
+            let file = message.take_fd().ok_or(ControlError::Malformed)?;
+            session.set_log(file.into(), place)?;
+            return Ok(Served::Reply(message.reply_u64(0)));
+        }
+        Some(FrontendReq::SET_LOG_FD) => {
+            let call = message.take_fd().ok_or(ControlError::Malformed)?;
+            session.set_log_call(call.into())?;
+        }
         Some(FrontendReq::SET_VRING_ENABLE) => {
             let (index, enable) = message.as_pair().ok_or(ControlError::Malformed)?;
             session.set_enable(index, enable)?;
         }
         Some(FrontendReq::SEND_RARP) => {
-            // The guest announces itself after a migration. Nothing behind us learns MAC addresses.
+            // For back-ends whose guests cannot announce themselves after a migration. Nothing behind us learns
+            // MAC addresses, and the guest's own is part of the state.
             message.as_u64().ok_or(ControlError::Malformed)?;
         }
         Some(FrontendReq::NET_SET_MTU) => {
             session.set_mtu(message.as_u64().ok_or(ControlError::Malformed)?)?;
         }
-        _ => return Ok(None),
+        _ => return Ok(Served::No),
     }
     let reply_ack = session.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
     let wanted = message.needs_reply() && reply_ack;
-    Ok(Some(if wanted { message.reply_u64(0) } else { Message::default() }))
+    Ok(Served::Reply(if wanted { message.reply_u64(0) } else { Message::default() }))
 }

@@ -167,13 +167,11 @@ impl Device {
         self.unread = false;
     }
 
-    /// Ends the connection of a front-end whose memory went away; true when it did.
-    fn check_memory(&mut self) -> bool {
-        if self.control.is_none() || !self.session.memory_lost() {
-            return false;
-        }
+    /// Ends the connection of a front-end whose memory, or log, went away; true when it did.
+    fn check_shared(&mut self) -> bool {
+        let Some(what) = self.session.lost() else { return false };
         let Some(control) = self.control.take() else { return false };
-        warn!("vhost-user: front-end dropped: the file of its memory shrank");
+        warn!("vhost-user: front-end dropped: {what}");
         self.violations += 1;
         self.close(&control);
         true
@@ -181,7 +179,7 @@ impl Device {
 
     /// Comes back in the next turn if something is left that no descriptor announces.
     fn after_flush(&mut self, unannounced: bool) {
-        let lost = self.control.is_some() && self.session.memory_lost();
+        let lost = self.control.is_some() && self.session.lost().is_some();
         if unannounced || lost {
             self.wake();
         }
@@ -211,7 +209,7 @@ impl FramePort for Device {
         if token == TOKEN_CONTROL || (token == TOKEN_WAKE && self.unread) {
             closed = self.on_control();
         }
-        closed |= self.check_memory();
+        closed |= self.check_shared();
         let kicked = match ring {
             Some(ring) => self.session.on_kick(ring),
             None => self.session.look_at_all(),
@@ -225,7 +223,19 @@ impl FramePort for Device {
 
     fn take_request(&mut self) -> Option<FrontEndRequest> {
         let mtu = self.session.mtu();
-        (mtu != std::mem::replace(&mut self.mtu, mtu)).then_some(FrontEndRequest::MtuChanged(mtu))
+        if mtu != std::mem::replace(&mut self.mtu, mtu) {
+            return Some(FrontEndRequest::MtuChanged(mtu));
+        }
+        self.session.transfer.take_request()
+    }
+
+    fn answer_check(&mut self, ok: bool) {
+        let Some(control) = &mut self.control else { return };
+        if control.answer_check(&mut self.session, ok) {
+            // Messages behind it, or that it could not be sent.
+            self.unread = true;
+            self.wake();
+        }
     }
 
     fn flush(&mut self) {

@@ -1,7 +1,8 @@
 //! The feature words: virtio (virtio 1.2, sections 5.1.3 and 6) and vhost-user protocol features.
 //!
-//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: the dirty log
-//! and device state (migration), in-order use, in-flight tracking, the packed ring.
+//! Offered is only what is served. Not offered, so that no front-end or driver counts on it: in-order use, in-flight tracking, the packed ring, and translation by an IOMMU
+//! (`ACCESS_PLATFORM`): each address of a ring would have to be asked for at the front-end, and what is on its
+//! way to wait for the answer. QEMU says `iommu_platform=true is not supported by the device` then.
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -9,17 +10,24 @@ use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use passt_frame::GsoSet;
-use passt_frame::net_header::Accepted;
+use passt_frame::net_header::{Accepted, HEADER_BYTES};
 
 /// vhost-user's own bit in the virtio word: protocol features can be negotiated.
 const PROTOCOL_FEATURES: u32 = 30;
 
+/// Bytes of the header without the number of buffers.
+const LEGACY_HEADER_BYTES: usize = HEADER_BYTES - 2;
+/// vhost's own bit there (`VHOST_F_LOG_ALL`): written pages are marked in the dirty log. Acknowledged by the
+/// front-end while it wants that; the driver never sees it.
+const LOG_ALL: u32 = 26;
+
 /// Offered virtio bits that depend on no option.
-const ALWAYS: [u32; 24] = [
+const ALWAYS: [u32; 25] = [
     VIRTIO_F_VERSION_1,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
     PROTOCOL_FEATURES,
+    LOG_ALL,
     net::VIRTIO_NET_F_MRG_RXBUF,
     net::VIRTIO_NET_F_CSUM,
     net::VIRTIO_NET_F_GUEST_CSUM,
@@ -51,12 +59,14 @@ pub(crate) fn offered(with_mac: bool) -> u64 {
 /// The protocol features that are served. The vhost crate adds REPLY_ACK, which it implements.
 pub(crate) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::DEVICE_STATE
 }
 
 /// A virtio feature word that was acknowledged.
@@ -68,14 +78,25 @@ impl Features {
         self.0 & (1 << bit) != 0
     }
 
-    /// The modern interface, the only one that is served.
+    /// The driver speaks the interface since virtio 1.0, whose words are little-endian.
     pub(crate) fn version_1(self) -> bool {
         self.has(VIRTIO_F_VERSION_1)
+    }
+
+    /// Bytes of the header in front of each frame. For drivers from before virtio 1.0 it ends without the
+    /// number of buffers unless a frame may take several (5.1.6.1).
+    pub(crate) fn header_bytes(self) -> usize {
+        if self.version_1() || self.mergeable() { HEADER_BYTES } else { LEGACY_HEADER_BYTES }
     }
 
     /// Rings are switched by SET_VRING_ENABLE; without it they are always enabled.
     pub(crate) fn protocol_features(self) -> bool {
         self.has(PROTOCOL_FEATURES)
+    }
+
+    /// Written pages are to be marked in the dirty log.
+    pub(crate) fn log_all(self) -> bool {
+        self.has(LOG_ALL)
     }
 
     /// Notifications are suppressed by index, not by flag.
@@ -172,10 +193,18 @@ mod tests {
     #[test]
     fn offers_nothing_that_is_not_served() {
         let word = offered(true);
-        for bit in [net::VIRTIO_NET_F_RSS, net::VIRTIO_NET_F_HASH_REPORT, 2, 26, 33, 34, 35] {
+        for bit in [net::VIRTIO_NET_F_RSS, net::VIRTIO_NET_F_HASH_REPORT, 2, 33, 34, 35] {
             assert_eq!(word & (1 << bit), 0, "bit {bit}");
         }
         assert_eq!(word & !offered(false), 1 << net::VIRTIO_NET_F_MAC);
+    }
+
+    #[test]
+    fn virtio_5_1_6_1_only_a_legacy_driver_without_merged_buffers_has_a_short_header() {
+        let (modern, merged) = (1 << VIRTIO_F_VERSION_1, 1 << net::VIRTIO_NET_F_MRG_RXBUF);
+        for (word, bytes) in [(0, 10), (merged, 12), (modern, 12), (modern | merged, 12)] {
+            assert_eq!(Features(word).header_bytes(), bytes, "{word:#x}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 
+use log::warn;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -101,13 +102,15 @@ impl VhostUserBackendReqHandler for Adapter {
     fn set_vring_addr(
         &self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptors: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
-        let at = UserAddresses { descriptors, available, used };
+        let logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        let used_in_log = logged.then_some(log);
+        let at = UserAddresses { descriptors, available, used, used_in_log };
         self.with(|session| session.set_ring_address(index, at))
     }
 
@@ -193,13 +196,18 @@ impl VhostUserBackendReqHandler for Adapter {
 
     fn set_device_state_fd(
         &self,
-        _direction: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _phase: VhostTransferStatePhase,
-        _fd: File,
+        fd: File,
     ) -> Result<Option<File>> {
-        Err(refused(Violation::Unsupported))
+        let begun = self.session.borrow_mut().begin_transfer(direction, fd);
+        begun.map(|()| None).map_err(|error| {
+            warn!("vhost-user: device state is not transferred: {error}");
+            Error::ReqHandlerError(io::Error::other(error))
+        })
     }
 
+    /// Served before it comes here, since the answer may take a while.
     fn check_device_state(&self) -> Result<()> {
         Err(refused(Violation::Unsupported))
     }
@@ -208,6 +216,7 @@ impl VhostUserBackendReqHandler for Adapter {
         Err(refused(Violation::Unsupported))
     }
 
+    /// Served before it comes here.
     fn set_log_base(&self, _log: &VhostUserLog, _file: File) -> Result<()> {
         Err(refused(Violation::Unsupported))
     }

@@ -15,6 +15,10 @@
 //! * a `Vring`, what the front-end has said of it, and a `Ring` while it runs: a burst view of a split
 //!   ring, popped many at a time, published once for each turn of the loop.
 //!
+//! A guest that moves is copied while it runs: what is written to its memory is marked in the front-end's
+//! `dirty_log`. What whoever drives the device knows of it goes along through the front-end's pipe (`transfer`), of
+//! whose bytes this crate knows nothing.
+//!
 //! What this crate reads and writes in guest memory goes through `mem`, the only file with `unsafe` blocks.
 //!
 //! # Invariants
@@ -39,6 +43,7 @@ mod command;
 mod config;
 mod control;
 mod device;
+mod dirty_log;
 mod features;
 mod handler;
 mod indexes;
@@ -50,6 +55,7 @@ mod region;
 mod ring;
 mod rx;
 mod session;
+mod transfer;
 mod tx;
 mod vring;
 

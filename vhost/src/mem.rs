@@ -14,9 +14,9 @@
 //! an access from user space raises SIGBUS. Checking before each access would be a race, and a
 //! system call for each access would cost more than the frame. So the signal is handled: a handler,
 //! installed once for the process, looks the address up in a table of atomics that lists all guest
-//! regions, replaces the *whole* region with private zero pages, and marks its slot. The interrupted
-//! access is repeated and succeeds, on memory that means nothing; [`Memory::is_lost`] then tells the
-//! device to end the connection. The whole region, because one `mmap` call then serves normal and
+//! regions and the dirty log, which is a file of the front-end's, too; it replaces the *whole* region with
+//! private zero pages, and marks its slot. The interrupted access is repeated and succeeds, on memory that
+//! means nothing; [`Memory::is_lost`] then tells the device to end the connection. The whole region, because one `mmap` call then serves normal and
 //! huge pages alike, and because nothing of the connection survives anyway. A SIGBUS at any other
 //! address gets the default action: the process ends as it would have without the handler.
 
@@ -43,15 +43,10 @@ pub(crate) const DESCRIPTOR_BYTES: u32 = 16;
 /// One mapped region. Unmapped when the last user is gone.
 struct Mapping {
     spec: RegionSpec,
+    /// Before the region: it is given up first.
+    guard: Guard,
     region: Arc<GuestRegionMmap>,
     base: *mut u8,
-    slot: usize,
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        GUARD[self.slot].release();
-    }
 }
 
 impl Mapping {
@@ -73,12 +68,10 @@ impl Mapping {
         let map = MmapRegion::<()>::from_file(FileOffset::new(file, spec.offset), len)
             .map_err(|error| failed(error.to_string()))?;
         let base = map.as_ptr();
-        let slot = claim_slot(base as usize, len).ok_or(MemoryError::TooMany)?;
-        let Some(region) = GuestRegionMmap::new(map, GuestAddress(guest)) else {
-            GUARD[slot].release();
-            return Err(MemoryError::Overflow(guest));
-        };
-        Ok(Self { spec, region: Arc::new(region), base, slot })
+        let guard = Guard::new(&map).ok_or(MemoryError::TooMany)?;
+        let region =
+            GuestRegionMmap::new(map, GuestAddress(guest)).ok_or(MemoryError::Overflow(guest))?;
+        Ok(Self { spec, guard, region: Arc::new(region), base })
     }
 
     /// Whether this is a region that was mapped of the same file.
@@ -125,6 +118,11 @@ impl Span {
         // and they need the device through `&mut`, which a lease excludes (see the `unsafe impl`s in rx.rs,
         // tx.rs and queue.rs).
         unsafe { GuestIovec::new(self.base, self.len as usize) }
+    }
+
+    /// Address of its first byte in our address space: to tell where it is, not to use it.
+    pub(crate) fn base(&self) -> *const u8 {
+        self.base
     }
 
     /// Copies from the piece into `bytes`; returns how many bytes there were.
@@ -214,7 +212,20 @@ impl Memory {
 
     /// Whether a region's file shrank under it: nothing read since means anything.
     pub(crate) fn is_lost(&self) -> bool {
-        self.regions.iter().any(|region| GUARD[region.slot].lost.load(Ordering::Relaxed))
+        self.regions.iter().any(|region| region.guard.is_lost())
+    }
+
+    /// The first guest physical address behind all regions.
+    pub(crate) fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |region| region.spec.guest + region.spec.len)
+    }
+
+    /// Guest physical address of an address in ours, as a [`Span`] has it.
+    pub(crate) fn guest_of_host(&self, host: *const u8) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = (host as usize).wrapping_sub(region.base as usize) as u64;
+            (offset < region.spec.len).then(|| region.spec.guest + offset)
+        })
     }
 
     /// Guest physical address of an address in the front-end's address space.
@@ -473,26 +484,40 @@ impl GuardSlot {
             lost: AtomicBool::new(false),
         }
     }
-
-    fn release(&self) {
-        self.state.store(FREE, Ordering::Release);
-    }
 }
 
 static GUARD: [GuardSlot; SLOTS] = [const { GuardSlot::new() }; SLOTS];
 
-/// Enters a region in the table.
-fn claim_slot(start: usize, len: usize) -> Option<usize> {
-    let free = |slot: &GuardSlot| {
-        slot.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    };
-    let index = GUARD.iter().position(free)?;
-    let slot = &GUARD[index];
-    slot.start.store(start, Ordering::Relaxed);
-    slot.len.store(len, Ordering::Relaxed);
-    slot.lost.store(false, Ordering::Relaxed);
-    slot.state.store(ACTIVE, Ordering::Release);
-    Some(index)
+/// An entry of the table, as long as a mapping lives that a front-end may take away.
+pub(crate) struct Guard {
+    slot: usize,
+}
+
+impl Guard {
+    /// Guards `map`, which has to outlive it. `None` when the table is full.
+    pub(crate) fn new(map: &MmapRegion<()>) -> Option<Self> {
+        let free = |slot: &GuardSlot| {
+            slot.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        let index = GUARD.iter().position(free)?;
+        let slot = &GUARD[index];
+        slot.start.store(map.as_ptr() as usize, Ordering::Relaxed);
+        slot.len.store(map.size(), Ordering::Relaxed);
+        slot.lost.store(false, Ordering::Relaxed);
+        slot.state.store(ACTIVE, Ordering::Release);
+        Some(Self { slot: index })
+    }
+
+    /// Whether the file of the mapping shrank, and zero pages are in its place.
+    pub(crate) fn is_lost(&self) -> bool {
+        GUARD[self.slot].lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        GUARD[self.slot].state.store(FREE, Ordering::Release);
+    }
 }
 
 /// Installs the SIGBUS handler, once for the process.

@@ -118,6 +118,18 @@ impl Message {
         self.as_u64().map(|_| (self.word(3), self.word(4)))
     }
 
+    /// The only descriptor that came with it.
+    pub(crate) fn take_fd(&mut self) -> Option<OwnedFd> {
+        if self.fds.len() == 1 { self.fds.pop() } else { None }
+    }
+
+    /// The body as two 64-bit numbers.
+    pub(crate) fn as_pair_u64(&self) -> Option<(u64, u64)> {
+        let body = self.bytes.get(HEADER_BYTES..)?;
+        let (first, second) = body.split_first_chunk()?;
+        Some((u64::from_ne_bytes(*first), u64::from_ne_bytes(second.try_into().ok()?)))
+    }
+
     /// Closes the descriptors that came with it.
     pub(crate) fn close_fds(&mut self) {
         self.fds.clear();

@@ -19,6 +19,7 @@ use passt_frame::MAX_FROM_GUEST_IOVECS;
 use thiserror::Error;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
+use crate::dirty_log::UsedLog;
 use crate::features::Features;
 use crate::indexes::{Indexes, passed};
 use crate::mem::{DESCRIPTOR_BYTES, Descriptor, Memory, RingMemory, Span};
@@ -106,6 +107,8 @@ pub(crate) struct Ring {
     indirect: bool,
     event_idx: bool,
     at: Indexes,
+    /// Where what is written to the used ring is marked.
+    log: Option<UsedLog>,
     /// The next publication notifies whatever the driver's wish: nothing is known of its past.
     notify_first: bool,
 }
@@ -117,6 +120,7 @@ impl Ring {
         direction: Direction,
         base: u16,
         features: Features,
+        log: Option<UsedLog>,
     ) -> Self {
         let at = Indexes::new(memory.size(), base, memory.used_index());
         let ring = Self {
@@ -125,15 +129,21 @@ impl Ring {
             indirect: features.indirect(),
             event_idx: features.event_idx(),
             at,
+            log,
             notify_first: true,
         };
-        ring.memory.set_no_notify(false);
+        ring.set_no_notify(false);
         ring
     }
 
     /// Takes over new pointers: the ring moved, or memory was mapped anew. Indexes stay.
     pub(crate) fn set_memory(&mut self, memory: RingMemory) {
         self.memory = memory;
+    }
+
+    /// Takes over where the used ring is marked, or that it is not.
+    pub(crate) fn set_log(&mut self, log: Option<UsedLog>) {
+        self.log = log;
     }
 
     /// Takes over new features while the ring runs.
@@ -212,8 +222,14 @@ impl Ring {
 
     /// Makes the used elements visible.
     pub(crate) fn publish(&mut self) {
-        if self.at.publish() {
-            self.memory.publish(self.at.published());
+        let before = self.at.published();
+        if !self.at.publish() {
+            return;
+        }
+        let index = self.at.published();
+        self.memory.publish(index);
+        if let Some(log) = &self.log {
+            log.published(self.size(), before, index);
         }
     }
 
@@ -252,8 +268,11 @@ impl Ring {
     pub(crate) fn ask_for_kick(&mut self) -> Result<bool, RingFault> {
         if self.event_idx {
             self.memory.set_avail_event(self.at.available());
+            if let Some(log) = &self.log {
+                log.event(self.size());
+            }
         } else {
-            self.memory.set_no_notify(false);
+            self.set_no_notify(false);
         }
         RingMemory::full_fence();
         self.refresh()
@@ -263,7 +282,14 @@ impl Ring {
     /// one asked for last has passed.
     pub(crate) fn forgo_kicks(&mut self) {
         if !self.event_idx {
-            self.memory.set_no_notify(true);
+            self.set_no_notify(true);
+        }
+    }
+
+    fn set_no_notify(&self, no_notify: bool) {
+        self.memory.set_no_notify(no_notify);
+        if let Some(log) = &self.log {
+            log.flags();
         }
     }
 
@@ -414,7 +440,7 @@ mod tests {
         store(&file, AVAILABLE + 2, base);
         store(&file, USED + 2, base);
         let features = Features(u64::from(event_idx) << 29);
-        (Ring::new(memory, Direction::Writable, base, features), file)
+        (Ring::new(memory, Direction::Writable, base, features, None), file)
     }
 
     fn store(file: &File, at: u64, value: u16) {

@@ -30,6 +30,7 @@ use passt_frame::{
     Stopped, ToGuest, ToGuestList,
 };
 
+use crate::dirty_log::DirtyLog;
 use crate::mem::Span;
 use crate::ring::{Chain, Direction, Ring, RingFault};
 use crate::vring::{Vring, VringUser};
@@ -254,6 +255,11 @@ impl RxHalf {
         self.on_end();
     }
 
+    /// Bytes of the virtio header.
+    fn header_bytes(&self) -> usize {
+        self.vring.features.header_bytes()
+    }
+
     fn clear(&mut self) {
         self.buffers.clear();
         self.frames.clear();
@@ -321,7 +327,7 @@ impl RxHalf {
         limit: usize,
     ) -> Result<Option<Reserved>, RingFault> {
         let first = self.buffers.len();
-        let needed = u64::from(wanted) + HEADER_BYTES as u64;
+        let needed = u64::from(wanted) + self.header_bytes() as u64;
         let mut bytes = 0u64;
         self.offer = Offer::default();
         self.pieces.clear();
@@ -358,7 +364,7 @@ impl RxHalf {
     /// Sets the pieces of the virtio header aside, lends the rest; returns how many were set aside.
     fn split_header(&mut self, limit: usize) -> usize {
         let before = self.headers.len();
-        let mut left = HEADER_BYTES as u32;
+        let mut left = self.header_bytes() as u32;
         self.lent.clear();
         for piece in &self.pieces {
             let (front, rest) = piece.split_at(left);
@@ -390,7 +396,8 @@ impl RxHalf {
         self.headers.truncate(self.headers.len() - frame.header_pieces);
         let first = list.frames() == 0;
         let at_most = self.offer.at_most(ring.size());
-        let needed = |bytes: u32| u64::from(bytes) + HEADER_BYTES as u64;
+        let header_bytes = self.header_bytes() as u64;
+        let needed = |bytes: u32| u64::from(bytes) + header_bytes;
         if self.dry && (!first || at_most >= needed(wanted)) {
             return Ok(self.short(ring));
         }
@@ -415,7 +422,7 @@ impl RxHalf {
         len: u32,
         done: &FrameDone,
     ) -> usize {
-        let mut left = len + HEADER_BYTES as u32;
+        let mut left = len + pieces_bytes(header);
         let mut count = 0;
         for buffer in buffers {
             let filled = left.min(buffer.bytes);
@@ -432,6 +439,23 @@ impl RxHalf {
             copied += piece.write(&bytes[copied..]);
         }
         count
+    }
+
+    /// Marks the bytes of the frames that are done, and their virtio headers, as written.
+    fn mark(&self, log: &DirtyLog, list: &ToGuestList, done: &[FrameDone]) {
+        let memory = &self.vring.memory;
+        let mut headers = self.headers.iter();
+        for (index, (frame, done)) in self.frames.iter().zip(done).enumerate() {
+            for header in headers.by_ref().take(frame.header_pieces) {
+                log.mark_host(memory, header.base(), header.len() as usize);
+            }
+            let mut left = list.frame_len(done.payload_len) as usize;
+            for piece in list.pieces(index) {
+                let len = piece.len().min(left);
+                left -= len;
+                log.mark_host(memory, piece.base(), len);
+            }
+        }
     }
 
     /// Settles the buffers up to the last used one; those not needed before it become spare, those
@@ -514,6 +538,9 @@ unsafe impl ToGuest for RxHalf {
             }
             buffer = range.end;
             piece += frame.header_pieces;
+        }
+        if let Some(log) = &self.vring.log {
+            self.mark(log, list, done);
         }
         self.settle(&mut ring, last_used);
         self.vring.ring = Some(ring);

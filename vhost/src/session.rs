@@ -17,17 +17,20 @@ use std::time::Duration;
 use log::warn;
 use passt_frame::{FromGuest, Registrar, ToGuest};
 use thiserror::Error;
+use vhost::vhost_user::message::{VhostTransferStateDirection, VhostUserProtocolFeatures};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::command::{CommandCounters, ControlQueue};
 use crate::config::Config;
+use crate::dirty_log::{LogError, Logging};
 use crate::features::{Features, offered, protocol};
 use crate::mem::Memory;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 use crate::rx::RxCounters;
+use crate::transfer::{Transfer, TransferError};
 use crate::tx::TxCounters;
-use crate::vring::{UserAddresses, Vring, VringUser};
+use crate::vring::{UserAddresses, Vring, VringUser, adopt};
 
 /// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers. crosvm makes exactly as many
 /// as that, Cloud Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.
@@ -73,8 +76,9 @@ pub(crate) enum Violation {
     /// Bits that were not offered.
     #[error("acknowledges feature bits {0:#x}, which were not offered")]
     NotOffered(u64),
-    /// The driver speaks the interface from before virtio 1.0.
-    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers are not supported")]
+    /// The driver speaks the interface from before virtio 1.0, whose words are those of a processor that is
+    /// not like ours.
+    #[error("does not acknowledge VIRTIO_F_VERSION_1: legacy drivers need a little-endian host")]
     Legacy,
     /// A number that makes no sense.
     #[error("{what} {value} is out of range")]
@@ -99,6 +103,12 @@ pub(crate) enum Violation {
     /// Memory that cannot be used.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A dirty log that cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// What the front-end shares has gone away, so that the device cannot be moved.
+    #[error("{0}")]
+    Lost(&'static str),
     /// A request for something that is not served.
     #[error("not supported")]
     Unsupported,
@@ -119,6 +129,9 @@ pub(crate) struct Session {
     added_again: Vec<RegionSpec>,
     /// The same memory as the queue types take it.
     shared: GuestMemoryAtomic<GuestMemoryMmap>,
+    logging: Logging,
+    /// The transfer of device state.
+    pub(crate) transfer: Transfer,
     pairs: Rc<Pairs>,
     control_queue: ControlQueue,
     from: FromPairs,
@@ -143,6 +156,8 @@ impl Session {
             mtu: None,
             memory: Rc::default(),
             added_again: Vec::new(),
+            logging: Logging::default(),
+            transfer: Transfer::default(),
             control_queue: ControlQueue::new(Vring::new(shared.clone())?, pairs.clone()),
             from: FromPairs::new(pairs.clone()),
             to: ToPairs::new(pairs.clone()),
@@ -174,7 +189,7 @@ impl Session {
             return Err(Violation::NotOffered(extra));
         }
         let features = Features(word);
-        if !features.version_1() {
+        if cfg!(target_endian = "big") && !features.version_1() {
             return Err(Violation::Legacy);
         }
         self.apply_features(features)?;
@@ -190,7 +205,44 @@ impl Session {
         }
         self.features = features;
         self.with_all(|user| user.vring_mut().set_features(features));
+        self.logging.set_wanted(features.log_all());
+        self.logging.check(&self.memory)?;
+        self.apply_log();
         Ok(())
+    }
+
+    /// Shows all rings where they mark what they write, or that they need not.
+    fn apply_log(&mut self) {
+        let log = self.logging.active().cloned();
+        self.with_all(|user| user.vring_mut().set_log(log.clone()));
+    }
+
+    /// SET_LOG_BASE: length and offset in the file.
+    pub(crate) fn set_log(&mut self, file: File, place: (u64, u64)) -> Result<(), Violation> {
+        if self.protocol & VhostUserProtocolFeatures::LOG_SHMFD.bits() == 0 {
+            return Err(Violation::Unsupported);
+        }
+        self.logging.set_log(&self.memory, file, place)?;
+        self.apply_log();
+        Ok(())
+    }
+
+    /// SET_LOG_FD.
+    pub(crate) fn set_log_call(&mut self, fd: File) -> Result<(), Violation> {
+        adopt(&fd).map_err(|errno| LogError::Call(errno.into()))?;
+        self.logging.set_call(fd.into());
+        Ok(())
+    }
+
+    /// SET_DEVICE_STATE_FD.
+    pub(crate) fn begin_transfer(
+        &mut self,
+        direction: VhostTransferStateDirection,
+        file: File,
+    ) -> Result<(), TransferError> {
+        let runs = |index| self.with(index, |user| user.vring().is_running());
+        let running = (0..RINGS).any(runs);
+        self.transfer.begin(direction, file, running)
     }
 
     /// Ring 2 becomes the control queue, or is it no longer; what was said of it stays with its number.
@@ -239,8 +291,7 @@ impl Session {
     ) -> Result<(), Violation> {
         let memory = Memory::map_table(table)?;
         self.added_again.clear();
-        self.set_memory(memory);
-        Ok(())
+        self.change_memory(memory)
     }
 
     /// ADD_MEM_REG. QEMU before 8.1 says it once for each queue pair.
@@ -253,8 +304,7 @@ impl Session {
             return Ok(());
         }
         let memory = self.memory.with_region(spec, file)?;
-        self.set_memory(memory);
-        Ok(())
+        self.change_memory(memory)
     }
 
     /// REM_MEM_REG, as often as the region was added.
@@ -264,13 +314,20 @@ impl Session {
             return Ok(());
         }
         let memory = self.memory.without_region(spec)?;
-        self.set_memory(memory);
-        Ok(())
+        self.change_memory(memory)
     }
 
-    /// Whether a file of guest memory shrank: the connection has to end.
-    pub(crate) fn memory_lost(&self) -> bool {
-        self.memory.is_lost()
+    /// What the front-end shared and does not share any more: the connection has to end.
+    pub(crate) fn lost(&self) -> Option<&'static str> {
+        let memory = self.memory.is_lost().then_some("the file of its memory shrank");
+        memory.or_else(|| self.logging.trouble())
+    }
+
+    /// The same for other memory that the front-end asks for.
+    fn change_memory(&mut self, memory: Memory) -> Result<(), Violation> {
+        self.logging.check(&memory)?;
+        self.set_memory(memory);
+        Ok(())
     }
 
     /// Replaces guest memory under all rings and resolves those that run anew. The old memory is unmapped
@@ -339,7 +396,9 @@ impl Session {
         let index = self.stopped(index)?;
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
-        self.with(index, |user| user.vring().set_base(base));
+        if self.with(index, |user| user.vring().set_base(base)) {
+            self.transfer.note_rewound();
+        }
         Ok(())
     }
 
@@ -404,18 +463,21 @@ impl Session {
         Ok(())
     }
 
-    /// GET_VRING_BASE: stops the ring and says where to go on.
+    /// GET_VRING_BASE: stops the ring and says where to go on. Nothing is written any more then, and what was is
+    /// marked.
     pub(crate) fn stop_ring(&mut self, index: u32) -> Result<u16, Violation> {
         let index = self.index(index)?;
         let registrar = self.registrar.clone();
-        Ok(self.with(index, |user| {
+        let base = self.with(index, |user| {
             let base = user.stop();
             let vring = user.vring_mut();
             vring.call();
             vring.drop_kick(&registrar);
             let _ = vring.set_call(None);
             base
-        }))
+        });
+        self.logging.tell();
+        self.lost().map_or(Ok(base), |what| Err(Violation::Lost(what)))
     }
 
     /// RESET_DEVICE: all rings stop and are disabled, features are forgotten. Memory, call and error
@@ -447,6 +509,8 @@ impl Session {
         self.with_all(|user| user.vring_mut().reset(&registrar));
         (self.protocol, self.mtu) = (0, None);
         self.added_again.clear();
+        (self.logging, self.transfer) = (Logging::default(), Transfer::default());
+        self.apply_log();
         self.set_memory(Memory::default());
     }
 
@@ -481,7 +545,9 @@ impl Session {
     /// Publishes used buffers of all rings and notifies the drivers that want it. With a time, notifications
     /// that may wait are kept back.
     pub(crate) fn flush(&mut self, now: Option<Duration>) -> Flushed {
-        self.pairs.flush(now)
+        let flushed = self.pairs.flush(now);
+        self.logging.tell();
+        flushed
     }
 
     /// Counts of all pairs together, and of the control queue.

@@ -216,7 +216,8 @@ impl TxHalf {
         let chain = ring.walk(&self.vring.memory, head, &mut self.pieces, MAX_PIECES)?;
         let done = Ok(Popped::Done(chain));
         let counters = &mut self.counters;
-        let Some(len) = chain.bytes.checked_sub(HEADER_BYTES as u64).filter(|&n| n >= MIN_BYTES)
+        let header_bytes = self.vring.features.header_bytes();
+        let Some(len) = chain.bytes.checked_sub(header_bytes as u64).filter(|&n| n >= MIN_BYTES)
         else {
             counters.too_short += 1;
             return done;
@@ -229,7 +230,7 @@ impl TxHalf {
             counters.too_scattered += 1;
             return done;
         }
-        let header = split_header(&self.pieces, &mut self.lent);
+        let header = split_header(&self.pieces, header_bytes, &mut self.lent);
         let Some(meta) = decode(&header, len as u32, self.vring.features.accepted()) else {
             counters.bad_header += 1;
             return done;
@@ -243,14 +244,14 @@ impl TxHalf {
     }
 }
 
-/// Copies the virtio header out of the first pieces and leaves the frame's in `lent`.
-fn split_header(pieces: &[Span], lent: &mut Vec<GuestIovec>) -> [u8; HEADER_BYTES] {
+/// Copies the virtio header, which has `len` bytes, out of the first pieces and leaves the frame's in `lent`.
+fn split_header(pieces: &[Span], len: usize, lent: &mut Vec<GuestIovec>) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     let mut filled = 0;
     lent.clear();
     for piece in pieces {
-        let (front, rest) = piece.split_at((HEADER_BYTES - filled) as u32);
-        filled += front.read(&mut header[filled..]);
+        let (front, rest) = piece.split_at((len - filled) as u32);
+        filled += front.read(&mut header[filled..len]);
         if rest.len() > 0 {
             lent.push(rest.lend());
         }

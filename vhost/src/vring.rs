@@ -26,6 +26,7 @@ use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::dirty_log::{DirtyLog, UsedLog};
 use crate::features::Features;
 use crate::mem::{Memory, RingAddresses, RingMemory};
 use crate::ring::{Direction, Ring, RingFault};
@@ -42,6 +43,8 @@ pub(crate) struct UserAddresses {
     pub(crate) available: u64,
     /// Used ring.
     pub(crate) used: u64,
+    /// Where the used ring is in the dirty log, if that was said: a guest physical address.
+    pub(crate) used_in_log: Option<u64>,
 }
 
 impl UserAddresses {
@@ -127,6 +130,10 @@ pub(crate) struct Vring {
     pub(crate) memory: Rc<Memory>,
     /// What was negotiated.
     pub(crate) features: Features,
+    /// Where written pages are marked, while they are.
+    pub(crate) log: Option<Rc<DirtyLog>>,
+    /// Where the ring stood when it was stopped last, since the front-end came.
+    stopped_at: Option<u16>,
 }
 
 impl Vring {
@@ -144,6 +151,8 @@ impl Vring {
             fault: None,
             memory: Rc::default(),
             features: Features::default(),
+            log: None,
+            stopped_at: None,
         })
     }
 
@@ -166,7 +175,8 @@ impl Vring {
             self.fail(RingFault::RingUnmapped);
             return false;
         };
-        self.ring = Some(Ring::new(memory, direction, self.base(), self.features));
+        let log = self.used_log();
+        self.ring = Some(Ring::new(memory, direction, self.base(), self.features, log));
         self.fault = None;
         true
     }
@@ -176,6 +186,7 @@ impl Vring {
         if let Some(mut ring) = self.ring.take() {
             ring.publish();
             self.state.set_queue_next_avail(ring.base());
+            self.stopped_at = Some(ring.base());
         }
     }
 
@@ -193,6 +204,26 @@ impl Vring {
         }
     }
 
+    /// Marks written pages in `log` from now on, or nowhere.
+    pub(crate) fn set_log(&mut self, log: Option<Rc<DirtyLog>>) {
+        self.log = log;
+        self.move_log();
+    }
+
+    /// Where the used ring is marked. What it cannot be found without is checked by who starts the ring.
+    fn used_log(&self) -> Option<UsedLog> {
+        let (log, at) = (self.log.clone()?, self.addresses?);
+        let used = at.used_in_log.or_else(|| self.memory.guest_of_user(at.used))?;
+        Some(UsedLog::new(log, used))
+    }
+
+    fn move_log(&mut self) {
+        let log = self.used_log();
+        if let Some(ring) = &mut self.ring {
+            ring.set_log(log);
+        }
+    }
+
     fn set_memory(&mut self, memory: Rc<Memory>) {
         self.memory = memory;
         if self.is_running() && !self.move_ring() {
@@ -206,6 +237,7 @@ impl Vring {
         if let Some(ring) = &mut self.ring {
             ring.set_memory(memory);
         }
+        self.move_log();
         true
     }
 
@@ -231,9 +263,11 @@ impl Vring {
         self.ring.as_ref().map_or_else(|| self.state.queue_next_avail(), Ring::base)
     }
 
-    /// Sets the available index at which the ring goes on when it starts.
-    pub(crate) fn set_base(&self, base: u16) {
+    /// Sets the available index at which the ring goes on when it starts. True when the driver goes on from
+    /// elsewhere than where it was stopped. One that begins anew, at 0, was only reset.
+    pub(crate) fn set_base(&self, base: u16) -> bool {
         self.state.set_queue_next_avail(base);
+        base != 0 && self.stopped_at.is_some_and(|at| at != base)
     }
 
     /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in
@@ -349,12 +383,13 @@ impl Vring {
         self.state.get_mut().get_queue_mut().reset();
         self.err = None;
         self.addresses = None;
+        self.stopped_at = None;
     }
 }
 
 /// Prepares a notification descriptor from outside: O_NONBLOCK, as neither a full counter nor a
 /// spurious event may stop the loop, and close-on-exec, which the vhost crate leaves out.
-fn adopt(fd: impl AsFd) -> rustix::io::Result<()> {
+pub(crate) fn adopt(fd: impl AsFd) -> rustix::io::Result<()> {
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)

@@ -1,4 +1,5 @@
-//! Once the rings run and their driver has kicked them, moving frames allocates nothing.
+//! Once the rings run and their driver has kicked them, moving frames allocates nothing, whether written pages are
+//! marked or not.
 
 mod rig;
 
@@ -6,7 +7,7 @@ use passt_frame::{
     FrameDone, FrameMeta, FramePort, FromGuestBatch, FromGuestLease, Payload, Reserve,
 };
 use passt_frame::{ToGuestLease, ToGuestList};
-use passt_guest::{NetHeader, Options};
+use passt_guest::{DirtyLog, NetHeader, Options};
 use passt_support::heap::{Counting, allocations, assert_counting};
 use rig::{connected, frame};
 
@@ -16,8 +17,16 @@ static HEAP: Counting = Counting;
 #[test]
 fn the_data_path_allocates_nothing() {
     assert_counting();
-    for (indirect, pairs) in [(false, 1), (true, 1), (false, 4)] {
+    for (indirect, pairs, logged) in
+        [(false, 1, false), (true, 1, false), (false, 4, false), (false, 1, true), (true, 4, true)]
+    {
         let (mut host, mut guest) = connected(Options { indirect, pairs, ..Options::default() });
+        let log = DirtyLog::new(guest.memory.len());
+        if logged {
+            guest.start_log(&log, &mut || {
+                host.turn();
+            });
+        }
         let (mut batch, mut list) = (FromGuestBatch::new(), ToGuestList::new());
         let payload = frame(8000, 1);
         for pair in 0..pairs {
@@ -57,6 +66,7 @@ fn the_data_path_allocates_nothing() {
             assert!(guest.recv_frame().is_some(), "round {round}");
             while guest.recv_frame().is_some() {}
             assert_eq!(guest.reclaim(), 20);
+            assert_eq!(log.take().is_empty(), !logged, "round {round}");
         }
         assert_eq!(counted, 4000);
     }

@@ -278,14 +278,6 @@ fn features_that_were_not_offered_end_the_connection() {
 }
 
 #[test]
-fn legacy_drivers_are_refused() {
-    let mut host = Host::new();
-    let client = Client::new(host.attach());
-    client.send(request::SET_FEATURES, &(1u64 << 30).to_ne_bytes(), &[]);
-    assert_dropped(&mut host, &client, "no VERSION_1");
-}
-
-#[test]
 fn ring_parameters_out_of_range_end_the_connection() {
     let state = |index: u32, num: u32| [index.to_ne_bytes(), num.to_ne_bytes()].concat();
     let sizes = [0, 3, 257, 65535, 65536, u32::MAX];

@@ -256,3 +256,33 @@ fn a_new_call_descriptor_is_signalled_at_once() {
     assert_eq!(guest.interrupts(RX), 0, "the old one is out of use");
     assert!(guest.recv_frame().is_some());
 }
+
+/// A guest that was restored, or a driver that begins before the device does: nobody kicks for what is in the ring.
+#[test]
+fn frames_in_the_ring_when_it_starts_are_looked_at_without_a_kick() {
+    for (features, enabled_last) in
+        [(u64::MAX, false), (u64::MAX, true), (!bit::EVENT_IDX, false), (!bit::EVENT_IDX, true)]
+    {
+        let mut host = Host::new();
+        let stream = host.attach();
+        let features = features & !bit::MAC;
+        let mut guest = Guest::new(stream, Options { features, ..Options::default() });
+        guest.negotiate(&mut || {
+            host.turn();
+        });
+        if enabled_last {
+            guest.set_enable(TX, false);
+        }
+        for n in 0..3 {
+            guest.queue_pieces(&frame(100, n), NetHeader::default(), &[]);
+        }
+        let _ = guest.rings[TX].publish(&guest.memory);
+        guest.start(&mut || {});
+        if enabled_last {
+            guest.set_enable(TX, true);
+        }
+        assert!(host.turn().frames);
+        assert_eq!(host.take_all().len(), 3);
+        assert_eq!(guest.reclaim(), 3);
+    }
+}

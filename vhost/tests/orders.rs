@@ -2,7 +2,7 @@
 //! expected reply out, and both rings up at the end of each start.
 //!
 //! A line of an order is `> request flags body descriptors` or, for what must come back, `<`; bodies
-//! in hexadecimal, `-` for none. A memory message gets memory files, other descriptors are eventfds.
+//! in hexadecimal, `-` for none. A memory message gets memory files, device state a pipe, other descriptors are eventfds.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed set-up is a failed test")]
 
@@ -10,7 +10,7 @@ mod rig;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::LinkChange;
+use passt_frame::{FramePort, FrontEndRequest, LinkChange};
 use passt_guest::{Client, GuestMemory, request};
 use rig::Host;
 use rustix::event::{EventfdFlags, eventfd};
@@ -52,9 +52,10 @@ impl Line {
 
     fn descriptors(&self, memory: &GuestMemory) -> Vec<OwnedFd> {
         let make = |_| match self.request {
-            request::SET_MEM_TABLE | request::ADD_MEM_REG => {
+            request::SET_MEM_TABLE | request::ADD_MEM_REG | request::SET_LOG_BASE => {
                 memory.fd().try_clone_to_owned().unwrap()
             }
+            request::SET_DEVICE_STATE_FD => rustix::pipe::pipe().unwrap().1,
             _ => eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
         };
         (0..self.fds).map(make).collect()
@@ -74,6 +75,7 @@ fn replay(order: &str) -> Vec<LinkChange> {
         assert!(client.send_raw(&line.bytes(), &borrowed), "line {i}");
         keep.extend(fds);
         host.turn();
+        serve_requests(&mut host);
         let wanted: Vec<u8> =
             lines[i + 1..].iter().take_while(|line| line.reply).flat_map(Line::bytes).collect();
         assert_eq!(client.received(), wanted, "after request {} (message {i})", line.request);
@@ -85,6 +87,16 @@ fn replay(order: &str) -> Vec<LinkChange> {
     assert!(!host.device.is_attached());
     assert_eq!(host.counters()["vhost.violations"], 0);
     host.links
+}
+
+/// Plays whoever drives the device: state is empty, and each transfer ends at once.
+fn serve_requests(host: &mut Host) {
+    while let Some(request) = host.device.take_request() {
+        if let FrontEndRequest::CheckState = request {
+            host.device.answer_check(true);
+        }
+    }
+    host.turn();
 }
 
 use LinkChange::{Closed, Down, Up};
@@ -105,6 +117,12 @@ fn qemu_10_0_boot_and_restart() {
 fn qemu_10_0_boot_with_two_pairs() {
     let order = include_str!("orders/qemu-10.0-boot-multiqueue.txt");
     assert_eq!(replay(order), [Up, Down, Closed]);
+}
+
+#[test]
+fn qemu_10_0_migration_to_a_file() {
+    let order = include_str!("orders/qemu-10.0-migrate.txt");
+    assert_eq!(replay(order), [Up, Down, Up, Down, Closed]);
 }
 
 #[test]

@@ -5,8 +5,10 @@
 
 mod rig;
 
-use passt_frame::FrameMeta;
-use passt_guest::{Client, Guest, NetHeader, Options, RX, TX};
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::{FrameMeta, FramePort, FrontEndRequest};
+use passt_guest::{Client, Guest, NetHeader, Options, RX, TX, USER_BASE, bit, request};
 use proptest::prelude::*;
 use rig::{Host, connected, frame};
 
@@ -99,5 +101,85 @@ proptest! {
         host.turn();
         prop_assert!(!host.device.is_attached());
         assert_next_works(&mut host);
+    }
+
+    /// What a front-end says when it moves a guest, in any order, with descriptors of any kind.
+    #[test]
+    fn random_migrations_break_nothing(
+        messages in prop::collection::vec(
+            (
+                prop::sample::select(&MOVING[..]),
+                prop::collection::vec(word(), 0..6),
+                prop::sample::select(&["none", "memory", "short", "pipe", "counter"][..]),
+                any::<bool>(),
+            ),
+            1..16,
+        ),
+    ) {
+        let options = Options { ring_size: SIZE, rx_buffers: SIZE, ..Options::default() };
+        let (mut host, guest) = connected(options);
+        for (request, words, kind, ok) in messages {
+            let body: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let fds = descriptors(&guest, kind);
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            guest.client.send(request, &body, &borrowed);
+            host.turn();
+            host.give(&frame(60, 1), FrameMeta::default());
+            host.take();
+            while let Some(request) = host.device.take_request() {
+                if matches!(request, FrontEndRequest::CheckState) {
+                    host.device.answer_check(ok);
+                }
+            }
+            host.turn();
+            guest.client.received();
+        }
+        drop(guest);
+        host.turn();
+        prop_assert!(!host.device.is_attached());
+        assert_next_works(&mut host);
+    }
+}
+
+/// Requests that move a guest, and those before and behind them.
+const MOVING: [u32; 11] = [
+    request::SET_LOG_BASE,
+    request::SET_LOG_FD,
+    request::SET_FEATURES,
+    request::SET_VRING_ADDR,
+    request::SET_VRING_BASE,
+    request::GET_VRING_BASE,
+    request::SET_VRING_KICK,
+    request::SET_DEVICE_STATE_FD,
+    request::CHECK_DEVICE_STATE,
+    request::SET_MEM_TABLE,
+    request::RESET_DEVICE,
+];
+
+/// A word of a body: ring numbers, lengths of logs, features with and without a log, places of rings.
+fn word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0u64..4,
+        Just(4096),
+        Just(1 << 32),
+        Just(1 << 32 | 5 << 25 | bit::MRG_RXBUF),
+        Just(0x10_0000),
+        Just(USER_BASE + 0x10_0000),
+        any::<u64>(),
+    ]
+}
+
+fn descriptors(guest: &Guest, kind: &str) -> Vec<OwnedFd> {
+    let short = || {
+        let file = rustix::fs::memfd_create("short", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 8192).unwrap();
+        file
+    };
+    match kind {
+        "memory" => vec![guest.memory.fd().try_clone_to_owned().unwrap()],
+        "short" => vec![short()],
+        "pipe" => vec![rustix::pipe::pipe().unwrap().1],
+        "counter" => vec![rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap()],
+        _ => Vec::new(),
     }
 }

@@ -126,6 +126,19 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
     Some(first)
 }
 
+/// Whether a route of IPv6 in the main table leads beyond the link that the guest shares with `template`: a default
+/// route, one through a router, or one to another link.
+pub(super) fn leads_beyond(dump: &Dump, template: Option<&Template<Ipv6Addr>>) -> bool {
+    let own = template.map(|template| template.index);
+    dump.routes.iter().filter(|route| !route.ipv4).any(|route| {
+        let group = |destination: IpAddr| destination.is_multicast();
+        let near = route.destination.is_some_and(|to| is_link_local::<Ipv6Addr>(to) || group(to));
+        let far = route.prefix_len == 0
+            || route.hops.iter().any(|hop| hop.gateway.is_some() || Some(hop.interface) != own);
+        !near && far && first_interface(route) != LOOPBACK
+    })
+}
+
 fn is_link_local<A: Family>(address: IpAddr) -> bool {
     A::of(address).is_some_and(A::is_link_local)
 }
@@ -214,6 +227,35 @@ mod tests {
         let wished = chosen::<Ipv4Addr>(&dump, Some("eth1"));
         assert_eq!(wished, Some((3, gateway("198.51.100.1"))));
         assert_eq!(chosen::<Ipv4Addr>(&dump, Some("lo")), Some((1, None)));
+    }
+
+    #[test]
+    fn what_leads_beyond_the_link() {
+        let direct = |destination, interface| Route {
+            ipv4: false,
+            hops: vec![Hop { interface, gateway: None, weight: 0 }],
+            ..route(destination, vec![hop(interface, "fe80::9", 0)])
+        };
+        let on_link = || direct(Some(("2001:db8::", 64)), 2);
+        for (routes, beyond) in [
+            (vec![], false),
+            (vec![on_link()], false),
+            (vec![on_link(), direct(Some(("fe80::", 64)), 3)], false),
+            (vec![on_link(), direct(Some(("ff00::", 8)), 3)], false),
+            (vec![on_link(), direct(Some(("2001:db8:1::", 64)), 1)], false),
+            (vec![on_link(), route(None, vec![hop(2, "192.0.2.1", 0)])], false),
+            (vec![on_link(), direct(None, 2)], true),
+            (vec![on_link(), route(None, vec![hop(2, "fe80::9", 0)])], true),
+            (vec![on_link(), route(Some(("2001:db8:1::", 48)), vec![hop(2, "fe80::9", 0)])], true),
+            (vec![on_link(), direct(Some(("2001:db8:1::", 64)), 3)], true),
+        ] {
+            let dump = host(routes);
+            let mut template = template::<Ipv6Addr>(&dump, None, &mut Vec::new());
+            if let Some(template) = &mut template {
+                template.index = 2;
+            }
+            assert_eq!(leads_beyond(&dump, template.as_ref()), beyond, "{:?}", dump.routes);
+        }
     }
 
     #[test]

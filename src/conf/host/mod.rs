@@ -6,7 +6,7 @@ mod choose;
 pub(crate) mod netlink;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub v4: Option<Template<Ipv4Addr>>,
     /// Model of IPv6; likewise.
     pub v6: Option<Template<Ipv6Addr>>,
+    /// A route of IPv6 leads beyond the link of its model.
+    pub beyond_link_v6: bool,
     /// The kernel has no IPv6 sockets.
     pub(crate) no_ipv6: bool,
     /// The kernel binds sockets to interfaces for the privileged only (before Linux 5.7).
@@ -51,6 +53,14 @@ pub(crate) fn kernel_facts() -> HostFacts {
     }
 }
 
+/// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
+/// addresses are nobody's. Nothing is sent.
+fn reaches_global_v6() -> bool {
+    let far = SocketAddr::from((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1), 9));
+    let socket = socket::create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into());
+    socket.is_ok_and(|socket| rustix::net::connect(&socket, &far).is_ok())
+}
+
 /// Whether we may bind a socket to an interface: the loopback one is there always.
 fn binds_to_devices() -> bool {
     let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
@@ -61,8 +71,8 @@ fn binds_to_devices() -> bool {
 ///
 /// # Errors
 /// netlink fails.
-pub(crate) fn own_addresses() -> Result<Vec<(IpAddr, u8)>, ConfError> {
-    netlink::own_addresses()
+pub(crate) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+    netlink::own_networks()
 }
 
 /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.
@@ -83,5 +93,7 @@ pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
     let v6_wish = wish.template.or(wish.outbound_v6);
     let v4 = (wish.only != Some(Only::V6)).then(|| choose::template(&dump, v4_wish, &mut notes));
     let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
-    Ok(HostFacts { v4: v4.flatten(), v6: v6.flatten(), links: dump.links, notes, ..kernel_facts() })
+    let (v4, v6) = (v4.flatten(), v6.flatten());
+    let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || reaches_global_v6();
+    Ok(HostFacts { v4, v6, beyond_link_v6, links: dump.links, notes, ..kernel_facts() })
 }

@@ -10,7 +10,8 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -78,7 +79,22 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
     Ok(dump)
 }
 
-/// All routes of `family`. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
+/// The host's addresses, with the interface of each.
+///
+/// # Errors
+/// What netlink reports.
+pub(crate) fn own_addresses() -> io::Result<Vec<(InterfaceName, IpAddr)>> {
+    let links = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), link)?;
+    let addresses = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), address)?;
+    let named = |found: Address| {
+        let name = links.iter().find(|(_, index)| *index == found.interface)?;
+        Some((name.0, found.address))
+    };
+    Ok(addresses.into_iter().filter_map(named).collect())
+}
+
+/// All routes of `family`, without what the kernel has learned of the paths to single destinations, which it dumps,
+/// too. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
 /// answers with those of all others.
 pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
     let mut question = RouteMessage::default();
@@ -87,7 +103,9 @@ pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
     })?;
-    routes.retain(|route| route.header.address_family == family);
+    routes.retain(|RouteMessage { header, .. }| {
+        header.address_family == family && !header.flags.contains(RouteFlags::Cloned)
+    });
     Ok(routes)
 }
 
@@ -192,7 +210,7 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
 
 /// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
 /// interface the other end's network is among them.
-pub(super) fn own_addresses() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+pub(super) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let messages = request(question, |message| match message {
         RouteNetlinkMessage::NewAddress(message) => Some(message),
@@ -223,7 +241,10 @@ fn route(route: &RouteMessage) -> Option<Route> {
         _ => None,
     });
     let main = table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if !main || header.kind != RouteType::Unicast || header.scope != RouteScope::Universe {
+    // A default route without a gateway (ppp, tun, wwan) reaches no further than its link, as far as ip(8)
+    // knows, and is one all the same. Other destinations on the link do not tell where the network is.
+    let leads_away = header.scope == RouteScope::Universe || header.destination_prefix_length == 0;
+    if !main || header.kind != RouteType::Unicast || !leads_away {
         return None;
     }
     let mut single = Hop { interface: 0, gateway: None, weight: 0 };

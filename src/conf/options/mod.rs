@@ -9,6 +9,7 @@
 
 mod command;
 mod definition;
+mod extra;
 mod getopt;
 mod parse;
 mod table;
@@ -24,7 +25,7 @@ use arrayvec::ArrayVec;
 
 use super::egress::EgressOptions;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
-use crate::flow::network::{MAX_DNS, MAX_SEARCH, Mac, Services};
+use crate::flow::network::{Extra, MAX_DNS, MAX_SEARCH, Mac, Services};
 
 pub use command::command;
 pub use parse::parse;
@@ -174,6 +175,35 @@ pub struct PastaOptions {
     pub(crate) words: Vec<OsString>,
 }
 
+/// Where the helper of migrations connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Repair {
+    /// Beside the socket of clients, with `.repair` behind its name.
+    #[default]
+    Beside,
+    /// At this path.
+    At(PathBuf),
+    /// Nowhere: connections do not migrate.
+    Nowhere,
+}
+
+/// What happens when the guest moves away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MigrationOptions {
+    /// `--repair-path`.
+    pub(crate) repair: Repair,
+    /// `--migrate-exit`: the program ends.
+    pub(crate) exit: bool,
+    /// `--migrate-no-linger`: the sockets of its connections are closed.
+    pub(crate) no_linger: bool,
+}
+
+impl From<PathBuf> for Repair {
+    fn from(path: PathBuf) -> Self {
+        if path.as_os_str() == "none" { Self::Nowhere } else { Self::At(path) }
+    }
+}
+
 /// The command line, read and checked on its own: nothing of the host is in here.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -187,6 +217,8 @@ pub struct Options {
     pub(crate) fd: Option<i32>,
     /// End when the guest disconnects; implied by `--fd`.
     pub(crate) one_off: bool,
+    /// What happens when the guest moves away.
+    pub(crate) migration: MigrationOptions,
     /// `--mtu`.
     pub(crate) mtu: u16,
     /// `--mac-addr`.
@@ -219,6 +251,8 @@ pub struct Options {
     pub(crate) fqdn: Option<String>,
     /// `--no-tcp` and its like.
     pub(crate) services: Services,
+    /// `--dhcp-boot`, `--dhcp-option`, `--dhcpv6-option`, `--ra-option`.
+    pub(crate) extra: Extra,
     /// `--freebind`.
     pub(crate) freebind: bool,
     /// `--no-map-gw`.
@@ -242,6 +276,7 @@ impl Default for Options {
             socket: None,
             fd: None,
             one_off: false,
+            migration: MigrationOptions::default(),
             mtu: value::DEFAULT_MTU,
             mac: Mac::OURS,
             address_v4: None,
@@ -257,6 +292,7 @@ impl Default for Options {
             search: ArrayVec::new(),
             hostname: None,
             fqdn: None,
+            extra: Extra::default(),
             services: Services::default(),
             freebind: false,
             no_map_gw: false,

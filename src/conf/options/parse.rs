@@ -96,7 +96,7 @@ fn in_order(matches: &ArgMatches) -> Vec<(&'static Definition, OsString)> {
 }
 
 fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result<(), ConfError> {
-    if definition.is_idle(word) {
+    if definition.is_idle(word) && !definition.applies(options.mode) {
         return Ok(());
     }
     if !definition.applies(options.mode) {

@@ -3,7 +3,7 @@
 use super::definition::{
     Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
 };
-use super::{Ending, Mode, Only, value};
+use super::{Ending, Mode, Only, Repair, extra, value};
 use crate::conf::egress;
 use crate::flow::fwd::Proto;
 
@@ -14,8 +14,8 @@ const EGRESS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], wher
     a name like example.org or *.example.org";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
+const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
 const PORTS: &str = "ports; see --help";
-const NO_MIGRATION: &str = "Leave it out: the guest's connections end when it migrates";
 
 /// Every option.
 pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
@@ -163,29 +163,26 @@ const LINK: &[Definition] = &[
     .help_in_pasta("Descriptor of an open tap device to use instead of a new one"),
     flag(Some('1'), "one-off", |o| o.one_off = true, "End when the first client disconnects")
         .passt(),
-    unsupported(
+    path(
         None,
         "repair-path",
-        Some("PATH"),
-        "Leave it out, or say none: the guest's connections end when it migrates",
-        "Socket of the migration helper, or none; only none is supported yet",
+        |o, path| o.migration.repair = Repair::from(path),
+        "Socket of the migration helper, or none; default: the name of --socket, and .repair",
     )
     .vhost_user()
     .idle_with("none"),
-    unsupported(
+    flag(
         None,
         "migrate-exit",
-        None,
-        NO_MIGRATION,
-        "End after migration (deprecated); not supported yet",
+        |o| o.migration.exit = true,
+        "End when the guest has moved away (deprecated)",
     )
     .vhost_user(),
-    unsupported(
+    flag(
         None,
         "migrate-no-linger",
-        None,
-        NO_MIGRATION,
-        "Close sockets on migration (deprecated); not supported yet",
+        |o| o.migration.no_linger = true,
+        "Close sockets when the guest has moved away (deprecated)",
     )
     .vhost_user(),
 ];
@@ -416,6 +413,31 @@ const SERVICES: &[Definition] = &[
         "Forward no ICMP and ICMPv6; implies --no-ndp",
     ),
     flag(None, "no-dhcp", |o| o.services.dhcp = false, "No DHCP server"),
+    text(
+        None,
+        "dhcp-boot",
+        "NAME[,SERVER]",
+        extra::dhcp_boot,
+        "a file's name or URL, optionally with the IPv4 address of its server",
+        "File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host",
+    ),
+    text(
+        None,
+        "dhcp-option",
+        "N=VALUE",
+        extra::dhcp_option,
+        OPTION,
+        "Option to hand out by DHCP, besides or in place of the usual ones; may be repeated",
+    ),
+    text(None, "dhcpv6-option", "N=VALUE", extra::dhcpv6_option, OPTION, "The same for DHCPv6"),
+    text(
+        None,
+        "ra-option",
+        "N=VALUE",
+        extra::ra_option,
+        OPTION,
+        "The same for router advertisements",
+    ),
     flag(None, "no-dhcpv6", |o| o.services.dhcpv6 = false, "No DHCPv6 server"),
     flag(
         None,

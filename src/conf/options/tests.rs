@@ -106,9 +106,8 @@ fn options_of_later_are_refused_by_name_with_a_cure() {
     for (words, text) in [
         (&["passt", "-c", "/c"][..], "--conf-path is not supported yet"),
         (&["pasta", "--conf-path=/c"], "--conf-path is not supported yet"),
-        (&["passt", "--vhost-user", "--repair-path", "/r"], "--repair-path is not supported yet"),
-        (&["passt", "--vhost-user", "--migrate-exit"], "--migrate-exit is not supported yet"),
         (&["passt", "--migrate-no-linger"], "--migrate-no-linger is for vhost-user mode only"),
+        (&["passt", "--migrate-exit"], "--migrate-exit is for vhost-user mode only"),
         (&["passt", "--repair-path", "/r"], "--repair-path is for vhost-user mode only"),
     ] {
         let error = read(words).unwrap_err();
@@ -119,6 +118,24 @@ fn options_of_later_are_refused_by_name_with_a_cure() {
         let words: Vec<_> = words.iter().chain(&["--repair-path", "none"]).copied().collect();
         assert!(matches!(read(&words), Ok(Command::Run(_))), "{words:?}");
     }
+}
+
+#[test]
+fn the_helper_of_migrations_is_found_beside_the_socket_or_elsewhere() {
+    let repair = |words: &[&str]| {
+        let words: Vec<_> = ["passt", "--vhost-user"].iter().chain(words).copied().collect();
+        match read(&words) {
+            Ok(Command::Run(options)) => {
+                let migration = options.migration;
+                (migration.repair, migration.exit, migration.no_linger)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(repair(&[]), (Repair::Beside, false, false));
+    let all = repair(&["--repair-path", "/r", "--migrate-exit", "--migrate-no-linger"]);
+    assert_eq!(all, (Repair::At("/r".into()), true, true));
+    assert_eq!(repair(&["--repair-path", "none"]), (Repair::Nowhere, false, false));
 }
 
 #[test]
@@ -235,6 +252,7 @@ fn addresses_of_the_guest() {
     assert_eq!(v4(&["-a", "[192.0.2.5]/25"]), ("192.0.2.5".to_owned(), Some(25)));
     assert_eq!(v4(&["-a", "::ffff:192.0.2.5/120"]), ("192.0.2.5".to_owned(), Some(24)));
     assert_eq!(v4(&["-a", "192.0.2.5", "-a", "2001:db8::5"]), ("192.0.2.5".to_owned(), None));
+    assert_eq!(v4(&["-a", "240.0.0.5/16"]), ("240.0.0.5".to_owned(), Some(16)));
     let v6 = options(&["-a", "[2001:db8::5]/48"]).address_v6;
     assert_eq!(v6, Some("2001:db8::5".parse().unwrap()));
     assert_eq!(options(&["-n", "255.255.240.0"]).netmask, Some(20));
@@ -321,7 +339,6 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-a", "2001:db8::5/129"], "Invalid prefix length: 2001:db8::5/129"),
         (&["-a", "0.0.0.0"], "Invalid guest address: 0.0.0.0"),
         (&["-a", "255.255.255.255"], "Invalid guest address: 255.255.255.255"),
-        (&["-a", "240.0.0.1"], "Invalid guest address: 240.0.0.1"),
         (&["-a", "127.0.0.1"], "Invalid guest address: 127.0.0.1"),
         (&["-a", "::ffff:127.0.0.1"], "Invalid guest address: ::ffff:127.0.0.1"),
         (&["-a", "ff02::1"], "Invalid guest address: ff02::1"),

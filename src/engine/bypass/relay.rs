@@ -19,7 +19,7 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN};
-use crate::sys::copy_buffer::CopyBuffer;
+use crate::sys::copy_buffer::{CopyBuffer, Keep};
 use crate::sys::socket::{BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
@@ -32,7 +32,7 @@ pub(in crate::engine) fn open(
     initiating: Side,
     (to, side): (Pif, SpliceSide),
 ) -> Result<FlowId, DropReason> {
-    core.check_datagram_room(initiating.pif, 2)?;
+    core.make_datagram_room(initiating.pif, 2)?;
     let mut sides = [initiating, target_side(to, &side)];
     let mut source = side.source;
     if core.flows.find_alike(&sides[1]).is_some() {
@@ -51,8 +51,10 @@ pub(in crate::engine) fn open(
     };
     let (first, (target, port)) = open_logged(open, &sides)?;
     sides[1].ours = Endpoint::new(source.ip(), port);
+    let mut state = DatagramState::new(core.now);
+    state.questions = datagrams::is_question(side.destination.port());
     let relay = RelayState {
-        datagrams: DatagramState::new(core.now),
+        datagrams: state,
         target,
         readable: [false; 2],
         strangers: [Strangers::new(core.now); 2],
@@ -72,7 +74,8 @@ fn socket_between(
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
     let socket = socket_on(Some(bypass), pif, transport, peer)?;
-    connected(socket, &SocketSpec { transport, to, peer, or_any_port, for_link: false })
+    let spec = SocketSpec { transport, to, peer, or_any_port, beside: None, for_link: false };
+    connected(socket, &spec)
 }
 
 /// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.
@@ -88,7 +91,7 @@ pub(in crate::engine) fn pass_on_first(
     let from = if flow.sides[0].pif == listener.pif { End::Initiator } else { End::Target };
     let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
-    if buffer.receive(listener.socket.as_fd(), 1, None).is_ok() {
+    if buffer.receive(listener.socket.as_fd(), 1, Keep::All).is_ok() {
         relay.datagrams.touch(core.now, from.index(), 1);
         let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
         send_all(buffer, to, 1, &mut core.outbox);
@@ -118,7 +121,8 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                 break;
             }
             let peer = relay.strangers[index].allow_only(peers[index]);
-            match buffer.receive(sockets[index], DATAGRAM_BATCH, peer) {
+            let keep = peer.map_or(Keep::All, Keep::Of);
+            match buffer.receive(sockets[index], DATAGRAM_BATCH, keep) {
                 Ok(received) => {
                     let kept = buffer.bursts().len();
                     let strange = (received - kept) as u64;
@@ -144,6 +148,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
     if relay.readable != [false; 2] {
         core.flows.mark_ready(id);
     }
+    core.flows.note_answer(id, core.now);
 }
 
 /// Sends the first `count` datagrams of a buffer. What the socket does not take is dropped and counted.

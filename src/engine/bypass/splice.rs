@@ -3,9 +3,15 @@
 //!
 //! Both sockets are watched for all events, edge-triggered, from the start: the kernel reports room to
 //! write only after a write was cut short, and the end of a stream on its own.
+//!
+//! Where the queue of the server that a connection is for is full, the kernel would drop its SYN, repeat it after a
+//! second, and give the place to whoever asks at the right moment. So the connection asks again itself, soon, and until
+//! it has a place nobody else is accepted on the same port: who comes waits in the queue of our own socket, which is
+//! long, and all are served in the order in which they came.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use passt_frame::{Errno, Pipe};
 use rustix::event::epoll::EventFlags;
@@ -14,13 +20,16 @@ use rustix::net as rnet;
 use super::{BypassParts, PipePool, open_logged, socket_on};
 use crate::engine::core::Core;
 use crate::engine::flows::FlowWatch;
-use crate::engine::state::{FlowKind, FlowState, Nagle, SpliceState};
+use crate::engine::listener_id::ListenerId;
+use crate::engine::reserved_port;
+use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState};
 use crate::engine::token::Token;
 use crate::flow::fwd::SpliceSide;
 use crate::flow::side::Side;
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
-use crate::limits::SPLICE_ACTIONS_PER_TURN;
+use crate::flow::timer::TICK_US;
+use crate::limits::{QUEUE_FULL_HELD, QUEUE_FULL_PAUSE, SPLICE_ACTIONS_PER_TURN};
 use crate::sys::copy_buffer::{CopyBuffer, STREAM_BYTES};
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -36,12 +45,16 @@ const EVENTS: EventFlags = READABLE.union(EventFlags::OUT).union(EventFlags::RDH
 pub(in crate::engine) fn open(
     core: &mut Core,
     bypass: &mut BypassParts,
-    accepted: OwnedFd,
+    (listener, accepted): (ListenerId, OwnedFd),
     sides: [Side; 2],
     side: &SpliceSide,
 ) -> Result<(), DropReason> {
     match connect(bypass, &sides, side) {
-        Ok(target) => add(core, sides, accepted, target),
+        Ok((target, true)) => add(core, sides, accepted, target, None),
+        Ok((target, false)) => {
+            let queueing = Queueing { listener, to: side.destination, since: core.now };
+            add(core, sides, accepted, target, Some(queueing))
+        }
         Err(reason) => {
             let _ = stream::reset_on_close(accepted.as_fd());
             Err(reason)
@@ -55,38 +68,88 @@ fn connect(
     sides: &[Side; 2],
     side: &SpliceSide,
 ) -> Result<(OwnedFd, bool), DropReason> {
-    let open = || -> Result<(OwnedFd, bool), Errno> {
-        let socket = socket_on(Some(bypass), sides[1].pif, Transport::Tcp, side.destination)?;
+    let source = side.source.ip();
+    let kernels_choice = source.is_unspecified()
+        || (source.is_loopback() && source == loopback_of(side.destination));
+    let mut open = |port| -> Result<(OwnedFd, bool), Errno> {
+        let socket = socket_on(Some(&mut *bypass), sides[1].pif, Transport::Tcp, side.destination)?;
         stream::keep_urgent_inline(socket.as_fd())?;
-        let source = side.source.ip();
-        let kernels_choice = source.is_unspecified()
-            || (source.is_loopback() && source == loopback_of(side.destination));
-        if !kernels_choice {
+        if port != 0 {
+            socket::bind_port(socket.as_fd(), SocketAddr::new(source, port))?;
+        } else if !kernels_choice {
             socket::bind_address(socket.as_fd(), source)?;
         }
-        let connected = socket::connect(socket.as_fd(), side.destination)?;
+        let connected = socket::connect_here(socket.as_fd(), side.destination)?;
         Ok((socket, connected))
     };
-    open_logged(open, sides)
+    let peer = sides[0].endpoint.port();
+    open_logged(|| reserved_port::open_like(peer, &mut open), sides)
 }
 
-/// Adds a connection whose target is connected, or being connected.
+/// Adds a connection whose target is connected, or waits for a place in its server's queue.
 fn add(
     core: &mut Core,
     sides: [Side; 2],
     accepted: OwnedFd,
-    (target, connected): (OwnedFd, bool),
+    target: OwnedFd,
+    queueing: Option<Queueing>,
 ) -> Result<(), DropReason> {
     let state = SpliceState {
-        machine: Splice::new(connected),
+        machine: Splice::new(queueing.is_none()),
         target,
         nagle: [Nagle::Off, Nagle::Unwritten],
         pipes: [None, None],
+        queueing,
     };
     let state = FlowState::new(accepted, core.net.epoch(), FlowKind::Splice(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
     log::debug!("{id:?} (TCP connection, spliced): {} => {}", sides[0], sides[1]);
+    if let Some(Queueing { listener, .. }) = queueing {
+        log::debug!("{id:?} (TCP connection, spliced): its server's queue is full");
+        core.listeners.hold(listener);
+        core.flows.schedule(id, Some(core.now + pause(Duration::ZERO)));
+    }
     Ok(())
+}
+
+/// The pause before a connection that has waited for so long asks for a place again.
+fn pause(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_micros(TICK_US), QUEUE_FULL_PAUSE)
+}
+
+/// A connection asks again for a place in its server's queue; or it has waited for long enough to leave that to the
+/// kernel, and others do not wait with it any more.
+pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+    let now = core.now;
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
+    let Some(Queueing { to, since, .. }) = splice.queueing else { return };
+    let waited = now.since(since);
+    if waited >= QUEUE_FULL_HELD {
+        return leave_queue(core, id);
+    }
+    match socket::connect_here_again(splice.target.as_fd(), to) {
+        Ok(false) => return core.flows.schedule(id, Some(now + pause(waited))),
+        Ok(true) => {
+            let connected = Event { writable: true, ..Event::default() };
+            splice.machine.on_event(End::Target, connected);
+        }
+        Err(errno) => {
+            log::debug!("{id:?} (TCP connection, spliced): connect: {errno}");
+            splice.machine.on_failure();
+        }
+    }
+    leave_queue(core, id);
+    core.flows.mark_ready(id);
+}
+
+/// A connection keeps nobody waiting any more.
+fn leave_queue(core: &mut Core, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
+    if let Some(Queueing { listener, .. }) = splice.queueing.take() {
+        core.listeners.let_go(listener);
+    }
 }
 
 /// An event of one of the two sockets.
@@ -103,6 +166,9 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End, events:
     splice.machine.on_event(end, event);
     if has(EventFlags::PRI) {
         splice.machine.on_urgent(end);
+    }
+    if !splice.machine.is_connecting() {
+        leave_queue(core, id);
     }
     core.flows.mark_ready(id);
 }
@@ -141,6 +207,7 @@ pub(in crate::engine) fn drive(
 }
 
 fn close(core: &mut Core, bypass: &mut BypassParts, id: FlowId, reset: bool) {
+    leave_queue(core, id);
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     if reset {
         let _ = End::BOTH.map(|end| stream::reset_on_close(flow.state.end(end)));
@@ -168,7 +235,7 @@ struct Driven<'a> {
 impl Driven<'_> {
     fn act(self, pool: &mut PipePool, buffer: &mut CopyBuffer, action: Action) {
         let Self { id, initiator, splice, watch } = self;
-        let SpliceState { machine, target, nagle, pipes } = splice;
+        let SpliceState { machine, target, nagle, pipes, .. } = splice;
         let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
         match action {
             Action::Copy(from) => {

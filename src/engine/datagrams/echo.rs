@@ -1,27 +1,38 @@
 //! ICMP echo: requests of the guest go out on a socket that the kernel fills an identifier in for, and replies
 //! come back with the guest's.
+//!
+//! Where the kernel grants no such socket (`net.ipv4.ping_group_range`, icmp(7)), requests to the host itself are
+//! answered here, and for all others the guest is told that it is prohibited.
 
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::{
     Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
     ToGuestLease,
 };
+use rustix::net::SendFlags;
 
+use super::cut::{Datagram, Sent, fits};
 use super::queue::{Served, drain, drop_head, next_head};
+use super::send::send_datagram;
 use super::{Datagrams, from_guest, socket};
 use crate::engine::core::Core;
+use crate::engine::marks::Marks;
+use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::FlowKind;
+use crate::engine::state::{Delivered, FlowKind};
+use crate::engine::unreachable::{tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
-use crate::flow::side::Pif;
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
+use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram;
+use crate::sys::socket::is_of_this_host;
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
-use crate::wire::ip::IpHead;
-use crate::wire::l4::{self, UDP_HEADER_BYTES};
+use crate::wire::ip::{IpHead, L4Protocol};
+use crate::wire::l4::{self, EchoHead, UDP_HEADER_BYTES};
 
 /// Where the checksum is in an ICMP or ICMPv6 header, in bytes (RFC 792, RFC 4443).
 const CHECKSUM_OFFSET: u16 = 2;
@@ -30,104 +41,255 @@ const CHECKSUM_OFFSET: u16 = 2;
 pub(in crate::engine) fn echo_from_guest(
     core: &mut Core,
     datagrams: &mut Datagrams,
-    lease: &mut FromGuestLease<'_>,
-    index: usize,
+    (lease, index): (&mut FromGuestLease<'_>, usize),
     ip: &IpHead,
+    buffer: &mut CopyBuffer,
+    out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
-    let echo = l4::parse_echo(ip.l4(lease.frames()[index].head())?);
-    let echo = echo.ok_or(DropReason::UnsupportedIcmp)?;
-    let v4 = ip.source.is_ipv4();
-    if echo.kind != if v4 { l4::ECHO_REQUEST_V4 } else { l4::ECHO_REQUEST_V6 } {
-        return Err(DropReason::UnsupportedIcmp);
-    }
-    let ports = (echo.identifier, echo.identifier);
-    let id = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports)?;
+    let echo = request(ip, ip.l4(lease.frames()[index].head())?)?;
     let part = Part { frame: index, offset: ip.l4_offset as u32, len: ip.l4_len };
-    from_guest::send_part(core, lease, id, 0, part, None)
+    let ports = (echo.identifier, echo.identifier);
+    match socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports) {
+        Ok(id) => from_guest::send_part(core, lease, out, id, &Marks::of(ip), part, None),
+        Err(DropReason::EchoNotAllowed) => {
+            let room = buffer.scratch();
+            let len = lease.copy_out(part, room);
+            let answered = answer_for_host(core, out, ip, &mut room[..len]);
+            answered.inspect_err(|&reason| tell_of_frame(core, out, lease, index, (reason, None)))
+        }
+        Err(reason) => {
+            tell_of_frame(core, out, lease, index, (reason, None));
+            Err(reason)
+        }
+    }
+}
+
+/// An echo request that came in fragments.
+pub(super) fn whole_from_guest(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    (ip, slot): (&IpHead, std::ops::Range<usize>),
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    let echo = request(ip, &datagrams.fragments.buffers[slot.clone()])?;
+    let ports = (echo.identifier, echo.identifier);
+    let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
+        let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+        let message = &datagrams.fragments.buffers[slot.clone()];
+        send_datagram(flow, core.now, &Marks::of(ip), ip.l4_len, |socket, _| {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            rustix::net::send(socket, message, flags).map(|_| ())
+        })
+    });
+    let message = &mut datagrams.fragments.buffers[slot];
+    let answered = match sent {
+        Err(DropReason::EchoNotAllowed) => answer_for_host(core, out, ip, message),
+        other => other,
+    };
+    answered.inspect_err(|&reason| tell_of_packet(core, out, (ip, message), reason))
+}
+
+/// The head of an echo request.
+fn request(ip: &IpHead, message: &[u8]) -> Result<EchoHead, DropReason> {
+    let echo = l4::parse_echo(message).ok_or(DropReason::UnsupportedIcmp)?;
+    let kind = if ip.source.is_ipv4() { l4::ECHO_REQUEST_V4 } else { l4::ECHO_REQUEST_V6 };
+    if echo.kind == kind { Ok(echo) } else { Err(DropReason::UnsupportedIcmp) }
+}
+
+/// Answers a request to the host itself, which is allowed; the request becomes the reply.
+fn answer_for_host(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    ip: &IpHead,
+    request: &mut [u8],
+) -> Result<(), DropReason> {
+    let (guest, asked) = (Endpoint::new(ip.source, 0), Endpoint::new(ip.destination, 0));
+    let target = core.net.would_lead(Proto::Icmp, guest.with_scope(0), asked.with_scope(0))?;
+    if !is_of_this_host(target.destination) {
+        return Err(DropReason::Prohibited);
+    }
+    let side = Side { pif: Pif::Tap, ours: asked, endpoint: guest };
+    let template = core.net.template(&side, ip.protocol, 0);
+    request[0] = reply_kind(template.is_v4());
+    match send_reply(&mut core.outbox, out, &template, core.net.link_mtu(), request) {
+        Sent::Done => Ok(()),
+        Sent::NoRoom => Err(DropReason::NoGuestRoom),
+        Sent::NeverFits => Err(DropReason::TooLarge),
+    }
+}
+
+fn reply_kind(v4: bool) -> u8 {
+    if v4 { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 }
+}
+
+/// Where the replies of one flow go.
+struct Way<'a> {
+    outbox: &'a mut Outbox,
+    net: &'a Net,
+    out: &'a mut dyn ToGuest,
+    fd: BorrowedFd<'a>,
+    /// The guest's side.
+    side: Side,
+    protocol: L4Protocol,
+    /// Whom the guest has asked.
+    peer: IpAddr,
+    template: HeaderTemplate,
+    /// Bytes of the guest's largest request.
+    largest: u32,
+    /// Replies that the guest has got.
+    replies: usize,
 }
 
 /// Moves replies to the guest, for one turn.
-pub(super) fn serve(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) -> Served {
-    let Some(flow) = core.flows.table.get(id) else { return Served::Empty };
+pub(super) fn serve(
+    core: &mut Core,
+    buffer: &mut CopyBuffer,
+    out: &mut dyn ToGuest,
+    id: FlowId,
+) -> Served {
+    let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
     let tap = usize::from(flow.sides[0].pif != Pif::Tap);
     let side = flow.sides[tap];
-    let FlowKind::Ping(state) = &flow.state.kind else { return Served::Empty };
-    let template = core.net.template(&side, flow.state.l4(&flow.sides), 0);
-    let (fd, identity) = (flow.state.fd(), (side.endpoint.port(), state.largest));
-    let peer = flow.sides[1 - tap].endpoint.ip();
-    drain(|| to_guest(&mut core.outbox, out, (fd, peer), &template, identity))
+    let protocol = flow.state.l4(&flow.sides);
+    let FlowKind::Ping(state) = &mut flow.state.kind else { return Served::Empty };
+    let (largest, delivered) = (state.largest, &mut state.delivered);
+    let mut way = Way {
+        outbox: &mut core.outbox,
+        net: &core.net,
+        out,
+        fd: flow.state.socket.as_fd(),
+        side,
+        protocol,
+        peer: flow.sides[1 - tap].endpoint.ip(),
+        template: core.net.template(&side, protocol, 0),
+        largest,
+        replies: 0,
+    };
+    let served = drain(|| way.one(buffer, delivered));
+    let replies = way.replies;
+    if replies > 0 {
+        state.count(1 - tap, replies);
+        core.flows.note_answer(id, core.now);
+    }
+    served
 }
 
-/// Moves one echo reply of `peer` to the guest, with the guest's identifier and at most as long as its
-/// largest request; `None` when there is none.
-fn to_guest(
+impl Way<'_> {
+    /// Moves one echo reply of the peer to the guest, with the guest's identifier and at most as long as its
+    /// largest request; `None` when there is none.
+    fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Option<Served> {
+        let mut head = [0; UDP_HEADER_BYTES as usize];
+        let (peeked, source) = match next_head(datagram::peek_bytes(self.fd, &mut head)) {
+            Ok(peeked) => peeked,
+            Err(next) => return next,
+        };
+        let source = source?.ip();
+        // Who answers for a group does so with an address of its own.
+        if source != self.peer && !self.peer.is_multicast() {
+            return Some(self.drop_one(DropReason::ForeignDatagram));
+        }
+        let reply = reply_kind(self.template.is_v4());
+        if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES
+        {
+            return Some(self.drop_one(DropReason::UnsupportedIcmp));
+        }
+        if self.peer.is_multicast() {
+            let Some(ours) = self.net.source_for_guest(source) else {
+                return Some(self.drop_one(DropReason::ForbiddenAddress));
+            };
+            let side = Side { ours: Endpoint::new(ours, 0), ..self.side };
+            self.template = self.net.template(&side, self.protocol, 0);
+        }
+        if !self.out.caps().up {
+            return Some(self.drop_one(DropReason::LinkDown));
+        }
+        let len = self.largest.saturating_sub(UDP_HEADER_BYTES);
+        if delivered.cut == 0
+            && fits(&self.template, self.net.link_mtu(), len)
+            && let Some(moved) = self.in_one_frame(&mut head, len)
+        {
+            return moved;
+        }
+        self.in_fragments(buffer, delivered)
+    }
+
+    fn drop_one(&mut self, reason: DropReason) -> Served {
+        self.outbox.drops.count(reason);
+        drop_head(self.fd);
+        Served::More
+    }
+
+    /// Moves the reply with `head`, and at most `len` bytes behind it, straight into the guest's buffers. `None` if
+    /// none of them can be so large.
+    fn in_one_frame(&mut self, head: &mut [u8; 8], len: u32) -> Option<Option<Served>> {
+        let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
+        let payload = Payload::Datagrams;
+        let request = Reserve { header_len, payload_len: len, bytes: len, payload };
+        let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
+        {
+            Reservation::All(lease) | Reservation::Some(lease) => lease,
+            Reservation::None => return Some(Some(Served::NoRoom)),
+            Reservation::Never => return None,
+        };
+        let Ok(received) = lease.recv_datagram(self.fd, UDP_HEADER_BYTES) else {
+            return Some(None);
+        };
+        let received = received.min(len);
+        let (checksum, meta) = checksum(&lease, &self.template, received);
+        l4::set_echo_identifier(head, self.side.endpoint.port());
+        lease.put_header(0, &self.template.echo(head, received, checksum));
+        lease.commit(&[FrameDone { payload_len: received, meta }]);
+        self.replies += 1;
+        Some(Some(Served::More))
+    }
+
+    /// Moves the reply at the head of the queue in fragments, if it is too large for a frame.
+    fn in_fragments(
+        &mut self,
+        buffer: &mut CopyBuffer,
+        delivered: &mut Delivered,
+    ) -> Option<Served> {
+        let message = buffer.peek_one(self.fd).ok()?;
+        let len = message.len().min(self.largest as usize);
+        let message = &mut message[..len];
+        l4::set_echo_identifier(message, self.side.endpoint.port());
+        let mtu = self.net.link_mtu();
+        let sent = send_message(self.outbox, self.out, &self.template, (mtu, delivered), message);
+        match sent {
+            Sent::Done => drop_head(self.fd),
+            Sent::NoRoom => return Some(Served::NoRoom),
+            Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
+        }
+        self.replies += 1;
+        Some(Served::More)
+    }
+}
+
+/// Sends a reply that is in private memory, whole or not at all.
+fn send_reply(
     outbox: &mut Outbox,
     out: &mut dyn ToGuest,
-    (fd, peer): (BorrowedFd<'_>, IpAddr),
     template: &HeaderTemplate,
-    (identifier, largest): (u16, u32),
-) -> Option<Served> {
-    let mut head = [0; UDP_HEADER_BYTES as usize];
-    let (peeked, source) = match next_head(datagram::peek_bytes(fd, &mut head)) {
-        Ok(peeked) => peeked,
-        Err(next) => return next,
-    };
-    // Who answers for a group does so with an address of its own.
-    if source.is_none_or(|source| source.ip() != peer) && !peer.is_multicast() {
-        outbox.drops.count(DropReason::ForeignDatagram);
-        drop_head(fd);
-        return Some(Served::More);
-    }
-    let reply = if template.is_v4() { l4::ECHO_REPLY_V4 } else { l4::ECHO_REPLY_V6 };
-    if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES {
-        outbox.drops.count(DropReason::UnsupportedIcmp);
-        drop_head(fd);
-        return Some(Served::More);
-    }
-    let len = largest.saturating_sub(UDP_HEADER_BYTES);
-    let mut lease = match room_for(outbox, out, fd, template, len) {
-        Ok(lease) => lease,
-        Err(next) => return Some(next),
-    };
-    let received = lease.recv_datagram(fd, UDP_HEADER_BYTES).ok()?.min(len);
-    let (checksum, meta) = checksum(&lease, template, received);
-    head[4..6].copy_from_slice(&identifier.to_be_bytes());
-    lease.put_header(0, &template.echo(&mut head, received, checksum));
-    lease.commit(&[FrameDone { payload_len: received, meta }]);
-    Some(Served::More)
+    mtu: u32,
+    message: &mut [u8],
+) -> Sent {
+    send_message(outbox, out, template, (mtu, &mut Delivered::default()), message)
 }
 
-/// Room for a datagram with `len` bytes behind its L4 header. Without, either the datagram was
-/// dropped (`More`) or it stays in the socket (`NoRoom`).
-fn room_for<'a>(
-    outbox: &'a mut Outbox,
-    out: &'a mut dyn ToGuest,
-    fd: BorrowedFd<'_>,
+/// Sends what the guest has not got of a message, over a link of an MTU, and completes its checksum.
+fn send_message(
+    outbox: &mut Outbox,
+    out: &mut dyn ToGuest,
     template: &HeaderTemplate,
-    len: u32,
-) -> Result<ToGuestLease<'a>, Served> {
-    let mut drop_one = |reason| {
-        outbox.drops.count(reason);
-        drop_head(fd);
-        Served::More
-    };
-    if !out.caps().up {
-        return Err(drop_one(DropReason::LinkDown));
+    (mtu, delivered): (u32, &mut Delivered),
+    message: &mut [u8],
+) -> Sent {
+    if message.len() as u32 > template.max_l4_bytes() {
+        return Sent::NeverFits;
     }
-    if len > template.max_l4_bytes() - UDP_HEADER_BYTES {
-        return Err(drop_one(DropReason::TooLarge));
-    }
-    let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-    let request = Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
-    match ToGuestLease::reserve(out, &mut outbox.list, request) {
-        Reservation::All(lease) | Reservation::Some(lease) => Ok(lease),
-        Reservation::None => Err(Served::NoRoom),
-        Reservation::Never => {
-            outbox.drops.count(DropReason::TooLarge);
-            drop_head(fd);
-            Err(Served::More)
-        }
-    }
+    let _header = template.icmp(message);
+    let Some((&head, payload)) = message.split_first_chunk() else { return Sent::NeverFits };
+    Datagram { template, head, payload }.send(outbox, out, mtu, delivered)
 }
 
 /// How to finish the checksum of a reply whose payload of `len` bytes was received.

@@ -10,12 +10,14 @@
 //! A USO frame of the guest is a run that its kernel has made; it is passed on as it is.
 
 use arrayvec::ArrayVec;
-use passt_frame::{Errno, FromGuestLease, GsoKind, Part};
+use passt_frame::{Errno, FromGuestLease, GsoKind, Part, ToGuest};
 
-use super::send::{past_icmp_error, send_datagram};
+use super::send::{past_icmp_error, path_mtu, send_datagram};
 use super::{Datagrams, socket};
 use crate::engine::core::Core;
+use crate::engine::marks::Marks;
 use crate::engine::state::FlowKind;
+use crate::engine::unreachable::tell_of_frame;
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -28,7 +30,7 @@ use crate::wire::l4::UDP_HEADER_BYTES;
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     side: Side,
-    hop_limit: u8,
+    marks: Marks,
 }
 
 /// Consecutive datagrams of one flow, not sent yet.
@@ -58,16 +60,29 @@ impl DatagramRun {
     }
 
     /// Sends the datagrams.
-    pub(crate) fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
-        let Some((id, Key { hop_limit, .. })) = self.flow.take() else { return };
+    pub(crate) fn finish(
+        &mut self,
+        core: &mut Core,
+        lease: &mut FromGuestLease<'_>,
+        out: &mut dyn ToGuest,
+    ) {
+        let Some((id, Key { marks, .. })) = self.flow.take() else { return };
         let parts = std::mem::take(&mut self.parts);
         let bytes = std::mem::take(&mut self.bytes);
-        if send_run(core, lease, id, hop_limit, &parts, bytes) {
-            return;
-        }
-        for &part in &parts {
-            if let Err(reason) = send_part(core, lease, id, hop_limit, part, None) {
-                core.outbox.drops.count(reason);
+        match send_run(core, lease, id, &marks, &parts, bytes) {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => {
+                core.outbox.drops.add(reason, parts.len() as u64);
+                for part in &parts {
+                    tell(core, out, lease, (id, part.frame), reason);
+                }
+            }
+            None => {
+                for &part in &parts {
+                    if let Err(reason) = send_part(core, lease, out, id, &marks, part, None) {
+                        core.outbox.drops.count(reason);
+                    }
+                }
             }
         }
     }
@@ -77,10 +92,10 @@ impl DatagramRun {
 pub(in crate::engine) fn udp_from_guest(
     core: &mut Core,
     datagrams: &mut Datagrams,
-    lease: &mut FromGuestLease<'_>,
-    index: usize,
+    (lease, index): (&mut FromGuestLease<'_>, usize),
     ip: &IpHead,
     run: &mut DatagramRun,
+    out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
     let frame = &lease.frames()[index];
     let head = ip.udp(frame.head())?;
@@ -95,16 +110,18 @@ pub(in crate::engine) fn udp_from_guest(
     if core.net.reads_names(&side) {
         note_query(core, lease, side, part);
     }
-    let key = Key { side, hop_limit: ip.hop_limit };
+    let marks = Marks::of(ip);
+    let key = Key { side, marks };
     if segment.is_none() && run.takes(&key, part.len) {
         run.push(part);
         return Ok(());
     }
-    run.finish(core, lease);
+    run.finish(core, lease, out);
     let ports = (head.source_port, head.destination_port);
-    let id = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports)?;
+    let id = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports)
+        .inspect_err(|&reason| tell_of_frame(core, out, lease, index, (reason, None)))?;
     if segment.is_some() || part.len == 0 {
-        return send_part(core, lease, id, ip.hop_limit, part, segment);
+        return send_part(core, lease, out, id, &marks, part, segment);
     }
     run.flow = Some((id, key));
     run.push(part);
@@ -118,59 +135,57 @@ fn note_query(core: &mut Core, lease: &mut FromGuestLease<'_>, side: Side, part:
     core.net.on_dns_query(side, &query[..copied]);
 }
 
-/// Sends several datagrams with one system call. False if they are to go one by one.
+/// Sends several datagrams with one system call. `None` if they are to go one by one.
 fn send_run(
     core: &mut Core,
     lease: &mut FromGuestLease<'_>,
     id: FlowId,
-    hop_limit: u8,
+    marks: &Marks,
     parts: &[Part],
     bytes: u32,
-) -> bool {
-    let [first, _, ..] = parts else { return false };
-    let Some(flow) = core.flows.table.get_mut(id) else { return false };
+) -> Option<Result<(), DropReason>> {
+    let [first, _, ..] = parts else { return None };
+    let flow = core.flows.table.get_mut(id)?;
     match &flow.state.kind {
         FlowKind::Udp(state) if !state.one_by_one => {}
-        _ => return false,
+        _ => return None,
     }
     let mut refused = false;
-    let sent = send_datagram(flow, core.now, hop_limit, first.len, |fd| {
-        let sent = lease.send_datagram(fd, parts, Some(first.len as u16)).map(|_| ());
+    let sent = send_datagram(flow, core.now, marks, first.len, |fd, to| {
+        let sent = lease.send_datagram(fd, to, parts, Some(first.len as u16)).map(|_| ());
         refused = matches!(sent, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
         sent
     });
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         state.one_by_one = refused;
     }
-    match sent {
-        _ if refused => {
-            log::debug!("{id:?} (UDP): no segments of {} bytes, {bytes} in all", first.len);
-            return false;
-        }
-        Ok(()) => {}
-        Err(reason) => core.outbox.drops.add(reason, parts.len() as u64),
+    if refused {
+        log::debug!("{id:?} (UDP): no segments of {} bytes, {bytes} in all", first.len);
+        return None;
     }
-    true
+    Some(sent)
 }
 
 /// Sends one datagram of a datagram flow, or a USO frame as datagrams of `segment` bytes. Where the
-/// kernel does not take them at once, one by one.
+/// kernel does not take them at once, one by one. The guest is told why it does not take any.
 pub(super) fn send_part(
     core: &mut Core,
     lease: &mut FromGuestLease<'_>,
+    out: &mut dyn ToGuest,
     id: FlowId,
-    hop_limit: u8,
+    marks: &Marks,
     part: Part,
     segment: Option<u16>,
 ) -> Result<(), DropReason> {
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let segment = segment.filter(|&size| size > 0 && u32::from(size) < part.len);
+    let size = segment.map_or(part.len, u32::from);
     // Bytes that went one by one: who tries again goes on behind them.
     let mut done = 0;
-    send_datagram(flow, core.now, hop_limit, part.len, |fd| {
-        let size = segment.map_or(part.len, u32::from);
+    let sent = send_datagram(flow, core.now, marks, size, |fd, to| {
         if done == 0 {
-            let whole = past_icmp_error(|| lease.send_datagram(fd, &[part], segment).map(|_| ()));
+            let whole =
+                past_icmp_error(|| lease.send_datagram(fd, to, &[part], segment).map(|_| ()));
             let refused = matches!(whole, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
             if !refused || segment.is_none() || part.len.div_ceil(size) > MAX_UDP_SEGMENTS {
                 return whole;
@@ -179,9 +194,23 @@ pub(super) fn send_part(
         while done < part.len {
             let len = size.min(part.len - done);
             let piece = Part { offset: part.offset + done, len, ..part };
-            past_icmp_error(|| lease.send_datagram(fd, &[piece], None).map(|_| ()))?;
+            past_icmp_error(|| lease.send_datagram(fd, to, &[piece], None).map(|_| ()))?;
             done += len;
         }
         Ok(())
-    })
+    });
+    sent.inspect_err(|&reason| tell(core, out, lease, (id, part.frame), reason))
+}
+
+/// Tells the guest why a datagram of flow `id` in frame `index` was not sent.
+fn tell(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    lease: &mut FromGuestLease<'_>,
+    (id, index): (FlowId, usize),
+    reason: DropReason,
+) {
+    let narrow = core.flows.table.get(id).filter(|_| reason == DropReason::TooLarge);
+    let mtu = narrow.and_then(|flow| path_mtu(flow, &core.settings));
+    tell_of_frame(core, out, lease, index, (reason, mtu));
 }

@@ -1,12 +1,17 @@
-//! UDP and ICMP echo: pseudo-flows, each with a connected host socket. They share everything but the
-//! header in front of the payload.
+//! UDP and ICMP echo: pseudo-flows, each with a host socket. They share everything but the header in front of the
+//! payload.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `socket` | opens the sockets, and their flows |
+//! | `socket` | finds flows, and opens those of two, with connected sockets |
+//! | `anybody` | UDP flows with anybody, each with the one socket of a port of the guest |
+//! | `begin` | adds a flow |
 //! | `from_guest` | UDP of the guest, in runs |
-//! | `fragments` | UDP that the guest cut into fragments, put together first |
+//! | `fragments` | what the guest cut into fragments, put together first |
 //! | `to_guest` | UDP to the guest, in bursts |
+//! | `cut` | what the guest gets in fragments |
+//! | `senders` | who may send to a flow's socket, and how the guest sees it |
+//! | `held` | what was received and found no room |
 //! | `echo` | ICMP echo, both ways |
 //! | `queue`, `send` | what waits in a socket; sending on one |
 //! | `errors` | ICMP errors of the host, for the guest |
@@ -14,12 +19,17 @@
 //! Without room, datagrams stay in the socket, whose queue is bounded by the kernel, and the flow waits for the
 //! link's word; without a link they are dropped and counted.
 
+mod anybody;
+mod begin;
+mod cut;
 mod echo;
 mod errors;
 mod fragments;
 mod from_guest;
+mod held;
 mod queue;
 mod send;
+mod senders;
 mod socket;
 mod to_guest;
 
@@ -28,16 +38,21 @@ use std::time::Duration;
 use passt_frame::{MAX_FRAME_BYTES, ToGuest};
 use rustix::event::epoll::EventFlags;
 
+pub(super) use anybody::is_question;
+pub(super) use begin::add;
 pub(super) use echo::echo_from_guest;
-pub(super) use fragments::{Fragments, fragment_from_guest};
+pub(super) use fragments::{Fragments, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
 pub(super) use queue::{Served, drain};
-pub(super) use socket::{add, open_inbound};
+pub(super) use socket::open_inbound;
 pub(super) use to_guest::first_to_guest;
 
+use held::Held;
+
 use super::core::Core;
-use super::state::{FlowKind, RelayState};
+use super::state::FlowKind;
 use crate::flow::table::FlowId;
+use crate::limits::ANSWERED_TIMEOUT;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::eth;
 use crate::wire::ip::max_l4_bytes;
@@ -58,6 +73,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(super) struct Datagrams {
     fragments: Fragments,
+    held: Held,
     /// The operator was told that echo sockets are not allowed.
     ping_refused: bool,
 }
@@ -72,11 +88,17 @@ pub(super) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
 }
 
 /// Moves what waits for the guest, for one turn.
-pub(super) fn serve(core: &mut Core, buffer: &mut CopyBuffer, out: &mut dyn ToGuest, id: FlowId) {
+pub(super) fn serve(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    buffer: &mut CopyBuffer,
+    out: &mut dyn ToGuest,
+    id: FlowId,
+) {
     errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
-        Some(FlowKind::Udp(_)) => to_guest::serve(core, buffer, out, id),
-        Some(FlowKind::Ping(_)) => echo::serve(core, out, id),
+        Some(FlowKind::Udp(_)) => to_guest::serve(core, &mut datagrams.held, buffer, out, id),
+        Some(FlowKind::Ping(_)) => echo::serve(core, buffer, out, id),
         _ => return,
     };
     match served {
@@ -89,12 +111,12 @@ pub(super) fn serve(core: &mut Core, buffer: &mut CopyBuffer, out: &mut dyn ToGu
 /// The timer of a datagram flow: ends it if it was silent for long enough.
 pub(super) fn on_timer(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get(id) else { return };
-    let (timeout, state) = match &flow.state.kind {
-        FlowKind::Udp(state) | FlowKind::Relay(RelayState { datagrams: state, .. }) => {
-            (if state.is_stream() { UDP_STREAM_TIMEOUT } else { UDP_TIMEOUT }, state)
-        }
-        FlowKind::Ping(state) => (PING_TIMEOUT, state),
-        FlowKind::Tcp(_) | FlowKind::Splice(_) => return,
+    let Some(state) = flow.state.kind.datagrams() else { return };
+    let timeout = match flow.state.kind {
+        FlowKind::Ping(_) => PING_TIMEOUT,
+        _ if state.is_stream() => UDP_STREAM_TIMEOUT,
+        _ if state.questions && state.is_answered() => ANSWERED_TIMEOUT,
+        _ => UDP_TIMEOUT,
     };
     let deadline = state.active + timeout;
     if deadline <= core.now {

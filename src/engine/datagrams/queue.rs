@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use passt_frame::Errno;
 
+use super::send::may_be_of_the_past;
 use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::datagram;
 
@@ -35,9 +36,7 @@ pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Served>
     match peeked {
         Ok(head) => Ok(head),
         // A pending ICMP error was reported and cleared by this call.
-        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {
-            Err(Some(Served::More))
-        }
+        Err(errno) if may_be_of_the_past(errno) => Err(Some(Served::More)),
         Err(_) => Err(None),
     }
 }

@@ -1,56 +1,83 @@
 //! Sends datagrams of the guest on the sockets of their flows.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
-use rustix::net::sockopt;
 
+use crate::engine::core::Settings;
+use crate::engine::marks::Marks;
 use crate::engine::state::{FlowKind, FlowState};
+use crate::engine::unreachable::reason_of;
 use crate::flow::side::Pif;
 use crate::flow::table::Flow;
+use crate::sys::socket;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
+use crate::wire::ip::ip_header_bytes;
+use crate::wire::l4::UDP_HEADER_BYTES;
 
-/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it.
+/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it: on the flow's socket, and to
+/// somebody unless it is connected.
 pub(super) fn send_datagram(
     flow: &mut Flow<FlowState>,
     now: Timestamp,
-    hop_limit: u8,
+    marks: &Marks,
     len: u32,
-    mut send: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
+    let v4 = flow.sides[1 - from].endpoint.ip().is_ipv4();
+    let headers = match &flow.state.kind {
+        FlowKind::Udp(_) => ip_header_bytes(v4) + UDP_HEADER_BYTES,
+        _ => ip_header_bytes(v4),
+    };
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
         return Err(DropReason::NoFlow);
     };
     state.touch(now, from, 1);
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
-    if hop_limit != 0 && hop_limit != std::mem::replace(&mut state.hop_limit, hop_limit) {
-        set_hop_limit(fd, flow.sides[1 - from].endpoint.ip().is_ipv4(), hop_limit);
-    }
-    past_icmp_error(|| send(fd)).map_err(|errno| match errno {
-        Errno::MSGSIZE => DropReason::TooLarge,
-        _ => DropReason::SendFailed,
-    })
+    state.marks.bring(fd, v4, marks, headers + len);
+    let to = state.to;
+    past_icmp_error(|| send(fd, to)).map_err(|errno| reason_of(errno, DropReason::SendFailed))
+}
+
+/// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to
+/// nobody does not; another one does, on the same `device`.
+pub(super) fn path_mtu(flow: &Flow<FlowState>, settings: &Settings) -> Option<u32> {
+    let guest = usize::from(flow.sides[0].pif != Pif::Tap);
+    let v4 = flow.sides[1 - guest].endpoint.ip().is_ipv4();
+    let mtu = match flow.state.kind.datagrams()?.to {
+        Some(to) => socket::path_mtu_to(to, settings.outbound_device(to.ip())),
+        None => socket::path_mtu(flow.state.fd(), v4),
+    };
+    let guest_v4 = flow.sides[guest].endpoint.ip().is_ipv4();
+    Some(mtu.ok()?.saturating_sub(ip_header_bytes(v4)) + ip_header_bytes(guest_v4))
 }
 
 /// Sends as `send` does it. An ICMP error to an earlier datagram is reported once and has nothing to do with
 /// this one, so it is tried again; the error itself is relayed when its event comes.
 pub(super) fn past_icmp_error(mut send: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     match send() {
-        Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => send(),
+        Err(errno) if may_be_of_the_past(errno) => send(),
         other => other,
     }
 }
 
-fn set_hop_limit(fd: BorrowedFd<'_>, v4: bool, hops: u8) {
-    let result = if v4 {
-        sockopt::set_ip_ttl(fd, hops.into())
-    } else {
-        sockopt::set_ipv6_unicast_hops(fd, Some(hops))
-    };
-    if let Err(errno) = result {
-        log::debug!("cannot set hop limit {hops}: {errno}");
-    }
+/// Whether an error number may stand for an ICMP error to an earlier datagram (`icmp_err_convert` of the kernel).
+pub(super) fn may_be_of_the_past(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::CONNREFUSED
+            | Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+            | Errno::ACCESS
+            | Errno::MSGSIZE
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::HOSTDOWN
+            | Errno::NONET
+    )
 }

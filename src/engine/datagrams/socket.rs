@@ -1,17 +1,18 @@
-//! The sockets of datagram flows, and the flows themselves: the guest begins one by sending, the network by a
-//! datagram on a listening socket.
+//! The sockets of datagram flows of two, and the flows themselves: the guest begins one by sending, the network by a
+//! datagram on a listening socket. Flows with anybody are `anybody`'s.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use passt_frame::Errno;
-use rustix::event::epoll::EventFlags;
 
-use super::{Datagrams, UDP_TIMEOUT};
+use super::begin::add;
+use super::{Datagrams, anybody};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{SocketSpec, connected};
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
-use crate::flow::fwd::{Proto, Rule};
+use crate::engine::unreachable::reason_of;
+use crate::flow::fwd::{HostSide, Proto, Rule};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -42,10 +43,60 @@ pub(super) fn find_or_open(
     });
     let id = match known {
         Some(id) => id,
-        None => open_outbound(core, datagrams, proto, ip.protocol, side)?,
+        None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
     };
+    core.flows.note_use(id, core.now);
     core.note_queue(id);
     Ok(id)
+}
+
+/// The flow with anybody that takes what the guest sends, or a new one.
+fn other_than_of_two(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    proto: Proto,
+    protocol: L4Protocol,
+    side: Side,
+) -> Result<FlowId, DropReason> {
+    if proto == Proto::Udp
+        && let Some((id, for_long)) = anybody::goes_on(core, &side)
+    {
+        let own = if for_long { take_out(core, datagrams, id, side) } else { None };
+        return Ok(own.unwrap_or(id));
+    }
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let target = core.net.to_host(proto, guest, remote)?;
+    if proto == Proto::Udp
+        && let Some(id) = anybody::find_or_open(core, &side, &target)?
+    {
+        return Ok(id);
+    }
+    core.make_datagram_room(Pif::Tap, 1)?;
+    open_outbound(core, datagrams, target, proto, (protocol, side), true)
+}
+
+/// Opens a flow of two for a peer of the flow `origin` with anybody, with a connected socket that has the same port;
+/// `None` if that cannot be had.
+fn take_out(
+    core: &mut Core,
+    datagrams: &mut Datagrams,
+    origin: FlowId,
+    side: Side,
+) -> Option<FlowId> {
+    core.flows.check_datagram_room(Pif::Tap, core.listeners.len()).ok()?;
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let target = core.net.would_lead(Proto::Udp, guest, remote).ok()?;
+    if target.destination.ip().is_multicast() {
+        return None;
+    }
+    let protocol = L4Protocol::Udp;
+    let id = open_outbound(core, datagrams, target, Proto::Udp, (protocol, side), false).ok()?;
+    if let FlowKind::Udp(state) = &mut core.flows.table.get_mut(id)?.state.kind {
+        state.out_of = Some(origin);
+    }
+    // What has come already goes first.
+    core.flows.mark_ready(origin);
+    Some(id)
 }
 
 /// Whether a flow goes where a new one would, by the view of the network in force. Those that the network began
@@ -74,24 +125,30 @@ fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
 fn open_outbound(
     core: &mut Core,
     datagrams: &mut Datagrams,
+    target: HostSide,
     proto: Proto,
-    protocol: L4Protocol,
-    side: Side,
+    (protocol, side): (L4Protocol, Side),
+    or_any_port: bool,
 ) -> Result<FlowId, DropReason> {
-    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
-    let target = core.net.to_host(proto, guest, remote)?;
-    core.check_datagram_room(Pif::Tap, 1)?;
     let mut destination = target.destination;
     let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
     if transport == Transport::Ping {
         destination.set_port(0);
     }
     let device = core.settings.outbound_device(destination.ip());
-    let mut host =
-        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let mut source = target.source;
+    let anybody = anybody::guest_side(side.endpoint);
+    let anybody = core.flows.find(protocol, &anybody).and_then(|id| core.flows.table.get(id));
+    if let Some(flow) = anybody {
+        source.set_port(flow.sides[1].ours.port());
+    }
+    let mut host =
+        Side { pif: Pif::Host, ours: source.into(), endpoint: target.destination.into() };
     if transport == Transport::Udp && core.flows.find_alike(&host).is_some() {
         // To the kernel, both would be one.
+        if !or_any_port {
+            return Err(DropReason::AmbiguousPeer);
+        }
         source.set_port(0);
     }
     let to = BindTo {
@@ -104,19 +161,22 @@ fn open_outbound(
         log::debug!("no {transport} socket: {errno}");
         if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
             log::warn!(
-                "Cannot open an ICMP echo socket: {errno}: the guest's pings are dropped; allow them with\n  \
+                "Cannot open an ICMP echo socket: {errno}: the guest's pings reach this host only; allow others with\n  \
                  sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
             );
         }
-        DropReason::SocketFailed
+        let echo = transport == Transport::Ping && errno == Errno::ACCESS;
+        if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
     })?;
     let peer = destination;
-    let spec = SocketSpec { transport, to, peer, or_any_port: true, for_link: true };
+    let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
+    let spec = SocketSpec { transport, to, peer, or_any_port, beside, for_link: true };
     let (socket, port) = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
-        DropReason::SocketFailed
+        reason_of(errno, DropReason::SocketFailed)
     })?;
-    let state = DatagramState::new(core.now);
+    let mut state = DatagramState::new(core.now);
+    state.questions = transport == Transport::Udp && anybody::is_question(destination.port());
     let kind = match transport {
         Transport::Ping => FlowKind::Ping(state),
         _ => FlowKind::Udp(state),
@@ -137,8 +197,9 @@ pub(in crate::engine) fn open_inbound(
     local: SocketAddr,
 ) -> Result<FlowId, DropReason> {
     let sides = core.net.inbound_sides(rule, peer, local)?;
+    anybody::end(core, sides[1].endpoint);
     let sides = core.flows.told_apart(L4Protocol::Udp, sides)?;
-    core.check_datagram_room(Pif::Host, 1)?;
+    core.make_datagram_room(Pif::Host, 1)?;
     let socket = inbound_socket(core, rule, local, peer).map_err(|errno| {
         log::debug!("no UDP socket from {local} to {peer}: {errno}");
         DropReason::SocketFailed
@@ -163,19 +224,6 @@ fn inbound_socket(
     };
     let transport = Transport::Udp;
     let socket = socket::create(transport, local.ip())?;
-    let spec = SocketSpec { transport, to, peer, or_any_port: false, for_link: true };
+    let spec = SocketSpec { transport, to, peer, or_any_port: false, beside: None, for_link: true };
     connected(socket, &spec).map(|(socket, _)| socket)
-}
-
-/// Adds a flow and starts its timeout.
-pub(in crate::engine) fn add(
-    core: &mut Core,
-    sides: [Side; 2],
-    protocol: L4Protocol,
-    state: FlowState,
-) -> Result<FlowId, DropReason> {
-    let id = core.flows.add(sides, protocol, state, EventFlags::IN)?;
-    log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
-    core.flows.schedule(id, Some(core.now + UDP_TIMEOUT));
-    Ok(id)
 }

@@ -160,6 +160,10 @@ impl FramePort for SocketLink {
         self.vhost.take_request()
     }
 
+    fn answer_check(&mut self, ok: bool) {
+        self.vhost.answer_check(ok);
+    }
+
     fn flush(&mut self) {
         self.vhost.flush();
         self.stream.flush();

@@ -111,7 +111,7 @@ fn route(
         (Some((to, side)), Some(parts)) => {
             let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
             let sides = [initiating, bypass::target_side(to, &side)];
-            bypass::splice::open(core, parts, arrival.socket, sides, &side)
+            bypass::splice::open(core, parts, (listener, arrival.socket), sides, &side)
         }
         _ => tcp::accepted(core, out, (listener, rule), arrival.socket, (peer, local)),
     }

@@ -26,6 +26,8 @@ pub enum ListenError {
         port: u16,
         /// What setsockopt(2), bind(2) or listen(2) said.
         errno: Errno,
+        /// The rule, if it listens on the host.
+        rule: Option<Box<Rule>>,
     },
     /// A rule of which no port could be opened.
     #[error(
@@ -124,7 +126,7 @@ mod tests {
             ),
         ] {
             let (place, option) = (place(pif, &rule, 22), rule.proto.option(pif == Pif::Splice));
-            let text = ListenError::Port { place, option, port: 22, errno }.to_string();
+            let text = ListenError::Port { place, option, port: 22, errno, rule: None }.to_string();
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines[0], format!("Listen failed for {place_text}: {reason}"));
             assert!(

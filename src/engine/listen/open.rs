@@ -2,9 +2,11 @@
 //! replaces another while sockets that both have go on listening, with who waits in their queues.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
 
@@ -16,6 +18,7 @@ use crate::engine::listeners::Listener;
 use crate::engine::net::NetView;
 use crate::flow::fwd::{InterfaceName, ListenAddr, Outcome, Proto, Rule, RuleId, RuleTable};
 use crate::flow::side::{Endpoint, Pif};
+use crate::flow::table::FlowId;
 use crate::sys::datagram;
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -38,8 +41,7 @@ pub(in crate::engine) fn open_all(
     bypass: Option<&mut BypassParts>,
 ) -> Result<(), ListenError> {
     let tables = PIFS.map(|pif| (pif, core.net.rules(pif).clone()));
-    PortOpening { core, bypass, kept: HashMap::new(), opened: Vec::new(), moved: Vec::new() }
-        .open(&tables)?;
+    PortOpening::new(core, bypass, HashMap::new()).open(&tables)?;
     Ok(())
 }
 
@@ -62,15 +64,14 @@ pub(in crate::engine) fn replace(
         Some((Address::of(listener.pif, rule, listener.port), id))
     });
     let kept = kept.collect();
-    let opening =
-        PortOpening { core: &mut *core, bypass, kept, opened: Vec::new(), moved: Vec::new() };
-    let moved = opening.open(&tables)?;
-    for (id, rule) in moved {
-        if let Some(listener) = core.listeners.get_mut(id) {
-            listener.rule = rule;
-        }
-    }
+    let moved = PortOpening::new(&mut *core, bypass, kept).open(&tables)?;
     core.net.replace(view);
+    for (id, rule) in moved {
+        let Some(listener) = core.listeners.get(id) else { continue };
+        let leads_to = core.net.rules(listener.pif).get(rule);
+        let leads_to = leads_to.and_then(|rule| leads_to_port(listener.pif, rule, listener.port));
+        core.listeners.move_to(id, rule, leads_to);
+    }
     let net = &core.net;
     let unwanted = core
         .listeners
@@ -102,14 +103,68 @@ struct PortOpening<'a> {
     opened: Vec<ListenerId>,
     /// Sockets that go on for another rule.
     moved: Vec<(ListenerId, RuleId)>,
+    /// How many ports a specification of weak rules may still open.
+    shares: HashMap<Specification, usize>,
+}
+
+/// The rules that one option stands for, by their [`Rule::group`].
+type Specification = (Pif, u16);
+
+/// What each gets of `most`, when it wants so many: all the same, and what one does not want is for the others.
+fn fair_shares<K: Copy + Eq + Hash>(wanted: &HashMap<K, usize>, most: usize) -> HashMap<K, usize> {
+    let mut by_size: Vec<(K, usize)> = wanted.iter().map(|(key, count)| (*key, *count)).collect();
+    by_size.sort_unstable_by_key(|(_, count)| *count);
+    let (mut left, mut others) = (most, by_size.len());
+    let mut shares = HashMap::with_capacity(others);
+    for (key, count) in by_size {
+        let share = count.min(left / others);
+        shares.insert(key, share);
+        (left, others) = (left - share, others - 1);
+    }
+    shares
+}
+
+impl<'a> PortOpening<'a> {
+    fn new(
+        core: &'a mut Core,
+        bypass: Option<&'a mut BypassParts>,
+        kept: HashMap<Address, ListenerId>,
+    ) -> Self {
+        let (opened, moved, shares) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { core, bypass, kept, opened, moved, shares }
+    }
 }
 
 impl PortOpening<'_> {
+    /// Whether a rule goes on as it is, with the sockets that it has.
+    fn has_what_it_gets(&self, pif: Pif, id: RuleId) -> bool {
+        !self.kept.is_empty() && self.core.net.rules(pif).get(id).is_some()
+    }
+
+    /// Shares out what is left beside the ports that are asked for one by one: weak rules, which open what they
+    /// can, leave half of the descriptors to the flows, and something to each other.
+    fn share_out(&mut self, tables: &[(Pif, RuleTable); 2]) {
+        let (mut taken, mut wanted) = (0, HashMap::new());
+        let all = tables.iter().flat_map(|(pif, table)| table.iter().map(|rule| (*pif, rule)));
+        for (pif, (id, rule)) in all.filter(|(_, (_, rule))| !rule.scan) {
+            if self.has_what_it_gets(pif, id) {
+                let is_its = |one: &Listener| (one.pif, one.rule) == (pif, id);
+                taken += self.core.listeners.iter().filter(|(_, one)| is_its(one)).count();
+            } else if rule.weak {
+                *wanted.entry((pif, rule.group)).or_insert(0) += rule.sockets();
+            } else {
+                taken += rule.sockets();
+            }
+        }
+        let left = self.core.flows.most_listeners().saturating_sub(taken);
+        self.shares = fair_shares(&wanted, left);
+    }
     /// Opens what the rules want and is not open. Returns the sockets that go on for another rule.
     fn open(
         mut self,
         tables: &[(Pif, RuleTable); 2],
     ) -> Result<Vec<(ListenerId, RuleId)>, ListenError> {
+        self.share_out(tables);
         for (pif, table) in tables {
             if let Err(error) = self.open_table(*pif, table) {
                 for id in self.opened {
@@ -124,11 +179,11 @@ impl PortOpening<'_> {
     fn open_table(&mut self, pif: Pif, table: &RuleTable) -> Result<(), ListenError> {
         let mut outcomes = Vec::with_capacity(table.rules().len());
         for (id, rule) in table.iter() {
-            let has_what_it_gets =
-                !self.kept.is_empty() && self.core.net.rules(pif).get(id).is_some();
             outcomes.push(match rule.scan {
                 true => Outcome::default(),
-                false if has_what_it_gets => Outcome { bound: 1, ..Outcome::default() },
+                false if self.has_what_it_gets(pif, id) => {
+                    Outcome { bound: 1, ..Outcome::default() }
+                }
                 false => self.open_rule(pif, id, rule)?,
             });
         }
@@ -141,14 +196,16 @@ impl PortOpening<'_> {
     fn open_rule(&mut self, pif: Pif, id: RuleId, rule: &Rule) -> Result<Outcome, ListenError> {
         let mut outcome = Outcome::default();
         let mut reserved = Vec::new();
+        let mut share = self.shares.get(&(pif, rule.group)).copied().unwrap_or_default();
         for port in rule.first..=rule.last {
             if let Some(&listener) = self.kept.get(&Address::of(pif, rule, port)) {
                 self.moved.push((listener, id));
                 outcome.bound += 1;
+                share = share.saturating_sub(1);
                 continue;
             }
-            // Ports that are opened as far as possible leave half of the descriptors to the flows.
-            if rule.weak && !self.core.flows.may_listen(self.core.listeners.len()) {
+            let may_listen = self.core.flows.may_listen(self.core.listeners.len());
+            if rule.weak && (share == 0 || !may_listen) {
                 let left = usize::from(rule.last - port) + 1;
                 log::warn!(
                     "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
@@ -160,6 +217,7 @@ impl PortOpening<'_> {
                 Ok(listener) => {
                     self.opened.push(listener);
                     outcome.bound += 1;
+                    share = share.saturating_sub(1);
                 }
                 Err(errno) if rule.weak => {
                     note_failure(&mut outcome, pif, rule, port, errno);
@@ -170,10 +228,12 @@ impl PortOpening<'_> {
                 Err(errno) => {
                     let place = place(pif, rule, port);
                     let option = rule.proto.option(pif == Pif::Splice);
-                    return Err(ListenError::Port { place, option, port, errno });
+                    let rule = (pif == Pif::Host).then(|| Box::new(*rule));
+                    return Err(ListenError::Port { place, option, port, errno, rule });
                 }
             }
         }
+        self.shares.insert((pif, rule.group), share);
         tell_reserved(pif, rule, &reserved);
         Ok(outcome)
     }
@@ -228,7 +288,7 @@ pub(super) fn open_port(
         dual_stack,
     };
     let socket = socket_on(bypass, pif, transport, to.address)?;
-    socket::bind(socket.as_fd(), &to)?;
+    bind(core, &socket, &to, pif == Pif::Host && !tcp)?;
     if tcp {
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -237,5 +297,50 @@ pub(super) fn open_port(
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
     }
-    core.listeners.add(Listener::new(socket, pif, id, (rule.proto, port)))
+    let listener = Listener::new(socket, pif, id, (rule.proto, port));
+    core.listeners.add(listener.leading_to(leads_to_port(pif, rule, port)))
+}
+
+/// The UDP port of the guest that `port` leads to by `rule`, if it is one of the host.
+fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
+    let to_guest = pif == Pif::Host && rule.proto == Proto::Udp;
+    to_guest.then(|| rule.target_first.checked_add(port - rule.first)).flatten()
+}
+
+/// Binds a listening socket. Where a flow of the guest with anybody has the port and the socket `may_end` it, it
+/// does: what such flows do is the socket's business from now on.
+fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Result<(), Errno> {
+    let bound = socket::bind(socket.as_fd(), to);
+    if bound != Err(Errno::ADDRINUSE) || !may_end {
+        return bound;
+    }
+    let families =
+        [true, false].into_iter().filter(|&v4| v4 == to.address.is_ipv4() || to.dual_stack);
+    let owners = families.filter_map(|v4| core.flows.with_anybody_at(v4, to.address.port()));
+    let owners: ArrayVec<FlowId, 2> = owners.collect();
+    for id in &owners {
+        log::debug!("{id:?}: port {} is forwarded now, closing", to.address.port());
+        core.flows.remove(*id);
+    }
+    if owners.is_empty() { bound } else { socket::bind(socket.as_fd(), to) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_does_not_want_is_for_the_others() {
+        let shares = |wanted: &[usize], most| {
+            let wanted: HashMap<usize, usize> = wanted.iter().copied().enumerate().collect();
+            let shares = fair_shares(&wanted, most);
+            (0..wanted.len()).map(|key| shares[&key]).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(&[60_000, 60_000], 400), [200, 200]);
+        assert_eq!(shares(&[60_000, 10, 60_000], 400), [195, 10, 195]);
+        assert_eq!(shares(&[5, 6], 400), [5, 6]);
+        assert_eq!(shares(&[5, 6, 7], 0), [0, 0, 0]);
+        assert_eq!(shares(&[], 400), [0; 0]);
+        assert_eq!(shares(&[9, 9, 9], 10).iter().sum::<usize>(), 10);
+    }
 }

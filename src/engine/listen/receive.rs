@@ -60,7 +60,7 @@ fn one(
         relay::pass_on_first(core, buffer, listener_id, id);
         return Some(Served::More);
     }
-    datagrams::first_to_guest(core, out, listener_id, id)
+    datagrams::first_to_guest(core, buffer, out, listener_id, id)
 }
 
 /// The flow of a datagram, a new one if there is none.

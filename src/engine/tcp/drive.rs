@@ -3,17 +3,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use passt_frame::ToGuest;
+use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll::EventFlags;
-use rustix::net as rnet;
+use rustix::net::{self as rnet, sockopt};
 
 use super::EVENTS;
 use super::data::{Wish, send};
+use super::refused;
 use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{FlowKind, PeekOffset, TcpState};
+use crate::engine::state::{FlowKind, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -36,21 +37,29 @@ fn tcp_mut(flows: &mut Flows, id: FlowId) -> Option<&mut TcpState> {
 /// An event of a TCP flow's socket.
 pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
     let now = core.now;
-    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
     let has = |flag| events.contains(flag);
-    if has(EventFlags::ERR) {
+    if has(EventFlags::ERR) && tcp.connecting {
+        refused::on_error(tcp, flow.state.socket.as_fd(), now);
+    } else if has(EventFlags::ERR) {
         tcp.conn.on_socket(now, SocketEvent::Failed);
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
         } else if has(EventFlags::OUT) {
             tcp.connecting = false;
+            refused::on_connected(tcp, flow.state.socket.as_fd());
             tcp.conn.on_socket(now, SocketEvent::Connected);
         }
-    } else if has(EventFlags::OUT) {
-        tcp.conn.on_socket(now, SocketEvent::Writable);
+    } else if has(EventFlags::OUT) && !write_backlog(core, id) {
+        return;
     }
+    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
     if !tcp.connecting {
+        if has(EventFlags::OUT) {
+            tcp.conn.on_socket(now, SocketEvent::Writable);
+        }
         tcp.urgent |= has(EventFlags::PRI);
         if has(EventFlags::IN) {
             tcp.conn.on_socket(now, SocketEvent::Readable);
@@ -72,12 +81,29 @@ pub(in crate::engine) fn on_room(core: &mut Core, id: FlowId) {
     }
 }
 
-/// The timer of a TCP flow.
-pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+/// The guest's machine was set back to an earlier state.
+pub(in crate::engine) fn on_guest_set_back(core: &mut Core) {
+    let ids: Vec<FlowId> = core.flows.table.ids().collect();
+    for id in ids {
+        if let Some(tcp) = tcp_mut(&mut core.flows, id) {
+            tcp.conn.on_guest_set_back();
+            core.flows.mark_ready(id);
+        }
+    }
+}
+
+/// The timer of a TCP flow. A timeout counts once the guest has taken what it was handed before the last one.
+pub(in crate::engine) fn on_timer(core: &mut Core, out: &dyn ToGuest, id: FlowId) {
     let now = core.now;
     let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
     if tcp.conn.deadline().is_some_and(|deadline| deadline <= now) {
-        tcp.conn.on_timer(now);
+        let delivery = out.delivery();
+        if delivery.taken >= tcp.handed {
+            tcp.handed = delivery.handed;
+            tcp.conn.on_timer(now);
+        } else {
+            tcp.conn.on_timer_unread(now);
+        }
         core.flows.mark_ready(id);
     } else {
         settle(core, id);
@@ -117,7 +143,10 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     match turn {
         Turn::Done => {}
         Turn::Unfinished => core.flows.mark_ready(id),
-        Turn::Over { reset } => return close(core, id, reset),
+        Turn::Over { reset } => {
+            refused::tell(core, out, id);
+            return close(core, id, reset);
+        }
     }
     settle(core, id);
 }
@@ -131,6 +160,28 @@ pub(super) fn evict(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     }
     if core.flows.table.get(id).is_some() {
         close(core, id, true);
+    }
+}
+
+/// A connection comes that has `side` as the guest's. A flow that has it ends if it is over for the kernel, as it is when
+/// its peer comes back from its port: what happened to its socket is told to the guest now, if it was not. Who still
+/// has bytes for the guest keeps the side.
+pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
+    let Some(id) = core.flows.find(L4Protocol::Tcp, side) else { return };
+    let now = core.now;
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
+    let socket = flow.state.socket.as_fd();
+    if tcp.connecting || !stream::is_closed(socket) {
+        return;
+    }
+    let failed = sockopt::socket_error(socket).is_ok_and(|error| error.is_err());
+    let event = if failed { SocketEvent::Failed } else { SocketEvent::HungUp };
+    tcp.conn.on_socket(now, event);
+    out.select(flow.state.queue);
+    drive(core, out, id);
+    if tcp_mut(&mut core.flows, id).is_some_and(|tcp| tcp.conn.is_all_but_over()) {
+        close(core, id, false);
     }
 }
 
@@ -165,15 +216,19 @@ fn admission_end(tcp: &mut TcpState, now: Timestamp) -> Option<Timestamp> {
     (progress == from && now < until).then_some(until)
 }
 
-fn close(core: &mut Core, id: FlowId, reset: bool) {
+pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
     if let Some(flow) = core.flows.table.get_mut(id) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
         }
-        if let FlowKind::Tcp(tcp) = &mut flow.state.kind
-            && let Some(admission) = tcp.admission.take()
-        {
-            core.listeners.discharge(admission.listener);
+        if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
+            if let Some(admission) = tcp.admission.take() {
+                core.listeners.discharge(admission.listener);
+            }
+            if let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) {
+                let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
+                core.initial_numbers.pass(core.now, hash, end);
+            }
         }
     }
     log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });
@@ -211,7 +266,10 @@ impl Driven<'_> {
                 Action::QueryRoom => self.query_room(),
                 Action::WatchWritable => self.watch_writable(),
                 Action::ShutdownWrite => self.shutdown_write(),
-                Action::Close { reset } => return Turn::Over { reset },
+                // Who closes before all was written, which takes both ends, tells the peer that it misses some.
+                Action::Close { reset } => {
+                    return Turn::Over { reset: reset || self.tcp.backlog.is_some() };
+                }
             }
         }
         Turn::Unfinished
@@ -246,9 +304,7 @@ impl Driven<'_> {
                 self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
             }
         }
-        if let PeekOffset::At(offset) = &mut self.tcp.peek {
-            *offset = offset.saturating_sub(bytes);
-        }
+        self.tcp.peek = self.tcp.peek.moved(bytes);
         if self.tcp.urgent {
             // A read that begins at the head of the queue may get further now.
             self.tcp.conn.on_socket(self.now, SocketEvent::Readable);
@@ -256,7 +312,13 @@ impl Driven<'_> {
     }
 
     fn query_room(&mut self) {
-        self.tcp.conn.on_room(stream::send_buffer(self.socket).map_or(0, room));
+        // What was brought along comes first.
+        let free = if self.tcp.backlog.is_some() {
+            Ok(0)
+        } else {
+            stream::send_buffer(self.socket).map(room)
+        };
+        self.tcp.conn.on_room(free.unwrap_or(0));
     }
 
     fn watch_writable(&mut self) {
@@ -267,12 +329,46 @@ impl Driven<'_> {
     }
 
     fn shutdown_write(&mut self) {
+        if let Some(backlog) = &mut self.tcp.backlog {
+            backlog.ends = true;
+            return;
+        }
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
             self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
         }
     }
+}
+
+/// Writes what a connection has brought along, as far as the socket takes it, and its end. True when nothing is
+/// left.
+pub(super) fn write_backlog(core: &mut Core, id: FlowId) -> bool {
+    let now = core.now;
+    let Some(flow) = core.flows.table.get_mut(id) else { return true };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return true };
+    let Some(mut backlog) = tcp.backlog.take() else { return true };
+    let socket = flow.state.socket.as_fd();
+    let flags = rnet::SendFlags::DONTWAIT | rnet::SendFlags::NOSIGNAL;
+    while !backlog.rest().is_empty() {
+        match rnet::send(socket, backlog.rest(), flags) {
+            Ok(written) => backlog.wrote(written),
+            Err(Errno::AGAIN) => {
+                tcp.backlog = Some(backlog);
+                return false;
+            }
+            Err(_) => {
+                tcp.conn.on_socket(now, SocketEvent::Failed);
+                core.flows.mark_ready(id);
+                return true;
+            }
+        }
+    }
+    if backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err() {
+        tcp.conn.on_socket(now, SocketEvent::Failed);
+    }
+    core.flows.mark_ready(id);
+    true
 }
 
 /// Payload bytes that a send buffer takes now. The kernel charges each packet's overhead against the

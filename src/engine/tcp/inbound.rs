@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::ToGuest;
 
-use super::{add, opening, peek_offset};
+use super::{add, drive, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::state::{Admission, Nagle, TcpState};
@@ -26,14 +26,16 @@ pub(in crate::engine) fn accepted(
     socket: OwnedFd,
     (peer, local): (SocketAddr, SocketAddr),
 ) -> Result<(), DropReason> {
-    // The guest may know the peer's port already: from another peer, or from a connection that the peer
-    // has done with and the guest has not.
+    // The guest may know the peer's port already: from a connection that is over for the peer, or from another peer.
     let opened = core.net.inbound_sides(rule, peer, local);
-    let opened = opened.and_then(|sides| core.flows.told_apart(L4Protocol::Tcp, sides));
+    let opened = opened.and_then(|sides| {
+        drive::make_way(core, out, &sides[1]);
+        core.flows.told_apart(L4Protocol::Tcp, sides)
+    });
     let sides = opened.inspect_err(|_| {
         let _ = stream::reset_on_close(socket.as_fd());
     })?;
-    let opening = opening(core, &sides, sides[1].ours.ip().is_ipv4());
+    let opening = opening(core, &sides[1]);
     let conn = Conn::inbound(core.now, &core.settings.tcp, opening);
     let v4 = matches!(rule.listen, ListenAddr::V4(_));
     let mut state = TcpState::new(conn, peek_offset(&core.settings, v4), Nagle::Off);

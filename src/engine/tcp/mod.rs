@@ -6,29 +6,34 @@
 //! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
 //! | `inbound` | connections that a listening socket has accepted |
 //! | `drive` | events, timers, and what the machine wants done about them |
+//! | `refused` | connections that the host could not make |
 //! | `data` | payload from the socket to the guest |
+//! | `moved` | connections that come from another program, or go to one |
 
 mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod moved;
+mod refused;
 
 use std::os::fd::OwnedFd;
 
 use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
 
-pub(super) use drive::{drive, on_event, on_room, on_timer};
-pub(super) use from_guest::{StreamRun, from_guest};
+pub(super) use drive::{drive, on_event, on_guest_set_back, on_room, on_timer};
+pub(super) use from_guest::{StreamRun, from_guest, whole_from_guest};
 pub(super) use inbound::accepted;
+pub(super) use moved::{end, end_all, go_on, lose, reset, take_over};
 
 use super::core::{Core, Settings};
 use super::state::{FlowKind, FlowState, PeekOffset, TcpState};
 use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Opening, our_mss};
+use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
-use crate::wire::{DropReason, SeqNr};
 
 /// All events of a TCP socket. `OUT` is reported when a connection is up, and after
 /// [`Action::WatchWritable`](crate::flow::tcp::Action::WatchWritable): the kernel reports it only to those
@@ -36,16 +41,13 @@ use crate::wire::{DropReason, SeqNr};
 const EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI);
 
-/// What is chosen for a new connection. The initial sequence number is a clock of 4 µs plus a
-/// keyed hash of the addresses (RFC 6528).
-fn opening(core: &Core, sides: &[Side; 2], v4: bool) -> Opening {
-    let clock = (core.now.as_micros() / 4) as u32;
-    let hash = core.flows.index.hash(sides) as u32;
+/// What is chosen for a new connection, of which `side` is the guest's.
+fn opening(core: &Core, side: &Side) -> Opening {
+    let v4 = side.endpoint.ip().is_ipv4();
     let ip_header_len = if v4 { 20 } else { 40 };
-    let mtu = core.net.network.mtu;
-    let mtu = if mtu == 0 { 1500 } else { mtu };
+    let mtu = u16::try_from(core.net.link_mtu()).unwrap_or(u16::MAX);
     Opening {
-        isn: SeqNr(hash.wrapping_add(clock)),
+        isn: core.initial_numbers.next(core.now, core.flows.index.hash(side)),
         our_mss: our_mss(mtu, ip_header_len),
         max_segment: u16::MAX - ip_header_len - 20,
     }

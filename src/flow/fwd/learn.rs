@@ -1,10 +1,13 @@
-//! What the guest's own traffic teaches about its addresses: inbound connections go to the
-//! address it was last seen to use, unless the operator fixed it with `--address`.
+//! What the guest's own traffic teaches about its addresses: inbound connections go to the assigned one, or to
+//! another that it was seen to use if that one is not in use ([`tenure`](super::tenure)), unless the operator fixed
+//! it with `--address`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::special;
+use super::tenure::{Step, Tenure};
 use crate::flow::network::{Learned, Mac, Network};
+use crate::time::Timestamp;
 
 /// What is assumed before the guest has said anything: it uses what it was assigned.
 pub(crate) fn initial(net: &Network) -> Learned {
@@ -13,21 +16,104 @@ pub(crate) fn initial(net: &Network) -> Learned {
         v4: net.v4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.addr),
         v6: net.v6.as_ref().and_then(|v6| v6.addr),
         v6_link_local: None,
+        tenures: Default::default(),
     }
 }
 
-/// Learns from the source address of an IP packet of the guest; special addresses teach nothing.
-/// True if anything is new.
-pub(crate) fn learn(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
+/// Learns from an address that the guest uses, by the source of an IP packet or in neighbour discovery; special
+/// addresses teach nothing. What is to be done about it.
+pub(crate) fn learn(net: &Network, learned: &mut Learned, source: IpAddr, now: Timestamp) -> Step {
     if special::unicast(source).is_err() {
-        return false;
+        return Step::default();
     }
-    let before = *learned;
-    match source {
-        IpAddr::V4(source) => learn_v4(net, learned, source),
-        IpAddr::V6(source) => learn_v6(net, learned, source),
+    let place = Place::of(source);
+    let step = match place.facts(net, learned) {
+        Some(known) => learned.tenures[place as usize].on_source(known, source, now),
+        None => return Step::default(),
+    };
+    learned.apply(step);
+    if let (Place::LinkLocal, None, IpAddr::V6(source), Some(v6)) =
+        (place, learned.v6, source, &net.v6)
+        && !v6.fixed
+    {
+        learned.v6 = Some(source);
     }
-    *learned != before
+    step
+}
+
+/// What is to be done now about addresses that were asked for.
+pub(crate) fn reconsider(net: &Network, learned: &mut Learned, now: Timestamp) -> [Step; 3] {
+    Place::ALL.map(|place| {
+        let Some(known) = place.facts(net, learned) else { return Step::default() };
+        let step = learned.tenures[place as usize].on_timer(known, now);
+        learned.apply(step);
+        step
+    })
+}
+
+/// The guest was given `address` by DHCPv6, and is expected to use it soon.
+pub(crate) fn assign(learned: &mut Learned, address: Ipv6Addr) {
+    if learned.v6 != Some(address) {
+        learned.v6 = Some(address);
+        learned.tenures[Place::V6 as usize] = Tenure::expected();
+    }
+}
+
+/// The link is another one: nothing is known of who uses which address.
+pub(crate) fn begin_link(learned: &mut Learned) {
+    learned.tenures = Default::default();
+}
+
+/// What an address is learned as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    V4,
+    V6,
+    LinkLocal,
+}
+
+impl Place {
+    const ALL: [Self; 3] = [Self::V4, Self::V6, Self::LinkLocal];
+
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Self::LinkLocal,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The address that was learned as this, and the one that was assigned; `None` if nothing is to be learned. A
+    /// link-local address that stands in for one is as good as none.
+    fn facts(self, net: &Network, learned: &Learned) -> Option<(Option<IpAddr>, Option<IpAddr>)> {
+        match self {
+            Self::V4 => {
+                let v4 = net.v4.as_ref().filter(|v4| !v4.fixed)?;
+                let current = Some(learned.v4).filter(|address| !address.is_unspecified());
+                Some((current.map(IpAddr::V4), Some(v4.addr.into())))
+            }
+            Self::V6 => {
+                let v6 = net.v6.as_ref().filter(|v6| !v6.fixed)?;
+                let current = learned.v6.filter(|address| !address.is_unicast_link_local());
+                Some((current.map(IpAddr::V6), v6.addr.map(IpAddr::V6)))
+            }
+            Self::LinkLocal => {
+                net.v6.as_ref()?;
+                Some((learned.v6_link_local.map(IpAddr::V6), None))
+            }
+        }
+    }
+}
+
+impl Learned {
+    fn apply(&mut self, step: Step) {
+        match step.lead_to {
+            Some(IpAddr::V4(v4)) => self.v4 = v4,
+            Some(IpAddr::V6(v6)) if v6.is_unicast_link_local() => self.v6_link_local = Some(v6),
+            Some(IpAddr::V6(v6)) => self.v6 = Some(v6),
+            None => {}
+        }
+    }
 }
 
 /// Learns from the source of any Ethernet frame of the guest; group addresses and the zero
@@ -38,23 +124,6 @@ pub(crate) fn learn_mac(learned: &mut Learned, source: Mac) -> bool {
     }
     learned.mac = source;
     true
-}
-
-fn learn_v4(net: &Network, learned: &mut Learned, source: Ipv4Addr) {
-    if net.v4.as_ref().is_some_and(|v4| !v4.fixed) {
-        learned.v4 = source;
-    }
-}
-
-fn learn_v6(net: &Network, learned: &mut Learned, source: Ipv6Addr) {
-    let Some(v6) = &net.v6 else { return };
-    let link_local = source.is_unicast_link_local();
-    if link_local {
-        learned.v6_link_local = Some(source);
-    }
-    if !v6.fixed && (!link_local || learned.v6.is_none()) {
-        learned.v6 = Some(source);
-    }
 }
 
 #[cfg(test)]
@@ -70,12 +139,49 @@ mod tests {
         assert_eq!((learned.v6, learned.v6_link_local), (Some(v6("2001:db8::2")), None));
     }
 
+    /// Learns at the beginning of time; true if anything but its being in use is new.
+    fn hears(net: &Network, learned: &mut Learned, source: IpAddr) -> bool {
+        let before = *learned;
+        learn(net, learned, source, Timestamp::ZERO);
+        *learned != Learned { tenures: learned.tenures, ..before }
+    }
+
     #[test]
-    fn any_ordinary_source_replaces_the_ipv4_address() {
+    fn the_assigned_address_keeps_its_ports_while_it_is_in_use() {
+        let net = network();
+        for (ours, other) in [("192.0.2.2", "192.0.2.77"), ("2001:db8::2", "2001:db8::77")] {
+            let mut learned = initial(&net);
+            learn(&net, &mut learned, ip(ours), Timestamp::ZERO);
+            let step = learn(&net, &mut learned, ip(other), Timestamp::ZERO);
+            assert_eq!((step.ask, step.lead_to), (Some(ip(ours)), None));
+            assert_eq!(learned, Learned { tenures: learned.tenures, ..initial(&net) });
+            let steps = reconsider(&net, &mut learned, step.again.unwrap());
+            assert_eq!(steps.iter().find_map(|step| step.lead_to), Some(ip(other)));
+            let found: IpAddr =
+                if ip(ours).is_ipv4() { learned.v4.into() } else { learned.v6.unwrap().into() };
+            assert_eq!(found, ip(other));
+        }
+    }
+
+    #[test]
+    fn an_address_given_by_dhcpv6_is_expected_to_be_used() {
         let net = network();
         let mut learned = initial(&net);
-        assert!(learn(&net, &mut learned, ip("198.51.100.1")));
-        assert!(!learn(&net, &mut learned, ip("198.51.100.1")));
+        hears(&net, &mut learned, ip("2001:db8::77"));
+        assign(&mut learned, v6("2001:db8::2"));
+        assert_eq!(learned.v6, Some(v6("2001:db8::2")));
+        let step = learn(&net, &mut learned, ip("2001:db8::77"), Timestamp::ZERO);
+        assert_eq!(step.ask, Some(ip("2001:db8::2")), "not at once");
+        begin_link(&mut learned);
+        assert!(hears(&net, &mut learned, ip("2001:db8::77")), "another guest");
+    }
+
+    #[test]
+    fn any_ordinary_source_replaces_an_ipv4_address_that_was_never_seen() {
+        let net = network();
+        let mut learned = initial(&net);
+        assert!(hears(&net, &mut learned, ip("198.51.100.1")));
+        assert!(!hears(&net, &mut learned, ip("198.51.100.1")));
         assert_eq!(learned.v4, Ipv4Addr::new(198, 51, 100, 1));
     }
 
@@ -83,11 +189,11 @@ mod tests {
     fn special_sources_teach_nothing() {
         let net = network();
         let mut learned = initial(&net);
-        for source in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "240.1.1.1"] {
-            assert!(!learn(&net, &mut learned, ip(source)), "{source}");
+        for source in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1"] {
+            assert!(!hears(&net, &mut learned, ip(source)), "{source}");
         }
         for source in ["::", "::1", "::ffff:192.0.2.9", "ff02::1"] {
-            assert!(!learn(&net, &mut learned, ip(source)), "{source}");
+            assert!(!hears(&net, &mut learned, ip(source)), "{source}");
         }
         assert_eq!(learned, initial(&net));
     }
@@ -96,8 +202,8 @@ mod tests {
     fn link_local_source_is_kept_apart_from_the_global_one() {
         let net = network();
         let mut learned = initial(&net);
-        assert!(learn(&net, &mut learned, ip("fe80::5")));
-        assert!(learn(&net, &mut learned, ip("2001:db8::77")));
+        assert!(hears(&net, &mut learned, ip("fe80::5")));
+        assert!(hears(&net, &mut learned, ip("2001:db8::77")));
         assert_eq!(learned.v6_link_local, Some(v6("fe80::5")));
         assert_eq!(learned.v6, Some(v6("2001:db8::77")));
     }
@@ -107,10 +213,12 @@ mod tests {
         let mut net = network();
         net.v6.as_mut().unwrap().addr = None;
         let mut learned = initial(&net);
-        learn(&net, &mut learned, ip("fe80::5"));
-        learn(&net, &mut learned, ip("fe80::6"));
+        hears(&net, &mut learned, ip("fe80::5"));
+        hears(&net, &mut learned, ip("fe80::6"));
         assert_eq!(learned.v6, Some(v6("fe80::5")));
-        assert_eq!(learned.v6_link_local, Some(v6("fe80::6")));
+        assert_eq!(learned.v6_link_local, Some(v6("fe80::5")), "it was in use");
+        hears(&net, &mut learned, ip("2001:db8::77"));
+        assert_eq!(learned.v6, Some(v6("2001:db8::77")), "better than a link-local one");
     }
 
     #[test]
@@ -119,9 +227,9 @@ mod tests {
         net.v4.as_mut().unwrap().fixed = true;
         net.v6.as_mut().unwrap().fixed = true;
         let mut learned = initial(&net);
-        assert!(!learn(&net, &mut learned, ip("198.51.100.1")));
-        assert!(!learn(&net, &mut learned, ip("2001:db8::77")));
-        assert!(learn(&net, &mut learned, ip("fe80::5")));
+        assert!(!hears(&net, &mut learned, ip("198.51.100.1")));
+        assert!(!hears(&net, &mut learned, ip("2001:db8::77")));
+        assert!(hears(&net, &mut learned, ip("fe80::5")));
         assert_eq!(learned.v6, Some(v6("2001:db8::2")));
     }
 
@@ -130,8 +238,8 @@ mod tests {
         let mut net = network();
         (net.v4, net.v6) = (None, None);
         let mut learned = initial(&net);
-        assert!(!learn(&net, &mut learned, ip("198.51.100.1")));
-        assert!(!learn(&net, &mut learned, ip("fe80::5")));
+        assert!(!hears(&net, &mut learned, ip("198.51.100.1")));
+        assert!(!hears(&net, &mut learned, ip("fe80::5")));
     }
 
     #[test]

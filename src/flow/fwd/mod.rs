@@ -13,7 +13,7 @@
 //! Both families run through the same code: what differs between them is the data in a `View`.
 //! The family stays the same on the way, but for one kind of flow: a DNS query goes to a server of
 //! the other family if there is none of its own. An address that means "this machine" or "everyone" in disguise
-//! (IPv4 inside IPv6, class E, loopback ...) is refused at the door with a named [`Refused`]
+//! (IPv4 inside IPv6, loopback, broadcast ...) is refused at the door with a named [`Refused`]
 //! reason unless the operator mapped it on purpose; see `special`.
 //!
 //! This module never looks at payload, opens a socket or reads a clock. Terms: *guest side* is
@@ -26,13 +26,14 @@ mod policy_text;
 mod rule;
 mod special;
 mod table;
+pub(crate) mod tenure;
 mod to_guest;
 mod to_host;
 mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-pub(crate) use learn::{initial, learn, learn_mac};
+pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
 pub use places::{Places, Prefix, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
@@ -194,7 +195,7 @@ pub enum Refused {
     /// A group where one host is needed.
     #[error("multicast address")]
     Multicast,
-    /// Class E, or an IPv6 group that may not leave its node.
+    /// An IPv6 group that may not leave its node.
     #[error("reserved address")]
     Reserved,
     /// An IPv4-mapped or IPv4-compatible IPv6 address.
@@ -270,7 +271,7 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 #[cfg(test)]
 pub(crate) mod example {
     use super::*;
-    use crate::flow::network::{Ipv4Net, Ipv6Net, Learned, Mac};
+    use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Learned, Mac};
     use arrayvec::ArrayVec;
 
     pub(crate) fn network() -> Network {
@@ -290,11 +291,13 @@ pub(crate) mod example {
                 our_link_local: v6("fe80::fc"),
                 fixed: false,
                 dns: ArrayVec::new(),
+                default_router: true,
                 scope_id: 7,
             }),
             search: ArrayVec::new(),
             hostname: None,
             fqdn: None,
+            extra: Extra::default(),
             services: Services::default(),
         }
     }

@@ -1,7 +1,8 @@
 //! Addresses that are not one host on some network, by RFC 6890 (special-purpose registries),
 //! RFC 4291 (IPv6) and RFC 1122 3.2.1.3 (IPv4). The host's kernel gives several of them a meaning
 //! of its own - an unspecified or IPv4-mapped destination reaches the host's loopback - so they
-//! are named here and refused where traffic enters.
+//! are named here and refused where traffic enters. 240.0.0.0/4, once kept for the future, is none of them:
+//! it is unicast to the kernel and to the clouds that use it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -51,7 +52,6 @@ fn special_v4(address: Ipv4Addr) -> Option<Refused> {
         [127, ..] => Some(Refused::Loopback),
         [255, 255, 255, 255] => Some(Refused::Broadcast),
         [224..=239, ..] => Some(Refused::Multicast),
-        [240..=255, ..] => Some(Refused::Reserved),
         _ => None,
     }
 }
@@ -81,8 +81,8 @@ mod tests {
             ("127.255.255.254", Err(Refused::Loopback)),
             ("224.0.0.1", Err(Refused::Multicast)),
             ("239.255.255.255", Err(Refused::Multicast)),
-            ("240.0.0.1", Err(Refused::Reserved)),
-            ("255.255.255.254", Err(Refused::Reserved)),
+            ("240.0.0.1", Ok(())),
+            ("255.255.255.254", Ok(())),
             ("255.255.255.255", Err(Refused::Broadcast)),
             ("192.0.2.1", Ok(())),
             ("169.254.1.1", Ok(())),

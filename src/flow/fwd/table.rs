@@ -1,7 +1,7 @@
 //! All forwarding rules of one direction, valid together: none contends with another for a port,
 //! each leads somewhere that exists, and their sockets have a cap.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{ListenAddr, Proto, Refused, Rule, special};
 use crate::flow::network::Network;
@@ -143,6 +143,27 @@ impl RuleTable {
         Some(rule)
     }
 
+    /// Listens on IPv4 alone from now on. Rules for an IPv6 address are removed and returned.
+    pub(crate) fn without_ipv6(&mut self) -> Vec<Rule> {
+        let (ids, rules) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.rules));
+        let mut removed = Vec::new();
+        self.sockets = 0;
+        for (id, mut rule) in ids.into_iter().zip(rules) {
+            match rule.listen {
+                ListenAddr::V6(_) => {
+                    removed.push(rule);
+                    continue;
+                }
+                ListenAddr::Dual => rule.listen = ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
+                ListenAddr::V4(_) => {}
+            }
+            self.sockets += rule.sockets();
+            self.ids.push(id);
+            self.rules.push(rule);
+        }
+        removed
+    }
+
     /// The rule that has this name.
     pub(crate) fn get(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(self.ids.binary_search(&id).ok()?)
@@ -255,6 +276,22 @@ mod tests {
 
     fn leads(listen: &str, target: &str) -> Rule {
         Rule { listen: ip(listen).into(), target_addr: Some(ip(target)), ..RULE }
+    }
+
+    #[test]
+    fn without_ipv6_what_is_left_listens_on_ipv4() {
+        let mut table = RuleTable::default();
+        let rules = [
+            RULE,
+            Rule { listen: ip("2001:db8::5").into(), first: 9000, last: 9009, ..RULE },
+            Rule { listen: ip("192.0.2.5").into(), first: 9010, last: 9019, ..RULE },
+        ];
+        let ids = rules.map(|rule| table.add(rule, &network()).unwrap());
+        assert_eq!(table.without_ipv6(), [rules[1]]);
+        let dual = Rule { listen: ip("0.0.0.0").into(), ..RULE };
+        assert_eq!(table.rules(), [dual, rules[2]]);
+        assert_eq!((table.get(ids[2]), table.get(ids[1])), (Some(&rules[2]), None));
+        assert_eq!(table.sockets(), 11);
     }
 
     #[test]

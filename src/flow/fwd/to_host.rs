@@ -128,6 +128,8 @@ mod tests {
             (&plain, Proto::Tcp, "198.51.100.7:443", "198.51.100.7:443"),
             (&plain, Proto::Tcp, "[2001:db8::1]:80", "[::1]:80"),
             (&plain, Proto::Tcp, "[fe80::1]:80", "[fe80::1%7]:80"),
+            (&plain, Proto::Tcp, "240.0.0.1:80", "240.0.0.1:80"),
+            (&plain, Proto::Udp, "255.255.255.254:80", "255.255.255.254:80"),
         ] {
             assert_eq!(arrives(map, proto, to), expected, "{proto} {to}");
         }
@@ -244,7 +246,6 @@ mod tests {
         let never = [
             ("0.0.0.0:80", Refused::Unspecified),
             ("127.0.0.53:53", Refused::Loopback),
-            ("240.0.0.1:80", Refused::Reserved),
             ("255.255.255.255:80", Refused::Broadcast),
             ("[::]:80", Refused::Unspecified),
             ("[::1]:80", Refused::Loopback),

@@ -16,6 +16,8 @@ fn fragment(identification: u32, bytes: Range<u32>, more: bool) -> Fragment {
         source: [192, 0, 2, 2].into(),
         destination: [198, 51, 100, 7].into(),
         hop_limit: 64,
+        traffic_class: 0,
+        may_be_cut: true,
         flow_label: 0,
         protocol: L4Protocol::Udp,
         l4_offset: 34,

@@ -212,7 +212,6 @@ impl Splice {
     }
 
     /// Whether the target's handshake has not finished.
-    #[cfg(test)]
     pub(crate) fn is_connecting(&self) -> bool {
         self.connecting
     }

@@ -88,7 +88,7 @@ impl Conn {
         conn
     }
 
-    fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
+    pub(super) fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
         Self {
             active_at: now,
             send: Send::new(opening.isn),
@@ -145,6 +145,26 @@ impl Conn {
         [self.send.una, self.recv.nxt]
     }
 
+    /// The sequence number behind the last one that was sent.
+    pub(crate) fn end_of_sent(&self) -> SeqNr {
+        self.send.max
+    }
+
+    /// Whether the guest has all of the peer's stream and has ended its own, so that nothing but its
+    /// acknowledgement of our FIN is left to come.
+    pub(crate) fn is_all_but_over(&self) -> bool {
+        self.state == State::Established && self.recv.fin && self.send.is_fin_all_that_waits()
+    }
+
+    /// The link says that the guest's machine was set back to an earlier state, perhaps to one of before what it has
+    /// said here: it is asked, and the first thing that does not fit resets both ends.
+    pub fn on_guest_set_back(&mut self) {
+        if self.state == State::Established {
+            self.send.doubt.arise();
+            self.retry.probe_due = true;
+        }
+    }
+
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {
@@ -153,6 +173,19 @@ impl Conn {
             self.rst_due = Flags::RST | ack;
             self.state = State::Closing { reset: true };
         }
+    }
+
+    /// Ends a connection of the guest that the host could not make, without a reset: the guest is told in another way,
+    /// or not at all.
+    pub fn give_up(&mut self) {
+        if self.state == State::Connecting {
+            self.state = State::Closing { reset: false };
+        }
+    }
+
+    /// The sequence number of the SYN with which the guest opens the connection.
+    pub(crate) fn guest_isn(&self) -> SeqNr {
+        self.recv.nxt - 1
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -287,14 +320,26 @@ impl Conn {
 
     /// Time has passed. Does nothing if no deadline has.
     pub fn on_timer(&mut self, now: Timestamp) {
+        self.on_time(now, true);
+    }
+
+    /// The same, while the guest has not read yet what it was sent before the last timeout: its machine stands still.
+    /// Nothing is sent again, nothing is counted.
+    pub fn on_timer_unread(&mut self, now: Timestamp) {
+        self.on_time(now, false);
+    }
+
+    fn on_time(&mut self, now: Timestamp, reads: bool) {
         if self.is_over() {
             return;
         }
         if now.since(self.active_at) >= INACTIVITY {
             return self.abort();
         }
-        if self.retry.is_due(now) {
-            self.expire(now);
+        match self.retry.is_due(now) {
+            true if reads => self.expire(now),
+            true => self.retry.restart(now),
+            false => {}
         }
         if self.fin_ack_at().is_some_and(|at| at <= now) {
             self.acks = 1;

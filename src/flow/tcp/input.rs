@@ -5,7 +5,7 @@ use crate::time::Timestamp;
 
 use super::boundary::{Accept, Drop};
 use super::conn::{Conn, State};
-use super::limits::DUPLICATE_ACKS;
+use super::limits::{DUPLICATE_ACKS, WINDOW_MAX};
 use super::send::Acked;
 use crate::wire::tcp::{Flags, Segment};
 
@@ -69,6 +69,9 @@ impl Conn {
             return if acks_syn { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
         }
         if seg.has(Flags::ACK) && !acks_syn {
+            // The guest knows an older connection with these addresses, and nothing of this one. The reset
+            // ends that, and then it takes the SYN.
+            self.syn_due |= self.retry.take_haste();
             return self.reject_stray(seg);
         }
         if !seg.has(Flags::SYN) {
@@ -135,7 +138,12 @@ impl Conn {
             return Accept::dropped(Drop::NoAck);
         }
         if !self.send.is_ack_plausible(seg.ack) {
-            return self.challenge(now, Drop::BadAck);
+            return self.reject_ack(now, seg);
+        }
+        if !self.send.is_ack_stale(seg.ack) {
+            self.send.doubt.dispel();
+        } else if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
+            return self.reset_both(Drop::BadAck);
         }
         match self.send.on_ack(seg) {
             Acked::Progress => self.retry.progress(),
@@ -168,6 +176,28 @@ impl Conn {
         Accept::dropped(reason)
     }
 
+    /// A segment at its place that acknowledges what was never sent. Another connection's, or that of a guest that is
+    /// further than we are, if that is all it says.
+    fn reject_ack(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        let is_next = seg.seq == self.recv.expected();
+        if is_next && self.send.doubt.grow(Self::slice(now)) {
+            return self.reset_both(Drop::BadAck);
+        }
+        self.challenge(now, Drop::BadAck)
+    }
+
+    /// Whether a segment with an acknowledgement of long ago says more than that: it says something new, or it has come
+    /// after something was sent again.
+    fn is_telling(&self, seg: &Segment) -> bool {
+        self.send.doubt.is_known() || self.retry.is_waiting() || seg.sequence_len() > 0
+    }
+
+    /// The guest contradicts itself: both ends get a reset.
+    fn reset_both(&mut self, reason: Drop) -> Accept {
+        self.abort();
+        Accept::dropped(reason)
+    }
+
     fn demand_acks(&mut self, count: u8) {
         let more = self.acks.saturating_add(count).min(DUPLICATE_ACKS);
         self.acks = self.acks.max(more);
@@ -175,15 +205,33 @@ impl Conn {
     }
 
     /// A segment that fails the sequence test. With data, the guest did not get our ACK; without,
-    /// it is a keepalive or window probe.
+    /// it is a keepalive or window probe, which comes from just before the next byte.
     fn reject_sequence(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         let is_old = seg.seq.before(self.recv.expected());
         let reason = if is_old { Drop::Old } else { Drop::OutsideWindow };
-        if seg.payload_len == 0 && !seg.has(Flags::FIN) {
+        let is_empty = seg.sequence_len() == 0;
+        let contradicts =
+            is_old && self.may_be_set_back(seg) && self.send.doubt.grow(Self::slice(now));
+        let is_stale = seg.has(Flags::ACK) && self.send.is_ack_stale(seg.ack);
+        if contradicts && (is_empty || is_stale) {
+            return self.reset_both(reason);
+        }
+        if is_empty {
             return self.challenge(now, reason);
         }
+        // Perhaps it gets none of our acknowledgements. To a probe it says how far it is.
+        self.retry.probe_due |= contradicts;
         self.demand_acks(1);
         Accept::dropped(reason)
+    }
+
+    /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
+    /// the guest has sent, unless it is a probe.
+    fn may_be_set_back(&self, seg: &Segment) -> bool {
+        let behind = self.recv.expected().offset_from(seg.seq);
+        let is_probe = seg.sequence_len() == 0 && behind <= 1;
+        let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
+        !is_probe && is_near && self.send.is_ack_plausible(seg.ack)
     }
 
     /// Payload and FIN of an acceptable segment.

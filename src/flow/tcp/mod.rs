@@ -44,7 +44,7 @@
 //!
 //! # Clauses
 //! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;
-//! RFC 7323 for the window scale. Not used: selective acknowledgements, timestamps, ECN, Fast Open.
+//! RFC 7323 for the window scale. A guest that was set back to an older state is reset: see `doubt`. Not used: selective acknowledgements, timestamps, ECN, Fast Open.
 //! Urgent data of either end is part of its stream, and nobody is told that it is urgent (RFC 6093).
 //! There is no TIME-WAIT: after both FINs the flow is gone, and [`reset_for`]
 //! answers what still comes.
@@ -52,7 +52,10 @@
 mod ack;
 mod boundary;
 mod conn;
+mod doubt;
+mod image;
 mod input;
+mod isn;
 pub mod limits;
 mod receive;
 mod retry;
@@ -63,6 +66,8 @@ use crate::wire::seq::SeqNr;
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
 pub use conn::{Conn, Opening};
+pub use image::{Ends, Image, NoConn};
+pub(crate) use isn::InitialNumbers;
 pub use retry::TcpConfig;
 
 /// The reset that answers a segment without a flow (RFC 9293, section 3.10.7.1); a reset gets none.

@@ -11,6 +11,7 @@
 
 use crate::wire::seq::SeqNr;
 
+use super::image::Image;
 use super::limits::{UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
 use crate::wire::tcp::Segment;
 
@@ -75,6 +76,23 @@ impl Receive {
             fin: false,
             cut: false,
         }
+    }
+
+    /// The receiving half of a connection that has moved here.
+    pub(crate) fn restored(image: &Image, mss: u16, scale: Option<u8>) -> Self {
+        let mut recv = Self::new(image.next_from_guest, mss, scale);
+        recv.told = image.acked_to_guest;
+        recv.edge = recv.told + (u32::from(image.window_to_guest) << image.our_scale);
+        recv.far_edge = recv.edge.max(recv.nxt);
+        recv.fin = image.ends.from_guest;
+        recv.update_due = true;
+        recv
+    }
+
+    /// The acknowledgement number and the window field that the guest was told last.
+    pub(crate) fn told(&self) -> (SeqNr, u16) {
+        let window = self.edge.offset_from(self.told).max(0).unsigned_abs() / self.granule();
+        (self.told, u16::try_from(window).unwrap_or(u16::MAX))
     }
 
     /// Takes over the guest's initial sequence number; what was measured and promised stays.

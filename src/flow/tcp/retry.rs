@@ -31,6 +31,18 @@ impl Default for TcpConfig {
 /// A timer that does not run. Not an `Option`: a connection shall fit two cache lines.
 const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
 
+/// How the handshake goes or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handshake {
+    UnderWay,
+    /// The SYN was sent again before its time since the last timeout.
+    Hastened,
+    /// It is done, and no SYN had to be repeated for want of an answer.
+    Done,
+    /// It is done, and one had to.
+    Slow,
+}
+
 /// The timer and what it has counted.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -43,7 +55,7 @@ pub(super) struct Retry {
     count: u8,
     /// Doublings of the timeout. Answered window probes reset `count` but not this.
     backoff: u8,
-    syn_retried: bool,
+    handshake: Handshake,
     /// A probe of a silent guest or a closed window is to be sent.
     pub(crate) probe_due: bool,
 }
@@ -59,7 +71,7 @@ impl Retry {
             syn_linear: config.syn_linear_timeouts,
             count: 0,
             backoff: 0,
-            syn_retried: false,
+            handshake: Handshake::UnderWay,
             probe_due: false,
         }
     }
@@ -105,9 +117,24 @@ impl Retry {
         self.count = 0;
     }
 
+    /// Whether the SYN may be sent again before its time: once for each timeout.
+    pub(crate) fn take_haste(&mut self) -> bool {
+        std::mem::replace(&mut self.handshake, Handshake::Hastened) == Handshake::UnderWay
+    }
+
+    /// Timeouts since the guest last gave a sign of progress.
+    pub(crate) fn count(&self) -> u8 {
+        self.count
+    }
+
+    /// Goes on after `count` timeouts of data.
+    pub(crate) fn resume(&mut self, count: u8) {
+        (self.count, self.backoff) = (count, count);
+    }
+
     /// The handshake is done.
     pub(crate) fn established(&mut self) {
-        self.syn_retried = self.count > 0;
+        self.handshake = if self.count > 0 { Handshake::Slow } else { Handshake::Done };
         self.progress();
     }
 
@@ -117,6 +144,7 @@ impl Retry {
             return false;
         }
         self.count += 1;
+        self.handshake = Handshake::UnderWay;
         self.backoff = self.count.saturating_sub(self.syn_linear);
         self.restart(now);
         true
@@ -134,7 +162,10 @@ impl Retry {
     }
 
     fn timeout(&self) -> Duration {
-        let base = if self.syn_retried { RTO_AFTER_SYN_RETRY } else { RTO_INITIAL };
+        let base = match self.handshake {
+            Handshake::Slow => RTO_AFTER_SYN_RETRY,
+            _ => RTO_INITIAL,
+        };
         let factor = 1 << self.backoff.min(16);
         (base * factor).min(Duration::from_secs(self.rto_max_s.into()))
     }

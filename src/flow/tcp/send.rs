@@ -8,6 +8,8 @@
 
 use crate::wire::seq::SeqNr;
 
+use super::doubt::Doubt;
+use super::image::Image;
 use super::limits::{DATA_QUANTUM, DISCARD_MAX, DUPLICATE_ACKS, WINDOW_MAX};
 use crate::wire::tcp::Segment;
 
@@ -66,6 +68,8 @@ pub(super) struct Send {
     /// The link has no buffer for data.
     pub(crate) no_room: bool,
     pub(crate) sending: Sending,
+    /// Whether the guest knows what it has said itself.
+    pub(crate) doubt: Doubt,
 }
 
 impl Send {
@@ -90,7 +94,22 @@ impl Send {
             closing: false,
             no_room: false,
             sending: Sending::No,
+            doubt: Doubt::default(),
         }
+    }
+
+    /// The sending half of a connection that has moved here, with `queued` bytes in the socket's queue.
+    pub(crate) fn restored(image: &Image, queued: u32, mss: u16) -> Self {
+        let mut send = Self::new(image.acked_by_guest);
+        (send.nxt, send.max) = (image.next_to_guest, image.next_to_guest);
+        (send.wl1, send.recover) = (image.acked_to_guest, image.acked_by_guest - 1);
+        (send.window, send.window_max) = (image.window_from_guest, image.window_from_guest);
+        (send.mss, send.scale) = (mss, image.guest_scale);
+        send.ended = image.ends.from_peer;
+        // An end that was acknowledged is the number before.
+        send.eof = send.una + queued - u32::from(image.ends.acked_by_guest);
+        send.readable = !send.ended || send.nxt.before(send.eof);
+        send
     }
 
     /// Takes the window of a SYN, which is not scaled on the wire.
@@ -139,6 +158,26 @@ impl Send {
         self.ended && self.una.after(self.eof)
     }
 
+    /// Whether our FIN was sent, and the guest has acknowledged all before it.
+    pub(crate) fn is_fin_all_that_waits(&self) -> bool {
+        self.ended && self.max.after(self.eof) && !self.una.before(self.eof)
+    }
+
+    /// The guest's window as it was in the segment.
+    pub(crate) fn window_field(&self) -> u16 {
+        self.window
+    }
+
+    /// Whether our FIN was ever sent.
+    pub(crate) fn is_end_sent(&self) -> bool {
+        self.ended && self.max.after(self.eof)
+    }
+
+    /// Bytes that are acknowledged and still in the socket's queue: from now on they are not.
+    pub(crate) fn take_acknowledged(&mut self) -> u32 {
+        std::mem::take(&mut self.undiscarded)
+    }
+
     /// Whether the end of the peer's stream is known.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
@@ -152,6 +191,11 @@ impl Send {
     pub(crate) fn is_blocked_by_window(&self) -> bool {
         let more = self.readable || self.is_outstanding() || (self.ended && !self.is_fin_acked());
         self.window == 0 && more
+    }
+
+    /// Whether the guest acknowledges less than it has.
+    pub(crate) fn is_ack_stale(&self, ack: SeqNr) -> bool {
+        ack.before(self.una)
     }
 
     /// Whether `ack` is in the range that RFC 5961, section 5.2 allows.

@@ -113,6 +113,18 @@ impl Arena {
     }
 }
 
+/// Bytes that the other end of a unix socket has not read, with what the kernel needs for each piece of them (unix(7),
+/// `SIOCOUTQ`): 0 exactly when it has read all.
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub fn unread_bytes(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, a live local.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if rc == 0 { Ok(bytes.max(0).unsigned_abs().into()) } else { Err(last_errno()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -139,6 +151,18 @@ mod tests {
         assert_eq!(&found[..2], b"12");
         drop(theirs);
         assert_eq!(arena.recv(ours.as_fd(), 0..8), Ok(0));
+    }
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_known() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(unread_bytes(ours.as_fd()), Ok(0));
+        ours.write_all(&[0; 1000]).unwrap();
+        assert!(unread_bytes(ours.as_fd()).unwrap() >= 1000);
+        theirs.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(unread_bytes(ours.as_fd()), Ok(0));
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(unread_bytes(reader.as_fd()), Err(Errno::NOTTY));
     }
 
     #[test]

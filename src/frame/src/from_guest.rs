@@ -4,6 +4,7 @@
 //! without copying it. The lease does so where all that is asked for is that; whatever else wants to
 //! see bytes of the tail, an observer among them, makes the lease bring it into memory first.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -302,12 +303,12 @@ impl<'a> FromGuestLease<'a> {
         }
         let all = self.batch.gather(parts);
         let Some(tail) = tail.filter(|_| all) else {
-            return self.send(socket, None, 0);
+            return self.send(socket, None, None, 0);
         };
         let resident = self.batch.call.iter().map(GuestIovec::len).sum::<usize>();
         let sent = match resident {
             0 => 0,
-            _ => self.send(socket, None, libc::MSG_MORE)?,
+            _ => self.send(socket, None, None, libc::MSG_MORE)?,
         };
         if (sent as usize) < resident {
             return Ok(sent);
@@ -322,8 +323,9 @@ impl<'a> FromGuestLease<'a> {
         }
     }
 
-    /// Sends the bytes of `parts`, one behind the other, to a connected socket: as one datagram, or as
-    /// datagrams of `segment` bytes each (`UDP_SEGMENT`, udp(7)), of which the last may be shorter.
+    /// Sends the bytes of `parts`, one behind the other, on a datagram socket, `to` somebody or to whom it is
+    /// connected: as one datagram, or as datagrams of `segment` bytes each (`UDP_SEGMENT`, udp(7)), of which
+    /// the last may be shorter.
     ///
     /// # Errors
     /// What sendmsg(2) reports; `INVAL` for more segments than the kernel takes at once; `MSGSIZE`
@@ -331,6 +333,7 @@ impl<'a> FromGuestLease<'a> {
     pub fn send_datagram(
         &mut self,
         socket: BorrowedFd<'_>,
+        to: Option<SocketAddr>,
         parts: &[Part],
         segment: Option<u16>,
     ) -> Result<u32, Errno> {
@@ -338,24 +341,29 @@ impl<'a> FromGuestLease<'a> {
         if !self.batch.gather(parts) {
             return Err(Errno::MSGSIZE);
         }
-        self.send(socket, segment, 0)
+        self.send(socket, to, segment, 0)
     }
 
-    /// Sends the pieces that were gathered, with `more` flags.
+    /// Sends the pieces that were gathered, with `more` flags, `to` somebody or to whom the socket is connected.
     fn send(
         &mut self,
         socket: BorrowedFd<'_>,
+        to: Option<SocketAddr>,
         segment: Option<u16>,
         more: libc::c_int,
     ) -> Result<u32, Errno> {
         let pieces = &mut self.batch.call;
         let mut header = message::header(pieces.as_mut_ptr().cast(), pieces.len());
+        let name = to.map(message::Name::from);
+        if let Some(name) = &name {
+            message::set_name(&mut header, name);
+        }
         let mut control = segment.map(SegmentControl::new);
         if let Some(control) = &mut control {
             message::set_control(&mut header, &raw mut *control, size_of::<SegmentControl>());
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
-        // SAFETY: the pieces are mapped while the lease lives; the control message is a live local.
+        // SAFETY: the pieces are mapped while the lease lives; the control message and the name are live locals.
         let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
         u32::try_from(n).map_err(|_| last_errno())
     }

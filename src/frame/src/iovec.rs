@@ -22,6 +22,11 @@ impl GuestIovec {
         Self(libc::iovec { iov_base: base.cast(), iov_len: len })
     }
 
+    /// Address of the first byte: for who lent it, to tell where it is.
+    pub const fn base(&self) -> *const u8 {
+        self.0.iov_base.cast_const().cast()
+    }
+
     /// Length in bytes.
     pub const fn len(&self) -> usize {
         self.0.iov_len

@@ -42,7 +42,7 @@ mod registrar;
 mod room;
 mod to_guest;
 
-pub use arena::Arena;
+pub use arena::{Arena, unread_bytes};
 pub use expected::Expected;
 pub use from_guest::{FromGuestBatch, FromGuestFrame, FromGuestLease, Part};
 pub use iovec::{GuestIovec, OnesSum};
@@ -50,7 +50,7 @@ pub use mem_port::{Faults, MemPort};
 pub use meta::{Caps, Checksum, FrameDone, FrameMeta, Gso, GsoKind, GsoSet};
 pub use observer::{FrameObserver, PassingFrame};
 pub use pipe::Pipe;
-pub use port::{FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, ToGuest};
+pub use port::{Delivery, FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, ToGuest};
 pub use registrar::{Registrar, Trigger};
 pub use room::{Owed, Payload, RoomDebt, Stopped};
 pub use rustix::io::Errno;

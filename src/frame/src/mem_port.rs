@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use rustix::net::{SendFlags, send};
 
 use crate::{
-    Caps, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec,
+    Caps, Delivery, Errno, FrameDone, FrameMeta, FramePort, FromGuest, FromGuestBatch, GuestIovec,
     MAX_FRAME_BYTES, Payload, PortEvents, RoomDebt, Stopped, ToGuest, ToGuestList,
 };
 
@@ -46,6 +46,8 @@ struct Outgoing {
     /// The guest has made room since the debt was made.
     grown: bool,
     delivered: VecDeque<MemFrame>,
+    /// Frames handed over, if the link tells what of them the guest has taken.
+    handed: Option<u64>,
     /// How often room was asked for.
     reservations: u64,
 }
@@ -86,6 +88,7 @@ impl MemPort {
                 debt: RoomDebt::default(),
                 grown: false,
                 delivered: VecDeque::new(),
+                handed: None,
                 reservations: 0,
             },
             incoming: Incoming::default(),
@@ -98,6 +101,13 @@ impl MemPort {
     #[must_use]
     pub fn plain(mut self) -> Self {
         self.outgoing.mergeable = false;
+        self
+    }
+
+    /// The same link, and it tells which frames the guest has not taken yet.
+    #[must_use]
+    pub fn that_tells(mut self) -> Self {
+        self.outgoing.handed = Some(0);
         self
     }
 
@@ -269,9 +279,18 @@ unsafe impl ToGuest for Outgoing {
             assert!(len <= bytes.len(), "{len} bytes in a frame with room for {}", bytes.len());
             bytes.truncate(len);
             self.delivered.push_back((bytes, done.meta));
+            self.handed = self.handed.map(|handed| handed + 1);
             self.room = self.room.saturating_sub(1);
             self.free -= len.div_ceil(self.buffer_bytes);
         }
+    }
+
+    fn delivery(&self) -> Delivery {
+        let waiting = self.delivered.len() as u64;
+        self.handed.map_or_else(Delivery::default, |handed| Delivery {
+            handed,
+            taken: handed.saturating_sub(waiting),
+        })
     }
 
     fn cancel(&mut self, _list: &ToGuestList) {

@@ -3,6 +3,8 @@
 //! C libraries disagree about the types of their lengths: glibc has the kernel's, musl those of POSIX with
 //! padding around them. Nothing outside of this file knows which there are.
 
+use std::net::SocketAddr;
+
 /// Bytes of a control message before its data.
 pub const CONTROL_HEADER: usize = size_of::<libc::cmsghdr>();
 
@@ -13,6 +15,39 @@ pub fn header(pieces: *mut libc::iovec, count: usize) -> libc::msghdr {
     header.msg_iov = pieces;
     header.msg_iovlen = length(count);
     header
+}
+
+/// A socket address as the kernel reads it (`struct sockaddr_in`, `struct sockaddr_in6`).
+#[repr(C, align(4))]
+pub struct Name {
+    bytes: [u8; 28],
+    len: u8,
+}
+
+impl From<SocketAddr> for Name {
+    fn from(address: SocketAddr) -> Self {
+        let mut bytes = [0; 28];
+        bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+        let (family, len) = match address {
+            SocketAddr::V4(v4) => {
+                bytes[4..8].copy_from_slice(&v4.ip().octets());
+                (libc::AF_INET, 16)
+            }
+            SocketAddr::V6(v6) => {
+                bytes[8..24].copy_from_slice(&v6.ip().octets());
+                bytes[24..].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                (libc::AF_INET6, 28)
+            }
+        };
+        bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        Self { bytes, len }
+    }
+}
+
+/// Has `header` go to `name`.
+pub fn set_name(header: &mut libc::msghdr, name: &Name) {
+    header.msg_name = name.bytes.as_ptr().cast_mut().cast();
+    header.msg_namelen = name.len.into();
 }
 
 /// Has `header` name `bytes` bytes at `control`: control messages, or room for them.

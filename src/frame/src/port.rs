@@ -2,10 +2,20 @@
 //! nothing next to one system call, and the engine is compiled once.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::{Caps, Errno, FrameDone, FromGuestBatch, GuestIovec, Stopped, ToGuestList};
+
+/// How much was handed to a guest since some time, and how much of it the guest is sure to have taken. In whatever unit
+/// the link counts; one that cannot tell counts nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// All that was committed.
+    pub handed: u64,
+    /// What the guest has taken of it; it takes everything in order.
+    pub taken: u64,
+}
 
 /// The half of a link that carries frames to the guest.
 ///
@@ -31,6 +41,11 @@ pub unsafe trait ToGuest {
     /// The frame is `header_len` plus `payload_len` bytes, and at least
     /// [`MIN_FRAME_BYTES`](crate::MIN_FRAME_BYTES) (the lease has written the zeros).
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]);
+
+    /// How far the guest is with what it was handed.
+    fn delivery(&self) -> Delivery {
+        Delivery::default()
+    }
 
     /// Takes the whole reservation back.
     fn cancel(&mut self, list: &ToGuestList);
@@ -94,10 +109,31 @@ pub enum LinkChange {
 }
 
 /// What the front-end of a link asks of whoever drives the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// # State of a guest that moves
+/// A guest that is stopped is carried to another program, or into a file, and what is known of it goes along
+/// as a stream of bytes of which neither the link nor the front-end knows the meaning. The order is: the link goes
+/// [down](LinkChange::Down), [`SaveState`](Self::SaveState) at the source or [`LoadState`](Self::LoadState) at the
+/// target, then [`CheckState`](Self::CheckState), then perhaps [`LinkChange::Up`]: at the target always, at the
+/// source when the guest goes on there after all, or was only written to a file. A front-end that leaves
+/// ([`LinkChange::Closed`]) takes nothing back, and asks for no answer any more. One that asks for a further
+/// transfer has given up the one before.
+#[derive(Debug)]
 pub enum FrontEndRequest {
     /// The guest's network device has this MTU now, in bytes of an IP packet.
     MtuChanged(u16),
+    /// The state of the guest's network goes into this descriptor, which does not block; closing it is the end
+    /// of the state.
+    SaveState(OwnedFd),
+    /// The state of the guest's network comes from this descriptor, which does not block, up to the end of the
+    /// file.
+    LoadState(OwnedFd),
+    /// How did the last transfer end? To be answered by [`FramePort::answer_check`], as soon as it has. Until then
+    /// no further request comes.
+    CheckState,
+    /// The driver goes on from where it was earlier: a snapshot was loaded. It may not know of what has
+    /// happened since.
+    Rewound,
 }
 
 /// A link: moves frames, knows no IP.
@@ -112,6 +148,12 @@ pub trait FramePort {
     /// [`on_event`](Self::on_event) until there is none.
     fn take_request(&mut self) -> Option<FrontEndRequest> {
         None
+    }
+
+    /// Answers a [`FrontEndRequest::CheckState`]: `ok` if all of the state was transferred. Without such a
+    /// request it does nothing.
+    fn answer_check(&mut self, ok: bool) {
+        let _ = ok;
     }
 
     /// Publishes everything committed and released since the last call, with one notification for

@@ -182,6 +182,13 @@ impl ToGuestList {
         (frame.header_bytes + frame.payload_bytes) as usize
     }
 
+    /// For a link: the pieces of frame `index`, in order. Its bytes fill the first ones; those behind are not used.
+    pub fn pieces(&self, index: usize) -> impl Iterator<Item = &GuestIovec> {
+        let frame = &self.frames[index];
+        let payload = &self.payload[frame.payload.clone()];
+        self.headers[frame.headers.clone()].iter().chain(payload)
+    }
+
     /// Total bytes of a frame when it carries `payload_len` bytes: what the link announces.
     pub fn frame_len(&self, payload_len: u32) -> u32 {
         (self.request.header_len + payload_len).max(MIN_FRAME_BYTES)

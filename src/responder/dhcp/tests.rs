@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use super::*;
+use crate::flow::network::ExtraOption;
 use crate::responder::testing::*;
 
 /// The options of an answer to a client without option 55, up to the message type.
@@ -13,7 +14,7 @@ const USUAL: &str = "01 04 ffffff00  03 04 c0000201  06 04 c6336435  1a 02 fff0 
 fn request_with_flags(flags: u8, options: &[u8]) -> Vec<u8> {
     let mut bytes = hex("01 01 06 07 a1b2c3d4 0009");
     bytes.extend([flags, 0]);
-    bytes.extend(hex("c0000263 c0000264 c0000265 c0000266")); // ciaddr, yiaddr, siaddr, giaddr
+    bytes.extend(hex("00000000 c0000264 c0000265 00000000")); // ciaddr, yiaddr, siaddr, giaddr
     bytes.extend(GUEST_MAC.0);
     bytes.extend(hex("e0 e1 e2 e3 e4 e5 e6 e7 e8 e9")); // rest of chaddr
     bytes.resize(236, 0x5a); // sname, file
@@ -41,6 +42,12 @@ fn options(net: &Network, options: &str) -> Vec<(u8, Vec<u8>)> {
         .collect()
 }
 
+/// The codes of the options of `reply`, in order.
+fn codes_of(reply: &Reply) -> Vec<u8> {
+    let options = dhcp_options::parse(&reply.message[FIXED_LEN..]);
+    options.map(|option| option.expect("whole").0).collect()
+}
+
 /// The value of option `code` in the answer to a DISCOVER.
 fn option(net: &Network, code: u8) -> Option<Vec<u8>> {
     let options = options(net, "35 01 01 ff");
@@ -61,7 +68,7 @@ fn v4(net: &mut Network) -> &mut Ipv4Net {
 fn rfc2131_4_3_1_offer_byte_for_byte() {
     let reply = reply(&network(), "35 01 01 ff");
     let mut expected = hex("02 01 06 00 a1b2c3d4 0000 0000
-        c0000263 c0000202 00000000 c0000266
+        00000000 c0000202 00000000 00000000
         525400123456 e0e1e2e3e4e5e6e7e8e9");
     expected.resize(236, 0);
     expected.extend(hex("63825363"));
@@ -71,7 +78,7 @@ fn rfc2131_4_3_1_offer_byte_for_byte() {
     assert_eq!(reply.message.to_vec(), expected);
     assert_eq!(reply.kind, Kind::Offer);
     assert_eq!(reply.source, GATEWAY_V4);
-    assert_eq!(reply.destination, GUEST_V4);
+    assert_eq!(reply.destination, SocketAddrV4::new(GUEST_V4, CLIENT_PORT));
     assert_eq!(reply.client, GUEST_MAC);
 }
 
@@ -101,25 +108,224 @@ fn rfc4039_rapid_commit_in_a_request_means_nothing() {
 }
 
 #[test]
-fn decline_release_inform_and_server_messages_get_no_answer() {
-    for message_type in [0, 2, 4, 5, 6, 7, 8, 9, 255] {
+fn release_and_server_messages_get_no_answer() {
+    for message_type in [0, 2, 5, 6, 7, 9, 255] {
         let bytes = request_with_flags(0, &[CODE_TYPE, 1, message_type, 255]);
         assert_eq!(answer(&network(), &bytes), Err(Ignored::Unsupported), "{message_type}");
     }
 }
 
+/// A request whose client says that it has `address`.
+fn request_of(address: Ipv4Addr, options: &str) -> Vec<u8> {
+    let mut bytes = request(options);
+    bytes[12..16].copy_from_slice(&address.octets());
+    bytes
+}
+
+const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
 #[test]
-fn a_request_for_another_address_or_server_is_acknowledged_with_ours() {
-    let reply = reply(&network(), "35 01 03 32 04 c6336401 36 04 c6336402 3d 02 0101 ff");
-    assert_eq!(reply.kind, Kind::Ack);
-    assert_eq!(reply.message[16..20], GUEST_V4.octets());
+fn rfc2131_4_3_2_each_state_gets_its_answer() {
+    let (ours, theirs) = ("36 04 c0000201", "36 04 c6336402");
+    let (good, bad) = ("32 04 c0000202", "32 04 c6336401");
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    let cases = [
+        ("selecting us", nobody, format!("{ours} {good}"), Ok(Kind::Ack)),
+        (
+            "selecting us for what we never offered",
+            nobody,
+            format!("{ours} {bad}"),
+            Ok(Kind::Nak(FOREIGN)),
+        ),
+        ("selecting another server", nobody, format!("{theirs} {bad}"), Err(Ignored::NotForUs)),
+        (
+            "selecting another server, same address",
+            nobody,
+            format!("{theirs} {good}"),
+            Err(Ignored::NotForUs),
+        ),
+        ("after a reboot", nobody, good.to_owned(), Ok(Kind::Ack)),
+        ("after a reboot elsewhere", nobody, bad.to_owned(), Ok(Kind::Nak(FOREIGN))),
+        ("renewing or rebinding", GUEST_V4, String::new(), Ok(Kind::Ack)),
+        ("renewing what another host gave", FOREIGN, String::new(), Ok(Kind::Nak(FOREIGN))),
+        ("saying nothing", nobody, String::new(), Ok(Kind::Ack)),
+    ];
+    for (what, client, options, wanted) in cases {
+        let asked = request_of(client, &format!("35 01 03 {options} ff"));
+        assert_eq!(answer(&network(), &asked).map(|reply| reply.kind), wanted, "{what}");
+    }
+}
+
+#[test]
+fn rfc2131_4_3_2_nak_byte_for_byte() {
+    let asked = request_of(FOREIGN, "35 01 03 37 03 010306 3d 03 01aabb ff");
+    let reply = answer(&network(), &asked).expect("an answer");
+    let mut expected = hex("02 01 06 00 a1b2c3d4 0000 0000
+        00000000 00000000 00000000 00000000
+        525400123456 e0e1e2e3e4e5e6e7e8e9");
+    expected.resize(236, 0);
+    expected.extend(hex("63825363  35 01 06  36 04 c0000201  38 1d"));
+    expected.extend(b"not the address of this guest");
+    expected.extend(hex("3d 03 01aabb  ff"));
+    expected.resize(300, 0);
+    assert_eq!(reply.message.to_vec(), expected);
+    assert_eq!(reply.destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
+    assert_eq!(reply.kind.to_string(), "DHCP: nak to request for 198.51.100.1");
+}
+
+#[test]
+fn rfc2131_4_1_who_has_an_address_is_answered_there() {
+    let reply = answer(&network(), &request_of(GUEST_V4, "35 01 03 ff")).expect("an answer");
+    assert_eq!(reply.destination, SocketAddrV4::new(GUEST_V4, CLIENT_PORT));
+    assert_eq!(reply.message[12..20], [GUEST_V4.octets(), GUEST_V4.octets()].concat());
+}
+
+#[test]
+fn rfc2131_4_3_5_inform_gets_options_and_no_address() {
+    let net = with_extra(network(), &[(51, b"\x00\x00\x0e\x10"), (58, b"\x00\x00\x07\x08")], None);
+    let reply = answer(&net, &request_of(FOREIGN, "35 01 08 37 03 010633 ff")).expect("an answer");
+    assert_eq!(
+        (reply.kind, reply.kind.to_string().as_str()),
+        (Kind::Inform, "DHCP: ack to inform")
+    );
+    assert_eq!(reply.destination, SocketAddrV4::new(FOREIGN, CLIENT_PORT));
+    assert_eq!(reply.message[12..20], [FOREIGN.octets(), [0; 4]].concat());
+    let codes = codes_of(&reply);
+    assert_eq!(codes, [53, 1, 6, 3, 26, 54], "no lease, no renewal");
+
+    let anonymous = answer(&net, &request("35 01 08 ff")).expect("an answer");
+    assert_eq!(anonymous.destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
+}
+
+#[test]
+fn rfc2131_4_1_a_relay_gets_the_answer() {
+    let relay = Ipv4Addr::new(203, 0, 113, 9);
+    for (options, kind, flags) in [
+        ("35 01 01 ff", Kind::Offer, 0),
+        ("35 01 03 32 04 c0000202 ff", Kind::Ack, 0),
+        ("35 01 03 32 04 c6336401 ff", Kind::Nak(FOREIGN), FLAG_BROADCAST),
+        ("ff", Kind::Bootp, 0),
+    ] {
+        let mut asked = request(options);
+        asked[24..28].copy_from_slice(&relay.octets());
+        let reply = answer(&network(), &asked).expect("an answer");
+        assert_eq!(reply.kind, kind);
+        assert_eq!(reply.destination, SocketAddrV4::new(relay, SERVER_PORT), "{kind:?}");
+        assert_eq!(reply.message[24..28], relay.octets(), "{kind:?}");
+        assert_eq!(reply.message[10], flags, "{kind:?}");
+    }
+}
+
+#[test]
+fn rfc3046_2_1_what_the_relay_noted_comes_back_last() {
+    for asked in ["35 01 01 52 04 01020304 ff", "35 01 01 37 02 5203 52 04 01020304 ff"] {
+        let options = options(&network(), asked);
+        let places: Vec<_> = options.iter().filter(|option| option.0 == 82).collect();
+        assert_eq!(places, [&(82, hex("01020304"))], "once");
+        assert_eq!(options.last().map(|option| option.0), Some(82));
+    }
+    let long = format!("35 01 01 52 99 {} ff", "07".repeat(0x99));
+    assert_eq!(
+        options(&with_search(full_network(), &["abc.example"; 6]), &long).last().map(|o| o.0),
+        Some(82)
+    );
+}
+
+#[test]
+fn rfc6842_the_client_id_comes_back() {
+    for options in
+        ["35 01 01", "35 01 03", "35 01 01 50 00", "35 01 08", "35 01 03 32 04 c6336401", ""]
+    {
+        let asked = format!("{options} 3d 07 01525400123456 ff");
+        let found = self::options(&network(), &asked);
+        assert!(found.contains(&(61, hex("01525400123456"))), "{options}");
+        let without = codes(&network(), &format!("{options} ff"));
+        assert!(!without.contains(&61), "{options}");
+    }
+}
+
+#[test]
+fn a_declined_address_is_reported_to_the_operator() {
+    let declined = |options: &str| answer(&network(), &request(options)).map(|reply| reply.kind);
+    let ours = Err(Ignored::Declined(GUEST_V4.into()));
+    assert_eq!(declined("35 01 04 32 04 c0000202 36 04 c0000201 ff"), ours);
+    assert_eq!(declined("35 01 04 ff"), ours);
+    assert_eq!(declined("35 01 04 32 04 c0000202 36 04 c6336402 ff"), Err(Ignored::NotForUs));
+}
+
+/// `net` with options that the operator has set, and with what a client boots from.
+fn with_extra(mut net: Network, options: &[(u16, &[u8])], boot: Option<Boot>) -> Network {
+    let option = |&(code, value): &(u16, &[u8])| ExtraOption { code, value: value.to_vec() };
+    net.extra.dhcp = options.iter().map(option).collect();
+    net.extra.boot = boot;
+    net
+}
+
+#[test]
+fn options_of_the_operator_stand_in_place_of_the_usual_ones() {
+    let extra: [(u16, &[u8]); 3] =
+        [(26, &[5, 0x78]), (42, &[192, 0, 2, 9]), (252, b"http://192.0.2.9/w")];
+    let net = with_extra(network(), &extra, None);
+    assert_eq!(codes(&net, "35 01 01 ff"), [1, 3, 6, 26, 42, 51, 53, 54, 252]);
+    assert_eq!(codes(&net, "35 01 01 37 03 fc352a ff"), [252, 53, 42, 1, 3, 6, 26, 51, 54]);
+    assert_eq!(option(&net, 26), Some(vec![5, 0x78]));
+    assert_eq!(option(&net, 42), Some(vec![192, 0, 2, 9]));
+}
+
+#[test]
+fn rfc3442_who_gets_routes_keeps_its_default_route() {
+    let (route, default) = (hex("18 c63364 c0000209"), hex("00 c0000209"));
+    let mut net = with_extra(network(), &[(121, &route)], None);
+    assert_eq!(option(&net, 121), Some([&route[..], &hex("00 c0000201")].concat()));
+    v4(&mut net).gateway = Some(Ipv4Addr::new(203, 0, 113, 1));
+    let on_link = hex("20 cb007101 00000000");
+    assert_eq!(option(&net, 121), Some([&on_link[..], &route, &hex("00 cb007101")].concat()));
+    let mut net = with_extra(network(), &[(121, &[&route[..], &default].concat())], None);
+    assert_eq!(option(&net, 121), Some([&route[..], &default].concat()));
+    v4(&mut net).gateway = Some(Ipv4Addr::new(203, 0, 113, 1));
+    assert_eq!(option(&net, 121), Some([&on_link[..], &route, &default].concat()));
+}
+
+#[test]
+fn rfc2132_9_4_a_client_learns_what_to_boot_and_from_where() {
+    let server = Ipv4Addr::new(192, 0, 2, 9);
+    let boot = Boot { file: "boot/efi.0".to_owned(), server: Some(server) };
+    let net = with_extra(network(), &[], Some(boot));
+    for asked in ["35 01 01 ff", "35 01 03 ff", "ff"] {
+        let reply = reply(&net, asked);
+        assert_eq!(reply.message[20..24], server.octets(), "{asked}");
+        assert_eq!(&reply.message[108..119], b"boot/efi.0\0", "{asked}");
+        let options = options(&net, asked);
+        assert!(options.contains(&(66, b"192.0.2.9".to_vec())), "{asked}");
+        assert!(options.contains(&(67, b"boot/efi.0".to_vec())), "{asked}");
+        assert!(options.contains(&(150, server.octets().to_vec())), "{asked}");
+    }
+    let nak = reply(&net, "35 01 03 32 04 c6336401 ff");
+    assert_eq!(nak.message[20..24], [0; 4]);
+    assert_eq!(codes_of(&nak), [53, 54, 56]);
+}
+
+#[test]
+fn a_url_to_boot_from_needs_no_server_and_http_clients_hear_their_name() {
+    let url = format!("http://192.0.2.9/{}.efi", "x".repeat(200));
+    let net = with_extra(network(), &[], Some(Boot { file: url.clone(), server: None }));
+    let http = "35 01 01 3c 16 48545450436c69656e743a417263683a3030303136 ff";
+    let offer = reply(&net, http);
+    assert_eq!(offer.message[20..24], [0; 4]);
+    assert_eq!(offer.message[108..236], [0; 128], "too long for the field");
+    let found = options(&net, http);
+    assert!(found.contains(&(60, b"HTTPClient".to_vec())));
+    assert!(found.contains(&(67, url.into_bytes())));
+    let pxe = options(&net, "35 01 01 3c 09 505845436c69656e74 ff");
+    assert!(!pxe.iter().any(|option| [60, 66, 150].contains(&option.0)));
+    assert!(!codes(&network(), http).contains(&60), "only with something to boot");
 }
 
 #[test]
 fn rfc2131_4_1_the_broadcast_flag_is_honoured() {
     let reply = answer(&network(), &request_with_flags(0x80, &hex("35 01 01 ff")));
     let reply = reply.expect("an answer");
-    assert_eq!(reply.destination, Ipv4Addr::BROADCAST);
+    assert_eq!(reply.destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
     assert_eq!(reply.message[10..12], [0x80, 0]);
 }
 
@@ -377,7 +583,7 @@ fn smoltcp_reads_the_answer() {
 proptest! {
     #[test]
     fn damaged_requests_never_panic(
-        bytes in damaged(request("35 01 01 37 06 01 03 06 0c 77 79 50 00 ff")),
+        bytes in damaged(request("35 01 01 37 06 01 03 06 0c 77 79 50 00 32 04 c0000202 3d 02 0102 52 02 0102 ff")),
         noise in noise(),
     ) {
         for net in [network(), full_network()] {

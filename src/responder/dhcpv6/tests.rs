@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::network::ExtraOption;
 use crate::responder::testing::*;
 
 /// All DHCP relay agents and servers.
@@ -14,18 +15,19 @@ const OURS: &str = "20010db8000000010000000000000022";
 
 /// Options of a client and of answers, in hex.
 const CLIENT_ID: &str = "0001 000a 00030001525400123456";
-const SERVER_ID: &str = "0002 000e 0001000112345678 9a559a559a55";
+const SERVER_ID: &str = "0002 000a 00030001 9a559a559a55";
 const IA_NA: &str = "0003 000c 0a0b0c0d 00000e10 00001518";
 const OUR_IA_NA: &str = "0003 0028 0a0b0c0d ffffffff ffffffff
     0005 0018 20010db8000000010000000000000022 ffffffff ffffffff";
 const DNS: &str = "0017 0010 20010db8000000350000000000000001";
 
 /// Every message type that a client sends and that can be answered.
-const ANSWERED: [u8; 6] = [SOLICIT, REQUEST, CONFIRM, RENEW, REBIND, INFORMATION_REQUEST];
+const ANSWERED: [u8; 8] =
+    [SOLICIT, REQUEST, CONFIRM, RENEW, REBIND, RELEASE, DECLINE, INFORMATION_REQUEST];
 
 /// Our identifier.
 fn duid() -> Duid {
-    Duid::new(0x1234_5678, Mac::OURS)
+    Duid::new(Mac::OURS)
 }
 
 /// A message of the given type with the given options.
@@ -69,15 +71,27 @@ fn ia_na(addrs: &[&str]) -> String {
     association(OPTION_IA_NA, "0a0b0c0d 00000e10 00001518", addrs)
 }
 
-/// The status of a refusal.
-fn status() -> String {
-    let text: String = NOT_ON_LINK_TEXT.iter().map(|b| format!("{b:02x}")).collect();
-    format!("000d 0022 0004 {text}")
+/// A status option.
+fn status(status: Status) -> String {
+    let text: String = status.text.bytes().map(|b| format!("{b:02x}")).collect();
+    format!("000d {:04x} {:04x} {text}", 2 + status.text.len(), status.code)
+}
+
+/// The answer to an association that gets nothing but a status.
+fn refusal(code: u16, iaid: &str, why: Status) -> String {
+    let header = if code == OPTION_IA_TA { iaid.to_owned() } else { format!("{iaid} {:016x}", 0) };
+    let value = format!("{header} {}", status(why));
+    format!("{code:04x} {:04x} {value}", hex(&value).len())
+}
+
+/// An address whose lifetimes are over.
+fn ended(addr: &str) -> String {
+    format!("0005 0018 {addr} 00000000 00000000")
 }
 
 #[test]
-fn rfc8415_11_2_the_server_identifier_is_link_layer_address_plus_time() {
-    assert_eq!(duid().0.to_vec(), hex("0001 0001 12345678 9a559a559a55"));
+fn rfc8415_11_4_the_server_identifier_follows_from_the_link_layer_address() {
+    assert_eq!(duid().0.to_vec(), hex("0003 0001 9a559a559a55"));
 }
 
 #[test]
@@ -98,15 +112,15 @@ fn rapid_commit_is_not_used() {
 }
 
 #[test]
-fn request_renew_confirm_and_rebind_get_the_address() {
+fn request_renew_and_rebind_get_the_address() {
     let held = ia_na(&[OURS]);
     let reply_line = "DHCPv6: received REQUEST/RENEW/CONFIRM, sending REPLY";
     let rebind_line = "DHCPv6: received REBIND, sending REPLY";
     let cases = [
         (REQUEST, SERVER_ID, reply_line),
         (RENEW, SERVER_ID, reply_line),
-        (CONFIRM, "", reply_line),
         (REBIND, SERVER_ID, rebind_line),
+        (REBIND, "", rebind_line),
     ];
     for (message_type, server_id, line) in cases {
         let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &held]);
@@ -119,10 +133,79 @@ fn request_renew_confirm_and_rebind_get_the_address() {
 
 #[test]
 fn rfc8415_18_3_5_rebind_without_server_identifier_is_answered() {
-    let reply = reply(&network(), REBIND, &[CLIENT_ID, &ia_na(&[OTHER])]);
+    let reply = reply(&network(), REBIND, &[CLIENT_ID, IA_NA]);
     let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
     assert_eq!(reply.message.to_vec(), expected);
     assert_eq!(reply.kind, Kind::Rebind);
+}
+
+#[test]
+fn rfc8415_18_3_4_what_a_client_has_besides_ends() {
+    let both = format!(
+        "0003 0044 0a0b0c0d ffffffff ffffffff 0005 0018 {OURS} ffffffff ffffffff {}",
+        ended(OTHER)
+    );
+    for (message_type, server_id) in [(RENEW, SERVER_ID), (REBIND, "")] {
+        for held in [ia_na(&[OTHER]), ia_na(&[OTHER, OURS])] {
+            let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &held]);
+            let expected = expected("07", &[SERVER_ID, &both, CLIENT_ID, DNS]);
+            assert_eq!(reply.message.to_vec(), expected, "{message_type}");
+            assert_eq!(reply.assigned, Some(GUEST_V6));
+        }
+        let temporary = association(OPTION_IA_TA, "eeeeeeee", &[OTHER, OURS]);
+        let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &temporary]);
+        let gone = format!("0004 0020 eeeeeeee {}", ended(OTHER));
+        assert_eq!(reply.message.to_vec(), expected("07", &[SERVER_ID, &gone, CLIENT_ID, DNS]));
+    }
+    let many = reply(&network(), RENEW, &[CLIENT_ID, SERVER_ID, &ia_na(&[OTHER; 40])]);
+    assert!(parse_options(&many.message[4..]).all(|option| option.is_ok()));
+    assert_eq!(many.assigned, Some(GUEST_V6));
+}
+
+#[test]
+fn rfc8415_18_3_3_confirm_is_about_the_link_alone() {
+    for (held, why, assigned) in [
+        (ia_na(&[OURS]), SUCCESS, Some(GUEST_V6)),
+        (ia_na(&[OTHER]), NOT_ON_LINK, None),
+        (ia_na(&[OURS, OTHER]), NOT_ON_LINK, None),
+        (association(OPTION_IA_TA, "eeeeeeee", &[OTHER]), NOT_ON_LINK, None),
+    ] {
+        let reply = reply(&network(), CONFIRM, &[CLIENT_ID, &held]);
+        let expected = expected("07", &[SERVER_ID, &status(why), CLIENT_ID]);
+        assert_eq!(reply.message.to_vec(), expected, "{held}");
+        assert_eq!(reply.assigned, assigned, "{held}");
+    }
+    for nothing in [IA_NA, ""] {
+        let asked = message(CONFIRM, &[CLIENT_ID, nothing]);
+        assert_eq!(ask(&network(), &asked), Err(Ignored::NotForUs), "no address to confirm");
+    }
+}
+
+#[test]
+fn rfc8415_18_3_7_release_and_decline_are_answered() {
+    let prefix = association(OPTION_IA_PD, "0a0b0c0d 00000000 00000000", &[]);
+    for (message_type, kind, line) in [
+        (RELEASE, Kind::Release, "DHCPv6: received RELEASE, sending REPLY"),
+        (DECLINE, Kind::Decline, "DHCPv6: received DECLINE, sending REPLY"),
+    ] {
+        let plain = reply(&network(), message_type, &[CLIENT_ID, SERVER_ID, &ia_na(&[OURS])]);
+        let success = status(SUCCESS);
+        assert_eq!(plain.message.to_vec(), expected("07", &[SERVER_ID, &success, CLIENT_ID]));
+        assert_eq!((plain.kind, plain.assigned), (kind, None));
+        assert_eq!(plain.kind.to_string(), line);
+
+        let (foreign, temporary) =
+            (ia_na(&[OTHER]), association(OPTION_IA_TA, "01020304", &[OTHER]));
+        let options = [CLIENT_ID, SERVER_ID, &foreign, &temporary, &prefix];
+        let reply = reply(&network(), message_type, &options);
+        let unknown = [
+            refusal(OPTION_IA_NA, "0a0b0c0d", NO_BINDING),
+            refusal(OPTION_IA_TA, "01020304", NO_BINDING),
+            refusal(OPTION_IA_PD, "0a0b0c0d", NO_BINDING),
+        ];
+        let expected = expected("07", &[SERVER_ID, &success, &unknown.concat(), CLIENT_ID]);
+        assert_eq!(reply.message.to_vec(), expected);
+    }
 }
 
 #[test]
@@ -152,9 +235,14 @@ fn rfc8415_16_12_information_request_with_an_association_is_malformed() {
 
 #[test]
 fn a_server_identifier_where_none_belongs_or_none_where_it_does_gets_no_answer() {
-    for (message_type, server_id) in
-        [(SOLICIT, SERVER_ID), (CONFIRM, SERVER_ID), (REQUEST, ""), (RENEW, "")]
-    {
+    for (message_type, server_id) in [
+        (SOLICIT, SERVER_ID),
+        (CONFIRM, SERVER_ID),
+        (REQUEST, ""),
+        (RENEW, ""),
+        (RELEASE, ""),
+        (DECLINE, ""),
+    ] {
         let message = message(message_type, &[CLIENT_ID, IA_NA, server_id]);
         assert_eq!(ask(&network(), &message), Err(Ignored::NotForUs), "{message_type}");
     }
@@ -163,9 +251,10 @@ fn a_server_identifier_where_none_belongs_or_none_where_it_does_gets_no_answer()
 #[test]
 fn another_servers_identifier_gets_no_answer() {
     let ids = [
-        "0002 000e 0001000112345679 9a559a559a55",
-        "0002 000d 0001000112345678 9a559a559a",
-        "0002 000f 0001000112345678 9a559a559a55 00",
+        "0002 000a 00030001 9a559a559a54",
+        "0002 0009 00030001 9a559a559a",
+        "0002 000b 00030001 9a559a559a55 00",
+        "0002 000e 0001000112345678 9a559a559a55",
         "0002 0000",
     ];
     for id in ids {
@@ -177,8 +266,8 @@ fn another_servers_identifier_gets_no_answer() {
 }
 
 #[test]
-fn release_decline_and_others_get_no_answer() {
-    for message_type in [0, 2, 7, 8, 9, 10, 12, 13, 255] {
+fn messages_of_servers_and_relays_get_no_answer() {
+    for message_type in [0, 2, 7, 10, 12, 13, 255] {
         let message = message(message_type, &[CLIENT_ID, SERVER_ID, IA_NA]);
         assert_eq!(ask(&network(), &message), Err(Ignored::Unsupported), "{message_type}");
     }
@@ -186,33 +275,31 @@ fn release_decline_and_others_get_no_answer() {
 
 #[test]
 fn rfc8415_18_3_2_another_address_is_not_on_link() {
-    let held = ia_na(&[OTHER]);
-    let refusal = format!("0003 0032 0a0b0c0d 00000e10 00001518 {}", status());
-    for (message_type, server_id) in [(REQUEST, SERVER_ID), (RENEW, SERVER_ID), (CONFIRM, "")] {
-        let reply = reply(&network(), message_type, &[CLIENT_ID, server_id, &held]);
-        let expected = expected("07", &[SERVER_ID, &refusal, CLIENT_ID]);
-        assert_eq!(reply.message.to_vec(), expected);
-        assert_eq!(reply.assigned, None);
-        let line = "DHCPv6: requested address 2001:db8:0:2::9 not on link";
-        assert_eq!(reply.kind.to_string(), line);
-    }
+    let reply = reply(&network(), REQUEST, &[CLIENT_ID, SERVER_ID, &ia_na(&[OTHER])]);
+    let refusal = refusal(OPTION_IA_NA, "0a0b0c0d", NOT_ON_LINK);
+    let expected = expected("07", &[SERVER_ID, &refusal, CLIENT_ID, DNS]);
+    assert_eq!(reply.message.to_vec(), expected);
+    assert_eq!(reply.assigned, None);
+    let line = "DHCPv6: requested address 2001:db8:0:2::9 not on link";
+    assert_eq!(reply.kind.to_string(), line);
 }
 
 #[test]
 fn every_address_of_every_association_is_checked() {
     let (good, bad) = (ia_na(&[OURS]), ia_na(&[OURS, OURS, OTHER]));
     let bad_ta = association(OPTION_IA_TA, "01020304", &[OTHER]);
-    let refusal_na = format!("0003 0032 0a0b0c0d 00000e10 00001518 {}", status());
-    let refusal_ta = format!("0004 002a 01020304 {}", status());
+    let no = refusal(OPTION_IA_NA, "0a0b0c0d", NOT_ON_LINK);
+    let no_ta = refusal(OPTION_IA_TA, "01020304", NOT_ON_LINK);
+    let ours = OUR_IA_NA.to_owned();
     let cases = [
-        ([&good, &bad], &refusal_na),
-        ([&bad, &good], &refusal_na),
-        ([&good, &bad_ta], &refusal_ta),
-        ([&bad_ta, &bad], &refusal_ta),
+        ([&good, &bad], [&ours, &no]),
+        ([&bad, &good], [&no, &refusal(OPTION_IA_NA, "0a0b0c0d", NO_ADDRS_AVAIL)]),
+        ([&good, &bad_ta], [&ours, &no_ta]),
+        ([&bad_ta, &bad], [&no_ta, &no]),
     ];
-    for ([first, second], refusal) in cases {
+    for ([first, second], [one, other]) in cases {
         let reply = reply(&network(), REQUEST, &[CLIENT_ID, SERVER_ID, first, second]);
-        let expected = expected("07", &[SERVER_ID, refusal, CLIENT_ID]);
+        let expected = expected("07", &[SERVER_ID, one, other, CLIENT_ID, DNS]);
         assert_eq!(reply.message.to_vec(), expected);
     }
 }
@@ -225,24 +312,80 @@ fn solicit_with_another_address_gets_ours() {
 }
 
 #[test]
-fn the_first_ia_na_gets_the_address() {
+fn rfc8415_18_3_every_association_gets_an_answer_of_its_own() {
     let second = association(OPTION_IA_NA, "ffffffff 00000000 00000000", &[]);
     let temporary = association(OPTION_IA_TA, "eeeeeeee", &[]);
-    let options = [CLIENT_ID, SERVER_ID, &temporary, IA_NA, &second];
-    let reply = reply(&network(), REQUEST, &options);
-    let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, DNS]);
+    let prefix = association(OPTION_IA_PD, "dddddddd 00000000 00000000", &[]);
+    let cases = [
+        (SOLICIT, "", "02"),
+        (REQUEST, SERVER_ID, "07"),
+        (RENEW, SERVER_ID, "07"),
+        (REBIND, "", "07"),
+    ];
+    for (message_type, server_id, reply_type) in cases {
+        let options = [CLIENT_ID, server_id, &temporary, IA_NA, &prefix, &second];
+        let reply = reply(&network(), message_type, &options);
+        let expected = expected(
+            reply_type,
+            &[
+                SERVER_ID,
+                &refusal(OPTION_IA_TA, "eeeeeeee", NO_ADDRS_AVAIL),
+                OUR_IA_NA,
+                &refusal(OPTION_IA_PD, "dddddddd", NO_PREFIX_AVAIL),
+                &refusal(OPTION_IA_NA, "ffffffff", NO_ADDRS_AVAIL),
+                CLIENT_ID,
+                DNS,
+            ],
+        );
+        assert_eq!(reply.message.to_vec(), expected, "{message_type}");
+        assert_eq!(reply.assigned, Some(GUEST_V6));
+    }
+}
+
+#[test]
+fn the_association_that_holds_the_address_keeps_it() {
+    let first = association(OPTION_IA_NA, "ffffffff 00000000 00000000", &[]);
+    let reply = reply(&network(), RENEW, &[CLIENT_ID, SERVER_ID, &first, &ia_na(&[OURS])]);
+    let none = refusal(OPTION_IA_NA, "ffffffff", NO_ADDRS_AVAIL);
+    let expected = expected("07", &[SERVER_ID, &none, OUR_IA_NA, CLIENT_ID, DNS]);
     assert_eq!(reply.message.to_vec(), expected);
 }
 
 #[test]
-fn without_an_ia_na_there_is_none_in_the_answer() {
+fn rfc8415_18_3_9_without_an_ia_na_no_address_is_given() {
     let temporary = association(OPTION_IA_TA, "eeeeeeee", &[]);
-    for options in [vec![CLIENT_ID], vec![CLIENT_ID, &temporary]] {
-        let reply = reply(&network(), SOLICIT, &options);
-        let expected = expected("02", &[SERVER_ID, CLIENT_ID, DNS]);
+    let prefix = association(OPTION_IA_PD, "dddddddd 00000000 00000000", &[]);
+    let none = refusal(OPTION_IA_TA, "eeeeeeee", NO_ADDRS_AVAIL);
+    let no_prefix = refusal(OPTION_IA_PD, "dddddddd", NO_PREFIX_AVAIL);
+    for (asked, answered) in [("", ""), (&temporary, &none), (&prefix, &no_prefix)] {
+        let reply = reply(&network(), SOLICIT, &[CLIENT_ID, asked]);
+        let expected = expected("02", &[SERVER_ID, answered, CLIENT_ID, DNS]);
         assert_eq!(reply.message.to_vec(), expected);
         assert_eq!(reply.assigned, None);
     }
+}
+
+#[test]
+fn associations_beyond_the_most_that_are_answered_are_left_out() {
+    let many: Vec<String> = (0..MAX_ASSOCIATIONS + 3)
+        .map(|n| association(OPTION_IA_NA, &format!("{n:08x} 00000000 00000000"), &[OTHER; 5]))
+        .collect();
+    let reply = reply(&full_network(), RENEW, &[CLIENT_ID, SERVER_ID, &many.concat()]);
+    let answered = parse_options(&reply.message[4..]).map(|option| option.expect("whole").0);
+    assert_eq!(answered.filter(|code| *code == OPTION_IA_NA).count(), MAX_ASSOCIATIONS);
+    assert_eq!(reply.assigned, Some(GUEST_V6));
+}
+
+#[test]
+fn options_of_the_operator_stand_in_place_of_the_usual_ones() {
+    let mut net = with_search(network(), &["a.b"]);
+    let option = |code, value: &str| ExtraOption { code, value: hex(value) };
+    net.extra.dhcpv6 =
+        vec![option(23, OURS), option(56, "0001 0010 20010db8000000350000000000000001")];
+    let extra = format!("0017 0010 {OURS} 0038 0014 0001 0010 20010db8000000350000000000000001");
+    let search = "0018 0005 0161016200";
+    let expected = expected("07", &[SERVER_ID, OUR_IA_NA, CLIENT_ID, search, &extra]);
+    assert_eq!(requested(&net, ""), expected);
 }
 
 #[test]
@@ -305,11 +448,15 @@ fn rfc4704_the_client_fqdn_is_not_echoed_without_one_of_ours() {
 }
 
 #[test]
-fn the_longest_answer_fits() {
+fn the_longest_usual_answer_fits_with_what_the_operator_adds() {
     let client_id = format!("0001 0080 {}", "ab".repeat(128));
-    let reply = reply(&full_network(), REQUEST, &[&client_id, SERVER_ID, IA_NA]);
-    assert!(reply.message.len() > MAX_REPLY - 8);
-    assert!(parse_options(&reply.message[4..]).all(|option| option.is_ok()));
+    let mut net = full_network();
+    net.extra.dhcpv6 = vec![ExtraOption { code: 60, value: vec![7; MAX_EXTRA_LEN - 4] }];
+    let reply = reply(&net, REQUEST, &[&client_id, SERVER_ID, IA_NA]);
+    assert!(reply.message.len() > USUAL_LEN + MAX_EXTRA_LEN - 8);
+    let codes: Vec<u16> =
+        parse_options(&reply.message[4..]).map(|option| option.expect("whole").0).collect();
+    assert_eq!(codes, [2, 3, 1, 23, 24, 39, 60]);
 }
 
 #[test]
@@ -367,13 +514,13 @@ fn service_family_or_address_off_means_no_answer() {
 fn truncated_options_are_malformed() {
     let held = ia_na(&[OURS]);
     let valid = message(REQUEST, &[CLIENT_ID, SERVER_ID, &held]);
-    let ends = [4, 18, 36, valid.len()];
+    let ends = [4, 18, 32, valid.len()];
     for len in 0..valid.len() {
         let reply = ask(&network(), &valid[..len]);
         // Cut between options, the message lacks one; an IA is not required.
         let whole = ends.contains(&len);
         let reason = if whole && len >= 18 { Ignored::NotForUs } else { Ignored::Malformed };
-        assert_eq!(reply.is_ok(), len == 36, "{len} bytes");
+        assert_eq!(reply.is_ok(), len == 32, "{len} bytes");
         assert!(reply.is_ok() || reply == Err(reason), "{len} bytes");
     }
 }
@@ -428,7 +575,7 @@ proptest! {
             message.extend(addr.to_be_bytes());
             message.extend([0; 8]);
         }
-        if matches!(message_type, REQUEST | RENEW) {
+        if matches!(message_type, REQUEST | RENEW | RELEASE | DECLINE) {
             message.extend(hex(SERVER_ID));
         }
         let reply = ask(&full_network(), &message).expect("an answer");

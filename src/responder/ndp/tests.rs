@@ -8,11 +8,13 @@ use smoltcp::wire::{
 };
 
 use super::*;
+use crate::flow::network::ExtraOption;
 use crate::responder::testing::*;
 
 /// The answer where no neighbour is known.
 fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
-    super::answer(net, &Neighbours::default(), source, message)
+    let nobody = (&Neighbours::default(), &Stations::default());
+    super::answer(net, nobody, (source, GUEST_MAC), message)
 }
 
 /// Any address on the link.
@@ -95,11 +97,50 @@ fn rfc4861_7_1_1_multicast_target_is_malformed() {
 }
 
 #[test]
-fn rfc4862_5_4_duplicate_address_detection_is_left_alone() {
-    let mut message = neighbor_solicitation();
-    message.truncate(24);
-    let reply = answer(&network(), Ipv6Addr::UNSPECIFIED, &message);
+fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
+    let (net, mut neighbours) = (network(), Neighbours::default());
+    let neighbour = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 7);
+    neighbours.learn(neighbour.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let ours = net.v6.as_ref().expect("IPv6").our_link_local;
+    let ask = |target: Ipv6Addr| {
+        let mut message = hex("87 00 1234 00000000");
+        message.extend(target.octets());
+        super::answer(
+            &net,
+            (&neighbours, &Stations::default()),
+            (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
+            &message,
+        )
+    };
+    for free in [GUEST_V6, GUEST_LINK_LOCAL, TARGET, DNS_V6] {
+        assert_eq!(ask(free), Err(Ignored::NotForUs), "{free}");
+    }
+    for (taken, mac) in [(ours, "9a559a559a55"), (neighbour, "020000000007")] {
+        let reply = ask(taken).expect("an answer");
+        let expected = hex(&format!("88 00 0000 a0000000 {:032x} 02 01 {mac}", taken.to_bits()));
+        assert_eq!(reply.message.to_vec(), expected, "not solicited");
+        assert_eq!(reply.destination, ALL_NODES);
+    }
+    // The assigned address is the guest's, whoever else has it.
+    neighbours.learn(GUEST_V6.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let mut message = hex("87 00 1234 00000000");
+    message.extend(GUEST_V6.octets());
+    let reply = super::answer(
+        &net,
+        (&neighbours, &Stations::default()),
+        (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
+        &message,
+    );
     assert_eq!(reply, Err(Ignored::NotForUs));
+}
+
+#[test]
+fn rfc4861_6_2_3_who_leads_nowhere_is_no_default_router() {
+    let mut net = network();
+    net.v6.as_mut().expect("IPv6").default_router = false;
+    let head = "86 00 0000 ff 80 0000 00000000 00000000";
+    let expected = [head, RA_PREFIX, RA_LINK_LAYER, RA_MTU, RA_RDNSS].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
 }
 
 #[test]
@@ -359,7 +400,13 @@ fn a_neighbour_has_its_own_mac() {
     let mut neighbours = Neighbours::default();
     neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
     let source = "2001:db8:0:1::2".parse().unwrap();
-    let reply = super::answer(&network(), &neighbours, source, &neighbor_solicitation()).unwrap();
+    let reply = super::answer(
+        &network(),
+        (&neighbours, &Stations::default()),
+        (source, GUEST_MAC),
+        &neighbor_solicitation(),
+    )
+    .unwrap();
     assert_eq!(reply.message[24..], hex("02 01 02 00 00 00 00 07"));
 }
 
@@ -370,4 +417,53 @@ fn rfc4861_7_2_6_an_announcement_is_unsolicited_and_overrides() {
     assert_eq!(told.message[..8], hex("88 00 0000 a0 000000"));
     assert_eq!(told.message[8..24], TARGET.octets());
     assert_eq!(told.message[24..], hex("02 01 02 00 00 00 00 07"));
+}
+
+#[test]
+fn stations_of_the_guest_answer_for_themselves() {
+    let other = Mac([2, 0, 0, 0, 0, 9]);
+    let (mut neighbours, mut stations) = (Neighbours::default(), Stations::default());
+    let ask = |neighbours: &Neighbours, stations: &Stations, mac| {
+        let from = (GUEST_LINK_LOCAL, mac);
+        super::answer(&network(), (neighbours, stations), from, &neighbor_solicitation())
+    };
+    stations.learn(TARGET.into(), other);
+    assert_eq!(ask(&neighbours, &stations, GUEST_MAC), Err(Ignored::NotForUs));
+    assert!(ask(&neighbours, &stations, other).is_ok(), "it had that address itself");
+    neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
+    assert!(ask(&neighbours, &stations, GUEST_MAC).is_ok(), "but it is the host's neighbour");
+}
+
+#[test]
+fn an_advertisement_of_the_guest_names_its_address() {
+    let told = announcement(TARGET, GUEST_MAC).message;
+    assert_eq!(advertised(&told), Some(TARGET));
+    assert_eq!(advertised(&told[..23]), None);
+    assert_eq!(advertised(&neighbor_solicitation()), None);
+}
+
+#[test]
+fn options_of_the_operator_stand_in_place_of_the_usual_ones() {
+    let mut net = with_search(network(), &["a.b"]);
+    let option = |code, value: &str| ExtraOption { code, value: hex(value) };
+    let mtu = option(5, "0000 00000578");
+    let routes = [option(24, "00 00 ffffffff"), option(24, "40 00 ffffffff 20010db800070000")];
+    net.extra.ra = [vec![mtu], routes.to_vec()].concat();
+    let search = "1f 02 0000 ffffffff 0161 0162 00 000000";
+    let extra = "05 01 0000 00000578 18 01 00 00 ffffffff 18 02 40 00 ffffffff 20010db800070000";
+    let expected = [RA_HEAD, RA_PREFIX, RA_LINK_LAYER, RA_RDNSS, search, extra].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
+    net.extra.ra = vec![option(25, "0000 ffffffff"), option(31, "0000 ffffffff")];
+    let extra = "19 01 0000 ffffffff 1f 01 0000 ffffffff";
+    let expected = [RA_HEAD, RA_PREFIX, RA_LINK_LAYER, RA_MTU, extra].concat();
+    assert_eq!(router_advertisement_of(&net), hex(&expected));
+}
+
+#[test]
+fn the_longest_advertisement_fits() {
+    let mut net = full_network();
+    net.extra.ra = vec![ExtraOption { code: 200, value: vec![7; MAX_EXTRA_LEN - 2] }];
+    let message = router_advertisement_of(&net);
+    assert!(message.len() > 1000 && message.len() <= MAX_MESSAGE, "{}", message.len());
+    assert_eq!(message[message.len() - MAX_EXTRA_LEN..][..3], [200, 64, 7]);
 }

@@ -8,7 +8,7 @@
 //! output and error on `/dev/null` where they are closed, so that no file of ours becomes one of
 //! them (`tests/lifecycle/inherited.rs` checks both).
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -51,6 +51,24 @@ pub fn close_descriptors(keep: Option<RawFd>) -> Result<(), Errno> {
         close_range(first, keep - 1, 0)?;
     }
     close_range(keep + 1, u32::MAX, 0)
+}
+
+/// Closes all descriptors behind standard error but those in `keep`, whoever owns them: for a fork that ends
+/// without a word to their owners.
+///
+/// # Errors
+/// As [`close_descriptors`].
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO.unsigned_abs()) {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX, 0)
 }
 
 fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {

@@ -88,14 +88,40 @@ fn rfc8200_4_5_headers_in_front_of_the_fragment_header_are_walked_over() {
 }
 
 #[test]
-fn fragments_of_anything_but_udp_are_refused() {
-    for protocol in [TCP, 1, 47, 0] {
-        assert_eq!(whole(&v4(protocol, 0x2000, &[7; 24])), Err(DropReason::Fragment));
+fn fragments_of_every_protocol_that_is_translated_are_found() {
+    for (number, protocol) in
+        [(TCP, L4Protocol::Tcp), (UDP, L4Protocol::Udp), (1, L4Protocol::Icmp)]
+    {
+        let ip = found(&v4(number, 0x2000, &[7; 24])).ip;
+        assert_eq!((ip.protocol, ip.may_be_cut), (protocol, true));
     }
-    for next in [TCP, ICMPV6, 60, 44, 59, 200] {
+    for protocol in [47, 0, ICMPV6] {
+        assert_eq!(whole(&v4(protocol, 0x2000, &[7; 24])), Err(DropReason::UnknownProtocol));
+    }
+    for (next, protocol) in
+        [(TCP, L4Protocol::Tcp), (UDP, L4Protocol::Udp), (ICMPV6, L4Protocol::Icmpv6)]
+    {
+        let ip = found(&v6(44, &fragment(next, 0x0001, &[7; 24]))).ip;
+        assert_eq!((ip.protocol, ip.may_be_cut), (protocol, true));
+    }
+    for next in [1, 60, 44, 59, 200] {
         let frame = v6(44, &fragment(next, 0x0001, &[7; 24]));
         assert_eq!(whole(&frame), Err(DropReason::Fragment), "{next}");
     }
+}
+
+#[test]
+fn dscp_ecn_and_whether_a_packet_may_be_cut_are_read() {
+    for (field, may_be_cut) in [(0x4000, false), (0x0000, true)] {
+        let mut frame = v4(UDP, field, &[7; 24]);
+        frame[15] = 0xb9;
+        let Ok(Packet::Ip(ip)) = whole(&frame) else { panic!("{field:#x} is a fragment") };
+        assert_eq!((ip.traffic_class, ip.may_be_cut), (0xb9, may_be_cut));
+    }
+    let mut frame = v6(UDP, &[7; 24]);
+    frame[14..16].copy_from_slice(&[0x6b, 0x9f]);
+    let Ok(Packet::Ip(ip)) = whole(&frame) else { panic!("a fragment") };
+    assert_eq!((ip.traffic_class, ip.may_be_cut), (0xb9, false));
 }
 
 #[test]
@@ -109,11 +135,10 @@ fn rfc6946_4_an_atomic_fragment_is_a_whole_packet() {
 }
 
 #[test]
-fn rfc6980_5_neighbour_discovery_in_fragments_is_ignored() {
-    for field in [0, 1] {
-        let frame = v6(44, &fragment(ICMPV6, field, &[135; 24]));
-        assert_eq!(whole(&frame), Err(DropReason::Fragment));
-    }
+fn rfc6980_5_icmpv6_in_an_atomic_fragment_is_told_from_a_packet_without_one() {
+    let fragment = found(&v6(44, &fragment(ICMPV6, 0, &[135; 24])));
+    assert!(fragment.place.is_whole());
+    assert_eq!((fragment.ip.l4_offset, fragment.ip.l4_len), (62, 24));
 }
 
 #[test]

@@ -662,9 +662,18 @@ pub const ROWS: &[Row] = &[
     Row::new(
         "kubevirt-repair",
         "passt --vhost-user -q -s /tmp/guest.socket -P /tmp/p",
-        &[Returns(0), PidFile("/tmp/p"), Served("/tmp/guest.socket"), Absent("/tmp/guest.socket.repair")],
-    )
-    .reference(&[Returns(0), PidFile("/tmp/p"), Exists("/tmp/guest.socket.repair")]),
+        &[Returns(0), PidFile("/tmp/p"), Exists("/tmp/guest.socket.repair")],
+    ),
+    Row::new(
+        "libvirt-repair-path",
+        "passt --vhost-user -q -s /tmp/s -P /tmp/p --repair-path /tmp/repair",
+        &[Returns(0), PidFile("/tmp/p"), Exists("/tmp/repair")],
+    ),
+    Row::new(
+        "migrate-exit",
+        "passt --vhost-user -q -s /tmp/s -P /tmp/p --migrate-exit",
+        &[Returns(0), PidFile("/tmp/p")],
+    ),
     // What all rely on
     Row::new(
         "interface-without-address",

@@ -336,18 +336,6 @@ pub const ROWS: &[Row] = &[
     )
     .after(&[Child])
     .reference(&[Returns(0), Silent, PidFile("/tmp/p"), Exists("/tmp/pasta.sock")]),
-    Row::new(
-        "libvirt-repair-path",
-        "passt --vhost-user -q -s /tmp/s -P /tmp/p --repair-path /tmp/repair",
-        refusal!(Says("--repair-path is not supported yet")),
-    )
-    .reference(&[Returns(0), PidFile("/tmp/p"), Exists("/tmp/repair")]),
-    Row::new(
-        "migrate-exit",
-        "passt --vhost-user -q -s /tmp/s -P /tmp/p --migrate-exit",
-        refusal!(Says("--migrate-exit is not supported yet")),
-    )
-    .reference(&[Returns(0), PidFile("/tmp/p")]),
     // The command line itself
     Row::new(
         "unknown-option",

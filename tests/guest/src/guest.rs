@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::client::{Client, request};
 use crate::header::NetHeader;
+use crate::log::DirtyLog;
 use crate::memory::{GuestMemory, USER_BASE};
 use crate::ring::{Buffer, DriverRing};
 
@@ -42,6 +43,7 @@ pub mod bit {
     pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     pub const MQ: u64 = 1 << 22;
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub const LOG_ALL: u64 = 1 << 26;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -121,6 +123,8 @@ pub struct Guest {
     pub pair: usize,
     /// Acknowledged features.
     pub features: u64,
+    /// SET_VRING_ADDR says where the used ring is in the dirty log.
+    pub log_rings: bool,
     options: Options,
     kicks: Vec<OwnedFd>,
     calls: Vec<OwnedFd>,
@@ -160,6 +164,7 @@ impl Guest {
             memory,
             pair: 0,
             features: 0,
+            log_rings: false,
             options,
             kicks: (0..rings).map(counter).collect(),
             calls: (0..rings).map(counter).collect(),
@@ -177,6 +182,13 @@ impl Guest {
     /// Index of the transmit ring in use.
     fn tx(&self) -> usize {
         2 * self.pair + 1
+    }
+
+    /// Bytes of the header in front of each frame: a legacy driver has no number of buffers in it unless
+    /// frames may take several (virtio 1.2, section 5.1.6.1).
+    fn header_bytes(&self) -> usize {
+        let whole = self.features & (bit::VERSION_1 | bit::MRG_RXBUF) != 0;
+        if whole { NetHeader::BYTES } else { NetHeader::BYTES - 2 }
     }
 
     /// Index of the control queue.
@@ -208,7 +220,7 @@ impl Guest {
     /// Features, protocol features, owner, call and error descriptors, enable.
     pub fn negotiate(&mut self, pump: &mut dyn FnMut()) {
         let offered = self.ask(request::GET_FEATURES, &[], pump);
-        self.features = offered & self.options.features;
+        self.features = offered & self.options.features & !bit::LOG_ALL;
         if self.features & bit::PROTOCOL_FEATURES != 0 {
             let protocol = self.ask(request::GET_PROTOCOL_FEATURES, &[], pump);
             let protocol = protocol & self.options.protocol;
@@ -243,6 +255,17 @@ impl Guest {
         pump();
     }
 
+    /// Features anew, and rings that begin with nothing in them, as another driver leaves them to the front-end.
+    pub fn restart(&mut self, pump: &mut dyn FnMut()) {
+        let size = self.options.ring_size;
+        for (at, ring) in self.rings.iter_mut().enumerate() {
+            *ring = DriverRing::new(RINGS_AT + at as u64 * RING_BYTES, size, false);
+            ring.begin_at(&self.memory, 0);
+        }
+        self.slots.extend(self.in_slot.drain(..).map(|(_, _, slot)| slot));
+        self.start(pump);
+    }
+
     /// SET_MEM_TABLE with one region: all memory.
     pub fn set_memory(&self) {
         let mut body = Vec::new();
@@ -251,6 +274,31 @@ impl Guest {
             body.extend_from_slice(&word.to_ne_bytes());
         }
         self.send(request::SET_MEM_TABLE, &body, &[self.memory.fd()]);
+    }
+
+    /// Has written pages marked in `log` from now on, in QEMU's order.
+    pub fn start_log(&mut self, log: &DirtyLog, pump: &mut dyn FnMut()) {
+        self.set_log(log);
+        pump();
+        assert_eq!(self.client.reply_u64(), Some(0), "the log was taken");
+        self.set_logging(true);
+        pump();
+    }
+
+    /// SET_LOG_BASE.
+    pub fn set_log(&self, log: &DirtyLog) {
+        let body = [log.len().to_ne_bytes(), [0; 8]].concat();
+        self.send(request::SET_LOG_BASE, &body, &[log.fd()]);
+    }
+
+    /// Switches logging on or off: features, then the places of all rings.
+    pub fn set_logging(&mut self, on: bool) {
+        self.log_rings = on;
+        let features = self.features | if on { bit::LOG_ALL } else { 0 };
+        self.send(request::SET_FEATURES, &features.to_ne_bytes(), &[]);
+        for index in 0..self.rings.len() {
+            self.send_address(index);
+        }
     }
 
     /// The messages that start ring `index` where it stands.
@@ -277,11 +325,12 @@ impl Guest {
     /// SET_VRING_ADDR.
     pub fn send_address(&self, index: usize) {
         let ring = &self.rings[index];
-        let mut body = state(self.number(index), 0).to_vec();
+        let mut body = state(self.number(index), self.log_rings.into()).to_vec();
         for at in [ring.descriptors, ring.used, ring.available] {
             body.extend_from_slice(&(USER_BASE + at).to_ne_bytes());
         }
-        body.extend_from_slice(&0u64.to_ne_bytes());
+        let in_log = if self.log_rings { ring.used } else { 0 };
+        body.extend_from_slice(&in_log.to_ne_bytes());
         self.send(request::SET_VRING_ADDR, &body, &[]);
     }
 
@@ -360,7 +409,7 @@ impl Guest {
     pub fn queue_pieces(&mut self, frame: &[u8], header: NetHeader, cuts: &[usize]) {
         self.reclaim();
         let slot = self.slots.pop().expect("a free transmit slot");
-        let mut bytes = header.to_bytes().to_vec();
+        let mut bytes = header.to_bytes()[..self.header_bytes()].to_vec();
         bytes.extend_from_slice(frame);
         self.memory.write(slot, &bytes);
         let mut buffers = Vec::new();
@@ -423,11 +472,17 @@ impl Guest {
         }
         let mut bytes = self.take_buffer();
         let mut taken = 1;
-        while bytes.len() < NetHeader::BYTES {
+        let header_bytes = self.header_bytes();
+        while bytes.len() < header_bytes {
             bytes.extend_from_slice(&self.take_buffer());
             taken += 1;
         }
-        let header = NetHeader::from_bytes(&bytes);
+        let mut words = [0; NetHeader::BYTES];
+        words[..header_bytes].copy_from_slice(&bytes[..header_bytes]);
+        let mut header = NetHeader::from_bytes(&words);
+        if header_bytes < NetHeader::BYTES {
+            header.num_buffers = 1;
+        }
         assert!(
             (taken..=visible).contains(&header.num_buffers),
             "{} buffers announced, {visible} visible",
@@ -436,7 +491,7 @@ impl Guest {
         for _ in taken..header.num_buffers {
             bytes.extend_from_slice(&self.take_buffer());
         }
-        bytes.drain(..NetHeader::BYTES);
+        bytes.drain(..header_bytes);
         Some((bytes, header))
     }
 

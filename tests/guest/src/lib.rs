@@ -16,6 +16,7 @@
 mod client;
 mod guest;
 mod header;
+mod log;
 mod memory;
 pub mod pcap;
 mod phy;
@@ -24,6 +25,7 @@ mod ring;
 pub use client::{Client, request};
 pub use guest::{Guest, MAX_PAIRS, Options, RX, TX, bit};
 pub use header::NetHeader;
+pub use log::{DirtyLog, PAGE};
 pub use memory::{GuestMemory, USER_BASE};
 pub use phy::{Received, Sending};
 pub use ring::{Buffer, DriverRing};

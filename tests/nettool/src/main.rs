@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod carry;
 mod crowd;
 mod dhcpv6;
 mod dns;
@@ -13,13 +14,16 @@ mod pattern;
 mod pulse;
 mod queues;
 mod serve;
+mod storm;
 mod tcp;
+mod tftp;
 mod udp;
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// What a command says: one line, or why its promise was not kept.
 pub type Outcome = Result<String, Box<dyn Error>>;
@@ -36,9 +40,12 @@ usage: nettool COMMAND ARGUMENT...
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
   gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
+  carry SECONDS COUNT ADDR:PORT...  COUNT connections of four kinds for so long; compare all
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
+  storm ADDR:PORT RATE SECONDS  ask RATE questions a second, each from a port of its own; all must be echoed
+  tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -67,9 +74,14 @@ fn run(words: &[String]) -> Outcome {
         ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
         ["gather", at, count] => crowd::gather(parse(at)?, parse(count)?),
         ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
+        ["carry", seconds, count, to @ ..] if !to.is_empty() => {
+            carry::carry(Duration::from_secs(parse(seconds)?), parse(count)?, &parse_all(to)?)
+        }
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
         ["udp-error", to] => udp::error(parse(to)?),
+        ["storm", to, rate, seconds] => storm::storm(parse(to)?, parse(rate)?, parse(seconds)?),
+        ["tftp", at, bytes, seed] => tftp::serve(parse(at)?, parse(bytes)?, parse(seed)?),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),

@@ -63,7 +63,8 @@ pub fn connect(to: SocketAddr) -> String {
 pub fn describe(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => "refused".to_owned(),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
+        ErrorKind::HostUnreachable => "unreachable".to_owned(),
+        ErrorKind::NetworkUnreachable => "no route".to_owned(),
         ErrorKind::ConnectionReset => "reset".to_owned(),
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent".to_owned(),
         _ => error.to_string(),
@@ -92,7 +93,11 @@ fn put(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-fn verdict(to: SocketAddr, seed: u64) -> io::Result<String> {
+/// The verdict that the server keeps of the request `late` with `seed`.
+///
+/// # Errors
+/// What the stream reports.
+pub fn verdict(to: SocketAddr, seed: u64) -> io::Result<String> {
     let mut stream = open(to)?;
     writeln!(stream, "verdict {seed}")?;
     read_all(stream)

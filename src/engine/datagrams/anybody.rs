@@ -1,0 +1,159 @@
+//! One socket for a port of the guest, whomever it talks to: what the host's own programs have that do not connect
+//! theirs. In the words of RFC 4787: the mapping is independent of the endpoint (REQ-1), and the port is the guest's
+//! where the host has it free; filtering is independent of the endpoint, too (REQ-8). So a server may answer from
+//! another port (TFTP), many may answer a question to a group (SSDP, mDNS), and a third one may be told of the
+//! port and write to it (hole punching, DHT). Who may not write to the guest's program is its own kernel's
+//! business: a connected socket there refuses strangers as it would here.
+//!
+//! # Who may write to a port of the guest
+//! Whoever may write to the same port of a program of the host, but
+//! * only while the guest talks from it: the port opens with its first datagram, and closes with the flow;
+//! * only who *is to the guest what it is to the host* ([`Net::as_it_is`]): under its own address, which also leads back
+//!   to it. Loopback, the host's copy of the guest's address, links other than the guest's, whoever an address
+//!   was mapped to: none of them is let in this way. The guest talks to those in flows of two, each with a
+//!   connected socket (`socket`), and a port from which it has talked to nobody else is open to nobody else;
+//! * only whom the guest may reach, by the operator's rules;
+//! * not to a port that is forwarded: there the rule says who may write, and how; the guest's own datagrams from it are
+//!   flows of two, too. A rule that comes later ends the flow with anybody.
+//!
+//! # Whose port it is
+//! The socket is bound without `SO_REUSEADDR`: a port that another socket has, of us or of any program of
+//! the host, is not shared, and nobody else can bind to it while the socket is open. So two addresses of the guest
+//! never have one port, no listening socket loses what is for it, and nobody else gets what is for the guest; who
+//! comes second gets a port that the kernel chooses. Connected sockets of the same port of the guest are let in
+//! ([`socket::sharing`](crate::sys::socket::sharing)).
+//!
+//! # When a peer gets a connected socket
+//! When the guest goes on with it for long ([`TALKS_ON`]). To IPv6 peers that saves a tenth of the time, since the kernel
+//! need not look for the route each time, and to IPv4 ones little (`contrib/PERFORMANCE.md`); and the peer has a
+//! queue of its own, which no stranger can fill. It has the same port, and the flow with anybody lives on with
+//! it, so nobody else notices.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::begin::add;
+use crate::engine::core::Core;
+use crate::engine::datagram_socket;
+use crate::engine::net::Net;
+use crate::engine::state::{DatagramState, FlowKind, FlowState};
+use crate::flow::fwd::{HostSide, Proto};
+use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::table::FlowId;
+use crate::limits::TALKS_ON;
+use crate::sys::socket::{self, BindTo, Transport};
+use crate::wire::DropReason;
+use crate::wire::ip::L4Protocol;
+
+/// Ports where whoever asks gets one answer, and that is all: DNS and NTP.
+const QUESTION_PORTS: [u16; 2] = [53, 123];
+
+/// Whether a datagram to this port is a question.
+pub(in crate::engine) fn is_question(port: u16) -> bool {
+    QUESTION_PORTS.contains(&port)
+}
+
+/// The side toward the guest of the flow that its endpoint has with anybody.
+pub(super) fn guest_side(guest: Endpoint) -> Side {
+    Side { pif: Pif::Tap, ours: Endpoint::anybody(guest.ip().is_ipv4()), endpoint: guest }
+}
+
+/// The flow with anybody that takes a datagram of `side`, because the one before went to the same place. With it,
+/// whether the guest goes on with that peer for long.
+pub(super) fn goes_on(core: &mut Core, side: &Side) -> Option<(FlowId, bool)> {
+    let id = core.flows.find(L4Protocol::Udp, &guest_side(side.endpoint))?;
+    let flow = core.flows.table.get_mut(id)?;
+    let FlowKind::Udp(state) = &mut flow.state.kind else { return None };
+    let to = state.to.filter(|&to| Endpoint::from(to) == side.ours)?;
+    if flow.state.epoch != core.net.epoch() {
+        if !leads_where_it_did(&core.net, side, flow.sides[1].ours.ip(), to) {
+            return None;
+        }
+        flow.state.epoch = core.net.epoch();
+    }
+    state.streak = (state.streak + 1) % TALKS_ON;
+    Some((id, state.streak == 0))
+}
+
+/// Whether what the guest sends as `side` goes to `to` from the address `source` by the view of the network in force, too.
+fn leads_where_it_did(net: &Net, side: &Side, source: IpAddr, to: SocketAddr) -> bool {
+    let target = net.would_lead(Proto::Udp, side.endpoint.with_scope(0), side.ours.with_scope(0));
+    !net.reads_names(side)
+        && target.is_ok_and(|target| target.source.ip() == source && target.destination == to)
+}
+
+/// The flow with anybody that takes a datagram of `side` to `target`, a new one if there is none. `None` if that is
+/// one for a flow of two.
+pub(super) fn find_or_open(
+    core: &mut Core,
+    side: &Side,
+    target: &HostSide,
+) -> Result<Option<FlowId>, DropReason> {
+    let to = target.destination;
+    if to.ip() != side.ours.ip() || core.net.reads_names(side) {
+        return Ok(None);
+    }
+    let guest = guest_side(side.endpoint);
+    let known = core.flows.find(L4Protocol::Udp, &guest).filter(|&id| {
+        let stays = is_bound_to(core, id, target.source);
+        if !stays {
+            log::debug!("{id:?}: leads elsewhere now, closing");
+            core.flows.remove(id);
+        }
+        stays
+    });
+    let id = match known {
+        Some(id) => id,
+        None if core.listeners.lead_to(side.endpoint.port()) => return Ok(None),
+        None => open(core, guest, target)?,
+    };
+    let epoch = core.net.epoch();
+    let Some(flow) = core.flows.table.get_mut(id) else { return Ok(None) };
+    flow.state.epoch = epoch;
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        let so_far = state.questions || state.to.is_none();
+        (state.to, state.questions) = (Some(to), so_far && is_question(to.port()));
+        state.streak = 0;
+    }
+    Ok(Some(id))
+}
+
+/// Whether the socket of a flow has the address that a new one would have.
+fn is_bound_to(core: &Core, id: FlowId, source: SocketAddr) -> bool {
+    core.flows.table.get(id).is_some_and(|flow| flow.sides[1].ours.ip() == source.ip())
+}
+
+fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropReason> {
+    core.make_datagram_room(Pif::Tap, 1)?;
+    let source = target.source;
+    let to = BindTo {
+        address: source,
+        interface: core.settings.outbound_device(source.ip()),
+        freebind: false,
+        dual_stack: false,
+    };
+    let opened = socket::create(Transport::Udp, source.ip())
+        .and_then(|socket| datagram_socket::unconnected(socket, &to));
+    let (socket, port) = opened.map_err(|errno| {
+        log::debug!("UDP socket at {source}: {errno}");
+        DropReason::SocketFailed
+    })?;
+    let host =
+        Side { pif: Pif::Host, ours: Endpoint::new(source.ip(), port), endpoint: guest.ours };
+    let kind = FlowKind::Udp(DatagramState::new(core.now));
+    let state = FlowState::new(socket, core.net.epoch(), kind);
+    add(core, [guest, host], L4Protocol::Udp, state)
+}
+
+/// Ends the flow that the guest's endpoint has with anybody: its port is forwarded now.
+pub(super) fn end(core: &mut Core, guest: Endpoint) {
+    if let Some(id) = core.flows.find(L4Protocol::Udp, &guest_side(guest)) {
+        log::debug!("{id:?}: the port is forwarded now, closing");
+        core.flows.remove(id);
+    }
+}
+
+/// What the guest sees of whoever has sent a datagram to its flow with anybody; `None` if it is not let in.
+pub(super) fn visible(net: &Net, guest: &Side, sender: Option<SocketAddr>) -> Option<Side> {
+    let ours = net.as_it_is(guest.endpoint.with_scope(0), sender?)?;
+    Some(Side { ours, ..*guest })
+}

@@ -1,0 +1,77 @@
+//! Whose datagrams the socket of a flow may have, and how they look to the guest.
+
+use std::net::SocketAddr;
+
+use super::anybody;
+use crate::engine::net::Net;
+use crate::engine::state::DatagramState;
+use crate::flow::side::Side;
+use crate::sys::copy_buffer::Keep;
+use crate::sys::datagram::is_from;
+use crate::wire::build::HeaderTemplate;
+use crate::wire::ip::L4Protocol;
+
+/// The senders of what waits in a socket, with the headers of frames to the guest.
+pub(super) struct Senders<'a> {
+    /// Headers for the sender who was looked at last.
+    template: HeaderTemplate,
+    who: Who<'a>,
+}
+
+enum Who<'a> {
+    /// The peer alone: the kernel sees to it.
+    Peer,
+    /// The peer, and perhaps strangers.
+    Judged(SocketAddr),
+    /// Anybody, toward this side of the guest; with whom the headers are for.
+    Anybody(&'a Net, Side, Option<SocketAddr>),
+}
+
+impl<'a> Senders<'a> {
+    /// Those of the socket of a flow that has `guest` as its side toward the guest and `host` as the other.
+    pub(super) fn new(net: &'a Net, guest: &Side, host: &Side, state: &DatagramState) -> Self {
+        if !host.endpoint.is_anybody() {
+            let judged = state.strangers.allow_only(host.endpoint);
+            let who = judged.map_or(Who::Peer, Who::Judged);
+            return Self { template: net.template(guest, L4Protocol::Udp, 0), who };
+        }
+        // Whom the guest talks to is likely to be who answers.
+        let seen = anybody::visible(net, guest, state.to);
+        let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
+        Self { template, who: Who::Anybody(net, *guest, state.to.filter(|_| seen.is_some())) }
+    }
+
+    /// The one peer of a flow, of which somebody else has made sure.
+    pub(super) fn peer(net: &Net, guest: &Side) -> Self {
+        Self { template: net.template(guest, L4Protocol::Udp, 0), who: Who::Peer }
+    }
+
+    /// Whether the guest may have what `sender` has sent. The headers are for it from now on.
+    pub(super) fn admit(&mut self, sender: Option<SocketAddr>) -> bool {
+        match &mut self.who {
+            Who::Peer => true,
+            Who::Judged(peer) => is_from(sender, *peer),
+            Who::Anybody(_, _, last) if sender.is_some() && sender == *last => true,
+            Who::Anybody(net, guest, last) => {
+                let Some(seen) = anybody::visible(net, guest, sender) else { return false };
+                self.template = net.template(&seen, L4Protocol::Udp, 0);
+                *last = sender;
+                true
+            }
+        }
+    }
+
+    /// What is to be kept of the datagrams that are received together.
+    pub(super) fn keep(&self) -> Keep {
+        match self.who {
+            Who::Peer => Keep::All,
+            Who::Judged(peer) => Keep::Of(peer),
+            Who::Anybody(..) => Keep::WithSender,
+        }
+    }
+
+    /// Headers of frames from whoever was admitted last.
+    pub(super) fn template(&self) -> &HeaderTemplate {
+        &self.template
+    }
+}

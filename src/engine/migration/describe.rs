@@ -1,0 +1,116 @@
+//! What a connection at the source is made of, read from a socket in repair.
+
+use std::os::fd::BorrowedFd;
+
+use passt_frame::Errno;
+
+use crate::engine::state::PeekOffset;
+use crate::flow::migration::{Record, SocketRecord, TcpStage, Window};
+use crate::flow::side::{Pif, Side};
+use crate::flow::tcp::Conn;
+use crate::sys::repair::{self, Queue};
+use crate::sys::{socket, stream};
+use crate::wire::SeqNr;
+
+/// Why a socket cannot be described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Undescribed {
+    /// It is over, or not there yet: the kernel's number for its state.
+    #[error("its socket is in state {0}")]
+    State(u8),
+    /// The kernel does not tell.
+    #[error("its socket: {0}")]
+    Kernel(#[from] Errno),
+    /// The queue toward the peer is not as long as it was.
+    #[error("its queue has changed")]
+    Queue,
+}
+
+/// A socket.
+pub(super) struct Description {
+    pub(crate) record: SocketRecord,
+    /// What is queued toward the peer.
+    pub(crate) queue: Vec<u8>,
+}
+
+/// A connection as the guest knows it. `None` if it is over.
+pub(super) fn record(socket: BorrowedFd<'_>, sides: &[Side; 2], conn: &Conn) -> Option<Record> {
+    let info = repair::info(socket).ok()?;
+    let stage = TcpStage::from_number(info.state)?;
+    let image = conn.image(stage.has_peers_end())?;
+    let mut sides = *sides;
+    // Which address is ours the kernel has chosen.
+    let ours = socket::local_address(socket).ok()?;
+    for side in &mut sides {
+        if side.pif == Pif::Host {
+            side.ours = ours.into();
+        }
+    }
+    let unacknowledged = repair::queued(socket, Queue::Send).ok()?;
+    let first = image.next_from_guest - unacknowledged - (info.acked as u32);
+    let send_buffer = stream::send_buffer(socket).ok()?.limit;
+    Some(Record { sides, image, send_buffer, first_from_guest: first })
+}
+
+/// A connection as the peer knows it.
+///
+/// # Errors
+/// Why it cannot be told.
+pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed> {
+    let info = repair::info(socket)?;
+    let stage = TcpStage::from_number(info.state).ok_or(Undescribed::State(info.state))?;
+    // The number of our FIN is behind the queue, and of the peer's as well.
+    let fin = u32::from(stage.has_our_end());
+    let send_end = SeqNr(repair::sequence(socket, Queue::Send)?) - fin;
+    let send_queue = repair::queued(socket, Queue::Send)?.saturating_sub(fin);
+    let unsent = repair::unsent(socket)?.saturating_sub(fin).min(send_queue);
+    let mut queue = vec![0; send_queue as usize];
+    if send_queue > 0 && repair::peek(socket, &mut queue)? != queue.len() {
+        return Err(Undescribed::Queue);
+    }
+    let receive_end = SeqNr(repair::sequence(socket, Queue::Receive)?);
+    let receive_queue = repair::queued(socket, Queue::Receive)?;
+    let has_timestamps = info.options & SocketRecord::TIMESTAMPS != 0;
+    let [wl1, send, max, receive, wup] = repair::window(socket)?;
+    let record = SocketRecord {
+        send_seq: send_end - send_queue,
+        receive_seq: receive_end - receive_queue,
+        send_queue,
+        unsent,
+        receive_queue,
+        mss: repair::mss(socket)?,
+        timestamp: if has_timestamps { repair::timestamp(socket)? } else { 0 },
+        window: Window { wl1, send, max, receive, wup },
+        scales: info.scales,
+        stage,
+        options: info.options,
+    };
+    Ok(Description { record, queue })
+}
+
+/// Has the queue toward the guest read from its head, which [`queued`] does next. It is the chosen one.
+pub(super) fn rewind(socket: BorrowedFd<'_>, peek: &mut PeekOffset) {
+    if *peek != PeekOffset::Unsupported && stream::set_peek_offset(socket, 0).is_ok() {
+        *peek = PeekOffset::At(0);
+    }
+}
+
+/// The next `part` bytes of the `left` that are left of the queue toward the guest. Where the kernel has no
+/// offset to read at, all of them.
+pub(super) fn queued(
+    socket: BorrowedFd<'_>,
+    peek: &mut PeekOffset,
+    left: u32,
+    part: u32,
+) -> Option<Vec<u8>> {
+    let wanted = if *peek == PeekOffset::Unsupported { left } else { part };
+    let mut bytes = vec![0; wanted as usize];
+    let read = repair::peek(socket, &mut bytes).ok()?;
+    if let PeekOffset::At(offset) = peek {
+        *offset += read as u32;
+    } else if read < bytes.len() {
+        return None;
+    }
+    bytes.truncate(read);
+    Some(bytes)
+}

@@ -1,0 +1,155 @@
+//! The helper that switches `TCP_REPAIR` on and off for us, which takes a privilege (`CAP_NET_ADMIN`) that this
+//! program does not have. It connects to a socket of its own, is sent descriptors of sockets with one command
+//! for all of them, and repeats the command when it is done. One helper at a time.
+//!
+//! What a helper that lies can do: have connections fail, of which each is checked afterwards. It can do nothing
+//! to us, and learns nothing but the sockets that it is sent.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use passt_frame::Errno;
+use rustix::event::epoll;
+use rustix::net::{
+    self as rnet, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+};
+
+use crate::engine::token::{MigrationPart, Token};
+use crate::limits::HELPER_BATCH;
+use crate::sys::socket;
+
+/// What the helper is to do with the sockets that it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i8)]
+pub(super) enum Command {
+    /// Begin the repair.
+    On = 1,
+    /// End it, and ask the peer where it stands.
+    Off = 0,
+}
+
+/// What has become of the helper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// One has connected.
+    Come,
+    /// It has done what it was told.
+    Done,
+    /// It has gone, or said something else.
+    Gone,
+}
+
+/// The helper, and the socket on which it connects.
+pub(super) struct Helper {
+    epoll: Rc<OwnedFd>,
+    listener: Option<OwnedFd>,
+    connection: Option<OwnedFd>,
+    awaited: Option<Command>,
+}
+
+impl Helper {
+    /// No helper, and nowhere to connect.
+    pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
+        Self { epoll, listener: None, connection: None, awaited: None }
+    }
+
+    /// Lets helpers connect to `listener`, which does not block.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub(crate) fn listen(&mut self, listener: OwnedFd) -> Result<(), Errno> {
+        self.watch(&listener, MigrationPart::Door)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    fn watch(&self, descriptor: &OwnedFd, part: MigrationPart) -> Result<(), Errno> {
+        let data = epoll::EventData::new_u64(Token::Migration(part).to_bits());
+        epoll::add(&*self.epoll, descriptor, data, epoll::EventFlags::IN)
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_there(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Whether there can be one.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Somebody wants to be the helper.
+    pub(crate) fn accept(&mut self) -> Option<News> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let connection = rnet::accept_with(self.listener.as_ref()?, flags).ok()?;
+        let who = socket::peer_process(connection.as_fd())
+            .map_or_else(|| "of another PID namespace".to_owned(), |pid| format!("PID {pid}"));
+        if self.connection.is_some() {
+            log::info!("Discarding TCP_REPAIR helper, {who}");
+            return None;
+        }
+        if let Err(errno) = self.watch(&connection, MigrationPart::Helper) {
+            log::warn!("Cannot watch the TCP_REPAIR helper: {errno}");
+            return None;
+        }
+        log::info!("Accepted TCP_REPAIR helper, {who}");
+        self.connection = Some(connection);
+        Some(News::Come)
+    }
+
+    /// Its connection has something to read.
+    pub(crate) fn on_event(&mut self) -> Option<News> {
+        let connection = self.connection.as_ref()?;
+        let mut answer = [0; 1];
+        let mut buffer = [IoSliceMut::new(&mut answer)];
+        let read = rnet::recvmsg(
+            connection,
+            &mut buffer,
+            &mut rnet::RecvAncillaryBuffer::default(),
+            RecvFlags::DONTWAIT,
+        );
+        match read.map(|message| message.bytes) {
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Ok(1) if self.awaited.take().is_some_and(|command| command as u8 == answer[0]) => {
+                return Some(News::Done);
+            }
+            Ok(0) | Err(_) => log::debug!("the TCP_REPAIR helper has left"),
+            Ok(_) => {
+                log::warn!("TCP_REPAIR helper: an answer to nothing that it was told: dropped");
+            }
+        }
+        self.dismiss();
+        Some(News::Gone)
+    }
+
+    /// Has the helper do something with `sockets`, of which there are no more than [`HELPER_BATCH`].
+    ///
+    /// # Errors
+    /// What sendmsg(2) reports; `NOTCONN` without helper.
+    pub(crate) fn command(
+        &mut self,
+        command: Command,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<(), Errno> {
+        let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELPER_BATCH))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fits = control.push(SendAncillaryMessage::ScmRights(sockets));
+        assert!(fits, "a batch is no larger than a message");
+        let byte = [command as u8];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rnet::sendmsg(connection, &[IoSlice::new(&byte)], &mut control, flags)?;
+        self.awaited = Some(command);
+        Ok(())
+    }
+
+    /// Closes the connection: the helper is not needed any more.
+    pub(crate) fn dismiss(&mut self) {
+        self.awaited = None;
+        if let Some(connection) = self.connection.take() {
+            let _ = epoll::delete(&*self.epoll, &connection);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The source: freezes the connections, has the helper begin their repair, and writes the stream as fast as the
+//! front-end takes it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use passt_frame::Errno;
+
+use super::describe::{self, Description};
+use super::helper::{Command, Helper, News};
+use super::progress::{Fault, Progress, answers_until, connects_until};
+use crate::engine::core::Core;
+use crate::engine::state::{FlowKind, TcpState};
+use crate::flow::migration::{self, Record, SocketRecord};
+use crate::flow::side::Pif;
+use crate::flow::table::FlowId;
+use crate::limits::{HELPER_BATCH, STATE_BUFFER_BYTES};
+use crate::sys::{repair, stream};
+
+/// What is done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Wait for the helper to connect.
+    Connect,
+    /// The next sockets are for the helper.
+    Repair,
+    /// Wait for the helper to be done with so many of them.
+    Answer(usize),
+    /// Header, addresses, count.
+    Head,
+    /// The record of the flow with this index.
+    Record(usize),
+    /// The socket of the flow with this index.
+    Socket(usize),
+    /// So many bytes more of the queue toward the guest of the flow with this index.
+    Queue(usize, u32),
+    /// All is written, as far as it is in the buffer.
+    End,
+}
+
+/// A save.
+pub(super) struct Save {
+    stream: OwnedFd,
+    watched: bool,
+    /// Connections that are frozen.
+    flows: Vec<FlowId>,
+    /// Those of them that move.
+    moving: Vec<FlowId>,
+    /// How many of those are in repair, or may be.
+    repaired: usize,
+    step: Step,
+    /// What the stream has not taken yet.
+    buffer: VecDeque<u8>,
+    /// Connections that do not move.
+    left_behind: Vec<FlowId>,
+    fault: Option<Fault>,
+    waited: bool,
+}
+
+/// What a save leaves.
+pub(super) struct Saved {
+    /// Connections that are in the stream: frozen, and in repair as far as it came to that.
+    pub(crate) flows: Vec<FlowId>,
+    /// Connections that are not.
+    pub(crate) left_behind: Vec<FlowId>,
+}
+
+impl Save {
+    /// Freezes all connections, if a helper can be had.
+    pub(crate) fn new(core: &mut Core, stream: OwnedFd, helper: bool) -> Self {
+        let mut flows = connections(core);
+        let mut left_behind = Vec::new();
+        if helper {
+            flows.retain(|id| {
+                let frozen = freeze(core, *id);
+                if !frozen {
+                    left_behind.push(*id);
+                }
+                frozen
+            });
+        } else {
+            left_behind = std::mem::take(&mut flows);
+        }
+        let step = if flows.is_empty() { Step::Head } else { Step::Connect };
+        let buffer = VecDeque::with_capacity(STATE_BUFFER_BYTES);
+        Self {
+            stream,
+            watched: false,
+            flows,
+            moving: Vec::new(),
+            repaired: 0,
+            step,
+            buffer,
+            left_behind,
+            fault: None,
+            waited: false,
+        }
+    }
+
+    /// The stream, and whether it is watched.
+    pub(crate) fn stream(&mut self) -> (BorrowedFd<'_>, &mut bool) {
+        (self.stream.as_fd(), &mut self.watched)
+    }
+
+    /// There is news of the helper.
+    pub(crate) fn on_helper(&mut self, core: &Core, news: News) {
+        match (self.step, news) {
+            (Step::Connect, News::Come) => self.step = Step::Repair,
+            (Step::Answer(count), News::Done) => {
+                self.repaired += count;
+                let done = &self.flows[self.repaired - count..self.repaired];
+                let all = done.iter().all(|id| {
+                    let flow = core.flows.table.get(*id);
+                    flow.is_none_or(|flow| repair::is_on(flow.state.fd()) == Ok(true))
+                });
+                self.fault = (!all).then_some(Fault::Helper);
+                self.step = Step::Repair;
+            }
+            (Step::Answer(_) | Step::Repair, News::Gone) => self.fault = Some(Fault::Helper),
+            _ => {}
+        }
+    }
+
+    /// What was waited for does not come.
+    pub(crate) fn on_time(&mut self) {
+        match self.step {
+            Step::Connect => self.waited = true,
+            Step::Answer(_) => self.fault = Some(Fault::Helper),
+            _ => {}
+        }
+    }
+
+    /// Goes on as far as that is possible now.
+    ///
+    /// # Errors
+    /// Why it cannot go on at all.
+    pub(crate) fn step(&mut self, core: &mut Core, helper: &mut Helper) -> Result<Progress, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        loop {
+            match self.step {
+                Step::Connect if helper.is_there() => self.step = Step::Repair,
+                Step::Connect if self.waited => self.leave_all_behind(core),
+                Step::Connect => return Ok(Progress::Helper(connects_until(core.now))),
+                Step::Answer(_) => return Ok(Progress::Helper(answers_until(core.now))),
+                Step::Repair => self.repair(core, helper)?,
+                Step::End if self.buffer.is_empty() => return Ok(Progress::Done),
+                _ => {
+                    self.fill(core);
+                    if !self.flush()? {
+                        return Ok(Progress::Stream);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Without a helper no connection moves: they go on until the guest has left.
+    fn leave_all_behind(&mut self, core: &mut Core) {
+        log::warn!(
+            "No TCP_REPAIR helper has connected: connections do not migrate; start passt-repair for them"
+        );
+        for id in std::mem::take(&mut self.flows) {
+            super::thaw::release(core, id);
+            self.left_behind.push(id);
+        }
+        self.step = Step::Head;
+    }
+
+    /// Sends the next sockets to the helper.
+    fn repair(&mut self, core: &Core, helper: &mut Helper) -> Result<(), Fault> {
+        let table = &core.flows.table;
+        let next = self.flows[self.repaired..].iter().take(HELPER_BATCH);
+        let sockets: Vec<_> =
+            next.filter_map(|id| table.get(*id)).map(|flow| flow.state.fd()).collect();
+        if sockets.is_empty() {
+            self.step = Step::Head;
+            return Ok(());
+        }
+        helper.command(Command::On, &sockets).map_err(|_| Fault::Helper)?;
+        self.step = Step::Answer(sockets.len());
+        Ok(())
+    }
+
+    /// Adds to the buffer what comes next.
+    fn fill(&mut self, core: &mut Core) {
+        while self.buffer.len() < STATE_BUFFER_BYTES {
+            self.step = match self.step {
+                Step::Head => {
+                    // One that is over by now is not worth a place.
+                    let lives = |id: &&FlowId| record(core, **id).is_some();
+                    self.moving = self.flows.iter().filter(lives).copied().collect();
+                    self.buffer.extend(migration::header());
+                    self.buffer.extend(migration::addresses(&core.net.learned));
+                    self.buffer.extend((self.moving.len() as u32).to_be_bytes());
+                    Step::Record(0)
+                }
+                Step::Record(index) if index < self.moving.len() => {
+                    let record = record(core, self.moving[index]);
+                    self.buffer.extend(record.map_or([0; Record::BYTES], Record::to_bytes));
+                    Step::Record(index + 1)
+                }
+                Step::Record(_) => Step::Socket(0),
+                Step::Socket(index) if index < self.moving.len() => self.socket(core, index),
+                Step::Queue(index, left) => self.queue(core, index, left),
+                _ => {
+                    self.step = Step::End;
+                    return;
+                }
+            };
+        }
+    }
+
+    /// Adds the socket of a flow, with what is queued in it toward the peer.
+    fn socket(&mut self, core: &mut Core, index: usize) -> Step {
+        let id = self.moving[index];
+        let next = Step::Socket(index + 1);
+        let Some(flow) = core.flows.table.get_mut(id) else {
+            self.buffer.extend(SocketRecord::DROPPED);
+            return next;
+        };
+        match describe::socket(flow.state.socket.as_fd()) {
+            Ok(Description { record, queue }) => {
+                self.buffer.extend(record.to_bytes());
+                self.buffer.extend(queue);
+                if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
+                    describe::rewind(flow.state.socket.as_fd(), &mut tcp.peek);
+                }
+                if record.receive_queue == 0 {
+                    next
+                } else {
+                    Step::Queue(index, record.receive_queue)
+                }
+            }
+            Err(why) => {
+                log::debug!("{id:?} (TCP connection): does not move: {why}");
+                self.buffer.extend(SocketRecord::DROPPED);
+                next
+            }
+        }
+    }
+
+    /// Adds more of what is queued toward the guest.
+    fn queue(&mut self, core: &mut Core, index: usize, left: u32) -> Step {
+        let state = core.flows.table.get_mut(self.moving[index]).map(|flow| &mut flow.state);
+        let part = left.min(STATE_BUFFER_BYTES as u32);
+        let bytes = state.and_then(|state| match &mut state.kind {
+            FlowKind::Tcp(tcp) => describe::queued(state.socket.as_fd(), &mut tcp.peek, left, part),
+            _ => None,
+        });
+        match bytes {
+            Some(bytes) if !bytes.is_empty() => {
+                let more = left - bytes.len() as u32;
+                self.buffer.extend(bytes);
+                if more == 0 { Step::Socket(index + 1) } else { Step::Queue(index, more) }
+            }
+            _ => {
+                // Its length was told already. It cannot change while the socket is in repair.
+                self.fault = Some(Fault::Channel(Errno::IO));
+                Step::End
+            }
+        }
+    }
+
+    /// Writes what the stream takes; whether that was all.
+    fn flush(&mut self) -> Result<bool, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        while !self.buffer.is_empty() {
+            match rustix::io::write(&self.stream, self.buffer.as_slices().0) {
+                Ok(written) => drop(self.buffer.drain(..written)),
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Fault::Channel(errno)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Closes the stream.
+    pub(crate) fn finish(self) -> Saved {
+        Saved { flows: self.flows, left_behind: self.left_behind }
+    }
+}
+
+/// All synchronised connections of the guest. Walks the table.
+fn connections(core: &Core) -> Vec<FlowId> {
+    let is_one = |id: &FlowId| {
+        let flow = core.flows.table.get(*id);
+        flow.is_some_and(|flow| match &flow.state.kind {
+            FlowKind::Tcp(tcp) => {
+                let of_guest = flow.sides.iter().any(|side| side.pif == Pif::Tap);
+                of_guest && tcp.conn.image(false).is_some()
+            }
+            _ => false,
+        })
+    };
+    core.flows.table.ids().filter(is_one).collect()
+}
+
+/// Freezes a connection: its socket, and what we do with it. The head of its queue is the first byte that the
+/// guest has not acknowledged from now on.
+fn freeze(core: &mut Core, id: FlowId) -> bool {
+    let Some(flow) = core.flows.table.get_mut(id) else { return false };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return false };
+    let socket = flow.state.socket.as_fd();
+    if tcp.backlog.is_some() || repair::freeze(socket).is_err() {
+        return false;
+    }
+    flow.state.frozen = true;
+    discard(socket, tcp);
+    true
+}
+
+fn discard(socket: BorrowedFd<'_>, tcp: &mut TcpState) {
+    let acknowledged = tcp.conn.take_acknowledged();
+    if acknowledged > 0 && stream::discard(socket, acknowledged) == Ok(acknowledged) {
+        tcp.peek = tcp.peek.moved(acknowledged);
+    }
+}
+
+/// The record of a flow; `None` if it is over.
+fn record(core: &Core, id: FlowId) -> Option<Record> {
+    let flow = core.flows.table.get(id)?;
+    match &flow.state.kind {
+        FlowKind::Tcp(tcp) => describe::record(flow.state.fd(), &flow.sides, &tcp.conn),
+        _ => None,
+    }
+}

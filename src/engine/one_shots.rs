@@ -1,0 +1,249 @@
+//! UDP and echo flows that are no streams: when all places are taken, the one that was silent for the longest
+//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP.
+//!
+//! A flow stands on the list of those that were answered or on that of those that were not, by who has started
+//! it: strangers push out nobody whom the guest talks to. The lists are in the order of silence, but a datagram does not
+//! move its flow: when one is looked for that is to give way, the oldest is asked whether it was silent since it
+//! was listed, and goes to the end if it was not. Whoever was has been silent for longer than all behind it. Lists are
+//! linked through the flows themselves, so that joining and leaving takes the same time whoever else is there, and
+//! nothing is allocated.
+
+use super::state::FlowState;
+use crate::flow::table::{FlowId, FlowTable};
+use crate::limits::GIVE_WAY_LOOKS;
+use crate::time::Timestamp;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// Where a flow stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    list: Option<ListId>,
+    older: u32,
+    newer: u32,
+    /// The flow was not silent before.
+    since: Timestamp,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { list: None, older: NONE, newer: NONE, since: Timestamp::ZERO }
+    }
+}
+
+/// One of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ListId {
+    /// Index of who has started the flows.
+    starter: usize,
+    answered: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    oldest: u32,
+    newest: u32,
+}
+
+/// All lists.
+pub(crate) struct OneShots([[Ends; 2]; 2]);
+
+impl Default for OneShots {
+    fn default() -> Self {
+        Self([[Ends { oldest: NONE, newest: NONE }; 2]; 2])
+    }
+}
+
+impl OneShots {
+    fn ends(&mut self, list: ListId) -> &mut Ends {
+        &mut self.0[list.starter][usize::from(list.answered)]
+    }
+
+    /// Lists a flow that starts now.
+    pub(crate) fn add(
+        &mut self,
+        table: &mut FlowTable<FlowState>,
+        slot: u32,
+        starter: usize,
+        now: Timestamp,
+    ) {
+        self.append(table, slot, ListId { starter, answered: false }, now);
+    }
+
+    /// Notes that a flow was answered.
+    pub(crate) fn answered(&mut self, table: &mut FlowTable<FlowState>, slot: u32, now: Timestamp) {
+        let place = table.at_mut(slot).map(|flow| flow.state.place);
+        if let Some(Place { list: Some(list), .. }) = place
+            && !list.answered
+        {
+            self.remove(table, slot);
+            self.append(table, slot, ListId { answered: true, ..list }, now);
+        }
+    }
+
+    /// Takes a flow off its list.
+    pub(crate) fn remove(&mut self, table: &mut FlowTable<FlowState>, slot: u32) {
+        let Some(flow) = table.at_mut(slot) else { return };
+        let Place { list, older, newer, .. } = std::mem::take(&mut flow.state.place);
+        let Some(list) = list else { return };
+        match table.at_mut(older) {
+            Some(flow) => flow.state.place.newer = newer,
+            None => self.ends(list).oldest = newer,
+        }
+        match table.at_mut(newer) {
+            Some(flow) => flow.state.place.older = older,
+            None => self.ends(list).newest = older,
+        }
+    }
+
+    fn append(
+        &mut self,
+        table: &mut FlowTable<FlowState>,
+        slot: u32,
+        list: ListId,
+        since: Timestamp,
+    ) {
+        let ends = self.ends(list);
+        let older = std::mem::replace(&mut ends.newest, slot);
+        if older == NONE {
+            ends.oldest = slot;
+        }
+        if let Some(flow) = table.at_mut(older) {
+            flow.state.place.newer = slot;
+        }
+        if let Some(flow) = table.at_mut(slot) {
+            flow.state.place = Place { list: Some(list), older, newer: NONE, since };
+        }
+    }
+
+    /// The flow, of those that `starter` has started, that is to give way to another one; it is on no list any more.
+    /// Looks at no more than [`GIVE_WAY_LOOKS`] of each list.
+    pub(crate) fn gives_way(
+        &mut self,
+        table: &mut FlowTable<FlowState>,
+        starter: usize,
+    ) -> Option<FlowId> {
+        for list in [true, false].map(|answered| ListId { starter, answered }) {
+            for _ in 0..GIVE_WAY_LOOKS {
+                let slot = self.ends(list).oldest;
+                let Some(flow) = table.at_mut(slot) else { break };
+                let since = flow.state.place.since;
+                let state = flow.state.kind.datagrams().copied();
+                self.remove(table, slot);
+                let Some(state) = state.filter(|state| !state.is_stream()) else { continue };
+                let now = ListId { answered: state.is_answered(), ..list };
+                if now == list && state.active <= since {
+                    return table.id_of(slot);
+                }
+                self.append(table, slot, now, state.active);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::net::Epoch;
+    use crate::engine::state::{DatagramState, FlowKind};
+    use crate::flow::side::{Endpoint, Pif, Side};
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Lists {
+        table: FlowTable<FlowState>,
+        all: OneShots,
+    }
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(second)
+    }
+
+    impl Lists {
+        fn start(&mut self, second: u64) -> FlowId {
+            let ours = Endpoint::anybody(true);
+            let [first, last] = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours, endpoint: ours });
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let mut state = DatagramState::new(at(second));
+            state.touch(at(second), 0, 1);
+            let state = FlowState::new(socket, Epoch::default(), FlowKind::Udp(state));
+            let new = self.table.allocate().expect("room");
+            let id = new.initiate(first).target(last).activate(state);
+            self.all.add(&mut self.table, id.slot(), 0, at(second));
+            id
+        }
+
+        fn talk(&mut self, id: FlowId, side: usize, second: u64) {
+            let flow = self.table.get_mut(id).expect("it lives");
+            if let FlowKind::Udp(state) = &mut flow.state.kind {
+                state.touch(at(second), side, 1);
+            }
+            if side == 1 {
+                self.all.answered(&mut self.table, id.slot(), at(second));
+            }
+        }
+
+        /// The flow that gives way; it ends.
+        fn next(&mut self) -> Option<FlowId> {
+            let id = self.all.gives_way(&mut self.table, 0)?;
+            self.table.remove(id);
+            Some(id)
+        }
+    }
+
+    #[test]
+    fn the_answered_that_was_silent_for_longest_gives_way_and_a_stream_never_does() {
+        let mut lists = Lists::default();
+        let [unanswered, stream, early, late, busy] = [0, 1, 2, 3, 4].map(|at| lists.start(at));
+        for (id, second) in [(late, 5), (early, 6), (stream, 7)] {
+            lists.talk(id, 1, second);
+        }
+        lists.talk(stream, 0, 8);
+        lists.talk(busy, 0, 9);
+        assert_eq!(lists.next(), Some(late), "the first that was answered");
+        assert_eq!(lists.next(), Some(early));
+        assert_eq!(lists.next(), Some(unanswered), "none is left that was answered");
+        assert_eq!(lists.next(), Some(busy), "whoever was silent for a shorter time comes last");
+        assert_eq!(lists.next(), None);
+        assert!(lists.table.get(stream).is_some());
+        assert!(
+            lists.all.gives_way(&mut lists.table, 1).is_none(),
+            "others have lists of their own"
+        );
+    }
+
+    #[test]
+    fn lists_stay_whole_whoever_leaves() {
+        let mut lists = Lists::default();
+        for gone in 0..4 {
+            let ids = [0, 1, 2, 3].map(|second| lists.start(second));
+            lists.all.remove(&mut lists.table, ids[gone].slot());
+            lists.table.remove(ids[gone]);
+            let left = ids.iter().enumerate().filter(|(index, _)| *index != gone);
+            for (_, id) in left {
+                assert_eq!(lists.next(), Some(*id), "without {gone}");
+            }
+            assert_eq!(lists.next(), None);
+        }
+    }
+
+    #[test]
+    fn a_question_is_over_when_each_was_answered() {
+        let mut lists = Lists::default();
+        let ids = [0, 1].map(|second| lists.start(second));
+        for id in ids {
+            let flow = lists.table.get_mut(id).expect("it lives");
+            if let FlowKind::Udp(state) = &mut flow.state.kind {
+                state.questions = true;
+            }
+            lists.talk(id, 0, 2);
+            lists.talk(id, 1, 3);
+        }
+        lists.talk(ids[1], 1, 4);
+        assert_eq!(lists.next(), Some(ids[1]), "two questions, two answers");
+        assert_eq!(lists.next(), Some(ids[0]), "one answer is still to come");
+    }
+}

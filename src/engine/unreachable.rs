@@ -1,0 +1,254 @@
+//! ICMP errors for the guest, as a router would send them: where the host's kernel says at once, or when a connection
+//! fails, that a packet cannot get where it is to go, and where the operator's rules reject it. The packet is quoted as
+//! far as RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c), allow. What the network says of the sockets of
+//! datagrams is in [`datagrams`](super::datagrams).
+//!
+//! | what the host says | IPv4 (RFC 792, RFC 1812) | IPv6 (RFC 4443) |
+//! |---|---|---|
+//! | `ENETUNREACH`, `ENETDOWN` | 3, 0: network unreachable | 1, 0: no route |
+//! | `EHOSTUNREACH`, `EHOSTDOWN` | 3, 1: host unreachable | 1, 3: address unreachable |
+//! | `EACCES`, `EPERM`; a rule rejects it | 3, 13: prohibited | 1, 1: prohibited |
+//! | `EMSGSIZE` | 3, 4: fragmentation needed, with the MTU | 2, 0: packet too big, with the MTU |
+//!
+//! `ECONNREFUSED` of a connection is a reset, and `ETIMEDOUT` nothing: the guest's own patience ends, too.
+//!
+//! All errors to the guest have one budget, and none is about a packet to a group (RFC 1122, section 3.2.2).
+
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use passt_frame::{Errno, FromGuestLease, Part, ToGuest};
+
+use super::core::Core;
+use super::net::Net;
+use crate::flow::fwd::is_one_host;
+use crate::flow::side::Side;
+use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::icmp_translation::{IcmpError, v4, v6};
+use crate::wire::ip::{self, IpHead, L4Protocol};
+use crate::wire::tcp::{Flags, Header};
+use crate::wire::{DropReason, Packet, SeqNr, eth};
+
+/// Most bytes of an ICMP error with what it quotes: RFC 1812 has packets of 576 bytes at most, RFC 4443 of 1,280.
+pub(super) const MESSAGE_BYTES: [usize; 2] = [576 - 20, 1280 - 40];
+/// Bytes in front of what is quoted.
+pub(super) const ICMP_HEADER_BYTES: usize = 8;
+
+/// An ICMP error with what it quotes.
+pub(super) type Message = ArrayVec<u8, { MESSAGE_BYTES[1] }>;
+
+/// Why the host does not take a packet, in words that ICMP has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// There is no route.
+    Network,
+    /// There is one, and nobody at its end.
+    Host,
+    /// It is forbidden.
+    Prohibited,
+    /// The packet may not be cut and is larger than this, in bytes.
+    Narrow(u32),
+}
+
+impl Unreachable {
+    /// What an error number says of it; [`Narrow`](Self::Narrow) needs more than that.
+    pub(crate) fn of(errno: Errno) -> Option<Self> {
+        match errno {
+            Errno::NETUNREACH | Errno::NETDOWN => Some(Self::Network),
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Self::Host),
+            Errno::ACCESS | Errno::PERM => Some(Self::Prohibited),
+            _ => None,
+        }
+    }
+
+    /// The same of what has been counted, with the MTU of the path of what was too large.
+    fn of_drop(reason: DropReason, mtu: Option<u32>) -> Option<Self> {
+        match reason {
+            DropReason::TooLarge => mtu.map(Self::Narrow),
+            DropReason::NoRoute => Some(Self::Network),
+            DropReason::HostUnreachable => Some(Self::Host),
+            DropReason::Prohibited | DropReason::EgressRejected => Some(Self::Prohibited),
+            _ => None,
+        }
+    }
+
+    /// The name under which it is counted.
+    fn reason(self) -> DropReason {
+        match self {
+            Self::Network => DropReason::NoRoute,
+            Self::Host => DropReason::HostUnreachable,
+            Self::Prohibited => DropReason::Prohibited,
+            Self::Narrow(_) => DropReason::TooLarge,
+        }
+    }
+
+    /// The error in the words of IPv4 (`v4`) or IPv6.
+    pub(crate) fn icmp(self, v4: bool) -> IcmpError {
+        let error = |kind, code| IcmpError { kind, code, mtu: 0 };
+        match (self, v4) {
+            (Self::Network, true) => error(v4::UNREACHABLE, v4::NETWORK),
+            (Self::Network, false) => error(v6::UNREACHABLE, v6::NO_ROUTE),
+            (Self::Host, true) => error(v4::UNREACHABLE, v4::HOST),
+            (Self::Host, false) => error(v6::UNREACHABLE, v6::ADDRESS),
+            (Self::Prohibited, true) => error(v4::UNREACHABLE, v4::PROHIBITED),
+            (Self::Prohibited, false) => error(v6::UNREACHABLE, v6::PROHIBITED),
+            (Self::Narrow(mtu), true) => {
+                IcmpError { mtu, ..error(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) }
+            }
+            (Self::Narrow(mtu), false) => IcmpError { mtu, ..error(v6::TOO_BIG, 0) },
+        }
+    }
+}
+
+/// The reason for which what failed with `errno` is counted: one of which the guest can be told, or else `otherwise`.
+pub(crate) fn reason_of(errno: Errno, otherwise: DropReason) -> DropReason {
+    match errno {
+        Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
+        Errno::MSGSIZE => DropReason::TooLarge,
+        errno => Unreachable::of(errno).map_or(otherwise, Unreachable::reason),
+    }
+}
+
+/// Tells the guest why its packet in frame `index` was dropped for `reason`, if that is of the network's making.
+/// Where a packet was too large, `mtu` is what its path takes.
+pub(super) fn tell_of_frame(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    (reason, mtu): (DropReason, Option<u32>),
+) {
+    if Unreachable::of_drop(reason, mtu).is_none() {
+        return;
+    }
+    let frame = &lease.frames()[index];
+    let Ok(Packet::Ip(ip)) = ip::parse(frame.head(), frame.len) else { return };
+    let len = (ip.l4_offset - eth::HEADER_BYTES) as u32 + ip.l4_len;
+    let Some(why) = Unreachable::of_drop(reason, mtu.filter(|&mtu| mtu < len)) else { return };
+    if is_reset(ip.protocol, reason) {
+        return;
+    }
+    let mut quoted = [0; MESSAGE_BYTES[1] - ICMP_HEADER_BYTES];
+    let part = Part { frame: index, offset: eth::HEADER_BYTES as u32, len };
+    let copied = lease.copy_out(part, &mut quoted);
+    tell(core, out, &ip, why, &[&quoted[..copied]]);
+}
+
+/// The same of a packet that is not in one frame: `l4` is what is behind its IP header.
+pub(super) fn tell_of_packet(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    (ip, l4): (&IpHead, &[u8]),
+    reason: DropReason,
+) {
+    let Some(why) = Unreachable::of_drop(reason, None) else { return };
+    if is_reset(ip.protocol, reason) {
+        return;
+    }
+    let (from, to) = (SocketAddr::new(ip.source, 0), SocketAddr::new(ip.destination, 0));
+    let template = HeaderTemplate::new(core.net.macs(), from, to, ip.protocol, ip.flow_label);
+    let header = template.l3(l4.len() as u32);
+    tell(core, out, ip, why, &[&header[eth::HEADER_BYTES..], l4]);
+}
+
+/// Whether the guest is told of it by a reset instead: of a connection that the operator's rules reject.
+fn is_reset(protocol: L4Protocol, reason: DropReason) -> bool {
+    protocol == L4Protocol::Tcp && reason == DropReason::EgressRejected
+}
+
+/// Tells the guest that its connection cannot be made: a segment that opens it, with the sequence number `isn`, is
+/// quoted. The error is that of `offender`, about a packet to `peer`; or of the host, which has no name for itself.
+pub(super) fn tell_of_connection(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    (side, isn): (&Side, SeqNr),
+    peer: IpAddr,
+    (error, offender): (IcmpError, Option<IpAddr>),
+) {
+    let Some((from, error)) = from_offender(&core.net, (side.ours.ip(), peer), error, offender)
+    else {
+        core.outbox.drops.count(DropReason::UntranslatableError);
+        return;
+    };
+    let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let template = HeaderTemplate::new(core.net.macs(), guest, remote, L4Protocol::Tcp, 0);
+    let (ack, window) = (SeqNr(0), 0);
+    let (mss, window_scale) = (None, None);
+    let syn = Header { seq: isn, ack, flags: Flags::SYN, window, mss, window_scale };
+    let quoted = template.tcp(&syn, 0, L4Checksum::Complete { payload_sum: 0 });
+    send(core, out, (from, guest.ip()), error, &[&quoted[eth::HEADER_BYTES..]]);
+}
+
+/// Sends the error `why` about a packet to us.
+fn tell(core: &mut Core, out: &mut dyn ToGuest, ip: &IpHead, why: Unreachable, quoted: &[&[u8]]) {
+    // RFC 4443, section 2.4 (e.3): of its width a path to a group is told.
+    let told = ip.source.is_ipv6() && matches!(why, Unreachable::Narrow(_));
+    let to_all = !is_one_host(ip.destination) && !told;
+    if to_all || !is_one_host(ip.source) {
+        return;
+    }
+    let from = router(&core.net, ip.destination);
+    send(core, out, (from, ip.source), why.icmp(ip.source.is_ipv4()), quoted);
+}
+
+/// Whom errors of the host come from: the gateway, or whoever the guest has asked if it has none.
+fn router(net: &Net, destination: IpAddr) -> IpAddr {
+    let ours = net.our_link_local().filter(|_| destination.is_ipv6());
+    net.network.gateway_for(destination).or(ours).unwrap_or(destination)
+}
+
+/// What the guest is told of an error of `offender` to a packet to `peer`, which is `ours` to the guest, and by whom.
+/// An offender that means nothing to the guest is the host itself.
+pub(super) fn from_offender(
+    net: &Net,
+    (ours, peer): (IpAddr, IpAddr),
+    error: IcmpError,
+    offender: Option<IpAddr>,
+) -> Option<(IpAddr, IcmpError)> {
+    if peer.is_ipv4() != ours.is_ipv4() {
+        return Some((ours, error.translated(peer.is_ipv4())?));
+    }
+    let from = match offender {
+        Some(offender) if offender == peer => ours,
+        Some(offender) => net.source_for_guest(offender).unwrap_or_else(|| router(net, ours)),
+        None => router(net, ours),
+    };
+    (from.is_ipv4() == ours.is_ipv4()).then_some((from, error))
+}
+
+/// Sends an error of `ends.0` to the guest's address `ends.1`, with as much of what is `quoted` as may be. It is
+/// dropped, and counted, when there were too many.
+pub(super) fn send(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    ends: (IpAddr, IpAddr),
+    error: IcmpError,
+    quoted: &[&[u8]],
+) {
+    if !core.icmp_errors.take(core.now) {
+        core.outbox.drops.count(DropReason::ErrorLimited);
+        return;
+    }
+    let (from, to) = ends;
+    let v4 = to.is_ipv4();
+    let mut message = Message::new();
+    message.extend([error.kind, error.code, 0, 0]);
+    message.extend(mtu_field(v4, error).to_be_bytes());
+    for part in quoted {
+        let room = MESSAGE_BYTES[usize::from(!v4)] - message.len();
+        message.extend(part[..part.len().min(room)].iter().copied());
+    }
+    log::trace!("to guest: ICMP error of {from}, type {}, code {}", error.kind, error.code);
+    let macs = core.net.macs_between(from, to);
+    let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to, 0));
+    core.outbox.icmp(out, macs, from, to, &mut message);
+}
+
+/// The four bytes behind the checksum: the MTU where the type has one, else zero.
+fn mtu_field(v4: bool, error: IcmpError) -> u32 {
+    match (v4, error.kind, error.code) {
+        (true, v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => error.mtu & 0xffff,
+        (false, v6::TOO_BIG, _) => error.mtu,
+        _ => 0,
+    }
+}

@@ -1,0 +1,266 @@
+//! Which of the guest's addresses forwarded ports lead to: the assigned one as long as it is in use, whatever
+//! other addresses the guest has besides (aliases, those of machines behind it, one that moves between guests).
+//!
+//! The guest's traffic shows an address in use, but an address that is silent may be in use, too. So when
+//! another address speaks, the one that ports lead to is *asked* for, by ARP or neighbour solicitation. If it does
+//! not answer within [`PATIENCE`], the other one is its *successor*. An address that was never seen, as the assigned
+//! one of a guest with an address of its own, is succeeded at once; and the assigned one comes back whenever it speaks.
+//!
+//! Pure: who calls asks the question, and comes back when it is time.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// How long an answer may take. A late one is no harm: with it, the assigned address speaks.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Least time between two questions: a guest whose addresses speak in turn is not asked for each frame.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the assigned address is asked for after it was succeeded: one that was given by DHCPv6 answers only
+/// when the guest has made sure that nobody else has it (RFC 4862, 5.4), a second or two later.
+const LATER_QUESTIONS: u8 = 3;
+
+/// What is known of the address of one family that forwarded ports lead to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// It was in use.
+    seen: bool,
+    /// Another address has spoken since it did.
+    successor: Option<IpAddr>,
+    /// It was asked for, and has not answered.
+    asked: Option<Timestamp>,
+    /// When it may be asked for again.
+    next: Timestamp,
+    /// How often the assigned address, which was succeeded, is asked for yet.
+    later: u8,
+}
+
+/// What follows from something that was seen, or from time that has passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Ports lead there from now on.
+    pub(crate) lead_to: Option<IpAddr>,
+    /// Ask for this address.
+    pub(crate) ask: Option<IpAddr>,
+    /// Come back at this time.
+    pub(crate) again: Option<Timestamp>,
+}
+
+impl Tenure {
+    /// An address that will be in use, once the guest has made sure that it may.
+    pub(crate) fn expected() -> Self {
+        Self { seen: true, ..Self::default() }
+    }
+
+    /// `source` has spoken; ports lead to `current`, and `assigned` is what the guest was given.
+    pub(crate) fn on_source(
+        &mut self,
+        (current, assigned): (Option<IpAddr>, Option<IpAddr>),
+        source: IpAddr,
+        now: Timestamp,
+    ) -> Step {
+        let replaces = current.is_none() || !self.seen || assigned == Some(source);
+        match current {
+            Some(current) if source == current => {
+                (self.seen, self.successor, self.asked) = (true, None, None);
+                Step::default()
+            }
+            _ if replaces => {
+                let next = self.next;
+                *self = Self { seen: true, next, ..Self::default() };
+                Step { lead_to: Some(source), ..Step::default() }
+            }
+            Some(current) => {
+                if self.successor.replace(source).is_some() {
+                    return Step::default();
+                }
+                self.ask(current, now)
+            }
+            None => Step::default(),
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_timer(
+        &mut self,
+        (current, assigned): (Option<IpAddr>, Option<IpAddr>),
+        now: Timestamp,
+    ) -> Step {
+        let Some(current) = current else { return Step::default() };
+        match (self.successor, self.asked) {
+            (Some(successor), Some(asked)) if now >= asked + PATIENCE => {
+                let later = if assigned == Some(current) { LATER_QUESTIONS } else { 0 };
+                let next = self.next.max(now);
+                *self = Self { seen: true, next, later, ..Self::default() };
+                let again = (later > 0).then_some(next);
+                Step { lead_to: Some(successor), again, ..Step::default() }
+            }
+            (Some(_), Some(asked)) => Step { again: Some(asked + PATIENCE), ..Step::default() },
+            (Some(_), None) => self.ask(current, now),
+            (None, _) => self.ask_later(assigned.filter(|assigned| *assigned != current), now),
+        }
+    }
+
+    /// Asks for `current`, now or when it may be asked for again.
+    fn ask(&mut self, current: IpAddr, now: Timestamp) -> Step {
+        if now < self.next {
+            return Step { again: Some(self.next), ..Step::default() };
+        }
+        (self.asked, self.next) = (Some(now), now + PAUSE);
+        Step { ask: Some(current), again: Some(now + PATIENCE), ..Step::default() }
+    }
+
+    /// Asks for the assigned address, which does not answer yet.
+    fn ask_later(&mut self, assigned: Option<IpAddr>, now: Timestamp) -> Step {
+        let Some(assigned) = assigned.filter(|_| self.later > 0) else { return Step::default() };
+        if now >= self.next {
+            (self.later, self.next) = (self.later - 1, now + PAUSE);
+            let again = (self.later > 0).then_some(self.next);
+            return Step { ask: Some(assigned), again, ..Step::default() };
+        }
+        Step { again: Some(self.next), ..Step::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example::ip;
+    use super::*;
+
+    /// A guest in virtual time: what ports lead to, and which questions it answers.
+    struct World {
+        tenure: Tenure,
+        current: Option<IpAddr>,
+        assigned: Option<IpAddr>,
+        now: Timestamp,
+        timer: Option<Timestamp>,
+        questions: usize,
+        /// Addresses that answer.
+        answering: Vec<IpAddr>,
+    }
+
+    impl World {
+        fn new(assigned: &str, answering: &[&str]) -> Self {
+            Self {
+                tenure: Tenure::default(),
+                current: Some(ip(assigned)),
+                assigned: Some(ip(assigned)),
+                now: Timestamp::from_micros(1_000_000),
+                timer: None,
+                questions: 0,
+                answering: answering.iter().map(|address| ip(address)).collect(),
+            }
+        }
+
+        fn take(&mut self, step: Step) {
+            self.current = step.lead_to.or(self.current);
+            self.timer = [self.timer, step.again].into_iter().flatten().min();
+            if let Some(asked) = step.ask {
+                self.questions += 1;
+                if self.answering.contains(&asked) {
+                    self.speak_address(asked);
+                }
+            }
+        }
+
+        fn speak_address(&mut self, source: IpAddr) {
+            let step = self.tenure.on_source((self.current, self.assigned), source, self.now);
+            self.take(step);
+        }
+
+        fn speak(&mut self, source: &str) -> &mut Self {
+            self.speak_address(ip(source));
+            self
+        }
+
+        fn pass(&mut self, millis: u64) -> &mut Self {
+            let end = self.now + Duration::from_millis(millis);
+            while let Some(at) = self.timer.filter(|at| *at <= end) {
+                self.now = self.now.max(at);
+                self.timer = None;
+                let step = self.tenure.on_timer((self.current, self.assigned), self.now);
+                self.take(step);
+            }
+            self.now = end;
+            self
+        }
+
+        fn leads_to(&self, address: &str) {
+            assert_eq!(self.current, Some(ip(address)), "{:?}", self.tenure);
+        }
+    }
+
+    const OURS: &str = "192.0.2.2";
+    const ALIAS: &str = "192.0.2.77";
+
+    #[test]
+    fn an_address_that_was_never_seen_is_succeeded_at_once() {
+        let mut world = World::new(OURS, &[]);
+        world.speak(ALIAS).leads_to(ALIAS);
+        assert_eq!((world.questions, world.timer), (0, None));
+        world.speak(OURS).leads_to(OURS);
+    }
+
+    #[test]
+    fn an_alias_does_not_take_ports_away() {
+        for address in [(OURS, ALIAS), ("2001:db8::2", "2001:db8::77")] {
+            let mut world = World::new(address.0, &[address.0]);
+            world.speak(address.0);
+            for _ in 0..1000 {
+                world.speak(address.1).pass(10).leads_to(address.0);
+            }
+            assert!((8..=11).contains(&world.questions), "{} questions", world.questions);
+        }
+    }
+
+    #[test]
+    fn addresses_that_speak_in_turn_are_not_asked_for_each_time() {
+        let mut world = World::new(OURS, &[]);
+        for _ in 0..1000 {
+            world.speak(OURS).speak(ALIAS).pass(1).leads_to(OURS);
+        }
+        assert!(world.questions <= 2, "{} questions", world.questions);
+    }
+
+    #[test]
+    fn a_changed_address_is_followed_soon() {
+        let mut world = World::new(OURS, &[]);
+        world.speak(OURS).pass(5000).speak(ALIAS).leads_to(OURS);
+        world.pass(99).leads_to(OURS);
+        world.pass(1).leads_to(ALIAS);
+        // And the next one, from an address that is none of ours.
+        world.pass(5000).speak("192.0.2.78").pass(100).leads_to("192.0.2.78");
+    }
+
+    #[test]
+    fn one_that_changes_right_after_a_question_is_followed_when_the_pause_is_over() {
+        let mut world = World::new(OURS, &[OURS]);
+        world.speak(OURS).speak(ALIAS).pass(10).leads_to(OURS);
+        world.answering.clear();
+        world.speak(ALIAS).pass(900).leads_to(OURS);
+        world.pass(200).leads_to(ALIAS);
+    }
+
+    #[test]
+    fn the_assigned_address_comes_back_when_it_speaks() {
+        let mut world = World::new(OURS, &[]);
+        world.speak(OURS).speak(ALIAS).pass(100).leads_to(ALIAS);
+        world.speak(OURS).leads_to(OURS);
+    }
+
+    #[test]
+    fn the_assigned_address_is_asked_for_some_times_more() {
+        let mut world = World::new(OURS, &[]);
+        world.speak(OURS).speak(ALIAS).pass(100).leads_to(ALIAS);
+        world.pass(1500).leads_to(ALIAS);
+        world.answering.push(ip(OURS));
+        world.pass(1000).leads_to(OURS);
+
+        let mut silent = World::new(OURS, &[]);
+        silent.speak(OURS).speak(ALIAS).pass(100_000).leads_to(ALIAS);
+        assert_eq!(silent.questions, 1 + usize::from(LATER_QUESTIONS));
+    }
+}

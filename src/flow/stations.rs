@@ -1,0 +1,159 @@
+//! The stations on the guest's side of the link, by their IP addresses: a guest that bridges has several, each
+//! with an Ethernet address of its own, and frames to one of them must not go to another.
+//!
+//! Learned from what they send. The table is bounded: who claims more addresses than it holds displaces what
+//! was learned longest ago, and what is not known goes to the station that spoke last, which is the only one
+//! as a rule.
+
+use std::net::IpAddr;
+
+use super::network::Mac;
+
+/// Most addresses that are kept: a bridge with a handful of virtual machines, several addresses each.
+pub(crate) const MAX_STATIONS: usize = 128;
+
+/// What is known of one address.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    address: IpAddr,
+    mac: Mac,
+    /// When it was learned, counted in changes of the table.
+    learned: u64,
+}
+
+/// The table, sorted by address.
+#[derive(Debug)]
+pub(crate) struct Stations {
+    entries: Vec<Entry>,
+    /// What was learned last, as most frames say the same as the one before.
+    last: Option<(IpAddr, Mac)>,
+    changes: u64,
+    /// There is more than one station.
+    several: bool,
+}
+
+impl Default for Stations {
+    fn default() -> Self {
+        let entries = Vec::with_capacity(MAX_STATIONS);
+        Self { entries, last: None, changes: 0, several: false }
+    }
+}
+
+impl Stations {
+    /// Notes that the station `mac` uses `address`; group addresses, which none has, are ignored.
+    pub(crate) fn learn(&mut self, address: IpAddr, mac: Mac) {
+        if self.last == Some((address, mac)) || !mac.is_station() {
+            return;
+        }
+        self.last = Some((address, mac));
+        self.changes += 1;
+        let entry = Entry { address, mac, learned: self.changes };
+        match self.position(address) {
+            Ok(at) => {
+                let before = std::mem::replace(&mut self.entries[at], entry);
+                if before.mac == mac {
+                    return;
+                }
+            }
+            Err(_) => {
+                if self.entries.len() >= MAX_STATIONS {
+                    self.forget_oldest();
+                }
+                let at = self.position(address).unwrap_or_else(|at| at);
+                self.entries.insert(at, entry);
+            }
+        }
+        self.several = self.entries.iter().any(|entry| entry.mac != mac);
+    }
+
+    /// The Ethernet address of the station that uses `address`, if one is known to.
+    pub(crate) fn find(&self, address: IpAddr) -> Option<Mac> {
+        self.position(address).ok().map(|at| self.entries[at].mac)
+    }
+
+    /// Whether a station is known by its Ethernet address.
+    pub(crate) fn has(&self, mac: Mac) -> bool {
+        self.entries.iter().any(|entry| entry.mac == mac)
+    }
+
+    /// Whether more than one station is known.
+    pub(crate) fn are_several(&self) -> bool {
+        self.several
+    }
+
+    /// Forgets all: another guest is there.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        (self.last, self.several) = (None, false);
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = (0..self.entries.len()).min_by_key(|&at| self.entries[at].learned);
+        if let Some(at) = oldest {
+            self.entries.remove(at);
+        }
+    }
+
+    fn position(&self, address: IpAddr) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&address, |entry| entry.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::fwd::example::ip;
+    use std::net::Ipv6Addr;
+
+    const ONE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
+
+    #[test]
+    fn each_address_has_the_station_that_used_it_last() {
+        let mut table = Stations::default();
+        for (address, mac) in [("192.0.2.2", ONE), ("192.0.2.3", OTHER), ("2001:db8::2", ONE)] {
+            table.learn(ip(address), mac);
+        }
+        assert_eq!(table.find(ip("192.0.2.2")), Some(ONE));
+        assert_eq!(table.find(ip("192.0.2.3")), Some(OTHER));
+        assert_eq!(table.find(ip("2001:db8::2")), Some(ONE));
+        assert_eq!(table.find(ip("192.0.2.4")), None);
+        table.learn(ip("192.0.2.2"), OTHER);
+        assert_eq!(table.find(ip("192.0.2.2")), Some(OTHER), "it has moved");
+        table.learn(ip("192.0.2.2"), Mac::BROADCAST);
+        table.learn(ip("192.0.2.4"), Mac::default());
+        assert_eq!(table.find(ip("192.0.2.2")), Some(OTHER));
+        assert_eq!(table.find(ip("192.0.2.4")), None);
+    }
+
+    #[test]
+    fn several_stations_are_told_from_several_addresses() {
+        let mut table = Stations::default();
+        table.learn(ip("192.0.2.2"), ONE);
+        table.learn(ip("192.0.2.3"), ONE);
+        assert!(!table.are_several() && table.has(ONE) && !table.has(OTHER));
+        table.learn(ip("192.0.2.3"), OTHER);
+        assert!(table.are_several() && table.has(OTHER));
+        table.learn(ip("192.0.2.2"), OTHER);
+        assert!(!table.are_several(), "all addresses have moved to one");
+        table.learn(ip("192.0.2.2"), ONE);
+        table.clear();
+        assert!(!table.are_several() && table.find(ip("192.0.2.2")).is_none());
+        table.learn(ip("192.0.2.2"), ONE);
+        assert_eq!(table.find(ip("192.0.2.2")), Some(ONE));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_what_is_in_use() {
+        let mut table = Stations::default();
+        let capacity = table.entries.capacity();
+        let used = ip("192.0.2.2");
+        for n in 0..3 * MAX_STATIONS {
+            table.learn(used, ONE);
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 7, n as u16);
+            table.learn(address.into(), OTHER);
+        }
+        assert_eq!((table.entries.len(), table.entries.capacity()), (MAX_STATIONS, capacity));
+        assert_eq!(table.find(used), Some(ONE));
+    }
+}

@@ -1,0 +1,296 @@
+//! Sockets of connections that move to another program: `TCP_REPAIR` (linux/tcp.h), which tells and sets what a
+//! connection is made of. To switch it on and off takes a privilege that this program does not have, so
+//! somebody else does (see `engine::migration`); with it on, everything here is allowed to everybody.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::socket::{last_errno, set_bytes, set_int};
+
+/// Which queue of a socket in repair is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Queue {
+    /// From the peer (`TCP_RECV_QUEUE`).
+    Receive = 1,
+    /// To the peer (`TCP_SEND_QUEUE`).
+    Send = 2,
+}
+
+/// What `TCP_INFO` tells, as far as it is used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// State, by the kernel's number.
+    pub(crate) state: u8,
+    /// Options in use.
+    pub(crate) options: u8,
+    /// Window scales of the peer and ours.
+    pub(crate) scales: [u8; 2],
+    /// Bytes that the peer has acknowledged.
+    pub(crate) acked: u64,
+}
+
+/// An option of a connection, for [`set_option`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NegotiatedOption {
+    /// The MSS, in bytes.
+    Mss(u32),
+    /// Window scales of the peer and ours.
+    Scales([u8; 2]),
+    /// Selective acknowledgements.
+    Sack,
+    /// Timestamps.
+    Timestamps,
+}
+
+/// Sequence numbers and windows as `TCP_REPAIR_WINDOW` has them.
+pub(crate) type RepairWindow = [u32; 5];
+
+/// Has the kernel drop whatever arrives for a socket, from now on: what is in it stays as it is. The peer sends
+/// again.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut drop =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut drop };
+    // SAFETY: the kernel reads one program, and through it one instruction; both are live locals.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Takes [`freeze`] back.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+}
+
+/// Begins (1) or ends the repair of a socket, and asks the peer where it stands (0) or does not (-1). For the
+/// helper only.
+///
+/// # Errors
+/// What setsockopt(2) reports; `PERM` without `CAP_NET_ADMIN` where the socket is.
+pub(crate) fn switch(socket: BorrowedFd<'_>, value: i8) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, value.into())
+}
+
+/// Whether a socket is in repair.
+///
+/// # Errors
+/// What getsockopt(2) reports.
+pub(crate) fn is_on(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(int(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR)? != 0)
+}
+
+/// What the kernel tells of a connection.
+///
+/// # Errors
+/// What getsockopt(2) reports.
+pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Info, Errno> {
+    /// Where `tcpi_bytes_acked` is.
+    const ACKED: usize = 120;
+    let mut bytes = [0u8; 128];
+    let len = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes)?;
+    if len < bytes.len() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let mut acked = [0; 8];
+    acked.copy_from_slice(&bytes[ACKED..]);
+    // The scales are bit fields, which begin with the lowest bits where bytes begin with the lowest.
+    let (low, high) = (bytes[6] & 15, bytes[6] >> 4);
+    let scales = if cfg!(target_endian = "little") { [low, high] } else { [high, low] };
+    let acked = u64::from_ne_bytes(acked);
+    Ok(Info { state: bytes[0], options: bytes[5], scales, acked })
+}
+
+/// Bytes that a queue holds, FINs included.
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub(crate) fn queued(socket: BorrowedFd<'_>, queue: Queue) -> Result<u32, Errno> {
+    ioctl(socket, if queue == Queue::Send { libc::TIOCOUTQ } else { libc::FIONREAD })
+}
+
+/// Bytes of the queue to the peer that were not sent yet, a FIN included (`SIOCOUTQNSD`).
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    ioctl(socket, SIOCOUTQNSD)
+}
+
+/// From linux/sockios.h.
+pub(crate) const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+
+/// The MSS before options, of a socket in repair.
+///
+/// # Errors
+/// What getsockopt(2) reports.
+pub(crate) fn mss(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    Ok(int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG)?.unsigned_abs())
+}
+
+/// The clock of timestamps.
+///
+/// # Errors
+/// What getsockopt(2) reports.
+pub(crate) fn timestamp(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    Ok(int(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)? as u32)
+}
+
+/// Sets it, before the socket is connected.
+///
+/// # Errors
+/// What setsockopt(2) reports; `PERM` if the socket is not in repair.
+pub(crate) fn set_timestamp(socket: BorrowedFd<'_>, value: u32) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, value as c_int)
+}
+
+/// The windows.
+///
+/// # Errors
+/// What getsockopt(2) reports; `PERM` if the socket is not in repair.
+pub(crate) fn window(socket: BorrowedFd<'_>) -> Result<RepairWindow, Errno> {
+    let mut bytes = [0; size_of::<RepairWindow>()];
+    option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &mut bytes)?;
+    let mut window = [0; 5];
+    for (number, bytes) in window.iter_mut().zip(bytes.chunks_exact(4)) {
+        *number = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    Ok(window)
+}
+
+/// Sets them, when the queues are filled.
+///
+/// # Errors
+/// What setsockopt(2) reports; `INVAL` if they contradict the sequence numbers.
+pub(crate) fn set_window(socket: BorrowedFd<'_>, window: RepairWindow) -> Result<(), Errno> {
+    let mut bytes = [0; size_of::<RepairWindow>()];
+    for (bytes, number) in bytes.chunks_exact_mut(4).zip(window) {
+        bytes.copy_from_slice(&number.to_ne_bytes());
+    }
+    set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &bytes)
+}
+
+/// Sets an option that the peer has agreed to, right after the socket was connected in repair.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn set_option(socket: BorrowedFd<'_>, option: NegotiatedOption) -> Result<(), Errno> {
+    /// Option kinds (RFC 9293, section 3.2; RFC 2018; RFC 7323).
+    const KINDS: [u32; 4] = [2, 3, 4, 8];
+    let [mss, scales, sack, timestamps] = KINDS;
+    let (kind, value) = match option {
+        NegotiatedOption::Mss(bytes) => (mss, bytes),
+        NegotiatedOption::Scales([peer, ours]) => (scales, u32::from(peer) | u32::from(ours) << 16),
+        NegotiatedOption::Sack => (sack, 0),
+        NegotiatedOption::Timestamps => (timestamps, 0),
+    };
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+    bytes[4..].copy_from_slice(&value.to_ne_bytes());
+    set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &bytes)
+}
+
+/// The sequence number behind a queue.
+///
+/// # Errors
+/// What getsockopt(2) and setsockopt(2) report; `PERM` if the socket is not in repair.
+pub(crate) fn sequence(socket: BorrowedFd<'_>, queue: Queue) -> Result<u32, Errno> {
+    select(socket, queue)?;
+    Ok(int(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)? as u32)
+}
+
+/// Sets the sequence number with which a queue begins, before the socket is connected.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn set_sequence(socket: BorrowedFd<'_>, queue: Queue, number: u32) -> Result<(), Errno> {
+    select(socket, queue)?;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, number as c_int)
+}
+
+/// Chooses the queue that [`peek`] and [`refill`] mean.
+///
+/// # Errors
+/// What setsockopt(2) reports; `PERM` if the socket is not in repair.
+pub(crate) fn select(socket: BorrowedFd<'_>, queue: Queue) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue as c_int)
+}
+
+/// Copies the whole chosen queue, whose length is that of `buffer`. Returns how much it was.
+///
+/// # Errors
+/// What recv(2) reports.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    recv(socket, buffer, flags).map(|(read, _)| read)
+}
+
+/// Appends to the chosen queue, as far as it takes it. What is appended to that toward the peer counts as sent.
+///
+/// # Errors
+/// What send(2) reports: `NOMEM`, `NOBUFS` or `AGAIN` when the queue takes no more.
+pub(crate) fn refill(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+}
+
+/// Lets the queues of a socket hold `receive` and `send` bytes, as far as the host's limits allow, and leaves
+/// their sizes to the kernel from then on.
+pub(crate) fn make_room(socket: BorrowedFd<'_>, receive: u32, send: u32) {
+    /// Leaves both sizes to the kernel (`SO_BUF_LOCK`, Linux 5.14; asm-generic/socket.h).
+    const SO_BUF_LOCK: c_int = 72;
+    let limited = |bytes: u32| c_int::try_from(bytes).unwrap_or(c_int::MAX / 4);
+    // Each may fail, or do less: then the queue is too short, and who fills it finds out. A low-water mark
+    // makes the kernel enlarge the receive buffer up to the limit of its own tuning, not of SO_RCVBUF.
+    if receive > 0 {
+        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, limited(receive));
+        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
+    }
+    if send > 0 {
+        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, limited(send));
+        let _ = set_int(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0);
+    }
+}
+
+fn int(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> Result<c_int, Errno> {
+    let mut bytes = [0; size_of::<c_int>()];
+    option(socket, level, name, &mut bytes)?;
+    Ok(c_int::from_ne_bytes(bytes))
+}
+
+/// Reads an option into `bytes`; returns how many there were.
+fn option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    bytes: &mut [u8],
+) -> Result<usize, Errno> {
+    let mut len = bytes.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `bytes`.
+    let rc = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, bytes.as_mut_ptr().cast(), &raw mut len)
+    };
+    if rc == 0 { Ok(len as usize) } else { Err(last_errno()) }
+}
+
+fn ioctl(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<u32, Errno> {
+    let mut value: c_int = 0;
+    // SAFETY: these requests write one int, a live local.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut value) };
+    if rc == 0 { Ok(value.unsigned_abs()) } else { Err(last_errno()) }
+}

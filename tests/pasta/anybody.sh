@@ -1,0 +1,45 @@
+# shellcheck shell=bash
+# One socket for a port, whomever it talks to: what that is for, with programs that need it, and beside it the same on
+# the host.
+
+CASES+=(
+    tftp_v4 tftp_v6 dns_storm_v4 dns_storm_v6
+)
+
+TFTP_BYTES=100000
+# tftp_of ADDRESS PORT: the sum of a file got by busybox's client, inside and on the host.
+tftp_of() {
+    local get="busybox tftp -g -r boot -l - $1 $2 | sha256sum"
+    in_net host bash -c "$get"
+    in_shell "$get"
+}
+# with_tftp ADDRESS PORT: the server answers from a port of its own for each transfer.
+with_tftp() {
+    local log=$WORLD/tftp.log sums
+    in_net outside /run/bin/nettool tftp "$1" "$TFTP_BYTES" 7 >"$log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$log"
+    sums=$(tftp_of "$2" 6969)
+    same "$(wc -l <<<"$sums")" 2
+    same "$(sort -u <<<"$sums" | wc -l)" 1
+    same "$(grep -c '^sent to' "$log")" 2
+}
+case_tftp_v4() { with_tftp "$SERVER4:6969" "$SERVER4"; }
+case_tftp_v6() { with_tftp "[$SERVER6]:6969" "$SERVER6"; }
+
+# Far more questions than there are descriptors, and connections beside them; STORM_SECONDS=60 for a long one.
+dns_storm() {
+    local log=$WORLD/storm.log
+    in_net outside /run/bin/nettool serve "$1:53" >"$log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$log"
+    (
+        ulimit -n 4096
+        in_shell "cd /run/bin
+            ./nettool storm $1:53 5000 ${STORM_SECONDS:-10} & storm=\$!
+            for seed in 1 2 3 4 5; do ./nettool get $1:5000 1000000 \$seed; ./nettool short $1:5000 20; done
+            wait \$storm"
+    )
+}
+case_dns_storm_v4() { dns_storm "$SERVER4"; }
+case_dns_storm_v6() { dns_storm "[$SERVER6]"; }
