@@ -12,6 +12,11 @@ use crate::flow::fwd::{
 use crate::flow::network::Network;
 use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
+/// What `--egress` takes.
+pub(super) const WORDS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], where DESTINATION is any, an \
+    address, ADDR/LEN, @loopback, @host, @private, @linklocal, @metadata, @multicast, @internet, @dns, or \
+    a name like example.org or *.example.org";
+
 /// What `--isolate` stands for, behind the operator's own rules. DNS elsewhere than at the guest's name servers is
 /// forbidden on its own ports.
 const ISOLATION: [&str; 5] = [

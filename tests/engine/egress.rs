@@ -19,12 +19,12 @@ const TURNS: usize = 64;
 const SOURCE: u16 = 5000;
 
 /// A policy of these rules, of a host whose addresses are not known.
-fn policy(rules: &[&str]) -> Policy {
+pub(crate) fn policy(rules: &[&str]) -> Policy {
     let rules = rules.iter().map(|text| egress_rule(text).expect("a rule"));
     Policy { rules: rules.collect(), host: Surroundings::default() }
 }
 
-fn enforce(world: &mut World, policy: Policy) {
+pub(crate) fn enforce(world: &mut World, policy: Policy) {
     let view = passt::engine::NetView { egress: policy, ..world.engine.view() };
     world.engine.replace_net(view).expect("nothing to open");
 }

@@ -9,9 +9,6 @@ use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
-const EGRESS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], where DESTINATION is any, an \
-    address, ADDR/LEN, @loopback, @host, @private, @linklocal, @metadata, @multicast, @internet, @dns, or \
-    a name like example.org or *.example.org";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
 const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
@@ -501,7 +498,7 @@ const OUTBOUND: &[Definition] = &[
         "egress",
         "RULE",
         value::egress,
-        EGRESS,
+        egress::WORDS,
         "What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the \
          first that matches counts, and none rejects; default: all",
     ),

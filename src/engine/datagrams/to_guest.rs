@@ -143,6 +143,10 @@ impl Way<'_> {
     /// Moves what waits, for one turn. Returns how many datagrams it was.
     fn turn(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let (mut left, mut all) = (DATAGRAMS_PER_TURN, 0);
+        if self.names.is_some() {
+            // A burst that has begun goes again, to be read as a whole.
+            state.delivered = Delivered::default();
+        }
         loop {
             let one_by_one = self.names.is_none() && (state.large || !self.may_keep);
             let (moved, served) =
