@@ -21,7 +21,7 @@
 //! the host, is not shared, and nobody else can bind to it while the socket is open. So two addresses of the guest
 //! never have one port, no listening socket loses what is for it, and nobody else gets what is for the guest; who
 //! comes second gets a port that the kernel chooses. Connected sockets of the same port of the guest are let in
-//! ([`socket::sharing`](crate::sys::socket::sharing)).
+//! ([`socket::sharing`]).
 //!
 //! # When a peer gets a connected socket
 //! When the guest goes on with it for long ([`TALKS_ON`]). To IPv6 peers that saves a tenth of the time, since the kernel
