@@ -18,6 +18,7 @@ CASES=(
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
+    isolated_outside isolated_host isolated_loopback egress_file egress_name egress_reject egress_wrong
     published_port_awaits_service
     helper_ends confined
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
@@ -662,6 +663,72 @@ case_services_outside_followed() {
     in_net host /run/bin/nettool serve 127.0.0.1:5602 >"$WORLD/late.log" 2>&1 &
     remember $!
     until_true 5 inside /run/bin/nettool get 127.0.0.1:5602 2048 74
+}
+case_isolated_outside() {
+    configured --isolate -- /run/bin/nettool get "$SERVER4:5000" 2048 90
+    configured --isolate -- /run/bin/nettool get "[$SERVER6]:5000" 2048 91
+    configured --isolate -- /run/bin/nettool udp "$SERVER4:5000" 1000
+    configured --isolate -- busybox ping -c 1 -W 5 "$SERVER4"
+}
+# The host by its loopback, by the addresses that stand for it, and by its own; its network, by a broadcast, too.
+case_isolated_host() {
+    local to
+    for to in "$GATEWAY4:5600" "[$GATEWAY6]:5600" 203.0.113.98:5601 203.0.113.99:5600 "$HOST4:5601" 192.0.2.9:80; do
+        same "$(configured --isolate --address 192.0.2.77 --map-guest-addr 203.0.113.98 \
+            --map-host-loopback 203.0.113.99 -- /run/bin/nettool connect "$to")" refused
+    done
+    # What is reached without it, so that the refusals above are not those of a closed port.
+    configured --address 192.0.2.77 --map-host-loopback 203.0.113.99 -- \
+        bash -euc "/run/bin/nettool get 203.0.113.99:5600 2048 92; /run/bin/nettool get $HOST4:5601 2048 93"
+    ! configured --isolate -- busybox ping -c 1 -W 2 "$GATEWAY4" || return 1
+    ! configured --isolate -- busybox ping -6 -c 1 -W 2 "$GATEWAY6"
+}
+case_isolated_loopback() {
+    same "$(configured --isolate -- /run/bin/nettool connect 127.0.0.1:5600)" refused
+    # Ports that are asked for need a rule.
+    ! configured --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 94 || return 1
+    ! configured --isolate -T auto -- /run/bin/nettool get 127.0.0.1:5600 2048 95 || return 1
+    ! configured --isolate -U 5600 -- timeout 5 /run/bin/nettool udp 127.0.0.1:5600 100 || return 1
+    configured --isolate -T 5600 --egress 'allow tcp @loopback:5600' -- \
+        /run/bin/nettool get 127.0.0.1:5600 2048 96
+    pasta --splice-only -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
+    ! pasta --splice-only --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
+}
+case_egress_file() {
+    printf '%s\n' '# what is needed' '' "allow tcp $SERVER4:5000 # a server" 'drop udp any' >"$WORLD/rules"
+    chmod a+r "$WORLD/rules"
+    configured --egress-file "$WORLD/rules" -- /run/bin/nettool get "$SERVER4:5000" 2048 98
+    same "$(configured --egress-file "$WORLD/rules" -- /run/bin/nettool connect "[$SERVER6]:5000")" refused
+    configured --egress "allow [$SERVER6]:5000" --egress-file "$WORLD/rules" -- \
+        /run/bin/nettool get "[$SERVER6]:5000" 2048 99
+}
+# A name opens an address once the name server has told it.
+case_egress_name() {
+    resolv_conf "nameserver $SERVER4"
+    name_server outside "$SERVER4"
+    configured --egress 'allow @dns' --egress "allow tcp $NAME:5000" -- bash -euc "
+        [ \$(/run/bin/nettool connect $SERVER4:5000) = refused ]
+        busybox nslookup $NAME $SERVER4
+        /run/bin/nettool get $SERVER4:5000 2048 89
+        [ \$(/run/bin/nettool connect $SERVER4:5001) = refused ]"
+}
+# What is rejected is told, and counted by its rule.
+case_egress_reject() {
+    local said
+    said=$(configured --foreground --stats 1 --egress 'reject udp @internet' --egress 'allow any' -- \
+        /run/bin/nettool udp-error "$SERVER4:5000" 2>&1)
+    holds "$said" 'egress: 1 reject udp @internet'
+    holds "$said" unreachable
+}
+case_egress_wrong() {
+    local said
+    said=$(pasta --egress 'reject example.org' -- true 2>&1) && return 1
+    holds "$said" 'a name can only be allowed'
+    holds "$said" '--egress takes allow|reject|drop'
+    said=$(pasta --egress-file /nowhere -- true 2>&1) && return 1
+    holds "$said" "Couldn't read --egress-file /nowhere: No such file or directory"
+    holds "$(configured --egress 'reject @private' -- true 2>&1)" 'the guest reaches nothing'
+    holds "$(configured --egress 'allow tcp example.org:443' -- true 2>&1)" "add --egress 'allow @dns'"
 }
 # alone: the holder is the only process in its network.
 alone() {
