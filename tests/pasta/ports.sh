@@ -202,8 +202,8 @@ with_tap() {
 }
 # given ARGUMENT...: pasta as an ordinary user in the host's network, from wherever this is.
 export -f become_user
-export WORLD ORDINARY HOST
-given=(bash -c 'become_user /run/bin/pasta "$@"' -)
+export WORLD ORDINARY
+given=(env "HOST=$HOST" bash -c 'become_user /run/bin/pasta "$@"' -)
 case_device_given() {
     local flags
     # Of the device: a header for offloads in front of each frame, or none.
