@@ -95,6 +95,7 @@
 //!   end's ([`flow::side::Side`]).
 //! * *pif*: the interface of a side: the link to the guest, or the host's sockets ([`flow::side::Pif`]).
 //! * *rule*: ports on which we listen for the guest, and where they lead ([`flow::fwd::Rule`]).
+//! * *policy*: what the guest may reach, as rules ([`flow::fwd::Policy`]).
 //! * *view*: all that the operator decides of addresses and rules, as one value ([`engine::NetView`]); its
 //!   *epoch* tells which flows were made under an older one.
 //! * *template interface*: the host's interface whose addresses, gateway and prefix the guest gets; without

@@ -169,6 +169,30 @@ pub(crate) const STAND_IN_PORTS_TRIED: usize = 512;
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 
+/// Egress rules: each new flow is held against them one by one, some 10 ns each.
+pub(crate) const MAX_EGRESS_RULES: usize = 1024;
+
+/// Names in egress rules: a bit for each.
+pub(crate) const MAX_EGRESS_NAMES: usize = 64;
+
+/// Ranges of ports in one egress rule.
+pub(crate) const MAX_EGRESS_PORTS: usize = 8;
+
+/// Addresses that names of egress rules may have at a time: the pages of a browser have some hundred. The one that
+/// may be used least long gives way.
+pub(crate) const MAX_NAMED_ADDRESSES: usize = 2048;
+
+/// Questions for such names that wait for their answer: more than a guest's resolver asks at a time. The oldest gives
+/// way.
+pub(crate) const MAX_NAME_QUESTIONS: usize = 64;
+
+/// The least time that an address may be used after it was named: answers are kept for a moment between resolver and
+/// program, and a program tries one address after the other.
+pub(crate) const MIN_NAMED: Duration = Duration::from_secs(30);
+
+/// The longest time: RFC 8767, section 4, has resolvers keep nothing for longer than a week, most keep it for a day.
+pub(crate) const MAX_NAMED: Duration = Duration::from_secs(24 * 3600);
+
 const _: () = assert!(INDEX_BUCKETS.is_power_of_two() && INDEX_FIRST_BUCKETS.is_power_of_two());
 const _: () = assert!(INDEX_FIRST_BUCKETS < INDEX_BUCKETS && INDEX_MOVES >= 2);
 const _: () = assert!(INDEX_BUCKETS / 4 * 3 >= 2 * MAX_FLOWS, "both sides of each flow fit");

@@ -315,6 +315,7 @@ fn engine(
         map: conf.mapping.clone(),
         inbound: conf.rules.clone(),
         outbound: outbound.unwrap_or_default(),
+        egress: conf.egress.clone(),
     };
     let settings = settings(conf, max_descriptors);
     let secret = process::random_bytes().map_err(system("getrandom"))?;
@@ -359,7 +360,8 @@ fn level(options: &Options) -> LevelFilter {
 }
 
 /// Puts the command line together with what the host looks like.
-fn configure(options: Options) -> Result<Conf, StartError> {
+fn configure(mut options: Options) -> Result<Conf, StartError> {
+    conf::egress::load(&mut options)?;
     let facts = if options.pasta.splice_only {
         conf::host::kernel_facts()
     } else {

@@ -99,6 +99,7 @@ fn a_default_route_without_a_gateway_is_one() {
             let facts = found();
             let v4 = facts.v4.as_ref().unwrap();
             assert_eq!((v4.name, v4.gateway), (name("ppp0"), None), "{route}");
+            assert!(v4.default_route);
             assert_eq!(v4.address, Some((Ipv4Addr::new(192, 0, 2, 7), 32)));
             assert!(!notes(&facts).iter().any(|note| note.contains("IPv4")), "{facts:?}");
             ip(&format!("route del default {route}"));
@@ -107,7 +108,43 @@ fn a_default_route_without_a_gateway_is_one() {
         assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(169, 254, 2, 1));
         ip("route add default dev ppp0");
         conf = configured(&["--map-guest-addr", "169.254.1.2"]);
-        assert_eq!(conf.network.v4.unwrap().addr, Ipv4Addr::new(192, 0, 2, 7));
+        assert_eq!(conf.network.v4.as_ref().unwrap().addr, Ipv4Addr::new(192, 0, 2, 7));
+        assert_we_stand_in(&conf);
+    });
+}
+
+/// The guest's gateway is one that we stand in for, at which it finds the host.
+fn assert_we_stand_in(conf: &Conf) {
+    let stand_in = Some(Ipv4Addr::new(169, 254, 2, 2));
+    assert_eq!(conf.network.v4.as_ref().unwrap().gateway, stand_in);
+    assert_eq!(conf.mapping.v4.host_loopback, stand_in);
+    assert!(conf.network.services.dhcp);
+}
+
+#[test]
+fn a_default_route_over_an_ipv6_neighbour_is_one() {
+    in_namespace(&[TWO_LINKS, ADDRESSES], || {
+        ip("nexthop add id 7 via fe80::99 dev link0");
+        for route in [
+            "via inet6 fe80::99 dev link0",
+            "via inet6 2001:db8::1 dev link0",
+            "nhid 7",
+            "nexthop via inet6 fe80::99 dev link0 weight 2 nexthop via 192.0.2.1 dev link0 weight 1",
+        ] {
+            ip(&format!("-4 route add default {route}"));
+            let v4 = found().v4.unwrap();
+            assert_eq!(
+                (v4.name, v4.default_route, v4.gateway),
+                (name("link0"), true, None),
+                "{route}"
+            );
+            assert_eq!(v4.address, Some((Ipv4Addr::new(192, 0, 2, 2), 24)));
+            assert_we_stand_in(&configured(&[]));
+            // The other interface has a network, and no way out.
+            assert_eq!(configured(&["-i", "link1"]).network.v4.unwrap().gateway, None, "{route}");
+            ip(&format!("-4 route del default {route}"));
+        }
+        assert_eq!(configured(&["-i", "link0"]).network.v4.unwrap().gateway, None);
     });
 }
 

@@ -20,7 +20,7 @@ use passt::conf::{Command as Parsed, parse, resolve};
 use passt::engine::{
     Clients, Engine, Link, NetView, Protocols, Settings, SocketLink, Worker, monotonic_now,
 };
-use passt::flow::fwd::RuleTable;
+use passt::flow::fwd::{Policy, RuleTable};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use rustix::event::epoll;
@@ -54,6 +54,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         map: conf.mapping,
         inbound: conf.rules,
         outbound: RuleTable::default(),
+        egress: Policy::default(),
     };
     let engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, monotonic_now());
     let device = passt_vhost::Config { mac: None, mtu: 1500 };

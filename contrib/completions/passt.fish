@@ -29,6 +29,8 @@ complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are b
 complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
 complete -c passt -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
+complete -c passt -l egress -d 'What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the first that matches counts, and none rejects; default: all' -r -f
+complete -c passt -l egress-file -d 'Read such rules from a file, one a line' -r -F
 complete -c passt -s t -l tcp-ports -d 'TCP ports that lead to the guest; can be given several times; default: none' -r -f
 complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewise' -r -f
 complete -c passt -s h -l help -d 'Print this help and exit'
@@ -57,5 +59,6 @@ complete -c passt -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c passt -l no-ndp -d 'No answers to neighbor and router solicitations'
 complete -c passt -l no-ra -d 'No router advertisements'
 complete -c passt -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
+complete -c passt -l isolate -d 'The guest reaches the internet and its name servers, and nothing of this host and its networks'
 complete -c passt -l freebind -d 'Listen on addresses that the host does not have (yet), too'
 complete -c passt -l no-splice -d 'No effect: only pasta has something to splice'

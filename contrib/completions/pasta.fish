@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -62,6 +62,8 @@ complete -c pasta -n __fish_pasta_has_no_command -l outbound-if4 -d 'Interface t
 complete -c pasta -n __fish_pasta_has_no_command -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c pasta -n __fish_pasta_has_no_command -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l egress -d 'What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the first that matches counts, and none rejects; default: all' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l egress-file -d 'Read such rules from a file, one a line' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s t -l tcp-ports -d 'TCP ports that lead into the namespace; can be given several times; default: auto' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s u -l udp-ports -d 'UDP ports that lead into the namespace, likewise' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s T -l tcp-ns -d 'TCP ports of the namespace\'s loopback interface that lead to the host\'s; SPEC without addresses; default: auto' -r -f
@@ -94,6 +96,7 @@ complete -c pasta -n __fish_pasta_has_no_command -l no-dhcpv6 -d 'No DHCPv6 serv
 complete -c pasta -n __fish_pasta_has_no_command -l no-ndp -d 'No answers to neighbor and router solicitations'
 complete -c pasta -n __fish_pasta_has_no_command -l no-ra -d 'No router advertisements'
 complete -c pasta -n __fish_pasta_has_no_command -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
+complete -c pasta -n __fish_pasta_has_no_command -l isolate -d 'The guest reaches the internet and its name servers, and nothing of this host and its networks'
 complete -c pasta -n __fish_pasta_has_no_command -l freebind -d 'Listen on addresses that the host does not have (yet), too'
 complete -c pasta -n __fish_pasta_has_no_command -l host-lo-to-ns-lo -d 'Connections to the host\'s loopback address reach the namespace\'s, not its tap device'
 complete -c pasta -n __fish_pasta_has_no_command -l no-splice -d 'Connections from the host\'s loopback interface take the tap device, too'

@@ -2,8 +2,10 @@
 //! words that other programs look for; [`ConfError::cure`] says what to do about it.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::flow::fwd::{InterfaceName, Rule, RuleError};
+use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
 /// Why the program cannot start as it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,29 @@ pub enum ConfError {
     /// `--stats` without `--foreground`: nobody would see them.
     #[error("Can't display statistics if not running in foreground")]
     StatsInBackground,
+    /// A file of egress rules cannot be read.
+    #[error("Couldn't read --egress-file {}: {}", path.display(), errno_text(.source))]
+    EgressFile {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A line of such a file is no rule.
+    #[error("{}, line {line}: {problem}", path.display())]
+    EgressLine {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There are more egress rules than are looked at.
+    #[error(
+        "Too many egress rules (at most {MAX_EGRESS_RULES}, {MAX_EGRESS_NAMES} of them with names)"
+    )]
+    EgressTooMany,
     /// `--address` with a prefix length, and `--netmask`.
     #[error("Redundant prefix length specification")]
     RedundantPrefix,
@@ -158,6 +183,11 @@ impl ConfError {
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both"
             }
+            Self::EgressFile { .. } => "Name a file that can be read and is text",
+            Self::EgressLine { .. } => {
+                "A line is: allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS]; # begins a comment"
+            }
+            Self::EgressTooMany => "Join networks and ports, or use *.NAME for several names",
             Self::Ipv6Unavailable => "Drop --ipv6-only, or enable IPv6 in the kernel",
             Self::Netlink { .. } => "Check that netlink sockets are permitted",
             Self::PortInterface(_) => {

@@ -13,16 +13,16 @@ use arrayvec::ArrayVec;
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
 use super::{
-    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, names, pasta,
-    resolv,
+    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, names,
+    pasta, resolv,
 };
-use crate::flow::fwd::{InterfaceName, Mapping, Proto, RuleTable};
+use crate::flow::fwd::{InterfaceName, Mapping, Policy, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
-/// The gateway, that is ourselves, in local mode.
-const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
+/// The gateway, that is ourselves, in local mode and where the host's default route has none.
+pub(crate) const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
 /// The same for IPv6.
 const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
@@ -67,6 +67,8 @@ pub struct Conf {
     pub mapping: Mapping,
     /// Which ports of the host lead into the guest.
     pub rules: RuleTable,
+    /// What the guest may reach.
+    pub egress: Policy,
     /// How the guest is attached.
     pub(crate) link: LinkConf,
     /// The namespace, with pasta.
@@ -126,20 +128,23 @@ pub fn resolve(
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
-        let rules = forwarding(Way::ToNamespace, &options.ports, &network, kernel)?;
-        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, kernel)?;
+        let auto = !options.egress.isolate;
+        let rules = forwarding(Way::ToNamespace, &options.ports, &network, (kernel, auto))?;
+        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, (kernel, auto))?;
         if facts.no_device_binding && !out.rules().is_empty() {
             notes.push(Note::warn(NO_DEVICE_BINDING));
         }
         (rules, Some(pasta::resolve(&options, template_v4, template_v6, out, &mut notes)?))
     } else {
-        (forwarding(Way::ToGuest, &options.ports, &network, kernel)?, None)
+        (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
+    let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
     let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
         network,
         mapping,
         rules,
+        egress,
         freebind: options.freebind,
         template_v4,
         template_v6,
@@ -168,13 +173,13 @@ fn mapping(options: &Options, v4: Option<&Ipv4Net>, v6: Option<&Ipv6Net>) -> Map
     mapping
 }
 
-/// The rules of one way. In pasta, protocols that are on and that `specs` does not mention are
-/// forwarded as services come and go.
+/// The rules of one way. Protocols that are on and that `specs` does not mention are forwarded as services come and
+/// go, with `auto`.
 fn forwarding(
     way: Way,
     specs: &[(Proto, String)],
     network: &Network,
-    kernel: Kernel,
+    (kernel, auto): (Kernel, bool),
 ) -> Result<RuleTable, ConfError> {
     let mut table =
         if way == Way::FromNamespace { RuleTable::to_host() } else { RuleTable::default() };
@@ -183,7 +188,7 @@ fn forwarding(
         proto.enabled(&network.services) && specs.iter().all(|(given, _)| given != proto)
     };
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
-    let rest = rest.filter(|_| way != Way::ToGuest).map(|proto| (proto, "auto"));
+    let rest = rest.filter(|_| auto).map(|proto| (proto, "auto"));
     for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
         ports::add(&mut table, network, kernel, (way, proto, spec), group).map_err(|error| {
             let (option, spec) = (option_of(way, proto), spec.to_owned());
@@ -225,7 +230,9 @@ fn net_v4(
     let ((addr, from_address), default_gateway) = match usable {
         Some(model) => {
             let own = model.address.map(|(addr, len)| (addr, Some(len)));
-            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway)
+            // A default route may lead to an interface, or over an IPv6 neighbour: we stand in for the gateway.
+            let stand_in = model.default_route.then_some(LOCAL_GATEWAY_V4);
+            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway.or(stand_in))
         }
         None => (given.unwrap_or((LOCAL_V4.0, Some(LOCAL_V4.1))), Some(LOCAL_GATEWAY_V4)),
     };

@@ -3,7 +3,7 @@
 //! Two passes, each pure: [`parse`] reads the command line on its own; [`resolve`] puts it together
 //! with what [`host::facts`] found and with resolv.conf, and only then reads port specifications.
 //! Bad options are therefore reported before bad ports, and nothing has been created when either
-//! is refused. The only I/O is in `host`, [`resolv::read`] and [`ports::ephemeral_range`].
+//! is refused. The only I/O is in `host`, [`egress::load`], [`resolv::read`] and [`ports::ephemeral_range`].
 //!
 //! ```text
 //! words -> parse -> Command::Run(Options) --+
@@ -12,6 +12,7 @@
 //! ```
 
 mod banner;
+pub mod egress;
 mod error;
 pub mod host;
 mod meaning;
@@ -26,6 +27,7 @@ mod text;
 
 pub(crate) use banner::banner;
 pub(crate) use error::{ConfError, Note};
+pub(crate) use meaning::LOCAL_GATEWAY_V4;
 pub use meaning::{Conf, Device, LinkConf, resolve};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,

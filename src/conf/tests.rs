@@ -30,6 +30,7 @@ fn host() -> HostFacts {
             index: 2,
             address: Some((v4("192.0.2.2"), 24)),
             link_local: None,
+            default_route: true,
             gateway: Some(v4("192.0.2.1")),
         }),
         v6: Some(Template {
@@ -37,6 +38,7 @@ fn host() -> HostFacts {
             index: 2,
             address: Some((v6("2001:db8::2"), 64)),
             link_local: Some(v6("fe80::fc")),
+            default_route: true,
             gateway: Some(v6("2001:db8::1")),
         }),
         no_ipv6: false,
@@ -245,10 +247,38 @@ fn gateway_is_mapped_to_the_host_unless_told_otherwise() {
     assert_eq!(map.v4.host_loopback, Some(v4("192.0.2.9")));
     assert_eq!(map.v6.host_loopback, None);
     let mut facts = host();
-    facts.v4.as_mut().unwrap().gateway = None;
+    let model = facts.v4.as_mut().unwrap();
+    (model.default_route, model.gateway) = (false, None);
     let conf = attempt(&[], &facts, "").unwrap();
     assert_eq!(conf.mapping.v4.host_loopback, None);
     assert!(!conf.network.services.dhcp);
+}
+
+#[test]
+fn where_the_default_route_has_no_gateway_we_stand_in_for_it() {
+    let mut facts = host();
+    let model = facts.v4.as_mut().unwrap();
+    (model.address, model.gateway) = (Some((v4("192.0.2.2"), 32)), None);
+    let stand_in = Some(v4("169.254.2.2"));
+    let stub = "nameserver 127.0.0.53";
+
+    let conf = attempt(&[], &facts, stub).unwrap();
+    let net4 = conf.network.v4.as_ref().unwrap();
+    assert_eq!((net4.addr, net4.prefix_len, net4.gateway), (v4("192.0.2.2"), 32, stand_in));
+    assert!(conf.network.services.dhcp && !net4.fixed);
+    assert_eq!(conf.template_v4.map(|device| device.name), Some(name("eth0")));
+    assert_eq!(conf.mapping.v4.host_loopback, stand_in);
+    assert_eq!((net4.dns.first().copied(), conf.mapping.v4.dns_match), (stand_in, stand_in));
+    assert!(conf.notes.iter().all(|note| !note.text.contains("local mode")), "{:?}", conf.notes);
+
+    let unmapped = attempt(&["--no-map-gw"], &facts, stub).unwrap();
+    assert_eq!(unmapped.network.v4.as_ref().unwrap().gateway, stand_in);
+    assert_eq!((unmapped.mapping.v4.host_loopback, unmapped.mapping.v4.dns_match), (None, None));
+    let elsewhere = attempt(&["--map-host-loopback", "192.0.2.9"], &facts, "").unwrap();
+    assert_eq!(elsewhere.mapping.v4.host_loopback, Some(v4("192.0.2.9")));
+    let given = attempt(&["-g", "192.0.2.8"], &facts, "").unwrap();
+    assert_eq!(given.network.v4.unwrap().gateway, Some(v4("192.0.2.8")));
+    assert_eq!(given.mapping.v4.host_loopback, Some(v4("192.0.2.8")));
 }
 
 #[test]

@@ -32,6 +32,7 @@
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
+//! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
@@ -56,6 +57,7 @@ mod core;
 mod crossing;
 mod datagram_socket;
 mod datagrams;
+mod egress;
 mod flows;
 mod ingress;
 mod link;
@@ -204,7 +206,8 @@ impl Engine {
     }
 
     /// Puts another view of the network in force. Sockets that go on to be wanted go on to listen, and connections go
-    /// on; a datagram flow that would lead elsewhere now does so from the guest's next datagram on. All or nothing.
+    /// on, unless the new egress policy forbids them; a datagram flow that would lead elsewhere now does so from the
+    /// guest's next datagram on. All or nothing.
     ///
     /// # Errors
     /// The first port that must be opened and could not: nothing has changed then.
@@ -215,13 +218,20 @@ impl Engine {
         {
             log::warn!("Cannot watch for services to forward: {errno}: their ports stay closed");
         }
+        egress::sweep(&mut self.core);
         self.scan_ports();
         Ok(())
+    }
+
+    /// The egress rules with how often each has decided about a new flow, and at the end how often none of them matched.
+    pub fn egress_counts(&self) -> Vec<(&str, u64)> {
+        self.core.net.egress_counts()
     }
 
     /// Starts a turn: everything in it happens at `now`.
     pub fn begin_turn(&mut self, now: Timestamp) {
         self.core.now = now;
+        self.core.net.begin_turn(now);
         self.bulk = false;
     }
 

@@ -3,14 +3,18 @@
 //!
 //! A view has an [`Epoch`]. A flow keeps the one that it was made under: one of another epoch than the view's may
 //! lead where nothing leads any more. A datagram flow of the guest's is looked at again before it is used;
-//! connections, and what the network began, go on.
+//! connections, and what the network began, go on. But what the egress policy of a new view forbids ends at once
+//! ([`egress`](super::egress)).
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::flow::fwd::tenure::Step;
 use crate::flow::fwd::{
-    self, GuestSide, HostSide, Mapping, Proto, Refused, Rule, RuleTable, is_one_host,
+    self, Attempt, GuestSide, HostSide, Mapping, Policy, Proto, Refused, Rule, RuleTable, Verdict,
+    is_one_host,
 };
+use crate::flow::names::Names;
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Learned, Network};
 use crate::flow::side::{Endpoint, Pif, Side};
@@ -31,6 +35,8 @@ pub struct NetView {
     pub inbound: RuleTable,
     /// Ports of a guest's namespace that lead to the host; empty for guests without one of this host.
     pub outbound: RuleTable,
+    /// What the guest may reach.
+    pub egress: Policy,
 }
 
 /// Which view was in force.
@@ -44,6 +50,13 @@ pub(super) struct Net {
     pub(crate) map: Mapping,
     inbound: RuleTable,
     outbound: RuleTable,
+    egress: Policy,
+    /// How often each egress rule has decided, and none of them.
+    decided: RefCell<Vec<u64>>,
+    /// Addresses that egress rules allow by name.
+    names: RefCell<Names>,
+    /// When this turn began.
+    now: Timestamp,
     epoch: Epoch,
     /// MTU of the view; 0 if the guest is told none.
     configured_mtu: u16,
@@ -62,8 +75,12 @@ pub(super) struct Net {
 impl Net {
     /// Nothing learned yet.
     pub(crate) fn new(view: NetView) -> Self {
-        let NetView { network, map, inbound, outbound } = view;
+        let NetView { network, map, inbound, outbound, egress } = view;
         let learned = fwd::initial(&network);
+        let decided = RefCell::new(vec![0; egress.rules.len() + 1]);
+        let mut names = Names::default();
+        names.reserve(&egress);
+        let names = RefCell::new(names);
         let epoch = Epoch::default();
         let neighbours = Neighbours::default();
         let (configured_mtu, device_mtu) = (network.mtu, u16::MAX);
@@ -72,6 +89,10 @@ impl Net {
             map,
             inbound,
             outbound,
+            egress,
+            decided,
+            names,
+            now: Timestamp::ZERO,
             epoch,
             configured_mtu,
             device_mtu,
@@ -88,13 +109,14 @@ impl Net {
     pub(crate) fn view(&self) -> NetView {
         let network = Network { mtu: self.configured_mtu, ..self.network.clone() };
         let (inbound, outbound) = (self.inbound.clone(), self.outbound.clone());
-        NetView { network, map: self.map.clone(), inbound, outbound }
+        let egress = self.egress.clone();
+        NetView { network, map: self.map.clone(), inbound, outbound, egress }
     }
 
     /// Puts another view in force. What was learned stays, unless the operator says otherwise now; the rules
     /// of the new view must have been named after those of the old one.
     pub(crate) fn replace(&mut self, view: NetView) {
-        let NetView { network, map, inbound, outbound } = view;
+        let NetView { network, map, inbound, outbound, egress } = view;
         let initial = fwd::initial(&network);
         let told = |network: &Network| -> (Option<IpAddr>, Option<IpAddr>) {
             let v4 = network.v4.as_ref().map(|v4| v4.addr.into());
@@ -109,6 +131,7 @@ impl Net {
         }
         (self.network, self.map) = (network, map);
         (self.inbound, self.outbound) = (inbound, outbound);
+        self.replace_egress(egress);
         self.epoch.0 = self.epoch.0.wrapping_add(1);
         self.configured_mtu = self.network.mtu;
         self.limit_mtu(self.device_mtu);
@@ -146,7 +169,8 @@ impl Net {
         if pif == Pif::Splice { &self.outbound } else { &self.inbound }
     }
 
-    /// Where a packet from `guest` to `destination` goes on the host.
+    /// Where a packet from `guest` to `destination` goes on the host, if it may. What is decided about it is counted:
+    /// for new flows, and for datagrams that leave a flow with anybody for somebody else than the one before.
     ///
     /// # Errors
     /// The reason why it goes nowhere.
@@ -156,14 +180,121 @@ impl Net {
         guest: SocketAddr,
         destination: SocketAddr,
     ) -> Result<HostSide, Refused> {
-        fwd::to_host(&self.network, &self.map, proto, guest, destination)
+        let side = fwd::to_host(&self.network, &self.map, proto, guest, destination)?;
+        self.admit(proto, destination, side.destination)?;
+        Ok(side)
+    }
+
+    /// The same of what is on its way already: nothing is counted, and what was allowed by a name stays allowed.
+    ///
+    /// # Errors
+    /// The reason why it would go nowhere.
+    pub(crate) fn would_lead(
+        &self,
+        proto: Proto,
+        guest: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<HostSide, Refused> {
+        let side = fwd::to_host(&self.network, &self.map, proto, guest, destination)?;
+        if self.still_allows(proto, destination, side.destination) {
+            Ok(side)
+        } else {
+            Err(Refused::EgressDropped)
+        }
+    }
+
+    /// Lets what the guest has sent to `seen` go to `real`, if it may.
+    ///
+    /// # Errors
+    /// How it is refused.
+    pub(crate) fn admit(
+        &self,
+        proto: Proto,
+        seen: SocketAddr,
+        real: SocketAddr,
+    ) -> Result<(), Refused> {
+        if self.egress.rules.is_empty() {
+            return Ok(());
+        }
+        let attempt = Attempt::new(&self.network, &self.map, proto, seen, real);
+        let names = |address| self.names.borrow().of(address, self.now);
+        let (verdict, rule) = self.egress.judge(&attempt, names);
+        if let Some(count) = self.decided.borrow_mut().get_mut(rule) {
+            *count += 1;
+        }
+        let refused = match verdict {
+            Verdict::Allow => return Ok(()),
+            Verdict::Reject => Refused::EgressRejected,
+            Verdict::Drop => Refused::EgressDropped,
+        };
+        log::debug!("{proto} to {seen}, which is {real}: {}", self.rule_text(rule));
+        Err(refused)
+    }
+
+    /// Whether a flow to `seen` that goes to `real` may go on.
+    pub(crate) fn still_allows(&self, proto: Proto, seen: SocketAddr, real: SocketAddr) -> bool {
+        if self.egress.rules.is_empty() {
+            return true;
+        }
+        let attempt = Attempt::new(&self.network, &self.map, proto, seen, real);
+        let (verdict, _) =
+            self.egress.judge(&attempt, |address| self.names.borrow().ever_of(address));
+        verdict == Verdict::Allow
+    }
+
+    fn rule_text(&self, rule: usize) -> &str {
+        self.egress.rules.get(rule).map_or("no rule matches: reject", |rule| &rule.text)
+    }
+
+    /// The egress rules with how often each has decided, and at the end how often none of them matched.
+    pub(crate) fn egress_counts(&self) -> Vec<(&str, u64)> {
+        let counts = self.decided.borrow();
+        counts.iter().enumerate().map(|(rule, &count)| (self.rule_text(rule), count)).collect()
+    }
+
+    /// Another policy is in force. Rules that both have go on counting.
+    fn replace_egress(&mut self, egress: Policy) {
+        let old = std::mem::replace(&mut self.egress, egress);
+        self.names.get_mut().rename(&old, &self.egress);
+        let old_counts = self.decided.take();
+        let count_of = |text: &str| {
+            let place = old.rules.iter().position(|rule| rule.text == text);
+            place.map_or(0, |place| old_counts[place])
+        };
+        let mut counts: Vec<u64> =
+            self.egress.rules.iter().map(|rule| count_of(&rule.text)).collect();
+        counts.push(old_counts.last().copied().unwrap_or(0));
+        self.decided = RefCell::new(counts);
+    }
+
+    /// A turn begins: everything in it happens at `now`.
+    pub(crate) fn begin_turn(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// Whether what goes on between the guest and us on `side`, in datagrams, is read for the names in it.
+    pub(crate) fn reads_names(&self, side: &Side) -> bool {
+        const DNS: u16 = 53;
+        side.ours.port() == DNS
+            && self.egress.names().next().is_some()
+            && fwd::is_dns(&self.network, &self.map, Proto::Udp, side.ours.with_scope(0))
+    }
+
+    /// The guest has sent `message` to a name server.
+    pub(crate) fn on_dns_query(&mut self, side: Side, message: &[u8]) {
+        self.names.get_mut().on_query(&self.egress, side, message);
+    }
+
+    /// The name server of `side` answers the guest with `message`.
+    pub(crate) fn on_dns_answer(&self, side: &Side, message: &[u8]) {
+        self.names.borrow_mut().on_answer(&self.egress, side, message, self.now);
     }
 
     /// `peer`, if it is to the guest what it is to the host: the guest sees it under its own address, and what
     /// `guest` sends there goes to it and not to whom the address stands for.
     pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
         let seen = Endpoint::from(peer);
-        let target = self.to_host(Proto::Udp, guest, seen.with_scope(0)).ok()?;
+        let target = self.would_lead(Proto::Udp, guest, seen.with_scope(0)).ok()?;
         let both_ways =
             target.destination == peer && self.source_for_guest(peer.ip()) == Some(peer.ip());
         both_ways.then_some(seen)
@@ -289,6 +420,8 @@ impl From<Refused> for DropReason {
             Refused::ProtocolDisabled => Self::ProtocolDisabled,
             Refused::PortZero => Self::PortZero,
             Refused::NoRule => Self::NoRule,
+            Refused::EgressRejected => Self::EgressRejected,
+            Refused::EgressDropped => Self::EgressDropped,
             _ => Self::ForbiddenAddress,
         }
     }

@@ -88,6 +88,7 @@ pub(super) struct Stats {
     counts: [u64; NAMES.len()],
     text: String,
     drops: Names,
+    egress: Names,
     link: Names,
 }
 
@@ -127,6 +128,7 @@ impl Stats {
             counts: [0; NAMES.len()],
             text: String::new(),
             drops: Names::default(),
+            egress: Names::default(),
             link: Names::default(),
         }
     }
@@ -189,6 +191,10 @@ impl Stats {
             self.drops.add(count, reason.name());
         }
         self.drops.end("dropped", &mut self.text);
+        for (rule, count) in engine.egress_counts() {
+            self.egress.add(count, rule);
+        }
+        self.egress.end("egress", &mut self.text);
         link.counters(&mut |name, count| self.link.add(count, name));
         self.link.end("link", &mut self.text);
     }

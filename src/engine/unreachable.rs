@@ -1,13 +1,13 @@
 //! ICMP errors for the guest, as a router would send them: where the host's kernel says at once, or when a connection
-//! fails, that a packet cannot get where it is to go. The packet is quoted as far as RFC 1812, section 4.3.2.3, and
-//! RFC 4443, section 2.4 (c), allow. What the network says of the sockets of datagrams is in
-//! [`datagrams`](super::datagrams).
+//! fails, that a packet cannot get where it is to go, and where the operator's rules reject it. The packet is quoted as
+//! far as RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c), allow. What the network says of the sockets of
+//! datagrams is in [`datagrams`](super::datagrams).
 //!
 //! | what the host says | IPv4 (RFC 792, RFC 1812) | IPv6 (RFC 4443) |
 //! |---|---|---|
 //! | `ENETUNREACH`, `ENETDOWN` | 3, 0: network unreachable | 1, 0: no route |
 //! | `EHOSTUNREACH`, `EHOSTDOWN` | 3, 1: host unreachable | 1, 3: address unreachable |
-//! | `EACCES`, `EPERM` | 3, 13: prohibited | 1, 1: prohibited |
+//! | `EACCES`, `EPERM`; a rule rejects it | 3, 13: prohibited | 1, 1: prohibited |
 //! | `EMSGSIZE` | 3, 4: fragmentation needed, with the MTU | 2, 0: packet too big, with the MTU |
 //!
 //! `ECONNREFUSED` of a connection is a reset, and `ETIMEDOUT` nothing: the guest's own patience ends, too.
@@ -67,7 +67,7 @@ impl Unreachable {
             DropReason::TooLarge => mtu.map(Self::Narrow),
             DropReason::NoRoute => Some(Self::Network),
             DropReason::HostUnreachable => Some(Self::Host),
-            DropReason::Prohibited => Some(Self::Prohibited),
+            DropReason::Prohibited | DropReason::EgressRejected => Some(Self::Prohibited),
             _ => None,
         }
     }
@@ -125,6 +125,9 @@ pub(super) fn tell_of_frame(
     let Ok(Packet::Ip(ip)) = ip::parse(frame.head(), frame.len) else { return };
     let len = (ip.l4_offset - eth::HEADER_BYTES) as u32 + ip.l4_len;
     let Some(why) = Unreachable::of_drop(reason, mtu.filter(|&mtu| mtu < len)) else { return };
+    if is_reset(ip.protocol, reason) {
+        return;
+    }
     let mut quoted = [0; MESSAGE_BYTES[1] - ICMP_HEADER_BYTES];
     let part = Part { frame: index, offset: eth::HEADER_BYTES as u32, len };
     let copied = lease.copy_out(part, &mut quoted);
@@ -139,10 +142,18 @@ pub(super) fn tell_of_packet(
     reason: DropReason,
 ) {
     let Some(why) = Unreachable::of_drop(reason, None) else { return };
+    if is_reset(ip.protocol, reason) {
+        return;
+    }
     let (from, to) = (SocketAddr::new(ip.source, 0), SocketAddr::new(ip.destination, 0));
     let template = HeaderTemplate::new(core.net.macs(), from, to, ip.protocol, ip.flow_label);
     let header = template.l3(l4.len() as u32);
     tell(core, out, ip, why, &[&header[eth::HEADER_BYTES..], l4]);
+}
+
+/// Whether the guest is told of it by a reset instead: of a connection that the operator's rules reject.
+fn is_reset(protocol: L4Protocol, reason: DropReason) -> bool {
+    protocol == L4Protocol::Tcp && reason == DropReason::EgressRejected
 }
 
 /// Tells the guest that its connection cannot be made: a segment that opens it, with the sequence number `isn`, is

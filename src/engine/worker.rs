@@ -264,6 +264,10 @@ impl<L: Link> Worker<L> {
     }
 
     fn log_drops(&self) {
+        for (rule, count) in self.engine.egress_counts().into_iter().filter(|&(_, count)| count > 0)
+        {
+            log::debug!("egress: {count} by {rule}");
+        }
         for (reason, count) in self.engine.drops() {
             log::debug!("dropped: {count} {}", reason.name());
         }

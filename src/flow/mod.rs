@@ -5,6 +5,7 @@ pub(crate) mod budget;
 pub mod fwd;
 pub(crate) mod index;
 pub(crate) mod migration;
+pub(crate) mod names;
 pub mod neighbours;
 pub mod network;
 pub(crate) mod reassembly;

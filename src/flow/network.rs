@@ -159,6 +159,19 @@ pub struct Network {
     pub services: Services,
 }
 
+impl Ipv4Net {
+    /// Whether `address` is in the guest's subnet.
+    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
+        (self.addr.to_bits() ^ address.to_bits()) & self.mask() == 0
+    }
+
+    /// The subnet mask.
+    pub(crate) fn mask(&self) -> u32 {
+        let host_bits = 32_u32.saturating_sub(self.prefix_len.into());
+        u32::MAX.checked_shl(host_bits).unwrap_or(0)
+    }
+}
+
 impl Network {
     /// The gateway of the family of `address`.
     pub(crate) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {

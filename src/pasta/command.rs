@@ -1,4 +1,4 @@
-//! The command, or a login shell, in its namespaces. The process that starts it there ([`init`](super::init)) is
+//! The command, or a login shell, in its namespaces. The process that starts it there ([`init`]) is
 //! forked early, because later the program gives up what that takes, and waits at a gate until everything is
 //! ready: a byte on a pipe opens it; when the pipe closes without one, the program has failed, and the
 //! command never starts. Later bytes are signals for the command, and the end of the pipe is that of the program.

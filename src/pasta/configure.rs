@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::netlink::Netlink;
 use crate::conf::host::netlink::{request, routes};
-use crate::conf::{Copying, PastaConf};
+use crate::conf::{Copying, LOCAL_GATEWAY_V4, PastaConf};
 use crate::flow::fwd::InterfaceName;
 use crate::flow::network::{Mac, Network};
 use crate::flow::tcp::limits::WINDOW_MAX;
@@ -73,6 +73,10 @@ struct Family {
     /// The one address and prefix length, if not those of the model.
     address: Option<(IpAddr, u8)>,
     gateway: Option<IpAddr>,
+    /// No network of the namespace has the gateway, but the link has.
+    gateway_on_link: bool,
+    /// Routes may lead over a neighbour of the other family, for which the namespace asks us.
+    over_other: bool,
     copying: Copying,
 }
 
@@ -181,6 +185,39 @@ fn route_through(route: &mut RouteMessage, index: u32) {
     }
 }
 
+/// Has what the route leads to over neighbours of the other family go over `gateway`, or straight to the link.
+fn lead_over(route: &mut RouteMessage, gateway: Option<IpAddr>) {
+    if replace_via(&mut route.attributes, gateway) {
+        route.header.flags |= RouteFlags::Onlink;
+    }
+    for attribute in &mut route.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            for hop in hops {
+                if replace_via(&mut hop.attributes, gateway) {
+                    hop.flags |= RouteNextHopFlags::Onlink;
+                }
+            }
+        }
+    }
+}
+
+/// True if the attributes have a gateway now instead of a neighbour of the other family.
+fn replace_via(attributes: &mut Vec<RouteAttribute>, gateway: Option<IpAddr>) -> bool {
+    let before = attributes.len();
+    attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Via(_)));
+    let instead = gateway.filter(|_| attributes.len() < before).map(gateway_attribute);
+    let replaced = instead.is_some();
+    attributes.extend(instead);
+    replaced
+}
+
+fn gateway_attribute(gateway: IpAddr) -> RouteAttribute {
+    RouteAttribute::Gateway(match gateway {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    })
+}
+
 /// Brings the loopback interface up.
 pub(super) fn loopback() -> Result<(), Failure> {
     let failed = |error| format!("Couldn't set the loopback interface up: {error}");
@@ -262,11 +299,14 @@ pub(super) fn addresses_and_routes(
     if network.v6.is_some() && !set_link_local(&netlink, interface).map_err(no_link_local)? {
         do_without_ipv6(network)?;
     }
+    let over_ipv6 = network.v6.is_some() && network.services.ndp;
     let v4 = network.v4.as_ref().map(|v4| Family {
         name: "IPv4",
         family: AddressFamily::Inet,
         address: Some((v4.addr.into(), v4.prefix_len)),
         gateway: v4.gateway.map(Into::into),
+        gateway_on_link: v4.gateway == Some(LOCAL_GATEWAY_V4) && !v4.contains(LOCAL_GATEWAY_V4),
+        over_other: over_ipv6,
         copying: conf.copy_v4,
     });
     let v6 = network.v6.as_ref().map(|v6| Family {
@@ -274,9 +314,12 @@ pub(super) fn addresses_and_routes(
         family: AddressFamily::Inet6,
         address: v6.addr.map(|addr| (addr.into(), PREFIX_V6)),
         gateway: v6.gateway.map(Into::into),
+        gateway_on_link: false,
+        over_other: false,
         copying: conf.copy_v6,
     });
-    [v4, v6].into_iter().flatten().try_for_each(|family| family.configure(&netlink, index, model))
+    // Routes of IPv4 may lead over neighbours that routes of IPv6 lead to.
+    [v6, v4].into_iter().flatten().try_for_each(|family| family.configure(&netlink, index, model))
 }
 
 /// The namespace has IPv4 only, unless that is not to be.
@@ -391,6 +434,9 @@ impl Family {
         let of_family = |route: &&RouteMessage| route.header.address_family == self.family;
         let mut routes: Vec<_> = model.routes.iter().filter(of_family).cloned().collect();
         for route in &mut routes {
+            if !self.over_other {
+                lead_over(route, self.gateway);
+            }
             route_through(route, index);
         }
         set_in_passes(netlink, routes, false)
@@ -403,11 +449,8 @@ impl Family {
         route.header.protocol = RouteProtocol::Boot;
         route.header.scope = RouteScope::Universe;
         route.header.kind = RouteType::Unicast;
-        let gateway = match gateway {
-            IpAddr::V4(v4) => RouteAddress::Inet(v4),
-            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-        };
-        route.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Gateway(gateway)];
+        route.header.flags.set(RouteFlags::Onlink, self.gateway_on_link);
+        route.attributes = vec![RouteAttribute::Oif(index), gateway_attribute(gateway)];
         route
     }
 }

@@ -185,7 +185,7 @@ impl Facts<'_> {
     /// What option `code` is if the operator does not say otherwise.
     fn usual(&self, code: u8) -> Option<Value> {
         match code {
-            CODE_MASK => value(&[&self.mask().to_be_bytes()]),
+            CODE_MASK => value(&[&self.v4.mask().to_be_bytes()]),
             CODE_ROUTER => value(&[&self.gateway.octets()]),
             CODE_DNS => self.dns(),
             CODE_HOST_NAME => self.host_name(),
@@ -213,12 +213,6 @@ impl Facts<'_> {
         }
     }
 
-    /// The subnet mask.
-    fn mask(&self) -> u32 {
-        let host_bits = 32_u32.saturating_sub(self.v4.prefix_len.into());
-        u32::MAX.checked_shl(host_bits).unwrap_or(0)
-    }
-
     /// The DNS servers.
     fn dns(&self) -> Option<Value> {
         if !self.net.services.hand_out_dns || self.v4.dns.is_empty() {
@@ -244,8 +238,7 @@ impl Facts<'_> {
     /// reached otherwise.
     fn routes(&self) -> Option<Value> {
         let set = self.set_by_operator(CODE_ROUTES);
-        let differing = self.v4.addr.to_bits() ^ self.gateway.to_bits();
-        let outside = differing & self.mask() != 0;
+        let outside = !self.v4.contains(self.gateway);
         let gateway = &self.gateway.octets();
         let on_link: &[&[u8]] = if outside { &[&[32], gateway, &[0; 4]] } else { &[] };
         let default: &[&[u8]] = match set {

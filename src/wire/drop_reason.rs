@@ -91,6 +91,10 @@ drop_reasons! {
     TooLarge => "too-large",
     /// No forwarding rule fits.
     NoRule => "no-rule",
+    /// A destination that the operator forbids (`--egress`, `--isolate`); the guest is told.
+    EgressRejected => "egress-rejected",
+    /// The same, and the guest is not told.
+    EgressDropped => "egress-dropped",
     /// An ICMP error from the host that cannot be expressed toward the guest.
     UntranslatableError => "untranslatable-error",
 }

@@ -75,7 +75,9 @@ impl IcmpError {
                 Some(Self { kind: v6::TOO_BIG, code: 0, mtu })
             }
             (v4::UNREACHABLE, 0 | v4::HOST | 5..=8 | 11 | 12) => unreachable(v6::NO_ROUTE),
-            (v4::UNREACHABLE, 9 | v4::HOST_PROHIBITED | 13 | 15) => unreachable(v6::PROHIBITED),
+            (v4::UNREACHABLE, 9 | v4::HOST_PROHIBITED | v4::PROHIBITED | 15) => {
+                unreachable(v6::PROHIBITED)
+            }
             (v4::TIME_EXCEEDED, code) => Some(Self { kind: v6::TIME_EXCEEDED, code, mtu: 0 }),
             _ => None,
         }

@@ -5,6 +5,7 @@
 //! length from the guest without checking it against the bytes that are there.
 
 pub(crate) mod build;
+pub mod dns;
 pub(crate) mod drop_reason;
 pub(crate) mod eth;
 pub(crate) mod icmp_translation;

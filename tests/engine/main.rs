@@ -10,6 +10,7 @@ mod capture;
 mod crossing;
 mod datagrams;
 mod dns;
+mod egress;
 mod foreign;
 mod fragments;
 mod frames;

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
+use crate::egress::{enforce, policy};
 use crate::fragments::cut_l4;
 use crate::guest::Guest;
 use crate::namespace::isolated;
@@ -582,6 +583,32 @@ fn without_helper_the_guest_goes_and_its_connections_are_reset() {
         cluster.until("reset of the guest", |cluster| {
             cluster.guest.tcp_mut(handle).state() == State::Closed
         });
+    });
+}
+
+#[test]
+fn connections_that_the_second_host_forbids_are_reset_at_both_ends() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+            cluster.connect_in(family, &[Before::Idle]);
+        }
+        let forbidden = format!("reject tcp {}", peer_at(Family::V4));
+        enforce(&mut cluster.hosts[1].world, policy(&[&forbidden, "allow any"]));
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        let mut ended = cluster.connections.remove(0);
+        let mut peer_knows = false;
+        cluster.until("reset of the guest and the peer", |cluster| {
+            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
+            peer_knows |= read == Err(ErrorKind::ConnectionReset);
+            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
+        });
+        // The others go on: what peers began is not the guest's choice.
+        assert_eq!(cluster.hosts[1].world.engine.flow_count(), 3);
+        cluster.finish();
     });
 }
 

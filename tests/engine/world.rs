@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use passt::engine::{Engine, NetView, Settings, Source, Token, monotonic_now};
-use passt::flow::fwd::{ListenAddr, Mapping, Proto, Rule, RuleTable};
+use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::pcap::Capture;
@@ -160,7 +160,7 @@ pub fn mapping() -> Mapping {
 
 /// What the operator decides, for a guest without a namespace of this host.
 pub fn view(network: Network, map: Mapping, inbound: RuleTable) -> NetView {
-    NetView { network, map, inbound, outbound: RuleTable::default() }
+    NetView { network, map, inbound, outbound: RuleTable::default(), egress: Policy::default() }
 }
 
 /// An engine as `setup` says, watching its sockets with `epoll`.

@@ -336,6 +336,8 @@ case_queues_reduced_in_use() {
 case_guest_address_changed() {
     guest 10 "ip addr del $HOST4/24 dev \$IF; ip addr add 192.0.2.77/24 dev \$IF; ip route add default via $GATEWAY4"
     guest 20 "ping -c 1 -W 5 $SERVER4"
+    # Forwarded ports follow when the address that was assigned has not answered for a moment.
+    sleep 0.5
     outside get "$HOST4:7001" 1000000 51
 }
 

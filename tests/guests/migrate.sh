@@ -254,7 +254,7 @@ job() {
     monitor "$1" "{\"job-id\": \"$2\", $3}" >/dev/null
     until_true 30 concluded
     monitor query-jobs
-    [ -z "$(monitor query-jobs | grep '"error"')" ]
+    if monitor query-jobs | grep '"error"' >/dev/null; then return 1; fi
     monitor job-dismiss "{\"id\": \"$2\"}" >/dev/null
 }
 concluded() { monitor query-jobs | grep '"status": "concluded"' >/dev/null; }

@@ -11,12 +11,14 @@ CASES=(
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied link_local_address routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
-    route_without_gateway without_ipv6 without_ipv6_later
+    route_without_gateway gateway_stands_in gateway_stands_in_without_ipv6 gateway_stands_in_by_dhcp
+    without_ipv6 without_ipv6_later
     dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
     from_namespace_tcp from_namespace_udp services_inside_followed services_outside_followed
+    isolated_outside isolated_host isolated_loopback egress_file egress_name egress_reject egress_wrong
     published_port_awaits_service
     helper_ends confined
     join_by_pid join_by_name user_namespace_joined podman_arguments rootlesskit_arguments namespace_gone
@@ -232,6 +234,81 @@ case_route_without_gateway() {
         kill \$!")
     holds "$found" 'ppp0    inet 203.0.113.7 peer 203.0.113.1/32'
     holds "$found" 'default dev ppp0 scope link'
+}
+# behind ROUTE SCRIPT ARGUMENT...: pasta ARGUMENT... with a SCRIPT inside, that prints how it is configured, on a host whose
+# default route is ROUTE. Out, in, and to the host at the gateway that pasta stands in for; the host's own address is the
+# namespace's, too, and who comes from it comes from that gateway.
+behind() {
+    local route=$1 script=$2
+    shift 2
+    rm -f "$WORLD"/{host,inner,told}.log "$WORLD/over"
+    cat >"$WORLD/inner.sh" <<END
+        set -eu
+        $script
+        /run/bin/nettool serve 0.0.0.0:7001 >inner.log 2>&1 &
+        busybox nc -ll -p 7002 -e ss -Htn 'sport = :7002' &
+        timeout 10 sh -c 'until grep -qs ready inner.log; do sleep 0.05; done'
+        /run/bin/nettool get $SERVER4:5000 1000000 81; /run/bin/nettool udp $SERVER4:5000 1000
+        /run/bin/nettool get 169.254.2.2:5600 2048 82; /run/bin/nettool udp 169.254.2.2:5600 1000
+        echo ready >>told.log
+        timeout 60 sh -c 'until [ -e over ]; do sleep 0.05; done'
+END
+    pasta --config-net -t none -u none -T none -U none -- bash -euc "ip -4 route del default; ip -4 route add default $route
+        /run/bin/nettool serve 127.0.0.1:5600 >host.log 2>&1 &
+        timeout 10 sh -c 'until grep -qs ready host.log; do sleep 0.05; done'
+        /run/bin/pasta $* -t 7001,7002 -u 7001 -T none -U none -- bash inner.sh >told.log 2>&1 &
+        timeout 20 sh -c 'until grep -qsx ready told.log; do sleep 0.05; done'
+        /run/bin/nettool get $HOST4:7001 1000000 83; /run/bin/nettool udp $HOST4:7001 1000
+        /run/bin/nettool get 127.0.0.1:7001 2048 84
+        busybox nc -w 5 $HOST4 7002 </dev/null >>told.log
+        touch over; wait %2" || { cat "$WORLD"/*.log; return 1; }
+    cat "$WORLD/told.log"
+    grep -F "$HOST4]:7002 [::ffff:169.254.2.2]:" "$WORLD/told.log" >/dev/null
+}
+# inside_behind ROUTE WANTED ARGUMENT...: the same with --config-net, and a default route WANTED inside.
+inside_behind() {
+    local route=$1 wanted=$2 found
+    shift 2
+    found=$(behind "$route" 'ip -4 route' --config-net "$@") || { echo "$route: $found"; return 1; }
+    holds "$found" "$wanted"
+}
+STAND_IN='default via 169.254.2.2 dev uplink onlink' STAND_IN_HOP='nexthop via 169.254.2.2 dev uplink weight 1 onlink'
+OVER_BOTH="nexthop via inet6 fe80::99 dev uplink weight 1 nexthop via $GATEWAY4 dev uplink weight 1"
+case_gateway_stands_in() {
+    inside_behind 'dev uplink' 'default dev uplink scope link'
+    inside_behind 'via inet6 fe80::99 dev uplink' 'default via inet6 fe80::99 dev uplink'
+    inside_behind 'via inet6 2001:db8:2::99 dev uplink' 'default via inet6 2001:db8:2::99 dev uplink'
+    inside_behind "$OVER_BOTH" 'nexthop via inet6 fe80::99 dev uplink weight 1'
+    inside_behind 'dev uplink' "$STAND_IN" --no-copy-routes
+    inside_behind 'via inet6 fe80::99 dev uplink' "$STAND_IN" --no-copy-routes
+}
+# Where the namespace cannot ask for a neighbour by IPv6, its routes lead over the stand-in.
+case_gateway_stands_in_without_ipv6() {
+    inside_behind 'via inet6 fe80::99 dev uplink' "$STAND_IN" -4
+    inside_behind 'via inet6 fe80::99 dev uplink' "$STAND_IN" --no-ndp
+    inside_behind "$OVER_BOTH" "$STAND_IN_HOP" -4
+}
+# shellcheck disable=SC2016 # for the shell inside
+case_gateway_stands_in_by_dhcp() {
+    local found
+    cat >"$WORLD/lease.sh" <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface"
+set -- $staticroutes
+while [ $# -gt 1 ]; do
+    case $2 in
+    0.0.0.0) ip route add "$1" dev "$interface" ;;
+    *) ip route add "$1" via "$2" dev "$interface" ;;
+    esac
+    shift 2
+done
+END
+    chmod 755 "$WORLD/lease.sh"
+    found=$(behind 'dev uplink' 'ip link set uplink up; busybox udhcpc -i uplink -n -q -f -s "$PWD/lease.sh"
+        ip -4 route') || { echo "$found"; return 1; }
+    holds "$found" "lease of $HOST4 obtained from 169.254.2.2"
+    holds "$found" 'default via 169.254.2.2 dev uplink'
 }
 # disable_ipv6 SCOPE...: as joined containers have it.
 disable_ipv6() { inside sh -c 'for scope; do echo 1 >/proc/sys/net/ipv6/conf/$scope/disable_ipv6; done' sh "$@"; }
@@ -586,6 +663,72 @@ case_services_outside_followed() {
     in_net host /run/bin/nettool serve 127.0.0.1:5602 >"$WORLD/late.log" 2>&1 &
     remember $!
     until_true 5 inside /run/bin/nettool get 127.0.0.1:5602 2048 74
+}
+case_isolated_outside() {
+    configured --isolate -- /run/bin/nettool get "$SERVER4:5000" 2048 90
+    configured --isolate -- /run/bin/nettool get "[$SERVER6]:5000" 2048 91
+    configured --isolate -- /run/bin/nettool udp "$SERVER4:5000" 1000
+    configured --isolate -- busybox ping -c 1 -W 5 "$SERVER4"
+}
+# The host by its loopback, by the addresses that stand for it, and by its own; its network, by a broadcast, too.
+case_isolated_host() {
+    local to
+    for to in "$GATEWAY4:5600" "[$GATEWAY6]:5600" 203.0.113.98:5601 203.0.113.99:5600 "$HOST4:5601" 192.0.2.9:80; do
+        same "$(configured --isolate --address 192.0.2.77 --map-guest-addr 203.0.113.98 \
+            --map-host-loopback 203.0.113.99 -- /run/bin/nettool connect "$to")" refused
+    done
+    # What is reached without it, so that the refusals above are not those of a closed port.
+    configured --address 192.0.2.77 --map-host-loopback 203.0.113.99 -- \
+        bash -euc "/run/bin/nettool get 203.0.113.99:5600 2048 92; /run/bin/nettool get $HOST4:5601 2048 93"
+    ! configured --isolate -- busybox ping -c 1 -W 2 "$GATEWAY4" || return 1
+    ! configured --isolate -- busybox ping -6 -c 1 -W 2 "$GATEWAY6"
+}
+case_isolated_loopback() {
+    same "$(configured --isolate -- /run/bin/nettool connect 127.0.0.1:5600)" refused
+    # Ports that are asked for need a rule.
+    ! configured --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 94 || return 1
+    ! configured --isolate -T auto -- /run/bin/nettool get 127.0.0.1:5600 2048 95 || return 1
+    ! configured --isolate -U 5600 -- timeout 5 /run/bin/nettool udp 127.0.0.1:5600 100 || return 1
+    configured --isolate -T 5600 --egress 'allow tcp @loopback:5600' -- \
+        /run/bin/nettool get 127.0.0.1:5600 2048 96
+    pasta --splice-only -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
+    ! pasta --splice-only --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
+}
+case_egress_file() {
+    printf '%s\n' '# what is needed' '' "allow tcp $SERVER4:5000 # a server" 'drop udp any' >"$WORLD/rules"
+    chmod a+r "$WORLD/rules"
+    configured --egress-file "$WORLD/rules" -- /run/bin/nettool get "$SERVER4:5000" 2048 98
+    same "$(configured --egress-file "$WORLD/rules" -- /run/bin/nettool connect "[$SERVER6]:5000")" refused
+    configured --egress "allow [$SERVER6]:5000" --egress-file "$WORLD/rules" -- \
+        /run/bin/nettool get "[$SERVER6]:5000" 2048 99
+}
+# A name opens an address once the name server has told it.
+case_egress_name() {
+    resolv_conf "nameserver $SERVER4"
+    name_server outside "$SERVER4"
+    configured --egress 'allow @dns' --egress "allow tcp $NAME:5000" -- bash -euc "
+        [ \$(/run/bin/nettool connect $SERVER4:5000) = refused ]
+        busybox nslookup $NAME $SERVER4
+        /run/bin/nettool get $SERVER4:5000 2048 89
+        [ \$(/run/bin/nettool connect $SERVER4:5001) = refused ]"
+}
+# What is rejected is told, and counted by its rule.
+case_egress_reject() {
+    local said
+    said=$(configured --foreground --stats 1 --egress 'reject udp @internet' --egress 'allow any' -- \
+        /run/bin/nettool udp-error "$SERVER4:5000" 2>&1)
+    holds "$said" 'egress: 1 reject udp @internet'
+    holds "$said" unreachable
+}
+case_egress_wrong() {
+    local said
+    said=$(pasta --egress 'reject example.org' -- true 2>&1) && return 1
+    holds "$said" 'a name can only be allowed'
+    holds "$said" '--egress takes allow|reject|drop'
+    said=$(pasta --egress-file /nowhere -- true 2>&1) && return 1
+    holds "$said" "Couldn't read --egress-file /nowhere: No such file or directory"
+    holds "$(configured --egress 'reject @private' -- true 2>&1)" 'the guest reaches nothing'
+    holds "$(configured --egress 'allow tcp example.org:443' -- true 2>&1)" "add --egress 'allow @dns'"
 }
 # alone: the holder is the only process in its network.
 alone() {

@@ -202,7 +202,7 @@ with_tap() {
 }
 # given ARGUMENT...: pasta as an ordinary user in the host's network, from wherever this is.
 export -f become_user
-export WORLD ORDINARY
+export WORLD ORDINARY HOST
 given=(bash -c 'become_user /run/bin/pasta "$@"' -)
 case_device_given() {
     local flags
@@ -233,16 +233,16 @@ case_device_refused() {
 
 # held_by ADDRESS: a name server of the host has port 5353 there; prints what pasta says of it.
 held_by() {
-    local found holder
+    local found resolver
     rm -f "$WORLD/held.log"
     nsenter --net=/run/netns/host /run/bin/nettool serve "$1:5353" >"$WORLD/held.log" 2>&1 &
-    holder=$!
-    remember "$holder"
+    resolver=$!
+    remember "$resolver"
     until_true 10 grep -q ready "$WORLD/held.log"
     shift
     found=$(configured "$@" -- true 2>&1) && return 1
-    kill "$holder"
-    until_true 5 has_ended "$holder"
+    kill "$resolver"
+    until_true 5 has_ended "$resolver"
     echo "$found"
 }
 # A resolver on one address keeps others from a port on all of them; the error says where it can be had, and

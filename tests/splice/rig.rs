@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use passt::conf::ports::{self, Kernel, Way};
 use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
-use passt::flow::fwd::{Bypass, Mapping, Proto, RuleTable};
+use passt::flow::fwd::{Bypass, Mapping, Policy, Proto, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
@@ -232,7 +232,13 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         freebind: false,
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
-    let view = NetView { network: net, map: Mapping::default(), inbound, outbound };
+    let view = NetView {
+        network: net,
+        map: Mapping::default(),
+        inbound,
+        outbound,
+        egress: Policy::default(),
+    };
     let duid = Duid::new(Mac::OURS);
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, now);

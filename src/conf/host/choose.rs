@@ -2,8 +2,8 @@
 //!
 //! - Interface: the operator's; else that of the first default route; else that of the first
 //!   other route. Loopback and link-local destinations do not count.
-//! - Gateway: that of the first default route through the interface. Among the next hops of a
-//!   multipath route, the one with the highest weight, and among equals the first listed - the one
+//! - Gateway: that of the first default route through the interface, if it is of the family. It need not have any, as
+//!   with ppp, or may lead over a neighbour of the other family. Among the next hops of a multipath route, the one with the highest weight, and among equals the first listed - the one
 //!   that is documented and that `ip route` shows on top.
 //! - Address: the one with the longest prefix, and among equals the first.
 
@@ -27,7 +27,9 @@ pub struct Template<A> {
     pub address: Option<(A, u8)>,
     /// Its link-local address, if it has one and the family knows such.
     pub link_local: Option<A>,
-    /// The gateway of the default route through it, if there is one.
+    /// There is a default route through it.
+    pub default_route: bool,
+    /// The gateway of that, if it has one of the family.
     pub gateway: Option<A>,
 }
 
@@ -86,12 +88,14 @@ pub(super) fn template<A: Family>(
     let here = || dump.addresses.iter().filter(|a| a.interface == index);
     let address = here().filter(|a| a.wide || !A::LINK_LOCAL_APART);
     let link_local = here().filter(|a| A::LINK_LOCAL_APART && is_link_local::<A>(a.address));
+    let default = default_hop(&routes, index);
     Some(Template {
         name: *name,
         index,
         address: longest_prefix::<A>(address),
         link_local: longest_prefix::<A>(link_local).map(|(address, _)| address),
-        gateway: gateway(&routes, index).and_then(A::of),
+        default_route: default.is_some(),
+        gateway: default.and_then(|hop| hop.gateway).and_then(A::of),
     })
 }
 
@@ -147,13 +151,14 @@ fn first_interface(route: &Route) -> u32 {
     route.hops.first().map_or(0, |hop| hop.interface)
 }
 
-fn gateway(routes: &[&Route], index: u32) -> Option<IpAddr> {
+/// Where the first default route through the interface `index` leads.
+fn default_hop<'a>(routes: &[&'a Route], index: u32) -> Option<&'a Hop> {
     let default = routes.iter().find(|route| {
         route.prefix_len == 0 && route.hops.iter().any(|hop| hop.interface == index)
     })?;
     let through = default.hops.iter().filter(|hop| hop.interface == index);
     // Reversed, because of equals the last one counts as the greatest.
-    through.rev().max_by_key(|hop: &&Hop| hop.weight).and_then(|hop| hop.gateway)
+    through.rev().max_by_key(|hop| hop.weight)
 }
 
 fn longest_prefix<'a, A: Family>(
@@ -227,6 +232,31 @@ mod tests {
         let wished = chosen::<Ipv4Addr>(&dump, Some("eth1"));
         assert_eq!(wished, Some((3, gateway("198.51.100.1"))));
         assert_eq!(chosen::<Ipv4Addr>(&dump, Some("lo")), Some((1, None)));
+    }
+
+    #[test]
+    fn a_default_route_needs_no_gateway_of_the_family() {
+        let bare = |destination| Route {
+            ipv4: true,
+            destination,
+            prefix_len: if destination.is_some() { 24 } else { 0 },
+            hops: vec![Hop { interface: 2, gateway: None, weight: 0 }],
+        };
+        let behind_ipv6 =
+            Route { ipv4: true, ..route(None, vec![hop(2, "fe80::1", 0), hop(3, "192.0.2.1", 9)]) };
+        let gateway = Some(Ipv4Addr::new(192, 0, 2, 1));
+        for (routes, wish, expected) in [
+            (vec![bare(Some(ip("192.0.2.0")))], "eth0", (false, None)),
+            (vec![bare(None)], "eth0", (true, None)),
+            (vec![bare(None)], "eth1", (false, None)),
+            (vec![behind_ipv6.clone()], "eth0", (true, None)),
+            (vec![behind_ipv6], "eth1", (true, gateway)),
+        ] {
+            let dump = host(routes);
+            let wish = InterfaceName::new(wish);
+            let found = template::<Ipv4Addr>(&dump, wish, &mut Vec::new()).unwrap();
+            assert_eq!((found.default_route, found.gateway), expected, "{:?}", dump.routes);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod choose;
 pub(crate) mod netlink;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
@@ -65,6 +65,14 @@ fn reaches_global_v6() -> bool {
 fn binds_to_devices() -> bool {
     let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
     socket.is_ok_and(|socket| socket::bind_to_device(socket.as_fd(), "lo") != Err(Errno::PERM))
+}
+
+/// All addresses of this host, with the lengths of their prefixes.
+///
+/// # Errors
+/// netlink fails.
+pub(crate) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+    netlink::own_networks()
 }
 
 /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.

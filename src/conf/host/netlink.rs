@@ -208,6 +208,32 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
     })
 }
 
+/// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
+/// interface the other end's network is among them.
+pub(super) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let messages = request(question, |message| match message {
+        RouteNetlinkMessage::NewAddress(message) => Some(message),
+        _ => None,
+    });
+    let failed = |source| ConfError::Netlink { what: "addresses", source };
+    let mut found = Vec::new();
+    for message in messages.map_err(failed)? {
+        let len = message.header.prefix_len;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) | AddressAttribute::Address(address)
+                    if !found.contains(&(*address, len)) =>
+                {
+                    found.push((*address, len));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn route(route: &RouteMessage) -> Option<Route> {
     let header = &route.header;
     let table = route.attributes.iter().find_map(|attribute| match attribute {

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
 
+use super::egress::EgressOptions;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
 use crate::flow::network::{Extra, MAX_DNS, MAX_SEARCH, Mac, Services};
 
@@ -260,6 +261,8 @@ pub struct Options {
     pub(crate) mapping: Mapping,
     /// `--tcp-ports` and `--udp-ports`, in order.
     pub(crate) ports: Vec<(Proto, String)>,
+    /// `--egress` and its like.
+    pub(crate) egress: EgressOptions,
     /// What is for pasta only.
     pub(crate) pasta: PastaOptions,
     ending: Option<Ending>,
@@ -295,6 +298,7 @@ impl Default for Options {
             no_map_gw: false,
             mapping: Mapping::default(),
             ports: Vec::new(),
+            egress: EgressOptions::default(),
             pasta: PastaOptions::default(),
             ending: None,
         }

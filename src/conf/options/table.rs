@@ -4,6 +4,7 @@ use super::definition::{
     Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
 };
 use super::{Ending, Mode, Only, Repair, extra, value};
+use crate::conf::egress;
 use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
@@ -491,6 +492,27 @@ const OUTBOUND: &[Definition] = &[
         value::map_guest_addr,
         ADDRESS_OR_NONE,
         "Address at which the guest reaches the host's copy of its own address; default: none",
+    ),
+    text(
+        None,
+        "egress",
+        "RULE",
+        value::egress,
+        egress::WORDS,
+        "What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the \
+         first that matches counts, and none rejects; default: all",
+    ),
+    path(
+        None,
+        "egress-file",
+        |o, path| o.egress.sources.push(egress::Source::File(path)),
+        "Read such rules from a file, one a line",
+    ),
+    flag(
+        None,
+        "isolate",
+        |o| o.egress.isolate = true,
+        "The guest reaches the internet and its name servers, and nothing of this host and its networks",
     ),
 ];
 

@@ -4,8 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Options;
+use crate::conf::egress;
 use crate::conf::text::{self, decimal};
-use crate::flow::fwd::{InterfaceName, is_one_host};
+use crate::flow::fwd::{InterfaceName, egress_rule, is_one_host};
 use crate::flow::network::Mac;
 
 /// Largest MTU handed out: what fits a frame of 65535 bytes with its Ethernet header.
@@ -283,6 +284,12 @@ pub(super) fn hostname(o: &mut Options, text: &str) -> Refusal {
 
 pub(super) fn fqdn(o: &mut Options, text: &str) -> Refusal {
     o.fqdn = name(text, "Invalid FQDN")?;
+    Ok(())
+}
+
+pub(super) fn egress(o: &mut Options, text: &str) -> Refusal {
+    let rule = egress_rule(text)?;
+    o.egress.sources.push(egress::Source::Rule(Box::new(rule)));
     Ok(())
 }
 

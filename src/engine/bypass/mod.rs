@@ -62,8 +62,11 @@ impl BypassParts {
         local: SocketAddr,
     ) -> Result<Option<(Pif, SpliceSide)>, DropReason> {
         let side = if pif == Pif::Splice {
-            fwd::from_namespace(net.network.scope_id(), rule, peer, local)
-                .map(|side| Some((Pif::Host, side)))
+            fwd::from_namespace(net.network.scope_id(), rule, peer, local).and_then(|side| {
+                // Its rule names where it goes: what the namespace calls it is its own loopback.
+                net.admit(rule.proto, side.destination, side.destination)?;
+                Ok(Some((Pif::Host, side)))
+            })
         } else {
             fwd::to_namespace(self.how, (&net.learned, self.interface), rule, peer, local)
                 .map(|side| side.map(|side| (Pif::Splice, side)))

@@ -14,6 +14,7 @@
 //!   to it. Loopback, the host's copy of the guest's address, links other than the guest's, whoever an address
 //!   was mapped to: none of them is let in this way. The guest talks to those in flows of two, each with a
 //!   connected socket (`socket`), and a port from which it has talked to nobody else is open to nobody else;
+//! * only whom the guest may reach, by the operator's rules;
 //! * not to a port that is forwarded: there the rule says who may write, and how; the guest's own datagrams from it are
 //!   flows of two, too. A rule that comes later ends the flow with anybody.
 //!
@@ -22,7 +23,7 @@
 //! the host, is not shared, and nobody else can bind to it while the socket is open. So two addresses of the guest
 //! never have one port, no listening socket loses what is for it, and nobody else gets what is for the guest; who
 //! comes second gets a port that the kernel chooses. Connected sockets of the same port of the guest are let in
-//! ([`socket::sharing`](crate::sys::socket::sharing)).
+//! ([`socket::sharing`]).
 //!
 //! # When a peer gets a connected socket
 //! When the guest goes on with it for long ([`TALKS_ON`]). To IPv6 peers that saves a tenth of the time, since the kernel
@@ -30,14 +31,14 @@
 //! queue of its own, which no stranger can fill. It has the same port, and the flow with anybody lives on with
 //! it, so nobody else notices.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::begin::add;
 use crate::engine::core::Core;
 use crate::engine::datagram_socket;
 use crate::engine::net::Net;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
-use crate::flow::fwd::HostSide;
+use crate::flow::fwd::{HostSide, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::TALKS_ON;
@@ -64,11 +65,22 @@ pub(super) fn goes_on(core: &mut Core, side: &Side) -> Option<(FlowId, bool)> {
     let id = core.flows.find(L4Protocol::Udp, &guest_side(side.endpoint))?;
     let flow = core.flows.table.get_mut(id)?;
     let FlowKind::Udp(state) = &mut flow.state.kind else { return None };
-    if flow.state.epoch != core.net.epoch() || state.to.map(Endpoint::from) != Some(side.ours) {
-        return None;
+    let to = state.to.filter(|&to| Endpoint::from(to) == side.ours)?;
+    if flow.state.epoch != core.net.epoch() {
+        if !leads_where_it_did(&core.net, side, flow.sides[1].ours.ip(), to) {
+            return None;
+        }
+        flow.state.epoch = core.net.epoch();
     }
     state.streak = (state.streak + 1) % TALKS_ON;
     Some((id, state.streak == 0))
+}
+
+/// Whether what the guest sends as `side` goes to `to` from the address `source` by the view of the network in force, too.
+fn leads_where_it_did(net: &Net, side: &Side, source: IpAddr, to: SocketAddr) -> bool {
+    let target = net.would_lead(Proto::Udp, side.endpoint.with_scope(0), side.ours.with_scope(0));
+    !net.reads_names(side)
+        && target.is_ok_and(|target| target.source.ip() == source && target.destination == to)
 }
 
 /// The flow with anybody that takes a datagram of `side` to `target`, a new one if there is none. `None` if that is
@@ -79,7 +91,7 @@ pub(super) fn find_or_open(
     target: &HostSide,
 ) -> Result<Option<FlowId>, DropReason> {
     let to = target.destination;
-    if to.ip() != side.ours.ip() {
+    if to.ip() != side.ours.ip() || core.net.reads_names(side) {
         return Ok(None);
     }
     let guest = guest_side(side.endpoint);

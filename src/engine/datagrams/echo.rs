@@ -96,7 +96,7 @@ fn request(ip: &IpHead, message: &[u8]) -> Result<EchoHead, DropReason> {
     if echo.kind == kind { Ok(echo) } else { Err(DropReason::UnsupportedIcmp) }
 }
 
-/// Answers a request to the host itself; the request becomes the reply.
+/// Answers a request to the host itself, which is allowed; the request becomes the reply.
 fn answer_for_host(
     core: &mut Core,
     out: &mut dyn ToGuest,
@@ -104,7 +104,7 @@ fn answer_for_host(
     request: &mut [u8],
 ) -> Result<(), DropReason> {
     let (guest, asked) = (Endpoint::new(ip.source, 0), Endpoint::new(ip.destination, 0));
-    let target = core.net.to_host(Proto::Icmp, guest.with_scope(0), asked.with_scope(0))?;
+    let target = core.net.would_lead(Proto::Icmp, guest.with_scope(0), asked.with_scope(0))?;
     if !is_of_this_host(target.destination) {
         return Err(DropReason::Prohibited);
     }

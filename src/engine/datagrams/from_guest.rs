@@ -21,7 +21,7 @@ use crate::engine::unreachable::tell_of_frame;
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::{MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
+use crate::limits::{MAX_QUESTION_BYTES, MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
 use crate::wire::DropReason;
 use crate::wire::ip::{IpHead, max_l4_bytes};
 use crate::wire::l4::UDP_HEADER_BYTES;
@@ -107,6 +107,9 @@ pub(in crate::engine) fn udp_from_guest(
         ours: Endpoint::new(ip.destination, head.destination_port),
         endpoint: Endpoint::new(ip.source, head.source_port),
     };
+    if core.net.reads_names(&side) {
+        note_query(core, lease, side, part);
+    }
     let marks = Marks::of(ip);
     let key = Key { side, marks };
     if segment.is_none() && run.takes(&key, part.len) {
@@ -123,6 +126,13 @@ pub(in crate::engine) fn udp_from_guest(
     run.flow = Some((id, key));
     run.push(part);
     Ok(())
+}
+
+/// Reads a query to a name server from a private copy.
+fn note_query(core: &mut Core, lease: &mut FromGuestLease<'_>, side: Side, part: Part) {
+    let mut query = [0; MAX_QUESTION_BYTES];
+    let copied = lease.copy_out(part, &mut query);
+    core.net.on_dns_query(side, &query[..copied]);
 }
 
 /// Sends several datagrams with one system call. `None` if they are to go one by one.

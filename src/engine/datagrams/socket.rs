@@ -85,7 +85,7 @@ fn take_out(
 ) -> Option<FlowId> {
     core.flows.check_datagram_room(Pif::Tap, core.listeners.len()).ok()?;
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
-    let target = core.net.to_host(Proto::Udp, guest, remote).ok()?;
+    let target = core.net.would_lead(Proto::Udp, guest, remote).ok()?;
     if target.destination.ip().is_multicast() {
         return None;
     }
@@ -110,7 +110,7 @@ fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
     let [guest, host] = &flow.sides;
     let same = guest.pif != Pif::Tap || {
         let (from, to) = (guest.endpoint.with_scope(0), guest.ours.with_scope(0));
-        let target = core.net.to_host(proto, from, to);
+        let target = core.net.would_lead(proto, from, to);
         target.is_ok_and(|target| {
             // The port may be another one than the guest's.
             host.ours.ip() == target.source.ip() && host.endpoint == target.destination.into()

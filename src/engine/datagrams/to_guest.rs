@@ -12,6 +12,9 @@
 //!   is filled only after the guest was seen to have room for as many; what finds none nevertheless, since it is
 //!   larger than was expected, is kept (`held`).
 //!
+//! Answers of name servers in which names are to be read take the second road, whatever their size: what lies in the
+//! guest's buffers may be changed by it.
+//!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 //!
 //! What does not fit the guest's link, or its driver's buffers, goes in fragments; see `cut`.
@@ -31,9 +34,10 @@ use super::queue::{Served, drop_head, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
+use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
-use crate::flow::side::Pif;
+use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
 use crate::sys::copy_buffer::CopyBuffer;
@@ -53,6 +57,8 @@ struct Way<'a> {
     out: &'a mut dyn ToGuest,
     fd: BorrowedFd<'a>,
     senders: Senders<'a>,
+    /// What reads the names in the datagrams, and the guest's side, if they are to be read.
+    names: Option<(&'a Net, Side)>,
     /// The largest IP packet on the guest's link.
     mtu: u32,
     /// What finds no room after it was received can be kept.
@@ -73,10 +79,12 @@ pub(super) fn serve(
     let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
     let tap = usize::from(flow.sides[0].pif != Pif::Tap);
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
+    let side = flow.sides[tap];
+    let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
     let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
     let mtu = core.net.link_mtu();
-    let mut way = Way { outbox, out, fd, senders, mtu, may_keep, unsent: None };
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -126,7 +134,8 @@ pub(in crate::engine) fn first_to_guest(
     };
     let outbox = &mut core.outbox;
     let mtu = core.net.link_mtu();
-    let mut way = Way { outbox, out, fd, senders, mtu, may_keep: false, unsent: None };
+    let names = None;
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep: false, unsent: None };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -135,8 +144,12 @@ impl Way<'_> {
     /// Moves what waits, for one turn. Returns how many datagrams it was.
     fn turn(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let (mut left, mut all) = (DATAGRAMS_PER_TURN, 0);
+        if self.names.is_some() {
+            // A burst that has begun goes again, to be read as a whole.
+            state.delivered = Delivered::default();
+        }
         loop {
-            let one_by_one = state.large || !self.may_keep;
+            let one_by_one = self.names.is_none() && (state.large || !self.may_keep);
             let (moved, served) =
                 if one_by_one { self.large(state, buffer) } else { self.small(state, buffer) };
             all += moved;
@@ -312,6 +325,9 @@ impl Way<'_> {
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
+        if let Some((net, side)) = &self.names {
+            read_names(net, side, buffer);
+        }
         state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
         state.large = buffer.bursts().last().is_some_and(|last| self.is_large(last));
         match self.forward_all(buffer, Position::default()) {
@@ -488,6 +504,16 @@ impl Way<'_> {
         }
         lease.commit(&[FrameDone { payload_len: len, meta }]);
         Sent::Done
+    }
+}
+
+/// Reads the names in all datagrams of `buffer`.
+fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
+    for (index, burst) in buffer.bursts().iter().enumerate() {
+        let size = burst.segment.map_or(burst.len, u32::from).max(1);
+        for datagram in buffer.bytes(index).chunks(size as usize) {
+            net.on_dns_answer(side, datagram);
+        }
     }
 }
 

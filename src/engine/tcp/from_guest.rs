@@ -184,9 +184,9 @@ fn segment_without_flow(
     }
     if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) {
         return match open(core, out, side, (ip, head)) {
-            Err(DropReason::SocketFailed) => {
+            Err(reason @ (DropReason::SocketFailed | DropReason::EgressRejected)) => {
                 refuse(core, out, &side, ip, head);
-                Err(DropReason::SocketFailed)
+                Err(reason)
             }
             other => other,
         };
@@ -210,9 +210,9 @@ fn open(
     side: Side,
     (ip, head): (&IpHead, &TcpHead),
 ) -> Result<(), DropReason> {
-    core.check_room()?;
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(Proto::Tcp, guest, remote)?;
+    core.check_room()?;
     let failed = |errno: Errno| {
         log::debug!("TCP connection from {guest} to {}: {errno}", target.destination);
         reason_of(errno, DropReason::SocketFailed)

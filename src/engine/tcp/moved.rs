@@ -6,9 +6,11 @@ use passt_frame::ToGuest;
 
 use super::{EVENTS, drive, opening, peek_offset};
 use crate::engine::core::Core;
+use crate::engine::egress;
 use crate::engine::migration::Coming;
 use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, TcpState};
 use crate::engine::token::Token;
+use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -56,11 +58,19 @@ pub(in crate::engine) fn take_over(
     }
 }
 
-/// The machine of a connection that has come; `None` if it contradicts itself, or another one.
+/// The machine of a connection that has come; `None` if it contradicts itself, or another one, or may not be.
 fn conn(core: &Core, record: &Record, receive_queue: u32) -> Option<Conn> {
     let side = tap(&record.sides)?;
     let opening = opening(core, side);
     if core.flows.find(L4Protocol::Tcp, side).is_some() {
+        return None;
+    }
+    if !egress::allows(&core.net, Proto::Tcp, &record.sides) {
+        log::debug!(
+            "connection that migrates: {} => {}: forbidden here",
+            record.sides[0],
+            record.sides[1]
+        );
         return None;
     }
     let config = &core.settings.tcp;

@@ -7,6 +7,7 @@
 //! - [`to_namespace()`] and [`from_namespace()`]: which loopback connections pass the guest's link by, and
 //!   where they go.
 //! - [`source_for_guest`]: what the guest sees of a host-side address, also for ICMP offenders.
+//! - [`Policy`]: whether the guest may reach what it wants to, once that is known.
 //! - [`learn()`]: which of the guest's addresses its traffic teaches us.
 //!
 //! Both families run through the same code: what differs between them is the data in a `View`.
@@ -19,6 +20,9 @@
 //! what the guest sees, *host side* what the host's kernel sees.
 
 mod learn;
+mod places;
+mod policy;
+mod policy_text;
 mod rule;
 mod special;
 mod table;
@@ -30,6 +34,10 @@ mod to_splice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
+pub use places::{Places, Prefix, Surroundings};
+pub(crate) use policy::{Attempt, NameSet, is_dns};
+pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
+pub use policy_text::egress_rule;
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub(crate) use special::is_one_host;
 pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
@@ -211,6 +219,12 @@ pub enum Refused {
     /// Only loopback traffic is forwarded here.
     #[error("not loopback traffic")]
     NotLoopback,
+    /// The operator forbids it, and the guest is told.
+    #[error("rejected by --egress or --isolate")]
+    EgressRejected,
+    /// The operator forbids it, and the guest is not told.
+    #[error("dropped by --egress")]
+    EgressDropped,
 }
 
 /// What both directions need to know of one family, without its type.

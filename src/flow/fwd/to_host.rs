@@ -13,7 +13,7 @@ use super::{Mapping, Proto, Refused, View, scoped, special};
 use crate::flow::network::Network;
 
 /// Ports of DNS, plain and over TLS or QUIC (RFC 7858, RFC 9250).
-const DNS_PORTS: [u16; 2] = [53, 853];
+pub(super) const DNS_PORTS: [u16; 2] = [53, 853];
 
 /// The host side of a flow that the guest begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

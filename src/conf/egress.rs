@@ -1,0 +1,161 @@
+//! `--egress`, `--egress-file` and `--isolate` put together to a [`Policy`]. The only I/O is in [`load`].
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::{ConfError, Note, Options, host};
+use crate::flow::fwd::{
+    Attempt, Destination, EgressRule, Mapping, Policy, Proto, Surroundings, Verdict,
+    egress_rule as rule,
+};
+use crate::flow::network::Network;
+use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
+
+/// What `--egress` takes.
+pub(super) const WORDS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], where DESTINATION is any, an \
+    address, ADDR/LEN, @loopback, @host, @private, @linklocal, @metadata, @multicast, @internet, @dns, or \
+    a name like example.org or *.example.org";
+
+/// What `--isolate` stands for, behind the operator's own rules. DNS elsewhere than at the guest's name servers is
+/// forbidden on its own ports.
+const ISOLATION: [&str; 5] = [
+    "allow @dns",
+    "reject tcp any:53,853",
+    "reject udp any:53,853",
+    "allow @internet",
+    "reject any",
+];
+
+/// Most bytes of a file of rules: as many rules as there may be, of 256 bytes.
+const MAX_FILE_BYTES: u64 = 256 * MAX_EGRESS_RULES as u64;
+
+/// Rules that were asked for, in the order of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// `--egress`.
+    Rule(Box<EgressRule>),
+    /// `--egress-file`, not read yet.
+    File(PathBuf),
+}
+
+/// Everything about egress on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EgressOptions {
+    /// Rules.
+    pub(crate) sources: Vec<Source>,
+    /// `--isolate`.
+    pub(crate) isolate: bool,
+    /// This host's own addresses, once they were asked for.
+    own: Vec<(IpAddr, u8)>,
+}
+
+impl EgressOptions {
+    fn is_empty(&self) -> bool {
+        self.sources.is_empty() && !self.isolate
+    }
+}
+
+/// Reads files of rules, and finds out what addresses this host has. Without rules it does nothing.
+///
+/// # Errors
+/// A file cannot be read, or is none of rules; the kernel does not tell.
+pub fn load(options: &mut Options) -> Result<(), ConfError> {
+    let egress = &mut options.egress;
+    if egress.is_empty() {
+        return Ok(());
+    }
+    let mut sources = Vec::new();
+    for source in std::mem::take(&mut egress.sources) {
+        match source {
+            Source::Rule(_) => sources.push(source),
+            Source::File(path) => {
+                sources.extend(read(&path)?.into_iter().map(|rule| Source::Rule(Box::new(rule))));
+            }
+        }
+    }
+    egress.sources = sources;
+    egress.own = host::own_networks()?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<EgressRule>, ConfError> {
+    let mut text = String::new();
+    let opened = std::fs::File::open(path).map(|file| file.take(MAX_FILE_BYTES + 1));
+    opened
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(|source| ConfError::EgressFile { path: path.to_owned(), source })?;
+    let invalid = |line, problem| ConfError::EgressLine { path: path.to_owned(), line, problem };
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(invalid(text.lines().count(), "the file is too large".to_owned()));
+    }
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            found.push(rule(line).map_err(|problem| invalid(number + 1, problem))?);
+        }
+    }
+    Ok(found)
+}
+
+/// The policy that all of them make, and what the operator should know of it.
+///
+/// # Errors
+/// There are too many rules.
+pub(super) fn resolve(
+    options: &EgressOptions,
+    network: &Network,
+    mapping: &Mapping,
+    notes: &mut Vec<Note>,
+) -> Result<Policy, ConfError> {
+    let given = options.sources.iter().filter_map(|source| match source {
+        Source::Rule(rule) => Some(EgressRule::clone(rule)),
+        Source::File(_) => None,
+    });
+    let mut rules: Vec<EgressRule> = given.collect();
+    if options.isolate {
+        let isolation = ISOLATION.iter().filter_map(|text| rule(text).ok());
+        rules.extend(
+            isolation.map(|rule| EgressRule { text: format!("--isolate: {}", rule.text), ..rule }),
+        );
+    }
+    let policy = Policy { rules, host: Surroundings(options.own.clone()) };
+    let names = policy.rules.iter().filter(|rule| matches!(rule.to, Destination::Name(_))).count();
+    if policy.rules.len() > MAX_EGRESS_RULES || names > MAX_EGRESS_NAMES {
+        return Err(ConfError::EgressTooMany);
+    }
+    notes.extend(warnings(&policy, network, mapping));
+    Ok(policy)
+}
+
+/// What the operator has hardly meant.
+fn warnings(policy: &Policy, network: &Network, mapping: &Mapping) -> Option<Note> {
+    let allows = |rule: &&EgressRule| rule.verdict == Verdict::Allow;
+    if !policy.rules.is_empty() && !policy.rules.iter().any(|rule| allows(&rule)) {
+        return Some(Note::warn(
+            "No --egress rule allows anything, and what none matches is rejected: the guest \
+             reaches nothing; add --egress 'allow any' at the end to allow the rest",
+        ));
+    }
+    policy.names().next()?;
+    let v4 = network.v4.iter().flat_map(|v4| v4.dns.iter()).map(|&server| IpAddr::V4(server));
+    let v6 = network.v6.iter().flat_map(|v6| v6.dns.iter()).map(|&server| IpAddr::V6(server));
+    let matched = [mapping.v4.dns_match.map(IpAddr::V4), mapping.v6.dns_match.map(IpAddr::V6)];
+    let may_ask = |server| {
+        let seen = SocketAddr::new(server, 53);
+        // Where it really is does not matter here, if it may be anywhere.
+        let attempt = Attempt::new(network, mapping, Proto::Udp, seen, seen);
+        policy.judge(&attempt, |_| 0).0 == Verdict::Allow
+    };
+    if v4.chain(v6).chain(matched.into_iter().flatten()).any(may_ask) {
+        return None;
+    }
+    Some(Note::warn(
+        "--egress allows names, but no name server that the guest could ask for their addresses: \
+         add --egress 'allow @dns', and see --dns",
+    ))
+}
+
+#[cfg(test)]
+mod tests;
