@@ -161,6 +161,39 @@ fn a_third_party_may_write_to_a_port_that_the_guest_talks_from() {
 }
 
 #[test]
+fn a_stranger_keeps_no_port_open_and_makes_no_flow_a_stream() {
+    isolated(|| {
+        addresses();
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let server = bound(other(family, 0, 3478));
+            let (same, third) = (bound(other(family, 0, 4001)), bound(other(family, 1, 4000)));
+            let outside = SocketAddr::new(family.host(), PORT);
+            say(&mut world, family, other(family, 0, 3478), b"who am I?");
+            awaited(&server);
+            // Who is talked to keeps it open, from whatever port.
+            for _ in 0..4 {
+                world.skip(Duration::from_secs(25));
+                same.send_to(b"block", outside).expect("sent");
+                assert_eq!(at_guest(&mut world).0, other(family, 0, 4001));
+            }
+            for _ in 0..5 {
+                world.skip(Duration::from_secs(23));
+                let _ = third.send_to(b"hello", outside);
+                world.settle(TURNS);
+                if world.engine.flow_count() > 0 {
+                    assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+                }
+            }
+            world.skip(Duration::from_secs(10));
+            world.settle(TURNS);
+            assert_eq!(world.engine.flow_count(), 0, "{family:?}");
+            let _past = world.received();
+        }
+    });
+}
+
+#[test]
 fn whoever_an_address_stands_for_is_not_let_in() {
     isolated(|| {
         addresses();

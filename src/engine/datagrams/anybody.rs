@@ -7,7 +7,9 @@
 //!
 //! # Who may write to a port of the guest
 //! Whoever may write to the same port of a program of the host, but
-//! * only while the guest talks from it: the port opens with its first datagram, and closes with the flow;
+//! * only while the guest talks from it: the port opens with its first datagram, and closes with the flow. What keeps
+//!   that open is the guest, and whoever has the address that it talks to at present; a stranger does not (RFC 4787,
+//!   REQ-6), for one who writes to all ports now and then would fill the table for ever;
 //! * only who *is to the guest what it is to the host* ([`Net::as_it_is`]): under its own address, which also leads back
 //!   to it. Loopback, the host's copy of the guest's address, links other than the guest's, whoever an address
 //!   was mapped to: none of them is let in this way. The guest talks to those in flows of two, each with a

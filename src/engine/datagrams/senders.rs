@@ -16,6 +16,8 @@ pub(super) struct Senders<'a> {
     /// Headers for the sender who was looked at last.
     template: HeaderTemplate,
     who: Who<'a>,
+    /// Somebody was admitted whom the guest talks to.
+    heard: bool,
 }
 
 enum Who<'a> {
@@ -23,8 +25,19 @@ enum Who<'a> {
     Peer,
     /// The peer, and perhaps strangers.
     Judged(SocketAddr),
-    /// Anybody, toward this side of the guest; with whom the headers are for.
-    Anybody(&'a Net, Side, Option<SocketAddr>),
+    /// Anybody.
+    Anybody(Anybody<'a>),
+}
+
+/// What is to be known of anybody.
+struct Anybody<'a> {
+    net: &'a Net,
+    /// The guest's side.
+    guest: Side,
+    /// Whom the headers are for.
+    last: Option<SocketAddr>,
+    /// Whom the guest talks to.
+    to: Option<SocketAddr>,
 }
 
 impl<'a> Senders<'a> {
@@ -33,17 +46,19 @@ impl<'a> Senders<'a> {
         if !host.endpoint.is_anybody() {
             let judged = state.strangers.allow_only(host.endpoint);
             let who = judged.map_or(Who::Peer, Who::Judged);
-            return Self { template: net.template(guest, L4Protocol::Udp, 0), who };
+            return Self { template: net.template(guest, L4Protocol::Udp, 0), who, heard: true };
         }
         // Whom the guest talks to is likely to be who answers.
         let seen = anybody::visible(net, guest, state.to);
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
-        Self { template, who: Who::Anybody(net, *guest, state.to.filter(|_| seen.is_some())) }
+        let (last, to) = (state.to.filter(|_| seen.is_some()), state.to);
+        let who = Who::Anybody(Anybody { net, guest: *guest, last, to });
+        Self { template, who, heard: false }
     }
 
     /// The one peer of a flow, of which somebody else has made sure.
     pub(super) fn peer(net: &Net, guest: &Side) -> Self {
-        Self { template: net.template(guest, L4Protocol::Udp, 0), who: Who::Peer }
+        Self { template: net.template(guest, L4Protocol::Udp, 0), who: Who::Peer, heard: true }
     }
 
     /// Whether the guest may have what `sender` has sent. The headers are for it from now on.
@@ -51,14 +66,23 @@ impl<'a> Senders<'a> {
         match &mut self.who {
             Who::Peer => true,
             Who::Judged(peer) => is_from(sender, *peer),
-            Who::Anybody(_, _, last) if sender.is_some() && sender == *last => true,
-            Who::Anybody(net, guest, last) => {
-                let Some(seen) = anybody::visible(net, guest, sender) else { return false };
-                self.template = net.template(&seen, L4Protocol::Udp, 0);
-                *last = sender;
+            Who::Anybody(anybody) => {
+                if sender.is_none() || sender != anybody.last {
+                    let seen = anybody::visible(anybody.net, &anybody.guest, sender);
+                    let Some(seen) = seen else { return false };
+                    self.template = anybody.net.template(&seen, L4Protocol::Udp, 0);
+                    anybody.last = sender;
+                }
+                let [from, to] = [sender, anybody.to].map(|one| one.map(|one| one.ip()));
+                self.heard |= from == to;
                 true
             }
         }
+    }
+
+    /// Whether what was admitted shows that the flow is in use: some of it is of whom the guest talks to.
+    pub(super) fn were_heard(&self) -> bool {
+        self.heard
     }
 
     /// What is to be kept of the datagrams that are received together.

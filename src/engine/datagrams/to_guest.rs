@@ -97,13 +97,14 @@ pub(super) fn serve(
     if let Some(next) = way.unsent {
         held.keep(buffer, id, next);
     }
-    if moved > 0 {
+    let heard = moved > 0 && way.senders.were_heard();
+    if heard {
         state.touch(core.now, 1 - tap, moved);
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if moved > 0 && tap == 0 {
+    if heard && tap == 0 {
         core.flows.note_answer(id, core.now);
     }
     served

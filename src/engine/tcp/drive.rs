@@ -230,7 +230,7 @@ pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
         }
-        if let FlowKind::Tcp(tcp) = &mut flow.state.kind
+        if let FlowKind::Tcp(tcp) = &flow.state.kind
             && let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap)
         {
             let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
