@@ -22,10 +22,9 @@ other_host() { if [ "$HOST" = host ]; then echo host2; else echo host; fi; }
 reach() {
     local host
     for host in "${HOSTS[@]}"; do
-        bridge -n switch link set dev "$host" state 0
-        ip -n switch link set dev "$host" type bridge_slave fdb_flush
+        ip -n switch link set dev "$host" nomaster
     done
-    bridge -n switch link set dev "$1" state 3
+    ip -n switch link set dev "$1" master bridge
 }
 
 # start_side [INCOMING]: the program, and an emulator in front of it that may wait for a state.
