@@ -23,7 +23,7 @@ HOSTS=(host)
 HOST=host
 SIDE=passt
 # What the program is told to speak. Without it, guests may choose.
-PROTOCOL=(--vhost-user --debug)
+PROTOCOL=(--vhost-user)
 
 # enter_world ARGUMENT...: starts the calling script again in namespaces of its own.
 enter_world() {

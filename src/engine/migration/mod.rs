@@ -51,7 +51,7 @@ enum Phase {
     Idle,
     Saving(Save),
     Saved(Saved),
-    Loading(Load),
+    Loading(Box<Load>),
     /// Loaded, or to go on at the source: waits for the link, or for the helper to end the repair.
     Thawing(Thaw),
 }
@@ -136,7 +136,7 @@ impl Migration {
         log::debug!("device state: load");
         self.lingering.clear();
         super::tcp::end_all(core);
-        self.phase = Phase::Loading(Load::new(core, stream));
+        self.phase = Phase::Loading(Box::new(Load::new(core, stream)));
         self.go_on(core);
     }
 

@@ -69,12 +69,8 @@ impl Save {
     /// Freezes all connections, if a helper can be had.
     pub(crate) fn new(core: &mut Core, stream: OwnedFd, helper: bool) -> Self {
         let mut flows = connections(core);
-        let left_behind;
-        if helper {
-            left_behind = freeze_all(core, &mut flows);
-        } else {
-            left_behind = std::mem::take(&mut flows);
-        }
+        let left_behind =
+            if helper { freeze_all(core, &mut flows) } else { std::mem::take(&mut flows) };
         let step = if flows.is_empty() { Step::Head } else { Step::Connect };
         let buffer = VecDeque::with_capacity(STATE_BUFFER_BYTES);
         Self {
