@@ -253,9 +253,10 @@ job() {
     monitor "$1" "{\"job-id\": \"$2\", $3}" >/dev/null
     until_true 30 concluded
     monitor query-jobs
-    [ -z "$(monitor query-jobs | grep '"error"')" ]
+    ! has_failed || return 1
     monitor job-dismiss "{\"id\": \"$2\"}" >/dev/null
 }
+has_failed() { monitor query-jobs | grep '"error"'; }
 concluded() { monitor query-jobs | grep '"status": "concluded"' >/dev/null; }
 
 # make_disk: an image that takes snapshots, and is no device of the guest's.
