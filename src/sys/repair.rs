@@ -3,6 +3,7 @@
 //! somebody else does (see `engine::migration`); with it on, everything here is allowed to everybody.
 
 use std::ffi::c_int;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -49,12 +50,37 @@ pub(crate) enum NegotiatedOption {
 /// Sequence numbers and windows as `TCP_REPAIR_WINDOW` has them.
 pub(crate) type RepairWindow = [u32; 5];
 
-/// Has the kernel drop whatever arrives for a socket, from now on: what is in it stays as it is. The peer sends
-/// again.
+/// Has the kernel drop whatever arrives for a connection, from now on: what is in its socket stays as it is. The
+/// peer sends again.
+///
+/// Newer kernels let nobody without privileges attach a filter to a TCP socket. Then signatures are asked for
+/// that the peer does not make (RFC 2385), which costs the connection segmentation offload if it goes on here.
+///
+/// # Errors
+/// What setsockopt(2) reports: `NOPROTOOPT` if the kernel has neither.
+pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    match drop_all(socket) {
+        Err(Errno::PERM) => expect_signatures(socket, true),
+        other => other,
+    }
+}
+
+/// Takes [`freeze`] back.
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        Err(Errno::NOENT) => expect_signatures(socket, false),
+        other => other,
+    }
+}
+
+/// Has the kernel drop whatever arrives for a socket that may not be connected yet.
+///
+/// # Errors
+/// What setsockopt(2) reports: `PERM` where that takes a privilege.
+pub(crate) fn drop_all(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut drop =
         libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut drop };
@@ -71,12 +97,33 @@ pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Takes [`freeze`] back.
-///
-/// # Errors
-/// What setsockopt(2) reports.
-pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+/// Has segments of the peer dropped that bear no signature by a key, or lets them in again.
+fn expect_signatures(socket: BorrowedFd<'_>, expected: bool) -> Result<(), Errno> {
+    /// struct tcp_md5sig (linux/tcp.h): an address, the key's length and the key.
+    const BYTES: usize = 216;
+    const KEY_LENGTH: usize = 130;
+    const KEY: usize = 136;
+    const KEY_BYTES: u16 = 16;
+    let mut bytes = [0u8; BYTES];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    // As the socket has it: an IPv4 address may be written as one of IPv6.
+    let peer = rustix::net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    match SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)? {
+        SocketAddr::V4(peer) => {
+            put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
+            put(4, &peer.ip().octets());
+        }
+        SocketAddr::V6(peer) => {
+            put(0, &(libc::AF_INET6 as libc::sa_family_t).to_ne_bytes());
+            put(8, &peer.ip().octets());
+        }
+    }
+    // A key of no length is one that is taken away.
+    if expected {
+        put(KEY_LENGTH, &KEY_BYTES.to_ne_bytes());
+        put(KEY, &[0; KEY_BYTES as usize]);
+    }
+    set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &bytes)
 }
 
 /// Begins (1) or ends the repair of a socket, and asks the peer where it stands (0) or does not (-1). For the
@@ -293,4 +340,45 @@ fn ioctl(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<u32, Errno> {
     // SAFETY: these requests write one int, a live local.
     let rc = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut value) };
     if rc == 0 { Ok(value.unsigned_abs()) } else { Err(last_errno()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What arrives while a connection is frozen in a way is dropped, and comes again when it is thawed.
+    fn holds_back(freeze: fn(BorrowedFd<'_>) -> Result<(), Errno>) {
+        for (listener, address) in
+            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")]
+        {
+            let listener = TcpListener::bind(listener).expect("a free port");
+            let port = listener.local_addr().expect("bound").port();
+            let mut peer = TcpStream::connect((address, port)).expect("listens");
+            let (mut here, _) = listener.accept().expect("connected");
+            here.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+            freeze(here.as_fd()).expect("frozen");
+            peer.write_all(b"x").expect("queued");
+            let mut found = [0; 2];
+            let held = here.read(&mut found).map_err(|error| error.kind());
+            assert_eq!(held, Err(ErrorKind::WouldBlock), "{address}");
+            thaw(here.as_fd()).expect("thawed");
+            here.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+            assert_eq!(here.read(&mut found).expect("sent again"), 1, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_frozen_connection_takes_nothing() {
+        holds_back(freeze);
+    }
+
+    #[test]
+    fn a_connection_is_frozen_without_a_filter() {
+        holds_back(|socket| expect_signatures(socket, true));
+    }
 }

@@ -30,7 +30,7 @@ CASES=(
 # shellcheck disable=SC2034
 MIGRATE_CASES=(
     dhcp_lease ra_address dhcpv6_address
-    migrated_once migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
+    migrated_once connections_go_along migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
     snapshot_loaded saved_and_restored program_ends
 )
 

@@ -22,10 +22,9 @@ other_host() { if [ "$HOST" = host ]; then echo host2; else echo host; fi; }
 reach() {
     local host
     for host in "${HOSTS[@]}"; do
-        bridge -n switch link set dev "$host" state 0
-        ip -n switch link set dev "$host" type bridge_slave fdb_flush
+        ip -n switch link set dev "$host" nomaster
     done
-    bridge -n switch link set dev "$1" state 3
+    ip -n switch link set dev "$1" master bridge
 }
 
 # start_side [INCOMING]: the program, and an emulator in front of it that may wait for a state.
@@ -254,9 +253,10 @@ job() {
     monitor "$1" "{\"job-id\": \"$2\", $3}" >/dev/null
     until_true 30 concluded
     monitor query-jobs
-    if monitor query-jobs | grep '"error"' >/dev/null; then return 1; fi
+    ! has_failed || return 1
     monitor job-dismiss "{\"id\": \"$2\"}" >/dev/null
 }
+has_failed() { monitor query-jobs | grep '"error"'; }
 concluded() { monitor query-jobs | grep '"status": "concluded"' >/dev/null; }
 
 # make_disk: an image that takes snapshots, and is no device of the guest's.

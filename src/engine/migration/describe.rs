@@ -21,6 +21,9 @@ pub(super) enum Undescribed {
     /// The kernel does not tell.
     #[error("its socket: {0}")]
     Kernel(#[from] Errno),
+    /// The guest has not opened it, or has closed it.
+    #[error("it is not established with the guest")]
+    Guest,
     /// The queue toward the peer is not as long as it was.
     #[error("its queue has changed")]
     Queue,
@@ -33,23 +36,30 @@ pub(super) struct Description {
     pub(crate) queue: Vec<u8>,
 }
 
-/// A connection as the guest knows it. `None` if it is over.
-pub(super) fn record(socket: BorrowedFd<'_>, sides: &[Side; 2], conn: &Conn) -> Option<Record> {
-    let info = repair::info(socket).ok()?;
-    let stage = TcpStage::from_number(info.state)?;
-    let image = conn.image(stage.has_peers_end())?;
+/// A connection as the guest knows it.
+///
+/// # Errors
+/// Why it cannot be told.
+pub(super) fn record(
+    socket: BorrowedFd<'_>,
+    sides: &[Side; 2],
+    conn: &Conn,
+) -> Result<Record, Undescribed> {
+    let info = repair::info(socket)?;
+    let stage = TcpStage::from_number(info.state).ok_or(Undescribed::State(info.state))?;
+    let image = conn.image(stage.has_peers_end()).ok_or(Undescribed::Guest)?;
     let mut sides = *sides;
     // Which address is ours the kernel has chosen.
-    let ours = socket::local_address(socket).ok()?;
+    let ours = socket::local_address(socket)?;
     for side in &mut sides {
         if side.pif == Pif::Host {
             side.ours = ours.into();
         }
     }
-    let unacknowledged = repair::queued(socket, Queue::Send).ok()?;
+    let unacknowledged = repair::queued(socket, Queue::Send)?;
     let first = image.next_from_guest - unacknowledged - (info.acked as u32);
-    let send_buffer = stream::send_buffer(socket).ok()?.limit;
-    Some(Record { sides, image, send_buffer, first_from_guest: first })
+    let send_buffer = stream::send_buffer(socket)?.limit;
+    Ok(Record { sides, image, send_buffer, first_from_guest: first })
 }
 
 /// A connection as the peer knows it.

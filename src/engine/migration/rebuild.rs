@@ -99,7 +99,11 @@ fn name(record: Option<&Record>) -> String {
 fn create(core: &Core, record: &Record) -> Result<OwnedFd, Errno> {
     let host = host(record).ok_or(Errno::INVAL)?;
     let socket = socket::create(Transport::Tcp, host.endpoint.ip())?;
-    repair::freeze(socket.as_fd())?;
+    // Where that takes a privilege, what comes too early is noticed in the end.
+    match repair::drop_all(socket.as_fd()) {
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
     stream::keep_urgent_inline(socket.as_fd())?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(device) = core.settings.outbound_device(host.endpoint.ip())
@@ -159,8 +163,13 @@ fn refill(socket: BorrowedFd<'_>, queue: Queue, mut bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// What follows the queues: an end that the peer has acknowledged, and the windows.
+/// What follows the queues: an end that the peer has acknowledged, and the windows. `BUSY` if the peer has
+/// put something between what was queued.
 fn complete(socket: BorrowedFd<'_>, record: &SocketRecord) -> Result<(), Errno> {
+    let end = (record.receive_seq + record.receive_queue).0;
+    if repair::sequence(socket, Queue::Receive)? != end {
+        return Err(Errno::BUSY);
+    }
     if record.stage == TcpStage::FinWait2 {
         repair::select(socket, Queue::Send)?;
         rnet::shutdown(socket, rnet::Shutdown::Write)?;

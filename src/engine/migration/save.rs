@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Errno;
 
-use super::describe::{self, Description};
+use super::describe::{self, Description, Undescribed};
 use super::helper::{Command, Helper, News};
 use super::progress::{Fault, Progress, answers_until, connects_until};
 use crate::engine::core::Core;
@@ -69,18 +69,8 @@ impl Save {
     /// Freezes all connections, if a helper can be had.
     pub(crate) fn new(core: &mut Core, stream: OwnedFd, helper: bool) -> Self {
         let mut flows = connections(core);
-        let mut left_behind = Vec::new();
-        if helper {
-            flows.retain(|id| {
-                let frozen = freeze(core, *id);
-                if !frozen {
-                    left_behind.push(*id);
-                }
-                frozen
-            });
-        } else {
-            left_behind = std::mem::take(&mut flows);
-        }
+        let left_behind =
+            if helper { freeze_all(core, &mut flows) } else { std::mem::take(&mut flows) };
         let step = if flows.is_empty() { Step::Head } else { Step::Connect };
         let buffer = VecDeque::with_capacity(STATE_BUFFER_BYTES);
         Self {
@@ -189,7 +179,7 @@ impl Save {
             self.step = match self.step {
                 Step::Head => {
                     // One that is over by now is not worth a place.
-                    let lives = |id: &&FlowId| record(core, **id).is_some();
+                    let lives = |id: &&FlowId| lives(core, **id);
                     self.moving = self.flows.iter().filter(lives).copied().collect();
                     self.buffer.extend(migration::header());
                     self.buffer.extend(migration::addresses(&core.net.learned));
@@ -197,7 +187,7 @@ impl Save {
                     Step::Record(0)
                 }
                 Step::Record(index) if index < self.moving.len() => {
-                    let record = record(core, self.moving[index]);
+                    let record = record(core, self.moving[index]).and_then(Result::ok);
                     self.buffer.extend(record.map_or([0; Record::BYTES], Record::to_bytes));
                     Step::Record(index + 1)
                 }
@@ -300,18 +290,39 @@ fn connections(core: &Core) -> Vec<FlowId> {
     core.flows.table.ids().filter(is_one).collect()
 }
 
-/// Freezes a connection: its socket, and what we do with it. The head of its queue is the first byte that the
-/// guest has not acknowledged from now on.
-fn freeze(core: &mut Core, id: FlowId) -> bool {
-    let Some(flow) = core.flows.table.get_mut(id) else { return false };
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return false };
-    let socket = flow.state.socket.as_fd();
-    if tcp.backlog.is_some() || repair::freeze(socket).is_err() {
-        return false;
+/// Freezes connections; takes those that cannot be frozen out of `flows` and returns them.
+fn freeze_all(core: &mut Core, flows: &mut Vec<FlowId>) -> Vec<FlowId> {
+    let (mut left_behind, mut refused) = (Vec::new(), None);
+    flows.retain(|id| {
+        let frozen = freeze(core, *id);
+        if frozen != Ok(true) {
+            left_behind.push(*id);
+            refused = refused.or(frozen.err());
+        }
+        frozen == Ok(true)
+    });
+    if let Some(errno) = refused {
+        log::warn!(
+            "{} connections cannot be frozen, and do not migrate: {errno}; CAP_NET_ADMIN or a kernel with CONFIG_TCP_MD5SIG allows it",
+            left_behind.len()
+        );
     }
+    left_behind
+}
+
+/// Freezes a connection: its socket, and what we do with it. The head of its queue is the first byte that the
+/// guest has not acknowledged from now on. False if it is not one that moves.
+fn freeze(core: &mut Core, id: FlowId) -> Result<bool, Errno> {
+    let Some(flow) = core.flows.table.get_mut(id) else { return Ok(false) };
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Ok(false) };
+    if tcp.backlog.is_some() {
+        return Ok(false);
+    }
+    let socket = flow.state.socket.as_fd();
+    repair::freeze(socket)?;
     flow.state.frozen = true;
     discard(socket, tcp);
-    true
+    Ok(true)
 }
 
 fn discard(socket: BorrowedFd<'_>, tcp: &mut TcpState) {
@@ -321,11 +332,20 @@ fn discard(socket: BorrowedFd<'_>, tcp: &mut TcpState) {
     }
 }
 
-/// The record of a flow; `None` if it is over.
-fn record(core: &Core, id: FlowId) -> Option<Record> {
+/// Whether a flow has a record.
+fn lives(core: &Core, id: FlowId) -> bool {
+    let record = record(core, id);
+    if let Some(Err(why)) = &record {
+        log::debug!("{id:?} (TCP connection): does not move: {why}");
+    }
+    matches!(record, Some(Ok(_)))
+}
+
+/// The record of a flow; `None` if it is no connection any more.
+fn record(core: &Core, id: FlowId) -> Option<Result<Record, Undescribed>> {
     let flow = core.flows.table.get(id)?;
     match &flow.state.kind {
-        FlowKind::Tcp(tcp) => describe::record(flow.state.fd(), &flow.sides, &tcp.conn),
+        FlowKind::Tcp(tcp) => Some(describe::record(flow.state.fd(), &flow.sides, &tcp.conn)),
         _ => None,
     }
 }

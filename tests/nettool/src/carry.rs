@@ -4,7 +4,7 @@
 //! |---|---|
 //! | idle | nothing, until a last message there and back |
 //! | busy | messages there and back, one after the other |
-//! | listening | has closed its own half, and is slow to read what the server has to say |
+//! | listening | has closed its own half, and reads what the server has to say, step by step |
 //! | talking | the server has closed its half, and is told more and more |
 
 use std::error::Error;
@@ -19,10 +19,10 @@ use crate::pattern::Pattern;
 use crate::tcp::{PATIENCE, verdict};
 
 /// Bytes of a message, and of each step of a slow stream.
-const MESSAGE: usize = 4096;
+pub const MESSAGE: usize = 4096;
 
 /// Time between two steps.
-const STEP: Duration = Duration::from_millis(20);
+pub const STEP: Duration = Duration::from_millis(20);
 
 /// Stack of a thread: hundreds of them run in a small guest.
 const STACK: usize = 128 * 1024;
@@ -41,7 +41,7 @@ pub fn carry(time: Duration, count: usize, to: &[SocketAddr]) -> Outcome {
         let (request, live): (String, Kind) = match number % 4 {
             0 => ("echo".to_owned(), idle),
             1 => ("echo".to_owned(), busy),
-            2 => (format!("get {} {number}", bytes(time)), listen),
+            2 => (format!("drip {} {number}", bytes(time)), listen),
             _ => (format!("late {} {number}", bytes(time)), talk),
         };
         let stream = open(address, &request).map_err(|error| format!("{number}: {error}"))?;
@@ -127,7 +127,6 @@ fn listen(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duratio
         if found != wanted {
             return Err("wrong content was sent".into());
         }
-        thread::sleep(STEP);
     }
     match stream.read(&mut found)? {
         0 => Ok(Duration::ZERO),
@@ -136,6 +135,8 @@ fn listen(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duratio
 }
 
 fn talk(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duration, Failure> {
+    // Once both halves are closed, the socket does not know any more.
+    let server = stream.peer_addr()?;
     let (mut pattern, mut sent) = (Pattern::new(number), [0; MESSAGE]);
     for _ in 0..steps(time) {
         pattern.fill(&mut sent);
@@ -143,7 +144,7 @@ fn talk(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duration,
         thread::sleep(STEP);
     }
     stream.shutdown(Shutdown::Write)?;
-    match verdict(stream.peer_addr()?, number)?.as_str() {
+    match verdict(server, number)?.as_str() {
         "ok" => Ok(Duration::ZERO),
         other => Err(format!("the server found: {other}").into()),
     }

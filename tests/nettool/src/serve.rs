@@ -9,6 +9,7 @@
 //! | `slow BYTES SEED`  | as `put`, reading 64 KiB at a time with pauses |
 //! | `late BYTES SEED`  | half-closes at once, then reads as `put`, keeps the verdict |
 //! | `verdict SEED`     | answers with a kept verdict |
+//! | `drip BYTES SEED`  | as `get`, in messages with pauses |
 //! | `echo`             | sends back what it reads |
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Outcome;
+use crate::carry::{MESSAGE, STEP};
 use crate::pattern::Pattern;
 use crate::tcp::{CHUNK, PATIENCE, send_pattern};
 
@@ -87,6 +89,7 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
     let (command, numbers) = parse_request(&line);
     match (command, numbers.as_slice()) {
         ("get", &[bytes, seed]) => send_pattern(stream, bytes, seed),
+        ("drip", &[bytes, seed]) => drip(stream, bytes, seed),
         ("put", &[bytes, seed]) => {
             writeln!(writer, "{}", judge(&mut reader, bytes, seed, Duration::ZERO))
         }
@@ -104,6 +107,19 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
         ("echo", &[]) => io::copy(&mut reader, &mut writer).map(drop),
         _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}"))),
     }
+}
+
+/// Sends the pattern in steps.
+fn drip(mut stream: &TcpStream, mut bytes: u64, seed: u64) -> io::Result<()> {
+    let (mut pattern, mut message) = (Pattern::new(seed), [0; MESSAGE]);
+    while bytes > 0 {
+        let message = &mut message[..bytes.min(MESSAGE as u64) as usize];
+        pattern.fill(message);
+        stream.write_all(message)?;
+        bytes -= message.len() as u64;
+        thread::sleep(STEP);
+    }
+    Ok(())
 }
 
 fn parse_request(line: &str) -> (&str, Vec<u64>) {
