@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use passt_frame::Errno;
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::net::{
     self as rnet, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
 };
@@ -60,14 +60,19 @@ impl Helper {
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> Result<(), Errno> {
-        self.watch(&listener, MigrationPart::Door)?;
+        self.watch(&listener, MigrationPart::Door, EventFlags::IN.union(EventFlags::ET))?;
         self.listener = Some(listener);
         Ok(())
     }
 
-    fn watch(&self, descriptor: &OwnedFd, part: MigrationPart) -> Result<(), Errno> {
+    fn watch(
+        &self,
+        descriptor: &OwnedFd,
+        part: MigrationPart,
+        events: EventFlags,
+    ) -> Result<(), Errno> {
         let data = epoll::EventData::new_u64(Token::Migration(part).to_bits());
-        epoll::add(&*self.epoll, descriptor, data, epoll::EventFlags::IN)
+        epoll::add(&*self.epoll, descriptor, data, events)
     }
 
     /// Whether there is one.
@@ -80,17 +85,32 @@ impl Helper {
         self.listener.is_some()
     }
 
-    /// Somebody wants to be the helper.
+    /// Somebody wants to be the helper. That is reported once, so all are looked at; who cannot be accepted, because
+    /// there are no descriptors left, is when the next one comes.
     pub(crate) fn accept(&mut self) -> Option<News> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let connection = rnet::accept_with(self.listener.as_ref()?, flags).ok()?;
+        let mut news = None;
+        loop {
+            match rnet::accept_with(self.listener.as_ref()?, flags) {
+                Ok(connection) => news = self.take_on(connection).or(news),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => return news,
+                Err(errno) => {
+                    log::warn!("Cannot accept a TCP_REPAIR helper: {errno}: start it again");
+                    return news;
+                }
+            }
+        }
+    }
+
+    fn take_on(&mut self, connection: OwnedFd) -> Option<News> {
         let who = socket::peer_process(connection.as_fd())
             .map_or_else(|| "of another PID namespace".to_owned(), |pid| format!("PID {pid}"));
         if self.connection.is_some() {
             log::info!("Discarding TCP_REPAIR helper, {who}");
             return None;
         }
-        if let Err(errno) = self.watch(&connection, MigrationPart::Helper) {
+        if let Err(errno) = self.watch(&connection, MigrationPart::Helper, EventFlags::IN) {
             log::warn!("Cannot watch the TCP_REPAIR helper: {errno}");
             return None;
         }
