@@ -135,6 +135,14 @@ pub(crate) fn switch(socket: BorrowedFd<'_>, value: i8) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, value.into())
 }
 
+/// Lets listeners have the port of a socket whose repair has ended, which takes that away.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn share_port(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+}
+
 /// Whether a socket is in repair.
 ///
 /// # Errors

@@ -148,5 +148,6 @@ pub(super) fn release(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     flow.state.frozen = false;
     let _ = repair::thaw(flow.state.fd());
+    let _ = repair::share_port(flow.state.fd());
     tcp::go_on(core, id);
 }

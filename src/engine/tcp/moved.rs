@@ -15,7 +15,7 @@ use crate::flow::migration::{Record, TcpStage};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Conn, Flags, Header};
-use crate::sys::stream;
+use crate::sys::{repair, stream};
 use crate::wire::SeqNr;
 use crate::wire::build::L4Checksum;
 use crate::wire::ip::L4Protocol;
@@ -32,6 +32,7 @@ pub(in crate::engine) fn take_over(
     let usable = whole && !broken;
     let restored = socket.and_then(|socket| {
         let conn = if usable { conn(core, &record, receive_queue) } else { None };
+        let _ = repair::share_port(socket.as_fd());
         if conn.is_none() {
             // The peer is told, too.
             let _ = stream::reset_on_close(socket.as_fd());
