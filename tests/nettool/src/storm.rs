@@ -10,6 +10,10 @@ use crate::Outcome;
 /// Silence after which a question counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Questions that wait for their answers at most: as many small datagrams as a socket of the server holds by default
+/// (212,992 bytes, some 770 for each), so that none is lost there when either end has not run for a while.
+const WAITING: usize = 200;
+
 /// Asks a server that echoes datagrams `rate` questions a second for `seconds`, and wants each answered.
 pub fn storm(to: SocketAddr, rate: u32, seconds: u32) -> Outcome {
     let any: IpAddr =
@@ -20,7 +24,7 @@ pub fn storm(to: SocketAddr, rate: u32, seconds: u32) -> Outcome {
     while asked < all || !waiting.is_empty() {
         let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
         late = late.max(due.min(all).saturating_sub(asked));
-        while asked < due.min(all) && waiting.len() < 500 {
+        while asked < due.min(all) && waiting.len() < WAITING {
             let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
             socket.connect(to)?;
             socket.set_nonblocking(true)?;
