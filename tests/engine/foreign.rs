@@ -123,10 +123,7 @@ fn a_flood_of_the_source_port_reaches_no_flow_of_two() {
                     break;
                 }
                 world.send(packet::udp(guest_at(Family::V4), (gateway, port).into(), b"?"));
-                // While the flood goes on there is always something to do.
-                for _ in 0..4 {
-                    world.turn(Duration::ZERO);
-                }
+                some_turns(&mut world);
                 frames.extend(world.received());
             }
             drop(flood);

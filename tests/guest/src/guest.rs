@@ -358,7 +358,7 @@ impl Guest {
     pub fn post_buffer(&mut self) {
         let (len, index) = (self.options.rx_buffer_bytes, self.rx());
         // The buffer of a descriptor is always the same one.
-        let guest = self.buffer_at(self.rings[index].next_free());
+        let guest = self.receive_buffer(self.rings[index].next_free());
         let ring = &mut self.rings[index];
         ring.add(&self.memory, &[Buffer { guest, len, writable: true }], None);
     }
@@ -370,10 +370,6 @@ impl Guest {
 
     /// Guest address of the receive buffer of descriptor `head` of the pair in use.
     pub fn receive_buffer(&self, head: u16) -> u64 {
-        self.buffer_at(head)
-    }
-
-    fn buffer_at(&self, head: u16) -> u64 {
         let before = self.pair as u64 * u64::from(self.options.ring_size);
         let buffer_bytes = u64::from(self.options.rx_buffer_bytes);
         rx_buffers_at(&self.options) + (before + u64::from(head)) * buffer_bytes
@@ -501,7 +497,7 @@ impl Guest {
         let (head, len) = self.rings[index].take_used(&self.memory).expect("a used buffer");
         let buffer_bytes = self.options.rx_buffer_bytes;
         assert!(len <= buffer_bytes, "{len} bytes used of {buffer_bytes}");
-        self.memory.read(self.buffer_at(head), len as usize)
+        self.memory.read(self.receive_buffer(head), len as usize)
     }
 
     /// Makes a command available on the control queue, and kicks it if the device wants that. The command is
