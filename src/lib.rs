@@ -34,6 +34,7 @@
 //! | [`engine`] | the shell: the loop ([`engine::Worker`]), frames and sockets around the flows ([`engine::Engine`]), and what else has a descriptor ([`engine::Source`]) |
 //! | [`sys`] | system calls as safe functions; `unsafe` of this package stands here |
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
+//! | [`control`] | sockets on which clients ask and change things while the program runs, each by a protocol |
 //! | [`run`], [`start`] | from the command line to the running loop |
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
@@ -112,6 +113,7 @@
 #![warn(unreachable_pub)]
 
 pub mod conf;
+pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod limits;

@@ -215,3 +215,19 @@ pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
 /// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
 /// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
+
+/// How long a client of a control socket may take to read a bufferful: it is a program on the same machine, which does
+/// nothing else.
+pub const CONTROL_READS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The same, and for its request, from when it came, while others wait for its place: many times what a client needs
+/// that is well.
+pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a client of a control socket is read from and written to in one turn.
+pub(crate) const CONTROL_STEPS_PER_TURN: usize = 4;
+
+/// After what time a control socket is looked at again whose client could not be accepted for want of descriptors.
+pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
+
+const _: () = assert!(CONTROL_GRACE.as_millis() < CONTROL_READS_WITHIN.as_millis());

@@ -94,9 +94,9 @@ pub(crate) use listen::ListenError;
 pub(crate) use listener_id::ListenerId;
 pub use neighbours::NeighbourWatch;
 pub use net::NetView;
-pub use source::{Exit, Signals, Source};
+pub use source::{Calls, Exit, Signals, Source, SourceWatch, Sources};
 pub use stats::EventType;
-pub use token::{LINK_BASE, MigrationPart, Token};
+pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
@@ -233,6 +233,11 @@ impl Engine {
         self.core.now = now;
         self.core.net.begin_turn(now);
         self.bulk = false;
+    }
+
+    /// When this turn began.
+    pub fn now(&self) -> Timestamp {
+        self.core.now
     }
 
     /// Whether the last turn served a connection that moves bulk past the link.

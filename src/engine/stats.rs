@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use passt_frame::FramePort;
 
-use super::source::Source;
+use super::source::Sources;
 use super::state::FlowKind;
 use super::{Engine, Link, MigrationPart, Token};
 use crate::flow::fwd::Proto;
@@ -70,6 +70,8 @@ event_types! {
     RepairHelper => "TCP_REPAIR helper socket",
     /// The state of a guest that moves.
     State => "device state channel",
+    /// Who changes what is forwarded, or asks.
+    Configuration => "configuration socket",
     /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
     /// SIGTERM or SIGQUIT.
@@ -205,7 +207,7 @@ pub(super) fn event_type(
     token: Token,
     engine: &Engine,
     link: &impl Link,
-    sources: &[Box<dyn Source>],
+    sources: &Sources,
 ) -> EventType {
     match token {
         Token::Flow(id) | Token::SecondSocket(id) => {
@@ -228,10 +230,7 @@ pub(super) fn event_type(
         Token::Migration(MigrationPart::Door) => EventType::RepairDoor,
         Token::Migration(MigrationPart::Helper) => EventType::RepairHelper,
         Token::Migration(MigrationPart::Stream) => EventType::State,
-        Token::Source(index) => match sources.get(index as usize) {
-            Some(source) => source.event_type(),
-            None => EventType::Stale,
-        },
+        Token::Source(id) => sources.event_type(id).unwrap_or(EventType::Stale),
     }
 }
 

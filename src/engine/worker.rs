@@ -9,7 +9,7 @@ use rustix::event::epoll;
 use rustix::time::Timespec;
 
 use super::link::{Clients, Door, Link};
-use super::source::{Exit, Source};
+use super::source::{Exit, Source, Sources};
 use super::stats::{Stats, event_type};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
@@ -25,7 +25,7 @@ pub struct Worker<L: Link> {
     engine: Engine,
     batch: FromGuestBatch,
     door: Door,
-    sources: Vec<Box<dyn Source>>,
+    sources: Sources,
     waits: Waits,
     /// When the last turn began.
     began: Timestamp,
@@ -55,13 +55,13 @@ impl<L: Link> Worker<L> {
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
         let waits = Waits::new(link.may_poll() && others_can_run());
         Ok(Self {
-            epoll,
             events,
             link,
             engine,
             batch,
             door,
-            sources: Vec::new(),
+            sources: Sources::new(epoll.clone()),
+            epoll,
             waits,
             began: Timestamp::ZERO,
             frames: false,
@@ -83,11 +83,7 @@ impl<L: Link> Worker<L> {
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub fn add(&mut self, source: Box<dyn Source>) -> Result<(), Errno> {
-        let token = Token::Source(self.sources.len() as u32);
-        let data = epoll::EventData::new_u64(token.to_bits());
-        epoll::add(&*self.epoll, source.descriptor(), data, epoll::EventFlags::IN)?;
-        self.sources.push(source);
-        Ok(())
+        self.sources.add(source)
     }
 
     /// Shows each frame from now on to two observers: one for those from the guest, one for those to it.
@@ -152,6 +148,7 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
+        self.sources.end_turn(&mut self.engine, out);
         if let Some(ok) = self.engine.state_answer() {
             self.link.answer_check(ok);
         }
@@ -179,7 +176,8 @@ impl<L: Link> Worker<L> {
         let wait = if self.frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
-            let next = [self.engine.next_deadline(), self.flush_at].into_iter().flatten().min();
+            let deadlines = [self.engine.next_deadline(), self.flush_at, self.sources.deadline()];
+            let next = deadlines.into_iter().flatten().min();
             let next = next.map(|at| at.since(monotonic_now()));
             [next, self.door.retry(), at_most].into_iter().flatten().min()
         };
@@ -204,10 +202,9 @@ impl<L: Link> Worker<L> {
                 self.on_link(events);
             }
             Some(Token::Clients) => self.door.knock(),
-            Some(Token::Source(index)) => {
-                let Some(source) = self.sources.get_mut(index as usize) else { return };
+            Some(Token::Source(id)) => {
                 let (_, out) = self.link.halves();
-                let exit = source.on_event(&mut self.engine, out);
+                let exit = self.sources.on_event(id, flags, &mut self.engine, out);
                 self.exit = self.exit.or(exit);
             }
             Some(Token::Migration(part)) => {
