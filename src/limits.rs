@@ -227,6 +227,13 @@ pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
 /// How often a client of a control socket is read from and written to in one turn.
 pub(crate) const CONTROL_STEPS_PER_TURN: usize = 4;
 
+/// Clients that may change what is forwarded, at a time: a change takes milliseconds, and one who takes longer has others
+/// beside it.
+pub(crate) const CONFIGURATION_CLIENTS: usize = 4;
+
+/// How long such a client may take to say what it wants: it is a program that has been told on the command line.
+pub(crate) const CONFIGURATION_WITHIN: Duration = Duration::from_secs(5);
+
 /// After what time a control socket is looked at again whose client could not be accepted for want of descriptors.
 pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
 

@@ -205,8 +205,8 @@ moves_device_state() {
 fetch_peer() {
     local folder=$CACHE/peer
     unpack unstable peer passt libc6
-    cp "$folder"/root/usr/bin/passt{,.avx2,-repair} "$folder/"
-    use_loader "$folder" "$folder"/passt{,.avx2,-repair}
+    cp "$folder"/root/usr/bin/{passt,passt.avx2,passt-repair,pesto} "$folder/"
+    use_loader "$folder" "$folder"/{passt,passt.avx2,passt-repair,pesto}
 }
 
 fetch_dhclient() {

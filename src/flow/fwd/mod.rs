@@ -40,7 +40,7 @@ pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
 pub use policy_text::egress_rule;
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub(crate) use special::is_one_host;
-pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
+pub use table::{Enabled, MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
 pub(crate) use to_guest::{GuestSide, source_for_guest, to_guest};
 pub(crate) use to_host::{HostSide, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
