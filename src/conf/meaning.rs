@@ -199,7 +199,8 @@ fn forwarding(
 }
 
 /// The option whose ports are `way` and `proto`.
-fn option_of(way: Way, proto: Proto) -> &'static str {
+/// The long name of the option that gives ports.
+pub(crate) fn option_of(way: Way, proto: Proto) -> &'static str {
     match (way, proto) {
         (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
         (Way::FromNamespace, _) => "udp-ns",

@@ -5,6 +5,7 @@
 //! | `server` | a listening socket as a source of the loop, and its clients, a few at a time |
 //! | `client` | one client: its connection, and how long it is waited for |
 //! | `channel` | what a protocol sees of a client: bytes in, bytes out, both bounded |
+//! | `json` | the protocol of `--control` |
 //!
 //! Whoever can connect is trusted with what the protocol can do, but not to be well: a client may send half a
 //! message, too much of one, or never read. It costs a turn a few system calls at most, has memory that was
@@ -12,4 +13,5 @@
 
 pub mod channel;
 mod client;
+pub mod json;
 pub mod server;

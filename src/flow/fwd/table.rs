@@ -88,6 +88,13 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(u64);
 
+impl RuleId {
+    /// As a number, for operators.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The forwarding rules of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleTable {
@@ -134,7 +141,6 @@ impl RuleTable {
     }
 
     /// Removes a rule; the others keep their names.
-    #[cfg(test)]
     pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
         let index = self.ids.iter().position(|&other| other == id)?;
         self.ids.remove(index);
