@@ -177,6 +177,9 @@ pub(crate) const CONTROL_LINE_BYTES: usize = 256 << 10;
 /// Bytes that a control client is told at a time.
 pub(crate) const CONTROL_REPLY_BYTES: usize = 64 << 10;
 
+/// Control clients of one socket at a time: those that follow events, and some that ask.
+pub(crate) const CONTROL_PLACES: usize = 8;
+
 /// How long a control client may say nothing: longer than whoever asks each minute needs. Others do not have to wait
 /// for it.
 pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);

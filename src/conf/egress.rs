@@ -56,13 +56,14 @@ impl EgressOptions {
     }
 }
 
-/// Reads files of rules, and finds out what addresses this host has. Without rules it does nothing.
+/// Reads files of rules, and finds out what addresses this host has. Where there can be no rules it does nothing.
 ///
 /// # Errors
 /// A file cannot be read, or is none of rules; the kernel does not tell.
 pub fn load(options: &mut Options) -> Result<(), ConfError> {
     let egress = &mut options.egress;
-    if egress.is_empty() {
+    // With a control socket rules may come later.
+    if egress.is_empty() && options.run.control.is_none() {
         return Ok(());
     }
     let mut sources = Vec::new();

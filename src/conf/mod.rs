@@ -32,5 +32,5 @@ pub(crate) use meaning::{LOCAL_GATEWAY_V4, option_of};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
-pub(crate) use options::{MigrationOptions, Repair};
+pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};

@@ -567,6 +567,11 @@ impl Engine {
         own.into_iter().flatten().min()
     }
 
+    /// Keeps descriptors back for something that is no flow.
+    pub(crate) fn keep_back(&mut self, descriptors: usize) {
+        self.core.flows.keep_back(descriptors);
+    }
+
     /// Whether the limit of descriptors leaves some for flows.
     pub(crate) fn has_descriptors(&self) -> bool {
         self.core.flows.has_descriptors(self.core.listeners.len())

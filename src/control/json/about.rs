@@ -100,6 +100,12 @@ fn mapped(map: &Mapping) -> Vec<Mapped> {
     v4.into_iter().chain(v6).filter_map(described).collect()
 }
 
+/// A name as one word: what is no letter and no digit becomes a hyphen.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_lowercase()
+}
+
 /// All counters.
 pub(super) fn stats(engine: &Engine) -> Stats {
     let facts = engine.facts();
@@ -116,7 +122,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         half_open: facts.half_open as u64,
         listening: facts.listening as u64,
         drops: named(&facts.drops),
-        events: named(&facts.counters.events),
+        events: facts.counters.events.iter().map(|&(name, count)| (slug(name), count)).collect(),
         link: named(&facts.counters.link),
     }
 }

@@ -152,16 +152,16 @@ fn add_to(
 }
 
 fn replace_net(engine: &mut Engine, view: NetView, field: &str) -> Result<Rules, Problem> {
-    match engine.replace_net(view) {
-        Ok(()) => {
-            log::info!("New forwarding rules by a control client");
-            Ok(list(engine))
-        }
-        Err(error) => {
-            let (problem, cure) = words_of(&error.to_string());
-            Err(Problem::new(field, problem, cure))
-        }
-    }
+    put_in_force(engine, view, field)?;
+    log::info!("New forwarding rules by a control client");
+    Ok(list(engine))
+}
+
+fn put_in_force(engine: &mut Engine, view: NetView, field: &str) -> Result<(), Problem> {
+    engine.replace_net(view).map_err(|error| {
+        let (problem, cure) = words_of(&error.to_string());
+        Problem::new(field, problem, cure)
+    })
 }
 
 /// What failed and what to do, out of an error of several lines: what failed stands on the first, and what to do
@@ -204,7 +204,8 @@ pub(super) fn replace_egress(
         Problem::new(&field, problem, format!("a rule is {}", egress::WORDS))
     })?;
     view.egress = policy;
-    replace_net(engine, view, "rules")?;
+    put_in_force(engine, view, "rules")?;
+    log::info!("New egress policy by a control client");
     let warnings = notes.into_iter().map(|note| note.text).collect();
     Ok(Egress { warnings, ..egress(engine) })
 }
