@@ -39,6 +39,7 @@
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
+//! | [`control`], [`ask`] | sockets on which the running program is asked and changed; who asks |
 //! | [`repair`] | the other program, passt-repair: the helper of migrations |
 //! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
@@ -112,6 +113,7 @@
 // What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
 #![warn(unreachable_pub)]
 
+pub mod ask;
 pub mod conf;
 pub mod control;
 pub mod engine;

@@ -166,6 +166,24 @@ pub(crate) const ERRORS_PER_TURN: usize = 16;
 /// ones that may stand in. Who is refused has cost 50 µs.
 pub(crate) const STAND_IN_PORTS_TRIED: usize = 512;
 
+/// Events that are kept for those who follow them (`watch`): what happens while a reader that is busy with a line
+/// reads the next one. With text of the host's changes it is some 50 KiB.
+pub(crate) const EVENTS_KEPT: usize = 512;
+
+/// Bytes of the longest line that a control client may send: all egress rules that there may be, of 200 bytes. The
+/// memory is touched as far as it is used.
+pub(crate) const CONTROL_LINE_BYTES: usize = 256 << 10;
+
+/// Bytes that a control client is told at a time.
+pub(crate) const CONTROL_REPLY_BYTES: usize = 64 << 10;
+
+/// Control clients of one socket at a time: those that follow events, and some that ask.
+pub(crate) const CONTROL_PLACES: usize = 8;
+
+/// How long a control client may say nothing: longer than whoever asks each minute needs. Others do not have to wait
+/// for it.
+pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);
+
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,11 +13,14 @@ use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
+use crate::control::json::{self, Json};
+use crate::control::server::Server;
 use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
+use crate::limits::CONTROL_PLACES;
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -93,6 +97,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
+    let control = ControlSockets::bind(&conf.run, &mut made)?;
     let readiness = Readiness::prepare(&conf.run, made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
@@ -115,6 +120,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
             .set_helper(listener.into(), conf.link.migration.no_linger)
             .map_err(system("epoll_ctl"))?;
     }
+    control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Passt)?;
     let Continue::Program(announcement) = readiness.fork()? else {
@@ -140,7 +146,9 @@ fn ending_signals() -> Result<OwnedFd, StartError> {
 /// pasta. The exit code is that of the command, if there was one.
 fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let mut conf = configure(options)?;
-    let mut readiness = Readiness::prepare(&conf.run, Made::default())?;
+    let mut made = Made::default();
+    let control = ControlSockets::bind(&conf.run, &mut made)?;
+    let mut readiness = Readiness::prepare(&conf.run, made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
     let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
@@ -164,6 +172,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     for watch in watch.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
     }
+    control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Pasta)?;
     let background = !conf.run.foreground;
@@ -346,6 +355,41 @@ fn follow_neighbours<L: Link>(conf: &Conf, worker: &mut Worker<L>) {
         log::warn!(
             "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
         );
+    }
+}
+
+/// The sockets of `--control` and `--control-ro`.
+struct ControlSockets([Option<UnixListener>; 2]);
+
+impl ControlSockets {
+    /// Makes those that are wanted.
+    fn bind(run: &RunConf, made: &mut Made) -> Result<Self, StartError> {
+        let mut bind = |wanted: &Option<_>, option| {
+            wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
+        };
+        Ok(Self([bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?]))
+    }
+
+    /// Has the loop serve them.
+    fn serve<L: Link>(self, conf: &Conf, worker: &mut Worker<L>) -> Result<(), StartError> {
+        let mode = match conf.link.mode {
+            Mode::Pasta => "namespace",
+            Mode::Stream => "stream",
+            Mode::VhostUser => "vhost-user",
+        };
+        let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
+        let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
+        let about = json::About { program, mode, has_namespace, kernel };
+        for (listener, may_change) in self.0.into_iter().zip([true, false]) {
+            let Some(listener) = listener else { continue };
+            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change));
+            let server = Server::new(listener.into(), json::KIND, places);
+            let server = server.map_err(system("Couldn't prepare a control socket"))?;
+            worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
+            worker.engine_mut().keep_back(CONTROL_PLACES + 1);
+            worker.count_quietly();
+        }
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) use free::listen_failure;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 
-use crate::conf::{ConfError, LinkConf, Mode, Repair};
+use crate::conf::{ConfError, ControlSocket, LinkConf, Mode, Repair};
 use crate::flow::tcp::TcpConfig;
 use crate::log::LogFileError;
 use crate::sys::process;
@@ -180,7 +180,6 @@ pub(crate) fn helper_socket(
 ///
 /// # Errors
 /// [`StartError`].
-#[expect(dead_code, reason = "the options that name such sockets follow")]
 pub(crate) fn control_socket(
     path: &Path,
     option: &'static str,
@@ -189,6 +188,23 @@ pub(crate) fn control_socket(
     let listener = bind(path, option)?;
     made.note(path);
     Ok(listener)
+}
+
+/// Makes a socket like that, with a mode of its own: whoever may write to it may connect.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn json_socket(
+    wanted: &ControlSocket,
+    option: &'static str,
+    made: &mut Made,
+) -> Result<UnixListener, StartError> {
+    // There is one thread, so nobody else makes a file meanwhile; a mode that is set later would be late.
+    let forbidden = rustix::fs::Mode::from_raw_mode(!wanted.mode & 0o777);
+    let before = rustix::process::umask(forbidden);
+    let listener = control_socket(&wanted.path, option, made);
+    rustix::process::umask(before);
+    listener
 }
 
 fn bind_default() -> Result<ClientSocket, StartError> {

@@ -6,6 +6,7 @@
 //! | `client` | one client: its connection, and how long it is waited for |
 //! | `channel` | what a protocol sees of a client: bytes in, bytes out, both bounded |
 //! | `configuration` | the protocol of `pesto`, by which forwarded ports change |
+//! | `json` | the protocol of `--control` |
 //!
 //! Whoever can connect is trusted with what the protocol can do, but not to be well: a client may send half a
 //! message, too much of one, or never read. It costs a turn a few system calls at most, has memory that was
@@ -14,4 +15,5 @@
 pub mod channel;
 mod client;
 pub mod configuration;
+pub mod json;
 pub mod server;

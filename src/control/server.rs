@@ -46,6 +46,11 @@ pub trait Protocol {
         false
     }
 
+    /// Whether what the link and the loop have counted is to be known.
+    fn reads_counters(&self) -> bool {
+        false
+    }
+
     /// The client has gone.
     fn end(&mut self) {}
 }
@@ -197,6 +202,10 @@ impl<P: Protocol> Source for Server<P> {
 
     fn event_type(&self) -> EventType {
         EventType::Configuration
+    }
+
+    fn reads_counters(&self) -> bool {
+        self.clients.iter().any(|client| client.protocol.reads_counters())
     }
 
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 
 use super::core::Core;
+use super::events::Event;
 use super::flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER};
 use super::outbox::Outbox;
 use crate::flow::fwd;
@@ -131,6 +132,10 @@ pub(super) fn dhcp(
     })?;
     log::info!("{}", reply.kind);
     log::info!("    from {}", reply.client);
+    if let (true, Some(v4)) = (reply.kind.gives(), &core.net.network.v4) {
+        let (protocol, address) = ("dhcp", v4.addr.into());
+        core.events.note(core.now, Event::Lease { protocol, address, station: reply.client });
+    }
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
     let to = reply.destination.into();
     core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
@@ -164,10 +169,13 @@ pub(super) fn dhcpv6(
     if let (dhcpv6::Kind::Decline, Some(v6)) = (reply.kind, &net.network.v6) {
         warn_of_decline("DHCPv6", v6.addr.map_or(source.into(), IpAddr::V6));
     }
-    if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6)
-        && !v6.fixed
-    {
-        fwd::assign(&mut net.learned, assigned);
+    if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6) {
+        let (protocol, station) = ("dhcpv6", net.learned.mac);
+        let address = assigned.into();
+        core.events.note(core.now, Event::Lease { protocol, address, station });
+        if !v6.fixed {
+            fwd::assign(&mut net.learned, assigned);
+        }
     }
     let ours = net.our_link_local().ok_or(DropReason::FamilyDisabled)?;
     let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);

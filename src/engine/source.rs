@@ -41,6 +41,11 @@ pub trait Source {
     /// Under which name its events are counted.
     fn event_type(&self) -> EventType;
 
+    /// Whether what the link and the loop have counted is to be copied to the engine before each event.
+    fn reads_counters(&self) -> bool {
+        false
+    }
+
     /// The descriptor is readable. What is known of addresses and all else may be changed through `engine`, and
     /// frames may be sent to the guest through `out`; the loop ends with the turn if there is an [`Exit`].
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit>;
@@ -131,6 +136,11 @@ impl Sources {
         self.list.push(source);
         self.ask();
         Ok(())
+    }
+
+    /// Whether a source wants to know what was counted, when it has an event.
+    pub(super) fn reads_counters(&self, id: SourceId) -> bool {
+        self.list.get(usize::from(id.index)).is_some_and(|source| source.reads_counters())
     }
 
     /// An event of a descriptor of a source.

@@ -39,15 +39,27 @@ pub(crate) struct FlowState {
     pub(crate) place: Place,
     /// The view of the network under which the flow goes where it goes.
     pub(crate) epoch: Epoch,
+    /// When the flow began here.
+    pub(crate) began: Timestamp,
     /// What it is a flow of, with what that keeps.
     pub(crate) kind: FlowKind,
 }
 
 impl FlowState {
-    /// State of a new flow.
-    pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        let (ready, starved, frozen, place) = (false, false, false, Place::default());
-        Self { socket, ready, starved, frozen, queue: 0, scheduled: None, place, epoch, kind }
+    /// State of a flow that begins `now`.
+    pub(crate) fn new(socket: OwnedFd, epoch: Epoch, now: Timestamp, kind: FlowKind) -> Self {
+        Self {
+            socket,
+            ready: false,
+            starved: false,
+            frozen: false,
+            queue: 0,
+            scheduled: None,
+            place: Place::default(),
+            epoch,
+            began: now,
+            kind,
+        }
     }
 
     /// The socket.
@@ -307,6 +319,8 @@ pub(crate) struct DatagramState {
     pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
     pub(crate) counts: [u8; 2],
+    /// Bytes of their payload that went to the other side; whole messages of ICMP.
+    pub(crate) bytes: [u64; 2],
     /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
     pub(crate) to: Option<SocketAddr>,
     /// How often the guest has gone on with the same peer, of [`TALKS_ON`](crate::limits::TALKS_ON) times.
@@ -340,6 +354,7 @@ impl DatagramState {
         Self {
             active: now,
             counts: [0; 2],
+            bytes: [0; 2],
             to: None,
             streak: 0,
             out_of: None,

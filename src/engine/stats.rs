@@ -2,7 +2,7 @@
 //! header names the types, one line each, with a mark that leads down to the column of its counter;
 //! it is repeated every [`HEADER_EVERY`] reports. Known names are those that passt prints, too.
 //!
-//! Counts are taken by the loop, for the loop: without `--stats` there are none.
+//! Counts are taken by the loop, for the loop: without `--stats` and `--control` there are none.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -84,6 +84,8 @@ event_types! {
 pub(super) struct Stats {
     delay: Duration,
     next: Option<Timestamp>,
+    /// There are no reports: the counts are for those who ask.
+    quiet: bool,
     /// Something happened since the last report.
     news: bool,
     reports: u32,
@@ -125,6 +127,7 @@ impl Stats {
         Self {
             delay,
             next: None,
+            quiet: false,
             news: false,
             reports: 0,
             counts: [0; NAMES.len()],
@@ -133,6 +136,16 @@ impl Stats {
             egress: Names::default(),
             link: Names::default(),
         }
+    }
+
+    /// Counts for those who ask, without reports.
+    pub(super) fn quiet() -> Self {
+        Self { quiet: true, ..Self::new(Duration::ZERO) }
+    }
+
+    /// All counters with their names.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        NAMES.iter().copied().zip(self.counts).collect()
     }
 
     /// Counts an event.
@@ -150,11 +163,14 @@ impl Stats {
 
     /// Whether it is time for a report.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        self.news && self.next.is_none_or(|next| now >= next)
+        !self.quiet && self.news && self.next.is_none_or(|next| now >= next)
     }
 
     /// Prints a report to standard error.
     pub(super) fn report(&mut self, now: Timestamp, engine: &Engine, link: &impl FramePort) {
+        if self.quiet {
+            return;
+        }
         self.write(engine, link);
         self.next = Some(now + self.delay);
         // A reader that is gone is no reason to stop.

@@ -13,7 +13,7 @@ use super::source::{Exit, Source, Sources};
 use super::stats::{Stats, event_type};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
-use super::{Engine, Token};
+use super::{Counters, Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
 use crate::time::Timestamp;
 
@@ -95,6 +95,11 @@ impl<L: Link> Worker<L> {
     /// Counts events from now on, and prints the counters at most each `delay` and at the end.
     pub(crate) fn count_events(&mut self, delay: Duration) {
         self.stats = Some(Box::new(Stats::new(delay)));
+    }
+
+    /// Counts events from now on, for those who ask.
+    pub(crate) fn count_quietly(&mut self) {
+        self.stats.get_or_insert_with(|| Box::new(Stats::quiet()));
     }
 
     /// The engine.
@@ -203,6 +208,9 @@ impl<L: Link> Worker<L> {
             }
             Some(Token::Clients) => self.door.knock(),
             Some(Token::Source(id)) => {
+                if self.sources.reads_counters(id) {
+                    self.note_counters();
+                }
                 let (_, out) = self.link.halves();
                 let exit = self.sources.on_event(id, flags, &mut self.engine, out);
                 self.exit = self.exit.or(exit);
@@ -213,6 +221,17 @@ impl<L: Link> Worker<L> {
             }
             None => {}
         }
+    }
+
+    /// Copies what the loop and the link have counted to the engine.
+    fn note_counters(&mut self) {
+        let events = self.stats.as_ref().map(|stats| stats.counts()).unwrap_or_default();
+        let mut counters = Counters { events, ..Counters::default() };
+        self.link.counters(&mut |name, count| {
+            // A link that has more than there is room for tells less.
+            let _ = counters.link.try_push((name, count));
+        });
+        self.engine.note_counters(counters);
     }
 
     fn on_link(&mut self, events: PortEvents) {
@@ -230,7 +249,8 @@ impl<L: Link> Worker<L> {
         match events.link {
             Some(LinkChange::Up) => self.engine.on_link_up(out),
             Some(LinkChange::Closed) => self.on_closed(),
-            Some(LinkChange::Down) | None => {}
+            Some(LinkChange::Down) => self.engine.on_link_down(),
+            None => {}
         }
         if events.room {
             self.engine.on_link_room();

@@ -11,6 +11,9 @@ pub(super) const INTERFACE_OF_HOST: &str = "INTERFACE";
 /// The argument of an option that takes a user, likewise.
 pub(super) const USER: &str = "USER";
 
+/// The argument of an option that takes the path of a control socket, likewise.
+pub(super) const CONTROL_SOCKET: &str = "PATH[,mode=MODE]";
+
 /// What an option does to [`Options`], by what argument it takes. A failing effect returns what is
 /// wrong.
 #[derive(Clone, Copy)]

@@ -99,8 +99,21 @@ pub struct RunConf {
     pub(crate) run_as: Option<String>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
     pub(crate) chroot_fallback: bool,
+    /// `--control`: socket to ask and to change things by JSON.
+    pub(crate) control: Option<ControlSocket>,
+    /// `--control-ro`: socket to ask only.
+    pub(crate) control_ro: Option<ControlSocket>,
     /// `--stderr`, which has no effect any more.
     pub(crate) stderr: bool,
+}
+
+/// A socket on which the program is controlled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ControlSocket {
+    /// Where.
+    pub(crate) path: PathBuf,
+    /// Who may connect, as the mode of a file.
+    pub(crate) mode: u32,
 }
 
 impl Default for RunConf {
@@ -118,6 +131,8 @@ impl Default for RunConf {
             pcap: None,
             run_as: None,
             chroot_fallback: false,
+            control: None,
+            control_ro: None,
             stderr: false,
         }
     }

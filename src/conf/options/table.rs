@@ -1,7 +1,7 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
 use super::definition::{
-    Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
+    CONTROL_SOCKET, Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
 };
 use super::{Ending, Mode, Only, Repair, extra, value};
 use crate::conf::egress;
@@ -9,6 +9,7 @@ use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
+const CONTROL: &str = "a path, and ,mode=MODE with three octal digits";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
 const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
@@ -125,6 +126,15 @@ const PROCESS: &[Definition] = &[
         "Leave it out, and name all ports at start with --tcp-ports and --udp-ports",
         "Socket to change forwarded ports at run time; not supported yet",
     ),
+    text(
+        None,
+        "control",
+        CONTROL_SOCKET,
+        value::control,
+        CONTROL,
+        "Socket to ask what goes on and to change it, by pesto or with JSON; mode: 600",
+    ),
+    text(None, "control-ro", CONTROL_SOCKET, value::control_ro, CONTROL, "The same, to ask only"),
     flag(
         Some('e'),
         "stderr",

@@ -142,7 +142,7 @@ fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropR
     let host =
         Side { pif: Pif::Host, ours: Endpoint::new(source.ip(), port), endpoint: guest.ours };
     let kind = FlowKind::Udp(DatagramState::new(core.now));
-    let state = FlowState::new(socket, core.net.epoch(), kind);
+    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [guest, host], L4Protocol::Udp, state)
 }
 

@@ -115,7 +115,8 @@ fn udp(
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let end = UDP_HEADER_BYTES + head.payload_len;
         let payload = &message[UDP_HEADER_BYTES as usize..end as usize];
-        send_datagram(flow, core.now, &Marks::of(ip), head.payload_len, |socket, to| {
+        let len = (head.payload_len, head.payload_len);
+        send_datagram(flow, core.now, &Marks::of(ip), len, |socket, to| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match to {
                 Some(to) => rustix::net::sendto(socket, payload, flags, &to),

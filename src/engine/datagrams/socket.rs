@@ -182,7 +182,7 @@ fn open_outbound(
         _ => FlowKind::Udp(state),
     };
     host.ours = Endpoint::new(source.ip(), port);
-    let state = FlowState::new(socket, core.net.epoch(), kind);
+    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [side, host], protocol, state)
 }
 
@@ -205,7 +205,7 @@ pub(in crate::engine) fn open_inbound(
         DropReason::SocketFailed
     })?;
     let kind = FlowKind::Udp(DatagramState::new(core.now));
-    let state = FlowState::new(socket, core.net.epoch(), kind);
+    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, sides, L4Protocol::Udp, state)
 }
 

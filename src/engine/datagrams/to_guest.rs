@@ -65,6 +65,8 @@ struct Way<'a> {
     may_keep: bool,
     /// Where what is to be kept begins.
     unsent: Option<Position>,
+    /// Bytes that were taken out of the socket for the guest.
+    bytes: u64,
 }
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
@@ -84,7 +86,7 @@ pub(super) fn serve(
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
     let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
     let mtu = core.net.link_mtu();
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None };
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None, bytes: 0 };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -100,6 +102,7 @@ pub(super) fn serve(
     let heard = moved > 0 && way.senders.were_heard();
     if heard {
         state.touch(core.now, 1 - tap, moved);
+        state.bytes[1 - tap] += way.bytes;
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
@@ -132,10 +135,14 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        state.bytes[1 - tap] += u64::from(burst.len);
+    }
     let outbox = &mut core.outbox;
     let mtu = core.net.link_mtu();
     let names = None;
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep: false, unsent: None };
+    let (may_keep, unsent, bytes) = (false, None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent, bytes };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -243,6 +250,7 @@ impl Way<'_> {
                 }
             }
             datagrams += 1;
+            self.bytes += payload.len() as u64;
             delivered.bytes += payload.len() as u32;
             if delivered.bytes as usize >= bytes.len() {
                 *delivered = Delivered::default();
@@ -299,6 +307,7 @@ impl Way<'_> {
             Err(Errno::AGAIN) if burst.len > 0 => return Some((0, Served::Empty)),
             Err(_) => return Some((0, Served::More)),
         };
+        self.bytes += u64::from(received);
         let frames = stamp(lease, self.senders.template(), size, received, segment);
         if !all {
             delivered.bytes = done + received;
@@ -325,6 +334,7 @@ impl Way<'_> {
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
+        self.bytes += buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum::<u64>();
         if let Some((net, side)) = &self.names {
             read_names(net, side, buffer);
         }

@@ -118,6 +118,13 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(u64);
 
+impl RuleId {
+    /// As a number, for operators.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The forwarding rules of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleTable {
