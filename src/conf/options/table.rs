@@ -1,7 +1,7 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
 use super::definition::{
-    CONTROL_SOCKET, Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
+    CONTROL_SOCKET, Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text,
 };
 use super::{Ending, Mode, Only, Repair, extra, value};
 use crate::conf::egress;
@@ -119,12 +119,11 @@ const PROCESS: &[Definition] = &[
         |o, path| o.run.pcap = Some(path),
         "Record the guest's frames in this file, in pcap format",
     ),
-    unsupported(
+    path(
         Some('c'),
         "conf-path",
-        Some("PATH"),
-        "Leave it out, and name all ports at start with --tcp-ports and --udp-ports",
-        "Socket to change forwarded ports at run time; not supported yet",
+        |o, path| o.run.conf_path = Some(path),
+        "Socket on which pesto changes forwarded ports while the program runs",
     ),
     text(
         None,
