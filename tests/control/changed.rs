@@ -45,10 +45,10 @@ fn rules_are_added_removed_and_replaced() {
         let waiting = TcpStream::connect("127.0.0.1:8080").unwrap();
         let all = json!([
             { "to": "guest", "proto": "tcp", "ports": "8080:88" },
-            { "proto": "udp", "ports": "127.0.0.1/53" },
+            { "proto": "udp", "ports": "127.0.0.1/5353" },
         ]);
         let rules = client.ask(&json!({ "command": "rules-replace", "rules": all }));
-        assert_eq!(ports(&rules), [(8080, 8080, 88, 1), (53, 53, 53, 1)]);
+        assert_eq!(ports(&rules), [(8080, 8080, 88, 1), (5353, 5353, 5353, 1)]);
         assert_eq!(
             (&rules["rules"][1]["address"], &rules["rules"][1]["proto"]),
             (&json!("127.0.0.1"), &json!("udp"))

@@ -69,10 +69,10 @@ fn everything_can_be_changed() {
         let program = Program::passt(&["-t", "none", "-u", "none"]);
         let told = |words: &[&str]| fitting(program.told(words));
         assert!(told(&["rules-add", "control", "-t", "8080:80"]).contains("8080 => 80"));
-        assert!(told(&["rules-add", "control", "-u", "53"]).contains("udp"));
+        assert!(told(&["rules-add", "control", "-u", "5353"]).contains("udp"));
         let rules = told(&["rules-delete", "control", "-t", "8080:80"]);
         assert!(rules.contains("udp") && !rules.contains("tcp"), "{rules}");
-        let rules = told(&["rules-replace", "control", "-t", "8081", "-t", "8082", "-u", "54"]);
+        let rules = told(&["rules-replace", "control", "-t", "8081", "-t", "8082", "-u", "5354"]);
         assert_eq!(rules.lines().count(), 4);
         let number = rules.lines().find(|line| line.contains("8082")).unwrap();
         let number = number.split_whitespace().next().unwrap();
@@ -226,8 +226,11 @@ fn what_goes_wrong_is_told_in_words() {
         let other = std::os::unix::net::UnixListener::bind(program.path("other")).unwrap();
         std::thread::spawn(move || {
             use std::io::Write;
+            let mut kept = Vec::new();
             for client in other.incoming() {
-                let _ = client.unwrap().write_all(b"220 mail.example\n");
+                let mut client = client.unwrap();
+                let _ = client.write_all(b"220 mail.example\n");
+                kept.push(client);
             }
         });
         let (gone, other) = (program.path("gone"), program.path("other"));

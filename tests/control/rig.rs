@@ -154,12 +154,6 @@ impl Client {
         value
     }
 
-    /// Whether the program has closed the connection.
-    pub fn is_closed(&mut self) -> bool {
-        let mut line = String::new();
-        matches!(self.stream.read_line(&mut line), Ok(0) | Err(_))
-    }
-
     /// Asks something that fits the schema; returns the reply.
     pub fn reply(&mut self, request: &Value) -> Value {
         assert_eq!(errors(&self.schema, "request", request), None);
