@@ -67,7 +67,7 @@ pub struct Json {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Status(Status),
+    Status(Box<Status>),
     Stats(Stats),
     Flows(Flows),
     Rules(Rules),
@@ -136,7 +136,7 @@ impl Json {
         }
         let about = &self.about;
         Ok(match request {
-            Request::Status => Answer::Status(about::status(engine, about)),
+            Request::Status => Answer::Status(Box::new(about::status(engine, about))),
             Request::Stats => Answer::Stats(about::stats(engine)),
             Request::Flows { from, limit, filter } => {
                 Answer::Flows(flows::page(engine, from, limit, &filter))
