@@ -194,8 +194,11 @@ fn pages(
 }
 
 fn flows(to: &mut Connection, filter: &Value) -> Result<(), AskError> {
-    print(tables::FLOWS_HEADING)?;
-    pages(to, filter, |page| print(&page.flows.iter().map(tables::flow).collect::<String>()))
+    let mut heading = tables::FLOWS_HEADING;
+    pages(to, filter, |page| {
+        print(std::mem::take(&mut heading))?;
+        print(&page.flows.iter().map(tables::flow).collect::<String>())
+    })
 }
 
 /// A line for each flow.

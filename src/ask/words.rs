@@ -205,7 +205,7 @@ fn arguments(name: &str) -> Vec<Arg> {
             option("port", "PORT", "Only where some port is this one")
                 .value_parser(value_parser!(u16)),
             option("state", "STATE", "Only in this state"),
-            option("min-age", "SECONDS", "Only those that are older").value_parser(seconds.clone()),
+            option("min-age", "SECONDS", "Only those that are older").value_parser(seconds),
             option("min-idle", "SECONDS", "Only those that were silent for longer")
                 .value_parser(seconds),
         ],
@@ -287,7 +287,7 @@ mod tests {
             parsed(&["flows", "s", "--proto", "tcp", "--port", "80", "--min-idle", "2", "--json"]);
         let Command::Flows(filter) = &asked.command else { panic!("flows") };
         assert_eq!(*filter, json!({ "proto": "tcp", "port": 80, "min_idle_ms": 2000 }));
-        assert!(asked.json && asked.path == PathBuf::from("s"));
+        assert!(asked.json && asked.path.ends_with("s"));
         let asked = parsed(&["rules-add", "s", "-t", "8080:80"]);
         let Command::RulesAdd(one) = asked.command else { panic!("rules-add") };
         assert_eq!(one, json!({ "to": "guest", "proto": "tcp", "ports": "8080:80" }));

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
-use super::inspect::Tally;
 use super::one_shots::OneShots;
 use super::state::{DatagramState, FlowKind, FlowState};
+use super::tally::Tally;
 use super::token::Token;
 use crate::flow::index::{Index, Key};
 use crate::flow::side::{Endpoint, Pif, Side};

@@ -13,6 +13,7 @@ use super::events::Event;
 use super::listeners::Listeners;
 use super::net::Net;
 use super::state::{DatagramState, FlowKind, SpliceState};
+use super::tally::Tally;
 use crate::flow::fwd::{Mapping, Policy, RuleId, RuleTable};
 use crate::flow::network::{Learned, Network};
 use crate::flow::side::{Pif, Side};
@@ -56,42 +57,6 @@ pub(crate) const STATES: [&str; 9] = [
     "answered",
     "stream",
 ];
-
-/// How many flows of each kind there are, and were begun: connections, datagrams and echo of the guest's link, and
-/// connections and datagrams past it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Flows that are there.
-    pub(crate) live: [u64; 5],
-    /// Flows that have begun so far.
-    pub(crate) begun: [u64; 5],
-}
-
-impl Tally {
-    /// What is counted at the five places.
-    pub(crate) const NAMES: [&'static str; 5] = ["tcp", "udp", "icmp", "tcp-bypass", "udp-bypass"];
-
-    /// A flow begins.
-    pub(crate) fn begin(&mut self, kind: &FlowKind) {
-        self.live[place(kind)] += 1;
-        self.begun[place(kind)] += 1;
-    }
-
-    /// A flow is over.
-    pub(crate) fn end(&mut self, kind: &FlowKind) {
-        self.live[place(kind)] -= 1;
-    }
-}
-
-fn place(kind: &FlowKind) -> usize {
-    match kind {
-        FlowKind::Tcp(_) => 0,
-        FlowKind::Udp(_) => 1,
-        FlowKind::Ping(_) => 2,
-        FlowKind::Splice(_) => 3,
-        FlowKind::Relay(_) => 4,
-    }
-}
 
 /// Counters of a link, at most.
 const LINK_COUNTERS: usize = 64;
@@ -253,7 +218,7 @@ pub(super) fn facts(core: &Core, id: FlowId) -> Option<FlowFacts> {
             facts.idle = idle.unwrap_or_default();
         }
         FlowKind::Udp(datagrams) | FlowKind::Ping(datagrams) => {
-            note_datagrams(&mut facts, core, datagrams)
+            note_datagrams(&mut facts, core, datagrams);
         }
         FlowKind::Relay(relay) => {
             facts.bypasses = true;

@@ -34,7 +34,7 @@
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
-//! | `events`, `inspect` | what happens, for those who follow it; what is told of flows |
+//! | `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
@@ -78,6 +78,7 @@ mod responders;
 mod source;
 mod state;
 mod stats;
+mod tally;
 mod tcp;
 mod token;
 mod unreachable;
@@ -94,7 +95,7 @@ pub use bypass::BypassConfig;
 pub use core::Settings;
 use events::Events;
 pub(crate) use events::{Event, Kept};
-pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES, Tally};
+pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
 pub(crate) use listen::ListenError;
 pub(crate) use listener_id::ListenerId;
@@ -102,6 +103,7 @@ pub use neighbours::NeighbourWatch;
 pub use net::NetView;
 pub use source::{Calls, Exit, Signals, Source, SourceWatch, Sources};
 pub use stats::EventType;
+pub(crate) use tally::Tally;
 pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;

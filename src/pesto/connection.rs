@@ -12,7 +12,7 @@ use rustix::net::{
     send, socket_with,
 };
 
-use super::Failure;
+use super::failure::Failure;
 use super::tables::{Table, Tables};
 use crate::control::configuration::format::{
     ACCEPTED, Capabilities, END, FormatError, HELLO_BYTES, REFUSED, RULE_BYTES, TABLE_BYTES,

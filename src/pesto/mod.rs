@@ -12,6 +12,7 @@
 //! this one socket and its standard output.
 
 mod connection;
+mod failure;
 mod tables;
 mod words;
 
@@ -25,21 +26,11 @@ use crate::sandbox::{self, Program};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::errno_text;
 use connection::Connection;
+use failure::Failure;
 use tables::Tables;
 use words::{Asked, Job};
 
 pub use words::command;
-
-/// What ends the program: lines that say what failed.
-#[derive(Debug)]
-struct Failure(String);
-
-impl Failure {
-    /// With this message.
-    fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-}
 
 /// The program. Exit code 0 when it has done what it was asked, 1 for every error.
 pub fn main() -> ExitCode {

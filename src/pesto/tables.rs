@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::Failure;
+use super::failure::Failure;
 use super::words::Step;
 use crate::conf::ports::{self, Kernel, Way};
 use crate::conf::{ConfError, option_of};

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::ask;
 use crate::flow::fwd::Proto;
 use crate::flow::side::Pif;

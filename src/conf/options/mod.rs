@@ -8,6 +8,7 @@
 //! are read after the host's configuration is known.
 
 mod command;
+mod control;
 mod definition;
 mod extra;
 mod getopt;

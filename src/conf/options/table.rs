@@ -1,15 +1,12 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
-use super::definition::{
-    CONTROL_SOCKET, Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text,
-};
-use super::{Ending, Mode, Only, Repair, extra, value};
+use super::definition::{Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text};
+use super::{Ending, Mode, Only, Repair, control, extra, value};
 use crate::conf::egress;
 use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
-const CONTROL: &str = "a path, and ,mode=MODE with three octal digits";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
 const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
@@ -24,6 +21,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
 pub(super) const TABLE: &[Group] = &[
     Group { heading: "General options", options: GENERAL },
     Group { heading: "Process and messages", options: PROCESS },
+    Group { heading: "Control while running", options: control::OPTIONS },
     Group { heading: "Connection to the guest", options: LINK },
     Group { heading: "Network namespace", options: NAMESPACE },
     Group { heading: "Addresses", options: ADDRESSES },
@@ -125,15 +123,6 @@ const PROCESS: &[Definition] = &[
         |o, path| o.run.conf_path = Some(path),
         "Socket on which pesto changes forwarded ports while the program runs",
     ),
-    text(
-        None,
-        "control",
-        CONTROL_SOCKET,
-        value::control,
-        CONTROL,
-        "Socket to ask what goes on and to change it, by pesto or with JSON; mode: 600",
-    ),
-    text(None, "control-ro", CONTROL_SOCKET, value::control_ro, CONTROL, "The same, to ask only"),
     flag(
         Some('e'),
         "stderr",

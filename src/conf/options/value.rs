@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{ControlSocket, Options};
+use super::Options;
 use crate::conf::egress;
 use crate::conf::text::{self, decimal};
 use crate::flow::fwd::{InterfaceName, egress_rule, is_one_host};
@@ -62,33 +62,6 @@ pub(super) fn fd(o: &mut Options, text: &str) -> Refusal {
     o.fd = Some(fd.ok_or_else(|| format!("Invalid --fd: {text}"))?);
     (o.one_off, o.socket) = (true, None);
     Ok(())
-}
-
-pub(super) fn control(o: &mut Options, text: &str) -> Refusal {
-    o.run.control = Some(control_socket(text, "--control")?);
-    Ok(())
-}
-
-pub(super) fn control_ro(o: &mut Options, text: &str) -> Refusal {
-    o.run.control_ro = Some(control_socket(text, "--control-ro")?);
-    Ok(())
-}
-
-/// `PATH` or `PATH,mode=MODE`. A path may have commas itself.
-fn control_socket(text: &str, option: &str) -> Result<ControlSocket, String> {
-    const USUAL: u32 = 0o600;
-    let (path, mode) = match text.rsplit_once(",mode=") {
-        Some((path, mode)) => {
-            let octal = mode.len() == 3 && mode.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
-            let mode = u32::from_str_radix(mode, 8).ok().filter(|_| octal);
-            (path, mode.ok_or_else(|| format!("Invalid mode in {option} {text}"))?)
-        }
-        None => (text, USUAL),
-    };
-    if path.is_empty() {
-        return Err(format!("No path in {option} {text}"));
-    }
-    Ok(ControlSocket { path: path.into(), mode })
 }
 
 pub(super) fn mtu(o: &mut Options, text: &str) -> Refusal {

@@ -67,7 +67,7 @@ pub struct Json {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Status(Status),
+    Status(Box<Status>),
     Stats(Stats),
     Flows(Flows),
     Rules(Rules),
@@ -136,7 +136,7 @@ impl Json {
         }
         let about = &self.about;
         Ok(match request {
-            Request::Status => Answer::Status(about::status(engine, about)),
+            Request::Status => Answer::Status(Box::new(about::status(engine, about))),
             Request::Stats => Answer::Stats(about::stats(engine)),
             Request::Flows { from, limit, filter } => {
                 Answer::Flows(flows::page(engine, from, limit, &filter))
@@ -185,9 +185,8 @@ impl Protocol for Json {
         if !self.write(channel) {
             return Next::More;
         }
-        if let Some(reader) = &mut self.reader {
-            reader.tell(engine, &mut self.reply);
-        }
+        let told_all =
+            self.reader.as_mut().is_none_or(|reader| reader.tell(engine, &mut self.reply));
         let input = channel.input();
         let end = input.iter().position(|&byte| byte == b'\n');
         let last = channel.input_has_ended() && !input.is_empty();
@@ -204,7 +203,7 @@ impl Protocol for Json {
             self.write(channel);
             return Next::Close;
         }
-        let more = channel.input().contains(&b'\n');
+        let more = !told_all || channel.input().contains(&b'\n');
         if self.write(channel) && !more { Next::Wait } else { Next::More }
     }
 

@@ -187,7 +187,7 @@ fn prefix(text: &str) -> Result<Prefix, Problem> {
 
 fn deleted(fields: &mut Fields) -> Result<Deleted, Problem> {
     match fields.number("rule", u64::MAX)? {
-        Some(number) => Ok(Deleted::Number { to_host: fields.to_host()?, number }),
+        Some(number) => Ok(Deleted::Number { to_host: fields.leads_to_host()?, number }),
         None => Ok(Deleted::Ports(fields.specification()?)),
     }
 }
@@ -325,13 +325,13 @@ impl Fields {
     }
 
     /// Which way ports are forwarded; to the guest if nothing is said.
-    fn to_host(&mut self) -> Result<bool, Problem> {
+    fn leads_to_host(&mut self) -> Result<bool, Problem> {
         let word = self.text("to")?;
         one_of("to", word.as_deref().unwrap_or("guest"), &["guest", "host"]).map(|to| to == "host")
     }
 
     fn specification(&mut self) -> Result<Specification, Problem> {
-        let to_host = self.to_host()?;
+        let to_host = self.leads_to_host()?;
         let proto = self.proto(&[Proto::Tcp, Proto::Udp])?;
         let proto = proto.ok_or_else(|| Self::missing("proto"))?;
         Ok(Specification { to_host, proto, ports: self.needed_text("ports")? })

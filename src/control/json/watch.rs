@@ -33,10 +33,10 @@ impl Reader {
         engine.events().leave();
     }
 
-    /// Appends lines about what has happened meanwhile to `out`.
-    pub(crate) fn tell(&mut self, engine: &Engine, out: &mut Vec<u8>) {
+    /// Appends lines about what has happened meanwhile to `out`. Whether that was all.
+    pub(crate) fn tell(&mut self, engine: &Engine, out: &mut Vec<u8>) -> bool {
         for _ in 0..AT_A_TIME {
-            let Some(kept) = engine.events().read(self.next) else { return };
+            let Some(kept) = engine.events().read(self.next) else { return true };
             if kept.number > self.next {
                 line(out, &json!({ "event": "lost", "count": kept.number - self.next }));
             }
@@ -45,6 +45,7 @@ impl Reader {
                 line(out, &described(kept, engine.began()));
             }
         }
+        false
     }
 }
 

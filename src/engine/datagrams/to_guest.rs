@@ -84,8 +84,7 @@ pub(super) fn serve(
     let side = flow.sides[tap];
     let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
-    let mtu = core.net.link_mtu();
+    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.link_mtu(), &mut core.outbox);
     let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None, bytes: 0 };
     if held.is_of(id) {
         let (rest, next) = held.rest();
@@ -138,10 +137,8 @@ pub(in crate::engine) fn first_to_guest(
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         state.bytes[1 - tap] += u64::from(burst.len);
     }
-    let outbox = &mut core.outbox;
-    let mtu = core.net.link_mtu();
-    let names = None;
-    let (may_keep, unsent, bytes) = (false, None, 0);
+    let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
+    let (names, may_keep, unsent, bytes) = (None, false, None, 0);
     let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent, bytes };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
