@@ -40,7 +40,8 @@
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
 //! | [`control`], [`ask`] | sockets on which the running program is asked and changed; who asks |
-//! | [`repair`] | the other program, passt-repair: the helper of migrations |
+//! | [`repair`] | another program, passt-repair: the helper of migrations |
+//! | [`pesto`], [`ask`] | another one, pesto: changes forwarded ports, and asks and changes more by JSON |
 //! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
@@ -122,6 +123,7 @@ pub mod limits;
 pub(crate) mod log;
 pub mod pasta;
 pub mod pcap;
+pub mod pesto;
 pub mod repair;
 pub mod responder;
 pub mod run;

@@ -13,14 +13,15 @@ use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
+use crate::control::configuration::{self, Abilities, Configuration};
 use crate::control::json::{self, Json};
-use crate::control::server::Server;
+use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
-use crate::limits::CONTROL_PLACES;
+use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -257,7 +258,8 @@ fn namespace_sockets(
     let mut sockets =
         NamespaceSockets::start(namespace.network(), filter).map_err(system(NO_HELPER))?;
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
-    if conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan)
+    let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
+    if (scans || conf.run.may_change_rules())
         && let Err(errno) = sock_diag::socket()
         && is_refusal(errno)
     {
@@ -335,7 +337,8 @@ fn engine(
         engine.set_guest_mac(mac);
     }
     if let Some(bypass) = bypass {
-        engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
+        let cannot = system("Couldn't watch for services to forward");
+        engine.set_bypass(bypass, conf.run.may_change_rules()).map_err(cannot)?;
     }
     engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
     if !engine.has_descriptors() {
@@ -359,19 +362,37 @@ fn follow_neighbours<L: Link>(conf: &Conf, worker: &mut Worker<L>) {
 }
 
 /// The sockets of `--control` and `--control-ro`.
-struct ControlSockets([Option<UnixListener>; 2]);
+struct ControlSockets {
+    /// For pesto.
+    configuration: Option<UnixListener>,
+    /// One by which things may change, and one that only tells.
+    json: [Option<UnixListener>; 2],
+}
 
 impl ControlSockets {
     /// Makes those that are wanted.
     fn bind(run: &RunConf, made: &mut Made) -> Result<Self, StartError> {
+        let configuration = run.conf_path.as_deref();
+        let configuration = configuration
+            .map(|path| start::control_socket(path, "--conf-path", made))
+            .transpose()?;
         let mut bind = |wanted: &Option<_>, option| {
             wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
         };
-        Ok(Self([bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?]))
+        let json = [bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?];
+        Ok(Self { configuration, json })
     }
 
     /// Has the loop serve them.
     fn serve<L: Link>(self, conf: &Conf, worker: &mut Worker<L>) -> Result<(), StartError> {
+        if let Some(listener) = self.configuration {
+            let abilities = Abilities {
+                namespace: conf.pasta.is_some(),
+                interfaces: conf.kernel.device_binding,
+            };
+            let places = (0..CONFIGURATION_CLIENTS).map(|_| Configuration::new(abilities));
+            serve(listener, configuration::KIND, places, worker)?;
+        }
         let mode = match conf.link.mode {
             Mode::Pasta => "namespace",
             Mode::Stream => "stream",
@@ -380,17 +401,29 @@ impl ControlSockets {
         let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
         let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
         let about = json::About { program, mode, has_namespace, kernel };
-        for (listener, may_change) in self.0.into_iter().zip([true, false]) {
+        for (listener, may_change) in self.json.into_iter().zip([true, false]) {
             let Some(listener) = listener else { continue };
             let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change));
-            let server = Server::new(listener.into(), json::KIND, places);
-            let server = server.map_err(system("Couldn't prepare a control socket"))?;
-            worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
-            worker.engine_mut().keep_back(CONTROL_PLACES + 1);
+            serve(listener, json::KIND, places, worker)?;
             worker.count_quietly();
         }
         Ok(())
     }
+}
+
+/// Has the loop serve the clients that connect to `listener`.
+fn serve<L: Link, P: Protocol + 'static>(
+    listener: UnixListener,
+    kind: Kind,
+    places: impl ExactSizeIterator<Item = P>,
+    worker: &mut Worker<L>,
+) -> Result<(), StartError> {
+    let descriptors = places.len() + 1;
+    let server = Server::new(listener.into(), kind, places);
+    let server = server.map_err(system("Couldn't prepare a control socket"))?;
+    worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
+    worker.engine_mut().keep_back(descriptors);
+    Ok(())
 }
 
 fn level(options: &Options) -> LevelFilter {

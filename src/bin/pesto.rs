@@ -1,7 +1,7 @@
-//! pesto: asks a running passt or pasta what goes on, and changes it.
+//! pesto: changes what a running passt or pasta forwards, and asks it what goes on.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    passt::ask::main(std::env::args_os().skip(1))
+    passt::pesto::main()
 }

@@ -194,13 +194,17 @@ impl Engine {
     }
 
     /// Forwards loopback traffic past the link, and ports of the namespace to the host. To be called
-    /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace.
+    /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace. `rules_may_come`:
+    /// those that follow services can be added, where it is too late to prepare for it.
     ///
     /// # Errors
     /// Why it cannot be seen what listens, if a rule needs that.
-    pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
+    pub fn set_bypass(&mut self, config: BypassConfig, rules_may_come: bool) -> Result<(), Errno> {
         let kept = self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
         let mut parts = BypassParts::new(config, kept);
+        if rules_may_come {
+            self.scans.prepare([Pif::Host, Pif::Splice], parts.sockets.as_mut())?;
+        }
         self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())?;
         self.bypass = Some(Box::new(parts));
         Ok(())

@@ -7,6 +7,7 @@ mod allocation;
 mod anybody;
 mod bursts;
 mod capture;
+mod configuration;
 mod control;
 mod crossing;
 mod datagrams;

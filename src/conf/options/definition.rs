@@ -24,9 +24,6 @@ pub(super) enum Effect {
     Text(&'static str, fn(&mut Options, &str) -> Result<(), String>, &'static str),
     /// A path, with its name in the help.
     Path(&'static str, fn(&mut Options, PathBuf)),
-    /// The option is known, and refused: its argument's name, if it takes one, and what to do
-    /// instead.
-    Unsupported(Option<&'static str>, &'static str),
 }
 
 /// Which modes know an option.
@@ -164,15 +161,4 @@ pub(super) const fn path(
     help: &'static str,
 ) -> Definition {
     Definition::new(short, long, Effect::Path("PATH", effect), help)
-}
-
-/// An option that is refused for now; `cure` says what to do instead.
-pub(super) const fn unsupported(
-    short: Option<char>,
-    long: &'static str,
-    name: Option<&'static str>,
-    cure: &'static str,
-    help: &'static str,
-) -> Definition {
-    Definition::new(short, long, Effect::Unsupported(name, cure), help)
 }

@@ -100,6 +100,8 @@ pub struct RunConf {
     pub(crate) run_as: Option<String>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
     pub(crate) chroot_fallback: bool,
+    /// `--conf-path`: socket on which pesto changes forwarded ports.
+    pub(crate) conf_path: Option<PathBuf>,
     /// `--control`: socket to ask and to change things by JSON.
     pub(crate) control: Option<ControlSocket>,
     /// `--control-ro`: socket to ask only.
@@ -117,6 +119,13 @@ pub(crate) struct ControlSocket {
     pub(crate) mode: u32,
 }
 
+impl RunConf {
+    /// Whether rules can be added while the program runs.
+    pub(crate) fn may_change_rules(&self) -> bool {
+        self.conf_path.is_some() || self.control.is_some()
+    }
+}
+
 impl Default for RunConf {
     fn default() -> Self {
         Self {
@@ -132,6 +141,7 @@ impl Default for RunConf {
             pcap: None,
             run_as: None,
             chroot_fallback: false,
+            conf_path: None,
             control: None,
             control_ro: None,
             stderr: false,

@@ -1,8 +1,6 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
-use super::definition::{
-    Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
-};
+use super::definition::{Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text};
 use super::{Ending, Mode, Only, Repair, control, extra, value};
 use crate::conf::egress;
 use crate::flow::fwd::Proto;
@@ -118,13 +116,6 @@ const PROCESS: &[Definition] = &[
         "pcap",
         |o, path| o.run.pcap = Some(path),
         "Record the guest's frames in this file, in pcap format",
-    ),
-    unsupported(
-        Some('c'),
-        "conf-path",
-        Some("PATH"),
-        "Leave it out, and name all ports at start with --tcp-ports and --udp-ports",
-        "Socket to change forwarded ports at run time; not supported yet",
     ),
     flag(
         Some('e'),

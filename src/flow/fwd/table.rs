@@ -162,11 +162,8 @@ impl RuleTable {
         if sockets > MAX_LISTENING_SOCKETS {
             return Err(RuleError::TooManySockets);
         }
-        self.sockets = sockets;
         let id = RuleId(self.next_id);
-        self.next_id += 1;
-        self.rules.push(rule);
-        self.ids.push(id);
+        self.take_over(rule);
         Ok(id)
     }
 
@@ -183,6 +180,14 @@ impl RuleTable {
     /// A table without rules, for the same way.
     pub(crate) fn emptied(&self) -> Self {
         Self { to_host: self.to_host, ..Self::default() }
+    }
+
+    /// Adds a rule as it is, which somebody else has checked.
+    pub(crate) fn take_over(&mut self, rule: Rule) {
+        self.sockets = self.sockets.saturating_add(rule.sockets());
+        self.ids.push(RuleId(self.next_id));
+        self.next_id += 1;
+        self.rules.push(rule);
     }
 
     /// Removes a rule; the others keep their names.
