@@ -22,6 +22,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::control::json::model::{Egress, Flows, Log, Problem, Rules, Stats, Status};
+use crate::sandbox::{self, Program};
+use crate::sys::capability::{self, Capabilities};
 use crate::sys::errno_text;
 use connection::Connection;
 use words::{Asked, Command};
@@ -50,6 +52,9 @@ enum AskError {
     /// The program refuses.
     #[error("{}", refusal(.0))]
     Refused(Problem),
+    /// The program cannot be confined.
+    #[error("{0}")]
+    Sandbox(String),
     /// Standard input or output, or a file of rules.
     #[error("{what}: {}", words_of(source))]
     Local {
@@ -94,6 +99,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(asked: &Asked) -> Result<(), AskError> {
+    // The last thing that needs files. Who listens on the socket may be hostile.
+    let request = request_of(&asked.command)?;
+    give_up_all_but_the_connection()?;
     let mut connection = Connection::open(&asked.path)?;
     let to = &mut connection;
     match &asked.command {
@@ -104,7 +112,6 @@ fn run(asked: &Asked) -> Result<(), AskError> {
         Command::Metrics => return metrics(to),
         _ => {}
     }
-    let request = request_of(&asked.command)?;
     if asked.json {
         let result: Value = to.ask(&request)?;
         return print(&format!("{result}\n"));
@@ -125,6 +132,16 @@ fn run(asked: &Asked) -> Result<(), AskError> {
         }
         _ => tables::rules(&to.ask::<Rules>(&request)?.rules),
     })
+}
+
+/// Leaves nothing to who takes this program over but a connection to a socket, and what it prints. Sockets of other
+/// users may have to be reached, as root.
+fn give_up_all_but_the_connection() -> Result<(), AskError> {
+    capability::keep(Capabilities::DAC_OVERRIDE).map_err(|errno| AskError::Local {
+        what: "Cannot drop capabilities".to_owned(),
+        source: errno.into(),
+    })?;
+    sandbox::confine(Program::Pesto).map_err(|error| AskError::Sandbox(error.to_string()))
 }
 
 /// The request of a command that has one request and one reply.

@@ -198,7 +198,7 @@ impl Client {
         let mut all = Vec::new();
         loop {
             let mut page = self.ask(&request);
-            all.extend(page["flows"].as_array_mut().unwrap().drain(..));
+            all.append(page["flows"].as_array_mut().unwrap());
             match page["next"].as_u64() {
                 Some(next) => request["from"] = next.into(),
                 None => return all,

@@ -83,7 +83,7 @@ fn check_object(root: &Value, schema: &Value, value: &Value) -> Result<(), Strin
     for (name, field) in fields {
         match (schema["properties"].get(name), &schema["additionalProperties"]) {
             (Some(one), _) => {
-                check(root, one, field).map_err(|error| format!("{name}: {error}"))?
+                check(root, one, field).map_err(|error| format!("{name}: {error}"))?;
             }
             (None, Value::Bool(false)) => return Err(format!("'{name}' is not known")),
             (None, rest) if rest.is_object() => check(root, rest, field)?,

@@ -1,6 +1,6 @@
 //! Options of the sockets on which the running program is asked and changed.
 
-use super::definition::{CONTROL_SOCKET, Definition, text};
+use super::definition::{CONTROL_SOCKET, Definition, path, text};
 use super::{ControlSocket, Options};
 
 /// What they take.
@@ -11,6 +11,12 @@ const USUAL_MODE: u32 = 0o600;
 
 /// The options.
 pub(super) const OPTIONS: &[Definition] = &[
+    path(
+        Some('c'),
+        "conf-path",
+        |o, path| o.run.conf_path = Some(path),
+        "Socket on which pesto changes forwarded ports while the program runs",
+    ),
     text(
         None,
         "control",

@@ -117,12 +117,6 @@ const PROCESS: &[Definition] = &[
         |o, path| o.run.pcap = Some(path),
         "Record the guest's frames in this file, in pcap format",
     ),
-    path(
-        Some('c'),
-        "conf-path",
-        |o, path| o.run.conf_path = Some(path),
-        "Socket on which pesto changes forwarded ports while the program runs",
-    ),
     flag(
         Some('e'),
         "stderr",
