@@ -132,7 +132,7 @@ Commands, on the socket of --control, each with a --help of its own:";
 pub fn command() -> clap::Command {
     let changes = CHANGES.iter().map(|definition| {
         let arg = Arg::new(definition.long).short(definition.short).long(definition.long);
-        let arg = arg.help(definition.help).action(ArgAction::Append);
+        let arg = arg.help(definition.help).action(ArgAction::Append).help_heading("Changes");
         match definition.takes {
             Some(name) => arg
                 .value_name(name)
@@ -144,7 +144,8 @@ pub fn command() -> clap::Command {
         }
     });
     let others = OTHERS.iter().map(|(short, long, help)| {
-        let arg = Arg::new(*long).long(*long).help(*help).action(ArgAction::Count);
+        let arg = Arg::new(*long).long(*long).help(*help).action(ArgAction::SetTrue);
+        let arg = arg.help_heading("Other options");
         short.map_or(arg.clone(), |short| arg.short(short))
     });
     let path = Arg::new(PATH)
@@ -161,6 +162,7 @@ pub fn command() -> clap::Command {
         .after_help(format!("{PORTS}{commands}"))
         .disable_help_flag(true)
         .disable_version_flag(true)
+        .args_override_self(true)
         .infer_long_args(true)
         .term_width(HELP_WIDTH)
         .args(changes)
@@ -175,14 +177,14 @@ pub fn command() -> clap::Command {
 pub(super) fn parse(words: Vec<OsString>) -> Result<Asked, Failure> {
     let words = std::iter::once(OsString::from("pesto")).chain(words);
     let mut matches = command().try_get_matches_from(words).map_err(|error| refusal(&error))?;
-    if matches.get_count("help") > 0 {
+    if matches.get_flag("help") {
         return Ok(Asked::Text(command().render_help().to_string()));
     }
-    if matches.get_count("version") > 0 {
+    if matches.get_flag("version") {
         return Ok(Asked::Text(version()));
     }
     let steps = steps(&matches);
-    let (show, debug) = (matches.get_count("show") > 0, matches.get_count("debug") > 0);
+    let (show, debug) = (matches.get_flag("show"), matches.get_flag("debug"));
     let path = matches.remove_one(PATH).ok_or_else(|| usage("no socket is named"))?;
     Ok(Asked::Job(Job { path, steps, show, debug }))
 }
