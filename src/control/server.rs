@@ -201,6 +201,10 @@ impl<P: Protocol> Source for Server<P> {
     }
 
     fn event_type(&self) -> EventType {
+        EventType::ConfigurationDoor
+    }
+
+    fn part_event_type(&self) -> EventType {
         EventType::Configuration
     }
 

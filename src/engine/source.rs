@@ -53,6 +53,11 @@ pub trait Source {
     /// The source belongs to a loop from now on, which watches other descriptors, too, as `watch` is told.
     fn begin(&mut self, _watch: SourceWatch) {}
 
+    /// Under which name events of those are counted.
+    fn part_event_type(&self) -> EventType {
+        self.event_type()
+    }
+
     /// An event of one of those.
     fn on_part(
         &mut self,
@@ -183,7 +188,8 @@ impl Sources {
 
     /// Under which name the events of a source are counted.
     pub(super) fn event_type(&self, id: SourceId) -> Option<EventType> {
-        self.list.get(usize::from(id.index)).map(|source| source.event_type())
+        let source = self.list.get(usize::from(id.index))?;
+        Some(if id.part == 0 { source.event_type() } else { source.part_event_type() })
     }
 
     /// Asks all when they want to be called.

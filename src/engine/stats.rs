@@ -70,10 +70,12 @@ event_types! {
     RepairHelper => "TCP_REPAIR helper socket",
     /// The state of a guest that moves.
     State => "device state channel",
-    /// Who changes what is forwarded, or asks.
-    Configuration => "configuration socket",
     /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
+    /// Who wants to change what is forwarded, or to ask.
+    ConfigurationDoor => "configuration listening socket",
+    /// The same, connected.
+    Configuration => "configuration socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.

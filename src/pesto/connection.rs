@@ -70,7 +70,7 @@ impl Connection {
         &mut self,
         debug: &mut dyn FnMut(Arguments<'_>),
     ) -> Result<Tables, Failure> {
-        check_hello(&self.read::<HELLO_BYTES>()?).map_err(bad)?;
+        check_hello(&self.read::<HELLO_BYTES>()?).map_err(|error| bad(&error))?;
         let mut tables = Tables::default();
         loop {
             let [pif] = self.read::<1>()?;
@@ -83,11 +83,13 @@ impl Connection {
             debug(format_args!("Receiving config for PIF {pif}"));
             let mut bytes = [pif; TABLE_BYTES];
             bytes[1..].copy_from_slice(&self.read::<{ TABLE_BYTES - 1 }>()?);
-            let head = TableHead::from_bytes(&bytes).map_err(bad)?;
+            let head = TableHead::from_bytes(&bytes).map_err(|error| bad(&error))?;
             debug(format_args!("{}", described(&head)));
             let (count, mut table) = (head.count, Table::new(head));
             for _ in 0..count {
-                table.take_over(rule_from_bytes(&self.read::<RULE_BYTES>()?).map_err(bad)?);
+                table.take_over(
+                    rule_from_bytes(&self.read::<RULE_BYTES>()?).map_err(|error| bad(&error))?,
+                );
             }
             tables.0.push(table);
         }
@@ -206,7 +208,7 @@ impl Prepared {
     }
 }
 
-fn bad(error: FormatError) -> Failure {
+fn bad(error: &FormatError) -> Failure {
     Failure::new(error.to_string())
 }
 

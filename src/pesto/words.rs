@@ -275,7 +275,7 @@ mod tests {
                 Step::Delete,
             ]
         );
-        assert!(asked.show && asked.debug && asked.path == PathBuf::from("/s"));
+        assert!(asked.show && asked.debug && asked.path == *"/s");
         assert_eq!(job("/s"), Job { path: "/s".into(), steps: vec![], show: false, debug: false });
     }
 

@@ -91,7 +91,10 @@ fn is_name(name: &str) -> bool {
     name.starts_with(first) && name.chars().all(|c| first(c) || c.is_ascii_digit())
 }
 
-fn sample(line: &str) -> Result<(String, Vec<(String, String)>, f64), String> {
+/// The name of a sample, its labels, its value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+fn sample(line: &str) -> Result<Sample, String> {
     let end = line.find(['{', ' ']).ok_or("no value")?;
     let (name, mut rest) = line.split_at(end);
     if !is_name(name) {

@@ -327,9 +327,12 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<Wanted>, FormatError> {
     wanted.collect::<Result<_, _>>().map(Some)
 }
 
+/// Tables, each with the bytes of its rules.
+type RawTables<'a> = Vec<(Pif, &'a [u8])>;
+
 /// The tables of a request that is all there, each with the bytes of its rules.
-fn tables(bytes: &[u8]) -> Result<Option<Vec<(Pif, &[u8])>>, FormatError> {
-    let mut tables: Vec<(Pif, &[u8])> = Vec::new();
+fn tables(bytes: &[u8]) -> Result<Option<RawTables<'_>>, FormatError> {
+    let mut tables = RawTables::new();
     let mut rest = bytes;
     loop {
         let Some(&first) = rest.first() else { return Ok(None) };

@@ -127,7 +127,7 @@ impl Configuration {
     }
 
     /// Puts the rules in force that the client wants.
-    fn change(&self, engine: &mut Engine, wanted: Wanted) -> Result<(), Refusal> {
+    fn change(&self, engine: &mut Engine, wanted: &Wanted) -> Result<(), Refusal> {
         let mut view = engine.view();
         let told = self.told.as_ref().expect("who answers was told");
         let missing = wanted.iter().find(|(pif, _)| !self.pifs().contains(pif));
@@ -222,7 +222,7 @@ impl Protocol for Configuration {
         }
         let changed = match format::request(channel.input()) {
             Ok(None) => return Next::Wait,
-            Ok(Some(wanted)) => self.change(engine, wanted),
+            Ok(Some(wanted)) => self.change(engine, &wanted),
             Err(error) => Err(error.into()),
         };
         channel.use_up(channel.input().len());

@@ -453,6 +453,12 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     Row::new(
+        "conf-path-of-no-start",
+        "passt -q -s /tmp/s -c /tmp/c -t 192.0.2.77/8081",
+        &[Returns(1), Absent("/tmp/s"), Absent("/tmp/c")],
+    )
+    .ours(),
+    Row::new(
         "conf-path-taken",
         "passt -q -s /tmp/s -c /tmp/taken",
         &[Returns(1), Says("Socket path /tmp/taken already in use")],
