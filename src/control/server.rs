@@ -60,6 +60,8 @@ pub trait Protocol {
 pub struct Kind {
     /// What its clients are, as in `configuration client`.
     pub name: &'static str,
+    /// How loud it is told that one has come: who asks each minute would fill the log.
+    pub arrivals: log::Level,
     /// Bytes of the longest request.
     pub input_bytes: usize,
     /// Bytes that a client is told at a time.
@@ -138,7 +140,7 @@ impl<P: Protocol> Server<P> {
         if let Err(errno) = watch.add(socket.as_fd(), part_of(place), EventFlags::empty()) {
             return log::warn!("Cannot watch a {} client: {errno}", self.kind.name);
         }
-        log::info!("Accepted {} client, {who}", self.kind.name);
+        log::log!(self.kind.arrivals, "Accepted {} client, {who}", self.kind.name);
         self.clients[place].begin(socket, who, engine.now());
         self.serve(place, engine, out);
     }

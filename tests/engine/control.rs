@@ -17,7 +17,8 @@ use crate::world::{Setup, World};
 
 const TURNS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(30);
-const KIND: Kind = Kind { name: "test", input_bytes: 64, output_bytes: 64 };
+const KIND: Kind =
+    Kind { name: "test", arrivals: log::Level::Info, input_bytes: 64, output_bytes: 64 };
 
 /// Answers lines: `list N` by N lines, `watch` by a line for each turn with another number of flows, `bye` by the
 /// end, and any other one by itself.

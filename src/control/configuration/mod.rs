@@ -22,6 +22,7 @@ use format::{Capabilities, FormatError, TableHead, Wanted};
 /// What these clients are called, and how much is said.
 pub const KIND: Kind = Kind {
     name: "configuration",
+    arrivals: log::Level::Info,
     input_bytes: format::MAX_REQUEST_BYTES,
     output_bytes: format::MAX_TOLD_BYTES,
 };

@@ -39,8 +39,12 @@ use request::{Line, Request};
 use watch::Reader;
 
 /// How the server of such clients is made.
-pub const KIND: Kind =
-    Kind { name: "control", input_bytes: CONTROL_LINE_BYTES, output_bytes: CONTROL_REPLY_BYTES };
+pub const KIND: Kind = Kind {
+    name: "control",
+    arrivals: log::Level::Debug,
+    input_bytes: CONTROL_LINE_BYTES,
+    output_bytes: CONTROL_REPLY_BYTES,
+};
 
 /// What answers depend on and the engine does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
