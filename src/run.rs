@@ -401,9 +401,10 @@ impl ControlSockets {
         let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
         let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
         let about = json::About { program, mode, has_namespace, kernel };
+        let pace = json::Pace::default();
         for (listener, may_change) in self.json.into_iter().zip([true, false]) {
             let Some(listener) = listener else { continue };
-            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change));
+            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change, pace.clone()));
             serve(listener, json::KIND, places, worker)?;
             worker.count_quietly();
         }

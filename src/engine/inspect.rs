@@ -216,6 +216,8 @@ pub(super) fn facts(core: &Core, id: FlowId) -> Option<FlowFacts> {
             facts.bytes = bytes_of(ends[0], true);
             let idle = ends.into_iter().flatten().map(|measured| measured.idle).min();
             facts.idle = idle.unwrap_or_default();
+            let host = ends[usize::from(flow.sides[0].pif != Pif::Host)];
+            facts.round_trip = host.and_then(|measured| measured.round_trip);
         }
         FlowKind::Udp(datagrams) | FlowKind::Ping(datagrams) => {
             note_datagrams(&mut facts, core, datagrams);

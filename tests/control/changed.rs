@@ -63,6 +63,30 @@ fn rules_are_added_removed_and_replaced() {
 }
 
 #[test]
+fn thousands_of_changes_leave_nothing_behind() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        let mut client = program.client();
+        let mut change = |ports: &str| {
+            let all =
+                json!([{ "proto": "tcp", "ports": "8080" }, { "proto": "tcp", "ports": ports }]);
+            client.ask(&json!({ "command": "rules-replace", "rules": all }))
+        };
+        for turn in 0..200 {
+            change(&format!("{}-{}", 9000 + turn, 9010 + turn));
+        }
+        let before = program.resident_kib();
+        for turn in 0..2000 {
+            change(&format!("{}-{}", 9000 + turn % 500, 9010 + turn % 500));
+        }
+        assert_eq!(change("9000")["rules"][1]["listening"], 1);
+        assert_eq!(client.answer("status")["listening"], 2);
+        let after = program.resident_kib();
+        assert!(after < before + 1024, "{before} KiB before, {after} KiB after");
+    });
+}
+
+#[test]
 fn what_cannot_be_had_changes_nothing_and_is_named() {
     isolated(SETUP, || {
         let program = Program::passt(&["-t", "8080"]);

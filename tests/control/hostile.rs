@@ -109,6 +109,36 @@ fn clients_that_never_read_or_never_finish_hold_up_nobody() {
 }
 
 #[test]
+fn bytes_one_by_one_and_questions_without_pause_are_borne() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        let mut guest = Guest::of(&program);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for client in 0..6 {
+                let (program, done) = (&program, &done);
+                scope.spawn(move || {
+                    let mut stream = connect(program);
+                    let _ = stream.write_all(&[b' '; 200_000]);
+                    let mut reply = [0; 1 << 16];
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let request: &[u8] =
+                            if client < 3 { b"x" } else { b"\n{\"command\":\"stats\"}\n" };
+                        if stream.write_all(request).is_ok() && client >= 3 {
+                            let _ = stream.read(&mut reply);
+                        }
+                    }
+                });
+            }
+            let longest = longest_wait(&mut guest);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(longest < BEARABLE, "{longest:?}");
+        });
+        assert_eq!(program.client().answer("status")["link"], "up");
+    });
+}
+
+#[test]
 fn a_thousand_clients_in_turn_leave_nothing_behind() {
     isolated(SETUP, || {
         let program = Program::passt(&["-t", "8080"]);

@@ -8,9 +8,10 @@
 //! | `about`, `flows`, `rules` | the answers |
 //! | `watch` | events |
 //!
-//! What a client costs is bounded: a request by [`LINE_BYTES`], of which one is looked at a time, and the next one when
-//! the reply to it has been read; a reply by the number of rules there may be (1,024 of `egress`: some 300 KiB), or a
-//! page of flows. A reply that the client does not read waits, and nothing else does.
+//! What a client costs is bounded: a request by [`CONTROL_LINE_BYTES`], of which one is answered a turn, of all clients
+//! together ([`Pace`]), and the client's next one when it has read the reply; a reply by the number of rules there may be
+//! (1,024 of `egress`: some 300 KiB), or a page of flows. A reply that the client does not read waits, and nothing else
+//! does.
 
 mod about;
 mod flows;
@@ -19,6 +20,8 @@ mod request;
 mod rules;
 mod watch;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use passt_frame::ToGuest;
@@ -30,6 +33,7 @@ use super::server::{Kind, Next, Protocol};
 use crate::conf::ports::Kernel;
 use crate::engine::Engine;
 use crate::limits::{CONTROL_LINE_BYTES, CONTROL_REPLY_BYTES, CONTROL_SILENCE};
+use crate::time::Timestamp;
 use model::{Egress, Flows, Log, Problem, Rules, Stats, Status, Watch};
 use request::{Line, Request};
 use watch::Reader;
@@ -51,10 +55,29 @@ pub struct About {
     pub kernel: Kernel,
 }
 
+/// When a request was last answered, of all clients that share it: one a turn, so that many who ask at once hold up the
+/// guest no longer than one.
+#[derive(Clone, Debug, Default)]
+pub struct Pace(Rc<Cell<Option<Timestamp>>>);
+
+impl Pace {
+    /// Whether nothing was answered in the turn that began at `now`.
+    fn is_free(&self, now: Timestamp) -> bool {
+        self.0.get() != Some(now)
+    }
+
+    fn take(&self, now: Timestamp) {
+        self.0.set(Some(now));
+    }
+}
+
 /// What is said on one connection.
 pub struct Json {
     about: About,
     may_change: bool,
+    pace: Pace,
+    /// Bytes of the input in which there is no end of a line.
+    searched: usize,
     /// What the client has not been told yet of the last reply, from `told` on.
     reply: Vec<u8>,
     told: usize,
@@ -92,8 +115,21 @@ struct Reply {
 
 impl Json {
     /// For clients that may change things, or only ask.
-    pub fn new(about: About, may_change: bool) -> Self {
-        Self { about, may_change, reply: Vec::new(), told: 0, reader: None, left: None }
+    pub fn new(about: About, may_change: bool, pace: Pace) -> Self {
+        let (reply, told, searched) = (Vec::new(), 0, 0);
+        Self { about, may_change, pace, searched, reply, told, reader: None, left: None }
+    }
+
+    /// The length of the first line, if it is there. What was searched before is not searched again, so that bytes
+    /// which come one by one cost no more than others.
+    fn line_length(&mut self, channel: &Channel) -> Option<usize> {
+        let input = channel.input();
+        let end = input[self.searched..].iter().position(|&byte| byte == b'\n');
+        match end {
+            Some(more) => self.searched += more,
+            None => self.searched = input.len(),
+        }
+        if end.is_some() { Some(self.searched) } else { None }
     }
 
     /// Writes what is left of the reply, as far as there is room. True if that was all.
@@ -175,7 +211,7 @@ fn log_at(level: Option<log::LevelFilter>) -> Log {
 impl Protocol for Json {
     fn begin(&mut self) {
         self.reply.clear();
-        self.told = 0;
+        (self.told, self.searched) = (0, 0);
     }
 
     fn go_on(&mut self, engine: &mut Engine, _: &mut dyn ToGuest, channel: &mut Channel) -> Next {
@@ -187,23 +223,28 @@ impl Protocol for Json {
         }
         let told_all =
             self.reader.as_mut().is_none_or(|reader| reader.tell(engine, &mut self.reply));
+        let end = self.line_length(channel);
         let input = channel.input();
-        let end = input.iter().position(|&byte| byte == b'\n');
         let last = channel.input_has_ended() && !input.is_empty();
         if let Some(len) = end.or(last.then_some(input.len())) {
             if !input[..len].trim_ascii().is_empty() {
-                // One line is looked at, and then the others have their turn.
+                if !self.pace.is_free(engine.now()) {
+                    self.write(channel);
+                    return Next::More;
+                }
+                self.pace.take(engine.now());
                 let line = input[..len].to_vec();
                 self.answer(engine, &line);
             }
             let used = channel.input().len().min(len + 1);
             channel.use_up(used);
+            self.searched = 0;
         } else if channel.input_is_full() {
             self.answer_too_long();
             self.write(channel);
             return Next::Close;
         }
-        let more = !told_all || channel.input().contains(&b'\n');
+        let more = !told_all || self.line_length(channel).is_some();
         if self.write(channel) && !more { Next::Wait } else { Next::More }
     }
 

@@ -31,7 +31,8 @@ pub struct Status {
     pub program: String,
     /// Its version.
     pub version: String,
-    /// How the guest is attached: `stream`, `vhost-user` or `namespace`.
+    /// How the program was started: `stream`, also for vhost-user front-ends on its socket, `vhost-user` or
+    /// `namespace`.
     pub mode: String,
     /// `up` if frames reach the guest, else `down`.
     pub link: String,

@@ -11,7 +11,7 @@ use crate::engine::{Event, STATES};
 use crate::flow::fwd::{Prefix, Proto};
 use crate::flow::table::FlowId;
 
-/// Most flows on a page: some 40 KiB, and a quarter of a millisecond.
+/// Most flows on a page: some 50 KiB, less than a millisecond.
 pub(crate) const MOST_FLOWS: u64 = 128;
 
 /// What is asked for.

@@ -80,3 +80,27 @@ fn described(kept: Kept, began: Timestamp) -> Value {
     }
     Value::Object(fields)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::DropReason;
+
+    fn told(event: Event) -> Value {
+        let at = Timestamp::from_micros(3_500_000);
+        described(Kept { number: 7, at, event }, Timestamp::from_micros(1_000_000))
+    }
+
+    #[test]
+    fn events_are_objects_with_the_time_since_start() {
+        let change = "uplink: 192.0.2.7/24 added".to_owned();
+        let host = told(Event::Host(change.clone()));
+        assert_eq!(host, json!({ "event": "host", "at_ms": 2500, "change": change }));
+        assert_eq!(told(Event::LinkUp), json!({ "event": "link-up", "at_ms": 2500 }));
+        let refused =
+            told(Event::Refused { reason: DropReason::FlowTableFull, flow: None, rule: None });
+        let nothing = [&refused["proto"], &refused["from"], &refused["to"], &refused["rule"]];
+        assert_eq!(nothing, [&Value::Null; 4]);
+        assert_eq!(refused["reason"], "flow-table-full");
+    }
+}
