@@ -101,11 +101,17 @@ pub(super) fn serve(
     if heard {
         state.touch(core.now, 1 - tap, moved);
     }
+    if moved > 0 {
+        state.hear(moved, way.senders.were_alone());
+    }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if heard && tap == 0 {
-        core.flows.note_answer(id, core.now);
+    if heard {
+        core.flows.note_use(id, core.now);
+        if tap == 0 {
+            core.flows.note_answer(id, core.now);
+        }
     }
     served
 }
