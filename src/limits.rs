@@ -89,6 +89,9 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 /// Batches of frames taken from the guest in one turn, before sockets get their turn.
 pub(crate) const BATCHES_PER_TURN: usize = 4;
 
+/// Flows whose sockets are looked at by time: more streams that fast have no processor to go through.
+pub(crate) const MAX_LOOKS: usize = 64;
+
 /// Datagrams read from one socket in one turn.
 pub(crate) const DATAGRAMS_PER_TURN: usize = 64;
 

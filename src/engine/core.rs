@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::flows::Flows;
 use super::listeners::Listeners;
+use super::looks::Looks;
 use super::net::Net;
 use super::outbox::Outbox;
 use crate::flow::budget::Budget;
@@ -52,6 +53,7 @@ pub(super) struct Core {
     /// The guest's queue from which the frames come that are looked at.
     pub(crate) queue: u8,
     pub(crate) flows: Flows,
+    pub(crate) looks: Looks,
     pub(crate) listeners: Listeners,
     pub(crate) net: Net,
     pub(crate) settings: Settings,
@@ -74,6 +76,7 @@ impl Core {
             now,
             queue: 0,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
+            looks: Looks::default(),
             listeners: Listeners::new(epoll),
             net,
             settings,

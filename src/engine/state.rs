@@ -12,6 +12,7 @@ use super::listener_id::ListenerId;
 use super::marks::SocketMarks;
 use super::net::Epoch;
 use super::one_shots::Place;
+use super::pace::Pace;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
@@ -335,6 +336,8 @@ pub(crate) struct DatagramState {
     pub(crate) delivered: Delivered,
     /// Until when the socket may have datagrams of strangers.
     pub(crate) strangers: Strangers,
+    /// How fast datagrams come for the guest.
+    pub(crate) pace: Pace,
 }
 
 impl DatagramState {
@@ -356,6 +359,7 @@ impl DatagramState {
             expected: 1,
             delivered: Delivered::default(),
             strangers: Strangers::new(now),
+            pace: Pace::default(),
         }
     }
 

@@ -47,6 +47,7 @@ pub(super) fn find_or_open(
         None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
     };
     core.flows.note_use(id, core.now);
+    core.looks.on_guest(&mut core.flows, id);
     core.note_queue(id);
     Ok(id)
 }

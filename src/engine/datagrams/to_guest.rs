@@ -107,6 +107,8 @@ pub(super) fn serve(
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
+    let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    core.looks.follow(&mut core.flows, id, step);
     if heard {
         core.flows.note_use(id, core.now);
         if tap == 0 {
