@@ -102,7 +102,7 @@ pub(super) fn serve(
         _ => return,
     };
     match served {
-        Served::Empty => {}
+        Served::Empty => socket::take_out_heard(core, datagrams, id),
         Served::More => core.flows.mark_ready(id),
         Served::NoRoom => core.flows.mark_starved(id),
     }

@@ -103,11 +103,19 @@ pub(super) fn serve(
         state.touch(core.now, 1 - tap, moved);
         state.bytes[1 - tap] += way.bytes;
     }
+    if moved > 0 {
+        state.hear(moved, way.senders.were_alone());
+    }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if heard && tap == 0 {
-        core.flows.note_answer(id, core.now);
+    let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    core.looks.follow(&mut core.flows, id, step);
+    if heard {
+        core.flows.note_use(id, core.now);
+        if tap == 0 {
+            core.flows.note_answer(id, core.now);
+        }
     }
     served
 }
