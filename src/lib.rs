@@ -114,6 +114,8 @@
 pub mod conf;
 pub mod engine;
 pub mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 pub(crate) mod log;
 pub mod pasta;
