@@ -135,12 +135,9 @@ pub(crate) fn append<const N: usize>(
     let listed = parameters.unwrap_or_default();
     let type_first = parameters.is_some() && !listed.contains(&CODE_TYPE);
     let first = type_first.then_some(CODE_TYPE);
-    // Values of an option that is there twice would be put together (RFC 3396).
-    let mut said = [false; 256];
-    for code in first.into_iter().chain(listed.iter().copied()).chain(CODE_PAD + 1..CODE_END) {
-        if std::mem::replace(&mut said[usize::from(code)], true) {
-            continue;
-        }
+    let unlisted =
+        (CODE_PAD + 1..CODE_END).filter(|code| !listed.contains(code) && first != Some(*code));
+    for code in first.into_iter().chain(listed.iter().copied()).chain(unlisted) {
         let value = if code == CODE_SEARCH && !facts.refuses {
             (!search.is_empty()).then(|| search.clone())
         } else {

@@ -190,7 +190,9 @@ fn local(message: &[u8]) -> Option<(IpAddr, u16)> {
 #[cfg(fuzzing)]
 pub(crate) fn look(mut bytes: &[u8]) -> usize {
     let messages = std::iter::from_fn(|| next_message(&mut bytes));
-    messages.filter(|(message, _)| local(message).is_some() | (error(message) == Errno::PERM)).count()
+    messages
+        .filter(|(message, _)| local(message).is_some() | (error(message) == Errno::PERM))
+        .count()
 }
 
 /// The error in an `NLMSG_ERROR` message, which is negative.
