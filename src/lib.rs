@@ -119,6 +119,8 @@ pub mod conf;
 pub mod control;
 pub mod engine;
 pub mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 pub(crate) mod log;
 pub mod pasta;

@@ -130,6 +130,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         return Ok(ExitCode::SUCCESS);
     };
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
+    worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
     process::forget_start();

@@ -8,6 +8,7 @@
 #                    as new
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
+#   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
 # apt checks every download against the archive's signature. The mirror's address and
 # every setting come from the apt sources of this machine. A complete part is left alone;
@@ -215,6 +216,15 @@ fetch_dhclient() {
     cp "$folder"/root/{,usr/}sbin/dhclient "$folder/" 2>/dev/null || [ -x "$folder/dhclient" ]
 }
 
+# Compilers of policies, which nobody needs for anything else.
+fetch_policies() {
+    local folder=$CACHE/policies
+    unpack installed policies apparmor checkpolicy
+    cp "$folder"/root/usr/bin/checkmodule "$folder/"
+    cp "$folder"/root/{,usr/}sbin/apparmor_parser "$folder/" 2>/dev/null || [ -x "$folder/apparmor_parser" ]
+    cp -r "$folder/root/etc/apparmor.d" "$folder/"
+}
+
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
@@ -266,7 +276,7 @@ for part in "$@"; do
         build_image "$part"
         ;;
     migrate) need qemu-system-x86_64=qemu-system-x86 && fetch migrate ;;
-    peer | dhclient) fetch "$part" ;;
+    peer | dhclient | policies) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done
