@@ -76,6 +76,15 @@ impl Net {
         net
     }
 
+    /// How large the segments are that the peers are sent, by what their kernel tells of each connection.
+    pub(super) fn received_segment_sizes(&self) -> Vec<u32> {
+        let list = || Command::new("ss").args(["--tcp", "--info", "--numeric"]).output();
+        let output = self.peers.run(move || list().expect("ss runs"));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let sizes = text.split_whitespace().filter_map(|word| word.strip_prefix("rcvmss:"));
+        sizes.map(|size| size.parse().expect("a number")).collect()
+    }
+
     /// The network brings everything to this host from now on.
     pub(super) fn lead_to(&self, host: usize) {
         self.bridge.run(move || {
@@ -280,6 +289,11 @@ impl Cluster {
         for connection in &mut self.connections {
             connection.work(&mut self.guest, moved);
         }
+    }
+
+    /// The guest sends all that it has to send, and ends nothing; whether the peers have it.
+    pub(super) fn guest_sends(&mut self) -> bool {
+        self.connections.iter_mut().all(|connection| connection.guest_sends(&mut self.guest))
     }
 
     /// What has come on each way of each connection, in bytes; `None` where nothing is left to come.

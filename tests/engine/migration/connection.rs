@@ -120,6 +120,16 @@ impl Connection {
         }
     }
 
+    /// The guest sends what it has to send; whether the peer has it.
+    pub(super) fn guest_sends(&mut self, guest: &mut Guest) -> bool {
+        let socket = guest.tcp_mut(self.handle);
+        if socket.can_send() {
+            self.up.sent += socket.send_slice(self.up.left()).expect(&self.name);
+        }
+        self.peer_reads();
+        self.up.got == self.up.data.len()
+    }
+
     pub(super) fn guest_reads(&mut self, guest: &mut Guest) {
         let socket = guest.tcp_mut(self.handle);
         let mut chunk = vec![0; BUFFER];

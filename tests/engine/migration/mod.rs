@@ -72,6 +72,24 @@ fn no_way_of_a_connection_stands_still_for_long() {
     });
 }
 
+#[test]
+fn segments_to_the_peers_are_as_large_as_before() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+            cluster.connect_in(family, &[Before::Idle]);
+        }
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.until("the guest's data", Cluster::guest_sends);
+        let sizes = cluster.net.received_segment_sizes();
+        assert!(sizes.len() == 4 && sizes.iter().all(|size| *size > 1400), "{sizes:?}");
+        cluster.finish();
+    });
+}
+
 /// The guest has connections of all kinds at the first host.
 fn at_first_host() -> Cluster {
     let mut cluster = Cluster::new();
