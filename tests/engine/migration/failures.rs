@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_linger;
 use smoltcp::socket::tcp::State;
 
 use super::at_first_host;
 use super::cluster::{Cluster, Host, PATIENCE};
 use super::connection::{Before, Connection};
 use crate::namespace::isolated;
-use crate::world::Family;
+use crate::world::{FAMILIES, Family};
 
 #[test]
 fn a_target_that_dies_before_the_switch_leaves_all_at_the_source() {
@@ -73,6 +74,30 @@ fn without_helper_the_guest_goes_and_its_connections_are_reset() {
         cluster.until("reset of the guest", |cluster| {
             cluster.guest.tcp_mut(handle).state() == State::Closed
         });
+    });
+}
+
+#[test]
+fn a_connection_that_the_peer_has_reset_meanwhile_is_reset_at_the_target() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle, Before::Both]);
+        }
+        cluster.traffic(Duration::from_millis(100));
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        // The first host does not come to look at it.
+        cluster.stop_guest();
+        let handle = cluster.connections[0].handle;
+        let peer = cluster.connections.remove(0).peer;
+        set_socket_linger(&peer, Some(Duration::ZERO)).expect("setsockopt");
+        drop(peer);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.until("reset of the guest", |cluster| {
+            cluster.guest.tcp_mut(handle).state() == State::Closed
+        });
+        cluster.finish();
     });
 }
 
