@@ -353,6 +353,7 @@ impl Engine {
     /// The client of the link has left, with what it has said of the guest's device.
     pub fn on_link_closed(&mut self) {
         self.migration.on_link_closed(&mut self.core);
+        datagrams::forget(&mut self.core, &mut self.datagrams);
         self.core.net.limit_mtu(u16::MAX);
         self.core.net.begin_link();
     }
