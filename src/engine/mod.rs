@@ -455,6 +455,7 @@ impl Engine {
     pub fn on_link_closed(&mut self) {
         self.set_link(false);
         self.migration.on_link_closed(&mut self.core);
+        datagrams::forget(&mut self.core, &mut self.datagrams);
         self.core.net.limit_mtu(u16::MAX);
         self.core.net.begin_link();
     }
