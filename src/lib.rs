@@ -111,6 +111,7 @@
 // What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
 #![warn(unreachable_pub)]
 
+pub(crate) mod check;
 pub mod conf;
 pub mod engine;
 pub mod flow;
