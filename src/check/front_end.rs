@@ -30,11 +30,29 @@ pub(super) fn findings(words: &[String]) -> Vec<Finding> {
     }
 }
 
-/// The values of an option, which may have one or two dashes.
-fn arguments_of<'a>(words: &'a [String], option: &str) -> Vec<&'a str> {
+/// The values of an option, which may have one or two dashes, in the form `KIND,a=b,c=d`.
+fn arguments_of(words: &[String], option: &str) -> Vec<String> {
     let named = |word: &str| word.trim_start_matches('-') == option && word.starts_with('-');
     let pairs = words.windows(2).filter(|pair| named(&pair[0]));
-    pairs.map(|pair| pair[1].as_str()).collect()
+    pairs.map(|pair| without_json(&pair[1])).collect()
+}
+
+/// A value in JSON, as libvirt gives it to QEMU, in the form that people use. What has more than one level is not
+/// looked at here.
+fn without_json(value: &str) -> String {
+    let Some(members) = value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+        return value.to_owned();
+    };
+    let unquoted = |text: &str| text.trim().trim_matches('"').to_owned();
+    let members = members.split(',').filter_map(|member| member.split_once(':'));
+    let members = members.map(|(name, value)| (unquoted(name), unquoted(value)));
+    let (kinds, rest): (Vec<_>, Vec<_>) =
+        members.partition(|(name, _)| matches!(name.as_str(), "type" | "qom-type" | "backend"));
+    let mut text = kinds.into_iter().next().map_or_else(String::new, |(_, kind)| kind);
+    for (name, value) in rest {
+        text.push_str(&format!(",{name}={value}"));
+    }
+    text
 }
 
 /// The value of `key` in `a=b,c=d`.
@@ -57,8 +75,8 @@ fn qemu(words: &[String]) -> Vec<Finding> {
     if let Some(device) = netdevs.iter().find(|device| first_word(device) == "vhost-user") {
         return vec![qemu_memory(words), qemu_chardev(words, device)];
     }
-    let stream = |device: &&&str| matches!(first_word(device), "stream" | "socket");
-    if netdevs.iter().any(|device| stream(&device)) {
+    let stream = |device: &String| matches!(first_word(device), "stream" | "socket");
+    if netdevs.iter().any(stream) {
         return vec![Finding::fine(
             MEMORY,
             "not shared, and need not be: frames go through a stream socket",
@@ -74,9 +92,10 @@ fn qemu(words: &[String]) -> Vec<Finding> {
 
 fn qemu_memory(words: &[String]) -> Finding {
     let machines = arguments_of(words, "machine").into_iter().chain(arguments_of(words, "M"));
-    let by_machine = machines.filter_map(|machine| property(machine, "memory-backend"));
-    let by_node =
-        arguments_of(words, "numa").into_iter().filter_map(|node| property(node, "memdev"));
+    let machines: Vec<String> = machines.collect();
+    let nodes = arguments_of(words, "numa");
+    let by_machine = machines.iter().filter_map(|machine| property(machine, "memory-backend"));
+    let by_node = nodes.iter().filter_map(|node| property(node, "memdev"));
     let used: Vec<&str> = by_machine.chain(by_node).collect();
     let objects = arguments_of(words, "object");
     if used.is_empty() {
@@ -270,6 +289,21 @@ mod tests {
             let line = format!("qemu-kvm {shared} {device}");
             assert_eq!(judged(&line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn json_of_libvirt() {
+        let memory = |share| {
+            format!(
+                "qemu -machine pc-q35-9.2,memory-backend=pc.ram \
+                 -object {{\"qom-type\":\"memory-backend-memfd\",\"id\":\"pc.ram\",\"share\":{share},\"size\":1024}} \
+                 -chardev socket,id=charnet0,path=/s,reconnect-ms=5000 \
+                 -netdev {{\"type\":\"vhost-user\",\"chardev\":\"charnet0\",\"id\":\"hostnet0\"}}"
+            )
+        };
+        assert!(judged(&memory("true")).starts_with("ok "), "{}", judged(&memory("true")));
+        let private = judged(&memory("false"));
+        assert_eq!(private, "missing guest memory: the memfd of pc.ram is private");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::flow::network::{Ipv4Net, Ipv4Route, Ipv6Net, MAX_ROUTES, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
-/// The gateway, that is ourselves, in local mode and where the host's default route has none.
+/// The gateway, that is ourselves, in local mode and where the host's default route has none, or where there is none.
 pub(crate) const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
 /// The same for IPv6.
 const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
