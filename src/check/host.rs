@@ -121,8 +121,10 @@ fn namespace_cure(errno: Errno, setting: &dyn Fn(&str) -> Option<String>) -> Str
          kernel.apparmor_restrict_unprivileged_userns=0"
     } else if matches!(errno, Errno::NOSPC | Errno::USERS) {
         "raise user.max_user_namespaces and its siblings, or nest fewer containers"
+    } else if errno == Errno::ROFS {
+        "mount /proc so that it can be written"
     } else if matches!(errno, Errno::PERM | Errno::ACCESS) {
-        "allow unshare(2) of namespaces in the container's seccomp profile"
+        "allow unshare(2) of namespaces in the container's seccomp profile; in a chroot there can be none"
     } else {
         "use a kernel with namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)"
     };
@@ -277,6 +279,7 @@ mod tests {
         let sysctl = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
         assert!(cure(Errno::PERM, sysctl, "1").contains("'userns,'"));
         assert!(cure(Errno::PERM, sysctl, "0").contains("seccomp profile"));
+        assert!(cure(Errno::ROFS, "", "").contains("/proc"));
         assert!(cure(Errno::INVAL, "", "").contains("CONFIG_USER_NS"));
     }
 
