@@ -115,6 +115,7 @@
 #![warn(unreachable_pub)]
 
 pub mod ask;
+pub(crate) mod check;
 pub mod conf;
 pub mod control;
 pub mod engine;

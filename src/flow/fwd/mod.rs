@@ -284,6 +284,7 @@ pub(crate) mod example {
                 gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 fixed: false,
                 dns: ArrayVec::new(),
+                routes: None,
             }),
             v6: Some(Ipv6Net {
                 addr: Some(v6("2001:db8::2")),
