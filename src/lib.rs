@@ -115,10 +115,13 @@
 #![warn(unreachable_pub)]
 
 pub mod ask;
+pub(crate) mod check;
 pub mod conf;
 pub mod control;
 pub mod engine;
 pub mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 pub(crate) mod log;
 pub mod pasta;

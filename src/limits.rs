@@ -61,8 +61,8 @@ pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 /// for the next question.
 pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the guest must go on with one peer of a flow with anybody until that one gets a connected socket of its
-/// own: often enough that what that costs, some 10 µs, is less than what it saves.
+/// How often the guest must go on with one peer of a flow with anybody, or that one with it, until it gets a connected
+/// socket of its own: often enough that what that costs, some 10 µs, is less than what it saves.
 pub(crate) const TALKS_ON: u8 = 64;
 
 /// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
@@ -88,6 +88,9 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 
 /// Batches of frames taken from the guest in one turn, before sockets get their turn.
 pub(crate) const BATCHES_PER_TURN: usize = 4;
+
+/// Flows whose sockets are looked at by time: more streams that fast have no processor to go through.
+pub(crate) const MAX_LOOKS: usize = 64;
 
 /// Datagrams read from one socket in one turn.
 pub(crate) const DATAGRAMS_PER_TURN: usize = 64;

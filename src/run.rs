@@ -48,6 +48,11 @@ pub fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
+        Command::Check(question) => {
+            let (text, complete) = crate::check::answer(&question);
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Command::Run(options) => start(*options).unwrap_or_else(|error| fail(&error)),
     }
 }
@@ -70,7 +75,8 @@ fn start(options: Options) -> Result<ExitCode, StartError> {
     sandbox::limit_capabilities()?;
     process::settle_signals().map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
-    if let Err(errno) = process::close_descriptors(options.fd) {
+    let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
+    if let Err(errno) = process::close_descriptors(options.fd.or(activated)) {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
@@ -130,6 +136,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         return Ok(ExitCode::SUCCESS);
     };
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
+    worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
     process::forget_start();

@@ -38,6 +38,8 @@ complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewi
 complete -c passt -s h -l help -d 'Print this help and exit'
 complete -c passt -l version -d 'Print version and licence, exit'
 complete -c passt -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c passt -l check -d 'Print what this machine allows, and what it lacks'
+complete -c passt -l json -d 'Print what --check finds as JSON'
 complete -c passt -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
 complete -c passt -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
 complete -c passt -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'

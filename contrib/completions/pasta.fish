@@ -73,6 +73,8 @@ complete -c pasta -n __fish_pasta_has_no_command -s U -l udp-ns -d 'UDP ports of
 complete -c pasta -n __fish_pasta_has_no_command -s h -l help -d 'Print this help and exit'
 complete -c pasta -n __fish_pasta_has_no_command -l version -d 'Print version and licence, exit'
 complete -c pasta -n __fish_pasta_has_no_command -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c pasta -n __fish_pasta_has_no_command -l check -d 'Print what this machine allows, and what it lacks'
+complete -c pasta -n __fish_pasta_has_no_command -l json -d 'Print what --check finds as JSON'
 complete -c pasta -n __fish_pasta_has_no_command -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
 complete -c pasta -n __fish_pasta_has_no_command -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
 complete -c pasta -n __fish_pasta_has_no_command -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'

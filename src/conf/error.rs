@@ -49,6 +49,9 @@ pub enum ConfError {
     /// `--stats` without `--foreground`: nobody would see them.
     #[error("Can't display statistics if not running in foreground")]
     StatsInBackground,
+    /// `--json` without `--check`.
+    #[error("--json needs --check")]
+    JsonWithoutCheck,
     /// A file of egress rules cannot be read.
     #[error("Couldn't read --egress-file {}: {}", path.display(), errno_text(.source))]
     EgressFile {
@@ -171,6 +174,7 @@ impl ConfError {
             Self::Pid(_) => "Give the id of a process, or a command",
             Self::ExtraArgument(_) => "passt takes options only; see --help",
             Self::StatsInBackground => "Add --foreground (-f), or leave --stats out",
+            Self::JsonWithoutCheck => "Add --check, or leave --json out",
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both"
             }

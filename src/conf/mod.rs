@@ -30,7 +30,7 @@ pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
 pub(crate) use meaning::{LOCAL_GATEWAY_V4, option_of};
 pub use options::{
-    Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
+    Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };
 pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::events::{Event, Events};
 use super::flows::Flows;
 use super::listeners::Listeners;
+use super::looks::Looks;
 use super::net::Net;
 use super::outbox::Outbox;
 use crate::flow::budget::Budget;
@@ -53,6 +54,7 @@ pub(super) struct Core {
     /// The guest's queue from which the frames come that are looked at.
     pub(crate) queue: u8,
     pub(crate) flows: Flows,
+    pub(crate) looks: Looks,
     pub(crate) listeners: Listeners,
     pub(crate) net: Net,
     pub(crate) settings: Settings,
@@ -79,6 +81,7 @@ impl Core {
             now,
             queue: 0,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
+            looks: Looks::default(),
             listeners: Listeners::new(epoll),
             events: net.events.clone(),
             began: now,

@@ -338,7 +338,7 @@ impl Flows {
         }
     }
 
-    /// Notes that the guest goes on with a flow: the one that it was taken out of lives on, too.
+    /// Notes that the guest or its peer goes on with a flow: the one that it was taken out of lives on, too.
     pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
         let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
         if let Some(origin) = state.and_then(|state| state.out_of)
@@ -356,6 +356,11 @@ impl Flows {
         {
             append(&mut self.ready, id);
         }
+    }
+
+    /// Whether a flow waits for its turn, or for room in the guest's buffers: something may be in its socket.
+    pub(crate) fn waits(&self, id: FlowId) -> bool {
+        self.table.get(id).is_some_and(|flow| flow.state.ready || flow.state.starved)
     }
 
     /// Number of flows on the list for this turn.

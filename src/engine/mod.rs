@@ -30,6 +30,7 @@
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `pace`, `looks` | fast streams of datagrams, and when their sockets are looked at |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
@@ -67,12 +68,14 @@ mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod looks;
 mod marks;
 mod migration;
 mod neighbours;
 mod net;
 mod one_shots;
 mod outbox;
+mod pace;
 mod reserved_port;
 mod responders;
 mod source;
@@ -141,8 +144,8 @@ pub struct Engine {
     buffer: CopyBuffer,
     /// Flows that have waited for room when the link last reported some, and were not served since.
     unfed: usize,
-    /// When the next acknowledgement has waited for long enough.
-    ack_at: Option<Timestamp>,
+    /// When the next acknowledgement has waited for long enough, or the next socket is to be looked at.
+    soon: Option<Timestamp>,
     /// This turn served a connection that moves bulk past the link.
     bulk: bool,
     expired: Expired,
@@ -180,7 +183,7 @@ impl Engine {
             duid,
             buffer: CopyBuffer::default(),
             unfed: 0,
-            ack_at: None,
+            soon: None,
             bulk: false,
             expired: Expired::default(),
             link_up: false,
@@ -452,6 +455,7 @@ impl Engine {
     pub fn on_link_closed(&mut self) {
         self.set_link(false);
         self.migration.on_link_closed(&mut self.core);
+        datagrams::forget(&mut self.core, &mut self.datagrams);
         self.core.net.limit_mtu(u16::MAX);
         self.core.net.begin_link();
     }
@@ -466,6 +470,7 @@ impl Engine {
             listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
         }
         core.flows.due_acks(core.now);
+        core.looks.due(&mut core.flows, core.now);
         let before = core.flows.table.len();
         self.feed(out);
         for _ in 0..self.core.flows.ready_count() {
@@ -479,7 +484,8 @@ impl Engine {
         if core.flows.table.len() < before {
             core.listeners.wake_all();
         }
-        self.ack_at = core.flows.due_acks(core.now);
+        let soon = [core.flows.due_acks(core.now), core.looks.due(&mut core.flows, core.now)];
+        self.soon = soon.into_iter().flatten().min();
     }
 
     /// Serves flows that have waited for room, each once, as long as their queue has any: a queue that is full must
@@ -569,7 +575,7 @@ impl Engine {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let own = [self.core.flows.timers.next_deadline(), self.ack_at, self.migration.deadline()];
+        let own = [self.core.flows.timers.next_deadline(), self.soon, self.migration.deadline()];
         own.into_iter().flatten().min()
     }
 

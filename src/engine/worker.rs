@@ -15,6 +15,7 @@ use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
 use super::{Counters, Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::sys::process::alarm;
 use crate::time::Timestamp;
 
 /// The loop with everything it owns.
@@ -37,6 +38,8 @@ pub struct Worker<L: Link> {
     exit: Option<Exit>,
     /// End when the guest has moved away.
     ends_with_migration: bool,
+    /// When the alarm was set, if calls of this loop are to be interrupted that do not come back.
+    alarm: Option<Timestamp>,
 }
 
 impl<L: Link> Worker<L> {
@@ -69,6 +72,7 @@ impl<L: Link> Worker<L> {
             stats: None,
             exit: None,
             ends_with_migration: false,
+            alarm: None,
         })
     }
 
@@ -76,6 +80,16 @@ impl<L: Link> Worker<L> {
     /// the end of the one client would be the end.
     pub(crate) fn end_with_migration(&mut self, ends: bool) {
         self.ends_with_migration = ends;
+    }
+
+    /// Has calls interrupted from now on that do not come back: a front-end can make its descriptors block.
+    ///
+    /// # Errors
+    /// What sigaction(2) reports.
+    pub(crate) fn interrupt_calls(&mut self) -> Result<(), Errno> {
+        alarm::prepare()?;
+        self.alarm = Some(Timestamp::ZERO);
+        Ok(())
     }
 
     /// Has `source` act on its events from now on.
@@ -139,12 +153,14 @@ impl<L: Link> Worker<L> {
     /// # Errors
     /// What epoll_wait(2) reports.
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
+        alarm::at_work(false);
         let timeout = self.timeout(at_most);
         self.events.clear();
         let last = LastTurn { began: self.began, bulk: self.engine.moved_bulk() };
         self.waits.wait(&self.epoll, &mut self.events, timeout, last)?;
         let now = monotonic_now();
         self.began = now;
+        self.set_alarm(now);
         self.engine.begin_turn(now);
         for index in 0..self.events.len() {
             let event = self.events[index];
@@ -166,6 +182,22 @@ impl<L: Link> Worker<L> {
             self.show_stats(now);
         }
         Ok(())
+    }
+
+    /// Sets the alarm, but not where it alone has woken the loop: it would do so for ever.
+    fn set_alarm(&mut self, now: Timestamp) {
+        if self.alarm.is_none() {
+            return;
+        }
+        alarm::at_work(true);
+        let due = [self.engine.next_deadline(), self.flush_at];
+        let due = due.into_iter().flatten().any(|at| at <= now);
+        let busy = due || self.frames || self.engine.has_work() || !self.events.is_empty();
+        let woken_by_it = alarm::rang() && !busy;
+        if !woken_by_it && self.alarm.is_none_or(|set| now.since(set) >= alarm::ALARM / 2) {
+            self.alarm = Some(now);
+            alarm::set();
+        }
     }
 
     fn show_stats(&mut self, now: Timestamp) {

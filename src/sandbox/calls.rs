@@ -68,7 +68,6 @@ const COMMON: &[Call] = &[
     any(libc::SYS_clock_gettime),
     // Sockets.
     checked(libc::SYS_socket, 0, HOST_FAMILIES),
-    any(libc::SYS_accept),
     any(libc::SYS_accept4),
     any(libc::SYS_bind),
     any(libc::SYS_connect),
@@ -103,7 +102,6 @@ const COMMON: &[Call] = &[
     any(libc::SYS_ftruncate),
     any(libc::SYS_fallocate),
     any(libc::SYS_fsync),
-    any(libc::SYS_fdatasync),
     any(libc::SYS_fstat),
     checked(libc::SYS_newfstatat, 3, DESCRIPTOR_ITSELF),
     checked(libc::SYS_statx, 2, DESCRIPTOR_ITSELF),
@@ -143,7 +141,7 @@ const RUNTIME: &[Call] = &[
 
 /// Calls that only kernels of older processors have; others have the newer name alone.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[Call] = &[any(libc::SYS_epoll_wait), any(libc::SYS_dup2)];
+const OLDER: &[Call] = &[any(libc::SYS_dup2)];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
 
@@ -151,6 +149,8 @@ const OLDER: &[Call] = &[];
 /// a client tell which one it speaks.
 const PASST: &[Call] = &[
     any(libc::SYS_eventfd2),
+    // The alarm for calls that a front-end has made wait.
+    checked(libc::SYS_setitimer, 0, Check::Equals(libc::ITIMER_REAL as u32)),
     checked(libc::SYS_socketpair, 0, Check::Equals(libc::AF_UNIX as u32)),
 ];
 

@@ -25,6 +25,7 @@ mod migration;
 mod mtu;
 mod namespace;
 mod neighbours;
+mod pace;
 mod packet;
 mod queues;
 mod reserved;

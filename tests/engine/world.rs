@@ -132,6 +132,7 @@ pub fn network(mtu: u16) -> Network {
             gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
             fixed: false,
             dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(v6("2001:db8::2")),

@@ -91,6 +91,7 @@ fn network() -> Network {
             gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
             fixed: false,
             dns: Default::default(),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(GUEST_V6),

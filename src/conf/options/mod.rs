@@ -40,8 +40,21 @@ pub enum Command {
     Version(String),
     /// `--print-capabilities`: print this on stdout.
     Capabilities(String),
+    /// `--check`: look at the machine and say what was found.
+    Check(Question),
     /// Run with these options.
     Run(Box<Options>),
+}
+
+/// What `--check` was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Which program is to run.
+    pub mode: Mode,
+    /// `--json`.
+    pub json: bool,
+    /// The command line of a front-end, or nothing.
+    pub front_end: Vec<OsString>,
 }
 
 /// What ends the reading of options with an answer instead of a start.
@@ -291,6 +304,10 @@ pub struct Options {
     pub(crate) egress: EgressOptions,
     /// What is for pasta only.
     pub(crate) pasta: PastaOptions,
+    /// `--check`.
+    pub(crate) check: bool,
+    /// `--json`.
+    pub(crate) json: bool,
     ending: Option<Ending>,
 }
 
@@ -326,6 +343,8 @@ impl Default for Options {
             ports: Vec::new(),
             egress: EgressOptions::default(),
             pasta: PastaOptions::default(),
+            check: false,
+            json: false,
             ending: None,
         }
     }

@@ -40,6 +40,8 @@ const GENERAL: &[Definition] = &[
         |o| o.ending = Some(Ending::Capabilities),
         "Print what the vhost-user back-end is, as JSON, and exit",
     ),
+    flag(None, "check", |o| o.check = true, "Print what this machine allows, and what it lacks"),
+    flag(None, "json", |o| o.json = true, "Print what --check finds as JSON"),
 ];
 
 const PROCESS: &[Definition] = &[

@@ -43,6 +43,11 @@ impl Default for Fragments {
     }
 }
 
+/// Forgets the fragments that there are. The guest is gone: what the next one sends is no part of what this one has begun.
+pub(in crate::engine) fn forget(core: &mut Core, datagrams: &mut Datagrams) {
+    datagrams.fragments.reassembly.clear(&mut core.outbox.drops);
+}
+
 /// A packet that is whole again, in a buffer until the next fragment comes.
 pub(in crate::engine) struct Reassembled {
     /// Its header; where its L4 header is says `bytes`.

@@ -103,11 +103,19 @@ pub(super) fn serve(
         state.touch(core.now, 1 - tap, moved);
         state.bytes[1 - tap] += way.bytes;
     }
+    if moved > 0 {
+        state.hear(moved, way.senders.were_alone());
+    }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if heard && tap == 0 {
-        core.flows.note_answer(id, core.now);
+    let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    core.looks.follow(&mut core.flows, id, step);
+    if heard {
+        core.flows.note_use(id, core.now);
+        if tap == 0 {
+            core.flows.note_answer(id, core.now);
+        }
     }
     served
 }
@@ -531,11 +539,16 @@ fn drop_burst(
     (burst, done): (Burst, u32),
     reason: DropReason,
 ) -> (usize, Served) {
-    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-    let datagrams = (burst.len - done).div_ceil(segment).max(1);
-    drops.add(reason, datagrams.into());
+    drops.add(reason, rest_of(burst, done).into());
     drop_head(fd);
     (0, Served::More)
+}
+
+/// How many datagrams of a burst are behind its first `done` bytes, at least one. There may be more done than it has: the
+/// kernel may have replaced it by a longer one, when it has found its checksum to be wrong.
+fn rest_of(burst: Burst, done: u32) -> u32 {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    burst.len.saturating_sub(done).div_ceil(segment).max(1)
 }
 
 /// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
@@ -601,6 +614,13 @@ fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_of_a_burst_is_counted_whatever_the_queue_has_become() {
+        let burst = Burst { len: 2500, segment: Some(1000) };
+        assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
+        assert_eq!(rest_of(single(0), 0), 1);
+    }
 
     fn single(len: u32) -> Burst {
         Burst { len, segment: None }

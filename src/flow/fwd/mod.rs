@@ -33,7 +33,7 @@ mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
+pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, question_lost, reconsider};
 pub use places::{Places, Prefix, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
@@ -284,6 +284,7 @@ pub(crate) mod example {
                 gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 fixed: false,
                 dns: ArrayVec::new(),
+                routes: None,
             }),
             v6: Some(Ipv6Net {
                 addr: Some(v6("2001:db8::2")),
