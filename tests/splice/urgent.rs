@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
 
+use crate::many::{small_buffers, stall};
 use crate::rig::{self, Running, Setup, in_namespace};
-use crate::{FIXED, Route, pattern, read_all, small_buffers, stall};
+use crate::{FIXED, Route, pattern, read_all};
 
 fn send_urgent(stream: &TcpStream, byte: u8) {
     assert_eq!(send(stream, &[byte], SendFlags::OOB), Ok(1));

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::{
-    Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
+    FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
     ToGuestLease,
 };
 use rustix::net::SendFlags;
@@ -30,12 +30,9 @@ use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram;
 use crate::sys::socket::is_of_this_host;
 use crate::wire::DropReason;
-use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::{self, EchoHead, UDP_HEADER_BYTES};
-
-/// Where the checksum is in an ICMP or ICMPv6 header, in bytes (RFC 792, RFC 4443).
-const CHECKSUM_OFFSET: u16 = 2;
 
 /// An echo request from the guest.
 pub(in crate::engine) fn echo_from_guest(
@@ -235,10 +232,12 @@ impl Way<'_> {
             return Some(None);
         };
         let received = received.min(len);
-        let (checksum, meta) = checksum(&lease, &self.template, received);
         l4::set_echo_identifier(head, self.side.endpoint.port());
-        lease.put_header(0, &self.template.echo(head, received, checksum));
-        lease.commit(&[FrameDone { payload_len: received, meta }]);
+        // Whole, whatever the link can leave to the guest: a program that reads ICMP sees it as it came, and
+        // ping(8) looks at the checksum itself.
+        let payload_sum = lease.payload_sum(0, received).folded();
+        lease.put_header(0, &self.template.echo(head, received, payload_sum));
+        lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;
         Some(Some(Served::More))
     }
@@ -290,20 +289,4 @@ fn send_message(
     let _header = template.icmp(message);
     let Some((&head, payload)) = message.split_first_chunk() else { return Sent::NeverFits };
     Datagram { template, head, payload }.send(outbox, out, mtu, delivered)
-}
-
-/// How to finish the checksum of a reply whose payload of `len` bytes was received.
-fn checksum(
-    lease: &ToGuestLease<'_>,
-    template: &HeaderTemplate,
-    len: u32,
-) -> (L4Checksum, FrameMeta) {
-    if lease.caps().partial_checksum {
-        let start = template.l3_bytes() as u16;
-        let checksum = Checksum::Partial { start, offset: CHECKSUM_OFFSET };
-        (L4Checksum::Partial, FrameMeta { checksum, gso: None })
-    } else {
-        let payload_sum = lease.payload_sum(0, len).folded();
-        (L4Checksum::Complete { payload_sum }, FrameMeta::default())
-    }
 }

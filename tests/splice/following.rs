@@ -1,0 +1,157 @@
+//! Ports that follow services: open while there is one behind them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::rig::{self, Running, Setup, descriptors, eventually, in_namespace};
+use crate::{Route, localhost};
+
+/// Whether somebody listens there. On a busy machine a connection that is taken and reset at once, as one
+/// to a service that has just gone, fails with another error than a port without listener.
+fn is_open(route: &Route, port: u16) -> bool {
+    let to = SocketAddr::new(localhost(route.v4), port);
+    route.on(false, move || match TcpStream::connect(to) {
+        Ok(_) => true,
+        Err(error) => error.kind() != ErrorKind::ConnectionRefused,
+    })
+}
+
+#[test]
+fn ports_follow_services() {
+    in_namespace("following::ports_follow_services", || {
+        let guest = rig::guest();
+        let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
+        for route in Route::all(&guest) {
+            let service = SocketAddr::new(route.service().ip(), 4000);
+            assert!(!is_open(&route, 4000));
+            let listener = route.on(true, move || TcpListener::bind(service).unwrap());
+            eventually("the port to open", || is_open(&route, 4000));
+            let mut client = route.connect(4000);
+            listener.set_nonblocking(true).unwrap();
+            // The tries of `is_open` are in the queue as well: the last one is ours.
+            client.write_all(b"hello").unwrap();
+            let mut found = false;
+            eventually("the connection", || {
+                if let Ok((mut peer, _)) = listener.accept() {
+                    peer.set_nonblocking(false).unwrap();
+                    found |= read_some(&mut peer) == b"hello";
+                }
+                found
+            });
+            drop((client, listener));
+            eventually("the port to close", || !is_open(&route, 4000));
+        }
+    });
+}
+
+fn read_some(stream: &mut TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut buffer = [0; 16];
+    let length = stream.read(&mut buffer).unwrap_or(0);
+    buffer[..length].to_vec()
+}
+
+/// Whether a datagram is taken there, and not answered with an ICMP error.
+fn is_udp_open(route: &Route, to: SocketAddr) -> bool {
+    let probe = route.udp(false, SocketAddr::new(to.ip(), 0));
+    probe.connect(to).unwrap();
+    probe.send(&[]).unwrap();
+    probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    !matches!(probe.recv(&mut [0; 1]), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn udp_ports_follow_udp_and_tcp_services() {
+    in_namespace("following::udp_ports_follow_udp_and_tcp_services", || {
+        let guest = rig::guest();
+        let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
+        for (index, route) in Route::all(&guest).into_iter().enumerate() {
+            // Flows of one round keep their ports for a while.
+            let (udp_port, tcp_port) = (4100 + index as u16, 4200 + index as u16);
+            let at = |port| SocketAddr::new(localhost(route.v4), port);
+            let open = |port| is_udp_open(&route, at(port));
+            let service = route.udp(true, SocketAddr::new(route.service().ip(), udp_port));
+            let tcp = SocketAddr::new(route.service().ip(), tcp_port);
+            let listener = route.on(true, move || TcpListener::bind(tcp).unwrap());
+            eventually("the port to open", || open(udp_port));
+            eventually("the port of the TCP service to open for UDP", || open(tcp_port));
+            let client = route.udp(false, at(0));
+            client.send_to(b"hello", at(udp_port)).unwrap();
+            let mut buffer = [0; 16];
+            // The probes come first; they are empty.
+            let (length, peer) = loop {
+                let got = service.recv_from(&mut buffer).unwrap();
+                if got.0 > 0 {
+                    break got;
+                }
+            };
+            service.send_to(&buffer[..length], peer).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 5);
+            drop((service, listener));
+            eventually("the ports to close", || !open(udp_port) && !open(tcp_port));
+        }
+    });
+}
+
+#[test]
+fn what_we_listen_on_is_not_forwarded_back() {
+    in_namespace("following::what_we_listen_on_is_not_forwarded_back", || {
+        let guest = rig::guest();
+        let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
+        for inward in [true, false] {
+            let there = Route { guest: guest.clone(), inward, v4: true };
+            let back = Route { inward: !inward, ..there.clone() };
+            let service = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 4300);
+            let listener = there.on(true, move || TcpListener::bind(service).unwrap());
+            eventually("the port to open", || is_open(&there, 4300));
+            drop(listener);
+            // If our socket on one side kept one on the other side open, neither would ever close.
+            eventually("the port to close", || !is_open(&there, 4300));
+            std::thread::sleep(3 * passt::flow::scan::SCAN_PERIOD);
+            assert!(!is_open(&there, 4300) && !is_open(&back, 4300));
+        }
+    });
+}
+
+#[test]
+fn ports_of_the_guest_leave_descriptors_for_flows() {
+    in_namespace("following::ports_of_the_guest_leave_descriptors_for_flows", || {
+        const SERVICES: u16 = 3000;
+        let guest = rig::guest();
+        let bind = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let services = guest.run(move || (5000..5000 + SERVICES).map(bind).collect::<Vec<_>>());
+        let before = descriptors();
+        let auto =
+            Setup { max_descriptors: Some(1600), ..Setup::new(["auto", "none", "none", "none"]) };
+        let running = Running::start(&guest, auto);
+        let opened = || descriptors() - before;
+        // Half of what is left after those that are kept back, and the engine's own few.
+        eventually("half of the descriptors in use", || opened() > 650);
+        let turns = running.turns();
+        std::thread::sleep(2 * passt::flow::scan::SCAN_PERIOD);
+        assert!(running.turns() > turns);
+        assert!(opened() < 750, "{} descriptors are in use", opened());
+        drop(services);
+    });
+}
+
+#[test]
+fn services_that_cannot_be_reached_open_no_port() {
+    in_namespace("following::services_that_cannot_be_reached_open_no_port", || {
+        let guest = rig::guest();
+        let route = &Route::all(&guest)[0];
+        let hidden = guest.run(|| TcpListener::bind("127.0.0.1:4400").unwrap());
+        let shown = guest.run(|| TcpListener::bind("0.0.0.0:4401").unwrap());
+        let auto = Setup::new(["auto", "none", "none", "none"]);
+        let running = Running::start(&guest, auto.clone());
+        assert!(is_open(route, 4401), "ports are open from the start");
+        assert!(!is_open(route, 4400));
+        drop(running);
+        let mut keep = auto;
+        keep.how.keep_loopback = true;
+        let _running = Running::start(&guest, keep);
+        assert!(is_open(route, 4400) && is_open(route, 4401));
+        drop((hidden, shown));
+    });
+}

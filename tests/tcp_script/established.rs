@@ -1,0 +1,279 @@
+//! Both sides are open.
+
+use crate::{IN_FLIGHT, OPEN, script};
+
+#[test]
+fn rfc5961_4_syn_gets_one_challenge_a_while() {
+    script(&[OPEN, "> S 1 -x BadSyn", "< A 1 ack=1", "> S 1 -x BadSyn", "t 140"]);
+    script(&[OPEN, "> SA 0 ack=1 -x BadSyn", "< A 1 ack=1"]);
+}
+
+#[test]
+fn data_is_acknowledged_once_the_socket_has_it() {
+    script(&[OPEN, "> A 1+10 ack=1 -> 0 10", "> A 11+5 ack=1 -> 0 5", "w 15", "< A 1 ack=16"]);
+}
+
+#[test]
+fn rfc9293_3_8_5_urgent_data_of_the_guest_is_part_of_its_stream() {
+    script(&[OPEN, "> AU 1+10 ack=1 -> 0 10", "> A 11+5 ack=1 -> 0 5", "w 15", "< A 1 ack=16"]);
+}
+
+#[test]
+fn rfc9293_3_10_7_4_old_data_is_cut_off() {
+    script(&[
+        OPEN,
+        "> A 1+10 ack=1 -> 0 10
+         w 10
+         < A 1 ack=11
+         > A 6+10 ack=1 -> 5 5
+         w 5
+         < A 1 ack=16
+         > A 1+10 ack=1 -x Old
+         < A 1 ack=16",
+    ]);
+}
+
+#[test]
+fn rfc5681_4_2_gap_gets_a_duplicate_ack_for_each_segment() {
+    script(&[OPEN, "> A 11+10 ack=1 -x OutOfOrder", "< A 1 ack=1"]);
+    script(&[
+        OPEN,
+        "> A 11+5000 ack=1 -x OutOfOrder
+         < A 1 ack=1
+         < A 1 ack=1
+         < A 1 ack=1",
+    ]);
+}
+
+#[test]
+fn rfc9293_3_10_7_4_data_beyond_the_window_is_dropped() {
+    script(&[OPEN, "> A 50001+10 ack=1 -x OutsideWindow", "< A 1 ack=1"]);
+}
+
+#[test]
+fn rfc9293_3_8_4_keepalive_probe_is_answered() {
+    script(&[
+        OPEN,
+        "> A 0 ack=1 -x Old",
+        "< A 1 ack=1",
+        "t 140",
+        "> A 0+1 ack=1 -x Old",
+        "< A 1 ack=1",
+    ]);
+}
+
+#[test]
+fn short_write_takes_the_rest_back_with_the_fin() {
+    script(&[
+        OPEN,
+        "> A 1+100 ack=1 -> 0 100
+         > FA 101+100 ack=1 -> 0 100
+         w 150
+         < A 1 ack=151 win=0
+         watch
+         > FA 151+50 ack=1 -> 0 50
+         w 50
+         shutdown
+         t 5
+         < A 1 ack=202",
+    ]);
+}
+
+#[test]
+fn after_a_short_write_duplicates_tell_of_the_loss() {
+    script(&[
+        OPEN,
+        "> A 1+100 ack=1 -> 0 100
+         w 0
+         < A 1 ack=1 win=0
+         watch
+         ! writable
+         < A 1 ack=1 win=50000
+         < A 1 ack=1 win=50000
+         < A 1 ack=1 win=50000
+         < A 1 ack=1 win=50000",
+    ]);
+}
+
+#[test]
+fn fin_is_passed_on_and_acknowledged() {
+    script(&[OPEN, "> FA 1 ack=1", "shutdown", "t 5", "< A 1 ack=2"]);
+    script(&[OPEN, "> FA 1+5 ack=1 -> 0 5", "w 5", "shutdown", "t 5", "< A 1 ack=7"]);
+}
+
+#[test]
+fn the_peers_fin_or_data_acknowledges_the_fin_if_it_comes_at_once() {
+    script(&[
+        OPEN,
+        "> FA 1 ack=1
+         shutdown
+         ! readable
+         data 0 8760 1
+         = drained 100
+         t 5
+         ! peerclosed
+         data 100 8760 101
+         = eof
+         < FA 101 ack=2
+         > A 2 ack=102
+         discard 100
+         close",
+    ]);
+}
+
+#[test]
+fn fin_beyond_a_gap_is_not_passed_on() {
+    script(&[OPEN, "> FA 5 ack=1 -x OutOfOrder", "< A 1 ack=1"]);
+}
+
+#[test]
+fn rfc5961_3_exact_reset_closes() {
+    script(&[OPEN, "> R 1", "reset"]);
+    script(&[OPEN, "> A 1+10 ack=1 -> 0 10", "> RA 11 ack=1", "w 10", "reset"]);
+}
+
+#[test]
+fn rfc5961_3_reset_elsewhere_in_the_window_gets_a_challenge() {
+    script(&[OPEN, "> R 2 -x BadReset", "< A 1 ack=1"]);
+}
+
+#[test]
+fn rfc5961_3_reset_outside_the_window_is_dropped() {
+    script(&[OPEN, "> R 0 -x BadReset", "> R 60000 -x BadReset"]);
+}
+
+#[test]
+fn rfc9293_3_10_7_4_ack_of_what_was_never_sent_is_answered_and_dropped() {
+    script(&[OPEN, "> A 1+10 ack=2 -x BadAck", "< A 1 ack=1"]);
+}
+
+#[test]
+fn rfc5961_5_ack_older_than_any_window_is_answered_and_dropped() {
+    script(&[OPEN, "> A 1+10 ack=-20000000 -x BadAck", "< A 1 ack=1"]);
+}
+
+#[test]
+fn segment_without_ack_is_dropped() {
+    script(&[OPEN, "> - 1+10 -x NoAck"]);
+}
+
+#[test]
+fn readable_socket_is_sent_as_far_as_the_window_goes() {
+    script(&[
+        OPEN,
+        "! readable
+         data 0 8760 1
+         = sent 8760
+         > A 1 ack=8761 win=10000
+         discard 8760
+         data 0 8760 8761
+         = empty",
+    ]);
+}
+
+#[test]
+fn an_acknowledgement_may_wait_for_data_or_for_more() {
+    let delayed = "delays\n> S 0 mss=1460 ws=7 win=10000\n! connected
+        < SA 0 ack=1 win=50000 mss=1000 ws=8\n> A 1 ack=1";
+    let data = "> A 1+10 ack=1 -> 0 10\nw 10";
+    // In vain: it goes when the time is over, and the next one at once.
+    script(&[
+        delayed,
+        data,
+        "us 299\nus 1\n< A 1 ack=11",
+        "> A 11+10 ack=1 -> 0 10\nw 10\n< A 1 ack=21",
+    ]);
+    // The answer carries it, and the next one waits, too.
+    let answered = "us 200\n! readable\ndata 0 261340 1\n= drained 5\n> A 11+10 ack=6 -> 0 10\nw 10\ndiscard 5";
+    script(&[delayed, data, answered, "us 299\nus 1\n< A 6 ack=21"]);
+    // More is acknowledged together.
+    script(&[
+        delayed,
+        data,
+        "us 200\n> A 11+10 ack=1 -> 0 10\nw 10\nus 299\nus 1\n< A 1 ack=21",
+        "> A 21+10 ack=1 -> 0 10\nw 10\nus 300\n< A 1 ack=31",
+    ]);
+    // What is out of order, or most of a window, does not wait.
+    script(&[delayed, "> A 100+10 ack=1 -x OutOfOrder\n< A 1 ack=1"]);
+    script(&[delayed, "room 50000\n> A 1+30000 ack=1 -> 0 30000\nw 30000\n< A 1 ack=30001"]);
+}
+
+#[test]
+fn data_carries_the_acknowledgement() {
+    script(&[OPEN, "! readable", "> A 1+10 ack=1 -> 0 10", "w 10", "data 0 8760 1", "= drained 5"]);
+}
+
+#[test]
+fn failed_socket_resets_both() {
+    script(&[OPEN, IN_FLIGHT, "! failed", "< RA 3001 ack=1", "reset"]);
+    script(&[OPEN, "! readable", "data 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
+}
+
+#[test]
+fn request_and_response_cost_three_actions() {
+    script(&[
+        OPEN,
+        "> A 1+1 ack=1 -> 0 1
+         w 1
+         < A 1 ack=2
+         ! readable
+         data 0 8760 1
+         = drained 1
+         > A 2 ack=2
+         discard 1",
+    ]);
+}
+
+#[test]
+fn fin_follows_the_data_at_once() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "! peerclosed
+         data 3000 5840 3001
+         = eof
+         < FA 3001 ack=1
+         > A 1 ack=3002
+         discard 3000",
+    ]);
+}
+
+#[test]
+fn no_room_on_the_link_is_waited_for() {
+    script(&[
+        OPEN,
+        "! readable
+         data 0 8760 1
+         = noroom
+         t 20000
+         port
+         data 0 8760 1
+         = drained 10",
+    ]);
+}
+
+#[test]
+fn acknowledged_bytes_are_discarded_in_batches() {
+    script(&[
+        OPEN,
+        "! readable
+         data 0 8760 1
+         = drained 8760
+         > A 1 ack=1461
+         > A 1 ack=2921
+         discard 2920
+         > A 1 ack=8761
+         discard 5840",
+    ]);
+}
+
+#[test]
+fn silent_guest_is_probed_and_given_up() {
+    script(&[OPEN, "t 29999", "t 1", "< A 0 ack=1", "t 30000", "< A 0 ack=1"]);
+    script(&[OPEN, "t 7200000", "< RA 1 ack=1", "reset"]);
+}
+
+#[test]
+fn an_answer_puts_off_the_next_probe() {
+    script(&[OPEN, "t 30000", "< A 0 ack=1", "> A 1 ack=1", "t 29999", "t 1", "< A 0 ack=1"]);
+}

@@ -1,0 +1,238 @@
+//! What was lost, late or twice is put right.
+
+use crate::{IN_FLIGHT, OPEN, play, script};
+
+#[test]
+fn rfc5681_3_2_third_duplicate_sends_one_segment_again() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "> A 1 ack=1
+         > A 1 ack=1
+         > A 1 ack=1
+         data 0 1460 1
+         = sent 1460
+         > A 1 ack=1
+         > A 1 ack=1",
+    ]);
+}
+
+#[test]
+fn rfc5681_2_what_is_no_duplicate_does_not_count() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "> A 1 ack=1
+         > A 1 ack=1 win=10001
+         > A 1+1 ack=1 win=10001 -> 0 1
+         w 1
+         < A 3001 ack=2
+         > A 2 ack=1 win=10001",
+    ]);
+}
+
+#[test]
+fn rfc6582_3_2_partial_ack_sends_the_next_hole() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "> A 1 ack=1
+         > A 1 ack=1
+         > A 1 ack=1
+         data 0 1460 1
+         = sent 1460
+         > A 1 ack=1461
+         discard 1460
+         data 0 1460 1461
+         = sent 1460
+         > A 1 ack=3001
+         discard 1540",
+    ]);
+}
+
+#[test]
+fn rfc6582_4_duplicates_of_our_own_resending_start_nothing() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "t 1000
+         data 0 1460 1
+         = sent 1460
+         > A 1 ack=1
+         > A 1 ack=1
+         > A 1 ack=1
+         > A 1 ack=1",
+    ]);
+}
+
+#[test]
+fn rfc6298_5_timeout_sends_one_segment_until_there_is_progress() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "t 999
+         t 1
+         data 0 1460 1
+         = sent 1460
+         > A 1 ack=1461
+         discard 1460
+         data 0 8760 1461
+         = drained 1540
+         > A 1 ack=3001
+         discard 1540",
+    ]);
+}
+
+#[test]
+fn acks_stay_in_the_guests_window_after_a_timeout() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "t 1000
+         data 0 1460 1
+         = sent 1460
+         > A 1+10 ack=1 -> 0 10
+         w 10
+         < A 3001 ack=11
+         > A 11+10 ack=1 win=2000 -> 0 10
+         w 10
+         < A 2001 ack=21",
+    ]);
+}
+
+#[test]
+fn while_the_guest_stands_still_nothing_is_counted_or_sent_again() {
+    let again = "t 1000\ndata 0 1460 1\n= sent 1460";
+    let stopped = "unread 2000\n".repeat(150);
+    let goes_on = "> A 1 ack=3001\ndiscard 3000";
+    script(&[OPEN, IN_FLIGHT, again, &stopped, goes_on]);
+    // What it does not read has its time again from when it does.
+    let mut player = super::play(&[OPEN, IN_FLIGHT, again, &stopped].join("\n"));
+    for seconds in [2, 4, 8, 16, 32, 64] {
+        player.go_on(&format!("t {seconds}000\ndata 0 1460 1\n= sent 1460"));
+    }
+    player.go_on("t 120000\n< RA 3001 ack=1\nreset");
+    // So does a SYN, and a FIN.
+    let mut player = super::play(super::INBOUND);
+    player.go_on(&"unread 1000\n".repeat(30));
+    player.go_on("t 1000\n< S 0 mss=1000 ws=8\n> SA 0 ack=1\n< A 1 ack=1");
+    script(&[OPEN, super::PEER_CLOSED, &stopped, "> A 1 ack=2"]);
+    // For ever is too long.
+    let hours = "unread 7199000\nunread 1000\n< RA 3001 ack=1\nreset";
+    script(&[OPEN, IN_FLIGHT, hours]);
+}
+
+#[test]
+fn rfc9293_3_8_3_seven_timeouts_then_reset() {
+    let mut player = play(&[OPEN, IN_FLIGHT].join("\n"));
+    for s in [1, 2, 4, 8, 16, 32, 64] {
+        player.go_on(&format!("t {}\ndata 0 1460 1\n= sent 1460", s * 1000));
+    }
+    player.go_on("t 120000\n< RA 3001 ack=1\nreset");
+}
+
+#[test]
+fn lost_fin_is_sent_again() {
+    script(&[OPEN, super::PEER_CLOSED, "t 1000", "< FA 1 ack=1", "> A 1 ack=2"]);
+}
+
+#[test]
+fn link_without_room_does_not_count_as_timeouts() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "t 1000
+         data 0 1460 1
+         = noroom
+         t 1000000
+         port
+         data 0 1460 1
+         = sent 1460
+         t 1999
+         t 1
+         data 0 1460 1
+         = sent 1460",
+    ]);
+}
+
+#[test]
+fn rfc9293_3_10_7_4_window_of_an_older_segment_is_not_taken() {
+    script(&[
+        OPEN,
+        "> A 11+10 ack=1 win=5000 -x OutOfOrder
+         < A 1 ack=1
+         > A 1+10 ack=1 win=10000 -> 0 10
+         w 10
+         < A 1 ack=11
+         ! readable
+         data 0 4380 1
+         = drained 1",
+    ]);
+}
+
+#[test]
+fn vanished_data_resets_rather_than_lies() {
+    script(&[OPEN, IN_FLIGHT, "t 1000", "data 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);
+    script(&[OPEN, IN_FLIGHT, "t 1000", "data 0 1460 1", "= empty", "< RA 3001 ack=1", "reset"]);
+}
+
+#[test]
+fn rfc9293_3_8_6_1_closed_window_is_probed_for_as_long_as_it_is_answered() {
+    let mut player = play(&[OPEN, "> A 1 ack=1 win=0\n! readable"].join("\n"));
+    for s in [1, 2, 4, 8, 16] {
+        player.go_on(&format!("t {}\n< A 0 ack=1\n> A 1 ack=1 win=0", s * 1000));
+    }
+    for _ in 0..60 {
+        // Some are due as keepalive as well.
+        player.go_on("t 29000\nt 91000\n< A 0 ack=1\n> A 1 ack=1 win=0");
+    }
+    player.go_on("> A 1 ack=1 win=500\ndata 0 500 1\n= drained 10");
+}
+
+#[test]
+fn closed_window_without_answer_ends_in_reset() {
+    let mut player = play(&[OPEN, "> A 1 ack=1 win=0\n! readable"].join("\n"));
+    let mut probes = 0;
+    loop {
+        let at = player.conn().deadline().expect("open");
+        player.conn().on_timer(at);
+        let mut actions = 0;
+        while player.conn().poll(at).is_some() {
+            actions += 1;
+        }
+        if player.conn().is_closed() {
+            break;
+        }
+        probes += actions;
+        assert!(probes < 50, "does not end");
+    }
+    assert!(probes >= 7, "{probes} probes");
+}
+
+#[test]
+fn window_that_closes_takes_back_what_is_in_flight() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "> A 1 ack=1001 win=0
+         discard 1000
+         > A 1 ack=1001 win=10000
+         data 0 8760 1001
+         = drained 2000",
+    ]);
+}
+
+#[test]
+fn rfc9293_3_8_6_2_1_no_silly_segments_into_a_nearly_full_window() {
+    script(&[
+        OPEN,
+        "! readable
+         data 0 8760 1
+         = sent 8760
+         > A 1 ack=1001 win=9000
+         t 0
+         > A 1 ack=2001 win=9000
+         data 8760 1460 8761
+         = drained 1460",
+    ]);
+}
