@@ -119,7 +119,8 @@ impl World {
         } else {
             Conn::inbound(now, &config, opening)
         };
-        let host = Host::new(plan.host, !plan.active);
+        let mut host = Host::new(plan.host, !plan.active);
+        host.sees_end = !seed.is_multiple_of(3);
         let (to_guest, from_guest) = (Link::default(), Link::default());
         Self {
             seed,
