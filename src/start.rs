@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
@@ -269,13 +270,13 @@ fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
     if path.as_os_str().is_empty() {
         return Err(StartError::SocketPath(path.to_owned(), option));
     }
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-        // Too long.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+    match listen(path) {
+        Err(Errno::ADDRINUSE) => {}
+        // Too long, or with a zero in it.
+        Err(Errno::NAMETOOLONG | Errno::INVAL) => {
             return Err(StartError::SocketPath(path.to_owned(), option));
         }
-        bound => return bound.map_err(failed),
+        bound => return bound.map_err(|errno| failed(errno.into())),
     }
     // A competitor that looked at the same time would remove what is bound here.
     let _turn = take_turn(path);
@@ -289,7 +290,21 @@ fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
         Ok(_) => fs::remove_file(path).map_err(failed)?,
         Err(_) => {}
     }
-    UnixListener::bind(path).map_err(failed)
+    listen(path).map_err(|errno| failed(errno.into()))
+}
+
+/// Binds and listens. What was bound goes if nobody can connect to it.
+fn listen(path: &Path) -> Result<UnixListener, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &address)?;
+    // As many as the kernel allows.
+    if let Err(errno) = rustix::net::listen(&socket, -1) {
+        let _ = fs::remove_file(path);
+        return Err(errno);
+    }
+    Ok(UnixListener::from(socket))
 }
 
 /// Whether nobody has a socket at `path`, or we may not know. Who has one does not notice: a socket of

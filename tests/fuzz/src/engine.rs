@@ -104,7 +104,8 @@ impl Play {
             .into_iter()
             .flat_map(|proto| FAMILIES.map(|family| forward(proto, family, FORWARDED)))
             .collect();
-        let setup = Setup { caps: PLAIN, mtu: MTU, rules, max_descriptors: 512, ..Setup::default() };
+        let setup =
+            Setup { caps: PLAIN, mtu: MTU, rules, max_descriptors: 512, ..Setup::default() };
         let mut world = World::new(&setup);
         let servers = (0..CONNECTIONS).map(|index| {
             let listener = TcpListener::bind(family(index).host_at(SERVER + index as u16));
@@ -172,7 +173,8 @@ impl Play {
         let ack = near(input, conn.theirs.unwrap_or(0).wrapping_add(1 + conn.written));
         let len = if flags & (SYN | RST) == 0 { u32::from(input.u16()) % 1400 } else { 0 };
         let payload: Vec<u8> = (0..len).map(|at| byte(seq.wrapping_add(at))).collect();
-        conn.broken |= flags & RST != 0 || flags & 0x22 == 0x20 || (flags == SYN && conn.sent_to > 0);
+        conn.broken |=
+            flags & RST != 0 || flags & 0x22 == 0x20 || (flags == SYN && conn.sent_to > 0);
         conn.sent_to = conn.sent_to.max(ISN + 1);
         if seq == conn.sent_to {
             conn.sent_to = conn.sent_to.wrapping_add(len).min(1 << 30);
@@ -199,7 +201,9 @@ impl Play {
     fn anybody(&self, input: &mut Input<'_>, family: Family) -> IpAddr {
         match family {
             Family::V4 => input.u32().to_be_bytes().into(),
-            Family::V6 => (u128::from(input.u64()) << 64 | u128::from(input.u64())).to_be_bytes().into(),
+            Family::V6 => {
+                (u128::from(input.u64()) << 64 | u128::from(input.u64())).to_be_bytes().into()
+            }
         }
     }
 
@@ -317,10 +321,8 @@ impl Play {
                 let key = self.inbound.keys().nth(usize::from(input.u8() % 8)).copied();
                 let Some(key @ (theirs, ours, v4)) = key else { return };
                 let family = FAMILIES[usize::from(!v4)];
-                let (from, to) = (
-                    SocketAddr::new(family.guest(), ours),
-                    SocketAddr::new(family.host(), theirs),
-                );
+                let (from, to) =
+                    (SocketAddr::new(family.guest(), ours), SocketAddr::new(family.host(), theirs));
                 let ack = self.inbound[&key].wrapping_add(1 + u32::from(input.u8() & 1));
                 let flags = input.pick(&[SYN | ACK, ACK, ACK | FIN, RST, RST | ACK]);
                 let seq = if flags & SYN != 0 { ISN } else { ISN + 1 + u32::from(input.u8() & 3) };
@@ -391,7 +393,10 @@ impl Play {
 
     /// A frame for the guest.
     fn check(&mut self, frame: &[u8]) {
-        assert!(frame.len() <= usize::from(MTU) + 14, "{} bytes", frame.len());
+        // The guest announces the same maximum segment size in both families, and gets what it asks for.
+        let segment = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&packet::TCP);
+        let most = usize::from(MTU) + 14 + if segment { 20 } else { 0 };
+        assert!(frame.len() <= most, "{} bytes", frame.len());
         let ethernet = EthernetFrame::new_checked(frame).expect("a header");
         match ethernet.ethertype() {
             EthernetProtocol::Arp => {
@@ -532,7 +537,13 @@ impl Conn {
 }
 
 /// A fragment of a UDP datagram.
-fn fragment(family: Family, to: IpAddr, id: u32, (at, more): (usize, bool), part: &[u8]) -> Vec<u8> {
+fn fragment(
+    family: Family,
+    to: IpAddr,
+    id: u32,
+    (at, more): (usize, bool),
+    part: &[u8],
+) -> Vec<u8> {
     if family == Family::V4 {
         let mut frame = packet::ip(family.guest(), to, packet::UDP, 64, part);
         frame[18..20].copy_from_slice(&(id as u16).to_be_bytes());

@@ -44,7 +44,13 @@ impl Model {
             *begin < end.next_multiple_of(8) && offset < theirs.next_multiple_of(8)
         });
         let agrees = match total {
-            Some(total) => if more { end < total } else { end == total },
+            Some(total) => {
+                if more {
+                    end < total
+                } else {
+                    end == total
+                }
+            }
             None => more || beyond <= end.next_multiple_of(8),
         };
         self.condemned |= overlaps || !agrees;

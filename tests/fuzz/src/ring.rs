@@ -66,7 +66,10 @@ pub fn messages(data: &[u8]) {
     let mut input = Input(data);
     let kind = input.u8();
     let mut host = Host::new();
-    let mut guest = Guest::new(host.attach(), Options { ring_size: SIZE, rx_buffers: SIZE, ..Options::default() });
+    let mut guest = Guest::new(
+        host.attach(),
+        Options { ring_size: SIZE, rx_buffers: SIZE, ..Options::default() },
+    );
     let mut pump = || {
         host.turn();
     };
@@ -133,7 +136,8 @@ fn raw(input: &mut Input<'_>) -> (u64, u32, u16, u16) {
 pub fn rings(data: &[u8]) {
     let mut input = Input(data);
     let kind = input.u8();
-    let options = Options { ring_size: SIZE, rx_buffers: u16::from(kind & 3), ..Options::default() };
+    let options =
+        Options { ring_size: SIZE, rx_buffers: u16::from(kind & 3), ..Options::default() };
     let (mut host, mut guest) = connected(options);
     if kind & 0x80 != 0 {
         let seed = input.u64() | 1;

@@ -58,7 +58,10 @@ pub fn ports(data: &[u8]) {
     for (rule, same) in fuzzing::rules(&table).iter().zip(fuzzing::rules(&again)) {
         assert_eq!(rule, &same);
         assert!(rule.first <= rule.last, "{rule}");
-        assert!(u32::from(rule.target_first) + u32::from(rule.last - rule.first) <= 65535, "{rule}");
+        assert!(
+            u32::from(rule.target_first) + u32::from(rule.last - rule.first) <= 65535,
+            "{rule}"
+        );
         for (first, last) in &excluded {
             assert!(rule.last < *first || *last < rule.first, "{rule}, without {first}-{last}");
         }
@@ -112,10 +115,12 @@ pub fn resolv(data: &[u8]) {
         }
     }
     for (address, zone) in &servers {
+        // As in resolv.conf(5), an unspecified one is the local host.
         let full = zone.as_ref().map_or(address.to_string(), |zone| format!("{address}%{zone}"));
         let is = |word: &&str| {
             let (bare, theirs) = word.split_once('%').map_or((*word, None), |(a, b)| (a, Some(b)));
-            parsed(bare).is_some_and(|parsed| parsed.to_canonical() == address.to_canonical())
+            parsed(bare)
+                .is_some_and(|parsed| local(parsed.to_canonical()) == address.to_canonical())
                 && (zone.is_none() || zone.as_deref() == theirs)
         };
         assert!(words.iter().any(|word| is(word)), "{full} is in no line");
@@ -133,4 +138,12 @@ pub fn resolv(data: &[u8]) {
 fn parsed(text: &str) -> Option<IpAddr> {
     let v4 = text.parse::<Ipv4Addr>().ok().map(IpAddr::from);
     v4.or_else(|| text.parse::<Ipv6Addr>().ok().map(IpAddr::from))
+}
+
+fn local(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
 }
