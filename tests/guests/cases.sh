@@ -34,6 +34,20 @@ MIGRATE_CASES=(
     snapshot_loaded saved_and_restored program_ends
 )
 
+# For a guest that moves between this program and the packaged one.
+# shellcheck disable=SC2034
+UPSTREAM_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once connections_go_there_and_back connections_go_along_with_the_others_helpers
+)
+
+# For a guest that moves on the stream socket, where nothing goes along.
+# shellcheck disable=SC2034
+RESET_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once connections_reset
+)
+
 # For a guest with four queue pairs; the rest it has in common with one that has one.
 # shellcheck disable=SC2034
 QUEUE_CASES=(

@@ -24,6 +24,8 @@ HOST=host
 SIDE=passt
 # How long a guest may take to start, in seconds.
 BOOT_S=90
+# The program under test on each host.
+declare -A PROGRAMS=([host]=/run/bin/passt [host2]=/run/bin/passt)
 # What the program is told to speak. Without it, guests may choose.
 PROTOCOL=(--vhost-user)
 
@@ -208,7 +210,7 @@ start_passt() {
 
 run_passt() {
     local status=0
-    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/$SIDE.sock" -P "$WORLD/$SIDE.pid" "$@") || status=$?
+    (become_user "${PROGRAMS[$HOST]}" "${PROTOCOL[@]}" -f -s "$WORLD/$SIDE.sock" -P "$WORLD/$SIDE.pid" "$@") || status=$?
     echo "$status" >"$WORLD/$SIDE.status"
 }
 
@@ -254,14 +256,37 @@ boot_qemu_stream() {
         -device virtio-net-pci,netdev=n,romfile=
 }
 
-# One that can be moved, with two queue pairs: it takes a state where INCOMING says where that comes from, and its monitor
-# is a pair of pipes.
-boot_qemu_migrate() {
+# One that can be moved, on the stream socket, whose connections stay behind.
+boot_qemu_reset() {
+    emulate_with_monitor q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/$SIDE.sock" \
+        -device virtio-net-pci,netdev=n,romfile=
+}
+
+# One that can be moved, with two queue pairs.
+boot_qemu_migrate() { emulate_one_that_moves ,queues=2 ,mq=on; }
+
+# One that can be moved between this program and the packaged passt: with what both of them can do, and nothing else.
+boot_qemu_upstream() {
+    local feature off=''
+    for feature in csum guest_tso4 guest_tso6 host_tso4 host_tso6 host_ecn guest_announce indirect_desc event_idx; do
+        off+=,$feature=off
+    done
+    emulate_one_that_moves '' "$off"
+}
+
+# emulate_one_that_moves BACKEND DEVICE: what is behind the network's back-end, and behind its device.
+emulate_one_that_moves() {
+    emulate_with_monitor q35,memory-backend=mem -smp 2 -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev "vhost-user,id=n,chardev=c$1" \
+        -device "virtio-net-pci,netdev=n,romfile=$2"
+}
+
+# emulate_with_monitor MACHINE OPTION...: takes a state where INCOMING says where that comes from; its monitor is a pair of
+# pipes.
+emulate_with_monitor() {
     local incoming=()
     [ -z "${INCOMING:-}" ] || incoming=(-incoming "$INCOMING")
-    EMULATOR=/run/guests/migrate/bin/qemu emulate q35,memory-backend=mem -smp 2 \
-        -object memory-backend-memfd,id=mem,size=512M,share=on -chardev socket,id=c,path="$WORLD/$SIDE.sock" \
-        -netdev vhost-user,id=n,chardev=c,queues=2 -device virtio-net-pci,netdev=n,romfile=,mq=on \
+    EMULATOR=/run/guests/migrate/bin/qemu emulate "$@" \
         -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 

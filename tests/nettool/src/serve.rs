@@ -98,7 +98,7 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
         }
         ("late", &[bytes, seed]) => {
             stream.shutdown(Shutdown::Write)?;
-            let mut reader = Paused { inner: reader, longest: Duration::ZERO };
+            let mut reader = Paused { inner: reader, begun: false, longest: Duration::ZERO };
             let verdict = judge(&mut reader, bytes, seed, Duration::ZERO);
             let pause = format!("ok {}", reader.longest.as_millis());
             verdicts.keep(seed, if verdict == "ok" { pause } else { verdict });
@@ -107,7 +107,11 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
         ("verdict", &[seed]) => {
             writeln!(writer, "{}", verdicts.take(seed).as_deref().unwrap_or("none"))
         }
-        ("echo", &[]) => io::copy(&mut reader, &mut writer).map(drop),
+        ("echo", &[]) => {
+            // Whoever asks decides how long.
+            stream.set_read_timeout(None)?;
+            io::copy(&mut reader, &mut writer).map(drop)
+        }
         _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}"))),
     }
 }
@@ -140,9 +144,10 @@ fn judge(reader: &mut impl Read, bytes: u64, seed: u64, pause: Duration) -> Stri
     }
 }
 
-/// A reader that knows how long it has waited.
+/// A reader that knows how long it has waited, once something had come.
 struct Paused<R> {
     inner: R,
+    begun: bool,
     longest: Duration,
 }
 
@@ -150,7 +155,9 @@ impl<R: Read> Read for Paused<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let asked = Instant::now();
         let read = self.inner.read(buffer);
-        self.longest = self.longest.max(asked.elapsed());
+        if std::mem::replace(&mut self.begun, true) {
+            self.longest = self.longest.max(asked.elapsed());
+        }
         read
     }
 }
