@@ -35,7 +35,7 @@
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
-//! | `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
+//! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
@@ -54,6 +54,7 @@
 //!
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
+mod asked;
 mod bypass;
 mod core;
 mod crossing;
@@ -96,7 +97,6 @@ use rustix::event::epoll::EventFlags;
 
 pub use bypass::BypassConfig;
 pub use core::Settings;
-use events::Events;
 pub(crate) use events::{Event, Kept};
 pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
@@ -111,9 +111,8 @@ pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
-use crate::flow::fwd::RuleId;
 use crate::flow::network::Mac;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::Pif;
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::STARVED_PER_TURN;
@@ -121,7 +120,6 @@ use crate::responder::dhcpv6::Duid;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use crate::wire::ip::L4Protocol;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
@@ -252,63 +250,6 @@ impl Engine {
     /// The egress rules with how often each has decided about a new flow, and at the end how often none of them matched.
     pub fn egress_counts(&self) -> Vec<(&str, u64)> {
         self.core.net.egress_counts()
-    }
-
-    /// What happens, for those who follow it.
-    pub(crate) fn events(&self) -> &Rc<Events> {
-        &self.core.events
-    }
-
-    /// The host's network has changed, as `change` says; those who follow events are told.
-    pub fn note_host_change(&self, change: &str) {
-        if self.core.events.has_readers() {
-            self.core.events.note(self.core.now, Event::Host(change.to_owned()));
-        }
-    }
-
-    /// When it was made.
-    pub(crate) fn began(&self) -> Timestamp {
-        self.core.began
-    }
-
-    /// What is known of the engine as a whole.
-    pub(crate) fn facts(&self) -> EngineFacts<'_> {
-        inspect::of_engine(&self.core, self.link_up, &self.counters)
-    }
-
-    /// The link and the loop have counted so much so far.
-    pub(crate) fn note_counters(&mut self, counters: Counters) {
-        self.counters = counters;
-    }
-
-    /// Slots for flows that were used so far: [`flow_in`](Self::flow_in) has none in others.
-    pub(crate) fn flow_slots(&self) -> u32 {
-        self.core.flows.table.extent()
-    }
-
-    /// The flow in a slot, with as much as costs no system call.
-    pub(crate) fn flow_in(&self, slot: u32) -> Option<(FlowId, L4Protocol, [Side; 2])> {
-        let id = self.core.flows.table.id_of(slot)?;
-        inspect::outline(&self.core, id).map(|(protocol, sides)| (id, protocol, sides))
-    }
-
-    /// All that is known of a flow, by one or two system calls.
-    pub(crate) fn flow_facts(&self, id: FlowId) -> Option<FlowFacts> {
-        inspect::facts(&self.core, id)
-    }
-
-    /// Ends a flow: both ends of a connection get a reset. False if it is on its way to another program.
-    pub(crate) fn end_flow(&mut self, id: FlowId) -> bool {
-        if self.core.flows.table.get(id).is_some_and(|flow| flow.state.frozen) {
-            return false;
-        }
-        egress::end(&mut self.core, id);
-        true
-    }
-
-    /// How many sockets listen for each rule. Walks over all of them: some 10 ns each.
-    pub(crate) fn listening(&self) -> Vec<((Pif, RuleId), usize)> {
-        inspect::listening(&self.core.listeners)
     }
 
     /// Starts a turn: everything in it happens at `now`.

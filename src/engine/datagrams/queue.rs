@@ -6,7 +6,9 @@ use passt_frame::Errno;
 
 use super::send::may_be_of_the_past;
 use crate::limits::DATAGRAMS_PER_TURN;
-use crate::sys::datagram;
+use crate::sys::datagram::{self, Burst};
+use crate::wire::DropReason;
+use crate::wire::drop_reason::DropCounters;
 
 /// What became of the datagrams that waited in a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,4 +46,35 @@ pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Served>
 /// Throws away what is at the head of a socket's queue.
 pub(super) fn drop_head(fd: BorrowedFd<'_>) {
     let _ = datagram::drop_one(fd);
+}
+
+/// Drops what is left of a burst behind its first `done` bytes.
+pub(super) fn drop_burst(
+    drops: &mut DropCounters,
+    fd: BorrowedFd<'_>,
+    (burst, done): (Burst, u32),
+    reason: DropReason,
+) -> (usize, Served) {
+    drops.add(reason, rest_of(burst, done).into());
+    drop_head(fd);
+    (0, Served::More)
+}
+
+/// How many datagrams of a burst are behind its first `done` bytes, at least one. There may be more done than it has: the
+/// kernel may have replaced it by a longer one, when it has found its checksum to be wrong.
+fn rest_of(burst: Burst, done: u32) -> u32 {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    burst.len.saturating_sub(done).div_ceil(segment).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_burst_is_counted_whatever_the_queue_has_become() {
+        let burst = Burst { len: 2500, segment: Some(1000) };
+        assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
+        assert_eq!(rest_of(Burst { len: 0, segment: None }, 0), 1);
+    }
 }

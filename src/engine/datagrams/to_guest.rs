@@ -30,7 +30,7 @@ use passt_frame::{
 
 use super::cut::{Datagram, Sent, fits};
 use super::held::{Held, Position};
-use super::queue::{Served, drop_head, next_head};
+use super::queue::{Served, drop_burst, drop_head, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
@@ -532,25 +532,6 @@ fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
     }
 }
 
-/// Drops what is left of a burst behind its first `done` bytes.
-fn drop_burst(
-    drops: &mut DropCounters,
-    fd: BorrowedFd<'_>,
-    (burst, done): (Burst, u32),
-    reason: DropReason,
-) -> (usize, Served) {
-    drops.add(reason, rest_of(burst, done).into());
-    drop_head(fd);
-    (0, Served::More)
-}
-
-/// How many datagrams of a burst are behind its first `done` bytes, at least one. There may be more done than it has: the
-/// kernel may have replaced it by a longer one, when it has found its checksum to be wrong.
-fn rest_of(burst: Burst, done: u32) -> u32 {
-    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-    burst.len.saturating_sub(done).div_ceil(segment).max(1)
-}
-
 /// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
 /// long as the first, the last perhaps shorter. At least 1.
 fn neighbours(bursts: &[Burst], largest: u32) -> usize {
@@ -614,13 +595,6 @@ fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_rest_of_a_burst_is_counted_whatever_the_queue_has_become() {
-        let burst = Burst { len: 2500, segment: Some(1000) };
-        assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
-        assert_eq!(rest_of(single(0), 0), 1);
-    }
 
     fn single(len: u32) -> Burst {
         Burst { len, segment: None }
