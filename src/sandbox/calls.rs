@@ -187,6 +187,22 @@ const REPAIR: &[Call] = &[
     checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
 ];
 
+/// pesto: connects to a program, by a socket that is there.
+const PESTO: &[Call] = &[
+    // To look whether a program that gives no answer has followed.
+    checked(libc::SYS_socket, 0, Check::Equals(libc::AF_UNIX as u32)),
+    checked(libc::SYS_setsockopt, 1, Check::Equals(libc::SOL_SOCKET as u32)),
+    any(libc::SYS_connect),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_sendto),
+    any(libc::SYS_read),
+    any(libc::SYS_write),
+    any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
+];
+
 /// The complete list of a program with one thread that runs as process `pid`.
 pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
     let own_signals = [
@@ -199,6 +215,7 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::Pasta => PASTA,
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
         Program::Repair => return [REPAIR, RUNTIME, &own_signals].concat(),
+        Program::Pesto => return [PESTO, RUNTIME, &own_signals].concat(),
     };
     [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
 }
@@ -208,8 +225,8 @@ mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
 
-    const PROGRAMS: [Program; 4] =
-        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair];
+    const PROGRAMS: [Program; 5] =
+        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair, Program::Pesto];
 
     #[test]
     fn every_list_makes_a_filter_and_names_a_call_once() {

@@ -51,6 +51,14 @@ LEGACY_CASES=(
     front_end_restarted program_ends
 )
 
+# For firmware that gets the kernel from the network (firmware.sh).
+# shellcheck disable=SC2034
+FIRMWARE_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    uefi_booted_by_tftp http_v4 http_v6 inbound_v4 udp_sizes_in_v4
+    uefi_boots_by_http ipxe_boots_by_tftp_and_http program_ends
+)
+
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
 holds() { case $1 in *"$2"*) ;; *) echo "'$2' is not in '$1'"; return 1 ;; esac; }
 outside() { in_net outside /run/bin/nettool "$@"; }

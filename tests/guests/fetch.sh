@@ -6,7 +6,9 @@
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
 #   fetch.sh migrate an emulator that moves the state of vhost-user devices: QEMU 10 (trixie), unless the machine's is
 #                    as new
+#   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
+#   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
@@ -196,6 +198,33 @@ END
     chmod 755 "$folder/bin/qemu"
 }
 
+# The firmware, and a stub that UEFI runs, which starts the kernel inside of it.
+fetch_ovmf() {
+    local folder=$CACHE/ovmf
+    unpack installed ovmf ovmf systemd-boot-efi
+    cp "$folder"/root/usr/share/OVMF/OVMF_{CODE,VARS}_4M.fd "$folder/root/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$folder/"
+}
+
+# build_boot_file: what firmware loads from the network, kernel, initramfs and command line in one file.
+build_boot_file() {
+    local folder=$CACHE/ovmf section size end
+    printf '%s' "$GUEST_COMMAND_LINE" >"$folder/cmdline"
+    cp "$CACHE/qemu/linux" "$folder/kernel"
+    cp "$CACHE/qemu/initramfs" "$folder/initrd"
+    # Sections stand behind each other, on pages, and behind the stub's own.
+    end=$(objdump -h "$folder/linuxx64.efi.stub" | awk '$2 ~ /^\./ { print $3, $4 }' |
+        while read -r size section; do echo $((0x$size + 0x$section)); done | sort -n | tail -n 1)
+    local options=()
+    for section in cmdline:cmdline linux:kernel initrd:initrd; do
+        end=$(((end + 4095) / 4096 * 4096))
+        options+=(--add-section ".${section%:*}=$folder/${section#*:}" --change-section-vma ".${section%:*}=$end")
+        end=$((end + $(stat -c %s "$folder/${section#*:}")))
+    done
+    objcopy "${options[@]}" "$folder/linuxx64.efi.stub" "$folder/boot.efi.new"
+    mv "$folder/boot.efi.new" "$folder/boot.efi"
+    rm "$folder"/{cmdline,kernel,initrd}
+}
+
 # moves_device_state PROGRAM: it does so for network devices since QEMU 10.
 moves_device_state() {
     local version
@@ -206,8 +235,8 @@ moves_device_state() {
 fetch_peer() {
     local folder=$CACHE/peer
     unpack unstable peer passt libc6
-    cp "$folder"/root/usr/bin/passt{,.avx2,-repair} "$folder/"
-    use_loader "$folder" "$folder"/passt{,.avx2,-repair}
+    cp "$folder"/root/usr/bin/{passt,passt.avx2,passt-repair,pesto} "$folder/"
+    use_loader "$folder" "$folder"/{passt,passt.avx2,passt-repair,pesto}
 }
 
 fetch_dhclient() {
@@ -225,9 +254,29 @@ fetch_policies() {
     cp -r "$folder/root/etc/apparmor.d" "$folder/"
 }
 
+# What they need but the C library comes along: they are started from the cache, and no service of theirs is.
+fetch_clients() {
+    local folder=$CACHE/clients packages
+    use_suite installed
+    apt_logged update
+    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris systemd network-manager >"$APT/uris"
+    mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E '^(lib|zlib|systemd$|network-manager$)' |
+        grep -vE '^lib(c6|perl.*|.*-perl|pam-.*|dbus.*-common|.*-common)$')
+    mkdir -p "$APT/packages/clients"
+    (cd "$APT/packages/clients" && apt_logged download "${packages[@]}")
+    unpack installed clients "${packages[@]}"
+    mkdir -p "$folder"/{bin,lib}
+    find "$folder/root" -path '*/x86_64-linux-gnu/*' -name '*.so*' ! -path '*/NetworkManager/*' -exec cp -P {} "$folder/lib/" \;
+    find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
+    cp "$folder/root/usr/sbin/NetworkManager" "$folder/bin/"
+    [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
+}
+
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
+    # What was fetched before may lack a program that tests want now.
+    [ "$1" != peer ] || [ -e "$folder/pesto" ] || rm -f "$folder/complete"
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"
@@ -274,7 +323,12 @@ for part in "$@"; do
         build_image "$part"
         ;;
     migrate) need qemu-system-x86_64=qemu-system-x86 && fetch migrate ;;
-    peer | dhclient | policies) fetch "$part" ;;
+    ovmf)
+        need objcopy=binutils dnsmasq=dnsmasq-base
+        fetch ovmf
+        build_boot_file
+        ;;
+    peer | clients | dhclient | policies) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

@@ -22,6 +22,8 @@ ORDINARY=65534
 HOSTS=(host)
 HOST=host
 SIDE=passt
+# How long a guest may take to start, in seconds.
+BOOT_S=90
 # What the program is told to speak. Without it, guests may choose.
 PROTOCOL=(--vhost-user)
 
@@ -47,6 +49,7 @@ make_world() {
     install "$PASST" /run/bin/passt
     install "$NETTOOL" /run/bin/nettool
     [ ! -e "${PASST%/*}/passt-repair" ] || install "${PASST%/*}/passt-repair" /run/bin/
+    [ ! -e "${PASST%/*}/pesto" ] || install "${PASST%/*}/pesto" /run/bin/
     [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
@@ -218,7 +221,7 @@ start_guest() {
     ("boot_${1//-/_}") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
     echo $! >"$WORLD/guest.job"
     disown
-    await_marker 90 ready >/dev/null
+    await_marker "$BOOT_S" ready >/dev/null
 }
 
 boot_uml() {
@@ -262,12 +265,33 @@ boot_qemu_migrate() {
         -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 
-# emulate MACHINE OPTION...: QEMU without acceleration, its console on ours.
+# UEFI and its drivers start, and get the rest from the network, with the interface from before virtio 1.0. Linux then
+# finds the newer one on the same device. This is how the front-end connects where nothing is said of reconnecting.
+boot_qemu_ovmf() {
+    install -m 666 /run/guests/ovmf/OVMF_VARS_4M.fd "$WORLD/vars.fd"
+    emulate_machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -drive if=pflash,format=raw,readonly=on,file=/run/guests/ovmf/OVMF_CODE_4M.fd \
+        -drive if=pflash,format=raw,file="$WORLD/vars.fd" \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,romfile=,bootindex=1$(qemu_vectors)"
+}
+
+# A BIOS, and iPXE from the device's ROM.
+boot_qemu_ipxe() {
+    emulate_machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,bootindex=1$(qemu_vectors)"
+}
+
+# emulate MACHINE OPTION...: a machine that starts the kernel itself.
 emulate() {
+    emulate_machine "$@" -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs -append "$GUEST_COMMAND_LINE"
+}
+
+# emulate_machine MACHINE OPTION...: QEMU without acceleration, its console on ours.
+emulate_machine() {
     become_user "${EMULATOR:-qemu-system-x86_64}" -M "$@" -accel tcg -cpu max -m 512 \
-        -nodefaults -nographic -serial stdio -no-reboot \
-        -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
-        -append 'console=ttyS0 panic=-1 quiet'
+        -nodefaults -nographic -serial stdio -no-reboot
 }
 
 # qemu_vectors [OPTION]: the option, unless QEMU is 7.2: that crashes without acceleration when a

@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub v4: Option<Template<Ipv4Addr>>,
     /// Model of IPv6; likewise.
     pub v6: Option<Template<Ipv6Addr>>,
+    /// Where IPv4 leads, with the lengths of prefixes and routers, if the model has no default route.
+    pub destinations_v4: Vec<(Ipv4Addr, u8, Option<Ipv4Addr>)>,
     /// A route of IPv6 leads beyond the link of its model.
     pub beyond_link_v6: bool,
     /// The kernel has no IPv6 sockets.
@@ -101,5 +103,9 @@ pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
     let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
     let (v4, v6) = (v4.flatten(), v6.flatten());
     let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || reaches_global_v6();
-    Ok(HostFacts { v4, v6, beyond_link_v6, links: dump.links, notes, ..kernel_facts() })
+    let partial = v4.as_ref().filter(|model| !model.default_route);
+    let destinations_v4 = partial.map(|model| choose::destinations_v4(&dump, model));
+    let destinations_v4 = destinations_v4.unwrap_or_default();
+    let links = dump.links;
+    Ok(HostFacts { v4, v6, destinations_v4, beyond_link_v6, links, notes, ..kernel_facts() })
 }
