@@ -4,7 +4,9 @@ complete -c passt -s l -l log-file -d 'Log to this file instead of the system lo
 complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
 complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; needs --foreground' -r -f
 complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
-complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c passt -s c -l conf-path -d 'Socket on which pesto changes forwarded ports while the program runs' -r -F
+complete -c passt -l control -d 'Socket to ask what goes on and to change it, by pesto or with JSON; default mode: 600' -r -F
+complete -c passt -l control-ro -d 'The same, to ask only' -r -F
 complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F
 complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r -f
 complete -c passt -l repair-path -d 'Socket of the migration helper, or none; default: the name of --socket, and .repair' -r -F

@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -35,7 +35,9 @@ complete -c pasta -n __fish_pasta_has_no_command -s l -l log-file -d 'Log to thi
 complete -c pasta -n __fish_pasta_has_no_command -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l stats -d 'Print event counters, at most once in SECONDS; needs --foreground' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
-complete -c pasta -n __fish_pasta_has_no_command -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -s c -l conf-path -d 'Socket on which pesto changes forwarded ports while the program runs' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -l control -d 'Socket to ask what goes on and to change it, by pesto or with JSON; default mode: 600' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -l control-ro -d 'The same, to ask only' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r -f -a "(if string match -q '*/*' -- (commandline -ct); __fish_complete_path (commandline -ct); else; command ls /run/netns 2>/dev/null; end)"
 complete -c pasta -n __fish_pasta_has_no_command -l userns -d 'User namespace to join; default: that of PID, or a new one for COMMAND' -r -F

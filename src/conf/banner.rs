@@ -16,6 +16,10 @@ pub(crate) fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(path) = bound {
         line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
     }
+    if let Some(path) = &conf.run.conf_path {
+        line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
+        line(&mut text, format_args!("Configuration socket: {}", path.display()));
+    }
     let tap = conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only);
     if tap {
         interfaces(&mut text, "Template interface", conf.template_v4, conf.template_v6);

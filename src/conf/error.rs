@@ -28,14 +28,6 @@ pub enum ConfError {
         /// What the option takes.
         takes: &'static str,
     },
-    /// An option of the packaged program that this one does not have yet.
-    #[error("--{option} is not supported yet")]
-    Unsupported {
-        /// Long name of the option.
-        option: &'static str,
-        /// What to do instead.
-        cure: &'static str,
-    },
     /// The program's name says nothing about its mode.
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
@@ -157,7 +149,6 @@ impl ConfError {
         Some(match self {
             Self::Usage { .. } | Self::Mode => return None,
             Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
-            Self::Unsupported { cure, .. } => (*cure).to_owned(),
             Self::Interface { name, .. } => format!(
                 "--interface and --outbound-if4/6 take an interface of the host; {name} is none, \
                  see `ip link`"

@@ -77,6 +77,8 @@ pub struct Conf {
     pub(crate) run: RunConf,
     /// Listening sockets may bind to addresses that the host does not have.
     pub(crate) freebind: bool,
+    /// What port specifications depend on, for those that come later.
+    pub(crate) kernel: Kernel,
     /// Model of IPv4; `None` in local mode.
     pub(crate) template_v4: Option<Device>,
     /// Model of IPv6; likewise.
@@ -146,6 +148,7 @@ pub fn resolve(
         rules,
         egress,
         freebind: options.freebind,
+        kernel,
         template_v4,
         template_v6,
         outbound_v4: options.interfaces.outbound_v4.and_then(device),
@@ -199,7 +202,8 @@ fn forwarding(
 }
 
 /// The option whose ports are `way` and `proto`.
-fn option_of(way: Way, proto: Proto) -> &'static str {
+/// The long name of the option that gives ports.
+pub(crate) fn option_of(way: Way, proto: Proto) -> &'static str {
     match (way, proto) {
         (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
         (Way::FromNamespace, _) => "udp-ns",

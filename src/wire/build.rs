@@ -205,34 +205,25 @@ impl HeaderTemplate {
     /// written into it.
     pub(crate) fn icmp(&self, message: &mut [u8]) -> HeaderBuf {
         let len = message.len() as u32;
-        self.icmp_checksum(message, len, L4Checksum::Complete { payload_sum: 0 });
+        self.icmp_checksum(message, len, 0);
         self.l3(len)
     }
 
-    /// All headers of an echo message: `head` is its fixed part, `payload_len` bytes follow.
-    pub(crate) fn echo(
-        &self,
-        head: &mut [u8; 8],
-        payload_len: u32,
-        checksum: L4Checksum,
-    ) -> HeaderBuf {
+    /// All headers of an echo message: `head` is its fixed part, `payload_len` bytes follow, whose folded sum is
+    /// `payload_sum`.
+    pub(crate) fn echo(&self, head: &mut [u8; 8], payload_len: u32, payload_sum: u16) -> HeaderBuf {
         let len = head.len() as u32 + payload_len;
-        self.icmp_checksum(head, len, checksum);
+        self.icmp_checksum(head, len, payload_sum);
         let mut buf = self.l3(len);
         extend(&mut buf, head);
         buf
     }
 
     /// ICMP has no pseudo header (RFC 792), ICMPv6 does (RFC 4443, section 2.3).
-    fn icmp_checksum(&self, head: &mut [u8], len: u32, checksum: L4Checksum) {
+    fn icmp_checksum(&self, head: &mut [u8], len: u32, payload_sum: u16) {
         head[2..4].fill(0);
         let pseudo = if self.v4 { 0 } else { self.pseudo_with(len) };
-        let value = match checksum {
-            L4Checksum::Partial => pseudo as u16,
-            L4Checksum::Complete { payload_sum } => {
-                !fold(pseudo + u32::from(sum_of(head)) + u32::from(payload_sum))
-            }
-        };
+        let value = !fold(pseudo + u32::from(sum_of(head)) + u32::from(payload_sum));
         head[2..4].copy_from_slice(&value.to_be_bytes());
     }
 
@@ -345,8 +336,7 @@ mod tests {
             let payload = [1u8, 2, 3, 4, 5];
             let mut head = [if v4 { 0 } else { 129 }, 0, 9, 9, 0x12, 0x34, 0, 7];
             let protocol = if v4 { L4Protocol::Icmp } else { L4Protocol::Icmpv6 };
-            let checksum = L4Checksum::Complete { payload_sum: sum_of(&payload) };
-            let mut frame = template(v4, protocol).echo(&mut head, 5, checksum).to_vec();
+            let mut frame = template(v4, protocol).echo(&mut head, 5, sum_of(&payload)).to_vec();
             frame.extend(payload);
             let (ip, message) = parsed(&frame);
             match ip {

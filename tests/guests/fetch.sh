@@ -11,6 +11,7 @@
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
 #   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
+#   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
 # apt checks every download against the archive's signature. The mirror's address and
 # every setting come from the apt sources of this machine. A complete part is left alone;
@@ -244,14 +245,23 @@ moves_device_state() {
 fetch_peer() {
     local folder=$CACHE/peer
     unpack unstable peer passt libc6
-    cp "$folder"/root/usr/bin/passt{,.avx2,-repair} "$folder/"
-    use_loader "$folder" "$folder"/passt{,.avx2,-repair}
+    cp "$folder"/root/usr/bin/{passt,passt.avx2,passt-repair,pesto} "$folder/"
+    use_loader "$folder" "$folder"/{passt,passt.avx2,passt-repair,pesto}
 }
 
 fetch_dhclient() {
     local folder=$CACHE/dhclient
     unpack trixie dhclient isc-dhcp-client
     cp "$folder"/root/{,usr/}sbin/dhclient "$folder/" 2>/dev/null || [ -x "$folder/dhclient" ]
+}
+
+# Compilers of policies, which nobody needs for anything else.
+fetch_policies() {
+    local folder=$CACHE/policies
+    unpack installed policies apparmor checkpolicy
+    cp "$folder"/root/usr/bin/checkmodule "$folder/"
+    cp "$folder"/root/{,usr/}sbin/apparmor_parser "$folder/" 2>/dev/null || [ -x "$folder/apparmor_parser" ]
+    cp -r "$folder/root/etc/apparmor.d" "$folder/"
 }
 
 # unpack_programs PART PACKAGE...: packages, and the libraries that they need but the C library, in the part's folder
@@ -283,6 +293,8 @@ fetch_clients() {
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
+    # What was fetched before may lack a program that tests want now.
+    [ "$1" != peer ] || [ -e "$folder/pesto" ] || rm -f "$folder/complete"
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"
@@ -334,7 +346,7 @@ for part in "$@"; do
         fetch ovmf
         build_boot_file
         ;;
-    busybox | peer | clients | dhclient) fetch "$part" ;;
+    busybox | peer | clients | dhclient | policies) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

@@ -49,6 +49,7 @@ make_world() {
     install "$PASST" /run/bin/passt
     install "$NETTOOL" /run/bin/nettool
     [ ! -e "${PASST%/*}/passt-repair" ] || install "${PASST%/*}/passt-repair" /run/bin/
+    [ ! -e "${PASST%/*}/pesto" ] || install "${PASST%/*}/pesto" /run/bin/
     [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"

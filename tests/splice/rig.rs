@@ -247,7 +247,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let sockets =
         NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
-    engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }).unwrap();
+    engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }, false).unwrap();
     engine.listen().unwrap();
     (epoll, engine)
 }

@@ -55,6 +55,12 @@ pub(crate) fn kernel_facts() -> HostFacts {
     }
 }
 
+/// Reads `bytes` as what the kernel replies: how much could be read, and how much told something.
+#[cfg(fuzzing)]
+pub(crate) fn look_at_replies(bytes: &[u8]) -> (usize, usize) {
+    netlink::look(bytes)
+}
+
 /// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
 /// addresses are nobody's. Nothing is sent.
 fn reaches_global_v6() -> bool {

@@ -181,6 +181,26 @@ fn next_message(bytes: &[u8]) -> Option<(Option<NetlinkMessage<RouteNetlinkMessa
     Some((NetlinkMessage::deserialize(message).ok(), after))
 }
 
+/// Reads `bytes` as replies to all questions: how many could be read, and how many told something.
+#[cfg(fuzzing)]
+pub(super) fn look(mut bytes: &[u8]) -> (usize, usize) {
+    let (mut read, mut told) = (0, 0);
+    while let Some((message, after)) = next_message(bytes) {
+        bytes = after;
+        let Some(NetlinkPayload::InnerMessage(inner)) = message.map(|message| message.payload)
+        else {
+            continue;
+        };
+        read += 1;
+        told += usize::from(link(inner.clone()).is_some());
+        told += usize::from(address(inner.clone()).is_some());
+        if let RouteNetlinkMessage::NewRoute(message) = inner {
+            told += usize::from(route(&message).is_some());
+        }
+    }
+    (read, told)
+}
+
 fn link(message: RouteNetlinkMessage) -> Option<(InterfaceName, u32)> {
     let RouteNetlinkMessage::NewLink(link) = message else { return None };
     let name = link.attributes.iter().find_map(|attribute| match attribute {

@@ -120,9 +120,6 @@ fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result
     match definition.effect {
         Effect::Flag(effect) => effect(options),
         Effect::Path(_, effect) => effect(options, word.into()),
-        Effect::Unsupported(_, cure) => {
-            return Err(ConfError::Unsupported { option: definition.long, cure });
-        }
         Effect::Text(_, effect, takes) => {
             let refused = |message| ConfError::Value { option: definition.long, message, takes };
             let text = word.to_str().ok_or_else(|| {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::{
-    Checksum, FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
+    FrameDone, FrameMeta, FromGuestLease, Part, Payload, Reservation, Reserve, ToGuest,
     ToGuestLease,
 };
 use rustix::net::SendFlags;
@@ -30,12 +30,9 @@ use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram;
 use crate::sys::socket::is_of_this_host;
 use crate::wire::DropReason;
-use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::build::HeaderTemplate;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::{self, EchoHead, UDP_HEADER_BYTES};
-
-/// Where the checksum is in an ICMP or ICMPv6 header, in bytes (RFC 792, RFC 4443).
-const CHECKSUM_OFFSET: u16 = 2;
 
 /// An echo request from the guest.
 pub(in crate::engine) fn echo_from_guest(
@@ -76,7 +73,7 @@ pub(super) fn whole_from_guest(
     let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let message = &datagrams.fragments.buffers[slot.clone()];
-        send_datagram(flow, core.now, &Marks::of(ip), ip.l4_len, |socket, _| {
+        send_datagram(flow, core.now, &Marks::of(ip), (ip.l4_len, ip.l4_len), |socket, _| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             rustix::net::send(socket, message, flags).map(|_| ())
         })
@@ -136,8 +133,9 @@ struct Way<'a> {
     template: HeaderTemplate,
     /// Bytes of the guest's largest request.
     largest: u32,
-    /// Replies that the guest has got.
+    /// Replies that the guest has got, and their bytes.
     replies: usize,
+    bytes: u64,
 }
 
 /// Moves replies to the guest, for one turn.
@@ -164,11 +162,13 @@ pub(super) fn serve(
         template: core.net.template(&side, protocol, 0),
         largest,
         replies: 0,
+        bytes: 0,
     };
     let served = drain(|| way.one(buffer, delivered));
-    let replies = way.replies;
+    let (replies, bytes) = (way.replies, way.bytes);
     if replies > 0 {
         state.count(1 - tap, replies);
+        state.bytes[1 - tap] += bytes;
         core.flows.note_answer(id, core.now);
     }
     served
@@ -235,11 +235,14 @@ impl Way<'_> {
             return Some(None);
         };
         let received = received.min(len);
-        let (checksum, meta) = checksum(&lease, &self.template, received);
         l4::set_echo_identifier(head, self.side.endpoint.port());
-        lease.put_header(0, &self.template.echo(head, received, checksum));
-        lease.commit(&[FrameDone { payload_len: received, meta }]);
+        // Whole, whatever the link can leave to the guest: a program that reads ICMP sees it as it came, and
+        // ping(8) looks at the checksum itself.
+        let payload_sum = lease.payload_sum(0, received).folded();
+        lease.put_header(0, &self.template.echo(head, received, payload_sum));
+        lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;
+        self.bytes += u64::from(UDP_HEADER_BYTES + received);
         Some(Some(Served::More))
     }
 
@@ -261,6 +264,7 @@ impl Way<'_> {
             Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
         }
         self.replies += 1;
+        self.bytes += len as u64;
         Some(Served::More)
     }
 }
@@ -290,20 +294,4 @@ fn send_message(
     let _header = template.icmp(message);
     let Some((&head, payload)) = message.split_first_chunk() else { return Sent::NeverFits };
     Datagram { template, head, payload }.send(outbox, out, mtu, delivered)
-}
-
-/// How to finish the checksum of a reply whose payload of `len` bytes was received.
-fn checksum(
-    lease: &ToGuestLease<'_>,
-    template: &HeaderTemplate,
-    len: u32,
-) -> (L4Checksum, FrameMeta) {
-    if lease.caps().partial_checksum {
-        let start = template.l3_bytes() as u16;
-        let checksum = Checksum::Partial { start, offset: CHECKSUM_OFFSET };
-        (L4Checksum::Partial, FrameMeta { checksum, gso: None })
-    } else {
-        let payload_sum = lease.payload_sum(0, len).folded();
-        (L4Checksum::Complete { payload_sum }, FrameMeta::default())
-    }
 }

@@ -41,7 +41,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use anybody::is_question;
 pub(super) use begin::add;
 pub(super) use echo::echo_from_guest;
-pub(super) use fragments::{Fragments, reassembled, whole_from_guest};
+pub(super) use fragments::{Fragments, forget, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
 pub(super) use queue::{Served, drain};
 pub(super) use socket::open_inbound;
@@ -102,7 +102,7 @@ pub(super) fn serve(
         _ => return,
     };
     match served {
-        Served::Empty => {}
+        Served::Empty => socket::take_out_heard(core, datagrams, id),
         Served::More => core.flows.mark_ready(id),
         Served::NoRoom => core.flows.mark_starved(id),
     }

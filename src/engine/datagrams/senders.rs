@@ -18,6 +18,8 @@ pub(super) struct Senders<'a> {
     who: Who<'a>,
     /// Somebody was admitted whom the guest talks to.
     heard: bool,
+    /// Somebody else has sent something, from another port perhaps.
+    others: bool,
 }
 
 enum Who<'a> {
@@ -46,19 +48,21 @@ impl<'a> Senders<'a> {
         if !host.endpoint.is_anybody() {
             let judged = state.strangers.allow_only(host.endpoint);
             let who = judged.map_or(Who::Peer, Who::Judged);
-            return Self { template: net.template(guest, L4Protocol::Udp, 0), who, heard: true };
+            let template = net.template(guest, L4Protocol::Udp, 0);
+            return Self { template, who, heard: true, others: false };
         }
         // Whom the guest talks to is likely to be who answers.
         let seen = anybody::visible(net, guest, state.to);
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
         let (last, to) = (state.to.filter(|_| seen.is_some()), state.to);
         let who = Who::Anybody(Anybody { net, guest: *guest, last, to });
-        Self { template, who, heard: false }
+        Self { template, who, heard: false, others: false }
     }
 
     /// The one peer of a flow, of which somebody else has made sure.
     pub(super) fn peer(net: &Net, guest: &Side) -> Self {
-        Self { template: net.template(guest, L4Protocol::Udp, 0), who: Who::Peer, heard: true }
+        let template = net.template(guest, L4Protocol::Udp, 0);
+        Self { template, who: Who::Peer, heard: true, others: false }
     }
 
     /// Whether the guest may have what `sender` has sent. The headers are for it from now on.
@@ -67,6 +71,7 @@ impl<'a> Senders<'a> {
             Who::Peer => true,
             Who::Judged(peer) => is_from(sender, *peer),
             Who::Anybody(anybody) => {
+                self.others |= sender != anybody.to;
                 if sender.is_none() || sender != anybody.last {
                     let seen = anybody::visible(anybody.net, &anybody.guest, sender);
                     let Some(seen) = seen else { return false };
@@ -83,6 +88,11 @@ impl<'a> Senders<'a> {
     /// Whether what was admitted shows that the flow is in use: some of it is of whom the guest talks to.
     pub(super) fn were_heard(&self) -> bool {
         self.heard
+    }
+
+    /// Whether all that was looked at is of whom the guest talks to, at the same port.
+    pub(super) fn were_alone(&self) -> bool {
+        self.heard && !self.others
     }
 
     /// What is to be kept of the datagrams that are received together.

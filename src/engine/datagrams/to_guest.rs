@@ -65,6 +65,8 @@ struct Way<'a> {
     may_keep: bool,
     /// Where what is to be kept begins.
     unsent: Option<Position>,
+    /// Bytes that were taken out of the socket for the guest.
+    bytes: u64,
 }
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
@@ -82,9 +84,8 @@ pub(super) fn serve(
     let side = flow.sides[tap];
     let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
-    let mtu = core.net.link_mtu();
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None };
+    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.link_mtu(), &mut core.outbox);
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None, bytes: 0 };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -100,12 +101,21 @@ pub(super) fn serve(
     let heard = moved > 0 && way.senders.were_heard();
     if heard {
         state.touch(core.now, 1 - tap, moved);
+        state.bytes[1 - tap] += way.bytes;
+    }
+    if moved > 0 {
+        state.hear(moved, way.senders.were_alone());
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if heard && tap == 0 {
-        core.flows.note_answer(id, core.now);
+    let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    core.looks.follow(&mut core.flows, id, step);
+    if heard {
+        core.flows.note_use(id, core.now);
+        if tap == 0 {
+            core.flows.note_answer(id, core.now);
+        }
     }
     served
 }
@@ -132,10 +142,12 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let outbox = &mut core.outbox;
-    let mtu = core.net.link_mtu();
-    let names = None;
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep: false, unsent: None };
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        state.bytes[1 - tap] += u64::from(burst.len);
+    }
+    let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
+    let (names, may_keep, unsent, bytes) = (None, false, None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent, bytes };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -243,6 +255,7 @@ impl Way<'_> {
                 }
             }
             datagrams += 1;
+            self.bytes += payload.len() as u64;
             delivered.bytes += payload.len() as u32;
             if delivered.bytes as usize >= bytes.len() {
                 *delivered = Delivered::default();
@@ -299,6 +312,7 @@ impl Way<'_> {
             Err(Errno::AGAIN) if burst.len > 0 => return Some((0, Served::Empty)),
             Err(_) => return Some((0, Served::More)),
         };
+        self.bytes += u64::from(received);
         let frames = stamp(lease, self.senders.template(), size, received, segment);
         if !all {
             delivered.bytes = done + received;
@@ -325,6 +339,7 @@ impl Way<'_> {
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
+        self.bytes += buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum::<u64>();
         if let Some((net, side)) = &self.names {
             read_names(net, side, buffer);
         }
@@ -524,11 +539,16 @@ fn drop_burst(
     (burst, done): (Burst, u32),
     reason: DropReason,
 ) -> (usize, Served) {
-    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-    let datagrams = (burst.len - done).div_ceil(segment).max(1);
-    drops.add(reason, datagrams.into());
+    drops.add(reason, rest_of(burst, done).into());
     drop_head(fd);
     (0, Served::More)
+}
+
+/// How many datagrams of a burst are behind its first `done` bytes, at least one. There may be more done than it has: the
+/// kernel may have replaced it by a longer one, when it has found its checksum to be wrong.
+fn rest_of(burst: Burst, done: u32) -> u32 {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    burst.len.saturating_sub(done).div_ceil(segment).max(1)
 }
 
 /// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
@@ -594,6 +614,13 @@ fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_of_a_burst_is_counted_whatever_the_queue_has_become() {
+        let burst = Burst { len: 2500, segment: Some(1000) };
+        assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
+        assert_eq!(rest_of(single(0), 0), 1);
+    }
 
     fn single(len: u32) -> Burst {
         Burst { len, segment: None }

@@ -83,6 +83,8 @@ pub(crate) fn end(code: u8) -> ! {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -107,6 +109,9 @@ mod tests {
     #[test]
     fn groups_are_told_apart() {
         assert!(shares_group(0));
-        assert!(!shares_group(1));
+        let mut other = Command::new("cat").stdin(Stdio::piped()).process_group(0).spawn().unwrap();
+        assert!(!shares_group(other.id() as i32));
+        drop(other.stdin.take());
+        other.wait().unwrap();
     }
 }
