@@ -7,6 +7,7 @@
 #   fetch.sh migrate an emulator that moves the state of vhost-user devices: QEMU 10 (trixie), unless the machine's is
 #                    as new
 #   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
+#   fetch.sh nfs     the same kernel with a client of NFS, and a server that needs none (nfs-ganesha)
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
 #   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
@@ -149,22 +150,25 @@ fetch_uml() {
 # depends PACKAGE PATTERN: the packages that it needs whose names match.
 depends() { apt-cache "${OPTIONS[@]}" depends "$1" | awk -v pattern="$2" '$1 == "Depends:" && $2 ~ pattern { print $2 }'; }
 
-# The metapackage leads to the newest kernel, which newer suites divide: into packages of the same version.
-fetch_qemu() {
-    local folder=$CACHE/qemu kernel parts file
+fetch_qemu() { fetch_cloud_kernel qemu virtio_pci virtio_net; }
+
+# fetch_cloud_kernel PART MODULE...: the metapackage leads to the newest kernel, which newer suites divide: into packages
+# of the same version.
+fetch_cloud_kernel() {
+    local folder=$CACHE/$1 kernel parts file
     use_suite installed
     apt_logged update
     kernel=$(depends linux-image-cloud-amd64 '^linux-image-[0-9]')
     [ -n "$kernel" ] || { warn "the apt sources of this machine have no linux-image-cloud-amd64"; return 1; }
     kernel=${kernel%%$'\n'*}
     mapfile -t parts < <(depends "$kernel" '^linux-(base|binary|modules)-[0-9]')
-    unpack installed qemu "$kernel" "${parts[@]}"
+    unpack installed "$1" "$kernel" "${parts[@]}"
     for file in "$folder"/root/{boot,usr/lib/modules/*}/vmlinuz*; do
         [ ! -f "$file" ] || cp "$file" "$folder/linux"
     done
     [ -e "$folder/linux" ] || { warn "there is no kernel (vmlinuz) in: $kernel ${parts[*]}"; return 1; }
     for file in "$folder"/root/{,usr/}lib/modules/*; do
-        [ ! -d "$file" ] || take_modules "$file" "$folder/modules" virtio_pci virtio_net
+        [ ! -d "$file" ] || take_modules "$file" "$folder/modules" "${@:2}"
     done
 }
 
@@ -225,6 +229,12 @@ build_boot_file() {
     rm "$folder"/{cmdline,kernel,initrd}
 }
 
+fetch_nfs() {
+    fetch_cloud_kernel nfs virtio_pci virtio_net nfsv4
+    unpack_programs nfs nfs-ganesha nfs-ganesha-mem
+    cp "$CACHE/nfs/root/usr/bin/ganesha.nfsd" "$CACHE/nfs/bin/"
+}
+
 # moves_device_state PROGRAM: it does so for network devices since QEMU 10.
 moves_device_state() {
     local version
@@ -254,19 +264,27 @@ fetch_policies() {
     cp -r "$folder/root/etc/apparmor.d" "$folder/"
 }
 
-# What they need but the C library comes along: they are started from the cache, and no service of theirs is.
-fetch_clients() {
-    local folder=$CACHE/clients packages
+# unpack_programs PART PACKAGE...: packages, and the libraries that they need but the C library, in the part's folder
+# `lib`. Programs are started from the cache with these, and no service of theirs is started on the machine.
+unpack_programs() {
+    local part=$1 folder=$CACHE/$1 names packages
+    shift
+    names=$(IFS='|' && echo "$*")
     use_suite installed
     apt_logged update
-    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris systemd network-manager >"$APT/uris"
-    mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E '^(lib|zlib|systemd$|network-manager$)' |
+    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris "$@" >"$APT/uris"
+    mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E "^(lib.*|zlib.*|$names)\$" |
         grep -vE '^lib(c6|perl.*|.*-perl|pam-.*|dbus.*-common|.*-common)$')
-    mkdir -p "$APT/packages/clients"
-    (cd "$APT/packages/clients" && apt_logged download "${packages[@]}")
-    unpack installed clients "${packages[@]}"
+    mkdir -p "$APT/packages/$part"
+    (cd "$APT/packages/$part" && apt_logged download "${packages[@]}")
+    unpack installed "$part" "${packages[@]}"
     mkdir -p "$folder"/{bin,lib}
-    find "$folder/root" -path '*/x86_64-linux-gnu/*' -name '*.so*' ! -path '*/NetworkManager/*' -exec cp -P {} "$folder/lib/" \;
+    find "$folder/root" -path '*/lib/*' -name '*.so*' ! -path '*/NetworkManager/*' ! -path '*/perl*' -exec cp -P {} "$folder/lib/" \;
+}
+
+fetch_clients() {
+    local folder=$CACHE/clients
+    unpack_programs clients systemd network-manager
     find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
     cp "$folder/root/usr/sbin/NetworkManager" "$folder/bin/"
     [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
@@ -315,7 +333,7 @@ need patchelf=patchelf cpio=cpio depmod=kmod xz=xz-utils zstd=zstd
 need_cargo
 for part in "$@"; do
     case $part in
-    uml | qemu)
+    uml | qemu | nfs)
         [ "$part" = uml ] || need qemu-system-x86_64=qemu-system-x86
         fetch busybox
         fetch "$part"
@@ -328,7 +346,7 @@ for part in "$@"; do
         fetch ovmf
         build_boot_file
         ;;
-    peer | clients | dhclient | policies) fetch "$part" ;;
+    busybox | peer | clients | dhclient | policies) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

@@ -301,6 +301,9 @@ boot_qemu_ovmf() {
         -device "virtio-net-pci,netdev=n,romfile=,bootindex=1$(qemu_vectors)"
 }
 
+# With a kernel that mounts file systems of others.
+boot_qemu_nfs() { IMAGE=nfs boot_qemu; }
+
 # A BIOS, and iPXE from the device's ROM.
 boot_qemu_ipxe() {
     emulate_machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
@@ -310,7 +313,8 @@ boot_qemu_ipxe() {
 
 # emulate MACHINE OPTION...: a machine that starts the kernel itself.
 emulate() {
-    emulate_machine "$@" -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs -append "$GUEST_COMMAND_LINE"
+    local image=/run/guests/${IMAGE:-qemu}
+    emulate_machine "$@" -kernel "$image/linux" -initrd "$image/initramfs" -append "$GUEST_COMMAND_LINE"
 }
 
 # emulate_machine MACHINE OPTION...: QEMU without acceleration, its console on ours.
