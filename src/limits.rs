@@ -215,3 +215,13 @@ pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
 /// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
 /// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
+
+/// Flows whose sockets are asked in one turn whether the address that they have is gone: each costs one system call, of
+/// less than a microsecond.
+pub(crate) const FLOWS_LOOKED_AT_PER_TURN: u32 = 256;
+
+/// Parts of a snapshot of the host that are read in one turn.
+pub(crate) const SNAPSHOT_PARTS_PER_TURN: usize = 2;
+
+/// Bytes of a snapshot of the host: some ten thousand addresses, and a resolv.conf of the longest.
+pub(crate) const SNAPSHOT_BYTES_MAX: usize = 1 << 20;

@@ -4,6 +4,7 @@
 
 mod files;
 mod free;
+mod network;
 mod notify;
 mod ready;
 
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
+pub(crate) use network::await_network;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 

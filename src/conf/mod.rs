@@ -29,8 +29,9 @@ pub(crate) use banner::banner;
 pub(crate) use error::{ConfError, Note};
 pub(crate) use meaning::LOCAL_GATEWAY_V4;
 pub use meaning::{Conf, Device, LinkConf, resolve};
+pub(crate) use meaning::{Told, told};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
 };
 pub(crate) use options::{MigrationOptions, Repair};
-pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};
+pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};

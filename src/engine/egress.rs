@@ -22,15 +22,7 @@ pub(super) fn sweep(core: &mut Core) {
         .collect();
     for id in forbidden {
         log::debug!("{id:?}: forbidden now, closing");
-        match core.flows.table.get_mut(id).map(|flow| &mut flow.state.kind) {
-            Some(FlowKind::Tcp(tcp)) => tcp.conn.abort(),
-            Some(FlowKind::Splice(splice)) => splice.machine.on_failure(),
-            Some(FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_)) => {
-                core.flows.remove(id);
-            }
-            None => {}
-        }
-        core.flows.mark_ready(id);
+        core.end_flow(id);
     }
 }
 

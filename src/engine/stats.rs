@@ -72,6 +72,8 @@ event_types! {
     State => "device state channel",
     /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
+    /// A snapshot of the host's network, from the helper that watches it.
+    Host => "host network watch",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.

@@ -139,6 +139,11 @@ impl<T> FlowTable<T> {
         Some(flow)
     }
 
+    /// Number of slots that flows have ever lived in.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// Ids of all flows. Walks the table: not for the packet path.
     pub(crate) fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
         (0..self.slots.len() as u32).filter_map(|slot| self.id_of(slot))
