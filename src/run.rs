@@ -468,6 +468,11 @@ fn worker(
     Ok(worker)
 }
 
+/// Whether changes of the host are put in force.
+fn is_followed(conf: &Conf) -> bool {
+    !conf.run.no_follow && conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only)
+}
+
 /// Whether the guest is told of nothing that the host has.
 fn is_without_network(conf: &Conf) -> bool {
     conf.template_v4.is_none() && conf.template_v6.is_none()
@@ -481,7 +486,7 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         outbound_v4: conf.outbound_v4.map(|device| device.name),
         outbound_v6: conf.outbound_v6.map(|device| device.name),
         freebind: conf.freebind,
-        late_addresses: !conf.run.no_follow && is_without_network(conf),
+        late_addresses: is_followed(conf) && is_without_network(conf),
         max_descriptors,
     }
 }
