@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A host whose network changes while pasta runs, in front of a namespace with clients that are the kernel's own, dhclient
 # and nettool: what may go on goes on, and what is new works within two seconds.
-# shellcheck disable=SC2016
+# shellcheck disable=SC2016,SC2034
 
 CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
