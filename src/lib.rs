@@ -101,6 +101,7 @@
 //! * *policy*: what the guest may reach, as rules ([`flow::fwd::Policy`]).
 //! * *view*: all that the operator decides of addresses and rules, as one value ([`engine::NetView`]); its
 //!   *epoch* tells which flows were made under an older one.
+//! * *snapshot*: what the host's network looks like at one time; the helper of [`follow`] tells the program of each.
 //! * *template interface*: the host's interface whose addresses, gateway and prefix the guest gets; without
 //!   one, *local mode* with link-local addresses.
 //! * *responder*: answers a question of the guest instead of forwarding it.
@@ -120,6 +121,7 @@ pub mod conf;
 pub mod control;
 pub mod engine;
 pub mod flow;
+pub(crate) mod follow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod limits;

@@ -259,3 +259,12 @@ pub(crate) const CONFIGURATION_WITHIN: Duration = Duration::from_secs(5);
 pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(CONTROL_GRACE.as_millis() < CONTROL_READS_WITHIN.as_millis());
+/// Flows whose sockets are asked in one turn whether the address that they have is gone: each costs one system call, of
+/// less than a microsecond.
+pub(crate) const FLOWS_LOOKED_AT_PER_TURN: u32 = 256;
+
+/// Parts of a snapshot of the host that are read in one turn.
+pub(crate) const SNAPSHOT_PARTS_PER_TURN: usize = 2;
+
+/// Bytes of a snapshot of the host: some ten thousand addresses, and a resolv.conf of the longest.
+pub(crate) const SNAPSHOT_BYTES_MAX: usize = 1 << 20;

@@ -10,7 +10,9 @@ mod configure;
 mod gone;
 mod init;
 mod netlink;
+mod reconfigure;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,7 +23,8 @@ use rustix::io::Errno;
 pub(crate) use command::Child;
 pub use configure::queue_frames;
 
-use crate::conf::{Conf, PastaConf, RunConf, Target, UserNamespace};
+use crate::conf::host::Asker;
+use crate::conf::{self, Conf, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Source;
 use crate::flow::fwd::RuleTable;
 use crate::flow::network::{Mac, Network};
@@ -33,6 +36,7 @@ use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
 use command::Started;
 use configure::Model;
+pub(crate) use reconfigure::{Means, Reconfigure};
 
 /// Lets every user of the namespace send echo requests (icmp(7)).
 const PING_RANGE_FILE: &str = "/proc/sys/net/ipv4/ping_group_range";
@@ -53,6 +57,8 @@ pub(crate) struct Device {
     pub(crate) mac: Mac,
     /// Its index in the namespace.
     pub(crate) index: u32,
+    /// To configure it anew, with `--config-net`.
+    pub(crate) reconfigure: Option<Reconfigure>,
 }
 
 /// Which process goes on after [`Namespace::spawn`].
@@ -108,7 +114,10 @@ impl Namespace {
         let copies = |copying: crate::conf::Copying| copying.addresses || copying.routes;
         let v4 = template_v4.filter(|_| copies(pasta.copy_v4) && pasta.configure);
         let v6 = template_v6.filter(|_| copies(pasta.copy_v6) && pasta.configure);
-        let model = Model::read(v4.map(|device| device.index), v6.map(|device| device.index))
+        let index = |device: conf::Device| device.index;
+        let model = Asker::new()
+            .map_err(io::Error::from)
+            .and_then(|asker| Model::read(&asker, v4.map(index), v6.map(index)))
             .map_err(|error| StartError::Other(format!("Failed to read routes: {error}")))?;
         let given = link.fd.filter(|_| !pasta.bypass.only).map(adopt).transpose()?;
         let had_ipv6 = network.v6.is_some();
@@ -242,10 +251,16 @@ fn inside(
         None => tun::open_tap(name).map_err(|errno| tap_failure(name.as_str(), errno))?,
     };
     let interface = configure::interface(&name, conf.mac, network.mtu)?;
-    if conf.configure {
+    let index = interface.index;
+    let reconfigure = if conf.configure {
         configure::addresses_and_routes(&interface, conf, network, model)?;
-    }
-    Ok(Some(Device { fd, offloads, mac: interface.mac, index: interface.index }))
+        let copying = [conf.copy_v4, conf.copy_v6];
+        let again = Reconfigure::new(index, model.clone(), network, copying);
+        Some(again.map_err(|error| format!("netlink: {error}"))?)
+    } else {
+        None
+    };
+    Ok(Some(Device { fd, offloads, mac: interface.mac, index, reconfigure }))
 }
 
 fn tap_failure(name: &str, errno: Errno) -> String {

@@ -9,20 +9,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use log::LevelFilter;
-use passt_frame::{FramePort, Registrar};
+use passt_frame::{Errno, FramePort, Registrar};
 use rustix::event::epoll;
 
-use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
+use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
 use crate::control::json::{self, Json};
 use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
-    Protocols, Settings, Signals, SocketLink, Worker,
+    Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
+use crate::follow::{HostWatch, Snapshot};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
-use crate::pasta::{self, Child, Namespace, Spawned};
+use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Program};
@@ -100,7 +101,7 @@ fn log_config(options: &Options) -> crate::log::Config {
 }
 
 fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
-    let conf = configure(options)?;
+    let Configured { conf, followed } = configure(options)?;
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
@@ -118,8 +119,9 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         log::info!("UNIX domain socket bound at {}", path.display());
     }
 
+    let watch = followed.and_then(|followed| watch_host(&conf, followed, None));
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
-    let mut worker = worker(&conf, socket, Rc::new(epoll), limit.maximum)?;
+    let mut worker = worker(&conf, socket, (Rc::new(epoll), watch), limit.maximum)?;
     worker.end_with_migration(conf.link.migration.exit);
     if let Some((listener, _)) = helper {
         let engine = worker.engine_mut();
@@ -153,7 +155,7 @@ fn ending_signals() -> Result<OwnedFd, StartError> {
 
 /// pasta. The exit code is that of the command, if there was one.
 fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
-    let mut conf = configure(options)?;
+    let Configured { mut conf, followed } = configure(options)?;
     let mut made = Made::default();
     let control = ControlSockets::bind(&conf.run, &mut made)?;
     let mut readiness = Readiness::prepare(&conf.run, made)?;
@@ -163,7 +165,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         log::info!("{line}");
     }
     let watch = pasta::watch_target(pasta)?;
-    let device = namespace.configure(&mut conf)?;
+    let mut device = namespace.configure(&mut conf)?;
     let child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
         Spawned::Command(code) => {
@@ -172,10 +174,12 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         }
     };
 
+    let reconfigure = device.as_mut().and_then(|device| device.reconfigure.take());
+    let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
     let filter = sandbox::socket_maker()?;
     let sockets = namespace_sockets(&conf, &namespace, &filter)?;
     let bypass = bypass(&conf, &sockets, device.as_ref());
-    let mut worker = pasta_worker(&conf, device, bypass, limit.maximum)?;
+    let mut worker = pasta_worker(&conf, device, (bypass, host), limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watch.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
@@ -295,7 +299,7 @@ fn bypass(
 fn pasta_worker(
     conf: &Conf,
     device: Option<pasta::Device>,
-    bypass: Option<BypassConfig>,
+    (bypass, watch): (Option<BypassConfig>, Option<HostWatch>),
     max_descriptors: u64,
 ) -> Result<Worker<NamespaceLink>, StartError> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
@@ -314,8 +318,9 @@ fn pasta_worker(
         engine.on_link_up(out);
     }
     let clients = Clients { listener: None, one_off: true };
-    let mut worker = Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))?;
-    follow_neighbours(conf, &mut worker);
+    let mut worker =
+        Worker::new(epoll.clone(), link, engine, clients).map_err(system("epoll_ctl"))?;
+    follow(conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
     Ok(worker)
 }
 
@@ -357,15 +362,50 @@ fn engine(
     Ok(engine)
 }
 
-/// Has the guest see the Ethernet addresses of the host's neighbours.
-fn follow_neighbours<L: Link>(conf: &Conf, worker: &mut Worker<L>) {
-    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
-    let started = NeighbourWatch::start(worker.engine_mut(), interfaces);
-    if let Err(errno) = started.and_then(|watch| worker.add(Box::new(watch))) {
+/// Has the guest see the Ethernet addresses of the host's neighbours, and follow the host's network if that is watched.
+fn follow<L: Link>(
+    conf: &Conf,
+    worker: &mut Worker<L>,
+    epoll: Rc<OwnedFd>,
+    watch: Option<HostWatch>,
+) -> Result<(), Errno> {
+    let neighbours = follow_neighbours(conf, worker).inspect_err(|errno| {
         log::warn!(
             "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
         );
+    });
+    if let Some(mut watch) = watch {
+        watch.lead(epoll, neighbours.ok());
+        worker.add(Box::new(watch))?;
     }
+    Ok(())
+}
+
+fn follow_neighbours<L: Link>(
+    conf: &Conf,
+    worker: &mut Worker<L>,
+) -> Result<Rc<RefCell<NeighbourWatch>>, Errno> {
+    let interfaces = [conf.template_v4, conf.template_v6].map(|device| device.map(|one| one.index));
+    let started = NeighbourWatch::start(worker.engine_mut(), interfaces)?;
+    let shared = Rc::new(RefCell::new(started));
+    worker.add(Box::new(SharedWatch::new(shared.clone())?))?;
+    Ok(shared)
+}
+
+/// Starts the helper that watches the host's network. Where it cannot be had, the host does not change.
+fn watch_host(
+    conf: &Conf,
+    (mut options, seen): (Options, Snapshot),
+    namespace: Option<Reconfigure>,
+) -> Option<HostWatch> {
+    // What the namespace does not have, it never gets.
+    if conf.network.v6.is_none() {
+        options.interfaces.only = Some(Only::V4);
+    }
+    let started = HostWatch::start(options, seen, namespace);
+    started
+        .inspect_err(|errno| log::warn!("Cannot follow changes of the host's network: {errno}"))
+        .ok()
 }
 
 /// The sockets of `--control` and `--control-ro`.
@@ -445,10 +485,12 @@ fn level(options: &Options) -> LevelFilter {
 }
 
 /// Puts the command line together with what the host looks like.
-fn configure(mut options: Options) -> Result<Conf, StartError> {
+fn configure(mut options: Options) -> Result<Configured, StartError> {
     conf::egress::load(&mut options)?;
     let facts = if options.pasta.splice_only {
         conf::host::kernel_facts()
+    } else if let Some(seconds) = options.run.wait_for_network {
+        start::await_network(&options.interfaces, Duration::from_secs(seconds))?
     } else {
         conf::host::facts(&options.interfaces)?
     };
@@ -457,18 +499,35 @@ fn configure(mut options: Options) -> Result<Conf, StartError> {
         String::new()
     });
     let (ephemeral, note) = conf::ports::ephemeral_range();
+    let followed = (!options.run.no_follow && !options.pasta.splice_only)
+        .then(|| -> Result<_, StartError> {
+            let seen = Snapshot {
+                facts: facts.clone(),
+                own: conf::host::own_networks()?,
+                resolv: resolv.clone(),
+            };
+            Ok((options.clone(), seen))
+        })
+        .transpose()?;
     let conf = conf::resolve(options, &facts, &resolv, ephemeral)?;
     for note in note.iter().chain(&conf.notes) {
         log::log!(note.level, "{}", note.text);
     }
-    Ok(conf)
+    Ok(Configured { conf, followed })
+}
+
+/// The configuration, and what is needed to follow the host.
+struct Configured {
+    conf: Conf,
+    /// The options, and what the host looked like when they were applied to it.
+    followed: Option<(Options, Snapshot)>,
 }
 
 /// The loop with its link, its engine and its open ports.
 fn worker(
     conf: &Conf,
     socket: ClientSocket,
-    epoll: Rc<OwnedFd>,
+    (epoll, watch): (Rc<OwnedFd>, Option<HostWatch>),
     max_descriptors: u64,
 ) -> Result<Worker<SocketLink>, StartError> {
     let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
@@ -488,9 +547,20 @@ fn worker(
         }
     };
     let clients = Clients { listener, one_off };
-    let mut worker = Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))?;
-    follow_neighbours(conf, &mut worker);
+    let mut worker =
+        Worker::new(epoll.clone(), link, engine, clients).map_err(system("epoll_ctl"))?;
+    follow(conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
     Ok(worker)
+}
+
+/// Whether changes of the host are put in force.
+fn is_followed(conf: &Conf) -> bool {
+    !conf.run.no_follow && conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only)
+}
+
+/// Whether the guest is told of nothing that the host has.
+fn is_without_network(conf: &Conf) -> bool {
+    conf.template_v4.is_none() && conf.template_v6.is_none()
 }
 
 fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
@@ -501,6 +571,7 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         outbound_v4: conf.outbound_v4.map(|device| device.name),
         outbound_v6: conf.outbound_v6.map(|device| device.name),
         freebind: conf.freebind,
+        late_addresses: is_followed(conf) && is_without_network(conf),
         max_descriptors,
     }
 }

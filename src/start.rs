@@ -4,6 +4,7 @@
 
 mod files;
 mod free;
+mod network;
 mod notify;
 mod ready;
 
@@ -20,6 +21,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
+pub(crate) use network::await_network;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 

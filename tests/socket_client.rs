@@ -46,6 +46,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         outbound_v4: None,
         outbound_v6: None,
         freebind: false,
+        late_addresses: false,
         max_descriptors: 1024,
     };
     let duid = Duid::new(conf.network.our_mac);

@@ -29,6 +29,7 @@ complete -c passt -l ra-option -d 'The same for router advertisements' -r -f
 complete -c passt -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
 complete -c passt -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c passt -l wait-for-network -d 'Start when the host has a default route, or after SECONDS without; default: start at once' -r -f
 complete -c passt -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
 complete -c passt -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
 complete -c passt -l egress -d 'What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the first that matches counts, and none rejects; default: all' -r -f
@@ -62,6 +63,7 @@ complete -c passt -l no-dhcp -d 'No DHCP server'
 complete -c passt -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c passt -l no-ndp -d 'No answers to neighbor and router solicitations'
 complete -c passt -l no-ra -d 'No router advertisements'
+complete -c passt -l no-follow-host -d 'What the host\'s network and resolv.conf are at start is what the guest is told for ever'
 complete -c passt -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
 complete -c passt -l isolate -d 'The guest reaches the internet and its name servers, and nothing of this host and its networks'
 complete -c passt -l freebind -d 'Listen on addresses that the host does not have (yet), too'

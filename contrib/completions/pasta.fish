@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --wait-for-network --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -62,6 +62,7 @@ complete -c pasta -n __fish_pasta_has_no_command -l ra-option -d 'The same for r
 complete -c pasta -n __fish_pasta_has_no_command -s o -l outbound -d 'Source address of outbound sockets, once for IPv4 and once for IPv6; default: by routing' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l outbound-if4 -d 'Interface that outbound IPv4 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
 complete -c pasta -n __fish_pasta_has_no_command -l outbound-if6 -d 'Interface that outbound IPv6 sockets are bound to; default: none' -r -f -a "(__fish_print_interfaces)"
+complete -c pasta -n __fish_pasta_has_no_command -l wait-for-network -d 'Start when the host has a default route, or after SECONDS without; default: start at once' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l map-host-loopback -d 'Address at which the guest reaches the host\'s loopback address, or none; default: the gateway' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l map-guest-addr -d 'Address at which the guest reaches the host\'s copy of its own address; default: none' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l egress -d 'What the guest may reach: allow, reject or drop, [tcp, udp or icmp,] DESTINATION[:PORTS]; the first that matches counts, and none rejects; default: all' -r -f
@@ -99,6 +100,7 @@ complete -c pasta -n __fish_pasta_has_no_command -l no-dhcp -d 'No DHCP server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-ndp -d 'No answers to neighbor and router solicitations'
 complete -c pasta -n __fish_pasta_has_no_command -l no-ra -d 'No router advertisements'
+complete -c pasta -n __fish_pasta_has_no_command -l no-follow-host -d 'What the host\'s network and resolv.conf are at start is what the guest is told for ever'
 complete -c pasta -n __fish_pasta_has_no_command -l no-map-gw -d 'The gateway does not lead to the host\'s loopback address'
 complete -c pasta -n __fish_pasta_has_no_command -l isolate -d 'The guest reaches the internet and its name servers, and nothing of this host and its networks'
 complete -c pasta -n __fish_pasta_has_no_command -l freebind -d 'Listen on addresses that the host does not have (yet), too'

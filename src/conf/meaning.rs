@@ -113,21 +113,10 @@ pub fn resolve(
     if facts.no_ipv6 && only == Some(Only::V6) {
         return Err(ConfError::Ipv6Unavailable);
     }
-    let v4 = (only != Some(Only::V6)).then(|| net_v4(&options, facts, &mut notes));
-    let v6 =
-        (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(&options, facts, &mut notes));
-    check_interfaces(&options, v4.as_ref(), v6.as_ref(), &mut notes)?;
-    let (v4, template_v4) = v4.unzip();
-    let (v6, template_v6) = v6.unzip();
-
-    let mut mapping = mapping(&options, v4.as_ref(), v6.as_ref());
-    let mut network = network(&options, v4, v6);
-    complete_boot(&mut network);
+    let Told { network, mapping, template_v4, template_v6 } =
+        told(&options, facts, resolv, &mut notes);
+    check_interfaces(&options, template_v4.as_ref(), template_v6.as_ref(), &mut notes)?;
     warn_of_mtu(&network, &mut notes);
-    let resolv = resolv::parse(resolv);
-    names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
-
-    let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
         let auto = !options.egress.isolate;
@@ -164,6 +153,40 @@ pub fn resolve(
         run: options.run,
         notes,
     })
+}
+
+/// What depends on the host's network, and follows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// What the guest is told.
+    pub(crate) network: Network,
+    /// How addresses are mapped.
+    pub(crate) mapping: Mapping,
+    /// Model of IPv4; `None` in local mode.
+    pub(crate) template_v4: Option<Device>,
+    /// Model of IPv6; likewise.
+    pub(crate) template_v6: Option<Device>,
+}
+
+/// What the `options` mean on a host that looks as `facts` and the text of resolv.conf say.
+pub(crate) fn told(
+    options: &Options,
+    facts: &HostFacts,
+    resolv: &str,
+    notes: &mut Vec<Note>,
+) -> Told {
+    let only = options.interfaces.only;
+    let v4 = (only != Some(Only::V6)).then(|| net_v4(options, facts, notes));
+    let v6 = (only != Some(Only::V4) && !facts.no_ipv6).then(|| net_v6(options, facts, notes));
+    let (v4, template_v4) = v4.unzip();
+    let (v6, template_v6) = v6.unzip();
+    let mut mapping = mapping(options, v4.as_ref(), v6.as_ref());
+    let mut network = network(options, v4, v6);
+    complete_boot(&mut network);
+    let resolv = resolv::parse(resolv);
+    names::resolve(options, facts, &resolv, &mut network, &mut mapping, notes);
+    let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    Told { network, mapping, template_v4, template_v6 }
 }
 
 /// Mapped addresses, but for those of name servers.
@@ -342,13 +365,12 @@ fn is_default_router(options: &Options, facts: &HostFacts) -> bool {
 /// its address later, and the guest does without until then.
 fn check_interfaces(
     options: &Options,
-    v4: Option<&(Ipv4Net, Option<Device>)>,
-    v6: Option<&(Ipv6Net, Option<Device>)>,
+    v4: Option<&Device>,
+    v6: Option<&Device>,
     notes: &mut Vec<Note>,
 ) -> Result<(), ConfError> {
     let wish = &options.interfaces;
-    let v4_works = v4.is_some_and(|(_, template)| template.is_some());
-    let v6_works = v6.is_some_and(|(_, template)| template.is_some());
+    let (v4_works, v6_works) = (v4.is_some(), v6.is_some());
     for (option, name, works) in
         [("outbound-if4", wish.outbound_v4, v4_works), ("outbound-if6", wish.outbound_v6, v6_works)]
     {
@@ -375,6 +397,7 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
     }
     services.ra &= services.ndp;
     services.dhcpv6 &= v6.as_ref().is_some_and(|v6| v6.addr.is_some());
+    services.renew = !options.run.no_follow && !options.pasta.configure;
     Network {
         our_mac: options.mac,
         mtu: options.mtu,

@@ -28,9 +28,9 @@ mod text;
 pub(crate) use banner::banner;
 pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
-pub(crate) use meaning::{LOCAL_GATEWAY_V4, option_of};
+pub(crate) use meaning::{LOCAL_GATEWAY_V4, Told, option_of, told};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };
 pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
-pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};
+pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};

@@ -102,10 +102,7 @@ pub(super) fn resolve(
 ) -> Result<PastaConf, ConfError> {
     let pasta = &options.pasta;
     check(pasta, notes)?;
-    let copying = |template: Option<Device>, address: bool, gateway: bool| Copying {
-        addresses: template.is_some() && !address && !pasta.no_copy_addresses,
-        routes: template.is_some() && !gateway && !pasta.no_copy_routes,
-    };
+    let [copy_v4, copy_v6] = copying(options, [template_v4, template_v6]);
     let model = template_v4.or(template_v6).map(|device| device.name);
     let default = model.or_else(|| InterfaceName::new(DEFAULT_INTERFACE));
     let interface = pasta.interface.or(default).expect("the default is a name");
@@ -116,8 +113,8 @@ pub(super) fn resolve(
         interface,
         mac: pasta.mac,
         configure: pasta.configure,
-        copy_v4: copying(template_v4, options.address_v4.is_some(), options.gateway_v4.is_some()),
-        copy_v6: copying(template_v6, options.address_v6.is_some(), options.gateway_v6.is_some()),
+        copy_v4,
+        copy_v6,
         bypass: Bypass {
             enabled: !pasta.no_splice,
             keep_loopback: pasta.keep_loopback || pasta.splice_only,
@@ -125,6 +122,19 @@ pub(super) fn resolve(
         },
         outbound,
     })
+}
+
+/// What is copied of each model, IPv4's and IPv6's, that there is.
+pub(crate) fn copying(options: &Options, [v4, v6]: [Option<Device>; 2]) -> [Copying; 2] {
+    let pasta = &options.pasta;
+    let copying = |template: Option<Device>, address: bool, gateway: bool| Copying {
+        addresses: template.is_some() && !address && !pasta.no_copy_addresses,
+        routes: template.is_some() && !gateway && !pasta.no_copy_routes,
+    };
+    [
+        copying(v4, options.address_v4.is_some(), options.gateway_v4.is_some()),
+        copying(v6, options.address_v6.is_some(), options.gateway_v6.is_some()),
+    ]
 }
 
 /// Reads `--splice-only` as the other options that it stands for: without a tap device there is nobody

@@ -17,9 +17,9 @@ const MAX_SEARCH: usize = 5;
 const MAX_SERVERS: usize = 2 * MAX_DNS;
 
 /// Bytes of the file that are read; real ones have hundreds.
-const MAX_BYTES: u64 = 64 * 1024;
+pub(crate) const MAX_BYTES: u64 = 64 * 1024;
 
-const PATH: &str = "/etc/resolv.conf";
+pub(crate) const PATH: &str = "/etc/resolv.conf";
 
 /// A name server.
 #[derive(Clone, Debug, PartialEq, Eq)]

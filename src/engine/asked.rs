@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::events::{Event, Events};
 use super::inspect::{Counters, EngineFacts, FlowFacts};
-use super::{Engine, egress, inspect};
+use super::{Engine, inspect};
 use crate::flow::fwd::RuleId;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -60,7 +60,7 @@ impl Engine {
         if self.core.flows.table.get(id).is_some_and(|flow| flow.state.frozen) {
             return false;
         }
-        egress::end(&mut self.core, id);
+        self.core.end_flow(id);
         true
     }
 

@@ -11,6 +11,7 @@ use super::listeners::Listeners;
 use super::looks::Looks;
 use super::net::Net;
 use super::outbox::Outbox;
+use super::state::FlowKind;
 use crate::flow::budget::Budget;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub outbound_v6: Option<InterfaceName>,
     /// Listening sockets may be bound to addresses that do not exist yet.
     pub freebind: bool,
+    /// The host has no network yet, and is followed: listening sockets may wait for their addresses and interfaces.
+    pub late_addresses: bool,
     /// Limit of open descriptors of the process.
     pub max_descriptors: u64,
 }
@@ -56,6 +59,8 @@ pub(super) struct Core {
     pub(crate) flows: Flows,
     pub(crate) looks: Looks,
     pub(crate) listeners: Listeners,
+    /// Ports that cannot be listened on yet, for want of an address or an interface.
+    pub(crate) awaited: usize,
     pub(crate) net: Net,
     pub(crate) settings: Settings,
     pub(crate) outbox: Outbox,
@@ -85,6 +90,7 @@ impl Core {
             listeners: Listeners::new(epoll),
             events: net.events.clone(),
             began: now,
+            awaited: 0,
             net,
             settings,
             outbox: Outbox::default(),
@@ -96,6 +102,19 @@ impl Core {
     /// The guest has sent a frame of a flow: what goes to it for this flow goes to the same queue.
     pub(crate) fn note_queue(&mut self, id: FlowId) {
         self.flows.note_queue(id, self.queue);
+    }
+
+    /// Ends a flow; a connection is reset on both sides, in the turn that follows.
+    pub(crate) fn end_flow(&mut self, id: FlowId) {
+        match self.flows.table.get_mut(id).map(|flow| &mut flow.state.kind) {
+            Some(FlowKind::Tcp(tcp)) => tcp.conn.abort(),
+            Some(FlowKind::Splice(splice)) => splice.machine.on_failure(),
+            Some(FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_)) => {
+                self.flows.remove(id);
+            }
+            None => {}
+        }
+        self.flows.mark_ready(id);
     }
 
     /// Whether another flow may open a socket.

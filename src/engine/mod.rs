@@ -36,6 +36,7 @@
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
+//! | `host_change` | the host's network changes: what the guest is told, and which flows end |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
@@ -63,6 +64,7 @@ mod datagrams;
 mod egress;
 mod events;
 mod flows;
+mod host_change;
 mod ingress;
 mod inspect;
 mod link;
@@ -98,11 +100,12 @@ use rustix::event::epoll::EventFlags;
 pub use bypass::BypassConfig;
 pub use core::Settings;
 pub(crate) use events::{Event, Kept};
+pub use host_change::HostChange;
 pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
 pub(crate) use listen::ListenError;
 pub(crate) use listener_id::ListenerId;
-pub use neighbours::NeighbourWatch;
+pub use neighbours::{NeighbourWatch, SharedWatch};
 pub use net::NetView;
 pub use source::{Calls, Exit, Signals, Source, SourceWatch, Sources};
 pub use stats::EventType;
@@ -137,6 +140,8 @@ pub struct Engine {
     bypass: Option<Box<BypassParts>>,
     scans: Scans,
     migration: Migration,
+    /// Looks for flows of addresses that are gone.
+    lost: host_change::Search,
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
     buffer: CopyBuffer,
@@ -178,6 +183,7 @@ impl Engine {
             datagrams: Datagrams::default(),
             bypass: None,
             scans: Scans::default(),
+            lost: host_change::Search::default(),
             duid,
             buffer: CopyBuffer::default(),
             unfed: 0,
@@ -245,6 +251,15 @@ impl Engine {
         egress::sweep(&mut self.core);
         self.scan_ports();
         Ok(())
+    }
+
+    /// The host's network has changed: the guest is told what is new to it, listening sockets that have lost their
+    /// interface or had to wait for an address are opened, and flows of addresses that are gone end. True if there was
+    /// something new to tell.
+    pub fn follow_host(&mut self, change: HostChange, out: &mut dyn ToGuest) -> bool {
+        let told = host_change::apply(&mut self.core, &mut self.lost, change, out);
+        listen::recover(&mut self.core, self.bypass.as_deref_mut());
+        told
     }
 
     /// The egress rules with how often each has decided about a new flow, and at the end how often none of them matched.
@@ -405,6 +420,7 @@ impl Engine {
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
         self.migration.on_time(&mut self.core, out);
+        self.lost.go_on(&mut self.core);
         let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
@@ -511,7 +527,8 @@ impl Engine {
     /// Whether work is left that no event will announce.
     pub fn has_work(&self) -> bool {
         let core = &self.core;
-        core.flows.ready_count() > 0 || core.listeners.ready_count() > 0 || self.unfed > 0
+        let waiting = core.flows.ready_count() > 0 || core.listeners.ready_count() > 0;
+        waiting || self.unfed > 0 || self.lost.goes_on()
     }
 
     /// When the next timer is due.

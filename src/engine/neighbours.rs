@@ -2,8 +2,10 @@
 //! guest of stations that come, so that it replaces what it was answered before (RFC 5227, section
 //! 2.3; RFC 4861, section 7.2.6).
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use passt_frame::{Errno, ToGuest};
 
@@ -50,6 +52,14 @@ impl NeighbourWatch {
         watch.ask(net);
         watch.read(net, None, NEIGHBOUR_DATAGRAMS_AT_START);
         Ok(watch)
+    }
+
+    /// From now on the neighbours on these interfaces count.
+    pub(crate) fn look_elsewhere(&mut self, engine: &mut Engine, interfaces: [Option<u32>; 2]) {
+        if self.interfaces != interfaces {
+            self.interfaces = interfaces;
+            self.ask_twice(&mut engine.core.net);
+        }
     }
 
     /// Reads at most so many datagrams. New neighbours are announced to the guest if there is a way to it.
@@ -117,6 +127,37 @@ impl NeighbourWatch {
         } else {
             net.neighbours.end_refresh();
         }
+    }
+}
+
+/// A watch that somebody else has, too, to have it look elsewhere.
+pub struct SharedWatch {
+    watch: Rc<RefCell<NeighbourWatch>>,
+    descriptor: OwnedFd,
+}
+
+impl SharedWatch {
+    /// Shares `watch`.
+    ///
+    /// # Errors
+    /// What dup(2) reports.
+    pub(crate) fn new(watch: Rc<RefCell<NeighbourWatch>>) -> Result<Self, Errno> {
+        let descriptor = rustix::io::fcntl_dupfd_cloexec(&watch.borrow().socket, 0)?;
+        Ok(Self { watch, descriptor })
+    }
+}
+
+impl Source for SharedWatch {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    fn event_type(&self) -> EventType {
+        EventType::Neighbours
+    }
+
+    fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {
+        self.watch.borrow_mut().on_event(engine, out)
     }
 }
 

@@ -7,7 +7,7 @@
 //! ([`egress`](super::egress)).
 
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::events::{Event, Events};
@@ -18,7 +18,7 @@ use crate::flow::fwd::{
 };
 use crate::flow::names::Names;
 use crate::flow::neighbours::Neighbours;
-use crate::flow::network::{Learned, Network};
+use crate::flow::network::{Learned, Network, Withdrawn};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::stations::Stations;
 use crate::time::Timestamp;
@@ -74,6 +74,10 @@ pub(super) struct Net {
     pub(crate) ask_again: Option<Timestamp>,
     /// What happens, for those who follow it.
     pub(crate) events: Rc<Events>,
+    /// What the guest was told before, and is to forget.
+    pub(crate) withdrawn: Withdrawn,
+    /// Router advertisements that are still to follow soon.
+    pub(crate) renewals: u8,
 }
 
 impl Net {
@@ -105,6 +109,8 @@ impl Net {
             stations: Stations::default(),
             ask_again: None,
             events: Rc::default(),
+            withdrawn: Withdrawn::default(),
+            renewals: 0,
         };
         net.pin_own_addresses();
         net
@@ -141,6 +147,50 @@ impl Net {
         self.configured_mtu = self.network.mtu;
         self.limit_mtu(self.device_mtu);
         self.pin_own_addresses();
+    }
+
+    /// The host's network has changed, and with it what the guest is told; rules stay. The guest goes on with the
+    /// addresses that it has, if it is not `configured` from outside.
+    pub(crate) fn follow(&mut self, network: Network, map: Mapping, configured: bool) {
+        let mut network = network;
+        if let (Some(v6), Some(old)) = (&mut network.v6, &self.network.v6)
+            && v6.addr.is_none()
+        {
+            // Local mode: the address is one that the guest has chosen.
+            v6.addr = old.addr.filter(Ipv6Addr::is_unicast_link_local);
+        }
+        let initial = fwd::initial(&network);
+        if configured {
+            self.learned.v4 = initial.v4;
+            self.learned.v6 = initial.v6.or(self.learned.v6);
+        }
+        (self.network, self.map) = (network, map);
+        self.epoch.0 = self.epoch.0.wrapping_add(1);
+        self.configured_mtu = self.network.mtu;
+        self.limit_mtu(self.device_mtu);
+        self.pin_own_addresses();
+    }
+
+    /// Whether the guest is told this already.
+    pub(crate) fn is_told(&self, network: &Network, map: &Mapping) -> bool {
+        let mut told = Network { mtu: self.configured_mtu, ..self.network.clone() };
+        if let (Some(told), Some(new)) = (&mut told.v6, &network.v6)
+            && new.addr.is_none()
+        {
+            told.addr = told.addr.filter(|addr| !addr.is_unicast_link_local());
+        }
+        told == *network && self.map == *map
+    }
+
+    /// The host's addresses, as the egress policy knows them; true if they are others than before and a rule may
+    /// depend on them.
+    pub(crate) fn set_surroundings(&mut self, own: &[(IpAddr, u8)]) -> bool {
+        if self.egress.rules.is_empty() || self.egress.host.0 == own {
+            return false;
+        }
+        own.clone_into(&mut self.egress.host.0);
+        self.epoch.0 = self.epoch.0.wrapping_add(1);
+        true
     }
 
     /// The guest's device has an MTU of `mtu` bytes: the guest is told no larger one.

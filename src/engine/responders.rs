@@ -2,6 +2,7 @@
 //! and what is sent unasked (the first ARP request and solicitation, router advertisements).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
@@ -12,12 +13,18 @@ use super::flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER};
 use super::outbox::Outbox;
 use crate::flow::fwd;
 use crate::flow::fwd::tenure::Step;
+use crate::flow::network::Network;
 use crate::limits::MAX_QUESTION_BYTES;
 use crate::responder::dhcpv6::Duid;
 use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
 use crate::wire::ip::IpHead;
 use crate::wire::l4::UDP_HEADER_BYTES;
 use crate::wire::{DropReason, Mac, eth};
+
+/// Router advertisements that follow soon after one with news, and the time between them (RFC 4861, sections 6.2.4 and
+/// 10: `MIN_DELAY_BETWEEN_RAS`).
+const RENEWALS: u8 = 2;
+const RENEWAL_PAUSE: Duration = Duration::from_secs(3);
 
 type Question = ArrayVec<u8, MAX_QUESTION_BYTES>;
 
@@ -140,8 +147,9 @@ pub(super) fn dhcp(
             warn_of_decline("DHCP", *address);
         }
     })?;
-    log::info!("{}", reply.kind);
-    log::info!("    from {}", reply.client);
+    let level = if reply.renews { log::Level::Debug } else { log::Level::Info };
+    log::log!(level, "{}", reply.kind);
+    log::log!(level, "    from {}", reply.client);
     if let (true, Some(v4)) = (reply.kind.gives(), &core.net.network.v4) {
         let (protocol, address) = ("dhcp", v4.addr.into());
         core.events.note(core.now, Event::Lease { protocol, address, station: reply.client });
@@ -240,9 +248,22 @@ pub(super) fn greet(core: &mut Core, out: &mut dyn ToGuest) {
     schedule_advertisement(core);
 }
 
-fn schedule_advertisement(core: &mut Core) -> std::time::Duration {
+/// The host's network is another one: the guest is told at once, and twice more (RFC 4861, section 6.2.4).
+pub(super) fn renew(core: &mut Core, out: &mut dyn ToGuest, old: &Network) {
+    core.net.withdrawn.note(old, &core.net.network);
+    core.net.renewals = RENEWALS;
+    advertise(core, out);
+}
+
+fn schedule_advertisement(core: &mut Core) -> Duration {
     let random = core.flows.index.hash((core.now.as_micros(), Ipv4Addr::UNSPECIFIED)) as u32;
-    let delay = ndp::next_unsolicited_delay(random);
+    let delay = match core.net.renewals.checked_sub(1) {
+        Some(left) => {
+            core.net.renewals = left;
+            RENEWAL_PAUSE
+        }
+        None => ndp::next_unsolicited_delay(random),
+    };
     core.flows.timers.set(ADVERTISEMENT_TIMER, core.now + delay);
     delay
 }
@@ -255,7 +276,23 @@ pub(super) fn advertise(core: &mut Core, out: &mut dyn ToGuest) {
     }
     if let Ok(advertisement) = ndp::router_advertisement(&core.net.network) {
         log::info!("{}, next in {}s", advertisement.kind, delay.as_secs());
+        take_back(core, out);
         send_ndp(core, out, advertisement);
+    }
+}
+
+/// Has the guest forget what it was told before.
+fn take_back(core: &mut Core, out: &mut dyn ToGuest) {
+    if let Some(withdrawal) = ndp::withdrawal(&core.net.network, &core.net.withdrawn) {
+        log::debug!("{}", withdrawal.kind);
+        send_ndp(core, out, withdrawal);
+    }
+    let farewell = ndp::farewell(&core.net.network);
+    for former in core.net.withdrawn.routers.clone() {
+        let Some(mut told) = farewell.clone() else { continue };
+        let to = SocketAddr::new(told.destination.into(), 0);
+        let macs = (core.net.network.our_mac, core.net.mac_of(to.ip()));
+        core.outbox.icmp(out, macs, SocketAddr::new(former.into(), 0), to, &mut told.message);
     }
 }
 

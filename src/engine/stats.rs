@@ -76,6 +76,8 @@ event_types! {
     ConfigurationDoor => "configuration listening socket",
     /// The same, connected.
     Configuration => "configuration socket",
+    /// A snapshot of the host's network, from the helper that watches it.
+    Host => "host network watch",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.

@@ -88,7 +88,13 @@ pub struct Services {
     pub(crate) udp: bool,
     /// ICMP echo is translated.
     pub(crate) icmp: bool,
+    /// Who has a lease asks again each minute: what it was told may change.
+    pub(crate) renew: bool,
 }
+
+/// How soon a client asks again that does so, seconds, and how long it may use its address if nobody answers.
+pub(crate) const RENEW_S: u32 = 60;
+pub(crate) const LEASE_S: u32 = 24 * 3600;
 
 impl Services {
     /// Nothing is on.
@@ -102,6 +108,7 @@ impl Services {
         tcp: false,
         udp: false,
         icmp: false,
+        renew: false,
     };
 }
 
@@ -117,6 +124,7 @@ impl Default for Services {
             tcp: true,
             udp: true,
             icmp: true,
+            renew: false,
         }
     }
 }
@@ -154,7 +162,7 @@ pub struct Extra {
 }
 
 /// Everything the guest is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// Our Ethernet address.
     pub our_mac: Mac,
@@ -189,6 +197,15 @@ impl Ipv4Net {
     }
 }
 
+impl Ipv6Net {
+    /// The prefix that guests may make addresses of: that of the assigned address, unless there is none, or none but the
+    /// link-local one, which is not to be advertised (RFC 4861, 4.6.2).
+    pub(crate) fn prefix(&self) -> Option<Ipv6Addr> {
+        let addr = self.addr.filter(|addr| !addr.is_unicast_link_local())?;
+        Some(Ipv6Addr::from_bits(addr.to_bits() & u128::MAX << 64))
+    }
+}
+
 impl Network {
     /// The gateway of the family of `address`.
     pub(crate) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
@@ -202,6 +219,56 @@ impl Network {
     pub(crate) fn scope_id(&self) -> u32 {
         self.v6.as_ref().map_or(0, |v6| v6.scope_id)
     }
+}
+
+/// Prefixes of IPv6 that a guest was told of and that are gone, as far as they are remembered; the same of name servers,
+/// and of our own link-local addresses.
+const MAX_WITHDRAWN_PREFIXES: usize = 4;
+pub(crate) const MAX_WITHDRAWN_DNS: usize = 2 * MAX_DNS;
+const MAX_WITHDRAWN_ROUTERS: usize = 2;
+
+/// What router advertisements said before and is not so any more: the guest is to forget it. Of more than fits the
+/// oldest is not remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Withdrawn {
+    /// Prefixes of 64 bits.
+    pub(crate) prefixes: ArrayVec<Ipv6Addr, MAX_WITHDRAWN_PREFIXES>,
+    /// Name servers.
+    pub(crate) dns: ArrayVec<Ipv6Addr, MAX_WITHDRAWN_DNS>,
+    /// Entries of the search list.
+    pub(crate) search: ArrayVec<String, MAX_SEARCH>,
+    /// Addresses from which we were a router.
+    pub(crate) routers: ArrayVec<Ipv6Addr, MAX_WITHDRAWN_ROUTERS>,
+}
+
+impl Withdrawn {
+    /// The guest was told `old` and is told `new` from now on.
+    pub(crate) fn note(&mut self, old: &Network, new: &Network) {
+        let prefix = |net: &Network| net.v6.as_ref().and_then(Ipv6Net::prefix);
+        let router = |net: &Network| net.v6.as_ref().map(|v6| v6.our_link_local);
+        let dns = |net: &Network| net.v6.as_ref().map(|v6| v6.dns.clone()).unwrap_or_default();
+        replace(&mut self.prefixes, prefix(old), &prefix(new).into_iter().collect::<Vec<_>>());
+        replace(&mut self.routers, router(old), &router(new).into_iter().collect::<Vec<_>>());
+        replace(&mut self.dns, dns(old), &dns(new));
+        replace(&mut self.search, old.search.clone(), &new.search);
+    }
+}
+
+/// Adds `old` to what is gone, and leaves out what is there now.
+fn replace<T: PartialEq, const N: usize>(
+    gone: &mut ArrayVec<T, N>,
+    old: impl IntoIterator<Item = T>,
+    now: &[T],
+) {
+    for one in old {
+        if !gone.contains(&one) {
+            if gone.is_full() {
+                gone.remove(0);
+            }
+            gone.push(one);
+        }
+    }
+    gone.retain(|one| !now.contains(one));
 }
 
 /// What was learned of the guest from its traffic.

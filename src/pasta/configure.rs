@@ -23,7 +23,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::netlink::Netlink;
-use crate::conf::host::netlink::{request, routes};
+use crate::conf::host::Asker;
+use crate::conf::host::netlink::{request, request_on, routes};
 use crate::conf::{Copying, LOCAL_GATEWAY_V4, PastaConf};
 use crate::flow::fwd::InterfaceName;
 use crate::flow::network::{Mac, Network};
@@ -60,15 +61,15 @@ pub const fn queue_frames(mtu: u16) -> u32 {
 pub(super) type Failure = String;
 
 /// Addresses and routes of the host's interfaces, as far as they are to be copied.
-#[derive(Debug, Default)]
-pub(super) struct Model {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
     addresses: Vec<AddressMessage>,
     routes: Vec<RouteMessage>,
 }
 
 /// One address family of the namespace, as it is to be.
-struct Family {
-    name: &'static str,
+pub(super) struct Family {
+    pub(super) name: &'static str,
     family: AddressFamily,
     /// The one address and prefix length, if not those of the model.
     address: Option<(IpAddr, u8)>,
@@ -89,12 +90,24 @@ pub(super) struct Interface {
 }
 
 impl Model {
-    /// Asks the kernel of the calling thread's network namespace for what belongs to the interfaces
-    /// of index `v4` and `v6`.
-    pub(super) fn read(v4: Option<u32>, v6: Option<u32>) -> io::Result<Self> {
+    /// This one, with what `other` has of the families that are not in `read`, IPv4 and IPv6.
+    pub(super) fn with_rest_of(mut self, other: &Self, read: [bool; 2]) -> Self {
+        let left = |family| match family {
+            AddressFamily::Inet => !read[0],
+            _ => !read[1],
+        };
+        let addresses = other.addresses.iter().filter(|a| left(a.header.family));
+        self.addresses.extend(addresses.cloned());
+        let routes = other.routes.iter().filter(|route| left(route.header.address_family));
+        self.routes.extend(routes.cloned());
+        self
+    }
+
+    /// Asks the kernel for what belongs to the interfaces of index `v4` and `v6`.
+    pub(crate) fn read(asker: &Asker, v4: Option<u32>, v6: Option<u32>) -> io::Result<Self> {
         let mut model = Self::default();
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let addresses = request(question, |message| match message {
+        let addresses = request_on(asker.netlink(), question, |message| match message {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
         })?;
@@ -102,9 +115,11 @@ impl Model {
             let Some(index) = index else { continue };
             let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
             model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
-            model
-                .routes
-                .extend(routes(family)?.into_iter().filter_map(|route| copied_route(route, index)));
+            model.routes.extend(
+                routes(asker.netlink(), family)?
+                    .into_iter()
+                    .filter_map(|route| copied_route(route, index)),
+            );
         }
         Ok(model)
     }
@@ -301,6 +316,14 @@ pub(super) fn addresses_and_routes(
     if network.v6.is_some() && !set_link_local(&netlink, interface).map_err(no_link_local)? {
         do_without_ipv6(network)?;
     }
+    let copying = [conf.copy_v4, conf.copy_v6];
+    // Routes of IPv4 may lead over neighbours that routes of IPv6 lead to.
+    let families = families(network, copying).into_iter().rev().flatten();
+    families.into_iter().try_for_each(|family| family.configure(&netlink, index, model))
+}
+
+/// What is to be configured of IPv4 and IPv6.
+pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<Family>; 2] {
     let over_ipv6 = network.v6.is_some() && network.services.ndp;
     let v4 = network.v4.as_ref().map(|v4| Family {
         name: "IPv4",
@@ -310,7 +333,7 @@ pub(super) fn addresses_and_routes(
         gateway_on_link: v4.gateway == Some(LOCAL_GATEWAY_V4) && !v4.contains(LOCAL_GATEWAY_V4),
         default_router: v4.routes.is_none(),
         over_other: over_ipv6,
-        copying: conf.copy_v4,
+        copying: copying[0],
     });
     let v6 = network.v6.as_ref().map(|v6| Family {
         name: "IPv6",
@@ -320,10 +343,9 @@ pub(super) fn addresses_and_routes(
         gateway_on_link: false,
         default_router: true,
         over_other: false,
-        copying: conf.copy_v6,
+        copying: copying[1],
     });
-    // Routes of IPv4 may lead over neighbours that routes of IPv6 lead to.
-    [v6, v4].into_iter().flatten().try_for_each(|family| family.configure(&netlink, index, model))
+    [v4, v6]
 }
 
 /// The namespace has IPv4 only, unless that is not to be.
@@ -416,24 +438,34 @@ impl Family {
     }
 
     fn set_addresses(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
-        if !self.copying.addresses {
-            let Some((address, prefix_len)) = self.address else { return Ok(()) };
-            let message = address_message(index, address, prefix_len, AddressScope::Universe);
-            let flags = NLM_F_CREATE | NLM_F_EXCL;
-            return netlink.change(RouteNetlinkMessage::NewAddress(message), flags);
-        }
-        for address in model.addresses.iter().filter(|a| a.header.family == self.family) {
-            let mut address = address.clone();
-            address.header.index = index;
-            netlink.change(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE)?;
+        let flags = if self.copying.addresses { NLM_F_CREATE } else { NLM_F_CREATE | NLM_F_EXCL };
+        for address in self.addresses(index, model) {
+            netlink.change(RouteNetlinkMessage::NewAddress(address), flags)?;
         }
         Ok(())
     }
 
+    /// The addresses that the interface `index` is to have.
+    pub(super) fn addresses(&self, index: u32, model: &Model) -> Vec<AddressMessage> {
+        if !self.copying.addresses {
+            let wide = AddressScope::Universe;
+            let one = self.address.map(|(address, len)| address_message(index, address, len, wide));
+            return one.into_iter().collect();
+        }
+        let mut addresses: Vec<_> =
+            model.addresses.iter().filter(|a| a.header.family == self.family).cloned().collect();
+        addresses.iter_mut().for_each(|address| address.header.index = index);
+        addresses
+    }
+
     fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
+        set_in_passes(netlink, self.routes(index, model), !self.copying.routes)
+    }
+
+    /// The routes that lead over the interface `index`.
+    pub(super) fn routes(&self, index: u32, model: &Model) -> Vec<RouteMessage> {
         if !self.copying.routes {
-            let route = self.route_to_gateway(index);
-            return set_in_passes(netlink, route.into_iter().collect(), true);
+            return self.route_to_gateway(index).into_iter().collect();
         }
         let of_family = |route: &&RouteMessage| route.header.address_family == self.family;
         let mut routes: Vec<_> = model.routes.iter().filter(of_family).cloned().collect();
@@ -444,7 +476,7 @@ impl Family {
             route_through(route, index);
         }
         routes.extend(self.route_to_gateway(index).filter(|_| !self.default_router));
-        set_in_passes(netlink, routes, false)
+        routes
     }
 
     /// The default route; or, where the gateway only stands for the host and leads nowhere, the route to it.
@@ -476,7 +508,11 @@ impl Family {
 
 /// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. One that
 /// is there already is fine. What stays unreachable is an error when it is `needed`.
-fn set_in_passes(netlink: &Netlink, mut routes: Vec<RouteMessage>, needed: bool) -> io::Result<()> {
+pub(super) fn set_in_passes(
+    netlink: &Netlink,
+    mut routes: Vec<RouteMessage>,
+    needed: bool,
+) -> io::Result<()> {
     loop {
         let mut waiting = Vec::new();
         let mut last = None;

@@ -2,6 +2,7 @@
 //! answer.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -35,5 +36,11 @@ impl Netlink {
             NetlinkPayload::Error(_) => Ok(()),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

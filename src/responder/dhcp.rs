@@ -116,6 +116,8 @@ pub(crate) struct Reply {
     pub(crate) destination: SocketAddrV4,
     /// Hardware address the client gave, for the log.
     pub(crate) client: Mac,
+    /// The client has had the address before, and goes on.
+    pub(crate) renews: bool,
 }
 
 /// Answers a DHCPv4 or BOOTP message; `request` is the UDP payload.
@@ -160,6 +162,7 @@ pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
         source: gateway,
         destination: destination(fixed, kind, v4.addr),
         client: Mac([a, b, c, d, e, f]),
+        renews: kind == Kind::Ack && !field(fixed, 12).is_unspecified(),
     })
 }
 

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::{Ignored, labels, put, search_domains};
-use crate::flow::network::{Ipv4Net, Ipv4Route, MAX_ROUTES, Network};
+use crate::flow::network::{Ipv4Net, Ipv4Route, LEASE_S, MAX_ROUTES, Network, RENEW_S};
 
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
 pub(crate) const MAX_LEN: usize = 307;
@@ -190,7 +190,9 @@ impl Facts<'_> {
             CODE_DNS => self.dns(),
             CODE_HOST_NAME => self.host_name(),
             CODE_MTU if self.net.mtu > 0 => value(&[&self.net.mtu.to_be_bytes()]),
+            CODE_LEASE_TIME if self.net.services.renew => value(&[&LEASE_S.to_be_bytes()]),
             CODE_LEASE_TIME => value(&[&FOREVER.to_be_bytes()]),
+            CODE_T1 if self.net.services.renew => value(&[&RENEW_S.to_be_bytes()]),
             CODE_RAPID_COMMIT if self.rapid_commit => value(&[]),
             CODE_FQDN => self.fqdn(),
             _ => self.boot(code),

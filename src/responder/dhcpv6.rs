@@ -2,7 +2,7 @@
 //!
 //! There is one guest and one address, hence no bindings and no state. Each identity association (IA) of a
 //! message gets an answer of its own: the IA_NA that holds the assigned address, or else the first one, gets that
-//! address with infinite lifetimes; other IA_NAs and IA_TAs are told that there are no more, IA_PDs that there
+//! address with infinite lifetimes (where that may change, it is to ask again soon); other IA_NAs and IA_TAs are told that there are no more, IA_PDs that there
 //! are no prefixes. Where the client names another address, REQUEST and CONFIRM are told that it is not on the
 //! link, which makes the client start anew; RENEW and REBIND end its lifetime. Rapid Commit is not used, as
 //! RFC 8415 leaves open. Our identifier is made from our Ethernet address alone, so that a client goes on with
@@ -17,7 +17,7 @@ use std::net::Ipv6Addr;
 use arrayvec::ArrayVec;
 
 use super::{Ignored, labels, put, search_domains};
-use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
+use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network, RENEW_S};
 
 /// UDP port of the server.
 pub(crate) const SERVER_PORT: u16 = 547;
@@ -206,7 +206,10 @@ pub(crate) fn answer(
     }
     let (&[message_type, x, y, z], options) =
         request.split_first_chunk().ok_or(Ignored::Malformed)?;
-    let asked = Asked::parse(options, ours)?;
+    let mut asked = Asked::parse(options, ours)?;
+    if net.services.renew {
+        asked.renewal = RENEW_S.to_be_bytes();
+    }
     asked.check_server(message_type, server)?;
 
     let mut message = Message::new();
@@ -262,14 +265,21 @@ struct Asked<'a> {
     associations: ArrayVec<Association<'a>, MAX_ASSOCIATIONS>,
     /// Flag S of the client's FQDN option.
     fqdn_flag_s: bool,
+    /// When the client is to ask again.
+    renewal: [u8; 4],
 }
 
 impl<'a> Asked<'a> {
     /// Reads the options of a message; `ours` is the assigned address.
     fn parse(options: &'a [u8], ours: Ipv6Addr) -> Result<Self, Ignored> {
         let mut client = None;
-        let mut asked =
-            Self { client: &[], server: None, associations: ArrayVec::new(), fqdn_flag_s: false };
+        let mut asked = Self {
+            client: &[],
+            server: None,
+            associations: ArrayVec::new(),
+            fqdn_flag_s: false,
+            renewal: FOREVER,
+        };
         for option in parse_options(options) {
             let (code, value) = option?;
             match code {
@@ -386,7 +396,7 @@ fn put_associations(
     let mut given = false;
     for (index, ia) in asked.associations.iter().enumerate() {
         let mut body = ArrayVec::<u8, MAX_IA_BODY>::new();
-        let mut times = ENDED;
+        let (mut times, mut first) = (ENDED, ENDED);
         if ia.code == OPTION_IA_PD {
             put_status(&mut body, NO_PREFIX_AVAIL);
         } else if terms == Terms::Grant && ia.foreign.is_some() {
@@ -395,6 +405,7 @@ fn put_associations(
             if chosen == Some(index) {
                 put_option(&mut body, OPTION_IA_ADDR, &[&ours.octets(), &FOREVER, &FOREVER]);
                 (given, times) = (true, FOREVER);
+                first = asked.renewal;
             }
             if terms == Terms::Extend {
                 end_lifetimes(&mut body, ia, ours);
@@ -406,7 +417,7 @@ fn put_associations(
         if ia.code == OPTION_IA_TA {
             put_option(message, ia.code, &[ia.iaid, &body]);
         } else {
-            put_option(message, ia.code, &[ia.iaid, &times, &times, &body]);
+            put_option(message, ia.code, &[ia.iaid, &first, &times, &body]);
         }
     }
     given

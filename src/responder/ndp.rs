@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 
 use super::{Ignored, labels, put, search_domains};
 use crate::flow::neighbours::Neighbours;
-use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network};
+use crate::flow::network::{Ipv6Net, MAX_DNS, MAX_WITHDRAWN_DNS, Mac, Network, Withdrawn};
 use crate::flow::stations::Stations;
 
 /// Longest message, bytes.
@@ -41,6 +41,8 @@ const MTU_LEN: usize = 8;
 const DNS_HEADER_LEN: usize = 8;
 
 const _: () = assert!(40 + MAX_MESSAGE <= 1280, "fits the least IPv6 MTU");
+// What is withdrawn is told in messages of their own, in place of what operators add.
+const _: () = assert!(3 * PREFIX_LEN + 16 * (MAX_WITHDRAWN_DNS - MAX_DNS) <= MAX_EXTRA_LEN);
 const _: () = assert!(labels::MAX_SEARCH_BYTES.is_multiple_of(8));
 
 /// ICMPv6 types.
@@ -64,6 +66,8 @@ const ROUTER_LIFETIME_S: u16 = u16::MAX;
 const NO_ROUTER_S: u16 = 0;
 /// Lifetime of prefixes and names: no end.
 const FOREVER: [u8; 4] = [0xff; 4];
+/// Lifetime of what is gone.
+const OVER: [u8; 4] = [0; 4];
 /// Autoconfiguration wants prefixes of this length.
 const PREFIX_BITS: u8 = 64;
 
@@ -96,6 +100,8 @@ pub(crate) enum Kind {
     UnsolicitedRouterAdvertisement,
     /// A neighbour advertisement nobody asked for.
     UnsolicitedNeighborAdvertisement,
+    /// A router advertisement that takes back what others have said.
+    Withdrawal,
     /// Our own question for the guest.
     NeighborSolicitation,
 }
@@ -108,6 +114,7 @@ impl fmt::Display for Kind {
             Self::RouterAdvertisement => "NDP: received RS, sending RA",
             Self::UnsolicitedRouterAdvertisement => "NDP: sending unsolicited RA",
             Self::UnsolicitedNeighborAdvertisement => "NDP: sending unsolicited NA",
+            Self::Withdrawal => "NDP: sending RA that takes back what is gone",
             Self::NeighborSolicitation => "NDP: sending initial NS",
         })
     }
@@ -170,6 +177,40 @@ pub(crate) fn router_advertisement(net: &Network) -> Result<Reply, Ignored> {
         destination: ALL_NODES,
         kind: Kind::UnsolicitedRouterAdvertisement,
     })
+}
+
+/// The router advertisement that takes back what others have said (RFC 4861, section 6.2.4; RFC 8106, section 5):
+/// prefixes, name servers and domains with a lifetime of 0. `None` if there is nothing to take back.
+#[must_use]
+pub(crate) fn withdrawal(net: &Network, withdrawn: &Withdrawn) -> Option<Reply> {
+    let v6 = enabled(net).ok().filter(|_| net.services.ra)?;
+    let Withdrawn { prefixes, dns, search, .. } = withdrawn;
+    let dns = dns.iter().filter(|_| net.services.hand_out_dns);
+    let search = search.iter().filter(|_| net.services.hand_out_search);
+    let dns: ArrayVec<u8, { labels::MAX_SEARCH_BYTES }> = dns.flat_map(Ipv6Addr::octets).collect();
+    let search = labels::list(search.flat_map(|entry| entry.split_ascii_whitespace()));
+    if prefixes.is_empty() && dns.is_empty() && search.is_empty() {
+        return None;
+    }
+    let mut message = Body::new();
+    put_router(&mut message, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
+    for prefix in prefixes {
+        put_prefix(&mut message, *prefix, OVER);
+    }
+    put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);
+    put_dns(&mut message, OPTION_RDNSS, dns, OVER);
+    put_dns(&mut message, OPTION_DNSSL, search, OVER);
+    Some(Reply { message, destination: ALL_NODES, kind: Kind::Withdrawal })
+}
+
+/// The router advertisement of one that is no router any more; to be sent from the address at which it was one
+/// (RFC 4861, section 6.2.5). `None` if there are no advertisements.
+#[must_use]
+pub(crate) fn farewell(net: &Network) -> Option<Reply> {
+    enabled(net).ok().filter(|_| net.services.ra)?;
+    let mut message = Body::new();
+    put_router(&mut message, NO_ROUTER_S);
+    Some(Reply { message, destination: ALL_NODES, kind: Kind::Withdrawal })
 }
 
 /// Time until the next unsolicited router advertisement, 200 s to 599 s (RFC 4861, 6.2.4).
@@ -271,11 +312,10 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
         return Err(Ignored::Disabled);
     }
     let mut message = Body::new();
-    put(&mut message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
-    let lifetime_s = if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S };
-    put(&mut message, &lifetime_s.to_be_bytes());
-    put(&mut message, &[0; 8]); // reachable and retransmission time: unspecified
-    put_prefix(&mut message, v6);
+    put_router(&mut message, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
+    if let Some(prefix) = v6.prefix() {
+        put_prefix(&mut message, prefix, FOREVER);
+    }
     put_link_layer(&mut message, OPTION_SOURCE_LINK_LAYER, net.our_mac);
     let extra = &net.extra.ra;
     let usual = |code: u8| extra.iter().all(|option| option.code != u16::from(code));
@@ -284,10 +324,11 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
         put(&mut message, &u32::from(net.mtu).to_be_bytes());
     }
     if net.services.hand_out_dns && usual(OPTION_RDNSS) {
-        put_dns(&mut message, OPTION_RDNSS, v6.dns.iter().flat_map(Ipv6Addr::octets).collect());
+        let servers = v6.dns.iter().flat_map(Ipv6Addr::octets).collect();
+        put_dns(&mut message, OPTION_RDNSS, servers, FOREVER);
     }
     if usual(OPTION_DNSSL) {
-        put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)));
+        put_dns(&mut message, OPTION_DNSSL, labels::list(search_domains(net)), FOREVER);
     }
     for option in extra {
         let units = (2 + option.value.len()) / 8;
@@ -304,23 +345,30 @@ fn put_link_layer(message: &mut Body, option: u8, mac: Mac) {
     put(message, &mac.0);
 }
 
-/// Appends the prefix of the assigned address, unless there is none, or none but the link-local
-/// one, which is not to be advertised (RFC 4861, 4.6.2).
-fn put_prefix(message: &mut Body, v6: &Ipv6Net) {
-    let Some(addr) = v6.addr.filter(|addr| !addr.is_unicast_link_local()) else {
-        return;
-    };
-    let prefix = Ipv6Addr::from_bits(addr.to_bits() & u128::MAX << (128 - PREFIX_BITS));
+/// Appends what a router advertisement begins with; we are the default router for so long.
+fn put_router(message: &mut Body, lifetime_s: u16) {
+    put(message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
+    put(message, &lifetime_s.to_be_bytes());
+    put(message, &[0; 8]); // reachable and retransmission time: unspecified
+}
+
+/// Appends a prefix that is valid, and preferred, for so long.
+fn put_prefix(message: &mut Body, prefix: Ipv6Addr, lifetime: [u8; 4]) {
     put(message, &[OPTION_PREFIX, 4, PREFIX_BITS, FLAGS_ON_LINK_AUTO]);
-    put(message, &FOREVER); // valid
-    put(message, &FOREVER); // preferred
+    put(message, &lifetime); // valid
+    put(message, &lifetime); // preferred
     put(message, &[0; 4]);
     put(message, &prefix.octets());
 }
 
 /// Appends an RDNSS or DNSSL option (RFC 8106, 5.1 and 5.2) unless its body is empty; the body is
 /// padded to whole units of 8 bytes.
-fn put_dns(message: &mut Body, option: u8, mut body: ArrayVec<u8, { labels::MAX_SEARCH_BYTES }>) {
+fn put_dns(
+    message: &mut Body,
+    option: u8,
+    mut body: ArrayVec<u8, { labels::MAX_SEARCH_BYTES }>,
+    lifetime: [u8; 4],
+) {
     if body.is_empty() {
         return;
     }
@@ -329,7 +377,7 @@ fn put_dns(message: &mut Body, option: u8, mut body: ArrayVec<u8, { labels::MAX_
     }
     let units = u8::try_from(1 + body.len() / 8).expect("a body has at most 64 units");
     put(message, &[option, units, 0, 0]);
-    put(message, &FOREVER);
+    put(message, &lifetime);
     put(message, &body);
 }
 

@@ -170,6 +170,40 @@ const SOCKET_MAKER: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
+/// Files are opened for reading only, and none is made.
+const READ_ONLY: Check = Check::Without(
+    (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32,
+);
+
+/// The process that watches the host's network: netlink on sockets that it has, resolv.conf, and a channel that it only
+/// writes to.
+const HOST_WATCH: &[Call] = &[
+    any(libc::SYS_ppoll),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_sendto),
+    // Whether a destination has a route, by a socket that was opened before.
+    any(libc::SYS_connect),
+    checked(libc::SYS_openat, 2, READ_ONLY),
+    any(libc::SYS_read),
+    any(libc::SYS_readlinkat),
+    any(libc::SYS_inotify_add_watch),
+    any(libc::SYS_inotify_rm_watch),
+    checked(libc::SYS_newfstatat, 0, Check::Equals(libc::AT_FDCWD as u32)),
+    any(libc::SYS_statx),
+    any(libc::SYS_clock_gettime),
+    any(libc::SYS_clock_nanosleep),
+    any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
+    #[cfg(target_arch = "x86_64")]
+    checked(libc::SYS_open, 1, READ_ONLY),
+    #[cfg(target_arch = "x86_64")]
+    any(libc::SYS_poll),
+    #[cfg(target_arch = "x86_64")]
+    any(libc::SYS_readlink),
+];
+
 /// passt-repair: connects to passt, waiting for it in a folder, and switches one option of sockets.
 const REPAIR: &[Call] = &[
     checked(libc::SYS_socket, 0, Check::Equals(libc::AF_UNIX as u32)),
@@ -216,6 +250,7 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
         Program::Repair => return [REPAIR, RUNTIME, &own_signals].concat(),
         Program::Pesto => return [PESTO, RUNTIME, &own_signals].concat(),
+        Program::HostWatch => return [HOST_WATCH, RUNTIME, &own_signals].concat(),
     };
     [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
 }
@@ -225,8 +260,14 @@ mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
 
-    const PROGRAMS: [Program; 5] =
-        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair, Program::Pesto];
+    const PROGRAMS: [Program; 5] = [
+        Program::Passt,
+        Program::Pasta,
+        Program::SocketMaker,
+        Program::Repair,
+        Program::Pesto,
+        Program::HostWatch,
+    ];
 
     #[test]
     fn every_list_makes_a_filter_and_names_a_call_once() {

@@ -12,7 +12,8 @@
 //!
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
 //! [`identity`]. Its command's parent is forked before `close_off`, and both are affected by nothing here; its helper
-//! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]). In the
+//! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]), and so is the helper of
+//! both programs that watches the host's network, which is forked before `close_off` ([`host_watch`]). In the
 //! background the process that goes on forks it, so that it ends with that one, and leaves nobody a process
 //! to reap; what this takes is given up then.
 //!
@@ -74,6 +75,8 @@ pub enum Program {
     Repair,
     /// pesto, which changes what is forwarded.
     Pesto,
+    /// The helper that watches the host's network.
+    HostWatch,
 }
 
 /// What of pasta's set-up needs capabilities.
@@ -154,9 +157,11 @@ pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,
-        Program::Passt | Program::SocketMaker | Program::Repair | Program::Pesto => {
-            Capabilities::empty()
-        }
+        Program::Passt
+        | Program::SocketMaker
+        | Program::Repair
+        | Program::Pesto
+        | Program::HostWatch => Capabilities::empty(),
     };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
 }
@@ -203,6 +208,14 @@ pub fn confine(program: Program) -> Result<(), SandboxError> {
 /// [`SandboxError`].
 pub fn socket_maker() -> Result<Filter, SandboxError> {
     filter(Program::SocketMaker)
+}
+
+/// What [`follow`](crate::follow)'s helper is confined to.
+///
+/// # Errors
+/// [`SandboxError`].
+pub(crate) fn host_watch() -> Result<Filter, SandboxError> {
+    filter(Program::HostWatch)
 }
 
 fn filter(program: Program) -> Result<Filter, SandboxError> {

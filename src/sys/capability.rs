@@ -20,6 +20,17 @@ pub(crate) fn keep(wanted: Capabilities) -> Result<(), Errno> {
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
 }
 
+/// Of what the thread is permitted, has only `wanted` in effect. What a socket may be used for is decided by what
+/// was in effect when it was made, and by what is when it is used.
+///
+/// # Errors
+/// What capget(2) or capset(2) report.
+pub(crate) fn put_in_effect(wanted: Capabilities) -> Result<(), Errno> {
+    let CapabilitySets { permitted, inheritable, .. } = capabilities(None)?;
+    let effective = permitted & wanted;
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
+}
+
 /// Empties the bounding set: no program that is executed gains anything. Without `SETPCAP` the set
 /// stays as it is.
 ///

@@ -16,6 +16,7 @@ pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub mod process;
 pub(crate) mod repair;
+pub(crate) mod route_events;
 pub(crate) mod seccomp;
 pub(crate) mod sock_diag;
 pub mod socket;

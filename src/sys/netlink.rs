@@ -1,7 +1,7 @@
 //! A socket of rtnetlink(7), for questions and changes whose answers are waited for. It belongs to the
 //! network namespace of the thread that makes it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -36,6 +36,12 @@ impl Netlink {
         retry_on_intr(|| send(&self.socket, message, SendFlags::empty())).map(drop)
     }
 
+    /// Throws away what waits, of a question that was not read to its end.
+    pub(crate) fn drain(&self) {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        while retry_on_intr(|| recv(&self.socket, &mut [0; 0][..], flags)).is_ok() {}
+    }
+
     /// Waits for a datagram, which may hold several messages.
     ///
     /// # Errors
@@ -48,6 +54,12 @@ impl Netlink {
             retry_on_intr(|| recv(&self.socket, &mut datagram[..], RecvFlags::empty()))?;
         datagram.truncate(length);
         Ok(datagram)
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -272,6 +272,28 @@ pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> Result<()
     set_int(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, index as c_int)
 }
 
+/// The name of the interface that a socket is bound to, if it is and the interface is still there.
+pub(crate) fn bound_device(socket: BorrowedFd<'_>) -> Option<String> {
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    let mut length = name.len() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    // SAFETY: `name` has room for `length` bytes, and both live through the call.
+    let rc = unsafe {
+        let name = name.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level, option, name, &raw mut length)
+    };
+    let name = std::ffi::CStr::from_bytes_until_nul(&name[..length as usize]).ok()?;
+    (rc == 0 && !name.is_empty()).then(|| name.to_string_lossy().into_owned())
+}
+
+/// The scope of the IPv6 address that a socket is bound to.
+pub(crate) fn scope_id(socket: BorrowedFd<'_>) -> Option<u32> {
+    match local_address(socket).ok()? {
+        SocketAddr::V6(address) => Some(address.scope_id()),
+        SocketAddr::V4(_) => None,
+    }
+}
+
 /// Whether `address` is one of this host: what goes there comes from there. Nothing is sent.
 pub(crate) fn is_of_this_host(address: SocketAddr) -> bool {
     let mut address = address;

@@ -18,6 +18,7 @@ mod fragments;
 mod frames;
 mod front_end;
 mod guest;
+mod host_change;
 mod hostile;
 mod icmp;
 mod leaks;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Engine, NetView, Settings, Source, Sources, Token, monotonic_now};
+use passt::engine::{Engine, HostChange, NetView, Settings, Source, Sources, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
@@ -178,6 +178,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         outbound_v4: None,
         outbound_v6: None,
         freebind: false,
+        late_addresses: false,
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(Mac::OURS);
@@ -271,6 +272,12 @@ impl<P: GuestEnd> World<P> {
     /// Has `source` act on its events.
     pub fn add(&mut self, source: Box<dyn Source>) {
         self.sources.add(source).expect("a descriptor that polls");
+    }
+
+    /// The host's network is another one; whether that was told.
+    pub fn follow(&mut self, change: HostChange) -> bool {
+        let (_, out) = self.port.halves();
+        self.engine.follow_host(change, out)
     }
 
     /// Records all frames from now on.

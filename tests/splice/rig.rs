@@ -231,6 +231,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         outbound_v4: None,
         outbound_v6: None,
         freebind: false,
+        late_addresses: false,
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
     let view = NetView {

@@ -5,7 +5,8 @@
 //! - Gateway: that of the first default route through the interface, if it is of the family. It need not have any, as
 //!   with ppp, or may lead over a neighbour of the other family. Among the next hops of a multipath route, the one with the highest weight, and among equals the first listed - the one
 //!   that is documented and that `ip route` shows on top.
-//! - Address: the one with the longest prefix, and among equals the first.
+//! - Address: the one with the longest prefix, and among equals the first; but what was chosen before is chosen again
+//!   for as long as it is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +35,7 @@ pub struct Template<A> {
 }
 
 /// What differs between the families.
-pub(super) trait Family: Copy {
+pub(super) trait Family: Copy + PartialEq {
     const NAME: &'static str;
     /// Prefix length of link-local destinations.
     const LINK_LOCAL_PREFIX: u8;
@@ -76,6 +77,7 @@ impl Family for Ipv6Addr {
 pub(super) fn template<A: Family>(
     dump: &Dump,
     wish: Option<InterfaceName>,
+    before: Option<&Template<A>>,
     notes: &mut Vec<Note>,
 ) -> Option<Template<A>> {
     let v4 = A::of(Ipv4Addr::UNSPECIFIED.into()).is_some();
@@ -89,14 +91,36 @@ pub(super) fn template<A: Family>(
     let address = here().filter(|a| a.wide || !A::LINK_LOCAL_APART);
     let link_local = here().filter(|a| A::LINK_LOCAL_APART && is_link_local::<A>(a.address));
     let default = default_hop(&routes, index);
+    let before = before.and_then(|template| template.address).map(|(address, _)| address);
+    let same = address.clone().filter(|a| before.is_some() && A::of(a.address) == before);
     Some(Template {
         name: *name,
         index,
-        address: longest_prefix::<A>(address),
+        address: longest_prefix::<A>(same).or_else(|| longest_prefix::<A>(address)),
         link_local: longest_prefix::<A>(link_local).map(|(address, _)| address),
         default_route: default.is_some(),
         gateway: default.and_then(|hop| hop.gateway).and_then(A::of),
     })
+}
+
+/// The template from now on. One without an address does not take the place of one that has, and where the way out
+/// is lost and nothing else, the gateway is still known by its address.
+pub(super) fn keep<A: Copy + PartialEq>(
+    now: Option<Template<A>>,
+    before: Option<&Template<A>>,
+) -> Option<Template<A>> {
+    let Some(before) = before else { return now };
+    match now {
+        None => Some(before.clone()),
+        Some(now) if now.address.is_none() && before.address.is_some() => Some(before.clone()),
+        Some(now)
+            if !now.default_route && (now.index, now.address) == (before.index, before.address) =>
+        {
+            let (default_route, gateway) = (before.default_route, before.gateway);
+            Some(Template { default_route, gateway, ..now })
+        }
+        Some(now) => Some(now),
+    }
 }
 
 /// The interface of the first default route, else of the first route.
@@ -236,7 +260,7 @@ mod tests {
 
     fn chosen<A: Family>(dump: &Dump, wish: Option<&str>) -> Option<(u32, Option<A>)> {
         let wish = wish.and_then(InterfaceName::new);
-        template::<A>(dump, wish, &mut Vec::new()).map(|t| (t.index, t.gateway))
+        template::<A>(dump, wish, None, &mut Vec::new()).map(|t| (t.index, t.gateway))
     }
 
     #[test]
@@ -288,7 +312,7 @@ mod tests {
         ] {
             let dump = host(routes);
             let wish = InterfaceName::new(wish);
-            let found = template::<Ipv4Addr>(&dump, wish, &mut Vec::new()).unwrap();
+            let found = template::<Ipv4Addr>(&dump, wish, None, &mut Vec::new()).unwrap();
             assert_eq!((found.default_route, found.gateway), expected, "{:?}", dump.routes);
         }
     }
@@ -347,7 +371,7 @@ mod tests {
             (vec![on_link(), direct(Some(("2001:db8:1::", 64)), 3)], true),
         ] {
             let dump = host(routes);
-            let mut template = template::<Ipv6Addr>(&dump, None, &mut Vec::new());
+            let mut template = template::<Ipv6Addr>(&dump, None, None, &mut Vec::new());
             if let Some(template) = &mut template {
                 template.index = 2;
             }
@@ -359,7 +383,7 @@ mod tests {
     fn what_is_picked_is_noted() {
         let noted = |routes| {
             let mut notes = Vec::new();
-            template::<Ipv4Addr>(&host(routes), None, &mut notes);
+            template::<Ipv4Addr>(&host(routes), None, None, &mut notes);
             notes.into_iter().map(|note| note.text).collect::<Vec<_>>()
         };
         let default = |interface| route(None, vec![hop(interface, "192.0.2.1", 0)]);

@@ -7,12 +7,13 @@ pub(crate) mod netlink;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
 use super::{ConfError, Interfaces, Note, Only};
 use crate::flow::fwd::InterfaceName;
+use crate::sys::netlink::Netlink;
 use crate::sys::socket::{self, Transport};
 
 pub(crate) use choose::Template;
@@ -44,6 +45,116 @@ impl HostFacts {
     pub fn index(&self, name: &InterfaceName) -> Option<u32> {
         index_of(&self.links, name)
     }
+
+    /// Whether there is a network that the guest can be told of: an address, and a way out.
+    pub(crate) fn has_network(&self) -> bool {
+        fn usable<A>(template: &Option<Template<A>>) -> bool {
+            template.as_ref().is_some_and(|one| one.address.is_some() && one.default_route)
+        }
+        usable(&self.v4) || usable(&self.v6)
+    }
+
+    /// Which families have a model of which something can be said, IPv4 and IPv6.
+    pub(crate) fn models(&self) -> [bool; 2] {
+        fn usable<A>(template: &Option<Template<A>>) -> bool {
+            template.as_ref().is_some_and(|one| one.address.is_some())
+        }
+        [usable(&self.v4), usable(&self.v6)]
+    }
+
+    /// What has gone without a successor stays as it was `before`: nothing can be reached meanwhile, and it may come
+    /// back.
+    pub(crate) fn keep(&mut self, before: &Self) {
+        let told = self.v4.clone();
+        self.v4 = choose::keep(self.v4.take(), before.v4.as_ref());
+        if self.v4 != told {
+            self.destinations_v4.clone_from(&before.destinations_v4);
+        }
+        self.v6 = choose::keep(self.v6.take(), before.v6.as_ref());
+    }
+}
+
+/// What the host is asked by, again and again.
+pub(crate) struct Asker {
+    netlink: Netlink,
+    /// Finds out whether a destination has a route.
+    probe: Option<OwnedFd>,
+}
+
+impl Asker {
+    /// Everything that asking takes, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What socket(2) reports of netlink.
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let probe = socket::create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into()).ok();
+        Ok(Self { netlink: Netlink::new()?, probe })
+    }
+
+    /// Where questions go.
+    pub(crate) fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    /// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
+    /// addresses are nobody's. Nothing is sent.
+    fn reaches_global_v6(&self) -> bool {
+        let far = SocketAddr::from((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1), 9));
+        self.probe.as_ref().is_some_and(|probe| {
+            // The address that was chosen for the last question is not to decide about this one.
+            let _never_connected = rustix::net::connect_unspec(probe);
+            rustix::net::connect(probe, &far).is_ok()
+        })
+    }
+
+    /// All addresses of this host, with the lengths of their prefixes.
+    ///
+    /// # Errors
+    /// netlink fails.
+    pub(crate) fn own_networks(&self) -> Result<Vec<(IpAddr, u8)>, ConfError> {
+        netlink::own_networks(&self.netlink)
+    }
+
+    /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says; of several addresses the
+    /// one that was chosen `before` is taken. An interface that does not exist is no model.
+    ///
+    /// # Errors
+    /// netlink fails.
+    pub(crate) fn look(
+        &self,
+        wish: &Interfaces,
+        before: &HostFacts,
+    ) -> Result<HostFacts, ConfError> {
+        let dump = netlink::dump(&self.netlink)?;
+        Ok(self.choose(dump, wish, before))
+    }
+
+    fn choose(&self, dump: netlink::Dump, wish: &Interfaces, before: &HostFacts) -> HostFacts {
+        let mut notes = Vec::new();
+        let v4_wish = wish.template.or(wish.outbound_v4);
+        let v6_wish = wish.template.or(wish.outbound_v6);
+        let v4 = (wish.only != Some(Only::V6))
+            .then(|| choose::template(&dump, v4_wish, before.v4.as_ref(), &mut notes));
+        let v6 = (wish.only != Some(Only::V4))
+            .then(|| choose::template(&dump, v6_wish, before.v6.as_ref(), &mut notes));
+        let (v4, v6) = (v4.flatten(), v6.flatten());
+        let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || self.reaches_global_v6();
+        let partial = v4.as_ref().filter(|model| !model.default_route);
+        let destinations_v4 = partial.map(|model| choose::destinations_v4(&dump, model));
+        let destinations_v4 = destinations_v4.unwrap_or_default();
+        let (no_ipv6, no_device_binding) = (before.no_ipv6, before.no_device_binding);
+        let links = dump.links;
+        HostFacts {
+            v4,
+            v6,
+            destinations_v4,
+            beyond_link_v6,
+            no_ipv6,
+            no_device_binding,
+            links,
+            notes,
+        }
+    }
 }
 
 /// What is to be known of the kernel itself, where no interface is needed as a model.
@@ -61,14 +172,6 @@ pub(crate) fn look_at_replies(bytes: &[u8]) -> (usize, usize) {
     netlink::look(bytes)
 }
 
-/// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
-/// addresses are nobody's. Nothing is sent.
-fn reaches_global_v6() -> bool {
-    let far = SocketAddr::from((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1), 9));
-    let socket = socket::create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into());
-    socket.is_ok_and(|socket| rustix::net::connect(&socket, &far).is_ok())
-}
-
 /// Whether we may bind a socket to an interface: the loopback one is there always.
 fn binds_to_devices() -> bool {
     let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
@@ -80,7 +183,12 @@ fn binds_to_devices() -> bool {
 /// # Errors
 /// netlink fails.
 pub(crate) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
-    netlink::own_networks()
+    asker()?.own_networks()
+}
+
+fn asker() -> Result<Asker, ConfError> {
+    let failed = |errno: Errno| ConfError::Netlink { what: "interfaces", source: errno.into() };
+    Asker::new().map_err(failed)
 }
 
 /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says.
@@ -88,24 +196,13 @@ pub(crate) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
 /// # Errors
 /// An interface in `wish` does not exist, or netlink fails.
 pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
-    let dump = netlink::dump()?;
+    let asker = asker()?;
+    let dump = netlink::dump(&asker.netlink)?;
     let missing = |name: &&InterfaceName| index_of(&dump.links, name).is_none();
     let named = [&wish.template, &wish.outbound_v4, &wish.outbound_v6];
     if let Some(name) = named.into_iter().flatten().find(missing) {
         let source = io::Error::from_raw_os_error(libc::ENODEV);
         return Err(ConfError::Interface { name: name.to_string(), source });
     }
-
-    let mut notes = Vec::new();
-    let v4_wish = wish.template.or(wish.outbound_v4);
-    let v6_wish = wish.template.or(wish.outbound_v6);
-    let v4 = (wish.only != Some(Only::V6)).then(|| choose::template(&dump, v4_wish, &mut notes));
-    let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
-    let (v4, v6) = (v4.flatten(), v6.flatten());
-    let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || reaches_global_v6();
-    let partial = v4.as_ref().filter(|model| !model.default_route);
-    let destinations_v4 = partial.map(|model| choose::destinations_v4(&dump, model));
-    let destinations_v4 = destinations_v4.unwrap_or_default();
-    let links = dump.links;
-    Ok(HostFacts { v4, v6, destinations_v4, beyond_link_v6, links, notes, ..kernel_facts() })
+    Ok(asker.choose(dump, wish, &kernel_facts()))
 }

@@ -65,18 +65,18 @@ pub(super) struct Dump {
 }
 
 /// Asks the kernel for everything.
-pub(super) fn dump() -> Result<Dump, ConfError> {
+pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
     let failed = |what| move |source| ConfError::Netlink { what, source };
     let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let mut dump = Dump {
-        links: request(links, link).map_err(failed("interfaces"))?,
-        addresses: request(addresses, address).map_err(failed("addresses"))?,
+        links: request_on(socket, links, link).map_err(failed("interfaces"))?,
+        addresses: request_on(socket, addresses, address).map_err(failed("addresses"))?,
         routes: Vec::new(),
         on_link_v4: Vec::new(),
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let routes = routes(family).map_err(failed("routes"))?;
+        let routes = routes(socket, family).map_err(failed("routes"))?;
         dump.routes.extend(routes.iter().filter_map(route));
         dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
     }
@@ -100,10 +100,11 @@ pub(crate) fn own_addresses() -> io::Result<Vec<(InterfaceName, IpAddr)>> {
 /// All routes of `family`, without what the kernel has learned of the paths to single destinations, which it dumps,
 /// too. For one that it does not have (IPv6, when started with `ipv6.disable=1`) the kernel
 /// answers with those of all others.
-pub(crate) fn routes(family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
+pub(crate) fn routes(socket: &Netlink, family: AddressFamily) -> io::Result<Vec<RouteMessage>> {
     let mut question = RouteMessage::default();
     question.header.address_family = family;
-    let mut routes = request(RouteNetlinkMessage::GetRoute(question), |message| match message {
+    let question = RouteNetlinkMessage::GetRoute(question);
+    let mut routes = request_on(socket, question, |message| match message {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
     })?;
@@ -119,8 +120,17 @@ pub(super) fn has_ipv6_sockets() -> bool {
     socket(AddressFamily::INET6, SocketType::DGRAM, None).is_ok()
 }
 
-/// Dumps what `question` asks for, anew if it changed in between.
+/// Dumps what `question` asks for, by a socket of its own.
 pub(crate) fn request<T>(
+    question: RouteNetlinkMessage,
+    reduce: fn(RouteNetlinkMessage) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    request_on(&Netlink::new()?, question, reduce)
+}
+
+/// Dumps what `question` asks for, anew if it changed in between.
+pub(crate) fn request_on<T>(
+    socket: &Netlink,
     question: RouteNetlinkMessage,
     reduce: fn(RouteNetlinkMessage) -> Option<T>,
 ) -> io::Result<Vec<T>> {
@@ -133,9 +143,9 @@ pub(crate) fn request<T>(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let socket = Netlink::new()?;
+        socket.drain();
         socket.send(&bytes)?;
-        let (found, consistent) = replies(&socket, reduce)?;
+        let (found, consistent) = replies(socket, reduce)?;
         if consistent || attempts > MAX_RESTARTS {
             return Ok(found);
         }
@@ -234,9 +244,9 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
 
 /// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
 /// interface the other end's network is among them.
-pub(super) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
+pub(super) fn own_networks(socket: &Netlink) -> Result<Vec<(IpAddr, u8)>, ConfError> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let messages = request(question, |message| match message {
+    let messages = request_on(socket, question, |message| match message {
         RouteNetlinkMessage::NewAddress(message) => Some(message),
         _ => None,
     });
@@ -347,8 +357,9 @@ mod tests {
                 request(RouteNetlinkMessage::GetRoute(question), Some).unwrap()
             };
             assert!(!all(AddressFamily::X25).is_empty(), "it answers with those of others");
-            assert_eq!(routes(AddressFamily::X25).unwrap(), []);
-            let found = routes(AddressFamily::Inet).unwrap();
+            let socket = Netlink::new().unwrap();
+            assert_eq!(routes(&socket, AddressFamily::X25).unwrap(), []);
+            let found = routes(&socket, AddressFamily::Inet).unwrap();
             assert!(found.iter().any(|route| route.header.destination_prefix_length == 0));
         });
     }

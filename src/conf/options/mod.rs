@@ -111,6 +111,10 @@ pub struct RunConf {
     pub(crate) pcap: Option<PathBuf>,
     /// `--runas`: the user to become when started as root.
     pub(crate) run_as: Option<String>,
+    /// `--no-follow-host`: the host's network stays what it was at start.
+    pub(crate) no_follow: bool,
+    /// `--wait-for-network`: at most so many seconds.
+    pub(crate) wait_for_network: Option<u64>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
     pub(crate) chroot_fallback: bool,
     /// `--conf-path`: socket on which pesto changes forwarded ports.
@@ -153,6 +157,8 @@ impl Default for RunConf {
             notify: false,
             pcap: None,
             run_as: None,
+            no_follow: false,
+            wait_for_network: None,
             chroot_fallback: false,
             conf_path: None,
             control: None,

@@ -466,6 +466,20 @@ const OUTBOUND: &[Definition] = &[
     ),
     text(
         None,
+        "wait-for-network",
+        "SECONDS",
+        value::wait_for_network,
+        "a number of seconds",
+        "Start when the host has a default route, or after SECONDS without; default: start at once",
+    ),
+    flag(
+        None,
+        "no-follow-host",
+        |o| o.run.no_follow = true,
+        "What the host's network and resolv.conf are at start is what the guest is told for ever",
+    ),
+    text(
+        None,
         "map-host-loopback",
         "ADDR",
         value::map_host_loopback,

@@ -197,6 +197,15 @@ pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
     Ok(())
 }
 
+pub(super) fn wait_for_network(o: &mut Options, text: &str) -> Refusal {
+    /// Nobody waits for longer than a day.
+    const MOST: u64 = 24 * 3600;
+    let seconds = number(text).filter(|seconds| *seconds <= MOST);
+    let invalid = || format!("Invalid --wait-for-network: {text}: give seconds, at most {MOST}");
+    o.run.wait_for_network = Some(seconds.ok_or_else(invalid)?);
+    Ok(())
+}
+
 pub(super) fn outbound_if4(o: &mut Options, text: &str) -> Refusal {
     o.interfaces.outbound_v4 = named(text)?;
     Ok(())

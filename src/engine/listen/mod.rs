@@ -23,7 +23,7 @@ use passt_frame::ToGuest;
 
 pub(super) use auto::{Scans, scan};
 pub(crate) use error::ListenError;
-pub(super) use open::{open_all, replace};
+pub(super) use open::{open_all, recover, replace};
 
 use super::bypass::BypassParts;
 use super::core::Core;

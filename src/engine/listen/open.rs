@@ -1,7 +1,7 @@
 //! Opens the ports of forwarding rules: all of them at start, and what is new in a view of the network that
 //! replaces another while sockets that both have go on listening, with who waits in their queues.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -83,6 +83,64 @@ pub(in crate::engine) fn replace(
         core.listeners.close(id);
     }
     Ok(())
+}
+
+/// Whether what a listening socket lacks may be there later: an address, or an interface.
+fn may_come(errno: Errno) -> bool {
+    matches!(errno, Errno::ADDRNOTAVAIL | Errno::NODEV)
+}
+
+/// The host's network has changed: closes sockets whose interface is gone, or is another one of the same name, and opens
+/// what has waited for an address or an interface, as far as that can be had now.
+pub(in crate::engine) fn recover(core: &mut Core, mut bypass: Option<&mut BypassParts>) {
+    let scope = core.net.network.scope_id();
+    let stray = |(_, listener): &(ListenerId, &Listener)| {
+        let rule = core.net.rules(Pif::Host).get(listener.rule);
+        rule.is_some_and(|rule| listener.pif == Pif::Host && is_stray(listener, rule, scope))
+    };
+    let strays: Vec<ListenerId> = core.listeners.iter().filter(stray).map(|(id, _)| id).collect();
+    for id in strays {
+        core.listeners.close(id);
+        core.awaited += 1;
+    }
+    if core.awaited == 0 {
+        return;
+    }
+    let open: HashSet<(RuleId, u16)> = core
+        .listeners
+        .iter()
+        .filter(|(_, listener)| listener.pif == Pif::Host)
+        .map(|(_, listener)| (listener.rule, listener.port))
+        .collect();
+    let rules: Vec<(RuleId, Rule)> =
+        core.net.rules(Pif::Host).iter().map(|(id, rule)| (id, *rule)).collect();
+    core.awaited = 0;
+    for (id, rule) in rules.iter().filter(|(_, rule)| !rule.scan) {
+        for port in (rule.first..=rule.last).filter(|&port| !open.contains(&(*id, port))) {
+            if rule.weak && !core.flows.may_listen(core.listeners.len()) {
+                break;
+            }
+            match open_port(core, bypass.as_deref_mut(), (Pif::Host, *id, rule), port) {
+                Ok(_) => log::info!("{}: listening", place(Pif::Host, rule, port)),
+                Err(errno) if may_come(errno) => core.awaited += 1,
+                Err(errno) if rule.weak => log::debug!("{rule}: {port}: {}", errno_text(errno)),
+                Err(errno) => {
+                    log::warn!("{}: {}", place(Pif::Host, rule, port), errno_text(errno));
+                    core.awaited += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a socket is bound to an interface that is not the one any more that its rule means.
+fn is_stray(listener: &Listener, rule: &Rule, scope: u32) -> bool {
+    if let Some(name) = &rule.interface {
+        let bound = socket::bound_device(listener.socket.as_fd());
+        return bound.as_deref() != Some(name.as_str());
+    }
+    let link_local = matches!(rule.listen, ListenAddr::V6(v6) if v6.is_unicast_link_local());
+    link_local && socket::scope_id(listener.socket.as_fd()) != Some(scope)
 }
 
 /// What a socket listens on.
@@ -268,6 +326,12 @@ impl PortOpening<'_> {
                     if errno == Errno::ACCESS {
                         reserved.push(port);
                     }
+                }
+                Err(errno) if self.core.settings.late_addresses && may_come(errno) => {
+                    let place = place(pif, rule, port);
+                    log::warn!("{place}: {}: not listened on until it is there", errno_text(errno));
+                    self.core.awaited += 1;
+                    outcome.bound += 1;
                 }
                 Err(errno) => {
                     let place = place(pif, rule, port);

@@ -467,3 +467,61 @@ fn the_longest_advertisement_fits() {
     assert!(message.len() > 1000 && message.len() <= MAX_MESSAGE, "{}", message.len());
     assert_eq!(message[message.len() - MAX_EXTRA_LEN..][..3], [200, 64, 7]);
 }
+
+#[test]
+fn rfc4861_6_2_4_and_rfc8106_5_what_is_gone_is_taken_back() {
+    let old = network();
+    let mut new = old.clone();
+    if let Some(v6) = &mut new.v6 {
+        v6.addr = Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 2));
+        v6.dns.clear();
+        v6.dns.push(Ipv6Addr::new(0x2001, 0xdb8, 0, 0x35, 0, 0, 0, 2));
+    }
+    let mut withdrawn = Withdrawn::default();
+    assert_eq!(withdrawal(&old, &withdrawn), None, "nothing is gone");
+    withdrawn.note(&old, &new);
+    let reply = withdrawal(&new, &withdrawn).expect("something is gone");
+    let prefix = RA_PREFIX.replace("ffffffff", "00000000");
+    let dns = RA_RDNSS.replace("ffffffff", "00000000");
+    let expected = hex(&[RA_HEAD, &prefix, RA_LINK_LAYER, &dns].join(" "));
+    assert_eq!(reply.message[..], expected[..]);
+    assert_eq!(reply.destination, ALL_NODES);
+
+    // What is there again is not taken back any more.
+    withdrawn.note(&new, &old);
+    let reply = withdrawal(&old, &withdrawn).expect("the other one is gone");
+    assert!(!reply.message.windows(8).any(|bytes| bytes == hex("20010db800000001")));
+    assert!(reply.message.windows(8).any(|bytes| bytes == hex("20010db800000002")));
+}
+
+#[test]
+fn rfc4861_6_2_5_who_is_no_router_any_more_says_so() {
+    let mut off = network();
+    let expected = hex("86 00 0000 ff 80 0000 00000000 00000000");
+    assert_eq!(farewell(&off).expect("advertisements are on").message[..], expected[..]);
+    off.services.ra = false;
+    assert_eq!(farewell(&off), None);
+    assert_eq!(withdrawal(&off, &Withdrawn::default()), None);
+}
+
+#[test]
+fn the_longest_withdrawal_fits() {
+    let mut withdrawn = Withdrawn::default();
+    let mut old = network();
+    for number in 0..9 {
+        let mut new = old.clone();
+        if let Some(v6) = &mut new.v6 {
+            v6.addr = Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 100 + number, 0, 0, 0, 2));
+            v6.dns =
+                (0..3).map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, last)).collect();
+        }
+        new.search =
+            (0..6).map(|last| format!("{}{number}{last}.example", "a".repeat(50))).collect();
+        withdrawn.note(&old, &new);
+        old = new;
+    }
+    let reply = withdrawal(&old, &withdrawn).expect("much is gone");
+    assert!(reply.message.len() <= MAX_MESSAGE);
+    let prefixes = reply.message.windows(4).filter(|bytes| bytes == b"\x03\x04\x40\xc0").count();
+    assert_eq!(prefixes, 4, "the last ones");
+}

@@ -1,0 +1,120 @@
+//! The host's network changes while the program runs. What the guest is told follows at once; flows go on for as
+//! long as the kernel lets them, but those from an address that is gone never get an answer again, and are ended
+//! now instead of being left to wait.
+//!
+//! Which those are only their sockets tell, so all flows are looked at, some of them each turn.
+
+use std::net::IpAddr;
+
+use passt_frame::ToGuest;
+use rustix::net::{SocketAddrAny, getsockname};
+
+use super::core::Core;
+use super::state::FlowState;
+use super::{egress, responders};
+use crate::flow::fwd::Mapping;
+use crate::flow::network::Network;
+use crate::flow::side::Pif;
+use crate::flow::table::{Flow, FlowId};
+use crate::limits::FLOWS_LOOKED_AT_PER_TURN;
+
+/// What is different from now on.
+#[derive(Clone, Debug)]
+pub struct HostChange {
+    /// What the guest is told.
+    pub network: Network,
+    /// Mapped addresses.
+    pub map: Mapping,
+    /// All addresses of the host, with the lengths of their prefixes.
+    pub own: Vec<(IpAddr, u8)>,
+    /// Addresses that the host had before.
+    pub gone: Vec<IpAddr>,
+    /// The guest's addresses are changed from outside: it has what it is told.
+    pub configured: bool,
+}
+
+/// The search for flows of addresses that are gone.
+#[derive(Default)]
+pub(super) struct Search {
+    gone: Vec<IpAddr>,
+    /// The next slot to look at, if any is left.
+    next: Option<u32>,
+}
+
+impl Search {
+    /// Looks for flows of these addresses, and of those that are being looked for unless they are there again.
+    fn begin(&mut self, change: &HostChange) {
+        let there = |address: &IpAddr| change.own.iter().any(|(own, _)| own == address);
+        self.gone.retain(|address| !there(address));
+        self.gone.extend(&change.gone);
+        if !self.gone.is_empty() {
+            self.next = Some(0);
+        }
+    }
+
+    /// Whether flows are left to be looked at.
+    pub(super) fn goes_on(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Looks at some flows.
+    pub(super) fn go_on(&mut self, core: &mut Core) {
+        let Some(first) = self.next.take() else { return };
+        let table = &core.flows.table;
+        let slots = table.extent();
+        let last = first.saturating_add(FLOWS_LOOKED_AT_PER_TURN).min(slots);
+        let ended: Vec<FlowId> = (first..last)
+            .filter_map(|slot| table.id_of(slot))
+            .filter(|&id| table.get(id).is_some_and(|flow| self.is_lost(flow)))
+            .collect();
+        for id in ended {
+            log::debug!("{id:?}: its address is gone, closing");
+            core.end_flow(id);
+        }
+        if last < slots {
+            self.next = Some(last);
+        } else {
+            self.gone.clear();
+        }
+    }
+
+    /// Whether a flow has no way back.
+    fn is_lost(&self, flow: &Flow<FlowState>) -> bool {
+        !flow.state.frozen && local_address(flow).is_some_and(|local| self.gone.contains(&local))
+    }
+}
+
+/// The host's address of a flow's socket, if it has one.
+fn local_address(flow: &Flow<FlowState>) -> Option<IpAddr> {
+    let host = flow.sides.iter().find(|side| side.pif == Pif::Host)?;
+    if !host.ours.ip().is_unspecified() {
+        return Some(host.ours.ip());
+    }
+    local(getsockname(flow.state.fd()).ok()?).filter(|address| !address.is_unspecified())
+}
+
+fn local(address: SocketAddrAny) -> Option<IpAddr> {
+    std::net::SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
+}
+
+/// Puts the change in force. True if the guest was told something else before.
+pub(super) fn apply(
+    core: &mut Core,
+    search: &mut Search,
+    change: HostChange,
+    out: &mut dyn ToGuest,
+) -> bool {
+    search.begin(&change);
+    let judged = core.net.set_surroundings(&change.own);
+    let HostChange { network, map, configured, .. } = change;
+    let told = !core.net.is_told(&network, &map);
+    if told {
+        let old = core.net.network.clone();
+        core.net.follow(network, map, configured);
+        responders::renew(core, out, &old);
+    }
+    if judged || told {
+        egress::sweep(core);
+    }
+    told
+}

@@ -1,0 +1,242 @@
+//! The process that watches the host's network. It stays outside of the program's sandbox, for resolv.conf is a path
+//! that has to be opened again and again; and it takes from the program whatever a host does at once with its links,
+//! addresses and routes.
+//!
+//! It listens to nobody but the kernel: the channel to the program goes one way, and whoever takes the program over
+//! cannot ask it for anything. It ends with the channel.
+//!
+//! With `--config-net` it also changes addresses and routes in pasta's namespace ([`Namespace`]), for which it has the
+//! right over that namespace, and a socket in it.
+//!
+//! # Pace
+//! After a change nothing happens for a moment ([`SETTLED`]), because changes come together; then all is asked for at
+//! once, and told if it is news. As long as changes go on and are no news - routes of others, a link that flaps - the
+//! pauses between two looks grow, up to [`PAUSE_MAX`], and notifications are not even read: that some were lost is
+//! told, too.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
+use rustix::net::{send, shutdown, socketpair};
+
+use super::resolver_file::ResolverFile;
+use super::snapshot::Snapshot;
+use crate::conf::host::Asker;
+use crate::conf::{Options, Told, copying, resolv, told};
+use crate::flow::fwd::InterfaceName;
+use crate::pasta::{Means, Reconfigure};
+use crate::sandbox;
+use crate::sys::capability::{self, Capabilities};
+use crate::sys::process::{self, Forked};
+use crate::sys::route_events::RouteEvents;
+
+/// How long changes settle.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Between two looks: at first, and when all that changes is no news.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// A look takes at most one part of so many of the time.
+const SHARE: u32 = 5;
+
+/// After so much silence, looks are as soon as at first.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Bytes of one message on the channel, behind the one that says whether it is the last of its snapshot.
+const PART_BYTES: usize = 32 * 1024;
+
+/// The first byte of a message.
+pub(super) const MORE: u8 = b'+';
+pub(super) const LAST: u8 = b'.';
+/// Of one that is a line for the log.
+pub(super) const NOTE: u8 = b'!';
+
+/// Starts the helper; the descriptor is the program's end of the channel, which does not block. `seen` is what the
+/// program knows already.
+///
+/// # Errors
+/// What socketpair(2) or fork(2) report.
+pub(super) fn start(
+    options: &Options,
+    seen: Snapshot,
+    namespace: Option<Reconfigure>,
+) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    match process::fork()? {
+        Forked::Parent(_) => {
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            Ok(ours)
+        }
+        Forked::Child => {
+            log::set_max_level(log::LevelFilter::Off);
+            std::panic::set_hook(Box::new(|_| process::leave()));
+            drop(ours);
+            if let Ok(mut helper) = Helper::prepare(theirs, options, seen, namespace) {
+                helper.run();
+            }
+            process::leave();
+        }
+    }
+}
+
+/// The process.
+struct Helper<'a> {
+    channel: OwnedFd,
+    options: &'a Options,
+    /// Interfaces that options name.
+    named: Vec<InterfaceName>,
+    /// What the program knows.
+    seen: Snapshot,
+    asker: Asker,
+    events: RouteEvents,
+    resolver: ResolverFile,
+    namespace: Option<Reconfigure>,
+}
+
+impl<'a> Helper<'a> {
+    /// Gives up what is not needed, and confines the process.
+    fn prepare(
+        channel: OwnedFd,
+        options: &'a Options,
+        seen: Snapshot,
+        namespace: Option<Reconfigure>,
+    ) -> Result<Self, Errno> {
+        shutdown(&channel, Shutdown::Read)?;
+        let kept: Vec<BorrowedFd<'_>> =
+            [channel.as_fd()].into_iter().chain(namespace.as_ref().map(AsFd::as_fd)).collect();
+        process::become_helper(&kept)?;
+        capability::empty_bounding_set()?;
+        let rights = match &namespace {
+            Some(_) => Capabilities::NET_ADMIN,
+            None => Capabilities::empty(),
+        };
+        capability::keep(rights)?;
+        // What is opened without the right to change a network is never good for that.
+        capability::put_in_effect(Capabilities::empty())?;
+        let (asker, events) = (Asker::new()?, RouteEvents::open()?);
+        let resolver = ResolverFile::watch(Path::new(resolv::PATH))?;
+        capability::put_in_effect(rights)?;
+        let interfaces = &options.interfaces;
+        let named = [interfaces.template, interfaces.outbound_v4, interfaces.outbound_v6];
+        let named = named.into_iter().flatten().collect();
+        sandbox::host_watch().map_err(|_| Errno::INVAL)?.install()?;
+        Ok(Self { channel, options, named, seen, asker, events, resolver, namespace })
+    }
+
+    /// Until the program is gone. What has changed since the program has looked is news at once.
+    fn run(&mut self) {
+        let mut pause = PAUSE;
+        let mut looked = Instant::now();
+        let mut due = Some(looked);
+        loop {
+            if !self.wait(due) {
+                return;
+            }
+            let Some(at) = due else {
+                let silent = looked.elapsed() > SILENCE;
+                pause = if silent { PAUSE } else { pause };
+                due = Some((Instant::now() + SETTLED).max(looked + pause));
+                continue;
+            };
+            let began = Instant::now();
+            if began < at {
+                continue;
+            }
+            self.resolver.changed();
+            self.events.any();
+            let news = self.look();
+            looked = Instant::now();
+            let pace = if news { PAUSE } else { (2 * pause).min(PAUSE_MAX) };
+            pause = pace.max(SHARE * (looked - began));
+            due = None;
+        }
+    }
+
+    /// Waits for a change, or until a look is due. False when the program is gone.
+    fn wait(&mut self, due: Option<Instant>) -> bool {
+        let timeout = due.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut fds = vec![PollFd::new(&self.channel, PollFlags::empty())];
+        if due.is_none() {
+            fds.push(PollFd::new(&self.events, PollFlags::IN));
+            fds.push(PollFd::new(&self.resolver, PollFlags::IN));
+        }
+        let waited = poll(&mut fds, timeout.as_ref());
+        let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+        let told = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
+        let routes = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        match waited {
+            Ok(_) if gone => false,
+            // In folders of others much happens that has nothing to do with the file.
+            Ok(_) if told && !routes && !self.resolver.changed() => self.wait(due),
+            Ok(_) | Err(Errno::INTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Asks for everything, and tells what is new; true if there is something.
+    fn look(&mut self) -> bool {
+        let before = &self.seen.facts;
+        let looked = self.asker.look(&self.options.interfaces, before);
+        let own = self.asker.own_networks();
+        let (Ok(mut facts), Ok(own)) = (looked, own) else { return false };
+        let models = facts.models();
+        facts.keep(before);
+        facts.notes.clear();
+        let mut now = Snapshot { facts, own, resolv: self.resolver.text() };
+        now.forget_links(&self.named);
+        let news = now != self.seen;
+        self.seen = now;
+        if news {
+            self.tell();
+        }
+        self.configure(models) || news
+    }
+
+    /// Tells the program what the host looks like.
+    fn tell(&self) {
+        let text = self.seen.write();
+        let parts = text.as_bytes().chunks(PART_BYTES);
+        let count = parts.len();
+        for (index, part) in parts.enumerate() {
+            let kind = if index + 1 == count { LAST } else { MORE };
+            self.send(kind, part);
+        }
+    }
+
+    fn send(&self, kind: u8, bytes: &[u8]) {
+        let message = [&[kind], bytes].concat();
+        // If the program is gone, the channel says so.
+        let _sent =
+            rustix::io::retry_on_intr(|| send(&self.channel, &message, SendFlags::NOSIGNAL));
+    }
+
+    /// Has the namespace look like the host. True if that was something new.
+    fn configure(&mut self, models: [bool; 2]) -> bool {
+        let Some(namespace) = &mut self.namespace else { return false };
+        let Told { network, template_v4, template_v6, .. } =
+            told(self.options, &self.seen.facts, &self.seen.resolv, &mut Vec::new());
+        let copying = copying(self.options, [template_v4, template_v6]);
+        let [v4, v6] = [template_v4, template_v6].map(|device| device.map(|device| device.index));
+        let interfaces = [v4.filter(|_| models[0]), v6.filter(|_| models[1])];
+        let means = Means { network: &network, interfaces, copying };
+        let plan = match namespace.plan(&self.asker, &means) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return false,
+            Err(why) => {
+                self.send(NOTE, why.as_bytes());
+                return false;
+            }
+        };
+        if let Err(why) = namespace.carry_out(plan) {
+            self.send(NOTE, why.as_bytes());
+        }
+        true
+    }
+}

@@ -1,0 +1,190 @@
+//! The host's network is followed: what the guest is told, where its traffic may go and where we listen depend on
+//! the host's addresses, routes and name servers, which come and go while the program runs.
+//!
+//! ```text
+//!   kernel: links, addresses, routes, rules      /etc/resolv.conf, and where it leads
+//!                  \ netlink                       / inotify
+//!                   helper                outside of the sandbox, by whoever has started the program
+//!                  /      \ snapshots, one way
+//!     addresses and        program        in the sandbox
+//!     routes of pasta's       |  conf::told: the options, on a host that looks like this
+//!     namespace               |  Engine::follow_host: advertisements, mappings, policy, sockets, flows
+//! ```
+//!
+//! A snapshot is the whole state, so that a lost notification is harmless ([`snapshot`]). What options say stays as it
+//! is: they are applied to each snapshot, as they are at start. What has gone without a successor stays, too: a guest
+//! whose host is offline for a moment keeps its addresses.
+
+mod helper;
+mod resolver_file;
+mod snapshot;
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use passt_frame::ToGuest;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use crate::conf::{Device, Options, Told, told};
+use crate::engine::{Engine, EventType, Exit, HostChange, NeighbourWatch, Source};
+use crate::flow::network::Network;
+use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PARTS_PER_TURN};
+use crate::pasta::Reconfigure;
+use helper::{LAST, MORE, NOTE};
+pub(crate) use snapshot::Snapshot;
+
+/// Room for one message of the helper.
+const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// The program's end of what the helper tells.
+pub(crate) struct HostWatch {
+    channel: OwnedFd,
+    epoll: Option<Rc<OwnedFd>>,
+    options: Options,
+    /// What the host has looked like.
+    seen: Snapshot,
+    /// The guest's addresses are set by the helper.
+    configured: bool,
+    neighbours: Option<Rc<RefCell<NeighbourWatch>>>,
+    message: Box<[u8; MESSAGE_BYTES]>,
+    /// Parts of a snapshot of which more is to come.
+    parts: Vec<u8>,
+}
+
+impl HostWatch {
+    /// Forks the helper. `seen` is what the host looked like when the `options` were applied to it. With `namespace`
+    /// that is configured, too.
+    ///
+    /// # Errors
+    /// What socketpair(2) or fork(2) report.
+    pub(crate) fn start(
+        options: Options,
+        seen: Snapshot,
+        namespace: Option<Reconfigure>,
+    ) -> Result<Self, Errno> {
+        let configured = namespace.is_some();
+        let channel = helper::start(&options, seen.clone(), namespace)?;
+        Ok(Self {
+            channel,
+            epoll: None,
+            options,
+            seen,
+            configured,
+            neighbours: None,
+            message: Box::new([0; MESSAGE_BYTES]),
+            parts: Vec::new(),
+        })
+    }
+
+    /// Has `neighbours` follow the interfaces, too; events come by `epoll`.
+    pub(crate) fn lead(
+        &mut self,
+        epoll: Rc<OwnedFd>,
+        neighbours: Option<Rc<RefCell<NeighbourWatch>>>,
+    ) {
+        (self.epoll, self.neighbours) = (Some(epoll), neighbours);
+    }
+
+    /// A message of the helper.
+    fn on_message(&mut self, length: usize, engine: &mut Engine, out: &mut dyn ToGuest) {
+        let Some((&kind, part)) = self.message[..length].split_first() else { return };
+        match kind {
+            MORE | LAST if self.parts.len() + part.len() <= SNAPSHOT_BYTES_MAX => {
+                self.parts.extend_from_slice(part);
+            }
+            MORE | LAST => log::warn!("The host has too many addresses to follow them"),
+            NOTE => return log::warn!("{}", String::from_utf8_lossy(part)),
+            _ => {}
+        }
+        if kind == LAST {
+            let parts = std::mem::take(&mut self.parts);
+            match std::str::from_utf8(&parts).ok().and_then(Snapshot::read) {
+                Some(snapshot) => self.follow(snapshot, engine, out),
+                None => log::debug!("host network watch: a snapshot that cannot be read"),
+            }
+        }
+    }
+
+    /// Puts in force what follows from a new look at the host.
+    fn follow(&mut self, mut now: Snapshot, engine: &mut Engine, out: &mut dyn ToGuest) {
+        let facts = &mut now.facts;
+        facts.no_ipv6 = self.seen.facts.no_ipv6;
+        facts.no_device_binding = self.seen.facts.no_device_binding;
+        let mut notes = Vec::new();
+        let Told { network, mapping, template_v4, template_v6 } =
+            told(&self.options, facts, &now.resolv, &mut notes);
+        let before = std::mem::replace(&mut self.seen, now);
+        let gone = before.own.iter().map(|(address, _)| *address);
+        let gone = gone.filter(|address| !self.seen.has(*address)).collect();
+        let line = describe(&network);
+        let (own, configured) = (self.seen.own.clone(), self.configured);
+        let change = HostChange { network, map: mapping, own, gone, configured };
+        if engine.follow_host(change, out) {
+            log::info!("Host network changed: {line}");
+            engine.note_host_change(&line);
+            for note in notes.iter().filter(|note| note.level <= log::Level::Warn) {
+                log::log!(note.level, "{}", note.text);
+            }
+        }
+        if let Some(neighbours) = &self.neighbours {
+            let interfaces =
+                [template_v4, template_v6].map(|device| device.map(|one: Device| one.index));
+            neighbours.borrow_mut().look_elsewhere(engine, interfaces);
+        }
+    }
+
+    /// The helper is gone, which only happens by force.
+    fn give_up(&self) {
+        log::warn!(
+            "The helper that watches the host's network is gone: changes are not followed any more"
+        );
+        if let Some(epoll) = &self.epoll {
+            let _gone_already = epoll::delete(&**epoll, &self.channel);
+        }
+    }
+}
+
+impl Source for HostWatch {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    fn event_type(&self) -> EventType {
+        EventType::Host
+    }
+
+    fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {
+        for _ in 0..SNAPSHOT_PARTS_PER_TURN {
+            match recv(&self.channel, &mut self.message[..], RecvFlags::empty()) {
+                Ok((0, _)) => self.give_up(),
+                Ok((length, _)) => {
+                    self.on_message(length.min(MESSAGE_BYTES), engine, out);
+                    continue;
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => self.give_up(),
+            }
+            break;
+        }
+        None
+    }
+}
+
+/// One line for the log.
+fn describe(network: &Network) -> String {
+    let mut words: Vec<String> = Vec::new();
+    if let Some(v4) = &network.v4 {
+        words.push(format!("{}/{}", v4.addr, v4.prefix_len));
+        words.extend(v4.gateway.map(|gateway| format!("router {gateway}")));
+        words.extend(v4.dns.iter().map(|server| format!("DNS {server}")));
+    }
+    if let Some(v6) = &network.v6 {
+        words.extend(v6.addr.map(|addr| addr.to_string()));
+        words.extend(v6.gateway.map(|gateway| format!("router {gateway}")));
+        words.extend(v6.dns.iter().map(|server| format!("DNS {server}")));
+    }
+    words.join(", ")
+}
