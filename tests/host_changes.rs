@@ -49,7 +49,7 @@ impl Passt {
         let (tell, messages) = channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| drop(tell.send(line)))
+            lines.map_while(Result::ok).for_each(|line| drop(tell.send(line)));
         });
         let end = Instant::now() + Duration::from_secs(20);
         let guest = loop {

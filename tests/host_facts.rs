@@ -72,10 +72,14 @@ fn default_route_names_the_template() {
         assert!(notes(&facts).is_empty(), "{facts:?}");
 
         let conf = configured(&["-4", "-i", "link1"]);
-        let v4 = conf.network.v4.unwrap();
-        assert_eq!((v4.addr, v4.gateway), (Ipv4Addr::new(198, 51, 100, 2), None));
+        let v4 = conf.network.v4.clone().unwrap();
+        assert_eq!(v4.addr, Ipv4Addr::new(198, 51, 100, 2));
+        let routes = v4.routes.unwrap();
+        let there = Ipv4Addr::new(203, 0, 113, 0);
+        let route = routes.iter().find(|route| route.destination == there).unwrap();
+        assert_eq!((route.prefix_len, route.gateway), (24, Ipv4Addr::new(198, 51, 100, 1)));
         assert_eq!(conf.network.v6, None);
-        assert!(!conf.network.services.dhcp);
+        assert_we_stand_in(&conf);
     });
 }
 
@@ -113,6 +117,13 @@ fn a_default_route_without_a_gateway_is_one() {
     });
 }
 
+/// The guest is told of the host's routes, and of no default one.
+fn assert_no_router(conf: &Conf) {
+    assert_we_stand_in(conf);
+    let routes = conf.network.v4.as_ref().unwrap().routes.as_ref().unwrap();
+    assert!(!routes.is_empty() && routes.iter().all(|route| route.prefix_len > 0), "{routes:?}");
+}
+
 /// The guest's gateway is one that we stand in for, at which it finds the host.
 fn assert_we_stand_in(conf: &Conf) {
     let stand_in = Some(Ipv4Addr::new(169, 254, 2, 2));
@@ -141,10 +152,10 @@ fn a_default_route_over_an_ipv6_neighbour_is_one() {
             assert_eq!(v4.address, Some((Ipv4Addr::new(192, 0, 2, 2), 24)));
             assert_we_stand_in(&configured(&[]));
             // The other interface has a network, and no way out.
-            assert_eq!(configured(&["-i", "link1"]).network.v4.unwrap().gateway, None, "{route}");
+            assert_no_router(&configured(&["-i", "link1"]));
             ip(&format!("-4 route del default {route}"));
         }
-        assert_eq!(configured(&["-i", "link0"]).network.v4.unwrap().gateway, None);
+        assert_no_router(&configured(&["-i", "link0"]));
     });
 }
 

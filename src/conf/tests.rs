@@ -6,6 +6,7 @@ use std::path::Path;
 use super::host::{HostFacts, Template};
 use super::*;
 use crate::flow::fwd::{InterfaceName, Mapping};
+use crate::flow::network::Services;
 
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
@@ -78,7 +79,8 @@ fn the_guest_gets_what_the_host_has() {
     assert_eq!((net6.our_link_local, net6.scope_id), (v6("fe80::fc"), 2));
     assert_eq!(net6.dns.as_slice(), [v6("2001:db8::53")]);
     assert_eq!(net.search.as_slice(), ["a.example"]);
-    assert_eq!((net.mtu, net.services), (65520, crate::flow::network::Services::default()));
+    let services = Services { renew: true, ..Services::default() };
+    assert_eq!((net.mtu, net.services), (65520, services));
     assert_eq!(conf.mapping.v4.host_loopback, Some(v4("192.0.2.1")));
     assert_eq!(conf.mapping.v6.host_loopback, Some(v6("2001:db8::1")));
     assert_eq!(conf.mapping.v4.dns_match, None);

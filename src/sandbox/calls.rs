@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
 
-    const PROGRAMS: [Program; 5] = [
+    const PROGRAMS: [Program; 6] = [
         Program::Passt,
         Program::Pasta,
         Program::SocketMaker,

@@ -336,7 +336,7 @@ mod tests {
             (3, v4(192, 0, 2, 0), 24),
             (2, v4(169, 254, 0, 0), 16),
         ];
-        let mut template = template::<Ipv4Addr>(&dump, None, &mut Vec::new()).unwrap();
+        let mut template = template::<Ipv4Addr>(&dump, None, None, &mut Vec::new()).unwrap();
         template.address = Some((v4(192, 0, 2, 2), 24));
         assert_eq!(
             destinations_v4(&dump, &template),

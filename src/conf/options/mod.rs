@@ -13,6 +13,7 @@ mod definition;
 mod extra;
 mod getopt;
 mod parse;
+mod ports;
 mod table;
 #[cfg(test)]
 mod tests;

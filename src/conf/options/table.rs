@@ -1,16 +1,14 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
 use super::definition::{Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text};
-use super::{Ending, Mode, Only, Repair, control, extra, value};
+use super::{Ending, Mode, Only, Repair, control, extra, ports, value};
 use crate::conf::egress;
-use crate::flow::fwd::Proto;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
 const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
-const PORTS: &str = "ports; see --help";
 
 /// Every option.
 pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
@@ -28,7 +26,7 @@ pub(super) const TABLE: &[Group] = &[
     Group { heading: "Name resolution", options: NAMES },
     Group { heading: "Protocols and services", options: SERVICES },
     Group { heading: "Outbound traffic", options: OUTBOUND },
-    Group { heading: "Forwarded ports", options: PORT_OPTIONS },
+    Group { heading: "Forwarded ports", options: ports::OPTIONS },
 ];
 
 const GENERAL: &[Definition] = &[
@@ -522,85 +520,4 @@ const OUTBOUND: &[Definition] = &[
         |o| o.egress.isolate = true,
         "The guest reaches the internet and its name servers, and nothing of this host and its networks",
     ),
-];
-
-const PORT_OPTIONS: &[Definition] = &[
-    text(
-        Some('t'),
-        "tcp-ports",
-        "SPEC",
-        |o, spec| {
-            o.ports.push((Proto::Tcp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "TCP ports that lead to the guest; can be given several times; default: none",
-    )
-    .help_in_pasta(
-        "TCP ports that lead into the namespace; can be given several times; default: auto",
-    ),
-    text(
-        Some('u'),
-        "udp-ports",
-        "SPEC",
-        |o, spec| {
-            o.ports.push((Proto::Udp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "UDP ports that lead to the guest, likewise",
-    )
-    .help_in_pasta("UDP ports that lead into the namespace, likewise"),
-    text(
-        Some('T'),
-        "tcp-ns",
-        "SPEC",
-        |o, spec| {
-            o.pasta.ports.push((Proto::Tcp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "TCP ports of the namespace's loopback interface that lead to the host's; SPEC without \
-         addresses; default: auto",
-    )
-    .pasta(),
-    text(
-        Some('U'),
-        "udp-ns",
-        "SPEC",
-        |o, spec| {
-            o.pasta.ports.push((Proto::Udp, spec.to_owned()));
-            Ok(())
-        },
-        PORTS,
-        "UDP ports of the namespace's loopback interface, likewise",
-    )
-    .pasta(),
-    flag(
-        None,
-        "freebind",
-        |o| o.freebind = true,
-        "Listen on addresses that the host does not have (yet), too",
-    ),
-    flag(
-        None,
-        "host-lo-to-ns-lo",
-        |o| o.pasta.keep_loopback = true,
-        "Connections to the host's loopback address reach the namespace's, not its tap device",
-    )
-    .pasta(),
-    flag(
-        None,
-        "no-splice",
-        |o| o.pasta.no_splice = true,
-        "No effect: only pasta has something to splice",
-    )
-    .help_in_pasta("Connections from the host's loopback interface take the tap device, too"),
-    flag(
-        None,
-        "splice-only",
-        |o| o.pasta.splice_only = true,
-        "No tap device: forward between the loopback interfaces only",
-    )
-    .pasta(),
 ];
