@@ -190,7 +190,8 @@ case_path_mtu() {
     found=$(configured -m 1500 -- bash -c "ping -n -c 1 -W 5 -M 'do' -s 1472 $FAR4; ping -n -c 1 -W 5 -M 'do' -s 1472 $FAR4
         ping -n -c 1 -W 5 -M 'do' -s 1372 $FAR4" 2>&1) || true
     holds "$found" 'From 203.0.113.194 icmp_seq=1 Frag needed and DF set (mtu = 1400)'
-    holds "$found" 'message too long, mtu=1400'
+    # Older versions of ping add the path's MTU, newer ones do not.
+    holds "${found,,}" 'message too long'
     holds "$found" "1380 bytes from $FAR4"
     # The host knows now.
     found=$(configured -m 1500 -- ping -n -c 1 -W 5 -M 'do' -s 1472 "$FAR4" 2>&1) || true
