@@ -20,7 +20,7 @@ use crate::guest::Guest;
 use crate::world::{FAMILIES, Family, OFFLOADS, Setup, World, forward};
 
 /// What a test waits for at most.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// Ports of the peers, and of the guest.
 pub(super) const PEER_PORT: u16 = 8000;
 pub(super) const GUEST_PORT: u16 = 8080;
