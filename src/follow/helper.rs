@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::net::{send, shutdown, socketpair};
+use rustix::process::Pid;
 
 use super::resolver_file::ResolverFile;
 use super::snapshot::Snapshot;
@@ -65,13 +66,13 @@ pub(super) fn start(
     options: &Options,
     seen: Snapshot,
     namespace: Option<Reconfigure>,
-) -> Result<OwnedFd, Errno> {
+) -> Result<(OwnedFd, Option<Pid>), Errno> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     match process::fork()? {
-        Forked::Parent(_) => {
+        Forked::Parent(pid) => {
             rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok(ours)
+            Ok((ours, Pid::from_raw(pid)))
         }
         Forked::Child => {
             log::set_max_level(log::LevelFilter::Off);

@@ -26,7 +26,8 @@ use std::rc::Rc;
 use passt_frame::ToGuest;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::conf::{Device, Options, Told, told};
 use crate::engine::{Engine, EventType, Exit, HostChange, NeighbourWatch, Source};
@@ -42,6 +43,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 /// The program's end of what the helper tells.
 pub(crate) struct HostWatch {
     channel: OwnedFd,
+    helper: Option<Pid>,
     epoll: Option<Rc<OwnedFd>>,
     options: Options,
     /// What the host has looked like.
@@ -66,9 +68,10 @@ impl HostWatch {
         namespace: Option<Reconfigure>,
     ) -> Result<Self, Errno> {
         let configured = namespace.is_some();
-        let channel = helper::start(&options, seen.clone(), namespace)?;
+        let (channel, helper) = helper::start(&options, seen.clone(), namespace)?;
         Ok(Self {
             channel,
+            helper,
             epoll: None,
             options,
             seen,
@@ -143,6 +146,18 @@ impl HostWatch {
         );
         if let Some(epoll) = &self.epoll {
             let _gone_already = epoll::delete(&**epoll, &self.channel);
+        }
+    }
+}
+
+impl Drop for HostWatch {
+    /// Ends the helper, and waits for that: nobody else may have to reap it. It is nobody's child where the program
+    /// has gone to the background since.
+    fn drop(&mut self) {
+        let _gone_already = shutdown(&self.channel, Shutdown::Both);
+        if let Some(helper) = self.helper {
+            let wait = || waitid(WaitId::Pid(helper), WaitIdOptions::EXITED);
+            let _gone_or_not_ours = rustix::io::retry_on_intr(wait);
         }
     }
 }

@@ -148,6 +148,8 @@ const OLDER: &[Call] = &[];
 /// Guests in front of passt: their rings and their memory. Both protocols, since the first bytes of
 /// a client tell which one it speaks.
 const PASST: &[Call] = &[
+    // The end of the helper that watches the host.
+    any(libc::SYS_waitid),
     any(libc::SYS_eventfd2),
     // The alarm for calls that a front-end has made wait.
     checked(libc::SYS_setitimer, 0, Check::Equals(libc::ITIMER_REAL as u32)),
