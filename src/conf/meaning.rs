@@ -126,6 +126,9 @@ pub fn resolve(
     names::resolve(&options, facts, &resolv, &mut network, &mut mapping, &mut notes);
 
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    let [outbound_v4, outbound_v6] = outbound(&options, facts);
+    mapping.v4.group_interface = group_interface(outbound_v4, template_v4);
+    mapping.v6.group_interface = group_interface(outbound_v6, template_v6);
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
         let auto = !options.egress.isolate;
@@ -139,7 +142,6 @@ pub fn resolve(
         (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
     let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
-    let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
         network,
         mapping,
@@ -148,8 +150,8 @@ pub fn resolve(
         freebind: options.freebind,
         template_v4,
         template_v6,
-        outbound_v4: options.interfaces.outbound_v4.and_then(device),
-        outbound_v6: options.interfaces.outbound_v6.and_then(device),
+        outbound_v4,
+        outbound_v6,
         link: LinkConf {
             mode: options.mode,
             socket: options.socket,
@@ -161,6 +163,18 @@ pub fn resolve(
         run: options.run,
         notes,
     })
+}
+
+/// The interfaces that outbound sockets are bound to.
+fn outbound(options: &Options, facts: &HostFacts) -> [Option<Device>; 2] {
+    let wish = &options.interfaces;
+    let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
+    [wish.outbound_v4, wish.outbound_v6].map(|name| name.and_then(device))
+}
+
+/// Index of the interface that has the guest's groups: packets to them could leave by no other one.
+fn group_interface(outbound: Option<Device>, template: Option<Device>) -> u32 {
+    outbound.or(template).map_or(0, |device| device.index)
 }
 
 /// Mapped addresses, but for those of name servers.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::flows::Flows;
+use super::groups::Groups;
 use super::listeners::Listeners;
 use super::net::Net;
 use super::outbox::Outbox;
@@ -59,6 +60,8 @@ pub(super) struct Core {
     pub(crate) initial_numbers: InitialNumbers,
     /// ICMP errors that the guest may be told of.
     pub(crate) icmp_errors: Budget,
+    /// Groups that the guest has joined.
+    pub(crate) groups: Groups,
 }
 
 impl Core {
@@ -80,6 +83,7 @@ impl Core {
             outbox: Outbox::default(),
             initial_numbers: InitialNumbers::default(),
             icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
+            groups: Groups::default(),
         }
     }
 

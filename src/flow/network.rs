@@ -71,6 +71,8 @@ pub struct Services {
     pub(crate) udp: bool,
     /// ICMP echo is translated.
     pub(crate) icmp: bool,
+    /// What is for many at once is translated, both ways: groups and broadcasts.
+    pub multicast: bool,
 }
 
 impl Services {
@@ -85,6 +87,7 @@ impl Services {
         tcp: false,
         udp: false,
         icmp: false,
+        multicast: false,
     };
 }
 
@@ -100,6 +103,7 @@ impl Default for Services {
             tcp: true,
             udp: true,
             icmp: true,
+            multicast: true,
         }
     }
 }

@@ -15,6 +15,7 @@ mod foreign;
 mod fragments;
 mod frames;
 mod front_end;
+mod groups;
 mod guest;
 mod hostile;
 mod icmp;

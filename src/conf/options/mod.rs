@@ -12,6 +12,7 @@ mod definition;
 mod extra;
 mod getopt;
 mod parse;
+mod services;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,9 @@ use passt_frame::Errno;
 
 use super::send::may_be_of_the_past;
 use crate::limits::DATAGRAMS_PER_TURN;
-use crate::sys::datagram;
+use crate::sys::datagram::{self, Burst};
+use crate::wire::DropReason;
+use crate::wire::drop_reason::DropCounters;
 
 /// What became of the datagrams that waited in a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,4 +46,18 @@ pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Served>
 /// Throws away what is at the head of a socket's queue.
 pub(super) fn drop_head(fd: BorrowedFd<'_>) {
     let _ = datagram::drop_one(fd);
+}
+
+/// Drops what is left of a burst behind its first `done` bytes.
+pub(super) fn drop_burst(
+    drops: &mut DropCounters,
+    fd: BorrowedFd<'_>,
+    (burst, done): (Burst, u32),
+    reason: DropReason,
+) -> (usize, Served) {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    let datagrams = (burst.len - done).div_ceil(segment).max(1);
+    drops.add(reason, datagrams.into());
+    drop_head(fd);
+    (0, Served::More)
 }

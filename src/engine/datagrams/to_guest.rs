@@ -29,8 +29,9 @@ use passt_frame::{
 };
 
 use super::cut::{Datagram, Sent, fits};
+use super::groups;
 use super::held::{Held, Position};
-use super::queue::{Served, drop_head, next_head};
+use super::queue::{Served, drop_burst, drop_head, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
@@ -59,6 +60,8 @@ struct Way<'a> {
     senders: Senders<'a>,
     /// What reads the names in the datagrams, and the guest's side, if they are to be read.
     names: Option<(&'a Net, Side)>,
+    /// What the guest itself has sent, if it may come back.
+    own: Option<groups::Own<'a>>,
     /// The largest IP packet on the guest's link.
     mtu: u32,
     /// What finds no room after it was received can be kept.
@@ -84,7 +87,8 @@ pub(super) fn serve(
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
     let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
     let mtu = core.net.link_mtu();
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None };
+    let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent: None };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -134,8 +138,8 @@ pub(in crate::engine) fn first_to_guest(
     };
     let outbox = &mut core.outbox;
     let mtu = core.net.link_mtu();
-    let names = None;
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep: false, unsent: None };
+    let (names, own, may_keep) = (None, None, false);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent: None };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -149,7 +153,8 @@ impl Way<'_> {
             state.delivered = Delivered::default();
         }
         loop {
-            let one_by_one = self.names.is_none() && (state.large || !self.may_keep);
+            let looked_at = self.names.is_some() || self.own.is_some();
+            let one_by_one = !looked_at && (state.large || !self.may_keep);
             let (moved, served) =
                 if one_by_one { self.large(state, buffer) } else { self.small(state, buffer) };
             all += moved;
@@ -381,6 +386,12 @@ impl Way<'_> {
         let same = (first..buffer.bursts().len()).take_while(|&one| buffer.sender(one) == sender);
         let bursts = &buffer.bursts()[first..first + same.count()];
         let Burst { len, segment } = bursts[0];
+        if let Some(own) = &mut self.own
+            && own.takes_back(sender, buffer.bytes(first))
+        {
+            self.outbox.drops.count(DropReason::OwnDatagram);
+            return Ok(first + 1);
+        }
         if !self.senders.admit(sender) {
             let datagrams = len.div_ceil(segment.map_or(len, u32::from).max(1)).max(1);
             self.outbox.drops.add(DropReason::ForeignDatagram, datagrams.into());
@@ -389,7 +400,8 @@ impl Way<'_> {
         let caps = self.out.caps();
         let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
         let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
-        let whole = caps.gso.udp && fits && at.offset == 0 && at.delivered.cut == 0;
+        let whole =
+            caps.gso.udp && fits && self.own.is_none() && at.offset == 0 && at.delivered.cut == 0;
         let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
@@ -515,20 +527,6 @@ fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
             net.on_dns_answer(side, datagram);
         }
     }
-}
-
-/// Drops what is left of a burst behind its first `done` bytes.
-fn drop_burst(
-    drops: &mut DropCounters,
-    fd: BorrowedFd<'_>,
-    (burst, done): (Burst, u32),
-    reason: DropReason,
-) -> (usize, Served) {
-    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-    let datagrams = (burst.len - done).div_ceil(segment).max(1);
-    drops.add(reason, datagrams.into());
-    drop_head(fd);
-    (0, Served::More)
 }
 
 /// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
