@@ -34,11 +34,14 @@
 //! | [`engine`] | the shell: the loop ([`engine::Worker`]), frames and sockets around the flows ([`engine::Engine`]), and what else has a descriptor ([`engine::Source`]) |
 //! | [`sys`] | system calls as safe functions; `unsafe` of this package stands here |
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
+//! | [`control`] | sockets on which clients ask and change things while the program runs, each by a protocol |
 //! | [`run`], [`start`] | from the command line to the running loop |
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
-//! | [`repair`] | the other program, passt-repair: the helper of migrations |
+//! | [`control`], [`ask`] | sockets on which the running program is asked and changed; who asks |
+//! | [`repair`] | another program, passt-repair: the helper of migrations |
+//! | [`pesto`], [`ask`] | another one, pesto: changes forwarded ports, and asks and changes more by JSON |
 //! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
@@ -111,13 +114,19 @@
 // What no other crate needs is `pub(crate)`, so that the compiler finds dead code.
 #![warn(unreachable_pub)]
 
+pub mod ask;
+pub(crate) mod check;
 pub mod conf;
+pub mod control;
 pub mod engine;
 pub mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 pub(crate) mod log;
 pub mod pasta;
 pub mod pcap;
+pub mod pesto;
 pub mod repair;
 pub mod responder;
 pub mod run;

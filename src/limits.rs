@@ -61,8 +61,8 @@ pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 /// for the next question.
 pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the guest must go on with one peer of a flow with anybody until that one gets a connected socket of its
-/// own: often enough that what that costs, some 10 µs, is less than what it saves.
+/// How often the guest must go on with one peer of a flow with anybody, or that one with it, until it gets a connected
+/// socket of its own: often enough that what that costs, some 10 µs, is less than what it saves.
 pub(crate) const TALKS_ON: u8 = 64;
 
 /// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
@@ -88,6 +88,9 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 
 /// Batches of frames taken from the guest in one turn, before sockets get their turn.
 pub(crate) const BATCHES_PER_TURN: usize = 4;
+
+/// Flows whose sockets are looked at by time: more streams that fast have no processor to go through.
+pub(crate) const MAX_LOOKS: usize = 64;
 
 /// Datagrams read from one socket in one turn.
 pub(crate) const DATAGRAMS_PER_TURN: usize = 64;
@@ -166,6 +169,24 @@ pub(crate) const ERRORS_PER_TURN: usize = 16;
 /// ones that may stand in. Who is refused has cost 50 µs.
 pub(crate) const STAND_IN_PORTS_TRIED: usize = 512;
 
+/// Events that are kept for those who follow them (`watch`): what happens while a reader that is busy with a line
+/// reads the next one. With text of the host's changes it is some 50 KiB.
+pub(crate) const EVENTS_KEPT: usize = 512;
+
+/// Bytes of the longest line that a control client may send: all egress rules that there may be, of 200 bytes. The
+/// memory is touched as far as it is used.
+pub(crate) const CONTROL_LINE_BYTES: usize = 256 << 10;
+
+/// Bytes that a control client is told at a time.
+pub(crate) const CONTROL_REPLY_BYTES: usize = 64 << 10;
+
+/// Control clients of one socket at a time: those that follow events, and some that ask.
+pub(crate) const CONTROL_PLACES: usize = 8;
+
+/// How long a control client may say nothing: longer than whoever asks each minute needs. Others do not have to wait
+/// for it.
+pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);
+
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 
@@ -237,3 +258,26 @@ pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
 /// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
 /// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
+
+/// How long a client of a control socket may take to read a bufferful: it is a program on the same machine, which does
+/// nothing else.
+pub const CONTROL_READS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The same, and for its request, from when it came, while others wait for its place: many times what a client needs
+/// that is well.
+pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a client of a control socket is read from and written to in one turn.
+pub(crate) const CONTROL_STEPS_PER_TURN: usize = 4;
+
+/// Clients that may change what is forwarded, at a time: a change takes milliseconds, and one who takes longer has others
+/// beside it.
+pub(crate) const CONFIGURATION_CLIENTS: usize = 4;
+
+/// How long such a client may take to say what it wants: it is a program that has been told on the command line.
+pub(crate) const CONFIGURATION_WITHIN: Duration = Duration::from_secs(5);
+
+/// After what time a control socket is looked at again whose client could not be accepted for want of descriptors.
+pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
+
+const _: () = assert!(CONTROL_GRACE.as_millis() < CONTROL_READS_WITHIN.as_millis());

@@ -105,6 +105,28 @@ pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
     Ok(())
 }
 
+/// Lets messages of `level` and above pass from now on. Those that are asked for while the program runs go where
+/// messages go, also to the system's log, where their number is limited.
+pub(crate) fn set_level(level: LevelFilter) {
+    let mut state = SINK.state();
+    state.debug = level >= LevelFilter::Debug;
+    let unlimited = state.debug && (state.stderr || state.file.is_some());
+    if unlimited {
+        state.budget = None;
+    } else if state.budget.is_none() {
+        state.budget = Some(Budget::new());
+    }
+    log::set_max_level(level);
+}
+
+/// Where messages go at the moment.
+pub(crate) fn destinations() -> Vec<&'static str> {
+    let state = SINK.state();
+    let syslog = state.syslog.is_some() && state.syslog_wanted;
+    let all = [(state.stderr, "stderr"), (state.file.is_some(), "file"), (syslog, "syslog")];
+    all.into_iter().filter(|(used, _)| *used).map(|(_, name)| name).collect()
+}
+
 /// Leaves standard error alone from now on: it is somebody else's, or nobody's.
 pub(crate) fn leave_stderr() {
     let mut state = SINK.state();

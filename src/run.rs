@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,11 +13,15 @@ use passt_frame::{FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Options, PastaConf, RunConf};
+use crate::control::configuration::{self, Abilities, Configuration};
+use crate::control::json::{self, Json};
+use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
+use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -43,6 +48,11 @@ pub fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
+        Command::Check(question) => {
+            let (text, complete) = crate::check::answer(&question);
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Command::Run(options) => start(*options).unwrap_or_else(|error| fail(&error)),
     }
 }
@@ -65,7 +75,8 @@ fn start(options: Options) -> Result<ExitCode, StartError> {
     sandbox::limit_capabilities()?;
     process::settle_signals().map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
-    if let Err(errno) = process::close_descriptors(options.fd) {
+    let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
+    if let Err(errno) = process::close_descriptors(options.fd.or(activated)) {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
@@ -93,6 +104,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let mut made = Made::default();
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
+    let control = ControlSockets::bind(&conf.run, &mut made)?;
     let readiness = Readiness::prepare(&conf.run, made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
@@ -115,6 +127,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
             .set_helper(listener.into(), conf.link.migration.no_linger)
             .map_err(system("epoll_ctl"))?;
     }
+    control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Passt)?;
     let Continue::Program(announcement) = readiness.fork()? else {
@@ -123,6 +136,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         return Ok(ExitCode::SUCCESS);
     };
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
+    worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
     process::forget_start();
@@ -140,7 +154,9 @@ fn ending_signals() -> Result<OwnedFd, StartError> {
 /// pasta. The exit code is that of the command, if there was one.
 fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let mut conf = configure(options)?;
-    let mut readiness = Readiness::prepare(&conf.run, Made::default())?;
+    let mut made = Made::default();
+    let control = ControlSockets::bind(&conf.run, &mut made)?;
+    let mut readiness = Readiness::prepare(&conf.run, made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
     let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
@@ -164,6 +180,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     for watch in watch.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
     }
+    control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::close_off(&conf.run, Program::Pasta)?;
     let background = !conf.run.foreground;
@@ -248,7 +265,8 @@ fn namespace_sockets(
     let mut sockets =
         NamespaceSockets::start(namespace.network(), filter).map_err(system(NO_HELPER))?;
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
-    if conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan)
+    let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
+    if (scans || conf.run.may_change_rules())
         && let Err(errno) = sock_diag::socket()
         && is_refusal(errno)
     {
@@ -326,7 +344,8 @@ fn engine(
         engine.set_guest_mac(mac);
     }
     if let Some(bypass) = bypass {
-        engine.set_bypass(bypass).map_err(system("Couldn't watch for services to forward"))?;
+        let cannot = system("Couldn't watch for services to forward");
+        engine.set_bypass(bypass, conf.run.may_change_rules()).map_err(cannot)?;
     }
     engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
     if !engine.has_descriptors() {
@@ -347,6 +366,72 @@ fn follow_neighbours<L: Link>(conf: &Conf, worker: &mut Worker<L>) {
             "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
         );
     }
+}
+
+/// The sockets of `--control` and `--control-ro`.
+struct ControlSockets {
+    /// For pesto.
+    configuration: Option<UnixListener>,
+    /// One by which things may change, and one that only tells.
+    json: [Option<UnixListener>; 2],
+}
+
+impl ControlSockets {
+    /// Makes those that are wanted.
+    fn bind(run: &RunConf, made: &mut Made) -> Result<Self, StartError> {
+        let configuration = run.conf_path.as_deref();
+        let configuration = configuration
+            .map(|path| start::control_socket(path, "--conf-path", made))
+            .transpose()?;
+        let mut bind = |wanted: &Option<_>, option| {
+            wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
+        };
+        let json = [bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?];
+        Ok(Self { configuration, json })
+    }
+
+    /// Has the loop serve them.
+    fn serve<L: Link>(self, conf: &Conf, worker: &mut Worker<L>) -> Result<(), StartError> {
+        if let Some(listener) = self.configuration {
+            let abilities = Abilities {
+                namespace: conf.pasta.is_some(),
+                interfaces: conf.kernel.device_binding,
+            };
+            let places = (0..CONFIGURATION_CLIENTS).map(|_| Configuration::new(abilities));
+            serve(listener, configuration::KIND, places, worker)?;
+        }
+        let mode = match conf.link.mode {
+            Mode::Pasta => "namespace",
+            Mode::Stream => "stream",
+            Mode::VhostUser => "vhost-user",
+        };
+        let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
+        let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
+        let about = json::About { program, mode, has_namespace, kernel };
+        let pace = json::Pace::default();
+        for (listener, may_change) in self.json.into_iter().zip([true, false]) {
+            let Some(listener) = listener else { continue };
+            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change, pace.clone()));
+            serve(listener, json::KIND, places, worker)?;
+            worker.count_quietly();
+        }
+        Ok(())
+    }
+}
+
+/// Has the loop serve the clients that connect to `listener`.
+fn serve<L: Link, P: Protocol + 'static>(
+    listener: UnixListener,
+    kind: Kind,
+    places: impl ExactSizeIterator<Item = P>,
+    worker: &mut Worker<L>,
+) -> Result<(), StartError> {
+    let descriptors = places.len() + 1;
+    let server = Server::new(listener.into(), kind, places);
+    let server = server.map_err(system("Couldn't prepare a control socket"))?;
+    worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
+    worker.engine_mut().keep_back(descriptors);
+    Ok(())
 }
 
 fn level(options: &Options) -> LevelFilter {

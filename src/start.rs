@@ -16,16 +16,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness};
 
-use crate::conf::{ConfError, LinkConf, Mode, Repair};
+use crate::conf::{ConfError, ControlSocket, LinkConf, Mode, Repair};
 use crate::flow::tcp::TcpConfig;
 use crate::log::LogFileError;
-use crate::sys::process;
+use crate::sys::{errno_text, process};
+
+/// The options that name sockets of clients, and of helpers.
+const SOCKET_OPTION: &str = "--socket";
+const REPAIR_OPTION: &str = "--repair-path";
 
 /// Default socket paths that are tried.
 const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
@@ -45,21 +50,23 @@ pub(crate) enum StartError {
     LogFile(#[from] LogFileError),
     /// Another program listens on the socket's path.
     #[error(
-        "Socket path {0} already in use: stop the program that listens there, or choose another --socket"
+        "Socket path {0} already in use: stop the program that listens there, or choose another {1}"
     )]
-    SocketInUse(PathBuf),
+    SocketInUse(PathBuf, &'static str),
     /// The socket's path names a file that holds something.
-    #[error("Socket path {0} is a file with content: remove it, or choose another --socket")]
-    SocketIsFile(PathBuf),
+    #[error("Socket path {0} is a file with content: remove it, or choose another {1}")]
+    SocketIsFile(PathBuf, &'static str),
     /// No socket can have this path.
-    #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another --socket")]
-    SocketPath(PathBuf),
-    /// The client socket could not be made.
+    #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another {1}")]
+    SocketPath(PathBuf, &'static str),
+    /// A socket could not be made.
     #[error(
-        "Failed to bind UNIX domain socket: {source}: {path}: choose another --socket, where you may make \
+        "Failed to bind UNIX domain socket: {source}: {path}: choose another {option}, where you may make \
          files and replace what is there"
     )]
     Bind {
+        /// By which option.
+        option: &'static str,
         /// Where.
         path: PathBuf,
         /// Why.
@@ -119,14 +126,58 @@ pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSo
         rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
         return Ok(ClientSocket::Connected(UnixStream::from(socket)));
     }
+    if let Some(fd) = activated()? {
+        return take_activated(fd);
+    }
     let socket = match &link.socket {
-        Some(path) => bind(path).map(|listener| ClientSocket::Listening(listener, path.clone())),
+        Some(path) => bind(path, SOCKET_OPTION)
+            .map(|listener| ClientSocket::Listening(listener, path.clone())),
         None => bind_default(),
     }?;
     if let ClientSocket::Listening(_, path) = &socket {
         made.note(path);
     }
     Ok(socket)
+}
+
+/// The first descriptor that a service manager passes on (sd_listen_fds(3)).
+const FIRST_PASSED: i32 = 3;
+
+/// The descriptor of a socket on which a service manager listens for us, if the environment says so.
+///
+/// # Errors
+/// There are several.
+pub(crate) fn activated() -> Result<Option<i32>, StartError> {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(None);
+    }
+    match number("LISTEN_FDS") {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(FIRST_PASSED)),
+        Some(several) => Err(StartError::Other(format!(
+            "The service manager passes {several} sockets: give the unit one ListenStream="
+        ))),
+    }
+}
+
+/// Takes over the socket that a service manager listens on. It stays when the program ends.
+fn take_activated(fd: i32) -> Result<ClientSocket, StartError> {
+    let unusable = |why: String| {
+        StartError::Other(format!(
+            "The service manager's socket cannot be used: {why}: let the unit have ListenStream= with a path"
+        ))
+    };
+    let socket = process::take_descriptor(fd).map_err(|errno| unusable(errno_text(errno)))?;
+    let listens = rustix::net::sockopt::socket_acceptconn(&socket);
+    if !listens.map_err(|errno| unusable(errno_text(errno)))? {
+        return Err(unusable("it does not listen".to_owned()));
+    }
+    let listener = UnixListener::from(socket);
+    let address = listener.local_addr().map_err(|error| unusable(error.to_string()))?;
+    let path = address.as_pathname().ok_or_else(|| unusable("it has no path".to_owned()))?;
+    let path = path.to_owned();
+    Ok(ClientSocket::Listening(listener, path))
 }
 
 /// Makes the socket on which the helper of migrations connects, with its path; `None` if there is to be none.
@@ -148,9 +199,9 @@ pub(crate) fn helper_socket(
         }
         (Repair::Beside | Repair::Nowhere, _) => return Ok(None),
     };
-    let listener = match bind(&path) {
+    let listener = match bind(&path, REPAIR_OPTION) {
         // Nobody has asked for that name.
-        Err(StartError::SocketPath(path)) if link.migration.repair == Repair::Beside => {
+        Err(StartError::SocketPath(path, _)) if link.migration.repair == Repair::Beside => {
             log::warn!(
                 "{}: this name is too long for a socket: connections do not migrate; choose a shorter --repair-path",
                 path.display()
@@ -160,52 +211,100 @@ pub(crate) fn helper_socket(
         bound => bound?,
     };
     made.note(&path);
-    listener
-        .set_nonblocking(true)
-        .map_err(|source| StartError::Bind { path: path.clone(), source })?;
+    let option = REPAIR_OPTION;
+    listener.set_nonblocking(true).map_err(|source| StartError::Bind {
+        option,
+        path: path.clone(),
+        source,
+    })?;
     Ok(Some((listener, path)))
+}
+
+/// Makes a socket on which the program is controlled, at the path that `option` gives.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn control_socket(
+    path: &Path,
+    option: &'static str,
+    made: &mut Made,
+) -> Result<UnixListener, StartError> {
+    let listener = bind(path, option)?;
+    made.note(path);
+    Ok(listener)
+}
+
+/// Makes a socket like that, with a mode of its own: whoever may write to it may connect.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn json_socket(
+    wanted: &ControlSocket,
+    option: &'static str,
+    made: &mut Made,
+) -> Result<UnixListener, StartError> {
+    // There is one thread, so nobody else makes a file meanwhile; a mode that is set later would be late.
+    let forbidden = rustix::fs::Mode::from_raw_mode(!wanted.mode & 0o777);
+    let before = rustix::process::umask(forbidden);
+    let listener = control_socket(&wanted.path, option, made);
+    rustix::process::umask(before);
+    listener
 }
 
 fn bind_default() -> Result<ClientSocket, StartError> {
     let mut last = None;
     for number in DEFAULT_SOCKETS {
         let path = PathBuf::from(format!("/tmp/passt_{number}.socket"));
-        match bind(&path) {
+        match bind(&path, SOCKET_OPTION) {
             Ok(listener) => return Ok(ClientSocket::Listening(listener, path)),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into())))
+    Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into(), SOCKET_OPTION)))
 }
 
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
 /// which a script may have made to reserve the name; what a file holds is not thrown away.
-fn bind(path: &Path) -> Result<UnixListener, StartError> {
-    let failed = |source| StartError::Bind { path: path.to_owned(), source };
+fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
+    let failed = |source| StartError::Bind { option, path: path.to_owned(), source };
     if path.as_os_str().is_empty() {
-        return Err(StartError::SocketPath(path.to_owned()));
+        return Err(StartError::SocketPath(path.to_owned(), option));
     }
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-        // Too long.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => {
-            return Err(StartError::SocketPath(path.to_owned()));
+    match listen(path) {
+        Err(Errno::ADDRINUSE) => {}
+        // Too long, or with a zero in it.
+        Err(Errno::NAMETOOLONG | Errno::INVAL) => {
+            return Err(StartError::SocketPath(path.to_owned(), option));
         }
-        bound => return bound.map_err(failed),
+        bound => return bound.map_err(|errno| failed(errno.into())),
     }
     // A competitor that looked at the same time would remove what is bound here.
     let _turn = take_turn(path);
     if !is_free(path) {
-        return Err(StartError::SocketInUse(path.to_owned()));
+        return Err(StartError::SocketInUse(path.to_owned(), option));
     }
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() && found.len() > 0 => {
-            return Err(StartError::SocketIsFile(path.to_owned()));
+            return Err(StartError::SocketIsFile(path.to_owned(), option));
         }
         Ok(_) => fs::remove_file(path).map_err(failed)?,
         Err(_) => {}
     }
-    UnixListener::bind(path).map_err(failed)
+    listen(path).map_err(|errno| failed(errno.into()))
+}
+
+/// Binds and listens. What was bound goes if nobody can connect to it.
+fn listen(path: &Path) -> Result<UnixListener, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &address)?;
+    // As many as the kernel allows.
+    if let Err(errno) = rustix::net::listen(&socket, -1) {
+        let _ = fs::remove_file(path);
+        return Err(errno);
+    }
+    Ok(UnixListener::from(socket))
 }
 
 /// Whether nobody has a socket at `path`, or we may not know. Who has one does not notice: a socket of
@@ -272,7 +371,7 @@ mod tests {
             let got = std::thread::scope(|scope| {
                 let start = || {
                     barrier.wait();
-                    bind(&path).ok()
+                    bind(&path, SOCKET_OPTION).ok()
                 };
                 let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
                 starts.into_iter().filter_map(|start| start.join().unwrap()).collect::<Vec<_>>()

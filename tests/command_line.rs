@@ -120,7 +120,10 @@ fn fatal_errors_are_told_in_known_words_and_leave_nothing_behind() {
             &["--stats", "1"],
             &["Can't display statistics if not running in foreground", "Add --foreground"],
         ),
-        (&["-c", "/c"], &["--conf-path is not supported yet", "Leave it out"]),
+        (
+            &["-c", "/nowhere/c"],
+            &["Failed to bind UNIX domain socket", "choose another --conf-path"],
+        ),
         (&["extra"], &["Extra non-option argument: extra"]),
         (&["--config-net"], &["--config-net is for pasta mode only"]),
     ] {

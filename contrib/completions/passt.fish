@@ -4,7 +4,9 @@ complete -c passt -s l -l log-file -d 'Log to this file instead of the system lo
 complete -c passt -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
 complete -c passt -l stats -d 'Print event counters, at most once in SECONDS; needs --foreground' -r -f
 complete -c passt -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
-complete -c passt -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c passt -s c -l conf-path -d 'Socket on which pesto changes forwarded ports while the program runs' -r -F
+complete -c passt -l control -d 'Socket to ask what goes on and to change it, by pesto or with JSON; default mode: 600' -r -F
+complete -c passt -l control-ro -d 'The same, to ask only' -r -F
 complete -c passt -s s -l socket -l socket-path -d 'UNIX socket to listen on; default: the first free one of /tmp/passt_1.socket and on' -r -F
 complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead; implies --one-off' -r -f
 complete -c passt -l repair-path -d 'Socket of the migration helper, or none; default: the name of --socket, and .repair' -r -F
@@ -37,6 +39,8 @@ complete -c passt -s u -l udp-ports -d 'UDP ports that lead to the guest, likewi
 complete -c passt -s h -l help -d 'Print this help and exit'
 complete -c passt -l version -d 'Print version and licence, exit'
 complete -c passt -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c passt -l check -d 'Print what this machine allows, and what it lacks'
+complete -c passt -l json -d 'Print what --check finds as JSON'
 complete -c passt -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
 complete -c passt -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
 complete -c passt -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'

@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --multicast-ports --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -35,7 +35,9 @@ complete -c pasta -n __fish_pasta_has_no_command -s l -l log-file -d 'Log to thi
 complete -c pasta -n __fish_pasta_has_no_command -l log-size -d 'Largest size of the log file; default: 1048576' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l stats -d 'Print event counters, at most once in SECONDS; needs --foreground' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s p -l pcap -d 'Record the guest\'s frames in this file, in pcap format' -r -F
-complete -c pasta -n __fish_pasta_has_no_command -s c -l conf-path -d 'Socket to change forwarded ports at run time; not supported yet' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -s c -l conf-path -d 'Socket on which pesto changes forwarded ports while the program runs' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -l control -d 'Socket to ask what goes on and to change it, by pesto or with JSON; default mode: 600' -r -F
+complete -c pasta -n __fish_pasta_has_no_command -l control-ro -d 'The same, to ask only' -r -F
 complete -c pasta -n __fish_pasta_has_no_command -s F -l fd -d 'Descriptor of an open tap device to use instead of a new one' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l netns -d 'Network namespace to join: a path, or a name in /run/netns' -r -f -a "(if string match -q '*/*' -- (commandline -ct); __fish_complete_path (commandline -ct); else; command ls /run/netns 2>/dev/null; end)"
 complete -c pasta -n __fish_pasta_has_no_command -l userns -d 'User namespace to join; default: that of PID, or a new one for COMMAND' -r -F
@@ -53,7 +55,6 @@ complete -c pasta -n __fish_pasta_has_no_command -s D -l dns -d 'Name server of 
 complete -c pasta -n __fish_pasta_has_no_command -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
-complete -c pasta -n __fish_pasta_has_no_command -l multicast-ports -d 'UDP ports of all groups that the guest joins, besides those of mDNS, SSDP, WS-Discovery, LLMNR and those it sends to' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcpv6-option -d 'The same for DHCPv6' -r -f
@@ -72,6 +73,8 @@ complete -c pasta -n __fish_pasta_has_no_command -s U -l udp-ns -d 'UDP ports of
 complete -c pasta -n __fish_pasta_has_no_command -s h -l help -d 'Print this help and exit'
 complete -c pasta -n __fish_pasta_has_no_command -l version -d 'Print version and licence, exit'
 complete -c pasta -n __fish_pasta_has_no_command -l print-capabilities -d 'Print what the vhost-user back-end is, as JSON, and exit'
+complete -c pasta -n __fish_pasta_has_no_command -l check -d 'Print what this machine allows, and what it lacks'
+complete -c pasta -n __fish_pasta_has_no_command -l json -d 'Print what --check finds as JSON'
 complete -c pasta -n __fish_pasta_has_no_command -s f -l foreground -d 'Stay in the foreground; default: go to the background once everything is ready'
 complete -c pasta -n __fish_pasta_has_no_command -l notify -d 'Tell the service manager in $NOTIFY_SOCKET when everything is ready'
 complete -c pasta -n __fish_pasta_has_no_command -l chroot-fallback -d 'Isolate with chroot where pivot_root does not work, as on an initramfs'
@@ -92,7 +95,6 @@ complete -c pasta -n __fish_pasta_has_no_command -l dhcp-search -d 'Hand out a s
 complete -c pasta -n __fish_pasta_has_no_command -l no-tcp -d 'Forward no TCP'
 complete -c pasta -n __fish_pasta_has_no_command -l no-udp -d 'Forward no UDP'
 complete -c pasta -n __fish_pasta_has_no_command -l no-icmp -d 'Forward no ICMP and ICMPv6; implies --no-ndp'
-complete -c pasta -n __fish_pasta_has_no_command -l no-multicast -d 'Forward nothing that is for many: no multicast, no broadcasts, no IGMP, no MLD'
 complete -c pasta -n __fish_pasta_has_no_command -l no-dhcp -d 'No DHCP server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-ndp -d 'No answers to neighbor and router solicitations'

@@ -16,9 +16,13 @@ use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 use passt::conf::{Mode, command};
+use passt::{ask, pesto};
 
-/// The manual page, in `man/`.
+/// The manual page of passt, in `man/`.
 const MANUAL: &str = "passt.1";
+
+/// The shells that there are completions for.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 /// A file below the repository's root, and what it holds.
 type File = (PathBuf, String);
@@ -47,11 +51,29 @@ fn link_page() -> io::Result<()> {
 fn files() -> Vec<File> {
     let man = root().join("man");
     let read = |name| fs::read_to_string(man.join(name)).expect("the repository has its sources");
-    let page = manual::page(&read("passt.1.in"), &read("options.txt"));
-    let mut files = vec![(man.join(MANUAL), page)];
+    let page = manual::page(manual::Page {
+        title: "PASST",
+        sources: "man/passt.1.in, man/options.txt",
+        template: &read("passt.1.in"),
+        texts: &read("options.txt"),
+        table: command(None),
+        modes: manual::modes,
+    });
+    let of_pesto = manual::page(manual::Page {
+        title: "PESTO",
+        sources: "man/pesto.1.in, man/pesto.txt",
+        template: &read("pesto.1.in"),
+        texts: &read("pesto.txt"),
+        table: pesto::command(),
+        modes: |_| "",
+    });
+    let mut files = vec![(man.join(MANUAL), page), (man.join("pesto.1"), of_pesto)];
+    for shell in SHELLS {
+        files.push(completion(whole_pesto(), shell));
+    }
     for (name, mode) in [("passt", Mode::Stream), ("pasta", Mode::Pasta)] {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            files.push(completion(name, mode, shell));
+        for shell in SHELLS {
+            files.push(completion(command(Some(mode)).name(name), shell));
         }
     }
     files
@@ -61,13 +83,18 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-fn completion(name: &str, mode: Mode, shell: Shell) -> File {
+/// pesto with its options and its commands.
+fn whole_pesto() -> clap::Command {
+    pesto::command().subcommands(ask::command().get_subcommands().cloned())
+}
+
+fn completion(mut command: clap::Command, shell: Shell) -> File {
     let mut text = Vec::new();
-    let mut command = command(Some(mode));
-    clap_complete::generate(shell, &mut command, name, &mut text);
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, &name, &mut text);
     let text = String::from_utf8(text).expect("the table is UTF-8");
     let mut text = arguments::complete(shell, &command, &text);
-    if mode == Mode::Pasta {
+    if name == "pasta" {
         text = words::complete(shell, &command, &text);
     }
     let file = match shell {
@@ -102,7 +129,7 @@ mod tests {
                 (Shell::Zsh, ":INTERFACE:_net_interfaces'", 4),
                 (Shell::Fish, "__fish_print_interfaces", 3),
             ] {
-                let (_, text) = completion(name, mode, shell);
+                let (_, text) = completion(command(Some(mode)).name(name), shell);
                 assert_eq!(text.matches(offer).count(), count, "{name}, {shell}");
             }
         }
@@ -115,8 +142,9 @@ mod tests {
             (Shell::Zsh, "'*::WORDS:_normal'"),
             (Shell::Fish, "(__fish_pasta_complete_command)"),
         ] {
-            assert!(completion("pasta", Mode::Pasta, shell).1.contains(wanted), "{shell}");
-            assert!(!completion("passt", Mode::Stream, shell).1.contains(wanted), "{shell}");
+            let completed = |mode| completion(command(Some(mode)), shell).1;
+            assert!(completed(Mode::Pasta).contains(wanted), "{shell}");
+            assert!(!completed(Mode::Stream).contains(wanted), "{shell}");
         }
     }
 
@@ -138,6 +166,19 @@ mod tests {
                     text(&format!("{name}.fish")).contains(&format!("-l {option}")),
                     "{option}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn each_option_and_command_of_pesto_is_in_the_completions() {
+        for shell in SHELLS {
+            let (path, text) = completion(whole_pesto(), shell);
+            let options = pesto::command();
+            let longs = options.get_arguments().filter_map(|arg| arg.get_long());
+            let commands = whole_pesto();
+            for word in longs.chain(commands.get_subcommands().map(clap::Command::get_name)) {
+                assert!(text.contains(word), "{}: {word}", path.display());
             }
         }
     }

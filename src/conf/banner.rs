@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Conf, Device, Mode};
 use crate::flow::fwd::RuleTable;
-use crate::flow::network::{Ipv4Net, Ipv6Net};
+use crate::flow::network::{Ipv4Net, Ipv4Route, Ipv6Net};
 
 /// The lines to print at start, each with its newline; `bound` is the path of the socket that was
 /// bound, `None` with `--fd`.
@@ -15,6 +15,10 @@ pub(crate) fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     let mut text = String::new();
     if let Some(path) = bound {
         line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
+    }
+    if let Some(path) = &conf.run.conf_path {
+        line(&mut text, format_args!("UNIX domain socket bound at {}", path.display()));
+        line(&mut text, format_args!("Configuration socket: {}", path.display()));
     }
     let tap = conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only);
     if tap {
@@ -93,7 +97,13 @@ fn ipv4(text: &mut String, conf: &Conf, v4: &Ipv4Net) {
         line(text, "DHCP:");
         entry(text, format_args!("assign: {}", v4.addr));
         entry(text, format_args!("mask: {}", netmask(v4.prefix_len)));
-        entry(text, format_args!("router: {gateway}"));
+        match &v4.routes {
+            None => entry(text, format_args!("router: {gateway}")),
+            Some(routes) => routes.iter().for_each(|route| {
+                let Ipv4Route { destination, prefix_len, gateway } = route;
+                entry(text, format_args!("route: {destination}/{prefix_len} via {gateway}"));
+            }),
+        }
     }
     names(text, conf, &v4.dns);
 }

@@ -13,7 +13,7 @@ use crate::flow::network::Network;
 use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
 /// What `--egress` takes.
-pub(super) const WORDS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], where DESTINATION is any, an \
+pub(crate) const WORDS: &str = "allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS], where DESTINATION is any, an \
     address, ADDR/LEN, @loopback, @host, @private, @linklocal, @metadata, @multicast, @internet, @dns, or \
     a name like example.org or *.example.org";
 
@@ -56,13 +56,14 @@ impl EgressOptions {
     }
 }
 
-/// Reads files of rules, and finds out what addresses this host has. Without rules it does nothing.
+/// Reads files of rules, and finds out what addresses this host has. Where there can be no rules it does nothing.
 ///
 /// # Errors
 /// A file cannot be read, or is none of rules; the kernel does not tell.
 pub fn load(options: &mut Options) -> Result<(), ConfError> {
     let egress = &mut options.egress;
-    if egress.is_empty() {
+    // With a control socket rules may come later.
+    if egress.is_empty() && options.run.control.is_none() {
         return Ok(());
     }
     let mut sources = Vec::new();
@@ -117,7 +118,8 @@ pub(super) fn resolve(
     if options.isolate {
         let isolation = ISOLATION.iter().filter_map(|text| rule(text).ok());
         rules.extend(
-            isolation.map(|rule| EgressRule { text: format!("--isolate: {}", rule.text), ..rule }),
+            isolation
+                .map(|rule| EgressRule { text: format!("{OF_ISOLATION}{}", rule.text), ..rule }),
         );
     }
     let policy = Policy { rules, host: Surroundings(options.own.clone()) };
@@ -127,6 +129,36 @@ pub(super) fn resolve(
     }
     notes.extend(warnings(&policy, network, mapping));
     Ok(policy)
+}
+
+/// What stands in front of the rules that `--isolate` stands for.
+const OF_ISOLATION: &str = "--isolate: ";
+
+/// Whether the rule with this text is one of `--isolate`.
+pub(crate) fn is_of_isolation(text: &str) -> bool {
+    text.starts_with(OF_ISOLATION)
+}
+
+/// The policy of rules that are given while the program runs, behind them those of `--isolate` if that is wanted, on a
+/// `host` that has not changed; and what the operator should know of it.
+///
+/// # Errors
+/// The place of the first rule that is none, if it is one, and what is wrong.
+pub(crate) fn policy(
+    rules: &[String],
+    isolate: bool,
+    host: Surroundings,
+    (network, mapping): (&Network, &Mapping),
+) -> Result<(Policy, Vec<Note>), (Option<usize>, String)> {
+    let mut sources = Vec::new();
+    for (place, text) in rules.iter().enumerate().take(MAX_EGRESS_RULES + 1) {
+        let rule = rule(text).map_err(|problem| (Some(place), problem))?;
+        sources.push(Source::Rule(Box::new(rule)));
+    }
+    let options = EgressOptions { sources, isolate, own: host.0 };
+    let mut notes = Vec::new();
+    let policy = resolve(&options, network, mapping, &mut notes);
+    policy.map(|policy| (policy, notes)).map_err(|error| (None, error.to_string()))
 }
 
 /// What the operator has hardly meant.

@@ -28,14 +28,6 @@ pub enum ConfError {
         /// What the option takes.
         takes: &'static str,
     },
-    /// An option of the packaged program that this one does not have yet.
-    #[error("--{option} is not supported yet")]
-    Unsupported {
-        /// Long name of the option.
-        option: &'static str,
-        /// What to do instead.
-        cure: &'static str,
-    },
     /// The program's name says nothing about its mode.
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
@@ -57,6 +49,9 @@ pub enum ConfError {
     /// `--stats` without `--foreground`: nobody would see them.
     #[error("Can't display statistics if not running in foreground")]
     StatsInBackground,
+    /// `--json` without `--check`.
+    #[error("--json needs --check")]
+    JsonWithoutCheck,
     /// A file of egress rules cannot be read.
     #[error("Couldn't read --egress-file {}: {}", path.display(), errno_text(.source))]
     EgressFile {
@@ -154,7 +149,6 @@ impl ConfError {
         Some(match self {
             Self::Usage { .. } | Self::Mode => return None,
             Self::Value { option, takes, .. } => format!("--{option} takes {takes}"),
-            Self::Unsupported { cure, .. } => (*cure).to_owned(),
             Self::Interface { name, .. } => format!(
                 "--interface and --outbound-if4/6 take an interface of the host; {name} is none, \
                  see `ip link`"
@@ -180,6 +174,7 @@ impl ConfError {
             Self::Pid(_) => "Give the id of a process, or a command",
             Self::ExtraArgument(_) => "passt takes options only; see --help",
             Self::StatsInBackground => "Add --foreground (-f), or leave --stats out",
+            Self::JsonWithoutCheck => "Add --check, or leave --json out",
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both"
             }

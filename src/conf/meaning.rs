@@ -17,11 +17,11 @@ use super::{
     pasta, resolv,
 };
 use crate::flow::fwd::{InterfaceName, Mapping, Policy, Proto, RuleTable};
-use crate::flow::network::{Ipv4Net, Ipv6Net, Network};
+use crate::flow::network::{Ipv4Net, Ipv4Route, Ipv6Net, MAX_ROUTES, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
 const LOCAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 2, 1), 16);
-/// The gateway, that is ourselves, in local mode and where the host's default route has none.
+/// The gateway, that is ourselves, in local mode and where the host's default route has none, or where there is none.
 pub(crate) const LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
 /// The same for IPv6.
 const LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -77,6 +77,8 @@ pub struct Conf {
     pub(crate) run: RunConf,
     /// Listening sockets may bind to addresses that the host does not have.
     pub(crate) freebind: bool,
+    /// What port specifications depend on, for those that come later.
+    pub(crate) kernel: Kernel,
     /// Model of IPv4; `None` in local mode.
     pub(crate) template_v4: Option<Device>,
     /// Model of IPv6; likewise.
@@ -148,6 +150,7 @@ pub fn resolve(
         rules,
         egress,
         freebind: options.freebind,
+        kernel,
         template_v4,
         template_v6,
         outbound_v4,
@@ -213,7 +216,8 @@ fn forwarding(
 }
 
 /// The option whose ports are `way` and `proto`.
-fn option_of(way: Way, proto: Proto) -> &'static str {
+/// The long name of the option that gives ports.
+pub(crate) fn option_of(way: Way, proto: Proto) -> &'static str {
     match (way, proto) {
         (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
         (Way::FromNamespace, _) => "udp-ns",
@@ -241,24 +245,46 @@ fn net_v4(
     if usable.is_none() && !options.pasta.splice_only {
         local_mode("IPv4", notes);
     }
-    let ((addr, from_address), default_gateway) = match usable {
-        Some(model) => {
-            let own = model.address.map(|(addr, len)| (addr, Some(len)));
-            // A default route may lead to an interface, or over an IPv6 neighbour: we stand in for the gateway.
-            let stand_in = model.default_route.then_some(LOCAL_GATEWAY_V4);
-            (given.or(own).unwrap_or((LOCAL_V4.0, None)), model.gateway.or(stand_in))
-        }
-        None => (given.unwrap_or((LOCAL_V4.0, Some(LOCAL_V4.1))), Some(LOCAL_GATEWAY_V4)),
-    };
+    let own = usable.and_then(|model| model.address).map(|(addr, len)| (addr, Some(len)));
+    let local = (LOCAL_V4.0, usable.is_none().then_some(LOCAL_V4.1));
+    let (addr, from_address) = given.or(own).unwrap_or(local);
+    // A default route may lead to an interface, or over an IPv6 neighbour, or there is none: we stand in for the
+    // gateway.
+    let gateway = options.gateway_v4.or(usable.and_then(|model| model.gateway));
     let prefix_len = options.netmask.or(from_address).filter(|len| *len != 0);
-    let net = Ipv4Net {
+    let mut net = Ipv4Net {
         addr,
         prefix_len: prefix_len.unwrap_or_else(|| class_prefix(addr)),
-        gateway: options.gateway_v4.or(default_gateway),
+        gateway: Some(gateway.unwrap_or(LOCAL_GATEWAY_V4)),
         fixed: given.is_some(),
         dns: ArrayVec::new(),
+        routes: None,
     };
+    if options.gateway_v4.is_none() && usable.is_some_and(|model| !model.default_route) {
+        net.routes = Some(routes_v4(&net, &facts.destinations_v4, notes));
+    }
     (net, usable.map(device))
+}
+
+/// What the guest gets in place of a default route: by way of the same routers, if they are in its subnet.
+fn routes_v4(
+    net: &Ipv4Net,
+    destinations: &[(Ipv4Addr, u8, Option<Ipv4Addr>)],
+    notes: &mut Vec<Note>,
+) -> Vec<Ipv4Route> {
+    if destinations.len() > MAX_ROUTES {
+        notes.push(Note::warn(format!(
+            "The host has no IPv4 default route but {} others, of which DHCP tells the guest {MAX_ROUTES}: \
+             give it a default route with --gateway",
+            destinations.len()
+        )));
+    }
+    let stand_in = net.gateway.unwrap_or(LOCAL_GATEWAY_V4);
+    let routes = destinations.iter().take(MAX_ROUTES).map(|(destination, prefix_len, gateway)| {
+        let gateway = gateway.filter(|gateway| net.contains(*gateway)).unwrap_or(stand_in);
+        Ipv4Route { destination: *destination, prefix_len: *prefix_len, gateway }
+    });
+    routes.collect()
 }
 
 /// Prefix length by address class (RFC 791 section 3.2).

@@ -27,10 +27,10 @@ mod text;
 
 pub(crate) use banner::banner;
 pub(crate) use error::{ConfError, Note};
-pub(crate) use meaning::LOCAL_GATEWAY_V4;
 pub use meaning::{Conf, Device, LinkConf, resolve};
+pub(crate) use meaning::{LOCAL_GATEWAY_V4, option_of};
 pub use options::{
-    Command, Interfaces, Mode, Only, Options, PastaOptions, RunConf, command, parse,
+    Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };
-pub(crate) use options::{MigrationOptions, Repair};
+pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace};

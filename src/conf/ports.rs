@@ -23,8 +23,7 @@ use arrayvec::ArrayVec;
 
 use super::text::{self, decimal};
 use super::{ConfError, Note};
-use crate::flow::fwd::{InterfaceName, ListenAddr, Proto, Rule, RuleTable};
-use crate::flow::network::Network;
+use crate::flow::fwd::{Enabled, InterfaceName, ListenAddr, Proto, Rule, RuleTable};
 
 /// Ephemeral ports if the kernel does not tell, by RFC 6335 section 6.
 const DEFAULT_EPHEMERAL: (u16, u16) = (49152, 65535);
@@ -84,32 +83,48 @@ impl Way {
 /// The first thing that is wrong with it or with one of its rules.
 pub fn add(
     table: &mut RuleTable,
-    net: &Network,
+    enabled: impl Into<Enabled>,
     kernel: Kernel,
-    (way, proto, spec): (Way, Proto, &str),
+    meant: (Way, Proto, &str),
     group: u16,
 ) -> Result<(), ConfError> {
-    let option = way.option(proto);
-    if spec == "none" {
-        let conflict = table.rules().iter().any(|rule| rule.proto == proto);
-        return if conflict { Err(ConfError::PortNone(option)) } else { Ok(()) };
-    }
-    let rules = parse(spec, kernel.ephemeral, (way, option))?
-        .into_iter()
-        .map(|run| run.rule(proto, net, group))
-        .flat_map(|rule| match (way, kernel.device_binding) {
-            (Way::FromNamespace, false) => on_loopback_addresses(rule),
-            _ => ArrayVec::from_iter([rule]),
-        });
-    for rule in rules {
-        if rule.interface.is_some() && !kernel.device_binding {
-            return Err(ConfError::PortDevice(option, spec.to_owned()));
-        }
+    let enabled = enabled.into();
+    for rule in rules(table, enabled, kernel, meant, group)? {
         table
-            .add(rule, net)
+            .add(rule, enabled)
             .map_err(|warning| ConfError::Rule { warning, rule: Box::new(rule) })?;
     }
     Ok(())
+}
+
+/// The rules that the specification `spec` of `proto` stands for, the `group`th, beside those of `table`.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(crate) fn rules(
+    table: &RuleTable,
+    enabled: Enabled,
+    kernel: Kernel,
+    (way, proto, spec): (Way, Proto, &str),
+    group: u16,
+) -> Result<Vec<Rule>, ConfError> {
+    let option = way.option(proto);
+    if spec == "none" {
+        let conflict = table.rules().iter().any(|rule| rule.proto == proto);
+        return if conflict { Err(ConfError::PortNone(option)) } else { Ok(Vec::new()) };
+    }
+    let runs = parse(spec, kernel.ephemeral, (way, option))?;
+    let rules = runs.into_iter().map(|run| run.rule(proto, enabled, group));
+    let rules: Vec<Rule> = rules
+        .flat_map(|rule| match (way, kernel.device_binding) {
+            (Way::FromNamespace, false) => on_loopback_addresses(rule),
+            _ => ArrayVec::from_iter([rule]),
+        })
+        .collect();
+    if !kernel.device_binding && rules.iter().any(|rule| rule.interface.is_some()) {
+        return Err(ConfError::PortDevice(option, spec.to_owned()));
+    }
+    Ok(rules)
 }
 
 /// The rules that stand for one on the loopback interface. A namespace may lack `::1`.
@@ -151,8 +166,8 @@ struct Run {
 }
 
 impl Run {
-    fn rule(&self, proto: Proto, net: &Network, group: u16) -> Rule {
-        let listen = match (self.listen.addr, net.v4.is_some(), net.v6.is_some()) {
+    fn rule(&self, proto: Proto, enabled: Enabled, group: u16) -> Rule {
+        let listen = match (self.listen.addr, enabled.v4, enabled.v6) {
             (Some(addr), ..) => addr.into(),
             (None, true, false) => ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
             (None, false, true) => ListenAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -357,6 +372,8 @@ fn part(run: Run, first: u32, end: u32) -> Option<Run> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use crate::flow::network::Network;
 
     use super::*;
 
@@ -597,6 +614,18 @@ mod tests {
         assert_eq!(
             go("192.0.2.1/auto,~1-60999"),
             ["TCP [192.0.2.1]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]
+        );
+        assert_eq!(
+            go("auto,8000-9000,~8080,9500:22"),
+            [
+                "TCP [*]:8000-8079  =>  8000-8079  (auto-scan)",
+                "TCP [*]:8081-9000  =>  8081-9000  (auto-scan)",
+                "TCP [*]:9500  =>  22  (auto-scan)",
+            ]
+        );
+        assert_eq!(
+            go("127.0.0.1/~1-61000,auto"),
+            ["TCP [127.0.0.1]:61001-65535  =>  61001-65535  (best effort) (auto-scan)"]
         );
         assert_eq!(go("22"), ["TCP [*]:22  =>  22"]);
     }

@@ -43,6 +43,7 @@ fn host() -> HostFacts {
         }),
         no_ipv6: false,
         no_device_binding: false,
+        destinations_v4: Vec::new(),
         links: vec![(name("lo"), 1), (name("eth0"), 2), (name("eth1"), 3)],
         notes: Vec::new(),
     }
@@ -265,8 +266,41 @@ fn gateway_is_mapped_to_the_host_unless_told_otherwise() {
     let model = facts.v4.as_mut().unwrap();
     (model.default_route, model.gateway) = (false, None);
     let conf = attempt(&[], &facts, "").unwrap();
-    assert_eq!(conf.mapping.v4.host_loopback, None);
-    assert!(!conf.network.services.dhcp);
+    assert_eq!(conf.mapping.v4.host_loopback, Some(v4("169.254.2.2")));
+}
+
+#[test]
+fn without_a_default_route_the_guest_gets_the_routes_that_exist() {
+    let mut facts = host();
+    let model = facts.v4.as_mut().unwrap();
+    (model.default_route, model.gateway) = (false, None);
+    facts.destinations_v4 = vec![
+        (v4("198.51.100.0"), 24, Some(v4("192.0.2.9"))),
+        (v4("203.0.113.0"), 25, None),
+        (v4("203.0.113.128"), 25, Some(v4("203.0.113.1"))),
+    ];
+    let conf = attempt(&[], &facts, "nameserver 198.51.100.53").unwrap();
+    let banner = banner(&conf, None);
+    let net4 = conf.network.v4.unwrap();
+    assert!(conf.network.services.dhcp);
+    let stand_in = v4("169.254.2.2");
+    assert_eq!((net4.addr, net4.prefix_len, net4.gateway), (v4("192.0.2.2"), 24, Some(stand_in)));
+    assert_eq!(net4.dns.as_slice(), [v4("198.51.100.53")]);
+    let routes = net4.routes.unwrap();
+    let hops: Vec<_> = routes.iter().map(|route| route.gateway).collect();
+    assert_eq!(hops, [v4("192.0.2.9"), stand_in, stand_in], "routers in the subnet are kept");
+    assert!(banner.contains("    route: 203.0.113.0/25 via 169.254.2.2\n"), "{banner}");
+    assert!(!banner.contains("router: 169.254.2.2"), "{banner}");
+
+    let given = attempt(&["-g", "192.0.2.8"], &facts, "").unwrap().network.v4.unwrap();
+    assert_eq!((given.gateway, given.routes), (Some(v4("192.0.2.8")), None));
+
+    let many = |i: u8| (Ipv4Addr::new(203, 0, i, 0), 24, None);
+    facts.destinations_v4 = (0..20).map(many).collect();
+    let conf = attempt(&[], &facts, "").unwrap();
+    assert_eq!(conf.network.v4.unwrap().routes.unwrap().len(), 16);
+    let warned = |note: &Note| note.text.contains("20 others, of which DHCP tells the guest 16");
+    assert!(conf.notes.iter().any(warned), "{:?}", conf.notes);
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use super::events::{Event, Events};
 use super::flows::Flows;
 use super::groups::Groups;
 use super::listeners::Listeners;
+use super::looks::Looks;
 use super::net::Net;
 use super::outbox::Outbox;
 use crate::flow::budget::Budget;
@@ -53,6 +55,7 @@ pub(super) struct Core {
     /// The guest's queue from which the frames come that are looked at.
     pub(crate) queue: u8,
     pub(crate) flows: Flows,
+    pub(crate) looks: Looks,
     pub(crate) listeners: Listeners,
     pub(crate) net: Net,
     pub(crate) settings: Settings,
@@ -62,6 +65,10 @@ pub(super) struct Core {
     pub(crate) icmp_errors: Budget,
     /// Groups that the guest has joined.
     pub(crate) groups: Groups,
+    /// What happens, for those who follow it.
+    pub(crate) events: Rc<Events>,
+    /// When the engine was made.
+    pub(crate) began: Timestamp,
 }
 
 impl Core {
@@ -77,7 +84,10 @@ impl Core {
             now,
             queue: 0,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
+            looks: Looks::default(),
             listeners: Listeners::new(epoll),
+            events: net.events.clone(),
+            began: now,
             net,
             settings,
             outbox: Outbox::default(),
@@ -98,6 +108,14 @@ impl Core {
     /// What is exhausted.
     pub(crate) fn check_room(&self) -> Result<(), DropReason> {
         self.flows.check_room(self.listeners.len())
+    }
+
+    /// Counts that something was dropped for `reason`; those who follow events hear of it if it was to begin a flow.
+    pub(crate) fn refuse(&mut self, reason: DropReason) {
+        self.outbox.drops.count(reason);
+        if reason.refuses_flow() {
+            self.events.note(self.now, Event::Refused { reason, flow: None, rule: None });
+        }
     }
 
     /// Makes room for another UDP or echo flow that starts from `initiator` and opens `sockets` sockets.

@@ -22,16 +22,21 @@ pub(super) fn sweep(core: &mut Core) {
         .collect();
     for id in forbidden {
         log::debug!("{id:?}: forbidden now, closing");
-        match core.flows.table.get_mut(id).map(|flow| &mut flow.state.kind) {
-            Some(FlowKind::Tcp(tcp)) => tcp.conn.abort(),
-            Some(FlowKind::Splice(splice)) => splice.machine.on_failure(),
-            Some(FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_)) => {
-                core.flows.remove(id);
-            }
-            None => {}
-        }
-        core.flows.mark_ready(id);
+        end(core, id);
     }
+}
+
+/// Ends a flow. A connection is reset on both sides, in the turn that follows.
+pub(super) fn end(core: &mut Core, id: FlowId) {
+    match core.flows.table.get_mut(id).map(|flow| &mut flow.state.kind) {
+        Some(FlowKind::Tcp(tcp)) => tcp.conn.abort(),
+        Some(FlowKind::Splice(splice)) => splice.machine.on_failure(),
+        Some(FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_)) => {
+            core.flows.remove(id);
+        }
+        None => {}
+    }
+    core.flows.mark_ready(id);
 }
 
 fn may_go_on(net: &Net, flow: &Flow<FlowState>) -> bool {

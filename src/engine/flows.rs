@@ -11,6 +11,7 @@ use rustix::event::epoll::{self, EventFlags};
 
 use super::one_shots::OneShots;
 use super::state::{DatagramState, FlowKind, FlowState};
+use super::tally::Tally;
 use super::token::Token;
 use crate::flow::index::{Index, Key};
 use crate::flow::side::{Endpoint, Pif, Side};
@@ -96,6 +97,8 @@ pub(crate) struct Flows {
     one_shots: OneShots,
     /// Flows with two sockets.
     spliced: usize,
+    /// Flows by their kind.
+    tally: Tally,
     /// Has the kernel report events of their sockets.
     pub(crate) watch: FlowWatch,
     /// Sockets that flows may have open at a time.
@@ -124,6 +127,7 @@ impl Flows {
             datagrams: [0; 2],
             one_shots: OneShots::default(),
             spliced: 0,
+            tally: Tally::default(),
             watch: FlowWatch { epoll },
             max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
         }
@@ -135,6 +139,21 @@ impl Flows {
         let kept = descriptors.min(self.max_sockets / 2);
         self.max_sockets -= kept;
         kept
+    }
+
+    /// How many flows of each kind there are and were.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Sockets that flows may have open at a time.
+    pub(crate) fn max_sockets(&self) -> usize {
+        self.max_sockets
+    }
+
+    /// TCP flows whose handshake has not finished.
+    pub(crate) fn half_open_count(&self) -> usize {
+        self.half_open_count
     }
 
     /// Whether another flow may open a socket: the table has room and descriptors are left.
@@ -262,6 +281,7 @@ impl Flows {
                 .map_err(|_| DropReason::DescriptorsExhausted)?;
             self.spliced += 1;
         }
+        self.tally.begin(&state.kind);
         let active = state.kind.datagrams().map(|state| state.active);
         let id = targeted.activate(state);
         if let Some(now) = active {
@@ -296,6 +316,7 @@ impl Flows {
         self.table.get(id)?;
         self.one_shots.remove(&mut self.table, id.slot());
         let flow = self.table.remove(id)?;
+        self.tally.end(&flow.state.kind);
         let protocol = flow.state.l4(&flow.sides);
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&key(protocol, side), id.slot());
@@ -324,7 +345,7 @@ impl Flows {
         }
     }
 
-    /// Notes that the guest goes on with a flow: the one that it was taken out of lives on, too.
+    /// Notes that the guest or its peer goes on with a flow: the one that it was taken out of lives on, too.
     pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
         let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
         if let Some(origin) = state.and_then(|state| state.out_of)
@@ -342,6 +363,11 @@ impl Flows {
         {
             append(&mut self.ready, id);
         }
+    }
+
+    /// Whether a flow waits for its turn, or for room in the guest's buffers: something may be in its socket.
+    pub(crate) fn waits(&self, id: FlowId) -> bool {
+        self.table.get(id).is_some_and(|flow| flow.state.ready || flow.state.starved)
     }
 
     /// Number of flows on the list for this turn.
@@ -565,7 +591,7 @@ mod tests {
         for _ in 0..room + 1 {
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
             let state = FlowKind::Udp(DatagramState::new(Timestamp::ZERO));
-            let state = FlowState::new(socket, Epoch::default(), state);
+            let state = FlowState::new(socket, Epoch::default(), Timestamp::ZERO, state);
             let id = flows.add(sides, L4Protocol::Udp, state, epoll::EventFlags::IN);
             let id = id.expect("room for a flow");
             flows.mark_starved(id);

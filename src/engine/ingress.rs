@@ -53,7 +53,7 @@ pub(super) fn take(
             done = frame(&mut to, &mut lease, index, &mut runs, out);
         }
         if let Err(reason) = done {
-            to.core.outbox.drops.count(reason);
+            to.core.refuse(reason);
             log::trace!("frame from guest dropped: {}", reason.name());
         }
     }

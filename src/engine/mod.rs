@@ -31,10 +31,12 @@
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
 //! | `groups` | which groups the guest has joined, and the sockets that receive for them |
+//! | `pace`, `looks` | fast streams of datagrams, and when their sockets are looked at |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
+//! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
@@ -53,30 +55,36 @@
 //!
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
+mod asked;
 mod bypass;
 mod core;
 mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod egress;
+mod events;
 mod flows;
 mod groups;
 mod ingress;
+mod inspect;
 mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod looks;
 mod marks;
 mod migration;
 mod neighbours;
 mod net;
 mod one_shots;
 mod outbox;
+mod pace;
 mod reserved_port;
 mod responders;
 mod source;
 mod state;
 mod stats;
+mod tally;
 mod tcp;
 mod token;
 mod unreachable;
@@ -91,18 +99,22 @@ use rustix::event::epoll::EventFlags;
 
 pub use bypass::BypassConfig;
 pub use core::Settings;
+pub(crate) use events::{Event, Kept};
+pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
 pub(crate) use listen::ListenError;
 pub(crate) use listener_id::ListenerId;
 pub use neighbours::NeighbourWatch;
 pub use net::NetView;
-pub use source::{Exit, Signals, Source};
+pub use source::{Calls, Exit, Signals, Source, SourceWatch, Sources};
 pub use stats::EventType;
-pub use token::{LINK_BASE, MigrationPart, Token};
+pub(crate) use tally::Tally;
+pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
 use crate::flow::network::Mac;
+use crate::flow::side::Pif;
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
 use crate::limits::STARVED_PER_TURN;
@@ -134,11 +146,15 @@ pub struct Engine {
     buffer: CopyBuffer,
     /// Flows that have waited for room when the link last reported some, and were not served since.
     unfed: usize,
-    /// When the next acknowledgement has waited for long enough.
-    ack_at: Option<Timestamp>,
+    /// When the next acknowledgement has waited for long enough, or the next socket is to be looked at.
+    soon: Option<Timestamp>,
     /// This turn served a connection that moves bulk past the link.
     bulk: bool,
     expired: Expired,
+    /// The link reaches the guest.
+    link_up: bool,
+    /// What the loop and the link have counted, when that was last asked for.
+    counters: Counters,
 }
 
 /// Deadlines that have expired so far.
@@ -169,9 +185,11 @@ impl Engine {
             duid,
             buffer: CopyBuffer::default(),
             unfed: 0,
-            ack_at: None,
+            soon: None,
             bulk: false,
             expired: Expired::default(),
+            link_up: false,
+            counters: Counters::default(),
         }
     }
 
@@ -181,13 +199,17 @@ impl Engine {
     }
 
     /// Forwards loopback traffic past the link, and ports of the namespace to the host. To be called
-    /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace.
+    /// before [`listen`](Self::listen), where sockets can still be made in the guest's namespace. `rules_may_come`:
+    /// those that follow services can be added, where it is too late to prepare for it.
     ///
     /// # Errors
     /// Why it cannot be seen what listens, if a rule needs that.
-    pub fn set_bypass(&mut self, config: BypassConfig) -> Result<(), Errno> {
+    pub fn set_bypass(&mut self, config: BypassConfig, rules_may_come: bool) -> Result<(), Errno> {
         let kept = self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
         let mut parts = BypassParts::new(config, kept);
+        if rules_may_come {
+            self.scans.prepare([Pif::Host, Pif::Splice], parts.sockets.as_mut())?;
+        }
         self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())?;
         self.bypass = Some(Box::new(parts));
         Ok(())
@@ -216,7 +238,9 @@ impl Engine {
     /// # Errors
     /// The first port that must be opened and could not: nothing has changed then.
     pub fn replace_net(&mut self, view: NetView) -> Result<(), ListenError> {
+        let before = inspect::RuleBook::of(&self.core.net);
         listen::replace(&mut self.core, self.bypass.as_deref_mut(), view)?;
+        before.tell_changes(&self.core);
         if let Some(parts) = &mut self.bypass
             && let Err(errno) = self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())
         {
@@ -238,6 +262,11 @@ impl Engine {
         self.core.now = now;
         self.core.net.begin_turn(now);
         self.bulk = false;
+    }
+
+    /// When this turn began.
+    pub fn now(&self) -> Timestamp {
+        self.core.now
     }
 
     /// Whether the last turn served a connection that moves bulk past the link.
@@ -330,10 +359,23 @@ impl Engine {
 
     /// The link can reach the guest now.
     pub fn on_link_up(&mut self, out: &mut dyn ToGuest) {
+        self.set_link(true);
         responders::greet(&mut self.core, out);
         datagrams::begin_groups(&mut self.core, out);
         self.migration.on_link_up(&mut self.core, out);
         self.on_link_room();
+    }
+
+    /// The link cannot reach the guest any more, or not for now.
+    pub(crate) fn on_link_down(&mut self) {
+        self.set_link(false);
+    }
+
+    fn set_link(&mut self, up: bool) {
+        if std::mem::replace(&mut self.link_up, up) != up {
+            let event = if up { Event::LinkUp } else { Event::LinkDown };
+            self.core.events.note(self.core.now, event);
+        }
     }
 
     /// The guest's machine was set back to an earlier state. It may not know its connections as they are: what does not
@@ -358,7 +400,9 @@ impl Engine {
 
     /// The client of the link has left, with what it has said of the guest's device.
     pub fn on_link_closed(&mut self) {
+        self.set_link(false);
         self.migration.on_link_closed(&mut self.core);
+        datagrams::forget(&mut self.core, &mut self.datagrams);
         self.core.net.limit_mtu(u16::MAX);
         self.core.net.begin_link();
         datagrams::end_groups(&mut self.core);
@@ -374,6 +418,7 @@ impl Engine {
             listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
         }
         core.flows.due_acks(core.now);
+        core.looks.due(&mut core.flows, core.now);
         let before = core.flows.table.len();
         self.feed(out);
         for _ in 0..self.core.flows.ready_count() {
@@ -387,7 +432,8 @@ impl Engine {
         if core.flows.table.len() < before {
             core.listeners.wake_all();
         }
-        self.ack_at = core.flows.due_acks(core.now);
+        let soon = [core.flows.due_acks(core.now), core.looks.due(&mut core.flows, core.now)];
+        self.soon = soon.into_iter().flatten().min();
     }
 
     /// Serves flows that have waited for room, each once, as long as their queue has any: a queue that is full must
@@ -480,8 +526,13 @@ impl Engine {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let own = [self.core.flows.timers.next_deadline(), self.ack_at, self.migration.deadline()];
+        let own = [self.core.flows.timers.next_deadline(), self.soon, self.migration.deadline()];
         own.into_iter().flatten().min()
+    }
+
+    /// Keeps descriptors back for something that is no flow.
+    pub(crate) fn keep_back(&mut self, descriptors: usize) {
+        self.core.flows.keep_back(descriptors);
     }
 
     /// Whether the limit of descriptors leaves some for flows.

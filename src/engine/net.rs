@@ -8,7 +8,9 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
+use super::events::{Event, Events};
 use crate::flow::fwd::tenure::Step;
 use crate::flow::fwd::{
     self, Attempt, GuestSide, HostSide, Mapping, Policy, Proto, Refused, Rule, RuleTable, Verdict,
@@ -70,6 +72,8 @@ pub(super) struct Net {
     pub(crate) stations: Stations,
     /// When to come back to addresses that were asked for.
     pub(crate) ask_again: Option<Timestamp>,
+    /// What happens, for those who follow it.
+    pub(crate) events: Rc<Events>,
 }
 
 impl Net {
@@ -100,6 +104,7 @@ impl Net {
             neighbours,
             stations: Stations::default(),
             ask_again: None,
+            events: Rc::default(),
         };
         net.pin_own_addresses();
         net
@@ -181,7 +186,7 @@ impl Net {
         destination: SocketAddr,
     ) -> Result<HostSide, Refused> {
         let side = fwd::to_host(&self.network, &self.map, proto, guest, destination)?;
-        self.admit(proto, destination, side.destination)?;
+        self.admit(proto, guest, (destination, side.destination))?;
         Ok(side)
     }
 
@@ -203,15 +208,15 @@ impl Net {
         }
     }
 
-    /// Lets what the guest has sent to `seen` go to `real`, if it may.
+    /// Lets what `guest` has sent to `seen` go to `real`, if it may.
     ///
     /// # Errors
     /// How it is refused.
     pub(crate) fn admit(
         &self,
         proto: Proto,
-        seen: SocketAddr,
-        real: SocketAddr,
+        guest: SocketAddr,
+        (seen, real): (SocketAddr, SocketAddr),
     ) -> Result<(), Refused> {
         if self.egress.rules.is_empty() {
             return Ok(());
@@ -228,6 +233,9 @@ impl Net {
             Verdict::Drop => Refused::EgressDropped,
         };
         log::debug!("{proto} to {seen}, which is {real}: {}", self.rule_text(rule));
+        let (reason, flow) = (DropReason::from(refused), Some((proto, guest, seen)));
+        let rule = (rule < self.egress.rules.len()).then_some(rule);
+        self.events.note(self.now, Event::Refused { reason, flow, rule });
         Err(refused)
     }
 
@@ -240,6 +248,11 @@ impl Net {
         let (verdict, _) =
             self.egress.judge(&attempt, |address| self.names.borrow().ever_of(address));
         verdict == Verdict::Allow
+    }
+
+    /// The egress policy in force.
+    pub(crate) fn egress(&self) -> &Policy {
+        &self.egress
     }
 
     fn rule_text(&self, rule: usize) -> &str {

@@ -169,7 +169,7 @@ mod tests {
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
             let mut state = DatagramState::new(at(second));
             state.touch(at(second), 0, 1);
-            let state = FlowState::new(socket, Epoch::default(), FlowKind::Udp(state));
+            let state = FlowState::new(socket, Epoch::default(), at(second), FlowKind::Udp(state));
             let new = self.table.allocate().expect("room");
             let id = new.initiate(first).target(last).activate(state);
             self.all.add(&mut self.table, id.slot(), 0, at(second));

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 
 use super::core::Core;
+use super::events::Event;
 use super::flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER};
 use super::outbox::Outbox;
 use crate::flow::fwd;
@@ -65,25 +66,35 @@ pub(super) fn reconsider(core: &mut Core, out: &mut dyn ToGuest) {
 }
 
 fn follow(core: &mut Core, out: &mut dyn ToGuest, step: Step) {
+    come_back(core, step);
+    let Some(target) = step.ask else { return };
+    if !ask(core, out, target) {
+        let step = fwd::question_lost(&mut core.net.learned, target, core.now);
+        come_back(core, step);
+    }
+}
+
+/// Sets the clock for what may follow.
+fn come_back(core: &mut Core, step: Step) {
     if let Some(at) = step.again
         && core.net.ask_again.is_none_or(|before| at < before)
     {
         core.net.ask_again = Some(at);
         core.flows.timers.set(ADDRESS_TIMER, at);
     }
+}
+
+/// Asks the guest for one of its addresses; false if the question has found no room.
+fn ask(core: &mut Core, out: &mut dyn ToGuest, target: IpAddr) -> bool {
     let network = &core.net.network;
-    match step.ask {
-        Some(IpAddr::V4(target)) => {
-            if let Some(request) = arp::request(network, target) {
-                send_arp(&mut core.outbox, out, (network.our_mac, Mac::BROADCAST), &request);
-            }
-        }
-        Some(IpAddr::V6(target)) => {
-            if let Some(solicitation) = ndp::solicitation(network, target) {
-                send_ndp(core, out, solicitation);
-            }
-        }
-        None => {}
+    match target {
+        IpAddr::V4(target) => arp::request(network, target).is_none_or(|request| {
+            send_arp(&mut core.outbox, out, (network.our_mac, Mac::BROADCAST), &request)
+        }),
+        IpAddr::V6(target) => match ndp::solicitation(network, target) {
+            Some(solicitation) => send_ndp(core, out, solicitation),
+            None => true,
+        },
     }
 }
 
@@ -107,12 +118,12 @@ pub(super) fn send_arp(
     out: &mut dyn ToGuest,
     (from, to): (Mac, Mac),
     message: &[u8],
-) {
+) -> bool {
     let mut header = ArrayVec::<u8, { eth::HEADER_BYTES }>::new();
     header.extend(to.0);
     header.extend(from.0);
     header.extend([0x08, 0x06]);
-    outbox.send(out, &header, message);
+    outbox.send(out, &header, message)
 }
 
 /// Answers a question to a DHCP server.
@@ -131,6 +142,10 @@ pub(super) fn dhcp(
     })?;
     log::info!("{}", reply.kind);
     log::info!("    from {}", reply.client);
+    if let (true, Some(v4)) = (reply.kind.gives(), &core.net.network.v4) {
+        let (protocol, address) = ("dhcp", v4.addr.into());
+        core.events.note(core.now, Event::Lease { protocol, address, station: reply.client });
+    }
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
     let to = reply.destination.into();
     core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
@@ -164,10 +179,13 @@ pub(super) fn dhcpv6(
     if let (dhcpv6::Kind::Decline, Some(v6)) = (reply.kind, &net.network.v6) {
         warn_of_decline("DHCPv6", v6.addr.map_or(source.into(), IpAddr::V6));
     }
-    if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6)
-        && !v6.fixed
-    {
-        fwd::assign(&mut net.learned, assigned);
+    if let (Some(assigned), Some(v6)) = (reply.assigned, &net.network.v6) {
+        let (protocol, station) = ("dhcpv6", net.learned.mac);
+        let address = assigned.into();
+        core.events.note(core.now, Event::Lease { protocol, address, station });
+        if !v6.fixed {
+            fwd::assign(&mut net.learned, assigned);
+        }
     }
     let ours = net.our_link_local().ok_or(DropReason::FamilyDisabled)?;
     let from = SocketAddr::new(ours, dhcpv6::SERVER_PORT);
@@ -202,11 +220,11 @@ pub(super) fn ndp(
     Ok(())
 }
 
-fn send_ndp(core: &mut Core, out: &mut dyn ToGuest, mut reply: ndp::Reply) {
-    let Some(ours) = core.net.our_link_local() else { return };
+fn send_ndp(core: &mut Core, out: &mut dyn ToGuest, mut reply: ndp::Reply) -> bool {
+    let Some(ours) = core.net.our_link_local() else { return true };
     let (from, to) = (SocketAddr::new(ours, 0), SocketAddr::new(reply.destination.into(), 0));
     let macs = (core.net.network.our_mac, core.net.mac_of(to.ip()));
-    core.outbox.icmp(out, macs, from, to, &mut reply.message);
+    core.outbox.icmp(out, macs, from, to, &mut reply.message)
 }
 
 /// The link can reach the guest: asks for its addresses once, so that inbound connections find

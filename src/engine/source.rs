@@ -1,13 +1,17 @@
 //! Whatever has a descriptor, acts when that becomes readable, and is neither a flow, nor a listening socket,
-//! nor the link: signals, a command that ends, a namespace that goes away, news of the host's neighbours.
-//! The loop owns them and knows nothing else of them.
+//! nor the link: signals, a command that ends, a namespace that goes away, news of the host's neighbours, whoever
+//! controls the program. The loop owns them and knows nothing else of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use passt_frame::ToGuest;
+use passt_frame::{Errno, ToGuest};
+use rustix::event::epoll::{self, EventFlags};
 
 use super::Engine;
 use super::stats::EventType;
+use super::token::{SourceId, Token};
+use crate::time::Timestamp;
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,15 @@ pub enum Exit {
     Over,
 }
 
+/// When a source wants to be called though none of its descriptors has an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// At this time.
+    pub at: Option<Timestamp>,
+    /// At the end of each turn.
+    pub each_turn: bool,
+}
+
 /// Something with a descriptor that acts on its events.
 pub trait Source {
     /// What is watched for being readable, level-triggered. The same for as long as the source lives.
@@ -28,9 +41,165 @@ pub trait Source {
     /// Under which name its events are counted.
     fn event_type(&self) -> EventType;
 
+    /// Whether what the link and the loop have counted is to be copied to the engine before each event.
+    fn reads_counters(&self) -> bool {
+        false
+    }
+
     /// The descriptor is readable. What is known of addresses and all else may be changed through `engine`, and
     /// frames may be sent to the guest through `out`; the loop ends with the turn if there is an [`Exit`].
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit>;
+
+    /// The source belongs to a loop from now on, which watches other descriptors, too, as `watch` is told.
+    fn begin(&mut self, _watch: SourceWatch) {}
+
+    /// Under which name events of those are counted.
+    fn part_event_type(&self) -> EventType {
+        self.event_type()
+    }
+
+    /// An event of one of those.
+    fn on_part(
+        &mut self,
+        _part: u32,
+        _flags: EventFlags,
+        _engine: &mut Engine,
+        _out: &mut dyn ToGuest,
+    ) {
+    }
+
+    /// When to call [`on_call`](Self::on_call). Asked after each of the source's methods that may change it.
+    fn calls(&self) -> Calls {
+        Calls::default()
+    }
+
+    /// It is as late as the source wanted it to be, or the end of a turn.
+    fn on_call(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) {}
+}
+
+/// Has the loop watch descriptors of a source beside its first one.
+#[derive(Clone)]
+pub struct SourceWatch {
+    epoll: Rc<OwnedFd>,
+    index: u16,
+}
+
+impl SourceWatch {
+    /// Watches `descriptor`, level-triggered; its events are those of `part`, which is not 0.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        part: u32,
+        flags: EventFlags,
+    ) -> Result<(), Errno> {
+        epoll::add(&*self.epoll, descriptor, self.data(part), flags)
+    }
+
+    /// Watches a descriptor for other events; part 0 is the source's first one.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn modify(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        part: u32,
+        flags: EventFlags,
+    ) -> Result<(), Errno> {
+        epoll::modify(&*self.epoll, descriptor, self.data(part), flags)
+    }
+
+    fn data(&self, part: u32) -> epoll::EventData {
+        epoll::EventData::new_u64(Token::Source(SourceId { index: self.index, part }).to_bits())
+    }
+}
+
+/// The sources of a loop.
+pub struct Sources {
+    epoll: Rc<OwnedFd>,
+    list: Vec<Box<dyn Source>>,
+    /// The calls that any of them wants.
+    calls: Calls,
+}
+
+impl Sources {
+    /// None yet; those to come are watched with `epoll`.
+    pub fn new(epoll: Rc<OwnedFd>) -> Self {
+        Self { epoll, list: Vec::new(), calls: Calls::default() }
+    }
+
+    /// Has `source` act on its events from now on.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add(&mut self, mut source: Box<dyn Source>) -> Result<(), Errno> {
+        let watch = SourceWatch { epoll: self.epoll.clone(), index: self.list.len() as u16 };
+        epoll::add(&*self.epoll, source.descriptor(), watch.data(0), EventFlags::IN)?;
+        source.begin(watch);
+        self.list.push(source);
+        self.ask();
+        Ok(())
+    }
+
+    /// Whether a source wants to know what was counted, when it has an event.
+    pub(super) fn reads_counters(&self, id: SourceId) -> bool {
+        self.list.get(usize::from(id.index)).is_some_and(|source| source.reads_counters())
+    }
+
+    /// An event of a descriptor of a source.
+    pub fn on_event(
+        &mut self,
+        id: SourceId,
+        flags: EventFlags,
+        engine: &mut Engine,
+        out: &mut dyn ToGuest,
+    ) -> Option<Exit> {
+        let source = self.list.get_mut(usize::from(id.index))?;
+        let exit = match id.part {
+            0 => source.on_event(engine, out),
+            part => {
+                source.on_part(part, flags, engine, out);
+                None
+            }
+        };
+        self.ask();
+        exit
+    }
+
+    /// The end of a turn: calls those that want to be.
+    pub fn end_turn(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) {
+        let is_due = |calls: Calls, now| calls.each_turn || calls.at.is_some_and(|at| at <= now);
+        let now = engine.now();
+        if !is_due(self.calls, now) {
+            return;
+        }
+        for source in self.list.iter_mut().filter(|source| is_due(source.calls(), now)) {
+            source.on_call(engine, out);
+        }
+        self.ask();
+    }
+
+    /// When the next one wants to be called.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.calls.at
+    }
+
+    /// Under which name the events of a source are counted.
+    pub(super) fn event_type(&self, id: SourceId) -> Option<EventType> {
+        let source = self.list.get(usize::from(id.index))?;
+        Some(if id.part == 0 { source.event_type() } else { source.part_event_type() })
+    }
+
+    /// Asks all when they want to be called.
+    fn ask(&mut self) {
+        self.calls = Calls::default();
+        for calls in self.list.iter().map(|source| source.calls()) {
+            self.calls.at = [self.calls.at, calls.at].into_iter().flatten().min();
+            self.calls.each_turn |= calls.each_turn;
+        }
+    }
 }
 
 /// A signal descriptor that ends the loop.

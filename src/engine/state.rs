@@ -12,10 +12,12 @@ use super::listener_id::ListenerId;
 use super::marks::SocketMarks;
 use super::net::Epoch;
 use super::one_shots::Place;
+use super::pace::Pace;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
+use crate::limits::TALKS_ON;
 use crate::time::Timestamp;
 use crate::wire::SeqNr;
 use crate::wire::icmp_translation::IcmpError;
@@ -39,15 +41,27 @@ pub(crate) struct FlowState {
     pub(crate) place: Place,
     /// The view of the network under which the flow goes where it goes.
     pub(crate) epoch: Epoch,
+    /// When the flow began here.
+    pub(crate) began: Timestamp,
     /// What it is a flow of, with what that keeps.
     pub(crate) kind: FlowKind,
 }
 
 impl FlowState {
-    /// State of a new flow.
-    pub(crate) fn new(socket: OwnedFd, epoch: Epoch, kind: FlowKind) -> Self {
-        let (ready, starved, frozen, place) = (false, false, false, Place::default());
-        Self { socket, ready, starved, frozen, queue: 0, scheduled: None, place, epoch, kind }
+    /// State of a flow that begins `now`.
+    pub(crate) fn new(socket: OwnedFd, epoch: Epoch, now: Timestamp, kind: FlowKind) -> Self {
+        Self {
+            socket,
+            ready: false,
+            starved: false,
+            frozen: false,
+            queue: 0,
+            scheduled: None,
+            place: Place::default(),
+            epoch,
+            began: now,
+            kind,
+        }
     }
 
     /// The socket.
@@ -316,10 +330,14 @@ pub(crate) struct DatagramState {
     pub(crate) active: Timestamp,
     /// Datagrams from the side that started the flow, and from the other; saturating.
     pub(crate) counts: [u8; 2],
+    /// Bytes of their payload that went to the other side; whole messages of ICMP.
+    pub(crate) bytes: [u64; 2],
     /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
     pub(crate) to: Option<SocketAddr>,
-    /// How often the guest has gone on with the same peer, of [`TALKS_ON`](crate::limits::TALKS_ON) times.
+    /// How often the guest has gone on with the same peer, of [`TALKS_ON`] times.
     pub(crate) streak: u8,
+    /// Datagrams that this peer has sent, and nobody else meanwhile, up to as many.
+    pub(crate) heard: u8,
     /// The flow with anybody that this one was taken out of: it lives on with this one.
     pub(crate) out_of: Option<FlowId>,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
@@ -344,6 +362,8 @@ pub(crate) struct DatagramState {
     pub(crate) delivered: Delivered,
     /// Until when the socket may have datagrams of strangers.
     pub(crate) strangers: Strangers,
+    /// How fast datagrams come for the guest.
+    pub(crate) pace: Pace,
 }
 
 impl DatagramState {
@@ -352,8 +372,10 @@ impl DatagramState {
         Self {
             active: now,
             counts: [0; 2],
+            bytes: [0; 2],
             to: None,
             streak: 0,
+            heard: 0,
             out_of: None,
             questions: false,
             marks: SocketMarks::new(),
@@ -365,6 +387,7 @@ impl DatagramState {
             expected: 1,
             delivered: Delivered::default(),
             strangers: Strangers::new(now),
+            pace: Pace::default(),
         }
     }
 
@@ -386,6 +409,12 @@ impl DatagramState {
     pub(crate) fn touch(&mut self, now: Timestamp, side: usize, datagrams: usize) {
         self.active = now;
         self.count(side, datagrams);
+    }
+
+    /// Notes datagrams to the guest, `alone` if all are of whom it talks to.
+    pub(crate) fn hear(&mut self, datagrams: usize, alone: bool) {
+        let before = if alone { usize::from(self.heard) } else { 0 };
+        self.heard = (before + datagrams).min(TALKS_ON.into()) as u8;
     }
 
     /// Counts datagrams from side `side`.

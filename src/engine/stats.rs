@@ -2,7 +2,7 @@
 //! header names the types, one line each, with a mark that leads down to the column of its counter;
 //! it is repeated every [`HEADER_EVERY`] reports. Known names are those that passt prints, too.
 //!
-//! Counts are taken by the loop, for the loop: without `--stats` there are none.
+//! Counts are taken by the loop, for the loop: without `--stats` and `--control` there are none.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use passt_frame::FramePort;
 
-use super::source::Source;
+use super::source::Sources;
 use super::state::FlowKind;
 use super::{Engine, Link, MigrationPart, Token};
 use crate::flow::fwd::Proto;
@@ -72,6 +72,10 @@ event_types! {
     State => "device state channel",
     /// News about the host's neighbours.
     Neighbours => "netlink neighbour notifier socket",
+    /// Who wants to change what is forwarded, or to ask.
+    ConfigurationDoor => "configuration listening socket",
+    /// The same, connected.
+    Configuration => "configuration socket",
     /// SIGTERM or SIGQUIT.
     Signal => "signal",
     /// An event of something that is gone.
@@ -82,6 +86,8 @@ event_types! {
 pub(super) struct Stats {
     delay: Duration,
     next: Option<Timestamp>,
+    /// There are no reports: the counts are for those who ask.
+    quiet: bool,
     /// Something happened since the last report.
     news: bool,
     reports: u32,
@@ -123,6 +129,7 @@ impl Stats {
         Self {
             delay,
             next: None,
+            quiet: false,
             news: false,
             reports: 0,
             counts: [0; NAMES.len()],
@@ -131,6 +138,16 @@ impl Stats {
             egress: Names::default(),
             link: Names::default(),
         }
+    }
+
+    /// Counts for those who ask, without reports.
+    pub(super) fn quiet() -> Self {
+        Self { quiet: true, ..Self::new(Duration::ZERO) }
+    }
+
+    /// All counters with their names.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        NAMES.iter().copied().zip(self.counts).collect()
     }
 
     /// Counts an event.
@@ -148,11 +165,14 @@ impl Stats {
 
     /// Whether it is time for a report.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        self.news && self.next.is_none_or(|next| now >= next)
+        !self.quiet && self.news && self.next.is_none_or(|next| now >= next)
     }
 
     /// Prints a report to standard error.
     pub(super) fn report(&mut self, now: Timestamp, engine: &Engine, link: &impl FramePort) {
+        if self.quiet {
+            return;
+        }
         self.write(engine, link);
         self.next = Some(now + self.delay);
         // A reader that is gone is no reason to stop.
@@ -205,7 +225,7 @@ pub(super) fn event_type(
     token: Token,
     engine: &Engine,
     link: &impl Link,
-    sources: &[Box<dyn Source>],
+    sources: &Sources,
 ) -> EventType {
     match token {
         Token::Flow(id) | Token::SecondSocket(id) => {
@@ -228,10 +248,7 @@ pub(super) fn event_type(
         Token::Migration(MigrationPart::Door) => EventType::RepairDoor,
         Token::Migration(MigrationPart::Helper) => EventType::RepairHelper,
         Token::Migration(MigrationPart::Stream) => EventType::State,
-        Token::Source(index) => match sources.get(index as usize) {
-            Some(source) => source.event_type(),
-            None => EventType::Stale,
-        },
+        Token::Source(id) => sources.event_type(id).unwrap_or(EventType::Stale),
     }
 }
 

@@ -18,10 +18,29 @@ pub enum Token {
     Listener(ListenerId),
     /// The socket on which clients of the link connect.
     Clients,
-    /// A descriptor that acts on its own, by index.
-    Source(u32),
+    /// A descriptor of something that acts on its own.
+    Source(SourceId),
     /// What a guest needs that moves.
     Migration(MigrationPart),
+}
+
+/// A descriptor of a [`Source`](super::Source).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceId {
+    /// Which source of the loop.
+    pub(super) index: u16,
+    /// Which of its descriptors: 0 for the first, the source's own names for others.
+    pub(super) part: u32,
+}
+
+impl SourceId {
+    fn to_bits(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.part)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self { index: (bits >> 32) as u16, part: bits as u32 }
+    }
 }
 
 /// Descriptors of a guest that moves.
@@ -63,7 +82,7 @@ impl Token {
             Self::Link(token) => LINK_BASE | u64::from(token),
             Self::Listener(id) => LISTENER << KIND_SHIFT | id.to_bits(),
             Self::Clients => CLIENTS << KIND_SHIFT,
-            Self::Source(index) => SOURCE << KIND_SHIFT | u64::from(index),
+            Self::Source(id) => SOURCE << KIND_SHIFT | id.to_bits(),
             Self::Migration(part) => MIGRATION << KIND_SHIFT | part as u64,
         }
     }
@@ -77,7 +96,7 @@ impl Token {
             LINK => Some(Self::Link(value as u16)),
             LISTENER => Some(Self::Listener(ListenerId::from_bits(value))),
             CLIENTS => Some(Self::Clients),
-            SOURCE => Some(Self::Source(value as u32)),
+            SOURCE => Some(Self::Source(SourceId::from_bits(value))),
             MIGRATION => {
                 let part = MigrationPart::ALL.into_iter().find(|part| *part as u64 == value)?;
                 Some(Self::Migration(part))
@@ -96,7 +115,8 @@ impl std::fmt::Display for Token {
             Self::Link(token) => write!(f, "link, descriptor {token:#x}"),
             Self::Listener(id) => write!(f, "listening socket {id}"),
             Self::Clients => f.write_str("clients' socket"),
-            Self::Source(index) => write!(f, "source {index}"),
+            Self::Source(id) if id.part == 0 => write!(f, "source {}", id.index),
+            Self::Source(id) => write!(f, "source {}, descriptor {}", id.index, id.part),
             Self::Migration(MigrationPart::Door) => f.write_str("TCP_REPAIR helper's socket"),
             Self::Migration(MigrationPart::Helper) => f.write_str("TCP_REPAIR helper"),
             Self::Migration(MigrationPart::Stream) => f.write_str("device state"),
@@ -137,7 +157,8 @@ mod tests {
             Token::Link(0xffff),
             Token::Listener(ListenerId::from_bits(0x00de_adbe_ef00_0070)),
             Token::Clients,
-            Token::Source(3),
+            Token::Source(SourceId { index: 3, part: 0 }),
+            Token::Source(SourceId { index: u16::MAX, part: u32::MAX }),
             Token::Migration(MigrationPart::Helper),
         ];
         for token in tokens {
@@ -148,8 +169,10 @@ mod tests {
 
     #[test]
     fn events_are_told_in_words() {
-        let words = format!("{}: {}", Token::Source(7), Reported(EventFlags::IN | EventFlags::HUP));
+        let source = |part| Token::Source(SourceId { index: 7, part });
+        let words = format!("{}: {}", source(0), Reported(EventFlags::IN | EventFlags::HUP));
         assert_eq!(words, "source 7: readable, hung up");
+        assert_eq!(source(2).to_string(), "source 7, descriptor 2");
         let flow = Token::SecondSocket(FlowId::from_bits(5));
         assert_eq!(format!("{flow}{}", Reported(EventFlags::empty())), "Flow 5, second socket");
     }

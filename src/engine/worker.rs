@@ -9,12 +9,13 @@ use rustix::event::epoll;
 use rustix::time::Timespec;
 
 use super::link::{Clients, Door, Link};
-use super::source::{Exit, Source};
+use super::source::{Exit, Source, Sources};
 use super::stats::{Stats, event_type};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
-use super::{Engine, Token};
+use super::{Counters, Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::sys::process::alarm;
 use crate::time::Timestamp;
 
 /// The loop with everything it owns.
@@ -25,7 +26,7 @@ pub struct Worker<L: Link> {
     engine: Engine,
     batch: FromGuestBatch,
     door: Door,
-    sources: Vec<Box<dyn Source>>,
+    sources: Sources,
     waits: Waits,
     /// When the last turn began.
     began: Timestamp,
@@ -37,6 +38,8 @@ pub struct Worker<L: Link> {
     exit: Option<Exit>,
     /// End when the guest has moved away.
     ends_with_migration: bool,
+    /// When the alarm was set, if calls of this loop are to be interrupted that do not come back.
+    alarm: Option<Timestamp>,
 }
 
 impl<L: Link> Worker<L> {
@@ -55,13 +58,13 @@ impl<L: Link> Worker<L> {
         let events = Vec::with_capacity(EVENTS_PER_WAIT);
         let waits = Waits::new(link.may_poll() && others_can_run());
         Ok(Self {
-            epoll,
             events,
             link,
             engine,
             batch,
             door,
-            sources: Vec::new(),
+            sources: Sources::new(epoll.clone()),
+            epoll,
             waits,
             began: Timestamp::ZERO,
             frames: false,
@@ -69,6 +72,7 @@ impl<L: Link> Worker<L> {
             stats: None,
             exit: None,
             ends_with_migration: false,
+            alarm: None,
         })
     }
 
@@ -78,16 +82,22 @@ impl<L: Link> Worker<L> {
         self.ends_with_migration = ends;
     }
 
+    /// Has calls interrupted from now on that do not come back: a front-end can make its descriptors block.
+    ///
+    /// # Errors
+    /// What sigaction(2) reports.
+    pub(crate) fn interrupt_calls(&mut self) -> Result<(), Errno> {
+        alarm::prepare()?;
+        self.alarm = Some(Timestamp::ZERO);
+        Ok(())
+    }
+
     /// Has `source` act on its events from now on.
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub fn add(&mut self, source: Box<dyn Source>) -> Result<(), Errno> {
-        let token = Token::Source(self.sources.len() as u32);
-        let data = epoll::EventData::new_u64(token.to_bits());
-        epoll::add(&*self.epoll, source.descriptor(), data, epoll::EventFlags::IN)?;
-        self.sources.push(source);
-        Ok(())
+        self.sources.add(source)
     }
 
     /// Shows each frame from now on to two observers: one for those from the guest, one for those to it.
@@ -99,6 +109,11 @@ impl<L: Link> Worker<L> {
     /// Counts events from now on, and prints the counters at most each `delay` and at the end.
     pub(crate) fn count_events(&mut self, delay: Duration) {
         self.stats = Some(Box::new(Stats::new(delay)));
+    }
+
+    /// Counts events from now on, for those who ask.
+    pub(crate) fn count_quietly(&mut self) {
+        self.stats.get_or_insert_with(|| Box::new(Stats::quiet()));
     }
 
     /// The engine.
@@ -138,12 +153,14 @@ impl<L: Link> Worker<L> {
     /// # Errors
     /// What epoll_wait(2) reports.
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
+        alarm::at_work(false);
         let timeout = self.timeout(at_most);
         self.events.clear();
         let last = LastTurn { began: self.began, bulk: self.engine.moved_bulk() };
         self.waits.wait(&self.epoll, &mut self.events, timeout, last)?;
         let now = monotonic_now();
         self.began = now;
+        self.set_alarm(now);
         self.engine.begin_turn(now);
         for index in 0..self.events.len() {
             let event = self.events[index];
@@ -152,6 +169,7 @@ impl<L: Link> Worker<L> {
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
+        self.sources.end_turn(&mut self.engine, out);
         if let Some(ok) = self.engine.state_answer() {
             self.link.answer_check(ok);
         }
@@ -164,6 +182,22 @@ impl<L: Link> Worker<L> {
             self.show_stats(now);
         }
         Ok(())
+    }
+
+    /// Sets the alarm, but not where it alone has woken the loop: it would do so for ever.
+    fn set_alarm(&mut self, now: Timestamp) {
+        if self.alarm.is_none() {
+            return;
+        }
+        alarm::at_work(true);
+        let due = [self.engine.next_deadline(), self.flush_at];
+        let due = due.into_iter().flatten().any(|at| at <= now);
+        let busy = due || self.frames || self.engine.has_work() || !self.events.is_empty();
+        let woken_by_it = alarm::rang() && !busy;
+        if !woken_by_it && self.alarm.is_none_or(|set| now.since(set) >= alarm::ALARM / 2) {
+            self.alarm = Some(now);
+            alarm::set();
+        }
     }
 
     fn show_stats(&mut self, now: Timestamp) {
@@ -179,7 +213,8 @@ impl<L: Link> Worker<L> {
         let wait = if self.frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
-            let next = [self.engine.next_deadline(), self.flush_at].into_iter().flatten().min();
+            let deadlines = [self.engine.next_deadline(), self.flush_at, self.sources.deadline()];
+            let next = deadlines.into_iter().flatten().min();
             let next = next.map(|at| at.since(monotonic_now()));
             [next, self.door.retry(), at_most].into_iter().flatten().min()
         };
@@ -204,10 +239,12 @@ impl<L: Link> Worker<L> {
                 self.on_link(events);
             }
             Some(Token::Clients) => self.door.knock(),
-            Some(Token::Source(index)) => {
-                let Some(source) = self.sources.get_mut(index as usize) else { return };
+            Some(Token::Source(id)) => {
+                if self.sources.reads_counters(id) {
+                    self.note_counters();
+                }
                 let (_, out) = self.link.halves();
-                let exit = source.on_event(&mut self.engine, out);
+                let exit = self.sources.on_event(id, flags, &mut self.engine, out);
                 self.exit = self.exit.or(exit);
             }
             Some(Token::Migration(part)) => {
@@ -216,6 +253,17 @@ impl<L: Link> Worker<L> {
             }
             None => {}
         }
+    }
+
+    /// Copies what the loop and the link have counted to the engine.
+    fn note_counters(&mut self) {
+        let events = self.stats.as_ref().map(|stats| stats.counts()).unwrap_or_default();
+        let mut counters = Counters { events, ..Counters::default() };
+        self.link.counters(&mut |name, count| {
+            // A link that has more than there is room for tells less.
+            let _ = counters.link.try_push((name, count));
+        });
+        self.engine.note_counters(counters);
     }
 
     fn on_link(&mut self, events: PortEvents) {
@@ -233,7 +281,8 @@ impl<L: Link> Worker<L> {
         match events.link {
             Some(LinkChange::Up) => self.engine.on_link_up(out),
             Some(LinkChange::Closed) => self.on_closed(),
-            Some(LinkChange::Down) | None => {}
+            Some(LinkChange::Down) => self.engine.on_link_down(),
+            None => {}
         }
         if events.room {
             self.engine.on_link_room();

@@ -12,6 +12,9 @@ pub use crate::wire::Mac;
 /// DNS servers of one family handed to the guest.
 pub(crate) const MAX_DNS: usize = 3;
 
+/// Routes in place of a default route: what one DHCP option holds, with a host route to the gateway.
+pub(crate) const MAX_ROUTES: usize = 16;
+
 /// Entries of the DNS search list handed to the guest.
 pub(crate) const MAX_SEARCH: usize = 6;
 
@@ -28,6 +31,20 @@ pub struct Ipv4Net {
     pub fixed: bool,
     /// DNS servers handed out.
     pub dns: ArrayVec<Ipv4Addr, MAX_DNS>,
+    /// All that is reached beyond the subnet, where that is not everything, by the gateway: then the guest gets no
+    /// default route.
+    pub routes: Option<Vec<Ipv4Route>>,
+}
+
+/// A route that the guest gets in place of a default route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Route {
+    /// Where it leads.
+    pub destination: Ipv4Addr,
+    /// Length of the prefix, 1 to 32.
+    pub prefix_len: u8,
+    /// The next hop on the guest's link.
+    pub gateway: Ipv4Addr,
 }
 
 /// IPv6 as the guest sees it.

@@ -101,6 +101,13 @@ impl Reassembly {
         Ok(Some(Placed { slot: index, offset: bytes.start as usize, whole }))
     }
 
+    /// Gives up all datagrams that are not whole yet: the guest that has begun them is gone. They are counted in `drops`.
+    pub(crate) fn clear(&mut self, drops: &mut DropCounters) {
+        for slot in self.slots.iter_mut().filter_map(Option::take) {
+            slot.count(DropReason::LinkDown, drops);
+        }
+    }
+
     /// Number of datagrams that are not whole yet, condemned ones included.
     #[cfg(test)]
     pub(crate) fn pending(&self) -> usize {

@@ -39,6 +39,28 @@ impl FlowId {
     }
 }
 
+/// Slot and generation, with a point between them: the name that operators use.
+impl std::fmt::Display for FlowId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
+impl std::str::FromStr for FlowId {
+    type Err = ();
+
+    /// The inverse of its text.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let (slot, generation) = text.split_once('.').ok_or(())?;
+        if !digits(slot) || !digits(generation) {
+            return Err(());
+        }
+        let slot = slot.parse().map_err(|_| ())?;
+        Ok(Self { slot, generation: generation.parse().map_err(|_| ())? })
+    }
+}
+
 impl std::fmt::Debug for FlowId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Flow {}", self.slot)
@@ -137,6 +159,11 @@ impl<T> FlowTable<T> {
         self.free.push(id.slot);
         self.active -= 1;
         Some(flow)
+    }
+
+    /// Slots that were used so far.
+    pub(crate) fn extent(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// Ids of all flows. Walks the table: not for the packet path.
@@ -243,6 +270,10 @@ mod tests {
         assert_eq!(old.slot(), new.slot());
         assert!(table.get(old).is_none() && table.remove(old).is_none());
         assert_eq!(FlowId::from_bits(new.to_bits()), new);
+        assert_eq!((old.to_string().as_str(), new.to_string().parse()), ("0.0", Ok(new)));
+        for text in ["", "0", "0.", ".1", "+0.1", "0.-1", "0.1.2", "x.y", "4294967296.0"] {
+            assert!(text.parse::<FlowId>().is_err(), "{text}");
+        }
         assert_eq!(table.ids().collect::<Vec<_>>(), [new]);
     }
 }

@@ -75,6 +75,8 @@ struct Family {
     gateway: Option<IpAddr>,
     /// No network of the namespace has the gateway, but the link has.
     gateway_on_link: bool,
+    /// The gateway leads everywhere.
+    default_router: bool,
     /// Routes may lead over a neighbour of the other family, for which the namespace asks us.
     over_other: bool,
     copying: Copying,
@@ -306,6 +308,7 @@ pub(super) fn addresses_and_routes(
         address: Some((v4.addr.into(), v4.prefix_len)),
         gateway: v4.gateway.map(Into::into),
         gateway_on_link: v4.gateway == Some(LOCAL_GATEWAY_V4) && !v4.contains(LOCAL_GATEWAY_V4),
+        default_router: v4.routes.is_none(),
         over_other: over_ipv6,
         copying: conf.copy_v4,
     });
@@ -315,6 +318,7 @@ pub(super) fn addresses_and_routes(
         address: v6.addr.map(|addr| (addr.into(), PREFIX_V6)),
         gateway: v6.gateway.map(Into::into),
         gateway_on_link: false,
+        default_router: true,
         over_other: false,
         copying: conf.copy_v6,
     });
@@ -428,8 +432,8 @@ impl Family {
 
     fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
         if !self.copying.routes {
-            let Some(gateway) = self.gateway else { return Ok(()) };
-            return set_in_passes(netlink, vec![self.default_route(index, gateway)], true);
+            let route = self.route_to_gateway(index);
+            return set_in_passes(netlink, route.into_iter().collect(), true);
         }
         let of_family = |route: &&RouteMessage| route.header.address_family == self.family;
         let mut routes: Vec<_> = model.routes.iter().filter(of_family).cloned().collect();
@@ -439,7 +443,22 @@ impl Family {
             }
             route_through(route, index);
         }
+        routes.extend(self.route_to_gateway(index).filter(|_| !self.default_router));
         set_in_passes(netlink, routes, false)
+    }
+
+    /// The default route; or, where the gateway only stands for the host and leads nowhere, the route to it.
+    fn route_to_gateway(&self, index: u32) -> Option<RouteMessage> {
+        let gateway = self.gateway?;
+        let mut route = self.default_route(index, gateway);
+        if let (IpAddr::V4(v4), false) = (gateway, self.default_router) {
+            route.header.scope = RouteScope::Link;
+            route.header.destination_prefix_length = 32;
+            route.header.flags = RouteFlags::empty();
+            let destination = RouteAttribute::Destination(RouteAddress::Inet(v4));
+            route.attributes = vec![destination, RouteAttribute::Oif(index)];
+        }
+        Some(route)
     }
 
     fn default_route(&self, index: u32, gateway: IpAddr) -> RouteMessage {

@@ -91,6 +91,11 @@ impl Kind {
         }
     }
 
+    /// Whether the client has the address from now on.
+    pub(crate) const fn gives(self) -> bool {
+        matches!(self, Self::AckRapidCommit | Self::Ack | Self::Bootp)
+    }
+
     /// Whether the client gets the address with it.
     const fn assigns(self) -> bool {
         !matches!(self, Self::Inform | Self::Nak(_))

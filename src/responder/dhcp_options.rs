@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::{Ignored, labels, put, search_domains};
-use crate::flow::network::{Ipv4Net, Network};
+use crate::flow::network::{Ipv4Net, Ipv4Route, MAX_ROUTES, Network};
 
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
 pub(crate) const MAX_LEN: usize = 307;
@@ -186,7 +186,7 @@ impl Facts<'_> {
     fn usual(&self, code: u8) -> Option<Value> {
         match code {
             CODE_MASK => value(&[&self.v4.mask().to_be_bytes()]),
-            CODE_ROUTER => value(&[&self.gateway.octets()]),
+            CODE_ROUTER if self.v4.routes.is_none() => value(&[&self.gateway.octets()]),
             CODE_DNS => self.dns(),
             CODE_HOST_NAME => self.host_name(),
             CODE_MTU if self.net.mtu > 0 => value(&[&self.net.mtu.to_be_bytes()]),
@@ -233,7 +233,7 @@ impl Facts<'_> {
         labels::append(&mut out, self.net.fqdn.as_deref()?).then_some(out)
     }
 
-    /// The operator's routes, and a default route, since who gets routes does not look at the router option
+    /// The operator's routes, else the host's if it has no default route; and a default route if it has one, since who gets routes does not look at the router option
     /// (RFC 3442); before it a host route to the gateway, if that is outside the subnet and so could not be
     /// reached otherwise.
     fn routes(&self) -> Option<Value> {
@@ -243,11 +243,30 @@ impl Facts<'_> {
         let on_link: &[&[u8]] = if outside { &[&[32], gateway, &[0; 4]] } else { &[] };
         let default: &[&[u8]] = match set {
             Some(routes) if has_default_route(routes) => &[],
+            _ if self.v4.routes.is_some() => &[],
             None if !outside => return None,
             _ => &[&[0], gateway],
         };
-        value(&[on_link, &[set.unwrap_or_default()], default].concat())
+        let usual = match (set, &self.v4.routes) {
+            (None, Some(routes)) => classless(routes),
+            _ => Value::new(),
+        };
+        value(&[on_link, &[&usual, set.unwrap_or_default()], default].concat())
     }
+}
+
+/// Routes as option 121 has them: of a destination only the bytes that count (RFC 3442).
+fn classless(routes: &[Ipv4Route]) -> Value {
+    const LONGEST: usize = 9;
+    const _: () = assert!(LONGEST * (MAX_ROUTES + 1) <= 255);
+    let mut out = Value::new();
+    for route in routes.iter().take(MAX_ROUTES) {
+        let significant = usize::from(route.prefix_len.min(32)).div_ceil(8);
+        put(&mut out, &[route.prefix_len]);
+        put(&mut out, &route.destination.octets()[..significant]);
+        put(&mut out, &route.gateway.octets());
+    }
+    out
 }
 
 /// Whether classless routes, which are whole, hold a default route.

@@ -28,6 +28,7 @@ pub(super) fn network() -> Network {
             gateway: Some(GATEWAY_V4),
             fixed: false,
             dns: ArrayVec::from_iter([DNS_V4]),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(GUEST_V6),

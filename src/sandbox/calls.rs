@@ -68,7 +68,6 @@ const COMMON: &[Call] = &[
     any(libc::SYS_clock_gettime),
     // Sockets.
     checked(libc::SYS_socket, 0, HOST_FAMILIES),
-    any(libc::SYS_accept),
     any(libc::SYS_accept4),
     any(libc::SYS_bind),
     any(libc::SYS_connect),
@@ -103,7 +102,6 @@ const COMMON: &[Call] = &[
     any(libc::SYS_ftruncate),
     any(libc::SYS_fallocate),
     any(libc::SYS_fsync),
-    any(libc::SYS_fdatasync),
     any(libc::SYS_fstat),
     checked(libc::SYS_newfstatat, 3, DESCRIPTOR_ITSELF),
     checked(libc::SYS_statx, 2, DESCRIPTOR_ITSELF),
@@ -143,7 +141,7 @@ const RUNTIME: &[Call] = &[
 
 /// Calls that only kernels of older processors have; others have the newer name alone.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[Call] = &[any(libc::SYS_epoll_wait), any(libc::SYS_dup2)];
+const OLDER: &[Call] = &[any(libc::SYS_dup2)];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
 
@@ -151,6 +149,8 @@ const OLDER: &[Call] = &[];
 /// a client tell which one it speaks.
 const PASST: &[Call] = &[
     any(libc::SYS_eventfd2),
+    // The alarm for calls that a front-end has made wait.
+    checked(libc::SYS_setitimer, 0, Check::Equals(libc::ITIMER_REAL as u32)),
     checked(libc::SYS_socketpair, 0, Check::Equals(libc::AF_UNIX as u32)),
 ];
 
@@ -187,6 +187,22 @@ const REPAIR: &[Call] = &[
     checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
 ];
 
+/// pesto: connects to a program, by a socket that is there.
+const PESTO: &[Call] = &[
+    // To look whether a program that gives no answer has followed.
+    checked(libc::SYS_socket, 0, Check::Equals(libc::AF_UNIX as u32)),
+    checked(libc::SYS_setsockopt, 1, Check::Equals(libc::SOL_SOCKET as u32)),
+    any(libc::SYS_connect),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_sendto),
+    any(libc::SYS_read),
+    any(libc::SYS_write),
+    any(libc::SYS_close),
+    // The standard library checks descriptors before it closes them.
+    #[cfg(debug_assertions)]
+    checked(libc::SYS_fcntl, 1, Check::Equals(libc::F_GETFD as u32)),
+];
+
 /// The complete list of a program with one thread that runs as process `pid`.
 pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
     let own_signals = [
@@ -199,6 +215,7 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::Pasta => PASTA,
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
         Program::Repair => return [REPAIR, RUNTIME, &own_signals].concat(),
+        Program::Pesto => return [PESTO, RUNTIME, &own_signals].concat(),
     };
     [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
 }
@@ -208,8 +225,8 @@ mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
 
-    const PROGRAMS: [Program; 4] =
-        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair];
+    const PROGRAMS: [Program; 5] =
+        [Program::Passt, Program::Pasta, Program::SocketMaker, Program::Repair, Program::Pesto];
 
     #[test]
     fn every_list_makes_a_filter_and_names_a_call_once() {

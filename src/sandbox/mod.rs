@@ -72,6 +72,8 @@ pub enum Program {
     SocketMaker,
     /// passt-repair, the helper of migrations.
     Repair,
+    /// pesto, which changes what is forwarded.
+    Pesto,
 }
 
 /// What of pasta's set-up needs capabilities.
@@ -152,7 +154,9 @@ pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,
-        Program::Passt | Program::SocketMaker | Program::Repair => Capabilities::empty(),
+        Program::Passt | Program::SocketMaker | Program::Repair | Program::Pesto => {
+            Capabilities::empty()
+        }
     };
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
 }

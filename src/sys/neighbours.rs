@@ -142,6 +142,13 @@ fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     Some((u16::from_ne_bytes([k0, k1]), value))
 }
 
+/// Reads `bytes` as what the kernel says: how many neighbours it tells of.
+#[cfg(fuzzing)]
+pub(crate) fn look(mut bytes: &[u8]) -> usize {
+    let messages = std::iter::from_fn(|| next_message(&mut bytes));
+    messages.filter(|(message, _)| neighbour(message, true).is_some()).count()
+}
+
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into()),

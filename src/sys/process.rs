@@ -1,6 +1,7 @@
 //! The process itself: signals as a descriptor, forks, descriptors with a place of their own, and
 //! what it inherits and passes on.
 
+pub(crate) mod alarm;
 mod inherited;
 mod signals;
 

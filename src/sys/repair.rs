@@ -4,6 +4,7 @@
 
 use std::ffi::c_int;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -304,20 +305,45 @@ pub(crate) fn refill(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errn
     send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
-/// Lets the queues of a socket hold `receive` and `send` bytes, as far as the host's limits allow, and leaves
-/// their sizes to the kernel from then on.
-pub(crate) fn make_room(socket: BorrowedFd<'_>, receive: u32, send: u32) {
+/// Has a socket that is connected next count with an MSS of so many bytes from the start, as far as the kernel takes
+/// that: what [`set_option`] says later does not change how large its segments are.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn expect_mss(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
+    /// What the kernel takes (`TCP_MIN_MSS`, `MAX_TCP_WINDOW`).
+    const TAKEN: RangeInclusive<u32> = 88..=32767;
+    let bytes = bytes.clamp(*TAKEN.start(), *TAKEN.end());
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, bytes as c_int)
+}
+
+/// What the queues of a socket are to have room for, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// What is queued of the peer's, or what it was promised room for, if that is more.
+    pub(crate) receive: u32,
+    /// What is queued toward the peer.
+    pub(crate) send: u32,
+    /// The size of the send buffer, as the kernel counts it.
+    pub(crate) send_buffer: u32,
+}
+
+/// Enlarges the queues of a socket, as far as the host's limits allow, and leaves their sizes to the kernel from then
+/// on. None becomes smaller.
+pub(crate) fn make_room(socket: BorrowedFd<'_>, room: Room) {
     /// Leaves both sizes to the kernel (`SO_BUF_LOCK`, Linux 5.14; asm-generic/socket.h).
     const SO_BUF_LOCK: c_int = 72;
     let limited = |bytes: u32| c_int::try_from(bytes).unwrap_or(c_int::MAX / 4);
     // Each may fail, or do less: then the queue is too short, and who fills it finds out. A low-water mark
     // makes the kernel enlarge the receive buffer up to the limit of its own tuning, not of SO_RCVBUF.
-    if receive > 0 {
-        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, limited(receive));
+    if room.receive > 0 {
+        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, limited(room.receive));
         let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
     }
-    if send > 0 {
-        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, limited(send));
+    // The kernel doubles what it is asked for.
+    let wanted = limited(room.send.max(room.send_buffer / 2));
+    if int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF).is_ok_and(|now| now / 2 < wanted) {
+        let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, wanted);
         let _ = set_int(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0);
     }
 }
@@ -388,5 +414,24 @@ mod tests {
     #[test]
     fn a_connection_is_frozen_without_a_filter() {
         holds_back(|socket| expect_signatures(socket, true));
+    }
+
+    #[test]
+    fn buffers_become_larger_and_never_smaller() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let at = listener.local_addr().expect("bound");
+        let stream = TcpStream::connect(at).expect("listens");
+        let size = |name| int(stream.as_fd(), libc::SOL_SOCKET, name).expect("told") as u32;
+        let room = |receive, send, send_buffer| {
+            make_room(stream.as_fd(), Room { receive, send, send_buffer });
+            (size(libc::SO_RCVBUF), size(libc::SO_SNDBUF))
+        };
+        let (receive, send) = (size(libc::SO_RCVBUF), size(libc::SO_SNDBUF));
+        assert_eq!(room(1, 1, 1), (receive, send));
+        assert_eq!(room(receive / 4, 4096, send / 2), (receive, send));
+        // Within what hosts allow without further ado.
+        let by_queues = room(2 * receive, 150_000, 0);
+        assert!(by_queues.0 > receive && by_queues.1 >= 300_000, "{by_queues:?}");
+        assert_eq!(room(0, 0, 400_000).1, 400_000.max(by_queues.1));
     }
 }

@@ -186,11 +186,23 @@ fn local(message: &[u8]) -> Option<(IpAddr, u16)> {
     (port != 0).then_some((address, port))
 }
 
+/// Reads `bytes` as an answer: how many sockets it tells of.
+#[cfg(fuzzing)]
+pub(crate) fn look(mut bytes: &[u8]) -> usize {
+    let messages = std::iter::from_fn(|| next_message(&mut bytes));
+    messages
+        .filter(|(message, _)| local(message).is_some() | (error(message) == Errno::PERM))
+        .count()
+}
+
 /// The error in an `NLMSG_ERROR` message, which is negative.
 pub(super) fn error(message: &[u8]) -> Errno {
     let code = message.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<4>());
     let code = code.map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    if code == 0 { Errno::IO } else { Errno::from_raw_os_error(code.saturating_neg()) }
+    match code.saturating_neg() {
+        errno @ 1..4096 => Errno::from_raw_os_error(errno),
+        _ => Errno::IO,
+    }
 }
 
 #[cfg(test)]
@@ -235,6 +247,15 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = udp.local_addr().unwrap();
         assert!(seen(&mut diag, Protocol::Udp).contains(&(address.ip(), address.port())));
+    }
+
+    #[test]
+    fn numbers_that_are_no_errors_are_one_all_the_same() {
+        let says = |code: i32| error(&[&[0; HEADER_BYTES][..], &code.to_ne_bytes()].concat());
+        assert_eq!(says(-libc::EPERM), Errno::PERM);
+        for code in [0, 1, 4096, -4096, i32::MIN, i32::MAX] {
+            assert_eq!(says(code), Errno::IO, "{code}");
+        }
     }
 
     #[test]

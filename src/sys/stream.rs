@@ -80,21 +80,78 @@ pub fn has_peek_offset(v4: bool) -> bool {
 /// Whether the kernel has done with a connection: both ends have closed it, or one has reset it. Its peer may open
 /// another one from the same port.
 pub(crate) fn is_closed(socket: BorrowedFd<'_>) -> bool {
-    /// `TCP_CLOSE` (linux/tcp_states.h).
-    const CLOSED: u8 = 7;
-    let mut state = 0u8;
-    let mut len = size_of_val(&state) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes of `tcp_info` into `state`, which is what that begins with.
+    let mut state = [0; 1];
+    tcp_info(socket, &mut state) == Some(1) && state == [TCP_CLOSE]
+}
+
+/// States of a connection (linux/tcp_states.h).
+const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
+const TCP_LAST_ACK: u8 = 9;
+const TCP_CLOSING: u8 = 11;
+
+/// Where the fields of `struct tcp_info` stand (linux/tcp.h); what a kernel has not is not written.
+const INFO_LAST_DATA_SENT: usize = 44;
+const INFO_LAST_DATA_RECEIVED: usize = 52;
+const INFO_RTT: usize = 68;
+const INFO_BYTES_RECEIVED: usize = 128;
+const INFO_BYTES_SENT: usize = 200;
+const INFO_BYTES_RETRANSMITTED: usize = 208;
+const INFO_BYTES: usize = 216;
+
+/// What the kernel has measured of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Measured {
+    /// The peer has ended its stream.
+    pub(crate) peer_ended: bool,
+    /// Bytes of the stream that came from the peer.
+    pub(crate) received: u64,
+    /// Bytes of the stream that were sent, each once; `None` before Linux 4.19.
+    pub(crate) sent: Option<u64>,
+    /// Time since bytes were sent or received.
+    pub(crate) idle: Duration,
+    /// The smoothed round-trip time, where there is one.
+    pub(crate) round_trip: Option<Duration>,
+}
+
+/// Asks the kernel what it has measured of a connection (`TCP_INFO`); `None` if it does not say (before Linux 4.2).
+pub(crate) fn measured(socket: BorrowedFd<'_>) -> Option<Measured> {
+    let mut info = [0; INFO_BYTES];
+    let len = tcp_info(socket, &mut info)?;
+    let four = |at: usize| info[at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let eight = |at: usize| info[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    if len < INFO_BYTES_RECEIVED + 8 {
+        return None;
+    }
+    // The end of the stream is counted like a byte of it.
+    let peer_ended = matches!(info[0], TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING);
+    let received = eight(INFO_BYTES_RECEIVED).saturating_sub(u64::from(peer_ended));
+    let sent = eight(INFO_BYTES_SENT).saturating_sub(eight(INFO_BYTES_RETRANSMITTED));
+    let idle = four(INFO_LAST_DATA_SENT).min(four(INFO_LAST_DATA_RECEIVED));
+    let round_trip = Some(four(INFO_RTT)).filter(|&rtt| rtt > 0);
+    Some(Measured {
+        peer_ended,
+        received,
+        sent: (len >= INFO_BYTES).then_some(sent),
+        idle: Duration::from_millis(idle.into()),
+        round_trip: round_trip.map(|rtt| Duration::from_micros(rtt.into())),
+    })
+}
+
+/// Copies the head of `struct tcp_info` to `info`; returns how many bytes of it the kernel has.
+fn tcp_info(socket: BorrowedFd<'_>, info: &mut [u8]) -> Option<usize> {
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`.
     let rc = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
-            (&raw mut state).cast(),
+            info.as_mut_ptr().cast(),
             &raw mut len,
         )
     };
-    rc == 0 && state == CLOSED
+    (rc == 0).then_some(len as usize)
 }
 
 /// Takes `bytes` bytes out of the receive queue without copying them (`MSG_TRUNC`, tcp(7)). Returns how

@@ -105,6 +105,25 @@ drop_reasons! {
     UntranslatableError => "untranslatable-error",
 }
 
+impl DropReason {
+    /// Whether it is why a flow did not begin, though nothing was wrong with what was to begin it, and why is not told
+    /// elsewhere.
+    pub(crate) fn refuses_flow(self) -> bool {
+        matches!(
+            self,
+            Self::FlowTableFull
+                | Self::DescriptorsExhausted
+                | Self::DatagramFlowsFull
+                | Self::SocketFailed
+                | Self::NoRoute
+                | Self::HostUnreachable
+                | Self::Prohibited
+                | Self::AmbiguousPeer
+                | Self::NoRule
+        )
+    }
+}
+
 /// One counter for each [`DropReason`].
 #[derive(Clone, Debug)]
 pub(crate) struct DropCounters([u64; DropReason::ALL.len()]);
@@ -116,6 +135,11 @@ impl Default for DropCounters {
 }
 
 impl DropCounters {
+    /// All counters, those at 0 too.
+    pub(crate) fn iter_all(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().copied().zip(self.0)
+    }
+
     /// Counts one drop.
     pub(crate) fn count(&mut self, reason: DropReason) {
         self.0[reason as usize] += 1;

@@ -1,8 +1,14 @@
 //! The packet path allocates nothing: everything is reserved when the engine is made.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
 
-use passt::flow::fwd::Proto;
+use passt::conf::ports::Kernel;
+use passt::control::json::{About, Json, KIND, Pace};
+use passt::control::server::Server;
+use passt::engine::NetView;
+use passt::flow::fwd::{Policy, Proto, Surroundings, egress_rule};
 use passt_frame::Caps;
 use passt_support::heap::assert_counting;
 
@@ -69,6 +75,52 @@ fn datagrams_and_echo_allocate_nothing() {
             assert_eq!(world.engine.flow_count(), 200);
             assert_eq!(world.allocations, 0, "{caps:?}");
         }
+    });
+}
+
+/// A control client that follows what does not happen here: all events are kept for it, and none is told.
+fn watched(world: &mut World<SlotPort>) -> UnixStream {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("s");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let kernel = Kernel { ephemeral: (32768, 60999), device_binding: true };
+    let about = About { program: "passt", mode: "stream", has_namespace: false, kernel };
+    let protocol = Json::new(about, false, Pace::default());
+    let server = Server::new(listener.into(), KIND, [protocol]).expect("it does not block");
+    world.add(Box::new(server));
+    let mut client = UnixStream::connect(&path).expect("it listens");
+    client.write_all(b"{\"command\":\"watch\",\"events\":[\"host\"]}\n").expect("sent");
+    world.settle(TURNS);
+    let mut reply = [0; 256];
+    let read = client.read(&mut reply).expect("a reply");
+    assert!(reply[..read].starts_with(b"{\"ok\":true"), "{}", String::from_utf8_lossy(&reply));
+    client
+}
+
+#[test]
+fn traffic_allocates_nothing_while_somebody_follows_events() {
+    isolated(|| {
+        let data = noise(BULK);
+        let mut world = world(OFFLOADS, 1500);
+        let _client = watched(&mut world);
+        let rules =
+            ["reject udp any:9", "allow any"].map(|text| egress_rule(text).expect("a rule"));
+        let egress = Policy { rules: rules.into(), host: Surroundings::default() };
+        let view = NetView { egress, ..world.engine.view() };
+        world.engine.replace_net(view).expect("no ports");
+        world.settle(TURNS);
+        let before = world.allocations;
+        let mut pair = Pair::connect(world, 1500, Family::V4);
+        pair.upload(&data);
+        pair.download(&data);
+        let mut world = pair.finish();
+        for port in 20_000..22_000 {
+            let from = SocketAddr::new(Family::V4.guest(), port);
+            world.send(packet::udp(from, Family::V4.host_at(9), b"refused"));
+            world.settle(TURNS);
+        }
+        assert_eq!(world.engine.egress_counts()[0].1, 2000, "each is an event");
+        assert_eq!(world.allocations, before);
     });
 }
 

@@ -315,6 +315,62 @@ fn who_is_talked_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
     });
 }
 
+#[test]
+fn who_is_listened_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
+    isolated(|| {
+        addresses();
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let to = other(family, 0, 9000);
+            let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
+            say(&mut world, family, to, b"tell me");
+            let (_, from) = awaited(&peer);
+            for number in 0..200u8 {
+                peer.send_to(&[number], from).expect("sent");
+                assert_eq!(at_guest(&mut world), (to, guest(family), vec![number]));
+            }
+            assert_eq!(world.engine.flow_count(), 2);
+            // As long as the peer talks to the guest, the port is open, and the guest's datagrams come from it.
+            for _ in 0..5 {
+                world.skip(Duration::from_secs(100));
+                peer.send_to(b"still here", from).expect("sent");
+                assert_eq!(at_guest(&mut world).2, b"still here");
+                third.send_to(b"hello", from).expect("sent");
+                assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+            }
+            say(&mut world, family, to, b"thank you");
+            assert_eq!(awaited(&peer), (b"thank you".to_vec(), from));
+            say(&mut world, family, other(family, 1, 4000), b"hello to you");
+            assert_eq!(awaited(&third).1.port(), PORT);
+            assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
+            world.skip(Duration::from_secs(121));
+            world.settle(TURNS);
+            assert_eq!(world.engine.flow_count(), 0);
+        }
+    });
+}
+
+#[test]
+fn what_others_send_meanwhile_gives_nobody_a_socket_of_its_own() {
+    isolated(|| {
+        addresses();
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let to = other(family, 0, 9000);
+            let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
+            say(&mut world, family, to, b"tell me");
+            let (_, from) = awaited(&peer);
+            for number in 0..200u8 {
+                // One that is not talked to, and one that is talked to but is never alone for long.
+                let sender = if number % 50 == 0 { &peer } else { &third };
+                sender.send_to(&[number], from).expect("sent");
+                assert_eq!(at_guest(&mut world).2, [number]);
+            }
+            assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
+        }
+    });
+}
+
 /// A socket that shares its port with whoever else does.
 fn shared(at: SocketAddr) -> Result<UdpSocket, rustix::io::Errno> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

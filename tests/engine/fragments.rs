@@ -299,6 +299,25 @@ fn datagrams_that_never_become_whole_are_given_up_by_name() {
 }
 
 #[test]
+fn what_one_guest_has_begun_the_next_one_does_not_complete() {
+    isolated(|| {
+        for family in FAMILIES {
+            let (mut world, host) = (World::new(&Setup::default()), bound(family.host_at(9000)));
+            let ends = (guest_at(family), family.host_at(9000));
+            let datagram = message(ends.0, ends.1, &payload(2000));
+            let [first, second] = cut(ends, 7, &datagram, 1480).try_into().expect("two");
+            send_all(&mut world, [first]);
+            world.engine.on_link_closed();
+            assert_eq!(world.drops(DropReason::LinkDown), 1);
+            send_all(&mut world, [second.clone()]);
+            assert_eq!(received(&host, 0), Vec::<Vec<u8>>::new());
+            send_all(&mut world, cut(ends, 8, &datagram, PIECE));
+            assert_eq!(received(&host, 1), [payload(2000)]);
+        }
+    });
+}
+
+#[test]
 fn overlapping_fragments_send_nothing() {
     isolated(|| {
         for family in FAMILIES {

@@ -217,7 +217,7 @@ fn a_connection_that_was_reset_takes_nothing() {
         let outcome = same_outcome(Family::V4, |scene| {
             vec![scene.segment(RST, 0, &[]), scene.segment(0, 0, &data)]
         });
-        assert_eq!(outcome.stream, []);
+        assert_eq!(outcome.stream, [0_u8; 0]);
     });
 }
 

@@ -192,6 +192,29 @@ fn bulk_where_the_kernel_has_no_peek_offset() {
 }
 
 #[test]
+fn a_peer_that_closes_is_heard_where_the_kernel_has_no_peek_offset() {
+    isolated(|| {
+        for family in FAMILIES {
+            let setup = Setup { peek_offset: false, ..setup(PLAIN, 1500) };
+            let mut pair = Pair::outbound(&setup, family, None);
+            // The end comes while the guest has not acknowledged what was before it.
+            pair.peer.write_all(&noise(3000)).expect("room");
+            pair.world.turn(std::time::Duration::ZERO);
+            pair.peer.shutdown(Shutdown::Write).expect("shutdown");
+            pair.world.settle(64);
+            let handle = pair.handle;
+            until(&mut pair.world, &mut pair.guest, "the end", |_, guest| {
+                let socket = guest.tcp_mut(handle);
+                while socket.can_recv() {
+                    socket.recv(|bytes| (bytes.len(), ())).expect("it can receive");
+                }
+                socket.state() == State::CloseWait
+            });
+        }
+    });
+}
+
+#[test]
 fn bulk_of_a_connection_from_the_host() {
     isolated(|| {
         let data = noise(SMALL_BULK);

@@ -143,3 +143,43 @@ fn datagrams_of_the_guest_go_where_the_new_view_says() {
         assert_eq!(world.frames(1).len(), 1);
     });
 }
+
+/// A view that listens by these rules.
+fn listening_by(rules: &[Rule]) -> NetView {
+    let network = network(1500);
+    let mut table = RuleTable::default();
+    for rule in rules {
+        table.add(*rule, &network).expect("a valid rule");
+    }
+    view(network, mapping(), table)
+}
+
+#[test]
+fn a_socket_that_is_in_the_way_of_another_makes_way() {
+    isolated(|| {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let everywhere = Rule::plain(proto, (7001, 7002), 7001);
+            let here = Rule { last: 7002, ..forward(proto, Family::V4, 7001) };
+            let mut world = known(&Setup { rules: vec![everywhere], ..Setup::default() });
+            let free = |at: [u8; 4]| match proto {
+                Proto::Tcp => TcpListener::bind((Ipv4Addr::from(at), 7002)).is_ok(),
+                _ => UdpSocket::bind((Ipv4Addr::from(at), 7002)).is_ok(),
+            };
+            assert!(!free([127, 0, 0, 1]));
+            world.engine.replace_net(listening_by(&[here])).expect("our own port");
+            assert!(free([127, 0, 0, 1]) && !free([198, 51, 100, 1]));
+            world.engine.replace_net(listening_by(&[everywhere])).expect("our own port");
+            assert!(!free([127, 0, 0, 1]));
+
+            // What is taken is found behind a port that is our own: that one is as it was.
+            let taken = TcpListener::bind(host_at(7003)).expect("a free port");
+            let other = UdpSocket::bind(host_at(7003)).expect("a free port");
+            let more = forward(proto, Family::V4, 7003);
+            world.engine.replace_net(listening_by(&[here, more])).expect_err("a port is taken");
+            assert!(!free([127, 0, 0, 1]), "on all addresses, as before");
+            drop((taken, other));
+            world.engine.replace_net(listening_by(&[here, more])).expect("free by now");
+            assert!(free([127, 0, 0, 1]));
+        }
+    });
+}

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Engine, NetView, Settings, Source, Token, monotonic_now};
+use passt::engine::{Engine, NetView, Settings, Source, Sources, Token, monotonic_now};
 use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
@@ -132,6 +132,7 @@ pub fn network(mtu: u16) -> Network {
             gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
             fixed: false,
             dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(v6("2001:db8::2")),
@@ -212,7 +213,7 @@ pub struct World<P: GuestEnd = MemPort> {
     batch: FromGuestBatch,
     epoll: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
-    sources: Vec<Box<dyn Source>>,
+    sources: Sources,
     skipped: Duration,
     /// Allocations that turns have made.
     pub allocations: usize,
@@ -259,9 +260,9 @@ impl<P: GuestEnd> World<P> {
             engine: engine(setup, epoll.clone()),
             port,
             batch: FromGuestBatch::new(),
+            sources: Sources::new(epoll.clone()),
             epoll,
             events: Vec::with_capacity(64),
-            sources: Vec::new(),
             skipped: Duration::ZERO,
             allocations: 0,
         }
@@ -269,11 +270,7 @@ impl<P: GuestEnd> World<P> {
 
     /// Has `source` act on its events.
     pub fn add(&mut self, source: Box<dyn Source>) {
-        let token = Token::Source(self.sources.len() as u32);
-        let data = epoll::EventData::new_u64(token.to_bits());
-        epoll::add(&*self.epoll, source.descriptor(), data, epoll::EventFlags::IN)
-            .expect("a descriptor that polls");
-        self.sources.push(source);
+        self.sources.add(source).expect("a descriptor that polls");
     }
 
     /// Records all frames from now on.
@@ -316,9 +313,9 @@ impl<P: GuestEnd> World<P> {
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(id)) => self.engine.on_listener_event(id),
-                Some(Token::Source(index)) => {
+                Some(Token::Source(id)) => {
                     let (_, out) = self.port.halves();
-                    let exit = self.sources[index as usize].on_event(&mut self.engine, out);
+                    let exit = self.sources.on_event(id, event.flags, &mut self.engine, out);
                     assert_eq!(exit, None, "a source that ends the loop");
                 }
                 Some(Token::Migration(part)) => {
@@ -334,6 +331,7 @@ impl<P: GuestEnd> World<P> {
         }
         let (_, out) = self.port.halves();
         self.engine.work(out);
+        self.sources.end_turn(&mut self.engine, out);
         self.port.flush();
         frames
     }

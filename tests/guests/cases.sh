@@ -24,7 +24,7 @@ CASES=(
     hops_v4 ping_fragments
     tftp questions_storm group_call group_heard broadcast
     slow_reader_no_retransmission
-    guest_address_changed front_end_restarted program_ends
+    guest_address_changed front_end_restarted host_without_ipv6 program_ends
 )
 
 # For a guest that moves between two hosts (migrate.sh).
@@ -33,6 +33,20 @@ MIGRATE_CASES=(
     dhcp_lease ra_address dhcpv6_address
     migrated_once connections_go_along migrated_under_load migrated_ten_times migration_that_fails goes_on_after_a_copy
     snapshot_loaded saved_and_restored program_ends
+)
+
+# For a guest that moves between this program and the packaged one.
+# shellcheck disable=SC2034
+UPSTREAM_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once connections_go_there_and_back connections_go_along_with_the_others_helpers
+)
+
+# For a guest that moves on the stream socket, where nothing goes along.
+# shellcheck disable=SC2034
+RESET_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    migrated_once connections_reset
 )
 
 # For a guest with four queue pairs; the rest it has in common with one that has one.
@@ -50,6 +64,21 @@ LEGACY_CASES=(
     http_v4 http_v6 inbound_v4 bulk_v4_mtu_1500 bulk_v6_mtu_65520
     udp_sizes_out_v4 udp_sizes_in_v4
     front_end_restarted program_ends
+)
+
+# For a guest that mounts a file system of a server which wants source ports below 1024 (nfs.sh).
+# shellcheck disable=SC2034
+NFS_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    nfs_refused_from_high_ports nfs_mounted_from_low_ports program_ends
+)
+
+# For firmware that gets the kernel from the network (firmware.sh).
+# shellcheck disable=SC2034
+FIRMWARE_CASES=(
+    dhcp_lease ra_address dhcpv6_address
+    uefi_booted_by_tftp http_v4 http_v6 inbound_v4 udp_sizes_in_v4
+    uefi_boots_by_http ipxe_boots_by_tftp_and_http program_ends
 )
 
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
@@ -415,6 +444,24 @@ case_front_end_restarted() {
     guest 60 "nettool put [$SERVER6]:5000 1000000 62"
     outside get "$HOST4:7001" 1000000 63
     outside get "[$HOST6]:7001" 1000000 64
+}
+
+# As booted with ipv6.disable_ipv6=1: no interface has an IPv6 address, nor has the loopback one. It stays so.
+case_host_without_ipv6() {
+    stop_guest
+    kill -TERM "$(cat "$WORLD/$SIDE.pid")"
+    until_true 10 test -s "$WORLD/$SIDE.status"
+    in_net host sh -c 'for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >"$file"; done'
+    same "$(ip -n host -6 addr)" ''
+    start_passt "${FORWARDS[@]}" -t '127.0.0.1/7002'
+    start_guest "$KIND"
+    case_dhcp_lease
+    serve_in_guest
+    guest 60 "nettool get $SERVER4:5000 1000000 65"
+    case $(guest 30 "nettool connect [$SERVER6]:5000") in unreachable | 'no route') ;; *) return 1 ;; esac
+    outside get "$HOST4:7001" 1000000 66
+    outside udp "$HOST4:7001" 1000
+    case_ping_v4
 }
 
 # Last, for nothing works after it.

@@ -6,8 +6,12 @@
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
 #   fetch.sh migrate an emulator that moves the state of vhost-user devices: QEMU 10 (trixie), unless the machine's is
 #                    as new
+#   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
+#   fetch.sh nfs     the same kernel with a client of NFS, and a server that needs none (nfs-ganesha)
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
+#   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
+#   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
 # apt checks every download against the archive's signature. The mirror's address and
 # every setting come from the apt sources of this machine. A complete part is left alone;
@@ -146,22 +150,25 @@ fetch_uml() {
 # depends PACKAGE PATTERN: the packages that it needs whose names match.
 depends() { apt-cache "${OPTIONS[@]}" depends "$1" | awk -v pattern="$2" '$1 == "Depends:" && $2 ~ pattern { print $2 }'; }
 
-# The metapackage leads to the newest kernel, which newer suites divide: into packages of the same version.
-fetch_qemu() {
-    local folder=$CACHE/qemu kernel parts file
+fetch_qemu() { fetch_cloud_kernel qemu virtio_pci virtio_net; }
+
+# fetch_cloud_kernel PART MODULE...: the metapackage leads to the newest kernel, which newer suites divide: into packages
+# of the same version.
+fetch_cloud_kernel() {
+    local folder=$CACHE/$1 kernel parts file
     use_suite installed
     apt_logged update
     kernel=$(depends linux-image-cloud-amd64 '^linux-image-[0-9]')
     [ -n "$kernel" ] || { warn "the apt sources of this machine have no linux-image-cloud-amd64"; return 1; }
     kernel=${kernel%%$'\n'*}
     mapfile -t parts < <(depends "$kernel" '^linux-(base|binary|modules)-[0-9]')
-    unpack installed qemu "$kernel" "${parts[@]}"
+    unpack installed "$1" "$kernel" "${parts[@]}"
     for file in "$folder"/root/{boot,usr/lib/modules/*}/vmlinuz*; do
         [ ! -f "$file" ] || cp "$file" "$folder/linux"
     done
     [ -e "$folder/linux" ] || { warn "there is no kernel (vmlinuz) in: $kernel ${parts[*]}"; return 1; }
     for file in "$folder"/root/{,usr/}lib/modules/*; do
-        [ ! -d "$file" ] || take_modules "$file" "$folder/modules" virtio_pci virtio_net
+        [ ! -d "$file" ] || take_modules "$file" "$folder/modules" "${@:2}"
     done
 }
 
@@ -195,6 +202,39 @@ END
     chmod 755 "$folder/bin/qemu"
 }
 
+# The firmware, and a stub that UEFI runs, which starts the kernel inside of it.
+fetch_ovmf() {
+    local folder=$CACHE/ovmf
+    unpack installed ovmf ovmf systemd-boot-efi
+    cp "$folder"/root/usr/share/OVMF/OVMF_{CODE,VARS}_4M.fd "$folder/root/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$folder/"
+}
+
+# build_boot_file: what firmware loads from the network, kernel, initramfs and command line in one file.
+build_boot_file() {
+    local folder=$CACHE/ovmf section size end
+    printf '%s' "$GUEST_COMMAND_LINE" >"$folder/cmdline"
+    cp "$CACHE/qemu/linux" "$folder/kernel"
+    cp "$CACHE/qemu/initramfs" "$folder/initrd"
+    # Sections stand behind each other, on pages, and behind the stub's own.
+    end=$(objdump -h "$folder/linuxx64.efi.stub" | awk '$2 ~ /^\./ { print $3, $4 }' |
+        while read -r size section; do echo $((0x$size + 0x$section)); done | sort -n | tail -n 1)
+    local options=()
+    for section in cmdline:cmdline linux:kernel initrd:initrd; do
+        end=$(((end + 4095) / 4096 * 4096))
+        options+=(--add-section ".${section%:*}=$folder/${section#*:}" --change-section-vma ".${section%:*}=$end")
+        end=$((end + $(stat -c %s "$folder/${section#*:}")))
+    done
+    objcopy "${options[@]}" "$folder/linuxx64.efi.stub" "$folder/boot.efi.new"
+    mv "$folder/boot.efi.new" "$folder/boot.efi"
+    rm "$folder"/{cmdline,kernel,initrd}
+}
+
+fetch_nfs() {
+    fetch_cloud_kernel nfs virtio_pci virtio_net nfsv4
+    unpack_programs nfs nfs-ganesha nfs-ganesha-mem
+    cp "$CACHE/nfs/root/usr/bin/ganesha.nfsd" "$CACHE/nfs/bin/"
+}
+
 # moves_device_state PROGRAM: it does so for network devices since QEMU 10.
 moves_device_state() {
     local version
@@ -205,8 +245,8 @@ moves_device_state() {
 fetch_peer() {
     local folder=$CACHE/peer
     unpack unstable peer passt libc6
-    cp "$folder"/root/usr/bin/passt{,.avx2,-repair} "$folder/"
-    use_loader "$folder" "$folder"/passt{,.avx2,-repair}
+    cp "$folder"/root/usr/bin/{passt,passt.avx2,passt-repair,pesto} "$folder/"
+    use_loader "$folder" "$folder"/{passt,passt.avx2,passt-repair,pesto}
 }
 
 fetch_dhclient() {
@@ -215,9 +255,46 @@ fetch_dhclient() {
     cp "$folder"/root/{,usr/}sbin/dhclient "$folder/" 2>/dev/null || [ -x "$folder/dhclient" ]
 }
 
+# Compilers of policies, which nobody needs for anything else.
+fetch_policies() {
+    local folder=$CACHE/policies
+    unpack installed policies apparmor checkpolicy
+    cp "$folder"/root/usr/bin/checkmodule "$folder/"
+    cp "$folder"/root/{,usr/}sbin/apparmor_parser "$folder/" 2>/dev/null || [ -x "$folder/apparmor_parser" ]
+    cp -r "$folder/root/etc/apparmor.d" "$folder/"
+}
+
+# unpack_programs PART PACKAGE...: packages, and the libraries that they need but the C library, in the part's folder
+# `lib`. Programs are started from the cache with these, and no service of theirs is started on the machine.
+unpack_programs() {
+    local part=$1 folder=$CACHE/$1 names packages
+    shift
+    names=$(IFS='|' && echo "$*")
+    use_suite installed
+    apt_logged update
+    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris "$@" >"$APT/uris"
+    mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E "^(lib.*|zlib.*|$names)\$" |
+        grep -vE '^lib(c6|perl.*|.*-perl|pam-.*|dbus.*-common|.*-common)$')
+    mkdir -p "$APT/packages/$part"
+    (cd "$APT/packages/$part" && apt_logged download "${packages[@]}")
+    unpack installed "$part" "${packages[@]}"
+    mkdir -p "$folder"/{bin,lib}
+    find "$folder/root" -path '*/lib/*' -name '*.so*' ! -path '*/NetworkManager/*' ! -path '*/perl*' -exec cp -P {} "$folder/lib/" \;
+}
+
+fetch_clients() {
+    local folder=$CACHE/clients
+    unpack_programs clients systemd network-manager
+    find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
+    cp "$folder/root/usr/sbin/NetworkManager" "$folder/bin/"
+    [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
+}
+
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
 fetch() {
     local folder=$CACHE/$1
+    # What was fetched before may lack a program that tests want now.
+    [ "$1" != peer ] || [ -e "$folder/pesto" ] || rm -f "$folder/complete"
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"
@@ -256,7 +333,7 @@ need patchelf=patchelf cpio=cpio depmod=kmod xz=xz-utils zstd=zstd
 need_cargo
 for part in "$@"; do
     case $part in
-    uml | qemu)
+    uml | qemu | nfs)
         [ "$part" = uml ] || need qemu-system-x86_64=qemu-system-x86
         fetch busybox
         fetch "$part"
@@ -264,7 +341,12 @@ for part in "$@"; do
         build_image "$part"
         ;;
     migrate) need qemu-system-x86_64=qemu-system-x86 && fetch migrate ;;
-    peer | dhclient) fetch "$part" ;;
+    ovmf)
+        need objcopy=binutils dnsmasq=dnsmasq-base
+        fetch ovmf
+        build_boot_file
+        ;;
+    busybox | peer | clients | dhclient | policies) fetch "$part" ;;
     *) die "unknown part '$part'" ;;
     esac
 done

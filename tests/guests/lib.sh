@@ -13,6 +13,8 @@ TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 export PATH=$PATH:/usr/sbin:/sbin
 PASST=${PASST:-$TARGET/release/passt}
 NETTOOL=$TARGET/release/nettool
+# What the kernels of emulated guests are told.
+GUEST_COMMAND_LINE='console=ttyS0 panic=-1 quiet'
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s\n' "$*" >&2; }

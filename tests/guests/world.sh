@@ -22,6 +22,10 @@ ORDINARY=65534
 HOSTS=(host)
 HOST=host
 SIDE=passt
+# How long a guest may take to start, in seconds.
+BOOT_S=90
+# The program under test on each host.
+declare -A PROGRAMS=([host]=/run/bin/passt [host2]=/run/bin/passt)
 # What the program is told to speak. Without it, guests may choose.
 PROTOCOL=(--vhost-user)
 
@@ -47,6 +51,7 @@ make_world() {
     install "$PASST" /run/bin/passt
     install "$NETTOOL" /run/bin/nettool
     [ ! -e "${PASST%/*}/passt-repair" ] || install "${PASST%/*}/passt-repair" /run/bin/
+    [ ! -e "${PASST%/*}/pesto" ] || install "${PASST%/*}/pesto" /run/bin/
     [ ! -e "$PASST.avx2" ] || install "$PASST.avx2" /run/bin/passt.avx2
     printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
     [ -e "$resolv" ] || : >"$resolv"
@@ -205,7 +210,7 @@ start_passt() {
 
 run_passt() {
     local status=0
-    (become_user /run/bin/passt "${PROTOCOL[@]}" -f -s "$WORLD/$SIDE.sock" -P "$WORLD/$SIDE.pid" "$@") || status=$?
+    (become_user "${PROGRAMS[$HOST]}" "${PROTOCOL[@]}" -f -s "$WORLD/$SIDE.sock" -P "$WORLD/$SIDE.pid" "$@") || status=$?
     echo "$status" >"$WORLD/$SIDE.status"
 }
 
@@ -218,7 +223,7 @@ start_guest() {
     ("boot_${1//-/_}") <"$WORLD/console.in" >"$WORLD/console.out" 2>>"$LOGS/guest.log" &
     echo $! >"$WORLD/guest.job"
     disown
-    await_marker 90 ready >/dev/null
+    await_marker "$BOOT_S" ready >/dev/null
 }
 
 boot_uml() {
@@ -251,23 +256,71 @@ boot_qemu_stream() {
         -device virtio-net-pci,netdev=n,romfile=
 }
 
-# One that can be moved, with two queue pairs: it takes a state where INCOMING says where that comes from, and its monitor
-# is a pair of pipes.
-boot_qemu_migrate() {
+# One that can be moved, on the stream socket, whose connections stay behind.
+boot_qemu_reset() {
+    emulate_with_monitor q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/$SIDE.sock" \
+        -device virtio-net-pci,netdev=n,romfile=
+}
+
+# One that can be moved, with two queue pairs.
+boot_qemu_migrate() { emulate_one_that_moves ,queues=2 ,mq=on; }
+
+# One that can be moved between this program and the packaged passt: with what both of them can do, and nothing else.
+boot_qemu_upstream() {
+    local feature off=''
+    for feature in csum guest_tso4 guest_tso6 host_tso4 host_tso6 host_ecn guest_announce indirect_desc event_idx; do
+        off+=,$feature=off
+    done
+    emulate_one_that_moves '' "$off"
+}
+
+# emulate_one_that_moves BACKEND DEVICE: what is behind the network's back-end, and behind its device.
+emulate_one_that_moves() {
+    emulate_with_monitor q35,memory-backend=mem -smp 2 -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev "vhost-user,id=n,chardev=c$1" \
+        -device "virtio-net-pci,netdev=n,romfile=$2"
+}
+
+# emulate_with_monitor MACHINE OPTION...: takes a state where INCOMING says where that comes from; its monitor is a pair of
+# pipes.
+emulate_with_monitor() {
     local incoming=()
     [ -z "${INCOMING:-}" ] || incoming=(-incoming "$INCOMING")
-    EMULATOR=/run/guests/migrate/bin/qemu emulate q35,memory-backend=mem -smp 2 \
-        -object memory-backend-memfd,id=mem,size=512M,share=on -chardev socket,id=c,path="$WORLD/$SIDE.sock" \
-        -netdev vhost-user,id=n,chardev=c,queues=2 -device virtio-net-pci,netdev=n,romfile=,mq=on \
+    EMULATOR=/run/guests/migrate/bin/qemu emulate "$@" \
         -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 
-# emulate MACHINE OPTION...: QEMU without acceleration, its console on ours.
+# UEFI and its drivers start, and get the rest from the network, with the interface from before virtio 1.0. Linux then
+# finds the newer one on the same device. This is how the front-end connects where nothing is said of reconnecting.
+boot_qemu_ovmf() {
+    install -m 666 /run/guests/ovmf/OVMF_VARS_4M.fd "$WORLD/vars.fd"
+    emulate_machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -drive if=pflash,format=raw,readonly=on,file=/run/guests/ovmf/OVMF_CODE_4M.fd \
+        -drive if=pflash,format=raw,file="$WORLD/vars.fd" \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,romfile=,bootindex=1$(qemu_vectors)"
+}
+
+# With a kernel that mounts file systems of others.
+boot_qemu_nfs() { IMAGE=nfs boot_qemu; }
+
+# A BIOS, and iPXE from the device's ROM.
+boot_qemu_ipxe() {
+    emulate_machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=512M,share=on \
+        -chardev socket,id=c,path="$WORLD/$SIDE.sock" -netdev vhost-user,id=n,chardev=c \
+        -device "virtio-net-pci,netdev=n,bootindex=1$(qemu_vectors)"
+}
+
+# emulate MACHINE OPTION...: a machine that starts the kernel itself.
 emulate() {
+    local image=/run/guests/${IMAGE:-qemu}
+    emulate_machine "$@" -kernel "$image/linux" -initrd "$image/initramfs" -append "$GUEST_COMMAND_LINE"
+}
+
+# emulate_machine MACHINE OPTION...: QEMU without acceleration, its console on ours.
+emulate_machine() {
     become_user "${EMULATOR:-qemu-system-x86_64}" -M "$@" -accel tcg -cpu max -m 512 \
-        -nodefaults -nographic -serial stdio -no-reboot \
-        -kernel /run/guests/qemu/linux -initrd /run/guests/qemu/initramfs \
-        -append 'console=ttyS0 panic=-1 quiet'
+        -nodefaults -nographic -serial stdio -no-reboot
 }
 
 # qemu_vectors [OPTION]: the option, unless QEMU is 7.2: that crashes without acceleration when a

@@ -11,8 +11,8 @@ CASES=(
     host_by_gateway host_not_by_gateway host_by_guest_address
     addresses_copied link_local_address routes_copied address_given one_address gateway_given mac_given
     interface_name mtu_given families local_mode not_configured
-    route_without_gateway gateway_stands_in gateway_stands_in_without_ipv6 gateway_stands_in_by_dhcp
-    without_ipv6 without_ipv6_later
+    route_without_gateway gateway_stands_in gateway_stands_in_without_ipv6 gateway_stands_in_by_dhcp no_default_route
+    without_ipv6 without_ipv6_later host_without_ipv6
     dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
@@ -310,6 +310,55 @@ END
     holds "$found" "lease of $HOST4 obtained from 169.254.2.2"
     holds "$found" 'default via 169.254.2.2 dev uplink'
 }
+# A host without any default route: the guest gets no router, but the routes that there are, with and without DHCP, and
+# is reached from the host's own address.
+case_no_default_route() {
+    local found way
+    cat >"$WORLD/routes.sh" <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+echo "router ${router:-none} dns $dns"
+ip addr add "$ip/$mask" dev "$interface"
+set -- $staticroutes
+while [ $# -gt 1 ]; do
+    case $2 in
+    0.0.0.0) ip route add "$1" dev "$interface" ;;
+    *) ip route add "$1" via "$2" dev "$interface" ;;
+    esac
+    shift 2
+done
+END
+    chmod 755 "$WORLD/routes.sh"
+    for way in '--config-net --no-copy-addrs' '--dhcp-dns'; do
+        rm -f "$WORLD"/{inner,told}.log "$WORLD/over"
+        cat >"$WORLD/inner.sh" <<END
+            set -eu
+            case '$way' in --dhcp*) ip link set uplink up; busybox udhcpc -i uplink -n -q -f -s "\$PWD/routes.sh" ;; esac
+            ip -4 route
+            /run/bin/nettool serve 0.0.0.0:7001 >inner.log 2>&1 &
+            timeout 10 sh -c 'until grep -qs ready inner.log; do sleep 0.05; done'
+            /run/bin/nettool get $SERVER4:5000 1000000 85; /run/bin/nettool get 169.254.2.2:5600 2048 86
+            echo ready >>told.log
+            timeout 60 sh -c 'until [ -e over ]; do sleep 0.05; done'
+END
+        pasta --config-net -t none -u none -T none -U none -- bash -euc "ip -4 route del default
+            ip -4 route add ${SERVER4%.*}.0/24 via $GATEWAY4
+            ip link add lab0 type veth peer name lab1; ip link set lab1 up; ip link set lab0 up; ip addr add 192.0.2.129/25 dev lab0
+            /run/bin/nettool serve 127.0.0.1:5600 >host.log 2>&1 &
+            timeout 10 sh -c 'until grep -qs ready host.log; do sleep 0.05; done'
+            /run/bin/pasta $way -t 7001 -u none -T none -U none -- bash inner.sh >told.log 2>&1 &
+            timeout 20 sh -c 'until grep -qsx ready told.log; do sleep 0.05; done'
+            /run/bin/nettool get $HOST4:7001 1000000 87
+            touch over; wait %2" || { cat "$WORLD"/*.log; return 1; }
+        found=$(cat "$WORLD/told.log")
+        echo "$way: $found"
+        holds "$found" "${SERVER4%.*}.0/24 via $GATEWAY4 dev uplink"
+        holds "$found" '169.254.2.2 dev uplink scope link'
+        lacks "$found" default
+    done
+    holds "$found" "router none dns $SERVER4"
+    holds "$found" '192.0.2.128/25 via 169.254.2.2 dev uplink'
+}
 # disable_ipv6 SCOPE...: as joined containers have it.
 disable_ipv6() { inside sh -c 'for scope; do echo 1 >/proc/sys/net/ipv6/conf/$scope/disable_ipv6; done' sh "$@"; }
 # Where IPv6 is switched off inside, IPv4 works, and one line says what does not.
@@ -346,6 +395,30 @@ case_without_ipv6_later() {
     # An interface of which an address is given, and an address that the host has of each family.
     started -I third0 --config-net -a 192.0.2.50 -n 24 -a 2001:db8:2::50 "$HOLDER"
     inside /run/bin/nettool get "$SERVER4:5000" 2048 30
+}
+# As on a host that was booted with ipv6.disable_ipv6=1, where not even loopback has an address of IPv6.
+case_host_without_ipv6() {
+    local found
+    rm -f "$WORLD"/{host,inner,told}.log "$WORLD/over"
+    found=$(pasta --config-net -t none -u none -T none -U none -- bash -euc "
+        for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >\$file; done
+        ip -6 addr
+        /run/bin/nettool serve 127.0.0.1:5600 >host.log 2>&1 &
+        timeout 10 sh -c 'until grep -qs ready host.log; do sleep 0.05; done'
+        /run/bin/pasta --config-net -t 7001 -u 7001 -T auto -U none -- bash -euc '
+            /run/bin/nettool serve 0.0.0.0:7001 >inner.log 2>&1 &
+            timeout 10 sh -c \"until grep -qs ready inner.log; do sleep 0.05; done\"
+            echo ready
+            /run/bin/nettool get $SERVER4:5000 1000000 73; /run/bin/nettool get $GATEWAY4:5600 2048 74
+            timeout 10 sh -c \"until /run/bin/nettool get 127.0.0.1:5600 2048 75; do sleep 0.2; done\"
+            timeout 60 sh -c \"until [ -e over ]; do sleep 0.05; done\"' >told.log 2>&1 &
+        timeout 20 sh -c 'until grep -qsx ready told.log; do sleep 0.05; done'
+        /run/bin/nettool get 127.0.0.1:7001 2048 76; /run/bin/nettool get $HOST4:7001 1000000 77
+        /run/bin/nettool udp $HOST4:7001 1000
+        touch over; wait %2" 2>&1) || { echo "$found"; cat "$WORLD"/{host,inner,told}.log; return 1; }
+    cat "$WORLD/told.log"
+    lacks "$found" inet6
+    lacks "$(grep -iE "warn|couldn't|fail" "$WORLD/told.log")" IPv4
 }
 case_not_configured() {
     local found

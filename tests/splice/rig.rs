@@ -91,6 +91,7 @@ fn network() -> Network {
             gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
             fixed: false,
             dns: Default::default(),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(GUEST_V6),
@@ -246,7 +247,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let sockets =
         NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
     let sockets = Box::new(sockets);
-    engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }).unwrap();
+    engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }, false).unwrap();
     engine.listen().unwrap();
     (epoll, engine)
 }

@@ -57,6 +57,9 @@ pub struct Host {
     watching: bool,
     pub shutdown: bool,
     pub events: Vec<Event>,
+    /// The kernel has `SO_PEEK_OFF`: without it, what is read behind the head of the queue does not tell whether the
+    /// stream has ended there.
+    pub sees_end: bool,
     // From the guest.
     queued: VecDeque<(u64, u64)>,
     pub written: u64,
@@ -79,6 +82,7 @@ impl Host {
             watching: false,
             shutdown: false,
             events: Vec::new(),
+            sees_end: true,
             queued: VecDeque::new(),
             written: 0,
             peer_received: 0,
@@ -191,7 +195,7 @@ impl Host {
         let data: Vec<u8> = self.queue.0.iter().skip(offset).take(bytes).copied().collect();
         match data.is_empty() {
             false => Peek::Data(data),
-            true if self.eof => Peek::Eof,
+            true if self.eof && (self.sees_end || offset == 0) => Peek::Eof,
             true => Peek::Empty,
         }
     }

@@ -1,13 +1,32 @@
 //! What the model's two ends share: random numbers, bytes, segments, and the link between them.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Deterministic random numbers (splitmix64).
 #[derive(Debug)]
 pub struct Rng(pub u64);
 
+thread_local! {
+    /// Bytes that decide before the seed does, for fuzz targets: each is a number, and the highest of them announce
+    /// one of four bytes.
+    pub static TAPE: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
+}
+
+fn from_tape() -> Option<u64> {
+    TAPE.with_borrow_mut(|tape| {
+        let first = tape.pop_front()?;
+        let more = |tape: &mut VecDeque<u8>| u64::from(tape.pop_front().unwrap_or(0));
+        let number = |tape: &mut VecDeque<u8>| (0..4).fold(0, |sum, _| sum << 8 | more(tape));
+        Some(if first < 0xf0 { first.into() } else { number(tape) })
+    })
+}
+
 impl Rng {
     pub fn next(&mut self) -> u64 {
+        if let Some(number) = from_tape() {
+            return number;
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,21 +1,23 @@
 //! One vring's life cycle: what the front-end's SET_VRING_* messages leave behind, and the [`Ring`] while
 //! it runs.
 //!
-//! Size, addresses, call descriptor, and the base while the ring is stopped live in
-//! `vhost-user-backend`'s [`VringMutex`], which is built for that; its lock is taken by control messages
-//! and for a notification, never for a frame. A ring that runs knows its base itself. The kick and error
-//! descriptors are kept here: that type gives neither out in a form that can be taken out of epoll again,
-//! and the error descriptor not at all.
+//! Size, addresses, and the base while the ring is stopped live in
+//! `vhost-user-backend`'s [`VringMutex`], which is built for that; its lock is taken by control messages,
+//! never for a frame. A ring that runs knows its base itself. Descriptors are kept here: that type does not
+//! give those of kicks out in a form that can be taken out of epoll again, that of errors not at all, and signals
+//! calls anew when it was interrupted.
 //!
 //! What is done with the frames, or commands, of a ring is its [`VringUser`]'s business.
 //!
 //! # Descriptors from outside
 //! All are made non-blocking, so that neither a full call counter nor a spurious kick can stop the
-//! loop. The flag belongs to the open file, which the front-end shares; one that takes it away again
-//! and fills the counter stops its own guest's network, nobody else's. A kick eventfd is registered
+//! loop. The flag belongs to the open file, which the front-end shares: one that takes it away again
+//! and fills the counter has the loop wait until the program's alarm interrupts it, and then gets no calls
+//! any more. A kick eventfd is registered
 //! edge-triggered and not read: each write is an edge. Other descriptors (pipes, sockets) are read
 //! until they are empty.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -117,6 +119,7 @@ impl dyn VringUser + '_ {
 pub(crate) struct Vring {
     state: VringMutex,
     kick: Option<Kick>,
+    call: RefCell<Option<OwnedFd>>,
     err: Option<OwnedFd>,
     /// Where SET_VRING_ADDR put the ring.
     addresses: Option<UserAddresses>,
@@ -144,6 +147,7 @@ impl Vring {
         Ok(Self {
             state: VringMutex::new(memory, MAX_RING)?,
             kick: None,
+            call: RefCell::default(),
             err: None,
             addresses: None,
             ring: None,
@@ -328,13 +332,15 @@ impl Vring {
         if let Some(fd) = &fd {
             adopt(fd)?;
         }
-        self.state.set_call(fd);
+        self.call.replace(fd.map(OwnedFd::from));
         Ok(())
     }
 
-    /// Signals the call descriptor. A full counter means that it was signalled already.
+    /// Signals the call descriptor. A full counter means that it was signalled already. Who was interrupted has
+    /// waited: the front-end has made it block, and filled it. That descriptor is signalled no more.
     pub(crate) fn call(&self) {
-        let _ = self.state.signal_used_queue();
+        let mut call = self.call.borrow_mut();
+        call.take_if(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()) == Err(Errno::INTR));
     }
 
     /// Makes used buffers visible.
@@ -379,7 +385,7 @@ impl Vring {
     /// Forgets everything.
     pub(crate) fn reset(&mut self, registrar: &Registrar) {
         self.drop_kick(registrar);
-        self.state.set_call(None);
+        self.call.take();
         self.state.get_mut().get_queue_mut().reset();
         self.err = None;
         self.addresses = None;

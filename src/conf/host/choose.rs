@@ -143,6 +143,40 @@ pub(super) fn leads_beyond(dump: &Dump, template: Option<&Template<Ipv6Addr>>) -
     })
 }
 
+/// All IPv4 destinations of the main table but those that `template` itself is in, with the routers that lead there.
+pub(super) fn destinations_v4(
+    dump: &Dump,
+    template: &Template<Ipv4Addr>,
+) -> Vec<(Ipv4Addr, u8, Option<Ipv4Addr>)> {
+    let routed = dump.routes.iter().filter(|route| route.ipv4).filter_map(|route| {
+        let IpAddr::V4(destination) = route.destination? else { return None };
+        let gateway = route.hops.first()?.gateway.and_then(Ipv4Addr::of);
+        Some((first_interface(route), destination, route.prefix_len, gateway))
+    });
+    let on_link =
+        dump.on_link_v4.iter().map(|(index, network, len)| (*index, *network, *len, None));
+    let own = |interface: u32, destination: Ipv4Addr, len: u8| {
+        let address =
+            template.address.filter(|(_, own)| *own == len && interface == template.index);
+        address.is_some_and(|(address, _)| shares_prefix(address, destination, len))
+    };
+    let mut found = Vec::new();
+    for (interface, destination, len, gateway) in routed.chain(on_link) {
+        let near = destination.is_link_local() && len >= Ipv4Addr::LINK_LOCAL_PREFIX;
+        let new =
+            !found.iter().any(|(other, other_len, _)| (*other, *other_len) == (destination, len));
+        if interface != LOOPBACK && !near && new && !own(interface, destination, len) {
+            found.push((destination, len, gateway));
+        }
+    }
+    found
+}
+
+fn shares_prefix(one: Ipv4Addr, other: Ipv4Addr, len: u8) -> bool {
+    let rest = 32_u32.saturating_sub(len.into());
+    (one.to_bits() ^ other.to_bits()).checked_shr(rest).unwrap_or(0) == 0
+}
+
 fn is_link_local<A: Family>(address: IpAddr) -> bool {
     A::of(address).is_some_and(A::is_link_local)
 }
@@ -197,7 +231,7 @@ mod tests {
     fn host(routes: Vec<Route>) -> Dump {
         let links = [("lo", 1), ("eth0", 2), ("eth1", 3)];
         let links = links.map(|(name, index)| (InterfaceName::new(name).unwrap(), index));
-        Dump { links: links.to_vec(), addresses: Vec::new(), routes }
+        Dump { links: links.to_vec(), routes, ..Dump::default() }
     }
 
     fn chosen<A: Family>(dump: &Dump, wish: Option<&str>) -> Option<(u32, Option<A>)> {
@@ -257,6 +291,39 @@ mod tests {
             let found = template::<Ipv4Addr>(&dump, wish, &mut Vec::new()).unwrap();
             assert_eq!((found.default_route, found.gateway), expected, "{:?}", dump.routes);
         }
+    }
+
+    #[test]
+    fn destinations_are_those_of_other_links_and_behind_routers() {
+        let mut dump = host(vec![
+            route(Some(("198.51.100.0", 24)), vec![hop(2, "192.0.2.9", 0)]),
+            route(Some(("198.51.100.0", 24)), vec![hop(3, "203.0.113.9", 0)]),
+            route(Some(("203.0.113.128", 25)), vec![hop(2, "fe80::9", 0)]),
+            route(Some(("169.254.7.0", 24)), vec![hop(2, "192.0.2.9", 0)]),
+            route(Some(("127.1.0.0", 16)), vec![hop(1, "127.0.0.1", 0)]),
+            route(Some(("2001:db8::", 64)), vec![hop(2, "fe80::9", 0)]),
+        ]);
+        dump.routes[2].ipv4 = true;
+        let v4 = |a, b, c, d| Ipv4Addr::new(a, b, c, d);
+        dump.on_link_v4 = vec![
+            (2, v4(192, 0, 2, 0), 24),
+            (2, v4(192, 0, 2, 128), 25),
+            (3, v4(203, 0, 113, 0), 25),
+            (3, v4(192, 0, 2, 0), 24),
+            (2, v4(169, 254, 0, 0), 16),
+        ];
+        let mut template = template::<Ipv4Addr>(&dump, None, &mut Vec::new()).unwrap();
+        template.address = Some((v4(192, 0, 2, 2), 24));
+        assert_eq!(
+            destinations_v4(&dump, &template),
+            [
+                (v4(198, 51, 100, 0), 24, Some(v4(192, 0, 2, 9))),
+                (v4(203, 0, 113, 128), 25, None),
+                (v4(192, 0, 2, 128), 25, None),
+                (v4(203, 0, 113, 0), 25, None),
+                (v4(192, 0, 2, 0), 24, None),
+            ]
+        );
     }
 
     #[test]

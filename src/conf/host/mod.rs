@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub v4: Option<Template<Ipv4Addr>>,
     /// Model of IPv6; likewise.
     pub v6: Option<Template<Ipv6Addr>>,
+    /// Where IPv4 leads, with the lengths of prefixes and routers, if the model has no default route.
+    pub destinations_v4: Vec<(Ipv4Addr, u8, Option<Ipv4Addr>)>,
     /// A route of IPv6 leads beyond the link of its model.
     pub beyond_link_v6: bool,
     /// The kernel has no IPv6 sockets.
@@ -51,6 +53,12 @@ pub(crate) fn kernel_facts() -> HostFacts {
         no_device_binding: !binds_to_devices(),
         ..HostFacts::default()
     }
+}
+
+/// Reads `bytes` as what the kernel replies: how much could be read, and how much told something.
+#[cfg(fuzzing)]
+pub(crate) fn look_at_replies(bytes: &[u8]) -> (usize, usize) {
+    netlink::look(bytes)
 }
 
 /// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
@@ -95,5 +103,9 @@ pub fn facts(wish: &Interfaces) -> Result<HostFacts, ConfError> {
     let v6 = (wish.only != Some(Only::V4)).then(|| choose::template(&dump, v6_wish, &mut notes));
     let (v4, v6) = (v4.flatten(), v6.flatten());
     let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || reaches_global_v6();
-    Ok(HostFacts { v4, v6, beyond_link_v6, links: dump.links, notes, ..kernel_facts() })
+    let partial = v4.as_ref().filter(|model| !model.default_route);
+    let destinations_v4 = partial.map(|model| choose::destinations_v4(&dump, model));
+    let destinations_v4 = destinations_v4.unwrap_or_default();
+    let links = dump.links;
+    Ok(HostFacts { v4, v6, destinations_v4, beyond_link_v6, links, notes, ..kernel_facts() })
 }

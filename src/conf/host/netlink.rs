@@ -2,7 +2,7 @@
 //! that are missing or of another kind leave their field empty.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -60,6 +60,8 @@ pub(super) struct Dump {
     pub(super) links: Vec<(InterfaceName, u32)>,
     pub(super) addresses: Vec<Address>,
     pub(super) routes: Vec<Route>,
+    /// IPv4 networks on links, of the main table: the interface, the network and the length of its prefix.
+    pub(super) on_link_v4: Vec<(u32, Ipv4Addr, u8)>,
 }
 
 /// Asks the kernel for everything.
@@ -71,10 +73,12 @@ pub(super) fn dump() -> Result<Dump, ConfError> {
         links: request(links, link).map_err(failed("interfaces"))?,
         addresses: request(addresses, address).map_err(failed("addresses"))?,
         routes: Vec::new(),
+        on_link_v4: Vec::new(),
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(family).map_err(failed("routes"))?;
         dump.routes.extend(routes.iter().filter_map(route));
+        dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
     }
     Ok(dump)
 }
@@ -177,6 +181,26 @@ fn next_message(bytes: &[u8]) -> Option<(Option<NetlinkMessage<RouteNetlinkMessa
     Some((NetlinkMessage::deserialize(message).ok(), after))
 }
 
+/// Reads `bytes` as replies to all questions: how many could be read, and how many told something.
+#[cfg(fuzzing)]
+pub(super) fn look(mut bytes: &[u8]) -> (usize, usize) {
+    let (mut read, mut told) = (0, 0);
+    while let Some((message, after)) = next_message(bytes) {
+        bytes = after;
+        let Some(NetlinkPayload::InnerMessage(inner)) = message.map(|message| message.payload)
+        else {
+            continue;
+        };
+        read += 1;
+        told += usize::from(link(inner.clone()).is_some());
+        told += usize::from(address(inner.clone()).is_some());
+        if let RouteNetlinkMessage::NewRoute(message) = inner {
+            told += usize::from(route(&message).is_some());
+        }
+    }
+    (read, told)
+}
+
 fn link(message: RouteNetlinkMessage) -> Option<(InterfaceName, u32)> {
     let RouteNetlinkMessage::NewLink(link) = message else { return None };
     let name = link.attributes.iter().find_map(|attribute| match attribute {
@@ -234,17 +258,39 @@ pub(super) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
     Ok(found)
 }
 
-fn route(route: &RouteMessage) -> Option<Route> {
-    let header = &route.header;
+/// Whether the route is one of the main table that leads somewhere.
+fn is_of_main_table(route: &RouteMessage) -> bool {
     let table = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    let main = table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    let table = table.unwrap_or(route.header.table.into());
+    table == u32::from(RouteHeader::RT_TABLE_MAIN) && route.header.kind == RouteType::Unicast
+}
+
+/// A network on a link, which IPv4 knows by its scope.
+fn on_link_v4(route: &RouteMessage) -> Option<(u32, Ipv4Addr, u8)> {
+    let header = &route.header;
+    if !is_of_main_table(route) || header.scope != RouteScope::Link {
+        return None;
+    }
+    let (mut interface, mut destination) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(*v4),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    Some((interface?, destination?, header.destination_prefix_length))
+}
+
+fn route(route: &RouteMessage) -> Option<Route> {
+    let header = &route.header;
     // A default route without a gateway (ppp, tun, wwan) reaches no further than its link, as far as ip(8)
     // knows, and is one all the same. Other destinations on the link do not tell where the network is.
     let leads_away = header.scope == RouteScope::Universe || header.destination_prefix_length == 0;
-    if !main || header.kind != RouteType::Unicast || !leads_away {
+    if !is_of_main_table(route) || !leads_away {
         return None;
     }
     let mut single = Hop { interface: 0, gateway: None, weight: 0 };

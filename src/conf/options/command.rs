@@ -88,10 +88,10 @@ fn argument(definition: &Definition, mode: Option<Mode>) -> Arg {
     }
     let (name, hint) = match definition.effect {
         // A flag without a value has no place of its own in what clap tells if it is repeated.
-        Effect::Flag(_) | Effect::Unsupported(None, _) => {
+        Effect::Flag(_) => {
             return arg.action(ArgAction::Append).num_args(0).default_missing_value("");
         }
-        Effect::Path(name, _) | Effect::Unsupported(Some(name), _) => (name, ValueHint::AnyPath),
+        Effect::Path(name, _) => (name, ValueHint::AnyPath),
         Effect::Text(name @ USER, ..) => (name, ValueHint::Username),
         Effect::Text(name, ..) if name.starts_with("PATH") => (name, ValueHint::AnyPath),
         Effect::Text(name, ..) => (name, ValueHint::Other),

@@ -11,6 +11,9 @@ pub(super) const INTERFACE_OF_HOST: &str = "INTERFACE";
 /// The argument of an option that takes a user, likewise.
 pub(super) const USER: &str = "USER";
 
+/// The argument of an option that takes the path of a control socket, likewise.
+pub(super) const CONTROL_SOCKET: &str = "PATH[,mode=MODE]";
+
 /// What an option does to [`Options`], by what argument it takes. A failing effect returns what is
 /// wrong.
 #[derive(Clone, Copy)]
@@ -21,9 +24,6 @@ pub(super) enum Effect {
     Text(&'static str, fn(&mut Options, &str) -> Result<(), String>, &'static str),
     /// A path, with its name in the help.
     Path(&'static str, fn(&mut Options, PathBuf)),
-    /// The option is known, and refused: its argument's name, if it takes one, and what to do
-    /// instead.
-    Unsupported(Option<&'static str>, &'static str),
 }
 
 /// Which modes know an option.
@@ -161,15 +161,4 @@ pub(super) const fn path(
     help: &'static str,
 ) -> Definition {
     Definition::new(short, long, Effect::Path("PATH", effect), help)
-}
-
-/// An option that is refused for now; `cure` says what to do instead.
-pub(super) const fn unsupported(
-    short: Option<char>,
-    long: &'static str,
-    name: Option<&'static str>,
-    cure: &'static str,
-    help: &'static str,
-) -> Definition {
-    Definition::new(short, long, Effect::Unsupported(name, cure), help)
 }

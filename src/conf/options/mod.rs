@@ -8,6 +8,7 @@
 //! are read after the host's configuration is known.
 
 mod command;
+mod control;
 mod definition;
 mod extra;
 mod getopt;
@@ -40,8 +41,21 @@ pub enum Command {
     Version(String),
     /// `--print-capabilities`: print this on stdout.
     Capabilities(String),
+    /// `--check`: look at the machine and say what was found.
+    Check(Question),
     /// Run with these options.
     Run(Box<Options>),
+}
+
+/// What `--check` was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Which program is to run.
+    pub mode: Mode,
+    /// `--json`.
+    pub json: bool,
+    /// The command line of a front-end, or nothing.
+    pub front_end: Vec<OsString>,
 }
 
 /// What ends the reading of options with an answer instead of a start.
@@ -100,8 +114,30 @@ pub struct RunConf {
     pub(crate) run_as: Option<String>,
     /// `--chroot-fallback`: use chroot(2) where pivot_root(2) fails.
     pub(crate) chroot_fallback: bool,
+    /// `--conf-path`: socket on which pesto changes forwarded ports.
+    pub(crate) conf_path: Option<PathBuf>,
+    /// `--control`: socket to ask and to change things by JSON.
+    pub(crate) control: Option<ControlSocket>,
+    /// `--control-ro`: socket to ask only.
+    pub(crate) control_ro: Option<ControlSocket>,
     /// `--stderr`, which has no effect any more.
     pub(crate) stderr: bool,
+}
+
+/// A socket on which the program is controlled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ControlSocket {
+    /// Where.
+    pub(crate) path: PathBuf,
+    /// Who may connect, as the mode of a file.
+    pub(crate) mode: u32,
+}
+
+impl RunConf {
+    /// Whether rules can be added while the program runs.
+    pub(crate) fn may_change_rules(&self) -> bool {
+        self.conf_path.is_some() || self.control.is_some()
+    }
 }
 
 impl Default for RunConf {
@@ -119,6 +155,9 @@ impl Default for RunConf {
             pcap: None,
             run_as: None,
             chroot_fallback: false,
+            conf_path: None,
+            control: None,
+            control_ro: None,
             stderr: false,
         }
     }
@@ -266,6 +305,10 @@ pub struct Options {
     pub(crate) egress: EgressOptions,
     /// What is for pasta only.
     pub(crate) pasta: PastaOptions,
+    /// `--check`.
+    pub(crate) check: bool,
+    /// `--json`.
+    pub(crate) json: bool,
     ending: Option<Ending>,
 }
 
@@ -301,6 +344,8 @@ impl Default for Options {
             ports: Vec::new(),
             egress: EgressOptions::default(),
             pasta: PastaOptions::default(),
+            check: false,
+            json: false,
             ending: None,
         }
     }

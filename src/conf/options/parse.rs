@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 
 use super::command::{self, WORDS, command};
 use super::definition::{Definition, Effect, Scope};
-use super::{Command, Ending, Mode, Options, getopt, table};
+use super::{Command, Ending, Mode, Options, Question, getopt, table};
 use crate::conf::{ConfError, pasta};
 
 /// Most words on a command line; far beyond what one can type, and a bound for what we keep.
@@ -34,6 +34,13 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
     if let Some(error) = refused {
         return Err(getopt::refusal(&name, &words, &error));
     }
+    if options.check {
+        let words = matches.get_raw(WORDS).into_iter().flatten().map(OsStr::to_owned);
+        return check(&options, words.collect());
+    }
+    if options.json {
+        return Err(ConfError::JsonWithoutCheck);
+    }
     words_behind(&matches, &mut options)?;
     if options.run.stats.is_some() && !options.run.foreground {
         return Err(ConfError::StatsInBackground);
@@ -42,6 +49,14 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
         return Err(ConfError::RedundantPrefix);
     }
     Ok(Command::Run(Box::new(options)))
+}
+
+/// `--check`, with the command line of a front-end behind the options.
+fn check(options: &Options, front_end: Vec<OsString>) -> Result<Command, ConfError> {
+    if let (Mode::Pasta, Some(extra)) = (options.mode, front_end.first()) {
+        return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
+    }
+    Ok(Command::Check(Question { mode: options.mode, json: options.json, front_end }))
 }
 
 /// What the words mean, as far as they can be understood, and why not further.
@@ -105,9 +120,6 @@ fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result
     match definition.effect {
         Effect::Flag(effect) => effect(options),
         Effect::Path(_, effect) => effect(options, word.into()),
-        Effect::Unsupported(_, cure) => {
-            return Err(ConfError::Unsupported { option: definition.long, cure });
-        }
         Effect::Text(_, effect, takes) => {
             let refused = |message| ConfError::Value { option: definition.long, message, takes };
             let text = word.to_str().ok_or_else(|| {

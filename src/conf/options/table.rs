@@ -1,10 +1,8 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
-use super::definition::{
-    Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text, unsupported,
-};
+use super::definition::{Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text};
 use super::services::SERVICES;
-use super::{Ending, Mode, Only, Repair, value};
+use super::{Ending, Mode, Only, Repair, control, value};
 use crate::conf::egress;
 use crate::flow::fwd::Proto;
 
@@ -23,6 +21,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
 pub(super) const TABLE: &[Group] = &[
     Group { heading: "General options", options: GENERAL },
     Group { heading: "Process and messages", options: PROCESS },
+    Group { heading: "Control while running", options: control::OPTIONS },
     Group { heading: "Connection to the guest", options: LINK },
     Group { heading: "Network namespace", options: NAMESPACE },
     Group { heading: "Addresses", options: ADDRESSES },
@@ -41,6 +40,8 @@ const GENERAL: &[Definition] = &[
         |o| o.ending = Some(Ending::Capabilities),
         "Print what the vhost-user back-end is, as JSON, and exit",
     ),
+    flag(None, "check", |o| o.check = true, "Print what this machine allows, and what it lacks"),
+    flag(None, "json", |o| o.json = true, "Print what --check finds as JSON"),
 ];
 
 const PROCESS: &[Definition] = &[
@@ -117,13 +118,6 @@ const PROCESS: &[Definition] = &[
         "pcap",
         |o, path| o.run.pcap = Some(path),
         "Record the guest's frames in this file, in pcap format",
-    ),
-    unsupported(
-        Some('c'),
-        "conf-path",
-        Some("PATH"),
-        "Leave it out, and name all ports at start with --tcp-ports and --udp-ports",
-        "Socket to change forwarded ports at run time; not supported yet",
     ),
     flag(
         Some('e'),

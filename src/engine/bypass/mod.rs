@@ -64,7 +64,7 @@ impl BypassParts {
         let side = if pif == Pif::Splice {
             fwd::from_namespace(net.network.scope_id(), rule, peer, local).and_then(|side| {
                 // Its rule names where it goes: what the namespace calls it is its own loopback.
-                net.admit(rule.proto, side.destination, side.destination)?;
+                net.admit(rule.proto, peer, (side.destination, side.destination))?;
                 Ok(Some((Pif::Host, side)))
             })
         } else {

@@ -59,7 +59,7 @@ pub(in crate::engine) fn open(
         readable: [false; 2],
         strangers: [Strangers::new(core.now); 2],
     };
-    let state = FlowState::new(first, core.net.epoch(), FlowKind::Relay(relay));
+    let state = FlowState::new(first, core.net.epoch(), core.now, FlowKind::Relay(relay));
     datagrams::add(core, sides, L4Protocol::Udp, state)
 }
 
@@ -93,6 +93,7 @@ pub(in crate::engine) fn pass_on_first(
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
     if buffer.receive(listener.socket.as_fd(), 1, Keep::All).is_ok() {
         relay.datagrams.touch(core.now, from.index(), 1);
+        relay.datagrams.bytes[from.index()] += bytes_in(buffer);
         let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
         send_all(buffer, to, 1, &mut core.outbox);
     }
@@ -129,6 +130,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                     core.outbox.drops.add(DropReason::ForeignDatagram, strange);
                     if kept > 0 {
                         relay.datagrams.touch(core.now, index, kept);
+                        relay.datagrams.bytes[index] += bytes_in(buffer);
                     }
                     send_all(buffer, sockets[other], kept, &mut core.outbox);
                 }
@@ -149,6 +151,11 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
         core.flows.mark_ready(id);
     }
     core.flows.note_answer(id, core.now);
+}
+
+/// Bytes of all datagrams in a buffer.
+fn bytes_in(buffer: &CopyBuffer) -> u64 {
+    buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum()
 }
 
 /// Sends the first `count` datagrams of a buffer. What the socket does not take is dropped and counted.

@@ -101,7 +101,7 @@ fn add(
         pipes: [None, None],
         queueing,
     };
-    let state = FlowState::new(accepted, core.net.epoch(), FlowKind::Splice(state));
+    let state = FlowState::new(accepted, core.net.epoch(), core.now, FlowKind::Splice(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
     log::debug!("{id:?} (TCP connection, spliced): {} => {}", sides[0], sides[1]);
     if let Some(Queueing { listener, .. }) = queueing {

@@ -73,7 +73,7 @@ pub(super) fn whole_from_guest(
     let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let message = &datagrams.fragments.buffers[slot.clone()];
-        send_datagram(flow, core.now, &Marks::of(ip), ip.l4_len, |socket, _| {
+        send_datagram(flow, core.now, &Marks::of(ip), (ip.l4_len, ip.l4_len), |socket, _| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             rustix::net::send(socket, message, flags).map(|_| ())
         })
@@ -133,8 +133,9 @@ struct Way<'a> {
     template: HeaderTemplate,
     /// Bytes of the guest's largest request.
     largest: u32,
-    /// Replies that the guest has got.
+    /// Replies that the guest has got, and their bytes.
     replies: usize,
+    bytes: u64,
 }
 
 /// Moves replies to the guest, for one turn.
@@ -161,11 +162,13 @@ pub(super) fn serve(
         template: core.net.template(&side, protocol, 0),
         largest,
         replies: 0,
+        bytes: 0,
     };
     let served = drain(|| way.one(buffer, delivered));
-    let replies = way.replies;
+    let (replies, bytes) = (way.replies, way.bytes);
     if replies > 0 {
         state.count(1 - tap, replies);
+        state.bytes[1 - tap] += bytes;
         core.flows.note_answer(id, core.now);
     }
     served
@@ -239,6 +242,7 @@ impl Way<'_> {
         lease.put_header(0, &self.template.echo(head, received, payload_sum));
         lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;
+        self.bytes += u64::from(UDP_HEADER_BYTES + received);
         Some(Some(Served::More))
     }
 
@@ -260,6 +264,7 @@ impl Way<'_> {
             Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
         }
         self.replies += 1;
+        self.bytes += len as u64;
         Some(Served::More)
     }
 }

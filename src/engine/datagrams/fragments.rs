@@ -44,6 +44,11 @@ impl Default for Fragments {
     }
 }
 
+/// Forgets the fragments that there are. The guest is gone: what the next one sends is no part of what this one has begun.
+pub(in crate::engine) fn forget(core: &mut Core, datagrams: &mut Datagrams) {
+    datagrams.fragments.reassembly.clear(&mut core.outbox.drops);
+}
+
 /// A packet that is whole again, in a buffer until the next fragment comes.
 pub(in crate::engine) struct Reassembled {
     /// Its header; where its L4 header is says `bytes`.
@@ -121,7 +126,8 @@ fn udp(
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let end = UDP_HEADER_BYTES + head.payload_len;
         let payload = &message[UDP_HEADER_BYTES as usize..end as usize];
-        send_datagram(flow, core.now, &Marks::of(ip), head.payload_len, |socket, to| {
+        let len = (head.payload_len, head.payload_len);
+        send_datagram(flow, core.now, &Marks::of(ip), len, |socket, to| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match to {
                 Some(to) => rustix::net::sendto(socket, payload, flags, &to),

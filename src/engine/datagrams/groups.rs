@@ -270,7 +270,7 @@ fn open(core: &mut Core, group: SocketAddr) -> Result<(), DropReason> {
     })?;
     let mut state = DatagramState::new(core.now);
     state.to = Some(real);
-    let state = FlowState::new(socket, core.net.epoch(), FlowKind::Udp(state));
+    let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Udp(state));
     let end = Endpoint::from(group);
     let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: end, endpoint: end });
     let id = core.flows.add(sides, L4Protocol::Udp, state, EventFlags::IN)?;

@@ -43,7 +43,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use anybody::is_question;
 pub(super) use begin::add;
 pub(super) use echo::echo_from_guest;
-pub(super) use fragments::{Fragments, reassembled, whole_from_guest};
+pub(super) use fragments::{Fragments, forget, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
 pub(super) use groups::{
     begin as begin_groups, end as end_groups, igmp_from_guest, mld_from_guest,
@@ -108,7 +108,7 @@ pub(super) fn serve(
         _ => return,
     };
     match served {
-        Served::Empty => {}
+        Served::Empty => socket::take_out_heard(core, datagrams, id),
         Served::More => core.flows.mark_ready(id),
         Served::NoRoom => core.flows.mark_starved(id),
     }

@@ -55,9 +55,26 @@ pub(super) fn drop_burst(
     (burst, done): (Burst, u32),
     reason: DropReason,
 ) -> (usize, Served) {
-    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
-    let datagrams = (burst.len - done).div_ceil(segment).max(1);
-    drops.add(reason, datagrams.into());
+    drops.add(reason, rest_of(burst, done).into());
     drop_head(fd);
     (0, Served::More)
+}
+
+/// How many datagrams of a burst are behind its first `done` bytes, at least one. There may be more done than it has: the
+/// kernel may have replaced it by a longer one, when it has found its checksum to be wrong.
+fn rest_of(burst: Burst, done: u32) -> u32 {
+    let segment = burst.segment.map_or(burst.len, u32::from).max(1);
+    burst.len.saturating_sub(done).div_ceil(segment).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_burst_is_counted_whatever_the_queue_has_become() {
+        let burst = Burst { len: 2500, segment: Some(1000) };
+        assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
+        assert_eq!(rest_of(Burst { len: 0, segment: None }, 0), 1);
+    }
 }

@@ -17,13 +17,13 @@ use crate::wire::DropReason;
 use crate::wire::ip::ip_header_bytes;
 use crate::wire::l4::UDP_HEADER_BYTES;
 
-/// Sends a datagram of `len` bytes from the guest on its flow, as `send` does it: on the flow's socket, and to
-/// somebody unless it is connected.
+/// Sends a datagram of `len` bytes from the guest, or several that have `all` bytes together, on its flow, as `send`
+/// does it: on the flow's socket, and to somebody unless it is connected.
 pub(super) fn send_datagram(
     flow: &mut Flow<FlowState>,
     now: Timestamp,
     marks: &Marks,
-    len: u32,
+    (len, all): (u32, u32),
     mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
@@ -46,7 +46,9 @@ pub(super) fn send_datagram(
     if sent == Err(Errno::ACCESS) && state.may_broadcast() && group::allow_broadcast(fd).is_ok() {
         sent = send(fd, to);
     }
-    sent.map_err(|errno| reason_of(errno, DropReason::SendFailed))
+    sent.map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
+    state.bytes[from] += u64::from(all);
+    Ok(())
 }
 
 /// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to

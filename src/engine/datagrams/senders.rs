@@ -18,6 +18,8 @@ pub(super) struct Senders<'a> {
     who: Who<'a>,
     /// Somebody was admitted whom the guest talks to.
     heard: bool,
+    /// Somebody else has sent something, from another port perhaps.
+    others: bool,
 }
 
 enum Who<'a> {
@@ -59,19 +61,21 @@ impl<'a> Senders<'a> {
         if !host.endpoint.is_anybody() && !in_group {
             let judged = state.strangers.allow_only(host.endpoint);
             let who = judged.map_or(Who::Peer, Who::Judged);
-            return Self { template: net.template(guest, L4Protocol::Udp, 0), who, heard: true };
+            let template = net.template(guest, L4Protocol::Udp, 0);
+            return Self { template, who, heard: true, others: false };
         }
         let mut anybody = Anybody { net, guest: *guest, last: None, to: state.to, in_group };
         // Whom the guest talks to is likely to be who answers, unless it is a group.
         let seen = if in_group { None } else { anybody.visible(state.to) };
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
         anybody.last = state.to.filter(|_| seen.is_some());
-        Self { template, who: Who::Anybody(anybody), heard: false }
+        Self { template, who: Who::Anybody(anybody), heard: false, others: false }
     }
 
     /// The one peer of a flow, of which somebody else has made sure.
     pub(super) fn peer(net: &Net, guest: &Side) -> Self {
-        Self { template: net.template(guest, L4Protocol::Udp, 0), who: Who::Peer, heard: true }
+        let template = net.template(guest, L4Protocol::Udp, 0);
+        Self { template, who: Who::Peer, heard: true, others: false }
     }
 
     /// Whether the guest may have what `sender` has sent. The headers are for it from now on.
@@ -80,6 +84,7 @@ impl<'a> Senders<'a> {
             Who::Peer => true,
             Who::Judged(peer) => is_from(sender, *peer),
             Who::Anybody(anybody) => {
+                self.others |= sender != anybody.to;
                 if sender.is_none() || sender != anybody.last {
                     let Some(seen) = anybody.visible(sender) else { return false };
                     self.template = anybody.net.template(&seen, L4Protocol::Udp, 0);
@@ -95,6 +100,11 @@ impl<'a> Senders<'a> {
     /// Whether what was admitted shows that the flow is in use: some of it is of whom the guest talks to.
     pub(super) fn were_heard(&self) -> bool {
         self.heard
+    }
+
+    /// Whether all that was looked at is of whom the guest talks to, at the same port.
+    pub(super) fn were_alone(&self) -> bool {
+        self.heard && !self.others
     }
 
     /// What is to be kept of the datagrams that are received together.

@@ -16,6 +16,7 @@ use crate::engine::unreachable::reason_of;
 use crate::flow::fwd::{HostSide, Proto, Rule, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
+use crate::limits::TALKS_ON;
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
@@ -48,6 +49,7 @@ pub(super) fn find_or_open(
         None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
     };
     core.flows.note_use(id, core.now);
+    core.looks.on_guest(&mut core.flows, id);
     core.note_queue(id);
     Ok(id)
 }
@@ -68,7 +70,11 @@ fn other_than_of_two(
     if proto == Proto::Udp
         && let Some((id, for_long)) = anybody::goes_on(core, &side)
     {
-        let own = if for_long { take_out(core, datagrams, id, side) } else { None };
+        let own = if for_long && !core.flows.waits(id) {
+            take_out(core, datagrams, id, side)
+        } else {
+            None
+        };
         return Ok(own.unwrap_or(id));
     }
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
@@ -88,6 +94,21 @@ fn other_than_of_two(
     open_outbound(core, datagrams, target, proto, (protocol, side), true)
 }
 
+/// Opens a flow of two for the peer of the flow `origin` with anybody if that one has sent for long, and nobody else.
+/// To be called when nothing waits in the socket.
+pub(super) fn take_out_heard(core: &mut Core, datagrams: &mut Datagrams, origin: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(origin) else { return };
+    let FlowKind::Udp(state) = &mut flow.state.kind else { return };
+    if state.heard < TALKS_ON || !flow.sides[1].endpoint.is_anybody() {
+        return;
+    }
+    state.heard = 0;
+    if let Some(to) = state.to {
+        let side = Side { ours: to.into(), ..flow.sides[0] };
+        take_out(core, datagrams, origin, side);
+    }
+}
+
 /// Opens a flow of two for a peer of the flow `origin` with anybody, with a connected socket that has the same port;
 /// `None` if that cannot be had.
 fn take_out(
@@ -99,7 +120,9 @@ fn take_out(
     core.flows.check_datagram_room(Pif::Tap, core.listeners.len()).ok()?;
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.would_lead(Proto::Udp, guest, remote).ok()?;
-    if is_many(target.destination.ip()) {
+    let ours = core.flows.table.get(origin)?.sides[1].ours;
+    let elsewhere = target.source.ip() != ours.ip() || side.ours != target.destination.into();
+    if elsewhere || is_many(target.destination.ip()) {
         return None;
     }
     let protocol = L4Protocol::Udp;
@@ -201,7 +224,7 @@ fn open_outbound(
         _ => FlowKind::Udp(state),
     };
     host.ours = Endpoint::new(source.ip(), port);
-    let state = FlowState::new(socket, core.net.epoch(), kind);
+    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [side, host], protocol, state)
 }
 
@@ -224,7 +247,7 @@ pub(in crate::engine) fn open_inbound(
         DropReason::SocketFailed
     })?;
     let kind = FlowKind::Udp(DatagramState::new(core.now));
-    let state = FlowState::new(socket, core.net.epoch(), kind);
+    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, sides, L4Protocol::Udp, state)
 }
 

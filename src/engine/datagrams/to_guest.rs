@@ -68,6 +68,8 @@ struct Way<'a> {
     may_keep: bool,
     /// Where what is to be kept begins.
     unsent: Option<Position>,
+    /// Bytes that were taken out of the socket for the guest.
+    bytes: u64,
 }
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
@@ -85,10 +87,10 @@ pub(super) fn serve(
     let side = flow.sides[tap];
     let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, outbox) = (flow.state.socket.as_fd(), &mut core.outbox);
-    let mtu = core.net.link_mtu();
+    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.link_mtu(), &mut core.outbox);
     let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
-    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent: None };
+    let (unsent, bytes) = (None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -104,12 +106,21 @@ pub(super) fn serve(
     let heard = moved > 0 && way.senders.were_heard();
     if heard {
         state.touch(core.now, 1 - tap, moved);
+        state.bytes[1 - tap] += way.bytes;
+    }
+    if moved > 0 {
+        state.hear(moved, way.senders.were_alone());
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
     }
-    if heard && tap == 0 {
-        core.flows.note_answer(id, core.now);
+    let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    core.looks.follow(&mut core.flows, id, step);
+    if heard {
+        core.flows.note_use(id, core.now);
+        if tap == 0 {
+            core.flows.note_answer(id, core.now);
+        }
     }
     served
 }
@@ -136,10 +147,12 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let outbox = &mut core.outbox;
-    let mtu = core.net.link_mtu();
-    let (names, own, may_keep) = (None, None, false);
-    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent: None };
+    if let FlowKind::Udp(state) = &mut flow.state.kind {
+        state.bytes[1 - tap] += u64::from(burst.len);
+    }
+    let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
+    let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -248,6 +261,7 @@ impl Way<'_> {
                 }
             }
             datagrams += 1;
+            self.bytes += payload.len() as u64;
             delivered.bytes += payload.len() as u32;
             if delivered.bytes as usize >= bytes.len() {
                 *delivered = Delivered::default();
@@ -304,6 +318,7 @@ impl Way<'_> {
             Err(Errno::AGAIN) if burst.len > 0 => return Some((0, Served::Empty)),
             Err(_) => return Some((0, Served::More)),
         };
+        self.bytes += u64::from(received);
         let frames = stamp(lease, self.senders.template(), size, received, segment);
         if !all {
             delivered.bytes = done + received;
@@ -330,6 +345,7 @@ impl Way<'_> {
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
+        self.bytes += buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum::<u64>();
         if let Some((net, side)) = &self.names {
             read_names(net, side, buffer);
         }

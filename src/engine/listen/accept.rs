@@ -57,7 +57,7 @@ pub(super) fn serve(
     let mut count = 0;
     while count < ACCEPTS_PER_TURN && expected.goes_on(count) {
         if let Err(reason) = core.check_room() {
-            core.outbox.drops.count(reason);
+            core.refuse(reason);
             return Served::NoRoom;
         }
         let Some(listener) = core.listeners.get(id) else { return Served::Empty };
@@ -68,12 +68,12 @@ pub(super) fn serve(
             Ok((socket, peer)) => {
                 let arrival = Arrival { socket, peer, pif, port, listener: id };
                 if let Err(reason) = route(core, bypass.as_deref_mut(), out, &rule, arrival) {
-                    core.outbox.drops.count(reason);
+                    core.refuse(reason);
                 }
             }
             Err(Errno::AGAIN) => break,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                core.outbox.drops.count(DropReason::DescriptorsExhausted);
+                core.refuse(DropReason::DescriptorsExhausted);
                 return Served::NoRoom;
             }
             // The connection is gone again, or never was one for us: go on with the next.

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use arrayvec::ArrayVec;
 use passt_frame::Errno;
 
 use super::error::place;
@@ -73,12 +74,27 @@ impl Scans {
             }
         }
         self.rules = rules;
-        let needs = |pif| self.rules.iter().any(|rule| rule.pif == pif);
-        if needs(Pif::Splice) && self.host.is_none() {
-            self.host = Some(OwnNamespace.bound_ports()?);
-        }
-        if needs(Pif::Host) && self.namespace.is_none() {
-            self.namespace = Some(namespace.bound_ports()?);
+        let needs = |pif: &Pif| self.rules.iter().any(|rule| rule.pif == *pif);
+        let needed: ArrayVec<Pif, 2> = [Pif::Host, Pif::Splice].into_iter().filter(needs).collect();
+        self.prepare(needed, namespace)
+    }
+
+    /// Prepares to look where rules that listen on these need it, if that is not done yet.
+    ///
+    /// # Errors
+    /// Why it cannot be seen what listens.
+    pub(crate) fn prepare(
+        &mut self,
+        pifs: impl IntoIterator<Item = Pif>,
+        namespace: &mut dyn SocketMaker,
+    ) -> Result<(), Errno> {
+        for pif in pifs {
+            if pif == Pif::Splice && self.host.is_none() {
+                self.host = Some(OwnNamespace.bound_ports()?);
+            }
+            if pif == Pif::Host && self.namespace.is_none() {
+                self.namespace = Some(namespace.bound_ports()?);
+            }
         }
         Ok(())
     }

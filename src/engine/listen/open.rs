@@ -46,7 +46,8 @@ pub(in crate::engine) fn open_all(
 }
 
 /// Puts `view` in force. A socket that listens where the new rules want one goes on; what else they want is
-/// opened first, and then what they do not want is closed. All or nothing: when a port that must be opened cannot
+/// opened first, and then what they do not want is closed. Where an old socket is in the way of a new one, as one on
+/// all addresses is of one on one of them, it is closed before. All or nothing: when a port that must be opened cannot
 /// be, everything is as it was.
 ///
 /// # Errors
@@ -103,6 +104,8 @@ struct PortOpening<'a> {
     opened: Vec<ListenerId>,
     /// Sockets that go on for another rule.
     moved: Vec<(ListenerId, RuleId)>,
+    /// Where sockets of the rules before were closed that were in the way.
+    set_aside: Vec<(Pif, RuleId, u16)>,
     /// How many ports a specification of weak rules may still open.
     shares: HashMap<Specification, usize>,
 }
@@ -130,8 +133,8 @@ impl<'a> PortOpening<'a> {
         bypass: Option<&'a mut BypassParts>,
         kept: HashMap<Address, ListenerId>,
     ) -> Self {
-        let (opened, moved, shares) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { core, bypass, kept, opened, moved, shares }
+        let (opened, moved, set_aside) = (Vec::new(), Vec::new(), Vec::new());
+        Self { core, bypass, kept, opened, moved, set_aside, shares: HashMap::new() }
     }
 }
 
@@ -167,13 +170,54 @@ impl PortOpening<'_> {
         self.share_out(tables);
         for (pif, table) in tables {
             if let Err(error) = self.open_table(*pif, table) {
-                for id in self.opened {
-                    self.core.listeners.close(id);
-                }
+                self.undo();
                 return Err(error);
             }
         }
         Ok(self.moved)
+    }
+
+    /// Has everything be as it was.
+    fn undo(mut self) {
+        for id in self.opened.drain(..) {
+            self.core.listeners.close(id);
+        }
+        for (pif, id, port) in self.set_aside {
+            let Some(rule) = self.core.net.rules(pif).get(id).copied() else { continue };
+            let opened = open_port(self.core, self.bypass.as_deref_mut(), (pif, id, &rule), port);
+            if let Err(errno) = opened {
+                let (place, why) = (place(pif, &rule, port), errno_text(errno));
+                log::error!("{place} is not forwarded any more, another program has it: {why}");
+            }
+        }
+    }
+
+    /// Opens one port of a rule. Sockets that are in the way and are of rules that go away are closed.
+    fn open_port(
+        &mut self,
+        (pif, id, rule): (Pif, RuleId, &Rule),
+        port: u16,
+    ) -> Result<ListenerId, Errno> {
+        let opened = open_port(self.core, self.bypass.as_deref_mut(), (pif, id, rule), port);
+        if opened != Err(Errno::ADDRINUSE) || !self.make_way(pif, rule, port) {
+            return opened;
+        }
+        open_port(self.core, self.bypass.as_deref_mut(), (pif, id, rule), port)
+    }
+
+    /// Closes what the rules before have where `rule` wants a port: rules that stay do not contend with it. False if
+    /// there is nothing.
+    fn make_way(&mut self, pif: Pif, rule: &Rule, port: u16) -> bool {
+        let wanted = Rule { first: port, last: port, ..*rule };
+        let before = self.set_aside.len();
+        for (id, other) in self.core.net.rules(pif).iter().filter(|(_, one)| one.overlaps(&wanted))
+        {
+            if let Some(listener) = self.kept.remove(&Address::of(pif, other, port)) {
+                self.core.listeners.close(listener);
+                self.set_aside.push((pif, id, port));
+            }
+        }
+        self.set_aside.len() > before
     }
 
     fn open_table(&mut self, pif: Pif, table: &RuleTable) -> Result<(), ListenError> {
@@ -213,7 +257,7 @@ impl PortOpening<'_> {
                 outcome.denied += left;
                 break;
             }
-            match open_port(self.core, self.bypass.as_deref_mut(), (pif, id, rule), port) {
+            match self.open_port((pif, id, rule), port) {
                 Ok(listener) => {
                     self.opened.push(listener);
                     outcome.bound += 1;

@@ -58,7 +58,7 @@ fn one(
     let id = match find_or_open(core, bypass, (pif, &rule), &waiting, port) {
         Ok(id) => id,
         Err(reason) => {
-            core.outbox.drops.count(reason);
+            core.refuse(reason);
             let fd = core.listeners.get(listener_id)?.socket.as_fd();
             let _ = datagram::drop_one(fd);
             return Some(Served::More);

@@ -36,7 +36,8 @@ pub(super) struct Description {
     pub(crate) queue: Vec<u8>,
 }
 
-/// A connection as the guest knows it.
+/// A connection as the guest knows it. It is one also where its socket is over: the guest hears of that at the target,
+/// where the socket is missing.
 ///
 /// # Errors
 /// Why it cannot be told.
@@ -46,8 +47,9 @@ pub(super) fn record(
     conn: &Conn,
 ) -> Result<Record, Undescribed> {
     let info = repair::info(socket)?;
-    let stage = TcpStage::from_number(info.state).ok_or(Undescribed::State(info.state))?;
-    let image = conn.image(stage.has_peers_end()).ok_or(Undescribed::Guest)?;
+    let stage = TcpStage::from_number(info.state);
+    let peer_ended = stage.is_some_and(TcpStage::has_peers_end);
+    let image = conn.image(peer_ended).ok_or(Undescribed::Guest)?;
     let mut sides = *sides;
     // Which address is ours the kernel has chosen.
     let ours = socket::local_address(socket)?;

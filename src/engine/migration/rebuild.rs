@@ -9,7 +9,7 @@ use rustix::net::{self as rnet, sockopt};
 use crate::engine::core::Core;
 use crate::flow::migration::{Record, SocketRecord, TcpStage};
 use crate::flow::side::{Pif, Side};
-use crate::sys::repair::{self, NegotiatedOption, Queue};
+use crate::sys::repair::{self, NegotiatedOption, Queue, Room};
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
 
@@ -54,10 +54,17 @@ impl Coming {
         self.receive_queue = record.receive_queue;
         self.whole = false;
         let Some(socket) = &self.socket else { return };
-        let Some(host) = self.record.as_ref().and_then(host) else { return };
+        let Some(of_guest) = &self.record else { return };
+        let Some(host) = host(of_guest) else { return };
         let scope_id = core.net.network.scope_id();
         let (ours, peer) = (host.ours.with_scope(scope_id), host.endpoint.with_scope(scope_id));
         let begun = begin(socket.as_fd(), ours, peer, record);
+        let room = Room {
+            receive: record.receive_queue.max(record.window.receive),
+            send: record.send_queue,
+            send_buffer: of_guest.send_buffer,
+        };
+        repair::make_room(socket.as_fd(), room);
         self.note("begin", begun);
     }
 
@@ -134,6 +141,7 @@ fn begin(
     }
     repair::set_sequence(socket, Queue::Send, record.send_seq.0)?;
     repair::set_sequence(socket, Queue::Receive, record.receive_seq.0)?;
+    repair::expect_mss(socket, record.mss)?;
     rnet::connect(socket, &peer)?;
     repair::set_option(socket, NegotiatedOption::Mss(record.mss))?;
     if has(SocketRecord::SCALES) {
@@ -145,7 +153,6 @@ fn begin(
     if has(SocketRecord::TIMESTAMPS) {
         repair::set_option(socket, NegotiatedOption::Timestamps)?;
     }
-    repair::make_room(socket, record.receive_queue, record.send_queue);
     Ok(())
 }
 

@@ -67,7 +67,7 @@ fn add(
     sides: [Side; 2],
     state: TcpState,
 ) -> Result<FlowId, DropReason> {
-    let state = FlowState::new(socket, core.net.epoch(), FlowKind::Tcp(state));
+    let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Tcp(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
     log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
     core.flows.mark_ready(id);

@@ -46,7 +46,7 @@ pub(in crate::engine) fn take_over(
     if ends || !unsent.is_empty() {
         state.backlog = Some(Box::new(Backlog::new(unsent, ends)));
     }
-    let state = FlowState::new(socket, core.net.epoch(), FlowKind::Tcp(state));
+    let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Tcp(state));
     match core.flows.add(record.sides, L4Protocol::Tcp, state, EVENTS) {
         Ok(id) => {
             let [first, second] = record.sides;

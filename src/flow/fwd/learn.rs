@@ -51,6 +51,11 @@ pub(crate) fn reconsider(net: &Network, learned: &mut Learned, now: Timestamp) -
     })
 }
 
+/// What was to be asked for `address` has found no room on the link. What is to be done about it.
+pub(crate) fn question_lost(learned: &mut Learned, address: IpAddr, now: Timestamp) -> Step {
+    learned.tenures[Place::of(address) as usize].on_question_lost(now)
+}
+
 /// The guest was given `address` by DHCPv6, and is expected to use it soon.
 pub(crate) fn assign(learned: &mut Learned, address: Ipv6Addr) {
     if learned.v6 != Some(address) {

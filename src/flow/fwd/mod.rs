@@ -35,14 +35,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use arrayvec::ArrayVec;
 
-pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, reconsider};
+pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, question_lost, reconsider};
 pub use places::{Places, Prefix, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
 pub use policy_text::egress_rule;
 pub use rule::{InterfaceName, ListenAddr, Rule};
 pub(crate) use special::{is_many, is_one_host};
-pub use table::{MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
+pub use table::{Enabled, MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
 pub(crate) use to_guest::{GuestSide, source_for_guest, source_in_group, to_guest};
 pub(crate) use to_host::{HostSide, group_on_host, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
@@ -306,6 +306,7 @@ pub(crate) mod example {
                 gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 fixed: false,
                 dns: ArrayVec::new(),
+                routes: None,
             }),
             v6: Some(Ipv6Net {
                 addr: Some(v6("2001:db8::2")),

@@ -160,6 +160,11 @@ impl Rule {
         usize::from(self.last.saturating_sub(self.first)) + 1
     }
 
+    /// Whether both say the same, whichever specification either is part of.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Self { group: other.group, ..*self } == *other
+    }
+
     /// Whether both rules would contend for a port.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let same_interface = match (self.interface, other.interface) {

@@ -72,6 +72,36 @@ fn other_family(from: IpAddr, to: IpAddr) -> String {
     format!("Forward from {} ({from}) to {} ({to}) unsupported", family(from), family(to))
 }
 
+/// What rules may use: the families and protocols that are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enabled {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+}
+
+impl Enabled {
+    fn has(self, proto: Proto) -> bool {
+        match proto {
+            Proto::Tcp => self.tcp,
+            Proto::Udp => self.udp,
+            Proto::Icmp => false,
+        }
+    }
+}
+
+impl From<&Network> for Enabled {
+    fn from(net: &Network) -> Self {
+        let (v4, v6) = (net.v4.is_some(), net.v6.is_some());
+        Self { v4, v6, tcp: net.services.tcp, udp: net.services.udp }
+    }
+}
+
 /// What came of binding the sockets of one rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -87,6 +117,13 @@ pub struct Outcome {
 /// gets the same name in that table, nor in one that replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(u64);
+
+impl RuleId {
+    /// As a number, for operators.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// The forwarding rules of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,11 +148,11 @@ impl RuleTable {
     ///
     /// # Errors
     /// The first thing wrong with it; the table is unchanged.
-    pub fn add(&mut self, rule: Rule, net: &Network) -> Result<RuleId, RuleError> {
+    pub fn add(&mut self, rule: Rule, enabled: impl Into<Enabled>) -> Result<RuleId, RuleError> {
         check_ports(&rule)?;
         check_target(&rule, self.to_host)?;
-        check_enabled(&rule, net)?;
-        if let Some(other) = self.rules.iter().find(|other| other.overlaps(&rule)) {
+        check_enabled(&rule, enabled.into())?;
+        if let Some(other) = self.contender(&rule) {
             return Err(RuleError::Conflict(Box::new([rule, *other])));
         }
         if self.rules.len() >= MAX_RULES {
@@ -125,16 +162,35 @@ impl RuleTable {
         if sockets > MAX_LISTENING_SOCKETS {
             return Err(RuleError::TooManySockets);
         }
-        self.sockets = sockets;
         let id = RuleId(self.next_id);
-        self.next_id += 1;
-        self.rules.push(rule);
-        self.ids.push(id);
+        self.take_over(rule);
         Ok(id)
     }
 
+    /// The first rule that contends with `rule` for a port.
+    pub(crate) fn contender(&self, rule: &Rule) -> Option<&Rule> {
+        self.rules.iter().find(|other| other.overlaps(rule))
+    }
+
+    /// The name of the rule that is the same as `rule`, whichever specification either is part of.
+    pub(crate) fn find(&self, rule: &Rule) -> Option<RuleId> {
+        self.iter().find(|(_, other)| other.is_same(rule)).map(|(id, _)| id)
+    }
+
+    /// A table without rules, for the same way.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { to_host: self.to_host, ..Self::default() }
+    }
+
+    /// Adds a rule as it is, which somebody else has checked.
+    pub(crate) fn take_over(&mut self, rule: Rule) {
+        self.sockets = self.sockets.saturating_add(rule.sockets());
+        self.ids.push(RuleId(self.next_id));
+        self.next_id += 1;
+        self.rules.push(rule);
+    }
+
     /// Removes a rule; the others keep their names.
-    #[cfg(test)]
     pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
         let index = self.ids.iter().position(|&other| other == id)?;
         self.ids.remove(index);
@@ -248,15 +304,15 @@ fn check_target(rule: &Rule, to_host: bool) -> Result<(), RuleError> {
     }
 }
 
-fn check_enabled(rule: &Rule, net: &Network) -> Result<(), RuleError> {
-    match (rule.listen, net.v4.is_some(), net.v6.is_some()) {
+fn check_enabled(rule: &Rule, enabled: Enabled) -> Result<(), RuleError> {
+    match (rule.listen, enabled.v4, enabled.v6) {
         (ListenAddr::Dual, false, _) => return Err(RuleError::DualStackDisabled("IPv4")),
         (ListenAddr::Dual, _, false) => return Err(RuleError::DualStackDisabled("IPv6")),
         (ListenAddr::V4(_), false, _) => return Err(RuleError::FamilyDisabled("IPv4")),
         (ListenAddr::V6(_), _, false) => return Err(RuleError::FamilyDisabled("IPv6")),
         _ => {}
     }
-    if !rule.proto.enabled(&net.services) {
+    if !enabled.has(rule.proto) {
         return Err(RuleError::ProtocolDisabled(rule.proto));
     }
     Ok(())

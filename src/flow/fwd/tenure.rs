@@ -113,6 +113,15 @@ impl Tenure {
         Step { ask: Some(current), again: Some(now + PATIENCE), ..Step::default() }
     }
 
+    /// The question that was to be asked has found no room on the link: it is still to be asked.
+    pub(crate) fn on_question_lost(&mut self, now: Timestamp) -> Step {
+        if self.asked.take().is_none() {
+            self.later = (self.later + 1).min(LATER_QUESTIONS);
+        }
+        self.next = now + PATIENCE;
+        Step { again: Some(self.next), ..Step::default() }
+    }
+
     /// Asks for the assigned address, which does not answer yet.
     fn ask_later(&mut self, assigned: Option<IpAddr>, now: Timestamp) -> Step {
         let Some(assigned) = assigned.filter(|_| self.later > 0) else { return Step::default() };
@@ -140,6 +149,8 @@ mod tests {
         questions: usize,
         /// Addresses that answer.
         answering: Vec<IpAddr>,
+        /// Questions reach nobody.
+        without_room: bool,
     }
 
     impl World {
@@ -152,12 +163,17 @@ mod tests {
                 timer: None,
                 questions: 0,
                 answering: answering.iter().map(|address| ip(address)).collect(),
+                without_room: false,
             }
         }
 
         fn take(&mut self, step: Step) {
             self.current = step.lead_to.or(self.current);
             self.timer = [self.timer, step.again].into_iter().flatten().min();
+            if step.ask.is_some() && self.without_room {
+                let step = self.tenure.on_question_lost(self.now);
+                return self.take(step);
+            }
             if let Some(asked) = step.ask {
                 self.questions += 1;
                 if self.answering.contains(&asked) {
@@ -242,6 +258,24 @@ mod tests {
         world.answering.clear();
         world.speak(ALIAS).pass(900).leads_to(OURS);
         world.pass(200).leads_to(ALIAS);
+    }
+
+    #[test]
+    fn who_was_not_asked_for_want_of_room_is_asked_when_there_is_some() {
+        let mut world = World::new(OURS, &[OURS]);
+        world.without_room = true;
+        world.speak(OURS).speak(ALIAS).pass(2000).leads_to(OURS);
+        world.without_room = false;
+        world.pass(200).leads_to(OURS);
+        assert_eq!(world.questions, 1);
+
+        let mut silent = World::new(OURS, &[]);
+        silent.speak(OURS).speak(ALIAS).pass(100).leads_to(ALIAS);
+        silent.without_room = true;
+        silent.pass(10_000);
+        silent.without_room = false;
+        silent.pass(10_000);
+        assert_eq!(silent.questions, 1 + usize::from(LATER_QUESTIONS));
     }
 
     #[test]

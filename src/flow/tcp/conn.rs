@@ -165,6 +165,22 @@ impl Conn {
         }
     }
 
+    /// Where the connection stands, in one word for the operator.
+    pub(crate) fn stage(&self) -> &'static str {
+        match self.state {
+            State::Connecting => "connecting",
+            State::SynAckSent | State::SynSent => "handshake",
+            State::Established if self.recv.fin || self.send.is_ended() => "half-closed",
+            State::Established => "established",
+            State::Closing { .. } | State::Closed => "closing",
+        }
+    }
+
+    /// When the guest or the socket last gave a sign of life.
+    pub(crate) fn active_at(&self) -> Timestamp {
+        self.active_at
+    }
+
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
     pub fn abort(&mut self) {
         if !self.is_over() {

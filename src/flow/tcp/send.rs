@@ -243,6 +243,8 @@ impl Send {
         self.una = ack;
         self.nxt = self.nxt.max(ack);
         self.duplicates = 0;
+        // Without a peek offset, the end of the stream shows only once that is at the head of the queue.
+        self.readable |= self.closing && !self.ended;
         // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
         self.recovering &= ack.before(self.recover);
         self.again = self.recovering;

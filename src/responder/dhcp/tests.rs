@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use super::*;
-use crate::flow::network::ExtraOption;
+use crate::flow::network::{ExtraOption, Ipv4Route};
 use crate::responder::testing::*;
 
 /// The options of an answer to a client without option 55, up to the message type.
@@ -284,6 +284,31 @@ fn rfc3442_who_gets_routes_keeps_its_default_route() {
     assert_eq!(option(&net, 121), Some([&route[..], &default].concat()));
     v4(&mut net).gateway = Some(Ipv4Addr::new(203, 0, 113, 1));
     assert_eq!(option(&net, 121), Some([&on_link[..], &route, &default].concat()));
+}
+
+#[test]
+fn rfc3442_without_a_default_route_there_is_no_router_but_what_is_reached() {
+    let mut net = network();
+    let gateway = Ipv4Addr::new(169, 254, 2, 2);
+    v4(&mut net).gateway = Some(gateway);
+    let routes = [(Ipv4Addr::new(198, 51, 100, 0), 22, Ipv4Addr::new(192, 0, 2, 9))];
+    let routes = routes.into_iter().chain([(Ipv4Addr::new(10, 0, 0, 0), 8, gateway)]);
+    let routes = routes.map(|(destination, prefix_len, gateway)| Ipv4Route {
+        destination,
+        prefix_len,
+        gateway,
+    });
+    v4(&mut net).routes = Some(routes.collect());
+    let on_link = hex("20 a9fe0202 00000000");
+    let expected = [&on_link[..], &hex("16 c63364 c0000209 08 0a a9fe0202")].concat();
+    assert_eq!(option(&net, 121), Some(expected));
+    assert_eq!(option(&net, 3), None);
+    assert_eq!(option(&net, 6), Some(DNS_V4.octets().to_vec()));
+    let set = hex("18 c63364 c0000209");
+    let mut net = with_extra(net, &[(121, &set)], None);
+    assert_eq!(option(&net, 121), Some([&on_link[..], &set].concat()), "the operator's instead");
+    v4(&mut net).routes = Some(Vec::new());
+    assert_eq!(option(&net, 121), Some([&on_link[..], &set].concat()));
 }
 
 #[test]

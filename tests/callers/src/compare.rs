@@ -104,14 +104,15 @@ fn play_all(task: &Task, jobs: &[(&'static Row, Job)]) -> Vec<Verdict> {
 /// Plays one job in a world of its own.
 fn play(task: &Task, row: &Row, job: Job) -> Result<Verdict, String> {
     let ours = || task.program.as_path();
-    let (program, whose): (&Path, _) = match job {
-        Job::Ours => (ours(), "ours"),
-        Job::Reference => (task.reference.as_deref().unwrap_or_else(ours), "ours"),
-        Job::Recorded => (task.reference.as_deref().unwrap_or_else(ours), "reference"),
+    let reference = task.reference.as_deref().unwrap_or_else(ours);
+    let (programs, whose): ([&Path; 2], _) = match job {
+        Job::Ours => ([ours(), reference], "ours"),
+        Job::Reference => ([reference, ours()], "ours"),
+        Job::Recorded => ([reference, ours()], "reference"),
     };
     let text = |error: std::io::Error| error.to_string();
     let mut command =
-        world::command(program, &task.cache, &["play", row.id, whose]).map_err(text)?;
+        world::command(programs, &task.cache, &["play", row.id, whose]).map_err(text)?;
     let output = limited(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let (rest, verdict) = output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
     Ok(match verdict {

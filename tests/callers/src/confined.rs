@@ -46,6 +46,21 @@ pub const ROWS: &[Row] = &[
         "passt -s /tmp/passt.sock -P /tmp/passt.pid -l /tmp/passt.log -p /tmp/passt.pcap -t 8080 -u 5353",
         SOCKET,
     ),
+    row(
+        "confined-passt-configured",
+        "passt -s /tmp/passt.sock -P /tmp/passt.pid -c /tmp/passt.conf -t 8080",
+        &[
+            Returns(0),
+            PidFile("/tmp/passt.pid"),
+            Does("pesto -t 8081,8082 -u 5353 /tmp/passt.conf", ""),
+            Tcp("192.0.2.2:8082"),
+            TcpRefused("192.0.2.2:8080"),
+            Served("/tmp/passt.sock"),
+            Term,
+            NothingRuns,
+            Granted("passt"),
+        ],
+    ),
     row("confined-passt-foreground", "passt -f -s /tmp/passt.sock -P /tmp/passt.pid", FOREGROUND),
     row("confined-passt-reserved", "passt -f -s /tmp/passt.sock -P /tmp/passt.pid", FOREGROUND)
         .after(&[Unheard, Traced, Script(RESERVED)]),

@@ -3,7 +3,7 @@
 
 use crate::row::Before::{
     Child, Closed, Copied, Descriptor, Descriptors, EarlyQuestion, InMemory, Leak, NotifySocket,
-    Root, Script, Unheard,
+    Root, Script, SocketTaken, Unheard,
 };
 use crate::row::Caller::{Engine, Root as AsRoot};
 use crate::row::Clause::*;
@@ -392,6 +392,78 @@ pub const ROWS: &[Row] = &[
     )
     .by(Engine)
     .after(&[Script(NETNS)]),
+    Row::new(
+        "podman-bridge-pesto",
+        "pasta --config-net --pid /tmp/p -c /tmp/pasta.sock -t none -u none -T none -U none --quiet {child}",
+        &[
+            Returns(0),
+            Silent,
+            PidFile("/tmp/p"),
+            Exists("/tmp/pasta.sock"),
+            Does("pesto --add -t 0.0.0.0/8088 -t [::]/8088 -u 0.0.0.0/8088 /tmp/pasta.sock", ""),
+            TcpSoon("192.0.2.2:8088"),
+            TcpSoon("[2001:db8:2::2]:8088"),
+            Udp("0.0.0.0:8088"),
+            Does("pesto --add -t 192.0.2.2/8090-8091:192.0.2.77/80-81 /tmp/pasta.sock", ""),
+            TcpSoon("192.0.2.2:8091"),
+            Fails("pesto --add -t 0.0.0.0/8088 /tmp/pasta.sock", "Forwarding configuration conflict"),
+            Does("pesto --delete -t 0.0.0.0/8088 -t [::]/8088 /tmp/pasta.sock", ""),
+            TcpRefusedSoon("192.0.2.2:8088"),
+            TcpSoon("192.0.2.2:8091"),
+            Does("pesto /tmp/pasta.sock", "UDP [0.0.0.0]:8088  =>  8088"),
+            Term,
+        ],
+    )
+    .after(&[Child]),
+    // Podman finds it by itself, and it may be from another package.
+    Row::new(
+        "podman-bridge-other-pesto",
+        "pasta --config-net --pid /tmp/p -c /tmp/pasta.sock -t none -u none -T none -U none --quiet {child}",
+        &[
+            Returns(0),
+            Silent,
+            Does("other-pesto --add -t 0.0.0.0/8088 -T 9 -u 53535:53 /tmp/pasta.sock", ""),
+            TcpSoon("192.0.2.2:8088"),
+            Does("other-pesto /tmp/pasta.sock", "  SPLICE\n    TCP [*]%lo:9  =>  9 \n"),
+            Fails("other-pesto -D -t 8089 /tmp/pasta.sock", "Couldn't find forwarding rule to delete"),
+            Does("other-pesto -t auto -T none /tmp/pasta.sock", ""),
+            TcpRefusedSoon("192.0.2.2:8088"),
+            Does("pesto /tmp/pasta.sock", "(auto-scan)\n  SPLICE\n"),
+            Does("pesto -C HOST /tmp/pasta.sock", ""),
+            Does("pesto /tmp/pasta.sock", "  HOST\n  SPLICE\n"),
+            Term,
+        ],
+    )
+    .after(&[Child]),
+    Row::new(
+        "passt-other-pesto",
+        "passt -q -s /tmp/s -c /tmp/c -t 8080",
+        &[
+            Returns(0),
+            Served("/tmp/s"),
+            Does("other-pesto -A -t 8081:80 -u 8082 /tmp/c", ""),
+            TcpSoon("192.0.2.2:8081"),
+            Tcp("192.0.2.2:8080"),
+            Fails("other-pesto -T 80 /tmp/c", "Can't use -T, no outbound interface"),
+            Does("other-pesto -D -t 8080 /tmp/c", ""),
+            TcpRefusedSoon("192.0.2.2:8080"),
+            Does("pesto /tmp/c", "  HOST\n    TCP [*]:8081  =>  80 \n    UDP [*]:8082  =>  8082 \n"),
+            Served("/tmp/s"),
+            Term,
+        ],
+    ),
+    Row::new(
+        "conf-path-of-no-start",
+        "passt -q -s /tmp/s -c /tmp/c -t 192.0.2.77/8081",
+        &[Returns(1), Absent("/tmp/s"), Absent("/tmp/c")],
+    )
+    .ours(),
+    Row::new(
+        "conf-path-taken",
+        "passt -q -s /tmp/s -c /tmp/taken",
+        &[Returns(1), Says("Socket path /tmp/taken already in use")],
+    )
+    .after(&[SocketTaken("/tmp/taken")]),
     Row::new(
         "podman-debug",
         "pasta --config-net --debug --dns-forward 169.254.1.1 -t none -u none -T none -U none --no-map-gw \

@@ -270,6 +270,8 @@ impl Player {
             Clause::Granted(program) => granted(program, None),
             Clause::GrantedFrom(program, suite) => granted(program, Some(suite)),
             Clause::Inside(command, words) => self.inside(command, words),
+            Clause::Does(line, words) => self.runs(line, (0, words)),
+            Clause::Fails(line, words) => self.runs(line, (1, words)),
             Clause::DropsLeak => self.drops_leak(),
             Clause::PidFile(path) => self.pid_file(path),
             Clause::PidFileSoon(path) => await_some("the PID file", || self.pid_file(path).ok())
@@ -307,6 +309,13 @@ impl Player {
             Clause::Tcp(address) => ensure(accepted(address)?, || "only by itself".into()),
             Clause::TcpRefused(address) => {
                 ensure(!accepted(address).unwrap_or(false), || "it is accepted".into())
+            }
+            Clause::TcpSoon(address) => {
+                await_some("a connection", || accepted(address).ok().filter(|real| *real)).map(drop)
+            }
+            Clause::TcpRefusedSoon(address) => {
+                let refused = || (!accepted(address).unwrap_or(false)).then_some(());
+                await_some("a refusal", refused)
             }
             Clause::Udp(address) => {
                 ensure(UdpSocket::bind(address).is_err(), || "nobody has it".into())
@@ -437,6 +446,18 @@ impl Player {
     }
 
     /// Runs a command where the guest is, without any waiting.
+    /// Runs a command as the caller, which ends with this status and says so.
+    fn runs(&self, line: &str, (status, expected): (i32, &str)) -> Outcome {
+        let mut words = self.prefix();
+        words.extend(line.split(' ').map(str::to_owned));
+        let output = command(&words).output().map_err(text)?;
+        let said = if status == 0 { output.stdout } else { output.stderr };
+        let said = String::from_utf8_lossy(&said);
+        ensure(output.status.code() == Some(status) && said.contains(expected), || {
+            format!("{line:?} ended with {} and said {said:?}", output.status)
+        })
+    }
+
     fn inside(&self, line: &str, expected: &str) -> Outcome {
         let mut words = self.prefix();
         let target = self.words.iter().position(|word| word == "--netns");

@@ -328,14 +328,6 @@ pub const ROWS: &[Row] = &[
     pasta!("pid-too-large", "99999999999", "Invalid PID 99999999999"),
     pasta!("netns-missing", "--netns /tmp/no-such-namespace", "Couldn't open network namespace /tmp/no-such-namespace"),
     pasta!("netns-name-missing", "--netns no-such-name", "Couldn't open network namespace /run/netns/no-such-name"),
-    // What is not there yet
-    Row::new(
-        "podman-bridge-pesto",
-        "pasta --config-net --pid /tmp/p -c /tmp/pasta.sock --quiet {child}",
-        refusal!(Says("--conf-path is not supported yet"), Absent("/tmp/pasta.sock")),
-    )
-    .after(&[Child])
-    .reference(&[Returns(0), Silent, PidFile("/tmp/p"), Exists("/tmp/pasta.sock")]),
     // The command line itself
     Row::new(
         "unknown-option",

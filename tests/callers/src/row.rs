@@ -87,6 +87,15 @@ pub enum Clause {
     ServedSoon(&'static str),
     /// A TCP connection to this address is accepted.
     Tcp(&'static str),
+    /// A TCP connection to this address is accepted, soon.
+    TcpSoon(&'static str),
+    /// The same is refused, soon.
+    TcpRefusedSoon(&'static str),
+    /// The command, run by the caller, succeeds; it prints the text. `pesto` is the program's, `other-pesto` that of the
+    /// other side, if there is one.
+    Does(&'static str, &'static str),
+    /// The command, run by the caller, fails with status 1, and its error contains the text.
+    Fails(&'static str, &'static str),
     /// A TCP connection to this address is refused.
     TcpRefused(&'static str),
     /// The UDP address is in use.

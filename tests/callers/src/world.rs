@@ -15,11 +15,11 @@ pub const USER: u32 = 65534;
 /// Where the program lies, under both names. It is also where callers look for it.
 pub const BIN: &str = "/run/bin";
 
-/// Makes file systems and the network; the arguments are the program, the cache in which the
-/// reference's libraries are, and this program with the arguments to go on with.
+/// Makes file systems and the network; the arguments are the program, the one that it is compared with, the cache in
+/// which the reference's libraries are, and this program with the arguments to go on with.
 const SCRIPT: &str = r#"set -eu
-program=$1 cache=$2
-shift 2
+program=$1 other=$2 cache=$3
+shift 3
 resolv=$(readlink -f /etc/resolv.conf)
 mount -t tmpfs -o mode=755 tmpfs /run/
 mkdir -p /run/bin /run/guests /run/netns "$(dirname "$resolv")"
@@ -38,6 +38,9 @@ if [ -e "$program.avx2" ]; then
     appear "$program.avx2" /run/bin/passt.avx2
     ln -s passt.avx2 /run/bin/pasta.avx2
 fi
+# Rows that want them fail without.
+[ ! -e "${program%/*}/pesto" ] || appear "${program%/*}/pesto" /run/bin/pesto
+[ ! -e "${other%/*}/pesto" ] || appear "${other%/*}/pesto" /run/bin/other-pesto
 appear "$1" /run/world/callers
 printf 'nameserver 198.51.100.53\nnameserver 2001:db8:1::53\nsearch example.test\n' >/run/world/resolv.conf
 mount --bind /run/world/resolv.conf "$resolv"
@@ -73,15 +76,20 @@ pub fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }
 
-/// The command that plays one row in a world of its own: `play` with these arguments.
-pub fn command(program: &Path, cache: &Path, arguments: &[&str]) -> std::io::Result<Command> {
+/// The command that plays one row in a world of its own: `play` with these arguments. The `other` program is the one that
+/// `program` is compared with.
+pub fn command(
+    [program, other]: [&Path; 2],
+    cache: &Path,
+    arguments: &[&str],
+) -> std::io::Result<Command> {
     let root = is_root();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"]);
     if !root {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["--", "sh", "-c", SCRIPT, "sh"]).arg(program).arg(cache);
+    command.args(["--", "sh", "-c", SCRIPT, "sh"]).args([program, other, cache]);
     command.arg(std::env::current_exe()?).args(arguments);
     command.env("CALLERS_ROOT", if root { "1" } else { "" }).stdin(Stdio::null());
     Ok(command)

@@ -7,7 +7,6 @@
 //! | listening | has closed its own half, and reads what the server has to say, step by step |
 //! | talking | the server has closed its half, and is told more and more |
 
-use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier};
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::pattern::Pattern;
-use crate::tcp::{PATIENCE, verdict};
+use crate::tcp::{Failure, PATIENCE, verdict};
 
 /// Bytes of a message, and of each step of a slow stream.
 pub const MESSAGE: usize = 4096;
@@ -30,20 +29,27 @@ const STACK: usize = 128 * 1024;
 /// Failures that are told one by one.
 const MENTIONED: usize = 4;
 
-type Failure = Box<dyn Error + Send + Sync>;
+/// The kinds, in turn: what the server is asked for, and what is done then.
+const KINDS: [(&str, Request, Kind); 4] = [
+    ("idle", |_, _| "echo".to_owned(), idle),
+    ("busy", |_, _| "echo".to_owned(), busy),
+    ("listening", |bytes, seed| format!("drip {bytes} {seed}"), listen),
+    ("talking", |bytes, seed| format!("late {bytes} {seed}"), talk),
+];
 
-/// Holds `count` connections, to each address in turn, for `time`. Prints `open` when all are there; says how long the
-/// longest message took.
+type Request = fn(u64, u64) -> String;
+
+/// Lives on a connection for a time; returns for how long at most nothing arrived that was due.
+type Kind = fn(&TcpStream, u64, Duration) -> Result<Duration, Failure>;
+
+/// Holds `count` connections, to each address in turn, for `time`. Prints `open` when all are there; says for each kind
+/// for how long at most one of it stood still.
 pub fn carry(time: Duration, count: usize, to: &[SocketAddr]) -> Outcome {
     let all_open = Arc::new(Barrier::new(count + 1));
     let mut threads = Vec::with_capacity(count);
     for (number, &address) in to.iter().cycle().take(count).enumerate() {
-        let (request, live): (String, Kind) = match number % 4 {
-            0 => ("echo".to_owned(), idle),
-            1 => ("echo".to_owned(), busy),
-            2 => (format!("drip {} {number}", bytes(time)), listen),
-            _ => (format!("late {} {number}", bytes(time)), talk),
-        };
+        let (_, request, live) = KINDS[number / to.len() % KINDS.len()];
+        let request = request(bytes(time), number as u64);
         let stream = open(address, &request).map_err(|error| format!("{number}: {error}"))?;
         let all_open = Arc::clone(&all_open);
         let task = move || {
@@ -55,24 +61,25 @@ pub fn carry(time: Duration, count: usize, to: &[SocketAddr]) -> Outcome {
     println!("open");
     io::stdout().flush()?;
     all_open.wait();
-    let mut longest = Duration::ZERO;
+    let mut longest = [Duration::ZERO; KINDS.len()];
     let mut failures = Vec::new();
     for (number, thread) in threads {
+        let longest = &mut longest[number / to.len() % KINDS.len()];
         match thread.join().map_err(|_| "a thread panicked")? {
-            Ok(took) => longest = longest.max(took),
+            Ok(stood) => *longest = stood.max(*longest),
             Err(error) => failures.push(format!("{number}: {error}")),
         }
     }
     if failures.is_empty() {
-        return Ok(format!("ok {count} connections, longest message {} ms", longest.as_millis()));
+        let kinds = KINDS.iter().zip(longest);
+        let stood: String =
+            kinds.map(|((name, ..), time)| format!(" {name} {}", time.as_millis())).collect();
+        return Ok(format!("ok {count} connections, stood still for (ms):{stood}"));
     }
     let count_failed = failures.len();
     failures.truncate(MENTIONED);
     Err(format!("{count_failed} of {count}: {}", failures.join("; ")).into())
 }
-
-/// Lives on a connection for a time; returns how long the longest message took, or nothing where there are none.
-type Kind = fn(&TcpStream, u64, Duration) -> Result<Duration, Failure>;
 
 fn open(to: SocketAddr, request: &str) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
@@ -93,8 +100,9 @@ fn bytes(time: Duration) -> u64 {
 
 fn idle(stream: &TcpStream, number: u64, time: Duration) -> Result<Duration, Failure> {
     thread::sleep(time);
+    let sent = Instant::now();
     exchange(stream, &mut Pattern::new(number))?;
-    Ok(Duration::ZERO)
+    Ok(sent.elapsed())
 }
 
 fn busy(stream: &TcpStream, number: u64, time: Duration) -> Result<Duration, Failure> {
@@ -121,15 +129,18 @@ fn listen(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duratio
     stream.shutdown(Shutdown::Write)?;
     let mut pattern = Pattern::new(number);
     let (mut wanted, mut found) = ([0; MESSAGE], [0; MESSAGE]);
+    let mut longest = Duration::ZERO;
     for _ in 0..steps(time) {
+        let asked = Instant::now();
         stream.read_exact(&mut found)?;
+        longest = longest.max(asked.elapsed());
         pattern.fill(&mut wanted);
         if found != wanted {
             return Err("wrong content was sent".into());
         }
     }
     match stream.read(&mut found)? {
-        0 => Ok(Duration::ZERO),
+        0 => Ok(longest),
         more => Err(format!("{more} bytes too many").into()),
     }
 }
@@ -144,8 +155,5 @@ fn talk(mut stream: &TcpStream, number: u64, time: Duration) -> Result<Duration,
         thread::sleep(STEP);
     }
     stream.shutdown(Shutdown::Write)?;
-    match verdict(server, number)?.as_str() {
-        "ok" => Ok(Duration::ZERO),
-        other => Err(format!("the server found: {other}").into()),
-    }
+    verdict(server, number)
 }

@@ -7,8 +7,8 @@
 //! | `get BYTES SEED`   | sends the pattern and closes |
 //! | `put BYTES SEED`   | reads to the end, answers `ok` or what was wrong |
 //! | `slow BYTES SEED`  | as `put`, reading 64 KiB at a time with pauses |
-//! | `late BYTES SEED`  | half-closes at once, then reads as `put`, keeps the verdict |
-//! | `verdict SEED`     | answers with a kept verdict |
+//! | `late BYTES SEED`  | half-closes at once, then reads as `put`, keeps the verdict and the longest pause in ms |
+//! | `verdict SEED`     | answers with a kept verdict, `ok PAUSE` or what was wrong |
 //! | `drip BYTES SEED`  | as `get`, in messages with pauses |
 //! | `echo`             | sends back what it reads |
 
@@ -17,7 +17,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::carry::{MESSAGE, STEP};
@@ -98,13 +98,20 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
         }
         ("late", &[bytes, seed]) => {
             stream.shutdown(Shutdown::Write)?;
-            verdicts.keep(seed, judge(&mut reader, bytes, seed, Duration::ZERO));
+            let mut reader = Paused { inner: reader, begun: false, longest: Duration::ZERO };
+            let verdict = judge(&mut reader, bytes, seed, Duration::ZERO);
+            let pause = format!("ok {}", reader.longest.as_millis());
+            verdicts.keep(seed, if verdict == "ok" { pause } else { verdict });
             Ok(())
         }
         ("verdict", &[seed]) => {
             writeln!(writer, "{}", verdicts.take(seed).as_deref().unwrap_or("none"))
         }
-        ("echo", &[]) => io::copy(&mut reader, &mut writer).map(drop),
+        ("echo", &[]) => {
+            // Whoever asks decides how long.
+            stream.set_read_timeout(None)?;
+            io::copy(&mut reader, &mut writer).map(drop)
+        }
         _ => Err(io::Error::new(ErrorKind::InvalidInput, format!("bad request: {line}"))),
     }
 }
@@ -134,6 +141,24 @@ fn judge(reader: &mut impl Read, bytes: u64, seed: u64, pause: Duration) -> Stri
         Ok(found) if found == bytes => "ok".to_owned(),
         Ok(found) => format!("{found} bytes instead of {bytes}"),
         Err(error) => error.to_string(),
+    }
+}
+
+/// A reader that knows how long it has waited, once something had come.
+struct Paused<R> {
+    inner: R,
+    begun: bool,
+    longest: Duration,
+}
+
+impl<R: Read> Read for Paused<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let asked = Instant::now();
+        let read = self.inner.read(buffer);
+        if std::mem::replace(&mut self.begun, true) {
+            self.longest = self.longest.max(asked.elapsed());
+        }
+        read
     }
 }
 

@@ -1,5 +1,6 @@
 //! The client's half of the TCP requests; `serve` describes the protocol.
 
+use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ pub const CHUNK: usize = 64 * 1024;
 /// counts as broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What went wrong, in any thread.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
 /// Moves `bytes` of a pattern as `command` says.
 pub fn transfer(command: &str, to: SocketAddr, bytes: u64, seed: u64) -> Outcome {
     let begin = Instant::now();
@@ -28,7 +32,7 @@ pub fn transfer(command: &str, to: SocketAddr, bytes: u64, seed: u64) -> Outcome
             expect(receive_pattern(&mut stream, seed, Duration::ZERO)?, 0)?;
             put(&stream, bytes, seed)?;
             expect(stream.read(&mut [0; 1])? as u64, 0)?;
-            expect_ok(&verdict(to, seed)?)?;
+            let _pause = verdict(to, seed).map_err(|failure| failure as Box<dyn Error>)?;
         }
         _ => {
             put(&stream, bytes, seed)?;
@@ -93,17 +97,19 @@ fn put(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// The verdict that the server keeps of the request `late` with `seed`.
+/// The verdict that the server keeps of the request `late` with `seed`: for how long at most nothing came.
 ///
 /// # Errors
-/// What the stream reports.
-pub fn verdict(to: SocketAddr, seed: u64) -> io::Result<String> {
+/// What the stream reports; what was wrong.
+pub fn verdict(to: SocketAddr, seed: u64) -> Result<Duration, Failure> {
     let mut stream = open(to)?;
     writeln!(stream, "verdict {seed}")?;
-    read_all(stream)
+    let verdict = read_all(stream)?;
+    let pause = verdict.strip_prefix("ok ").and_then(|pause| pause.parse().ok());
+    pause.map(Duration::from_millis).ok_or_else(|| format!("the server found: {verdict}").into())
 }
 
-fn echo_once(to: SocketAddr, turn: u64) -> Result<(), Box<dyn std::error::Error>> {
+fn echo_once(to: SocketAddr, turn: u64) -> Result<(), Box<dyn Error>> {
     let mut sent = [0; 16];
     Pattern::new(turn).fill(&mut sent);
     let mut stream = open(to)?;

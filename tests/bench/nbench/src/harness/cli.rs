@@ -23,6 +23,8 @@ usage: tests/bench/run [OPTION...]
   --quick                       one block, once, 1 s after 0.3 s: while changing things
   --pin none|split|packed       daemon on processor 1 and the rest on 0, or all on 1 (none)
   --output FOLDER               where results go (the cache's bench/latest)
+  --into FILE                   the tables also go between the marks of this Markdown file, and
+                                the plots beside it
   --list                        names the cells, with --cells only these, and ends
   --report FILE RESULTS...      writes the tables of results.json files between the marks of a
                                 Markdown file, and the plots beside it, and ends; of a cell that
@@ -53,6 +55,7 @@ struct Options {
     times: Times,
     pin: Pin,
     output: Option<PathBuf>,
+    into: Option<PathBuf>,
 }
 
 /// Which processors things run on.
@@ -94,7 +97,8 @@ pub fn run(words: &[String]) -> Result<()> {
     if let ["--report", file, results @ ..] = words.as_slice()
         && !results.is_empty()
     {
-        return report_into(Path::new(file), results);
+        let results: Vec<&Path> = results.iter().map(Path::new).collect();
+        return report_into(Path::new(file), &results);
     }
     let options = parse(&words)?;
     match options.action {
@@ -116,6 +120,7 @@ fn parse(words: &[&str]) -> Result<Options> {
         times: Times { seconds: 3.0, warmup: 1.0, starts: 50, minutes: 10.0 },
         pin: Pin::None,
         output: None,
+        into: None,
     };
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -133,6 +138,7 @@ fn parse(words: &[&str]) -> Result<Options> {
             "--warmup" => options.times.warmup = number(next()?)?,
             "--minutes" => options.times.minutes = number(next()?)?,
             "--output" => options.output = Some(PathBuf::from(next()?)),
+            "--into" => options.into = Some(PathBuf::from(next()?)),
             "--list" => options.action = Action::List,
             "--help" | "-h" => options.action = Action::Help,
             "--quick" => {
@@ -168,6 +174,10 @@ fn measure(options: &Options, command: String) -> Result<()> {
         None => PathBuf::from(variable("BENCH_OUTPUT")?),
     };
     fs::create_dir_all(folder.join("logs"))?;
+    if let Some(file) = &options.into {
+        // Before all is measured.
+        between_marks(file, "")?;
+    }
     let mut session = Session {
         command,
         all_targets: options.all_targets,
@@ -184,6 +194,9 @@ fn measure(options: &Options, command: String) -> Result<()> {
     let text = markdown::report(&results, "");
     fs::write(folder.join("results.md"), &text)?;
     write_plots(&results, &folder)?;
+    if let Some(file) = &options.into {
+        report_into(file, &[&folder.join("results.json")])?;
+    }
     println!("{text}\nresults are in {}", folder.display());
     Ok(())
 }
@@ -202,6 +215,7 @@ fn command_line(words: &[&str]) -> String {
     let before = std::iter::once(&"").chain(words);
     let told = before.zip(words).map(|(before, word)| match *before {
         "--output" => "FOLDER".to_owned(),
+        "--into" => "FILE".to_owned(),
         "--peers" => word.split(',').map(peer).collect::<Vec<_>>().join(","),
         _ => (*word).to_owned(),
     });
@@ -243,7 +257,7 @@ fn write_plots(results: &Results, folder: &Path) -> Result<()> {
 }
 
 /// Puts the tables of several runs into a Markdown file; its plots go into a folder beside it.
-fn report_into(file: &Path, results: &[&str]) -> Result<()> {
+fn report_into(file: &Path, results: &[&Path]) -> Result<()> {
     let mut merged = Results::default();
     for path in results {
         let run: Results = serde_json::from_str(&fs::read_to_string(path)?)?;
@@ -257,11 +271,16 @@ fn report_into(file: &Path, results: &[&str]) -> Result<()> {
     let all = cells::all();
     merged.cells.sort_by_key(|result| all.iter().position(|cell| cell.id == result.id));
     let tables = markdown::report(&merged, "bench/");
-    let text = fs::read_to_string(file)?;
-    let new = markdown::replace_between(&text, MARKS.0, MARKS.1, &tables)
-        .ok_or_else(|| format!("{} has no {} and {}", file.display(), MARKS.0, MARKS.1))?;
-    fs::write(file, new)?;
+    fs::write(file, between_marks(file, &tables)?)?;
     write_plots(&merged, &file.with_file_name("bench"))
+}
+
+/// The text of a Markdown file with `tables` between its marks.
+fn between_marks(file: &Path, tables: &str) -> Result<String> {
+    let text = fs::read_to_string(file)?;
+    let new = markdown::replace_between(&text, MARKS.0, MARKS.1, tables)
+        .ok_or_else(|| format!("{} has no {} and {}", file.display(), MARKS.0, MARKS.1))?;
+    Ok(new)
 }
 
 #[cfg(test)]
@@ -273,6 +292,21 @@ mod tests {
         let told = command_line(&["--peers", "ours,old=/a/b,direct", "--output", "/c", "--quick"]);
         let wanted = "tests/bench/run --peers ours,old=PROGRAM,direct --output FOLDER --quick";
         assert_eq!(told, wanted);
+        assert_eq!(command_line(&["--into", "/d/e.md"]), "tests/bench/run --into FILE");
+    }
+
+    #[test]
+    fn a_file_without_marks_is_refused_before_anything_is_measured() {
+        let file = std::env::temp_dir().join(format!("passt-marks-{}", std::process::id()));
+        for (text, wanted) in [
+            ("a\n<!-- tables -->\nold\n<!-- end of tables -->\nb\n", true),
+            ("a\n<!-- tables -->\n", false),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(between_marks(&file, "new").is_ok(), wanted, "{text}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(between_marks(&file, "new").is_err());
     }
 
     #[test]

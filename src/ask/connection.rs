@@ -1,0 +1,108 @@
+//! The connection to a running program: requests and replies, line by line.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::AskError;
+use crate::control::json::model::Problem;
+
+/// How long an answer may take: the program does nothing for longer than some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of the longest line that is taken: many times what the program sends.
+const LINE_BYTES: u64 = 16 << 20;
+
+/// A connection to a control socket.
+pub(super) struct Connection {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`].
+    pub(crate) fn open(path: &Path) -> Result<Self, AskError> {
+        let failed = |source| AskError::Socket { path: path.to_owned(), source };
+        let stream = UnixStream::connect(path).map_err(failed)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
+    }
+
+    /// Waits for lines for ever from now on.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`].
+    pub(crate) fn be_patient(&self) -> Result<(), AskError> {
+        let done = self.stream.get_ref().set_read_timeout(None);
+        done.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: std::io::Error) -> AskError {
+        AskError::Socket { path: self.path.clone(), source }
+    }
+
+    /// Sends a line.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`].
+    pub(crate) fn send(&mut self, line: &str) -> Result<(), AskError> {
+        let stream = self.stream.get_mut();
+        let sent = stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"));
+        sent.map_err(|source| self.failed(source))
+    }
+
+    /// The next line, without its end; `None` when there are no more.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`], [`AskError::Reply`].
+    pub(crate) fn line(&mut self) -> Result<Option<String>, AskError> {
+        let mut line = String::new();
+        let read = (&mut self.stream).take(LINE_BYTES).read_line(&mut line);
+        match read.map_err(|source| self.failed(source))? {
+            0 => Ok(None),
+            _ if line.ends_with('\n') => {
+                line.pop();
+                Ok(Some(line))
+            }
+            _ => Err(AskError::Reply(self.path.clone())),
+        }
+    }
+
+    /// Sends a request; returns the line of its reply.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`], [`AskError::Reply`].
+    pub(crate) fn exchange(&mut self, request: &str) -> Result<String, AskError> {
+        self.send(request)?;
+        self.line()?.ok_or_else(|| AskError::Reply(self.path.clone()))
+    }
+
+    /// Sends a request; returns the result in its reply.
+    ///
+    /// # Errors
+    /// Also [`AskError::Refused`].
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &Value) -> Result<T, AskError> {
+        let line = self.exchange(&request.to_string())?;
+        let wrong = || AskError::Reply(self.path.clone());
+        let mut reply: Value = serde_json::from_str(&line).map_err(|_| wrong())?;
+        if let Ok(problem) = serde_json::from_value::<Problem>(reply["error"].take()) {
+            return Err(AskError::Refused(problem));
+        }
+        serde_json::from_value(reply["result"].take()).map_err(|_| wrong())
+    }
+
+    /// The answer to a command without fields.
+    ///
+    /// # Errors
+    /// As of [`ask`](Self::ask).
+    pub(crate) fn answer<T: DeserializeOwned>(&mut self, command: &str) -> Result<T, AskError> {
+        self.ask(&json!({ "command": command }))
+    }
+}

@@ -1,0 +1,268 @@
+//! The part of `pesto` that speaks JSON with a running program, on the socket of `--control`: what goes on, as tables,
+//! as OpenMetrics text, or as it was said; and changes.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `words` | the command line |
+//! | `connection` | requests and replies, line by line |
+//! | `tables` | answers for people |
+//! | `metrics` | answers for collectors |
+
+mod connection;
+mod metrics;
+mod tables;
+mod words;
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use crate::control::json::model::{Egress, Flows, Log, Problem, Rules, Stats, Status};
+use crate::sandbox::{self, Program};
+use crate::sys::capability::{self, Capabilities};
+use crate::sys::errno_text;
+use connection::Connection;
+use words::{Asked, Command};
+pub use words::{command, is_command};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    /// The socket.
+    #[error(
+        "Cannot speak with {path}: {}: give the path of --control or --control-ro of a program that runs, where you \
+         may connect",
+        words_of(source)
+    )]
+    Socket {
+        /// Where it is.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// What came is no reply.
+    #[error(
+        "{0} does not answer as a control socket does: give the path of --control or --control-ro"
+    )]
+    Reply(PathBuf),
+    /// The program refuses.
+    #[error("{}", refusal(.0))]
+    Refused(Problem),
+    /// The program cannot be confined.
+    #[error("{0}")]
+    Sandbox(String),
+    /// Standard input or output, or a file of rules.
+    #[error("{what}: {}", words_of(source))]
+    Local {
+        /// What was to be done.
+        what: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// What the kernel says, in words.
+fn words_of(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => errno_text(Errno::from_raw_os_error(number)),
+        None => error.to_string(),
+    }
+}
+
+fn refusal(problem: &Problem) -> String {
+    let Problem { field, problem, cure } = problem;
+    let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+    tables::clean(&format!("{field}{problem}: {cure}"))
+}
+
+/// Does what the words behind the program's name ask for.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let asked = match words::parse(args) {
+        Ok(asked) => asked,
+        Err(error) => {
+            // Help is no failure. A reader that is gone does not want it any more.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&asked) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(asked: &Asked) -> Result<(), AskError> {
+    // The last thing that needs files. Who listens on the socket may be hostile.
+    let request = request_of(&asked.command)?;
+    give_up_all_but_the_connection()?;
+    let mut connection = Connection::open(&asked.path)?;
+    let to = &mut connection;
+    match &asked.command {
+        Command::Verbatim(requests) => return verbatim(to, requests),
+        Command::Watch(events) => return watch(to, events),
+        Command::Flows(filter) if asked.json => return pages_as_they_are(to, filter),
+        Command::Flows(filter) => return flows(to, filter),
+        Command::Metrics => return metrics(to),
+        _ => {}
+    }
+    if asked.json {
+        let result: Value = to.ask(&request)?;
+        return print(&format!("{result}\n"));
+    }
+    print(&match asked.command {
+        Command::Status => tables::status(&to.ask::<Status>(&request)?),
+        Command::Stats { all } => tables::stats(&to.ask::<Stats>(&request)?, all),
+        Command::Egress | Command::EgressReplace { .. } => {
+            tables::egress(&to.ask::<Egress>(&request)?)
+        }
+        Command::Log(_) => {
+            let Log { level, to } = to.ask(&request)?;
+            format!("{}, to {}\n", tables::clean(&level), tables::clean(&to.join(", ")))
+        }
+        Command::Reset(_) => {
+            let ended: Flows = to.ask(&request)?;
+            ended.flows.iter().map(tables::flow).collect()
+        }
+        _ => tables::rules(&to.ask::<Rules>(&request)?.rules),
+    })
+}
+
+/// Leaves nothing to who takes this program over but a connection to a socket, and what it prints. Sockets of other
+/// users may have to be reached, as root.
+fn give_up_all_but_the_connection() -> Result<(), AskError> {
+    capability::keep(Capabilities::DAC_OVERRIDE).map_err(|errno| AskError::Local {
+        what: "Cannot drop capabilities".to_owned(),
+        source: errno.into(),
+    })?;
+    sandbox::confine(Program::Pesto).map_err(|error| AskError::Sandbox(error.to_string()))
+}
+
+/// The request of a command that has one request and one reply.
+fn request_of(command: &Command) -> Result<Value, AskError> {
+    Ok(match command {
+        Command::Status => json!({ "command": "status" }),
+        Command::Stats { .. } => json!({ "command": "stats" }),
+        Command::Reset(flow) => json!({ "command": "flow-reset", "flow": flow }),
+        Command::RulesAdd(one) => with_command("rules-add", one.clone()),
+        Command::RulesDelete(one) => with_command("rules-delete", one.clone()),
+        Command::RulesReplace(all) => json!({ "command": "rules-replace", "rules": all }),
+        Command::Egress => json!({ "command": "egress" }),
+        Command::EgressReplace { rules, file, isolate } => {
+            let mut rules = rules.clone();
+            if let Some(path) = file {
+                rules.extend(rules_in(path)?);
+            }
+            json!({ "command": "egress-replace", "rules": rules, "isolate": isolate })
+        }
+        Command::Log(None) => json!({ "command": "log" }),
+        Command::Log(Some(level)) => json!({ "command": "log", "level": level }),
+        _ => json!({ "command": "rules" }),
+    })
+}
+
+fn with_command(command: &str, mut fields: Value) -> Value {
+    fields["command"] = command.into();
+    fields
+}
+
+/// The rules in a file, one a line, as `--egress-file` has them.
+fn rules_in(path: &PathBuf) -> Result<Vec<String>, AskError> {
+    let text = std::fs::read_to_string(path).map_err(|source| AskError::Local {
+        what: format!("Cannot read {}", path.display()),
+        source,
+    })?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+fn print(text: &str) -> Result<(), AskError> {
+    let mut out = io::stdout().lock();
+    let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match done {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(AskError::Local { what: "Cannot write".to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Page after page of the list of flows; `each` says what is made of a page.
+fn pages(
+    to: &mut Connection,
+    filter: &Value,
+    mut each: impl FnMut(Flows) -> Result<(), AskError>,
+) -> Result<(), AskError> {
+    let mut request = with_command("flows", filter.clone());
+    loop {
+        let mut page: Flows = to.ask(&request)?;
+        let next = page.next.take();
+        each(page)?;
+        let Some(next) = next else { return Ok(()) };
+        request["from"] = next.into();
+    }
+}
+
+fn flows(to: &mut Connection, filter: &Value) -> Result<(), AskError> {
+    let mut heading = tables::FLOWS_HEADING;
+    pages(to, filter, |page| {
+        print(std::mem::take(&mut heading))?;
+        print(&page.flows.iter().map(tables::flow).collect::<String>())
+    })
+}
+
+/// A line for each flow.
+fn pages_as_they_are(to: &mut Connection, filter: &Value) -> Result<(), AskError> {
+    pages(to, filter, |page| {
+        let line = |flow| serde_json::to_string(flow).map(|line| line + "\n").unwrap_or_default();
+        print(&page.flows.iter().map(line).collect::<String>())
+    })
+}
+
+fn metrics(to: &mut Connection) -> Result<(), AskError> {
+    let (status, stats) = (to.answer::<Status>("status")?, to.answer::<Stats>("stats")?);
+    let egress = to.answer::<Egress>("egress")?;
+    print(&metrics::text(&status, &stats, &egress))
+}
+
+/// Prints a line for each event, until the program ends.
+fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
+    let mut request = json!({ "command": "watch" });
+    if !events.is_empty() {
+        request["events"] = json!(events);
+    }
+    let _followed: Value = to.ask(&request)?;
+    to.be_patient()?;
+    while let Some(line) = to.line()? {
+        print(&format!("{line}\n"))?;
+    }
+    Ok(())
+}
+
+/// Passes requests on as they are, and prints the replies as they are.
+fn verbatim(to: &mut Connection, requests: &[String]) -> Result<(), AskError> {
+    for request in requests {
+        let reply = to.exchange(&request.replace('\n', " "))?;
+        print(&format!("{reply}\n"))?;
+    }
+    if !requests.is_empty() {
+        return Ok(());
+    }
+    for line in io::stdin().lock().lines() {
+        let line =
+            line.map_err(|source| AskError::Local { what: "Cannot read".to_owned(), source })?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let reply = to.exchange(&line)?;
+        print(&format!("{reply}\n"))?;
+    }
+    Ok(())
+}

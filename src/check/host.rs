@@ -1,0 +1,303 @@
+//! The kernel and its settings, asked by doing what the program will do, each in a process that ends at once.
+
+use std::fs;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use rustix::process::{Pid, Resource, WaitOptions, getegid, geteuid, getrlimit, waitpid};
+
+use super::finding::Finding;
+use crate::conf::host::{self, Template};
+use crate::conf::{Interfaces, Mode};
+use crate::flow::fwd::InterfaceName;
+use crate::limits::MAX_FLOWS;
+use crate::sys::namespace::{self, Kinds};
+use crate::sys::process::{self, Forked};
+use crate::sys::{errno_text, stream, tun};
+
+/// Descriptors with which hardly anybody notices a limit.
+const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
+
+/// Everything about this host that concerns `mode`.
+pub(super) fn findings(mode: Mode) -> Vec<Finding> {
+    let mut findings = vec![user_namespaces(), isolation(), call_filter()];
+    if mode == Mode::Pasta {
+        findings.extend([network_namespaces(), tap()]);
+    }
+    findings.extend(routes());
+    findings.extend([echo(), low_ports(), descriptors()]);
+    findings.extend(kernel());
+    findings.extend(policy());
+    findings
+}
+
+/// Does something in a process of its own.
+fn probe(act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    let child = match process::fork()? {
+        Forked::Child => {
+            let code = act().err().map_or(0, Errno::raw_os_error);
+            process::end(u8::try_from(code).unwrap_or(u8::MAX))
+        }
+        Forked::Parent(child) => Pid::from_raw(child).ok_or(Errno::SRCH)?,
+    };
+    let ended = waitpid(Some(child), WaitOptions::empty())?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(Errno::from_raw_os_error(errno)),
+        None => Err(Errno::INTR),
+    }
+}
+
+/// A new user namespace, with the caller as its root.
+fn as_root() -> Result<(), Errno> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    namespace::create(Kinds::USER)?;
+    let mapped = namespace::map_to_root(user, group);
+    mapped.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+fn user_namespaces() -> Finding {
+    const TOPIC: &str = "user namespaces";
+    match probe(|| namespace::create(Kinds::USER)) {
+        Ok(()) => Finding::fine(TOPIC, "can be made"),
+        Err(errno) => Finding::lacks(TOPIC, errno_text(errno), namespace_cure(errno, &setting)),
+    }
+}
+
+fn isolation() -> Finding {
+    const TOPIC: &str = "isolation";
+    let kinds = Kinds::COMMAND.with(Kinds::PID);
+    match probe(|| namespace::create(Kinds::USER).and_then(|()| namespace::create(kinds))) {
+        Ok(()) => Finding::fine(TOPIC, "mount, process and IPC namespaces can be made"),
+        Err(errno) => Finding::lacks(
+            TOPIC,
+            format!("mount, process or IPC namespaces: {}", errno_text(errno)),
+            namespace_cure(errno, &setting),
+        ),
+    }
+}
+
+fn network_namespaces() -> Finding {
+    const TOPIC: &str = "network namespaces";
+    match probe(|| as_root().and_then(|()| namespace::create(Kinds::NETWORK))) {
+        Ok(()) => Finding::fine(TOPIC, "can be made"),
+        Err(errno) => Finding::lacks(TOPIC, errno_text(errno), namespace_cure(errno, &setting)),
+    }
+}
+
+fn tap() -> Finding {
+    const TOPIC: &str = "tap device";
+    let Some(name) = InterfaceName::new("check0") else { return Finding::fine(TOPIC, "") };
+    let made = probe(|| {
+        as_root()?;
+        namespace::create(Kinds::NETWORK)?;
+        tun::open_tap(&name).map(drop)
+    });
+    match made {
+        Ok(()) => Finding::fine(TOPIC, "can be made"),
+        Err(errno) => {
+            let text = format!("{}: {}", tun::DEVICE, errno_text(errno));
+            let cure = match errno {
+                Errno::NOENT | Errno::NODEV | Errno::NXIO => {
+                    "modprobe tun; in a container, --device /dev/net/tun"
+                }
+                Errno::ACCESS => "chmod 666 /dev/net/tun, as distributions have it",
+                _ => "make network namespaces possible",
+            };
+            Finding::lacks(TOPIC, text, cure)
+        }
+    }
+}
+
+/// What to do where namespaces cannot be made, by what the settings say.
+fn namespace_cure(errno: Errno, setting: &dyn Fn(&str) -> Option<String>) -> String {
+    let is = |file: &str, value: &str| setting(file).is_some_and(|text| text == value);
+    let cure = if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "sysctl -w kernel.unprivileged_userns_clone=1"
+    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+        "sysctl -w user.max_user_namespaces=16384"
+    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "load an AppArmor profile with 'userns,' for this program, or sysctl -w \
+         kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if matches!(errno, Errno::NOSPC | Errno::USERS) {
+        "raise user.max_user_namespaces and its siblings, or nest fewer containers"
+    } else if errno == Errno::ROFS {
+        "mount /proc so that it can be written"
+    } else if matches!(errno, Errno::PERM | Errno::ACCESS) {
+        "allow unshare(2) of namespaces in the container's seccomp profile; in a chroot there can be none"
+    } else {
+        "use a kernel with namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)"
+    };
+    cure.to_owned()
+}
+
+/// The file's text without blanks around it.
+fn setting(file: &str) -> Option<String> {
+    fs::read_to_string(file).ok().map(|text| text.trim().to_owned())
+}
+
+fn call_filter() -> Finding {
+    const TOPIC: &str = "system call filter";
+    match setting("/proc/sys/kernel/seccomp/actions_avail") {
+        Some(actions) if actions.contains("kill_process") => Finding::fine(TOPIC, "available"),
+        _ => Finding::lacks(
+            TOPIC,
+            "the kernel has none",
+            "use a kernel with CONFIG_SECCOMP_FILTER, Linux 4.14 or newer",
+        ),
+    }
+}
+
+/// Which interface is the model of the guest's, for each family.
+fn routes() -> Vec<Finding> {
+    const TOPIC: &str = "host network";
+    let facts = match host::facts(&Interfaces::default()) {
+        Ok(facts) => facts,
+        Err(error) => {
+            return vec![Finding::lacks(TOPIC, error.to_string(), "allow netlink sockets")];
+        }
+    };
+    let v4 = described("IPv4", facts.v4.as_ref());
+    let v6 = described("IPv6", facts.v6.as_ref());
+    vec![v4, v6]
+}
+
+fn described<A: std::fmt::Display>(
+    family: &'static str,
+    template: Option<&Template<A>>,
+) -> Finding {
+    let cure =
+        format!("give the host an {family} address and a default route, or name an --interface");
+    match template {
+        Some(Template { name, address: Some((address, len)), default_route: true, .. }) => {
+            Finding::fine(family, format!("like {name}, {address}/{len}"))
+        }
+        Some(Template { name, address: Some((address, len)), .. }) => {
+            let text = format!("like {name}, {address}/{len}, which has no default route");
+            Finding::limits(family, text, cure)
+        }
+        _ => Finding::limits(family, "no interface to be like: link-local addresses only", cure),
+    }
+}
+
+fn echo() -> Finding {
+    const TOPIC: &str = "ping";
+    match socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP)) {
+        Ok(_) => Finding::fine(TOPIC, "echo requests are passed on"),
+        Err(_) => Finding::limits(
+            TOPIC,
+            "only this host answers echo requests",
+            "sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+        ),
+    }
+}
+
+fn low_ports() -> Finding {
+    const TOPIC: &str = "low ports";
+    let first: u32 = setting("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1024);
+    // Also for root: the program is in a user namespace of its own when it listens.
+    if first == 0 {
+        Finding::fine(TOPIC, "all ports of the host can be forwarded")
+    } else {
+        Finding::limits(
+            TOPIC,
+            format!("ports of the host below {first} cannot be forwarded"),
+            "sysctl -w net.ipv4.ip_unprivileged_port_start=PORT",
+        )
+    }
+}
+
+fn descriptors() -> Finding {
+    const TOPIC: &str = "descriptors";
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let most = limit.min(MAX_FLOWS as u64);
+    let text = format!("some {most} connections at a time");
+    if limit >= PLENTY_OF_DESCRIPTORS {
+        Finding::fine(TOPIC, text)
+    } else {
+        let cure = "raise the hard limit: LimitNOFILE= of the service, nofile in limits.conf";
+        Finding::limits(TOPIC, text, cure)
+    }
+}
+
+/// What newer kernels have, and what happens without it.
+fn kernel() -> Vec<Finding> {
+    const TOPIC: &str = "kernel";
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut findings = Vec::new();
+    if !(stream::has_peek_offset(true) && stream::has_peek_offset(false)) {
+        findings.push(Finding::limits(
+            TOPIC,
+            format!(
+                "{release} has no peek offset for TCP: slow downloads cost more processor time"
+            ),
+            "Linux 6.9 or newer",
+        ));
+    }
+    if host::kernel_facts().no_device_binding {
+        findings.push(Finding::limits(
+            TOPIC,
+            format!(
+                "{release} binds no sockets to interfaces for everybody: ports of %INTERFACE fail"
+            ),
+            "Linux 5.7 or newer",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine(TOPIC, format!("{release} has everything that is used")));
+    }
+    findings
+}
+
+/// The profile or context that confines this process, if a security module does.
+fn policy() -> Option<Finding> {
+    const TOPIC: &str = "security module";
+    let modules = setting("/sys/kernel/security/lsm");
+    let label = setting("/proc/self/attr/apparmor/current")
+        .or_else(|| setting("/proc/self/attr/current"))?;
+    let label = label.trim_end_matches('\0');
+    let modules = modules.map_or_else(String::new, |modules| format!(" ({modules})"));
+    Some(Finding::fine(TOPIC, format!("runs as {label}{modules}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cure_follows_from_the_settings() {
+        let cure = |errno, file: &'static str, value: &'static str| {
+            namespace_cure(errno, &|name| (name == file).then(|| value.to_owned()))
+        };
+        let sysctl = "/proc/sys/user/max_user_namespaces";
+        assert_eq!(cure(Errno::NOSPC, sysctl, "0"), "sysctl -w user.max_user_namespaces=16384");
+        assert!(cure(Errno::NOSPC, sysctl, "100").contains("nest fewer containers"));
+        let sysctl = "/proc/sys/kernel/unprivileged_userns_clone";
+        assert!(cure(Errno::PERM, sysctl, "0").starts_with("sysctl -w kernel.unprivileged"));
+        let sysctl = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        assert!(cure(Errno::PERM, sysctl, "1").contains("'userns,'"));
+        assert!(cure(Errno::PERM, sysctl, "0").contains("seccomp profile"));
+        assert!(cure(Errno::ROFS, "", "").contains("/proc"));
+        assert!(cure(Errno::INVAL, "", "").contains("CONFIG_USER_NS"));
+    }
+
+    #[test]
+    fn a_family_without_a_default_route_is_limited() {
+        let template = |default_route, address| Template {
+            name: InterfaceName::new("eth0").unwrap(),
+            index: 2,
+            address,
+            link_local: None,
+            default_route,
+            gateway: None,
+        };
+        let address = Some(("192.0.2.2", 24));
+        let text = |template: Option<&Template<&'static str>>| described("IPv4", template).text;
+        assert_eq!(text(Some(&template(true, address))), "like eth0, 192.0.2.2/24");
+        assert!(text(Some(&template(false, address))).ends_with("no default route"));
+        assert!(text(Some(&template(true, None))).starts_with("no interface"));
+        assert!(text(None).starts_with("no interface"));
+    }
+}

@@ -1,0 +1,157 @@
+//! One client of a control socket: its connection, what is said on it, and how long it is waited for.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_frame::{Errno, ToGuest};
+use rustix::event::epoll::EventFlags;
+
+use super::channel::Channel;
+use super::server::{Next, Protocol};
+use crate::engine::Engine;
+use crate::limits::{CONTROL_GRACE, CONTROL_READS_WITHIN, CONTROL_STEPS_PER_TURN};
+use crate::time::Timestamp;
+
+/// A place for a client: its protocol and its buffers last, clients come and go.
+pub(super) struct Client<P> {
+    pub(super) protocol: P,
+    channel: Channel,
+    connection: Option<Connection>,
+}
+
+/// A client that is there.
+struct Connection {
+    socket: OwnedFd,
+    /// Who it is, for messages.
+    who: String,
+    /// When it came.
+    came: Timestamp,
+    /// Since when its next request is awaited.
+    asked: Timestamp,
+    /// Since when it has something to read.
+    told: Timestamp,
+    /// What its protocol has said last.
+    next: Next,
+    /// What it is watched for.
+    watched: EventFlags,
+}
+
+/// Why a client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum End {
+    /// All has been said.
+    #[error("done")]
+    Done,
+    /// It has closed the connection.
+    #[error("it has left")]
+    Left,
+    /// It has sent more than a request can have.
+    #[error("its request is too long")]
+    TooMuch,
+    /// It has sent no whole request for too long.
+    #[error("it has sent no request in time")]
+    Silent,
+    /// It does not read.
+    #[error("it does not read what it is told")]
+    Deaf,
+    /// The connection is broken, or cannot be watched.
+    #[error("{}", crate::sys::errno_text(*.0))]
+    Broken(Errno),
+}
+
+impl<P: Protocol> Client<P> {
+    /// A place for clients of `protocol`, with buffers of so many bytes from them and to them.
+    pub(super) fn new(protocol: P, (input_bytes, output_bytes): (usize, usize)) -> Self {
+        Self { protocol, channel: Channel::new(input_bytes, output_bytes), connection: None }
+    }
+
+    /// Whether nobody is here.
+    pub(super) fn is_free(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    /// A client has come, at `now`.
+    pub(super) fn begin(&mut self, socket: OwnedFd, who: String, now: Timestamp) {
+        self.channel.clear();
+        self.protocol.begin();
+        let (came, asked, told) = (now, now, now);
+        let (next, watched) = (Next::Wait, EventFlags::empty());
+        self.connection = Some(Connection { socket, who, came, asked, told, next, watched });
+    }
+
+    /// The client is gone. Returns who it was.
+    pub(super) fn end(&mut self) -> Option<String> {
+        self.protocol.end();
+        self.connection.take().map(|connection| connection.who)
+    }
+
+    /// Goes on: reads, lets the protocol act, writes; a few times, as long as that gets on.
+    ///
+    /// # Errors
+    /// Why the client is to go.
+    pub(super) fn go_on(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Result<(), End> {
+        let Self { protocol, channel, connection } = self;
+        let Some(connection) = connection else { return Ok(()) };
+        let now = engine.now();
+        for _ in 0..CONTROL_STEPS_PER_TURN {
+            let mut moves = channel.receive(connection.socket.as_fd()).map_err(broken)?;
+            if connection.next != Next::Close {
+                let had_output = channel.has_output();
+                connection.next = protocol.go_on(engine, out, channel);
+                if channel.was_used() {
+                    moves = true;
+                    connection.asked = now;
+                }
+                if !had_output {
+                    connection.told = now;
+                }
+            }
+            moves |= channel.send(connection.socket.as_fd()).map_err(broken)?;
+            if !channel.has_output() {
+                connection.told = now;
+            }
+            match connection.next {
+                Next::Close if !channel.has_output() => return Err(End::Done),
+                Next::Wait if channel.has_output() => {}
+                Next::Wait if channel.input_has_ended() => return Err(End::Left),
+                Next::Wait if channel.input_is_full() => return Err(End::TooMuch),
+                _ => {}
+            }
+            if !moves {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What to watch the connection for, if that is something else than before.
+    pub(super) fn rewatch(&mut self) -> Option<(&OwnedFd, EventFlags)> {
+        let connection = self.connection.as_mut()?;
+        let mut wanted = EventFlags::empty();
+        let reads = !self.channel.input_is_full() && !self.channel.input_has_ended();
+        wanted.set(EventFlags::IN, reads && connection.next != Next::Close);
+        wanted.set(EventFlags::OUT, self.channel.has_output() || connection.next == Next::More);
+        let before = std::mem::replace(&mut connection.watched, wanted);
+        (before != wanted).then_some((&connection.socket, wanted))
+    }
+
+    /// When the client has to go, and why, if nothing comes of it until then. If others wait for its place
+    /// (`crowded`), that is soon.
+    pub(super) fn deadline(&self, crowded: bool) -> Option<(Timestamp, End)> {
+        let connection = self.connection.as_ref()?;
+        let (at, end) = if self.channel.has_output() || connection.next != Next::Wait {
+            (connection.told + CONTROL_READS_WITHIN, End::Deaf)
+        } else {
+            (connection.asked + self.protocol.patience()?, End::Silent)
+        };
+        let soon = connection.came + CONTROL_GRACE;
+        Some((if crowded { at.min(soon) } else { at }, end))
+    }
+}
+
+/// A client that has closed its end, whatever was on its way, has left.
+fn broken(errno: Errno) -> End {
+    match errno {
+        Errno::PIPE | Errno::CONNRESET => End::Left,
+        _ => End::Broken(errno),
+    }
+}

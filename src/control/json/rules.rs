@@ -1,0 +1,232 @@
+//! Forwarding rules and the egress policy: listed, and changed all or nothing. What is to be changed is read by the
+//! parsers of the command line, with the same words for what is wrong with it.
+
+use std::collections::HashMap;
+
+use super::About;
+use super::model::{Egress, EgressRule, Problem, Rule, Rules};
+use super::request::{Deleted, Specification};
+use crate::conf::{ConfError, egress, option_of, ports};
+use crate::engine::{Engine, NetView};
+use crate::flow::fwd::{self, RuleTable};
+use crate::flow::network::Network;
+use crate::flow::side::Pif;
+
+/// The rules in force. Counts the sockets that listen: some 10 ns for each.
+pub(super) fn list(engine: &Engine) -> Rules {
+    let listening: HashMap<_, _> = engine.listening().into_iter().collect();
+    let facts = engine.facts();
+    let mut rules = Vec::new();
+    for (pif, to, table) in
+        [(Pif::Host, "guest", facts.inbound), (Pif::Splice, "host", facts.outbound)]
+    {
+        for (id, rule) in table.iter() {
+            let sockets = listening.get(&(pif, id)).copied().unwrap_or(0);
+            let number = id.number();
+            rules.push(described(rule, number, to, sockets));
+        }
+    }
+    Rules { rules }
+}
+
+fn described(rule: &fwd::Rule, number: u64, to: &str, sockets: usize) -> Rule {
+    Rule {
+        rule: number,
+        to: to.to_owned(),
+        proto: rule.proto.to_string().to_lowercase(),
+        address: rule.listen.to_string(),
+        interface: rule.interface.map(|name| name.to_string()),
+        first: rule.first,
+        last: rule.last,
+        target_address: rule.target_addr.map(|address| address.to_string()),
+        target_first: rule.target_first,
+        weak: rule.weak,
+        auto: rule.scan,
+        listening: sockets as u64,
+    }
+}
+
+/// Adds the rules that a specification makes.
+///
+/// # Errors
+/// What is wrong with it, or the first port that cannot be had: nothing has changed then.
+pub(super) fn add(
+    engine: &mut Engine,
+    about: &About,
+    specification: &Specification,
+) -> Result<Rules, Problem> {
+    let mut view = engine.view();
+    let NetView { network, inbound, outbound, .. } = &mut view;
+    add_to([inbound, outbound], network, about, specification)?;
+    replace_net(engine, view, "ports")
+}
+
+/// Removes rules.
+///
+/// # Errors
+/// They are not there: nothing has changed then.
+pub(super) fn delete(
+    engine: &mut Engine,
+    about: &About,
+    deleted: &Deleted,
+) -> Result<Rules, Problem> {
+    let mut view = engine.view();
+    let NetView { network, inbound, outbound, .. } = &mut view;
+    match deleted {
+        Deleted::Number { to_host, number } => {
+            let table = if *to_host { outbound } else { inbound };
+            let found = table.iter().map(|(id, _)| id).find(|id| id.number() == *number);
+            let id = found.ok_or_else(|| {
+                let problem = format!("There is no rule {number}");
+                Problem::new("rule", problem, "take the number of one from 'rules'")
+            })?;
+            table.remove(id);
+        }
+        Deleted::Ports(specification) => {
+            let (mut to_guest, mut to_host) = (RuleTable::default(), RuleTable::to_host());
+            add_to([&mut to_guest, &mut to_host], network, about, specification)?;
+            let (wanted, table) =
+                if specification.to_host { (to_host, outbound) } else { (to_guest, inbound) };
+            for rule in wanted.rules() {
+                let same = |other: &fwd::Rule| fwd::Rule { group: rule.group, ..*other } == *rule;
+                let found = table.iter().find(|(_, other)| same(other)).map(|(id, _)| id);
+                let id = found.ok_or_else(|| {
+                    let text = rule.to_string();
+                    let problem = format!("There is no rule {}", text.trim_end());
+                    Problem::new("ports", problem, "give one as it stands in 'rules'")
+                })?;
+                table.remove(id);
+            }
+        }
+    }
+    replace_net(engine, view, "rule")
+}
+
+/// Puts other rules in place of all.
+///
+/// # Errors
+/// What is wrong with the first bad one, or the first port that cannot be had: nothing has changed then.
+pub(super) fn replace(
+    engine: &mut Engine,
+    about: &About,
+    specifications: &[Specification],
+) -> Result<Rules, Problem> {
+    let mut view = engine.view();
+    let NetView { network, inbound, outbound, .. } = &mut view;
+    (*inbound, *outbound) = (RuleTable::default(), RuleTable::to_host());
+    for (place, specification) in specifications.iter().enumerate() {
+        add_to([inbound, outbound], network, about, specification).map_err(|problem| Problem {
+            field: format!("rules[{place}].{}", problem.field),
+            ..problem
+        })?;
+    }
+    replace_net(engine, view, "rules")
+}
+
+/// Adds the rules of a specification to the table of its way.
+fn add_to(
+    [inbound, outbound]: [&mut RuleTable; 2],
+    network: &Network,
+    about: &About,
+    specification: &Specification,
+) -> Result<(), Problem> {
+    let Specification { to_host, proto, ports } = specification;
+    if *to_host && !about.has_namespace {
+        let problem = "There is no namespace whose ports could lead to the host";
+        return Err(Problem::new("to", problem, "leave 'to' out: only pasta has one"));
+    }
+    let way = match (to_host, about.has_namespace) {
+        (true, _) => ports::Way::FromNamespace,
+        (false, true) => ports::Way::ToNamespace,
+        (false, false) => ports::Way::ToGuest,
+    };
+    let table = if *to_host { outbound } else { inbound };
+    let group = table.rules().iter().map(|rule| rule.group).max();
+    let group = group.map_or(0, |group| group.saturating_add(1));
+    ports::add(table, network, about.kernel, (way, *proto, ports), group).map_err(|error| {
+        let problem = error.to_string().replace('\n', "; ").trim_end().to_owned();
+        let (option, spec) = (option_of(way, *proto), ports.clone());
+        let error = ConfError::Ports { option, spec, error: Box::new(error) };
+        Problem::new("ports", problem, error.cure().unwrap_or_default())
+    })
+}
+
+fn replace_net(engine: &mut Engine, view: NetView, field: &str) -> Result<Rules, Problem> {
+    put_in_force(engine, view, field)?;
+    log::info!("New forwarding rules by a control client");
+    Ok(list(engine))
+}
+
+fn put_in_force(engine: &mut Engine, view: NetView, field: &str) -> Result<(), Problem> {
+    engine.replace_net(view).map_err(|error| {
+        let (problem, cure) = words_of(&error.to_string());
+        Problem::new(field, problem, cure)
+    })
+}
+
+/// What failed and what to do, out of an error of several lines: what failed stands on the first, and what to do
+/// behind the colon of the second.
+fn words_of(text: &str) -> (String, String) {
+    let mut lines = text.lines();
+    let problem = lines.next().unwrap_or_default().to_owned();
+    let second = lines.next().unwrap_or_default();
+    let cure = second.split_once(": ").map_or(second, |(_, cure)| cure);
+    let cure = cure.split(" (option").next().unwrap_or(cure);
+    (format!("{problem}; nothing has changed"), cure.to_owned())
+}
+
+/// The egress policy in force.
+pub(super) fn egress(engine: &Engine) -> Egress {
+    let facts = engine.facts();
+    let rules = facts.egress.rules.iter().zip(&facts.decided).map(|(rule, &decided)| EgressRule {
+        rule: rule.text.clone(),
+        decided,
+        isolate: egress::is_of_isolation(&rule.text),
+    });
+    let unmatched = facts.decided.last().copied().unwrap_or(0);
+    Egress { rules: rules.collect(), unmatched, warnings: Vec::new() }
+}
+
+/// Puts another egress policy in force. Flows that it forbids end.
+///
+/// # Errors
+/// What is wrong with the first bad rule: nothing has changed then.
+pub(super) fn replace_egress(
+    engine: &mut Engine,
+    rules: &[String],
+    isolate: bool,
+) -> Result<Egress, Problem> {
+    let mut view = engine.view();
+    let host = view.egress.host.clone();
+    let made = egress::policy(rules, isolate, host, (&view.network, &view.map));
+    let (policy, notes) = made.map_err(|(place, problem)| {
+        let field = place.map_or("rules".to_owned(), |place| format!("rules[{place}]"));
+        Problem::new(&field, problem, format!("a rule is {}", egress::WORDS))
+    })?;
+    view.egress = policy;
+    put_in_force(engine, view, "rules")?;
+    log::info!("New egress policy by a control client");
+    let warnings = notes.into_iter().map(|note| note.text).collect();
+    Ok(Egress { warnings, ..egress(engine) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_several_lines_is_what_failed_and_what_to_do() {
+        let (problem, cure) = words_of(
+            "Listen failed for HOST TCP port */22: Address already in use\n\
+             Failed to bind port 22: choose another one, or stop the program that has it (option -t)\n\
+             Couldn't listen on requested ports",
+        );
+        assert_eq!(
+            problem,
+            "Listen failed for HOST TCP port */22: Address already in use; nothing has changed"
+        );
+        assert_eq!(cure, "choose another one, or stop the program that has it");
+        let (_, cure) = words_of("All listens failed for x\nCouldn't listen on requested ports: y");
+        assert_eq!(cure, "y");
+    }
+}

@@ -1,0 +1,139 @@
+//! `--check` as a process: on this machine, and on machines that are made up by namespaces.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const PASST: &str = env!("CARGO_BIN_EXE_passt");
+const PASTA: &str = env!("CARGO_BIN_EXE_pasta");
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs the program as root of a namespace of users and networks, after a script.
+fn on_machine(script: &str, program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new("unshare");
+    command.args(["-rnm", "sh", "-ec", &format!("{script}\nexec \"$0\" \"$@\""), program]);
+    command.args(arguments).output().unwrap()
+}
+
+/// The verdicts and texts of a topic.
+fn found(output: &Output, topic: &str) -> Vec<(String, String)> {
+    let value: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let findings = value["findings"].as_array().unwrap();
+    let of_topic = findings.iter().filter(|finding| finding["topic"] == topic);
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let found: Vec<_> =
+        of_topic.map(|finding| (word(&finding["verdict"]), word(&finding["cure"]))).collect();
+    assert!(!found.is_empty(), "nothing about {topic}: {}", text(&output.stdout));
+    found
+}
+
+fn verdict(output: &Output) -> String {
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    value["verdict"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_line_for_each_finding_and_the_same_as_json() {
+    for (program, name) in [(PASST, "passt"), (PASTA, "pasta")] {
+        let output = Command::new(program).arg("--check").output().unwrap();
+        assert_eq!(text(&output.stderr), "");
+        let lines = text(&output.stdout);
+        let words = ["ok ", "limited ", "missing "];
+        let worded = |line: &str| words.iter().any(|word| line.starts_with(word));
+        assert!(lines.lines().all(worded), "{lines}");
+        assert_eq!(lines.contains("tap device: "), name == "pasta", "{lines}");
+        let missing = lines.lines().any(|line| line.starts_with("missing"));
+        assert_eq!(output.status.code(), Some(i32::from(missing)), "{lines}");
+        let output = Command::new(program).args(["--json", "--check"]).output().unwrap();
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["program"], name);
+        assert_eq!(value["findings"].as_array().unwrap().len(), lines.lines().count());
+    }
+}
+
+#[test]
+fn where_namespaces_are_not_allowed() {
+    let off = "echo 0 >/proc/sys/user/max_user_namespaces";
+    for program in [PASST, PASTA] {
+        let output = on_machine(off, program, &["--check", "--json"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(verdict(&output), "missing");
+        let cure = "sysctl -w user.max_user_namespaces=16384".to_owned();
+        assert_eq!(found(&output, "user namespaces"), [("missing".to_owned(), cure)]);
+    }
+    let off = "echo 0 >/proc/sys/user/max_net_namespaces";
+    let output = on_machine(off, PASTA, &["--check", "--json"]);
+    assert_eq!(found(&output, "user namespaces")[0].0, "ok");
+    assert_eq!(found(&output, "network namespaces")[0].0, "missing");
+    let output = on_machine(off, PASST, &["--check", "--json"]);
+    assert_ne!(verdict(&output), "missing", "passt needs none: {output:?}");
+}
+
+#[test]
+fn where_there_is_no_tap_device() {
+    let without = "mount -t tmpfs tmpfs /dev";
+    let output = on_machine(without, PASTA, &["--check", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let (verdict, cure) = found(&output, "tap device").remove(0);
+    assert_eq!(verdict, "missing");
+    assert!(cure.starts_with("modprobe tun"), "{cure}");
+}
+
+#[test]
+fn what_limits_is_no_failure() {
+    let setup = "ip link set lo up; ulimit -n 100";
+    let output = on_machine(setup, PASST, &["--check", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(verdict(&output), "limited");
+    for topic in ["ping", "IPv4", "IPv6", "low ports", "descriptors"] {
+        let (verdict, cure) = found(&output, topic).remove(0);
+        assert_eq!(verdict, "limited", "{topic}");
+        assert!(!cure.is_empty(), "{topic}");
+    }
+    let setup = "ip link set lo up; ip link add u0 type veth peer name u1; ip link set u1 up; ip link set u0 up
+        ip addr add 192.0.2.2/24 dev u0; ip route add 198.51.100.0/24 via 192.0.2.1
+        echo 0 0 >/proc/sys/net/ipv4/ping_group_range";
+    let output = on_machine(setup, PASST, &["--check"]);
+    let lines = text(&output.stdout);
+    assert!(
+        lines.contains("limited  IPv4: like u0, 192.0.2.2/24, which has no default route"),
+        "{lines}"
+    );
+    assert!(lines.contains("ok       ping: "), "{lines}");
+    let setup = format!("{setup}\nip route add default via 192.0.2.1");
+    let lines = text(&on_machine(&setup, PASST, &["--check"]).stdout);
+    assert!(lines.contains("ok       IPv4: like u0, 192.0.2.2/24\n"), "{lines}");
+}
+
+#[test]
+fn a_front_end_is_judged_too() {
+    let private =
+        ["--check", "qemu-system-x86_64", "-m", "512", "-netdev", "vhost-user,id=n,chardev=c"];
+    let output = Command::new(PASST).args(private).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let lines = text(&output.stdout);
+    assert!(
+        lines.contains("missing  guest memory: the machine's memory is QEMU's own; cure: -object"),
+        "{lines}"
+    );
+    assert!(lines.contains("missing  network device: there is no -chardev with id=c"), "{lines}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (program, arguments, message) in [
+        (PASST, &["--json"][..], "--json needs --check\nAdd --check, or leave --json out\n"),
+        (PASTA, &["--json", "true"], "--json needs --check\nAdd --check, or leave --json out\n"),
+        (PASTA, &["--check", "qemu"], "Extra non-option argument: qemu\n"),
+    ] {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).starts_with(message), "{output:?}");
+    }
+}

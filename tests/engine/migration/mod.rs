@@ -1,0 +1,187 @@
+//! A guest moves from one engine to another, in another network namespace with the same addresses, and its
+//! connections with it.
+
+mod cluster;
+mod connection;
+mod failures;
+mod streams;
+
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use passt::wire::DropReason;
+use smoltcp::socket::tcp::State;
+
+use crate::egress::{enforce, policy};
+use crate::fragments::cut_l4;
+use crate::namespace::isolated;
+use crate::packet;
+use crate::world::{FAMILIES, Family};
+use cluster::{Cluster, GUEST_PORT, Host, PATIENCE, enter, peer_at};
+use connection::{ALL, Before};
+
+#[test]
+fn connections_go_on_at_the_other_host_and_back() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for round in 0..2 {
+            for family in FAMILIES {
+                cluster.connect_out(family, &ALL);
+                cluster.connect_in(family, &[Before::Idle, Before::Both, Before::GuestEnded]);
+            }
+            cluster.traffic(Duration::from_millis(300));
+            cluster.hosts.iter_mut().for_each(Host::start_helper);
+            assert_eq!(cluster.transfer(), [true, true], "round {round}");
+            cluster.switch_over();
+            cluster.finish();
+        }
+    });
+}
+
+/// How long a connection stands still after a move, at most.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+#[test]
+fn no_way_of_a_connection_stands_still_for_long() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for round in 0..2 {
+            for family in FAMILIES {
+                cluster.connect_out(family, &ALL);
+                cluster.connect_in(family, &[Before::Both, Before::Idle]);
+            }
+            cluster.traffic(Duration::from_millis(300));
+            cluster.hosts.iter_mut().for_each(Host::start_helper);
+            assert_eq!(cluster.transfer(), [true, true]);
+            cluster.switch_over();
+            let (begin, before) = (Instant::now(), cluster.progress());
+            cluster.until("progress", |cluster| {
+                cluster.work(true);
+                let now = cluster.progress();
+                let moves = |(before, now): (&Option<usize>, &Option<usize>)| {
+                    before.is_none() || now.is_none() || before < now
+                };
+                let all = before.iter().zip(&now).all(moves);
+                assert!(all || begin.elapsed() < STANDSTILL, "round {round}: {before:?} {now:?}");
+                all
+            });
+            cluster.finish();
+        }
+    });
+}
+
+#[test]
+fn segments_to_the_peers_are_as_large_as_before() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+            cluster.connect_in(family, &[Before::Idle]);
+        }
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.until("the guest's data", Cluster::guest_sends);
+        let sizes = cluster.net.received_segment_sizes();
+        assert!(sizes.len() == 4 && sizes.iter().all(|size| *size > 1400), "{sizes:?}");
+        cluster.finish();
+    });
+}
+
+/// The guest has connections of all kinds at the first host.
+fn at_first_host() -> Cluster {
+    let mut cluster = Cluster::new();
+    for family in FAMILIES {
+        cluster.connect_out(family, &ALL);
+    }
+    cluster.traffic(Duration::from_millis(100));
+    cluster
+}
+#[test]
+fn connections_that_the_second_host_forbids_are_reset_at_both_ends() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+            cluster.connect_in(family, &[Before::Idle]);
+        }
+        let forbidden = format!("reject tcp {}", peer_at(Family::V4));
+        enforce(&mut cluster.hosts[1].world, policy(&[&forbidden, "allow any"]));
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        let mut ended = cluster.connections.remove(0);
+        let mut peer_knows = false;
+        cluster.until("reset of the guest and the peer", |cluster| {
+            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
+            peer_knows |= read == Err(ErrorKind::ConnectionReset);
+            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
+        });
+        // The others go on: what peers began is not the guest's choice.
+        assert_eq!(cluster.hosts[1].world.engine.flow_count(), 3);
+        cluster.finish();
+    });
+}
+
+/// Descriptors of a host of which few connections are admitted at a time, of which the guest has to show that it knows
+/// them; and how many.
+const SMALL: (u64, usize) = (24, 5);
+
+#[test]
+fn connections_that_leave_keep_no_place_of_those_that_come() {
+    isolated(|| {
+        let (descriptors, admitted) = SMALL;
+        let mut cluster = Cluster::with_descriptors(descriptors);
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        cluster.connect_in(Family::V4, &vec![Before::Idle; admitted]);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.finish();
+        // The next guest of the first host is offered a connection.
+        cluster.net.lead_to(0);
+        cluster.hosts[0].go_on();
+        let _greeting = cluster.hosts[0].world.received();
+        let to = Family::V4.host_at(GUEST_PORT);
+        let _peer = cluster.net.peers.run(move || {
+            TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("it is forwarded")
+        });
+        let end = Instant::now() + PATIENCE;
+        let is_syn = |frame: &Vec<u8>| frame[12..14] == [8, 0] && frame[23] == packet::TCP;
+        while !cluster.hosts[0].world.received().iter().any(is_syn) {
+            assert!(Instant::now() < end, "nobody is offered to the guest");
+            cluster.hosts[0].turn();
+        }
+    });
+}
+
+#[test]
+fn what_the_guest_says_of_a_frozen_connection_is_dropped_in_fragments_too() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+        }
+        cluster.hosts[0].start_helper();
+        assert!(cluster.save_to(std::mem::forget), "all was written");
+        enter(&cluster.hosts[0].netns);
+        let world = &mut cluster.hosts[0].world;
+        for (family, port) in FAMILIES.into_iter().zip(40_000..) {
+            let ends = (SocketAddr::new(family.guest(), port), peer_at(family));
+            let segment = packet::tcp(ends.0, ends.1, packet::ACK, (1, 1), &[0; 100]);
+            let l4 = &segment[packet::l4_offset(family.guest())..];
+            let ips = (ends.0.ip(), ends.1.ip());
+            let before = world.drops(DropReason::LinkDown);
+            world.send(segment.clone());
+            world.settle(64);
+            assert_eq!(world.drops(DropReason::LinkDown), before + 1, "{family:?}");
+            for frame in cut_l4(ips, packet::TCP, 1, l4, 64) {
+                world.send(frame);
+            }
+            world.settle(64);
+            assert_eq!(world.drops(DropReason::LinkDown), before + 2, "{family:?}, fragments");
+        }
+        cluster.goes_on_here();
+    });
+}

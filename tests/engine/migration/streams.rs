@@ -1,0 +1,89 @@
+//! Streams of state that are wrong.
+
+use std::time::Instant;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::at_first_host;
+use super::cluster::{Cluster, PATIENCE, enter};
+use super::connection::ALL;
+use crate::namespace::isolated;
+
+#[test]
+fn streams_that_are_wrong_are_refused_at_each_byte_and_the_guest_keeps_its_network() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts[0].start_helper();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        cluster.stop_guest();
+        enter(&cluster.hosts[0].netns);
+        cluster.hosts[0].world.engine.save_state(writer);
+        let mut stream = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        let mut chunk = [0; 65536];
+        loop {
+            assert!(Instant::now() < end, "the stream does not end");
+            cluster.hosts[0].turn();
+            match rustix::io::read(&reader, &mut chunk) {
+                Ok(0) => break,
+                Ok(len) => stream.extend_from_slice(&chunk[..len]),
+                Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+            }
+        }
+        let records = 16 + 42 + 4 + ALL.len() * 2 * 112;
+        assert!(stream.len() > records + 52);
+        // Each length up to the second record, and around the first socket; in between and behind some.
+        let every = (0..180).chain(records - 2..records + 60);
+        let some = (180..records).step_by(41).chain((records + 60..stream.len()).step_by(99_991));
+        let lengths = every.chain(some);
+        cluster.hosts[1].start_helper();
+        for len in lengths {
+            cluster.refuses(&stream[..len]);
+        }
+        for (at, byte) in
+            [(0, 0), (11, 1), (15, 3), (58, 0xff), (records + 8, 0xff), (records + 15, 0xff)]
+        {
+            let mut wrong = stream.clone();
+            wrong[at] = byte;
+            cluster.refuses(&wrong);
+        }
+        stream.push(0);
+        cluster.refuses(&stream);
+        assert_eq!(cluster.outcomes_of(&[0]), [true]);
+        cluster.goes_on_here();
+    });
+}
+
+impl Cluster {
+    /// The target says no to a stream.
+    fn refuses(&mut self, stream: &[u8]) {
+        let target = &mut self.hosts[1];
+        enter(&target.netns);
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        target.world.engine.load_state(reader);
+        let mut rest = stream;
+        let mut writer = Some(writer);
+        target.world.engine.ask_for_state();
+        let end = Instant::now() + PATIENCE;
+        let outcome = loop {
+            if let Some(open) = &writer {
+                match rustix::io::write(open, rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(rustix::io::Errno::AGAIN) => {}
+                    // Refused already.
+                    Err(_) => rest = &[],
+                }
+                if rest.is_empty() {
+                    writer = None;
+                }
+            }
+            assert!(Instant::now() < end, "a stream of {} bytes: no answer", stream.len());
+            target.turn();
+            if let Some(outcome) = target.world.engine.state_answer() {
+                break outcome;
+            }
+        };
+        assert!(!outcome, "{} bytes", stream.len());
+        assert_eq!(target.world.engine.flow_count(), 0);
+    }
+}

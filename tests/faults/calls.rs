@@ -1,0 +1,128 @@
+//! Which results of a system call are plausible, by its number.
+
+use crate::tracer::Outcome::{self, Fails, Short};
+
+const READS: &[Outcome] =
+    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
+const RECEIVES: &[Outcome] = &[
+    Fails(libc::EAGAIN),
+    Fails(libc::EINTR),
+    Fails(libc::ENOMEM),
+    Fails(libc::ECONNRESET),
+    Fails(libc::ETIMEDOUT),
+];
+const MESSAGES: &[Outcome] = &[
+    Fails(libc::EAGAIN),
+    Fails(libc::EINTR),
+    Fails(libc::ENOMEM),
+    Fails(libc::ECONNREFUSED),
+    Fails(libc::EHOSTUNREACH),
+];
+const WRITES: &[Outcome] =
+    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
+const SENDS: &[Outcome] = &[
+    Fails(libc::EAGAIN),
+    Fails(libc::EINTR),
+    Fails(libc::ENOBUFS),
+    Fails(libc::EPIPE),
+    Fails(libc::ECONNRESET),
+    Short,
+];
+const SENDS_MESSAGES: &[Outcome] = &[
+    Fails(libc::EAGAIN),
+    Fails(libc::EINTR),
+    Fails(libc::ENOBUFS),
+    Fails(libc::ENOMEM),
+    Fails(libc::EPIPE),
+    Fails(libc::EPERM),
+    Fails(libc::ECONNREFUSED),
+];
+const OPENS: &[Outcome] = &[
+    Fails(libc::EMFILE),
+    Fails(libc::ENFILE),
+    Fails(libc::ENOBUFS),
+    Fails(libc::ENOMEM),
+    Fails(libc::EPERM),
+];
+const CONNECTS: &[Outcome] = &[
+    Fails(libc::ECONNREFUSED),
+    Fails(libc::EADDRNOTAVAIL),
+    Fails(libc::ENETUNREACH),
+    Fails(libc::EPERM),
+    Fails(libc::EAGAIN),
+];
+
+/// What may go wrong with `call` while the program runs. Nothing for what cannot fail, and for memory: who gets none
+/// ends (Rust's allocator says so), and the kernel kills before it refuses.
+pub fn at_work(call: i64) -> &'static [Outcome] {
+    match call {
+        libc::SYS_read => READS,
+        libc::SYS_recvfrom => RECEIVES,
+        libc::SYS_recvmsg | libc::SYS_recvmmsg => MESSAGES,
+        libc::SYS_write | libc::SYS_writev => WRITES,
+        libc::SYS_sendto => SENDS,
+        libc::SYS_sendmsg | libc::SYS_sendmmsg => SENDS_MESSAGES,
+        libc::SYS_socket | libc::SYS_accept4 => OPENS,
+        libc::SYS_connect => CONNECTS,
+        libc::SYS_bind => &[Fails(libc::EADDRINUSE), Fails(libc::EACCES), Fails(libc::ENOMEM)],
+        libc::SYS_epoll_ctl => &[Fails(libc::ENOMEM), Fails(libc::ENOSPC)],
+        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => &[Fails(libc::EINTR)],
+        libc::SYS_setsockopt => &[Fails(libc::ENOMEM), Fails(libc::ENOPROTOOPT)],
+        libc::SYS_getsockopt | libc::SYS_getsockname | libc::SYS_getpeername => {
+            &[Fails(libc::ENOBUFS), Fails(libc::ENOTCONN)]
+        }
+        libc::SYS_ioctl | libc::SYS_shutdown | libc::SYS_listen => {
+            &[Fails(libc::ENOMEM), Fails(libc::ENOTCONN)]
+        }
+        libc::SYS_pipe2 | libc::SYS_eventfd2 => &[Fails(libc::EMFILE), Fails(libc::ENOMEM)],
+        libc::SYS_splice => &[Fails(libc::EAGAIN), Fails(libc::ENOMEM), Fails(libc::EPIPE)],
+        libc::SYS_fcntl => &[Fails(libc::ENOMEM)],
+        _ => &[],
+    }
+}
+
+/// How `call` fails before the program is ready; `None` for what belongs to the loader and to Rust, and for memory.
+pub fn at_start(call: i64) -> Option<Outcome> {
+    let errno = match call {
+        libc::SYS_brk
+        | libc::SYS_mmap
+        | libc::SYS_munmap
+        | libc::SYS_mprotect
+        | libc::SYS_mremap
+        | libc::SYS_madvise
+        | libc::SYS_close
+        | libc::SYS_exit
+        | libc::SYS_exit_group
+        | libc::SYS_poll
+        | libc::SYS_rt_sigaction
+        | libc::SYS_rt_sigprocmask
+        | libc::SYS_sigaltstack
+        | libc::SYS_rt_sigreturn
+        | libc::SYS_sched_getaffinity
+        | libc::SYS_getrandom
+        | libc::SYS_futex
+        | libc::SYS_getpid
+        | libc::SYS_gettid
+        | libc::SYS_getuid
+        | libc::SYS_geteuid
+        | libc::SYS_getgid
+        | libc::SYS_getegid
+        | libc::SYS_clock_gettime
+        // Limits of the process itself: rustix takes it for granted that they can be read.
+        | libc::SYS_prlimit64
+        | libc::SYS_arch_prctl
+        | libc::SYS_set_tid_address
+        | libc::SYS_set_robust_list
+        | libc::SYS_rseq => return None,
+        libc::SYS_socket | libc::SYS_openat | libc::SYS_epoll_create1 | libc::SYS_pipe2 => {
+            libc::EMFILE
+        }
+        libc::SYS_unshare | libc::SYS_mount | libc::SYS_pivot_root | libc::SYS_umount2 => {
+            libc::EPERM
+        }
+        libc::SYS_prctl | libc::SYS_seccomp | libc::SYS_capset | libc::SYS_capget => libc::EPERM,
+        libc::SYS_read | libc::SYS_write | libc::SYS_fstat | libc::SYS_statx => libc::EIO,
+        _ => libc::ENOMEM,
+    };
+    Some(Fails(errno))
+}

@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# A guest whose kernel mounts a file system from a server that takes only source ports below 1024, as NFS servers do unless
+# they are told otherwise (`insecure` of exports(5)). The server outside is nfs-ganesha, with its files in memory.
+#
+# Cases are as in cases.sh, where their list is.
+
+serve_nfs() {
+    mkdir -p "$WORLD/nfs"
+    cat >"$WORLD/nfs/conf" <<END
+NFS_CORE_PARAM { Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Plugins_Dir = "/run/guests/nfs/lib"; }
+NFSV4 {
+    Graceless = true; RecoveryBackend = fs; RecoveryRoot = "$WORLD/nfs"; Only_Numeric_Owners = true; UseGetpwnam = true;
+}
+EXPORT {
+    Export_Id = 1; Path = /export; Pseudo = /; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Protocols = 4;
+    PrivilegedPort = true; FSAL { Name = MEM; }
+}
+MEM { Inode_Size = 2097152; }
+LOG { Default_Log_Level = EVENT; }
+END
+    in_net outside env LD_LIBRARY_PATH=/run/guests/nfs/lib /run/guests/nfs/bin/ganesha.nfsd -F -L STDERR \
+        -f "$WORLD/nfs/conf" -p "$WORLD/nfs/pid" >"$LOGS/nfs.log" 2>&1 &
+    until_true 20 nfs_is_there
+}
+nfs_is_there() { in_net outside ss -Hltn 'sport = :2049' | grep 2049; }
+
+mount_nfs() { guest 60 "mkdir -p /tmp/nfs; mount -t nfs4 -o vers=4.0,sec=sys,addr=$SERVER4,clientaddr=$HOST4 $SERVER4:/ /tmp/nfs"; }
+
+# What everybody may bind is set for the host's namespace, where the program runs.
+unprivileged_from() { in_net host sh -c "echo $1 >/proc/sys/net/ipv4/ip_unprivileged_port_start"; }
+
+case_nfs_refused_from_high_ports() {
+    unprivileged_from 1024
+    if mount_nfs; then
+        echo "mounted"
+        return 1
+    fi
+    same "$(guest 5 'grep -c /tmp/nfs /proc/mounts')" 0
+}
+
+case_nfs_mounted_from_low_ports() {
+    local peer
+    unprivileged_from 0
+    mount_nfs
+    guest 60 'head -c 1000000 /dev/urandom >/tmp/data; cp /tmp/data /tmp/nfs/data; umount /tmp/nfs'
+    mount_nfs
+    guest 60 'cmp /tmp/data /tmp/nfs/data'
+    peer=$(in_net outside ss -Htn 'sport = :2049' | awk '{ print $5 }')
+    echo "$peer"
+    peer=${peer##*:}
+    [ "$peer" -lt 1024 ]
+    guest 60 'umount /tmp/nfs'
+}

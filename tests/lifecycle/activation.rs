@@ -1,0 +1,77 @@
+//! A service manager that listens for the program, and starts it when somebody comes (sd_listen_fds(3)).
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Signal;
+
+use crate::rig::{Place, is_answered, refusal};
+
+/// Starts `passt` with a descriptor as the first of `count` that are passed on.
+fn passing(descriptor: impl AsFd, count: u32, passt: &Command) -> Command {
+    let descriptor = descriptor.as_fd();
+    fcntl_setfd(descriptor, FdFlags::empty()).unwrap();
+    let mut command = Command::new("bash");
+    let script = format!("exec 3<&\"$0\"; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$@\"");
+    command.arg("-c").arg(script).arg(descriptor.as_raw_fd().to_string());
+    command.arg(passt.get_program()).args(passt.get_args());
+    command
+}
+
+#[test]
+fn whoever_comes_before_the_program_is_served_and_the_socket_stays() {
+    let place = Place::new();
+    let path = place.path("listening");
+    let listener = UnixListener::bind(&path).unwrap();
+    for _ in 0..2 {
+        let early = UnixStream::connect(&path).unwrap();
+        let passt = place.passt(&["--foreground", "--one-off"]);
+        let mut program = place.spawn(&mut passing(&listener, 1, &passt));
+        assert!(is_answered(early));
+        assert!(!place.path("socket").exists(), "the other one is not made");
+        let bound = format!("UNIX domain socket bound at {}", path.display());
+        assert!(place.text("stderr").contains(&bound), "{}", place.text("stderr"));
+        if !program.has_ended() {
+            program.end(Signal::TERM);
+        }
+        std::fs::remove_file(place.path("pid")).unwrap();
+        assert!(path.exists(), "it is the manager's");
+    }
+}
+
+#[test]
+fn in_the_background_too() {
+    let place = Place::new();
+    let path = place.path("listening");
+    let listener = UnixListener::bind(&path).unwrap();
+    let passt = place.passt::<&str>(&[]);
+    let mut program = place.returned(&mut passing(&listener, 1, &passt));
+    assert!(is_answered(UnixStream::connect(&path).unwrap()));
+    program.end(Signal::TERM);
+    assert!(path.exists());
+}
+
+#[test]
+fn what_is_meant_for_another_process_is_ignored() {
+    let place = Place::new();
+    let mut passt = place.passt(&["--foreground"]);
+    let _program = place.spawn(passt.env("LISTEN_PID", "1").env("LISTEN_FDS", "1"));
+    assert!(place.serves());
+}
+
+#[test]
+fn other_sockets_are_refused() {
+    let place = Place::new();
+    let passt = place.passt(&["--foreground"]);
+    let listener = UnixListener::bind(place.path("listening")).unwrap();
+    let several = refusal(&mut passing(&listener, 2, &passt));
+    assert!(several.contains("passes 2 sockets: give the unit one ListenStream="), "{several}");
+    let datagrams = UnixDatagram::bind(place.path("datagrams")).unwrap();
+    let message = refusal(&mut passing(&datagrams, 1, &passt));
+    assert!(message.contains("it does not listen: let the unit have ListenStream="), "{message}");
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let message = refusal(&mut passing(&file, 1, &passt));
+    assert!(message.contains("The service manager's socket cannot be used"), "{message}");
+}

@@ -1,0 +1,122 @@
+# shellcheck shell=bash
+# The control socket of pasta: flows over the tap device and past it, rules both ways, the egress policy, events. Source
+# it after cases.sh. Scripts in single quotes are for the shell inside.
+# shellcheck disable=SC2016
+
+CASES+=(
+    control_flows control_rules control_egress control_events control_refused
+)
+
+# asked COMMAND ARGUMENT...: pesto, as the ordinary user.
+asked() {
+    local command=$1
+    shift
+    (become_user /run/bin/pesto "$command" "$WORLD/control" "$@")
+}
+
+# controlled ARGUMENT...: pasta with a control socket and a server in a namespace, and nothing forwarded by itself.
+controlled() {
+    holder
+    started --control "$WORLD/control" -t none -u none -T none -U none --config-net "$@" "$HOLDER"
+    serving '[::]:7001'
+}
+
+# connected NAMESPACE ADDRESS PORT: holds a connection open, on which three bytes were sent.
+connected() {
+    in_net "$1" bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf abc >&3 && ! read -ru 3' - "$2" "$3" &
+    CONNECTED=$!
+    remember "$CONNECTED"
+}
+
+# lists N ARGUMENT...: so many flows are chosen; there is another line in front of them, and each has two.
+lists() {
+    local wanted=$1
+    shift
+    [ "$(asked flows "$@" | wc -l)" -eq $((1 + 2 * wanted)) ]
+}
+
+case_control_flows() {
+    local found name
+    controlled -t 7001 --control-ro "$WORLD/control-ro"
+    holds "$(asked status)" ', namespace'
+    connected host 127.0.0.1 7001
+    until_true 5 lists 1 --state established
+    found=$(asked flows --json)
+    holds "$found" '"bypass":true'
+    holds "$found" '"initiator":{"place":"host","address":"127.0.0.1"'
+    holds "$found" '"target":{"place":"namespace","address":"192.0.2.2","port":7001'
+    holds "$found" '"bytes_forward":3,"bytes_back":0'
+    connected outside "$HOST4" 7001
+    until_true 5 lists 1 --address "$GATEWAY4" --state established
+    found=$(asked flows --address "$GATEWAY4" --json)
+    holds "$found" '"bypass":false'
+    holds "$found" '"target":{"place":"guest"'
+    holds "$found" '"bytes_forward":3,"bytes_back":0'
+    lacks "$(asked flows --json)" '"rtt_us":null'
+    holds "$(asked metrics)" 'passt_flows{kind="tcp-bypass"} 1'
+    for name in $(asked flows | awk '/established/ { print $1 }'); do asked flow-reset "$name"; done
+    until_true 5 lists 0
+    until_true 5 has_ended "$CONNECTED"
+    runs
+}
+
+case_control_rules() {
+    controlled
+    refused_at 127.0.0.1:7001
+    asked rules-add -t 7001 >"$WORLD/rules"
+    exchange tcp from_host 127.0.0.1:7001
+    exchange tcp outside "$HOST4:7001"
+    # Of the namespace to the host.
+    asked rules-add -T 5600 >"$WORLD/rules"
+    exchange tcp from_inside 127.0.0.1:5600
+    holds "$(asked rules)" '*%lo:5600 => 5600'
+    # What listens inside is followed.
+    asked rules-replace -t auto -u auto >"$WORLD/rules"
+    until_true 10 from_host get 127.0.0.1:7001 2048 91
+    asked rules-replace >"$WORLD/rules"
+    refused_at 127.0.0.1:7001
+    same "$(from_inside connect 127.0.0.1:5600)" refused
+    runs
+}
+
+case_control_egress() {
+    controlled
+    exchange tcp from_inside "$SERVER4:5000"
+    asked egress-replace 'allow @dns' --isolate >"$WORLD/rules"
+    from_inside get "$SERVER4:5000" 2048 92
+    same "$(from_inside connect "$GATEWAY4:5601")" refused
+    asked egress-replace "reject tcp $SERVER4:5000" 'allow any' >"$WORLD/rules"
+    same "$(from_inside connect "$SERVER4:5000")" refused
+    holds "$(asked egress)" "1  reject tcp $SERVER4:5000"
+    asked egress-replace >"$WORLD/rules"
+    exchange tcp from_inside "$SERVER4:5000"
+}
+
+case_control_events() {
+    controlled
+    (become_user /run/bin/pesto watch "$WORLD/control" rules refused) >"$WORLD/events" &
+    remember $!
+    until_true 10 changes_are_told
+    asked egress-replace 'reject any' >"$WORLD/rules"
+    same "$(from_inside connect "$SERVER4:5000")" refused
+    until_true 5 grep -q "\"reason\":\"egress-rejected\".*\"to\":\"$SERVER4:5000\"" "$WORLD/events"
+}
+# It may take a moment until somebody follows.
+changes_are_told() {
+    asked rules-replace -t "$((RANDOM % 1000 + 8000))" >"$WORLD/rules"
+    grep -q '"event":"rules"' "$WORLD/events"
+}
+
+# Another user may not ask, and who may only ask changes nothing.
+case_control_refused() {
+    local found
+    controlled --control-ro "$WORLD/control-ro,mode=666"
+    same "$(stat -c %a "$WORLD/control") $(stat -c %a "$WORLD/control-ro")" '600 666'
+    found=$(become_user /run/bin/pesto rules-add "$WORLD/control-ro" -t 7001 2>&1) && return 1
+    holds "$found" 'This socket answers questions, and changes nothing'
+    refused_at 127.0.0.1:7001
+    found=$(asked rules-add -t 5601 2>&1) && return 1
+    holds "$found" 'Address already in use'
+    holds "$(become_user /run/bin/pesto status "$WORLD/control-ro")" 'pasta'
+    runs
+}

@@ -1,0 +1,175 @@
+//! pesto against programs that are not what they should be: each is a socket of the test, which answers as it likes.
+
+#![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Output};
+
+const HELLO: &[u8] = b"basil:s\0\0\0\0\x02\0\0\0\x80\0\0\0\x10";
+
+/// A table of the host's ports with these rules.
+fn table(rules: &[[u8; 56]]) -> Vec<u8> {
+    let mut bytes = b"\x01HOST".to_vec();
+    bytes.extend([0; 124]);
+    bytes.extend([0, 0, 0, 0x2f]);
+    bytes.extend((rules.len() as u32).to_be_bytes());
+    bytes.extend(rules.concat());
+    bytes
+}
+
+/// A TCP rule for a port on all addresses.
+fn rule(port: u16) -> [u8; 56] {
+    let mut bytes = [0; 56];
+    for at in [48, 50, 52] {
+        bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    (bytes[54], bytes[55]) = (6, 1);
+    bytes
+}
+
+/// What a program with these rules says first.
+fn told(rules: &[[u8; 56]]) -> Vec<u8> {
+    [HELLO, &table(rules), &[0]].concat()
+}
+
+fn pesto(options: &[&str], socket: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pesto"));
+    command.args(options).arg(socket).output().expect("pesto runs")
+}
+
+/// What pesto says to the programs that `serve` plays, one for each time that it connects.
+fn with(options: &[&str], serve: &[&(dyn Fn(&mut UnixStream) + Sync)]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c");
+    let listener = UnixListener::bind(&path).expect("bound");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for one in serve {
+                let (mut client, _) = listener.accept().expect("connected");
+                one(&mut client);
+            }
+        });
+        pesto(options, &path)
+    })
+}
+
+/// One that says this and closes.
+fn says(bytes: &[u8]) -> Output {
+    with(&[], &[&|client| drop(client.write_all(bytes))])
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Its error, with status 1 and without any output.
+fn failure(output: &Output) -> String {
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
+    text(&output.stderr)
+}
+
+#[test]
+fn what_is_no_program_of_ours_is_named() {
+    let version = |number: u8| [b"basil:s\0\0\0\0", &[number][..], &HELLO[12..]].concat();
+    let named = |name: &[u8]| {
+        let mut bytes = told(&[]);
+        bytes[21..21 + name.len()].copy_from_slice(name);
+        bytes
+    };
+    let wrong_rule = {
+        let mut one = rule(7000);
+        one[54] = 1;
+        told(&[one])
+    };
+    let many = [HELLO, &table(&[])[..133], &[0, 0, 1, 0]].concat();
+    let tables = [HELLO, &table(&[]).repeat(17)].concat();
+    for (bytes, words) in [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "Bad magic number from server"),
+        (&version(3), "Unknown server protocol version 3 > 2"),
+        (&version(1), "Unsupported server protocol version 1 < 2"),
+        (&version(0), "Unsupported experimental server protocol version 0"),
+        (b"", "has closed the connection before it has told its rules"),
+        (&HELLO[..19], "has closed the connection before it has told its rules"),
+        (&told(&[rule(7000)])[..200], "has closed the connection before it has told its rules"),
+        (&wrong_rule, "Rule for unknown protocol 1"),
+        (&many, "Too many rules (256, maximum 255)"),
+        (&named(&[b'x'; 128]), "has no readable name"),
+        (&named(b"\x1b[2J"), "has no readable name"),
+        (&tables, "The server has too many tables"),
+    ] {
+        let said = failure(&says(bytes));
+        assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn nobody_and_nothing_at_the_path_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c");
+    let said = failure(&pesto(&[], &path));
+    assert!(said.starts_with(&format!("Failed to connect to {}: No such file", path.display())));
+    drop(UnixListener::bind(&path).expect("bound"));
+    assert!(failure(&pesto(&[], &path)).contains("Connection refused: is the program running?"));
+    let long = folder.path().join("x".repeat(120));
+    assert!(failure(&pesto(&[], &long)).starts_with("Invalid socket path: "));
+}
+
+/// Reads a request for one table, to its end.
+fn request(client: &mut UnixStream) -> Vec<u8> {
+    let mut head = [0; 5];
+    client.read_exact(&mut head).expect("a request");
+    let mut rest = vec![0; usize::from(head[4]) * 56 + 1];
+    client.read_exact(&mut rest).expect("a request");
+    [&head[..], &rest].concat()
+}
+
+/// Tells the rules, reads the request, and answers.
+fn answers<'a>(rules: &'a [[u8; 56]], answer: &'a [u8]) -> impl Fn(&mut UnixStream) + Sync + 'a {
+    move |client| {
+        client.write_all(&told(rules)).expect("it reads");
+        let wanted = [&[1, 0, 0, 0, 2][..], &rule(7000), &rule(7001), &[0]].concat();
+        assert_eq!(request(client), wanted);
+        client.write_all(answer).expect("it reads");
+    }
+}
+
+const ADD: &[&str] = &["-A", "-t", "7001"];
+
+#[test]
+fn the_verdict_counts_and_its_reason_is_told() {
+    let before = [rule(7000)];
+    let done = with(ADD, &[&answers(&before, b"\0")]);
+    assert!(done.status.success() && done.stdout.is_empty() && done.stderr.is_empty());
+    let refused = with(ADD, &[&answers(&before, b"\x01Port 7001 is taken\x1b[2J\nby another\n")]);
+    assert_eq!(failure(&refused), "Port 7001 is taken?[2J\nby another\nNothing has changed\n");
+    let unknown = with(ADD, &[&answers(&before, b"\x07")]);
+    assert!(failure(&unknown).starts_with("Unknown answer of "));
+}
+
+#[test]
+fn who_gives_no_verdict_is_asked_again() {
+    let (before, after) = ([rule(7000)], [rule(7000), rule(7001)]);
+    let tells = |rules: &'static [u16]| {
+        let rules: Vec<_> = rules.iter().map(|port| rule(*port)).collect();
+        move |client: &mut UnixStream| drop(client.write_all(&told(&rules)))
+    };
+    let followed = with(ADD, &[&answers(&before, b""), &tells(&[7000, 7001])]);
+    assert!(followed.status.success(), "{followed:?}");
+    let others = with(ADD, &[&answers(&before, b""), &tells(&[7001, 9])]);
+    assert!(others.status.success(), "{others:?}");
+    let not = with(ADD, &[&answers(&before, b""), &tells(&[7000])]);
+    assert!(failure(&not).contains("has not taken the new rules: see its log"));
+
+    let shown = with(&["-s", "-t", "7000,7001"], &[&answers(&after, b"\0")]);
+    let lines = "  HOST\n    TCP [*]:7000  =>  7000 \n    TCP [*]:7001  =>  7001 \n";
+    let expected = format!("configuration (SOCKET)\n{lines}");
+    let said = text(&shown.stdout);
+    let sections: Vec<_> = said.split_inclusive("7001  =>  7001 \n").collect();
+    assert_eq!(sections.len(), 2, "{said}");
+    for (section, title) in sections.iter().zip(["Previous ", "Updated "]) {
+        let path = section.split(['(', ')']).nth(1).expect("a path");
+        assert_eq!(section.replace(path, "SOCKET"), format!("{title}{expected}"));
+    }
+}
