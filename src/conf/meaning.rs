@@ -105,10 +105,7 @@ pub fn resolve(
     if options.pasta.splice_only {
         pasta::without_tap(&mut options);
     }
-    let mut notes = facts.notes.clone();
-    if options.run.stderr {
-        notes.push(Note::warn("--stderr will be dropped soon"));
-    }
+    let mut notes = first_notes(&options, facts);
     let only = options.interfaces.only;
     if facts.no_ipv6 && only == Some(Only::V6) {
         return Err(ConfError::Ipv6Unavailable);
@@ -166,6 +163,15 @@ pub fn resolve(
         run: options.run,
         notes,
     })
+}
+
+/// What is to be said whatever the network is.
+fn first_notes(options: &Options, facts: &HostFacts) -> Vec<Note> {
+    let mut notes = facts.notes.clone();
+    if options.run.stderr {
+        notes.push(Note::warn("--stderr will be dropped soon"));
+    }
+    notes
 }
 
 /// The interfaces that outbound sockets are bound to.

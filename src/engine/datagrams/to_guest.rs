@@ -31,7 +31,7 @@ use passt_frame::{
 use super::cut::{Datagram, Sent, fits};
 use super::groups;
 use super::held::{Held, Position};
-use super::queue::{Served, drop_burst, drop_head, next_head};
+use super::queue::{Served, drop_burst, drop_head, neighbours, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
@@ -40,7 +40,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES};
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
@@ -545,28 +545,6 @@ fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
     }
 }
 
-/// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
-/// long as the first, the last perhaps shorter. At least 1.
-fn neighbours(bursts: &[Burst], largest: u32) -> usize {
-    let first = bursts[0];
-    if first.segment.is_some() || first.len == 0 {
-        return 1;
-    }
-    let (mut count, mut bytes) = (1, first.len);
-    for burst in &bursts[1..] {
-        bytes += burst.len;
-        let fits = burst.segment.is_none() && (1..=first.len).contains(&burst.len);
-        if !fits || bytes > largest || count == UDP_RUN_DATAGRAMS {
-            break;
-        }
-        count += 1;
-        if burst.len < first.len {
-            break;
-        }
-    }
-    count
-}
-
 /// Writes the headers of all frames that `received` bytes fill, `largest` in each, and hands them over;
 /// returns their number.
 fn stamp(
@@ -603,31 +581,4 @@ fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
     let header_len = start + UDP_HEADER_BYTES as u16;
     let gso = segment.map(|size| Gso { kind: GsoKind::Udp, size, header_len });
     FrameMeta { checksum: Checksum::Partial { start, offset: 6 }, gso }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn single(len: u32) -> Burst {
-        Burst { len, segment: None }
-    }
-
-    #[test]
-    fn neighbours_are_as_long_as_the_first_and_the_last_may_be_shorter() {
-        let count = |lens: &[u32]| {
-            let bursts: Vec<Burst> = lens.iter().map(|&len| single(len)).collect();
-            neighbours(&bursts, 1000)
-        };
-        assert_eq!(count(&[100]), 1);
-        assert_eq!(count(&[100, 100, 100]), 3);
-        assert_eq!(count(&[100, 100, 40, 100]), 3);
-        assert_eq!(count(&[100, 101]), 1);
-        assert_eq!(count(&[100, 0, 100]), 1, "an empty datagram is none of them");
-        assert_eq!(count(&[0, 0]), 1);
-        assert_eq!(count(&[400, 400, 400]), 2, "no longer than a datagram");
-        let burst = Burst { len: 100, segment: Some(50) };
-        assert_eq!(neighbours(&[burst, single(50)], 1000), 1);
-        assert_eq!(neighbours(&[single(100), burst], 1000), 1);
-    }
 }
