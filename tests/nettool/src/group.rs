@@ -35,12 +35,13 @@ pub fn hear(at: SocketAddr, interface: &str) -> Outcome {
     }
 }
 
-/// Sends `text` to a group or to all of a network, from a port that nobody else has, until somebody answers.
-pub fn call(to: SocketAddr, interface: &str, text: &str) -> Outcome {
+/// Sends `text` to a group or to all of a network, from a port that nobody else has and the address `from`, if that is
+/// given, until somebody answers.
+pub fn call(from: Option<IpAddr>, to: SocketAddr, interface: &str, text: &str) -> Outcome {
     let index = index_of(interface)?;
     let any: IpAddr =
         if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
     socket.set_read_timeout(Some(WAIT))?;
     let to = match to {
         SocketAddr::V4(_) => {
