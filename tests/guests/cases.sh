@@ -279,11 +279,12 @@ case_broadcast() { beside_gateway broadcast; }
 # And the guest is a device that others find.
 case_group_heard() { beside_gateway group_heard; }
 group_heard() {
-    local group
+    local group from
     for group in "${GROUPS_OF_SERVICES[@]}"; do
+        case $group in *.*) from=(192.0.2.7) ;; *) from=() ;; esac
         guest 5 "nettool hear $group \$IF >/tmp/heard 2>&1 & echo \$! >/tmp/heard.pid"
         guest 5 'until grep -q ready /tmp/heard; do sleep 0.1; done'
-        holds "$(outside call "$group" hosts is-anybody-there)" 'answered by '
+        holds "$(outside call "$group" hosts is-anybody-there "${from[@]}")" 'answered by '
         holds "$(guest 5 'cat /tmp/heard')" 'heard is-anybody-there from '
         guest 5 "kill \$(cat /tmp/heard.pid)"
     done
