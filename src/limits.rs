@@ -190,6 +190,28 @@ pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 
+/// Groups that the guest may join: a desktop joins some five of each family, and each costs the host a membership.
+pub const MAX_GROUPS: usize = 32;
+
+/// Sockets on which what is for groups is received, one for each port of a group: two for each group.
+pub const GROUP_SOCKETS: usize = 64;
+
+/// Ports of groups to which the guest has sent and that are remembered.
+pub(crate) const GROUP_PORTS_NOTED: usize = 32;
+
+/// Ports that the operator may name for all groups.
+pub(crate) const MAX_GROUP_PORTS: usize = 16;
+
+/// Groups that may be joined at once, and the time after which one more may be: the host's kernel tells the network of
+/// each twice, so that a guest that joins and leaves for ever sends no more than 20 packets a second in its name.
+pub(crate) const JOIN_BURST: u32 = MAX_GROUPS as u32;
+/// See [`JOIN_BURST`].
+pub(crate) const JOIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Datagrams of the guest to groups that may be on their way back to it: what the sockets of groups get in one turn,
+/// four times over.
+pub(crate) const OWN_DATAGRAMS: usize = 4 * DATAGRAMS_PER_TURN;
+
 /// Egress rules: each new flow is held against them one by one, some 10 ns each.
 pub(crate) const MAX_EGRESS_RULES: usize = 1024;
 

@@ -30,7 +30,7 @@ _passt() {
 
     case "${cmd}" in
         passt)
-            opts="-h -f -P -q -d -l -p -e -c -s -F -1 -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u --help --version --print-capabilities --check --json --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --stderr --conf-path --control --control-ro --vhost-user --socket-path --socket --fd --one-off --repair-path --migrate-exit --migrate-no-linger --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --no-dhcp-dns --no-dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --wait-for-network --no-follow-host --map-host-loopback --no-map-gw --map-guest-addr --egress --egress-file --isolate --tcp-ports --udp-ports --freebind --no-splice"
+            opts="-h -f -P -q -d -l -p -e -c -s -F -1 -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u --help --version --print-capabilities --check --json --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --stderr --conf-path --control --control-ro --vhost-user --socket-path --socket --fd --one-off --repair-path --migrate-exit --migrate-no-linger --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --no-dhcp-dns --no-dhcp-search --no-tcp --no-udp --no-icmp --no-multicast --multicast-ports --no-dhcp --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --wait-for-network --no-follow-host --map-host-loopback --no-map-gw --map-guest-addr --egress --egress-file --isolate --tcp-ports --udp-ports --freebind --no-splice"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -265,6 +265,13 @@ _passt() {
                     return 0
                     ;;
                 -S)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --multicast-ports)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -22,6 +22,7 @@ complete -c passt -s D -l dns -d 'Name server of the guest, or none; up to three
 complete -c passt -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c passt -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c passt -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c passt -l multicast-ports -d 'UDP ports of all groups that the guest joins, besides those of mDNS, SSDP, WS-Discovery, LLMNR and those it sends to' -r -f
 complete -c passt -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
 complete -c passt -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
 complete -c passt -l dhcpv6-option -d 'The same for DHCPv6' -r -f
@@ -59,6 +60,7 @@ complete -c passt -l no-dhcp-search -d 'Hand out no search list by DHCP, DHCPv6 
 complete -c passt -l no-tcp -d 'Forward no TCP'
 complete -c passt -l no-udp -d 'Forward no UDP'
 complete -c passt -l no-icmp -d 'Forward no ICMP and ICMPv6; implies --no-ndp'
+complete -c passt -l no-multicast -d 'Forward nothing that is for many: no multicast, no broadcasts, no IGMP, no MLD'
 complete -c passt -l no-dhcp -d 'No DHCP server'
 complete -c passt -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c passt -l no-ndp -d 'No answers to neighbor and router solicitations'

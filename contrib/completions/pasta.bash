@@ -23,7 +23,7 @@ _pasta_command() {
         if [[ $word == -- ]]; then
             ((i++))
             break
-        elif [[ $word =~ ^-[hfqde46]*[PlpcFIiangMmHDSotuTU]$ || $word =~ ^--(pid|runas|log-file|log-size|stats|pcap|conf-path|control|control-ro|fd|netns|userns|ns-ifname|ns-mac-addr|interface|address|netmask|gateway|mac-addr|mtu|hostname|fqdn|dns|dns-forward|dns-host|search|dhcp-boot|dhcp-option|dhcpv6-option|ra-option|outbound|outbound-if4|outbound-if6|wait-for-network|map-host-loopback|map-guest-addr|egress|egress-file|tcp-ports|udp-ports|tcp-ns|udp-ns)$ ]]; then
+        elif [[ $word =~ ^-[hfqde46]*[PlpcFIiangMmHDSotuTU]$ || $word =~ ^--(pid|runas|log-file|log-size|stats|pcap|conf-path|control|control-ro|fd|netns|userns|ns-ifname|ns-mac-addr|interface|address|netmask|gateway|mac-addr|mtu|hostname|fqdn|dns|dns-forward|dns-host|search|multicast-ports|dhcp-boot|dhcp-option|dhcpv6-option|ra-option|outbound|outbound-if4|outbound-if6|wait-for-network|map-host-loopback|map-guest-addr|egress|egress-file|tcp-ports|udp-ports|tcp-ns|udp-ns)$ ]]; then
             # The option's argument, with all that bash has cut off.
             ((i++))
             [[ ${COMP_WORDS[i]} != = ]] || ((i++))
@@ -86,7 +86,7 @@ _pasta() {
 
     case "${cmd}" in
         pasta)
-            opts="-h -f -P -q -d -l -p -e -c -F -I -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u -T -U --help --version --print-capabilities --check --json --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --stderr --conf-path --control --control-ro --fd --netns --userns --netns-only --no-netns-quit --no-pidns --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --wait-for-network --no-follow-host --map-host-loopback --no-map-gw --map-guest-addr --egress --egress-file --isolate --tcp-ports --udp-ports --tcp-ns --udp-ns --freebind --host-lo-to-ns-lo --no-splice --splice-only"
+            opts="-h -f -P -q -d -l -p -e -c -F -I -4 -6 -i -a -n -g -M -m -H -D -S -o -t -u -T -U --help --version --print-capabilities --check --json --foreground --pid --notify --runas --chroot-fallback --quiet --debug --trace --log-file --log-size --stats --pcap --stderr --conf-path --control --control-ro --fd --netns --userns --netns-only --no-netns-quit --no-pidns --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --ipv4-only --ipv6-only --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --no-tcp --no-udp --no-icmp --no-multicast --multicast-ports --no-dhcp --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --no-dhcpv6 --no-ndp --no-ra --outbound --outbound-if4 --outbound-if6 --wait-for-network --no-follow-host --map-host-loopback --no-map-gw --map-guest-addr --egress --egress-file --isolate --tcp-ports --udp-ports --tcp-ns --udp-ns --freebind --host-lo-to-ns-lo --no-splice --splice-only"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -334,6 +334,13 @@ _pasta() {
                     return 0
                     ;;
                 -S)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --multicast-ports)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -6,7 +6,7 @@ function __fish_pasta_command
             case --
                 string join0 -- $words[2..] (commandline -ct)
                 return 0
-            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --wait-for-network --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
+            case -P -l -p -c -F -I -i -a -n -g -M -m -H -D -S -o -t -u -T -U --pid --runas --log-file --log-size --stats --pcap --conf-path --control --control-ro --fd --netns --userns --ns-ifname --ns-mac-addr --interface --address --netmask --gateway --mac-addr --mtu --hostname --fqdn --dns --dns-forward --dns-host --search --multicast-ports --dhcp-boot --dhcp-option --dhcpv6-option --ra-option --outbound --outbound-if4 --outbound-if6 --wait-for-network --map-host-loopback --map-guest-addr --egress --egress-file --tcp-ports --udp-ports --tcp-ns --udp-ns
                 set words $words[2..]
             case '-*'
             case '*'
@@ -55,6 +55,7 @@ complete -c pasta -n __fish_pasta_has_no_command -s D -l dns -d 'Name server of 
 complete -c pasta -n __fish_pasta_has_no_command -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dns-host -d 'Name server to forward such queries to; default: the first of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l multicast-ports -d 'UDP ports of all groups that the guest joins, besides those of mDNS, SSDP, WS-Discovery, LLMNR and those it sends to' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcp-option -d 'Option to hand out by DHCP, besides or in place of the usual ones; may be repeated' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcpv6-option -d 'The same for DHCPv6' -r -f
@@ -96,6 +97,7 @@ complete -c pasta -n __fish_pasta_has_no_command -l dhcp-search -d 'Hand out a s
 complete -c pasta -n __fish_pasta_has_no_command -l no-tcp -d 'Forward no TCP'
 complete -c pasta -n __fish_pasta_has_no_command -l no-udp -d 'Forward no UDP'
 complete -c pasta -n __fish_pasta_has_no_command -l no-icmp -d 'Forward no ICMP and ICMPv6; implies --no-ndp'
+complete -c pasta -n __fish_pasta_has_no_command -l no-multicast -d 'Forward nothing that is for many: no multicast, no broadcasts, no IGMP, no MLD'
 complete -c pasta -n __fish_pasta_has_no_command -l no-dhcp -d 'No DHCP server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-dhcpv6 -d 'No DHCPv6 server'
 complete -c pasta -n __fish_pasta_has_no_command -l no-ndp -d 'No answers to neighbor and router solicitations'

@@ -105,10 +105,7 @@ pub fn resolve(
     if options.pasta.splice_only {
         pasta::without_tap(&mut options);
     }
-    let mut notes = facts.notes.clone();
-    if options.run.stderr {
-        notes.push(Note::warn("--stderr will be dropped soon"));
-    }
+    let mut notes = first_notes(&options, facts);
     let only = options.interfaces.only;
     if facts.no_ipv6 && only == Some(Only::V6) {
         return Err(ConfError::Ipv6Unavailable);
@@ -117,6 +114,7 @@ pub fn resolve(
         told(&options, facts, resolv, &mut notes);
     check_interfaces(&options, template_v4.as_ref(), template_v6.as_ref(), &mut notes)?;
     warn_of_mtu(&network, &mut notes);
+    let [outbound_v4, outbound_v6] = outbound(&options, facts);
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
         let auto = !options.egress.isolate;
@@ -130,7 +128,6 @@ pub fn resolve(
         (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
     let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
-    let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
     Ok(Conf {
         network,
         mapping,
@@ -140,8 +137,8 @@ pub fn resolve(
         kernel,
         template_v4,
         template_v6,
-        outbound_v4: options.interfaces.outbound_v4.and_then(device),
-        outbound_v6: options.interfaces.outbound_v6.and_then(device),
+        outbound_v4,
+        outbound_v6,
         link: LinkConf {
             mode: options.mode,
             socket: options.socket,
@@ -186,7 +183,31 @@ pub(crate) fn told(
     let resolv = resolv::parse(resolv);
     names::resolve(options, facts, &resolv, &mut network, &mut mapping, notes);
     let (template_v4, template_v6) = (template_v4.flatten(), template_v6.flatten());
+    let [outbound_v4, outbound_v6] = outbound(options, facts);
+    mapping.v4.group_interface = group_interface(outbound_v4, template_v4);
+    mapping.v6.group_interface = group_interface(outbound_v6, template_v6);
     Told { network, mapping, template_v4, template_v6 }
+}
+
+/// What is to be said whatever the network is.
+fn first_notes(options: &Options, facts: &HostFacts) -> Vec<Note> {
+    let mut notes = facts.notes.clone();
+    if options.run.stderr {
+        notes.push(Note::warn("--stderr will be dropped soon"));
+    }
+    notes
+}
+
+/// The interfaces that outbound sockets are bound to.
+fn outbound(options: &Options, facts: &HostFacts) -> [Option<Device>; 2] {
+    let wish = &options.interfaces;
+    let device = |name: InterfaceName| facts.index(&name).map(|index| Device { name, index });
+    [wish.outbound_v4, wish.outbound_v6].map(|name| name.and_then(device))
+}
+
+/// Index of the interface that has the guest's groups: packets to them could leave by no other one.
+fn group_interface(outbound: Option<Device>, template: Option<Device>) -> u32 {
+    outbound.or(template).map_or(0, |device| device.index)
 }
 
 /// Mapped addresses, but for those of name servers.

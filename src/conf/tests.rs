@@ -174,6 +174,21 @@ fn named_interfaces_must_be_usable() {
 }
 
 #[test]
+fn groups_are_on_the_interface_that_packets_leave_by() {
+    let interfaces = |arguments: &[&str]| {
+        let mapping = conf(arguments, "").mapping;
+        (mapping.v4.group_interface, mapping.v6.group_interface)
+    };
+    assert_eq!(interfaces(&[]), (2, 2));
+    assert_eq!(interfaces(&["--outbound-if4", "eth1"]), (3, 2));
+    assert_eq!(interfaces(&["--outbound-if6", "eth1"]), (2, 3));
+    let mut facts = host();
+    (facts.v4, facts.v6) = (None, None);
+    let local = attempt(&[], &facts, "").unwrap().mapping;
+    assert_eq!((local.v4.group_interface, local.v6.group_interface), (0, 0));
+}
+
+#[test]
 fn what_the_operator_gave_holds_in_local_mode() {
     let given = ["-a", "192.0.2.9/24", "-g", "192.0.2.8", "-a", "2001:db8::9", "-g", "2001:db8::8"];
     let conf = attempt(&given, &HostFacts::default(), "").unwrap();

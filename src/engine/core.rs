@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::events::{Event, Events};
 use super::flows::Flows;
+use super::groups::Groups;
 use super::listeners::Listeners;
 use super::looks::Looks;
 use super::net::Net;
@@ -67,6 +68,8 @@ pub(super) struct Core {
     pub(crate) initial_numbers: InitialNumbers,
     /// ICMP errors that the guest may be told of.
     pub(crate) icmp_errors: Budget,
+    /// Groups that the guest has joined.
+    pub(crate) groups: Groups,
     /// What happens, for those who follow it.
     pub(crate) events: Rc<Events>,
     /// When the engine was made.
@@ -96,6 +99,7 @@ impl Core {
             outbox: Outbox::default(),
             initial_numbers: InitialNumbers::default(),
             icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
+            groups: Groups::default(),
         }
     }
 

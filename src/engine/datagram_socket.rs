@@ -29,8 +29,8 @@ use passt_frame::Errno;
 use super::reserved_port;
 use crate::flow::side::Endpoint;
 use crate::limits::UDP_BUFFER_BYTES;
-use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
+use crate::sys::{datagram, group};
 use crate::time::Timestamp;
 
 /// The longest that a packet which found a socket is expected to be on its way into the queue: the
@@ -86,16 +86,32 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
 }
 
 /// Binds a new socket of a flow with anybody, to a port that it shares with nobody. Where `to`'s port is taken or
-/// privileged, any other will do. With it, the port that it has now.
+/// privileged, any other will do. With it, the port that it has now. If a socket of ours receives for groups on the
+/// port, the new one is bound to the address from which it sends `toward` somebody, to groups by the interface with
+/// this index.
 ///
 /// # Errors
 /// What setsockopt(2), bind(2) and getsockname(2) report.
-pub(super) fn unconnected(socket: OwnedFd, to: &BindTo<'_>) -> Result<(OwnedFd, u16), Errno> {
+pub(super) fn unconnected(
+    socket: OwnedFd,
+    to: &BindTo<'_>,
+    toward: Option<(SocketAddr, u32)>,
+) -> Result<(OwnedFd, u16), Errno> {
     let (fd, port) = (socket.as_fd(), to.address.port());
     prepare(fd, Transport::Udp, to.address.is_ipv4())?;
     // Older kernels deliver them, and the guest's kernel gives them to nobody who has not joined.
     let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
-    match socket::bind_alone(fd, to) {
+    let bound = match (socket::bind_alone(fd, to), toward) {
+        (Err(Errno::ADDRINUSE), Some((toward, groups_by))) => {
+            let address = group::source_toward(toward, to.interface, groups_by);
+            address.map_err(|_| Errno::ADDRINUSE).and_then(|mut address| {
+                address.set_port(port);
+                socket::bind_alone(fd, &BindTo { address, ..*to })
+            })
+        }
+        (bound, _) => bound,
+    };
+    match bound {
         Ok(()) => return Ok((socket, port)),
         Err(Errno::ADDRINUSE | Errno::ACCESS) => reserved_port::open_like(port, |port| {
             socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), port))

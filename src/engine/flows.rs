@@ -31,7 +31,9 @@ pub(crate) const ADVERTISEMENT_TIMER: u32 = 0;
 pub(crate) const SCAN_TIMER: u32 = 1;
 /// The next question for an address of the guest, or the end of waiting for the answer.
 pub(crate) const ADDRESS_TIMER: u32 = 2;
-const OWN_TIMERS: u32 = 3;
+/// The next query for groups, or the end of one.
+pub(crate) const GROUP_TIMER: u32 = 3;
+const OWN_TIMERS: u32 = 4;
 
 /// The timer of the flow in `slot`.
 fn timer_key(slot: u32) -> u32 {
@@ -291,6 +293,11 @@ impl Flows {
             self.index.insert(&key(protocol, side), id.slot());
         }
         Ok(id)
+    }
+
+    /// Has a UDP flow never give way to another one.
+    pub(crate) fn keep(&mut self, id: FlowId) {
+        self.one_shots.remove(&mut self.table, id.slot());
     }
 
     /// Ends a flow: out of the index, the timers, the lists; its socket is closed.

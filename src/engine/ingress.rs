@@ -15,6 +15,7 @@ use crate::responder::{dhcp, dhcpv6};
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::ip::{self, IpHead, L4Protocol};
 use crate::wire::l4::NDP_TYPES;
+use crate::wire::membership::MLD_TYPES;
 use crate::wire::{DropReason, Fragment, Packet};
 
 /// What of a batch is not sent yet.
@@ -77,6 +78,13 @@ fn frame(
     let packet = ip::parse(head, frame.len)?;
     let ip = match packet {
         Packet::Arp => return responders::arp(core, head, out),
+        Packet::Igmp(igmp) => {
+            if core.net.network.v4.is_none() {
+                return Err(DropReason::FamilyDisabled);
+            }
+            responders::heed(core, out, igmp.source, mac);
+            return datagrams::igmp_from_guest(core, lease, index, &igmp, out);
+        }
         Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
     };
     log::trace!("    {ip}");
@@ -94,6 +102,9 @@ fn frame(
         // Neighbour discovery is consumed here, never forwarded.
         L4Protocol::Icmpv6 if NDP_TYPES.contains(&icmp_type(&ip, head)?) => {
             responders::ndp(core, lease, index, &ip, out)
+        }
+        L4Protocol::Icmpv6 if MLD_TYPES.contains(&icmp_type(&ip, head)?) => {
+            datagrams::mld_from_guest(core, lease, index, &ip, out)
         }
         L4Protocol::Icmp | L4Protocol::Icmpv6 => {
             datagrams::echo_from_guest(core, to.datagrams, (lease, index), &ip, to.buffer, out)
@@ -137,7 +148,7 @@ fn check_family(network: &Network, ip: &IpHead) -> Result<(), DropReason> {
     let forbidden = |address: IpAddr| {
         address.is_loopback() || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
     };
-    if forbidden(ip.source) || forbidden(ip.destination) {
+    if forbidden(ip.source) || forbidden(ip.destination) || ip.source.is_multicast() {
         return Err(DropReason::ForbiddenAddress);
     }
     Ok(())

@@ -127,6 +127,11 @@ impl Listeners {
         slot.listener.as_mut().filter(|_| slot.generation == id.generation)
     }
 
+    /// Whether datagrams on some socket go to the guest.
+    pub(crate) fn lead_anywhere(&self) -> bool {
+        self.iter().any(|(_, listener)| listener.leads_to.is_some())
+    }
+
     /// Whether datagrams on some socket go to this port of the guest.
     pub(crate) fn lead_to(&self, port: u16) -> bool {
         self.leading[usize::from(port)] > 0

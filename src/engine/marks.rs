@@ -20,6 +20,7 @@ use std::os::fd::BorrowedFd;
 use passt_frame::Errno;
 use rustix::net::sockopt;
 
+use crate::sys::group;
 use crate::sys::socket::{self, Cutting};
 use crate::wire::ip::IpHead;
 
@@ -28,6 +29,8 @@ const INTERNET_MTU: u32 = 1500;
 /// The most hops that programs look for, with some to spare: traceroute and mtr stop at 30. What a guest forwards for its
 /// own guests has one or two fewer than others.
 const PROBE_HOP_LIMIT: u8 = 32;
+/// How far packets to groups get from a new socket (RFC 1112, section 6.1).
+const GROUP_HOP_LIMIT: u8 = 1;
 /// What every path takes: IPv4 in practice (RFC 791, section 3.2), IPv6 by its rules (RFC 8200, section 5).
 const LEAST_MTU: [u32; 2] = [576, 1280];
 
@@ -77,6 +80,10 @@ impl Marks {
 pub(crate) struct SocketMarks {
     /// `None` for the host's default.
     hop_limit: Option<u8>,
+    /// The same of packets to groups.
+    group_hop_limit: u8,
+    /// Index of the interface that packets to groups leave by; 0 for where the way leads.
+    group_interface: u32,
     traffic_class: u8,
     cutting: Cutting,
 }
@@ -84,23 +91,25 @@ pub(crate) struct SocketMarks {
 impl SocketMarks {
     /// Those of a new socket.
     pub(crate) fn new() -> Self {
-        Self { hop_limit: None, traffic_class: 0, cutting: Cutting::Wanted }
+        Self {
+            hop_limit: None,
+            group_hop_limit: GROUP_HOP_LIMIT,
+            group_interface: 0,
+            traffic_class: 0,
+            cutting: Cutting::Wanted,
+        }
     }
 
     /// Makes a socket of IPv4 (`v4`) or IPv6 write what `marks` says for a packet of `packet_bytes`. Where the kernel
-    /// refuses, the packet goes without.
+    /// refuses, the packet goes without. Packets to a group (`to_group`) have a hop limit of their own.
     pub(crate) fn bring(
         &mut self,
         socket: BorrowedFd<'_>,
-        v4: bool,
+        (v4, to_group): (bool, bool),
         marks: &Marks,
         packet_bytes: u32,
     ) {
-        let hop_limit = self.hop_limit.unwrap_or_else(|| socket::default_hop_limit(v4));
-        if marks.hop_limit != hop_limit {
-            self.hop_limit = Some(marks.hop_limit);
-            tell(set_hop_limit(socket, v4, marks.hop_limit), "hop limit", marks.hop_limit.into());
-        }
+        self.bring_hop_limit(socket, (v4, to_group), marks.hop_limit);
         if marks.traffic_class != self.traffic_class {
             self.traffic_class = marks.traffic_class;
             let class = marks.traffic_class;
@@ -113,6 +122,24 @@ impl SocketMarks {
         if cutting != self.cutting {
             self.cutting = cutting;
             tell(socket::set_cutting(socket, v4, cutting), "path MTU discovery", cutting as i32);
+        }
+    }
+
+    /// Makes a socket's packets to groups leave by the interface with this index, if there is one and they do not yet.
+    pub(crate) fn lead_groups(&mut self, socket: BorrowedFd<'_>, v4: bool, interface: u32) {
+        if interface != 0 && std::mem::replace(&mut self.group_interface, interface) != interface {
+            tell(group::leave_by(socket, v4, interface), "interface", interface as i32);
+        }
+    }
+
+    fn bring_hop_limit(&mut self, socket: BorrowedFd<'_>, (v4, to_group): (bool, bool), hops: u8) {
+        if to_group {
+            if std::mem::replace(&mut self.group_hop_limit, hops) != hops {
+                tell(group::set_hop_limit(socket, v4, hops), "hop limit", hops.into());
+            }
+        } else if self.hop_limit.unwrap_or_else(|| socket::default_hop_limit(v4)) != hops {
+            self.hop_limit = Some(hops);
+            tell(set_hop_limit(socket, v4, hops), "hop limit", hops.into());
         }
     }
 }

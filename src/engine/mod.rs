@@ -30,6 +30,7 @@
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `groups` | which groups the guest has joined, and the sockets that receive for them |
 //! | `pace`, `looks` | fast streams of datagrams, and when their sockets are looked at |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
@@ -64,6 +65,7 @@ mod datagrams;
 mod egress;
 mod events;
 mod flows;
+mod groups;
 mod host_change;
 mod ingress;
 mod inspect;
@@ -126,7 +128,9 @@ use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
-use flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER, SCAN_TIMER, queue_bit, slot_of_timer};
+use flows::{
+    ADDRESS_TIMER, ADVERTISEMENT_TIMER, GROUP_TIMER, SCAN_TIMER, queue_bit, slot_of_timer,
+};
 use ingress::Receivers;
 use listen::Scans;
 use migration::Migration;
@@ -248,6 +252,7 @@ impl Engine {
         {
             log::warn!("Cannot watch for services to forward: {errno}: their ports stay closed");
         }
+        datagrams::refresh_groups(&mut self.core);
         egress::sweep(&mut self.core);
         self.scan_ports();
         Ok(())
@@ -371,6 +376,7 @@ impl Engine {
     pub fn on_link_up(&mut self, out: &mut dyn ToGuest) {
         self.set_link(true);
         responders::greet(&mut self.core, out);
+        datagrams::begin_groups(&mut self.core, out);
         self.migration.on_link_up(&mut self.core, out);
         self.on_link_room();
     }
@@ -414,6 +420,7 @@ impl Engine {
         datagrams::forget(&mut self.core, &mut self.datagrams);
         self.core.net.limit_mtu(u16::MAX);
         self.core.net.begin_link();
+        datagrams::end_groups(&mut self.core);
     }
 
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
@@ -500,6 +507,9 @@ impl Engine {
         }
         if key == ADDRESS_TIMER {
             return responders::reconsider(core, out);
+        }
+        if key == GROUP_TIMER {
+            return datagrams::on_group_timer(core, out);
         }
         let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = core.flows.table.get_mut(id) else { return };

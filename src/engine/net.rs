@@ -363,6 +363,24 @@ impl Net {
         both_ways.then_some(seen)
     }
 
+    /// The port of a group as the host knows it, if the guest may receive what is for it.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn group_on_host(&self, group: SocketAddr) -> Result<SocketAddr, Refused> {
+        let real = fwd::group_on_host(&self.network, &self.map, group)?;
+        if !self.still_allows(Proto::Udp, group, real) {
+            return Err(Refused::EgressDropped);
+        }
+        Ok(real)
+    }
+
+    /// What the guest sees of whoever has sent to a group that it has joined.
+    pub(crate) fn source_in_group(&self, peer: SocketAddr) -> Option<Endpoint> {
+        let seen = fwd::source_in_group(&self.network, &self.map, &self.learned, peer.ip())?;
+        Some(Endpoint::new(seen, peer.port()))
+    }
+
     /// The sides of a flow that begins with what `peer` sent to `local`, on a socket of `rule`.
     ///
     /// # Errors
@@ -404,9 +422,7 @@ impl Net {
     /// has several stations: otherwise the frame is for the only one.
     pub(crate) fn mac_of(&self, destination: IpAddr) -> Mac {
         match destination {
-            IpAddr::V6(group) if group.is_multicast() && self.stations.are_several() => {
-                Mac::of_group(group)
-            }
+            group if group.is_multicast() && self.stations.are_several() => Mac::of_group(group),
             _ => self.stations.find(destination).unwrap_or(self.learned.mac),
         }
     }
@@ -481,6 +497,7 @@ impl From<Refused> for DropReason {
         match refused {
             Refused::FamilyDisabled | Refused::FamilyMismatch => Self::FamilyDisabled,
             Refused::ProtocolDisabled => Self::ProtocolDisabled,
+            Refused::MulticastDisabled => Self::MulticastDisabled,
             Refused::PortZero => Self::PortZero,
             Refused::NoRule => Self::NoRule,
             Refused::EgressRejected => Self::EgressRejected,

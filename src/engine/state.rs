@@ -314,6 +314,15 @@ impl PeekOffset {
     }
 }
 
+/// What becomes of a broadcast that the kernel refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broadcast {
+    /// It is refused.
+    Refused,
+    /// The socket may be let send it (`SO_BROADCAST`).
+    Possible,
+}
+
 /// A UDP or echo pseudo-flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DatagramState {
@@ -335,6 +344,9 @@ pub(crate) struct DatagramState {
     pub(crate) questions: bool,
     /// What the socket writes into IP headers.
     pub(crate) marks: SocketMarks,
+    /// Whether the socket may still be let send broadcasts: the kernel alone knows which addresses stand for all of a
+    /// network, and says so by refusing.
+    broadcast: Broadcast,
     /// Bytes of the largest datagram from the guest: an echo reply is as long as its request, and
     /// ping sockets do not tell the length of what waits.
     pub(crate) largest: u32,
@@ -367,6 +379,7 @@ impl DatagramState {
             out_of: None,
             questions: false,
             marks: SocketMarks::new(),
+            broadcast: Broadcast::Refused,
             largest: 0,
             one_by_one: false,
             failed: false,
@@ -376,6 +389,20 @@ impl DatagramState {
             strangers: Strangers::new(now),
             pace: Pace::default(),
         }
+    }
+
+    /// Whether the socket sends broadcasts if it is told to.
+    pub(crate) fn set_broadcast(&mut self, broadcast: Broadcast) {
+        self.broadcast = broadcast;
+    }
+
+    /// Whether the socket is to be let send broadcasts, now that something was refused. Once.
+    pub(crate) fn may_broadcast(&mut self) -> bool {
+        let may = self.broadcast == Broadcast::Possible;
+        if may {
+            self.broadcast = Broadcast::Refused;
+        }
+        may
     }
 
     /// Notes datagrams from side `side`.

@@ -3,6 +3,7 @@
 
 pub(crate) mod budget;
 pub mod fwd;
+pub(crate) mod groups;
 pub(crate) mod index;
 pub(crate) mod migration;
 pub(crate) mod names;

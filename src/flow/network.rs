@@ -90,6 +90,8 @@ pub struct Services {
     pub(crate) icmp: bool,
     /// Who has a lease asks again each minute: what it was told may change.
     pub(crate) renew: bool,
+    /// What is for many at once is translated, both ways: groups and broadcasts.
+    pub multicast: bool,
 }
 
 /// How soon a client asks again that does so, seconds, and how long it may use its address if nobody answers.
@@ -109,6 +111,7 @@ impl Services {
         udp: false,
         icmp: false,
         renew: false,
+        multicast: false,
     };
 }
 
@@ -125,6 +128,7 @@ impl Default for Services {
             udp: true,
             icmp: true,
             renew: false,
+            multicast: true,
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod copy_buffer;
 pub(crate) mod datagram;
 pub(crate) mod errno;
 pub(crate) mod events;
+pub(crate) mod group;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub mod namespace_socket;

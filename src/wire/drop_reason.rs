@@ -43,6 +43,12 @@ drop_reasons! {
     UnknownProtocol => "unknown-protocol",
     /// TCP, UDP or ICMP is switched off.
     ProtocolDisabled => "protocol-disabled",
+    /// It is for many at once, and that is switched off (`--no-multicast`).
+    MulticastDisabled => "multicast-disabled",
+    /// A group that the guest may not join: it has joined too many, or too many in a short time.
+    TooManyGroups => "too-many-groups",
+    /// A datagram of the guest to a group that it has joined itself.
+    OwnDatagram => "own-datagram",
     /// An address that may not leave or enter: loopback, unspecified, v4-mapped and others.
     ForbiddenAddress => "forbidden-address",
     /// Port 0.

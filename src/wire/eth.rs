@@ -1,6 +1,6 @@
 //! Ethernet II addresses and types (IEEE 802.3, RFC 894).
 
-use std::net::Ipv6Addr;
+use std::net::IpAddr;
 
 /// Bytes of an Ethernet header without tags.
 pub(crate) const HEADER_BYTES: usize = 14;
@@ -15,10 +15,18 @@ impl Mac {
     /// Our address toward the guest unless `--mac-addr` says otherwise.
     pub const OURS: Self = Self([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
 
-    /// The address of an IPv6 group on Ethernet (RFC 2464, section 7).
-    pub(crate) fn of_group(group: Ipv6Addr) -> Self {
-        let [.., a, b, c, d] = group.octets();
-        Self([0x33, 0x33, a, b, c, d])
+    /// The address of a group on Ethernet (RFC 1112, section 6.4; RFC 2464, section 7).
+    pub(crate) fn of_group(group: IpAddr) -> Self {
+        match group {
+            IpAddr::V4(v4) => {
+                let [_, a, b, c] = v4.octets();
+                Self([0x01, 0, 0x5e, a & 0x7f, b, c])
+            }
+            IpAddr::V6(v6) => {
+                let [.., a, b, c, d] = v6.octets();
+                Self([0x33, 0x33, a, b, c, d])
+            }
+        }
     }
 
     /// Whether a station may have this address: not a group's, and not zero.

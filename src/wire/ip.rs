@@ -16,10 +16,23 @@ use super::eth::{self, Mac};
 pub(crate) enum Packet {
     /// An ARP message; it starts behind the Ethernet header.
     Arp,
+    /// An IGMP message.
+    Igmp(IgmpHead),
     /// An IP packet.
     Ip(IpHead),
     /// A part of a packet.
     Fragment(Fragment),
+}
+
+/// Where an IGMP message is. It is no L4 protocol that is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IgmpHead {
+    /// Who has sent it.
+    pub(crate) source: IpAddr,
+    /// Offset of the message, from the start of the frame.
+    pub(crate) offset: usize,
+    /// Bytes of the message.
+    pub(crate) len: u32,
 }
 
 /// A fragment of a packet.
@@ -187,6 +200,11 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         IpNumber::UDP => L4Protocol::Udp,
         IpNumber::TCP => L4Protocol::Tcp,
         IpNumber::ICMP => L4Protocol::Icmp,
+        IpNumber::IGMP if place.is_whole() => {
+            let source = header.source_addr().into();
+            let offset = eth::HEADER_BYTES + header_len as usize;
+            return Ok(Packet::Igmp(IgmpHead { source, offset, len: total - header_len }));
+        }
         _ => return Err(DropReason::UnknownProtocol),
     };
     let ip = IpHead {

@@ -11,6 +11,7 @@ pub(crate) mod eth;
 pub(crate) mod icmp_translation;
 pub(crate) mod ip;
 pub mod l4;
+pub(crate) mod membership;
 pub mod seq;
 pub(crate) mod tcp;
 

@@ -45,7 +45,7 @@ fn guest(family: Family) -> SocketAddr {
 }
 
 /// Source, destination and payload of the datagram that the guest gets now.
-fn at_guest(world: &mut World) -> (SocketAddr, SocketAddr, Vec<u8>) {
+pub fn at_guest(world: &mut World) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let frame = world.frames(1).remove(0);
     let v4 = frame[12..14] == [8, 0];
     let address = |index: usize| -> IpAddr {
@@ -60,7 +60,7 @@ fn at_guest(world: &mut World) -> (SocketAddr, SocketAddr, Vec<u8>) {
     (ends[0], ends[1], frame[l4 + 8..l4 + usize::from(number(l4 + 4))].to_vec())
 }
 
-fn nothing_arrives(world: &mut World) {
+pub fn nothing_arrives(world: &mut World) {
     world.quiet(TURNS);
     assert_eq!(world.received().len(), 0);
 }

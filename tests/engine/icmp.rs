@@ -245,7 +245,7 @@ fn routers(mtu: u32) -> [Netns; 2] {
 }
 
 /// A socket that sees every packet of a namespace, first where it comes in.
-fn tap_on(netns: &Netns) -> OwnedFd {
+pub fn tap_on(netns: &Netns) -> OwnedFd {
     netns.run(|| {
         let kind = SocketType::from_raw(libc::SOCK_RAW as u32);
         let flags = SocketFlags::NONBLOCK;
@@ -256,7 +256,7 @@ fn tap_on(netns: &Netns) -> OwnedFd {
 }
 
 /// The first packet of the protocol with this number in what a packet socket has seen and will see.
-fn seen(world: &mut World, tap: &OwnedFd, protocol: u8) -> Vec<u8> {
+pub fn seen(world: &mut World, tap: &OwnedFd, protocol: u8) -> Vec<u8> {
     let end = Instant::now() + PATIENCE;
     let mut bytes = vec![0; 70_000];
     loop {

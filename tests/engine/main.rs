@@ -17,6 +17,7 @@ mod foreign;
 mod fragments;
 mod frames;
 mod front_end;
+mod groups;
 mod guest;
 mod host_change;
 mod hostile;

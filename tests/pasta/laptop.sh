@@ -45,10 +45,11 @@ laptop() {
     until_true 10 settled laptop
 }
 drop_laptop() {
-    local address
+    local address link
     umount -l /etc 2>/dev/null || true
+    # With the namespace they would go later, and the next case makes them again.
+    for link in uplink vpn stable; do ip -n outside link del "lap-$link" 2>/dev/null || true; done
     ip netns del laptop || true
-    ip -n outside link del lap-uplink 2>/dev/null || true
     for address in "$RESOLVER_A" "$RESOLVER_B"; do ip -n outside addr del "$address/32" dev lo; done
 }
 

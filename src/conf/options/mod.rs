@@ -14,6 +14,7 @@ mod extra;
 mod getopt;
 mod parse;
 mod ports;
+mod services;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,14 @@
 //! The table of options: one definition each, in groups, in the order of the help text.
 
 use super::definition::{Definition, Group, INTERFACE_OF_HOST, USER, flag, path, text};
-use super::{Ending, Mode, Only, Repair, control, extra, ports, value};
+use super::services::SERVICES;
+use super::{Ending, Mode, Only, Repair, control, ports, value};
 use crate::conf::egress;
 
 const ADDRESS: &str = "an IPv4 or IPv6 address of a host";
 const ADDRESS_OR_NONE: &str = "an IPv4 or IPv6 address of a host, or none";
 const INTERFACE: &str = "the name of an interface, at most 15 characters";
 const NAME: &str = "a name of at most 253 characters";
-const OPTION: &str = "N=VALUE, with the number of an option and a value of its type";
 
 /// Every option.
 pub(super) fn all() -> impl Iterator<Item = &'static Definition> {
@@ -390,51 +390,6 @@ const NAMES: &[Definition] = &[
         "Hand out a search list by DHCP, DHCPv6 and NDP",
     )
     .pasta(),
-];
-
-const SERVICES: &[Definition] = &[
-    flag(None, "no-tcp", |o| o.services.tcp = false, "Forward no TCP"),
-    flag(None, "no-udp", |o| o.services.udp = false, "Forward no UDP"),
-    flag(
-        None,
-        "no-icmp",
-        |o| (o.services.icmp, o.services.ndp) = (false, false),
-        "Forward no ICMP and ICMPv6; implies --no-ndp",
-    ),
-    flag(None, "no-dhcp", |o| o.services.dhcp = false, "No DHCP server"),
-    text(
-        None,
-        "dhcp-boot",
-        "NAME[,SERVER]",
-        extra::dhcp_boot,
-        "a file's name or URL, optionally with the IPv4 address of its server",
-        "File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host",
-    ),
-    text(
-        None,
-        "dhcp-option",
-        "N=VALUE",
-        extra::dhcp_option,
-        OPTION,
-        "Option to hand out by DHCP, besides or in place of the usual ones; may be repeated",
-    ),
-    text(None, "dhcpv6-option", "N=VALUE", extra::dhcpv6_option, OPTION, "The same for DHCPv6"),
-    text(
-        None,
-        "ra-option",
-        "N=VALUE",
-        extra::ra_option,
-        OPTION,
-        "The same for router advertisements",
-    ),
-    flag(None, "no-dhcpv6", |o| o.services.dhcpv6 = false, "No DHCPv6 server"),
-    flag(
-        None,
-        "no-ndp",
-        |o| o.services.ndp = false,
-        "No answers to neighbor and router solicitations",
-    ),
-    flag(None, "no-ra", |o| o.services.ra = false, "No router advertisements"),
 ];
 
 const OUTBOUND: &[Definition] = &[

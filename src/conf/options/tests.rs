@@ -297,6 +297,27 @@ fn mappings_and_families() {
 }
 
 #[test]
+fn what_is_for_many() {
+    let o = options(&["--no-multicast"]);
+    assert!(!o.services.multicast && o.services.udp);
+    let o = options(&["--multicast-ports", "5405,7001", "--multicast-ports=7001,9"]);
+    assert_eq!(o.mapping.group_ports.as_slice(), [5405, 7001, 9]);
+    for (ports, message) in [
+        ("", "Invalid port in --multicast-ports: "),
+        ("7001,", "Invalid port in --multicast-ports: "),
+        ("0", "Invalid port in --multicast-ports: 0"),
+        ("65536", "Invalid port in --multicast-ports: 65536"),
+        ("7-9", "Invalid port in --multicast-ports: 7-9"),
+        (
+            "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+            "Too many ports in --multicast-ports: 16 at most",
+        ),
+    ] {
+        assert_eq!(first_line(&["--multicast-ports", ports]), message, "{ports}");
+    }
+}
+
+#[test]
 fn process_matters() {
     let run = options(&["-l", "/l", "--log-size=0xa000", "-f", "--stats", "2", "--notify"]).run;
     assert_eq!((run.log_file, run.log_size), (Some("/l".into()), 40960));

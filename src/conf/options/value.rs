@@ -8,6 +8,7 @@ use crate::conf::egress;
 use crate::conf::text::{self, decimal};
 use crate::flow::fwd::{InterfaceName, egress_rule, is_one_host};
 use crate::flow::network::Mac;
+use crate::limits::MAX_GROUP_PORTS;
 
 /// Largest MTU handed out: what fits a frame of 65535 bytes with its Ethernet header.
 const MAX_MTU: u16 = 65535 - 14;
@@ -61,6 +62,21 @@ pub(super) fn fd(o: &mut Options, text: &str) -> Refusal {
     let fd = number(text).and_then(|fd| i32::try_from(fd).ok());
     o.fd = Some(fd.ok_or_else(|| format!("Invalid --fd: {text}"))?);
     (o.one_off, o.socket) = (true, None);
+    Ok(())
+}
+
+pub(super) fn multicast_ports(o: &mut Options, text: &str) -> Refusal {
+    for port in text.split(',') {
+        let port = decimal::<u16>(port)
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("Invalid port in --multicast-ports: {port}"))?;
+        if o.mapping.group_ports.contains(&port) {
+            continue;
+        }
+        o.mapping.group_ports.try_push(port).map_err(|_| {
+            format!("Too many ports in --multicast-ports: {MAX_GROUP_PORTS} at most")
+        })?;
+    }
     Ok(())
 }
 

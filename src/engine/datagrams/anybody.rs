@@ -23,7 +23,9 @@
 //! the host, is not shared, and nobody else can bind to it while the socket is open. So two addresses of the guest
 //! never have one port, no listening socket loses what is for it, and nobody else gets what is for the guest; who
 //! comes second gets a port that the kernel chooses. Connected sockets of the same port of the guest are let in
-//! ([`socket::sharing`]).
+//! ([`socket::sharing`]), and so are those that receive for groups (`groups`): they share their port with everybody and
+//! get nothing that is for one host. A socket that comes after one of those is bound to the address that it
+//! sends from, so that it is seen whether somebody else has the port.
 //!
 //! # When a peer gets a connected socket
 //! When the guest goes on with it for long, or it with the guest ([`TALKS_ON`]). That saves a tenth of the time, since
@@ -33,12 +35,13 @@
 //! anybody has nothing waiting, so that no datagram overtakes another.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 
 use super::begin::add;
 use crate::engine::core::Core;
 use crate::engine::datagram_socket;
 use crate::engine::net::Net;
-use crate::engine::state::{DatagramState, FlowKind, FlowState};
+use crate::engine::state::{Broadcast, DatagramState, FlowKind, FlowState};
 use crate::flow::fwd::{HostSide, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -112,6 +115,12 @@ pub(super) fn find_or_open(
     let epoch = core.net.epoch();
     let Some(flow) = core.flows.table.get_mut(id) else { return Ok(None) };
     flow.state.epoch = epoch;
+    let fd = flow.state.socket.as_fd();
+    if to.ip().is_multicast()
+        && let FlowKind::Udp(state) = &mut flow.state.kind
+    {
+        state.marks.lead_groups(fd, to.is_ipv4(), core.net.map.group_interface(to.ip()));
+    }
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         let so_far = state.questions || state.to.is_none();
         (state.to, state.questions) = (Some(to), so_far && is_question(to.port()));
@@ -134,16 +143,23 @@ fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropR
         freebind: false,
         dual_stack: false,
     };
-    let opened = socket::create(Transport::Udp, source.ip())
-        .and_then(|socket| datagram_socket::unconnected(socket, &to));
+    // The port may be one on which we receive for groups.
+    let shared = core.groups.use_port(source.is_ipv4(), source.port());
+    let toward = (target.destination, core.net.map.group_interface(source.ip()));
+    let opened = socket::create(Transport::Udp, source.ip()).and_then(|socket| {
+        datagram_socket::unconnected(socket, &to, Some(toward).filter(|_| shared))
+    });
     let (socket, port) = opened.map_err(|errno| {
         log::debug!("UDP socket at {source}: {errno}");
         DropReason::SocketFailed
     })?;
     let host =
         Side { pif: Pif::Host, ours: Endpoint::new(source.ip(), port), endpoint: guest.ours };
-    let kind = FlowKind::Udp(DatagramState::new(core.now));
-    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
+    let mut state = DatagramState::new(core.now);
+    if core.net.network.services.multicast {
+        state.set_broadcast(Broadcast::Possible);
+    }
+    let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Udp(state));
     add(core, [guest, host], L4Protocol::Udp, state)
 }
 

@@ -11,6 +11,7 @@
 //! The checksum is verified, unlike elsewhere: no offload can complete it over several frames, and it
 //! is all that tells when fragments of two datagrams were mixed up (RFC 4963).
 
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use passt_frame::{FromGuestLease, Part, ToGuest};
@@ -21,7 +22,7 @@ use super::{Datagrams, echo, socket};
 use crate::engine::core::Core;
 use crate::engine::marks::Marks;
 use crate::engine::unreachable::tell_of_packet;
-use crate::flow::fwd::Proto;
+use crate::flow::fwd::{Proto, is_many};
 use crate::flow::reassembly::Reassembly;
 use crate::limits::{REASSEMBLY_BUFFER_BYTES, REASSEMBLY_SLOTS};
 use crate::responder::{dhcp, dhcpv6};
@@ -116,6 +117,11 @@ fn udp(
     let ports = (head.source_port, head.destination_port);
     let found = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports);
     let message = &datagrams.fragments.buffers[bytes];
+    if is_many(ip.destination) {
+        let payload = &message[UDP_HEADER_BYTES as usize..];
+        let to = SocketAddr::new(ip.destination, head.destination_port);
+        core.groups.own.sent(to, payload, head.payload_len, core.now);
+    }
     let sent = found.and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let end = UDP_HEADER_BYTES + head.payload_len;

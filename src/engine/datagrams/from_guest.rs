@@ -13,12 +13,12 @@ use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, GsoKind, Part, ToGuest};
 
 use super::send::{past_icmp_error, path_mtu, send_datagram};
-use super::{Datagrams, socket};
+use super::{Datagrams, groups, socket};
 use crate::engine::core::Core;
 use crate::engine::marks::Marks;
 use crate::engine::state::FlowKind;
 use crate::engine::unreachable::tell_of_frame;
-use crate::flow::fwd::Proto;
+use crate::flow::fwd::{Proto, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::{MAX_QUESTION_BYTES, MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
@@ -109,6 +109,10 @@ pub(in crate::engine) fn udp_from_guest(
     };
     if core.net.reads_names(&side) {
         note_query(core, lease, side, part);
+    }
+    if is_many(ip.destination) {
+        let size = segment.map_or(part.len, u32::from);
+        groups::note_own(core, lease, side.ours, part, size);
     }
     let marks = Marks::of(ip);
     let key = Key { side, marks };

@@ -9,6 +9,7 @@
 //! | `from_guest` | UDP of the guest, in runs |
 //! | `fragments` | what the guest cut into fragments, put together first |
 //! | `to_guest` | UDP to the guest, in bursts |
+//! | `groups` | what the guest has joined: receiving for groups, asking, sending to them |
 //! | `cut` | what the guest gets in fragments |
 //! | `senders` | who may send to a flow's socket, and how the guest sees it |
 //! | `held` | what was received and found no room |
@@ -26,6 +27,7 @@ mod echo;
 mod errors;
 mod fragments;
 mod from_guest;
+mod groups;
 mod held;
 mod queue;
 mod send;
@@ -43,6 +45,10 @@ pub(super) use begin::add;
 pub(super) use echo::echo_from_guest;
 pub(super) use fragments::{Fragments, forget, reassembled, whole_from_guest};
 pub(super) use from_guest::{DatagramRun, udp_from_guest};
+pub(super) use groups::{
+    begin as begin_groups, end as end_groups, igmp_from_guest, mld_from_guest,
+    on_timer as on_group_timer, refresh as refresh_groups, takes_back,
+};
 pub(super) use queue::{Served, drain};
 pub(super) use socket::open_inbound;
 pub(super) use to_guest::first_to_guest;

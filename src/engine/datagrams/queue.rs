@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use passt_frame::Errno;
 
 use super::send::may_be_of_the_past;
-use crate::limits::DATAGRAMS_PER_TURN;
+use crate::limits::{DATAGRAMS_PER_TURN, UDP_RUN_DATAGRAMS};
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
 use crate::wire::drop_reason::DropCounters;
@@ -67,6 +67,28 @@ fn rest_of(burst: Burst, done: u32) -> u32 {
     burst.len.saturating_sub(done).div_ceil(segment).max(1)
 }
 
+/// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
+/// long as the first, the last perhaps shorter. At least 1.
+pub(super) fn neighbours(bursts: &[Burst], largest: u32) -> usize {
+    let first = bursts[0];
+    if first.segment.is_some() || first.len == 0 {
+        return 1;
+    }
+    let (mut count, mut bytes) = (1, first.len);
+    for burst in &bursts[1..] {
+        bytes += burst.len;
+        let fits = burst.segment.is_none() && (1..=first.len).contains(&burst.len);
+        if !fits || bytes > largest || count == UDP_RUN_DATAGRAMS {
+            break;
+        }
+        count += 1;
+        if burst.len < first.len {
+            break;
+        }
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +98,27 @@ mod tests {
         let burst = Burst { len: 2500, segment: Some(1000) };
         assert_eq!([0, 1000, 2000, 2500, 9000].map(|done| rest_of(burst, done)), [3, 2, 1, 1, 1]);
         assert_eq!(rest_of(Burst { len: 0, segment: None }, 0), 1);
+    }
+
+    fn single(len: u32) -> Burst {
+        Burst { len, segment: None }
+    }
+
+    #[test]
+    fn neighbours_are_as_long_as_the_first_and_the_last_may_be_shorter() {
+        let count = |lens: &[u32]| {
+            let bursts: Vec<Burst> = lens.iter().map(|&len| single(len)).collect();
+            neighbours(&bursts, 1000)
+        };
+        assert_eq!(count(&[100]), 1);
+        assert_eq!(count(&[100, 100, 100]), 3);
+        assert_eq!(count(&[100, 100, 40, 100]), 3);
+        assert_eq!(count(&[100, 101]), 1);
+        assert_eq!(count(&[100, 0, 100]), 1, "an empty datagram is none of them");
+        assert_eq!(count(&[0, 0]), 1);
+        assert_eq!(count(&[400, 400, 400]), 2, "no longer than a datagram");
+        let burst = Burst { len: 100, segment: Some(50) };
+        assert_eq!(neighbours(&[burst, single(50)], 1000), 1);
+        assert_eq!(neighbours(&[single(100), burst], 1000), 1);
     }
 }

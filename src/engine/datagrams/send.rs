@@ -11,7 +11,7 @@ use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
 use crate::flow::side::Pif;
 use crate::flow::table::Flow;
-use crate::sys::socket;
+use crate::sys::{group, socket};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::ip_header_bytes;
@@ -27,7 +27,8 @@ pub(super) fn send_datagram(
     mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
-    let v4 = flow.sides[1 - from].endpoint.ip().is_ipv4();
+    let end = flow.sides[1 - from].endpoint.ip();
+    let v4 = end.is_ipv4();
     let headers = match &flow.state.kind {
         FlowKind::Udp(_) => ip_header_bytes(v4) + UDP_HEADER_BYTES,
         _ => ip_header_bytes(v4),
@@ -38,9 +39,14 @@ pub(super) fn send_datagram(
     state.touch(now, from, 1);
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
-    state.marks.bring(fd, v4, marks, headers + len);
     let to = state.to;
-    past_icmp_error(|| send(fd, to)).map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
+    let to_group = to.map_or(end, |to| to.ip()).is_multicast();
+    state.marks.bring(fd, (v4, to_group), marks, headers + len);
+    let mut sent = past_icmp_error(|| send(fd, to));
+    if sent == Err(Errno::ACCESS) && state.may_broadcast() && group::allow_broadcast(fd).is_ok() {
+        sent = send(fd, to);
+    }
+    sent.map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
     state.bytes[from] += u64::from(all);
     Ok(())
 }

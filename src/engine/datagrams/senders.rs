@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::anybody;
+use super::{anybody, groups};
 use crate::engine::net::Net;
 use crate::engine::state::DatagramState;
 use crate::flow::side::Side;
@@ -40,23 +40,36 @@ struct Anybody<'a> {
     last: Option<SocketAddr>,
     /// Whom the guest talks to.
     to: Option<SocketAddr>,
+    /// What they send is for a group.
+    in_group: bool,
+}
+
+impl Anybody<'_> {
+    /// What the guest sees of `sender`; `None` if it is not let in.
+    fn visible(&self, sender: Option<SocketAddr>) -> Option<Side> {
+        if self.in_group {
+            return Some(Side { ours: self.net.source_in_group(sender?)?, ..self.guest });
+        }
+        anybody::visible(self.net, &self.guest, sender)
+    }
 }
 
 impl<'a> Senders<'a> {
     /// Those of the socket of a flow that has `guest` as its side toward the guest and `host` as the other.
     pub(super) fn new(net: &'a Net, guest: &Side, host: &Side, state: &DatagramState) -> Self {
-        if !host.endpoint.is_anybody() {
+        let in_group = groups::is_receiver(guest, host);
+        if !host.endpoint.is_anybody() && !in_group {
             let judged = state.strangers.allow_only(host.endpoint);
             let who = judged.map_or(Who::Peer, Who::Judged);
             let template = net.template(guest, L4Protocol::Udp, 0);
             return Self { template, who, heard: true, others: false };
         }
-        // Whom the guest talks to is likely to be who answers.
-        let seen = anybody::visible(net, guest, state.to);
+        let mut anybody = Anybody { net, guest: *guest, last: None, to: state.to, in_group };
+        // Whom the guest talks to is likely to be who answers, unless it is a group.
+        let seen = if in_group { None } else { anybody.visible(state.to) };
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
-        let (last, to) = (state.to.filter(|_| seen.is_some()), state.to);
-        let who = Who::Anybody(Anybody { net, guest: *guest, last, to });
-        Self { template, who, heard: false, others: false }
+        anybody.last = state.to.filter(|_| seen.is_some());
+        Self { template, who: Who::Anybody(anybody), heard: false, others: false }
     }
 
     /// The one peer of a flow, of which somebody else has made sure.
@@ -73,8 +86,7 @@ impl<'a> Senders<'a> {
             Who::Anybody(anybody) => {
                 self.others |= sender != anybody.to;
                 if sender.is_none() || sender != anybody.last {
-                    let seen = anybody::visible(anybody.net, &anybody.guest, sender);
-                    let Some(seen) = seen else { return false };
+                    let Some(seen) = anybody.visible(sender) else { return false };
                     self.template = anybody.net.template(&seen, L4Protocol::Udp, 0);
                     anybody.last = sender;
                 }

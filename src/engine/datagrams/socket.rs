@@ -2,20 +2,22 @@
 //! datagram on a listening socket. Flows with anybody are `anybody`'s.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::Errno;
 
 use super::begin::add;
-use super::{Datagrams, anybody};
+use super::{Datagrams, anybody, groups};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{SocketSpec, connected};
+use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
-use crate::flow::fwd::{HostSide, Proto, Rule};
+use crate::flow::fwd::{HostSide, Proto, Rule, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::TALKS_ON;
+use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::{IpHead, L4Protocol};
@@ -61,6 +63,11 @@ fn other_than_of_two(
     side: Side,
 ) -> Result<FlowId, DropReason> {
     if proto == Proto::Udp
+        && let Some(id) = groups::sender(core, &side)
+    {
+        return Ok(id);
+    }
+    if proto == Proto::Udp
         && let Some((id, for_long)) = anybody::goes_on(core, &side)
     {
         let own = if for_long && !core.flows.waits(id) {
@@ -72,6 +79,12 @@ fn other_than_of_two(
     }
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(proto, guest, remote)?;
+    if proto == Proto::Udp && remote.ip().is_multicast() {
+        groups::sends_to(core, remote);
+        if let Some(id) = groups::sender(core, &side) {
+            return Ok(id);
+        }
+    }
     if proto == Proto::Udp
         && let Some(id) = anybody::find_or_open(core, &side, &target)?
     {
@@ -109,7 +122,7 @@ fn take_out(
     let target = core.net.would_lead(Proto::Udp, guest, remote).ok()?;
     let ours = core.flows.table.get(origin)?.sides[1].ours;
     let elsewhere = target.source.ip() != ours.ip() || side.ours != target.destination.into();
-    if elsewhere || target.destination.ip().is_multicast() {
+    if elsewhere || is_many(target.destination.ip()) {
         return None;
     }
     let protocol = L4Protocol::Udp;
@@ -192,6 +205,11 @@ fn open_outbound(
         if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
     })?;
     let peer = destination;
+    let mut marks = SocketMarks::new();
+    if peer.ip().is_multicast() {
+        let interface = core.net.map.group_interface(peer.ip());
+        marks.lead_groups(socket.as_fd(), peer.is_ipv4(), interface);
+    }
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
     let spec = SocketSpec { transport, to, peer, or_any_port, beside, for_link: true };
     let (socket, port) = connected(socket, &spec).map_err(|errno| {
@@ -199,6 +217,7 @@ fn open_outbound(
         reason_of(errno, DropReason::SocketFailed)
     })?;
     let mut state = DatagramState::new(core.now);
+    state.marks = marks;
     state.questions = transport == Transport::Udp && anybody::is_question(destination.port());
     let kind = match transport {
         Transport::Ping => FlowKind::Ping(state),
@@ -247,6 +266,10 @@ fn inbound_socket(
     };
     let transport = Transport::Udp;
     let socket = socket::create(transport, local.ip())?;
+    if local.ip().is_multicast() {
+        // All of the group's go to the listening socket, which hands them to this flow.
+        let _ = datagram::own_groups_only(socket.as_fd(), local.is_ipv4());
+    }
     let spec = SocketSpec { transport, to, peer, or_any_port: false, beside: None, for_link: true };
     connected(socket, &spec).map(|(socket, _)| socket)
 }

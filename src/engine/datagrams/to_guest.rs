@@ -29,8 +29,9 @@ use passt_frame::{
 };
 
 use super::cut::{Datagram, Sent, fits};
+use super::groups;
 use super::held::{Held, Position};
-use super::queue::{Served, drop_burst, drop_head, next_head};
+use super::queue::{Served, drop_burst, drop_head, neighbours, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
@@ -39,7 +40,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES, UDP_RUN_DATAGRAMS};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES};
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
@@ -59,6 +60,8 @@ struct Way<'a> {
     senders: Senders<'a>,
     /// What reads the names in the datagrams, and the guest's side, if they are to be read.
     names: Option<(&'a Net, Side)>,
+    /// What the guest itself has sent, if it may come back.
+    own: Option<groups::Own<'a>>,
     /// The largest IP packet on the guest's link.
     mtu: u32,
     /// What finds no room after it was received can be kept.
@@ -85,7 +88,9 @@ pub(super) fn serve(
     let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
     let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.link_mtu(), &mut core.outbox);
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent: None, bytes: 0 };
+    let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
+    let (unsent, bytes) = (None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -146,8 +151,8 @@ pub(in crate::engine) fn first_to_guest(
         state.bytes[1 - tap] += u64::from(burst.len);
     }
     let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
-    let (names, may_keep, unsent, bytes) = (None, false, None, 0);
-    let mut way = Way { outbox, out, fd, senders, names, mtu, may_keep, unsent, bytes };
+    let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
+    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
     let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
     Some(served)
 }
@@ -161,7 +166,8 @@ impl Way<'_> {
             state.delivered = Delivered::default();
         }
         loop {
-            let one_by_one = self.names.is_none() && (state.large || !self.may_keep);
+            let looked_at = self.names.is_some() || self.own.is_some();
+            let one_by_one = !looked_at && (state.large || !self.may_keep);
             let (moved, served) =
                 if one_by_one { self.large(state, buffer) } else { self.small(state, buffer) };
             all += moved;
@@ -396,6 +402,12 @@ impl Way<'_> {
         let same = (first..buffer.bursts().len()).take_while(|&one| buffer.sender(one) == sender);
         let bursts = &buffer.bursts()[first..first + same.count()];
         let Burst { len, segment } = bursts[0];
+        if let Some(own) = &mut self.own
+            && own.takes_back(sender, buffer.bytes(first))
+        {
+            self.outbox.drops.count(DropReason::OwnDatagram);
+            return Ok(first + 1);
+        }
         if !self.senders.admit(sender) {
             let datagrams = len.div_ceil(segment.map_or(len, u32::from).max(1)).max(1);
             self.outbox.drops.add(DropReason::ForeignDatagram, datagrams.into());
@@ -404,7 +416,8 @@ impl Way<'_> {
         let caps = self.out.caps();
         let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
         let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
-        let whole = caps.gso.udp && fits && at.offset == 0 && at.delivered.cut == 0;
+        let whole =
+            caps.gso.udp && fits && self.own.is_none() && at.offset == 0 && at.delivered.cut == 0;
         let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
         let range = first..first + neighbours;
         let one = match segment {
@@ -532,28 +545,6 @@ fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
     }
 }
 
-/// How many of `bursts` are single datagrams that make up one USO frame of at most `largest` bytes: as
-/// long as the first, the last perhaps shorter. At least 1.
-fn neighbours(bursts: &[Burst], largest: u32) -> usize {
-    let first = bursts[0];
-    if first.segment.is_some() || first.len == 0 {
-        return 1;
-    }
-    let (mut count, mut bytes) = (1, first.len);
-    for burst in &bursts[1..] {
-        bytes += burst.len;
-        let fits = burst.segment.is_none() && (1..=first.len).contains(&burst.len);
-        if !fits || bytes > largest || count == UDP_RUN_DATAGRAMS {
-            break;
-        }
-        count += 1;
-        if burst.len < first.len {
-            break;
-        }
-    }
-    count
-}
-
 /// Writes the headers of all frames that `received` bytes fill, `largest` in each, and hands them over;
 /// returns their number.
 fn stamp(
@@ -590,31 +581,4 @@ fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
     let header_len = start + UDP_HEADER_BYTES as u16;
     let gso = segment.map(|size| Gso { kind: GsoKind::Udp, size, header_len });
     FrameMeta { checksum: Checksum::Partial { start, offset: 6 }, gso }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn single(len: u32) -> Burst {
-        Burst { len, segment: None }
-    }
-
-    #[test]
-    fn neighbours_are_as_long_as_the_first_and_the_last_may_be_shorter() {
-        let count = |lens: &[u32]| {
-            let bursts: Vec<Burst> = lens.iter().map(|&len| single(len)).collect();
-            neighbours(&bursts, 1000)
-        };
-        assert_eq!(count(&[100]), 1);
-        assert_eq!(count(&[100, 100, 100]), 3);
-        assert_eq!(count(&[100, 100, 40, 100]), 3);
-        assert_eq!(count(&[100, 101]), 1);
-        assert_eq!(count(&[100, 0, 100]), 1, "an empty datagram is none of them");
-        assert_eq!(count(&[0, 0]), 1);
-        assert_eq!(count(&[400, 400, 400]), 2, "no longer than a datagram");
-        let burst = Burst { len: 100, segment: Some(50) };
-        assert_eq!(neighbours(&[burst, single(50)], 1000), 1);
-        assert_eq!(neighbours(&[single(100), burst], 1000), 1);
-    }
 }

@@ -10,7 +10,8 @@ use crate::engine::core::Core;
 use crate::engine::datagrams::{self, Served};
 use crate::engine::listener_id::ListenerId;
 use crate::engine::state::FlowKind;
-use crate::flow::fwd::{ListenAddr, Rule};
+use crate::flow::fwd::{ListenAddr, Rule, is_many};
+use crate::flow::groups::KNOWN_BY_BYTES;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::sys::copy_buffer::CopyBuffer;
@@ -47,6 +48,13 @@ fn one(
             return Some(Served::More);
         }
     };
+    if let Some(many) = waiting.destination.filter(|&address| is_many(address))
+        && is_received_elsewhere(core, listener_id, SocketAddr::new(many, port))
+    {
+        let fd = core.listeners.get(listener_id)?.socket.as_fd();
+        let _ = datagram::drop_one(fd);
+        return Some(Served::More);
+    }
     let id = match find_or_open(core, bypass, (pif, &rule), &waiting, port) {
         Ok(id) => id,
         Err(reason) => {
@@ -61,6 +69,26 @@ fn one(
         return Some(Served::More);
     }
     datagrams::first_to_guest(core, buffer, out, listener_id, id)
+}
+
+/// Whether what waits for many is not for this listening socket: one that receives for the group has it, too, or it is
+/// the guest's own.
+fn is_received_elsewhere(core: &mut Core, id: ListenerId, many: SocketAddr) -> bool {
+    if core.groups.receiver(many.ip(), many.port()).is_some() {
+        return true;
+    }
+    let Some(listener) = core.listeners.get(id) else { return false };
+    let mut start = [0; KNOWN_BY_BYTES];
+    let Ok((len, sender)) = datagram::peek_bytes(listener.socket.as_fd(), &mut start) else {
+        return false;
+    };
+    let start = &start[..start.len().min(len as usize)];
+    let own = &mut core.groups.own;
+    let back = datagrams::takes_back(own, (sender, many), (start, len), core.now);
+    if back {
+        core.outbox.drops.count(DropReason::OwnDatagram);
+    }
+    back
 }
 
 /// The flow of a datagram, a new one if there is none.

@@ -224,7 +224,7 @@ fn open(
         let mut source = target.source;
         source.set_port(port);
         let socket = outbound_socket(source, device)?;
-        SocketMarks::new().bring(socket.as_fd(), v4, &marks.of_connection(), 0);
+        SocketMarks::new().bring(socket.as_fd(), (v4, false), &marks.of_connection(), 0);
         let probes = marks.is_probe() && datagram::report_errors(socket.as_fd(), v4).is_ok();
         let connected = socket::connect(socket.as_fd(), target.destination)?;
         Ok((socket, connected, probes))

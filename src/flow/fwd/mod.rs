@@ -33,19 +33,22 @@ mod to_splice;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use arrayvec::ArrayVec;
+
 pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, question_lost, reconsider};
 pub use places::{Places, Prefix, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
 pub use policy_text::egress_rule;
 pub use rule::{InterfaceName, ListenAddr, Rule};
-pub(crate) use special::is_one_host;
+pub(crate) use special::{is_many, is_one_host};
 pub use table::{Enabled, MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
-pub(crate) use to_guest::{GuestSide, source_for_guest, to_guest};
-pub(crate) use to_host::{HostSide, to_host};
+pub(crate) use to_guest::{GuestSide, source_for_guest, source_in_group, to_guest};
+pub(crate) use to_host::{HostSide, group_on_host, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};
+use crate::limits::MAX_GROUP_PORTS;
 
 /// Protocols whose flows are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +108,8 @@ pub struct Family<A> {
     pub dns_host: Option<A>,
     /// `--outbound`: source of our host-side sockets.
     pub(crate) outbound: Option<A>,
+    /// Index of the host's interface that has the guest's groups; 0 for the one that the way to a group leads to.
+    pub group_interface: u32,
 }
 
 impl<A> Default for Family<A> {
@@ -115,6 +120,7 @@ impl<A> Default for Family<A> {
             dns_match: None,
             dns_host: None,
             outbound: None,
+            group_interface: 0,
         }
     }
 }
@@ -128,6 +134,7 @@ impl<A: Copy + Into<IpAddr>> Family<A> {
             dns_match: self.dns_match.map(Into::into),
             dns_host: self.dns_host.map(Into::into),
             outbound: self.outbound.map(Into::into),
+            group_interface: self.group_interface,
         }
     }
 }
@@ -142,6 +149,8 @@ pub struct Mapping {
     /// Host interface index that a link-local `v6.dns_host` is scoped to; 0 for the template
     /// interface.
     pub(crate) dns_scope_id: u32,
+    /// Ports of all groups that the guest joins, beside those that are known (`--multicast-ports`).
+    pub group_ports: ArrayVec<u16, MAX_GROUP_PORTS>,
 }
 
 impl Mapping {
@@ -157,6 +166,16 @@ impl Mapping {
         let v4 = [self.v4.host_loopback, self.v4.guest_addr].into_iter().flatten();
         let v6 = [self.v6.host_loopback, self.v6.guest_addr].into_iter().flatten();
         v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
+    }
+
+    /// The interface that has the guest's groups of the family of `group`.
+    pub(crate) fn group_interface(&self, group: IpAddr) -> u32 {
+        if group.is_ipv4() { self.v4.group_interface } else { self.v6.group_interface }
+    }
+
+    /// Whether the operator names the source of our sockets of the family of `address`.
+    pub(crate) fn has_source(&self, address: IpAddr) -> bool {
+        !self.outbound_for(address).is_unspecified()
     }
 
     /// `--outbound` of the family of `address`, or the unspecified address of that family.
@@ -177,6 +196,9 @@ pub enum Refused {
     /// `--no-tcp`, `--no-udp` or `--no-icmp`.
     #[error("protocol disabled")]
     ProtocolDisabled,
+    /// `--no-multicast`, and it is for many.
+    #[error("multicast and broadcast disabled")]
+    MulticastDisabled,
     /// The two ends are of different families.
     #[error("source and destination of different families")]
     FamilyMismatch,

@@ -25,6 +25,11 @@ pub(super) fn unicast(address: IpAddr) -> Result<IpAddr, Refused> {
     .map_or(Ok(address), Err)
 }
 
+/// Whether `address` names many hosts at once, by what is known without asking a kernel: a group, or all of a link.
+pub(crate) fn is_many(address: IpAddr) -> bool {
+    matches!(unicast(address), Err(Refused::Multicast | Refused::Broadcast))
+}
+
 /// `address` if it names one host or a group that may leave its node.
 ///
 /// # Errors

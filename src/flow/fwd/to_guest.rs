@@ -39,6 +39,9 @@ pub(crate) fn to_guest(
     }
     let port = rule.port_for(peer_ip, local_ip, local.port())?;
 
+    if local_ip.is_multicast() && !net.services.multicast {
+        return Err(Refused::MulticastDisabled);
+    }
     let fixed = rule.target_addr.or(local_ip.is_multicast().then_some(local_ip));
     let source = guest_visible(net, map, learned, peer_ip, fixed)?;
     let destination = match fixed {
@@ -61,6 +64,17 @@ pub(crate) fn source_for_guest(
 ) -> Option<IpAddr> {
     let address = address.to_canonical();
     translated(&View::of(net, map, address).ok()?, learned, address)
+}
+
+/// What the guest sees of `peer`, who has sent to a group that the guest has joined. What is this host's own has the
+/// address that stands for the host.
+pub(crate) fn source_in_group(
+    net: &Network,
+    map: &Mapping,
+    learned: &Learned,
+    peer: IpAddr,
+) -> Option<IpAddr> {
+    guest_visible(net, map, learned, peer.to_canonical(), None).ok()
 }
 
 fn translated(view: &View, learned: &Learned, address: IpAddr) -> Option<IpAddr> {
@@ -196,6 +210,31 @@ mod tests {
             ("[fe80::99]:9", "[ff02::fb]:8080", "[fe80::99]:9 -> [ff02::fb]:80"),
         ] {
             assert_eq!(seen(&network(), &mapping(), &rule, peer, group), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_for_a_group_goes_nowhere_if_that_is_off() {
+        let mut net = network();
+        net.services.multicast = false;
+        let rule = Rule { proto: Proto::Udp, ..rule() };
+        let (peer, group) = (at("198.51.100.9:9"), at("224.0.0.251:8080"));
+        let refused = to_guest(&net, &mapping(), &learned(), &rule, peer, group);
+        assert_eq!(refused, Err(Refused::MulticastDisabled));
+    }
+
+    #[test]
+    fn who_sends_to_a_group_has_an_address_that_leads_back() {
+        let seen = |peer| source_in_group(&network(), &mapping(), &learned(), ip(peer));
+        for (peer, expected) in [
+            ("198.51.100.9", Some("198.51.100.9")),
+            ("192.0.2.2", Some("192.0.2.1")),
+            ("127.0.0.1", Some("192.0.2.1")),
+            ("fe80::99", Some("fe80::99")),
+            ("2001:db8::2", Some("2001:db8::1")),
+            ("224.0.0.1", None),
+        ] {
+            assert_eq!(seen(peer), expected.map(ip), "{peer}");
         }
     }
 

@@ -49,6 +49,9 @@ pub(crate) fn to_host(
         return Err(Refused::PortZero);
     }
     special::unicast(guest.ip())?;
+    if !net.services.multicast && special::is_many(destination.ip()) {
+        return Err(Refused::MulticastDisabled);
+    }
 
     let template = net.scope_id();
     let (address, scope_id) = host_side(&view, map, proto, destination, template)?;
@@ -85,9 +88,36 @@ fn host_side(
     }
     let unchanged = match proto {
         Proto::Tcp => special::unicast(destination.ip())?,
+        Proto::Udp if special::is_many(destination.ip()) => destination.ip(),
         Proto::Udp | Proto::Icmp => special::unicast_or_group(destination.ip())?,
     };
-    Ok((unchanged, template))
+    let scope_id = if unchanged.is_multicast() { group_scope(map, template) } else { template };
+    Ok((unchanged, scope_id))
+}
+
+/// The port of a group that the guest has joined, as the host knows it.
+///
+/// # Errors
+/// The reason why nothing is received there.
+pub(crate) fn group_on_host(
+    net: &Network,
+    map: &Mapping,
+    group: SocketAddr,
+) -> Result<SocketAddr, Refused> {
+    if !Proto::Udp.enabled(&net.services) {
+        return Err(Refused::ProtocolDisabled);
+    }
+    if !net.services.multicast {
+        return Err(Refused::MulticastDisabled);
+    }
+    View::of(net, map, group.ip())?;
+    let address = special::unicast_or_group(group.ip())?;
+    scoped(address, group.port(), group_scope(map, net.scope_id()))
+}
+
+/// The interface that groups of IPv6 are scoped to, if others are scoped to `template`.
+fn group_scope(map: &Mapping, template: u32) -> u32 {
+    if map.v6.group_interface == 0 { template } else { map.v6.group_interface }
 }
 
 #[cfg(test)]
@@ -246,7 +276,6 @@ mod tests {
         let never = [
             ("0.0.0.0:80", Refused::Unspecified),
             ("127.0.0.53:53", Refused::Loopback),
-            ("255.255.255.255:80", Refused::Broadcast),
             ("[::]:80", Refused::Unspecified),
             ("[::1]:80", Refused::Loopback),
             ("[::ffff:127.0.0.1]:80", Refused::V4InV6),
@@ -262,8 +291,47 @@ mod tests {
         for to in ["224.0.0.251:5353", "[ff02::fb]:5353"] {
             assert_eq!(map_to(&mapping(), Proto::Tcp, to), Err(Refused::Multicast));
         }
+        for proto in [Proto::Tcp, Proto::Icmp] {
+            assert_eq!(map_to(&mapping(), proto, "255.255.255.255:80"), Err(Refused::Broadcast));
+        }
+        assert_eq!(arrives(&mapping(), Proto::Udp, "255.255.255.255:9"), "255.255.255.255:9");
         assert_eq!(arrives(&mapping(), Proto::Udp, "[ff02::fb]:5353"), "[ff02::fb%7]:5353");
         assert_eq!(arrives(&mapping(), Proto::Udp, "224.0.0.251:5353"), "224.0.0.251:5353");
+    }
+
+    #[test]
+    fn what_is_for_many_goes_nowhere_if_that_is_off() {
+        let mut net = network();
+        net.services.multicast = false;
+        for (guest, to) in [
+            (GUEST4, "224.0.0.251:5353"),
+            (GUEST4, "255.255.255.255:9"),
+            (GUEST6, "[ff02::fb]:5353"),
+            (GUEST6, "[ff0e::1]:1"),
+        ] {
+            for proto in [Proto::Udp, Proto::Icmp] {
+                let refused = to_host(&net, &mapping(), proto, at(guest), at(to));
+                assert_eq!(refused, Err(Refused::MulticastDisabled), "{proto} {to}");
+            }
+            let joined = group_on_host(&net, &mapping(), at(to));
+            assert_eq!(joined, Err(Refused::MulticastDisabled), "{to}");
+        }
+    }
+
+    #[test]
+    fn groups_are_received_where_their_interface_is() {
+        let mut map = mapping();
+        let on_host = |map: &Mapping, group| group_on_host(&network(), map, at(group));
+        assert_eq!(on_host(&map, "224.0.0.251:5353"), Ok(at("224.0.0.251:5353")));
+        assert_eq!(on_host(&map, "[ff05::c]:1900"), Ok(at("[ff05::c]:1900")));
+        assert_eq!(on_host(&map, "[ff02::fb]:5353"), Ok(at("[ff02::fb%7]:5353")));
+        map.v6.group_interface = 9;
+        assert_eq!(on_host(&map, "[ff02::fb]:5353"), Ok(at("[ff02::fb%9]:5353")));
+        assert_eq!(on_host(&map, "[ff01::1]:1"), Err(Refused::Reserved));
+        let mut net = network();
+        net.v6 = None;
+        let group = at("[ff05::c]:1900");
+        assert_eq!(group_on_host(&net, &map, group), Err(Refused::FamilyDisabled));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod carry;
 mod crowd;
 mod dhcpv6;
 mod dns;
+mod group;
 mod pattern;
 mod pulse;
 mod queues;
@@ -46,6 +47,8 @@ usage: nettool COMMAND ARGUMENT...
   udp-error ADDR:PORT           say which error a datagram provokes
   storm ADDR:PORT RATE SECONDS  ask RATE questions a second, each from a port of its own; all must be echoed
   tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
+  hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
+  call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -82,6 +85,11 @@ fn run(words: &[String]) -> Outcome {
         ["udp-error", to] => udp::error(parse(to)?),
         ["storm", to, rate, seconds] => storm::storm(parse(to)?, parse(rate)?, parse(seconds)?),
         ["tftp", at, bytes, seed] => tftp::serve(parse(at)?, parse(bytes)?, parse(seed)?),
+        ["hear", at, interface] => group::hear(parse(at)?, interface),
+        ["call", to, interface, text] => group::call(None, parse(to)?, interface, text),
+        ["call", to, interface, text, from] => {
+            group::call(Some(parse(from)?), parse(to)?, interface, text)
+        }
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),

@@ -104,6 +104,11 @@ pub enum Load {
         /// Connections under way at once.
         concurrent: u32,
     },
+    /// Questions, each from a port of its own.
+    Storm {
+        /// Questions a second.
+        rate: u32,
+    },
     /// iperf3 instead of our own generator, as a check of it.
     Iperf {
         /// Which way.
@@ -191,6 +196,7 @@ pub fn all() -> Vec<Cell> {
         datagrams(&mut cells, mode, name);
         latency(&mut cells, mode, name);
         connections(&mut cells, mode, name);
+        storms(&mut cells, mode, name);
         fairness(&mut cells, mode, name);
         cross_check(&mut cells, mode, name);
         without_offloads(&mut cells, mode, name);
@@ -285,6 +291,17 @@ fn latency(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
     }
     add(Family::V4, "tcp.loaded", Proto::Tcp, 1, 0, true);
     add(Family::V4, "udp.loaded", Proto::Udp, 1, 0, true);
+}
+
+/// Resolvers that ask for a whole machine. What passes the link by has no guest's ports.
+fn storms(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
+    if mode == Mode::Bypass {
+        return;
+    }
+    for (family, rate) in [(Family::V4, 500), (Family::V4, 5000), (Family::V6, 500)] {
+        let what = format!("udp.storm{rate}");
+        load(cells, 'C', (mode, name), family, 65520, (&what, Load::Storm { rate }));
+    }
 }
 
 fn connections(cells: &mut Vec<Cell>, mode: Mode, name: &str) {

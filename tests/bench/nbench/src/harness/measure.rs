@@ -106,6 +106,7 @@ impl Roles {
             Load::Crr { way, concurrent } => {
                 (way == Way::Out, format!("crr concurrent={concurrent}"))
             }
+            Load::Storm { rate } => (true, format!("storm rate={rate}")),
             Load::Iperf { way } => {
                 let reverse = if by_guest(way) && way == Way::In { " --reverse" } else { "" };
                 (by_guest(way), format!("iperf3{reverse}"))
@@ -194,7 +195,7 @@ fn read_report(load: Load, said: &str, used: &Usage) -> Found {
             let more = [("loss".to_owned(), found.loss), ("per_s".to_owned(), found.per_s)];
             Ok(per(found.gbit_per_s, used, found.total_bytes as f64 / GIB, BTreeMap::from(more)))
         }
-        Load::Rr { .. } | Load::Crr { .. } | Load::Iperf { .. } => {
+        Load::Rr { .. } | Load::Crr { .. } | Load::Storm { .. } | Load::Iperf { .. } => {
             let found: Transactions = report(said)?;
             let latency = found.latency;
             let is_rr = matches!(load, Load::Rr { .. });

@@ -170,7 +170,7 @@ impl Metric {
             Work::Load(Load::Stream { .. } | Load::Udp { .. }) => ("Gbit/s", false, "CPU-s/GiB"),
             Work::Load(Load::Iperf { .. }) | Work::Soak => ("Gbit/s", false, ""),
             Work::Load(Load::Rr { .. }) => ("us (p50)", true, "CPU-us each"),
-            Work::Load(Load::Crr { .. }) => ("per s", false, "CPU-us each"),
+            Work::Load(Load::Crr { .. } | Load::Storm { .. }) => ("per s", false, "CPU-us each"),
             Work::Memory { connections: 0 } => ("KiB (PSS)", true, ""),
             Work::Memory { .. } => ("B each (PSS)", true, ""),
             Work::Most => ("connections", false, ""),

@@ -17,6 +17,7 @@ mod soak;
 mod sock;
 mod source;
 mod start;
+mod storm;
 mod stream;
 mod udp;
 mod wan;
@@ -43,6 +44,7 @@ usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
   crr ADDR:PORT                concurrent=1
   udp ADDR:PORT                way=put|get size=1400 gso=1 rate=0 (datagrams a second, 0: all)
                                limit=PERCENT (search the best rate that loses no more)
+  storm ADDR:PORT              rate=1000 questions a second, each from a port of its own
   soak ADDR:PORT               streams=2 mbit=100 (each, both ways) gap_ms=1000: a longer one is a
                                stall; every byte is compared at both ends
   hold ADDR:PORT               count=1000 (0: all that there can be) seconds=5; says `holding`
@@ -66,6 +68,7 @@ pub fn run(words: &[&str]) -> Outcome {
         ["stream", to, rest @ ..] => print(&stream::run(parse(to)?, rest)?),
         ["rr", to, rest @ ..] => print(&rr::run(parse(to)?, rest)?),
         ["crr", to, rest @ ..] => print(&crr::run(parse(to)?, rest)?),
+        ["storm", to, rest @ ..] => print(&storm::run(parse(to)?, rest)?),
         ["udp", to, rest @ ..] => print(&udp::run(parse(to)?, rest)?),
         ["soak", to, rest @ ..] => print(&soak::run(parse(to)?, rest)?),
         ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
