@@ -455,6 +455,7 @@ case_host_without_ipv6() {
     stop_guest
     kill -TERM "$(cat "$WORLD/$SIDE.pid")"
     until_true 10 test -s "$WORLD/$SIDE.status"
+    # shellcheck disable=SC2016
     in_net host sh -c 'for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >"$file"; done'
     same "$(ip -n host -6 addr)" ''
     start_passt "${FORWARDS[@]}" -t '127.0.0.1/7002'
