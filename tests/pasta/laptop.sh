@@ -504,7 +504,7 @@ case_watcher_confined() {
     holds "$status" 'NoNewPrivs:	1'
     holds "$status" 'CapBnd:	0000000000000000'
     holds "$status" 'CapPrm:	0000000000001000'
-    same "$(ls "/proc/$(watcher)/fd" | wc -l)" 9
+    same "$(find "/proc/$(watcher)/fd" -mindepth 1 | wc -l)" 9
     kill -KILL "$(watcher)"
     until_true 2 grep 'changes are not followed any more' "$WORLD/pasta.log"
     answers
