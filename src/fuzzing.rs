@@ -24,6 +24,8 @@ use crate::wire::{DropReason, Fragment, Packet};
 pub enum Head {
     /// ARP.
     Arp,
+    /// A message about groups: who has sent it, where it begins in the frame, and its length.
+    Igmp(IpAddr, usize, u32),
     /// An IP packet, or a part of one: offset, whether there is more, and its number.
     Ip(Ip, Option<(u32, bool, u32)>),
 }
@@ -69,6 +71,7 @@ pub struct L4 {
 pub fn head(head: &[u8], frame_len: u32) -> Result<Head, DropReason> {
     Ok(match ip::parse(head, frame_len)? {
         Packet::Arp => Head::Arp,
+        Packet::Igmp(igmp) => Head::Igmp(igmp.source, igmp.offset, igmp.len),
         Packet::Ip(ip) => Head::Ip(plain(&ip), None),
         Packet::Fragment(Fragment { ip, place }) => {
             Head::Ip(plain(&ip), Some((place.offset, place.more, place.identification)))

@@ -394,7 +394,8 @@ impl Play {
     /// A frame for the guest.
     fn check(&mut self, frame: &[u8]) {
         // The guest announces the same maximum segment size in both families, and gets what it asks for.
-        let segment = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&packet::TCP);
+        let segment =
+            frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&packet::TCP);
         let most = usize::from(MTU) + 14 + if segment { 20 } else { 0 };
         assert!(frame.len() <= most, "{} bytes", frame.len());
         let ethernet = EthernetFrame::new_checked(frame).expect("a header");

@@ -67,6 +67,12 @@ fn v4(found: Result<Head, DropReason>, frame: &[u8], bytes: &[u8]) {
         assert_eq!(found, Err(DropReason::Fragment));
         return;
     }
+    if protocol == 2 && offset == 0 && !more {
+        let len = theirs.total_len() - u16::from(theirs.header_len());
+        let at = 14 + usize::from(theirs.header_len());
+        assert_eq!(found, Ok(Head::Igmp(theirs.src_addr().into(), at, len.into())));
+        return;
+    }
     if ![1, 6, 17].contains(&protocol) {
         assert_eq!(found, Err(DropReason::UnknownProtocol));
         return;

@@ -28,6 +28,7 @@ pub fn network(long: bool) -> Network {
             gateway: Some(Ipv4Addr::new(if long { 203 } else { 192 }, 0, 2, 1)),
             fixed: false,
             dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+            routes: None,
         }),
         v6: Some(Ipv6Net {
             addr: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x22)),
