@@ -19,8 +19,8 @@ use passt_frame::{FrameMeta, FramePort};
 use rustix::net::sockopt;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpPacket, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpAddress, IpProtocol,
-    Ipv4Packet, Ipv4Repr, Ipv6Packet, TcpPacket, UdpPacket,
+    ArpPacket, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IgmpPacket, IpAddress,
+    IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 use crate::input::Input;
@@ -442,6 +442,15 @@ impl Play {
                 };
                 let icmp = Icmpv6Packet::new_checked(bytes).expect("a whole message");
                 assert!(icmp.verify_checksum(&from, &to), "a wrong checksum of ICMPv6");
+            }
+            IpProtocol::Igmp => {
+                let igmp = IgmpPacket::new_checked(bytes).expect("a whole message");
+                assert!(igmp.verify_checksum(), "a wrong checksum of IGMP");
+            }
+            // Questions about groups have a router alert in front.
+            IpProtocol::HopByHop => {
+                let len = 8 * (usize::from(bytes[1]) + 1);
+                self.above(IpProtocol::from(bytes[0]), (from, to), &bytes[len..]);
             }
             IpProtocol::Ipv6Frag => {}
             other => panic!("protocol {other}"),
