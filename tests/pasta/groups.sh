@@ -12,9 +12,15 @@ CASES+=(
 
 # beside_gateway: what `outside` sends to the link is from an address that is not the gateway's, which stands for the host.
 # By its scope it is before the others of the interface, so that packets to groups of the link come from it, too.
+# Until the end of the case.
 beside_gateway() {
+    trap as_before EXIT
     ip -n outside addr replace 192.0.2.7/32 scope link dev hosts
     ip -n outside route replace 192.0.2.0/24 dev hosts src 192.0.2.7
+}
+as_before() {
+    ip -n outside route replace 192.0.2.0/24 dev hosts src "$GATEWAY4"
+    ip -n outside addr del 192.0.2.7/32 dev hosts
 }
 # device ADDRESS:PORT: answers whoever calls it, on the network.
 device() {
