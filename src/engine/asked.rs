@@ -1,4 +1,4 @@
-//! What those who control the program ask of the engine: see [`inspect`](super::inspect) for what is told.
+//! What those who control the program ask of the engine: see [`inspect`] for what is told.
 
 use std::rc::Rc;
 

@@ -5,7 +5,7 @@
 //! It listens to nobody but the kernel: the channel to the program goes one way, and whoever takes the program over
 //! cannot ask it for anything. It ends with the channel.
 //!
-//! With `--config-net` it also changes addresses and routes in pasta's namespace ([`Namespace`]), for which it has the
+//! With `--config-net` it also changes addresses and routes in pasta's namespace ([`Reconfigure`]), for which it has the
 //! right over that namespace, and a socket in it.
 //!
 //! # Pace

@@ -1,6 +1,6 @@
 //! pesto: changes what a running passt or pasta forwards, by the protocol of
 //! [`control::configuration`](crate::control::configuration), on the socket of `--conf-path`. What it can ask by JSON
-//! is another part, [`ask`](crate::ask).
+//! is another part, [`ask`].
 //!
 //! | file | what it does |
 //! |---|---|
