@@ -402,7 +402,12 @@ fn watch_host(
     if conf.network.v6.is_none() {
         options.interfaces.only = Some(Only::V4);
     }
-    let started = HostWatch::start(options, seen, namespace);
+    let started = HostWatch::start(options, seen, namespace).map(|mut watch| {
+        if !conf.run.foreground {
+            watch.disown();
+        }
+        watch
+    });
     started
         .inspect_err(|errno| log::warn!("Cannot follow changes of the host's network: {errno}"))
         .ok()

@@ -43,6 +43,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 /// The program's end of what the helper tells.
 pub(crate) struct HostWatch {
     channel: OwnedFd,
+    /// The helper, if it is a child of the process that follows.
     helper: Option<Pid>,
     epoll: Option<Rc<OwnedFd>>,
     options: Options,
@@ -80,6 +81,12 @@ impl HostWatch {
             message: Box::new([0; MESSAGE_BYTES]),
             parts: Vec::new(),
         })
+    }
+
+    /// Another process goes on in place of this one, in the background: the helper is not its child, and in its
+    /// process id namespace the number may be that of one that is.
+    pub(crate) fn disown(&mut self) {
+        self.helper = None;
     }
 
     /// Has `neighbours` follow the interfaces, too; events come by `epoll`.
@@ -151,13 +158,12 @@ impl HostWatch {
 }
 
 impl Drop for HostWatch {
-    /// Ends the helper, and waits for that: nobody else may have to reap it. It is nobody's child where the program
-    /// has gone to the background since.
+    /// Ends the helper, and waits for that if it is a child: nobody else may have to reap it.
     fn drop(&mut self) {
         let _gone_already = shutdown(&self.channel, Shutdown::Both);
         if let Some(helper) = self.helper {
             let wait = || waitid(WaitId::Pid(helper), WaitIdOptions::EXITED);
-            let _gone_or_not_ours = rustix::io::retry_on_intr(wait);
+            let _gone_already = rustix::io::retry_on_intr(wait);
         }
     }
 }
