@@ -279,7 +279,7 @@ unpack_programs() {
     (cd "$APT/packages/$part" && apt_logged download "${packages[@]}")
     unpack installed "$part" "${packages[@]}"
     mkdir -p "$folder"/{bin,lib}
-    find "$folder/root" -path '*/lib/*' -name '*.so*' ! -path '*/NetworkManager/*' ! -path '*/perl*' -exec cp -P {} "$folder/lib/" \;
+    find "$folder/root" -path '*/lib/*' \( -name '*.so' -o -name '*.so.*' \) ! -path '*/NetworkManager/*' ! -path '*/perl*' -exec cp -P {} "$folder/lib/" \;
 }
 
 fetch_clients() {

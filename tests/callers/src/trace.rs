@@ -46,7 +46,7 @@ impl Reader {
         let (call, rest) = rest.split_once('(')?;
         let (words, result) = match rest.rsplit_once(") ") {
             Some((words, result)) => (words, result.trim_start().trim_start_matches("= ")),
-            None => (rest.strip_suffix("<unfinished ...>").unwrap_or(rest), ""),
+            None => (rest.strip_suffix("<unfinished ...>").unwrap_or(rest).trim_end(), ""),
         };
         if self.others.contains(pid) {
             self.note_child(pid, call, result);
@@ -279,6 +279,18 @@ mod tests {
             Request::Root("/tmp/".into()),
             Request::Unmount("/".into()),
         ];
+        assert_eq!(found(text), wanted);
+    }
+
+    #[test]
+    fn what_another_process_interrupts_is_read_the_same() {
+        let text = "7 chdir(\"/tmp\" <unfinished ...>\n\
+                    8 close(3) = 0\n\
+                    7 <... chdir resumed>) = 0\n\
+                    7 pivot_root(\".\", \".\" <unfinished ...>\n\
+                    7 <... pivot_root resumed>) = 0\n\
+                    7 umount2(\".\", MNT_DETACH <unfinished ...>\n";
+        let wanted = [Request::Root("/tmp/".into()), Request::Unmount("/".into())];
         assert_eq!(found(text), wanted);
     }
 
