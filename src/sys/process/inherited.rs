@@ -95,6 +95,7 @@ pub fn settle_signals() -> Result<(), Errno> {
 
 /// Ends the process; called as a signal handler.
 extern "C" fn end_at_once(_signal: libc::c_int) {
+    // That is _exit(2), which signal handlers may call.
     super::end(0)
 }
 
