@@ -19,7 +19,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use passt_frame::{Checksum, FrameObserver, MAX_FRAME_BYTES, OnesSum, PassingFrame};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+
+use crate::sys::clock;
 
 /// Marks the format, and the byte order, which is that of the host.
 const MAGIC: u32 = 0xa1b2_c3d4;
@@ -93,7 +95,7 @@ impl Capture {
 
 impl FrameObserver for Capture {
     fn on_frame(&mut self, frame: &PassingFrame<'_>) {
-        let now = clock_gettime(ClockId::Realtime);
+        let now = clock::now(ClockId::Realtime);
         let micros = (now.tv_sec as u64).saturating_mul(1_000_000) + now.tv_nsec as u64 / 1000;
         self.0.borrow_mut().record(frame.len, frame.meta.checksum, micros, |bytes| {
             frame.copy_out(bytes);

@@ -158,7 +158,12 @@ fn routes() -> Vec<Finding> {
         }
     };
     let v4 = described("IPv4", facts.v4.as_ref());
-    let v6 = described("IPv6", facts.v6.as_ref());
+    let v6 = if facts.no_ipv6 {
+        let cure = "start the kernel without ipv6.disable=1, or use one with CONFIG_IPV6";
+        Finding::limits("IPv6", "the kernel has none: IPv4 only", cure)
+    } else {
+        described("IPv6", facts.v6.as_ref())
+    };
     vec![v4, v6]
 }
 
@@ -226,8 +231,9 @@ fn descriptors() -> Finding {
 fn kernel() -> Vec<Finding> {
     const TOPIC: &str = "kernel";
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let facts = host::kernel_facts();
     let mut findings = Vec::new();
-    if !(stream::has_peek_offset(true) && stream::has_peek_offset(false)) {
+    if !(stream::has_peek_offset(true) && (facts.no_ipv6 || stream::has_peek_offset(false))) {
         findings.push(Finding::limits(
             TOPIC,
             format!(
@@ -236,7 +242,7 @@ fn kernel() -> Vec<Finding> {
             "Linux 6.9 or newer",
         ));
     }
-    if host::kernel_facts().no_device_binding {
+    if facts.no_device_binding {
         findings.push(Finding::limits(
             TOPIC,
             format!(

@@ -208,9 +208,10 @@ impl Net {
         }
     }
 
-    /// Addresses that stand for the host have our Ethernet address, whatever its neighbours say.
+    /// Addresses that stand for the host or its name server have our Ethernet address, whatever its neighbours say.
     fn pin_own_addresses(&mut self) {
-        let own = self.map.own_addresses().chain(self.our_link_local());
+        let own =
+            self.map.own_addresses().chain(self.map.dns_matches()).chain(self.our_link_local());
         self.neighbours.pin(own, self.network.our_mac);
     }
 

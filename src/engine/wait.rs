@@ -12,16 +12,17 @@ use std::os::fd::OwnedFd;
 use passt_frame::Errno;
 use rustix::event::epoll;
 use rustix::thread::sched_getaffinity;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, Timespec};
 
 use crate::limits::{POLL_AFTER, POLL_FOR};
+use crate::sys::clock;
 use crate::time::Timestamp;
 
 const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The monotonic clock.
 pub fn monotonic_now() -> Timestamp {
-    let now = clock_gettime(ClockId::Monotonic);
+    let now = clock::now(ClockId::Monotonic);
     Timestamp::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod bound_ports;
 pub(crate) mod capability;
+pub(crate) mod clock;
 pub(crate) mod copy_buffer;
 pub(crate) mod datagram;
 pub(crate) mod errno;

@@ -11,7 +11,7 @@ use smoltcp::wire::IpCidr;
 use crate::guest::{Guest, until};
 use crate::namespace::isolated;
 use crate::packet;
-use crate::world::{Family, GUEST_MAC, Setup, World};
+use crate::world::{Family, GUEST_MAC, Setup, World, mapping};
 
 #[test]
 fn rfc826_the_gateway_has_our_address() {
@@ -27,6 +27,28 @@ fn rfc826_the_gateway_has_our_address() {
         world.send(packet::arp([0; 4], [192, 0, 2, 2]));
         world.settle(8);
         assert_eq!(world.received().len(), 0);
+    });
+}
+
+/// Who looks whether an address is free finds the one where DNS queries go (`--dns-forward`), and not those beside it.
+#[test]
+fn rfc5227_the_address_of_the_name_server_is_taken() {
+    isolated(|| {
+        let mut map = mapping();
+        map.v4.dns_match = Some(Ipv4Addr::new(192, 0, 2, 53));
+        map.v6.dns_match = Some("2001:db8::53".parse().expect("an address"));
+        let mut world = World::new(&Setup { map, ..Setup::default() });
+        let unspecified = "::".parse().expect("an address");
+        for (last, taken) in [(53, true), (54, false)] {
+            let v6 = format!("2001:db8::{last}").parse().expect("an address");
+            for probe in
+                [packet::arp([0; 4], [192, 0, 2, last]), packet::solicitation(unspecified, v6)]
+            {
+                world.send(probe);
+                world.settle(8);
+                assert_eq!(world.received().len(), usize::from(taken), "{last}");
+            }
+        }
     });
 }
 

@@ -28,7 +28,7 @@ use crate::world::{FAMILIES, Family, Setup, engine, forward};
 /// Bytes of a transfer, each way.
 const BULK: usize = 2 << 20;
 /// The port of the host's services, and the one that leads to the guest.
-const OUTSIDE: u16 = 8000;
+pub const OUTSIDE: u16 = 8000;
 pub const INSIDE: u16 = 8080;
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -24,7 +24,19 @@ CASES=(
     hops_v4 ping_fragments
     tftp questions_storm group_call group_heard broadcast
     slow_reader_no_retransmission
-    guest_address_changed front_end_restarted host_without_ipv6 program_ends
+    guest_address_changed front_end_restarted
+)
+
+# Other hosts, for a guest that can be one itself (booted.sh).
+# shellcheck disable=SC2034
+HOST_CASES=(
+    booted_with_ipv6_disabled booted_with_ipv6_addresses_disabled
+)
+
+# After those, since little works any more.
+# shellcheck disable=SC2034
+LAST_CASES=(
+    host_without_ipv6 program_ends
 )
 
 # For a guest that moves between two hosts (migrate.sh).

@@ -144,7 +144,8 @@ fetch_uml() {
     unpack unstable uml user-mode-linux libc6
     cp "$folder/root/usr/bin/linux.uml" "$folder/linux"
     use_loader "$folder" "$folder/linux"
-    take_modules "$(echo "$folder"/root/usr/lib/uml/modules/*)" "$folder/modules" virtio_net
+    take_modules "$(echo "$folder"/root/usr/lib/uml/modules/*)" "$folder/modules" virtio_net tun
+    touch "$folder/hosts"
 }
 
 # depends PACKAGE PATTERN: the packages that it needs whose names match.
@@ -295,6 +296,7 @@ fetch() {
     local folder=$CACHE/$1
     # What was fetched before may lack a program that tests want now.
     [ "$1" != peer ] || [ -e "$folder/pesto" ] || rm -f "$folder/complete"
+    [ "$1" != uml ] || [ -e "$folder/hosts" ] || rm -f "$folder/complete"
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"

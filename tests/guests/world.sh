@@ -24,6 +24,8 @@ HOST=host
 SIDE=passt
 # How long a guest may take to start, in seconds.
 BOOT_S=90
+# What else the kernel of a User-Mode Linux guest is told.
+BOOT_WORDS=()
 # The program under test on each host.
 declare -A PROGRAMS=([host]=/run/bin/passt [host2]=/run/bin/passt)
 # What the program is told to speak. Without it, guests may choose.
@@ -229,7 +231,7 @@ start_guest() {
 
 boot_uml() {
     become_user /run/guests/uml/linux mem=512M initrd=/run/guests/uml/initramfs uml_dir="$WORLD/" \
-        virtio_uml.device="$WORLD/$SIDE.sock:1" con=null con0=fd:0,fd:1 quiet panic=-1
+        virtio_uml.device="$WORLD/$SIDE.sock:1" con=null con0=fd:0,fd:1 quiet panic=-1 "${BOOT_WORDS[@]}"
 }
 
 boot_qemu() {

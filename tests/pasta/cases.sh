@@ -715,8 +715,10 @@ case_services_inside_followed() {
 # Without it the port is listened on all the time: who connects sees a connection that is reset.
 case_published_port_awaits_service() {
     holder
-    started --config-net -t 8080:7080,auto -t 8081:7081 "$HOLDER"
+    started --config-net -t 8080:7080,auto -t 8081:7081 -u 8080:7080,auto "$HOLDER"
+    holds "$(from_host udp 127.0.0.1:8080 1 2>&1)" 'Connection refused'
     refused_at 127.0.0.1:8080
+    refused_at '[::1]:8080'
     same "$(outside connect "$HOST4:8080")" refused
     # Perhaps before connect(2) has returned.
     case $(outside connect "$HOST4:8081") in connected | reset) ;; *) return 1 ;; esac
@@ -724,6 +726,7 @@ case_published_port_awaits_service() {
     until_true 5 from_host get 127.0.0.1:8080 2048 76
     outside get "$HOST4:8080" 2048 77
     outside get "[$HOST6]:8080" 2048 78
+    until_true 5 from_host udp 127.0.0.1:8080 1000
     kill -TERM "$SERVING"
     until_true 5 refused_at 127.0.0.1:8080
     same "$(outside connect "$HOST4:8080")" refused
@@ -908,9 +911,17 @@ case_process_not_reaped() {
     until_true 10 grep -qx sleep "/proc/$HOLDER/comm"
     started "$HOLDER"
     runs
+    # Another one, that joins by the file, as rootlesskit does.
+    local first
+    first=$(cat "$WORLD/pasta.pid")
+    (become_user nsenter --user="/proc/$HOLDER/ns/user" --preserve-credentials /run/bin/pasta -I second0 -P "$WORLD/pasta.pid" \
+        --netns "/proc/$HOLDER/ns/net")
+    remember "$(cat "$WORLD/pasta.pid")"
+    runs
     kill -KILL "$HOLDER"
     until_true 5 grep -q '^State:.Z' "/proc/$HOLDER/status"
     until_true 5 ended
+    until_true 5 has_ended "$first"
 }
 case_thread_gone() {
     holder

@@ -260,6 +260,10 @@ case_port_of_a_resolver() {
         # The lists of IPv4, and of a port that is taken everywhere or was wanted in one place.
         lacks "$(held_by 127.0.0.53 "$option" 0.0.0.0/5353)" "$HOST6"
         lacks "$(held_by "[::]" "$option" 5353)" "It is free"
+        found=$(held_by '[::1]' "$option" 5353)
+        holds "$found" " $HOST4, "
+        holds "$found" "[$HOST6]"
+        lacks "$found" '[::1]'
         lacks "$(held_by "$HOST4" "$option" "$HOST4/5353")" "It is free"
     done
     rm -f "$WORLD/held.log"

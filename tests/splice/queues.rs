@@ -2,7 +2,7 @@
 //! host's queue, where nothing is lost, and is served in the order in which it came.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use passt_support::namespace::Netns;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
-use crate::rig::{self, GUEST_V4, PATIENCE, Running, Setup, in_namespace};
-use crate::{FIXED, INWARD, OUTWARD};
+use crate::rig::{self, GUEST_V4, GUEST_V6, PATIENCE, Running, Setup, in_namespace};
+use crate::{FIXED, INWARD, OUTWARD, localhost};
 
 /// Clients of one burst.
 const CLIENTS: usize = 1500;
@@ -21,7 +21,8 @@ const SERVERS_BACKLOG: i32 = 8;
 const SERVICE: Duration = Duration::from_millis(2);
 
 fn listener(at: SocketAddr, backlog: i32) -> TcpListener {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None).unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     bind(&socket, &at).unwrap();
     listen(&socket, backlog).unwrap();
@@ -71,10 +72,11 @@ fn answered(mut clients: Vec<TcpStream>, within: Duration) -> usize {
 }
 
 /// Where the server of a way listens, and where its clients connect to.
-fn ends(inward: bool) -> (SocketAddr, SocketAddr) {
-    let loopback = Ipv4Addr::LOCALHOST;
+fn ends(inward: bool, v4: bool) -> (SocketAddr, SocketAddr) {
+    let loopback = localhost(v4);
+    let guest = if v4 { IpAddr::from(GUEST_V4) } else { GUEST_V6.into() };
     match inward {
-        true => ((GUEST_V4, INWARD).into(), (loopback, INWARD).into()),
+        true => ((guest, INWARD).into(), (loopback, INWARD).into()),
         false => ((loopback, OUTWARD).into(), (loopback, OUTWARD).into()),
     }
 }
@@ -94,10 +96,14 @@ fn a_burst_for_a_slow_server_is_served_whole_and_in_order() {
         let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
         let few = CLIENTS / 5;
-        for (inward, backlog, count) in
-            [(true, SERVERS_BACKLOG, CLIENTS), (false, SERVERS_BACKLOG, few), (true, 0, few)]
-        {
-            let (at, to) = ends(inward);
+        for (inward, v4, backlog, count) in [
+            (true, true, SERVERS_BACKLOG, CLIENTS),
+            (false, true, SERVERS_BACKLOG, few),
+            (true, true, 0, few),
+            (true, false, SERVERS_BACKLOG, few),
+            (false, false, 0, few),
+        ] {
+            let (at, to) = ends(inward, v4);
             let server = on(&guest, inward, move || listener(at, backlog));
             let server = start(server, count, SERVICE);
             let clients = on(&guest, !inward, move || burst(to, count));
@@ -114,7 +120,7 @@ fn a_server_that_accepts_nobody_holds_up_others_for_a_while_only() {
     in_namespace("queues::a_server_that_accepts_nobody_holds_up_others_for_a_while_only", || {
         let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
-        let (at, to) = ends(true);
+        let (at, to) = ends(true, true);
         let server = guest.run(move || listener(at, 0));
         // One is in the server's queue, one waits for a place in it, and the others in the host's queue.
         let clients = burst(to, 6);
@@ -141,7 +147,7 @@ fn a_port_where_nobody_listens_resets_at_once() {
     in_namespace("queues::a_port_where_nobody_listens_resets_at_once", || {
         let guest = rig::guest();
         let running = Running::start(&guest, Setup::new(FIXED));
-        let (_, to) = ends(true);
+        let (_, to) = ends(true, true);
         for _ in 0..20 {
             let reset = TcpStream::connect(to).and_then(|mut stream| {
                 stream.set_read_timeout(Some(PATIENCE))?;

@@ -286,3 +286,30 @@ fn frames_in_the_ring_when_it_starts_are_looked_at_without_a_kick() {
         assert_eq!(guest.reclaim(), 3);
     }
 }
+
+/// The same for each pair, and for a driver from before virtio 1.0.
+#[test]
+fn frames_in_the_rings_of_all_pairs_are_looked_at_without_a_kick() {
+    let older = !(bit::VERSION_1 | bit::MRG_RXBUF);
+    for (features, pairs) in [(u64::MAX, 4), (!bit::EVENT_IDX, 4), (older, 1), (older, 2)] {
+        let mut host = Host::new();
+        let stream = host.attach();
+        let features = features & !bit::MAC;
+        let mut guest = Guest::new(stream, Options { features, pairs, ..Options::default() });
+        guest.negotiate(&mut || {
+            host.turn();
+        });
+        for pair in 0..pairs {
+            guest.pair = pair;
+            guest.queue_pieces(&frame(100, pair as u8), NetHeader::default(), &[]);
+            let _ = guest.rings[2 * pair + TX].publish(&guest.memory);
+        }
+        guest.start(&mut || {});
+        let taken = host.take_all();
+        let mut from: Vec<u8> = taken.iter().map(|(frame, _)| frame[20]).collect();
+        from.sort_unstable();
+        let mut wanted: Vec<u8> = (0..pairs).map(|pair| frame(100, pair as u8)[20]).collect();
+        wanted.sort_unstable();
+        assert_eq!(from, wanted, "{features:x} {pairs}");
+    }
+}

@@ -185,6 +185,19 @@ pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
     }
 }
 
+/// The guest asks for a new connection with the ports of a flow. Whether the flow has ended: what the guest has sent just
+/// before may be the end of it, about which nothing was done yet.
+pub(super) fn has_ended(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) -> bool {
+    let Some(flow) = core.flows.table.get(id) else { return true };
+    let FlowKind::Tcp(tcp) = &flow.state.kind else { return false };
+    if flow.state.frozen || !tcp.conn.ends_next() {
+        return false;
+    }
+    out.select(flow.state.queue);
+    drive(core, out, id);
+    core.flows.table.get(id).is_none()
+}
+
 /// Brings the lists up to date with the machine.
 fn settle(core: &mut Core, id: FlowId) {
     let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };

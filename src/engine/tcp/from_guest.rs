@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
 use rustix::net::{self as rnet, SendFlags};
 
+use super::drive::has_ended;
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
@@ -93,11 +94,13 @@ pub(in crate::engine) fn from_guest(
         ours: Endpoint::new(ip.destination, head.destination_port),
         endpoint: Endpoint::new(ip.source, head.source_port),
     };
+    let opens = opens(&head);
     let id = match run.flow {
-        Some((id, current)) if current == side => id,
+        Some((id, current)) if current == side && !opens => id,
         _ => {
             run.finish(core, lease);
-            match core.flows.find(L4Protocol::Tcp, &side) {
+            let found = core.flows.find(L4Protocol::Tcp, &side);
+            match found.filter(|&id| !(opens && has_ended(core, out, id))) {
                 Some(id) => {
                     core.note_queue(id);
                     id
@@ -147,7 +150,9 @@ pub(in crate::engine) fn whole_from_guest(
         ours: Endpoint::new(ip.destination, head.destination_port),
         endpoint: Endpoint::new(ip.source, head.source_port),
     };
-    let Some(id) = core.flows.find(L4Protocol::Tcp, &side) else {
+    let found = core.flows.find(L4Protocol::Tcp, &side);
+    let found = found.filter(|&id| !(opens(&head) && has_ended(core, out, id)));
+    let Some(id) = found else {
         let answered = segment_without_flow(core, side, ip, &head, out);
         return answered.inspect_err(|&reason| tell_of_packet(core, out, (ip, segment), reason));
     };
@@ -170,6 +175,12 @@ pub(in crate::engine) fn whole_from_guest(
     Ok(())
 }
 
+/// Whether a segment asks for a new connection.
+fn opens(head: &TcpHead) -> bool {
+    let flags = head.segment.flags;
+    flags.contains(Flags::SYN) && !flags.contains(Flags::ACK)
+}
+
 /// A segment that belongs to no flow: a new connection, or a reset in answer (RFC 9293, 3.10.7.1).
 fn segment_without_flow(
     core: &mut Core,
@@ -182,7 +193,7 @@ fn segment_without_flow(
     if flags.contains(Flags::RST) {
         return Err(DropReason::NoFlow);
     }
-    if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) {
+    if opens(head) {
         return match open(core, out, side, (ip, head)) {
             Err(reason @ (DropReason::SocketFailed | DropReason::EgressRejected)) => {
                 refuse(core, out, &side, ip, head);

@@ -168,6 +168,12 @@ impl Mapping {
         v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
     }
 
+    /// Addresses of the guest's link where its DNS queries are taken for the host's name servers.
+    pub(crate) fn dns_matches(&self) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = (self.v4.dns_match.map(IpAddr::V4), self.v6.dns_match.map(IpAddr::V6));
+        v4.into_iter().chain(v6)
+    }
+
     /// The interface that has the guest's groups of the family of `group`.
     pub(crate) fn group_interface(&self, group: IpAddr) -> u32 {
         if group.is_ipv4() { self.v4.group_interface } else { self.v6.group_interface }

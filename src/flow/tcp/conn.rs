@@ -156,6 +156,12 @@ impl Conn {
         self.state == State::Established && self.recv.fin && self.send.is_fin_all_that_waits()
     }
 
+    /// Whether nothing is left to happen but that the connection is closed.
+    pub(crate) fn ends_next(&self) -> bool {
+        let done = self.state == State::Established && self.recv.fin && self.send.is_fin_acked();
+        done || self.is_over()
+    }
+
     /// The link says that the guest's machine was set back to an earlier state, perhaps to one of before what it has
     /// said here: it is asked, and the first thing that does not fit resets both ends.
     pub fn on_guest_set_back(&mut self) {

@@ -93,8 +93,8 @@ pub fn settle_signals() -> Result<(), Errno> {
 
 /// Ends the process; called as a signal handler.
 extern "C" fn end_at_once(_signal: libc::c_int) {
-    // SAFETY: _exit(2) may be called from signal handlers, and runs nothing of the program.
-    unsafe { libc::_exit(0) }
+    // That is _exit(2), which signal handlers may call.
+    super::end(0)
 }
 
 fn set_handler(signal: libc::c_int, handler: libc::sighandler_t) -> Result<(), Errno> {
