@@ -2,7 +2,6 @@
 //! whose the port is.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use passt::flow::fwd::{Proto, RuleTable};
@@ -10,7 +9,7 @@ use passt::wire::DropReason;
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 use crate::datagrams::{awaited, bound, known, received};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World, forward, mapping, network, view};
 
@@ -22,11 +21,6 @@ const OTHERS: [(Ipv4Addr, &str); 2] = [
     (Ipv4Addr::new(198, 51, 100, 61), "2001:db8:1::61"),
     (Ipv4Addr::new(198, 51, 100, 62), "2001:db8:1::62"),
 ];
-
-fn run(line: &str) {
-    let status = Command::new("sh").args(["-ec", line]).status();
-    assert!(status.expect("sh(1)").success(), "{line}");
-}
 
 /// One of the others.
 fn other(family: Family, which: usize, port: u16) -> SocketAddr {
