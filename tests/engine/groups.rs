@@ -1,6 +1,7 @@
 //! What is for many: groups that the guest joins and leaves, what it sends to them and what comes of it, broadcasts.
 //! The network of the host is a link to a neighbour in a namespace of its own.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
@@ -18,7 +19,7 @@ use crate::anybody::{at_guest, nothing_arrives};
 use crate::datagrams::{awaited, bound, known, received};
 use crate::egress::{enforce, policy};
 use crate::icmp::{seen, tap_on};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World, forward, mapping};
 
@@ -29,11 +30,6 @@ const NEIGHBOUR: (Ipv4Addr, &str) = (Ipv4Addr::new(203, 0, 113, 2), "2001:db8:3:
 /// Index of the host's interface.
 const LINK: u32 = 77;
 const MDNS: u16 = 5353;
-
-fn run(line: &str) {
-    let status = Command::new("sh").args(["-ec", line]).status();
-    assert!(status.expect("sh(1)").success(), "{line}");
-}
 
 /// The neighbour, on a new link.
 fn neighbour() -> Netns {
@@ -492,6 +488,99 @@ fn broadcasts_leave_the_host_and_anybody_may_answer() {
             assert_eq!(at_guest(&mut world), (place, guest(Family::V4, 5000), b"I am".to_vec()));
             assert_eq!(world.all_drops(), 0);
         }
+    });
+}
+
+/// More neighbours on the same network; all answer pings to everybody.
+fn crowd() -> Vec<Netns> {
+    run(&format!(
+        "ip link add b0 index {LINK} type bridge; ip link set b0 up
+        ip addr add {}/24 brd + dev b0; ip addr add {}/64 dev b0 nodad
+        ip route add default via {}",
+        HOST.0, HOST.1, NEIGHBOUR.0
+    ));
+    let crowd = [2, 3, 4].map(|number| {
+        let netns = Netns::new("ip link set lo up");
+        let place = format!("/proc/{}/fd/{}", std::process::id(), netns.file().as_raw_fd());
+        run(&format!(
+            "ip link add v{number} master b0 type veth peer name d1 netns {place}; ip link set v{number} up
+            nsenter --net={place} sh -ec '
+                echo 0 > /proc/sys/net/ipv4/icmp_echo_ignore_broadcasts
+                echo 0 > /proc/sys/net/ipv6/conf/d1/accept_dad
+                ip link set d1 up
+                ip addr add 203.0.113.{number}/24 brd + dev d1; ip addr add 2001:db8:3::{number}/64 dev d1 nodad'
+            until ip link show dev v{number} | grep -q 'state UP'; do sleep 0.02; done"
+        ));
+        netns
+    });
+    crowd.into()
+}
+
+/// Who answers a ping to many, as the guest sees it.
+fn pinged(world: &mut World, to: IpAddr, replies: usize) -> BTreeSet<IpAddr> {
+    let from = if to.is_ipv4() { Family::V4 } else { Family::V6 }.guest();
+    let request = packet::echo(from, to, 0x1234, 7, b"who is there?");
+    world.send(request.clone());
+    let l4 = packet::l4_offset(to);
+    let frames = world.frames(replies);
+    let sources = frames.iter().map(|frame| {
+        assert_eq!(frame[l4], if l4 == 34 { 0 } else { 129 });
+        assert_eq!(frame[l4 + 4..request.len()], request[l4 + 4..]);
+        match l4 {
+            34 => <[u8; 4]>::try_from(&frame[26..30]).expect("four").into(),
+            _ => <[u8; 16]>::try_from(&frame[22..38]).expect("sixteen").into(),
+        }
+    });
+    sources.collect()
+}
+
+#[test]
+fn everybody_answers_a_ping_to_many() {
+    isolated(|| {
+        let _crowd = crowd();
+        let all = [2, 3, 4].map(|number| IpAddr::from([203, 0, 113, number]));
+        let mut world = linked(&setup());
+        for to in ["224.0.0.1", "203.0.113.255", "255.255.255.255"] {
+            for _ in 0..2 {
+                let found = pinged(&mut world, to.parse().expect("an address"), 3);
+                assert_eq!(found, BTreeSet::from(all), "{to}");
+            }
+        }
+        // This host is a member, too.
+        let found = pinged(&mut world, "ff02::1".parse().expect("an address"), 4);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!((world.engine.flow_count(), world.all_drops()), (4, 0));
+
+        // Replies of those that the guest may not talk to do not come, and no request leaves if groups are forbidden.
+        enforce(&mut world, policy(&["drop icmp 203.0.113.3", "allow any"]));
+        let found = pinged(&mut world, "224.0.0.1".parse().expect("an address"), 2);
+        assert_eq!(found, BTreeSet::from([all[0], all[2]]));
+        assert_eq!(world.drops(DropReason::ForbiddenAddress), 1);
+        enforce(&mut world, policy(&["drop @multicast", "allow any"]));
+        for to in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+            pinged(&mut world, to.parse().expect("an address"), 0);
+        }
+        assert_eq!(world.drops(DropReason::EgressDropped), 3);
+    });
+}
+
+#[test]
+fn nobody_answers_a_ping_to_many_if_that_is_off() {
+    isolated(|| {
+        let _crowd = crowd();
+        let mut world = linked(&setup());
+        let mut view = world.engine.view();
+        view.network.services.multicast = false;
+        world.engine.replace_net(view).expect("nothing to open");
+        for to in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+            pinged(&mut world, to.parse().expect("an address"), 0);
+        }
+        assert_eq!(world.drops(DropReason::MulticastDisabled), 3);
+        let request = packet::echo(Family::V4.guest(), [203, 0, 113, 255].into(), 1, 1, b"");
+        world.send(request);
+        world.settle(TURNS);
+        assert_eq!(world.drops(DropReason::Prohibited), 1, "the kernel refuses it");
+        assert_eq!(world.engine.flow_count(), 0);
     });
 }
 
