@@ -13,6 +13,7 @@ mod dns;
 mod group;
 mod pattern;
 mod pulse;
+mod punch;
 mod queues;
 mod serve;
 mod storm;
@@ -49,6 +50,8 @@ usage: nettool COMMAND ARGUMENT...
   tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
+  introduce ADDR:PORT THIRD:PORT  say who one is, and have a third party write there
+  punch PORT ADDR:PORT          ask that from PORT, and say who the third party is
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -90,6 +93,8 @@ fn run(words: &[String]) -> Outcome {
         ["call", to, interface, text, from] => {
             group::call(Some(parse(from)?), parse(to)?, interface, text)
         }
+        ["introduce", at, third] => punch::introduce(parse(at)?, parse(third)?),
+        ["punch", port, to] => punch::punch(parse(port)?, parse(to)?),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
