@@ -219,6 +219,7 @@ case_unreachable_tcp() {
     same "$(in_net host /run/bin/nettool connect "[$NOWHERE6]:9")" 'no route'
 }
 # hops COMMAND...: number and address of each hop are those that the same program sees on the host. They are printed.
+# shellcheck disable=SC2016 # for awk
 hops() {
     local addresses='/^ *[0-9]+ / { print $1, $2 }' here there
     here=$(in_net host /run/guests/busybox/busybox "$@" | awk "$addresses")

@@ -105,13 +105,14 @@ with_avahi() {
         dbus-daemon --config-file=bus.conf --nofork --nopidfile >bus.log 2>&1 &
         timeout 10 sh -c 'until [ -S bus ]; do sleep 0.05; done'
         avahi-daemon -f /run/avahi-daemon/avahi.conf --no-drop-root --no-chroot --no-proc-title --no-rlimits >avahi.log 2>&1 &
-        timeout 10 sh -c 'until grep complete avahi.log; do sleep 0.05; done' || { cat bus.log avahi.log; exit 1; }
-        $2"
+        trap 'kill \$(jobs -p)' EXIT
+        trap 'exit 1' TERM
+        timeout 10 sh -c 'until grep complete avahi.log; do sleep 0.05; done' >/dev/null || { cat bus.log avahi.log; exit 1; }
+        { $2
+        } & wait \$!"
 }
-# avahi_in NAMESPACE SCRIPT: the same in a network of the test's, called by its name. The daemons end with the script.
-avahi_in() {
-    exec nsenter --net="/run/netns/$1" unshare --mount --pid --fork --kill-child --mount-proc bash -euc "$(with_avahi "$1" "$2")"
-}
+# avahi_in NAMESPACE SCRIPT: the same in a network of the test's, called by its name.
+avahi_in() { exec nsenter --net="/run/netns/$1" unshare --mount bash -euc "$(with_avahi "$1" "$2")"; }
 # Looks until there is one service of the test's kind over each family: family, name, host, address and port of each.
 # shellcheck disable=SC2016 # for the shell inside
 BROWSE='for _ in 1 2 3 4 5 6 7 8; do

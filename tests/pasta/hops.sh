@@ -147,11 +147,12 @@ case_errors_connect() {
     alike cat timeout 10 /run/bin/nettool connect "[$NOWHERE6]:9"
     same "$(configured -- /run/bin/nettool connect "$FAR4:9")" refused
 }
-# Why, whoever says so: the host's kernel at once to its own programs, and by ICMP to those inside.
+# Why, whoever says so: the host's kernel at once to its own programs, and by ICMP to those inside. What is prohibited may
+# be a broadcast, ping thinks.
 whys() {
     sed -nE 's/.*(No route to host|Host Unreachable|Address unreachable| !H).*/host/p
         s/.*(Network is unreachable|Net Unreachable|No route| !N).*/network/p
-        s/.*(Permission denied|Operation not permitted|Packet filtered|Administratively prohibited| !X).*/prohibited/p' | head -1
+        s/.*(Permission denied|ping broadcast|Operation not permitted|Packet filtered|Administratively prohibited| !X).*/prohibited/p' | head -1
 }
 case_errors_datagram() {
     local to
