@@ -68,6 +68,10 @@ pub(crate) const TALKS_ON: u8 = 64;
 /// Flows of each list that are asked whether they may give way to a new one: talking ones are asked once in a while,
 /// and one of some dozens is always silent, or all are streams.
 pub(crate) const GIVE_WAY_LOOKS: usize = 64;
+
+/// How long an echo flow that has got replies before is kept for the next one: as long as ping(8) waits for it.
+pub(crate) const ECHO_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Reserved ports that are tried for a flow that comes from one: clients of NFS have a few, and each attempt
 /// is a socket and two system calls.
 pub(crate) const RESERVED_PORT_ATTEMPTS: u16 = 16;

@@ -147,7 +147,7 @@ impl Core {
         sockets: usize,
     ) -> Result<(), DropReason> {
         let others = self.listeners.len() + sockets - 1;
-        if !self.flows.make_datagram_room(initiator, others)? {
+        if !self.flows.make_datagram_room(initiator, others, self.now)? {
             self.outbox.drops.count(DropReason::DatagramFlowEvicted);
         }
         Ok(())

@@ -51,14 +51,25 @@ pub(super) struct SocketSpec<'a> {
     pub(crate) beside: Option<BorrowedFd<'a>>,
     /// The other end of the flow is the link to the guest.
     pub(crate) for_link: bool,
+    /// The peer may be all of a network.
+    pub(crate) may_broadcast: bool,
 }
 
-/// Binds and connects a new socket. With it, the port that it has now.
+/// A socket that is bound and connected.
+pub(super) struct Connected {
+    pub(crate) socket: OwnedFd,
+    /// The port that it has.
+    pub(crate) port: u16,
+    /// Its peer is all of a network, as the kernel knows it.
+    pub(crate) broadcasts: bool,
+}
+
+/// Binds and connects a new socket.
 ///
 /// # Errors
 /// What setsockopt(2), bind(2), connect(2) and getsockname(2) report.
-pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(OwnedFd, u16), Errno> {
-    let SocketSpec { transport, to, peer, or_any_port, beside, for_link } = *spec;
+pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
+    let SocketSpec { transport, to, peer, or_any_port, beside, for_link, may_broadcast } = *spec;
     let mut port = to.address.port();
     let fd = socket.as_fd();
     if for_link {
@@ -78,11 +89,22 @@ pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<(Owned
         }
         other => other?,
     }
-    socket::connect(fd, peer)?;
+    let broadcasts = match socket::connect(fd, peer) {
+        // Either that, or a prohibited way: then it is refused again.
+        Err(Errno::ACCESS) if may_broadcast => {
+            group::allow_broadcast(fd)?;
+            socket::connect(fd, peer)?;
+            true
+        }
+        other => {
+            other?;
+            false
+        }
+    };
     if port == 0 && transport == Transport::Udp {
         port = socket::local_address(fd)?.port();
     }
-    Ok((socket, port))
+    Ok(Connected { socket, port, broadcasts })
 }
 
 /// Binds a new socket of a flow with anybody, to a port that it shares with nobody. Where `to`'s port is taken or

@@ -179,11 +179,12 @@ impl Flows {
         &mut self,
         initiator: Pif,
         other_descriptors: usize,
+        now: Timestamp,
     ) -> Result<bool, DropReason> {
         let Err(reason) = self.check_datagram_room(initiator, other_descriptors) else {
             return Ok(true);
         };
-        let id = self.one_shots.gives_way(&mut self.table, started_by(initiator));
+        let id = self.one_shots.gives_way(&mut self.table, started_by(initiator), now);
         let id = id.ok_or(reason)?;
         let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
         let answered = state.is_some_and(DatagramState::is_answered);
@@ -348,11 +349,15 @@ impl Flows {
     /// Notes that the guest or its peer goes on with a flow: the one that it was taken out of lives on, too.
     pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
         let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
-        if let Some(origin) = state.and_then(|state| state.out_of)
+        let Some(&DatagramState { out_of, echo, .. }) = state else { return };
+        if let Some(origin) = out_of
             && let Some(flow) = self.table.get_mut(origin)
             && let FlowKind::Udp(state) = &mut flow.state.kind
         {
             state.active = now;
+        }
+        if echo {
+            self.one_shots.asked(&mut self.table, id.slot(), now);
         }
     }
 

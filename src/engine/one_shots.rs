@@ -1,16 +1,18 @@
 //! UDP and echo flows that are no streams: when all places are taken, the one that was silent for the longest
-//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP.
+//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP. An echo flow is
+//! none for ever: if all its requests are answered, the next one is as well off with a new flow; if not, it stays
+//! for as long as a reply may be on its way ([`ECHO_PATIENCE`]).
 //!
 //! A flow stands on the list of those that were answered or on that of those that were not, by who has started
 //! it: strangers push out nobody whom the guest talks to. The lists are in the order of silence, but a datagram does not
 //! move its flow: when one is looked for that is to give way, the oldest is asked whether it was silent since it
-//! was listed, and goes to the end if it was not. Whoever was has been silent for longer than all behind it. Lists are
-//! linked through the flows themselves, so that joining and leaving takes the same time whoever else is there, and
-//! nothing is allocated.
+//! was listed, and goes to the end if it was not. Whoever was has been silent for longer than all behind it. Echo is
+//! rare enough to be moved at once. Lists are linked through the flows themselves, so that joining and leaving takes the
+//! same time whoever else is there, and nothing is allocated.
 
-use super::state::FlowState;
+use super::state::{DatagramState, FlowState};
 use crate::flow::table::{FlowId, FlowTable};
-use crate::limits::GIVE_WAY_LOOKS;
+use crate::limits::{ECHO_PATIENCE, GIVE_WAY_LOOKS};
 use crate::time::Timestamp;
 
 /// No slot.
@@ -37,8 +39,21 @@ impl Default for Place {
 struct ListId {
     /// Index of who has started the flows.
     starter: usize,
-    answered: bool,
+    kind: Kind,
 }
+
+/// What the flows of a list wait for, in the order in which they give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing.
+    Answered,
+    /// The first answer.
+    Unanswered,
+    /// The next reply of echo.
+    Awaited,
+}
+
+const KINDS: [Kind; 3] = [Kind::Answered, Kind::Unanswered, Kind::Awaited];
 
 #[derive(Clone, Copy)]
 struct Ends {
@@ -47,17 +62,17 @@ struct Ends {
 }
 
 /// All lists.
-pub(crate) struct OneShots([[Ends; 2]; 2]);
+pub(crate) struct OneShots([[Ends; KINDS.len()]; 2]);
 
 impl Default for OneShots {
     fn default() -> Self {
-        Self([[Ends { oldest: NONE, newest: NONE }; 2]; 2])
+        Self([[Ends { oldest: NONE, newest: NONE }; KINDS.len()]; 2])
     }
 }
 
 impl OneShots {
     fn ends(&mut self, list: ListId) -> &mut Ends {
-        &mut self.0[list.starter][usize::from(list.answered)]
+        &mut self.0[list.starter][list.kind as usize]
     }
 
     /// Lists a flow that starts now.
@@ -68,18 +83,28 @@ impl OneShots {
         starter: usize,
         now: Timestamp,
     ) {
-        self.append(table, slot, ListId { starter, answered: false }, now);
+        self.append(table, slot, ListId { starter, kind: Kind::Unanswered }, now);
     }
 
     /// Notes that a flow was answered.
     pub(crate) fn answered(&mut self, table: &mut FlowTable<FlowState>, slot: u32, now: Timestamp) {
-        let place = table.at_mut(slot).map(|flow| flow.state.place);
-        if let Some(Place { list: Some(list), .. }) = place
-            && !list.answered
-        {
-            self.remove(table, slot);
-            self.append(table, slot, ListId { answered: true, ..list }, now);
+        let Some((list, state)) = listed(table, slot) else { return };
+        if state.echo || list.kind != Kind::Answered {
+            self.put(table, slot, ListId { kind: Kind::Answered, ..list }, now);
         }
+    }
+
+    /// Notes that the guest sends another request of an echo flow.
+    pub(crate) fn asked(&mut self, table: &mut FlowTable<FlowState>, slot: u32, now: Timestamp) {
+        let Some((list, state)) = listed(table, slot) else { return };
+        let kind = if state.counts[1] > 0 { Kind::Awaited } else { Kind::Unanswered };
+        self.put(table, slot, ListId { kind, ..list }, now);
+    }
+
+    /// Puts a flow at the end of a list.
+    fn put(&mut self, table: &mut FlowTable<FlowState>, slot: u32, list: ListId, since: Timestamp) {
+        self.remove(table, slot);
+        self.append(table, slot, list, since);
     }
 
     /// Takes a flow off its list.
@@ -123,31 +148,47 @@ impl OneShots {
         &mut self,
         table: &mut FlowTable<FlowState>,
         starter: usize,
+        now: Timestamp,
     ) -> Option<FlowId> {
-        for list in [true, false].map(|answered| ListId { starter, answered }) {
+        for list in KINDS.map(|kind| ListId { starter, kind }) {
             for _ in 0..GIVE_WAY_LOOKS {
                 let slot = self.ends(list).oldest;
                 let Some(flow) = table.at_mut(slot) else { break };
                 let since = flow.state.place.since;
+                if list.kind == Kind::Awaited && now.since(since) < ECHO_PATIENCE {
+                    break;
+                }
                 let state = flow.state.kind.datagrams().copied();
                 self.remove(table, slot);
-                let Some(state) = state.filter(|state| !state.is_stream()) else { continue };
-                let now = ListId { answered: state.is_answered(), ..list };
-                if now == list && state.active <= since {
+                let Some(state) = state.filter(|state| state.echo || !state.is_stream()) else {
+                    continue;
+                };
+                let kind = match state.is_answered() {
+                    _ if state.echo => list.kind,
+                    true => Kind::Answered,
+                    false => Kind::Unanswered,
+                };
+                if kind == list.kind && state.active <= since {
                     return table.id_of(slot);
                 }
-                self.append(table, slot, now, state.active);
+                self.append(table, slot, ListId { kind, ..list }, state.active);
             }
         }
         None
     }
 }
 
+/// Where a flow is listed.
+fn listed(table: &mut FlowTable<FlowState>, slot: u32) -> Option<(ListId, DatagramState)> {
+    let flow = table.at_mut(slot)?;
+    Some((flow.state.place.list?, *flow.state.kind.datagrams()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::net::Epoch;
-    use crate::engine::state::{DatagramState, FlowKind};
+    use crate::engine::state::FlowKind;
     use crate::flow::side::{Endpoint, Pif, Side};
     use rustix::event::{EventfdFlags, eventfd};
     use std::time::Duration;
@@ -177,18 +218,29 @@ mod tests {
         }
 
         fn talk(&mut self, id: FlowId, side: usize, second: u64) {
-            let flow = self.table.get_mut(id).expect("it lives");
-            if let FlowKind::Udp(state) = &mut flow.state.kind {
-                state.touch(at(second), side, 1);
+            if side == 0 && self.state(id).echo {
+                self.all.asked(&mut self.table, id.slot(), at(second));
             }
+            self.state(id).touch(at(second), side, 1);
             if side == 1 {
                 self.all.answered(&mut self.table, id.slot(), at(second));
             }
         }
 
-        /// The flow that gives way; it ends.
+        fn state(&mut self, id: FlowId) -> &mut DatagramState {
+            match &mut self.table.get_mut(id).expect("it lives").state.kind {
+                FlowKind::Udp(state) => state,
+                _ => panic!("no such flow is started"),
+            }
+        }
+
+        /// The flow that gives way, long after all that was said; it ends.
         fn next(&mut self) -> Option<FlowId> {
-            let id = self.all.gives_way(&mut self.table, 0)?;
+            self.next_at(1000)
+        }
+
+        fn next_at(&mut self, second: u64) -> Option<FlowId> {
+            let id = self.all.gives_way(&mut self.table, 0, at(second))?;
             self.table.remove(id);
             Some(id)
         }
@@ -210,7 +262,7 @@ mod tests {
         assert_eq!(lists.next(), None);
         assert!(lists.table.get(stream).is_some());
         assert!(
-            lists.all.gives_way(&mut lists.table, 1).is_none(),
+            lists.all.gives_way(&mut lists.table, 1, at(10)).is_none(),
             "others have lists of their own"
         );
     }
@@ -235,15 +287,32 @@ mod tests {
         let mut lists = Lists::default();
         let ids = [0, 1].map(|second| lists.start(second));
         for id in ids {
-            let flow = lists.table.get_mut(id).expect("it lives");
-            if let FlowKind::Udp(state) = &mut flow.state.kind {
-                state.questions = true;
-            }
+            lists.state(id).questions = true;
             lists.talk(id, 0, 2);
             lists.talk(id, 1, 3);
         }
         lists.talk(ids[1], 1, 4);
         assert_eq!(lists.next(), Some(ids[1]), "two questions, two answers");
         assert_eq!(lists.next(), Some(ids[0]), "one answer is still to come");
+    }
+
+    #[test]
+    fn echo_gives_way_when_all_is_answered_and_is_kept_while_a_reply_may_come() {
+        let mut lists = Lists::default();
+        let [running, over, silent] = [0, 1, 2].map(|second| lists.start(second));
+        for id in [running, over, silent] {
+            lists.state(id).echo = true;
+        }
+        for (id, second) in [(running, 3), (over, 4)] {
+            for later in 0..300 {
+                lists.talk(id, 1, second + later);
+                lists.talk(id, 0, second + later);
+            }
+        }
+        lists.talk(over, 1, 310);
+        assert_eq!(lists.next_at(311), Some(over));
+        assert_eq!(lists.next_at(311), Some(silent), "it never had a reply");
+        assert_eq!(lists.next_at(311), None, "a reply may be on its way");
+        assert_eq!(lists.next_at(312), Some(running), "it does not come any more");
     }
 }

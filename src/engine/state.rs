@@ -340,6 +340,11 @@ pub(crate) struct DatagramState {
     pub(crate) heard: u8,
     /// The flow with anybody that this one was taken out of: it lives on with this one.
     pub(crate) out_of: Option<FlowId>,
+    /// An echo flow: each request has one answer, and the next one needs nothing of the flow. Its counts begin anew
+    /// whenever nothing is outstanding.
+    pub(crate) echo: bool,
+    /// Who answers an echo request does so with an address of its own: the peer is a group, or all of a network.
+    pub(crate) to_many: bool,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
     pub(crate) questions: bool,
     /// What the socket writes into IP headers.
@@ -377,6 +382,8 @@ impl DatagramState {
             streak: 0,
             heard: 0,
             out_of: None,
+            echo: false,
+            to_many: false,
             questions: false,
             marks: SocketMarks::new(),
             broadcast: Broadcast::Refused,
@@ -421,11 +428,17 @@ impl DatagramState {
     pub(crate) fn count(&mut self, side: usize, datagrams: usize) {
         let datagrams = u8::try_from(datagrams).unwrap_or(u8::MAX);
         self.counts[side] = self.counts[side].saturating_add(datagrams);
+        if self.echo && self.is_answered() {
+            self.counts = [1; 2];
+        }
     }
 
     /// Whether both sides talk, and one of them more than once: a stream of datagrams. Questions are none, unless
-    /// there are more than can be counted.
+    /// there are more than can be counted. Echo is one while the next reply is awaited.
     pub(crate) fn is_stream(&self) -> bool {
+        if self.echo {
+            return self.counts[1] > 0 && !self.is_answered();
+        }
         let uncounted = self.counts[0] == u8::MAX;
         self.counts[1] > 0 && self.counts.iter().any(|&n| n > 1) && (!self.questions || uncounted)
     }
@@ -433,6 +446,6 @@ impl DatagramState {
     /// Whether nothing is left to wait for, by what is known.
     pub(crate) fn is_answered(&self) -> bool {
         let [asked, answered] = self.counts;
-        answered > 0 && (!self.questions || answered >= asked)
+        answered > 0 && (!(self.questions || self.echo) || answered >= asked)
     }
 }

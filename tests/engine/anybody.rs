@@ -2,7 +2,6 @@
 //! whose the port is.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use passt::flow::fwd::{Proto, RuleTable};
@@ -10,7 +9,7 @@ use passt::wire::DropReason;
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 use crate::datagrams::{awaited, bound, known, received};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World, forward, mapping, network, view};
 
@@ -23,11 +22,6 @@ const OTHERS: [(Ipv4Addr, &str); 2] = [
     (Ipv4Addr::new(198, 51, 100, 62), "2001:db8:1::62"),
 ];
 
-fn run(line: &str) {
-    let status = Command::new("sh").args(["-ec", line]).status();
-    assert!(status.expect("sh(1)").success(), "{line}");
-}
-
 /// One of the others.
 fn other(family: Family, which: usize, port: u16) -> SocketAddr {
     let (v4, v6) = OTHERS[which];
@@ -37,6 +31,14 @@ fn other(family: Family, which: usize, port: u16) -> SocketAddr {
 fn addresses() {
     for (v4, v6) in OTHERS {
         run(&format!("ip addr add {v4}/32 dev lo; ip addr add {v6}/128 dev lo nodad"));
+    }
+}
+
+/// Tests over both families, each in a world in which the guest has made itself known, beside others.
+fn each(test: impl Fn(Family, &mut World)) {
+    addresses();
+    for family in FAMILIES {
+        test(family, &mut known(&Setup::default()));
     }
 }
 
@@ -73,11 +75,9 @@ fn say(world: &mut World, family: Family, to: SocketAddr, what: &[u8]) {
 #[test]
 fn a_server_may_answer_from_another_port_as_tftp_does() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let server = bound(other(family, 0, 69));
-            say(&mut world, family, other(family, 0, 69), b"read request");
+            say(world, family, other(family, 0, 69), b"read request");
             let (_, from) = awaited(&server);
             assert_eq!(from.port(), PORT);
             // RFC 1350, section 4: the server's end of the transfer is a port of its own.
@@ -85,12 +85,12 @@ fn a_server_may_answer_from_another_port_as_tftp_does() {
             let place = transfer.local_addr().expect("bound");
             for block in 0..20u8 {
                 transfer.send_to(&[block], from).expect("sent");
-                assert_eq!(at_guest(&mut world), (place, guest(family), vec![block]));
-                say(&mut world, family, place, &[b'a', block]);
+                assert_eq!(at_guest(world), (place, guest(family), vec![block]));
+                say(world, family, place, &[b'a', block]);
                 assert_eq!(awaited(&transfer), (vec![b'a', block], from));
             }
             assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
-        }
+        });
     });
 }
 
@@ -132,22 +132,20 @@ fn anybody_may_answer_a_question_to_a_group() {
 #[test]
 fn a_third_party_may_write_to_a_port_that_the_guest_talks_from() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let server = bound(other(family, 0, 3478));
             let third = bound(other(family, 1, 4000));
             let place = third.local_addr().expect("bound");
             let outside = SocketAddr::new(family.host(), PORT);
             third.send_to(b"too early", outside).expect("sent");
-            nothing_arrives(&mut world);
+            nothing_arrives(world);
 
-            say(&mut world, family, other(family, 0, 3478), b"who am I?");
+            say(world, family, other(family, 0, 3478), b"who am I?");
             let (_, seen) = awaited(&server);
             assert_eq!(seen.port(), outside.port(), "the mapping is the same for everybody");
             third.send_to(b"hello", outside).expect("sent");
-            assert_eq!(at_guest(&mut world), (place, guest(family), b"hello".to_vec()));
-            say(&mut world, family, place, b"hello to you");
+            assert_eq!(at_guest(world), (place, guest(family), b"hello".to_vec()));
+            say(world, family, place, b"hello to you");
             assert_eq!(awaited(&third).0, b"hello to you");
 
             // The port is open as long as the flow lives.
@@ -155,41 +153,39 @@ fn a_third_party_may_write_to_a_port_that_the_guest_talks_from() {
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 0);
             let _ = third.send_to(b"too late", outside);
-            nothing_arrives(&mut world);
-        }
+            nothing_arrives(world);
+        });
     });
 }
 
 #[test]
 fn a_stranger_keeps_no_port_open_and_makes_no_flow_a_stream() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let server = bound(other(family, 0, 3478));
             let (same, third) = (bound(other(family, 0, 4001)), bound(other(family, 1, 4000)));
             let outside = SocketAddr::new(family.host(), PORT);
-            say(&mut world, family, other(family, 0, 3478), b"who am I?");
+            say(world, family, other(family, 0, 3478), b"who am I?");
             awaited(&server);
             // Who is talked to keeps it open, from whatever port.
             for _ in 0..4 {
                 world.skip(Duration::from_secs(25));
                 same.send_to(b"block", outside).expect("sent");
-                assert_eq!(at_guest(&mut world).0, other(family, 0, 4001));
+                assert_eq!(at_guest(world).0, other(family, 0, 4001));
             }
             for _ in 0..5 {
                 world.skip(Duration::from_secs(23));
                 let _ = third.send_to(b"hello", outside);
                 world.settle(TURNS);
                 if world.engine.flow_count() > 0 {
-                    assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+                    assert_eq!(at_guest(world).0, other(family, 1, 4000));
                 }
             }
             world.skip(Duration::from_secs(10));
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 0, "{family:?}");
             let _past = world.received();
-        }
+        });
     });
 }
 
@@ -233,13 +229,11 @@ fn whoever_an_address_stands_for_is_not_let_in() {
 #[test]
 fn a_port_that_talks_to_the_gateway_alone_is_open_to_nobody_else() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let loopback = family.of(Ipv4Addr::LOCALHOST, "::1");
             let server = bound(SocketAddr::new(loopback, 7000));
             let gateway = SocketAddr::new(family.gateway(), 7000);
-            say(&mut world, family, gateway, b"?");
+            say(world, family, gateway, b"?");
             let (_, from) = awaited(&server);
             assert_eq!(from, SocketAddr::new(loopback, PORT));
             let strangers = [other(family, 0, 4000), SocketAddr::new(loopback, 7001)];
@@ -248,19 +242,17 @@ fn a_port_that_talks_to_the_gateway_alone_is_open_to_nobody_else() {
                     let _ = stranger.send_to(b"let me in", (to, PORT));
                 }
             }
-            nothing_arrives(&mut world);
+            nothing_arrives(world);
             server.send_to(b"!", from).expect("sent");
-            assert_eq!(at_guest(&mut world), (gateway, guest(family), b"!".to_vec()));
-        }
+            assert_eq!(at_guest(world), (gateway, guest(family), b"!".to_vec()));
+        });
     });
 }
 
 #[test]
 fn the_gateway_and_everybody_else_are_talked_to_from_one_port() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let loopback = family.of(Ipv4Addr::LOCALHOST, "::1");
             let local = bound(SocketAddr::new(loopback, 7000));
             let peer = bound(other(family, 0, 7000));
@@ -268,106 +260,100 @@ fn the_gateway_and_everybody_else_are_talked_to_from_one_port() {
             for (number, to) in
                 [other(family, 0, 7000), gateway].into_iter().cycle().take(6).enumerate()
             {
-                say(&mut world, family, to, &[number as u8]);
+                say(world, family, to, &[number as u8]);
                 let (socket, seen) = if to == gateway { (&local, gateway) } else { (&peer, to) };
                 let (data, from) = awaited(socket);
                 assert_eq!((data, from.port()), (vec![number as u8], PORT));
                 socket.send_to(b"!", from).expect("sent");
-                assert_eq!(at_guest(&mut world), (seen, guest(family), b"!".to_vec()));
+                assert_eq!(at_guest(world), (seen, guest(family), b"!".to_vec()));
             }
             assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
-        }
+        });
     });
 }
 
 #[test]
 fn who_is_talked_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let to = other(family, 0, 9000);
             let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
             let outside = SocketAddr::new(family.host(), PORT);
             for number in 0..200u8 {
-                say(&mut world, family, to, &[number]);
+                say(world, family, to, &[number]);
                 let (data, from) = awaited(&peer);
                 assert_eq!((data, from.port()), (vec![number], PORT));
                 peer.send_to(&[number], from).expect("sent");
-                assert_eq!(at_guest(&mut world), (to, guest(family), vec![number]));
+                assert_eq!(at_guest(world), (to, guest(family), vec![number]));
             }
             assert_eq!(world.engine.flow_count(), 2);
             // As long as the guest talks to the peer, its port is open.
             for _ in 0..5 {
                 world.skip(Duration::from_secs(100));
-                say(&mut world, family, to, b"still here");
+                say(world, family, to, b"still here");
                 awaited(&peer);
                 third.send_to(b"hello", outside).expect("sent");
-                assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+                assert_eq!(at_guest(world).0, other(family, 1, 4000));
             }
-            say(&mut world, family, other(family, 1, 4000), b"hello to you");
+            say(world, family, other(family, 1, 4000), b"hello to you");
             assert_eq!(awaited(&third).1.port(), PORT);
             assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
             world.skip(Duration::from_secs(121));
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 0);
-        }
+        });
     });
 }
 
 #[test]
 fn who_is_listened_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let to = other(family, 0, 9000);
             let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
-            say(&mut world, family, to, b"tell me");
+            say(world, family, to, b"tell me");
             let (_, from) = awaited(&peer);
             for number in 0..200u8 {
                 peer.send_to(&[number], from).expect("sent");
-                assert_eq!(at_guest(&mut world), (to, guest(family), vec![number]));
+                assert_eq!(at_guest(world), (to, guest(family), vec![number]));
             }
             assert_eq!(world.engine.flow_count(), 2);
             // As long as the peer talks to the guest, the port is open, and the guest's datagrams come from it.
             for _ in 0..5 {
                 world.skip(Duration::from_secs(100));
                 peer.send_to(b"still here", from).expect("sent");
-                assert_eq!(at_guest(&mut world).2, b"still here");
+                assert_eq!(at_guest(world).2, b"still here");
                 third.send_to(b"hello", from).expect("sent");
-                assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
+                assert_eq!(at_guest(world).0, other(family, 1, 4000));
             }
-            say(&mut world, family, to, b"thank you");
+            say(world, family, to, b"thank you");
             assert_eq!(awaited(&peer), (b"thank you".to_vec(), from));
-            say(&mut world, family, other(family, 1, 4000), b"hello to you");
+            say(world, family, other(family, 1, 4000), b"hello to you");
             assert_eq!(awaited(&third).1.port(), PORT);
             assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
             world.skip(Duration::from_secs(121));
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 0);
-        }
+        });
     });
 }
 
 #[test]
 fn what_others_send_meanwhile_gives_nobody_a_socket_of_its_own() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let to = other(family, 0, 9000);
             let (peer, third) = (bound(to), bound(other(family, 1, 4000)));
-            say(&mut world, family, to, b"tell me");
+            say(world, family, to, b"tell me");
             let (_, from) = awaited(&peer);
             for number in 0..200u8 {
                 // One that is not talked to, and one that is talked to but is never alone for long.
                 let sender = if number % 50 == 0 { &peer } else { &third };
                 sender.send_to(&[number], from).expect("sent");
-                assert_eq!(at_guest(&mut world).2, [number]);
+                assert_eq!(at_guest(world).2, [number]);
             }
             assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
-        }
+        });
     });
 }
 
@@ -445,12 +431,10 @@ fn addresses_of_the_guest_with_one_port_have_each_their_own() {
 #[test]
 fn a_port_that_is_forwarded_later_is_the_rule_s() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             let peer = bound(other(family, 0, 9000));
             let to = other(family, 0, 9000);
-            say(&mut world, family, to, b"?");
+            say(world, family, to, b"?");
             assert_eq!(awaited(&peer).1.port(), PORT);
             let net = network(1500);
             let mut rules = RuleTable::default();
@@ -463,26 +447,24 @@ fn a_port_that_is_forwarded_later_is_the_rule_s() {
             // The rule is for one address of the host.
             let third = bound(other(family, 1, 4000));
             let _ = third.send_to(b"by another way", (other(family, 0, 0).ip(), PORT));
-            nothing_arrives(&mut world);
+            nothing_arrives(world);
             third.send_to(b"by the rule", family.host_at(PORT)).expect("sent");
-            assert_eq!(at_guest(&mut world).0, other(family, 1, 4000));
-            say(&mut world, family, other(family, 1, 4000), b"answer");
+            assert_eq!(at_guest(world).0, other(family, 1, 4000));
+            say(world, family, other(family, 1, 4000), b"answer");
             assert_eq!(awaited(&third), (b"answer".to_vec(), family.host_at(PORT)));
-            say(&mut world, family, to, b"??");
+            say(world, family, to, b"??");
             assert_eq!(awaited(&peer).1.port(), PORT, "what the guest begins keeps its port");
-        }
+        });
     });
 }
 
 #[test]
 fn an_error_is_told_of_the_datagram_that_it_is_about() {
     isolated(|| {
-        addresses();
-        for family in FAMILIES {
-            let mut world = known(&Setup::default());
+        each(|family, world| {
             for (which, port) in [(0, 9), (1, 10), (0, 11)] {
                 let to = other(family, which, port);
-                say(&mut world, family, to, b"anybody there?");
+                say(world, family, to, b"anybody there?");
                 let frame = world.frames(1).remove(0);
                 let (l4, at) = if family == Family::V4 { (34, 42) } else { (54, 62) };
                 let kind: [u8; 2] = if family == Family::V4 { [3, 3] } else { [1, 4] };
@@ -494,7 +476,7 @@ fn an_error_is_told_of_the_datagram_that_it_is_about() {
                 );
             }
             assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
-        }
+        });
     });
 }
 

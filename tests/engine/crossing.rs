@@ -14,7 +14,7 @@ use smoltcp::socket::tcp::State;
 
 use crate::datagrams::{awaited, bound, known, received};
 use crate::guest::{Guest, until};
-use crate::namespace::{HOST_V6, isolated};
+use crate::namespace::{HOST_V6, isolated, run};
 use crate::packet;
 use crate::tcp::{noise, read_some, write_some};
 use crate::world::{Family, PLAIN, Setup, World};
@@ -321,11 +321,6 @@ fn a_peer_that_left_bytes_for_the_guest_comes_back_with_another_port() {
         until(&mut world, &mut guest, "the end", |world, _| world.engine.flow_count() == 1);
         assert_eq!(world.all_drops(), 0);
     });
-}
-
-fn run(lines: &str) {
-    let status = Command::new("sh").args(["-ec", lines]).status();
-    assert!(status.expect("sh(1)").success(), "{lines}");
 }
 
 /// A socket on a link of its own, in a namespace of its own. Its address is not unique, that of the host is.

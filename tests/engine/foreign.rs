@@ -11,7 +11,7 @@ use passt::wire::DropReason;
 use passt_support::flood::Flood;
 
 use crate::datagrams::{bound, guest_at, known};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{Family, OFFLOADS, PLAIN, Setup, World, forward};
 
@@ -28,8 +28,7 @@ const FIRST: u16 = 10_000;
 
 fn addresses() {
     for address in [PEER, STRANGER] {
-        let line = format!("ip addr add {address}/32 dev lo");
-        assert!(Command::new("sh").args(["-c", &line]).status().expect("sh(1)").success());
+        run(&format!("ip addr add {address}/32 dev lo"));
     }
     process::raise_descriptor_limit().expect("a limit");
 }

@@ -1,6 +1,7 @@
 //! What is for many: groups that the guest joins and leaves, what it sends to them and what comes of it, broadcasts.
 //! The network of the host is a link to a neighbour in a namespace of its own.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
@@ -18,7 +19,7 @@ use crate::anybody::{at_guest, nothing_arrives};
 use crate::datagrams::{awaited, bound, known, received};
 use crate::egress::{enforce, policy};
 use crate::icmp::{seen, tap_on};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World, forward, mapping};
 
@@ -29,11 +30,6 @@ const NEIGHBOUR: (Ipv4Addr, &str) = (Ipv4Addr::new(203, 0, 113, 2), "2001:db8:3:
 /// Index of the host's interface.
 const LINK: u32 = 77;
 const MDNS: u16 = 5353;
-
-fn run(line: &str) {
-    let status = Command::new("sh").args(["-ec", line]).status();
-    assert!(status.expect("sh(1)").success(), "{line}");
-}
 
 /// The neighbour, on a new link.
 fn neighbour() -> Netns {
@@ -68,6 +64,14 @@ fn linked(setup: &Setup) -> World {
     view.network.v6.as_mut().expect("IPv6").scope_id = LINK;
     world.engine.replace_net(view).expect("nothing to open");
     world
+}
+
+/// Tests over both families, each in a world on the link to the neighbour.
+fn each(test: impl Fn(Family, &Netns, &mut World)) {
+    let there = neighbour();
+    for family in FAMILIES {
+        test(family, &there, &mut linked(&setup()));
+    }
 }
 
 fn host_at(family: Family, port: u16) -> SocketAddr {
@@ -256,15 +260,13 @@ fn what_is_for_a_group_arrives_while_the_guest_is_a_member() {
 #[test]
 fn a_group_ends_when_it_is_not_reported_any_more() {
     isolated(|| {
-        let _there = neighbour();
-        for family in FAMILIES {
+        each(|family, _there, world| {
             let group = mdns(family).ip();
-            let mut world = linked(&setup());
-            join(&mut world, group);
+            join(world, group);
             world.skip(Duration::from_secs(259));
             world.settle(TURNS);
             assert!(is_member(group));
-            join(&mut world, group);
+            join(world, group);
             world.skip(Duration::from_secs(259));
             world.settle(TURNS);
             assert!(is_member(group), "it was reported again");
@@ -272,7 +274,7 @@ fn a_group_ends_when_it_is_not_reported_any_more() {
             world.settle(TURNS);
             assert!(!is_member(group));
             assert_eq!(world.engine.flow_count(), 0);
-        }
+        });
     });
 }
 
@@ -313,79 +315,68 @@ fn the_guest_is_asked_what_it_wants() {
 #[test]
 fn the_guest_speaks_to_a_group_from_its_port_and_does_not_hear_itself() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
             // A program of the host has the port, too, and shares it.
-            let (here, device) = (program(group, HOST.0), program_of(&there, group));
-            let mut world = linked(&setup());
-            join(&mut world, group.ip());
-            say(&mut world, guest(family, MDNS), group, b"question");
+            let (here, device) = (program(group, HOST.0), program_of(there, group));
+            join(world, group.ip());
+            say(world, guest(family, MDNS), group, b"question");
             let (question, from) = awaited(&device);
             assert_eq!((&question[..], from.port()), (&b"question"[..], MDNS));
             assert_eq!(awaited(&here).0, b"question", "the host's own programs hear it");
-            nothing_arrives(&mut world);
+            nothing_arrives(world);
             assert_eq!(world.drops(DropReason::OwnDatagram), 1);
             // Answers come to the group, from the neighbour and from the host.
             device.send_to(b"answer", scoped(group)).expect("sent");
-            let (source, to, data) = at_guest(&mut world);
+            let (source, to, data) = at_guest(world);
             assert_eq!((source.port(), to, &data[..]), (MDNS, group, &b"answer"[..]));
             assert!(received(&here).is_some());
             here.send_to(b"question", scoped(group)).expect("sent");
-            assert_eq!(
-                at_guest(&mut world).2,
-                b"question",
-                "what another one says in the same words"
-            );
+            assert_eq!(at_guest(world).2, b"question", "what another one says in the same words");
             // What is for the host's program alone stays its.
-            let alone = bound_on(&there, neighbour_at(family, 0));
+            let alone = bound_on(there, neighbour_at(family, 0));
             alone.send_to(b"unicast", host_at(family, MDNS)).expect("sent");
             while awaited(&here).0 != b"unicast" {}
-            nothing_arrives(&mut world);
-        }
+            nothing_arrives(world);
+        });
     });
 }
 
 #[test]
 fn whoever_asks_is_answered_from_the_port_of_the_group() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
-            let mut world = linked(&setup());
-            join(&mut world, group.ip());
+            join(world, group.ip());
             // A legacy question of mDNS is answered to its sender alone (RFC 6762, section 6.7).
-            let asker = bound_on(&there, neighbour_at(family, 0));
+            let asker = bound_on(there, neighbour_at(family, 0));
             asker.send_to(b"question", scoped(group)).expect("sent");
-            let (source, _, _) = at_guest(&mut world);
-            say(&mut world, guest(family, MDNS), source, b"answer");
+            let (source, _, _) = at_guest(world);
+            say(world, guest(family, MDNS), source, b"answer");
             assert_eq!(awaited(&asker), (b"answer".to_vec(), host_at(family, MDNS)));
             // And who was told of the port may write there.
             asker.send_to(b"thanks", host_at(family, MDNS)).expect("sent");
-            assert_eq!(at_guest(&mut world), (source, guest(family, MDNS), b"thanks".to_vec()));
+            assert_eq!(at_guest(world), (source, guest(family, MDNS), b"thanks".to_vec()));
             assert_eq!(world.all_drops(), 0);
-        }
+        });
     });
 }
 
 #[test]
 fn a_port_that_was_talked_from_before_is_shared_with_the_group() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
-            let mut world = linked(&setup());
-            let device = program_of(&there, group);
+            let device = program_of(there, group);
             // As a resolver does that starts before its reports have gone out.
-            say(&mut world, guest(family, MDNS), group, b"question");
+            say(world, guest(family, MDNS), group, b"question");
             assert_eq!(awaited(&device).1.port(), MDNS);
-            join(&mut world, group.ip());
+            join(world, group.ip());
             device.send_to(b"answer", scoped(group)).expect("sent");
-            assert_eq!(at_guest(&mut world).1, group);
-            let (_, from) =
-                (say(&mut world, guest(family, MDNS), group, b"again"), awaited(&device).1);
+            assert_eq!(at_guest(world).1, group);
+            let (_, from) = (say(world, guest(family, MDNS), group, b"again"), awaited(&device).1);
             assert_eq!(from.port(), MDNS);
-        }
+        });
     });
 }
 
@@ -453,25 +444,23 @@ fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
 #[test]
 fn hop_limits_of_what_is_for_a_group_are_the_guest_s() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = plain_group(family, 7200);
-            let packets = tap_on(&there);
-            let mut world = linked(&setup());
+            let packets = tap_on(there);
             for joined in [false, true] {
                 if joined {
-                    join(&mut world, group.ip());
+                    join(world, group.ip());
                 }
                 for hops in [1, 255, 4, 1] {
                     let message = packet::udp_message(7200, group.port(), &[hops]);
                     world.send(packet::ip(family.guest(), group.ip(), packet::UDP, hops, &message));
                     world.settle(TURNS);
-                    let frame = seen(&mut world, &packets, packet::UDP);
+                    let frame = seen(world, &packets, packet::UDP);
                     let at = if family == Family::V4 { 22 } else { 21 };
                     assert_eq!(frame[at], hops, "{group}, joined: {joined}");
                 }
             }
-        }
+        });
     });
 }
 
@@ -492,6 +481,99 @@ fn broadcasts_leave_the_host_and_anybody_may_answer() {
             assert_eq!(at_guest(&mut world), (place, guest(Family::V4, 5000), b"I am".to_vec()));
             assert_eq!(world.all_drops(), 0);
         }
+    });
+}
+
+/// More neighbours on the same network; all answer pings to everybody.
+fn crowd() -> Vec<Netns> {
+    run(&format!(
+        "ip link add b0 index {LINK} type bridge; ip link set b0 up
+        ip addr add {}/24 brd + dev b0; ip addr add {}/64 dev b0 nodad
+        ip route add default via {}",
+        HOST.0, HOST.1, NEIGHBOUR.0
+    ));
+    let crowd = [2, 3, 4].map(|number| {
+        let netns = Netns::new("ip link set lo up");
+        let place = format!("/proc/{}/fd/{}", std::process::id(), netns.file().as_raw_fd());
+        run(&format!(
+            "ip link add v{number} master b0 type veth peer name d1 netns {place}; ip link set v{number} up
+            nsenter --net={place} sh -ec '
+                echo 0 > /proc/sys/net/ipv4/icmp_echo_ignore_broadcasts
+                echo 0 > /proc/sys/net/ipv6/conf/d1/accept_dad
+                ip link set d1 up
+                ip addr add 203.0.113.{number}/24 brd + dev d1; ip addr add 2001:db8:3::{number}/64 dev d1 nodad'
+            until ip link show dev v{number} | grep -q 'state UP'; do sleep 0.02; done"
+        ));
+        netns
+    });
+    crowd.into()
+}
+
+/// Who answers a ping to many, as the guest sees it.
+fn pinged(world: &mut World, to: IpAddr, replies: usize) -> BTreeSet<IpAddr> {
+    let from = if to.is_ipv4() { Family::V4 } else { Family::V6 }.guest();
+    let request = packet::echo(from, to, 0x1234, 7, b"who is there?");
+    world.send(request.clone());
+    let l4 = packet::l4_offset(to);
+    let frames = world.frames(replies);
+    let sources = frames.iter().map(|frame| {
+        assert_eq!(frame[l4], if l4 == 34 { 0 } else { 129 });
+        assert_eq!(frame[l4 + 4..request.len()], request[l4 + 4..]);
+        match l4 {
+            34 => <[u8; 4]>::try_from(&frame[26..30]).expect("four").into(),
+            _ => <[u8; 16]>::try_from(&frame[22..38]).expect("sixteen").into(),
+        }
+    });
+    sources.collect()
+}
+
+#[test]
+fn everybody_answers_a_ping_to_many() {
+    isolated(|| {
+        let _crowd = crowd();
+        let all = [2, 3, 4].map(|number| IpAddr::from([203, 0, 113, number]));
+        let mut world = linked(&setup());
+        for to in ["224.0.0.1", "203.0.113.255", "255.255.255.255"] {
+            for _ in 0..2 {
+                let found = pinged(&mut world, to.parse().expect("an address"), 3);
+                assert_eq!(found, BTreeSet::from(all), "{to}");
+            }
+        }
+        // This host is a member, too.
+        let found = pinged(&mut world, "ff02::1".parse().expect("an address"), 4);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!((world.engine.flow_count(), world.all_drops()), (4, 0));
+
+        // Replies of those that the guest may not talk to do not come, and no request leaves if groups are forbidden.
+        enforce(&mut world, policy(&["drop icmp 203.0.113.3", "allow any"]));
+        let found = pinged(&mut world, "224.0.0.1".parse().expect("an address"), 2);
+        assert_eq!(found, BTreeSet::from([all[0], all[2]]));
+        assert_eq!(world.drops(DropReason::ForbiddenAddress), 1);
+        enforce(&mut world, policy(&["drop @multicast", "allow any"]));
+        for to in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+            pinged(&mut world, to.parse().expect("an address"), 0);
+        }
+        assert_eq!(world.drops(DropReason::EgressDropped), 3);
+    });
+}
+
+#[test]
+fn nobody_answers_a_ping_to_many_if_that_is_off() {
+    isolated(|| {
+        let _crowd = crowd();
+        let mut world = linked(&setup());
+        let mut view = world.engine.view();
+        view.network.services.multicast = false;
+        world.engine.replace_net(view).expect("nothing to open");
+        for to in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+            pinged(&mut world, to.parse().expect("an address"), 0);
+        }
+        assert_eq!(world.drops(DropReason::MulticastDisabled), 3);
+        let request = packet::echo(Family::V4.guest(), [203, 0, 113, 255].into(), 1, 1, b"");
+        world.send(request);
+        world.settle(TURNS);
+        assert_eq!(world.drops(DropReason::Prohibited), 1, "the kernel refuses it");
+        assert_eq!(world.engine.flow_count(), 0);
     });
 }
 
@@ -531,33 +613,31 @@ fn nothing_for_many_passes_if_that_is_off() {
 #[test]
 fn the_policy_decides_about_groups_and_broadcasts() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
-            let device = program_of(&there, group);
-            let mut world = linked(&setup());
-            enforce(&mut world, policy(&["drop @multicast", "allow any"]));
-            join(&mut world, group.ip());
+            let device = program_of(there, group);
+            enforce(world, policy(&["drop @multicast", "allow any"]));
+            join(world, group.ip());
             assert!(!is_member(group.ip()));
             assert_eq!(world.drops(DropReason::EgressDropped), 1);
-            say(&mut world, guest(family, MDNS), group, b"question");
+            say(world, guest(family, MDNS), group, b"question");
             if family == Family::V4 {
                 let to = "255.255.255.255:9".parse().expect("an address");
-                say(&mut world, guest(family, 5000), to, b"wake up");
+                say(world, guest(family, 5000), to, b"wake up");
                 assert_eq!(world.drops(DropReason::EgressDropped), 3);
             }
             assert_eq!(received(&device), None);
             // What is allowed by a later policy begins with the next report, and ends with the next policy.
-            enforce(&mut world, policy(&["allow udp @multicast:5353", "reject any"]));
-            join(&mut world, group.ip());
+            enforce(world, policy(&["allow udp @multicast:5353", "reject any"]));
+            join(world, group.ip());
             device.send_to(b"announcement", scoped(group)).expect("sent");
-            assert_eq!(at_guest(&mut world).2, b"announcement");
-            enforce(&mut world, policy(&["drop @multicast", "allow any"]));
+            assert_eq!(at_guest(world).2, b"announcement");
+            enforce(world, policy(&["drop @multicast", "allow any"]));
             assert!(!is_member(group.ip()));
             device.send_to(b"announcement", scoped(group)).expect("sent");
-            nothing_arrives(&mut world);
+            nothing_arrives(world);
             assert_eq!(world.engine.flow_count(), 0);
-        }
+        });
     });
 }
 
@@ -595,48 +675,44 @@ fn a_guest_that_joins_all_groups_joins_few() {
 #[test]
 fn a_port_that_a_program_keeps_for_itself_is_not_received() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
             let any = SocketAddr::new(family.of(Ipv4Addr::UNSPECIFIED, "::"), MDNS);
             let taken = bound(any);
-            let mut world = linked(&setup());
-            join(&mut world, group.ip());
+            join(world, group.ip());
             assert_eq!(world.drops(DropReason::SocketFailed), 1);
             // The guest is heard nevertheless, from another port.
-            let device = program_of(&there, group);
-            say(&mut world, guest(family, MDNS), group, b"question");
+            let device = program_of(there, group);
+            say(world, guest(family, MDNS), group, b"question");
             let (question, from) = awaited(&device);
             assert_eq!(question, b"question");
             assert_ne!(from.port(), MDNS);
             device.send_to(b"answer", from).expect("sent");
-            assert_eq!(at_guest(&mut world).2, b"answer");
+            assert_eq!(at_guest(world).2, b"answer");
             drop(taken);
-            join(&mut world, group.ip());
+            join(world, group.ip());
             device.send_to(b"announcement", scoped(group)).expect("sent");
-            assert_eq!(at_guest(&mut world).1, group);
-        }
+            assert_eq!(at_guest(world).1, group);
+        });
     });
 }
 
 #[test]
 fn a_view_that_changes_nothing_of_groups_leaves_them_alone() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each(|family, there, world| {
             let group = mdns(family);
-            let mut world = linked(&setup());
-            join(&mut world, group.ip());
-            let device = bound_on(&there, neighbour_at(family, 0));
+            join(world, group.ip());
+            let device = bound_on(there, neighbour_at(family, 0));
             device.send_to(b"in the queue", scoped(group)).expect("sent");
             let view: NetView = world.engine.view();
             world.engine.replace_net(view).expect("nothing to open");
-            assert_eq!(at_guest(&mut world).2, b"in the queue");
+            assert_eq!(at_guest(world).2, b"in the queue");
             // Another interface: the socket is another one.
             let mut view = world.engine.view();
             (view.map.v4.group_interface, view.map.v6.group_interface) = (1, 1);
             world.engine.replace_net(view).expect("nothing to open");
             assert!(!is_member(group.ip()));
-        }
+        });
     });
 }

@@ -9,7 +9,7 @@ use passt::wire::DropReason;
 
 use crate::datagrams::{awaited, bound, known, received};
 use crate::guest::{Guest, until};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World, forward};
 
@@ -140,31 +140,89 @@ fn tcp_does_not_notice_a_storm_of_questions() {
     });
 }
 
+/// The guest pings the host, which replies.
+fn ping(world: &mut World, family: Family, identifier: u16, number: u16) {
+    request(world, family, identifier, number);
+    let reply = world.frames(1).remove(0);
+    let at = ports_at(family) + 4;
+    assert_eq!(reply[at..at + 4], [identifier.to_be_bytes(), number.to_be_bytes()].concat());
+}
+
+fn request(world: &mut World, family: Family, identifier: u16, number: u16) {
+    world.send(packet::echo(family.guest(), family.host(), identifier, number, b"ping"));
+}
+
 #[test]
 fn a_flood_of_echo_requests_ends_no_ping() {
     isolated(|| {
         for family in FAMILIES {
             let mut world = known(&Setup { max_descriptors: FEW, ..Setup::default() });
             let server = bound(family.host_at(9000));
-            let ping = |world: &mut World, identifier: u16, number: u16| {
-                let (guest, host) = (family.guest(), family.host());
-                world.send(packet::echo(guest, host, identifier, number, b"ping"));
-                let reply = world.frames(1).remove(0);
-                let at = ports_at(family) + 4;
-                assert_eq!(reply[at..at + 2], identifier.to_be_bytes());
-            };
             for number in 0..2 {
-                ping(&mut world, 1, number);
+                ping(&mut world, family, 1, number);
                 ask(&mut world, family, &server, 5000);
             }
+            // More than one of each: none is a stream that would keep others out.
             for identifier in 1000..3000 {
-                ping(&mut world, identifier, 0);
+                ping(&mut world, family, identifier, 0);
+                ping(&mut world, family, identifier, 1);
                 if identifier % 100 == 0 {
-                    ping(&mut world, 1, identifier);
+                    ping(&mut world, family, 1, identifier);
                     ask(&mut world, family, &server, 5000);
                 }
             }
+            ping(&mut world, family, 3000, 0);
             assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_flood_of_unanswered_echo_requests_keeps_pings_out_for_no_longer_than_a_reply_takes() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup { max_descriptors: FEW, ..Setup::default() });
+            let answers = |answers: bool| {
+                run(&format!(
+                    "echo {0} > /proc/sys/net/ipv4/icmp_echo_ignore_all
+                    echo {0} > /proc/sys/net/ipv6/icmp/echo_ignore_all",
+                    u8::from(!answers)
+                ));
+            };
+            // As many as there is room for, each with a reply, waiting for the next one.
+            let (mut end, mut flows) = (1000, 0);
+            while world.engine.flow_count() == flows {
+                ping(&mut world, family, end, 0);
+                (end, flows) = (end + 1, flows + 1);
+            }
+            let flows = world.engine.flow_count() as u16;
+            answers(false);
+            for identifier in end - flows..end {
+                request(&mut world, family, identifier, 1);
+                world.settle(TURNS);
+            }
+            answers(true);
+            assert_eq!((world.engine.flow_count(), world.all_drops()), (flows.into(), 0));
+            request(&mut world, family, end, 0);
+            world.settle(TURNS);
+            assert_eq!(
+                (world.received().len(), world.drops(DropReason::DatagramFlowsFull)),
+                (0, 1)
+            );
+            for identifier in end - flows..end {
+                ping(&mut world, family, identifier, 2);
+            }
+            answers(false);
+            for identifier in end - flows..end {
+                request(&mut world, family, identifier, 3);
+                world.settle(TURNS);
+            }
+            answers(true);
+            world.skip(Duration::from_secs(10));
+            for identifier in end..end + 3 * flows {
+                ping(&mut world, family, identifier, 0);
+            }
+            assert_eq!(world.drops(DropReason::DatagramFlowsFull), 1);
         }
     });
 }

@@ -21,8 +21,8 @@ CASES=(
     udp_sizes_mtu_1500
     half_close_out half_close_in
     refused_tcp refused_udp unreachable_tcp unreachable_udp
-    hops_v4 ping_fragments
-    tftp questions_storm group_call group_heard broadcast
+    hops_v4 hops_v6 ping_fragments
+    tftp third_party questions_storm group_call group_heard broadcast
     slow_reader_no_retransmission
     guest_address_changed front_end_restarted
 )
@@ -227,12 +227,27 @@ case_refused_udp() {
 case_unreachable_tcp() {
     same "$(guest 30 "nettool connect $NOWHERE4:9")" unreachable
     same "$(guest 30 "nettool connect [$NOWHERE6]:9")" 'no route'
+    same "$(in_net host /run/bin/nettool connect "$NOWHERE4:9")" unreachable
+    same "$(in_net host /run/bin/nettool connect "[$NOWHERE6]:9")" 'no route'
+}
+# hops COMMAND...: number and address of each hop are those that the same program sees on the host. They are printed.
+# shellcheck disable=SC2016 # for awk
+hops() {
+    local addresses='/^ *[0-9]+ / { print $1, $2 }' here there
+    here=$(in_net host /run/guests/busybox/busybox "$@" | awk "$addresses")
+    there=$(guest 30 "$* | awk '$addresses'")
+    same "$there" "$here"
+    echo "$there"
 }
 # The router is one hop away, the server is the router.
 case_hops_v4() {
     holds "$(guest 20 "ping -c 1 -W 5 -t 1 $SERVER4")" "from $SERVER4"
-    same "$(guest 20 "traceroute -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
-    same "$(guest 20 "traceroute -I -n -q 1 -w 5 -m 3 $NOWHERE4 | awk 'NR > 1 { print \$1, \$2 }' | head -1")" "1 $GATEWAY4"
+    same "$(hops traceroute -n -q 1 -w 5 -m 3 "$NOWHERE4" | head -1)" "1 $GATEWAY4"
+    same "$(hops traceroute -I -n -q 1 -w 5 -m 3 "$NOWHERE4" | head -1)" "1 $GATEWAY4"
+}
+case_hops_v6() {
+    holds "$(guest 20 "ping -6 -c 1 -W 5 -t 1 $SERVER6")" "from $SERVER6"
+    same "$(hops traceroute6 -n -q 1 -w 5 -m 3 "$NOWHERE6" | head -1)" "1 $GATEWAY6"
 }
 # What does not fit the link goes in fragments, both ways.
 case_ping_fragments() {
@@ -251,6 +266,20 @@ case_tftp() {
         same "$sums" "$(in_net host /run/guests/busybox/busybox tftp -g -r boot -l - "${address//[\[\]]/}" 6969 | sha256sum)"
         kill $!
     done
+}
+# third_party SERVER THIRD: that one writes to the port that the server has told it of.
+third_party() {
+    nsenter --net=/run/netns/outside /run/bin/nettool introduce "$1" "$2" >"$LOGS/third.log" 2>&1 &
+    until_true 10 grep -q ready "$LOGS/third.log"
+    same "$(guest 20 "nettool punch 4444 $1")" "you are 4444, $2 says hello"
+    same "$(in_net host /run/bin/nettool punch 4444 "$1")" "you are 4444, $2 says hello"
+    kill $!
+}
+case_third_party() {
+    ip -n outside addr replace 198.51.100.8/32 dev lo
+    ip -n outside addr replace 2001:db8:1::8/128 dev lo
+    third_party "$SERVER4:3478" 198.51.100.8:4000
+    third_party "[$SERVER6]:3478" '[2001:db8:1::8]:4000'
 }
 # Each question has a port of its own.
 case_questions_storm() {

@@ -285,9 +285,10 @@ unpack_programs() {
 
 fetch_clients() {
     local folder=$CACHE/clients
-    unpack_programs clients systemd network-manager
+    unpack_programs clients systemd network-manager avahi-daemon avahi-utils dbus-daemon
     find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
-    cp "$folder/root/usr/sbin/NetworkManager" "$folder/bin/"
+    cp -P "$folder"/root/usr/sbin/{NetworkManager,avahi-daemon} \
+        "$folder"/root/usr/bin/{avahi-browse,avahi-publish,avahi-publish-service,dbus-daemon} "$folder/bin/"
     [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
 }
 
@@ -297,6 +298,7 @@ fetch() {
     # What was fetched before may lack a program that tests want now.
     [ "$1" != peer ] || [ -e "$folder/pesto" ] || rm -f "$folder/complete"
     [ "$1" != uml ] || [ -e "$folder/hosts" ] || rm -f "$folder/complete"
+    [ "$1" != clients ] || [ -e "$folder/bin/avahi-daemon" ] || rm -f "$folder/complete"
     [ -e "$folder/complete" ] && return 0
     say "fetching $1"
     rm -rf "$folder"

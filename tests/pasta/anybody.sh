@@ -3,7 +3,7 @@
 # the host.
 
 CASES+=(
-    tftp_v4 tftp_v6 dns_storm_v4 dns_storm_v6
+    tftp_v4 tftp_v6 third_party_v4 third_party_v6 dns_storm_v4 dns_storm_v6
 )
 
 TFTP_BYTES=100000
@@ -27,6 +27,20 @@ with_tftp() {
 case_tftp_v4() { with_tftp "$SERVER4:6969" "$SERVER4"; }
 case_tftp_v6() { with_tftp "[$SERVER6]:6969" "$SERVER6"; }
 
+# third_party SERVER THIRD: the port is the same for everybody, and open to a third party.
+third_party() {
+    local log=$WORLD/third.log here there
+    in_net outside /run/bin/nettool introduce "$1" "$2" >"$log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$log"
+    here=$(in_net host /run/bin/nettool punch 4444 "$1")
+    there=$(configured -- /run/bin/nettool punch 4444 "$1")
+    same "$here" "you are 4444, $2 says hello"
+    same "$there" "$here"
+}
+case_third_party_v4() { third_party "$SERVER4:3478" 203.0.113.193:4000; }
+case_third_party_v6() { third_party "[$SERVER6]:3478" '[2001:db8:f:1::1]:4000'; }
+
 # Far more questions than there are descriptors, and connections beside them; STORM_SECONDS=60 for a long one.
 dns_storm() {
     local log=$WORLD/storm.log
@@ -37,7 +51,9 @@ dns_storm() {
         ulimit -n 4096
         in_shell "cd /run/bin
             ./nettool storm $1:53 5000 ${STORM_SECONDS:-10} & storm=\$!
-            for seed in 1 2 3 4 5; do ./nettool get $1:5000 1000000 \$seed; ./nettool short $1:5000 20; done
+            while kill -0 \$storm; do
+                ./nettool get $1:5000 1000000 1; ./nettool short $1:5000 20; sleep 0.5
+            done 2>/dev/null
             wait \$storm"
     )
 }

@@ -8,6 +8,7 @@ CASES+=(
     group_heard_ssdp_v4 group_heard_ssdp_v6 group_heard_wsd_v4 group_heard_wsd_v6
     group_heard_llmnr_v4 group_heard_llmnr_v6 group_heard_mdns_v4 group_heard_mdns_v6
     group_heard_port_named group_none broadcast_limited broadcast_directed
+    mdns_browsed_inside mdns_browsed_outside ping_many_v4 ping_many_v6
 )
 
 # beside_gateway: what `outside` sends to the link is from an address that is not the gateway's, which stands for the host.
@@ -84,4 +85,87 @@ case_group_none() {
         /run/bin/nettool call 239.255.255.250:1900 uplink x || true)" failed
     holds "$(configured --no-multicast -- /run/bin/nettool call 192.0.2.255:1900 uplink x || true)" failed
     lacks "$(cat "$WORLD/device.log")" heard
+}
+
+# with_avahi NAME SCRIPT: the words that run SCRIPT beside a daemon of mDNS that calls its host NAME, with a bus of its own.
+# It wants to be root, and users that the machine may not have.
+with_avahi() {
+    printf '%s\n' "mount -t tmpfs tmpfs /run/avahi-daemon
+        cd /run/avahi-daemon
+        printf 'root:x:0:0::/:/bin/sh\navahi:x:0:0::/:/bin/sh\n' >passwd
+        printf 'root:x:0:\navahi:x:0:\nnetdev:x:0:\n' >group
+        mount --bind passwd /etc/passwd
+        mount --bind group /etc/group
+        printf '%s\n' '<busconfig><listen>unix:path=/run/avahi-daemon/bus</listen><policy context=\"default\">' \
+            '<allow own=\"*\"/><allow send_destination=\"*\"/><allow eavesdrop=\"true\"/></policy></busconfig>' >bus.conf
+        printf '%s\n' '[server]' host-name=$1 'allow-interfaces=uplink,hosts' '[wide-area]' enable-wide-area=no \
+            '[publish]' publish-workstation=no publish-hinfo=no >avahi.conf
+        PATH=\$PATH:/run/guests/clients/bin
+        export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/avahi-daemon/bus LD_LIBRARY_PATH=$LIBRARIES
+        dbus-daemon --config-file=bus.conf --nofork --nopidfile >bus.log 2>&1 &
+        timeout 10 sh -c 'until [ -S bus ]; do sleep 0.05; done'
+        avahi-daemon -f /run/avahi-daemon/avahi.conf --no-drop-root --no-chroot --no-proc-title --no-rlimits >avahi.log 2>&1 &
+        trap 'kill \$(jobs -p)' EXIT
+        trap 'exit 1' TERM
+        timeout 10 sh -c 'until grep complete avahi.log; do sleep 0.05; done' >/dev/null || { cat bus.log avahi.log; exit 1; }
+        { $2
+        } & wait \$!"
+}
+# avahi_in NAMESPACE SCRIPT: the same in a network of the test's, called by its name.
+avahi_in() { exec nsenter --net="/run/netns/$1" unshare --mount bash -euc "$(with_avahi "$1" "$2")"; }
+# Looks until there is one service of the test's kind over each family: family, name, host, address and port of each.
+# shellcheck disable=SC2016 # for the shell inside
+BROWSE='for _ in 1 2 3 4 5 6 7 8; do
+        timeout 10 avahi-browse -ptrk _passt._tcp 2>&1 | grep "^=;" >found || true
+        [ "$(cut -d ";" -f 3 found | sort -u | wc -l)" -ne 2 ] || break
+    done
+    cut -d ";" -f 3,4,7-9 found | sort -u'
+
+case_mdns_browsed_inside() {
+    local here there
+    mkdir -p /run/avahi-daemon
+    beside_gateway
+    (avahi_in outside 'avahi-publish-service printer _passt._tcp 631') >"$WORLD/published.log" 2>&1 &
+    remember $!
+    until_true 20 grep -q Established "$WORLD/published.log" || { cat "$WORLD/published.log"; return 1; }
+    there=$(configured -- bash -euc "$(with_avahi inside "$BROWSE")" | cut -d ';' -f 1-3,5)
+    here=$( (avahi_in host "$BROWSE") | cut -d ';' -f 1-3,5)
+    echo "$here"
+    same "$there" "$here"
+    same "$there" $'IPv4;printer;outside.local;631\nIPv6;printer;outside.local;631'
+}
+# The service is found by its name, and reached by what was found.
+case_mdns_browsed_outside() {
+    local found
+    mkdir -p /run/avahi-daemon
+    beside_gateway
+    background -t 7001 -- bash -euc "$(with_avahi inside "/run/bin/nettool serve '[::]:7001' &
+        avahi-publish-service files _passt._tcp 7001")"
+    until_true 20 grep -q Established "$WORLD/inside.log" || { cat "$WORLD/inside.log"; return 1; }
+    found=$( (avahi_in outside "$BROWSE"))
+    same "$found" "IPv4;files;inside.local;$HOST4;7001"$'\n'"IPv6;files;inside.local;$HOST6;7001"
+    outside get "$HOST4:7001" 2048 41
+    outside get "[$HOST6]:7001" 2048 42
+}
+
+# Who answers a ping, without what is the program's own.
+answerers() { sed -nE 's/.* bytes from ([0-9a-f.:]+).*/\1/p' | sort -u; }
+case_ping_many_v4() {
+    local to
+    beside_gateway
+    in_net outside sh -c 'echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts'
+    for to in 224.0.0.1 192.0.2.255 255.255.255.255; do
+        alike answerers ping -n -b -c 2 -i 0.2 -W 2 "$to"
+        lacks "$(configured --no-multicast -- ping -n -b -c 1 -W 1 "$to" 2>&1 || true)" ' bytes from '
+    done
+}
+# Inside there is one host more: itself.
+case_ping_many_v6() {
+    local here there
+    here=$(in_net host ping -6 -n -c 2 -i 0.2 -W 2 ff02::1%uplink | answerers)
+    same "$(wc -l <<<"$here")" 2
+    there=$(in_shell 'ip -o -6 addr show dev uplink scope link | sed -E "s|.*inet6 ([^/]*)/.*|own \1|"
+        ping -6 -n -c 2 -i 0.2 -W 2 ff02::1%uplink')
+    echo "$there"
+    same "$(answerers <<<"$there" | grep -vxF "$(sed -n 's/^own //p' <<<"$there")")" "$here"
 }

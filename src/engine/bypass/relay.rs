@@ -74,8 +74,16 @@ fn socket_between(
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
     let socket = socket_on(Some(bypass), pif, transport, peer)?;
-    let spec = SocketSpec { transport, to, peer, or_any_port, beside: None, for_link: false };
-    connected(socket, &spec)
+    let spec = SocketSpec {
+        transport,
+        to,
+        peer,
+        or_any_port,
+        beside: None,
+        for_link: false,
+        may_broadcast: false,
+    };
+    connected(socket, &spec).map(|opened| (opened.socket, opened.port))
 }
 
 /// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.

@@ -4,7 +4,7 @@
 //! Where the kernel grants no such socket (`net.ipv4.ping_group_range`, icmp(7)), requests to the host itself are
 //! answered here, and for all others the guest is told that it is prohibited.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::{
@@ -130,6 +130,8 @@ struct Way<'a> {
     protocol: L4Protocol,
     /// Whom the guest has asked.
     peer: IpAddr,
+    /// That is a group, or all of a network.
+    to_many: bool,
     template: HeaderTemplate,
     /// Bytes of the guest's largest request.
     largest: u32,
@@ -150,7 +152,7 @@ pub(super) fn serve(
     let side = flow.sides[tap];
     let protocol = flow.state.l4(&flow.sides);
     let FlowKind::Ping(state) = &mut flow.state.kind else { return Served::Empty };
-    let (largest, delivered) = (state.largest, &mut state.delivered);
+    let (largest, to_many, delivered) = (state.largest, state.to_many, &mut state.delivered);
     let mut way = Way {
         outbox: &mut core.outbox,
         net: &core.net,
@@ -159,6 +161,7 @@ pub(super) fn serve(
         side,
         protocol,
         peer: flow.sides[1 - tap].endpoint.ip(),
+        to_many,
         template: core.net.template(&side, protocol, 0),
         largest,
         replies: 0,
@@ -184,8 +187,7 @@ impl Way<'_> {
             Err(next) => return next,
         };
         let source = source?.ip();
-        // Who answers for a group does so with an address of its own.
-        if source != self.peer && !self.peer.is_multicast() {
+        if source != self.peer && !self.to_many {
             return Some(self.drop_one(DropReason::ForeignDatagram));
         }
         let reply = reply_kind(self.template.is_v4());
@@ -193,11 +195,10 @@ impl Way<'_> {
         {
             return Some(self.drop_one(DropReason::UnsupportedIcmp));
         }
-        if self.peer.is_multicast() {
-            let Some(ours) = self.net.source_for_guest(source) else {
+        if self.to_many {
+            let Some(side) = self.one_of_many(source) else {
                 return Some(self.drop_one(DropReason::ForbiddenAddress));
             };
-            let side = Side { ours: Endpoint::new(ours, 0), ..self.side };
             self.template = self.net.template(&side, self.protocol, 0);
         }
         if !self.out.caps().up {
@@ -211,6 +212,14 @@ impl Way<'_> {
             return moved;
         }
         self.in_fragments(buffer, delivered)
+    }
+
+    /// What the guest sees of `source`, who answers a request to many; `None` if the guest may not talk to it.
+    fn one_of_many(&self, source: IpAddr) -> Option<Side> {
+        let seen = self.net.source_for_guest(source)?;
+        let [as_seen, real] = [seen, source].map(|address| SocketAddr::new(address, 0));
+        let allowed = self.net.still_allows(Proto::Icmp, as_seen, real);
+        allowed.then(|| Side { ours: Endpoint::new(seen, 0), ..self.side })
     }
 
     fn drop_one(&mut self, reason: DropReason) -> Served {

@@ -9,7 +9,7 @@ use passt_frame::Errno;
 use super::begin::add;
 use super::{Datagrams, anybody, groups};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{SocketSpec, connected};
+use crate::engine::datagram_socket::{Connected, SocketSpec, connected};
 use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
@@ -211,18 +211,19 @@ fn open_outbound(
         marks.lead_groups(socket.as_fd(), peer.is_ipv4(), interface);
     }
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
-    let spec = SocketSpec { transport, to, peer, or_any_port, beside, for_link: true };
-    let (socket, port) = connected(socket, &spec).map_err(|errno| {
+    let may_broadcast = transport == Transport::Ping && core.net.network.services.multicast;
+    let spec =
+        SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
+    let Connected { socket, port, broadcasts } = connected(socket, &spec).map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         reason_of(errno, DropReason::SocketFailed)
     })?;
     let mut state = DatagramState::new(core.now);
     state.marks = marks;
     state.questions = transport == Transport::Udp && anybody::is_question(destination.port());
-    let kind = match transport {
-        Transport::Ping => FlowKind::Ping(state),
-        _ => FlowKind::Udp(state),
-    };
+    state.echo = transport == Transport::Ping;
+    state.to_many = broadcasts || peer.ip().is_multicast();
+    let kind = if state.echo { FlowKind::Ping(state) } else { FlowKind::Udp(state) };
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [side, host], protocol, state)
@@ -270,6 +271,14 @@ fn inbound_socket(
         // All of the group's go to the listening socket, which hands them to this flow.
         let _ = datagram::own_groups_only(socket.as_fd(), local.is_ipv4());
     }
-    let spec = SocketSpec { transport, to, peer, or_any_port: false, beside: None, for_link: true };
-    connected(socket, &spec).map(|(socket, _)| socket)
+    let spec = SocketSpec {
+        transport,
+        to,
+        peer,
+        or_any_port: false,
+        beside: None,
+        for_link: true,
+        may_broadcast: false,
+    };
+    connected(socket, &spec).map(|opened| opened.socket)
 }

@@ -88,8 +88,8 @@ fn host_side(
     }
     let unchanged = match proto {
         Proto::Tcp => special::unicast(destination.ip())?,
-        Proto::Udp if special::is_many(destination.ip()) => destination.ip(),
-        Proto::Udp | Proto::Icmp => special::unicast_or_group(destination.ip())?,
+        Proto::Udp | Proto::Icmp if special::is_many(destination.ip()) => destination.ip(),
+        Proto::Udp | Proto::Icmp => special::unicast(destination.ip())?,
     };
     let scope_id = if unchanged.is_multicast() { group_scope(map, template) } else { template };
     Ok((unchanged, scope_id))

@@ -14,6 +14,7 @@ mod dns;
 mod group;
 mod pattern;
 mod pulse;
+mod punch;
 mod queues;
 mod serve;
 mod storm;
@@ -51,6 +52,8 @@ usage: nettool COMMAND ARGUMENT...
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
   ask PATH TEXT                 ask on a UNIX socket, say what is answered
+  introduce ADDR:PORT THIRD:PORT  say who one is, and have a third party write there
+  punch PORT ADDR:PORT          ask that from PORT, and say who the third party is
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -93,6 +96,8 @@ fn run(words: &[String]) -> Outcome {
             group::call(Some(parse(from)?), parse(to)?, interface, text)
         }
         ["ask", path, question] => ask::ask(path, question),
+        ["introduce", at, third] => punch::introduce(parse(at)?, parse(third)?),
+        ["punch", port, to] => punch::punch(parse(port)?, parse(to)?),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
