@@ -38,7 +38,7 @@ pub(crate) struct Announcement(Kind);
 
 enum Kind {
     Background { starter: OwnedFd, null: OwnedFd },
-    Foreground { pid_file: Option<PidFile>, manager: Option<ServiceManager> },
+    Foreground { made: Made, pid_file: Option<PidFile>, manager: Option<ServiceManager> },
 }
 
 impl Readiness {
@@ -65,16 +65,16 @@ impl Readiness {
     /// [`StartError`], in either process.
     pub(crate) fn fork(self) -> Result<Continue, StartError> {
         let Self { foreground, mut made, pid_file, manager, null } = self;
-        // The sandbox has put files out of reach.
-        made.keep();
         if foreground {
-            let kind = Kind::Foreground { pid_file, manager };
+            let kind = Kind::Foreground { made, pid_file, manager };
             return Ok(Continue::Program(Announcement(kind)));
         }
         let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(system("Couldn't make a pipe"))?;
         match process::fork().map_err(system("Couldn't go to the background"))? {
             Forked::Child => {
+                // They are the first process's to remove.
+                made.keep();
                 rustix::process::setsid().map_err(system("setsid"))?;
                 let kind = Kind::Background { starter, null };
                 Ok(Continue::Program(Announcement(kind)))
@@ -86,6 +86,7 @@ impl Readiness {
                     let _ended = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
                     return Err(error);
                 }
+                made.keep();
                 Ok(Continue::Starter)
             }
         }
@@ -128,9 +129,10 @@ impl Announcement {
     /// [`StartError`].
     pub(crate) fn say(self) -> Result<(), StartError> {
         match self.0 {
-            Kind::Foreground { pid_file, manager } => {
+            Kind::Foreground { mut made, pid_file, manager } => {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 tell(pid, pid_file, manager.as_ref())?;
+                made.keep();
             }
             Kind::Background { starter, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)

@@ -11,6 +11,7 @@ mod crowd;
 mod dhcpv6;
 mod dns;
 mod group;
+mod hostile;
 mod pattern;
 mod pulse;
 mod queues;
@@ -49,6 +50,7 @@ usage: nettool COMMAND ARGUMENT...
   tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
+  hostile SECONDS COUNT PATH... COUNT clients at a time at each control socket, none of them well
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -89,6 +91,9 @@ fn run(words: &[String]) -> Outcome {
         ["call", to, interface, text] => group::call(None, parse(to)?, interface, text),
         ["call", to, interface, text, from] => {
             group::call(Some(parse(from)?), parse(to)?, interface, text)
+        }
+        ["hostile", seconds, count, paths @ ..] if !paths.is_empty() => {
+            hostile::clients(Duration::from_secs(parse(seconds)?), parse(count)?, paths)
         }
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
