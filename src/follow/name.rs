@@ -70,7 +70,7 @@ pub(crate) struct HostName {
 /// What is done about it.
 enum State {
     /// A server was asked.
-    Asking(Asking),
+    Asking(Box<Asking>),
     /// Nothing until then.
     Resting(Instant),
 }
@@ -187,7 +187,7 @@ impl HostName {
             good_s: u32::MAX,
             why,
         };
-        self.state = State::Asking(asking);
+        self.state = State::Asking(Box::new(asking));
         self.ask_server(now);
         self.conclude(now)
     }
@@ -206,8 +206,7 @@ impl HostName {
     /// Sends both questions to the server whose turn it is, or to the next that can be asked.
     fn ask_server(&mut self, now: Instant) {
         loop {
-            let State::Asking(Asking { attempt, .. }) = self.state else { return };
-            let Some(server) = self.server(attempt) else { return };
+            let Some(server) = self.asked() else { return };
             let sent = self.send_to(server);
             let State::Asking(asking) = &mut self.state else { return };
             match sent {
