@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::conf::resolv;
+use crate::control::configuration::format::{self, TableHead};
 use crate::flow::fwd::{Rule, RuleTable};
 use crate::flow::migration::{Record, SocketRecord};
 use crate::flow::neighbours::Neighbours;
@@ -197,6 +198,28 @@ fn quiet<T>(answer: Result<T, Ignored>) -> Option<T> {
 /// The rules of a table.
 pub fn rules(table: &RuleTable) -> Vec<Rule> {
     table.rules().to_vec()
+}
+
+/// Reads what a server of the configuration protocol says to who has come: whether it is whole, and nothing else. What
+/// can be read is said in the same words.
+pub fn configuration_told(mut bytes: &[u8]) -> bool {
+    let Some((hello, rest)) = bytes.split_first_chunk() else { return false };
+    if format::check_hello(hello).is_err() {
+        return false;
+    }
+    bytes = rest;
+    while let Some(table) = bytes.first_chunk().filter(|table| table[0] != format::END) {
+        let Ok(head) = TableHead::from_bytes(table) else { return false };
+        bytes = &bytes[table.len()..];
+        for _ in 0..head.count {
+            let Some((rule, rest)) = bytes.split_first_chunk() else { return false };
+            let Ok(read) = format::rule_from_bytes(rule) else { return false };
+            let written = format::rule_to_bytes(&read);
+            assert_eq!(format::rule_from_bytes(&written).ok(), Some(read), "the same rule");
+            bytes = rest;
+        }
+    }
+    bytes == [format::END]
 }
 
 /// Name servers with their zones, search domains, and how many lines were skipped.

@@ -149,6 +149,10 @@ pub(crate) const NAMESPACE_STOCK: usize = 32;
 /// Ports that one scan opens or closes for one rule: some ten milliseconds at most.
 pub(crate) const PORT_CHANGES_PER_SCAN: usize = 1024;
 
+/// Ports that a change of the rules opens or closes in one turn: each costs some 10 us, so that traffic goes on with a
+/// millisecond between two turns.
+pub const PORTS_CHANGED_PER_TURN: usize = 64;
+
 /// Actions of one spliced connection in one turn: some MiB of a fast one.
 pub(crate) const SPLICE_ACTIONS_PER_TURN: usize = 16;
 

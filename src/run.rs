@@ -12,6 +12,7 @@ use log::LevelFilter;
 use passt_frame::{Errno, FramePort, Registrar};
 use rustix::event::epoll;
 
+use crate::conf::host::HostFacts;
 use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
 use crate::control::hostfwd::{self, HostForward};
@@ -22,7 +23,7 @@ use crate::engine::{
     Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
-use crate::follow::{HostWatch, Snapshot};
+use crate::follow::{HostName, HostWatch, Snapshot};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
@@ -122,9 +123,9 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         log::info!("UNIX domain socket bound at {}", path.display());
     }
 
-    let watch = followed.and_then(|followed| watch_host(&conf, followed, None));
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
-    let mut worker = worker(&conf, socket, (Rc::new(epoll), watch), limit.maximum)?;
+    let epoll = Rc::new(epoll);
+    let mut worker = worker(&conf, socket, epoll.clone(), limit.maximum)?;
     worker.end_with_migration(conf.link.migration.exit);
     if let Some((listener, _)) = helper {
         let engine = worker.engine_mut();
@@ -134,12 +135,15 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     }
     control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
-    sandbox::close_off(&conf.run, Program::Passt)?;
+    sandbox::leave_processes(&conf.run)?;
     let Continue::Program(announcement) = readiness.fork()? else {
         // The child has the same epoll instance: what is dropped here would leave it there, too.
         std::mem::forget(worker);
         return Ok(ExitCode::SUCCESS);
     };
+    let watch = followed.and_then(|followed| watch_host(&conf, followed, None));
+    follow(&conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
+    sandbox::close_off(&conf.run, Program::Passt)?;
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt)?;
@@ -178,18 +182,19 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     };
 
     let reconfigure = device.as_mut().and_then(|device| device.reconfigure.take());
-    let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
     let filter = sandbox::socket_maker()?;
     let sockets = namespace_sockets(&conf, &namespace, &filter)?;
     let bypass = bypass(&conf, &sockets, device.as_ref());
-    let mut worker = pasta_worker(&conf, device, (bypass, host), limit.maximum)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
+    let epoll = Rc::new(epoll);
+    let mut worker = pasta_worker(&conf, device, (bypass, epoll.clone()), limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
     for watch in watches.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
     }
     control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
-    sandbox::close_off(&conf.run, Program::Pasta)?;
+    sandbox::leave_processes(&conf.run)?;
     let background = !conf.run.foreground;
     if background {
         sockets.borrow_mut().stop();
@@ -201,8 +206,10 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     };
     if background {
         sockets.borrow_mut().restart(namespace.network(), &filter).map_err(system(NO_HELPER))?;
-        sandbox::give_up(Program::Pasta)?;
     }
+    let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
+    follow(&conf, &mut worker, epoll, host).map_err(system("epoll_ctl"))?;
+    sandbox::close_off(&conf.run, Program::Pasta)?;
     let signals = match &child {
         Some(child) => child.signals().map_err(system("signalfd"))?,
         None => Box::new(Signals(ending_signals()?)),
@@ -302,11 +309,9 @@ fn bypass(
 fn pasta_worker(
     conf: &Conf,
     device: Option<pasta::Device>,
-    (bypass, watch): (Option<BypassConfig>, Option<HostWatch>),
+    (bypass, epoll): (Option<BypassConfig>, Rc<OwnedFd>),
     max_descriptors: u64,
 ) -> Result<Worker<NamespaceLink>, StartError> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
-    let epoll = Rc::new(epoll);
     let registrar = Registrar::new(epoll.clone(), LINK_BASE);
     let mac = device.as_ref().map(|device| device.mac);
     let mut engine = engine(conf, epoll.clone(), max_descriptors, mac, bypass)?;
@@ -321,10 +326,7 @@ fn pasta_worker(
         engine.on_link_up(out);
     }
     let clients = Clients { listener: None, one_off: true };
-    let mut worker =
-        Worker::new(epoll.clone(), link, engine, clients).map_err(system("epoll_ctl"))?;
-    follow(conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
-    Ok(worker)
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 /// The engine with its open ports; `mac` is the guest's if it is known, `bypass` is pasta's.
@@ -405,13 +407,7 @@ fn watch_host(
     if conf.network.v6.is_none() {
         options.interfaces.only = Some(Only::V4);
     }
-    let started = HostWatch::start(options, seen, namespace).map(|mut watch| {
-        if !conf.run.foreground {
-            watch.disown();
-        }
-        watch
-    });
-    started
+    HostWatch::start(options, seen, namespace)
         .inspect_err(|errno| log::warn!("Cannot follow changes of the host's network: {errno}"))
         .ok()
 }
@@ -504,7 +500,7 @@ fn level(options: &Options) -> LevelFilter {
 /// Puts the command line together with what the host looks like.
 fn configure(mut options: Options) -> Result<Configured, StartError> {
     conf::egress::load(&mut options)?;
-    let facts = if options.pasta.splice_only {
+    let mut facts = if options.pasta.splice_only {
         conf::host::kernel_facts()
     } else if let Some(seconds) = options.run.wait_for_network {
         start::await_network(&options.interfaces, Duration::from_secs(seconds))?
@@ -516,6 +512,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
         String::new()
     });
     let (ephemeral, note) = conf::ports::ephemeral_range();
+    look_up(&options, &mut facts, &resolv)?;
     let followed = (!options.run.no_follow && !options.pasta.splice_only)
         .then(|| -> Result<_, StartError> {
             let seen = Snapshot {
@@ -533,6 +530,24 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
     Ok(Configured { conf, followed })
 }
 
+/// Looks the name up that `--dns-host` gives. Where the host is followed it may be found later: the helper goes on, and
+/// says so if it is not.
+fn look_up(options: &Options, facts: &mut HostFacts, resolv: &str) -> Result<(), StartError> {
+    let Some((text, name)) = &options.dns_host_name else { return Ok(()) };
+    if options.pasta.splice_only {
+        return Ok(());
+    }
+    let mut name = HostName::new(text, name.clone(), facts.named);
+    name.ask(resolv, facts);
+    name.await_answer();
+    facts.named = name.found();
+    if facts.named.is_some() || !options.run.no_follow {
+        return Ok(());
+    }
+    let silent = || format!("--dns-host {text}: no answer in time: give an address");
+    Err(StartError::Other(name.take_note().unwrap_or_else(silent)))
+}
+
 /// The configuration, and what is needed to follow the host.
 struct Configured {
     conf: Conf,
@@ -544,7 +559,7 @@ struct Configured {
 fn worker(
     conf: &Conf,
     socket: ClientSocket,
-    (epoll, watch): (Rc<OwnedFd>, Option<HostWatch>),
+    epoll: Rc<OwnedFd>,
     max_descriptors: u64,
 ) -> Result<Worker<SocketLink>, StartError> {
     let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
@@ -564,10 +579,7 @@ fn worker(
         }
     };
     let clients = Clients { listener, one_off };
-    let mut worker =
-        Worker::new(epoll.clone(), link, engine, clients).map_err(system("epoll_ctl"))?;
-    follow(conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
-    Ok(worker)
+    Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
 /// Whether changes of the host are put in force.

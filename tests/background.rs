@@ -62,6 +62,33 @@ fn assert_serves(front_end: &mut UnixStream) {
     assert_eq!(reply[..12], [1u32, 5, 8].map(u32::to_le_bytes).concat());
 }
 
+/// The process that watches the host for `program`, as a child of it.
+fn watcher(program: &Background) -> Option<String> {
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let parent = program.0.to_string();
+    let found = processes.find(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let watches = stat.contains("(host-watch)");
+        watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
+    });
+    found.map(|process| process.path().display().to_string())
+}
+
+/// It is a child of the program that goes on, not of the one that has gone, so that it is nobody else's to reap: with the
+/// program it is gone, however that ends.
+#[test]
+fn who_watches_the_host_goes_with_the_program_and_leaves_nothing_to_reap() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
+        let watcher = watcher(&program).expect("a child that watches");
+        kill_process(program.0, signal).unwrap();
+        program.assert_ends();
+        assert!(!Path::new(&watcher).exists(), "{signal:?}: not even a zombie");
+    }
+}
+
 #[test]
 fn listening_in_the_background_until_sigterm() {
     let folder = tempfile::tempdir().unwrap();

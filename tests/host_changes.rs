@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
 
-/// What a test waits for at most.
-const SOON: Duration = Duration::from_secs(20);
+/// When to give up on something that does not happen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
@@ -51,7 +51,7 @@ impl Passt {
         std::thread::spawn(move || {
             lines.map_while(Result::ok).for_each(|line| drop(tell.send(line)));
         });
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         let guest = loop {
             match UnixStream::connect(&socket) {
                 Ok(guest) => break guest,
@@ -60,7 +60,7 @@ impl Passt {
             }
         };
         let mut passt = Self { child, guest, messages, _folder: folder };
-        passt.guest.set_read_timeout(Some(SOON)).unwrap();
+        passt.guest.set_read_timeout(Some(PATIENCE)).unwrap();
         // The first frame says which protocol it is: a question that nobody answers.
         passt.send(&[[0xff; 6], GUEST_MAC, [0x08, 0x06, 0, 1, 8, 0]].concat());
         passt
@@ -73,7 +73,7 @@ impl Passt {
 
     /// The next frame of which `wanted` makes something.
     fn await_frame<T>(&mut self, what: &str, wanted: impl Fn(&[u8]) -> Option<T>) -> T {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             let mut length = [0; 4];
             self.guest.read_exact(&mut length).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -88,7 +88,7 @@ impl Passt {
 
     /// Waits for a message that holds `wanted`.
     fn await_message(&self, wanted: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         while let Ok(line) =
             self.messages.recv_timeout(end.saturating_duration_since(Instant::now()))
@@ -117,6 +117,24 @@ impl Passt {
             let holds = frame.windows(option.len()).any(|bytes| bytes == option);
             (is_advertisement(frame) && holds && router(lifetime(frame))).then_some(())
         });
+    }
+
+    /// Waits until the program has told that it is no router any more: it has seen then whatever changed before that.
+    fn await_no_router(&mut self) {
+        let gone = |frame: &[u8]| (is_advertisement(frame) && lifetime(frame) == 0).then_some(());
+        self.await_frame("no router", gone);
+    }
+
+    /// Whether a process watches the host for the program.
+    fn is_followed(&self) -> bool {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut stats = processes
+            .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+        let parent = self.child.id().to_string();
+        stats.any(|stat| {
+            let watches = stat.contains("(host-watch)");
+            watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
+        })
     }
 
     /// The address that DHCP offers.
@@ -205,8 +223,7 @@ fn prefixes_routers_and_addresses_follow() {
         passt.await_message("198.51.100.66/24, router 198.51.100.1");
         assert_eq!(passt.dhcp_offer(), [198, 51, 100, 66]);
         ip(&["-6 route del default"]);
-        let gone = |frame: &[u8]| (is_advertisement(frame) && lifetime(frame) == 0).then_some(());
-        passt.await_frame("no router", gone);
+        passt.await_no_router();
         ip(&["-6 route add default via 2001:db8:b::1"]);
         let back = |frame: &[u8]| (is_advertisement(frame) && lifetime(frame) > 0).then_some(());
         passt.await_frame("a router", back);
@@ -220,9 +237,9 @@ fn what_options_say_stays() {
         let given = ["-a", "192.0.2.130/26", "-g", "192.0.2.129", "-a", "2001:db8:7::7"];
         let mut passt = Passt::start(&given);
         assert_eq!(passt.dhcp_offer(), [192, 0, 2, 130]);
-        ip(&["addr flush dev eth0", "addr add 198.51.100.66/24 dev eth0"]);
-        ip(&["route add default via 198.51.100.1"]);
-        std::thread::sleep(Duration::from_secs(1));
+        ip(&["addr del 192.0.2.66/24 dev eth0", "addr add 198.51.100.66/24 dev eth0"]);
+        ip(&["route add default via 198.51.100.1", "-6 route del default"]);
+        passt.await_no_router();
         assert_eq!(passt.dhcp_offer(), [192, 0, 2, 130]);
     });
 }
@@ -230,9 +247,10 @@ fn what_options_say_stays() {
 #[test]
 fn the_host_of_the_start_is_the_host_for_ever_without_the_watch() {
     isolated(LINKS, || {
+        assert!(Passt::start(&[]).is_followed());
         let mut passt = Passt::start(&["--no-follow-host"]);
         ip(&HOME);
-        std::thread::sleep(Duration::from_secs(1));
+        assert!(!passt.is_followed(), "nobody is there who could tell");
         assert_eq!(passt.dhcp_offer(), [169, 254, 2, 1]);
     });
 }
@@ -243,7 +261,7 @@ fn an_interface_that_goes_and_comes_back_is_the_template_again() {
         ip(&HOME);
         let mut passt = Passt::start(&[]);
         ip(&["link del eth0"]);
-        std::thread::sleep(Duration::from_millis(500));
+        passt.await_no_router();
         assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66], "nothing has taken its place");
         ip(&["link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"]);
         ip(&["addr add 192.0.2.67/24 dev eth0", "route add default via 192.0.2.1"]);

@@ -6,7 +6,7 @@
 //! something else - is replaced by the address of `--dns-forward`, or by the one that stands for the
 //! host's loopback, which then takes the part of `--dns-forward` for ports of DNS.
 //!
-//! Queries go to `--dns-host`, else to the first server of resolv.conf, preferably of the family that
+//! Queries go to `--dns-host`, by whatever address its name has if it is given by name, else to the first server of resolv.conf, preferably of the family that
 //! they came in with (see [`Mapping::dns_host_for`]). So an address of `--dns-forward` is of use to a
 //! family that has no server of its own, too, and is handed out to it.
 
@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use super::host::HostFacts;
 use super::resolv::{ResolvConf, Server};
 use super::{Note, Options};
-use crate::flow::fwd::{Family, InterfaceName, Mapping};
+use crate::flow::fwd::{Family, Mapping};
 use crate::flow::network::{MAX_DNS, MAX_SEARCH, Network};
 
 /// A server of resolv.conf, of one family, that this host can reach.
@@ -43,6 +43,11 @@ pub(super) fn resolve(
     if !options.no_search && network.search.is_empty() {
         network.search.extend(conf.search.iter().take(MAX_SEARCH).cloned());
     }
+    let by_name = options.dns_host_name.is_some();
+    if by_name {
+        mapping.v4.dns_host = mapping.v4.dns_host.or(facts.named.v4);
+        mapping.v6.dns_host = mapping.v6.dns_host.or(facts.named.v6.filter(|_| !facts.no_ipv6));
+    }
     if options.no_dns {
         return;
     }
@@ -53,9 +58,11 @@ pub(super) fn resolve(
     }
     let v4 = candidates_v4(conf);
     let v6 = candidates_v6(conf, facts, network.scope_id(), notes);
-    choose_hosts(mapping, &v4, &v6);
-
-    let forwarding = mapping.v4.dns_host.is_some() || mapping.v6.dns_host.is_some();
+    // Another one than the one that was named is none.
+    if !by_name {
+        choose_hosts(mapping, &v4, &v6);
+    }
+    let forwarding = by_name || mapping.v4.dns_host.is_some() || mapping.v6.dns_host.is_some();
     if let Some(net) = &mut network.v4 {
         net.dns = handed_out(&options.dns_v4, &v4, &mut mapping.v4, forwarding);
     }
@@ -84,7 +91,7 @@ fn candidates_v6(
     for server in conf.servers.iter().filter(|_| !facts.no_ipv6) {
         let IpAddr::V6(address) = server.address else { continue };
         let scope_id = match &server.zone {
-            Some(zone) => zone_index(facts, zone).unwrap_or(0),
+            Some(zone) => facts.zone_index(zone).unwrap_or(0),
             None => template,
         };
         let link_local = address.is_unicast_link_local();
@@ -101,15 +108,6 @@ fn candidates_v6(
         candidates.push(Candidate { address, scope_id, hidden });
     }
     candidates
-}
-
-/// The index that a zone means: that of an interface, or the number itself (RFC 4007 section 11.2).
-fn zone_index(facts: &HostFacts, zone: &str) -> Option<u32> {
-    let named = InterfaceName::new(zone).and_then(|name| facts.index(&name));
-    named.or_else(|| {
-        let index = zone.parse().ok()?;
-        facts.links.iter().any(|(_, other)| *other == index).then_some(index)
-    })
 }
 
 /// Where queries go: what the operator did not say follows from resolv.conf.

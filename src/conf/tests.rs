@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::host::{HostFacts, Template};
+use super::host::{HostFacts, NamedHost, Template};
 use super::*;
 use crate::flow::fwd::{InterfaceName, Mapping};
 use crate::flow::network::Services;
@@ -43,6 +43,7 @@ fn host() -> HostFacts {
             gateway: Some(v6("2001:db8::1")),
         }),
         no_ipv6: false,
+        named: NamedHost::default(),
         no_device_binding: false,
         destinations_v4: Vec::new(),
         links: vec![(name("lo"), 1), (name("eth0"), 2), (name("eth1"), 3)],
@@ -400,6 +401,31 @@ fn a_server_of_the_other_family_is_forwarded_to_and_handed_out_by_the_address_th
     assert_eq!(names_of(&handed, "")[1], (vec![ip("2001:db8::7")], Some(server4)));
     // Nothing is matched that the operator did not name.
     assert_eq!(names_of(&[], "nameserver 127.0.0.53")[1], (Vec::new(), None));
+}
+
+#[test]
+fn a_server_that_has_a_name_is_the_one_that_queries_go_to() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let given = ["--dns-forward", "192.0.2.9", "--dns-host", "dns.example.org"];
+    let resolv = "nameserver 198.51.100.53";
+    let with = |named, options: &[&str]| {
+        let facts = HostFacts { named, ..host() };
+        let conf = attempt(&[&given[..], options].concat(), &facts, resolv).unwrap();
+        conf.mapping.dns_host_for(ip("192.0.2.9"))
+    };
+    let named = NamedHost { v4: Some(v4("203.0.113.53")), v6: Some(v6("2001:db8:5::53")) };
+    assert_eq!(with(named, &[]), Some(ip("203.0.113.53")));
+    assert_eq!(with(NamedHost { v4: None, ..named }, &[]), Some(ip("2001:db8:5::53")));
+    assert_eq!(with(NamedHost::default(), &[]), None, "no other one takes its place");
+    let address = ["--dns-host", "203.0.113.54"];
+    assert_eq!(with(named, &address), Some(ip("203.0.113.54")), "an address counts for its family");
+    // Where it has no address yet, the guest is told of the one that stands for it.
+    let facts = HostFacts { named: NamedHost::default(), ..host() };
+    let conf = attempt(&given, &facts, "").unwrap();
+    assert_eq!(conf.network.v4.unwrap().dns[..], [v4("192.0.2.9")]);
+    // Without a name what is known of one means nothing.
+    let conf = attempt(&given[..2], &HostFacts { named, ..host() }, resolv).unwrap();
+    assert_eq!(conf.mapping.dns_host_for(ip("192.0.2.9")), Some(ip("198.51.100.53")));
 }
 
 #[test]

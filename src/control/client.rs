@@ -123,6 +123,12 @@ impl<P: Protocol> Client<P> {
         Ok(())
     }
 
+    /// Whether the client is to be gone on with at the end of each turn.
+    pub(super) fn wants_turns(&self) -> bool {
+        let busy = self.connection.as_ref().map(|connection| connection.next == Next::Busy);
+        busy.is_some_and(|busy| busy || self.protocol.watches())
+    }
+
     /// What to watch the connection for, if that is something else than before.
     pub(super) fn rewatch(&mut self) -> Option<(&OwnedFd, EventFlags)> {
         let connection = self.connection.as_mut()?;
@@ -138,6 +144,9 @@ impl<P: Protocol> Client<P> {
     /// (`crowded`), that is soon.
     pub(super) fn deadline(&self, crowded: bool) -> Option<(Timestamp, End)> {
         let connection = self.connection.as_ref()?;
+        if connection.next == Next::Busy && !self.channel.has_output() {
+            return None;
+        }
         let (at, end) = if self.channel.has_output() || connection.next != Next::Wait {
             (connection.told + CONTROL_READS_WITHIN, End::Deaf)
         } else {

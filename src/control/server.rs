@@ -23,6 +23,8 @@ pub enum Next {
     Wait,
     /// Room: it has more to say than fits now.
     More,
+    /// The end of a turn: what the client wants is under way, however long that takes.
+    Busy,
     /// Nothing: the connection ends when the client has read what was written.
     Close,
 }
@@ -34,7 +36,7 @@ pub trait Protocol {
 
     /// Uses what the client has sent, as far as it is complete, acts through `engine` and `out`, and writes as far
     /// as there is room. Called when a client has come, when bytes of it have, or its end, when there is room again
-    /// for [`Next::More`], and at the end of each turn while it [watches](Self::watches).
+    /// for [`Next::More`], and at the end of each turn while it is [busy](Next::Busy) or [watches](Self::watches).
     fn go_on(&mut self, engine: &mut Engine, out: &mut dyn ToGuest, channel: &mut Channel) -> Next;
 
     /// For how long a request may be on its way, from when the client has come or the one before was used up;
@@ -245,7 +247,7 @@ impl<P: Protocol> Source for Server<P> {
         };
         Calls {
             at: deadlines.map(|(at, _)| at).chain(retry).min(),
-            each_turn: self.clients.iter().any(|one| !one.is_free() && one.protocol.watches()),
+            each_turn: self.clients.iter().any(Client::wants_turns),
         }
     }
 
@@ -255,9 +257,7 @@ impl<P: Protocol> Source for Server<P> {
             let client = &self.clients[place];
             match client.deadline(self.is_crowded()).filter(|(at, _)| *at <= now) {
                 Some((_, end)) => self.dismiss(place, end),
-                None if !client.is_free() && client.protocol.watches() => {
-                    self.serve(place, engine, out);
-                }
+                None if client.wants_turns() => self.serve(place, engine, out),
                 None => {}
             }
         }

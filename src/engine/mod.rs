@@ -37,6 +37,7 @@
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
+//! | `change` | another view of the network is put in force, some ports a turn |
 //! | `host_change` | the host's network changes: what the guest is told, and which flows end |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
@@ -58,6 +59,7 @@
 
 mod asked;
 mod bypass;
+mod change;
 mod core;
 mod crossing;
 mod datagram_socket;
@@ -100,6 +102,7 @@ use passt_frame::{Errno, FrameObserver, FramePort, FromGuestBatch, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 pub use bypass::BypassConfig;
+pub use change::ChangeOutcome;
 pub use core::Settings;
 pub(crate) use events::{Event, Kept};
 pub use host_change::HostChange;
@@ -120,7 +123,7 @@ use crate::flow::network::Mac;
 use crate::flow::side::Pif;
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
-use crate::limits::STARVED_PER_TURN;
+use crate::limits::{PORTS_CHANGED_PER_TURN, STARVED_PER_TURN};
 use crate::responder::dhcpv6::Duid;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
@@ -146,6 +149,8 @@ pub struct Engine {
     migration: Migration,
     /// Looks for flows of addresses that are gone.
     lost: host_change::Search,
+    /// A view of the network that is being put in force.
+    change: change::UnderWay,
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
     buffer: CopyBuffer,
@@ -188,6 +193,7 @@ impl Engine {
             bypass: None,
             scans: Scans::default(),
             lost: host_change::Search::default(),
+            change: change::UnderWay::default(),
             duid,
             buffer: CopyBuffer::default(),
             unfed: 0,
@@ -237,31 +243,45 @@ impl Engine {
         self.core.net.view()
     }
 
-    /// Puts another view of the network in force. Sockets that go on to be wanted go on to listen, and connections go
-    /// on, unless the new egress policy forbids them; a datagram flow that would lead elsewhere now does so from the
-    /// guest's next datagram on. All or nothing.
+    /// Puts another view of the network in force, at once: [`change_net`](Self::change_net) to its end.
     ///
     /// # Errors
     /// The first port that must be opened and could not: nothing has changed then.
     pub fn replace_net(&mut self, view: NetView) -> Result<(), ListenError> {
-        let before = inspect::RuleBook::of(&self.core.net);
-        listen::replace(&mut self.core, self.bypass.as_deref_mut(), view)?;
-        before.tell_changes(&self.core);
-        if let Some(parts) = &mut self.bypass
-            && let Err(errno) = self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())
-        {
-            log::warn!("Cannot watch for services to forward: {errno}: their ports stay closed");
-        }
-        datagrams::refresh_groups(&mut self.core);
-        egress::sweep(&mut self.core);
-        self.scan_ports();
-        Ok(())
+        self.go_on_changing(usize::MAX);
+        let outcome = self.change_net(view);
+        self.go_on_changing(usize::MAX);
+        outcome.take().expect("a change that is finished has an outcome")
+    }
+
+    /// Puts another view of the network in force, in this turn and as many as it takes
+    /// ([`PORTS_CHANGED_PER_TURN`]), while traffic goes on. Sockets that go on to be wanted go on to listen, and
+    /// connections go on, unless the new egress policy forbids them; a datagram flow that would lead elsewhere now does
+    /// so from the guest's next datagram on. All or nothing. To be called when no other change is under way
+    /// ([`is_changing`](Self::is_changing)).
+    pub fn change_net(&mut self, view: NetView) -> ChangeOutcome {
+        let outcome = self.change.begin(&self.core, view);
+        self.go_on_changing(PORTS_CHANGED_PER_TURN);
+        outcome
+    }
+
+    /// Whether another view is being put in force.
+    pub fn is_changing(&self) -> bool {
+        self.change.is_some()
+    }
+
+    /// Goes on to put a view in force, with at most so many ports.
+    fn go_on_changing(&mut self, ports: usize) {
+        let Self { core, bypass, scans, change, .. } = self;
+        change.go_on(core, bypass.as_deref_mut(), scans, ports);
     }
 
     /// The host's network has changed: the guest is told what is new to it, listening sockets that have lost their
     /// interface or had to wait for an address are opened, and flows of addresses that are gone end. True if there was
     /// something new to tell.
     pub fn follow_host(&mut self, change: HostChange, out: &mut dyn ToGuest) -> bool {
+        // What is being put in force knows nothing of this change.
+        self.go_on_changing(usize::MAX);
         let told = host_change::apply(&mut self.core, &mut self.lost, change, out);
         listen::recover(&mut self.core, self.bypass.as_deref_mut());
         told
@@ -428,6 +448,7 @@ impl Engine {
     pub fn work(&mut self, out: &mut dyn ToGuest) {
         self.migration.on_time(&mut self.core, out);
         self.lost.go_on(&mut self.core);
+        self.go_on_changing(PORTS_CHANGED_PER_TURN);
         let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
@@ -529,7 +550,10 @@ impl Engine {
 
     /// Looks for services that came and went.
     fn scan_ports(&mut self) {
-        if let Some(parts) = &mut self.bypass {
+        // While rules change that is for afterwards.
+        if !self.change.is_some()
+            && let Some(parts) = &mut self.bypass
+        {
             listen::scan(&mut self.core, parts, &mut self.scans);
         }
     }
@@ -538,7 +562,7 @@ impl Engine {
     pub fn has_work(&self) -> bool {
         let core = &self.core;
         let waiting = core.flows.ready_count() > 0 || core.listeners.ready_count() > 0;
-        waiting || self.unfed > 0 || self.lost.goes_on()
+        waiting || self.unfed > 0 || self.lost.goes_on() || self.is_changing()
     }
 
     /// When the next timer is due.

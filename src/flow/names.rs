@@ -5,6 +5,7 @@
 //! An address stays in the table when it may not be used for new flows any more, until its place is needed: flows that
 //! it was good for go on when another policy with the same name comes into force.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -21,7 +22,8 @@ struct Asked {
     question: Question,
 }
 
-/// An address that has names.
+/// An address that has names, by one answer or by several for the same ones. Answers that name it otherwise say so with
+/// a lifetime of their own.
 #[derive(Clone, Copy, Debug)]
 struct Named {
     address: IpAddr,
@@ -33,7 +35,7 @@ struct Named {
 #[derive(Default)]
 pub(crate) struct Names {
     asked: VecDeque<Asked>,
-    /// By address.
+    /// By address and names.
     named: Vec<Named>,
 }
 
@@ -60,6 +62,9 @@ impl Names {
             named.names = renamed(named.names);
             named.names != 0
         });
+        // What had several names may have one now: the latest answer counts.
+        self.named.sort_unstable_by_key(|named| (named.place(), Reverse(named.until)));
+        self.named.dedup_by_key(|named| named.place());
         self.asked.clear();
         self.reserve(new);
     }
@@ -103,11 +108,10 @@ impl Names {
     }
 
     fn add(&mut self, new: Named) {
-        let place = self.named.binary_search_by_key(&new.address, |named| named.address);
+        let place = self.named.binary_search_by_key(&new.place(), Named::place);
         let place = match place {
             Ok(place) => {
                 let known = &mut self.named[place];
-                known.names |= new.names;
                 known.until = known.until.max(new.until);
                 return;
             }
@@ -124,17 +128,24 @@ impl Names {
 
     /// The names of `address` by which new flows may go there, `now`.
     pub(crate) fn of(&self, address: IpAddr, now: Timestamp) -> NameSet {
-        self.find(address).filter(|named| now <= named.until).map_or(0, |named| named.names)
+        self.find(address).filter(|named| now <= named.until).fold(0, |set, one| set | one.names)
     }
 
     /// The names of `address` by which flows may have gone there.
     pub(crate) fn ever_of(&self, address: IpAddr) -> NameSet {
-        self.find(address).map_or(0, |named| named.names)
+        self.find(address).fold(0, |set, one| set | one.names)
     }
 
-    fn find(&self, address: IpAddr) -> Option<&Named> {
-        let place = self.named.binary_search_by_key(&address, |named| named.address);
-        place.ok().map(|place| &self.named[place])
+    fn find(&self, address: IpAddr) -> impl Iterator<Item = &Named> {
+        let first = self.named.partition_point(|named| named.address < address);
+        self.named[first..].iter().take_while(move |named| named.address == address)
+    }
+}
+
+impl Named {
+    /// Where it stands.
+    fn place(&self) -> (IpAddr, NameSet) {
+        (self.address, self.names)
     }
 }
 

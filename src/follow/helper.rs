@@ -24,6 +24,7 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::net::{send, shutdown, socketpair};
 use rustix::process::Pid;
 
+use super::name::HostName;
 use super::resolver_file::ResolverFile;
 use super::snapshot::Snapshot;
 use crate::conf::host::Asker;
@@ -99,6 +100,8 @@ struct Helper<'a> {
     asker: Asker,
     events: RouteEvents,
     resolver: ResolverFile,
+    /// The name that `--dns-host` gives.
+    name: Option<HostName>,
     namespace: Option<Reconfigure>,
 }
 
@@ -124,12 +127,17 @@ impl<'a> Helper<'a> {
         capability::put_in_effect(Capabilities::empty())?;
         let (asker, events) = (Asker::new()?, RouteEvents::open()?);
         let resolver = ResolverFile::watch(Path::new(resolv::PATH))?;
+        let name = options.dns_host_name.as_ref();
+        let mut name = name.map(|(text, name)| HostName::new(text, name.clone(), seen.facts.named));
+        if let Some(name) = &mut name {
+            name.ask(&seen.resolv, &seen.facts);
+        }
         capability::put_in_effect(rights)?;
         let interfaces = &options.interfaces;
         let named = [interfaces.template, interfaces.outbound_v4, interfaces.outbound_v6];
         let named = named.into_iter().flatten().collect();
         sandbox::host_watch().map_err(|_| Errno::INVAL)?.install()?;
-        Ok(Self { channel, options, named, seen, asker, events, resolver, namespace })
+        Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace })
     }
 
     /// Until the program is gone. What has changed since the program has looked is news at once.
@@ -163,23 +171,31 @@ impl<'a> Helper<'a> {
 
     /// Waits for a change, or until a look is due. False when the program is gone.
     fn wait(&mut self, due: Option<Instant>) -> bool {
-        let timeout = due.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut fds = vec![PollFd::new(&self.channel, PollFlags::empty())];
-        if due.is_none() {
-            fds.push(PollFd::new(&self.events, PollFlags::IN));
-            fds.push(PollFd::new(&self.resolver, PollFlags::IN));
-        }
-        let waited = poll(&mut fds, timeout.as_ref());
-        let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
-        let told = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
-        let routes = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        match waited {
-            Ok(_) if gone => false,
+        loop {
+            let until = [due, self.name.as_ref().map(HostName::due)].into_iter().flatten().min();
+            let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let mut fds = vec![PollFd::new(&self.channel, PollFlags::empty())];
+            if due.is_none() {
+                fds.push(PollFd::new(&self.events, PollFlags::IN));
+                fds.push(PollFd::new(&self.resolver, PollFlags::IN));
+            }
+            let asked = self.name.as_ref().and_then(HostName::socket);
+            fds.extend(asked.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let waited = poll(&mut fds, timeout.as_ref());
+            let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            let has_come = |at: usize| due.is_none() && !fds[at].revents().is_empty();
+            let (routes, told) = (has_come(1), has_come(2));
+            if gone || !matches!(waited, Ok(_) | Err(Errno::INTR)) {
+                return false;
+            }
+            let named = self.name.as_mut().is_some_and(HostName::go_on);
+            self.pass_on_note();
             // In folders of others much happens that has nothing to do with the file.
-            Ok(_) if told && !routes && !self.resolver.changed() => self.wait(due),
-            Ok(_) | Err(Errno::INTR) => true,
-            Err(_) => false,
+            let changed = routes || named || told && self.resolver.changed();
+            if changed || due.is_some() {
+                return true;
+            }
         }
     }
 
@@ -194,12 +210,32 @@ impl<'a> Helper<'a> {
         facts.notes.clear();
         let mut now = Snapshot { facts, own, resolv: self.resolver.text() };
         now.forget_links(&self.named);
+        let changed = now != self.seen;
+        self.look_up(changed, &mut now);
         let news = now != self.seen;
         self.seen = now;
         if news {
             self.tell();
         }
         self.configure(models) || news
+    }
+
+    /// Completes what the host looks like with the addresses of the name of `--dns-host`, which is asked for again if
+    /// something else has `changed`.
+    fn look_up(&mut self, changed: bool, now: &mut Snapshot) {
+        let Some(name) = &mut self.name else { return };
+        if changed {
+            name.ask(&now.resolv, &now.facts);
+        }
+        now.facts.named = name.found();
+        self.pass_on_note();
+    }
+
+    /// Tells what the operator is to know about the name.
+    fn pass_on_note(&mut self) {
+        if let Some(note) = self.name.as_mut().and_then(HostName::take_note) {
+            self.send(NOTE, note.as_bytes());
+        }
     }
 
     /// Tells the program what the host looks like.

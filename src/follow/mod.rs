@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   kernel: links, addresses, routes, rules      /etc/resolv.conf, and where it leads
-//!                  \ netlink                       / inotify
+//!                  \ netlink                       / inotify, and DNS for the name of --dns-host
 //!                   helper                outside of the sandbox, by whoever has started the program
 //!                  /      \ snapshots, one way
 //!     addresses and        program        in the sandbox
@@ -16,6 +16,7 @@
 //! whose host is offline for a moment keeps its addresses.
 
 mod helper;
+mod name;
 mod resolver_file;
 mod snapshot;
 
@@ -35,6 +36,7 @@ use crate::flow::network::Network;
 use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PARTS_PER_TURN};
 use crate::pasta::Reconfigure;
 use helper::{LAST, MORE, NOTE};
+pub(crate) use name::HostName;
 pub(crate) use snapshot::Snapshot;
 
 /// Room for one message of the helper.
@@ -43,7 +45,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 /// The program's end of what the helper tells.
 pub(crate) struct HostWatch {
     channel: OwnedFd,
-    /// The helper, if it is a child of the process that follows.
+    /// The helper, a child of the process that follows.
     helper: Option<Pid>,
     epoll: Option<Rc<OwnedFd>>,
     options: Options,
@@ -81,12 +83,6 @@ impl HostWatch {
             message: Box::new([0; MESSAGE_BYTES]),
             parts: Vec::new(),
         })
-    }
-
-    /// Another process goes on in place of this one, in the background: the helper is not its child, and in its
-    /// process id namespace the number may be that of one that is.
-    pub(crate) fn disown(&mut self) {
-        self.helper = None;
     }
 
     /// Has `neighbours` follow the interfaces, too; events come by `epoll`.
@@ -158,7 +154,7 @@ impl HostWatch {
 }
 
 impl Drop for HostWatch {
-    /// Ends the helper, and waits for that if it is a child: nobody else may have to reap it.
+    /// Ends the helper, and waits for that: nobody else may have to reap it.
     fn drop(&mut self) {
         let _gone_already = shutdown(&self.channel, Shutdown::Both);
         if let Some(helper) = self.helper {

@@ -52,6 +52,9 @@ impl Snapshot {
         for (name, index) in &self.facts.links {
             let _always = writeln!(text, "link {name} {index}");
         }
+        for address in self.facts.named.addresses() {
+            let _always = writeln!(text, "named {address}");
+        }
         for (address, len) in &self.own {
             let _always = writeln!(text, "own {address} {len}");
         }
@@ -80,6 +83,7 @@ impl Snapshot {
                     let name = InterfaceName::new(words.next()?)?;
                     snapshot.facts.links.push((name, next(&mut words)?));
                 }
+                "named" if snapshot.facts.named.set(next(&mut words)?) => {}
                 "own" => snapshot.own.push((next(&mut words)?, next(&mut words)?)),
                 "resolv" => break,
                 _ => return None,
@@ -133,6 +137,7 @@ fn optional<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Option<Option<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conf::host::NamedHost;
 
     fn example() -> Snapshot {
         let name = |name| InterfaceName::new(name).unwrap();
@@ -161,6 +166,10 @@ mod tests {
                 ("203.0.113.0".parse().unwrap(), 25, None),
             ],
             beyond_link_v6: true,
+            named: NamedHost {
+                v4: Some("203.0.113.53".parse().unwrap()),
+                v6: Some("2001:db8::53".parse().unwrap()),
+            },
             links,
             ..HostFacts::default()
         };

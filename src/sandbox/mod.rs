@@ -6,16 +6,16 @@
 //! ```text
 //!   limit_capabilities   first of all: no capability that start-up does not need
 //!   detach               files and client socket are open: another user, a user namespace of our own
-//!   close_off            everything is open: no file system, no capabilities (give_up)
-//!   confine              in the process that goes on: no other system calls
+//!   leave_processes      before going to the background: process ids of our own
+//!   close_off            in the process that goes on, everything is open: no file system, no capabilities
+//!   confine              no other system calls
 //! ```
 //!
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
-//! [`identity`]. Its command's parent is forked before `close_off`, and both are affected by nothing here; its helper
+//! [`identity`]. Its command's parent is forked before, and is affected by nothing here; its helper
 //! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]), and so is the helper of
-//! both programs that watches the host's network, which is forked before `close_off` ([`host_watch`]). In the
-//! background the process that goes on forks it, so that it ends with that one, and leaves nobody a process
-//! to reap; what this takes is given up then.
+//! both programs that watches the host's network ([`host_watch`]). Both are forked before `close_off`, by the process that
+//! goes on, so that they end with that one, and leave nobody a process to reap.
 //!
 //! In the background the program is the first process of a process id namespace, for which the kernel
 //! ignores every signal that has its default action. The signals that end the program are therefore
@@ -128,24 +128,30 @@ pub(crate) fn keep_for_setup(conf: &RunConf, setup: Setup) -> Result<(), Sandbox
     capability::keep(kept).map_err(failed("couldn't drop capabilities"))
 }
 
-/// Third stage, with everything open that will be needed, and before the program goes to the
-/// background: leaves the file system for an empty one, and gives up capabilities. pasta keeps the
-/// right to bind to low ports of its namespace, and in the background, until it calls [`give_up`], what it
-/// takes to fork its helper there.
+/// Before the program goes to the background: what is forked from here on has process ids of its own.
+///
+/// # Errors
+/// [`SandboxError`].
+pub(crate) fn leave_processes(conf: &RunConf) -> Result<(), SandboxError> {
+    // A process has to end for this to matter: in the background, the launcher does.
+    if conf.foreground { Ok(()) } else { create(Kinds::PID) }
+}
+
+fn create(kinds: Kinds) -> Result<(), SandboxError> {
+    namespace::create(kinds).map_err(|errno| {
+        SandboxError::new("couldn't create namespaces", errno, namespace_cure(errno))
+    })
+}
+
+/// Third stage, in the process that goes on, with everything open that will be needed and all helpers started: leaves
+/// the file system for an empty one, and gives up capabilities. pasta keeps the right to bind to low ports of its
+/// namespace.
 ///
 /// # Errors
 /// [`SandboxError`].
 pub(crate) fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
-    // A process has to end for this to matter: in the background, the launcher does.
-    let processes = if conf.foreground { Kinds::COMMAND } else { Kinds::COMMAND.with(Kinds::PID) };
-    namespace::create(processes).map_err(|errno| {
-        SandboxError::new("couldn't create namespaces", errno, namespace_cure(errno))
-    })?;
+    create(Kinds::COMMAND)?;
     leave_file_system(conf.chroot_fallback)?;
-    if program == Program::Pasta && !conf.foreground {
-        let needed = Capabilities::SYS_ADMIN | Capabilities::SETPCAP | KEPT_BY_PASTA;
-        return capability::keep(needed).map_err(failed("couldn't drop capabilities"));
-    }
     give_up(program)
 }
 
@@ -153,7 +159,7 @@ pub(crate) fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxE
 ///
 /// # Errors
 /// [`SandboxError`].
-pub(crate) fn give_up(program: Program) -> Result<(), SandboxError> {
+fn give_up(program: Program) -> Result<(), SandboxError> {
     capability::empty_bounding_set().map_err(failed("couldn't empty the bounding set"))?;
     let kept = match program {
         Program::Pasta => KEPT_BY_PASTA,

@@ -40,7 +40,11 @@ pub(crate) struct Announcement(Kind);
 
 enum Kind {
     Background { starter: OwnedFd, null: OwnedFd },
-    Foreground { told: (Option<PidFile>, Option<ServiceManager>), waiting: Option<OwnedFd> },
+    Foreground {
+        made: Made,
+        told: (Option<PidFile>, Option<ServiceManager>),
+        waiting: Option<OwnedFd>,
+    },
 }
 
 impl Readiness {
@@ -69,16 +73,16 @@ impl Readiness {
     /// [`StartError`], in either process.
     pub(crate) fn fork(self) -> Result<Continue, StartError> {
         let Self { foreground, mut made, waiting, pid_file, manager, null } = self;
-        // The sandbox has put files out of reach.
-        made.keep();
         if foreground {
-            let kind = Kind::Foreground { told: (pid_file, manager), waiting };
+            let kind = Kind::Foreground { made, told: (pid_file, manager), waiting };
             return Ok(Continue::Program(Announcement(kind)));
         }
         let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(system("Couldn't make a pipe"))?;
         match process::fork().map_err(system("Couldn't go to the background"))? {
             Forked::Child => {
+                // They are the first process's to remove.
+                made.keep();
                 rustix::process::setsid().map_err(system("setsid"))?;
                 let kind = Kind::Background { starter, null };
                 Ok(Continue::Program(Announcement(kind)))
@@ -90,6 +94,7 @@ impl Readiness {
                     let _ended = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
                     return Err(error);
                 }
+                made.keep();
                 Ok(Continue::Starter)
             }
         }
@@ -143,7 +148,7 @@ impl Announcement {
     /// [`StartError`].
     pub(crate) fn say(self) -> Result<(), StartError> {
         match self.0 {
-            Kind::Foreground { told: (pid_file, manager), waiting } => {
+            Kind::Foreground { mut made, told: (pid_file, manager), waiting } => {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 tell(pid, pid_file, manager.as_ref())?;
                 if let Some(waiting) = waiting {
@@ -152,6 +157,7 @@ impl Announcement {
                         "--ready-fd: nobody can be told that the network is ready",
                     ))?;
                 }
+                made.keep();
             }
             Kind::Background { starter, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)

@@ -18,6 +18,9 @@ const MAX_RECORDS: usize = 256;
 /// Aliases that are followed. Resolvers give up after 8 to 16 themselves.
 const MAX_ALIASES: usize = 12;
 
+/// Where servers are asked.
+pub(crate) const PORT: u16 = 53;
+
 const TYPE_A: u16 = 1;
 const TYPE_CNAME: u16 = 5;
 const TYPE_AAAA: u16 = 28;
@@ -65,6 +68,16 @@ impl Name {
     }
 }
 
+/// A kind of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    V4,
+    V6,
+}
+
+/// Bytes of the longest query of ours.
+const QUERY_BYTES: usize = HEADER_BYTES + NAME_BYTES + 4;
+
 /// What a query asks, or what an answer says that it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
@@ -72,6 +85,31 @@ pub(crate) struct Question {
     pub(crate) id: u16,
     pub(crate) name: Name,
     kind: u16,
+}
+
+impl Question {
+    /// For the addresses of `name`.
+    pub(crate) fn new(id: u16, name: Name, kind: Kind) -> Self {
+        let kind = match kind {
+            Kind::V4 => TYPE_A,
+            Kind::V6 => TYPE_AAAA,
+        };
+        Self { id, name, kind }
+    }
+
+    /// A query that asks this of a server that finds out what it does not know.
+    pub(crate) fn to_bytes(&self) -> ArrayVec<u8, QUERY_BYTES> {
+        let mut message = ArrayVec::new();
+        for field in [self.id, FLAG_RECURSION, 1, 0, 0, 0] {
+            message.extend(field.to_be_bytes());
+        }
+        message.extend(self.name.0.iter().copied());
+        message.push(0);
+        for field in [self.kind, CLASS_INTERNET] {
+            message.extend(field.to_be_bytes());
+        }
+        message
+    }
 }
 
 /// The one question of a query; `None` if it is something else, or does not ask for addresses.
@@ -83,8 +121,16 @@ pub(crate) fn query(message: &[u8]) -> Option<Question> {
 }
 
 const FLAG_ANSWER: u16 = 0x8000;
+const FLAG_RECURSION: u16 = 0x0100;
 const OPCODE: u16 = 0x7800;
 const RESULT: u16 = 0xf;
+
+/// What an answer says that it answers, and its result: 0 if that is good. `None` if it is something else.
+pub(crate) fn result(message: &[u8]) -> Option<(Question, u16)> {
+    let flags = u16_at(message, 2)?;
+    let (question, _) = question(message)?;
+    (flags & FLAG_ANSWER != 0 && flags & OPCODE == 0).then_some((question, flags & RESULT))
+}
 
 /// An answer without an error.
 pub(crate) struct Answer<'a> {

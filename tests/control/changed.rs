@@ -62,6 +62,43 @@ fn rules_are_added_removed_and_replaced() {
     });
 }
 
+/// A change of many ports takes many turns: who asks meanwhile is answered, who changes something waits for it, and who
+/// leaves has asked all the same.
+#[test]
+fn changes_of_many_ports_come_one_after_the_other() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        let (mut many, mut few, mut asks) = (program.client(), program.client(), program.client());
+        let add = |ports: &str| {
+            json!({ "command": "rules-add", "proto": "tcp", "ports": ports }).to_string()
+        };
+        many.send(&add("20000-23999"));
+        few.send(&add("9000"));
+        assert_eq!(asks.answer("status")["program"], "passt");
+        assert_eq!(
+            [many.line("reply"), few.line("reply")].map(|reply| reply["ok"] == true),
+            [true; 2]
+        );
+        let mut all = ports(&asks.answer("rules"));
+        all.sort_unstable();
+        let wanted = [(8080, 8080, 8080, 1), (9000, 9000, 9000, 1), (20_000, 23_999, 20_000, 4000)];
+        assert_eq!(all, wanted);
+
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        many.send(&add(&format!("127.0.0.1/10000-11999,{port}")));
+        few.send(&add("9001"));
+        let refused = many.line("reply");
+        assert!(refused["error"]["problem"].as_str().unwrap().ends_with("nothing has changed"));
+        assert_eq!(few.line("reply")["ok"], true);
+        assert!(!is_open(10_000) && is_open(9001));
+
+        many.send(&add("127.0.0.1/10000-11999"));
+        drop(many);
+        until("in force", || is_open(11_999).then_some(()));
+    });
+}
+
 #[test]
 fn thousands_of_changes_leave_nothing_behind() {
     isolated(SETUP, || {

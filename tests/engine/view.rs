@@ -4,9 +4,11 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
-use passt::engine::NetView;
+use passt::engine::{ChangeOutcome, NetView};
 use passt::flow::fwd::{Mapping, Proto, Rule, RuleTable};
+use passt::limits::PORTS_CHANGED_PER_TURN;
 
 use crate::datagrams::{bound, guest_at, known, received};
 use crate::namespace::isolated;
@@ -34,9 +36,10 @@ fn tcp(list: &[(u16, u16)]) -> NetView {
     ports(mapping(), Proto::Tcp, list)
 }
 
-/// A world that listens on one port.
+/// A world that listens on one port, and may on many.
 fn listening() -> World {
-    known(&Setup { rules: vec![forward(Proto::Tcp, Family::V4, 7001)], ..Setup::default() })
+    let rules = vec![forward(Proto::Tcp, Family::V4, 7001)];
+    known(&Setup { rules, max_descriptors: 1 << 14, ..Setup::default() })
 }
 
 /// Ports of the guest that connections were offered to.
@@ -107,6 +110,94 @@ fn a_change_that_fails_changes_nothing() {
         world.engine.replace_net(tcp(&[(7001, 9001), (7003, 7003)])).expect("free by now");
         let _client = TcpStream::connect(host_at(7001)).expect("listening");
         assert_eq!(offered(&mut world), [9001]);
+    });
+}
+
+/// A view that listens on many ports, of the family that `first` and the ports before belong to.
+fn many(first: u16, last: u16) -> NetView {
+    let network = network(1500);
+    let mut rules = RuleTable::default();
+    let rule = Rule { last, ..forward(Proto::Tcp, Family::V4, first) };
+    rules.add(rule, &network).expect("a valid rule");
+    rules.add(forward(Proto::Tcp, Family::V4, 7001), &network).expect("a valid rule");
+    view(network, mapping(), rules)
+}
+
+/// Turns until a change is over; in each a datagram of the guest goes out. How many there were, and what came of it.
+fn turns_of(world: &mut World, outcome: &ChangeOutcome) -> (usize, Result<(), String>) {
+    let outside = bound(host_at(9000));
+    for turn in 0.. {
+        if let Some(outcome) = outcome.take() {
+            assert!(!world.engine.is_changing());
+            return (turn, outcome.map_err(|error| error.to_string()));
+        }
+        assert!(world.engine.is_changing() && world.engine.has_work());
+        world.send(packet::udp(guest_at(Family::V4), host_at(9000), b"meanwhile"));
+        world.turn(Duration::ZERO);
+        received(&outside).expect("traffic goes on in each turn");
+    }
+    unreachable!("an outcome comes")
+}
+
+#[test]
+fn traffic_goes_on_while_many_ports_change() {
+    isolated(|| {
+        let mut world = listening();
+        let _waiting = TcpStream::connect(host_at(7001)).expect("listening");
+        let (first, last) = (20_000, 23_999);
+        let least = 4000 / PORTS_CHANGED_PER_TURN;
+        let outcome = world.engine.change_net(many(first, last));
+        assert!(outcome.take().is_none(), "that takes many turns");
+        // Open by now, but not in force: who connects waits.
+        let early = TcpStream::connect(host_at(first)).expect("listening");
+        let (turns, came) = turns_of(&mut world, &outcome);
+        assert_eq!(came, Ok(()));
+        assert!(turns >= least && turns <= 2 * least + 2, "{turns}");
+        let mut ports = offered(&mut world);
+        ports.sort_unstable();
+        assert_eq!(ports, [7001, first], "who has waited is served");
+        drop(early);
+
+        let outcome = world.engine.change_net(tcp(&[(7001, 7001)]));
+        let (turns, came) = turns_of(&mut world, &outcome);
+        assert_eq!(came, Ok(()));
+        assert!(turns >= least - 1 && turns <= 2 * least, "{turns}");
+        assert!(is_refused(first) && is_refused(last) && !is_refused(7001));
+    });
+}
+
+#[test]
+fn a_change_of_many_ports_that_fails_at_last_changes_nothing() {
+    isolated(|| {
+        let mut world = listening();
+        let (first, last) = (20_000, 20_999);
+        let taken = TcpListener::bind(host_at(last)).expect("a free port");
+        let outcome = world.engine.change_net(many(first, last));
+        let (turns, came) = turns_of(&mut world, &outcome);
+        let error = came.expect_err("a port is taken");
+        assert!(error.contains("20999") && error.contains("stop the program"), "{error}");
+        assert!(
+            turns >= 2 * (1000 / PORTS_CHANGED_PER_TURN),
+            "closed as slowly as opened: {turns}"
+        );
+        assert!(is_refused(first) && is_refused(last - 1));
+        let _client = TcpStream::connect(host_at(7001)).expect("still listening");
+        assert_eq!(offered(&mut world), [7001]);
+        drop(taken);
+        world.engine.replace_net(many(first, last)).expect("free by now");
+        assert!(!is_refused(last));
+    });
+}
+
+#[test]
+fn what_is_under_way_is_finished_before_the_next_change() {
+    isolated(|| {
+        let mut world = listening();
+        let outcome = world.engine.change_net(many(20_000, 20_999));
+        assert!(outcome.take().is_none());
+        world.engine.replace_net(tcp(&[(7001, 7001)])).expect("nothing to open");
+        assert!(matches!(outcome.take(), Some(Ok(()))));
+        assert!(is_refused(20_000) && is_refused(20_999) && !is_refused(7001));
     });
 }
 

@@ -3,7 +3,7 @@
 # distributions have them. They come from the cache, and run inside without a system around them.
 # shellcheck disable=SC2016
 
-CASES+=(networkd networkmanager)
+CASES+=(networkd networkmanager networkd_follows dhcpcd_follows)
 
 LIBRARIES=/run/guests/clients/lib
 
@@ -77,4 +77,100 @@ case_networkmanager() {
     echo "$found"
     expect "$found" "inet $HOST4/24" "inet6 $HOST6/128" 'inet6 2001:db8:2:' "default via $GATEWAY4 dev nm0 proto dhcp" \
         'default via fe80:' "nameserver $SERVER4" 'search example.test' interface_mtu=65520 "routers=$GATEWAY4"
+}
+
+# resolvers ADDRESS...: what the laptop's resolv.conf names from now on.
+resolvers() {
+    printf 'nameserver %s\n' "$@" >"$WORLD/etc/resolv.new"
+    mv "$WORLD/etc/resolv.new" "$WORLD/etc/resolv.conf"
+}
+# tells FILE WORD...: each is in it.
+tells() {
+    local file=$1 word
+    shift
+    for word in "$@"; do grep -F -e "$word" "$file" >/dev/null || return 1; done
+}
+# a_client SCRIPT: it runs inside, with mounts of its own, before a host that is at home.
+a_client() {
+    laptop
+    own_etc
+    [ -s "$WORLD/etc/machine-id" ] || echo 5f2c8a1e0b7d4c639a10e4d7b6c5f382 >"$WORLD/etc/machine-id"
+    at_home
+    resolvers "$RESOLVER_A" "$SERVER6"
+    holder
+    started --ns-ifname tap0 --dhcp-dns "$HOLDER"
+    inside ip link set tap0 up
+    inside unshare --mount bash -euc "$1" >"$WORLD/client.log" 2>&1 &
+    remember $!
+}
+# at_office: another network for the laptop, with other name servers.
+at_office() {
+    on_laptop addr flush dev uplink
+    on_laptop addr add "$OFFICE_A/27" dev uplink
+    on_laptop addr add "$OFFICE6::98/64" dev uplink nodad
+    on_laptop route add default via "$OFFICE_GW" dev uplink
+    on_laptop -6 route replace default via "$OFFICE6::1" dev uplink
+    resolvers "$RESOLVER_B" "$OFFICE6::1"
+}
+# awaits COMMAND...: it is true some time; what the client has said if not.
+awaits() {
+    until_true 30 "$@" || { echo "not true: $*"; cat "$WORLD/client.log"; inside ip addr; return 1; }
+}
+
+# What advertisements tell is taken at once; a lease when there is a carrier again.
+case_networkd_follows() {
+    mkdir -p /run/systemd
+    rm -rf "$WORLD/systemd"
+    a_client "LIBRARIES=$LIBRARIES"'
+        mount -t sysfs -o ro sysfs /sys
+        mkdir systemd
+        mount --bind systemd /run/systemd
+        mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+        printf "root:x:0:0::/:/bin/sh\nsystemd-network:x:0:0::/:/bin/sh\n" >passwd
+        printf "root:x:0:\nsystemd-network:x:0:\n" >group
+        mount --bind passwd /etc/passwd
+        mount --bind group /etc/group
+        printf "%s\n" "[Match]" Name=tap0 "[Network]" DHCP=ipv4 IPv6AcceptRA=yes >/run/systemd/network/tap0.network
+        exec env LD_LIBRARY_PATH=$LIBRARIES SYSTEMD_LOG_TARGET=console /run/guests/clients/bin/systemd-networkd'
+    awaits has "$HOME_A/27"
+    awaits has "$HOME6:"
+    awaits told_by_networkd "$RESOLVER_A" "$SERVER6"
+    at_office
+    awaits has "$OFFICE6:"
+    awaits is_deprecated "$HOME6:"
+    awaits told_by_networkd "$OFFICE6::1"
+    inside ip link set tap0 down
+    inside ip link set tap0 up
+    awaits has "$OFFICE_A/27"
+    awaits told_by_networkd "$RESOLVER_B"
+    awaits answers
+}
+told_by_networkd() {
+    cat "$WORLD"/systemd/netif/links/* >"$WORLD/networkd.links"
+    tells "$WORLD/networkd.links" "$@"
+}
+
+# A lease is taken when it is asked for again.
+case_dhcpcd_follows() {
+    mkdir -p /run/dhcpcd
+    rm -f "$WORLD/told" "$WORLD/dhcpcd.pid"
+    a_client 'grep -v "^_\?dhcpcd:" /etc/passwd >passwd
+        mount --bind passwd /etc/passwd
+        mount -t tmpfs tmpfs /run/dhcpcd
+        mount -t tmpfs tmpfs /var/lib
+        mkdir /var/lib/dhcpcd
+        printf "%s\n" "#!/bin/sh" "env >>$PWD/told" >hook.sh
+        chmod +x hook.sh
+        echo "option domain_name_servers, interface_mtu" >dhcpcd.conf
+        dhcpcd -B -d -f "$PWD/dhcpcd.conf" -c "$PWD/hook.sh" tap0 &
+        echo $! >dhcpcd.pid
+        wait'
+    awaits tells "$WORLD/told" "new_ip_address=$HOME_A" "new_domain_name_servers=$RESOLVER_A" "nd1_rdnss1_servers=$SERVER6"
+    remember "$(cat "$WORLD/dhcpcd.pid")"
+    at_office
+    awaits tells "$WORLD/told" "nd1_rdnss1_servers=$OFFICE6::1"
+    awaits has "$OFFICE6:"
+    kill -HUP "$(cat "$WORLD/dhcpcd.pid")"
+    awaits tells "$WORLD/told" "new_ip_address=$OFFICE_A" "new_domain_name_servers=$RESOLVER_B"
+    awaits answers
 }

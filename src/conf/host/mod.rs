@@ -34,13 +34,54 @@ pub struct HostFacts {
     pub(crate) no_ipv6: bool,
     /// The kernel binds sockets to interfaces for the privileged only (before Linux 5.7).
     pub(crate) no_device_binding: bool,
+    /// Addresses of the name server that `--dns-host` gives by name.
+    pub(crate) named: NamedHost,
     /// Interfaces of the host with their indexes.
     pub(crate) links: Vec<(InterfaceName, u32)>,
     /// What was noticed on the way.
     pub notes: Vec<Note>,
 }
 
+/// The addresses of a host that is given by name, one of each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NamedHost {
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl NamedHost {
+    /// Whether there is one.
+    pub(crate) fn is_some(&self) -> bool {
+        self.v4.is_some() || self.v6.is_some()
+    }
+
+    /// Takes an address if there is none of its family yet. True if it was taken.
+    pub(crate) fn set(&mut self, address: IpAddr) -> bool {
+        let before = *self;
+        match address {
+            IpAddr::V4(v4) => self.v4 = self.v4.or(Some(v4)),
+            IpAddr::V6(v6) => self.v6 = self.v6.or(Some(v6)),
+        }
+        *self != before
+    }
+
+    /// The addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = (self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6));
+        v4.into_iter().chain(v6)
+    }
+}
+
 impl HostFacts {
+    /// The index that a zone means: that of an interface, or the number itself (RFC 4007 section 11.2).
+    pub(crate) fn zone_index(&self, zone: &str) -> Option<u32> {
+        let named = InterfaceName::new(zone).and_then(|name| self.index(&name));
+        named.or_else(|| {
+            let index = zone.parse().ok()?;
+            self.links.iter().any(|(_, other)| *other == index).then_some(index)
+        })
+    }
+
     /// Index of the interface called `name`.
     pub fn index(&self, name: &InterfaceName) -> Option<u32> {
         index_of(&self.links, name)
@@ -151,6 +192,7 @@ impl Asker {
             beyond_link_v6,
             no_ipv6,
             no_device_binding,
+            named: before.named,
             links,
             notes,
         }

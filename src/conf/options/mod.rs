@@ -30,6 +30,7 @@ use super::SlirpConf;
 use super::egress::EgressOptions;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
 use crate::flow::network::{Extra, MAX_DNS, MAX_SEARCH, Mac, Services};
+use crate::wire::dns::Name;
 
 pub use command::command;
 pub use parse::parse;
@@ -309,6 +310,8 @@ pub struct Options {
     pub(crate) dns_v4: ArrayVec<Ipv4Addr, MAX_DNS>,
     /// `--dns`, IPv6.
     pub(crate) dns_v6: ArrayVec<Ipv6Addr, MAX_DNS>,
+    /// `--dns-host`, by name.
+    pub(crate) dns_host_name: Option<(String, Name)>,
     /// `--search none`.
     pub(crate) no_search: bool,
     /// `--search`, one domain an entry.
@@ -360,6 +363,7 @@ impl Default for Options {
             no_dns: false,
             dns_v4: ArrayVec::new(),
             dns_v6: ArrayVec::new(),
+            dns_host_name: None,
             no_search: false,
             search: ArrayVec::new(),
             hostname: None,

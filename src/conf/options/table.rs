@@ -351,8 +351,9 @@ const NAMES: &[Definition] = &[
         "dns-host",
         "ADDR",
         value::dns_host,
-        ADDRESS,
-        "Name server to forward such queries to; default: the first of /etc/resolv.conf",
+        "an address, or the name of a host",
+        "Name server to forward such queries to, an address or a name; default: the first of \
+         /etc/resolv.conf",
     ),
     text(
         Some('S'),

@@ -270,6 +270,9 @@ fn dns_none_clears_what_came_before() {
     assert!(!o.no_dns);
     assert_eq!(o.dns_v6.len(), 1);
     assert_eq!(o.mapping.v4.dns_host, Some(Ipv4Addr::new(127, 0, 0, 53)));
+    let o = options(&["--dns-host", "a.example.org", "--dns-host", "dns.example.org."]);
+    assert_eq!(o.dns_host_name.unwrap().0, "dns.example.org.");
+    assert!(options(&["--dns-host", "localhost", "-D", "none"]).dns_host_name.is_none());
     let many: Vec<_> = (1..=5).flat_map(|i| ["-D".to_owned(), format!("192.0.2.{i}")]).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     assert_eq!(options(&many).dns_v4.len(), 3);
@@ -380,6 +383,9 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-D", "x"], "Cannot use DNS address x"),
         (&["--dns-forward", "127.0.0.1"], "Invalid DNS forwarding address: 127.0.0.1"),
         (&["--dns-host", "::"], "Invalid host nameserver address: ::"),
+        (&["--dns-host", "192.0.2.300"], "Invalid host nameserver address: 192.0.2.300"),
+        (&["--dns-host", "a..b"], "Invalid host nameserver address: a..b"),
+        (&["--dns-host", "a b"], "Invalid host nameserver address: a b"),
         (&["-S", ""], "Cannot use DNS search domain "),
         (&["-S", "1 2 3 4 5 6 7"], "Cannot use DNS search domain 1 2 3 4 5 6 7"),
         (&["--map-host-loopback", "::1"], "Invalid address to remap to host: ::1"),

@@ -9,6 +9,7 @@ use crate::conf::text::{self, decimal};
 use crate::flow::fwd::{InterfaceName, egress_rule, is_one_host};
 use crate::flow::network::Mac;
 use crate::limits::MAX_GROUP_PORTS;
+use crate::wire::dns::Name;
 
 /// Largest MTU handed out: what fits a frame of 65535 bytes with its Ethernet header.
 const MAX_MTU: u16 = 65535 - 14;
@@ -247,6 +248,7 @@ pub(super) fn dns(o: &mut Options, text: &str) -> Refusal {
         o.dns_v6.clear();
         (o.mapping.v4.dns_match, o.mapping.v4.dns_host) = (None, None);
         (o.mapping.v6.dns_match, o.mapping.v6.dns_host) = (None, None);
+        o.dns_host_name = None;
         return Ok(());
     }
     let accepts = is_one_host_or_local;
@@ -268,10 +270,21 @@ pub(super) fn dns_forward(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn dns_host(o: &mut Options, text: &str) -> Refusal {
+    if let Some(name) = host_name(text) {
+        o.dns_host_name = Some((text.to_owned(), name));
+        return Ok(());
+    }
     let accepts = is_one_host_or_local;
     let address = host_address(text, "Invalid host nameserver address", accepts)?;
     store(address, &mut o.mapping.v4.dns_host, &mut o.mapping.v6.dns_host);
     Ok(())
+}
+
+/// `text` as the name of a host, which ends in letters: a number there is that of a bad address.
+fn host_name(text: &str) -> Option<Name> {
+    let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next()?;
+    let is_name = last.starts_with(|first: char| first.is_ascii_alphabetic());
+    Name::parse(text).filter(|_| is_name)
 }
 
 pub(super) fn search(o: &mut Options, text: &str) -> Refusal {

@@ -13,7 +13,7 @@ use passt_frame::ToGuest;
 
 use super::channel::Channel;
 use super::server::{Kind, Next, Protocol};
-use crate::engine::{Engine, NetView};
+use crate::engine::{ChangeOutcome, Engine, NetView};
 use crate::flow::fwd::{Enabled, Rule, RuleError, RuleTable};
 use crate::flow::side::Pif;
 use crate::limits::CONFIGURATION_WITHIN;
@@ -44,6 +44,8 @@ pub struct Configuration {
     abilities: Abilities,
     /// The rules that the client was told of.
     told: Option<Tables>,
+    /// What it wants is being put in force.
+    under_way: Option<ChangeOutcome>,
 }
 
 /// The rules of both ways.
@@ -86,7 +88,7 @@ enum Refusal {
 impl Configuration {
     /// For clients of a program that can do this.
     pub fn new(abilities: Abilities) -> Self {
-        Self { abilities, told: None }
+        Self { abilities, told: None, under_way: None }
     }
 
     fn capabilities(&self, view: &NetView) -> Capabilities {
@@ -127,8 +129,8 @@ impl Configuration {
         self.told = Some(tables);
     }
 
-    /// Puts the rules in force that the client wants.
-    fn change(&self, engine: &mut Engine, wanted: &Wanted) -> Result<(), Refusal> {
+    /// Begins to put the rules in force that the client wants.
+    fn change(&self, engine: &mut Engine, wanted: &Wanted) -> Result<ChangeOutcome, Refusal> {
         let mut view = engine.view();
         let told = self.told.as_ref().expect("who answers was told");
         let missing = wanted.iter().find(|(pif, _)| !self.pifs().contains(pif));
@@ -144,7 +146,7 @@ impl Configuration {
             let table = merged(told.table(*pif), rules, current.table(*pif), enabled)?;
             *(if *pif == Pif::Splice { &mut view.outbound } else { &mut view.inbound }) = table;
         }
-        engine.replace_net(view).map_err(|error| Refusal::Listen(error.to_string()))
+        Ok(engine.change_net(view))
     }
 
     /// Whether the program can do what `rule` says.
@@ -209,7 +211,7 @@ fn merged(
 
 impl Protocol for Configuration {
     fn begin(&mut self) {
-        self.told = None;
+        (self.told, self.under_way) = (None, None);
     }
 
     fn go_on(
@@ -221,12 +223,27 @@ impl Protocol for Configuration {
         if self.told.is_none() {
             self.tell(engine, channel);
         }
-        let changed = match format::request(channel.input()) {
-            Ok(None) => return Next::Wait,
-            Ok(Some(wanted)) => self.change(engine, &wanted),
-            Err(error) => Err(error.into()),
+        if self.under_way.is_none() {
+            let changed = match format::request(channel.input()) {
+                Ok(None) => return Next::Wait,
+                // What it wants is taken as the difference to what is in force then.
+                Ok(Some(_)) if engine.is_changing() => return Next::Busy,
+                Ok(Some(wanted)) => self.change(engine, &wanted),
+                Err(error) => Err(error.into()),
+            };
+            channel.use_up(channel.input().len());
+            match changed {
+                Ok(outcome) => self.under_way = Some(outcome),
+                Err(refusal) => {
+                    self.answer(engine, Err(refusal), channel);
+                    return Next::Close;
+                }
+            }
+        }
+        let Some(changed) = self.under_way.as_ref().and_then(ChangeOutcome::take) else {
+            return Next::Busy;
         };
-        channel.use_up(channel.input().len());
+        let changed = changed.map_err(|error| Refusal::Listen(error.to_string()));
         self.answer(engine, changed, channel);
         Next::Close
     }
@@ -236,6 +253,6 @@ impl Protocol for Configuration {
     }
 
     fn end(&mut self) {
-        self.told = None;
+        (self.told, self.under_way) = (None, None);
     }
 }

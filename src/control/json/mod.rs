@@ -85,6 +85,10 @@ pub struct Json {
     /// What the client has not been told yet of the last reply, from `told` on.
     reply: Vec<u8>,
     told: usize,
+    /// A request that waits until another change is in force.
+    waiting: Option<Line>,
+    /// What is being put in force for the client.
+    under_way: Option<(Asked, rules::UnderWay)>,
     reader: Option<Reader>,
     /// Somebody who has left was a reader.
     left: Option<Reader>,
@@ -101,6 +105,18 @@ enum Answer {
     Egress(Egress),
     Watch(Watch),
     Log(Log),
+}
+
+/// What of a request is repeated in its reply.
+struct Asked {
+    tag: Option<Value>,
+    command: Option<String>,
+}
+
+/// What a request leads to.
+enum Outcome {
+    Answer(Answer),
+    UnderWay(rules::UnderWay),
 }
 
 /// A reply.
@@ -120,8 +136,18 @@ struct Reply {
 impl Json {
     /// For clients that may change things, or only ask.
     pub fn new(about: About, may_change: bool, pace: Pace) -> Self {
-        let (reply, told, searched) = (Vec::new(), 0, 0);
-        Self { about, may_change, pace, searched, reply, told, reader: None, left: None }
+        Self {
+            about,
+            may_change,
+            pace,
+            searched: 0,
+            reply: Vec::new(),
+            told: 0,
+            waiting: None,
+            under_way: None,
+            reader: None,
+            left: None,
+        }
     }
 
     /// The length of the first line, if it is there. What was searched before is not searched again, so that bytes
@@ -153,9 +179,40 @@ impl Json {
         true
     }
 
-    fn answer(&mut self, engine: &mut Engine, line: &[u8]) {
-        let Line { tag, command, request } = request::read(line);
-        let answer = request.and_then(|request| self.act(engine, request));
+    /// Carries a request out, unless it has to wait for a change that is under way.
+    fn carry_out(&mut self, engine: &mut Engine, line: Line) {
+        let changes = line.request.as_ref().is_ok_and(Request::changes);
+        if changes && engine.is_changing() {
+            self.waiting = Some(line);
+            return;
+        }
+        let Line { tag, command, request } = line;
+        let asked = Asked { tag, command };
+        match request.and_then(|request| self.act(engine, request)) {
+            Ok(Outcome::Answer(answer)) => self.reply(asked, Ok(answer)),
+            Ok(Outcome::UnderWay(change)) => {
+                self.under_way = Some((asked, change));
+                self.conclude(engine);
+            }
+            Err(problem) => self.reply(asked, Err(problem)),
+        }
+    }
+
+    /// Tells what has come of a change, if that is known by now. True if nothing is under way any more.
+    fn conclude(&mut self, engine: &mut Engine) -> bool {
+        if let Some(line) = self.waiting.take_if(|_| !engine.is_changing()) {
+            self.carry_out(engine, line);
+        }
+        let answer = self.under_way.as_mut().and_then(|(_, change)| change.answer(engine));
+        if let Some(answer) = answer
+            && let Some((asked, _)) = self.under_way.take()
+        {
+            self.reply(asked, answer);
+        }
+        self.waiting.is_none() && self.under_way.is_none()
+    }
+
+    fn reply(&mut self, Asked { tag, command }: Asked, answer: Result<Answer, Problem>) {
         let (ok, (result, error)) = match answer {
             Ok(answer) => (true, (Some(answer), None)),
             Err(problem) => (false, (None, Some(problem))),
@@ -169,13 +226,13 @@ impl Json {
         self.reply.push(b'\n');
     }
 
-    fn act(&mut self, engine: &mut Engine, request: Request) -> Result<Answer, Problem> {
+    fn act(&mut self, engine: &mut Engine, request: Request) -> Result<Outcome, Problem> {
         if request.changes() && !self.may_change {
             let problem = "This socket answers questions, and changes nothing";
             return Err(Problem::new("command", problem, "use the socket of --control"));
         }
         let about = &self.about;
-        Ok(match request {
+        Ok(Outcome::Answer(match request {
             Request::Status => Answer::Status(Box::new(about::status(engine, about))),
             Request::Stats => Answer::Stats(about::stats(engine)),
             Request::Flows { from, limit, filter } => {
@@ -183,12 +240,12 @@ impl Json {
             }
             Request::FlowReset(id) => Answer::Flows(flows::reset(engine, id)?),
             Request::Rules => Answer::Rules(rules::list(engine)),
-            Request::RulesAdd(ports) => Answer::Rules(rules::add(engine, about, &ports)?),
-            Request::RulesDelete(which) => Answer::Rules(rules::delete(engine, about, &which)?),
-            Request::RulesReplace(all) => Answer::Rules(rules::replace(engine, about, &all)?),
             Request::Egress => Answer::Egress(rules::egress(engine)),
+            Request::RulesAdd(ports) => return under_way(rules::add(engine, about, &ports)),
+            Request::RulesDelete(which) => return under_way(rules::delete(engine, about, &which)),
+            Request::RulesReplace(all) => return under_way(rules::replace(engine, about, &all)),
             Request::EgressReplace { rules, isolate } => {
-                Answer::Egress(rules::replace_egress(engine, &rules, isolate)?)
+                return under_way(rules::replace_egress(engine, &rules, isolate));
             }
             Request::Watch(names) => {
                 let events = names.iter().map(|&name| name.to_owned()).collect();
@@ -199,8 +256,13 @@ impl Json {
                 Answer::Watch(Watch { events })
             }
             Request::Log(level) => Answer::Log(log_at(level)),
-        })
+        }))
     }
+}
+
+/// The outcome of a request that has begun a change.
+fn under_way(begun: Result<rules::UnderWay, Problem>) -> Result<Outcome, Problem> {
+    begun.map(Outcome::UnderWay)
 }
 
 /// Sets the level of the log, if one is given; returns what it is.
@@ -216,11 +278,18 @@ impl Protocol for Json {
     fn begin(&mut self) {
         self.reply.clear();
         (self.told, self.searched) = (0, 0);
+        (self.waiting, self.under_way) = (None, None);
     }
 
     fn go_on(&mut self, engine: &mut Engine, _: &mut dyn ToGuest, channel: &mut Channel) -> Next {
         if let Some(left) = self.left.take() {
             left.leave(engine);
+        }
+        if !self.write(channel) {
+            return Next::More;
+        }
+        if !self.conclude(engine) {
+            return Next::Busy;
         }
         if !self.write(channel) {
             return Next::More;
@@ -238,7 +307,7 @@ impl Protocol for Json {
                 }
                 self.pace.take(engine.now());
                 let line = input[..len].to_vec();
-                self.answer(engine, &line);
+                self.carry_out(engine, request::read(&line));
             }
             let used = channel.input().len().min(len + 1);
             channel.use_up(used);
@@ -247,6 +316,10 @@ impl Protocol for Json {
             self.answer_too_long();
             self.write(channel);
             return Next::Close;
+        }
+        if self.waiting.is_some() || self.under_way.is_some() {
+            self.write(channel);
+            return Next::Busy;
         }
         let more = !told_all || self.line_length(channel).is_some();
         if self.write(channel) && !more { Next::Wait } else { Next::More }
@@ -267,6 +340,7 @@ impl Protocol for Json {
     fn end(&mut self) {
         // The engine hears of it with the next client.
         self.left = self.left.take().or(self.reader.take());
+        (self.waiting, self.under_way) = (None, None);
     }
 }
 

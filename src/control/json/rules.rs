@@ -3,14 +3,56 @@
 
 use std::collections::HashMap;
 
-use super::About;
 use super::model::{Egress, EgressRule, Problem, Rule, Rules};
 use super::request::{Deleted, Specification};
+use super::{About, Answer};
 use crate::conf::{ConfError, egress, option_of, ports};
-use crate::engine::{Engine, NetView};
+use crate::engine::{ChangeOutcome, Engine, NetView};
 use crate::flow::fwd::{self, RuleTable};
 use crate::flow::network::Network;
 use crate::flow::side::Pif;
+
+/// A change that is being put in force.
+pub(super) struct UnderWay {
+    outcome: ChangeOutcome,
+    /// The field of the request that it is about.
+    field: &'static str,
+    /// What is told when it is in force.
+    then: Then,
+}
+
+/// What a change is about.
+enum Then {
+    Rules,
+    /// The policy, with warnings about it.
+    Egress(Vec<String>),
+}
+
+impl UnderWay {
+    fn begin(engine: &mut Engine, view: NetView, field: &'static str, then: Then) -> Self {
+        Self { outcome: engine.change_net(view), field, then }
+    }
+
+    /// The answer, if it is there: what is in force now, or the first port that cannot be had, where nothing has changed.
+    pub(super) fn answer(&mut self, engine: &Engine) -> Option<Result<Answer, Problem>> {
+        let outcome = self.outcome.take()?;
+        let in_force = |()| match &mut self.then {
+            Then::Rules => {
+                log::info!("New forwarding rules by a control client");
+                Answer::Rules(list(engine))
+            }
+            Then::Egress(warnings) => {
+                log::info!("New egress policy by a control client");
+                let warnings = std::mem::take(warnings);
+                Answer::Egress(Egress { warnings, ..egress(engine) })
+            }
+        };
+        Some(outcome.map(in_force).map_err(|error| {
+            let (problem, cure) = words_of(&error.to_string());
+            Problem::new(self.field, problem, cure)
+        }))
+    }
+}
 
 /// The rules in force. Counts the sockets that listen: some 10 ns for each.
 pub(super) fn list(engine: &Engine) -> Rules {
@@ -46,30 +88,30 @@ fn described(rule: &fwd::Rule, number: u64, to: &str, sockets: usize) -> Rule {
     }
 }
 
-/// Adds the rules that a specification makes.
+/// Begins to add the rules that a specification makes.
 ///
 /// # Errors
-/// What is wrong with it, or the first port that cannot be had: nothing has changed then.
+/// What is wrong with it.
 pub(super) fn add(
     engine: &mut Engine,
     about: &About,
     specification: &Specification,
-) -> Result<Rules, Problem> {
+) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let NetView { network, inbound, outbound, .. } = &mut view;
     add_to([inbound, outbound], network, about, specification)?;
-    replace_net(engine, view, "ports")
+    Ok(UnderWay::begin(engine, view, "ports", Then::Rules))
 }
 
-/// Removes rules.
+/// Begins to remove rules.
 ///
 /// # Errors
-/// They are not there: nothing has changed then.
+/// They are not there.
 pub(super) fn delete(
     engine: &mut Engine,
     about: &About,
     deleted: &Deleted,
-) -> Result<Rules, Problem> {
+) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let NetView { network, inbound, outbound, .. } = &mut view;
     match deleted {
@@ -99,18 +141,18 @@ pub(super) fn delete(
             }
         }
     }
-    replace_net(engine, view, "rule")
+    Ok(UnderWay::begin(engine, view, "rule", Then::Rules))
 }
 
-/// Puts other rules in place of all.
+/// Begins to put other rules in place of all.
 ///
 /// # Errors
-/// What is wrong with the first bad one, or the first port that cannot be had: nothing has changed then.
+/// What is wrong with the first bad one.
 pub(super) fn replace(
     engine: &mut Engine,
     about: &About,
     specifications: &[Specification],
-) -> Result<Rules, Problem> {
+) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let NetView { network, inbound, outbound, .. } = &mut view;
     (*inbound, *outbound) = (RuleTable::default(), RuleTable::to_host());
@@ -120,7 +162,7 @@ pub(super) fn replace(
             ..problem
         })?;
     }
-    replace_net(engine, view, "rules")
+    Ok(UnderWay::begin(engine, view, "rules", Then::Rules))
 }
 
 /// Adds the rules of a specification to the table of its way.
@@ -151,19 +193,6 @@ fn add_to(
     })
 }
 
-fn replace_net(engine: &mut Engine, view: NetView, field: &str) -> Result<Rules, Problem> {
-    put_in_force(engine, view, field)?;
-    log::info!("New forwarding rules by a control client");
-    Ok(list(engine))
-}
-
-fn put_in_force(engine: &mut Engine, view: NetView, field: &str) -> Result<(), Problem> {
-    engine.replace_net(view).map_err(|error| {
-        let (problem, cure) = words_of(&error.to_string());
-        Problem::new(field, problem, cure)
-    })
-}
-
 /// What failed and what to do, out of an error of several lines: what failed stands on the first, and what to do
 /// behind the colon of the second.
 fn words_of(text: &str) -> (String, String) {
@@ -187,15 +216,15 @@ pub(super) fn egress(engine: &Engine) -> Egress {
     Egress { rules: rules.collect(), unmatched, warnings: Vec::new() }
 }
 
-/// Puts another egress policy in force. Flows that it forbids end.
+/// Begins to put another egress policy in force. Flows that it forbids end.
 ///
 /// # Errors
-/// What is wrong with the first bad rule: nothing has changed then.
+/// What is wrong with the first bad rule.
 pub(super) fn replace_egress(
     engine: &mut Engine,
     rules: &[String],
     isolate: bool,
-) -> Result<Egress, Problem> {
+) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let host = view.egress.host.clone();
     let made = egress::policy(rules, isolate, host, (&view.network, &view.map));
@@ -204,10 +233,8 @@ pub(super) fn replace_egress(
         Problem::new(&field, problem, format!("a rule is {}", egress::WORDS))
     })?;
     view.egress = policy;
-    put_in_force(engine, view, "rules")?;
-    log::info!("New egress policy by a control client");
     let warnings = notes.into_iter().map(|note| note.text).collect();
-    Ok(Egress { warnings, ..egress(engine) })
+    Ok(UnderWay::begin(engine, view, "rules", Then::Egress(warnings)))
 }
 
 #[cfg(test)]

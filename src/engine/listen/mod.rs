@@ -4,7 +4,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `open` | opens the ports of rules, also when rules change while others keep listening |
+//! | `change` | opens the ports of all rules, also when rules change while others keep listening, some a turn |
+//! | `open` | opens a port, and those that had to wait for an address |
 //! | `accept` | takes connections, and sends each on its way |
 //! | `receive` | takes datagrams, and finds their flows |
 //! | `auto` | ports that follow services |
@@ -15,6 +16,7 @@
 
 mod accept;
 mod auto;
+mod change;
 mod error;
 mod open;
 mod receive;
@@ -22,8 +24,9 @@ mod receive;
 use passt_frame::ToGuest;
 
 pub(super) use auto::{Scans, scan};
+pub(super) use change::{Change, Step, open_all};
 pub(crate) use error::ListenError;
-pub(super) use open::{open_all, recover, replace};
+pub(super) use open::recover;
 
 use super::bypass::BypassParts;
 use super::core::Core;

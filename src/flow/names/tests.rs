@@ -24,6 +24,10 @@ fn side(port: u16) -> Side {
 
 /// A query, or an answer with one address.
 fn message(id: u16, name: &str, address: Option<[u8; 4]>) -> Vec<u8> {
+    message_for(TTL_S, id, name, address)
+}
+
+fn message_for(ttl_s: u32, id: u16, name: &str, address: Option<[u8; 4]>) -> Vec<u8> {
     let flags: u16 = if address.is_some() { 0x8180 } else { 0x0100 };
     let mut message = Vec::new();
     for field in [id, flags, 1, u16::from(address.is_some()), 0, 0] {
@@ -36,7 +40,7 @@ fn message(id: u16, name: &str, address: Option<[u8; 4]>) -> Vec<u8> {
     message.extend([0, 0, 1, 0, 1]);
     if let Some(address) = address {
         message.extend([0xc0, 12, 0, 1, 0, 1]);
-        message.extend(TTL_S.to_be_bytes());
+        message.extend(ttl_s.to_be_bytes());
         message.extend([0, 4]);
         message.extend(address);
     }
@@ -67,9 +71,41 @@ fn an_address_is_good_for_as_long_as_the_answer_says() {
     let late = last + Duration::from_micros(1);
     assert_eq!((names.of(ip(1), last), names.of(ip(1), late)), (0b10, 0));
     assert_eq!(names.ever_of(ip(1)), 0b10);
-    // Both names, and told again.
+    // Told again, and by both names.
     told(&mut names, &policy, "example.org", 1, late);
+    assert_eq!((names.of(ip(1), late), names.ever_of(ip(1))), (0b01, 0b11));
+    told(&mut names, &policy, "www.example.org", 1, late);
     assert_eq!(names.of(ip(1), late), 0b11);
+}
+
+#[test]
+fn each_name_of_an_address_has_a_lifetime_of_its_own() {
+    let policy = policy(&["example.org", "example.net"]);
+    let start = Timestamp::ZERO;
+    for order in [["example.org", "example.net"], ["example.net", "example.org"]] {
+        let mut names = Names::default();
+        for name in order {
+            let ttl_s = if name == "example.org" { TTL_S } else { 10 * TTL_S };
+            names.on_query(&policy, side(4000), &message(7, name, None));
+            let answer = message_for(ttl_s, 7, name, Some([198, 51, 100, 1]));
+            names.on_answer(&policy, &side(4000), &answer, start);
+        }
+        let after = |times: u32| start + times * Duration::from_secs(TTL_S.into());
+        let late = Duration::from_micros(1);
+        assert_eq!(names.of(ip(1), after(1)), 0b11, "{order:?}");
+        assert_eq!(names.of(ip(1), after(1) + late), 0b10, "the other name's time is not its own");
+        assert_eq!(names.of(ip(1), after(10) + late), 0);
+        assert_eq!(names.ever_of(ip(1)), 0b11);
+        // By a policy that has one name for both, the longer one counts, once.
+        names.rename(&policy, &self::policy(&["*.net", "*.org"]));
+        assert_eq!((names.of(ip(1), after(10)), names.named.len()), (0b01, 2));
+        names.rename(&self::policy(&["*.net", "*.org"]), &policy);
+        assert_eq!(
+            (names.ever_of(ip(1)), names.named.len()),
+            (0, 0),
+            "narrower ones are not known"
+        );
+    }
 }
 
 #[test]

@@ -53,6 +53,23 @@ fn plain(name: &str) -> Vec<u8> {
     message.0
 }
 
+#[test]
+fn a_query_of_ours_is_one() {
+    for (kind, number) in [(Kind::V4, TYPE_A), (Kind::V6, TYPE_AAAA)] {
+        let name = Name::parse("Name.example.org.").expect("a name");
+        let asked = Question::new(0x1234, name, kind);
+        let bytes = asked.to_bytes();
+        assert_eq!(bytes[..], Message::new(0x0100, "name.example.org", number).0);
+        assert_eq!(query(&bytes), Some(asked.clone()));
+        assert_eq!(result(&bytes), None, "it answers nothing");
+        let answered = Message::new(GOOD | 3, "name.example.org", number).0;
+        assert_eq!(result(&answered), Some((asked, 3)));
+    }
+    let longest = [&"a".repeat(63); 4].map(|label| label.to_owned()).join(".");
+    let name = Name::parse(&longest[..253]).expect("the longest name");
+    assert_eq!(Question::new(0, name, Kind::V4).to_bytes().len(), QUERY_BYTES);
+}
+
 fn learned(message: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(answer) = answer(message) {

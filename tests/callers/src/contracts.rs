@@ -58,6 +58,17 @@ pub const ROWS: &[Row] = &[
     )
     .after(&[Child]),
     Row::new(
+        "reaped-background-following",
+        "pasta -q --config-net -P /tmp/pasta.pid {child}",
+        &[Returns(0), PidFile("/tmp/pasta.pid"), Term, NothingToReap],
+    )
+    .after(&[Child]),
+    Row::new(
+        "reaped-background-passt",
+        "passt -q -P /tmp/passt.pid -s /tmp/passt.socket",
+        &[Returns(0), PidFile("/tmp/passt.pid"), Term, NothingToReap],
+    ),
+    Row::new(
         "reaped-foreground",
         "pasta -q -f --splice-only -P /tmp/pasta.pid {child}",
         &[PidFileSoon("/tmp/pasta.pid"), Term, NothingToReap],

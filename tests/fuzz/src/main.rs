@@ -7,6 +7,7 @@
 
 #![no_main]
 
+mod control;
 mod engine;
 mod fragments;
 mod head;
@@ -50,6 +51,9 @@ const TARGETS: &[Target] = &[
     ("rings", ring::rings),
     ("tcp", tcp::storm),
     ("tcp_world", tcp::world),
+    ("configuration", control::configuration),
+    ("server", control::server),
+    ("control", control::lines),
     ("engine", engine::run),
 ];
 

@@ -12,6 +12,7 @@ mod crowd;
 mod dhcpv6;
 mod dns;
 mod group;
+mod hostile;
 mod pattern;
 mod pulse;
 mod punch;
@@ -54,6 +55,7 @@ usage: nettool COMMAND ARGUMENT...
   ask PATH TEXT                 ask on a UNIX socket, say what is answered
   introduce ADDR:PORT THIRD:PORT  say who one is, and have a third party write there
   punch PORT ADDR:PORT          ask that from PORT, and say who the third party is
+  hostile SECONDS COUNT PATH... COUNT clients at a time at each control socket, none of them well
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -98,6 +100,9 @@ fn run(words: &[String]) -> Outcome {
         ["ask", path, question] => ask::ask(path, question),
         ["introduce", at, third] => punch::introduce(parse(at)?, parse(third)?),
         ["punch", port, to] => punch::punch(parse(port)?, parse(to)?),
+        ["hostile", seconds, count, paths @ ..] if !paths.is_empty() => {
+            hostile::clients(Duration::from_secs(parse(seconds)?), parse(count)?, paths)
+        }
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
