@@ -16,8 +16,9 @@ expect() {
     done
 }
 
-# It changes to a user of its own, of whom a user namespace knows nothing: here that one is root. A sysfs that cannot be
-# written tells it that there is no udev to wait for.
+# It changes to a user of its own, of whom a user namespace knows nothing: here that one is root. It names itself to
+# servers by the machine's id, which minimal roots have not got. A sysfs that cannot be written tells it that there is no
+# udev to wait for.
 case_networkd() {
     local found
     mkdir -p /run/systemd
@@ -25,10 +26,12 @@ case_networkd() {
         mount -t sysfs -o ro sysfs /sys
         mount -t tmpfs tmpfs /run/systemd
         mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
-        printf "root:x:0:0::/:/bin/sh\nsystemd-network:x:0:0::/:/bin/sh\n" >passwd
-        printf "root:x:0:\nsystemd-network:x:0:\n" >group
-        mount --bind passwd /etc/passwd
-        mount --bind group /etc/group
+        mkdir etc
+        [ ! -d /etc/iproute2 ] || cp -r /etc/iproute2 etc
+        printf "root:x:0:0::/:/bin/sh\nsystemd-network:x:0:0::/:/bin/sh\n" >etc/passwd
+        printf "root:x:0:\nsystemd-network:x:0:\n" >etc/group
+        echo 5f2c8a1e0b7d4c639a10e4d7b6c5f382 >etc/machine-id
+        mount --bind etc /etc
         printf "%s\n" "[Match]" Name=uplink "[Network]" DHCP=yes "[DHCPv4]" UseDomains=yes >/run/systemd/network/uplink.network
         LD_LIBRARY_PATH=$LIBRARIES SYSTEMD_LOG_TARGET=console /run/guests/clients/bin/systemd-networkd &
         timeout 30 sh -c "until ip -o -4 addr show dev uplink | grep inet && ip -o -6 addr show dev uplink |

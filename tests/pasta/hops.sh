@@ -102,8 +102,8 @@ case_hops_traceroute_tcp() { traceroutes -T -p 5000; traceroutes -T -p 9; }
 case_hops_traceroute_connect() { traceroutes -M tcpconn -p 5000; }
 
 mtrs() {
-    alike report mtr -n -r -c 2 -i 0.2 "$@" "$FAR4"
-    alike report mtr -6 -n -r -c 2 -i 0.2 "$@" "$FAR6"
+    alike report mtr -n -r -c 2 -i 0.2 -G 1 "$@" "$FAR4"
+    alike report mtr -6 -n -r -c 2 -i 0.2 -G 1 "$@" "$FAR6"
 }
 case_hops_mtr_icmp() { mtrs; }
 case_hops_mtr_udp() { mtrs -u; }
