@@ -192,6 +192,8 @@ pub(crate) struct TcpState {
     pub(crate) half_open: bool,
     /// The flow counts among those of its listening socket of which the guest has to show that it knows them.
     pub(crate) admission: Option<Admission>,
+    /// What the guest can expect of the peer, if it moves or has moved.
+    pub(crate) peer: Peer,
     /// What is to be written before anything else.
     pub(crate) backlog: Option<Box<Backlog>>,
 }
@@ -211,9 +213,22 @@ impl TcpState {
             urgent: false,
             half_open: false,
             admission: None,
+            peer: Peer::There,
             backlog: None,
         }
     }
+}
+
+/// What there is to expect of the peer of a connection that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// What its socket says of it.
+    There,
+    /// Nothing: it has got all of the guest's stream, and all of its own had come, when the connection came from another
+    /// program. It may have forgotten the connection; the guest gets what is queued, whatever the socket says.
+    Done,
+    /// Nothing: the connection has failed. Its socket has said so, and does not say it again.
+    Lost,
 }
 
 /// What a connection has brought along from another program: bytes that the guest was told have been taken, and

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use passt_frame::Errno;
+use rustix::net::sockopt;
 
 use crate::engine::state::PeekOffset;
 use crate::flow::migration::{Record, SocketRecord, TcpStage, Window};
@@ -18,6 +19,9 @@ pub(super) enum Undescribed {
     /// It is over, or not there yet: the kernel's number for its state.
     #[error("its socket is in state {0}")]
     State(u8),
+    /// Its peer has reset it, or the network.
+    #[error("it has failed: {0}")]
+    Failed(Errno),
     /// The kernel does not tell.
     #[error("its socket: {0}")]
     Kernel(#[from] Errno),
@@ -47,8 +51,7 @@ pub(super) fn record(
     conn: &Conn,
 ) -> Result<Record, Undescribed> {
     let info = repair::info(socket)?;
-    let stage = TcpStage::from_number(info.state);
-    let peer_ended = stage.is_some_and(TcpStage::has_peers_end);
+    let peer_ended = TcpStage::from_number(info.state).is_none_or(TcpStage::has_peers_end);
     let image = conn.image(peer_ended).ok_or(Undescribed::Guest)?;
     let mut sides = *sides;
     // Which address is ours the kernel has chosen.
@@ -67,10 +70,14 @@ pub(super) fn record(
 /// A connection as the peer knows it.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// Why it cannot be told. [`Undescribed::Failed`] is told once: the socket does not know of it any more.
 pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed> {
     let info = repair::info(socket)?;
-    let stage = TcpStage::from_number(info.state).ok_or(Undescribed::State(info.state))?;
+    let stage = match TcpStage::from_number(info.state) {
+        Some(stage) => stage,
+        None if stream::is_closed(socket) => stage_of_closed(socket)?,
+        None => return Err(Undescribed::State(info.state)),
+    };
     // The number of our FIN is behind the queue, and of the peer's as well.
     let fin = u32::from(stage.has_our_end());
     let send_end = SeqNr(repair::sequence(socket, Queue::Send)?) - fin;
@@ -98,6 +105,13 @@ pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed>
         options: info.options,
     };
     Ok(Description { record, queue })
+}
+
+/// Where a connection stands that has ended on both sides, of which the guest may lack what is queued: there is no stage
+/// for that, and the one before does as well.
+fn stage_of_closed(socket: BorrowedFd<'_>) -> Result<TcpStage, Undescribed> {
+    sockopt::socket_error(socket)?.map_err(Undescribed::Failed)?;
+    Ok(TcpStage::LastAck)
 }
 
 /// Has the queue toward the guest read from its head, which [`queued`] does next. It is the chosen one.

@@ -24,8 +24,8 @@ pub(in crate::engine) struct Coming {
     pub(crate) socket: Option<OwnedFd>,
     /// As the peer knows it; `None` until that has come, or if there is nothing to take over.
     pub(crate) stage: Option<TcpStage>,
-    /// Bytes that are queued in it toward the guest.
-    pub(crate) receive_queue: u32,
+    /// Bytes that are queued in it toward the peer, and toward the guest.
+    pub(crate) queues: [u32; 2],
     /// What was not sent to the peer yet.
     pub(crate) unsent: Vec<u8>,
     /// All of it is as it was at the source.
@@ -44,14 +44,14 @@ impl Coming {
         if let Err(errno) = &socket {
             log::debug!("connection that migrates: {}: socket: {errno}", name(record.as_ref()));
         }
-        let (stage, receive_queue, unsent, whole) = (None, 0, Vec::new(), false);
-        Self { record, socket: socket.ok(), stage, receive_queue, unsent, whole }
+        let (stage, queues, unsent, whole) = (None, [0; 2], Vec::new(), false);
+        Self { record, socket: socket.ok(), stage, queues, unsent, whole }
     }
 
     /// Its socket is to be as `record` says.
     pub(crate) fn begin(&mut self, core: &Core, record: &SocketRecord) {
         self.stage = Some(record.stage);
-        self.receive_queue = record.receive_queue;
+        self.queues = [record.send_queue, record.receive_queue];
         self.whole = false;
         let Some(socket) = &self.socket else { return };
         let Some(of_guest) = &self.record else { return };

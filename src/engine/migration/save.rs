@@ -10,7 +10,7 @@ use super::describe::{self, Description, Undescribed};
 use super::helper::{Command, Helper, News};
 use super::progress::{Fault, Progress, answers_until, connects_until};
 use crate::engine::core::Core;
-use crate::engine::state::{FlowKind, TcpState};
+use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
@@ -225,6 +225,9 @@ impl Save {
             }
             Err(why) => {
                 log::debug!("{id:?} (TCP connection): does not move: {why}");
+                if let (Undescribed::Failed(_), FlowKind::Tcp(tcp)) = (why, &mut flow.state.kind) {
+                    tcp.peer = Peer::Lost;
+                }
                 self.buffer.extend(SocketRecord::DROPPED);
                 next
             }
@@ -319,7 +322,10 @@ fn freeze(core: &mut Core, id: FlowId) -> Result<bool, Errno> {
         return Ok(false);
     }
     let socket = flow.state.socket.as_fd();
-    repair::freeze(socket)?;
+    // For one that has ended on both sides nothing comes any more; the guest may still lack what has come.
+    if !stream::is_closed(socket) {
+        repair::freeze(socket)?;
+    }
     flow.state.frozen = true;
     discard(socket, tcp);
     Ok(true)

@@ -14,7 +14,7 @@ use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
-use crate::engine::state::{FlowKind, TcpState};
+use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -42,7 +42,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
     let has = |flag| events.contains(flag);
     if has(EventFlags::ERR) && tcp.connecting {
         refused::on_error(tcp, flow.state.socket.as_fd(), now);
-    } else if has(EventFlags::ERR) {
+    } else if has(EventFlags::ERR) && tcp.peer != Peer::Done {
         tcp.conn.on_socket(now, SocketEvent::Failed);
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
@@ -383,7 +383,8 @@ pub(super) fn write_backlog(core: &mut Core, id: FlowId) -> bool {
             }
         }
     }
-    if backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err() {
+    let failed = backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err();
+    if failed && tcp.peer != Peer::Done {
         tcp.conn.on_socket(now, SocketEvent::Failed);
     }
     core.flows.mark_ready(id);

@@ -8,13 +8,13 @@ use super::{EVENTS, drive, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::egress;
 use crate::engine::migration::Coming;
-use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, TcpState};
+use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Conn, Flags, Header};
+use crate::flow::tcp::{Conn, Flags, Header, SocketEvent};
 use crate::sys::{repair, stream};
 use crate::wire::SeqNr;
 use crate::wire::build::L4Checksum;
@@ -27,7 +27,8 @@ pub(in crate::engine) fn take_over(
     coming: Coming,
     broken: bool,
 ) -> Option<Record> {
-    let Coming { record, socket, stage, receive_queue, unsent, whole } = coming;
+    let Coming { record, socket, stage, queues, unsent, whole } = coming;
+    let [send_queue, receive_queue] = queues;
     let record = record?;
     let usable = whole && !broken;
     let restored = socket.and_then(|socket| {
@@ -43,6 +44,9 @@ pub(in crate::engine) fn take_over(
     let v4 = record.sides.iter().any(|side| side.pif == Pif::Host && side.endpoint.ip().is_ipv4());
     let mut state = TcpState::new(conn, peek_offset(&core.settings, v4), Nagle::Off);
     let ends = matches!(stage, Some(TcpStage::FinWait1 | TcpStage::LastAck | TcpStage::Closing));
+    if send_queue == 0 && matches!(stage, Some(TcpStage::LastAck | TcpStage::Closing)) {
+        state.peer = Peer::Done;
+    }
     if ends || !unsent.is_empty() {
         state.backlog = Some(Box::new(Backlog::new(unsent, ends)));
     }
@@ -120,6 +124,11 @@ fn tap(sides: &[Side; 2]) -> Option<&Side> {
 /// A connection that was frozen goes on: all that its socket has to say is said again.
 pub(in crate::engine) fn go_on(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
+    if let FlowKind::Tcp(tcp) = &mut flow.state.kind
+        && tcp.peer == Peer::Lost
+    {
+        tcp.conn.on_socket(core.now, SocketEvent::Failed);
+    }
     let token = Token::Flow(id);
     if let Err(errno) = core.flows.watch.again(token, flow.state.socket.as_fd(), EVENTS) {
         log::error!("{id:?}: cannot watch its socket: {errno}");

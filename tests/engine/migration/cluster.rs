@@ -296,6 +296,15 @@ impl Cluster {
         self.connections.iter_mut().all(|connection| connection.guest_sends(&mut self.guest))
     }
 
+    /// The guest sends all that it has to send, and ends its streams; whether the peers have seen that.
+    pub(super) fn guest_sends_all(&mut self) -> bool {
+        let sent = self.guest_sends();
+        for connection in self.connections.iter_mut().filter(|_| sent) {
+            connection.guest_ends(&mut self.guest);
+        }
+        sent && self.connections.iter().all(|connection| connection.up.ended[1])
+    }
+
     /// What has come on each way of each connection, in bytes; `None` where nothing is left to come.
     pub(super) fn progress(&self) -> Vec<Option<usize>> {
         let ways =

@@ -99,18 +99,8 @@ impl Connection {
             }
         }
         if sends(Before::GuestEndedPeerStalls) {
-            while !self.down.left().is_empty() {
-                match self.peer.write(self.down.left()) {
-                    Ok(sent) => self.down.sent += sent,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => panic!("{name}: peer: write: {error}"),
-                }
-            }
             let ends = moved || matches!(before, Before::PeerEnded | Before::PeerEndedGuestStalls);
-            if ends && self.down.left().is_empty() && !self.down.ended[0] {
-                self.peer.shutdown(Shutdown::Write).expect(name);
-                self.down.ended[0] = true;
-            }
+            self.peer_sends(ends);
         }
         if moved || !matches!(before, Before::GuestStalls | Before::PeerEndedGuestStalls) {
             self.guest_reads(guest);
@@ -128,6 +118,30 @@ impl Connection {
         }
         self.peer_reads();
         self.up.got == self.up.data.len()
+    }
+
+    pub(super) fn guest_ends(&mut self, guest: &mut Guest) {
+        if !self.up.ended[0] {
+            guest.tcp_mut(self.handle).close();
+            self.up.ended[0] = true;
+        }
+    }
+
+    /// The peer sends what its socket takes, and `ends` its stream behind the last byte; whether it has.
+    pub(super) fn peer_sends(&mut self, ends: bool) -> bool {
+        let name = &self.name;
+        while !self.down.left().is_empty() {
+            match self.peer.write(self.down.left()) {
+                Ok(sent) => self.down.sent += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{name}: peer: write: {error}"),
+            }
+        }
+        if ends && self.down.left().is_empty() && !self.down.ended[0] {
+            self.peer.shutdown(Shutdown::Write).expect(name);
+            self.down.ended[0] = true;
+        }
+        self.down.ended[0]
     }
 
     pub(super) fn guest_reads(&mut self, guest: &mut Guest) {

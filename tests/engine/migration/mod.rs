@@ -12,6 +12,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use passt::wire::DropReason;
+use rustix::net::sockopt::set_socket_linger;
 use smoltcp::socket::tcp::State;
 
 use crate::egress::{enforce, policy};
@@ -20,7 +21,7 @@ use crate::namespace::isolated;
 use crate::packet;
 use crate::world::{FAMILIES, Family};
 use cluster::{Cluster, GUEST_PORT, Host, PATIENCE, enter, peer_at};
-use connection::{ALL, Before};
+use connection::{ALL, BUFFER, Before, LITTLE, Way};
 
 #[test]
 fn connections_go_on_at_the_other_host_and_back() {
@@ -86,6 +87,74 @@ fn segments_to_the_peers_are_as_large_as_before() {
         cluster.until("the guest's data", Cluster::guest_sends);
         let sizes = cluster.net.received_segment_sizes();
         assert!(sizes.len() == 4 && sizes.iter().all(|size| *size > 1400), "{sizes:?}");
+        cluster.finish();
+    });
+}
+
+/// Idle connections of both families, made by either side.
+fn idle() -> Cluster {
+    let mut cluster = Cluster::new();
+    for family in FAMILIES {
+        cluster.connect_out(family, &[Before::Idle]);
+        cluster.connect_in(family, &[Before::Idle]);
+    }
+    cluster
+}
+
+#[test]
+fn what_a_connection_that_the_guest_and_then_the_peer_have_ended_has_for_the_guest_goes_along() {
+    isolated(|| {
+        let mut cluster = idle();
+        cluster.until("the guest's end", Cluster::guest_sends_all);
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        cluster.stop_guest();
+        assert!(cluster.connections.iter_mut().all(|connection| connection.peer_sends(true)));
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.finish();
+    });
+}
+
+#[test]
+fn what_a_connection_that_the_peer_and_then_the_guest_have_ended_has_for_the_guest_goes_along() {
+    isolated(|| {
+        let mut cluster = idle();
+        // More than the guest has room for.
+        cluster.connections.iter_mut().for_each(|connection| {
+            connection.down = Way::new(BUFFER + LITTLE, 3);
+        });
+        cluster.until("the peers' end", |cluster| {
+            let mut sent =
+                cluster.connections.iter_mut().map(|connection| connection.peer_sends(true));
+            sent.all(|sent| sent)
+        });
+        cluster.until("the guest's end", Cluster::guest_sends_all);
+        for round in 0..2 {
+            cluster.hosts.iter_mut().for_each(Host::start_helper);
+            assert_eq!(cluster.transfer(), [true, true], "round {round}");
+            cluster.switch_over();
+        }
+        cluster.finish();
+    });
+}
+
+/// The first host does not come to look at a connection that ends by a reset, and the guest goes on there after all.
+#[test]
+fn a_connection_that_was_reset_while_it_was_described_is_reset_at_the_source() {
+    isolated(|| {
+        let mut cluster = idle();
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        cluster.stop_guest();
+        let ended = cluster.connections.remove(0);
+        set_socket_linger(&ended.peer, Some(Duration::ZERO)).expect("setsockopt");
+        drop(ended.peer);
+        assert_eq!(cluster.transfer(), [true, true]);
+        enter(&cluster.hosts[1].netns);
+        cluster.hosts[1].world.engine.on_link_closed();
+        cluster.hosts[0].go_on();
+        cluster.until("reset of the guest", |cluster| {
+            cluster.guest.tcp_mut(ended.handle).state() == State::Closed
+        });
         cluster.finish();
     });
 }

@@ -44,7 +44,7 @@ usage: nettool COMMAND ARGUMENT...
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
   gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
-  carry SECONDS COUNT ADDR:PORT...  COUNT connections of four kinds for so long; compare all
+  carry SECONDS COUNT KINDS ADDR:PORT...  COUNT connections of these kinds, or all, for so long; compare all
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
@@ -84,8 +84,10 @@ fn run(words: &[String]) -> Outcome {
         ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
         ["gather", at, count] => crowd::gather(parse(at)?, parse(count)?),
         ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
-        ["carry", seconds, count, to @ ..] if !to.is_empty() => {
-            carry::carry(Duration::from_secs(parse(seconds)?), parse(count)?, &parse_all(to)?)
+        ["carry", seconds, count, kinds, to @ ..] if !to.is_empty() => {
+            let time = Duration::from_secs(parse(seconds)?);
+            let kinds = carry::kinds(kinds).map_err(|failure| failure as Box<dyn Error>)?;
+            carry::carry(time, parse(count)?, &kinds, &parse_all(to)?)
         }
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
