@@ -205,8 +205,10 @@ END
 
 # The firmware, and a stub that UEFI runs, which starts the kernel inside of it.
 fetch_ovmf() {
-    local folder=$CACHE/ovmf
-    unpack installed ovmf ovmf systemd-boot-efi
+    local folder=$CACHE/ovmf firmware=ovmf
+    # Since 2026 that package has no files.
+    ! packaged ovmf-generic || firmware=ovmf-generic
+    unpack installed ovmf "$firmware" systemd-boot-efi
     cp "$folder"/root/usr/share/OVMF/OVMF_{CODE,VARS}_4M.fd "$folder/root/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$folder/"
 }
 
