@@ -285,10 +285,12 @@ unpack_programs() {
 fetch_clients() {
     local folder=$CACHE/clients
     unpack_programs clients systemd network-manager avahi-daemon avahi-utils dbus-daemon
-    find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
-    cp -P "$folder"/root/usr/sbin/{NetworkManager,avahi-daemon} \
-        "$folder"/root/usr/bin/{avahi-browse,avahi-publish,avahi-publish-service,dbus-daemon} "$folder/bin/"
-    [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
+    local program
+    for program in systemd-networkd NetworkManager dbus-daemon avahi-daemon avahi-browse avahi-publish; do
+        find "$folder/root" \( -path "*bin/$program" -o -path "*/systemd/$program" \) -type f -exec cp {} "$folder/bin/" \;
+        [ -x "$folder/bin/$program" ] || { warn "the packages have no $program"; return 1; }
+    done
+    ln -s avahi-publish "$folder/bin/avahi-publish-service"
 }
 
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.
