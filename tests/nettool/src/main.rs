@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod ask;
 mod carry;
 mod crowd;
 mod dhcpv6;
@@ -50,6 +51,7 @@ usage: nettool COMMAND ARGUMENT...
   tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
+  ask PATH TEXT                 ask on a UNIX socket, say what is answered
   introduce ADDR:PORT THIRD:PORT  say who one is, and have a third party write there
   punch PORT ADDR:PORT          ask that from PORT, and say who the third party is
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
@@ -93,6 +95,7 @@ fn run(words: &[String]) -> Outcome {
         ["call", to, interface, text, from] => {
             group::call(Some(parse(from)?), parse(to)?, interface, text)
         }
+        ["ask", path, question] => ask::ask(path, question),
         ["introduce", at, third] => punch::introduce(parse(at)?, parse(third)?),
         ["punch", port, to] => punch::punch(parse(port)?, parse(to)?),
         ["queues", interface] => queues::queues(interface, None),
