@@ -9,7 +9,7 @@
 #   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
 #   fetch.sh nfs     the same kernel with a client of NFS, and a server that needs none (nfs-ganesha)
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
-#   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
+#   fetch.sh clients     systemd-networkd, NetworkManager and avahi, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
