@@ -252,7 +252,7 @@ fn splice_stage(splice: &SpliceState, ends: [Option<Measured>; 2]) -> &'static s
 fn note_datagrams(facts: &mut FlowFacts, core: &Core, state: &DatagramState) {
     facts.state = match state.counts {
         [_, 0] => "unanswered",
-        _ if state.is_stream() => "stream",
+        _ if state.is_stream() && !state.echo => "stream",
         _ => "answered",
     };
     facts.idle = core.now.since(state.active);

@@ -264,19 +264,20 @@ case_tftp() {
         kill $!
     done
 }
-# third_party SERVER THIRD: that one writes to the port that the server has told it of.
+# third_party PORT SERVER THIRD: that one writes to the port that the server has told it of. On the host first: then the
+# port is the guest's.
 third_party() {
-    nsenter --net=/run/netns/outside /run/bin/nettool introduce "$1" "$2" >"$LOGS/third.log" 2>&1 &
+    nsenter --net=/run/netns/outside /run/bin/nettool introduce "$2" "$3" >"$LOGS/third.log" 2>&1 &
     until_true 10 grep -q ready "$LOGS/third.log"
-    same "$(guest 20 "nettool punch 4444 $1")" "you are 4444, $2 says hello"
-    same "$(in_net host /run/bin/nettool punch 4444 "$1")" "you are 4444, $2 says hello"
+    same "$(in_net host /run/bin/nettool punch "$1" "$2")" "you are $1, $3 says hello"
+    same "$(guest 20 "nettool punch $1 $2")" "you are $1, $3 says hello"
     kill $!
 }
 case_third_party() {
     ip -n outside addr replace 198.51.100.8/32 dev lo
     ip -n outside addr replace 2001:db8:1::8/128 dev lo
-    third_party "$SERVER4:3478" 198.51.100.8:4000
-    third_party "[$SERVER6]:3478" '[2001:db8:1::8]:4000'
+    third_party 4444 "$SERVER4:3478" 198.51.100.8:4000
+    third_party 4446 "[$SERVER6]:3478" '[2001:db8:1::8]:4000'
 }
 # Each question has a port of its own.
 case_questions_storm() {

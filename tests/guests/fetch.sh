@@ -9,7 +9,7 @@
 #   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
 #   fetch.sh nfs     the same kernel with a client of NFS, and a server that needs none (nfs-ganesha)
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
-#   fetch.sh clients     systemd-networkd and NetworkManager, which are not to be installed where tests run
+#   fetch.sh clients     systemd-networkd, NetworkManager and avahi, which are not to be installed where tests run
 #   fetch.sh dhclient    ISC's DHCP client (trixie), for machines whose release has it no more
 #   fetch.sh policies    compilers of AppArmor's and SELinux's policies
 #
@@ -288,10 +288,12 @@ unpack_programs() {
 fetch_clients() {
     local folder=$CACHE/clients
     unpack_programs clients systemd network-manager avahi-daemon avahi-utils dbus-daemon
-    find "$folder/root" -path '*/systemd/systemd-networkd' -type f -exec cp {} "$folder/bin/" \;
-    cp -P "$folder"/root/usr/sbin/{NetworkManager,avahi-daemon} \
-        "$folder"/root/usr/bin/{avahi-browse,avahi-publish,avahi-publish-service,dbus-daemon} "$folder/bin/"
-    [ -x "$folder/bin/systemd-networkd" ] || { warn "the package systemd has no systemd-networkd"; return 1; }
+    local program
+    for program in systemd-networkd NetworkManager dbus-daemon avahi-daemon avahi-browse avahi-publish; do
+        find "$folder/root" \( -path "*bin/$program" -o -path "*/systemd/$program" \) -type f -exec cp {} "$folder/bin/" \;
+        [ -x "$folder/bin/$program" ] || { warn "the packages have no $program"; return 1; }
+    done
+    ln -s avahi-publish "$folder/bin/avahi-publish-service"
 }
 
 # fetch PART: does nothing if the part is complete. Packages are kept until it is.

@@ -1,7 +1,7 @@
 //! The sockets of datagram flows of two, and the flows themselves: the guest begins one by sending, the network by a
 //! datagram on a listening socket. Flows with anybody are `anybody`'s.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::Errno;
@@ -193,17 +193,7 @@ fn open_outbound(
         freebind: false,
         dual_stack: false,
     };
-    let socket = socket::create(transport, destination.ip()).map_err(|errno| {
-        log::debug!("no {transport} socket: {errno}");
-        if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
-            log::warn!(
-                "Cannot open an ICMP echo socket: {errno}: the guest's pings reach this host only; allow others with\n  \
-                 sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
-            );
-        }
-        let echo = transport == Transport::Ping && errno == Errno::ACCESS;
-        if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
-    })?;
+    let socket = create(datagrams, transport, destination.ip())?;
     let peer = destination;
     let mut marks = SocketMarks::new();
     if peer.ip().is_multicast() {
@@ -227,6 +217,25 @@ fn open_outbound(
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [side, host], protocol, state)
+}
+
+/// A new socket; that there are none for echo is said once.
+fn create(
+    datagrams: &mut Datagrams,
+    transport: Transport,
+    toward: IpAddr,
+) -> Result<OwnedFd, DropReason> {
+    socket::create(transport, toward).map_err(|errno| {
+        log::debug!("no {transport} socket: {errno}");
+        if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
+            log::warn!(
+                "Cannot open an ICMP echo socket: {errno}: the guest's pings reach this host only; allow others with\n  \
+                 sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
+            );
+        }
+        let echo = transport == Transport::Ping && errno == Errno::ACCESS;
+        if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
+    })
 }
 
 /// Opens the flow that `peer` begins with a datagram to `local`, on a listening socket of `rule`.

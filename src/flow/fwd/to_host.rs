@@ -291,12 +291,13 @@ mod tests {
         for to in ["224.0.0.251:5353", "[ff02::fb]:5353"] {
             assert_eq!(map_to(&mapping(), Proto::Tcp, to), Err(Refused::Multicast));
         }
-        for proto in [Proto::Tcp, Proto::Icmp] {
-            assert_eq!(map_to(&mapping(), proto, "255.255.255.255:80"), Err(Refused::Broadcast));
+        let everybody = "255.255.255.255:9";
+        assert_eq!(map_to(&mapping(), Proto::Tcp, everybody), Err(Refused::Broadcast));
+        for proto in [Proto::Udp, Proto::Icmp] {
+            assert_eq!(arrives(&mapping(), proto, everybody), everybody);
+            assert_eq!(arrives(&mapping(), proto, "[ff02::fb]:5353"), "[ff02::fb%7]:5353");
+            assert_eq!(arrives(&mapping(), proto, "224.0.0.251:5353"), "224.0.0.251:5353");
         }
-        assert_eq!(arrives(&mapping(), Proto::Udp, "255.255.255.255:9"), "255.255.255.255:9");
-        assert_eq!(arrives(&mapping(), Proto::Udp, "[ff02::fb]:5353"), "[ff02::fb%7]:5353");
-        assert_eq!(arrives(&mapping(), Proto::Udp, "224.0.0.251:5353"), "224.0.0.251:5353");
     }
 
     #[test]
