@@ -15,6 +15,7 @@ use rustix::event::epoll;
 use crate::conf::host::HostFacts;
 use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
+use crate::control::hostfwd::{self, HostForward};
 use crate::control::json::{self, Json};
 use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
@@ -78,7 +79,9 @@ fn start(options: Options) -> Result<ExitCode, StartError> {
     process::settle_signals().map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
     let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
-    if let Err(errno) = process::close_descriptors(options.fd.or(activated)) {
+    let given: Vec<_> =
+        options.fd.or(activated).into_iter().chain(options.run.descriptors()).collect();
+    if let Err(errno) = process::close_descriptors(&given) {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
@@ -95,7 +98,7 @@ fn log_config(options: &Options) -> crate::log::Config {
     let run = &options.run;
     crate::log::Config {
         level: level(options),
-        program: if options.mode == Mode::Pasta { "pasta" } else { "passt" },
+        program: run.program(options.mode),
         foreground: run.foreground,
         file: run.log_file.clone().map(|path| (path, run.log_size)),
     }
@@ -168,7 +171,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
     }
-    let watch = pasta::watch_target(pasta)?;
+    let watches = pasta::watch_ends(&conf.run, pasta)?;
     let mut device = namespace.configure(&mut conf)?;
     let child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
@@ -186,7 +189,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let epoll = Rc::new(epoll);
     let mut worker = pasta_worker(&conf, device, (bypass, epoll.clone()), limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
-    for watch in watch.into_iter().chain(ended) {
+    for watch in watches.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
     }
     control.serve(&conf, &mut worker)?;
@@ -415,6 +418,8 @@ struct ControlSockets {
     configuration: Option<UnixListener>,
     /// One by which things may change, and one that only tells.
     json: [Option<UnixListener>; 2],
+    /// slirp4netns's own.
+    slirp4netns: Option<UnixListener>,
 }
 
 impl ControlSockets {
@@ -428,7 +433,10 @@ impl ControlSockets {
             wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
         };
         let json = [bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?];
-        Ok(Self { configuration, json })
+        let slirp = run.slirp4netns.as_ref().and_then(|slirp| slirp.api.as_deref());
+        let bind = |path| start::control_socket(path, "--api-socket", made);
+        let slirp4netns = slirp.map(bind).transpose()?;
+        Ok(Self { configuration, json, slirp4netns })
     }
 
     /// Has the loop serve them.
@@ -441,12 +449,16 @@ impl ControlSockets {
             let places = (0..CONFIGURATION_CLIENTS).map(|_| Configuration::new(abilities));
             serve(listener, configuration::KIND, places, worker)?;
         }
+        if let Some(listener) = self.slirp4netns {
+            let places = (0..CONFIGURATION_CLIENTS).map(|_| HostForward::default());
+            serve(listener, hostfwd::KIND, places, worker)?;
+        }
         let mode = match conf.link.mode {
             Mode::Pasta => "namespace",
             Mode::Stream => "stream",
             Mode::VhostUser => "vhost-user",
         };
-        let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
+        let program = conf.run.program(conf.link.mode);
         let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
         let about = json::About { program, mode, has_namespace, kernel };
         let pace = json::Pace::default();

@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod ask;
 mod carry;
 mod crowd;
 mod dhcpv6;
@@ -51,6 +52,7 @@ usage: nettool COMMAND ARGUMENT...
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
   hostile SECONDS COUNT PATH... COUNT clients at a time at each control socket, none of them well
+  ask PATH TEXT                 ask on a UNIX socket, say what is answered
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -95,6 +97,7 @@ fn run(words: &[String]) -> Outcome {
         ["hostile", seconds, count, paths @ ..] if !paths.is_empty() => {
             hostile::clients(Duration::from_secs(parse(seconds)?), parse(count)?, paths)
         }
+        ["ask", path, question] => ask::ask(path, question),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
