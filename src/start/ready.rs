@@ -39,7 +39,10 @@ pub(crate) enum Continue {
 pub(crate) struct Announcement(Kind);
 
 enum Kind {
-    Background { starter: OwnedFd, null: OwnedFd },
+    Background {
+        starter: OwnedFd,
+        null: OwnedFd,
+    },
     Foreground {
         made: Made,
         told: (Option<PidFile>, Option<ServiceManager>),

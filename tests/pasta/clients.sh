@@ -110,11 +110,11 @@ at_office() {
     on_laptop addr add "$OFFICE6::98/64" dev uplink nodad
     on_laptop route add default via "$OFFICE_GW" dev uplink
     on_laptop -6 route replace default via "$OFFICE6::1" dev uplink
-    resolvers "$RESOLVER_B" "$OFFICE6::1"
+    resolvers "$RESOLVER_B" "$OFFICE6::53"
 }
 # awaits COMMAND...: it is true some time; what the client has said if not.
 awaits() {
-    until_true 30 "$@" || { echo "not true: $*"; cat "$WORLD/client.log"; inside ip addr; return 1; }
+    until_true 30 "$@" || { echo "not true: $*"; cat "$WORLD/client.log"; inside ip addr; tail -n 40 "$WORLD/told"; return 1; }
 }
 
 # What advertisements tell is taken at once; a lease when there is a carrier again.
@@ -138,7 +138,7 @@ case_networkd_follows() {
     at_office
     awaits has "$OFFICE6:"
     awaits is_past "$HOME6:"
-    awaits told_by_networkd "$OFFICE6::1"
+    awaits told_by_networkd "$OFFICE6::53"
     inside ip link set tap0 down
     inside ip link set tap0 up
     awaits has "$OFFICE_A/27"
@@ -170,7 +170,7 @@ case_dhcpcd_follows() {
     awaits tells "$WORLD/told" "new_ip_address=$HOME_A" "new_domain_name_servers=$RESOLVER_A" "nd1_rdnss1_servers=$SERVER6"
     remember "$(cat "$WORLD/dhcpcd.pid")"
     at_office
-    awaits tells "$WORLD/told" "nd1_rdnss1_servers=$OFFICE6::1"
+    awaits tells "$WORLD/told" "rdnss1_servers=$OFFICE6::53"
     awaits has "$OFFICE6:"
     kill -HUP "$(cat "$WORLD/dhcpcd.pid")"
     awaits tells "$WORLD/told" "new_ip_address=$OFFICE_A" "new_domain_name_servers=$RESOLVER_B"
