@@ -12,7 +12,6 @@ use log::LevelFilter;
 use passt_frame::{Errno, FramePort, Registrar};
 use rustix::event::epoll;
 
-use crate::conf::host::HostFacts;
 use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
 use crate::control::hostfwd::{self, HostForward};
@@ -23,7 +22,7 @@ use crate::engine::{
     Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
 };
 use crate::flow::network::Mac;
-use crate::follow::{HostName, HostWatch, Snapshot};
+use crate::follow::{HostWatch, Snapshot};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
@@ -512,7 +511,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
         String::new()
     });
     let (ephemeral, note) = conf::ports::ephemeral_range();
-    look_up(&options, &mut facts, &resolv)?;
+    start::look_up(&options, &mut facts, &resolv)?;
     let followed = (!options.run.no_follow && !options.pasta.splice_only)
         .then(|| -> Result<_, StartError> {
             let seen = Snapshot {
@@ -528,24 +527,6 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
         log::log!(note.level, "{}", note.text);
     }
     Ok(Configured { conf, followed })
-}
-
-/// Looks the name up that `--dns-host` gives. Where the host is followed it may be found later: the helper goes on, and
-/// says so if it is not.
-fn look_up(options: &Options, facts: &mut HostFacts, resolv: &str) -> Result<(), StartError> {
-    let Some((text, name)) = &options.dns_host_name else { return Ok(()) };
-    if options.pasta.splice_only {
-        return Ok(());
-    }
-    let mut name = HostName::new(text, name.clone(), facts.named);
-    name.ask(resolv, facts);
-    name.await_answer();
-    facts.named = name.found();
-    if facts.named.is_some() || !options.run.no_follow {
-        return Ok(());
-    }
-    let silent = || format!("--dns-host {text}: no answer in time: give an address");
-    Err(StartError::Other(name.take_note().unwrap_or_else(silent)))
 }
 
 /// The configuration, and what is needed to follow the host.

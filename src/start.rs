@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
-pub(crate) use network::await_network;
+pub(crate) use network::{await_network, look_up};
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness, take_given};
 

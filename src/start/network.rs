@@ -1,4 +1,4 @@
-//! A start that waits for the host's network (`--wait-for-network`).
+//! A start that waits for the host's network (`--wait-for-network`), or for an answer of its name servers (`--dns-host`).
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{StartError, system};
 use crate::conf::host::{self, HostFacts};
-use crate::conf::{ConfError, Interfaces};
+use crate::conf::{ConfError, Interfaces, Options};
+use crate::follow::HostName;
 use crate::sys::route_events::RouteEvents;
 
 /// Between two looks, while much changes.
@@ -42,4 +43,29 @@ fn await_change(events: &RouteEvents, end: Instant) {
     let left = Timespec::try_from(left).ok();
     // A signal that is no reason to end is none to wait for longer.
     let _looked_at_anyway = poll(&mut [PollFd::new(events, PollFlags::IN)], left.as_ref());
+}
+
+/// Looks the name up that `--dns-host` gives. Where the host is followed it may be found later: the helper goes on, and
+/// says so if it is not.
+///
+/// # Errors
+/// Where the host is not followed: why nothing was found.
+pub(crate) fn look_up(
+    options: &Options,
+    facts: &mut HostFacts,
+    resolv: &str,
+) -> Result<(), StartError> {
+    let Some((text, name)) = &options.dns_host_name else { return Ok(()) };
+    if options.pasta.splice_only {
+        return Ok(());
+    }
+    let mut name = HostName::new(text, name.clone(), facts.named);
+    name.ask(resolv, facts);
+    name.await_answer();
+    facts.named = name.found();
+    if facts.named.is_some() || !options.run.no_follow {
+        return Ok(());
+    }
+    let silent = || format!("--dns-host {text}: no answer in time: give an address");
+    Err(StartError::Other(name.take_note().unwrap_or_else(silent)))
 }

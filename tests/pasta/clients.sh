@@ -110,11 +110,11 @@ at_office() {
     on_laptop addr add "$OFFICE6::98/64" dev uplink nodad
     on_laptop route add default via "$OFFICE_GW" dev uplink
     on_laptop -6 route replace default via "$OFFICE6::1" dev uplink
-    resolvers "$RESOLVER_B" "$OFFICE6::1"
+    resolvers "$RESOLVER_B" "$OFFICE6::53"
 }
 # awaits COMMAND...: it is true some time; what the client has said if not.
 awaits() {
-    until_true 30 "$@" || { echo "not true: $*"; cat "$WORLD/client.log"; inside ip addr; return 1; }
+    until_true 30 "$@" || { echo "not true: $*"; cat "$WORLD/client.log"; inside ip addr; tail -n 40 "$WORLD/told"; return 1; }
 }
 
 # What advertisements tell is taken at once; a lease when there is a carrier again.
@@ -137,14 +137,16 @@ case_networkd_follows() {
     awaits told_by_networkd "$RESOLVER_A" "$SERVER6"
     at_office
     awaits has "$OFFICE6:"
-    awaits is_deprecated "$HOME6:"
-    awaits told_by_networkd "$OFFICE6::1"
+    awaits is_past "$HOME6:"
+    awaits told_by_networkd "$OFFICE6::53"
     inside ip link set tap0 down
     inside ip link set tap0 up
     awaits has "$OFFICE_A/27"
     awaits told_by_networkd "$RESOLVER_B"
     awaits answers
 }
+# is_past PREFIX: an address of it is none to begin with any more, or is gone.
+is_past() { ! inside ip -o -6 addr | grep "inet6 $1" | grep -v deprecated >/dev/null; }
 told_by_networkd() {
     cat "$WORLD"/systemd/netif/links/* >"$WORLD/networkd.links"
     tells "$WORLD/networkd.links" "$@"
@@ -168,7 +170,7 @@ case_dhcpcd_follows() {
     awaits tells "$WORLD/told" "new_ip_address=$HOME_A" "new_domain_name_servers=$RESOLVER_A" "nd1_rdnss1_servers=$SERVER6"
     remember "$(cat "$WORLD/dhcpcd.pid")"
     at_office
-    awaits tells "$WORLD/told" "nd1_rdnss1_servers=$OFFICE6::1"
+    awaits tells "$WORLD/told" "rdnss1_servers=$OFFICE6::53"
     awaits has "$OFFICE6:"
     kill -HUP "$(cat "$WORLD/dhcpcd.pid")"
     awaits tells "$WORLD/told" "new_ip_address=$OFFICE_A" "new_domain_name_servers=$RESOLVER_B"

@@ -148,7 +148,7 @@ case_control_hostile() {
 # What the thousand clients take from a bulk transfer: PASST_HOSTILE_PAIRS transfers without and with them in turn, and the
 # medians of their times. Without the variable there is nothing to measure. For a machine that does nothing else:
 #
-#   PASST_HOSTILE_PAIRS=9 PASST=$PWD/target/release/passt ./tests/run pasta hostile_pace
+#   PASST_HOSTILE_PAIRS=9 ./tests/pasta/run hostile_pace
 [ -z "${PASST_HOSTILE_PAIRS:-}" ] || CASES+=(hostile_pace)
 case_hostile_pace() {
     local pair quiet='' loud='' hostile

@@ -168,7 +168,7 @@ case_dns_host_by_name() {
     holds "$found" '--dns-host dns.example.test: no address: the host has no name server'
     holder
     started --config-net --dns-forward 169.254.1.1 --dns-host dns.example.test -l "$WORLD/pasta.log" "$HOLDER"
-    until_true 10 grep -F '--dns-host dns.example.test: no address: the host has no name server' "$WORLD/pasta.log"
+    until_true 10 grep -F -e '--dns-host dns.example.test: no address: the host has no name server' "$WORLD/pasta.log"
     at_home
     printf 'nameserver %s\n' "$HOME_GW" >"$WORLD/etc/resolv.conf"
     soon 'the name has an address' named "$NAME_A"
