@@ -35,7 +35,7 @@ END
             -p "$1/pid"' - "$WORLD/nfs" >"$LOGS/nfs.log" 2>&1 &
     until_true 20 nfs_is_there
 }
-nfs_is_there() { in_net outside ss -Hltn 'sport = :2049' | grep 2049; }
+nfs_is_there() { in_net outside ss -Hltn 'sport = :2049' | grep 2049 >/dev/null; }
 
 mount_nfs() { guest 60 "mkdir -p /tmp/nfs; mount -t nfs4 -o vers=4.0,sec=sys,addr=$SERVER4,clientaddr=$HOST4 $SERVER4:/ /tmp/nfs"; }
 

@@ -7,15 +7,15 @@
     let
       systems = [ "x86_64-linux" "aarch64-linux" "riscv64-linux" ];
       each = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      version = (nixpkgs.lib.importTOML ./Cargo.toml).workspace.package.version;
+      version = (nixpkgs.lib.importTOML ../../Cargo.toml).workspace.package.version;
     in
     {
       packages = each (pkgs: {
         default = pkgs.rustPlatform.buildRustPackage {
           pname = "passt-rs";
           inherit version;
-          src = self;
-          cargoLock.lockFile = ./Cargo.lock;
+          src = ../..;
+          cargoLock.lockFile = ../../Cargo.lock;
           cargoBuildFlags = [ "-p" "passt" "--bins" ];
           # The tests want namespaces and guests, which the builder does not have.
           doCheck = false;
