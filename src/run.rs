@@ -543,12 +543,11 @@ fn worker(
     epoll: Rc<OwnedFd>,
     max_descriptors: u64,
 ) -> Result<Worker<SocketLink>, StartError> {
-    let device = passt_vhost::Config { mac: None, mtu: conf.network.mtu };
     let protocols = match conf.link.mode {
         Mode::VhostUser => Protocols::VhostUser,
         Mode::Stream | Mode::Pasta => Protocols::Any,
     };
-    let mut link = SocketLink::new(&epoll, device, protocols)
+    let mut link = SocketLink::new(&epoll, conf.network.mtu, protocols)
         .map_err(|error| StartError::Other(error.to_string()))?;
     let engine = engine(conf, epoll.clone(), max_descriptors, None, None)?;
     let one_off = conf.link.one_off || matches!(socket, ClientSocket::Connected(_));

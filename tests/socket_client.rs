@@ -58,8 +58,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         egress: Policy::default(),
     };
     let engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, monotonic_now());
-    let device = passt_vhost::Config { mac: None, mtu: 1500 };
-    let link = SocketLink::new(&epoll, device, protocols).unwrap();
+    let link = SocketLink::new(&epoll, 1500, protocols).unwrap();
     let listener = listener.map(OwnedFd::from);
     Worker::new(epoll, link, engine, Clients { listener, one_off: false }).unwrap()
 }

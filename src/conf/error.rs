@@ -31,6 +31,9 @@ pub enum ConfError {
     /// The program's name says nothing about its mode.
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
+    /// The crates that map a guest's memory are for processors of 64 bits.
+    #[error("--vhost-user is not in builds for processors of 32 bits")]
+    NoVhostUser,
     /// An option of another mode.
     #[error("{0}")]
     OutOfPlace(String),
@@ -165,6 +168,7 @@ impl ConfError {
     /// The cure of what is always cured in the same way.
     fn fixed_cure(&self) -> &'static str {
         match self {
+            Self::NoVhostUser => "Leave it out, and give the guest -netdev stream",
             Self::OutOfPlace(_) => {
                 "Leave it out, or start the program in that mode: under the name of pasta or passt, or \
                  with --vhost-user"

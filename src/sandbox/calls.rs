@@ -103,7 +103,7 @@ const COMMON: &[Call] = &[
     any(libc::SYS_fallocate),
     any(libc::SYS_fsync),
     any(libc::SYS_fstat),
-    checked(libc::SYS_newfstatat, 3, DESCRIPTOR_ITSELF),
+    checked(SYS_NEWFSTATAT, 3, DESCRIPTOR_ITSELF),
     checked(libc::SYS_statx, 2, DESCRIPTOR_ITSELF),
 ];
 
@@ -114,7 +114,7 @@ const RUNTIME: &[Call] = &[
     any(libc::SYS_madvise),
     any(libc::SYS_mremap),
     any(libc::SYS_munmap),
-    checked(libc::SYS_mmap, 2, NOT_EXECUTABLE),
+    MAP,
     #[cfg(target_env = "musl")]
     checked(libc::SYS_mprotect, 2, NOT_EXECUTABLE),
     // Locks that nobody waits for, of the C library's once-only initialisation. Waiting would be for
@@ -137,6 +137,39 @@ const RUNTIME: &[Call] = &[
     any(libc::SYS_gettid),
     any(libc::SYS_exit),
     any(libc::SYS_exit_group),
+];
+
+/// What has another name on processors of 32 bits, where these calls take numbers of 64.
+#[cfg(target_pointer_width = "64")]
+const SYS_MMAP: c_long = libc::SYS_mmap;
+#[cfg(target_pointer_width = "64")]
+const SYS_NEWFSTATAT: c_long = libc::SYS_newfstatat;
+#[cfg(not(target_pointer_width = "64"))]
+const SYS_MMAP: c_long = libc::SYS_mmap2;
+#[cfg(not(target_pointer_width = "64"))]
+const SYS_NEWFSTATAT: c_long = libc::SYS_fstatat64;
+
+/// Memory that is not executable. On s390x the arguments stand in memory, where no filter looks.
+const MAP: Call =
+    if cfg!(target_arch = "s390x") { any(SYS_MMAP) } else { checked(SYS_MMAP, 2, NOT_EXECUTABLE) };
+
+/// What there is of calls only on processors of 32 bits: beside those with short numbers others with long ones, and
+/// with times beyond 2038, which have the same numbers on all of them.
+#[cfg(target_pointer_width = "64")]
+const WIDE: &[Call] = &[];
+#[cfg(not(target_pointer_width = "64"))]
+const WIDE: &[Call] = &[
+    // clock_gettime64, clock_nanosleep_time64, ppoll_time64, recvmmsg_time64.
+    any(403),
+    any(407),
+    any(414),
+    any(417),
+    // futex_time64, as the other one.
+    checked(422, 1, Check::Equals((libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32)),
+    any(libc::SYS__llseek),
+    any(libc::SYS_ftruncate64),
+    any(libc::SYS_fstat64),
+    checked(libc::SYS_fcntl64, 1, FCNTLS),
 ];
 
 /// Calls that only kernels of older processors have; others have the newer name alone.
@@ -190,7 +223,7 @@ const HOST_WATCH: &[Call] = &[
     any(libc::SYS_readlinkat),
     any(libc::SYS_inotify_add_watch),
     any(libc::SYS_inotify_rm_watch),
-    checked(libc::SYS_newfstatat, 0, Check::Equals(libc::AT_FDCWD as u32)),
+    checked(SYS_NEWFSTATAT, 0, Check::Equals(libc::AT_FDCWD as u32)),
     any(libc::SYS_statx),
     any(libc::SYS_clock_gettime),
     any(libc::SYS_clock_nanosleep),
@@ -250,11 +283,11 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::Passt => PASST,
         Program::Pasta => PASTA,
         Program::SocketMaker => return SOCKET_MAKER.to_vec(),
-        Program::Repair => return [REPAIR, RUNTIME, &own_signals].concat(),
-        Program::Pesto => return [PESTO, RUNTIME, &own_signals].concat(),
-        Program::HostWatch => return [HOST_WATCH, RUNTIME, &own_signals].concat(),
+        Program::Repair => return [REPAIR, RUNTIME, WIDE, &own_signals].concat(),
+        Program::Pesto => return [PESTO, RUNTIME, WIDE, &own_signals].concat(),
+        Program::HostWatch => return [HOST_WATCH, RUNTIME, WIDE, &own_signals].concat(),
     };
-    [COMMON, RUNTIME, OLDER, special, &own_signals].concat()
+    [COMMON, RUNTIME, WIDE, OLDER, special, &own_signals].concat()
 }
 
 #[cfg(test)]

@@ -33,16 +33,23 @@ pub(crate) fn wait(
     epoll::wait(instance, events, timeout).map(|_| ())
 }
 
+/// A time as newer system calls take it (`struct __kernel_timespec`): the same on all processors.
+#[repr(C)]
+struct KernelTime {
+    seconds: i64,
+    ns: i64,
+}
+
 fn wait_precisely(
     instance: &OwnedFd,
     events: &mut Vec<epoll::Event>,
     timeout: Option<&Timespec>,
 ) -> Result<(), Errno> {
-    let timeout = timeout.map(|at| libc::timespec { tv_sec: at.tv_sec, tv_nsec: at.tv_nsec as _ });
+    let timeout = timeout.map(|at| KernelTime { seconds: at.tv_sec, ns: at.tv_nsec as _ });
     let pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let room = events.spare_capacity_mut();
     // SAFETY: the kernel writes at most as many events as there is room for, which are laid out as
-    // epoll(7) says, and reads one timespec, a live local.
+    // epoll(7) says, and reads one time, a live local.
     let n = unsafe {
         libc::syscall(
             libc::SYS_epoll_pwait2,

@@ -5,14 +5,19 @@
 //! that its number alone decides. A check runs the filter for each such call, about 100 ns. Calls of
 //! the packet path therefore have none.
 
-use std::collections::BTreeMap;
+// seccompiler knows three processors, all of which have the lower byte first, and cannot be compiled for others.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+mod compiled;
+#[cfg(any(
+    test,
+    not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))
+))]
+mod program;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+use program as compiled;
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
 
 /// What an argument has to be. The lower 32 bits of it are looked at: as much as the kernel uses of
 /// those that are checked here.
@@ -37,9 +42,12 @@ pub(crate) struct Call {
     pub(crate) check: Option<(u8, Check)>,
 }
 
+/// What each call, by its number, may have as arguments: anything, or one of these.
+type Rules = std::collections::BTreeMap<i64, Vec<(u8, Check)>>;
+
 /// A filter, ready to be installed.
 #[derive(Clone, Debug)]
-pub struct Filter(BpfProgram);
+pub struct Filter(compiled::Program);
 
 impl Filter {
     /// A filter that allows `calls`.
@@ -47,19 +55,7 @@ impl Filter {
     /// # Errors
     /// In words, when it is too long or there are no filters for this processor.
     pub(crate) fn new(calls: &[Call]) -> Result<Self, String> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for call in calls {
-            let rule = rules.entry(call.number).or_default();
-            if let Some((argument, check)) = call.check {
-                rule.extend(alternatives(argument, check).map_err(|error| error.to_string())?);
-            }
-        }
-        let architecture = TargetArch::try_from(std::env::consts::ARCH);
-        let filter = architecture.and_then(|architecture| {
-            let (otherwise, listed) = (SeccompAction::KillProcess, SeccompAction::Allow);
-            SeccompFilter::new(rules, otherwise, listed, architecture)?.try_into()
-        });
-        filter.map(Self).map_err(|error| error.to_string())
+        compiled::program(&rules(calls), std::env::consts::ARCH).map(Self)
     }
 
     /// Lets the calling thread make no other calls for the rest of its life, gain no privileges by
@@ -69,26 +65,15 @@ impl Filter {
     /// What prctl(2) or seccomp(2) report.
     pub(crate) fn install(&self) -> Result<(), Errno> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        seccompiler::apply_filter(&self.0).map_err(|error| match error {
-            seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
-                Errno::from_io_error(&error).unwrap_or(Errno::INVAL)
-            }
-            _ => Errno::INVAL,
-        })
+        compiled::install(&self.0)
     }
 }
 
-/// The rules of which one has to hold.
-fn alternatives(argument: u8, check: Check) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let rule = |operation, value: u32| {
-        let length = SeccompCmpArgLen::Dword;
-        let condition = SeccompCondition::new(argument, length, operation, u64::from(value))?;
-        SeccompRule::new(vec![condition])
-    };
-    match check {
-        Check::OneOf(values) => values.iter().map(|value| rule(SeccompCmpOp::Eq, *value)).collect(),
-        Check::Equals(value) => Ok(vec![rule(SeccompCmpOp::Eq, value)?]),
-        Check::Without(bits) => Ok(vec![rule(SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?]),
-        Check::With(bits) => Ok(vec![rule(SeccompCmpOp::MaskedEq(u64::from(bits)), bits)?]),
+fn rules(calls: &[Call]) -> Rules {
+    let mut rules = Rules::new();
+    for call in calls {
+        // Some processors' numbers have 32 bits, some 64.
+        rules.entry(i64::from(call.number)).or_default().extend(call.check);
     }
+    rules
 }

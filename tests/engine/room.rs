@@ -24,8 +24,7 @@ const PATIENCE: usize = 20;
 /// A worker whose client has connected; the other value is the client's end.
 fn worker(setup: &Setup) -> (Worker<SocketLink>, UnixStream) {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance"));
-    let config = passt_vhost::Config { mac: None, mtu: setup.mtu };
-    let mut link = SocketLink::new(&epoll, config, Protocols::Any).expect("a link");
+    let mut link = SocketLink::new(&epoll, setup.mtu, Protocols::Any).expect("a link");
     let (ours, theirs) = UnixStream::pair().expect("socketpair");
     link.attach(ours.into()).expect("the first client");
     let engine = engine(setup, epoll.clone());

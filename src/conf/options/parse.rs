@@ -85,7 +85,11 @@ fn base_name(word: &OsStr) -> String {
 /// `--vhost-user` wins wherever it stands; else the program's name decides.
 fn mode(matches: &ArgMatches, name: &str) -> Result<Mode, ConfError> {
     if matches.contains_id("vhost-user") {
-        Ok(Mode::VhostUser)
+        if cfg!(target_pointer_width = "64") {
+            Ok(Mode::VhostUser)
+        } else {
+            Err(ConfError::NoVhostUser)
+        }
     } else if name.contains("pasta") {
         Ok(Mode::Pasta)
     } else if name.contains("passt") {

@@ -5,10 +5,13 @@
 //! |---|---|
 //! | `clients` | lets clients in, one at a time |
 //! | `socket` | the link of passt's socket: vhost-user, or frames one behind the other |
+//! | `no_vhost` | what stands in for the vhost-user device on processors of 32 bits |
 //! | `namespace` | the link of a guest in a network namespace: a tap device, or none |
 
 mod clients;
 mod namespace;
+#[cfg(not(target_pointer_width = "64"))]
+mod no_vhost;
 mod socket;
 
 use std::os::fd::OwnedFd;

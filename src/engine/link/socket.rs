@@ -22,6 +22,8 @@ use passt_frame::{
 use rustix::net::RecvFlags;
 
 use super::Link;
+#[cfg(not(target_pointer_width = "64"))]
+use super::no_vhost as passt_vhost;
 use crate::engine::stats::EventType;
 use crate::engine::token::LINK_BASE;
 use crate::sys::socket;
@@ -56,21 +58,24 @@ pub struct SocketLink {
 }
 
 impl SocketLink {
-    /// A link without a client, whose descriptors are reported by `epoll`. `device` describes the
-    /// network device that vhost-user front-ends are offered.
+    /// A link without a client, whose descriptors are reported by `epoll`. The network device that vhost-user
+    /// front-ends are offered has this `mtu`.
     ///
     /// # Errors
     /// What making the vhost-user device reports.
     pub fn new(
         epoll: &Rc<OwnedFd>,
-        device: passt_vhost::Config,
+        mtu: u16,
         protocols: Protocols,
     ) -> Result<Self, passt_vhost::SetupError> {
         let registrar = Registrar::new(epoll.clone(), LINK_BASE);
         let tokens = LINK_BASE | u64::from(STREAM_TOKENS);
         Ok(Self {
             protocols,
-            vhost: passt_vhost::Device::new(registrar.clone(), device)?,
+            vhost: passt_vhost::Device::new(
+                registrar.clone(),
+                passt_vhost::Config { mac: None, mtu },
+            )?,
             stream: passt_legacy::Stream::new(Registrar::new(epoll.clone(), tokens)),
             undecided: None,
             registrar,
@@ -145,7 +150,11 @@ impl Link for SocketLink {
 
 impl FramePort for SocketLink {
     fn halves(&mut self) -> (&mut dyn FromGuest, &mut dyn ToGuest) {
-        if self.stream.is_attached() { self.stream.halves() } else { self.vhost.halves() }
+        #[cfg(target_pointer_width = "64")]
+        if !self.stream.is_attached() {
+            return self.vhost.halves();
+        }
+        self.stream.halves()
     }
 
     fn on_event(&mut self, token: u16) -> PortEvents {
@@ -180,6 +189,7 @@ impl FramePort for SocketLink {
     }
 }
 
+#[cfg(target_pointer_width = "64")]
 impl Link for passt_vhost::Device {
     fn attach(&mut self, client: OwnedFd) -> Result<(), String> {
         passt_vhost::Device::attach(self, client.into()).map_err(|error| error.to_string())

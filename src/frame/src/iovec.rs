@@ -131,6 +131,7 @@ fn fold(mut sum: u64) -> u16 {
 }
 
 /// Shorter pieces, headers among them, are not worth the look for wider registers.
+#[cfg(target_arch = "x86_64")]
 const WIDE_BYTES: usize = 256;
 
 /// Sum of `len` bytes at `base` as words in the machine's byte order, not folded.

@@ -66,8 +66,8 @@ extern "C" fn on_alarm(_: libc::c_int) {
 
 fn set_timer(time: Duration) {
     let at = libc::timeval {
-        tv_sec: time.as_secs().cast_signed(),
-        tv_usec: time.subsec_micros().into(),
+        tv_sec: time.as_secs().cast_signed() as _,
+        tv_usec: time.subsec_micros().cast_signed().into(),
     };
     let once =
         libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: at };
