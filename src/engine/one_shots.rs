@@ -1,5 +1,6 @@
 //! UDP and echo flows that are no streams: when all places are taken, the one that was silent for the longest
-//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP.
+//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP; nor does a flow
+//! with anybody while one lives that was taken out of it: that keeps the port, and who comes next would see another one.
 //!
 //! A flow stands on the list of those that were answered or on that of those that were not, by who has started
 //! it: strangers push out nobody whom the guest talks to. The lists are in the order of silence, but a datagram does not
@@ -133,7 +134,7 @@ impl OneShots {
                 self.remove(table, slot);
                 let Some(state) = state.filter(|state| !state.is_stream()) else { continue };
                 let now = ListId { answered: state.is_answered(), ..list };
-                if now == list && state.active <= since {
+                if now == list && state.active <= since && state.taken_out == 0 {
                     return table.id_of(slot);
                 }
                 self.append(table, slot, now, state.active);
@@ -213,6 +214,23 @@ mod tests {
             lists.all.gives_way(&mut lists.table, 1).is_none(),
             "others have lists of their own"
         );
+    }
+
+    #[test]
+    fn who_has_its_port_with_others_gives_way_after_them() {
+        let mut lists = Lists::default();
+        let [origin, other] = [0, 1].map(|second| lists.start(second));
+        let taken_out = |lists: &mut Lists, count| {
+            let flow = lists.table.get_mut(origin).expect("it lives");
+            if let FlowKind::Udp(state) = &mut flow.state.kind {
+                state.taken_out = count;
+            }
+        };
+        taken_out(&mut lists, 1);
+        assert_eq!(lists.next(), Some(other));
+        assert_eq!(lists.next(), None);
+        taken_out(&mut lists, 0);
+        assert_eq!(lists.next(), Some(origin));
     }
 
     #[test]

@@ -355,6 +355,8 @@ pub(crate) struct DatagramState {
     pub(crate) heard: u8,
     /// The flow with anybody that this one was taken out of: it lives on with this one.
     pub(crate) out_of: Option<FlowId>,
+    /// How many flows live that were taken out of this one, and have its port.
+    pub(crate) taken_out: u32,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
     pub(crate) questions: bool,
     /// What the socket writes into IP headers.
@@ -392,6 +394,7 @@ impl DatagramState {
             streak: 0,
             heard: 0,
             out_of: None,
+            taken_out: 0,
             questions: false,
             marks: SocketMarks::new(),
             broadcast: Broadcast::Refused,
