@@ -7,6 +7,7 @@
 
 mod command;
 mod configure;
+mod exit;
 mod gone;
 mod init;
 mod netlink;
@@ -169,15 +170,24 @@ impl Namespace {
     }
 }
 
-/// A watch for the end of a namespace that we joined, unless told not to care.
+/// Watches for what ends the program: the end of a namespace that we joined, unless told not to care, and the
+/// descriptor that a caller of slirp4netns holds.
 ///
 /// # Errors
 /// [`StartError`] names the step.
-pub(crate) fn watch_target(conf: &PastaConf) -> Result<Option<Box<dyn Source>>, StartError> {
-    match &conf.target {
-        Target::Join { network, .. } if conf.quit => gone::watch(network).map(Some),
-        Target::Join { .. } | Target::Spawn { .. } => Ok(None),
+pub(crate) fn watch_ends(
+    run: &RunConf,
+    conf: &PastaConf,
+) -> Result<Vec<Box<dyn Source>>, StartError> {
+    let mut watches = Vec::new();
+    if let Some(fd) = run.slirp4netns.as_ref().and_then(|slirp| slirp.exit) {
+        watches.push(exit::watch(fd)?);
     }
+    match &conf.target {
+        Target::Join { network, .. } if conf.quit => watches.push(gone::watch(network)?),
+        Target::Join { .. } | Target::Spawn { .. } => {}
+    }
+    Ok(watches)
 }
 
 /// Makes a network namespace that belongs to the command's user namespace.

@@ -14,6 +14,7 @@ use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
+use crate::control::hostfwd::{self, HostForward};
 use crate::control::json::{self, Json};
 use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
@@ -77,7 +78,9 @@ fn start(options: Options) -> Result<ExitCode, StartError> {
     process::settle_signals().map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
     let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
-    if let Err(errno) = process::close_descriptors(options.fd.or(activated)) {
+    let given: Vec<_> =
+        options.fd.or(activated).into_iter().chain(options.run.descriptors()).collect();
+    if let Err(errno) = process::close_descriptors(&given) {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
@@ -94,7 +97,7 @@ fn log_config(options: &Options) -> crate::log::Config {
     let run = &options.run;
     crate::log::Config {
         level: level(options),
-        program: if options.mode == Mode::Pasta { "pasta" } else { "passt" },
+        program: run.program(options.mode),
         foreground: run.foreground,
         file: run.log_file.clone().map(|path| (path, run.log_size)),
     }
@@ -164,7 +167,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
     }
-    let watch = pasta::watch_target(pasta)?;
+    let watches = pasta::watch_ends(&conf.run, pasta)?;
     let mut device = namespace.configure(&mut conf)?;
     let child = match namespace.spawn(&conf, limit)? {
         Spawned::Program(child) => child,
@@ -181,7 +184,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let bypass = bypass(&conf, &sockets, device.as_ref());
     let mut worker = pasta_worker(&conf, device, (bypass, host), limit.maximum)?;
     let ended = child.as_ref().map(Child::watch).transpose().map_err(system("dup"))?;
-    for watch in watch.into_iter().chain(ended) {
+    for watch in watches.into_iter().chain(ended) {
         worker.add(watch).map_err(system("epoll_ctl"))?;
     }
     control.serve(&conf, &mut worker)?;
@@ -419,6 +422,8 @@ struct ControlSockets {
     configuration: Option<UnixListener>,
     /// One by which things may change, and one that only tells.
     json: [Option<UnixListener>; 2],
+    /// slirp4netns's own.
+    slirp4netns: Option<UnixListener>,
 }
 
 impl ControlSockets {
@@ -432,7 +437,10 @@ impl ControlSockets {
             wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
         };
         let json = [bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?];
-        Ok(Self { configuration, json })
+        let slirp = run.slirp4netns.as_ref().and_then(|slirp| slirp.api.as_deref());
+        let bind = |path| start::control_socket(path, "--api-socket", made);
+        let slirp4netns = slirp.map(bind).transpose()?;
+        Ok(Self { configuration, json, slirp4netns })
     }
 
     /// Has the loop serve them.
@@ -445,12 +453,16 @@ impl ControlSockets {
             let places = (0..CONFIGURATION_CLIENTS).map(|_| Configuration::new(abilities));
             serve(listener, configuration::KIND, places, worker)?;
         }
+        if let Some(listener) = self.slirp4netns {
+            let places = (0..CONFIGURATION_CLIENTS).map(|_| HostForward::default());
+            serve(listener, hostfwd::KIND, places, worker)?;
+        }
         let mode = match conf.link.mode {
             Mode::Pasta => "namespace",
             Mode::Stream => "stream",
             Mode::VhostUser => "vhost-user",
         };
-        let program = if conf.pasta.is_some() { "pasta" } else { "passt" };
+        let program = conf.run.program(conf.link.mode);
         let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
         let about = json::About { program, mode, has_namespace, kernel };
         let pace = json::Pace::default();

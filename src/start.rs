@@ -23,7 +23,7 @@ pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
 pub(crate) use network::await_network;
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
-pub(crate) use ready::{Continue, Readiness};
+pub(crate) use ready::{Continue, Readiness, take_given};
 
 use crate::conf::{ConfError, ControlSocket, LinkConf, Mode, Repair};
 use crate::flow::tcp::TcpConfig;

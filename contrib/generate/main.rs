@@ -15,7 +15,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
-use passt::conf::{Mode, command};
+use passt::conf::{Mode, command, slirp4netns_command};
 use passt::{ask, pesto};
 
 /// The manual page of passt, in `man/`.
@@ -67,7 +67,19 @@ fn files() -> Vec<File> {
         table: pesto::command(),
         modes: |_| "",
     });
-    let mut files = vec![(man.join(MANUAL), page), (man.join("pesto.1"), of_pesto)];
+    let of_slirp4netns = manual::page(manual::Page {
+        title: "PASTA-SLIRP4NETNS",
+        sources: "man/pasta-slirp4netns.1.in, man/pasta-slirp4netns.txt",
+        template: &read("pasta-slirp4netns.1.in"),
+        texts: &read("pasta-slirp4netns.txt"),
+        table: slirp4netns_command(),
+        modes: |_| "",
+    });
+    let mut files = vec![
+        (man.join(MANUAL), page),
+        (man.join("pesto.1"), of_pesto),
+        (man.join("pasta-slirp4netns.1"), of_slirp4netns),
+    ];
     for shell in SHELLS {
         files.push(completion(whole_pesto(), shell));
     }

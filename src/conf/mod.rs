@@ -3,7 +3,8 @@
 //! Two passes, each pure: [`parse`] reads the command line on its own; [`resolve`] puts it together
 //! with what [`host::facts`] found and with resolv.conf, and only then reads port specifications.
 //! Bad options are therefore reported before bad ports, and nothing has been created when either
-//! is refused. The only I/O is in `host`, [`egress::load`], [`resolv::read`] and [`ports::ephemeral_range`].
+//! is refused. The only I/O is in `host`, [`egress::load`], [`resolv::read`] and [`ports::ephemeral_range`]; and
+//! `slirp4netns` asks whether we are root.
 //!
 //! ```text
 //! words -> parse -> Command::Run(Options) --+
@@ -21,6 +22,7 @@ mod options;
 mod pasta;
 pub mod ports;
 pub(crate) mod resolv;
+mod slirp4netns;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,3 +36,4 @@ pub use options::{
 };
 pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};
+pub use slirp4netns::{SlirpConf, slirp4netns_command};

@@ -6,6 +6,7 @@
 //! | `client` | one client: its connection, and how long it is waited for |
 //! | `channel` | what a protocol sees of a client: bytes in, bytes out, both bounded |
 //! | `configuration` | the protocol of `pesto`, by which forwarded ports change |
+//! | `hostfwd` | the protocol of slirp4netns's `--api-socket` |
 //! | `json` | the protocol of `--control` |
 //!
 //! Whoever can connect is trusted with what the protocol can do, but not to be well: a client may send half a
@@ -15,5 +16,6 @@
 pub mod channel;
 mod client;
 pub mod configuration;
+pub mod hostfwd;
 pub mod json;
 pub mod server;

@@ -3,7 +3,8 @@
 //! What the client lists in option 55 comes first and in its order; everything else that is
 //! configured follows by number, asked for or not: many clients use options they never listed. What the
 //! operator sets with `--dhcp-option` stands in place of what would be said otherwise.
-//! An option that does not fit is left out. Only the options field is used, no overloading.
+//! An option that does not fit is left out, and none takes the place of those without which an answer is none.
+//! Only the options field is used, no overloading.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -121,6 +122,9 @@ pub(crate) fn parse(mut rest: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]),
     })
 }
 
+/// What an answer has to say (RFC 2131, table 3), however much else the client lists.
+const OWED: [u8; 3] = [CODE_TYPE, CODE_SERVER_ID, CODE_LEASE_TIME];
+
 /// Appends at most [`MAX_LEN`] bytes of options and the end option. `parameters` is the client's
 /// option 55.
 pub(crate) fn append<const N: usize>(
@@ -137,16 +141,21 @@ pub(crate) fn append<const N: usize>(
     let first = type_first.then_some(CODE_TYPE);
     let unlisted =
         (CODE_PAD + 1..CODE_END).filter(|code| !listed.contains(code) && first != Some(*code));
+    let needs = |code| Some((code, 2 + facts.value(code)?.len()));
+    let mut owed: ArrayVec<(u8, usize), { OWED.len() }> =
+        OWED.into_iter().filter_map(needs).collect();
     for code in first.into_iter().chain(listed.iter().copied()).chain(unlisted) {
         let value = if code == CODE_SEARCH && !facts.refuses {
             (!search.is_empty()).then(|| search.clone())
         } else {
             facts.value(code)
         };
+        let kept: usize = owed.iter().filter(|(other, _)| *other != code).map(|(_, len)| len).sum();
         if let Some(value) = value
-            && message.len() + 2 + value.len() <= end
+            && message.len() + 2 + value.len() + kept <= end
         {
             put_option(message, code, &value);
+            owed.retain(|(other, _)| *other != code);
         }
     }
     if let Some(relay) = facts.relay {

@@ -3,7 +3,7 @@
 //! In the background that is the exit code of the first process, and with it the PID file is written.
 //! The first process waits for a byte from the second, which sends it when nothing is left that could
 //! fail. When the second one ends instead, the first one ends with an error. In the foreground it is
-//! the PID file alone.
+//! the PID file alone, and slirp4netns's byte on the descriptor of who waits.
 
 use std::os::fd::OwnedFd;
 
@@ -14,12 +14,14 @@ use super::files::{Made, PidFile};
 use super::notify::ServiceManager;
 use super::{StartError, system};
 use crate::conf::RunConf;
+use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
 
 /// Everything that saying "ready" takes, opened while the file system is there.
 pub(crate) struct Readiness {
     foreground: bool,
     made: Made,
+    waiting: Option<OwnedFd>,
     pid_file: Option<PidFile>,
     manager: Option<ServiceManager>,
     null: OwnedFd,
@@ -38,7 +40,7 @@ pub(crate) struct Announcement(Kind);
 
 enum Kind {
     Background { starter: OwnedFd, null: OwnedFd },
-    Foreground { pid_file: Option<PidFile>, manager: Option<ServiceManager> },
+    Foreground { told: (Option<PidFile>, Option<ServiceManager>), waiting: Option<OwnedFd> },
 }
 
 impl Readiness {
@@ -49,8 +51,10 @@ impl Readiness {
     pub(crate) fn prepare(run: &RunConf, mut made: Made) -> Result<Self, StartError> {
         let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, &mut made)).transpose()?;
         let manager = if run.notify { ServiceManager::connect()? } else { None };
+        let ready = run.slirp4netns.as_ref().and_then(|slirp| slirp.ready);
+        let waiting = ready.map(|fd| take_given("--ready-fd", fd)).transpose()?;
         let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
-        Ok(Self { foreground: run.foreground, made, pid_file, manager, null })
+        Ok(Self { foreground: run.foreground, made, waiting, pid_file, manager, null })
     }
 
     /// This process is not the program: what was made is none of its business.
@@ -64,11 +68,11 @@ impl Readiness {
     /// # Errors
     /// [`StartError`], in either process.
     pub(crate) fn fork(self) -> Result<Continue, StartError> {
-        let Self { foreground, mut made, pid_file, manager, null } = self;
+        let Self { foreground, mut made, waiting, pid_file, manager, null } = self;
         // The sandbox has put files out of reach.
         made.keep();
         if foreground {
-            let kind = Kind::Foreground { pid_file, manager };
+            let kind = Kind::Foreground { told: (pid_file, manager), waiting };
             return Ok(Continue::Program(Announcement(kind)));
         }
         let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -90,6 +94,17 @@ impl Readiness {
             }
         }
     }
+}
+
+/// The descriptor `fd` that the caller has opened for `option`.
+///
+/// # Errors
+/// It is not open.
+pub(crate) fn take_given(option: &str, fd: i32) -> Result<OwnedFd, StartError> {
+    process::take_descriptor(fd).map_err(|errno| {
+        let why = errno_text(errno);
+        StartError::Other(format!("Couldn't use {option} {fd}: {why}: open it for the program"))
+    })
 }
 
 /// Waits for the byte that says that the program is ready.
@@ -128,9 +143,15 @@ impl Announcement {
     /// [`StartError`].
     pub(crate) fn say(self) -> Result<(), StartError> {
         match self.0 {
-            Kind::Foreground { pid_file, manager } => {
+            Kind::Foreground { told: (pid_file, manager), waiting } => {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 tell(pid, pid_file, manager.as_ref())?;
+                if let Some(waiting) = waiting {
+                    let said = rustix::io::retry_on_intr(|| rustix::io::write(&waiting, b"1"));
+                    said.map_err(system(
+                        "--ready-fd: nobody can be told that the network is ready",
+                    ))?;
+                }
             }
             Kind::Background { starter, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)

@@ -131,6 +131,7 @@ make_host() {
 # distributions have it: for everyone.
 make_pasta() {
     ln -s passt /run/bin/pasta
+    ln -s passt /run/bin/slirp4netns
     [ "$PASST_WORLD_UID" -eq 0 ] || return 0
     mkdir -p /dev/net
     mount -t tmpfs -o mode=755 tmpfs /dev/net

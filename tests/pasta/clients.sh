@@ -36,12 +36,14 @@ case_networkd() {
         LD_LIBRARY_PATH=$LIBRARIES SYSTEMD_LOG_TARGET=console /run/guests/clients/bin/systemd-networkd &
         timeout 30 sh -c "until ip -o -4 addr show dev uplink | grep inet && ip -o -6 addr show dev uplink |
             grep /128 | grep -v tentative; do sleep 0.1; done"
-        ip -o addr; ip route; ip -6 route; cat /run/systemd/netif/links/* /run/systemd/netif/leases/*
+        ip -o addr; ip route; ip -6 route; cat /run/systemd/netif/links/*
+        cat /run/systemd/netif/leases/* 2>/dev/null || echo "leases are kept in another form"
         kill $!; wait $!' 2>&1) || { echo "$found"; return 1; }
     echo "$found"
     expect "$found" "inet $HOST4/24" "inet6 $HOST6/128" 'inet6 2001:db8:2:' "default via $GATEWAY4 dev uplink proto dhcp" \
-        'default via fe80:' 'proto ra' "DNS=$SERVER4" DOMAINS=example.test MTU=65520 "SERVER_ADDRESS=$GATEWAY4" \
-        LIFETIME=86400
+        'default via fe80:' 'proto ra' "DNS=$SERVER4" DOMAINS=example.test 'dynamic uplink' 'valid_lft 86'
+    case $found in *'another form'*) return ;; esac
+    expect "$found" MTU=65520 "SERVER_ADDRESS=$GATEWAY4" LIFETIME=86400
 }
 
 # It wants an Ethernet device: one end of a cable, whose other end is bridged with ours, as nested guests are. In the mode

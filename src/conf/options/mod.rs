@@ -26,12 +26,14 @@ use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
 
+use super::SlirpConf;
 use super::egress::EgressOptions;
 use crate::flow::fwd::{InterfaceName, Mapping, Proto};
 use crate::flow::network::{Extra, MAX_DNS, MAX_SEARCH, Mac, Services};
 
 pub use command::command;
 pub use parse::parse;
+pub(super) use value::station;
 
 /// The outcome of reading the command line.
 #[derive(Debug)]
@@ -127,6 +129,8 @@ pub struct RunConf {
     pub(crate) control_ro: Option<ControlSocket>,
     /// `--stderr`, which has no effect any more.
     pub(crate) stderr: bool,
+    /// The program was started as slirp4netns: what that wants beyond the options of pasta.
+    pub(crate) slirp4netns: Option<SlirpConf>,
 }
 
 /// A socket on which the program is controlled.
@@ -141,7 +145,23 @@ pub(crate) struct ControlSocket {
 impl RunConf {
     /// Whether rules can be added while the program runs.
     pub(crate) fn may_change_rules(&self) -> bool {
-        self.conf_path.is_some() || self.control.is_some()
+        let api = self.slirp4netns.as_ref().is_some_and(|slirp| slirp.api.is_some());
+        self.conf_path.is_some() || self.control.is_some() || api
+    }
+
+    /// Which of its names the program goes by in what it says.
+    pub(crate) fn program(&self, mode: Mode) -> &'static str {
+        match (&self.slirp4netns, mode) {
+            (Some(_), _) => "slirp4netns",
+            (None, Mode::Pasta) => "pasta",
+            (None, _) => "passt",
+        }
+    }
+
+    /// Descriptors that the caller has opened for the program, beside that of the guest.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
+        let slirp = self.slirp4netns.iter();
+        slirp.flat_map(|slirp| [slirp.ready, slirp.exit]).flatten()
     }
 }
 
@@ -166,6 +186,7 @@ impl Default for RunConf {
             control: None,
             control_ro: None,
             stderr: false,
+            slirp4netns: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use super::command::{self, WORDS, command};
 use super::definition::{Definition, Effect, Scope};
 use super::{Command, Ending, Mode, Options, Question, getopt, table};
-use crate::conf::{ConfError, pasta};
+use crate::conf::{ConfError, pasta, slirp4netns};
 
 /// Most words on a command line; far beyond what one can type, and a bound for what we keep.
 const MAX_WORDS: usize = 65536;
@@ -18,10 +18,14 @@ const MAX_WORDS: usize = 65536;
 /// Reads the command line, program name first.
 ///
 /// # Errors
-/// The first thing wrong with it. Everything that depends on the host is checked later.
+/// The first thing wrong with it. Everything that depends on the host is checked later. Under the name of slirp4netns
+/// other options are read.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError> {
     let words: Vec<OsString> = args.take(MAX_WORDS).collect();
     let name = words.first().map(|word| base_name(word)).unwrap_or_default();
+    if name.contains(slirp4netns::NAME) {
+        return slirp4netns::parse(&words);
+    }
     let (matches, refused) = split(&words);
     let mode = mode(&matches, &name)?;
     let mut options = Options { mode, ..Options::default() };

@@ -138,7 +138,7 @@ pub(super) fn mac(o: &mut Options, text: &str) -> Refusal {
 }
 
 /// `xx:xx:xx:xx:xx:xx`, of one station.
-fn station(text: &str) -> Option<Mac> {
+pub(in crate::conf) fn station(text: &str) -> Option<Mac> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

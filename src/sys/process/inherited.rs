@@ -37,20 +37,13 @@ pub fn raise_descriptor_limit() -> Result<DescriptorLimit, Errno> {
     Ok(DescriptorLimit { maximum: original.maximum.unwrap_or(u64::MAX), original })
 }
 
-/// Closes all descriptors behind standard error but `keep`. Only at start, while nothing in the process
+/// Closes all descriptors behind standard error but those in `keep`. Only at start, while nothing in the process
 /// owns any of them.
 ///
 /// # Errors
 /// What close_range(2) reports; `NOSYS` before Linux 5.9.
-pub fn close_descriptors(keep: Option<RawFd>) -> Result<(), Errno> {
-    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
-    let Some(keep) = keep.and_then(|fd| u32::try_from(fd).ok()).filter(|fd| *fd >= first) else {
-        return close_range(first, u32::MAX, 0);
-    };
-    if keep > first {
-        close_range(first, keep - 1, 0)?;
-    }
-    close_range(keep + 1, u32::MAX, 0)
+pub fn close_descriptors(keep: &[RawFd]) -> Result<(), Errno> {
+    close_between(keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect())
 }
 
 /// Closes all descriptors behind standard error but those in `keep`, whoever owns them: for a fork that ends
@@ -59,9 +52,14 @@ pub fn close_descriptors(keep: Option<RawFd>) -> Result<(), Errno> {
 /// # Errors
 /// As [`close_descriptors`].
 pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    close_between(keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect())
+}
+
+/// Closes all descriptors behind standard error that are not among the `kept`.
+fn close_between(mut kept: Vec<u32>) -> Result<(), Errno> {
     let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
-    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
     kept.sort_unstable();
+    kept.dedup();
     for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO.unsigned_abs()) {
         if fd > first {
             close_range(first, fd - 1, 0)?;

@@ -2,8 +2,8 @@
 //! Sources: the callers' own code, and `passt(1)`, `pasta(1)`.
 
 use crate::row::Before::{
-    Child, Closed, Copied, Descriptor, Descriptors, EarlyQuestion, InMemory, Leak, NotifySocket,
-    Root, Script, SocketTaken, Unheard,
+    Child, Closed, Copied, Descriptor, Descriptors, EarlyQuestion, ExitPipe, InMemory, Leak,
+    NotifySocket, ReadyPipe, Root, Script, SocketTaken, Unheard,
 };
 use crate::row::Caller::{Engine, Root as AsRoot};
 use crate::row::Clause::*;
@@ -533,6 +533,85 @@ pub const ROWS: &[Row] = &[
         "pasta --stderr --config-net 4194303",
         &[Returns(1), Mentions("/proc/4194303/ns/"), NothingRuns],
     ),
+    // slirp4netns, as it is called by those who do not know pasta. Podman first looks for options in its help.
+    Row::new(
+        "slirp4netns-probe",
+        "slirp4netns --help",
+        &[Returns(0), Prints("--disable-host-loopback"), Prints("--enable-seccomp"), Prints("--cidr")],
+    )
+    .ours(),
+    Row::new("slirp4netns-version", "slirp4netns --version", &[Returns(0), Prints("slirp4netns version 1.")]).ours(),
+    Row::new(
+        "slirp4netns-podman",
+        "slirp4netns --disable-host-loopback --mtu=65520 --enable-sandbox --enable-seccomp --enable-ipv6 -c -r 3 -e 4 \
+         --netns-type=path /tmp/netns/netns-1 tap0",
+        &[
+            Ready,
+            Inside("ip -o addr show dev tap0", "inet 10.0.2.100/24"),
+            Inside("ip -o addr show dev tap0", "inet6 fd00::100/64"),
+            Inside("ip -o link show dev tap0", "mtu 65520"),
+            Inside("ip route", "default via 10.0.2.2 dev tap0"),
+            EndsWithPipe,
+            NothingRuns,
+        ],
+    )
+    .by(Engine)
+    .after(&[Script(NETNS), ReadyPipe(3), ExitPipe(4)])
+    .ours(),
+    Row::new(
+        "slirp4netns-podman-ports",
+        "slirp4netns --disable-host-loopback --mtu=65520 --enable-sandbox --enable-seccomp -c -r 3 -e 4 --api-socket \
+         /tmp/api.sock --netns-type=path /tmp/netns/netns-1 tap0",
+        &[Ready, Exists("/tmp/api.sock"), TcpRefused("192.0.2.2:8080"), EndsWithPipe, NothingRuns],
+    )
+    .by(Engine)
+    .after(&[Script(NETNS), ReadyPipe(3), ExitPipe(4)])
+    .ours(),
+    Row::new(
+        "slirp4netns-podman-no-namespace",
+        "slirp4netns --disable-host-loopback --mtu=65520 -c -r 3 -e 4 --netns-type=path /tmp/netns/none tap0",
+        &[NeverReady, Returns(1), Mentions("/tmp/netns/none"), NothingRuns],
+    )
+    .by(Engine)
+    .after(&[ReadyPipe(3), ExitPipe(4)])
+    .ours(),
+    // rootlesskit, with the namespaces of its child.
+    Row::new(
+        "slirp4netns-rootlesskit",
+        "slirp4netns --mtu 65520 -r 3 --disable-host-loopback --enable-sandbox --enable-seccomp --userns-path \
+         /proc/{child}/ns/user --netns-type=path /proc/{child}/ns/net tap0",
+        &[Ready, Inside("ip -o link show dev tap0", "tap0"), Term, NothingRuns],
+    )
+    .after(&[Child, ReadyPipe(3)])
+    .ours(),
+    Row::new(
+        "slirp4netns-rootlesskit-pid",
+        "slirp4netns --mtu 65520 -r 3 --disable-host-loopback --api-socket /tmp/.s4nn.sock --enable-sandbox \
+         --enable-seccomp --cidr 10.41.0.0/16 {child} tap0",
+        &[Ready, Exists("/tmp/.s4nn.sock"), EndsWithChild, NothingRuns],
+    )
+    .after(&[Child, ReadyPipe(3)])
+    .ours(),
+    Row::new(
+        "slirp4netns-configured",
+        "slirp4netns -c -r 3 {child} tap0",
+        &[
+            Ready,
+            Inside("ip -o addr show dev tap0", "inet 10.0.2.100/24"),
+            Inside("ip -o link show dev tap0", "mtu 1500"),
+            EndsWithChild,
+        ],
+    )
+    .after(&[Child, ReadyPipe(3)])
+    .ours(),
+    Row::new(
+        "slirp4netns-of-root",
+        "slirp4netns -c -r 3 {child} tap0",
+        &[Ready, Inside("ip -o addr show dev tap0", "inet 10.0.2.100/24"), Term, NothingRuns],
+    )
+    .by(AsRoot)
+    .after(&[Child, ReadyPipe(3)])
+    .ours(),
     // crun's handler for krun: inside the container's user and mount namespaces, outputs to nowhere.
     Row::new(
         "crun-krun",

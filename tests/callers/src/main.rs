@@ -12,6 +12,7 @@ mod client;
 mod compare;
 mod confined;
 mod contracts;
+mod pipes;
 mod play;
 mod policy;
 mod process;

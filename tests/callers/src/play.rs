@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client;
+use crate::pipes::Pipes;
 use crate::policy::{self, Request};
 use crate::process::{
     PATIENCE, Started, WATCH, all, all_with_ended, await_orphan, await_some, command_line, name,
@@ -44,6 +45,7 @@ pub struct Player {
     descriptors: Option<u32>,
     leak: bool,
     leaked: Option<PipeReader>,
+    pipes: Pipes,
     in_memory: bool,
     program: Option<&'static str>,
     unheard: bool,
@@ -116,6 +118,8 @@ impl Player {
             }
             Before::Child => self.make_child()?,
             Before::Descriptor(number) => self.descriptor = Some(number),
+            Before::ReadyPipe(number) => self.pipes.ready_number = Some(number),
+            Before::ExitPipe(number) => self.pipes.exit_number = Some(number),
             Before::Descriptors(limit) => self.descriptors = Some(limit),
             Before::EarlyQuestion => self.early = true,
             Before::Leak => self.leak = true,
@@ -193,6 +197,7 @@ impl Player {
             redirections += &pass(&mut kept, &writer.into(), 9)?;
             self.leaked = Some(reader);
         }
+        redirections += &self.pipes.make(&mut kept)?;
         let mut program = self.program.map(str::to_owned);
         if self.in_memory {
             let memory = in_memory(&format!("{}/{}", world::BIN, self.words[0]))?;
@@ -274,6 +279,13 @@ impl Player {
             Clause::Does(line, words) => self.runs(line, (0, words)),
             Clause::Fails(line, words) => self.runs(line, (1, words)),
             Clause::DropsLeak => self.drops_leak(),
+            Clause::Ready => self.pipes.hears(b"1"),
+            Clause::NeverReady => self.pipes.hears(b""),
+            Clause::EndsWithPipe => {
+                self.find_daemon()?;
+                self.pipes.exit = None;
+                self.ends_with(0)
+            }
             Clause::PidFile(path) => self.pid_file(path),
             Clause::PidFileSoon(path) => await_some("the PID file", || self.pid_file(path).ok())
                 .or_else(|_| self.pid_file(path)),
@@ -464,7 +476,8 @@ impl Player {
 
     fn inside(&self, line: &str, expected: &str) -> Outcome {
         let mut words = self.prefix();
-        let target = self.words.iter().position(|word| word == "--netns");
+        let named = |word: &String| word == "--netns" || word == "--netns-type=path";
+        let target = self.words.iter().position(named);
         match (&self.child, target.and_then(|at| self.words.get(at + 1))) {
             (Some(child), _) => {
                 words = world::enter(child.id(), "--user --net");
@@ -560,7 +573,7 @@ fn run(words: &[String]) -> Outcome {
 }
 
 /// Makes a descriptor inheritable; returns the shell's words that give it its number.
-fn pass(kept: &mut Vec<OwnedFd>, descriptor: &OwnedFd, number: i32) -> Result<String, String> {
+pub fn pass(kept: &mut Vec<OwnedFd>, descriptor: &OwnedFd, number: i32) -> Result<String, String> {
     let high = rustix::io::fcntl_dupfd_cloexec(descriptor, HIGH).map_err(text)?;
     rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).map_err(text)?;
     let from = high.as_raw_fd();

@@ -28,6 +28,10 @@ pub enum Before {
     Child,
     /// The program gets one end of a pair of stream sockets as this descriptor.
     Descriptor(i32),
+    /// The program gets the end of a pipe to write to as this descriptor.
+    ReadyPipe(i32),
+    /// The program gets the end of a pipe to read from as this descriptor.
+    ExitPipe(i32),
     /// The program may have so many descriptors.
     Descriptors(u32),
     /// A frame is sent through the pair before the program starts.
@@ -102,6 +106,12 @@ pub enum Clause {
     Udp(&'static str),
     /// The command, run in the guest's namespaces, prints the text.
     Inside(&'static str, &'static str),
+    /// A byte comes out of the pipe, soon, and nobody holds its other end then.
+    Ready,
+    /// The other end of the pipe is closed without a byte.
+    NeverReady,
+    /// The end of the pipe that it reads from ends it with status 0.
+    EndsWithPipe,
     /// Nobody holds the leaked descriptor any more.
     DropsLeak,
     /// SIGTERM ends it with status 0.

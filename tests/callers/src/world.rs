@@ -34,6 +34,7 @@ appear() {
 }
 appear "$program" /run/bin/passt
 ln -s passt /run/bin/pasta
+ln -s passt /run/bin/slirp4netns
 if [ -e "$program.avx2" ]; then
     appear "$program.avx2" /run/bin/passt.avx2
     ln -s passt.avx2 /run/bin/pasta.avx2

@@ -16,7 +16,11 @@ use crate::responders::network;
 /// Words end with a line. The first byte chooses the program. Whoever has started can be told what it means on a host.
 pub fn arguments(data: &[u8]) {
     let Some((&kind, rest)) = data.split_first() else { return };
-    let program = if kind & 1 == 0 { "passt" } else { "pasta" };
+    let program = match kind & 3 {
+        1 => "pasta",
+        3 => "slirp4netns",
+        _ => "passt",
+    };
     let words = rest.split(|byte| *byte == b'\n').map(|word| OsString::from_vec(word.to_vec()));
     let words = std::iter::once(OsString::from(program)).chain(words);
     match parse(words) {

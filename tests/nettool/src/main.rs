@@ -6,6 +6,7 @@
 //! The tool never decides what is right for the program under test beyond that:
 //! the scripts under `tests/guests` compare the lines.
 
+mod ask;
 mod carry;
 mod crowd;
 mod dhcpv6;
@@ -48,6 +49,7 @@ usage: nettool COMMAND ARGUMENT...
   tftp ADDR:PORT BYTES SEED     serve a pattern by TFTP, each transfer from a port of its own
   hear ADDR:PORT INTERFACE      hear what is sent to a group or all of a network; answer its sender
   call ADDR:PORT INTERFACE TEXT [FROM]  send to a group or all of a network, until answered
+  ask PATH TEXT                 ask on a UNIX socket, say what is answered
   queues INTERFACE [PAIRS]      have the driver use PAIRS queue pairs; say what each has moved";
 
 fn main() -> ExitCode {
@@ -90,6 +92,7 @@ fn run(words: &[String]) -> Outcome {
         ["call", to, interface, text, from] => {
             group::call(Some(parse(from)?), parse(to)?, interface, text)
         }
+        ["ask", path, question] => ask::ask(path, question),
         ["queues", interface] => queues::queues(interface, None),
         ["queues", interface, pairs] => queues::queues(interface, Some(parse(pairs)?)),
         _ => Err(USAGE.into()),
