@@ -323,6 +323,10 @@ impl Flows {
             self.index.remove(&key(protocol, side), id.slot());
         }
         self.timers.cancel(timer_key(id.slot()));
+        let origin = flow.state.kind.datagrams().and_then(|state| state.out_of);
+        if let Some(origin) = origin.and_then(|origin| self.udp_mut(origin)) {
+            origin.taken_out -= 1;
+        }
         if protocol != L4Protocol::Tcp {
             self.datagrams[started_by(flow.sides[0].pif)] -= 1;
         }
@@ -346,15 +350,29 @@ impl Flows {
         }
     }
 
+    /// Notes that a UDP flow was taken out of `origin`, which lives on with it.
+    pub(crate) fn belongs_to(&mut self, id: FlowId, origin: FlowId) {
+        if let Some(state) = self.udp_mut(id) {
+            state.out_of = Some(origin);
+        }
+        if let Some(origin) = self.udp_mut(origin) {
+            origin.taken_out += 1;
+        }
+    }
+
+    fn udp_mut(&mut self, id: FlowId) -> Option<&mut DatagramState> {
+        match &mut self.table.get_mut(id)?.state.kind {
+            FlowKind::Udp(state) => Some(state),
+            _ => None,
+        }
+    }
+
     /// Notes that the guest or its peer goes on with a flow: the one that it was taken out of lives on, too.
     pub(crate) fn note_use(&mut self, id: FlowId, now: Timestamp) {
         let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
         let Some(&DatagramState { out_of, echo, .. }) = state else { return };
-        if let Some(origin) = out_of
-            && let Some(flow) = self.table.get_mut(origin)
-            && let FlowKind::Udp(state) = &mut flow.state.kind
-        {
-            state.active = now;
+        if let Some(origin) = out_of.and_then(|origin| self.udp_mut(origin)) {
+            origin.active = now;
         }
         if echo {
             self.one_shots.asked(&mut self.table, id.slot(), now);

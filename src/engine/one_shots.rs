@@ -1,7 +1,8 @@
 //! UDP and echo flows that are no streams: when all places are taken, the one that was silent for the longest
-//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP. An echo flow is
-//! none for ever: if all its requests are answered, the next one is as well off with a new flow; if not, it stays
-//! for as long as a reply may be on its way ([`ECHO_PATIENCE`]).
+//! time gives way to the next, first of all one that was answered. A stream never does, nor does TCP; nor does a flow
+//! with anybody while one lives that was taken out of it: that keeps the port, and who comes next would see another one.
+//! An echo flow is no stream for ever: if all its requests are answered, the next one is as well off with a new flow;
+//! if not, it stays for as long as a reply may be on its way ([`ECHO_PATIENCE`]).
 //!
 //! A flow stands on the list of those that were answered or on that of those that were not, by who has started
 //! it: strangers push out nobody whom the guest talks to. The lists are in the order of silence, but a datagram does not
@@ -168,7 +169,7 @@ impl OneShots {
                     true => Kind::Answered,
                     false => Kind::Unanswered,
                 };
-                if kind == list.kind && state.active <= since {
+                if kind == list.kind && state.active <= since && state.taken_out == 0 {
                     return table.id_of(slot);
                 }
                 self.append(table, slot, ListId { kind, ..list }, state.active);
@@ -265,6 +266,23 @@ mod tests {
             lists.all.gives_way(&mut lists.table, 1, at(10)).is_none(),
             "others have lists of their own"
         );
+    }
+
+    #[test]
+    fn who_has_its_port_with_others_gives_way_after_them() {
+        let mut lists = Lists::default();
+        let [origin, other] = [0, 1].map(|second| lists.start(second));
+        let taken_out = |lists: &mut Lists, count| {
+            let flow = lists.table.get_mut(origin).expect("it lives");
+            if let FlowKind::Udp(state) = &mut flow.state.kind {
+                state.taken_out = count;
+            }
+        };
+        taken_out(&mut lists, 1);
+        assert_eq!(lists.next(), Some(other));
+        assert_eq!(lists.next(), None);
+        taken_out(&mut lists, 0);
+        assert_eq!(lists.next(), Some(origin));
     }
 
     #[test]

@@ -360,6 +360,8 @@ pub(crate) struct DatagramState {
     pub(crate) echo: bool,
     /// Who answers an echo request does so with an address of its own: the peer is a group, or all of a network.
     pub(crate) to_many: bool,
+    /// How many flows live that were taken out of this one, and have its port.
+    pub(crate) taken_out: u32,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
     pub(crate) questions: bool,
     /// What the socket writes into IP headers.
@@ -399,6 +401,7 @@ impl DatagramState {
             out_of: None,
             echo: false,
             to_many: false,
+            taken_out: 0,
             questions: false,
             marks: SocketMarks::new(),
             broadcast: Broadcast::Refused,

@@ -95,10 +95,15 @@ fn files_that_cannot_be_guest_memory_are_refused() {
     path.as_file().set_len(MIB).unwrap();
     let read_only = OwnedFd::from(File::open(path.path()).unwrap());
     let (pipe, _write) = rustix::pipe::pipe().unwrap();
+    let socket = OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0);
     let folder = OwnedFd::from(File::open("/").unwrap());
-    for (what, fd) in
-        [("sealed", sealed), ("read-only", read_only), ("pipe", pipe), ("folder", folder)]
-    {
+    for (what, fd) in [
+        ("sealed", sealed),
+        ("read-only", read_only),
+        ("pipe", pipe),
+        ("socket", socket),
+        ("folder", folder),
+    ] {
         assert!(!takes_table(&region, &fd), "{what}");
         assert!(!takes_regions(&region, &fd), "{what}");
     }

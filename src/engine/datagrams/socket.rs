@@ -127,9 +127,7 @@ fn take_out(
     }
     let protocol = L4Protocol::Udp;
     let id = open_outbound(core, datagrams, target, Proto::Udp, (protocol, side), false).ok()?;
-    if let FlowKind::Udp(state) = &mut core.flows.table.get_mut(id)?.state.kind {
-        state.out_of = Some(origin);
-    }
+    core.flows.belongs_to(id, origin);
     // What has come already goes first.
     core.flows.mark_ready(origin);
     Some(id)

@@ -153,7 +153,9 @@ pub(super) fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
 }
 
 /// Binds a listening socket. Where a flow of the guest with anybody has the port and the socket `may_end` it, it
-/// does: what such flows do is the socket's business from now on.
+/// does: what such flows do is the socket's business from now on. What waits in its queue is lost with it, as datagrams
+/// may be, once for each service that appears on a port from which it has talked before; to wait for an empty queue, also
+/// with a port that follows services, would keep one closed for as long as somebody writes to it without pause.
 fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Result<(), Errno> {
     let bound = socket::bind(socket.as_fd(), to);
     if bound != Err(Errno::ADDRINUSE) || !may_end {

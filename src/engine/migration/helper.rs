@@ -1,6 +1,7 @@
 //! The helper that switches `TCP_REPAIR` on and off for us, which takes a privilege (`CAP_NET_ADMIN`) that this
 //! program does not have. It connects to a socket of its own, is sent descriptors of sockets with one command
-//! for all of them, and repeats the command when it is done. One helper at a time.
+//! for all of them, and repeats the command when it is done. One helper at a time; one that comes while the last sockets
+//! of a migration are with the one before is for the next migration, and waits.
 //!
 //! What a helper that lies can do: have connections fail, of which each is checked afterwards. It can do nothing
 //! to us, and learns nothing but the sockets that it is sent.
@@ -47,12 +48,14 @@ pub(super) struct Helper {
     listener: Option<OwnedFd>,
     connection: Option<OwnedFd>,
     awaited: Option<Command>,
+    /// Takes the place of the one that is there when that is not needed any more.
+    next: Option<OwnedFd>,
 }
 
 impl Helper {
     /// No helper, and nowhere to connect.
     pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
-        Self { epoll, listener: None, connection: None, awaited: None }
+        Self { epoll, listener: None, connection: None, awaited: None, next: None }
     }
 
     /// Lets helpers connect to `listener`, which does not block.
@@ -106,8 +109,14 @@ impl Helper {
     fn take_on(&mut self, connection: OwnedFd) -> Option<News> {
         let who = socket::peer_process(connection.as_fd())
             .map_or_else(|| "of another PID namespace".to_owned(), |pid| format!("PID {pid}"));
-        if self.connection.is_some() {
+        let leaves = self.awaited == Some(Command::Off) && self.next.is_none();
+        if self.connection.is_some() && !leaves {
             log::info!("Discarding TCP_REPAIR helper, {who}");
+            return None;
+        }
+        if self.connection.is_some() {
+            log::info!("Accepted TCP_REPAIR helper, {who}, for the next migration");
+            self.next = Some(connection);
             return None;
         }
         if let Err(errno) = self.watch(&connection, MigrationPart::Helper, EventFlags::IN) {
@@ -117,6 +126,15 @@ impl Helper {
         log::info!("Accepted TCP_REPAIR helper, {who}");
         self.connection = Some(connection);
         Some(News::Come)
+    }
+
+    /// The one that has waited takes the place of the one before.
+    fn change(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        match self.watch(&next, MigrationPart::Helper, EventFlags::IN) {
+            Ok(()) => self.connection = Some(next),
+            Err(errno) => log::warn!("Cannot watch the TCP_REPAIR helper: {errno}"),
+        }
     }
 
     /// Its connection has something to read.
@@ -171,5 +189,6 @@ impl Helper {
         if let Some(connection) = self.connection.take() {
             let _ = epoll::delete(&*self.epoll, &connection);
         }
+        self.change();
     }
 }

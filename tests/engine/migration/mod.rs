@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use passt::wire::DropReason;
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::{Pid, Signal, kill_process};
 use smoltcp::socket::tcp::State;
 
 use crate::egress::{enforce, policy};
@@ -134,6 +135,25 @@ fn what_a_connection_that_the_peer_and_then_the_guest_have_ended_has_for_the_gue
             assert_eq!(cluster.transfer(), [true, true], "round {round}");
             cluster.switch_over();
         }
+        cluster.finish();
+    });
+}
+
+#[test]
+fn a_helper_that_comes_while_the_one_before_ends_its_work_serves_the_next_move() {
+    isolated(|| {
+        let mut cluster = idle();
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        let mut first = cluster.hosts[1].helper.take().expect("started");
+        kill_process(Pid::from_child(&first), Signal::STOP).expect("a child");
+        cluster.switch_over();
+        cluster.hosts[1].start_helper();
+        kill_process(Pid::from_child(&first), Signal::CONT).expect("a child");
+        cluster.until("its end", |_| first.try_wait().expect("a child").is_some());
+        cluster.hosts[0].start_helper();
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
         cluster.finish();
     });
 }

@@ -6,16 +6,20 @@
 //! | busy | messages there and back, one after the other |
 //! | listening | has closed its own half, and reads what the server has to say, step by step |
 //! | talking | the server has closed its half, and is told more and more |
+//!
+//! They live until a file appears; the servers are told, too.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::pattern::Pattern;
-use crate::tcp::{Failure, PATIENCE, verdict};
+use crate::tcp::{Failure, open, verdict};
 
 /// Bytes of a message, and of each step of a slow stream.
 pub const MESSAGE: usize = 4096;
@@ -32,8 +36,8 @@ const MENTIONED: usize = 4;
 /// A kind of connection.
 pub struct Kind {
     name: &'static str,
-    /// What the server is asked for, with so many bytes and a seed.
-    request: fn(u64, u64) -> String,
+    /// What the server is asked for, with a seed.
+    request: fn(u64) -> String,
     /// What is done before all are there, so that nobody waits for the others to begin.
     begin: fn(&mut Life<'_>) -> Result<(), Failure>,
     /// What is done then; returns for how long at most nothing arrived that was due.
@@ -42,20 +46,33 @@ pub struct Kind {
 
 /// The kinds, in turn.
 const KINDS: [Kind; 4] = [
-    Kind { name: "idle", request: |_, _| "echo".to_owned(), begin: exchange, live: idle },
-    Kind { name: "busy", request: |_, _| "echo".to_owned(), begin: exchange, live: busy },
-    Kind { name: "listening", request: drip, begin: begin_to_listen, live: listen },
-    Kind { name: "talking", request: late, begin: |_| Ok(()), live: talk },
+    Kind { name: "idle", request: |_| "echo".to_owned(), begin: exchange, live: idle },
+    Kind { name: "busy", request: |_| "echo".to_owned(), begin: exchange, live: busy },
+    Kind {
+        name: "listening",
+        request: |seed| format!("drip {seed}"),
+        begin: begin_to_listen,
+        live: listen,
+    },
+    Kind { name: "talking", request: |seed| format!("late {seed}"), begin: |_| Ok(()), live: talk },
 ];
 
 /// A connection with what is known of it.
 struct Life<'a> {
     stream: &'a TcpStream,
-    number: u64,
-    /// For how long it is to live.
-    time: Duration,
+    seed: u64,
+    /// It has lived for long enough.
+    enough: &'a AtomicBool,
     /// What goes over it, from here on.
     pattern: Pattern,
+    /// Bytes of that.
+    bytes: u64,
+}
+
+impl Life<'_> {
+    fn goes_on(&self) -> bool {
+        !self.enough.load(Ordering::Relaxed)
+    }
 }
 
 /// The kinds with these names, separated by commas; `all` for all.
@@ -71,19 +88,20 @@ pub fn kinds(names: &str) -> Result<Vec<&'static Kind>, Failure> {
     found.collect()
 }
 
-/// Holds `count` connections of these kinds, to each address in turn, for `time`. Prints `open` when all are there and have
-/// begun; says for each kind for how long at most one of it stood still since then.
-pub fn carry(time: Duration, count: usize, kinds: &[&'static Kind], to: &[SocketAddr]) -> Outcome {
+/// Holds `count` connections of these kinds, to each address in turn, until there is a file `end`. Prints `open` when all
+/// are there and have begun; says for each kind for how long at most one of it stood still since then.
+pub fn carry(end: &Path, count: usize, kinds: &[&'static Kind], to: &[SocketAddr]) -> Outcome {
     let all_begun = Arc::new(Barrier::new(count + 1));
+    let enough = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::with_capacity(count);
     for (number, &address) in to.iter().cycle().take(count).enumerate() {
-        let kind = kinds[number / to.len() % kinds.len()];
-        let request = (kind.request)(bytes(time), number as u64);
-        let stream = open(address, &request).map_err(|error| format!("{number}: {error}"))?;
-        let all_begun = Arc::clone(&all_begun);
+        let (kind, seed) = (kinds[number / to.len() % kinds.len()], number as u64);
+        let mut stream = open(address).map_err(|error| format!("{number}: {error}"))?;
+        writeln!(stream, "{}", (kind.request)(seed))?;
+        let (all_begun, enough) = (Arc::clone(&all_begun), Arc::clone(&enough));
         let task = move || {
-            let (number, pattern) = (number as u64, Pattern::new(number as u64));
-            let mut life = Life { stream: &stream, number, time, pattern };
+            let (stream, pattern, bytes) = (&stream, Pattern::new(seed), 0);
+            let mut life = Life { stream, seed, enough: &enough, pattern, bytes };
             let begun = (kind.begin)(&mut life);
             all_begun.wait();
             begun.and_then(|()| (kind.live)(&mut life))
@@ -93,6 +111,13 @@ pub fn carry(time: Duration, count: usize, kinds: &[&'static Kind], to: &[Socket
     all_begun.wait();
     println!("open");
     io::stdout().flush()?;
+    while !end.exists() {
+        thread::sleep(STEP);
+    }
+    enough.store(true, Ordering::Relaxed);
+    for &address in to {
+        writeln!(open(address)?, "enough")?;
+    }
     let mut longest = vec![Duration::ZERO; kinds.len()];
     let mut failures = Vec::new();
     for (number, thread) in threads {
@@ -115,31 +140,6 @@ pub fn carry(time: Duration, count: usize, kinds: &[&'static Kind], to: &[Socket
     Err(format!("{count_failed} of {count}: {}", failures.join("; ")).into())
 }
 
-fn open(to: SocketAddr, request: &str) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{request}")?;
-    Ok(stream)
-}
-
-/// How many steps a slow stream has, and its bytes.
-fn steps(time: Duration) -> u64 {
-    time.as_millis().div_ceil(STEP.as_millis()) as u64
-}
-
-fn bytes(time: Duration) -> u64 {
-    steps(time) * MESSAGE as u64
-}
-
-fn drip(bytes: u64, seed: u64) -> String {
-    format!("drip {bytes} {seed}")
-}
-
-fn late(bytes: u64, seed: u64) -> String {
-    format!("late {bytes} {seed}")
-}
-
 /// A message there and back.
 fn exchange(life: &mut Life<'_>) -> Result<(), Failure> {
     let mut stream = life.stream;
@@ -150,26 +150,18 @@ fn exchange(life: &mut Life<'_>) -> Result<(), Failure> {
     if found == sent { Ok(()) } else { Err("wrong content came back".into()) }
 }
 
-/// The next message of those that the server sends by itself.
-fn hear(life: &mut Life<'_>) -> Result<(), Failure> {
-    let mut stream = life.stream;
-    let (mut wanted, mut found) = ([0; MESSAGE], [0; MESSAGE]);
-    stream.read_exact(&mut found)?;
-    life.pattern.fill(&mut wanted);
-    if found == wanted { Ok(()) } else { Err("wrong content was sent".into()) }
-}
-
 fn idle(life: &mut Life<'_>) -> Result<Duration, Failure> {
-    thread::sleep(life.time);
+    while life.goes_on() {
+        thread::sleep(STEP);
+    }
     let sent = Instant::now();
     exchange(life)?;
     Ok(sent.elapsed())
 }
 
 fn busy(life: &mut Life<'_>) -> Result<Duration, Failure> {
-    let begin = Instant::now();
     let mut longest = Duration::ZERO;
-    while begin.elapsed() < life.time {
+    while life.goes_on() {
         let sent = Instant::now();
         exchange(life)?;
         longest = longest.max(sent.elapsed());
@@ -180,34 +172,57 @@ fn busy(life: &mut Life<'_>) -> Result<Duration, Failure> {
 
 fn begin_to_listen(life: &mut Life<'_>) -> Result<(), Failure> {
     life.stream.shutdown(Shutdown::Write)?;
-    hear(life)
+    hear(life).map(drop)
+}
+
+/// Reads more of what the server sends by itself; false at the end.
+fn hear(life: &mut Life<'_>) -> Result<bool, Failure> {
+    let mut stream = life.stream;
+    let (mut found, mut scratch) = ([0; MESSAGE], [0; MESSAGE]);
+    let count = stream.read(&mut found)?;
+    life.bytes += count as u64;
+    if !life.pattern.continues_with(&found[..count], &mut scratch) {
+        return Err("wrong content was sent".into());
+    }
+    Ok(count > 0)
 }
 
 fn listen(life: &mut Life<'_>) -> Result<Duration, Failure> {
+    // The socket may not know any more, in the end.
+    let server = life.stream.peer_addr()?;
     let mut longest = Duration::ZERO;
-    // The first one has been heard.
-    for _ in 1..steps(life.time) {
+    loop {
         let asked = Instant::now();
-        hear(life)?;
+        let more = hear(life)?;
         longest = longest.max(asked.elapsed());
+        if !more {
+            break;
+        }
     }
-    let mut stream = life.stream;
-    match stream.read(&mut [0; MESSAGE])? {
-        0 => Ok(longest),
-        more => Err(format!("{more} bytes too many").into()),
+    let [sent, _] = verdict(server, life.seed)?;
+    if sent == life.bytes {
+        Ok(longest)
+    } else {
+        Err(format!("{} of {sent} bytes", life.bytes).into())
     }
 }
 
 fn talk(life: &mut Life<'_>) -> Result<Duration, Failure> {
     let mut stream = life.stream;
-    // Once both halves are closed, the socket does not know any more.
     let server = stream.peer_addr()?;
     let mut sent = [0; MESSAGE];
-    for _ in 0..steps(life.time) {
+    while life.goes_on() {
         life.pattern.fill(&mut sent);
         stream.write_all(&sent)?;
+        life.bytes += MESSAGE as u64;
         thread::sleep(STEP);
     }
     stream.shutdown(Shutdown::Write)?;
-    verdict(server, life.number)
+    let [found, pause] = verdict(server, life.seed)?;
+    let all = found == life.bytes;
+    if all {
+        Ok(Duration::from_millis(pause))
+    } else {
+        Err(format!("{found} bytes of {}", life.bytes).into())
+    }
 }

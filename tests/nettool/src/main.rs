@@ -27,7 +27,6 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
 
 /// What a command says: one line, or why its promise was not kept.
 pub type Outcome = Result<String, Box<dyn Error>>;
@@ -44,7 +43,7 @@ usage: nettool COMMAND ARGUMENT...
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
   gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
-  carry SECONDS COUNT KINDS ADDR:PORT...  COUNT connections of these kinds, or all, for so long; compare all
+  carry FILE COUNT KINDS ADDR:PORT...  COUNT connections of these kinds, or all, until there is FILE; compare all
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
@@ -84,10 +83,9 @@ fn run(words: &[String]) -> Outcome {
         ["short", to, count] => tcp::short(parse(to)?, parse(count)?),
         ["gather", at, count] => crowd::gather(parse(at)?, parse(count)?),
         ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
-        ["carry", seconds, count, kinds, to @ ..] if !to.is_empty() => {
-            let time = Duration::from_secs(parse(seconds)?);
+        ["carry", end, count, kinds, to @ ..] if !to.is_empty() => {
             let kinds = carry::kinds(kinds).map_err(|failure| failure as Box<dyn Error>)?;
-            carry::carry(time, parse(count)?, &kinds, &parse_all(to)?)
+            carry::carry(end.as_ref(), parse(count)?, &kinds, &parse_all(to)?)
         }
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),

@@ -7,14 +7,16 @@
 //! | `get BYTES SEED`   | sends the pattern and closes |
 //! | `put BYTES SEED`   | reads to the end, answers `ok` or what was wrong |
 //! | `slow BYTES SEED`  | as `put`, reading 64 KiB at a time with pauses |
-//! | `late BYTES SEED`  | half-closes at once, then reads as `put`, keeps the verdict and the longest pause in ms |
-//! | `verdict SEED`     | answers with a kept verdict, `ok PAUSE` or what was wrong |
-//! | `drip BYTES SEED`  | as `get`, in messages with pauses |
+//! | `late SEED`        | half-closes at once, then reads to the end; keeps the verdict, with bytes and the longest pause in ms |
+//! | `drip SEED`        | sends the pattern in messages with pauses until somebody says `enough`; keeps how many bytes |
+//! | `verdict SEED`     | answers with a kept verdict, `ok BYTES PAUSE` or what was wrong |
+//! | `enough`           | what drips ends |
 //! | `echo`             | sends back what it reads |
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,11 +29,13 @@ use crate::tcp::{CHUNK, PATIENCE, send_pattern};
 /// How long a slow reader sleeps between two reads of [`CHUNK`] bytes.
 const SLOW_PAUSE: Duration = Duration::from_millis(10);
 
-/// The verdicts of `late`, kept until they are asked for.
+/// The verdicts of `late` and `drip`, kept until they are asked for.
 #[derive(Default)]
 struct Verdicts {
     kept: Mutex<HashMap<u64, String>>,
     added: Condvar,
+    /// How often somebody has said `enough`.
+    ends: AtomicUsize,
 }
 
 impl Verdicts {
@@ -89,19 +93,28 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
     let (command, numbers) = parse_request(&line);
     match (command, numbers.as_slice()) {
         ("get", &[bytes, seed]) => send_pattern(stream, bytes, seed),
-        ("drip", &[bytes, seed]) => drip(stream, bytes, seed),
+        ("drip", &[seed]) => {
+            verdicts.keep(seed, format!("ok {} 0", drip(stream, seed, &verdicts.ends)?));
+            Ok(())
+        }
+        ("enough", &[]) => {
+            verdicts.ends.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
         ("put", &[bytes, seed]) => {
             writeln!(writer, "{}", judge(&mut reader, bytes, seed, Duration::ZERO))
         }
         ("slow", &[bytes, seed]) => {
             writeln!(writer, "{}", judge(&mut reader, bytes, seed, SLOW_PAUSE))
         }
-        ("late", &[bytes, seed]) => {
+        ("late", &[seed]) => {
             stream.shutdown(Shutdown::Write)?;
             let mut reader = Paused { inner: reader, begun: false, longest: Duration::ZERO };
-            let verdict = judge(&mut reader, bytes, seed, Duration::ZERO);
-            let pause = format!("ok {}", reader.longest.as_millis());
-            verdicts.keep(seed, if verdict == "ok" { pause } else { verdict });
+            let verdict = match receive_pattern(&mut reader, seed, Duration::ZERO) {
+                Ok(bytes) => format!("ok {bytes} {}", reader.longest.as_millis()),
+                Err(error) => error.to_string(),
+            };
+            verdicts.keep(seed, verdict);
             Ok(())
         }
         ("verdict", &[seed]) => {
@@ -116,17 +129,18 @@ fn answer(stream: &TcpStream, verdicts: &Verdicts) -> io::Result<()> {
     }
 }
 
-/// Sends the pattern in steps.
-fn drip(mut stream: &TcpStream, mut bytes: u64, seed: u64) -> io::Result<()> {
+/// Sends the pattern in steps until there is one end more; the bytes sent.
+fn drip(mut stream: &TcpStream, seed: u64, ends: &AtomicUsize) -> io::Result<u64> {
     let (mut pattern, mut message) = (Pattern::new(seed), [0; MESSAGE]);
-    while bytes > 0 {
-        let message = &mut message[..bytes.min(MESSAGE as u64) as usize];
-        pattern.fill(message);
-        stream.write_all(message)?;
-        bytes -= message.len() as u64;
+    let (before, mut bytes) = (ends.load(Ordering::Relaxed), 0);
+    while ends.load(Ordering::Relaxed) == before {
+        pattern.fill(&mut message);
+        stream.write_all(&message)?;
+        bytes += MESSAGE as u64;
         thread::sleep(STEP);
     }
-    Ok(())
+    stream.shutdown(Shutdown::Write)?;
+    Ok(bytes)
 }
 
 fn parse_request(line: &str) -> (&str, Vec<u64>) {

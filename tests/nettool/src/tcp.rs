@@ -25,14 +25,18 @@ pub fn transfer(command: &str, to: SocketAddr, bytes: u64, seed: u64) -> Outcome
     let begin = Instant::now();
     let pulse = Pulse::start();
     let mut stream = open(to)?;
-    writeln!(stream, "{command} {bytes} {seed}")?;
+    match command {
+        "late" => writeln!(stream, "late {seed}")?,
+        _ => writeln!(stream, "{command} {bytes} {seed}")?,
+    }
     match command {
         "get" => expect(receive_pattern(&mut stream, seed, Duration::ZERO)?, bytes)?,
         "late" => {
             expect(receive_pattern(&mut stream, seed, Duration::ZERO)?, 0)?;
             put(&stream, bytes, seed)?;
             expect(stream.read(&mut [0; 1])? as u64, 0)?;
-            let _pause = verdict(to, seed).map_err(|failure| failure as Box<dyn Error>)?;
+            let [found, _pause] = verdict(to, seed).map_err(|failure| failure as Box<dyn Error>)?;
+            expect(found, bytes)?;
         }
         _ => {
             put(&stream, bytes, seed)?;
@@ -97,16 +101,19 @@ fn put(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// The verdict that the server keeps of the request `late` with `seed`: for how long at most nothing came.
+/// The verdict that the server keeps of the request with `seed`: how many bytes there were, and for how many ms at most
+/// nothing came.
 ///
 /// # Errors
 /// What the stream reports; what was wrong.
-pub fn verdict(to: SocketAddr, seed: u64) -> Result<Duration, Failure> {
+pub fn verdict(to: SocketAddr, seed: u64) -> Result<[u64; 2], Failure> {
     let mut stream = open(to)?;
     writeln!(stream, "verdict {seed}")?;
     let verdict = read_all(stream)?;
-    let pause = verdict.strip_prefix("ok ").and_then(|pause| pause.parse().ok());
-    pause.map(Duration::from_millis).ok_or_else(|| format!("the server found: {verdict}").into())
+    let numbers = verdict.strip_prefix("ok ").and_then(|numbers| numbers.split_once(' '));
+    let parsed =
+        numbers.and_then(|(bytes, pause)| Some([bytes.parse().ok()?, pause.parse().ok()?]));
+    parsed.ok_or_else(|| format!("the server found: {verdict}").into())
 }
 
 fn echo_once(to: SocketAddr, turn: u64) -> Result<(), Box<dyn Error>> {
@@ -121,7 +128,11 @@ fn echo_once(to: SocketAddr, turn: u64) -> Result<(), Box<dyn Error>> {
     if found == sent { Ok(()) } else { Err(format!("{} bytes came back", found.len()).into()) }
 }
 
-fn open(to: SocketAddr) -> io::Result<TcpStream> {
+/// A connection that waits no longer than [`PATIENCE`].
+///
+/// # Errors
+/// What connect(2) and setsockopt(2) report.
+pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
