@@ -230,9 +230,10 @@ case_connections_go_along() {
 own_begun() { guest 5 'grep -q open /tmp/own'; }
 own_ended() { [ "$(guest 5 'wc -l </tmp/own')" -eq 2 ]; }
 
+# All but those that a peer has opened and talks on to a guest that has ended its own half.
 case_connections_go_to_the_packaged_one() {
     [ "$HOST" = host ] || hop
-    start_carrying
+    start_carrying all idle,busy,listening
     carry_along 1
 }
 
