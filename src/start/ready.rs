@@ -152,6 +152,8 @@ impl Announcement {
     pub(crate) fn say(self) -> Result<(), StartError> {
         match self.0 {
             Kind::Foreground { mut made, told: (pid_file, manager), waiting } => {
+                // The sandbox has put files out of reach.
+                made.keep();
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 tell(pid, pid_file, manager.as_ref())?;
                 if let Some(waiting) = waiting {
@@ -160,7 +162,6 @@ impl Announcement {
                         "--ready-fd: nobody can be told that the network is ready",
                     ))?;
                 }
-                made.keep();
             }
             Kind::Background { starter, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)
