@@ -69,10 +69,10 @@ impl Filter {
     }
 }
 
+#[allow(clippy::useless_conversion, reason = "numbers have 32 bits on some processors")]
 fn rules(calls: &[Call]) -> Rules {
     let mut rules = Rules::new();
     for call in calls {
-        // Some processors' numbers have 32 bits, some 64.
         rules.entry(i64::from(call.number)).or_default().extend(call.check);
     }
     rules

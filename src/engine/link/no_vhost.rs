@@ -1,6 +1,8 @@
 //! In place of `passt_vhost` where processors have addresses of 32 bits: the crates that map a guest's memory are not for
 //! those. A device that no front-end can be attached to; what is sent to it, is sent to nobody.
 
+#![allow(unreachable_pub, reason = "they are as public as those that they stand in for")]
+
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sys::socket::last_errno;
 
@@ -61,10 +62,10 @@ pub(crate) fn next_signal(descriptor: BorrowedFd<'_>) -> Option<Arrived> {
 /// Sends a signal to a process.
 ///
 /// # Errors
-/// What kill(2) reports.
+/// What kill(2) reports; `INVAL` also for signals without a name.
 pub(crate) fn send_signal(process: i32, signal: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: plain numbers.
-    if unsafe { libc::kill(process, signal) } == 0 { Ok(()) } else { Err(last_errno()) }
+    let process = Pid::from_raw(process).ok_or(Errno::SRCH)?;
+    kill_process(process, Signal::from_named_raw(signal).ok_or(Errno::INVAL)?)
 }
 
 /// Whether `process` is in our process group, which gets the signals of a terminal's keys at once. Seen from
