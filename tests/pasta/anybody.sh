@@ -16,7 +16,7 @@ tftp_of() {
 # with_tftp ADDRESS PORT: the server answers from a port of its own for each transfer.
 with_tftp() {
     local log=$WORLD/tftp.log sums
-    in_net outside /run/bin/nettool tftp "$1" "$TFTP_BYTES" 7 >"$log" 2>&1 &
+    nsenter --net=/run/netns/outside /run/bin/nettool tftp "$1" "$TFTP_BYTES" 7 >"$log" 2>&1 &
     remember $!
     until_true 10 grep -q ready "$log"
     sums=$(tftp_of "$2" 6969)
@@ -30,7 +30,7 @@ case_tftp_v6() { with_tftp "[$SERVER6]:6969" "$SERVER6"; }
 # third_party SERVER THIRD: the port is the same for everybody, and open to a third party.
 third_party() {
     local log=$WORLD/third.log here there
-    in_net outside /run/bin/nettool introduce "$1" "$2" >"$log" 2>&1 &
+    nsenter --net=/run/netns/outside /run/bin/nettool introduce "$1" "$2" >"$log" 2>&1 &
     remember $!
     until_true 10 grep -q ready "$log"
     here=$(in_net host /run/bin/nettool punch 4444 "$1")
@@ -44,7 +44,7 @@ case_third_party_v6() { third_party "[$SERVER6]:3478" '[2001:db8:f:1::1]:4000'; 
 # Far more questions than there are descriptors, and connections beside them; STORM_SECONDS=60 for a long one.
 dns_storm() {
     local log=$WORLD/storm.log
-    in_net outside /run/bin/nettool serve "$1:53" >"$log" 2>&1 &
+    nsenter --net=/run/netns/outside /run/bin/nettool serve "$1:53" >"$log" 2>&1 &
     remember $!
     until_true 10 grep -q ready "$log"
     (

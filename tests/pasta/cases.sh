@@ -44,9 +44,9 @@ configured() { pasta --config-net "$@"; }
 in_shell() { configured -- bash -euc "$1"; }
 
 start_outside() {
-    in_net outside /run/bin/nettool serve "$SERVER4:5000" "[$SERVER6]:5000" >"$LOGS/serve.log" 2>&1 &
+    nsenter --net=/run/netns/outside /run/bin/nettool serve "$SERVER4:5000" "[$SERVER6]:5000" >"$LOGS/serve.log" 2>&1 &
     # Servers of the host itself: on its loopback, and on its outer address.
-    in_net host /run/bin/nettool serve 127.0.0.1:5600 '[::1]:5600' "$HOST4:5601" "[$HOST6]:5601" >"$LOGS/host.log" 2>&1 &
+    nsenter --net=/run/netns/host /run/bin/nettool serve 127.0.0.1:5600 '[::1]:5600' "$HOST4:5601" "[$HOST6]:5601" >"$LOGS/host.log" 2>&1 &
     until_true 10 grep -q ready "$LOGS/serve.log" && until_true 10 grep -q ready "$LOGS/host.log"
 }
 
@@ -736,7 +736,7 @@ case_services_outside_followed() {
     started --config-net "$HOLDER"
     inside /run/bin/nettool get 127.0.0.1:5600 2048 73
     same "$(inside /run/bin/nettool connect 127.0.0.1:5602)" refused
-    in_net host /run/bin/nettool serve 127.0.0.1:5602 >"$WORLD/late.log" 2>&1 &
+    nsenter --net=/run/netns/host /run/bin/nettool serve 127.0.0.1:5602 >"$WORLD/late.log" 2>&1 &
     remember $!
     until_true 5 inside /run/bin/nettool get 127.0.0.1:5602 2048 74
 }

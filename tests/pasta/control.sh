@@ -23,7 +23,7 @@ controlled() {
 
 # connected NAMESPACE ADDRESS PORT: holds a connection open, on which three bytes were sent.
 connected() {
-    in_net "$1" bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf abc >&3 && ! read -ru 3' - "$2" "$3" &
+    nsenter --net="/run/netns/$1" bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf abc >&3 && ! read -ru 3' - "$2" "$3" &
     CONNECTED=$!
     remember "$CONNECTED"
 }

@@ -59,7 +59,7 @@ make_hops() {
     ip -n host -6 route add throw 2001:db8:60::/48
     until_true 10 in_net host busybox ping -c 1 -W 1 "$FAR4" >/dev/null
     until_true 10 in_net host busybox ping -6 -c 1 -W 1 "$FAR6" >/dev/null
-    in_net far /run/bin/nettool serve "$FAR4:5000" "[$FAR6]:5000" >"$LOGS/far.log" 2>&1 &
+    nsenter --net=/run/netns/far /run/bin/nettool serve "$FAR4:5000" "[$FAR6]:5000" >"$LOGS/far.log" 2>&1 &
     until_true 10 grep -q ready "$LOGS/far.log"
     forget_paths
 }

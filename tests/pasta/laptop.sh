@@ -475,7 +475,7 @@ case_egress_follows_host() {
     holder
     started --config-net --map-guest-addr none --egress 'reject @host' --egress 'allow any' "$HOLDER"
     answers
-    in_net laptop /run/bin/nettool serve '[::]:5602' >"$WORLD/host-serve.log" 2>&1 &
+    nsenter --net=/run/netns/laptop /run/bin/nettool serve '[::]:5602' >"$WORLD/host-serve.log" 2>&1 &
     remember $!
     until_true 10 grep -q ready "$WORLD/host-serve.log"
     on_laptop addr add "$VPN_A/26" dev stable
@@ -494,7 +494,7 @@ case_storm_of_routes() {
     for count in $(seq 2000); do
         printf 'route add 203.0.113.%s/32 dev stable\nroute del 203.0.113.%s/32 dev stable\n' $((count % 250 + 1)) $((count % 250 + 1))
     done >"$WORLD/batch"
-    in_net laptop bash -c 'while [ ! -e "$1.stop" ]; do ip -batch "$1"; done' bash "$WORLD/batch" &
+    nsenter --net=/run/netns/laptop bash -c 'while [ ! -e "$1.stop" ]; do ip -batch "$1"; done' bash "$WORLD/batch" &
     remember $!
     sleep 0.5
     inside /run/bin/nettool get "$SERVER4:5000" 200000000 69 >"$WORLD/bulk.log"
