@@ -18,7 +18,8 @@ kernel http://$SERVER4/linux initrd=initramfs $GUEST_COMMAND_LINE
 initrd http://$SERVER4/initramfs
 boot
 END
-    in_net outside dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --user=root --group=root --port=0 \
+    # With --no-daemon it stays who it is: root of a user namespace may not change its groups.
+    in_net outside dnsmasq --no-daemon --conf-file=/dev/null --pid-file= --port=0 \
         --listen-address="$SERVER4" --bind-interfaces --enable-tftp --tftp-root="$WORLD/www" --log-facility=- \
         >"$LOGS/tftp.log" 2>&1 &
     until_true 10 grep -q 'TFTP root is' "$LOGS/tftp.log"
