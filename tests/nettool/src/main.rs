@@ -27,6 +27,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// What a command says: one line, or why its promise was not kept.
 pub type Outcome = Result<String, Box<dyn Error>>;
