@@ -127,7 +127,7 @@ case_network_awaited() {
     sleep 1
     [ ! -s "$WORLD/pasta.pid" ] || { cat "$WORLD/pasta.pid"; return 1; }
     at_home
-    until_true 2 has_ended "$starter"
+    until_true 10 has_ended "$starter"
     wait "$starter"
     remember "$(cat "$WORLD/pasta.pid")"
     has "$HOME_A/27"
@@ -324,7 +324,7 @@ case_lost_address_resets() {
     on_laptop addr del "$HOME_A/27" dev uplink
     on_laptop addr add "$HOME_B/27" dev uplink
     on_laptop route add default via "$HOME_GW" dev uplink
-    until_true 2 grep -q 'ended after' "$WORLD/waiting.log"
+    until_true 10 grep -q 'ended after' "$WORLD/waiting.log"
     grep -i reset "$WORLD/waiting.log"
 }
 # A VPN takes the default route; a connection past it goes on, though the guest has another address now.
@@ -444,7 +444,7 @@ case_listener_awaits_address() {
     grep 'not listened on until it is there' "$WORLD/pasta.log"
     serving '[::]:7001'
     at_home
-    until_true 2 outside get "$HOME_A:7001" 2048 66
+    until_true 10 outside get "$HOME_A:7001" 2048 66
     kill "$(cat "$WORLD/pasta.pid")"
     until_true 5 ended
     found=$(pasta --config-net -t "$VPN_A/7001" -- true 2>&1) && return 1
@@ -502,7 +502,7 @@ case_storm_of_routes() {
     before=$(grep -o 'pause [0-9]*' "$WORLD/bulk.log")
     [ "${before#pause }" -lt 1000 ]
     on_laptop addr add "$HOME_B/27" dev uplink
-    until_true 2 has "$HOME_B/27"
+    until_true 10 has "$HOME_B/27"
     after=$(cut -d ' ' -f 1 "/proc/$(watcher)/schedstat")
     sleep 2
     count=$(($(cut -d ' ' -f 1 "/proc/$(watcher)/schedstat") - after))
@@ -529,14 +529,14 @@ case_watcher_ends() {
     at_home
     holder
     started --config-net "$HOLDER"
-    until_true 2 watcher
+    until_true 10 watcher
     process=$(watcher)
     kill "$process"
     kill -INT "$process"
     sleep 0.3
     kill -0 "$process"
     kill -KILL "$(cat "$WORLD/pasta.pid")"
-    until_true 2 has_ended "$process"
+    until_true 10 has_ended "$process"
 }
 # Without the watcher the host is as it was, and one line says so.
 case_watcher_confined() {
@@ -545,7 +545,7 @@ case_watcher_confined() {
     at_home
     holder
     started --config-net -l "$WORLD/pasta.log" "$HOLDER"
-    until_true 2 watcher
+    until_true 10 watcher
     status=$(cat "/proc/$(watcher)/status")
     holds "$status" 'Seccomp:	2'
     holds "$status" 'NoNewPrivs:	1'
@@ -554,6 +554,6 @@ case_watcher_confined() {
     # Only root of the machine may look: who started it is not root of its namespace.
     if descriptors=$(ls "/proc/$(watcher)/fd"); then same "$(wc -l <<<"$descriptors")" 9; fi
     kill -KILL "$(watcher)"
-    until_true 2 grep 'changes are not followed any more' "$WORLD/pasta.log"
+    until_true 10 grep 'changes are not followed any more' "$WORLD/pasta.log"
     answers
 }
