@@ -27,10 +27,11 @@ CASES=(
     guest_address_changed front_end_restarted
 )
 
-# Other hosts, for a guest that can be one itself (booted.sh).
+# What the host's network does, which is the same for each link; and other hosts, for a guest that can be one itself
+# (booted.sh).
 # shellcheck disable=SC2034
 HOST_CASES=(
-    booted_with_ipv6_disabled booted_with_ipv6_addresses_disabled
+    host_network_changes booted_with_ipv6_disabled booted_with_ipv6_addresses_disabled
 )
 
 # After those, since little works any more.
@@ -467,6 +468,45 @@ case_queues_reduced_in_use() {
     moved in_parallel $((2000000 / SCALE)) 92
     busy 0 1 2 3
 }
+
+# The host's resolver, its prefix and its way out change, while connections of the guest go on. What the guest's kernel
+# has from advertisements follows by itself; a lease when it is asked for.
+case_host_network_changes() {
+    local new=2001:db8:b
+    guest 5 "{ nettool carry 10 2 $SERVER4:5000 >/tmp/carry 2>&1; echo \$? >/tmp/carried; } &"
+    ip -n outside addr add "$new::1/64" dev hosts nodad
+    renumber "$HOST6" "$new::2" "$new::1"
+    until_true 20 guest_shows addr "inet6 $new:"
+    until_true 20 guest_shows addr 'inet6 2001:db8:2:.*deprecated'
+    guest 60 "nettool get [$SERVER6]:5000 1000000 52"
+    ip -n host -6 route del default
+    until_true 20 lacks_router
+    ip -n host -6 route add default via "$new::1"
+    until_true 20 guest_shows route 'default via fe80:'
+    guest 60 "nettool get [$SERVER6]:5000 1000000 53"
+
+    renumber "$new::2" "$HOST6" "$GATEWAY6"
+    until_true 20 guest_shows addr "inet6 $new:.*deprecated"
+    guest 60 "nettool put [$SERVER6]:5000 1000000 54"
+    # A lease takes all other addresses from the guest: it comes last.
+    printf 'nameserver 198.51.100.53\n' >"$WORLD/resolv.conf"
+    until_true 20 leases 'dns 198.51.100.53'
+    printf 'nameserver %s\nnameserver %s\nsearch example.test\n' "$SERVER4" "$SERVER6" >"$WORLD/resolv.conf"
+    until_true 20 leases "dns $SERVER4"
+    until_true 40 guest 5 'cat /tmp/carried' || return 1
+    same "$(guest 5 'cat /tmp/carried')" 0 || { guest 5 'cat /tmp/carry'; return 1; }
+    ip -n outside addr del "$new::1/64" dev hosts
+}
+leases() { guest 30 dhcp4 | grep "$1\$" >/dev/null; }
+# renumber FROM TO GATEWAY: the host has another address, and another way out.
+renumber() {
+    ip -n host addr del "$1/64" dev uplink
+    ip -n host addr add "$2/64" dev uplink nodad
+    ip -n host -6 route replace default via "$3"
+}
+# shellcheck disable=SC2016 # that is for the guest
+guest_shows() { guest 5 "ip -6 $1 show dev \$IF" | grep "$2" >/dev/null; }
+lacks_router() { ! guest_shows route 'default via fe80:'; }
 
 case_guest_address_changed() {
     guest 10 "ip addr del $HOST4/24 dev \$IF; ip addr add 192.0.2.77/24 dev \$IF; ip route add default via $GATEWAY4"
