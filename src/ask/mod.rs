@@ -124,7 +124,8 @@ fn run(asked: &Asked) -> Result<(), AskError> {
         }
         Command::Log(_) => {
             let Log { level, to } = to.ask(&request)?;
-            format!("{}, to {}\n", tables::clean(&level), tables::clean(&to.join(", ")))
+            let to = if to.is_empty() { "nowhere".to_owned() } else { to.join(", ") };
+            format!("{}, to {}\n", tables::clean(&level), tables::clean(&to))
         }
         Command::Reset(_) => {
             let ended: Flows = to.ask(&request)?;

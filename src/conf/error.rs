@@ -176,7 +176,7 @@ impl ConfError {
             Self::Pasta(_) => "Leave one of them out",
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
             Self::Pid(_) => "Give the id of a process, or a command",
-            Self::ExtraArgument(_) => "passt takes options only; see --help",
+            Self::ExtraArgument(_) => "Only options are taken here; see --help",
             Self::StatsInBackground => "Add --foreground (-f), or leave --stats out",
             Self::JsonWithoutCheck => "Add --check, or leave --json out",
             Self::RedundantPrefix => {

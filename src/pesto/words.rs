@@ -234,9 +234,9 @@ fn refusal(error: &clap::Error) -> Failure {
             usage(format_args!("option '{option}' doesn't allow an argument"))
         }
         ErrorKind::InvalidUtf8 => usage("an argument is not UTF-8"),
-        ErrorKind::UnknownArgument if !option.starts_with('-') => {
-            usage(format_args!("more than one socket is named: {option}"))
-        }
+        ErrorKind::UnknownArgument if !option.starts_with('-') => usage(format_args!(
+            "more than one socket is named, or there is no such command: {option}"
+        )),
         _ => usage(format_args!("unrecognized option '{option}'")),
     }
 }
@@ -284,7 +284,7 @@ mod tests {
         for (line, problem) in [
             ("", "no socket is named"),
             ("-t 22", "no socket is named"),
-            ("a b", "more than one socket is named: b"),
+            ("a b", "more than one socket is named, or there is no such command: b"),
             ("--bad /s", "unrecognized option '--bad'"),
             ("/s -t", "option '--tcp-ports' requires an argument"),
             ("-x /s", "unrecognized option '-x'"),
