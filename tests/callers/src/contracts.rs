@@ -67,7 +67,8 @@ pub const ROWS: &[Row] = &[
         "reaped-background-passt",
         "passt -q -P /tmp/passt.pid -s /tmp/passt.socket",
         &[Returns(0), PidFile("/tmp/passt.pid"), Term, NothingToReap],
-    ),
+    )
+    .reference(&[Returns(0), PidFile("/tmp/passt.pid"), Term, NothingRuns]),
     Row::new(
         "reaped-foreground",
         "pasta -q -f --splice-only -P /tmp/pasta.pid {child}",
