@@ -89,6 +89,25 @@ fn who_watches_the_host_goes_with_the_program_and_leaves_nothing_to_reap() {
     }
 }
 
+/// As one does at a file that a server far away does not give.
+#[test]
+fn who_watches_the_host_and_stands_still_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
+    let watcher = watcher(&program).expect("a child that watches");
+    let pid = watcher.rsplit('/').next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    kill_process(program.0, Signal::TERM).unwrap();
+    program.assert_ends();
+    let begin = Instant::now();
+    while std::fs::read_to_string(format!("{watcher}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
+    {
+        assert!(begin.elapsed() < PATIENCE, "it stays behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn listening_in_the_background_until_sigterm() {
     let folder = tempfile::tempdir().unwrap();

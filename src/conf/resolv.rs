@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
 
 use arrayvec::ArrayVec;
 
@@ -46,13 +47,23 @@ pub(crate) struct ResolvConf {
 /// # Errors
 /// What the kernel says if it exists and cannot be read.
 pub(crate) fn read() -> io::Result<String> {
+    match read_some(PATH, MAX_BYTES) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first bytes of a file, at `most` so many. What is no file, such as a pipe, is not waited for.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn read_some(path: &str, most: u64) -> io::Result<Vec<u8>> {
+    let at_once = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(at_once).open(path)?;
     let mut bytes = Vec::new();
-    match File::open(PATH) {
-        Ok(file) => file.take(MAX_BYTES).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the text of a resolv.conf.
@@ -182,6 +193,16 @@ mod tests {
         }
         let rubbish = parse(&"nameserver x\n".repeat(1000));
         assert_eq!(rubbish.skipped.len(), MAX_SERVERS);
+    }
+
+    #[test]
+    fn what_has_no_end_is_read_in_part_and_what_has_no_beginning_not_waited_for() {
+        assert_eq!(read_some("/dev/zero", 1000).unwrap(), [0; 1000]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert!(read_some(path.to_str().unwrap(), 1000).unwrap().is_empty());
     }
 
     #[test]

@@ -140,10 +140,19 @@ impl<P: Protocol> Client<P> {
         (before != wanted).then_some((&connection.socket, wanted))
     }
 
-    /// When the client has to go, and why, if nothing comes of it until then. If others wait for its place
-    /// (`crowded`), that is soon.
-    pub(super) fn deadline(&self, crowded: bool) -> Option<(Timestamp, End)> {
+    /// Whether nothing is awaited from the client.
+    pub(super) fn only_listens(&self) -> bool {
+        self.protocol.patience().is_none()
+    }
+
+    /// When the client has to go, and why, if nothing comes of it until then. If others wait for its place, that is
+    /// soon.
+    pub(super) fn deadline(&self, crowd: Crowd) -> Option<(Timestamp, End)> {
         let connection = self.connection.as_ref()?;
+        let soon = connection.came + CONTROL_GRACE;
+        if crowd == Crowd::Listeners {
+            return Some((soon, End::Silent));
+        }
         if connection.next == Next::Busy && !self.channel.has_output() {
             return None;
         }
@@ -152,9 +161,19 @@ impl<P: Protocol> Client<P> {
         } else {
             (connection.asked + self.protocol.patience()?, End::Silent)
         };
-        let soon = connection.came + CONTROL_GRACE;
-        Some((if crowded { at.min(soon) } else { at }, end))
+        Some((if crowd == Crowd::Askers { at.min(soon) } else { at }, end))
     }
+}
+
+/// Who has to make room where others wait for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowd {
+    /// Nobody waits.
+    None,
+    /// Those from whom something is awaited.
+    Askers,
+    /// There are only clients that listen: the first of them.
+    Listeners,
 }
 
 /// A client that has closed its end, whatever was on its way, has left.

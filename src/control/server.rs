@@ -10,7 +10,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::channel::Channel;
-use super::client::{Client, End};
+use super::client::{Client, Crowd, End};
 use crate::engine::{Calls, Engine, EventType, Exit, Source, SourceWatch};
 use crate::limits::CONTROL_RETRY;
 use crate::sys::socket;
@@ -189,8 +189,15 @@ impl<P: Protocol> Server<P> {
         }
     }
 
-    fn is_crowded(&self) -> bool {
-        self.closed == Some(Closed::Crowded)
+    /// Who has to make room.
+    fn crowd(&self) -> Crowd {
+        if self.closed != Some(Closed::Crowded) {
+            return Crowd::None;
+        }
+        match self.clients.iter().all(Client::only_listens) {
+            true => Crowd::Listeners,
+            false => Crowd::Askers,
+        }
     }
 }
 
@@ -239,8 +246,8 @@ impl<P: Protocol> Source for Server<P> {
     }
 
     fn calls(&self) -> Calls {
-        let crowded = self.is_crowded();
-        let deadlines = self.clients.iter().filter_map(|client| client.deadline(crowded));
+        let crowd = self.crowd();
+        let deadlines = self.clients.iter().filter_map(|client| client.deadline(crowd));
         let retry = match self.closed {
             Some(Closed::Exhausted(at)) => Some(at),
             _ => None,
@@ -255,7 +262,7 @@ impl<P: Protocol> Source for Server<P> {
         let now = engine.now();
         for place in 0..self.clients.len() {
             let client = &self.clients[place];
-            match client.deadline(self.is_crowded()).filter(|(at, _)| *at <= now) {
+            match client.deadline(self.crowd()).filter(|(at, _)| *at <= now) {
                 Some((_, end)) => self.dismiss(place, end),
                 None if client.wants_turns() => self.serve(place, engine, out),
                 None => {}

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::net::{send, shutdown, socketpair};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::name::HostName;
 use super::resolver_file::ResolverFile;
@@ -136,6 +136,8 @@ impl<'a> Helper<'a> {
         let interfaces = &options.interfaces;
         let named = [interfaces.template, interfaces.outbound_v4, interfaces.outbound_v6];
         let named = named.into_iter().flatten().collect();
+        // It may stand still, at a file that a server far away does not give, when the program ends.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         sandbox::host_watch().map_err(|_| Errno::INVAL)?.install()?;
         Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace })
     }

@@ -23,6 +23,7 @@ mod snapshot;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use passt_frame::ToGuest;
 use rustix::event::epoll;
@@ -38,6 +39,9 @@ use crate::pasta::Reconfigure;
 use helper::{LAST, MORE, NOTE};
 pub(crate) use name::HostName;
 pub(crate) use snapshot::Snapshot;
+
+/// How long the end waits for the helper's.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Room for one message of the helper.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -154,12 +158,18 @@ impl HostWatch {
 }
 
 impl Drop for HostWatch {
-    /// Ends the helper, and waits for that: nobody else may have to reap it.
+    /// Ends the helper, and waits for that: nobody else may have to reap it. One that stands still is left to the
+    /// kernel, which ends it with this process. No call that waits for a time is on the list of those that are left to
+    /// us here; a helper that is well takes a millisecond.
     fn drop(&mut self) {
         let _gone_already = shutdown(&self.channel, Shutdown::Both);
-        if let Some(helper) = self.helper {
-            let wait = || waitid(WaitId::Pid(helper), WaitIdOptions::EXITED);
-            let _gone_already = rustix::io::retry_on_intr(wait);
+        let Some(helper) = self.helper else { return };
+        let begin = Instant::now();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        while let Ok(None) | Err(Errno::INTR) = waitid(WaitId::Pid(helper), options) {
+            if begin.elapsed() > ENDS_WITHIN {
+                break;
+            }
         }
     }
 }

@@ -28,6 +28,9 @@ use crate::wire::dns::{self, Kind, Name, Question};
 /// The host's table of names (hosts(5)).
 const HOSTS: &str = "/etc/hosts";
 
+/// Bytes of it that are read: lists of unwanted names have a few million.
+const HOSTS_BYTES: u64 = 4 << 20;
+
 /// How long one server is waited for, and how often all of them are asked before that is a failure.
 const PATIENCE: Duration = Duration::from_secs(1);
 const ROUNDS: u32 = 2;
@@ -169,7 +172,7 @@ impl HostName {
 
     /// Looks into the table of names, and asks the first server if it says nothing.
     fn begin(&mut self, now: Instant) -> bool {
-        let hosts = std::fs::read(HOSTS).unwrap_or_default();
+        let hosts = resolv::read_some(HOSTS, HOSTS_BYTES).unwrap_or_default();
         let found = in_hosts(&String::from_utf8_lossy(&hosts), &self.text);
         if found.is_some() {
             self.state = State::Resting(now + LEAST);

@@ -7,6 +7,8 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -59,7 +61,7 @@ impl Readiness {
         let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, &mut made)).transpose()?;
         let manager = if run.notify { ServiceManager::connect()? } else { None };
         let ready = run.slirp4netns.as_ref().and_then(|slirp| slirp.ready);
-        let waiting = ready.map(|fd| take_given("--ready-fd", fd)).transpose()?;
+        let waiting = ready.map(writable).transpose()?;
         let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
         Ok(Self { foreground: run.foreground, made, waiting, pid_file, manager, null })
     }
@@ -102,6 +104,23 @@ impl Readiness {
             }
         }
     }
+}
+
+/// The descriptor of `--ready-fd`, into which a byte goes at once.
+fn writable(fd: i32) -> Result<OwnedFd, StartError> {
+    const OPTION: &str = "--ready-fd";
+    let given = take_given(OPTION, fd)?;
+    let mut asked = [PollFd::new(&given, PollFlags::OUT)];
+    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let takes = polled.is_ok() && asked[0].revents() == PollFlags::OUT;
+    let mode = fcntl_getfl(&given).map_err(system("Couldn't look at --ready-fd"))?;
+    let writes = [OFlags::WRONLY, OFlags::RDWR].contains(&(mode & OFlags::RWMODE));
+    if takes && writes && !mode.contains(OFlags::PATH) {
+        return Ok(given);
+    }
+    Err(StartError::Other(format!(
+        "Couldn't use {OPTION} {fd}: nothing can be written there: give the writing end of a pipe that somebody reads"
+    )))
 }
 
 /// The descriptor `fd` that the caller has opened for `option`.

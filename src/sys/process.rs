@@ -71,7 +71,7 @@ pub fn fork() -> Result<Forked, Errno> {
 /// that nothing else in the process owns, and only once.
 ///
 /// # Errors
-/// `BADF` when it is not open.
+/// `BADF` when it is not open, or was opened here or taken before: what comes from outside has survived exec.
 pub(crate) fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
@@ -79,6 +79,9 @@ pub(crate) fn take_descriptor(fd: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: `fd` is not -1; the calls on a closed descriptor fail, which is what is asked here.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     if fd > libc::STDERR_FILENO {
+        if rustix::io::fcntl_getfd(borrowed)?.contains(FdFlags::CLOEXEC) {
+            return Err(Errno::BADF);
+        }
         rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
         // SAFETY: the descriptor is open, and the caller hands over its ownership.
         return Ok(unsafe { OwnedFd::from_raw_fd(fd) });

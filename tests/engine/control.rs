@@ -248,6 +248,20 @@ fn who_has_no_place_waits_and_the_others_have_to_be_quick() {
 }
 
 #[test]
+fn where_all_only_listen_the_first_makes_room() {
+    let mut rig = Rig::new(2);
+    let (mut first, mut second) = (rig.connect(), rig.connect());
+    assert_eq!(rig.ask(&mut first, "watch\n"), "");
+    assert_eq!(rig.ask(&mut second, "watch\n"), "");
+    rig.skip(2 * CONTROL_GRACE);
+    assert_eq!(said(&mut first), "", "nobody waits");
+    let mut third = rig.connect();
+    assert_eq!(rig.ask(&mut third, "third\n"), "third\n");
+    assert_eq!(said(&mut first), "(end)");
+    assert_eq!(rig.ask(&mut second, "bye\n"), "(end)", "one place is enough");
+}
+
+#[test]
 fn who_finds_no_descriptor_waits() {
     isolated(|| {
         let mut rig = Rig::new(2);

@@ -473,7 +473,7 @@ case_queues_reduced_in_use() {
 # has from advertisements follows by itself; a lease when it is asked for.
 case_host_network_changes() {
     local new=2001:db8:b
-    guest 5 "{ nettool carry 10 2 $SERVER4:5000 >/tmp/carry 2>&1; echo \$? >/tmp/carried; } &"
+    guest 5 "{ nettool carry 10 2 all $SERVER4:5000 >/tmp/carry 2>&1; echo \$? >/tmp/carried; } &"
     ip -n outside addr add "$new::1/64" dev hosts nodad
     renumber "$HOST6" "$new::2" "$new::1"
     until_true 20 guest_shows addr "inet6 $new:"

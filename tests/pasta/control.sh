@@ -136,7 +136,7 @@ case_control_hostile() {
     inside /run/bin/nettool put "$SERVER4:5000" 200000000 72
     in_net outside /run/bin/nettool get "$HOST4:7001" 100000000 73
     in_net host /run/bin/nettool get 127.0.0.1:7001 100000000 74
-    inside /run/bin/nettool carry 3 4 "$SERVER4:5000"
+    inside /run/bin/nettool carry 3 4 all "$SERVER4:5000"
     wait "$hostile" || { cat "$WORLD/hostile.log"; return 1; }
     cat "$WORLD/hostile.log"
     until_true 20 asked status

@@ -67,8 +67,8 @@ answers() {
 has() { inside ip -o addr | grep "inet6\? $1" >/dev/null; }
 leads() { inside ip route | grep "^default via $1 " >/dev/null; }
 
-# soon WHAT COMMAND...: it is true within two seconds, and as long as the machine kept the program from its processors, and
-# takes to find out.
+# soon WHAT COMMAND...: it is true within two seconds on a machine of its own. Here within eight, since a question that comes
+# too early takes two itself, and as long as the machine kept the program from its processors, and takes to find out.
 soon() {
     local what=$1 begin starved took spare
     shift
@@ -78,10 +78,10 @@ soon() {
     begin=$(now_ms)
     "$@" || true
     spare=$((starved + 4 * ($(now_ms) - begin)))
-    [ "$took" -le $((2000 + spare)) ] || lost "$what" "after $took ms, of which $spare are the machine's," "$@"
+    [ "$took" -le $((8000 + spare)) ] || lost "$what" "after $took ms, of which $spare are the machine's," "$@"
 }
 lost() {
-    echo "$1: $2 instead of within two seconds: ${*:3}"
+    echo "$1: $2 which is not soon: ${*:3}"
     on_laptop addr; on_laptop route; on_laptop -6 route
     inside ip addr; inside ip route; inside ip -6 route
     return 1
@@ -202,7 +202,8 @@ case_twenty_changes() {
     started --config-net --dns-forward 169.254.1.1 -t none -u none -T none -U none "$HOLDER"
     answers
     named "$NAME_A"
-    inside /run/bin/nettool carry 40 4 "$STABLE_GW:5000" >"$WORLD/carry.log" 2>&1 &
+    rm -f "$WORLD/enough"
+    inside /run/bin/nettool carry "$WORLD/enough" 4 all "$STABLE_GW:5000" >"$WORLD/carry.log" 2>&1 &
     carrying=$!
     sleep 1
 
@@ -304,6 +305,7 @@ case_twenty_changes() {
     answers
     same "$STEPS" 20
 
+    : >"$WORLD/enough"
     wait "$carrying" || { cat "$WORLD/carry.log"; return 1; }
     tail -n 1 "$WORLD/carry.log"
     [ "$(inside ip -o -4 addr show dev tap0 2>/dev/null | wc -l)" -le 18 ]
@@ -334,7 +336,7 @@ case_former_address_goes_on() {
     at_home
     holder
     started --config-net "$HOLDER"
-    inside /run/bin/nettool carry 6 4 "$SERVER4:5000" >"$WORLD/carry.log" 2>&1 &
+    inside /run/bin/nettool carry 6 4 all "$SERVER4:5000" >"$WORLD/carry.log" 2>&1 &
     carrying=$!
     sleep 1
     on_laptop link set vpn up

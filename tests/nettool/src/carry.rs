@@ -11,7 +11,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -88,9 +88,32 @@ pub fn kinds(names: &str) -> Result<Vec<&'static Kind>, Failure> {
     found.collect()
 }
 
-/// Holds `count` connections of these kinds, to each address in turn, until there is a file `end`. Prints `open` when all
+/// Until when connections are held.
+pub enum End {
+    /// For so long.
+    After(Duration),
+    /// Until there is this file.
+    File(PathBuf),
+}
+
+impl End {
+    /// A number of seconds, or the path of a file.
+    pub fn parse(word: &str) -> Self {
+        word.parse()
+            .map_or_else(|_| Self::File(word.into()), |s| Self::After(Duration::from_secs(s)))
+    }
+
+    fn has_come(&self, since: Instant) -> bool {
+        match self {
+            Self::After(time) => since.elapsed() >= *time,
+            Self::File(path) => path.exists(),
+        }
+    }
+}
+
+/// Holds `count` connections of these kinds, to each address in turn, until the `end`. Prints `open` when all
 /// are there and have begun; says for each kind for how long at most one of it stood still since then.
-pub fn carry(end: &Path, count: usize, kinds: &[&'static Kind], to: &[SocketAddr]) -> Outcome {
+pub fn carry(end: &End, count: usize, kinds: &[&'static Kind], to: &[SocketAddr]) -> Outcome {
     let all_begun = Arc::new(Barrier::new(count + 1));
     let enough = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::with_capacity(count);
@@ -111,7 +134,8 @@ pub fn carry(end: &Path, count: usize, kinds: &[&'static Kind], to: &[SocketAddr
     all_begun.wait();
     println!("open");
     io::stdout().flush()?;
-    while !end.exists() {
+    let begin = Instant::now();
+    while !end.has_come(begin) {
         thread::sleep(STEP);
     }
     enough.store(true, Ordering::Relaxed);

@@ -44,7 +44,7 @@ usage: nettool COMMAND ARGUMENT...
   short ADDR:PORT COUNT         COUNT connections, each an echo of 16 bytes
   gather ADDR:PORT COUNT        take COUNT connections at a time, echo 16 bytes on each
   crowd COUNT ADDR:PORT...      COUNT connections at a time, held until standard input ends
-  carry FILE COUNT KINDS ADDR:PORT...  COUNT connections of these kinds, or all, until there is FILE; compare all
+  carry SECONDS|FILE COUNT KINDS ADDR:PORT...  COUNT connections of these kinds, or all, for so long or until there is FILE; compare all
   connect ADDR:PORT             say what becomes of a TCP connection
   udp ADDR:PORT MAX             echo datagrams at every edge from 1 to MAX bytes
   udp-error ADDR:PORT           say which error a datagram provokes
@@ -86,7 +86,7 @@ fn run(words: &[String]) -> Outcome {
         ["crowd", count, to @ ..] if !to.is_empty() => crowd::crowd(parse(count)?, &parse_all(to)?),
         ["carry", end, count, kinds, to @ ..] if !to.is_empty() => {
             let kinds = carry::kinds(kinds).map_err(|failure| failure as Box<dyn Error>)?;
-            carry::carry(end.as_ref(), parse(count)?, &kinds, &parse_all(to)?)
+            carry::carry(&carry::End::parse(end), parse(count)?, &kinds, &parse_all(to)?)
         }
         ["connect", to] => Ok(tcp::connect(parse(to)?)),
         ["udp", to, max] => udp::edges(parse(to)?, parse(max)?),
