@@ -216,10 +216,13 @@ impl<'a> Helper<'a> {
         self.look_up(changed, &mut now);
         let news = now != self.seen;
         self.seen = now;
+        // First the namespace: while an address becomes a former one it is not there for a moment, and what the program
+        // says then to connections that have it would be lost, such as that they have ended.
+        let configured = self.configure(models);
         if news {
             self.tell();
         }
-        self.configure(models) || news
+        configured || news
     }
 
     /// Completes what the host looks like with the addresses of the name of `--dns-host`, which is asked for again if
