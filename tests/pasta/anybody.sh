@@ -50,7 +50,7 @@ dns_storm() {
     (
         ulimit -n 4096
         in_shell "cd /run/bin
-            ./nettool storm $1:53 5000 ${STORM_SECONDS:-10} & storm=\$!
+            ./nettool storm $1:53 5000 ${STORM_SECONDS:-5} & storm=\$!
             while kill -0 \$storm; do
                 ./nettool get $1:5000 1000000 1; ./nettool short $1:5000 20; sleep 0.5
             done 2>/dev/null
