@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A client is to end its side behind the request; one that only ends the line is answered, too. A port is a
-//! [`Rule`], and its id that of the rule, counted from 1.
+//! [`Rule`], and its id comes from that of the rule.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
