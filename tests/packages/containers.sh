@@ -106,7 +106,7 @@ make_user() {
 }
 
 # told FILE: the page of a port that leads to a container, as somebody outside gets it.
-told() { ip netns exec outside busybox wget -q -T 5 -O - "$1"; }
+told() { timeout 5 ip netns exec outside busybox wget -q -O - "$1"; }
 
 # answers ADDRESS CLIENT PORT: what is at the port sees who is there. HOST is where the port is.
 answers() {
@@ -254,7 +254,8 @@ docker_with() {
     [ "$2" != implicit ] || answers $HOST4 $CLIENT4 8085
     docker rm -f web
     until_true 10 is_closed 8085
-    kill "$(cat /run/user/$USER_ID/dockerd-rootless/child_pid)"
+    # There are no processes here but those of this world.
+    pkill -u $USER_ID -x dockerd
     wait "$daemon" || true
     nothing_runs dockerd rootlesskit pasta slirp4netns
 }
@@ -278,7 +279,14 @@ try() {
     [ $status -eq 0 ] || word=FAIL
     printf '%-5s containers %s %s (%s s)\n' $word "$SUITE" "$1" $((SECONDS - begin))
     # All of it goes to the log.
-    if [ $status -eq 0 ]; then sed 's/^/| /' "/try/log.$1"; else tail -n 20 "/try/log.$1" | sed 's/^/      /'; fi
+    if [ $status -eq 0 ]; then
+        sed 's/^/| /' "/try/log.$1"
+        return
+    fi
+    tail -n 20 "/try/log.$1" | sed 's/^/      /'
+    # The next case begins without what this one has left.
+    podman rm -f -t 0 web >/dev/null 2>&1 || true
+    pkill -KILL -u $USER_ID || true
 }
 
 dpkg -i /try/package.deb
