@@ -192,15 +192,27 @@ const HOME: [&str; 5] = [
     "-6 route add default via 2001:db8:a::1",
 ];
 
+/// How long it takes from a route that appears to a guest that has been told.
+fn taken_over() -> Duration {
+    let mut passt = Passt::start(&[]);
+    assert_eq!(passt.dhcp_offer(), [169, 254, 2, 1]);
+    let begin = Instant::now();
+    ip(&HOME);
+    passt.await_prefix("2001:db8:a::", u32::MAX, |router| router == u16::MAX);
+    let took = begin.elapsed();
+    passt.await_message("192.0.2.66/24, router 192.0.2.1");
+    assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+    ip(&["addr flush dev eth0", "link set eth0 down"]);
+    took
+}
+
+/// A machine that is busy with others may take longer, but not each time.
 #[test]
-fn a_network_that_comes_later_is_taken_over() {
+fn a_network_that_comes_later_is_taken_over_within_a_second() {
     isolated(LINKS, || {
-        let mut passt = Passt::start(&[]);
-        assert_eq!(passt.dhcp_offer(), [169, 254, 2, 1]);
-        ip(&HOME);
-        passt.await_prefix("2001:db8:a::", u32::MAX, |router| router == u16::MAX);
-        passt.await_message("192.0.2.66/24, router 192.0.2.1");
-        assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+        const TRIES: usize = 5;
+        let mut took = (0..TRIES).map(|_| taken_over());
+        assert!(took.any(|took| took < Duration::from_secs(1)), "{TRIES} times not");
     });
 }
 

@@ -338,4 +338,55 @@ mod tests {
             assert!(!calls.iter().any(|call| never.contains(&call.number)), "{program:?}");
         }
     }
+
+    /// What serves a guest opens no file by its name, whoever asks for that; who watches the host reads some.
+    #[test]
+    fn nobody_opens_a_file_to_write_and_only_the_watch_one_to_read() {
+        #[cfg(target_arch = "x86_64")]
+        let older = [
+            libc::SYS_creat,
+            libc::SYS_link,
+            libc::SYS_mkdir,
+            libc::SYS_rename,
+            libc::SYS_rmdir,
+            libc::SYS_symlink,
+            libc::SYS_truncate,
+            libc::SYS_unlink,
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let older = [];
+        let names = [
+            libc::SYS_fchmodat,
+            libc::SYS_fchownat,
+            libc::SYS_linkat,
+            libc::SYS_mkdirat,
+            libc::SYS_mknodat,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_openat2,
+            libc::SYS_renameat2,
+            libc::SYS_symlinkat,
+            libc::SYS_unlinkat,
+        ];
+        let mut opens = vec![libc::SYS_openat];
+        #[cfg(target_arch = "x86_64")]
+        opens.push(libc::SYS_open);
+        for program in PROGRAMS {
+            for Call { number, check } in of(program, 1) {
+                assert!(!names.contains(&number) && !older.contains(&number), "{program:?}");
+                if !opens.contains(&number) {
+                    continue;
+                }
+                match (program, check.map(|(_, check)| check)) {
+                    (Program::Pasta, Some(Check::With(flags))) => {
+                        assert_eq!(flags, libc::O_PATH as u32);
+                    }
+                    (Program::HostWatch, Some(Check::Without(flags))) => {
+                        let writes = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
+                        assert_eq!(flags & writes as u32, writes as u32);
+                    }
+                    _ => panic!("{program:?} opens files"),
+                }
+            }
+        }
+    }
 }

@@ -66,6 +66,28 @@ fn counters_have_names_and_count() {
     });
 }
 
+/// Who collects counters looks for them by name: those that have a name keep it. New ones belong at the end of their
+/// section.
+#[test]
+fn counters_keep_their_names() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "none"]);
+        let _guest = Guest::of(&program);
+        let stats = program.client().answer("stats");
+        let (mut section, mut names) = ("", 0);
+        for line in include_str!("counters.txt").lines() {
+            match line.strip_suffix(':') {
+                Some(name) => section = name,
+                None => {
+                    assert!(stats[section][line].is_u64(), "{section}: {line} is gone");
+                    names += 1;
+                }
+            }
+        }
+        assert!(names > 70, "{names}");
+    });
+}
+
 #[test]
 fn a_connection_is_told_with_its_sides_bytes_and_times_and_can_be_reset() {
     isolated(SETUP, || {

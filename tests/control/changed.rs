@@ -186,7 +186,7 @@ fn what_cannot_be_had_changes_nothing_and_is_named() {
                 json!({ "command": "rules-add", "proto": "tcp", "ports": "auto" }),
                 "ports",
                 "only allowed for pasta",
-                "",
+                "name the ports",
             ),
             (
                 json!({ "command": "rules-add", "to": "host", "proto": "tcp", "ports": "1" }),

@@ -78,6 +78,26 @@ impl Guest {
         self.send(&udp([192, 0, 2, 2], [192, 0, 2, 1], (from, to), payload));
     }
 
+    /// The same over IPv6, from the address with this end to that one.
+    pub fn datagram_v6(&mut self, ends: (u8, u8), ports: (u16, u16), payload: &[u8]) {
+        self.send(&udp_v6((address_v6(ends.0), address_v6(ends.1)), ports, payload));
+    }
+
+    /// DHCPv6: asks whoever is there to go on with an address, as a client does that its server does not answer.
+    pub fn rebinds(&mut self, end: u8) {
+        let mut message = vec![6, 0xa1, 0xb2, 0xc3];
+        message.extend([&[0, 1, 0, 10, 0, 3, 0, 1][..], &MAC].concat());
+        message.extend([0, 3, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        message.extend([&[0, 5, 0, 24][..], &address_v6(end), &[0; 8]].concat());
+        let all_servers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
+        let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+        self.send(&udp_v6((link_local, all_servers), (546, 547), &message));
+        self.next(|frame| {
+            let ours = frame.len() > 62 && frame[12..14] == [0x86, 0xdd] && frame[20] == 17;
+            (ours && frame[54..58] == [2, 35, 2, 34] && frame[62] == 7).then_some(())
+        });
+    }
+
     fn segment(&mut self, connection: &Connection, flags: u8, payload: &[u8]) {
         let Connection { port, to, seq, ack } = *connection;
         let ports = [port, to].map(u16::to_be_bytes).concat();
@@ -171,4 +191,16 @@ fn udp(from: [u8; 4], to: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8>
     let header = [ports.0, ports.1, bytes, 0xbeef].map(u16::to_be_bytes).concat();
     let ip = ip_header(17, usize::from(bytes), from, to);
     frame([8, 0], &[&ip, &header, payload])
+}
+
+/// An address of the guest's network.
+fn address_v6(end: u8) -> [u8; 16] {
+    [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]
+}
+
+fn udp_v6((from, to): ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let bytes = 8 + payload.len() as u16;
+    let header = [ports.0, ports.1, bytes, 0xbeef].map(u16::to_be_bytes).concat();
+    let ip = [&[0x60, 0, 0, 0][..], &bytes.to_be_bytes(), &[17, 64], &from, &to].concat();
+    frame([0x86, 0xdd], &[&ip, &header, payload])
 }

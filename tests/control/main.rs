@@ -6,6 +6,7 @@
 mod asked;
 mod changed;
 mod guest;
+mod host;
 mod hostile;
 mod openmetrics;
 mod pesto;

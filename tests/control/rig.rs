@@ -37,13 +37,19 @@ pub struct Program {
 }
 
 impl Program {
-    /// passt with options besides, ready.
+    /// passt with IPv4 alone, which it is told, and options besides, ready.
     pub fn passt(options: &[&str]) -> Self {
+        let told = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns", "192.0.2.1"];
+        Self::of_host(&[&told, options].concat())
+    }
+
+    /// passt with the network of its host, and options besides, ready.
+    pub fn of_host(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let child = Command::new(env!("CARGO_BIN_EXE_passt"))
-            .args(["-f", "-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns", "192.0.2.1"])
+            .arg("-f")
             .arg(format!("--runas={}:{}", user.0, user.1))
             .arg("--socket")
             .arg(at("guest"))

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use passt::conf::ports::Kernel;
 use passt::control::json::{About, Json, KIND, Pace};
@@ -22,6 +23,8 @@ use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
 const BULK: usize = 1 << 20;
 /// Turns in which a few frames are done with.
 const TURNS: usize = 64;
+/// Turns after which no answer comes.
+const PATIENCE: usize = 5000;
 
 fn world(caps: Caps, mtu: u16) -> World<SlotPort> {
     assert_counting();
@@ -78,22 +81,39 @@ fn datagrams_and_echo_allocate_nothing() {
     });
 }
 
-/// A control client that follows what does not happen here: all events are kept for it, and none is told.
-fn watched(world: &mut World<SlotPort>) -> UnixStream {
+/// Clients of a control socket, so many.
+fn clients<const COUNT: usize>(world: &mut World<SlotPort>) -> [UnixStream; COUNT] {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("s");
     let listener = UnixListener::bind(&path).expect("bound");
     let kernel = Kernel { ephemeral: (32768, 60999), device_binding: true };
     let about = About { program: "passt", mode: "stream", has_namespace: false, kernel };
-    let protocol = Json::new(about, false, Pace::default());
-    let server = Server::new(listener.into(), KIND, [protocol]).expect("it does not block");
+    let protocols = [(); COUNT].map(|()| Json::new(about, false, Pace::default()));
+    let server = Server::new(listener.into(), KIND, protocols).expect("it does not block");
     world.add(Box::new(server));
-    let mut client = UnixStream::connect(&path).expect("it listens");
-    client.write_all(b"{\"command\":\"watch\",\"events\":[\"host\"]}\n").expect("sent");
+    let clients = [(); COUNT].map(|()| UnixStream::connect(&path).expect("it listens"));
     world.settle(TURNS);
+    clients
+}
+
+/// Has a client ask something, and get a short answer.
+fn ask(world: &mut World<SlotPort>, client: &mut UnixStream, request: &[u8]) {
+    client.write_all(request).expect("sent");
+    client.set_nonblocking(true).expect("fcntl");
     let mut reply = [0; 256];
-    let read = client.read(&mut reply).expect("a reply");
+    // A client may have to wait for its share of the time.
+    let read = (0..PATIENCE).find_map(|_| {
+        world.turn(Duration::from_millis(1));
+        client.read(&mut reply).ok()
+    });
+    let read = read.expect("a reply");
     assert!(reply[..read].starts_with(b"{\"ok\":true"), "{}", String::from_utf8_lossy(&reply));
+}
+
+/// A control client that follows what does not happen here: all events are kept for it, and none is told.
+fn watched(world: &mut World<SlotPort>) -> UnixStream {
+    let [mut client] = clients(world);
+    ask(world, &mut client, b"{\"command\":\"watch\",\"events\":[\"host\"]}\n");
     client
 }
 
@@ -121,6 +141,58 @@ fn traffic_allocates_nothing_while_somebody_follows_events() {
         }
         assert_eq!(world.engine.egress_counts()[0].1, 2000, "each is an event");
         assert_eq!(world.allocations, before);
+    });
+}
+
+/// Clients are served in the same turns, and what they are told is allocated: so much with traffic as without.
+#[test]
+fn traffic_allocates_nothing_while_clients_are_served() {
+    isolated(|| {
+        const ROUNDS: u16 = 50;
+        let mut world = world(OFFLOADS, 1500);
+        let [mut asks, mut half, never] = clients(&mut world);
+        // One that stops in the middle, and one that reads nothing.
+        half.write_all(b"{\"command\":").expect("sent");
+        never.set_nonblocking(true).expect("fcntl");
+        while (&never).write(b"{\"command\":\"stats\"}\n").is_ok() {
+            world.settle(TURNS);
+        }
+        // It is told what the kernel takes for it, in its share of the time.
+        let mut still = 0;
+        while still < 50 {
+            let before = world.allocations;
+            world.turn(Duration::from_millis(5));
+            still = if world.allocations == before { still + 1 } else { 0 };
+        }
+        let request = b"{\"command\":\"log\"}\n";
+        for _ in 0..10 {
+            ask(&mut world, &mut asks, request);
+        }
+        let mut pair = Pair::connect(world, 1500, Family::V4);
+        let data = noise(BULK / usize::from(ROUNDS));
+        let mut rounds = [false, true].into_iter().map(|traffic| {
+            let before = pair.world.allocations;
+            for round in 0..ROUNDS {
+                let request = &request[..];
+                let split = usize::from(round) % request.len();
+                asks.write_all(&request[..split]).expect("sent");
+                pair.world.settle(TURNS);
+                if traffic {
+                    pair.upload(&data);
+                    pair.download(&data);
+                    let from = SocketAddr::new(Family::V4.guest(), 20_000 + round);
+                    pair.world.send(packet::udp(from, Family::V4.host_at(9), b"refused"));
+                    pair.world.settle(TURNS);
+                }
+                ask(&mut pair.world, &mut asks, &request[split..]);
+            }
+            pair.world.allocations - before
+        });
+        let [without, with] = [rounds.next(), rounds.next()];
+        drop(rounds);
+        assert!(without > Some(0), "answers are allocated");
+        assert_eq!(with, without);
+        pair.finish();
     });
 }
 

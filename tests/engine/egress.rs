@@ -137,17 +137,34 @@ fn the_gateway_is_the_loopback_to_rules_of_either() {
     });
 }
 
+/// RFC 792 and RFC 4861, section 8: another way to the host, and that its address is on the link.
 #[test]
 fn redirects_of_the_guest_change_nothing() {
     isolated(|| {
-        let mut world = ruled(&["reject any"]);
-        let (guest, host) = (Family::V4.guest(), Family::V4.host());
-        let mut redirect = vec![5, 1, 0, 0, 192, 0, 2, 9];
-        redirect.extend(&packet::udp(guest_at(Family::V4), Family::V4.host_at(9), b"x")[14..42]);
-        world.send(packet::ip(guest, host, 1, 64, &redirect));
-        world.settle(TURNS);
-        assert_eq!((world.received().len(), world.engine.flow_count()), (0, 0));
-        assert_eq!(world.drops(DropReason::UnsupportedIcmp), 1);
+        for family in FAMILIES {
+            let mut world = ruled(&["reject any"]);
+            let host = bound(family.host_at(9));
+            let refused = packet::udp(guest_at(family), host.local_addr().expect("bound"), b"x");
+            let redirect = match (family, family.gateway(), family.host()) {
+                (Family::V4, IpAddr::V4(gateway), _) => {
+                    [&[5, 1, 0, 0][..], &gateway.octets(), &refused[14..42]].concat()
+                }
+                (_, IpAddr::V6(gateway), IpAddr::V6(host)) => {
+                    [&[137, 0, 0, 0, 0, 0, 0, 0][..], &gateway.octets(), &host.octets()].concat()
+                }
+                _ => panic!("addresses of one family"),
+            };
+            let (protocol, hops) = if family == Family::V4 { (1, 64) } else { (58, 255) };
+            for to in [family.host(), family.gateway()] {
+                world.send(packet::ip(family.guest(), to, protocol, hops, &redirect));
+            }
+            world.settle(TURNS);
+            assert_eq!((world.received().len(), world.engine.flow_count()), (0, 0), "{family:?}");
+            assert_eq!(world.all_drops(), 2, "{family:?}");
+            world.send(refused);
+            one_message(&mut world, family);
+            assert_eq!((received(&host), counts(&world)), (None, vec![1, 0]), "{family:?}");
+        }
     });
 }
 
@@ -233,6 +250,11 @@ fn datagrams_that_a_new_policy_forbids_end_and_what_the_network_began_goes_on() 
 
 /// A query for the IPv4 addresses of `name`; with an address, the answer to it.
 fn dns(id: u16, name: &str, address: Option<[u8; 4]>) -> Vec<u8> {
+    message(id, name, 1, address.as_ref().map(<[u8; 4]>::as_slice))
+}
+
+/// A query for the addresses of `name` of this type (RFC 1035, RFC 3596); with an address, the answer to it.
+fn message(id: u16, name: &str, kind: u8, address: Option<&[u8]>) -> Vec<u8> {
     let answers = u16::from(address.is_some());
     let flags: u16 = if answers == 1 { 0x8180 } else { 0x0100 };
     let mut message = Vec::new();
@@ -243,23 +265,28 @@ fn dns(id: u16, name: &str, address: Option<[u8; 4]>) -> Vec<u8> {
         message.push(label.len() as u8);
         message.extend(label.as_bytes());
     }
-    message.extend([0, 0, 1, 0, 1]);
+    message.extend([0, 0, kind, 0, 1]);
     if let Some(address) = address {
-        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        message.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, address.len() as u8]);
         message.extend(address);
     }
     message
 }
 
 /// The guest asks its name server, which is `server`, for `name`, and is told `address`.
-fn ask(world: &mut World, server: &std::net::UdpSocket, name: &str, address: [u8; 4]) {
+fn ask(world: &mut World, server: &std::net::UdpSocket, name: &str, address: impl Into<IpAddr>) {
+    let (kind, address) = match address.into() {
+        IpAddr::V4(v4) => (1, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (28, v6.octets().to_vec()),
+    };
+    let (asked, answer) = (message(7, name, kind, None), message(7, name, kind, Some(&address)));
     let at = SocketAddr::new([192, 0, 2, 98].into(), 53);
-    world.send(packet::udp(guest_at(Family::V4), at, &dns(7, name, None)));
+    world.send(packet::udp(guest_at(Family::V4), at, &asked));
     world.settle(TURNS);
     let (query, from) = awaited(server);
-    assert_eq!(query, dns(7, name, None));
-    server.send_to(&dns(7, name, Some(address)), from).expect("sent");
-    assert_eq!(world.frames(1)[0][42..], dns(7, name, Some(address)), "as it was sent");
+    assert_eq!(query, asked);
+    server.send_to(&answer, from).expect("sent");
+    assert_eq!(world.frames(1)[0][42..], answer, "as it was sent");
 }
 
 /// A world with a name server at the host's address, and these rules behind the one for it.
@@ -272,10 +299,11 @@ fn with_names(rules: &[&str]) -> (World, std::net::UdpSocket) {
     (world, bound(Family::V4.host_at(53)))
 }
 
-/// Whether the guest's datagram gets to the host's port 9000.
+/// Whether the guest's datagram gets to `host`.
 fn gets_through(world: &mut World, host: &std::net::UdpSocket) -> bool {
-    let (from, to) = (SocketAddr::new(Family::V4.guest(), SOURCE + 1), Family::V4.host_at(9000));
-    world.send(packet::udp(from, to, b"hello"));
+    let to = host.local_addr().expect("bound");
+    let guest = if to.is_ipv4() { Family::V4 } else { Family::V6 }.guest();
+    world.send(packet::udp(SocketAddr::new(guest, SOURCE + 1), to, b"hello"));
     world.settle(TURNS);
     world.received();
     std::iter::from_fn(|| received(host)).count() > 0
@@ -311,25 +339,58 @@ fn a_name_opens_the_addresses_that_the_name_server_tells_for_their_time() {
 }
 
 #[test]
+fn a_name_opens_addresses_of_its_family_whichever_way_it_was_asked_for() {
+    isolated(|| {
+        let (mut world, server) = with_names(&["allow *.example.org"]);
+        let [v4, v6] = FAMILIES.map(|family| bound(family.host_at(9000)));
+        ask(&mut world, &server, "www.example.net", Family::V6.host());
+        assert!(!gets_through(&mut world, &v6), "another name");
+        ask(&mut world, &server, "www.example.org", Family::V6.host());
+        assert!(gets_through(&mut world, &v6) && !gets_through(&mut world, &v4));
+        ask(&mut world, &server, "www.example.org", Family::V4.host());
+        assert!(gets_through(&mut world, &v6) && gets_through(&mut world, &v4));
+    });
+}
+
+#[test]
 fn a_name_that_leads_to_this_host_opens_nothing() {
     isolated(|| {
         let (mut world, server) = with_names(&["allow *.example.org"]);
-        let loopback = bound(SocketAddr::new([127, 0, 0, 1].into(), 9000));
-        // The gateway, which stands for the host's loopback; the host's own address where it is known.
-        for address in [[127, 0, 0, 1], [192, 0, 2, 1], [10, 0, 0, 1]] {
-            ask(&mut world, &server, "evil.example.org", address);
-            let to = SocketAddr::new([192, 0, 2, 1].into(), 9000);
-            world.send(packet::udp(guest_at(Family::V4), to, b"hello"));
-            world.settle(TURNS);
-            assert_eq!(received(&loopback), None, "{address:?}");
-            world.received();
+        let gateways = FAMILIES.map(Family::gateway);
+        let loopback = ["127.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
+        let hosts = loopback.map(|at| bound(SocketAddr::new(at, 9000)));
+        // The host's loopback, and the gateway that stands for it, which is reached then.
+        for told in [loopback, gateways].as_flattened() {
+            ask(&mut world, &server, "evil.example.org", *told);
+            for (to, host) in gateways.iter().zip(&hosts) {
+                let guest = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+                world.send(packet::udp(guest_at(guest), SocketAddr::new(*to, 9000), b"hello"));
+                world.settle(TURNS);
+                assert_eq!(received(host), None, "{told}");
+                world.received();
+            }
         }
-        let own = Surroundings(vec![(Family::V4.host(), 24)]);
-        let rules = policy(&["allow @dns", "allow *.example.org"]).rules;
-        enforce(&mut world, Policy { rules, host: own });
-        ask(&mut world, &server, "evil.example.org", [198, 51, 100, 1]);
-        let host = bound(Family::V4.host_at(9000));
-        assert!(!gets_through(&mut world, &host));
+        // Networks of others, in plain and in disguise: each is refused by the policy, which none was by name.
+        let others = ["10.0.0.1", "169.254.169.254", "fd00::1", "64:ff9b::10.0.0.1"];
+        for told in others {
+            let told: IpAddr = told.parse().expect("an address");
+            let before = world.drops(DropReason::EgressRejected);
+            ask(&mut world, &server, "evil.example.org", told);
+            let guest = if told.is_ipv4() { Family::V4 } else { Family::V6 };
+            world.send(packet::udp(guest_at(guest), SocketAddr::new(told, 9000), b"hello"));
+            world.settle(TURNS);
+            world.received();
+            assert_eq!(world.drops(DropReason::EgressRejected), before + 1, "{told}");
+        }
+        // The host's own addresses, where they are known.
+        for family in FAMILIES {
+            let own = Surroundings(vec![(family.host(), 24)]);
+            let rules = policy(&["allow @dns", "allow *.example.org"]).rules;
+            enforce(&mut world, Policy { rules, host: own });
+            ask(&mut world, &server, "evil.example.org", family.host());
+            let host = bound(family.host_at(9000));
+            assert!(!gets_through(&mut world, &host), "{family:?}");
+        }
     });
 }
 

@@ -32,7 +32,7 @@ const LINK: u32 = 77;
 const MDNS: u16 = 5353;
 
 /// The neighbour, on a new link.
-fn neighbour() -> Netns {
+pub fn neighbour() -> Netns {
     let netns = Netns::new("ip link set lo up");
     let place = format!("/proc/{}/fd/{}", std::process::id(), netns.file().as_raw_fd());
     let (host, there) = (HOST, NEIGHBOUR);
@@ -78,7 +78,7 @@ fn host_at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.of(HOST.0, HOST.1), port)
 }
 
-fn neighbour_at(family: Family, port: u16) -> SocketAddr {
+pub fn neighbour_at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.of(NEIGHBOUR.0, NEIGHBOUR.1), port)
 }
 
@@ -141,7 +141,7 @@ fn program_of(netns: &Netns, group: SocketAddr) -> UdpSocket {
 }
 
 /// A socket of the neighbour.
-fn bound_on(netns: &Netns, at: SocketAddr) -> UdpSocket {
+pub fn bound_on(netns: &Netns, at: SocketAddr) -> UdpSocket {
     netns.run(move || bound(at))
 }
 

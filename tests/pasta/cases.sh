@@ -765,8 +765,9 @@ case_isolated_loopback() {
     ! configured --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 94 || return 1
     ! configured --isolate -T auto -- /run/bin/nettool get 127.0.0.1:5600 2048 95 || return 1
     ! configured --isolate -U 5600 -- timeout 5 /run/bin/nettool udp 127.0.0.1:5600 100 || return 1
-    configured --isolate -T 5600 --egress 'allow tcp @loopback:5600' -- \
-        /run/bin/nettool get 127.0.0.1:5600 2048 96
+    ! configured --isolate -T 5600 -- /run/bin/nettool get '[::1]:5600' 2048 94 || return 1
+    configured --isolate -T 5600 --egress 'allow tcp @loopback:5600' -- bash -euc \
+        "/run/bin/nettool get 127.0.0.1:5600 2048 96; /run/bin/nettool get '[::1]:5600' 2048 96"
     pasta --splice-only -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
     ! pasta --splice-only --isolate -T 5600 -- /run/bin/nettool get 127.0.0.1:5600 2048 97
 }
@@ -787,6 +788,13 @@ case_egress_name() {
         busybox nslookup $NAME $SERVER4
         /run/bin/nettool get $SERVER4:5000 2048 89
         [ \$(/run/bin/nettool connect $SERVER4:5001) = refused ]"
+    # Another one may not be asked, though it would answer.
+    serves outside dns "[$SERVER6]:53" "$NAME" "$SERVER4" "$SERVER6"
+    configured --isolate -- bash -euc "
+        busybox nslookup $NAME $SERVER4
+        /run/bin/nettool get '[$SERVER6]:5000' 2048 89
+        /run/bin/nettool udp-error '[$SERVER6]:53' | grep denied"
+    configured -- busybox nslookup "$NAME" "$SERVER6"
 }
 # What is rejected is told, and counted by its rule.
 case_egress_reject() {

@@ -160,19 +160,26 @@ fn services_that_cannot_be_reached_open_no_port() {
 fn of_ranges_those_ports_are_open_that_have_a_service() {
     in_namespace("following::of_ranges_those_ports_are_open_that_have_a_service", || {
         let guest = rig::guest();
-        let route = &Route::all(&guest)[0];
-        let bind = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-        let services = guest.run(move || [7999, 8079, 8080, 8081, 22].map(bind));
         let auto = "auto,8000-9000,~8080,9500:22";
-        let _running = Running::start(&guest, Setup::new([auto, "none", "none", "none"]));
-        let open = [7999, 8000, 8079, 8080, 8081, 9000, 9500].map(|port| is_open(route, port));
-        assert_eq!(open, [false, false, true, false, true, false, true]);
-        drop(services);
-        eventually("the ports to close", || {
-            ![8079, 8081, 9500].map(|p| is_open(route, p)).contains(&true)
-        });
-        let late = guest.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9000)).unwrap());
-        eventually("the port to open", || is_open(route, 9000));
-        drop(late);
+        // Both ways and both families, each once.
+        for (ports, inward, v4) in [
+            ([auto, "none", "none", "none"], true, true),
+            (["none", "none", auto, "none"], false, false),
+        ] {
+            let route = &Route { guest: guest.clone(), inward, v4 };
+            let service = route.service().ip();
+            let bind = move |port: u16| TcpListener::bind((service, port)).unwrap();
+            let services = route.on(true, move || [7999, 8079, 8080, 8081, 22].map(bind));
+            let _running = Running::start(&guest, Setup::new(ports));
+            let open = [7999, 8000, 8079, 8080, 8081, 9000, 9500].map(|port| is_open(route, port));
+            assert_eq!(open, [false, false, true, false, true, false, true], "{inward}");
+            drop(services);
+            eventually("the ports to close", || {
+                ![8079, 8081, 9500].map(|p| is_open(route, p)).contains(&true)
+            });
+            let late = route.on(true, move || bind(9000));
+            eventually("the port to open", || is_open(route, 9000));
+            drop(late);
+        }
     });
 }

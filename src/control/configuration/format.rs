@@ -400,6 +400,38 @@ mod tests {
         assert_eq!(told, nothing);
     }
 
+    /// Each field at its place, of a rule that has all of them, and the table of a namespace's ports.
+    #[test]
+    fn every_field_byte_for_byte() {
+        let v6 = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
+        let rule = Rule {
+            listen: ListenAddr::V6(v6(1)),
+            target_addr: Some(v6(2).into()),
+            interface: InterfaceName::new("eth0"),
+            weak: true,
+            scan: true,
+            ..Rule::plain(Proto::Udp, (0x0102, 0x0304), 0x0506)
+        };
+        let mut bytes = [0; RULE_BYTES];
+        bytes[..16].copy_from_slice(&[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        bytes[16..32].copy_from_slice(&[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        bytes[32..36].copy_from_slice(b"eth0");
+        bytes[48..].copy_from_slice(&[1, 2, 3, 4, 5, 6, 17, 6]);
+        assert_eq!(rule_to_bytes(&rule), bytes);
+        assert_eq!(rule_from_bytes(&bytes), Ok(rule));
+
+        let dual = Rule { target_addr: None, ..Rule::plain(Proto::Tcp, (80, 81), 8080) };
+        let mut bytes = [0; RULE_BYTES];
+        bytes[48..].copy_from_slice(&[0, 80, 0, 81, 0x1f, 0x90, 6, 1]);
+        assert_eq!(rule_to_bytes(&dual), bytes);
+
+        let (name, capabilities) = ("SPLICE".to_owned(), Capabilities(0x3f));
+        let head = TableHead { pif: 3, name, capabilities, count: 0x0102 };
+        let bytes = head.to_bytes();
+        assert_eq!((&bytes[..8], bytes.len()), (&b"\x03SPLICE\0"[..], 137));
+        assert_eq!(bytes[129..], [0, 0, 0, 0x3f, 0, 0, 1, 2]);
+    }
+
     #[test]
     fn all_kinds_of_rules_survive() {
         let lo = InterfaceName::new("lo");
