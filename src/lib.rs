@@ -42,6 +42,7 @@
 //! | [`control`], [`ask`] | sockets on which the running program is asked and changed; who asks |
 //! | [`repair`] | another program, passt-repair: the helper of migrations |
 //! | [`pesto`], [`ask`] | another one, pesto: changes forwarded ports, and asks and changes more by JSON |
+//! | [`qrap`] | a third one, qrap: starts a QEMU of before 7.2 with a connection to passt |
 //! | [`pcap`] | a capture of all frames, as they pass the link |
 //! | crate [`passt_frame`] | [`FramePort`](passt_frame::FramePort) and its leases: how frames pass between a link and the engine |
 //! | crate [`passt_vhost`] | the vhost-user back-end |
@@ -129,6 +130,7 @@ pub(crate) mod log;
 pub mod pasta;
 pub mod pcap;
 pub mod pesto;
+pub mod qrap;
 pub mod repair;
 pub mod responder;
 pub mod run;

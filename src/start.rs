@@ -35,7 +35,7 @@ const SOCKET_OPTION: &str = "--socket";
 const REPAIR_OPTION: &str = "--repair-path";
 
 /// Default socket paths that are tried.
-const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
+pub(crate) const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
 
 /// How often, and after which pause, it is tried whether it is our turn in a folder: half a second.
 const TURN_ATTEMPTS: u32 = 500;
@@ -256,13 +256,18 @@ pub(crate) fn json_socket(
 fn bind_default() -> Result<ClientSocket, StartError> {
     let mut last = None;
     for number in DEFAULT_SOCKETS {
-        let path = PathBuf::from(format!("/tmp/passt_{number}.socket"));
+        let path = default_socket(number);
         match bind(&path, SOCKET_OPTION) {
             Ok(listener) => return Ok(ClientSocket::Listening(listener, path)),
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into(), SOCKET_OPTION)))
+}
+
+/// The socket of that number among [`DEFAULT_SOCKETS`].
+pub(crate) fn default_socket(number: u32) -> PathBuf {
+    format!("/tmp/passt_{number}.socket").into()
 }
 
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,

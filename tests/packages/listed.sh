@@ -30,3 +30,6 @@ listed_rpm() { listed /usr share/zsh/site-functions "$APPARMOR" "$SELINUX"; }
 listed_arch() { listed /usr share/zsh/site-functions /etc/apparmor.d "$SELINUX"; }
 listed_alpine() { listed /usr share/zsh/site-functions "$APPARMOR" "$SELINUX" systemd; }
 listed_nix() { listed '' share/zsh/site-functions "$APPARMOR" "$SELINUX" licences sbom; }
+
+# files_of_rpm RPM: as a list has them, without folders.
+files_of_rpm() { rpm -qplv "$1" | awk '$1 !~ /^d/ { sub(/ -> .*/, ""); print $NF }' | LC_ALL=C sort; }

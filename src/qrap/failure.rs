@@ -1,0 +1,5 @@
+//! What ends qrap.
+
+/// What failed, and the cure.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) String);
