@@ -1,18 +1,16 @@
 //! Which results of a system call are plausible, by its number.
 
 use crate::tracer::Outcome::{self, Fails, Short};
+use crate::world::Kind;
 
-const READS: &[Outcome] =
-    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
-const RECEIVES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
-    Fails(libc::EINTR),
-    Fails(libc::ENOMEM),
-    Fails(libc::ECONNRESET),
-    Fails(libc::ETIMEDOUT),
-];
+// No `EAGAIN` where something is there: an event tells of it once, and the kernel does not take that back.
+
+const READS: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
+/// Whatever else a tap device reports says that it is gone, which is the end of the program.
+const READS_OF_TAP: &[Outcome] = &[Fails(libc::EINTR)];
+const RECEIVES: &[Outcome] =
+    &[Fails(libc::EINTR), Fails(libc::ENOMEM), Fails(libc::ECONNRESET), Fails(libc::ETIMEDOUT)];
 const MESSAGES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
     Fails(libc::EINTR),
     Fails(libc::ENOMEM),
     Fails(libc::ECONNREFUSED),
@@ -52,10 +50,11 @@ const CONNECTS: &[Outcome] = &[
     Fails(libc::EAGAIN),
 ];
 
-/// What may go wrong with `call` while the program runs. Nothing for what cannot fail, and for memory: who gets none
+/// What may go wrong with `call` while the program runs, on a link of this kind. Nothing for what cannot fail, and for memory: who gets none
 /// ends (Rust's allocator says so), and the kernel kills before it refuses.
-pub fn at_work(call: i64) -> &'static [Outcome] {
+pub fn at_work(kind: Kind, call: i64) -> &'static [Outcome] {
     match call {
+        libc::SYS_read if kind == Kind::Tap => READS_OF_TAP,
         libc::SYS_read => READS,
         libc::SYS_recvfrom => RECEIVES,
         libc::SYS_recvmsg | libc::SYS_recvmmsg => MESSAGES,
