@@ -299,7 +299,7 @@ impl<P: GuestEnd> World<P> {
     /// One turn of the loop, which waits no longer than `wait` for an event. False when there was
     /// nothing to do.
     pub fn turn(&mut self, wait: Duration) -> bool {
-        let busy = self.engine.has_work();
+        let busy = self.engine.has_work() || self.sources.rest().is_some();
         let wait = if busy { Duration::ZERO } else { wait };
         self.events.clear();
         let timeout = Timespec::try_from(wait).expect("a short time");
@@ -317,6 +317,11 @@ impl<P: GuestEnd> World<P> {
     fn work(&mut self, now: Timestamp) -> bool {
         self.engine.begin_turn(now);
         for event in &self.events {
+            let mut event = *event;
+            if Token::from_bits(event.data.u64()) == Some(Token::Lobby) {
+                let Some(waiting) = self.sources.let_in() else { continue };
+                event = waiting;
+            }
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(id)) => self.engine.on_listener_event(id),
@@ -339,6 +344,10 @@ impl<P: GuestEnd> World<P> {
         let (_, out) = self.port.halves();
         self.engine.work(out);
         self.sources.end_turn(&mut self.engine, out);
+        // Nobody is to wait for who rests.
+        if let Some(until) = self.sources.rest() {
+            self.skipped += until.since(now);
+        }
         self.port.flush();
         frames
     }
