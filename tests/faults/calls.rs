@@ -3,7 +3,8 @@
 use crate::tracer::Outcome::{self, Fails, Short};
 use crate::world::Kind;
 
-// No `EAGAIN` where something is there: an event tells of it once, and the kernel does not take that back.
+// No `EAGAIN` where there is something to read, or room to write: an event tells of it once, and the kernel does not take
+// that back. Where there is none, no fault is needed.
 
 const READS: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
 /// Whatever else a tap device reports says that it is gone, which is the end of the program.
@@ -16,18 +17,10 @@ const MESSAGES: &[Outcome] = &[
     Fails(libc::ECONNREFUSED),
     Fails(libc::EHOSTUNREACH),
 ];
-const WRITES: &[Outcome] =
-    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
-const SENDS: &[Outcome] = &[
-    Fails(libc::EAGAIN),
-    Fails(libc::EINTR),
-    Fails(libc::ENOBUFS),
-    Fails(libc::EPIPE),
-    Fails(libc::ECONNRESET),
-    Short,
-];
+const WRITES: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
+const SENDS: &[Outcome] =
+    &[Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET), Short];
 const SENDS_MESSAGES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
     Fails(libc::EINTR),
     Fails(libc::ENOBUFS),
     Fails(libc::ENOMEM),
@@ -74,7 +67,7 @@ pub fn at_work(kind: Kind, call: i64) -> &'static [Outcome] {
             &[Fails(libc::ENOMEM), Fails(libc::ENOTCONN)]
         }
         libc::SYS_pipe2 | libc::SYS_eventfd2 => &[Fails(libc::EMFILE), Fails(libc::ENOMEM)],
-        libc::SYS_splice => &[Fails(libc::EAGAIN), Fails(libc::ENOMEM), Fails(libc::EPIPE)],
+        libc::SYS_splice => &[Fails(libc::ENOMEM), Fails(libc::EPIPE)],
         libc::SYS_fcntl => &[Fails(libc::ENOMEM)],
         _ => &[],
     }
