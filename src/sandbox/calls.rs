@@ -498,6 +498,92 @@ mod tests {
         }
     }
 
+    /// Options that are asked for only, parts of messages, and values.
+    const NEVER_SET: &[&str] = &[
+        "SO_MEMINFO",
+        "SO_PEERCRED",
+        "SO_EE_ORIGIN_ICMP",
+        "SO_EE_ORIGIN_ICMP6",
+        "IPV6_PKTINFO",
+        "IP_PMTUDISC_DO",
+        "IP_PMTUDISC_DONT",
+        "IP_PMTUDISC_WANT",
+        "TCP_INFO",
+        "UDP_SEGMENT",
+    ];
+
+    /// What rustix's functions set.
+    const SETTERS: &[(&str, &str)] = &[
+        ("set_ip_freebind", "IP_FREEBIND"),
+        ("set_ip_tos", "IP_TOS"),
+        ("set_ip_ttl", "IP_TTL"),
+        ("set_ipv6_freebind", "IPV6_FREEBIND"),
+        ("set_ipv6_tclass", "IPV6_TCLASS"),
+        ("set_ipv6_unicast_hops", "IPV6_UNICAST_HOPS"),
+        ("set_ipv6_v6only", "IPV6_V6ONLY"),
+        ("set_socket_broadcast", "SO_BROADCAST"),
+        ("set_socket_linger", "SO_LINGER"),
+        ("set_socket_oobinline", "SO_OOBINLINE"),
+        ("set_socket_recv_buffer_size", "SO_RCVBUF"),
+        ("set_socket_reuseaddr", "SO_REUSEADDR"),
+        ("set_socket_send_buffer_size", "SO_SNDBUF"),
+        // Of pesto, which may set any option of this level.
+        ("set_socket_timeout", "SOL_SOCKET"),
+        ("set_tcp_nodelay", "TCP_NODELAY"),
+        ("set_tcp_quickack", "TCP_QUICKACK"),
+    ];
+
+    /// The names in `code` that begin with one of `beginnings`.
+    fn names<'a>(code: &'a str, beginnings: &[&str]) -> Vec<&'a str> {
+        let words = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| beginnings.iter().any(|begin| word.starts_with(begin))).collect()
+    }
+
+    /// The code of all files below `folder`, without tests and without comments.
+    fn code_below(folder: &std::path::Path) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(folder).expect("a folder of the sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                all += &code_below(&path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a file of the sources");
+                let (code, _) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+                let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+                all.extend(code.flat_map(|line| [line, "\n"]));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_option_that_is_set_is_listed() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (lists, _) = include_str!("calls.rs").split_once("#[cfg(test)]\nmod tests").unwrap();
+        let listed = names(lists, &["SO_", "SOL_", "IP_", "IPV6_", "TCP_", "UDP_"]);
+        let mut seen = 0;
+        for folder in ["src/engine", "src/sys", "src/pesto", "vhost/src", "legacy/src"] {
+            let code = code_below(&root.join(folder));
+            let options: Vec<&str> = names(&code, &["SO_", "IP_", "IPV6_", "TCP_", "UDP_"]);
+            for option in options.iter().filter(|option| code.contains(&format!("libc::{option}")))
+            {
+                let known = listed.contains(option) || NEVER_SET.contains(option);
+                assert!(
+                    known,
+                    "{folder}: {option} is not listed: the kernel would kill who sets it"
+                );
+                seen += 1;
+            }
+            for setter in names(&code, &["set_ip", "set_socket_", "set_tcp_"]) {
+                let sets = SETTERS.iter().find(|(name, _)| *name == setter);
+                let (_, option) = sets.unwrap_or_else(|| panic!("{folder}: what sets {setter}?"));
+                assert!(listed.contains(option), "{setter}: {option} is not listed");
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "{seen}");
+    }
+
     /// On other processors and with other C libraries there are some more or fewer.
     #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
     #[test]
