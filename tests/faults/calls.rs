@@ -19,15 +19,21 @@ const MESSAGES: &[Outcome] = &[
 ];
 const WRITES: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
 const SENDS: &[Outcome] =
-    &[Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET), Short];
+    &[Short, Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET)];
+/// What passes the tap by waits for a socket that did not take all, and is told when there is room again: nobody may say
+/// that there is none while there is.
+const SENDS_WHOLE: &[Outcome] =
+    &[Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET)];
 const SENDS_MESSAGES: &[Outcome] = &[
     Fails(libc::EINTR),
     Fails(libc::ENOBUFS),
     Fails(libc::ENOMEM),
-    Fails(libc::EPIPE),
     Fails(libc::EPERM),
     Fails(libc::ECONNREFUSED),
+    Fails(libc::EPIPE),
 ];
+/// A front-end that has hung up is noticed by the next read, behind what it had sent before: not one that is there.
+const SENDS_REPLIES: &[Outcome] = SENDS_MESSAGES.split_at(5).0;
 const OPENS: &[Outcome] = &[
     Fails(libc::EMFILE),
     Fails(libc::ENFILE),
@@ -52,7 +58,9 @@ pub fn at_work(kind: Kind, call: i64) -> &'static [Outcome] {
         libc::SYS_recvfrom => RECEIVES,
         libc::SYS_recvmsg | libc::SYS_recvmmsg => MESSAGES,
         libc::SYS_write | libc::SYS_writev => WRITES,
+        libc::SYS_sendto if kind == Kind::Tap => SENDS_WHOLE,
         libc::SYS_sendto => SENDS,
+        libc::SYS_sendmsg if kind == Kind::VhostUser => SENDS_REPLIES,
         libc::SYS_sendmsg | libc::SYS_sendmmsg => SENDS_MESSAGES,
         libc::SYS_socket | libc::SYS_accept4 => OPENS,
         libc::SYS_connect => CONNECTS,

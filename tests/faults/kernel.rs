@@ -30,7 +30,8 @@ pub fn namespace() -> Netns {
 pub fn converse(namespace: &Netns, len: usize, patience: Duration) -> Heard {
     let asked = host::ask(patience);
     let (out, datagram) = namespace.run(move || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+        // Always the same: flows of datagrams live longer than a conversation.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000)).expect("a free port");
         socket.set_read_timeout(Some(patience.min(DATAGRAM))).expect("a timeout");
         let sent = socket.send_to(b"echo", (GATEWAY, ECHO)).is_ok();
         let to = SocketAddr::from((GATEWAY, ECHO));

@@ -89,6 +89,7 @@ impl Walk {
     fn fail(&mut self, at: (usize, i64), outcome: Outcome) {
         let begin = Instant::now();
         tell(&format!("{:?}, call {} at {}: {outcome:?}", self.kind, at.1, at.0));
+        let open = host::open();
         self.program.arm(at, outcome);
         let heard = self.world.converse(self.folder.path(), PATIENCE);
         let hit = self.program.disarm();
@@ -97,6 +98,8 @@ impl Walk {
             panic!("{what}: {status}, {}", said(self.folder.path()));
         }
         assert!(heard.is_borne(), "{what}: {}", said(self.folder.path()));
+        // What the guest has given up ends at the host, too. Streams of a link that is lost wait for its return.
+        self.wait(&format!("{what}: a stream goes on"), |_| heard.lost || host::open() <= open);
         let complaints = host::complaints();
         assert!(complaints.is_empty(), "{what}: {complaints:?}, {}", said(self.folder.path()));
         let during = begin.elapsed();
@@ -111,8 +114,9 @@ impl Walk {
     fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let begin = Instant::now();
         while !is_so(self) {
-            assert!(begin.elapsed() < PATIENCE, "{what}: {}", said(self.folder.path()));
-            std::thread::sleep(Duration::from_millis(20));
+            let text = || (descriptors(&self.program), said(self.folder.path()));
+            assert!(begin.elapsed() < PATIENCE, "{what}: {:?}", text());
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -144,8 +148,7 @@ fn walk(kind: Kind, each: usize) {
             walk.fail((place, *call), *outcome);
         }
     }
-    walk.wait("streams of the host do not end", |_| host::open() == 0);
-    walk.wait("descriptors are left", |walk| {
+    walk.wait(&format!("more descriptors than {before} are left"), |walk| {
         descriptors(&walk.program) <= before + FEW_DESCRIPTORS
     });
     let (calls, after) = (calls.len(), descriptors(&walk.program));

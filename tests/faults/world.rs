@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use passt_guest::{Client, Guest, Options};
+use passt_guest::{Client, Guest, Options, bit};
 use passt_support::namespace::Netns;
 
 use crate::guest::{self, Heard};
@@ -99,10 +99,14 @@ impl World {
     }
 }
 
+/// Several datagrams in one frame (`VIRTIO_NET_F_GUEST_USO4` and `6`), which smoltcp would take for one.
+const BURSTS: u64 = 1 << 54 | 1 << 55;
+
 /// A front-end with its guest; `None` if it is sent away meanwhile. Who is neither answered nor sent away panics.
 fn connect(socket: UnixStream) -> Option<Guest> {
     let seen = Client::new(socket.try_clone().expect("a duplicate"));
-    let connect = || Guest::connect(socket, Options::default(), &mut || ());
+    let options = Options { features: !(bit::MAC | BURSTS), ..Options::default() };
+    let connect = || Guest::connect(socket, options, &mut || ());
     match catch_unwind(AssertUnwindSafe(connect)) {
         Ok(guest) => Some(guest),
         Err(_) if seen.is_closed() => None,

@@ -47,7 +47,8 @@ fn alternatives(checks: &[(u8, Check)]) -> Result<Vec<SeccompRule>, BackendError
     for (argument, check) in checks {
         let conditions = conditions(*argument, *check)?;
         let with = |set: &Vec<SeccompCondition>| {
-            let longer = |one: &SeccompCondition| [set.as_slice(), &[one.clone()]].concat();
+            let longer =
+                |one: &SeccompCondition| [set.as_slice(), std::slice::from_ref(one)].concat();
             conditions.iter().map(longer).collect::<Vec<_>>()
         };
         sets = sets.iter().flat_map(with).collect();
