@@ -364,6 +364,9 @@ fn a_call_that_is_not_listed_kills() {
         "thread",
         "netlink",
         "raw",
+        "sctp",
+        "bpf-filter",
+        "encryption",
         "exec-memory",
         "kill",
         "prctl",
@@ -385,6 +388,11 @@ fn a_panic_is_told_and_ends_the_process() {
 #[test]
 fn an_abort_is_not_taken_for_a_violation() {
     assert_eq!(confined("abort").status.signal(), Some(libc::SIGABRT));
+}
+
+#[test]
+fn options_that_are_listed_can_be_set() {
+    assert_eq!(confined("options").status.code(), Some(0));
 }
 
 #[test]
@@ -423,8 +431,15 @@ fn play(role: &str) {
         "execute" => drop(Command::new("true").exec()),
         "fork" => drop(passt::sys::process::fork()),
         "thread" => drop(std::thread::spawn(|| ()).join()),
-        "netlink" => socket(libc::AF_NETLINK),
-        "raw" => socket(libc::AF_PACKET),
+        "netlink" => drop(socket(libc::AF_NETLINK, 0)),
+        "raw" => drop(socket(libc::AF_PACKET, 0)),
+        "sctp" => drop(socket(libc::AF_INET, libc::IPPROTO_SCTP)),
+        "bpf-filter" => set_option(libc::SOL_SOCKET, libc::SO_ATTACH_BPF),
+        "encryption" => set_option(libc::IPPROTO_TCP, libc::TCP_ULP),
+        "options" => {
+            set_option(libc::IPPROTO_TCP, libc::TCP_NODELAY);
+            set_option(libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        }
         "exec-memory" => executable_memory(),
         "kill" => drop(kill_process(Pid::from_raw(1).unwrap(), Signal::CONT)),
         "prctl" => drop(rustix::thread::set_keep_capabilities(true)),
@@ -436,9 +451,16 @@ fn play(role: &str) {
     }
 }
 
-fn socket(family: i32) {
+fn socket(family: i32, protocol: i32) -> i32 {
     // SAFETY: plain numbers.
-    unsafe { libc::socket(family, libc::SOCK_RAW, 0) };
+    unsafe { libc::socket(family, libc::SOCK_STREAM, protocol) }
+}
+
+/// Sets an option of a TCP socket.
+fn set_option(level: i32, option: i32) {
+    let (socket, value) = (socket(libc::AF_INET, 0), 1);
+    // SAFETY: the call reads one number.
+    unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), 4) };
 }
 
 fn executable_memory() {

@@ -36,7 +36,7 @@ pub(crate) const GROUP_TIMER: u32 = 3;
 const OWN_TIMERS: u32 = 4;
 
 /// The timer of the flow in `slot`.
-fn timer_key(slot: u32) -> u32 {
+pub(super) fn timer_key(slot: u32) -> u32 {
     slot + OWN_TIMERS
 }
 
@@ -262,7 +262,7 @@ impl Flows {
     /// Adds a flow and watches its sockets for `events`, edge-triggered.
     ///
     /// # Errors
-    /// The reason why the flow could not be added; its sockets are closed.
+    /// The reason why the flow could not be added; its sockets are closed, and connections reset.
     pub(crate) fn add(
         &mut self,
         sides: [Side; 2],
@@ -270,18 +270,16 @@ impl Flows {
         state: FlowState,
         events: EventFlags,
     ) -> Result<FlowId, DropReason> {
-        let new = self.table.allocate().ok_or(DropReason::FlowTableFull)?;
+        let new = self.table.allocate();
+        let new = new.ok_or_else(|| state.give_up(DropReason::FlowTableFull))?;
         let targeted = new.initiate(sides[0]).target(sides[1]);
         let id = targeted.id();
-        self.watch
-            .begin(Token::Flow(id), state.fd(), events)
-            .map_err(|_| DropReason::DescriptorsExhausted)?;
-        if let Some(second) = state.kind.second_socket() {
-            self.watch
-                .begin(Token::SecondSocket(id), second, events)
-                .map_err(|_| DropReason::DescriptorsExhausted)?;
-            self.spliced += 1;
-        }
+        let second = state.kind.second_socket();
+        let begin = |token, socket| self.watch.begin(token, socket, events);
+        begin(Token::Flow(id), state.fd())
+            .and_then(|()| second.map_or(Ok(()), |second| begin(Token::SecondSocket(id), second)))
+            .map_err(|_| state.give_up(DropReason::DescriptorsExhausted))?;
+        self.spliced += usize::from(second.is_some());
         self.tally.begin(&state.kind);
         let active = state.kind.datagrams().map(|state| state.active);
         let id = targeted.activate(state);

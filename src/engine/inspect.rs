@@ -258,3 +258,12 @@ fn note_datagrams(facts: &mut FlowFacts, core: &Core, state: &DatagramState) {
     facts.idle = core.now.since(state.active);
     facts.bytes = state.bytes.map(Some);
 }
+
+#[cfg(fuzzing)]
+impl super::Engine {
+    /// Whether each flow has a timer: none is forgotten, whatever becomes of its socket.
+    pub fn all_flows_have_timers(&self) -> bool {
+        let flows = &self.core.flows;
+        flows.table.ids().all(|id| flows.timers.is_set(super::flows::timer_key(id.slot())))
+    }
+}

@@ -18,10 +18,11 @@ use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
 use crate::limits::TALKS_ON;
+use crate::sys::stream;
 use crate::time::Timestamp;
-use crate::wire::SeqNr;
 use crate::wire::icmp_translation::IcmpError;
 use crate::wire::ip::L4Protocol;
+use crate::wire::{DropReason, SeqNr};
 
 /// State of a flow.
 pub(crate) struct FlowState {
@@ -75,6 +76,16 @@ impl FlowState {
             (End::Target, Some(target)) => target,
             _ => self.fd(),
         }
+    }
+
+    /// Has closing its sockets reset a connection of which nothing comes, for `reason`: its peers must not take that for
+    /// the end of what was said.
+    pub(crate) fn give_up(&self, reason: DropReason) -> DropReason {
+        if self.is(L4Protocol::Tcp) {
+            let _ = stream::reset_on_close(self.fd());
+            let _ = self.kind.second_socket().map(stream::reset_on_close);
+        }
+        reason
     }
 
     /// Whether the flow's protocol is `protocol`; echo flows differ by family in their addresses.

@@ -81,7 +81,7 @@ impl TimerWheel {
     }
 
     /// Whether the timer of `key` is set.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_set(&self, key: u32) -> bool {
         self.links.get(key as usize).is_some_and(|link| link.list != NONE)
     }

@@ -67,14 +67,15 @@ pub(crate) fn ignore_errors(socket: BorrowedFd<'_>) {
     let _ = set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0);
 }
 
+/// linux/in6.h; libc does not have it.
+pub(crate) const IPV6_MULTICAST_ALL: i32 = 29;
+
 /// Has a socket get nothing that is for groups which others of the host have joined (`IP_MULTICAST_ALL`, ip(7);
 /// `IPV6_MULTICAST_ALL`, Linux 4.20).
 ///
 /// # Errors
 /// What setsockopt(2) reports.
 pub(crate) fn own_groups_only(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Errno> {
-    /// linux/in6.h; libc does not have it.
-    const IPV6_MULTICAST_ALL: i32 = 29;
     if v4 {
         set_int(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)
     } else {

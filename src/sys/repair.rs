@@ -335,11 +335,12 @@ pub(crate) struct Room {
     pub(crate) send_buffer: u32,
 }
 
+/// Leaves the sizes of both buffers to the kernel (Linux 5.14; asm-generic/socket.h).
+pub(crate) const SO_BUF_LOCK: c_int = 72;
+
 /// Enlarges the queues of a socket, as far as the host's limits allow, and leaves their sizes to the kernel from then
 /// on. None becomes smaller.
 pub(crate) fn make_room(socket: BorrowedFd<'_>, room: Room) {
-    /// Leaves both sizes to the kernel (`SO_BUF_LOCK`, Linux 5.14; asm-generic/socket.h).
-    const SO_BUF_LOCK: c_int = 72;
     let limited = |bytes: u32| c_int::try_from(bytes).unwrap_or(c_int::MAX / 4);
     // Each may fail, or do less: then the queue is too short, and who fills it finds out. A low-water mark
     // makes the kernel enlarge the receive buffer up to the limit of its own tuning, not of SO_RCVBUF.

@@ -38,12 +38,12 @@ pub(crate) enum Check {
 pub(crate) struct Call {
     /// Its number, `SYS_...`.
     pub(crate) number: libc::c_long,
-    /// Which argument, counted from 0, has to be what.
-    pub(crate) check: Option<(u8, Check)>,
+    /// Which arguments, counted from 0, have to be what: all that there are have to hold.
+    pub(crate) checks: [Option<(u8, Check)>; 2],
 }
 
 /// What each call, by its number, may have as arguments: anything, or one of these.
-type Rules = std::collections::BTreeMap<i64, Vec<(u8, Check)>>;
+type Rules = std::collections::BTreeMap<i64, Vec<Vec<(u8, Check)>>>;
 
 /// A filter, ready to be installed.
 #[derive(Clone, Debug)]
@@ -73,7 +73,11 @@ impl Filter {
 fn rules(calls: &[Call]) -> Rules {
     let mut rules = Rules::new();
     for call in calls {
-        rules.entry(i64::from(call.number)).or_default().extend(call.check);
+        let ways = rules.entry(i64::from(call.number)).or_default();
+        let checks: Vec<(u8, Check)> = call.checks.into_iter().flatten().collect();
+        if !checks.is_empty() {
+            ways.push(checks);
+        }
     }
     rules
 }

@@ -1,42 +1,39 @@
 //! Which results of a system call are plausible, by its number.
 
 use crate::tracer::Outcome::{self, Fails, Short};
+use crate::world::Kind;
 
-const READS: &[Outcome] =
-    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
-const RECEIVES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
-    Fails(libc::EINTR),
-    Fails(libc::ENOMEM),
-    Fails(libc::ECONNRESET),
-    Fails(libc::ETIMEDOUT),
-];
+// No `EAGAIN` where there is something to read, or room to write: an event tells of it once, and the kernel does not take
+// that back. Where there is none, no fault is needed.
+
+const READS: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::ECONNRESET)];
+/// Whatever else a tap device reports says that it is gone, which is the end of the program.
+const READS_OF_TAP: &[Outcome] = &[Fails(libc::EINTR)];
+const RECEIVES: &[Outcome] =
+    &[Fails(libc::EINTR), Fails(libc::ENOMEM), Fails(libc::ECONNRESET), Fails(libc::ETIMEDOUT)];
 const MESSAGES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
     Fails(libc::EINTR),
     Fails(libc::ENOMEM),
     Fails(libc::ECONNREFUSED),
     Fails(libc::EHOSTUNREACH),
 ];
-const WRITES: &[Outcome] =
-    &[Fails(libc::EAGAIN), Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
-const SENDS: &[Outcome] = &[
-    Fails(libc::EAGAIN),
-    Fails(libc::EINTR),
-    Fails(libc::ENOBUFS),
-    Fails(libc::EPIPE),
-    Fails(libc::ECONNRESET),
-    Short,
-];
+const WRITES: &[Outcome] = &[Fails(libc::EINTR), Fails(libc::EIO), Fails(libc::EPIPE)];
+const SENDS: &[Outcome] =
+    &[Short, Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET)];
+/// What passes the tap by waits for a socket that did not take all, and is told when there is room again: nobody may say
+/// that there is none while there is.
+const SENDS_WHOLE: &[Outcome] =
+    &[Fails(libc::EINTR), Fails(libc::ENOBUFS), Fails(libc::EPIPE), Fails(libc::ECONNRESET)];
 const SENDS_MESSAGES: &[Outcome] = &[
-    Fails(libc::EAGAIN),
     Fails(libc::EINTR),
     Fails(libc::ENOBUFS),
     Fails(libc::ENOMEM),
-    Fails(libc::EPIPE),
     Fails(libc::EPERM),
     Fails(libc::ECONNREFUSED),
+    Fails(libc::EPIPE),
 ];
+/// A front-end that has hung up is noticed by the next read, behind what it had sent before: not one that is there.
+const SENDS_REPLIES: &[Outcome] = SENDS_MESSAGES.split_at(5).0;
 const OPENS: &[Outcome] = &[
     Fails(libc::EMFILE),
     Fails(libc::ENFILE),
@@ -52,15 +49,18 @@ const CONNECTS: &[Outcome] = &[
     Fails(libc::EAGAIN),
 ];
 
-/// What may go wrong with `call` while the program runs. Nothing for what cannot fail, and for memory: who gets none
+/// What may go wrong with `call` while the program runs, on a link of this kind. Nothing for what cannot fail, and for memory: who gets none
 /// ends (Rust's allocator says so), and the kernel kills before it refuses.
-pub fn at_work(call: i64) -> &'static [Outcome] {
+pub fn at_work(kind: Kind, call: i64) -> &'static [Outcome] {
     match call {
+        libc::SYS_read if kind == Kind::Tap => READS_OF_TAP,
         libc::SYS_read => READS,
         libc::SYS_recvfrom => RECEIVES,
         libc::SYS_recvmsg | libc::SYS_recvmmsg => MESSAGES,
         libc::SYS_write | libc::SYS_writev => WRITES,
+        libc::SYS_sendto if kind == Kind::Tap => SENDS_WHOLE,
         libc::SYS_sendto => SENDS,
+        libc::SYS_sendmsg if kind == Kind::VhostUser => SENDS_REPLIES,
         libc::SYS_sendmsg | libc::SYS_sendmmsg => SENDS_MESSAGES,
         libc::SYS_socket | libc::SYS_accept4 => OPENS,
         libc::SYS_connect => CONNECTS,
@@ -75,7 +75,7 @@ pub fn at_work(call: i64) -> &'static [Outcome] {
             &[Fails(libc::ENOMEM), Fails(libc::ENOTCONN)]
         }
         libc::SYS_pipe2 | libc::SYS_eventfd2 => &[Fails(libc::EMFILE), Fails(libc::ENOMEM)],
-        libc::SYS_splice => &[Fails(libc::EAGAIN), Fails(libc::ENOMEM), Fails(libc::EPIPE)],
+        libc::SYS_splice => &[Fails(libc::ENOMEM), Fails(libc::EPIPE)],
         libc::SYS_fcntl => &[Fails(libc::ENOMEM)],
         _ => &[],
     }

@@ -55,6 +55,7 @@ impl Traced {
         let shared = state.clone();
         // Only the thread that has started it may trace it.
         std::thread::spawn(move || {
+            command.process_group(0);
             // SAFETY: one system call, which allocates nothing.
             unsafe {
                 command.pre_exec(|| {
@@ -95,6 +96,27 @@ impl Traced {
     pub fn end(&mut self, patience: Duration) -> Option<ExitStatus> {
         self.status = self.status.or_else(|| self.ended.recv_timeout(patience).ok());
         self.status
+    }
+}
+
+impl Traced {
+    /// Processes that it has started, which are in its group and not over.
+    pub fn helpers(&self) -> Vec<String> {
+        let processes = std::fs::read_dir("/proc").expect("procfs");
+        let stats = processes
+            .flatten()
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        let group = self.pid.to_string();
+        stats
+            .filter(|stat| {
+                let (name, fields) = stat.rsplit_once(") ").unwrap_or_default();
+                let mut fields = fields.split(' ');
+                let (state, group_of) = (fields.next(), fields.nth(1));
+                !name.starts_with(&format!("{group} "))
+                    && state != Some("Z")
+                    && group_of == Some(group.as_str())
+            })
+            .collect()
     }
 }
 

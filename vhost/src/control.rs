@@ -154,7 +154,7 @@ impl Control {
         self.adapter.swap(session);
         let result = self.handler.handle_request();
         self.adapter.swap(session);
-        self.reply(&Message::take_reply(&self.relay))?;
+        self.reply(&Message::take_reply(&self.relay).map_err(ControlError::Relay)?)?;
         result.map_err(|error| ControlError::Handler(explain(error)))
     }
 

@@ -156,13 +156,18 @@ impl Message {
     }
 
     /// The reply, with its descriptors, that waits in a socket; empty when there is none.
-    pub(crate) fn take_reply(socket: impl AsFd) -> Self {
+    ///
+    /// # Errors
+    /// What recvmsg(2) reports: there may be a reply, which somebody waits for.
+    pub(crate) fn take_reply(socket: impl AsFd) -> Result<Self, Errno> {
         let mut bytes = [0; MAX_REPLY];
         let mut reply = Self::default();
-        if let Ok(n) = reply.receive(socket, &mut bytes) {
-            reply.bytes.extend_from_slice(&bytes[..n]);
+        match reply.receive(socket, &mut bytes) {
+            Ok(n) => reply.bytes.extend_from_slice(&bytes[..n]),
+            Err(Errno::AGAIN) => {}
+            Err(errno) => return Err(errno),
         }
-        reply
+        Ok(reply)
     }
 
     /// Receives into `bytes`, and takes over the descriptors that come with it.
@@ -171,7 +176,10 @@ impl Message {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut iov = [IoSliceMut::new(bytes)];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = rustix::net::recvmsg(socket, &mut iov, &mut control, flags)?;
+        // It never waits, whatever the socket's own flags.
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&socket, &mut iov, &mut control, flags)
+        })?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 self.fds.extend(fds);
@@ -236,7 +244,7 @@ impl Framing {
         let mut bytes = [0u8; MAX_BODY + HEADER_BYTES];
         let n = match self.partial.receive(socket, &mut bytes[..missing]) {
             Ok(n) => n,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::CONNRESET) => 0,
             Err(error) => return Err(FramingError::Receive(error)),
         };
@@ -268,8 +276,8 @@ mod tests {
         reply.send(&inner).expect("room");
         drop(reply);
 
-        Message::take_reply(&relay).send(&ours).expect("room");
-        let got = Message::take_reply(&front_end);
+        Message::take_reply(&relay).expect("a reply").send(&ours).expect("room");
+        let got = Message::take_reply(&front_end).expect("a reply");
         assert_eq!(got.bytes.len(), HEADER_BYTES + 8);
         let [writer] = &got.fds[..] else { panic!("{} descriptors", got.fds.len()) };
         rustix::io::write(writer, b"state").expect("room");
@@ -282,8 +290,8 @@ mod tests {
     #[test]
     fn no_reply_is_not_sent() {
         let (inner, relay) = UnixStream::pair().expect("a pair");
-        let nothing = Message::take_reply(&relay);
+        let nothing = Message::take_reply(&relay).expect("nothing");
         nothing.send(&relay).expect("nothing to send");
-        assert!(Message::take_reply(&inner).bytes.is_empty());
+        assert!(Message::take_reply(&inner).expect("nothing").bytes.is_empty());
     }
 }

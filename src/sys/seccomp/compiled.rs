@@ -17,9 +17,8 @@ pub(super) type Program = BpfProgram;
 /// In words, when it is too long or there are no filters for this processor.
 pub(super) fn program(rules: &Rules, processor: &str) -> Result<Program, String> {
     let made = TargetArch::try_from(processor).and_then(|architecture| {
-        let rules = rules.iter().map(|(number, checks)| {
-            let made: Result<Vec<_>, _> =
-                checks.iter().map(|(argument, check)| alternatives(*argument, *check)).collect();
+        let rules = rules.iter().map(|(number, ways)| {
+            let made: Result<Vec<_>, _> = ways.iter().map(|checks| alternatives(checks)).collect();
             Ok((*number, made?.concat()))
         });
         let rules = rules.collect::<Result<_, BackendError>>()?;
@@ -42,17 +41,32 @@ pub(super) fn install(program: &Program) -> Result<(), Errno> {
     })
 }
 
-/// The rules of which one has to hold.
-fn alternatives(argument: u8, check: Check) -> Result<Vec<SeccompRule>, BackendError> {
-    let rule = |operation, value: u32| {
-        let length = SeccompCmpArgLen::Dword;
-        let condition = SeccompCondition::new(argument, length, operation, u64::from(value))?;
-        SeccompRule::new(vec![condition])
+/// The rules of which one has to hold for all of `checks` to hold.
+fn alternatives(checks: &[(u8, Check)]) -> Result<Vec<SeccompRule>, BackendError> {
+    let mut sets: Vec<Vec<SeccompCondition>> = vec![Vec::new()];
+    for (argument, check) in checks {
+        let conditions = conditions(*argument, *check)?;
+        let with = |set: &Vec<SeccompCondition>| {
+            let longer =
+                |one: &SeccompCondition| [set.as_slice(), std::slice::from_ref(one)].concat();
+            conditions.iter().map(longer).collect::<Vec<_>>()
+        };
+        sets = sets.iter().flat_map(with).collect();
+    }
+    sets.into_iter().map(SeccompRule::new).collect()
+}
+
+/// The conditions of which one has to hold.
+fn conditions(argument: u8, check: Check) -> Result<Vec<SeccompCondition>, BackendError> {
+    let condition = |operation, value: u32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, u64::from(value))
     };
     match check {
-        Check::OneOf(values) => values.iter().map(|value| rule(SeccompCmpOp::Eq, *value)).collect(),
-        Check::Equals(value) => Ok(vec![rule(SeccompCmpOp::Eq, value)?]),
-        Check::Without(bits) => Ok(vec![rule(SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?]),
-        Check::With(bits) => Ok(vec![rule(SeccompCmpOp::MaskedEq(u64::from(bits)), bits)?]),
+        Check::OneOf(values) => {
+            values.iter().map(|value| condition(SeccompCmpOp::Eq, *value)).collect()
+        }
+        Check::Equals(value) => Ok(vec![condition(SeccompCmpOp::Eq, value)?]),
+        Check::Without(bits) => Ok(vec![condition(SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?]),
+        Check::With(bits) => Ok(vec![condition(SeccompCmpOp::MaskedEq(u64::from(bits)), bits)?]),
     }
 }

@@ -60,8 +60,8 @@ pub(super) fn program(rules: &Rules, processor: &str) -> Result<Program, String>
         ending(libc::SECCOMP_RET_KILL_PROCESS),
         load(NUMBER),
     ];
-    for (number, alternatives) in rules {
-        let body = body(alternatives);
+    for (number, ways) in rules {
+        let body = body(ways);
         let length = u8::try_from(body.len());
         let length = length.map_err(|_| format!("call {number} has too many conditions"))?;
         // Numbers are those of system calls: 32 bits.
@@ -87,33 +87,43 @@ pub(super) fn install(program: &Program) -> Result<(), Errno> {
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// What is done about a call.
-fn body(alternatives: &[(u8, Check)]) -> Vec<Instruction> {
-    let mut body = Vec::new();
-    for &(argument, check) in alternatives {
-        body.push(load(ARGUMENTS + ARGUMENT_BYTES * u32::from(argument) + LOWER_HALF));
-        let values = match check {
-            Check::OneOf(values) => values,
-            Check::Equals(ref value) => std::slice::from_ref(value),
-            Check::With(ref bits) => {
-                body.push(and(*bits));
-                std::slice::from_ref(bits)
-            }
-            Check::Without(bits) => {
-                body.push(and(bits));
-                &[0]
-            }
-        };
-        for &value in values {
-            body.extend([if_equal(value, 0, 1), ending(libc::SECCOMP_RET_ALLOW)]);
-        }
-    }
-    body.push(ending(if alternatives.is_empty() {
+/// What is done about a call: behind each way to make it that does not hold comes the next one.
+fn body(ways: &[Vec<(u8, Check)>]) -> Vec<Instruction> {
+    let mut body: Vec<Instruction> = ways.iter().flat_map(|checks| way(checks)).collect();
+    body.push(ending(if ways.is_empty() {
         libc::SECCOMP_RET_ALLOW
     } else {
         libc::SECCOMP_RET_KILL_PROCESS
     }));
     body
+}
+
+/// Allows the call if all of `checks` hold, and goes on behind itself if not.
+fn way(checks: &[(u8, Check)]) -> Vec<Instruction> {
+    let Some((&(argument, check), others)) = checks.split_first() else {
+        return vec![ending(libc::SECCOMP_RET_ALLOW)];
+    };
+    let others = way(others);
+    let mut way = vec![load(ARGUMENTS + ARGUMENT_BYTES * u32::from(argument) + LOWER_HALF)];
+    let values = match check {
+        Check::OneOf(values) => values,
+        Check::Equals(ref value) => std::slice::from_ref(value),
+        Check::With(ref bits) => {
+            way.push(and(*bits));
+            std::slice::from_ref(bits)
+        }
+        Check::Without(bits) => {
+            way.push(and(bits));
+            &[0]
+        }
+    };
+    for (at, &value) in values.iter().enumerate() {
+        // The whole body is measured before it is used: what is longer than this is refused.
+        let rest = (values.len() - 1 - at) as u8;
+        way.push(if_equal(value, rest, if rest == 0 { others.len() as u8 } else { 0 }));
+    }
+    way.extend(others);
+    way
 }
 
 const fn load(from: u32) -> Instruction {
@@ -184,13 +194,20 @@ mod tests {
         }
     }
 
+    const fn call(number: libc::c_long, checks: [Option<(u8, Check)>; 2]) -> Call {
+        Call { number, checks }
+    }
+
     const CALLS: &[Call] = &[
-        Call { number: 3, check: None },
-        Call { number: 5, check: Some((0, Check::Equals(7))) },
-        Call { number: 5, check: Some((2, Check::Equals(9))) },
-        Call { number: 9, check: Some((2, Check::Without(4))) },
-        Call { number: 16, check: Some((1, Check::OneOf(&[1, 2, 0x8000_0000]))) },
-        Call { number: 257, check: Some((5, Check::With(0x20_0001))) },
+        call(3, [None, None]),
+        call(5, [Some((0, Check::Equals(7))), None]),
+        call(5, [Some((2, Check::Equals(9))), None]),
+        call(9, [Some((2, Check::Without(4))), None]),
+        call(16, [Some((1, Check::OneOf(&[1, 2, 0x8000_0000]))), None]),
+        call(54, [Some((1, Check::Equals(0))), Some((2, Check::OneOf(&[1, 2])))]),
+        call(54, [Some((1, Check::OneOf(&[1, 9]))), Some((2, Check::Without(4)))]),
+        call(54, [Some((1, Check::Equals(2))), Some((2, Check::Equals(9)))]),
+        call(257, [Some((5, Check::With(0x20_0001))), None]),
     ];
 
     /// Both kinds of programs, on the processor that this is.
@@ -210,16 +227,21 @@ mod tests {
         let ours_is = program(&rules(&[]), std::env::consts::ARCH).expect("it is known")[1].k;
         let values = [0, 1, 2, 3, 4, 5, 7, 9, 0x20_0000, 0x20_0001, 0x20_0003, 0x8000_0000];
         let (mut allowed, mut killed) = (0, 0);
-        for number in [0, 2, 3, 4, 5, 6, 9, 16, 17, 257, 258, u32::MAX] {
+        let mut decide = |made: Made| {
+            let decided = run(&ours, made);
+            assert_eq!(decided, run(&other, made), "{made:x?}");
+            if decided == libc::SECCOMP_RET_ALLOW { allowed += 1 } else { killed += 1 }
+        };
+        for number in [0, 2, 3, 4, 5, 6, 9, 16, 17, 54, 257, 258, u32::MAX] {
             for argument in 0..6 {
                 for value in values.iter().flat_map(|&low| [low, low | 1 << 40]) {
-                    for architecture in [ours_is, ours_is ^ 1] {
-                        let mut arguments = [0; 6];
-                        arguments[argument] = value;
-                        let made = Made { number, architecture, arguments };
-                        let decided = run(&ours, made);
-                        assert_eq!(decided, run(&other, made), "{made:x?}");
-                        if decided == libc::SECCOMP_RET_ALLOW { allowed += 1 } else { killed += 1 }
+                    for next in [0, 1, 2, 4, 9] {
+                        for architecture in [ours_is, ours_is ^ 1] {
+                            let mut arguments = [0; 6];
+                            arguments[argument] = value;
+                            arguments[(argument + 1) % 6] = next;
+                            decide(Made { number, architecture, arguments });
+                        }
                     }
                 }
             }
@@ -239,8 +261,8 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused() {
-        static MANY: [u32; 200] = [1; 200];
-        let calls = [Call { number: 1, check: Some((0, Check::OneOf(&MANY))) }];
+        static MANY: [u32; 300] = [1; 300];
+        let calls = [call(1, [Some((0, Check::OneOf(&MANY))), None])];
         let error = program(&rules(&calls), "x86_64").expect_err("a jump has 8 bits");
         assert!(error.contains("call 1"), "{error}");
     }
