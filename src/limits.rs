@@ -285,6 +285,17 @@ pub(crate) const CONFIGURATION_CLIENTS: usize = 4;
 /// How long such a client may take to say what it wants: it is a program that has been told on the command line.
 pub(crate) const CONFIGURATION_WITHIN: Duration = Duration::from_secs(5);
 
+/// Which part of the loop's time goes to control sockets at most, one in so many, while they have nothing saved up:
+/// little beside what packets get.
+pub(crate) const LOBBY_SHARE: u8 = 10;
+
+/// Time that control sockets can save up: enough for the longest answer that anybody asks for now and then, of
+/// a hundred thousand flows.
+pub(crate) const LOBBY_SAVINGS: Duration = Duration::from_millis(100);
+
+/// For how long they rest at least once it is used up: what is done then in one go delays packets by a tenth of this.
+pub(crate) const LOBBY_REST: Duration = Duration::from_millis(1);
+
 /// After what time a control socket is looked at again whose client could not be accepted for want of descriptors.
 pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
 

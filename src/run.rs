@@ -357,11 +357,8 @@ fn engine(
         engine.set_bypass(bypass, conf.run.may_change_rules()).map_err(cannot)?;
     }
     engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
-    if !engine.has_descriptors() {
-        log::warn!(
-            "The limit of {max_descriptors} open descriptors leaves few for connections: raise it \
-             (ulimit -Hn, LimitNOFILE=)"
-        );
+    if let Some(warning) = engine.warning_of_descriptors() {
+        log::warn!("{warning}");
     }
     Ok(engine)
 }

@@ -62,16 +62,23 @@ fn assert_serves(front_end: &mut UnixStream) {
     assert_eq!(reply[..12], [1u32, 5, 8].map(u32::to_le_bytes).concat());
 }
 
-/// The process that watches the host for `program`, as a child of it.
-fn watcher(program: &Background) -> Option<String> {
-    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+/// The process that watches the host for `program`, as a child of it. It takes its name when it first runs.
+fn watcher(program: &Background) -> String {
     let parent = program.0.to_string();
-    let found = processes.find(|process| {
-        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        let watches = stat.contains("(host-watch)");
-        watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
-    });
-    found.map(|process| process.path().display().to_string())
+    let begin = Instant::now();
+    loop {
+        let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let found = processes.find(|process| {
+            let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            let watches = stat.contains("(host-watch)");
+            watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
+        });
+        if let Some(found) = found {
+            return found.path().display().to_string();
+        }
+        assert!(begin.elapsed() < PATIENCE, "a child that watches");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// It is a child of the program that goes on, not of the one that has gone, so that it is nobody else's to reap: with the
@@ -82,7 +89,7 @@ fn who_watches_the_host_goes_with_the_program_and_leaves_nothing_to_reap() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
         let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
-        let watcher = watcher(&program).expect("a child that watches");
+        let watcher = watcher(&program);
         kill_process(program.0, signal).unwrap();
         program.assert_ends();
         assert!(!Path::new(&watcher).exists(), "{signal:?}: not even a zombie");
@@ -95,7 +102,7 @@ fn who_watches_the_host_and_stands_still_holds_up_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
-    let watcher = watcher(&program).expect("a child that watches");
+    let watcher = watcher(&program);
     let pid = watcher.rsplit('/').next().unwrap().parse().unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
     kill_process(program.0, Signal::TERM).unwrap();

@@ -131,7 +131,7 @@ fn run(asked: &Asked) -> Result<(), AskError> {
             let ended: Flows = to.ask(&request)?;
             ended.flows.iter().map(tables::flow).collect()
         }
-        _ => tables::rules(&to.ask::<Rules>(&request)?.rules),
+        _ => tables::rules(&to.ask::<Rules>(&request)?),
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::control::json::model::{Egress, Flow, Rule, Side, Stats, Status, ToldFamily};
+use crate::control::json::model::{Egress, Flow, Rules, Side, Stats, Status, ToldFamily};
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
@@ -129,10 +129,10 @@ fn endpoint(address: &str, port: &str) -> String {
 }
 
 /// The forwarding rules.
-pub(super) fn rules(rules: &[Rule]) -> String {
+pub(super) fn rules(rules: &Rules) -> String {
     let mut out = Text::default();
     out.line("RULE  TO    PROTO SOCKETS  PORTS");
-    for rule in rules {
+    for rule in &rules.rules {
         let interface = rule.interface.as_ref().map_or(String::new(), |name| format!("%{name}"));
         let width = rule.last.saturating_sub(rule.first);
         let ports = range(rule.first.into(), width.into());
@@ -148,6 +148,9 @@ pub(super) fn rules(rules: &[Rule]) -> String {
         let head =
             format!("{:<5} {:<5} {:<5} {:>7}  ", rule.rule, rule.to, rule.proto, rule.listening);
         out.wrapped(&head, &format!("{listen} => {target}{words}"));
+    }
+    for warning in &rules.warnings {
+        out.wrapped("", warning);
     }
     out.0
 }
@@ -263,7 +266,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::json::model::{EgressRule, Learned, Limits, Mapped, Told};
+    use crate::control::json::model::{EgressRule, Learned, Limits, Mapped, Rule, Told};
 
     const LONG_V6: &str = "2001:db8:1111:2222:3333:4444:5555:6666";
 
@@ -354,13 +357,11 @@ mod tests {
             auto: true,
             listening: 10_001,
         };
-        let text = rules(&[rule]);
+        let text = rules(&Rules { rules: vec![rule], warnings: vec!["Warned. ".repeat(20)] });
         fits(&text);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(
-            words.ends_with(&format!("=> [{LONG_V6}]:30000-40000 (best effort) (auto)")),
-            "{text}"
-        );
+        let all = format!("=> [{LONG_V6}]:30000-40000 (best effort) (auto) Warned. Warned.");
+        assert!(words.contains(&all), "{text}");
         let rule = "allow ".to_owned() + &"x".repeat(253) + ":1-2,3-4";
         let rules = vec![EgressRule { rule: rule.clone(), decided: 1, isolate: false }];
         let text = egress(&Egress { rules, unmatched: 0, warnings: vec!["y ".repeat(100)] });

@@ -70,6 +70,13 @@ pub(super) fn resolve(
         net.dns = handed_out(&options.dns_v6, &v6, &mut mapping.v6, forwarding);
     }
     warn_of_no_dns(network, wanted, notes);
+    let given = &options.mapping;
+    let host_is_given = by_name || given.v4.dns_host.is_some() || given.v6.dns_host.is_some();
+    if host_is_given && mapping.v4.dns_match.is_none() && mapping.v6.dns_match.is_none() {
+        notes.push(Note::warn(
+            "--dns-host has no effect: no address is forwarded to it: give one by --dns-forward",
+        ));
+    }
 }
 
 fn candidates_v4(conf: &ResolvConf) -> Candidates<Ipv4Addr> {

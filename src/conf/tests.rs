@@ -429,6 +429,22 @@ fn a_server_that_has_a_name_is_the_one_that_queries_go_to() {
 }
 
 #[test]
+fn a_server_that_no_query_goes_to_is_warned_of() {
+    let warned = |options: &[&str], resolv: &str| {
+        let conf = attempt(options, &host(), resolv).unwrap();
+        texts(&conf).iter().any(|text| text.starts_with("--dns-host has no effect"))
+    };
+    for host in ["203.0.113.53", "dns.example.org"] {
+        let given = ["--dns-host", host];
+        let forwarded = [&given[..], &["--dns-forward", "192.0.2.9"]].concat();
+        assert!(warned(&given, "nameserver 198.51.100.53"), "{host}");
+        assert!(!warned(&forwarded, "nameserver 198.51.100.53"), "{host}");
+        assert!(!warned(&given, "nameserver 127.0.0.53"), "{host}: forwarded by itself");
+    }
+    assert!(!warned(&[], "nameserver 198.51.100.53"));
+}
+
+#[test]
 fn servers_of_a_family_that_the_host_lacks_are_no_use() {
     let facts = HostFacts { no_ipv6: true, v6: None, ..host() };
     let resolv = "nameserver 2001:db8:1::53";

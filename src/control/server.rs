@@ -219,6 +219,10 @@ impl<P: Protocol> Source for Server<P> {
         EventType::Configuration
     }
 
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn reads_counters(&self) -> bool {
         self.clients.iter().any(|client| client.protocol.reads_counters())
     }

@@ -8,7 +8,7 @@ use super::bypass::BypassParts;
 use super::core::Core;
 use super::listen::{self, Change, ListenError, Scans, Step};
 use super::net::NetView;
-use super::{datagrams, egress, inspect};
+use super::{Engine, datagrams, egress, inspect};
 
 /// What has come of a change of the network's view.
 #[derive(Clone, Debug, Default)]
@@ -81,4 +81,14 @@ fn switch(
     }
     datagrams::refresh_groups(core);
     egress::sweep(core);
+}
+
+impl Engine {
+    /// What is to be said where the limit of descriptors leaves few for flows, beside all that listen.
+    pub(crate) fn warning_of_descriptors(&self) -> Option<&'static str> {
+        let enough = self.core.flows.has_descriptors(self.core.listeners.len());
+        (!enough).then_some(
+            "The limit of open descriptors leaves few for connections: raise it (ulimit -Hn, LimitNOFILE=)",
+        )
+    }
 }

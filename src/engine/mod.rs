@@ -39,6 +39,7 @@
 //! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
 //! | `change` | another view of the network is put in force, some ports a turn |
 //! | `host_change` | the host's network changes: what the guest is told, and which flows end |
+//! | `lobby` | sources that others go before, and the share of the time that they get |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
@@ -75,6 +76,7 @@ mod link;
 mod listen;
 mod listener_id;
 mod listeners;
+mod lobby;
 mod looks;
 mod marks;
 mod migration;
@@ -574,11 +576,6 @@ impl Engine {
     /// Keeps descriptors back for something that is no flow.
     pub(crate) fn keep_back(&mut self, descriptors: usize) {
         self.core.flows.keep_back(descriptors);
-    }
-
-    /// Whether the limit of descriptors leaves some for flows.
-    pub(crate) fn has_descriptors(&self) -> bool {
-        self.core.flows.has_descriptors(self.core.listeners.len())
     }
 
     /// Number of flows.

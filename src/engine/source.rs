@@ -9,6 +9,7 @@ use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll::{self, EventFlags};
 
 use super::Engine;
+use super::lobby::Lobby;
 use super::stats::EventType;
 use super::token::{SourceId, Token};
 use crate::time::Timestamp;
@@ -40,6 +41,12 @@ pub trait Source {
 
     /// Under which name its events are counted.
     fn event_type(&self) -> EventType;
+
+    /// Whether others go first. Who comes from outside and can ask for any amount of work has to wait, so that
+    /// packets do not.
+    fn can_wait(&self) -> bool {
+        false
+    }
 
     /// Whether what the link and the loop have counted is to be copied to the engine before each event.
     fn reads_counters(&self) -> bool {
@@ -120,6 +127,8 @@ impl SourceWatch {
 pub struct Sources {
     epoll: Rc<OwnedFd>,
     list: Vec<Box<dyn Source>>,
+    /// For those who can wait, if there are any.
+    lobby: Option<Lobby>,
     /// The calls that any of them wants.
     calls: Calls,
 }
@@ -127,20 +136,32 @@ pub struct Sources {
 impl Sources {
     /// None yet; those to come are watched with `epoll`.
     pub fn new(epoll: Rc<OwnedFd>) -> Self {
-        Self { epoll, list: Vec::new(), calls: Calls::default() }
+        Self { epoll, list: Vec::new(), lobby: None, calls: Calls::default() }
     }
 
     /// Has `source` act on its events from now on.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports.
+    /// What epoll_ctl(2) reports, and epoll_create1(2) for the first that can wait.
     pub fn add(&mut self, mut source: Box<dyn Source>) -> Result<(), Errno> {
-        let watch = SourceWatch { epoll: self.epoll.clone(), index: self.list.len() as u16 };
-        epoll::add(&*self.epoll, source.descriptor(), watch.data(0), EventFlags::IN)?;
+        if source.can_wait() && self.lobby.is_none() {
+            self.lobby = Some(Lobby::new(self.epoll.clone())?);
+        }
+        let epoll = match &self.lobby {
+            Some(lobby) if source.can_wait() => lobby.epoll().clone(),
+            _ => self.epoll.clone(),
+        };
+        let watch = SourceWatch { epoll, index: self.list.len() as u16 };
+        epoll::add(&*watch.epoll, source.descriptor(), watch.data(0), EventFlags::IN)?;
         source.begin(watch);
         self.list.push(source);
         self.ask();
         Ok(())
+    }
+
+    /// Somebody waits in the lobby: the event of who is let in now.
+    pub fn let_in(&mut self) -> Option<epoll::Event> {
+        self.lobby.as_mut()?.next()
     }
 
     /// Whether a source wants to know what was counted, when it has an event.
@@ -157,13 +178,13 @@ impl Sources {
         out: &mut dyn ToGuest,
     ) -> Option<Exit> {
         let source = self.list.get_mut(usize::from(id.index))?;
-        let exit = match id.part {
+        let exit = charged(&mut self.lobby, &mut **source, |source| match id.part {
             0 => source.on_event(engine, out),
             part => {
                 source.on_part(part, flags, engine, out);
                 None
             }
-        };
+        });
         self.ask();
         exit
     }
@@ -172,11 +193,17 @@ impl Sources {
     pub fn end_turn(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) {
         let is_due = |calls: Calls, now| calls.each_turn || calls.at.is_some_and(|at| at <= now);
         let now = engine.now();
+        if let Some(lobby) = &mut self.lobby {
+            lobby.begin_again(now);
+        }
         if !is_due(self.calls, now) {
             return;
         }
         for source in self.list.iter_mut().filter(|source| is_due(source.calls(), now)) {
-            source.on_call(engine, out);
+            if source.can_wait() && self.lobby.as_ref().is_some_and(Lobby::rests) {
+                continue;
+            }
+            charged(&mut self.lobby, &mut **source, |source| source.on_call(engine, out));
         }
         self.ask();
     }
@@ -192,13 +219,27 @@ impl Sources {
         Some(if id.part == 0 { source.event_type() } else { source.part_event_type() })
     }
 
-    /// Asks all when they want to be called.
+    /// Asks all when they want to be called: those who can wait, when their rest is over at the earliest.
     fn ask(&mut self) {
-        self.calls = Calls::default();
-        for calls in self.list.iter().map(|source| source.calls()) {
+        let rest = self.lobby.as_ref().and_then(Lobby::rest);
+        self.calls = Calls { at: rest, each_turn: false };
+        for source in self.list.iter().filter(|source| rest.is_none() || !source.can_wait()) {
+            let calls = source.calls();
             self.calls.at = [self.calls.at, calls.at].into_iter().flatten().min();
             self.calls.each_turn |= calls.each_turn;
         }
+    }
+}
+
+/// Has a source act. The time counts for those who can wait.
+fn charged<T>(
+    lobby: &mut Option<Lobby>,
+    source: &mut dyn Source,
+    act: impl FnOnce(&mut dyn Source) -> T,
+) -> T {
+    match lobby {
+        Some(lobby) if source.can_wait() => lobby.charge(|| act(source)),
+        _ => act(source),
     }
 }
 

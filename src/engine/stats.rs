@@ -222,14 +222,14 @@ impl Stats {
     }
 }
 
-/// The type of the event that `token` stands for.
+/// The type of the event that `token` stands for; none where that only leads to another event.
 pub(super) fn event_type(
     token: Token,
     engine: &Engine,
     link: &impl Link,
     sources: &Sources,
-) -> EventType {
-    match token {
+) -> Option<EventType> {
+    Some(match token {
         Token::Flow(id) | Token::SecondSocket(id) => {
             match engine.core.flows.table.get(id).map(|flow| &flow.state.kind) {
                 Some(FlowKind::Tcp(_)) => EventType::Tcp,
@@ -247,11 +247,12 @@ pub(super) fn event_type(
         },
         Token::Link(token) => link.event_type(token),
         Token::Clients => EventType::Clients,
+        Token::Lobby => return None,
         Token::Migration(MigrationPart::Door) => EventType::RepairDoor,
         Token::Migration(MigrationPart::Helper) => EventType::RepairHelper,
         Token::Migration(MigrationPart::Stream) => EventType::State,
         Token::Source(id) => sources.event_type(id).unwrap_or(EventType::Stale),
-    }
+    })
 }
 
 #[cfg(test)]

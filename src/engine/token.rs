@@ -18,6 +18,8 @@ pub enum Token {
     Listener(ListenerId),
     /// The socket on which clients of the link connect.
     Clients,
+    /// Where those wait who have to.
+    Lobby,
     /// A descriptor of something that acts on its own.
     Source(SourceId),
     /// What a guest needs that moves.
@@ -67,6 +69,7 @@ const CLIENTS: u64 = 3;
 const SECOND_SOCKET: u64 = 4;
 const SOURCE: u64 = 5;
 const MIGRATION: u64 = 6;
+const LOBBY: u64 = 7;
 
 /// Base of the tokens that a link's [`Registrar`](passt_frame::Registrar) reports.
 pub const LINK_BASE: u64 = LINK << KIND_SHIFT;
@@ -82,6 +85,7 @@ impl Token {
             Self::Link(token) => LINK_BASE | u64::from(token),
             Self::Listener(id) => LISTENER << KIND_SHIFT | id.to_bits(),
             Self::Clients => CLIENTS << KIND_SHIFT,
+            Self::Lobby => LOBBY << KIND_SHIFT,
             Self::Source(id) => SOURCE << KIND_SHIFT | id.to_bits(),
             Self::Migration(part) => MIGRATION << KIND_SHIFT | part as u64,
         }
@@ -96,6 +100,7 @@ impl Token {
             LINK => Some(Self::Link(value as u16)),
             LISTENER => Some(Self::Listener(ListenerId::from_bits(value))),
             CLIENTS => Some(Self::Clients),
+            LOBBY => Some(Self::Lobby),
             SOURCE => Some(Self::Source(SourceId::from_bits(value))),
             MIGRATION => {
                 let part = MigrationPart::ALL.into_iter().find(|part| *part as u64 == value)?;
@@ -115,6 +120,7 @@ impl std::fmt::Display for Token {
             Self::Link(token) => write!(f, "link, descriptor {token:#x}"),
             Self::Listener(id) => write!(f, "listening socket {id}"),
             Self::Clients => f.write_str("clients' socket"),
+            Self::Lobby => f.write_str("lobby"),
             Self::Source(id) if id.part == 0 => write!(f, "source {}", id.index),
             Self::Source(id) => write!(f, "source {}, descriptor {}", id.index, id.part),
             Self::Migration(MigrationPart::Door) => f.write_str("TCP_REPAIR helper's socket"),
@@ -157,6 +163,7 @@ mod tests {
             Token::Link(0xffff),
             Token::Listener(ListenerId::from_bits(0x00de_adbe_ef00_0070)),
             Token::Clients,
+            Token::Lobby,
             Token::Source(SourceId { index: 3, part: 0 }),
             Token::Source(SourceId { index: u16::MAX, part: u32::MAX }),
             Token::Migration(MigrationPart::Helper),

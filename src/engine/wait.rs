@@ -103,6 +103,14 @@ impl Waits {
     }
 }
 
+/// Puts events that are there into `events`, as far as there is room.
+///
+/// # Errors
+/// What epoll_wait(2) reports.
+pub(super) fn look_now(epoll: &OwnedFd, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+    look(epoll, events, Some(&NONE))
+}
+
 /// Whether there are processors for others while one polls.
 pub(super) fn others_can_run() -> bool {
     sched_getaffinity(None).is_ok_and(|processors| processors.count() > 1)

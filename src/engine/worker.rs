@@ -227,8 +227,10 @@ impl<L: Link> Worker<L> {
         if let Some(token) = token {
             log::trace!("event: {token}: {}", Reported(flags));
         }
-        if let (Some(stats), Some(token)) = (&mut self.stats, token) {
-            stats.count(event_type(token, &self.engine, &self.link, &self.sources));
+        if let (Some(stats), Some(token)) = (&mut self.stats, token)
+            && let Some(event) = event_type(token, &self.engine, &self.link, &self.sources)
+        {
+            stats.count(event);
         }
         match token {
             Some(Token::Flow(id)) => self.engine.on_flow_event(id, flags),
@@ -239,6 +241,11 @@ impl<L: Link> Worker<L> {
                 self.on_link(events);
             }
             Some(Token::Clients) => self.door.knock(),
+            Some(Token::Lobby) => {
+                if let Some(event) = self.sources.let_in() {
+                    self.on_event(event.data.u64(), event.flags);
+                }
+            }
             Some(Token::Source(id)) => {
                 if self.sources.reads_counters(id) {
                     self.note_counters();

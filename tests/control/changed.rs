@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 
 use passt_support::namespace::isolated;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, RST};
@@ -59,6 +60,24 @@ fn rules_are_added_removed_and_replaced() {
             json!([])
         );
         assert!(!is_open(8080));
+    });
+}
+
+#[test]
+fn who_leaves_few_descriptors_is_warned() {
+    isolated(SETUP, || {
+        let limit = Rlimit { current: Some(1024), maximum: Some(1024) };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let program = Program::passt(&["-t", "8080"]);
+        let mut client = program.client();
+        let add = |ports: &str| json!({ "command": "rules-add", "proto": "tcp", "ports": ports });
+        assert_eq!(client.ask(&add("8081")).get("warnings"), None);
+        let warning = client.ask(&add("20000-20949"))["warnings"][0].clone();
+        assert!(warning.as_str().is_some_and(|text| text.contains("LimitNOFILE")), "{warning}");
+        assert!(is_open(20949));
+        assert_eq!(client.answer("rules").get("warnings"), None, "it was said");
+        let delete = json!({ "command": "rules-delete", "proto": "tcp", "ports": "20000-20949" });
+        assert_eq!(client.ask(&delete).get("warnings"), None);
     });
 }
 

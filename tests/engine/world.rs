@@ -317,6 +317,11 @@ impl<P: GuestEnd> World<P> {
     fn work(&mut self, now: Timestamp) -> bool {
         self.engine.begin_turn(now);
         for event in &self.events {
+            let mut event = *event;
+            if Token::from_bits(event.data.u64()) == Some(Token::Lobby) {
+                let Some(waiting) = self.sources.let_in() else { continue };
+                event = waiting;
+            }
             match Token::from_bits(event.data.u64()) {
                 Some(Token::Flow(id)) => self.engine.on_flow_event(id, event.flags),
                 Some(Token::Listener(id)) => self.engine.on_listener_event(id),

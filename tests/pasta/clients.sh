@@ -40,6 +40,8 @@ case_networkd() {
         cat /run/systemd/netif/leases/* 2>/dev/null || echo "leases are kept in another form"
         kill $!; wait $!' 2>&1) || { echo "$found"; return 1; }
     echo "$found"
+    # Where a route has a next hop that is an object of its own, that one's number is told, too.
+    found=$(sed -E 's/ nhid [0-9]+//' <<<"$found")
     expect "$found" "inet $HOST4/24" "inet6 $HOST6/128" 'inet6 2001:db8:2:' "default via $GATEWAY4 dev uplink proto dhcp" \
         'default via fe80:' 'proto ra' "DNS=$SERVER4" DOMAINS=example.test 'dynamic uplink' 'valid_lft 86'
     case $found in *'another form'*) return ;; esac

@@ -145,28 +145,38 @@ case_control_hostile() {
     runs
 }
 
-# What the thousand clients take from a bulk transfer: PASST_HOSTILE_PAIRS transfers without and with them in turn, and the
-# medians of their times. Without the variable there is nothing to measure. For a machine that does nothing else:
+# What the thousand clients take from a bulk transfer: PASST_HOSTILE_PAIRS transfers without and with them in turn, the
+# medians of their times, and what each party has used of the processors meanwhile. Without the variable there is nothing
+# to measure. For a machine that does nothing else:
 #
 #   PASST_HOSTILE_PAIRS=9 ./tests/pasta/run hostile_pace
 [ -z "${PASST_HOSTILE_PAIRS:-}" ] || CASES+=(hostile_pace)
 case_hostile_pace() {
-    local pair quiet='' loud='' hostile
+    local pair quiet='' loud='' hostile program used=0 taken=0 before
     rm -f "$WORLD/conf"
     controlled --control-ro "$WORLD/control-ro" --conf-path "$WORLD/conf"
+    program=$(cat "$WORLD/pasta.pid")
     for ((pair = 0; pair < PASST_HOSTILE_PAIRS; pair++)); do
+        before=$(busy_ms "$program")
         quiet+="$(bulk_ms)"$'\n'
+        used=$((used + $(busy_ms "$program") - before))
         (become_user /run/bin/nettool hostile 600 334 "$WORLD/control" "$WORLD/control-ro" "$WORLD/conf") >/dev/null 2>&1 &
         hostile=$!
         remember "$hostile"
         sleep 1
+        before=$(busy_ms "$program")
         loud+="$(bulk_ms)"$'\n'
+        taken=$((taken + $(busy_ms "$program") - before))
+        echo "the clients have used $(busy_ms "$hostile") ms"
         kill "$hostile"
         wait "$hostile" || true
     done
     quiet=$(median "$quiet") loud=$(median "$loud")
-    echo "2 GB in $quiet ms, among a thousand hostile clients in $loud ms: $((100 * quiet / loud)) % of the speed"
+    echo "2 GB in $quiet ms, among a thousand hostile clients in $loud ms: $((100 * quiet / loud)) % of the speed;" \
+        "pasta itself used $((used / PASST_HOSTILE_PAIRS)) ms for one, and $((taken / PASST_HOSTILE_PAIRS)) ms"
 }
+# busy_ms PID: what it has used of the processors.
+busy_ms() { awk -v hz="$(getconf CLK_TCK)" '{ printf "%d", ($14 + $15) * 1000 / hz }' "/proc/$1/stat"; }
 bulk_ms() {
     local begin
     begin=$(now_ms)

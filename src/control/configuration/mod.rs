@@ -171,6 +171,9 @@ impl Configuration {
                         log::info!("    {rule}");
                     }
                 }
+                if let Some(warning) = engine.warning_of_descriptors() {
+                    log::warn!("{warning}");
+                }
                 channel.write(&[format::ACCEPTED]);
             }
             Err(refusal) => {

@@ -10,8 +10,8 @@
 //!
 //! What a client costs is bounded: a request by [`CONTROL_LINE_BYTES`], of which one is answered a turn, of all clients
 //! together ([`Pace`]), and the client's next one when it has read the reply; a reply by the number of rules there may be
-//! (1,024 of `egress`: some 300 KiB), or a page of flows. A reply that the client does not read waits, and nothing else
-//! does.
+//! (1,024 of `egress`: some 300 KiB), or a page of flows; the time that all of them take, by the loop's lobby. A reply that
+//! the client does not read waits, and nothing else does.
 
 mod about;
 mod flows;

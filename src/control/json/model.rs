@@ -200,6 +200,9 @@ pub struct Side {
 pub struct Rules {
     /// All of them.
     pub rules: Vec<Rule>,
+    /// What a change has led to, that the operator has hardly meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A forwarding rule.

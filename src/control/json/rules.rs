@@ -39,7 +39,9 @@ impl UnderWay {
         let in_force = |()| match &mut self.then {
             Then::Rules => {
                 log::info!("New forwarding rules by a control client");
-                Answer::Rules(list(engine))
+                let warning = engine.warning_of_descriptors();
+                let warnings = warning.into_iter().map(str::to_owned).collect();
+                Answer::Rules(Rules { warnings, ..list(engine) })
             }
             Then::Egress(warnings) => {
                 log::info!("New egress policy by a control client");
@@ -68,7 +70,7 @@ pub(super) fn list(engine: &Engine) -> Rules {
             rules.push(described(rule, number, to, sockets));
         }
     }
-    Rules { rules }
+    Rules { rules, warnings: Vec::new() }
 }
 
 fn described(rule: &fwd::Rule, number: u64, to: &str, sockets: usize) -> Rule {

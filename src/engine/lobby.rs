@@ -1,0 +1,197 @@
+//! Where those wait who have to: the descriptors of sources that [can wait](super::Source::can_wait), as control sockets
+//! and their clients, of whom any number may come and ask for any amount of work. An epoll instance of their own watches
+//! them, which is one descriptor to the loop. One event of it is acted on in a turn, and all of them together may use
+//! a share of the time only ([`LOBBY_SHARE`]), beyond what they have saved up ([`LOBBY_SAVINGS`]): then they rest, and
+//! the loop does not hear of them. So packets do not notice how many ask, and who is asked by few is quick.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use passt_frame::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+use super::token::Token;
+use super::wait::{look_now, monotonic_now};
+use crate::limits::{LOBBY_REST, LOBBY_SAVINGS, LOBBY_SHARE};
+use crate::time::Timestamp;
+
+/// The lobby of a loop.
+pub(super) struct Lobby {
+    /// The loop's.
+    outer: Rc<OwnedFd>,
+    /// What watches those who wait.
+    inner: Rc<OwnedFd>,
+    events: Vec<epoll::Event>,
+    allowance: Allowance,
+    /// Until when nobody is let in.
+    rest: Option<Timestamp>,
+}
+
+impl Lobby {
+    /// An empty one; `outer` watches it.
+    ///
+    /// # Errors
+    /// What epoll_create1(2) and epoll_ctl(2) report.
+    pub(super) fn new(outer: Rc<OwnedFd>) -> Result<Self, Errno> {
+        let inner = Rc::new(epoll::create(CreateFlags::CLOEXEC)?);
+        epoll::add(&*outer, &*inner, data(), EventFlags::IN)?;
+        let (events, allowance) = (Vec::with_capacity(1), Allowance::default());
+        Ok(Self { outer, inner, events, allowance, rest: None })
+    }
+
+    /// What watches those who wait.
+    pub(super) fn epoll(&self) -> &Rc<OwnedFd> {
+        &self.inner
+    }
+
+    /// The event of who has waited longest, if anybody may be let in now.
+    pub(super) fn next(&mut self) -> Option<epoll::Event> {
+        if self.rests() {
+            return None;
+        }
+        self.events.clear();
+        // The kernel puts who is told of at the end of its list.
+        look_now(&self.inner, &mut self.events).ok()?;
+        self.events.pop()
+    }
+
+    /// Whether nobody is let in at present.
+    pub(super) fn rests(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// When somebody is let in again.
+    pub(super) fn rest(&self) -> Option<Timestamp> {
+        self.rest
+    }
+
+    /// Ends the rest if it is over.
+    pub(super) fn begin_again(&mut self, now: Timestamp) {
+        if self.rest.is_some_and(|until| until <= now) {
+            self.rest = None;
+            self.watch(EventFlags::IN);
+        }
+    }
+
+    /// Does what is done for who waits, and takes the time. If they have used up theirs, they rest.
+    pub(super) fn charge<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = monotonic_now();
+        let result = work();
+        let now = monotonic_now();
+        if let Some(rest) = self.allowance.spend(start, now.since(start)) {
+            if self.rest.is_none() {
+                self.watch(EventFlags::empty());
+            }
+            self.rest = Some(now + rest);
+        }
+        result
+    }
+
+    fn watch(&self, flags: EventFlags) {
+        if let Err(errno) = epoll::modify(&*self.outer, &*self.inner, data(), flags) {
+            log::error!("Cannot watch the control sockets: {errno}");
+        }
+    }
+}
+
+fn data() -> EventData {
+    EventData::new_u64(Token::Lobby.to_bits())
+}
+
+/// How much time may be used: grows with time, and goes below nothing where something took longer than was left.
+#[derive(Debug)]
+struct Allowance {
+    /// Microseconds, each in so many parts that one microsecond adds one.
+    left: i64,
+    /// When it was reckoned last.
+    at: Timestamp,
+}
+
+const SHARE: i64 = LOBBY_SHARE as i64;
+const SAVINGS: i64 = LOBBY_SAVINGS.as_micros() as i64 * SHARE;
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { left: SAVINGS, at: Timestamp::ZERO }
+    }
+}
+
+impl Allowance {
+    /// From `start` on so much time was used. Returns how long there has to be a rest now.
+    fn spend(&mut self, start: Timestamp, used: Duration) -> Option<Duration> {
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        self.left = self.left.saturating_add(micros(start.since(self.at))).min(SAVINGS);
+        self.left = self.left.saturating_sub(micros(used).saturating_mul(SHARE));
+        self.at = start;
+        (self.left < 0).then(|| Duration::from_micros(self.left.unsigned_abs()).max(LOBBY_REST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Uses `piece` whenever it may, for so long; returns how much it was.
+    fn uses(piece: Duration, time: Duration) -> Duration {
+        let (mut allowance, mut now, mut used) =
+            (Allowance::default(), Timestamp::ZERO, Duration::ZERO);
+        while now < Timestamp::ZERO + time {
+            let rest = allowance.spend(now, piece).unwrap_or_default();
+            used += piece;
+            now = now + piece + rest;
+        }
+        used
+    }
+
+    #[test]
+    fn who_asks_for_everything_gets_a_share() {
+        let time = Duration::from_secs(10);
+        let share = time / u32::from(LOBBY_SHARE) + LOBBY_SAVINGS;
+        for piece in [1, 7, 50, 900, 30_000].map(Duration::from_micros) {
+            let used = uses(piece, time);
+            assert!(used <= share + piece && used >= share / 10 * 8, "{piece:?}: {used:?}");
+        }
+    }
+
+    #[test]
+    fn who_asks_now_and_then_does_not_wait() {
+        let (mut allowance, mut now) = (Allowance::default(), Timestamp::ZERO);
+        for _ in 0..1000 {
+            assert_eq!(allowance.spend(now, LOBBY_SAVINGS / 2), None);
+            now = now + LOBBY_SAVINGS / 2 * u32::from(LOBBY_SHARE);
+        }
+    }
+
+    #[test]
+    fn what_takes_for_ever_is_no_more_than_an_overdraft() {
+        let mut allowance = Allowance::default();
+        let rest = allowance.spend(Timestamp::ZERO, Duration::MAX).expect("a rest");
+        assert!(rest > Duration::from_secs(1));
+        assert!(
+            allowance.spend(Timestamp::from_micros(1), Duration::ZERO).is_some(),
+            "not forgotten"
+        );
+    }
+
+    #[test]
+    fn a_rest_is_not_told_of_and_ends() {
+        let outer = Rc::new(epoll::create(CreateFlags::CLOEXEC).expect("an epoll instance"));
+        let mut lobby = Lobby::new(outer.clone()).expect("a lobby");
+        let (ready, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        epoll::add(&**lobby.epoll(), &ready, data(), EventFlags::OUT).expect("watched");
+        let told = || {
+            let mut events = Vec::with_capacity(1);
+            look_now(&outer, &mut events).expect("events");
+            events.len()
+        };
+        assert!(told() == 1 && lobby.next().is_some());
+        lobby.charge(|| std::thread::sleep(LOBBY_SAVINGS + LOBBY_REST));
+        let until = lobby.rest().expect("a rest");
+        assert!(lobby.rests() && told() == 0 && lobby.next().is_none());
+        lobby.begin_again(Timestamp::ZERO);
+        assert!(lobby.rests());
+        lobby.begin_again(until);
+        assert!(!lobby.rests() && told() == 1 && lobby.next().is_some());
+    }
+}
