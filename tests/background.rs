@@ -62,23 +62,16 @@ fn assert_serves(front_end: &mut UnixStream) {
     assert_eq!(reply[..12], [1u32, 5, 8].map(u32::to_le_bytes).concat());
 }
 
-/// The process that watches the host for `program`, as a child of it. It takes its name when it first runs.
+/// The process that watches the host for `program`, as a child of it. It is there when the program is ready.
 fn watcher(program: &Background) -> String {
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
     let parent = program.0.to_string();
-    let begin = Instant::now();
-    loop {
-        let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let found = processes.find(|process| {
-            let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-            let watches = stat.contains("(host-watch)");
-            watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
-        });
-        if let Some(found) = found {
-            return found.path().display().to_string();
-        }
-        assert!(begin.elapsed() < PATIENCE, "a child that watches");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let found = processes.find(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let watches = stat.contains("(host-watch)");
+        watches && stat.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&parent)
+    });
+    found.expect("a child that watches").path().display().to_string()
 }
 
 /// It is a child of the program that goes on, not of the one that has gone, so that it is nobody else's to reap: with the

@@ -74,16 +74,17 @@ impl Lobby {
         }
     }
 
-    /// Does what is done for who waits, and takes the time. If they have used up theirs, they rest.
-    pub(super) fn charge<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    /// Does what is done for who waits, in the turn that began at `now`, and takes the time. If they have used up
+    /// theirs, they rest.
+    pub(super) fn charge<T>(&mut self, now: Timestamp, work: impl FnOnce() -> T) -> T {
         let start = monotonic_now();
         let result = work();
-        let now = monotonic_now();
-        if let Some(rest) = self.allowance.spend(start, now.since(start)) {
+        let used = monotonic_now().since(start);
+        if let Some(rest) = self.allowance.spend(now, used) {
             if self.rest.is_none() {
                 self.watch(EventFlags::empty());
             }
-            self.rest = Some(now + rest);
+            self.rest = Some(now + used + rest);
         }
         result
     }
@@ -118,12 +119,12 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// From `start` on so much time was used. Returns how long there has to be a rest now.
-    fn spend(&mut self, start: Timestamp, used: Duration) -> Option<Duration> {
+    /// At `now` so much time was used. Returns how long there has to be a rest then.
+    fn spend(&mut self, now: Timestamp, used: Duration) -> Option<Duration> {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        self.left = self.left.saturating_add(micros(start.since(self.at))).min(SAVINGS);
+        self.left = self.left.saturating_add(micros(now.since(self.at))).min(SAVINGS);
         self.left = self.left.saturating_sub(micros(used).saturating_mul(SHARE));
-        self.at = start;
+        self.at = now;
         (self.left < 0).then(|| Duration::from_micros(self.left.unsigned_abs()).max(LOBBY_REST))
     }
 }
@@ -186,7 +187,8 @@ mod tests {
             events.len()
         };
         assert!(told() == 1 && lobby.next().is_some());
-        lobby.charge(|| std::thread::sleep(LOBBY_SAVINGS + LOBBY_REST));
+        let slow = || std::thread::sleep(LOBBY_SAVINGS + LOBBY_REST);
+        lobby.charge(Timestamp::ZERO, slow);
         let until = lobby.rest().expect("a rest");
         assert!(lobby.rests() && told() == 0 && lobby.next().is_none());
         lobby.begin_again(Timestamp::ZERO);

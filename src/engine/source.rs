@@ -159,6 +159,11 @@ impl Sources {
         Ok(())
     }
 
+    /// Until when those rest who can wait, if they do.
+    pub fn rest(&self) -> Option<Timestamp> {
+        self.lobby.as_ref()?.rest()
+    }
+
     /// Somebody waits in the lobby: the event of who is let in now.
     pub fn let_in(&mut self) -> Option<epoll::Event> {
         self.lobby.as_mut()?.next()
@@ -178,7 +183,8 @@ impl Sources {
         out: &mut dyn ToGuest,
     ) -> Option<Exit> {
         let source = self.list.get_mut(usize::from(id.index))?;
-        let exit = charged(&mut self.lobby, &mut **source, |source| match id.part {
+        let now = engine.now();
+        let exit = charged(&mut self.lobby, now, &mut **source, |source| match id.part {
             0 => source.on_event(engine, out),
             part => {
                 source.on_part(part, flags, engine, out);
@@ -203,7 +209,7 @@ impl Sources {
             if source.can_wait() && self.lobby.as_ref().is_some_and(Lobby::rests) {
                 continue;
             }
-            charged(&mut self.lobby, &mut **source, |source| source.on_call(engine, out));
+            charged(&mut self.lobby, now, &mut **source, |source| source.on_call(engine, out));
         }
         self.ask();
     }
@@ -221,7 +227,7 @@ impl Sources {
 
     /// Asks all when they want to be called: those who can wait, when their rest is over at the earliest.
     fn ask(&mut self) {
-        let rest = self.lobby.as_ref().and_then(Lobby::rest);
+        let rest = self.rest();
         self.calls = Calls { at: rest, each_turn: false };
         for source in self.list.iter().filter(|source| rest.is_none() || !source.can_wait()) {
             let calls = source.calls();
@@ -234,11 +240,12 @@ impl Sources {
 /// Has a source act. The time counts for those who can wait.
 fn charged<T>(
     lobby: &mut Option<Lobby>,
+    now: Timestamp,
     source: &mut dyn Source,
     act: impl FnOnce(&mut dyn Source) -> T,
 ) -> T {
     match lobby {
-        Some(lobby) if source.can_wait() => lobby.charge(|| act(source)),
+        Some(lobby) if source.can_wait() => lobby.charge(now, || act(source)),
         _ => act(source),
     }
 }

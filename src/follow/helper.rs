@@ -57,9 +57,12 @@ pub(super) const MORE: u8 = b'+';
 pub(super) const LAST: u8 = b'.';
 /// Of one that is a line for the log.
 pub(super) const NOTE: u8 = b'!';
+/// The first message: the helper has nothing of the program's any more.
+const ALONE: u8 = b'-';
 
 /// Starts the helper; the descriptor is the program's end of the channel, which does not block. `seen` is what the
-/// program knows already.
+/// program knows already. Waits until the helper has left the program's descriptors: a port that the program closes would
+/// be open as long as another process has its socket.
 ///
 /// # Errors
 /// What socketpair(2) or fork(2) report.
@@ -72,6 +75,9 @@ pub(super) fn start(
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     match process::fork()? {
         Forked::Parent(pid) => {
+            drop(theirs);
+            // If it has ended, that is noticed later.
+            let _alone = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut [0; 1]))?;
             rustix::io::ioctl_fionbio(&ours, true)?;
             Ok((ours, Pid::from_raw(pid)))
         }
@@ -117,6 +123,7 @@ impl<'a> Helper<'a> {
         let kept: Vec<BorrowedFd<'_>> =
             [channel.as_fd()].into_iter().chain(namespace.as_ref().map(AsFd::as_fd)).collect();
         process::become_helper(&kept)?;
+        send(&channel, &[ALONE], SendFlags::NOSIGNAL)?;
         capability::empty_bounding_set()?;
         let rights = match &namespace {
             Some(_) => Capabilities::NET_ADMIN,

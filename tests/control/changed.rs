@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 
 use passt_support::namespace::isolated;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, kill_process, setrlimit};
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, RST};
@@ -59,6 +59,19 @@ fn rules_are_added_removed_and_replaced() {
             client.ask(&json!({ "command": "rules-replace", "rules": [] }))["rules"],
             json!([])
         );
+        assert!(!is_open(8080));
+    });
+}
+
+/// Who is a fork of the program has none of its sockets from the moment on in which the program is ready.
+#[test]
+fn a_port_is_closed_though_who_watches_the_host_stands_still() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        kill_process(program.watcher(), Signal::STOP).unwrap();
+        assert!(is_open(8080));
+        let nothing = json!({ "command": "rules-replace", "rules": [] });
+        program.client().ask(&nothing);
         assert!(!is_open(8080));
     });
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use crate::schema::{errors, schema};
@@ -66,6 +67,19 @@ impl Program {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The process that watches the host for it.
+    pub fn watcher(&self) -> Pid {
+        let parent = self.child.id().to_string();
+        let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let found = processes.find_map(|process| {
+            let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+            let watches = stat.contains("(host-watch)")
+                && stat.rsplit(") ").next()?.split(' ').nth(1) == Some(&parent);
+            watches.then(|| process.file_name().to_str()?.parse().ok()).flatten()
+        });
+        Pid::from_raw(found.expect("a child that watches")).unwrap()
     }
 
     /// What it has said on standard error.

@@ -304,7 +304,7 @@ impl<P: BothEnds> World<P> {
     /// One turn of the loop, which waits no longer than `wait` for an event. False when there was
     /// nothing to do.
     pub fn turn(&mut self, wait: Duration) -> bool {
-        let busy = self.engine.has_work();
+        let busy = self.engine.has_work() || self.sources.rest().is_some();
         let wait = if busy { Duration::ZERO } else { wait };
         self.events.clear();
         let timeout = Timespec::try_from(wait).expect("a short time");
@@ -349,6 +349,10 @@ impl<P: BothEnds> World<P> {
         let (_, out) = self.port.halves();
         self.engine.work(out);
         self.sources.end_turn(&mut self.engine, out);
+        // Nobody is to wait for who rests.
+        if let Some(until) = self.sources.rest() {
+            self.skipped += until.since(now);
+        }
         self.port.flush();
         frames
     }

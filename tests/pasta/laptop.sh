@@ -62,13 +62,13 @@ at_home() {
 }
 # answers: new connections work, in both families.
 answers() {
-    inside timeout 3 /run/bin/nettool get "$SERVER4:5000" 2048 61 && inside timeout 3 /run/bin/nettool get "[$SERVER6]:5000" 2048 62
+    inside timeout 1 /run/bin/nettool get "$SERVER4:5000" 2048 61 && inside timeout 1 /run/bin/nettool get "[$SERVER6]:5000" 2048 62
 } >/dev/null
 has() { inside ip -o addr | grep "inet6\? $1" >/dev/null; }
 leads() { inside ip route | grep "^default via $1 " >/dev/null; }
 
-# soon WHAT COMMAND...: it is true within two seconds on a machine of its own. Here within eight, since a question that comes
-# too early takes two itself, and as long as the machine kept the program from its processors, and takes to find out.
+# soon WHAT COMMAND...: it is true within two seconds on a machine of its own. Here within three, since a question that comes
+# too early takes one itself, and as long as the machine kept the program from its processors, and takes to find out.
 soon() {
     local what=$1 begin starved took spare
     shift
@@ -78,7 +78,7 @@ soon() {
     begin=$(now_ms)
     "$@" || true
     spare=$((starved + 4 * ($(now_ms) - begin)))
-    [ "$took" -le $((8000 + spare)) ] || lost "$what" "after $took ms, of which $spare are the machine's," "$@"
+    [ "$took" -le $((3000 + spare)) ] || lost "$what" "after $took ms, of which $spare are the machine's," "$@"
 }
 lost() {
     echo "$1: $2 which is not soon: ${*:3}"
@@ -154,7 +154,7 @@ own_etc() {
     serves outside dns "$RESOLVER_B:53" "$NAME" "$NAME_B" "$SERVER6"
 }
 # named ADDRESS: what the name leads to, asked of the address of --dns-forward.
-named() { inside timeout 2 busybox nslookup "$NAME" 169.254.1.1 2>/dev/null | grep "Address.*$1\$" >/dev/null; }
+named() { inside timeout 1 busybox nslookup "$NAME" 169.254.1.1 2>/dev/null | grep "Address.*$1\$" >/dev/null; }
 
 # The name of a name server: it is looked up when there is a name server of the host's own, and again when that changes.
 case_dns_host_by_name() {
