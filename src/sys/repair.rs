@@ -33,6 +33,8 @@ pub(crate) struct Info {
     pub(crate) scales: [u8; 2],
     /// Bytes that the peer has acknowledged.
     pub(crate) acked: u64,
+    /// Time since the peer has sent data, in ms.
+    pub(crate) quiet_ms: u32,
 }
 
 /// An option of a connection, for [`set_option`].
@@ -164,20 +166,22 @@ pub(crate) fn is_on(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// # Errors
 /// What getsockopt(2) reports.
 pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Info, Errno> {
-    /// Where `tcpi_bytes_acked` is.
+    /// Where `tcpi_last_data_recv` and `tcpi_bytes_acked` are.
+    const LAST_DATA: usize = 52;
     const ACKED: usize = 120;
     let mut bytes = [0u8; 128];
     let len = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes)?;
     if len < bytes.len() {
         return Err(Errno::OPNOTSUPP);
     }
-    let mut acked = [0; 8];
+    let (mut acked, mut quiet) = ([0; 8], [0; 4]);
     acked.copy_from_slice(&bytes[ACKED..]);
+    quiet.copy_from_slice(&bytes[LAST_DATA..LAST_DATA + 4]);
     // The scales are bit fields, which begin with the lowest bits where bytes begin with the lowest.
     let (low, high) = (bytes[6] & 15, bytes[6] >> 4);
     let scales = if cfg!(target_endian = "little") { [low, high] } else { [high, low] };
-    let acked = u64::from_ne_bytes(acked);
-    Ok(Info { state: bytes[0], options: bytes[5], scales, acked })
+    let (acked, quiet_ms) = (u64::from_ne_bytes(acked), u32::from_ne_bytes(quiet));
+    Ok(Info { state: bytes[0], options: bytes[5], scales, acked, quiet_ms })
 }
 
 /// Bytes that a queue holds, FINs included.

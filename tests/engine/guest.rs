@@ -11,7 +11,7 @@ use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use crate::world::{Family, GUEST_MAC, GuestEnd, World};
+use crate::world::{BothEnds, Family, GUEST_MAC, GuestEnd, World};
 
 /// The guest.
 pub struct Guest {
@@ -97,7 +97,7 @@ pub fn completed(mut frame: Vec<u8>, meta: FrameMeta) -> Vec<u8> {
 
 impl Guest {
     /// A guest with the addresses that it is told, on a link of `mtu` bytes.
-    pub fn new<P: GuestEnd>(world: &mut World<P>, mtu: u16) -> Self {
+    pub fn new<P: BothEnds>(world: &mut World<P>, mtu: u16) -> Self {
         let mut guest = Self::without_address(world, mtu);
         guest.iface.update_ip_addrs(|addresses| {
             // smoltcp takes a neighbour advertisement to be about its source, which for ours is the
@@ -114,7 +114,7 @@ impl Guest {
     }
 
     /// A guest that has to ask for its address.
-    pub fn without_address<P: GuestEnd>(world: &mut World<P>, mtu: u16) -> Self {
+    pub fn without_address<P: BothEnds>(world: &mut World<P>, mtu: u16) -> Self {
         let mtu = usize::from(mtu);
         let mut largest = 0;
         let mut wire = Wire { port: &mut world.port, mtu, largest: &mut largest, moved: false };
@@ -134,16 +134,20 @@ impl Guest {
     }
 
     /// Lets the stack work; true if a frame moved.
-    pub fn poll<P: GuestEnd>(&mut self, world: &mut World<P>) -> bool {
+    pub fn poll<P: BothEnds>(&mut self, world: &mut World<P>) -> bool {
         let now = instant(world);
-        let mut wire =
-            Wire { port: &mut world.port, mtu: self.mtu, largest: &mut self.largest, moved: false };
+        self.poll_on(&mut world.port, now)
+    }
+
+    /// Lets the stack work on the link that it is given; true if a frame moved.
+    pub fn poll_on<P: GuestEnd>(&mut self, port: &mut P, now: Instant) -> bool {
+        let mut wire = Wire { port, mtu: self.mtu, largest: &mut self.largest, moved: false };
         self.iface.poll(now, &mut wire, &mut self.sockets);
         wire.moved
     }
 
     /// How long until the stack wants to work again.
-    pub fn delay<P: GuestEnd>(&mut self, world: &World<P>) -> Option<Duration> {
+    pub fn delay<P: BothEnds>(&mut self, world: &World<P>) -> Option<Duration> {
         self.iface.poll_delay(instant(world), &self.sockets).map(Into::into)
     }
 
@@ -189,7 +193,7 @@ impl Guest {
     }
 }
 
-fn instant<P: GuestEnd>(world: &World<P>) -> Instant {
+fn instant<P: BothEnds>(world: &World<P>) -> Instant {
     Instant::from_micros(world.now().as_micros() as i64)
 }
 
@@ -212,7 +216,7 @@ fn other_tasks() -> usize {
 
 /// Lets guest and engine work until `done`. `done` also does what the peers on the host do. Where
 /// nothing happens, time moves on to the next timer of either.
-pub fn until<P: GuestEnd>(
+pub fn until<P: BothEnds>(
     world: &mut World<P>,
     guest: &mut Guest,
     what: &str,

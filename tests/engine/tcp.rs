@@ -10,7 +10,7 @@ use smoltcp::socket::tcp::State;
 
 use crate::guest::{Guest, until};
 use crate::namespace::isolated;
-use crate::world::{FAMILIES, Family, GuestEnd, OFFLOADS, PLAIN, Setup, World, forward};
+use crate::world::{BothEnds, FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
 
 /// Bytes of a bulk transfer.
 const BULK: usize = 10 << 20;
@@ -34,7 +34,7 @@ pub fn noise(len: usize) -> Vec<u8> {
 }
 
 /// A connection between a socket of the guest and one of the host.
-pub struct Pair<P: GuestEnd = MemPort> {
+pub struct Pair<P: BothEnds = MemPort> {
     pub world: World<P>,
     pub guest: Guest,
     pub handle: SocketHandle,
@@ -70,7 +70,7 @@ impl Pair {
     }
 }
 
-impl<P: GuestEnd> Pair<P> {
+impl<P: BothEnds> Pair<P> {
     /// The guest connects to the host.
     pub fn connect(mut world: World<P>, mtu: u16, family: Family) -> Self {
         let mut guest = Guest::new(&mut world, mtu);

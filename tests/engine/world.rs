@@ -188,14 +188,19 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
     engine
 }
 
-/// A link with its guest's end.
-pub trait GuestEnd: FramePort {
+/// The guest's end of a link.
+pub trait GuestEnd {
     /// The guest sends a frame.
     fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta);
 
     /// The guest takes the next frame.
     fn guest_receives(&mut self) -> Option<(Vec<u8>, FrameMeta)>;
 }
+
+/// A link with its guest's end.
+pub trait BothEnds: FramePort + GuestEnd {}
+
+impl<P: FramePort + GuestEnd> BothEnds for P {}
 
 impl GuestEnd for MemPort {
     fn guest_sends(&mut self, frame: Vec<u8>, meta: FrameMeta) {
@@ -208,7 +213,7 @@ impl GuestEnd for MemPort {
 }
 
 /// An engine, its link, its clock.
-pub struct World<P: GuestEnd = MemPort> {
+pub struct World<P: BothEnds = MemPort> {
     pub engine: Engine,
     pub port: P,
     batch: FromGuestBatch,
@@ -227,7 +232,7 @@ impl World {
     }
 }
 
-impl<P: GuestEnd> World<P> {
+impl<P: BothEnds> World<P> {
     /// The guest sends a frame without offloads.
     pub fn send(&mut self, frame: Vec<u8>) {
         self.port.guest_sends(frame, FrameMeta::default());

@@ -6,6 +6,7 @@
 #   fetch.sh qemu    the emulator, and the installed release's cloud kernel
 #   fetch.sh migrate an emulator that moves the state of vhost-user devices: QEMU 10 (trixie), unless the machine's is
 #                    as new
+#   fetch.sh libvirt the newest packaged libvirt and QEMU, which are not to be installed where tests run
 #   fetch.sh ovmf    firmware of UEFI, and what makes a boot file of the emulator's kernel and initramfs
 #   fetch.sh nfs     the same kernel with a client of NFS, and a server that needs none (nfs-ganesha)
 #   fetch.sh peer    the newest packaged passt, to run the same tests against
@@ -173,32 +174,52 @@ fetch_cloud_kernel() {
     done
 }
 
-# Machines whose QEMU is older get trixie's, with all libraries that it wants.
+# Machines whose QEMU is older get trixie's.
 fetch_migrate() {
-    local folder=$CACHE/migrate packages
-    mkdir -p "$folder/bin"
+    local folder=$CACHE/migrate
     if moves_device_state qemu-system-x86_64; then
+        mkdir -p "$folder/bin"
         printf '#!/bin/sh\nexec qemu-system-x86_64 "$@"\n' >"$folder/bin/qemu"
         chmod 755 "$folder/bin/qemu"
         return
     fi
-    use_suite trixie
+    unpack_emulator trixie migrate
+}
+
+# A daemon and its client that are of one version, with the driver for QEMU and what that wants to know of processors.
+fetch_libvirt() {
+    local folder=$CACHE/libvirt program
+    unpack_emulator unstable libvirt libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
+    for program in sbin/libvirtd bin/virsh; do
+        cp "$folder/root/usr/$program" "$folder/bin/"
+        patchelf --set-interpreter /run/guests/libvirt/lib/ld-linux-x86-64.so.2 --force-rpath --set-rpath /run/guests/libvirt/lib \
+            "$folder/bin/${program#*/}"
+    done
+    cp -r "$folder/root/usr/lib/x86_64-linux-gnu/libvirt/connection-driver" "$folder/drivers"
+    cp -r "$folder/root/usr/share/libvirt" "$folder/share/"
+}
+
+# unpack_emulator SUITE PART PACKAGE...: QEMU, and other packages, with all libraries that they want.
+unpack_emulator() {
+    local suite=$1 part=$2 folder=$CACHE/$2 packages
+    shift 2
+    use_suite "$suite"
     apt_logged update
-    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris qemu-system-x86 >"$APT/uris"
+    apt-get -qq "${OPTIONS[@]}" --no-install-recommends install --print-uris qemu-system-x86 "$@" >"$APT/uris"
     mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' "$APT/uris" | grep -E '^(lib|zlib|qemu|seabios|openssl)')
-    mkdir -p "$APT/packages/migrate"
-    (cd "$APT/packages/migrate" && apt_logged download "${packages[@]}")
-    unpack trixie migrate "${packages[@]}"
-    mkdir -p "$folder"/{lib,share}
+    mkdir -p "$APT/packages/$part"
+    (cd "$APT/packages/$part" && apt_logged download "${packages[@]}")
+    unpack "$suite" "$part" "${packages[@]}"
+    mkdir -p "$folder"/{bin,lib,share}
     cp -P "$folder"/root/usr/lib/x86_64-linux-gnu/*.so* "$folder/lib/"
     cp "$folder/root/usr/share/seabios/bios-256k.bin" "$folder"/root/usr/share/qemu/{linuxboot_dma,kvmvapic}.bin "$folder/share/"
     cp "$folder/root/usr/bin/qemu-system-x86_64" "$folder/bin/emulator"
     # What it starts uses the machine's libraries: the path to its own stands in it, not in the environment.
-    patchelf --set-interpreter "/run/guests/migrate/lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath /run/guests/migrate/lib \
+    patchelf --set-interpreter "/run/guests/$part/lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "/run/guests/$part/lib" \
         "$folder/bin/emulator"
-    cat >"$folder/bin/qemu" <<'END'
+    cat >"$folder/bin/qemu" <<END
 #!/bin/sh
-exec /run/guests/migrate/bin/emulator -L /run/guests/migrate/share "$@"
+exec /run/guests/$part/bin/emulator -L /run/guests/$part/share "\$@"
 END
     chmod 755 "$folder/bin/qemu"
 }
@@ -349,6 +370,7 @@ for part in "$@"; do
         build_image "$part"
         ;;
     migrate) need qemu-system-x86_64=qemu-system-x86 && fetch migrate ;;
+    libvirt) fetch libvirt ;;
     ovmf)
         need objcopy=binutils dnsmasq=dnsmasq-base
         fetch ovmf

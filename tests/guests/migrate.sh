@@ -31,9 +31,17 @@ start_side() {
     rm -f "$WORLD/$SIDE".monitor.{in,out}
     mkfifo "$WORLD/$SIDE".monitor.{in,out}
     [ "$PASST_WORLD_UID" -ne 0 ] || chown "$ORDINARY:$ORDINARY" "$WORLD/$SIDE".monitor.{in,out}
-    start_passt "${FORWARDS[@]}" "${@:2}"
+    emulator_starts_passt || start_passt "${FORWARDS[@]}" "${@:2}"
     INCOMING=${1:-} start_emulator
     monitor qmp_capabilities >/dev/null
+    ! emulator_starts_passt || started_last
+}
+
+# started_last: the program that the emulator has started, by the file that the emulator has made for its id.
+started_last() {
+    local files=("$WORLD"/passt-*.pid)
+    mv "${files[0]}" "$WORLD/$SIDE.pid"
+    rm -f "$WORLD/$SIDE.status"
 }
 
 # start_first_side: returns when the guest's agent answers.
@@ -57,13 +65,19 @@ take_console() {
     cp "$WORLD/$SIDE.job" "$WORLD/guest.job"
 }
 
-# end_side: what is left of a host that the guest has left. The program has to end in order.
+# end_side: what is left of a host that the guest has left. The program has to end in order; one that the emulator has
+# started does so by itself.
 end_side() {
     kill -KILL "$(cat "$WORLD/$SIDE.job")"
+    if emulator_starts_passt; then
+        until_true 10 side_ended
+        return
+    fi
     kill -TERM "$(cat "$WORLD/$SIDE.pid")"
     until_true 10 test -s "$WORLD/$SIDE.status"
     same "$(cat "$WORLD/$SIDE.status")" 0
 }
+side_ended() { ! kill -0 "$(cat "$WORLD/$SIDE.pid")"; }
 
 # monitor COMMAND [ARGUMENTS]: prints the emulator's answer.
 monitor() {
@@ -115,6 +129,7 @@ runs() { monitor query-status | grep '"status": "running"' >/dev/null; }
 # hop: the guest goes to the other host; DOWNTIME says for how long it stood still, in ms. The switch has that one from the moment on when the guest stops, and finds the
 # guest there by the first frame that comes from it, as a switch does.
 hop() {
+    [ "$KIND" != libvirt ] || { hop_domain; return; }
     local from=$HOST to
     to=$(other_host)
     rm -f "$WORLD/hop.sock"
@@ -230,10 +245,16 @@ case_connections_go_along() {
 own_begun() { guest 5 'grep -q open /tmp/own'; }
 own_ended() { [ "$(guest 5 'wc -l </tmp/own')" -eq 2 ]; }
 
-# All but those that a peer has opened and talks on to a guest that has ended its own half.
+# Those that are sure to get there: contrib/DIFFERENCES.md says why.
 case_connections_go_to_the_packaged_one() {
     [ "$HOST" = host ] || hop
-    start_carrying all idle,busy,listening
+    start_carrying idle,talking idle,listening
+    carry_along 1
+}
+
+case_all_connections_go_to_the_packaged_one() {
+    [ "$HOST" = host ] || hop
+    start_carrying
     carry_along 1
 }
 

@@ -156,12 +156,20 @@ in_net() {
 # become_user COMMAND...: replaces this shell by a command of an ordinary user in
 # the network of $HOST.
 become_user() {
+    become_one
+    exec "${AS_USER[@]}" "$@"
+}
+
+# become_one: AS_USER, before a command, makes it one of an ordinary user's in the network of $HOST; the rest is done.
+become_one() {
     export HOME=$WORLD TMPDIR=$WORLD
     cd "$WORLD" || return
+    AS_USER=(nsenter --net="/run/netns/$HOST")
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
-        exec nsenter --net="/run/netns/$HOST" setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups "$@"
+        AS_USER+=(setpriv --reuid="$ORDINARY" --regid="$ORDINARY" --clear-groups)
+    else
+        AS_USER+=(nsenter --user=/run/ordinary --preserve-credentials --)
     fi
-    exec nsenter --net="/run/netns/$HOST" nsenter --user=/run/ordinary --preserve-credentials -- "$@"
 }
 
 # make_user: the user namespace in which who runs all this is an ordinary user. It is one for all, as processes of
@@ -259,11 +267,20 @@ boot_qemu_stream() {
         -device virtio-net-pci,netdev=n,romfile=
 }
 
-# One that can be moved, on the stream socket, whose connections stay behind.
+# One that can be moved, whose connections stay behind: on the stream socket, and on the second host, if that is asked for,
+# with a program that the emulator starts by itself.
 boot_qemu_reset() {
-    emulate_with_monitor q35 -netdev stream,id=n,server=off,addr.type=unix,addr.path="$WORLD/$SIDE.sock" \
-        -device virtio-net-pci,netdev=n,romfile=
+    local netdev=stream,id=n,server=off,addr.type=unix,addr.path=$WORLD/$SIDE.sock word
+    [ -z "${NETDEV_PASST:-}" ] || local MOVING=/run/guests/libvirt/bin/qemu
+    if emulator_starts_passt; then
+        netdev=passt,id=n,path=/run/bin/passt,quiet=off
+        for word in "${FORWARDS[@]}"; do
+            netdev+=,param=${word//,/,,}
+        done
+    fi
+    emulate_with_monitor q35 -netdev "$netdev" -device virtio-net-pci,netdev=n,romfile=
 }
+emulator_starts_passt() { [ -n "${NETDEV_PASST:-}" ] && [ "$KIND.$HOST" = qemu-reset.host2 ]; }
 
 # One that can be moved, with two queue pairs.
 boot_qemu_migrate() { emulate_one_that_moves ,queues=2 ,mq=on; }
@@ -289,7 +306,7 @@ emulate_one_that_moves() {
 emulate_with_monitor() {
     local incoming=()
     [ -z "${INCOMING:-}" ] || incoming=(-incoming "$INCOMING")
-    EMULATOR=/run/guests/migrate/bin/qemu emulate "$@" \
+    EMULATOR=${MOVING:-/run/guests/migrate/bin/qemu} emulate "$@" \
         -chardev pipe,id=m,path="$WORLD/$SIDE.monitor" -mon chardev=m,mode=control "${incoming[@]}"
 }
 

@@ -68,7 +68,9 @@ pub(crate) fn offered(with_mac: bool) -> u64 {
 /// The descriptors are the same either way: QEMU takes them from the memory's backend when it writes the message. QEMU 11.1
 /// with `-netdev passt,vhost-user=on` was seen to send that of a socket, in 4 of 97 starts. That is no message's of those
 /// that are offered here, and [`message`](crate::message) leaves descriptors with theirs; a table would have it as well. It
-/// is refused with a line that names the region.
+/// is refused with a line that names the region. That QEMU closes the end of the socket pair that passt gets twice, as
+/// strace(1) shows: when GLib is done with it, and 28 ms later once more by its number, which is free then (`EBADF`) or
+/// another thread's. What has lost a descriptor that way closes or sends one that has become another's.
 pub(crate) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::LOG_SHMFD

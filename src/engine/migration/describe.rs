@@ -67,6 +67,26 @@ pub(super) fn record(
     Ok(Record { sides, image, send_buffer, first_from_guest: first })
 }
 
+/// By what connections are ordered in the stream, the smallest first: those on which a target says nothing to the peer
+/// when it puts them in place; then those whose peers have said something that the guest has not got yet, and are about
+/// to say more; then by for how long they have said nothing, in ms.
+///
+/// The packaged passt puts one after the other in place, and has each go on at once. By the first one on which it says
+/// something, the network learns to lead there, and its kernel answers by a reset what peers send from then on over
+/// connections that are not in place yet.
+pub(super) fn place(socket: BorrowedFd<'_>) -> (bool, bool, u32) {
+    let Ok(info) = repair::info(socket) else { return Default::default() };
+    // When a repair ends, the kernel asks the peers of established ones where they stand. An end that was not
+    // acknowledged is sent, and so is what was not sent yet.
+    let silent = matches!(
+        TcpStage::from_number(info.state),
+        None | Some(TcpStage::FinWait2 | TcpStage::CloseWait)
+    );
+    let speaks = !silent || repair::unsent(socket) != Ok(0);
+    let all_read = repair::queued(socket, Queue::Receive) == Ok(0);
+    (speaks, all_read, info.quiet_ms)
+}
+
 /// A connection as the peer knows it.
 ///
 /// # Errors

@@ -181,6 +181,9 @@ impl Save {
                     // One that is over by now is not worth a place.
                     let lives = |id: &&FlowId| lives(core, **id);
                     self.moving = self.flows.iter().filter(lives).copied().collect();
+                    self.moving.sort_by_cached_key(|id| {
+                        core.flows.table.get(*id).map(|flow| describe::place(flow.state.fd()))
+                    });
                     self.buffer.extend(migration::header());
                     self.buffer.extend(migration::addresses(&core.net.learned));
                     self.buffer.extend((self.moving.len() as u32).to_be_bytes());

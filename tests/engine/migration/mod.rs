@@ -4,6 +4,7 @@
 mod cluster;
 mod connection;
 mod failures;
+mod packaged;
 mod streams;
 
 use std::io::{ErrorKind, Read};

@@ -38,7 +38,8 @@ pub fn isolated_test(name: &str, setup: &str, body: impl FnOnce()) {
     };
     // Root may be where user namespaces are off; others need one.
     let how = ["-rn", "-n"].into_iter().find(|how| can(how));
-    let script = format!("set -e\n{setup}\nexec \"$0\" --exact \"$1\" --nocapture");
+    let script =
+        format!("set -e\n{setup}\nexec \"$0\" --exact \"$1\" --include-ignored --nocapture");
     let output = Command::new("unshare")
         .arg(how.expect("cannot make a network namespace, with or without a user one"))
         .args(["sh", "-c", &script])
