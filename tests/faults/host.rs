@@ -69,7 +69,7 @@ pub fn serve(len: usize) {
             std::thread::spawn(move || {
                 match echo(&mut stream.expect("a stream")) {
                     Ok(came) if came != len => {
-                        complain(format!("the echo hears {came} and the end"))
+                        complain(format!("the echo hears {came} and the end"));
                     }
                     _ => {}
                 }
