@@ -27,6 +27,8 @@ struct Connection {
     came: Timestamp,
     /// Since when its next request is awaited.
     asked: Timestamp,
+    /// It has asked something before.
+    has_asked: bool,
     /// Since when it has something to read.
     told: Timestamp,
     /// What its protocol has said last.
@@ -75,7 +77,9 @@ impl<P: Protocol> Client<P> {
         self.protocol.begin();
         let (came, asked, told) = (now, now, now);
         let (next, watched) = (Next::Wait, EventFlags::empty());
-        self.connection = Some(Connection { socket, who, came, asked, told, next, watched });
+        let has_asked = false;
+        self.connection =
+            Some(Connection { socket, who, came, asked, has_asked, told, next, watched });
     }
 
     /// The client is gone. Returns who it was.
@@ -99,7 +103,7 @@ impl<P: Protocol> Client<P> {
                 connection.next = protocol.go_on(engine, out, channel);
                 if channel.was_used() {
                     moves = true;
-                    connection.asked = now;
+                    (connection.asked, connection.has_asked) = (now, true);
                 }
                 if !had_output {
                     connection.told = now;
@@ -153,7 +157,9 @@ impl<P: Protocol> Client<P> {
         if crowd == Crowd::Listeners {
             return Some((soon, End::Silent));
         }
-        if connection.next == Next::Busy && !self.channel.has_output() {
+        // A first request that is whole waits for us: it is answered, however many others are there.
+        let waits = connection.next == Next::More && !connection.has_asked;
+        if (connection.next == Next::Busy || waits) && !self.channel.has_output() {
             return None;
         }
         let (at, end) = if self.channel.has_output() || connection.next != Next::Wait {

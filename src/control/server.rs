@@ -189,6 +189,12 @@ impl<P: Protocol> Server<P> {
         }
     }
 
+    /// Why a client has to go by now, if it has.
+    fn end_of(&self, place: usize, now: Timestamp) -> Option<End> {
+        let (at, end) = self.clients[place].deadline(self.crowd())?;
+        (at <= now).then_some(end)
+    }
+
     /// Who has to make room.
     fn crowd(&self) -> Crowd {
         if self.closed != Some(Closed::Crowded) {
@@ -265,11 +271,14 @@ impl<P: Protocol> Source for Server<P> {
     fn on_call(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) {
         let now = engine.now();
         for place in 0..self.clients.len() {
-            let client = &self.clients[place];
-            match client.deadline(self.crowd()).filter(|(at, _)| *at <= now) {
-                Some((_, end)) => self.dismiss(place, end),
-                None if client.wants_turns() => self.serve(place, engine, out),
-                None => {}
+            match self.end_of(place, now) {
+                // Who was not looked at for long may have asked in time.
+                Some(End::Silent) => self.serve(place, engine, out),
+                None if self.clients[place].wants_turns() => self.serve(place, engine, out),
+                _ => {}
+            }
+            if let Some(end) = self.end_of(place, now) {
+                self.dismiss(place, end);
             }
         }
         if let Some(Closed::Exhausted(at)) = self.closed

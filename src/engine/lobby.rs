@@ -12,7 +12,7 @@ use passt_frame::Errno;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::token::Token;
-use super::wait::{look_now, monotonic_now};
+use super::wait::{look_now, thread_time};
 use crate::limits::{LOBBY_REST, LOBBY_SAVINGS, LOBBY_SHARE};
 use crate::time::Timestamp;
 
@@ -66,20 +66,22 @@ impl Lobby {
         self.rest
     }
 
-    /// Ends the rest if it is over.
-    pub(super) fn begin_again(&mut self, now: Timestamp) {
-        if self.rest.is_some_and(|until| until <= now) {
+    /// Ends the rest if it is over. True if it is from now on.
+    pub(super) fn begin_again(&mut self, now: Timestamp) -> bool {
+        let over = self.rest.is_some_and(|until| until <= now);
+        if over {
             self.rest = None;
             self.watch(EventFlags::IN);
         }
+        over
     }
 
-    /// Does what is done for who waits, in the turn that began at `now`, and takes the time. If they have used up
-    /// theirs, they rest.
+    /// Does what is done for who waits, in the turn that began at `now`, and takes the processor's time for it: they do
+    /// not pay for others that have run meanwhile, nor for a stop of the program. If they have used up theirs, they rest.
     pub(super) fn charge<T>(&mut self, now: Timestamp, work: impl FnOnce() -> T) -> T {
-        let start = monotonic_now();
+        let start = thread_time();
         let result = work();
-        let used = monotonic_now().since(start);
+        let used = thread_time().since(start);
         if let Some(rest) = self.allowance.spend(now, used) {
             if self.rest.is_none() {
                 self.watch(EventFlags::empty());
@@ -187,13 +189,15 @@ mod tests {
             events.len()
         };
         assert!(told() == 1 && lobby.next().is_some());
-        let slow = || std::thread::sleep(LOBBY_SAVINGS + LOBBY_REST);
-        lobby.charge(Timestamp::ZERO, slow);
+        let others = || std::thread::sleep(LOBBY_SAVINGS + LOBBY_REST);
+        lobby.charge(Timestamp::ZERO, others);
+        assert!(!lobby.rests(), "others have run");
+        let end = thread_time() + LOBBY_SAVINGS + LOBBY_REST;
+        lobby.charge(Timestamp::ZERO, || while thread_time() < end {});
         let until = lobby.rest().expect("a rest");
         assert!(lobby.rests() && told() == 0 && lobby.next().is_none());
-        lobby.begin_again(Timestamp::ZERO);
-        assert!(lobby.rests());
-        lobby.begin_again(until);
+        assert!(!lobby.begin_again(Timestamp::ZERO) && lobby.rests());
+        assert!(lobby.begin_again(until) && !lobby.begin_again(until));
         assert!(!lobby.rests() && told() == 1 && lobby.next().is_some());
     }
 }

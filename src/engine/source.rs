@@ -131,12 +131,18 @@ pub struct Sources {
     lobby: Option<Lobby>,
     /// The calls that any of them wants.
     calls: Calls,
+    /// When those who can wait have rested, an event of theirs goes first, and not their calls. Each may use up all of
+    /// the time that there is, so they take turns.
+    event_first: bool,
+    /// Which source is called first: the one that others have left no time for.
+    first: usize,
 }
 
 impl Sources {
     /// None yet; those to come are watched with `epoll`.
     pub fn new(epoll: Rc<OwnedFd>) -> Self {
-        Self { epoll, list: Vec::new(), lobby: None, calls: Calls::default() }
+        let calls = Calls::default();
+        Self { epoll, list: Vec::new(), lobby: None, calls, event_first: false, first: 0 }
     }
 
     /// Has `source` act on its events from now on.
@@ -199,19 +205,31 @@ impl Sources {
     pub fn end_turn(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) {
         let is_due = |calls: Calls, now| calls.each_turn || calls.at.is_some_and(|at| at <= now);
         let now = engine.now();
-        if let Some(lobby) = &mut self.lobby {
-            lobby.begin_again(now);
-        }
+        let rested = self.lobby.as_mut().is_some_and(|lobby| lobby.begin_again(now));
+        self.event_first ^= rested;
+        let event_first = rested && self.event_first;
         if !is_due(self.calls, now) {
             return;
         }
-        for source in self.list.iter_mut().filter(|source| is_due(source.calls(), now)) {
-            if source.can_wait() && self.lobby.as_ref().is_some_and(Lobby::rests) {
+        let mut passed_over = None;
+        for place in (self.first..self.list.len()).chain(0..self.first) {
+            let source = &mut *self.list[place];
+            if !is_due(source.calls(), now) {
                 continue;
             }
-            charged(&mut self.lobby, now, &mut **source, |source| source.on_call(engine, out));
+            let rests = event_first || self.lobby.as_ref().is_some_and(Lobby::rests);
+            if rests && source.can_wait() {
+                passed_over = passed_over.or(Some(place));
+                continue;
+            }
+            charged(&mut self.lobby, now, source, |source| source.on_call(engine, out));
         }
+        self.first = passed_over.unwrap_or(self.first);
         self.ask();
+        if event_first {
+            // The next turn, which begins at once, is for both.
+            self.calls.at = Some(now);
+        }
     }
 
     /// When the next one wants to be called.

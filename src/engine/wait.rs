@@ -22,8 +22,16 @@ const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The monotonic clock.
 pub fn monotonic_now() -> Timestamp {
-    let now = clock::now(ClockId::Monotonic);
-    Timestamp::from_micros(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
+    timestamp(clock::now(ClockId::Monotonic))
+}
+
+/// How long this thread has run. Takes a system call.
+pub(super) fn thread_time() -> Timestamp {
+    timestamp(clock::now(ClockId::ThreadCPUTime))
+}
+
+fn timestamp(time: Timespec) -> Timestamp {
+    Timestamp::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
 }
 
 /// The turn before the wait.

@@ -84,10 +84,19 @@ pub(crate) fn new_network() -> Result<OwnedFd, Errno> {
 }
 
 fn in_thread<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T, Errno> {
+    share_heap();
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, act);
         thread.map_err(|_| Errno::AGAIN)?.join().map_err(|_| Errno::CANCELED)
     })
+}
+
+/// Has threads take memory where the process has its own. The C library would give them a heap apart, which grows by
+/// mprotect(2): whatever a thread leaves is used, and grown, by the process later, whose filter knows no such call.
+fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain numbers. It fails for parameters only that are unknown.
+    let _known = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Forks a process that starts in new namespaces. Only for a process with a single thread.
@@ -154,9 +163,10 @@ pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
         return Err(errno);
     }
     // SAFETY: plain numbers.
-    check(unsafe { libc::setresgid(gid, gid, gid) })?;
-    // SAFETY: plain numbers.
-    check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    unsafe {
+        check(libc::setresgid(gid, gid, gid))?;
+        check(libc::setresuid(uid, uid, uid))?;
+    }
     // A process that changed its user does not own its files in /proc until it says so.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
 }

@@ -172,3 +172,39 @@ fn a_thousand_clients_in_turn_leave_nothing_behind() {
         until("answered", || (client.answer("status")["link"] == "up").then_some(()));
     });
 }
+
+/// Who may only read, follows events, and sends long lines without pause, takes no turn of those at the other socket.
+#[test]
+fn who_follows_events_and_asks_without_pause_leaves_time_to_others() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let line = format!("{{\"x\":[{}0]}}\n", "0,".repeat(16 << 10));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let mut stream = UnixStream::connect(program.path("read")).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                stream.write_all(b"{\"command\":\"watch\"}\n").unwrap();
+                let mut told = [0; 1 << 12];
+                assert!(stream.read(&mut told).unwrap() > 0);
+                let (line, done) = (&line, &done);
+                scope.spawn(move || {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let _ = stream.write_all(line.as_bytes());
+                        let _ = stream.read(&mut told);
+                    }
+                });
+            }
+            // What they have saved up is used.
+            std::thread::sleep(Duration::from_millis(500));
+            let begin = Instant::now();
+            for _ in 0..5 {
+                let answered = std::panic::catch_unwind(|| program.client().answer("status"));
+                assert!(answered.is_ok_and(|answer| answer["program"] == "passt"));
+            }
+            let waited = begin.elapsed();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(waited < Duration::from_secs(15), "{waited:?}");
+        });
+    });
+}

@@ -188,6 +188,16 @@ fn who_says_nothing_or_only_half_goes_in_time() {
     assert_eq!(said(&mut fine), "(end)");
 }
 
+/// The program was stopped, or the clients had to rest.
+#[test]
+fn who_has_asked_while_nobody_looked_is_answered() {
+    let mut rig = Rig::new(3);
+    let mut clients = [(); 3].map(|()| rig.connect());
+    clients.iter_mut().for_each(|client| client.write_all(b"hello\n").expect("sent"));
+    rig.skip(2 * PATIENCE);
+    clients.iter_mut().for_each(|client| assert_eq!(said(client), "hello\n"));
+}
+
 #[test]
 fn who_does_not_read_goes_and_keeps_nobody_waiting() {
     let mut rig = Rig::new(2);

@@ -98,3 +98,18 @@ fn a_command_that_is_not_there_is_an_error_in_words() {
     let text = told(&["4711", "--config-net"]);
     assert!(text.contains("4711: options stand before the PID"), "{text}");
 }
+
+/// Memory that was taken before there was a filter of system calls grows under it.
+#[test]
+fn a_long_request_finds_room() {
+    let place = Place::new();
+    let control = place.path("control");
+    let control = control.to_str().unwrap();
+    let pesto = env!("CARGO_BIN_EXE_pesto");
+    let script = format!(
+        "for round in 1 2 3; do {pesto} egress-replace {control} \
+         \"allow tcp 192.0.2.0/24:$(seq -s, 1 2 42665)\" 2>&1 | cut -c1-200; done; {pesto} status {control}"
+    );
+    let output = pasta(&["--control", control], &script, |_| ());
+    assert!(text(&output).contains(", namespace"), "{output:?}");
+}

@@ -14,6 +14,10 @@ use crate::flow::table::FlowId;
 /// Most flows on a page: some 50 KiB, less than a millisecond.
 pub(crate) const MOST_FLOWS: u64 = 128;
 
+/// Objects in a line at most, several times what `rules-replace` has for all rules that there may be. One takes a
+/// hundred times the memory, and the time, that the same bytes of text do.
+const MOST_OBJECTS: usize = 1024;
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Request {
@@ -92,6 +96,9 @@ const COMMANDS: &str = "status, stats, flows, flow-reset, rules, rules-add, rule
 
 /// Reads a line.
 pub(super) fn read(line: &[u8]) -> Line {
+    if line.iter().filter(|&&byte| byte == b'{').count() > MOST_OBJECTS {
+        return broken(format!("The line has more than {MOST_OBJECTS} objects"));
+    }
     let mut fields = match serde_json::from_slice(line) {
         Ok(Value::Object(fields)) => Fields(fields),
         Ok(_) => return broken("The line is no JSON object".to_owned()),
@@ -427,12 +434,14 @@ mod tests {
     fn what_is_wrong_is_named_by_its_field() {
         let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
         let nested = format!(r#"{{"command":{deep}}}"#);
+        let many = format!(r#"{{"x":[{}0]}}"#, r#"{"":0},"#.repeat(MOST_OBJECTS));
         for (line, field, words) in [
             ("", "", "no JSON"),
             ("status", "", "no JSON"),
             ("[]", "", "no JSON object"),
             (deep.as_str(), "", "recursion limit"),
             (nested.as_str(), "", "recursion limit"),
+            (many.as_str(), "", "more than 1024 objects"),
             ("{}", "command", "missing"),
             (r#"{"command":1}"#, "command", "A string is expected, this is a number"),
             (r#"{"command":"x"}"#, "command", "no command 'x'"),
