@@ -447,10 +447,11 @@ impl DatagramState {
         self.count(side, datagrams);
     }
 
-    /// Notes datagrams to the guest, `alone` if all are of whom it talks to.
+    /// Notes datagrams to the guest, `alone` if all are of whom it talks to: with others among them, however many,
+    /// counting begins anew.
     pub(crate) fn hear(&mut self, datagrams: usize, alone: bool) {
-        let before = if alone { usize::from(self.heard) } else { 0 };
-        self.heard = (before + datagrams).min(TALKS_ON.into()) as u8;
+        let heard = if alone { usize::from(self.heard) + datagrams } else { 0 };
+        self.heard = heard.min(TALKS_ON.into()) as u8;
     }
 
     /// Counts datagrams from side `side`.

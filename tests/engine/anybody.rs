@@ -353,6 +353,18 @@ fn what_others_send_meanwhile_gives_nobody_a_socket_of_its_own() {
                 assert_eq!(at_guest(world).2, [number]);
             }
             assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
+            // Nor does it matter how much of theirs has come when we look: one turn's worth, or a little more.
+            for count in 60..80u8 {
+                third.send_to(b"one alone", from).expect("sent");
+                assert_eq!(at_guest(world).2, b"one alone");
+                for number in 1..count {
+                    third.send_to(&[number], from).expect("sent");
+                }
+                peer.send_to(b"and one more", from).expect("sent");
+                world.quiet(1000);
+                assert!(!world.received().is_empty());
+                assert_eq!((world.engine.flow_count(), world.all_drops()), (1, 0));
+            }
         });
     });
 }

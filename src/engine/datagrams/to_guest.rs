@@ -106,9 +106,9 @@ pub(super) fn serve(
     let heard = moved > 0 && way.senders.were_heard();
     if heard {
         state.touch(core.now, 1 - tap, moved);
-        state.bytes[1 - tap] += way.bytes;
     }
     if moved > 0 {
+        state.bytes[1 - tap] += way.bytes;
         state.hear(moved, way.senders.were_alone());
     }
     if served == Served::Empty {
