@@ -201,7 +201,7 @@ with_tap() {
         POSIX::dup2(fileno($tun), 9); exec @ARGV or die "exec: $!"' "$@"
 }
 # given ARGUMENT...: pasta as an ordinary user in the host's network, from wherever this is.
-export -f become_user
+export -f become_user become_one
 export WORLD ORDINARY
 given=(env "HOST=$HOST" bash -c 'become_user /run/bin/pasta "$@"' -)
 case_device_given() {
