@@ -48,6 +48,8 @@ pub(super) struct Helper {
     listener: Option<OwnedFd>,
     connection: Option<OwnedFd>,
     awaited: Option<Command>,
+    /// How many sockets it was sent at last; the packaged one has no room for more from then on.
+    most: usize,
     /// Takes the place of the one that is there when that is not needed any more.
     next: Option<OwnedFd>,
 }
@@ -55,7 +57,14 @@ pub(super) struct Helper {
 impl Helper {
     /// No helper, and nowhere to connect.
     pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
-        Self { epoll, listener: None, connection: None, awaited: None, next: None }
+        Self {
+            epoll,
+            listener: None,
+            connection: None,
+            awaited: None,
+            most: HELPER_BATCH,
+            next: None,
+        }
     }
 
     /// Lets helpers connect to `listener`, which does not block.
@@ -124,7 +133,7 @@ impl Helper {
             return None;
         }
         log::info!("Accepted TCP_REPAIR helper, {who}");
-        self.connection = Some(connection);
+        (self.connection, self.most) = (Some(connection), HELPER_BATCH);
         Some(News::Come)
     }
 
@@ -132,7 +141,7 @@ impl Helper {
     fn change(&mut self) {
         let Some(next) = self.next.take() else { return };
         match self.watch(&next, MigrationPart::Helper, EventFlags::IN) {
-            Ok(()) => self.connection = Some(next),
+            Ok(()) => (self.connection, self.most) = (Some(next), HELPER_BATCH),
             Err(errno) => log::warn!("Cannot watch the TCP_REPAIR helper: {errno}"),
         }
     }
@@ -162,7 +171,14 @@ impl Helper {
         Some(News::Gone)
     }
 
-    /// Has the helper do something with `sockets`, of which there are no more than [`HELPER_BATCH`].
+    /// How many of `left` sockets are to go in the next message. No message has more than the one before: the packaged
+    /// passt-repair leaves the room for descriptors as small as what came last, and of more it takes but the first
+    /// ones, and says that all is done. So all of them have nearly the same.
+    pub(crate) fn batch(&self, left: usize) -> usize {
+        left.div_ceil(left.div_ceil(self.most).max(1))
+    }
+
+    /// Has the helper do something with `sockets`, of which there are no more than [`batch`](Self::batch) says.
     ///
     /// # Errors
     /// What sendmsg(2) reports; `NOTCONN` without helper.
@@ -179,7 +195,7 @@ impl Helper {
         let byte = [command as u8];
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rnet::sendmsg(connection, &[IoSlice::new(&byte)], &mut control, flags)?;
-        self.awaited = Some(command);
+        (self.awaited, self.most) = (Some(command), sockets.len().max(1));
         Ok(())
     }
 

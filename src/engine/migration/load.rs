@@ -175,9 +175,10 @@ impl Load {
 
     /// Sends the next sockets to the helper.
     fn repair(&mut self, helper: &mut Helper, from: usize) -> Result<(), Fault> {
-        let mut sockets = Vec::with_capacity(HELPER_BATCH);
+        let most = helper.batch(self.coming.len() - from);
+        let mut sockets = Vec::with_capacity(most);
         let mut end = from;
-        while sockets.len() < HELPER_BATCH && end < self.coming.len() {
+        while sockets.len() < most && end < self.coming.len() {
             sockets.extend(self.coming[end].socket.as_ref().map(AsFd::as_fd));
             end += 1;
         }

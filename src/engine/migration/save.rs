@@ -14,7 +14,7 @@ use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
-use crate::limits::{HELPER_BATCH, STATE_BUFFER_BYTES};
+use crate::limits::STATE_BUFFER_BYTES;
 use crate::sys::{repair, stream};
 
 /// What is done next.
@@ -161,7 +161,8 @@ impl Save {
     /// Sends the next sockets to the helper.
     fn repair(&mut self, core: &Core, helper: &mut Helper) -> Result<(), Fault> {
         let table = &core.flows.table;
-        let next = self.flows[self.repaired..].iter().take(HELPER_BATCH);
+        let left = &self.flows[self.repaired..];
+        let next = left.iter().take(helper.batch(left.len()));
         let sockets: Vec<_> =
             next.filter_map(|id| table.get(*id)).map(|flow| flow.state.fd()).collect();
         if sockets.is_empty() {

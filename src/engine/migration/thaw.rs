@@ -10,7 +10,6 @@ use crate::engine::core::Core;
 use crate::engine::tcp;
 use crate::flow::migration::Record;
 use crate::flow::table::FlowId;
-use crate::limits::HELPER_BATCH;
 use crate::sys::repair;
 
 /// A connection that is to go on.
@@ -90,7 +89,7 @@ impl Thaw {
             if self.items.is_empty() {
                 return true;
             }
-            let from = self.items.len().saturating_sub(HELPER_BATCH);
+            let from = self.items.len() - helper.batch(self.items.len());
             let in_repair = self.items[from..].iter().filter_map(|item| in_repair(core, item));
             let sockets: Vec<BorrowedFd<'_>> = in_repair.collect();
             if sockets.is_empty() || self.alone {

@@ -1,15 +1,25 @@
 //! Two hosts with the same addresses, an engine on each, and a network of peers behind one bridge, which leads to one
 //! host at a time.
 
+use std::fs;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use passt::flow::fwd::Proto;
 use passt_support::namespace::Netns;
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use smoltcp::iface::SocketHandle;
@@ -140,6 +150,26 @@ impl Host {
         }
     }
 
+    /// Starts a helper that tells how many sockets came in each message.
+    pub(super) fn start_counting_helper(&mut self) -> Arc<Mutex<Vec<usize>>> {
+        enter(&self.netns);
+        let path = self.socket.with_extension("counted");
+        let listener = UnixListener::bind(&path).expect("a free name");
+        let helper = Command::new(env!("CARGO_BIN_EXE_passt-repair")).arg(&path).spawn();
+        self.helper = Some(helper.expect("passt-repair runs"));
+        let (helper, _) = listener.accept().expect("it connects");
+        fs::remove_file(path).expect("its name");
+        let engine = UnixStream::connect(&self.socket).expect("it listens");
+        let counts = Arc::default();
+        let counted = Arc::clone(&counts);
+        thread::spawn(move || relay(&engine, &helper, &counted));
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            self.turn();
+        }
+        counts
+    }
+
     pub(super) fn kill_helper(&mut self) {
         if let Some(mut helper) = self.helper.take() {
             let _ = helper.kill();
@@ -162,6 +192,33 @@ impl Host {
         self.world.port.set_up(true);
         let (_, out) = passt_frame::FramePort::halves(&mut self.world.port);
         self.world.engine.on_link_up(out);
+    }
+}
+
+/// Hands on what the engine tells its helper and what that answers, and notes how many sockets there are.
+fn relay(mut engine: &UnixStream, mut helper: &UnixStream, counts: &Mutex<Vec<usize>>) {
+    let mut byte = [0; 1];
+    loop {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffer = [IoSliceMut::new(&mut byte)];
+        let got = recvmsg(engine, &mut buffer, &mut control, RecvFlags::empty());
+        if got.expect("recvmsg").bytes == 0 {
+            return;
+        }
+        let messages = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        let sockets: Vec<OwnedFd> = messages.flatten().collect();
+        counts.lock().expect("no panic").push(sockets.len());
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        assert!(control.push(SendAncillaryMessage::ScmRights(&sockets)));
+        sendmsg(helper, &[IoSlice::new(&byte)], &mut control, SendFlags::empty()).expect("sent");
+        helper.read_exact(&mut byte).expect("an answer");
+        engine.write_all(&byte).expect("passed on");
     }
 }
 

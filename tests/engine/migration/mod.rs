@@ -159,6 +159,27 @@ fn a_helper_that_comes_while_the_one_before_ends_its_work_serves_the_next_move()
     });
 }
 
+/// The packaged passt-repair has room for no more sockets than there were in the message before.
+#[test]
+fn no_message_to_a_helper_has_more_sockets_than_the_one_before() {
+    const EACH: usize = 65;
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle; EACH]);
+            cluster.connect_in(family, &[Before::Idle; EACH]);
+        }
+        cluster.connect_out(Family::V4, &[Before::Idle]);
+        let counts = cluster.hosts.each_mut().map(Host::start_counting_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.finish();
+        let [source, target] = counts.map(|counts| counts.lock().expect("no panic").clone());
+        assert_eq!(source, [131, 130]);
+        assert_eq!(target, [131, 130, 87, 87, 87]);
+    });
+}
+
 /// The first host does not come to look at a connection that ends by a reset, and the guest goes on there after all.
 #[test]
 fn a_connection_that_was_reset_while_it_was_described_is_reset_at_the_source() {
