@@ -170,7 +170,16 @@ fn status(pid: u32, name: &str) -> Vec<String> {
 
 /// Makes a system call fail with `errno` in `command` and what comes of it, as a container's filter
 /// does; with `bits`, only when its first argument has one of them.
-fn deny(mut command: Command, call: libc::c_long, bits: Option<i32>, errno: i32) -> Command {
+fn deny(command: Command, call: libc::c_long, bits: Option<i32>, errno: i32) -> Command {
+    meet(command, call, bits, SeccompAction::Errno(errno.cast_unsigned()))
+}
+
+fn meet(
+    mut command: Command,
+    call: libc::c_long,
+    bits: Option<i32>,
+    action: SeccompAction,
+) -> Command {
     let rules = bits.map(|bits| {
         let bits = u64::from(bits.cast_unsigned());
         let operation = SeccompCmpOp::MaskedEq(bits);
@@ -178,7 +187,6 @@ fn deny(mut command: Command, call: libc::c_long, bits: Option<i32>, errno: i32)
         SeccompRule::new(vec![condition.unwrap()]).unwrap()
     });
     let rules = BTreeMap::from([(call, rules.into_iter().collect())]);
-    let action = SeccompAction::Errno(errno.cast_unsigned());
     let architecture = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
     let filter: BpfProgram = filter.try_into().unwrap();
@@ -339,6 +347,46 @@ fn where_pivot_root_fails_there_is_a_fallback() {
     program.assert_has_no_rights();
     if is_root() {
         assert_eq!(std::fs::read_dir(program.proc("root")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn without_landlock_the_rest_holds() {
+    let missing = [
+        (libc::SYS_landlock_create_ruleset, libc::ENOSYS),
+        (libc::SYS_landlock_create_ruleset, libc::EPERM),
+        (libc::SYS_landlock_restrict_self, libc::EPERM),
+    ];
+    for (call, errno) in missing {
+        let program = Running::foreground(&[], |command| deny(command, call, None, errno));
+        program.assert_serves();
+        program.assert_has_no_rights();
+    }
+}
+
+#[test]
+fn every_program_leaves_paths_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("listener");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let with_socket = |program| {
+        let mut command = Command::new(program);
+        command.arg(&socket);
+        command
+    };
+    for command in [
+        passt(folder.path(), &["--foreground"]),
+        with_socket(env!("CARGO_BIN_EXE_passt-repair")),
+        with_socket(env!("CARGO_BIN_EXE_pesto")),
+    ] {
+        let text = format!("{command:?}");
+        let call = libc::SYS_landlock_restrict_self;
+        let status = meet(command, call, None, SeccompAction::KillProcess).output().unwrap().status;
+        // Where there is no Landlock, nobody gets so far.
+        let enforced = std::fs::read_to_string("/sys/kernel/security/lsm");
+        if enforced.is_ok_and(|modules| modules.contains("landlock")) {
+            assert!(is_killed_by_filter(status), "{text}: {status:?}");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::conf::host::{self, Template};
 use crate::conf::{Interfaces, Mode};
 use crate::flow::fwd::InterfaceName;
 use crate::limits::MAX_FLOWS;
+use crate::sys::landlock;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, Forked};
 use crate::sys::{errno_text, stream, tun};
@@ -20,7 +21,7 @@ const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
 
 /// Everything about this host that concerns `mode`.
 pub(super) fn findings(mode: Mode) -> Vec<Finding> {
-    let mut findings = vec![user_namespaces(), isolation(), call_filter()];
+    let mut findings = vec![user_namespaces(), isolation(), call_filter(), landlock()];
     if mode == Mode::Pasta {
         findings.extend([network_namespaces(), tap()]);
     }
@@ -149,6 +150,19 @@ fn call_filter() -> Finding {
 }
 
 /// Which interface is the model of the guest's, for each family.
+fn landlock() -> Finding {
+    const TOPIC: &str = "Landlock";
+    let restricted = || matches!(landlock::restrict(&[]), Ok(true));
+    match probe(|| if restricted() { Ok(()) } else { Err(Errno::NOSYS) }) {
+        Ok(()) => Finding::fine(TOPIC, "available"),
+        Err(_) => Finding::limits(
+            TOPIC,
+            "not available: the helper that watches the host could read all files of its user",
+            "use Linux 5.13 or newer with landlock in lsm=, and a container that allows it",
+        ),
+    }
+}
+
 fn routes() -> Vec<Finding> {
     const TOPIC: &str = "host network";
     let facts = match host::facts(&Interfaces::default()) {

@@ -145,7 +145,7 @@ impl<'a> Helper<'a> {
         let named = named.into_iter().flatten().collect();
         // It may stand still, at a file that a server far away does not give, when the program ends.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        sandbox::host_watch().map_err(|_| Errno::INVAL)?.install()?;
+        sandbox::confine_host_watch(Path::new(resolv::PATH))?;
         Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace })
     }
 

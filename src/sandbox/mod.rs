@@ -8,7 +8,7 @@
 //!   detach               files and client socket are open: another user, a user namespace of our own
 //!   leave_processes      before going to the background: process ids of our own
 //!   close_off            in the process that goes on, everything is open: no file system, no capabilities
-//!   confine              no other system calls
+//!   confine              no path leads to a file, and no other system calls
 //! ```
 //!
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
@@ -22,7 +22,8 @@
 //! blocked before (and then read from a descriptor). What it has forked ends with it.
 //!
 //! A stage that cannot be reached ends the program: there is no half of a sandbox. What may be
-//! missing is what never was there (a capability to give up, a bounding set that may not be changed).
+//! missing is what never was there (a capability to give up, a bounding set that may not be changed), and Landlock, for
+//! which kernels have to be new: it only repeats what the empty file system says, where nothing else does for the helpers.
 
 mod calls;
 mod error;
@@ -31,11 +32,14 @@ pub(crate) mod identity;
 pub(crate) use error::SandboxError;
 use error::{failed, namespace_cure};
 
+use std::path::{Path, PathBuf};
+
 use rustix::io::Errno;
 
 use crate::conf::RunConf;
 use crate::start::StartError;
 use crate::sys::capability::{self, Capabilities};
+use crate::sys::landlock;
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::seccomp::Filter;
@@ -43,6 +47,11 @@ use crate::sys::seccomp::Filter;
 /// Where the empty root is mounted. A folder that every system has, and that policies for passt
 /// (AppArmor, SELinux) expect.
 const EMPTY_ROOT: &str = "/tmp";
+
+/// Where systems keep their configuration, and what writes it: resolv.conf may lead to any of them from one moment to the
+/// next. Not where people have their files, nor what the kernel tells of processes.
+const CONFIGURATION: [&str; 9] =
+    ["/etc", "/run", "/var", "/usr", "/opt", "/srv", "/mnt", "/nix", "/gnu"];
 
 /// What start-up may need, depending on who starts it: to become another user, to make namespaces and
 /// mounts, to configure a network, to bind low ports, to open what the operator names.
@@ -194,14 +203,15 @@ fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
     }
 }
 
-/// Last stage, in the process that goes on: no system calls but those of the program's list, no core
-/// dumps, and messages of panics go where all messages go.
+/// Last stage, in the process that goes on: no path leads to a file, where the kernel has Landlock; no system calls but
+/// those of the program's list, no core dumps, and messages of panics go where all messages go.
 ///
 /// # Errors
 /// [`SandboxError`].
 pub fn confine(program: Program) -> Result<(), SandboxError> {
     // What the default hook does besides printing the message, a backtrace, needs files.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    leave_paths(&[]);
     filter(program)?.install().map_err(|errno| {
         let cure = ": use a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)";
         SandboxError::new("couldn't install the system call filter", errno, cure)
@@ -216,12 +226,26 @@ pub fn socket_maker() -> Result<Filter, SandboxError> {
     filter(Program::SocketMaker)
 }
 
-/// What [`follow`](crate::follow)'s helper is confined to.
+/// Confines [`follow`](crate::follow)'s helper: it reads configuration, and what is in the folder of the file to which
+/// `resolv_conf` leads now.
 ///
 /// # Errors
-/// [`SandboxError`].
-pub(crate) fn host_watch() -> Result<Filter, SandboxError> {
-    filter(Program::HostWatch)
+/// What prctl(2) and seccomp(2) report.
+pub(crate) fn confine_host_watch(resolv_conf: &Path) -> Result<(), Errno> {
+    let mut readable: Vec<PathBuf> = CONFIGURATION.into_iter().map(PathBuf::from).collect();
+    let target = resolv_conf.canonicalize();
+    readable.extend(target.ok().and_then(|target| target.parent().map(Path::to_owned)));
+    leave_paths(&readable);
+    filter(Program::HostWatch).map_err(|_| Errno::INVAL)?.install()
+}
+
+/// No path leads to a file any more, but to those in `readable`.
+fn leave_paths(readable: &[PathBuf]) {
+    match landlock::restrict(readable) {
+        Ok(true) => {}
+        Ok(false) => log::debug!("Landlock: this kernel has none"),
+        Err(error) => log::debug!("Landlock: {error}"),
+    }
 }
 
 fn filter(program: Program) -> Result<Filter, SandboxError> {

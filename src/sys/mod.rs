@@ -11,6 +11,7 @@ pub(crate) mod datagram;
 pub(crate) mod errno;
 pub(crate) mod events;
 pub(crate) mod group;
+pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub mod namespace_socket;
