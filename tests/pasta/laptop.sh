@@ -8,7 +8,7 @@ CASES+=(
     dns_host_by_name twenty_changes lost_address_resets former_address_goes_on
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
-    storm_of_routes watcher_ends watcher_confined
+    storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
 )
 
 # Networks of the laptop: at home, at the office, by VPN, and one that never changes and leads nowhere else.
@@ -564,3 +564,29 @@ case_watcher_confined() {
     until_true 10 grep 'changes are not followed any more' "$WORLD/pasta.log"
     answers
 }
+# Where the kernel has Landlock: a link of resolv.conf that leads out of what is configuration counts as no file. Without, it
+# is followed.
+case_watcher_reads_configuration() {
+    local expected=$NAME_B
+    laptop
+    own_etc
+    at_home
+    holder
+    started --config-net --dns-forward 169.254.1.1 "$HOLDER"
+    until_true 10 watcher
+    soon start named "$NAME_A"
+    printf 'nameserver %s\n' "$RESOLVER_B" | tee "$WORLD/resolvers/b" >"/tmp/resolver.$$"
+    ln -s "/tmp/resolver.$$" "$WORLD/etc/resolv.new"
+    mv -T "$WORLD/etc/resolv.new" "$WORLD/etc/resolv.conf"
+    if has_landlock; then
+        expected=$NAME_A
+        sleep 2
+    fi
+    soon outside named "$expected"
+    ln -s "$WORLD/resolvers/b" "$WORLD/etc/resolv.new"
+    mv -T "$WORLD/etc/resolv.new" "$WORLD/etc/resolv.conf"
+    soon inside named "$NAME_B"
+    rm "/tmp/resolver.$$"
+}
+# Not where it can be looked at only by root, so this program is asked.
+has_landlock() { /run/bin/pasta --check | grep 'Landlock: available' >/dev/null; }
