@@ -3,17 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use passt_guest::{Guest, NetHeader, Options, RX, TX, bit};
+use passt_guest::{DirtyLog, Guest, NetHeader, Options, RX, TX, bit, request};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// When to give up on something that does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who waits for the alarm has waited longer than this.
+const WAITS: Duration = Duration::from_millis(400);
 
 struct Program {
     child: Child,
@@ -33,7 +38,12 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
         command.args(["--quiet", "--foreground", "--vhost-user", "-4", "-a", "192.0.2.2/24"]);
         command.args(["-g", "192.0.2.1", "--socket"]).arg(folder.path().join("socket"));
+        command.stderr(File::create(folder.path().join("log")).unwrap());
         Self { child: command.spawn().unwrap(), folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// A front-end whose guest has sent a frame and heard that it was used.
@@ -50,11 +60,7 @@ impl Program {
         let features = !(bit::MAC | bit::EVENT_IDX);
         let options = Options { features, ..Options::default() };
         let mut guest = Guest::connect(stream, options, &mut pause);
-        send(&mut guest);
-        while guest.reclaim() == 0 {
-            assert!(begin.elapsed() < PATIENCE, "a frame is not used");
-            pause();
-        }
+        exchange(&mut guest);
         guest
     }
 }
@@ -71,14 +77,51 @@ fn send(guest: &mut Guest) {
     guest.send_frame(&[&head[..], &rest].concat(), NetHeader::default());
 }
 
+/// A frame is sent and used.
+fn exchange(guest: &mut Guest) {
+    send(guest);
+    let begin = Instant::now();
+    while guest.reclaim() == 0 {
+        assert!(begin.elapsed() < PATIENCE, "a frame is not used");
+        pause();
+    }
+}
+
 /// Has the next signal to either ring wait.
 fn block(guest: &Guest) {
     for ring in [RX, TX] {
-        let call = guest.call_fd(ring);
-        guest.interrupts(ring);
-        rustix::io::write(call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        let flags = fcntl_getfl(call).unwrap();
-        fcntl_setfl(call.as_fd(), flags - OFlags::NONBLOCK).unwrap();
+        fill(guest.call_fd(ring));
+    }
+}
+
+/// Has the next signal by this counter wait.
+fn fill(counter: BorrowedFd<'_>) {
+    drain(counter);
+    rustix::io::write(counter, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let flags = fcntl_getfl(counter).unwrap();
+    fcntl_setfl(counter, flags - OFlags::NONBLOCK).unwrap();
+}
+
+/// What was counted: who waits can go on.
+fn drain(counter: BorrowedFd<'_>) -> u64 {
+    let flags = fcntl_getfl(counter).unwrap();
+    fcntl_setfl(counter, flags | OFlags::NONBLOCK).unwrap();
+    let mut count = [0; 8];
+    rustix::io::read(counter, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+}
+
+/// A chain that is none ends the ring to the network for the `time`th time, which is logged; then both rings are
+/// stopped, which has an answer.
+fn break_ring(program: &Program, guest: &mut Guest, time: usize) {
+    guest.rings[TX].put_available(&guest.memory, u16::MAX);
+    guest.publish(TX);
+    let begin = Instant::now();
+    while program.log().matches("transmit ring stopped").count() < time {
+        assert!(begin.elapsed() < PATIENCE, "the ring does not break");
+        pause();
+    }
+    for ring in [RX, TX] {
+        guest.stop_ring(ring, &mut pause);
     }
 }
 
@@ -122,4 +165,47 @@ fn and_not_from_the_next_front_end() {
     drop(guest);
     program.guest();
     assert!(before.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_counter_of_the_dirty_log_that_blocks_is_signalled_no_more() {
+    let program = Program::start();
+    let mut guest = program.guest();
+    let counter = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let log = DirtyLog::new(guest.memory.len());
+    guest.send(request::SET_LOG_FD, &[], &[counter.as_fd()]);
+    guest.start_log(&log, &mut pause);
+    exchange(&mut guest);
+    exchange(&mut guest);
+    assert_ne!(drain(counter.as_fd()), 0, "it is told");
+    fill(counter.as_fd());
+    let begin = Instant::now();
+    // The first is used before the front-end is told, the second when that has been given up.
+    exchange(&mut guest);
+    exchange(&mut guest);
+    assert!(begin.elapsed() > WAITS, "it has waited");
+    exchange(&mut guest);
+    drain(counter.as_fd());
+    exchange(&mut guest);
+    exchange(&mut guest);
+    assert_eq!(drain(counter.as_fd()), 0, "each frame would wait anew");
+}
+
+#[test]
+fn a_counter_of_errors_that_blocks_is_signalled_no_more() {
+    let program = Program::start();
+    let mut guest = program.guest();
+    break_ring(&program, &mut guest, 1);
+    assert_eq!(drain(guest.err_fd(TX)), 1, "it is told");
+    guest.restart(&mut pause);
+    exchange(&mut guest);
+    fill(guest.err_fd(TX));
+    let begin = Instant::now();
+    break_ring(&program, &mut guest, 2);
+    assert!(begin.elapsed() > WAITS, "it has waited");
+    drain(guest.err_fd(TX));
+    guest.restart(&mut pause);
+    exchange(&mut guest);
+    break_ring(&program, &mut guest, 3);
+    assert_eq!(drain(guest.err_fd(TX)), 0, "each fault would wait anew");
 }

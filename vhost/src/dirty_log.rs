@@ -40,6 +40,7 @@ use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use crate::mem::{Guard, Memory};
+use crate::vring::signal;
 
 /// Bytes of guest memory for each bit (vhost-user, `VHOST_LOG_PAGE`).
 const PAGE: u64 = 4096;
@@ -260,10 +261,9 @@ impl Logging {
     }
 
     /// Tells the front-end that something was marked, if it wants to know.
-    pub(crate) fn tell(&self) {
-        let (Some(log), Some(call)) = (self.active(), &self.call) else { return };
-        if log.news.take() {
-            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+    pub(crate) fn tell(&mut self) {
+        if self.call.is_some() && self.active().is_some_and(|log| log.news.take()) {
+            signal(&mut self.call);
         }
     }
 }

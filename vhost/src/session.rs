@@ -578,7 +578,7 @@ impl Session {
         };
         warn!("vhost-user: {name} stopped: {fault}");
         self.faults += 1;
-        self.with(index, |user| user.vring().signal_err());
+        self.with(index, |user| user.vring_mut().signal_err());
     }
 }
 

@@ -12,8 +12,8 @@
 //! # Descriptors from outside
 //! All are made non-blocking, so that neither a full call counter nor a spurious kick can stop the
 //! loop. The flag belongs to the open file, which the front-end shares: one that takes it away again
-//! and fills the counter has the loop wait until the program's alarm interrupts it, and then gets no calls
-//! any more. A kick eventfd is registered
+//! and fills the counter has the loop wait until the program's alarm interrupts it, and then that descriptor,
+//! of calls, of errors or of the dirty log, is signalled no more. A kick eventfd is registered
 //! edge-triggered and not read: each write is an edge. Other descriptors (pipes, sockets) are read
 //! until they are empty.
 
@@ -336,11 +336,9 @@ impl Vring {
         Ok(())
     }
 
-    /// Signals the call descriptor. A full counter means that it was signalled already. Who was interrupted has
-    /// waited: the front-end has made it block, and filled it. That descriptor is signalled no more.
+    /// Signals the call descriptor.
     pub(crate) fn call(&self) {
-        let mut call = self.call.borrow_mut();
-        call.take_if(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()) == Err(Errno::INTR));
+        signal(&mut self.call.borrow_mut());
     }
 
     /// Makes used buffers visible.
@@ -376,10 +374,8 @@ impl Vring {
     }
 
     /// Tells the front-end that the ring is broken.
-    pub(crate) fn signal_err(&self) {
-        if let Some(err) = &self.err {
-            let _ = rustix::io::write(err.as_fd(), &1u64.to_ne_bytes());
-        }
+    pub(crate) fn signal_err(&mut self) {
+        signal(&mut self.err);
     }
 
     /// Forgets everything.
@@ -391,6 +387,12 @@ impl Vring {
         self.addresses = None;
         self.stopped_at = None;
     }
+}
+
+/// Signals a descriptor of the front-end. A full counter means that it was signalled already. Who was interrupted has
+/// waited: the front-end has made it block, and filled it. That descriptor is signalled no more.
+pub(crate) fn signal(place: &mut Option<OwnedFd>) {
+    place.take_if(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()) == Err(Errno::INTR));
 }
 
 /// Prepares a notification descriptor from outside: O_NONBLOCK, as neither a full counter nor a

@@ -535,6 +535,11 @@ impl Guest {
         counter(&self.errs[index])
     }
 
+    /// The error descriptor of ring `index`.
+    pub fn err_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.errs[index].as_fd()
+    }
+
     /// The call descriptor of ring `index`.
     pub fn call_fd(&self, index: usize) -> BorrowedFd<'_> {
         self.calls[index].as_fd()
