@@ -16,12 +16,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use passt_frame::Errno;
-use rustix::net::{self as rnet, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::{
+    self as rnet, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
+};
 
 use crate::limits::HELPER_BATCH;
 use crate::sandbox::{self, Program};
 use crate::sys::capability::{self, Capabilities};
-use crate::sys::{errno_text, repair};
+use crate::sys::{errno_text, process, repair};
 use door::Door;
 use failure::Failure;
 
@@ -58,12 +60,15 @@ fn run(words: Vec<OsString>) -> Result<(), Failure> {
         Some("--version") => return print(concat!("passt-repair ", env!("CARGO_PKG_VERSION"))),
         _ => {}
     }
+    // As many sockets as fit into a message come at once.
+    let limit = process::raise_descriptor_limit()
+        .map_err(|errno| Failure::system("couldn't raise the limit of open descriptors", errno))?;
     let door = Door::find(PathBuf::from(word))?;
     // Sockets of other users may have to be opened, as root.
     let kept = Capabilities::NET_ADMIN | Capabilities::NET_RAW | Capabilities::DAC_OVERRIDE;
     capability::keep(kept).map_err(|errno| Failure::system("couldn't drop capabilities", errno))?;
     sandbox::confine(Program::Repair).map_err(|error| Failure::new(error.to_string()))?;
-    serve(&door.connect()?)
+    serve(&door.connect()?, limit.maximum)
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -73,9 +78,14 @@ fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Obeys until passt has had enough.
-fn serve(passt: &OwnedFd) -> Result<(), Failure> {
-    while let Some(command) = receive(passt)? {
+/// Obeys until passt has had enough. No more than `limit` descriptors can be open.
+fn serve(passt: &OwnedFd, limit: u64) -> Result<(), Failure> {
+    while let Some(command) = receive(passt, limit)? {
+        // Who was stopped since passt spoke comes too late: the connections go on already, and would end in repair.
+        // The end of a repair does no harm.
+        if command.value == ON && has_left(passt) {
+            return Ok(());
+        }
         for socket in &command.sockets {
             repair::switch(socket.as_fd(), command.value).map_err(cannot_switch)?;
         }
@@ -88,6 +98,12 @@ fn serve(passt: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether passt has closed the connection.
+fn has_left(passt: &OwnedFd) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rnet::recv(passt, &mut [0; 1], flags), Ok((_, 0)) | Err(Errno::CONNRESET))
+}
+
 fn cannot_switch(errno: Errno) -> Failure {
     let mut message = format!("couldn't switch TCP_REPAIR: {}", errno_text(errno));
     if errno == Errno::PERM {
@@ -97,6 +113,9 @@ fn cannot_switch(errno: Errno) -> Failure {
     Failure::new(message)
 }
 
+/// The command that begins a repair.
+const ON: i8 = 1;
+
 /// A command of passt, and the sockets that it is about.
 struct Command {
     value: i8,
@@ -104,7 +123,7 @@ struct Command {
 }
 
 /// The next command; `None` when passt has closed the connection.
-fn receive(passt: &OwnedFd) -> Result<Option<Command>, Failure> {
+fn receive(passt: &OwnedFd, limit: u64) -> Result<Option<Command>, Failure> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELPER_BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -121,6 +140,12 @@ fn receive(passt: &OwnedFd) -> Result<Option<Command>, Failure> {
     };
     if message.bytes == 0 {
         return Ok(None);
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Failure::new(format!(
+            "passt has sent more sockets than fit into the limit of open descriptors, {limit}: raise it to \
+             512 (ulimit -Hn, LimitNOFILE=)"
+        )));
     }
     let mut sockets = Vec::new();
     for part in control.drain() {
@@ -162,12 +187,12 @@ mod tests {
         for (byte, sockets) in [(2, 1), (0xfe, 1), (1, 0), (0, 0)] {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             send(&theirs, byte, &vec![&socket; sockets]);
-            let failure = serve(&ours.into()).expect_err("refused");
+            let failure = serve(&ours.into(), 1024).expect_err("refused");
             assert_eq!(failure.code, 1, "{}", failure.message);
         }
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         drop(theirs);
-        assert!(serve(&ours.into()).is_ok(), "the end");
+        assert!(serve(&ours.into(), 1024).is_ok(), "the end");
     }
 
     #[test]

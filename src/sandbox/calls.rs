@@ -386,6 +386,7 @@ const REPAIR: &[Call] = &[
     ),
     any(libc::SYS_connect, "src/repair/door.rs: rnet::connect"),
     any(libc::SYS_recvmsg, "src/repair/mod.rs: rnet::recvmsg"),
+    any(libc::SYS_recvfrom, "src/repair/mod.rs: rnet::recv("),
     any(libc::SYS_sendto, "src/repair/mod.rs: rnet::send"),
     options(libc::IPPROTO_TCP, &[libc::TCP_REPAIR as u32], "src/sys/repair.rs: libc::TCP_REPAIR"),
     any(libc::SYS_clock_nanosleep, "src/repair/door.rs: std::thread::sleep"),
