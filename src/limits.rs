@@ -253,7 +253,8 @@ const _: () = assert!(MAX_FLOWS < u32::MAX as usize);
 pub(crate) const HELPER_BATCH: usize = 253;
 
 /// How long a migration waits for its helper to connect: the guest stands still meanwhile, and who starts
-/// helpers does so before.
+/// helpers does so before. When connections are to go on that would be lost without one, it is waited for
+/// [`HELPER_ANSWER`].
 pub(crate) const HELPER_WAIT: Duration = Duration::from_millis(10);
 
 /// How long a migration waits for its helper to answer: it has one system call to make for each of
@@ -262,6 +263,9 @@ pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
 
 /// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
 pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
+
+/// How many times that is moved in a turn, however fast the front-end is.
+pub(crate) const STATE_BUFFERS_PER_TURN: usize = 16;
 
 /// Bytes of all connections that come with a guest that were not sent to their peers yet: they wait in our memory
 /// until the sockets take them. The largest send buffer of the kernel's own choice, a few times over.

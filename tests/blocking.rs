@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use passt_guest::{DirtyLog, Guest, NetHeader, Options, RX, TX, bit, request};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// When to give up on something that does not happen.
@@ -44,6 +45,17 @@ impl Program {
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// It ends when it is told to.
+    fn ends(&mut self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).unwrap();
+        let begin = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "SIGTERM does not end it");
+            pause();
+        }
     }
 
     /// A front-end whose guest has sent a frame and heard that it was used.
@@ -141,18 +153,40 @@ fn stop(guest: &mut Guest) {
     }
 }
 
+/// Has passt wait for more of a guest's state: SET_DEVICE_STATE_FD of the vhost-user specification, to load while stopped.
+fn block_state(guest: &mut Guest) -> OwnedFd {
+    const LOAD_STOPPED: [u32; 2] = [1, 0];
+    const TAKEN: u64 = 0x100;
+    for ring in [RX, TX] {
+        guest.stop_ring(ring, &mut pause);
+    }
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let body = LOAD_STOPPED.map(u32::to_ne_bytes).concat();
+    guest.send(request::SET_DEVICE_STATE_FD, &body, &[reader.as_fd()]);
+    assert_eq!(guest.client.reply_u64(), Some(TAKEN));
+    pause();
+    let flags = fcntl_getfl(&reader).unwrap();
+    fcntl_setfl(&reader, flags - OFlags::NONBLOCK).unwrap();
+    rustix::io::write(&writer, &[0]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    writer
+}
+
+#[test]
+fn a_front_end_that_blocks_a_guest_s_state_cannot_keep_the_program() {
+    let mut program = Program::start();
+    let mut guest = program.guest();
+    let _writer = block_state(&mut guest);
+    program.ends();
+}
+
 #[test]
 fn a_front_end_that_blocks_its_counter_cannot_keep_the_program() {
     let mut program = Program::start();
     let mut guest = program.guest();
     block(&guest);
     stop(&mut guest);
-    kill_process(Pid::from_raw(program.child.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
-    let begin = Instant::now();
-    while program.child.try_wait().unwrap().is_none() {
-        assert!(begin.elapsed() < PATIENCE, "SIGTERM does not end it");
-        pause();
-    }
+    program.ends();
 }
 
 #[test]

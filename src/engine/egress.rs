@@ -12,13 +12,19 @@ use crate::flow::fwd::Proto;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::{Flow, FlowId};
 
-/// Ends all flows that the policy in force forbids. A connection is reset on both sides, in the turn that follows.
+/// Ends all flows that the policy in force forbids. A connection is reset on both sides, in the turn that follows. One that
+/// moves to another program is judged there, or when it goes on here.
 pub(super) fn sweep(core: &mut Core) {
     let forbidden: Vec<FlowId> = core
         .flows
         .table
         .ids()
-        .filter(|&id| core.flows.table.get(id).is_some_and(|flow| !may_go_on(&core.net, flow)))
+        .filter(|&id| {
+            core.flows
+                .table
+                .get(id)
+                .is_some_and(|flow| !flow.state.frozen && !may_go_on(&core.net, flow))
+        })
         .collect();
     for id in forbidden {
         log::debug!("{id:?}: forbidden now, closing");

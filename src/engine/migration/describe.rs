@@ -1,12 +1,12 @@
 //! What a connection at the source is made of, read from a socket in repair.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 use rustix::net::sockopt;
 
-use crate::engine::state::PeekOffset;
-use crate::flow::migration::{Record, SocketRecord, TcpStage, Window};
+use crate::engine::state::{FlowKind, FlowState, PeekOffset};
+use crate::flow::migration::{QUEUE_MAX, Record, SocketRecord, TcpStage, Window};
 use crate::flow::side::{Pif, Side};
 use crate::flow::tcp::Conn;
 use crate::sys::repair::{self, Queue};
@@ -28,7 +28,10 @@ pub(super) enum Undescribed {
     /// The guest has not opened it, or has closed it.
     #[error("it is not established with the guest")]
     Guest,
-    /// The queue toward the peer is not as long as it was.
+    /// A queue is longer than the stream can say.
+    #[error("a queue of {0} bytes is too long to be moved")]
+    TooLong(u32),
+    /// A queue is not as long as it was, or cannot be read as a whole.
     #[error("its queue has changed")]
     Queue,
 }
@@ -103,12 +106,15 @@ pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed>
     let send_end = SeqNr(repair::sequence(socket, Queue::Send)?) - fin;
     let send_queue = repair::queued(socket, Queue::Send)?.saturating_sub(fin);
     let unsent = repair::unsent(socket)?.saturating_sub(fin).min(send_queue);
+    let receive_queue = repair::queued(socket, Queue::Receive)?;
+    if let Some(bytes) = [send_queue, receive_queue].into_iter().find(|bytes| *bytes > QUEUE_MAX) {
+        return Err(Undescribed::TooLong(bytes));
+    }
     let mut queue = vec![0; send_queue as usize];
     if send_queue > 0 && repair::peek(socket, &mut queue)? != queue.len() {
         return Err(Undescribed::Queue);
     }
     let receive_end = SeqNr(repair::sequence(socket, Queue::Receive)?);
-    let receive_queue = repair::queued(socket, Queue::Receive)?;
     let has_timestamps = info.options & SocketRecord::TIMESTAMPS != 0;
     let [wl1, send, max, receive, wup] = repair::window(socket)?;
     let record = SocketRecord {
@@ -134,28 +140,33 @@ fn stage_of_closed(socket: BorrowedFd<'_>) -> Result<TcpStage, Undescribed> {
     Ok(TcpStage::LastAck)
 }
 
-/// Has the queue toward the guest read from its head, which [`queued`] does next. It is the chosen one.
-pub(super) fn rewind(socket: BorrowedFd<'_>, peek: &mut PeekOffset) {
-    if *peek != PeekOffset::Unsupported && stream::set_peek_offset(socket, 0).is_ok() {
-        *peek = PeekOffset::At(0);
+/// All `bytes` of the queue toward the guest, which is the chosen one, where the kernel has no offset to read at.
+/// Elsewhere it is read from its head by [`queued`], as much at a time as there is room for.
+///
+/// # Errors
+/// It cannot be read as a whole: there is an urgent byte in it.
+pub(super) fn whole_queue(
+    state: &mut FlowState,
+    bytes: u32,
+) -> Result<Option<Vec<u8>>, Undescribed> {
+    let FlowKind::Tcp(tcp) = &mut state.kind else { return Ok(None) };
+    let socket = state.socket.as_fd();
+    if tcp.peek != PeekOffset::Unsupported {
+        stream::set_peek_offset(socket, 0)?;
+        tcp.peek = PeekOffset::At(0);
+        return Ok(None);
     }
+    let mut queue = vec![0; bytes as usize];
+    let whole = bytes == 0 || repair::peek(socket, &mut queue)? == queue.len();
+    if whole { Ok(Some(queue)) } else { Err(Undescribed::Queue) }
 }
 
-/// The next `part` bytes of the `left` that are left of the queue toward the guest. Where the kernel has no
-/// offset to read at, all of them.
-pub(super) fn queued(
-    socket: BorrowedFd<'_>,
-    peek: &mut PeekOffset,
-    left: u32,
-    part: u32,
-) -> Option<Vec<u8>> {
-    let wanted = if *peek == PeekOffset::Unsupported { left } else { part };
-    let mut bytes = vec![0; wanted as usize];
+/// The next bytes of the queue toward the guest, no more than `part`.
+pub(super) fn queued(socket: BorrowedFd<'_>, peek: &mut PeekOffset, part: u32) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; part as usize];
     let read = repair::peek(socket, &mut bytes).ok()?;
     if let PeekOffset::At(offset) = peek {
         *offset += read as u32;
-    } else if read < bytes.len() {
-        return None;
     }
     bytes.truncate(read);
     Some(bytes)

@@ -17,9 +17,11 @@ use rustix::net::{
     self as rnet, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
 };
 
+use super::progress::{answers_until, connects_until};
 use crate::engine::token::{MigrationPart, Token};
 use crate::limits::HELPER_BATCH;
 use crate::sys::socket;
+use crate::time::Timestamp;
 
 /// What the helper is to do with the sockets that it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(super) enum Command {
 /// What has become of the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// One has connected.
+    /// One has connected, or has done what it was told by a transfer before.
     Come,
     /// It has done what it was told.
     Done,
@@ -48,6 +50,9 @@ pub(super) struct Helper {
     listener: Option<OwnedFd>,
     connection: Option<OwnedFd>,
     awaited: Option<Command>,
+    /// What is awaited was asked for by a transfer that is none any more. Until the answer has come nobody knows what the
+    /// helper has done, and there is as good as none.
+    late: bool,
     /// How many sockets it was sent at last; the packaged one has no room for more from then on.
     most: usize,
     /// Takes the place of the one that is there when that is not needed any more.
@@ -62,6 +67,7 @@ impl Helper {
             listener: None,
             connection: None,
             awaited: None,
+            late: false,
             most: HELPER_BATCH,
             next: None,
         }
@@ -89,7 +95,22 @@ impl Helper {
 
     /// Whether there is one.
     pub(crate) fn is_there(&self) -> bool {
-        self.connection.is_some()
+        self.connection.is_some() && !self.late
+    }
+
+    /// Whether it has not answered to a transfer that is none any more.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Until when it is waited for at the beginning of a transfer: to connect, or to be done with what it does.
+    pub(crate) fn comes_until(&self, now: Timestamp) -> Timestamp {
+        if self.late { answers_until(now) } else { connects_until(now) }
+    }
+
+    /// The transfer that it works for is none any more.
+    pub(crate) fn disown(&mut self) {
+        self.late = self.awaited.is_some();
     }
 
     /// Whether there can be one.
@@ -160,7 +181,8 @@ impl Helper {
         match read.map(|message| message.bytes) {
             Err(Errno::AGAIN | Errno::INTR) => return None,
             Ok(1) if self.awaited.take().is_some_and(|command| command as u8 == answer[0]) => {
-                return Some(News::Done);
+                let late = std::mem::take(&mut self.late);
+                return Some(if late { News::Come } else { News::Done });
             }
             Ok(0) | Err(_) => log::debug!("the TCP_REPAIR helper has left"),
             Ok(_) => {
@@ -187,7 +209,7 @@ impl Helper {
         command: Command,
         sockets: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
-        let connection = self.connection.as_ref().ok_or(Errno::NOTCONN)?;
+        let connection = self.connection.as_ref().filter(|_| !self.late).ok_or(Errno::NOTCONN)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELPER_BATCH))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fits = control.push(SendAncillaryMessage::ScmRights(sockets));
@@ -201,7 +223,7 @@ impl Helper {
 
     /// Closes the connection: the helper is not needed any more.
     pub(crate) fn dismiss(&mut self) {
-        self.awaited = None;
+        (self.awaited, self.late) = (None, false);
         if let Some(connection) = self.connection.take() {
             let _ = epoll::delete(&*self.epoll, &connection);
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::Errno;
 
 use super::helper::{Command, Helper, News};
-use super::progress::{Fault, Progress, answers_until, connects_until};
+use super::progress::{Fault, Progress, answers_until};
 use super::rebuild::Coming;
 use super::thaw::Thaw;
 use crate::engine::core::Core;
@@ -15,7 +15,9 @@ use crate::flow::migration::{
     self, ADDRESSES_BYTES, COUNT_BYTES, HEADER_BYTES, Record, SocketRecord, StreamError,
 };
 use crate::flow::network::Learned;
-use crate::limits::{HELPER_BATCH, MAX_FLOWS, STATE_BUFFER_BYTES, UNSENT_BYTES_MAX};
+use crate::limits::{
+    HELPER_BATCH, MAX_FLOWS, STATE_BUFFER_BYTES, STATE_BUFFERS_PER_TURN, UNSENT_BYTES_MAX,
+};
 use crate::sys::repair::{self, Queue};
 
 /// What comes next.
@@ -82,9 +84,9 @@ impl Load {
         match (self.step, news) {
             (Step::Connect(count), News::Come) => self.step = Step::Records(count),
             (Step::Answer(end), News::Done) => {
-                let lied = self.coming[..end].iter().filter_map(|coming| coming.socket.as_ref());
+                let sockets = self.coming[..end].iter().filter_map(|coming| coming.socket.as_ref());
                 let all =
-                    lied.rev().take(HELPER_BATCH).all(|s| repair::is_on(s.as_fd()) == Ok(true));
+                    sockets.rev().take(HELPER_BATCH).all(|s| repair::is_on(s.as_fd()) == Ok(true));
                 self.fault = (!all).then_some(Fault::Helper);
                 self.step = Step::Repair(end);
             }
@@ -107,13 +109,14 @@ impl Load {
     /// # Errors
     /// Why it cannot go on at all.
     pub(crate) fn step(&mut self, core: &mut Core, helper: &mut Helper) -> Result<Progress, Fault> {
+        let mut buffers = 0;
         loop {
             if let Some(fault) = self.fault {
                 return Err(fault);
             }
             match self.step {
                 Step::Connect(count) if helper.is_there() => self.step = Step::Records(count),
-                Step::Connect(_) => return Ok(Progress::Helper(connects_until(core.now))),
+                Step::Connect(_) => return Ok(Progress::Helper(helper.comes_until(core.now))),
                 Step::Answer(_) => return Ok(Progress::Helper(answers_until(core.now))),
                 Step::Repair(from) => self.repair(helper, from)?,
                 _ => {
@@ -123,7 +126,12 @@ impl Load {
                     match (self.input.ended, self.step) {
                         (true, Step::End) => return Ok(Progress::Done),
                         (true, _) => return Err(StreamError::Ended.into()),
-                        (false, _) if self.input.read(self.stream.as_fd())? => {}
+                        (false, _)
+                            if buffers < STATE_BUFFERS_PER_TURN
+                                && self.input.read(self.stream.as_fd())? =>
+                        {
+                            buffers += 1;
+                        }
                         (false, _) => return Ok(Progress::Stream),
                     }
                 }
@@ -267,7 +275,8 @@ struct Input {
 }
 
 impl Input {
-    /// Reads more; false if there is nothing now.
+    /// Reads more; false if there is nothing now. It does not block, unless the front-end has made it: then a signal comes,
+    /// and that was all that is read of it.
     fn read(&mut self, stream: BorrowedFd<'_>) -> Result<bool, Fault> {
         self.bytes.drain(..self.at);
         self.at = 0;
@@ -280,7 +289,7 @@ impl Input {
                 self.ended = true;
                 Ok(true)
             }
-            Ok(_) | Err(Errno::INTR) => Ok(true),
+            Ok(_) => Ok(true),
             Err(Errno::AGAIN) => Ok(false),
             Err(errno) => Err(Fault::Channel(errno)),
         }

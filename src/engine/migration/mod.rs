@@ -16,8 +16,8 @@
 //! along, and no peer has heard of it: the guest goes on at the source. A connection that could not be taken
 //! over is reset toward the guest when the link comes up.
 //!
-//! All of it is driven by events; nothing waits. Whoever lets us wait for longer than [`HELPER_ANSWER`] is as
-//! good as gone.
+//! All of it is driven by events; nothing waits. A helper that lets us wait for longer than [`HELPER_ANSWER`] is as
+//! good as gone. The front-end, whose guest it is, may take its time.
 
 mod describe;
 mod helper;
@@ -29,6 +29,7 @@ mod thaw;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll;
@@ -41,10 +42,13 @@ use crate::sys::repair;
 use crate::time::Timestamp;
 use helper::{Helper, News};
 use load::Load;
-use progress::{Fault, Progress, answers_until, connects_until};
+use progress::{Fault, Progress, answers_until};
 pub(super) use rebuild::Coming;
 use save::{Save, Saved};
 use thaw::Thaw;
+
+/// How soon a guest whose ring was full is told more.
+const TOLD_AGAIN: Duration = Duration::from_millis(10);
 
 /// What is going on.
 enum Phase {
@@ -75,6 +79,8 @@ pub(super) struct Migration {
     left: bool,
     /// Connections that are over, of which the guest does not know yet.
     lost: Vec<Record>,
+    /// When it is told again, if it had no room.
+    tell_again: Option<Timestamp>,
 }
 
 impl Migration {
@@ -90,6 +96,7 @@ impl Migration {
             no_linger: false,
             left: false,
             lost: Vec::new(),
+            tell_again: None,
         }
     }
 
@@ -105,7 +112,7 @@ impl Migration {
 
     /// When to look again, whatever happens.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.until
+        [self.until, self.tell_again].into_iter().flatten().min()
     }
 
     /// Whether frames of the guest have to wait: its connections are about to go on.
@@ -120,6 +127,13 @@ impl Migration {
 
     /// The state of the guest's network is to go into `stream`.
     pub(crate) fn save(&mut self, core: &mut Core, stream: OwnedFd) {
+        if matches!(&self.phase, Phase::Thawing(thaw) if thaw.has_coming()) {
+            log::error!(
+                "Cannot save the state of the guest's network: its connections have come and have not gone on yet: let it run first"
+            );
+            (self.outcome, self.asked) = (Some(false), false);
+            return;
+        }
         // What is frozen already stays so, and is saved again.
         let _ = self.abandon();
         log::debug!("device state: save");
@@ -135,6 +149,7 @@ impl Migration {
         }
         log::debug!("device state: load");
         self.lingering.clear();
+        self.lost.clear();
         super::tcp::end_all(core);
         self.phase = Phase::Loading(Box::new(Load::new(core, stream)));
         self.go_on(core);
@@ -185,17 +200,28 @@ impl Migration {
 
     /// Time has passed.
     pub(crate) fn on_time(&mut self, core: &mut Core, out: &mut dyn ToGuest) {
+        if self.tell_again.is_some_and(|again| core.now >= again) {
+            self.tell(core, out);
+        }
         if self.until.is_none_or(|until| core.now < until) {
             return;
         }
         self.until = None;
+        if self.helper.is_late() {
+            self.helper.dismiss();
+        }
         match &mut self.phase {
             Phase::Saving(save) => save.on_time(),
             Phase::Loading(load) => load.on_time(),
             Phase::Thawing(thaw) if thaw.is_fresh() => return self.thaw(core, out),
             Phase::Thawing(thaw) => {
                 self.helper.dismiss();
-                thaw.give_up();
+                // Another one may have waited for its place.
+                if self.helper.is_there() {
+                    thaw.on_helper(core, News::Gone);
+                } else {
+                    thaw.give_up();
+                }
                 return self.thaw(core, out);
             }
             Phase::Idle | Phase::Saved(_) => return,
@@ -267,6 +293,7 @@ impl Migration {
         self.outcome = Some(false);
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saving(save) => {
+                self.helper.disown();
                 log::error!("Cannot save the state of the guest's network: {fault}");
                 self.phase = Phase::Thawing(Thaw::at_source(save.finish().flows));
                 // No link is needed for that: the guest's memory is not touched before it is there.
@@ -290,6 +317,7 @@ impl Migration {
         let _ = self.watch_stream(false);
         self.until = None;
         self.outcome = None;
+        self.helper.disown();
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saving(save) => Some(save.finish()),
             Phase::Saved(saved) => Some(saved),
@@ -306,10 +334,12 @@ impl Migration {
             Phase::Saved(saved) => Phase::Thawing(Thaw::at_source(saved.flows)),
             Phase::Saving(save) => {
                 self.outcome = Some(false);
+                self.helper.disown();
                 Phase::Thawing(Thaw::at_source(save.finish().flows))
             }
             Phase::Loading(_) => {
                 self.outcome = Some(false);
+                self.helper.disown();
                 Phase::Idle
             }
             other => other,
@@ -333,7 +363,6 @@ impl Migration {
         if !thaw.is_under_way() {
             return;
         }
-        let there = self.helper.is_there();
         let done = thaw.step(core, &mut self.helper);
         self.lost.extend(thaw.take_lost());
         self.tell(core, out);
@@ -343,15 +372,19 @@ impl Migration {
             self.phase = Phase::Idle;
             return;
         }
-        let limit = if there { answers_until(core.now) } else { connects_until(core.now) };
-        self.until = Some(limit);
+        self.until = Some(answers_until(core.now));
     }
 
     /// Tells the guest which connections are over, as soon as it can be told.
     fn tell(&mut self, core: &mut Core, out: &mut dyn ToGuest) {
-        if out.caps().up {
-            for record in self.lost.drain(..) {
-                super::tcp::reset(core, out, &record);
+        self.tell_again = None;
+        while out.caps().up
+            && let Some(record) = self.lost.pop()
+        {
+            if !super::tcp::reset(core, out, &record) {
+                self.lost.push(record);
+                self.tell_again = Some(core.now + TOLD_AGAIN);
+                return;
             }
         }
     }
@@ -361,6 +394,8 @@ impl Migration {
         let _ = self.watch_stream(false);
         self.until = None;
         self.asked = false;
+        self.lost.clear();
+        self.tell_again = None;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saved(saved) if self.outcome != Some(false) => {
                 self.left = true;
@@ -372,6 +407,7 @@ impl Migration {
                 return self.start_thaw(core);
             }
             Phase::Saving(save) => {
+                self.helper.disown();
                 self.phase = Phase::Thawing(Thaw::at_source(save.finish().flows));
                 return self.start_thaw(core);
             }

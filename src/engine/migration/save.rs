@@ -8,13 +8,13 @@ use passt_frame::Errno;
 
 use super::describe::{self, Description, Undescribed};
 use super::helper::{Command, Helper, News};
-use super::progress::{Fault, Progress, answers_until, connects_until};
+use super::progress::{Fault, Progress, answers_until};
 use crate::engine::core::Core;
 use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
-use crate::limits::STATE_BUFFER_BYTES;
+use crate::limits::{STATE_BUFFER_BYTES, STATE_BUFFERS_PER_TURN};
 use crate::sys::{repair, stream};
 
 /// What is done next.
@@ -128,15 +128,21 @@ impl Save {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        let mut buffers = 0;
         loop {
             match self.step {
                 Step::Connect if helper.is_there() => self.step = Step::Repair,
-                Step::Connect if self.waited => self.leave_all_behind(core),
-                Step::Connect => return Ok(Progress::Helper(connects_until(core.now))),
+                Step::Connect if self.waited => self.leave_all_behind(core)?,
+                Step::Connect => return Ok(Progress::Helper(helper.comes_until(core.now))),
                 Step::Answer(_) => return Ok(Progress::Helper(answers_until(core.now))),
                 Step::Repair => self.repair(core, helper)?,
                 Step::End if self.buffer.is_empty() => return Ok(Progress::Done),
                 _ => {
+                    // Who takes it as fast as it comes is not all that there is to be done.
+                    if buffers == STATE_BUFFERS_PER_TURN {
+                        return Ok(Progress::Stream);
+                    }
+                    buffers += 1;
                     self.fill(core);
                     if !self.flush()? {
                         return Ok(Progress::Stream);
@@ -146,8 +152,13 @@ impl Save {
         }
     }
 
-    /// Without a helper no connection moves: they go on until the guest has left.
-    fn leave_all_behind(&mut self, core: &mut Core) {
+    /// Without a helper no connection moves: they go on until the guest has left. If one has begun their repair, for a
+    /// transfer before, that fails.
+    fn leave_all_behind(&mut self, core: &mut Core) -> Result<(), Fault> {
+        let flows = self.flows.iter().filter_map(|id| core.flows.table.get(*id));
+        if flows.map(|flow| flow.state.fd()).any(|socket| repair::is_on(socket) == Ok(true)) {
+            return Err(Fault::Helper);
+        }
         log::warn!(
             "No TCP_REPAIR helper has connected: connections do not migrate; start passt-repair for them"
         );
@@ -156,6 +167,7 @@ impl Save {
             self.left_behind.push(id);
         }
         self.step = Step::Head;
+        Ok(())
     }
 
     /// Sends the next sockets to the helper.
@@ -216,12 +228,16 @@ impl Save {
         };
         match describe::socket(flow.state.socket.as_fd()) {
             Ok(Description { record, queue }) => {
+                let unread = describe::whole_queue(&mut flow.state, record.receive_queue);
+                let Ok(unread) = unread else {
+                    log::debug!("{id:?} (TCP connection): does not move: its queue cannot be read");
+                    self.buffer.extend(SocketRecord::DROPPED);
+                    return next;
+                };
                 self.buffer.extend(record.to_bytes());
                 self.buffer.extend(queue);
-                if let FlowKind::Tcp(tcp) = &mut flow.state.kind {
-                    describe::rewind(flow.state.socket.as_fd(), &mut tcp.peek);
-                }
-                if record.receive_queue == 0 {
+                self.buffer.extend(unread.iter().flatten());
+                if record.receive_queue == 0 || unread.is_some() {
                     next
                 } else {
                     Step::Queue(index, record.receive_queue)
@@ -243,7 +259,7 @@ impl Save {
         let state = core.flows.table.get_mut(self.moving[index]).map(|flow| &mut flow.state);
         let part = left.min(STATE_BUFFER_BYTES as u32);
         let bytes = state.and_then(|state| match &mut state.kind {
-            FlowKind::Tcp(tcp) => describe::queued(state.socket.as_fd(), &mut tcp.peek, left, part),
+            FlowKind::Tcp(tcp) => describe::queued(state.socket.as_fd(), &mut tcp.peek, part),
             _ => None,
         });
         match bytes {
@@ -260,7 +276,8 @@ impl Save {
         }
     }
 
-    /// Writes what the stream takes; whether that was all.
+    /// Writes what the stream takes; whether that was all. It does not block, unless the front-end has made it: then a
+    /// signal comes ([`alarm`](crate::sys::process::alarm)), and that was all that is written to it.
     fn flush(&mut self) -> Result<bool, Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -269,7 +286,6 @@ impl Save {
             match rustix::io::write(&self.stream, self.buffer.as_slices().0) {
                 Ok(written) => drop(self.buffer.drain(..written)),
                 Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => {}
                 Err(errno) => return Err(Fault::Channel(errno)),
             }
         }

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::helper::{Command, Helper, News};
 use super::rebuild::Coming;
 use crate::engine::core::Core;
-use crate::engine::tcp;
+use crate::engine::{egress, tcp};
+use crate::flow::fwd::Proto;
 use crate::flow::migration::Record;
 use crate::flow::table::FlowId;
 use crate::sys::repair;
@@ -42,8 +43,16 @@ impl Thaw {
     }
 
     /// Of connections that have come.
-    pub(crate) fn at_target(coming: Vec<Coming>) -> Self {
+    pub(crate) fn at_target(mut coming: Vec<Coming>) -> Self {
+        // From the end on. What the helper has nothing to do with is in no batch of its: none may have more than the one
+        // before.
+        coming.sort_by_key(|coming| coming.socket.is_some());
         Self::new(coming.into_iter().map(|coming| Item::Coming(Box::new(coming))).collect())
+    }
+
+    /// Whether there are connections that have come and have not gone on yet.
+    pub(crate) fn has_coming(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::Coming(_)))
     }
 
     fn new(items: Vec<Item>) -> Self {
@@ -86,6 +95,10 @@ impl Thaw {
     pub(crate) fn step(&mut self, core: &mut Core, helper: &mut Helper) -> bool {
         self.fresh = false;
         while self.started && self.awaited == 0 {
+            // What it does next, it does to sockets that are not in repair yet.
+            if helper.is_late() && !self.alone {
+                return false;
+            }
             if self.items.is_empty() {
                 return true;
             }
@@ -148,5 +161,10 @@ pub(super) fn release(core: &mut Core, id: FlowId) {
     flow.state.frozen = false;
     let _ = repair::thaw(flow.state.fd());
     let _ = repair::share_port(flow.state.fd());
+    let allowed = egress::allows(&core.net, Proto::Tcp, &flow.sides);
     tcp::go_on(core, id);
+    if !allowed {
+        log::debug!("{id:?}: forbidden now, closing");
+        core.end_flow(id);
+    }
 }

@@ -95,14 +95,16 @@ pub(in crate::engine) fn lose(core: &mut Core, id: FlowId) -> Option<Record> {
         _ => None,
     };
     log::debug!("{id:?} (TCP connection): lost: its socket stays in repair");
+    // Should somebody end its repair after all, the peer sees no end of what it was told, but a reset.
+    let _ = stream::reset_on_close(flow.state.fd());
     drive::discharge(core, id);
     core.flows.remove(id);
     image.map(|image| Record { sides, image, send_buffer: 0, first_from_guest: SeqNr(0) })
 }
 
-/// Tells the guest that a connection is over.
-pub(in crate::engine) fn reset(core: &mut Core, out: &mut dyn ToGuest, record: &Record) {
-    let Some(side) = tap(&record.sides) else { return };
+/// Tells the guest that a connection is over. False if it has no room for that now.
+pub(in crate::engine) fn reset(core: &mut Core, out: &mut dyn ToGuest, record: &Record) -> bool {
+    let Some(side) = tap(&record.sides) else { return true };
     let image = &record.image;
     let header = Header {
         seq: image.next_to_guest,
@@ -114,7 +116,7 @@ pub(in crate::engine) fn reset(core: &mut Core, out: &mut dyn ToGuest, record: &
     };
     let template = core.net.template(side, L4Protocol::Tcp, 0);
     let checksum = L4Checksum::Complete { payload_sum: 0 };
-    core.outbox.send(out, &template.tcp(&header, 0, checksum), &[]);
+    core.outbox.send(out, &template.tcp(&header, 0, checksum), &[])
 }
 
 fn tap(sides: &[Side; 2]) -> Option<&Side> {

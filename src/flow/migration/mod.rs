@@ -18,7 +18,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::network::{Learned, Mac};
 
 pub(crate) use record::Record;
-pub(crate) use socket::{SocketRecord, TcpStage, Window};
+pub(crate) use socket::{QUEUE_MAX, SocketRecord, TcpStage, Window};
 
 /// Bytes of the header.
 pub(crate) const HEADER_BYTES: usize = 16;

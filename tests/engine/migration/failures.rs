@@ -7,11 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process};
 use smoltcp::socket::tcp::State;
 
 use super::at_first_host;
-use super::cluster::{Cluster, Host, PATIENCE};
+use super::cluster::{Cluster, Host, PATIENCE, enter, peer_at};
 use super::connection::{Before, Connection};
+use crate::egress::{enforce, policy};
 use crate::namespace::isolated;
 use crate::world::{FAMILIES, Family};
 
@@ -133,6 +136,66 @@ fn a_helper_that_dies_at_the_target_leaves_all_at_the_source() {
         assert!(!cluster.transfer()[1], "no answer");
         helper.join().expect("the helper");
         cluster.goes_on_here();
+    });
+}
+
+/// The helper's answer comes when the source has given up already: it has begun the repair of all that go on here.
+#[test]
+fn a_helper_that_answers_late_ends_the_repair_that_it_has_begun() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts[0].start_helper();
+        let helper = Pid::from_child(cluster.hosts[0].helper.as_ref().expect("started"));
+        kill_process(helper, Signal::STOP).expect("a child");
+        assert!(!cluster.save_to(drop), "no answer");
+        let wakes = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            kill_process(helper, Signal::CONT).expect("a child");
+        });
+        cluster.goes_on_here();
+        wakes.join().expect("it wakes");
+    });
+}
+
+/// What has come is nowhere else, and is not lost when the guest is to move on before it has lived here.
+#[test]
+fn a_guest_that_has_not_gone_on_yet_is_not_saved_without_its_connections() {
+    isolated(|| {
+        let mut cluster = at_first_host();
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        enter(&cluster.hosts[1].netns);
+        cluster.hosts[1].world.engine.save_state(writer);
+        assert_eq!(cluster.outcomes_of(&[1]), [false]);
+        cluster.switch_over();
+        cluster.finish();
+    });
+}
+
+#[test]
+fn a_policy_that_comes_while_a_connection_moves_ends_it_where_it_goes_on() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+        }
+        cluster.hosts[0].start_helper();
+        let mut reader = None;
+        assert!(cluster.save_to(|stream| reader = Some(stream)), "all of it is in the pipe");
+        enter(&cluster.hosts[0].netns);
+        let forbidden = format!("reject tcp {}", peer_at(Family::V4));
+        enforce(&mut cluster.hosts[0].world, policy(&[&forbidden, "allow any"]));
+        assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2, "they stay as they are");
+        cluster.hosts[0].go_on();
+        let mut ended = cluster.connections.remove(0);
+        let mut peer_knows = false;
+        cluster.until("reset of the guest and the peer", |cluster| {
+            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
+            peer_knows |= read == Err(ErrorKind::ConnectionReset);
+            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
+        });
+        cluster.finish();
     });
 }
 
