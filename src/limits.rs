@@ -261,6 +261,10 @@ pub(crate) const HELPER_WAIT: Duration = Duration::from_millis(10);
 /// [`HELPER_BATCH`] sockets.
 pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
 
+/// For how long a program that is to end keeps the sockets of connections that have moved, frozen: the target lets them go on
+/// as soon as the guest runs there, and the network knows of it by what they say.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
 /// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
 pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
 

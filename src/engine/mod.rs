@@ -350,6 +350,11 @@ impl Engine {
         self.migration.has_left()
     }
 
+    /// Until when a program that is to end goes on, lest it reset connections that live elsewhere now.
+    pub fn lingers_until(&self) -> Option<Timestamp> {
+        self.migration.lingers_until()
+    }
+
     /// An event of a descriptor of a migration.
     pub fn on_migration_event(&mut self, out: &mut dyn ToGuest, part: MigrationPart) {
         self.migration.on_event(&mut self.core, out, part);

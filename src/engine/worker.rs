@@ -131,14 +131,16 @@ impl<L: Link> Worker<L> {
         &mut self.link
     }
 
-    /// Turns until something ends the loop.
+    /// Turns until something ends the loop. Then the sockets of a guest that has just moved away are kept for a moment.
     ///
     /// # Errors
     /// What epoll_wait(2) reports: the loop cannot go on.
     pub fn run(&mut self) -> Result<Exit, Errno> {
         loop {
-            self.turn(None)?;
-            if let Some(exit) = self.exit {
+            let lingers = self.exit.and(self.engine.lingers_until());
+            self.turn(lingers.map(|until| until.since(monotonic_now())))?;
+            let lingers = self.engine.lingers_until().is_some_and(|until| monotonic_now() < until);
+            if let Some(exit) = self.exit.filter(|_| !lingers) {
                 self.log_drops();
                 if let Some(stats) = &mut self.stats {
                     stats.report(monotonic_now(), &self.engine, &self.link);

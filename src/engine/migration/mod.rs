@@ -37,7 +37,7 @@ use rustix::event::epoll;
 use super::core::Core;
 use super::token::{MigrationPart, Token};
 use crate::flow::migration::Record;
-use crate::limits::HELPER_ANSWER;
+use crate::limits::{HELPER_ANSWER, LINGER};
 use crate::sys::repair;
 use crate::time::Timestamp;
 use helper::{Helper, News};
@@ -73,6 +73,8 @@ pub(super) struct Migration {
     asked: bool,
     /// Sockets of connections that live elsewhere by now.
     lingering: Vec<OwnedFd>,
+    /// When the last word of the guest's state was written, or the guest was known to live elsewhere.
+    left_at: Timestamp,
     /// Close those at once instead.
     no_linger: bool,
     /// A guest has moved away.
@@ -93,6 +95,7 @@ impl Migration {
             outcome: None,
             asked: false,
             lingering: Vec::new(),
+            left_at: Timestamp::default(),
             no_linger: false,
             left: false,
             lost: Vec::new(),
@@ -123,6 +126,16 @@ impl Migration {
     /// Whether a guest has moved away and has not come back.
     pub(crate) fn has_left(&self) -> bool {
         self.left
+    }
+
+    /// Until when the sockets that are kept are needed: should they go before the network knows that the guest lives
+    /// elsewhere, the kernel answers what it brings here by resets. `None` if there are none.
+    pub(crate) fn lingers_until(&self) -> Option<Timestamp> {
+        let kept = match &self.phase {
+            Phase::Saved(saved) => !saved.flows.is_empty() && !self.no_linger,
+            _ => !self.lingering.is_empty(),
+        };
+        kept.then_some(self.left_at + LINGER)
     }
 
     /// The state of the guest's network is to go into `stream`.
@@ -279,6 +292,7 @@ impl Migration {
     fn complete(&mut self, core: &mut Core) {
         let _ = self.watch_stream(false);
         self.outcome = Some(true);
+        self.left_at = core.now;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saving(save) => Phase::Saved(save.finish()),
             Phase::Loading(load) => Phase::Thawing(load.finish(core)),
@@ -425,6 +439,7 @@ impl Migration {
     /// The connections live elsewhere: their sockets are kept, and nothing else of them. What did not move is
     /// reset toward the peer.
     fn leave(&mut self, core: &mut Core, saved: Saved) {
+        self.left_at = core.now;
         for id in saved.flows {
             let Some(socket) = super::tcp::leave(core, id) else { continue };
             let in_repair = repair::is_on(socket.as_fd()).unwrap_or(false);

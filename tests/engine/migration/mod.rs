@@ -159,6 +159,27 @@ fn a_helper_that_comes_while_the_one_before_ends_its_work_serves_the_next_move()
     });
 }
 
+/// Who ends the program when the guest has gone does not end its connections.
+#[test]
+fn sockets_are_kept_for_a_moment_when_the_guest_has_gone() {
+    isolated(|| {
+        let mut cluster = idle();
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        let lingers = |cluster: &mut Cluster| {
+            cluster.hosts[0].turn();
+            let engine = &cluster.hosts[0].world.engine;
+            engine.lingers_until().map(|until| until.since(cluster.hosts[0].world.now()))
+        };
+        assert_eq!(lingers(&mut cluster), None, "nobody has gone");
+        assert_eq!(cluster.transfer(), [true, true]);
+        let left = lingers(&mut cluster).expect("the target may not have told anybody yet");
+        assert!(left <= Duration::from_secs(1));
+        cluster.switch_over();
+        assert!(lingers(&mut cluster).expect("nor now") <= Duration::from_secs(1));
+        cluster.finish();
+    });
+}
+
 /// The packaged passt-repair has room for no more sockets than there were in the message before.
 #[test]
 fn no_message_to_a_helper_has_more_sockets_than_the_one_before() {
