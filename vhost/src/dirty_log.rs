@@ -40,7 +40,7 @@ use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use crate::mem::{Guard, Memory};
-use crate::vring::signal;
+use crate::notice::signal;
 
 /// Bytes of guest memory for each bit (vhost-user, `VHOST_LOG_PAGE`).
 const PAGE: u64 = 4096;

@@ -50,6 +50,7 @@ mod indexes;
 mod mem;
 mod message;
 mod moderation;
+mod notice;
 mod queue;
 mod region;
 mod ring;

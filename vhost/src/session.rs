@@ -25,12 +25,13 @@ use crate::config::Config;
 use crate::dirty_log::{LogError, Logging};
 use crate::features::{Features, offered, protocol};
 use crate::mem::Memory;
+use crate::notice::adopt;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 use crate::rx::RxCounters;
 use crate::transfer::{Transfer, TransferError};
 use crate::tx::TxCounters;
-use crate::vring::{UserAddresses, Vring, VringUser, adopt};
+use crate::vring::{UserAddresses, Vring, VringUser};
 
 /// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers. crosvm makes exactly as many
 /// as that, Cloud Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.

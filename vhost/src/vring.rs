@@ -10,16 +10,13 @@
 //! What is done with the frames, or commands, of a ring is its [`VringUser`]'s business.
 //!
 //! # Descriptors from outside
-//! All are made non-blocking, so that neither a full call counter nor a spurious kick can stop the
-//! loop. The flag belongs to the open file, which the front-end shares: one that takes it away again
-//! and fills the counter has the loop wait until the program's alarm interrupts it, and then that descriptor,
-//! of calls, of errors or of the dirty log, is signalled no more. A kick eventfd is registered
+//! They are prepared and signalled in [`notice`](crate::notice). A kick eventfd is registered
 //! edge-triggered and not read: each write is an edge. Other descriptors (pipes, sockets) are read
 //! until they are empty.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use passt_frame::{Errno, Registrar, Trigger};
@@ -31,6 +28,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use crate::dirty_log::{DirtyLog, UsedLog};
 use crate::features::Features;
 use crate::mem::{Memory, RingAddresses, RingMemory};
+use crate::notice::{adopt, signal};
 use crate::ring::{Direction, Ring, RingFault};
 
 /// Largest ring: the limit of the specification, which crosvm uses.
@@ -387,18 +385,4 @@ impl Vring {
         self.addresses = None;
         self.stopped_at = None;
     }
-}
-
-/// Signals a descriptor of the front-end. A full counter means that it was signalled already. Who was interrupted has
-/// waited: the front-end has made it block, and filled it. That descriptor is signalled no more.
-pub(crate) fn signal(place: &mut Option<OwnedFd>) {
-    place.take_if(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()) == Err(Errno::INTR));
-}
-
-/// Prepares a notification descriptor from outside: O_NONBLOCK, as neither a full counter nor a
-/// spurious event may stop the loop, and close-on-exec, which the vhost crate leaves out.
-pub(crate) fn adopt(fd: impl AsFd) -> rustix::io::Result<()> {
-    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)
 }
