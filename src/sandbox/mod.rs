@@ -14,7 +14,7 @@
 //! pasta's namespace is made or joined by `pasta::Namespace`, with the parts of `detach` that are in
 //! [`identity`]. Its command's parent is forked before, and is affected by nothing here; its helper
 //! that makes sockets in the namespace is confined by a filter of its own ([`socket_maker`]), and so is the helper of
-//! both programs that watches the host's network ([`host_watch`]). Both are forked before `close_off`, by the process that
+//! both programs that watches the host's network ([`confine_host_watch`]). Both are forked before `close_off`, by the process that
 //! goes on, so that they end with that one, and leave nobody a process to reap.
 //!
 //! In the background the program is the first process of a process id namespace, for which the kernel

@@ -9,7 +9,7 @@ BOOT_FILE=(--dhcp-boot "boot.efi,$SERVER4")
 
 # serve_boot_files: TFTP, and what HTTP has is added to the file of start_servers.
 serve_boot_files() {
-    BOOT_S=300
+    BOOT_S=180
     ln /run/guests/ovmf/boot.efi "$WORLD/www/" 2>/dev/null || cp /run/guests/ovmf/boot.efi "$WORLD/www/"
     cp /run/guests/qemu/{linux,initramfs} "$WORLD/www/"
     cat >"$WORLD/www/start.ipxe" <<END
@@ -53,7 +53,9 @@ case_uefi_booted_by_tftp() {
 }
 
 case_uefi_boots_by_http() {
-    boot_anew qemu-ovmf --dhcp-boot "http://$SERVER4/boot.efi"
+    # Firmware that cannot start what it has downloaded says no more than that: the capture tells what it was given.
+    boot_anew qemu-ovmf --dhcp-boot "http://$SERVER4/boot.efi" --pcap "$WORLD/http.pcap" ||
+        { cp "$WORLD/http.pcap" "$WORLD/www/boot.efi" "$LOGS/"; return 1; }
     was_booted 2
     grep -aF "URI: http://$SERVER4/boot.efi" "$LOGS/console.log"
     case_dhcp_lease
