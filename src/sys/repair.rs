@@ -8,10 +8,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::{
-    RecvFlags, SendFlags, bind, connect, connect_unspec, getpeername, getsockname, recv, send,
-    sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
 use super::socket::{last_errno, set_bytes, set_int};
 
@@ -120,7 +117,7 @@ fn expect_signatures(socket: BorrowedFd<'_>, expected: bool) -> Result<(), Errno
     let mut bytes = [0u8; BYTES];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
     // As the socket has it: an IPv4 address may be written as one of IPv6.
-    let peer = getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    let peer = rustix::net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
     match SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)? {
         SocketAddr::V4(peer) => {
             put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
@@ -274,23 +271,6 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, option: NegotiatedOption) -> Re
     bytes[..4].copy_from_slice(&kind.to_ne_bytes());
     bytes[4..].copy_from_slice(&value.to_ne_bytes());
     set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &bytes)
-}
-
-/// Makes a frozen connection in repair, which lives elsewhere, one that has nothing to say: what was not acknowledged is
-/// forgotten, so that the kernel does not send it again. Its frames would bring a network that learns places by them back to
-/// this host. What comes for it is still dropped.
-///
-/// # Errors
-/// What getsockname(2), getpeername(2), bind(2) and connect(2) report: it may be no connection any more.
-pub(crate) fn silence(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    let (ours, peer) = (getsockname(socket)?, getpeername(socket)?.ok_or(Errno::NOTCONN)?);
-    connect_unspec(socket)?;
-    // One that was accepted, or that the kernel gave its port, has lost it.
-    let still = SocketAddr::try_from(getsockname(socket)?);
-    if still.is_ok_and(|address| address.port() == 0) {
-        bind(socket, &ours)?;
-    }
-    connect(socket, &peer)
 }
 
 /// The sequence number behind a queue.
