@@ -149,7 +149,7 @@ fn call_filter() -> Finding {
     }
 }
 
-/// Which interface is the model of the guest's, for each family.
+/// Whether paths can be put out of reach, tried in a process of its own.
 fn landlock() -> Finding {
     const TOPIC: &str = "Landlock";
     let restricted = || matches!(landlock::restrict(&[]), Ok(true));
@@ -163,6 +163,7 @@ fn landlock() -> Finding {
     }
 }
 
+/// Which interface is the model of the guest's, for each family.
 fn routes() -> Vec<Finding> {
     const TOPIC: &str = "host network";
     let facts = match host::facts(&Interfaces::default()) {

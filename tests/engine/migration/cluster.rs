@@ -2,7 +2,7 @@
 //! host at a time.
 
 use std::fs;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -432,6 +432,17 @@ impl Cluster {
         let here = self.at;
         self.hosts[here].go_on();
         self.finish();
+    }
+
+    /// The first connection ends by a reset at both ends, and is none any more.
+    pub(super) fn first_is_reset(&mut self) {
+        let mut ended = self.connections.remove(0);
+        let mut peer_knows = false;
+        self.until("reset of the guest and the peer", |cluster| {
+            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
+            peer_knows |= read == Err(ErrorKind::ConnectionReset);
+            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
+        });
     }
 
     /// What the source says when its stream leads to somebody who does `what` with it.

@@ -188,13 +188,7 @@ fn a_policy_that_comes_while_a_connection_moves_ends_it_where_it_goes_on() {
         enforce(&mut cluster.hosts[0].world, policy(&[&forbidden, "allow any"]));
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2, "they stay as they are");
         cluster.hosts[0].go_on();
-        let mut ended = cluster.connections.remove(0);
-        let mut peer_knows = false;
-        cluster.until("reset of the guest and the peer", |cluster| {
-            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
-            peer_knows |= read == Err(ErrorKind::ConnectionReset);
-            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
-        });
+        cluster.first_is_reset();
         cluster.finish();
     });
 }

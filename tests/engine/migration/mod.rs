@@ -7,7 +7,6 @@ mod failures;
 mod packaged;
 mod streams;
 
-use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -244,13 +243,7 @@ fn connections_that_the_second_host_forbids_are_reset_at_both_ends() {
         cluster.hosts.iter_mut().for_each(Host::start_helper);
         assert_eq!(cluster.transfer(), [true, true]);
         cluster.switch_over();
-        let mut ended = cluster.connections.remove(0);
-        let mut peer_knows = false;
-        cluster.until("reset of the guest and the peer", |cluster| {
-            let read = ended.peer.read(&mut [0]).map_err(|error| error.kind());
-            peer_knows |= read == Err(ErrorKind::ConnectionReset);
-            peer_knows && cluster.guest.tcp_mut(ended.handle).state() == State::Closed
-        });
+        cluster.first_is_reset();
         // The others go on: what peers began is not the guest's choice.
         assert_eq!(cluster.hosts[1].world.engine.flow_count(), 3);
         cluster.finish();
