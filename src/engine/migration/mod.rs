@@ -444,6 +444,9 @@ impl Migration {
             let Some(socket) = super::tcp::leave(core, id) else { continue };
             let in_repair = repair::is_on(socket.as_fd()).unwrap_or(false);
             if in_repair && !self.no_linger {
+                if let Err(errno) = repair::silence(socket.as_fd()) {
+                    log::debug!("{id:?} (TCP connection): its socket is not kept: {errno}");
+                }
                 self.lingering.push(socket);
             }
         }
