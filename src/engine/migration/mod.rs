@@ -118,6 +118,11 @@ impl Migration {
         [self.until, self.tell_again].into_iter().flatten().min()
     }
 
+    /// Whether no connection is frozen, and none comes.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
     /// Whether frames of the guest have to wait: its connections are about to go on.
     pub(crate) fn holds_frames(&self) -> bool {
         matches!(&self.phase, Phase::Thawing(thaw) if thaw.is_under_way())
