@@ -10,6 +10,7 @@ use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
 use super::one_shots::OneShots;
+use super::ready::{Ready, append};
 use super::state::{DatagramState, FlowKind, FlowState};
 use super::tally::Tally;
 use super::token::Token;
@@ -80,8 +81,8 @@ pub(crate) struct Flows {
     pub(crate) index: Index,
     /// One timer for each flow, and those of the engine itself.
     pub(crate) timers: TimerWheel,
-    /// Flows with work for this turn.
-    ready: VecDeque<FlowId>,
+    /// Flows with work for this turn or the next.
+    pub(crate) ready: Ready,
     /// Flows that wait for room in the guest's buffers; may hold ids that are gone.
     starved: VecDeque<FlowId>,
     /// A bit for each of the guest's queues that such flows wait for.
@@ -118,7 +119,7 @@ impl Flows {
             table: FlowTable::default(),
             index: Index::new(secret),
             timers: TimerWheel::new(MAX_FLOWS + OWN_TIMERS as usize, now),
-            ready: VecDeque::with_capacity(MAX_FLOWS),
+            ready: Ready::new(),
             starved: VecDeque::with_capacity(MAX_FLOWS),
             starved_queues: 0,
             acks: VecDeque::with_capacity(MAX_FLOWS),
@@ -379,32 +380,26 @@ impl Flows {
 
     /// Puts a flow on the list for this turn, once.
     pub(crate) fn mark_ready(&mut self, id: FlowId) {
-        if let Some(flow) = self.table.get_mut(id)
-            && !std::mem::replace(&mut flow.state.ready, true)
-        {
-            append(&mut self.ready, id);
+        if let Some(flow) = self.table.get_mut(id) {
+            self.ready.add(&mut flow.state, id);
         }
+    }
+
+    /// Has a flow that did not finish go on in the next turn.
+    pub(crate) fn mark_unfinished(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id) {
+            self.ready.add_unfinished(&mut flow.state, id);
+        }
+    }
+
+    /// Takes the next flow of this turn.
+    pub(crate) fn next_ready(&mut self) -> Option<FlowId> {
+        self.ready.next(&mut self.table)
     }
 
     /// Whether a flow waits for its turn, or for room in the guest's buffers: something may be in its socket.
     pub(crate) fn waits(&self, id: FlowId) -> bool {
         self.table.get(id).is_some_and(|flow| flow.state.ready || flow.state.starved)
-    }
-
-    /// Number of flows on the list for this turn.
-    pub(crate) fn ready_count(&self) -> usize {
-        self.ready.len()
-    }
-
-    /// Takes the next flow of this turn.
-    pub(crate) fn next_ready(&mut self) -> Option<FlowId> {
-        while let Some(id) = self.ready.pop_front() {
-            if let Some(flow) = self.table.get_mut(id) {
-                flow.state.ready = false;
-                return Some(id);
-            }
-        }
-        None
     }
 
     /// Notes that the acknowledgement of a flow waits until `at`. All wait for the same time, so the list
@@ -561,15 +556,6 @@ fn key(protocol: L4Protocol, side: &Side) -> Key {
     let any = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), side.ours.port());
     let ours = if side.pif == Pif::Tap { side.ours } else { any };
     Key { protocol, side: Side { ours, ..*side } }
-}
-
-/// Appends to a list. An empty one starts anew: few flows use few of its pages, and not each of them
-/// in turn.
-fn append(list: &mut VecDeque<FlowId>, id: FlowId) {
-    if list.is_empty() {
-        list.clear();
-    }
-    list.push_back(id);
 }
 
 /// Drops ids that mean nothing any more from a list that is full, so that it never grows: flows that

@@ -39,6 +39,8 @@ pub(super) struct Search {
     gone: Vec<IpAddr>,
     /// The next slot to look at, if any is left.
     next: Option<u32>,
+    /// Those of connections that may go on elsewhere, where the address is. Looked for when they go on here.
+    missed: Vec<IpAddr>,
 }
 
 impl Search {
@@ -46,6 +48,7 @@ impl Search {
     fn begin(&mut self, change: &HostChange) {
         let there = |address: &IpAddr| change.own.iter().any(|(own, _)| own == address);
         self.gone.retain(|address| !there(address));
+        self.missed.retain(|address| !there(address));
         self.gone.extend(&change.gone);
         if !self.gone.is_empty() {
             self.next = Some(0);
@@ -57,17 +60,27 @@ impl Search {
         self.next.is_some()
     }
 
-    /// Looks at some flows.
-    pub(super) fn go_on(&mut self, core: &mut Core) {
+    /// Looks at some flows. `all_stay`: no connection is frozen, and those that were go on here.
+    pub(super) fn go_on(&mut self, core: &mut Core, all_stay: bool) {
+        if all_stay && !self.missed.is_empty() {
+            self.gone.append(&mut self.missed);
+            self.next = Some(0);
+        }
         let Some(first) = self.next.take() else { return };
         let table = &core.flows.table;
         let slots = table.extent();
         let last = first.saturating_add(FLOWS_LOOKED_AT_PER_TURN).min(slots);
-        let ended: Vec<FlowId> = (first..last)
+        let lost: Vec<(FlowId, IpAddr)> = (first..last)
             .filter_map(|slot| table.id_of(slot))
-            .filter(|&id| table.get(id).is_some_and(|flow| self.is_lost(flow)))
+            .filter_map(|id| Some((id, self.lost_address(table.get(id)?)?)))
             .collect();
-        for id in ended {
+        for (id, address) in lost {
+            if core.flows.table.get(id).is_some_and(|flow| flow.state.frozen) {
+                if !self.missed.contains(&address) {
+                    self.missed.push(address);
+                }
+                continue;
+            }
             log::debug!("{id:?}: its address is gone, closing");
             core.end_flow(id);
         }
@@ -78,9 +91,9 @@ impl Search {
         }
     }
 
-    /// Whether a flow has no way back.
-    fn is_lost(&self, flow: &Flow<FlowState>) -> bool {
-        !flow.state.frozen && local_address(flow).is_some_and(|local| self.gone.contains(&local))
+    /// The address of a flow that has no way back.
+    fn lost_address(&self, flow: &Flow<FlowState>) -> Option<IpAddr> {
+        local_address(flow).filter(|local| self.gone.contains(local))
     }
 }
 

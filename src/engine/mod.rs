@@ -29,7 +29,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
-//! | `flows`, `state` | the flows and whatever finds them; what is kept for each |
+//! | `flows`, `state`, `ready` | the flows and whatever finds them; what is kept for each; who is served next |
 //! | `groups` | which groups the guest has joined, and the sockets that receive for them |
 //! | `pace`, `looks` | fast streams of datagrams, and when their sockets are looked at |
 //! | `one_shots` | UDP and echo flows that give way to others |
@@ -50,12 +50,11 @@
 //!
 //! # A turn
 //! Events of sockets only put flows on the ready list; frames from the guest are processed in
-//! batches; then each ready flow does its work once; expired timers follow; at the end the link
+//! batches; then each ready flow does its work once, who had not finished last; timers follow; then the link
 //! publishes everything with one notification for each direction. Flows that could not finish for
 //! lack of room in the guest's buffers wait on the starved list, in the order in which they began to, until the
 //! link reports room; nothing asks again meanwhile, and then they go on one by one as long as there is any.
 //! Sockets of flows are edge-triggered: what an event told is remembered by the flow.
-//!
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
 mod asked;
@@ -85,6 +84,7 @@ mod net;
 mod one_shots;
 mod outbox;
 mod pace;
+mod ready;
 mod reserved_port;
 mod responders;
 mod source;
@@ -454,7 +454,7 @@ impl Engine {
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
         self.migration.on_time(&mut self.core, out);
-        self.lost.go_on(&mut self.core);
+        self.lost.go_on(&mut self.core, self.migration.is_idle());
         self.go_on_changing(PORTS_CHANGED_PER_TURN);
         let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
@@ -465,7 +465,7 @@ impl Engine {
         core.looks.due(&mut core.flows, core.now);
         let before = core.flows.table.len();
         self.feed(out);
-        for _ in 0..self.core.flows.ready_count() {
+        for _ in 0..self.core.flows.ready.begin_turn() {
             let Some(id) = self.core.flows.next_ready() else { break };
             self.serve(out, id);
         }
@@ -568,7 +568,7 @@ impl Engine {
     /// Whether work is left that no event will announce.
     pub fn has_work(&self) -> bool {
         let core = &self.core;
-        let waiting = core.flows.ready_count() > 0 || core.listeners.ready_count() > 0;
+        let waiting = core.flows.ready.any() || core.listeners.ready_count() > 0;
         waiting || self.unfed > 0 || self.lost.goes_on() || self.is_changing()
     }
 

@@ -57,6 +57,9 @@ pub trait Source {
     /// frames may be sent to the guest through `out`; the loop ends with the turn if there is an [`Exit`].
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit>;
 
+    /// The loop has ended, and all else of it is taken down next: what takes time to end is told to.
+    fn end(&mut self) {}
+
     /// The source belongs to a loop from now on, which watches other descriptors, too, as `watch` is told.
     fn begin(&mut self, _watch: SourceWatch) {}
 
@@ -163,6 +166,11 @@ impl Sources {
         self.list.push(source);
         self.ask();
         Ok(())
+    }
+
+    /// The loop has ended.
+    pub(crate) fn end(&mut self) {
+        self.list.iter_mut().for_each(|source| source.end());
     }
 
     /// Until when those rest who can wait, if they do.

@@ -141,6 +141,7 @@ impl<L: Link> Worker<L> {
             self.turn(lingers.map(|until| until.since(monotonic_now())))?;
             let lingers = self.engine.lingers_until().is_some_and(|until| monotonic_now() < until);
             if let Some(exit) = self.exit.filter(|_| !lingers) {
+                self.sources.end();
                 self.log_drops();
                 if let Some(stats) = &mut self.stats {
                     stats.report(monotonic_now(), &self.engine, &self.link);

@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use passt_frame::ToGuest;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -36,12 +36,16 @@ use crate::engine::{Engine, EventType, Exit, HostChange, NeighbourWatch, Source}
 use crate::flow::network::Network;
 use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PARTS_PER_TURN};
 use crate::pasta::Reconfigure;
+use crate::sys::events;
 use helper::{LAST, MORE, NOTE};
 pub(crate) use name::HostName;
 pub(crate) use snapshot::Snapshot;
 
 /// How long the end waits for the helper's.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it looks whether that has come.
+const LOOKS_AFTER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// Room for one message of the helper.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -51,6 +55,8 @@ pub(crate) struct HostWatch {
     channel: OwnedFd,
     /// The helper, a child of the process that follows.
     helper: Option<Pid>,
+    /// Nothing happens in it: to wait for a time.
+    nothing: OwnedFd,
     epoll: Option<Rc<OwnedFd>>,
     options: Options,
     /// What the host has looked like.
@@ -68,7 +74,7 @@ impl HostWatch {
     /// that is configured, too.
     ///
     /// # Errors
-    /// What socketpair(2) or fork(2) report.
+    /// What socketpair(2), fork(2) or epoll_create1(2) report.
     pub(crate) fn start(
         options: Options,
         seen: Snapshot,
@@ -79,6 +85,7 @@ impl HostWatch {
         Ok(Self {
             channel,
             helper,
+            nothing: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             epoll: None,
             options,
             seen,
@@ -158,18 +165,20 @@ impl HostWatch {
 }
 
 impl Drop for HostWatch {
-    /// Ends the helper, and waits for that: nobody else may have to reap it. One that stands still is left to the
-    /// kernel, which ends it with this process. No call that waits for a time is on the list of those that are left to
-    /// us here; a helper that is well takes a millisecond.
+    /// Waits for the helper's end: nobody else may have to reap it. One that stands still is left to the kernel, which ends
+    /// it with this process. One that is well takes some ten milliseconds: that long the kernel takes to close its
+    /// descriptors. The calls that are left to us here can wait for nothing else.
     fn drop(&mut self) {
-        let _gone_already = shutdown(&self.channel, Shutdown::Both);
+        self.end();
         let Some(helper) = self.helper else { return };
         let begin = Instant::now();
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let mut events = Vec::with_capacity(1);
         while let Ok(None) | Err(Errno::INTR) = waitid(WaitId::Pid(helper), options) {
             if begin.elapsed() > ENDS_WITHIN {
                 break;
             }
+            let _it_is_over = events::wait(&self.nothing, &mut events, Some(&LOOKS_AFTER));
         }
     }
 }
@@ -181,6 +190,10 @@ impl Source for HostWatch {
 
     fn event_type(&self) -> EventType {
         EventType::Host
+    }
+
+    fn end(&mut self) {
+        let _gone_already = shutdown(&self.channel, Shutdown::Both);
     }
 
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {

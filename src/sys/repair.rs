@@ -8,7 +8,10 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use rustix::net::{
+    RecvFlags, SendFlags, bind, connect, connect_unspec, getpeername, getsockname, recv, send,
+    sockopt,
+};
 
 use super::socket::{last_errno, set_bytes, set_int};
 
@@ -117,7 +120,7 @@ fn expect_signatures(socket: BorrowedFd<'_>, expected: bool) -> Result<(), Errno
     let mut bytes = [0u8; BYTES];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
     // As the socket has it: an IPv4 address may be written as one of IPv6.
-    let peer = rustix::net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    let peer = getpeername(socket)?.ok_or(Errno::NOTCONN)?;
     match SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)? {
         SocketAddr::V4(peer) => {
             put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
@@ -273,6 +276,23 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, option: NegotiatedOption) -> Re
     set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &bytes)
 }
 
+/// Makes a frozen connection in repair, which lives elsewhere, one that has nothing to say: what was not acknowledged is
+/// forgotten, so that the kernel does not send it again. Its frames would bring a network that learns places by them back to
+/// this host. What comes for it is still dropped, but in the moment between two of these calls.
+///
+/// # Errors
+/// What getsockname(2), getpeername(2), bind(2) and connect(2) report: it may be no connection any more.
+pub(crate) fn silence(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let (ours, peer) = (getsockname(socket)?, getpeername(socket)?.ok_or(Errno::NOTCONN)?);
+    connect_unspec(socket)?;
+    // A port that nobody asked for is lost by that, although getsockname(2) still tells it. One that is kept cannot be
+    // bound again.
+    match bind(socket, &ours) {
+        Ok(()) | Err(Errno::INVAL) => connect(socket, &peer),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// The sequence number behind a queue.
 ///
 /// # Errors
@@ -395,13 +415,20 @@ mod tests {
     use std::os::fd::AsFd;
     use std::time::Duration;
 
+    use passt_support::namespace::isolated;
+
+    use super::super::socket::{Transport, create};
     use super::*;
 
+    type Freeze = fn(BorrowedFd<'_>) -> Result<(), Errno>;
+
+    /// Where is listened, and where somebody connects to.
+    const ADDRESSES: [(&str, &str); 3] =
+        [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")];
+
     /// What arrives while a connection is frozen in a way is dropped, and comes again when it is thawed.
-    fn holds_back(freeze: fn(BorrowedFd<'_>) -> Result<(), Errno>) {
-        for (listener, address) in
-            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")]
-        {
+    fn holds_back(freeze: Freeze) {
+        for (listener, address) in ADDRESSES {
             let listener = TcpListener::bind(listener).expect("a free port");
             let port = listener.local_addr().expect("bound").port();
             let mut peer = TcpStream::connect((address, port)).expect("listens");
@@ -428,6 +455,63 @@ mod tests {
         holds_back(freeze_by_signatures);
     }
 
+    /// A connection whose end here says nothing any more takes nothing either, and resets nobody.
+    #[test]
+    fn a_connection_that_is_silenced_takes_nothing() {
+        isolated("ip link set lo up", || {
+            for freeze in [drop_all, freeze_by_signatures] {
+                for (listener, address) in ADDRESSES {
+                    let listener = TcpListener::bind(listener).expect("a free port");
+                    let port = listener.local_addr().expect("bound").port();
+                    let connect = || {
+                        let one = TcpStream::connect((address, port)).expect("listens");
+                        (one, listener.accept().expect("connected").0)
+                    };
+                    let (connected, peer) = connect();
+                    takes_nothing_when_silenced(connected, peer, freeze);
+                    let (peer, accepted) = connect();
+                    takes_nothing_when_silenced(accepted, peer, freeze);
+                    let to = SocketAddr::new(address.parse().expect("an address"), port);
+                    let (bound, peer) = (bound_to_port(to), listener.accept().expect("connected"));
+                    takes_nothing_when_silenced(bound, peer.0, freeze);
+                }
+            }
+        });
+    }
+
+    /// A connection to `to` from a port that was asked for, at any address.
+    fn bound_to_port(to: SocketAddr) -> TcpStream {
+        let socket = create(Transport::Tcp, to.ip()).expect("a socket");
+        let any = if to.is_ipv4() { "0.0.0.0:33333" } else { "[::]:33333" };
+        sockopt::set_socket_reuseaddr(&socket, true).expect("setsockopt");
+        bind(&socket, &any.parse::<SocketAddr>().expect("an address")).expect("a free port");
+        let connected = connect(&socket, &to);
+        assert!(matches!(connected, Ok(()) | Err(Errno::INPROGRESS)), "{connected:?}");
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(false).expect("fcntl");
+        stream
+    }
+
+    fn takes_nothing_when_silenced(mut here: TcpStream, mut peer: TcpStream, freeze: Freeze) {
+        let ends = |here: &TcpStream| {
+            [here.local_addr(), here.peer_addr()].map(|end| end.expect("connected"))
+        };
+        let before = ends(&here);
+        here.write_all(b"x").expect("queued");
+        freeze(here.as_fd()).expect("frozen");
+        switch(here.as_fd(), 1).expect("root in a namespace of its own");
+        silence(here.as_fd()).expect("in repair");
+        assert_eq!(ends(&here), before);
+        assert_eq!(peer.read(&mut [0]).expect("sent before"), 1);
+        peer.write_all(b"x").expect("queued");
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(queued(peer.as_fd(), Queue::Send), Ok(1), "{before:?}");
+        assert_eq!(queued(here.as_fd(), Queue::Receive), Ok(0), "{before:?}");
+        peer.set_nonblocking(true).expect("fcntl");
+        let heard = peer.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(heard, Err(ErrorKind::WouldBlock), "{before:?}");
+    }
+
     #[test]
     fn what_has_come_is_acknowledged_at_once_when_a_connection_is_frozen() {
         // On a busy machine even what is sent at once may be on its way for a moment.
@@ -436,7 +520,7 @@ mod tests {
         }
     }
 
-    fn is_acknowledged_by(freeze: fn(BorrowedFd<'_>) -> Result<(), Errno>) -> bool {
+    fn is_acknowledged_by(freeze: Freeze) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
         let (mut here, _) = listener.accept().expect("connected");

@@ -16,7 +16,7 @@ use crate::world::{FAMILIES, Family, Setup, World};
 const TURNS: usize = 64;
 
 /// A change in nothing.
-fn unchanged(world: &World) -> HostChange {
+pub fn unchanged(world: &World) -> HostChange {
     let view = world.engine.view();
     let own = FAMILIES.map(|family| (family.host(), 24)).to_vec();
     HostChange { network: view.network, map: view.map, own, gone: Vec::new(), configured: false }

@@ -2,6 +2,7 @@
 //! guest without room costs what it takes to find that out, not once for each flow.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use passt_frame::FramePort;
 
@@ -83,5 +84,33 @@ fn room_is_given_in_turn_and_nothing_is_lost() {
             assert_eq!(payloads, [0, 1], "flow {flow}");
         }
         assert_eq!(world.all_drops(), 0);
+    });
+}
+
+/// Who has more than a turn takes goes on after those of which something is new.
+#[test]
+fn a_question_does_not_wait_for_what_has_not_finished() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let host: UdpSocket = bound(Family::V4.host_at(9000));
+        let [much, little] = [1, 2].map(|flow| {
+            let from = SocketAddr::new(Family::V4.guest(), 10_000 + flow);
+            world.send(packet::udp(from, Family::V4.host_at(9000), b"hello"));
+            world.settle(TURNS);
+            received(&host).expect("the guest's datagram").1
+        });
+        for _ in 0..100 {
+            host.send_to(b"a stream's", much).expect("sent");
+        }
+        world.turn(Duration::ZERO);
+        let flows = |frames: Vec<Vec<u8>>| -> Vec<u8> { frames.iter().map(|f| f[37]).collect() };
+        let [first, second] = [1, 2].map(|flow| (10_000u16 + flow).to_be_bytes()[1]);
+        let got = flows(world.received());
+        assert!(!got.is_empty() && got.len() < 100, "{got:?}");
+        assert!(got.iter().all(|flow| *flow == first));
+        host.send_to(b"a question", little).expect("sent");
+        world.turn(Duration::ZERO);
+        let got = flows(world.received());
+        assert_eq!(got[..2], [second, first], "{got:?}");
     });
 }

@@ -111,7 +111,8 @@ make_switch() {
     ip -n switch link set outside master bridge up
     for host in "${HOSTS[@]}"; do
         ip link add "$host" mtu 65520 netns switch type veth peer name uplink address 02:00:00:00:00:02 mtu 65520 netns "$host"
-        in_net "$host" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/uplink/accept_dad'
+        # A host to which the guest has not come yet asks for no routers: the switch would take that for a word of the guest's.
+        in_net "$host" sh -c 'echo 0 | tee /proc/sys/net/ipv6/conf/uplink/accept_dad /proc/sys/net/ipv6/conf/uplink/router_solicitations >/dev/null'
         ip -n switch link set "$host" master bridge up
     done
 }

@@ -156,7 +156,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
         }
     }
     if relay.readable != [false; 2] {
-        core.flows.mark_ready(id);
+        core.flows.mark_unfinished(id);
     }
     core.flows.note_answer(id, core.now);
 }

@@ -202,7 +202,7 @@ pub(in crate::engine) fn drive(
             None => return bulk,
         }
     }
-    core.flows.mark_ready(id);
+    core.flows.mark_unfinished(id);
     bulk
 }
 

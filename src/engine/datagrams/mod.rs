@@ -109,7 +109,7 @@ pub(super) fn serve(
     };
     match served {
         Served::Empty => socket::take_out_heard(core, datagrams, id),
-        Served::More => core.flows.mark_ready(id),
+        Served::More => core.flows.mark_unfinished(id),
         Served::NoRoom => core.flows.mark_starved(id),
     }
 }

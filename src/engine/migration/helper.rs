@@ -19,9 +19,12 @@ use rustix::net::{
 
 use super::progress::{answers_until, connects_until};
 use crate::engine::token::{MigrationPart, Token};
-use crate::limits::HELPER_BATCH;
+use crate::limits::{ACCEPTS_PER_TURN, HELPER_BATCH};
 use crate::sys::socket;
 use crate::time::Timestamp;
+
+/// What is reported of the socket on which helpers connect.
+const DOOR_EVENTS: EventFlags = EventFlags::IN.union(EventFlags::ET);
 
 /// What the helper is to do with the sockets that it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub(super) enum News {
     Done,
     /// It has gone, or said something else.
     Gone,
+}
+
+fn data_of(part: MigrationPart) -> epoll::EventData {
+    epoll::EventData::new_u64(Token::Migration(part).to_bits())
 }
 
 /// The helper, and the socket on which it connects.
@@ -78,7 +85,7 @@ impl Helper {
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> Result<(), Errno> {
-        self.watch(&listener, MigrationPart::Door, EventFlags::IN.union(EventFlags::ET))?;
+        self.watch(&listener, MigrationPart::Door, DOOR_EVENTS)?;
         self.listener = Some(listener);
         Ok(())
     }
@@ -89,8 +96,7 @@ impl Helper {
         part: MigrationPart,
         events: EventFlags,
     ) -> Result<(), Errno> {
-        let data = epoll::EventData::new_u64(Token::Migration(part).to_bits());
-        epoll::add(&*self.epoll, descriptor, data, events)
+        epoll::add(&*self.epoll, descriptor, data_of(part), events)
     }
 
     /// Whether there is one.
@@ -118,12 +124,12 @@ impl Helper {
         self.listener.is_some()
     }
 
-    /// Somebody wants to be the helper. That is reported once, so all are looked at; who cannot be accepted, because
-    /// there are no descriptors left, is when the next one comes.
+    /// Somebody wants to be the helper. That is reported once, so all are looked at, some in each turn; who cannot be
+    /// accepted, because there are no descriptors left, is when the next one comes.
     pub(crate) fn accept(&mut self) -> Option<News> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let mut news = None;
-        loop {
+        for _ in 0..ACCEPTS_PER_TURN {
             match rnet::accept_with(self.listener.as_ref()?, flags) {
                 Ok(connection) => news = self.take_on(connection).or(news),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -134,6 +140,14 @@ impl Helper {
                 }
             }
         }
+        // Has the rest reported.
+        let rest = self.listener.as_ref().map(|listener| {
+            epoll::modify(&*self.epoll, listener, data_of(MigrationPart::Door), DOOR_EVENTS)
+        });
+        if let Some(Err(errno)) = rest {
+            log::warn!("Cannot wait for a TCP_REPAIR helper: {errno}");
+        }
+        news
     }
 
     fn take_on(&mut self, connection: OwnedFd) -> Option<News> {

@@ -118,6 +118,11 @@ impl Migration {
         [self.until, self.tell_again].into_iter().flatten().min()
     }
 
+    /// Whether no connection is frozen, and none comes.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
     /// Whether frames of the guest have to wait: its connections are about to go on.
     pub(crate) fn holds_frames(&self) -> bool {
         matches!(&self.phase, Phase::Thawing(thaw) if thaw.is_under_way())
@@ -444,6 +449,9 @@ impl Migration {
             let Some(socket) = super::tcp::leave(core, id) else { continue };
             let in_repair = repair::is_on(socket.as_fd()).unwrap_or(false);
             if in_repair && !self.no_linger {
+                if let Err(errno) = repair::silence(socket.as_fd()) {
+                    log::debug!("{id:?} (TCP connection): its socket is not kept: {errno}");
+                }
                 self.lingering.push(socket);
             }
         }

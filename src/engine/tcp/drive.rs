@@ -142,7 +142,7 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     }
     match turn {
         Turn::Done => {}
-        Turn::Unfinished => core.flows.mark_ready(id),
+        Turn::Unfinished => core.flows.mark_unfinished(id),
         Turn::Over { reset } => {
             refused::tell(core, out, id);
             return close(core, id, reset);

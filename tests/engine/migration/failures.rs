@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use passt::engine::HostChange;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +16,7 @@ use super::at_first_host;
 use super::cluster::{Cluster, Host, PATIENCE, enter, peer_at};
 use super::connection::{Before, Connection};
 use crate::egress::{enforce, policy};
+use crate::host_change::unchanged;
 use crate::namespace::isolated;
 use crate::world::{FAMILIES, Family};
 
@@ -188,6 +190,32 @@ fn a_policy_that_comes_while_a_connection_moves_ends_it_where_it_goes_on() {
         enforce(&mut cluster.hosts[0].world, policy(&[&forbidden, "allow any"]));
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2, "they stay as they are");
         cluster.hosts[0].go_on();
+        cluster.first_is_reset();
+        cluster.finish();
+    });
+}
+
+/// It could have gone on where the address is by then.
+#[test]
+fn an_address_that_goes_while_a_connection_moves_ends_it_where_it_goes_on() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::Idle]);
+        }
+        cluster.hosts[0].start_helper();
+        let mut reader = None;
+        assert!(cluster.save_to(|stream| reader = Some(stream)), "all of it is in the pipe");
+        enter(&cluster.hosts[0].netns);
+        let host = &mut cluster.hosts[0];
+        let own = vec![(Family::V6.host(), 64)];
+        let change = HostChange { gone: vec![Family::V4.host()], own, ..unchanged(&host.world) };
+        host.world.follow(change);
+        for _ in 0..20 {
+            host.turn();
+        }
+        assert_eq!(host.world.engine.flow_count(), 2, "they stay as they are");
+        host.go_on();
         cluster.first_is_reset();
         cluster.finish();
     });

@@ -179,6 +179,52 @@ fn sockets_are_kept_for_a_moment_when_the_guest_has_gone() {
     });
 }
 
+/// State, bytes that are queued toward the peer, and the timer that is set, of each TCP socket over IPv4 of this network
+/// namespace.
+fn kernel_s_sockets() -> Vec<(u8, u32, u8)> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("procfs");
+    let number = |text: &str| u32::from_str_radix(text, 16).expect("a number");
+    let socket = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (queue, timer) = (words[4].split(':').next(), words[5].split(':').next());
+        (number(words[3]) as u8, number(queue.expect("two")), number(timer.expect("two")) as u8)
+    };
+    table.lines().skip(1).map(socket).collect()
+}
+
+/// What it would say again brings a network back that learns places by frames.
+#[test]
+fn a_source_says_nothing_when_the_guest_has_gone() {
+    const ESTABLISHED: u8 = 1;
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        cluster.connect_out(Family::V4, &[Before::Idle]);
+        cluster.connect_in(Family::V4, &[Before::Idle]);
+        cluster.traffic(Duration::from_millis(100));
+        // Nobody hears what the guest says from now on.
+        cluster.net.lead_to(1);
+        let handles: Vec<_> = cluster.connections.iter().map(|one| one.handle).collect();
+        for handle in handles {
+            cluster.guest.tcp_mut(handle).send_slice(&[1; 1000]).expect("open");
+        }
+        let unheard = |cluster: &Cluster| {
+            enter(&cluster.hosts[0].netns);
+            let all = kernel_s_sockets().into_iter().filter(|(state, ..)| *state == ESTABLISHED);
+            all.filter(|(_, queued, timer)| *queued > 0 && *timer > 0).count()
+        };
+        cluster.until("its words are on their way", |cluster| unheard(cluster) == 2);
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        enter(&cluster.hosts[0].netns);
+        let kept = kernel_s_sockets().into_iter().filter(|(state, ..)| *state == ESTABLISHED);
+        assert_eq!(kept.collect::<Vec<_>>(), [(ESTABLISHED, 0, 0); 2]);
+        cluster.until("the guest is heard", |cluster| {
+            cluster.connections.iter_mut().all(|one| one.peer.peek(&mut [0]).is_ok())
+        });
+    });
+}
+
 /// The packaged passt-repair has room for no more sockets than there were in the message before.
 #[test]
 fn no_message_to_a_helper_has_more_sockets_than_the_one_before() {
