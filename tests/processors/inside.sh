@@ -67,8 +67,8 @@ try() {
     if [ $status -eq 0 ]; then
         sed 's/^/| /' "/try/log.$1"
     else
-        grep -E '^(test .* FAILED|error|---- |thread )' "/try/log.$1" | head -n 20 | sed 's/^/      /' || true
-        tail -n 12 "/try/log.$1" | sed 's/^/      /'
+        grep -E -A 5 '^(test .* FAILED|error|---- |thread )' "/try/log.$1" | head -n 60 | sed 's/^/      /' || true
+        tail -n 6 "/try/log.$1" | sed 's/^/      /'
     fi
 }
 
