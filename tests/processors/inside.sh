@@ -73,6 +73,7 @@ try() {
 }
 
 rustc --version
+ip link set lo up
 for name in "${CASES[@]}"; do
     try "$name"
 done
