@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     crate::log::start();
     let command = match conf::parse(std::env::args_os()) {
         Ok(command) => command,
-        Err(error) => return fail(&error.into()),
+        Err(error) => return fail(&error.into(), str::to_owned),
     };
     match command {
         Command::Help(text) | Command::Version(text) | Command::Capabilities(text) => {
@@ -55,18 +55,23 @@ pub fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Command::Run(options) => start(*options).unwrap_or_else(|error| fail(&error)),
+        Command::Run(options) => {
+            let other_name = options.run.slirp4netns.is_some();
+            let words = if other_name { conf::as_slirp4netns_says } else { str::to_owned };
+            start(*options).unwrap_or_else(|error| fail(&error, words))
+        }
     }
 }
 
-fn fail(error: &StartError) -> ExitCode {
-    for line in error.to_string().lines() {
+/// Says what failed and what to do about it, in the `words` of the name that the program was started under.
+fn fail(error: &StartError, words: fn(&str) -> String) -> ExitCode {
+    for line in words(&error.to_string()).lines() {
         log::error!("{line}");
     }
     if let StartError::Conf(error) = error
         && let Some(cure) = error.cure()
     {
-        log::error!("{cure}");
+        log::error!("{}", words(&cure));
     }
     log::logger().flush();
     ExitCode::FAILURE
@@ -75,7 +80,7 @@ fn fail(error: &StartError) -> ExitCode {
 /// Makes the process independent of who started it, and runs.
 fn start(options: Options) -> Result<ExitCode, StartError> {
     sandbox::limit_capabilities()?;
-    process::settle_signals().map_err(system("sigaction"))?;
+    process::settle_signals(options.run.foreground).map_err(system("sigaction"))?;
     // Nothing is open yet but what was inherited.
     let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
     let given: Vec<_> =

@@ -210,6 +210,16 @@ pub(crate) fn helper_socket(
             );
             return Ok(None);
         }
+        // The folder is the service manager's.
+        Err(StartError::Bind { path, source, .. })
+            if link.migration.repair == Repair::Beside && activated()?.is_some() =>
+        {
+            log::warn!(
+                "{}: {source}: connections do not migrate; choose a --repair-path where the unit may make files",
+                path.display()
+            );
+            return Ok(None);
+        }
         bound => bound?,
     };
     made.note(&path);

@@ -364,6 +364,57 @@ fn without_landlock_the_rest_holds() {
     }
 }
 
+/// What Linux has got since 4.18, and the program uses where it is there: pidfd_open (5.3), close_range (5.9), epoll_pwait2
+/// (5.11), Landlock (5.13).
+fn as_by_linux_4_18(command: Command) -> Command {
+    let newer = [
+        libc::SYS_pidfd_open,
+        libc::SYS_close_range,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_landlock_create_ruleset,
+        libc::SYS_clone3,
+        libc::SYS_openat2,
+        libc::SYS_faccessat2,
+    ];
+    newer.into_iter().fold(command, |command, call| deny(command, call, None, libc::ENOSYS))
+}
+
+#[test]
+fn on_an_old_kernel_it_serves_and_follows_the_host() {
+    let program = Running::foreground(&[], as_by_linux_4_18);
+    program.assert_serves();
+    program.assert_has_no_rights();
+    let children = std::fs::read_to_string(program.proc(&format!("task/{}/children", program.pid)));
+    let children = children.unwrap();
+    let names = children.split_whitespace().map(|child| {
+        std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap().trim_end().to_owned()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["host-watch"]);
+}
+
+#[test]
+fn on_an_old_kernel_nothing_is_inherited() {
+    let script = "exec 77</dev/null; exec \"$0\" \"$@\"";
+    let list = ["--splice-only", "--", "sh", "-c", "[ ! -e /proc/self/fd/77 ] && exit 7"];
+    let mut command = Command::new("bash");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_pasta")]).args(list);
+    let output = as_by_linux_4_18(command).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+}
+
+/// By the end of a pipe, where there is no descriptor of a process; the exit status is the command's, also for a signal.
+#[test]
+fn on_an_old_kernel_a_command_begins_and_ends() {
+    for (script, code) in [("exit 5", 5), ("kill -KILL $$", 128 + libc::SIGKILL)] {
+        for more in [&[][..], &["--no-pidns"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+            command.arg("--splice-only").args(more).args(["--", "sh", "-c", script]);
+            let output = as_by_linux_4_18(command).output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{script}: {output:?}");
+        }
+    }
+}
+
 #[test]
 fn every_program_leaves_paths_behind() {
     let folder = tempfile::tempdir().unwrap();

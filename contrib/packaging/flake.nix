@@ -22,7 +22,7 @@
           # Licences and SBOM of crates are written by contrib/packaging/build.
           installPhase = ''
             runHook preInstall
-            sh contrib/packaging/install --prefix "" --built "target/${pkgs.stdenv.hostPlatform.rust.rustcTarget}/release" \
+            sh contrib/packaging/install --prefix "" --programs "$out/bin" --built "target/${pkgs.stdenv.hostPlatform.rust.rustcTarget}/release" \
               --without licences --without sbom "$out"
             runHook postInstall
           '';

@@ -79,15 +79,38 @@ fn in_path(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Podman's configuration, the strongest last.
+/// Podman's configuration, the strongest last (containers.conf(5)).
 fn containers_conf() -> Vec<String> {
-    let own = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
-    let own = own.map(|folder| folder.join("containers/containers.conf"));
+    let files = containers_conf_files(&|name| std::env::var_os(name).map(PathBuf::from));
+    // Nobody waits for a pipe of that name.
+    let files = files.into_iter().filter(|file| file.is_file());
+    files.filter_map(|file| fs::read_to_string(file).ok()).collect()
+}
+
+/// Where it is, by the environment: each file, and what is in the folder of its name with `.d`.
+fn containers_conf_files(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let last = variable("CONTAINERS_CONF_OVERRIDE");
+    if let Some(only) = variable("CONTAINERS_CONF") {
+        return [only].into_iter().chain(last).collect();
+    }
+    let own = variable("XDG_CONFIG_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".config")))
+        .map(|folder| folder.join("containers/containers.conf"));
     let files = ["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"];
     let files = files.map(PathBuf::from).into_iter().chain(own);
-    files.filter_map(|file| fs::read_to_string(file).ok()).collect()
+    files.flat_map(|file| [vec![file.clone()], more_files(file)].concat()).chain(last).collect()
+}
+
+/// The files in the folder beside `file`, in the order of their names.
+fn more_files(file: PathBuf) -> Vec<PathBuf> {
+    let mut folder = file.into_os_string();
+    folder.push(".d");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path());
+    let mut files: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|end| end == "conf")).collect();
+    files.sort();
+    files
 }
 
 /// The strings that TOML gives `key`, one or a list, in whatever section: these keys are in one only.
@@ -106,7 +129,7 @@ fn strings_of(toml: &str, key: &str) -> Option<Vec<String>> {
             }
         }
     }
-    Some(text.split('"').skip(1).step_by(2).map(str::to_owned).collect())
+    Some(text.split(['"', '\'']).skip(1).step_by(2).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -126,7 +149,25 @@ mod tests {
             Some(vec!["/a".to_owned(), "/b".to_owned()])
         );
         assert_eq!(strings_of(conf, "other"), Some(vec!["/c".to_owned()]));
+        assert_eq!(strings_of("key = 'word'", "key"), Some(vec!["word".to_owned()]));
         assert_eq!(strings_of(conf, "nothing"), None);
+    }
+
+    #[test]
+    fn where_containers_conf_is() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join(".config/containers");
+        fs::create_dir_all(folder.join("containers.conf.d")).unwrap();
+        for name in ["b.conf", "a.conf", "c.txt"] {
+            fs::write(folder.join("containers.conf.d").join(name), "").unwrap();
+        }
+        let files = containers_conf_files(&|name| (name == "HOME").then(|| home.path().into()));
+        let own = ["containers.conf", "containers.conf.d/a.conf", "containers.conf.d/b.conf"];
+        assert!(files.ends_with(&own.map(|name| folder.join(name))), "{files:?}");
+        assert_eq!(files[0], Path::new("/usr/share/containers/containers.conf"));
+        let files = containers_conf_files(&|name| Some(Path::new("/").join(name)));
+        let named = ["/CONTAINERS_CONF", "/CONTAINERS_CONF_OVERRIDE"];
+        assert_eq!(files, named.map(PathBuf::from));
     }
 
     #[test]

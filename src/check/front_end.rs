@@ -1,6 +1,8 @@
 //! The command line of a virtual machine monitor: whether the guest's memory is shared, and whether its network device
 //! leads to a socket of ours. vhost-user needs the memory as a descriptor that the monitor hands over, mapped by both.
 
+use serde_json::{Map, Value};
+
 use super::finding::Finding;
 
 const MEMORY: &str = "guest memory";
@@ -30,57 +32,92 @@ pub(super) fn findings(words: &[String]) -> Vec<Finding> {
     }
 }
 
-/// The values of an option, which may have one or two dashes, in the form `KIND,a=b,c=d`.
-fn arguments_of(words: &[String], option: &str) -> Vec<String> {
-    let named = |word: &str| word.trim_start_matches('-') == option && word.starts_with('-');
-    let pairs = words.windows(2).filter(|pair| named(&pair[0]));
-    pairs.map(|pair| without_json(&pair[1])).collect()
+/// The values of an option, at most so many behind each: behind it, or behind `=`. It may have one or two dashes. What
+/// is JSON, as libvirt gives it to QEMU, becomes what people write.
+fn arguments_of(words: &[String], option: &str, most: usize) -> Vec<String> {
+    let mut values = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+            continue;
+        };
+        match name.strip_prefix(option) {
+            Some("") => {
+                let behind = words[at + 1..].iter().take(most);
+                values.extend(behind.take_while(|word| !word.starts_with('-')).cloned());
+            }
+            Some(rest) => values.extend(rest.strip_prefix('=').map(str::to_owned)),
+            None => {}
+        }
+    }
+    values.iter().map(|value| without_json(value)).collect()
 }
 
-/// A value in JSON, as libvirt gives it to QEMU, in the form that people use. What has more than one level is not
-/// looked at here.
+/// An object in JSON in the form `a=b,c=d`. What has more than one level is not looked at here.
 fn without_json(value: &str) -> String {
-    let Some(members) = value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+    let Ok(members) = serde_json::from_str::<Map<String, Value>>(value) else {
         return value.to_owned();
     };
-    let unquoted = |text: &str| text.trim().trim_matches('"').to_owned();
-    let members = members.split(',').filter_map(|member| member.split_once(':'));
-    let members = members.map(|(name, value)| (unquoted(name), unquoted(value)));
-    let (kinds, rest): (Vec<_>, Vec<_>) =
-        members.partition(|(name, _)| matches!(name.as_str(), "type" | "qom-type" | "backend"));
-    let mut text = kinds.into_iter().next().map_or_else(String::new, |(_, kind)| kind);
-    for (name, value) in rest {
-        text.push_str(&format!(",{name}={value}"));
+    let plain = |value: &Value| match value {
+        Value::String(text) => Some(text.replace(',', ",,")),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(is) => Some(is.to_string()),
+        _ => None,
+    };
+    let pairs = members.iter();
+    let pairs = pairs.filter_map(|(name, value)| Some(format!("{name}={}", plain(value)?)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+/// What stands between the commas of `KIND,a=b,c=d`, where a doubled comma stands for one.
+fn parts(value: &str) -> Vec<String> {
+    let whole = value.replace(",,", "\0");
+    whole.split(',').map(|part| part.replace('\0', ",")).collect()
+}
+
+/// The value of `key`.
+fn property(value: &str, key: &str) -> Option<String> {
+    let parts = parts(value);
+    let mut pairs = parts.iter().filter_map(|part| part.split_once('='));
+    pairs.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+}
+
+/// Whether `key` is on, which may stand there alone, or off.
+fn switch(value: &str, key: &str) -> Option<bool> {
+    if let Some(value) = property(value, key) {
+        return Some(matches!(value.as_str(), "on" | "yes" | "true" | "y"));
     }
-    text
+    parts(value).iter().skip(1).find_map(|part| match part.strip_prefix("no") {
+        _ if part == key => Some(true),
+        Some(rest) if rest == key => Some(false),
+        _ => None,
+    })
 }
 
-/// The value of `key` in `a=b,c=d`.
-fn property<'a>(value: &'a str, key: &str) -> Option<&'a str> {
-    let mut pairs = value.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
-}
-
-fn is_on(value: Option<&str>) -> Option<bool> {
-    Some(matches!(value?, "on" | "yes" | "true" | "y"))
-}
-
-/// The first word of a value, before its properties.
-fn first_word(value: &str) -> &str {
-    value.split(',').next().unwrap_or_default()
+/// What a value is about: its first word, or what one of these keys has.
+fn kind(value: &str) -> String {
+    const KEYS: [&str; 3] = ["type", "qom-type", "backend"];
+    let named = KEYS.iter().find_map(|key| property(value, key));
+    named.unwrap_or_else(|| parts(value).swap_remove(0))
 }
 
 fn qemu(words: &[String]) -> Vec<Finding> {
-    let netdevs = arguments_of(words, "netdev");
-    if let Some(device) = netdevs.iter().find(|device| first_word(device) == "vhost-user") {
+    let mut netdevs = arguments_of(words, "netdev", 1);
+    netdevs.extend(arguments_of(words, "nic", 1));
+    let of_kind = |wanted: &[&str]| {
+        let mut netdevs = netdevs.iter();
+        netdevs.find(|device| wanted.contains(&kind(device).as_str()))
+    };
+    let stream = "not shared, and need not be: frames go through a stream socket";
+    if let Some(device) = of_kind(&["vhost-user"]) {
         return vec![qemu_memory(words), qemu_chardev(words, device)];
     }
-    let stream = |device: &String| matches!(first_word(device), "stream" | "socket");
-    if netdevs.iter().any(stream) {
-        return vec![Finding::fine(
-            MEMORY,
-            "not shared, and need not be: frames go through a stream socket",
-        )];
+    if let Some(device) = of_kind(&["passt"]) {
+        let shared = switch(device, "vhost-user") == Some(true);
+        let memory = if shared { qemu_memory(words) } else { Finding::fine(MEMORY, stream) };
+        return vec![memory, Finding::fine(DEVICE, "QEMU starts the passt of its $PATH")];
+    }
+    if of_kind(&["stream", "socket"]).is_some() {
+        return vec![Finding::fine(MEMORY, stream)];
     }
     let cure = "-chardev socket,id=c,path=SOCKET -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n";
     vec![Finding::lacks(
@@ -91,15 +128,15 @@ fn qemu(words: &[String]) -> Vec<Finding> {
 }
 
 fn qemu_memory(words: &[String]) -> Finding {
-    let machines = arguments_of(words, "machine").into_iter().chain(arguments_of(words, "M"));
-    let machines: Vec<String> = machines.collect();
-    let nodes = arguments_of(words, "numa");
+    let mut machines = arguments_of(words, "machine", 1);
+    machines.extend(arguments_of(words, "M", 1));
+    let nodes = arguments_of(words, "numa", 1);
     let by_machine = machines.iter().filter_map(|machine| property(machine, "memory-backend"));
     let by_node = nodes.iter().filter_map(|node| property(node, "memdev"));
-    let used: Vec<&str> = by_machine.chain(by_node).collect();
-    let objects = arguments_of(words, "object");
+    let used: Vec<String> = by_machine.chain(by_node).collect();
+    let objects = arguments_of(words, "object", 1);
     if used.is_empty() {
-        let unused = objects.iter().any(|object| first_word(object).starts_with("memory-backend"));
+        let unused = objects.iter().any(|object| kind(object).starts_with("memory-backend"));
         let text = if unused {
             "a memory object is made, but the machine does not use it"
         } else {
@@ -108,13 +145,14 @@ fn qemu_memory(words: &[String]) -> Finding {
         return Finding::lacks(MEMORY, text, QEMU_CURE);
     }
     for id in used {
-        let object = objects.iter().find(|object| property(object, "id") == Some(id));
+        let object = objects.iter().find(|object| property(object, "id").as_ref() == Some(&id));
         let Some(object) = object else {
             return Finding::lacks(MEMORY, format!("there is no -object with id={id}"), QEMU_CURE);
         };
-        let share = is_on(property(object, "share"));
-        let (kind, shared) = match first_word(object) {
+        let share = switch(object, "share");
+        let (kind, shared) = match kind(object).as_str() {
             "memory-backend-memfd" => ("memfd", share.unwrap_or(true)),
+            "memory-backend-shm" => ("shared memory object", share.unwrap_or(true)),
             "memory-backend-file" => ("file", share.unwrap_or(false)),
             other => {
                 let text = format!("{other} has no descriptor that could be handed over");
@@ -131,47 +169,42 @@ fn qemu_memory(words: &[String]) -> Finding {
 
 fn qemu_chardev(words: &[String], device: &str) -> Finding {
     let id = property(device, "chardev").unwrap_or_default();
-    let chardevs = arguments_of(words, "chardev");
-    let found = chardevs.iter().find(|chardev| property(chardev, "id") == Some(id));
-    match found {
-        None => {
-            let text = format!("there is no -chardev with id={id}, which -netdev vhost-user names");
-            Finding::lacks(DEVICE, text, format!("-chardev socket,id={id},path=SOCKET"))
-        }
-        Some(chardev) if first_word(chardev) != "socket" || property(chardev, "path").is_none() => {
-            let text = format!("-chardev {chardev} is no UNIX socket");
-            Finding::lacks(DEVICE, text, format!("-chardev socket,id={id},path=SOCKET"))
-        }
-        Some(chardev) if is_on(property(chardev, "server")) == Some(true) => {
-            let text = "QEMU would wait for a client on the socket, as passt does";
-            Finding::lacks(DEVICE, text, format!("leave server=on out of -chardev {chardev}"))
-        }
-        Some(chardev) => {
-            let path = property(chardev, "path").unwrap_or_default();
-            Finding::fine(
-                DEVICE,
-                format!("vhost-user at {path}: passt --vhost-user --socket {path}"),
-            )
-        }
+    let chardevs = arguments_of(words, "chardev", 1);
+    let found = chardevs.iter().find(|chardev| property(chardev, "id").as_ref() == Some(&id));
+    let cure = format!("-chardev socket,id={id},path=SOCKET");
+    let Some(chardev) = found else {
+        let text = format!("there is no -chardev with id={id}, which -netdev vhost-user names");
+        return Finding::lacks(DEVICE, text, cure);
+    };
+    let path = property(chardev, "path").filter(|_| kind(chardev) == "socket");
+    let Some(path) = path else {
+        return Finding::lacks(DEVICE, format!("-chardev {chardev} is no UNIX socket"), cure);
+    };
+    if switch(chardev, "server") == Some(true) {
+        let text = "QEMU would wait for a client on the socket, as passt does";
+        return Finding::lacks(DEVICE, text, format!("leave server=on out of -chardev {chardev}"));
     }
+    at_socket(&path)
+}
+
+/// The device leads to a socket.
+fn at_socket(path: &str) -> Finding {
+    Finding::fine(DEVICE, format!("vhost-user at {path}: passt --vhost-user --socket {path}"))
 }
 
 fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
-    let memory = arguments_of(words, "memory");
-    let shared = memory.iter().any(|memory| is_on(property(memory, "shared")) == Some(true));
+    let mut memory = arguments_of(words, "memory", 1);
+    memory.extend(arguments_of(words, "memory-zone", usize::MAX));
+    let shared = memory.iter().any(|memory| switch(memory, "shared") == Some(true));
     let memory = if shared {
         Finding::fine(MEMORY, "shared")
     } else {
         Finding::lacks(MEMORY, "the guest's memory is private", "--memory size=SIZE,shared=on")
     };
-    let nets = arguments_of(words, "net");
-    let net = nets.iter().find(|net| is_on(property(net, "vhost_user")) == Some(true));
-    let socket = net.and_then(|net| property(net, "socket"));
-    let device = match socket {
-        Some(path) => Finding::fine(
-            DEVICE,
-            format!("vhost-user at {path}: passt --vhost-user --socket {path}"),
-        ),
+    let nets = arguments_of(words, "net", usize::MAX);
+    let net = nets.iter().find(|net| switch(net, "vhost_user") == Some(true));
+    let device = match net.and_then(|net| property(net, "socket")) {
+        Some(path) => at_socket(&path),
         None => Finding::lacks(
             DEVICE,
             "there is no --net with vhost_user and a socket",
@@ -183,15 +216,10 @@ fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
 
 /// Its memory is always shared.
 fn crosvm(words: &[String]) -> Vec<Finding> {
-    let devices = arguments_of(words, "vhost-user");
-    let net = devices
-        .iter()
-        .find(|device| first_word(device) == "net" || property(device, "type") == Some("net"));
+    let devices = arguments_of(words, "vhost-user", 1);
+    let net = devices.iter().find(|device| kind(device) == "net");
     let device = match net.and_then(|net| property(net, "socket")) {
-        Some(path) => Finding::fine(
-            DEVICE,
-            format!("vhost-user at {path}: passt --vhost-user --socket {path}"),
-        ),
+        Some(path) => at_socket(&path),
         None => Finding::lacks(
             DEVICE,
             "there is no --vhost-user of type net with a socket",
@@ -249,6 +277,9 @@ mod tests {
             "-object memory-backend-memfd,id=mem,size=512M,share=on -machine q35,memory-backend=mem",
             "-object memory-backend-memfd,id=mem --numa node,memdev=mem",
             "-object memory-backend-file,id=mem,share=yes,mem-path=/x -M memory-backend=mem",
+            "-object memory-backend-file,id=mem,mem-path=/x,share -M memory-backend=mem",
+            "-object memory-backend-shm,id=mem,size=512M -M memory-backend=mem",
+            "-object qom-type=memory-backend-memfd,id=mem -M type=q35,memory-backend=mem",
         ] {
             let findings = findings(
                 &format!("kvm {memory} {DEVICE_OF_QEMU}")
@@ -282,12 +313,49 @@ mod tests {
                 "missing network device: QEMU would wait for a client on the socket, as passt does",
             ),
             (
+                "-chardev socket,id=c,path=/s,server,nowait -netdev vhost-user,id=n,chardev=c",
+                "missing network device: QEMU would wait for a client on the socket, as passt does",
+            ),
+            (
+                "-chardev socket,id=c,path=/a,,b -nic vhost-user,chardev=c",
+                "ok network device: vhost-user at /a,b: passt --vhost-user --socket /a,b",
+            ),
+            (
+                "-chardev backend=socket,id=c,path=/s -netdev id=n,type=vhost-user,chardev=c",
+                "ok network device: vhost-user at /s: passt --vhost-user --socket /s",
+            ),
+            (
                 "-netdev stream,id=n,server=off,addr.type=unix,addr.path=/s",
                 "ok guest memory: not shared, and need not be: frames go through a stream socket",
             ),
+            ("-netdev passt,id=n", "ok network device: QEMU starts the passt of its $PATH"),
         ] {
             let line = format!("qemu-kvm {shared} {device}");
             assert_eq!(judged(&line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn memory_for_a_passt_that_qemu_starts() {
+        let line = |how| judged(&format!("qemu-kvm -m 512 -netdev passt,id=n,vhost-user={how}"));
+        assert!(line("off").starts_with("ok "), "{}", line("off"));
+        assert_eq!(line("on"), "missing guest memory: the machine's memory is QEMU's own");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_reason_to_panic() {
+        for words in [
+            &["qemu", "-netdev"][..],
+            &["qemu", "-netdev", "", "-object", ",,,", "-chardev", "="],
+            &["qemu", "-netdev", "{}", "-netdev", "{\"type\":[]}", "-M", "{"],
+            &["qemu", "-netdev", "vhost-user", "-M", "memory-backend=", "-object", "id="],
+            &["cloud-hypervisor", "--net=", "--memory", "--memory-zone"],
+            &["crosvm", "--vhost-user", "=,"],
+            &["-"],
+            &[""],
+        ] {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            assert!(!findings(&words).is_empty(), "{words:?}");
         }
     }
 
@@ -304,6 +372,8 @@ mod tests {
         assert!(judged(&memory("true")).starts_with("ok "), "{}", judged(&memory("true")));
         let private = judged(&memory("false"));
         assert_eq!(private, "missing guest memory: the memfd of pc.ram is private");
+        let stream = r#"qemu -netdev {"type":"stream","addr":{"type":"unix","path":"/s"},"server":false,"id":"n"}"#;
+        assert!(judged(stream).starts_with("ok guest memory: not shared"), "{}", judged(stream));
     }
 
     #[test]
@@ -320,6 +390,16 @@ mod tests {
             ),
             (
                 format!("cloud-hypervisor --memory size=1G,shared=on {net}"),
+                "ok network device: vhost-user at /s: passt --vhost-user --socket /s",
+            ),
+            (
+                format!("cloud-hypervisor --memory=size=1G,shared=on --net tap=x {}", &net[6..]),
+                "ok network device: vhost-user at /s: passt --vhost-user --socket /s",
+            ),
+            (
+                format!(
+                    "cloud-hypervisor --memory size=0 --memory-zone id=a,size=1G,shared=on {net}"
+                ),
                 "ok network device: vhost-user at /s: passt --vhost-user --socket /s",
             ),
             (

@@ -29,12 +29,14 @@ pub(crate) fn answer(question: &Question) -> (String, bool) {
     (text, worst != Verdict::Missing)
 }
 
-/// One line each.
+/// One line each. What others have written, on command lines and in files, ends none and commands no terminal.
 fn lines(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { topic, verdict, text: what, cure } in findings {
         let (word, separator) = (verdict.name(), if cure.is_empty() { "" } else { "; cure: " });
-        let _ = writeln!(text, "{word:<8} {topic}: {what}{separator}{cure}");
+        let line = format!("{word:<8} {topic}: {what}{separator}{cure}");
+        text.extend(line.chars().map(|c| if c.is_control() { '?' } else { c }));
+        text.push('\n');
     }
     text
 }
@@ -96,6 +98,8 @@ mod tests {
              limited  ping: refused; cure: allow it\n\
              missing  tap: no device; cure: modprobe tun\n"
         );
+        let line = lines(&[Finding::fine("memory", "a\nok  b\u{1b}[2J")]);
+        assert_eq!(line, "ok       memory: a?ok  b?[2J\n");
     }
 
     #[test]

@@ -36,4 +36,5 @@ pub use options::{
 };
 pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};
+pub(crate) use slirp4netns::as_slirp4netns_says;
 pub use slirp4netns::{SlirpConf, slirp4netns_command};

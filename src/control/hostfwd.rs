@@ -11,8 +11,9 @@
 //! {"error": {"desc": "bad request: ..."}}
 //! ```
 //!
-//! A client is to end its side behind the request; one that only ends the line is answered, too. A port is a
-//! [`Rule`], and its id comes from that of the rule.
+//! A client is to end its side behind the request; one that only ends the line is answered, too. A request that is too
+//! long is refused, and the rest of it discarded: the kernel would take the answer for lost where its client has written
+//! what nobody has read. A port is a [`Rule`], and its id comes from that of the rule.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -31,6 +32,9 @@ use crate::limits::CONFIGURATION_WITHIN;
 /// Bytes of the longest request: several times what one has.
 const MAX_REQUEST_BYTES: usize = 4096;
 
+/// Bytes that are discarded of one that is longer.
+const MAX_DISCARDED_BYTES: usize = 1 << 20;
+
 /// Bytes of the longest reply: a list of all rules that there may be, with the longest addresses.
 const MAX_REPLY_BYTES: usize = MAX_RULES * 256 + 256;
 
@@ -42,12 +46,27 @@ pub const KIND: Kind = Kind {
     output_bytes: MAX_REPLY_BYTES,
 };
 
-/// What is said on one connection. Nothing is left of it behind the reply.
+/// What is said on one connection. Nothing is left of it behind the reply, but that a request was too long.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct HostForward(());
+pub struct HostForward {
+    /// The request was refused, and so many more bytes of it may come.
+    discards_bytes: Option<usize>,
+}
+
+impl HostForward {
+    /// Waits for the client to end its side.
+    fn discard(&mut self, left: usize, channel: &mut Channel) -> Next {
+        let count = channel.input().len();
+        channel.use_up(count);
+        self.discards_bytes = left.checked_sub(count);
+        if self.discards_bytes.is_some() { Next::Wait } else { Next::Close }
+    }
+}
 
 impl Protocol for HostForward {
-    fn begin(&mut self) {}
+    fn begin(&mut self) {
+        *self = Self::default();
+    }
 
     fn go_on(
         &mut self,
@@ -55,17 +74,19 @@ impl Protocol for HostForward {
         _out: &mut dyn ToGuest,
         channel: &mut Channel,
     ) -> Next {
+        if let Some(left) = self.discards_bytes {
+            return self.discard(left, channel);
+        }
         let input = channel.input();
-        let ended = channel.input_has_ended();
-        let over = ended || channel.input_is_full() || input.ends_with(b"\n");
+        let (ended, full) = (channel.input_has_ended(), channel.input_is_full());
+        let over = ended || full || input.ends_with(b"\n");
         if !over || (ended && input.trim_ascii().is_empty()) {
             return Next::Wait;
         }
         let reply = match serde_json::from_slice::<Value>(input) {
             // A line of several.
-            Err(error) if error.is_eof() && !ended && !channel.input_is_full() => {
-                return Next::Wait;
-            }
+            Err(error) if error.is_eof() && !ended && !full => return Next::Wait,
+            Err(_) if full => Err(format!("it is longer than {MAX_REQUEST_BYTES} bytes")),
             Err(error) => Err(format!("no JSON object: {error}")),
             Ok(request) => answer(engine, &request),
         };
@@ -76,6 +97,9 @@ impl Protocol for HostForward {
         channel.use_up(channel.input().len());
         // A client that has just come has all of the room.
         channel.write(format!("{reply}\n").as_bytes());
+        if full && !ended {
+            return self.discard(MAX_DISCARDED_BYTES, channel);
+        }
         Next::Close
     }
 

@@ -48,7 +48,10 @@ pub(super) struct Plan<'a> {
 /// A command that waits at the gate, or runs; its parent is what is known of it here.
 pub(crate) struct Child {
     gate: Option<OwnedFd>,
-    pidfd: OwnedFd,
+    /// Nobody else reaps it, so that nobody else has this number.
+    pid: Pid,
+    /// Becomes readable when it ends.
+    end: OwnedFd,
 }
 
 /// Which side of the fork returned.
@@ -64,27 +67,32 @@ pub(super) enum Started {
 /// # Errors
 /// There can be no further process.
 pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
-    let (gate_in, gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(system("Couldn't make a pipe"))?;
+    let pipe = || {
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        pipe.map_err(system("Couldn't make a pipe"))
+    };
+    let ((gate_in, gate), (end, alive)) = (pipe()?, pipe()?);
     let mut kinds = Kinds::COMMAND;
     if plan.pid_namespace {
         kinds = kinds.with(Kinds::PID);
     }
     match namespace::fork_into(kinds).map_err(system("Couldn't start the command's process"))? {
         Forked::Child => {
-            drop(gate);
-            Ok(Started::Command(run(plan, &gate_in)))
+            drop((gate, end));
+            Ok(Started::Command(run(plan, &gate_in, &alive)))
         }
         Forked::Parent(pid) => {
             let pid = Pid::from_raw(pid).ok_or(Errno::SRCH).map_err(system("fork"))?;
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(system("pidfd_open"))?;
-            Ok(Started::Program(Child { gate: Some(gate), pidfd }))
+            // Before Linux 5.3 the end of a pipe tells, which comes a moment before the process's.
+            let end = pidfd_open(pid, PidfdFlags::empty()).unwrap_or(end);
+            Ok(Started::Program(Child { gate: Some(gate), pid, end }))
         }
     }
 }
 
-/// The new process: prepares its surroundings, waits, and starts the command. Only what failed returns.
-fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
+/// The new process: prepares its surroundings, waits, and starts the command. It holds on to `alive`. Only what failed
+/// returns.
+fn run(plan: &Plan<'_>, gate: &OwnedFd, alive: &OwnedFd) -> ExitCode {
     if let Err(errno) = namespace::enter(plan.network, Kinds::NETWORK) {
         log::error!("Failed to join network namespace: {errno}");
         return ExitCode::FAILURE;
@@ -105,7 +113,7 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd) -> ExitCode {
     let children = if plan.pid_namespace { Children::EndWithUs } else { Children::Adopted };
     let forked = Init::prepare(children).and_then(|init| Ok((init, process::fork()?)));
     match forked {
-        Ok((init, Forked::Parent(command))) => init.serve(command, gate.as_fd()),
+        Ok((init, Forked::Parent(command))) => init.serve(command, gate.as_fd(), alive.as_fd()),
         Ok((_, Forked::Child)) => become_command(plan),
         Err(errno) => {
             log::error!("Couldn't start the command's process: {errno}");
@@ -204,14 +212,15 @@ impl Child {
     /// # Errors
     /// What dup(2) reports.
     pub(crate) fn watch(&self) -> Result<Box<dyn Source>, Errno> {
-        Ok(Box::new(Ended { pidfd: rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3)? }))
+        let end = rustix::io::fcntl_dupfd_cloexec(&self.end, 3)?;
+        Ok(Box::new(Ended { pid: self.pid, end }))
     }
 
     /// The exit code that stands for how the command ended: its own, or 128 and the signal.
     /// `None` while it runs.
     pub(crate) fn status(&self) -> Option<u8> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), options).ok()??;
+        let status = waitid(WaitId::Pid(self.pid), options).ok()??;
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Some(code as u8),
             (None, Some(signal)) => Some(128 + signal as u8),
@@ -225,7 +234,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         drop(self.gate.take());
-        let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let wait = || waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
         let _gone_or_reaped_before = rustix::io::retry_on_intr(wait);
     }
 }
@@ -256,14 +265,15 @@ impl Source for Passed {
     }
 }
 
-/// The command has ended when its descriptor becomes readable.
+/// The command ends when the descriptor becomes readable.
 struct Ended {
-    pidfd: OwnedFd,
+    pid: Pid,
+    end: OwnedFd,
 }
 
 impl Source for Ended {
     fn descriptor(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.end.as_fd()
     }
 
     fn event_type(&self) -> EventType {
@@ -271,7 +281,9 @@ impl Source for Ended {
     }
 
     fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
-        Some(Exit::Over)
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let runs = matches!(waitid(WaitId::Pid(self.pid), options), Ok(None));
+        (!runs).then_some(Exit::Over)
     }
 }
 

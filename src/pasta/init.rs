@@ -61,10 +61,10 @@ impl Init {
     }
 
     /// Stays until the command or the program has ended, and ends as the command did. Closes all descriptors of
-    /// the process but its own, whoever owns them.
-    pub(super) fn serve(&self, command: i32, gate: BorrowedFd<'_>) -> ! {
+    /// the process but its own and `alive`, whoever owns them.
+    pub(super) fn serve(&self, command: i32, gate: BorrowedFd<'_>, alive: BorrowedFd<'_>) -> ! {
         let _shown_only = rustix::thread::set_name(NAME);
-        if let Err(errno) = process::close_all_but(&[gate, self.signals.as_fd()]) {
+        if let Err(errno) = process::close_all_but(&[gate, alive, self.signals.as_fd()]) {
             log::debug!("Couldn't close descriptors: {errno}");
         }
         process::forget_start();

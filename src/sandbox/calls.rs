@@ -281,6 +281,18 @@ const WIDE: &[Call] = &[
     checked(libc::SYS_fcntl64, 1, FCNTLS, "src/frame/src/pipe.rs: fcntl_setpipe_size("),
 ];
 
+/// On x86 of 32 bits rustix makes all calls about sockets by one, whose arguments stand in memory, where no filter looks.
+#[cfg(not(target_arch = "x86"))]
+const SOCKETS: &[Call] = &[];
+#[cfg(target_arch = "x86")]
+const SOCKETS: &[Call] = &[any(libc::SYS_socketcall, "Rust: rustix has no other on x86")];
+
+/// How a handler of a signal ends that asks for no details, where there are two ways.
+#[cfg(not(any(target_arch = "x86", target_arch = "arm", target_arch = "s390x")))]
+const HANDLED: &[Call] = &[];
+#[cfg(any(target_arch = "x86", target_arch = "arm", target_arch = "s390x"))]
+const HANDLED: &[Call] = &[any(libc::SYS_sigreturn, "kernel: the end of a signal's handler")];
+
 /// Calls that processors which Linux has learned lately do not have; there they have the newer name alone.
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64"))]
 const OLDER: &[Call] = &[];
@@ -327,6 +339,8 @@ const SOCKET_MAKER: &[Call] = &[
     any(libc::SYS_close, "Rust: a descriptor is dropped"),
     #[cfg(debug_assertions)]
     checked(libc::SYS_fcntl, 1, IS_OPEN, "Rust: descriptors are checked before they are closed"),
+    #[cfg(all(debug_assertions, not(target_pointer_width = "64")))]
+    checked(libc::SYS_fcntl64, 1, IS_OPEN, "Rust: descriptors are checked before they are closed"),
     any(
         libc::SYS_restart_syscall,
         "kernel: a stopped process goes on with a call that has a time limit",
@@ -438,12 +452,12 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
     let special = match program {
         Program::Passt => [PASST, OPTIONS_OF_MIGRATION].concat(),
         Program::Pasta => PASTA.to_vec(),
-        Program::SocketMaker => return SOCKET_MAKER.to_vec(),
-        Program::Repair => return [REPAIR, RUNTIME, WIDE, &own_signals].concat(),
-        Program::Pesto => return [PESTO, RUNTIME, WIDE, &own_signals].concat(),
-        Program::HostWatch => return [HOST_WATCH, RUNTIME, WIDE, &own_signals].concat(),
+        Program::SocketMaker => return [SOCKET_MAKER, SOCKETS].concat(),
+        Program::Repair => return [REPAIR, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
+        Program::Pesto => return [PESTO, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
+        Program::HostWatch => return [HOST_WATCH, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
     };
-    [COMMON, OPTIONS, RUNTIME, WIDE, OLDER, &special, &own_signals].concat()
+    [COMMON, OPTIONS, RUNTIME, WIDE, SOCKETS, HANDLED, OLDER, &special, &own_signals].concat()
 }
 
 #[cfg(test)]
@@ -527,9 +541,11 @@ mod tests {
             libc::SYS_symlinkat,
             libc::SYS_unlinkat,
         ];
-        let mut opens = vec![libc::SYS_openat];
-        #[cfg(target_arch = "x86_64")]
-        opens.push(libc::SYS_open);
+        let opens = [
+            libc::SYS_openat,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open,
+        ];
         for program in PROGRAMS {
             for Call { number, checks, .. } in of(program, 1) {
                 assert!(!names.contains(&number) && !older.contains(&number), "{program:?}");

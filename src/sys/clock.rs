@@ -4,12 +4,19 @@
 use rustix::time::{ClockId, Timespec};
 
 /// What clock_gettime(2) says, nearly always without a system call.
+#[cfg(target_pointer_width = "64")]
 pub(crate) fn now(clock: ClockId) -> Timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the one local that it is given.
     let status = unsafe { libc::clock_gettime(clock as libc::clockid_t, &raw mut now) };
     assert_eq!(status, 0, "this clock is always there");
     Timespec { tv_sec: now.tv_sec, tv_nsec: now.tv_nsec }
+}
+
+/// The same where the C library's times end in 2038.
+#[cfg(not(target_pointer_width = "64"))]
+pub(crate) fn now(clock: ClockId) -> Timespec {
+    rustix::time::clock_gettime(clock)
 }
 
 #[cfg(test)]

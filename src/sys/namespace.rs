@@ -56,12 +56,13 @@ pub(crate) fn create(kinds: Kinds) -> Result<(), Errno> {
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Opens a path that stands for a namespace.
+/// Opens a path that stands for a namespace. It does not wait where that is a pipe.
 ///
 /// # Errors
 /// What open(2) reports.
 pub(crate) fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Runs `act` in a thread that has entered `network`.

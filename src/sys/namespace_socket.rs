@@ -376,8 +376,7 @@ fn serve(channel: BorrowedFd<'_>) {
 
 /// Closes all descriptors but 0. False before Linux 5.9.
 fn close_range() -> bool {
-    // SAFETY: nothing in this process uses any descriptor but 0.
-    unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) == 0 }
+    process::close_range(1, u32::MAX, 0).is_ok()
 }
 
 /// The same on any kernel, as far as descriptors may have come.

@@ -15,7 +15,7 @@ pub use inherited::{
     restore_for_command, settle_signals,
 };
 
-pub(crate) use inherited::close_all_but;
+pub(crate) use inherited::{close_all_but, close_range};
 pub(crate) use signals::{
     Arrived, PASSED_SIGNALS, end, next_signal, send_signal, shares_group, signal_descriptor,
 };

@@ -45,13 +45,13 @@ retry() {
 
 # need COMMAND=PACKAGE...: installs the packages whose command is missing.
 need() {
-    local pair missing=()
+    local pair missing=() commands=()
     for pair in "$@"; do
-        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}") commands+=("${pair%%=*}")
     done
     [ ${#missing[@]} -eq 0 ] && return 0
     command -v apt-get >/dev/null || {
-        warn "missing: ${missing[*]} (no apt-get here, install them by hand)"
+        warn "missing: ${commands[*]} (Debian has them in ${missing[*]}; no apt-get here, install them by hand)"
         return 1
     }
     say "installing ${missing[*]}"

@@ -41,6 +41,26 @@ fn whoever_comes_before_the_program_is_served_and_the_socket_stays() {
     }
 }
 
+/// The folder is the manager's: a unit makes no files there, and migration is nobody's wish.
+#[test]
+fn where_nothing_can_be_made_beside_the_socket_there_is_no_helper() {
+    let place = Place::new();
+    let folder = place.path("manager");
+    std::fs::create_dir(&folder).unwrap();
+    let listener = UnixListener::bind(folder.join("listening")).unwrap();
+    // A folder in the way is what root may not replace, either.
+    std::fs::create_dir(folder.join("listening.repair")).unwrap();
+    let passt = place.passt(&["--foreground", "--vhost-user"]);
+    let mut program = place.spawn(&mut passing(&listener, 1, &passt));
+    let said = place.text("stderr");
+    assert!(said.contains("connections do not migrate; choose a --repair-path"), "{said}");
+    program.end(Signal::TERM);
+    // Who has asked for it gets it, or an error.
+    let asked = ["--foreground", "--vhost-user", "--repair-path", "/no-such-folder/repair"];
+    let message = refusal(&mut passing(&listener, 1, &place.passt(&asked)));
+    assert!(message.contains("choose another --repair-path"), "{message}");
+}
+
 #[test]
 fn in_the_background_too() {
     let place = Place::new();

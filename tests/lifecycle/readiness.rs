@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::process::{Signal, geteuid};
 
-use crate::rig::{PATIENCE, Place, refusal, until};
+use crate::rig::{PATIENCE, Place, contains, refusal, status_field, until};
 
 fn mode(place: &Place, name: &str) -> u32 {
     std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777
@@ -99,6 +99,30 @@ fn a_pid_that_cannot_be_written_ends_the_process_in_the_background() {
     assert!(message.contains("Couldn't write PID file /dev/full: No space left"), "{message}");
     let socket = place.path("socket");
     until("its end", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
+}
+
+/// Whoever waits for the command takes 0 for a program that is ready. In the foreground it ends as asked.
+#[test]
+fn a_signal_on_the_way_to_the_background_is_no_success() {
+    for (foreground, code) in [(false, 1), (true, 0)] {
+        let place = Place::new();
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-rn", env!("CARGO_BIN_EXE_passt"), "--wait-for-network", "60", "--socket"]);
+        command.arg(place.path("socket")).args(foreground.then_some("--foreground"));
+        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        until("a program that has its own way with SIGTERM", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            contains(&status_field(&status, "SigCgt"), Signal::TERM).then_some(())
+        });
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let words = "Ended by a signal before it was ready\n";
+        assert_eq!(said.contains(words), !foreground, "{said}");
+        assert!(!place.path("socket").exists());
+    }
 }
 
 /// Waits for what the service manager is told.

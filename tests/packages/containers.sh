@@ -289,7 +289,7 @@ try() {
     pkill -KILL -u $USER_ID || true
 }
 
-dpkg -i /try/package.deb
+dpkg -i /try/*.deb
 write_names
 make_network
 make_image

@@ -18,6 +18,18 @@ slirp() {
 # api REQUEST: what the socket says to it.
 api() { (become_user /run/bin/nettool ask "$WORLD/api" "$1"); }
 
+# refuses_in_its_words WORDS ARGUMENT...: soon, with these words, and without options that are pasta's.
+refuses_in_its_words() {
+    local words=$1 found
+    shift
+    found=$( (become_user timeout 5 /run/bin/slirp4netns "$@") 2>&1) && return 1
+    echo "$found"
+    holds "$found" "$words"
+    for words in --netns-only '--userns ' '--netns ' --ns-ifname --outbound-if 'or a command' 'ip netns list'; do
+        lacks "$found" "$words"
+    done
+}
+
 case_slirp4netns() {
     local found
     name_server outside "$SERVER4"
@@ -76,10 +88,15 @@ case_slirp4netns_ports() {
     same "$(api '{"execute": "list_hostfwd"}' | grep -o '"id"' | wc -l)" 21
     from_host get 127.0.0.1:7120 2048 83
     for request in '' '{' 'x' '{}' '[1]' '{"execute":"quit"}' '{"execute":"add_hostfwd"}' \
-        '{"execute":"add_hostfwd","arguments":{"proto":"sctp"}}' '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":70000}}' \
-        "$(head -c 5000 /dev/zero | tr '\0' ' ')"; do
+        '{"execute":"add_hostfwd","arguments":{"proto":"sctp"}}' '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_port":70000}}'; do
         lacks "$(api "$request")" return
     done
+    # The kernel takes an answer for lost where something was written that nobody reads.
+    for id in 4097 5000 100000; do
+        holds "$(api "{\"execute\": \"$(head -c $id /dev/zero | tr '\0' x)\"}")" \
+            '{"error":{"desc":"bad request: it is longer than 4096 bytes"}}'
+    done
+    same "$(api "$(printf '%4000s{"execute": "list_hostfwd"}' '')")" "$(api '{"execute": "list_hostfwd"}')"
     ! has_ended "$SLIRP" || return 1
     kill "$SLIRP"
     wait "$SLIRP"
@@ -118,6 +135,18 @@ case_slirp4netns_refused() {
     holds "$found" '--api-socket'
     found=$( (become_user /run/bin/slirp4netns --disable-dns=no "$HOLDER" tap0) 2>&1) && return 1
     holds "$found" "slirp4netns: option '--disable-dns' doesn't allow an argument"
-    found=$( (become_user /run/bin/slirp4netns 4194303 tap0) 2>&1) && return 1
-    holds "$found" '/proc/4194303/ns/'
+    # What is wrong, and the cure, with the options that there are.
+    refuses_in_its_words '/proc/4194303/ns/user: No such file or directory: there is no process 4194303: give the id of one that runs' \
+        4194303 tap0
+    refuses_in_its_words 'none: No such file or directory: give the path of one' --netns-type=path "$WORLD/none" tap0
+    refuses_in_its_words 'is no network namespace: give a path, as /proc/PID/ns/net' --netns-type=path "$WORLD/file" tap0
+    refuses_in_its_words 'this is no user namespace' --userns-path "$WORLD/file" "$HOLDER" tap0
+    refuses_in_its_words 'there is such a device, choose another TAPNAME' "$HOLDER" lo
+    refuses_in_its_words '--outbound-addr and --outbound-addr6 take an interface of the host; none is none' \
+        --outbound-addr none "$HOLDER" tap0
+    # Nobody writes into it.
+    mkfifo "$WORLD/fifo"
+    chmod 666 "$WORLD/fifo"
+    refuses_in_its_words 'is no network namespace' --netns-type=path "$WORLD/fifo" tap0
+    refuses_in_its_words 'this is no user namespace' --userns-path "$WORLD/fifo" "$HOLDER" tap0
 }

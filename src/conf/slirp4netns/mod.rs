@@ -8,10 +8,12 @@
 //! | `command` | the table, and what is wrong with a command line |
 //! | `request` | what was asked for, as types |
 //! | `words` | the same in pasta's words |
+//! | `refusals` | what pasta says of a start that fails, in the words of slirp4netns |
 //!
 //! The word that the name of the program is looked for is [`NAME`], wherever it stands in it.
 
 mod command;
+mod refusals;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 
 use super::{Command, ConfError};
 pub use command::command as slirp4netns_command;
+pub(crate) use refusals::in_these_words as as_slirp4netns_says;
 use request::Request;
 
 /// How a program of this kind is called.

@@ -41,7 +41,7 @@ pub fn raise_descriptor_limit() -> Result<DescriptorLimit, Errno> {
 /// owns any of them.
 ///
 /// # Errors
-/// What close_range(2) reports; `NOSYS` before Linux 5.9.
+/// What close_range(2) reports; `NOSYS` before Linux 5.9 where `/proc` cannot be read, either.
 pub fn close_descriptors(keep: &[RawFd]) -> Result<(), Errno> {
     close_between(keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect())
 }
@@ -62,29 +62,55 @@ fn close_between(mut kept: Vec<u32>) -> Result<(), Errno> {
     kept.dedup();
     for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO.unsigned_abs()) {
         if fd > first {
-            close_range(first, fd - 1, 0)?;
+            close_from_to(first, fd - 1)?;
         }
         first = fd + 1;
     }
-    close_range(first, u32::MAX, 0)
+    close_from_to(first, u32::MAX)
 }
 
-fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+fn close_from_to(first: u32, last: u32) -> Result<(), Errno> {
+    match close_range(first, last, 0) {
+        Err(Errno::NOSYS) => close_one_by_one(first, last),
+        other => other,
+    }
+}
+
+/// The same before Linux 5.9: those that `/proc` lists.
+fn close_one_by_one(first: u32, last: u32) -> Result<(), Errno> {
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOSYS)?;
+    let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // The list has a descriptor, too, which is closed when all have been read.
+    let open: Vec<RawFd> = numbers.collect();
+    for fd in open.into_iter().filter(|fd| (first..=last).contains(&fd.unsigned_abs())) {
+        // SAFETY: what is closed, nobody owns (see the callers).
+        let _that_of_the_list_is_closed = unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// close_range(2), for descriptors that nobody owns, or whose owners get no word any more.
+///
+/// # Errors
+/// What it reports; `NOSYS` before Linux 5.9.
+pub(crate) fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
     // SAFETY: plain numbers; what is closed, nobody owns (see the callers).
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// Makes signals do what they do by default, whatever the parent thought of them, and those of
-/// [`ENDING_SIGNALS`] end the program, with 0, until it asks for them as a descriptor. A file that has
-/// reached the limit of its size (`ulimit -f`) is an error of write(2), like a full disk, and no signal.
+/// [`ENDING_SIGNALS`] end the program until it asks for them as a descriptor: with 0 in the foreground, and with 1 on the
+/// way to the background, where 0 says that it is ready. A file that has reached the limit of its size (`ulimit -f`) is
+/// an error of write(2), like a full disk, and no signal.
 ///
 /// # Errors
 /// What sigaction(2) reports.
-pub fn settle_signals() -> Result<(), Errno> {
+pub fn settle_signals(foreground: bool) -> Result<(), Errno> {
     set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
     set_handler(libc::SIGXFSZ, libc::SIG_IGN)?;
-    let end = end_at_once as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    let end = if foreground { end_at_once } else { end_unready };
+    let end = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
     for signal in ENDING_SIGNALS {
         set_handler(signal, end)?;
     }
@@ -95,6 +121,14 @@ pub fn settle_signals() -> Result<(), Errno> {
 extern "C" fn end_at_once(_signal: libc::c_int) {
     // That is _exit(2), which signal handlers may call.
     super::end(0)
+}
+
+/// The same, for whom somebody waits.
+extern "C" fn end_unready(_signal: libc::c_int) {
+    const WORDS: &[u8] = b"Ended by a signal before it was ready\n";
+    // That is write(2), which signal handlers may call. Who does not hear it sees the exit code.
+    let _written = rustix::io::write(rustix::stdio::stderr(), WORDS);
+    super::end(1)
 }
 
 fn set_handler(signal: libc::c_int, handler: libc::sighandler_t) -> Result<(), Errno> {

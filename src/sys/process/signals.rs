@@ -97,7 +97,7 @@ mod tests {
         // The test's thread is the only one that blocks it.
         // SAFETY: plain numbers.
         let sent = unsafe {
-            let pid = libc::c_long::from(std::process::id());
+            let pid = libc::c_long::from(rustix::process::getpid().as_raw_nonzero().get());
             let tid = libc::c_long::from(this.as_raw_nonzero().get());
             libc::syscall(libc::SYS_tgkill, pid, tid, libc::SIGUSR1)
         };
