@@ -230,11 +230,11 @@ pub fn resolv_conf(text: &str) -> (Vec<(IpAddr, Option<String>)>, Vec<String>, u
     (servers, conf.search.to_vec(), conf.skipped.len())
 }
 
-/// The question of a DNS query, and the addresses in an answer: whether there is one, and how many.
-pub fn dns(message: &[u8]) -> (bool, usize) {
-    let mut addresses = 0;
+/// Whether there is a question of a DNS query, and the addresses in an answer, with the seconds that they hold.
+pub fn dns(message: &[u8]) -> (bool, Vec<(IpAddr, u32)>) {
+    let mut addresses = Vec::new();
     if let Some(answer) = dns::answer(message) {
-        answer.addresses(|_, _| addresses += 1);
+        answer.addresses(|address, ttl_s| addresses.push((address, ttl_s)));
     }
     (dns::query(message).is_some(), addresses)
 }

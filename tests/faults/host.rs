@@ -3,9 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 /// Where the echoes are.
@@ -17,6 +17,8 @@ const FROM_OUTSIDE: usize = 20_000;
 
 /// Connections of the guest that the echo has not seen end.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of each of their streams.
+static EXPECTED: AtomicUsize = AtomicUsize::new(0);
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What has become of a stream.
@@ -60,15 +62,21 @@ pub fn open() -> usize {
     OPEN.load(Ordering::Relaxed)
 }
 
-/// Echoes on the loopback device. Streams of the guest have `len` bytes, if they are not reset.
+/// Echoes on the loopback device. From now on streams of the guest have `len` bytes, if they are not reset.
 pub fn serve(len: usize) {
+    EXPECTED.store(len, Ordering::Relaxed);
+    static SERVES: Once = Once::new();
+    SERVES.call_once(begin);
+}
+
+fn begin() {
     let listener = TcpListener::bind(("127.0.0.1", ECHO)).expect("a free port");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             OPEN.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || {
                 match echo(&mut stream.expect("a stream")) {
-                    Ok(came) if came != len => {
+                    Ok(came) if came != EXPECTED.load(Ordering::Relaxed) => {
                         complain(format!("the echo hears {came} and the end"));
                     }
                     _ => {}

@@ -13,6 +13,8 @@ mod guest;
 mod host;
 mod kernel;
 mod tracer;
+#[cfg(target_env = "gnu")]
+mod used;
 mod wire;
 mod world;
 
@@ -177,6 +179,18 @@ fn a_call_that_fails_on_vhost_user_takes_nobody_else_along() {
 #[test]
 fn a_call_that_fails_on_the_tap_takes_nobody_else_along() {
     isolated(SETUP, || walk(Kind::Tap, 1));
+}
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn each_call_that_passt_may_make_is_made_by_a_test() {
+    isolated(SETUP, || used::check("PASST"));
+}
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn each_call_that_pasta_may_make_is_made_by_a_test() {
+    isolated(SETUP, || used::check("PASTA"));
 }
 
 #[test]

@@ -152,12 +152,7 @@ pub fn server(data: &[u8]) {
 pub fn lines(data: &[u8]) {
     let mut input = Input(data);
     let may_change = input.u8() & 1 == 0;
-    let about = About {
-        program: "passt",
-        mode: "stream",
-        has_namespace: false,
-        kernel: KERNEL,
-    };
+    let about = About { program: "passt", mode: "stream", has_namespace: false, kernel: KERNEL };
     let pace = Pace::default();
     let protocols = (0..2).map(|_| Json::new(about, may_change, pace.clone()));
     let mut rig = Rig::new(json::KIND, protocols);

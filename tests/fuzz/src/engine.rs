@@ -7,26 +7,31 @@
 //! * no byte of a stream is wrong, in either direction;
 //! * what was acknowledged was delivered, unless somebody has reset the connection;
 //! * a frame that others cannot read is counted among those that were dropped;
+//! * a datagram for who answers comes there, whole, or is counted; and so is the answer on its way back;
+//! * on a link that allocates nothing, nothing is allocated;
 //! * each flow has a timer, work comes to an end, and after a long silence no flow and no descriptor is left.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use passt::flow::fwd::Proto;
 use passt::fuzzing::{self, Head};
-use passt_frame::{FrameMeta, FramePort};
-use rustix::net::sockopt;
+use passt_frame::{FrameMeta, GsoKind, MemPort};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpPacket, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IgmpPacket, IpAddress,
     IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
+use crate::ends::{Conn, Datagrams, ISN, MTU, byte};
+use crate::frames;
 use crate::input::Input;
+use crate::links::{self, Choice, Playground};
 use crate::packet::{self, ACK, FIN, RST, SYN};
-use crate::world::{FAMILIES, Family, PLAIN, Setup, World, forward};
+use crate::slot_port::SlotPort;
+use crate::world::{FAMILIES, Family, Setup, World, forward};
 
 /// Turns after which the engine must have come to rest.
 const TURNS: usize = 400;
@@ -37,35 +42,9 @@ const FORWARDED: u16 = 7000;
 const GUEST: u16 = 40000;
 /// Connections that the guest has at once.
 const CONNECTIONS: usize = 4;
-/// The sequence number of each SYN of the guest.
-const ISN: u32 = 1000;
-const MTU: u16 = 1500;
 
-/// The byte at a place of every stream, by the sequence number in front of the first one.
-fn byte(at: u32) -> u8 {
-    (at.wrapping_mul(0x9e37_79b1) >> 13) as u8
-}
-
-/// What the guest knows of a connection.
-#[derive(Default)]
-struct Conn {
-    /// The first number of the engine, once it is known.
-    theirs: Option<u32>,
-    /// What it has acknowledged, and what it has sent.
-    acked: u32,
-    sent_to: u32,
-    /// Somebody has reset it, or it was begun again: nothing is promised.
-    broken: bool,
-    /// The host's end.
-    peer: Option<TcpStream>,
-    accepted: u32,
-    /// Bytes that the host has read, and written.
-    read: u32,
-    written: u32,
-}
-
-struct Play {
-    world: World,
+struct Play<P: Playground> {
+    world: World<P>,
     conns: Vec<Conn>,
     servers: Vec<TcpListener>,
     echoes: Vec<UdpSocket>,
@@ -75,6 +54,7 @@ struct Play {
     last: Vec<u8>,
     /// Drops that were counted, and those that must be since then.
     due: u64,
+    datagrams: Datagrams,
 }
 
 /// Families take turns.
@@ -83,15 +63,23 @@ fn family(index: usize) -> Family {
 }
 
 pub fn run(data: &[u8]) {
+    let choice = Choice::of(data);
+    match choice {
+        Choice::Plain | Choice::Offloads => play::<MemPort>(data, choice),
+        Choice::Slots => play::<SlotPort>(data, choice),
+    }
+}
+
+fn play<P: Playground>(data: &[u8], choice: Choice) {
     let free = lowest_descriptor();
-    let mut play = Play::new();
+    let mut play = Play::<P>::new(choice);
     let mut input = Input(data);
     while !input.is_empty() {
         play.op(&mut input);
         play.rest();
     }
     play.end();
-    drop(play);
+    play.into_link().keep();
     assert_eq!(lowest_descriptor(), free, "descriptors are left");
 }
 
@@ -101,15 +89,15 @@ fn lowest_descriptor() -> i32 {
     rustix::io::dup(std::io::stderr()).expect("a duplicate").as_raw_fd()
 }
 
-impl Play {
-    fn new() -> Self {
+impl<P: Playground> Play<P> {
+    fn new(choice: Choice) -> Self {
         let rules = [Proto::Tcp, Proto::Udp]
             .into_iter()
             .flat_map(|proto| FAMILIES.map(|family| forward(proto, family, FORWARDED)))
             .collect();
-        let setup =
-            Setup { caps: PLAIN, mtu: MTU, rules, max_descriptors: 512, ..Setup::default() };
-        let mut world = World::new(&setup);
+        let caps = choice.caps();
+        let setup = Setup { caps, mtu: MTU, rules, max_descriptors: 512, ..Setup::default() };
+        let mut world = World::on(P::make(caps), &setup);
         let servers = (0..CONNECTIONS).map(|index| {
             let listener = TcpListener::bind(family(index).host_at(SERVER + index as u16));
             let listener = listener.expect("a free port");
@@ -133,9 +121,15 @@ impl Play {
             inbound: BTreeMap::new(),
             last: Vec::new(),
             due: 0,
+            datagrams: Datagrams { room: true, ..Datagrams::default() },
         };
         play.rest();
         play
+    }
+
+    /// The link; everything else has gone.
+    fn into_link(self) -> P {
+        self.world.port
     }
 
     /// One thing that happens.
@@ -198,8 +192,11 @@ impl Play {
             160..200 => SocketAddr::new(family.gateway(), ECHO),
             _ => SocketAddr::new(self.anybody(input, family), input.u16()),
         };
-        let len = usize::from(input.u16()) % 1472;
-        self.send(packet::udp(from, to, &vec![input.u8(); len]));
+        let (len, fill) = (usize::from(input.u16()) % 1472, input.u8());
+        if to == family.host_at(ECHO) {
+            self.datagrams.asked = Some((len, fill));
+        }
+        self.send(packet::udp(from, to, &vec![fill; len]));
     }
 
     fn anybody(&self, input: &mut Input<'_>, family: Family) -> IpAddr {
@@ -256,7 +253,7 @@ impl Play {
             .step_by(step)
             .map(|at| {
                 let part = &message[at..message.len().min(at + step)];
-                fragment(family, to.ip(), id, (at, at + step < message.len()), part)
+                frames::fragment(family, to.ip(), id, (at, at + step < message.len()), part)
             })
             .collect();
         if order & 1 != 0 {
@@ -337,11 +334,8 @@ impl Play {
 
     fn link(&mut self, input: &mut Input<'_>) {
         match input.u8() % 6 {
-            0 => drop(self.world.port.set_room(usize::from(input.u8() % 8))),
-            1 => {
-                self.world.port.set_room(usize::MAX);
-                self.world.engine.on_link_room();
-            }
+            0 => self.datagrams.room = !self.world.port.limit(usize::from(input.u8() % 8)),
+            1 => self.give_room(),
             2 => {
                 let (_, out) = self.world.port.halves();
                 self.world.engine.on_link_up(out);
@@ -351,8 +345,14 @@ impl Play {
                 self.world.engine.on_guest_set_back();
                 self.conns.iter_mut().for_each(|conn| conn.broken = true);
             }
-            _ => self.world.port.cut_at(usize::from(input.u8())),
+            _ => self.world.port.cut(usize::from(input.u8())),
         }
+    }
+
+    fn give_room(&mut self) {
+        self.world.port.limit(usize::MAX);
+        self.world.engine.on_link_room();
+        self.datagrams.room = true;
     }
 
     fn dropped(&self) -> u64 {
@@ -361,8 +361,8 @@ impl Play {
 
     fn send(&mut self, frame: Vec<u8>) {
         self.last.clone_from(&frame);
-        self.due += u64::from(is_unreadable(&frame));
-        self.world.port.send(frame, FrameMeta::default());
+        self.due += u64::from(frames::is_unreadable(&frame));
+        self.world.send(frame);
     }
 
     /// Sends a frame that follows no rules, unless it would write bytes into a stream that is known.
@@ -380,35 +380,58 @@ impl Play {
     /// Lets the engine do what there is, and everybody see what came of it.
     fn rest(&mut self) {
         self.world.settle(TURNS);
-        for frame in self.world.received() {
-            self.check(&frame);
-        }
+        self.receive();
         for (conn, server) in self.conns.iter_mut().zip(&self.servers) {
             conn.serve(server);
         }
-        for echo in &self.echoes {
-            let mut bytes = [0; 2048];
-            while let Ok((len, from)) = echo.recv_from(&mut bytes) {
-                let _ = echo.send_to(&bytes[..len], from);
-            }
-        }
+        self.datagrams.got = 0;
+        self.datagrams.answer(&self.echoes);
         self.world.settle(TURNS);
-        for frame in self.world.received() {
-            self.check(&frame);
-        }
+        self.receive();
+        self.balance();
         assert!(self.world.engine.all_flows_have_timers(), "a flow has no timer");
         let dropped = self.dropped();
         assert!(dropped >= self.due, "{} frames are wrong, {dropped} dropped", self.due);
         self.due = dropped;
     }
 
-    /// A frame for the guest.
-    fn check(&mut self, frame: &[u8]) {
+    /// Datagrams that nobody has counted as dropped have arrived.
+    fn balance(&mut self) {
+        let dropped = self.dropped();
+        let Datagrams { dropped: before, asked, heard, answers, got, room } = self.datagrams;
+        let lost = u64::from(asked.is_some() && !heard);
+        let unanswered = if room { answers.saturating_sub(got) } else { 0 };
+        assert!(
+            lost + unanswered <= dropped - before,
+            "{lost} datagrams are lost, {unanswered} answers, and {} were counted",
+            dropped - before
+        );
+        self.datagrams = Datagrams { dropped, room, ..Datagrams::default() };
+        if P::ALLOCATES_NOTHING {
+            assert_eq!(self.world.allocations, 0, "the engine allocates");
+        }
+    }
+
+    /// Frames for the guest.
+    fn receive(&mut self) {
+        while let Some((frame, meta)) = self.world.port.guest_receives() {
+            self.check(&links::completed(frame, meta), meta);
+        }
+    }
+
+    fn check(&mut self, frame: &[u8], meta: FrameMeta) {
         // The guest announces the same maximum segment size in both families, and gets what it asks for.
         let segment =
             frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&packet::TCP);
-        let most = usize::from(MTU) + 14 + if segment { 20 } else { 0 };
+        let each = usize::from(MTU) + 14 + if segment { 20 } else { 0 };
+        let most = if meta.gso.is_some() { usize::from(u16::MAX) + 14 } else { each };
         assert!(frame.len() <= most, "{} bytes", frame.len());
+        if let Some(gso) = meta.gso {
+            assert!(usize::from(gso.header_len + gso.size) <= each, "{gso:?}");
+            if gso.kind == GsoKind::Udp {
+                return; // Others take it for one datagram.
+            }
+        }
         let ethernet = EthernetFrame::new_checked(frame).expect("a header");
         match ethernet.ethertype() {
             EthernetProtocol::Arp => {
@@ -442,6 +465,7 @@ impl Play {
             IpProtocol::Udp => {
                 let udp = UdpPacket::new_checked(bytes).expect("a whole datagram");
                 assert!(udp.verify_checksum(&from, &to), "a wrong checksum of UDP");
+                self.datagrams.got += u64::from(udp.src_port() == ECHO);
             }
             IpProtocol::Icmp => {
                 let icmp = Icmpv4Packet::new_checked(bytes).expect("a whole message");
@@ -497,8 +521,7 @@ impl Play {
 
     /// Everybody reads what there is, and then says nothing for longer than any timer.
     fn end(&mut self) {
-        self.world.port.set_room(usize::MAX);
-        self.world.engine.on_link_room();
+        self.give_room();
         self.rest();
         for conn in &self.conns {
             conn.check_delivery();
@@ -514,79 +537,4 @@ impl Play {
         }
         panic!("{} flows go on for ever", self.world.engine.flow_count());
     }
-}
-
-impl Conn {
-    /// The host's server accepts, and reads all that has come.
-    fn serve(&mut self, server: &TcpListener) {
-        while let Ok((peer, _)) = server.accept() {
-            let _ = peer.set_nonblocking(true);
-            let _ = sockopt::set_socket_linger(&peer, Some(Duration::ZERO));
-            self.accepted += 1;
-            (self.read, self.written) = (0, 0);
-            self.broken |= self.accepted > 1;
-            self.peer = Some(peer);
-        }
-        let Some(peer) = &mut self.peer else { return };
-        let mut bytes = [0; 16384];
-        loop {
-            match peer.read(&mut bytes) {
-                Ok(0) => return,
-                Ok(len) => {
-                    for got in &bytes[..len] {
-                        let expected = byte((ISN + 1).wrapping_add(self.read));
-                        assert_eq!(*got, expected, "a wrong byte for the host at {}", self.read);
-                        self.read += 1;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.broken = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The end of the stream counts as one.
-    fn check_delivery(&self) {
-        if !self.broken && self.peer.is_some() {
-            let (acked, read) = (self.acked, self.read);
-            assert!(acked <= read + 1, "{acked} bytes were acknowledged, {read} delivered");
-        }
-    }
-}
-
-/// Whether nobody can read this far enough to know who it is for.
-fn is_unreadable(frame: &[u8]) -> bool {
-    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return true };
-    match ethernet.ethertype() {
-        EthernetProtocol::Arp => ArpPacket::new_checked(ethernet.payload()).is_err(),
-        EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload()).is_err(),
-        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload()).is_err(),
-        EthernetProtocol::Unknown(_) => true,
-    }
-}
-
-/// A fragment of a UDP datagram.
-fn fragment(
-    family: Family,
-    to: IpAddr,
-    id: u32,
-    (at, more): (usize, bool),
-    part: &[u8],
-) -> Vec<u8> {
-    if family == Family::V4 {
-        let mut frame = packet::ip(family.guest(), to, packet::UDP, 64, part);
-        frame[18..20].copy_from_slice(&(id as u16).to_be_bytes());
-        let word = (at / 8) as u16 | if more { 0x2000 } else { 0 };
-        frame[20..22].copy_from_slice(&word.to_be_bytes());
-        return frame;
-    }
-    let word = at as u16 | u16::from(more);
-    let mut payload = vec![packet::UDP, 0];
-    payload.extend(word.to_be_bytes());
-    payload.extend(id.to_be_bytes());
-    payload.extend(part);
-    packet::ip(family.guest(), to, 44, 64, &payload)
 }

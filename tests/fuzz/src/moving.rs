@@ -58,5 +58,6 @@ fn pass(world: &mut World) {
         world.skip(Duration::from_secs(3));
         world.turn(Duration::ZERO);
         world.settle(1000);
+        assert!(world.engine.all_flows_have_timers(), "a flow has no timer");
     }
 }

@@ -29,18 +29,18 @@ pub fn arguments(data: &[u8]) {
                 resolve(*options, &HostFacts::default(), "nameserver 192.0.2.53\n", (32768, 60999));
             match resolved {
                 Ok(conf) => drop(format!("{:?}", conf.notes)),
-                Err(error) => assert_one_line(&error.to_string()),
+                Err(error) => assert_words(&error.to_string()),
             }
         }
         Ok(Command::Help(text) | Command::Version(text) | Command::Capabilities(text)) => {
             assert!(!text.is_empty());
         }
         Ok(Command::Check(_)) => {}
-        Err(error) => assert_one_line(&error.to_string()),
+        Err(error) => assert_words(&error.to_string()),
     }
 }
 
-fn assert_one_line(text: &str) {
+fn assert_words(text: &str) {
     assert!(!text.trim().is_empty(), "an error without words");
 }
 
@@ -98,7 +98,7 @@ pub fn policy(data: &[u8]) {
     for line in text.lines() {
         match egress_rule(line) {
             Ok(rule) => assert_eq!(egress_rule(&rule.text).as_ref(), Ok(&rule), "{line:?}"),
-            Err(error) => assert_one_line(&error),
+            Err(error) => assert_words(&error),
         }
     }
 }

@@ -85,6 +85,15 @@ pub struct Soak {
     pub connections: u64,
 }
 
+/// `nbench hostile`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Frames that a device has taken.
+    pub frames: u64,
+    /// Frames that it has not.
+    pub refused: u64,
+}
+
 /// `nbench start`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Starts {

@@ -116,6 +116,26 @@ pub enum Load {
     },
 }
 
+/// What goes on for long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Soak {
+    /// Half of what goes through, both ways.
+    Bulk,
+    /// So many short connections.
+    Connections,
+    /// Connections that do nothing.
+    Idle,
+    /// Good traffic beside floods, broken frames and bad clients of control sockets.
+    Hostile,
+}
+
+const SOAKS: [(Soak, &str); 4] = [
+    (Soak::Bulk, "bulk"),
+    (Soak::Connections, "connections"),
+    (Soak::Idle, "idle"),
+    (Soak::Hostile, "hostile"),
+];
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -135,8 +155,8 @@ pub enum Work {
     Command,
     /// As many connections at once as there can be.
     Most,
-    /// Half of what goes through for a long time, looked at closely.
-    Soak,
+    /// Something that goes on for long, looked at closely.
+    Soak(Soak),
     /// Processor time of a daemon with nothing to do; whether it looks for ports.
     Idle {
         /// Whether it looks for ports to forward.
@@ -421,7 +441,12 @@ fn at_rest(cells: &mut Vec<Cell>) {
     add('M', Mode::Bypass, "bypass.conn1000", Work::Memory { connections: 1000 });
     for (mode, name) in MODES {
         add('M', mode, &format!("{name}.most"), Work::Most);
-        add(SOAK, mode, name, Work::Soak);
+        for (soak, what) in SOAKS {
+            // What passes the link by has no frames.
+            if (mode, soak) != (Mode::Bypass, Soak::Hostile) {
+                add(SOAK, mode, &format!("{name}.{what}"), Work::Soak(soak));
+            }
+        }
     }
     add('S', Mode::Stream, "passt.ready", Work::Ready { ports: 0 });
     add('S', Mode::Stream, "passt.ready.ports10", Work::Ready { ports: 10 });

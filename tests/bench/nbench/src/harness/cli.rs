@@ -20,6 +20,8 @@ usage: tests/bench/run [OPTION...]
   --seconds S, --warmup S       measured and discarded time of each run (3, 1)
   --minutes M                   how long soaks take, the cells R.*, which run once and only if they
                                 are named (10)
+  --count N                     connections of the soaks R.*.connections and R.*.idle (1000000 and
+                                20000)
   --quick                       one block, once, 1 s after 0.3 s: while changing things
   --pin none|split|packed       daemon on processor 1 and the rest on 0, or all on 1 (none)
   --output FOLDER               where results go (the cache's bench/latest)
@@ -117,7 +119,7 @@ fn parse(words: &[&str]) -> Result<Options> {
         peers: "auto".to_owned(),
         blocks: 5,
         once: false,
-        times: Times { seconds: 3.0, warmup: 1.0, starts: 50, minutes: 10.0 },
+        times: Times { seconds: 3.0, warmup: 1.0, starts: 50, minutes: 10.0, count: None },
         pin: Pin::None,
         output: None,
         into: None,
@@ -137,6 +139,7 @@ fn parse(words: &[&str]) -> Result<Options> {
             "--seconds" => options.times.seconds = number(next()?)?,
             "--warmup" => options.times.warmup = number(next()?)?,
             "--minutes" => options.times.minutes = number(next()?)?,
+            "--count" => options.times.count = Some(number(next()?)? as u64),
             "--output" => options.output = Some(PathBuf::from(next()?)),
             "--into" => options.into = Some(PathBuf::from(next()?)),
             "--list" => options.action = Action::List,
@@ -178,6 +181,8 @@ fn measure(options: &Options, command: String) -> Result<()> {
         // Before all is measured.
         between_marks(file, "")?;
     }
+    let soaks: Vec<String> =
+        chosen.iter().filter(|cell| cell.group == SOAK).map(|cell| cell.id.clone()).collect();
     let mut session = Session {
         command,
         all_targets: options.all_targets,
@@ -198,7 +203,21 @@ fn measure(options: &Options, command: String) -> Result<()> {
         report_into(file, &[&folder.join("results.json")])?;
     }
     println!("{text}\nresults are in {}", folder.display());
-    Ok(())
+    match failed(&soaks, &results) {
+        none if none.is_empty() => Ok(()),
+        failed => Err(format!("soaks that failed or did not run: {}", failed.join(", ")).into()),
+    }
+}
+
+/// Soaks with a sample that failed, or without any.
+fn failed<'a>(soaks: &'a [String], results: &Results) -> Vec<&'a str> {
+    let is_good = |soak: &&String| {
+        let found = results.cells.iter().find(|cell| cell.id == **soak);
+        found.is_some_and(|cell| {
+            !cell.samples.is_empty() && cell.samples.iter().all(|sample| sample.error.is_none())
+        })
+    };
+    soaks.iter().filter(|soak| !is_good(soak)).map(String::as_str).collect()
 }
 
 /// The patterns that a word stands for: the set of cells with targets, or itself.
@@ -286,6 +305,7 @@ fn between_marks(file: &Path, tables: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::results::{CellResult, Sample};
 
     #[test]
     fn the_command_line_is_told_without_places() {
@@ -307,6 +327,19 @@ mod tests {
         }
         fs::remove_file(&file).unwrap();
         assert!(between_marks(&file, "new").is_err());
+    }
+
+    #[test]
+    fn a_soak_that_fails_or_is_left_out_is_told() {
+        let soaks = ["R.tap.bulk", "R.vu.bulk", "R.tap.idle"].map(str::to_owned);
+        let cell = |id: &str, error: Option<&str>| CellResult {
+            id: id.to_owned(),
+            samples: vec![Sample { error: error.map(str::to_owned), ..Sample::default() }],
+            ..CellResult::default()
+        };
+        let cells = vec![cell("R.tap.bulk", None), cell("R.vu.bulk", Some("stalled"))];
+        let results = Results { cells, ..Results::default() };
+        assert_eq!(failed(&soaks, &results), ["R.vu.bulk", "R.tap.idle"]);
     }
 
     #[test]

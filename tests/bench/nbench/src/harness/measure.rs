@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::cells::{Cell, Condition, Load, Mode, Proto, Way, Work};
+use super::cells::{Cell, Condition, Load, Mode, Proto, Soak, Way, Work};
 use super::peers::Program;
 use super::process::Task;
 use super::results::Sample;
@@ -14,7 +14,7 @@ use super::rig::{Job, Place, Rig, Setup};
 use super::stats::jain;
 use super::usage::{Memory, Usage};
 use super::world::{self, NBENCH};
-use super::{Result, hold, soak};
+use super::{Result, endurance, hold, soak};
 use crate::report::{Datagrams, Starts, Stream, Transactions};
 
 /// Bytes of a GiB.
@@ -33,6 +33,8 @@ pub struct Times {
     pub starts: u32,
     /// Minutes of a soak.
     pub minutes: f64,
+    /// Connections of a soak, if it is not as many as the cell has by itself.
+    pub count: Option<u64>,
 }
 
 impl Times {
@@ -66,7 +68,10 @@ pub fn measure(setup: &Setup<'_>, times: Times) -> Found {
         Work::Memory { connections: 0 } => memory(&Rig::start(setup)?),
         Work::Memory { connections } => hold::memory_each(setup, connections),
         Work::Most => hold::most(setup),
-        Work::Soak => soak::soak(setup, times),
+        Work::Soak(Soak::Bulk) => soak::bulk(setup, times),
+        Work::Soak(Soak::Connections) => endurance::connections(setup, times),
+        Work::Soak(Soak::Idle) => endurance::idle(setup, times),
+        Work::Soak(Soak::Hostile) => endurance::hostile(setup, times),
         Work::Ready { ports } => ready(setup, times, ports),
         Work::Command => command(setup, times),
         Work::Idle { .. } => idle(&Rig::start(setup)?, times),

@@ -1,5 +1,5 @@
 //! The harness: what is measured (`cells`), between what (`rig`, `peers`), how (`measure`, `hold`,
-//! `soak`, `usage`),
+//! `soak`, `endurance`, `usage`),
 //! and how it is told (`results`, `stats`, `targets`, `markdown`, `svg`).
 //!
 //! It runs inside the world that `tests/bench/run` makes: process, mount and network namespaces
@@ -7,6 +7,7 @@
 
 pub mod cells;
 pub mod cli;
+mod endurance;
 mod guest;
 mod hold;
 pub mod markdown;

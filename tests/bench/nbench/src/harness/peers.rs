@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::Result;
-use super::cells::{Cell, Family, Mode, Work};
+use super::cells::{Cell, Family, Mode, Soak, Work};
 
 /// Where programs are put for the run, each in a folder of its own.
 const PROGRAMS: &str = "/run/bin";
@@ -34,6 +34,8 @@ pub struct Peer {
 
 /// The name of our own binary.
 pub const OURS: &str = "ours";
+/// The name of the packaged one.
+const PACKAGED: &str = "passt";
 /// The name of the limit.
 pub const DIRECT: &str = "direct";
 
@@ -49,7 +51,7 @@ impl Peer {
             match (word, word.split_once('=')) {
                 ("auto", _) => {
                     peers.push(Self::passt(OURS, ours)?);
-                    peers.extend(Self::passt("passt", packaged).ok());
+                    peers.extend(Self::passt(PACKAGED, packaged).ok());
                     peers.extend(
                         in_path("slirp4netns")
                             .then(|| Self::new("slirp4netns", Program::Slirp4netns)),
@@ -61,7 +63,7 @@ impl Peer {
                     peers.push(Self::new(DIRECT, Program::Direct));
                 }
                 (OURS, _) => peers.push(Self::passt(OURS, ours)?),
-                ("passt", _) => peers.push(Self::passt("passt", packaged)?),
+                (PACKAGED, _) => peers.push(Self::passt(PACKAGED, packaged)?),
                 ("slirp4netns", _) => peers.push(Self::new("slirp4netns", Program::Slirp4netns)),
                 ("libslirp", _) => peers.push(Self::new("libslirp", Program::Libslirp)),
                 (DIRECT, _) => peers.push(Self::new(DIRECT, Program::Direct)),
@@ -97,6 +99,8 @@ impl Peer {
     pub fn can(&self, cell: &Cell) -> bool {
         let v4 = cell.family == Family::V4;
         match (&self.program, &cell.work) {
+            // The packaged one has no such control sockets.
+            (Program::Passt(_), Work::Soak(Soak::Hostile)) => self.name != PACKAGED,
             (Program::Passt(_), _) => true,
             (Program::Direct, Work::Load(_)) => !matches!(cell.mode, Mode::Qemu | Mode::Ring),
             (Program::Direct, _) => false,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cells::{Cell, Load, Work};
+use super::cells::{Cell, Load, Soak, Work};
 use super::peers::{DIRECT, OURS};
 use super::stats::{confidence, median, range};
 
@@ -168,12 +168,15 @@ impl Metric {
     pub fn of(cell: &Cell) -> Self {
         let (unit, lower_is_better, cpu_unit) = match cell.work {
             Work::Load(Load::Stream { .. } | Load::Udp { .. }) => ("Gbit/s", false, "CPU-s/GiB"),
-            Work::Load(Load::Iperf { .. }) | Work::Soak => ("Gbit/s", false, ""),
+            Work::Load(Load::Iperf { .. }) | Work::Soak(Soak::Bulk | Soak::Hostile) => {
+                ("Gbit/s", false, "")
+            }
+            Work::Soak(Soak::Connections) => ("per s", false, ""),
             Work::Load(Load::Rr { .. }) => ("us (p50)", true, "CPU-us each"),
             Work::Load(Load::Crr { .. } | Load::Storm { .. }) => ("per s", false, "CPU-us each"),
             Work::Memory { connections: 0 } => ("KiB (PSS)", true, ""),
             Work::Memory { .. } => ("B each (PSS)", true, ""),
-            Work::Most => ("connections", false, ""),
+            Work::Most | Work::Soak(Soak::Idle) => ("connections", false, ""),
             Work::Ready { .. } | Work::Command => ("ms (p50)", true, ""),
             Work::Idle { .. } => ("% of a CPU", true, ""),
         };

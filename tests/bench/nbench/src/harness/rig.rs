@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Result;
-use super::cells::{Cell, Condition, Family, Mode, Work};
+use super::cells::{Cell, Condition, Family, Mode, Soak, Work};
 use super::guest::{Guest, Machine, Wire};
 use super::peers::{Peer, Program};
 use super::process::{Task, run, until};
@@ -285,6 +285,22 @@ impl Setup<'_> {
         format!("{}/{}.{}.{what}", world::SCRATCH, self.peer.name, self.port)
     }
 
+    /// The sockets by which the program is controlled, where it has any: all that there are.
+    pub fn control_sockets(&self) -> [(&'static str, String); 3] {
+        [("--control", "control"), ("--control-ro", "control-ro"), ("--conf-path", "conf")]
+            .map(|(option, name)| (option, self.path(name)))
+    }
+
+    fn controls(&self) -> Vec<String> {
+        if self.cell.work != Work::Soak(Soak::Hostile) {
+            return Vec::new();
+        }
+        self.control_sockets()
+            .into_iter()
+            .flat_map(|(option, path)| [option.to_owned(), path])
+            .collect()
+    }
+
     /// Port options of passt and pasta, of the same meaning for every program.
     fn ports(&self) -> Vec<String> {
         let (inwards, outwards) = (self.port.to_string(), (self.port + 1).to_string());
@@ -334,7 +350,7 @@ impl Setup<'_> {
             "-m",
             &self.cell.mtu.to_string(),
         ]);
-        command.args(self.ports()).arg(holder.id().to_string());
+        command.args(self.controls()).args(self.ports()).arg(holder.id().to_string());
         let daemon = self.start_daemon(command, &pid_file)?;
         let settled = || {
             let mut ip = world::in_net(&net, "ip");
@@ -393,7 +409,7 @@ impl Setup<'_> {
             "-m",
             &self.cell.mtu.to_string(),
         ]);
-        command.args(options).args(self.ports());
+        command.args(options).args(self.controls()).args(self.ports());
         Ok((self.start_daemon(command, &pid_file)?, socket))
     }
 

@@ -1,4 +1,4 @@
-//! The soak: half of what goes through, for many minutes, both ways, with every byte compared at
+//! The soak of bulk: half of what goes through, for many minutes, both ways, with every byte compared at
 //! both ends, and short connections beside it. It fails when nothing moves for a while, when
 //! a byte differs, or when the daemon has more memory or descriptors at the end than it had
 //! after a minute, under the same load.
@@ -15,31 +15,49 @@ use crate::report::{Soak, Stream};
 /// Connections for bulk each way.
 const STREAMS: u32 = 2;
 /// Longer than that, nothing may stand still.
-const GAP_MS: u32 = 2000;
+pub const GAP_MS: u32 = 2000;
 /// When the daemon is looked at first, unless the soak is shorter than two of it.
 const SETTLED: Duration = Duration::from_secs(60);
 /// So long before the end it is looked at again.
-const BEFORE_END: Duration = Duration::from_secs(3);
+pub const BEFORE_END: Duration = Duration::from_secs(3);
 /// Growth that is none: a few pages, and a short connection that is just there.
 const MEMORY_SLACK_KIB: f64 = 256.0;
-const DESCRIPTOR_SLACK: usize = 8;
+pub const DESCRIPTOR_SLACK: usize = 8;
 
 /// The daemon at one time.
-struct Look {
-    pss_kib: f64,
-    descriptors: usize,
+pub struct Look {
+    pub pss_kib: f64,
+    pub descriptors: usize,
 }
 
 impl Look {
-    fn at(rig: &Rig) -> Result<Self> {
+    /// # Errors
+    /// When the daemon has ended, or does not show what it has.
+    pub fn at(rig: &Rig) -> Result<Self> {
         let daemon = daemon(rig)?;
         Ok(Self { pss_kib: Memory::read(daemon)?.pss_kib, descriptors: descriptors(daemon)? })
+    }
+
+    /// Whether `last` has no more than this.
+    ///
+    /// # Errors
+    /// Says what there is more of.
+    pub fn grown(&self, last: &Self) -> Result<()> {
+        if last.pss_kib > self.pss_kib + MEMORY_SLACK_KIB {
+            let (first, last) = (self.pss_kib, last.pss_kib);
+            return Err(format!("memory has grown from {first} to {last} KiB").into());
+        }
+        if last.descriptors > self.descriptors + DESCRIPTOR_SLACK {
+            let (first, last) = (self.descriptors, last.descriptors);
+            return Err(format!("descriptors have grown from {first} to {last}").into());
+        }
+        Ok(())
     }
 }
 
 /// # Errors
 /// What went wrong in it.
-pub fn soak(setup: &Setup<'_>, times: Times) -> Found {
+pub fn bulk(setup: &Setup<'_>, times: Times) -> Found {
     let inside = setup.cell.mode != Mode::Bypass;
     let (client, at) =
         if inside { (Place::Inside, Place::Outside) } else { (Place::Outside, Place::Inside) };
@@ -63,7 +81,7 @@ pub fn soak(setup: &Setup<'_>, times: Times) -> Found {
     std::thread::sleep(length.saturating_sub(settled + BEFORE_END));
     let last = Look::at(&rig)?;
     let found: Soak = report(&rig.finish(job, BEFORE_END + PATIENCE)?)?;
-    grown(&first, &last)?;
+    first.grown(&last)?;
     let gib = found.total_bytes as f64 / f64::from(1 << 30);
     Ok(only(
         found.gbit_per_s,
@@ -80,20 +98,6 @@ pub fn soak(setup: &Setup<'_>, times: Times) -> Found {
     ))
 }
 
-/// Says what there is more of than there was.
-fn grown(first: &Look, last: &Look) -> Result<()> {
-    if last.pss_kib > first.pss_kib + MEMORY_SLACK_KIB {
-        return Err(
-            format!("memory has grown from {} to {} KiB", first.pss_kib, last.pss_kib).into()
-        );
-    }
-    if last.descriptors > first.descriptors + DESCRIPTOR_SLACK {
-        let (first, last) = (first.descriptors, last.descriptors);
-        return Err(format!("descriptors have grown from {first} to {last}").into());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,8 +105,8 @@ mod tests {
     #[test]
     fn growth_is_an_error() {
         let look = |pss_kib, descriptors| Look { pss_kib, descriptors };
-        assert!(grown(&look(1000.0, 20), &look(1100.0, 24)).is_ok());
-        assert!(grown(&look(1000.0, 20), &look(1300.0, 20)).is_err());
-        assert!(grown(&look(1000.0, 20), &look(900.0, 40)).is_err());
+        assert!(look(1000.0, 20).grown(&look(1100.0, 24)).is_ok());
+        assert!(look(1000.0, 20).grown(&look(1300.0, 20)).is_err());
+        assert!(look(1000.0, 20).grown(&look(900.0, 40)).is_err());
     }
 }

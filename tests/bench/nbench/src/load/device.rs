@@ -35,6 +35,23 @@ pub fn open(name: &str, kind: libc::c_int) -> io::Result<File> {
     if rc == 0 { Ok(device) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The Ethernet address of a device.
+///
+/// # Errors
+/// As ioctl(2): there is no such device, or it has none.
+pub fn ethernet_address(name: &str) -> io::Result<[u8; 6]> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let mut request = named(name);
+    // SAFETY: the kernel reads and writes one ifreq, a live local.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written an address, and any bytes are one.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    Ok(std::array::from_fn(|at| address.sa_data[at] as u8))
+}
+
 /// Whether all devices but loopback may cut and join segments.
 ///
 /// # Errors
@@ -98,6 +115,8 @@ mod tests {
     #[test]
     fn loopback_is_among_the_devices() {
         assert!(names().unwrap().iter().any(|name| name == "lo"));
+        assert_eq!(ethernet_address("lo").unwrap(), [0; 6]);
+        assert!(ethernet_address("none").is_err());
     }
 
     #[test]

@@ -9,15 +9,19 @@ use super::echo;
 use crate::args::Args;
 use crate::report::Held;
 
+/// Descriptors beside connections.
+const SPARE: u64 = 64;
+
 /// Says `holding` as soon as all connections are there; without a count, as many as there can be.
 ///
 /// # Errors
 /// Why not all connections could be made that were asked for.
 pub fn run(to: SocketAddr, words: &[&str]) -> Result<Held, Box<dyn Error>> {
     let args = Args::parse(words, &["count", "seconds"])?;
-    super::raise_descriptor_limit();
+    let count = args.value("count", 1000)?;
+    super::raise_descriptor_limit_to(if count == 0 { 0 } else { count as u64 + SPARE });
     let begin = Instant::now();
-    let (mut held, ended) = match args.value("count", 1000)? {
+    let (mut held, ended) = match count {
         0 => ramp(to),
         count => (echo::connect_idle(to, count)?, String::new()),
     };

@@ -7,6 +7,7 @@ mod crr;
 mod device;
 mod echo;
 mod hold;
+mod hostile;
 mod pattern;
 mod proto;
 mod relay;
@@ -26,6 +27,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::args::Args;
@@ -40,8 +42,8 @@ const USAGE: &str = "\
 usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
   server ADDR:PORT             serve all clients, TCP and UDP; answers to datagrams come from ADDR
   stream ADDR:PORT             way=put|get|both streams=1 stalled=0 verify=0
-  rr ADDR:PORT                 proto=tcp|udp flows=1 size=1 idle=0
-  crr ADDR:PORT                concurrent=1
+  rr ADDR:PORT                 proto=tcp|udp flows=1 size=1 idle=0 lost_ms=200 (a datagram is lost)
+  crr ADDR:PORT                concurrent=1 count=0 (with a number, until so many are over)
   udp ADDR:PORT                way=put|get size=1400 gso=1 rate=0 (datagrams a second, 0: all)
                                limit=PERCENT (search the best rate that loses no more)
   storm ADDR:PORT              rate=1000 questions a second, each from a port of its own
@@ -49,6 +51,8 @@ usage: nbench COMMAND ARGUMENT... [KEY=VALUE...]
                                stall; every byte is compared at both ends
   hold ADDR:PORT               count=1000 (0: all that there can be) seconds=5; says `holding`
                                and their number in between
+  hostile NEAR ADDR:PORT       rate=1000 frames a second by way of the neighbour NEAR, floods and broken
+                               ones, sources=own|made-up seed=1
   start -- COMMAND WORD...     count=10 pid=FILE stale=FILE, before the --: time until the file is
                                there, or until the command ends; a stale file is removed before
   ring SOCKET ADDR:PORT        way=put|get size=1400: as udp, by a driver at a vhost-user socket
@@ -72,6 +76,7 @@ pub fn run(words: &[&str]) -> Outcome {
         ["udp", to, rest @ ..] => print(&udp::run(parse(to)?, rest)?),
         ["soak", to, rest @ ..] => print(&soak::run(parse(to)?, rest)?),
         ["hold", to, rest @ ..] => print(&hold::run(parse(to)?, rest)?),
+        ["hostile", near, to, rest @ ..] => print(&hostile::run(parse(near)?, parse(to)?, rest)?),
         ["start", rest @ ..] => print(&start::run(rest)?),
         ["ring", socket, to, rest @ ..] => print(&ring::run(socket, parse(to)?, rest)?),
         ["relay", socket, tap] => relay::run(socket, tap),
@@ -138,10 +143,19 @@ impl Window {
 
 /// Raises the limit of descriptors as far as it goes.
 fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    raise_descriptor_limit_to(0);
+}
+
+/// The same, and to `count` where root may do that: guests begin with few.
+fn raise_descriptor_limit_to(count: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let raise = |maximum| setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let lower = limit.maximum.is_some_and(|maximum| maximum < count);
+    if lower && raise(Some(count)).is_ok() {
+        return;
+    }
     // Without it fewer connections are made, and that is reported where it happens.
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+    let _ = raise(limit.maximum);
 }
 
 /// The wildcard address of the family of `to`.

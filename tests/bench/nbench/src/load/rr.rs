@@ -15,8 +15,8 @@ use crate::args::Args;
 use crate::histogram::Histogram;
 use crate::report::Transactions;
 
-/// When a datagram counts as lost.
-const LOST_AFTER: Duration = Duration::from_millis(200);
+/// When a datagram counts as lost, if nothing else is said.
+const LOST_AFTER_MS: u64 = 200;
 /// How often the loop looks for lost datagrams, in milliseconds.
 const TURN_MS: i64 = 20;
 
@@ -43,6 +43,7 @@ struct Flow {
 
 struct Run {
     window: Window,
+    lost_after: Duration,
     request: Vec<u8>,
     flows: Vec<Flow>,
     histogram: Histogram,
@@ -53,7 +54,7 @@ struct Run {
 /// # Errors
 /// The arguments, or a connection that failed.
 pub fn run(to: SocketAddr, words: &[&str]) -> Result<Transactions, Box<dyn Error>> {
-    let known = ["proto", "flows", "size", "idle", "seconds", "warmup"];
+    let known = ["proto", "flows", "size", "idle", "lost_ms", "seconds", "warmup"];
     let args = Args::parse(words, &known)?;
     super::raise_descriptor_limit();
     let datagrams = args.value("proto", "tcp".to_owned())? == "udp";
@@ -67,8 +68,9 @@ pub fn run(to: SocketAddr, words: &[&str]) -> Result<Transactions, Box<dyn Error
     // The first byte asks the server's datagram socket for an echo.
     let request = vec![b'E'; args.value("size", 1_usize)?.max(1)];
     let window = Window::begin(&args)?;
+    let lost_after = Duration::from_millis(args.value("lost_ms", LOST_AFTER_MS)?);
     let histogram = Histogram::default();
-    Run { window, request, flows, histogram, total: 0, lost: 0 }.measure()
+    Run { window, lost_after, request, flows, histogram, total: 0, lost: 0 }.measure()
 }
 
 fn tcp(to: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
@@ -147,7 +149,7 @@ impl Run {
         }
         let now = Instant::now();
         for token in 0..self.flows.len() {
-            if now - self.flows[token].sent > LOST_AFTER {
+            if now - self.flows[token].sent > self.lost_after {
                 self.lost += 1;
                 self.ask(token)?;
             }
