@@ -74,18 +74,19 @@ impl HostWatch {
     /// that is configured, too.
     ///
     /// # Errors
-    /// What socketpair(2), fork(2) or epoll_create1(2) report.
+    /// What epoll_create1(2), socketpair(2) or fork(2) report.
     pub(crate) fn start(
         options: Options,
         seen: Snapshot,
         namespace: Option<Reconfigure>,
     ) -> Result<Self, Errno> {
         let configured = namespace.is_some();
+        let nothing = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let (channel, helper) = helper::start(&options, seen.clone(), namespace)?;
         Ok(Self {
             channel,
             helper,
-            nothing: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            nothing,
             epoll: None,
             options,
             seen,

@@ -2,6 +2,7 @@
 //! ends know.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -175,17 +176,23 @@ fn a_guest_that_has_not_gone_on_yet_is_not_saved_without_its_connections() {
     });
 }
 
+/// The guest gets a connection of each family, and all of its state goes into a pipe that nobody reads.
+fn save_one_of_each(cluster: &mut Cluster) -> Option<OwnedFd> {
+    for family in FAMILIES {
+        cluster.connect_out(family, &[Before::Idle]);
+    }
+    cluster.hosts[0].start_helper();
+    let mut reader = None;
+    assert!(cluster.save_to(|stream| reader = Some(stream)), "all of it is in the pipe");
+    enter(&cluster.hosts[0].netns);
+    reader
+}
+
 #[test]
 fn a_policy_that_comes_while_a_connection_moves_ends_it_where_it_goes_on() {
     isolated(|| {
         let mut cluster = Cluster::new();
-        for family in FAMILIES {
-            cluster.connect_out(family, &[Before::Idle]);
-        }
-        cluster.hosts[0].start_helper();
-        let mut reader = None;
-        assert!(cluster.save_to(|stream| reader = Some(stream)), "all of it is in the pipe");
-        enter(&cluster.hosts[0].netns);
+        let _reader = save_one_of_each(&mut cluster);
         let forbidden = format!("reject tcp {}", peer_at(Family::V4));
         enforce(&mut cluster.hosts[0].world, policy(&[&forbidden, "allow any"]));
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2, "they stay as they are");
@@ -200,13 +207,7 @@ fn a_policy_that_comes_while_a_connection_moves_ends_it_where_it_goes_on() {
 fn an_address_that_goes_while_a_connection_moves_ends_it_where_it_goes_on() {
     isolated(|| {
         let mut cluster = Cluster::new();
-        for family in FAMILIES {
-            cluster.connect_out(family, &[Before::Idle]);
-        }
-        cluster.hosts[0].start_helper();
-        let mut reader = None;
-        assert!(cluster.save_to(|stream| reader = Some(stream)), "all of it is in the pipe");
-        enter(&cluster.hosts[0].netns);
+        let _reader = save_one_of_each(&mut cluster);
         let host = &mut cluster.hosts[0];
         let own = vec![(Family::V6.host(), 64)];
         let change = HostChange { gone: vec![Family::V4.host()], own, ..unchanged(&host.world) };
