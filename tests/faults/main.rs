@@ -24,7 +24,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
-use tracer::{Outcome, Traced};
+use tracer::{Outcome, Place, Traced};
 use world::{Kind, World};
 
 /// What a conversation takes at most.
@@ -88,9 +88,9 @@ impl Walk {
     }
 
     /// A conversation in which a call goes wrong, and one without.
-    fn fail(&mut self, at: (usize, i64), outcome: Outcome) {
+    fn fail(&mut self, at: Place, outcome: Outcome) {
         let begin = Instant::now();
-        tell(&format!("{:?}, call {} at {}: {outcome:?}", self.kind, at.1, at.0));
+        tell(&format!("{:?}, {at:?}: {outcome:?}", self.kind));
         let open = host::open();
         self.program.arm(at, outcome);
         let heard = self.world.converse(self.folder.path(), PATIENCE);
@@ -147,7 +147,7 @@ fn walk(kind: Kind, each: usize) {
         }
         for outcome in calls::at_work(kind, *call) {
             faults += 1;
-            walk.fail((place, *call), *outcome);
+            walk.fail(Place::After(place, *call), *outcome);
         }
     }
     walk.wait(&format!("more descriptors than {before} are left"), |walk| {
@@ -228,7 +228,9 @@ fn walk_start(kind: Kind, each: usize) {
         let mounts = calls[..place].iter().filter(|other| **other == libc::SYS_mount);
         let sandboxed = mounts.count() >= 2;
         tell(&format!("call {call} at {place}, after {before} of its kind: {outcome:?}"));
-        if start(&mut world, (place, *call), outcome, sandboxed) {
+        // Two starts differ by a call or two.
+        let of_kind = calls[..place].iter().filter(|other| *other == call).count();
+        if start(&mut world, Place::Nth(of_kind, *call), outcome, sandboxed) {
             borne += 1;
         } else {
             told += 1;
@@ -241,10 +243,10 @@ fn walk_start(kind: Kind, each: usize) {
 }
 
 /// Starts the program with a fault. Whether it serves all the same.
-fn start(world: &mut World, at: (usize, i64), outcome: Outcome, sandboxed: bool) -> bool {
+fn start(world: &mut World, at: Place, outcome: Outcome, sandboxed: bool) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Traced::start(world.program(folder.path()), Some((at, outcome)));
-    let what = format!("call {} at {}: {outcome:?}", at.1, at.0);
+    let what = format!("{at:?}: {outcome:?}");
     if gets_ready(&mut program, folder.path()) {
         let heard = world.converse(folder.path(), PATIENCE);
         assert!(heard.is_all(), "{what}: {heard:?}, {}", said(folder.path()));

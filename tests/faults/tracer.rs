@@ -24,8 +24,14 @@ struct Armed {
     outcome: Outcome,
 }
 
-/// How many calls come before a call at least, and its number.
-type Place = (usize, i64);
+/// Which call is meant, by its number.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// The first that comes after so many calls of any kind at least: for what never happens twice in the same order.
+    After(usize, i64),
+    /// The one that comes after so many of its own kind, whatever others come before it.
+    Nth(usize, i64),
+}
 
 #[derive(Default)]
 struct State {
@@ -190,8 +196,15 @@ fn on_call(pid: i32, state: &Mutex<State>, instead: &mut Option<i32>) {
     let mut state = state.lock().expect("nobody panics");
     let index = state.calls.len();
     state.calls.push(call);
-    let due = |armed: &mut Armed| index >= armed.at.0 && call == armed.at.1;
-    let Some(Armed { outcome, .. }) = state.armed.take_if(due) else { return };
+    let due = match state.armed {
+        Some(Armed { at: Place::After(calls, kind), .. }) => call == kind && index >= calls,
+        Some(Armed { at: Place::Nth(before, kind), .. }) => {
+            call == kind
+                && state.calls[..index].iter().filter(|other| **other == kind).count() == before
+        }
+        None => false,
+    };
+    let Some(Armed { outcome, .. }) = state.armed.take_if(|_| due) else { return };
     state.hit = Some(call);
     match outcome {
         Outcome::Fails(errno) => {
