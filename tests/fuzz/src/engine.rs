@@ -144,7 +144,7 @@ impl<P: Playground> Play<P> {
             11 => self.pass(input),
             12 => self.host_writes(input),
             13 => self.host_ends(input),
-            14 => self.from_outside(input),
+            14 => self.come_from_outside(input),
             _ => self.link(input),
         }
     }
@@ -227,7 +227,7 @@ impl<P: Playground> Play<P> {
     }
 
     /// Writes over some bytes.
-    fn change(&self, input: &mut Input<'_>, frame: &mut Vec<u8>) {
+    fn change(&self, input: &mut Input<'_>, frame: &mut [u8]) {
         for _ in 0..input.u8() & 7 {
             let at = usize::from(input.u16()) % frame.len().max(1);
             if let Some(byte) = frame.get_mut(at) {
@@ -307,7 +307,7 @@ impl<P: Playground> Play<P> {
     }
 
     /// A connection or a datagram to a port that is forwarded, and the guest's answer.
-    fn from_outside(&mut self, input: &mut Input<'_>) {
+    fn come_from_outside(&mut self, input: &mut Input<'_>) {
         let family = family(usize::from(input.u8()));
         let to = family.host_at(FORWARDED);
         match input.u8() {

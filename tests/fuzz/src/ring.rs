@@ -95,7 +95,7 @@ fn message(input: &mut Input<'_>, host: &mut Host, guest: &Guest) {
     for _ in 0..kind & 7 {
         body.extend(word(input).to_ne_bytes());
     }
-    body.extend_from_slice(&input.bytes(usize::from(kind >> 3 & 3) * 3)[..]);
+    body.extend_from_slice(input.bytes(usize::from(kind >> 3 & 3) * 3));
     let fds: Vec<OwnedFd> = (0..kind >> 6).filter_map(|_| descriptor(input, guest)).collect();
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let mut bytes = Client::encode(request, kind & 0x20 != 0, &body);

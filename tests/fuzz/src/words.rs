@@ -128,7 +128,7 @@ pub fn resolv(data: &[u8]) {
                 .is_some_and(|parsed| local(parsed.to_canonical()) == address.to_canonical())
                 && (zone.is_none() || zone.as_deref() == theirs)
         };
-        assert!(words.iter().any(|word| is(word)), "{full} is in no line");
+        assert!(words.iter().any(is), "{full} is in no line");
     }
     let first = text.lines().find_map(|line| {
         let line = &line[..line.find(['#', ';']).unwrap_or(line.len())];
