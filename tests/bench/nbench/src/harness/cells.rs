@@ -94,8 +94,8 @@ pub enum Load {
         flows: u32,
         /// Connections beside them that do nothing.
         idle: u32,
-        /// Whether a bulk stream runs beside them.
-        loaded: bool,
+        /// Which way a bulk stream goes that runs beside them.
+        beside: Option<Way>,
     },
     /// Connect, request, response, close.
     Crr {
@@ -293,24 +293,26 @@ fn datagrams(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
 }
 
 fn latency(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
-    let mut add = |family, what: &str, proto, flows, idle, loaded| {
-        let rr = Load::Rr { proto, flows, idle, loaded };
+    let mut add = |family, what: &str, proto, flows, idle, beside| {
+        let rr = Load::Rr { proto, flows, idle, beside };
         load(cells, 'L', (mode, name), family, 65520, (what, rr));
     };
     for family in FAMILIES {
-        add(family, "tcp.x1", Proto::Tcp, 1, 0, false);
-        add(family, "udp.x1", Proto::Udp, 1, 0, false);
+        add(family, "tcp.x1", Proto::Tcp, 1, 0, None);
+        add(family, "udp.x1", Proto::Udp, 1, 0, None);
     }
     for flows in [16, 256] {
-        add(Family::V4, &format!("tcp.x{flows}"), Proto::Tcp, flows, 0, false);
-        add(Family::V4, &format!("udp.x{flows}"), Proto::Udp, flows, 0, false);
+        add(Family::V4, &format!("tcp.x{flows}"), Proto::Tcp, flows, 0, None);
+        add(Family::V4, &format!("udp.x{flows}"), Proto::Udp, flows, 0, None);
     }
     let idle: &[u32] = if mode == Mode::VhostUser { &[1000] } else { &[1000, 5000] };
     for count in idle {
-        add(Family::V4, &format!("tcp.idle{count}"), Proto::Tcp, 1, *count, false);
+        add(Family::V4, &format!("tcp.idle{count}"), Proto::Tcp, 1, *count, None);
     }
-    add(Family::V4, "tcp.loaded", Proto::Tcp, 1, 0, true);
-    add(Family::V4, "udp.loaded", Proto::Udp, 1, 0, true);
+    for (way, name) in [(Way::In, ""), (Way::Out, ".out")] {
+        add(Family::V4, &format!("tcp.loaded{name}"), Proto::Tcp, 1, 0, Some(way));
+        add(Family::V4, &format!("udp.loaded{name}"), Proto::Udp, 1, 0, Some(way));
+    }
 }
 
 /// Resolvers that ask for a whole machine. What passes the link by has no guest's ports.
@@ -416,7 +418,7 @@ fn emulated(cells: &mut Vec<Cell>) {
             load(cells, 'T', link, Family::V4, mtu, (&format!("{way_name}.x1"), stream));
         }
     }
-    let rr = Load::Rr { proto: Proto::Tcp, flows: 1, idle: 0, loaded: false };
+    let rr = Load::Rr { proto: Proto::Tcp, flows: 1, idle: 0, beside: None };
     load(cells, 'L', link, Family::V4, 65520, ("tcp.x1", rr));
     for (way, way_name) in WAYS {
         let crr = Load::Crr { way, concurrent: 1 };

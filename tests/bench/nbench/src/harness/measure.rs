@@ -150,9 +150,8 @@ fn traffic(setup: &Setup<'_>, times: Times, load: Load) -> Found {
     }
     let server = serve(&mut rig, roles.server())?;
     let within = PATIENCE + Duration::from_secs_f64(times.seconds + times.warmup);
-    let burden =
-        matches!(load, Load::Rr { loaded: true, .. }).then(|| burden(&mut rig, &roles, times));
-    let burden = burden.transpose()?;
+    let beside = if let Load::Rr { beside, .. } = load { beside } else { None };
+    let burden = beside.map(|way| burden(&mut rig, &roles, way, times)).transpose()?;
     let before = Usage::read(rig.daemon())?;
     let line = roles.line(&rig, &roles.words, times);
     let client = begin(&mut rig, roles.client, &line)?;
@@ -173,9 +172,9 @@ fn traffic(setup: &Setup<'_>, times: Times, load: Load) -> Found {
 }
 
 /// A stream beside the measured load, which lasts a little longer on both sides.
-fn burden(rig: &mut Rig, roles: &Roles, times: Times) -> Result<Job> {
-    let way = if roles.client == Place::Inside { "way=get" } else { "way=put" };
-    let words = ["stream".to_owned(), way.to_owned()];
+fn burden(rig: &mut Rig, roles: &Roles, way: Way, times: Times) -> Result<Job> {
+    let gets = (way == Way::In) == (roles.client == Place::Inside);
+    let words = ["stream".to_owned(), if gets { "way=get" } else { "way=put" }.to_owned()];
     let longer = Times { seconds: times.seconds + 1.5, ..times };
     let line = roles.line(rig, &words, longer);
     let job = begin(rig, roles.client, &line)?;

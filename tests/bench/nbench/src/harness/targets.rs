@@ -118,12 +118,12 @@ const EXCHANGES: &[&str] = &[
     "L.tap.v4.*.udp.x1",
     "L.tap.v4.*.tcp.x16",
     "L.tap.v4.*.udp.x16",
-    "L.tap.v4.*.loaded",
+    "L.tap.v4.*.loaded*",
     "L.vu.v4.*.tcp.x1",
     "L.vu.v4.*.udp.x1",
     "L.vu.v4.*.tcp.x16",
     "L.vu.v4.*.udp.x16",
-    "L.vu.v4.*.loaded",
+    "L.vu.v4.*.loaded*",
 ];
 const CONNECTIONS: &[&str] = &["C.tap.v4.*.x8", "C.vu.v4.*.x1"];
 
