@@ -576,7 +576,7 @@ fn is_without_network(conf: &Conf) -> bool {
 
 fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
     Settings {
-        tcp: start::tcp_config(),
+        tcp: start::tcp_config(conf.pasta.is_some()),
         peek_offset_v4: stream::has_peek_offset(true),
         peek_offset_v6: stream::has_peek_offset(false),
         outbound_v4: conf.outbound_v4.map(|device| device.name),

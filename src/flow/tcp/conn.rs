@@ -92,7 +92,7 @@ impl Conn {
         Self {
             active_at: now,
             send: Send::new(opening.isn),
-            recv: Receive::new(SeqNr(0), opening.our_mss, None),
+            recv: Receive::new(SeqNr(0), config.window_max, opening.our_mss, None),
             retry: Retry::new(config),
             stray: SeqNr(0),
             stray_due: false,

@@ -123,7 +123,7 @@ impl Conn {
         let mss = image.guest_mss.clamp(MIN_MSS.into(), opening.max_segment.max(MIN_MSS).into());
         conn.send = Send::restored(image, queued, mss as u16);
         let scale = Some(image.our_scale);
-        conn.recv = Receive::restored(image, opening.our_mss, scale);
+        conn.recv = Receive::restored(image, &conn.recv, scale);
         conn.retry.resume(image.retries.min(DATA_RETRIES));
         conn.shutdown_due = image.ends.from_guest && !image.ends.to_peer;
         conn.acks = 1;

@@ -8,6 +8,11 @@
 //! discourages that (section 3.8.6) but tells senders to bear it, and the alternative is to drop
 //! what the guest sends next. What is in flight by then is still taken: segments are judged by
 //! the furthest edge ever promised, and the kernel has the last word.
+//!
+//! Nor is more promised than [`TcpConfig::window_max`](super::TcpConfig::window_max), however much room there
+//! is: a sender next door loses nothing on the link, so it sends as much as it may, and all of that waits in
+//! the link's queue, in front of what every other connection of the guest sends. The socket's buffer fills all
+//! the same: what has moved there counts no more.
 
 use crate::wire::seq::SeqNr;
 
@@ -34,6 +39,8 @@ pub(super) struct Receive {
     measured: u32,
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
+    /// The most that is promised, whatever the room.
+    window_max: u32,
     /// The largest segment that we asked the guest to send.
     pub(crate) mss: u16,
     /// Our window scale, if the guest offered the option.
@@ -55,7 +62,7 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    pub(crate) fn new(nxt: SeqNr, mss: u16, scale: Option<u8>) -> Self {
+    pub(crate) fn new(nxt: SeqNr, window_max: u32, mss: u16, scale: Option<u8>) -> Self {
         Self {
             nxt,
             offered: 0,
@@ -65,6 +72,7 @@ impl Receive {
             room: 0,
             measured: 0,
             peak: 0,
+            window_max,
             mss,
             scale,
             fresh: false,
@@ -78,9 +86,9 @@ impl Receive {
         }
     }
 
-    /// The receiving half of a connection that has moved here.
-    pub(crate) fn restored(image: &Image, mss: u16, scale: Option<u8>) -> Self {
-        let mut recv = Self::new(image.next_from_guest, mss, scale);
+    /// The receiving half, as `fresh`, of a connection that has moved here.
+    pub(crate) fn restored(image: &Image, fresh: &Self, scale: Option<u8>) -> Self {
+        let mut recv = Self::new(image.next_from_guest, fresh.window_max, fresh.mss, scale);
         recv.told = image.acked_to_guest;
         recv.edge = recv.told + (u32::from(image.window_to_guest) << image.our_scale);
         recv.far_edge = recv.edge.max(recv.nxt);
@@ -258,12 +266,13 @@ impl Receive {
         u32::from(self.mss).min(self.peak / 4)
     }
 
-    /// The window, in bytes: the room, but no small step up, except to a whole one from less.
+    /// The window, in bytes: the room as far as it is promised, but no small step up, except to a whole
+    /// one from less.
     fn window(&self) -> u32 {
         let (promised, step) = (self.promised(), self.step());
-        let opens =
-            self.room >= step && (promised < step || self.room.saturating_sub(promised) >= step);
-        if self.room < promised || opens { self.room } else { promised }
+        let most = self.room.min(self.window_max);
+        let opens = most >= step && (promised < step || most.saturating_sub(promised) >= step);
+        if opens { most } else { promised.min(self.room) }
     }
 
     /// The window field. Rounded up where there is room, lest the edge creep back by the
@@ -297,7 +306,7 @@ mod tests {
     use crate::wire::tcp::Flags;
 
     fn receive(room: u32) -> Receive {
-        let mut r = Receive::new(SeqNr(1000), 1460, Some(8));
+        let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 1460, Some(8));
         r.on_room(room);
         let field = r.field();
         r.advertised(field, false);
@@ -313,6 +322,42 @@ mod tests {
             let field = r.field();
             assert!(u32::from(field) << 8 <= r.room);
             r.advertised(field, false);
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_promised_in_parts_and_fills_all_the_same() {
+        let (most, buffer) = (512 * 1024, 4 << 20);
+        let mut r = Receive::new(SeqNr(1000), most, 1460, Some(8));
+        r.on_room(buffer);
+        let mut sent = 0;
+        loop {
+            let field = r.field();
+            r.advertised(field, false);
+            let len = r.promised().min(61_440);
+            assert!(r.promised() <= most, "{}", r.promised());
+            if len == 0 {
+                break;
+            }
+            // The guest sends what it may, and nothing leaves the buffer.
+            r.offer(len, false);
+            r.commit(len);
+            sent += len;
+        }
+        assert!(buffer - sent < 256, "{sent}");
+    }
+
+    #[test]
+    fn what_another_host_has_promised_holds() {
+        let mut r = Receive::new(SeqNr(1000), 512 * 1024, 1460, Some(8));
+        (r.room, r.edge) = (4 << 20, SeqNr(1000) + (2 << 20));
+        let edge = r.edge;
+        while r.promised() > 512 * 1024 {
+            r.offer(60_000, false);
+            r.commit(60_000);
+            let field = r.field();
+            r.advertised(field, false);
+            assert!((0..256).contains(&edge.offset_from(r.edge)) || r.promised() <= 512 * 1024);
         }
     }
 
@@ -380,7 +425,7 @@ mod tests {
     #[test]
     fn rfc9293_3_10_7_4_a_segment_is_acceptable_if_one_of_its_numbers_is_in_the_window() {
         for (base, offered, window) in product3(&BASES, 0..4, 0..7) {
-            let mut r = Receive::new(SeqNr(base) - offered, 1460, None);
+            let mut r = Receive::new(SeqNr(base) - offered, WINDOW_MAX, 1460, None);
             r.offer(offered, false);
             r.far_edge = r.expected() + window;
             let is_inside = |nr: SeqNr| nr.0.wrapping_sub(base) < window;
@@ -407,7 +452,7 @@ mod tests {
         let windows = [0, 1, 65535, WINDOW_MAX - 1, WINDOW_MAX];
         let lens = [0, 1, 1460, u32::from(u16::MAX), u32::from(u16::MAX) + 1];
         for (base, window) in product2(&BASES, &windows) {
-            let mut r = Receive::new(SeqNr(base), 1460, Some(8));
+            let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 1460, Some(8));
             r.far_edge = r.nxt + window;
             for (len, anchor) in
                 product2(&lens, &[0, i64::from(window), i64::from(i32::MAX) - 1, -(1 << 30)])
@@ -432,7 +477,7 @@ mod tests {
     fn what_the_socket_took_moves_the_stream_on_by_so_much() {
         for (base, offered, taken) in product3(&BASES, 0..6, 0..8) {
             for fin in [false, true] {
-                let mut r = Receive::new(SeqNr(base), 1460, None);
+                let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 1460, None);
                 r.offer(offered, fin);
                 let whole = taken >= offered;
                 assert_eq!(r.commit(taken), fin && whole);
@@ -446,7 +491,7 @@ mod tests {
     fn rfc7323_2_4_no_window_field_promises_more_than_the_room_or_takes_much_back() {
         for (base, room, promised) in product3(&BASES, 0..48, 0..48) {
             for (scale, peak) in product2(&[0, 1, 2, 3], &[room, room + 1, 2 * room, 48, 200]) {
-                let mut r = Receive::new(SeqNr(base), 4, Some(scale));
+                let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 4, Some(scale));
                 (r.room, r.peak) = (room, peak);
                 (r.edge, r.far_edge) = (r.nxt + promised, r.nxt + promised);
                 let edge = r.edge;

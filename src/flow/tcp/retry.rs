@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_MAX};
+use super::limits::{DATA_RETRIES, RTO_AFTER_SYN_RETRY, RTO_INITIAL, SYN_RETRIES_MAX, WINDOW_MAX};
 
 /// What the host's kernel uses for its own connections, read once at start, and what we add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +19,19 @@ pub struct TcpConfig {
     pub rto_max: Duration,
     /// Whether acknowledgements of data may wait for a fraction of a millisecond.
     pub acks_may_wait: bool,
+    /// The most that a guest is told it may send, in bytes: what may wait in the link, [`WINDOW_MAX`] at most.
+    pub window_max: u32,
 }
 
 impl Default for TcpConfig {
     fn default() -> Self {
-        let rto_max = Duration::from_secs(120);
-        Self { syn_retries: 6, syn_linear_timeouts: 4, rto_max, acks_may_wait: false }
+        Self {
+            syn_retries: 6,
+            syn_linear_timeouts: 4,
+            rto_max: Duration::from_secs(120),
+            acks_may_wait: false,
+            window_max: WINDOW_MAX,
+        }
     }
 }
 
