@@ -1,5 +1,5 @@
-//! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Consecutive
-//! segments or datagrams of one flow are gathered to a run and sent with one sendmsg(2).
+//! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Segments of a flow in
+//! one batch, and consecutive datagrams of one, are gathered to a run and sent with one sendmsg(2).
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 use super::core::Core;
 use super::datagrams::{self, DatagramRun, Datagrams};
 use super::responders;
-use super::tcp::{self, StreamRun};
+use super::tcp::{self, StreamRuns};
 use crate::flow::network::Network;
 use crate::responder::dhcpv6::Duid;
 use crate::responder::{dhcp, dhcpv6};
@@ -21,7 +21,7 @@ use crate::wire::{DropReason, Fragment, Packet};
 /// What of a batch is not sent yet.
 #[derive(Default)]
 struct Runs {
-    stream: StreamRun,
+    streams: StreamRuns,
     datagrams: DatagramRun,
 }
 
@@ -57,8 +57,9 @@ pub(super) fn take(
             log::trace!("frame from guest dropped: {}", reason.name());
         }
     }
-    runs.stream.finish(to.core, &mut lease);
+    // Streams have the most.
     runs.datagrams.finish(to.core, &mut lease, out);
+    runs.streams.finish(to.core, &mut lease);
     true
 }
 
@@ -92,12 +93,12 @@ fn frame(
     responders::heed(core, out, ip.source, mac);
     if let Packet::Fragment(part) = packet {
         // What came before goes before.
-        runs.stream.finish(core, lease);
         runs.datagrams.finish(core, lease, out);
+        runs.streams.finish(core, lease);
         return fragment(to, lease, index, &part, out);
     }
     match ip.protocol {
-        L4Protocol::Tcp => tcp::from_guest(core, lease, index, &ip, &mut runs.stream, out),
+        L4Protocol::Tcp => tcp::from_guest(core, lease, index, &ip, &mut runs.streams, out),
         L4Protocol::Udp => udp_or_dhcp(to, lease, index, &ip, runs, out),
         // Neighbour discovery is consumed here, never forwarded.
         L4Protocol::Icmpv6 if NDP_TYPES.contains(&icmp_type(&ip, head)?) => {

@@ -33,6 +33,7 @@ mod queues;
 mod reserved;
 mod returning;
 mod room;
+mod runs;
 mod services;
 mod set_back;
 mod slot_port;

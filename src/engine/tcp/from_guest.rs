@@ -1,5 +1,5 @@
-//! Segments of the guest. Consecutive ones of one flow are a run, whose payload is written with one
-//! sendmsg(2); what belongs to no flow opens a connection, or is refused.
+//! Segments of the guest. Those of one flow in a batch are a run, whose payload is written with one sendmsg(2);
+//! what belongs to no flow opens a connection, or is refused.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,9 +27,12 @@ use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::{TcpHead, checksum_is_right};
 
-/// Consecutive segments of one flow whose payload is not written yet.
+/// Runs at most that are gathered at once.
+const RUNS: usize = 4;
+
+/// Segments of one flow whose payload is not written yet.
 #[derive(Default)]
-pub(in crate::engine) struct StreamRun {
+struct StreamRun {
     flow: Option<(FlowId, Side)>,
     parts: ArrayVec<Part, MAX_FRAMES>,
     bytes: u32,
@@ -37,14 +40,52 @@ pub(in crate::engine) struct StreamRun {
 
 impl StreamRun {
     /// Writes the payload to its socket.
-    pub(crate) fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
+    fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, _)) = self.flow.take() else { return };
-        let offered = std::mem::take(&mut self.bytes);
-        let parts = std::mem::take(&mut self.parts);
-        if offered == 0 {
-            return;
+        if self.bytes > 0 {
+            write(core, id, self.bytes, |socket| lease.send_stream(socket, &self.parts));
         }
-        write(core, id, offered, |socket| lease.send_stream(socket, &parts));
+        self.parts.clear();
+        self.bytes = 0;
+    }
+}
+
+/// What of a batch is not written yet, by flows. Of a bulk stream there is so much that its write takes longer than
+/// everything else: it comes last, so that a question behind it in the batch does not wait. And streams whose segments
+/// alternate have one write each, not one for each segment.
+#[derive(Default)]
+pub(in crate::engine) struct StreamRuns([StreamRun; RUNS]);
+
+impl StreamRuns {
+    /// Writes everything, the least first.
+    pub(crate) fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
+        while let Some(least) =
+            self.0.iter_mut().filter(|run| run.flow.is_some()).min_by_key(|run| run.bytes)
+        {
+            least.finish(core, lease);
+        }
+    }
+
+    /// Where the run of a flow is.
+    fn place(&self, side: &Side) -> Option<(usize, FlowId)> {
+        let mut flows = self.0.iter().map(|run| run.flow).enumerate();
+        flows.find_map(|(place, flow)| {
+            flow.filter(|(_, current)| current == side).map(|(id, _)| (place, id))
+        })
+    }
+
+    /// Begins the run of a flow, in a free place or in that of the least. Where it is.
+    fn begin(
+        &mut self,
+        flow: (FlowId, Side),
+        core: &mut Core,
+        lease: &mut FromGuestLease<'_>,
+    ) -> usize {
+        let effort = |place: &usize| (self.0[*place].flow.is_some(), self.0[*place].bytes);
+        let place = (0..RUNS).min_by_key(effort).unwrap_or(0);
+        self.0[place].finish(core, lease);
+        self.0[place].flow = Some(flow);
+        place
     }
 }
 
@@ -85,7 +126,7 @@ pub(in crate::engine) fn from_guest(
     lease: &mut FromGuestLease<'_>,
     index: usize,
     ip: &IpHead,
-    run: &mut StreamRun,
+    runs: &mut StreamRuns,
     out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
     let head = ip.tcp(lease.frames()[index].head())?;
@@ -95,30 +136,27 @@ pub(in crate::engine) fn from_guest(
         endpoint: Endpoint::new(ip.source, head.source_port),
     };
     let opens = opens(&head);
-    let id = match run.flow {
-        Some((id, current)) if current == side && !opens => id,
-        _ => {
-            run.finish(core, lease);
-            let found = core.flows.find(L4Protocol::Tcp, &side);
-            match found.filter(|&id| !(opens && has_ended(core, out, id))) {
-                Some(id) => {
-                    core.note_queue(id);
-                    id
-                }
-                None => {
-                    let answered = segment_without_flow(core, side, ip, &head, out);
-                    return answered.inspect_err(|&reason| {
-                        tell_of_frame(core, out, lease, index, (reason, None));
-                    });
-                }
+    let (place, id) = match runs.place(&side) {
+        Some(found) if !opens => found,
+        old => {
+            if let Some((place, _)) = old {
+                runs.0[place].finish(core, lease);
             }
+            let found = core.flows.find(L4Protocol::Tcp, &side);
+            let Some(id) = found.filter(|&id| !(opens && has_ended(core, out, id))) else {
+                let answered = segment_without_flow(core, side, ip, &head, out);
+                return answered.inspect_err(|&reason| {
+                    tell_of_frame(core, out, lease, index, (reason, None));
+                });
+            };
+            core.note_queue(id);
+            (runs.begin((id, side), core, lease), id)
         }
     };
-    run.flow = Some((id, side));
+    let run = &mut runs.0[place];
     let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
     if flow.state.frozen {
-        run.flow = None;
         return Err(DropReason::LinkDown);
     }
     let accept = tcp.conn.on_segment(core.now, &head.segment);
