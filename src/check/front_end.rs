@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::finding::Finding;
+use crate::conf::ConfError;
 
 const MEMORY: &str = "guest memory";
 const DEVICE: &str = "network device";
@@ -12,16 +13,16 @@ const DEVICE: &str = "network device";
 const QEMU_CURE: &str =
     "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem";
 
-/// Judges a command line, program first.
-pub(super) fn findings(words: &[String]) -> Vec<Finding> {
+/// Judges a command line, program first, for a build with vhost-user or without.
+pub(super) fn findings(words: &[String], vhost_user: bool) -> Vec<Finding> {
     let program = words.first().map_or("", |word| word.rsplit('/').next().unwrap_or_default());
     let rest = words.get(1..).unwrap_or_default();
     if program.starts_with("qemu") || program == "kvm" {
-        qemu(rest)
+        qemu(rest, vhost_user)
     } else if program.starts_with("cloud-hypervisor") {
-        cloud_hypervisor(rest)
+        cloud_hypervisor(rest, vhost_user)
     } else if program == "crosvm" {
-        crosvm(rest)
+        crosvm(rest, vhost_user)
     } else {
         let text = format!("nothing is known of the front-end '{program}'");
         vec![Finding::lacks(
@@ -100,7 +101,7 @@ fn kind(value: &str) -> String {
     named.unwrap_or_else(|| parts(value).swap_remove(0))
 }
 
-fn qemu(words: &[String]) -> Vec<Finding> {
+fn qemu(words: &[String], vhost_user: bool) -> Vec<Finding> {
     let mut netdevs = arguments_of(words, "netdev", 1);
     netdevs.extend(arguments_of(words, "nic", 1));
     let of_kind = |wanted: &[&str]| {
@@ -109,10 +110,13 @@ fn qemu(words: &[String]) -> Vec<Finding> {
     };
     let stream = "not shared, and need not be: frames go through a stream socket";
     if let Some(device) = of_kind(&["vhost-user"]) {
-        return vec![qemu_memory(words), qemu_chardev(words, device)];
+        return vec![qemu_memory(words), qemu_chardev(words, device, vhost_user)];
     }
     if let Some(device) = of_kind(&["passt"]) {
         let shared = switch(device, "vhost-user") == Some(true);
+        if shared && !vhost_user {
+            return vec![no_vhost_user()];
+        }
         let memory = if shared { qemu_memory(words) } else { Finding::fine(MEMORY, stream) };
         return vec![memory, Finding::fine(DEVICE, "QEMU starts the passt of its $PATH")];
     }
@@ -167,7 +171,7 @@ fn qemu_memory(words: &[String]) -> Finding {
     Finding::fine(MEMORY, "shared")
 }
 
-fn qemu_chardev(words: &[String], device: &str) -> Finding {
+fn qemu_chardev(words: &[String], device: &str, vhost_user: bool) -> Finding {
     let id = property(device, "chardev").unwrap_or_default();
     let chardevs = arguments_of(words, "chardev", 1);
     let found = chardevs.iter().find(|chardev| property(chardev, "id").as_ref() == Some(&id));
@@ -184,15 +188,27 @@ fn qemu_chardev(words: &[String], device: &str) -> Finding {
         let text = "QEMU would wait for a client on the socket, as passt does";
         return Finding::lacks(DEVICE, text, format!("leave server=on out of -chardev {chardev}"));
     }
-    at_socket(&path)
+    at_socket(&path, vhost_user)
 }
 
 /// The device leads to a socket.
-fn at_socket(path: &str) -> Finding {
-    Finding::fine(DEVICE, format!("vhost-user at {path}: passt --vhost-user --socket {path}"))
+fn at_socket(path: &str, vhost_user: bool) -> Finding {
+    if vhost_user {
+        Finding::fine(DEVICE, format!("vhost-user at {path}: passt --vhost-user --socket {path}"))
+    } else {
+        no_vhost_user()
+    }
 }
 
-fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
+fn no_vhost_user() -> Finding {
+    Finding::lacks(
+        DEVICE,
+        ConfError::NoVhostUser.to_string(),
+        "install a build for 64 bits, or give QEMU -netdev stream",
+    )
+}
+
+fn cloud_hypervisor(words: &[String], vhost_user: bool) -> Vec<Finding> {
     let mut memory = arguments_of(words, "memory", 1);
     memory.extend(arguments_of(words, "memory-zone", usize::MAX));
     let shared = memory.iter().any(|memory| switch(memory, "shared") == Some(true));
@@ -204,7 +220,7 @@ fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
     let nets = arguments_of(words, "net", usize::MAX);
     let net = nets.iter().find(|net| switch(net, "vhost_user") == Some(true));
     let device = match net.and_then(|net| property(net, "socket")) {
-        Some(path) => at_socket(&path),
+        Some(path) => at_socket(&path, vhost_user),
         None => Finding::lacks(
             DEVICE,
             "there is no --net with vhost_user and a socket",
@@ -215,11 +231,11 @@ fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
 }
 
 /// Its memory is always shared.
-fn crosvm(words: &[String]) -> Vec<Finding> {
+fn crosvm(words: &[String], vhost_user: bool) -> Vec<Finding> {
     let devices = arguments_of(words, "vhost-user", 1);
     let net = devices.iter().find(|device| kind(device) == "net");
     let device = match net.and_then(|net| property(net, "socket")) {
-        Some(path) => at_socket(&path),
+        Some(path) => at_socket(&path, vhost_user),
         None => Finding::lacks(
             DEVICE,
             "there is no --vhost-user of type net with a socket",
@@ -233,10 +249,15 @@ fn crosvm(words: &[String]) -> Vec<Finding> {
 mod tests {
     use super::*;
 
-    /// The worst of a line is at the end.
+    /// By a build that has vhost-user.
     fn judged(line: &str) -> String {
+        judged_by(line, true)
+    }
+
+    /// The worst of a line is at the end.
+    fn judged_by(line: &str, vhost_user: bool) -> String {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let findings = findings(&words);
+        let findings = findings(&words, vhost_user);
         let worst = findings.iter().max_by_key(|finding| finding.verdict).unwrap();
         assert_eq!(
             worst.cure.is_empty(),
@@ -286,6 +307,7 @@ mod tests {
                     .split(' ')
                     .map(str::to_owned)
                     .collect::<Vec<_>>(),
+                true,
             );
             assert_eq!(findings[0], Finding::fine(MEMORY, "shared"));
             assert!(findings[1].text.ends_with("passt --vhost-user --socket /s"), "{findings:?}");
@@ -355,7 +377,27 @@ mod tests {
             &[""],
         ] {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            assert!(!findings(&words).is_empty(), "{words:?}");
+            assert!(!findings(&words, true).is_empty(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_build_without_vhost_user_serves_no_such_device() {
+        let shared = "-object memory-backend-memfd,id=mem -M q35,memory-backend=mem";
+        for line in [
+            format!("qemu-kvm {shared} {DEVICE_OF_QEMU}"),
+            format!("qemu-kvm {shared} -netdev passt,id=n,vhost-user=on"),
+            "cloud-hypervisor --memory shared=on --net vhost_user=true,socket=/s".to_owned(),
+            "crosvm run --vhost-user type=net,socket=/s".to_owned(),
+        ] {
+            let expected =
+                "missing network device: vhost-user is not in builds for processors of 32 bits";
+            assert_eq!(judged_by(&line, false), expected, "{line}");
+            assert!(judged_by(&line, true).starts_with("ok "), "{line}");
+        }
+        for line in ["-netdev stream,id=n,addr.path=/s", "-netdev passt,id=n"] {
+            let line = format!("qemu-kvm -m 512 {line}");
+            assert!(judged_by(&line, false).starts_with("ok "), "{line}");
         }
     }
 

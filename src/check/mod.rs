@@ -13,7 +13,7 @@ mod host;
 use std::fmt::Write as _;
 
 use self::finding::{Finding, Verdict};
-use crate::conf::{Mode, Question};
+use crate::conf::{HAS_VHOST_USER, Mode, Question};
 
 /// Looks at everything. The text to print, and whether nothing is missing.
 #[must_use]
@@ -22,7 +22,7 @@ pub(crate) fn answer(question: &Question) -> (String, bool) {
     findings.extend(callers::findings(question.mode));
     if !question.front_end.is_empty() {
         let words = question.front_end.iter().map(|word| word.to_string_lossy().into_owned());
-        findings.extend(front_end::findings(&words.collect::<Vec<_>>()));
+        findings.extend(front_end::findings(&words.collect::<Vec<_>>(), HAS_VHOST_USER));
     }
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     let text = if question.json { json(question.mode, worst, &findings) } else { lines(&findings) };

@@ -32,7 +32,7 @@ pub enum ConfError {
     #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
     Mode,
     /// The crates that map a guest's memory are for processors of 64 bits.
-    #[error("--vhost-user is not in builds for processors of 32 bits")]
+    #[error("vhost-user is not in builds for processors of 32 bits")]
     NoVhostUser,
     /// An option of another mode.
     #[error("{0}")]

@@ -34,7 +34,7 @@ pub(crate) use meaning::{LOCAL_GATEWAY_V4, Told, option_of, told};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };
-pub(crate) use options::{ControlSocket, MigrationOptions, Repair};
+pub(crate) use options::{ControlSocket, HAS_VHOST_USER, MigrationOptions, Repair};
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};
 pub(crate) use slirp4netns::as_slirp4netns_says;
 pub use slirp4netns::{SlirpConf, slirp4netns_command};

@@ -70,6 +70,9 @@ enum Ending {
     Capabilities,
 }
 
+/// Whether this build has vhost-user: the crates that map a guest's memory are for processors of 64 bits.
+pub(crate) const HAS_VHOST_USER: bool = cfg!(target_pointer_width = "64");
+
 /// How the guest is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {

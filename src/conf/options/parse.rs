@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 
 use super::command::{self, WORDS, command};
 use super::definition::{Definition, Effect, Scope};
-use super::{Command, Ending, Mode, Options, Question, getopt, table};
+use super::{Command, Ending, HAS_VHOST_USER, Mode, Options, Question, getopt, table};
 use crate::conf::{ConfError, pasta, slirp4netns};
 
 /// Most words on a command line; far beyond what one can type, and a bound for what we keep.
@@ -32,7 +32,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
     for (definition, word) in in_order(&matches) {
         apply(definition, &word, &mut options)?;
         if let Some(ending) = options.ending {
-            return Ok(answer(ending, mode));
+            return answer(ending, mode);
         }
     }
     if let Some(error) = refused {
@@ -85,11 +85,7 @@ fn base_name(word: &OsStr) -> String {
 /// `--vhost-user` wins wherever it stands; else the program's name decides.
 fn mode(matches: &ArgMatches, name: &str) -> Result<Mode, ConfError> {
     if matches.contains_id("vhost-user") {
-        if cfg!(target_pointer_width = "64") {
-            Ok(Mode::VhostUser)
-        } else {
-            Err(ConfError::NoVhostUser)
-        }
+        if HAS_VHOST_USER { Ok(Mode::VhostUser) } else { Err(ConfError::NoVhostUser) }
     } else if name.contains("pasta") {
         Ok(Mode::Pasta)
     } else if name.contains("passt") {
@@ -170,10 +166,12 @@ fn words_behind(matches: &ArgMatches, options: &mut Options) -> Result<(), ConfE
     Ok(())
 }
 
-fn answer(ending: Ending, mode: Mode) -> Command {
-    match ending {
+/// Who asks for capabilities, looks for a back-end of vhost-user.
+fn answer(ending: Ending, mode: Mode) -> Result<Command, ConfError> {
+    Ok(match ending {
         Ending::Help => Command::Help(command::help(mode)),
         Ending::Version => Command::Version(command::version(mode)),
+        Ending::Capabilities if !HAS_VHOST_USER => return Err(ConfError::NoVhostUser),
         Ending::Capabilities => Command::Capabilities("{\n  \"type\": \"net\"\n}\n".to_owned()),
-    }
+    })
 }

@@ -12,6 +12,7 @@ use crate::engine::stats::EventType;
 
 /// Settings of the device.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "the other one reads them")]
 pub struct Config {
     /// MAC address for the guest.
     pub mac: Option<[u8; 6]>,
