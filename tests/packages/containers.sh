@@ -4,6 +4,8 @@
 #
 #   containers ==== [here: 192.0.2.2, 2001:db8:2::2] ---veth--- [outside: 192.0.2.1, 2001:db8:2::1; 198.51.100.7]
 set -euo pipefail
+# shellcheck source=cases.sh
+. /try/cases.sh
 
 SUITE=$1
 shift
@@ -24,16 +26,6 @@ CASES=(podman_slirp4netns podman_slirp4netns_ports rootlesskit_slirp4netns docke
 ordinary() {
     setpriv --reuid=$USER_ID --regid=$USER_ID --init-groups --inh-caps=-all env -i HOME=/home/user USER=user TERM=dumb \
         PATH="$PATH" XDG_RUNTIME_DIR=/run/user/$USER_ID DOCKER_HOST=unix:///run/user/$USER_ID/docker.sock "$@"
-}
-
-# until_true SECONDS COMMAND...: repeats the command until it succeeds.
-until_true() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || { echo "not true in time: $*"; return 1; }
-        sleep 0.1
-    done
 }
 
 make_network() {
@@ -269,22 +261,8 @@ case_docker_slirp4netns() {
     docker_with slirp4netns builtin
 }
 
-# try NAME
-try() {
-    local begin=$SECONDS status word=ok
-    set +e
-    (set -e && "case_$1") >"/try/log.$1" 2>&1
-    status=$?
-    set -e
-    [ $status -eq 0 ] || word=FAIL
-    printf '%-5s containers %s %s (%s s)\n' $word "$SUITE" "$1" $((SECONDS - begin))
-    # All of it goes to the log.
-    if [ $status -eq 0 ]; then
-        sed 's/^/| /' "/try/log.$1"
-        return
-    fi
-    tail -n 20 "/try/log.$1" | sed 's/^/      /'
-    # The next case begins without what this one has left.
+# The next case begins without what the failed one has left.
+failed() {
     podman rm -f -t 0 web >/dev/null 2>&1 || true
     pkill -KILL -u $USER_ID || true
 }
@@ -295,7 +273,4 @@ make_network
 make_image
 make_user
 dpkg-query -W -f '${Package} ${Version}\n' passt-rs podman rootlesskit docker.io
-for name in "${CASES[@]}"; do
-    try "$name"
-done
-echo 'all cases were played'
+play_cases "containers $SUITE" "${CASES[@]}"

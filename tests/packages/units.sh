@@ -2,6 +2,8 @@
 # What tests/packages/units runs in a root of a suite, as root and process 1 of it: units.sh --boot SUITE [CASE...] becomes
 # systemd, which starts it again as a service: units.sh SUITE [CASE...]. What it says goes to /try/shared/SUITE.
 set -euo pipefail
+# shellcheck source=cases.sh
+. /try/cases.sh
 
 CASES=(started_by_a_client started_by_hand group_may_connect stays_for_others comes_back vhost_user_repair less_than_the_unit_leaves
     namespace_served namespace_gone)
@@ -24,16 +26,6 @@ StandardError=inherit
 END
     printf '[Unit]\nRequires=basic.target try.service\n' >/etc/systemd/system/try.target
     exec /lib/systemd/systemd --system --unit=try.target --show-status=no
-}
-
-# until_true SECONDS COMMAND...: repeats the command until it succeeds.
-until_true() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || { echo "not true in time: $*"; return 1; }
-        sleep 0.1
-    done
 }
 
 # configure NAME OPTION...: of the passt or pasta of that name.
@@ -195,20 +187,8 @@ case_namespace_gone() {
     is pasta@net.service Result success
 }
 
-# try NAME
-try() {
-    local begin=$SECONDS status word=ok
-    set +e
-    (set -e && "case_$1") >"/try/log.$1" 2>&1
-    status=$?
-    set -e
-    [ $status -eq 0 ] || word=FAIL
-    printf '%-5s units %s %s (%s s)\n' $word "$SUITE" "$1" $((SECONDS - begin))
-    if [ $status -eq 0 ]; then
-        sed 's/^/| /' "/try/log.$1"
-        return
-    fi
-    { tail -n 20 "/try/log.$1"; journalctl --no-pager -q -n 12 -o cat; } | sed 's/^/      /'
+failed() {
+    journalctl --no-pager -q -n 12 -o cat | sed 's/^/      /'
     systemctl stop 'pass*@*' || true
     systemctl reset-failed || true
 }
@@ -222,7 +202,4 @@ shift
 [ $# -eq 0 ] || CASES=("$@")
 systemctl --version | head -n 1
 ip link set lo up
-for name in "${CASES[@]}"; do
-    try "$name"
-done
-echo 'all cases were played'
+play_cases "units $SUITE" "${CASES[@]}"

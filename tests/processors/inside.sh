@@ -2,6 +2,8 @@
 # What tests/processors/run runs in a root, as process 1 of it: inside.sh PROCESSOR TRIPLE COMPILER [EMULATOR]. Sources and
 # what is built are in /try/shared.
 set -euo pipefail
+# shellcheck source=../packages/cases.sh
+. /try/cases.sh
 
 PROCESSOR=$1 TRIPLE=$2 COMPILER=$3 EMULATOR=${4:-}
 PROGRAMS=(passt pasta pesto passt-repair qrap)
@@ -20,15 +22,19 @@ export CARGO_HOME=/try/shared/cargo CARGO_TARGET_DIR=/try/shared/target CARGO_IN
 export "CARGO_TARGET_${NAME}_LINKER=$COMPILER-gcc"
 [ -z "$EMULATOR" ] || export "CARGO_TARGET_${NAME}_RUNNER=$EMULATOR"
 
-# tested ARGUMENT...: cargo test, which has to have run something.
+# Always with the same packages: else their crates would be built with other features, again.
+test_packages() { cargo test --frozen --target "$TRIPLE" "${PACKAGES[@]}" "$@"; }
+
+# tested ARGUMENT...: it has to have run something.
 tested() {
-    cargo test --frozen --target "$TRIPLE" "$@" 2>&1 | tee /try/tested
+    test_packages "$@" 2>&1 | tee /try/tested
     grep '^test result: ok. [1-9]' /try/tested >/dev/null
 }
 
 machine_of() { od -An -tx1 -j18 -N2 "$1"; }
 
-case_compiles() { cargo build --frozen --target "$TRIPLE" --bins -p passt; }
+# With its tests of the command line, there are the programs, too.
+case_compiles() { test_packages --no-run --lib --test command_line; }
 
 case_says_version() {
     local program said
@@ -41,40 +47,22 @@ case_says_version() {
     [ "$(machine_of "$CARGO_TARGET_DIR/$TRIPLE/debug/passt")" != "$(machine_of /bin/true)" ]
 }
 
-# An emulator takes minutes for those that generate much.
+# An emulator takes minutes for those that generate much: it gets 16 worlds of each, and not the 256 that are usual.
 case_unit_tests() {
-    local skipped=()
-    [ -z "$EMULATOR" ] || skipped=(--skip flow::splice)
-    tested --lib "${PACKAGES[@]}" -- "${skipped[@]}"
+    [ -z "$EMULATOR" ] || export PROPTEST_CASES=16
+    tested --lib
 }
 
-case_tests_of_the_stream_socket() { tested -p passt-legacy --test socket --test tails; }
-case_tests_of_vhost_user() { tested -p passt-vhost --test frames --test orders --test queues --test legacy; }
+case_tests_of_the_stream_socket() { tested --test socket --test tails; }
+case_tests_of_vhost_user() { tested --test frames --test orders --test queues --test legacy; }
 
 # The program itself, with its filter and its namespaces: what it says of the machine, and a frame that goes through the
 # stream socket.
-case_programs_run() { tested -p passt --test check --test qrap --test command_line; }
+case_programs_run() { tested --test check --test qrap --test command_line; }
 
-# try NAME
-try() {
-    local begin=$SECONDS status word=ok
-    set +e
-    (set -e && "case_$1") >"/try/log.$1" 2>&1
-    status=$?
-    set -e
-    [ $status -eq 0 ] || word=FAIL
-    printf '%-5s processors %s %s (%s s)\n' $word "$PROCESSOR" "$1" $((SECONDS - begin))
-    if [ $status -eq 0 ]; then
-        sed 's/^/| /' "/try/log.$1"
-    else
-        grep -E -A 5 '^(test .* FAILED|error|---- |thread )' "/try/log.$1" | head -n 60 | sed 's/^/      /' || true
-        tail -n 6 "/try/log.$1" | sed 's/^/      /'
-    fi
-}
+# What cargo says of a failure stands above the end.
+failed() { grep -E -A 5 '^(test .* FAILED|error|---- |thread )' "/try/log.$1" | head -n 60 | sed 's/^/      /' || true; }
 
 rustc --version
 ip link set lo up
-for name in "${CASES[@]}"; do
-    try "$name"
-done
-echo 'all cases were played'
+play_cases "processors $PROCESSOR" "${CASES[@]}"
