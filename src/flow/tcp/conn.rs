@@ -83,7 +83,7 @@ impl Conn {
     /// A connection that the host has accepted, to be opened with the guest.
     pub fn inbound(now: Timestamp, config: &TcpConfig, opening: Opening) -> Self {
         let mut conn = Self::new(now, config, opening, State::SynSent);
-        conn.recv.scale = Some(WINDOW_SCALE);
+        conn.recv.set_scale(Some(WINDOW_SCALE));
         conn.syn_due = true;
         conn
     }
@@ -447,7 +447,7 @@ impl Conn {
         let header = Header {
             window,
             mss: Some(self.recv.mss),
-            window_scale: self.recv.scale,
+            window_scale: self.recv.scale(),
             ..self.header(self.send.una, flags)
         };
         self.recv.advertised(window, true);

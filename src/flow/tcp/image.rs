@@ -88,7 +88,7 @@ impl Conn {
         Some(Image {
             retries: self.retry.count(),
             guest_scale: send.scale,
-            our_scale: recv.scale.unwrap_or(0),
+            our_scale: recv.scale().unwrap_or(0),
             ends: Ends {
                 from_peer: peer_ended || send.is_ended(),
                 to_peer: recv.fin && !self.shutdown_due,

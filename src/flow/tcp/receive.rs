@@ -20,6 +20,9 @@ use super::image::Image;
 use super::limits::{UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
 use crate::wire::tcp::Segment;
 
+/// The guest has not offered the option.
+const NO_SCALE: u8 = u8::MAX;
+
 /// The receiving half.
 #[derive(Debug)]
 pub(super) struct Receive {
@@ -39,12 +42,12 @@ pub(super) struct Receive {
     measured: u32,
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
-    /// The most that is promised, whatever the room.
-    window_max: u32,
     /// The largest segment that we asked the guest to send.
     pub(crate) mss: u16,
-    /// Our window scale, if the guest offered the option.
-    pub(crate) scale: Option<u8>,
+    /// Our window scale, or [`NO_SCALE`]. Not an `Option`: a connection shall fit two cache lines.
+    scale: u8,
+    /// The most that is promised, whatever the room, as a power of two.
+    window_bits: u8,
     /// `room` is as good as a measurement can make it.
     fresh: bool,
     /// The socket has become writable since the last measurement.
@@ -62,6 +65,7 @@ pub(super) struct Receive {
 }
 
 impl Receive {
+    /// Of `window_max` the largest power of two counts.
     pub(crate) fn new(nxt: SeqNr, window_max: u32, mss: u16, scale: Option<u8>) -> Self {
         Self {
             nxt,
@@ -72,9 +76,9 @@ impl Receive {
             room: 0,
             measured: 0,
             peak: 0,
-            window_max,
             mss,
-            scale,
+            scale: scale.unwrap_or(NO_SCALE),
+            window_bits: window_max.max(1).ilog2() as u8,
             fresh: false,
             writable: false,
             watching: false,
@@ -88,7 +92,7 @@ impl Receive {
 
     /// The receiving half, as `fresh`, of a connection that has moved here.
     pub(crate) fn restored(image: &Image, fresh: &Self, scale: Option<u8>) -> Self {
-        let mut recv = Self::new(image.next_from_guest, fresh.window_max, fresh.mss, scale);
+        let mut recv = Self::new(image.next_from_guest, fresh.window_max(), fresh.mss, scale);
         recv.told = image.acked_to_guest;
         recv.edge = recv.told + (u32::from(image.window_to_guest) << image.our_scale);
         recv.far_edge = recv.edge.max(recv.nxt);
@@ -107,7 +111,20 @@ impl Receive {
     pub(crate) fn synchronise(&mut self, nxt: SeqNr, scale: Option<u8>) {
         let edge = nxt + self.promised();
         (self.nxt, self.told, self.edge, self.far_edge) = (nxt, nxt, edge, edge);
-        self.scale = scale;
+        self.set_scale(scale);
+    }
+
+    /// Our window scale, if the guest has offered the option.
+    pub(crate) fn scale(&self) -> Option<u8> {
+        (self.scale != NO_SCALE).then_some(self.scale)
+    }
+
+    pub(crate) fn set_scale(&mut self, scale: Option<u8>) {
+        self.scale = scale.unwrap_or(NO_SCALE);
+    }
+
+    fn window_max(&self) -> u32 {
+        1 << self.window_bits
     }
 
     /// The next byte expected, counting what this run has offered.
@@ -251,7 +268,7 @@ impl Receive {
 
     /// The unit of the window field, in bytes.
     fn granule(&self) -> u32 {
-        1 << self.scale.unwrap_or(0).min(WINDOW_SCALE)
+        1 << self.scale().unwrap_or(0).min(WINDOW_SCALE)
     }
 
     fn watch(&mut self) {
@@ -270,7 +287,7 @@ impl Receive {
     /// one from less.
     fn window(&self) -> u32 {
         let (promised, step) = (self.promised(), self.step());
-        let most = self.room.min(self.window_max);
+        let most = self.room.min(self.window_max());
         let opens = most >= step && (promised < step || most.saturating_sub(promised) >= step);
         if opens { most } else { promised.min(self.room) }
     }

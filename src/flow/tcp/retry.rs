@@ -19,7 +19,8 @@ pub struct TcpConfig {
     pub rto_max: Duration,
     /// Whether acknowledgements of data may wait for a fraction of a millisecond.
     pub acks_may_wait: bool,
-    /// The most that a guest is told it may send, in bytes: what may wait in the link, [`WINDOW_MAX`] at most.
+    /// The most that a guest is told it may send, in bytes: what may wait in the link. A power of two, [`WINDOW_MAX`]
+    /// at most.
     pub window_max: u32,
 }
 
