@@ -422,12 +422,6 @@ in_parallel() {
     same "$(grep -c '^ok ' <<<"$said")" 8
 }
 
-# Which queue a connection uses follows from where the guest takes its interrupts: once in a while hardly any uses one of them.
-in_parallel_twice() {
-    in_parallel "$1" "$2"
-    in_parallel "$1" "$3"
-}
-
 # moved: what each queue of the guest has moved meanwhile, receive queues first, when the command ends.
 moved() {
     local before after
@@ -480,7 +474,7 @@ case_queues_reduced_in_use() {
     reduced_in_use
     moved with_two_pairs
     busy 0 1
-    moved in_parallel_twice $((2000000 / SCALE)) 92 93
+    moved in_parallel $((2000000 / SCALE)) 92
     busy 0 1 2 3
 }
 
