@@ -34,6 +34,10 @@ use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
 use crate::sys::{sock_diag, stream};
+
+/// When what only starting has needed is given back: a command that is short is not to wait for that.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What failed where there is no helper.
 const NO_HELPER: &str = "Couldn't start the helper that makes sockets in the namespace";
 
@@ -152,7 +156,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt)?;
     announcement.say()?;
-    process::forget_start();
+    worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     match end? {
@@ -225,7 +229,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         child.release().map_err(system("Couldn't start the command"))?;
         crate::log::leave_stderr();
     }
-    process::forget_start();
+    worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     pasta_code(end?, child.as_ref())
@@ -340,7 +344,7 @@ fn engine(
     max_descriptors: u64,
     mac: Option<Mac>,
     bypass: Option<BypassConfig>,
-) -> Result<Engine, StartError> {
+) -> Result<Box<Engine>, StartError> {
     let outbound = conf.pasta.as_ref().map(|pasta| pasta.outbound.clone());
     let view = NetView {
         network: conf.network.clone(),
@@ -353,7 +357,7 @@ fn engine(
     let secret = process::random_bytes().map_err(system("getrandom"))?;
     let duid = Duid::new(conf.network.our_mac);
     let now = crate::engine::monotonic_now();
-    let mut engine = Engine::new(epoll, view, settings, secret, duid, now);
+    let mut engine = Box::new(Engine::new(epoll, view, settings, secret, duid, now));
     if let Some(mac) = mac {
         engine.set_guest_mac(mac);
     }

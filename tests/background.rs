@@ -134,3 +134,33 @@ fn one_client_by_descriptor_in_the_background() {
     drop(ours);
     program.assert_ends();
 }
+
+/// Kibibytes of a process that `name` counts in proc_pid_status(5).
+fn memory(process: &str, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
+}
+
+/// Hosts have one program, and who watches, for each guest, and most of them do nothing most of the time.
+#[test]
+fn what_only_starting_needed_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let program = Background::start(folder.path(), &["--socket", socket.to_str().unwrap()]);
+    for process in [format!("/proc/{}", program.0), watcher(&program)] {
+        let begin = Instant::now();
+        loop {
+            let (most, now) = (memory(&process, "VmHWM"), memory(&process, "VmRSS"));
+            if most.saturating_sub(now) >= 512 {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{process}: {now} of {most} KiB are left");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    // It goes on where it was.
+    assert_serves(&mut UnixStream::connect(&socket).unwrap());
+    kill_process(program.0, Signal::TERM).unwrap();
+    program.assert_ends();
+}

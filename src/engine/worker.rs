@@ -23,7 +23,7 @@ pub struct Worker<L: Link> {
     epoll: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
     link: L,
-    engine: Engine,
+    engine: Box<Engine>,
     batch: FromGuestBatch,
     door: Door,
     sources: Sources,
@@ -38,6 +38,8 @@ pub struct Worker<L: Link> {
     exit: Option<Exit>,
     /// End when the guest has moved away.
     ends_with_migration: bool,
+    /// What is to be done once, and when.
+    later: Option<(Timestamp, fn())>,
     /// When the alarm was set, if calls of this loop are to be interrupted that do not come back.
     alarm: Option<Timestamp>,
 }
@@ -50,7 +52,7 @@ impl<L: Link> Worker<L> {
     pub fn new(
         epoll: Rc<OwnedFd>,
         link: L,
-        engine: Engine,
+        engine: impl Into<Box<Engine>>,
         clients: Clients,
     ) -> Result<Self, Errno> {
         let door = Door::new(epoll.clone(), clients)?;
@@ -60,7 +62,7 @@ impl<L: Link> Worker<L> {
         Ok(Self {
             events,
             link,
-            engine,
+            engine: engine.into(),
             batch,
             door,
             sources: Sources::new(epoll.clone()),
@@ -72,6 +74,7 @@ impl<L: Link> Worker<L> {
             stats: None,
             exit: None,
             ends_with_migration: false,
+            later: None,
             alarm: None,
         })
     }
@@ -80,6 +83,11 @@ impl<L: Link> Worker<L> {
     /// the end of the one client would be the end.
     pub(crate) fn end_with_migration(&mut self, ends: bool) {
         self.ends_with_migration = ends;
+    }
+
+    /// Has `action` done in the turn that begins after `delay`, once.
+    pub(crate) fn call_later(&mut self, delay: Duration, action: fn()) {
+        self.later = Some((monotonic_now() + delay, action));
     }
 
     /// Has calls interrupted from now on that do not come back: a front-end can make its descriptors block.
@@ -184,6 +192,9 @@ impl<L: Link> Worker<L> {
         if self.stats.is_some() {
             self.show_stats(now);
         }
+        if let Some((_, action)) = self.later.take_if(|(at, _)| *at <= now) {
+            action();
+        }
         Ok(())
     }
 
@@ -216,7 +227,9 @@ impl<L: Link> Worker<L> {
         let wait = if self.frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
-            let deadlines = [self.engine.next_deadline(), self.flush_at, self.sources.deadline()];
+            let later = self.later.map(|(at, _)| at);
+            let deadlines =
+                [self.engine.next_deadline(), self.flush_at, self.sources.deadline(), later];
             let next = deadlines.into_iter().flatten().min();
             let next = next.map(|at| at.since(monotonic_now()));
             [next, self.door.retry(), at_most].into_iter().flatten().min()

@@ -175,6 +175,8 @@ impl<'a> Helper<'a> {
             let pace = if news { PAUSE } else { (2 * pause).min(PAUSE_MAX) };
             pause = pace.max(SHARE * (looked - began));
             due = None;
+            // Hosts change seldom, and there is a helper for each guest.
+            process::trim_memory();
         }
     }
 

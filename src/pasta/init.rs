@@ -67,7 +67,7 @@ impl Init {
         if let Err(errno) = process::close_all_but(&[gate, alive, self.signals.as_fd()]) {
             log::debug!("Couldn't close descriptors: {errno}");
         }
-        process::forget_start();
+        process::trim_memory();
         let code = loop {
             if let Some(code) = self.turn(command, gate) {
                 break code;
