@@ -12,7 +12,8 @@
 //!   that disagree about its end. The slot stays, to refuse what is still to come. A fragment that
 //!   comes again is ignored.
 //! * A datagram that is not whole after [`REASSEMBLY_TIMEOUT`] is given up; when all slots are used,
-//!   the oldest gives way. Both are noticed when the next fragment arrives: nothing waits for it.
+//!   the oldest gives way: the one whose first fragment arrived first, also among those that arrived at one time, as
+//!   all of a batch do. Both are noticed when the next fragment arrives: nothing waits for it.
 //! * No ICMP error tells the guest that a datagram was given up: it is the one who cut it.
 //! * Numbers of datagrams repeat, in IPv4 after 65,536 of them, so fragments of two datagrams may be
 //!   mixed up (RFC 4963). The caller must verify the checksum of what was reassembled.
@@ -44,6 +45,8 @@ pub(crate) struct Placed {
 #[derive(Default)]
 pub(crate) struct Reassembly {
     slots: [Option<Slot>; REASSEMBLY_SLOTS],
+    /// How many datagrams were begun.
+    begun: u64,
 }
 
 /// What makes fragments parts of one datagram.
@@ -60,6 +63,8 @@ struct Slot {
     key: Key,
     /// When the first of its fragments arrived.
     started: Timestamp,
+    /// How many datagrams were begun, with it.
+    number: u64,
     /// Two fragments contradicted each other: nothing comes of it any more.
     condemned: bool,
     /// Bytes of the datagram, once its last fragment has arrived.
@@ -90,7 +95,10 @@ impl Reassembly {
             identification: fragment.place.identification,
         };
         let index = self.slot_of(&key, drops);
-        let slot = self.slots[index].get_or_insert_with(|| Slot::new(key, now));
+        let slot = self.slots[index].get_or_insert_with(|| {
+            self.begun += 1;
+            Slot::new(key, now, self.begun)
+        });
         if !slot.take(&bytes, &fragment.place)? {
             return Ok(None);
         }
@@ -129,7 +137,7 @@ impl Reassembly {
         if let Some(index) = own.or_else(|| self.slots.iter().position(Option::is_none)) {
             return index;
         }
-        let age = |&index: &usize| self.slots[index].as_ref().map(|slot| slot.started);
+        let age = |&index: &usize| self.slots[index].as_ref().map(|slot| slot.number);
         let oldest = (0..REASSEMBLY_SLOTS).min_by_key(age).unwrap_or(0);
         if let Some(old) = self.slots[oldest].take() {
             old.count(DropReason::FragmentEvicted, drops);
@@ -151,10 +159,11 @@ fn checked_range(fragment: &Fragment) -> Result<Range<u32>, DropReason> {
 }
 
 impl Slot {
-    fn new(key: Key, started: Timestamp) -> Self {
+    fn new(key: Key, started: Timestamp, number: u64) -> Self {
         Self {
             key,
             started,
+            number,
             condemned: false,
             total: None,
             arrived: Units::default(),

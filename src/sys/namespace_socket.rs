@@ -28,7 +28,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
-use super::bound_ports::{BoundPorts, PortTables};
+pub use super::bound_ports::BoundPorts;
+use super::bound_ports::PortTables;
 use super::capability::{self, Capabilities};
 use super::process::{self, Forked};
 use super::seccomp::Filter;

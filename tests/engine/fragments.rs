@@ -282,9 +282,9 @@ fn datagrams_that_never_become_whole_are_given_up_by_name() {
             let ends = (guest_at(family), family.host_at(9000));
             let datagram = message(ends.0, ends.1, &payload(2000));
             let count = REASSEMBLY_SLOTS as u16;
-            for id in 0..count + 3 {
-                send_all(&mut world, [fragment(ends, id, &datagram, 0, PIECE)]);
-            }
+            // All in one turn, which has one time: the oldest are the first of them.
+            let begun = (0..count + 3).map(|id| fragment(ends, id, &datagram, 0, PIECE));
+            send_all(&mut world, begun);
             assert_eq!(world.drops(DropReason::FragmentEvicted), 3);
             world.skip(REASSEMBLY_TIMEOUT / 2);
             send_all(&mut world, [fragment(ends, count, &datagram, PIECE, datagram.len())]);

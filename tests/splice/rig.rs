@@ -16,7 +16,7 @@ use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use passt::sandbox::socket_maker;
-use passt::sys::namespace_socket::NamespaceSockets;
+use passt::sys::namespace_socket::{NamespaceSockets, SocketMaker};
 use passt::sys::process;
 use passt::time::Timestamp;
 use passt::wire::DropReason;
@@ -59,7 +59,7 @@ pub fn guest() -> Netns {
 }
 
 /// Port specifications and options.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     pub how: Bypass,
     /// `-t`, `-u`, `-T`, `-U`.
@@ -68,6 +68,8 @@ pub struct Setup {
     pub device_binding: bool,
     /// What the engine is told of the limit of descriptors; the process's own if not set.
     pub max_descriptors: Option<u64>,
+    /// What is done to sockets of the guest's namespace before the engine gets them.
+    pub tamper: fn(NamespaceSockets, &Netns) -> Box<dyn SocketMaker>,
 }
 
 impl Setup {
@@ -77,6 +79,7 @@ impl Setup {
             ports,
             device_binding: true,
             max_descriptors: None,
+            tamper: |sockets, _| Box::new(sockets),
         }
     }
 }
@@ -247,7 +250,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let filter = socket_maker().unwrap();
     let sockets =
         NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
-    let sockets = Box::new(sockets);
+    let sockets = (setup.tamper)(sockets, guest);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }, false).unwrap();
     engine.listen().unwrap();
     (epoll, engine)

@@ -231,19 +231,22 @@ fn datagrams_differ_by_number_and_by_either_address() {
 
 #[test]
 fn the_oldest_datagram_gives_way_when_there_are_too_many() {
-    let mut rig = Rig::default();
-    let count = REASSEMBLY_SLOTS as u32;
-    for id in 0..count + 1 {
-        let now = Timestamp::from_micros(id.into());
-        assert_eq!(rig.arrive(now, &fragment(id, 0..8, true), &datagram(8)), Ok(None));
+    // One after the other, or all in one batch.
+    for pause in [1, 0] {
+        let mut rig = Rig::default();
+        let count = REASSEMBLY_SLOTS as u32;
+        for id in 0..count + 3 {
+            let now = Timestamp::from_micros(u64::from(id) * pause);
+            assert_eq!(rig.arrive(now, &fragment(id, 0..8, true), &datagram(8)), Ok(None));
+        }
+        assert_eq!(rig.reassembly.pending(), REASSEMBLY_SLOTS);
+        assert_eq!(rig.drops.of(DropReason::FragmentEvicted), 3);
+        for id in 3..count + 3 {
+            let last = fragment(id, 8..16, false);
+            assert_eq!(rig.arrive(NO_TIME, &last, &datagram(16)), Ok(Some(datagram(16))), "{id}");
+        }
+        assert_eq!(rig.arrive(NO_TIME, &fragment(0, 8..16, false), &datagram(16)), Ok(None));
     }
-    assert_eq!(rig.reassembly.pending(), REASSEMBLY_SLOTS);
-    assert_eq!(rig.drops.of(DropReason::FragmentEvicted), 1);
-    for id in 1..count + 1 {
-        let last = fragment(id, 8..16, false);
-        assert_eq!(rig.arrive(NO_TIME, &last, &datagram(16)), Ok(Some(datagram(16))), "{id}");
-    }
-    assert_eq!(rig.arrive(NO_TIME, &fragment(0, 8..16, false), &datagram(16)), Ok(None));
 }
 
 #[test]
