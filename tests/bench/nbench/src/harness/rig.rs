@@ -94,6 +94,16 @@ pub enum Job {
     File(String),
 }
 
+impl Job {
+    /// Whether it is known to have ended: of one in a guest that is not.
+    pub fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Task(task) => task.ended().is_some(),
+            Self::File(_) => false,
+        }
+    }
+}
+
 impl Rig {
     /// Starts everything and waits until it serves.
     ///
@@ -144,12 +154,26 @@ impl Rig {
     /// # Errors
     /// When it does not within the time.
     pub fn begin_until(&mut self, at: Place, words: &[&str], sign: &str) -> Result<Job> {
+        self.begin_within(at, words, sign, BEGIN)
+    }
+
+    /// The same for what may take so long to begin.
+    ///
+    /// # Errors
+    /// As [`Self::begin_until`].
+    pub fn begin_within(
+        &mut self,
+        at: Place,
+        words: &[&str],
+        sign: &str,
+        within: Duration,
+    ) -> Result<Job> {
         let mut job = self.begin(at, words)?;
         match &mut job {
-            Job::Task(task) => drop(task.wait_line(sign, BEGIN)?),
+            Job::Task(task) => drop(task.wait_line(sign, within)?),
             Job::File(file) => {
                 let line = format!("until grep -q '^{sign}' {file}; do sleep 0.05; done");
-                self.in_guest(&line, BEGIN)?;
+                self.in_guest(&line, within)?;
             }
         }
         Ok(job)

@@ -16,6 +16,8 @@ const TICKS_PER_S: f64 = 100.0;
 pub struct Usage {
     /// Processor time of the daemon, in seconds.
     pub daemon_s: f64,
+    /// Time in which the daemon could have gone on, but others had the processors, in seconds.
+    pub waited_s: f64,
     /// Processor time of everything, in seconds.
     pub system_s: f64,
     /// Time in which the machine was not given its processors, in seconds.
@@ -30,20 +32,23 @@ impl Usage {
     /// # Errors
     /// When the daemon is gone.
     pub fn read(id: Option<u32>) -> Result<Self> {
-        let mut daemon_ns = 0;
+        let (mut daemon_ns, mut waited_ns) = (0, 0);
         for process in id.map(family).unwrap_or_default() {
-            daemon_ns += processor_ns(process);
+            let (ran, waited) = processor_ns(process);
+            (daemon_ns, waited_ns) = (daemon_ns + ran, waited_ns + waited);
         }
         if id.is_some() && daemon_ns == 0 {
             return Err("the daemon has ended".into());
         }
-        Ok(Self { daemon_s: daemon_ns as f64 * 1e-9, ..system()? })
+        let (daemon_s, waited_s) = (daemon_ns as f64 * 1e-9, waited_ns as f64 * 1e-9);
+        Ok(Self { daemon_s, waited_s, ..system()? })
     }
 
     /// What was used since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             daemon_s: self.daemon_s - before.daemon_s,
+            waited_s: self.waited_s - before.waited_s,
             system_s: self.system_s - before.system_s,
             steal_s: self.steal_s - before.steal_s,
             all_s: self.all_s - before.all_s,
@@ -63,6 +68,7 @@ fn system() -> Result<Usage> {
     let busy = user + nice + system + irq + softirq;
     Ok(Usage {
         daemon_s: 0.0,
+        waited_s: 0.0,
         system_s: busy / TICKS_PER_S,
         steal_s: steal / TICKS_PER_S,
         all_s: (busy + idle + iowait + steal) / TICKS_PER_S,
@@ -93,15 +99,19 @@ fn parent_of(process: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Of all threads.
-fn processor_ns(process: u32) -> u64 {
+/// Of all threads: how long they ran, and how long they waited for a processor.
+fn processor_ns(process: u32) -> (u64, u64) {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    tasks.map(|task| first_number(&task.path().join("schedstat"))).sum()
+    tasks.fold((0, 0), |(ran, waited), task| {
+        let more = first_numbers(&task.path().join("schedstat"));
+        (ran + more.0, waited + more.1)
+    })
 }
 
-fn first_number(path: &Path) -> u64 {
+fn first_numbers(path: &Path) -> (u64, u64) {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Memory of a daemon and its descendants, in KiB.
