@@ -7,7 +7,7 @@ set -euo pipefail
 
 PROCESSOR=$1 TRIPLE=$2 COMPILER=$3 EMULATOR=${4:-}
 PROGRAMS=(passt pasta pesto passt-repair qrap)
-CASES=(compiles says_version unit_tests tests_of_the_stream_socket)
+CASES=(compiles says_version unit_tests tests_of_the_stream_socket session)
 # Without vhost-user the packages of its tests are left out.
 case $PROCESSOR in
 armv7 | i686) PACKAGES=(-p passt-frame -p passt-legacy -p passt) ;;
@@ -54,6 +54,14 @@ case_unit_tests() {
 }
 
 case_tests_of_the_stream_socket() { tested --test socket --test tails; }
+# Frames through a socket, and the loop and the host's sockets behind it: ARP, DHCP and TCP. An emulator starts no programs
+# of its processor.
+case_session() {
+    local word skipped=()
+    [ -z "$EMULATOR" ] ||
+        for word in handed_over the_program_says each_of_many one_off another_start default_path; do skipped+=(--skip "$word"); done
+    tested --test socket_client -- "${skipped[@]}"
+}
 case_tests_of_vhost_user() { tested --test frames --test orders --test queues --test legacy; }
 
 # The program itself, with its filter and its namespaces: what it says of the machine, and a frame that goes through the
