@@ -20,7 +20,7 @@ NAME=${TRIPLE^^}
 NAME=${NAME//-/_}
 export CARGO_HOME=/try/shared/cargo CARGO_TARGET_DIR=/try/shared/target CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
 export "CARGO_TARGET_${NAME}_LINKER=$COMPILER-gcc"
-[ -z "$EMULATOR" ] || export "CARGO_TARGET_${NAME}_RUNNER=$EMULATOR"
+[ -z "$EMULATOR" ] || export "CARGO_TARGET_${NAME}_RUNNER=$EMULATOR" "PASST_TEST_EMULATOR=$EMULATOR"
 
 # Always with the same packages: else their crates would be built with other features, again.
 test_packages() { cargo test --frozen --target "$TRIPLE" "${PACKAGES[@]}" "$@"; }
@@ -47,10 +47,19 @@ case_says_version() {
     [ "$(machine_of "$CARGO_TARGET_DIR/$TRIPLE/debug/passt")" != "$(machine_of /bin/true)" ]
 }
 
-# An emulator takes minutes for those that generate much: it gets 16 worlds of each, and not the 256 that are usual.
+# An emulator takes minutes for those that generate much: it gets 16 worlds of each, and not the 256 that are usual. What
+# qemu-user does not have is left out: questions to the kernel about sockets (sock_diag(7)), TCP_REPAIR, and the size of the
+# segments that UDP_GRO has joined.
 case_unit_tests() {
-    [ -z "$EMULATOR" ] || export PROPTEST_CASES=16
-    tested --lib
+    local word skipped=()
+    if [ -n "$EMULATOR" ]; then
+        export PROPTEST_CASES=16
+        for word in bound_ports::tests::both_ways sock_diag::tests::{sees,what_is_left} copy_buffer::tests::a_burst_says \
+            sys::repair::tests::{a_connection_is_frozen,a_frozen_connection,what_has_come_is_acknowledged}; do
+            skipped+=(--skip "$word")
+        done
+    fi
+    tested --lib -- "${skipped[@]}"
 }
 
 case_tests_of_the_stream_socket() { tested --test socket --test tails; }
