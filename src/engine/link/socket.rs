@@ -241,7 +241,7 @@ mod tests {
     fn the_first_bytes_tell_in_either_byte_order() {
         for (big_endian, enough) in [(false, 1), (true, 4)] {
             let number = if big_endian { u32::to_be_bytes } else { u32::to_le_bytes };
-            let frames = [14, MAX_FRAME_BYTES as u32].map(u32::to_be_bytes);
+            let frames = [14, MAX_FRAME_BYTES].map(u32::to_be_bytes);
             let cases =
                 [(number(1), true), (number(3), true), (frames[0], false), (frames[1], false)];
             for (bytes, is_request) in cases {
