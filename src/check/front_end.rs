@@ -20,9 +20,9 @@ pub(super) fn findings(words: &[String], vhost_user: bool) -> Vec<Finding> {
     if program.starts_with("qemu") || program == "kvm" {
         qemu(rest, vhost_user)
     } else if program.starts_with("cloud-hypervisor") {
-        cloud_hypervisor(rest, vhost_user)
+        only_with(vhost_user, || cloud_hypervisor(rest))
     } else if program == "crosvm" {
-        crosvm(rest, vhost_user)
+        only_with(vhost_user, || crosvm(rest))
     } else {
         let text = format!("nothing is known of the front-end '{program}'");
         vec![Finding::lacks(
@@ -110,25 +110,31 @@ fn qemu(words: &[String], vhost_user: bool) -> Vec<Finding> {
     };
     let stream = "not shared, and need not be: frames go through a stream socket";
     if let Some(device) = of_kind(&["vhost-user"]) {
-        return vec![qemu_memory(words), qemu_chardev(words, device, vhost_user)];
+        return only_with(vhost_user, || vec![qemu_memory(words), qemu_chardev(words, device)]);
     }
     if let Some(device) = of_kind(&["passt"]) {
         let shared = switch(device, "vhost-user") == Some(true);
-        if shared && !vhost_user {
-            return vec![no_vhost_user()];
+        let fine = Finding::fine(DEVICE, "QEMU starts the passt of its $PATH");
+        if shared {
+            return only_with(vhost_user, || vec![qemu_memory(words), fine]);
         }
-        let memory = if shared { qemu_memory(words) } else { Finding::fine(MEMORY, stream) };
-        return vec![memory, Finding::fine(DEVICE, "QEMU starts the passt of its $PATH")];
+        return vec![Finding::fine(MEMORY, stream), fine];
     }
     if of_kind(&["stream", "socket"]).is_some() {
         return vec![Finding::fine(MEMORY, stream)];
     }
-    let cure = "-chardev socket,id=c,path=SOCKET -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n";
-    vec![Finding::lacks(
-        DEVICE,
-        "there is no -netdev vhost-user, and none of the stream protocol",
-        cure,
-    )]
+    let (text, cure) = if vhost_user {
+        (
+            "there is no -netdev vhost-user, and none of the stream protocol",
+            "-chardev socket,id=c,path=SOCKET -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n",
+        )
+    } else {
+        (
+            "there is no -netdev stream",
+            "-netdev stream,id=n,addr.type=unix,addr.path=SOCKET -device virtio-net-pci,netdev=n",
+        )
+    };
+    vec![Finding::lacks(DEVICE, text, cure)]
 }
 
 fn qemu_memory(words: &[String]) -> Finding {
@@ -171,7 +177,7 @@ fn qemu_memory(words: &[String]) -> Finding {
     Finding::fine(MEMORY, "shared")
 }
 
-fn qemu_chardev(words: &[String], device: &str, vhost_user: bool) -> Finding {
+fn qemu_chardev(words: &[String], device: &str) -> Finding {
     let id = property(device, "chardev").unwrap_or_default();
     let chardevs = arguments_of(words, "chardev", 1);
     let found = chardevs.iter().find(|chardev| property(chardev, "id").as_ref() == Some(&id));
@@ -188,27 +194,24 @@ fn qemu_chardev(words: &[String], device: &str, vhost_user: bool) -> Finding {
         let text = "QEMU would wait for a client on the socket, as passt does";
         return Finding::lacks(DEVICE, text, format!("leave server=on out of -chardev {chardev}"));
     }
-    at_socket(&path, vhost_user)
+    at_socket(&path)
 }
 
 /// The device leads to a socket.
-fn at_socket(path: &str, vhost_user: bool) -> Finding {
+fn at_socket(path: &str) -> Finding {
+    Finding::fine(DEVICE, format!("vhost-user at {path}: passt --vhost-user --socket {path}"))
+}
+
+/// What is found of a device that takes vhost-user. A build without it says so, and names no cure that takes it, too.
+fn only_with(vhost_user: bool, found: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
     if vhost_user {
-        Finding::fine(DEVICE, format!("vhost-user at {path}: passt --vhost-user --socket {path}"))
-    } else {
-        no_vhost_user()
+        return found();
     }
+    let cure = "install a build for 64 bits, or give QEMU -netdev stream";
+    vec![Finding::lacks(DEVICE, ConfError::NoVhostUser.to_string(), cure)]
 }
 
-fn no_vhost_user() -> Finding {
-    Finding::lacks(
-        DEVICE,
-        ConfError::NoVhostUser.to_string(),
-        "install a build for 64 bits, or give QEMU -netdev stream",
-    )
-}
-
-fn cloud_hypervisor(words: &[String], vhost_user: bool) -> Vec<Finding> {
+fn cloud_hypervisor(words: &[String]) -> Vec<Finding> {
     let mut memory = arguments_of(words, "memory", 1);
     memory.extend(arguments_of(words, "memory-zone", usize::MAX));
     let shared = memory.iter().any(|memory| switch(memory, "shared") == Some(true));
@@ -220,7 +223,7 @@ fn cloud_hypervisor(words: &[String], vhost_user: bool) -> Vec<Finding> {
     let nets = arguments_of(words, "net", usize::MAX);
     let net = nets.iter().find(|net| switch(net, "vhost_user") == Some(true));
     let device = match net.and_then(|net| property(net, "socket")) {
-        Some(path) => at_socket(&path, vhost_user),
+        Some(path) => at_socket(&path),
         None => Finding::lacks(
             DEVICE,
             "there is no --net with vhost_user and a socket",
@@ -231,11 +234,11 @@ fn cloud_hypervisor(words: &[String], vhost_user: bool) -> Vec<Finding> {
 }
 
 /// Its memory is always shared.
-fn crosvm(words: &[String], vhost_user: bool) -> Vec<Finding> {
+fn crosvm(words: &[String]) -> Vec<Finding> {
     let devices = arguments_of(words, "vhost-user", 1);
     let net = devices.iter().find(|device| kind(device) == "net");
     let device = match net.and_then(|net| property(net, "socket")) {
-        Some(path) => at_socket(&path, vhost_user),
+        Some(path) => at_socket(&path),
         None => Finding::lacks(
             DEVICE,
             "there is no --vhost-user of type net with a socket",
@@ -398,6 +401,16 @@ mod tests {
         for line in ["-netdev stream,id=n,addr.path=/s", "-netdev passt,id=n"] {
             let line = format!("qemu-kvm -m 512 {line}");
             assert!(judged_by(&line, false).starts_with("ok "), "{line}");
+        }
+        // Nor is one named as a cure.
+        let private = format!("qemu-kvm -m 512 {DEVICE_OF_QEMU}");
+        for line in ["qemu-kvm -m 512", &private, "cloud-hypervisor --memory size=1G", "crosvm run"]
+        {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let findings = findings(&words, false);
+            assert_eq!(findings.len(), 1, "{line}: {findings:?}");
+            assert!(!findings[0].cure.contains("vhost"), "{line}: {findings:?}");
+            assert!(findings[0].cure.contains("-netdev stream"), "{line}: {findings:?}");
         }
     }
 

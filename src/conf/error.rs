@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::options::HAS_VHOST_USER;
 use crate::flow::fwd::{InterfaceName, Rule, RuleError};
 use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
@@ -169,9 +170,13 @@ impl ConfError {
     fn fixed_cure(&self) -> &'static str {
         match self {
             Self::NoVhostUser => "Leave it out, and give the guest -netdev stream",
-            Self::OutOfPlace(_) => {
+            Self::OutOfPlace(_) if HAS_VHOST_USER => {
                 "Leave it out, or start the program in that mode: under the name of pasta or passt, or \
                  with --vhost-user"
+            }
+            Self::OutOfPlace(_) => {
+                "Leave it out, or start the program under the name of pasta or passt, if it is for that \
+                 mode: vhost-user is not in builds for processors of 32 bits"
             }
             Self::Pasta(_) => "Leave one of them out",
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",

@@ -19,7 +19,7 @@ SUM=
 
 # Podman knows pasta from 4.4 on, rootlesskit from 2.0.
 CASES=(podman_slirp4netns podman_slirp4netns_ports rootlesskit_slirp4netns docker_slirp4netns)
-[ "$SUITE" = bookworm ] || CASES=(podman_pasta podman_bridge "${CASES[@]}" rootlesskit_pasta docker_pasta)
+[ "$SUITE" = bookworm ] || CASES=(podman_pasta podman_bridge podman_quadlet "${CASES[@]}" rootlesskit_pasta docker_pasta)
 [ $# -eq 0 ] || CASES=("$@")
 
 # ordinary [NAME=VALUE...] COMMAND...: as somebody who has logged in.
@@ -165,6 +165,31 @@ case_podman_bridge() {
     until_true 20 told "http://$HOST4:8081/cgi-bin/who"
     podman_goes 8081
     podman network rm net
+    nothing_runs pasta
+}
+
+# The unit that the guide has, with another image: what Quadlet makes of it, as systemd would start it, which is not here. So
+# names are put in, and a control group of the unit's own is not asked for.
+case_podman_quadlet() {
+    local line
+    import_for_podman
+    mkdir -p /try/quadlet
+    # shellcheck disable=SC2016 # they are the marks of a block
+    sed -n '/^```ini$/,/^```$/p' /try/podman.md | sed -e '/^```/d' -e 's#^Image=.*#Image=localhost/box:latest\nExec=/bin/httpd -f -p 80 -h /www#' \
+        >/try/quadlet/web.container
+    cat /try/quadlet/web.container
+    line=$(ordinary QUADLET_UNIT_DIRS=/try/quadlet /usr/libexec/podman/quadlet -user -dryrun | sed -n 's/^ExecStart=//p')
+    echo "$line"
+    [[ $line == *'--network pasta:--mtu,1500'* || $line == *'--network=pasta:--mtu,1500'* ]]
+    line=${line//%N/web}
+    line=${line//%t//run/user/$USER_ID}
+    # shellcheck disable=SC2086 # its words are the command's
+    ordinary ${line/--cgroups=split/}
+    answers $HOST4 $CLIENT4 8080
+    podman exec systemd-web /bin/ip -o link | grep 'mtu 1500 .*qdisc'
+    pgrep -u $USER_ID -fa '^/usr/bin/pasta ' | grep -e '--mtu 1500'
+    podman rm -f -t 0 systemd-web
+    until_true 10 is_closed 8080
     nothing_runs pasta
 }
 

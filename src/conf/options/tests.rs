@@ -110,7 +110,9 @@ fn options_of_another_mode_are_refused_by_name_with_a_cure() {
     ] {
         let error = read(words).unwrap_err();
         assert_eq!(error.to_string(), text);
-        assert!(error.cure().unwrap().starts_with("Leave it out"), "{text}");
+        let cure = error.cure().unwrap();
+        assert!(cure.starts_with("Leave it out"), "{text}");
+        assert_eq!(cure.contains("--vhost-user"), HAS_VHOST_USER, "{text}");
     }
     for name in ["passt", "pasta"] {
         let read = read(&[name, "--repair-path", "none"]);

@@ -3,10 +3,12 @@
 //!
 //! A frame begins with its length, 32 bits in network byte order. The largest frame is shorter than
 //! 2^24 bytes, so the first byte is 0. A vhost-user message begins with the number of its request, 32
-//! bits of a little-endian machine; numbers start at 1 and are small, and no front-end may send a
+//! bits as the machine has them; numbers start at 1 and are small, and no front-end may send a
 //! message without a request. What is neither is taken for a frame, whose length is then refused.
+//! On a big-endian machine both begin with zeros, and four bytes tell: no frame is as short as the
+//! numbers of the requests that front-ends begin with are small.
 //!
-//! The byte is looked at when it is there and left in the socket. A client that says nothing occupies
+//! The bytes are looked at when they are there and left in the socket. A client that says nothing occupies
 //! the link, as any silent client does, and its end counts; frames cannot be sent to it, for it may be a
 //! front-end.
 
@@ -30,6 +32,14 @@ use crate::sys::socket;
 
 /// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
 const REQUESTS: std::ops::RangeInclusive<u8> = 1..=63;
+
+/// The requests that front-ends begin with: GET_FEATURES, SET_FEATURES and SET_OWNER.
+const FIRST_REQUESTS: std::ops::RangeInclusive<u8> = 1..=3;
+
+const IS_BIG_ENDIAN: bool = cfg!(target_endian = "big");
+
+/// When to look at a client again. Bytes that are too few to tell stay in the socket, and only more of them are news.
+const UNDECIDED_TRIGGER: Trigger = if IS_BIG_ENDIAN { Trigger::Edge } else { Trigger::Level };
 
 /// Tokens from here on are those of the stream socket; those below are the vhost-user device's.
 const STREAM_TOKENS: u16 = 0x4000;
@@ -85,11 +95,15 @@ impl SocketLink {
     /// Gives the client to the link that speaks its protocol, if it has said anything yet.
     fn decide(&mut self) -> PortEvents {
         let Some(client) = &self.undecided else { return PortEvents::default() };
-        let mut first = [0];
+        let mut first = [0; 4];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let first = match rustix::net::recv(client, &mut first[..], flags) {
+        let is_front_end = match rustix::net::recv(client, &mut first[..], flags) {
             Ok((0, _)) => None,
-            Ok(_) => Some(first[0]),
+            Ok(_) if self.protocols == Protocols::VhostUser => Some(true),
+            Ok((len, _)) => match begins_request(&first[..len], IS_BIG_ENDIAN) {
+                None if !socket::has_hung_up(client.as_fd()) => return PortEvents::default(),
+                known => known,
+            },
             Err(Errno::AGAIN | Errno::INTR) => return PortEvents::default(),
             Err(errno) => {
                 log::debug!("client socket: read: {errno}");
@@ -99,8 +113,8 @@ impl SocketLink {
         let Some(client) = self.undecided.take() else { return PortEvents::default() };
         self.registrar.remove(&client);
         let client = UnixStream::from(client);
-        let attached = first.ok_or_else(String::new).and_then(|first| {
-            if self.protocols == Protocols::VhostUser || REQUESTS.contains(&first) {
+        let attached = is_front_end.ok_or_else(String::new).and_then(|is_front_end| {
+            if is_front_end {
                 self.vhost.attach(client).map_err(|error| error.to_string())
             } else {
                 self.stream.attach(client).map_err(|error| error.to_string())
@@ -120,9 +134,19 @@ impl SocketLink {
     }
 }
 
+/// Whether a vhost-user message begins with these bytes, on a machine of that byte order; `None` if they are too few.
+fn begins_request(bytes: &[u8], big_endian: bool) -> Option<bool> {
+    match *bytes {
+        [first, ..] if !big_endian => Some(REQUESTS.contains(&first)),
+        [0, 0, 0, last] => Some(FIRST_REQUESTS.contains(&last)),
+        [_, _, _, _] => Some(false),
+        _ => None,
+    }
+}
+
 impl Link for SocketLink {
     fn attach(&mut self, client: OwnedFd) -> Result<(), String> {
-        let added = self.registrar.add(&client, UNDECIDED_TOKEN, Trigger::Level);
+        let added = self.registrar.add(&client, UNDECIDED_TOKEN, UNDECIDED_TRIGGER);
         added.map_err(|errno| format!("client socket: epoll: {errno}"))?;
         self.undecided = Some(client);
         Ok(())
@@ -205,5 +229,31 @@ impl Link for passt_vhost::Device {
 
     fn event_type(&self, token: u16) -> EventType {
         if Self::is_kick(token) { EventType::Kick } else { EventType::Control }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// GET_FEATURES and SET_OWNER, and the shortest and the longest frame, as machines of either byte order send them.
+    #[test]
+    fn the_first_bytes_tell_in_either_byte_order() {
+        for (big_endian, enough) in [(false, 1), (true, 4)] {
+            let number = if big_endian { u32::to_be_bytes } else { u32::to_le_bytes };
+            let frames = [14, MAX_FRAME_BYTES].map(u32::to_be_bytes);
+            let cases =
+                [(number(1), true), (number(3), true), (frames[0], false), (frames[1], false)];
+            for (bytes, is_request) in cases {
+                for len in 0..=4 {
+                    let expected = (len >= enough).then_some(is_request);
+                    assert_eq!(
+                        begins_request(&bytes[..len], big_endian),
+                        expected,
+                        "{bytes:?} {len}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -83,6 +83,7 @@ pub(crate) fn end(code: u8) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::fd::AsFd;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
@@ -110,7 +111,12 @@ mod tests {
     #[test]
     fn groups_are_told_apart() {
         assert!(shares_group(0));
-        let mut other = Command::new("cat").stdin(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mut other = Command::new("cat");
+        other.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut other = other.spawn().unwrap();
+        // Under an emulator the call may return before the group is changed. What answers has its own.
+        other.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         assert!(!shares_group(other.id() as i32));
         drop(other.stdin.take());
         other.wait().unwrap();

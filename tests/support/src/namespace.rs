@@ -12,6 +12,9 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 /// Set in the environment of the copy that runs inside.
 const INSIDE: &str = "PASST_TEST_INSIDE";
 
+/// In the environment: what runs the test, which is for another processor.
+const EMULATOR: &str = "PASST_TEST_EMULATOR";
+
 /// Runs `body`, a closure that stands in the test itself, in a new network namespace, after the
 /// lines of the shell script `setup`.
 ///
@@ -38,8 +41,9 @@ pub fn isolated_test(name: &str, setup: &str, body: impl FnOnce()) {
     };
     // Root may be where user namespaces are off; others need one.
     let how = ["-rn", "-n"].into_iter().find(|how| can(how));
-    let script =
-        format!("set -e\n{setup}\nexec \"$0\" --exact \"$1\" --include-ignored --nocapture");
+    let script = format!(
+        "set -e\n{setup}\nexec ${EMULATOR} \"$0\" --exact \"$1\" --include-ignored --nocapture"
+    );
     let output = Command::new("unshare")
         .arg(how.expect("cannot make a network namespace, with or without a user one"))
         .args(["sh", "-c", &script])
