@@ -12,6 +12,7 @@ use super::listeners::Listeners;
 use super::looks::Looks;
 use super::net::Net;
 use super::outbox::Outbox;
+use super::quantum::Quantum;
 use super::state::FlowKind;
 use crate::flow::budget::Budget;
 use crate::flow::fwd::InterfaceName;
@@ -59,6 +60,7 @@ pub(super) struct Core {
     pub(crate) queue: u8,
     pub(crate) flows: Flows,
     pub(crate) looks: Looks,
+    pub(crate) quantum: Quantum,
     pub(crate) listeners: Listeners,
     /// Ports that cannot be listened on yet, for want of an address or an interface.
     pub(crate) awaited: usize,
@@ -90,6 +92,7 @@ impl Core {
             queue: 0,
             flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
             looks: Looks::default(),
+            quantum: Quantum::default(),
             listeners: Listeners::new(epoll),
             events: net.events.clone(),
             began: now,

@@ -31,14 +31,13 @@
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state`, `ready` | the flows and whatever finds them; what is kept for each; who is served next |
 //! | `groups` | which groups the guest has joined, and the sockets that receive for them |
-//! | `pace`, `looks` | fast streams of datagrams, and when their sockets are looked at |
+//! | `pace`, `looks`, `quantum` | when fast streams of datagrams are looked at; how much of a stream goes at once |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
 //! | `net` | addresses, mappings, rules and what was learned |
 //! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
-//! | `change` | another view of the network is put in force, some ports a turn |
-//! | `host_change` | the host's network changes: what the guest is told, and which flows end |
+//! | `change`, `host_change` | another view of the network is put in force, some ports a turn; what the guest is told then |
 //! | `lobby` | sources that others go before, and the share of the time that they get |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
 //! | `outbox` | small frames to the guest |
@@ -84,6 +83,7 @@ mod net;
 mod one_shots;
 mod outbox;
 mod pace;
+mod quantum;
 mod ready;
 mod reserved_port;
 mod responders;

@@ -22,59 +22,49 @@ pub(crate) use signals::{
 
 use super::socket::last_errno;
 
+/// No page is larger.
+const LARGEST_PAGE_BYTES: usize = 64 * 1024;
+/// Most pages are as small.
+const PAGE_BYTES: usize = 4096;
 /// How much of the stack below its pointer is given back: several times what starting takes. The kernel keeps as much
 /// below a stack free of other mappings (`stack_guard_gap`), so that nothing else is within it.
-const TRIMMED_STACK_BYTES: usize = 1024 * 1024;
+const TRIMMED_STACK_BYTES: usize = 16 * LARGEST_PAGE_BYTES;
 
 /// Gives memory back that only something rare has needed, such as starting: free blocks of the allocator, the stack below
 /// the caller, and the pages of the program's own code and constants. Those that are needed again are mapped again when
 /// they are touched, most of them a few at a time; they are the file's pages, which the kernel keeps. Only for a process
 /// with a single thread.
 pub(crate) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives back what nobody uses.
+    let _ = unsafe { libc::malloc_trim(0) };
+    for (start, bytes) in [code(), unused_stack()] {
+        // SAFETY: nothing in the code was ever written, so that what is dropped reads the same again, from the program's
+        // file. What is below the stack pointer belongs to nobody, and this range begins further below it than the calls
+        // that are made from here reach.
+        let _ = unsafe { libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Where the program's file is mapped that was never written: the loader changes only what stands behind the code.
+fn code() -> (*const u8, usize) {
     unsafe extern "C" {
         /// Where the program begins, and where its code ends (ld(1), PROVIDE).
         static __executable_start: u8;
         static etext: u8;
     }
-    #[cfg(target_env = "gnu")]
-    // SAFETY: gives back what nobody uses.
-    let _ = unsafe { libc::malloc_trim(0) };
-    let start = &raw const __executable_start;
-    let bytes = (&raw const etext).addr() - start.addr();
-    // SAFETY: the range belongs to the program's file, from its first page on. Nothing in it was ever written: what the
-    // loader changes stands behind the code. So what is dropped reads the same again.
-    unsafe { forget(start, bytes) };
-    trim_stack();
+    let (start, end) = (&raw const __executable_start, (&raw const etext).addr());
+    (start, (end - start.addr()) / LARGEST_PAGE_BYTES * LARGEST_PAGE_BYTES)
 }
 
-/// A function of its own, that is small, so that all of the stack's next page and what is below it is unused.
+/// The stack from a page below this function's frame on, where the callers' frames are not. Where pages are larger
+/// than most, the range may begin in the middle of one, so that the kernel refuses it.
 #[inline(never)]
-fn trim_stack() {
+fn unused_stack() -> (*const u8, usize) {
     let here = 0_u8;
-    let page = page_size();
-    let below = &raw const here;
-    let top = below.addr() / page * page - page;
-    let start = below.with_addr(top - TRIMMED_STACK_BYTES);
-    // SAFETY: the range begins more than a page below this frame, further than the calls that are made from here reach,
-    // and what is below a stack pointer belongs to nobody. It holds nothing but the stack.
-    unsafe { forget(start, TRIMMED_STACK_BYTES) };
-}
-
-/// Bytes of a page. rustix would ask the kernel, which the filter of system calls does not allow.
-fn page_size() -> usize {
-    // SAFETY: reads what the C library knows.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).unwrap_or(TRIMMED_STACK_BYTES)
-}
-
-/// Gives the whole pages of a range back, which begins with a page. What of it is not mapped does no harm.
-///
-/// # Safety
-/// What is written there is never read again.
-unsafe fn forget(start: *const u8, bytes: usize) {
-    let bytes = bytes / page_size() * page_size();
-    // SAFETY: as the caller promises.
-    let _ = unsafe { libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_DONTNEED) };
+    let here = &raw const here;
+    let top = here.addr() / PAGE_BYTES * PAGE_BYTES - PAGE_BYTES;
+    (here.with_addr(top - TRIMMED_STACK_BYTES), TRIMMED_STACK_BYTES)
 }
 
 /// Which process returned from [`fork`].

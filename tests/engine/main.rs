@@ -29,6 +29,7 @@ mod namespace;
 mod neighbours;
 mod pace;
 mod packet;
+mod quantum;
 mod queues;
 mod reserved;
 mod returning;

@@ -113,6 +113,7 @@ pub(super) fn serve(
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
+        core.quantum.on_datagrams(core.now, moved);
     }
     let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
     core.looks.follow(&mut core.flows, id, step);

@@ -14,6 +14,7 @@ use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
+use crate::engine::quantum::Quantum;
 use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
@@ -133,6 +134,7 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
         watch: &core.flows.watch,
         net: &core.net,
         outbox: &mut core.outbox,
+        quantum: &mut core.quantum,
         now: core.now,
         starved: false,
     };
@@ -264,6 +266,7 @@ struct Driven<'a> {
     watch: &'a FlowWatch,
     net: &'a Net,
     outbox: &'a mut Outbox,
+    quantum: &'a mut Quantum,
     now: Timestamp,
     /// The guest's buffers had no room for something.
     starved: bool,
@@ -276,6 +279,7 @@ impl Driven<'_> {
             match action {
                 Action::Emit(header) => self.emit(out, &header),
                 Action::SendData { offset, bytes, mss, .. } => {
+                    let bytes = self.quantum.of(self.now, bytes, mss);
                     let more = self.send(out, &Wish { offset, bytes, mss });
                     if more {
                         return Turn::Unfinished;
@@ -307,7 +311,11 @@ impl Driven<'_> {
     fn send(&mut self, out: &mut dyn ToGuest, wish: &Wish) -> bool {
         let template = self.net.template(self.side, L4Protocol::Tcp, self.id.slot());
         let list = &mut self.outbox.list;
+        let before = self.tcp.last_read;
         let result = send(list, out, self.socket, &template, self.tcp, wish);
+        if let DataResult::Sent { bytes, drained } = result {
+            self.quantum.on_data(self.now, bytes, before, drained);
+        }
         self.tcp.conn.on_data(self.now, result);
         self.starved |= result == DataResult::NoRoom;
         matches!(result, DataResult::Sent { drained: false, .. })

@@ -1,0 +1,91 @@
+//! How much of one stream goes to the guest in a turn. What goes at once costs least, but a question or an answer that
+//! comes meanwhile waits until it is through, and so does the next one, since it is the same loop that takes both. So
+//! streams move in smaller pieces for as long as others exchange little beside them.
+
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// Bytes of a piece beside an exchange: one large frame, some 20 µs on the tap.
+const BESIDE_EXCHANGE: u32 = 64 * 1024;
+/// Less than this at once, and all that there was, is no stream in bulk.
+const SMALL_BYTES: u32 = 16 * 1024;
+/// Datagrams at once, and all that there were, that are none either.
+const FEW_DATAGRAMS: usize = 3;
+/// How long one exchange stands for the next: longer than most take beside streams in bulk.
+const RECENT: Duration = Duration::from_millis(10);
+
+/// Whether somebody exchanges little.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quantum {
+    exchanged: Option<Timestamp>,
+}
+
+impl Quantum {
+    /// A TCP connection had `bytes` for the guest, and `before` the last time: no more than that was there if it is
+    /// `drained`.
+    pub(crate) fn on_data(&mut self, now: Timestamp, bytes: u32, before: u32, drained: bool) {
+        if drained && bytes.max(before) < SMALL_BYTES {
+            self.exchanged = Some(now);
+        }
+    }
+
+    /// A datagram flow had so many for the guest, and then none.
+    pub(crate) fn on_datagrams(&mut self, now: Timestamp, count: usize) {
+        if (1..=FEW_DATAGRAMS).contains(&count) {
+            self.exchanged = Some(now);
+        }
+    }
+
+    /// How much of the `bytes` that one stream could send goes in this turn: whole segments of `mss` bytes, and one at
+    /// least, if it is less.
+    pub(crate) fn of(&self, now: Timestamp, bytes: u32, mss: u16) -> u32 {
+        match self.exchanged {
+            Some(at) if now.since(at) < RECENT => {
+                let mss = u32::from(mss).max(1);
+                bytes.min(BESIDE_EXCHANGE.max(mss) / mss * mss)
+            }
+            _ => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MSS: u16 = 1460;
+    const BULK: u32 = 256 * 1024;
+
+    fn at(us: u64) -> Timestamp {
+        Timestamp::from_micros(us)
+    }
+
+    #[test]
+    fn streams_move_in_whole_segments_of_a_large_frame_beside_an_exchange() {
+        let mut quantum = Quantum::default();
+        assert_eq!(quantum.of(at(0), BULK, MSS), BULK, "nobody exchanges anything");
+        quantum.on_data(at(0), 100, 100, true);
+        let (most, least) = (BESIDE_EXCHANGE, BESIDE_EXCHANGE - u32::from(MSS));
+        assert!((least..=most).contains(&quantum.of(at(1), BULK, MSS)));
+        assert_eq!(quantum.of(at(1), BULK, MSS) % u32::from(MSS), 0);
+        assert_eq!(quantum.of(at(1), 100, MSS), 100, "what is less goes as it is");
+        assert_eq!(quantum.of(at(1), BULK, 65_480), 65_480);
+        assert_eq!(quantum.of(at(1), BULK, 0), BESIDE_EXCHANGE, "a segment has a byte at least");
+        assert_eq!(quantum.of(at(0) + RECENT, BULK, MSS), BULK, "that was long ago");
+    }
+
+    #[test]
+    fn bulk_is_no_exchange() {
+        let mut quantum = Quantum::default();
+        quantum.on_data(at(0), BULK, BULK, false);
+        quantum.on_data(at(0), 100, BULK, true);
+        quantum.on_data(at(0), SMALL_BYTES, 100, true);
+        quantum.on_data(at(0), 100, 100, false);
+        quantum.on_datagrams(at(0), 0);
+        quantum.on_datagrams(at(0), FEW_DATAGRAMS + 1);
+        assert_eq!(quantum.of(at(0), BULK, MSS), BULK);
+        quantum.on_datagrams(at(0), 1);
+        assert!(quantum.of(at(0), BULK, MSS) < BULK);
+    }
+}
