@@ -1,6 +1,8 @@
-//! How much of one stream goes to the guest in a turn. What goes at once costs least, but a question or an answer that
-//! comes meanwhile waits until it is through, and so does the next one, since it is the same loop that takes both. So
-//! streams move in smaller pieces for as long as others exchange little beside them.
+//! How much of one stream moves at once. What goes to the guest at once costs least, but a question or an answer that
+//! comes meanwhile waits until it is through, and so does the next one, since it is the same loop that takes both. What
+//! the guest may have under way on a connection stands in front of what it asks or answers, where that is in the queue of
+//! a tap device. So streams move in smaller pieces, and with smaller windows, for as long as others exchange little beside
+//! them.
 
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use crate::time::Timestamp;
 
 /// Bytes of a piece beside an exchange: one large frame, some 20 µs on the tap.
 const BESIDE_EXCHANGE: u32 = 64 * 1024;
+/// The part of the window that is left beside an exchange.
+const WINDOW_SHARE: u32 = 4;
 /// Less than this at once, and all that there was, is no stream in bulk.
 const SMALL_BYTES: u32 = 16 * 1024;
 /// Datagrams at once, and all that there were, that are none either.
@@ -40,13 +44,20 @@ impl Quantum {
     /// How much of the `bytes` that one stream could send goes in this turn: whole segments of `mss` bytes, and one at
     /// least, if it is less.
     pub(crate) fn of(&self, now: Timestamp, bytes: u32, mss: u16) -> u32 {
-        match self.exchanged {
-            Some(at) if now.since(at) < RECENT => {
-                let mss = u32::from(mss).max(1);
-                bytes.min(BESIDE_EXCHANGE.max(mss) / mss * mss)
-            }
-            _ => bytes,
+        if !self.is_beside_exchange(now) {
+            return bytes;
         }
+        let mss = u32::from(mss).max(1);
+        bytes.min(BESIDE_EXCHANGE.max(mss) / mss * mss)
+    }
+
+    /// How much the guest may have under way on one connection, of at most `window_max` bytes.
+    pub(crate) fn window(&self, now: Timestamp, window_max: u32) -> u32 {
+        if self.is_beside_exchange(now) { window_max / WINDOW_SHARE } else { window_max }
+    }
+
+    fn is_beside_exchange(&self, now: Timestamp) -> bool {
+        self.exchanged.is_some_and(|at| now.since(at) < RECENT)
     }
 }
 
@@ -72,7 +83,10 @@ mod tests {
         assert_eq!(quantum.of(at(1), 100, MSS), 100, "what is less goes as it is");
         assert_eq!(quantum.of(at(1), BULK, 65_480), 65_480);
         assert_eq!(quantum.of(at(1), BULK, 0), BESIDE_EXCHANGE, "a segment has a byte at least");
-        assert_eq!(quantum.of(at(0) + RECENT, BULK, MSS), BULK, "that was long ago");
+        assert_eq!(quantum.window(at(1), BULK), BULK / WINDOW_SHARE);
+        let later = at(0) + RECENT;
+        assert_eq!(quantum.of(later, BULK, MSS), BULK, "that was long ago");
+        assert_eq!(quantum.window(later, BULK), BULK, "that was long ago");
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! A stream in bulk goes to the guest in large pieces, and in smaller ones for as long as somebody exchanges little.
+//! A stream in bulk goes to the guest in large pieces, and has a large window, and both are smaller for as long as somebody
+//! exchanges little.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -103,6 +104,51 @@ fn a_stream_goes_in_smaller_pieces_beside_an_exchange() {
             assert!(largest(&mut world, &mut bulk, None) > SMALL_PIECE, "{family:?}: alone");
             let beside = largest(&mut world, &mut bulk, Some(&mut exchange));
             assert!(beside <= SMALL_PIECE, "{family:?}: {beside} bytes beside an exchange");
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+/// The window of the last frame of `upload` among `frames`, in bytes.
+fn window(upload: &Download, frames: &[Vec<u8>]) -> Option<u32> {
+    let l4 = packet::l4_offset(upload.from.ip());
+    let port = upload.from.port().to_be_bytes();
+    let last = frames.iter().rfind(|frame| frame[l4 + 2..l4 + 4] == port)?;
+    Some(u32::from(u16::from_be_bytes([last[l4 + 14], last[l4 + 15]])) << 8)
+}
+
+#[test]
+fn the_guest_may_have_less_under_way_beside_an_exchange() {
+    const MOST: u32 = 64 * 1024;
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = World::new(&Setup { window_max: MOST, ..Setup::default() });
+            let listener = TcpListener::bind(family.host_at(PORT)).expect("a free port");
+            let mut upload = Download::open(&mut world, &listener, family, 40000);
+            let mut exchange = Download::open(&mut world, &listener, family, 40001);
+            let mut seq = 1001;
+            let mut least = MOST;
+            for turns in 0.. {
+                let alone = turns < 100;
+                let ends = (upload.from, upload.to);
+                world.send(packet::tcp(ends.0, ends.1, ACK, (seq, upload.ack), &[0; 1000]));
+                seq += 1000;
+                if !alone {
+                    exchange.write(b"answer");
+                }
+                world.turn(Duration::from_millis(1));
+                let frames = world.received();
+                exchange.take(&mut world, &frames);
+                let window = window(&upload, &frames).unwrap_or(MOST);
+                let _read = upload.peer.read(&mut [0; 4096]);
+                assert!(!alone || window > MOST / 4 * 3, "{family:?}: {window} bytes alone");
+                assert!(window >= MOST / 4 - 1000, "{family:?}: {window} bytes");
+                least = least.min(window);
+                if least <= MOST / 4 {
+                    break;
+                }
+                assert!(turns < PATIENCE, "{family:?}: at least {least} bytes beside an exchange");
+            }
             assert_eq!(world.all_drops(), 0);
         }
     });

@@ -95,6 +95,8 @@ pub struct Setup {
     pub max_descriptors: u64,
     /// `SO_PEEK_OFF` is used where the kernel has it.
     pub peek_offset: bool,
+    /// The most that the guest may have under way on a connection.
+    pub window_max: u32,
 }
 
 impl Default for Setup {
@@ -107,6 +109,7 @@ impl Default for Setup {
             map: mapping(),
             max_descriptors: 4096,
             peek_offset: true,
+            window_max: TcpConfig::default().window_max,
         }
     }
 }
@@ -172,7 +175,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         rules.add(*rule, &net).expect("a valid rule");
     }
     let settings = Settings {
-        tcp: TcpConfig::default(),
+        tcp: TcpConfig { window_max: setup.window_max, ..TcpConfig::default() },
         peek_offset_v4: setup.peek_offset && stream::has_peek_offset(true),
         peek_offset_v6: setup.peek_offset && stream::has_peek_offset(false),
         outbound_v4: None,

@@ -126,6 +126,7 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
+    tcp.conn.limit_window(core.quantum.window(core.now, core.settings.tcp.window_max));
     let mut driven = Driven {
         id,
         side,

@@ -254,6 +254,11 @@ impl Conn {
         }
     }
 
+    /// Promises the guest a window of no more than `window_max` bytes from now on; what was promised stands.
+    pub fn limit_window(&mut self, window_max: u32) {
+        self.recv.limit_window(window_max);
+    }
+
     /// The link has buffers again after [`DataResult::NoRoom`].
     pub fn on_port_room(&mut self, now: Timestamp) {
         self.send.no_room = false;

@@ -9,7 +9,7 @@
 //! what the guest sends next. What is in flight by then is still taken: segments are judged by
 //! the furthest edge ever promised, and the kernel has the last word.
 //!
-//! Nor is more promised than [`TcpConfig::window_max`](super::TcpConfig::window_max), however much room there
+//! Nor is more promised than [`TcpConfig::window_max`](super::TcpConfig::window_max), or a part of it, however much room there
 //! is: a sender next door loses nothing on the link, so it sends as much as it may, and all of that waits in
 //! the link's queue, in front of what every other connection of the guest sends. The socket's buffer fills all
 //! the same: what has moved there counts no more.
@@ -125,6 +125,11 @@ impl Receive {
 
     fn window_max(&self) -> u32 {
         1 << self.window_bits
+    }
+
+    /// See [`Conn::limit_window`](super::Conn::limit_window).
+    pub(crate) fn limit_window(&mut self, window_max: u32) {
+        self.window_bits = window_max.max(1).ilog2() as u8;
     }
 
     /// The next byte expected, counting what this run has offered.
@@ -328,6 +333,21 @@ mod tests {
         let field = r.field();
         r.advertised(field, false);
         r
+    }
+
+    #[test]
+    fn what_was_promised_stands_when_less_is_promised_from_now_on() {
+        let mut r = receive(1 << 20);
+        assert_eq!(r.promised(), 1 << 20);
+        r.limit_window(1 << 18);
+        assert_eq!(u32::from(r.field()) << 8, 1 << 20, "the edge stays");
+        // The guest uses three quarters and a half of the last one up.
+        r.nxt += 7 << 17;
+        assert_eq!(u32::from(r.field()) << 8, 1 << 18, "no more than that");
+        let field = r.field();
+        r.advertised(field, false);
+        r.limit_window(1 << 20);
+        assert_eq!(u32::from(r.field()) << 8, 1 << 20, "all of it again");
     }
 
     #[test]
