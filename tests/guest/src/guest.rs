@@ -268,8 +268,8 @@ impl Guest {
 
     /// SET_MEM_TABLE with one region: all memory.
     pub fn set_memory(&self) {
-        let mut body = Vec::new();
-        body.extend_from_slice(&1u64.to_ne_bytes());
+        // The number of regions, and padding.
+        let mut body = [1u32.to_ne_bytes(), [0; 4]].concat();
         for word in [0, self.memory.len(), USER_BASE, 0] {
             body.extend_from_slice(&word.to_ne_bytes());
         }
