@@ -42,10 +42,13 @@ const BACKGROUND: Else = Test("tests/background.rs", "listening_in_the_backgroun
 const CONTROL: Else = Test("tests/control/changed.rs", "rules_are_added_removed_and_replaced");
 const MANY_RULES: Else =
     Test("tests/control/changed.rs", "changes_of_many_ports_come_one_after_the_other");
+/// A second after the start.
+const TRIM: Else = Test("tests/background.rs", "what_only_starting_needed_is_given_back");
 const ABORT: Else = Test("tests/sandbox.rs", "an_abort_is_not_taken_for_a_violation");
 
 /// Of both programs.
 const OF_BOTH: &[(&str, Else)] = &[
+    ("SYS_brk", TRIM),
     // The processor time of control sockets, which no vDSO tells.
     ("SYS_clock_gettime", CONTROL),
     ("SYS_dup2", BACKGROUND),
@@ -72,6 +75,7 @@ const OF_BOTH: &[(&str, Else)] = &[
         Elsewhere("how much of a stream its peer has not acknowledged, and a guest that moves"),
     ),
     ("SYS_listen", CONTROL),
+    ("SYS_madvise", TRIM),
     ("SYS_mremap", MANY_RULES),
     ("SYS_newfstatat", Elsewhere("glibc from 2.33 to 2.38, for fstat(3)")),
     ("SYS_pread64", LOG),
