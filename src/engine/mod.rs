@@ -31,7 +31,7 @@
 //! | `core` | the parts that all protocols share, as one value; what does not change after start |
 //! | `flows`, `state`, `ready` | the flows and whatever finds them; what is kept for each; who is served next |
 //! | `groups` | which groups the guest has joined, and the sockets that receive for them |
-//! | `pace`, `looks`, `quantum` | when fast streams of datagrams are looked at; how much of a stream goes at once |
+//! | `pace`, `looks`, `quantum` | when fast streams of datagrams are looked at; how much of a stream moves at once |
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |

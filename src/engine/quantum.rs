@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::flow::table::FlowId;
 use crate::time::Timestamp;
 
 /// Bytes of a piece beside an exchange: one large frame, some 20 µs on the tap.
@@ -19,32 +20,41 @@ const FEW_DATAGRAMS: usize = 3;
 /// How long one exchange stands for the next: longer than most take beside streams in bulk.
 const RECENT: Duration = Duration::from_millis(10);
 
-/// Whether somebody exchanges little.
+/// Who exchanges little: a connection whose last two reads got all that there was, and little; a datagram flow. A stream
+/// that is slower than the loop counts, too; beside it others give way for nothing. Nobody gives way to himself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quantum {
-    exchanged: Option<Timestamp>,
+    /// The last one, and the last one but him: both of whoever exchanges, and a stream that has answers of its own.
+    exchanged: [Option<(Timestamp, FlowId)>; 2],
 }
 
 impl Quantum {
     /// A TCP connection had `bytes` for the guest, and `before` the last time: no more than that was there if it is
     /// `drained`.
-    pub(crate) fn on_data(&mut self, now: Timestamp, bytes: u32, before: u32, drained: bool) {
-        if drained && bytes.max(before) < SMALL_BYTES {
-            self.exchanged = Some(now);
+    pub(crate) fn on_data(&mut self, now: Timestamp, id: FlowId, bytes: (u32, u32), drained: bool) {
+        if drained && bytes.0.max(bytes.1) < SMALL_BYTES {
+            self.note(now, id);
         }
     }
 
     /// A datagram flow had so many for the guest, and then none.
-    pub(crate) fn on_datagrams(&mut self, now: Timestamp, count: usize) {
+    pub(crate) fn on_datagrams(&mut self, now: Timestamp, id: FlowId, count: usize) {
         if (1..=FEW_DATAGRAMS).contains(&count) {
-            self.exchanged = Some(now);
+            self.note(now, id);
         }
+    }
+
+    fn note(&mut self, now: Timestamp, id: FlowId) {
+        if self.exchanged[0].is_some_and(|(_, last)| last != id) {
+            self.exchanged[1] = self.exchanged[0];
+        }
+        self.exchanged[0] = Some((now, id));
     }
 
     /// How much of the `bytes` that one stream could send goes in this turn: whole segments of `mss` bytes, and one at
     /// least, if it is less.
-    pub(crate) fn of(&self, now: Timestamp, bytes: u32, mss: u16) -> u32 {
-        if !self.is_beside_exchange(now) {
+    pub(crate) fn of(&self, now: Timestamp, id: FlowId, bytes: u32, mss: u16) -> u32 {
+        if !self.is_beside_exchange(now, id) {
             return bytes;
         }
         let mss = u32::from(mss).max(1);
@@ -52,12 +62,13 @@ impl Quantum {
     }
 
     /// How much the guest may have under way on one connection, of at most `window_max` bytes.
-    pub(crate) fn window(&self, now: Timestamp, window_max: u32) -> u32 {
-        if self.is_beside_exchange(now) { window_max / WINDOW_SHARE } else { window_max }
+    pub(crate) fn window(&self, now: Timestamp, id: FlowId, window_max: u32) -> u32 {
+        if self.is_beside_exchange(now, id) { window_max / WINDOW_SHARE } else { window_max }
     }
 
-    fn is_beside_exchange(&self, now: Timestamp) -> bool {
-        self.exchanged.is_some_and(|at| now.since(at) < RECENT)
+    fn is_beside_exchange(&self, now: Timestamp, id: FlowId) -> bool {
+        let mut exchanges = self.exchanged.iter().flatten();
+        exchanges.any(|&(at, who)| who != id && now.since(at) < RECENT)
     }
 }
 
@@ -72,34 +83,56 @@ mod tests {
         Timestamp::from_micros(us)
     }
 
+    /// Three flows.
+    fn flows() -> [FlowId; 3] {
+        [1, 2, 3].map(FlowId::from_bits)
+    }
+
     #[test]
     fn streams_move_in_whole_segments_of_a_large_frame_beside_an_exchange() {
+        let [stream, exchange, _] = flows();
         let mut quantum = Quantum::default();
-        assert_eq!(quantum.of(at(0), BULK, MSS), BULK, "nobody exchanges anything");
-        quantum.on_data(at(0), 100, 100, true);
+        assert_eq!(quantum.of(at(0), stream, BULK, MSS), BULK, "nobody exchanges anything");
+        quantum.on_data(at(0), exchange, (100, 100), true);
         let (most, least) = (BESIDE_EXCHANGE, BESIDE_EXCHANGE - u32::from(MSS));
-        assert!((least..=most).contains(&quantum.of(at(1), BULK, MSS)));
-        assert_eq!(quantum.of(at(1), BULK, MSS) % u32::from(MSS), 0);
-        assert_eq!(quantum.of(at(1), 100, MSS), 100, "what is less goes as it is");
-        assert_eq!(quantum.of(at(1), BULK, 65_480), 65_480);
-        assert_eq!(quantum.of(at(1), BULK, 0), BESIDE_EXCHANGE, "a segment has a byte at least");
-        assert_eq!(quantum.window(at(1), BULK), BULK / WINDOW_SHARE);
+        assert!((least..=most).contains(&quantum.of(at(1), stream, BULK, MSS)));
+        assert_eq!(quantum.of(at(1), stream, BULK, MSS) % u32::from(MSS), 0);
+        assert_eq!(quantum.of(at(1), stream, 100, MSS), 100, "what is less goes as it is");
+        assert_eq!(quantum.of(at(1), stream, BULK, 65_480), 65_480);
+        assert_eq!(quantum.of(at(1), stream, BULK, 0), BESIDE_EXCHANGE, "a segment has a byte");
+        assert_eq!(quantum.window(at(1), stream, BULK), BULK / WINDOW_SHARE);
         let later = at(0) + RECENT;
-        assert_eq!(quantum.of(later, BULK, MSS), BULK, "that was long ago");
-        assert_eq!(quantum.window(later, BULK), BULK, "that was long ago");
+        assert_eq!(quantum.of(later, stream, BULK, MSS), BULK, "that was long ago");
+        assert_eq!(quantum.window(later, stream, BULK), BULK, "that was long ago");
     }
 
     #[test]
     fn bulk_is_no_exchange() {
+        let [stream, other, _] = flows();
         let mut quantum = Quantum::default();
-        quantum.on_data(at(0), BULK, BULK, false);
-        quantum.on_data(at(0), 100, BULK, true);
-        quantum.on_data(at(0), SMALL_BYTES, 100, true);
-        quantum.on_data(at(0), 100, 100, false);
-        quantum.on_datagrams(at(0), 0);
-        quantum.on_datagrams(at(0), FEW_DATAGRAMS + 1);
-        assert_eq!(quantum.of(at(0), BULK, MSS), BULK);
-        quantum.on_datagrams(at(0), 1);
-        assert!(quantum.of(at(0), BULK, MSS) < BULK);
+        quantum.on_data(at(0), other, (BULK, BULK), false);
+        quantum.on_data(at(0), other, (100, BULK), true);
+        quantum.on_data(at(0), other, (SMALL_BYTES, 100), true);
+        quantum.on_data(at(0), other, (100, 100), false);
+        quantum.on_datagrams(at(0), other, 0);
+        quantum.on_datagrams(at(0), other, FEW_DATAGRAMS + 1);
+        assert_eq!(quantum.of(at(0), stream, BULK, MSS), BULK);
+        quantum.on_datagrams(at(0), other, 1);
+        assert!(quantum.of(at(0), stream, BULK, MSS) < BULK);
+    }
+
+    #[test]
+    fn a_stream_with_answers_of_its_own_gives_way_to_others_only() {
+        let [stream, exchange, other] = flows();
+        let mut quantum = Quantum::default();
+        for _ in 0..3 {
+            quantum.on_data(at(0), stream, (100, 100), true);
+        }
+        assert_eq!(quantum.window(at(0), stream, BULK), BULK, "its own");
+        assert!(quantum.window(at(0), other, BULK) < BULK);
+        quantum.on_data(at(1), exchange, (100, 100), true);
+        quantum.on_data(at(2), stream, (100, 100), true);
+        quantum.on_data(at(3), stream, (100, 100), true);
+        assert!(quantum.window(at(3), stream, BULK) < BULK, "the exchange is not forgotten");
     }
 }

@@ -85,8 +85,9 @@ impl<L: Link> Worker<L> {
         self.ends_with_migration = ends;
     }
 
-    /// Has `action` done in the turn that begins after `delay`, once.
+    /// Has `action` done in the turn that begins after `delay`, once. There is one at a time.
     pub(crate) fn call_later(&mut self, delay: Duration, action: fn()) {
+        debug_assert!(self.later.is_none(), "the one before was not done yet");
         self.later = Some((monotonic_now() + delay, action));
     }
 

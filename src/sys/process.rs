@@ -26,14 +26,14 @@ use super::socket::last_errno;
 const LARGEST_PAGE_BYTES: usize = 64 * 1024;
 /// Most pages are as small.
 const PAGE_BYTES: usize = 4096;
-/// How much of the stack below its pointer is given back: several times what starting takes. The kernel keeps as much
-/// below a stack free of other mappings (`stack_guard_gap`), so that nothing else is within it.
-const TRIMMED_STACK_BYTES: usize = 16 * LARGEST_PAGE_BYTES;
+/// How much of the stack below its pointer is given back: more than starting takes, and less than the kernel keeps free of
+/// other mappings below a stack (`stack_guard_gap`, 1 MiB), so that nothing else is within it.
+const TRIMMED_STACK_BYTES: usize = 8 * LARGEST_PAGE_BYTES;
 
 /// Gives memory back that only something rare has needed, such as starting: free blocks of the allocator, the stack below
 /// the caller, and the pages of the program's own code and constants. Those that are needed again are mapped again when
-/// they are touched, most of them a few at a time; they are the file's pages, which the kernel keeps. Only for a process
-/// with a single thread.
+/// they are touched, most of them a few at a time; they are the file's pages, which the kernel keeps. Only for the first
+/// thread of a process, and no other.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives back what nobody uses.

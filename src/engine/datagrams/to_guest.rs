@@ -113,7 +113,10 @@ pub(super) fn serve(
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
-        core.quantum.on_datagrams(core.now, moved);
+        // Not what was refused.
+        if heard {
+            core.quantum.on_datagrams(core.now, id, moved);
+        }
     }
     let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
     core.looks.follow(&mut core.flows, id, step);

@@ -1,12 +1,12 @@
 //! One socket, two protocols: a client of passt's socket speaks vhost-user or sends frames, and its
-//! first byte tells which.
+//! first byte tells which, or its first four where the machine is big-endian.
 //!
 //! A frame begins with its length, 32 bits in network byte order. The largest frame is shorter than
 //! 2^24 bytes, so the first byte is 0. A vhost-user message begins with the number of its request, 32
 //! bits as the machine has them; numbers start at 1 and are small, and no front-end may send a
 //! message without a request. What is neither is taken for a frame, whose length is then refused.
-//! On a big-endian machine both begin with zeros, and four bytes tell: no frame is as short as the
-//! numbers of the requests that front-ends begin with are small.
+//! On a big-endian machine both begin with zeros, and four bytes tell: the requests that front-ends begin
+//! with are 1 to 3, and no frame is that short.
 //!
 //! The bytes are looked at when they are there and left in the socket. A client that says nothing occupies
 //! the link, as any silent client does, and its end counts; frames cannot be sent to it, for it may be a

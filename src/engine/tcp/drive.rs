@@ -126,7 +126,7 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
-    tcp.conn.limit_window(core.quantum.window(core.now, core.settings.tcp.window_max));
+    tcp.conn.limit_window(core.quantum.window(core.now, id, core.settings.tcp.window_max));
     let mut driven = Driven {
         id,
         side,
@@ -280,7 +280,7 @@ impl Driven<'_> {
             match action {
                 Action::Emit(header) => self.emit(out, &header),
                 Action::SendData { offset, bytes, mss, .. } => {
-                    let bytes = self.quantum.of(self.now, bytes, mss);
+                    let bytes = self.quantum.of(self.now, self.id, bytes, mss);
                     let more = self.send(out, &Wish { offset, bytes, mss });
                     if more {
                         return Turn::Unfinished;
@@ -315,7 +315,7 @@ impl Driven<'_> {
         let before = self.tcp.last_read;
         let result = send(list, out, self.socket, &template, self.tcp, wish);
         if let DataResult::Sent { bytes, drained } = result {
-            self.quantum.on_data(self.now, bytes, before, drained);
+            self.quantum.on_data(self.now, self.id, (bytes, before), drained);
         }
         self.tcp.conn.on_data(self.now, result);
         self.starved |= result == DataResult::NoRoom;
