@@ -4,7 +4,7 @@
 mod rig;
 
 use passt_frame::{FrameMeta, Payload, Reservation, Reserve, ToGuestLease, ToGuestList};
-use passt_guest::{Buffer, Guest, Options, RX, bit, request};
+use passt_guest::{Buffer, Guest, Options, RX, base, bit, request};
 use rig::{Host, connected, frame};
 
 /// Somewhere in guest memory that nothing else uses.
@@ -135,7 +135,7 @@ fn a_ring_that_stops_and_starts_in_one_go_still_owes_its_report() {
     guest.post_buffers(1);
     let seen = host.turn();
     assert_eq!((seen.room, seen.link), (true, None), "nobody saw it down");
-    assert_eq!(guest.client.reply_u64().expect("a reply") >> 32, 0);
+    assert_eq!(base(guest.client.reply_u64().expect("a reply")), 0);
     assert_eq!(ask(&mut host, 4000), Answer::All);
 }
 

@@ -342,8 +342,7 @@ impl Guest {
 
     /// GET_VRING_BASE: stops ring `index`.
     pub fn stop_ring(&mut self, index: usize, pump: &mut dyn FnMut()) -> u32 {
-        let reply = self.ask(request::GET_VRING_BASE, &state(self.number(index), 0), pump);
-        (reply >> 32) as u32
+        base(self.ask(request::GET_VRING_BASE, &state(self.number(index), 0), pump))
     }
 
     /// Makes `count` receive buffers available.
@@ -557,6 +556,11 @@ fn state(index: usize, num: u32) -> [u8; 8] {
     body[..4].copy_from_slice(&(index as u32).to_ne_bytes());
     body[4..].copy_from_slice(&num.to_ne_bytes());
     body
+}
+
+/// The index in such a body, read as one number.
+pub fn base(body: u64) -> u32 {
+    u32::from_ne_bytes(body.to_ne_bytes()[4..].try_into().expect("four bytes"))
 }
 
 /// Reads and clears an eventfd.
