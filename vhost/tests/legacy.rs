@@ -1,4 +1,7 @@
 //! Drivers from before virtio 1.0 (virtio 1.2, sections 2.7.1, 5.1.6.1 and 6.3), and those that come after them.
+//! On a big-endian machine such drivers are refused: they would speak its byte order.
+
+#![cfg(target_endian = "little")]
 
 mod rig;
 
