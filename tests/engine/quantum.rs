@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::namespace::isolated;
-use crate::packet::{self, ACK, SYN};
+use crate::packet::{self, ACK};
 use crate::world::{FAMILIES, Family, Setup, World};
 
 /// The host's port.
@@ -29,15 +29,11 @@ struct Download {
 impl Download {
     fn open(world: &mut World, listener: &TcpListener, family: Family, port: u16) -> Self {
         let (from, to) = (SocketAddr::new(family.guest(), port), family.host_at(PORT));
-        world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
-        let answer = world.frames(1).remove(0);
-        let at = packet::l4_offset(family.guest()) + 4;
-        let isn = u32::from_be_bytes(answer[at..at + 4].try_into().expect("four bytes"));
-        world.send(packet::tcp(from, to, ACK, (1001, isn + 1), &[]));
-        let (peer, _) = listener.accept().expect("connected");
+        let (ack, peer) = world.open(listener, (from, to));
+        world.send(packet::tcp(from, to, ACK, (1001, ack), &[]));
         peer.set_nonblocking(true).expect("fcntl");
         peer.set_nodelay(true).expect("setsockopt");
-        Self { from, to, ack: isn + 1, peer }
+        Self { from, to, ack, peer }
     }
 
     /// As much as goes, of `bytes`.

@@ -32,12 +32,8 @@ struct Stream {
 impl Stream {
     fn open(world: &mut World, listener: &TcpListener, family: Family, port: u16) -> Self {
         let (from, to) = (SocketAddr::new(family.guest(), port), family.host_at(PORT));
-        world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
-        let answer = world.frames(1).remove(0);
-        let at = packet::l4_offset(family.guest()) + 4;
-        let isn = u32::from_be_bytes(answer[at..at + 4].try_into().expect("four bytes"));
-        let (peer, _) = listener.accept().expect("connected");
-        Self { from, to, seq: 1001, ack: isn + 1, sent: Vec::new(), peer }
+        let (ack, peer) = world.open(listener, (from, to));
+        Self { from, to, seq: 1001, ack, sent: Vec::new(), peer }
     }
 
     /// The next segment, with so many bytes.

@@ -1,7 +1,7 @@
 //! The engine on a link in memory, with real host sockets, and a clock that can be moved on: the real
 //! one plus what was skipped.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use passt_support::heap;
 use rustix::event::{Timespec, epoll};
 
 use crate::namespace::{HOST_V4, HOST_V6};
+use crate::packet;
 
 /// The guest's Ethernet address.
 pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -239,6 +240,21 @@ impl<P: BothEnds> World<P> {
     /// The guest sends a frame without offloads.
     pub fn send(&mut self, frame: Vec<u8>) {
         self.port.guest_sends(frame, FrameMeta::default());
+    }
+
+    /// A connection of the guest's `from` to `listener` at `to`, made of frames: the number that the guest is to
+    /// acknowledge, and the other end. The guest has said nothing about the answer yet.
+    pub fn open(
+        &mut self,
+        listener: &TcpListener,
+        (from, to): (SocketAddr, SocketAddr),
+    ) -> (u32, TcpStream) {
+        self.send(packet::tcp(from, to, packet::SYN, (1000, 0), &[]));
+        let answer = self.frames(1).remove(0);
+        let at = packet::l4_offset(from.ip()) + 4;
+        let isn = u32::from_be_bytes(answer[at..at + 4].try_into().expect("four bytes"));
+        let (peer, _) = listener.accept().expect("connected");
+        (isn + 1, peer)
     }
 
     /// All frames that the guest has got.

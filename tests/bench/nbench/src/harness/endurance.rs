@@ -230,7 +230,7 @@ pub fn hostile(setup: &Setup<'_>, times: Times) -> Found {
         format!("{error}; the daemon has waited {waited:.0} % of the time for a processor")
     })?;
     // Flows of floods come and go: what is left of them is looked at in the end. Until then their tables grow.
-    let slack = Slack::of_bulk(setup.cell.mode);
+    let slack = Slack::of_floods(setup.cell.mode);
     if settled == FLOODED {
         first.memory_grown(&last, slack)?;
     }

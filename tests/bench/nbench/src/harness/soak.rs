@@ -23,10 +23,8 @@ pub const BEFORE_END: Duration = Duration::from_secs(3);
 /// Growth that is none: a few pages, and a short connection that is just there.
 const MEMORY_SLACK_KIB: f64 = 256.0;
 const DESCRIPTOR_SLACK: usize = 8;
-/// What else memory grows by while much is moved: a link's two buffers of 2 MiB each are touched as far as they are used,
-/// which goes further when more waits than ever before. That is a step of some hundred KiB, and may come after minutes;
-/// so are buffers of control sockets.
-const BUFFERS_SLACK_KIB: f64 = 1024.0;
+/// What memory goes up and down by beside floods: buffers of control sockets, which are touched as far as they are used.
+const FLOOD_SLACK_KIB: f64 = 1024.0;
 /// Sockets of the guest's namespace that are fetched together, for connections that pass the link by: between two
 /// looks the daemon may have got some (`NAMESPACE_STOCK` of its limits).
 const STOCK: usize = 32;
@@ -39,15 +37,15 @@ pub struct Slack {
 }
 
 impl Slack {
-    /// Where the link's buffers have been used as far as they will be, or hardly are.
+    /// Everywhere but beside floods.
     pub fn of(mode: Mode) -> Self {
         let stock = if mode == Mode::Bypass { STOCK } else { 0 };
         Self { pss_kib: MEMORY_SLACK_KIB, descriptors: DESCRIPTOR_SLACK + stock }
     }
 
-    /// Where much is moved.
-    pub fn of_bulk(mode: Mode) -> Self {
-        Self { pss_kib: BUFFERS_SLACK_KIB, ..Self::of(mode) }
+    /// Beside floods.
+    pub fn of_floods(mode: Mode) -> Self {
+        Self { pss_kib: FLOOD_SLACK_KIB, ..Self::of(mode) }
     }
 }
 
@@ -117,7 +115,7 @@ pub fn bulk(setup: &Setup<'_>, times: Times) -> Found {
     std::thread::sleep(length.saturating_sub(settled + BEFORE_END));
     let last = Look::at(&rig)?;
     let found: Soak = report(&rig.finish(job, BEFORE_END + PATIENCE)?)?;
-    first.grown(&last, Slack::of_bulk(setup.cell.mode))?;
+    first.grown(&last, Slack::of(setup.cell.mode))?;
     let gib = found.total_bytes as f64 / f64::from(1 << 30);
     Ok(only(
         found.gbit_per_s,
@@ -142,13 +140,13 @@ mod tests {
     fn growth_is_an_error() {
         let look = |pss_kib, descriptors| Look { pss_kib, descriptors };
         let grown = |last: Look, slack: Slack| look(1000.0, 20).grown(&last, slack).is_err();
-        let (few, bulk) = (Slack::of(Mode::Tap), Slack::of_bulk(Mode::Tap));
+        let (few, floods) = (Slack::of(Mode::Tap), Slack::of_floods(Mode::Tap));
         assert!(!grown(look(1100.0, 24), few));
         assert!(grown(look(1300.0, 20), few));
         assert!(grown(look(900.0, 40), few));
-        assert!(!grown(look(1400.0, 20), bulk));
-        assert!(grown(look(2100.0, 20), bulk));
-        assert!(!grown(look(1000.0, 50), Slack::of_bulk(Mode::Bypass)));
-        assert!(grown(look(1000.0, 70), Slack::of_bulk(Mode::Bypass)));
+        assert!(!grown(look(1400.0, 20), floods));
+        assert!(grown(look(2100.0, 20), floods));
+        assert!(!grown(look(1000.0, 50), Slack::of_floods(Mode::Bypass)));
+        assert!(grown(look(1000.0, 70), Slack::of_floods(Mode::Bypass)));
     }
 }
