@@ -41,7 +41,7 @@ answers() {
     local socket=$1
     shift
     # shellcheck disable=SC2016 # perl expands it
-    timeout 60 "$@" perl -MIO::Socket::UNIX -e '
+    timeout 10 "$@" perl -MIO::Socket::UNIX -e '
         my $socket = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $ARGV[0]) or die "$!\n";
         syswrite $socket, pack("L3", 1, 1, 0) or die "$!\n";
         my $reply = "";
@@ -58,7 +58,7 @@ case_started_by_a_client() {
     is passt@web.service ActiveState inactive
     [ "$(stat -c '%a %U' /run/passt/web.sock)" = '660 root' ]
     answers /run/passt/web.sock
-    until_true 30 is passt@web.service ActiveState active
+    until_true 10 is passt@web.service ActiveState active
     ss -Hltn 'sport = 2222' | grep .
     # And the next one.
     answers /run/passt/web.sock
@@ -114,7 +114,7 @@ case_comes_back() {
     systemctl start passt@web.service
     before=$(process_of passt@web.service)
     kill -KILL "$before"
-    until_true 30 eval "[ \"\$(process_of passt@web.service)\" -gt 0 ] && [ \"\$(process_of passt@web.service)\" != $before ]"
+    until_true 10 eval "[ \"\$(process_of passt@web.service)\" -gt 0 ] && [ \"\$(process_of passt@web.service)\" != $before ]"
     answers /run/passt/web.sock
     systemctl stop passt@web.service passt@web.socket
 }
@@ -183,7 +183,7 @@ case_namespace_gone() {
     systemctl start pasta@net.service
     is pasta@net.service ActiveState active
     ip netns del net
-    until_true 30 is pasta@net.service ActiveState inactive
+    until_true 10 is pasta@net.service ActiveState inactive
     is pasta@net.service Result success
 }
 
