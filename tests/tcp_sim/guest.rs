@@ -23,6 +23,9 @@ pub struct Habits {
     pub scale: Option<u8>,
     /// Largest payload of a segment that it sends, in bytes: above the MSS with offloads.
     pub burst: u64,
+    /// It waits until the window has room for a whole segment, or for half of the largest one that it saw
+    /// (RFC 9293, section 3.8.6.2.1), as Linux does.
+    pub whole_segments: bool,
     pub receive_buffer: u64,
     pub keeps_out_of_order: bool,
     pub delays_acks: bool,
@@ -49,6 +52,7 @@ pub struct Guest {
     nxt: u64,
     max: u64,
     window: u64,
+    window_max: u64,
     window_from: (u64, u64),
     peer_mss: u64,
     peer_scale: u8,
@@ -57,6 +61,8 @@ pub struct Guest {
     rto: u64,
     rto_at: Option<u64>,
     pub retransmissions: u64,
+    /// Times that it had nothing under way, and room, but not for a whole segment, until its patience was over.
+    pub waits: u64,
     // Receiving.
     pub rcv_nxt: u64,
     unread: u64,
@@ -84,6 +90,7 @@ impl Guest {
             nxt: 0,
             max: 0,
             window: 0,
+            window_max: 0,
             window_from: (0, 0),
             peer_mss: 536,
             peer_scale: 0,
@@ -92,6 +99,7 @@ impl Guest {
             rto: RTO,
             rto_at: None,
             retransmissions: 0,
+            waits: 0,
             rcv_nxt: 0,
             unread: 0,
             held: BTreeMap::new(),
@@ -194,7 +202,7 @@ impl Guest {
             self.available += left.min(self.habits.send_chunk);
             self.closed = left == 0;
         }
-        self.transmit(now);
+        self.transmit(now, false);
         if self.ack_at.is_some_and(|at| at <= now) {
             self.emit(ACK, self.nxt, Vec::new());
         }
@@ -207,9 +215,10 @@ impl Guest {
             State::SynSent | State::SynReceived => self.send_syn(now),
             State::Open if self.window == 0 && self.una <= self.available => self.probe(),
             State::Open => {
+                self.waits += u64::from(self.una == self.max && self.una <= self.available);
                 self.recover = self.max;
                 self.nxt = self.una;
-                self.transmit(now);
+                self.transmit(now, true);
             }
             _ => self.rto_at = None,
         }
@@ -224,11 +233,17 @@ impl Guest {
         }
     }
 
-    fn transmit(&mut self, now: u64) {
+    fn transmit(&mut self, now: u64, anyway: bool) {
         let edge = self.una + self.window;
+        let least = self.peer_mss.min(self.window_max / 2);
+        let waits = self.habits.whole_segments && !anyway;
         while self.nxt <= self.available && self.nxt < edge {
             let burst = self.habits.burst.max(self.peer_mss);
-            let to = (self.available + 1).min(edge).min(self.nxt + burst);
+            let end = self.available + 1;
+            let to = end.min(edge).min(self.nxt + burst);
+            if waits && to < end && to - self.nxt < least {
+                break;
+            }
             self.send_data(to);
         }
         let fin = self.fin_position();
@@ -281,6 +296,7 @@ impl Guest {
         self.rcv_nxt = 1;
         self.peer_mss = u64::from(seg.mss.expect("SYN carries the MSS"));
         self.window = u64::from(seg.window);
+        self.window_max = self.window;
         if let (Some(scale), Some(_)) = (seg.scale, self.habits.scale) {
             self.peer_scale = scale;
         } else {
@@ -348,6 +364,7 @@ impl Guest {
         let same_window = window == self.window;
         if (seq, ack) >= self.window_from {
             self.window = window;
+            self.window_max = self.window_max.max(window);
             self.window_from = (seq, ack);
         }
         if ack > self.una {
@@ -363,7 +380,7 @@ impl Guest {
                 self.nxt = self.una;
             }
         }
-        self.transmit(now);
+        self.transmit(now, false);
     }
 
     fn on_text(&mut self, now: u64, seq: i64, seg: &Seg) {

@@ -23,6 +23,8 @@ use passt::wire::seq::SeqNr;
 #[derive(Debug)]
 struct Plan {
     active: bool,
+    /// The largest segment that the guest may send.
+    our_mss: u16,
     quality: Quality,
     guest: guest::Habits,
     host: host::Habits,
@@ -36,6 +38,7 @@ impl Plan {
         let sizes = [0, 1, 500, 4_000, 20_000, 40_000];
         Self {
             active: rng.chance(50),
+            our_mss: rng.pick(&[1460, 1460, 8_960, 61_440]),
             quality: Quality {
                 loss_percent: rng.pick(&[0, 0, 1, 5]),
                 duplicate_percent: rng.pick(&[0, 0, 5]),
@@ -46,6 +49,7 @@ impl Plan {
                 mss: rng.pick(&[None, Some(1460), Some(536), Some(9000)]),
                 scale: rng.pick(&[None, Some(0), Some(7)]),
                 burst: rng.pick(&[0, 0, 10_000]),
+                whole_segments: rng.chance(50),
                 receive_buffer: rng.pick(&[1_000, 3_000, 16_000, 65_000, 200_000]),
                 keeps_out_of_order: rng.chance(50),
                 delays_acks: rng.chance(30),
@@ -110,7 +114,8 @@ impl World {
         let config = TcpConfig { acks_may_wait, ..TcpConfig::default() };
         let near_wrap =
             |rng: &mut Rng| (rng.next() as u32) | if rng.chance(50) { 0xffff_e000 } else { 0 };
-        let opening = Opening { isn: SeqNr(near_wrap(&mut rng)), our_mss: 1460, max_segment: 1460 };
+        let opening =
+            Opening { isn: SeqNr(near_wrap(&mut rng)), our_mss: plan.our_mss, max_segment: 1460 };
         let mut guest = Guest::new(plan.guest, near_wrap(&mut rng), plan.active);
         let now = Timestamp::ZERO;
         let conn = if plan.active {
@@ -405,11 +410,13 @@ fn same_seed_same_run() {
 fn calm() -> Plan {
     Plan {
         active: true,
+        our_mss: 1460,
         quality: Quality { loss_percent: 0, duplicate_percent: 0, delay_us: 50, jitter_us: 0 },
         guest: guest::Habits {
             mss: Some(1460),
             scale: Some(7),
             burst: 16_000,
+            whole_segments: true,
             receive_buffer: 300_000,
             keeps_out_of_order: true,
             delays_acks: false,
@@ -456,6 +463,29 @@ fn slow_peer_holds_the_guest_back_without_a_drop() {
     assert_eq!(world.host.short_writes, 0, "short writes");
     assert_eq!(world.guest.retransmissions, 0, "retransmissions by the guest");
     assert!(world.now < 1_000_000, "as fast as the peer reads: {} us", world.now);
+}
+
+/// The first buffers are those of sockets toward other networks, beside segments that are larger than what they tell of.
+#[test]
+fn a_guest_that_sends_large_segments_does_not_wait_for_its_patience_to_end() {
+    for send_buffer in [3_000, 16_000, 65_280, 87_040, 130_000, 200_000, 300_000, 1 << 20] {
+        for part in [6, 3, 2] {
+            for our_mss in [1460, 16_320, 61_440] {
+                let mut plan = calm();
+                (plan.our_mss, plan.guest.burst) = (our_mss, 61_440);
+                plan.guest.send_total = 2_000_000;
+                plan.host.send_buffer = send_buffer;
+                plan.host.drain_chunk = send_buffer / part;
+                plan.host.drain_every_us = 20_000;
+                plan.quality.delay_us = 50;
+                let world = run_plan(plan);
+                assert_eq!(
+                    world.guest.waits, 0,
+                    "{send_buffer} bytes, a part of {part}, {our_mss}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@
 use crate::wire::seq::SeqNr;
 
 use super::image::Image;
-use super::limits::{UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
+use super::limits::{DEFAULT_MSS, UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
 use crate::wire::tcp::Segment;
 
 /// The guest has not offered the option.
@@ -117,6 +117,20 @@ impl Receive {
     /// Our window scale, if the guest has offered the option.
     pub(crate) fn scale(&self) -> Option<u8> {
         (self.scale != NO_SCALE).then_some(self.scale)
+    }
+
+    /// The largest segment that the guest is asked to send. Senders wait until a whole one fits the window, or half of the
+    /// largest window that they saw (RFC 9293, section 3.8.6.2.1), and for 200 ms and more where nobody opens it. The
+    /// kernel tells of room only where a third of the buffer is free and little was: so a quarter of the buffer, below which
+    /// it is watched, has to be room enough for a segment. Toward other networks a buffer begins with some 64 KiB.
+    pub(crate) fn settle_mss(&mut self) -> u16 {
+        if self.peak > 0 {
+            // As much of it as the window field can say.
+            let quarter = (self.peak / 4) >> WINDOW_SCALE << WINDOW_SCALE;
+            let quarter = u16::try_from(quarter).unwrap_or(u16::MAX);
+            self.mss = self.mss.min(quarter.max(DEFAULT_MSS));
+        }
+        self.mss
     }
 
     pub(crate) fn set_scale(&mut self, scale: Option<u8>) {
@@ -283,9 +297,9 @@ impl Receive {
     }
 
     /// The smallest step by which the window opens (RFC 9293, section 3.8.6.2.2, with a quarter of
-    /// the buffer where that says "a fraction"): not more than what a watch waits for.
+    /// the buffer where that says "a fraction"): not more than what a watch waits for, or is ever promised.
     fn step(&self) -> u32 {
-        u32::from(self.mss).min(self.peak / 4)
+        u32::from(self.mss).min(self.peak / 4).min(self.window_max())
     }
 
     /// The window, in bytes: the room as far as it is promised, but no small step up, except to a whole
@@ -348,6 +362,29 @@ mod tests {
         r.advertised(field, false);
         r.limit_window(1 << 20);
         assert_eq!(u32::from(r.field()) << 8, 1 << 20, "all of it again");
+    }
+
+    /// Whatever the room, the guest can send, or it is watched.
+    #[test]
+    fn rfc9293_3_8_6_2_1_no_room_leaves_a_guest_waiting_that_sends_whole_segments() {
+        for buffer in [4 * 1024, 65_280, 200_000, 300_000, 4 << 20] {
+            let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+            r.on_room(buffer);
+            let mss = u32::from(r.settle_mss());
+            assert!((536..=61_440).contains(&mss), "{mss} of {buffer}");
+            assert_eq!(u32::from(r.settle_mss()), mss, "a repeated SYN says the same");
+            for room in (0..=buffer).step_by(97) {
+                let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+                r.on_room(buffer);
+                r.settle_mss();
+                r.on_room(room);
+                let window = u32::from(r.field()) << 8;
+                assert!(
+                    window >= mss.min(buffer / 2) || r.watching,
+                    "{room} of {buffer}: {window}"
+                );
+            }
+        }
     }
 
     #[test]
