@@ -576,9 +576,10 @@ pub(crate) fn queue_bit(queue: u8) -> u32 {
     1 << (queue % 32)
 }
 
+/// A handshake that has finished in this turn is none any more, though it is counted until its flow is served.
 fn is_half_open(table: &FlowTable<FlowState>, id: FlowId) -> bool {
     let state = table.get(id).map(|flow| &flow.state.kind);
-    matches!(state, Some(FlowKind::Tcp(tcp)) if tcp.half_open)
+    matches!(state, Some(FlowKind::Tcp(tcp)) if tcp.half_open && tcp.conn.is_half_open())
 }
 
 #[cfg(test)]

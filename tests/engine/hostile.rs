@@ -216,6 +216,40 @@ fn point_6_a_scan_leaves_descriptors_where_there_are_few() {
     isolated(|| scan(64));
 }
 
+/// Its flow is served, and counted no more among those, at the end of the turn only.
+#[test]
+fn who_finishes_a_handshake_in_the_turn_of_one_too_many_does_not_give_way() {
+    isolated(|| {
+        silent_network();
+        let few = Setup { max_descriptors: 64, ..Setup::default() };
+        let syn = |number: usize| {
+            let target = SocketAddr::new([203, 0, 113, number as u8].into(), 80);
+            packet::tcp(guest_at(40000), target, SYN, (1, 0), &[])
+        };
+        let mut world = known(&few);
+        (1..=100).for_each(|number| world.send(syn(number)));
+        world.settle(1000);
+        let most = world.engine.flow_count();
+        drop(world);
+
+        let mut world = known(&few);
+        let listener = TcpListener::bind(host_at(9001)).expect("a free port");
+        let (guest, target) = (guest_at(41000), host_at(9001));
+        let (ack, mut peer) = world.open(&listener, (guest, target));
+        (1..most).for_each(|number| world.send(syn(number)));
+        world.settle(1000);
+        assert_eq!(world.drops(DropReason::HalfOpenEvicted), 0);
+        world.send(packet::tcp(guest, target, ACK, (1001, ack), b"question"));
+        world.send(syn(most));
+        world.settle(TURNS);
+        assert_eq!(world.drops(DropReason::HalfOpenEvicted), 1);
+        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
+        let mut question = [0; 8];
+        peer.read_exact(&mut question).expect("what the guest has said");
+        assert_eq!(&question, b"question");
+    });
+}
+
 #[test]
 fn tcp_is_served_from_64_descriptors_on() {
     isolated(|| {
