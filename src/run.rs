@@ -27,7 +27,7 @@ use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
-use crate::sandbox::{self, Program};
+use crate::sandbox::{self, Needs, Program};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
 use crate::sys::errno_text;
 use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
@@ -154,7 +154,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     sandbox::close_off(&conf.run, Program::Passt)?;
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     worker.interrupt_calls().map_err(system("sigaction"))?;
-    sandbox::confine(Program::Passt)?;
+    sandbox::confine(Program::Passt, Needs::of(&conf.run))?;
     announcement.say()?;
     worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
@@ -223,7 +223,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         None => Box::new(Signals(ending_signals()?)),
     };
     worker.add(signals).map_err(system("epoll_ctl"))?;
-    sandbox::confine(Program::Pasta)?;
+    sandbox::confine(Program::Pasta, Needs::of(&conf.run))?;
     announcement.say()?;
     if let Some(child) = &child {
         child.release().map_err(system("Couldn't start the command"))?;

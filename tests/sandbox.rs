@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use passt::sandbox::{Program, confine};
+use passt::sandbox::{Needs, Program, confine};
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
+use rustix::rand::GetRandomFlags;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -392,6 +394,17 @@ fn on_an_old_kernel_it_serves_and_follows_the_host() {
     assert_eq!(names.collect::<Vec<_>>(), ["host-watch"]);
 }
 
+/// As the filters of some containers refuse what they do not know.
+#[test]
+fn where_a_precise_wait_is_refused_it_serves() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let deny_it = |command| deny(command, libc::SYS_epoll_pwait2, None, errno);
+        let program = Running::foreground(&[], deny_it);
+        program.assert_serves();
+        program.assert_has_no_rights();
+    }
+}
+
 #[test]
 fn on_an_old_kernel_nothing_is_inherited() {
     let script = "exec 77</dev/null; exec \"$0\" \"$@\"";
@@ -470,6 +483,11 @@ fn a_call_that_is_not_listed_kills() {
         "kill",
         "prctl",
         "tty",
+        "random",
+        "file-times",
+        "standard-error",
+        "read-at",
+        "sync",
     ] {
         let output = confined(role);
         assert!(is_killed_by_filter(output.status), "{role}: {:?}", output.status);
@@ -487,6 +505,12 @@ fn a_panic_is_told_and_ends_the_process() {
 #[test]
 fn an_abort_is_not_taken_for_a_violation() {
     assert_eq!(confined("abort").status.signal(), Some(libc::SIGABRT));
+}
+
+/// Their keys are there before.
+#[test]
+fn hash_tables_can_be_made() {
+    assert_eq!(confined("hash").status.code(), Some(0));
 }
 
 #[test]
@@ -519,7 +543,7 @@ fn confined_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     log::set_logger(&ToStderr).unwrap();
     log::set_max_level(log::LevelFilter::Info);
-    confine(Program::Passt).unwrap();
+    confine(Program::Passt, Needs::default()).unwrap();
     let ended = std::panic::catch_unwind(|| play(&role));
     std::process::exit(if ended.is_ok() { 0 } else { 101 });
 }
@@ -543,6 +567,17 @@ fn play(role: &str) {
         "kill" => drop(kill_process(Pid::from_raw(1).unwrap(), Signal::CONT)),
         "prctl" => drop(rustix::thread::set_keep_capabilities(true)),
         "tty" => push_into_terminal(),
+        "random" => drop(rustix::rand::getrandom(&mut [0u8; 8], GetRandomFlags::empty())),
+        "file-times" => drop(rustix::fs::statx(
+            std::io::stdin(),
+            "",
+            AtFlags::EMPTY_PATH,
+            StatxFlags::BASIC_STATS,
+        )),
+        "standard-error" => drop(rustix::stdio::dup2_stderr(std::io::stdin())),
+        "read-at" => drop(rustix::io::pread(std::io::stdin(), &mut [0u8; 8], 0)),
+        "sync" => drop(rustix::fs::fsync(std::io::stdin())),
+        "hash" => drop(std::collections::HashMap::from([(1, 2)])),
         "panic" => panic!("the reason"),
         "abort" => std::process::abort(),
         "allocate" => allocate(),

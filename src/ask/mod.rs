@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::control::json::model::{Egress, Flows, Log, Problem, Rules, Stats, Status};
-use crate::sandbox::{self, Program};
+use crate::sandbox::{self, Needs, Program};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::errno_text;
 use connection::Connection;
@@ -142,7 +142,8 @@ fn give_up_all_but_the_connection() -> Result<(), AskError> {
         what: "Cannot drop capabilities".to_owned(),
         source: errno.into(),
     })?;
-    sandbox::confine(Program::Pesto).map_err(|error| AskError::Sandbox(error.to_string()))
+    sandbox::confine(Program::Pesto, Needs::default())
+        .map_err(|error| AskError::Sandbox(error.to_string()))
 }
 
 /// The request of a command that has one request and one reply.

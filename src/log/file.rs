@@ -7,10 +7,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_setfl};
+use rustix::fs::{FallocateFlags, FileType, OFlags, fallocate, fcntl_setfl, fstat};
 
 use super::LINE_BYTES;
 
@@ -65,7 +65,8 @@ impl LogFile {
     fn begin(file: File, readable: bool, limit: u64, mut header: String) -> io::Result<Self> {
         header.truncate(header.floor_char_boundary(HEADER_BYTES));
         // What is no file has no size.
-        let limit = if file.metadata()?.is_file() { limit } else { u64::MAX };
+        let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
+        let limit = if kind.is_file() { limit } else { u64::MAX };
         let mut log = Self { file, size: 0, limit, header, readable };
         let first = format!("{}\n", log.header);
         log.file.write_all(first.as_bytes())?;
@@ -81,7 +82,7 @@ impl LogFile {
         let bytes = entry.len() as u64;
         if self.size.saturating_add(bytes) > self.limit {
             // Somebody else may have emptied it.
-            self.size = self.file.metadata()?.size();
+            self.size = fstat(&self.file)?.st_size as u64;
             if self.size.saturating_add(bytes) > self.limit {
                 self.cut(at, collapse)?;
             }
@@ -98,7 +99,7 @@ impl LogFile {
     /// Removes the oldest entries, with `remove` if that works.
     fn cut(&mut self, at: &str, remove: fn(&File, u64) -> io::Result<()>) -> io::Result<()> {
         if self.readable {
-            let block = self.file.metadata()?.blksize().max(1);
+            let block = (fstat(&self.file)?.st_blksize as u64).max(1);
             let cut = (self.limit * CUT_PERCENT / 100).next_multiple_of(block).min(self.size);
             remove(&self.file, cut).or_else(|_| self.shift(cut))?;
             self.size -= cut;

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use crate::ask;
 use crate::conf::ports;
-use crate::sandbox::{self, Program};
+use crate::sandbox::{self, Needs, Program};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::errno_text;
 use connection::Connection;
@@ -79,7 +79,8 @@ fn run(job: &Job) -> Result<(), Failure> {
     capability::keep(Capabilities::DAC_OVERRIDE).map_err(|errno| {
         Failure::new(format!("Couldn't drop capabilities: {}", errno_text(errno)))
     })?;
-    sandbox::confine(Program::Pesto).map_err(|error| Failure::new(error.to_string()))?;
+    sandbox::confine(Program::Pesto, Needs::default())
+        .map_err(|error| Failure::new(error.to_string()))?;
 
     let mut connection = connection.connect()?;
     debug(job, format_args!("Connected to passt/pasta control socket"));

@@ -21,7 +21,7 @@ use rustix::net::{
 };
 
 use crate::limits::HELPER_BATCH;
-use crate::sandbox::{self, Program};
+use crate::sandbox::{self, Needs, Program};
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::{errno_text, process, repair};
 use door::Door;
@@ -67,7 +67,8 @@ fn run(words: Vec<OsString>) -> Result<(), Failure> {
     // Sockets of other users may have to be opened, as root.
     let kept = Capabilities::NET_ADMIN | Capabilities::NET_RAW | Capabilities::DAC_OVERRIDE;
     capability::keep(kept).map_err(|errno| Failure::system("couldn't drop capabilities", errno))?;
-    sandbox::confine(Program::Repair).map_err(|error| Failure::new(error.to_string()))?;
+    sandbox::confine(Program::Repair, Needs::default())
+        .map_err(|error| Failure::new(error.to_string()))?;
     serve(&door.connect()?, limit.maximum)
 }
 

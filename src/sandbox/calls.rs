@@ -7,14 +7,16 @@
 //! process.
 //!
 //! Each entry says why it is there: a file of ours and the words in it that make the call, or who else
-//! makes it and when. A test looks whether the words are still there.
+//! makes it and when. A test looks whether the words are still there. What only some configurations need is listed for
+//! those only ([`Needs`]), and of two calls for one thing the one that this kernel has.
 //!
 //! Calls are checked by argument where that takes something from an attacker and the packet path does
 //! not make them: see `sys::seccomp` for what a check costs.
 
 use libc::c_long;
 
-use super::Program;
+use super::{Needs, Program};
+use crate::sys::events;
 use crate::sys::seccomp::{Call, Check};
 
 /// Families of sockets on the host. Others reach far more of the kernel.
@@ -48,9 +50,6 @@ const NOT_EXECUTABLE: Check = Check::Without(libc::PROT_EXEC as u32);
 /// Whether a name is there, and nothing about what it names.
 const PATH_ONLY: Check = Check::With(libc::O_PATH as u32);
 
-/// What is known about an open file, not about a name.
-const DESCRIPTOR_ITSELF: Check = Check::With(libc::AT_EMPTY_PATH as u32);
-
 /// Wakes who waits for a lock, and waits for nobody: with one thread that would be for ever.
 const WAKE: Check = Check::Equals((libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32);
 
@@ -74,12 +73,10 @@ const fn options(level: i32, names: &'static [u32], _why: &str) -> Call {
     Call { number: libc::SYS_setsockopt, checks }
 }
 
-/// The loop, sockets, the log and the capture file.
+/// The loop, sockets, and what messages and a capture are appended by.
 const COMMON: &[Call] = &[
     // The loop and its clock.
     any(libc::SYS_epoll_ctl, "src/engine/flows.rs: epoll::add"),
-    any(libc::SYS_epoll_pwait, "src/sys/events.rs: epoll::wait"),
-    any(libc::SYS_epoll_pwait2, "src/sys/events.rs: SYS_epoll_pwait2"),
     // Where the vDSO does not have it.
     any(libc::SYS_clock_gettime, "src/sys/clock.rs: libc::clock_gettime"),
     // Sockets.
@@ -109,18 +106,6 @@ const COMMON: &[Call] = &[
     // The last words before it aborts: a heap that is damaged.
     #[cfg(target_env = "gnu")]
     any(libc::SYS_writev, "C library: what glibc writes before it aborts"),
-    // In the background standard error is replaced last.
-    any(libc::SYS_dup3, "src/sys/process.rs: dup2_stderr"),
-    // Log and capture: appended to, cut from the front when full, brought to the disk at the end.
-    any(libc::SYS_pread64, "src/log/file.rs: read_at"),
-    any(libc::SYS_pwrite64, "src/log/file.rs: write_all_at"),
-    any(libc::SYS_ftruncate, "src/log/file.rs: set_len"),
-    any(libc::SYS_fallocate, "src/log/file.rs: fallocate("),
-    any(libc::SYS_fsync, "src/log/file.rs: sync_all"),
-    // What is known about them, and about files of a front-end. One question, by three names.
-    any(libc::SYS_fstat, "vhost/src/mem.rs: rustix::fs::fstat"),
-    checked(SYS_NEWFSTATAT, 3, DESCRIPTOR_ITSELF, "C library: fstat(3), glibc 2.33 to 2.38"),
-    checked(libc::SYS_statx, 2, DESCRIPTOR_ITSELF, "src/log/file.rs: metadata()"),
 ];
 
 /// Options that are set: none that has the kernel run programs (`SO_ATTACH_BPF`), encrypt (`TCP_ULP`), or filter packets.
@@ -230,7 +215,6 @@ const RUNTIME: &[Call] = &[
         WAKE,
         "C library: what is initialised once, and locks that are left",
     ),
-    any(libc::SYS_getrandom, "Rust: keys of the first hash table"),
     any(
         libc::SYS_rt_sigaction,
         "C library: abort(3), and our handler of SIGBUS, which may step aside",
@@ -253,10 +237,18 @@ const RUNTIME: &[Call] = &[
 const SYS_MMAP: c_long = libc::SYS_mmap;
 #[cfg(target_pointer_width = "64")]
 const SYS_NEWFSTATAT: c_long = libc::SYS_newfstatat;
+#[cfg(target_pointer_width = "64")]
+const SYS_FSTAT: c_long = libc::SYS_fstat;
+#[cfg(target_pointer_width = "64")]
+const SYS_FTRUNCATE: c_long = libc::SYS_ftruncate;
 #[cfg(not(target_pointer_width = "64"))]
 const SYS_MMAP: c_long = libc::SYS_mmap2;
 #[cfg(not(target_pointer_width = "64"))]
 const SYS_NEWFSTATAT: c_long = libc::SYS_fstatat64;
+#[cfg(not(target_pointer_width = "64"))]
+const SYS_FSTAT: c_long = libc::SYS_fstat64;
+#[cfg(not(target_pointer_width = "64"))]
+const SYS_FTRUNCATE: c_long = libc::SYS_ftruncate64;
 
 /// Memory that is not executable. On s390x the arguments stand in memory, where no filter looks.
 const MAP: Call = if cfg!(target_arch = "s390x") {
@@ -276,8 +268,6 @@ const WIDE: &[Call] = &[
     any(414, "src/follow/helper.rs: poll(&mut"),
     any(417, "src/sys/copy_buffer.rs: libc::recvmmsg"),
     checked(422, 1, WAKE, "C library: as the other futex"),
-    any(libc::SYS_ftruncate64, "src/log/file.rs: set_len"),
-    any(libc::SYS_fstat64, "vhost/src/mem.rs: rustix::fs::fstat"),
     checked(libc::SYS_fcntl64, 1, FCNTLS, "src/frame/src/pipe.rs: fcntl_setpipe_size("),
 ];
 
@@ -293,16 +283,67 @@ const HANDLED: &[Call] = &[];
 #[cfg(any(target_arch = "x86", target_arch = "arm", target_arch = "s390x"))]
 const HANDLED: &[Call] = &[any(libc::SYS_sigreturn, "kernel: the end of a signal's handler")];
 
-/// Calls that processors which Linux has learned lately do not have; there they have the newer name alone.
+/// Standard input, output and error are replaced last: by dup2(2), or by dup3(2) where processors have no other.
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64"))]
-const OLDER: &[Call] = &[];
+const SYS_DUP2: c_long = libc::SYS_dup3;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64")))]
-const OLDER: &[Call] = &[any(libc::SYS_dup2, "src/sys/process.rs: dup2_stderr")];
+const SYS_DUP2: c_long = libc::SYS_dup2;
+
+/// What else is made of fstat(2), of an open file and not of a name: where numbers have 32 bits, and by the C library,
+/// where rustix has no code of its own for the processor.
+#[cfg(target_pointer_width = "64")]
+const FSTAT: &[Call] = &[
+    #[cfg(all(target_env = "gnu", any(target_arch = "s390x", target_arch = "powerpc64")))]
+    checked(
+        SYS_NEWFSTATAT,
+        3,
+        Check::With(libc::AT_EMPTY_PATH as u32),
+        "C library: fstat(3), glibc 2.33 to 2.38",
+    ),
+];
+#[cfg(not(target_pointer_width = "64"))]
+const FSTAT: &[Call] = &[checked(
+    libc::SYS_statx,
+    2,
+    Check::With(libc::AT_EMPTY_PATH as u32),
+    "Rust: rustix's fstat on 32 bits",
+)];
+
+/// What is made of epoll_pwait(2) there.
+const EPOLL: &[Call] = &[
+    #[cfg(all(target_env = "gnu", any(target_arch = "s390x", target_arch = "powerpc64")))]
+    any(libc::SYS_epoll_wait, "C library: epoll_wait(3)"),
+];
+
+/// What depends on the kernel, and on what the configuration asks for.
+fn needed(program: Program, needs: Needs) -> impl Iterator<Item = Call> {
+    let Needs { log_file, capture, background } = needs;
+    let (passt, pasta) = (program == Program::Passt, program == Program::Pasta);
+    let precise = events::is_precise();
+    let calls = [
+        (precise, any(libc::SYS_epoll_pwait2, "src/sys/events.rs: SYS_epoll_pwait2")),
+        (!precise, any(libc::SYS_epoll_pwait, "src/sys/events.rs: epoll::wait")),
+        (background, any(SYS_DUP2, "src/sys/process.rs: dup2_stderr")),
+        // A log is cut from the front when it is full, and like a capture brought to the disk at the end.
+        (log_file && passt, any(libc::SYS_pread64, "src/log/file.rs: read_at")),
+        (log_file, any(libc::SYS_pwrite64, "src/log/file.rs: write_all_at")),
+        (log_file, any(SYS_FTRUNCATE, "src/log/file.rs: set_len")),
+        (log_file, any(libc::SYS_fallocate, "src/log/file.rs: fallocate(")),
+        (log_file && pasta, any(SYS_FSTAT, "src/log/file.rs: fstat(&self.file)")),
+        (log_file || capture, any(libc::SYS_fsync, "src/log/file.rs: sync_all")),
+    ];
+    let calls = calls.into_iter().filter(|(wanted, _)| *wanted).map(|(_, call)| call);
+    let others = [(log_file || passt, FSTAT), (!precise, EPOLL)];
+    let others = others.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, calls)| calls);
+    calls.chain(others.copied())
+}
 
 /// Guests in front of passt: their rings and their memory. Both protocols, since the first bytes of
 /// a client tell which one it speaks.
 const PASST: &[Call] = &[
     any(libc::SYS_waitid, "src/follow/mod.rs: waitid("),
+    // Files of a front-end, and those of a log.
+    any(SYS_FSTAT, "vhost/src/mem.rs: rustix::fs::fstat"),
     // The alarm for calls that a front-end has made wait.
     checked(
         libc::SYS_setitimer,
@@ -322,6 +363,8 @@ const PASST: &[Call] = &[
 const PASTA: &[Call] = &[
     any(libc::SYS_sendmmsg, "src/sys/copy_buffer.rs: libc::sendmmsg"),
     any(libc::SYS_waitid, "src/pasta/command.rs: waitid("),
+    // Tables of ports, where a policy refuses what the kernel would tell by netlink.
+    any(libc::SYS_pread64, "src/sys/bound_ports.rs: read_at"),
     checked(libc::SYS_openat, 2, PATH_ONLY, "src/pasta/gone.rs: openat("),
 ];
 
@@ -361,6 +404,7 @@ const READ_ONLY: Check = Check::Without(
 /// writes to.
 const HOST_WATCH: &[Call] = &[
     any(libc::SYS_ppoll, "src/follow/helper.rs: poll(&mut"),
+    any(libc::SYS_getrandom, "src/follow/name.rs: process::random_bytes"),
     any(libc::SYS_recvfrom, "src/sys/netlink.rs: recv(&self.socket"),
     any(libc::SYS_sendto, "src/sys/netlink.rs: send(&self.socket"),
     // Whether a destination has a route, by a socket that was opened before.
@@ -437,8 +481,8 @@ const PESTO: &[Call] = &[
     checked(libc::SYS_fcntl, 1, IS_OPEN, "Rust: descriptors are checked before they are closed"),
 ];
 
-/// The complete list of a program with one thread that runs as process `pid`.
-pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
+/// The complete list of a program with one thread that runs as process `pid`. `needs` matters for the two that serve.
+pub(super) fn of(program: Program, needs: Needs, pid: u32) -> Vec<Call> {
     let own_signals = [
         checked(
             libc::SYS_tgkill,
@@ -457,13 +501,24 @@ pub(super) fn of(program: Program, pid: u32) -> Vec<Call> {
         Program::Pesto => return [PESTO, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
         Program::HostWatch => return [HOST_WATCH, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
     };
-    [COMMON, OPTIONS, RUNTIME, WIDE, SOCKETS, HANDLED, OLDER, &special, &own_signals].concat()
+    let always = [COMMON, OPTIONS, RUNTIME, WIDE, SOCKETS, HANDLED, &special, &own_signals];
+    always.concat().into_iter().chain(needed(program, needs)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::seccomp::Filter;
+
+    const EVERYTHING: Needs = Needs { log_file: true, capture: true, background: true };
+
+    fn all_needs() -> impl Iterator<Item = Needs> {
+        (0..8).map(|bits| Needs {
+            log_file: bits & 1 != 0,
+            capture: bits & 2 != 0,
+            background: bits & 4 != 0,
+        })
+    }
 
     const PROGRAMS: [Program; 6] = [
         Program::Passt,
@@ -476,8 +531,9 @@ mod tests {
 
     #[test]
     fn every_list_makes_a_filter_and_names_a_call_once() {
-        for program in PROGRAMS {
-            let calls = of(program, 1);
+        let each_with_all = |program| all_needs().map(move |needs| (program, needs));
+        for (program, needs) in PROGRAMS.into_iter().flat_map(each_with_all) {
+            let calls = of(program, needs, 1);
             Filter::new(&calls).unwrap_or_else(|error| panic!("{program:?}: {error}"));
             // More than one entry with the same number would be more than one way to make the call.
             let named = |number| calls.iter().filter(move |call| call.number == number);
@@ -508,7 +564,7 @@ mod tests {
             libc::SYS_process_vm_writev,
         ];
         for program in PROGRAMS {
-            let calls = of(program, 1);
+            let calls = of(program, EVERYTHING, 1);
             assert!(!calls.iter().any(|call| never.contains(&call.number)), "{program:?}");
         }
     }
@@ -547,7 +603,7 @@ mod tests {
             libc::SYS_open,
         ];
         for program in PROGRAMS {
-            for Call { number, checks, .. } in of(program, 1) {
+            for Call { number, checks, .. } in of(program, EVERYTHING, 1) {
                 assert!(!names.contains(&number) && !older.contains(&number), "{program:?}");
                 if !opens.contains(&number) {
                     continue;
@@ -656,13 +712,20 @@ mod tests {
     #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
     #[test]
     fn lists_become_shorter_and_never_longer() {
-        for (program, most) in [(Program::Passt, 56), (Program::Pasta, 56)] {
-            let numbers: std::collections::BTreeSet<c_long> =
-                of(program, 1).iter().map(|call| call.number).collect();
-            assert_eq!(numbers.len(), most, "{program:?}");
-            let told = include_str!("../../README.md").contains(&format!("{most} system calls"));
-            assert!(told, "the README says how many");
+        let count = |program, needs| {
+            let calls = of(program, needs, 1);
+            calls.iter().map(|call| call.number).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        let least = Needs::default();
+        let readme = include_str!("../../README.md");
+        for (program, name, fewest, most) in
+            [(Program::Passt, "passt", 45, 51), (Program::Pasta, "pasta", 45, 51)]
+        {
+            assert_eq!(count(program, least), fewest, "{name}");
+            assert_eq!(count(program, EVERYTHING), most, "{name}");
+            assert!(readme.contains(&format!("{fewest} system calls")), "the README says how many");
         }
+        assert_eq!(count(Program::Passt, Needs { background: true, ..least }), 46);
     }
 
     /// What stands in the lists as a reason: all texts in front of the tests.

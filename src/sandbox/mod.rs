@@ -88,6 +88,27 @@ pub enum Program {
     HostWatch,
 }
 
+/// What a configuration asks for beside serving: for what it does not ask, there are no system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Messages go to a file, whose size is limited.
+    pub log_file: bool,
+    /// Frames are recorded.
+    pub capture: bool,
+    /// Standard error is replaced when the program is ready.
+    pub background: bool,
+}
+
+impl Needs {
+    pub(crate) fn of(conf: &RunConf) -> Self {
+        Self {
+            log_file: conf.log_file.is_some(),
+            capture: conf.pcap.is_some(),
+            background: !conf.foreground,
+        }
+    }
+}
+
 /// What of pasta's set-up needs capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setup {
@@ -204,15 +225,18 @@ fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
 }
 
 /// Last stage, in the process that goes on: no path leads to a file, where the kernel has Landlock; no system calls but
-/// those of the program's list, no core dumps, and messages of panics go where all messages go.
+/// those of the program's list, no core dumps, and messages of panics go where all messages go. `needs` matters for passt
+/// and pasta.
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn confine(program: Program) -> Result<(), SandboxError> {
+pub fn confine(program: Program, needs: Needs) -> Result<(), SandboxError> {
+    // The keys of the first hash table are asked for (getrandom(2)); those of later ones follow from them.
+    let _keys = std::hash::RandomState::new();
     // What the default hook does besides printing the message, a backtrace, needs files.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     leave_paths(&[]);
-    filter(program)?.install().map_err(|errno| {
+    filter(program, needs)?.install().map_err(|errno| {
         let cure = ": use a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)";
         SandboxError::new("couldn't install the system call filter", errno, cure)
     })
@@ -223,7 +247,7 @@ pub fn confine(program: Program) -> Result<(), SandboxError> {
 /// # Errors
 /// [`SandboxError`].
 pub fn socket_maker() -> Result<Filter, SandboxError> {
-    filter(Program::SocketMaker)
+    filter(Program::SocketMaker, Needs::default())
 }
 
 /// Confines [`follow`](crate::follow)'s helper: it reads configuration, and what is in the folder of the file to which
@@ -236,7 +260,7 @@ pub(crate) fn confine_host_watch(resolv_conf: &Path) -> Result<(), Errno> {
     let target = resolv_conf.canonicalize();
     readable.extend(target.ok().and_then(|target| target.parent().map(Path::to_owned)));
     leave_paths(&readable);
-    filter(Program::HostWatch).map_err(|_| Errno::INVAL)?.install()
+    filter(Program::HostWatch, Needs::default()).map_err(|_| Errno::INVAL)?.install()
 }
 
 /// No path leads to a file any more, but to those in `readable`.
@@ -248,9 +272,9 @@ fn leave_paths(readable: &[PathBuf]) {
     }
 }
 
-fn filter(program: Program) -> Result<Filter, SandboxError> {
+fn filter(program: Program, needs: Needs) -> Result<Filter, SandboxError> {
     let pid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
-    Filter::new(&calls::of(program, pid)).map_err(|why| SandboxError {
+    Filter::new(&calls::of(program, needs, pid)).map_err(|why| SandboxError {
         what: "couldn't make the system call filter",
         why,
         cure: "",

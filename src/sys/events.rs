@@ -1,7 +1,7 @@
 //! Waiting for events with timeouts below a millisecond (epoll_pwait2(2), Linux 5.11).
 
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::buffer::SpareCapacity;
 use rustix::event::epoll;
@@ -10,11 +10,18 @@ use rustix::time::Timespec;
 
 use super::socket::last_errno;
 
-/// The kernel has no epoll_pwait2(2).
-static COARSE: AtomicBool = AtomicBool::new(false);
+/// Whether epoll_pwait2(2) can be called. It is found out once, before the filter of system calls is made, which leaves
+/// the one call that is used. Kernels before 5.11 do not know it, and filters of containers may refuse it.
+pub(crate) fn is_precise() -> bool {
+    static PRECISE: OnceLock<bool> = OnceLock::new();
+    *PRECISE.get_or_init(|| {
+        let asked = wait_precisely(-1, &mut Vec::with_capacity(1), None);
+        asked == Err(Errno::BADF)
+    })
+}
 
 /// Waits until descriptors of `instance` are ready, and no longer than `timeout`; puts their events into
-/// `events`. Kernels before 5.11 round the timeout up to a millisecond.
+/// `events`. Without epoll_pwait2(2) the timeout is rounded up to a millisecond.
 ///
 /// # Errors
 /// What epoll_pwait2(2) reports.
@@ -23,11 +30,8 @@ pub(crate) fn wait(
     events: &mut Vec<epoll::Event>,
     timeout: Option<&Timespec>,
 ) -> Result<(), Errno> {
-    if !COARSE.load(Ordering::Relaxed) {
-        match wait_precisely(instance, events, timeout) {
-            Err(Errno::NOSYS) => COARSE.store(true, Ordering::Relaxed),
-            other => return other,
-        }
+    if is_precise() {
+        return wait_precisely(instance.as_raw_fd(), events, timeout);
     }
     let events: SpareCapacity<'_, epoll::Event> = rustix::buffer::spare_capacity(events);
     epoll::wait(instance, events, timeout).map(|_| ())
@@ -41,7 +45,7 @@ struct KernelTime {
 }
 
 fn wait_precisely(
-    instance: &OwnedFd,
+    instance: RawFd,
     events: &mut Vec<epoll::Event>,
     timeout: Option<&Timespec>,
 ) -> Result<(), Errno> {
@@ -53,7 +57,7 @@ fn wait_precisely(
     let n = unsafe {
         libc::syscall(
             libc::SYS_epoll_pwait2,
-            instance.as_raw_fd(),
+            instance,
             room.as_mut_ptr(),
             room.len(),
             pointer,

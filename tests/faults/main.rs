@@ -212,7 +212,11 @@ fn walk_start(kind: Kind, each: usize) {
     // What comes before the first look at the descriptors is the loader's.
     let first = calls.iter().position(|call| *call == libc::SYS_poll).unwrap();
     let waits = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2];
-    let ready = calls.iter().position(|call| waits.contains(call)).unwrap_or(calls.len());
+    // Before the filter is made, it is looked for which of them there is.
+    let filters = [libc::SYS_seccomp, libc::SYS_prctl];
+    let filtered = calls.iter().rposition(|call| filters.contains(call)).unwrap();
+    let wait = calls[filtered..].iter().position(|call| waits.contains(call));
+    let ready = wait.map_or(calls.len(), |wait| filtered + wait);
     // One place alone, if `FAULTS_PLACE` names it. With `FAULTS_TRACE` the program says all it can.
     let only: Option<usize> =
         std::env::var("FAULTS_PLACE").ok().map(|place| place.parse().unwrap());

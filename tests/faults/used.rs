@@ -18,12 +18,12 @@ macro_rules! numbers {
 
 /// The numbers of all calls that are listed.
 const NUMBERS: &[(&str, i64)] = numbers! {
-    SYS_accept4 SYS_bind SYS_brk SYS_clock_gettime SYS_close SYS_connect SYS_dup2 SYS_dup3 SYS_epoll_ctl SYS_epoll_pwait
+    SYS_accept4 SYS_bind SYS_brk SYS_clock_gettime SYS_close SYS_connect SYS_dup2 SYS_epoll_ctl SYS_epoll_pwait
     SYS_epoll_pwait2 SYS_exit_group SYS_fallocate SYS_fcntl SYS_fstat SYS_fsync SYS_ftruncate SYS_futex SYS_getpeername
-    SYS_getpid SYS_getrandom SYS_getsockname SYS_getsockopt SYS_gettid SYS_ioctl SYS_listen SYS_madvise SYS_mmap SYS_mremap
-    SYS_munmap SYS_newfstatat SYS_openat SYS_pipe2 SYS_pread64 SYS_pwrite64 SYS_read SYS_recvfrom SYS_recvmmsg SYS_recvmsg
+    SYS_getpid SYS_getsockname SYS_getsockopt SYS_gettid SYS_ioctl SYS_listen SYS_madvise SYS_mmap SYS_mremap
+    SYS_munmap SYS_openat SYS_pipe2 SYS_pread64 SYS_pwrite64 SYS_read SYS_recvfrom SYS_recvmmsg SYS_recvmsg
     SYS_restart_syscall SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sendmmsg SYS_sendmsg SYS_sendto
-    SYS_setitimer SYS_setsockopt SYS_shutdown SYS_sigaltstack SYS_socket SYS_socketpair SYS_splice SYS_statx SYS_tgkill
+    SYS_setitimer SYS_setsockopt SYS_shutdown SYS_sigaltstack SYS_socket SYS_socketpair SYS_splice SYS_tgkill
     SYS_waitid SYS_write SYS_writev
 };
 
@@ -38,6 +38,8 @@ use Else::{Elsewhere, Test};
 
 const LOG: Else =
     Test("tests/lifecycle/logging.rs", "a_log_file_stays_below_its_size_and_has_whole_lines");
+const LOG_OF_PASTA: Else =
+    Test("tests/lifecycle/logging.rs", "pasta_keeps_its_log_below_its_size_too");
 const BACKGROUND: Else = Test("tests/background.rs", "listening_in_the_background_until_sigterm");
 const CONTROL: Else = Test("tests/control/changed.rs", "rules_are_added_removed_and_replaced");
 const MANY_RULES: Else =
@@ -52,7 +54,6 @@ const OF_BOTH: &[(&str, Else)] = &[
     // The processor time of control sockets, which no vDSO tells.
     ("SYS_clock_gettime", CONTROL),
     ("SYS_dup2", BACKGROUND),
-    ("SYS_dup3", Elsewhere("processors that have no dup2")),
     ("SYS_epoll_pwait", Elsewhere("Linux before 5.11")),
     ("SYS_fallocate", LOG),
     ("SYS_fsync", Test("tests/lifecycle/capture.rs", "a_stream_socket")),
@@ -67,7 +68,6 @@ const OF_BOTH: &[(&str, Else)] = &[
             "a stranger's datagram at a port of the guest: tests/engine/foreign.rs, without a filter",
         ),
     ),
-    ("SYS_getrandom", Elsewhere("C libraries whose allocator wants keys")),
     ("SYS_getsockname", CONTROL),
     ("SYS_gettid", ABORT),
     (
@@ -77,7 +77,6 @@ const OF_BOTH: &[(&str, Else)] = &[
     ("SYS_listen", CONTROL),
     ("SYS_madvise", TRIM),
     ("SYS_mremap", MANY_RULES),
-    ("SYS_newfstatat", Elsewhere("glibc from 2.33 to 2.38, for fstat(3)")),
     ("SYS_pread64", LOG),
     ("SYS_pwrite64", LOG),
     (
@@ -90,7 +89,6 @@ const OF_BOTH: &[(&str, Else)] = &[
         "SYS_rt_sigreturn",
         Test("tests/blocking.rs", "a_front_end_that_blocks_its_counter_cannot_keep_the_program"),
     ),
-    ("SYS_statx", LOG),
     ("SYS_tgkill", ABORT),
     ("SYS_writev", Elsewhere("a heap that is damaged: the C library's last words")),
 ];
@@ -98,10 +96,7 @@ const OF_BOTH: &[(&str, Else)] = &[
 const OF_PASST: &[(&str, Else)] = &[];
 
 const OF_PASTA: &[(&str, Else)] = &[
-    (
-        "SYS_fstat",
-        Elsewhere("glibc from 2.39 on asks a log file so; passt asks files of a front-end"),
-    ),
+    ("SYS_fstat", LOG_OF_PASTA),
     ("SYS_mmap", Test("tests/sandbox.rs", "memory_can_be_had_and_given_back")),
     ("SYS_openat", Elsewhere("a namespace by its path that goes: tests/pasta/cases.sh")),
     ("SYS_sendmmsg", Elsewhere("datagrams that pass the link by: tests/pasta/cases.sh")),
@@ -110,23 +105,29 @@ const OF_PASTA: &[(&str, Else)] = &[
 
 /// The calls of a list in the source, without those of other systems.
 fn listed(lists: &[&str]) -> BTreeSet<&'static str> {
-    let mut names = BTreeSet::new();
-    for list in lists {
+    let texts = lists.iter().map(|list| {
         let head = format!("const {list}: &[Call] = &[\n");
         let at = LISTS.find(&head).unwrap_or_else(|| panic!("no list {list}"));
-        let (list, _) = LISTS[at + head.len()..].split_once("\n];").expect("its end");
-        let mut other_system = false;
-        for line in list.lines() {
-            other_system |= line.contains("target_env = \"musl\"");
-            for word in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
-                let word = word.to_lowercase();
-                let known = NUMBERS.iter().find(|(name, _)| name.to_lowercase() == word);
-                if word.starts_with("sys_") && !other_system {
-                    names.insert(known.unwrap_or_else(|| panic!("the number of {word}")).0);
-                }
+        &LISTS[at + head.len()..]
+    });
+    texts.flat_map(named).collect()
+}
+
+/// The calls that `text` names, up to the end of its first array.
+fn named(text: &str) -> BTreeSet<&'static str> {
+    let (text, _) = text.split_once("];\n").expect("its end");
+    let mut names = BTreeSet::new();
+    let mut other_system = false;
+    for line in text.lines() {
+        other_system |= line.contains("target_env = \"musl\"");
+        for word in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
+            let word = word.to_lowercase();
+            let known = NUMBERS.iter().find(|(name, _)| name.to_lowercase() == word);
+            if word.starts_with("sys_") && !other_system {
+                names.insert(known.unwrap_or_else(|| panic!("the number of {word}")).0);
             }
-            other_system &= !line.ends_with("),");
         }
+        other_system &= !line.ends_with("),");
     }
     names
 }
@@ -157,8 +158,9 @@ pub fn check(own: &str) {
     let others: Vec<_> = OF_BOTH.iter().chain(more).collect();
     let made: BTreeSet<i64> = kinds.iter().flat_map(|kind| made(*kind)).collect();
     let mut listed = listed(&["COMMON", "OPTIONS", "RUNTIME", own]);
+    listed.extend(named(LISTS.split_once("\nfn needed(").expect("it").1));
     // What stands beside the lists.
-    listed.extend(["SYS_dup2", "SYS_mmap", "SYS_setsockopt", "SYS_socket", "SYS_tgkill"]);
+    listed.extend(["SYS_mmap", "SYS_setsockopt", "SYS_socket", "SYS_tgkill"]);
     let number = |name: &str| NUMBERS.iter().find(|(known, _)| *known == name).expect("known").1;
     let left: BTreeSet<&str> =
         listed.iter().copied().filter(|name| !made.contains(&number(name))).collect();

@@ -40,7 +40,7 @@ fn a_stream_socket() {
     let before = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64;
     let mut program = place.foreground(&["--pcap", &path(&place)]);
     assert!(place.serves());
-    program.end(Signal::TERM);
+    assert_eq!(program.end(Signal::TERM), Some(0));
     assert!(place.text("stderr").contains(&format!("Saving packet capture to {}", path(&place))));
     let frames = frames(&place);
     let question = frames.iter().position(|frame| is_arp(frame, 1) && !is_ours(frame)).unwrap();
@@ -98,7 +98,7 @@ fn a_vhost_user_device_with_segmentation_offload() {
         let (frame, _) = guest.recv_frame()?;
         (frame[12..14] == [8, 6] && frame[21] == 2).then_some(())
     });
-    program.end(Signal::TERM);
+    assert_eq!(program.end(Signal::TERM), Some(0));
     let frames = frames(&place);
     let large = frames.iter().find(|frame| frame.len as usize == unit.len()).unwrap();
     assert_eq!(large.bytes[..50], unit[..50], "the checksum comes behind it");

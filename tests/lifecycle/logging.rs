@@ -241,6 +241,21 @@ fn a_log_file_stays_below_its_size_and_has_whole_lines() {
 }
 
 #[test]
+fn pasta_keeps_its_log_below_its_size_too() {
+    let place = Place::new();
+    let file = place.path("log");
+    let log = ["--trace", "--log-file", file.to_str().unwrap(), "--log-size", "40960"];
+    let none = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+    let script = "for port in {1000..1999}; do echo >/dev/udp/198.51.100.7/$port; done";
+    let mut command = unshare("n");
+    command.arg(env!("CARGO_BIN_EXE_pasta")).args(NETWORK).args(log).args(none);
+    let output = command.args(["--config-net", "--", "bash", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = place.text("log");
+    assert!(text.len() <= 40_960 && text.contains(" - log truncated at "), "{text}");
+}
+
+#[test]
 fn a_log_file_that_cannot_be_made_is_an_error_in_known_words() {
     let place = Place::new();
     let file = place.path("missing/log");

@@ -31,7 +31,7 @@
 //!
 //! # System calls
 //! After [`Device::new`], for a seccomp list: recvmsg, recvfrom, sendmsg, sendto, socketpair,
-//! epoll_ctl, fcntl, fstat, mmap, munmap, lseek, read, write, close, rt_sigreturn.
+//! epoll_ctl, fcntl, fstat, mmap, munmap, read, write, close, rt_sigreturn.
 //!
 //! Specifications: virtio 1.2, sections 2.7 (split rings) and 5.1 (network device); vhost-user as
 //! published with QEMU.
