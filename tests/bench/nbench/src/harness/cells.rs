@@ -31,6 +31,8 @@ pub enum Condition {
         rtt_ms: u32,
         /// Packets lost of a million, each way.
         lost_ppm: u32,
+        /// What counts is how a connection begins.
+        begins: bool,
     },
 }
 
@@ -373,9 +375,12 @@ fn far(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
     if mode == Mode::Bypass {
         return; // Loopback is nowhere far.
     }
-    for (what, rtt_ms, lost_ppm) in
-        [("rtt20", 20, 1000), ("rtt100", 100, 1000), ("rtt100.clean", 100, 0)]
-    {
+    for (what, rtt_ms, lost_ppm, begins) in [
+        ("rtt20", 20, 1000, false),
+        ("rtt20.first", 20, 0, true),
+        ("rtt100", 100, 1000, false),
+        ("rtt100.clean", 100, 0, false),
+    ] {
         for (way, way_name) in WAYS {
             let stream = Load::Stream { way, streams: 1, stalled: 0 };
             load(
@@ -386,7 +391,7 @@ fn far(cells: &mut Vec<Cell>, mode: Mode, name: &str) {
                 65520,
                 (&format!("{way_name}.{what}"), stream),
             );
-            under(cells, Condition::Far { rtt_ms, lost_ppm });
+            under(cells, Condition::Far { rtt_ms, lost_ppm, begins });
         }
     }
 }

@@ -39,10 +39,14 @@ pub struct Times {
 
 impl Times {
     /// What a cell asks for: far away, everything takes longer, first of all finding out how much
-    /// the path can take.
+    /// the path can take, unless that is what is measured.
     pub fn of(self, cell: &Cell) -> Self {
-        let factor = if matches!(cell.condition, Condition::Far { .. }) { FAR_FACTOR } else { 1.0 };
-        Self { seconds: self.seconds * factor, warmup: self.warmup * factor, ..self }
+        let (seconds, warmup) = match cell.condition {
+            Condition::Far { begins: true, .. } => (FIRST_SECONDS, 0.0),
+            Condition::Far { .. } => (self.seconds * FAR_FACTOR, self.warmup * FAR_FACTOR),
+            Condition::Usual | Condition::NoOffloads => (self.seconds, self.warmup),
+        };
+        Self { seconds, warmup, ..self }
     }
 
     /// Warm-up and measured time.
@@ -50,6 +54,9 @@ impl Times {
         self.seconds + self.warmup
     }
 }
+
+/// The begin of a connection.
+const FIRST_SECONDS: f64 = 1.0;
 
 /// How much longer it is measured over a long way.
 const FAR_FACTOR: f64 = 4.0;

@@ -111,7 +111,7 @@ impl Rig {
     /// What did not start.
     pub fn start(setup: &Setup<'_>) -> Result<Self> {
         let way = match setup.cell.condition {
-            Condition::Far { rtt_ms, lost_ppm } => Some(setup.far(rtt_ms, lost_ppm)?),
+            Condition::Far { rtt_ms, lost_ppm, .. } => Some(setup.far(rtt_ms, lost_ppm)?),
             Condition::Usual | Condition::NoOffloads => None,
         };
         let mut rig = Self::choose(setup)?;

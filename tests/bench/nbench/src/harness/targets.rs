@@ -148,6 +148,7 @@ pub const TARGETS: &[Target] = &[
         &["L.tap.v4.*.tcp.idle5000"],
         &[demand(Part::Value, Yardstick::Own(".idle5000", ".x1"), Bound::AtMost(1.1))],
     ),
+    target("far away, the first second of an upload", &["W.*.out.rtt20.first"], &[times(0.9)]),
     target("tap, connections", &["C.tap.v4.*.x8"], &[times(1.5)]),
     target("bypass, throughput", BYPASS, &[times(1.0)]),
     target("bypass, throughput", BYPASS, &[processor(1.0)]),
