@@ -329,9 +329,11 @@ impl Conn {
             return None;
         }
         let idle = self.active_at + INACTIVITY;
-        let soonest =
-            if self.state == State::Established { self.keepalive_at().min(idle) } else { idle };
-        [self.retry.deadline(), self.fin_ack_at()].into_iter().flatten().chain([soonest]).min()
+        let established = self.state == State::Established;
+        let soonest = if established { self.keepalive_at().min(idle) } else { idle };
+        let look = if established { self.recv.look_at(self.active_at) } else { None };
+        let others = [self.retry.deadline(), self.fin_ack_at(), look];
+        others.into_iter().flatten().chain([soonest]).min()
     }
 
     /// When [`Conn::poll`] is to be called besides, for an acknowledgement that has waited for long enough.
@@ -370,6 +372,9 @@ impl Conn {
         }
         if self.fin_ack_at().is_some_and(|at| at <= now) {
             self.acks = 1;
+        }
+        if self.state == State::Established {
+            self.recv.on_time(self.active_at, now);
         }
         if self.state == State::Established && self.keepalive_at() <= now {
             let intervals = now.since(self.active_at).as_secs() / KEEPALIVE.as_secs();
@@ -460,6 +465,7 @@ impl Conn {
     }
 
     fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
+        self.recv.on_time(self.active_at, now);
         if std::mem::take(&mut self.shutdown_due) {
             return Some(Action::ShutdownWrite);
         }

@@ -61,6 +61,14 @@ pub(crate) const PROMPT_ACKS: u8 = 32;
 /// Bytes that may wait for their acknowledgement: four of the largest frames. Less where the window is small.
 pub(crate) const UNACKNOWLEDGED_MAX: u32 = 256 * 1024;
 
+/// How long a guest that has no room for a segment is silent until the socket's room is looked at again, where less than half
+/// of its buffer is free; each time after twice as long. The kernel tells of room at a third only, after there was less, and
+/// as much as a buffer holds can be under way. Less than a round trip between continents.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(8);
+
+/// Looks at most: the guest's own timer is next, after 200 ms and more.
+pub(crate) const LOOKS: u8 = 5;
+
 /// Silence after which the guest is probed, and the pause between probes.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
 

@@ -17,11 +17,18 @@
 use crate::wire::seq::SeqNr;
 
 use super::image::Image;
-use super::limits::{DEFAULT_MSS, UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
+use super::limits::{DEFAULT_MSS, LOOK_AFTER, LOOKS, UNACKNOWLEDGED_MAX, WINDOW_MAX, WINDOW_SCALE};
+use crate::time::Timestamp;
 use crate::wire::tcp::Segment;
 
 /// The guest has not offered the option.
 const NO_SCALE: u8 = u8::MAX;
+
+/// It is time to look at the room: beside the number of looks, in one byte, for the size of a connection.
+const LOOK_DUE: u8 = 128;
+
+/// The socket has become writable since the last measurement.
+const WRITABLE: u8 = 64;
 
 /// The receiving half.
 #[derive(Debug)]
@@ -50,12 +57,12 @@ pub(super) struct Receive {
     window_bits: u8,
     /// `room` is as good as a measurement can make it.
     fresh: bool,
-    /// The socket has become writable since the last measurement.
-    writable: bool,
     /// The shell watches for that.
     watching: bool,
     watch_due: bool,
     update_due: bool,
+    /// How often the room was looked at since the guest sent something, and what asks for it: [`LOOK_DUE`], [`WRITABLE`].
+    looks: u8,
     /// The run being written ends with the guest's FIN.
     fin_offered: bool,
     /// The guest's FIN was taken.
@@ -80,10 +87,10 @@ impl Receive {
             scale: scale.unwrap_or(NO_SCALE),
             window_bits: window_max.max(1).ilog2() as u8,
             fresh: false,
-            writable: false,
             watching: false,
             watch_due: false,
             update_due: false,
+            looks: 0,
             fin_offered: false,
             fin: false,
             cut: false,
@@ -172,6 +179,9 @@ impl Receive {
     /// Adds `len` bytes, and the FIN, to the run.
     pub(crate) fn offer(&mut self, len: u32, fin: bool) {
         self.offered = self.offered.saturating_add(len);
+        if len > 0 {
+            self.looks &= WRITABLE;
+        }
         self.fin_offered = fin;
         if self.is_low() {
             self.fresh = false;
@@ -209,14 +219,32 @@ impl Receive {
         if !std::mem::take(&mut self.watching) {
             return;
         }
-        self.writable = true;
+        self.looks |= WRITABLE;
         self.fresh = false;
+    }
+
+    /// When to look at the room without being told of it. `active` is when the guest or the socket gave the last sign of
+    /// life.
+    pub(crate) fn look_at(&self, active: Timestamp) -> Option<Timestamp> {
+        let waits = self.promised() < u32::from(self.mss) && self.room < self.peak / 2;
+        let looks = self.looks & !(LOOK_DUE | WRITABLE);
+        (waits && looks < LOOKS && !self.fin).then(|| active + LOOK_AFTER * (1 << looks))
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_time(&mut self, active: Timestamp, now: Timestamp) {
+        while self.look_at(active).is_some_and(|at| at <= now) {
+            self.looks = (self.looks + 1) | LOOK_DUE;
+            self.fresh = false;
+        }
     }
 
     /// A fresh measurement.
     pub(crate) fn on_room(&mut self, bytes: u32) {
         let bytes = bytes.min(WINDOW_MAX);
-        let writable = std::mem::take(&mut self.writable);
+        let asked = self.looks & (LOOK_DUE | WRITABLE) != 0;
+        let writable = self.looks & WRITABLE != 0;
+        self.looks &= !(LOOK_DUE | WRITABLE);
         (self.room, self.measured, self.fresh) = (bytes, bytes, true);
         self.peak = self.peak.max(bytes);
         if self.is_low() && writable {
@@ -226,7 +254,7 @@ impl Receive {
         } else if self.is_low() {
             self.watch();
         }
-        self.update_due |= writable && self.window() > self.promised();
+        self.update_due |= asked && self.window() > self.promised();
     }
 
     /// A reply is due: with little room, measure before saying how little.
@@ -239,7 +267,8 @@ impl Receive {
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub(crate) fn take_query(&mut self) -> bool {
         let spent = self.room <= self.measured / 2 || self.is_low();
-        let query = (spent || self.writable) && !self.fin && !self.fresh;
+        let asked = self.looks & (LOOK_DUE | WRITABLE) != 0;
+        let query = (spent || asked) && !self.fin && !self.fresh;
         self.fresh |= query;
         query
     }
@@ -385,6 +414,54 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Between what a watch waits for and what the guest needs nobody else would look.
+    #[test]
+    fn room_is_looked_at_while_a_guest_waits_for_more() {
+        let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+        r.on_room(200_000);
+        let field = r.field();
+        r.advertised(field, false);
+        assert_eq!(r.look_at(Timestamp::ZERO), None, "the guest may send");
+        r.offer(190_000, false);
+        r.commit(190_000);
+        assert!(r.take_query());
+        r.on_room(55_000);
+        let field = r.field();
+        r.advertised(field, false);
+        assert!(!r.watching && !r.take_query(), "no more is to come of itself");
+        let at = r.look_at(Timestamp::ZERO).expect("a look");
+        r.on_time(Timestamp::ZERO, at);
+        assert!(r.take_query());
+        r.on_room(56_000);
+        assert!(!r.update_due, "too little to speak of");
+        let at = r.look_at(Timestamp::ZERO).expect("another look");
+        r.on_time(Timestamp::ZERO, at);
+        assert!(r.take_query());
+        r.on_room(120_000);
+        assert!(r.update_due);
+        let field = r.field();
+        r.advertised(field, false);
+        assert_eq!(r.look_at(Timestamp::ZERO), None, "it may send again");
+    }
+
+    #[test]
+    fn looks_end_where_nothing_comes_of_them() {
+        let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+        r.on_room(200_000);
+        r.on_room(0);
+        let field = r.field();
+        r.advertised(field, false);
+        let mut looks = 0;
+        while let Some(at) = r.look_at(Timestamp::ZERO) {
+            assert!(at < Timestamp::from_micros(200_000));
+            r.on_time(Timestamp::ZERO, at);
+            assert!(r.take_query());
+            r.on_room(0);
+            looks += 1;
+        }
+        assert_eq!(looks, LOOKS);
     }
 
     #[test]
