@@ -510,13 +510,14 @@ impl Flows {
         let table = &self.table;
         make_room(&mut self.half_open, |id| is_half_open(table, id));
         append(&mut self.half_open, id);
-        if self.half_open_count <= self.half_open_limit(other_descriptors) {
-            return None;
-        }
-        while let Some(oldest) = self.half_open.pop_front() {
+        let limit = self.half_open_limit(other_descriptors);
+        while self.half_open_count > limit {
+            let oldest = self.half_open.pop_front()?;
             if is_half_open(&self.table, oldest) {
                 return Some(oldest);
             }
+            // It has finished in this turn.
+            self.end_handshake(oldest);
         }
         None
     }

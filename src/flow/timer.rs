@@ -10,7 +10,7 @@
 
 use crate::time::Timestamp;
 
-/// Length of a tick: well below the shortest timer (200 ms), and few enough to be cheap.
+/// Length of a tick: no more than the shortest timer, a look at a socket's room, and few enough to be cheap.
 pub const TICK_US: u64 = 8_192;
 
 const SLOT_BITS: u32 = 6;

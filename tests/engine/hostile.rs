@@ -242,6 +242,9 @@ fn who_finishes_a_handshake_in_the_turn_of_one_too_many_does_not_give_way() {
         world.send(packet::tcp(guest, target, ACK, (1001, ack), b"question"));
         world.send(syn(most));
         world.settle(TURNS);
+        assert_eq!(world.drops(DropReason::HalfOpenEvicted), 0, "nor does anybody else");
+        world.send(syn(most + 1));
+        world.settle(TURNS);
         assert_eq!(world.drops(DropReason::HalfOpenEvicted), 1);
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("setsockopt");
         let mut question = [0; 8];

@@ -226,7 +226,8 @@ impl Receive {
     /// When to look at the room without being told of it. `active` is when the guest or the socket gave the last sign of
     /// life.
     pub(crate) fn look_at(&self, active: Timestamp) -> Option<Timestamp> {
-        let waits = self.promised() < u32::from(self.mss) && self.room < self.peak / 2;
+        let mss = u32::from(self.mss);
+        let waits = self.promised() < mss && self.room < mss.max(self.peak / 2);
         let looks = self.looks & !(LOOK_DUE | WRITABLE);
         (waits && looks < LOOKS && !self.fin).then(|| active + LOOK_AFTER * (1 << looks))
     }
@@ -246,7 +247,12 @@ impl Receive {
         let writable = self.looks & WRITABLE != 0;
         self.looks &= !(LOOK_DUE | WRITABLE);
         (self.room, self.measured, self.fresh) = (bytes, bytes, true);
+        let first = self.peak == 0;
         self.peak = self.peak.max(bytes);
+        if first {
+            // What was said by another host is not known: as it would have been said here.
+            self.settle_mss();
+        }
         if self.is_low() && writable {
             // The kernel calls it writable, so the buffer has shrunk: forget the old size, and do
             // not watch again, which would end at once. The guest's next segment asks again.
@@ -416,7 +422,7 @@ mod tests {
         }
     }
 
-    /// Between what a watch waits for and what the guest needs nobody else would look.
+    /// Before the kernel tells of room, which it does at a third of the buffer.
     #[test]
     fn room_is_looked_at_while_a_guest_waits_for_more() {
         let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
@@ -427,23 +433,39 @@ mod tests {
         r.offer(190_000, false);
         r.commit(190_000);
         assert!(r.take_query());
-        r.on_room(55_000);
+        r.on_room(30_000);
         let field = r.field();
         r.advertised(field, false);
-        assert!(!r.watching && !r.take_query(), "no more is to come of itself");
+        assert!(!r.take_query(), "nothing is asked for yet");
         let at = r.look_at(Timestamp::ZERO).expect("a look");
         r.on_time(Timestamp::ZERO, at);
         assert!(r.take_query());
-        r.on_room(56_000);
+        r.on_room(31_000);
         assert!(!r.update_due, "too little to speak of");
         let at = r.look_at(Timestamp::ZERO).expect("another look");
         r.on_time(Timestamp::ZERO, at);
         assert!(r.take_query());
-        r.on_room(120_000);
+        r.on_room(60_000);
         assert!(r.update_due);
         let field = r.field();
         r.advertised(field, false);
         assert_eq!(r.look_at(Timestamp::ZERO), None, "it may send again");
+    }
+
+    /// The guest sends in the very moment at which the kernel tells of room: what is left looks like all there ever was.
+    #[test]
+    fn a_buffer_that_has_shrunk_is_looked_at_too() {
+        let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+        r.on_room(65_280);
+        r.settle_mss();
+        r.on_room(1000);
+        assert!(r.take_watch());
+        r.on_writable();
+        r.on_room(5600);
+        let field = r.field();
+        r.advertised(field, false);
+        assert!(!r.watching && r.promised() < u32::from(r.mss));
+        assert!(r.look_at(Timestamp::ZERO).is_some());
     }
 
     #[test]
