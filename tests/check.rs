@@ -118,6 +118,12 @@ fn a_front_end_is_judged_too() {
     let output = Command::new(PASST).args(private).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let lines = text(&output.stdout);
+    // Builds for processors of 32 bits have no vhost-user.
+    if cfg!(not(target_pointer_width = "64")) {
+        let cure = "cure: install a build for 64 bits, or give QEMU -netdev stream";
+        assert!(lines.contains("missing  network device: ") && lines.contains(cure), "{lines}");
+        return;
+    }
     assert!(
         lines.contains("missing  guest memory: the machine's memory is QEMU's own; cure: -object"),
         "{lines}"
