@@ -484,7 +484,7 @@ fn a_call_that_is_not_listed_kills() {
         "prctl",
         "tty",
         "random",
-        "file-times",
+        "ask-file",
         "standard-error",
         "read-at",
         "sync",
@@ -568,7 +568,7 @@ fn play(role: &str) {
         "prctl" => drop(rustix::thread::set_keep_capabilities(true)),
         "tty" => push_into_terminal(),
         "random" => drop(rustix::rand::getrandom(&mut [0u8; 8], GetRandomFlags::empty())),
-        "file-times" => drop(rustix::fs::statx(
+        "ask-file" => drop(rustix::fs::statx(
             std::io::stdin(),
             "",
             AtFlags::EMPTY_PATH,

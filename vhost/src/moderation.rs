@@ -10,9 +10,9 @@
 //!
 //! Nothing waits in an exchange of a few frames. It would be interrupted once and not twice for each question and
 //! answer, but what it waits for then is one interrupt alone, and some of its frames wait for it. Linux counts the bytes
-//! that a driver has under way (BQL; virtio_net has it since 6.11), and after a while with little
-//! traffic its limit is one small frame (90 bytes were seen): the next one is not put into the ring before the driver has
-//! heard that the first was taken. With a User-Mode Linux guest one exchange of ten took as long as the delay; with a
+//! that a driver has under way (BQL; virtio_net has it since 6.11), and after a while with little traffic its limit is
+//! one small frame (90 bytes were seen): the next one is not put into the ring before the driver has heard that the first
+//! was taken. With a User-Mode Linux guest one exchange of ten took as long as the delay; with a
 //! limit of a megabyte in the guest it did not. In bulk the limit grows until it covers the delay.
 //!
 //! What could wait in bulk are senders that may not queue more: a socket with a small

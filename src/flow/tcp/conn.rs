@@ -456,7 +456,7 @@ impl Conn {
         let window = self.recv.syn_field();
         let header = Header {
             window,
-            mss: Some(self.recv.settle_mss()),
+            mss: Some(self.recv.mss),
             window_scale: self.recv.scale(),
             ..self.header(self.send.una, flags)
         };
