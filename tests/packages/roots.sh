@@ -3,8 +3,8 @@
 # roots in PLACE. Source it under `set -e`.
 # shellcheck disable=SC2164
 
-# make_root SUITE PACKAGE,... [ARCHITECTURE,...]: in $PLACE/SUITE, if it is not there already; with packages of these
-# architectures, and not the machine's alone.
+# make_root SUITE PACKAGE,... [ARCHITECTURE,...] [PACKAGE]: in $PLACE/SUITE, if it is not there already; with packages of
+# these architectures, and not the machine's alone. The last is unpacked without what it depends on.
 make_root() {
     local source form=list tree=$PLACE/$1
     [ ! -e "$tree/made" ] || return 0
@@ -13,7 +13,9 @@ make_root() {
     case $source in deb\ *) ;; *) form=sources ;; esac
     echo "$source" >"$PLACE/$1.$form"
     apt-config dump Acquire | grep -v ::IndexTargets >"$PLACE/apt.conf"
-    mmdebstrap --mode=root --variant=minbase --format=directory --include="$2" ${3:+--architectures="$3"} --aptopt="$PLACE/apt.conf" \
+    # shellcheck disable=SC2016 # mmdebstrap's shell knows $1
+    local unpack='chroot "$1" sh -ec "cd /var/tmp && apt-get download '${4:-}' && dpkg-deb -x *.deb / && rm ./*.deb"'
+    mmdebstrap --mode=root --variant=minbase --format=directory --include="$2" ${3:+--architectures="$3"} ${4:+--customize-hook="$unpack"} --aptopt="$PLACE/apt.conf" \
         "$1" "$tree" "$PLACE/$1.$form"
     : >"$tree/made"
 }

@@ -8,6 +8,7 @@
 
 mod rig;
 
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::{FramePort, FrontEndRequest, LinkChange};
@@ -31,13 +32,51 @@ fn parse(line: &str) -> Line {
     let [direction, request, flags, body, fds] = words[..] else { panic!("bad line: {line}") };
     let body = if body == "-" { "" } else { body };
     let byte = |i: usize| u8::from_str_radix(&body[i..i + 2], 16).unwrap();
+    let recorded: Vec<u8> = (0..body.len()).step_by(2).map(byte).collect();
+    let request = request.parse().unwrap();
     Line {
         reply: direction == "<",
-        request: request.parse().unwrap(),
+        request,
         flags: flags.parse().unwrap(),
-        body: (0..body.len()).step_by(2).map(byte).collect(),
+        body: native(request, &recorded),
         fds: fds.parse().unwrap(),
     }
+}
+
+/// What a machine of this byte order says for `recorded`, which a little-endian one has said:
+/// vhost-user's numbers are native ("Header", "Payload").
+fn native(request: u32, recorded: &[u8]) -> Vec<u8> {
+    // The bytes of its first numbers, and of each that follows.
+    let (first, then): (&[usize], usize) = match request {
+        request::SET_MEM_TABLE => (&[4, 4], 8),
+        request::SET_VRING_ADDR => (&[4, 4], 8),
+        request::SET_VRING_NUM
+        | request::SET_VRING_BASE
+        | request::GET_VRING_BASE
+        | request::SET_VRING_ENABLE
+        | request::SET_DEVICE_STATE_FD => (&[], 4),
+        // What follows offset, size and flags is the device's, and little-endian.
+        request::GET_CONFIG => (&[4, 4, 4], 1),
+        _ => (&[], 8),
+    };
+    let mut rest = recorded;
+    let mut body = Vec::with_capacity(recorded.len());
+    for bytes in first.iter().copied().chain(iter::repeat(then)) {
+        let Some((number, after)) = rest.split_at_checked(bytes) else { break };
+        body.extend(number);
+        if cfg!(target_endian = "big") {
+            let start = body.len() - bytes;
+            body[start..].reverse();
+        }
+        rest = after;
+    }
+    assert!(
+        rest.is_empty(),
+        "request {request}: {} bytes of {} are no number",
+        rest.len(),
+        recorded.len()
+    );
+    body
 }
 
 impl Line {
