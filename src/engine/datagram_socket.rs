@@ -5,7 +5,9 @@
 //! Between bind(2) and connect(2) the socket takes what anybody sends to its port, and connect(2) does not
 //! look at what waits already. A packet may even join the queue after connect(2), if it found the socket
 //! before. Delivered as the peer's, it would let anybody who hits the moment answer a guest's question. So
-//! datagrams are judged by their real source where they are read: those of strangers are discarded and
+//! datagrams are judged by their real source where they are read. On a port that is forwarded others may begin a flow
+//! in that moment, too: what they have sent is moved to flows of their own right after the turn that has opened the socket
+//! (`listen::receive`). Those of strangers that are left are discarded and
 //! counted ([`DropReason::ForeignDatagram`](crate::wire::DropReason)), those of the peer go on in their
 //! order. Judging ends when the queue was seen empty [`STRANGERS_FOR`] after the socket was opened: all
 //! that found it before connect(2) is gone then. Everything that can be set before bind(2) is, so that the

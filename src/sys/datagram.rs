@@ -17,6 +17,8 @@ pub(crate) struct Waiting {
     pub(crate) source: SocketAddr,
     /// The address it was sent to, if the socket reports it ([`report_destination`]).
     pub(crate) destination: Option<IpAddr>,
+    /// That of this host which answers come from: another one than `destination` if that is a broadcast or a group.
+    pub(crate) own: Option<IpAddr>,
 }
 
 /// An ICMP error that a socket got.
@@ -36,7 +38,8 @@ pub(crate) struct QueuedError {
     pub(crate) payload_len: usize,
 }
 
-/// Makes a socket report the destination address of each datagram.
+/// Makes a socket report the destination address of each datagram. One of both families that is not `v4` says of IPv4
+/// datagrams, too, which address answers come from.
 ///
 /// # Errors
 /// What setsockopt(2) reports.
@@ -44,6 +47,8 @@ pub(crate) fn report_destination(socket: BorrowedFd<'_>, v4: bool) -> Result<(),
     if v4 {
         set_int(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     } else {
+        // A socket of IPv6 alone may refuse it, and has no use for it.
+        let _ = set_int(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
         set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
     }
 }
@@ -185,22 +190,24 @@ pub(super) fn control_messages(bytes: &[u8], mut visit: impl FnMut(i32, i32, &[u
 /// `AGAIN` when there is none, else what recvmsg(2) reports: a pending error of the socket.
 pub(crate) fn peek(socket: BorrowedFd<'_>) -> Result<Waiting, Errno> {
     let received = recvmsg(socket, &mut [], libc::MSG_PEEK | libc::MSG_TRUNC)?;
-    let mut destination = None;
-    control_messages(received.control_bytes(), |level, kind, data| {
-        let address = match (level, kind) {
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4_destination(data),
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => v6_destination(data),
-            _ => None,
-        };
-        destination = destination.or(address);
+    let (mut destination, mut own) = (None, None);
+    control_messages(received.control_bytes(), |level, kind, data| match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            destination = destination.or_else(|| v4_at(data, 8));
+            own = v4_at(data, 4);
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            destination = destination.or_else(|| v6_destination(data));
+        }
+        _ => {}
     });
     let source = received.name.ok_or(Errno::DESTADDRREQ)?;
-    Ok(Waiting { len: received.len, source, destination })
+    Ok(Waiting { len: received.len, source, destination, own: own.or(destination) })
 }
 
-/// `struct in_pktinfo`: interface index, local address, destination address.
-fn v4_destination(data: &[u8]) -> Option<IpAddr> {
-    let octets: [u8; 4] = data.get(8..12)?.try_into().ok()?;
+/// An address of `struct in_pktinfo`: interface index, local address, destination address.
+fn v4_at(data: &[u8], at: usize) -> Option<IpAddr> {
+    let octets: [u8; 4] = data.get(at..at + 4)?.try_into().ok()?;
     Some(Ipv4Addr::from(octets).into())
 }
 

@@ -152,7 +152,7 @@ fn collect(world: &mut World, enough: impl Fn(&World, &[Vec<u8>]) -> bool) -> Ve
 }
 
 #[test]
-fn who_comes_while_a_flow_is_opened_for_another_is_not_taken_for_it() {
+fn who_comes_while_a_flow_is_opened_for_another_is_not_taken_for_it_and_gets_its_own() {
     isolated(|| {
         addresses();
         let rules = vec![forward(Proto::Udp, Family::V4, 5000)];
@@ -165,12 +165,16 @@ fn who_comes_while_a_flow_is_opened_for_another_is_not_taken_for_it() {
                 for socket in &sockets {
                     let _ = socket.send_to(&signature(socket), to);
                 }
+                std::thread::sleep(Duration::from_micros(2000));
             })
         });
         let frames = collect(&mut world, |world, _| world.engine.flow_count() >= 3000);
         drop(floods);
         assert!(assert_genuine(&frames) >= 2900, "{} frames", frames.len());
-        assert!(world.drops(DropReason::ForeignDatagram) > 0, "nobody has met a socket");
+        // They are as welcome: hundreds have met the socket of another one, and got a flow of their own. A few may have
+        // joined its queue late.
+        let lost = world.drops(DropReason::ForeignDatagram);
+        assert!(lost <= 30, "{lost} were taken for strangers");
     });
 }
 

@@ -51,14 +51,14 @@ pub fn neighbour() -> Netns {
 }
 
 /// What the operator has: groups are on the link.
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     let mut map = mapping();
     (map.v4.group_interface, map.v6.group_interface) = (LINK, LINK);
     Setup { map, ..Setup::default() }
 }
 
 /// A world in which the guest has made itself known, and link-local addresses are on the link, too.
-fn linked(setup: &Setup) -> World {
+pub fn linked(setup: &Setup) -> World {
     let mut world = known(setup);
     let mut view = world.engine.view();
     view.network.v6.as_mut().expect("IPv6").scope_id = LINK;
@@ -74,7 +74,7 @@ fn each(test: impl Fn(Family, &Netns, &mut World)) {
     }
 }
 
-fn host_at(family: Family, port: u16) -> SocketAddr {
+pub fn host_at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.of(HOST.0, HOST.1), port)
 }
 
@@ -100,7 +100,7 @@ fn scoped(to: SocketAddr) -> SocketAddr {
     }
 }
 
-fn guest(family: Family, port: u16) -> SocketAddr {
+pub fn guest(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.guest(), port)
 }
 
@@ -211,7 +211,7 @@ fn is_member(group: IpAddr) -> bool {
     listed.split_whitespace().any(|word| word == group.to_string())
 }
 
-fn say(world: &mut World, from: SocketAddr, to: SocketAddr, what: &[u8]) {
+pub fn say(world: &mut World, from: SocketAddr, to: SocketAddr, what: &[u8]) {
     world.send(packet::udp(from, to, what));
     world.settle(TURNS);
 }

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod anybody;
+mod broadcasts;
 mod bursts;
 mod capture;
 mod configuration;

@@ -10,8 +10,7 @@ use passt_frame::Errno;
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{SocketSpec, Strangers, connected};
-use crate::engine::datagrams;
-use crate::engine::listener_id::ListenerId;
+use crate::engine::datagrams::{self, Queue};
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};
@@ -86,20 +85,21 @@ fn socket_between(
     connected(socket, &spec).map(|opened| (opened.socket, opened.port))
 }
 
-/// Passes the datagram at the head of the queue of `listener` on to the other end of its flow.
+/// Passes the datagram at the head of `queue`, which is on `pif`, on to the other end of flow `id`.
 pub(in crate::engine) fn pass_on_first(
     core: &mut Core,
     buffer: &mut CopyBuffer,
-    listener: ListenerId,
+    (pif, queue): (Pif, Queue),
     id: FlowId,
 ) {
-    let Some(listener) = core.listeners.get(listener) else { return };
+    let Some(fd) = queue.fd(&core.listeners, &core.flows) else { return };
+    let received = buffer.receive(fd, 1, Keep::All);
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     // The one who sends may also be whom the flow was opened to.
-    let from = if flow.sides[0].pif == listener.pif { End::Initiator } else { End::Target };
+    let from = if flow.sides[0].pif == pif { End::Initiator } else { End::Target };
     let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
-    if buffer.receive(listener.socket.as_fd(), 1, Keep::All).is_ok() {
+    if received.is_ok() {
         relay.datagrams.touch(core.now, from.index(), 1);
         relay.datagrams.bytes[from.index()] += bytes_in(buffer);
         let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };

@@ -171,8 +171,16 @@ pub(super) fn end(core: &mut Core, guest: Endpoint) {
     }
 }
 
-/// What the guest sees of whoever has sent a datagram to its flow with anybody; `None` if it is not let in.
-pub(super) fn visible(net: &Net, guest: &Side, sender: Option<SocketAddr>) -> Option<Side> {
-    let ours = net.as_it_is(guest.endpoint.with_scope(0), sender?)?;
-    Some(Side { ours, ..*guest })
+/// What the guest sees of whoever has sent a datagram to its flow with anybody, which has `port`; `None` if it is not let
+/// in. From this host and that port comes what the guest has sent itself: its broadcasts are for this host, too.
+pub(super) fn visible(
+    net: &Net,
+    guest: &Side,
+    port: u16,
+    sender: Option<SocketAddr>,
+) -> Option<Side> {
+    let sender = sender?;
+    let ours = net.as_it_is(guest.endpoint.with_scope(0), sender)?;
+    let is_own = sender.port() == port && socket::is_of_this_host(sender);
+    (!is_own).then_some(Side { ours, ..*guest })
 }

@@ -38,7 +38,8 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             return;
         }
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-        let (guest, peer) = (flow.sides[tap], flow.sides[1 - tap].endpoint);
+        let (guest, host) = (flow.sides[tap], flow.sides[1 - tap]);
+        let peer = host.endpoint;
         let Ok(error) = datagram::take_error(flow.state.socket.as_fd(), &mut payload) else {
             state.failed = false;
             return;
@@ -49,7 +50,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         let (side, peer) = match error.destination {
             Some(to) if !peer.is_anybody() && is_of_flow(to.into(), peer, ports) => (guest, peer),
             to if peer.is_anybody()
-                && let Some(side) = anybody::visible(&core.net, &guest, to) =>
+                && let Some(side) = anybody::visible(&core.net, &guest, host.ours.port(), to) =>
             {
                 (side, side.ours)
             }

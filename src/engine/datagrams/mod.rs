@@ -49,8 +49,8 @@ pub(super) use groups::{
     begin as begin_groups, end as end_groups, igmp_from_guest, mld_from_guest,
     on_timer as on_group_timer, refresh as refresh_groups, takes_back,
 };
-pub(super) use queue::{Served, drain};
-pub(super) use socket::open_inbound;
+pub(super) use queue::{Queue, Served, drain};
+pub(super) use socket::{end_unheard, open_inbound};
 pub(super) use to_guest::first_to_guest;
 
 use held::Held;

@@ -1,10 +1,14 @@
 //! What waits in the queue of a socket, and how to go on with it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 
 use super::send::may_be_of_the_past;
+use crate::engine::flows::Flows;
+use crate::engine::listener_id::ListenerId;
+use crate::engine::listeners::Listeners;
+use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAMS_PER_TURN, UDP_RUN_DATAGRAMS};
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
@@ -19,6 +23,28 @@ pub(in crate::engine) enum Served {
     More,
     /// The guest has no room; the rest waits.
     NoRoom,
+}
+
+/// The socket in whose queue the first datagram of a flow waits.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) enum Queue {
+    Listener(ListenerId),
+    /// That of another flow, which it came to before that socket was connected.
+    Flow(FlowId),
+}
+
+impl Queue {
+    /// Its descriptor, if it is still there.
+    pub(in crate::engine) fn fd<'a>(
+        self,
+        listeners: &'a Listeners,
+        flows: &'a Flows,
+    ) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::Listener(id) => listeners.get(id).map(|listener| listener.socket.as_fd()),
+            Self::Flow(id) => flows.table.get(id).map(|flow| flow.state.socket.as_fd()),
+        }
+    }
 }
 
 /// Calls `one` until the socket is empty, the guest has no room or the turn is over.

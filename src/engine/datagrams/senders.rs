@@ -36,6 +36,8 @@ struct Anybody<'a> {
     net: &'a Net,
     /// The guest's side.
     guest: Side,
+    /// The port on which the host's network writes to it.
+    port: u16,
     /// Whom the headers are for.
     last: Option<SocketAddr>,
     /// Whom the guest talks to.
@@ -50,7 +52,7 @@ impl Anybody<'_> {
         if self.in_group {
             return Some(Side { ours: self.net.source_in_group(sender?)?, ..self.guest });
         }
-        anybody::visible(self.net, &self.guest, sender)
+        anybody::visible(self.net, &self.guest, self.port, sender)
     }
 }
 
@@ -64,7 +66,8 @@ impl<'a> Senders<'a> {
             let template = net.template(guest, L4Protocol::Udp, 0);
             return Self { template, who, heard: true, others: false };
         }
-        let mut anybody = Anybody { net, guest: *guest, last: None, to: state.to, in_group };
+        let (port, to) = (host.ours.port(), state.to);
+        let mut anybody = Anybody { net, guest: *guest, port, last: None, to, in_group };
         // Whom the guest talks to is likely to be who answers, unless it is a group.
         let seen = if in_group { None } else { anybody.visible(state.to) };
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);

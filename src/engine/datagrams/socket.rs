@@ -199,7 +199,7 @@ fn open_outbound(
         marks.lead_groups(socket.as_fd(), peer.is_ipv4(), interface);
     }
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
-    let may_broadcast = transport == Transport::Ping && core.net.network.services.multicast;
+    let may_broadcast = core.net.network.services.multicast;
     let spec =
         SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
     let Connected { socket, port, broadcasts } = connected(socket, &spec).map_err(|errno| {
@@ -259,6 +259,30 @@ pub(in crate::engine) fn open_inbound(
     add(core, sides, L4Protocol::Udp, state)
 }
 
+/// Ends the flows that the network has begun toward an address to which no port leads any more, if nobody has answered
+/// there: whoever sends again and again would never reach where it leads now.
+pub(in crate::engine) fn end_unheard(core: &mut Core) {
+    let learned = &core.net.learned;
+    let is_current = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4 == learned.v4,
+        IpAddr::V6(v6) => [learned.v6, learned.v6_link_local].contains(&Some(v6)),
+    };
+    let table = &core.flows.table;
+    let is_lost = |id: &FlowId| {
+        table.get(*id).is_some_and(|flow| match (&flow.state.kind, &flow.sides) {
+            (FlowKind::Udp(state), [Side { pif: Pif::Host, .. }, guest]) => {
+                state.counts[1] == 0 && !is_current(guest.endpoint.ip())
+            }
+            _ => false,
+        })
+    };
+    let lost: Vec<FlowId> = table.ids().filter(is_lost).collect();
+    for id in lost {
+        log::debug!("{id:?}: the guest has another address now, closing");
+        core.flows.remove(id);
+    }
+}
+
 /// A socket of the flow's own, so that the kernel gives it what `peer` sends from now on.
 fn inbound_socket(
     core: &Core,
@@ -266,8 +290,13 @@ fn inbound_socket(
     local: SocketAddr,
     peer: SocketAddr,
 ) -> Result<OwnedFd, Errno> {
+    // A link-local address is one of the link on which its peer is.
+    let scope = match peer {
+        SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => peer.scope_id(),
+        _ => core.net.network.scope_id(),
+    };
     let to = BindTo {
-        address: Endpoint::from(local).with_scope(core.net.network.scope_id()),
+        address: Endpoint::from(local).with_scope(scope),
         interface: rule.interface.as_ref().map(|name| name.as_str()),
         freebind: core.settings.freebind,
         dual_stack: false,

@@ -31,10 +31,9 @@ use passt_frame::{
 use super::cut::{Datagram, Sent, fits};
 use super::groups;
 use super::held::{Held, Position};
-use super::queue::{Served, drop_burst, drop_head, neighbours, next_head};
+use super::queue::{Queue, Served, drop_burst, drop_head, neighbours, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
-use crate::engine::listener_id::ListenerId;
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
@@ -129,31 +128,29 @@ pub(super) fn serve(
     served
 }
 
-/// Moves the datagram at the head of the queue of `listener` to the guest, as one of its flow; `None` when there is
-/// none.
+/// Moves the datagram, or burst of them, at the head of `queue` to the guest, as one of flow `id`; `None` when there
+/// is none.
 pub(in crate::engine) fn first_to_guest(
     core: &mut Core,
     buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
-    listener: ListenerId,
+    queue: Queue,
     id: FlowId,
 ) -> Option<Served> {
-    let fd = core.listeners.get(listener)?.socket.as_fd();
+    let (burst, _) = match next_head(datagram::peek_burst(queue.fd(&core.listeners, &core.flows)?))
+    {
+        Ok(head) => head,
+        Err(served) => return served,
+    };
     let flow = core.flows.table.get_mut(id)?;
     let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         state.touch(core.now, 1 - tap, 1);
+        state.bytes[1 - tap] += u64::from(burst.len);
     }
     out.select(flow.state.queue);
     let senders = Senders::peer(&core.net, &flow.sides[tap]);
-    // A listening socket hands out no bursts.
-    let (burst, _) = match next_head(datagram::peek_burst(fd)) {
-        Ok(head) => head,
-        Err(served) => return served,
-    };
-    if let FlowKind::Udp(state) = &mut flow.state.kind {
-        state.bytes[1 - tap] += u64::from(burst.len);
-    }
+    let fd = queue.fd(&core.listeners, &core.flows)?;
     let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
     let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
     let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };

@@ -16,6 +16,7 @@ use crate::engine::listeners::Listener;
 use crate::flow::fwd::{ListenAddr, Outcome, Proto, Rule, RuleId};
 use crate::flow::side::{Endpoint, Pif};
 use crate::flow::table::FlowId;
+use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
 use crate::sys::errno_text;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -141,6 +142,8 @@ pub(super) fn open_port(
         rnet::listen(&socket, BACKLOG)?;
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
+        // The first ones of all who begin come here, many at once perhaps.
+        let _ = datagram::enlarge(socket.as_fd(), UDP_BUFFER_BYTES);
     }
     let listener = Listener::new(socket, pif, id, (rule.proto, port));
     core.listeners.add(listener.leading_to(leads_to_port(pif, rule, port)))

@@ -3,20 +3,28 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use arrayvec::ArrayVec;
 use passt_frame::{Errno, ToGuest};
 
 use crate::engine::bypass::{BypassParts, relay};
 use crate::engine::core::Core;
-use crate::engine::datagrams::{self, Served};
+use crate::engine::datagrams::{self, Queue, Served};
 use crate::engine::listener_id::ListenerId;
 use crate::engine::state::FlowKind;
 use crate::flow::fwd::{ListenAddr, Rule, is_many};
 use crate::flow::groups::KNOWN_BY_BYTES;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
+use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Waiting};
 use crate::wire::DropReason;
+
+/// Of others, that came to the sockets of new flows in a turn: far more than come where nobody floods the port.
+const SORTED_PER_TURN: usize = 4 * DATAGRAMS_PER_TURN;
+
+/// Flows that were opened in a turn.
+type Opened = ArrayVec<FlowId, { DATAGRAMS_PER_TURN + SORTED_PER_TURN }>;
 
 /// Takes what waits, for one turn.
 pub(super) fn serve(
@@ -26,7 +34,13 @@ pub(super) fn serve(
     out: &mut dyn ToGuest,
     id: ListenerId,
 ) -> Served {
-    datagrams::drain(|| one(core, bypass.as_deref_mut(), buffer, out, id))
+    let mut opened = Opened::new();
+    let served =
+        datagrams::drain(|| one(core, bypass.as_deref_mut(), buffer, out, id, &mut opened));
+    if !opened.is_empty() {
+        sort_out(core, bypass, buffer, out, id, opened, served == Served::Empty);
+    }
+    served
 }
 
 /// Forwards the datagram at the head of the queue.
@@ -36,6 +50,7 @@ fn one(
     buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     listener_id: ListenerId,
+    opened: &mut Opened,
 ) -> Option<Served> {
     let listener = core.listeners.get(listener_id)?;
     let (pif, port) = (listener.pif, listener.port);
@@ -55,20 +70,84 @@ fn one(
         let _ = datagram::drop_one(fd);
         return Some(Served::More);
     }
-    let id = match find_or_open(core, bypass, (pif, &rule), &waiting, port) {
-        Ok(id) => id,
-        Err(reason) => {
-            core.refuse(reason);
-            let fd = core.listeners.get(listener_id)?.socket.as_fd();
-            let _ = datagram::drop_one(fd);
-            return Some(Served::More);
-        }
+    let queue = Queue::Listener(listener_id);
+    let local = match local_address(&waiting, &rule, port) {
+        Ok(local) => local,
+        Err(reason) => return refuse(core, queue, reason),
     };
+    let found = find_or_open(core, bypass, (pif, &rule), waiting.source, local);
+    let (id, is_new) = match found {
+        Ok(found) => found,
+        Err(reason) => return refuse(core, queue, reason),
+    };
+    if is_new {
+        let _ = opened.try_push(id);
+    }
+    pass_on(core, buffer, out, (pif, queue), id)
+}
+
+/// Drops the datagram at the head of a queue.
+fn refuse(core: &mut Core, queue: Queue, reason: DropReason) -> Option<Served> {
+    core.refuse(reason);
+    let _ = datagram::drop_one(queue.fd(&core.listeners, &core.flows)?);
+    Some(Served::More)
+}
+
+/// Moves the datagram at the head of `queue`, which is on `pif`, as one of flow `id`.
+fn pass_on(
+    core: &mut Core,
+    buffer: &mut CopyBuffer,
+    out: &mut dyn ToGuest,
+    (pif, queue): (Pif, Queue),
+    id: FlowId,
+) -> Option<Served> {
     if let FlowKind::Relay(_) = core.flows.table.get(id)?.state.kind {
-        relay::pass_on_first(core, buffer, listener_id, id);
+        relay::pass_on_first(core, buffer, (pif, queue), id);
         return Some(Served::More);
     }
-    datagrams::first_to_guest(core, buffer, out, listener_id, id)
+    datagrams::first_to_guest(core, buffer, out, queue, id)
+}
+
+/// Moves what came to the sockets of new flows before those were connected. Their addresses are better ones to the kernel
+/// than that of the listening socket, so they get what others send in that moment, who are strangers to the flow
+/// (`datagram_socket`), and to the port as welcome as its peer: each gets a flow of its own. What is of the peer itself
+/// comes after what it has sent to the listening socket, so it stays where it is unless that `is_empty`; who is behind
+/// it then is a stranger still.
+fn sort_out(
+    core: &mut Core,
+    mut bypass: Option<&mut BypassParts>,
+    buffer: &mut CopyBuffer,
+    out: &mut dyn ToGuest,
+    id: ListenerId,
+    mut opened: Opened,
+    is_empty: bool,
+) {
+    let Some(listener) = core.listeners.get(id) else { return };
+    let (pif, rule) = (listener.pif, listener.rule);
+    let Some(&rule) = core.net.rules(pif).get(rule) else { return };
+    let mut left = SORTED_PER_TURN;
+    while let Some(from) = opened.pop() {
+        let queue = Queue::Flow(from);
+        while let Some(flow) = core.flows.table.get(from).filter(|_| left > 0) {
+            let local = flow.sides[0].ours.with_scope(0);
+            let Ok(waiting) = datagram::peek(flow.state.socket.as_fd()) else { break };
+            left -= 1;
+            let bypass = bypass.as_deref_mut();
+            let served = match find_or_open(core, bypass, (pif, &rule), waiting.source, local) {
+                Ok((id, _)) if id == from && !is_empty => break,
+                Ok((id, is_new)) => {
+                    if is_new {
+                        let _ = opened.try_push(id);
+                    }
+                    pass_on(core, buffer, out, (pif, queue), id)
+                }
+                Err(reason) => refuse(core, queue, reason),
+            };
+            if served != Some(Served::More) {
+                break;
+            }
+        }
+    }
 }
 
 /// Whether what waits for many is not for this listening socket: one that receives for the group has it, too, or it is
@@ -91,29 +170,40 @@ fn is_received_elsewhere(core: &mut Core, id: ListenerId, many: SocketAddr) -> b
     back
 }
 
-/// The flow of a datagram, a new one if there is none.
+/// The address of this host that a datagram on a listening socket is for.
+fn local_address(waiting: &Waiting, rule: &Rule, port: u16) -> Result<SocketAddr, DropReason> {
+    // What was sent to all of a network is of the flow that its sender has with this host, which answers from an address
+    // of its own; a socket bound to that gets no such datagram a second time.
+    let address = if waiting.destination.is_some_and(|address| address.is_multicast()) {
+        waiting.destination
+    } else {
+        waiting.own
+    };
+    let address = match (address, rule.listen) {
+        (Some(address), _) => address,
+        (None, ListenAddr::V4(v4)) => v4.into(),
+        (None, ListenAddr::V6(v6)) => v6.into(),
+        (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
+    };
+    Ok(SocketAddr::new(address, port))
+}
+
+/// The flow of what `peer` has sent to `local`, and whether it is a new one.
 fn find_or_open(
     core: &mut Core,
     bypass: Option<&mut BypassParts>,
     (pif, rule): (Pif, &Rule),
-    waiting: &Waiting,
-    port: u16,
-) -> Result<FlowId, DropReason> {
-    let peer = waiting.source;
-    let local = match (waiting.destination, rule.listen) {
-        (Some(address), _) => SocketAddr::new(address, port),
-        (None, ListenAddr::V4(v4)) => SocketAddr::new(v4.into(), port),
-        (None, ListenAddr::V6(v6)) => SocketAddr::new(v6.into(), port),
-        (None, ListenAddr::Dual) => return Err(DropReason::ForbiddenAddress),
-    };
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Result<(FlowId, bool), DropReason> {
     let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
     if let Some(id) = core.flows.flow_of_peer(&initiating, peer)? {
-        return Ok(id);
+        return Ok((id, false));
     }
     if let Some(parts) = bypass
         && let Some(side) = parts.side(&core.net, (pif, rule), peer, local)?
     {
-        return relay::open(core, parts, rule, initiating, side);
+        return relay::open(core, parts, rule, initiating, side).map(|id| (id, true));
     }
-    datagrams::open_inbound(core, rule, peer, local)
+    datagrams::open_inbound(core, rule, peer, local).map(|id| (id, true))
 }
