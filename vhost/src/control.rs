@@ -220,7 +220,8 @@ fn prefilter(
             let place = message.as_pair_u64().ok_or(ControlError::Malformed)?;
             let file = message.take_fd().ok_or(ControlError::Malformed)?;
             session.set_log(file.into(), place)?;
-            return Ok(Served::Reply(message.reply_u64(0)));
+            // QEMU takes a reply of any length; front-ends by the vhost crate wait for as many bytes as they have sent.
+            return Ok(Served::Reply(message.reply_same()));
         }
         Some(FrontendReq::SET_LOG_FD) => {
             let call = message.take_fd().ok_or(ControlError::Malformed)?;

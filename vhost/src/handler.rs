@@ -19,7 +19,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
 
 use crate::features::protocol;
 use crate::region::{MAX_REGIONS, RegionSpec};
-use crate::session::{RINGS, Session, Violation};
+use crate::session::{Session, Violation};
 use crate::vring::UserAddresses;
 
 /// Holds the session while a message is handled.
@@ -66,7 +66,10 @@ impl VhostUserBackendReqHandler for Adapter {
     }
 
     fn reset_owner(&self) -> Result<()> {
-        Ok(())
+        self.with(|session| {
+            session.reset_owner();
+            Ok(())
+        })
     }
 
     fn reset_device(&self) -> Result<()> {
@@ -144,7 +147,7 @@ impl VhostUserBackendReqHandler for Adapter {
     }
 
     fn get_queue_num(&self) -> Result<u64> {
-        Ok(RINGS as u64)
+        self.with(|session| Ok(session.queue_num()))
     }
 
     fn set_vring_enable(&self, index: u32, enable: bool) -> Result<()> {

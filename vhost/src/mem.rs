@@ -56,12 +56,16 @@ impl Mapping {
         let needed = spec.check()?;
         let stat = rustix::fs::fstat(&file).map_err(|_| MemoryError::NotAFile(guest))?;
         let _ = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(MemoryError::NotAFile(guest));
-        }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        if size < needed {
-            return Err(MemoryError::ShortFile { guest, needed, size });
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                if size < needed {
+                    return Err(MemoryError::ShortFile { guest, needed, size });
+                }
+            }
+            // Persistent memory (device DAX), for example: it has no size here, and mmap(2) knows what it has.
+            FileType::CharacterDevice => {}
+            _ => return Err(MemoryError::NotAFile(guest)),
         }
         let failed = |error: String| MemoryError::Map { guest, error };
         let len = usize::try_from(spec.len).map_err(|_| MemoryError::Overflow(guest))?;

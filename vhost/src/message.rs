@@ -198,6 +198,13 @@ impl Message {
         Self { bytes, fds: Vec::new() }
     }
 
+    /// The answer to a request that is answered with its own body.
+    pub(crate) fn reply_same(&self) -> Self {
+        let mut bytes = self.bytes.clone();
+        bytes[4..8].copy_from_slice(&REPLY_FLAGS.to_ne_bytes());
+        Self { bytes, fds: Vec::new() }
+    }
+
     /// How many bytes are still missing, as far as known.
     fn missing(&self) -> Result<usize, FramingError> {
         if self.bytes.len() < HEADER_BYTES {

@@ -243,6 +243,9 @@ impl Session {
     ) -> Result<(), TransferError> {
         let runs = |index| self.with(index, |user| user.vring().is_running());
         let running = (0..RINGS).any(runs);
+        if matches!(direction, VhostTransferStateDirection::LOAD) {
+            self.with_all(|user| user.vring_mut().moves_in = true);
+        }
         self.transfer.begin(direction, file, running)
     }
 
@@ -265,6 +268,13 @@ impl Session {
         }
         self.protocol = word;
         Ok(())
+    }
+
+    /// GET_QUEUE_NUM. QEMU counts pairs and starts as many as it was told to, up to that; who reads the configuration
+    /// finds the pairs there, and counts rings here.
+    pub(crate) fn queue_num(&self) -> u64 {
+        let reads_config = self.protocol & VhostUserProtocolFeatures::CONFIG.bits() != 0;
+        if reads_config { RINGS as u64 } else { MAX_PAIRS as u64 }
     }
 
     /// NET_SET_MTU.
@@ -376,11 +386,37 @@ impl Session {
         if at < RINGS { Ok(at) } else { Err(Violation::NoRing(index)) }
     }
 
-    /// The same for what must not change while the ring runs.
+    /// The same for what must not change while the ring runs. One that is disabled is stopped: the driver is another
+    /// one now, and User-Mode Linux says nothing else of that.
     fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
         let at = self.index(index)?;
-        let running = self.with(at, |user| user.vring().is_running());
-        if running { Err(Violation::Running(at)) } else { Ok(at) }
+        let (running, enabled) = self.with(at, |user| {
+            let vring = user.vring();
+            (vring.is_running(), vring.enabled)
+        });
+        match (running, enabled) {
+            (true, true) => return Err(Violation::Running(at)),
+            (true, false) => self.halt(at),
+            (false, _) => {}
+        }
+        Ok(at)
+    }
+
+    /// Stops a ring that the driver has left, whose kicks are over.
+    fn halt(&mut self, at: usize) {
+        let registrar = self.registrar.clone();
+        self.with(at, |user| {
+            user.stop();
+            user.vring_mut().drop_kick(&registrar);
+        });
+    }
+
+    /// RESET_OWNER, which stops all rings in the words of vhost. It was deprecated because some said it where others
+    /// went on, so that it stops those that are disabled.
+    pub(crate) fn reset_owner(&mut self) {
+        for index in 0..RINGS {
+            let _ = self.stopped(index as u32);
+        }
     }
 
     /// SET_VRING_NUM.

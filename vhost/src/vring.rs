@@ -135,6 +135,8 @@ pub(crate) struct Vring {
     pub(crate) log: Option<Rc<DirtyLog>>,
     /// Where the ring stood when it was stopped last, since the front-end came.
     stopped_at: Option<u16>,
+    /// The state of another device comes with this connection, whose rings it goes on with.
+    pub(crate) moves_in: bool,
 }
 
 impl Vring {
@@ -155,6 +157,7 @@ impl Vring {
             features: Features::default(),
             log: None,
             stopped_at: None,
+            moves_in: false,
         })
     }
 
@@ -178,9 +181,26 @@ impl Vring {
             return false;
         };
         let log = self.used_log();
-        self.ring = Some(Ring::new(memory, direction, self.base(), self.features, log));
+        let base = self.first_base(&memory);
+        self.ring = Some(Ring::new(memory, direction, base, self.features, log));
         self.fault = None;
         true
+    }
+
+    /// Where a ring that starts goes on: where the front-end says. But one whose back-end has died knows only what was
+    /// available (Cloud Hypervisor says that), and the driver waits for all that was not used: it would wait for
+    /// ever. A ring that was stopped has nothing of that kind, unless it comes with the state of another device.
+    fn first_base(&self, memory: &RingMemory) -> u16 {
+        let (base, available, used) = (self.base(), memory.available_index(), memory.used_index());
+        let unused = available.wrapping_sub(used);
+        let is_lost = base == available && (1..=memory.size()).contains(&unused);
+        if !is_lost || self.stopped_at.is_some() || self.moves_in {
+            return base;
+        }
+        log::debug!(
+            "a ring goes on at {used}, and not at {base}: {unused} of its chains were not used"
+        );
+        used
     }
 
     /// Stops the ring.
@@ -383,6 +403,6 @@ impl Vring {
         self.state.get_mut().get_queue_mut().reset();
         self.err = None;
         self.addresses = None;
-        self.stopped_at = None;
+        (self.stopped_at, self.moves_in) = (None, false);
     }
 }

@@ -110,6 +110,18 @@ fn files_that_cannot_be_guest_memory_are_refused() {
 }
 
 #[test]
+fn a_device_may_be_guest_memory() {
+    // As one of persistent memory, which has no size that anybody is told.
+    let zero = OwnedFd::from(File::options().read(true).write(true).open("/dev/zero").unwrap());
+    let regions = [[0, MIB, USER_BASE, 0]];
+    assert!(takes_table(&regions, &zero));
+    assert!(takes_regions(&regions, &zero));
+    // mmap(2) refuses one that cannot be mapped.
+    let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+    assert!(!takes_table(&regions, &null));
+}
+
+#[test]
 fn removing_a_region_needs_the_region() {
     let fd = file(MIB);
     for (guest, stays) in [(0u64, true), (4096, false)] {

@@ -33,19 +33,19 @@ fn parse(line: &str) -> Line {
     let body = if body == "-" { "" } else { body };
     let byte = |i: usize| u8::from_str_radix(&body[i..i + 2], 16).unwrap();
     let recorded: Vec<u8> = (0..body.len()).step_by(2).map(byte).collect();
-    let request = request.parse().unwrap();
+    let (reply, request) = (direction == "<", request.parse().unwrap());
     Line {
-        reply: direction == "<",
+        reply,
         request,
         flags: flags.parse().unwrap(),
-        body: native(request, &recorded),
+        body: native(request, reply, &recorded),
         fds: fds.parse().unwrap(),
     }
 }
 
 /// What a machine of this byte order says for `recorded`, which a little-endian one has said:
 /// vhost-user's numbers are native ("Header", "Payload").
-fn native(request: u32, recorded: &[u8]) -> Vec<u8> {
+fn native(request: u32, reply: bool, recorded: &[u8]) -> Vec<u8> {
     // The bytes of its first numbers, and of each that follows.
     let (first, then): (&[usize], usize) = match request {
         request::SET_MEM_TABLE => (&[4, 4], 8),
@@ -53,8 +53,8 @@ fn native(request: u32, recorded: &[u8]) -> Vec<u8> {
         request::SET_VRING_NUM
         | request::SET_VRING_BASE
         | request::GET_VRING_BASE
-        | request::SET_VRING_ENABLE
-        | request::SET_DEVICE_STATE_FD => (&[], 4),
+        | request::SET_VRING_ENABLE => (&[], 4),
+        request::SET_DEVICE_STATE_FD if !reply => (&[], 4),
         // What follows offset, size and flags is the device's, and little-endian.
         request::GET_CONFIG => (&[4, 4, 4], 1),
         _ => (&[], 8),

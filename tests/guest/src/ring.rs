@@ -146,6 +146,11 @@ impl DriverRing {
         memory.store_u16(self.available + 4 + 2 * u64::from(self.size), event);
     }
 
+    /// The index that says what is available.
+    pub fn available_index(&self, memory: &GuestMemory) -> u16 {
+        memory.load_u16(self.available + 2)
+    }
+
     /// The used index as the device published it.
     pub fn used_index(&self, memory: &GuestMemory) -> u16 {
         memory.load_u16(self.used + 2)

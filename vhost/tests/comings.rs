@@ -1,0 +1,128 @@
+//! Drivers and front-ends that come again in ways that QEMU has not.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed set-up is a failed test")]
+
+mod rig;
+
+use std::os::fd::AsFd;
+
+use passt_frame::FrameMeta;
+use passt_guest::{Client, Guest, NetHeader, Options, RX, TX, request};
+use rig::{Host, connected, frame};
+
+/// A frame each way.
+fn assert_traffic(host: &mut Host, guest: &mut Guest) {
+    assert!(guest.send_frame(&frame(100, 1), NetHeader::default()));
+    assert_eq!(host.take_all().len(), 1);
+    assert!(host.give(&frame(200, 2), FrameMeta::default()));
+    assert_eq!(guest.recv_frame().unwrap().0, frame(200, 2));
+}
+
+/// A front-end's new connection to the same guest.
+fn reconnect(host: &mut Host, guest: &mut Guest) {
+    host.turn();
+    guest.client = Client::new(host.attach());
+    guest.negotiate(&mut || {
+        host.turn();
+    });
+    guest.send(request::SET_FEATURES, &guest.features.to_ne_bytes(), &[]);
+    guest.set_memory();
+}
+
+#[test]
+fn a_driver_that_has_only_disabled_its_rings_may_come_again() {
+    // User-Mode Linux says no more when the driver is unloaded, and pages of the rings are given to others.
+    for (reused, owner) in [(false, false), (true, false), (false, true)] {
+        let (mut host, mut guest) = connected(Options::default());
+        assert_traffic(&mut host, &mut guest);
+        for index in [RX, TX] {
+            guest.set_enable(index, false);
+        }
+        host.turn();
+        if reused {
+            guest.rings[TX].jump_available(&guest.memory, 0x5000);
+        }
+        if owner {
+            guest.send(request::RESET_OWNER, &[], &[]);
+        }
+        host.turn();
+        guest.restart(&mut || {
+            host.turn();
+        });
+        for index in [RX, TX] {
+            guest.set_enable(index, true);
+        }
+        host.turn();
+        assert_traffic(&mut host, &mut guest);
+    }
+}
+
+#[test]
+fn a_ring_that_runs_is_not_set_up_anew() {
+    for message in [request::SET_VRING_NUM, request::SET_VRING_BASE] {
+        let (mut host, guest) = connected(Options::default());
+        guest.send(message, &[0u32, 256].map(u32::to_ne_bytes).concat(), &[]);
+        host.turn();
+        assert!(!host.device.is_attached(), "{message}");
+    }
+}
+
+#[test]
+fn rings_that_start_at_what_is_available_go_on_at_what_was_used() {
+    // As Cloud Hypervisor does when its back-end has died.
+    let (mut host, mut guest) = connected(Options::default());
+    assert_traffic(&mut host, &mut guest);
+    let mut lost = Host::new();
+    std::mem::swap(&mut host, &mut lost);
+    drop(lost);
+    // The one that has died took this frame and gave nothing back.
+    guest.send_frame(&frame(300, 3), NetHeader::default());
+    reconnect(&mut host, &mut guest);
+    for index in [RX, TX] {
+        let available = guest.rings[index].available_index(&guest.memory);
+        assert_ne!(available, guest.rings[index].last_used());
+        guest.start_ring_at(index, available.into());
+    }
+    host.turn();
+    assert_eq!(host.take_all()[0].0, frame(300, 3), "it is sent again");
+    assert_traffic(&mut host, &mut guest);
+    assert_eq!(host.counters()["vhost.rings_broken"], 0);
+}
+
+#[test]
+fn rings_that_start_with_another_device_s_state_go_on_where_they_are_told_to() {
+    let (mut host, mut guest) = connected(Options::default());
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    drop(write);
+    for index in [RX, TX] {
+        guest.stop_ring(index, &mut || {
+            host.turn();
+        });
+    }
+    drop(host);
+    host = Host::new();
+    reconnect(&mut host, &mut guest);
+    // To be loaded, while the guest is stopped.
+    let load = [1u32, 0].map(u32::to_ne_bytes).concat();
+    guest.send(request::SET_DEVICE_STATE_FD, &load, &[read.as_fd()]);
+    host.turn();
+    let available = guest.rings[RX].available_index(&guest.memory);
+    guest.start_ring_at(RX, available.into());
+    guest.start_ring_at(TX, 0);
+    host.turn();
+    assert!(!host.give(&frame(200, 2), FrameMeta::default()), "the other one has its buffers");
+}
+
+#[test]
+fn queues_are_counted_as_each_front_end_counts_them() {
+    // Without the configuration, as QEMU: pairs. With it, as crosvm and User-Mode Linux: rings.
+    for (config, expected) in [(0, 8), (1u64 << 9, 17)] {
+        let mut host = Host::new();
+        let mut client = Client::new(host.attach());
+        let mq = 1u64;
+        client.send(request::SET_PROTOCOL_FEATURES, &(mq | config).to_ne_bytes(), &[]);
+        client.send(request::GET_QUEUE_NUM, &[], &[]);
+        host.turn();
+        assert_eq!(client.reply_u64(), Some(expected));
+    }
+}
