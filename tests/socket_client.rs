@@ -265,6 +265,40 @@ fn nothing_is_said_before_the_client_has_said_what_it_is() {
 }
 
 #[test]
+fn who_is_silent_for_long_takes_frames() {
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    let mut worker = worker(Protocols::Any, None);
+    worker.link().attach(ours.into()).unwrap();
+    let mut greeting = Vec::new();
+    let end = Instant::now() + Duration::from_secs(60);
+    while greeting.is_empty() {
+        assert!(Instant::now() < end, "no frame has come");
+        // Nothing else ends the wait.
+        worker.turn(Some(Duration::from_secs(30))).unwrap();
+        greeting = waiting_frames(&mut client);
+    }
+    assert!(greeting.iter().any(|frame| frame[12..14] == [8, 6]), "its address is asked for");
+    // And what it says is taken as before.
+    client.write_all(&with_length(&arp_request())).unwrap();
+    turns(&mut worker);
+    assert!(!waiting_frames(&mut client).is_empty(), "an answer");
+    assert!(worker.link().is_attached());
+}
+
+#[test]
+fn a_silent_front_end_stays_one() {
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    let mut worker = worker(Protocols::VhostUser, None);
+    worker.link().attach(ours.into()).unwrap();
+    let end = Instant::now() + Duration::from_millis(2500);
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        worker.turn(Some(left)).unwrap();
+    }
+    assert!(waiting_frames(&mut client).is_empty());
+    assert!(worker.link().is_attached());
+}
+
+#[test]
 fn what_is_neither_is_refused() {
     let neither: [&[u8]; 4] = [&[0xff; 4], &[0x40, 0, 0, 0], &[0, 0, 0, 13], b"GET / HTTP/1.1\r\n"];
     for bytes in neither {

@@ -178,6 +178,10 @@ impl<L: Link> Worker<L> {
             let event = self.events[index];
             self.on_event(event.data.u64(), event.flags);
         }
+        if self.link.deadline().is_some_and(|at| at <= now) {
+            let events = self.link.on_deadline();
+            self.on_link(events);
+        }
         self.take_frames();
         let (_, out) = self.link.halves();
         self.engine.work(out);
@@ -225,13 +229,15 @@ impl<L: Link> Worker<L> {
     }
 
     fn timeout(&self, at_most: Option<Duration>) -> Option<Timespec> {
-        let wait = if self.frames || self.engine.has_work() {
+        let frames = self.frames && !self.engine.holds_frames();
+        let wait = if frames || self.engine.has_work() {
             Some(Duration::ZERO)
         } else {
             let later = self.later.map(|(at, _)| at);
             let deadlines =
                 [self.engine.next_deadline(), self.flush_at, self.sources.deadline(), later];
-            let next = deadlines.into_iter().flatten().min();
+            let deadlines = deadlines.into_iter().chain([self.link.deadline()]);
+            let next = deadlines.flatten().min();
             let next = next.map(|at| at.since(monotonic_now()));
             [next, self.door.retry(), at_most].into_iter().flatten().min()
         };

@@ -16,7 +16,7 @@ mod socket;
 
 use std::os::fd::OwnedFd;
 
-use passt_frame::FramePort;
+use passt_frame::{FramePort, PortEvents};
 
 pub use clients::Clients;
 pub(super) use clients::Door;
@@ -24,6 +24,7 @@ pub use namespace::NamespaceLink;
 pub use socket::{Protocols, SocketLink};
 
 use super::stats::EventType;
+use crate::time::Timestamp;
 
 /// A link that the loop can drive.
 pub trait Link: FramePort {
@@ -49,6 +50,16 @@ pub trait Link: FramePort {
 
     /// The type of the event that the link registered under `token`.
     fn event_type(&self, token: u16) -> EventType;
+
+    /// When to call [`on_deadline`](Self::on_deadline), if nothing is heard of the client before.
+    fn deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// That time has come.
+    fn on_deadline(&mut self) -> PortEvents {
+        PortEvents::default()
+    }
 
     /// Whether the processor may be kept busy for a moment, for events that are likely to come.
     fn may_poll(&self) -> bool {

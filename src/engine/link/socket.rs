@@ -9,8 +9,9 @@
 //! with are 1 to 3, and no frame is that short.
 //!
 //! The bytes are looked at when they are there and left in the socket. A client that says nothing occupies
-//! the link, as any silent client does, and its end counts; frames cannot be sent to it, for it may be a
-//! front-end.
+//! the link, as any silent client does, and its end counts. Frames cannot be sent to it, for it may be a
+//! front-end; but those speak as soon as they are connected, and a guest may have nothing to say for ever: one whose
+//! QEMU has connected anew, for example, which it does not notice. So who is silent for [`SILENCE`] takes frames.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -28,7 +29,10 @@ use super::Link;
 use super::no_vhost as passt_vhost;
 use crate::engine::stats::EventType;
 use crate::engine::token::LINK_BASE;
+use crate::engine::wait::monotonic_now;
+
 use crate::sys::socket;
+use crate::time::Timestamp;
 
 /// First bytes that begin a vhost-user message: the numbers of requests, with room for new ones.
 const REQUESTS: std::ops::RangeInclusive<u8> = 1..=63;
@@ -47,6 +51,10 @@ const STREAM_TOKENS: u16 = 0x4000;
 /// Token of a client whose protocol is not known yet.
 const UNDECIDED_TOKEN: u16 = 0x8000;
 
+/// How long a front-end may take to say something: much more than a busy machine makes of it, and a moment for those
+/// outside who wait for a guest.
+const SILENCE: Duration = Duration::from_secs(2);
+
 const _: () = assert!(MAX_FRAME_BYTES < 1 << 24);
 
 /// What clients may speak.
@@ -64,6 +72,8 @@ pub struct SocketLink {
     vhost: passt_vhost::Device,
     stream: passt_legacy::Stream,
     undecided: Option<OwnedFd>,
+    /// Until when it may say what it is.
+    decided_at: Timestamp,
     registrar: Registrar,
 }
 
@@ -88,6 +98,7 @@ impl SocketLink {
             )?,
             stream: passt_legacy::Stream::new(Registrar::new(epoll.clone(), tokens)),
             undecided: None,
+            decided_at: Timestamp::ZERO,
             registrar,
         })
     }
@@ -110,6 +121,11 @@ impl SocketLink {
                 None
             }
         };
+        self.hand_over(is_front_end)
+    }
+
+    /// Gives the client to the link of vhost-user, if it is a front-end, or of frames; to none if it is neither.
+    fn hand_over(&mut self, is_front_end: Option<bool>) -> PortEvents {
         let Some(client) = self.undecided.take() else { return PortEvents::default() };
         self.registrar.remove(&client);
         let client = UnixStream::from(client);
@@ -149,7 +165,25 @@ impl Link for SocketLink {
         let added = self.registrar.add(&client, UNDECIDED_TOKEN, UNDECIDED_TRIGGER);
         added.map_err(|errno| format!("client socket: epoll: {errno}"))?;
         self.undecided = Some(client);
+        self.decided_at = monotonic_now() + SILENCE;
         Ok(())
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let waits = self.undecided.is_some() && self.protocols == Protocols::Any;
+        waits.then_some(self.decided_at)
+    }
+
+    fn on_deadline(&mut self) -> PortEvents {
+        let decided = self.decide();
+        if self.undecided.is_none() {
+            return decided;
+        }
+        log::debug!(
+            "client socket: nothing was said for {} s, taking it for frames",
+            SILENCE.as_secs()
+        );
+        self.hand_over(Some(false))
     }
 
     fn is_attached(&self) -> bool {
