@@ -588,5 +588,6 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         freebind: conf.freebind,
         late_addresses: is_followed(conf) && is_without_network(conf),
         max_descriptors,
+        udp: start::udp_timeouts(),
     }
 }

@@ -26,6 +26,7 @@ pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness, take_given};
 
 use crate::conf::{ConfError, ControlSocket, LinkConf, Mode, Repair};
+use crate::engine::UdpTimeouts;
 use crate::flow::tcp::TcpConfig;
 use crate::log::LogFileError;
 use crate::sys::{errno_text, process};
@@ -374,8 +375,25 @@ pub(crate) fn tcp_config(has_tap: bool) -> TcpConfig {
     }
 }
 
+/// What the host's connection tracking allows, the kernel's defaults where it has none.
+pub(crate) fn udp_timeouts() -> UdpTimeouts {
+    let default = UdpTimeouts::default();
+    let seconds = |name: &str, otherwise| {
+        let told = setting::<u32>(&format!("netfilter/{name}"));
+        told.filter(|&told| told > 0).map_or(otherwise, |told| Duration::from_secs(told.into()))
+    };
+    UdpTimeouts {
+        once: seconds("nf_conntrack_udp_timeout", default.once),
+        stream: seconds("nf_conntrack_udp_timeout_stream", default.stream),
+    }
+}
+
 fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
-    fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?.trim().parse().ok()
+    setting(&format!("ipv4/{name}"))
+}
+
+fn setting<T: std::str::FromStr>(path: &str) -> Option<T> {
+    fs::read_to_string(format!("/proc/sys/net/{path}")).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         outbound_v6: None,
         freebind: false,
         late_addresses: false,
+        udp: passt::engine::UdpTimeouts::default(),
         max_descriptors: 1024,
     };
     let duid = Duid::new(conf.network.our_mac);

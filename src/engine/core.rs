@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::events::{Event, Events};
 use super::flows::Flows;
@@ -42,6 +43,24 @@ pub struct Settings {
     pub late_addresses: bool,
     /// Limit of open descriptors of the process.
     pub max_descriptors: u64,
+    /// How long UDP flows may be silent.
+    pub udp: UdpTimeouts,
+}
+
+/// Silence after which UDP flows end: what the kernel's connection tracking allows, so that a host that is set up for
+/// calls or tunnels that are silent for long has them through the guest, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpTimeouts {
+    /// One-way, or a question and its answer (`net.netfilter.nf_conntrack_udp_timeout`).
+    pub once: Duration,
+    /// Both sides talk (`net.netfilter.nf_conntrack_udp_timeout_stream`).
+    pub stream: Duration,
+}
+
+impl Default for UdpTimeouts {
+    fn default() -> Self {
+        Self { once: Duration::from_secs(30), stream: Duration::from_secs(120) }
+    }
 }
 
 impl Settings {

@@ -137,6 +137,10 @@ pub(super) fn unconnected(
         (bound, _) => bound,
     };
     match bound {
+        Ok(()) if port == 0 => {
+            let port = socket::local_address(fd)?.port();
+            return Ok((socket, port));
+        }
         Ok(()) => return Ok((socket, port)),
         Err(Errno::ADDRINUSE | Errno::ACCESS) => reserved_port::open_like(port, |port| {
             socket::bind_free_port(fd, SocketAddr::new(to.address.ip(), port))

@@ -105,7 +105,7 @@ use rustix::event::epoll::EventFlags;
 
 pub use bypass::BypassConfig;
 pub use change::ChangeOutcome;
-pub use core::Settings;
+pub use core::{Settings, UdpTimeouts};
 pub(crate) use events::{Event, Kept};
 pub use host_change::HostChange;
 pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};

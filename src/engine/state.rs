@@ -371,6 +371,8 @@ pub(crate) struct DatagramState {
     pub(crate) echo: bool,
     /// Who answers an echo request does so with an address of its own: the peer is a group, or all of a network.
     pub(crate) to_many: bool,
+    /// Whom an address stands for, and who answers from any of its ports: a TFTP server. `to` is where it is written to.
+    pub(crate) any_port: bool,
     /// How many flows live that were taken out of this one, and have its port.
     pub(crate) taken_out: u32,
     /// All that was sent were questions, by the ports that they went to: each has one answer, and then it is over.
@@ -412,6 +414,7 @@ impl DatagramState {
             out_of: None,
             echo: false,
             to_many: false,
+            any_port: false,
             taken_out: 0,
             questions: false,
             marks: SocketMarks::new(),

@@ -206,7 +206,7 @@ pub(crate) fn answer(
     }
     let (&[message_type, x, y, z], options) =
         request.split_first_chunk().ok_or(Ignored::Malformed)?;
-    let mut asked = Asked::parse(options, ours)?;
+    let mut asked = Asked::parse(message_type, options, ours)?;
     if net.services.renew {
         asked.renewal = RENEW_S.to_be_bytes();
     }
@@ -228,7 +228,9 @@ pub(crate) fn answer(
         DECLINE => (Kind::Decline, put_farewell(&mut message, &asked)),
         _ => (Kind::Information, false),
     };
-    put_option(&mut message, OPTION_CLIENT_ID, &[asked.client]);
+    if !asked.client.is_empty() {
+        put_option(&mut message, OPTION_CLIENT_ID, &[asked.client]);
+    }
     if !matches!(message_type, CONFIRM | RELEASE | DECLINE) {
         put_configuration(&mut message, net, v6, asked.fqdn_flag_s);
     }
@@ -259,6 +261,7 @@ struct Association<'a> {
 
 /// What matters of a question. Of a repeated option the last counts.
 struct Asked<'a> {
+    /// Its identifier; empty if it has not said who it is.
     client: &'a [u8],
     server: Option<&'a [u8]>,
     /// The associations, in their order.
@@ -271,7 +274,7 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// Reads the options of a message; `ours` is the assigned address.
-    fn parse(options: &'a [u8], ours: Ipv6Addr) -> Result<Self, Ignored> {
+    fn parse(message_type: u8, options: &'a [u8], ours: Ipv6Addr) -> Result<Self, Ignored> {
         let mut client = None;
         let mut asked = Self {
             client: &[],
@@ -296,9 +299,12 @@ impl<'a> Asked<'a> {
                 _ => {}
             }
         }
-        asked.client = client
-            .filter(|id| (1..=MAX_CLIENT_ID).contains(&id.len()))
-            .ok_or(Ignored::Malformed)?;
+        asked.client = match client {
+            Some(id) if (1..=MAX_CLIENT_ID).contains(&id.len()) => id,
+            // Who wants no address need not say who it is (RFC 8415, 18.2.6; RFC 7844, 4.4).
+            None if message_type == INFORMATION_REQUEST => &[],
+            _ => return Err(Ignored::Malformed),
+        };
         Ok(asked)
     }
 

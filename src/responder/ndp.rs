@@ -193,7 +193,7 @@ pub(crate) fn withdrawal(net: &Network, withdrawn: &Withdrawn) -> Option<Reply> 
         return None;
     }
     let mut message = Body::new();
-    put_router(&mut message, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
+    put_router(&mut message, net, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
     for prefix in prefixes {
         put_prefix(&mut message, *prefix, OVER);
     }
@@ -209,7 +209,7 @@ pub(crate) fn withdrawal(net: &Network, withdrawn: &Withdrawn) -> Option<Reply> 
 pub(crate) fn farewell(net: &Network) -> Option<Reply> {
     enabled(net).ok().filter(|_| net.services.ra)?;
     let mut message = Body::new();
-    put_router(&mut message, NO_ROUTER_S);
+    put_router(&mut message, net, NO_ROUTER_S);
     Some(Reply { message, destination: ALL_NODES, kind: Kind::Withdrawal })
 }
 
@@ -312,7 +312,7 @@ fn router_advertisement_message(net: &Network, v6: &Ipv6Net) -> Result<Body, Ign
         return Err(Ignored::Disabled);
     }
     let mut message = Body::new();
-    put_router(&mut message, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
+    put_router(&mut message, net, if v6.default_router { ROUTER_LIFETIME_S } else { NO_ROUTER_S });
     if let Some(prefix) = v6.prefix() {
         put_prefix(&mut message, prefix, FOREVER);
     }
@@ -345,9 +345,12 @@ fn put_link_layer(message: &mut Body, option: u8, mac: Mac) {
     put(message, &mac.0);
 }
 
-/// Appends what a router advertisement begins with; we are the default router for so long.
-fn put_router(message: &mut Body, lifetime_s: u16) {
-    put(message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, FLAG_MANAGED]);
+/// Appends what a router advertisement begins with; we are the default router for so long. Addresses are to be had by
+/// DHCPv6 if that has one to give: clients that are told so ask for ever.
+fn put_router(message: &mut Body, net: &Network, lifetime_s: u16) {
+    let managed = net.services.dhcpv6 && net.v6.as_ref().is_some_and(|v6| v6.addr.is_some());
+    let flags = if managed { FLAG_MANAGED } else { 0 };
+    put(message, &[ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, flags]);
     put(message, &lifetime_s.to_be_bytes());
     put(message, &[0; 8]); // reachable and retransmission time: unspecified
 }

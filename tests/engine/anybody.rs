@@ -441,6 +441,44 @@ fn addresses_of_the_guest_with_one_port_have_each_their_own() {
 }
 
 #[test]
+fn a_server_that_an_address_stands_for_may_answer_from_another_port() {
+    isolated(|| {
+        run("ip addr add 127.0.0.2/8 dev lo");
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let loopback = |port| SocketAddr::new(family.of(Ipv4Addr::LOCALHOST, "::1"), port);
+            let gateway = |port| SocketAddr::new(family.gateway(), port);
+            let server = bound(loopback(69));
+            for file in [b"a", b"b"] {
+                say(&mut world, family, gateway(69), file);
+                let (asked, from) = awaited(&server);
+                assert_eq!((&asked[..], from.ip()), (&file[..], loopback(0).ip()));
+                // Both files from ports of their own, and the guest answers there.
+                let transfer = bound(loopback(0));
+                let place = gateway(transfer.local_addr().expect("bound").port());
+                for block in 0..3u8 {
+                    transfer.send_to(&[block], from).expect("sent");
+                    assert_eq!(at_guest(&mut world), (place, guest(family), vec![block]));
+                    say(&mut world, family, place, &[block]);
+                    assert_eq!(awaited(&transfer), (vec![block], from));
+                }
+                // Nobody else may: not another host that is known under no address, nor anybody under the guest's.
+                if family == Family::V4 {
+                    let other = bound("127.0.0.2:0".parse().expect("an address"));
+                    other.send_to(b"and me?", from).expect("sent");
+                    nothing_arrives(&mut world);
+                    assert_eq!(
+                        world.drops(DropReason::ForeignDatagram),
+                        1 + u64::from(file == b"b")
+                    );
+                }
+            }
+            assert_eq!(world.engine.flow_count(), 1);
+        }
+    });
+}
+
+#[test]
 fn a_port_that_is_forwarded_later_is_the_rule_s() {
     isolated(|| {
         each(|family, world| {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use passt::engine::UdpTimeouts;
 use passt::flow::fwd::Proto;
 use passt_frame::{FrameMeta, Gso, GsoKind};
 
@@ -325,5 +326,37 @@ fn flows_end_after_their_silence() {
         ping.send(packet::echo(Family::V4.guest(), Family::V4.host(), 1, 1, b""));
         ping.frames(1);
         assert!((60..=61).contains(&lifetime(&mut ping)));
+    });
+}
+
+#[test]
+fn flows_end_after_the_silence_that_the_host_allows() {
+    isolated(|| {
+        let udp = UdpTimeouts { once: Duration::from_secs(5), stream: Duration::from_secs(600) };
+        for family in FAMILIES {
+            let mut world = known(&Setup { udp, ..Setup::default() });
+            let peer = bound(family.host_at(0));
+            let place = peer.local_addr().expect("bound");
+            let send = |world: &mut World| {
+                world.send(packet::udp(guest_at(family), place, b"?"));
+                world.settle(TURNS);
+            };
+            send(&mut world);
+            assert_eq!(world.engine.flow_count(), 1);
+            world.skip(Duration::from_secs(6));
+            world.settle(TURNS);
+            assert_eq!(world.engine.flow_count(), 0, "nobody has answered");
+            for _ in 0..2 {
+                send(&mut world);
+                let (_, from) = awaited(&peer);
+                peer.send_to(b"!", from).expect("sent");
+                world.settle(TURNS);
+            }
+            for (wait, left) in [(500, 1), (101, 0)] {
+                world.skip(Duration::from_secs(wait));
+                world.settle(TURNS);
+                assert_eq!(world.engine.flow_count(), left, "both have talked");
+            }
+        }
     });
 }

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use passt::engine::{Engine, HostChange, NetView, Settings, Source, Sources, Token, monotonic_now};
+use passt::engine::{
+    Engine, HostChange, NetView, Settings, Source, Sources, Token, UdpTimeouts, monotonic_now,
+};
 use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
 use passt::flow::tcp::TcpConfig;
@@ -98,6 +100,8 @@ pub struct Setup {
     pub peek_offset: bool,
     /// The most that the guest may have under way on a connection.
     pub window_max: u32,
+    /// How long UDP flows may be silent.
+    pub udp: UdpTimeouts,
 }
 
 impl Default for Setup {
@@ -111,6 +115,7 @@ impl Default for Setup {
             max_descriptors: 4096,
             peek_offset: true,
             window_max: TcpConfig::default().window_max,
+            udp: UdpTimeouts::default(),
         }
     }
 }
@@ -183,6 +188,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         outbound_v6: None,
         freebind: false,
         late_addresses: false,
+        udp: setup.udp,
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(Mac::OURS);

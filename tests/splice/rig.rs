@@ -235,6 +235,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         outbound_v6: None,
         freebind: false,
         late_addresses: false,
+        udp: passt::engine::UdpTimeouts::default(),
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
     let view = NetView {

@@ -2,7 +2,6 @@
 
 use rustix::event::epoll::EventFlags;
 
-use super::UDP_TIMEOUT;
 use crate::engine::core::Core;
 use crate::engine::state::FlowState;
 use crate::flow::side::Side;
@@ -19,6 +18,6 @@ pub(in crate::engine) fn add(
 ) -> Result<FlowId, DropReason> {
     let id = core.flows.add(sides, protocol, state, EventFlags::IN)?;
     log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
-    core.flows.schedule(id, Some(core.now + UDP_TIMEOUT));
+    core.flows.schedule(id, Some(core.now + core.settings.udp.once));
     Ok(id)
 }

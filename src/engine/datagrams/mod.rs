@@ -68,10 +68,6 @@ const _: () =
 const _: () =
     assert!(MAX_FRAME_BYTES as usize >= eth::HEADER_BYTES + 20 + max_l4_bytes(true) as usize);
 
-/// Silence after which a one-way or question-and-answer UDP flow ends.
-const UDP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for a flow in which both sides talk.
-const UDP_STREAM_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time without a request after which an echo flow ends.
 const PING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -120,9 +116,9 @@ pub(super) fn on_timer(core: &mut Core, id: FlowId) {
     let Some(state) = flow.state.kind.datagrams() else { return };
     let timeout = match flow.state.kind {
         FlowKind::Ping(_) => PING_TIMEOUT,
-        _ if state.is_stream() => UDP_STREAM_TIMEOUT,
+        _ if state.is_stream() => core.settings.udp.stream,
         _ if state.questions && state.is_answered() => ANSWERED_TIMEOUT,
-        _ => UDP_TIMEOUT,
+        _ => core.settings.udp.once,
     };
     let deadline = state.active + timeout;
     if deadline <= core.now {

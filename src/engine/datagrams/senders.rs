@@ -1,11 +1,12 @@
 //! Whose datagrams the socket of a flow may have, and how they look to the guest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{anybody, groups};
 use crate::engine::net::Net;
 use crate::engine::state::DatagramState;
-use crate::flow::side::Side;
+use crate::flow::fwd::Proto;
+use crate::flow::side::{Endpoint, Side};
 use crate::sys::copy_buffer::Keep;
 use crate::sys::datagram::is_from;
 use crate::wire::build::HeaderTemplate;
@@ -42,33 +43,57 @@ struct Anybody<'a> {
     last: Option<SocketAddr>,
     /// Whom the guest talks to.
     to: Option<SocketAddr>,
-    /// What they send is for a group.
-    in_group: bool,
+    whose: Whose,
+}
+
+/// Whose datagrams they may be.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// Those of whoever is to the guest what it is to the host.
+    Anybody,
+    /// Those of members of a group, for it.
+    Group,
+    /// Those of a host that an address stands for, from any of its ports.
+    Host(IpAddr),
 }
 
 impl Anybody<'_> {
     /// What the guest sees of `sender`; `None` if it is not let in.
     fn visible(&self, sender: Option<SocketAddr>) -> Option<Side> {
-        if self.in_group {
-            return Some(Side { ours: self.net.source_in_group(sender?)?, ..self.guest });
+        match self.whose {
+            Whose::Anybody => anybody::visible(self.net, &self.guest, self.port, sender),
+            Whose::Group => Some(Side { ours: self.net.source_in_group(sender?)?, ..self.guest }),
+            Whose::Host(host) => {
+                let sender = sender.filter(|sender| sender.ip() == host)?;
+                let ours = Endpoint::new(self.guest.ours.ip(), sender.port());
+                let guest = self.guest.endpoint.with_scope(0);
+                let leads = self.net.would_lead(Proto::Udp, guest, ours.with_scope(0)).ok()?;
+                (leads.destination == sender).then_some(Side { ours, ..self.guest })
+            }
         }
-        anybody::visible(self.net, &self.guest, self.port, sender)
     }
 }
 
 impl<'a> Senders<'a> {
     /// Those of the socket of a flow that has `guest` as its side toward the guest and `host` as the other.
     pub(super) fn new(net: &'a Net, guest: &Side, host: &Side, state: &DatagramState) -> Self {
-        let in_group = groups::is_receiver(guest, host);
-        if !host.endpoint.is_anybody() && !in_group {
+        let whose = if groups::is_receiver(guest, host) {
+            Whose::Group
+        } else if state.any_port {
+            Whose::Host(host.endpoint.ip())
+        } else {
+            Whose::Anybody
+        };
+        if !host.endpoint.is_anybody() && matches!(whose, Whose::Anybody) {
             let judged = state.strangers.allow_only(host.endpoint);
             let who = judged.map_or(Who::Peer, Who::Judged);
             let template = net.template(guest, L4Protocol::Udp, 0);
             return Self { template, who, heard: true, others: false };
         }
         let (port, to) = (host.ours.port(), state.to);
-        let mut anybody = Anybody { net, guest: *guest, port, last: None, to, in_group };
+        let mut anybody = Anybody { net, guest: *guest, port, last: None, to, whose };
         // Whom the guest talks to is likely to be who answers, unless it is a group.
+        let in_group = matches!(whose, Whose::Group);
         let seen = if in_group { None } else { anybody.visible(state.to) };
         let template = net.template(&seen.unwrap_or(*guest), L4Protocol::Udp, 0);
         anybody.last = state.to.filter(|_| seen.is_some());

@@ -9,7 +9,7 @@ use passt_frame::Errno;
 use super::begin::add;
 use super::{Datagrams, anybody, groups};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{Connected, SocketSpec, connected};
+use crate::engine::datagram_socket::{self, Connected, SocketSpec, connected};
 use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
@@ -21,6 +21,9 @@ use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::wire::DropReason;
 use crate::wire::ip::{IpHead, L4Protocol};
+
+/// The port of TFTP servers, which answer from others.
+const TFTP: u16 = 69;
 
 /// The flow of a datagram from the guest, a new one if there is none. One that was made under another view of the
 /// network and would go elsewhere now ends, and a new one takes its place.
@@ -45,7 +48,10 @@ pub(super) fn find_or_open(
         stays
     });
     let id = match known {
-        Some(id) => id,
+        Some(id) => {
+            write_to_port_asked(core, id);
+            id
+        }
         None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
     };
     core.flows.note_use(id, core.now);
@@ -77,6 +83,11 @@ fn other_than_of_two(
         };
         return Ok(own.unwrap_or(id));
     }
+    if proto == Proto::Udp
+        && let Some(id) = transfer_of(core, side)
+    {
+        return Ok(id);
+    }
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(proto, guest, remote)?;
     if proto == Proto::Udp && remote.ip().is_multicast() {
@@ -92,6 +103,33 @@ fn other_than_of_two(
     }
     core.make_datagram_room(Pif::Tap, 1)?;
     open_outbound(core, datagrams, target, proto, (protocol, side), true)
+}
+
+/// The flow of a transfer that the guest goes on with as `side`, at the port that the server has chosen for it
+/// (RFC 1350, section 4). That is the one by which it was asked, whose socket may be written to from any port of the
+/// server. Only where an address stands for it: others are in flows with anybody.
+fn transfer_of(core: &mut Core, side: Side) -> Option<FlowId> {
+    let asked = Side { ours: Endpoint::new(side.ours.ip(), TFTP), ..side };
+    let id = core.flows.find(L4Protocol::Udp, &asked)?;
+    let (guest, seen) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let target = core.net.would_lead(Proto::Udp, guest, seen).ok()?;
+    let flow = core.flows.table.get_mut(id)?;
+    let FlowKind::Udp(state) = &mut flow.state.kind else { return None };
+    if !state.any_port || target.destination.ip() != flow.sides[1].endpoint.ip() {
+        return None;
+    }
+    state.to = Some(target.destination);
+    Some(id)
+}
+
+/// The guest asks a server again.
+fn write_to_port_asked(core: &mut Core, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    if let FlowKind::Udp(state) = &mut flow.state.kind
+        && state.any_port
+    {
+        state.to = Some(flow.sides[1].endpoint.with_scope(0));
+    }
 }
 
 /// Opens a flow of two for the peer of the flow `origin` with anybody if that one has sent for long, and nobody else.
@@ -200,9 +238,20 @@ fn open_outbound(
     }
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
     let may_broadcast = core.net.network.services.multicast;
+    let stands_for = destination.ip() != side.ours.ip();
+    let any_port = transport == Transport::Udp && destination.port() == TFTP && stands_for;
     let spec =
         SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
-    let Connected { socket, port, broadcasts } = connected(socket, &spec).map_err(|errno| {
+    let opened = if any_port {
+        datagram_socket::unconnected(socket, &to, None).map(|(socket, port)| Connected {
+            socket,
+            port,
+            broadcasts: false,
+        })
+    } else {
+        connected(socket, &spec)
+    };
+    let Connected { socket, port, broadcasts } = opened.map_err(|errno| {
         log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
         reason_of(errno, DropReason::SocketFailed)
     })?;
@@ -211,6 +260,7 @@ fn open_outbound(
     state.questions = transport == Transport::Udp && anybody::is_question(destination.port());
     state.echo = transport == Transport::Ping;
     state.to_many = broadcasts || peer.ip().is_multicast();
+    (state.any_port, state.to) = (any_port, Some(peer).filter(|_| any_port));
     let kind = if state.echo { FlowKind::Ping(state) } else { FlowKind::Udp(state) };
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);

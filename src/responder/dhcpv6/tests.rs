@@ -221,6 +221,20 @@ fn rfc8415_18_3_6_information_request_gets_no_address() {
 }
 
 #[test]
+fn rfc8415_18_2_6_who_wants_information_alone_need_not_say_who_it_is() {
+    let anonymous = ask(&network(), &message(INFORMATION_REQUEST, &[])).expect("an answer").message;
+    let named = reply(&network(), INFORMATION_REQUEST, &[CLIENT_ID]).message;
+    let (named, id) = (named.to_vec(), hex(CLIENT_ID));
+    let at = named.windows(id.len()).position(|part| part == id).expect("the identifier");
+    assert_eq!(anonymous.to_vec(), [&named[..at], &named[at + id.len()..]].concat());
+    // Everybody else must, and an identifier is not empty.
+    let empty = message(INFORMATION_REQUEST, &["00010000"]);
+    for message in [message(SOLICIT, &[IA_NA]), empty] {
+        assert_eq!(ask(&network(), &message), Err(Ignored::Malformed));
+    }
+}
+
+#[test]
 fn rfc8415_16_12_information_request_with_an_association_is_malformed() {
     let associations = [
         IA_NA.to_owned(),

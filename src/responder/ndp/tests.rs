@@ -17,6 +17,9 @@ fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Igno
     super::answer(net, nobody, (source, GUEST_MAC), message)
 }
 
+/// Where the flags of a router advertisement are.
+const FLAGS_AT: usize = 5;
+
 /// Any address on the link.
 const TARGET: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 9);
 /// What every router advertisement starts with.
@@ -196,9 +199,21 @@ fn rfc4861_4_6_2_the_link_local_prefix_is_not_advertised() {
     for addr in [None, Some(GUEST_LINK_LOCAL)] {
         let mut net = network();
         net.v6.as_mut().expect("IPv6").addr = addr;
-        let expected = [RA_HEAD, RA_LINK_LAYER, RA_MTU, RA_RDNSS].concat();
-        assert_eq!(router_advertisement_of(&net), hex(&expected));
+        let mut expected = hex(&[RA_HEAD, RA_LINK_LAYER, RA_MTU, RA_RDNSS].concat());
+        if addr.is_none() {
+            expected[FLAGS_AT] = 0;
+        }
+        assert_eq!(router_advertisement_of(&net), expected);
     }
+}
+
+#[test]
+fn rfc4861_4_2_addresses_are_said_to_be_managed_where_dhcpv6_has_one() {
+    let flags = |net: &Network| router_advertisement_of(net)[FLAGS_AT];
+    let mut net = network();
+    assert_eq!(flags(&net), 0x80);
+    net.services.dhcpv6 = false;
+    assert_eq!(flags(&net), 0);
 }
 
 #[test]
