@@ -20,18 +20,24 @@ pub(crate) struct Outbox {
     pub(crate) list: ToGuestList,
     /// Drops by name, for both directions.
     pub(crate) drops: DropCounters,
-    /// The number of the last datagram that went to the guest in fragments.
-    identification: u32,
+    /// Numbers of datagrams that go in fragments, or may.
+    pub(crate) numbers: Numbers,
+}
+
+/// Numbers for datagrams that go to the guest in fragments, or that a router behind it may cut. All that reach it come from
+/// here, so that nobody gains from guessing the next one (RFC 7739).
+#[derive(Default)]
+pub(crate) struct Numbers(u32);
+
+impl Numbers {
+    /// The next one.
+    pub(crate) fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(1);
+        self.0
+    }
 }
 
 impl Outbox {
-    /// A number for a datagram that goes to the guest in fragments. All that reach it come from here, so that
-    /// nobody gains from guessing the next one (RFC 7739).
-    pub(crate) fn next_identification(&mut self) -> u32 {
-        self.identification = self.identification.wrapping_add(1);
-        self.identification
-    }
-
     /// Sends one frame of `header` and `payload`. False, and counted, when there is no room.
     pub(crate) fn send(&mut self, out: &mut dyn ToGuest, header: &[u8], payload: &[u8]) -> bool {
         let bytes = payload.len() as u32;

@@ -36,6 +36,9 @@ pub(crate) enum L4Checksum {
     },
 }
 
+/// The largest IP packet of an Ethernet (RFC 894).
+const USUAL_MTU: u16 = 1500;
+
 /// Headers of the frames of one flow toward the guest.
 #[derive(Clone, Debug)]
 pub(crate) struct HeaderTemplate {
@@ -118,8 +121,21 @@ impl HeaderTemplate {
     /// Writes the checksum of an IPv4 header.
     fn finish_l3(buf: &mut HeaderBuf) {
         buf[HEADER_BYTES + 10..HEADER_BYTES + 12].fill(0);
-        let sum = Sum16BitWords::new().add_slice(&buf[HEADER_BYTES..]).ones_complement();
+        let header = &buf[HEADER_BYTES..HEADER_BYTES + 20];
+        let sum = Sum16BitWords::new().add_slice(header).ones_complement();
         buf[HEADER_BYTES + 10..HEADER_BYTES + 12].copy_from_slice(&sum.to_ne_bytes());
+    }
+
+    /// Lets routers behind the guest cut a packet of which `buf` has the headers, under the number `identification`, if
+    /// it is IPv4 and longer than what any link takes. It has come whole or in fragments, and not with the promise
+    /// that nobody needs to cut it: a machine behind the guest, on a link with a smaller MTU, is reached as by others.
+    pub(crate) fn let_be_cut(&self, buf: &mut HeaderBuf, identification: u32) {
+        let len = u16::from_be_bytes([buf[HEADER_BYTES + 2], buf[HEADER_BYTES + 3]]);
+        if self.v4 && len > USUAL_MTU {
+            put_u16(buf, HEADER_BYTES + 4, identification as u16);
+            put_u16(buf, HEADER_BYTES + 6, 0);
+            Self::finish_l3(buf);
+        }
     }
 
     /// Bytes of the headers of a fragment.

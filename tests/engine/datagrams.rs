@@ -122,6 +122,38 @@ fn datagrams_of_every_size_arrive_whole_both_ways() {
 }
 
 #[test]
+fn what_is_longer_than_any_link_takes_may_be_cut_behind_the_guest() {
+    isolated(|| {
+        for caps in [PLAIN, OFFLOADS] {
+            let mut world = known(&Setup { caps, mtu: 65535, ..Setup::default() });
+            let host = bound(Family::V4.host_at(9000));
+            world.send(packet::udp(guest_at(Family::V4), host.local_addr().expect("bound"), b"?"));
+            world.settle(TURNS);
+            let (_, from) = awaited(&host);
+            let mut numbers = Vec::new();
+            for size in [1472, 1473, 3000, 9000, 9001] {
+                host.send_to(&vec![7; size], from).expect("sent");
+                let frame = world.frames(1).remove(0);
+                let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+                // "Don't fragment" (RFC 791), by which a number means nothing (RFC 6864).
+                let may_be_cut = size > 1472;
+                assert_eq!(word(20), if may_be_cut { 0 } else { 0x4000 }, "{size}");
+                numbers.extend(Some(word(18)).filter(|_| may_be_cut));
+            }
+            // A ping, too.
+            world.send(packet::echo(Family::V4.guest(), Family::V4.host(), 1, 1, &[7; 2000]));
+            let frame = world.frames(1).remove(0);
+            assert_eq!(frame[20..22], [0, 0]);
+            numbers.push(u16::from_be_bytes([frame[18], frame[19]]));
+            let count = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), count, "each has a number of its own");
+        }
+    });
+}
+
+#[test]
 fn the_guest_s_source_port_is_kept_and_each_flow_has_its_own() {
     isolated(|| {
         let mut world = known(&Setup::default());

@@ -61,7 +61,7 @@ impl Datagram<'_> {
             {
                 return sent;
             }
-            delivered.identification = outbox.next_identification();
+            delivered.identification = outbox.numbers.next();
         }
         while delivered.cut < self.len() {
             match self.send_fragment(outbox, out, mtu, *delivered) {

@@ -248,7 +248,9 @@ impl Way<'_> {
         // Whole, whatever the link can leave to the guest: a program that reads ICMP sees it as it came, and
         // ping(8) looks at the checksum itself.
         let payload_sum = lease.payload_sum(0, received).folded();
-        lease.put_header(0, &self.template.echo(head, received, payload_sum));
+        let mut header = self.template.echo(head, received, payload_sum);
+        self.template.let_be_cut(&mut header, self.outbox.numbers.next());
+        lease.put_header(0, &header);
         lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;
         self.bytes += u64::from(UDP_HEADER_BYTES + received);

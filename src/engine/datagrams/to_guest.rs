@@ -35,7 +35,7 @@ use super::queue::{Queue, Served, drop_burst, drop_head, neighbours, next_head};
 use super::senders::Senders;
 use crate::engine::core::Core;
 use crate::engine::net::Net;
-use crate::engine::outbox::Outbox;
+use crate::engine::outbox::{Numbers, Outbox};
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -320,7 +320,9 @@ impl Way<'_> {
             Err(_) => return Some((0, Served::More)),
         };
         self.bytes += u64::from(received);
-        let frames = stamp(lease, self.senders.template(), size, received, segment);
+        let numbers = &mut self.outbox.numbers;
+        let sizes = (size, received, segment);
+        let frames = stamp(lease, self.senders.template(), numbers, sizes);
         if !all {
             delivered.bytes = done + received;
             return Some((frames, then));
@@ -526,7 +528,11 @@ impl Way<'_> {
         } else {
             (L4Checksum::Complete { payload_sum }, FrameMeta::default())
         };
-        lease.put_header(0, &template.udp(len, checksum));
+        let mut header = template.udp(len, checksum);
+        if segment.is_none() {
+            template.let_be_cut(&mut header, self.outbox.numbers.next());
+        }
+        lease.put_header(0, &header);
         match segment {
             Some(size) => log::trace!("to guest: {len} bytes of datagrams, {size} each"),
             None => log::trace!("to guest: a datagram of {len} bytes"),
@@ -551,9 +557,8 @@ fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
 fn stamp(
     mut lease: ToGuestLease<'_>,
     template: &HeaderTemplate,
-    largest: u32,
-    received: u32,
-    segment: Option<u16>,
+    numbers: &mut Numbers,
+    (largest, received, segment): (u32, u32, Option<u16>),
 ) -> usize {
     let caps = lease.caps();
     let mut done = ArrayVec::<FrameDone, MAX_FRAMES>::new();
@@ -567,7 +572,11 @@ fn stamp(
             let payload_sum = lease.payload_sum(index, len).folded();
             (L4Checksum::Complete { payload_sum }, FrameMeta::default())
         };
-        lease.put_header(index, &template.udp(len, checksum));
+        let mut header = template.udp(len, checksum);
+        if segment.is_none() {
+            template.let_be_cut(&mut header, numbers.next());
+        }
+        lease.put_header(index, &header);
         done.push(FrameDone { payload_len: len, meta });
     }
     log::trace!("to guest: {received} bytes of datagrams, {largest} a frame");
