@@ -174,7 +174,7 @@ fn who_comes_while_a_flow_is_opened_for_another_is_not_taken_for_it_and_gets_its
         // They are as welcome: hundreds have met the socket of another one, and got a flow of their own. A few may have
         // joined its queue late.
         let lost = world.drops(DropReason::ForeignDatagram);
-        assert!(lost <= 30, "{lost} were taken for strangers");
+        assert!(lost <= 60, "{lost} were taken for strangers");
     });
 }
 

@@ -21,7 +21,7 @@ use crate::sys::datagram::{self, Waiting};
 use crate::wire::DropReason;
 
 /// Of others, that came to the sockets of new flows in a turn: far more than come where nobody floods the port.
-const SORTED_PER_TURN: usize = 4 * DATAGRAMS_PER_TURN;
+const SORTED_PER_TURN: usize = 2 * DATAGRAMS_PER_TURN;
 
 /// Flows that were opened in a turn.
 type Opened = ArrayVec<FlowId, { DATAGRAMS_PER_TURN + SORTED_PER_TURN }>;
