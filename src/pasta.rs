@@ -201,7 +201,7 @@ fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, S
     };
     sandbox::keep_for_setup(run, setup)?;
     namespace::new_network().map_err(|errno| {
-        let (why, cure) = (errno_text(errno), cure(dropped, errno));
+        let (why, cure) = (errno_text(errno), not_made_cure(user, dropped, errno));
         StartError::Other(format!("Couldn't create a network namespace: {why}{cure}"))
     })
 }
@@ -221,6 +221,9 @@ fn join(
     let network = opened
         .or_else(|_| namespace::open(path))
         .map_err(|errno| not_opened(path, dropped, errno))?;
+    if namespace::is_own_network(network.as_fd()) {
+        return Err(own_network(path));
+    }
     namespace::in_network(network.as_fd(), || ())
         .map_err(|errno| not_entered(path, dropped, errno))?;
     Ok(network)
@@ -313,6 +316,27 @@ fn not_entered(path: &Path, dropped: bool, errno: Errno) -> StartError {
     };
     let (path, why) = (path.display(), errno_text(errno));
     StartError::Other(format!("Couldn't switch to pasta namespaces: {why}: {path}{cure}"))
+}
+
+/// The error that the namespace at `path` is the host's: addresses, routes and rules for a guest would be the host's own.
+fn own_network(path: &Path) -> StartError {
+    let path = path.display();
+    StartError::Other(format!(
+        "Couldn't switch to pasta namespaces: {path} is the network namespace that this program was started in: \
+         give the process or the path of another one, or a command"
+    ))
+}
+
+/// What can be done where no network namespace can be made.
+fn not_made_cure(user: &UserNamespace, dropped: bool, errno: Errno) -> &'static str {
+    match (user, errno) {
+        (UserNamespace::Ours, Errno::PERM | Errno::ACCESS) => {
+            ": leave --netns-only out, or start as root"
+        }
+        // The kernel gives a user namespace, and then no rights in it.
+        (UserNamespace::New, _) if !dropped => sandbox::namespace_cure(errno),
+        _ => cure(dropped, errno),
+    }
 }
 
 /// What can be done about it; `dropped` says that we were root.

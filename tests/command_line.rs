@@ -146,3 +146,29 @@ fn fatal_errors_are_told_in_known_words_and_leave_nothing_behind() {
         assert!(!socket.exists(), "{arguments:?}");
     }
 }
+
+/// What pasta would set up for a guest, it would set up for the host.
+#[test]
+fn pasta_does_not_serve_the_network_namespace_that_it_is_in() {
+    let process = std::process::id().to_string();
+    // Root as nobody may not look at other processes.
+    for arguments in [&["--netns", "/proc/self/ns/net"][..], &["--netns-only", &process]] {
+        let text = refusal(PASTA, arguments);
+        let cure = "is the network namespace that this program was started in: give the process or the path";
+        assert!(text.contains("Couldn't switch to pasta namespaces: /proc/"), "{text}");
+        assert!(text.contains(cure), "{arguments:?}: {text}");
+    }
+}
+
+/// A user namespace of its own is what lets an ordinary user make a network namespace.
+#[test]
+fn who_may_make_no_network_namespace_is_told_what_is_in_the_way() {
+    let mut pasta = Command::new("unshare");
+    // Nobody is privileged without capabilities.
+    pasta.args(["-U", PASTA, "--netns-only", "true"]);
+    let output = pasta.output().expect("unshare(1) runs");
+    let text = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let cure = "Couldn't create a network namespace: Operation not permitted: leave --netns-only out, or start";
+    assert!(text.contains(cure), "{text}");
+}

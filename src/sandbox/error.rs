@@ -32,7 +32,7 @@ pub(super) fn failed(what: &'static str) -> impl FnOnce(Errno) -> SandboxError {
 }
 
 /// What to do where namespaces cannot be made.
-pub(super) fn namespace_cure(errno: Errno) -> &'static str {
+pub(crate) fn namespace_cure(errno: Errno) -> &'static str {
     match errno {
         Errno::PERM | Errno::ACCESS => {
             ": allow user namespaces (kernel.unprivileged_userns_clone, \

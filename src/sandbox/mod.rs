@@ -29,8 +29,8 @@ mod calls;
 mod error;
 pub(crate) mod identity;
 
-pub(crate) use error::SandboxError;
-use error::{failed, namespace_cure};
+use error::failed;
+pub(crate) use error::{SandboxError, namespace_cure};
 
 use std::path::{Path, PathBuf};
 

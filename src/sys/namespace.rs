@@ -65,6 +65,13 @@ pub(crate) fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
+/// Whether `network` is the network namespace of the process: the kernel lets it be entered, too.
+pub(crate) fn is_own_network(network: BorrowedFd<'_>) -> bool {
+    let own = rustix::fs::stat("/proc/self/ns/net");
+    let that = rustix::fs::fstat(network);
+    matches!((own, that), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
 /// Runs `act` in a thread that has entered `network`.
 ///
 /// # Errors

@@ -1088,6 +1088,7 @@ case_wrong_options() {
     refused 'ip netns list' --netns nowhere
     refused '/etc/passwd is no network namespace: give a path' --netns /etc/passwd
     refused 'there is no process 2147483647' 2147483647
+    refused 'is the network namespace that this program was started in' --config-net --netns /proc/self/ns/net
     refused "Couldn't enter user namespace /etc/passwd: Invalid argument: this is no user namespace" --userns /etc/passwd -- true
     refused 'it is another user'"'"'s: start as that one, or as root with --netns-only' 1
     refused 'choose another --ns-ifname' -I lo -- true
@@ -1130,6 +1131,8 @@ case_root_joins() {
         found=$(root --netns /run/netns/outside -I tap9 2>&1) && return 1
         holds "$found" 'add --netns-only to stay root'
     fi
+    found=$(root --config-net --netns-only --netns /run/netns/host 2>&1) && return 1
+    holds "$found" 'is the network namespace that this program was started in'
     rm -f "$WORLD/pasta.pid"
     root --netns-only --netns /run/netns/outside -I tap9 -P "$WORLD/pasta.pid"
     holds "$(in_net outside ip -o link)" ': tap9:'
