@@ -4,7 +4,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::options::HAS_VHOST_USER;
+use super::options::Mode;
+use super::ports::PortProblem;
 use crate::flow::fwd::{InterfaceName, Rule, RuleError};
 use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
@@ -36,8 +37,13 @@ pub enum ConfError {
     #[error("vhost-user is not in builds for processors of 32 bits")]
     NoVhostUser,
     /// An option of another mode.
-    #[error("{0}")]
-    OutOfPlace(String),
+    #[error("{message}")]
+    OutOfPlace {
+        /// Which option, and what it is for.
+        message: String,
+        /// How the program is started in that mode.
+        cure: &'static str,
+    },
     /// Options of pasta that contradict each other.
     #[error("{0}")]
     Pasta(&'static str),
@@ -48,8 +54,13 @@ pub enum ConfError {
     #[error("Invalid PID {0}")]
     Pid(String),
     /// Something stands on the command line that is no option.
-    #[error("Extra non-option argument: {0}")]
-    ExtraArgument(String),
+    #[error("Extra non-option argument: {argument}")]
+    ExtraArgument {
+        /// What stands there.
+        argument: String,
+        /// How the guest is attached.
+        mode: Mode,
+    },
     /// `--stats` without `--foreground`: nobody would see them.
     #[error("Can't display statistics if not running in foreground")]
     StatsInBackground,
@@ -120,8 +131,13 @@ pub enum ConfError {
         error: Box<ConfError>,
     },
     /// A port specification does not follow the grammar.
-    #[error("Invalid port specifier '{0}'")]
-    PortSpecifier(String),
+    #[error("Invalid port specifier '{ports}'")]
+    PortSpecifier {
+        /// The list of ports.
+        ports: String,
+        /// What is wrong with it.
+        problem: PortProblem,
+    },
     /// The interface in a port specification can have no such name.
     #[error("Invalid interface name: {0}")]
     PortInterface(String),
@@ -170,18 +186,14 @@ impl ConfError {
     fn fixed_cure(&self) -> &'static str {
         match self {
             Self::NoVhostUser => "Leave it out, and give the guest -netdev stream",
-            Self::OutOfPlace(_) if HAS_VHOST_USER => {
-                "Leave it out, or start the program in that mode: under the name of pasta or passt, or \
-                 with --vhost-user"
-            }
-            Self::OutOfPlace(_) => {
-                "Leave it out, or start the program under the name of pasta or passt, if it is for that \
-                 mode: vhost-user is not in builds for processors of 32 bits"
-            }
+            Self::OutOfPlace { cure, .. } => cure,
             Self::Pasta(_) => "Leave one of them out",
             Self::NeedsConfigNet(_) => "Add --config-net, or leave it out",
             Self::Pid(_) => "Give the id of a process, or a command",
-            Self::ExtraArgument(_) => "Only options are taken here; see --help",
+            Self::ExtraArgument { mode: Mode::VhostUser, .. } => {
+                "With --vhost-user the program is passt, which takes options only: leave one of them out"
+            }
+            Self::ExtraArgument { .. } => "Only options are taken here; see --help",
             Self::StatsInBackground => "Add --foreground (-f), or leave --stats out",
             Self::JsonWithoutCheck => "Add --check, or leave --json out",
             Self::RedundantPrefix => {
@@ -210,12 +222,9 @@ impl ConfError {
     /// changed its words, the ones of before stand here: other programs know either.
     fn ports_cure(&self, option: &str, spec: &str) -> Option<String> {
         Some(match self {
-            Self::PortSpecifier(ports) => format!(
-                "Invalid port specifier {ports} in --{option} {spec}: ports are given as \
-                 [[ADDR][%IF]/]PORT[-PORT][:[ADDR/]PORT[-PORT]],... with ports up to 65535 and \
-                 ranges of one length; an address comes first and ends with /, as in \
-                 127.0.0.1/2222:22; ~PORT excludes; all, auto and none are words"
-            ),
+            Self::PortSpecifier { ports, problem } => {
+                format!("Invalid port specifier {ports} in --{option} {spec}: {problem}")
+            }
             Self::Rule { warning: RuleError::Conflict(_), .. } => format!(
                 "Overlapping port specifier in --{option} {spec}: a port leads to one place only; \
                  exclude it with ~PORT, or name different addresses"

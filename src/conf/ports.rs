@@ -17,6 +17,8 @@
 //! listen at: they listen on the loopback interface of the namespace, or where sockets cannot be bound to
 //! an interface on its two loopback addresses.
 
+mod problem;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
@@ -24,6 +26,8 @@ use arrayvec::ArrayVec;
 use super::text::{self, decimal};
 use super::{ConfError, Note};
 use crate::flow::fwd::{Enabled, InterfaceName, ListenAddr, Proto, Rule, RuleTable};
+
+pub use problem::PortProblem;
 
 /// Ephemeral ports if the kernel does not tell, by RFC 6335 section 6.
 const DEFAULT_EPHEMERAL: (u16, u16) = (49152, 65535);
@@ -212,9 +216,9 @@ fn parse(
         (_, ports) if way == Way::FromNamespace => (Listen::loopback(), ports),
         other => other,
     };
-    let invalid = || ConfError::PortSpecifier(ports.to_owned());
-    let chunks: Vec<Chunk> =
-        ports.split(',').map(chunk).collect::<Option<_>>().ok_or_else(invalid)?;
+    let invalid = |problem| ConfError::PortSpecifier { ports: ports.to_owned(), problem };
+    let read = |text| chunk(text).map_err(|problem| invalid(named(problem, text, ports)));
+    let chunks = ports.split(',').map(read).collect::<Result<Vec<Chunk>, _>>()?;
     let scan = chunks.contains(&Chunk::Auto);
     if scan && way == Way::ToGuest {
         return Err(ConfError::PortAuto);
@@ -236,7 +240,7 @@ fn parse(
 
     // Ports beside "all" would either change nothing or contradict it.
     if more.is_some() || (all.is_some() && !includes.is_empty()) {
-        return Err(invalid());
+        return Err(invalid(PortProblem::All));
     }
     if includes.is_empty() {
         excluded.insert(ephemeral);
@@ -274,9 +278,9 @@ fn listen_part(spec: &str) -> Result<(Listen, &str), ConfError> {
     let addr = match addr {
         "" | "*" => None,
         text => match address(text) {
-            Some(addr) => Some(addr),
+            Ok(addr) => Some(addr),
             // Not a place, but perhaps a port with a target address.
-            None => return Ok(whole),
+            Err(_) => return Ok(whole),
         },
     };
     let interface = match interface {
@@ -288,52 +292,104 @@ fn listen_part(spec: &str) -> Result<(Listen, &str), ConfError> {
     Ok((Listen { addr, interface }, ports))
 }
 
-fn chunk(text: &str) -> Option<Chunk> {
-    if text == "auto" {
-        return Some(Chunk::Auto);
+fn chunk(text: &str) -> Result<Chunk, PortProblem> {
+    match text {
+        "auto" => return Ok(Chunk::Auto),
+        "none" => return Err(PortProblem::None),
+        _ => {}
     }
     if let Some(excluded) = text.strip_prefix('~') {
-        return range(excluded).map(Chunk::Exclude);
+        return match excluded.contains(':') {
+            true => Err(PortProblem::ExcludedTarget(text.to_owned())),
+            false => range(excluded).map(Chunk::Exclude),
+        };
     }
     let (from, to) = match text.split_once(':') {
+        Some((_, "")) => return Err(PortProblem::Missing(text.to_owned())),
         Some((from, to)) => (from, Some(to)),
         None => (text, None),
     };
     if from == "all" {
-        let target = to.map(|to| address(to).ok_or(())).transpose().ok()?;
-        return Some(Chunk::All(target));
+        return to.map(address).transpose().map(Chunk::All);
     }
     let range = range(from)?;
     let (target_addr, target) = match to {
         Some(to) => target(to, range)?,
         None => (None, range),
     };
-    let same_length = range.1 - range.0 == target.1 - target.0;
-    same_length.then_some(Chunk::Include { range, target_addr, target })
+    let count = |(first, last): Range| u32::from(last) - u32::from(first) + 1;
+    match (count(range), count(target)) {
+        (ports, targets) if ports == targets => Ok(Chunk::Include { range, target_addr, target }),
+        (ports, targets) => Err(PortProblem::Lengths(ports, targets)),
+    }
+}
+
+/// What is said of the part `text` of the list `ports`, in which `problem` was found.
+fn named(problem: PortProblem, text: &str, ports: &str) -> PortProblem {
+    match (place_problem(text), problem) {
+        (Some(problem), _) => problem,
+        (None, PortProblem::Missing(_)) if text.is_empty() => {
+            PortProblem::Missing(ports.to_owned())
+        }
+        (None, PortProblem::Missing(_)) => PortProblem::Missing(text.to_owned()),
+        (None, problem) => problem,
+    }
+}
+
+/// What is wrong with the part `text` if a place to listen at is meant to stand before its slash.
+fn place_problem(text: &str) -> Option<PortProblem> {
+    let (place, _) = text.split_once('/')?;
+    let addr = place.split('%').next().unwrap_or_default();
+    match address(addr) {
+        Ok(_) => Some(PortProblem::SecondAddress),
+        Err(problem @ PortProblem::Mapped(_)) => Some(problem),
+        Err(_) if ["", "*"].contains(&addr) => Some(PortProblem::SecondAddress),
+        // A port with a target address.
+        Err(_) if addr.contains(':') => None,
+        Err(problem) => Some(problem),
+    }
 }
 
 /// What follows the colon: an address is tried before ports.
-fn target(text: &str, ports: Range) -> Option<(Option<IpAddr>, Range)> {
+fn target(text: &str, ports: Range) -> Result<(Option<IpAddr>, Range), PortProblem> {
     if let Some((addr, ports)) = text.split_once('/') {
-        return Some((Some(address(addr)?), range(ports)?));
+        return Ok((Some(address(addr)?), range(ports)?));
     }
     match address(text) {
-        Some(addr) => Some((Some(addr), ports)),
-        None => Some((None, range(text)?)),
+        Ok(addr) => Ok((Some(addr), ports)),
+        Err(problem @ PortProblem::Mapped(_)) => Err(problem),
+        Err(_) => match range(text) {
+            Err(PortProblem::NotPort(text)) => Err(PortProblem::NotTarget(text)),
+            range => range.map(|range| (None, range)),
+        },
     }
 }
 
 /// An address that does not hide an IPv4 one in an IPv6 one.
-fn address(text: &str) -> Option<IpAddr> {
-    text::address(text).filter(|addr| *addr == addr.to_canonical())
+fn address(text: &str) -> Result<IpAddr, PortProblem> {
+    match text::address(text) {
+        Some(addr) if addr == addr.to_canonical() => Ok(addr),
+        Some(_) => Err(PortProblem::Mapped(text.to_owned())),
+        None => Err(PortProblem::NotAddress(text.to_owned())),
+    }
 }
 
-fn range(text: &str) -> Option<Range> {
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (decimal(first)?, decimal(last)?),
-        None => (decimal(text)?, decimal(text)?),
-    };
-    (first <= last).then_some((first, last))
+fn range(text: &str) -> Result<Range, PortProblem> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (port(first)?, port(last)?) {
+        (first, last) if first <= last => Ok((first, last)),
+        (first, last) => Err(PortProblem::Descending(first, last)),
+    }
+}
+
+fn port(text: &str) -> Result<u16, PortProblem> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match decimal(text) {
+        Some(port) => Ok(port),
+        None if text.is_empty() => Err(PortProblem::Missing(text.to_owned())),
+        None if digits => Err(PortProblem::TooLarge(text.to_owned())),
+        None => Err(PortProblem::NotPort(text.to_owned())),
+    }
 }
 
 /// A set of ports, as ranges in no order.
@@ -525,6 +581,61 @@ mod tests {
             ("22,auto", "'auto' port forwarding is only allowed for pasta"),
         ] {
             assert_eq!(refusal(spec), text, "{spec}");
+        }
+    }
+
+    /// One cause, not all rules that there are.
+    #[test]
+    fn what_is_wrong_with_a_specification_is_said() {
+        let problem = |spec: &str| {
+            let mut table = RuleTable::default();
+            let added = add(&mut table, &network(), KERNEL, (Way::ToGuest, Proto::Tcp, spec), 0);
+            match added {
+                Err(ConfError::PortSpecifier { problem, .. }) => problem.to_string(),
+                other => panic!("{spec}: {other:?}"),
+            }
+        };
+        let second = "an address holds for the whole list: give the option once for each address";
+        let all = "all stands alone, or with ports that are excluded by ~";
+        for (spec, said) in [
+            ("99999", "99999 is no port: the last one is 65535"),
+            ("8000-65536", "65536 is no port: the last one is 65535"),
+            ("22:70000", "70000 is no port: the last one is 65535"),
+            ("8010-8000", "8010-8000: the first port is greater than the last"),
+            ("80-81:9-8", "9-8: the first port is greater than the last"),
+            (
+                "8000-8010:9000-9005",
+                "the ranges differ in length: 11 before the colon, 6 behind it",
+            ),
+            ("1-2000,all", all),
+            ("all,all", all),
+            ("22,none", "none stands alone"),
+            ("80:", "a port is missing in '80:'"),
+            ("22,", "a port is missing in '22,'"),
+            ("", "a port is missing in ''"),
+            ("1,22-", "a port is missing in '22-'"),
+            ("~", "a port is missing in '~'"),
+            ("22:192.0.2.5/", "a port is missing in '22:192.0.2.5/'"),
+            ("~22:23", "'~22:23': ports that are excluded by ~ lead nowhere"),
+            ("http", "'http' is no port: give a number, a range as 8000-8010, or all"),
+            ("22:host", "'host' is neither a port nor an address"),
+            ("22:80:90", "'80:90' is neither a port nor an address"),
+            ("22:host/80", "'host' is no address"),
+            ("all:80", "'80' is no address"),
+            ("host/22", "'host' is no address"),
+            (
+                "::ffff:192.0.2.1/22",
+                "::ffff:192.0.2.1: write an IPv4 address as one, without ::ffff:",
+            ),
+            (
+                "22:::ffff:192.0.2.5",
+                "::ffff:192.0.2.5: write an IPv4 address as one, without ::ffff:",
+            ),
+            ("127.0.0.1/8080,127.0.0.1/8081", second),
+            ("127.0.0.1/8080,[::1]/8081", second),
+            ("22,%eth0/23", second),
+        ] {
+            assert_eq!(problem(spec), said, "{spec}");
         }
     }
 

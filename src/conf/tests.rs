@@ -210,7 +210,7 @@ fn bad_ports_are_described_in_words_old_and_new() {
             &["-t", "65536"][..],
             &[
                 "Invalid port specifier '65536'",
-                "Invalid port specifier 65536 in --tcp-ports 65536: ports are given as",
+                "Invalid port specifier 65536 in --tcp-ports 65536: 65536 is no port: the last",
             ][..],
         ),
         (

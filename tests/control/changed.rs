@@ -168,7 +168,7 @@ fn what_cannot_be_had_changes_nothing_and_is_named() {
                 json!({ "command": "rules-add", "proto": "tcp", "ports": format!("8090,127.0.0.1/{port}") }),
                 "ports",
                 "Invalid port specifier",
-                "ports are given as",
+                "an address holds for the whole list",
             ),
             (
                 json!({ "command": "rules-add", "proto": "tcp", "ports": format!("127.0.0.1/8090,{port}") }),
@@ -200,7 +200,7 @@ fn what_cannot_be_had_changes_nothing_and_is_named() {
                 ] }),
                 "rules[1].ports",
                 "'x'",
-                "ports are given as",
+                "'x' is no port: give a number",
             ),
             (json!({ "command": "rules-delete", "rule": 99 }), "rule", "no rule 99", "rules"),
             (

@@ -58,7 +58,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ConfError>
 /// `--check`, with the command line of a front-end behind the options.
 fn check(options: &Options, front_end: Vec<OsString>) -> Result<Command, ConfError> {
     if let (Mode::Pasta, Some(extra)) = (options.mode, front_end.first()) {
-        return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
+        return Err(extra_argument(extra, options.mode));
     }
     Ok(Command::Check(Question { mode: options.mode, json: options.json, front_end }))
 }
@@ -119,7 +119,7 @@ fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result
         return Ok(());
     }
     if !definition.applies(options.mode) {
-        return Err(out_of_place(definition));
+        return Err(out_of_place(definition, options.mode));
     }
     match definition.effect {
         Effect::Flag(effect) => effect(options),
@@ -136,7 +136,7 @@ fn apply(definition: &Definition, word: &OsStr, options: &mut Options) -> Result
 }
 
 /// What is said of an option of another mode.
-fn out_of_place(definition: &Definition) -> ConfError {
+fn out_of_place(definition: &Definition, mode: Mode) -> ConfError {
     let option = match definition.short {
         Some('1') | None => format!("--{}", definition.long),
         Some(short) => format!("-{short}"),
@@ -147,7 +147,16 @@ fn out_of_place(definition: &Definition) -> ConfError {
         (_, Some('s')) => "passt / vhost-user mode",
         _ => "passt mode",
     };
-    ConfError::OutOfPlace(format!("{option} is for {modes} only"))
+    let cure = match definition.scope {
+        Scope::Pasta if mode == Mode::VhostUser => {
+            "Leave it out, or start the program as pasta and without --vhost-user"
+        }
+        Scope::Pasta => "Leave it out, or start the program as pasta",
+        Scope::VhostUser if HAS_VHOST_USER => "Leave it out, or add --vhost-user",
+        Scope::VhostUser => "Leave it out: vhost-user is not in builds for processors of 32 bits",
+        Scope::Passt | Scope::All => "Leave it out, or start the program as passt",
+    };
+    ConfError::OutOfPlace { message: format!("{option} is for {modes} only"), cure }
 }
 
 /// The words behind the options: pasta's target, and an error for the others.
@@ -161,9 +170,13 @@ fn words_behind(matches: &ArgMatches, options: &mut Options) -> Result<(), ConfE
             options.run.quiet = !options.run.debug;
         }
     } else if let Some(extra) = words.next() {
-        return Err(ConfError::ExtraArgument(extra.to_string_lossy().into_owned()));
+        return Err(extra_argument(extra, options.mode));
     }
     Ok(())
+}
+
+fn extra_argument(argument: &OsStr, mode: Mode) -> ConfError {
+    ConfError::ExtraArgument { argument: argument.to_string_lossy().into_owned(), mode }
 }
 
 /// Who asks for capabilities, looks for a back-end of vhost-user.

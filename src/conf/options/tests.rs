@@ -114,10 +114,27 @@ fn options_of_another_mode_are_refused_by_name_with_a_cure() {
         assert!(cure.starts_with("Leave it out"), "{text}");
         assert_eq!(cure.contains("--vhost-user"), HAS_VHOST_USER, "{text}");
     }
+    for (words, cure) in [
+        (&["passt", "--config-net"][..], "Leave it out, or start the program as pasta"),
+        (&["pasta", "-s", "/s"], "Leave it out, or start the program as passt"),
+        (&["pasta", "--one-off"], "Leave it out, or start the program as passt"),
+    ] {
+        assert_eq!(read(words).unwrap_err().cure().unwrap(), cure, "{words:?}");
+    }
     for name in ["passt", "pasta"] {
         let read = read(&[name, "--repair-path", "none"]);
         assert!(matches!(read, Ok(Command::Run(_))), "{name}: {read:?}");
     }
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn who_makes_pasta_passt_by_an_option_is_told_so() {
+    let error = read(&["pasta", "--vhost-user", "true"]).unwrap_err();
+    assert_eq!(error.to_string(), "Extra non-option argument: true");
+    assert!(error.cure().unwrap().starts_with("With --vhost-user the program is passt"));
+    let error = read(&["pasta", "--vhost-user", "--config-net"]).unwrap_err();
+    assert!(error.cure().unwrap().ends_with("as pasta and without --vhost-user"), "{error}");
 }
 
 #[test]
