@@ -51,7 +51,16 @@ fn socket(text: &str, option: &str) -> Result<ControlSocket, String> {
     if path.is_empty() {
         return Err(format!("No path in {option} {text}"));
     }
+    if let Some((_, word)) = path.rsplit_once(',').filter(|(_, word)| is_setting(word)) {
+        return Err(format!("Invalid word {word} in {option} {text}"));
+    }
     Ok(ControlSocket { path: path.into(), mode })
+}
+
+/// Whether what stands behind a comma was meant to set something, and is no part of a path.
+fn is_setting(word: &str) -> bool {
+    let name = word.split_once('=').map(|(name, value)| (name, !value.contains('/')));
+    matches!(name, Some((name, true)) if name.bytes().all(|letter| letter.is_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -64,7 +73,8 @@ mod tests {
             ("/run/x", "/run/x", 0o600),
             ("x,mode=660", "x", 0o660),
             ("a,b,mode=000", "a,b", 0),
-            ("a,mode=777,mode=604", "a,mode=777", 0o604),
+            ("a,b=c/x", "a,b=c/x", 0o600),
+            ("a=b,C=d", "a=b,C=d", 0o600),
             ("a,b", "a,b", 0o600),
         ] {
             assert_eq!(socket(text, "--control"), Ok(ControlSocket { path: path.into(), mode }));
@@ -73,6 +83,15 @@ mod tests {
             ["", ",mode=600", "x,mode=", "x,mode=60", "x,mode=0600", "x,mode=680", "x,mode=+60"]
         {
             assert!(socket(text, "--control").unwrap_err().contains("--control"), "{text}");
+        }
+        for (text, word) in [
+            ("cc,mod=660", "mod=660"),
+            ("c,foo=1", "foo=1"),
+            ("c,foo=1,mode=660", "foo=1"),
+            ("a,mode=777,mode=604", "mode=777"),
+        ] {
+            let said = format!("Invalid word {word} in --control {text}");
+            assert_eq!(socket(text, "--control"), Err(said));
         }
     }
 }
