@@ -13,8 +13,8 @@ use arrayvec::ArrayVec;
 use super::host::{HostFacts, Template};
 use super::ports::{self, Kernel, Way};
 use super::{
-    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, names,
-    pasta, resolv,
+    ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, idle,
+    names, pasta, resolv,
 };
 use crate::flow::fwd::{InterfaceName, Mapping, Policy, Proto, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv4Route, Ipv6Net, MAX_ROUTES, Network};
@@ -113,6 +113,7 @@ pub fn resolve(
     let Told { network, mapping, template_v4, template_v6 } =
         told(&options, facts, resolv, &mut notes);
     check_interfaces(&options, template_v4.as_ref(), template_v6.as_ref(), &mut notes)?;
+    notes.extend(idle::of_model(&options, &network));
     warn_of_mtu(&network, &mut notes);
     let [outbound_v4, outbound_v6] = outbound(&options, facts);
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
@@ -195,6 +196,7 @@ fn first_notes(options: &Options, facts: &HostFacts) -> Vec<Note> {
     if options.run.stderr {
         notes.push(Note::warn("--stderr will be dropped soon"));
     }
+    notes.extend(idle::warnings(options));
     notes
 }
 
@@ -245,8 +247,7 @@ fn forwarding(
     Ok(table)
 }
 
-/// The option whose ports are `way` and `proto`.
-/// The long name of the option that gives ports.
+/// The long name of the option that gives ports of `proto`, `way`.
 pub(crate) fn option_of(way: Way, proto: Proto) -> &'static str {
     match (way, proto) {
         (Way::FromNamespace, Proto::Tcp) => "tcp-ns",

@@ -16,6 +16,7 @@ mod banner;
 pub mod egress;
 mod error;
 pub mod host;
+mod idle;
 mod meaning;
 mod names;
 mod options;

@@ -20,6 +20,8 @@ use super::{Note, Options};
 use crate::flow::fwd::{Family, Mapping};
 use crate::flow::network::{MAX_DNS, MAX_SEARCH, Network};
 
+const NO_SERVER: &str = "Couldn't get any nameserver address: /etc/resolv.conf has none that can be used: give one by --dns";
+
 /// A server of resolv.conf, of one family, that this host can reach.
 struct Candidate<A> {
     address: A,
@@ -162,12 +164,15 @@ fn warn_of_no_dns(network: &Network, wanted: bool, notes: &mut Vec<Note>) {
     let has_v6 = network.v6.is_some() && !lacks_v6;
     let services = &network.services;
     if wanted && !has_v4 && !has_v6 {
-        notes.push(Note::warn("Couldn't get any nameserver address"));
+        notes.push(Note::warn(NO_SERVER));
     }
+    // A guest that has one of the other family can do without.
+    let level = if has_v4 || has_v6 { log::Level::Info } else { log::Level::Warn };
+    let mut lacking = |text: &str| notes.push(Note { level, text: text.to_owned() });
     if services.hand_out_dns && lacks_v4 && services.dhcp {
-        notes.push(Note::warn("No IPv4 nameserver available for DHCP"));
+        lacking("No IPv4 nameserver available for DHCP");
     }
     if services.hand_out_dns && lacks_v6 && (services.ra || services.dhcpv6) {
-        notes.push(Note::warn("No IPv6 nameserver available for NDP/DHCPv6"));
+        lacking("No IPv6 nameserver available for NDP/DHCPv6");
     }
 }

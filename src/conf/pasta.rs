@@ -163,14 +163,15 @@ fn check(pasta: &PastaOptions, notes: &mut Vec<Note>) -> Result<(), ConfError> {
     if pasta.splice_only && pasta.no_splice {
         return Err(ConfError::Pasta("--splice-only is incompatible with --no-splice"));
     }
-    let deprecated =
-        [(pasta.no_copy_routes, "--no-copy-routes"), (pasta.no_copy_addresses, "--no-copy-addrs")];
-    for (given, option) in deprecated {
+    for (given, option, other) in [
+        (pasta.no_copy_routes, "--no-copy-routes", "--gateway"),
+        (pasta.no_copy_addresses, "--no-copy-addrs", "--address"),
+    ] {
         if given && !pasta.configure {
             return Err(ConfError::NeedsConfigNet(option));
         }
         if given {
-            notes.push(Note::warn(format!("{option} will be dropped soon")));
+            notes.push(Note::warn(format!("{option} will be dropped soon: use {other}")));
         }
     }
     Ok(())

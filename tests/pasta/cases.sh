@@ -182,7 +182,7 @@ case_address_given() {
 case_one_address() {
     local found
     found=$(configured --no-copy-addrs --no-copy-routes -- bash -c 'ip -o addr; ip route; ip -6 route' 2>&1)
-    holds "$found" '--no-copy-addrs will be dropped soon'
+    holds "$found" '--no-copy-addrs will be dropped soon: use --address'
     holds "$found" "inet $HOST4/24"
     holds "$found" "default via $GATEWAY4"
     holds "$found" "default via $GATEWAY6"
