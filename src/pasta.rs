@@ -231,7 +231,8 @@ fn join(
 
 /// A tap device that somebody else has opened.
 fn adopt(fd: i32) -> Result<Tap, StartError> {
-    let descriptor = |errno| StartError::Descriptor { fd, errno };
+    let cure = "not open: hand over a tap device that was opened in the namespace, with IFF_TAP and IFF_NO_PI";
+    let descriptor = |errno| StartError::Descriptor { fd, errno, cure };
     let device = process::take_descriptor(fd).map_err(descriptor)?;
     tun::adopt(device).map_err(|errno| {
         let why = errno_text(errno);

@@ -29,10 +29,10 @@ use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Needs, Program};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
-use crate::sys::errno_text;
 use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
+use crate::sys::{errno_text, io_error_text};
 use crate::sys::{sock_diag, stream};
 
 /// When what only starting has needed is given back: a command that is short is not to wait for that.
@@ -260,7 +260,10 @@ fn watch_frames<L: Link>(run: &RunConf, worker: &mut Worker<L>) -> Option<Captur
             Some(capture)
         }
         Err(error) => {
-            log::error!("Couldn't open packet capture {}: {error}", path.display());
+            let (path, why) = (path.display(), io_error_text(&error));
+            log::error!(
+                "Couldn't open packet capture {path}: {why}: choose another --pcap; going on without"
+            );
             None
         }
     }
@@ -512,12 +515,10 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
     } else {
         conf::host::facts(&options.interfaces)?
     };
-    let resolv = conf::resolv::read().unwrap_or_else(|error| {
-        log::warn!("Couldn't read resolv.conf: {error}");
-        String::new()
-    });
+    let resolv = start::read_resolv();
     let (ephemeral, note) = conf::ports::ephemeral_range();
     start::look_up(&options, &mut facts, &resolv)?;
+    start::warn_of_outbound(&options);
     let followed = (!options.run.no_follow && !options.pasta.splice_only)
         .then(|| -> Result<_, StartError> {
             let seen = Snapshot {

@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
-pub(crate) use network::{await_network, look_up};
+pub(crate) use network::{await_network, look_up, read_resolv, warn_of_outbound};
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness, take_given};
 
@@ -63,25 +63,24 @@ pub(crate) enum StartError {
     #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another {1}")]
     SocketPath(PathBuf, &'static str),
     /// A socket could not be made.
-    #[error(
-        "Failed to bind UNIX domain socket: {source}: {path}: choose another {option}, where you may make \
-         files and replace what is there"
-    )]
+    #[error("Failed to bind UNIX domain socket: {source}: {path}: {cure}")]
     Bind {
-        /// By which option.
-        option: &'static str,
         /// Where.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+        /// What to do.
+        cure: String,
     },
     /// `--fd` names no usable descriptor.
-    #[error("Could not move --fd descriptor: {errno}: {fd} is not an open socket")]
+    #[error("Could not move --fd descriptor: {errno}: {fd} is {cure}")]
     Descriptor {
         /// The descriptor.
         fd: i32,
         /// Why.
         errno: Errno,
+        /// What it is not, and what to do.
+        cure: &'static str,
     },
     /// The PID file could not be written.
     #[error("Couldn't open PID file {path}: {source}: choose another --pid")]
@@ -124,7 +123,8 @@ pub(crate) enum ClientSocket {
 /// [`StartError`].
 pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSocket, StartError> {
     if let Some(fd) = link.fd {
-        let descriptor = |errno| StartError::Descriptor { fd, errno };
+        let cure = "not an open socket: hand over one end of a pair of stream sockets, whose other end the guest has";
+        let descriptor = |errno| StartError::Descriptor { fd, errno, cure };
         let socket = process::take_descriptor(fd).map_err(descriptor)?;
         rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
         return Ok(ClientSocket::Connected(UnixStream::from(socket)));
@@ -224,12 +224,7 @@ pub(crate) fn helper_socket(
         bound => bound?,
     };
     made.note(&path);
-    let option = REPAIR_OPTION;
-    listener.set_nonblocking(true).map_err(|source| StartError::Bind {
-        option,
-        path: path.clone(),
-        source,
-    })?;
+    listener.set_nonblocking(true).map_err(|source| not_bound(REPAIR_OPTION, &path, source))?;
     Ok(Some((listener, path)))
 }
 
@@ -284,7 +279,7 @@ pub(crate) fn default_socket(number: u32) -> PathBuf {
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
 /// which a script may have made to reserve the name; what a file holds is not thrown away.
 fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
-    let failed = |source| StartError::Bind { option, path: path.to_owned(), source };
+    let failed = |source| not_bound(option, path, source);
     if path.as_os_str().is_empty() {
         return Err(StartError::SocketPath(path.to_owned(), option));
     }
@@ -309,6 +304,28 @@ fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
         Err(_) => {}
     }
     listen(path).map_err(|errno| failed(errno.into()))
+}
+
+/// The error that there can be no socket at `path`, which `option` gives.
+fn not_bound(option: &str, path: &Path, source: std::io::Error) -> StartError {
+    let owner = fs::symlink_metadata(path).ok().map(|found| found.uid());
+    let other = owner.filter(|owner| *owner != rustix::process::geteuid().as_raw());
+    let cure = match (source.kind(), other) {
+        (ErrorKind::NotFound, _) => {
+            let folder = path.parent().unwrap_or(Path::new("/")).display();
+            format!("make the folder {folder}, or choose another {option}")
+        }
+        (ErrorKind::PermissionDenied, Some(0)) => {
+            format!("it belongs to root: have it removed, or choose another {option}")
+        }
+        (ErrorKind::PermissionDenied, Some(user)) => {
+            format!("it belongs to user {user}: have it removed, or choose another {option}")
+        }
+        _ => {
+            format!("choose another {option}, where you may make files and replace what is there")
+        }
+    };
+    StartError::Bind { path: path.to_owned(), source, cure }
 }
 
 /// Binds and listens. What was bound goes if nobody can connect to it.
@@ -398,9 +415,30 @@ fn setting<T: std::str::FromStr>(path: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_a_socket_is_said() {
+        let said = |path: &str, kind: ErrorKind| {
+            not_bound(SOCKET_OPTION, Path::new(path), io::Error::from(kind)).to_string()
+        };
+        let missing = said("/nonexistent/dir/sock", ErrorKind::NotFound);
+        let begin = "Failed to bind UNIX domain socket: ";
+        let cure =
+            "/nonexistent/dir/sock: make the folder /nonexistent/dir, or choose another --socket";
+        assert!(missing.starts_with(begin) && missing.ends_with(cure), "{missing}");
+        let refused = said("/etc/passwd", ErrorKind::PermissionDenied);
+        // Nothing of root's is another user's.
+        if !rustix::process::geteuid().is_root() {
+            assert!(refused.contains(": it belongs to "), "{refused}");
+        }
+        assert!(refused.ends_with("choose another --socket") || refused.contains("you may make"));
+        let none = said("/nonexistent/sock", ErrorKind::PermissionDenied);
+        assert!(none.ends_with("where you may make files and replace what is there"), "{none}");
+    }
 
     #[test]
     fn of_several_starts_with_one_path_one_gets_it() {

@@ -135,7 +135,21 @@ fn fatal_errors_are_told_in_known_words_and_leave_nothing_behind() {
         ),
         (
             &["-c", "/nowhere/c"],
-            &["Failed to bind UNIX domain socket", "choose another --conf-path"],
+            &[
+                "Failed to bind UNIX domain socket",
+                "make the folder /nowhere, or choose another --conf-path",
+            ],
+        ),
+        (
+            &["--fd", "55"],
+            &[
+                "Could not move --fd descriptor: Bad file descriptor: 55 is not an open socket: ",
+                "hand over one end of a pair of stream sockets",
+            ],
+        ),
+        (
+            &["--control", "c,mod=660"],
+            &["Invalid word mod=660 in --control", "--control takes a path"],
         ),
         (&["extra"], &["Extra non-option argument: extra"]),
         (&["--config-net"], &["--config-net is for pasta mode only"]),

@@ -18,13 +18,12 @@ use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::control::json::model::{Egress, Flows, Log, Problem, Rules, Stats, Status};
 use crate::sandbox::{self, Needs, Program};
 use crate::sys::capability::{self, Capabilities};
-use crate::sys::errno_text;
+use crate::sys::io_error_text;
 use connection::Connection;
 use words::{Asked, Command};
 pub use words::{command, is_command};
@@ -36,7 +35,7 @@ enum AskError {
     #[error(
         "Cannot speak with {path}: {}: give the path of --control or --control-ro of a program that runs, where you \
          may connect",
-        words_of(source)
+        io_error_text(source)
     )]
     Socket {
         /// Where it is.
@@ -56,21 +55,13 @@ enum AskError {
     #[error("{0}")]
     Sandbox(String),
     /// Standard input or output, or a file of rules.
-    #[error("{what}: {}", words_of(source))]
+    #[error("{what}: {}", io_error_text(source))]
     Local {
         /// What was to be done.
         what: String,
         /// What the kernel says.
         source: io::Error,
     },
-}
-
-/// What the kernel says, in words.
-fn words_of(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => errno_text(Errno::from_raw_os_error(number)),
-        None => error.to_string(),
-    }
 }
 
 fn refusal(problem: &Problem) -> String {

@@ -39,6 +39,9 @@ pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), S
         }
         None => current,
     };
+    if run_as.is_some() && wanted.user == 0 && namespace::is_initial_user() {
+        log::warn!("--runas {}: the program stays root, which it need not be", wanted.user);
+    }
     if wanted == current {
         return Ok(());
     }

@@ -31,7 +31,10 @@ impl ServiceManager {
         });
         let shown = name.display();
         connected.map(|socket| Some(Self(socket))).map_err(|error| {
-            StartError::Other(format!("Couldn't reach the service manager at {shown}: {error}"))
+            StartError::Other(format!(
+                "Couldn't reach the service manager at {shown}: {error}: {VARIABLE} names this socket, which \
+                 --notify is for: leave that out, or start the program by a unit with Type=notify"
+            ))
         })
     }
 

@@ -35,6 +35,11 @@ pub(crate) fn errno_text(errno: Errno) -> String {
     words
 }
 
+/// The same of an error, or its own words where it has no number.
+pub(crate) fn io_error_text(error: &std::io::Error) -> String {
+    Errno::from_io_error(error).map_or_else(|| error.to_string(), errno_text)
+}
+
 /// Puts the usual words of error `number` at the end of `text` if musl's stand there.
 pub(crate) fn settle(text: &mut String, number: i32) {
     let known = WORDS.iter().find(|(known, ..)| *known == number);
@@ -58,6 +63,9 @@ mod tests {
             settle(&mut text, *number);
             assert_eq!(text, format!("bind: {usual}"));
         }
+        let error = std::io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(io_error_text(&error), "Permission denied");
+        assert_eq!(io_error_text(&std::io::Error::other("no reply")), "no reply");
         let mut text = "Address in use".to_owned();
         settle(&mut text, libc::EPERM);
         assert_eq!(text, "Address in use", "of another error");

@@ -26,4 +26,4 @@ pub mod socket;
 pub mod stream;
 pub mod tun;
 
-pub(crate) use errno::errno_text;
+pub(crate) use errno::{errno_text, io_error_text};

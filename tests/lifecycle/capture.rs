@@ -166,6 +166,7 @@ fn a_capture_that_cannot_be_made_is_told_and_no_more() {
     let _program = place.foreground(&["--pcap", "/dev/null/capture"]);
     let text = place.text("stderr");
     assert!(text.contains("Couldn't open packet capture /dev/null/capture: Not a dir"), "{text}");
+    assert!(text.contains(": choose another --pcap; going on without"), "{text}");
     assert!(place.serves());
 }
 

@@ -163,6 +163,10 @@ fn a_service_manager_that_cannot_be_reached_is_an_error() {
     let mut command = place.passt(&["--notify"]);
     let message = refusal(command.env("NOTIFY_SOCKET", place.path("nobody")));
     assert!(message.contains("Couldn't reach the service manager at"), "{message}");
+    assert!(
+        message.contains("NOTIFY_SOCKET names this socket, which --notify is for"),
+        "{message}"
+    );
 }
 
 #[test]

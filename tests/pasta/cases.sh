@@ -13,7 +13,7 @@ CASES=(
     interface_name mtu_given families local_mode not_configured
     route_without_gateway gateway_stands_in gateway_stands_in_without_ipv6 gateway_stands_in_by_dhcp no_default_route
     without_ipv6 without_ipv6_later host_without_ipv6
-    dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback neighbours_seen
+    dns_matched dns_v6_to_v4 dns_v4_to_v6 dns_host dns_on_loopback dns_unreadable outbound_of_nobody neighbours_seen
     status_passed signal_passed login_shell hostname_set ping_range process_ids no_pid_namespace
     command_missing end_by_signal
     bypass_tcp_v4 bypass_tcp_v6 bypass_udp_v4 bypass_udp_v6 bypass_to_command no_splice loopback_kept
@@ -502,6 +502,20 @@ case_dns_on_loopback() {
     resolves 169.254.1.1 --no-map-gw --dns-forward 169.254.1.1
     resolves "$FORWARD6" --no-map-gw --dns-forward "$FORWARD6"
     holds "$(pasta --no-map-gw --dhcp-dns -- true 2>&1)" "No IPv4 nameserver available for DHCP"
+}
+case_dns_unreadable() {
+    local found
+    trap 'chmod 644 "$WORLD/resolv.conf"' EXIT
+    chmod 000 "$WORLD/resolv.conf"
+    found=$(pasta -- true 2>&1)
+    holds "$found" "Couldn't read /etc/resolv.conf: Permission denied: give name servers by --dns"
+}
+# It may come later: a start goes on.
+case_outbound_of_nobody() {
+    local words='--outbound 203.0.113.77: no interface of this host has it'
+    holds "$(pasta --outbound 203.0.113.77 -- echo started 2>&1)" "$words"
+    holds "$(pasta --outbound 203.0.113.77 -- echo started 2>&1)" started
+    lacks "$(pasta --outbound "$HOST4" -- true 2>&1)" '--outbound'
 }
 
 # seen_as ADDRESS MAC: the namespace of the holder has learned it so.
@@ -1120,6 +1134,7 @@ case_root_becomes_nobody() {
 case_root_becomes_another() {
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
         same "$(root --runas 1234:5678 -- cat /proc/self/gid_map | tr -s ' ')" ' 0 5678 1'
+        holds "$(root --runas 0 -- true 2>&1)" '--runas 0: the program stays root, which it need not be'
     fi
     holds "$(root --runas no-such-login -- true 2>&1 || true)" 'Invalid --runas option: no-such-login'
     holds "$(root --runas no-such-login -- true 2>&1 || true)" 'or numbers, like 65534:65534'
