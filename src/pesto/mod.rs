@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     if words.first().is_some_and(|word| ask::is_command(word)) {
         return ask::main(words);
     }
-    let done = match words::parse(words) {
+    let done = match words::parse(&words) {
         Ok(Asked::Text(text)) => {
             print(&text);
             Ok(())

@@ -187,7 +187,9 @@ impl Table {
             ),
             None => format!("Couldn't find forwarding rule to delete: {rule}"),
         };
-        Err(Failure::new(format!("{why}\nUnable to delete rule {rule}")))
+        Err(Failure::new(format!(
+            "{why}\nUnable to delete rule {rule}\nGive the ports of a rule as a whole, as pesto shows it without options"
+        )))
     }
 }
 
@@ -267,7 +269,7 @@ mod tests {
                 &of_pasta(),
                 &[Step::Delete, ports('t', "7005")],
                 "Couldn't find forwarding rule to delete: TCP [*]:7005  =>  7005 \n\
-                 Unable to delete rule TCP [*]:7005  =>  7005 ",
+                 Unable to delete rule TCP [*]:7005  =>  7005 \nGive the ports of a rule as a whole",
             ),
             (
                 &of_pasta(),

@@ -126,7 +126,8 @@ const PORTS: &str = "\
 Ports (SPEC) are those of passt and pasta: 8022, 2222:22, 8000-8010,~8005,
 127.0.0.1/8022, all, none, and for namespaces auto; see passt(1).
 
-Commands, on the socket of --control, each with a --help of its own:";
+Commands, on the socket of --control, each with a --help of its own, and with
+--json for its answer as it was said; pesto --json PATH [REQUEST]... sends JSON:";
 
 /// The options.
 pub fn command() -> clap::Command {
@@ -174,9 +175,10 @@ pub fn command() -> clap::Command {
 ///
 /// # Errors
 /// What is wrong with them.
-pub(super) fn parse(words: Vec<OsString>) -> Result<Asked, Failure> {
-    let words = std::iter::once(OsString::from("pesto")).chain(words);
-    let mut matches = command().try_get_matches_from(words).map_err(|error| refusal(&error))?;
+pub(super) fn parse(words: &[OsString]) -> Result<Asked, Failure> {
+    let all = std::iter::once(OsString::from("pesto")).chain(words.iter().cloned());
+    let mut matches =
+        command().try_get_matches_from(all).map_err(|error| refusal(&error, words.first()))?;
     if matches.get_flag("help") {
         return Ok(Asked::Text(command().render_help().to_string()));
     }
@@ -219,8 +221,8 @@ fn usage(problem: impl std::fmt::Display) -> Failure {
     Failure::new(format!("pesto: {problem}\nTry 'pesto --help' for more information."))
 }
 
-/// What clap refuses, in the words of GNU getopt.
-fn refusal(error: &clap::Error) -> Failure {
+/// What clap refuses in words that begin with `first`, in the words of GNU getopt.
+fn refusal(error: &clap::Error, first: Option<&OsString>) -> Failure {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.split(' ').next().unwrap_or_default().to_owned(),
         _ => String::new(),
@@ -234,11 +236,18 @@ fn refusal(error: &clap::Error) -> Failure {
             usage(format_args!("option '{option}' doesn't allow an argument"))
         }
         ErrorKind::InvalidUtf8 => usage("an argument is not UTF-8"),
-        ErrorKind::UnknownArgument if !option.starts_with('-') => usage(format_args!(
-            "more than one socket is named, or there is no such command: {option}"
-        )),
+        ErrorKind::UnknownArgument if !option.starts_with('-') => match first.filter(is_name) {
+            Some(name) => usage(format_args!("there is no command '{}'", name.display())),
+            None => usage(format_args!("more than one socket is named: {option}")),
+        },
         _ => usage(format_args!("unrecognized option '{option}'")),
     }
+}
+
+/// Whether a word, the first of a command line, was to be a command: sockets have paths.
+fn is_name(word: &&OsString) -> bool {
+    let bytes = word.as_encoded_bytes();
+    !bytes.starts_with(b"-") && !bytes.contains(&b'/')
 }
 
 #[cfg(test)]
@@ -246,15 +255,16 @@ mod tests {
     use super::*;
 
     fn job(line: &str) -> Job {
-        match parse(line.split(' ').map(OsString::from).collect()) {
+        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        match parse(&words) {
             Ok(Asked::Job(job)) => job,
             other => panic!("{line}: {other:?}"),
         }
     }
 
     fn refused(line: &str) -> String {
-        let words = line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect();
-        parse(words).expect_err(line).0
+        let words = line.split(' ').filter(|word| !word.is_empty()).map(OsString::from);
+        parse(&words.collect::<Vec<_>>()).expect_err(line).0
     }
 
     #[test]
@@ -284,7 +294,10 @@ mod tests {
         for (line, problem) in [
             ("", "no socket is named"),
             ("-t 22", "no socket is named"),
-            ("a b", "more than one socket is named, or there is no such command: b"),
+            ("a b", "there is no command 'a'"),
+            ("nosuch /run/vm.control", "there is no command 'nosuch'"),
+            ("/a /b", "more than one socket is named: /b"),
+            ("-s a b", "more than one socket is named: b"),
             ("--bad /s", "unrecognized option '--bad'"),
             ("/s -t", "option '--tcp-ports' requires an argument"),
             ("-x /s", "unrecognized option '-x'"),
@@ -300,8 +313,10 @@ mod tests {
         for (word, begin) in
             [("--help", "Changes which"), ("--version", "pesto "), ("-h", "Changes")]
         {
-            let asked = parse(vec![word.into()]).expect("an answer");
+            let asked = parse(&[word.into()]).expect("an answer");
             assert!(matches!(&asked, Asked::Text(text) if text.starts_with(begin)), "{asked:?}");
+            let named = |text: &str| text.contains("pesto --json PATH") || word == "--version";
+            assert!(matches!(&asked, Asked::Text(text) if named(text)), "{asked:?}");
         }
     }
 }
