@@ -99,7 +99,7 @@ fn argument(&(short, long, takes, help): &Row) -> Arg {
         None => arg,
     };
     match takes {
-        None => arg.action(ArgAction::Count),
+        None => arg.action(ArgAction::SetTrue),
         Some(name) => arg
             .action(ArgAction::Set)
             .value_name(name)
@@ -123,17 +123,17 @@ pub(super) fn version() -> String {
 /// Reads the command line, program name first.
 pub(super) fn read(words: &[OsString]) -> Result<Asked, ConfError> {
     let found = command().try_get_matches_from(words).map_err(|error| refusal(&error))?;
-    if found.get_count("help") > 0 {
+    if found.get_flag("help") {
         return Ok(Asked::Help);
     }
-    if found.get_count("version") > 0 {
+    if found.get_flag("version") {
         return Ok(Asked::Version);
     }
     request(&found).map(|request| Asked::Request(Box::new(request)))
 }
 
 fn request(found: &ArgMatches) -> Result<Request, ConfError> {
-    let given = |flag| found.get_count(flag) > 0;
+    let given = |flag| found.get_flag(flag);
     let path = |option| found.get_one::<OsString>(option).map(PathBuf::from);
     match text(found, "target-type")? {
         None | Some("netns") => {}
@@ -274,8 +274,7 @@ fn usage(problem: String) -> ConfError {
 fn refusal(error: &clap::Error) -> ConfError {
     let option = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(text)) => {
-            let option = text.split([' ', '=']).next().unwrap_or_default();
-            option.trim_end_matches('.').to_owned()
+            text.split([' ', '=']).next().unwrap_or_default().to_owned()
         }
         _ => String::new(),
     };

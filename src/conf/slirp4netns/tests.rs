@@ -124,6 +124,8 @@ fn callers_find_the_options_that_they_look_for_in_the_help() {
     ] {
         assert!(help.contains(option), "{option}: {help}");
     }
+    let mut options = help.lines().filter(|line| line.trim_start().starts_with('-'));
+    assert!(options.all(|line| !line.contains("...")), "{help}");
     let Ok(Command::Version(version)) = parse(&words_of("-v")) else { unreachable!("it tells") };
     assert!(version.starts_with("slirp4netns version 1."), "{version}");
 }
@@ -161,6 +163,7 @@ fn what_is_wrong_is_named() {
         ("--outbound-addr6 192.0.2.1 4711 tap0", "Invalid --outbound-addr6"),
         ("--no-such-thing 4711 tap0", "unrecognized option '--no-such-thing'"),
         ("--disable-dns=no 4711 tap0", "option '--disable-dns' doesn't allow an argument"),
+        ("--conf=1 4711 tap0", "option '--configure' doesn't allow an argument"),
         ("4711 tap0 --mtu", "option '--mtu' requires an argument"),
     ] {
         let said = refused(line);
