@@ -10,6 +10,8 @@
 //! the control queue. With a driver that has no multi-queue that is ring 2 (virtio 1.2, section 5.1.2),
 //! which pair 1 does not need then.
 
+mod rings;
+
 use std::fs::File;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,10 +33,10 @@ use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 use crate::rx::RxCounters;
 use crate::transfer::{Transfer, TransferError};
 use crate::tx::TxCounters;
-use crate::vring::{UserAddresses, Vring, VringUser};
+use crate::vring::{Vring, VringUser};
 
-/// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers. crosvm makes exactly as many
-/// as that, Cloud Hypervisor at most; QEMU takes it as pairs, and uses one unless it is told `queues=`.
+/// Rings of all queue pairs, and the control queue: what GET_QUEUE_NUM answers who reads the configuration. crosvm makes
+/// exactly as many as that, Cloud Hypervisor at most.
 pub(crate) const RINGS: usize = 2 * MAX_PAIRS + 1;
 
 /// The control queue's number if there is more than one pair, and if there is one.
@@ -378,143 +380,6 @@ impl Session {
         for index in 0..RINGS {
             self.with(index, &act);
         }
-    }
-
-    /// Checks a ring's index.
-    fn index(&self, index: u32) -> Result<usize, Violation> {
-        let at = index as usize;
-        if at < RINGS { Ok(at) } else { Err(Violation::NoRing(index)) }
-    }
-
-    /// The same for what must not change while the ring runs. One that is disabled is stopped: the driver is another
-    /// one now, and User-Mode Linux says nothing else of that.
-    fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
-        let at = self.index(index)?;
-        let (running, enabled) = self.with(at, |user| {
-            let vring = user.vring();
-            (vring.is_running(), vring.enabled)
-        });
-        match (running, enabled) {
-            (true, true) => return Err(Violation::Running(at)),
-            (true, false) => self.halt(at),
-            (false, _) => {}
-        }
-        Ok(at)
-    }
-
-    /// Stops a ring that the driver has left, whose kicks are over.
-    fn halt(&mut self, at: usize) {
-        let registrar = self.registrar.clone();
-        self.with(at, |user| {
-            user.stop();
-            user.vring_mut().drop_kick(&registrar);
-        });
-    }
-
-    /// RESET_OWNER, which stops all rings in the words of vhost. It was deprecated because some said it where others
-    /// went on, so that it stops those that are disabled.
-    pub(crate) fn reset_owner(&mut self) {
-        for index in 0..RINGS {
-            let _ = self.stopped(index as u32);
-        }
-    }
-
-    /// SET_VRING_NUM.
-    pub(crate) fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
-        let index = self.stopped(index)?;
-        if self.with(index, |user| user.vring().set_size(size)) {
-            return Ok(());
-        }
-        Err(Violation::Range { what: "ring size", value: u64::from(size) })
-    }
-
-    /// SET_VRING_BASE.
-    pub(crate) fn set_ring_base(&mut self, index: u32, base: u32) -> Result<(), Violation> {
-        let index = self.stopped(index)?;
-        let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
-        let base = u16::try_from(base).map_err(range)?;
-        if self.with(index, |user| user.vring().set_base(base)) {
-            self.transfer.note_rewound();
-        }
-        Ok(())
-    }
-
-    /// SET_VRING_ADDR. On a running ring only the place changes, not the indexes.
-    pub(crate) fn set_ring_address(
-        &mut self,
-        index: u32,
-        at: UserAddresses,
-    ) -> Result<(), Violation> {
-        let index = self.index(index)?;
-        self.with(index, |user| {
-            if !user.vring_mut().set_addresses(at) {
-                return Err(Violation::BadAddress(index));
-            }
-            user.start();
-            Ok(())
-        })
-    }
-
-    /// SET_VRING_KICK.
-    pub(crate) fn set_kick(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
-        let index = self.index(index)?;
-        let why = "polling instead of kicks is not supported";
-        let fd = fd.ok_or(Violation::BadDescriptor(index, why))?;
-        let registrar = self.registrar.clone();
-        self.with(index, |user| {
-            user.vring_mut()
-                .set_kick(fd, &registrar, TOKEN_KICK + index as u16)
-                .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
-            user.start();
-            Ok(())
-        })
-    }
-
-    /// SET_VRING_CALL. What was used before under another descriptor may have gone unnoticed, so
-    /// the new one is signalled at once.
-    pub(crate) fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
-        let index = self.index(index)?;
-        self.with(index, |user| {
-            let vring = user.vring();
-            vring.set_call(fd).map_err(|_| Violation::BadDescriptor(index, "call descriptor"))?;
-            if vring.is_running() {
-                vring.call();
-            }
-            Ok(())
-        })
-    }
-
-    /// SET_VRING_ERR.
-    pub(crate) fn set_err(&mut self, index: u32, fd: Option<File>) -> Result<(), Violation> {
-        let index = self.index(index)?;
-        self.with(index, |user| user.vring_mut().set_err(fd))
-            .map_err(|_| Violation::BadDescriptor(index, "error descriptor"))
-    }
-
-    /// SET_VRING_ENABLE.
-    pub(crate) fn set_enable(&mut self, index: u32, enable: u32) -> Result<(), Violation> {
-        let index = self.index(index)?;
-        let range = Violation::Range { what: "enable flag", value: u64::from(enable) };
-        let enable = if enable <= 1 { enable == 1 } else { return Err(range) };
-        self.with(index, |user| user.vring_mut().enabled = enable);
-        Ok(())
-    }
-
-    /// GET_VRING_BASE: stops the ring and says where to go on. Nothing is written any more then, and what was is
-    /// marked.
-    pub(crate) fn stop_ring(&mut self, index: u32) -> Result<u16, Violation> {
-        let index = self.index(index)?;
-        let registrar = self.registrar.clone();
-        let base = self.with(index, |user| {
-            let base = user.stop();
-            let vring = user.vring_mut();
-            vring.call();
-            vring.drop_kick(&registrar);
-            let _ = vring.set_call(None);
-            base
-        });
-        self.logging.tell();
-        self.lost().map_or(Ok(base), |what| Err(Violation::Lost(what)))
     }
 
     /// RESET_DEVICE: all rings stop and are disabled, features are forgotten. Memory, call and error
