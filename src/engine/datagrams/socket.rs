@@ -242,19 +242,7 @@ fn open_outbound(
     let any_port = transport == Transport::Udp && destination.port() == TFTP && stands_for;
     let spec =
         SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
-    let opened = if any_port {
-        datagram_socket::unconnected(socket, &to, None).map(|(socket, port)| Connected {
-            socket,
-            port,
-            broadcasts: false,
-        })
-    } else {
-        connected(socket, &spec)
-    };
-    let Connected { socket, port, broadcasts } = opened.map_err(|errno| {
-        log::debug!("{transport} socket from {} to {peer}: {errno}", to.address);
-        reason_of(errno, DropReason::SocketFailed)
-    })?;
+    let Connected { socket, port, broadcasts } = open_socket(socket, &spec, any_port)?;
     let mut state = DatagramState::new(core.now);
     state.marks = marks;
     state.questions = transport == Transport::Udp && anybody::is_question(destination.port());
@@ -265,6 +253,25 @@ fn open_outbound(
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     add(core, [side, host], protocol, state)
+}
+
+/// Binds a new socket, and connects it unless its peer may answer from any port.
+fn open_socket(
+    socket: OwnedFd,
+    spec: &SocketSpec<'_>,
+    any_port: bool,
+) -> Result<Connected, DropReason> {
+    let opened = if any_port {
+        let unconnected = datagram_socket::unconnected(socket, &spec.to, None);
+        unconnected.map(|(socket, port)| Connected { socket, port, broadcasts: false })
+    } else {
+        connected(socket, spec)
+    };
+    opened.map_err(|errno| {
+        let (transport, from, peer) = (spec.transport, spec.to.address, spec.peer);
+        log::debug!("{transport} socket from {from} to {peer}: {errno}");
+        reason_of(errno, DropReason::SocketFailed)
+    })
 }
 
 /// A new socket; that there are none for echo is said once.
