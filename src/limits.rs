@@ -121,6 +121,9 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// another process has the processor.
 pub(crate) const UDP_BUFFER_BYTES: i32 = 2 << 20;
 
+/// UDP flows at a time whose peer may answer from any port: transfers by TFTP.
+pub(crate) const ANY_PORT_FLOWS: usize = 16;
+
 /// Datagrams that one USO frame of the guest may stand for (the kernel's `UDP_MAX_SEGMENTS`).
 pub(crate) const MAX_UDP_SEGMENTS: u32 = 128;
 

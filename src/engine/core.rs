@@ -84,6 +84,8 @@ pub(super) struct Core {
     /// Ports that cannot be listened on yet, for want of an address or an interface.
     pub(crate) awaited: usize,
     pub(crate) net: Net,
+    /// The guest's addresses that ports led to in the last turn.
+    pub(crate) led_to: [Option<IpAddr>; 3],
     pub(crate) settings: Settings,
     pub(crate) outbox: Outbox,
     pub(crate) initial_numbers: InitialNumbers,
@@ -116,6 +118,7 @@ impl Core {
             events: net.events.clone(),
             began: now,
             awaited: 0,
+            led_to: net.led_to(),
             net,
             settings,
             outbox: Outbox::default(),

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
@@ -19,8 +20,8 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
-    ANSWERED_TIMEOUT, FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN,
-    NETWORK_DATAGRAMS_DIVISOR, reserved_descriptors,
+    ANSWERED_TIMEOUT, ANY_PORT_FLOWS, FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS,
+    MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, reserved_descriptors,
 };
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -96,6 +97,8 @@ pub(crate) struct Flows {
     datagrams: [usize; 2],
     /// UDP and echo flows that may have to give way.
     one_shots: OneShots,
+    /// UDP flows whose peers answer from any port; may hold ids that are gone.
+    any_port: ArrayVec<FlowId, ANY_PORT_FLOWS>,
     /// Flows with two sockets.
     spliced: usize,
     /// Flows by their kind.
@@ -127,6 +130,7 @@ impl Flows {
             half_open_count: 0,
             datagrams: [0; 2],
             one_shots: OneShots::default(),
+            any_port: ArrayVec::new(),
             spliced: 0,
             tally: Tally::default(),
             watch: FlowWatch { epoll },
@@ -258,6 +262,29 @@ impl Flows {
         self.find_by(L4Protocol::Udp, &side, |other| {
             (other.pif, other.endpoint, other.ours.port()) == (Pif::Host, anybody, port)
         })
+    }
+
+    /// Whether one more flow may be one whose peer answers from any port.
+    pub(crate) fn may_take_any_port(&mut self) -> bool {
+        let table = &self.table;
+        self.any_port.retain(|id| table.get(*id).is_some());
+        !self.any_port.is_full()
+    }
+
+    /// Flow `id` is one whose peer answers from any port.
+    pub(crate) fn takes_any_port(&mut self, id: FlowId) {
+        let _ = self.any_port.try_push(id);
+    }
+
+    /// A flow that has this port of the host for itself, in one of the two families: with anybody, or with one that
+    /// answers from any port.
+    pub(crate) fn with_port_alone(&self, v4: bool, port: u16) -> Option<FlowId> {
+        let has_it = |id: &FlowId| {
+            let ours = self.table.get(*id).map(|flow| flow.sides[1].ours);
+            ours.is_some_and(|ours| ours.ip().is_ipv4() == v4 && ours.port() == port)
+        };
+        let any_port = || self.any_port.iter().copied().find(has_it);
+        self.with_anybody_at(v4, port).or_else(any_port)
     }
 
     /// Adds a flow and watches its sockets for `events`, edge-triggered.

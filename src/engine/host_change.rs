@@ -11,7 +11,7 @@ use rustix::net::{SocketAddrAny, getsockname};
 
 use super::core::Core;
 use super::state::FlowState;
-use super::{datagrams, egress, responders};
+use super::{egress, responders};
 use crate::flow::fwd::Mapping;
 use crate::flow::network::Network;
 use crate::flow::side::Pif;
@@ -124,7 +124,6 @@ pub(super) fn apply(
     if told {
         let old = core.net.network.clone();
         core.net.follow(network, map, configured);
-        datagrams::end_unheard(core);
         responders::renew(core, out, &old);
     }
     if judged || told {

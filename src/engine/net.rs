@@ -215,6 +215,12 @@ impl Net {
         self.neighbours.pin(own, self.network.our_mac);
     }
 
+    /// The addresses of the guest that ports lead to.
+    pub(crate) fn led_to(&self) -> [Option<IpAddr>; 3] {
+        let Learned { v4, v6, v6_link_local, .. } = &self.learned;
+        [Some((*v4).into()), v6.map(Into::into), v6_link_local.map(Into::into)]
+    }
+
     /// The epoch of the view in force.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch

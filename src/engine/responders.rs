@@ -8,7 +8,6 @@ use arrayvec::ArrayVec;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 
 use super::core::Core;
-use super::datagrams;
 use super::events::Event;
 use super::flows::{ADDRESS_TIMER, ADVERTISEMENT_TIMER};
 use super::outbox::Outbox;
@@ -75,9 +74,6 @@ pub(super) fn reconsider(core: &mut Core, out: &mut dyn ToGuest) {
 
 fn follow(core: &mut Core, out: &mut dyn ToGuest, step: Step) {
     come_back(core, step);
-    if step.lead_to.is_some() {
-        datagrams::end_unheard(core);
-    }
     let Some(target) = step.ask else { return };
     if !ask(core, out, target) {
         let step = fwd::question_lost(&mut core.net.learned, target, core.now);

@@ -347,6 +347,8 @@ pub(crate) enum Broadcast {
     Refused,
     /// The socket may be let send it (`SO_BROADCAST`).
     Possible,
+    /// The socket was let.
+    Allowed,
 }
 
 /// A UDP or echo pseudo-flow.
@@ -439,9 +441,14 @@ impl DatagramState {
     pub(crate) fn may_broadcast(&mut self) -> bool {
         let may = self.broadcast == Broadcast::Possible;
         if may {
-            self.broadcast = Broadcast::Refused;
+            self.broadcast = Broadcast::Allowed;
         }
         may
+    }
+
+    /// Whether the socket has sent broadcasts, which come back to this host.
+    pub(crate) fn has_broadcast(&self) -> bool {
+        self.broadcast == Broadcast::Allowed
     }
 
     /// Notes datagrams from side `side`.

@@ -126,13 +126,13 @@ impl HeaderTemplate {
         buf[HEADER_BYTES + 10..HEADER_BYTES + 12].copy_from_slice(&sum.to_ne_bytes());
     }
 
-    /// Lets routers behind the guest cut a packet of which `buf` has the headers, under the number `identification`, if
+    /// Lets routers behind the guest cut a packet of which `buf` has the headers, under a `number` of its own, if
     /// it is IPv4 and longer than what any link takes. It has come whole or in fragments, and not with the promise
     /// that nobody needs to cut it: a machine behind the guest, on a link with a smaller MTU, is reached as by others.
-    pub(crate) fn let_be_cut(&self, buf: &mut HeaderBuf, identification: u32) {
+    pub(crate) fn let_be_cut(&self, buf: &mut HeaderBuf, number: impl FnOnce() -> u32) {
         let len = u16::from_be_bytes([buf[HEADER_BYTES + 2], buf[HEADER_BYTES + 3]]);
         if self.v4 && len > USUAL_MTU {
-            put_u16(buf, HEADER_BYTES + 4, identification as u16);
+            put_u16(buf, HEADER_BYTES + 4, number() as u16);
             put_u16(buf, HEADER_BYTES + 6, 0);
             Self::finish_l3(buf);
         }

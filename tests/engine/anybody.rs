@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use passt::flow::fwd::{Proto, RuleTable};
+use passt::flow::fwd::{ListenAddr, Proto, Rule, RuleTable};
 use passt::wire::DropReason;
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
@@ -474,6 +474,30 @@ fn a_server_that_an_address_stands_for_may_answer_from_another_port() {
                 }
             }
             assert_eq!(world.engine.flow_count(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_transfer_does_not_keep_a_port_from_being_forwarded() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let loopback = SocketAddr::new(family.of(Ipv4Addr::LOCALHOST, "::1"), 69);
+            let server = bound(loopback);
+            let gateway = SocketAddr::new(family.gateway(), 69);
+            say(&mut world, family, gateway, b"a file");
+            assert_eq!(awaited(&server).1.port(), PORT);
+            let net = network(1500);
+            let mut rules = RuleTable::default();
+            let listen = match family {
+                Family::V4 => ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
+                Family::V6 => ListenAddr::Dual,
+            };
+            let rule = Rule { listen, ..forward(Proto::Udp, family, PORT) };
+            rules.add(rule, &net).expect("a valid rule");
+            world.engine.replace_net(view(net, mapping(), rules)).expect("no conflict");
+            assert_eq!(world.engine.flow_count(), 0, "the transfer has ended");
         }
     });
 }

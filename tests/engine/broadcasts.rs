@@ -114,6 +114,27 @@ fn the_guest_does_not_hear_its_own_broadcasts() {
 }
 
 #[test]
+fn the_guest_does_not_hear_its_own_broadcasts_on_a_forwarded_port() {
+    isolated(|| {
+        each(|there, world| {
+            let everybody = bound_on(there, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
+            // From the port itself, from one that is not forwarded, and from one that leads elsewhere.
+            for (from, to) in EVERYBODY.into_iter().flat_map(|to| [(PORT, to), (6000, to)]) {
+                say(world, guest(V4, from), (to, PORT).into(), b"here I am");
+                assert_eq!(awaited(&everybody).1, host_at(V4, from), "{to}");
+                nothing_arrives(world);
+            }
+            assert_eq!(world.drops(DropReason::OwnDatagram), world.all_drops());
+            // A program of this host is somebody else.
+            let program = bound(host_at(V4, 0));
+            program.set_broadcast(true).expect("setsockopt");
+            program.send_to(b"I, too", (EVERYBODY[1], PORT)).expect("sent");
+            assert_eq!(at_guest(world).2, b"I, too");
+        });
+    });
+}
+
+#[test]
 fn who_wrote_to_an_address_that_the_guest_does_not_use_reaches_it_later() {
     isolated(|| {
         let rules = vec![forward(Proto::Udp, V4, PORT)];

@@ -103,6 +103,12 @@ impl dyn VringUser + '_ {
         self.vring().base()
     }
 
+    /// Forgets the ring, without a word to the driver.
+    pub(crate) fn forget(&mut self) {
+        self.vring_mut().forget();
+        self.on_end();
+    }
+
     /// Takes over other guest memory; a ring that is not in it breaks.
     pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) {
         let ran = self.vring().is_running();
@@ -207,6 +213,14 @@ impl Vring {
     fn stop(&mut self) {
         if let Some(mut ring) = self.ring.take() {
             ring.publish();
+            self.state.set_queue_next_avail(ring.base());
+            self.stopped_at = Some(ring.base());
+        }
+    }
+
+    /// Forgets the ring: nothing is published any more.
+    fn forget(&mut self) {
+        if let Some(ring) = self.ring.take() {
             self.state.set_queue_next_avail(ring.base());
             self.stopped_at = Some(ring.base());
         }

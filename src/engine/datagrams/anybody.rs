@@ -171,16 +171,16 @@ pub(super) fn end(core: &mut Core, guest: Endpoint) {
     }
 }
 
-/// What the guest sees of whoever has sent a datagram to its flow with anybody, which has `port`; `None` if it is not let
-/// in. From this host and that port comes what the guest has sent itself: its broadcasts are for this host, too.
+/// What the guest sees of whoever has sent a datagram to its flow with anybody; `None` if it is not let in. The flow may
+/// have sent broadcasts from the port `broadcasts_from`: they are for this host, too, and come back.
 pub(super) fn visible(
     net: &Net,
     guest: &Side,
-    port: u16,
+    broadcasts_from: Option<u16>,
     sender: Option<SocketAddr>,
 ) -> Option<Side> {
     let sender = sender?;
     let ours = net.as_it_is(guest.endpoint.with_scope(0), sender)?;
-    let is_own = sender.port() == port && socket::is_of_this_host(sender);
+    let is_own = broadcasts_from == Some(sender.port()) && socket::is_of_this_host(sender);
     (!is_own).then_some(Side { ours, ..*guest })
 }

@@ -249,7 +249,7 @@ impl Way<'_> {
         // ping(8) looks at the checksum itself.
         let payload_sum = lease.payload_sum(0, received).folded();
         let mut header = self.template.echo(head, received, payload_sum);
-        self.template.let_be_cut(&mut header, self.outbox.numbers.next());
+        self.template.let_be_cut(&mut header, || self.outbox.numbers.next());
         lease.put_header(0, &header);
         lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;

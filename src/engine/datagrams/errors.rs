@@ -37,6 +37,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         if !state.failed {
             return;
         }
+        let any_port = state.any_port;
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
         let (guest, host) = (flow.sides[tap], flow.sides[1 - tap]);
         let peer = host.endpoint;
@@ -48,9 +49,12 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         let Some(kind) = error.kind else { continue };
         let ports = protocol == L4Protocol::Udp;
         let (side, peer) = match error.destination {
+            Some(to) if any_port && to.ip() == peer.ip() => {
+                (Side { ours: Endpoint::new(guest.ours.ip(), to.port()), ..guest }, peer)
+            }
             Some(to) if !peer.is_anybody() && is_of_flow(to.into(), peer, ports) => (guest, peer),
             to if peer.is_anybody()
-                && let Some(side) = anybody::visible(&core.net, &guest, host.ours.port(), to) =>
+                && let Some(side) = anybody::visible(&core.net, &guest, None, to) =>
             {
                 (side, side.ours)
             }

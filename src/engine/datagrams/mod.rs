@@ -50,7 +50,7 @@ pub(super) use groups::{
     on_timer as on_group_timer, refresh as refresh_groups, takes_back,
 };
 pub(super) use queue::{Queue, Served, drain};
-pub(super) use socket::{end_unheard, open_inbound};
+pub(super) use socket::{follow_guest, open_inbound};
 pub(super) use to_guest::first_to_guest;
 
 use held::Held;

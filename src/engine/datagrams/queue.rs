@@ -8,6 +8,7 @@ use super::send::may_be_of_the_past;
 use crate::engine::flows::Flows;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::listeners::Listeners;
+use crate::engine::state::{Delivered, FlowKind};
 use crate::flow::table::FlowId;
 use crate::limits::{DATAGRAMS_PER_TURN, UDP_RUN_DATAGRAMS};
 use crate::sys::datagram::{self, Burst};
@@ -43,6 +44,25 @@ impl Queue {
         match self {
             Self::Listener(id) => listeners.get(id).map(|listener| listener.socket.as_fd()),
             Self::Flow(id) => flows.table.get(id).map(|flow| flow.state.socket.as_fd()),
+        }
+    }
+}
+
+impl Queue {
+    /// What of its head the guest has got already. A listening socket hands out no bursts.
+    pub(super) fn delivered(self, flows: &Flows) -> Delivered {
+        let Self::Flow(id) = self else { return Delivered::default() };
+        let state = flows.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+        state.map_or_else(Delivered::default, |state| state.delivered)
+    }
+
+    /// The guest has got so much of it.
+    pub(super) fn set_delivered(self, flows: &mut Flows, delivered: Delivered) {
+        let Self::Flow(id) = self else { return };
+        if let Some(flow) = flows.table.get_mut(id)
+            && let FlowKind::Udp(state) = &mut flow.state.kind
+        {
+            state.delivered = delivered;
         }
     }
 }

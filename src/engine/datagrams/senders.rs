@@ -37,8 +37,8 @@ struct Anybody<'a> {
     net: &'a Net,
     /// The guest's side.
     guest: Side,
-    /// The port on which the host's network writes to it.
-    port: u16,
+    /// The port from which it has sent broadcasts.
+    broadcasts_from: Option<u16>,
     /// Whom the headers are for.
     last: Option<SocketAddr>,
     /// Whom the guest talks to.
@@ -61,7 +61,7 @@ impl Anybody<'_> {
     /// What the guest sees of `sender`; `None` if it is not let in.
     fn visible(&self, sender: Option<SocketAddr>) -> Option<Side> {
         match self.whose {
-            Whose::Anybody => anybody::visible(self.net, &self.guest, self.port, sender),
+            Whose::Anybody => anybody::visible(self.net, &self.guest, self.broadcasts_from, sender),
             Whose::Group => Some(Side { ours: self.net.source_in_group(sender?)?, ..self.guest }),
             Whose::Host(host) => {
                 let sender = sender.filter(|sender| sender.ip() == host)?;
@@ -90,8 +90,9 @@ impl<'a> Senders<'a> {
             let template = net.template(guest, L4Protocol::Udp, 0);
             return Self { template, who, heard: true, others: false };
         }
-        let (port, to) = (host.ours.port(), state.to);
-        let mut anybody = Anybody { net, guest: *guest, port, last: None, to, whose };
+        let broadcasts_from = state.has_broadcast().then_some(host.ours.port());
+        let to = state.to;
+        let mut anybody = Anybody { net, guest: *guest, broadcasts_from, last: None, to, whose };
         // Whom the guest talks to is likely to be who answers, unless it is a group.
         let in_group = matches!(whose, Whose::Group);
         let seen = if in_group { None } else { anybody.visible(state.to) };

@@ -209,6 +209,9 @@ fn open_outbound(
     }
     let device = core.settings.outbound_device(destination.ip());
     let mut source = target.source;
+    let stands_for = destination.ip() != side.ours.ip();
+    let transfers = transport == Transport::Udp && destination.port() == TFTP && stands_for;
+    let any_port = transfers && core.flows.may_take_any_port();
     let anybody = anybody::guest_side(side.endpoint);
     let anybody = core.flows.find(protocol, &anybody).and_then(|id| core.flows.table.get(id));
     if let Some(flow) = anybody {
@@ -238,8 +241,6 @@ fn open_outbound(
     }
     let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
     let may_broadcast = core.net.network.services.multicast;
-    let stands_for = destination.ip() != side.ours.ip();
-    let any_port = transport == Transport::Udp && destination.port() == TFTP && stands_for;
     let spec =
         SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
     let Connected { socket, port, broadcasts } = open_socket(socket, &spec, any_port)?;
@@ -252,7 +253,11 @@ fn open_outbound(
     let kind = if state.echo { FlowKind::Ping(state) } else { FlowKind::Udp(state) };
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
-    add(core, [side, host], protocol, state)
+    let id = add(core, [side, host], protocol, state)?;
+    if any_port {
+        core.flows.takes_any_port(id);
+    }
+    Ok(id)
 }
 
 /// Binds a new socket, and connects it unless its peer may answer from any port.
@@ -316,19 +321,21 @@ pub(in crate::engine) fn open_inbound(
     add(core, sides, L4Protocol::Udp, state)
 }
 
-/// Ends the flows that the network has begun toward an address to which no port leads any more, if nobody has answered
-/// there: whoever sends again and again would never reach where it leads now.
-pub(in crate::engine) fn end_unheard(core: &mut Core) {
-    let learned = &core.net.learned;
-    let is_current = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4 == learned.v4,
-        IpAddr::V6(v6) => [learned.v6, learned.v6_link_local].contains(&Some(v6)),
-    };
+/// Sees to it that whoever sends again and again reaches the address that ports lead to now: flows that the network has
+/// begun toward the one before end if nobody has answered there. To be called once in each turn.
+pub(in crate::engine) fn follow_guest(core: &mut Core) {
+    let now = core.net.led_to();
+    let before = std::mem::replace(&mut core.led_to, now);
+    if now == before {
+        return;
+    }
+    let is_former =
+        |address: IpAddr| before.contains(&Some(address)) && !now.contains(&Some(address));
     let table = &core.flows.table;
     let is_lost = |id: &FlowId| {
         table.get(*id).is_some_and(|flow| match (&flow.state.kind, &flow.sides) {
             (FlowKind::Udp(state), [Side { pif: Pif::Host, .. }, guest]) => {
-                state.counts[1] == 0 && !is_current(guest.endpoint.ip())
+                state.counts[1] == 0 && is_former(guest.endpoint.ip())
             }
             _ => false,
         })

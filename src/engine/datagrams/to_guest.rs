@@ -142,19 +142,25 @@ pub(in crate::engine) fn first_to_guest(
         Ok(head) => head,
         Err(served) => return served,
     };
-    let flow = core.flows.table.get_mut(id)?;
+    let flow = core.flows.table.get(id)?;
     let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
-    if let FlowKind::Udp(state) = &mut flow.state.kind {
-        state.touch(core.now, 1 - tap, 1);
-        state.bytes[1 - tap] += u64::from(burst.len);
-    }
     out.select(flow.state.queue);
     let senders = Senders::peer(&core.net, &flow.sides[tap]);
     let fd = queue.fd(&core.listeners, &core.flows)?;
     let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
     let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
     let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
-    let (_, served) = way.deliver(burst, &mut Delivered::default(), buffer);
+    let mut delivered = queue.delivered(&core.flows);
+    let (moved, served) = way.deliver(burst, &mut delivered, buffer);
+    let bytes = way.bytes;
+    queue.set_delivered(&mut core.flows, delivered);
+    let flow = core.flows.table.get_mut(id)?;
+    if let FlowKind::Udp(state) = &mut flow.state.kind
+        && moved > 0
+    {
+        state.touch(core.now, 1 - tap, moved);
+        state.bytes[1 - tap] += bytes;
+    }
     Some(served)
 }
 
@@ -530,7 +536,7 @@ impl Way<'_> {
         };
         let mut header = template.udp(len, checksum);
         if segment.is_none() {
-            template.let_be_cut(&mut header, self.outbox.numbers.next());
+            template.let_be_cut(&mut header, || self.outbox.numbers.next());
         }
         lease.put_header(0, &header);
         match segment {
@@ -574,7 +580,7 @@ fn stamp(
         };
         let mut header = template.udp(len, checksum);
         if segment.is_none() {
-            template.let_be_cut(&mut header, numbers.next());
+            template.let_be_cut(&mut header, || numbers.next());
         }
         lease.put_header(index, &header);
         done.push(FrameDone { payload_len: len, meta });

@@ -10,8 +10,9 @@
 //!
 //! The bytes are looked at when they are there and left in the socket. A client that says nothing occupies
 //! the link, as any silent client does, and its end counts. Frames cannot be sent to it, for it may be a
-//! front-end; but those speak as soon as they are connected, and a guest may have nothing to say for ever: one whose
-//! QEMU has connected anew, for example, which it does not notice. So who is silent for [`SILENCE`] takes frames.
+//! front-end; but those speak as soon as their device is there, and a guest may have nothing to say for ever: one whose
+//! QEMU has connected anew, for example, which it does not notice. So who is silent for [`SILENCE`] takes frames. A
+//! front-end that is plugged in by hand, with longer between its connection and its device, needs `--vhost-user`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -179,8 +180,9 @@ impl Link for SocketLink {
         if self.undecided.is_none() {
             return decided;
         }
-        log::debug!(
-            "client socket: nothing was said for {} s, taking it for frames",
+        log::info!(
+            "The client has said nothing for {} s and gets frames, as -netdev stream does: a front-end of vhost-user \
+             that speaks later needs --vhost-user here",
             SILENCE.as_secs()
         );
         self.hand_over(Some(false))

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
 
@@ -15,7 +14,6 @@ use crate::engine::listener_id::ListenerId;
 use crate::engine::listeners::Listener;
 use crate::flow::fwd::{ListenAddr, Outcome, Proto, Rule, RuleId};
 use crate::flow::side::{Endpoint, Pif};
-use crate::flow::table::FlowId;
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
 use crate::sys::errno_text;
@@ -155,7 +153,7 @@ pub(super) fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
     to_guest.then(|| rule.target_first.checked_add(port - rule.first)).flatten()
 }
 
-/// Binds a listening socket. Where a flow of the guest with anybody has the port and the socket `may_end` it, it
+/// Binds a listening socket. Where a flow of the guest has the port for itself and the socket `may_end` it, it
 /// does: what such flows do is the socket's business from now on. What waits in its queue is lost with it, as datagrams
 /// may be, once for each service that appears on a port from which it has talked before; to wait for an empty queue, also
 /// with a port that follows services, would keep one closed for as long as somebody writes to it without pause.
@@ -164,13 +162,13 @@ fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Re
     if bound != Err(Errno::ADDRINUSE) || !may_end {
         return bound;
     }
-    let families =
-        [true, false].into_iter().filter(|&v4| v4 == to.address.is_ipv4() || to.dual_stack);
-    let owners = families.filter_map(|v4| core.flows.with_anybody_at(v4, to.address.port()));
-    let owners: ArrayVec<FlowId, 2> = owners.collect();
-    for id in &owners {
-        log::debug!("{id:?}: port {} is forwarded now, closing", to.address.port());
-        core.flows.remove(*id);
+    let (port, mut ended) = (to.address.port(), false);
+    for v4 in [true, false].into_iter().filter(|&v4| v4 == to.address.is_ipv4() || to.dual_stack) {
+        while let Some(id) = core.flows.with_port_alone(v4, port) {
+            log::debug!("{id:?}: port {port} is forwarded now, closing");
+            core.flows.remove(id);
+            ended = true;
+        }
     }
-    if owners.is_empty() { bound } else { socket::bind(socket.as_fd(), to) }
+    if ended { socket::bind(socket.as_fd(), to) } else { bound }
 }

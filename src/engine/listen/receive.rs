@@ -13,11 +13,12 @@ use crate::engine::listener_id::ListenerId;
 use crate::engine::state::FlowKind;
 use crate::flow::fwd::{ListenAddr, Rule, is_many};
 use crate::flow::groups::KNOWN_BY_BYTES;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Waiting};
+use crate::sys::socket;
 use crate::wire::DropReason;
 
 /// Of others, that came to the sockets of new flows in a turn: far more than come where nobody floods the port.
@@ -63,14 +64,16 @@ fn one(
             return Some(Served::More);
         }
     };
+    let queue = Queue::Listener(listener_id);
     if let Some(many) = waiting.destination.filter(|&address| is_many(address))
         && is_received_elsewhere(core, listener_id, SocketAddr::new(many, port))
     {
-        let fd = core.listeners.get(listener_id)?.socket.as_fd();
-        let _ = datagram::drop_one(fd);
+        let _ = datagram::drop_one(queue.fd(&core.listeners, &core.flows)?);
         return Some(Served::More);
     }
-    let queue = Queue::Listener(listener_id);
+    if is_own_broadcast(core, &waiting, port) {
+        return refuse(core, queue, DropReason::OwnDatagram);
+    }
     let local = match local_address(&waiting, &rule, port) {
         Ok(local) => local,
         Err(reason) => return refuse(core, queue, reason),
@@ -84,6 +87,20 @@ fn one(
         let _ = opened.try_push(id);
     }
     pass_on(core, buffer, out, (pif, queue), id)
+}
+
+/// Whether what waits was sent to all of a network by the guest itself: the kernel hands it to this host, too. It is
+/// known by the socket that it has come from.
+fn is_own_broadcast(core: &Core, waiting: &Waiting, port: u16) -> bool {
+    let (Some(to), sender) = (waiting.destination, waiting.source) else { return false };
+    if !to.is_ipv4() || to.is_multicast() || waiting.own == Some(to) {
+        return false;
+    }
+    let endpoint = Endpoint::new(to, port);
+    let of_two = Side { pif: Pif::Host, ours: sender.into(), endpoint };
+    let has_sent = core.flows.with_anybody_at(true, sender.port()).is_some()
+        || core.flows.find_alike(&of_two).is_some();
+    has_sent && socket::is_of_this_host(sender)
 }
 
 /// Drops the datagram at the head of a queue.
@@ -112,7 +129,7 @@ fn pass_on(
 /// than that of the listening socket, so they get what others send in that moment, who are strangers to the flow
 /// (`datagram_socket`), and to the port as welcome as its peer: each gets a flow of its own. What is of the peer itself
 /// comes after what it has sent to the listening socket, so it stays where it is unless that `is_empty`; who is behind
-/// it then is a stranger still.
+/// it then is a stranger still. Others may overtake themselves in that case, as datagrams may.
 fn sort_out(
     core: &mut Core,
     mut bypass: Option<&mut BypassParts>,
@@ -196,6 +213,10 @@ fn find_or_open(
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Result<(FlowId, bool), DropReason> {
+    if peer == local {
+        // A socket that is connected to itself would pass it round for ever.
+        return Err(DropReason::OwnDatagram);
+    }
     let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
     if let Some(id) = core.flows.flow_of_peer(&initiating, peer)? {
         return Ok((id, false));

@@ -28,11 +28,12 @@ impl Session {
         Ok(at)
     }
 
-    /// Stops a ring that the driver has left, whose kicks are over.
+    /// Forgets a ring that the driver has left, whose kicks are over. Nothing is written any more: what was its memory may
+    /// be somebody else's.
     fn halt(&mut self, at: usize) {
         let registrar = self.registrar.clone();
         self.with(at, |user| {
-            user.stop();
+            user.forget();
             user.vring_mut().drop_kick(&registrar);
         });
     }
