@@ -11,7 +11,7 @@ use rustix::net::{SocketAddrAny, getsockname};
 
 use super::core::Core;
 use super::state::FlowState;
-use super::{egress, responders};
+use super::{datagrams, egress, responders};
 use crate::flow::fwd::Mapping;
 use crate::flow::network::Network;
 use crate::flow::side::Pif;
@@ -62,6 +62,7 @@ impl Search {
 
     /// Looks at some flows. `all_stay`: no connection is frozen, and those that were go on here.
     pub(super) fn go_on(&mut self, core: &mut Core, all_stay: bool) {
+        datagrams::follow_guest(core);
         if all_stay && !self.missed.is_empty() {
             self.gone.append(&mut self.missed);
             self.next = Some(0);

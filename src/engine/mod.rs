@@ -456,7 +456,6 @@ impl Engine {
         self.migration.on_time(&mut self.core, out);
         self.lost.go_on(&mut self.core, self.migration.is_idle());
         self.go_on_changing(PORTS_CHANGED_PER_TURN);
-        datagrams::follow_guest(&mut self.core);
         let Self { core, bypass, buffer, .. } = self;
         for _ in 0..core.listeners.ready_count() {
             let Some(id) = core.listeners.next_ready() else { break };
