@@ -11,6 +11,7 @@ mod exit;
 mod gone;
 mod init;
 mod netlink;
+mod others;
 mod reconfigure;
 
 use std::io;

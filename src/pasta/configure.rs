@@ -459,7 +459,12 @@ impl Family {
     }
 
     fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
-        set_in_passes(netlink, self.routes(index, model), !self.copying.routes)
+        let mut failure = None;
+        let (_, unreachable) = set_in_passes(netlink, self.routes(index, model), |error| {
+            failure.get_or_insert(error);
+        });
+        let needed = !self.copying.routes;
+        failure.or(unreachable.filter(|_| needed)).map_or(Ok(()), Err)
     }
 
     /// The routes that lead over the interface `index`.
@@ -506,35 +511,29 @@ impl Family {
     }
 }
 
-/// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. One that
-/// is there already is fine. What stays unreachable is an error when it is `needed`.
+/// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. One that is there already is
+/// fine; any other error is told to `failed`. Gives back the routes that stay unreachable, and why the last one does.
 pub(super) fn set_in_passes(
     netlink: &Netlink,
     mut routes: Vec<RouteMessage>,
-    needed: bool,
-) -> io::Result<()> {
+    mut failed: impl FnMut(io::Error),
+) -> (Vec<RouteMessage>, Option<io::Error>) {
     loop {
-        let mut waiting = Vec::new();
-        let mut last = None;
-        let before = routes.len();
-        for route in routes {
+        let (before, mut why) = (routes.len(), None);
+        routes.retain(|route| {
             let message = RouteNetlinkMessage::NewRoute(route.clone());
             match netlink.change(message, NLM_F_CREATE | NLM_F_EXCL) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
                 Err(error) if is_unreachable(&error) => {
-                    waiting.push(route);
-                    last = Some(error);
+                    why = Some(error);
+                    return true;
                 }
-                Err(error) => return Err(error),
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => failed(error),
+                Ok(()) | Err(_) => {}
             }
-        }
-        match last {
-            Some(error) if waiting.len() == before => {
-                return if needed { Err(error) } else { Ok(()) };
-            }
-            Some(_) => routes = waiting,
-            None => return Ok(()),
+            false
+        });
+        if routes.is_empty() || routes.len() == before {
+            return (routes, why);
         }
     }
 }

@@ -20,6 +20,11 @@ impl Netlink {
         Ok(Self { socket: netlink::Netlink::new()? })
     }
 
+    /// The socket itself, for questions.
+    pub(super) fn socket(&self) -> &netlink::Netlink {
+        &self.socket
+    }
+
     /// Asks for a change, with `flags` besides those of every request, and waits for the verdict.
     pub(super) fn change(&self, change: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         let mut message = NetlinkMessage::from(change);

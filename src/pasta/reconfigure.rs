@@ -1,10 +1,12 @@
-//! Addresses and routes of the namespace follow those of the host, with `--config-net`. What was set by us is changed;
-//! what others have set there is left alone.
+//! Addresses and routes of the namespace follow those of the host, with `--config-net`: what is new on the host is set,
+//! and what is gone there is removed. Nothing else is touched: what somebody has removed in the namespace stays removed
+//! as long as the host keeps it, and what others have set there stays ([`There`]).
 //!
 //! An address that was replaced is kept for connections that have it, but as one that new ones do not choose
 //! (deprecated, and without a network): on the host, such a connection may go on, as one does that passes a VPN by. After
 //! two hours the namespace's kernel removes it, as it does with addresses that a router has withdrawn (RFC 4862, section
-//! 5.5.3).
+//! 5.5.3). Those of the start are never removed: services may have been bound to them, and whoever has made the namespace
+//! may have written them down.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,13 +21,17 @@ use netlink_packet_route::route::RouteMessage;
 
 use super::configure::{Failure, Model, families, set_in_passes};
 use super::netlink::Netlink;
+use super::others::{There, is_same, of};
 use crate::conf::Copying;
 use crate::conf::host::Asker;
 use crate::flow::network::Network;
 
-/// Addresses of before that are kept, and for how many seconds.
+/// Addresses of before that are kept, beside those of the start, and for how many seconds.
 const MOST_FORMER: usize = 16;
 const FORMER_S: u32 = 2 * 3600;
+
+/// A lifetime without an end.
+const FOR_EVER_S: u32 = u32::MAX;
 
 /// The namespace, as it was configured last.
 pub(crate) struct Reconfigure {
@@ -33,6 +39,10 @@ pub(crate) struct Reconfigure {
     index: u32,
     model: Model,
     set: Set,
+    /// Addresses of the start.
+    first: Vec<IpAddr>,
+    /// Routes of `set` that nothing led to when they were to be set.
+    waiting: Vec<RouteMessage>,
 }
 
 /// What is set.
@@ -74,7 +84,14 @@ impl Reconfigure {
         copying: [Copying; 2],
     ) -> io::Result<Self> {
         let set = wanted(index, &model, network, copying);
-        Ok(Self { netlink: Netlink::new()?, index, model, set })
+        let first = set.addresses.iter().filter_map(of).collect();
+        let (netlink, waiting) = (Netlink::new()?, Vec::new());
+        Ok(Self { netlink, index, model, set, first, waiting })
+    }
+
+    /// The addresses that the namespace has because the host has or had them.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.set.addresses.iter().chain(&self.set.former).filter_map(of).collect()
     }
 
     /// What is to be changed; `None` if nothing is.
@@ -92,8 +109,11 @@ impl Reconfigure {
             let address = of(address);
             set.addresses.iter().all(|other| of(other) != address)
         });
-        let former: Vec<_> = kept.filter_map(deprecated).collect();
-        set.former = former[former.len().saturating_sub(MOST_FORMER)..].to_vec();
+        let (first, others): (Vec<_>, Vec<_>) = kept
+            .filter_map(of_former(&self.first))
+            .partition(|former| of(former).is_some_and(|address| self.first.contains(&address)));
+        let newest = others.len().saturating_sub(MOST_FORMER);
+        set.former = [&first[..], &others[newest..]].concat();
         Ok((set != self.set).then_some(Plan { model, set }))
     }
 
@@ -101,39 +121,92 @@ impl Reconfigure {
     ///
     /// # Errors
     /// The first change that was refused.
-    pub(crate) fn carry_out(&mut self, Plan { model, set }: Plan) -> Result<(), Failure> {
+    pub(crate) fn carry_out(&mut self, Plan { model, mut set }: Plan) -> Result<(), Failure> {
+        let before = There::read(&self.netlink, self.index).map_err(cannot_look)?;
+        // What somebody has removed is not to come back as an address of before.
+        set.former.retain(|former| {
+            let was = self.set.former.iter().chain(&self.set.addresses);
+            was.filter(|address| of(address) == of(former)).any(|address| before.has(address))
+        });
         let old = std::mem::replace(&mut self.set, set);
         self.model = model;
-        let set = &self.set;
-        let mut failure = None;
-        let mut try_to = |what: &str, change: RouteNetlinkMessage, flags| {
-            if let Err(error) = self.netlink.change(change, flags)
-                && !is_there_already(&error)
-            {
-                failure.get_or_insert_with(|| format!("Couldn't {what} in namespace: {error}"));
-            }
-        };
-        for route in old.routes.iter().filter(|route| !set.routes.contains(route)) {
-            try_to("remove route", RouteNetlinkMessage::DelRoute(route.clone()), 0);
-        }
-        // Of IPv4 the first address of a network takes all others with it: those that stay are set again below.
-        let stays = |address: &AddressMessage| {
-            set.addresses.contains(address) || set.former.contains(address)
-        };
-        for address in old.addresses.iter().chain(&old.former).filter(|address| !stays(address)) {
-            try_to("remove address", RouteNetlinkMessage::DelAddress(address.clone()), 0);
-        }
-        // The time of those that are former already runs on.
-        let former = set.former.iter().filter(|address| !old.former.contains(address));
-        for address in set.addresses.iter().chain(former) {
-            let flags = NLM_F_CREATE | NLM_F_REPLACE;
-            try_to("set address", RouteNetlinkMessage::NewAddress(address.clone()), flags);
-        }
-        if let Err(error) = set_in_passes(&self.netlink, set.routes.clone(), false) {
-            failure.get_or_insert_with(|| format!("Couldn't set route in namespace: {error}"));
-        }
-        failure.map_or(Ok(()), Err)
+        let failure =
+            [self.remove_routes(&old), self.change_addresses(&old), self.add_routes(&old)];
+        failure.into_iter().flatten().next().map_or(Ok(()), Err)
     }
+
+    /// Removes routes that are in `old` alone.
+    fn remove_routes(&self, old: &Set) -> Option<Failure> {
+        let gone = old.routes.iter().filter(|route| !self.set.routes.contains(route));
+        let refused = gone.map(|route| {
+            self.try_to("remove route", RouteNetlinkMessage::DelRoute(route.clone()), 0)
+        });
+        refused.fold(None, Option::or)
+    }
+
+    /// Gives the namespace the addresses of now instead of those in `old`. Of IPv4 the new ones come first, so that it is
+    /// never without any; of IPv6 one that stays is changed where it is, unless its length is another one.
+    fn change_addresses(&self, old: &Set) -> Option<Failure> {
+        let stays = |address: &AddressMessage| {
+            self.set.addresses.iter().chain(&self.set.former).any(|other| is_same(other, address))
+        };
+        let gone = old.addresses.iter().chain(&old.former).filter(|address| !stays(address));
+        let (gone_v4, gone_v6): (Vec<_>, Vec<_>) =
+            gone.partition(|address| of(address).is_some_and(|address| address.is_ipv4()));
+        let new = self.set.addresses.iter().filter(|address| !old.addresses.contains(address));
+        // The time of those that were former before runs on.
+        let former = self.set.former.iter().filter(|address| !old.former.contains(address));
+
+        let refused = gone_v6.into_iter().map(|address| self.remove(address));
+        let failure = refused.fold(None, Option::or);
+        let refused = former.chain(new).map(|address| {
+            let message = RouteNetlinkMessage::NewAddress(address.clone());
+            self.try_to("set address", message, NLM_F_CREATE | NLM_F_REPLACE)
+        });
+        refused.fold(failure, Option::or).or(self.remove_v4(&gone_v4))
+    }
+
+    /// Removes IPv4 addresses, and nothing that would go with them.
+    fn remove_v4(&self, gone: &[&AddressMessage]) -> Option<Failure> {
+        if gone.is_empty() {
+            return None;
+        }
+        let others = There::read(&self.netlink, self.index).map(|there| there.without(gone));
+        let refused = gone.iter().map(|address| self.remove(address)).fold(None, Option::or);
+        let restored = others
+            .and_then(|others| others.restore(&self.netlink, self.index, &self.set.addresses));
+        refused.or(restored.err().map(cannot_look))
+    }
+
+    fn remove(&self, address: &AddressMessage) -> Option<Failure> {
+        self.try_to("remove address", RouteNetlinkMessage::DelAddress(address.clone()), 0)
+    }
+
+    /// Adds routes that were not in `old`, and those that had to wait.
+    fn add_routes(&mut self, old: &Set) -> Option<Failure> {
+        let routes = self.set.routes.iter();
+        let is_new =
+            |route: &&RouteMessage| !old.routes.contains(route) || self.waiting.contains(route);
+        let new = routes.filter(is_new).cloned().collect();
+        let mut failure = None;
+        let (waiting, _) = set_in_passes(&self.netlink, new, |error| {
+            let text = || format!("Couldn't set route in namespace: {error}");
+            failure.get_or_insert_with(text);
+        });
+        self.waiting = waiting;
+        failure
+    }
+
+    /// Asks for a change; why it was refused, if it was and somebody else was not just faster.
+    fn try_to(&self, what: &str, change: RouteNetlinkMessage, flags: u16) -> Option<Failure> {
+        let error =
+            self.netlink.change(change, flags).err().filter(|error| !is_there_already(error));
+        error.map(|error| format!("Couldn't {what} in namespace: {error}"))
+    }
+}
+
+fn cannot_look(error: io::Error) -> Failure {
+    format!("Couldn't look at the namespace: {error}")
 }
 
 /// The socket by which the namespace is changed.
@@ -153,39 +226,184 @@ fn wanted(index: u32, model: &Model, network: &Network, copying: [Copying; 2]) -
     set
 }
 
-/// The address of a message.
-fn of(message: &AddressMessage) -> Option<IpAddr> {
-    let (mut local, mut peer) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => local = Some(*address),
-            AddressAttribute::Address(address) => peer = Some(*address),
-            _ => {}
+/// Makes of an address the same one that is not chosen any more, alone in its network; those in `first` have no end.
+fn of_former(first: &[IpAddr]) -> impl Fn(&AddressMessage) -> Option<AddressMessage> {
+    move |message| {
+        let address = of(message)?;
+        let mut former = AddressMessage::default();
+        former.header = message.header.clone();
+        if address.is_ipv4() {
+            // Beside the one that is to go. An IPv6 address keeps its length: it is changed where it is.
+            former.header.prefix_len = 32;
         }
+        let valid = if first.contains(&address) { FOR_EVER_S } else { FORMER_S };
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, valid);
+        former.attributes = vec![
+            AddressAttribute::Local(address),
+            AddressAttribute::Address(address),
+            AddressAttribute::CacheInfo(lifetimes),
+        ];
+        let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
+        former.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
+        former.attributes.push(AddressAttribute::Flags(flags));
+        Some(former)
     }
-    local.or(peer)
-}
-
-/// The same address as one that is not chosen any more, alone in its network.
-fn deprecated(message: &AddressMessage) -> Option<AddressMessage> {
-    let address = of(message)?;
-    let mut former = AddressMessage::default();
-    former.header = message.header.clone();
-    former.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
-    let mut lifetimes = CacheInfo::default();
-    (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, FORMER_S);
-    former.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-        AddressAttribute::CacheInfo(lifetimes),
-    ];
-    let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
-    former.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
-    former.attributes.push(AddressAttribute::Flags(flags));
-    Some(former)
 }
 
 /// Whether a change failed because somebody else was faster.
 fn is_there_already(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ESRCH | libc::EADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use passt_support::namespace::{Netns, isolated};
+
+    use super::*;
+    use crate::flow::fwd::example;
+
+    const HOST: &str = "ip link set lo up; ip link add eth0 type veth peer name peer0
+        ip link set peer0 up; ip link set eth0 up
+        ip addr add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1
+        ip addr add 2001:db8::2/64 dev eth0 nodad; ip route add default via 2001:db8::1";
+    const GUEST: &str =
+        "ip link add tap0 type veth peer name peer0; ip link set peer0 up; ip link set tap0 up";
+
+    fn run(script: &str) -> String {
+        let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A host, which is the namespace that the test runs in, and a namespace that looks like it.
+    struct World {
+        guest: Netns,
+        asker: Asker,
+        reconfigure: Reconfigure,
+        index: u32,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let guest = Netns::new(GUEST);
+            let link = |name: &'static str| {
+                let text = run(&format!("ip -o link show {name}"));
+                text.split(':').next().unwrap().parse::<u32>().unwrap()
+            };
+            let reconfigure = guest.run(move || Reconfigure {
+                netlink: Netlink::new().unwrap(),
+                index: link("tap0"),
+                model: Model::default(),
+                set: Set::default(),
+                first: Vec::new(),
+                waiting: Vec::new(),
+            });
+            let (asker, index) = (Asker::new().unwrap(), link("eth0"));
+            let mut world = Self { guest, asker, reconfigure, index };
+            world.follow();
+            let set = &world.reconfigure.set;
+            world.reconfigure.first = set.addresses.iter().filter_map(of).collect();
+            world
+        }
+
+        fn follow(&mut self) {
+            let network = example::network();
+            let copying = [Copying { addresses: true, routes: true }; 2];
+            let interfaces = [Some(self.index); 2];
+            let means = Means { network: &network, interfaces, copying };
+            let plan = self.reconfigure.plan(&self.asker, &means).unwrap();
+            self.reconfigure.carry_out(plan.expect("something is new")).unwrap();
+            assert!(self.reconfigure.plan(&self.asker, &means).unwrap().is_none(), "once");
+        }
+
+        fn inside(&self, script: &'static str) -> String {
+            self.guest.run(move || run(script))
+        }
+
+        fn addresses(&self) -> String {
+            self.inside("ip -o addr show dev tap0 scope global | sed 's/.*inet6* //; s/ .*//'")
+        }
+
+        fn routes(&self) -> String {
+            self.inside(
+                "ip route show proto static; ip route show proto boot; ip -6 route show proto boot",
+            )
+        }
+    }
+
+    #[test]
+    fn what_was_removed_inside_does_not_come_back_with_other_news() {
+        isolated(HOST, || {
+            let mut world = World::new();
+            assert!(world.addresses().contains("2001:db8::2/64"));
+            world.inside("ip route del default; ip -6 route del default; ip addr del 2001:db8::2/64 dev tap0");
+            run("ip addr add 192.0.2.77/24 dev eth0; ip route add 198.51.100.0/24 via 192.0.2.9");
+            world.follow();
+            let (addresses, routes) = (world.addresses(), world.routes());
+            assert!(addresses.contains("192.0.2.77/24") && routes.contains("198.51.100.0/24"));
+            assert!(!addresses.contains("2001:db8::2/"), "{addresses}");
+            assert!(!routes.contains("default"), "{routes}");
+            // Nor does an address that was removed become one of before.
+            run("ip addr del 2001:db8::2/64 dev eth0");
+            world.follow();
+            assert!(!world.addresses().contains("2001:db8::2/"));
+        });
+    }
+
+    #[test]
+    fn what_others_have_set_outlives_our_addresses() {
+        isolated(HOST, || {
+            let mut world = World::new();
+            world.inside(
+                "ip addr add 192.0.2.200/24 dev tap0; ip addr add 10.77.0.1/24 dev tap0
+                 ip route add 203.0.113.5/32 via 192.0.2.1
+                 ip route add 203.0.113.6/32 via 192.0.2.1 src 192.0.2.200",
+            );
+            run("ip addr add 192.0.2.5/24 dev eth0; ip addr del 192.0.2.2/24 dev eth0
+                 ip addr replace 192.0.2.5/24 dev eth0; ip route replace default via 192.0.2.1");
+            world.follow();
+            let (addresses, routes) = (world.addresses(), world.routes());
+            for there in ["192.0.2.5/24", "192.0.2.2/32", "192.0.2.200/24", "10.77.0.1/24"] {
+                assert!(addresses.contains(there), "{there}: {addresses}");
+            }
+            for there in ["default", "203.0.113.5", "203.0.113.6"] {
+                assert!(routes.contains(there), "{there}: {routes}");
+            }
+            let chosen = world.inside("ip route get 203.0.113.5");
+            assert!(chosen.contains("src 192.0.2.5 "), "{chosen}");
+        });
+    }
+
+    #[test]
+    fn an_address_of_the_start_stays_for_ever_and_others_for_two_hours() {
+        isolated(HOST, || {
+            let mut world = World::new();
+            for change in [
+                "ip addr del 192.0.2.2/24 dev eth0; ip addr add 192.0.2.7/24 dev eth0
+                 ip addr add 2001:db8:7::7/64 dev eth0 nodad; ip addr del 2001:db8::2/64 dev eth0",
+                "ip addr del 192.0.2.7/24 dev eth0; ip addr add 192.0.2.8/24 dev eth0
+                 ip addr add 2001:db8:8::8/64 dev eth0 nodad; ip addr del 2001:db8:7::7/64 dev eth0",
+            ] {
+                run(change);
+                world.follow();
+            }
+            let lifetime = |address: &'static str| {
+                let found = world.inside("ip -o addr show dev tap0 deprecated");
+                let line = found.lines().find(|line| line.contains(address));
+                line.unwrap_or_else(|| panic!("{address}: {found}")).contains("valid_lft forever")
+            };
+            assert!(lifetime("192.0.2.2/32") && lifetime("2001:db8::2/64"));
+            assert!(!lifetime("192.0.2.7/32") && !lifetime("2001:db8:7::7/64"));
+            // It comes back as what it was.
+            run("ip addr add 192.0.2.2/24 dev eth0; ip addr add 2001:db8::2/64 dev eth0 nodad");
+            world.follow();
+            let now = world.inside("ip -o addr show dev tap0 -deprecated");
+            assert!(now.contains("192.0.2.2/24") && now.contains("2001:db8::2/64"), "{now}");
+            assert!(!world.addresses().contains("192.0.2.2/32"));
+        });
+    }
 }
