@@ -270,6 +270,26 @@ fn the_host_of_the_start_is_the_host_for_ever_without_the_watch() {
     });
 }
 
+/// As when the router's lease has ended, while a way to some network elsewhere stays.
+#[test]
+fn who_loses_only_the_default_route_stays_the_template() {
+    isolated(LINKS, || {
+        ip(&HOME);
+        ip(&[
+            "link add eth1 type veth peer name peer1",
+            "link set peer1 up",
+            "link set eth1 up",
+            "addr add 203.0.113.2/24 dev eth1",
+        ]);
+        ip(&["route add 198.51.100.0/24 via 203.0.113.1"]);
+        let mut passt = Passt::start(&[]);
+        assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+        ip(&["route del default", "-6 route del default"]);
+        passt.await_no_router();
+        assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+    });
+}
+
 #[test]
 fn an_interface_that_goes_and_comes_back_is_the_template_again() {
     isolated(LINKS, || {

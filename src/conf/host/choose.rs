@@ -1,7 +1,8 @@
 //! The choice of the template interface, its addresses and its gateway, for either family.
 //!
-//! - Interface: the operator's; else that of the first default route; else that of the first
-//!   other route. Loopback and link-local destinations do not count.
+//! - Interface: the operator's; else that of the first default route; else the one that had a default route when the host
+//!   was looked at before, as long as it has the address that it had; else that of the first other route. Loopback and
+//!   link-local destinations do not count.
 //! - Gateway: that of the first default route through the interface, if it is of the family. It need not have any, as
 //!   with ppp, or may lead over a neighbour of the other family. Among the next hops of a multipath route, the one with the highest weight, and among equals the first listed - the one
 //!   that is documented and that `ip route` shows on top.
@@ -84,7 +85,10 @@ pub(super) fn template<A: Family>(
     let routes: Vec<&Route> = dump.routes.iter().filter(|route| route.ipv4 == v4).collect();
     let index = match wish {
         Some(name) => index_of(&dump.links, &name),
-        None => detect::<A>(&routes, notes),
+        None => {
+            let lost_way = before.filter(|before| before.default_route && is_there(dump, before));
+            detect::<A>(&routes, lost_way.map(|before| before.index), notes)
+        }
     }?;
     let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
     let here = || dump.addresses.iter().filter(|a| a.interface == index);
@@ -123,8 +127,19 @@ pub(super) fn keep<A: Copy + PartialEq>(
     }
 }
 
-/// The interface of the first default route, else of the first route.
-fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
+/// Whether the interface that was the template is there with its address.
+fn is_there<A: Family>(dump: &Dump, template: &Template<A>) -> bool {
+    let Some((address, _)) = template.address else { return false };
+    let has_it = |a: &Address| a.interface == template.index && A::of(a.address) == Some(address);
+    dump.links.contains(&(template.name, template.index)) && dump.addresses.iter().any(has_it)
+}
+
+/// The interface of the first default route; else the one that has `lost_way`, else that of the first route.
+fn detect<A: Family>(
+    routes: &[&Route],
+    lost_way: Option<u32>,
+    notes: &mut Vec<Note>,
+) -> Option<u32> {
     let usable = |route: &&&Route| {
         let interface = first_interface(route);
         let link_local = route.prefix_len >= A::LINK_LOCAL_PREFIX
@@ -142,6 +157,9 @@ fn detect<A: Family>(routes: &[&Route], notes: &mut Vec<Note>) -> Option<u32> {
             notes.push(Note::info(text));
         }
         return Some(first);
+    }
+    if lost_way.is_some() {
+        return lost_way;
     }
     let Some(first) = others.next() else {
         notes.push(Note::info(format!("No interfaces with usable {family} routes")));
@@ -274,6 +292,35 @@ mod tests {
         ]);
         assert_eq!(chosen::<Ipv4Addr>(&dump, None), Some((3, None)));
         assert_eq!(chosen::<Ipv6Addr>(&dump, None), Some((3, None)));
+    }
+
+    #[test]
+    fn who_loses_only_the_default_route_stays_the_template() {
+        let away = route(Some(("203.0.113.0", 24)), vec![hop(3, "198.51.100.1", 0)]);
+        let mut dump = host(vec![route(None, vec![hop(2, "192.0.2.1", 0)]), away.clone()]);
+        let address = |interface, address| Address {
+            interface,
+            address: ip(address),
+            prefix_len: 24,
+            wide: true,
+        };
+        dump.addresses = vec![address(2, "192.0.2.2"), address(3, "198.51.100.2")];
+        let next = |dump: &Dump, before: &Template<Ipv4Addr>| {
+            let now = template::<Ipv4Addr>(dump, None, Some(before), &mut Vec::new());
+            keep(now, Some(before)).unwrap()
+        };
+        let before = template::<Ipv4Addr>(&dump, None, None, &mut Vec::new()).unwrap();
+        dump.routes = vec![away.clone()];
+        assert_eq!(next(&dump, &before), before);
+        // Another way out is one.
+        dump.routes.push(route(None, vec![hop(3, "198.51.100.1", 0)]));
+        assert_eq!(next(&dump, &before).index, 3);
+        dump.routes = vec![away];
+        dump.addresses[0] = address(2, "192.0.2.7");
+        assert_eq!(next(&dump, &before).index, 3, "it has another address");
+        dump.addresses[0] = address(2, "192.0.2.2");
+        dump.links.retain(|(_, index)| *index != 2);
+        assert_eq!(next(&dump, &before).index, 3, "it is gone");
     }
 
     #[test]
