@@ -6,7 +6,8 @@
 //!   is there. A command that pasta starts gets standard error for itself; from then on it is the same.
 //! * With a log file: the file in place of the system's log.
 //! * With `--debug`: standard error, with seconds since start, or the file, and never the system's
-//!   log. In the background without a file these messages are lost.
+//!   log. A command that pasta starts shares standard error then, if there is no file: messages that were asked for are
+//!   to be seen. In the background without a file these messages are lost.
 //!
 //! Once options are known, messages are limited in number (`budget`); who asks for debug messages
 //! gets all. Errors of system
@@ -127,10 +128,18 @@ pub(crate) fn destinations() -> Vec<&'static str> {
     all.into_iter().filter(|(used, _)| *used).map(|(_, name)| name).collect()
 }
 
-/// Leaves standard error alone from now on: it is somebody else's, or nobody's.
+/// Leaves standard error alone from now on: it is nobody's.
 pub(crate) fn leave_stderr() {
+    SINK.state().leave_stderr();
+}
+
+/// Leaves standard error to the command that has it, too, from now on; unless messages would be lost, which are those of
+/// who debugs without a file.
+pub(crate) fn give_stderr() {
     let mut state = SINK.state();
-    (state.stderr, state.syslog_wanted) = (false, true);
+    if !state.debug || state.file.is_some() {
+        state.leave_stderr();
+    }
 }
 
 /// The first line of a log file.
@@ -192,6 +201,10 @@ impl State {
             text: String::new(),
             line: String::new(),
         }
+    }
+
+    fn leave_stderr(&mut self) {
+        (self.stderr, self.syslog_wanted) = (false, true);
     }
 
     /// Writes one message. A destination that takes none is no reason to stop.

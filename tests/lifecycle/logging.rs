@@ -255,6 +255,30 @@ fn pasta_keeps_its_log_below_its_size_too() {
     assert!(text.len() <= 40_960 && text.contains(" - log truncated at "), "{text}");
 }
 
+/// What pasta says once its command runs, which sends a datagram and needs some time.
+fn said_beside_a_command(arguments: &[&str]) -> String {
+    let none = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+    let script = "echo >/dev/udp/198.51.100.7/1000; sleep 0.5; echo own words >&2";
+    let mut command = unshare("n");
+    command.arg(env!("CARGO_BIN_EXE_pasta")).args(NETWORK).args(none).args(arguments);
+    let output = command.args(["--config-net", "--", "bash", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("own words\n"), "{text}");
+    text
+}
+
+#[test]
+fn a_command_shares_standard_error_with_what_was_asked_for_and_with_nothing_else() {
+    let place = Place::new();
+    let file = place.path("log");
+    let with_file = ["--trace", "--log-file", file.to_str().unwrap()];
+    assert!(said_beside_a_command(&["--trace"]).contains(": from guest: "));
+    assert!(!said_beside_a_command(&with_file).contains("from guest: "));
+    assert!(place.text("log").contains("from guest: "));
+    assert_eq!(said_beside_a_command(&["--quiet"]), "own words\n");
+}
+
 #[test]
 fn a_log_file_that_cannot_be_made_is_an_error_in_known_words() {
     let place = Place::new();
