@@ -311,6 +311,13 @@ pub(crate) const LOBBY_REST: Duration = Duration::from_millis(1);
 pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(CONTROL_GRACE.as_millis() < CONTROL_READS_WITHIN.as_millis());
+/// How long connections of an address that the host has lost wait for it: longer than a link takes that was down for a
+/// moment, a machine that wakes up or a DHCP client that starts anew, and shorter than people wait.
+pub const ADDRESS_AWAY: Duration = Duration::from_secs(30);
+
+/// Addresses that are waited for at most; hosts lose a few at a time. Flows of more end at once.
+pub(crate) const ADDRESSES_AWAY_MAX: usize = 256;
+
 /// Flows whose sockets are asked in one turn whether the address that they have is gone: each costs one system call, of
 /// less than a microsecond.
 pub(crate) const FLOWS_LOOKED_AT_PER_TURN: u32 = 256;

@@ -190,6 +190,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     };
 
     let reconfigure = device.as_mut().and_then(|device| device.reconfigure.take());
+    conf.mapping.held = reconfigure.as_ref().map(Reconfigure::addresses).unwrap_or_default();
     let filter = sandbox::socket_maker()?;
     let sockets = namespace_sockets(&conf, &namespace, &filter)?;
     let bypass = bypass(&conf, &sockets, device.as_ref());
@@ -227,7 +228,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     announcement.say()?;
     if let Some(child) = &child {
         child.release().map_err(system("Couldn't start the command"))?;
-        crate::log::leave_stderr();
+        crate::log::give_stderr();
     }
     worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
@@ -524,6 +525,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
             let seen = Snapshot {
                 facts: facts.clone(),
                 own: conf::host::own_networks()?,
+                held: Vec::new(),
                 resolv: resolv.clone(),
             };
             Ok((options.clone(), seen))

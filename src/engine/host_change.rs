@@ -1,6 +1,8 @@
 //! The host's network changes while the program runs. What the guest is told follows at once; flows go on for as
-//! long as the kernel lets them, but those from an address that is gone never get an answer again, and are ended
-//! now instead of being left to wait.
+//! long as the kernel lets them, but those from an address that is gone get no answer any more. Datagram flows end at
+//! once: what the guest says next makes others, from the address of now. Connections have no other address. One that is
+//! back before long, as after a link was down for a moment, goes on, as it does on any host; those of an address that is
+//! away for longer than [`ADDRESS_AWAY`] end then instead of being left to wait.
 //!
 //! Which those are only their sockets tell, so all flows are looked at, some of them each turn.
 
@@ -10,13 +12,14 @@ use passt_frame::ToGuest;
 use rustix::net::{SocketAddrAny, getsockname};
 
 use super::core::Core;
-use super::state::FlowState;
+use super::state::{FlowKind, FlowState};
 use super::{datagrams, egress, responders};
 use crate::flow::fwd::Mapping;
 use crate::flow::network::Network;
 use crate::flow::side::Pif;
 use crate::flow::table::{Flow, FlowId};
-use crate::limits::FLOWS_LOOKED_AT_PER_TURN;
+use crate::limits::{ADDRESS_AWAY, ADDRESSES_AWAY_MAX, FLOWS_LOOKED_AT_PER_TURN};
+use crate::time::Timestamp;
 
 /// What is different from now on.
 #[derive(Clone, Debug)]
@@ -31,11 +34,18 @@ pub struct HostChange {
     pub gone: Vec<IpAddr>,
     /// The guest's addresses are changed from outside: it has what it is told.
     pub configured: bool,
+    /// Then these are all that it has or had of the host's.
+    pub held: Vec<IpAddr>,
 }
 
 /// The search for flows of addresses that are gone.
 #[derive(Default)]
 pub(super) struct Search {
+    /// Addresses that may come back, and when their connections end if they have not.
+    away: Vec<(IpAddr, Timestamp)>,
+    /// Those whose datagram flows are looked for.
+    lost: Vec<IpAddr>,
+    /// Those of which all flows are looked for.
     gone: Vec<IpAddr>,
     /// The next slot to look at, if any is left.
     next: Option<u32>,
@@ -44,13 +54,23 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Looks for flows of these addresses, and of those that are being looked for unless they are there again.
-    fn begin(&mut self, change: &HostChange) {
+    /// Looks for flows of addresses that are gone, now or later, and not of those that are there again.
+    fn begin(&mut self, change: &HostChange, now: Timestamp) {
         let there = |address: &IpAddr| change.own.iter().any(|(own, _)| own == address);
-        self.gone.retain(|address| !there(address));
-        self.missed.retain(|address| !there(address));
-        self.gone.extend(&change.gone);
-        if !self.gone.is_empty() {
+        self.away.retain(|(address, _)| !there(address));
+        for list in [&mut self.lost, &mut self.gone, &mut self.missed] {
+            list.retain(|address| !there(address));
+        }
+        for &address in &change.gone {
+            self.lost.push(address);
+            let known = self.away.iter().any(|(other, _)| *other == address);
+            if self.away.len() < ADDRESSES_AWAY_MAX {
+                self.away.extend((!known).then_some((address, now + ADDRESS_AWAY)));
+            } else if !known {
+                self.gone.push(address);
+            }
+        }
+        if !self.lost.is_empty() {
             self.next = Some(0);
         }
     }
@@ -60,11 +80,21 @@ impl Search {
         self.next.is_some()
     }
 
+    /// When the next address has been away for too long.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.away.iter().map(|(_, due)| *due).min()
+    }
+
     /// Looks at some flows. `all_stay`: no connection is frozen, and those that were go on here.
     pub(super) fn go_on(&mut self, core: &mut Core, all_stay: bool) {
         datagrams::follow_guest(core);
-        if all_stay && !self.missed.is_empty() {
+        let due = self.away.extract_if(.., |(_, due)| *due <= core.now).map(|(address, _)| address);
+        let before = self.gone.len();
+        self.gone.extend(due);
+        if all_stay {
             self.gone.append(&mut self.missed);
+        }
+        if self.gone.len() > before {
             self.next = Some(0);
         }
         let Some(first) = self.next.take() else { return };
@@ -88,13 +118,16 @@ impl Search {
         if last < slots {
             self.next = Some(last);
         } else {
+            self.lost.clear();
             self.gone.clear();
         }
     }
 
     /// The address of a flow that has no way back.
     fn lost_address(&self, flow: &Flow<FlowState>) -> Option<IpAddr> {
-        local_address(flow).filter(|local| self.gone.contains(local))
+        let datagrams = matches!(flow.state.kind, FlowKind::Udp(_) | FlowKind::Ping(_));
+        local_address(flow)
+            .filter(|local| self.gone.contains(local) || datagrams && self.lost.contains(local))
     }
 }
 
@@ -118,9 +151,10 @@ pub(super) fn apply(
     change: HostChange,
     out: &mut dyn ToGuest,
 ) -> bool {
-    search.begin(&change);
+    search.begin(&change, core.now);
     let judged = core.net.set_surroundings(&change.own);
-    let HostChange { network, map, configured, .. } = change;
+    let HostChange { network, map, configured, held, .. } = change;
+    core.net.set_held(held);
     let told = !core.net.is_told(&network, &map);
     if told {
         let old = core.net.network.clone();

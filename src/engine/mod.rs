@@ -279,8 +279,7 @@ impl Engine {
     }
 
     /// The host's network has changed: the guest is told what is new to it, listening sockets that have lost their
-    /// interface or had to wait for an address are opened, and flows of addresses that are gone end. True if there was
-    /// something new to tell.
+    /// interface or had to wait for an address are opened, and flows of addresses that stay away end. True if it was told.
     pub fn follow_host(&mut self, change: HostChange, out: &mut dyn ToGuest) -> bool {
         // What is being put in force knows nothing of this change.
         self.go_on_changing(usize::MAX);
@@ -574,7 +573,8 @@ impl Engine {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let own = [self.core.flows.timers.next_deadline(), self.soon, self.migration.deadline()];
+        let (timers, away) = (self.core.flows.timers.next_deadline(), self.lost.deadline());
+        let own = [timers, away, self.soon, self.migration.deadline()];
         own.into_iter().flatten().min()
     }
 

@@ -135,10 +135,10 @@ impl Net {
         };
         let (old, new) = (told(&self.network), told(&network));
         if old.0 != new.0 {
-            self.learned.v4 = initial.v4;
+            (self.learned.v4, self.learned.kept_v4) = (initial.v4, None);
         }
         if old.1 != new.1 && initial.v6.is_some() {
-            self.learned.v6 = initial.v6;
+            (self.learned.v6, self.learned.kept_v6) = (initial.v6, None);
         }
         (self.network, self.map) = (network, map);
         (self.inbound, self.outbound) = (inbound, outbound);
@@ -150,7 +150,7 @@ impl Net {
     }
 
     /// The host's network has changed, and with it what the guest is told; rules stay. The guest goes on with the
-    /// addresses that it has, if it is not `configured` from outside.
+    /// addresses that it has; if it is `configured` from outside, it has the new ones besides.
     pub(crate) fn follow(&mut self, network: Network, map: Mapping, configured: bool) {
         let mut network = network;
         if let (Some(v6), Some(old)) = (&mut network.v6, &self.network.v6)
@@ -159,12 +159,11 @@ impl Net {
             // Local mode: the address is one that the guest has chosen.
             v6.addr = old.addr.filter(Ipv6Addr::is_unicast_link_local);
         }
-        let initial = fwd::initial(&network);
         if configured {
-            self.learned.v4 = initial.v4;
-            self.learned.v6 = initial.v6.or(self.learned.v6);
+            fwd::keep_first(&self.network, &network, &mut self.learned);
         }
-        (self.network, self.map) = (network, map);
+        let held = std::mem::take(&mut self.map.held);
+        (self.network, self.map) = (network, Mapping { held, ..map });
         self.epoch.0 = self.epoch.0.wrapping_add(1);
         self.configured_mtu = self.network.mtu;
         self.limit_mtu(self.device_mtu);
@@ -179,7 +178,12 @@ impl Net {
         {
             told.addr = told.addr.filter(|addr| !addr.is_unicast_link_local());
         }
-        told == *network && self.map == *map
+        told == *network && Mapping { held: Vec::new(), ..self.map.clone() } == *map
+    }
+
+    /// The namespace has these addresses of the host's from now on.
+    pub(crate) fn set_held(&mut self, held: Vec<IpAddr>) {
+        self.map.held = held;
     }
 
     /// The host's addresses, as the egress policy knows them; true if they are others than before and a rule may

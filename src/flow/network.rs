@@ -286,6 +286,10 @@ pub struct Learned {
     pub(crate) v6: Option<Ipv6Addr>,
     /// Link-local address that they lead to where the peer has one.
     pub(crate) v6_link_local: Option<Ipv6Addr>,
+    /// The addresses of the start, if a namespace that we configure is assigned others since: it keeps them, and services
+    /// may be bound to them, so that ports go on to lead there as long as they are in use.
+    pub(crate) kept_v4: Option<Ipv4Addr>,
+    pub(crate) kept_v6: Option<Ipv6Addr>,
     /// How firmly the IPv4, IPv6 and link-local address are held.
     pub(crate) tenures: [Tenure; 3],
 }

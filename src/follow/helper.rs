@@ -116,7 +116,7 @@ impl<'a> Helper<'a> {
     fn prepare(
         channel: OwnedFd,
         options: &'a Options,
-        seen: Snapshot,
+        mut seen: Snapshot,
         namespace: Option<Reconfigure>,
     ) -> Result<Self, Errno> {
         shutdown(&channel, Shutdown::Read)?;
@@ -146,6 +146,7 @@ impl<'a> Helper<'a> {
         // It may stand still, at a file that a server far away does not give, when the program ends.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         sandbox::confine_host_watch(Path::new(resolv::PATH))?;
+        seen.held = namespace.as_ref().map(Reconfigure::addresses).unwrap_or_default();
         Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace })
     }
 
@@ -219,15 +220,20 @@ impl<'a> Helper<'a> {
         let models = facts.models();
         facts.keep(before);
         facts.notes.clear();
-        let mut now = Snapshot { facts, own, resolv: self.resolver.text() };
+        let held = self.seen.held.clone();
+        let mut now = Snapshot { facts, own, held, resolv: self.resolver.text() };
         now.forget_links(&self.named);
         let changed = now != self.seen;
         self.look_up(changed, &mut now);
-        let news = now != self.seen;
+        let mut news = now != self.seen;
         self.seen = now;
         // First the namespace: while an address becomes a former one it is not there for a moment, and what the program
         // says then to connections that have it would be lost, such as that they have ended.
         let configured = self.configure(models);
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| configured) {
+            let before = std::mem::replace(&mut self.seen.held, namespace.addresses());
+            news |= before != self.seen.held;
+        }
         if news {
             self.tell();
         }

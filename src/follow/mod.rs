@@ -138,8 +138,9 @@ impl HostWatch {
         let gone = before.own.iter().map(|(address, _)| *address);
         let gone = gone.filter(|address| !self.seen.has(*address)).collect();
         let line = describe(&network);
-        let (own, configured) = (self.seen.own.clone(), self.configured);
-        let change = HostChange { network, map: mapping, own, gone, configured };
+        let Snapshot { own, held, .. } = self.seen.clone();
+        let configured = self.configured;
+        let change = HostChange { network, map: mapping, own, gone, configured, held };
         if engine.follow_host(change, out) {
             log::info!("Host network changed: {line}");
             engine.note_host_change(&line);

@@ -19,6 +19,8 @@ pub(crate) struct Snapshot {
     pub(crate) facts: HostFacts,
     /// All addresses of the host, with the lengths of their prefixes.
     pub(crate) own: Vec<(IpAddr, u8)>,
+    /// Those that the namespace has or had, if the helper configures one.
+    pub(crate) held: Vec<IpAddr>,
     /// The text of resolv.conf.
     pub(crate) resolv: String,
 }
@@ -58,6 +60,9 @@ impl Snapshot {
         for (address, len) in &self.own {
             let _always = writeln!(text, "own {address} {len}");
         }
+        for address in &self.held {
+            let _always = writeln!(text, "held {address}");
+        }
         text.push_str("resolv\n");
         text.push_str(&self.resolv);
         text
@@ -85,6 +90,7 @@ impl Snapshot {
                 }
                 "named" if snapshot.facts.named.set(next(&mut words)?) => {}
                 "own" => snapshot.own.push((next(&mut words)?, next(&mut words)?)),
+                "held" => snapshot.held.push(next(&mut words)?),
                 "resolv" => break,
                 _ => return None,
             }
@@ -175,7 +181,8 @@ mod tests {
         };
         let own = vec![("192.0.2.5".parse().unwrap(), 24), ("fe80::7".parse().unwrap(), 64)];
         let resolv = "# own\nnameserver fe80::53%wlan0\n\nsearch example.org\n".to_owned();
-        Snapshot { facts, own, resolv }
+        let held = ["192.0.2.5", "2001:db8::5"].map(|address| address.parse().unwrap()).to_vec();
+        Snapshot { facts, own, held, resolv }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use passt::engine::HostChange;
+use passt::limits::ADDRESS_AWAY;
 use passt::wire::DropReason;
 
 use crate::datagrams::{awaited, bound, guest_at, known, received};
@@ -19,7 +20,9 @@ const TURNS: usize = 64;
 pub fn unchanged(world: &World) -> HostChange {
     let view = world.engine.view();
     let own = FAMILIES.map(|family| (family.host(), 24)).to_vec();
-    HostChange { network: view.network, map: view.map, own, gone: Vec::new(), configured: false }
+    let (mut map, gone) = (view.map, Vec::new());
+    let held = std::mem::take(&mut map.held);
+    HostChange { network: view.network, map, own, gone, configured: false, held }
 }
 
 /// The bodies of router advertisements among the frames that the guest has got.
@@ -179,6 +182,11 @@ fn connections_from_addresses_that_are_gone_are_reset() {
             assert_eq!(world.engine.flow_count(), 1, "another address");
             let own = Vec::new();
             world.follow(HostChange { gone: vec![family.host()], own, ..change });
+            world.settle(TURNS);
+            assert_eq!(world.engine.flow_count(), 1, "it may come back");
+            let due = world.engine.next_deadline().expect("it is looked at again");
+            assert!(due <= world.now() + ADDRESS_AWAY);
+            world.skip(ADDRESS_AWAY);
             let frame = world.frames(1).remove(0);
             assert_ne!(frame[packet::l4_offset(family.guest()) + 13] & RST, 0);
             assert_eq!(world.engine.flow_count(), 0);
@@ -212,9 +220,12 @@ fn all_connections_of_an_address_that_is_gone_are_reset_and_no_others() {
             let change = unchanged(&world);
             let (gone, own) = (vec![family.host()], Vec::new());
             world.follow(HostChange { gone, own, ..change });
-            let resets = world.frames(usize::from(CONNECTIONS) / 2);
+            world.skip(ADDRESS_AWAY);
             let flags = packet::l4_offset(family.guest()) + 13;
-            assert!(resets.iter().all(|frame| frame[flags] & RST != 0), "{family:?}");
+            world.quiet(TURNS);
+            let frames = world.received();
+            let resets = frames.iter().filter(|frame| frame[flags] & RST != 0).count();
+            assert_eq!(resets, usize::from(CONNECTIONS) / 2, "{family:?}");
             assert_eq!(world.engine.flow_count(), usize::from(CONNECTIONS) / 2, "{family:?}");
         }
     });
@@ -282,9 +293,16 @@ fn an_address_that_is_there_again_is_not_gone() {
         let mut world = connected(family, &listener);
         let change = unchanged(&world);
         world.follow(HostChange { gone: vec![family.host()], own: Vec::new(), ..change.clone() });
-        world.follow(change);
         world.settle(TURNS);
-        assert_eq!(world.engine.flow_count(), 1, "the first was not looked for yet");
+        world.skip(ADDRESS_AWAY / 2);
+        world.follow(change.clone());
+        world.skip(ADDRESS_AWAY);
+        world.settle(TURNS);
+        assert_eq!(world.engine.flow_count(), 1, "it was back in time");
+        world.follow(HostChange { gone: vec![family.host()], own: Vec::new(), ..change });
+        world.skip(ADDRESS_AWAY);
+        world.quiet(TURNS);
+        assert_eq!(world.engine.flow_count(), 0, "and is gone for good");
     });
 }
 

@@ -5,7 +5,8 @@
 
 CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
-    dns_host_by_name twenty_changes lost_address_resets former_address_goes_on
+    dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
+    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
     storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
@@ -326,8 +327,100 @@ case_lost_address_resets() {
     on_laptop addr del "$HOME_A/27" dev uplink
     on_laptop addr add "$HOME_B/27" dev uplink
     on_laptop route add default via "$HOME_GW" dev uplink
-    until_true 10 grep -q 'ended after' "$WORLD/waiting.log"
+    sleep 10
+    ! grep 'ended after' "$WORLD/waiting.log"
+    until_true 40 grep -q 'ended after' "$WORLD/waiting.log"
     grep -i reset "$WORLD/waiting.log"
+}
+# A link that is down for a moment, and has its addresses again: what the host's own connections outlive.
+case_address_comes_back() {
+    local carrying
+    laptop
+    at_home
+    holder
+    started --config-net "$HOLDER"
+    inside /run/bin/nettool carry 6 4 all "$SERVER4:5000" >"$WORLD/carry.log" 2>&1 &
+    carrying=$!
+    sleep 1
+    on_laptop link set uplink down
+    on_laptop addr flush dev uplink scope global
+    sleep 1
+    at_home
+    wait "$carrying" || { cat "$WORLD/carry.log"; return 1; }
+    answers
+}
+# first_address_is_served PORT: from a neighbour and from the laptop itself, by each of its addresses.
+first_address_is_served() {
+    local address
+    for address in "$HOME_A" "$VPN_A"; do
+        outside get "$address:$1" 2048 70 && in_net laptop timeout 5 /run/bin/nettool get "$address:$1" 2048 71 || return 1
+    done
+}
+# What listens on the address that the namespace has had first is reached, though the host has another one before that now;
+# and nobody has an address of the namespace's own.
+case_first_address_serves() {
+    laptop
+    at_home
+    holder
+    started --config-net -t 7001,7002 "$HOLDER"
+    serving "$HOME_A:7001" '[::]:7002'
+    outside get "$HOME_A:7001" 2048 72
+    on_laptop link set vpn up
+    on_laptop addr add "$VPN_A/26" dev vpn
+    on_laptop route del default
+    on_laptop route add default via "$VPN_GW" dev vpn
+    soon vpn has "$VPN_A/26"
+    inside ip -o addr show dev tap0 to "$HOME_A/32" | grep 'valid_lft forever'
+    first_address_is_served 7001
+    first_address_is_served 7002
+}
+# What was taken away inside does not come back when the host changes in something else.
+case_narrowed_stays_narrowed() {
+    laptop
+    at_home
+    holder
+    started --config-net "$HOLDER"
+    answers
+    inside ip route del default
+    inside ip -6 route del default
+    inside ip addr del "$HOME6::66/64" dev tap0
+    on_laptop addr add "$HOME_B/27" dev uplink
+    soon beside has "$HOME_B/27"
+    unreachable
+    lacks_route6
+    ! has "$HOME6::66"
+}
+case_others_settings_stay() {
+    laptop
+    at_home
+    holder
+    started --config-net "$HOLDER"
+    inside ip addr add 198.51.100.90/27 dev tap0
+    inside ip route add 203.0.113.5/32 via "$HOME_GW"
+    on_laptop addr add "$HOME_B/27" dev uplink
+    on_laptop addr del "$HOME_A/27" dev uplink
+    on_laptop addr add "$HOME_B/27" dev uplink || true
+    on_laptop route replace default via "$HOME_GW" dev uplink
+    soon address answers
+    has "$HOME_B/27"
+    has 198.51.100.90/27
+    inside ip route show 203.0.113.5 | grep "via $HOME_GW"
+}
+# As when a router's lease ends: there is a way to some network by another interface still.
+case_only_default_route_lost() {
+    laptop
+    at_home
+    on_laptop link set vpn up
+    on_laptop addr add "$VPN_A/26" dev vpn
+    on_laptop route add 203.0.113.0/24 via "$VPN_GW" dev vpn
+    holder
+    started --config-net "$HOLDER"
+    on_laptop route del default
+    soon lost unreachable
+    has "$HOME_A/27"
+    ! has "$VPN_A"
+    on_laptop route add default via "$HOME_GW" dev uplink
+    soon back answers
 }
 # A VPN takes the default route; a connection past it goes on, though the guest has another address now.
 case_former_address_goes_on() {

@@ -16,7 +16,32 @@ pub(crate) fn initial(net: &Network) -> Learned {
         v4: net.v4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.addr),
         v6: net.v6.as_ref().and_then(|v6| v6.addr),
         v6_link_local: None,
+        kept_v4: None,
+        kept_v6: None,
         tenures: Default::default(),
+    }
+}
+
+/// A namespace that was assigned what `old` says, and keeps that, is assigned what `new` says from now on.
+pub(crate) fn keep_first(old: &Network, new: &Network, learned: &mut Learned) {
+    let global = |net: &Network| {
+        net.v6.as_ref().and_then(|v6| v6.addr).filter(|address| !address.is_unicast_link_local())
+    };
+    let v4 = |net: &Network| net.v4.as_ref().map(|v4| v4.addr);
+    if learned.kept_v4.is_none() {
+        learned.kept_v4 = v4(old);
+        learned.v4 = v4(old).or(v4(new)).unwrap_or(learned.v4);
+    }
+    if learned.kept_v6.is_none() {
+        learned.kept_v6 = global(old);
+        learned.v6 = global(old).or(global(new)).or(learned.v6);
+    }
+    // They are in use, though they may have said nothing yet.
+    if learned.kept_v4 == Some(learned.v4) {
+        learned.tenures[Place::V4 as usize] = Tenure::expected();
+    }
+    if learned.kept_v6.is_some() && learned.kept_v6 == learned.v6 {
+        learned.tenures[Place::V6 as usize] = Tenure::expected();
     }
 }
 
@@ -95,12 +120,13 @@ impl Place {
             Self::V4 => {
                 let v4 = net.v4.as_ref().filter(|v4| !v4.fixed)?;
                 let current = Some(learned.v4).filter(|address| !address.is_unspecified());
-                Some((current.map(IpAddr::V4), Some(v4.addr.into())))
+                let assigned = learned.kept_v4.unwrap_or(v4.addr);
+                Some((current.map(IpAddr::V4), Some(assigned.into())))
             }
             Self::V6 => {
                 let v6 = net.v6.as_ref().filter(|v6| !v6.fixed)?;
                 let current = learned.v6.filter(|address| !address.is_unicast_link_local());
-                Some((current.map(IpAddr::V6), v6.addr.map(IpAddr::V6)))
+                Some((current.map(IpAddr::V6), learned.kept_v6.or(v6.addr).map(IpAddr::V6)))
             }
             Self::LinkLocal => {
                 net.v6.as_ref()?;
@@ -166,6 +192,40 @@ mod tests {
                 if ip(ours).is_ipv4() { learned.v4.into() } else { learned.v6.unwrap().into() };
             assert_eq!(found, ip(other));
         }
+    }
+
+    #[test]
+    fn a_namespace_that_keeps_its_first_addresses_keeps_its_ports() {
+        let old = network();
+        let mut new = network();
+        new.v4.as_mut().unwrap().addr = Ipv4Addr::new(203, 0, 113, 2);
+        new.v6.as_mut().unwrap().addr = Some(v6("2001:db8:7::2"));
+        for (first, now) in [("192.0.2.2", "203.0.113.2"), ("2001:db8::2", "2001:db8:7::2")] {
+            let led_to = |learned: &Learned| -> IpAddr {
+                if ip(first).is_ipv4() { learned.v4.into() } else { learned.v6.unwrap().into() }
+            };
+            let mut learned = initial(&old);
+            keep_first(&old, &new, &mut learned);
+            assert_eq!(led_to(&learned), ip(first));
+            let step = learn(&new, &mut learned, ip(now), Timestamp::ZERO);
+            assert_eq!(step.ask, Some(ip(first)), "it may be in use without a word");
+            let mut silent = learned;
+            learn(&new, &mut learned, ip(first), Timestamp::ZERO);
+            reconsider(&new, &mut learned, step.again.unwrap());
+            assert_eq!(led_to(&learned), ip(first), "it has answered");
+            reconsider(&new, &mut silent, step.again.unwrap());
+            assert_eq!(led_to(&silent), ip(now), "it was removed");
+            // And whatever comes next.
+            keep_first(&new, &old, &mut silent);
+            assert_eq!(led_to(&silent), ip(now));
+            learn(&new, &mut silent, ip(first), Timestamp::ZERO);
+            assert_eq!(led_to(&silent), ip(first), "it is there again");
+        }
+        let mut nothing = network();
+        (nothing.v4, nothing.v6.as_mut().unwrap().addr) = (None, None);
+        let mut learned = initial(&nothing);
+        keep_first(&nothing, &old, &mut learned);
+        assert_eq!((learned.v4, learned.v6), (initial(&old).v4, initial(&old).v6));
     }
 
     #[test]

@@ -35,7 +35,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use arrayvec::ArrayVec;
 
-pub(crate) use learn::{assign, begin_link, initial, learn, learn_mac, question_lost, reconsider};
+pub(crate) use learn::{
+    assign, begin_link, initial, keep_first, learn, learn_mac, question_lost, reconsider,
+};
 pub use places::{Places, Prefix, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
@@ -151,6 +153,9 @@ pub struct Mapping {
     pub(crate) dns_scope_id: u32,
     /// Ports of all groups that the guest joins, beside those that are known (`--multicast-ports`).
     pub group_ports: ArrayVec<u16, MAX_GROUP_PORTS>,
+    /// Addresses of the host that a namespace which we configure has, too, or still has: of what comes from there the
+    /// guest must not see them. The assigned one may be among them.
+    pub held: Vec<IpAddr>,
 }
 
 impl Mapping {
@@ -261,23 +266,28 @@ struct View {
     gateway: Option<IpAddr>,
     loopback: IpAddr,
     map: Family<IpAddr>,
+    /// The address that was asked for is the guest's own: the assigned one, or another that its namespace holds.
+    own: bool,
 }
 
 impl View {
     /// The family of `address`.
     fn of(net: &Network, map: &Mapping, address: IpAddr) -> Result<Self, Refused> {
+        let held = map.held.contains(&address);
         match address {
             IpAddr::V4(_) => net.v4.as_ref().map(|v4| Self {
                 assigned: Some(v4.addr.into()),
                 gateway: v4.gateway.map(Into::into),
                 loopback: Ipv4Addr::LOCALHOST.into(),
                 map: map.v4.erased(),
+                own: held || address == v4.addr,
             }),
             IpAddr::V6(_) => net.v6.as_ref().map(|v6| Self {
                 assigned: v6.addr.map(Into::into),
                 gateway: v6.gateway.map(Into::into),
                 loopback: Ipv6Addr::LOCALHOST.into(),
                 map: map.v6.erased(),
+                own: held || v6.addr.is_some_and(|assigned| address == assigned),
             }),
         }
         .ok_or(Refused::FamilyDisabled)

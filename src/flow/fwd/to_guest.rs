@@ -81,14 +81,14 @@ fn translated(view: &View, learned: &Learned, address: IpAddr) -> Option<IpAddr>
     if address == view.loopback && view.map.host_loopback.is_some() {
         return view.map.host_loopback;
     }
-    if Some(address) == view.assigned && view.map.guest_addr.is_some() {
+    if view.own && view.map.guest_addr.is_some() {
         return view.map.guest_addr;
     }
     let seen = match address {
         IpAddr::V4(_) => Some(learned.v4.into()),
         IpAddr::V6(_) => learned.v6.map(IpAddr::from),
     };
-    let own = Some(address) == view.assigned || Some(address) == seen;
+    let own = view.own || Some(address) == seen;
     (!own && special::unicast(address).is_ok()).then_some(address)
 }
 
@@ -179,6 +179,36 @@ mod tests {
         ] {
             assert_eq!(seen(&network(), map, &rule(), peer, local), expected, "{peer} {local}");
         }
+    }
+
+    #[test]
+    fn what_the_namespace_holds_beside_the_assigned_address_is_never_a_source() {
+        let mut stands_in = mapping();
+        stands_in.held = ["192.0.2.77", "2001:db8::77"].map(ip).to_vec();
+        let mut guest_addr = stands_in.clone();
+        guest_addr.v4.guest_addr = Some(Ipv4Addr::new(169, 254, 1, 2));
+        guest_addr.v6.guest_addr = Some(v6("2001:db8::99"));
+        for (map, peer, local, expected) in [
+            (&stands_in, "192.0.2.77:9", "192.0.2.77:8080", "192.0.2.1:9 -> 192.0.2.2:80"),
+            (&guest_addr, "192.0.2.77:9", "192.0.2.77:8080", "169.254.1.2:9 -> 192.0.2.2:80"),
+            (
+                &stands_in,
+                "[2001:db8::77]:9",
+                "[2001:db8::77]:8080",
+                "[2001:db8::1]:9 -> [2001:db8::2]:80",
+            ),
+            (
+                &guest_addr,
+                "[2001:db8::77]:9",
+                "[2001:db8::77]:8080",
+                "[2001:db8::99]:9 -> [2001:db8::2]:80",
+            ),
+            (&stands_in, "192.0.2.78:9", "192.0.2.2:8080", "192.0.2.78:9 -> 192.0.2.2:80"),
+        ] {
+            assert_eq!(seen(&network(), map, &rule(), peer, local), expected, "{peer} {local}");
+        }
+        let of_an_error = source_for_guest(&network(), &stands_in, &learned(), ip("192.0.2.77"));
+        assert_eq!(of_an_error, None);
     }
 
     #[test]

@@ -181,6 +181,8 @@ mod tests {
             v4: Ipv4Addr::new(192, 0, 2, 9),
             v6: "2001:db8::9".parse().ok(),
             v6_link_local: "fe80::9".parse().ok(),
+            kept_v4: None,
+            kept_v6: None,
             tenures: Default::default(),
         };
         let nothing = Learned {
@@ -188,6 +190,8 @@ mod tests {
             v4: Ipv4Addr::new(192, 0, 2, 2),
             v6: None,
             v6_link_local: None,
+            kept_v4: None,
+            kept_v6: None,
             tenures: Default::default(),
         };
         let mut target = nothing;

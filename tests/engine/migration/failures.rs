@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passt::engine::HostChange;
+use passt::limits::ADDRESS_AWAY;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
@@ -212,6 +213,7 @@ fn an_address_that_goes_while_a_connection_moves_ends_it_where_it_goes_on() {
         let own = vec![(Family::V6.host(), 64)];
         let change = HostChange { gone: vec![Family::V4.host()], own, ..unchanged(&host.world) };
         host.world.follow(change);
+        host.world.skip(ADDRESS_AWAY);
         for _ in 0..20 {
             host.turn();
         }
