@@ -370,7 +370,7 @@ case_first_address_serves() {
     on_laptop route del default
     on_laptop route add default via "$VPN_GW" dev vpn
     soon vpn has "$VPN_A/26"
-    inside ip -o addr show dev tap0 to "$HOME_A/32" | grep 'valid_lft forever'
+    inside ip -o addr show dev uplink to "$HOME_A/32" | grep 'valid_lft forever'
     first_address_is_served 7001
     first_address_is_served 7002
 }
@@ -383,7 +383,7 @@ case_narrowed_stays_narrowed() {
     answers
     inside ip route del default
     inside ip -6 route del default
-    inside ip addr del "$HOME6::66/64" dev tap0
+    inside ip addr del "$HOME6::66/64" dev uplink
     on_laptop addr add "$HOME_B/27" dev uplink
     soon beside has "$HOME_B/27"
     unreachable
@@ -395,7 +395,7 @@ case_others_settings_stay() {
     at_home
     holder
     started --config-net "$HOLDER"
-    inside ip addr add 198.51.100.90/27 dev tap0
+    inside ip addr add 198.51.100.90/27 dev uplink
     inside ip route add 203.0.113.5/32 via "$HOME_GW"
     on_laptop addr add "$HOME_B/27" dev uplink
     on_laptop addr del "$HOME_A/27" dev uplink
