@@ -291,6 +291,22 @@ fn who_loses_only_the_default_route_stays_the_template() {
 }
 
 #[test]
+fn without_inotify_the_network_is_followed_all_the_same() {
+    isolated(LINKS, || {
+        // Who may not say how many there are in a user namespace is not in one: there is no limit then that is to be met.
+        if std::fs::write("/proc/sys/user/max_inotify_instances", "0").is_err() {
+            return eprintln!("skipped: the number of inotify instances cannot be limited here");
+        }
+        let mut passt = Passt::start(&[]);
+        passt.await_message("Cannot watch /etc/resolv.conf: Too many open files");
+        ip(&HOME);
+        passt.await_prefix("2001:db8:a::", u32::MAX, |router| router == u16::MAX);
+        passt.await_message("192.0.2.66/24, router 192.0.2.1");
+        assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+    });
+}
+
+#[test]
 fn an_interface_that_goes_and_comes_back_is_the_template_again() {
     isolated(LINKS, || {
         ip(&HOME);

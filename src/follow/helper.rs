@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::net::{send, shutdown, socketpair};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
 use super::name::HostName;
 use super::resolver_file::ResolverFile;
@@ -33,6 +33,7 @@ use crate::flow::fwd::InterfaceName;
 use crate::pasta::{Means, Reconfigure};
 use crate::sandbox;
 use crate::sys::capability::{self, Capabilities};
+use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
 use crate::sys::route_events::RouteEvents;
 
@@ -57,15 +58,12 @@ pub(super) const MORE: u8 = b'+';
 pub(super) const LAST: u8 = b'.';
 /// Of one that is a line for the log.
 pub(super) const NOTE: u8 = b'!';
-/// The first message: the helper has nothing of the program's any more.
-const ALONE: u8 = b'-';
-
 /// Starts the helper; the descriptor is the program's end of the channel, which does not block. `seen` is what the
-/// program knows already. Waits until the helper has left the program's descriptors: a port that the program closes would
-/// be open as long as another process has its socket.
+/// program knows already. Waits for the helper's first message: the number of an error, or 0 when it is ready and has left
+/// the program's descriptors. A port that the program closes would be open as long as another process has its socket.
 ///
 /// # Errors
-/// What socketpair(2) or fork(2) report.
+/// What socketpair(2) or fork(2) report, or what the helper lacks.
 pub(super) fn start(
     options: &Options,
     seen: Snapshot,
@@ -76,10 +74,10 @@ pub(super) fn start(
     match process::fork()? {
         Forked::Parent(pid) => {
             drop(theirs);
-            // If it has ended, that is noticed later.
-            let _alone = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut [0; 1]))?;
+            let helper = Pid::from_raw(pid);
+            await_ready(&ours).inspect_err(|_| reap(helper))?;
             rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok((ours, Pid::from_raw(pid)))
+            Ok((ours, helper))
         }
         Forked::Child => {
             // Whoever looks for the program is not to find its helper.
@@ -87,17 +85,51 @@ pub(super) fn start(
             log::set_max_level(log::LevelFilter::Off);
             std::panic::set_hook(Box::new(|_| process::leave()));
             drop(ours);
-            if let Ok(mut helper) = Helper::prepare(theirs, options, seen, namespace) {
-                helper.run();
-            }
+            help(theirs, options, seen, namespace);
             process::leave();
         }
     }
 }
 
+/// Waits until the helper is ready.
+fn await_ready(channel: &OwnedFd) -> Result<(), Errno> {
+    let mut error = [0; 4];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(channel, &mut error))?;
+    match i32::from_ne_bytes(error) {
+        0 if length == error.len() => Ok(()),
+        0 => Err(Errno::PIPE),
+        error => Err(Errno::from_raw_os_error(error)),
+    }
+}
+
+/// Waits for the end of a helper that has failed.
+fn reap(helper: Option<Pid>) {
+    let wait = |pid| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    let _gone = helper.map(|pid| rustix::io::retry_on_intr(|| wait(pid)));
+}
+
+/// What the process does.
+fn help(channel: OwnedFd, options: &Options, seen: Snapshot, namespace: Option<Reconfigure>) {
+    let helper = Helper::prepare(&channel, options, seen, namespace);
+    let error = helper.as_ref().err().map_or(0, |errno| errno.raw_os_error());
+    if send(&channel, &error.to_ne_bytes(), SendFlags::NOSIGNAL).is_ok()
+        && let Ok(mut helper) = helper
+    {
+        helper.run();
+    }
+}
+
+fn unwatched_note(errno: Errno) -> String {
+    let (path, why) = (resolv::PATH, errno_text(errno));
+    format!(
+        "Cannot watch {path}: {why}: it is read only when something else of the host's network changes: raise \
+         fs.inotify.max_user_instances"
+    )
+}
+
 /// The process.
 struct Helper<'a> {
-    channel: OwnedFd,
+    channel: &'a OwnedFd,
     options: &'a Options,
     /// Interfaces that options name.
     named: Vec<InterfaceName>,
@@ -109,21 +141,22 @@ struct Helper<'a> {
     /// The name that `--dns-host` gives.
     name: Option<HostName>,
     namespace: Option<Reconfigure>,
+    /// What the operator is to know of it from the begin.
+    note: Option<String>,
 }
 
 impl<'a> Helper<'a> {
     /// Gives up what is not needed, and confines the process.
     fn prepare(
-        channel: OwnedFd,
+        channel: &'a OwnedFd,
         options: &'a Options,
         mut seen: Snapshot,
         namespace: Option<Reconfigure>,
     ) -> Result<Self, Errno> {
-        shutdown(&channel, Shutdown::Read)?;
+        shutdown(channel, Shutdown::Read)?;
         let kept: Vec<BorrowedFd<'_>> =
             [channel.as_fd()].into_iter().chain(namespace.as_ref().map(AsFd::as_fd)).collect();
         process::become_helper(&kept)?;
-        send(&channel, &[ALONE], SendFlags::NOSIGNAL)?;
         capability::empty_bounding_set()?;
         let rights = match &namespace {
             Some(_) => Capabilities::NET_ADMIN,
@@ -133,7 +166,11 @@ impl<'a> Helper<'a> {
         // What is opened without the right to change a network is never good for that.
         capability::put_in_effect(Capabilities::empty())?;
         let (asker, events) = (Asker::new()?, RouteEvents::open()?);
-        let resolver = ResolverFile::watch(Path::new(resolv::PATH))?;
+        let path = Path::new(resolv::PATH);
+        let (resolver, note) = match ResolverFile::watch(path) {
+            Ok(resolver) => (resolver, None),
+            Err(errno) => (ResolverFile::unwatched(path), Some(unwatched_note(errno))),
+        };
         let name = options.dns_host_name.as_ref();
         let mut name = name.map(|(text, name)| HostName::new(text, name.clone(), seen.facts.named));
         if let Some(name) = &mut name {
@@ -145,13 +182,16 @@ impl<'a> Helper<'a> {
         let named = named.into_iter().flatten().collect();
         // It may stand still, at a file that a server far away does not give, when the program ends.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        sandbox::confine_host_watch(Path::new(resolv::PATH))?;
+        sandbox::confine_host_watch(path)?;
         seen.held = namespace.as_ref().map(Reconfigure::addresses).unwrap_or_default();
-        Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace })
+        Ok(Self { channel, options, named, seen, asker, events, resolver, name, namespace, note })
     }
 
     /// Until the program is gone. What has changed since the program has looked is news at once.
     fn run(&mut self) {
+        if let Some(note) = self.note.take() {
+            self.send(NOTE, note.as_bytes());
+        }
         let mut pause = PAUSE;
         let mut looked = Instant::now();
         let mut due = Some(looked);
@@ -187,17 +227,19 @@ impl<'a> Helper<'a> {
             let until = [due, self.name.as_ref().map(HostName::due)].into_iter().flatten().min();
             let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-            let mut fds = vec![PollFd::new(&self.channel, PollFlags::empty())];
+            let mut fds = vec![PollFd::new(self.channel, PollFlags::empty())];
+            let file = self.resolver.descriptor().filter(|_| due.is_none());
+            fds.extend(file.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             if due.is_none() {
                 fds.push(PollFd::new(&self.events, PollFlags::IN));
-                fds.push(PollFd::new(&self.resolver, PollFlags::IN));
             }
             let asked = self.name.as_ref().and_then(HostName::socket);
             fds.extend(asked.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             let waited = poll(&mut fds, timeout.as_ref());
             let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
             let has_come = |at: usize| due.is_none() && !fds[at].revents().is_empty();
-            let (routes, told) = (has_come(1), has_come(2));
+            let watched = usize::from(file.is_some());
+            let (routes, told) = (has_come(1 + watched), watched > 0 && has_come(1));
             if gone || !matches!(waited, Ok(_) | Err(Errno::INTR)) {
                 return false;
             }
@@ -272,8 +314,7 @@ impl<'a> Helper<'a> {
     fn send(&self, kind: u8, bytes: &[u8]) {
         let message = [&[kind], bytes].concat();
         // If the program is gone, the channel says so.
-        let _sent =
-            rustix::io::retry_on_intr(|| send(&self.channel, &message, SendFlags::NOSIGNAL));
+        let _sent = rustix::io::retry_on_intr(|| send(self.channel, &message, SendFlags::NOSIGNAL));
     }
 
     /// Has the namespace look like the host. True if that was something new.

@@ -2,7 +2,8 @@
 //! a symbolic link, of one or several steps, that leads elsewhere from now on. inotify(7) tells; which folders are
 //! watched is found out anew after each event, since any step may lead elsewhere then.
 //!
-//! A folder that is not there yet is waited for in the nearest one above it.
+//! A folder that is not there yet is waited for in the nearest one above it. Where the system gives out no more instances
+//! of inotify, the file can be read all the same.
 
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
@@ -50,7 +51,8 @@ struct Watch {
 /// The file and what is watched for it.
 pub(crate) struct ResolverFile {
     path: PathBuf,
-    events: OwnedFd,
+    /// `None` if nothing is watched.
+    events: Option<OwnedFd>,
     watches: Vec<Watch>,
 }
 
@@ -61,9 +63,19 @@ impl ResolverFile {
     /// What inotify_init(2) reports.
     pub(crate) fn watch(path: &Path) -> Result<Self, Errno> {
         let events = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let mut file = Self { path: path.to_owned(), events, watches: Vec::new() };
+        let mut file = Self { events: Some(events), ..Self::unwatched(path) };
         file.renew();
         Ok(file)
+    }
+
+    /// The file at `path`, of which nobody tells when it changes.
+    pub(crate) fn unwatched(path: &Path) -> Self {
+        Self { path: path.to_owned(), events: None, watches: Vec::new() }
+    }
+
+    /// Tells when the file may have changed.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(AsFd::as_fd)
     }
 
     /// What the file says now; nothing if there is none, or it cannot be read.
@@ -85,10 +97,11 @@ impl ResolverFile {
 
     /// Takes the events that wait; true if one of them is about the file or the way to it.
     pub(crate) fn changed(&mut self) -> bool {
+        let Some(events) = &self.events else { return false };
         let mut changed = false;
         for _ in 0..MOST_READS {
             let mut buffer = [MaybeUninit::uninit(); EVENT_BYTES];
-            let mut reader = Reader::new(&self.events, &mut buffer);
+            let mut reader = Reader::new(events, &mut buffer);
             let Ok(event) = reader.next() else { break };
             changed |= self.concerns(event.wd(), event.events(), event.file_name());
             while !reader.is_buffer_empty() {
@@ -113,30 +126,32 @@ impl ResolverFile {
 
     /// Finds out again which folders lead to the file.
     fn renew(&mut self) {
+        let Some(events) = self.events.take() else { return };
         let old = std::mem::take(&mut self.watches);
         let mut path = self.path.clone();
         for _ in 0..MOST_LINKS {
-            self.add_folder_of(&path);
+            self.add_folder_of(&events, &path);
             let Ok(target) = readlinkat(CWD, &path, Vec::new()) else { break };
             let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
             path = path.parent().unwrap_or(Path::new("/")).join(target);
         }
-        if let Ok(descriptor) = add_watch(&self.events, &path, IN_FILE) {
+        if let Ok(descriptor) = add_watch(&events, &path, IN_FILE) {
             self.watches.push(Watch { descriptor, name: None });
         }
         // What is watched still has the same descriptor.
         for watch in old {
             if self.watches.iter().all(|other| other.descriptor != watch.descriptor) {
-                let _gone_already = remove_watch(&self.events, watch.descriptor);
+                let _gone_already = remove_watch(&events, watch.descriptor);
             }
         }
+        self.events = Some(events);
     }
 
     /// Watches the folder of `path`, or the nearest one above that is there.
-    fn add_folder_of(&mut self, path: &Path) {
+    fn add_folder_of(&mut self, events: &OwnedFd, path: &Path) {
         let mut at = path;
         while let (Some(folder), Some(name)) = (at.parent(), at.file_name()) {
-            if let Ok(descriptor) = add_watch(&self.events, folder, IN_FOLDER) {
+            if let Ok(descriptor) = add_watch(events, folder, IN_FOLDER) {
                 self.watches.push(Watch { descriptor, name: Some(name.to_owned()) });
                 if at == path || statat(CWD, at, AtFlags::empty()).is_err() {
                     return;
@@ -147,12 +162,6 @@ impl ResolverFile {
                 at = folder;
             }
         }
-    }
-}
-
-impl AsFd for ResolverFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
     }
 }
 
