@@ -576,9 +576,14 @@ fn is_followed(conf: &Conf) -> bool {
     !conf.run.no_follow && conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only)
 }
 
-/// Whether the guest is told of nothing that the host has.
+/// Whether nothing that the guest is told of leads beyond a link of the host.
 fn is_without_network(conf: &Conf) -> bool {
-    conf.template_v4.is_none() && conf.template_v6.is_none()
+    let v4 = conf.network.v4.as_ref().filter(|_| conf.template_v4.is_some());
+    let leads_away = v4.is_some_and(|v4| match &v4.routes {
+        Some(routes) => routes.iter().any(|route| Some(route.gateway) != v4.gateway),
+        None => true,
+    });
+    !leads_away && conf.template_v6.is_none()
 }
 
 fn settings(conf: &Conf, max_descriptors: u64) -> Settings {

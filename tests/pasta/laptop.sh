@@ -102,7 +102,7 @@ case_network_comes_later() {
     laptop
     holder
     started --config-net "$HOLDER"
-    has 169.254.2.1/16
+    has "$STABLE_A/26"
     at_home
     soon 'a route appears' answers
     has "$HOME_A/27"
@@ -138,7 +138,7 @@ case_network_not_awaited_for_ever() {
     laptop
     found=$(pasta --config-net --wait-for-network 1 -- ip -o addr 2>&1)
     holds "$found" 'No network after 1 seconds'
-    holds "$found" 'inet 169.254.2.1/16'
+    holds "$found" "inet $STABLE_A/26"
     found=$(pasta --config-net --wait-for-network soon -- true 2>&1) && return 1
     holds "$found" 'Invalid --wait-for-network: soon'
 }

@@ -1,8 +1,9 @@
 //! The choice of the template interface, its addresses and its gateway, for either family.
 //!
 //! - Interface: the operator's; else that of the first default route; else the one that had a default route when the host
-//!   was looked at before, as long as it has the address that it had; else that of the first other route. Loopback and
-//!   link-local destinations do not count.
+//!   was looked at before, as long as it has the address that it had; else that of the first route to somewhere else;
+//!   else the one of before, or that of the first network on a link, which leads nowhere else. Loopback and link-local
+//!   destinations do not count.
 //! - Gateway: that of the first default route through the interface, if it is of the family. It need not have any, as
 //!   with ppp, or may lead over a neighbour of the other family. Among the next hops of a multipath route, the one with the highest weight, and among equals the first listed - the one
 //!   that is documented and that `ip route` shows on top.
@@ -86,8 +87,8 @@ pub(super) fn template<A: Family>(
     let index = match wish {
         Some(name) => index_of(&dump.links, &name),
         None => {
-            let lost_way = before.filter(|before| before.default_route && is_there(dump, before));
-            detect::<A>(&routes, lost_way.map(|before| before.index), notes)
+            let before = before.filter(|before| is_there(dump, before));
+            detect(&routes, &near::<A>(dump), before, notes)
         }
     }?;
     let (name, _) = dump.links.iter().find(|(_, other)| *other == index)?;
@@ -134,10 +135,23 @@ fn is_there<A: Family>(dump: &Dump, template: &Template<A>) -> bool {
     dump.links.contains(&(template.name, template.index)) && dump.addresses.iter().any(has_it)
 }
 
-/// The interface of the first default route; else the one that has `lost_way`, else that of the first route.
+/// The interfaces of networks on links, as far as they are not among the routes. One other host is no network; and where
+/// rules lead elsewhere by another table, local mode leads there, too, with its default route.
+fn near<A: Family>(dump: &Dump) -> Vec<u32> {
+    let usable = dump.on_link_v4.iter().filter(|(interface, network, len)| {
+        let link_local = network.is_link_local() && *len >= Ipv4Addr::LINK_LOCAL_PREFIX;
+        let is_network = *len < 32 && !link_local && *interface != LOOPBACK;
+        A::of((*network).into()).is_some() && is_network && !dump.elsewhere_v4
+    });
+    usable.map(|(interface, _, _)| *interface).collect()
+}
+
+/// The interface of the first default route; else the one that was the template `before` and is there, if it had one; else
+/// that of the first route; else the one of before or the first that is `near`.
 fn detect<A: Family>(
     routes: &[&Route],
-    lost_way: Option<u32>,
+    near: &[u32],
+    before: Option<&Template<A>>,
     notes: &mut Vec<Note>,
 ) -> Option<u32> {
     let usable = |route: &&&Route| {
@@ -150,7 +164,7 @@ fn detect<A: Family>(
         let wanted = move |route: &&&Route| (route.prefix_len == 0) == default;
         routes.iter().filter(usable).filter(wanted).map(|route| first_interface(route))
     };
-    let (family, mut defaults, mut others) = (A::NAME, interfaces(true), interfaces(false));
+    let (family, mut defaults, others) = (A::NAME, interfaces(true), interfaces(false));
     if let Some(first) = defaults.next() {
         if defaults.next().is_some() {
             let text = format!("Multiple default {family} routes, picked first");
@@ -158,9 +172,15 @@ fn detect<A: Family>(
         }
         return Some(first);
     }
-    if lost_way.is_some() {
-        return lost_way;
+    if let Some(before) = before.filter(|before| before.default_route) {
+        return Some(before.index);
     }
+    if others.clone().next().is_none()
+        && let Some(before) = before
+    {
+        return Some(before.index);
+    }
+    let mut others = others.chain(near.iter().copied());
     let Some(first) = others.next() else {
         notes.push(Note::info(format!("No interfaces with usable {family} routes")));
         return None;
@@ -292,6 +312,30 @@ mod tests {
         ]);
         assert_eq!(chosen::<Ipv4Addr>(&dump, None), Some((3, None)));
         assert_eq!(chosen::<Ipv6Addr>(&dump, None), Some((3, None)));
+    }
+
+    #[test]
+    fn a_network_on_a_link_is_better_than_none() {
+        let net = |interface, last| (interface, Ipv4Addr::new(192, 0, 2, last), 25);
+        let mut dump = host(Vec::new());
+        dump.on_link_v4 = vec![(1, Ipv4Addr::new(127, 0, 0, 0), 8), net(3, 0)];
+        dump.on_link_v4.insert(1, (2, Ipv4Addr::new(169, 254, 0, 0), 16));
+        assert_eq!(chosen::<Ipv4Addr>(&dump, None), Some((3, None)));
+        assert_eq!(chosen::<Ipv6Addr>(&dump, None), None);
+        let by_rules = Dump { elsewhere_v4: true, ..dump.clone() };
+        assert_eq!(chosen::<Ipv4Addr>(&by_rules, None), None);
+        // Who had been chosen stays, but for a route to somewhere else.
+        let address =
+            Address { interface: 3, address: ip("192.0.2.3"), prefix_len: 25, wide: true };
+        dump.addresses = vec![address];
+        let before = template::<Ipv4Addr>(&dump, None, None, &mut Vec::new());
+        dump.on_link_v4.insert(0, net(2, 128));
+        let next = |dump: &Dump| {
+            template::<Ipv4Addr>(dump, None, before.as_ref(), &mut Vec::new()).unwrap().index
+        };
+        assert_eq!((next(&dump), chosen::<Ipv4Addr>(&dump, None)), (3, Some((2, None))));
+        dump.routes = vec![route(Some(("203.0.113.0", 24)), vec![hop(2, "192.0.2.129", 0)])];
+        assert_eq!(next(&dump), 2);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Dump {
     pub(super) routes: Vec<Route>,
     /// IPv4 networks on links, of the main table: the interface, the network and the length of its prefix.
     pub(super) on_link_v4: Vec<(u32, Ipv4Addr, u8)>,
+    /// There is a default route of IPv4 in another table than the main one.
+    pub(super) elsewhere_v4: bool,
 }
 
 /// Asks the kernel for everything.
@@ -74,11 +76,13 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
         addresses: request_on(socket, addresses, address).map_err(failed("addresses"))?,
         routes: Vec::new(),
         on_link_v4: Vec::new(),
+        elsewhere_v4: false,
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(socket, family).map_err(failed("routes"))?;
         dump.routes.extend(routes.iter().filter_map(route));
         dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
+        dump.elsewhere_v4 |= routes.iter().any(is_default_elsewhere_v4);
     }
     Ok(dump)
 }
@@ -270,12 +274,21 @@ pub(super) fn own_networks(socket: &Netlink) -> Result<Vec<(IpAddr, u8)>, ConfEr
 
 /// Whether the route is one of the main table that leads somewhere.
 fn is_of_main_table(route: &RouteMessage) -> bool {
+    is_in_main_table(route) && route.header.kind == RouteType::Unicast
+}
+
+fn is_in_main_table(route: &RouteMessage) -> bool {
     let table = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    let table = table.unwrap_or(route.header.table.into());
-    table == u32::from(RouteHeader::RT_TABLE_MAIN) && route.header.kind == RouteType::Unicast
+    table.unwrap_or(route.header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
+}
+
+fn is_default_elsewhere_v4(route: &RouteMessage) -> bool {
+    let RouteMessage { header, .. } = route;
+    let v4 = header.address_family == AddressFamily::Inet && header.kind == RouteType::Unicast;
+    v4 && header.destination_prefix_length == 0 && !is_in_main_table(route)
 }
 
 /// A network on a link, which IPv4 knows by its scope.
@@ -298,7 +311,7 @@ fn on_link_v4(route: &RouteMessage) -> Option<(u32, Ipv4Addr, u8)> {
 fn route(route: &RouteMessage) -> Option<Route> {
     let header = &route.header;
     // A default route without a gateway (ppp, tun, wwan) reaches no further than its link, as far as ip(8)
-    // knows, and is one all the same. Other destinations on the link do not tell where the network is.
+    // knows, and is one all the same. Other destinations on the link lead nowhere else: they are told apart.
     let leads_away = header.scope == RouteScope::Universe || header.destination_prefix_length == 0;
     if !is_of_main_table(route) || !leads_away {
         return None;
