@@ -29,7 +29,7 @@ use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Needs, Program};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
-use crate::sys::namespace_socket::{NamespaceSockets, is_refusal};
+use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
 use crate::sys::{errno_text, io_error_text};
@@ -293,8 +293,7 @@ fn namespace_sockets(
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
     let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
     if (scans || conf.run.may_change_rules())
-        && let Err(errno) = sock_diag::socket()
-        && is_refusal(errno)
+        && let Err(errno) = sock_diag::tried()
     {
         let why = errno_text(errno);
         log::warn!(

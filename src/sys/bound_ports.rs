@@ -1,6 +1,6 @@
 //! Which ports are listened on in a network namespace, however that can be found out: the kernel is asked
-//! ([`sock_diag`](super::sock_diag)), or, where a policy refuses the socket for that (SELinux), the tables in
-//! `/proc/net` are read (proc_net(5)), which takes longer the more connections there are.
+//! ([`sock_diag`](super::sock_diag)), or, where a policy refuses the socket for that (SELinux) or the kernel does not
+//! answer, the tables in `/proc/net` are read (proc_net(5)), which takes longer the more connections there are.
 //!
 //! The tables are those of the namespace in which they were opened, wherever they are read.
 

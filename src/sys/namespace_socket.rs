@@ -94,7 +94,7 @@ pub trait SocketMaker {
     /// What tells which ports are listened on there.
     ///
     /// # Errors
-    /// What socket(2) reports, or open(2) where a policy refuses that socket.
+    /// What socket(2) reports, or open(2) where the kernel does not answer.
     fn bound_ports(&mut self) -> Result<BoundPorts, Errno>;
 }
 
@@ -110,17 +110,11 @@ impl SocketMaker for OwnNamespace {
     fn keep_at_most(&mut self, _none_wait: usize) {}
 
     fn bound_ports(&mut self) -> Result<BoundPorts, Errno> {
-        match sock_diag::socket() {
-            Ok(socket) => Ok(BoundPorts::Asked(SockDiag::new(socket))),
-            Err(errno) if is_refusal(errno) => PortTables::open().map(BoundPorts::Read),
-            Err(errno) => Err(errno),
+        match sock_diag::tried() {
+            Ok(diag) => Ok(BoundPorts::Asked(diag)),
+            Err(_) => PortTables::open().map(BoundPorts::Read),
         }
     }
-}
-
-/// Whether a policy refuses a socket that everybody may have.
-pub(crate) fn is_refusal(errno: Errno) -> bool {
-    matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
 /// Makes sockets in the namespace of a helper process.

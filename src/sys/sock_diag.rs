@@ -70,6 +70,18 @@ pub(crate) fn socket() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(SOCK_DIAG))
 }
 
+/// Asks about this namespace, and makes sure that there are answers: a policy may refuse the socket, and a kernel may be
+/// without what knows the sockets of one protocol (`tcp_diag`, `udp_diag`).
+///
+/// # Errors
+/// What socket(2) or the kernel report.
+pub(crate) fn tried() -> Result<SockDiag, Errno> {
+    let mut diag = SockDiag::new(socket()?);
+    diag.visit(Protocol::Tcp, |_, _| {})?;
+    diag.visit(Protocol::Udp, |_, _| {})?;
+    Ok(diag)
+}
+
 impl SockDiag {
     /// Asks through `socket`, about the namespace in which it was made.
     pub(crate) fn new(socket: OwnedFd) -> Self {
@@ -108,7 +120,7 @@ impl SockDiag {
                 match i32::from(kind) {
                     libc::NLMSG_DONE => {
                         self.unfinished = false;
-                        return Ok(());
+                        return status(message);
                     }
                     libc::NLMSG_ERROR => return Err(error(message)),
                     _ => {
@@ -195,6 +207,15 @@ pub(crate) fn look(mut bytes: &[u8]) -> usize {
         .count()
 }
 
+/// How a dump has ended, by its `NLMSG_DONE` message: there, too, is an error, if it is negative.
+fn status(message: &[u8]) -> Result<(), Errno> {
+    let code = message.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<4>());
+    match code.map(|bytes| i32::from_ne_bytes(*bytes)) {
+        Some(..0) => Err(error(message)),
+        _ => Ok(()),
+    }
+}
+
 /// The error in an `NLMSG_ERROR` message, which is negative.
 pub(super) fn error(message: &[u8]) -> Errno {
     let code = message.get(HEADER_BYTES..).and_then(|body| body.first_chunk::<4>());
@@ -256,6 +277,26 @@ mod tests {
         for code in [0, 1, 4096, -4096, i32::MIN, i32::MAX] {
             assert_eq!(says(code), Errno::IO, "{code}");
         }
+    }
+
+    #[test]
+    fn a_dump_that_ends_with_an_error_is_none() {
+        let ends = |body: &[u8]| status(&[&[0; HEADER_BYTES][..], body].concat());
+        assert_eq!(ends(&(-libc::ENOENT).to_ne_bytes()), Err(Errno::NOENT));
+        assert_eq!(ends(&i32::MIN.to_ne_bytes()), Err(Errno::IO));
+        for good in [&[][..], &[0; 4], &20_i32.to_ne_bytes()] {
+            assert_eq!(ends(good), Ok(()));
+        }
+    }
+
+    /// A number that no protocol has: of a kernel without `udp_diag` UDP cannot be asked for in the same way.
+    #[test]
+    fn what_the_kernel_does_not_know_is_an_error() {
+        let mut request = udp_request(AddressFamily::INET);
+        request[HEADER_BYTES + 1] = 0xfd;
+        let mut diag = SockDiag::new(socket().unwrap());
+        assert_eq!(diag.dump(&request, &mut |_, _| {}), Err(Errno::NOENT));
+        assert!(tried().is_ok());
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(in crate::engine) struct Scans {
     host: Option<BoundPorts>,
     namespace: Option<BoundPorts>,
     rules: Vec<ScanRule>,
+    /// That one cannot be seen was told.
+    told: bool,
     seen: Listening,
     own: Listening,
 }
@@ -146,6 +148,10 @@ pub(in crate::engine) fn scan(core: &mut Core, bypass: &mut BypassParts, scans: 
         match scans.look(pif, &core.listeners, reached) {
             Ok(true) => follow(core, bypass, scans, pif),
             Ok(false) => {}
+            Err(errno) if !std::mem::replace(&mut scans.told, true) => log::warn!(
+                "Cannot see what listens: {}: ports are not forwarded as services come and go",
+                errno_text(errno)
+            ),
             Err(errno) => log::debug!("cannot see what listens: {errno}"),
         }
     }
