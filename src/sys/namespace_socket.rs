@@ -13,6 +13,9 @@
 //! Nobody else may have to reap it: its end is waited for by whoever forked it. A program that goes to the
 //! background therefore ends it, and the process that goes on forks another one ([`NamespaceSockets::stop`]).
 //!
+//! It has a name of its own, lest whoever looks for the program finds it, and keeps neither its terminal nor the folder that
+//! it was started in.
+//!
 //! The helper first tells whether it could enter the namespace. Requests are one byte, what to make,
 //! and one, how many; answers carry an error number and the descriptors (`SCM_RIGHTS`, unix(7)). TCP
 //! sockets are fetched up to [`STOCK`] at a time, so that a connection costs a fraction of a round trip. The helper never waits for anything but the next request, and ends when
@@ -330,6 +333,9 @@ fn help(channel: RawFd, namespace: RawFd, filter: &Filter) -> ! {
         libc::setns(namespace, libc::CLONE_NEWNET)
     };
     let entered = if entered == 0 { Ok(()) } else { Err(last_errno()) };
+    let _only_a_name = rustix::thread::set_name(c"socket-maker");
+    let entered = entered.and_then(|()| rustix::process::setsid().map(drop));
+    let entered = entered.and_then(|()| rustix::process::chdir(c"/"));
     if let Some(channel) = keep_only(channel) {
         let ready = entered.and_then(|()| confine(filter));
         let error = ready.err().map_or(0, Errno::raw_os_error);

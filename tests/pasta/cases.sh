@@ -639,7 +639,7 @@ case_confined() {
     read -ra children <"/proc/$program/task/$program/children" || true
     for pid in "${children[@]}"; do
         case $(cat "/proc/$pid/comm") in
-        pasta) helper=$pid ;;
+        socket-maker) helper=$pid ;;
         pasta-init) read -r command <"/proc/$pid/task/$pid/children" || true ;;
         esac
     done

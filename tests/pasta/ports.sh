@@ -9,6 +9,7 @@ CASES+=(
     ports_outward_tcp_v4 ports_outward_tcp_v6 ports_outward_udp_v4 ports_outward_udp_v6
     ports_outward_to_address ports_outward_without_ipv6
     splice_only splice_only_refused link_local_target ports_not_bound port_of_a_resolver device_given device_refused
+    socket_maker_lost
 )
 
 # One list of ports with a single one, a range, and the same translated. Of each the ports
@@ -271,4 +272,21 @@ case_port_of_a_resolver() {
     remember $!
     until_true 10 grep -q ready "$WORLD/held.log"
     configured -t "$HOST4/5353" -t "[$HOST6]/5353" -t 127.0.0.1/5353 -u "$HOST4/5353" -- true
+}
+
+# Only force ends the helper that makes sockets in the namespace: then the way by the tap device is left.
+case_socket_maker_lost() {
+    local process
+    holder
+    started --config-net -t 7001 -l "$WORLD/pasta.log" "$HOLDER"
+    serving '[::]:7001'
+    from_host get 127.0.0.1:7001 2048 90
+    for process in $(cat "/proc/$(cat "$WORLD/pasta.pid")/task/$(cat "$WORLD/pasta.pid")/children"); do
+        [ "$(cat "/proc/$process/comm")" != socket-maker ] || kill -KILL "$process"
+    done
+    # As many as there are sockets in stock, and one that finds out.
+    for process in $(seq 40); do from_host get 127.0.0.1:7001 16 91 || true; done >/dev/null 2>&1
+    from_host get 127.0.0.1:7001 2048 92
+    from_host get '[::1]:7001' 2048 93
+    same "$(grep -c 'go by the tap device' "$WORLD/pasta.log")" 1
 }

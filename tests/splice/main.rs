@@ -419,6 +419,11 @@ fn helper_says_what_failed_and_ends_with_its_owner() {
         eventually("nothing but the channel to be open in the helper", || {
             std::fs::read_dir(format!("/proc/{helper}/fd")).unwrap().count() == 1
         });
+        let of_helper = |what: &str| format!("/proc/{helper}/{what}");
+        assert_eq!(std::fs::read_to_string(of_helper("comm")).unwrap(), "socket-maker\n");
+        assert_eq!(std::fs::read_link(of_helper("cwd")).unwrap().to_str(), Some("/"));
+        let session = rustix::process::getsid(rustix::process::Pid::from_raw(helper));
+        assert_eq!(session.unwrap().as_raw_nonzero().get(), helper);
         for kind in [SocketKind::Tcp4, SocketKind::Tcp6, SocketKind::Udp4, SocketKind::Udp6] {
             for _ in 0..40 {
                 let socket = sockets.make(kind).unwrap();

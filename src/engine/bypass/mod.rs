@@ -3,7 +3,8 @@
 //! way, and opens sockets for it; [`splice`] moves the bytes of TCP, [`relay`] those of UDP. Who listens is
 //! [`listen`](super::listen)'s business, also where ports follow services.
 //!
-//! Sockets inside the namespace come from a [`SocketMaker`]; only making them needs the namespace.
+//! Sockets inside the namespace come from a [`SocketMaker`]; only making them needs the namespace. Where that is gone, what
+//! comes from the host goes by the link, as with `--no-splice`.
 
 pub(super) mod relay;
 pub(super) mod splice;
@@ -42,6 +43,8 @@ pub(super) struct BypassParts {
     pub(crate) sockets: Box<dyn SocketMaker>,
     interface: u32,
     pipes: PipePool,
+    /// Who makes sockets in the namespace is gone.
+    lost: bool,
 }
 
 impl BypassParts {
@@ -49,7 +52,7 @@ impl BypassParts {
     pub(crate) fn new(config: BypassConfig, descriptors: usize) -> Self {
         let BypassConfig { how, mut sockets, interface } = config;
         sockets.keep_at_most((descriptors / 4).max(1));
-        Self { how, sockets, interface, pipes: PipePool::new(descriptors / 4) }
+        Self { how, sockets, interface, pipes: PipePool::new(descriptors / 4), lost: false }
     }
 
     /// The side that we open for what `peer` sent to `local`, on a socket of `rule` that listens on
@@ -76,6 +79,22 @@ impl BypassParts {
             DropReason::from(refused)
         })
     }
+
+    /// A new socket in the namespace.
+    fn make(&mut self, kind: SocketKind) -> Result<OwnedFd, Errno> {
+        let made = self.sockets.make(kind);
+        if let Err(Errno::PIPE | Errno::CONNRESET) = made
+            && !std::mem::replace(&mut self.lost, true)
+        {
+            self.how.enabled &= self.how.only;
+            let how = match self.how.only {
+                true => "nothing reaches the namespace any more",
+                false => "connections to loopback addresses go by the tap device",
+            };
+            log::warn!("The helper that makes sockets in the namespace is gone: {how}: restart");
+        }
+        made
+    }
 }
 
 /// A new socket on an interface, for an address of some family.
@@ -88,7 +107,7 @@ pub(super) fn socket_on(
     match bypass {
         Some(parts) if pif == Pif::Splice => {
             let kind = SocketKind::of(transport, address.is_ipv4()).ok_or(Errno::INVAL)?;
-            parts.sockets.make(kind)
+            parts.make(kind)
         }
         _ => socket::create(transport, address.ip()),
     }
