@@ -85,7 +85,7 @@ pub(super) fn start(
             log::set_max_level(log::LevelFilter::Off);
             std::panic::set_hook(Box::new(|_| process::leave()));
             drop(ours);
-            help(theirs, options, seen, namespace);
+            help(&theirs, options, seen, namespace);
             process::leave();
         }
     }
@@ -109,10 +109,10 @@ fn reap(helper: Option<Pid>) {
 }
 
 /// What the process does.
-fn help(channel: OwnedFd, options: &Options, seen: Snapshot, namespace: Option<Reconfigure>) {
-    let helper = Helper::prepare(&channel, options, seen, namespace);
+fn help(channel: &OwnedFd, options: &Options, seen: Snapshot, namespace: Option<Reconfigure>) {
+    let helper = Helper::prepare(channel, options, seen, namespace);
     let error = helper.as_ref().err().map_or(0, |errno| errno.raw_os_error());
-    if send(&channel, &error.to_ne_bytes(), SendFlags::NOSIGNAL).is_ok()
+    if send(channel, &error.to_ne_bytes(), SendFlags::NOSIGNAL).is_ok()
         && let Ok(mut helper) = helper
     {
         helper.run();

@@ -122,7 +122,7 @@ impl Reconfigure {
     /// # Errors
     /// The first change that was refused.
     pub(crate) fn carry_out(&mut self, Plan { model, mut set }: Plan) -> Result<(), Failure> {
-        let before = There::read(&self.netlink, self.index).map_err(cannot_look)?;
+        let before = There::read(&self.netlink, self.index).map_err(|error| cannot_look(&error))?;
         // What somebody has removed is not to come back as an address of before.
         set.former.retain(|former| {
             let was = self.set.former.iter().chain(&self.set.addresses);
@@ -175,7 +175,7 @@ impl Reconfigure {
         let refused = gone.iter().map(|address| self.remove(address)).fold(None, Option::or);
         let restored = others
             .and_then(|others| others.restore(&self.netlink, self.index, &self.set.addresses));
-        refused.or(restored.err().map(cannot_look))
+        refused.or(restored.err().as_ref().map(cannot_look))
     }
 
     fn remove(&self, address: &AddressMessage) -> Option<Failure> {
@@ -205,7 +205,7 @@ impl Reconfigure {
     }
 }
 
-fn cannot_look(error: io::Error) -> Failure {
+fn cannot_look(error: &io::Error) -> Failure {
     format!("Couldn't look at the namespace: {error}")
 }
 
