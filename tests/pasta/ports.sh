@@ -276,12 +276,15 @@ case_port_of_a_resolver() {
 
 # Only force ends the helper that makes sockets in the namespace: then the way by the tap device is left.
 case_socket_maker_lost() {
-    local process
+    local process program children
     holder
     started --config-net -t 7001 -l "$WORLD/pasta.log" "$HOLDER"
     serving '[::]:7001'
     from_host get 127.0.0.1:7001 2048 90
-    for process in $(cat "/proc/$(cat "$WORLD/pasta.pid")/task/$(cat "$WORLD/pasta.pid")/children"); do
+    program=$(cat "$WORLD/pasta.pid")
+    # The list has no end of line, which read takes for a failure.
+    read -ra children <"/proc/$program/task/$program/children" || true
+    for process in "${children[@]}"; do
         [ "$(cat "/proc/$process/comm")" != socket-maker ] || kill -KILL "$process"
     done
     # As many as there are sockets in stock, and one that finds out.
