@@ -51,7 +51,8 @@ fn who_comes_while_a_relay_is_opened_for_another_is_not_taken_for_it() {
                 );
             }
             drop(floods);
-            assert!(running.foreign() > 0, "nobody has met a socket");
+            // Who has met the socket of another one has got a relay, too, as far as there were not too many at once.
+            assert!(running.foreign() < 1000, "{} were taken for strangers", running.foreign());
         },
     );
 }

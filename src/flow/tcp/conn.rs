@@ -6,7 +6,7 @@ use crate::wire::seq::SeqNr;
 
 use super::ack::HeldAck;
 use super::boundary::{Action, DataResult, SocketEvent};
-use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, WINDOW_SCALE};
+use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
 use super::send::{Send, Sending};
@@ -194,6 +194,8 @@ impl Conn {
             let ack = if self.state == State::SynSent { Flags::default() } else { Flags::ACK };
             self.rst_due = Flags::RST | ack;
             self.state = State::Closing { reset: true };
+            // There may be room for a reset where there is none for data.
+            self.send.no_room = false;
         }
     }
 
@@ -265,14 +267,32 @@ impl Conn {
         self.keep_time(now);
     }
 
-    /// The link had no buffer for the last [`Action::Emit`]: the segment is lost. What it said of
-    /// the guest's stream is said again once there is room ([`Conn::on_port_room`]); SYN, FIN and
-    /// probes are repeated by their timers.
-    pub(crate) fn on_emit_lost(&mut self) {
-        if self.state == State::Established {
-            self.acks = self.acks.max(1);
-            self.send.no_room = true;
+    /// The link had no buffer for the last [`Action::Emit`], which had this `header`: the segment is lost. What it said of
+    /// the guest's stream, a SYN and the reset with which the connection ends are said again once there is room
+    /// ([`Conn::on_port_room`]): a guest that reads bulk has hardly any left for others, and would wait for a second
+    /// each time, or for ever. FIN and probes are repeated by their timers.
+    pub(crate) fn on_emit_lost(&mut self, now: Timestamp, header: &Header) {
+        match self.state {
+            State::Established => self.acks = self.acks.max(1),
+            State::SynAckSent | State::SynSent if header.flags.contains(Flags::SYN) => {
+                self.syn_due = true;
+            }
+            State::Closing { .. } if header.flags.contains(Flags::RST) => {
+                (self.rst_due, self.active_at) = (header.flags, now);
+            }
+            _ => return,
         }
+        self.send.no_room = true;
+    }
+
+    /// Whether a SYN, or the reset with which the connection ends, waits for room in the link.
+    fn waits_for_room(&self) -> bool {
+        let due = match self.state {
+            State::SynAckSent | State::SynSent => self.syn_due,
+            State::Closing { .. } => self.rst_due.contains(Flags::RST),
+            _ => false,
+        };
+        self.send.no_room && due
     }
 
     /// The result of the last [`Action::SendData`].
@@ -326,7 +346,7 @@ impl Conn {
     /// When [`Conn::on_timer`] is to be called; never further away than [`INACTIVITY`].
     pub fn deadline(&self) -> Option<Timestamp> {
         if self.is_over() {
-            return None;
+            return self.waits_for_room().then_some(self.active_at + RESET_PATIENCE);
         }
         let idle = self.active_at + INACTIVITY;
         let established = self.state == State::Established;
@@ -360,6 +380,9 @@ impl Conn {
 
     fn on_time(&mut self, now: Timestamp, reads: bool) {
         if self.is_over() {
+            if self.waits_for_room() && now.since(self.active_at) >= RESET_PATIENCE {
+                self.rst_due = Flags::default();
+            }
             return;
         }
         if now.since(self.active_at) >= INACTIVITY {
@@ -418,6 +441,9 @@ impl Conn {
 
     /// What to do next, or `None` when there is nothing to do until the next input.
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
+        if self.waits_for_room() {
+            return None;
+        }
         let action = self.poll_common().or_else(|| match self.state {
             State::SynAckSent | State::SynSent => self.poll_handshake(),
             State::Established => self.poll_established(now),
