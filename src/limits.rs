@@ -16,8 +16,9 @@ pub(crate) const INDEX_FIRST_BUCKETS: usize = 512;
 pub(crate) const INDEX_MOVES: usize = 8;
 
 /// Flows whose TCP handshake has not finished. A guest that scans gets this many attempts at a
-/// time; the oldest gives way to the next, so that one scan cannot use all descriptors.
-pub const MAX_HALF_OPEN: usize = 1024;
+/// time; the oldest gives way to the next, so that one scan cannot use all descriptors. A program may begin thousands at
+/// once, all of which are taken before the first is connected.
+pub const MAX_HALF_OPEN: usize = 4096;
 
 /// Connections accepted on one port of which the guest has not shown that it knows them. What comes faster
 /// than the guest's server accepts waits in the host kernel's queue, where nothing is lost, and not in the

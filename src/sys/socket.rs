@@ -251,9 +251,10 @@ pub(crate) fn bind_port(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(
 ///
 /// # Errors
 /// What setsockopt(2) and bind(2) report.
-pub(crate) fn bind_address(socket: BorrowedFd<'_>, address: IpAddr) -> Result<(), Errno> {
+pub(crate) fn bind_address(socket: BorrowedFd<'_>, mut address: SocketAddr) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    net::bind(socket, &SocketAddr::new(address, 0))
+    address.set_port(0);
+    net::bind(socket, &address)
 }
 
 /// Binds a socket to an interface (`SO_BINDTODEVICE`; without privileges since Linux 5.7).

@@ -1,7 +1,7 @@
 //! What finds no room at once: segments that a socket does not take though it had room, and a SYN or a reset for a guest
 //! whose link is full.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use passt::wire::DropReason;
@@ -12,7 +12,7 @@ use crate::guest::until;
 use crate::namespace::isolated;
 use crate::packet::{self, ACK, FIN, RST, SYN};
 use crate::tcp::{Pair, read_some};
-use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, mapping};
 
 const TURNS: usize = 64;
 
@@ -102,6 +102,34 @@ fn a_connection_ends_when_its_peer_has_what_its_socket_did_not_take() {
                 open = open && read_some(&mut peer, &mut got);
             }
             assert_eq!(got, data);
+        }
+    });
+}
+
+#[test]
+fn ports_of_an_address_to_leave_from_are_shared_between_destinations() {
+    isolated(|| {
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(range, "40000 40009").expect("a sysctl");
+        for family in FAMILIES {
+            let mut map = mapping();
+            match family.host() {
+                IpAddr::V4(v4) => map.v4.outbound = Some(v4),
+                IpAddr::V6(v6) => map.v6.outbound = Some(v6),
+            }
+            let mut world = known(&Setup { map, ..Setup::default() });
+            let listeners = [7001, 7002, 7003, 7004]
+                .map(|port| TcpListener::bind(family.host_at(port)).expect("a free port"));
+            let mut peers = Vec::new();
+            for listener in &listeners {
+                let to = listener.local_addr().expect("bound");
+                for _ in 0..8 {
+                    let from = SocketAddr::new(family.guest(), 10_000 + peers.len() as u16);
+                    peers.push(world.open(listener, (from, to)).1);
+                }
+            }
+            let leaves_from = |peer: &TcpStream| peer.peer_addr().expect("connected").ip();
+            assert!(peers.iter().all(|peer| leaves_from(peer) == family.host()));
         }
     });
 }

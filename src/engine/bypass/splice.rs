@@ -77,7 +77,7 @@ fn connect(
         if port != 0 {
             socket::bind_port(socket.as_fd(), SocketAddr::new(source, port))?;
         } else if !kernels_choice {
-            socket::bind_address(socket.as_fd(), source)?;
+            socket::bind_address(socket.as_fd(), SocketAddr::new(source, 0))?;
         }
         let connected = socket::connect_here(socket.as_fd(), side.destination)?;
         Ok((socket, connected))

@@ -355,7 +355,7 @@ fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, 
     if source.port() != 0 {
         socket::bind_port(socket.as_fd(), source)?;
     } else if !source.ip().is_unspecified() {
-        rnet::bind(&socket, &source)?;
+        socket::bind_address(socket.as_fd(), source)?;
     }
     Ok(socket)
 }

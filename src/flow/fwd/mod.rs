@@ -109,7 +109,7 @@ pub struct Family<A> {
     /// `--dns-host`: where matched DNS queries go, first of all those of the same family.
     pub dns_host: Option<A>,
     /// `--outbound`: source of our host-side sockets.
-    pub(crate) outbound: Option<A>,
+    pub outbound: Option<A>,
     /// Index of the host's interface that has the guest's groups; 0 for the one that the way to a group leads to.
     pub group_interface: u32,
 }
