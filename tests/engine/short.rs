@@ -1,6 +1,7 @@
 //! What finds no room at once: segments that a socket does not take though it had room, and a SYN or a reset for a guest
 //! whose link is full.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,10 @@ use passt::wire::DropReason;
 use rustix::net::sockopt;
 
 use crate::datagrams::known;
+use crate::egress::{enforce, policy};
 use crate::guest::until;
 use crate::namespace::isolated;
-use crate::packet::{self, ACK, FIN, RST, SYN};
+use crate::packet::{self, ACK, RST, SYN};
 use crate::tcp::{Pair, read_some};
 use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, mapping};
 
@@ -179,6 +181,51 @@ fn a_guest_whose_link_is_full_is_told_of_resets_as_soon_as_there_is_room() {
 }
 
 #[test]
+fn an_answer_before_a_reset_is_the_guest_s() {
+    isolated(|| {
+        for family in FAMILIES {
+            for size in [300, 100_000] {
+                let listener = listener(family);
+                let mut world = known(&Setup::default());
+                let to = family.host_at(8000);
+                let (ack, mut peer) = world.open(&listener, (guest(family), to));
+                world.send(packet::tcp(guest(family), to, ACK, (1001, ack), b"a long request"));
+                world.settle(TURNS);
+                world.received();
+                // A server that refuses it: it has not read all, so that its kernel resets.
+                peer.write_all(&vec![7; size]).expect("room for it");
+                drop(peer);
+                let l4 = packet::l4_offset(family.guest());
+                let (mut got, mut next, mut reset) = (0, ack, false);
+                let end = Instant::now() + Duration::from_secs(20);
+                while !reset {
+                    assert!(Instant::now() < end, "{got} bytes, and no reset");
+                    world.turn(Duration::from_millis(1));
+                    for frame in world.received() {
+                        reset |= flags(&frame, family) & RST != 0;
+                        let len = match family {
+                            Family::V4 => {
+                                usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 40
+                            }
+                            Family::V6 => {
+                                usize::from(u16::from_be_bytes([frame[18], frame[19]])) - 20
+                            }
+                        };
+                        let seq =
+                            u32::from_be_bytes(frame[l4 + 4..l4 + 8].try_into().expect("four"));
+                        assert!(len == 0 || seq == next, "in order");
+                        got += len;
+                        next = next.wrapping_add(len as u32);
+                    }
+                    world.send(packet::tcp(guest(family), to, ACK, (1015, next), &[]));
+                }
+                assert_eq!(got, size);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_reset_does_not_wait_for_room_for_ever() {
     isolated(|| {
         let family = Family::V4;
@@ -186,15 +233,16 @@ fn a_reset_does_not_wait_for_room_for_ever() {
         let mut world = known(&Setup::default());
         let to = family.host_at(8000);
         let (ack, peer) = world.open(&listener, (guest(family), to));
-        world.send(packet::tcp(guest(family), to, ACK | FIN, (1001, ack), &[]));
+        world.send(packet::tcp(guest(family), to, ACK, (1001, ack), &[]));
         world.settle(TURNS);
         world.received();
         world.port.set_room(0);
-        sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("setsockopt");
-        drop(peer);
+        enforce(&mut world, policy(&["drop any"]));
         world.settle(TURNS);
+        assert_eq!((world.received().len(), world.engine.flow_count()), (0, 1));
         world.skip(Duration::from_secs(61));
         world.settle(TURNS);
         assert_eq!(world.engine.flow_count(), 0);
+        drop(peer);
     });
 }

@@ -346,7 +346,7 @@ impl Driven<'_> {
                 let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
                 let id = self.id;
                 log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {why}");
-                self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
+                self.tcp.conn.abort();
             }
         }
         self.tcp.peek = self.tcp.peek.moved(bytes);
