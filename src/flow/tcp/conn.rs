@@ -46,7 +46,7 @@ pub struct Opening {
 #[derive(Debug)]
 pub struct Conn {
     /// When the guest or the socket last gave a sign of life.
-    active_at: Timestamp,
+    pub(super) active_at: Timestamp,
     pub(super) send: Send,
     pub(super) recv: Receive,
     pub(super) retry: Retry,
@@ -66,7 +66,7 @@ pub struct Conn {
     /// A SYN or SYN-ACK is to be sent.
     pub(super) syn_due: bool,
     /// The flags of a reset that is to be sent; none for no reset.
-    rst_due: Flags,
+    pub(super) rst_due: Flags,
     pub(super) shutdown_due: bool,
     /// The acknowledgement of data that waits.
     held_ack: HeldAck,
@@ -265,30 +265,6 @@ impl Conn {
     /// Promises the guest a window of no more than `window_max` bytes from now on; what was promised stands.
     pub fn limit_window(&mut self, window_max: u32) {
         self.recv.limit_window(window_max);
-    }
-
-    /// The link has buffers again after [`DataResult::NoRoom`].
-    pub fn on_port_room(&mut self, now: Timestamp) {
-        self.send.no_room = false;
-        self.keep_time(now);
-    }
-
-    /// The link had no buffer for the last [`Action::Emit`], which had this `header`: the segment is lost. What it said of
-    /// the guest's stream, a SYN and the reset with which the connection ends are said again once there is room
-    /// ([`Conn::on_port_room`]): a guest that reads bulk has hardly any left for others, and would wait for a second
-    /// each time, or for ever. FIN and probes are repeated by their timers.
-    pub(crate) fn on_emit_lost(&mut self, now: Timestamp, header: &Header) {
-        match self.state {
-            State::Established => self.acks = self.acks.max(1),
-            State::SynAckSent | State::SynSent if header.flags.contains(Flags::SYN) => {
-                self.syn_due = true;
-            }
-            State::Closing { .. } if header.flags.contains(Flags::RST) => {
-                (self.rst_due, self.active_at) = (header.flags, now);
-            }
-            _ => return,
-        }
-        self.send.no_room = true;
     }
 
     /// Whether a SYN, or the reset with which the connection ends, waits for room in the link.

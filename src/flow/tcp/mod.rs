@@ -53,6 +53,7 @@ mod ack;
 mod boundary;
 mod conn;
 mod doubt;
+mod full;
 mod image;
 mod input;
 mod isn;
