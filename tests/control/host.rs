@@ -44,7 +44,7 @@ fn status_is_of_both_families() {
         let limits = |name: &str| status["limits"][name].as_u64().unwrap();
         assert_eq!(limits("descriptors"), 1024);
         assert!((1..1024).contains(&limits("flows")), "{status}");
-        assert_eq!(["rules", "egress_rules", "half_open"].map(limits), [255, 1024, 1024]);
+        assert_eq!(["rules", "egress_rules", "half_open"].map(limits), [255, 1024, 4096]);
         assert_eq!(status["learned"]["ipv6_link_local"], json!(null));
 
         let mut guest = Guest::of(&program);

@@ -217,6 +217,31 @@ fn reset_reaches_the_other_end() {
 }
 
 #[test]
+fn an_answer_before_a_reset_arrives() {
+    in_namespace("an_answer_before_a_reset_arrives", || {
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        for route in Route::all(&guest) {
+            let listener = route.listen();
+            for size in [300, 100_000] {
+                let (mut client, mut service) = route.pair(&listener);
+                client.write_all(b"a long request").unwrap();
+                service.read_exact(&mut [0; 2]).unwrap();
+                // It has not read all, so that its kernel resets.
+                service.write_all(&pattern(size, 7)).unwrap();
+                drop(service);
+                let mut answer = vec![0; size];
+                client.read_exact(&mut answer).unwrap();
+                assert!(answer == pattern(size, 7));
+                let error = client.read(&mut [0; 1]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                running.await_flows(0);
+            }
+        }
+    });
+}
+
+#[test]
 fn refused_connection_is_reset() {
     in_namespace("refused_connection_is_reset", || {
         let guest = rig::guest();

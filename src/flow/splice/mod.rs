@@ -174,6 +174,10 @@ struct Way {
     urgent: bool,
     /// The source's end was read.
     finished: bool,
+    /// The source has failed: what has come before can be read, and nothing else is worth doing.
+    broken: bool,
+    /// Nothing more can be read, since it has.
+    lost: bool,
     /// The destination was shut down.
     shut: bool,
     /// The way has a pipe.
@@ -228,13 +232,17 @@ impl Splice {
 
     /// An end has reported something.
     pub(crate) fn on_event(&mut self, end: End, event: Event) {
-        self.failed |= event.failed;
+        self.failed |= event.failed && self.connecting;
         if self.connecting && end == End::Target && (event.writable || event.ended) {
             self.connecting = false;
         }
         let source = &mut self.ways[end.index()];
         source.readable |= event.readable || event.ended;
         source.ended |= event.ended;
+        if event.failed {
+            // Servers answer, and reset because they have not read all: the answer is the other end's.
+            (source.broken, source.readable) = (true, true);
+        }
         self.ways[end.other().index()].writable |= event.writable;
     }
 
@@ -253,7 +261,9 @@ impl Splice {
         if self.closed {
             return None;
         }
-        if self.failed {
+        let is_lost = |way: &Way| (way.lost || way.broken && way.finished) && way.held == 0;
+        let broken = self.ways.map(|way| way.broken);
+        if self.failed || broken == [true; 2] || self.ways.iter().any(is_lost) {
             self.closed = true;
             return Some(Action::Close { reset: true });
         }
@@ -266,6 +276,9 @@ impl Splice {
             return Some(Action::Close { reset: false });
         }
         for from in [self.first, self.first.other()] {
+            if broken[from.other().index()] {
+                continue;
+            }
             if let Some(action) = self.ways[from.index()].next(from) {
                 self.first = from.other();
                 return Some(action);
@@ -311,7 +324,7 @@ impl Splice {
             Filled::Empty => way.readable = false,
             Filled::Urgent => way.urgent = true,
             Filled::Ended => way.finished = true,
-            Filled::Failed => self.failed = true,
+            Filled::Failed => (way.lost, way.readable) = (true, false),
         }
     }
 

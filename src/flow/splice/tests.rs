@@ -387,6 +387,35 @@ fn refused_connection_resets_the_initiator() {
 }
 
 #[test]
+fn what_has_come_before_a_failure_is_the_other_end_s() {
+    let mut machine = established();
+    // The initiator goes on sending to who has refused all of it.
+    machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+    let failed = Event { readable: true, ended: true, failed: true, ..Event::default() };
+    machine.on_event(End::Target, failed);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
+    machine.on_copied(End::Target, Copied::Bytes { read: 9, taken: 5, held: 4, room: 100 });
+    let mut drained = 0;
+    while let Some(action) = machine.poll() {
+        match action {
+            Action::GivePipe(_) | Action::Watch { end: End::Target, .. } => {}
+            // The pipe is emptied first: nothing else is done before there is room for what it holds.
+            Action::Drain(End::Target, 4) => {
+                drained += 4;
+                machine.on_drained(End::Target, Drained::Bytes(4));
+            }
+            Action::Copy(End::Target) => machine.on_copied(End::Target, Copied::Failed),
+            Action::Fill(End::Target) => machine.on_filled(End::Target, Filled::Failed),
+            Action::Close { reset } => assert!(reset),
+            other => panic!("{other:?}"),
+        }
+        machine.on_event(End::Initiator, Event { writable: true, ..Event::default() });
+    }
+    assert_eq!(drained, 4);
+    assert!(machine.closed);
+}
+
+#[test]
 fn rfc9293_3_6_half_close_leaves_the_other_way_open() {
     let mut machine = established();
     machine.on_event(End::Initiator, ENDED);
