@@ -122,12 +122,6 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// another process has the processor.
 pub(crate) const UDP_BUFFER_BYTES: i32 = 2 << 20;
 
-/// Bytes that are kept of what a socket did not take of a connection, and connections of which some are.
-pub(crate) const MAX_REST_BYTES: usize = 256 * 1024;
-pub(crate) const RESTS_KEPT: usize = 64;
-/// How long they may take when the connection is over but for them.
-pub(crate) const REST_PATIENCE: Duration = Duration::from_secs(60);
-
 /// UDP flows at a time whose peer may answer from any port: transfers by TFTP.
 pub(crate) const ANY_PORT_FLOWS: usize = 16;
 

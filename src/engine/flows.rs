@@ -2,7 +2,6 @@
 //! work to do. O(1) per event: nothing here walks over all flows.
 
 mod port_owners;
-mod rests;
 
 use std::collections::VecDeque;
 use std::net::Ipv6Addr;
@@ -24,7 +23,7 @@ use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
     ANSWERED_TIMEOUT, ANY_PORT_FLOWS, FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS,
-    MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, RESTS_KEPT, reserved_descriptors,
+    MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, reserved_descriptors,
 };
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -102,8 +101,6 @@ pub(crate) struct Flows {
     one_shots: OneShots,
     /// UDP flows whose peers answer from any port; may hold ids that are gone.
     any_port: ArrayVec<FlowId, ANY_PORT_FLOWS>,
-    /// TCP flows of which we have what their sockets did not take; may hold ids that are gone, or that have nothing left.
-    rests: ArrayVec<FlowId, RESTS_KEPT>,
     /// Flows with two sockets.
     spliced: usize,
     /// Flows by their kind.
@@ -136,7 +133,6 @@ impl Flows {
             datagrams: [0; 2],
             one_shots: OneShots::default(),
             any_port: ArrayVec::new(),
-            rests: ArrayVec::new(),
             spliced: 0,
             tally: Tally::default(),
             watch: FlowWatch { epoll },

@@ -242,27 +242,19 @@ pub(crate) enum Peer {
     Lost,
 }
 
-/// Bytes that the guest was told have been taken, and that were not sent yet: what a connection has brought along from
-/// another program, or what a socket did not take though it said that it had room.
+/// What a connection has brought along from another program: bytes that the guest was told have been taken, and
+/// that were not sent yet.
 pub(crate) struct Backlog {
     bytes: Vec<u8>,
     written: usize,
     /// The guest's stream ends behind them.
     pub(crate) ends: bool,
-    /// The connection is over but for them; until when they may take.
-    pub(crate) closes: Option<Timestamp>,
 }
 
 impl Backlog {
     /// `bytes`, and the end of the stream if it `ends`.
     pub(crate) fn new(bytes: Vec<u8>, ends: bool) -> Self {
-        Self { bytes, written: 0, ends, closes: None }
-    }
-
-    /// Adds bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..std::mem::take(&mut self.written));
-        self.bytes.extend_from_slice(bytes);
+        Self { bytes, written: 0, ends }
     }
 
     /// What is left.

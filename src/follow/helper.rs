@@ -75,7 +75,12 @@ pub(super) fn start(
         Forked::Parent(pid) => {
             drop(theirs);
             let helper = Pid::from_raw(pid);
-            await_ready(&ours).inspect_err(|_| reap(helper))?;
+            if let Err(errno) = await_ready(&ours) {
+                // One that is ready ends with the channel.
+                drop(ours);
+                reap(helper);
+                return Err(errno);
+            }
             rustix::io::ioctl_fionbio(&ours, true)?;
             Ok((ours, helper))
         }
@@ -102,7 +107,7 @@ fn await_ready(channel: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Waits for the end of a helper that has failed.
+/// Waits for the end of a helper that nobody hears.
 fn reap(helper: Option<Pid>) {
     let wait = |pid| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     let _gone = helper.map(|pid| rustix::io::retry_on_intr(|| wait(pid)));

@@ -20,7 +20,7 @@ use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Action, DataResult, Header, SocketEvent};
-use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD, REST_PATIENCE};
+use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD};
 use crate::sys::errno_text;
 use crate::sys::stream;
 use crate::time::Timestamp;
@@ -106,16 +106,9 @@ pub(in crate::engine) fn on_timer(core: &mut Core, out: &dyn ToGuest, id: FlowId
             tcp.conn.on_timer_unread(now);
         }
         core.flows.mark_ready(id);
-    } else if closes_at(tcp).is_some_and(|at| at <= now) {
-        core.flows.mark_ready(id);
     } else {
         settle(core, id);
     }
-}
-
-/// Until when a connection that is over waits for its peer.
-fn closes_at(tcp: &TcpState) -> Option<Timestamp> {
-    tcp.backlog.as_ref().and_then(|backlog| backlog.closes)
 }
 
 /// What the end of a flow's turn means for the lists.
@@ -214,7 +207,6 @@ fn settle(core: &mut Core, id: FlowId) {
     let (half_open, deadline) = (tcp.conn.is_half_open(), tcp.conn.deadline());
     let ack_at = tcp.conn.ack_at();
     let ended = tcp.half_open && !half_open;
-    let closes_at = closes_at(tcp);
     let admitted_until = if half_open { None } else { admission_end(tcp, core.now) };
     let known = !half_open && admitted_until.is_none();
     let admission = if known { tcp.admission.take() } else { None };
@@ -227,7 +219,7 @@ fn settle(core: &mut Core, id: FlowId) {
     if let Some(admission) = admission {
         core.listeners.discharge(admission.listener);
     }
-    core.flows.schedule(id, [deadline, admitted_until, closes_at].into_iter().flatten().min());
+    core.flows.schedule(id, deadline.into_iter().chain(admitted_until).min());
 }
 
 /// Until when an accepted connection counts among those of which the guest's server may know nothing; `None` if
@@ -283,9 +275,6 @@ struct Driven<'a> {
 
 impl Driven<'_> {
     fn turn(&mut self, out: &mut dyn ToGuest) -> Turn {
-        if self.tcp.conn.is_closed() {
-            return self.wait_for_rest();
-        }
         for _ in 0..ACTIONS_PER_TURN {
             let Some(action) = self.tcp.conn.poll(self.now) else { return Turn::Done };
             match action {
@@ -301,19 +290,13 @@ impl Driven<'_> {
                 Action::QueryRoom => self.query_room(),
                 Action::WatchWritable => self.watch_writable(),
                 Action::ShutdownWrite => self.shutdown_write(),
-                Action::Close { reset: true } => return Turn::Over { reset: true },
-                Action::Close { reset: false } => return self.wait_for_rest(),
+                // Who closes before all was written, which takes both ends, tells the peer that it misses some.
+                Action::Close { reset } => {
+                    return Turn::Over { reset: reset || self.tcp.backlog.is_some() };
+                }
             }
         }
         Turn::Unfinished
-    }
-
-    /// Both ends have said all that they had to; the flow ends when the peer has got it, or with a reset that tells it that
-    /// some is missing.
-    fn wait_for_rest(&mut self) -> Turn {
-        let Some(backlog) = &mut self.tcp.backlog else { return Turn::Over { reset: false } };
-        let until = *backlog.closes.get_or_insert(self.now + REST_PATIENCE);
-        if until <= self.now { Turn::Over { reset: true } } else { Turn::Done }
     }
 
     fn emit(&mut self, out: &mut dyn ToGuest, header: &Header) {
@@ -346,7 +329,7 @@ impl Driven<'_> {
                 let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
                 let id = self.id;
                 log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {why}");
-                self.tcp.conn.abort();
+                self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
             }
         }
         self.tcp.peek = self.tcp.peek.moved(bytes);

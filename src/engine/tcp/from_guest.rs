@@ -13,13 +13,12 @@ use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
 use crate::engine::reserved_port;
-use crate::engine::state::{Backlog, FlowKind, Nagle, TcpState};
+use crate::engine::state::{FlowKind, Nagle, TcpState};
 use crate::engine::unreachable::{reason_of, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Conn, Flags, SocketEvent, reset_for};
-use crate::limits::MAX_REST_BYTES;
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -44,7 +43,7 @@ impl StreamRun {
     fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, _)) = self.flow.take() else { return };
         if self.bytes > 0 {
-            write(core, id, self.bytes, InBatch(lease, &self.parts));
+            write(core, id, self.bytes, |socket| lease.send_stream(socket, &self.parts));
         }
         self.parts.clear();
         self.bytes = 0;
@@ -90,52 +89,14 @@ impl StreamRuns {
     }
 }
 
-/// Bytes of a flow's segments.
-trait Payload {
-    /// Sends them; returns how many the socket took.
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<u32, Errno>;
-
-    /// Copies what is behind the first `sent` bytes, which were sent; returns how many there are.
-    fn copy_rest(&mut self, sent: u32, bytes: &mut [u8]) -> usize;
-}
-
-/// Those of segments in a batch.
-struct InBatch<'a, 'b>(&'a mut FromGuestLease<'b>, &'a [Part]);
-
-impl Payload for InBatch<'_, '_> {
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<u32, Errno> {
-        self.0.send_stream(socket, self.1)
-    }
-
-    fn copy_rest(&mut self, sent: u32, bytes: &mut [u8]) -> usize {
-        self.0.copy_rest(self.1, sent, bytes)
-    }
-}
-
-/// Those of one segment in private memory.
-struct InMemory<'a>(&'a [u8]);
-
-impl Payload for InMemory<'_> {
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<u32, Errno> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        rnet::send(socket, self.0, flags).map(|taken| taken as u32)
-    }
-
-    fn copy_rest(&mut self, sent: u32, bytes: &mut [u8]) -> usize {
-        let rest = &self.0[sent as usize..];
-        let len = rest.len().min(bytes.len());
-        bytes[..len].copy_from_slice(&rest[..len]);
-        len
-    }
-}
-
-/// Writes the `offered` bytes that a flow's machine has accepted. What the socket does not take is kept, as far as that is
-/// possible, and written before anything else: it was promised room by what the socket said of itself, but the kernel
-/// also counts what that does not show. Lost, it would come again only when the guest's timer says so: there is no
-/// selective acknowledgement, and too few segments follow for duplicates to tell.
-fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
+/// Writes the `offered` bytes that a flow's machine has accepted, as `send` does it.
+fn write(
+    core: &mut Core,
+    id: FlowId,
+    offered: u32,
+    send: impl FnOnce(BorrowedFd<'_>) -> Result<u32, Errno>,
+) {
     let now = core.now;
-    let may_keep = core.flows.may_keep_rest(id);
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
     let socket = flow.state.socket.as_fd();
@@ -143,21 +104,9 @@ fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
         Err(Errno::AGAIN)
     } else {
         tcp.nagle.before_write(socket);
-        payload.send(socket)
+        send(socket)
     };
-    let mut taken = written.unwrap_or(0);
-    let is_short = taken < offered && matches!(written, Ok(_) | Err(Errno::AGAIN));
-    if is_short && may_keep {
-        let kept = tcp.backlog.as_ref().map_or(0, |backlog| backlog.rest().len());
-        let room = MAX_REST_BYTES.saturating_sub(kept);
-        let mut rest = vec![0; room.min((offered - taken) as usize)];
-        let copied = payload.copy_rest(taken, &mut rest);
-        taken += copied as u32;
-        if copied > 0 {
-            let empty = || Box::new(Backlog::new(Vec::new(), false));
-            tcp.backlog.get_or_insert_with(empty).push(&rest[..copied]);
-        }
-    }
+    let taken = written.unwrap_or(0);
     tcp.conn.on_written(now, taken);
     match written {
         Ok(_) | Err(Errno::AGAIN) if taken < offered => {
@@ -168,9 +117,6 @@ fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
             log::debug!("{id:?} (TCP connection): write: {errno}");
             tcp.conn.on_socket(now, SocketEvent::Failed);
         }
-    }
-    if is_short {
-        core.flows.keeps_rest(id);
     }
 }
 
@@ -259,7 +205,10 @@ pub(in crate::engine) fn whole_from_guest(
     if accept.len > 0 {
         let start = (head.header_len + accept.skip) as usize;
         let bytes = &segment[start..start + accept.len as usize];
-        write(core, id, accept.len, InMemory(bytes));
+        write(core, id, accept.len, |socket| {
+            rnet::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                .map(|taken| taken as u32)
+        });
     }
     Ok(())
 }

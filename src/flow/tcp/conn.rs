@@ -241,12 +241,6 @@ impl Conn {
                 self.send.readable = true;
                 self.send.closing = true;
             }
-            // What has come before is the guest's: servers answer, and reset because they have not read all. The queue
-            // ends with the error.
-            SocketEvent::Failed if self.state == State::Established && !self.send.is_ended() => {
-                self.send.readable = true;
-                self.send.closing = true;
-            }
             SocketEvent::Failed => self.abort(),
         }
         self.keep_time(now);

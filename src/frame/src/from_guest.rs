@@ -72,8 +72,6 @@ pub struct FromGuestBatch {
     observer: Option<Box<dyn FrameObserver>>,
     /// Queue of the guest's that all frames came from.
     queue: u8,
-    /// A socket has taken a part of the tail: its link has the rest.
-    cut_tail: bool,
 }
 
 impl Default for FromGuestBatch {
@@ -91,7 +89,6 @@ impl FromGuestBatch {
             call: Vec::with_capacity(MAX_SYSCALL_IOVECS),
             observer: None,
             queue: 0,
-            cut_tail: false,
         }
     }
 
@@ -176,7 +173,7 @@ impl FromGuestBatch {
     fn clear(&mut self) {
         self.frames.clear();
         self.iovecs.clear();
-        (self.queue, self.cut_tail) = (0, false);
+        self.queue = 0;
     }
 
     /// Whether bytes of a tail are among `parts`.
@@ -294,8 +291,8 @@ impl<'a> FromGuestLease<'a> {
     }
 
     /// Sends the bytes of `parts` to a stream socket with one sendmsg(2), straight from the guest's
-    /// buffers, or from where the link has them. Returns how many bytes the kernel took;
-    /// [`copy_rest`](Self::copy_rest) has the others.
+    /// buffers, or from where the link has them. Returns how many bytes the kernel took. What it did
+    /// not take of a tail is gone; the guest still has it.
     ///
     /// # Errors
     /// What sendmsg(2) reports, or what moves the tail.
@@ -319,37 +316,11 @@ impl<'a> FromGuestLease<'a> {
         match self.port.send_tail(socket, tail) {
             Ok(moved) => {
                 self.batch.forget_tail();
-                let wanted: u32 = parts.iter().map(|part| part.len).sum();
-                self.batch.cut_tail = sent + moved < wanted;
                 Ok(sent + moved)
             }
             Err(_) if sent > 0 => Ok(sent),
             Err(errno) => Err(errno),
         }
-    }
-
-    /// Copies what the last [`send_stream`](Self::send_stream) has not sent of `parts`, of which it has sent `sent` bytes, to
-    /// private memory; returns how many bytes there were.
-    pub fn copy_rest(&mut self, parts: &[Part], sent: u32, bytes: &mut [u8]) -> usize {
-        if std::mem::take(&mut self.batch.cut_tail) {
-            // All before it was sent.
-            let piece = self.port.fetch_tail();
-            let len = bytes.len().min(piece.len());
-            return piece.copy_out(&mut bytes[..len]);
-        }
-        let (mut skip, mut done) = (sent, 0);
-        for part in parts {
-            let skipped = skip.min(part.len);
-            skip -= skipped;
-            let rest = Part { offset: part.offset + skipped, len: part.len - skipped, ..*part };
-            let wanted = bytes.len().min(done + rest.len as usize);
-            let copied = self.copy_out(rest, &mut bytes[done..wanted]);
-            done += copied;
-            if copied < rest.len as usize {
-                break;
-            }
-        }
-        done
     }
 
     /// Sends the bytes of `parts`, one behind the other, on a datagram socket, `to` somebody or to whom it is
