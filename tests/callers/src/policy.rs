@@ -201,6 +201,8 @@ const PROC: &[Rule] = &[Mount("/proc/")];
 /// What was not asked for in bookworm's time.
 const NEWER: &[Rule] = &[
     File("/proc/sys/net/ipv4/ip_local_port_range", "r"),
+    File("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "r"),
+    File("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "r"),
     File("/proc/sys/net/ipv4/tcp_syn_retries", "r"),
     File("/proc/sys/net/ipv4/tcp_syn_linear_timeouts", "r"),
     File("/proc/sys/net/ipv4/tcp_rto_max_ms", "r"),
