@@ -310,7 +310,13 @@ fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
 fn not_bound(option: &str, path: &Path, source: std::io::Error) -> StartError {
     let owner = fs::symlink_metadata(path).ok().map(|found| found.uid());
     let other = owner.filter(|owner| *owner != rustix::process::geteuid().as_raw());
-    let cure = match (source.kind(), other) {
+    let cure = bind_cure(option, path, source.kind(), other);
+    StartError::Bind { path: path.to_owned(), source, cure }
+}
+
+/// What can be done about it, if what is there belongs to the `other` user.
+fn bind_cure(option: &str, path: &Path, kind: ErrorKind, other: Option<u32>) -> String {
+    match (kind, other) {
         (ErrorKind::NotFound, _) => {
             let folder = path.parent().unwrap_or(Path::new("/")).display();
             format!("make the folder {folder}, or choose another {option}")
@@ -324,8 +330,7 @@ fn not_bound(option: &str, path: &Path, source: std::io::Error) -> StartError {
         _ => {
             format!("choose another {option}, where you may make files and replace what is there")
         }
-    };
-    StartError::Bind { path: path.to_owned(), source, cure }
+    }
 }
 
 /// Binds and listens. What was bound goes if nobody can connect to it.
@@ -430,12 +435,13 @@ mod tests {
         let cure =
             "/nonexistent/dir/sock: make the folder /nonexistent/dir, or choose another --socket";
         assert!(missing.starts_with(begin) && missing.ends_with(cure), "{missing}");
-        let refused = said("/etc/passwd", ErrorKind::PermissionDenied);
-        // Nothing of root's is another user's.
-        if !rustix::process::geteuid().is_root() {
-            assert!(refused.contains(": it belongs to "), "{refused}");
-        }
-        assert!(refused.ends_with("choose another --socket") || refused.contains("you may make"));
+        let denied = |other| {
+            let path = Path::new("/etc/passwd");
+            bind_cure(SOCKET_OPTION, path, ErrorKind::PermissionDenied, Some(other))
+        };
+        let cure = "have it removed, or choose another --socket";
+        assert_eq!(denied(0), format!("it belongs to root: {cure}"));
+        assert_eq!(denied(1000), format!("it belongs to user 1000: {cure}"));
         let none = said("/nonexistent/sock", ErrorKind::PermissionDenied);
         assert!(none.ends_with("where you may make files and replace what is there"), "{none}");
     }

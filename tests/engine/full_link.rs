@@ -32,6 +32,19 @@ fn with_room(world: &mut World, frames: usize) -> Vec<Vec<u8>> {
     world.received()
 }
 
+/// A connection of a guest whose link has no room any more, and the peer's end.
+fn connected_and_full(family: Family) -> (World, TcpStream) {
+    let listener = listener(family);
+    let mut world = known(&Setup::default());
+    let to = family.host_at(8000);
+    let (ack, peer) = world.open(&listener, (guest(family), to));
+    world.send(packet::tcp(guest(family), to, ACK, (1001, ack), &[]));
+    world.settle(TURNS);
+    world.received();
+    world.port.set_room(0);
+    (world, peer)
+}
+
 fn flags(frame: &[u8], family: Family) -> u8 {
     frame[packet::l4_offset(family.guest()) + 13]
 }
@@ -88,14 +101,7 @@ fn a_guest_whose_link_is_full_is_told_of_connections_as_soon_as_there_is_room() 
 fn a_guest_whose_link_is_full_is_told_of_resets_as_soon_as_there_is_room() {
     isolated(|| {
         for family in FAMILIES {
-            let listener = listener(family);
-            let mut world = known(&Setup::default());
-            let to = family.host_at(8000);
-            let (ack, peer) = world.open(&listener, (guest(family), to));
-            world.send(packet::tcp(guest(family), to, ACK, (1001, ack), &[]));
-            world.settle(TURNS);
-            world.received();
-            world.port.set_room(0);
+            let (mut world, peer) = connected_and_full(family);
             sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("setsockopt");
             drop(peer);
             world.settle(TURNS);
@@ -111,15 +117,7 @@ fn a_guest_whose_link_is_full_is_told_of_resets_as_soon_as_there_is_room() {
 #[test]
 fn a_reset_does_not_wait_for_room_for_ever() {
     isolated(|| {
-        let family = Family::V4;
-        let listener = listener(family);
-        let mut world = known(&Setup::default());
-        let to = family.host_at(8000);
-        let (ack, peer) = world.open(&listener, (guest(family), to));
-        world.send(packet::tcp(guest(family), to, ACK, (1001, ack), &[]));
-        world.settle(TURNS);
-        world.received();
-        world.port.set_room(0);
+        let (mut world, peer) = connected_and_full(Family::V4);
         enforce(&mut world, policy(&["drop any"]));
         world.settle(TURNS);
         assert_eq!((world.received().len(), world.engine.flow_count()), (0, 1));

@@ -29,6 +29,7 @@ pub(in crate::engine) enum Served {
 /// The socket in whose queue the first datagram of a flow waits.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) enum Queue {
+    /// That of a listening socket.
     Listener(ListenerId),
     /// That of another flow, which it came to before that socket was connected.
     Flow(FlowId),
@@ -46,9 +47,7 @@ impl Queue {
             Self::Flow(id) => flows.table.get(id).map(|flow| flow.state.socket.as_fd()),
         }
     }
-}
 
-impl Queue {
     /// What of its head the guest has got already. A listening socket hands out no bursts.
     pub(super) fn delivered(self, flows: &Flows) -> Delivered {
         let Self::Flow(id) = self else { return Delivered::default() };

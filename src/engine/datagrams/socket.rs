@@ -49,7 +49,9 @@ pub(super) fn find_or_open(
     });
     let id = match known {
         Some(id) => {
-            write_to_port_asked(core, id);
+            if destination_port == TFTP {
+                write_to_port_asked(core, id);
+            }
             id
         }
         None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
@@ -84,6 +86,7 @@ fn other_than_of_two(
         return Ok(own.unwrap_or(id));
     }
     if proto == Proto::Udp
+        && core.flows.have_any_port()
         && let Some(id) = transfer_of(core, side)
     {
         return Ok(id);

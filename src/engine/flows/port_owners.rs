@@ -16,6 +16,11 @@ impl Flows {
         })
     }
 
+    /// Whether there may be flows whose peers answer from any port.
+    pub(crate) fn have_any_port(&self) -> bool {
+        !self.any_port.is_empty()
+    }
+
     /// Whether one more flow may be one whose peer answers from any port.
     pub(crate) fn may_take_any_port(&mut self) -> bool {
         let table = &self.table;

@@ -31,7 +31,6 @@ use super::no_vhost as passt_vhost;
 use crate::engine::stats::EventType;
 use crate::engine::token::LINK_BASE;
 use crate::engine::wait::monotonic_now;
-
 use crate::sys::socket;
 use crate::time::Timestamp;
 
