@@ -31,28 +31,38 @@ fn who_comes_while_a_relay_is_opened_for_another_is_not_taken_for_it() {
             let running = Running::start(&guest, Setup::new(FIXED));
             let route = inward(&guest);
             let service = route.udp(true, route.service());
-            let floods = [0; 2].map(|_| {
-                Flood::new(|| {
-                    let sockets: Vec<UdpSocket> = (0..8).map(|_| bound()).collect();
-                    for socket in &sockets {
-                        let port = socket.local_addr().unwrap().port();
-                        let _ = socket.send_to(&port.to_be_bytes(), (Ipv4Addr::LOCALHOST, INWARD));
-                    }
-                    std::thread::sleep(Duration::from_micros(100));
-                })
-            });
-            for _ in 0..2000 {
-                let mut bytes = [0; 2];
-                let (len, from) = service.recv_from(&mut bytes).unwrap();
-                assert_eq!(
-                    (len, u16::from_be_bytes(bytes)),
-                    (2, from.port()),
-                    "relays keep the port"
-                );
+            // A round in which something else has the processor for long shows nothing.
+            let mut lost = Vec::new();
+            while lost.len() < 5 {
+                let before = running.foreign();
+                let floods = [0; 2].map(|_| {
+                    Flood::new(|| {
+                        let sockets: Vec<UdpSocket> = (0..8).map(|_| bound()).collect();
+                        for socket in &sockets {
+                            let port = socket.local_addr().unwrap().port();
+                            let _ =
+                                socket.send_to(&port.to_be_bytes(), (Ipv4Addr::LOCALHOST, INWARD));
+                        }
+                        std::thread::sleep(Duration::from_micros(100));
+                    })
+                });
+                for _ in 0..2000 {
+                    let mut bytes = [0; 2];
+                    let (len, from) = service.recv_from(&mut bytes).unwrap();
+                    assert_eq!(
+                        (len, u16::from_be_bytes(bytes)),
+                        (2, from.port()),
+                        "relays keep the port"
+                    );
+                }
+                drop(floods);
+                // Who has met the socket of another one has got a relay, too; a few may have joined a queue late.
+                match running.foreign() - before {
+                    few if few <= 10 => return,
+                    many => lost.push(many),
+                }
             }
-            drop(floods);
-            // Who has met the socket of another one has got a relay, too, as far as there were not too many at once.
-            assert!(running.foreign() < 1000, "{} were taken for strangers", running.foreign());
+            panic!("{lost:?} of 2000 were taken for strangers");
         },
     );
 }
