@@ -122,6 +122,11 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// another process has the processor.
 pub(crate) const UDP_BUFFER_BYTES: i32 = 2 << 20;
 
+/// Bytes that are kept of what sockets did not take though they had room: of all connections together, and of each. It is
+/// little, and seldom: what the kernel counts besides the payload.
+pub(crate) const KEPT_BYTES: usize = 4 << 20;
+pub(crate) const KEPT_BYTES_EACH: usize = 256 * 1024;
+
 /// UDP flows at a time whose peer may answer from any port: transfers by TFTP.
 pub(crate) const ANY_PORT_FLOWS: usize = 16;
 

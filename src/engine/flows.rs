@@ -12,6 +12,7 @@ use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
+use super::backlog::Budget;
 use super::one_shots::OneShots;
 use super::ready::{Ready, append};
 use super::state::{DatagramState, FlowKind, FlowState};
@@ -101,6 +102,8 @@ pub(crate) struct Flows {
     one_shots: OneShots,
     /// UDP flows whose peers answer from any port; may hold ids that are gone.
     any_port: ArrayVec<FlowId, ANY_PORT_FLOWS>,
+    /// What is kept of TCP flows because their sockets have not taken it.
+    pub(crate) kept: Budget,
     /// Flows with two sockets.
     spliced: usize,
     /// Flows by their kind.
@@ -133,6 +136,7 @@ impl Flows {
             datagrams: [0; 2],
             one_shots: OneShots::default(),
             any_port: ArrayVec::new(),
+            kept: Budget::default(),
             spliced: 0,
             tally: Tally::default(),
             watch: FlowWatch { epoll },

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::Pipe;
 use rustix::net::sockopt;
 
+use super::backlog::Backlog;
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
 use super::marks::SocketMarks;
@@ -240,32 +241,6 @@ pub(crate) enum Peer {
     Done,
     /// Nothing: the connection has failed. Its socket has said so, and does not say it again.
     Lost,
-}
-
-/// What a connection has brought along from another program: bytes that the guest was told have been taken, and
-/// that were not sent yet.
-pub(crate) struct Backlog {
-    bytes: Vec<u8>,
-    written: usize,
-    /// The guest's stream ends behind them.
-    pub(crate) ends: bool,
-}
-
-impl Backlog {
-    /// `bytes`, and the end of the stream if it `ends`.
-    pub(crate) fn new(bytes: Vec<u8>, ends: bool) -> Self {
-        Self { bytes, written: 0, ends }
-    }
-
-    /// What is left.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.bytes[self.written..]
-    }
-
-    /// So many more were written.
-    pub(crate) fn wrote(&mut self, bytes: usize) {
-        self.written += bytes;
-    }
 }
 
 /// Whether a socket still has the Nagle algorithm (RFC 9293, section 3.7.4): bytes that do not fill a

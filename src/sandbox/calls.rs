@@ -161,7 +161,7 @@ const OPTIONS: &[Call] = &[
     ),
     options(
         libc::IPPROTO_TCP,
-        &[libc::TCP_NODELAY as u32],
+        &[libc::TCP_NODELAY as u32, libc::TCP_NOTSENT_LOWAT as u32],
         "src/engine/listen/open.rs: set_tcp_nodelay",
     ),
     options(libc::SOL_UDP, &[libc::UDP_GRO as u32], "src/sys/datagram.rs: libc::UDP_GRO"),

@@ -71,6 +71,13 @@ pub(crate) fn keep_urgent_inline(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     sockopt::set_socket_oobinline(socket, true)
 }
 
+/// Takes what the send buffer has room for, however much of it was not sent yet (`TCP_NOTSENT_LOWAT`, Linux 3.12): many hosts
+/// have a limit for that (`net.ipv4.tcp_notsent_lowat`), which a write meets and nothing tells of. What a listening
+/// socket accepts inherits that. Where the option is not known, writes may be short.
+pub(crate) fn lift_unsent_limit(socket: BorrowedFd<'_>) {
+    let _ = set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, -1);
+}
+
 /// Whether bytes wait in the receive queue; false at the end of the stream, too.
 pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

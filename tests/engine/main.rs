@@ -39,6 +39,7 @@ mod room;
 mod runs;
 mod services;
 mod set_back;
+mod short;
 mod slot_port;
 mod starved;
 mod stations;

@@ -277,3 +277,89 @@ fn silent_guest_is_probed_and_given_up() {
 fn an_answer_puts_off_the_next_probe() {
     script(&[OPEN, "t 30000", "< A 0 ack=1", "> A 1 ack=1", "t 29999", "t 1", "< A 0 ack=1"]);
 }
+
+/// 100 bytes of the guest, of which the socket has taken 40.
+const KEPT: &str = "
+    > A 1+100 ack=1 -> 0 100
+    w 40 keeps 60
+    < A 1 ack=41 win=60
+    watch";
+
+#[test]
+fn what_is_kept_is_acknowledged_once_the_socket_has_it() {
+    script(&[
+        OPEN,
+        KEPT,
+        "kept 20
+         < A 1 ack=81 win=20
+         kept 0
+         < A 1 ack=101 win=50000
+         > A 101+10 ack=1 -> 0 10
+         w 10
+         < A 1 ack=111",
+    ]);
+    // What comes meanwhile comes behind it.
+    script(&[OPEN, KEPT, "> A 101+10 ack=1 -> 0 10", "w 0 keeps 10", "< A 1 ack=41 win=70"]);
+    script(&[OPEN, KEPT, "kept 0", "< A 1 ack=101 win=50000"]);
+    // Of what is not kept the guest is told, as before.
+    script(&[
+        OPEN,
+        "> A 1+100 ack=1 -> 0 100
+         w 40 keeps 50
+         < A 1 ack=41 win=50
+         watch
+         kept 0
+         < A 1 ack=91 win=50000
+         < A 1 ack=91
+         < A 1 ack=91
+         < A 1 ack=91",
+    ]);
+}
+
+#[test]
+fn what_is_kept_is_no_contradiction_when_it_comes_again() {
+    // For longer than a guest may contradict itself.
+    let again = "
+        > A 41+60 ack=1 -x Old
+        < A 1 ack=41
+        t 1500
+        > A 40 ack=1 -x Old
+        < A 1 ack=41
+        t 1500";
+    script(&[OPEN, KEPT, again, again, "kept 0", "< A 1 ack=101 win=50000"]);
+}
+
+#[test]
+fn the_end_of_the_guest_waits_for_what_is_kept() {
+    let end = "
+        > FA 101 ack=1
+        kept 30
+        t 5
+        < A 1 ack=71 win=31
+        kept 0
+        shutdown
+        t 5
+        < A 1 ack=102";
+    script(&[OPEN, KEPT, end]);
+    // The peer has ended before: the connection is not over until all has gone.
+    let ended = "
+        ! peerclosed
+        data 0 8760 1
+        = eof
+        < FA 1 ack=41
+        > FA 101 ack=2
+        kept 10
+        < A 2 ack=91 win=11
+        kept 0
+        shutdown
+        < A 2 ack=102
+        close";
+    script(&[OPEN, KEPT, ended]);
+}
+
+#[test]
+fn a_reset_in_answer_to_what_acknowledges_less_than_was_kept_is_believed() {
+    script(&[OPEN, KEPT, "> R 41", "reset"]);
+    script(&[OPEN, KEPT, "> R 101", "reset"]);
+    script(&[OPEN, KEPT, "> R 42 -x BadReset"]);
+}

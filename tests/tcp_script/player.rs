@@ -7,7 +7,8 @@
 //! | `> A 1+10 ack=1 win=9 -> 0 10` | from the guest: ACK, sequence 1, 10 bytes; of these skip 0, write 10 |
 //! | `> A 9+1 ack=1 -x Old` | from the guest; dropped for that reason |
 //! | `< SA 0 ack=1 win=9 mss=536 ws=8` | to the guest, exactly these flags and numbers; options as stated |
-//! | `w 10` | the socket took 10 bytes of the run |
+//! | `w 10`, `w 10 keeps 20` | the socket took 10 bytes of the run, and 20 more are kept |
+//! | `kept 5` | 5 bytes of those are left |
 //! | `! readable` | event of the socket |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
@@ -96,7 +97,11 @@ impl Player {
         match verb {
             "accept" => self.conn = Some(Conn::inbound(now, &self.config, OPENING)),
             ">" => self.segment(rest, line),
-            "w" => self.conn().on_written(now, number(rest)),
+            "w" => {
+                let (taken, kept) = rest.split_once(" keeps ").unwrap_or((rest, "0"));
+                self.conn().on_written(now, number(taken), number(kept));
+            }
+            "kept" => self.conn().on_kept(now, number(rest)),
             "!" => self.conn().on_socket(now, event(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),

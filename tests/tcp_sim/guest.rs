@@ -375,7 +375,9 @@ impl Guest {
             self.rto_at = None;
         } else if len == 0 && same_window && self.una < self.max {
             self.duplicates += 1;
-            if self.duplicates == 3 && self.una > self.recover {
+            // Below four segments no sender can tell a loss by duplicates.
+            let many = self.max - self.una > 3 * self.peer_mss;
+            if self.duplicates == 3 && many && self.una > self.recover {
                 self.recover = self.max;
                 self.nxt = self.una;
             }

@@ -14,6 +14,8 @@ pub struct Habits {
     pub send_buffer: u64,
     /// Bytes charged for each write besides its payload.
     pub write_overhead: u64,
+    /// Bytes that may be queued, whatever room there is: what it does not tell of.
+    pub unsent_max: u64,
     pub receive_buffer: u64,
     pub drain_chunk: u64,
     pub drain_every_us: u64,
@@ -99,10 +101,14 @@ impl Host {
         self.queued.iter().map(|(len, overhead)| len + overhead).sum()
     }
 
-    /// Bytes that one write can be sure to place.
+    /// Bytes that one write can be sure to place, but for the limit that it does not tell of.
     pub fn room(&self) -> u64 {
         let free = self.habits.send_buffer.saturating_sub(self.charged());
         free.saturating_sub(self.habits.write_overhead)
+    }
+
+    fn unsent(&self) -> u64 {
+        self.queued.iter().map(|(len, _)| len).sum()
     }
 
     pub fn next_at(&self) -> u64 {
@@ -162,7 +168,8 @@ impl Host {
 
     fn check_writable(&mut self) {
         let free = self.habits.send_buffer.saturating_sub(self.charged());
-        if self.watching && free * 3 >= self.habits.send_buffer {
+        let few = self.unsent().saturating_mul(2) < self.habits.unsent_max;
+        if self.watching && free * 3 >= self.habits.send_buffer && few {
             self.watching = false;
             self.events.push(Event::Writable);
         }
@@ -212,7 +219,8 @@ impl Host {
     /// Takes data that starts at `self.written` of the guest's stream.
     pub fn write(&mut self, data: &[u8]) -> usize {
         assert!(!self.shutdown, "writes after shutdown");
-        let taken = (self.room().min(data.len() as u64)) as usize;
+        let left = self.habits.unsent_max.saturating_sub(self.unsent());
+        let taken = (self.room().min(left).min(data.len() as u64)) as usize;
         for (index, value) in data[..taken].iter().enumerate() {
             let at = self.written + index as u64;
             assert_eq!(*value, byte(super::guest::STREAM, at), "peer gets a wrong byte at {at}");
@@ -221,7 +229,10 @@ impl Host {
             self.queued.push_back((taken as u64, self.habits.write_overhead));
         }
         self.written += taken as u64;
-        self.short_writes += u64::from(taken < data.len());
+        if taken < data.len() {
+            self.short_writes += 1;
+            self.watch();
+        }
         taken
     }
 }

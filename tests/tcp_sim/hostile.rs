@@ -53,7 +53,9 @@ impl Storm {
                 }
                 let all = self.rng.chance(70);
                 let part = self.rng.range(0, u64::from(self.offered)) as u32;
-                self.conn.on_written(now, if all { self.offered } else { part });
+                let kept = self.rng.range(0, u64::from(self.offered - part)) as u32;
+                let (taken, kept) = if all { (self.offered, 0) } else { (part, kept) };
+                self.conn.on_written(now, taken, kept);
                 self.offered = 0;
             }
             60..62 => self.conn.on_socket(now, SocketEvent::Connected),
@@ -63,7 +65,8 @@ impl Storm {
             }
             75..80 => self.conn.on_socket(now, SocketEvent::Writable),
             80 => self.conn.on_socket(now, SocketEvent::PeerClosed),
-            81..85 => self.conn.on_port_room(now),
+            81..84 => self.conn.on_port_room(now),
+            84 => self.conn.on_kept(now, self.rng.next() as u32 >> (self.rng.next() % 32)),
             85..90 => self.conn.on_room(self.rng.next() as u32 >> (self.rng.next() % 32)),
             _ => {
                 self.now = now + std::time::Duration::from_micros(self.rng.range(0, 40_000_000));

@@ -83,6 +83,9 @@ pub struct Quality {
 pub struct Link {
     flying: BTreeMap<(u64, u64), Seg>,
     order: u64,
+    /// Segments that were lost one behind the other, and the most that ever were.
+    lost: u64,
+    pub most_lost: u64,
 }
 
 impl Link {
@@ -90,7 +93,11 @@ impl Link {
         if rng.chance(quality.duplicate_percent) {
             self.fly(now, quality, rng, seg.clone());
         }
-        if !rng.chance(quality.loss_percent) {
+        if rng.chance(quality.loss_percent) {
+            self.lost += 1;
+            self.most_lost = self.most_lost.max(self.lost);
+        } else {
+            self.lost = 0;
             self.fly(now, quality, rng, seg);
         }
     }

@@ -137,6 +137,7 @@ pub(super) fn open_port(
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
         stream::keep_urgent_inline(socket.as_fd())?;
+        stream::lift_unsent_limit(socket.as_fd());
         rnet::listen(&socket, BACKLOG)?;
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;

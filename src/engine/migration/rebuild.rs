@@ -112,6 +112,7 @@ fn create(core: &Core, record: &Record) -> Result<OwnedFd, Errno> {
         Err(errno) => return Err(errno),
     }
     stream::keep_urgent_inline(socket.as_fd())?;
+    stream::lift_unsent_limit(socket.as_fd());
     sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(device) = core.settings.outbound_device(host.endpoint.ip())
         && record.sides[0].pif == Pif::Tap

@@ -9,6 +9,7 @@ use passt_frame::Errno;
 use super::describe::{self, Description, Undescribed};
 use super::helper::{Command, Helper, News};
 use super::progress::{Fault, Progress, answers_until};
+use crate::engine::backlog::Backlog;
 use crate::engine::core::Core;
 use crate::engine::state::{FlowKind, Peer, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
@@ -338,7 +339,9 @@ fn freeze_all(core: &mut Core, flows: &mut Vec<FlowId>) -> Vec<FlowId> {
 fn freeze(core: &mut Core, id: FlowId) -> Result<bool, Errno> {
     let Some(flow) = core.flows.table.get_mut(id) else { return Ok(false) };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Ok(false) };
-    if tcp.backlog.is_some() {
+    // What the guest was told has come, and nobody else has.
+    let brought = |backlog: &Backlog| backlog.ends || backlog.rest().len() > tcp.conn.kept() as usize;
+    if tcp.backlog.as_deref().is_some_and(brought) {
         return Ok(false);
     }
     let socket = flow.state.socket.as_fd();

@@ -3,13 +3,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use passt_frame::{Errno, ToGuest};
+use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{self as rnet, sockopt};
 
-use super::EVENTS;
 use super::data::{Wish, send};
-use super::refused;
+use super::{EVENTS, kept, refused};
 use crate::engine::core::Core;
 use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
@@ -53,12 +52,10 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
             refused::on_connected(tcp, flow.state.socket.as_fd());
             tcp.conn.on_socket(now, SocketEvent::Connected);
         }
-    } else if has(EventFlags::OUT) && !write_backlog(core, id) {
-        return;
     }
-    let Some(tcp) = tcp_mut(&mut core.flows, id) else { return };
     if !tcp.connecting {
-        if has(EventFlags::OUT) {
+        let writable = has(EventFlags::OUT) && kept::flush(tcp, flow.state.socket.as_fd(), now);
+        if writable {
             tcp.conn.on_socket(now, SocketEvent::Writable);
         }
         tcp.urgent |= has(EventFlags::PRI);
@@ -340,13 +337,11 @@ impl Driven<'_> {
     }
 
     fn query_room(&mut self) {
-        // What was brought along comes first.
-        let free = if self.tcp.backlog.is_some() {
-            Ok(0)
-        } else {
-            stream::send_buffer(self.socket).map(room)
-        };
-        self.tcp.conn.on_room(free.unwrap_or(0));
+        // What is kept comes first. While some is, the buffer's size cannot be seen.
+        if kept::flush(self.tcp, self.socket, self.now) {
+            let free = stream::send_buffer(self.socket).map(room);
+            self.tcp.conn.on_room(free.unwrap_or(0));
+        }
     }
 
     fn watch_writable(&mut self) {
@@ -367,37 +362,6 @@ impl Driven<'_> {
             self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
         }
     }
-}
-
-/// Writes what a connection has brought along, as far as the socket takes it, and its end. True when nothing is
-/// left.
-pub(super) fn write_backlog(core: &mut Core, id: FlowId) -> bool {
-    let now = core.now;
-    let Some(flow) = core.flows.table.get_mut(id) else { return true };
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return true };
-    let Some(mut backlog) = tcp.backlog.take() else { return true };
-    let socket = flow.state.socket.as_fd();
-    let flags = rnet::SendFlags::DONTWAIT | rnet::SendFlags::NOSIGNAL;
-    while !backlog.rest().is_empty() {
-        match rnet::send(socket, backlog.rest(), flags) {
-            Ok(written) => backlog.wrote(written),
-            Err(Errno::AGAIN) => {
-                tcp.backlog = Some(backlog);
-                return false;
-            }
-            Err(_) => {
-                tcp.conn.on_socket(now, SocketEvent::Failed);
-                core.flows.mark_ready(id);
-                return true;
-            }
-        }
-    }
-    let failed = backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err();
-    if failed && tcp.peer != Peer::Done {
-        tcp.conn.on_socket(now, SocketEvent::Failed);
-    }
-    core.flows.mark_ready(id);
-    true
 }
 
 /// Payload bytes that a send buffer takes now. The kernel charges each packet's overhead against the

@@ -2,13 +2,13 @@
 //! what belongs to no flow opens a connection, or is refused.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
-use rustix::net::{self as rnet, SendFlags};
 
 use super::drive::has_ended;
+use super::kept::{self, InBatch, InMemory, Payload};
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
@@ -43,7 +43,7 @@ impl StreamRun {
     fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, _)) = self.flow.take() else { return };
         if self.bytes > 0 {
-            write(core, id, self.bytes, |socket| lease.send_stream(socket, &self.parts));
+            write(core, id, self.bytes, InBatch(lease, &self.parts));
         }
         self.parts.clear();
         self.bytes = 0;
@@ -89,13 +89,9 @@ impl StreamRuns {
     }
 }
 
-/// Writes the `offered` bytes that a flow's machine has accepted, as `send` does it.
-fn write(
-    core: &mut Core,
-    id: FlowId,
-    offered: u32,
-    send: impl FnOnce(BorrowedFd<'_>) -> Result<u32, Errno>,
-) {
+/// Writes the `offered` bytes that a flow's machine has accepted. What the socket does not take is kept, as far as that is
+/// possible.
+fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
     let now = core.now;
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
@@ -104,19 +100,23 @@ fn write(
         Err(Errno::AGAIN)
     } else {
         tcp.nagle.before_write(socket);
-        send(socket)
+        payload.send(socket)
     };
     let taken = written.unwrap_or(0);
-    tcp.conn.on_written(now, taken);
-    match written {
-        Ok(_) | Err(Errno::AGAIN) if taken < offered => {
-            core.outbox.drops.count(DropReason::SocketFull);
-        }
-        Ok(_) | Err(Errno::AGAIN) => {}
-        Err(errno) => {
-            log::debug!("{id:?} (TCP connection): write: {errno}");
-            tcp.conn.on_socket(now, SocketEvent::Failed);
-        }
+    let is_short = taken < offered && matches!(written, Ok(_) | Err(Errno::AGAIN));
+    let kept = match is_short {
+        true => kept::keep(tcp, &core.flows.kept, &mut payload, (taken, offered)),
+        false => 0,
+    };
+    tcp.conn.on_written(now, taken, kept);
+    if is_short && taken + kept < offered {
+        core.outbox.drops.count(DropReason::SocketFull);
+    }
+    if let Err(errno) = written
+        && errno != Errno::AGAIN
+    {
+        log::debug!("{id:?} (TCP connection): write: {errno}");
+        tcp.conn.on_socket(now, SocketEvent::Failed);
     }
 }
 
@@ -205,10 +205,7 @@ pub(in crate::engine) fn whole_from_guest(
     if accept.len > 0 {
         let start = (head.header_len + accept.skip) as usize;
         let bytes = &segment[start..start + accept.len as usize];
-        write(core, id, accept.len, |socket| {
-            rnet::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-                .map(|taken| taken as u32)
-        });
+        write(core, id, accept.len, InMemory(bytes));
     }
     Ok(())
 }
@@ -298,6 +295,7 @@ fn open(
 fn outbound_socket(source: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let socket = socket::create(Transport::Tcp, source.ip())?;
     stream::keep_urgent_inline(socket.as_fd())?;
+    stream::lift_unsent_limit(socket.as_fd());
     if let Some(device) = device {
         socket::bind_to_device(socket.as_fd(), device)?;
     }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
 //! | `inbound` | connections that a listening socket has accepted |
+//! | `kept` | bytes of the guest that sockets have not taken yet |
 //! | `drive` | events, timers, and what the machine wants done about them |
 //! | `refused` | connections that the host could not make |
 //! | `data` | payload from the socket to the guest |
@@ -14,6 +15,7 @@ mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod kept;
 mod moved;
 mod refused;
 

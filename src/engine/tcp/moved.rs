@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::ToGuest;
 
-use super::{EVENTS, drive, opening, peek_offset};
+use super::{EVENTS, drive, kept, opening, peek_offset};
+use crate::engine::backlog::Backlog;
 use crate::engine::core::Core;
 use crate::engine::egress;
 use crate::engine::migration::Coming;
-use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, Peer, TcpState};
+use crate::engine::state::{FlowKind, FlowState, Nagle, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
@@ -48,14 +49,18 @@ pub(in crate::engine) fn take_over(
         state.peer = Peer::Done;
     }
     if ends || !unsent.is_empty() {
-        state.backlog = Some(Box::new(Backlog::new(unsent, ends)));
+        state.backlog = Some(Box::new(Backlog::new(unsent, ends, &core.flows.kept)));
     }
     let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Tcp(state));
     match core.flows.add(record.sides, L4Protocol::Tcp, state, EVENTS) {
         Ok(id) => {
             let [first, second] = record.sides;
             log::debug!("{id:?} (TCP connection): {first} => {second}: migrated");
-            drive::write_backlog(core, id);
+            if let Some(flow) = core.flows.table.get_mut(id)
+                && let FlowKind::Tcp(tcp) = &mut flow.state.kind
+            {
+                kept::flush(tcp, flow.state.socket.as_fd(), core.now);
+            }
             core.flows.mark_ready(id);
             None
         }

@@ -56,8 +56,8 @@ pub struct Conn {
     pub(super) stray_due: bool,
     /// The cap on the guest's segment size.
     max_segment: u16,
-    /// The time slice in which the last rate-limited ACK was sent.
-    pub(super) challenge_slice: u16,
+    /// The time slice in which the last rate-limited ACK was sent: the last eight bits of its number.
+    pub(super) challenge_slice: u8,
     pub(super) state: State,
     /// Intervals of silence since the last sign of life.
     probes: u8,
@@ -97,7 +97,7 @@ impl Conn {
             stray: SeqNr(0),
             stray_due: false,
             max_segment: opening.max_segment,
-            challenge_slice: Self::slice(now).wrapping_sub(1),
+            challenge_slice: (Self::slice(now) as u8).wrapping_sub(1),
             state,
             probes: 0,
             acks: 0,
@@ -153,13 +153,19 @@ impl Conn {
     /// Whether the guest has all of the peer's stream and has ended its own, so that nothing but its
     /// acknowledgement of our FIN is left to come.
     pub(crate) fn is_all_but_over(&self) -> bool {
-        self.state == State::Established && self.recv.fin && self.send.is_fin_all_that_waits()
+        let ended = self.recv.has_fin() && !self.recv.is_behind();
+        self.state == State::Established && ended && self.send.is_fin_all_that_waits()
     }
 
     /// Whether nothing is left to happen but that the connection is closed.
     pub(crate) fn ends_next(&self) -> bool {
-        let done = self.state == State::Established && self.recv.fin && self.send.is_fin_acked();
+        let done = self.state == State::Established && self.both_ended();
         done || self.is_over()
+    }
+
+    /// Whether both streams have come to their ends, and both ends know.
+    fn both_ended(&self) -> bool {
+        self.recv.has_fin() && !self.recv.is_behind() && self.send.is_fin_acked()
     }
 
     /// The link says that the guest's machine was set back to an earlier state, perhaps to one of before what it has
@@ -176,7 +182,7 @@ impl Conn {
         match self.state {
             State::Connecting => "connecting",
             State::SynAckSent | State::SynSent => "handshake",
-            State::Established if self.recv.fin || self.send.is_ended() => "half-closed",
+            State::Established if self.recv.has_fin() || self.send.is_ended() => "half-closed",
             State::Established => "established",
             State::Closing { .. } | State::Closed => "closing",
         }
@@ -301,19 +307,33 @@ impl Conn {
     }
 
     /// The result of writing what the last run of segments was accepted for: the socket took
-    /// `taken` bytes, from the start of the run. 0 if it would have blocked.
-    pub fn on_written(&mut self, now: Timestamp, taken: u32) {
+    /// `taken` bytes, from the start of the run, 0 if it would have blocked, and the shell keeps the `kept` bytes behind
+    /// them: [`Conn::on_kept`] tells what becomes of those, and before it does, nothing else is written.
+    pub fn on_written(&mut self, now: Timestamp, taken: u32, kept: u32) {
         if self.recv.is_run_empty() {
             return;
         }
-        self.end_run(taken);
+        self.end_run(taken, kept);
         self.keep_time(now);
     }
 
-    pub(super) fn end_run(&mut self, taken: u32) {
+    /// The socket was offered what was kept: no more than `left` bytes are now.
+    pub fn on_kept(&mut self, now: Timestamp, left: u32) {
+        if left < self.recv.kept() {
+            self.touch(now);
+        }
+        self.recv.on_kept(left);
+    }
+
+    /// Bytes that are kept, and that the guest was not told to have come.
+    pub(crate) fn kept(&self) -> u32 {
+        self.recv.kept()
+    }
+
+    pub(super) fn end_run(&mut self, taken: u32, kept: u32) {
         self.held_ack.grow();
         let before = self.recv.expected();
-        self.shutdown_due |= self.recv.commit(taken);
+        self.shutdown_due |= self.recv.commit(taken, kept);
         if self.recv.expected().before(before) {
             self.acks = self.acks.max(1);
         }
@@ -468,7 +488,8 @@ impl Conn {
 
     fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
         self.recv.on_time(self.active_at, now);
-        if std::mem::take(&mut self.shutdown_due) {
+        if self.shutdown_due && !self.recv.is_behind() {
+            self.shutdown_due = false;
             return Some(Action::ShutdownWrite);
         }
         let discard = self.send.take_discard();
@@ -530,7 +551,7 @@ impl Conn {
         if self.recv.take_watch() {
             return Some(Action::WatchWritable);
         }
-        if self.recv.fin && self.send.is_fin_acked() {
+        if self.both_ended() {
             self.state = State::Closed;
             return Some(Action::Close { reset: false });
         }
@@ -541,7 +562,7 @@ impl Conn {
     /// for there is nothing left that the guest could send. In most cases the peer ends its own stream at
     /// once, with a segment that says both.
     fn waits_for_peers_end(&self) -> bool {
-        self.recv.fin && !self.send.is_ended()
+        self.recv.has_fin() && !self.send.is_ended()
     }
 
     /// When that has waited for long enough.
@@ -575,7 +596,7 @@ impl Conn {
     }
 
     fn header(&self, seq: SeqNr, flags: Flags) -> Header {
-        let ack = if flags.contains(Flags::ACK) { self.recv.nxt } else { SeqNr(0) };
+        let ack = if flags.contains(Flags::ACK) { self.recv.acknowledged() } else { SeqNr(0) };
         let window = self.recv.field();
         Header { seq, ack, flags, window, mss: None, window_scale: None }
     }

@@ -1,6 +1,9 @@
 //! A synchronised connection as plain data, and back: what moves with a guest to another program. The form on
 //! the way is [`crate::flow::migration`]'s.
 //!
+//! What is kept of the guest's stream because its socket has not taken it (`receive`) does not move: the guest was not told
+//! that it has come, and sends it again.
+//!
 //! What is not in an image is chosen anew: the timers start afresh, the room of the socket is measured, loss
 //! recovery begins when the guest shows a loss. What was sent and not acknowledged counts as sent: it is in the
 //! guest's memory, which has moved as well. All of it is still in the socket's queue, whose head is the first
@@ -91,8 +94,8 @@ impl Conn {
             our_scale: recv.scale().unwrap_or(0),
             ends: Ends {
                 from_peer: peer_ended || send.is_ended(),
-                to_peer: recv.fin && !self.shutdown_due,
-                from_guest: recv.fin,
+                to_peer: recv.has_fin() && !self.shutdown_due,
+                from_guest: recv.has_fin() && !recv.is_behind(),
                 to_guest: send.is_end_sent(),
                 acked_by_guest: send.is_fin_acked(),
             },
@@ -101,7 +104,7 @@ impl Conn {
             window_to_guest: window,
             next_to_guest: send.max,
             acked_by_guest: send.una,
-            next_from_guest: recv.nxt,
+            next_from_guest: recv.acknowledged(),
             acked_to_guest: told,
         })
     }
@@ -301,6 +304,21 @@ mod tests {
         let config = TcpConfig::default();
         let mut conn = Conn::restore(NOW, &config, &image, 0, OPENING).expect("consistent");
         assert_eq!(conn.poll(NOW), Some(Action::ShutdownWrite));
+    }
+
+    #[test]
+    fn what_is_kept_does_not_move_and_is_expected_again() {
+        let first = 4_294_967_201;
+        let mut conn = established(Some(7));
+        conn.on_segment(NOW, &segment(first, OPENING.isn + 1, Flags::FIN | Flags::ACK, 100));
+        conn.on_written(NOW, 30, 70);
+        let (image, mut conn) = moved(conn, false, 0);
+        assert!(!image.ends.from_guest && !image.ends.to_peer);
+        assert_eq!((image.next_from_guest, conn.kept()), (SeqNr(first) + 30, 0));
+        drain(&mut conn);
+        let again = segment(first, OPENING.isn + 1, Flags::FIN | Flags::ACK, 100);
+        let accept = conn.on_segment(NOW, &again);
+        assert_eq!((accept.skip, accept.len), (30, 70));
     }
 
     #[test]

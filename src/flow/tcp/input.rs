@@ -154,9 +154,11 @@ impl Conn {
         self.segment_text(seg)
     }
 
-    /// RFC 5961, section 3.2: only the exact number resets.
+    /// RFC 5961, section 3.2: only the exact number resets, the next that is expected or, as in an answer to what
+    /// acknowledges it, the next for the socket.
     fn segment_reset(&mut self, now: Timestamp, seg: &Segment) -> Accept {
-        if seg.seq == self.recv.expected() {
+        let answers = self.recv.is_behind() && seg.seq == self.recv.acknowledged();
+        if seg.seq == self.recv.expected() || answers {
             return self.reset_by_guest();
         }
         if self.recv.is_acceptable(&Segment { flags: Flags::RST, payload_len: 0, ..*seg }) {
@@ -168,7 +170,8 @@ impl Conn {
     /// An ACK in answer to something odd: at most one in each time slice, so that two ends that
     /// disagree cannot answer each other for ever (RFC 5961, section 7).
     fn challenge(&mut self, now: Timestamp, reason: Drop) -> Accept {
-        let slice = Self::slice(now);
+        // As much of it as tells apart two that follow each other.
+        let slice = Self::slice(now) as u8;
         if slice != self.challenge_slice {
             self.challenge_slice = slice;
             self.demand_acks(1);
@@ -226,10 +229,11 @@ impl Conn {
     }
 
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
-    /// the guest has sent, unless it is a probe.
+    /// the guest has sent, unless it is a probe. What was not acknowledged is sent again by each guest.
     fn may_be_set_back(&self, seg: &Segment) -> bool {
-        let behind = self.recv.expected().offset_from(seg.seq);
-        let is_probe = seg.sequence_len() == 0 && behind <= 1;
+        let known = if self.recv.is_behind() { self.recv.acknowledged() } else { self.recv.expected() };
+        let behind = known.offset_from(seg.seq);
+        let is_probe = behind <= i32::from(seg.sequence_len() == 0);
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
         !is_probe && is_near && self.send.is_ack_plausible(seg.ack)
     }
@@ -251,7 +255,7 @@ impl Conn {
         let len = seg.payload_len - skip;
         self.recv.offer(len, seg.has(Flags::FIN));
         if self.recv.is_run_empty() {
-            self.end_run(0);
+            self.end_run(0, 0);
         }
         Accept { skip, len, dropped: None }
     }

@@ -9,6 +9,12 @@
 //! what the guest sends next. What is in flight by then is still taken: segments are judged by
 //! the furthest edge ever promised, and the kernel has the last word.
 //!
+//! What a socket does not take though it had room is kept by the shell as far as that is possible, and was not acknowledged:
+//! it is the next to be expected no more, but it is not in the socket yet. Lost, it would come again only when the
+//! guest's timer says so: there is no selective acknowledgement, and too few segments follow for duplicates to tell.
+//! Acknowledged it is when the socket has taken it. So nobody is told what may not come true, and what is kept may be
+//! dropped at any time, with the flow or when the guest moves away.
+//!
 //! Nor is more promised than [`TcpConfig::window_max`](super::TcpConfig::window_max), or a part of it, however much room there
 //! is: a sender next door loses nothing on the link, so it sends as much as it may, and all of that waits in
 //! the link's queue, in front of what every other connection of the guest sends. The socket's buffer fills all
@@ -30,11 +36,34 @@ const LOOK_DUE: u8 = 128;
 /// The socket has become writable since the last measurement.
 const WRITABLE: u8 = 64;
 
+/// Whether the shell watches for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    No,
+    /// It is to begin.
+    Due,
+    Yes,
+}
+
+/// The guest's FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fin {
+    None,
+    /// The run being written ends with it.
+    Offered,
+    Taken,
+}
+
+/// The unit in which [`Receive::measured`] is kept, in bytes: a connection shall fit two cache lines.
+const MEASURED_UNIT: u32 = 256;
+
 /// The receiving half.
 #[derive(Debug)]
 pub(super) struct Receive {
-    /// Everything before this is in the socket.
+    /// Everything before this is in the socket, or kept for it.
     pub(crate) nxt: SeqNr,
+    /// How much of that is kept, in bytes: not acknowledged yet, as little as a FIN behind it.
+    kept: u32,
     /// Bytes after `nxt` that this run of segments has offered; the result of the write is due.
     offered: u32,
     /// The acknowledgement number that the guest was told last.
@@ -45,8 +74,8 @@ pub(super) struct Receive {
     far_edge: SeqNr,
     /// Bytes that the socket can take, as far as is known.
     room: u32,
-    /// `room` when it was last measured.
-    measured: u32,
+    /// `room` when it was last measured, in units of [`MEASURED_UNIT`].
+    measured: u16,
     /// The most that was ever measured: stands for the size of the send buffer.
     peak: u32,
     /// The largest segment that we asked the guest to send.
@@ -57,16 +86,12 @@ pub(super) struct Receive {
     window_bits: u8,
     /// `room` is as good as a measurement can make it.
     fresh: bool,
-    /// The shell watches for that.
-    watching: bool,
-    watch_due: bool,
+    /// The shell watches for room.
+    watch: Watch,
     update_due: bool,
     /// How often the room was looked at since the guest sent something, and what asks for it: [`LOOK_DUE`], [`WRITABLE`].
     looks: u8,
-    /// The run being written ends with the guest's FIN.
-    fin_offered: bool,
-    /// The guest's FIN was taken.
-    pub(crate) fin: bool,
+    fin: Fin,
     /// A run was cut short: the guest has to be told that segments were lost.
     cut: bool,
 }
@@ -76,6 +101,7 @@ impl Receive {
     pub(crate) fn new(nxt: SeqNr, window_max: u32, mss: u16, scale: Option<u8>) -> Self {
         Self {
             nxt,
+            kept: 0,
             offered: 0,
             told: nxt,
             edge: nxt,
@@ -87,12 +113,10 @@ impl Receive {
             scale: scale.unwrap_or(NO_SCALE),
             window_bits: window_max.max(1).ilog2() as u8,
             fresh: false,
-            watching: false,
-            watch_due: false,
+            watch: Watch::No,
             update_due: false,
             looks: 0,
-            fin_offered: false,
-            fin: false,
+            fin: Fin::None,
             cut: false,
         }
     }
@@ -103,7 +127,9 @@ impl Receive {
         recv.told = image.acked_to_guest;
         recv.edge = recv.told + (u32::from(image.window_to_guest) << image.our_scale);
         recv.far_edge = recv.edge.max(recv.nxt);
-        recv.fin = image.ends.from_guest;
+        if image.ends.from_guest {
+            recv.fin = Fin::Taken;
+        }
         recv.update_due = true;
         recv
     }
@@ -158,9 +184,30 @@ impl Receive {
         self.nxt + self.offered
     }
 
+    /// The acknowledgement number.
+    pub(crate) fn acknowledged(&self) -> SeqNr {
+        let fin = self.has_fin() && self.kept > 0;
+        self.nxt - self.kept - u32::from(fin)
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn kept(&self) -> u32 {
+        self.kept
+    }
+
+    /// Whether bytes are kept that the socket has not taken.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.kept > 0
+    }
+
+    /// Whether the guest's FIN was taken.
+    pub(crate) fn has_fin(&self) -> bool {
+        self.fin == Fin::Taken
+    }
+
     /// Whether the guest's stream has ended, counting what this run has offered.
     pub(crate) fn ended(&self) -> bool {
-        self.fin || self.fin_offered
+        self.fin != Fin::None
     }
 
     /// The test of RFC 9293, section 3.10.7.4, with two additions. An empty segment may stand on the right
@@ -182,7 +229,9 @@ impl Receive {
         if len > 0 {
             self.looks &= WRITABLE;
         }
-        self.fin_offered = fin;
+        if fin {
+            self.fin = Fin::Offered;
+        }
         if self.is_low() {
             self.fresh = false;
         }
@@ -193,32 +242,50 @@ impl Receive {
         self.offered == 0
     }
 
-    /// Ends the run: the socket took `taken` bytes of it. Whether that includes the FIN.
-    pub(crate) fn commit(&mut self, taken: u32) -> bool {
+    /// Ends the run: the socket took `taken` bytes of it, and `kept` more are kept. Whether that includes the FIN.
+    pub(crate) fn commit(&mut self, taken: u32, kept: u32) -> bool {
         let taken = taken.min(self.offered);
-        let whole = taken == self.offered;
-        self.nxt += taken;
+        let kept = kept.min(self.offered - taken);
+        let whole = taken + kept == self.offered;
+        let short = taken < self.offered;
+        self.nxt += taken + kept;
+        self.kept += kept;
         self.offered = 0;
-        self.room = if whole { self.room.saturating_sub(taken) } else { 0 };
-        if whole {
-            self.fresh &= taken == 0;
-        } else {
-            (self.fresh, self.cut) = (true, true);
+        self.room = if short { 0 } else { self.room.saturating_sub(taken) };
+        if short {
+            (self.fresh, self.update_due) = (true, true);
+            self.cut |= !whole;
             self.watch();
+        } else {
+            self.fresh &= taken == 0;
         }
-        let fin = std::mem::take(&mut self.fin_offered) && whole;
-        if fin {
+        let offered = self.fin == Fin::Offered;
+        if offered && whole {
             self.nxt += 1;
-            self.fin = true;
+            self.fin = Fin::Taken;
+        } else if offered {
+            self.fin = Fin::None;
         }
-        fin
+        offered && whole
+    }
+
+    /// Of what is kept no more than `left` bytes are. Once there are none, the room is measured anew: it is not low because of
+    /// what has just been written.
+    pub(crate) fn on_kept(&mut self, left: u32) {
+        self.kept = self.kept.min(left);
+        self.looks &= !(LOOK_DUE | WRITABLE);
+        if left == 0 {
+            (self.watch, self.fresh) = (Watch::No, false);
+            self.looks |= LOOK_DUE;
+        }
     }
 
     /// The send buffer has room again. News only while it is watched: epoll reports it with others.
     pub(crate) fn on_writable(&mut self) {
-        if !std::mem::take(&mut self.watching) {
+        if self.watch == Watch::No {
             return;
         }
+        self.watch = Watch::No;
         self.looks |= WRITABLE;
         self.fresh = false;
     }
@@ -229,7 +296,7 @@ impl Receive {
         let mss = u32::from(self.mss);
         let waits = self.promised() < mss && self.room < mss.max(self.peak / 2);
         let looks = self.looks & !(LOOK_DUE | WRITABLE);
-        (waits && looks < LOOKS && !self.fin).then(|| active + LOOK_AFTER * (1 << looks))
+        (waits && looks < LOOKS && !self.has_fin()).then(|| active + LOOK_AFTER * (1 << looks))
     }
 
     /// Time has passed.
@@ -246,7 +313,8 @@ impl Receive {
         let asked = self.looks & (LOOK_DUE | WRITABLE) != 0;
         let writable = self.looks & WRITABLE != 0;
         self.looks &= !(LOOK_DUE | WRITABLE);
-        (self.room, self.measured, self.fresh) = (bytes, bytes, true);
+        (self.room, self.fresh) = (bytes, true);
+        self.measured = u16::try_from(bytes / MEASURED_UNIT).unwrap_or(u16::MAX);
         let first = self.peak == 0;
         self.peak = self.peak.max(bytes);
         if first && bytes > 0 {
@@ -271,16 +339,21 @@ impl Receive {
 
     /// Whether to measure now. Half of what was measured last may go before it is done again.
     pub(crate) fn take_query(&mut self) -> bool {
-        let spent = self.room <= self.measured / 2 || self.is_low();
+        let half = u32::from(self.measured) * MEASURED_UNIT / 2;
+        let spent = self.room <= half || self.is_low();
         let asked = self.looks & (LOOK_DUE | WRITABLE) != 0;
-        let query = (spent || asked) && !self.fin && !self.fresh;
+        let query = (spent || asked) && !self.has_fin() && !self.fresh;
         self.fresh |= query;
         query
     }
 
     /// Whether the shell has to start watching now.
     pub(crate) fn take_watch(&mut self) -> bool {
-        std::mem::take(&mut self.watch_due) && !self.fin
+        let due = self.watch == Watch::Due && (!self.has_fin() || self.is_behind());
+        if due {
+            self.watch = Watch::Yes;
+        }
+        due
     }
 
     /// Whether the guest must be told of the loss of a run, now that there is room again.
@@ -297,15 +370,15 @@ impl Receive {
 
     /// Whether the guest has something to learn.
     pub(crate) fn is_ack_due(&self) -> bool {
-        self.nxt != self.told || self.update_due
+        self.acknowledged() != self.told || self.update_due
     }
 
     /// Whether the guest can do without the acknowledgement for a while: it has more than half of its
     /// window left, and nothing else to learn.
     pub(crate) fn ack_may_wait(&self) -> bool {
-        let owed = self.nxt.offset_from(self.told).max(0).unsigned_abs();
+        let owed = self.acknowledged().offset_from(self.told).max(0).unsigned_abs();
         let most = UNACKNOWLEDGED_MAX.min(self.promised());
-        owed < most && !self.update_due && !self.fin && !self.cut
+        owed < most && !self.update_due && !self.has_fin() && !self.cut
     }
 
     /// Bytes that the guest was told it may send.
@@ -325,8 +398,8 @@ impl Receive {
     }
 
     fn watch(&mut self) {
-        if !self.watching {
-            (self.watching, self.watch_due) = (true, true);
+        if self.watch == Watch::No {
+            self.watch = Watch::Due;
         }
     }
 
@@ -346,9 +419,13 @@ impl Receive {
     }
 
     /// The window field. Rounded up where there is room, lest the edge creep back by the
-    /// granularity of the scale with each segment.
+    /// granularity of the scale with each segment. What is kept stays within it: a guest says nothing from beyond the edge.
     pub(crate) fn field(&self) -> u16 {
         let (window, granule) = (self.window(), self.granule());
+        if self.is_behind() {
+            let behind = self.nxt.offset_from(self.acknowledged()).unsigned_abs();
+            return u16::try_from(behind.div_ceil(granule)).unwrap_or(u16::MAX);
+        }
         let up = window.div_ceil(granule);
         let fits = up * granule <= self.room;
         let field = if fits { up } else { window / granule };
@@ -360,11 +437,11 @@ impl Receive {
         u16::try_from(self.room).unwrap_or(u16::MAX)
     }
 
-    /// A segment with the current `nxt` and `field` went out.
+    /// A segment with the current acknowledgement number and `field` went out.
     pub(crate) fn advertised(&mut self, field: u16, is_syn: bool) {
         let unit = if is_syn { 1 } else { self.granule() };
-        self.told = self.nxt;
-        self.edge = self.nxt + u32::from(field) * unit;
+        self.told = self.acknowledged();
+        self.edge = self.told + u32::from(field) * unit;
         self.far_edge = self.far_edge.max(self.edge);
         self.update_due = false;
     }

@@ -25,6 +25,8 @@ pub struct FromGuestFrame {
     count: usize,
     /// The last bytes of the frame, which the link has not brought into memory.
     tail: u32,
+    /// Bytes of the tail that a socket has taken: they are part of the frame no more, and the others moved up.
+    moved: u32,
 }
 
 impl FromGuestFrame {
@@ -144,7 +146,7 @@ impl FromGuestBatch {
         self.iovecs.extend_from_slice(pieces);
         let head = copy_head(pieces);
         let (len, count) = (resident.saturating_add(tail), pieces.len());
-        self.frames.push(FromGuestFrame { head, len, meta, first, count, tail });
+        self.frames.push(FromGuestFrame { head, len, meta, first, count, tail, moved: 0 });
         true
     }
 
@@ -162,12 +164,14 @@ impl FromGuestBatch {
         self.frames.is_empty()
     }
 
-    /// The tail of the last frame was moved on: the frame ends where memory does.
-    fn forget_tail(&mut self) {
-        if let Some(frame) = self.frames.last_mut() {
-            frame.len = frame.resident();
-            frame.tail = 0;
-        }
+    /// Of the tail of the last frame `moved` bytes were moved on, of those that were `wanted`. If that is all, the frame ends
+    /// where memory does.
+    fn cut_tail(&mut self, moved: u32, wanted: u32) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        let gone = if moved < wanted { moved } else { frame.tail };
+        frame.len -= gone;
+        frame.tail -= gone;
+        frame.moved = moved;
     }
 
     fn clear(&mut self) {
@@ -291,8 +295,8 @@ impl<'a> FromGuestLease<'a> {
     }
 
     /// Sends the bytes of `parts` to a stream socket with one sendmsg(2), straight from the guest's
-    /// buffers, or from where the link has them. Returns how many bytes the kernel took. What it did
-    /// not take of a tail is gone; the guest still has it.
+    /// buffers, or from where the link has them. Returns how many bytes the kernel took;
+    /// [`copy_rest`](Self::copy_rest) has the others.
     ///
     /// # Errors
     /// What sendmsg(2) reports, or what moves the tail.
@@ -313,14 +317,35 @@ impl<'a> FromGuestLease<'a> {
         if (sent as usize) < resident {
             return Ok(sent);
         }
+        let wanted: u32 = parts.iter().map(|part| part.len).sum();
         match self.port.send_tail(socket, tail) {
             Ok(moved) => {
-                self.batch.forget_tail();
+                self.batch.cut_tail(moved, wanted - sent);
                 Ok(sent + moved)
             }
             Err(_) if sent > 0 => Ok(sent),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Copies what [`send_stream`](Self::send_stream) has not sent of `parts`, of which it has sent `sent` bytes, to private
+    /// memory, as far as there is room; returns how many bytes that is.
+    pub fn copy_rest(&mut self, parts: &[Part], sent: u32, bytes: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (sent, 0);
+        for part in parts {
+            let skipped = skip.min(part.len);
+            skip -= skipped;
+            // What was moved of a tail was sent, and is not in front of the rest any more.
+            let moved = self.batch.frames[part.frame].moved;
+            let offset = (part.offset + skipped).saturating_sub(moved);
+            let rest = Part { offset, len: part.len - skipped, ..*part };
+            let copied = self.copy_out(rest, &mut bytes[done..]);
+            done += copied;
+            if copied < rest.len as usize {
+                break;
+            }
+        }
+        done
     }
 
     /// Sends the bytes of `parts`, one behind the other, on a datagram socket, `to` somebody or to whom it is

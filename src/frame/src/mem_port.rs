@@ -320,7 +320,7 @@ unsafe impl FromGuest for Incoming {
         assert!(bytes.start as usize <= at && at < bytes.end as usize, "{bytes:?}, tail at {at}");
         let wanted = &frame[at..bytes.end as usize];
         let sent = send(socket, wanted, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-        self.tail = None;
+        self.tail = Some(at + sent).filter(|&at| at < frame.len());
         Ok(sent as u32)
     }
 

@@ -67,7 +67,7 @@ pub unsafe trait FromGuest {
 
     /// Moves the tail to a stream socket, as far as the socket takes it and up to the end of `bytes`,
     /// which are offsets in the frame; returns how many bytes it took. What the socket has not taken
-    /// is lost. `bytes` begins where what is sent of this frame begins: at the start of the tail, or
+    /// stays for `fetch_tail`. `bytes` begins where what is sent of this frame begins: at the start of the tail, or
     /// before it. Not called twice for a tail, unless it failed, nor after `fetch_tail`.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ pub unsafe trait FromGuest {
         Err(Errno::OPNOTSUPP)
     }
 
-    /// Brings the whole tail into memory. Not called after `send_tail` unless that failed.
+    /// Brings the tail into memory, or what `send_tail` has left of it.
     fn fetch_tail(&mut self) -> GuestIovec {
         GuestIovec::EMPTY
     }

@@ -39,7 +39,7 @@ fn rfc9293_3_8_6_2_1_no_room_leaves_a_guest_waiting_that_sends_whole_segments() 
             r.on_room(buffer);
             r.on_room(room);
             let window = u32::from(r.field()) << 8;
-            assert!(window >= mss.min(buffer / 2) || r.watching, "{room} of {buffer}: {window}");
+            assert!(window >= mss.min(buffer / 2) || r.watch != Watch::No, "{room} of {buffer}: {window}");
         }
     }
 }
@@ -53,7 +53,7 @@ fn room_is_looked_at_while_a_guest_waits_for_more() {
     r.advertised(field, false);
     assert_eq!(r.look_at(Timestamp::ZERO), None, "the guest may send");
     r.offer(190_000, false);
-    r.commit(190_000);
+    r.commit(190_000, 0);
     assert!(r.take_query());
     r.on_room(30_000);
     let field = r.field();
@@ -85,7 +85,7 @@ fn a_buffer_that_has_shrunk_is_looked_at_too() {
     r.on_room(5600);
     let field = r.field();
     r.advertised(field, false);
-    assert!(!r.watching && r.promised() < u32::from(r.mss));
+    assert!(r.watch == Watch::No && r.promised() < u32::from(r.mss));
     assert!(r.look_at(Timestamp::ZERO).is_some());
 }
 
@@ -112,7 +112,7 @@ fn window_never_exceeds_the_room() {
     let mut r = receive(100_000);
     for len in [1, 999, 5000, 300, 7, 40_000] {
         r.offer(len, false);
-        r.commit(len);
+        r.commit(len, 0);
         let field = r.field();
         assert!(u32::from(field) << 8 <= r.room);
         r.advertised(field, false);
@@ -135,7 +135,7 @@ fn a_large_buffer_is_promised_in_parts_and_fills_all_the_same() {
         }
         // The guest sends what it may, and nothing leaves the buffer.
         r.offer(len, false);
-        r.commit(len);
+        r.commit(len, 0);
         sent += len;
     }
     assert!(buffer - sent < 256, "{sent}");
@@ -149,7 +149,7 @@ fn what_another_host_has_promised_holds() {
     let edge = r.edge;
     while r.promised() > 512 * 1024 {
         r.offer(60_000, false);
-        r.commit(60_000);
+        r.commit(60_000, 0);
         let field = r.field();
         r.advertised(field, false);
         assert!(edge.offset_from(r.edge) < 256, "moved back by {}", edge.offset_from(r.edge));
@@ -162,7 +162,7 @@ fn rfc9293_3_8_6_the_edge_stays_while_the_room_is_as_expected() {
     let edge = r.edge;
     for _ in 0..500 {
         r.offer(101, false);
-        r.commit(101);
+        r.commit(101, 0);
         let field = r.field();
         r.advertised(field, false);
         assert!(edge.offset_from(r.edge) < 256, "crept back by {}", edge.offset_from(r.edge));
@@ -174,7 +174,7 @@ fn rfc9293_3_8_6_2_2_small_room_does_not_move_the_edge() {
     let mut r = receive(10_000);
     let edge = r.edge;
     r.offer(9_000, false);
-    r.commit(9_000);
+    r.commit(9_000, 0);
     r.on_room(1_400);
     let field = r.field();
     r.advertised(field, false);
@@ -189,10 +189,10 @@ fn rfc9293_3_8_6_2_2_small_room_does_not_move_the_edge() {
 fn half_of_the_room_goes_before_it_is_measured_again() {
     let mut r = receive(100_000);
     r.offer(40_000, false);
-    r.commit(40_000);
+    r.commit(40_000, 0);
     assert!(!r.take_query());
     r.offer(20_000, false);
-    r.commit(20_000);
+    r.commit(20_000, 0);
     assert!(r.take_query());
     assert!(!r.take_query(), "once");
 }
@@ -275,7 +275,7 @@ fn what_the_socket_took_moves_the_stream_on_by_so_much() {
             let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 1460, None);
             r.offer(offered, fin);
             let whole = taken >= offered;
-            assert_eq!(r.commit(taken), fin && whole);
+            assert_eq!(r.commit(taken, 0), fin && whole);
             let numbers = taken.min(offered) + u32::from(fin && whole);
             assert_eq!((r.nxt, r.expected()), (SeqNr(base) + numbers, SeqNr(base) + numbers));
         }
