@@ -5,6 +5,7 @@
 
 mod allocation;
 mod anybody;
+mod before_reset;
 mod broadcasts;
 mod bursts;
 mod capture;

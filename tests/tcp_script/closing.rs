@@ -37,7 +37,15 @@ mod guest_closed {
     #[test]
     fn reset_and_failure_close() {
         script(&[OPEN, GUEST_CLOSED, "> R 2", "reset"]);
-        script(&[OPEN, GUEST_CLOSED, "! failed", "< RA 1 ack=2", "reset"]);
+        script(&[
+            OPEN,
+            GUEST_CLOSED,
+            "! failed
+             data 0 8760 1
+             = failed
+             < RA 1 ack=2
+             reset",
+        ]);
     }
 
     #[test]

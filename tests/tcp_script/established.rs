@@ -1,6 +1,6 @@
 //! Both sides are open.
 
-use crate::{IN_FLIGHT, OPEN, script};
+use crate::{IN_FLIGHT, OPEN, PEER_CLOSED, script};
 
 #[test]
 fn rfc5961_4_syn_gets_one_challenge_a_while() {
@@ -205,8 +205,66 @@ fn data_carries_the_acknowledgement() {
 
 #[test]
 fn failed_socket_resets_both() {
-    script(&[OPEN, IN_FLIGHT, "! failed", "< RA 3001 ack=1", "reset"]);
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "! failed
+         data 3000 5840 3001
+         = failed
+         < RA 3001 ack=1
+         reset",
+    ]);
     script(&[OPEN, "! readable", "data 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
+}
+
+/// The socket has failed, with 300 bytes in its queue.
+const FAILED: &str = "
+    ! failed
+    data 0 8760 1
+    = drained 300
+    data 300 8760 301";
+
+#[test]
+fn what_has_come_before_a_failure_is_the_guest_s() {
+    script(&[OPEN, FAILED, "= failed", "< RA 301 ack=1", "reset"]);
+    // A write has taken the error away.
+    script(&[OPEN, FAILED, "= eof", "< RA 301 ack=1", "reset"]);
+    // Without a peek offset, what is behind the bytes that were peeked at does not show.
+    let unsure = "
+        = empty
+        > A 1 ack=301
+        discard 300
+        data 0 8760 301
+        = failed
+        < RA 301 ack=1
+        reset";
+    script(&[OPEN, FAILED, unsure]);
+    // All of it was sent.
+    script(&[OPEN, PEER_CLOSED, "! failed", "< RA 2 ack=1", "reset"]);
+}
+
+#[test]
+fn what_the_guest_sends_after_a_failure_is_not_taken() {
+    let goes_on = "
+        = noroom
+        ! hungup
+        > A 1+10 ack=301 -x Closed
+        > FA 11 ack=301 -x Closed
+        > A 1 ack=301
+        discard 300";
+    script(&[OPEN, FAILED, goes_on, "t 59000", "t 999", "t 1", "< RA 301 ack=1", "reset"]);
+    // Nor is the guest waited for for ever because it says something.
+    script(&[
+        OPEN,
+        FAILED,
+        "= noroom
+         t 40000
+         > A 1 ack=301
+         discard 300
+         t 20000
+         < RA 301 ack=1
+         reset",
+    ]);
 }
 
 #[test]

@@ -109,7 +109,17 @@ mod syn_ack_sent {
 
     #[test]
     fn failure_resets_both() {
-        script(&[OUTBOUND, "! failed", "< RA 1 ack=1", "reset"]);
+        let answers = "
+            ! failed
+            ! hungup
+            > A 1 ack=1 win=78
+            data 0 8760 1
+            = drained 300
+            data 300 8760 301
+            = failed
+            < RA 301 ack=1
+            reset";
+        script(&[OUTBOUND, answers]);
         script(&[OUTBOUND, "! hungup", "< RA 1 ack=1", "reset"]);
     }
 

@@ -56,6 +56,7 @@ pub struct Host {
     pub habits: Habits,
     connected: bool,
     failed: bool,
+    failure_told: bool,
     watching: bool,
     pub shutdown: bool,
     pub events: Vec<Event>,
@@ -70,7 +71,7 @@ pub struct Host {
     drain_at: u64,
     // From the peer.
     queue: Queue,
-    arrived: u64,
+    pub arrived: u64,
     eof: bool,
     send_at: u64,
 }
@@ -81,6 +82,7 @@ impl Host {
             habits,
             connected,
             failed: false,
+            failure_told: false,
             watching: false,
             shutdown: false,
             events: Vec::new(),
@@ -195,13 +197,13 @@ impl Host {
     }
 
     pub fn peek(&self, offset: usize, bytes: usize) -> Peek {
-        if self.failed {
-            return Peek::Failed;
-        }
         assert!(offset <= self.queue.0.len(), "peeks beyond the end of the queue");
         let data: Vec<u8> = self.queue.0.iter().skip(offset).take(bytes).copied().collect();
         match data.is_empty() {
             false => Peek::Data(data),
+            // Who writes first takes the error away.
+            true if self.failed && self.failure_told => Peek::Eof,
+            true if self.failed && (self.sees_end || offset == 0) => Peek::Failed,
             true if self.eof && (self.sees_end || offset == 0) => Peek::Eof,
             true => Peek::Empty,
         }
@@ -219,6 +221,10 @@ impl Host {
     /// Takes data that starts at `self.written` of the guest's stream.
     pub fn write(&mut self, data: &[u8]) -> usize {
         assert!(!self.shutdown, "writes after shutdown");
+        if self.failed {
+            self.failure_told = true;
+            return 0;
+        }
         let left = self.habits.unsent_max.saturating_sub(self.unsent());
         let taken = (self.room().min(left).min(data.len() as u64)) as usize;
         for (index, value) in data[..taken].iter().enumerate() {

@@ -514,6 +514,27 @@ fn what_a_socket_does_not_take_though_it_had_room_is_not_lost() {
     }
 }
 
+#[test]
+fn what_a_peer_has_sent_before_it_resets_arrives() {
+    for at in [150, 300, 1_000, 5_000, 20_000, 60_000] {
+        for (receive_buffer, sees_end) in [(300_000, true), (300_000, false), (3_000, true)] {
+            let mut plan = calm();
+            plan.guest.send_total = 100_000;
+            plan.guest.receive_buffer = receive_buffer;
+            plan.host.send_total = 1_000_000;
+            plan.host.send_chunk = 3_000;
+            plan.host.send_every_us = 500;
+            plan.peer_resets_at = Some(at);
+            let mut world = World::new(1, plan, Rng(1));
+            world.host.sees_end = sees_end;
+            world.run();
+            assert_eq!(world.closed, Some(true), "with a reset");
+            assert_eq!(world.guest.state, guest::State::Reset, "the guest is told");
+            assert_eq!(world.guest.received(), world.host.arrived, "{at} {receive_buffer}");
+        }
+    }
+}
+
 /// The first buffers are those of sockets toward other networks, beside segments that are larger than what they tell of.
 #[test]
 fn a_guest_that_sends_large_segments_does_not_wait_for_its_patience_to_end() {

@@ -15,7 +15,7 @@ use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
 use crate::flow::fwd::{HostSide, Proto, Rule, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
-use crate::flow::table::FlowId;
+use crate::flow::table::{Flow, FlowId};
 use crate::limits::TALKS_ON;
 use crate::sys::datagram;
 use crate::sys::socket::{self, BindTo, Transport};
@@ -334,19 +334,18 @@ pub(in crate::engine) fn follow_guest(core: &mut Core) {
     }
     let is_former =
         |address: IpAddr| before.contains(&Some(address)) && !now.contains(&Some(address));
-    let table = &core.flows.table;
-    let is_lost = |id: &FlowId| {
-        table.get(*id).is_some_and(|flow| match (&flow.state.kind, &flow.sides) {
-            (FlowKind::Udp(state), [Side { pif: Pif::Host, .. }, guest]) => {
-                state.counts[1] == 0 && is_former(guest.endpoint.ip())
-            }
-            _ => false,
-        })
+    let is_lost = |flow: &Flow<FlowState>| match (&flow.state.kind, &flow.sides) {
+        (FlowKind::Udp(state), [Side { pif: Pif::Host, .. }, guest]) => {
+            state.counts[1] == 0 && is_former(guest.endpoint.ip())
+        }
+        _ => false,
     };
-    let lost: Vec<FlowId> = table.ids().filter(is_lost).collect();
-    for id in lost {
-        log::debug!("{id:?}: the guest has another address now, closing");
-        core.flows.remove(id);
+    for slot in 0..core.flows.table.extent() {
+        let Some(id) = core.flows.table.id_of(slot) else { continue };
+        if core.flows.table.get(id).is_some_and(is_lost) {
+            log::debug!("{id:?}: the guest has another address now, closing");
+            core.flows.remove(id);
+        }
     }
 }
 

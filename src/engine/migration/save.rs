@@ -340,7 +340,8 @@ fn freeze(core: &mut Core, id: FlowId) -> Result<bool, Errno> {
     let Some(flow) = core.flows.table.get_mut(id) else { return Ok(false) };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Ok(false) };
     // What the guest was told has come, and nobody else has.
-    let brought = |backlog: &Backlog| backlog.ends || backlog.rest().len() > tcp.conn.kept() as usize;
+    let brought =
+        |backlog: &Backlog| backlog.ends || backlog.rest().len() > tcp.conn.kept() as usize;
     if tcp.backlog.as_deref().is_some_and(brought) {
         return Ok(false);
     }

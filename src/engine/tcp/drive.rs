@@ -151,7 +151,7 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
     settle(core, id);
 }
 
-/// Ends a half-open flow at once, so that its descriptor is free for the next. The guest is told
+/// Ends a flow at once, so that its descriptor or its ports are free for the next. The guest is told
 /// if it has room.
 pub(super) fn evict(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     if let Some(tcp) = tcp_mut(&mut core.flows, id) {
@@ -180,8 +180,10 @@ pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
     tcp.conn.on_socket(now, event);
     out.select(flow.state.queue);
     drive(core, out, id);
-    if tcp_mut(&mut core.flows, id).is_some_and(|tcp| tcp.conn.is_all_but_over()) {
-        close(core, id, false);
+    match tcp_mut(&mut core.flows, id) {
+        Some(tcp) if tcp.conn.has_failed() => evict(core, out, id),
+        Some(tcp) if tcp.conn.is_all_but_over() => close(core, id, false),
+        _ => {}
     }
 }
 
@@ -326,7 +328,7 @@ impl Driven<'_> {
                 let why = other.map_or_else(errno_text, |done| format!("only {done} are there"));
                 let id = self.id;
                 log::debug!("{id:?} (TCP connection): cannot discard {bytes} bytes: {why}");
-                self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
+                self.tcp.conn.abort();
             }
         }
         self.tcp.peek = self.tcp.peek.moved(bytes);

@@ -24,10 +24,7 @@ pub(super) trait Payload {
 }
 
 /// That of segments in a batch.
-pub(super) struct InBatch<'a, 'b>(
-    pub(super) &'a mut FromGuestLease<'b>,
-    pub(super) &'a [Part],
-);
+pub(super) struct InBatch<'a, 'b>(pub(super) &'a mut FromGuestLease<'b>, pub(super) &'a [Part]);
 
 impl Payload for InBatch<'_, '_> {
     fn send(&mut self, socket: BorrowedFd<'_>) -> Result<u32, Errno> {

@@ -68,6 +68,8 @@ pub struct Conn {
     /// The flags of a reset that is to be sent; none for no reset.
     pub(super) rst_due: Flags,
     pub(super) shutdown_due: bool,
+    /// The socket has failed; what its queue still has is for the guest. `active_at` is when, from then on.
+    pub(super) failed: bool,
     /// The acknowledgement of data that waits.
     held_ack: HeldAck,
 }
@@ -104,6 +106,7 @@ impl Conn {
             syn_due: false,
             rst_due: Flags::default(),
             shutdown_due: false,
+            failed: false,
             held_ack: HeldAck::new(config.acks_may_wait),
         }
     }
@@ -224,8 +227,10 @@ impl Conn {
 
     /// A sign of life.
     pub(super) fn touch(&mut self, now: Timestamp) {
-        self.active_at = now;
-        self.probes = 0;
+        if !self.failed {
+            self.active_at = now;
+            self.probes = 0;
+        }
     }
 
     /// Something happened to the socket.
@@ -242,12 +247,12 @@ impl Conn {
             SocketEvent::Connected => {}
             SocketEvent::Readable => self.send.readable = true,
             SocketEvent::Writable => self.recv.on_writable(),
-            SocketEvent::HungUp if self.is_half_open() => self.abort(),
+            SocketEvent::HungUp if self.is_half_open() && !self.failed => self.abort(),
             SocketEvent::PeerClosed | SocketEvent::HungUp => {
                 self.send.readable = true;
                 self.send.closing = true;
             }
-            SocketEvent::Failed => self.abort(),
+            SocketEvent::Failed => self.fail(),
         }
         self.keep_time(now);
     }
@@ -284,6 +289,13 @@ impl Conn {
             return;
         }
         match result {
+            // It fails only once nothing else is in the queue. Without a peek offset, that shows when all was acknowledged.
+            DataResult::Empty if self.failed && self.send.is_outstanding() => {
+                self.send.readable = false;
+            }
+            _ if self.failed && !matches!(result, DataResult::Sent { .. } | DataResult::NoRoom) => {
+                self.abort();
+            }
             DataResult::Sent { bytes, drained } => {
                 debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
@@ -348,7 +360,8 @@ impl Conn {
         let established = self.state == State::Established;
         let soonest = if established { self.keepalive_at().min(idle) } else { idle };
         let look = if established { self.recv.look_at(self.active_at) } else { None };
-        let others = [self.retry.deadline(), self.fin_ack_at(), look];
+        let reset = self.failed.then_some(self.active_at + RESET_PATIENCE);
+        let others = [self.retry.deadline(), self.fin_ack_at(), look, reset];
         others.into_iter().flatten().chain([soonest]).min()
     }
 
@@ -381,7 +394,8 @@ impl Conn {
             }
             return;
         }
-        if now.since(self.active_at) >= INACTIVITY {
+        let patience = if self.failed { RESET_PATIENCE } else { INACTIVITY };
+        if now.since(self.active_at) >= patience {
             return self.abort();
         }
         match self.retry.is_due(now) {
@@ -487,6 +501,10 @@ impl Conn {
     }
 
     fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
+        if self.failed && self.send.is_end_reached() {
+            self.abort();
+            return self.poll_common();
+        }
         self.recv.on_time(self.active_at, now);
         if self.shutdown_due && !self.recv.is_behind() {
             self.shutdown_due = false;

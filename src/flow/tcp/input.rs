@@ -231,7 +231,8 @@ impl Conn {
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
     /// the guest has sent, unless it is a probe. What was not acknowledged is sent again by each guest.
     fn may_be_set_back(&self, seg: &Segment) -> bool {
-        let known = if self.recv.is_behind() { self.recv.acknowledged() } else { self.recv.expected() };
+        let known =
+            if self.recv.is_behind() { self.recv.acknowledged() } else { self.recv.expected() };
         let behind = known.offset_from(seg.seq);
         let is_probe = behind <= i32::from(seg.sequence_len() == 0);
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
@@ -245,6 +246,9 @@ impl Conn {
         }
         if self.recv.ended() {
             return Accept::dropped(Drop::AfterFin);
+        }
+        if self.failed {
+            return Accept::dropped(Drop::Closed);
         }
         let skip = self.recv.expected().offset_from(seg.seq);
         if skip < 0 {

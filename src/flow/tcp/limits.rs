@@ -79,5 +79,6 @@ pub const INACTIVITY: Duration = Duration::from_secs(7200);
 const _: () = assert!(INACTIVITY.as_secs() / KEEPALIVE.as_secs() <= 255);
 const _: () = assert!((0xffff << WINDOW_SCALE) < WINDOW_MAX);
 
-/// How long the reset with which a connection ends waits for room in the link.
+/// How long the reset with which a connection ends waits: for room in the link, and for the guest to take what the peer
+/// had sent before.
 pub(crate) const RESET_PATIENCE: Duration = Duration::from_secs(60);

@@ -39,7 +39,10 @@ fn rfc9293_3_8_6_2_1_no_room_leaves_a_guest_waiting_that_sends_whole_segments() 
             r.on_room(buffer);
             r.on_room(room);
             let window = u32::from(r.field()) << 8;
-            assert!(window >= mss.min(buffer / 2) || r.watch != Watch::No, "{room} of {buffer}: {window}");
+            assert!(
+                window >= mss.min(buffer / 2) || r.watch != Watch::No,
+                "{room} of {buffer}: {window}"
+            );
         }
     }
 }

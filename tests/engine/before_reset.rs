@@ -1,0 +1,59 @@
+//! What a peer has sent before it resets a connection: a server that refuses a request which it has not read.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use smoltcp::socket::tcp::State;
+
+use crate::guest::until;
+use crate::namespace::isolated;
+use crate::tcp::{Pair, noise};
+use crate::world::{FAMILIES, OFFLOADS, PLAIN, Setup, World};
+
+/// Bytes of answers: no more than fits the window of a new connection, since what was not sent yet goes with the reset.
+const SIZES: [usize; 2] = [300, 60_000];
+
+#[test]
+fn an_answer_before_a_reset_is_the_guest_s() {
+    isolated(|| {
+        for (family, caps) in FAMILIES.into_iter().flat_map(|f| [(f, PLAIN), (f, OFFLOADS)]) {
+            for (size, peek_offset) in
+                SIZES.into_iter().flat_map(|size| [(size, true), (size, false)])
+            {
+                let setup = Setup { caps, peek_offset, ..Setup::default() };
+                let Pair { mut world, mut guest, handle, mut peer } =
+                    Pair::connect(World::new(&setup), setup.mtu, family);
+                guest.tcp_mut(handle).send_slice(b"a long request").expect("connected");
+                until(&mut world, &mut guest, "the request", |_, _| {
+                    rustix::io::ioctl_fionread(&peer).expect("ioctl") > 0
+                });
+                let answer = noise(size);
+                peer.write_all(&answer).expect("room");
+                drop(peer);
+                let mut got = Vec::new();
+                let end = Instant::now() + Duration::from_secs(20);
+                while guest.tcp_mut(handle).state() != State::Closed {
+                    assert!(Instant::now() < end, "{} bytes, and no reset", got.len());
+                    // A client that sends on does not take away what it has not read.
+                    let socket = guest.tcp_mut(handle);
+                    if socket.can_send() && got.len() < size / 2 {
+                        socket.send_slice(b"more").expect("room");
+                    }
+                    let mut chunk = [0; 20_000];
+                    if socket.can_recv() {
+                        let len = socket.recv_slice(&mut chunk).expect("it can");
+                        got.extend_from_slice(&chunk[..len]);
+                    }
+                    world.turn(Duration::from_millis(1));
+                    guest.poll(&mut world);
+                }
+                let mut chunk = vec![0; size];
+                if let Ok(len) = guest.tcp_mut(handle).recv_slice(&mut chunk) {
+                    got.extend_from_slice(&chunk[..len]);
+                }
+                assert!(got == answer, "{} of {size} bytes", got.len());
+                assert_eq!(world.engine.flow_count(), 0);
+            }
+        }
+    });
+}
