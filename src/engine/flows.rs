@@ -12,10 +12,9 @@ use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
 
-use super::backlog::Budget;
 use super::one_shots::OneShots;
 use super::ready::{Ready, append};
-use super::state::{DatagramState, FlowKind, FlowState};
+use super::state::{Budget, DatagramState, FlowKind, FlowState};
 use super::tally::Tally;
 use super::token::Token;
 use crate::flow::index::{Index, Key};

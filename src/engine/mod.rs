@@ -57,7 +57,6 @@
 //! Nothing is allocated on the packet path: all lists are reserved when the engine is made.
 
 mod asked;
-mod backlog;
 mod bypass;
 mod change;
 mod core;

@@ -1,13 +1,16 @@
 //! What the engine keeps for each flow besides its sides: the socket, the protocol's state, and
 //! which work list it waits on.
 
+mod backlog;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_frame::Pipe;
 use rustix::net::sockopt;
 
-use super::backlog::Backlog;
+pub(crate) use backlog::{Backlog, Budget};
+
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
 use super::marks::SocketMarks;

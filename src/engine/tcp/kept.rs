@@ -6,8 +6,7 @@ use std::os::fd::BorrowedFd;
 use passt_frame::{Errno, FromGuestLease, Part};
 use rustix::net::{self as rnet, SendFlags};
 
-use crate::engine::backlog::{Backlog, Budget};
-use crate::engine::state::{Peer, TcpState};
+use crate::engine::state::{Backlog, Budget, Peer, TcpState};
 use crate::flow::tcp::SocketEvent;
 use crate::time::Timestamp;
 

@@ -5,11 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_frame::ToGuest;
 
 use super::{EVENTS, drive, kept, opening, peek_offset};
-use crate::engine::backlog::Backlog;
 use crate::engine::core::Core;
 use crate::engine::egress;
 use crate::engine::migration::Coming;
-use crate::engine::state::{FlowKind, FlowState, Nagle, Peer, TcpState};
+use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};

@@ -127,50 +127,6 @@ impl Conn {
         self.send.open_window(syn);
     }
 
-    /// Payload bytes of a segment to the guest at most: what it announced, within our bounds.
-    pub fn guest_mss(&self) -> u16 {
-        self.send.mss
-    }
-
-    /// Whether the connection is over: [`Action::Close`] was returned.
-    pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
-    }
-
-    /// Whether the handshake with the guest is not done yet.
-    pub fn is_half_open(&self) -> bool {
-        matches!(self.state, State::Connecting | State::SynAckSent | State::SynSent)
-    }
-
-    /// The first byte that the guest has not acknowledged, and the next that is expected of it: they move
-    /// with each sign that the guest knows of the connection.
-    pub(crate) fn progress(&self) -> [SeqNr; 2] {
-        [self.send.una, self.recv.nxt]
-    }
-
-    /// The sequence number behind the last one that was sent.
-    pub(crate) fn end_of_sent(&self) -> SeqNr {
-        self.send.max
-    }
-
-    /// Whether the guest has all of the peer's stream and has ended its own, so that nothing but its
-    /// acknowledgement of our FIN is left to come.
-    pub(crate) fn is_all_but_over(&self) -> bool {
-        let ended = self.recv.has_fin() && !self.recv.is_behind();
-        self.state == State::Established && ended && self.send.is_fin_all_that_waits()
-    }
-
-    /// Whether nothing is left to happen but that the connection is closed.
-    pub(crate) fn ends_next(&self) -> bool {
-        let done = self.state == State::Established && self.both_ended();
-        done || self.is_over()
-    }
-
-    /// Whether both streams have come to their ends, and both ends know.
-    fn both_ended(&self) -> bool {
-        self.recv.has_fin() && !self.recv.is_behind() && self.send.is_fin_acked()
-    }
-
     /// The link says that the guest's machine was set back to an earlier state, perhaps to one of before what it has
     /// said here: it is asked, and the first thing that does not fit resets both ends.
     pub fn on_guest_set_back(&mut self) {
@@ -178,22 +134,6 @@ impl Conn {
             self.send.doubt.arise();
             self.retry.probe_due = true;
         }
-    }
-
-    /// Where the connection stands, in one word for the operator.
-    pub(crate) fn stage(&self) -> &'static str {
-        match self.state {
-            State::Connecting => "connecting",
-            State::SynAckSent | State::SynSent => "handshake",
-            State::Established if self.recv.has_fin() || self.send.is_ended() => "half-closed",
-            State::Established => "established",
-            State::Closing { .. } | State::Closed => "closing",
-        }
-    }
-
-    /// When the guest or the socket last gave a sign of life.
-    pub(crate) fn active_at(&self) -> Timestamp {
-        self.active_at
     }
 
     /// Ends the flow from outside, for example at shutdown: the guest and the peer get a reset.
@@ -214,15 +154,6 @@ impl Conn {
         if self.state == State::Connecting {
             self.state = State::Closing { reset: false };
         }
-    }
-
-    /// The sequence number of the SYN with which the guest opens the connection.
-    pub(crate) fn guest_isn(&self) -> SeqNr {
-        self.recv.nxt - 1
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Closing { .. } | State::Closed)
     }
 
     /// A sign of life.
@@ -255,6 +186,20 @@ impl Conn {
             SocketEvent::Failed => self.fail(),
         }
         self.keep_time(now);
+    }
+
+    /// The socket has failed. What its peer has sent before is the guest's, as it is a direct client's: servers answer, and
+    /// reset because they have not read all of the question. The queue of the socket ends with the error, or as that of a
+    /// stream does if somebody was told of it before. The guest gets it within [`RESET_PATIENCE`] of the
+    /// failure, while what it sends is not taken; a guest that waits for a handshake with nobody is told at once.
+    fn fail(&mut self) {
+        if matches!(self.state, State::Established | State::SynAckSent) {
+            self.failed = true;
+            self.send.readable = true;
+            self.send.closing = true;
+        } else {
+            self.abort();
+        }
     }
 
     /// `bytes` is what the socket's send buffer can take now, payload and overhead considered: the
@@ -335,11 +280,6 @@ impl Conn {
             self.touch(now);
         }
         self.recv.on_kept(left);
-    }
-
-    /// Bytes that are kept, and that the guest was not told to have come.
-    pub(crate) fn kept(&self) -> u32 {
-        self.recv.kept()
     }
 
     pub(super) fn end_run(&mut self, taken: u32, kept: u32) {
@@ -574,13 +514,6 @@ impl Conn {
             return Some(Action::Close { reset: false });
         }
         None
-    }
-
-    /// Whether the guest has ended its stream and the peer has not: the acknowledgement of a FIN may wait,
-    /// for there is nothing left that the guest could send. In most cases the peer ends its own stream at
-    /// once, with a segment that says both.
-    fn waits_for_peers_end(&self) -> bool {
-        self.recv.has_fin() && !self.send.is_ended()
     }
 
     /// When that has waited for long enough.

@@ -32,7 +32,7 @@
 //!   that moves closer is noticed after each poll.
 //!
 //! # What an acknowledgement means
-//! We acknowledge what the host's kernel has accepted. That splits the connection in two: each half
+//! We acknowledge what the host's kernel has accepted, and nothing that we keep for it: see `receive`. That splits the connection in two: each half
 //! recovers its own losses, the kernel's congestion control and buffer tuning do their work, and
 //! no system call per segment is needed. passt does the same for bulk transfers, but for
 //! interactive ones acknowledges only what the far end has; here the guest never learns that.
@@ -61,6 +61,7 @@ pub mod limits;
 mod receive;
 mod retry;
 mod send;
+mod view;
 
 use crate::wire::seq::SeqNr;
 
