@@ -144,6 +144,7 @@ pub fn rings(data: &[u8]) {
         let stop = AtomicBool::new(false);
         let memory = guest.memory.file().try_clone().expect("a duplicate");
         let stop = &stop;
+        host.memory_changes = true;
         std::thread::scope(|scope| {
             scope.spawn(move || scribble(&memory, seed, stop));
             play(&mut input, &mut host, &mut guest);
