@@ -17,6 +17,7 @@ use super::marks::SocketMarks;
 use super::net::Epoch;
 use super::one_shots::Place;
 use super::pace::Pace;
+use super::tcp::Keepalive;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
@@ -211,6 +212,8 @@ pub(crate) struct TcpState {
     pub(crate) peer: Peer,
     /// What is to be written before anything else.
     pub(crate) backlog: Option<Box<Backlog>>,
+    /// The guest keeps it alive.
+    pub(crate) keepalive: Option<Keepalive>,
 }
 
 impl TcpState {
@@ -230,6 +233,7 @@ impl TcpState {
             admission: None,
             peer: Peer::There,
             backlog: None,
+            keepalive: None,
         }
     }
 }

@@ -118,6 +118,7 @@ const OPTIONS: &[Call] = &[
             libc::SO_SNDBUF as u32,
             libc::SO_RCVBUF as u32,
             libc::SO_OOBINLINE as u32,
+            libc::SO_KEEPALIVE as u32,
             libc::SO_LINGER as u32,
             libc::SO_PEEK_OFF as u32,
             libc::SO_BINDTODEVICE as u32,
@@ -161,7 +162,7 @@ const OPTIONS: &[Call] = &[
     ),
     options(
         libc::IPPROTO_TCP,
-        &[libc::TCP_NODELAY as u32, libc::TCP_NOTSENT_LOWAT as u32],
+        &[libc::TCP_NODELAY as u32, libc::TCP_NOTSENT_LOWAT as u32, libc::TCP_KEEPIDLE as u32],
         "src/engine/listen/open.rs: set_tcp_nodelay",
     ),
     options(libc::SOL_UDP, &[libc::UDP_GRO as u32], "src/sys/datagram.rs: libc::UDP_GRO"),
@@ -647,12 +648,14 @@ mod tests {
         ("set_ipv6_v6only", "IPV6_V6ONLY"),
         ("set_socket_broadcast", "SO_BROADCAST"),
         ("set_socket_linger", "SO_LINGER"),
+        ("set_socket_keepalive", "SO_KEEPALIVE"),
         ("set_socket_oobinline", "SO_OOBINLINE"),
         ("set_socket_recv_buffer_size", "SO_RCVBUF"),
         ("set_socket_reuseaddr", "SO_REUSEADDR"),
         ("set_socket_send_buffer_size", "SO_SNDBUF"),
         // Of pesto, which may set any option of this level.
         ("set_socket_timeout", "SOL_SOCKET"),
+        ("set_tcp_keepidle", "TCP_KEEPIDLE"),
         ("set_tcp_nodelay", "TCP_NODELAY"),
         ("set_tcp_quickack", "TCP_QUICKACK"),
     ];

@@ -2,29 +2,22 @@
 //! (`TCP_NOTSENT_LOWAT`), which takes a limit again on the engine's sockets.
 
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use passt::wire::DropReason;
-use rustix::net::getpeername;
 
 use crate::guest::until;
 use crate::namespace::isolated;
+use crate::sockets::connected_to;
 use crate::tcp::{Pair, noise, read_some};
 use crate::world::{FAMILIES, OFFLOADS, PLAIN, Setup, World};
 
-/// Limits what all sockets of this process that are connected to `to` take and have not sent. Whether there are any.
-fn limit_unsent(to: SocketAddr, bytes: libc::c_int) -> bool {
-    let own = std::fs::read_dir("/proc/self/fd").expect("procfs");
-    let numbers = own.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
-    let mut found = false;
-    for number in numbers.collect::<Vec<_>>() {
-        // SAFETY: the descriptor is open, or getpeername(2) fails: nothing else runs in this process.
-        let socket = unsafe { BorrowedFd::borrow_raw(number) };
-        let peer = getpeername(socket).ok().flatten();
-        if peer.and_then(|peer| SocketAddr::try_from(peer).ok()) != Some(to) {
-            continue;
-        }
+/// Limits what all sockets of this process that are connected to `to` take and have not sent.
+fn limit_unsent(to: SocketAddr, bytes: libc::c_int) {
+    let sockets = connected_to(to);
+    assert!(!sockets.is_empty(), "the engine's socket");
+    for socket in sockets {
         // SAFETY: the kernel reads an integer that lives as long as the call.
         let done = unsafe {
             libc::setsockopt(
@@ -36,9 +29,7 @@ fn limit_unsent(to: SocketAddr, bytes: libc::c_int) -> bool {
             )
         };
         assert_eq!(done, 0, "setsockopt");
-        found = true;
     }
-    found
 }
 
 #[test]
@@ -53,7 +44,7 @@ fn what_a_socket_does_not_take_is_not_lost() {
                     world.port.keep_tails(bytes);
                 }
                 let mut pair = Pair::connect(world, setup.mtu, family);
-                assert!(limit_unsent(family.host_at(8000), 4096), "the engine's socket");
+                limit_unsent(family.host_at(8000), 4096);
                 pair.upload(&data);
                 let world = pair.finish();
                 assert_eq!(world.drops(DropReason::SocketFull), 0);
@@ -70,7 +61,7 @@ fn a_connection_ends_when_its_peer_has_what_its_socket_did_not_take() {
             let setup = Setup { mtu: 9000, ..Setup::default() };
             let Pair { mut world, mut guest, handle, mut peer } =
                 Pair::connect(World::new(&setup), setup.mtu, family);
-            assert!(limit_unsent(family.host_at(8000), 4096), "the engine's socket");
+            limit_unsent(family.host_at(8000), 4096);
             // The peer says that it has no more to say, and reads nothing until the guest has said all.
             peer.shutdown(Shutdown::Write).expect("connected");
             let mut sent = 0;

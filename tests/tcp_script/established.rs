@@ -54,10 +54,21 @@ fn rfc9293_3_10_7_4_data_beyond_the_window_is_dropped() {
 fn rfc9293_3_8_4_keepalive_probe_is_answered() {
     script(&[
         OPEN,
-        "> A 0 ack=1 -x Old",
+        "> A 0 ack=1 -x Keepalive",
         "< A 1 ack=1",
         "t 140",
-        "> A 0+1 ack=1 -x Old",
+        "> A 0+1 ack=1 -x Keepalive",
+        "< A 1 ack=1",
+    ]);
+    // One of the window is none.
+    script(&[
+        OPEN,
+        "room 0",
+        "> A 1+10 ack=1 -> 0 10",
+        "w 0",
+        "< A 1 ack=1 win=0",
+        "watch",
+        "> A 0 ack=1 -x Old",
         "< A 1 ack=1",
     ]);
 }

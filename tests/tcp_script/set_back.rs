@@ -150,7 +150,7 @@ fn where_the_link_has_told_who_agrees_is_believed() {
 
 #[test]
 fn keepalive_probes_are_no_contradiction() {
-    let probe = "> A 500 ack=1 -x Old\n< A 1 ack=501\nt 2200";
+    let probe = "> A 500 ack=1 -x Keepalive\n< A 1 ack=501\nt 2200";
     script(&[OPEN, UPLOAD, probe, probe, probe]);
 }
 

@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
 
 use super::drive::has_ended;
+use super::keepalive;
 use super::kept::{self, InBatch, InMemory, Payload};
 use super::{add, opening, peek_offset};
 use crate::engine::core::Core;
@@ -18,7 +19,7 @@ use crate::engine::unreachable::{reason_of, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Conn, Flags, SocketEvent, reset_for};
+use crate::flow::tcp::{Conn, Drop, Flags, SocketEvent, reset_for};
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -160,10 +161,13 @@ pub(in crate::engine) fn from_guest(
         return Err(DropReason::LinkDown);
     }
     let accept = tcp.conn.on_segment(core.now, &head.segment);
-    core.flows.mark_ready(id);
     if let Some(reason) = accept.dropped {
         log::trace!("{id:?}: segment from guest not used: {reason}");
+        if reason == Drop::Keepalive {
+            keepalive::on_probe(&mut tcp.keepalive, flow.state.socket.as_fd(), core.now);
+        }
     }
+    core.flows.mark_ready(id);
     if accept.len > 0 {
         let offset = ip.l4_offset as u32 + head.header_len + accept.skip;
         run.parts.push(Part { frame: index, offset, len: accept.len });

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `from_guest` | segments of the guest: to their flow, in runs; new connections outward |
 //! | `inbound` | connections that a listening socket has accepted |
+//! | `keepalive` | guests that keep their connections alive |
 //! | `kept` | bytes of the guest that sockets have not taken yet |
 //! | `drive` | events, timers, and what the machine wants done about them |
 //! | `refused` | connections that the host could not make |
@@ -15,6 +16,7 @@ mod data;
 mod drive;
 mod from_guest;
 mod inbound;
+mod keepalive;
 mod kept;
 mod moved;
 mod refused;
@@ -27,6 +29,7 @@ use rustix::event::epoll::EventFlags;
 pub(super) use drive::{drive, on_event, on_guest_set_back, on_room, on_timer};
 pub(super) use from_guest::{StreamRuns, from_guest, whole_from_guest};
 pub(super) use inbound::accepted;
+pub(super) use keepalive::Keepalive;
 pub(super) use moved::{end, end_all, go_on, leave, lose, reset, take_over};
 
 use super::core::{Core, Settings};

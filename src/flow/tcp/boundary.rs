@@ -24,8 +24,10 @@ impl Accept {
 /// Why a segment from the guest was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drop {
-    /// Everything in it was received before: a retransmission, or a keepalive probe.
+    /// Everything in it was received before: a retransmission, or a window probe.
     Old,
+    /// It asks whether the connection still lives (RFC 9293, section 3.8.4).
+    Keepalive,
     /// It starts beyond the next byte expected; the guest will send it again.
     OutOfOrder,
     /// It lies beyond the window.
@@ -49,6 +51,7 @@ impl std::fmt::Display for Drop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Old => "all of it was received before",
+            Self::Keepalive => "a keepalive probe",
             Self::OutOfOrder => "out of order",
             Self::OutsideWindow => "outside of the window",
             Self::BadAck => "it acknowledges what was not sent",

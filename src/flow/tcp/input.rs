@@ -211,7 +211,11 @@ impl Conn {
     /// it is a keepalive or window probe, which comes from just before the next byte.
     fn reject_sequence(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         let is_old = seg.seq.before(self.recv.expected());
-        let reason = if is_old { Drop::Old } else { Drop::OutsideWindow };
+        let reason = match is_old {
+            true if self.recv.is_keepalive(seg) => Drop::Keepalive,
+            true => Drop::Old,
+            false => Drop::OutsideWindow,
+        };
         let is_empty = seg.sequence_len() == 0;
         let contradicts =
             is_old && self.may_be_set_back(seg) && self.send.doubt.grow(Self::slice(now));

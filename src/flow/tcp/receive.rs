@@ -223,6 +223,13 @@ impl Receive {
         }
     }
 
+    /// Whether an old segment asks nothing but whether the connection still lives: it comes from just before the next byte,
+    /// with a byte or without one, while the window is open.
+    pub(crate) fn is_keepalive(&self, seg: &Segment) -> bool {
+        let is_last = seg.seq + 1 == self.expected() && seg.sequence_len() <= 1;
+        is_last && !self.ended() && !self.is_behind() && self.promised() > 0
+    }
+
     /// Adds `len` bytes, and the FIN, to the run.
     pub(crate) fn offer(&mut self, len: u32, fin: bool) {
         self.offered = self.offered.saturating_add(len);

@@ -1,0 +1,47 @@
+//! Guests that keep their connections alive: their peers are to hear of it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use crate::datagrams::known;
+use crate::namespace::isolated;
+use crate::packet::{self, ACK};
+use crate::sockets::connected_to;
+use crate::world::{FAMILIES, Setup};
+
+const TURNS: usize = 64;
+
+#[test]
+fn the_host_s_socket_asks_as_often_as_the_guest_does() {
+    isolated(|| {
+        for family in FAMILIES {
+            let to = family.host_at(8000);
+            let listener = TcpListener::bind(to).expect("a free port");
+            let mut world = known(&Setup::default());
+            let guest = SocketAddr::new(family.guest(), 40000);
+            let (ack, _peer) = world.open(&listener, (guest, to));
+            world.send(packet::tcp(guest, to, ACK, (1001, ack), b"data"));
+            world.settle(TURNS);
+            let socket = connected_to(to).pop().expect("the engine's socket");
+            assert_eq!(sockopt::socket_keepalive(&socket), Ok(false));
+            let kernels = sockopt::tcp_keepidle(&socket).expect("getsockopt");
+            // How long the guest was silent; how long the host's socket is to be, at most.
+            let often = Duration::from_secs(10);
+            let pauses =
+                [(1000, kernels), (90, Duration::from_secs(90)), (300, Duration::from_secs(90))];
+            for (pause, idle) in
+                pauses.into_iter().chain([(45, Duration::from_secs(45)), (1, often)])
+            {
+                world.skip(Duration::from_secs(pause));
+                world.received();
+                world.send(packet::tcp(guest, to, ACK, (1004, ack), &[]));
+                world.settle(TURNS);
+                assert!(!world.received().is_empty(), "the guest is answered");
+                assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+                assert_eq!(sockopt::tcp_keepidle(&socket), Ok(idle), "after {pause} s");
+            }
+        }
+    });
+}
