@@ -199,7 +199,8 @@ impl Slot {
             && !self.starts.any(&(units.start + 1..units.end))
             && self.arrived.all(units)
             && ends_here
-            && more == (self.total != Some(end))
+            && (more || self.total.is_some())
+            && self.agrees_on_end(end, more)
     }
 
     /// Whether a fragment that ends at `end` fits what is known about the end of the datagram.

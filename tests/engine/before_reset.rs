@@ -1,6 +1,7 @@
 //! What a peer has sent before it resets a connection: a server that refuses a request which it has not read.
 
 use std::io::Write;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
@@ -17,9 +18,8 @@ const SIZES: [usize; 2] = [300, 60_000];
 fn an_answer_before_a_reset_is_the_guest_s() {
     isolated(|| {
         for (family, caps) in FAMILIES.into_iter().flat_map(|f| [(f, PLAIN), (f, OFFLOADS)]) {
-            for (size, peek_offset) in
-                SIZES.into_iter().flat_map(|size| [(size, true), (size, false)])
-            {
+            let sizes = SIZES.into_iter().flat_map(|size| [(size, true), (size, false)]);
+            for ((size, peek_offset), ends) in sizes.flat_map(|one| [(one, true), (one, false)]) {
                 let setup = Setup { caps, peek_offset, ..Setup::default() };
                 let Pair { mut world, mut guest, handle, mut peer } =
                     Pair::connect(World::new(&setup), setup.mtu, family);
@@ -29,8 +29,12 @@ fn an_answer_before_a_reset_is_the_guest_s() {
                 });
                 let answer = noise(size);
                 peer.write_all(&answer).expect("room");
+                // Half of all servers say first that they have no more to say.
+                if ends {
+                    peer.shutdown(Shutdown::Write).expect("connected");
+                }
                 drop(peer);
-                let mut got = Vec::new();
+                let (mut got, mut ended) = (Vec::new(), false);
                 let end = Instant::now() + Duration::from_secs(20);
                 while guest.tcp_mut(handle).state() != State::Closed {
                     assert!(Instant::now() < end, "{} bytes, and no reset", got.len());
@@ -46,12 +50,14 @@ fn an_answer_before_a_reset_is_the_guest_s() {
                     }
                     world.turn(Duration::from_millis(1));
                     guest.poll(&mut world);
+                    ended |= guest.tcp_mut(handle).state() == State::CloseWait;
                 }
                 let mut chunk = vec![0; size];
                 if let Ok(len) = guest.tcp_mut(handle).recv_slice(&mut chunk) {
                     got.extend_from_slice(&chunk[..len]);
                 }
                 assert!(got == answer, "{} of {size} bytes", got.len());
+                assert_eq!(ended, ends, "the end of the answer");
                 assert_eq!(world.engine.flow_count(), 0);
             }
         }

@@ -121,7 +121,7 @@ mod peer_closed {
     #[test]
     fn reset_and_failure_close() {
         script(&[OPEN, PEER_CLOSED, "> R 1", "reset"]);
-        script(&[OPEN, PEER_CLOSED, "! failed", "< RA 2 ack=1", "reset"]);
+        script(&[OPEN, PEER_CLOSED, "! failed", "> A 1 ack=2", "< RA 2 ack=1", "reset"]);
     }
 
     #[test]

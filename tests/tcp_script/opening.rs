@@ -117,6 +117,10 @@ mod syn_ack_sent {
             = drained 300
             data 300 8760 301
             = failed
+            > A 1 ack=301 win=78
+            discard 300
+            data 0 8760 301
+            = failed
             < RA 301 ack=1
             reset";
         script(&[OUTBOUND, answers]);

@@ -150,6 +150,7 @@ fn event(name: &str) -> SocketEvent {
         "peerclosed" => SocketEvent::PeerClosed,
         "hungup" => SocketEvent::HungUp,
         "failed" => SocketEvent::Failed,
+        "failedafterend" => SocketEvent::FailedAfterEnd,
         _ => panic!("no such event: {name}"),
     }
 }

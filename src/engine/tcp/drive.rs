@@ -43,7 +43,9 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
     if has(EventFlags::ERR) && tcp.connecting {
         refused::on_error(tcp, flow.state.socket.as_fd(), now);
     } else if has(EventFlags::ERR) && tcp.peer != Peer::Done {
-        tcp.conn.on_socket(now, SocketEvent::Failed);
+        let error = sockopt::socket_error(flow.state.socket.as_fd());
+        let event = error.ok().and_then(Result::err).map_or(SocketEvent::Failed, refused::failure);
+        tcp.conn.on_socket(now, event);
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
@@ -175,8 +177,8 @@ pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
     if tcp.connecting || !stream::is_closed(socket) {
         return;
     }
-    let failed = sockopt::socket_error(socket).is_ok_and(|error| error.is_err());
-    let event = if failed { SocketEvent::Failed } else { SocketEvent::HungUp };
+    let error = sockopt::socket_error(socket).ok().and_then(Result::err);
+    let event = error.map_or(SocketEvent::HungUp, refused::failure);
     tcp.conn.on_socket(now, event);
     out.select(flow.state.queue);
     drive(core, out, id);

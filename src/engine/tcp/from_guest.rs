@@ -8,9 +8,8 @@ use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
 
 use super::drive::has_ended;
-use super::keepalive;
 use super::kept::{self, InBatch, InMemory, Payload};
-use super::{add, opening, peek_offset};
+use super::{add, keepalive, opening, peek_offset, refused};
 use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
 use crate::engine::reserved_port;
@@ -117,7 +116,7 @@ fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
         && errno != Errno::AGAIN
     {
         log::debug!("{id:?} (TCP connection): write: {errno}");
-        tcp.conn.on_socket(now, SocketEvent::Failed);
+        tcp.conn.on_socket(now, refused::failure(errno));
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use passt_frame::{Errno, FromGuestLease, Part};
 use rustix::net::{self as rnet, SendFlags};
 
+use super::refused;
 use crate::engine::state::{Backlog, Budget, Peer, TcpState};
 use crate::flow::tcp::SocketEvent;
 use crate::time::Timestamp;
@@ -80,8 +81,8 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
                 tcp.backlog = Some(backlog);
                 return false;
             }
-            Err(_) => {
-                tcp.conn.on_socket(now, SocketEvent::Failed);
+            Err(errno) => {
+                tcp.conn.on_socket(now, refused::failure(errno));
                 return true;
             }
         }

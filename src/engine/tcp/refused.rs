@@ -42,6 +42,13 @@ pub(super) fn on_error(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestam
     }
 }
 
+/// What it means that a socket whose connection was made reports `error`: a reset that comes after the peer has ended its
+/// stream is `EPIPE` to Linux. Of a socket whose error somebody has taken, a write says that, too: who was told first is
+/// believed.
+pub(super) fn failure(error: Errno) -> SocketEvent {
+    if error == Errno::PIPE { SocketEvent::FailedAfterEnd } else { SocketEvent::Failed }
+}
+
 /// The connection is made: errors of the network do not end it any more.
 pub(super) fn on_connected(tcp: &mut TcpState, socket: BorrowedFd<'_>) {
     if std::mem::take(&mut tcp.probes) {

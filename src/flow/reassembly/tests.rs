@@ -151,6 +151,7 @@ fn fragments_that_disagree_about_the_end_condemn_the_datagram() {
     for cuts in [
         [(8..13, false), (16..24, false)], // two ends
         [(8..13, false), (8..14, false)],  // two ends in one unit
+        [(8..13, false), (8..16, true)],   // the same, of which one is none
         [(8..16, false), (8..16, true)],   // the last is not
         [(8..16, true), (8..16, false)],   // what was not is the last
         [(8..16, false), (16..24, true)],  // behind the end

@@ -79,6 +79,8 @@ pub enum SocketEvent {
     HungUp,
     /// The socket has failed, `connect` included.
     Failed,
+    /// The socket has failed after the peer had ended its stream.
+    FailedAfterEnd,
 }
 
 /// What came of an [`Action::SendData`].

@@ -30,6 +30,19 @@ pub(super) enum State {
     Closed,
 }
 
+/// What a socket that has failed still has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// It has not failed.
+    None,
+    /// What is in its queue.
+    Queue,
+    /// That, and the end of the peer's stream.
+    QueueAndEnd,
+    /// Nothing.
+    Nothing,
+}
+
 /// What the caller chooses for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
@@ -68,8 +81,8 @@ pub struct Conn {
     /// The flags of a reset that is to be sent; none for no reset.
     pub(super) rst_due: Flags,
     pub(super) shutdown_due: bool,
-    /// The socket has failed; what its queue still has is for the guest. `active_at` is when, from then on.
-    pub(super) failed: bool,
+    /// Whether the socket has failed; `active_at` is when, from then on.
+    pub(super) failure: Failure,
     /// The acknowledgement of data that waits.
     held_ack: HeldAck,
 }
@@ -106,7 +119,7 @@ impl Conn {
             syn_due: false,
             rst_due: Flags::default(),
             shutdown_due: false,
-            failed: false,
+            failure: Failure::None,
             held_ack: HeldAck::new(config.acks_may_wait),
         }
     }
@@ -158,7 +171,7 @@ impl Conn {
 
     /// A sign of life.
     pub(super) fn touch(&mut self, now: Timestamp) {
-        if !self.failed {
+        if !self.has_failed() {
             self.active_at = now;
             self.probes = 0;
         }
@@ -178,27 +191,40 @@ impl Conn {
             SocketEvent::Connected => {}
             SocketEvent::Readable => self.send.readable = true,
             SocketEvent::Writable => self.recv.on_writable(),
-            SocketEvent::HungUp if self.is_half_open() && !self.failed => self.abort(),
+            SocketEvent::HungUp if self.is_half_open() && !self.has_failed() => self.abort(),
             SocketEvent::PeerClosed | SocketEvent::HungUp => {
                 self.send.readable = true;
                 self.send.closing = true;
             }
-            SocketEvent::Failed => self.fail(),
+            SocketEvent::Failed => self.fail(Failure::Queue),
+            SocketEvent::FailedAfterEnd => self.fail(Failure::QueueAndEnd),
         }
         self.keep_time(now);
     }
 
-    /// The socket has failed. What its peer has sent before is the guest's, as it is a direct client's: servers answer, and
-    /// reset because they have not read all of the question. The queue of the socket ends with the error, or as that of a
-    /// stream does if somebody was told of it before. The guest gets it within [`RESET_PATIENCE`] of the
-    /// failure, while what it sends is not taken; a guest that waits for a handshake with nobody is told at once.
-    fn fail(&mut self) {
-        if matches!(self.state, State::Established | State::SynAckSent) {
-            self.failed = true;
+    /// The socket has failed, and what is `left` is the guest's, as it is a direct client's: servers answer, and reset because
+    /// they have not read all of the question. Then the guest is told, once it has acknowledged all of that or when
+    /// [`RESET_PATIENCE`] is over; nothing that it sends meanwhile is taken. A guest that waits for a handshake with nobody
+    /// is told at once.
+    fn fail(&mut self, left: Failure) {
+        if !matches!(self.state, State::Established | State::SynAckSent) {
+            return self.abort();
+        }
+        if !self.has_failed() {
+            self.failure = left;
             self.send.readable = true;
             self.send.closing = true;
-        } else {
-            self.abort();
+        }
+    }
+
+    /// The queue of a socket that has failed ends here: with the error, or as that of a stream does if somebody was told of
+    /// the error before.
+    fn on_end_of_failed(&mut self, result: DataResult) {
+        match result {
+            DataResult::Eof if self.failure == Failure::QueueAndEnd => _ = self.send.end(),
+            // Without a peek offset, the end shows when all was acknowledged.
+            DataResult::Empty if self.send.is_outstanding() => self.send.readable = false,
+            _ => (self.failure, self.send.readable) = (Failure::Nothing, false),
         }
     }
 
@@ -233,14 +259,8 @@ impl Conn {
         if self.is_over() || sending == Sending::No {
             return;
         }
+        let at_end = sending == Sending::Next && self.send.nxt == self.send.max;
         match result {
-            // It fails only once nothing else is in the queue. Without a peek offset, that shows when all was acknowledged.
-            DataResult::Empty if self.failed && self.send.is_outstanding() => {
-                self.send.readable = false;
-            }
-            _ if self.failed && !matches!(result, DataResult::Sent { .. } | DataResult::NoRoom) => {
-                self.abort();
-            }
             DataResult::Sent { bytes, drained } => {
                 debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
@@ -252,11 +272,10 @@ impl Conn {
                     self.send.readable &= !drained || self.send.closing;
                 }
             }
-            DataResult::Empty if sending == Sending::Next && self.send.nxt == self.send.max => {
-                self.send.readable = false;
-            }
-            DataResult::Eof if sending == Sending::Next && self.send.end() => {}
             DataResult::NoRoom => self.send.no_room = true,
+            _ if at_end && self.has_failed() => self.on_end_of_failed(result),
+            DataResult::Empty if at_end => self.send.readable = false,
+            DataResult::Eof if at_end => _ = self.send.end(),
             // What the guest has not acknowledged must still be in the queue: the socket is dead.
             DataResult::Empty | DataResult::Eof | DataResult::Failed => self.abort(),
         }
@@ -300,7 +319,7 @@ impl Conn {
         let established = self.state == State::Established;
         let soonest = if established { self.keepalive_at().min(idle) } else { idle };
         let look = if established { self.recv.look_at(self.active_at) } else { None };
-        let reset = self.failed.then_some(self.active_at + RESET_PATIENCE);
+        let reset = self.has_failed().then_some(self.active_at + RESET_PATIENCE);
         let others = [self.retry.deadline(), self.fin_ack_at(), look, reset];
         others.into_iter().flatten().chain([soonest]).min()
     }
@@ -334,7 +353,7 @@ impl Conn {
             }
             return;
         }
-        let patience = if self.failed { RESET_PATIENCE } else { INACTIVITY };
+        let patience = if self.has_failed() { RESET_PATIENCE } else { INACTIVITY };
         if now.since(self.active_at) >= patience {
             return self.abort();
         }
@@ -441,10 +460,6 @@ impl Conn {
     }
 
     fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
-        if self.failed && self.send.is_end_reached() {
-            self.abort();
-            return self.poll_common();
-        }
         self.recv.on_time(self.active_at, now);
         if self.shutdown_due && !self.recv.is_behind() {
             self.shutdown_due = false;
@@ -508,6 +523,11 @@ impl Conn {
         }
         if self.recv.take_watch() {
             return Some(Action::WatchWritable);
+        }
+        let all_said = self.failure == Failure::Nothing || self.send.is_end_sent();
+        if self.has_failed() && all_said && !self.send.is_outstanding() {
+            self.abort();
+            return self.poll_common();
         }
         if self.both_ended() {
             self.state = State::Closed;

@@ -83,7 +83,7 @@ impl Conn {
     /// The connection as plain data. `None` if it is not synchronised, over, or about to be reset. `peer_ended`: the socket has the
     /// peer's FIN, even if the machine has not come across it yet.
     pub fn image(&self, peer_ended: bool) -> Option<Image> {
-        if self.state != State::Established || self.failed {
+        if self.state != State::Established || self.has_failed() {
             return None;
         }
         let (send, recv) = (&self.send, &self.recv);

@@ -131,7 +131,8 @@ impl Conn {
         if seg.has(Flags::SYN) {
             return self.challenge(now, Drop::BadSyn);
         }
-        if !self.recv.is_acceptable(seg) {
+        let again = self.recv.is_within_kept(seg);
+        if !again && !self.recv.is_acceptable(seg) {
             return self.reject_sequence(now, seg);
         }
         if !seg.has(Flags::ACK) {
@@ -145,11 +146,17 @@ impl Conn {
         } else if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
             return self.reset_both(Drop::BadAck);
         }
-        match self.send.on_ack(seg) {
+        // It is the latest that the guest has said, wherever it stands.
+        let seq = if again { self.recv.expected() } else { seg.seq };
+        match self.send.on_ack(&Segment { seq, ..*seg }) {
             Acked::Progress => self.retry.progress(),
             Acked::Probe if self.send.window_bytes() > 0 => self.retry.progress(),
             Acked::Probe => self.retry.answered(),
             Acked::Nothing => {}
+        }
+        if again && seg.sequence_len() > 0 {
+            self.demand_acks(1);
+            return Accept::dropped(Drop::Old);
         }
         self.segment_text(seg)
     }
@@ -217,6 +224,10 @@ impl Conn {
             false => Drop::OutsideWindow,
         };
         let is_empty = seg.sequence_len() == 0;
+        if self.recv.is_behind() && !self.send.doubt.is_known() {
+            // What came late before counts no more than this.
+            self.send.doubt.dispel();
+        }
         let contradicts =
             is_old && self.may_be_set_back(seg) && self.send.doubt.grow(Self::slice(now));
         let is_stale = seg.has(Flags::ACK) && self.send.is_ack_stale(seg.ack);
@@ -233,14 +244,14 @@ impl Conn {
     }
 
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
-    /// the guest has sent, unless it is a probe. What was not acknowledged is sent again by each guest.
+    /// the guest has sent, unless it is a probe. While something is kept, guests repeat and probe from where they have heard
+    /// that we are, which moves.
     fn may_be_set_back(&self, seg: &Segment) -> bool {
-        let known =
-            if self.recv.is_behind() { self.recv.acknowledged() } else { self.recv.expected() };
-        let behind = known.offset_from(seg.seq);
-        let is_probe = behind <= i32::from(seg.sequence_len() == 0);
+        let behind = self.recv.expected().offset_from(seg.seq);
+        let is_probe = seg.sequence_len() == 0 && behind <= 1;
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
-        !is_probe && is_near && self.send.is_ack_plausible(seg.ack)
+        let waits = is_probe || self.recv.is_behind();
+        !waits && is_near && self.send.is_ack_plausible(seg.ack)
     }
 
     /// Payload and FIN of an acceptable segment.
@@ -251,7 +262,7 @@ impl Conn {
         if self.recv.ended() {
             return Accept::dropped(Drop::AfterFin);
         }
-        if self.failed {
+        if self.has_failed() {
             return Accept::dropped(Drop::Closed);
         }
         let skip = self.recv.expected().offset_from(seg.seq);

@@ -223,6 +223,13 @@ impl Receive {
         }
     }
 
+    /// Whether a segment comes from within what is kept, and has nothing new: what was not acknowledged, again, or what a
+    /// guest says that takes the closed window for the end of what it may number.
+    pub(crate) fn is_within_kept(&self, seg: &Segment) -> bool {
+        let end = seg.seq + seg.sequence_len();
+        self.is_behind() && !seg.seq.before(self.acknowledged()) && !end.after(self.expected())
+    }
+
     /// Whether an old segment asks nothing but whether the connection still lives: it comes from just before the next byte,
     /// with a byte or without one, while the window is open.
     pub(crate) fn is_keepalive(&self, seg: &Segment) -> bool {
@@ -260,7 +267,9 @@ impl Receive {
         self.offered = 0;
         self.room = if short { 0 } else { self.room.saturating_sub(taken) };
         if short {
-            (self.fresh, self.update_due) = (true, true);
+            self.fresh = true;
+            // Once: the same window again looks like a duplicate.
+            self.update_due |= self.promised() > 0;
             self.cut |= !whole;
             self.watch();
         } else {
@@ -426,13 +435,13 @@ impl Receive {
     }
 
     /// The window field. Rounded up where there is room, lest the edge creep back by the
-    /// granularity of the scale with each segment. What is kept stays within it: a guest says nothing from beyond the edge.
+    /// granularity of the scale with each segment. Closed while something is kept, though the guest has sent more: it shall wait
+    /// for the socket, however long that takes, and not give up because what it repeats is not acknowledged.
     pub(crate) fn field(&self) -> u16 {
-        let (window, granule) = (self.window(), self.granule());
         if self.is_behind() {
-            let behind = self.nxt.offset_from(self.acknowledged()).unsigned_abs();
-            return u16::try_from(behind.div_ceil(granule)).unwrap_or(u16::MAX);
+            return 0;
         }
+        let (window, granule) = (self.window(), self.granule());
         let up = window.div_ceil(granule);
         let fits = up * granule <= self.room;
         let field = if fits { up } else { window / granule };

@@ -183,11 +183,6 @@ impl Send {
         self.ended
     }
 
-    /// Whether all of the peer's stream was sent.
-    pub(crate) fn is_end_reached(&self) -> bool {
-        self.ended && !self.nxt.before(self.eof)
-    }
-
     fn is_fin_sent(&self) -> bool {
         self.ended && self.nxt.after(self.eof)
     }
@@ -312,7 +307,8 @@ impl Send {
     /// acknowledgement will come, a remainder smaller than a segment waits.
     pub(crate) fn next_bytes(&self, cautious: bool) -> u32 {
         let known = self.nxt != self.max;
-        if self.no_room || self.is_end_reached() || !(self.readable || known) {
+        let at_end = self.ended && !self.nxt.before(self.eof);
+        if self.no_room || at_end || !(self.readable || known) {
             return 0;
         }
         let usable = self.usable(cautious).min(self.until_eof());

@@ -2,7 +2,7 @@
 
 #[cfg(doc)]
 use super::boundary::Action;
-use super::conn::{Conn, State};
+use super::conn::{Conn, Failure, State};
 use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
@@ -90,6 +90,6 @@ impl Conn {
 
     /// Whether the socket has failed, and the guest may not have been told.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed
+        self.failure != Failure::None
     }
 }
