@@ -122,10 +122,9 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// another process has the processor.
 pub(crate) const UDP_BUFFER_BYTES: i32 = 2 << 20;
 
-/// How often the host's socket of a connection asks whether its peer is there, at most and at least, where the guest asks for
-/// itself: a guest's retransmissions of one byte look like such questions, and more than two hours is what no host does.
+/// Least pause after which the host's socket of a connection asks whether its peer is there, where the guest asks for itself: a
+/// guest's retransmissions of one byte look like such questions.
 pub(crate) const KEEPALIVE_LEAST: Duration = Duration::from_secs(10);
-pub(crate) const KEEPALIVE_MOST: Duration = Duration::from_secs(7200);
 
 /// Bytes that are kept of what sockets did not take though they had room: of all connections together, and of each. It is
 /// little, and seldom: what the kernel counts besides the payload.

@@ -1,6 +1,6 @@
 //! What a peer has sent before it resets a connection: a server that refuses a request which it has not read.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,51 @@ fn an_answer_before_a_reset_is_the_guest_s() {
                 assert_eq!(ended, ends, "the end of the answer");
                 assert_eq!(world.engine.flow_count(), 0);
             }
+        }
+    });
+}
+
+/// A server that has answered and closed, and to which the guest says more: that is what is answered by a reset.
+#[test]
+fn an_end_is_one_though_the_guest_goes_on_and_ends_as_well() {
+    isolated(|| {
+        for (family, peek_offset) in FAMILIES.into_iter().flat_map(|f| [(f, true), (f, false)]) {
+            let setup = Setup { peek_offset, ..Setup::default() };
+            let Pair { mut world, mut guest, handle, mut peer } =
+                Pair::connect(World::new(&setup), setup.mtu, family);
+            guest.tcp_mut(handle).send_slice(b"a request").expect("connected");
+            let mut request = [0; 9];
+            until(&mut world, &mut guest, "the request", |_, _| peer.read(&mut request).is_ok());
+            let answer = noise(60_000);
+            peer.write_all(&answer).expect("room");
+            drop(peer);
+            // Before it has read anything, and with the end in the same turn.
+            let socket = guest.tcp_mut(handle);
+            socket.send_slice(b"thanks").expect("room");
+            socket.close();
+            let (mut got, mut ended) = (Vec::new(), false);
+            let end = Instant::now() + Duration::from_secs(20);
+            while guest.tcp_mut(handle).state() != State::Closed {
+                assert!(Instant::now() < end, "{} bytes, and no end", got.len());
+                let mut chunk = [0; 20_000];
+                if let Ok(len) = guest.tcp_mut(handle).recv_slice(&mut chunk) {
+                    got.extend_from_slice(&chunk[..len]);
+                }
+                guest.poll(&mut world);
+                world.turn(Duration::from_millis(1));
+                guest.poll(&mut world);
+                let state = guest.tcp_mut(handle).state();
+                ended |= matches!(state, State::Closing | State::TimeWait | State::LastAck);
+                if state == State::TimeWait {
+                    break;
+                }
+            }
+            let mut chunk = vec![0; answer.len()];
+            while let Ok(len @ 1..) = guest.tcp_mut(handle).recv_slice(&mut chunk) {
+                got.extend_from_slice(&chunk[..len]);
+            }
+            assert!(got == answer, "{} bytes", got.len());
+            assert!(ended, "the end of the answer");
         }
     });
 }

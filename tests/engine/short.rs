@@ -2,9 +2,10 @@
 //! (`TCP_NOTSENT_LOWAT`), which takes a limit again on the engine's sockets.
 
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use passt::sys::socket::set_int;
 use passt::wire::DropReason;
 
 use crate::guest::until;
@@ -18,17 +19,8 @@ fn limit_unsent(to: SocketAddr, bytes: libc::c_int) {
     let sockets = connected_to(to);
     assert!(!sockets.is_empty(), "the engine's socket");
     for socket in sockets {
-        // SAFETY: the kernel reads an integer that lives as long as the call.
-        let done = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_NOTSENT_LOWAT,
-                (&raw const bytes).cast(),
-                size_of_val(&bytes) as libc::socklen_t,
-            )
-        };
-        assert_eq!(done, 0, "setsockopt");
+        set_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+            .expect("setsockopt");
     }
 }
 

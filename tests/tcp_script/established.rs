@@ -231,6 +231,23 @@ fn failed_socket_resets_both() {
          reset",
     ]);
     script(&[OPEN, "! readable", "data 0 8760 1", "= failed", "< RA 1 ack=1", "reset"]);
+    // Who is told first by a read waits as well.
+    script(&[
+        OPEN,
+        "! readable
+         data 0 8760 1
+         = sent 8760
+         > A 1 ack=4381
+         discard 4380
+         data 4380 4380 8761
+         = failed
+         > A 1 ack=8761
+         discard 4380
+         data 0 8760 8761
+         = eof
+         < RA 8761 ack=1
+         reset",
+    ]);
 }
 
 /// The socket has failed, with 300 bytes in its queue.
@@ -280,6 +297,21 @@ fn an_end_before_a_failure_is_the_guest_s() {
         < RA 302 ack=1
         reset";
     script(&[OPEN, end]);
+    // Whatever the error was: it has come before the guest's.
+    let told = "
+        ! peerclosed
+        data 0 8760 1
+        = sent 8760
+        ! failed
+        > A 1 ack=8761
+        discard 8760
+        data 0 8760 8761
+        = eof
+        < FA 8761 ack=1
+        > A 1 ack=8762
+        < RA 8762 ack=1
+        reset";
+    script(&[OPEN, told]);
     // Its end was known before.
     script(&[OPEN, PEER_CLOSED, "! failed", "> A 1 ack=2", "< RA 2 ack=1", "reset"]);
 }
@@ -483,8 +515,66 @@ fn the_end_of_the_guest_waits_for_what_is_kept() {
 }
 
 #[test]
+fn what_crosses_our_acknowledgement_of_what_was_kept_counts() {
+    // The guest's window was closed, and it says that it is open where it has heard that we are.
+    let crosses = |says: &str| {
+        let closed = "> A 101 ack=3001 win=0
+             discard 3000";
+        let flushed = "kept 0
+             < A 3001 ack=101 win=50000
+             ! readable";
+        let opens = format!("> A 41{says} ack=3001 win=5000 -x Old");
+        let go_on = "< A 3001 ack=101
+             data 0 4380 3001
+             = drained 100
+             > A 101+10 ack=3101 -> 0 10
+             discard 100
+             w 10
+             < A 3101 ack=111";
+        script(&[OPEN, IN_FLIGHT, KEPT_IN_FLIGHT, closed, flushed, &opens, go_on]);
+    };
+    crosses("");
+    crosses("+60");
+}
+
+#[test]
+fn the_window_of_a_guest_counts_though_more_of_it_was_lost() {
+    // 50 bytes are kept and 20 lost: the guest has numbered further than what is expected.
+    let lost = "
+        > A 1+50 ack=1 win=0 -> 0 50
+        > A 51+10 ack=1 win=0 -> 0 10
+        > A 61+10 ack=1 win=0 -> 0 10
+        w 0 keeps 50
+        < A 1 ack=1 win=0
+        watch
+        ! readable";
+    script(&[OPEN, lost, "> A 1 ack=1 win=5000", "data 0 4380 1", "= empty"]);
+    // Nothing is kept.
+    let lost = "
+        > A 1+50 ack=1 win=0 -> 0 50
+        > A 51+10 ack=1 win=0 -> 0 10
+        > A 61+10 ack=1 win=0 -> 0 10
+        w 50
+        < A 1 ack=51 win=0
+        watch
+        ! readable";
+    script(&[OPEN, lost, "> A 51 ack=1 win=5000", "data 0 4380 1", "= empty"]);
+}
+
+#[test]
+fn a_guest_that_has_filled_its_window_is_told_that_it_is_closed() {
+    script(&[
+        OPEN,
+        "> A 1+50000 ack=1 -> 0 50000
+         w 0 keeps 50000
+         < A 1 ack=1 win=0
+         watch",
+    ]);
+}
+
+#[test]
 fn a_reset_in_answer_to_what_acknowledges_less_than_was_kept_is_believed() {
     script(&[OPEN, KEPT, "> R 41", "reset"]);
     script(&[OPEN, KEPT, "> R 101", "reset"]);
-    script(&[OPEN, KEPT, "> R 42 -x BadReset"]);
+    script(&[OPEN, KEPT, "> R 42 -x BadReset", "< A 1 ack=41"]);
 }

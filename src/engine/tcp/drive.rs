@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::ToGuest;
 use rustix::event::epoll::EventFlags;
-use rustix::net::{self as rnet, sockopt};
+use rustix::net as rnet;
 
 use super::data::{Wish, send};
 use super::{EVENTS, kept, refused};
@@ -43,9 +43,8 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
     if has(EventFlags::ERR) && tcp.connecting {
         refused::on_error(tcp, flow.state.socket.as_fd(), now);
     } else if has(EventFlags::ERR) && tcp.peer != Peer::Done {
-        let error = sockopt::socket_error(flow.state.socket.as_fd());
-        let event = error.ok().and_then(Result::err).map_or(SocketEvent::Failed, refused::failure);
-        tcp.conn.on_socket(now, event);
+        let event = refused::failure_of(flow.state.socket.as_fd());
+        tcp.conn.on_socket(now, event.unwrap_or(SocketEvent::Failed));
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
@@ -177,8 +176,7 @@ pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
     if tcp.connecting || !stream::is_closed(socket) {
         return;
     }
-    let error = sockopt::socket_error(socket).ok().and_then(Result::err);
-    let event = error.map_or(SocketEvent::HungUp, refused::failure);
+    let event = refused::failure_of(socket).unwrap_or(SocketEvent::HungUp);
     tcp.conn.on_socket(now, event);
     out.select(flow.state.queue);
     drive(core, out, id);
@@ -363,7 +361,8 @@ impl Driven<'_> {
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
-            self.tcp.conn.on_socket(self.now, SocketEvent::Failed);
+            let event = refused::failure_of(self.socket).unwrap_or(SocketEvent::Failed);
+            self.tcp.conn.on_socket(self.now, event);
         }
     }
 }

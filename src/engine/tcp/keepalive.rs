@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use crate::limits::{KEEPALIVE_LEAST, KEEPALIVE_MOST};
+use crate::limits::KEEPALIVE_LEAST;
 use crate::time::Timestamp;
 
 /// What the guest has shown of its keepalives.
@@ -15,24 +15,30 @@ use crate::time::Timestamp;
 pub(crate) struct Keepalive {
     /// When the last probe came.
     last: Timestamp,
-    /// Silence after which the host's socket asks; the kernel's choice at first (`net.ipv4.tcp_keepalive_time`).
-    idle: Option<Duration>,
+    /// Silence after which the host's socket asks, in seconds; what the host's administrator has chosen at first
+    /// (`net.ipv4.tcp_keepalive_time`), and never more.
+    idle_s: u16,
 }
 
 /// The guest has asked whether its connection still lives.
 pub(super) fn on_probe(known: &mut Option<Keepalive>, socket: BorrowedFd<'_>, now: Timestamp) {
     let Some(known) = known else {
-        *known = Some(Keepalive { last: now, idle: None });
-        // A connection that has failed meanwhile says so in another way.
+        // Of a connection that has failed meanwhile we hear in another way.
+        let idle_s = sockopt::tcp_keepidle(socket).map_or(u16::MAX, seconds);
+        *known = Some(Keepalive { last: now, idle_s });
         let _ = sockopt::set_socket_keepalive(socket, true);
         return;
     };
-    // In whole seconds, which is what the kernel takes; with data in between it seems longer than it is.
-    let pause = Duration::from_secs(now.since(known.last).as_secs());
+    // With data in between the pause seems longer than it is.
+    let idle_s = seconds(now.since(known.last).max(KEEPALIVE_LEAST));
     known.last = now;
-    let idle = pause.clamp(KEEPALIVE_LEAST, KEEPALIVE_MOST);
-    if known.idle.is_none_or(|before| idle < before) {
-        known.idle = Some(idle);
-        let _ = sockopt::set_tcp_keepidle(socket, idle);
+    if idle_s < known.idle_s {
+        known.idle_s = idle_s;
+        let _ = sockopt::set_tcp_keepidle(socket, Duration::from_secs(idle_s.into()));
     }
+}
+
+/// Whole seconds, which is what the kernel takes.
+fn seconds(time: Duration) -> u16 {
+    u16::try_from(time.as_secs()).unwrap_or(u16::MAX)
 }

@@ -90,7 +90,8 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
     tcp.conn.on_kept(now, 0);
     let failed = backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err();
     if failed && tcp.peer != Peer::Done {
-        tcp.conn.on_socket(now, SocketEvent::Failed);
+        let event = refused::failure_of(socket).unwrap_or(SocketEvent::Failed);
+        tcp.conn.on_socket(now, event);
     }
     true
 }

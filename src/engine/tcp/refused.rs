@@ -49,6 +49,11 @@ pub(super) fn failure(error: Errno) -> SocketEvent {
     if error == Errno::PIPE { SocketEvent::FailedAfterEnd } else { SocketEvent::Failed }
 }
 
+/// What has become of a socket that has an error, which is taken; `None` if it has none, or not any more.
+pub(super) fn failure_of(socket: BorrowedFd<'_>) -> Option<SocketEvent> {
+    sockopt::socket_error(socket).ok()?.err().map(failure)
+}
+
 /// The connection is made: errors of the network do not end it any more.
 pub(super) fn on_connected(tcp: &mut TcpState, socket: BorrowedFd<'_>) {
     if std::mem::take(&mut tcp.probes) {

@@ -80,7 +80,9 @@ pub struct Conn {
     pub(super) syn_due: bool,
     /// The flags of a reset that is to be sent; none for no reset.
     pub(super) rst_due: Flags,
-    pub(super) shutdown_due: bool,
+    /// Something was kept, and the guest has not numbered a segment by what is expected since: it may do so by what it has
+    /// heard of us.
+    pub(super) lags: bool,
     /// Whether the socket has failed; `active_at` is when, from then on.
     pub(super) failure: Failure,
     /// The acknowledgement of data that waits.
@@ -118,7 +120,7 @@ impl Conn {
             acks: 0,
             syn_due: false,
             rst_due: Flags::default(),
-            shutdown_due: false,
+            lags: false,
             failure: Failure::None,
             held_ack: HeldAck::new(config.acks_may_wait),
         }
@@ -211,7 +213,9 @@ impl Conn {
             return self.abort();
         }
         if !self.has_failed() {
-            self.failure = left;
+            // An end that was told before counts, whatever the error: after a FIN of the guest's it is that of any reset.
+            let ended = self.send.closing && left == Failure::Queue;
+            self.failure = if ended { Failure::QueueAndEnd } else { left };
             self.send.readable = true;
             self.send.closing = true;
         }
@@ -276,6 +280,11 @@ impl Conn {
             _ if at_end && self.has_failed() => self.on_end_of_failed(result),
             DataResult::Empty if at_end => self.send.readable = false,
             DataResult::Eof if at_end => _ = self.send.end(),
+            // The first to be told is who reads. An end would have shown instead.
+            DataResult::Failed if at_end => {
+                self.fail(Failure::Nothing);
+                self.send.readable = false;
+            }
             // What the guest has not acknowledged must still be in the queue: the socket is dead.
             DataResult::Empty | DataResult::Eof | DataResult::Failed => self.abort(),
         }
@@ -304,7 +313,8 @@ impl Conn {
     pub(super) fn end_run(&mut self, taken: u32, kept: u32) {
         self.held_ack.grow();
         let before = self.recv.expected();
-        self.shutdown_due |= self.recv.commit(taken, kept);
+        self.recv.commit(taken, kept);
+        self.lags |= kept > 0;
         if self.recv.expected().before(before) {
             self.acks = self.acks.max(1);
         }
@@ -461,8 +471,7 @@ impl Conn {
 
     fn poll_established(&mut self, now: Timestamp) -> Option<Action> {
         self.recv.on_time(self.active_at, now);
-        if self.shutdown_due && !self.recv.is_behind() {
-            self.shutdown_due = false;
+        if self.recv.take_shutdown() {
             return Some(Action::ShutdownWrite);
         }
         let discard = self.send.take_discard();

@@ -94,7 +94,7 @@ impl Conn {
             our_scale: recv.scale().unwrap_or(0),
             ends: Ends {
                 from_peer: peer_ended || send.is_ended(),
-                to_peer: recv.has_fin() && !self.shutdown_due,
+                to_peer: recv.has_passed_fin_on(),
                 from_guest: recv.has_fin() && !recv.is_behind(),
                 to_guest: send.is_end_sent(),
                 acked_by_guest: send.is_fin_acked(),
@@ -128,7 +128,6 @@ impl Conn {
         let scale = Some(image.our_scale);
         conn.recv = Receive::restored(image, &conn.recv, scale);
         conn.retry.resume(image.retries.min(DATA_RETRIES));
-        conn.shutdown_due = image.ends.from_guest && !image.ends.to_peer;
         conn.acks = 1;
         conn.keep_time(now);
         Ok(conn)

@@ -131,7 +131,7 @@ impl Conn {
         if seg.has(Flags::SYN) {
             return self.challenge(now, Drop::BadSyn);
         }
-        let again = self.recv.is_within_kept(seg);
+        let again = self.lags && self.recv.may_lag(seg) && !self.send.doubt.is_known();
         if !again && !self.recv.is_acceptable(seg) {
             return self.reject_sequence(now, seg);
         }
@@ -141,24 +141,35 @@ impl Conn {
         if !self.send.is_ack_plausible(seg.ack) {
             return self.reject_ack(now, seg);
         }
-        if !self.send.is_ack_stale(seg.ack) {
+        if self.send.is_ack_stale(seg.ack) {
+            if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
+                return self.reset_both(Drop::BadAck);
+            }
+        } else if !again || self.recv.is_behind() {
             self.send.doubt.dispel();
-        } else if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
-            return self.reset_both(Drop::BadAck);
         }
-        // It is the latest that the guest has said, wherever it stands.
-        let seq = if again { self.recv.expected() } else { seg.seq };
+        self.take_acknowledgement(seg, again);
+        if again && (seg.sequence_len() > 0 || seg.seq.before(self.recv.acknowledged())) {
+            return self.reject_sequence(now, seg);
+        }
+        if seg.seq == self.recv.expected() {
+            self.lags &= self.recv.is_behind();
+        }
+        self.segment_text(seg)
+    }
+
+    /// What a segment acknowledges, and its window. That of a segment is the latest if none that was further along came
+    /// before (SND.WL1), and whatever came before where the guest can number none further: `again`, or at the edge of a window
+    /// that is closed.
+    fn take_acknowledgement(&mut self, seg: &Segment, again: bool) {
+        let latest = again || self.recv.is_at_closed_edge(seg);
+        let seq = if latest { self.send.latest(self.recv.expected()) } else { seg.seq };
         match self.send.on_ack(&Segment { seq, ..*seg }) {
             Acked::Progress => self.retry.progress(),
             Acked::Probe if self.send.window_bytes() > 0 => self.retry.progress(),
             Acked::Probe => self.retry.answered(),
             Acked::Nothing => {}
         }
-        if again && seg.sequence_len() > 0 {
-            self.demand_acks(1);
-            return Accept::dropped(Drop::Old);
-        }
-        self.segment_text(seg)
     }
 
     /// RFC 5961, section 3.2: only the exact number resets, the next that is expected or, as in an answer to what
@@ -168,7 +179,8 @@ impl Conn {
         if seg.seq == self.recv.expected() || answers {
             return self.reset_by_guest();
         }
-        if self.recv.is_acceptable(&Segment { flags: Flags::RST, payload_len: 0, ..*seg }) {
+        let empty = Segment { flags: Flags::RST, payload_len: 0, ..*seg };
+        if self.recv.is_acceptable(&empty) || (self.lags && self.recv.may_lag(&empty)) {
             return self.challenge(now, Drop::BadReset);
         }
         Accept::dropped(Drop::BadReset)
@@ -250,7 +262,7 @@ impl Conn {
         let behind = self.recv.expected().offset_from(seg.seq);
         let is_probe = seg.sequence_len() == 0 && behind <= 1;
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
-        let waits = is_probe || self.recv.is_behind();
+        let waits = is_probe || (self.recv.is_behind() && !self.send.doubt.is_known());
         !waits && is_near && self.send.is_ack_plausible(seg.ack)
     }
 

@@ -51,7 +51,10 @@ enum Fin {
     None,
     /// The run being written ends with it.
     Offered,
+    /// It was taken, and the socket is to be shut down behind what is kept.
     Taken,
+    /// The socket was.
+    PassedOn,
 }
 
 /// The unit in which [`Receive::measured`] is kept, in bytes: a connection shall fit two cache lines.
@@ -127,9 +130,11 @@ impl Receive {
         recv.told = image.acked_to_guest;
         recv.edge = recv.told + (u32::from(image.window_to_guest) << image.our_scale);
         recv.far_edge = recv.edge.max(recv.nxt);
-        if image.ends.from_guest {
-            recv.fin = Fin::Taken;
-        }
+        recv.fin = match (image.ends.from_guest, image.ends.to_peer) {
+            (false, _) => Fin::None,
+            (true, false) => Fin::Taken,
+            (true, true) => Fin::PassedOn,
+        };
         recv.update_due = true;
         recv
     }
@@ -202,7 +207,21 @@ impl Receive {
 
     /// Whether the guest's FIN was taken.
     pub(crate) fn has_fin(&self) -> bool {
-        self.fin == Fin::Taken
+        matches!(self.fin, Fin::Taken | Fin::PassedOn)
+    }
+
+    /// Whether the socket was shut down behind it.
+    pub(crate) fn has_passed_fin_on(&self) -> bool {
+        self.fin == Fin::PassedOn
+    }
+
+    /// Whether to shut the socket down now.
+    pub(crate) fn take_shutdown(&mut self) -> bool {
+        let due = self.fin == Fin::Taken && !self.is_behind();
+        if due {
+            self.fin = Fin::PassedOn;
+        }
+        due
     }
 
     /// Whether the guest's stream has ended, counting what this run has offered.
@@ -223,11 +242,17 @@ impl Receive {
         }
     }
 
-    /// Whether a segment comes from within what is kept, and has nothing new: what was not acknowledged, again, or what a
-    /// guest says that takes the closed window for the end of what it may number.
-    pub(crate) fn is_within_kept(&self, seg: &Segment) -> bool {
-        let end = seg.seq + seg.sequence_len();
-        self.is_behind() && !seg.seq.before(self.acknowledged()) && !end.after(self.expected())
+    /// Whether an old segment may be the latest that a guest has said which lags, though it has nothing new: what was not
+    /// acknowledged, again, or what a guest says that takes the closed window for the end of what it may number.
+    pub(crate) fn may_lag(&self, seg: &Segment) -> bool {
+        let behind = i64::from(self.expected().offset_from(seg.seq));
+        let near = (1..=i64::from(WINDOW_MAX)).contains(&behind);
+        near && i64::from(seg.sequence_len()) <= behind
+    }
+
+    /// Whether a segment without payload stands at the edge of a window that is closed. What was sent beyond it is lost.
+    pub(crate) fn is_at_closed_edge(&self, seg: &Segment) -> bool {
+        self.promised() == 0 && seg.seq == self.expected() && seg.sequence_len() == 0
     }
 
     /// Whether an old segment asks nothing but whether the connection still lives: it comes from just before the next byte,
@@ -256,8 +281,8 @@ impl Receive {
         self.offered == 0
     }
 
-    /// Ends the run: the socket took `taken` bytes of it, and `kept` more are kept. Whether that includes the FIN.
-    pub(crate) fn commit(&mut self, taken: u32, kept: u32) -> bool {
+    /// Ends the run: the socket took `taken` bytes of it, and `kept` more are kept.
+    pub(crate) fn commit(&mut self, taken: u32, kept: u32) {
         let taken = taken.min(self.offered);
         let kept = kept.min(self.offered - taken);
         let whole = taken + kept == self.offered;
@@ -269,20 +294,20 @@ impl Receive {
         if short {
             self.fresh = true;
             // Once: the same window again looks like a duplicate.
-            self.update_due |= self.promised() > 0;
+            self.update_due |= self.edge.after(self.told);
             self.cut |= !whole;
             self.watch();
         } else {
             self.fresh &= taken == 0;
         }
-        let offered = self.fin == Fin::Offered;
-        if offered && whole {
-            self.nxt += 1;
-            self.fin = Fin::Taken;
-        } else if offered {
-            self.fin = Fin::None;
+        match self.fin {
+            Fin::Offered if whole => {
+                self.nxt += 1;
+                self.fin = Fin::Taken;
+            }
+            Fin::Offered => self.fin = Fin::None,
+            _ => {}
         }
-        offered && whole
     }
 
     /// Of what is kept no more than `left` bytes are. Once there are none, the room is measured anew: it is not low because of

@@ -227,6 +227,11 @@ impl Send {
         Acked::Nothing
     }
 
+    /// `seq`, or where the segment stood that last set the window, whichever is further along.
+    pub(crate) fn latest(&self, seq: SeqNr) -> SeqNr {
+        self.wl1.max(seq)
+    }
+
     /// A window that closes takes back what is in flight: the guest has most likely dropped it.
     fn set_window(&mut self, seg: &Segment) {
         self.wl1 = seg.seq;
