@@ -16,6 +16,7 @@ const TURNS: usize = 64;
 #[test]
 fn the_host_s_socket_asks_as_often_as_the_guest_does() {
     isolated(|| {
+        std::fs::write("/proc/sys/net/ipv4/tcp_keepalive_time", "200").expect("a sysctl");
         for family in FAMILIES {
             let to = family.host_at(8000);
             let listener = TcpListener::bind(to).expect("a free port");
@@ -27,10 +28,16 @@ fn the_host_s_socket_asks_as_often_as_the_guest_does() {
             let socket = connected_to(to).pop().expect("the engine's socket");
             assert_eq!(sockopt::socket_keepalive(&socket), Ok(false));
             let kernels = sockopt::tcp_keepidle(&socket).expect("getsockopt");
+            // What the host's administrator has chosen is not lengthened.
+            assert_eq!(kernels, Duration::from_secs(200));
             // How long the guest was silent; how long the host's socket is to be, at most.
             let often = Duration::from_secs(10);
-            let pauses =
-                [(1000, kernels), (90, Duration::from_secs(90)), (300, Duration::from_secs(90))];
+            let pauses = [
+                (1000, kernels),
+                (1000, kernels),
+                (90, Duration::from_secs(90)),
+                (300, Duration::from_secs(90)),
+            ];
             for (pause, idle) in
                 pauses.into_iter().chain([(45, Duration::from_secs(45)), (1, often)])
             {
