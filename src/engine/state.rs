@@ -6,7 +6,7 @@ mod backlog;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use passt_frame::Pipe;
+use passt_frame::{Errno, Pipe};
 use rustix::net::sockopt;
 
 pub(crate) use backlog::{Backlog, Budget};
@@ -246,8 +246,8 @@ pub(crate) enum Peer {
     /// Nothing: it has got all of the guest's stream, and all of its own had come, when the connection came from another
     /// program. It may have forgotten the connection; the guest gets what is queued, whatever the socket says.
     Done,
-    /// Nothing: the connection has failed. Its socket has said so, and does not say it again.
-    Lost,
+    /// Nothing: the connection has failed. Its socket has said so, by this error, and does not say it again.
+    Lost(Errno),
 }
 
 /// Whether a socket still has the Nagle algorithm (RFC 9293, section 3.7.4): bytes that do not fill a

@@ -8,7 +8,7 @@ use smoltcp::socket::tcp::State;
 
 use crate::guest::until;
 use crate::namespace::isolated;
-use crate::tcp::{Pair, noise};
+use crate::tcp::{BUFFER, Pair, noise};
 use crate::world::{FAMILIES, OFFLOADS, PLAIN, Setup, World};
 
 /// Bytes of answers: no more than fits the window of a new connection, since what was not sent yet goes with the reset.
@@ -105,6 +105,44 @@ fn an_end_is_one_though_the_guest_goes_on_and_ends_as_well() {
             }
             assert!(got == answer, "{} bytes", got.len());
             assert!(ended, "the end of the answer");
+        }
+    });
+}
+
+/// A guest that does not read, and has room for nothing but what it has got.
+#[test]
+fn a_guest_whose_window_is_closed_hears_of_a_reset() {
+    isolated(|| {
+        for (family, peek_offset) in FAMILIES.into_iter().flat_map(|f| [(f, true), (f, false)]) {
+            let setup = Setup { peek_offset, ..Setup::default() };
+            let Pair { mut world, mut guest, handle, mut peer } =
+                Pair::connect(World::new(&setup), setup.mtu, family);
+            let answer = noise(BUFFER);
+            // Its window counts in eights.
+            let mut sent = 0;
+            until(&mut world, &mut guest, "a full buffer", |_, guest| {
+                let got = guest.tcp_mut(handle).recv_queue();
+                if got == sent && sent < answer.len() {
+                    let part = ((answer.len() - sent) / 16 * 8).clamp(8, 8192);
+                    peer.write_all(&answer[sent..sent + part]).expect("room");
+                    sent += part;
+                }
+                got == answer.len()
+            });
+            // The question that the peer does not read makes its end a reset.
+            guest.tcp_mut(handle).send_slice(b"a question").expect("connected");
+            until(&mut world, &mut guest, "the question", |_, _| {
+                rustix::io::ioctl_fionread(&peer).expect("ioctl") > 0
+            });
+            drop(peer);
+            let end = Instant::now() + Duration::from_secs(20);
+            while guest.tcp_mut(handle).state() != State::Closed {
+                assert!(Instant::now() < end, "no reset");
+                world.turn(Duration::from_millis(1));
+                guest.poll(&mut world);
+            }
+            assert_eq!(guest.tcp_mut(handle).recv_queue(), answer.len());
+            assert_eq!(world.engine.flow_count(), 0);
         }
     });
 }

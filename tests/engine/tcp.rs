@@ -17,7 +17,7 @@ const BULK: usize = 10 << 20;
 /// Bytes of a transfer that only has to get under way.
 const SMALL_BULK: usize = 1 << 20;
 /// Buffers of the guest's sockets.
-const BUFFER: usize = 256 << 10;
+pub const BUFFER: usize = 256 << 10;
 
 /// Bytes without a pattern (xorshift64).
 pub fn noise(len: usize) -> Vec<u8> {

@@ -280,6 +280,42 @@ fn what_has_come_before_a_failure_is_the_guest_s() {
     let mut player = play(&[OPEN, FAILED, "= failed"].join("\n"));
     player.go_on("unread 59999");
     player.go_on("unread 1\n< RA 301 ack=1\nreset");
+    // It takes its time.
+    let mut player = play(&[OPEN, FAILED, "= failed"].join("\n"));
+    player.go_on("unread 50000\n> A 1 ack=101\ndiscard 100\ndata 200 8760 301\n= failed");
+    player.go_on("unread 59999");
+    player.go_on("unread 1\n< RA 301 ack=1\nreset");
+}
+
+#[test]
+fn a_guest_without_room_hears_of_a_failure_when_it_has_all_there_is() {
+    for failed in ["! failed", "! failedafterend"] {
+        script(&[OPEN, "> A 1 ack=1 win=0", failed, "queue 0", "< RA 1 ack=1", "reset"]);
+        let filled = "
+            ! readable
+            data 0 8760 1
+            = sent 8760
+            > A 1 ack=8761 win=0
+            discard 8760";
+        script(&[OPEN, filled, failed, "queue 0", "< RA 8761 ack=1", "reset"]);
+    }
+    // What is left waits for room.
+    let waits =
+        [OPEN, "> A 1 ack=1 win=0", "! failed", "queue 300", "t 30000", "< A 0 ack=1"].join("\n");
+    let has_room = "
+        > A 1 ack=1 win=8760
+        data 0 8760 1
+        = drained 300
+        data 300 7300 301
+        = failed
+        > A 1 ack=301
+        discard 300
+        data 0 8760 301
+        = failed
+        < RA 301 ack=1
+        reset";
+    script(&[&waits, has_room]);
+    script(&[&waits, "unread 29999", "unread 1", "< RA 1 ack=1", "reset"]);
 }
 
 #[test]
@@ -332,8 +368,7 @@ fn what_the_guest_sends_after_a_failure_is_not_taken() {
         FAILED,
         "= noroom
          t 40000
-         > A 1 ack=301
-         discard 300
+         > A 1 ack=1
          t 20000
          < RA 301 ack=1
          reset",

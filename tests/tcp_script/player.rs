@@ -10,6 +10,7 @@
 //! | `w 10`, `w 10 keeps 20` | the socket took 10 bytes of the run, and 20 more are kept |
 //! | `kept 5` | 5 bytes of those are left |
 //! | `! readable` | event of the socket |
+//! | `queue 500` | the socket, which has failed, has 500 bytes in its queue |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
 //! | `setback` | the guest's machine was set back to an earlier state |
@@ -103,6 +104,7 @@ impl Player {
             }
             "kept" => self.conn().on_kept(now, number(rest)),
             "!" => self.conn().on_socket(now, event(rest)),
+            "queue" => self.conn().on_queue(number(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
             "setback" => self.conn().on_guest_set_back(),

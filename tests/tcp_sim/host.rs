@@ -209,6 +209,11 @@ impl Host {
         }
     }
 
+    /// How many bytes are in the queue, as the kernel counts them.
+    pub fn queue_len(&self) -> u32 {
+        self.queue.0.len() as u32
+    }
+
     pub fn discard(&mut self, bytes: usize) {
         assert!(
             bytes > 0 && bytes <= self.queue.0.len(),

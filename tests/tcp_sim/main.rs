@@ -275,6 +275,9 @@ impl World {
                     Event::Failed => SocketEvent::Failed,
                 };
                 self.conn.on_socket(self.time(), event);
+                if event == SocketEvent::Failed {
+                    self.conn.on_queue(self.host.queue_len());
+                }
             }
             let mut actions = 0;
             while let Some(action) = self.conn.poll(self.time()) {

@@ -245,8 +245,10 @@ impl Save {
             }
             Err(why) => {
                 log::debug!("{id:?} (TCP connection): does not move: {why}");
-                if let (Undescribed::Failed(_), FlowKind::Tcp(tcp)) = (why, &mut flow.state.kind) {
-                    tcp.peer = Peer::Lost;
+                if let (Undescribed::Failed(errno), FlowKind::Tcp(tcp)) =
+                    (why, &mut flow.state.kind)
+                {
+                    tcp.peer = Peer::Lost(errno);
                 }
                 self.buffer.extend(SocketRecord::DROPPED);
                 next

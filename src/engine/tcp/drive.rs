@@ -43,8 +43,8 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
     if has(EventFlags::ERR) && tcp.connecting {
         refused::on_error(tcp, flow.state.socket.as_fd(), now);
     } else if has(EventFlags::ERR) && tcp.peer != Peer::Done {
-        let event = refused::failure_of(flow.state.socket.as_fd());
-        tcp.conn.on_socket(now, event.unwrap_or(SocketEvent::Failed));
+        let socket = flow.state.socket.as_fd();
+        refused::fail(tcp, socket, now, refused::failure_of(socket).unwrap_or(SocketEvent::Failed));
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
@@ -362,7 +362,7 @@ impl Driven<'_> {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
             let event = refused::failure_of(self.socket).unwrap_or(SocketEvent::Failed);
-            self.tcp.conn.on_socket(self.now, event);
+            refused::fail(self.tcp, self.socket, self.now, event);
         }
     }
 }

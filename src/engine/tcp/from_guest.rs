@@ -116,7 +116,7 @@ fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
         && errno != Errno::AGAIN
     {
         log::debug!("{id:?} (TCP connection): write: {errno}");
-        tcp.conn.on_socket(now, refused::failure(errno));
+        refused::fail(tcp, socket, now, refused::failure(errno));
     }
 }
 

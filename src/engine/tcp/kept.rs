@@ -82,7 +82,7 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
                 return false;
             }
             Err(errno) => {
-                tcp.conn.on_socket(now, refused::failure(errno));
+                refused::fail(tcp, socket, now, refused::failure(errno));
                 return true;
             }
         }
@@ -91,7 +91,7 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
     let failed = backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err();
     if failed && tcp.peer != Peer::Done {
         let event = refused::failure_of(socket).unwrap_or(SocketEvent::Failed);
-        tcp.conn.on_socket(now, event);
+        refused::fail(tcp, socket, now, event);
     }
     true
 }

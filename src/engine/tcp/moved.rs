@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::ToGuest;
 
-use super::{EVENTS, drive, kept, opening, peek_offset};
+use super::{EVENTS, drive, kept, opening, peek_offset, refused};
 use crate::engine::core::Core;
 use crate::engine::egress;
 use crate::engine::migration::Coming;
@@ -14,7 +14,7 @@ use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Conn, Flags, Header, SocketEvent};
+use crate::flow::tcp::{Conn, Flags, Header};
 use crate::sys::{repair, stream};
 use crate::wire::SeqNr;
 use crate::wire::build::L4Checksum;
@@ -131,9 +131,9 @@ fn tap(sides: &[Side; 2]) -> Option<&Side> {
 pub(in crate::engine) fn go_on(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     if let FlowKind::Tcp(tcp) = &mut flow.state.kind
-        && tcp.peer == Peer::Lost
+        && let Peer::Lost(errno) = tcp.peer
     {
-        tcp.conn.on_socket(core.now, SocketEvent::Failed);
+        refused::fail(tcp, flow.state.socket.as_fd(), core.now, refused::failure(errno));
     }
     let token = Token::Flow(id);
     if let Err(errno) = core.flows.watch.again(token, flow.state.socket.as_fd(), EVENTS) {

@@ -54,6 +54,17 @@ pub(super) fn failure_of(socket: BorrowedFd<'_>) -> Option<SocketEvent> {
     sockopt::socket_error(socket).ok()?.err().map(failure)
 }
 
+/// The socket, whose connection was made, has failed. The guest is told when it has got what is left in its queue.
+pub(super) fn fail(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp, event: SocketEvent) {
+    tcp.conn.on_socket(now, event);
+    // Up to an urgent byte, if there is one: more may be behind it.
+    if !tcp.urgent
+        && let Ok(queued) = rustix::io::ioctl_fionread(socket)
+    {
+        tcp.conn.on_queue(u32::try_from(queued).unwrap_or(u32::MAX));
+    }
+}
+
 /// The connection is made: errors of the network do not end it any more.
 pub(super) fn on_connected(tcp: &mut TcpState, socket: BorrowedFd<'_>) {
     if std::mem::take(&mut tcp.probes) {

@@ -83,7 +83,8 @@ pub struct Conn {
     /// Something was kept, and the guest has not numbered a segment by what is expected since: it may do so by what it has
     /// heard of us.
     pub(super) lags: bool,
-    /// Whether the socket has failed; `active_at` is when, from then on.
+    /// Whether the socket has failed; from then on `active_at` is when that was, or when the guest last acknowledged
+    /// something new.
     pub(super) failure: Failure,
     /// The acknowledgement of data that waits.
     held_ack: HeldAck,
@@ -204,10 +205,18 @@ impl Conn {
         self.keep_time(now);
     }
 
+    /// The queue of the socket, which has failed, holds `bytes`, those that were peeked at included. A guest that has got
+    /// them all and whose window is closed is told at once.
+    pub fn on_queue(&mut self, bytes: u32) {
+        if self.state == State::Established && self.has_failed() {
+            self.send.ends_after(bytes);
+        }
+    }
+
     /// The socket has failed, and what is `left` is the guest's, as it is a direct client's: servers answer, and reset because
-    /// they have not read all of the question. Then the guest is told, once it has acknowledged all of that or when
-    /// [`RESET_PATIENCE`] is over; nothing that it sends meanwhile is taken. A guest that waits for a handshake with nobody
-    /// is told at once.
+    /// they have not read all of the question. Then the guest is told, once it has acknowledged all of that or has
+    /// acknowledged nothing for [`RESET_PATIENCE`]; nothing that it sends meanwhile is taken. A guest that waits for a
+    /// handshake with nobody is told at once.
     fn fail(&mut self, left: Failure) {
         if !matches!(self.state, State::Established | State::SynAckSent) {
             return self.abort();
@@ -216,6 +225,7 @@ impl Conn {
             // An end that was told before counts, whatever the error: after a FIN of the guest's it is that of any reset.
             let ended = self.send.closing && left == Failure::Queue;
             self.failure = if ended { Failure::QueueAndEnd } else { left };
+            self.send.forget_end();
             self.send.readable = true;
             self.send.closing = true;
         }
@@ -533,7 +543,9 @@ impl Conn {
         if self.recv.take_watch() {
             return Some(Action::WatchWritable);
         }
-        let all_said = self.failure == Failure::Nothing || self.send.is_end_sent();
+        let all_said = self.failure == Failure::Nothing
+            || self.send.is_end_sent()
+            || self.send.is_end_behind_window();
         if self.has_failed() && all_said && !self.send.is_outstanding() {
             self.abort();
             return self.poll_common();

@@ -16,6 +16,7 @@ impl Conn {
         if !self.is_over() {
             self.touch(now);
         }
+        let una = self.send.una;
         let accept = match self.state {
             State::Connecting => self.segment_connecting(seg),
             State::SynSent => self.segment_syn_sent(now, seg),
@@ -23,6 +24,9 @@ impl Conn {
             State::Established => self.segment_established(now, seg),
             State::Closing { .. } | State::Closed => Accept::dropped(Drop::Closed),
         };
+        if self.has_failed() && self.send.una.after(una) {
+            self.active_at = now;
+        }
         self.keep_time(now);
         accept
     }

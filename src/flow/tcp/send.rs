@@ -41,7 +41,8 @@ pub(super) struct Send {
     pub(crate) nxt: SeqNr,
     /// The byte after the last one ever sent.
     pub(crate) max: SeqNr,
-    /// Where the peer's stream ends, which is the FIN's number; valid if `ended`.
+    /// Where the peer's stream ends, which is the FIN's number: valid if `ended`, and in a socket that has failed, where it
+    /// is before `una` as long as it is not known.
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
     wl1: SeqNr,
@@ -181,6 +182,25 @@ impl Send {
     /// Whether the end of the peer's stream is known.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// The socket has failed: where its queue ends is not known yet, unless an end has shown.
+    pub(crate) fn forget_end(&mut self) {
+        if !self.ended {
+            self.eof = self.una - 1;
+        }
+    }
+
+    /// The queue of the socket holds `bytes`, and nothing comes after them.
+    pub(crate) fn ends_after(&mut self, bytes: u32) {
+        if !self.ended {
+            self.eof = self.una - self.undiscarded + bytes;
+        }
+    }
+
+    /// Of a socket that has failed: whether the guest has acknowledged all there is, and has no room for an end.
+    pub(crate) fn is_end_behind_window(&self) -> bool {
+        self.window == 0 && self.una == self.eof
     }
 
     fn is_fin_sent(&self) -> bool {
