@@ -211,6 +211,10 @@ pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);
 /// Largest question copied for a responder. DHCP messages are at most one MTU (RFC 2131, section 2).
 pub(crate) const MAX_QUESTION_BYTES: usize = 1500;
 
+/// Most bytes that are read of what a station says of its groups: as many as Linux puts into one report, where the MTU
+/// lets it, fit a page.
+pub(crate) const MAX_REPORT_BYTES: usize = 4096;
+
 /// Groups that the guest may join: a desktop joins some five of each family, and each costs the host a membership.
 pub const MAX_GROUPS: usize = 32;
 

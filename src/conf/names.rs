@@ -66,10 +66,12 @@ pub(super) fn resolve(
     }
     let forwarding = by_name || mapping.v4.dns_host.is_some() || mapping.v6.dns_host.is_some();
     if let Some(net) = &mut network.v4 {
-        net.dns = handed_out(&options.dns_v4, &v4, &mut mapping.v4, forwarding);
+        let is_guest_s = |address| address == net.addr;
+        net.dns = handed_out(&options.dns_v4, &v4, is_guest_s, &mut mapping.v4, forwarding);
     }
     if let Some(net) = &mut network.v6 {
-        net.dns = handed_out(&options.dns_v6, &v6, &mut mapping.v6, forwarding);
+        let is_guest_s = |address| Some(address) == net.addr;
+        net.dns = handed_out(&options.dns_v6, &v6, is_guest_s, &mut mapping.v6, forwarding);
     }
     warn_of_no_dns(network, wanted, notes);
     let given = &options.mapping;
@@ -133,6 +135,7 @@ fn choose_hosts(mapping: &mut Mapping, v4: &Candidates<Ipv4Addr>, v6: &Candidate
 fn handed_out<A: Copy + PartialEq + Into<IpAddr>>(
     given: &ArrayVec<A, MAX_DNS>,
     candidates: &Candidates<A>,
+    is_guest_s: impl Fn(A) -> bool,
     map: &mut Family<A>,
     forwarding: bool,
 ) -> ArrayVec<A, MAX_DNS> {
@@ -142,7 +145,8 @@ fn handed_out<A: Copy + PartialEq + Into<IpAddr>>(
     let mut dns = ArrayVec::new();
     for Candidate { address, hidden, .. } in candidates.iter().take(MAX_DNS) {
         let ip: IpAddr = (*address).into();
-        let hidden = *hidden || ip.is_loopback() || Some(*address) == map.host_loopback;
+        let other = Some(*address) == map.host_loopback || is_guest_s(*address);
+        let hidden = *hidden || ip.is_loopback() || other;
         let shown = if hidden {
             map.dns_match = map.dns_match.or(map.host_loopback);
             map.dns_match

@@ -356,6 +356,10 @@ fn local_name_servers_are_reached_at_an_address_that_stands_for_the_host() {
     let host = Some(v4("203.0.113.53"));
     assert_eq!(dns(&host_given, "nameserver 127.0.0.53"), (gateway, gateway, host));
     assert_eq!(dns(&["-D", "none"], "nameserver 127.0.0.53"), (None, None, None));
+    // The host's own address is the guest's, unless that gets another one.
+    let own = Some(v4("192.0.2.2"));
+    assert_eq!(dns(&[], "nameserver 192.0.2.2"), (gateway, gateway, own));
+    assert_eq!(dns(&["-a", "192.0.2.77"], "nameserver 192.0.2.2"), (own, None, own));
 }
 
 /// What a guest of each family is handed out, and where its queries to `--dns-forward` go.

@@ -453,9 +453,7 @@ impl Net {
     /// Learns from an address that the station `mac` of the guest uses; what is to be done about it. In local mode
     /// the guest's first link-local address also becomes the one that it is assigned.
     pub(crate) fn learn_address(&mut self, source: IpAddr, mac: Mac, now: Timestamp) -> Step {
-        if mac != self.network.our_mac && is_one_host(source) {
-            self.stations.learn(source, mac);
-        }
+        self.learn_station(source, mac);
         let step = fwd::learn(&self.network, &mut self.learned, source, now);
         if step.lead_to.is_none() {
             return step;
@@ -468,6 +466,13 @@ impl Net {
             v6.addr = Some(source);
         }
         step
+    }
+
+    /// Learns that the station `mac` of the guest has `address`, or is about to use it.
+    pub(crate) fn learn_station(&mut self, address: IpAddr, mac: Mac) {
+        if mac != self.network.our_mac && is_one_host(address) {
+            self.stations.learn(address, mac);
+        }
     }
 
     /// What is to be done about addresses that were asked for, now that time has passed.

@@ -110,6 +110,9 @@ pub(super) fn arp(core: &mut Core, head: &[u8], out: &mut dyn ToGuest) -> Result
     let message = &head[eth::HEADER_BYTES..];
     if let Some((sender, mac)) = arp::sender(message) {
         heed(core, out, sender.into(), mac);
+        if let Some(target) = arp::asked_for(message) {
+            core.net.stations.on_question(target.into(), mac, core.now);
+        }
     }
     let net = &core.net;
     let answer = arp::answer(&net.network, (&net.neighbours, &net.stations), message)?;
@@ -155,8 +158,9 @@ pub(super) fn dhcp(
         core.events.note(core.now, Event::Lease { protocol, address, station: reply.client });
     }
     let from = SocketAddr::new(reply.source.into(), dhcp::SERVER_PORT);
-    let to = reply.destination.into();
-    core.outbox.udp(out, core.net.macs(), from, to, 0, &reply.message);
+    for to in [Some(reply.destination), reply.besides].into_iter().flatten() {
+        core.outbox.udp(out, core.net.macs(), from, to.into(), 0, &reply.message);
+    }
     Ok(())
 }
 
@@ -220,9 +224,20 @@ pub(super) fn ndp(
     if let Some(told) = ndp::advertised(&question) {
         heed(core, out, told.into(), mac);
     }
+    if let Some(target) = ndp::asked_for(&question).filter(|_| !source.is_unspecified()) {
+        core.net.stations.on_question(target.into(), mac, core.now);
+    }
     let net = &core.net;
     let around = (&net.neighbours, &net.stations);
-    let reply = ndp::answer(&net.network, around, (source, mac), &question)?;
+    let reply = ndp::answer(&net.network, around, (source, mac), &question);
+    if source.is_unspecified()
+        && reply.is_err()
+        && let Some(target) = ndp::asked_for(&question)
+    {
+        // About to be used (RFC 4862, section 5.4), and perhaps not by its owner as a source.
+        core.net.learn_station(target.into(), mac);
+    }
+    let reply = reply?;
     log::info!("{}", reply.kind);
     send_ndp(core, out, reply);
     Ok(())

@@ -98,6 +98,12 @@ pub struct Services {
 pub(crate) const RENEW_S: u32 = 60;
 pub(crate) const LEASE_S: u32 = 24 * 3600;
 
+/// When a client asks whoever answers, seconds, that is to ask for the first time after `renewal`: after as large a part of
+/// that time again as by the usual shares of a lease, a half and seven eighths (RFC 2131, section 4.4.5).
+pub(crate) const fn rebinding(renewal: u32) -> u32 {
+    renewal.saturating_add(renewal / 4 * 3)
+}
+
 impl Services {
     /// Nothing is on.
     pub(crate) const NONE: Self = Self {

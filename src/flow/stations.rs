@@ -4,10 +4,19 @@
 //! Learned from what they send. The table is bounded: who claims more addresses than it holds displaces what
 //! was learned longest ago, and what is not known goes to the station that spoke last, which is the only one
 //! as a rule.
+//!
+//! A station answers for its addresses itself. One that is gone does not: then who looks for the address asks again, and that
+//! is how it shows.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::network::Mac;
+use crate::time::Timestamp;
+
+/// Who has got no answer asks again after a second (RFC 4861, section 10: `RETRANS_TIMER`; arp(7): `retrans_time_ms`), some
+/// later.
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
 
 /// Most addresses that are kept: a bridge with a handful of virtual machines, several addresses each.
 pub(crate) const MAX_STATIONS: usize = 128;
@@ -19,6 +28,8 @@ struct Entry {
     mac: Mac,
     /// When it was learned, counted in changes of the table.
     learned: u64,
+    /// The station that has asked for the address since it was last used, and when.
+    asked: Option<(Mac, Timestamp)>,
 }
 
 /// The table, sorted by address.
@@ -47,7 +58,7 @@ impl Stations {
         }
         self.last = Some((address, mac));
         self.changes += 1;
-        let entry = Entry { address, mac, learned: self.changes };
+        let entry = Entry { address, mac, learned: self.changes, asked: None };
         match self.position(address) {
             Ok(at) => {
                 let before = std::mem::replace(&mut self.entries[at], entry);
@@ -64,6 +75,21 @@ impl Stations {
             }
         }
         self.several = self.entries.iter().any(|entry| entry.mac != mac);
+    }
+
+    /// The station `asker` asks who uses `address`. If it has done so a moment ago, and got no answer: nobody.
+    pub(crate) fn on_question(&mut self, address: IpAddr, asker: Mac, now: Timestamp) {
+        let Ok(at) = self.position(address) else { return };
+        let entry = &mut self.entries[at];
+        match entry.asked {
+            _ if entry.mac == asker => return,
+            Some((before, when)) if before == asker && now.since(when) < ASKED_AGAIN => {
+                self.entries.remove(at);
+            }
+            _ => entry.asked = Some((asker, now)),
+        }
+        // What is heard of it next is to be noted.
+        self.last = self.last.filter(|(last, _)| *last != address);
     }
 
     /// The Ethernet address of the station that uses `address`, if one is known to.
@@ -141,6 +167,28 @@ mod tests {
         assert!(!table.are_several() && table.find(ip("192.0.2.2")).is_none());
         table.learn(ip("192.0.2.2"), ONE);
         assert_eq!(table.find(ip("192.0.2.2")), Some(ONE));
+    }
+
+    #[test]
+    fn who_asks_twice_has_got_no_answer() {
+        let at = |second| Timestamp::default() + Duration::from_secs(second);
+        let (mut table, address) = (Stations::default(), ip("192.0.2.3"));
+        let third = Mac([2, 0, 0, 0, 0, 3]);
+        table.learn(address, OTHER);
+        // Each has asked once, or long ago, or for itself; or it was heard of meanwhile.
+        for (asker, second) in [(ONE, 1), (third, 2), (ONE, 3), (ONE, 9), (OTHER, 10), (OTHER, 11)]
+        {
+            table.on_question(address, asker, at(second));
+            assert_eq!(table.find(address), Some(OTHER), "{asker} after {second}");
+        }
+        table.learn(address, OTHER);
+        table.on_question(address, ONE, at(11));
+        assert_eq!(table.find(address), Some(OTHER));
+        table.on_question(address, ONE, at(12));
+        assert_eq!(table.find(address), None);
+        table.learn(address, OTHER);
+        assert_eq!(table.find(address), Some(OTHER), "it has come back");
+        table.on_question(ip("192.0.2.4"), ONE, at(13));
     }
 
     #[test]

@@ -72,6 +72,12 @@ pub(crate) fn sender(message: &[u8]) -> Option<(Ipv4Addr, Mac)> {
     (!message.sender.is_unspecified()).then_some((message.sender, message.sender_mac))
 }
 
+/// The address that a message asks for, if it does.
+pub(crate) fn asked_for(message: &[u8]) -> Option<Ipv4Addr> {
+    let message = parse(message).ok()?;
+    (message.operation == REQUEST && message.target != message.sender).then_some(message.target)
+}
+
 /// The broadcast question for the guest's address, sent once a link is up: its answer shows the
 /// guest's Ethernet address. `None` without an address of ours to ask from.
 #[must_use]

@@ -114,6 +114,9 @@ pub(crate) struct Reply {
     /// Where it goes: to the relay that asked; to the address that the client has; to 255.255.255.255 if it
     /// wants a broadcast, or has lost its address; or to the assigned address.
     pub(crate) destination: SocketAddrV4,
+    /// Where it goes besides: the address that the client has lost, as a client that asks for more time of it listens there
+    /// and hears no broadcast.
+    pub(crate) besides: Option<SocketAddrV4>,
     /// Hardware address the client gave, for the log.
     pub(crate) client: Mac,
     /// The client has had the address before, and goes on.
@@ -161,6 +164,7 @@ pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
         kind,
         source: gateway,
         destination: destination(fixed, kind, v4.addr),
+        besides: besides(fixed, kind),
         client: Mac([a, b, c, d, e, f]),
         renews: kind == Kind::Ack && !field(fixed, 12).is_unspecified(),
     })
@@ -194,6 +198,13 @@ fn destination(fixed: &[u8; FIXED_LEN], kind: Kind, assigned: Ipv4Addr) -> Socke
         _ => assigned,
     };
     SocketAddrV4::new(address, CLIENT_PORT)
+}
+
+/// Where a refusal goes besides.
+fn besides(fixed: &[u8; FIXED_LEN], kind: Kind) -> Option<SocketAddrV4> {
+    let (client, relay) = (field(fixed, 12), field(fixed, 24));
+    let renews = matches!(kind, Kind::Nak(lost) if lost == client) && relay.is_unspecified();
+    renews.then_some(SocketAddrV4::new(client, CLIENT_PORT))
 }
 
 /// The fixed part of the answer to `request`, the cookie included.

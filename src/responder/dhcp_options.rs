@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::{Ignored, labels, put, search_domains};
-use crate::flow::network::{Ipv4Net, Ipv4Route, LEASE_S, MAX_ROUTES, Network, RENEW_S};
+use crate::flow::network::{Ipv4Net, Ipv4Route, LEASE_S, MAX_ROUTES, Network, RENEW_S, rebinding};
 
 /// Most bytes of options, without the end option: what a 576-byte packet leaves.
 pub(crate) const MAX_LEN: usize = 307;
@@ -202,10 +202,23 @@ impl Facts<'_> {
             CODE_LEASE_TIME if self.net.services.renew => value(&[&LEASE_S.to_be_bytes()]),
             CODE_LEASE_TIME => value(&[&FOREVER.to_be_bytes()]),
             CODE_T1 if self.net.services.renew => value(&[&RENEW_S.to_be_bytes()]),
+            CODE_T2 if self.net.services.renew => self.rebinding(),
             CODE_RAPID_COMMIT if self.rapid_commit => value(&[]),
             CODE_FQDN => self.fqdn(),
             _ => self.boot(code),
         }
+    }
+
+    /// When a client turns to any server. Most hear only then that their address is gone: one that asks for more time of its
+    /// address does so at a socket that is bound to it, and a refusal is for all (RFC 2131, section 4.3.2). Without the option
+    /// that is at seven eighths of the lease. Clients ignore one that does not lie between the other two times.
+    fn rebinding(&self) -> Option<Value> {
+        let set = |code, usual: u32| match self.set_by_operator(code) {
+            Some(set) => set.try_into().ok().map(u32::from_be_bytes),
+            None => Some(usual),
+        };
+        let at = rebinding(set(CODE_T1, RENEW_S)?);
+        (at < set(CODE_LEASE_TIME, LEASE_S)?).then(|| value(&[&at.to_be_bytes()]))?
     }
 
     /// What a client needs that boots from the network.

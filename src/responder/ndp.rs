@@ -51,10 +51,10 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
-/// Router, solicited and override flags of a neighbour advertisement.
-const FLAGS_RSO: u8 = 0xe0;
-/// Router and override flags: nobody has asked.
-const FLAGS_RO: u8 = 0xa0;
+/// Flags of a neighbour advertisement: we are a router; somebody has asked; what was known before is to be replaced.
+const FLAG_ROUTER: u8 = 0x80;
+const FLAG_SOLICITED: u8 = 0x40;
+const FLAG_OVERRIDE: u8 = 0x20;
 /// Flag M of a router advertisement: addresses by DHCPv6.
 const FLAG_MANAGED: u8 = 0x80;
 /// Flags L and A of a prefix: on-link, and good for autoconfiguration.
@@ -152,10 +152,11 @@ pub(crate) fn answer(
             check_options(options)?;
             let target = Ipv6Addr::from(*target);
             let theirs = stations.find(target.into()).is_some_and(|station| station != mac);
-            if (source.is_unspecified() || theirs) && !exists(v6, neighbours, target) {
+            let exists = exists(v6, neighbours, target);
+            if (source.is_unspecified() || theirs) && !exists {
                 return Err(Ignored::NotForUs);
             }
-            answer_neighbor(neighbours.station(net, target.into()), source, target)
+            answer_neighbor(neighbours.station(net, target.into()), (source, target), exists)
         }
         [ROUTER_SOLICITATION, 0, ..] => {
             check_options(rest)?;
@@ -237,6 +238,13 @@ pub(crate) fn solicitation(net: &Network, target: Ipv6Addr) -> Option<Reply> {
     Some(Reply { message, destination: target, kind: Kind::NeighborSolicitation })
 }
 
+/// The address that a neighbour solicitation asks for.
+pub(crate) fn asked_for(message: &[u8]) -> Option<Ipv6Addr> {
+    let (header, rest) = message.split_first_chunk::<8>()?;
+    let target = rest.first_chunk::<16>().filter(|_| header[..2] == [NEIGHBOR_SOLICITATION, 0])?;
+    Some(Ipv6Addr::from(*target))
+}
+
 /// The address that a neighbour advertisement says is in use.
 pub(crate) fn advertised(message: &[u8]) -> Option<Ipv6Addr> {
     let (header, rest) = message.split_first_chunk::<8>()?;
@@ -267,16 +275,23 @@ fn exists(v6: &Ipv6Net, neighbours: &Neighbours, target: Ipv6Addr) -> bool {
     (taken || neighbours.knows(target.into())) && v6.addr != Some(target)
 }
 
-/// `target` is here. Who has no address yet is answered by a message to all (RFC 4861, 7.2.4).
-fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply, Ignored> {
+/// `target` is here. Who has no address yet is answered by a message to all (RFC 4861, 7.2.4). Where nobody is known to have
+/// that address, we answer for whoever has it, which does not override what a station says of itself (7.2.8): one behind the
+/// guest may be silent so far.
+fn answer_neighbor(
+    mac: Mac,
+    (source, target): (Ipv6Addr, Ipv6Addr),
+    exists: bool,
+) -> Result<Reply, Ignored> {
     if target.is_multicast() {
         return Err(Ignored::Malformed);
     }
-    let (flags, destination) = match source.is_unspecified() {
-        true => (FLAGS_RO, ALL_NODES),
-        false => (FLAGS_RSO, source),
+    let (solicited, destination) = match source.is_unspecified() {
+        true => (0, ALL_NODES),
+        false => (FLAG_SOLICITED, source),
     };
-    let message = neighbor_advertisement(flags, target, mac);
+    let overrides = if exists { FLAG_OVERRIDE } else { 0 };
+    let message = neighbor_advertisement(FLAG_ROUTER | solicited | overrides, target, mac);
     Ok(Reply { message, destination, kind: Kind::NeighborAdvertisement })
 }
 
@@ -285,7 +300,7 @@ fn answer_neighbor(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Result<Reply
 /// strike a router that denies it off its list.
 #[must_use]
 pub(crate) fn announcement(address: Ipv6Addr, mac: Mac) -> Reply {
-    let message = neighbor_advertisement(FLAGS_RO, address, mac);
+    let message = neighbor_advertisement(FLAG_ROUTER | FLAG_OVERRIDE, address, mac);
     Reply { message, destination: ALL_NODES, kind: Kind::UnsolicitedNeighborAdvertisement }
 }
 

@@ -257,6 +257,32 @@ fn what_is_for_a_group_arrives_while_the_guest_is_a_member() {
     });
 }
 
+/// A station with many addresses has a group for each of them, and Linux reports them together.
+#[test]
+fn a_report_of_many_groups_is_read_to_its_end() {
+    isolated(|| {
+        let _there = neighbour();
+        for records in [150, 1000] {
+            let mut world = linked(&setup());
+            let wanted = mdns(Family::V6).ip();
+            let IpAddr::V6(last) = wanted else { unreachable!("IPv6") };
+            let own = |n: u16| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, n).octets();
+            let mut groups: Vec<_> = (0..records - 1).map(own).collect();
+            // What is longer than anybody's report is read as far as that.
+            groups.insert(if records == 150 { groups.len() } else { 100 }, last.octets());
+            let mut message = vec![143, 0, 0, 0, 0, 0];
+            message.extend(records.to_be_bytes());
+            groups.iter().for_each(|group| message.extend([&[4, 0, 0, 0], &group[..]].concat()));
+            world.send(mld("ff02::16".parse().expect("an address"), &message));
+            world.settle(TURNS);
+            say(&mut world, guest(Family::V6, 5353), mdns(Family::V6), b"?");
+            world.settle(TURNS);
+            assert!(is_member(wanted), "{records} records");
+            assert_eq!(world.drops(DropReason::TooLarge), u64::from(records > 150));
+        }
+    });
+}
+
 #[test]
 fn a_group_ends_when_it_is_not_reported_any_more() {
     isolated(|| {

@@ -1,7 +1,7 @@
 //! Several stations, or several addresses, on the guest's side of the link: frames go to the station that has the
 //! address, and forwarded ports stay with the assigned address as long as it is in use.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use passt::flow::fwd::Proto;
@@ -113,6 +113,46 @@ fn a_station_that_speaks_arp_or_nothing_else_is_found_too() {
         assert_eq!(world.received().len(), 0);
         world.send(packet::arp([192, 0, 2, 2], [192, 0, 2, 78]));
         assert_eq!(destination(&world.frames(1)[0]), GUEST_MAC);
+    });
+}
+
+/// A machine behind the guest has moved away, and another one on the host's side of the link has its address.
+#[test]
+fn who_asks_for_a_station_that_is_gone_is_answered() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = world();
+            world.send(from_other(spoken(other(family), family)));
+            world.send(spoken(family.guest(), family));
+            world.settle(TURNS);
+            world.received();
+            let question = match family {
+                Family::V4 => packet::arp([192, 0, 2, 2], [192, 0, 2, 77]),
+                Family::V6 => packet::solicitation(family.guest(), other(family)),
+            };
+            world.send(question.clone());
+            world.settle(TURNS);
+            assert_eq!(world.received().len(), 0, "the station answers");
+            world.skip(Duration::from_secs(1));
+            world.send(question);
+            assert_eq!(destination(&world.frames(1)[0]), GUEST_MAC, "{family:?}");
+        }
+    });
+}
+
+/// An address that was only announced so far: temporary ones are what a station speaks from.
+#[test]
+fn a_station_answers_for_the_address_that_it_has_tried() {
+    isolated(|| {
+        let mut world = world();
+        let (guest, other) = (Family::V6.guest(), other(Family::V6));
+        world.send(spoken(guest, Family::V6));
+        world.send(from_other(packet::solicitation(Ipv6Addr::UNSPECIFIED.into(), other)));
+        world.settle(TURNS);
+        world.received();
+        world.send(packet::solicitation(guest, other));
+        world.settle(TURNS);
+        assert_eq!(world.received().len(), 0);
     });
 }
 

@@ -36,7 +36,7 @@ use crate::flow::groups::{
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::{
-    GROUP_PORTS_NOTED, GROUP_SOCKETS, MAX_GROUP_PORTS, MAX_GROUPS, MAX_QUESTION_BYTES,
+    GROUP_PORTS_NOTED, GROUP_SOCKETS, MAX_GROUP_PORTS, MAX_GROUPS, MAX_REPORT_BYTES,
     UDP_BUFFER_BYTES,
 };
 use crate::sys::socket::{self, BindTo, Transport, is_of_this_host};
@@ -142,14 +142,14 @@ fn from_guest(
     if !is_on(core) {
         return Err(DropReason::MulticastDisabled);
     }
-    if part.len as usize > MAX_QUESTION_BYTES {
-        return Err(DropReason::TooLarge);
-    }
-    let mut message = [0; MAX_QUESTION_BYTES];
-    let copied = lease.copy_out(part, &mut message);
+    let mut message = [0; MAX_REPORT_BYTES];
+    let whole = part.len as usize <= message.len();
+    let len = part.len.min(message.len() as u32);
+    let copied = lease.copy_out(Part { len, ..part }, &mut message);
     let done = read(&message[..copied], &mut |told| heed(core, out, told));
     schedule(core);
-    done
+    // What comes first in one that is longer counts.
+    if whole { done } else { Err(DropReason::TooLarge) }
 }
 
 /// A station of the guest has said something of a group.

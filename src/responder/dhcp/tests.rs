@@ -171,6 +171,11 @@ fn rfc2131_4_3_2_nak_byte_for_byte() {
     assert_eq!(reply.message.to_vec(), expected);
     assert_eq!(reply.destination, SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
     assert_eq!(reply.kind.to_string(), "DHCP: nak to request for 198.51.100.1");
+    // Who renews hears no broadcast.
+    assert_eq!(reply.besides, Some(SocketAddrV4::new(FOREIGN, CLIENT_PORT)));
+    for elsewhere in [request("35 01 03 32 04 c6336401 ff"), request_of(GUEST_V4, "35 01 03 ff")] {
+        assert_eq!(answer(&network(), &elsewhere).expect("an answer").besides, None);
+    }
 }
 
 #[test]
@@ -259,6 +264,29 @@ fn with_extra(mut net: Network, options: &[(u16, &[u8])], boot: Option<Boot>) ->
     net.extra.dhcp = options.iter().map(option).collect();
     net.extra.boot = boot;
     net
+}
+
+/// Where the network may change, a client asks again soon, and turns to any server soon after that.
+#[test]
+fn rfc2131_4_4_5_a_client_renews_and_rebinds_in_time() {
+    let mut net = network();
+    net.services.renew = true;
+    let seconds = |net: &Network, code| {
+        option(net, code).map(|value| u32::from_be_bytes(value.try_into().expect("four bytes")))
+    };
+    let times = |net: &Network| [51, 58, 59].map(|code| seconds(net, code));
+    assert_eq!(times(&net), [Some(24 * 3600), Some(60), Some(105)]);
+    assert_eq!(
+        codes(&net, "35 01 08 ff").iter().filter(|code| [51, 58, 59].contains(code)).count(),
+        0
+    );
+    let with = |options: &[(u16, &[u8])]| with_extra(net.clone(), options, None);
+    assert_eq!(times(&with(&[(58, &[0, 0, 14, 16])])), [Some(24 * 3600), Some(3600), Some(6300)]);
+    assert_eq!(times(&with(&[(59, &[0, 0, 0, 80])])), [Some(24 * 3600), Some(60), Some(80)]);
+    // What is no time between the others is not said: clients have shares of their own.
+    assert_eq!(times(&with(&[(51, &[0, 0, 0, 105])])), [Some(105), Some(60), None]);
+    assert_eq!(times(&with(&[(58, &[0xff; 4])])), [Some(24 * 3600), Some(u32::MAX), None]);
+    assert_eq!(option(&with(&[(58, &[1])]), 59), None);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn smoltcp_repr(reply: &Reply) -> Icmpv6Repr<'_> {
 #[test]
 fn rfc4861_7_2_4_a_solicitation_is_answered() {
     let reply = answer(&network(), GUEST_LINK_LOCAL, &neighbor_solicitation()).expect("an answer");
-    let expected = hex("88 00 0000 e0000000 20010db8000000010000000000000009 02 01 9a559a559a55");
+    let expected = hex("88 00 0000 c0000000 20010db8000000010000000000000009 02 01 9a559a559a55");
     assert_eq!(reply.message.to_vec(), expected);
     assert_eq!(reply.destination, GUEST_LINK_LOCAL);
     assert_eq!(reply.kind, Kind::NeighborAdvertisement);
@@ -71,9 +71,7 @@ fn rfc4861_7_2_4_a_solicitation_is_answered() {
 fn smoltcp_reads_the_neighbor_advertisement() {
     let reply = answer(&network(), GUEST_LINK_LOCAL, &neighbor_solicitation()).expect("an answer");
     let expected = NdiscRepr::NeighborAdvert {
-        flags: NdiscNeighborFlags::ROUTER
-            | NdiscNeighborFlags::SOLICITED
-            | NdiscNeighborFlags::OVERRIDE,
+        flags: NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::SOLICITED,
         target_addr: TARGET,
         lladdr: Some(RawHardwareAddress::from(EthernetAddress(Mac::OURS.0))),
     };
@@ -447,6 +445,28 @@ fn stations_of_the_guest_answer_for_themselves() {
     assert!(ask(&neighbours, &stations, other).is_ok(), "it had that address itself");
     neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
     assert!(ask(&neighbours, &stations, GUEST_MAC).is_ok(), "but it is the host's neighbour");
+}
+
+/// A station of the guest that has been silent so far answers as well, and is believed, whoever is first.
+#[test]
+fn rfc4861_7_2_8_an_answer_for_others_does_not_override() {
+    let (net, mut neighbours) = (network(), Neighbours::default());
+    let v6 = net.v6.as_ref().expect("IPv6");
+    neighbours.learn(DNS_V6.into(), Mac([2, 0, 0, 0, 0, 7]));
+    let gateway = v6.gateway.expect("a gateway");
+    for (target, flags) in [
+        (TARGET, 0xc0),
+        (GUEST_V6, 0xc0),
+        (gateway, 0xe0),
+        (v6.our_link_local, 0xe0),
+        (DNS_V6, 0xe0),
+    ] {
+        let mut message = neighbor_solicitation();
+        message[8..24].copy_from_slice(&target.octets());
+        let around = (&neighbours, &Stations::default());
+        let reply = super::answer(&net, around, (GUEST_LINK_LOCAL, GUEST_MAC), &message);
+        assert_eq!(reply.expect("an answer").message[4], flags, "{target}");
+    }
 }
 
 #[test]
