@@ -241,6 +241,34 @@ fn an_answer_before_a_reset_arrives() {
     });
 }
 
+/// A server that refuses an upload: what tells of the reset first may be a write of ours.
+#[test]
+fn an_answer_in_the_middle_of_an_upload_arrives() {
+    in_namespace("an_answer_in_the_middle_of_an_upload_arrives", || {
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let mut lost = 0;
+        for route in Route::all(&guest) {
+            let listener = route.listen();
+            for _ in 0..30 {
+                let (client, mut service) = route.pair(&listener);
+                let mut sender = client.try_clone().unwrap();
+                // Buffers may take all of it.
+                let upload = std::thread::spawn(move || drop(sender.write_all(&vec![0; LARGE])));
+                service.read_exact(&mut [0; SMALL]).unwrap();
+                service.write_all(b"refused").unwrap();
+                drop(service);
+                upload.join().unwrap();
+                let mut answer = [0; 7];
+                let whole = (&client).read_exact(&mut answer).is_ok();
+                lost += usize::from(!(whole && &answer == b"refused"));
+                running.await_flows(0);
+            }
+        }
+        assert_eq!(lost, 0, "of 120");
+    });
+}
+
 #[test]
 fn refused_connection_is_reset() {
     in_namespace("refused_connection_is_reset", || {

@@ -267,7 +267,7 @@ impl Driven<'_> {
             Action::ShutdownWrite(end) => {
                 if let Err(errno) = rnet::shutdown(socket(end), rnet::Shutdown::Write) {
                     log::debug!("{id:?} (TCP connection, spliced): shutdown: {errno}");
-                    machine.on_failure();
+                    machine.on_broken(end);
                 }
             }
             Action::Watch { end, readable } => {
@@ -324,7 +324,7 @@ fn pass_on(
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = to.send(buffer, read)?;
+    let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     let held = read - taken;
     if held > 0 {
         let spare = pool.take().ok_or(Errno::NOBUFS)?;
@@ -349,7 +349,7 @@ fn peek_and_copy(
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
         Err(errno) => return Err(errno),
     };
-    let taken = to.send(buffer, read)?;
+    let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     if taken > 0 && stream::discard(from, taken)? != taken {
         return Err(Errno::IO);
     }
@@ -358,11 +358,11 @@ fn peek_and_copy(
 
 fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {
     match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from)) {
-        // Where the peer has closed, splice(2) takes an urgent byte for the end, too.
-        Ok(0) if stream::has_bytes(from) => Filled::Urgent,
-        Ok(0) => Filled::Ended,
-        Ok(bytes) => Filled::Bytes(bytes),
+        Ok(bytes @ 1..) => Filled::Bytes(bytes),
         Err(Errno::AGAIN) => Filled::Empty,
+        // Where the peer has closed or reset, splice(2) takes an urgent byte for the end, too.
+        _ if stream::has_bytes(from) => Filled::Urgent,
+        Ok(0) => Filled::Ended,
         Err(_) => Filled::Failed,
     }
 }

@@ -133,8 +133,10 @@ pub(crate) enum Copied {
     Empty,
     /// The end of the stream.
     Ended,
-    /// Reading or writing failed.
+    /// Reading failed.
     Failed,
+    /// The destination failed.
+    Refused,
 }
 
 /// What came of [`Action::Fill`].
@@ -174,7 +176,8 @@ struct Way {
     urgent: bool,
     /// The source's end was read.
     finished: bool,
-    /// The source has failed: what has come before can be read, and nothing else is worth doing.
+    /// The source has failed, as its event told, or a write to it did first: what has come before can be read, and nothing
+    /// else is worth doing.
     broken: bool,
     /// Nothing more can be read, since it has.
     lost: bool,
@@ -240,10 +243,15 @@ impl Splice {
         source.readable |= event.readable || event.ended;
         source.ended |= event.ended;
         if event.failed {
-            // Servers answer, and reset because they have not read all: the answer is the other end's.
-            (source.broken, source.readable) = (true, true);
+            self.on_broken(end);
         }
         self.ways[end.other().index()].writable |= event.writable;
+    }
+
+    /// This end has failed. Servers answer, and reset because they have not read all: the answer is the other end's.
+    pub(crate) fn on_broken(&mut self, end: End) {
+        let source = &mut self.ways[end.index()];
+        (source.broken, source.readable) = (true, true);
     }
 
     /// A byte that the peer of this end calls urgent has come.
@@ -294,13 +302,15 @@ impl Splice {
             Copied::Bytes { read, taken, held, room } => {
                 way.count(read);
                 way.writable = taken == read;
-                way.readable = way.ended || way.urgent || taken + held < read || read == room;
+                let all_to_come = way.ended || way.broken || way.urgent;
+                way.readable = all_to_come || taken + held < read || read == room;
                 way.held = held;
                 way.piped = held > 0;
             }
-            Copied::Empty => (way.readable, way.urgent) = (false, false),
+            Copied::Empty => (way.readable, way.urgent, way.lost) = (false, false, way.broken),
             Copied::Ended => way.finished = true,
             Copied::Failed => self.failed = true,
+            Copied::Refused => self.on_broken(from.other()),
         }
     }
 
@@ -321,7 +331,7 @@ impl Splice {
                 way.held += bytes;
                 way.count(bytes);
             }
-            Filled::Empty => way.readable = false,
+            Filled::Empty => (way.readable, way.lost) = (false, way.broken),
             Filled::Urgent => way.urgent = true,
             Filled::Ended => way.finished = true,
             Filled::Failed => (way.lost, way.readable) = (true, false),
@@ -336,7 +346,7 @@ impl Splice {
                 way.writable = bytes == way.held;
                 way.held = way.held.saturating_sub(bytes);
             }
-            Drained::Failed => self.failed = true,
+            Drained::Failed => self.on_broken(from.other()),
         }
     }
 }

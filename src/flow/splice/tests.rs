@@ -19,6 +19,8 @@ struct Socket {
     sent: usize,
     fin_sent: bool,
     reset: bool,
+    /// A call has failed since.
+    told: bool,
     /// Bytes the peer's buffer takes before it must read.
     room: usize,
     /// A write was cut short: the peer's reading is announced.
@@ -156,8 +158,11 @@ impl Rig {
         let way = from.index();
         assert!(!self.has_pipe[way] && self.pipes[way].is_empty());
         let source = &mut self.sockets[way];
-        if source.reset {
-            return self.machine.on_copied(from, Copied::Failed);
+        if source.reset && source.incoming.is_empty() {
+            // Whoever was told of the error first has taken it away.
+            let copied = if source.told { Copied::Ended } else { Copied::Failed };
+            source.told = true;
+            return self.machine.on_copied(from, copied);
         }
         let until = source.before_urgent().filter(|before| *before > 0);
         let read = source.incoming.len().min(COPY).min(until.unwrap_or(COPY));
@@ -168,7 +173,7 @@ impl Rig {
         }
         let bytes: Vec<u8> = source.incoming.iter().copied().take(read).collect();
         let taken = self.write(from, &bytes, cut);
-        let Some(taken) = taken else { return self.machine.on_copied(from, Copied::Failed) };
+        let Some(taken) = taken else { return self.machine.on_copied(from, Copied::Refused) };
         // Without a pipe to hold it, the rest is left in the socket.
         let held = if self.pool { read - taken } else { 0 };
         self.sockets[way].incoming.drain(..taken + held);
@@ -182,10 +187,11 @@ impl Rig {
         let way = from.index();
         assert!(self.has_pipe[way]);
         let source = &mut self.sockets[way];
-        let filled = if source.reset {
-            Filled::Failed
+        let filled = if source.reset && source.incoming.is_empty() {
+            if std::mem::replace(&mut source.told, true) { Filled::Ended } else { Filled::Failed }
         } else if source.before_urgent() == Some(0) {
-            if source.fin_sent { Filled::Urgent } else { source.nothing(0, Filled::Empty) }
+            let over = source.fin_sent || source.reset;
+            if over { Filled::Urgent } else { source.nothing(0, Filled::Empty) }
         } else if source.incoming.is_empty() {
             if source.fin_sent { Filled::Ended } else { source.nothing(0, Filled::Empty) }
         } else {
@@ -215,6 +221,7 @@ impl Rig {
     fn write(&mut self, from: End, bytes: &[u8], cut: usize) -> Option<usize> {
         let destination = &mut self.sockets[from.other().index()];
         if destination.reset {
+            destination.told = true;
             return None;
         }
         assert_eq!(destination.fins_received, 0, "nothing follows the end");
@@ -349,9 +356,14 @@ proptest! {
     ) {
         let mut rig = Rig::new(false, pool, promote);
         before.iter().for_each(|step| rig.step(step));
+        let connected = !rig.machine.is_connecting();
         rig.step(&Step::Reset(end));
         after.iter().for_each(|step| rig.step(step));
         rig.settle();
+        // What it has said before that is the other end's, whether an event or a write told of it first.
+        if connected {
+            prop_assert_eq!(rig.sockets[end].sent, rig.sockets[1 - end].received);
+        }
         // A reset that is told after both ends were passed on finds nothing to reset.
         let over = rig.sockets.iter().all(|socket| socket.fins_received == 1);
         prop_assert!(rig.closed == Some(true) || (over && rig.closed == Some(false)));
@@ -413,6 +425,34 @@ fn what_has_come_before_a_failure_is_the_other_end_s() {
     }
     assert_eq!(drained, 4);
     assert!(machine.closed);
+}
+
+#[test]
+fn an_end_that_fails_when_it_is_written_to_is_read_first() {
+    let end = End::Target;
+    let shut = |machine: &mut Splice| {
+        machine.on_copied(end.other(), Copied::Ended);
+        assert_eq!(machine.poll(), Some(Action::ShutdownWrite(end)));
+        machine.on_broken(end);
+    };
+    let drained = |machine: &mut Splice| {
+        machine.on_copied(end.other(), Copied::Bytes { read: 9, taken: 5, held: 4, room: 9 });
+        machine.on_drained(end.other(), Drained::Failed);
+    };
+    let copied = |machine: &mut Splice| machine.on_copied(end.other(), Copied::Refused);
+    let fails: [&dyn Fn(&mut Splice); 3] = [&shut, &drained, &copied];
+    for fail in fails {
+        for last in [Copied::Ended, Copied::Failed, Copied::Empty] {
+            let mut machine = established();
+            assert_eq!(machine.poll(), Some(Action::Copy(end.other())));
+            fail(&mut machine);
+            assert_eq!(machine.poll(), Some(Action::Copy(end)));
+            machine.on_copied(end, Copied::Bytes { read: 9, taken: 9, held: 0, room: 9 });
+            assert_eq!(machine.poll(), Some(Action::Copy(end)));
+            machine.on_copied(end, last);
+            assert_eq!(machine.poll(), Some(Action::Close { reset: true }), "{last:?}");
+        }
+    }
 }
 
 #[test]
