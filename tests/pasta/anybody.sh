@@ -3,7 +3,7 @@
 # the host.
 
 CASES+=(
-    tftp_v4 tftp_v6 third_party_v4 third_party_v6 dns_storm_v4 dns_storm_v6
+    tftp_v4 tftp_v6 third_party_v4 third_party_v6 port_again dns_storm_v4 dns_storm_v6
 )
 
 TFTP_BYTES=100000
@@ -40,6 +40,17 @@ third_party() {
 }
 case_third_party_v4() { third_party "$SERVER4:3478" 203.0.113.193:4000; }
 case_third_party_v6() { third_party "[$SERVER6]:3478" '[2001:db8:f:1::1]:4000'; }
+
+# The port on the host, which is what a program inside has talked from, is no service of the host's, after whose example the
+# program's port is taken inside.
+case_port_again() {
+    local log=$WORLD/third.log found
+    nsenter --net=/run/netns/outside /run/bin/nettool introduce "$SERVER4:3478" 203.0.113.193:4000 >"$log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$log"
+    found=$(pasta --config-net -- sh -c "for _ in 1 2 3; do /run/bin/nettool punch 4444 $SERVER4:3478; sleep 1.1; done")
+    same "$found" "$(yes 'you are 4444, 203.0.113.193:4000 says hello' | head -n 3)"
+}
 
 # Far more questions than there are descriptors, and connections beside them; STORM_SECONDS=60 for a long one.
 dns_storm() {

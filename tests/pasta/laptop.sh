@@ -545,16 +545,18 @@ case_listener_awaits_address() {
     found=$(pasta --config-net -t "$VPN_A/7001" -- true 2>&1) && return 1
     holds "$found" 'Cannot assign requested address'
 }
-# A listening socket belongs to an interface, and another one of the same name is not the same.
+# A listening socket belongs to an interface, and another one of the same name is not the same; also where the port follows
+# a service.
 case_listener_follows_interface() {
     laptop
     at_home
     on_laptop link set vpn up
     on_laptop addr add "$VPN_A/26" dev vpn
     holder
-    started --config-net -t '%vpn/7001' "$HOLDER"
-    serving '[::]:7001'
+    started --config-net -t '%vpn/7001' -t '%vpn/auto,~7001' "$HOLDER"
+    serving '[::]:7001' '[::]:7002'
     outside get "$VPN_A:7001" 2048 67
+    until_true 5 outside get "$VPN_A:7002" 2048 67
     on_laptop link del vpn
     sleep 0.5
     ip link add vpn netns laptop type veth peer name lap-vpn netns outside
@@ -563,6 +565,7 @@ case_listener_follows_interface() {
     on_laptop link set vpn up
     on_laptop addr add "$VPN_A/26" dev vpn
     until_true 3 outside get "$VPN_A:7001" 2048 68
+    until_true 5 outside get "$VPN_A:7002" 2048 68
 }
 case_egress_follows_host() {
     laptop

@@ -1,8 +1,10 @@
 //! Ports that follow services: open while there is one behind them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 use crate::rig::{self, Running, Setup, descriptors, eventually, in_namespace};
 use crate::{Route, localhost};
@@ -180,6 +182,42 @@ fn of_ranges_those_ports_are_open_that_have_a_service() {
             let late = route.on(true, move || bind(9000));
             eventually("the port to open", || is_open(route, 9000));
             drop(late);
+        }
+    });
+}
+
+/// A program that lets others share its port goes on getting what is for it.
+#[test]
+fn ports_of_programs_that_would_share_them_are_left_to_them() {
+    in_namespace("following::ports_of_programs_that_would_share_them_are_left_to_them", || {
+        let guest = rig::guest();
+        for inward in [true, false] {
+            let v4 = true;
+            let setup = if inward {
+                ["none", "auto", "none", "none"]
+            } else {
+                ["none", "none", "none", "auto"]
+            };
+            let _running = Running::start(&guest, Setup::new(setup));
+            let route = Route { guest: guest.clone(), inward, v4 };
+            let sharing = |at: SocketAddr| {
+                let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+                sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+                bind(&socket, &at).unwrap();
+                UdpSocket::from(socket)
+            };
+            let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 4400);
+            let own = route.on(false, move || sharing(at));
+            let _theirs = route.on(true, move || sharing(at));
+            std::thread::sleep(3 * passt::flow::scan::SCAN_PERIOD);
+            let client = route.udp(false, SocketAddr::new(localhost(v4), 0));
+            own.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            client.send_to(b"mine", (localhost(v4), 4400)).unwrap();
+            assert_eq!(own.recv(&mut [0; 8]).ok(), Some(4), "inward: {inward}");
+            // When it has ended, the other side's service is reached.
+            drop(own);
+            let theirs = SocketAddr::new(localhost(v4), 4400);
+            eventually("the port to open", || is_udp_open(&route, theirs));
         }
     });
 }

@@ -14,11 +14,11 @@ use arrayvec::ArrayVec;
 use passt_frame::Errno;
 
 use super::error::place;
-use super::open::open_port;
+use super::open::{Sharing, open_port_for};
 use crate::engine::bypass::BypassParts;
 use crate::engine::core::Core;
 use crate::engine::flows::SCAN_TIMER;
-use crate::engine::listeners::Listeners;
+use crate::engine::listeners::{Listener, Listeners};
 use crate::engine::net::Net;
 use crate::flow::fwd::{Proto, Rule, RuleId};
 use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
@@ -102,11 +102,11 @@ impl Scans {
     }
 
     /// Notes which ports rules that listen on `pif` may forward: what listens on the other side,
-    /// without ourselves.
+    /// without ourselves. The guest's flows with anybody have ports of the host, and are no services there.
     fn look(
         &mut self,
         pif: Pif,
-        listeners: &Listeners,
+        core: &Core,
         reached: impl Fn(IpAddr) -> bool,
     ) -> Result<bool, Errno> {
         let (ports, other) = match pif {
@@ -119,12 +119,17 @@ impl Scans {
         for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
             let set = self.seen.of_mut(proto);
             ports.visit(protocol, |address, port| {
-                if reached(address) {
+                let is_flow = || {
+                    other == Pif::Host
+                        && proto == Proto::Udp
+                        && core.flows.with_port_alone(address.is_ipv4(), port).is_some()
+                };
+                if reached(address) && !is_flow() {
                     set.insert(port);
                 }
             })?;
         }
-        for (_, listener) in listeners.iter().filter(|(_, listener)| listener.pif == other) {
+        for (_, listener) in core.listeners.iter().filter(|(_, listener)| listener.pif == other) {
             self.own.of_mut(listener.proto).insert(listener.port);
         }
         self.seen.without_own(&self.own);
@@ -145,7 +150,7 @@ pub(in crate::engine) fn scan(core: &mut Core, bypass: &mut BypassParts, scans: 
             true => address.is_unspecified() || address.is_loopback(),
             false => how.reaches(address),
         };
-        match scans.look(pif, &core.listeners, reached) {
+        match scans.look(pif, core, reached) {
             Ok(true) => follow(core, bypass, scans, pif),
             Ok(false) => {}
             Err(errno) if !std::mem::replace(&mut scans.told, true) => log::warn!(
@@ -160,7 +165,9 @@ pub(in crate::engine) fn scan(core: &mut Core, bypass: &mut BypassParts, scans: 
 /// Brings the rules that listen on `pif` in line with what was seen.
 fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif) {
     let Scans { rules, seen, .. } = scans;
+    let mut shared = None;
     for scan in rules.iter_mut().filter(|scan| scan.pif == pif) {
+        scan.see_open(&core.listeners);
         let Some(rule) = core.net.rules(pif).get(scan.rule).copied() else { continue };
         let seen = seen.of(rule.proto);
         // Ports that failed before come last, so that they are in nobody's way.
@@ -169,16 +176,46 @@ fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif
         let again = changes(&rule, seen, &scan.open).filter(failed);
         let list: Vec<Change> = fresh.chain(again).take(PORT_CHANGES_PER_SCAN).collect();
         for change in list {
-            scan.apply(core, bypass, &rule, change);
+            scan.apply(core, bypass, &rule, change, &mut shared);
         }
     }
 }
 
+/// UDP ports of a side that flows of ours have.
+fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
+    let mut ports = PortSet::default();
+    for flow in core.flows.table.ids().filter_map(|id| core.flows.table.get(id)) {
+        if flow.state.kind.datagrams().is_some() {
+            let ours = flow.sides.iter().filter(|side| side.pif == pif);
+            ours.for_each(|side| ports.insert(side.ours.port()));
+        }
+    }
+    ports
+}
+
 impl ScanRule {
-    fn apply(&mut self, core: &mut Core, bypass: &mut BypassParts, rule: &Rule, change: Change) {
+    /// Notes which ports are open: some may have been closed with their interface.
+    fn see_open(&mut self, listeners: &Listeners) {
+        self.open.clear();
+        let is_of = |one: &Listener| (one.pif, one.rule) == (self.pif, self.rule);
+        listeners
+            .iter()
+            .filter(|(_, one)| is_of(one))
+            .for_each(|(_, one)| self.open.insert(one.port));
+    }
+
+    /// `shared` are the UDP ports that flows of ours have on that side, once somebody has looked.
+    fn apply(
+        &mut self,
+        core: &mut Core,
+        bypass: &mut BypassParts,
+        rule: &Rule,
+        change: Change,
+        shared: &mut Option<PortSet>,
+    ) {
         let pif = self.pif;
         match change {
-            Change::Open(port) => match self.open(core, bypass, rule, port) {
+            Change::Open(port) => match self.open(core, bypass, rule, port, shared) {
                 Ok(()) => {
                     log::debug!("{pif} {rule}: port {port} opened");
                     self.open.insert(port);
@@ -199,17 +236,34 @@ impl ScanRule {
         }
     }
 
+    /// Nobody has asked for this very port: of UDP, a program that would share it and has it keeps it. Flows of ours do not
+    /// count as such.
     fn open(
         &self,
         core: &mut Core,
         bypass: &mut BypassParts,
         rule: &Rule,
         port: u16,
+        shared: &mut Option<PortSet>,
     ) -> Result<(), Errno> {
         if !core.flows.may_listen(core.listeners.len()) {
             return Err(Errno::MFILE);
         }
-        open_port(core, Some(bypass), (self.pif, self.rule, rule), port).map(|_| ())
+        let mut open = |core: &mut Core, sharing| {
+            open_port_for(core, Some(bypass), (self.pif, self.rule, rule), port, sharing)
+                .map(|_| ())
+        };
+        if rule.proto == Proto::Tcp {
+            return open(core, Sharing::Shared);
+        }
+        let opened = open(core, Sharing::Alone);
+        let mut is_ours = |core: &Core| {
+            shared.get_or_insert_with(|| ports_of_flows(core, self.pif)).contains(port)
+        };
+        if opened == Err(Errno::ADDRINUSE) && is_ours(core) {
+            return open(core, Sharing::Shared);
+        }
+        opened
     }
 
     fn close(&self, listeners: &mut Listeners, port: u16) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
@@ -103,15 +103,38 @@ pub(super) fn note_failure(outcome: &mut Outcome, pif: Pif, rule: &Rule, port: u
     }
 }
 
-/// Listens on one port of a rule.
+/// Who else may have a port when we listen on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Who shares it as well (`SO_REUSEADDR`): of UDP, whoever came last gets what is for one.
+    Shared,
+    /// Nobody. Afterwards sockets of ours do.
+    Alone,
+}
+
+/// Listens on one port of a rule, which others may share.
 ///
 /// # Errors
 /// What socket(2), bind(2), listen(2) and the calls between them report.
 pub(super) fn open_port(
     core: &mut Core,
     bypass: Option<&mut BypassParts>,
+    rule: (Pif, RuleId, &Rule),
+    port: u16,
+) -> Result<ListenerId, Errno> {
+    open_port_for(core, bypass, rule, port, Sharing::Shared)
+}
+
+/// Listens on one port of a rule.
+///
+/// # Errors
+/// Those of [`open_port`].
+pub(super) fn open_port_for(
+    core: &mut Core,
+    bypass: Option<&mut BypassParts>,
     (pif, id, rule): (Pif, RuleId, &Rule),
     port: u16,
+    sharing: Sharing,
 ) -> Result<ListenerId, Errno> {
     let tcp = rule.proto == Proto::Tcp;
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
@@ -132,7 +155,14 @@ pub(super) fn open_port(
         dual_stack,
     };
     let socket = socket_on(bypass, pif, transport, to.address)?;
-    bind(core, &socket, &to, pif == Pif::Host && !tcp)?;
+    let bind_so = |to: &BindTo<'_>| match sharing {
+        Sharing::Shared => socket::bind(socket.as_fd(), to),
+        Sharing::Alone => {
+            socket::bind_alone(socket.as_fd(), to)?;
+            sockopt::set_socket_reuseaddr(&socket, true)
+        }
+    };
+    bind(core, bind_so, &to, pif == Pif::Host && !tcp)?;
     if tcp {
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -158,8 +188,13 @@ pub(super) fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
 /// does: what such flows do is the socket's business from now on. What waits in its queue is lost with it, as datagrams
 /// may be, once for each service that appears on a port from which it has talked before; to wait for an empty queue, also
 /// with a port that follows services, would keep one closed for as long as somebody writes to it without pause.
-fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Result<(), Errno> {
-    let bound = socket::bind(socket.as_fd(), to);
+fn bind(
+    core: &mut Core,
+    bind: impl Fn(&BindTo<'_>) -> Result<(), Errno>,
+    to: &BindTo<'_>,
+    may_end: bool,
+) -> Result<(), Errno> {
+    let bound = bind(to);
     if bound != Err(Errno::ADDRINUSE) || !may_end {
         return bound;
     }
@@ -171,5 +206,5 @@ fn bind(core: &mut Core, socket: &OwnedFd, to: &BindTo<'_>, may_end: bool) -> Re
             ended = true;
         }
     }
-    if ended { socket::bind(socket.as_fd(), to) } else { bound }
+    if ended { bind(to) } else { bound }
 }
