@@ -29,6 +29,9 @@ pub const ADMISSIONS_PER_PORT: usize = 64;
 /// second for each port, and time for a server that needs 4 ms to accept one.
 pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 
+/// How often somebody is looked at who cannot be accepted, for want of descriptors or memory of this machine.
+pub(crate) const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
 /// How long a connection past the link that finds its server's queue full has others wait in the host's queue: they
 /// are served in order then, and a server that accepts nobody does not keep others on the same port waiting.
 pub(crate) const QUEUE_FULL_HELD: Duration = Duration::from_secs(2);

@@ -37,7 +37,9 @@ pub(crate) const SCAN_TIMER: u32 = 1;
 pub(crate) const ADDRESS_TIMER: u32 = 2;
 /// The next query for groups, or the end of one.
 pub(crate) const GROUP_TIMER: u32 = 3;
-const OWN_TIMERS: u32 = 4;
+/// The next try to accept what found no descriptor or no memory on this machine.
+pub(crate) const ACCEPT_TIMER: u32 = 4;
+const OWN_TIMERS: u32 = 5;
 
 /// The timer of the flow in `slot`.
 pub(super) fn timer_key(slot: u32) -> u32 {

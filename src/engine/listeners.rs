@@ -44,6 +44,8 @@ pub(crate) struct Listener {
     admitted: usize,
     /// Accepted connections for which the queue of a server in the other namespace has no place yet.
     held: usize,
+    /// Connections that have waited for that for long, and are still not connected.
+    in_vain: usize,
 }
 
 impl Listener {
@@ -68,6 +70,7 @@ impl Listener {
             edges_only: false,
             admitted: 0,
             held: 0,
+            in_vain: 0,
         }
     }
 
@@ -279,6 +282,26 @@ impl Listeners {
         let Some(listener) = self.get_mut(id) else { return };
         listener.held -= 1;
         self.go_on(id);
+    }
+
+    /// Whether a connection for which its server's queue has no place is waited for: none has waited in vain.
+    pub(crate) fn has_patience(&self, id: ListenerId) -> bool {
+        self.get(id).is_some_and(|listener| listener.in_vain == 0)
+    }
+
+    /// A connection that keeps others waiting has waited for long.
+    pub(crate) fn lose_patience(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.in_vain += 1;
+        }
+        self.let_go(id);
+    }
+
+    /// That connection is connected, or over.
+    pub(crate) fn regain_patience(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.in_vain -= 1;
+        }
     }
 
     /// Lists a socket that had to wait for this turn.

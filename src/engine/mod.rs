@@ -134,7 +134,8 @@ use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
 use flows::{
-    ADDRESS_TIMER, ADVERTISEMENT_TIMER, GROUP_TIMER, SCAN_TIMER, queue_bit, slot_of_timer,
+    ACCEPT_TIMER, ADDRESS_TIMER, ADVERTISEMENT_TIMER, GROUP_TIMER, SCAN_TIMER, queue_bit,
+    slot_of_timer,
 };
 use ingress::Receivers;
 use listen::Scans;
@@ -452,6 +453,7 @@ impl Engine {
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
+        let before = self.core.flows.table.len();
         self.migration.on_time(&mut self.core, out);
         self.lost.go_on(&mut self.core, self.migration.is_idle());
         self.go_on_changing(PORTS_CHANGED_PER_TURN);
@@ -462,7 +464,6 @@ impl Engine {
         }
         core.flows.due_acks(core.now);
         core.looks.due(&mut core.flows, core.now);
-        let before = core.flows.table.len();
         self.feed(out);
         for _ in 0..self.core.flows.ready.begin_turn() {
             let Some(id) = self.core.flows.next_ready() else { break };
@@ -526,17 +527,13 @@ impl Engine {
     fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
         self.expired.all += 1;
         let core = &mut self.core;
-        if key == ADVERTISEMENT_TIMER {
-            return responders::advertise(core, out);
-        }
-        if key == SCAN_TIMER {
-            return self.scan_ports();
-        }
-        if key == ADDRESS_TIMER {
-            return responders::reconsider(core, out);
-        }
-        if key == GROUP_TIMER {
-            return datagrams::on_group_timer(core, out);
+        match key {
+            ADVERTISEMENT_TIMER => return responders::advertise(core, out),
+            SCAN_TIMER => return self.scan_ports(),
+            ADDRESS_TIMER => return responders::reconsider(core, out),
+            GROUP_TIMER => return datagrams::on_group_timer(core, out),
+            ACCEPT_TIMER => return core.listeners.wake_all(),
+            _ => {}
         }
         let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
         let Some(flow) = core.flows.table.get_mut(id) else { return };

@@ -170,6 +170,8 @@ pub(crate) struct Queueing {
     pub(crate) to: SocketAddr,
     /// Since when.
     pub(crate) since: Timestamp,
+    /// It has left that to the kernel, and nobody waits with it.
+    pub(crate) gave_up: bool,
 }
 
 /// A UDP pseudo-flow that passes the link by.

@@ -79,14 +79,25 @@ pub(crate) fn connect_here(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<boo
     }
 }
 
-/// Begins again with a socket that is not connected yet: another SYN goes at once, and not when the kernel would
+/// Begins again with a socket that was not connected yet: another SYN goes at once, and not when the kernel would
 /// repeat the first.
 ///
 /// # Errors
 /// Those of [`connect_here`].
 pub(crate) fn connect_here_again(socket: BorrowedFd<'_>, to: SocketAddr) -> Result<bool, Errno> {
-    net::connect_unspec(socket)?;
-    connect_here(socket, to)
+    match net::connect(socket, &to) {
+        Ok(()) | Err(Errno::ISCONN) => Ok(true),
+        Err(Errno::ALREADY | Errno::INPROGRESS) => {
+            net::connect_unspec(socket)?;
+            connect_here(socket, to)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a socket that is being connected to `to` is so to its own machine.
+pub(crate) fn leads_here(socket: BorrowedFd<'_>, to: IpAddr) -> bool {
+    to.is_loopback() || local_address(socket).is_ok_and(|own| own.ip() == to)
 }
 
 /// Address that a socket is bound to.

@@ -14,7 +14,7 @@ use passt::limits::{
 };
 use passt::wire::DropReason;
 use passt_frame::PortEvents;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::namespace::isolated;
 use crate::packet::{self, ACK, RST, SYN};
@@ -504,5 +504,25 @@ fn with_few_descriptors_a_burst_waits_just_as_well() {
         world.settle(TURNS);
         assert_eq!(requests(&world.received()).len(), asked.len());
         assert_eq!(world.all_drops(), 0);
+    });
+}
+
+/// Where others have all descriptors of the machine, nothing of the engine's own tells when there are some again.
+#[test]
+fn who_finds_no_descriptor_is_accepted_when_there_is_one() {
+    isolated(|| {
+        let rules = vec![forward(Proto::Tcp, Family::V4, 7000)];
+        let mut world = known(&Setup { rules, ..Setup::default() });
+        let _client = TcpStream::connect(host_at(7000)).expect("a queue");
+        let limits = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limits }).expect("lower");
+        world.settle(TURNS);
+        world.skip(Duration::from_millis(1020));
+        world.settle(TURNS);
+        assert!(world.drops(DropReason::DescriptorsExhausted) > 1, "it is tried again");
+        assert_eq!(world.received().len(), 0);
+        setrlimit(Resource::Nofile, limits).expect("as it was");
+        world.skip(Duration::from_millis(1020));
+        assert_eq!(requests(&world.frames(1))[0].port, 7000);
     });
 }

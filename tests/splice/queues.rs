@@ -2,8 +2,9 @@
 //! host's queue, where nothing is lost, and is served in the order in which it came.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -127,9 +128,9 @@ fn a_server_that_accepts_nobody_holds_up_others_for_a_while_only() {
         running.await_flows(2);
         running.sleep(0);
         assert_eq!(running.flows(), 2);
-        // After a while the next one is accepted, too.
+        // After a while nobody waits with it any more.
         running.sleep(3);
-        running.await_flows(3);
+        running.await_flows(6);
         // Who leaves makes room for the next: here is the first that waits for a place.
         sockopt::set_socket_linger(clients[1].as_fd(), Some(Duration::ZERO)).unwrap();
         let mut clients = clients;
@@ -157,5 +158,48 @@ fn a_port_where_nobody_listens_resets_at_once() {
             assert_eq!(kind, Err(ErrorKind::ConnectionReset));
         }
         running.await_flows(0);
+    });
+}
+
+/// Two servers on one port, at two addresses: the one that accepts nobody is asked again and again.
+#[test]
+fn a_server_that_accepts_nobody_does_not_keep_others_from_theirs() {
+    in_namespace("queues::a_server_that_accepts_nobody_does_not_keep_others_from_theirs", || {
+        let guest = rig::guest();
+        let running = Running::start(&guest, Setup::new(FIXED));
+        let at = |last| SocketAddr::new(Ipv4Addr::new(127, 0, 0, last).into(), OUTWARD);
+        let (_stuck, healthy) = (listener(at(2), 0), listener(at(1), 64));
+        let ask = |to| guest.run(move || burst(to, 1)).remove(0);
+        // One is in its queue, and each other one would wait for two seconds.
+        let mut waiting: Vec<TcpStream> = (0..2).map(|_| ask(at(2))).collect();
+        running.await_flows(2);
+        running.sleep(3);
+        let server = start(healthy, 20, Duration::ZERO);
+        for _ in 0..20 {
+            waiting.push(ask(at(2)));
+            let clients = vec![ask(at(1))];
+            assert_eq!(answered(clients, Duration::from_secs(1)), 1);
+        }
+        server.join().unwrap();
+    });
+}
+
+/// A handshake with another machine takes its time, and says nothing of a queue.
+#[test]
+fn connections_to_elsewhere_keep_nobody_waiting() {
+    in_namespace("queues::connections_to_elsewhere_keep_nobody_waiting", || {
+        let link = "ip link add d0 type veth peer name d1 && ip addr add 198.51.100.1/24 dev d0 &&
+            ip link set d0 up && ip link set d1 up &&
+            ip neigh add 198.51.100.9 lladdr 02:00:00:00:00:09 dev d0";
+        assert!(Command::new("sh").args(["-c", link]).status().unwrap().success());
+        let guest = rig::guest();
+        let ports = ["none", "none", "2002:198.51.100.9/80", "none"];
+        let running = Running::start(&guest, Setup { ipv6: false, ..Setup::new(ports) });
+        // Nobody answers there.
+        let to = SocketAddr::new(localhost(true), OUTWARD);
+        let clients = guest.run(move || burst(to, 3));
+        running.sleep(0);
+        assert_eq!(running.flows(), 3);
+        drop(clients);
     });
 }

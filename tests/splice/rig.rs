@@ -66,6 +66,8 @@ pub struct Setup {
     pub ports: [&'static str; 4],
     /// Sockets can be bound to an interface.
     pub device_binding: bool,
+    /// Both families.
+    pub ipv6: bool,
     /// What the engine is told of the limit of descriptors; the process's own if not set.
     pub max_descriptors: Option<u64>,
     /// What is done to sockets of the guest's namespace before the engine gets them.
@@ -78,6 +80,7 @@ impl Setup {
             how: Bypass { enabled: true, keep_loopback: false, only: false },
             ports,
             device_binding: true,
+            ipv6: true,
             max_descriptors: None,
             tamper: |sockets, _| Box::new(sockets),
         }
@@ -223,7 +226,8 @@ impl Drop for Running {
 fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let limit = process::raise_descriptor_limit().unwrap().maximum;
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
-    let net = network();
+    let mut net = network();
+    net.v6 = net.v6.filter(|_| setup.ipv6);
     let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
     let outbound = [(2, Way::FromNamespace, Proto::Tcp), (3, Way::FromNamespace, Proto::Udp)];
     let (inbound, outbound) = (rules(&net, setup, inbound), rules(&net, setup, outbound));

@@ -10,7 +10,7 @@ use passt_frame::Errno;
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
 use crate::engine::datagram_socket::{SocketSpec, Strangers, connected};
-use crate::engine::datagrams::{self, Queue};
+use crate::engine::datagrams::{self, Queue, may_be_of_the_past};
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};
@@ -147,7 +147,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                     relay.strangers[index].on_empty(core.now);
                 }
                 // An ICMP error to an earlier datagram, which this call has cleared.
-                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                Err(errno) if may_be_of_the_past(errno) => {}
                 Err(errno) => {
                     log::debug!("{id:?} (UDP, spliced): {errno}");
                     relay.readable[index] = false;
@@ -174,9 +174,7 @@ fn send_all(buffer: &mut CopyBuffer, to: BorrowedFd<'_>, count: usize, outbox: &
             Ok(0) => return,
             Ok(sent) => done += sent,
             // The error of an earlier datagram, reported once: it has nothing to do with this one.
-            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) if !retried => {
-                retried = true;
-            }
+            Err(errno) if may_be_of_the_past(errno) && !retried => retried = true,
             Err(_) => {
                 outbox.drops.count(DropReason::SendFailed);
                 (done, retried) = (done + 1, false);

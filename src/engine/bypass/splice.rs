@@ -7,7 +7,8 @@
 //! Where the queue of the server that a connection is for is full, the kernel would drop its SYN, repeat it after a
 //! second, and give the place to whoever asks at the right moment. So the connection asks again itself, soon, and until
 //! it has a place nobody else is accepted on the same port: who comes waits in the queue of our own socket, which is
-//! long, and all are served in the order in which they came.
+//! long, and all are served in the order in which they came. For one that has waited for long, nobody else does any more,
+//! until it is connected or given up: other servers may be behind the same port, at other addresses.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,10 +51,17 @@ pub(in crate::engine) fn open(
     side: &SpliceSide,
 ) -> Result<(), DropReason> {
     match connect(bypass, &sides, side) {
-        Ok((target, true)) => add(core, sides, accepted, target, None),
-        Ok((target, false)) => {
-            let queueing = Queueing { listener, to: side.destination, since: core.now };
-            add(core, sides, accepted, target, Some(queueing))
+        Ok((target, connected)) => {
+            let to = side.destination;
+            // Elsewhere a handshake takes the time of the way.
+            let waits = !connected && socket::leads_here(target.as_fd(), to.ip());
+            let queueing = (waits && core.listeners.has_patience(listener)).then_some(Queueing {
+                listener,
+                to,
+                since: core.now,
+                gave_up: false,
+            });
+            add(core, sides, accepted, (target, connected), queueing)
         }
         Err(reason) => {
             let _ = stream::reset_on_close(accepted.as_fd());
@@ -86,16 +94,16 @@ fn connect(
     open_logged(|| reserved_port::open_like(peer, &mut open), sides)
 }
 
-/// Adds a connection whose target is connected, or waits for a place in its server's queue.
+/// Adds a connection whose target is connected, or will be; perhaps it waits for a place in its server's queue.
 fn add(
     core: &mut Core,
     sides: [Side; 2],
     accepted: OwnedFd,
-    target: OwnedFd,
+    (target, connected): (OwnedFd, bool),
     queueing: Option<Queueing>,
 ) -> Result<(), DropReason> {
     let state = SpliceState {
-        machine: Splice::new(queueing.is_none()),
+        machine: Splice::new(connected),
         target,
         nagle: [Nagle::Off, Nagle::Unwritten],
         pipes: [None, None],
@@ -123,10 +131,15 @@ pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
     let now = core.now;
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
-    let Some(Queueing { to, since, .. }) = splice.queueing else { return };
+    let Some(queueing) = splice.queueing.as_mut().filter(|queueing| !queueing.gave_up) else {
+        return;
+    };
+    let Queueing { listener, to, since, .. } = *queueing;
     let waited = now.since(since);
     if waited >= QUEUE_FULL_HELD {
-        return leave_queue(core, id);
+        queueing.gave_up = true;
+        core.listeners.lose_patience(listener);
+        return;
     }
     match socket::connect_here_again(splice.target.as_fd(), to) {
         Ok(false) => return core.flows.schedule(id, Some(now + pause(waited))),
@@ -143,12 +156,14 @@ pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
     core.flows.mark_ready(id);
 }
 
-/// A connection keeps nobody waiting any more.
+/// A connection is connected, or over: it keeps nobody waiting any more.
 fn leave_queue(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
-    if let Some(Queueing { listener, .. }) = splice.queueing.take() {
-        core.listeners.let_go(listener);
+    match splice.queueing.take() {
+        Some(Queueing { listener, gave_up: true, .. }) => core.listeners.regain_patience(listener),
+        Some(Queueing { listener, .. }) => core.listeners.let_go(listener),
+        None => {}
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) use groups::{
     on_timer as on_group_timer, refresh as refresh_groups, takes_back,
 };
 pub(super) use queue::{Queue, Served, drain};
+pub(super) use send::may_be_of_the_past;
 pub(super) use socket::{follow_guest, open_inbound};
 pub(super) use to_guest::first_to_guest;
 

@@ -74,7 +74,7 @@ pub(super) fn past_icmp_error(mut send: impl FnMut() -> Result<(), Errno>) -> Re
 }
 
 /// Whether an error number may stand for an ICMP error to an earlier datagram (`icmp_err_convert` of the kernel).
-pub(super) fn may_be_of_the_past(errno: Errno) -> bool {
+pub(in crate::engine) fn may_be_of_the_past(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::CONNREFUSED

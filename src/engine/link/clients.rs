@@ -10,10 +10,8 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::Link;
 use crate::engine::token::Token;
+use crate::limits::ACCEPT_RETRY;
 use crate::sys::socket;
-
-/// How often a client is looked at that cannot be accepted.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Where clients of the link come from.
 pub struct Clients {

@@ -9,11 +9,12 @@ use passt_frame::{Errno, ToGuest};
 use crate::engine::bypass::{self, BypassParts};
 use crate::engine::core::Core;
 use crate::engine::datagrams::Served;
+use crate::engine::flows::ACCEPT_TIMER;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::tcp;
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::side::{Pif, Side};
-use crate::limits::ACCEPTS_PER_TURN;
+use crate::limits::{ACCEPT_RETRY, ACCEPTS_PER_TURN};
 use crate::sys::socket;
 use crate::sys::stream;
 use crate::wire::DropReason;
@@ -74,6 +75,8 @@ pub(super) fn serve(
             Err(Errno::AGAIN) => break,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 core.refuse(DropReason::DescriptorsExhausted);
+                // What was short may be others', and nothing of ours tells when there is some again.
+                core.flows.timers.set(ACCEPT_TIMER, core.now + ACCEPT_RETRY);
                 return Served::NoRoom;
             }
             // The connection is gone again, or never was one for us: go on with the next.
