@@ -162,6 +162,11 @@ impl Ring {
         self.at.base()
     }
 
+    /// Next used element to write.
+    pub(crate) fn next_used(&self) -> u16 {
+        self.at.next_used()
+    }
+
     /// The available index when it was last looked at.
     pub(crate) fn available(&self) -> u16 {
         self.at.available()

@@ -139,8 +139,10 @@ pub(crate) struct Vring {
     pub(crate) features: Features,
     /// Where written pages are marked, while they are.
     pub(crate) log: Option<Rc<DirtyLog>>,
-    /// Where the ring stood when it was stopped last, since the front-end came.
-    stopped_at: Option<u16>,
+    /// Available and used index at which the ring was stopped last, since the front-end came.
+    stopped_at: Option<(u16, u16)>,
+    /// The ring has started elsewhere than where it was stopped, until that has been told.
+    pub(crate) is_rewound: bool,
     /// The state of another device comes with this connection, whose rings it goes on with.
     pub(crate) moves_in: bool,
 }
@@ -163,6 +165,7 @@ impl Vring {
             features: Features::default(),
             log: None,
             stopped_at: None,
+            is_rewound: false,
             moves_in: false,
         })
     }
@@ -188,19 +191,22 @@ impl Vring {
         };
         let log = self.used_log();
         let base = self.first_base(&memory);
+        // One that begins anew, at 0, was only reset.
+        self.is_rewound = base != 0 && self.stopped_at.is_some_and(|(at, _)| at != base);
         self.ring = Some(Ring::new(memory, direction, base, self.features, log));
         self.fault = None;
         true
     }
 
-    /// Where a ring that starts goes on: where the front-end says. But one whose back-end has died knows only what was
-    /// available (Cloud Hypervisor says that), and the driver waits for all that was not used: it would wait for
-    /// ever. A ring that was stopped has nothing of that kind, unless it comes with the state of another device.
+    /// Where a ring that starts goes on: where the front-end says. But Cloud Hypervisor knows only what is available,
+    /// and says that each time. One whose back-end has died, or whose driver has filled it before it said that it is
+    /// ready, waits for all that was not used: it would wait for ever. A ring that stands as it was stopped has nothing
+    /// of that kind, nor has one that comes with the state of another device.
     fn first_base(&self, memory: &RingMemory) -> u16 {
         let (base, available, used) = (self.base(), memory.available_index(), memory.used_index());
         let unused = available.wrapping_sub(used);
         let is_lost = base == available && (1..=memory.size()).contains(&unused);
-        if !is_lost || self.stopped_at.is_some() || self.moves_in {
+        if !is_lost || self.moves_in || self.stopped_at == Some((base, used)) {
             return base;
         }
         log::debug!(
@@ -211,18 +217,17 @@ impl Vring {
 
     /// Stops the ring.
     fn stop(&mut self) {
-        if let Some(mut ring) = self.ring.take() {
+        if let Some(ring) = &mut self.ring {
             ring.publish();
-            self.state.set_queue_next_avail(ring.base());
-            self.stopped_at = Some(ring.base());
         }
+        self.forget();
     }
 
     /// Forgets the ring: nothing is published any more.
     fn forget(&mut self) {
         if let Some(ring) = self.ring.take() {
             self.state.set_queue_next_avail(ring.base());
-            self.stopped_at = Some(ring.base());
+            self.stopped_at = Some((ring.base(), ring.next_used()));
         }
     }
 
@@ -299,11 +304,9 @@ impl Vring {
         self.ring.as_ref().map_or_else(|| self.state.queue_next_avail(), Ring::base)
     }
 
-    /// Sets the available index at which the ring goes on when it starts. True when the driver goes on from
-    /// elsewhere than where it was stopped. One that begins anew, at 0, was only reset.
-    pub(crate) fn set_base(&self, base: u16) -> bool {
+    /// Sets the available index at which the ring goes on when it starts.
+    pub(crate) fn set_base(&self, base: u16) {
         self.state.set_queue_next_avail(base);
-        base != 0 && self.stopped_at.is_some_and(|at| at != base)
     }
 
     /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in

@@ -6,8 +6,8 @@ mod rig;
 
 use std::os::fd::AsFd;
 
-use passt_frame::FrameMeta;
-use passt_guest::{Client, Guest, NetHeader, Options, RX, TX, request};
+use passt_frame::{FrameMeta, FramePort};
+use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, request};
 use rig::{Host, connected, frame};
 
 /// A frame each way.
@@ -87,6 +87,33 @@ fn rings_that_start_at_what_is_available_go_on_at_what_was_used() {
     assert_eq!(host.take_all()[0].0, frame(300, 3), "it is sent again");
     assert_traffic(&mut host, &mut guest);
     assert_eq!(host.counters()["vhost.rings_broken"], 0);
+}
+
+#[test]
+fn a_driver_may_fill_its_ring_before_the_front_end_starts_it_at_what_is_available() {
+    // Cloud Hypervisor starts rings when the driver is ready; that of FreeBSD has filled its ring by then. The second
+    // driver may have come just as far as the first one had.
+    for buffers in [64, 1] {
+        let (mut host, mut guest) = connected(Options::default());
+        assert_traffic(&mut host, &mut guest);
+        for index in [RX, TX] {
+            guest.stop_ring(index, &mut || {
+                host.turn();
+            });
+            let ring = &mut guest.rings[index];
+            *ring = DriverRing::new(ring.descriptors, ring.size, ring.event_idx);
+            ring.begin_at(&guest.memory, 0);
+        }
+        guest.post_buffers(buffers);
+        for index in [RX, TX] {
+            let available = guest.rings[index].available_index(&guest.memory);
+            guest.start_ring_at(index, available.into());
+        }
+        host.turn();
+        assert!(host.device.take_request().is_none(), "no snapshot was loaded");
+        assert!(host.take_all().is_empty());
+        assert_traffic(&mut host, &mut guest);
+    }
 }
 
 #[test]

@@ -38,6 +38,18 @@ impl Session {
         });
     }
 
+    /// Starts a ring if it has all it needs and does not run. One that goes on from elsewhere than where it was stopped
+    /// belongs to a driver that was set back.
+    fn start(&mut self, at: usize) {
+        let rewound = self.with(at, |user| {
+            user.start();
+            std::mem::take(&mut user.vring_mut().is_rewound)
+        });
+        if rewound {
+            self.transfer.note_rewound();
+        }
+    }
+
     /// RESET_OWNER, which stops all rings in the words of vhost. It was deprecated because some said it where others
     /// went on, so that it stops those that are disabled.
     pub(crate) fn reset_owner(&mut self) {
@@ -60,9 +72,7 @@ impl Session {
         let index = self.stopped(index)?;
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
-        if self.with(index, |user| user.vring().set_base(base)) {
-            self.transfer.note_rewound();
-        }
+        self.with(index, |user| user.vring().set_base(base));
         Ok(())
     }
 
@@ -73,13 +83,11 @@ impl Session {
         at: UserAddresses,
     ) -> Result<(), Violation> {
         let index = self.index(index)?;
-        self.with(index, |user| {
-            if !user.vring_mut().set_addresses(at) {
-                return Err(Violation::BadAddress(index));
-            }
-            user.start();
-            Ok(())
-        })
+        if !self.with(index, |user| user.vring_mut().set_addresses(at)) {
+            return Err(Violation::BadAddress(index));
+        }
+        self.start(index);
+        Ok(())
     }
 
     /// SET_VRING_KICK.
@@ -87,14 +95,11 @@ impl Session {
         let index = self.index(index)?;
         let why = "polling instead of kicks is not supported";
         let fd = fd.ok_or(Violation::BadDescriptor(index, why))?;
-        let registrar = self.registrar.clone();
-        self.with(index, |user| {
-            user.vring_mut()
-                .set_kick(fd, &registrar, TOKEN_KICK + index as u16)
-                .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
-            user.start();
-            Ok(())
-        })
+        let (registrar, token) = (self.registrar.clone(), TOKEN_KICK + index as u16);
+        self.with(index, |user| user.vring_mut().set_kick(fd, &registrar, token))
+            .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
+        self.start(index);
+        Ok(())
     }
 
     /// SET_VRING_CALL. What was used before under another descriptor may have gone unnoticed, so
