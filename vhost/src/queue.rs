@@ -166,18 +166,21 @@ impl Pairs {
         self.touched.set(self.touched.get() | 1 << pair);
     }
 
-    /// Looks at a transmit ring that was kicked, or has changed: drops its frames if it is disabled; true
-    /// when there may be frames for the engine.
+    /// Looks at a transmit ring that was kicked, or has changed; true when there may be frames for the engine. If it is
+    /// disabled they are dropped, but nothing is written to a disabled ring that has nothing new: its driver may have
+    /// left it, and its memory may be somebody else's.
     pub(crate) fn look(&self, pair: usize, kicked: bool) -> bool {
         let mut tx = self.list[pair].tx.borrow_mut();
         self.touch(pair);
-        tx.drain_disabled();
+        if kicked || self.waiting.get() & 1 << pair != 0 {
+            tx.drain_disabled();
+        }
         let up = tx.may_have_frames();
         if up && (kicked || tx.is_waiting()) {
             tx.prepare();
             self.list[pair].rx.borrow_mut().prepare();
         }
-        if up {
+        if up || tx.is_unannounced() {
             self.waiting.set(self.waiting.get() | 1 << pair);
         }
         up

@@ -58,6 +58,29 @@ fn a_driver_that_has_only_disabled_its_rings_may_come_again() {
 }
 
 #[test]
+fn nothing_is_written_to_a_disabled_ring_that_nobody_has_kicked() {
+    // The page of its used ring is somebody else's, that of its available ring is still free.
+    let (mut host, mut guest) = connected(Options::default());
+    assert_traffic(&mut host, &mut guest);
+    for index in [RX, TX] {
+        guest.set_enable(index, false);
+    }
+    host.turn();
+    let ring = &mut guest.rings[TX];
+    let (used, bytes) = (ring.used, [0xa5; 6 + 8 * 256]);
+    ring.jump_available(&guest.memory, 1);
+    guest.memory.write(used, &bytes);
+    guest.send(request::SET_FEATURES, &guest.features.to_ne_bytes(), &[]);
+    host.turn();
+    assert!(guest.memory.read(used, bytes.len()) == bytes);
+    // Who kicks is there: frames of a disabled ring are dropped.
+    guest.kick(TX);
+    host.turn();
+    assert!(guest.memory.read(used, bytes.len()) != bytes);
+    assert_eq!(host.counters()["vhost.from_guest.ring_disabled"], 1);
+}
+
+#[test]
 fn a_ring_that_runs_is_not_set_up_anew() {
     for message in [request::SET_VRING_NUM, request::SET_VRING_BASE] {
         let (mut host, guest) = connected(Options::default());
