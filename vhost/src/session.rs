@@ -6,6 +6,10 @@
 //! QEMU sends it first. Memory is independent of both: it survives stop and start, and may change
 //! under running rings, which are then resolved anew.
 //!
+//! A front-end replaces a region by REM_MEM_REG and then ADD_MEM_REG. A ring in it stops in order, and goes on where it was
+//! as soon as it is in memory again. Nobody is told that it is broken (SET_VRING_ERR) unless it is kicked before that, or
+//! was lost with a whole table (SET_MEM_TABLE), which nothing is to be added to.
+//!
 //! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and behind the last pair comes
 //! the control queue. With a driver that has no multi-queue that is ring 2 (virtio 1.2, section 5.1.2),
 //! which pair 1 does not need then.
@@ -304,7 +308,9 @@ impl Session {
     ) -> Result<(), Violation> {
         let memory = Memory::map_table(table)?;
         self.added_again.clear();
-        self.change_memory(memory)
+        self.change_memory(memory)?;
+        self.with_all(|user| user.vring_mut().miss_home());
+        Ok(())
     }
 
     /// ADD_MEM_REG. QEMU before 8.1 says it once for each queue pair.
@@ -343,8 +349,8 @@ impl Session {
         Ok(())
     }
 
-    /// Replaces guest memory under all rings and resolves those that run anew. The old memory is unmapped
-    /// when this returns.
+    /// Replaces guest memory under all rings and resolves those that run anew, or wait for it. The old memory is
+    /// unmapped when this returns.
     fn set_memory(&mut self, memory: Memory) {
         let memory = Rc::new(memory);
         self.memory = memory.clone();
@@ -418,7 +424,10 @@ impl Session {
 
     /// The driver has kicked ring `index`.
     pub(crate) fn on_kick(&mut self, index: usize) -> Kicked {
-        self.with(index, |user| user.vring().acknowledge_kick());
+        self.with(index, |user| {
+            user.vring().acknowledge_kick();
+            user.vring_mut().miss_home();
+        });
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
             Purpose::Tx(pair) => {

@@ -65,6 +65,17 @@ struct Kick {
     counter: bool,
 }
 
+/// Whether a ring that was started lies in the memory that the front-end shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// It does, or it was not started.
+    Shared,
+    /// Its region was removed. Another one may be added that holds it.
+    Removed,
+    /// The same, and the front-end was told that the ring is broken.
+    Missed,
+}
+
 /// What a vring is used for: the rings to and from the guest, the control queue.
 pub(crate) trait VringUser {
     /// The vring.
@@ -109,12 +120,21 @@ impl dyn VringUser + '_ {
         self.on_end();
     }
 
-    /// Takes over other guest memory; a ring that is not in it breaks.
+    /// Takes over other guest memory. A ring that is not in it stops, and one that is in it again goes on.
     pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) {
-        let ran = self.vring().is_running();
-        self.vring_mut().set_memory(memory);
-        if ran && !self.vring().is_running() {
-            self.on_end();
+        let vring = self.vring_mut();
+        vring.memory = memory;
+        if !vring.is_running() {
+            if vring.is_homeless() && vring.resolve().is_some() {
+                self.start();
+            }
+        } else if !vring.move_ring() {
+            // Its old memory is mapped until it has stopped.
+            self.stop();
+            let vring = self.vring_mut();
+            vring.home = Home::Removed;
+            // What is kept back is said now: a driver that goes on with this ring waits for it.
+            vring.call();
         }
     }
 }
@@ -131,6 +151,7 @@ pub(crate) struct Vring {
     pub(crate) ring: Option<Ring>,
     /// Whether SET_VRING_ENABLE lets it be used.
     pub(crate) enabled: bool,
+    home: Home,
     /// What broke the ring, until the device has reported it.
     pub(crate) fault: Option<RingFault>,
     /// Guest memory.
@@ -160,6 +181,7 @@ impl Vring {
             addresses: None,
             ring: None,
             enabled: false,
+            home: Home::Shared,
             fault: None,
             memory: Rc::default(),
             features: Features::default(),
@@ -180,13 +202,26 @@ impl Vring {
         self.enabled && self.ring.is_some()
     }
 
+    /// Whether the ring was started and waits for its memory.
+    pub(crate) fn is_homeless(&self) -> bool {
+        self.home != Home::Shared
+    }
+
+    /// The ring should be in memory by now: one that is not is broken. Says so once.
+    pub(crate) fn miss_home(&mut self) {
+        if self.home == Home::Removed {
+            (self.home, self.fault) = (Home::Missed, Some(RingFault::RingUnmapped));
+        }
+    }
+
     /// Starts the ring if it has all it needs and does not run; true when it has started.
     fn start(&mut self, direction: Direction) -> bool {
         if self.is_running() || self.kick.is_none() || self.addresses.is_none() {
             return false;
         }
         let Some(memory) = self.resolve() else {
-            self.fail(RingFault::RingUnmapped);
+            self.home = Home::Removed;
+            self.miss_home();
             return false;
         };
         let log = self.used_log();
@@ -194,7 +229,7 @@ impl Vring {
         // One that begins anew, at 0, was only reset.
         self.is_rewound = base != 0 && self.stopped_at.is_some_and(|(at, _)| at != base);
         self.ring = Some(Ring::new(memory, direction, base, self.features, log));
-        self.fault = None;
+        (self.home, self.fault) = (Home::Shared, None);
         true
     }
 
@@ -225,6 +260,7 @@ impl Vring {
 
     /// Forgets the ring: nothing is published any more.
     fn forget(&mut self) {
+        self.home = Home::Shared;
         if let Some(ring) = self.ring.take() {
             self.state.set_queue_next_avail(ring.base());
             self.stopped_at = Some((ring.base(), ring.next_used()));
@@ -262,13 +298,6 @@ impl Vring {
         let log = self.used_log();
         if let Some(ring) = &mut self.ring {
             ring.set_log(log);
-        }
-    }
-
-    fn set_memory(&mut self, memory: Rc<Memory>) {
-        self.memory = memory;
-        if self.is_running() && !self.move_ring() {
-            self.fail(RingFault::RingUnmapped);
         }
     }
 

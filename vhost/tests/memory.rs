@@ -7,8 +7,8 @@ mod rig;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::{FrameMeta, LinkChange, Payload, Reserve};
-use passt_guest::{Client, GuestMemory, NetHeader, Options, RX, TX, USER_BASE, request};
+use passt_frame::{FrameMeta, FramePort, LinkChange, Payload, Reserve};
+use passt_guest::{Client, Guest, GuestMemory, NetHeader, Options, RX, TX, USER_BASE, request};
 use rig::{Host, connected, frame};
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 
@@ -220,6 +220,81 @@ fn memory_may_be_mapped_anew_under_running_rings() {
         assert_eq!(host.take_all()[0].0, frame(100, i));
         assert!(host.give(&frame(100, i), FrameMeta::default()));
         assert_eq!(guest.recv_frame().unwrap().0, frame(100, i));
+    }
+}
+
+/// ADD_MEM_REG or REM_MEM_REG.
+fn send_region(guest: &Guest, message: u32, region: Region) {
+    let body: Vec<u8> = [0].iter().chain(&region).flat_map(|word| word.to_ne_bytes()).collect();
+    let fds = [guest.memory.fd()];
+    guest.send(message, &body, if message == request::ADD_MEM_REG { &fds } else { &[] });
+}
+
+/// QEMU removes a region that it replaces before it adds the new one, and the guest runs meanwhile.
+#[test]
+fn rings_go_on_when_their_region_was_replaced() {
+    for (at_once, kicked) in [(true, false), (false, false), (false, true)] {
+        let (mut host, mut guest) = connected(Options::default());
+        let len = guest.memory.len();
+        for i in 0..5 {
+            guest.send_frame(&frame(100, i), NetHeader::default());
+            assert_eq!(host.take_all()[0].0, frame(100, i));
+            assert!(host.give(&frame(100, i), FrameMeta::default()));
+            assert_eq!(guest.recv_frame().unwrap().0, frame(100, i));
+            host.links.clear();
+            send_region(&guest, request::REM_MEM_REG, [0, len, USER_BASE, 0]);
+            if !at_once {
+                assert_eq!(host.turn().link, Some(LinkChange::Down));
+                if kicked {
+                    guest.send_frame(&frame(200, i), NetHeader::default());
+                    host.turn();
+                    guest.kick(TX);
+                    host.turn();
+                }
+            }
+            send_region(&guest, request::ADD_MEM_REG, [0, len, USER_BASE, 0]);
+            host.turn();
+            if !at_once {
+                assert_eq!(host.links, [LinkChange::Down, LinkChange::Up]);
+                let sent: &[_] = if kicked { &[frame(200, i)] } else { &[] };
+                let taken: Vec<_> = host.take_all().into_iter().map(|(bytes, _)| bytes).collect();
+                assert_eq!(taken, sent, "meanwhile");
+            }
+        }
+        assert_eq!((guest.errors(RX), guest.errors(TX)), (0, if kicked { 5 } else { 0 }));
+        assert!(host.device.take_request().is_none(), "no snapshot was loaded");
+        assert!(host.device.is_attached());
+    }
+}
+
+#[test]
+fn a_ring_that_was_stopped_or_left_without_memory_does_not_come_back_by_itself() {
+    for stopped in [true, false] {
+        let (mut host, mut guest) = connected(Options::default());
+        let len = guest.memory.len();
+        guest.send_frame(&frame(100, 1), NetHeader::default());
+        assert_eq!(host.take_all().len(), 1);
+        send_region(&guest, request::REM_MEM_REG, [0, len, USER_BASE, 0]);
+        host.turn();
+        for index in [RX, TX] {
+            if stopped {
+                let base = guest.stop_ring(index, &mut || {
+                    host.turn();
+                });
+                assert_eq!(base, index as u32, "where it was");
+            } else {
+                guest.set_enable(index, false);
+                let base = [index as u32, 0].map(u32::to_ne_bytes).concat();
+                guest.send(request::SET_VRING_BASE, &base, &[]);
+            }
+        }
+        send_region(&guest, request::ADD_MEM_REG, [0, len, USER_BASE, 0]);
+        for index in [RX, TX] {
+            guest.set_enable(index, true);
+        }
+        host.links.clear();
+        host.turn();
+        assert_eq!((host.links.as_slice(), host.device.is_attached()), (&[][..], true));
     }
 }
 

@@ -16,14 +16,15 @@ impl Session {
     /// one now, and User-Mode Linux says nothing else of that.
     fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
         let at = self.index(index)?;
-        let (running, enabled) = self.with(at, |user| {
+        let (running, homeless, enabled) = self.with(at, |user| {
             let vring = user.vring();
-            (vring.is_running(), vring.enabled)
+            (vring.is_running(), vring.is_homeless(), vring.enabled)
         });
-        match (running, enabled) {
-            (true, true) => return Err(Violation::Running(at)),
-            (true, false) => self.halt(at),
-            (false, _) => {}
+        if running && enabled {
+            return Err(Violation::Running(at));
+        }
+        if running || (homeless && !enabled) {
+            self.halt(at);
         }
         Ok(at)
     }
