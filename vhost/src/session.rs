@@ -132,7 +132,7 @@ pub(crate) struct Session {
     /// MTU that NET_SET_MTU told, instead of ours.
     mtu: Option<u16>,
     memory: Rc<Memory>,
-    /// Regions that were added once more while they were there.
+    /// Regions that were added once more while they were there, and are to be removed once more, even when they are gone.
     added_again: Vec<RegionSpec>,
     /// The same memory as the queue types take it.
     shared: GuestMemoryAtomic<GuestMemoryMmap>,
@@ -326,14 +326,17 @@ impl Session {
         self.change_memory(memory)
     }
 
-    /// REM_MEM_REG, as often as the region was added.
+    /// REM_MEM_REG. The first time counts: QEMU before 8.1 says that, too, once for each queue pair, and what the first one
+    /// adds in place of the region may overlap it.
     pub(crate) fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), Violation> {
-        if let Some(at) = self.added_again.iter().position(|again| again.is_named_by(spec)) {
-            self.added_again.swap_remove(at);
-            return Ok(());
+        match self.memory.without_region(spec) {
+            Ok(memory) => self.change_memory(memory),
+            Err(unknown) => {
+                let again = self.added_again.iter().position(|again| again.is_named_by(spec));
+                self.added_again.swap_remove(again.ok_or(unknown)?);
+                Ok(())
+            }
         }
-        let memory = self.memory.without_region(spec)?;
-        self.change_memory(memory)
     }
 
     /// What the front-end shared and does not share any more: the connection has to end.

@@ -178,6 +178,33 @@ fn a_region_may_be_added_again_and_is_removed_as_often() {
     assert!(!host.device.is_attached(), "not without end");
 }
 
+/// The same QEMU has each queue pair replace a region, one after the other.
+#[test]
+fn a_region_that_was_added_again_may_be_replaced_as_often() {
+    const PAIRS: usize = 3;
+    let (mut host, mut guest) = connected(Options::default());
+    let len = guest.memory.len();
+    let (old, new) = ([0, len, USER_BASE, 0], [0, len - 4096, USER_BASE, 0]);
+    (1..PAIRS).for_each(|_| send_region(&guest, request::ADD_MEM_REG, old));
+    for i in 0..20 {
+        let (from, to) = if i % 2 == 0 { (old, new) } else { (new, old) };
+        for _ in 0..PAIRS {
+            send_region(&guest, request::REM_MEM_REG, from);
+            host.turn();
+            send_region(&guest, request::ADD_MEM_REG, to);
+            host.turn();
+        }
+        assert!(host.device.is_attached(), "{i}");
+        guest.send_frame(&frame(100, i), NetHeader::default());
+        assert_eq!(host.take_all()[0].0, frame(100, i));
+    }
+    for removed in 1..=PAIRS + 1 {
+        send_region(&guest, request::REM_MEM_REG, old);
+        host.turn();
+        assert_eq!(host.device.is_attached(), removed <= PAIRS, "removed {removed} times");
+    }
+}
+
 #[test]
 fn rings_outside_of_memory_end_the_connection() {
     let memory = GuestMemory::new(16 * MIB);
