@@ -21,6 +21,8 @@ pub(crate) struct Indexes {
     published: u16,
     /// Used index up to which the driver was notified, or did not want to be.
     told: u16,
+    /// A chain was settled.
+    moved: bool,
 }
 
 impl Indexes {
@@ -34,12 +36,18 @@ impl Indexes {
             next_used: used,
             published: used,
             told: used,
+            moved: false,
         }
     }
 
     /// First chain that is not settled.
     pub(crate) fn base(&self) -> u16 {
         self.next_available
+    }
+
+    /// Whether any chain was settled.
+    pub(crate) fn have_moved(&self) -> bool {
+        self.moved
     }
 
     /// The available index when it was last looked at.
@@ -99,6 +107,7 @@ impl Indexes {
 
     /// Takes the popped chains for good.
     pub(crate) fn settle(&mut self) {
+        self.moved |= self.cursor != self.next_available;
         self.next_available = self.cursor;
     }
 
@@ -213,7 +222,9 @@ mod tests {
                         let mut after = at;
                         after.unpop(count);
                         check(&after, 0, popped - count);
+                        assert!(!after.have_moved());
                         after.settle();
+                        assert_eq!(after.have_moved(), popped > count);
                         check(&after, popped - count, popped - count);
                         after.rewind();
                         check(&after, popped - count, popped - count);

@@ -172,6 +172,11 @@ impl Ring {
         self.at.available()
     }
 
+    /// Whether a chain was settled since the ring has started.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.at.have_moved()
+    }
+
     /// Whether chains are known to wait, without looking at guest memory.
     pub(crate) fn has_pending(&self) -> bool {
         self.at.pending().is_some()

@@ -202,6 +202,7 @@ impl Session {
         self.apply_features(features)?;
         if !features.protocol_features() {
             self.with_all(|user| user.vring_mut().enabled = true);
+            (0..RINGS).for_each(|at| self.resume(at));
         }
         Ok(())
     }
@@ -391,6 +392,26 @@ impl Session {
         }
     }
 
+    /// Starts a ring if it has all it needs and does not run. One that goes on from elsewhere than where it was stopped
+    /// belongs to a driver that was set back.
+    fn start(&mut self, at: usize) {
+        let rewound = self.with(at, |user| {
+            user.start();
+            std::mem::take(&mut user.vring_mut().is_rewound)
+        });
+        if rewound {
+            self.transfer.note_rewound();
+        }
+    }
+
+    /// Has a ring that was retracted start anew if it is enabled. One that is not waits for that, or for a kick: the driver
+    /// may have left it, and starting it writes to its memory.
+    fn resume(&mut self, at: usize) {
+        if self.with(at, |user| user.vring().is_retracted() && user.vring().enabled) {
+            self.start(at);
+        }
+    }
+
     /// RESET_DEVICE: all rings stop and are disabled, features are forgotten. Memory, call and error
     /// descriptors stay: QEMU sets the latter once, before the first reset.
     pub(crate) fn reset_device(&mut self) {
@@ -427,10 +448,14 @@ impl Session {
 
     /// The driver has kicked ring `index`.
     pub(crate) fn on_kick(&mut self, index: usize) -> Kicked {
-        self.with(index, |user| {
+        let retracted = self.with(index, |user| {
             user.vring().acknowledge_kick();
             user.vring_mut().miss_home();
+            user.vring().is_retracted()
         });
+        if retracted {
+            self.start(index);
+        }
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
             Purpose::Tx(pair) => {

@@ -120,6 +120,13 @@ impl dyn VringUser + '_ {
         self.on_end();
     }
 
+    /// Takes back that the ring has started, before anything was taken from it: it is to start with other values.
+    pub(crate) fn retract(&mut self) {
+        let vring = self.vring_mut();
+        (vring.ring, vring.is_retracted) = (None, true);
+        self.on_end();
+    }
+
     /// Takes over other guest memory. A ring that is not in it stops, and one that is in it again goes on.
     pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) {
         let vring = self.vring_mut();
@@ -152,6 +159,8 @@ pub(crate) struct Vring {
     /// Whether SET_VRING_ENABLE lets it be used.
     pub(crate) enabled: bool,
     home: Home,
+    /// The ring has started too early, and starts anew with the values that were set since.
+    is_retracted: bool,
     /// What broke the ring, until the device has reported it.
     pub(crate) fault: Option<RingFault>,
     /// Guest memory.
@@ -182,6 +191,7 @@ impl Vring {
             ring: None,
             enabled: false,
             home: Home::Shared,
+            is_retracted: false,
             fault: None,
             memory: Rc::default(),
             features: Features::default(),
@@ -200,6 +210,21 @@ impl Vring {
     /// Whether the ring runs and may be used.
     pub(crate) fn is_up(&self) -> bool {
         self.enabled && self.ring.is_some()
+    }
+
+    /// Whether the ring was started, and was neither stopped nor broken since.
+    pub(crate) fn was_started(&self) -> bool {
+        self.is_running() || self.is_homeless() || self.is_retracted
+    }
+
+    /// Whether anything was taken from the ring since it has started.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.ring.as_ref().is_some_and(Ring::has_moved)
+    }
+
+    /// Whether the ring was started and waits for other values.
+    pub(crate) fn is_retracted(&self) -> bool {
+        self.is_retracted
     }
 
     /// Whether the ring was started and waits for its memory.
@@ -229,7 +254,7 @@ impl Vring {
         // One that begins anew, at 0, was only reset.
         self.is_rewound = base != 0 && self.stopped_at.is_some_and(|(at, _)| at != base);
         self.ring = Some(Ring::new(memory, direction, base, self.features, log));
-        (self.home, self.fault) = (Home::Shared, None);
+        (self.home, self.is_retracted, self.fault) = (Home::Shared, false, None);
         true
     }
 
@@ -260,7 +285,7 @@ impl Vring {
 
     /// Forgets the ring: nothing is published any more.
     fn forget(&mut self) {
-        self.home = Home::Shared;
+        (self.home, self.is_retracted) = (Home::Shared, false);
         if let Some(ring) = self.ring.take() {
             self.state.set_queue_next_avail(ring.base());
             self.stopped_at = Some((ring.base(), ring.next_used()));

@@ -32,9 +32,13 @@ fn reconnect(host: &mut Host, guest: &mut Guest) {
 #[test]
 fn a_driver_that_has_only_disabled_its_rings_may_come_again() {
     // User-Mode Linux says no more when the driver is unloaded, and pages of the rings are given to others.
-    for (reused, owner) in [(false, false), (true, false), (false, true)] {
+    let cases =
+        [(true, false, false), (true, true, false), (true, false, true), (false, false, false)];
+    for (moved, reused, owner) in cases {
         let (mut host, mut guest) = connected(Options::default());
-        assert_traffic(&mut host, &mut guest);
+        if moved {
+            assert_traffic(&mut host, &mut guest);
+        }
         for index in [RX, TX] {
             guest.set_enable(index, false);
         }
@@ -83,10 +87,58 @@ fn nothing_is_written_to_a_disabled_ring_that_nobody_has_kicked() {
 #[test]
 fn a_ring_that_runs_is_not_set_up_anew() {
     for message in [request::SET_VRING_NUM, request::SET_VRING_BASE] {
-        let (mut host, guest) = connected(Options::default());
+        let (mut host, mut guest) = connected(Options::default());
+        assert_traffic(&mut host, &mut guest);
         guest.send(message, &[0u32, 256].map(u32::to_ne_bytes).concat(), &[]);
         host.turn();
         assert!(!host.device.is_attached(), "{message}");
+    }
+}
+
+#[test]
+fn a_ring_from_which_nothing_was_taken_may_be_set_up_anew() {
+    // Size and base behind the kick descriptor; the ring is enabled by then, later, or not: its frames are dropped then.
+    for (early, late) in [(true, true), (false, true), (false, false)] {
+        for apart in [true, false] {
+            let mut host = Host::new();
+            let stream = host.attach();
+            let mut guest = Guest::new(stream, Options::default());
+            guest.negotiate(&mut || {
+                host.turn();
+            });
+            for index in [RX, TX] {
+                guest.set_enable(index, early);
+            }
+            guest.send(request::SET_FEATURES, &guest.features.to_ne_bytes(), &[]);
+            guest.set_memory();
+            guest.rings.iter_mut().for_each(|ring| ring.event_idx = true);
+            guest.post_buffers(200);
+            for index in [RX, TX] {
+                let size = std::mem::replace(&mut guest.rings[index].size, 64);
+                guest.start_ring_at(index, 17);
+                guest.rings[index].size = size;
+            }
+            if apart {
+                host.turn();
+            }
+            for index in [RX, TX] {
+                let body = |value: u32| [index as u32, value].map(u32::to_ne_bytes).concat();
+                guest.send(request::SET_VRING_NUM, &body(256), &[]);
+                guest.send(request::SET_VRING_BASE, &body(0), &[]);
+                guest.set_enable(index, late);
+            }
+            host.turn();
+            assert!(host.device.is_attached());
+            assert!(host.take_all().is_empty());
+            if late {
+                assert_traffic(&mut host, &mut guest);
+            } else {
+                guest.send_frame(&frame(100, 1), NetHeader::default());
+                assert!(host.take_all().is_empty());
+                assert_eq!(host.counters()["vhost.from_guest.ring_disabled"], 1);
+            }
+            assert_eq!(host.counters()["vhost.rings_broken"], 0);
+        }
     }
 }
 

@@ -291,7 +291,8 @@ fn ring_parameters_out_of_range_end_the_connection() {
         assert_dropped(&mut host, &client, &format!("request {number} {body:?}"));
     }
     for number in [request::SET_VRING_NUM, request::SET_VRING_BASE] {
-        let (mut host, guest) = connected(Options::default());
+        let (mut host, mut guest) = connected(Options::default());
+        assert_traffic(&mut host, &mut guest);
         guest.send(number, &state(1, 256), &[]);
         assert_dropped(&mut host, &guest.client, &format!("request {number} on a running ring"));
     }

@@ -12,18 +12,20 @@ impl Session {
         if at < RINGS { Ok(at) } else { Err(Violation::NoRing(index)) }
     }
 
-    /// The same for what must not change while the ring runs. One that is disabled is stopped: the driver is another
-    /// one now, and User-Mode Linux says nothing else of that.
+    /// The same for what must not change while the ring runs. One from which nothing was taken starts anew: some say it
+    /// behind SET_VRING_KICK. One that is disabled is stopped: the driver is another one now, and User-Mode Linux says
+    /// nothing else of that.
     fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
         let at = self.index(index)?;
-        let (running, homeless, enabled) = self.with(at, |user| {
+        let (running, moved, homeless, enabled) = self.with(at, |user| {
             let vring = user.vring();
-            (vring.is_running(), vring.is_homeless(), vring.enabled)
+            (vring.is_running(), vring.has_moved(), vring.is_homeless(), vring.enabled)
         });
-        if running && enabled {
+        if running && !moved {
+            self.with(at, |user| user.retract());
+        } else if running && enabled {
             return Err(Violation::Running(at));
-        }
-        if running || (homeless && !enabled) {
+        } else if !enabled && (running || homeless) {
             self.halt(at);
         }
         Ok(at)
@@ -39,33 +41,24 @@ impl Session {
         });
     }
 
-    /// Starts a ring if it has all it needs and does not run. One that goes on from elsewhere than where it was stopped
-    /// belongs to a driver that was set back.
-    fn start(&mut self, at: usize) {
-        let rewound = self.with(at, |user| {
-            user.start();
-            std::mem::take(&mut user.vring_mut().is_rewound)
-        });
-        if rewound {
-            self.transfer.note_rewound();
-        }
-    }
-
     /// RESET_OWNER, which stops all rings in the words of vhost. It was deprecated because some said it where others
     /// went on, so that it stops those that are disabled.
     pub(crate) fn reset_owner(&mut self) {
-        for index in 0..RINGS {
-            let _ = self.stopped(index as u32);
+        for at in 0..RINGS {
+            if self.with(at, |user| user.vring().was_started() && !user.vring().enabled) {
+                self.halt(at);
+            }
         }
     }
 
     /// SET_VRING_NUM.
     pub(crate) fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
-        if self.with(index, |user| user.vring().set_size(size)) {
-            return Ok(());
+        if !self.with(index, |user| user.vring().set_size(size)) {
+            return Err(Violation::Range { what: "ring size", value: u64::from(size) });
         }
-        Err(Violation::Range { what: "ring size", value: u64::from(size) })
+        self.resume(index);
+        Ok(())
     }
 
     /// SET_VRING_BASE.
@@ -74,6 +67,7 @@ impl Session {
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
         self.with(index, |user| user.vring().set_base(base));
+        self.resume(index);
         Ok(())
     }
 
@@ -130,6 +124,7 @@ impl Session {
         let range = Violation::Range { what: "enable flag", value: u64::from(enable) };
         let enable = if enable <= 1 { enable == 1 } else { return Err(range) };
         self.with(index, |user| user.vring_mut().enabled = enable);
+        self.resume(index);
         Ok(())
     }
 
