@@ -152,6 +152,8 @@ pub(crate) struct Vring {
     kick: Option<Kick>,
     call: RefCell<Option<OwnedFd>>,
     err: Option<OwnedFd>,
+    /// SET_VRING_NUM has come since the ring was stopped last.
+    sized: bool,
     /// Where SET_VRING_ADDR put the ring.
     addresses: Option<UserAddresses>,
     /// The ring while it runs.
@@ -187,6 +189,7 @@ impl Vring {
             kick: None,
             call: RefCell::default(),
             err: None,
+            sized: false,
             addresses: None,
             ring: None,
             enabled: false,
@@ -285,7 +288,7 @@ impl Vring {
 
     /// Forgets the ring: nothing is published any more.
     fn forget(&mut self) {
-        (self.home, self.is_retracted) = (Home::Shared, false);
+        (self.home, self.is_retracted, self.sized) = (Home::Shared, false, false);
         if let Some(ring) = self.ring.take() {
             self.state.set_queue_next_avail(ring.base());
             self.stopped_at = Some((ring.base(), ring.next_used()));
@@ -348,9 +351,10 @@ impl Vring {
     }
 
     /// Sets the number of entries; false when it is not a power of two up to [`MAX_RING`].
-    pub(crate) fn set_size(&self, size: u32) -> bool {
+    pub(crate) fn set_size(&mut self, size: u32) -> bool {
         let size = u16::try_from(size).unwrap_or(0);
-        self.state.get_mut().get_queue_mut().try_set_size(size).is_ok()
+        self.sized = self.state.get_mut().get_queue_mut().try_set_size(size).is_ok();
+        self.sized
     }
 
     /// Available index at which the ring goes on.
@@ -364,7 +368,7 @@ impl Vring {
     }
 
     /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in
-    /// guest memory.
+    /// guest memory. As long as the ring has no size, where its parts end is left to who starts it.
     pub(crate) fn set_addresses(&mut self, at: UserAddresses) -> bool {
         let Some(guest) = at.in_guest(&self.memory) else { return false };
         let set = self.state.set_queue_info(guest.descriptors, guest.available, guest.used);
@@ -372,7 +376,8 @@ impl Vring {
             return false;
         }
         self.addresses = Some(at);
-        self.move_ring()
+        let sized = self.sized || self.is_running();
+        !sized || self.move_ring()
     }
 
     /// Watches `fd` for kicks under `token` from now on.

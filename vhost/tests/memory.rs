@@ -237,6 +237,43 @@ fn rings_outside_of_memory_end_the_connection() {
     }
 }
 
+/// Until its size is known, a ring has no end; it is looked for when the ring starts.
+#[test]
+fn the_place_of_a_ring_may_be_said_before_its_size() {
+    for size in [256u32, 4096] {
+        let (mut host, mut guest) = connected(Options::default());
+        guest.send_frame(&frame(60, 0), NetHeader::default());
+        assert_eq!(host.take_all().len(), 1);
+        // The memory ends behind the second ring of 256 entries. That of the driver before was larger.
+        for size in [4096u32, size] {
+            for index in [RX, TX] {
+                guest.stop_ring(index, &mut || {
+                    host.turn();
+                });
+            }
+            let end = guest.rings[TX].used + 4096;
+            let body = table(&[[0, end, USER_BASE, 0]]);
+            guest.send(request::SET_MEM_TABLE, &body, &[guest.memory.fd()]);
+            for index in [RX, TX] {
+                guest.send_address(index);
+                let body = [index as u32, size].map(u32::to_ne_bytes).concat();
+                guest.send(request::SET_VRING_NUM, &body, &[]);
+            }
+        }
+        host.turn();
+        assert!(host.device.is_attached());
+        let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        for index in [RX as u64, TX as u64] {
+            guest.send(request::SET_VRING_KICK, &index.to_ne_bytes(), &[kick.as_fd()]);
+        }
+        host.links.clear();
+        host.turn();
+        let errors = (guest.errors(RX), guest.errors(TX));
+        assert_eq!(errors, (0, u64::from(size > 256)), "{size} entries");
+        assert_eq!(host.links, [LinkChange::Up]);
+    }
+}
+
 #[test]
 fn memory_may_be_mapped_anew_under_running_rings() {
     let (mut host, mut guest) = connected(Options::default());

@@ -54,7 +54,7 @@ impl Session {
     /// SET_VRING_NUM.
     pub(crate) fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
-        if !self.with(index, |user| user.vring().set_size(size)) {
+        if !self.with(index, |user| user.vring_mut().set_size(size)) {
             return Err(Violation::Range { what: "ring size", value: u64::from(size) });
         }
         self.resume(index);
