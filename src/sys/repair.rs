@@ -75,25 +75,36 @@ pub(crate) fn freeze(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 /// What bears a signature is no acknowledgement to the peer: it goes before.
 fn freeze_by_signatures(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     sockopt::set_tcp_quickack(socket, true)?;
-    expect_signatures(socket, true)
+    expect_signatures(socket, peer(socket)?, true)
 }
 
-/// Takes [`freeze`] back.
+/// The same as [`freeze`], for a socket that is connected to `peer` next.
+///
+/// # Errors
+/// What setsockopt(2) reports: `NOPROTOOPT` if the kernel has neither.
+pub(crate) fn freeze_toward(socket: BorrowedFd<'_>, peer: SocketAddr) -> Result<(), Errno> {
+    match drop_all(socket) {
+        Err(Errno::PERM) => expect_signatures(socket, peer, true),
+        other => other,
+    }
+}
+
+/// Takes [`freeze`] or [`freeze_toward`] back.
 ///
 /// # Errors
 /// What setsockopt(2) reports.
 pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
-        Err(Errno::NOENT) => expect_signatures(socket, false),
+        Err(Errno::NOENT) => expect_signatures(socket, peer(socket)?, false),
         other => other,
     }
 }
 
-/// Has the kernel drop whatever arrives for a socket that may not be connected yet.
+/// Has the kernel drop whatever arrives for a socket.
 ///
 /// # Errors
 /// What setsockopt(2) reports: `PERM` where that takes a privilege.
-pub(crate) fn drop_all(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+fn drop_all(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut drop =
         libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut drop };
@@ -110,8 +121,18 @@ pub(crate) fn drop_all(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// The peer, as the socket has it: an IPv4 address may be written as one of IPv6.
+fn peer(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let peer = getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)
+}
+
 /// Has segments of the peer dropped that bear no signature by a key, or lets them in again.
-fn expect_signatures(socket: BorrowedFd<'_>, expected: bool) -> Result<(), Errno> {
+fn expect_signatures(
+    socket: BorrowedFd<'_>,
+    peer: SocketAddr,
+    expected: bool,
+) -> Result<(), Errno> {
     /// struct tcp_md5sig (linux/tcp.h): an address, the key's length and the key.
     const BYTES: usize = 216;
     const KEY_LENGTH: usize = 130;
@@ -119,9 +140,7 @@ fn expect_signatures(socket: BorrowedFd<'_>, expected: bool) -> Result<(), Errno
     const KEY_BYTES: u16 = 16;
     let mut bytes = [0u8; BYTES];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-    // As the socket has it: an IPv4 address may be written as one of IPv6.
-    let peer = getpeername(socket)?.ok_or(Errno::NOTCONN)?;
-    match SocketAddr::try_from(peer).map_err(|_| Errno::AFNOSUPPORT)? {
+    match peer {
         SocketAddr::V4(peer) => {
             put(0, &(libc::AF_INET as libc::sa_family_t).to_ne_bytes());
             put(4, &peer.ip().octets());

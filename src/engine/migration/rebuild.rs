@@ -106,11 +106,6 @@ fn name(record: Option<&Record>) -> String {
 fn create(core: &Core, record: &Record) -> Result<OwnedFd, Errno> {
     let host = host(record).ok_or(Errno::INVAL)?;
     let socket = socket::create(Transport::Tcp, host.endpoint.ip())?;
-    // Where that takes a privilege, what comes too early is noticed in the end.
-    match repair::drop_all(socket.as_fd()) {
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno),
-    }
     stream::keep_urgent_inline(socket.as_fd())?;
     stream::lift_unsent_limit(socket.as_fd());
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -143,6 +138,11 @@ fn begin(
     repair::set_sequence(socket, Queue::Send, record.send_seq.0)?;
     repair::set_sequence(socket, Queue::Receive, record.receive_seq.0)?;
     repair::expect_mss(socket, record.mss)?;
+    // From the first moment on: what is acknowledged here is lost if the guest goes on at the source. Where the kernel does
+    // not allow it, what comes before the queues are filled is noticed in the end.
+    if let Err(errno) = repair::freeze_toward(socket, peer) {
+        log::debug!("connection that migrates: {peer}: cannot be frozen: {errno}");
+    }
     rnet::connect(socket, &peer)?;
     repair::set_option(socket, NegotiatedOption::Mss(record.mss))?;
     if has(SocketRecord::SCALES) {

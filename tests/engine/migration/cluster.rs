@@ -95,6 +95,18 @@ impl Net {
         sizes.map(|size| size.parse().expect("a number")).collect()
     }
 
+    /// How many bytes of each connection of the peers are not acknowledged.
+    pub(super) fn unacknowledged(&self) -> Vec<u32> {
+        let filter = ["--tcp", "--numeric", "--no-header", "state", "established"];
+        let list = move || Command::new("ss").args(filter).output();
+        let output = self.peers.run(move || list().expect("ss runs"));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let queue = |line: &str| {
+            line.split_whitespace().nth(1).expect("two queues").parse().expect("a number")
+        };
+        text.lines().map(queue).collect()
+    }
+
     /// The network brings everything to this host from now on.
     pub(super) fn lead_to(&self, host: usize) {
         self.bridge.run(move || {

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod connection;
+mod early;
 mod failures;
 mod packaged;
 mod streams;
