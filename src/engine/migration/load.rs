@@ -1,6 +1,6 @@
 //! The target: reads the stream as it comes, and puts the sockets together. Nothing of it is kept beyond one
-//! buffer, but the connections themselves, each of which costs as much as it will later, and what was not sent
-//! to the peers yet, within [`UNSENT_BYTES_MAX`].
+//! buffer, but the connections themselves, each of which costs as much as it will later, and what is for the peers: what
+//! was not sent to them yet, within [`UNSENT_BYTES_MAX`], and what they have not acknowledged, within [`SENT_BYTES_MAX`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,7 +16,8 @@ use crate::flow::migration::{
 };
 use crate::flow::network::Learned;
 use crate::limits::{
-    HELPER_BATCH, MAX_FLOWS, STATE_BUFFER_BYTES, STATE_BUFFERS_PER_TURN, UNSENT_BYTES_MAX,
+    HELPER_BATCH, MAX_FLOWS, SENT_BYTES_MAX, STATE_BUFFER_BYTES, STATE_BUFFERS_PER_TURN,
+    UNSENT_BYTES_MAX,
 };
 use crate::sys::repair::{self, Queue};
 
@@ -53,7 +54,8 @@ pub(super) struct Load {
     coming: Vec<Coming>,
     /// The record of the socket whose queues come.
     record: Option<SocketRecord>,
-    /// Bytes of all [`Coming::unsent`].
+    /// Bytes that all connections hold for their peers: not acknowledged, and not sent yet.
+    sent: usize,
     unsent: usize,
     fault: Option<Fault>,
 }
@@ -69,6 +71,7 @@ impl Load {
             learned: core.net.learned,
             coming: Vec::new(),
             record: None,
+            sent: 0,
             unsent: 0,
             fault: None,
         }
@@ -216,6 +219,12 @@ impl Load {
             log::debug!("connection that migrates: too much that was not sent yet");
             coming.whole = false;
         }
+        let sent = (send_queue - unsent) as usize;
+        // The kernel may send what is more than that before the guest runs here.
+        coming.holds = self.sent + sent <= SENT_BYTES_MAX;
+        if coming.holds {
+            self.sent += sent;
+        }
         self.record = arrival.record;
         self.step = Step::Queues(index, [send_queue - unsent, unsent, receive_queue]);
         Ok(())
@@ -236,7 +245,7 @@ impl Load {
             return Ok(false);
         }
         match queue {
-            0 => coming.refill(Queue::Send, bytes),
+            0 => coming.add_sent(bytes),
             1 if coming.whole => {
                 self.unsent += taken;
                 coming.unsent.extend_from_slice(bytes);

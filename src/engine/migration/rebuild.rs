@@ -26,10 +26,15 @@ pub(in crate::engine) struct Coming {
     pub(crate) stage: Option<TcpStage>,
     /// Bytes that are queued in it toward the peer, and toward the guest.
     pub(crate) queues: [u32; 2],
+    /// What was sent to the peer and not acknowledged is kept until its repair ends.
+    pub(crate) holds: bool,
+    sent: Vec<u8>,
     /// What was not sent to the peer yet.
     pub(crate) unsent: Vec<u8>,
     /// All of it is as it was at the source.
     pub(crate) whole: bool,
+    /// Nothing is left to be done before its repair ends.
+    settled: bool,
 }
 
 impl Coming {
@@ -44,8 +49,17 @@ impl Coming {
         if let Err(errno) = &socket {
             log::debug!("connection that migrates: {}: socket: {errno}", name(record.as_ref()));
         }
-        let (stage, queues, unsent, whole) = (None, [0; 2], Vec::new(), false);
-        Self { record, socket: socket.ok(), stage, queues, unsent, whole }
+        Self {
+            record,
+            socket: socket.ok(),
+            stage: None,
+            queues: [0; 2],
+            holds: false,
+            sent: Vec::new(),
+            unsent: Vec::new(),
+            whole: false,
+            settled: false,
+        }
     }
 
     /// Its socket is to be as `record` says.
@@ -78,11 +92,38 @@ impl Coming {
         );
     }
 
+    /// More of what was sent to the peer and not acknowledged.
+    pub(crate) fn add_sent(&mut self, bytes: &[u8]) {
+        match self.holds {
+            true if self.whole => self.sent.extend_from_slice(bytes),
+            true => {}
+            false => self.refill(Queue::Send, bytes),
+        }
+    }
+
     /// Its queues are full: the rest.
     pub(crate) fn complete(&mut self, record: &SocketRecord) {
         let Some(socket) = self.socket.as_ref().filter(|_| self.whole) else { return };
         let completed = complete(socket.as_fd(), record);
         self.note("complete", completed);
+    }
+
+    /// The guest lives here, and its repair ends next: adds what the kernel counts as sent, and sends again on its own, in
+    /// repair or not.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let sent = std::mem::take(&mut self.sent);
+        if !sent.is_empty() {
+            self.refill(Queue::Send, &sent);
+        }
+        if self.stage == Some(TcpStage::FinWait2)
+            && let Some(socket) = self.socket.as_ref().filter(|_| self.whole)
+        {
+            let ended = end(socket.as_fd());
+            self.note("end", ended);
+        }
     }
 
     fn note(&mut self, what: &str, done: Result<(), Errno>) {
@@ -171,17 +212,18 @@ fn refill(socket: BorrowedFd<'_>, queue: Queue, mut bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// What follows the queues: an end that the peer has acknowledged, and the windows. `BUSY` if the peer has
-/// put something between what was queued.
+/// What follows the queues: the windows. `BUSY` if the peer has put something between what was queued.
 fn complete(socket: BorrowedFd<'_>, record: &SocketRecord) -> Result<(), Errno> {
     let end = (record.receive_seq + record.receive_queue).0;
     if repair::sequence(socket, Queue::Receive)? != end {
         return Err(Errno::BUSY);
     }
-    if record.stage == TcpStage::FinWait2 {
-        repair::select(socket, Queue::Send)?;
-        rnet::shutdown(socket, rnet::Shutdown::Write)?;
-    }
     let window = record.window;
     repair::set_window(socket, [window.wl1, window.send, window.max, window.receive, window.wup])
+}
+
+/// Ends the stream to the peer, which has acknowledged that already.
+fn end(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    repair::select(socket, Queue::Send)?;
+    rnet::shutdown(socket, rnet::Shutdown::Write)
 }

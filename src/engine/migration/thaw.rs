@@ -103,6 +103,9 @@ impl Thaw {
                 return true;
             }
             let from = self.items.len() - helper.batch(self.items.len());
+            if !self.alone {
+                self.items[from..].iter_mut().for_each(settle);
+            }
             let in_repair = self.items[from..].iter().filter_map(|item| in_repair(core, item));
             let sockets: Vec<BorrowedFd<'_>> = in_repair.collect();
             if sockets.is_empty() || self.alone {
@@ -129,6 +132,13 @@ impl Thaw {
     /// Connections that are over, of which the guest is to be told.
     pub(crate) fn take_lost(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.over)
+    }
+}
+
+/// The repair of a connection ends next.
+fn settle(item: &mut Item) {
+    if let Item::Coming(coming) = item {
+        coming.settle();
     }
 }
 

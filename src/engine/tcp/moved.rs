@@ -27,7 +27,7 @@ pub(in crate::engine) fn take_over(
     coming: Coming,
     broken: bool,
 ) -> Option<Record> {
-    let Coming { record, socket, stage, queues, unsent, whole } = coming;
+    let Coming { record, socket, stage, queues, unsent, whole, .. } = coming;
     let [send_queue, receive_queue] = queues;
     let record = record?;
     let usable = whole && !broken;

@@ -192,27 +192,34 @@ fn kernel_s_sockets() -> Vec<(u8, u32, u8)> {
     table.lines().skip(1).map(socket).collect()
 }
 
+/// The state of a connection.
+const ESTABLISHED: u8 = 1;
+
+/// A connection either way, of which nobody hears what the guest says.
+fn one_out_one_in_unheard() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.connect_out(Family::V4, &[Before::Idle]);
+    cluster.connect_in(Family::V4, &[Before::Idle]);
+    cluster.traffic(Duration::from_millis(100));
+    cluster.net.lead_to(1);
+    let handles: Vec<_> = cluster.connections.iter().map(|one| one.handle).collect();
+    for handle in handles {
+        cluster.guest.tcp_mut(handle).send_slice(&[1; 1000]).expect("open");
+    }
+    let unheard = |cluster: &Cluster| {
+        enter(&cluster.hosts[0].netns);
+        let all = kernel_s_sockets().into_iter().filter(|(state, ..)| *state == ESTABLISHED);
+        all.filter(|(_, queued, timer)| *queued > 0 && *timer > 0).count()
+    };
+    cluster.until("its words are on their way", |cluster| unheard(cluster) == 2);
+    cluster
+}
+
 /// What it would say again brings a network back that learns places by frames.
 #[test]
 fn a_source_says_nothing_when_the_guest_has_gone() {
-    const ESTABLISHED: u8 = 1;
     isolated(|| {
-        let mut cluster = Cluster::new();
-        cluster.connect_out(Family::V4, &[Before::Idle]);
-        cluster.connect_in(Family::V4, &[Before::Idle]);
-        cluster.traffic(Duration::from_millis(100));
-        // Nobody hears what the guest says from now on.
-        cluster.net.lead_to(1);
-        let handles: Vec<_> = cluster.connections.iter().map(|one| one.handle).collect();
-        for handle in handles {
-            cluster.guest.tcp_mut(handle).send_slice(&[1; 1000]).expect("open");
-        }
-        let unheard = |cluster: &Cluster| {
-            enter(&cluster.hosts[0].netns);
-            let all = kernel_s_sockets().into_iter().filter(|(state, ..)| *state == ESTABLISHED);
-            all.filter(|(_, queued, timer)| *queued > 0 && *timer > 0).count()
-        };
-        cluster.until("its words are on their way", |cluster| unheard(cluster) == 2);
+        let mut cluster = one_out_one_in_unheard();
         cluster.hosts.iter_mut().for_each(Host::start_helper);
         assert_eq!(cluster.transfer(), [true, true]);
         cluster.switch_over();
