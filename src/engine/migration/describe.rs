@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use passt_frame::Errno;
 use rustix::net::sockopt;
 
-use crate::engine::state::{FlowKind, FlowState, PeekOffset};
+use crate::engine::state::{FlowKind, FlowState, PeekOffset, TcpState};
 use crate::flow::migration::{QUEUE_MAX, Record, SocketRecord, TcpStage, Window};
 use crate::flow::side::{Pif, Side};
-use crate::flow::tcp::Conn;
 use crate::sys::repair::{self, Queue};
 use crate::sys::{socket, stream};
 use crate::wire::SeqNr;
@@ -43,6 +42,48 @@ pub(super) struct Description {
     pub(crate) queue: Vec<u8>,
 }
 
+/// What a connection has brought along and its socket has not taken yet: to the guest it has come.
+#[derive(Clone, Copy, Default)]
+struct Brought<'a> {
+    bytes: &'a [u8],
+    /// The guest's stream ends behind them.
+    ends: bool,
+}
+
+impl<'a> Brought<'a> {
+    fn of(tcp: &'a TcpState) -> Self {
+        let Some(backlog) = tcp.backlog.as_deref() else { return Self::default() };
+        // Of what is kept, which is last, the guest was told nothing.
+        let (rest, kept) = (backlog.rest(), tcp.conn.kept() as usize);
+        Self { bytes: &rest[..rest.len().saturating_sub(kept)], ends: backlog.ends }
+    }
+
+    fn is_something(self) -> bool {
+        self.ends || !self.bytes.is_empty()
+    }
+
+    /// Adds them to what the socket has for the peer, where they come next.
+    fn add_to(self, description: &mut Description) -> Result<(), Undescribed> {
+        let Description { record, queue } = description;
+        if self.is_something() && record.stage.has_our_end() {
+            return Err(Undescribed::Queue);
+        }
+        let all = queue.len() + self.bytes.len();
+        if all > QUEUE_MAX as usize {
+            return Err(Undescribed::TooLong(u32::try_from(all).unwrap_or(u32::MAX)));
+        }
+        queue.extend_from_slice(self.bytes);
+        record.send_queue += self.bytes.len() as u32;
+        record.unsent += self.bytes.len() as u32;
+        record.stage = match record.stage {
+            TcpStage::Established if self.ends => TcpStage::FinWait1,
+            TcpStage::CloseWait if self.ends => TcpStage::LastAck,
+            stage => stage,
+        };
+        Ok(())
+    }
+}
+
 /// A connection as the guest knows it. It is one also where its socket is over: the guest hears of that at the target,
 /// where the socket is missing.
 ///
@@ -51,11 +92,11 @@ pub(super) struct Description {
 pub(super) fn record(
     socket: BorrowedFd<'_>,
     sides: &[Side; 2],
-    conn: &Conn,
+    tcp: &TcpState,
 ) -> Result<Record, Undescribed> {
     let info = repair::info(socket)?;
     let peer_ended = TcpStage::from_number(info.state).is_none_or(TcpStage::has_peers_end);
-    let image = conn.image(peer_ended).ok_or(Undescribed::Guest)?;
+    let image = tcp.conn.image(peer_ended).ok_or(Undescribed::Guest)?;
     let mut sides = *sides;
     // Which address is ours the kernel has chosen.
     let ours = socket::local_address(socket)?;
@@ -65,7 +106,9 @@ pub(super) fn record(
         }
     }
     let unacknowledged = repair::queued(socket, Queue::Send)?;
-    let first = image.next_from_guest - unacknowledged - (info.acked as u32);
+    let brought = Brought::of(tcp);
+    let not_written = brought.bytes.len() as u32 + u32::from(brought.ends);
+    let first = image.next_from_guest - not_written - unacknowledged - (info.acked as u32);
     let send_buffer = stream::send_buffer(socket)?.limit;
     Ok(Record { sides, image, send_buffer, first_from_guest: first })
 }
@@ -77,7 +120,7 @@ pub(super) fn record(
 /// The packaged passt puts one after the other in place, and has each go on at once. By the first one on which it says
 /// something, the network learns to lead there, and its kernel answers by a reset what peers send from then on over
 /// connections that are not in place yet.
-pub(super) fn place(socket: BorrowedFd<'_>) -> (bool, bool, u32) {
+pub(super) fn place(socket: BorrowedFd<'_>, tcp: &TcpState) -> (bool, bool, u32) {
     let Ok(info) = repair::info(socket) else { return Default::default() };
     // When a repair ends, the kernel asks the peers of established ones where they stand. An end that was not
     // acknowledged is sent, and so is what was not sent yet.
@@ -85,7 +128,8 @@ pub(super) fn place(socket: BorrowedFd<'_>) -> (bool, bool, u32) {
         TcpStage::from_number(info.state),
         None | Some(TcpStage::FinWait2 | TcpStage::CloseWait)
     );
-    let speaks = !silent || repair::unsent(socket) != Ok(0);
+    let brought = Brought::of(tcp).is_something();
+    let speaks = !silent || brought || repair::unsent(socket) != Ok(0);
     let all_read = repair::queued(socket, Queue::Receive) == Ok(0);
     (speaks, all_read, info.quiet_ms)
 }
@@ -94,7 +138,7 @@ pub(super) fn place(socket: BorrowedFd<'_>) -> (bool, bool, u32) {
 ///
 /// # Errors
 /// Why it cannot be told. [`Undescribed::Failed`] is told once: the socket does not know of it any more.
-pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed> {
+pub(super) fn socket(socket: BorrowedFd<'_>, tcp: &TcpState) -> Result<Description, Undescribed> {
     let info = repair::info(socket)?;
     let stage = match TcpStage::from_number(info.state) {
         Some(stage) => stage,
@@ -130,7 +174,9 @@ pub(super) fn socket(socket: BorrowedFd<'_>) -> Result<Description, Undescribed>
         stage,
         options: info.options,
     };
-    Ok(Description { record, queue })
+    let mut description = Description { record, queue };
+    Brought::of(tcp).add_to(&mut description)?;
+    Ok(description)
 }
 
 /// Where a connection stands that has ended on both sides, of which the guest may lack what is queued: there is no stage

@@ -10,7 +10,7 @@ use super::describe::{self, Description, Undescribed};
 use super::helper::{Command, Helper, News};
 use super::progress::{Fault, Progress, answers_until};
 use crate::engine::core::Core;
-use crate::engine::state::{Backlog, FlowKind, Peer, TcpState};
+use crate::engine::state::{FlowKind, FlowState, Peer, TcpState};
 use crate::flow::migration::{self, Record, SocketRecord};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
@@ -195,7 +195,7 @@ impl Save {
                     let lives = |id: &&FlowId| lives(core, **id);
                     self.moving = self.flows.iter().filter(lives).copied().collect();
                     self.moving.sort_by_cached_key(|id| {
-                        core.flows.table.get(*id).map(|flow| describe::place(flow.state.fd()))
+                        core.flows.table.get(*id).and_then(|flow| place(&flow.state))
                     });
                     self.buffer.extend(migration::header());
                     self.buffer.extend(migration::addresses(&core.net.learned));
@@ -222,18 +222,9 @@ impl Save {
     fn socket(&mut self, core: &mut Core, index: usize) -> Step {
         let id = self.moving[index];
         let next = Step::Socket(index + 1);
-        let Some(flow) = core.flows.table.get_mut(id) else {
-            self.buffer.extend(SocketRecord::DROPPED);
-            return next;
-        };
-        match describe::socket(flow.state.socket.as_fd()) {
-            Ok(Description { record, queue }) => {
-                let unread = describe::whole_queue(&mut flow.state, record.receive_queue);
-                let Ok(unread) = unread else {
-                    log::debug!("{id:?} (TCP connection): does not move: its queue cannot be read");
-                    self.buffer.extend(SocketRecord::DROPPED);
-                    return next;
-                };
+        let flow = core.flows.table.get_mut(id);
+        match flow.map_or(Err(Undescribed::Guest), |flow| described(&mut flow.state)) {
+            Ok((Description { record, queue }, unread)) => {
                 self.buffer.extend(record.to_bytes());
                 self.buffer.extend(queue);
                 self.buffer.extend(unread.iter().flatten());
@@ -245,11 +236,6 @@ impl Save {
             }
             Err(why) => {
                 log::debug!("{id:?} (TCP connection): does not move: {why}");
-                if let (Undescribed::Failed(errno), FlowKind::Tcp(tcp)) =
-                    (why, &mut flow.state.kind)
-                {
-                    tcp.peer = Peer::Lost(errno);
-                }
                 self.buffer.extend(SocketRecord::DROPPED);
                 next
             }
@@ -300,6 +286,18 @@ impl Save {
     }
 }
 
+/// The socket of a flow, and all that is queued in it toward the guest, where that cannot be read in parts.
+fn described(state: &mut FlowState) -> Result<(Description, Option<Vec<u8>>), Undescribed> {
+    let FlowKind::Tcp(tcp) = &mut state.kind else { return Err(Undescribed::Guest) };
+    let description = describe::socket(state.socket.as_fd(), tcp);
+    if let Err(Undescribed::Failed(errno)) = description {
+        tcp.peer = Peer::Lost(errno);
+    }
+    let description = description?;
+    let unread = describe::whole_queue(state, description.record.receive_queue)?;
+    Ok((description, unread))
+}
+
 /// All synchronised connections of the guest. Walks the table.
 fn connections(core: &Core) -> Vec<FlowId> {
     let is_one = |id: &FlowId| {
@@ -340,12 +338,6 @@ fn freeze_all(core: &mut Core, flows: &mut Vec<FlowId>) -> Vec<FlowId> {
 fn freeze(core: &mut Core, id: FlowId) -> Result<bool, Errno> {
     let Some(flow) = core.flows.table.get_mut(id) else { return Ok(false) };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Ok(false) };
-    // What the guest was told has come, and nobody else has.
-    let brought =
-        |backlog: &Backlog| backlog.ends || backlog.rest().len() > tcp.conn.kept() as usize;
-    if tcp.backlog.as_deref().is_some_and(brought) {
-        return Ok(false);
-    }
     let socket = flow.state.socket.as_fd();
     // For one that has ended on both sides nothing comes any more; the guest may still lack what has come.
     if !stream::is_closed(socket) {
@@ -363,6 +355,13 @@ fn discard(socket: BorrowedFd<'_>, tcp: &mut TcpState) {
     }
 }
 
+fn place(state: &FlowState) -> Option<(bool, bool, u32)> {
+    match &state.kind {
+        FlowKind::Tcp(tcp) => Some(describe::place(state.fd(), tcp)),
+        _ => None,
+    }
+}
+
 /// Whether a flow has a record.
 fn lives(core: &Core, id: FlowId) -> bool {
     let record = record(core, id);
@@ -376,7 +375,7 @@ fn lives(core: &Core, id: FlowId) -> bool {
 fn record(core: &Core, id: FlowId) -> Option<Result<Record, Undescribed>> {
     let flow = core.flows.table.get(id)?;
     match &flow.state.kind {
-        FlowKind::Tcp(tcp) => Some(describe::record(flow.state.fd(), &flow.sides, &tcp.conn)),
+        FlowKind::Tcp(tcp) => Some(describe::record(flow.state.fd(), &flow.sides, tcp)),
         _ => None,
     }
 }

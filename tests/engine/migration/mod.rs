@@ -1,6 +1,7 @@
 //! A guest moves from one engine to another, in another network namespace with the same addresses, and its
 //! connections with it.
 
+mod again;
 mod cluster;
 mod connection;
 mod early;
