@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use passt_frame::Errno;
 use rustix::net::sockopt;
 
-use crate::engine::state::{FlowKind, FlowState, PeekOffset, TcpState};
+use crate::engine::state::{FlowKind, FlowState, PeekOffset, Peer, TcpState};
 use crate::flow::migration::{QUEUE_MAX, Record, SocketRecord, TcpStage, Window};
 use crate::flow::side::{Pif, Side};
 use crate::sys::repair::{self, Queue};
@@ -137,8 +137,12 @@ pub(super) fn place(socket: BorrowedFd<'_>, tcp: &TcpState) -> (bool, bool, u32)
 /// A connection as the peer knows it.
 ///
 /// # Errors
-/// Why it cannot be told. [`Undescribed::Failed`] is told once: the socket does not know of it any more.
+/// Why it cannot be told. [`Undescribed::Failed`] is for the caller to remember, in [`TcpState::peer`]: the socket does not
+/// know of it any more.
 pub(super) fn socket(socket: BorrowedFd<'_>, tcp: &TcpState) -> Result<Description, Undescribed> {
+    if let Peer::Lost(errno) = tcp.peer {
+        return Err(Undescribed::Failed(errno));
+    }
     let info = repair::info(socket)?;
     let stage = match TcpStage::from_number(info.state) {
         Some(stage) => stage,

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_linger;
+use smoltcp::socket::tcp::State;
+
 use super::cluster::{Cluster, Host, enter, sh};
 use super::connection::{Before, LITTLE, Way};
 use crate::namespace::isolated;
@@ -24,6 +27,19 @@ impl Cluster {
             self.switch_over();
             self.stay();
         }
+    }
+
+    /// The peer of the first connection resets it.
+    fn reset_first(&mut self) -> smoltcp::iface::SocketHandle {
+        let ended = self.connections.remove(0);
+        set_socket_linger(&ended.peer, Some(Duration::ZERO)).expect("setsockopt");
+        ended.handle
+    }
+
+    fn until_reset(&mut self, handle: smoltcp::iface::SocketHandle) {
+        self.until("reset of the guest", |cluster| {
+            cluster.guest.tcp_mut(handle).state() == State::Closed
+        });
     }
 }
 
@@ -51,5 +67,31 @@ fn what_has_come_and_was_not_sent_yet_moves_on() {
         cluster.there_and_back();
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2);
         cluster.finish();
+    });
+}
+
+/// The kernel tells of an error once: it was told when the connection was described for a move that has failed.
+#[test]
+fn a_reset_that_came_before_a_move_that_failed_is_told_after_the_next() {
+    isolated(|| {
+        for (ends, family) in [(false, Family::V4), (true, Family::V6)] {
+            let mut cluster = Cluster::new();
+            cluster.connect_out(family, &[Before::Idle, Before::Idle]);
+            cluster.hosts.iter_mut().for_each(Host::start_helper);
+            cluster.stop_guest();
+            if ends {
+                let peer = &cluster.connections[0].peer;
+                peer.shutdown(std::net::Shutdown::Write).expect("connected");
+            }
+            let ended = cluster.reset_first();
+            assert_eq!(cluster.transfer(), [true, true]);
+            enter(&cluster.hosts[1].netns);
+            cluster.hosts[1].world.engine.on_link_closed();
+            cluster.hosts[1].start_helper();
+            assert_eq!(cluster.transfer(), [true, true]);
+            cluster.switch_over();
+            cluster.until_reset(ended);
+            cluster.finish();
+        }
     });
 }
