@@ -146,7 +146,7 @@ pub(super) fn socket(socket: BorrowedFd<'_>, tcp: &TcpState) -> Result<Descripti
     let info = repair::info(socket)?;
     let stage = match TcpStage::from_number(info.state) {
         Some(stage) => stage,
-        None if stream::is_closed(socket) => stage_of_closed(socket)?,
+        None if stream::is_closed(socket) => stage_of_closed(socket, tcp.peer)?,
         None => return Err(Undescribed::State(info.state)),
     };
     // The number of our FIN is behind the queue, and of the peer's as well.
@@ -184,10 +184,12 @@ pub(super) fn socket(socket: BorrowedFd<'_>, tcp: &TcpState) -> Result<Descripti
 }
 
 /// Where a connection stands that has ended on both sides, of which the guest may lack what is queued: there is no stage
-/// for that, and the one before does as well.
-fn stage_of_closed(socket: BorrowedFd<'_>) -> Result<TcpStage, Undescribed> {
-    sockopt::socket_error(socket)?.map_err(Undescribed::Failed)?;
-    Ok(TcpStage::LastAck)
+/// for that, and the one before does as well. A peer that has forgotten it answers an end that it is told again by a reset.
+fn stage_of_closed(socket: BorrowedFd<'_>, peer: Peer) -> Result<TcpStage, Undescribed> {
+    match sockopt::socket_error(socket)? {
+        Err(errno) if peer != Peer::Done => Err(Undescribed::Failed(errno)),
+        _ => Ok(TcpStage::LastAck),
+    }
 }
 
 /// All `bytes` of the queue toward the guest, which is the chosen one, where the kernel has no offset to read at.

@@ -6,9 +6,13 @@ use rustix::net::sockopt::set_socket_linger;
 use smoltcp::socket::tcp::State;
 
 use super::cluster::{Cluster, Host, enter, sh};
-use super::connection::{Before, LITTLE, Way};
+use super::connection::{BUFFER, Before, LITTLE, Way};
+use super::{idle, kernel_s_sockets};
 use crate::namespace::isolated;
 use crate::world::Family;
+
+/// States of what is no connection any more, and of a socket that listens.
+const OVER: [u8; 3] = [6, 7, 10];
 
 /// A moment in which a guest lives at a host.
 const STAY: Duration = Duration::from_millis(300);
@@ -66,6 +70,31 @@ fn what_has_come_and_was_not_sent_yet_moves_on() {
         });
         cluster.there_and_back();
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 2);
+        cluster.finish();
+    });
+}
+
+/// Its end is answered by a reset, of which nothing follows.
+#[test]
+fn the_rest_of_a_stream_whose_peer_has_forgotten_it_moves_on() {
+    isolated(|| {
+        let mut cluster = idle();
+        // More than the guest has room for.
+        cluster.connections.iter_mut().for_each(|connection| {
+            connection.down = Way::new(BUFFER + LITTLE, 3);
+        });
+        cluster.until("the guest's end", Cluster::guest_sends_all);
+        cluster.until("the peers' end", |cluster| {
+            let mut sent =
+                cluster.connections.iter_mut().map(|connection| connection.peer_sends(true));
+            sent.all(|sent| sent)
+        });
+        cluster.until("all of it has come", |cluster| {
+            enter(&cluster.hosts[0].netns);
+            kernel_s_sockets().iter().all(|(state, ..)| OVER.contains(state))
+        });
+        cluster.stay();
+        cluster.there_and_back();
         cluster.finish();
     });
 }
