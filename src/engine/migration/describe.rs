@@ -21,6 +21,9 @@ pub(super) enum Undescribed {
     /// Its peer has reset it, or the network.
     #[error("it has failed: {0}")]
     Failed(Errno),
+    /// The same, and the guest is told when it has got what came before.
+    #[error("it has failed before")]
+    FailedBefore,
     /// The kernel does not tell.
     #[error("its socket: {0}")]
     Kernel(#[from] Errno),
@@ -142,6 +145,9 @@ pub(super) fn place(socket: BorrowedFd<'_>, tcp: &TcpState) -> (bool, bool, u32)
 pub(super) fn socket(socket: BorrowedFd<'_>, tcp: &TcpState) -> Result<Description, Undescribed> {
     if let Peer::Lost(errno) = tcp.peer {
         return Err(Undescribed::Failed(errno));
+    }
+    if tcp.conn.has_failed() {
+        return Err(Undescribed::FailedBefore);
     }
     let info = repair::info(socket)?;
     let stage = match TcpStage::from_number(info.state) {

@@ -80,10 +80,11 @@ impl Conn {
         self.send.take_acknowledged()
     }
 
-    /// The connection as plain data. `None` if it is not synchronised, over, or about to be reset. `peer_ended`: the socket has the
-    /// peer's FIN, even if the machine has not come across it yet.
+    /// The connection as plain data. `None` if it is not synchronised, or over. `peer_ended`: the socket has the peer's FIN,
+    /// even if the machine has not come across it yet. One whose socket has failed is a connection to the guest until it
+    /// is told.
     pub fn image(&self, peer_ended: bool) -> Option<Image> {
-        if self.state != State::Established || self.has_failed() {
+        if self.state != State::Established {
             return None;
         }
         let (send, recv) = (&self.send, &self.recv);

@@ -9,7 +9,7 @@ use super::cluster::{Cluster, Host, enter, sh};
 use super::connection::{BUFFER, Before, LITTLE, Way};
 use super::{idle, kernel_s_sockets};
 use crate::namespace::isolated;
-use crate::world::Family;
+use crate::world::{FAMILIES, Family};
 
 /// States of what is no connection any more, and of a socket that listens.
 const OVER: [u8; 3] = [6, 7, 10];
@@ -122,5 +122,26 @@ fn a_reset_that_came_before_a_move_that_failed_is_told_after_the_next() {
             cluster.until_reset(ended);
             cluster.finish();
         }
+    });
+}
+
+/// The guest has not got all that came before the reset.
+#[test]
+fn a_reset_that_the_guest_was_not_told_of_is_told_at_the_target() {
+    isolated(|| {
+        let mut cluster = Cluster::new();
+        for family in FAMILIES {
+            cluster.connect_out(family, &[Before::GuestStalls]);
+        }
+        cluster.traffic(STAY);
+        let ended = cluster.reset_first();
+        cluster.stay();
+        assert_ne!(cluster.guest.tcp_mut(ended).state(), State::Closed, "it has not got all");
+        cluster.hosts.iter_mut().for_each(Host::start_helper);
+        assert_eq!(cluster.transfer(), [true, true]);
+        cluster.switch_over();
+        cluster.until_reset(ended);
+        assert_eq!(cluster.hosts[0].world.engine.flow_count(), 0);
+        cluster.finish();
     });
 }
