@@ -1,7 +1,8 @@
 //! Bytes of the guest's streams that we have and that are to be written before anything else: what a connection has brought
 //! along from another program, which the guest was told has been taken, and behind it what a socket did not take though it
 //! had room, which the guest was not told ([`Conn::kept`](crate::flow::tcp::Conn::kept)). Of the latter there is a budget: a
-//! guest and a peer that work together could make us keep all that the kernel refuses.
+//! guest and a peer that work together could make us keep all that the kernel refuses. The former has a limit of its own
+//! ([`UNSENT_BYTES_MAX`](crate::limits::UNSENT_BYTES_MAX)), and takes nothing from others.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -31,16 +32,18 @@ impl Budget {
 pub(crate) struct Backlog {
     bytes: Vec<u8>,
     written: usize,
+    /// The first of them, which the connection has brought along; the budget is for the others.
+    brought: usize,
     /// The guest's stream ends behind them.
     pub(crate) ends: bool,
     budget: Budget,
 }
 
 impl Backlog {
-    /// `bytes`, and the end of the stream if it `ends`.
+    /// `bytes` that a connection has brought along, and the end of the stream if it `ends`.
     pub(crate) fn new(bytes: Vec<u8>, ends: bool, budget: &Budget) -> Self {
-        budget.charge(bytes.len());
-        Self { bytes, written: 0, ends, budget: budget.clone() }
+        let brought = bytes.len();
+        Self { bytes, written: 0, brought, ends, budget: budget.clone() }
     }
 
     /// What is left.
@@ -58,7 +61,7 @@ impl Backlog {
     pub(crate) fn keep(&mut self, wanted: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
         self.forget_written();
         let held = self.bytes.len();
-        let room = self.budget.room(held).min(wanted);
+        let room = self.budget.room(held - self.brought).min(wanted);
         self.bytes.reserve_exact(room);
         self.bytes.resize(held + room, 0);
         let filled = fill(&mut self.bytes[held..]).min(room);
@@ -68,14 +71,16 @@ impl Backlog {
     }
 
     fn forget_written(&mut self) {
-        self.budget.credit(self.written);
-        self.bytes.drain(..std::mem::take(&mut self.written));
+        let written = std::mem::take(&mut self.written);
+        self.bytes.drain(..written);
+        self.budget.credit(written.saturating_sub(self.brought));
+        self.brought = self.brought.saturating_sub(written);
     }
 }
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        self.budget.credit(self.bytes.len());
+        self.budget.credit(self.bytes.len() - self.brought);
     }
 }
 
@@ -88,9 +93,9 @@ mod tests {
         let budget = Budget::default();
         let all = |bytes: &mut [u8]| bytes.len();
         let mut backlog = Backlog::new(vec![1; 10], false, &budget);
-        assert_eq!(budget.0.get(), 10);
+        assert_eq!(budget.0.get(), 0);
         assert_eq!(backlog.keep(20, |bytes| (bytes.fill(2), 5).1), 5);
-        assert_eq!((budget.0.get(), backlog.rest().len()), (15, 15));
+        assert_eq!((budget.0.get(), backlog.rest().len()), (5, 15));
         backlog.wrote(12);
         assert_eq!(backlog.rest(), [2, 2, 2]);
         assert_eq!(backlog.keep(usize::MAX, all), KEPT_BYTES_EACH - 3);
@@ -104,5 +109,22 @@ mod tests {
         assert_eq!(budget.0.get(), KEPT_BYTES);
         drop((backlog, others));
         assert_eq!(budget.0.get(), 0);
+    }
+
+    #[test]
+    fn what_has_come_with_one_connection_takes_nothing_from_others() {
+        let budget = Budget::default();
+        let all = |bytes: &mut [u8]| bytes.len();
+        let mut brought = Backlog::new(vec![1; 2 * KEPT_BYTES], false, &budget);
+        let mut other = Backlog::new(Vec::new(), false, &budget);
+        assert_eq!(other.keep(100, all), 100);
+        assert_eq!(brought.keep(10, all), 10);
+        brought.wrote(KEPT_BYTES);
+        assert_eq!(brought.keep(10, all), 10);
+        brought.wrote(KEPT_BYTES + 5);
+        assert_eq!(brought.keep(1, all), 1);
+        assert_eq!((brought.rest().len(), budget.0.get()), (16, 116));
+        drop(brought);
+        assert_eq!(budget.0.get(), 100);
     }
 }
