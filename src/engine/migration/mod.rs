@@ -103,8 +103,8 @@ impl Migration {
         }
     }
 
-    /// Lets a helper connect to `listener`. With `no_linger`, sockets of connections that have moved are closed
-    /// at once.
+    /// Lets a helper connect to `listener`. With `no_linger`, sockets of connections that move are closed as soon as they are
+    /// described.
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
@@ -153,10 +153,12 @@ impl Migration {
             return;
         }
         // What is frozen already stays so, and is saved again.
-        let _ = self.abandon();
+        if let Some(saved) = self.abandon() {
+            self.lost.extend(saved.closed);
+        }
         log::debug!("device state: save");
         let expected = self.helper.is_there() || self.helper.is_expected();
-        self.phase = Phase::Saving(Save::new(core, stream, expected));
+        self.phase = Phase::Saving(Save::new(core, stream, expected, self.no_linger));
         self.go_on(core);
     }
 
@@ -314,7 +316,7 @@ impl Migration {
             Phase::Saving(save) => {
                 self.helper.disown();
                 log::error!("Cannot save the state of the guest's network: {fault}");
-                self.phase = Phase::Thawing(Thaw::at_source(save.finish().flows));
+                self.phase = self.stay(save.finish());
                 // No link is needed for that: the guest's memory is not touched before it is there.
                 self.start_thaw(core);
             }
@@ -350,11 +352,11 @@ impl Migration {
         self.lingering.clear();
         let _ = self.watch_stream(false);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Saved(saved) => Phase::Thawing(Thaw::at_source(saved.flows)),
+            Phase::Saved(saved) => self.stay(saved),
             Phase::Saving(save) => {
                 self.outcome = Some(false);
                 self.helper.disown();
-                Phase::Thawing(Thaw::at_source(save.finish().flows))
+                self.stay(save.finish())
             }
             Phase::Loading(_) => {
                 self.outcome = Some(false);
@@ -366,6 +368,12 @@ impl Migration {
         self.start_thaw(core);
         self.thaw(core, out);
         self.tell(core, out);
+    }
+
+    /// The guest goes on here after all: so do its connections, but those whose sockets are closed.
+    fn stay(&mut self, saved: Saved) -> Phase {
+        self.lost.extend(saved.closed);
+        Phase::Thawing(Thaw::at_source(saved.flows))
     }
 
     /// Has connections go on from the next turn on.
@@ -421,13 +429,13 @@ impl Migration {
                 log::info!("Migration complete");
                 self.leave(core, saved);
             }
-            Phase::Saved(Saved { flows, .. }) => {
-                self.phase = Phase::Thawing(Thaw::at_source(flows));
+            Phase::Saved(saved) => {
+                self.phase = self.stay(saved);
                 return self.start_thaw(core);
             }
             Phase::Saving(save) => {
                 self.helper.disown();
-                self.phase = Phase::Thawing(Thaw::at_source(save.finish().flows));
+                self.phase = self.stay(save.finish());
                 return self.start_thaw(core);
             }
             Phase::Thawing(thaw) if thaw.is_under_way() => {

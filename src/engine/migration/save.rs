@@ -11,6 +11,7 @@ use super::helper::{Command, Helper, News};
 use super::progress::{Fault, Progress, answers_until};
 use crate::engine::core::Core;
 use crate::engine::state::{FlowKind, FlowState, Peer, TcpState};
+use crate::engine::tcp;
 use crate::flow::migration::{self, Record, SocketRecord};
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
@@ -53,6 +54,10 @@ pub(super) struct Save {
     buffer: VecDeque<u8>,
     /// Connections that do not move.
     left_behind: Vec<FlowId>,
+    /// Close the socket of each connection as soon as it is described.
+    no_linger: bool,
+    /// Connections whose sockets were closed.
+    closed: Vec<Record>,
     fault: Option<Fault>,
     waited: bool,
 }
@@ -63,11 +68,13 @@ pub(super) struct Saved {
     pub(crate) flows: Vec<FlowId>,
     /// Connections that are not.
     pub(crate) left_behind: Vec<FlowId>,
+    /// Connections that are in the stream, and not here any more.
+    pub(crate) closed: Vec<Record>,
 }
 
 impl Save {
-    /// Freezes all connections, if a helper can be had.
-    pub(crate) fn new(core: &mut Core, stream: OwnedFd, helper: bool) -> Self {
+    /// Freezes all connections, if a helper can be had. With `no_linger`, each is gone as soon as it is described.
+    pub(crate) fn new(core: &mut Core, stream: OwnedFd, helper: bool, no_linger: bool) -> Self {
         let mut flows = connections(core);
         let left_behind =
             if helper { freeze_all(core, &mut flows) } else { std::mem::take(&mut flows) };
@@ -82,6 +89,8 @@ impl Save {
             step,
             buffer,
             left_behind,
+            no_linger,
+            closed: Vec::new(),
             fault: None,
             waited: false,
         }
@@ -189,6 +198,11 @@ impl Save {
     /// Adds to the buffer what comes next.
     fn fill(&mut self, core: &mut Core) {
         while self.buffer.len() < STATE_BUFFER_BYTES {
+            if self.no_linger
+                && let Step::Socket(index @ 1..) = self.step
+            {
+                self.close(core, self.moving[index - 1]);
+            }
             self.step = match self.step {
                 Step::Head => {
                     // One that is over by now is not worth a place.
@@ -264,6 +278,14 @@ impl Save {
         }
     }
 
+    /// Closes the socket of a connection that is described, without a word: it is in repair. A target in the same network
+    /// namespace has the same ends.
+    fn close(&mut self, core: &mut Core, id: FlowId) {
+        let record = record(core, id).and_then(Result::ok);
+        drop(tcp::leave(core, id));
+        self.closed.extend(record);
+    }
+
     /// Writes what the stream takes; whether that was all. It does not block, unless the front-end has made it: then a
     /// signal comes ([`alarm`](crate::sys::process::alarm)), and that was all that is written to it.
     fn flush(&mut self) -> Result<bool, Fault> {
@@ -282,7 +304,7 @@ impl Save {
 
     /// Closes the stream.
     pub(crate) fn finish(self) -> Saved {
-        Saved { flows: self.flows, left_behind: self.left_behind }
+        Saved { flows: self.flows, left_behind: self.left_behind, closed: self.closed }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Guests that move on soon after they have moved, and connections that have failed before.
 
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
@@ -7,7 +8,7 @@ use smoltcp::socket::tcp::State;
 
 use super::cluster::{Cluster, Host, enter, sh};
 use super::connection::{BUFFER, Before, LITTLE, Way};
-use super::{idle, kernel_s_sockets};
+use super::{ESTABLISHED, idle, kernel_s_sockets};
 use crate::namespace::isolated;
 use crate::world::{FAMILIES, Family};
 
@@ -143,5 +144,37 @@ fn a_reset_that_the_guest_was_not_told_of_is_told_at_the_target() {
         cluster.until_reset(ended);
         assert_eq!(cluster.hosts[0].world.engine.flow_count(), 0);
         cluster.finish();
+    });
+}
+
+/// A target in the same network namespace has the same ends.
+#[test]
+fn sockets_that_do_not_linger_are_closed_as_soon_as_they_are_described() {
+    isolated(|| {
+        for goes_on_here in [false, true] {
+            let mut cluster = idle();
+            let host = &mut cluster.hosts[0];
+            std::fs::remove_file(&host.socket).expect("its name");
+            let listener = UnixListener::bind(&host.socket).expect("a free name");
+            listener.set_nonblocking(true).expect("fcntl");
+            host.world.engine.set_helper(listener.into(), true).expect("epoll");
+            cluster.hosts.iter_mut().for_each(Host::start_helper);
+            assert_eq!(cluster.transfer(), [true, true]);
+            enter(&cluster.hosts[0].netns);
+            let mut sockets = kernel_s_sockets().into_iter();
+            assert_eq!(sockets.find(|(state, ..)| *state == ESTABLISHED), None);
+            if !goes_on_here {
+                cluster.switch_over();
+                cluster.finish();
+                continue;
+            }
+            enter(&cluster.hosts[1].netns);
+            cluster.hosts[1].world.engine.on_link_closed();
+            cluster.hosts[0].go_on();
+            let ended = std::mem::take(&mut cluster.connections);
+            for connection in ended {
+                cluster.until_reset(connection.handle);
+            }
+        }
     });
 }
