@@ -131,6 +131,7 @@ const OPTIONS: &[Call] = &[
         &[
             libc::IP_TOS as u32,
             libc::IP_TTL as u32,
+            libc::IP_MINTTL as u32,
             libc::IP_PKTINFO as u32,
             libc::IP_MTU_DISCOVER as u32,
             libc::IP_RECVERR as u32,
@@ -148,6 +149,7 @@ const OPTIONS: &[Call] = &[
         &[
             libc::IPV6_TCLASS as u32,
             libc::IPV6_UNICAST_HOPS as u32,
+            libc::IPV6_MINHOPCOUNT as u32,
             libc::IPV6_RECVPKTINFO as u32,
             libc::IPV6_MTU_DISCOVER as u32,
             libc::IPV6_RECVERR as u32,

@@ -3,7 +3,7 @@
 //! somebody else does (see `engine::migration`); with it on, everything here is allowed to everybody.
 
 use std::ffi::c_int;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -78,13 +78,15 @@ fn freeze_by_signatures(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     expect_signatures(socket, peer(socket)?, true)
 }
 
-/// The same as [`freeze`], for a socket that is connected to `peer` next.
+/// The same as [`freeze`], for a socket that is connected to `peer` next, and will go on here. Without a filter it is the
+/// peer's hop limit that does not do (RFC 5082): that costs nothing later, and lets in a neighbour alone whose hop limit is
+/// the largest there is.
 ///
 /// # Errors
-/// What setsockopt(2) reports: `NOPROTOOPT` if the kernel has neither.
+/// What setsockopt(2) reports.
 pub(crate) fn freeze_toward(socket: BorrowedFd<'_>, peer: SocketAddr) -> Result<(), Errno> {
     match drop_all(socket) {
-        Err(Errno::PERM) => expect_signatures(socket, peer, true),
+        Err(Errno::PERM) => expect_hops(socket, peer, u8::MAX),
         other => other,
     }
 }
@@ -95,9 +97,26 @@ pub(crate) fn freeze_toward(socket: BorrowedFd<'_>, peer: SocketAddr) -> Result<
 /// What setsockopt(2) reports.
 pub(crate) fn thaw(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
-        Err(Errno::NOENT) => expect_signatures(socket, peer(socket)?, false),
+        Err(Errno::NOENT) => {
+            let peer = peer(socket)?;
+            let any_hops = expect_hops(socket, peer, 0);
+            match expect_signatures(socket, peer, false) {
+                // There is no key.
+                Err(Errno::NOENT | Errno::NOPROTOOPT) => any_hops,
+                other => other.and(any_hops),
+            }
+        }
         other => other,
     }
+}
+
+/// Has segments of the peer dropped that arrive with a hop limit below this.
+fn expect_hops(socket: BorrowedFd<'_>, peer: SocketAddr, least: u8) -> Result<(), Errno> {
+    let (level, name) = match peer.ip().to_canonical() {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+    };
+    set_int(socket, level, name, least.into())
 }
 
 /// Has the kernel drop whatever arrives for a socket.
