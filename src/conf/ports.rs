@@ -236,12 +236,11 @@ fn parse(
         Chunk::All(target_addr) => Some(*target_addr),
         _ => None,
     });
-    let (all, more) = (alls.next(), alls.next());
-
-    // Ports beside "all" would either change nothing or contradict it.
-    if more.is_some() || (all.is_some() && !includes.is_empty()) {
+    let all = alls.next();
+    if alls.any(|other| Some(other) != all) {
         return Err(invalid(PortProblem::All));
     }
+    // Ports that are named are all that is meant: front-ends join what is said several times by commas.
     if includes.is_empty() {
         excluded.insert(ephemeral);
         let everything = Run {
@@ -524,7 +523,12 @@ mod tests {
                 high
             ]
         );
+        assert_eq!(rules("all,all"), [low, high]);
         assert_eq!(rules("all,~40000-65535"), [low]);
+        // Those that are named are meant alone.
+        for spec in ["all,2222:22", "2222:22,all"] {
+            assert_eq!(rules(spec), ["TCP [*]:2222  =>  22"]);
+        }
         assert_eq!(rules("~1-65535"), Vec::<String>::new());
         assert_eq!(
             rules("0.0.0.0/all:192.0.2.5,~1-60999"),
@@ -558,8 +562,7 @@ mod tests {
             "~22:23",
             "all:",
             "all:80",
-            "all,22",
-            "all,all",
+            "all,all:192.0.2.5",
             "none,22",
             "22,none",
             "everything",
@@ -596,7 +599,7 @@ mod tests {
             }
         };
         let second = "an address holds for the whole list: give the option once for each address";
-        let all = "all stands alone, or with ports that are excluded by ~";
+        let all = "all leads to one address only";
         for (spec, said) in [
             ("99999", "99999 is no port: the last one is 65535"),
             ("8000-65536", "65536 is no port: the last one is 65535"),
@@ -607,8 +610,7 @@ mod tests {
                 "8000-8010:9000-9005",
                 "the ranges differ in length: 11 before the colon, 6 behind it",
             ),
-            ("1-2000,all", all),
-            ("all,all", all),
+            ("all:192.0.2.5,all", all),
             ("22,none", "none stands alone"),
             ("80:", "a port is missing in '80:'"),
             ("22,", "a port is missing in '22,'"),

@@ -21,8 +21,8 @@ pub enum PortProblem {
     /// Ports that are excluded, with a target.
     #[error("'{0}': ports that are excluded by ~ lead nowhere")]
     ExcludedTarget(String),
-    /// `all` beside ports, or twice.
-    #[error("all stands alone, or with ports that are excluded by ~")]
+    /// `all` twice, with different addresses.
+    #[error("all leads to one address only")]
     All,
     /// `none` beside anything.
     #[error("none stands alone")]
