@@ -114,7 +114,7 @@ fn log_config(options: &Options) -> crate::log::Config {
 
 fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let Configured { conf, followed } = configure(options)?;
-    let mut made = Made::default();
+    let mut made = Made::nothing()?;
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
@@ -155,7 +155,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt, Needs::of(&conf.run))?;
-    announcement.say()?;
+    announcement.say(false)?;
     worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
@@ -171,7 +171,7 @@ fn ending_signals() -> Result<OwnedFd, StartError> {
 /// pasta. The exit code is that of the command, if there was one.
 fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let Configured { mut conf, followed } = configure(options)?;
-    let mut made = Made::default();
+    let mut made = Made::nothing()?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
     let mut readiness = Readiness::prepare(&conf.run, made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
@@ -225,7 +225,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     };
     worker.add(signals).map_err(system("epoll_ctl"))?;
     sandbox::confine(Program::Pasta, Needs::of(&conf.run))?;
-    announcement.say()?;
+    announcement.say(child.is_some())?;
     if let Some(child) = &child {
         child.release().map_err(system("Couldn't start the command"))?;
         crate::log::give_stderr();

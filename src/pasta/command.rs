@@ -18,7 +18,7 @@ use crate::engine::{Engine, EventType, Exit, Source};
 use crate::start::{StartError, system};
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
-use crate::sys::process::{self, DescriptorLimit, Forked, PASSED_SIGNALS};
+use crate::sys::process::{self, BY_SIGNAL, DescriptorLimit, Forked, PASSED_SIGNALS};
 
 /// The byte that opens the gate. None of the signals has this number.
 const OPEN: u8 = 0x80;
@@ -79,6 +79,7 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
     match namespace::fork_into(kinds).map_err(system("Couldn't start the command's process"))? {
         Forked::Child => {
             drop((gate, end));
+            process::leave_start().map_err(system("sigaction"))?;
             Ok(Started::Command(run(plan, &gate_in, &alive)))
         }
         Forked::Parent(pid) => {
@@ -223,7 +224,7 @@ impl Child {
         let status = waitid(WaitId::Pid(self.pid), options).ok()??;
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Some(code as u8),
-            (None, Some(signal)) => Some(128 + signal as u8),
+            (None, Some(signal)) => Some(BY_SIGNAL + signal as u8),
             (None, None) => None,
         }
     }

@@ -19,13 +19,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
 
-use crate::sys::process::{self, Arrived, PASSED_SIGNALS};
+use crate::sys::process::{self, Arrived, BY_SIGNAL, PASSED_SIGNALS};
 
 /// Exit code when the program has gone before the command.
 const ABANDONED: u8 = 1;
-
-/// Added to the number of the signal that ended a command.
-const BY_SIGNAL: u8 = 128;
 
 /// The name of the process in `ps`.
 const NAME: &std::ffi::CStr = c"pasta-init";

@@ -7,20 +7,35 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::StartError;
+use crate::sys::process;
 
-/// Files that this start has made. They are removed when this is dropped before [`keep`](Self::keep).
+/// Files that this start has made. They are removed when this is dropped, or a signal ends the start, before
+/// [`keep`](Self::keep).
 #[derive(Debug, Default)]
 pub(crate) struct Made(Vec<PathBuf>);
 
 impl Made {
+    /// Nothing yet. Signals wait from here on, until [`Readiness`](super::Readiness) has what was made: one that comes
+    /// between making a file and noting it would leave it.
+    ///
+    /// # Errors
+    /// What sigprocmask(2) reports.
+    pub(crate) fn nothing() -> Result<Self, StartError> {
+        process::hold_signals()
+            .map_err(|errno| StartError::System { what: "sigprocmask", errno })?;
+        Ok(Self::default())
+    }
+
     /// `path` was not there before.
     pub(crate) fn note(&mut self, path: &Path) {
         self.0.push(path.to_owned());
+        process::remove_if_unready(path);
     }
 
     /// The files are to stay, or are somebody else's to remove.
     pub(crate) fn keep(&mut self) {
         self.0.clear();
+        process::keep_all();
     }
 }
 

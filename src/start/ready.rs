@@ -2,7 +2,9 @@
 //!
 //! In the background that is the exit code of the first process, and with it the PID file is written.
 //! The first process waits for a byte from the second, which sends it when nothing is left that could
-//! fail. When the second one ends instead, the first one ends with an error. In the foreground it is
+//! fail. When the second one ends instead, the first one ends with an error. The second one waits for a byte, too: that
+//! the caller has been told. Where the first one ends instead, nobody knows of a program, and there is none. In the
+//! foreground it is
 //! the PID file alone, and slirp4netns's byte on the descriptor of who waits.
 
 use std::os::fd::OwnedFd;
@@ -10,7 +12,6 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::files::{Made, PidFile};
 use super::notify::ServiceManager;
@@ -18,6 +19,9 @@ use super::{StartError, system};
 use crate::conf::RunConf;
 use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
+
+/// What the first process says where there is no second one any more.
+const NOT_READY: &str = "The process in the background has ended before it was ready";
 
 /// Everything that saying "ready" takes, opened while the file system is there.
 pub(crate) struct Readiness {
@@ -43,6 +47,7 @@ pub(crate) struct Announcement(Kind);
 enum Kind {
     Background {
         starter: OwnedFd,
+        told: OwnedFd,
         null: OwnedFd,
     },
     Foreground {
@@ -63,6 +68,7 @@ impl Readiness {
         let ready = run.slirp4netns.as_ref().and_then(|slirp| slirp.ready);
         let waiting = ready.map(writable).transpose()?;
         let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
+        process::allow_signals().map_err(system("sigprocmask"))?;
         Ok(Self { foreground: run.foreground, made, waiting, pid_file, manager, null })
     }
 
@@ -71,39 +77,53 @@ impl Readiness {
         self.made.keep();
     }
 
-    /// Goes to the background, unless told to stay. In the first process it returns when the program
-    /// is ready.
+    /// Goes to the background, unless told to stay. In the first process it returns when the program is ready. From here
+    /// on signals wait, in the process that goes on, until they are [released](process::release_signals) or read.
     ///
     /// # Errors
     /// [`StartError`], in either process.
     pub(crate) fn fork(self) -> Result<Continue, StartError> {
         let Self { foreground, mut made, waiting, pid_file, manager, null } = self;
+        process::hold_signals().map_err(system("sigprocmask"))?;
         if foreground {
             let kind = Kind::Foreground { made, told: (pid_file, manager), waiting };
             return Ok(Continue::Program(Announcement(kind)));
         }
-        let (program, starter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(system("Couldn't make a pipe"))?;
+        let ((program, starter), (told, release)) = (pipe()?, pipe()?);
         match process::fork().map_err(system("Couldn't go to the background"))? {
             Forked::Child => {
                 // They are the first process's to remove.
                 made.keep();
                 rustix::process::setsid().map_err(system("setsid"))?;
-                let kind = Kind::Background { starter, null };
+                let kind = Kind::Background { starter, told, null };
                 Ok(Continue::Program(Announcement(kind)))
             }
             Forked::Parent(pid) => {
-                drop(starter);
-                wait(&program)?;
-                if let Err(error) = tell(pid, pid_file, manager.as_ref()) {
-                    let _ended = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
-                    return Err(error);
-                }
+                drop((starter, told));
+                process::end_if_unready(pid);
+                process::allow_signals().map_err(system("sigprocmask"))?;
+                // One that ends by itself says why.
+                wait(&program, NOT_READY)?;
+                tell(pid, pid_file, manager.as_ref())
+                    .and_then(|()| let_go(&release))
+                    .inspect_err(|_| process::end_program())?;
                 made.keep();
                 Ok(Continue::Starter)
             }
         }
     }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), StartError> {
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    pipe.map_err(system("Couldn't make a pipe"))
+}
+
+/// Lets the program in the background go on without this process, whose end no signal changes any more.
+fn let_go(release: &OwnedFd) -> Result<(), StartError> {
+    process::hold_signals().map_err(system("sigprocmask"))?;
+    let said = rustix::io::write(release, &[1]).map(drop);
+    said.map_err(system("The process in the background has ended"))
 }
 
 /// The descriptor of `--ready-fd`, into which a byte goes at once.
@@ -134,14 +154,12 @@ pub(crate) fn take_given(option: &str, fd: i32) -> Result<OwnedFd, StartError> {
     })
 }
 
-/// Waits for the byte that says that the program is ready.
-fn wait(program: &OwnedFd) -> Result<(), StartError> {
+/// Waits for a byte of the other process; `otherwise` says that it has ended without.
+fn wait(other: &OwnedFd, otherwise: &str) -> Result<(), StartError> {
     let mut byte = [0];
-    let count = rustix::io::retry_on_intr(|| rustix::io::read(program, &mut byte));
-    match count.map_err(system("Couldn't wait for the process in the background"))? {
-        0 => Err(StartError::Other(
-            "The process in the background has ended before it was ready".to_owned(),
-        )),
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(other, &mut byte));
+    match count.map_err(system("Couldn't wait for the other process"))? {
+        0 => Err(StartError::Other(otherwise.to_owned())),
         _ => Ok(()),
     }
 }
@@ -164,11 +182,11 @@ fn tell(
 
 impl Announcement {
     /// Says it. From here on the program is on its own: in the background it has no standard input,
-    /// output and error any more.
+    /// output and error any more. Signals no longer wait, unless the program reads them `for_command`.
     ///
     /// # Errors
     /// [`StartError`].
-    pub(crate) fn say(self) -> Result<(), StartError> {
+    pub(crate) fn say(self, for_command: bool) -> Result<(), StartError> {
         match self.0 {
             Kind::Foreground { mut made, told: (pid_file, manager), waiting } => {
                 // The sandbox has put files out of reach.
@@ -182,14 +200,18 @@ impl Announcement {
                     ))?;
                 }
             }
-            Kind::Background { starter, null } => {
+            Kind::Background { starter, told, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)
                     .and_then(|()| rustix::io::write(&starter, &[1]).map(drop));
                 said.map_err(system("Couldn't leave the first process"))?;
+                wait(&told, "The first process has ended before it told of this one")?;
                 crate::log::leave_stderr();
             }
         }
-        Ok(())
+        if for_command {
+            return Ok(());
+        }
+        process::release_signals().map_err(system("sigaction"))
     }
 }
 
@@ -201,10 +223,10 @@ mod tests {
     fn a_program_that_ends_without_a_word_was_not_ready() {
         let (program, starter) = rustix::pipe::pipe().unwrap();
         drop(starter);
-        let error = wait(&program).unwrap_err().to_string();
+        let error = wait(&program, NOT_READY).unwrap_err().to_string();
         assert!(error.contains("ended before it was ready"), "{error}");
         let (program, starter) = rustix::pipe::pipe().unwrap();
         rustix::io::write(&starter, &[1]).unwrap();
-        assert!(wait(&program).is_ok());
+        assert!(wait(&program, NOT_READY).is_ok());
     }
 }

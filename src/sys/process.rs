@@ -4,6 +4,7 @@
 pub(crate) mod alarm;
 mod inherited;
 mod signals;
+mod unready;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -11,13 +12,18 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 
 pub use inherited::{
-    DescriptorLimit, ENDING_SIGNALS, close_descriptors, raise_descriptor_limit,
-    restore_for_command, settle_signals,
+    DescriptorLimit, ENDING_SIGNALS, close_descriptors, raise_descriptor_limit, restore_for_command,
 };
 
 pub(crate) use inherited::{close_all_but, close_range};
 pub(crate) use signals::{
-    Arrived, PASSED_SIGNALS, end, next_signal, send_signal, shares_group, signal_descriptor,
+    Arrived, BY_SIGNAL, PASSED_SIGNALS, end, next_signal, send_signal, shares_group,
+    signal_descriptor,
+};
+pub use unready::settle_signals;
+pub(crate) use unready::{
+    allow_signals, end_if_unready, end_program, hold_signals, keep_all, leave_start,
+    release_signals, remove_if_unready,
 };
 
 use super::socket::last_errno;

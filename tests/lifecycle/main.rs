@@ -12,3 +12,4 @@ mod readiness;
 mod rig;
 mod signals;
 mod stats;
+mod unready;

@@ -19,7 +19,7 @@ use crate::rig::{NETWORK, unshare, until};
 const WAYS: [&[&str]; 2] = [&[], &["--no-pidns"]];
 
 /// What is passed on.
-const SIGNALS: [Signal; 6] =
+pub const SIGNALS: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
 /// Seconds to sleep for ever that no other process does.
@@ -38,7 +38,7 @@ fn pasta_words(options: &[&str], words: &[&str]) -> Vec<String> {
 }
 
 /// Processes that have `mark` in their command line: pasta, what it has forked, and the command.
-fn marked(mark: &str) -> Vec<Pid> {
+pub fn marked(mark: &str) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap();
     let pids = entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let has_mark = |pid: &i32| {

@@ -99,55 +99,32 @@ pub(crate) fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Makes signals do what they do by default, whatever the parent thought of them, and those of
-/// [`ENDING_SIGNALS`] end the program until it asks for them as a descriptor: with 0 in the foreground, and with 1 on the
-/// way to the background, where 0 says that it is ready. A file that has reached the limit of its size (`ulimit -f`) is
-/// an error of write(2), like a full disk, and no signal.
-///
-/// # Errors
-/// What sigaction(2) reports.
-pub fn settle_signals(foreground: bool) -> Result<(), Errno> {
-    set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
-    set_handler(libc::SIGXFSZ, libc::SIG_IGN)?;
-    let end = if foreground { end_at_once } else { end_unready };
-    let end = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    for signal in ENDING_SIGNALS {
-        set_handler(signal, end)?;
-    }
-    unblock_signals()
-}
-
-/// Ends the process; called as a signal handler.
-extern "C" fn end_at_once(_signal: libc::c_int) {
-    // That is _exit(2), which signal handlers may call.
-    super::end(0)
-}
-
-/// The same, for whom somebody waits.
-extern "C" fn end_unready(_signal: libc::c_int) {
-    const WORDS: &[u8] = b"Ended by a signal before it was ready\n";
-    // That is write(2), which signal handlers may call. Who does not hear it sees the exit code.
-    let _written = rustix::io::write(rustix::stdio::stderr(), WORDS);
-    super::end(1)
-}
-
-fn set_handler(signal: libc::c_int, handler: libc::sighandler_t) -> Result<(), Errno> {
+/// Has a signal do this, and says what it has done.
+pub(super) fn set_handler(
+    signal: libc::c_int,
+    handler: libc::sighandler_t,
+) -> Result<libc::sighandler_t, Errno> {
     // SAFETY: all-zero is a valid sigaction without flags and with an empty mask; the handler is a
     // function of the right type, or one of the kernel's constants.
-    let rc = unsafe {
+    let (rc, before) = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
+        let mut before = action;
         action.sa_sigaction = handler;
-        libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+        (libc::sigaction(signal, &raw const action, &raw mut before), before)
     };
-    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+    if rc == 0 { Ok(before.sa_sigaction) } else { Err(last_errno()) }
 }
 
-fn unblock_signals() -> Result<(), Errno> {
+/// Changes which signals are blocked, as sigprocmask(2) has it.
+pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> Result<(), Errno> {
     // SAFETY: all-zero is a valid sigset_t, and sigemptyset initialises it anyway.
     let rc = unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        libc::sigprocmask(how, &raw const set, std::ptr::null_mut())
     };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
@@ -165,7 +142,7 @@ pub fn restore_for_command(limit: &DescriptorLimit) -> Result<(), Errno> {
     for signal in ENDING_SIGNALS.into_iter().chain(treated) {
         set_handler(signal, libc::SIG_DFL)?;
     }
-    unblock_signals()?;
+    change_mask(libc::SIG_SETMASK, &[])?;
     let first = libc::STDERR_FILENO.unsigned_abs() + 1;
     // All of them are closed on exec anyway, or should be.
     let _since_linux_5_11 = close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);

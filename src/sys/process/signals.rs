@@ -12,6 +12,9 @@ use crate::sys::socket::last_errno;
 pub(crate) const PASSED_SIGNALS: [libc::c_int; 6] =
     [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
+/// Added to the number of a signal where an exit code tells of it.
+pub(crate) const BY_SIGNAL: u8 = 128;
+
 /// A signal that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrived {

@@ -1,0 +1,99 @@
+//! A start that a signal ends leaves nothing: no process, no socket, no PID file. Whichever moment it comes at, the caller
+//! is told of a program that serves, or there is none.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::rig::{PATIENCE, Place, until};
+use crate::signals::{SIGNALS, marked};
+
+/// passt on the way to the background, with signals that do what they do by default.
+fn starting(place: &Place) -> Child {
+    let mut command = place.passt(&["--quiet"]);
+    // SAFETY: system calls only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in SIGNALS {
+                libc::signal(signal.as_raw(), libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the first process has a second one.
+fn until_it_has_forked(child: &Child) {
+    let path = format!("/proc/{0}/task/{0}/children", child.id());
+    let begin = Instant::now();
+    while std::fs::read_to_string(&path).unwrap().is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "it does not fork");
+    }
+}
+
+fn send(child: &Child, signals: &[Signal]) {
+    for signal in signals {
+        kill_process(Pid::from_child(child), *signal).unwrap();
+    }
+}
+
+/// All that has the place's socket among its arguments.
+fn survivors(place: &Place) -> Vec<Pid> {
+    marked(place.path("socket").to_str().unwrap())
+}
+
+#[test]
+fn a_start_that_a_signal_ends_has_no_program_in_the_background() {
+    for signal in SIGNALS {
+        let place = Place::new();
+        let child = starting(&place);
+        until_it_has_forked(&child);
+        send(&child, &[Signal::STOP]);
+        std::thread::sleep(Duration::from_millis(300));
+        send(&child, &[signal, Signal::CONT]);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal:?} {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.ends_with("Ended by a signal before it was ready\n"), "{signal:?} {said}");
+        assert_eq!(survivors(&place), [], "{signal:?}");
+        assert!(!place.path("socket").exists() && !place.path("pid").exists(), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_start_that_is_killed_has_no_program_in_the_background() {
+    let place = Place::new();
+    let mut child = starting(&place);
+    until_it_has_forked(&child);
+    send(&child, &[Signal::STOP]);
+    std::thread::sleep(Duration::from_millis(300));
+    send(&child, &[Signal::KILL]);
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    until("no process left", || survivors(&place).is_empty().then_some(()));
+}
+
+#[test]
+fn at_any_moment_a_program_is_told_of_or_there_is_none() {
+    for round in 0..60_u32 {
+        let place = Place::new();
+        let mut child = starting(&place);
+        std::thread::sleep(Duration::from_micros(u64::from(round) * 700));
+        let signal = SIGNALS[round as usize % SIGNALS.len()];
+        if child.try_wait().unwrap().is_none() {
+            send(&child, &[signal]);
+        }
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            let pid = place.pid().unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+            until("its end", || survivors(&place).is_empty().then_some(()));
+            continue;
+        }
+        assert_eq!(survivors(&place), [], "{round} {output:?}");
+        let left = [place.path("socket"), place.path("pid")].map(|path| path.exists());
+        assert_eq!(left, [false; 2], "{round} {output:?}");
+    }
+}
