@@ -84,7 +84,7 @@ fn fail(error: &StartError, words: fn(&str) -> String) -> ExitCode {
 /// Makes the process independent of who started it, and runs.
 fn start(options: Options) -> Result<ExitCode, StartError> {
     sandbox::limit_capabilities()?;
-    process::settle_signals(options.run.foreground).map_err(system("sigaction"))?;
+    start::settle(&options)?;
     // Nothing is open yet but what was inherited.
     let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
     let given: Vec<_> =

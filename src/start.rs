@@ -25,7 +25,7 @@ pub(crate) use network::{await_network, look_up, read_resolv, warn_of_outbound};
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness, take_given};
 
-use crate::conf::{ConfError, ControlSocket, LinkConf, Mode, Repair};
+use crate::conf::{self, ConfError, ControlSocket, LinkConf, Mode, Options, Repair};
 use crate::engine::UdpTimeouts;
 use crate::flow::tcp::TcpConfig;
 use crate::log::LogFileError;
@@ -106,6 +106,15 @@ pub(crate) enum StartError {
 /// Names the step of a system call that failed.
 pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| StartError::System { what, errno }
+}
+
+/// Has signals end the start.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn settle(options: &Options) -> Result<(), StartError> {
+    let has_command = conf::starts_command(options);
+    process::settle_signals(options.run.foreground, has_command).map_err(system("sigaction"))
 }
 
 /// Where clients come from.

@@ -36,6 +36,6 @@ pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };
 pub(crate) use options::{ControlSocket, HAS_VHOST_USER, MigrationOptions, Repair};
-pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying};
+pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying, starts_command};
 pub(crate) use slirp4netns::as_slirp4netns_says;
 pub use slirp4netns::{SlirpConf, slirp4netns_command};

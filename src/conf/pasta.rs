@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::options::PastaOptions;
-use super::{ConfError, Device, Interfaces, Note, Options};
+use super::{ConfError, Device, Interfaces, Mode, Note, Options};
 use crate::flow::fwd::{Bypass, InterfaceName, Mapping, RuleTable};
 use crate::flow::network::{Mac, Services};
 
@@ -75,6 +75,11 @@ pub(crate) struct PastaConf {
     pub(crate) bypass: Bypass,
     /// Ports of the namespace's loopback interface that lead to the host's.
     pub(crate) outbound: RuleTable,
+}
+
+/// Whether the program is to start a command, or a shell.
+pub(crate) fn starts_command(options: &Options) -> bool {
+    options.mode == Mode::Pasta && spawns(&options.pasta)
 }
 
 /// Whether the words mean a command (or a shell) to start.

@@ -2,17 +2,21 @@
 //! is told of a program that serves, or there is none.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{PATIENCE, Place, until};
+use crate::rig::{PATIENCE, Place, contains, status_field, until};
 use crate::signals::{SIGNALS, marked};
 
 /// passt on the way to the background, with signals that do what they do by default.
 fn starting(place: &Place) -> Child {
-    let mut command = place.passt(&["--quiet"]);
+    by_default(&mut place.passt(&["--quiet"])).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// A command with signals that do what they do by default.
+fn by_default(command: &mut Command) -> &mut Command {
     // SAFETY: system calls only, between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -22,7 +26,7 @@ fn starting(place: &Place) -> Child {
             Ok(())
         });
     }
-    command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null())
 }
 
 /// Waits until the first process has a second one.
@@ -95,5 +99,32 @@ fn at_any_moment_a_program_is_told_of_or_there_is_none() {
         assert_eq!(survivors(&place), [], "{round} {output:?}");
         let left = [place.path("socket"), place.path("pid")].map(|path| path.exists());
         assert_eq!(left, [false; 2], "{round} {output:?}");
+    }
+}
+
+/// The command does not run yet, and its caller is told as if it did.
+#[test]
+fn a_signal_before_the_command_has_started_is_told_as_one_after() {
+    for signal in SIGNALS {
+        let mut command = Command::new("unshare");
+        command.args([
+            "-rn",
+            env!("CARGO_BIN_EXE_pasta"),
+            "--wait-for-network",
+            "60",
+            "--",
+            "true",
+        ]);
+        let child = by_default(&mut command).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        until("a program that has its own way with SIGTERM", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            contains(&status_field(&status, "SigCgt"), Signal::USR2).then_some(())
+        });
+        // It has set all of them, and waits for the network.
+        std::thread::sleep(Duration::from_millis(50));
+        send(&child, &[signal]);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(128 + signal.as_raw()), "{output:?}");
     }
 }

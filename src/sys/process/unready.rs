@@ -27,15 +27,20 @@ static PROGRAM: AtomicI32 = AtomicI32::new(0);
 
 /// Makes signals do what they do by default, whatever the parent thought of them. Those of [`ENDING_SIGNALS`], and those
 /// of [`PASSED_SIGNALS`] that the parent does not ignore, end the start: in the foreground with 0 or by the signal, as
-/// later, and with 1 on the way to the background, where 0 says that it is ready. A file that has reached the limit of
+/// later, and with 1 on the way to the background, where 0 says that it is ready. Who starts a command is told of the
+/// signal, as if it had ended that. A file that has reached the limit of
 /// its size (`ulimit -f`) is an error of write(2), like a full disk, and no signal.
 ///
 /// # Errors
 /// What sigaction(2) reports.
-pub fn settle_signals(foreground: bool) -> Result<(), Errno> {
+pub fn settle_signals(foreground: bool, has_command: bool) -> Result<(), Errno> {
     set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
     set_handler(libc::SIGXFSZ, libc::SIG_IGN)?;
-    let end = if foreground { end_at_once } else { end_unready };
+    let end = match (foreground, has_command) {
+        (true, true) => end_for_command,
+        (true, false) => end_at_once,
+        (false, _) => end_unready,
+    };
     let end = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
     hold_signals()?;
     set_unless_ignored(end)?;
@@ -141,6 +146,12 @@ extern "C" fn end_at_once(signal: libc::c_int) {
         super::end(0);
     }
     end_by(signal)
+}
+
+/// The same, with the exit code that the command's end would have.
+extern "C" fn end_for_command(signal: libc::c_int) {
+    undo();
+    super::end(super::BY_SIGNAL + signal as u8)
 }
 
 /// Ends the process by a signal, or as if by it, as the first process of a process id namespace has to.
