@@ -132,11 +132,7 @@ pub(crate) enum ClientSocket {
 /// [`StartError`].
 pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSocket, StartError> {
     if let Some(fd) = link.fd {
-        let cure = "not an open socket: hand over one end of a pair of stream sockets, whose other end the guest has";
-        let descriptor = |errno| StartError::Descriptor { fd, errno, cure };
-        let socket = process::take_descriptor(fd).map_err(descriptor)?;
-        rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
-        return Ok(ClientSocket::Connected(UnixStream::from(socket)));
+        return take_connected(fd).map(ClientSocket::Connected);
     }
     if let Some(fd) = activated()? {
         return take_activated(fd);
@@ -150,6 +146,22 @@ pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSo
         made.note(path);
     }
     Ok(socket)
+}
+
+/// Takes over the socket of `--fd`, whose other end the one client has.
+fn take_connected(fd: i32) -> Result<UnixStream, StartError> {
+    let cure = "not an open socket: hand over one end of a pair of stream sockets, whose other end the guest has";
+    let descriptor = |errno| StartError::Descriptor { fd, errno, cure };
+    let socket = process::take_descriptor(fd).map_err(descriptor)?;
+    let kind = rustix::net::sockopt::socket_type(&socket).map_err(descriptor)?;
+    let cure = "no connected stream socket: hand over one end of a pair of stream sockets, whose other end the guest has";
+    let descriptor = |errno| StartError::Descriptor { fd, errno, cure };
+    if kind != SocketType::STREAM {
+        return Err(descriptor(Errno::PROTOTYPE));
+    }
+    // One that listens has no other end, either.
+    rustix::net::getpeername(&socket).map_err(descriptor)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// The first descriptor that a service manager passes on (sd_listen_fds(3)).

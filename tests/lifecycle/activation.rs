@@ -1,5 +1,6 @@
 //! A service manager that listens for the program, and starts it when somebody comes (sd_listen_fds(3)).
 
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
@@ -39,6 +40,27 @@ fn whoever_comes_before_the_program_is_served_and_the_socket_stays() {
         std::fs::remove_file(place.path("pid")).unwrap();
         assert!(path.exists(), "it is the manager's");
     }
+}
+
+#[test]
+fn a_client_is_a_connected_stream_socket() {
+    let place = Place::new();
+    let refused = |socket: &dyn AsFd, why: &str| {
+        let passt = place.passt(&["--foreground", "--fd", "3"]);
+        let passt =
+            passt.get_args().filter(|word| *word != "--socket" && *word != place.path("socket"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_passt"));
+        let message = refusal(&mut passing(socket.as_fd(), 0, command.args(passt)));
+        let words = format!("{why}: 3 is no connected stream socket: hand over one end of a pair");
+        assert!(message.contains(&words), "{message}");
+        assert!(!place.path("pid").exists());
+    };
+    let (datagrams, _other) = UnixDatagram::pair().unwrap();
+    refused(&datagrams, "Protocol wrong type for socket");
+    refused(&UdpSocket::bind("127.0.0.1:0").unwrap(), "Protocol wrong type for socket");
+    let not_connected = "Transport endpoint is not connected";
+    refused(&UnixListener::bind(place.path("listening")).unwrap(), not_connected);
+    refused(&TcpListener::bind("127.0.0.1:0").unwrap(), not_connected);
 }
 
 /// The folder is the manager's: a unit makes no files there, and migration is nobody's wish.
