@@ -82,9 +82,9 @@ fn fail(error: &StartError, words: fn(&str) -> String) -> ExitCode {
 }
 
 /// Makes the process independent of who started it, and runs.
-fn start(options: Options) -> Result<ExitCode, StartError> {
+fn start(mut options: Options) -> Result<ExitCode, StartError> {
     sandbox::limit_capabilities()?;
-    start::settle(&options)?;
+    start::settle(&mut options)?;
     // Nothing is open yet but what was inherited.
     let activated = if options.mode == Mode::Pasta { None } else { start::activated()? };
     let given: Vec<_> =

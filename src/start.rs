@@ -108,13 +108,14 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| StartError::System { what, errno }
 }
 
-/// Has signals end the start.
+/// Has signals end the start, and reads what inherited descriptors may lead to.
 ///
 /// # Errors
 /// [`StartError`].
-pub(crate) fn settle(options: &Options) -> Result<(), StartError> {
+pub(crate) fn settle(options: &mut Options) -> Result<(), StartError> {
     let has_command = conf::starts_command(options);
-    process::settle_signals(options.run.foreground, has_command).map_err(system("sigaction"))
+    process::settle_signals(options.run.foreground, has_command).map_err(system("sigaction"))?;
+    Ok(conf::egress::read_files(options)?)
 }
 
 /// Where clients come from.

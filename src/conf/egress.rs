@@ -1,8 +1,13 @@
 //! `--egress`, `--egress-file` and `--isolate` put together to a [`Policy`]. The only I/O is in [`load`].
 
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::{ConfError, Note, Options, host};
 use crate::flow::fwd::{
@@ -30,6 +35,9 @@ const ISOLATION: [&str; 5] = [
 /// Most bytes of a file of rules: as many rules as there may be, of 256 bytes.
 const MAX_FILE_BYTES: u64 = 256 * MAX_EGRESS_RULES as u64;
 
+/// How long nothing may come from a pipe that is given as a file of rules.
+const PIPE_PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
 /// Rules that were asked for, in the order of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -56,18 +64,13 @@ impl EgressOptions {
     }
 }
 
-/// Reads files of rules, and finds out what addresses this host has. Where there can be no rules it does nothing.
+/// Reads files of rules, while descriptors are open by which a shell passes some on (`/dev/fd`).
 ///
 /// # Errors
-/// A file cannot be read, or is none of rules; the kernel does not tell.
-pub fn load(options: &mut Options) -> Result<(), ConfError> {
-    let egress = &mut options.egress;
-    // With a control socket rules may come later.
-    if egress.is_empty() && options.run.control.is_none() {
-        return Ok(());
-    }
+/// A file cannot be read, or is none of rules.
+pub(crate) fn read_files(options: &mut Options) -> Result<(), ConfError> {
     let mut sources = Vec::new();
-    for source in std::mem::take(&mut egress.sources) {
+    for source in std::mem::take(&mut options.egress.sources) {
         match source {
             Source::Rule(_) => sources.push(source),
             Source::File(path) => {
@@ -75,17 +78,27 @@ pub fn load(options: &mut Options) -> Result<(), ConfError> {
             }
         }
     }
-    egress.sources = sources;
+    options.egress.sources = sources;
+    Ok(())
+}
+
+/// Finds out what addresses this host has. Where there can be no rules it does nothing.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(crate) fn load(options: &mut Options) -> Result<(), ConfError> {
+    let egress = &mut options.egress;
+    // With a control socket rules may come later.
+    if egress.is_empty() && options.run.control.is_none() {
+        return Ok(());
+    }
     egress.own = host::own_networks()?;
     Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<EgressRule>, ConfError> {
-    let mut text = String::new();
-    let opened = std::fs::File::open(path).map(|file| file.take(MAX_FILE_BYTES + 1));
-    opened
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(|source| ConfError::EgressFile { path: path.to_owned(), source })?;
+    let failed = |source| ConfError::EgressFile { path: path.to_owned(), source };
+    let text = content(path).map_err(failed)?;
     let invalid = |line, problem| ConfError::EgressLine { path: path.to_owned(), line, problem };
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(invalid(text.lines().count(), "the file is too large".to_owned()));
@@ -98,6 +111,29 @@ fn read(path: &Path) -> Result<Vec<EgressRule>, ConfError> {
         }
     }
     Ok(found)
+}
+
+/// What a file holds, or a pipe, whose writer is not waited for any longer than [`PIPE_PATIENCE`]. Up to a byte more than
+/// there may be.
+fn content(path: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let mut text = Vec::new();
+    let mut bytes = [0; 4096];
+    while text.len() as u64 <= MAX_FILE_BYTES {
+        // A pipe that nobody has opened yet would read as one that has ended.
+        let mut asked = [PollFd::new(&file, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut asked, Some(&PIPE_PATIENCE)))? == 0 {
+            return Err(Errno::TIMEDOUT.into());
+        }
+        match rustix::io::read(&file, &mut bytes) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&bytes[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    String::from_utf8(text).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 /// The policy that all of them make, and what the operator should know of it.

@@ -199,6 +199,9 @@ impl ConfError {
             Self::RedundantPrefix => {
                 "Give the prefix length with --address or with --netmask, not both"
             }
+            Self::EgressFile { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                "Nobody writes to this pipe: name a file, or start its writer first"
+            }
             Self::EgressFile { .. } => "Name a file that can be read and is text",
             Self::EgressLine { .. } => {
                 "A line is: allow|reject|drop [tcp|udp|icmp] DESTINATION[:PORTS]; # begins a comment"

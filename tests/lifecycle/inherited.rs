@@ -193,3 +193,23 @@ fn the_limit_of_descriptors_is_raised() {
     assert_eq!(words[3], words[4], "{line}");
     assert_ne!(words[3], "64");
 }
+
+#[test]
+fn a_pipe_of_the_shell_may_have_the_rules_and_is_not_waited_for() {
+    let place = Place::new();
+    let passt = place.passt(&["--foreground", "--egress-file"]);
+    let run = |file: &str| {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("\"$@\" {file}")).arg("bash").arg(passt.get_program());
+        command.args(passt.get_args()).stdin(Stdio::null());
+        crate::rig::refusal(&mut command)
+    };
+    // The rule is read, and is none.
+    let message = run("<(sleep 0.2; echo nonsense)");
+    assert!(message.contains("/dev/fd/") && message.contains(", line 1: "), "{message}");
+    let fifo = place.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let message = run(fifo.to_str().unwrap());
+    assert!(message.contains("Nobody writes to this pipe"), "{message}");
+}
