@@ -362,10 +362,22 @@ fn do_without_ipv6(network: &mut Network) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sets the MTU and brings the device up.
+/// Sets the MTU and brings the device up. It keeps its own MTU where the kernel does not take this one, as below 68
+/// (RFC 791, section 3.2).
 fn up(netlink: &Netlink, index: u32, mtu: u16) -> io::Result<()> {
-    let mtu = (mtu != 0).then(|| LinkAttribute::Mtu(mtu.into()));
-    set_link(netlink, index, LinkFlags::Up, LinkFlags::Up, mtu.into_iter().collect())
+    let up = |attributes| set_link(netlink, index, LinkFlags::Up, LinkFlags::Up, attributes);
+    if mtu == 0 {
+        return up(Vec::new());
+    }
+    match up(vec![LinkAttribute::Mtu(mtu.into())]) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            log::warn!(
+                "The kernel does not take --mtu {mtu}: the device keeps its own MTU: give 68 or more"
+            );
+            up(Vec::new())
+        }
+        done => done,
+    }
 }
 
 /// Says how the kernel is to make the link-local address of a device that comes up. False without IPv6.

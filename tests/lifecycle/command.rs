@@ -113,3 +113,16 @@ fn a_long_request_finds_room() {
     let output = pasta(&["--control", control], &script, |_| ());
     assert!(text(&output).contains(", namespace"), "{output:?}");
 }
+
+#[test]
+fn an_mtu_that_the_kernel_refuses_is_a_warning() {
+    let output = pasta(
+        &["--config-net", "--mtu", "50", "--ns-ifname", "eth0"],
+        "ip -o link show eth0",
+        |_| (),
+    );
+    let shown = text(&output);
+    assert!(shown.contains("UP") && !shown.contains("mtu 50 "), "{shown}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("The kernel does not take --mtu 50"), "{said}");
+}
