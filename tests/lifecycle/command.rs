@@ -126,3 +126,12 @@ fn an_mtu_that_the_kernel_refuses_is_a_warning() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("The kernel does not take --mtu 50"), "{said}");
 }
+
+#[test]
+fn without_descriptors_nothing_is_said_of_an_old_kernel() {
+    let mut command = unshare("n");
+    command.args(["bash", "-c", "ulimit -n 5; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_pasta")]);
+    let message = crate::rig::refusal(command.args(crate::rig::NETWORK).args(["--", "true"]));
+    assert!(message.contains("Too many open files"), "{message}");
+    assert!(!message.contains("requires kernel"), "{message}");
+}

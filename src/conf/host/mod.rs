@@ -214,10 +214,13 @@ pub(crate) fn look_at_replies(bytes: &[u8]) -> (usize, usize) {
     netlink::look(bytes)
 }
 
-/// Whether we may bind a socket to an interface: the loopback one is there always.
+/// Whether we may bind a socket to an interface: the loopback one is there always. Without a socket there is no telling,
+/// and the start has another reason to fail.
 fn binds_to_devices() -> bool {
     let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
-    socket.is_ok_and(|socket| socket::bind_to_device(socket.as_fd(), "lo") != Err(Errno::PERM))
+    let refused =
+        |socket: OwnedFd| socket::bind_to_device(socket.as_fd(), "lo") == Err(Errno::PERM);
+    !socket.is_ok_and(refused)
 }
 
 /// All addresses of this host, with the lengths of their prefixes.
