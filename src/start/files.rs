@@ -73,7 +73,7 @@ impl PidFile {
                         file
                     }
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                        Self::existing(path).map_err(failed)?
+                        Self::linked(path, made).map_err(failed)?
                     }
                     Err(error) => return Err(failed(error)),
                 }
@@ -87,6 +87,21 @@ impl PidFile {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
         options
+    }
+
+    /// Opens what has come to `path` meanwhile, or makes the file to which the link there leads. The kernel follows the
+    /// link, so that nobody's in a folder for everyone is followed (fs.protected_symlinks).
+    fn linked(path: &Path, made: &mut Made) -> std::io::Result<File> {
+        match Self::existing(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let file = Self::options().create(true).truncate(true).mode(0o600).open(path)?;
+                if let Ok(target) = fs::canonicalize(path) {
+                    made.note(&target);
+                }
+                Ok(file)
+            }
+            opened => opened,
+        }
     }
 
     fn existing(path: &Path) -> std::io::Result<File> {

@@ -66,6 +66,22 @@ fn a_longer_old_pid_is_not_left_in_the_file() {
 }
 
 #[test]
+fn a_pid_file_is_made_where_a_link_leads() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("target", place.path("pid")).unwrap();
+    let program = place.background::<&str>(&[]);
+    assert_eq!(place.text("target"), format!("{}\n", program.pid));
+    drop(program);
+    std::fs::remove_file(place.path("target")).unwrap();
+    std::fs::remove_file(place.path("socket")).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("127.0.0.1/{}", taken.local_addr().unwrap().port());
+    refusal(&mut place.passt(&["-t", &port]));
+    assert!(!place.path("target").exists(), "it was made by this start");
+    assert!(place.path("pid").is_symlink(), "this was not");
+}
+
+#[test]
 fn a_pipe_without_a_reader_is_an_error_and_no_wait() {
     let place = Place::new();
     let pipe = place.path("pid");
