@@ -271,6 +271,28 @@ fn root_of_a_container_stays_root_of_it() {
     program.assert_has_nothing_of_the_system();
 }
 
+#[test]
+fn root_that_may_not_become_nobody_is_told_what_it_lacks() {
+    if !is_root() {
+        return;
+    }
+    let limited = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all", env!("CARGO_BIN_EXE_passt")]).args(words);
+        command.output().unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let output = limited(&["--foreground", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let cure =
+        "root is here without CAP_SETUID or CAP_SETGID: grant both, or stay root with --runas 0";
+    assert!(text.contains(cure), "{text}");
+    let text = String::from_utf8(limited(&["--check"]).stdout).unwrap();
+    assert!(text.contains("missing  user: root without CAP_SETUID or CAP_SETGID"), "{text}");
+}
+
 /// Ends of the forms of `--runas`, with the ids that they mean.
 #[test]
 fn runas_takes_numbers_and_names() {

@@ -14,7 +14,7 @@ use crate::limits::MAX_FLOWS;
 use crate::sys::landlock;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, Forked};
-use crate::sys::{errno_text, stream, tun};
+use crate::sys::{capability, errno_text, stream, tun};
 
 /// Descriptors with which hardly anybody notices a limit.
 const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
@@ -28,6 +28,7 @@ pub(super) fn findings(mode: Mode) -> Vec<Finding> {
     findings.extend(routes());
     findings.extend([echo(), low_ports(), descriptors()]);
     findings.extend(kernel());
+    findings.extend(user());
     findings.extend(policy());
     findings
 }
@@ -55,6 +56,16 @@ fn as_root() -> Result<(), Errno> {
     namespace::create(Kinds::USER)?;
     let mapped = namespace::map_to_root(user, group);
     mapped.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// Whether root can become nobody, as it does if not told otherwise.
+fn user() -> Option<Finding> {
+    const TOPIC: &str = "user";
+    let changes = geteuid().is_root() && namespace::is_initial_user();
+    (changes && !capability::may_change_user()).then(|| {
+        let text = "root without CAP_SETUID or CAP_SETGID cannot become nobody";
+        Finding::lacks(TOPIC, text, "grant both, or stay root with --runas 0")
+    })
 }
 
 fn user_namespaces() -> Finding {

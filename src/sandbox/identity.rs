@@ -10,6 +10,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::error::{SandboxError, namespace_cure};
 use crate::start::StartError;
+use crate::sys::capability;
 use crate::sys::errno_text;
 use crate::sys::namespace::{self, Kinds};
 
@@ -47,9 +48,17 @@ pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), S
     }
     namespace::become_user(wanted.user, wanted.group).map_err(|errno| {
         let Ids { user, group } = wanted;
-        let (why, cure) = (errno_text(errno), "only root can change to another user with --runas");
+        let (why, cure) = (errno_text(errno), become_cure(current.user));
         StartError::Other(format!("Couldn't become user {user}, group {group}: {why}: {cure}"))
     })
+}
+
+/// What to do where `current` may not become another user.
+fn become_cure(current: u32) -> &'static str {
+    if current == 0 && !capability::may_change_user() {
+        return "root is here without CAP_SETUID or CAP_SETGID: grant both, or stay root with --runas 0";
+    }
+    "only root can change to another user with --runas"
 }
 
 fn invalid(spec: &str) -> StartError {

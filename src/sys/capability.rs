@@ -20,6 +20,12 @@ pub(crate) fn keep(wanted: Capabilities) -> Result<(), Errno> {
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
 }
 
+/// Whether the thread may become another user and another group.
+pub(crate) fn may_change_user() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
 /// Of what the thread is permitted, has only `wanted` in effect. What a socket may be used for is decided by what
 /// was in effect when it was made, and by what is when it is used.
 ///
