@@ -453,7 +453,7 @@ impl Engine {
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
-        let before = self.core.flows.table.len();
+        let mut before = self.core.flows.table.len();
         self.migration.on_time(&mut self.core, out);
         self.lost.go_on(&mut self.core, self.migration.is_idle());
         self.go_on_changing(PORTS_CHANGED_PER_TURN);
@@ -462,6 +462,8 @@ impl Engine {
             let Some(id) = core.listeners.next_ready() else { break };
             listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
         }
+        // Who was accepted now takes nothing away from those that end.
+        before = before.max(core.flows.table.len());
         core.flows.due_acks(core.now);
         core.looks.due(&mut core.flows, core.now);
         self.feed(out);

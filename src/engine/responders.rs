@@ -105,13 +105,20 @@ fn ask(core: &mut Core, out: &mut dyn ToGuest, target: IpAddr) -> bool {
     }
 }
 
+/// A station asks for another one, and perhaps in vain.
+fn look_for(core: &mut Core, out: &mut dyn ToGuest, target: IpAddr, asker: Mac) {
+    if core.net.stations.on_question(target, asker, core.now) {
+        ask(core, out, target);
+    }
+}
+
 /// Answers an ARP question.
 pub(super) fn arp(core: &mut Core, head: &[u8], out: &mut dyn ToGuest) -> Result<(), DropReason> {
     let message = &head[eth::HEADER_BYTES..];
     if let Some((sender, mac)) = arp::sender(message) {
         heed(core, out, sender.into(), mac);
         if let Some(target) = arp::asked_for(message) {
-            core.net.stations.on_question(target.into(), mac, core.now);
+            look_for(core, out, target.into(), mac);
         }
     }
     let net = &core.net;
@@ -225,7 +232,7 @@ pub(super) fn ndp(
         heed(core, out, told.into(), mac);
     }
     if let Some(target) = ndp::asked_for(&question).filter(|_| !source.is_unspecified()) {
-        core.net.stations.on_question(target.into(), mac, core.now);
+        look_for(core, out, target.into(), mac);
     }
     let net = &core.net;
     let around = (&net.neighbours, &net.stations);

@@ -14,9 +14,10 @@ use std::time::Duration;
 use super::network::Mac;
 use crate::time::Timestamp;
 
-/// Who has got no answer asks again after a second (RFC 4861, section 10: `RETRANS_TIMER`; arp(7): `retrans_time_ms`), some
-/// later.
-const ASKED_AGAIN: Duration = Duration::from_secs(5);
+/// Who has got no answer asks again after a second, three times in all (RFC 4861, section 10: `RETRANS_TIMER`,
+/// `MAX_MULTICAST_SOLICIT`; arp(7): `retrans_time_ms`, `mcast_solicit`), some later.
+const ASKED_AGAIN: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
+const QUESTIONS: u8 = 3;
 
 /// Most addresses that are kept: a bridge with a handful of virtual machines, several addresses each.
 pub(crate) const MAX_STATIONS: usize = 128;
@@ -28,8 +29,8 @@ struct Entry {
     mac: Mac,
     /// When it was learned, counted in changes of the table.
     learned: u64,
-    /// The station that has asked for the address since it was last used, and when.
-    asked: Option<(Mac, Timestamp)>,
+    /// The station that has asked for the address since it was last used, when, and how often in a row.
+    asked: Option<(Mac, Timestamp, u8)>,
 }
 
 /// The table, sorted by address.
@@ -77,19 +78,27 @@ impl Stations {
         self.several = self.entries.iter().any(|entry| entry.mac != mac);
     }
 
-    /// The station `asker` asks who uses `address`. If it has done so a moment ago, and got no answer: nobody.
-    pub(crate) fn on_question(&mut self, address: IpAddr, asker: Mac, now: Timestamp) {
-        let Ok(at) = self.position(address) else { return };
+    /// The station `asker` asks who uses `address`. If it has done so again and again, it gets no answer: nobody does. True if
+    /// it may look like that, as answers among stations do not pass here, and the address is to be asked for by us.
+    pub(crate) fn on_question(&mut self, address: IpAddr, asker: Mac, now: Timestamp) -> bool {
+        let Ok(at) = self.position(address) else { return false };
         let entry = &mut self.entries[at];
-        match entry.asked {
-            _ if entry.mac == asker => return,
-            Some((before, when)) if before == asker && now.since(when) < ASKED_AGAIN => {
-                self.entries.remove(at);
-            }
-            _ => entry.asked = Some((asker, now)),
+        if entry.mac == asker {
+            return false;
         }
+        let asked = entry.asked.filter(|(before, ..)| *before == asker);
+        let times = match asked.map(|(_, when, times)| (now.since(when), times)) {
+            Some((since, _)) if since < ASKED_AGAIN.start => return false,
+            Some((since, times)) if since < ASKED_AGAIN.end => times + 1,
+            _ => 1,
+        };
+        entry.asked = Some((asker, now, times));
         // What is heard of it next is to be noted.
         self.last = self.last.filter(|(last, _)| *last != address);
+        if times == QUESTIONS {
+            self.entries.remove(at);
+        }
+        times + 1 == QUESTIONS
     }
 
     /// The Ethernet address of the station that uses `address`, if one is known to.
@@ -170,25 +179,35 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_twice_has_got_no_answer() {
-        let at = |second| Timestamp::default() + Duration::from_secs(second);
+    fn who_asks_again_and_again_has_got_no_answer() {
+        let at = |tenths: u64| Timestamp::default() + Duration::from_millis(100 * tenths);
         let (mut table, address) = (Stations::default(), ip("192.0.2.3"));
         let third = Mac([2, 0, 0, 0, 0, 3]);
         table.learn(address, OTHER);
-        // Each has asked once, or long ago, or for itself; or it was heard of meanwhile.
-        for (asker, second) in [(ONE, 1), (third, 2), (ONE, 3), (ONE, 9), (OTHER, 10), (OTHER, 11)]
-        {
-            table.on_question(address, asker, at(second));
-            assert_eq!(table.find(address), Some(OTHER), "{asker} after {second}");
+        // Each has asked twice at most, in vain; or long ago, or for itself.
+        for (asker, tenth, doubtful) in [
+            (ONE, 10, false),
+            (third, 20, false),
+            (ONE, 30, false),
+            (ONE, 31, false),
+            (ONE, 90, false),
+            (ONE, 100, true),
+            (OTHER, 110, false),
+            (OTHER, 120, false),
+            (OTHER, 130, false),
+        ] {
+            assert_eq!(table.on_question(address, asker, at(tenth)), doubtful, "{tenth}");
+            assert_eq!(table.find(address), Some(OTHER), "{asker} after {tenth}");
+        }
+        // It was heard of.
+        table.learn(address, OTHER);
+        for (tenth, found) in [(110, Some(OTHER)), (120, Some(OTHER)), (130, None)] {
+            table.on_question(address, ONE, at(tenth));
+            assert_eq!(table.find(address), found);
         }
         table.learn(address, OTHER);
-        table.on_question(address, ONE, at(11));
-        assert_eq!(table.find(address), Some(OTHER));
-        table.on_question(address, ONE, at(12));
-        assert_eq!(table.find(address), None);
-        table.learn(address, OTHER);
         assert_eq!(table.find(address), Some(OTHER), "it has come back");
-        table.on_question(ip("192.0.2.4"), ONE, at(13));
+        assert!(!table.on_question(ip("192.0.2.4"), ONE, at(140)));
     }
 
     #[test]

@@ -361,7 +361,15 @@ impl Session {
         if let Ok(guard) = self.shared.lock() {
             guard.replace(memory.as_vm_memory());
         }
-        self.with_all(|user| user.set_memory(memory.clone()));
+        for at in 0..RINGS {
+            let rewound = self.with(at, |user| {
+                user.set_memory(memory.clone());
+                std::mem::take(&mut user.vring_mut().is_rewound)
+            });
+            if rewound {
+                self.transfer.note_rewound();
+            }
+        }
     }
 
     /// What ring `index` is for.

@@ -152,7 +152,8 @@ pub(crate) struct Vring {
     kick: Option<Kick>,
     call: RefCell<Option<OwnedFd>>,
     err: Option<OwnedFd>,
-    /// SET_VRING_NUM has come since the ring was stopped last.
+    /// SET_VRING_NUM has come since the front-end came: nothing starts before that. And since the ring was stopped last.
+    has_size: bool,
     sized: bool,
     /// Where SET_VRING_ADDR put the ring.
     addresses: Option<UserAddresses>,
@@ -189,6 +190,7 @@ impl Vring {
             kick: None,
             call: RefCell::default(),
             err: None,
+            has_size: false,
             sized: false,
             addresses: None,
             ring: None,
@@ -244,7 +246,8 @@ impl Vring {
 
     /// Starts the ring if it has all it needs and does not run; true when it has started.
     fn start(&mut self, direction: Direction) -> bool {
-        if self.is_running() || self.kick.is_none() || self.addresses.is_none() {
+        let has_all = self.has_size && self.kick.is_some() && self.addresses.is_some();
+        if self.is_running() || !has_all {
             return false;
         }
         let Some(memory) = self.resolve() else {
@@ -354,7 +357,13 @@ impl Vring {
     pub(crate) fn set_size(&mut self, size: u32) -> bool {
         let size = u16::try_from(size).unwrap_or(0);
         self.sized = self.state.get_mut().get_queue_mut().try_set_size(size).is_ok();
+        self.has_size |= self.sized;
         self.sized
+    }
+
+    /// Whether SET_VRING_NUM has come since the front-end came.
+    pub(crate) fn has_size(&self) -> bool {
+        self.has_size
     }
 
     /// Available index at which the ring goes on.
@@ -480,5 +489,6 @@ impl Vring {
         self.err = None;
         self.addresses = None;
         (self.stopped_at, self.moves_in) = (None, false);
+        (self.has_size, self.is_rewound) = (false, false);
     }
 }

@@ -6,7 +6,7 @@ mod rig;
 
 use std::os::fd::AsFd;
 
-use passt_frame::{FrameMeta, FramePort};
+use passt_frame::{FrameMeta, FramePort, LinkChange};
 use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, request};
 use rig::{Host, connected, frame};
 
@@ -92,6 +92,42 @@ fn a_ring_that_runs_is_not_set_up_anew() {
         guest.send(message, &[0u32, 256].map(u32::to_ne_bytes).concat(), &[]);
         host.turn();
         assert!(!host.device.is_attached(), "{message}");
+    }
+}
+
+/// Before its size was said a ring does not start: nobody knows where its used ring ends, behind which something is written.
+#[test]
+fn a_ring_starts_when_its_size_is_known() {
+    for apart in [true, false] {
+        let mut host = Host::new();
+        let stream = host.attach();
+        let mut guest = Guest::new(stream, Options::default());
+        guest.negotiate(&mut || {
+            host.turn();
+        });
+        guest.send(request::SET_FEATURES, &guest.features.to_ne_bytes(), &[]);
+        guest.set_memory();
+        guest.rings.iter_mut().for_each(|ring| ring.event_idx = true);
+        guest.post_buffers(200);
+        let kicks = [RX, TX].map(|index| {
+            guest.send_address(index);
+            let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+            guest.send(request::SET_VRING_KICK, &(index as u64).to_ne_bytes(), &[kick.as_fd()]);
+            guest.set_enable(index, true);
+            kick
+        });
+        if apart {
+            host.turn();
+        }
+        assert!(host.links.is_empty());
+        for index in [RX, TX] {
+            let body = [index as u32, 256].map(u32::to_ne_bytes).concat();
+            guest.send(request::SET_VRING_NUM, &body, &[]);
+        }
+        host.turn();
+        assert_eq!(host.links, [LinkChange::Up]);
+        assert_eq!((guest.errors(RX), guest.errors(TX)), (0, 0));
+        drop(kicks);
     }
 }
 

@@ -267,7 +267,11 @@ impl Driven<'_> {
                 machine.on_pipe(from, pipes[from.index()].is_some());
             }
             Action::Fill(from) => {
-                machine.on_filled(from, fill(pipes[from.index()].as_ref(), socket(from)));
+                let (filled, failed) = fill(pipes[from.index()].as_ref(), socket(from));
+                machine.on_filled(from, filled);
+                if failed {
+                    machine.on_broken(from);
+                }
             }
             Action::Drain(from, bytes) => {
                 let to = socket(from.other());
@@ -371,15 +375,19 @@ fn peek_and_copy(
     Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
 }
 
-fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> Filled {
-    match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from)) {
+/// Fills a pipe; with it, whether the source has failed, which no other call may tell any more.
+fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> (Filled, bool) {
+    let filled = pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from));
+    let failed = !matches!(filled, Ok(_) | Err(Errno::AGAIN));
+    let filled = match filled {
         Ok(bytes @ 1..) => Filled::Bytes(bytes),
         Err(Errno::AGAIN) => Filled::Empty,
         // Where the peer has closed or reset, splice(2) takes an urgent byte for the end, too.
         _ if stream::has_bytes(from) => Filled::Urgent,
         Ok(0) => Filled::Ended,
         Err(_) => Filled::Failed,
-    }
+    };
+    (filled, failed)
 }
 
 fn drain(pipe: Option<&Pipe>, to: BorrowedFd<'_>, bytes: u32) -> Drained {

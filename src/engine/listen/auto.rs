@@ -8,14 +8,15 @@
 //! The guest decides how many ports its services take. So a scan opens and closes a limited number of
 //! them, the rest follows in the next ones, and half of the descriptors stay for flows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use arrayvec::ArrayVec;
 use passt_frame::Errno;
 
 use super::error::place;
 use super::open::{Sharing, open_port_for};
-use crate::engine::bypass::BypassParts;
+use crate::engine::bypass::{BypassParts, socket_on};
 use crate::engine::core::Core;
 use crate::engine::flows::SCAN_TIMER;
 use crate::engine::listeners::{Listener, Listeners};
@@ -28,6 +29,7 @@ use crate::sys::bound_ports::BoundPorts;
 use crate::sys::errno_text;
 use crate::sys::namespace_socket::{OwnNamespace, SocketMaker};
 use crate::sys::sock_diag::Protocol;
+use crate::sys::socket::{self, BindTo, Transport};
 
 /// A rule that follows what listens on the other side.
 struct ScanRule {
@@ -193,6 +195,16 @@ fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
     ports
 }
 
+/// Whether a program has a UDP port of a side for all addresses: then it has it for one of the machine's own, too, which
+/// flows of ours have not.
+fn others_have(bypass: &mut BypassParts, pif: Pif, port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 253), port));
+    let to = BindTo { address, interface: None, freebind: false, dual_stack: false };
+    let bound = socket_on(Some(bypass), pif, Transport::Udp, address)
+        .and_then(|socket| socket::bind_alone(socket.as_fd(), &to));
+    bound == Err(Errno::ADDRINUSE)
+}
+
 impl ScanRule {
     /// Notes which ports are open: some may have been closed with their interface.
     fn see_open(&mut self, listeners: &Listeners) {
@@ -249,21 +261,19 @@ impl ScanRule {
         if !core.flows.may_listen(core.listeners.len()) {
             return Err(Errno::MFILE);
         }
-        let mut open = |core: &mut Core, sharing| {
-            open_port_for(core, Some(bypass), (self.pif, self.rule, rule), port, sharing)
-                .map(|_| ())
+        let Self { pif, rule: id, .. } = *self;
+        let open = |core: &mut Core, bypass: &mut BypassParts, sharing| {
+            open_port_for(core, Some(bypass), (pif, id, rule), port, sharing).map(|_| ())
         };
         if rule.proto == Proto::Tcp {
-            return open(core, Sharing::Shared);
+            return open(core, bypass, Sharing::Shared);
         }
-        let opened = open(core, Sharing::Alone);
-        let mut is_ours = |core: &Core| {
-            shared.get_or_insert_with(|| ports_of_flows(core, self.pif)).contains(port)
-        };
-        if opened == Err(Errno::ADDRINUSE) && is_ours(core) {
-            return open(core, Sharing::Shared);
-        }
-        opened
+        let again = self.failed.contains(port);
+        let opened = open(core, bypass, if again { Sharing::AloneAgain } else { Sharing::Alone });
+        let is_ours = opened == Err(Errno::ADDRINUSE)
+            && shared.get_or_insert_with(|| ports_of_flows(core, pif)).contains(port)
+            && !others_have(bypass, pif, port);
+        if is_ours { open(core, bypass, Sharing::Shared) } else { opened }
     }
 
     fn close(&self, listeners: &mut Listeners, port: u16) {

@@ -110,6 +110,8 @@ pub(super) enum Sharing {
     Shared,
     /// Nobody. Afterwards sockets of ours do.
     Alone,
+    /// The same, for a port that was tried in vain before: no flow of the guest ends for it.
+    AloneAgain,
 }
 
 /// Listens on one port of a rule, which others may share.
@@ -157,12 +159,13 @@ pub(super) fn open_port_for(
     let socket = socket_on(bypass, pif, transport, to.address)?;
     let bind_so = |to: &BindTo<'_>| match sharing {
         Sharing::Shared => socket::bind(socket.as_fd(), to),
-        Sharing::Alone => {
+        Sharing::Alone | Sharing::AloneAgain => {
             socket::bind_alone(socket.as_fd(), to)?;
             sockopt::set_socket_reuseaddr(&socket, true)
         }
     };
-    bind(core, bind_so, &to, pif == Pif::Host && !tcp)?;
+    let may_end = pif == Pif::Host && !tcp && sharing != Sharing::AloneAgain;
+    bind(core, bind_so, &to, may_end)?;
     if tcp {
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;

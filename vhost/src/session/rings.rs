@@ -54,10 +54,16 @@ impl Session {
     /// SET_VRING_NUM.
     pub(crate) fn set_ring_size(&mut self, index: u32, size: u32) -> Result<(), Violation> {
         let index = self.stopped(index)?;
+        let had_size = self.with(index, |user| user.vring().has_size());
         if !self.with(index, |user| user.vring_mut().set_size(size)) {
             return Err(Violation::Range { what: "ring size", value: u64::from(size) });
         }
-        self.resume(index);
+        // The first one may be all that was lacking.
+        if had_size {
+            self.resume(index);
+        } else {
+            self.start(index);
+        }
         Ok(())
     }
 
