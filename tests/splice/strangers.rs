@@ -33,7 +33,7 @@ fn who_comes_while_a_relay_is_opened_for_another_is_not_taken_for_it() {
             let service = route.udp(true, route.service());
             // A round in which something else has the processor for long shows nothing.
             let mut lost = Vec::new();
-            while lost.len() < 5 {
+            while lost.len() < 20 {
                 let before = running.foreign();
                 let floods = [0; 2].map(|_| {
                     Flood::new(|| {
