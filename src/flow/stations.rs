@@ -6,7 +6,7 @@
 //! as a rule.
 //!
 //! A station answers for its addresses itself. One that is gone does not: then who looks for the address asks again, and that
-//! is how it shows.
+//! is how it may show. Answers among stations do not pass here, so that we ask, too, before it is given up.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -209,9 +209,10 @@ impl Facts<'_> {
         }
     }
 
-    /// When a client turns to any server. Most hear only then that their address is gone: one that asks for more time of its
-    /// address does so at a socket that is bound to it, and a refusal is for all (RFC 2131, section 4.3.2). Without the option
-    /// that is at seven eighths of the lease. Clients ignore one that does not lie between the other two times.
+    /// When a client turns to any server, and hears at the latest that its address is gone: one that asks for more time of it
+    /// does so at a socket that is bound to it, and a refusal is for all (RFC 2131, section 4.3.2), but for what goes there
+    /// [besides](super::dhcp::Reply::besides). Without the option that is at seven eighths of the lease. Clients ignore one that
+    /// does not lie between the other two times.
     fn rebinding(&self) -> Option<Value> {
         let set = |code, usual: u32| match self.set_by_operator(code) {
             Some(set) => set.try_into().ok().map(u32::from_be_bytes),

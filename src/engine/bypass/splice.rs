@@ -268,10 +268,10 @@ impl Driven<'_> {
             }
             Action::Fill(from) => {
                 let (filled, failed) = fill(pipes[from.index()].as_ref(), socket(from));
-                machine.on_filled(from, filled);
                 if failed {
                     machine.on_broken(from);
                 }
+                machine.on_filled(from, filled);
             }
             Action::Drain(from, bytes) => {
                 let to = socket(from.other());
