@@ -138,7 +138,7 @@ impl ControlQueue {
             self.vring.notify();
         }
         if let Err(fault) = result {
-            self.vring.fail(fault);
+            self.fail(fault);
         }
         self.vring.ring.as_ref().is_some_and(Ring::has_pending)
     }

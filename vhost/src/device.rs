@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::control::{Control, ControlError};
 use crate::mem::install_guard;
+use crate::queue::Flushed;
 use crate::session::{Kicked, RINGS, Session, TOKEN_KICK};
 
 /// Token of the control socket.
@@ -58,6 +59,8 @@ pub struct Device {
     wake: OwnedFd,
     /// Link state as last reported.
     up: bool,
+    /// The link was down for a moment since then.
+    left: bool,
     /// MTU as last reported.
     mtu: u16,
     /// Messages are left in the control socket.
@@ -85,6 +88,7 @@ impl Device {
             config,
             wake,
             up: false,
+            left: false,
             mtu: config.mtu,
             unread: false,
             violations: 0,
@@ -178,16 +182,22 @@ impl Device {
     }
 
     /// Comes back in the next turn if something is left that no descriptor announces.
-    fn after_flush(&mut self, unannounced: bool) {
+    fn after_flush(&mut self, flushed: Flushed) {
         let lost = self.control.is_some() && self.session.lost().is_some();
-        if unannounced || lost {
+        self.left |= flushed.left;
+        if flushed.unannounced || flushed.left || lost {
             self.wake();
         }
     }
 
     /// The change of the link since the last report.
     fn link_change(&mut self, closed: bool) -> Option<LinkChange> {
-        let up = self.session.is_up();
+        let mut up = self.session.is_up();
+        if std::mem::take(&mut self.left) && self.up && up {
+            // Who was refused meanwhile waits for it to come up: in the next turn.
+            up = false;
+            self.wake();
+        }
         let before = std::mem::replace(&mut self.up, up);
         match (closed, before, up) {
             (true, ..) => Some(LinkChange::Closed),
@@ -240,12 +250,12 @@ impl FramePort for Device {
 
     fn flush(&mut self) {
         let flushed = self.session.flush(None);
-        self.after_flush(flushed.unannounced);
+        self.after_flush(flushed);
     }
 
     fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
         let flushed = self.session.flush(Some(now));
-        self.after_flush(flushed.unannounced);
+        self.after_flush(flushed);
         flushed.again
     }
 

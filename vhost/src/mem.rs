@@ -150,6 +150,8 @@ impl Span {
 #[derive(Default)]
 pub(crate) struct Memory {
     regions: Vec<Rc<Mapping>>,
+    /// Guest addresses and lengths of regions that were removed, the latest ones, whether or not something is there again.
+    removed: Vec<(u64, u64)>,
     /// Index of the region that was hit last: most guests use one.
     last: Cell<usize>,
 }
@@ -164,7 +166,7 @@ impl Memory {
         for (spec, file) in table {
             regions.push(Rc::new(Mapping::new(spec, file)?));
         }
-        Self::from_regions(regions)
+        Self::from_regions(regions, Vec::new())
     }
 
     /// The same memory with one region more (ADD_MEM_REG).
@@ -177,7 +179,7 @@ impl Memory {
             return Err(MemoryError::TooMany);
         }
         regions.push(Rc::new(Mapping::new(spec, file)?));
-        Self::from_regions(regions)
+        Self::from_regions(regions, self.removed.clone())
     }
 
     /// Whether there is a region like this already, of the same file.
@@ -196,16 +198,28 @@ impl Memory {
         if regions.len() == self.regions.len() {
             return Err(MemoryError::Unknown(spec.guest));
         }
-        Self::from_regions(regions)
+        let removed = (spec.guest, spec.len);
+        let others = self.removed.iter().copied().filter(|&other| other != removed);
+        let removed = [removed].into_iter().chain(others).take(MAX_REGIONS).collect();
+        Self::from_regions(regions, removed)
     }
 
-    fn from_regions(mut regions: Vec<Rc<Mapping>>) -> Result<Self, MemoryError> {
+    /// Whether some of these bytes were in a region that was removed: another may be added in its place.
+    pub(crate) fn was_removed(&self, guest: u64, len: u32) -> bool {
+        let end = guest.saturating_add(u64::from(len));
+        self.removed.iter().any(|&(start, len)| guest < start + len && start < end)
+    }
+
+    fn from_regions(
+        mut regions: Vec<Rc<Mapping>>,
+        removed: Vec<(u64, u64)>,
+    ) -> Result<Self, MemoryError> {
         if regions.len() > MAX_REGIONS {
             return Err(MemoryError::TooMany);
         }
         check_overlap(&mut regions, |spec| spec.user)?;
         check_overlap(&mut regions, |spec| spec.guest)?;
-        Ok(Self { regions, last: Cell::new(0) })
+        Ok(Self { regions, removed, last: Cell::new(0) })
     }
 
     /// The map in the form that the queue types of rust-vmm take.

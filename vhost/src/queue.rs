@@ -61,6 +61,8 @@ pub(crate) struct Flushed {
     pub(crate) again: Option<Duration>,
     /// A ring has chains that no kick will announce, or broke.
     pub(crate) unannounced: bool,
+    /// The receive ring has stopped by itself, and may run again.
+    pub(crate) left: bool,
 }
 
 impl QueuePair {
@@ -99,7 +101,8 @@ impl QueuePair {
             tx.tell_bytes();
         }
         let broken = rx.vring.fault.is_some() || tx.vring.fault.is_some();
-        Flushed { again, unannounced: tx.take_unannounced() || broken }
+        let left = std::mem::take(&mut rx.vring.has_left);
+        Flushed { again, unannounced: tx.take_unannounced() || broken, left }
     }
 }
 
@@ -221,6 +224,7 @@ impl Pairs {
             }
             all.again = [all.again, flushed.again].into_iter().flatten().min();
             all.unannounced |= flushed.unannounced;
+            all.left |= flushed.left;
         }
         all
     }

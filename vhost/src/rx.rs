@@ -249,12 +249,6 @@ impl RxHalf {
         }
     }
 
-    /// Stops the ring because the driver broke it.
-    fn fail(&mut self, fault: RingFault) {
-        self.vring.fail(fault);
-        self.on_end();
-    }
-
     /// Bytes of the virtio header.
     fn header_bytes(&self) -> usize {
         self.vring.features.header_bytes()

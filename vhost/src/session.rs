@@ -9,6 +9,7 @@
 //! A front-end replaces a region by REM_MEM_REG and then ADD_MEM_REG. A ring in it stops in order, and goes on where it was
 //! as soon as it is in memory again. Nobody is told that it is broken (SET_VRING_ERR) unless it is kicked before that, or
 //! was lost with a whole table (SET_MEM_TABLE), which nothing is to be added to.
+//! So does a ring whose driver has put something into it that lies in a region that was removed.
 //!
 //! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and behind the last pair comes
 //! the control queue. With a driver that has no multi-queue that is ring 2 (virtio 1.2, section 5.1.2),

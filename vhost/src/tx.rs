@@ -175,12 +175,6 @@ impl TxHalf {
         self.vring.ring.as_ref().is_some_and(Ring::has_pending)
     }
 
-    /// Stops the ring because the driver broke it.
-    fn fail(&mut self, fault: RingFault) {
-        self.vring.fail(fault);
-        self.on_end();
-    }
-
     fn fill(&mut self, ring: &mut Ring, batch: &mut FromGuestBatch) -> Result<(), RingFault> {
         let mut budget = WALK_BUDGET;
         ring.refresh()?;
@@ -189,9 +183,13 @@ impl TxHalf {
                 return Ok(());
             }
             let Some(head) = ring.pop()? else { return Ok(()) };
-            match self.add_chain(ring, head, batch)? {
-                Popped::Done(chain) => budget = budget.saturating_sub(chain.descriptors.max(1)),
-                Popped::Full => {
+            match self.add_chain(ring, head, batch) {
+                Ok(Popped::Done(chain)) => {
+                    budget = budget.saturating_sub(chain.descriptors.max(1));
+                }
+                // What is before a chain that stops the ring is used up first.
+                Err(fault) if self.taken.is_empty() => return Err(fault),
+                Ok(Popped::Full) | Err(_) => {
                     ring.unpop(1);
                     return Ok(());
                 }

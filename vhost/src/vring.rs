@@ -65,13 +65,13 @@ struct Kick {
     counter: bool,
 }
 
-/// Whether a ring that was started lies in the memory that the front-end shares.
+/// Whether a ring that was started lies in the memory that the front-end shares, and what its driver has put into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     /// It does, or it was not started.
     Shared,
-    /// Its region was removed. Another one may be added that holds it.
-    Removed,
+    /// A region was removed, of which this is lacking. Another one may be added that holds it.
+    Removed(RingFault),
     /// The same, and the front-end was told that the ring is broken.
     Missed,
 }
@@ -95,6 +95,28 @@ pub(crate) trait VringUser {
 
     /// The ring does not run any more, stopped or broken: forgets what was taken from it.
     fn on_end(&mut self);
+
+    /// Stops the ring because of what the driver has put into it: it is broken, or waits for memory that was removed.
+    fn fail(&mut self, fault: RingFault) {
+        if self.vring().may_heal(fault) {
+            self.leave_home(fault);
+            self.vring_mut().has_left = true;
+        } else {
+            self.vring_mut().fail(fault);
+            self.on_end();
+        }
+    }
+
+    /// Stops the ring in order until memory is there of which something is lacking.
+    fn leave_home(&mut self, lacking: RingFault) {
+        self.on_stop();
+        self.vring_mut().stop();
+        self.on_end();
+        let vring = self.vring_mut();
+        vring.home = Home::Removed(lacking);
+        // What is kept back is said now: a driver that goes on with this ring waits for it.
+        vring.call();
+    }
 }
 
 impl dyn VringUser + '_ {
@@ -137,11 +159,7 @@ impl dyn VringUser + '_ {
             }
         } else if !vring.move_ring() {
             // Its old memory is mapped until it has stopped.
-            self.stop();
-            let vring = self.vring_mut();
-            vring.home = Home::Removed;
-            // What is kept back is said now: a driver that goes on with this ring waits for it.
-            vring.call();
+            self.leave_home(RingFault::RingUnmapped);
         }
     }
 }
@@ -162,6 +180,8 @@ pub(crate) struct Vring {
     /// Whether SET_VRING_ENABLE lets it be used.
     pub(crate) enabled: bool,
     home: Home,
+    /// The ring has stopped by itself for want of memory, until that has been told.
+    pub(crate) has_left: bool,
     /// The ring has started too early, and starts anew with the values that were set since.
     is_retracted: bool,
     /// What broke the ring, until the device has reported it.
@@ -196,6 +216,7 @@ impl Vring {
             ring: None,
             enabled: false,
             home: Home::Shared,
+            has_left: false,
             is_retracted: false,
             fault: None,
             memory: Rc::default(),
@@ -239,9 +260,14 @@ impl Vring {
 
     /// The ring should be in memory by now: one that is not is broken. Says so once.
     pub(crate) fn miss_home(&mut self) {
-        if self.home == Home::Removed {
-            (self.home, self.fault) = (Home::Missed, Some(RingFault::RingUnmapped));
+        if let Home::Removed(lacking) = self.home {
+            (self.home, self.fault) = (Home::Missed, Some(lacking));
         }
+    }
+
+    /// Whether a fault is none once memory that was removed is there again.
+    fn may_heal(&self, fault: RingFault) -> bool {
+        matches!(fault, RingFault::Unmapped { guest, len, .. } if self.memory.was_removed(guest, len))
     }
 
     /// Starts the ring if it has all it needs and does not run; true when it has started.
@@ -251,7 +277,7 @@ impl Vring {
             return false;
         }
         let Some(memory) = self.resolve() else {
-            self.home = Home::Removed;
+            self.home = Home::Removed(RingFault::RingUnmapped);
             self.miss_home();
             return false;
         };
@@ -299,7 +325,7 @@ impl Vring {
     }
 
     /// Stops the ring because the driver broke it.
-    pub(crate) fn fail(&mut self, fault: RingFault) {
+    fn fail(&mut self, fault: RingFault) {
         self.stop();
         self.fault = Some(fault);
     }

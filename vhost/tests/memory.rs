@@ -331,6 +331,63 @@ fn rings_go_on_when_their_region_was_replaced() {
     }
 }
 
+/// As QEMU does while firmware changes what is where: the rings stay, and the buffers are away for a moment.
+#[test]
+fn a_chain_that_is_looked_at_while_its_region_is_replaced_is_not_lost() {
+    for missed in [false, true] {
+        let (mut host, mut guest) = connected(Options::default());
+        let (len, border) = (guest.memory.len(), 0x40_0000u64);
+        let regions =
+            [[0, border, USER_BASE, 0], [border, len - border, USER_BASE + border, border]];
+        let fds = [guest.memory.fd(), guest.memory.fd()];
+        guest.send(request::SET_MEM_TABLE, &table(&regions), &fds);
+        host.turn();
+        for i in 0..5 {
+            host.links.clear();
+            send_region(&guest, request::REM_MEM_REG, regions[1]);
+            host.turn();
+            assert!(!host.give(&frame(100, i), FrameMeta::default()), "no buffer is there");
+            guest.send_frame(&frame(200, i), NetHeader::default());
+            assert!(host.take_all().is_empty(), "it is not there");
+            if missed {
+                guest.kick(TX);
+                host.turn();
+            }
+            send_region(&guest, request::ADD_MEM_REG, regions[1]);
+            host.turn();
+            // However short the time was, who was refused is told that there is room again.
+            host.turn();
+            assert_eq!(host.links, [LinkChange::Down, LinkChange::Up]);
+            assert!(host.give(&frame(100, i), FrameMeta::default()));
+            assert_eq!(guest.recv_frame().unwrap().0, frame(100, i));
+            let taken: Vec<_> = host.take_all().into_iter().map(|(bytes, _)| bytes).collect();
+            assert_eq!(taken, [frame(200, i)], "once");
+        }
+        assert_eq!((guest.errors(RX), guest.errors(TX)), (0, if missed { 5 } else { 0 }));
+    }
+}
+
+#[test]
+fn who_was_refused_hears_of_it_although_the_region_is_back_at_once() {
+    let (mut host, mut guest) = connected(Options::default());
+    let (len, border) = (guest.memory.len(), 0x40_0000u64);
+    let regions = [[0, border, USER_BASE, 0], [border, len - border, USER_BASE + border, border]];
+    let fds = [guest.memory.fd(), guest.memory.fd()];
+    guest.send(request::SET_MEM_TABLE, &table(&regions), &fds);
+    host.turn();
+    send_region(&guest, request::REM_MEM_REG, regions[1]);
+    host.turn();
+    host.links.clear();
+    assert!(!host.give_unflushed(&frame(100, 1), FrameMeta::default()));
+    // Before the turn is over.
+    send_region(&guest, request::ADD_MEM_REG, regions[1]);
+    host.turn();
+    host.turn();
+    assert_eq!(host.links, [LinkChange::Down, LinkChange::Up]);
+    assert!(host.give(&frame(100, 1), FrameMeta::default()));
+    assert_eq!(guest.recv_frame().unwrap().0, frame(100, 1));
+}
+
 #[test]
 fn a_ring_that_was_stopped_or_left_without_memory_does_not_come_back_by_itself() {
     for stopped in [true, false] {
