@@ -274,6 +274,8 @@ mod syn_sent {
              data 0 8760 1
              = drained 100
              t 2999
+             data 99 1 100
+             = sent 1
              t 1
              data 0 1460 1
              = sent 100",

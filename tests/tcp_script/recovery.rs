@@ -71,12 +71,14 @@ fn rfc6298_5_timeout_sends_one_segment_until_there_is_progress() {
         OPEN,
         IN_FLIGHT,
         "t 999
+         data 2999 1 3000
+         = sent 1
          t 1
          data 0 1460 1
          = sent 1460
          > A 1 ack=1461
          discard 1460
-         data 0 8760 1461
+         data 0 2920 1461
          = drained 1540
          > A 1 ack=3001
          discard 1540",
@@ -235,4 +237,105 @@ fn rfc9293_3_8_6_2_1_no_silly_segments_into_a_nearly_full_window() {
          data 8760 1460 8761
          = drained 1460",
     ]);
+}
+
+/// A burst of which the guest has acknowledged all but the last segment: it acknowledges every second one.
+const BURST: &str = "
+    > S 0 mss=1460 win=50000
+    ! connected
+    < SA 0 ack=1 mss=1000
+    > A 1 ack=1 win=50000
+    ! readable
+    data 0 49640 1
+    = drained 20000
+    > A 1 ack=18541 win=50000
+    discard 18540
+    us 1999
+    t 0
+    us 1";
+
+#[test]
+fn rfc8985_7_a_guest_that_is_silent_after_a_burst_is_asked_how_far_it_is() {
+    let asked = "
+        t 0
+        data 1459 1 20000
+        = sent 1";
+    script(&[BURST, asked, "> A 1 ack=20001 win=50000\ndiscard 1460\nt 1000"]);
+    // No answer comes: once more, and then the timeout.
+    let again = "
+        t 248
+        data 1459 1 20000
+        = sent 1
+        t 749
+        t 1
+        data 0 1460 18541
+        = sent 1460";
+    script(&[BURST, asked, again]);
+    // Its machine stands still.
+    script(&[BURST, "unread 0\nunread 248"]);
+}
+
+#[test]
+fn rfc8985_7_the_answer_shows_what_was_lost_and_counts_once() {
+    let asked = "
+        t 250
+        data 2999 1 3000
+        = sent 1
+        > A 1 ack=1
+        data 0 1460 1
+        = sent 1460
+        > A 1 ack=1";
+    script(&[OPEN, IN_FLIGHT, asked, "t 700\n> A 1 ack=3001\ndiscard 3000"]);
+    // The same of the end of the stream, once the data before it was acknowledged.
+    let ended = "
+        ! readable
+        data 0 8760 1
+        = drained 100
+        ! peerclosed
+        data 100 8760 101
+        = eof
+        < FA 101 ack=1
+        > A 1 ack=101
+        discard 100
+        t 250
+        < A 100 ack=1
+        > A 1 ack=101
+        < FA 101 ack=1
+        > A 1 ack=102";
+    script(&[OPEN, ended]);
+}
+
+#[test]
+fn rfc5681_3_1_after_a_timeout_the_window_is_small_and_grows() {
+    let lost = "
+        t 1000
+        data 0 1460 18541
+        = sent 1460
+        > A 1 ack=20001 win=50000
+        discard 1460
+        ! readable
+        data 0 4380 20001
+        = sent 4380
+        > A 1 ack=24381 win=50000
+        discard 4380
+        data 0 5840 24381
+        = sent 5840";
+    script(&[BURST, lost]);
+}
+
+#[test]
+fn rfc9293_3_8_6_2_1_segments_are_no_larger_than_half_of_the_window() {
+    let open = |window: &str| OPEN.replace("win=10000", window) + &format!(" {window}");
+    // It has room for one of 1,460, and would acknowledge that after a while.
+    let two = "
+        ! readable
+        data 0 2048 1
+        = sent 2048
+        > A 1 ack=2049 win=2048
+        discard 2048
+        data 0 2048 2049
+        = sent 2048";
+    script(&[&open("win=2048"), two]);
+    // A window as small as a segment was then is used as a whole.
+    script(&[&open("win=500"), "! readable\ndata 0 500 1\n= sent 500"]);
 }

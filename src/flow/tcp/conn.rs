@@ -63,9 +63,8 @@ pub struct Conn {
     pub(super) send: Send,
     pub(super) recv: Receive,
     pub(super) retry: Retry,
-    /// The acknowledgement number of a segment that belongs to no connection we know of; it is
-    /// answered with a reset there.
-    pub(super) stray: SeqNr,
+    /// A segment of a handshake that belongs to no connection we know of is to be answered with a reset, where it
+    /// [acknowledges](Send::stray).
     pub(super) stray_due: bool,
     /// The cap on the guest's segment size.
     max_segment: u16,
@@ -112,7 +111,6 @@ impl Conn {
             send: Send::new(opening.isn),
             recv: Receive::new(SeqNr(0), config.window_max, opening.our_mss, None),
             retry: Retry::new(config),
-            stray: SeqNr(0),
             stray_due: false,
             max_segment: opening.max_segment,
             challenge_slice: (Self::slice(now) as u8).wrapping_sub(1),
@@ -278,12 +276,14 @@ impl Conn {
             DataResult::Sent { bytes, drained } => {
                 debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
-                if sending == Sending::Again {
-                    self.send.sent_again();
-                } else {
-                    self.send.sent_next(bytes);
-                    // A short read ends an edge-triggered round, unless the stream's end is due.
-                    self.send.readable &= !drained || self.send.closing;
+                match sending {
+                    Sending::Again => self.send.sent_again(),
+                    Sending::Last | Sending::No => {}
+                    Sending::Next => {
+                        self.send.sent_next(bytes);
+                        // A short read ends an edge-triggered round, unless the stream's end is due.
+                        self.send.readable &= !drained || self.send.closing;
+                    }
                 }
             }
             DataResult::NoRoom => self.send.no_room = true,
@@ -298,6 +298,8 @@ impl Conn {
             // What the guest has not acknowledged must still be in the queue: the socket is dead.
             DataResult::Empty | DataResult::Eof | DataResult::Failed => self.abort(),
         }
+        // What waited for room is not asked for at once.
+        self.ask(now, false);
         self.keep_time(now);
     }
 
@@ -340,7 +342,7 @@ impl Conn {
         let soonest = if established { self.keepalive_at().min(idle) } else { idle };
         let look = if established { self.recv.look_at(self.active_at) } else { None };
         let reset = self.has_failed().then_some(self.active_at + RESET_PATIENCE);
-        let others = [self.retry.deadline(), self.fin_ack_at(), look, reset];
+        let others = [self.retry.deadline(), self.fin_ack_at(), look, reset, self.ask_at()];
         others.into_iter().flatten().chain([soonest]).min()
     }
 
@@ -349,6 +351,22 @@ impl Conn {
         // What else keeps it back ends with an event, or with another deadline.
         let waits = !self.is_over() && !self.send.no_room && !self.waits_for_peers_end();
         if waits { self.held_ack.until(self.active_at) } else { None }
+    }
+
+    /// When a silent guest is asked how far it is.
+    fn ask_at(&self) -> Option<Timestamp> {
+        let waits = self.state == State::Established && self.send.is_outstanding();
+        let has_room = !self.send.no_room && self.send.window_bytes() > 0;
+        let may_ask = waits && has_room && !self.retry.is_waiting() && !self.has_failed();
+        let pause = self.send.asking.pause().filter(|_| may_ask);
+        pause.map(|pause| self.active_at + pause)
+    }
+
+    /// Has the guest asked, if it has been silent for long enough and its machine does not stand still.
+    fn ask(&mut self, now: Timestamp, reads: bool) {
+        while self.ask_at().is_some_and(|at| at <= now) {
+            self.send.asking.ask(reads);
+        }
     }
 
     fn keepalive_at(&self) -> Timestamp {
@@ -385,6 +403,7 @@ impl Conn {
         if self.fin_ack_at().is_some_and(|at| at <= now) {
             self.acks = 1;
         }
+        self.ask(now, reads);
         if self.state == State::Established {
             self.recv.on_time(self.active_at, now);
         }
@@ -406,7 +425,7 @@ impl Conn {
             (false, _) => self.abort(),
             (true, false) => self.syn_due = true,
             (true, true) if self.send.is_blocked_by_window() => self.retry.probe_due = true,
-            (true, true) => self.send.rewind(),
+            (true, true) => self.send.on_timeout(),
         }
     }
 
@@ -452,7 +471,7 @@ impl Conn {
             return Some(Action::Emit(self.header(self.send.max, flags)));
         }
         if std::mem::take(&mut self.stray_due) {
-            let reset = self.header(self.stray, Flags::RST);
+            let reset = self.header(self.send.stray(), Flags::RST);
             return Some(Action::Emit(Header { window: 0, ..reset }));
         }
         None
@@ -515,7 +534,11 @@ impl Conn {
         if self.send.no_room {
             return None;
         }
-        if std::mem::take(&mut self.retry.probe_due) {
+        let asks = self.send.asking.take_due();
+        if let Some(last) = self.send.last_byte().filter(|_| asks) {
+            return Some(self.send_data(Sending::Last, last, 1));
+        }
+        if std::mem::take(&mut self.retry.probe_due) || asks {
             return Some(self.emit(self.send.una - 1, Flags::ACK));
         }
         self.acks = self.acks.checked_sub(1)?;
@@ -565,7 +588,8 @@ impl Conn {
 
     fn send_data(&mut self, sending: Sending, seq: SeqNr, bytes: u32) -> Action {
         self.send.sending = sending;
-        Action::SendData { offset: self.send.queue_offset(seq), bytes, seq, mss: self.send.mss }
+        let (offset, mss) = (self.send.queue_offset(seq), self.send.segment_bytes());
+        Action::SendData { offset, bytes, seq, mss }
     }
 
     fn emit(&mut self, seq: SeqNr, flags: Flags) -> Action {
@@ -583,8 +607,7 @@ impl Conn {
     /// Header fields for the data of the current [`Action::SendData`]; `seq` is the first segment's,
     /// and PSH is for the caller to set on the last.
     pub fn data_header(&self) -> Header {
-        let again = self.send.sending == Sending::Again;
-        self.header(if again { self.send.una } else { self.send.nxt }, Flags::ACK)
+        self.header(self.send.sending_at(), Flags::ACK)
     }
 
     fn header(&self, seq: SeqNr, flags: Flags) -> Header {

@@ -60,7 +60,7 @@ impl Conn {
     /// Answers an acknowledgement of something that we never sent, in an unsynchronised state,
     /// with a reset that concerns that segment only.
     fn reject_stray(&mut self, seg: &Segment) -> Accept {
-        self.stray = seg.ack;
+        self.send.note_stray(seg.ack);
         self.stray_due = true;
         Accept::dropped(Drop::BadAck)
     }
@@ -122,7 +122,7 @@ impl Conn {
 
     fn establish(&mut self) {
         self.state = State::Established;
-        self.syn_due = false;
+        (self.syn_due, self.stray_due) = (false, false);
         self.send.establish();
         self.retry.established();
     }

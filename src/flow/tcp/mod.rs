@@ -43,14 +43,17 @@
 //! that of its SYN-ACK, until the socket was read.
 //!
 //! # Clauses
-//! RFC 9293; RFC 5681 and RFC 6582 for loss; RFC 6298 for time; RFC 5961 for blind attacks;
+//! RFC 9293; RFC 5681 and RFC 6582 for loss, with a window of congestion that is open until the first one (`congestion`) and
+//! a question to who is silent (`asking`); RFC 6298 for time; RFC 5961 for blind attacks;
 //! RFC 7323 for the window scale. A guest that was set back to an older state is reset: see `doubt`. Not used: selective acknowledgements, timestamps, ECN, Fast Open.
 //! Urgent data of either end is part of its stream, and nobody is told that it is urgent (RFC 6093).
 //! There is no TIME-WAIT: after both FINs the flow is gone, and [`reset_for`]
 //! answers what still comes.
 
 mod ack;
+mod asking;
 mod boundary;
+mod congestion;
 mod conn;
 mod doubt;
 mod full;

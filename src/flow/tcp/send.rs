@@ -8,9 +8,11 @@
 
 use crate::wire::seq::SeqNr;
 
+use super::asking::Asking;
+use super::congestion::Congestion;
 use super::doubt::Doubt;
 use super::image::Image;
-use super::limits::{DATA_QUANTUM, DISCARD_MAX, DUPLICATE_ACKS, WINDOW_MAX};
+use super::limits::{DATA_QUANTUM, DEFAULT_MSS, DISCARD_MAX, DUPLICATE_ACKS, MIN_MSS, WINDOW_MAX};
 use crate::wire::tcp::Segment;
 
 /// What an acknowledgement has done.
@@ -30,6 +32,19 @@ pub(super) enum Sending {
     No,
     Next,
     Again,
+    /// The last byte, once more.
+    Last,
+}
+
+/// What becomes of a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recovery {
+    /// None is known.
+    None,
+    /// What follows `una` is lost, and was sent again.
+    UnderWay,
+    /// It has to be sent again.
+    Due,
 }
 
 /// The sending half.
@@ -46,7 +61,8 @@ pub(super) struct Send {
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
     wl1: SeqNr,
-    /// Nothing before this may start another recovery (RFC 6582).
+    /// Nothing before this may start another recovery (RFC 6582). In a handshake, the acknowledgement number of a segment that
+    /// belongs to no connection we know of.
     recover: SeqNr,
     /// Acknowledged bytes that are still in the socket's queue.
     undiscarded: u32,
@@ -58,9 +74,8 @@ pub(super) struct Send {
     /// The guest's window scale.
     pub(crate) scale: u8,
     duplicates: u8,
-    recovering: bool,
-    /// The segment at `una` has to be sent again.
-    again: bool,
+    congestion: Congestion,
+    recovery: Recovery,
     ended: bool,
     /// The socket may have data that was not sent yet.
     pub(crate) readable: bool,
@@ -69,6 +84,8 @@ pub(super) struct Send {
     /// The link has no buffer for data.
     pub(crate) no_room: bool,
     pub(crate) sending: Sending,
+    /// Whether a silent guest is asked how far it is.
+    pub(crate) asking: Asking,
     /// Whether the guest knows what it has said itself.
     pub(crate) doubt: Doubt,
 }
@@ -85,16 +102,17 @@ impl Send {
             undiscarded: 0,
             window: 0,
             window_max: 0,
-            mss: super::limits::DEFAULT_MSS,
+            mss: DEFAULT_MSS,
             scale: 0,
             duplicates: 0,
-            recovering: false,
-            again: false,
+            congestion: Congestion::new(),
+            recovery: Recovery::None,
             ended: false,
             readable: false,
             closing: false,
             no_room: false,
             sending: Sending::No,
+            asking: Asking::default(),
             doubt: Doubt::default(),
         }
     }
@@ -118,6 +136,16 @@ impl Send {
         self.wl1 = syn.seq;
         self.window = (syn.window >> self.scale).max(1).min(syn.window);
         self.window_max = self.window;
+    }
+
+    /// In a handshake: what belongs to no connection we know of acknowledges this.
+    pub(crate) fn note_stray(&mut self, ack: SeqNr) {
+        self.recover = ack;
+    }
+
+    /// The acknowledgement number that was [noted](Self::note_stray) last.
+    pub(crate) fn stray(&self) -> SeqNr {
+        self.recover
     }
 
     /// The SYN was acknowledged: the stream starts.
@@ -264,38 +292,68 @@ impl Send {
 
     fn advance(&mut self, ack: SeqNr) {
         let data_end = if self.ended && ack.after(self.eof) { self.eof } else { ack };
+        let (flight, segment) = (self.in_flight(), u32::from(self.segment_bytes()));
+        let acked = ack.offset_from(self.una).max(0).unsigned_abs();
+        if self.recovery == Recovery::None {
+            self.congestion.on_acknowledged(self.una, ack, flight, segment);
+        }
         self.undiscarded += data_end.offset_from(self.una).max(0).unsigned_abs();
         self.una = ack;
         self.nxt = self.nxt.max(ack);
-        self.duplicates = 0;
+        self.asking.on_acknowledged(!self.is_outstanding());
         // Without a peek offset, the end of the stream shows only once that is at the head of the queue.
         self.readable |= self.closing && !self.ended;
-        // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
-        self.recovering &= ack.before(self.recover);
-        self.again = self.recovering;
-        if !self.recovering && ack.after(self.recover) {
+        if self.recovery != Recovery::None && ack.before(self.recover) {
+            // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
+            self.congestion.on_loss(flight, segment);
+            self.recovery = Recovery::Due;
+            let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
+            self.duplicates = self.duplicates.saturating_sub(gone).saturating_add(1);
+            return;
+        }
+        (self.recovery, self.duplicates) = (Recovery::None, 0);
+        if ack.after(self.recover) {
             // Keeps up, lest the comparison wrap in a long transfer without loss.
             self.recover = ack - 1;
         }
     }
 
+    /// The guest says again how far it is. The third time something is lost (RFC 5681, section 3.2); the first time, if that
+    /// is the answer to what it was asked: it has got something of what was sent later.
     fn on_duplicate(&mut self) {
         self.duplicates = self.duplicates.saturating_add(1);
-        let is_new = self.una.after(self.recover);
-        if self.duplicates == DUPLICATE_ACKS && !self.recovering && is_new {
-            self.recovering = true;
-            self.again = true;
+        let is_answer = self.asking.take_answer();
+        if self.recovery != Recovery::None {
+            // What was sent again is lost, too.
+            if is_answer {
+                self.lose();
+            }
+        } else if (is_answer || self.duplicates == DUPLICATE_ACKS) && self.una.after(self.recover) {
+            self.lose();
             self.recover = self.max;
         }
     }
 
-    /// Starts again from the first byte not acknowledged, after a timeout.
-    pub(crate) fn rewind(&mut self) {
+    /// The segment at `una` is lost.
+    fn lose(&mut self) {
+        self.congestion.on_loss(self.in_flight(), self.segment_bytes().into());
+        self.recovery = Recovery::Due;
+    }
+
+    /// Starts again from the first byte not acknowledged.
+    fn rewind(&mut self) {
         self.nxt = self.una;
         self.recover = self.max;
         self.duplicates = 0;
-        self.recovering = false;
-        self.again = false;
+        self.recovery = Recovery::None;
+    }
+
+    /// The same after a timeout. What is sent once the guest has acknowledged something may be lost, too, and duplicates say so.
+    /// Those before may be of what is sent again.
+    pub(crate) fn on_timeout(&mut self) {
+        self.congestion.on_timeout(self.in_flight(), self.segment_bytes().into());
+        self.rewind();
+        self.recover = self.una;
     }
 
     /// Bytes to drop from the head of the socket's queue now; 0 for none.
@@ -313,17 +371,40 @@ impl Send {
 
     /// Length of the segment at `una` if it is to be sent again; 0 for a lone FIN.
     pub(crate) fn again_bytes(&self) -> Option<u32> {
-        if !self.again || self.in_flight() == 0 {
+        if self.recovery != Recovery::Due || self.in_flight() == 0 {
             return None;
         }
         let data_end = if self.is_fin_sent() { self.eof } else { self.nxt };
         let data = data_end.offset_from(self.una).max(0).unsigned_abs();
-        Some(data.min(self.mss.into()))
+        Some(data.min(self.segment_bytes().into()))
+    }
+
+    /// Bytes of a segment: no more than half of the largest window the guest has had. It acknowledges every second one at
+    /// once, and a smaller one after a while. A window that is too small for that is used as a whole, as Linux does both.
+    pub(crate) fn segment_bytes(&self) -> u16 {
+        let window = u32::from(self.window_max) << self.scale;
+        let most = if window > DEFAULT_MSS.into() { window / 2 } else { window };
+        self.mss.min(u16::try_from(most).unwrap_or(u16::MAX).max(MIN_MSS))
     }
 
     /// The segment at `una` was sent again.
     pub(crate) fn sent_again(&mut self) {
-        self.again = false;
+        self.recovery = Recovery::UnderWay;
+    }
+
+    /// The last byte of data that is outstanding, if a guest that is silent is to get it once more.
+    pub(crate) fn last_byte(&self) -> Option<SeqNr> {
+        let data_end = if self.is_end_sent() { self.eof } else { self.max };
+        (data_end.after(self.una) && self.window > 0).then(|| data_end - 1)
+    }
+
+    /// Where the current run of data begins.
+    pub(crate) fn sending_at(&self) -> SeqNr {
+        match self.sending {
+            Sending::Again => self.una,
+            Sending::Last => self.last_byte().unwrap_or(self.una),
+            Sending::No | Sending::Next => self.nxt,
+        }
     }
 
     /// Bytes of data that may be sent at `nxt` now; 0 for none. With `cautious`, one segment.
@@ -337,7 +418,7 @@ impl Send {
             return 0;
         }
         let usable = self.usable(cautious).min(self.until_eof());
-        let mss = u32::from(self.mss);
+        let mss = u32::from(self.segment_bytes());
         if usable >= mss {
             return usable.min(DATA_QUANTUM.max(mss)) / mss * mss;
         }
@@ -347,7 +428,16 @@ impl Send {
     }
 
     fn usable(&self, cautious: bool) -> u32 {
-        let limit = if cautious { self.mss.into() } else { u32::MAX };
+        let segment = u32::from(self.segment_bytes());
+        let limit = match (cautious, self.recovery) {
+            (true, _) => segment,
+            (false, Recovery::None) => self.congestion.bytes(segment),
+            // Each duplicate stands for a segment that is not on the way any more (RFC 6582, section 3.2, step 2).
+            (false, _) => {
+                let gone = u32::from(self.duplicates) * segment;
+                self.congestion.bytes(segment).saturating_add(gone)
+            }
+        };
         self.window_bytes().min(limit).saturating_sub(self.in_flight())
     }
 
@@ -358,6 +448,7 @@ impl Send {
 
     /// Counts bytes sent at `nxt`.
     pub(crate) fn sent_next(&mut self, bytes: u32) {
+        self.asking.on_sent(bytes);
         self.nxt += bytes;
         self.max = self.max.max(self.nxt);
     }
