@@ -10,6 +10,7 @@ mod configure;
 mod exit;
 mod gone;
 mod init;
+mod model;
 mod netlink;
 mod others;
 mod reconfigure;
@@ -37,7 +38,7 @@ use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
 use command::Started;
-use configure::Model;
+use model::Model;
 pub(crate) use reconfigure::{Means, Reconfigure};
 
 /// Lets every user of the namespace send echo requests (icmp(7)).

@@ -19,7 +19,8 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::route::RouteMessage;
 
-use super::configure::{Failure, Model, families, set_in_passes};
+use super::configure::{Failure, families, set_in_passes};
+use super::model::Model;
 use super::netlink::Netlink;
 use super::others::{There, is_same, of};
 use crate::conf::Copying;

@@ -1,0 +1,119 @@
+//! What is copied of the host: addresses and routes of the interfaces that are models, as the namespace is to have them.
+
+use std::io;
+
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::conf::host::Asker;
+use crate::conf::host::netlink::{request_on, routes};
+
+/// Addresses and routes of the host's interfaces, as far as they are to be copied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    pub(super) addresses: Vec<AddressMessage>,
+    pub(super) routes: Vec<RouteMessage>,
+}
+
+impl Model {
+    /// This one, with what `other` has of the families that are not in `read`, IPv4 and IPv6.
+    pub(super) fn with_rest_of(mut self, other: &Self, read: [bool; 2]) -> Self {
+        let left = |family| match family {
+            AddressFamily::Inet => !read[0],
+            _ => !read[1],
+        };
+        let addresses = other.addresses.iter().filter(|a| left(a.header.family));
+        self.addresses.extend(addresses.cloned());
+        let routes = other.routes.iter().filter(|route| left(route.header.address_family));
+        self.routes.extend(routes.cloned());
+        self
+    }
+
+    /// Asks the kernel for what belongs to the interfaces of index `v4` and `v6`.
+    pub(crate) fn read(asker: &Asker, v4: Option<u32>, v6: Option<u32>) -> io::Result<Self> {
+        let mut model = Self::default();
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let addresses = request_on(asker.netlink(), question, |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        })?;
+        for (index, family) in [(v4, AddressFamily::Inet), (v6, AddressFamily::Inet6)] {
+            let Some(index) = index else { continue };
+            let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
+            model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
+            model.routes.extend(
+                routes(asker.netlink(), family)?
+                    .into_iter()
+                    .filter_map(|route| copied_route(route, index)),
+            );
+        }
+        Ok(model)
+    }
+}
+
+/// The address as it is set in the namespace: for ever, and without asking whether it is taken.
+fn copied_address(address: &AddressMessage) -> Option<AddressMessage> {
+    let mut flags = AddressFlags::from_bits_retain(address.header.flags.bits().into());
+    let mut copy = AddressMessage::default();
+    copy.header = address.header.clone();
+    for attribute in &address.attributes {
+        match attribute {
+            AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::Address(_)
+            | AddressAttribute::Local(_)
+            | AddressAttribute::Broadcast(_)
+            | AddressAttribute::RoutePriority(_) => copy.attributes.push(attribute.clone()),
+            _ => {}
+        }
+    }
+    let wide = u8::from(address.header.scope) < u8::from(AddressScope::Link);
+    if !wide || flags.contains(AddressFlags::Deprecated) {
+        return None;
+    }
+    set_flags(&mut copy, flags & AddressFlags::Noprefixroute);
+    Some(copy)
+}
+
+/// Has the address stay for ever, and be usable at once.
+pub(super) fn set_flags(address: &mut AddressMessage, flags: AddressFlags) {
+    let flags = flags | AddressFlags::Nodad | AddressFlags::Permanent;
+    address.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
+    address.attributes.push(AddressAttribute::Flags(flags));
+}
+
+/// The route as it is set in the namespace, but for its interface; `None` for one that leads
+/// elsewhere than to the interface `index`, or is no ordinary one.
+fn copied_route(mut route: RouteMessage, index: u32) -> Option<RouteMessage> {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let main = table.unwrap_or(route.header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if !main || route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let leads_here = route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == index,
+        RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
+        _ => false,
+    });
+    if !leads_here {
+        return None;
+    }
+    route.header.flags &= RouteFlags::Onlink;
+    route.attributes.retain(|attribute| {
+        !matches!(
+            attribute,
+            RouteAttribute::PrefSource(_)
+                | RouteAttribute::NhId(_)
+                | RouteAttribute::CacheInfo(_)
+                | RouteAttribute::Expires(_)
+        )
+    });
+    Some(route)
+}
