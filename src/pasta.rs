@@ -269,9 +269,9 @@ fn inside(
     let interface = configure::interface(&name, conf.mac, network.mtu)?;
     let index = interface.index;
     let reconfigure = if conf.configure {
-        configure::addresses_and_routes(&interface, conf, network, model)?;
+        let unset = configure::addresses_and_routes(&interface, conf, network, model)?;
         let copying = [conf.copy_v4, conf.copy_v6];
-        let again = Reconfigure::new(index, model.clone(), network, copying);
+        let again = Reconfigure::new(index, (model.clone(), unset), network, copying);
         Some(again.map_err(|error| format!("netlink: {error}"))?)
     } else {
         None

@@ -184,14 +184,23 @@ fn set_link(
     netlink.change(RouteNetlinkMessage::SetLink(link), 0)
 }
 
+/// Routes that could not be set.
+#[derive(Debug, Default)]
+pub(super) struct Unset {
+    /// Nothing leads to their gateways.
+    pub(super) unreachable: Vec<RouteMessage>,
+    /// Another one has their place, or they are there already.
+    pub(super) taken: Vec<RouteMessage>,
+}
+
 /// Configures the tap device as `--config-net` promises. IPv6 is switched off in `network` where the namespace
-/// does without.
+/// does without. Gives back the routes that it has not got.
 pub(super) fn addresses_and_routes(
     interface: &Interface,
     conf: &PastaConf,
     network: &mut Network,
     model: &Model,
-) -> Result<(), Failure> {
+) -> Result<Unset, Failure> {
     let netlink = Netlink::new().map_err(|error| format!("netlink: {error}"))?;
     let index = interface.index;
     let no_link_local = |error| {
@@ -213,7 +222,12 @@ pub(super) fn addresses_and_routes(
     let copying = [conf.copy_v4, conf.copy_v6];
     // Routes of IPv4 may lead over neighbours that routes of IPv6 lead to.
     let families = families(network, copying).into_iter().rev().flatten();
-    families.into_iter().try_for_each(|family| family.configure(&netlink, index, model))
+    families.into_iter().try_fold(Unset::default(), |mut unset, family| {
+        let more = family.configure(&netlink, index, model)?;
+        unset.unreachable.extend(more.unreachable);
+        unset.taken.extend(more.taken);
+        Ok(unset)
+    })
 }
 
 /// What is to be configured of IPv4 and IPv6.
@@ -334,7 +348,7 @@ fn address_message(
 
 impl Family {
     /// Sets addresses and routes.
-    fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<(), Failure> {
+    fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<Unset, Failure> {
         let name = self.name;
         self.set_addresses(netlink, index, model)
             .map_err(|error| format!("Couldn't set {name} address(es) in namespace: {error}"))?;
@@ -364,13 +378,13 @@ impl Family {
         addresses
     }
 
-    fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
+    fn set_routes(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<Unset> {
         let mut failure = None;
-        let (_, unreachable) = set_in_passes(netlink, self.routes(index, model), |error| {
+        let (unset, unreachable) = set_in_passes(netlink, self.routes(index, model), |error| {
             failure.get_or_insert(error);
         });
         let needed = !self.copying.routes;
-        failure.or(unreachable.filter(|_| needed)).map_or(Ok(()), Err)
+        failure.or(unreachable.filter(|_| needed)).map_or(Ok(unset), Err)
     }
 
     /// The routes that lead over the interface `index`.
@@ -417,13 +431,14 @@ impl Family {
     }
 }
 
-/// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. One that is there already is
-/// fine; any other error is told to `failed`. Gives back the routes that stay unreachable, and why the last one does.
+/// Sets routes, and those whose gateway is not reachable yet again, as long as that helps. Errors are told to `failed`, but
+/// for one that is there already. Gives back the routes that were not set, and why the last one of them is unreachable.
 pub(super) fn set_in_passes(
     netlink: &Netlink,
     mut routes: Vec<RouteMessage>,
     mut failed: impl FnMut(io::Error),
-) -> (Vec<RouteMessage>, Option<io::Error>) {
+) -> (Unset, Option<io::Error>) {
+    let mut taken = Vec::new();
     loop {
         let (before, mut why) = (routes.len(), None);
         routes.retain(|route| {
@@ -433,13 +448,16 @@ pub(super) fn set_in_passes(
                     why = Some(error);
                     return true;
                 }
-                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => failed(error),
-                Ok(()) | Err(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    taken.push(route.clone());
+                }
+                Err(error) => failed(error),
+                Ok(()) => {}
             }
             false
         });
         if routes.is_empty() || routes.len() == before {
-            return (routes, why);
+            return (Unset { unreachable: routes, taken }, why);
         }
     }
 }

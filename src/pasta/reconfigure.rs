@@ -2,6 +2,9 @@
 //! and what is gone there is removed. Nothing else is touched: what somebody has removed in the namespace stays removed
 //! as long as the host keeps it, and what others have set there stays ([`There`]).
 //!
+//! Of several routes of the host to one place, as of two routers that are equal, the namespace has the first: all of them
+//! lead to us. The next one takes its place when we remove it, and not when somebody in the namespace has.
+//!
 //! An address that was replaced is kept for connections that have it, but as one that new ones do not choose
 //! (deprecated, and without a network): on the host, such a connection may go on, as one does that passes a VPN by. After
 //! two hours the namespace's kernel removes it, as it does with addresses that a router has withdrawn (RFC 4862, section
@@ -17,9 +20,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 
-use super::configure::{Failure, families, set_in_passes};
+use super::configure::{Failure, Unset, families, set_in_passes};
 use super::model::Model;
 use super::netlink::Netlink;
 use super::others::{There, is_same, of};
@@ -42,8 +45,8 @@ pub(crate) struct Reconfigure {
     set: Set,
     /// Addresses of the start.
     first: Vec<IpAddr>,
-    /// Routes of `set` that nothing led to when they were to be set.
-    waiting: Vec<RouteMessage>,
+    /// Routes of `set` that are not there.
+    unset: Unset,
 }
 
 /// What is set.
@@ -73,21 +76,20 @@ pub(crate) struct Means<'a> {
 }
 
 impl Reconfigure {
-    /// The interface `index` was configured with `model`, as `network` and `copying` say. To be called in the
-    /// namespace, with the right to configure it.
+    /// The interface `index` was configured with the model, as `network` and `copying` say, but for some routes. To be
+    /// called in the namespace, with the right to configure it.
     ///
     /// # Errors
     /// What socket(2) reports.
     pub(super) fn new(
         index: u32,
-        model: Model,
+        (model, unset): (Model, Unset),
         network: &Network,
         copying: [Copying; 2],
     ) -> io::Result<Self> {
         let set = wanted(index, &model, network, copying);
         let first = set.addresses.iter().filter_map(of).collect();
-        let (netlink, waiting) = (Netlink::new()?, Vec::new());
-        Ok(Self { netlink, index, model, set, first, waiting })
+        Ok(Self { netlink: Netlink::new()?, index, model, set, first, unset })
     }
 
     /// The addresses that the namespace has because the host has or had them.
@@ -131,18 +133,22 @@ impl Reconfigure {
         });
         let old = std::mem::replace(&mut self.set, set);
         self.model = model;
-        let failure =
-            [self.remove_routes(&old), self.change_addresses(&old), self.add_routes(&old)];
+        let (removed, failure) = self.remove_routes(&old);
+        let failure = [failure, self.change_addresses(&old), self.add_routes(&old, &removed)];
         failure.into_iter().flatten().next().map_or(Ok(()), Err)
     }
 
-    /// Removes routes that are in `old` alone.
-    fn remove_routes(&self, old: &Set) -> Option<Failure> {
+    /// Removes routes that are in `old` alone. Gives back those that were there.
+    fn remove_routes<'a>(&self, old: &'a Set) -> (Vec<&'a RouteMessage>, Option<Failure>) {
         let gone = old.routes.iter().filter(|route| !self.set.routes.contains(route));
-        let refused = gone.map(|route| {
-            self.try_to("remove route", RouteNetlinkMessage::DelRoute(route.clone()), 0)
-        });
-        refused.fold(None, Option::or)
+        let (mut removed, mut failure) = (Vec::new(), None);
+        for route in gone {
+            match self.netlink.change(RouteNetlinkMessage::DelRoute(route.clone()), 0) {
+                Ok(()) => removed.push(route),
+                Err(error) => failure = failure.or(refusal("remove route", &error)),
+            }
+        }
+        (removed, failure)
     }
 
     /// Gives the namespace the addresses of now instead of those in `old`. Of IPv4 the new ones come first, so that it is
@@ -183,27 +189,54 @@ impl Reconfigure {
         self.try_to("remove address", RouteNetlinkMessage::DelAddress(address.clone()), 0)
     }
 
-    /// Adds routes that were not in `old`, and those that had to wait.
-    fn add_routes(&mut self, old: &Set) -> Option<Failure> {
-        let routes = self.set.routes.iter();
-        let is_new =
-            |route: &&RouteMessage| !old.routes.contains(route) || self.waiting.contains(route);
-        let new = routes.filter(is_new).cloned().collect();
+    /// Adds routes that were not in `old`, those that nothing led to, and those whose place one of `removed` had.
+    fn add_routes(&mut self, old: &Set, removed: &[&RouteMessage]) -> Option<Failure> {
+        let Unset { unreachable, mut taken } = std::mem::take(&mut self.unset);
+        let has_place =
+            |route: &RouteMessage| removed.iter().any(|one| is_of_one_place(one, route));
+        let is_new = |route: &&RouteMessage| {
+            !old.routes.contains(route)
+                || unreachable.contains(route)
+                || taken.contains(route) && has_place(route)
+        };
+        let new: Vec<_> = self.set.routes.iter().filter(is_new).cloned().collect();
+        taken.retain(|route| self.set.routes.contains(route) && !new.contains(route));
         let mut failure = None;
-        let (waiting, _) = set_in_passes(&self.netlink, new, |error| {
+        let (unset, _) = set_in_passes(&self.netlink, new, |error| {
             let text = || format!("Couldn't set route in namespace: {error}");
             failure.get_or_insert_with(text);
         });
-        self.waiting = waiting;
+        self.unset = unset;
+        self.unset.taken.extend(taken);
         failure
     }
 
     /// Asks for a change; why it was refused, if it was and somebody else was not just faster.
     fn try_to(&self, what: &str, change: RouteNetlinkMessage, flags: u16) -> Option<Failure> {
-        let error =
-            self.netlink.change(change, flags).err().filter(|error| !is_there_already(error));
-        error.map(|error| format!("Couldn't {what} in namespace: {error}"))
+        self.netlink.change(change, flags).err().and_then(|error| refusal(what, &error))
     }
+}
+
+/// Why a change was refused, if somebody else was not just faster.
+fn refusal(what: &str, error: &io::Error) -> Option<Failure> {
+    (!is_there_already(error)).then(|| format!("Couldn't {what} in namespace: {error}"))
+}
+
+/// Whether only one of both may be there, as far as we set them: they have one destination and metric.
+fn is_of_one_place(one: &RouteMessage, other: &RouteMessage) -> bool {
+    let place = |route: &RouteMessage| {
+        let (mut destination, mut metric) = (None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => destination = Some(address.clone()),
+                RouteAttribute::Priority(priority) => metric = Some(*priority),
+                _ => {}
+            }
+        }
+        let header = &route.header;
+        (header.address_family, header.destination_prefix_length, header.tos, destination, metric)
+    };
+    place(one) == place(other)
 }
 
 fn cannot_look(error: &io::Error) -> Failure {
@@ -261,6 +294,8 @@ fn is_there_already(error: &io::Error) -> bool {
 mod tests {
     use std::process::Command;
 
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::route::RouteAddress;
     use passt_support::namespace::{Netns, isolated};
 
     use super::*;
@@ -301,7 +336,7 @@ mod tests {
                 model: Model::default(),
                 set: Set::default(),
                 first: Vec::new(),
-                waiting: Vec::new(),
+                unset: Unset::default(),
             });
             let (asker, index) = (Asker::new().unwrap(), link("eth0"));
             let mut world = Self { guest, asker, reconfigure, index };
@@ -352,6 +387,57 @@ mod tests {
             run("ip addr del 2001:db8::2/64 dev eth0");
             world.follow();
             assert!(!world.addresses().contains("2001:db8::2/"));
+        });
+    }
+
+    #[test]
+    fn the_other_router_takes_the_place_of_one_that_is_gone() {
+        isolated(&format!("{HOST}\nip route append default via 192.0.2.9"), || {
+            let mut world = World::new();
+            let default = |world: &World| world.inside("ip route show default | cut -d ' ' -f 3");
+            assert_eq!(default(&world), "192.0.2.1\n");
+            run("ip route del default via 192.0.2.1");
+            world.follow();
+            assert_eq!(default(&world), "192.0.2.9\n");
+            // Who has removed the one in the namespace does not want another.
+            run("ip route append default via 192.0.2.7");
+            world.follow();
+            assert_eq!(default(&world), "192.0.2.9\n");
+            world.inside("ip route del default");
+            run("ip route del default via 192.0.2.9");
+            world.follow();
+            assert_eq!(default(&world), "");
+        });
+    }
+
+    /// The kernel keeps what routers have advertised apart, and would make one route of what it is told otherwise.
+    #[test]
+    fn the_other_advertised_router_takes_the_place_of_one_that_is_gone() {
+        isolated(HOST, || {
+            let mut world = World::new();
+            let mut set = world.reconfigure.set.clone();
+            let is_default = |route: &RouteMessage| {
+                route.header.destination_prefix_length == 0
+                    && route.header.address_family == AddressFamily::Inet6
+            };
+            let at = set.routes.iter().position(is_default).unwrap();
+            let mut other = set.routes[at].clone();
+            for attribute in &mut other.attributes {
+                if let RouteAttribute::Gateway(gateway) = attribute {
+                    *gateway = RouteAddress::Inet6("2001:db8::9".parse().unwrap());
+                }
+            }
+            let first = set.routes[at].clone();
+            set.routes.push(other.clone());
+            let default = "ip -6 route show default | cut -d ' ' -f 3";
+            for (gone, router) in
+                [(None, "2001:db8::1\n"), (Some(first), "2001:db8::9\n"), (Some(other), "")]
+            {
+                set.routes.retain(|route| Some(route) != gone.as_ref());
+                let plan = Plan { model: Model::default(), set: set.clone() };
+                world.reconfigure.carry_out(plan).unwrap();
+                assert_eq!(world.inside(default), router);
+            }
         });
     }
 

@@ -6,14 +6,14 @@
 CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
     dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
-    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost
+    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
     storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
 )
 
 # Networks of the laptop: at home, at the office, by VPN, and one that never changes and leads nowhere else.
-HOME_GW=198.51.100.65 HOME_A=198.51.100.66 HOME_B=198.51.100.67
+HOME_GW=198.51.100.65 HOME_GW2=198.51.100.70 HOME_A=198.51.100.66 HOME_B=198.51.100.67
 OFFICE_GW=198.51.100.97 OFFICE_A=198.51.100.98
 VPN_GW=198.51.100.129 VPN_A=198.51.100.130
 STABLE_GW=198.51.100.193 STABLE_A=198.51.100.194
@@ -421,6 +421,19 @@ case_only_default_route_lost() {
     ! has "$VPN_A"
     on_laptop route add default via "$HOME_GW" dev uplink
     soon back answers
+}
+# Two routers that are equal: the one that is left takes the place of the first.
+case_two_routers() {
+    laptop
+    ip -n outside addr add "$HOME_GW2/27" dev lap-uplink
+    at_home
+    on_laptop route append default via "$HOME_GW2" dev uplink
+    holder
+    started --config-net "$HOLDER"
+    leads "$HOME_GW"
+    on_laptop route del default via "$HOME_GW"
+    soon 'the other router' leads "$HOME_GW2"
+    answers
 }
 # A VPN takes the default route; a connection past it goes on, though the guest has another address now.
 case_former_address_goes_on() {
