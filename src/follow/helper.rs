@@ -330,7 +330,12 @@ impl<'a> Helper<'a> {
         let copying = copying(self.options, [template_v4, template_v6]);
         let [v4, v6] = [template_v4, template_v6].map(|device| device.map(|device| device.index));
         let interfaces = [v4.filter(|_| models[0]), v6.filter(|_| models[1])];
-        let means = Means { network: &network, interfaces, copying };
+        let facts = &self.seen.facts;
+        let way_out = [
+            facts.v4.as_ref().is_some_and(|model| model.default_route),
+            facts.v6.as_ref().is_some_and(|model| model.default_route),
+        ];
+        let means = Means { network: &network, interfaces, way_out, copying };
         let plan = match namespace.plan(&self.asker, &means) {
             Ok(Some(plan)) => plan,
             Ok(None) => return false,

@@ -34,6 +34,17 @@ impl Model {
         self
     }
 
+    /// This one, with the default routes of `other` for the families in `kept`, IPv4 and IPv6, that have none.
+    pub(super) fn with_defaults_of(mut self, other: &Self, kept: [bool; 2]) -> Self {
+        for (kept, family) in kept.into_iter().zip([AddressFamily::Inet, AddressFamily::Inet6]) {
+            let default = |route: &&RouteMessage| is_default(route, family);
+            if kept && !self.routes.iter().any(|route| is_default(route, family)) {
+                self.routes.extend(other.routes.iter().filter(default).cloned());
+            }
+        }
+        self
+    }
+
     /// Asks the kernel for what belongs to the interfaces of index `v4` and `v6`.
     pub(crate) fn read(asker: &Asker, v4: Option<u32>, v6: Option<u32>) -> io::Result<Self> {
         let mut model = Self::default();
@@ -54,6 +65,11 @@ impl Model {
         }
         Ok(model)
     }
+}
+
+/// Whether the route is a default one of `family`.
+fn is_default(route: &RouteMessage, family: AddressFamily) -> bool {
+    route.header.address_family == family && route.header.destination_prefix_length == 0
 }
 
 /// The address as it is set in the namespace: for ever, and without asking whether it is taken.

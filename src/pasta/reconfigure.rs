@@ -2,6 +2,9 @@
 //! and what is gone there is removed. Nothing else is touched: what somebody has removed in the namespace stays removed
 //! as long as the host keeps it, and what others have set there stays ([`There`]).
 //!
+//! A default route stays until the host has another one, as long as there is its address: over it the namespace finds the
+//! host itself, too, whose addresses for that may be anywhere.
+//!
 //! Of several routes of the host to one place, as of two routers that are equal, the namespace has the first: all of them
 //! lead to us. The next one takes its place when we remove it, and not when somebody in the namespace has.
 //!
@@ -71,6 +74,8 @@ pub(crate) struct Means<'a> {
     pub(crate) network: &'a Network,
     /// Interfaces that are copied, of IPv4 and IPv6; `None` where the last look stays valid.
     pub(crate) interfaces: [Option<u32>; 2],
+    /// Whether these families have a way out, or are treated as if they had the one of before.
+    pub(crate) way_out: [bool; 2],
     /// What of them is copied.
     pub(crate) copying: [Copying; 2],
 }
@@ -105,7 +110,8 @@ impl Reconfigure {
         let [v4, v6] = means.interfaces;
         let model = Model::read(asker, v4, v6)
             .map_err(|error| format!("Failed to read routes: {error}"))?
-            .with_rest_of(&self.model, means.interfaces.map(|index| index.is_some()));
+            .with_rest_of(&self.model, means.interfaces.map(|index| index.is_some()))
+            .with_defaults_of(&self.model, means.way_out);
         let mut set = wanted(self.index, &model, means.network, means.copying);
         let before = self.set.former.iter().chain(&self.set.addresses);
         let kept = before.filter(|address| {
@@ -350,7 +356,7 @@ mod tests {
             let network = example::network();
             let copying = [Copying { addresses: true, routes: true }; 2];
             let interfaces = [Some(self.index); 2];
-            let means = Means { network: &network, interfaces, copying };
+            let means = Means { network: &network, interfaces, way_out: [true; 2], copying };
             let plan = self.reconfigure.plan(&self.asker, &means).unwrap();
             self.reconfigure.carry_out(plan.expect("something is new")).unwrap();
             assert!(self.reconfigure.plan(&self.asker, &means).unwrap().is_none(), "once");
@@ -387,6 +393,26 @@ mod tests {
             run("ip addr del 2001:db8::2/64 dev eth0");
             world.follow();
             assert!(!world.addresses().contains("2001:db8::2/"));
+        });
+    }
+
+    #[test]
+    fn a_default_route_stays_until_there_is_another() {
+        isolated(HOST, || {
+            let mut world = World::new();
+            let default = |world: &World| {
+                world.inside("ip route show default; ip -6 route show default")
+            };
+            let before = default(&world);
+            run("ip route del default; ip -6 route del default; ip route add 198.51.100.0/24 via 192.0.2.9");
+            world.follow();
+            assert_eq!(default(&world), before);
+            assert!(world.routes().contains("198.51.100.0/24"));
+            run("ip route add default via 192.0.2.7; ip -6 route add default via 2001:db8::7");
+            world.follow();
+            let now = default(&world);
+            assert!(now.contains("192.0.2.7 ") && now.contains("2001:db8::7 "), "{now}");
+            assert_eq!(now.lines().count(), 2, "{now}");
         });
     }
 

@@ -6,7 +6,7 @@
 CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
     dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
-    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers
+    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers host_offline
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
     storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
@@ -192,6 +192,7 @@ step() {
     echo "$STEPS: $*"
 }
 unreachable() { ! inside timeout 3 /run/bin/nettool connect "$SERVER4:5000" | grep -x connected >/dev/null; }
+unreachable6() { ! inside timeout 3 /run/bin/nettool connect "[$SERVER6]:5000" | grep -x connected >/dev/null; }
 
 case_twenty_changes() {
     local carrying link STEPS=0
@@ -270,7 +271,7 @@ case_twenty_changes() {
     soon gone answers
     step the route of IPv6 is lost
     on_laptop -6 route del default
-    soon lost lacks_route6
+    soon lost unreachable6
     step and back
     on_laptop -6 route add default via "$OFFICE6::1" dev uplink
     soon back answers
@@ -421,6 +422,42 @@ case_only_default_route_lost() {
     ! has "$VPN_A"
     on_laptop route add default via "$HOME_GW" dev uplink
     soon back answers
+}
+# Without a way out the laptop itself is reached, by the addresses that it has for containers, and so are its name servers.
+case_host_offline() {
+    local cut words
+    laptop
+    own_etc
+    printf 'nameserver 127.0.0.1\n' >"$WORLD/etc/resolv.conf"
+    serves laptop dns 127.0.0.1:53 "$NAME" "$NAME_A" "$SERVER6"
+    at_home
+    serves laptop serve "$HOME_A:5601" 127.0.0.1:5602
+    holder
+    started --config-net --dns-forward 169.254.1.1 --map-guest-addr 169.254.1.2 --map-host-loopback 169.254.1.3 \
+        -t none -u none -T none -U none "$HOLDER"
+    answers
+    for cut in 'route del default' 'link set uplink down'; do
+        read -ra words <<<"$cut"
+        on_laptop -6 route del default
+        on_laptop "${words[@]}"
+        # Another change shows that this one was seen.
+        on_laptop addr add 198.51.100.91/32 dev uplink
+        soon seen has 198.51.100.91/32
+        unreachable
+        unreachable6
+        host_is_reached
+        on_laptop link set uplink up
+        on_laptop addr del 198.51.100.91/32 dev uplink
+        on_laptop addr replace "$HOME6::66/64" dev uplink nodad
+        on_laptop route add default via "$HOME_GW" dev uplink
+        on_laptop -6 route add default via "$HOME6::1" dev uplink
+        soon back answers
+    done
+}
+host_is_reached() {
+    inside timeout 3 /run/bin/nettool get 169.254.1.2:5601 2048 63
+    inside timeout 3 /run/bin/nettool get 169.254.1.3:5602 2048 63
+    named "$NAME_A"
 }
 # Two routers that are equal: the one that is left takes the place of the first.
 case_two_routers() {
