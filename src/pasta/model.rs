@@ -6,7 +6,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -113,9 +113,10 @@ fn copied_route(mut route: RouteMessage, index: u32) -> Option<RouteMessage> {
     if !main || route.header.kind != RouteType::Unicast {
         return None;
     }
+    leave_hops(&mut route, index);
     let leads_here = route.attributes.iter().any(|attribute| match attribute {
         RouteAttribute::Oif(oif) => *oif == index,
-        RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
+        RouteAttribute::MultiPath(_) => true,
         _ => false,
     });
     if !leads_here {
@@ -132,4 +133,59 @@ fn copied_route(mut route: RouteMessage, index: u32) -> Option<RouteMessage> {
         )
     });
     Some(route)
+}
+
+/// Leaves those of several next hops that are on the interface `index`. One alone is no choice any more, and none no route.
+fn leave_hops(route: &mut RouteMessage, index: u32) {
+    let several = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::MultiPath(_));
+    let Some(at) = route.attributes.iter().position(several) else { return };
+    let RouteAttribute::MultiPath(mut hops) = route.attributes.remove(at) else { return };
+    hops.retain(|hop| hop.interface_index == index);
+    if hops.len() > 1 {
+        route.attributes.insert(at, RouteAttribute::MultiPath(hops));
+    } else if let Some(hop) = hops.pop() {
+        let on_link = hop.flags.contains(RouteNextHopFlags::Onlink);
+        route.header.flags.set(RouteFlags::Onlink, on_link);
+        route.attributes.push(RouteAttribute::Oif(index));
+        route.attributes.extend(hop.attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::{RouteAddress, RouteNextHop};
+
+    use super::*;
+
+    fn over(gateway: u8) -> RouteAttribute {
+        RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, gateway].into()))
+    }
+
+    /// Next hops on the interfaces, the first one with gateway 1.
+    fn several(interfaces: &[u32]) -> RouteMessage {
+        let hops = (1..).zip(interfaces).map(|(gateway, &interface_index)| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop.flags = RouteNextHopFlags::Onlink;
+            hop.attributes = vec![over(gateway)];
+            hop
+        });
+        let mut route = RouteMessage::default();
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::MultiPath(hops.collect())];
+        route
+    }
+
+    #[test]
+    fn next_hops_on_other_interfaces_are_left_out() {
+        assert_eq!(copied_route(several(&[3, 4]), 2), None);
+        let both = several(&[2, 2]);
+        assert_eq!(copied_route(both.clone(), 2), Some(both));
+        let first_two = copied_route(several(&[2, 2, 3]), 2).unwrap();
+        assert_eq!(first_two, several(&[2, 2]));
+        let one = copied_route(several(&[3, 2]), 2).unwrap();
+        assert_eq!(one.attributes, [RouteAttribute::Oif(2), over(2)]);
+        assert_eq!(one.header.flags, RouteFlags::Onlink);
+    }
 }

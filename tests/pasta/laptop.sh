@@ -6,7 +6,8 @@
 CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
     dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
-    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers host_offline
+    first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers
+    route_over_two_interfaces host_offline
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
     storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
@@ -422,6 +423,24 @@ case_only_default_route_lost() {
     ! has "$VPN_A"
     on_laptop route add default via "$HOME_GW" dev uplink
     soon back answers
+}
+# Of a default route over two interfaces what leads over one of them is copied, at the start and later.
+case_route_over_two_interfaces() {
+    laptop
+    at_home
+    on_laptop link set vpn up
+    on_laptop addr add "$VPN_A/26" dev vpn
+    holder
+    started --config-net "$HOLDER"
+    leads "$HOME_GW"
+    on_laptop route replace default nexthop via "$HOME_GW" nexthop via "$VPN_GW"
+    # Another change shows that this one was seen.
+    on_laptop addr add "$HOME_B/27" dev uplink
+    soon seen has "$HOME_B/27"
+    leads "$HOME_GW"
+    answers
+    in_shell "ip route; timeout 3 /run/bin/nettool get $SERVER4:5000 2048 73" | grep "^default via $HOME_GW dev uplink"
+    pasta --config-net -i vpn -- ip route | grep "^default via $VPN_GW dev vpn"
 }
 # Without a way out the laptop itself is reached, by the addresses that it has for containers, and so are its name servers.
 case_host_offline() {
