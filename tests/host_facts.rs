@@ -277,6 +277,28 @@ fn routes_of_other_tables_do_not_count() {
 }
 
 #[test]
+fn a_table_that_rules_choose_leads_everywhere() {
+    let setup = "ip route add 10.0.0.0/8 via 192.0.2.1
+        ip -6 route add fd00::/8 via 2001:db8::1
+        ip route add default via 192.0.2.1 dev link0 table 100
+        ip -6 route add default via 2001:db8::1 dev link0 table 100";
+    in_namespace(&[TWO_LINKS, ADDRESSES, setup], || {
+        let facts = found();
+        assert!(!facts.v4.unwrap().default_route && !facts.v6.unwrap().default_route);
+        assert_no_router(&configured(&[]));
+        ip("rule add pref 40000 table 100");
+        ip("-6 rule add pref 40000 table 100");
+        let facts = found();
+        assert!(facts.v4.unwrap().default_route && facts.v6.unwrap().default_route);
+        let conf = configured(&[]);
+        assert_we_stand_in(&conf);
+        assert_eq!(conf.network.v4.unwrap().routes, None);
+        // Sockets that are bound to an interface find no other way.
+        assert_no_router(&configured(&["--outbound-if4", "link0"]));
+    });
+}
+
+#[test]
 fn many_routes_and_addresses_are_read_to_the_end() {
     let many = "for i in $(seq 1 200); do
             ip addr add 203.0.113.$i/32 dev link1

@@ -20,7 +20,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
-use super::model::{Model, set_flags};
+use super::model::{Model, is_default, set_flags};
 use super::netlink::Netlink;
 use crate::conf::host::netlink::request;
 use crate::conf::{Copying, LOCAL_GATEWAY_V4, PastaConf};
@@ -69,6 +69,8 @@ pub(super) struct Family {
     gateway_on_link: bool,
     /// The gateway leads everywhere.
     default_router: bool,
+    /// Over whom everything leads where no copied route does, if it leads anywhere.
+    stand_in: Option<IpAddr>,
     /// Routes may lead over a neighbour of the other family, for which the namespace asks us.
     over_other: bool,
     copying: Copying,
@@ -240,6 +242,7 @@ pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<Fami
         gateway: v4.gateway.map(Into::into),
         gateway_on_link: v4.gateway == Some(LOCAL_GATEWAY_V4) && !v4.contains(LOCAL_GATEWAY_V4),
         default_router: v4.routes.is_none(),
+        stand_in: v4.gateway.filter(|_| v4.routes.is_none()).map(Into::into),
         over_other: over_ipv6,
         copying: copying[0],
     });
@@ -250,6 +253,7 @@ pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<Fami
         gateway: v6.gateway.map(Into::into),
         gateway_on_link: false,
         default_router: true,
+        stand_in: Some(v6.gateway.unwrap_or(v6.our_link_local).into()),
         over_other: false,
         copying: copying[1],
     });
@@ -401,6 +405,11 @@ impl Family {
             route_through(route, index);
         }
         routes.extend(self.route_to_gateway(index).filter(|_| !self.default_router));
+        let leads = self.family == AddressFamily::Inet || model.by_rules_v6;
+        let stand_in = self.stand_in.filter(|_| leads);
+        if !routes.iter().any(|route| is_default(route, self.family)) {
+            routes.extend(stand_in.map(|gateway| self.default_route(index, gateway)));
+        }
         routes
     }
 

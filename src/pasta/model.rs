@@ -11,13 +11,15 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conf::host::Asker;
-use crate::conf::host::netlink::{request_on, routes};
+use crate::conf::host::netlink::{self, request_on, routes};
 
 /// Addresses and routes of the host's interfaces, as far as they are to be copied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Model {
     pub(super) addresses: Vec<AddressMessage>,
     pub(super) routes: Vec<RouteMessage>,
+    /// IPv6 leads everywhere without a default route in the main table: rules choose another one.
+    pub(super) by_rules_v6: bool,
 }
 
 impl Model {
@@ -31,6 +33,7 @@ impl Model {
         self.addresses.extend(addresses.cloned());
         let routes = other.routes.iter().filter(|route| left(route.header.address_family));
         self.routes.extend(routes.cloned());
+        self.by_rules_v6 |= other.by_rules_v6 && !read[1];
         self
     }
 
@@ -42,6 +45,9 @@ impl Model {
                 self.routes.extend(other.routes.iter().filter(default).cloned());
             }
         }
+        let has_default_v6 =
+            self.routes.iter().any(|route| is_default(route, AddressFamily::Inet6));
+        self.by_rules_v6 |= other.by_rules_v6 && kept[1] && !has_default_v6;
         self
     }
 
@@ -57,18 +63,18 @@ impl Model {
             let Some(index) = index else { continue };
             let here = |a: &&AddressMessage| a.header.index == index && a.header.family == family;
             model.addresses.extend(addresses.iter().filter(here).filter_map(copied_address));
-            model.routes.extend(
-                routes(asker.netlink(), family)?
-                    .into_iter()
-                    .filter_map(|route| copied_route(route, index)),
-            );
+            let all = routes(asker.netlink(), family)?;
+            model.by_rules_v6 |= family == AddressFamily::Inet6
+                && !all.iter().any(netlink::is_default)
+                && asker.reaches_global_v6();
+            model.routes.extend(all.into_iter().filter_map(|route| copied_route(route, index)));
         }
         Ok(model)
     }
 }
 
 /// Whether the route is a default one of `family`.
-fn is_default(route: &RouteMessage, family: AddressFamily) -> bool {
+pub(super) fn is_default(route: &RouteMessage, family: AddressFamily) -> bool {
     route.header.address_family == family && route.header.destination_prefix_length == 0
 }
 

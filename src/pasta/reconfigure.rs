@@ -400,11 +400,12 @@ mod tests {
     fn a_default_route_stays_until_there_is_another() {
         isolated(HOST, || {
             let mut world = World::new();
-            let default = |world: &World| {
-                world.inside("ip route show default; ip -6 route show default")
-            };
+            let default =
+                |world: &World| world.inside("ip route show default; ip -6 route show default");
             let before = default(&world);
-            run("ip route del default; ip -6 route del default; ip route add 198.51.100.0/24 via 192.0.2.9");
+            run(
+                "ip route del default; ip -6 route del default; ip route add 198.51.100.0/24 via 192.0.2.9",
+            );
             world.follow();
             assert_eq!(default(&world), before);
             assert!(world.routes().contains("198.51.100.0/24"));

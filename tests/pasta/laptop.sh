@@ -7,7 +7,7 @@ CASES+=(
     network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
     dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
     first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers
-    route_over_two_interfaces host_offline
+    route_over_two_interfaces default_route_by_rules host_offline
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
     storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
@@ -442,6 +442,30 @@ case_route_over_two_interfaces() {
     in_shell "ip route; timeout 3 /run/bin/nettool get $SERVER4:5000 2048 73" | grep "^default via $HOME_GW dev uplink"
     pasta --config-net -i vpn -- ip route | grep "^default via $VPN_GW dev vpn"
 }
+# A default route that only a rule leads to, by another table: at the start, and when it comes later.
+case_default_route_by_rules() {
+    local found family
+    laptop
+    at_home
+    holder
+    started --config-net "$HOLDER"
+    on_laptop route add default via "$HOME_GW" dev uplink table 100
+    on_laptop -6 route add default via "$HOME6::1" dev uplink table 100
+    for family in -4 -6; do
+        on_laptop "$family" rule add pref 40000 table 100
+        on_laptop "$family" route del default
+    done
+    on_laptop route add 203.0.113.0/24 via "$HOME_GW" dev uplink
+    on_laptop -6 route add fd00::/8 via "$HOME6::1" dev uplink
+    on_laptop addr add "$HOME_B/27" dev uplink
+    soon seen has "$HOME_B/27"
+    leads "$HOME_GW"
+    answers
+    found=$(in_shell "ip route; ip -6 route
+        timeout 3 /run/bin/nettool get $SERVER4:5000 2048 74; timeout 3 /run/bin/nettool get [$SERVER6]:5000 2048 75")
+    holds "$found" 'default via 169.254.2.2 dev uplink'
+    holds "$found" 'default via fe80:'
+}
 # Without a way out the laptop itself is reached, by the addresses that it has for containers, and so are its name servers.
 case_host_offline() {
     local cut words
@@ -721,7 +745,7 @@ case_watcher_confined() {
     # Only root of the machine may look: who started it is not root of its namespace.
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
         descriptors=$(ls "/proc/$(watcher)/fd")
-        same "$(wc -l <<<"$descriptors")" 9
+        same "$(wc -l <<<"$descriptors")" 10
     else
         echo "its descriptors are not looked at: this is not root"
     fi

@@ -30,7 +30,7 @@ pub struct Template<A> {
     pub address: Option<(A, u8)>,
     /// Its link-local address, if it has one and the family knows such.
     pub link_local: Option<A>,
-    /// There is a default route through it.
+    /// There is a default route through it, or no default route in the main table but one that rules choose.
     pub default_route: bool,
     /// The gateway of that, if it has one of the family.
     pub gateway: Option<A>,
@@ -106,6 +106,23 @@ pub(super) fn template<A: Family>(
         default_route: default.is_some(),
         gateway: default.and_then(|hop| hop.gateway).and_then(A::of),
     })
+}
+
+/// Has the template lead everywhere where the main table has no default route, and something else leads there: rules
+/// choose another table for it. Its gateway, if any, may be another one for each destination: the one of before stays.
+pub(super) fn lead_by_rules<A: Family>(
+    dump: &Dump,
+    template: Option<&mut Template<A>>,
+    before: Option<&Template<A>>,
+) {
+    let v4 = A::of(Ipv4Addr::UNSPECIFIED.into()).is_some();
+    let in_main = dump.routes.iter().any(|route| route.ipv4 == v4 && route.prefix_len == 0);
+    let Some(template) = template.filter(|_| !in_main) else { return };
+    template.default_route = true;
+    let same = |before: &&Template<A>| {
+        (before.index, before.address) == (template.index, template.address)
+    };
+    template.gateway = before.filter(same).and_then(|before| before.gateway);
 }
 
 /// The template from now on. One without an address does not take the place of one that has, and where the way out
@@ -336,6 +353,29 @@ mod tests {
         assert_eq!((next(&dump), chosen::<Ipv4Addr>(&dump, None)), (3, Some((2, None))));
         dump.routes = vec![route(Some(("203.0.113.0", 24)), vec![hop(2, "192.0.2.129", 0)])];
         assert_eq!(next(&dump), 2);
+    }
+
+    #[test]
+    fn rules_lead_everywhere_where_the_main_table_does_not() {
+        let away = |destination| route(destination, vec![hop(2, "192.0.2.9", 0)]);
+        let mut dump = host(vec![away(Some(("203.0.113.0", 24)))]);
+        let found = |dump: &Dump, before: Option<&Template<Ipv4Addr>>| {
+            let mut now = template::<Ipv4Addr>(dump, None, before, &mut Vec::new()).unwrap();
+            lead_by_rules(dump, Some(&mut now), before);
+            now
+        };
+        let first = found(&dump, None);
+        assert_eq!((first.index, first.default_route, first.gateway), (2, true, None));
+        let gateway = Some(Ipv4Addr::new(192, 0, 2, 1));
+        let before = Template { gateway, ..first };
+        assert_eq!(found(&dump, Some(&before)), before);
+        let other = Template { index: 3, ..before };
+        assert_eq!(found(&dump, Some(&other)).gateway, None);
+        dump.routes.push(route(None, vec![hop(3, "198.51.100.1", 0)]));
+        let mut wished =
+            template::<Ipv4Addr>(&dump, InterfaceName::new("eth0"), None, &mut Vec::new()).unwrap();
+        lead_by_rules(&dump, Some(&mut wished), None);
+        assert!(!wished.default_route, "the main table leads elsewhere");
     }
 
     #[test]

@@ -118,8 +118,9 @@ impl HostFacts {
 /// What the host is asked by, again and again.
 pub(crate) struct Asker {
     netlink: Netlink,
-    /// Finds out whether a destination has a route.
-    probe: Option<OwnedFd>,
+    /// Find out whether a destination has a route, of IPv4 and IPv6.
+    probe_v4: Option<OwnedFd>,
+    probe_v6: Option<OwnedFd>,
 }
 
 impl Asker {
@@ -128,8 +129,10 @@ impl Asker {
     /// # Errors
     /// What socket(2) reports of netlink.
     pub(crate) fn new() -> Result<Self, Errno> {
-        let probe = socket::create(Transport::Udp, Ipv6Addr::UNSPECIFIED.into()).ok();
-        Ok(Self { netlink: Netlink::new()?, probe })
+        let probe = |any| socket::create(Transport::Udp, any).ok();
+        let probe_v4 = probe(Ipv4Addr::UNSPECIFIED.into());
+        let probe_v6 = probe(Ipv6Addr::UNSPECIFIED.into());
+        Ok(Self { netlink: Netlink::new()?, probe_v4, probe_v6 })
     }
 
     /// Where questions go.
@@ -137,15 +140,15 @@ impl Asker {
         &self.netlink
     }
 
-    /// Whether the host has a route to the IPv6 Internet, in whatever table: 2000::/3 is all of it, and its first
-    /// addresses are nobody's. Nothing is sent.
-    fn reaches_global_v6(&self) -> bool {
-        let far = SocketAddr::from((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1), 9));
-        self.probe.as_ref().is_some_and(|probe| {
-            // The address that was chosen for the last question is not to decide about this one.
-            let _never_connected = rustix::net::connect_unspec(probe);
-            rustix::net::connect(probe, &far).is_ok()
-        })
+    /// Whether the host has a route to the IPv4 Internet, in whatever table: to one of the addresses of AS112, which are
+    /// of it without being anybody's (RFC 7535). Nothing is sent.
+    fn reaches_global_v4(&self) -> bool {
+        leads_to(self.probe_v4.as_ref(), Ipv4Addr::new(192, 31, 196, 1).into())
+    }
+
+    /// The same of IPv6: 2000::/3 is all of it, and its first addresses are nobody's.
+    pub(crate) fn reaches_global_v6(&self) -> bool {
+        leads_to(self.probe_v6.as_ref(), Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1).into())
     }
 
     /// All addresses of this host, with the lengths of their prefixes.
@@ -178,8 +181,15 @@ impl Asker {
             .then(|| choose::template(&dump, v4_wish, before.v4.as_ref(), &mut notes));
         let v6 = (wish.only != Some(Only::V4))
             .then(|| choose::template(&dump, v6_wish, before.v6.as_ref(), &mut notes));
-        let (v4, v6) = (v4.flatten(), v6.flatten());
-        let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || self.reaches_global_v6();
+        let (mut v4, mut v6) = (v4.flatten(), v6.flatten());
+        let global_v6 = self.reaches_global_v6();
+        let beyond_link_v6 = choose::leads_beyond(&dump, v6.as_ref()) || global_v6;
+        if wish.outbound_v4.is_none() && self.reaches_global_v4() {
+            choose::lead_by_rules(&dump, v4.as_mut(), before.v4.as_ref());
+        }
+        if wish.outbound_v6.is_none() && global_v6 {
+            choose::lead_by_rules(&dump, v6.as_mut(), before.v6.as_ref());
+        }
         let partial = v4.as_ref().filter(|model| !model.default_route);
         let destinations_v4 = partial.map(|model| choose::destinations_v4(&dump, model));
         let destinations_v4 = destinations_v4.unwrap_or_default();
@@ -197,6 +207,15 @@ impl Asker {
             notes,
         }
     }
+}
+
+/// Whether there is a route to `far`, of the family of `probe`.
+fn leads_to(probe: Option<&OwnedFd>, far: IpAddr) -> bool {
+    probe.is_some_and(|probe| {
+        // The address that was chosen for the last question is not to decide about this one.
+        let _never_connected = rustix::net::connect_unspec(probe);
+        rustix::net::connect(probe, &SocketAddr::from((far, 9))).is_ok()
+    })
 }
 
 /// What is to be known of the kernel itself, where no interface is needed as a model.

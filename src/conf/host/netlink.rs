@@ -294,6 +294,11 @@ fn is_default_elsewhere_v4(route: &RouteMessage) -> bool {
     v4 && header.destination_prefix_length == 0 && !is_in_main_table(route)
 }
 
+/// Whether the route is a default one of the main table that leads somewhere.
+pub(crate) fn is_default(message: &RouteMessage) -> bool {
+    route(message).is_some_and(|route| route.prefix_len == 0)
+}
+
 /// A network on a link, which IPv4 knows by its scope.
 fn on_link_v4(route: &RouteMessage) -> Option<(u32, Ipv4Addr, u8)> {
     let header = &route.header;
