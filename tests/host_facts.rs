@@ -299,6 +299,25 @@ fn a_table_that_rules_choose_leads_everywhere() {
 }
 
 #[test]
+fn next_hops_that_are_told_by_number_are_told_of() {
+    let setup = "sysctl -qw net.ipv4.nexthop_compat_mode=0
+        ip nexthop add id 7 via 192.0.2.1 dev link0
+        ip route add default nhid 7";
+    in_namespace(&[TWO_LINKS, ADDRESSES, setup], || {
+        let facts = found();
+        let cure = |note: &&str| note.contains("sysctl -w net.ipv4.nexthop_compat_mode=1");
+        assert_eq!(notes(&facts).into_iter().filter(cure).count(), 1, "{facts:?}");
+        // Where they lead is seen by asking.
+        assert!(facts.v4.unwrap().default_route);
+        let setting = ["-qw", "net.ipv4.nexthop_compat_mode=1"];
+        assert!(Command::new("sysctl").args(setting).status().unwrap().success());
+        let facts = found();
+        assert_eq!(notes(&facts).into_iter().filter(cure).count(), 0, "{facts:?}");
+        assert_eq!(facts.v4.unwrap().gateway, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    });
+}
+
+#[test]
 fn many_routes_and_addresses_are_read_to_the_end() {
     let many = "for i in $(seq 1 200); do
             ip addr add 203.0.113.$i/32 dev link1

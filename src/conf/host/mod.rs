@@ -19,6 +19,9 @@ use crate::sys::socket::{self, Transport};
 pub(crate) use choose::Template;
 use choose::index_of;
 
+const BY_NUMBER: &str = "Routes over next hops that are told by number alone (ip nexthop) are not seen: \
+    sysctl -w net.ipv4.nexthop_compat_mode=1";
+
 /// What was found out about the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -175,6 +178,7 @@ impl Asker {
 
     fn choose(&self, dump: netlink::Dump, wish: &Interfaces, before: &HostFacts) -> HostFacts {
         let mut notes = Vec::new();
+        notes.extend(dump.by_number.then(|| Note::warn(BY_NUMBER)));
         let v4_wish = wish.template.or(wish.outbound_v4);
         let v6_wish = wish.template.or(wish.outbound_v6);
         let v4 = (wish.only != Some(Only::V6))

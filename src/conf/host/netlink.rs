@@ -64,6 +64,8 @@ pub(super) struct Dump {
     pub(super) on_link_v4: Vec<(u32, Ipv4Addr, u8)>,
     /// There is a default route of IPv4 in another table than the main one.
     pub(super) elsewhere_v4: bool,
+    /// Of a route of the main table only the number of its next hop was told.
+    pub(super) by_number: bool,
 }
 
 /// Asks the kernel for everything.
@@ -77,12 +79,14 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
         routes: Vec::new(),
         on_link_v4: Vec::new(),
         elsewhere_v4: false,
+        by_number: false,
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(socket, family).map_err(failed("routes"))?;
         dump.routes.extend(routes.iter().filter_map(route));
         dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
         dump.elsewhere_v4 |= routes.iter().any(is_default_elsewhere_v4);
+        dump.by_number |= routes.iter().any(leads_by_number);
     }
     Ok(dump)
 }
@@ -297,6 +301,14 @@ fn is_default_elsewhere_v4(route: &RouteMessage) -> bool {
 /// Whether the route is a default one of the main table that leads somewhere.
 pub(crate) fn is_default(message: &RouteMessage) -> bool {
     route(message).is_some_and(|route| route.prefix_len == 0)
+}
+
+/// Whether the kernel tells only the number of the object that the route leads over (`ip nexthop`).
+fn leads_by_number(message: &RouteMessage) -> bool {
+    let numbered = message.attributes.iter().any(|a| matches!(a, RouteAttribute::NhId(_)));
+    let told =
+        |a: &RouteAttribute| matches!(a, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_));
+    is_of_main_table(message) && numbered && !message.attributes.iter().any(told)
 }
 
 /// A network on a link, which IPv4 knows by its scope.
