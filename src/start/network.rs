@@ -17,8 +17,8 @@ use crate::sys::route_events::RouteEvents;
 /// Between two looks, while much changes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What the host looks like: as soon as it has an address and a default route, of either family, or an interface that
-/// was not there, and after this time in any case.
+/// What the host looks like: as soon as it has an address and a default route, of either family, wherever they are, or an
+/// interface that was not there, and after this time in any case.
 ///
 /// # Errors
 /// As of [`host::facts`], when the time is over.
@@ -29,7 +29,7 @@ pub(crate) fn await_network(wish: &Interfaces, wait: Duration) -> Result<HostFac
         events.any();
         let facts = host::facts(wish);
         match &facts {
-            Ok(facts) if facts.has_network() => {}
+            Ok(facts) if facts.has_network() || host::reaches_internet(wish.only) => {}
             Ok(_) | Err(ConfError::Interface { .. }) if Instant::now() < end => {
                 await_change(&events, end);
                 continue;

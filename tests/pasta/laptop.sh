@@ -4,7 +4,8 @@
 # shellcheck disable=SC2016,SC2034
 
 CASES+=(
-    network_comes_later network_comes_later_podman network_awaited network_not_awaited_for_ever
+    network_comes_later network_comes_later_podman network_awaited network_awaited_elsewhere
+    network_not_awaited_for_ever
     dns_host_by_name twenty_changes lost_address_resets address_comes_back former_address_goes_on
     first_address_serves narrowed_stays_narrowed others_settings_stay only_default_route_lost two_routers
     route_over_two_interfaces default_route_by_rules host_offline
@@ -133,6 +134,21 @@ case_network_awaited() {
     wait "$starter"
     remember "$(cat "$WORLD/pasta.pid")"
     has "$HOME_A/27"
+}
+# Addresses of loopback alone, as of a router that routing protocols lead to; and a default route that a rule leads to.
+case_network_awaited_elsewhere() {
+    local found
+    laptop
+    on_laptop link set uplink up
+    on_laptop addr add "$HOME_A/32" dev lo
+    on_laptop route add default via "$HOME_GW" dev uplink onlink src "$HOME_A"
+    found=$(pasta --config-net --wait-for-network 10 -- true 2>&1)
+    lacks "$found" 'No network after'
+    on_laptop route del default
+    on_laptop route add default via "$STABLE_GW" table 100
+    on_laptop rule add pref 40000 table 100
+    found=$(pasta --config-net --wait-for-network 10 -- true 2>&1)
+    lacks "$found" 'No network after'
 }
 case_network_not_awaited_for_ever() {
     local found

@@ -222,6 +222,22 @@ fn leads_to(probe: Option<&OwnedFd>, far: IpAddr) -> bool {
     })
 }
 
+/// Whether new connections to the Internet leave the host, of a family that is wanted, from an address that is valid beyond
+/// the link: whichever interface has it, and whichever table the route is in.
+pub(crate) fn reaches_internet(only: Option<Only>) -> bool {
+    let Ok(asker) = Asker::new() else { return false };
+    let source = |probe: Option<&OwnedFd>, leads: bool| {
+        let name = probe.filter(|_| leads).and_then(|probe| rustix::net::getsockname(probe).ok());
+        let address = name.and_then(|name| SocketAddr::try_from(name).ok()).map(|name| name.ip());
+        address.is_some_and(|address| match address {
+            IpAddr::V4(v4) => !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        })
+    };
+    only != Some(Only::V6) && source(asker.probe_v4.as_ref(), asker.reaches_global_v4())
+        || only != Some(Only::V4) && source(asker.probe_v6.as_ref(), asker.reaches_global_v6())
+}
+
 /// What is to be known of the kernel itself, where no interface is needed as a model.
 pub(crate) fn kernel_facts() -> HostFacts {
     HostFacts {
