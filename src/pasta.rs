@@ -287,6 +287,10 @@ fn tap_failure(name: &str, errno: Errno) -> String {
         Errno::ACCESS => {
             ": let everybody read and write it (mode 0666), or add --netns-only as root"
         }
+        // The kernel's own sign for "the first free number".
+        Errno::INVAL if name.contains('%') => {
+            ": no device may have this name, choose another --ns-ifname"
+        }
         // Of a tap device, and of another one.
         Errno::BUSY | Errno::INVAL => ": there is such a device, choose another --ns-ifname",
         _ => "",

@@ -1105,7 +1105,8 @@ case_wrong_options() {
     refused 'is the network namespace that this program was started in' --config-net --netns /proc/self/ns/net
     refused "Couldn't enter user namespace /etc/passwd: Invalid argument: this is no user namespace" --userns /etc/passwd -- true
     refused 'it is another user'"'"'s: start as that one, or as root with --netns-only' 1
-    refused 'choose another --ns-ifname' -I lo -- true
+    refused 'there is such a device, choose another --ns-ifname' -I lo -- true
+    refused 'no device may have this name, choose another --ns-ifname' -I a%b -- true
     refused "unrecognized option '--no-such-thing'" --no-such-thing
     found=$(become_user /run/bin/passt --config-net 2>&1) && return 1
     holds "$found" '--config-net is for pasta mode only'
