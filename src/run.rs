@@ -316,7 +316,7 @@ fn bypass(
     Some(BypassConfig { how: *bypass, sockets, interface })
 }
 
-/// The loop with the tap device, if there is one.
+/// The loop with the tap device, if there is one, which is there before ports are opened ([`Tap::new`](passt_legacy::Tap::new)).
 fn pasta_worker(
     conf: &Conf,
     device: Option<pasta::Device>,
@@ -325,11 +325,11 @@ fn pasta_worker(
 ) -> Result<Worker<NamespaceLink>, StartError> {
     let registrar = Registrar::new(epoll.clone(), LINK_BASE);
     let mac = device.as_ref().map(|device| device.mac);
-    let mut engine = engine(conf, epoll.clone(), max_descriptors, mac, bypass)?;
     let tap = device
         .map(|device| passt_legacy::Tap::new(device.fd, device.offloads, &registrar))
         .transpose()
         .map_err(system("Couldn't use the tap device"))?;
+    let mut engine = engine(conf, epoll.clone(), max_descriptors, mac, bypass)?;
     let has_device = tap.is_some();
     let mut link = NamespaceLink::new(tap);
     if has_device {

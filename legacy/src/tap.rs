@@ -12,7 +12,8 @@
 //! The device is watched level-triggered, and no more frames are read after an event than are likely to
 //! wait ([`Expected`]).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use passt_frame::net_header::{Accepted, HEADER_BYTES, decode, encode};
 use passt_frame::{
@@ -73,7 +74,7 @@ struct Slot {
 
 /// Frames from the namespace.
 struct Incoming {
-    device: OwnedFd,
+    device: Rc<OwnedFd>,
     offloads: Offloads,
     arena: Arena,
     /// End of the frames that are lent.
@@ -89,7 +90,7 @@ struct Incoming {
 
 /// Frames to the namespace.
 struct Outgoing {
-    device: OwnedFd,
+    device: Rc<OwnedFd>,
     offloads: Offloads,
     arena: Arena,
     /// Frames of the reservation, in order.
@@ -107,16 +108,18 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A link over `device`, an open tap device that does not block.
+    /// A link over `device`, an open tap device that does not block. It has one
+    /// descriptor, and no number below is free: the kernel closes the files of a process that is killed from the
+    /// highest number down, and what is opened later does not wait for the device to go.
     ///
     /// # Errors
     /// What dup(2) or epoll_ctl(2) report.
     pub fn new(device: OwnedFd, offloads: Offloads, registrar: &Registrar) -> Result<Self, Errno> {
-        registrar.add(&device, 0, Trigger::Level)?;
-        let writer = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
+        let device = Rc::new(with_low_number(device)?);
+        registrar.add(&*device, 0, Trigger::Level)?;
         Ok(Self {
             incoming: Incoming {
-                device,
+                device: device.clone(),
                 offloads,
                 arena: Arena::new(ARENA_BYTES),
                 used: 0,
@@ -126,7 +129,7 @@ impl Tap {
                 bad_headers: 0,
             },
             outgoing: Outgoing {
-                device: writer,
+                device,
                 offloads,
                 arena: Arena::new(ARENA_BYTES),
                 slots: Vec::with_capacity(MAX_FRAMES),
@@ -135,6 +138,12 @@ impl Tap {
             },
         })
     }
+}
+
+/// The device under the lowest number that is free, unless its own is lower.
+fn with_low_number(device: OwnedFd) -> Result<OwnedFd, Errno> {
+    let other = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
+    Ok(if other.as_raw_fd() < device.as_raw_fd() { other } else { device })
 }
 
 impl Incoming {

@@ -64,6 +64,11 @@ impl Engine {
         true
     }
 
+    /// Closes all listening sockets: others may have their ports at once.
+    pub(crate) fn stop_listening(&mut self) {
+        self.core.listeners.close_all();
+    }
+
     /// How many sockets listen for each rule. Walks over all of them: some 10 ns each.
     pub(crate) fn listening(&self) -> Vec<((Pif, RuleId), usize)> {
         inspect::listening(&self.core.listeners)

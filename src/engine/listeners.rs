@@ -206,6 +206,14 @@ impl Listeners {
         self.waited.retain(|&other| other != id);
     }
 
+    /// Closes all sockets.
+    pub(crate) fn close_all(&mut self) {
+        let open: Vec<_> = self.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.close(id);
+        }
+    }
+
     /// Puts a socket on the list for this turn, once.
     pub(crate) fn mark_ready(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id)

@@ -22,8 +22,9 @@ use crate::time::Timestamp;
 pub struct Worker<L: Link> {
     epoll: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
-    link: L,
+    /// Its sockets are closed before the link is: a tap device takes milliseconds to go.
     engine: Box<Engine>,
+    link: L,
     batch: FromGuestBatch,
     door: Door,
     sources: Sources,
@@ -150,6 +151,7 @@ impl<L: Link> Worker<L> {
             self.turn(lingers.map(|until| until.since(monotonic_now())))?;
             let lingers = self.engine.lingers_until().is_some_and(|until| monotonic_now() < until);
             if let Some(exit) = self.exit.filter(|_| !lingers) {
+                self.engine.stop_listening();
                 self.sources.end();
                 self.log_drops();
                 if let Some(stats) = &mut self.stats {

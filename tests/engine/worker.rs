@@ -1,12 +1,13 @@
 //! The loop itself: clients, frames and sockets by event, and silence when there is none.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
 use passt::engine::{Clients, EventType, Exit, LINK_BASE, Link, Signals, Worker};
+use passt::flow::fwd::Proto;
 use passt_frame::{
     FrameMeta, FramePort, FromGuest, LinkChange, MemPort, PortEvents, Registrar, ToGuest, Trigger,
 };
@@ -14,7 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
 use crate::namespace::isolated;
 use crate::packet;
-use crate::world::{Family, PLAIN, Setup, engine};
+use crate::world::{Family, PLAIN, Setup, engine, forward};
 
 /// A link in memory whose guest kicks, and whose client connects through a socket.
 struct KickedPort {
@@ -68,13 +69,17 @@ struct Rig {
 
 impl Rig {
     fn new(clients: Clients, signals: Option<OwnedFd>) -> Self {
+        Self::with(&Setup::default(), clients, signals)
+    }
+
+    fn with(setup: &Setup, clients: Clients, signals: Option<OwnedFd>) -> Self {
         let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance"));
         let kick = eventfd(0, EventfdFlags::NONBLOCK).expect("a descriptor");
         let registrar = Registrar::new(epoll.clone(), LINK_BASE);
         registrar.add(&kick, 1, Trigger::Level).expect("a descriptor that polls");
         let port = MemPort::new(PLAIN, 4096);
         let port = KickedPort { port, kick, client: None, room: false };
-        let engine = engine(&Setup::default(), epoll.clone());
+        let engine = engine(setup, epoll.clone());
         let mut worker = Worker::new(epoll.clone(), port, engine, clients).expect("epoll");
         if let Some(signals) = signals {
             worker.add(Box::new(Signals(signals))).expect("a descriptor that polls");
@@ -173,5 +178,18 @@ fn a_signal_ends_the_loop() {
         let signals = eventfd(1, EventfdFlags::NONBLOCK).expect("a descriptor");
         let mut rig = Rig::new(no_clients(), Some(signals));
         assert_eq!(rig.worker.run().expect("epoll_wait"), Exit::Signal);
+    });
+}
+
+#[test]
+fn at_the_end_nothing_listens_any_more() {
+    isolated(|| {
+        let signals = eventfd(1, EventfdFlags::NONBLOCK).expect("a descriptor");
+        let rules = vec![forward(Proto::Tcp, Family::V4, 7001)];
+        let mut rig = Rig::with(&Setup { rules, ..Setup::default() }, no_clients(), Some(signals));
+        let port = || TcpListener::bind(Family::V4.host_at(7001));
+        assert!(port().is_err(), "the rule's socket listens");
+        assert_eq!(rig.worker.run().expect("epoll_wait"), Exit::Signal);
+        port().expect("a port that is free, while the worker and its link are still there");
     });
 }

@@ -9,6 +9,7 @@ CASES+=(
     ports_outward_tcp_v4 ports_outward_tcp_v6 ports_outward_udp_v4 ports_outward_udp_v6
     ports_outward_to_address ports_outward_without_ipv6
     splice_only splice_only_refused link_local_target ports_not_bound port_of_a_resolver device_given device_refused
+    ports_free_before_device
     socket_maker_lost
 )
 
@@ -230,6 +231,40 @@ case_device_refused() {
     holds "$found" "Couldn't use --fd 9 as tap device: Inappropriate ioctl"
     found=$(pasta --fd 9 "$HOLDER" 9<&- 2>&1) && return 1
     holds "$found" 'Could not move --fd descriptor: Bad file descriptor'
+}
+
+# after_device PID DEVICE PORT: waits until the network of PID lists DEVICE no more, which the kernel takes milliseconds
+# to remove from then on; whether something on the host listens on PORT of 0.0.0.0 then.
+after_device() {
+    nsenter --net=/run/netns/host perl -e '
+        my ($pid, $device, $port) = @ARGV;
+        sub has { open(my $file, "<", $_[0]) or return 0; local $/; index(<$file>, $_[1]) >= 0 }
+        my $end = time + 10;
+        while (has("/proc/$pid/net/dev", "$device:")) { die "it stays" if time > $end }
+        print has("/proc/self/net/tcp", sprintf("00000000:%04X 00000000:0000 0A", $port)) ? "taken" : "free"' "$@"
+}
+# Whoever sees that the device has gone can have the ports, however the program ends, and whoever has opened the device:
+# one that is handed over has a high number.
+case_ports_free_before_device() {
+    local signal device
+    for signal in TERM KILL; do
+        for device in gift0 uplink; do
+            holder
+            rm -f "$WORLD/pasta.pid" "$WORLD/after"
+            if [ "$device" = gift0 ]; then
+                with_tap 0x5002 "${given[@]}" --fd 9 --config-net -t 0.0.0.0/7001 -P "$WORLD/pasta.pid" "$HOLDER"
+                remember "$(cat "$WORLD/pasta.pid")"
+            else
+                started --config-net -t 0.0.0.0/7001 "$HOLDER"
+            fi
+            after_device "$HOLDER" "$device" 7001 >"$WORLD/after" &
+            sleep 0.3
+            kill "-$signal" "$(cat "$WORLD/pasta.pid")"
+            wait "$!"
+            same "$signal $device $(cat "$WORLD/after")" "$signal $device free"
+            until_true 5 ended
+        done
+    done
 }
 
 # held_by ADDRESS: a name server of the host has port 5353 there; prints what pasta says of it.
