@@ -8,6 +8,7 @@
 //! chunk    := "all" [ ":" addr ] | "auto" | "~" range
 //!           | range [ ":" range | ":" addr | ":" addr "/" range ]
 //! range    := port [ "-" port ]
+//! port     := { blank } digits
 //! ```
 //!
 //! Excludes (`~`) apply to the whole of their own specification, wherever they stand in it.
@@ -31,6 +32,9 @@ pub use problem::PortProblem;
 
 /// Ephemeral ports if the kernel does not tell, by RFC 6335 section 6.
 const DEFAULT_EPHEMERAL: (u16, u16) = (49152, 65535);
+
+/// What may stand before a port: what isspace(3) says of ASCII.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 
 const EPHEMERAL_PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
@@ -381,7 +385,9 @@ fn range(text: &str) -> Result<Range, PortProblem> {
     }
 }
 
+/// A port, behind blanks or none: lists are often written as `80, 443`.
 fn port(text: &str) -> Result<u16, PortProblem> {
+    let text = text.trim_start_matches(BLANKS);
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match decimal(text) {
         Some(port) => Ok(port),
@@ -469,6 +475,12 @@ mod tests {
             ("31339:41339", &["TCP [*]:31339  =>  41339"]),
             ("22,80:8080", &["TCP [*]:22  =>  22", "TCP [*]:80  =>  8080"]),
             ("80-80:80-80", &["TCP [*]:80  =>  80"]),
+            (" 22", &["TCP [*]:22  =>  22"]),
+            ("22, 80", &["TCP [*]:22  =>  22", "TCP [*]:80  =>  80"]),
+            ("20- 29,~ 22- 29", &["TCP [*]:20-21  =>  20-21"]),
+            ("\t22: 80- 80,\n\r\x0b\x0c23", &["TCP [*]:22  =>  80", "TCP [*]:23  =>  23"]),
+            ("192.0.2.1%eth0/ 22", &["TCP [192.0.2.1]%eth0:22  =>  22"]),
+            ("0.0.0.0/22:192.0.2.5/ 80", &["TCP [0.0.0.0]:22  =>  192.0.2.5:80"]),
             ("100-110:200-210", &["TCP [*]:100-110  =>  200-210"]),
             ("*/22", &["TCP [*]:22  =>  22"]),
             ("/22", &["TCP [*]:22  =>  22"]),
@@ -547,8 +559,21 @@ mod tests {
             "-1",
             "+1",
             "0x16",
-            " 22",
             "22 ",
+            "22 ,80",
+            "22 :80",
+            " ",
+            "22, ",
+            "22: ",
+            "22:- 80",
+            " +22",
+            "22, ~22",
+            " none",
+            " all",
+            "all ",
+            " 192.0.2.5/22",
+            "22: 192.0.2.5",
+            "\u{a0}22",
             "22-",
             "-22",
             "30-20",

@@ -448,6 +448,18 @@ pub const ROWS: &[Row] = &[
     )
     .after(&[Child]),
     Row::new(
+        "ports-after-blanks",
+        "passt -q -s /tmp/s -t '8080, 8081' -u ' 8082: 82'",
+        &[
+            Returns(0),
+            Served("/tmp/s"),
+            Tcp("192.0.2.2:8080"),
+            Tcp("192.0.2.2:8081"),
+            Udp("192.0.2.2:8082"),
+            Term,
+        ],
+    ),
+    Row::new(
         "passt-other-pesto",
         "passt -q -s /tmp/s -c /tmp/c -t 8080",
         &[

@@ -143,6 +143,8 @@ pub const ROWS: &[Row] = &[
     passt!("port-not-a-number", "-t http", "Invalid port specifier 'http'"),
     passt!("port-signed", "-t +22", "Invalid port specifier '+22'")
         .reference(leftovers!("Listen failed for HOST TCP port */22: Permission denied")),
+    passt!("port-blank-behind", "-t '2222 '", "Invalid port specifier '2222 '"),
+    passt!("port-blank-before-word", "-t ' all'", "Invalid port specifier ' all'"),
     passt!("port-empty", "-t ''", "Invalid port specifier ''"),
     passt!("port-trailing-comma", "-t 2222,", "Invalid port specifier '2222,'"),
     passt!("port-range-descending", "-t 8010-8000", "Invalid port specifier '8010-8000'"),
