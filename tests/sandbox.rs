@@ -293,6 +293,29 @@ fn root_that_may_not_become_nobody_is_told_what_it_lacks() {
     assert!(text.contains("missing  user: root without CAP_SETUID or CAP_SETGID"), "{text}");
 }
 
+#[test]
+fn no_command_starts_whose_user_is_not_mapped() {
+    let said = |before: &str| {
+        let mut command = Command::new("unshare");
+        let words = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"];
+        let script = format!("{before} \"$0\" --splice-only -- echo started");
+        command.args(words).args(["sh", "-c", &script, env!("CARGO_BIN_EXE_pasta")]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b""[..]), "{text}");
+        text
+    };
+    let failed = "Couldn't configure user mappings: ";
+    let text = said("exec setpriv --bounding-set -setfcap");
+    assert!(
+        text.contains(&format!("{failed}Operation not permitted: root needs CAP_SETFCAP")),
+        "{text}"
+    );
+    let text = said("mount -o remount,ro /proc && exec");
+    let cure = "mount /proc so that it can be written";
+    assert!(text.contains(&format!("{failed}Read-only file system: {cure}")), "{text}");
+}
+
 /// Ends of the forms of `--runas`, with the ids that they mean.
 #[test]
 fn runas_takes_numbers_and_names() {

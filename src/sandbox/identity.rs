@@ -1,9 +1,9 @@
 //! Who the program is: the user it changes to when started as root, and the user namespace it
 //! enters or creates to have a network namespace without privileges.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::{fs, io};
 
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -11,8 +11,8 @@ use rustix::process::{getegid, geteuid};
 use super::error::{SandboxError, namespace_cure};
 use crate::start::StartError;
 use crate::sys::capability;
-use crate::sys::errno_text;
 use crate::sys::namespace::{self, Kinds};
+use crate::sys::{errno_text, io_error_text};
 
 /// The user that root becomes, and its ids where nobody lists it.
 const NOBODY: &str = "nobody";
@@ -82,14 +82,26 @@ pub(crate) fn create_namespace() -> Result<(), SandboxError> {
 /// Makes a user namespace and enters it; the user that we are is its root.
 ///
 /// # Errors
-/// It cannot be made.
-pub(crate) fn create_namespace_as_root() -> Result<(), SandboxError> {
+/// It cannot be made, or its maps cannot be written: whatever starts in it would be nobody.
+pub(crate) fn create_namespace_as_root() -> Result<(), StartError> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     create_namespace()?;
-    if let Err(error) = namespace::map_to_root(user, group) {
-        log::warn!("Couldn't configure user mappings: {error}");
+    namespace::map_to_root(user, group).map_err(|error| {
+        let (why, cure) = (io_error_text(&error), mapping_cure(user, &error));
+        StartError::Other(format!("Couldn't configure user mappings: {why}{cure}"))
+    })
+}
+
+/// What to do where `user` may not be root of a user namespace.
+fn mapping_cure(user: u32, error: &io::Error) -> &'static str {
+    match (Errno::from_io_error(error), user) {
+        (Some(Errno::PERM), 0) => {
+            ": root needs CAP_SETFCAP for that: grant it, or start as another user"
+        }
+        (Some(Errno::NOENT), _) => ": mount /proc",
+        (Some(Errno::ROFS), _) => ": mount /proc so that it can be written",
+        (errno, _) => errno.map_or("", namespace_cure),
     }
-    Ok(())
 }
 
 /// Enters the user namespace that `path` stands for, unless it is the one that we are in.
