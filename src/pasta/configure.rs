@@ -362,7 +362,8 @@ impl Family {
     }
 
     fn set_addresses(&self, netlink: &Netlink, index: u32, model: &Model) -> io::Result<()> {
-        let flags = if self.copying.addresses { NLM_F_CREATE } else { NLM_F_CREATE | NLM_F_EXCL };
+        // A device that was handed over may have them already.
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
         for address in self.addresses(index, model) {
             netlink.change(RouteNetlinkMessage::NewAddress(address), flags)?;
         }

@@ -220,6 +220,19 @@ case_device_given() {
         kill -TERM "$(cat "$WORLD/pasta.pid")"
         until_true 5 ended
     done
+    # Whoever has opened it may have given it addresses.
+    for flags in --ipv4-only --ipv6-only --no-copy-addrs; do
+        holder
+        rm -f "$WORLD/pasta.pid"
+        with_tap 0x5002 bash -c 'ip addr add "$1/24" dev gift0; ip addr add "$2/64" dev gift0 nodad; ip link set gift0 up
+            shift 2; exec "$@"' - "$HOST4" "$HOST6" "${given[@]}" "$flags" \
+            --fd 9 --config-net -P "$WORLD/pasta.pid" "$HOLDER"
+        remember "$(cat "$WORLD/pasta.pid")"
+        [ "$flags" = --ipv6-only ] || exchange tcp from_inside "$SERVER4:5000"
+        [ "$flags" = --ipv4-only ] || inside /run/bin/nettool udp "[$SERVER6]:5000" 60000
+        kill -TERM "$(cat "$WORLD/pasta.pid")"
+        until_true 5 ended
+    done
 }
 case_device_refused() {
     local found
