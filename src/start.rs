@@ -28,6 +28,7 @@ pub(crate) use ready::{Continue, Readiness, take_given};
 use crate::conf::{self, ConfError, ControlSocket, LinkConf, Mode, Options, Repair};
 use crate::engine::UdpTimeouts;
 use crate::flow::tcp::TcpConfig;
+use crate::limits::STARTING_BYTES;
 use crate::log::LogFileError;
 use crate::sys::{errno_text, process};
 
@@ -108,14 +109,30 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| StartError::System { what, errno }
 }
 
-/// Has signals end the start, and reads what inherited descriptors may lead to.
+/// Sees whether there is memory, has signals end the start, and reads what inherited descriptors may lead to.
 ///
 /// # Errors
 /// [`StartError`].
 pub(crate) fn settle(options: &mut Options) -> Result<(), StartError> {
+    try_memory()?;
     let has_command = conf::starts_command(options);
     process::settle_signals(options.run.foreground, has_command).map_err(system("sigaction"))?;
     Ok(conf::egress::read_files(options)?)
+}
+
+/// Has what starting needs of memory, and gives it back: without, the program would be aborted somewhere later.
+fn try_memory() -> Result<(), StartError> {
+    let mut memory: Vec<u8> = Vec::new();
+    let tried = memory.try_reserve_exact(STARTING_BYTES);
+    // Or the compiler sees that nobody uses it.
+    std::hint::black_box(&mut memory);
+    tried.map_err(|_| {
+        let needed = STARTING_BYTES >> 20;
+        StartError::Other(format!(
+            "Cannot have {needed} MiB of memory, little of which is going to be used: set the limits of address \
+             space and data (ulimit -v, ulimit -d) to 128 MiB or more"
+        ))
+    })
 }
 
 /// Where clients come from.

@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use crate::rig::{Place, Program, contains, is_answered, until, visible_passt};
+use crate::rig::{Place, Program, contains, is_answered, refusal, until, visible_passt};
 
 /// Lets the child do something between fork and exec.
 fn before_exec(command: &mut Command, act: impl FnMut() + Send + Sync + 'static) -> &mut Command {
@@ -212,4 +212,21 @@ fn a_pipe_of_the_shell_may_have_the_rules_and_is_not_waited_for() {
         .unwrap();
     let message = run(fifo.to_str().unwrap());
     assert!(message.contains("Nobody writes to this pipe"), "{message}");
+}
+
+#[test]
+fn too_little_memory_is_told_before_anything_is_made() {
+    let place = Place::new();
+    let limited = |resource: Resource, mib: u64| {
+        let mut command = place.passt::<&str>(&[]);
+        let limit = Rlimit { current: Some(mib << 20), maximum: Some(mib << 20) };
+        before_exec(&mut command, move || setrlimit(resource, limit).unwrap());
+        command
+    };
+    for resource in [Resource::Data, Resource::As] {
+        let text = refusal(&mut limited(resource, 70));
+        assert!(text.contains("Cannot have 80 MiB of memory"), "{text}");
+    }
+    let _program = place.spawn(limited(Resource::Data, 84).arg("--foreground"));
+    assert!(place.serves(), "what was tried is enough");
 }
