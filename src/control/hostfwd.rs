@@ -11,9 +11,10 @@
 //! {"error": {"desc": "bad request: ..."}}
 //! ```
 //!
-//! A client is to end its side behind the request; one that only ends the line is answered, too. A request that is too
-//! long is refused, and the rest of it discarded: the kernel would take the answer for lost where its client has written
-//! what nobody has read. A port is a [`Rule`], and its id comes from that of the rule.
+//! A request is answered when it is a whole object, whether or not its client ends the line or its side, or when nothing
+//! that may come could make it one. A request that is too long is refused, and the rest of it discarded: the kernel would
+//! take the answer for lost where its client has written what nobody has read. A port is a [`Rule`], and its id comes
+//! from that of the rule.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -79,12 +80,11 @@ impl Protocol for HostForward {
         }
         let input = channel.input();
         let (ended, full) = (channel.input_has_ended(), channel.input_is_full());
-        let over = ended || full || input.ends_with(b"\n");
-        if !over || (ended && input.trim_ascii().is_empty()) {
+        if ended && input.trim_ascii().is_empty() {
             return Next::Wait;
         }
         let reply = match serde_json::from_slice::<Value>(input) {
-            // A line of several.
+            // The rest of it may come.
             Err(error) if error.is_eof() && !ended && !full => return Next::Wait,
             Err(_) if full => Err(format!("it is longer than {MAX_REQUEST_BYTES} bytes")),
             Err(error) => Err(format!("no JSON object: {error}")),

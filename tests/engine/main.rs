@@ -23,6 +23,7 @@ mod full_link;
 mod groups;
 mod guest;
 mod host_change;
+mod hostfwd;
 mod hostile;
 mod icmp;
 mod keepalive;

@@ -1,0 +1,65 @@
+//! slirp4netns's protocol on a socket: when a request is answered, and in which words.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use passt::control::hostfwd::{HostForward, KIND};
+use passt::control::server::Server;
+
+use crate::namespace::isolated;
+use crate::world::{Setup, World};
+
+const TURNS: usize = 256;
+
+/// A world with such a socket.
+struct Rig {
+    world: World,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(folder.path().join("s")).expect("bound");
+        let server = Server::new(listener.into(), KIND, [HostForward::default()]);
+        let mut world = World::new(&Setup::default());
+        world.add(Box::new(server.expect("it does not block")));
+        Self { world, folder }
+    }
+
+    /// What is answered to these pieces, with `(end)` where the connection is over. The client's side stays open.
+    fn ask(&mut self, pieces: &[&[u8]]) -> String {
+        let mut client = UnixStream::connect(self.folder.path().join("s")).expect("it listens");
+        client.set_nonblocking(true).expect("not blocking");
+        for piece in pieces {
+            client.write_all(piece).expect("sent");
+            self.world.settle(TURNS);
+        }
+        let mut text = String::new();
+        match client.read_to_string(&mut text) {
+            Ok(_) => text.push_str("(end)"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+        text
+    }
+}
+
+/// As `echo -n ... | nc -U` sends it: nothing says that it is all.
+#[test]
+fn an_object_is_answered_when_it_is_whole() {
+    isolated(|| {
+        let mut rig = Rig::new();
+        let empty = "{\"return\":{\"entries\":[]}}\n(end)";
+        assert_eq!(rig.ask(&[br#"{"execute": "list_hostfwd"}"#]), empty);
+        assert_eq!(rig.ask(&[b"\n {\"exe", b"cute\":\n", b"\"list_hostfwd\"", b" }"]), empty);
+        for half in [&b"{"[..], b"", b"\n", b"{\"execute\": \"list_hostfwd\"\n", b"tru"] {
+            assert_eq!(rig.ask(&[half]), "", "more may come");
+        }
+        for wrong in [&b"x"[..], b"{]", b"{\"execute\": list_hostfwd"] {
+            let said = rig.ask(&[wrong]);
+            assert!(said.contains("bad request: no JSON object: ") && said.ends_with("(end)"));
+        }
+        let said = rig.ask(&[br#"{"execute": "list_hostfwd"} x"#]);
+        assert!(said.contains("trailing characters"), "{said}");
+    });
+}
