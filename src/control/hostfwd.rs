@@ -24,7 +24,8 @@ use serde_json::{Value, json};
 
 use super::channel::Channel;
 use super::server::{Kind, Next, Protocol};
-use crate::conf::ConfError;
+use super::words::words_of;
+use crate::conf::{ConfError, as_slirp4netns_says};
 use crate::engine::{Engine, NetView};
 use crate::flow::fwd::{ListenAddr, MAX_RULES, Proto, Rule, RuleId};
 use crate::flow::network::Network;
@@ -130,8 +131,8 @@ fn add(engine: &mut Engine, arguments: &Value) -> Result<Value, String> {
     let rule = rule(arguments, Own::of(network))?;
     inbound.add(rule, &*network).map_err(|warning| {
         let error = ConfError::Rule { warning, rule: Box::new(rule) };
-        let cure = error.cure().map(|cure| format!(": {cure}")).unwrap_or_default();
-        format!("{}{cure}", error.to_string().trim_end().replace('\n', "; "))
+        let problem = error.to_string().trim_end().replace('\n', "; ");
+        in_these_words(&problem, &error.cure().unwrap_or_default())
     })?;
     put_in_force(engine, view)?;
     // It has got its name there.
@@ -244,14 +245,27 @@ fn number(id: RuleId) -> u64 {
 }
 
 fn put_in_force(engine: &mut Engine, view: NetView) -> Result<(), String> {
-    engine.replace_net(view).map_err(|error| error.to_string().trim_end().replace('\n', "; "))?;
+    engine.replace_net(view).map_err(|error| {
+        let (problem, cure) = words_of(&error.to_string());
+        in_these_words(&problem, &cure)
+    })?;
     log::info!("New forwarding rules by an api client");
     Ok(())
 }
 
+/// What failed and what to do, with the options that there are under this name.
+fn in_these_words(problem: &str, cure: &str) -> String {
+    let separator = if cure.is_empty() { "" } else { ": " };
+    as_slirp4netns_says(&format!("{problem}{separator}{cure}"))
+}
+
 #[cfg(test)]
 mod tests {
+    use passt_frame::Errno;
+
     use super::*;
+    use crate::engine::ListenError;
+    use crate::flow::fwd::RuleError;
 
     fn read(arguments: &Value) -> Result<Rule, String> {
         let [v4, v6] = ["10.0.2.100", "fd00::100"].map(|address| address.parse().ok());
@@ -304,6 +318,30 @@ mod tests {
         ] {
             let said = read(&arguments).expect_err("it is refused");
             assert!(said.contains(wanted), "{arguments}: {said}");
+        }
+    }
+
+    /// Whatever cannot be listened on, and whatever rule is refused: there are no options of pasta's under this name.
+    #[test]
+    fn no_cure_is_an_option_that_this_name_does_not_have() {
+        let (place, option) = (String::new(), Proto::Tcp.option(false));
+        let listen = (1..134).map(|errno| {
+            let (place, errno) = (place.clone(), Errno::from_raw_os_error(errno));
+            let error = ListenError::Port { place, option, port: 1, errno, rule: None };
+            words_of(&error.to_string())
+        });
+        let rule = Rule::plain(Proto::Tcp, (1, 1), 1);
+        let refused = [RuleError::FamilyDisabled("IPv6"), RuleError::TooManyRules].map(|warning| {
+            let error = ConfError::Rule { warning, rule: Box::new(rule) };
+            (String::new(), error.cure().unwrap_or_default())
+        });
+        for (problem, cure) in listen.chain(refused) {
+            let said = in_these_words(&problem, &cure);
+            let said = said.replace("--enable-ipv6", "");
+            assert!(
+                !said.contains("--") && !said.contains("option") && !said.contains("%IF"),
+                "{said}"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | `configuration` | the protocol of `pesto`, by which forwarded ports change |
 //! | `hostfwd` | the protocol of slirp4netns's `--api-socket` |
 //! | `json` | the protocol of `--control` |
+//! | `words` | what is said of ports that cannot be opened |
 //!
 //! Whoever can connect is trusted with what the protocol can do, but not to be well: a client may send half a
 //! message, too much of one, or never read. It costs a turn a few system calls at most, has memory that was
@@ -19,3 +20,4 @@ pub mod configuration;
 pub mod hostfwd;
 pub mod json;
 pub mod server;
+mod words;

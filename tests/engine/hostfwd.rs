@@ -1,13 +1,14 @@
 //! slirp4netns's protocol on a socket: when a request is answered, and in which words.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use passt::control::hostfwd::{HostForward, KIND};
 use passt::control::server::Server;
 
 use crate::namespace::isolated;
-use crate::world::{Setup, World};
+use crate::world::{Family, Setup, World};
 
 const TURNS: usize = 256;
 
@@ -61,5 +62,30 @@ fn an_object_is_answered_when_it_is_whole() {
         }
         let said = rig.ask(&[br#"{"execute": "list_hostfwd"} x"#]);
         assert!(said.contains("trailing characters"), "{said}");
+    });
+}
+
+#[test]
+fn cures_are_those_of_this_name() {
+    isolated(|| {
+        let add = |addr: &str| {
+            format!(
+                "{{\"execute\":\"add_hostfwd\",\"arguments\":{{\"proto\":\"tcp\",\"host_addr\":\"{addr}\",\
+                 \"host_port\":7001,\"guest_port\":80}}}}\n"
+            )
+        };
+        let mut rig = Rig::new();
+        let _taken = TcpListener::bind(Family::V4.host_at(7001)).expect("a free port");
+        let said = rig.ask(&[add("198.51.100.1").as_bytes()]);
+        assert!(said.contains("add_hostfwd: Listen failed for HOST TCP port 198.51.100.1/7001: "));
+        assert!(
+            said.ends_with(": choose another one, or stop the program that has it\"}}\n(end)"),
+            "{said}"
+        );
+        let mut view = rig.world.engine.view();
+        view.network.v6 = None;
+        rig.world.engine.replace_net(view).expect("nothing listens");
+        let said = rig.ask(&[add("::").as_bytes()]);
+        assert!(said.ends_with(": leave it out, or start with --enable-ipv6\"}}\n(end)"), "{said}");
     });
 }
