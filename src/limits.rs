@@ -54,6 +54,20 @@ pub const fn reserved_descriptors(limit: u64) -> u64 {
     if limit / 2 < RESERVED_DESCRIPTORS { limit / 2 } else { RESERVED_DESCRIPTORS }
 }
 
+/// Sockets that flows may have open where `limit` descriptors may be open.
+pub(crate) fn flow_sockets(limit: u64) -> usize {
+    usize::try_from(limit.saturating_sub(reserved_descriptors(limit))).unwrap_or(usize::MAX)
+}
+
+/// How many of `sockets` are kept back for other uses, of which `wanted` would be: no more than half.
+pub(crate) const fn kept_back(sockets: usize, wanted: usize) -> usize {
+    if wanted < sockets / 2 { wanted } else { sockets / 2 }
+}
+
+/// Descriptors that are not for flows where traffic passes the link by, if there are as many: two for each pipe,
+/// and sockets of two families.
+pub(crate) const BYPASS_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
+
 /// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
 pub(crate) const FEW_SOCKETS: usize = 64;
 

@@ -369,9 +369,6 @@ fn engine(
         engine.set_bypass(bypass, conf.run.may_change_rules()).map_err(cannot)?;
     }
     engine.listen().map_err(|error| StartError::Other(start::listen_failure(&error)))?;
-    if let Some(warning) = engine.warning_of_descriptors() {
-        log::warn!("{warning}");
-    }
     Ok(engine)
 }
 
@@ -447,7 +444,7 @@ impl ControlSockets {
         Ok(Self { configuration, json, slirp4netns })
     }
 
-    /// Has the loop serve them.
+    /// Has the loop serve them. What connections are left beside them is known then.
     fn serve<L: Link>(self, conf: &Conf, worker: &mut Worker<L>) -> Result<(), StartError> {
         if let Some(listener) = self.configuration {
             let abilities = Abilities {
@@ -475,6 +472,9 @@ impl ControlSockets {
             let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change, pace.clone()));
             serve(listener, json::KIND, places, worker)?;
             worker.count_quietly();
+        }
+        if let Some(warning) = worker.engine_mut().warning_of_descriptors() {
+            log::warn!("{warning}");
         }
         Ok(())
     }

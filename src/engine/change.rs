@@ -9,6 +9,7 @@ use super::core::Core;
 use super::listen::{self, Change, ListenError, Scans, Step};
 use super::net::NetView;
 use super::{Engine, datagrams, egress, inspect};
+use crate::limits::FEW_SOCKETS;
 
 /// What has come of a change of the network's view.
 #[derive(Clone, Debug, Default)]
@@ -84,11 +85,17 @@ fn switch(
 }
 
 impl Engine {
-    /// What is to be said where the limit of descriptors leaves few for flows, beside all that listen.
+    /// What is to be said where the limit of descriptors leaves few for flows, or none, beside all that listen.
     pub(crate) fn warning_of_descriptors(&self) -> Option<&'static str> {
-        let enough = self.core.flows.has_descriptors(self.core.listeners.len());
-        (!enough).then_some(
-            "The limit of open descriptors leaves few for connections: raise it (ulimit -Hn, LimitNOFILE=)",
-        )
+        match self.core.most_flows() {
+            0 => Some(
+                "The limit of open descriptors leaves nothing for connections: raise it (ulimit -Hn, LimitNOFILE=), or \
+                 forward fewer ports",
+            ),
+            1..FEW_SOCKETS => Some(
+                "The limit of open descriptors leaves few for connections: raise it (ulimit -Hn, LimitNOFILE=)",
+            ),
+            _ => None,
+        }
     }
 }

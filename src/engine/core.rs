@@ -146,6 +146,11 @@ impl Core {
         self.flows.mark_ready(id);
     }
 
+    /// Flows that there may be beside all that listens, those that are there included.
+    pub(crate) fn most_flows(&self) -> usize {
+        self.flows.most_flows(self.listeners.len())
+    }
+
     /// Whether another flow may open a socket.
     ///
     /// # Errors

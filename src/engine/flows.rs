@@ -22,8 +22,8 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{FlowId, FlowTable};
 use crate::flow::timer::TimerWheel;
 use crate::limits::{
-    ANSWERED_TIMEOUT, ANY_PORT_FLOWS, FEW_SOCKETS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS,
-    MAX_HALF_OPEN, NETWORK_DATAGRAMS_DIVISOR, reserved_descriptors,
+    ANSWERED_TIMEOUT, ANY_PORT_FLOWS, GUEST_DATAGRAMS_DIVISOR, MAX_FLOWS, MAX_HALF_OPEN,
+    NETWORK_DATAGRAMS_DIVISOR, flow_sockets, kept_back,
 };
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -123,7 +123,6 @@ impl Flows {
         now: Timestamp,
         max_descriptors: u64,
     ) -> Self {
-        let max_sockets = max_descriptors.saturating_sub(reserved_descriptors(max_descriptors));
         Self {
             table: FlowTable::default(),
             index: Index::new(secret),
@@ -141,14 +140,14 @@ impl Flows {
             spliced: 0,
             tally: Tally::default(),
             watch: FlowWatch { epoll },
-            max_sockets: usize::try_from(max_sockets).unwrap_or(usize::MAX),
+            max_sockets: flow_sockets(max_descriptors),
         }
     }
 
     /// Keeps descriptors back for other uses, but no more than half of those that are left. Returns how
     /// many.
     pub(crate) fn keep_back(&mut self, descriptors: usize) -> usize {
-        let kept = descriptors.min(self.max_sockets / 2);
+        let kept = kept_back(self.max_sockets, descriptors);
         self.max_sockets -= kept;
         kept
     }
@@ -158,9 +157,14 @@ impl Flows {
         self.tally
     }
 
-    /// Sockets that flows may have open at a time.
-    pub(crate) fn max_sockets(&self) -> usize {
-        self.max_sockets
+    /// Flows that there may be beside `other_descriptors`, those that are there included.
+    pub(crate) fn most_flows(&self, other_descriptors: usize) -> usize {
+        self.flows_by_descriptors(other_descriptors).min(MAX_FLOWS)
+    }
+
+    /// The same, as far as descriptors go.
+    fn flows_by_descriptors(&self, other_descriptors: usize) -> usize {
+        self.max_sockets.saturating_sub(self.spliced + other_descriptors)
     }
 
     /// TCP flows whose handshake has not finished.
@@ -173,13 +177,11 @@ impl Flows {
     /// # Errors
     /// Which of both is exhausted.
     pub(crate) fn check_room(&self, other_descriptors: usize) -> Result<(), DropReason> {
-        if self.table.len() + self.spliced + other_descriptors >= self.max_sockets {
-            return Err(DropReason::DescriptorsExhausted);
+        if self.table.len() < self.most_flows(other_descriptors) {
+            return Ok(());
         }
-        if self.table.len() >= MAX_FLOWS {
-            return Err(DropReason::FlowTableFull);
-        }
-        Ok(())
+        let full = self.table.len() < self.flows_by_descriptors(other_descriptors);
+        Err(if full { DropReason::FlowTableFull } else { DropReason::DescriptorsExhausted })
     }
 
     /// Makes room for a UDP or echo flow that starts from `initiator`: another one gives way if it must. False if
@@ -224,11 +226,6 @@ impl Flows {
             return Err(DropReason::DatagramFlowsFull);
         }
         Ok(())
-    }
-
-    /// Whether the limit of descriptors leaves some for flows, beside `other_descriptors`.
-    pub(crate) fn has_descriptors(&self, other_descriptors: usize) -> bool {
-        self.max_sockets >= other_descriptors + FEW_SOCKETS
     }
 
     /// Whether another port may be opened on the guest's behalf: half of the descriptors are for flows.

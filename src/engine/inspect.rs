@@ -96,8 +96,8 @@ pub(crate) struct EngineFacts<'a> {
     pub(crate) half_open: usize,
     /// Sockets that listen.
     pub(crate) listening: usize,
-    /// Sockets that flows may have open.
-    pub(crate) max_sockets: usize,
+    /// Flows that there may be, those that are there included.
+    pub(crate) most_flows: usize,
     /// Descriptors that the process may have open.
     pub(crate) max_descriptors: u64,
     /// Drops by name.
@@ -127,7 +127,7 @@ pub(super) fn of_engine<'a>(
         tally: flows.tally(),
         half_open: flows.half_open_count(),
         listening: core.listeners.len(),
-        max_sockets: flows.max_sockets(),
+        most_flows: core.most_flows(),
         max_descriptors: core.settings.max_descriptors,
         drops: drops.collect(),
         counters,

@@ -125,7 +125,7 @@ use crate::flow::network::Mac;
 use crate::flow::side::Pif;
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
-use crate::limits::{PORTS_CHANGED_PER_TURN, STARVED_PER_TURN};
+use crate::limits::{BYPASS_DESCRIPTORS, PORTS_CHANGED_PER_TURN, STARVED_PER_TURN};
 use crate::responder::dhcpv6::Duid;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
@@ -220,7 +220,7 @@ impl Engine {
     /// # Errors
     /// Why it cannot be seen what listens, if a rule needs that.
     pub fn set_bypass(&mut self, config: BypassConfig, rules_may_come: bool) -> Result<(), Errno> {
-        let kept = self.core.flows.keep_back(bypass::OWN_DESCRIPTORS);
+        let kept = self.core.flows.keep_back(BYPASS_DESCRIPTORS);
         let mut parts = BypassParts::new(config, kept);
         if rules_may_come {
             self.scans.prepare([Pif::Host, Pif::Splice], parts.sockets.as_mut())?;

@@ -258,3 +258,27 @@ fn what_goes_wrong_is_told_in_words() {
         }
     });
 }
+
+#[test]
+fn what_listens_leaves_fewer_flows_and_that_is_told() {
+    isolated(SETUP, || {
+        let program = Program::limited(256, &["-t", "2001-2030"]);
+        let mut client = program.client();
+        // Of 256 one half is kept back, and 18 are for the control sockets.
+        assert_eq!(client.answer("status")["limits"]["flows"], 128 - 18 - 30);
+        let mut add = |ports: &str| {
+            let request = json!({ "command": "rules-add", "proto": "tcp", "ports": ports });
+            let warnings = client.ask(&request)["warnings"][0].as_str().unwrap().to_owned();
+            (warnings, client.answer("status")["limits"]["flows"].as_u64())
+        };
+        let (warning, flows) = add("3001-3040");
+        assert!(warning.contains("leaves few for connections") && flows == Some(40), "{warning}");
+        let (warning, flows) = add("3101-3160");
+        assert!(warning.contains("leaves nothing for connections"), "{warning}");
+        assert_eq!(flows, Some(0));
+        assert!(program.told(&["metrics", "read"]).contains("\npasst_flows_limit 0\n"));
+        drop(program);
+        let program = Program::limited(256, &["-t", "2001-2120"]);
+        assert!(program.messages().contains("leaves nothing for connections"));
+    });
+}

@@ -30,6 +30,9 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// What passt is told, in place of what its host has.
+const TOLD: [&str; 7] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns", "192.0.2.1"];
+
 /// A running program with sockets `guest`, `control` and `read` in a folder of its own.
 pub struct Program {
     child: Child,
@@ -39,16 +42,27 @@ pub struct Program {
 impl Program {
     /// passt with IPv4 alone, which it is told, and options besides, ready.
     pub fn passt(options: &[&str]) -> Self {
-        let told = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns", "192.0.2.1"];
-        Self::of_host(&[&told, options].concat())
+        Self::of_host(&[&TOLD, options].concat())
+    }
+
+    /// The same, where so many descriptors may be open.
+    pub fn limited(descriptors: u64, options: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_passt")]);
+        Self::started(command, &[&TOLD, options].concat())
     }
 
     /// passt with the network of its host, and options besides, ready.
     pub fn of_host(options: &[&str]) -> Self {
+        Self::started(Command::new(env!("CARGO_BIN_EXE_passt")), options)
+    }
+
+    fn started(mut command: Command, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let child = Command::new(env!("CARGO_BIN_EXE_passt"))
+        let child = command
             .arg("-f")
             .arg(format!("--runas={}:{}", user.0, user.1))
             .arg("--socket")

@@ -8,7 +8,7 @@ use super::model::{Learned, Limits, Mapped, Stats, Status, Told, ToldFamily};
 use crate::engine::{Engine, EngineFacts, Tally};
 use crate::flow::fwd::{MAX_RULES, Mapping};
 use crate::flow::network::Network;
-use crate::limits::{MAX_EGRESS_RULES, MAX_FLOWS, MAX_HALF_OPEN};
+use crate::limits::{MAX_EGRESS_RULES, MAX_HALF_OPEN};
 use crate::wire::Mac;
 
 /// The program, and what its guest is told.
@@ -27,7 +27,7 @@ pub(super) fn status(engine: &Engine, about: &About) -> Status {
         listening: facts.listening as u64,
         limits: Limits {
             descriptors: facts.max_descriptors,
-            flows: facts.max_sockets.min(MAX_FLOWS) as u64,
+            flows: facts.most_flows as u64,
             rules: MAX_RULES as u64,
             egress_rules: MAX_EGRESS_RULES as u64,
             half_open: MAX_HALF_OPEN as u64,

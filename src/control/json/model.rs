@@ -113,7 +113,7 @@ pub struct Mapped {
 pub struct Limits {
     /// Descriptors that the program may have open.
     pub descriptors: u64,
-    /// Flows that may have a socket, by that limit and by the size of the table.
+    /// Flows that there may be, by what that limit leaves beside sockets that listen, and by the size of the table.
     pub flows: u64,
     /// Forwarding rules each way.
     pub rules: u64,

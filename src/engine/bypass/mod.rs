@@ -17,15 +17,11 @@ use passt_frame::{Errno, Pipe};
 use super::net::Net;
 use crate::flow::fwd::{self, Bypass, Rule, SpliceSide};
 use crate::flow::side::{Pif, Side};
-use crate::limits::{MAX_PIPES, NAMESPACE_STOCK, PIPE_BYTES};
+use crate::limits::{MAX_PIPES, PIPE_BYTES};
 use crate::sys::copy_buffer::STREAM_BYTES;
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
 use crate::sys::socket::{self, Transport};
 use crate::wire::DropReason;
-
-/// Descriptors that are not for flows where traffic passes the link by, if there are as many: two for each pipe,
-/// and sockets of two families.
-pub(super) const OWN_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
 
 /// What a guest in a network namespace of this host needs besides its link.
 pub struct BypassConfig {
@@ -48,7 +44,7 @@ pub(super) struct BypassParts {
 }
 
 impl BypassParts {
-    /// Nothing has passed yet; `descriptors` of the [`OWN_DESCRIPTORS`] may be used.
+    /// Nothing has passed yet; `descriptors` of the [`BYPASS_DESCRIPTORS`](crate::limits::BYPASS_DESCRIPTORS) may be used.
     pub(crate) fn new(config: BypassConfig, descriptors: usize) -> Self {
         let BypassConfig { how, mut sockets, interface } = config;
         sockets.keep_at_most((descriptors / 4).max(1));
