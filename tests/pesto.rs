@@ -173,3 +173,29 @@ fn who_gives_no_verdict_is_asked_again() {
         assert_eq!(section.replace(path, "SOCKET"), format!("{title}{expected}"));
     }
 }
+
+#[test]
+fn a_reply_counts_though_the_request_was_not_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("rules");
+    std::fs::write(&file, "allow 192.0.2.0/24\n".repeat(20_000)).expect("written");
+    let refuses = |client: &mut UnixStream| {
+        client.read_exact(&mut [0; 1000]).expect("a request");
+        let reply =
+            br#"{"ok":false,"error":{"field":"","problem":"It is too long","cure":"be short"}}"#;
+        client.write_all(&[&reply[..], b"\n"].concat()).expect("it reads");
+    };
+    let words = ["egress-replace", "--file", file.to_str().expect("text")];
+    assert_eq!(failure(&with(&words, &[&refuses])), "It is too long: be short\n");
+}
+
+#[test]
+fn the_other_protocol_is_no_reply() {
+    let refuses = |client: &mut UnixStream| {
+        client.write_all(&told(&[])).expect("it reads");
+        client.read_exact(&mut [0; 10]).expect("a request");
+        client.write_all(b"\x01The client speaks JSON\n").expect("it reads");
+    };
+    let said = failure(&with(&["status"], &[&refuses]));
+    assert!(said.contains("does not answer as a control socket does"), "{said}");
+}

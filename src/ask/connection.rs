@@ -1,6 +1,6 @@
 //! The connection to a running program: requests and replies, line by line.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::AskError;
 use crate::control::json::model::Problem;
 
 /// How long an answer may take: the program does nothing for longer than some milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of the longest line that is taken: many times what the program sends.
 const LINE_BYTES: u64 = 16 << 20;
@@ -45,43 +45,56 @@ impl Connection {
     }
 
     fn failed(&self, source: std::io::Error) -> AskError {
+        // A control socket says nothing but text.
+        if source.kind() == ErrorKind::InvalidData {
+            return self.no_reply();
+        }
         AskError::Socket { path: self.path.clone(), source }
     }
 
-    /// Sends a line.
-    ///
-    /// # Errors
-    /// [`AskError::Socket`].
-    pub(crate) fn send(&mut self, line: &str) -> Result<(), AskError> {
-        let stream = self.stream.get_mut();
-        let sent = stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"));
-        sent.map_err(|source| self.failed(source))
+    /// What came is no reply.
+    pub(crate) fn no_reply(&self) -> AskError {
+        AskError::Reply(self.path.clone())
     }
 
-    /// The next line, without its end; `None` when there are no more.
+    /// Sends a line.
+    fn send(&mut self, line: &str) -> std::io::Result<()> {
+        let stream = self.stream.get_mut();
+        stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"))
+    }
+
+    /// Reads up to the end of the next line, or of the connection.
+    fn read(&mut self) -> Result<String, AskError> {
+        let mut line = String::new();
+        let read = (&mut self.stream).take(LINE_BYTES).read_line(&mut line);
+        read.map_err(|source| self.failed(source))?;
+        Ok(line)
+    }
+
+    /// The next line, without its end; `None` when there are no more, and half of one is none.
     ///
     /// # Errors
     /// [`AskError::Socket`], [`AskError::Reply`].
-    pub(crate) fn line(&mut self) -> Result<Option<String>, AskError> {
-        let mut line = String::new();
-        let read = (&mut self.stream).take(LINE_BYTES).read_line(&mut line);
-        match read.map_err(|source| self.failed(source))? {
-            0 => Ok(None),
-            _ if line.ends_with('\n') => {
-                line.pop();
-                Ok(Some(line))
-            }
-            _ => Err(AskError::Reply(self.path.clone())),
+    pub(crate) fn event(&mut self) -> Result<Option<String>, AskError> {
+        let mut line = self.read()?;
+        if line.len() as u64 >= LINE_BYTES {
+            return Err(self.no_reply());
         }
+        Ok(line.pop().filter(|last| *last == '\n').map(|_| line))
     }
 
-    /// Sends a request; returns the line of its reply.
+    /// Sends a request; returns the line of its reply. A request that is refused need not have been taken whole.
     ///
     /// # Errors
     /// [`AskError::Socket`], [`AskError::Reply`].
     pub(crate) fn exchange(&mut self, request: &str) -> Result<String, AskError> {
-        self.send(request)?;
-        self.line()?.ok_or_else(|| AskError::Reply(self.path.clone()))
+        let unsent = self.send(request).err();
+        match (self.event(), unsent) {
+            (Ok(Some(reply)), _) => Ok(reply),
+            (Err(AskError::Socket { .. }) | Ok(None), Some(source)) => Err(self.failed(source)),
+            (Ok(None), None) => Err(self.no_reply()),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Sends a request; returns the result in its reply.
@@ -90,12 +103,11 @@ impl Connection {
     /// Also [`AskError::Refused`].
     pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &Value) -> Result<T, AskError> {
         let line = self.exchange(&request.to_string())?;
-        let wrong = || AskError::Reply(self.path.clone());
-        let mut reply: Value = serde_json::from_str(&line).map_err(|_| wrong())?;
+        let mut reply: Value = serde_json::from_str(&line).map_err(|_| self.no_reply())?;
         if let Ok(problem) = serde_json::from_value::<Problem>(reply["error"].take()) {
             return Err(AskError::Refused(problem));
         }
-        serde_json::from_value(reply["result"].take()).map_err(|_| wrong())
+        serde_json::from_value(reply["result"].take()).map_err(|_| self.no_reply())
     }
 
     /// The answer to a command without fields.

@@ -32,11 +32,7 @@ pub use words::{command, is_command};
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     /// The socket.
-    #[error(
-        "Cannot speak with {path}: {}: give the path of --control or --control-ro of a program that runs, where you \
-         may connect",
-        io_error_text(source)
-    )]
+    #[error("Cannot speak with {path}: {}", socket_problem(source))]
     Socket {
         /// Where it is.
         path: PathBuf,
@@ -62,6 +58,18 @@ enum AskError {
         /// What the kernel says.
         source: io::Error,
     },
+}
+
+/// What the kernel says of a socket, and what to do about it.
+fn socket_problem(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let seconds = connection::PATIENCE.as_secs();
+        return format!("nothing for {seconds} s: it is busy, or stopped");
+    }
+    format!(
+        "{}: give the path of --control or --control-ro of a program that runs, where you may connect",
+        io_error_text(error)
+    )
 }
 
 fn refusal(problem: &Problem) -> String {
@@ -233,7 +241,7 @@ fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
     }
     let _followed: Value = to.ask(&request)?;
     to.be_patient()?;
-    while let Some(line) = to.line()? {
+    while let Some(line) = to.event()? {
         print(&format!("{line}\n"))?;
     }
     Ok(())
@@ -258,4 +266,19 @@ fn verbatim(to: &mut Connection, requests: &[String]) -> Result<(), AskError> {
         print(&format!("{reply}\n"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_busy_or_stopped() {
+        let socket = |kind: io::ErrorKind| {
+            AskError::Socket { path: "/c".into(), source: kind.into() }.to_string()
+        };
+        let said = socket(io::ErrorKind::WouldBlock);
+        assert_eq!(said, "Cannot speak with /c: nothing for 10 s: it is busy, or stopped");
+        assert!(socket(io::ErrorKind::NotFound).contains(": give the path of --control"));
+    }
 }

@@ -171,13 +171,20 @@ impl Connection {
     }
 
     fn failed(&self, what: &str, errno: Errno) -> Failure {
-        let path = self.path.display();
-        let why = match errno {
-            Errno::AGAIN => format!("nothing for {} s: it is busy, or stopped", PATIENCE.as_secs()),
-            errno => errno_text(errno),
-        };
-        Failure::new(format!("{what} {path}: {why}"))
+        Failure::new(format!("{what} {}: {}", self.path.display(), why(errno)))
     }
+}
+
+/// What the kernel says of a connection, in words. Who waits for a request first says nothing, as long as there is none.
+fn why(errno: Errno) -> String {
+    if errno != Errno::AGAIN {
+        return errno_text(errno);
+    }
+    format!(
+        "nothing for {} s: it is busy, or stopped, or this is the socket of --control: give the path of --conf-path, or \
+         name a command, as pesto status PATH",
+        PATIENCE.as_secs()
+    )
 }
 
 impl Prepared {
@@ -218,4 +225,18 @@ fn described(head: &TableHead) -> String {
     let names: String = names.map(|(_, name)| format!(" {name}")).collect();
     let TableHead { pif, name, capabilities, count } = head;
     format!("PIF {pif}: {name}, {count} rules, capabilities {:#x}:{names}", capabilities.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_says_nothing_may_speak_the_other_protocol() {
+        let said = why(Errno::AGAIN);
+        assert!(said.starts_with(
+            "nothing for 30 s: it is busy, or stopped, or this is the socket of --control"
+        ));
+        assert_eq!(why(Errno::NOMEM), "Cannot allocate memory");
+    }
 }

@@ -259,6 +259,27 @@ fn what_goes_wrong_is_told_in_words() {
     });
 }
 
+/// A request that is too long for the socket is refused by it, and the answer is short, however long the words were.
+#[test]
+fn what_is_too_much_is_told_shortly() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "none"]);
+        let file = program.path("rules");
+        std::fs::write(&file, "allow 192.0.2.0/24\n".repeat(20_000)).unwrap();
+        for (words, said) in [
+            (
+                &["egress-replace", "control", "--file", file.to_str().unwrap()],
+                "The line is longer than 262144 bytes: send a shorter one",
+            ),
+        ] {
+            let output = program.pesto(words);
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && text.contains(said), "{text}");
+            assert!(text.len() < 500, "{} bytes: {text}", text.len());
+        }
+    });
+}
+
 #[test]
 fn what_listens_leaves_fewer_flows_and_that_is_told() {
     isolated(SETUP, || {

@@ -203,6 +203,7 @@ fn what_is_wrong_is_refused_as_soon_as_it_can_be_seen() {
         unterminated[5 + 32..5 + 48].fill(b'x');
         for (request, reason) in [
             (vec![9], "Unknown table 9"),
+            (b"{\"command\":\"status\"}\n".to_vec(), "The client speaks JSON: give it the path"),
             (vec![1, 0, 0, 1, 0], "Too many rules (256, maximum 255)"),
             (request(3, &[]), "There are no rules for SPLICE here"),
             (vec![1, 0, 0, 0, 0, 1], "Table 1 is given twice"),

@@ -110,6 +110,9 @@ pub(crate) enum FormatError {
     /// Names have another size.
     #[error("Server has unexpected {0} name size {1} (not {2})")]
     Size(&'static str, u32, usize),
+    /// The first byte is an opening brace.
+    #[error("The client speaks JSON: give it the path of --control, as this one is of --conf-path")]
+    Json,
     /// A table has no such number.
     #[error("Unknown table {0}")]
     Table(u8),
@@ -339,7 +342,10 @@ fn tables(bytes: &[u8]) -> Result<Option<RawTables<'_>>, FormatError> {
         if first == END {
             return Ok(Some(tables));
         }
-        let pif = pif_of(first).ok_or(FormatError::Table(first))?;
+        let pif = pif_of(first).ok_or(match first {
+            b'{' if tables.is_empty() => FormatError::Json,
+            other => FormatError::Table(other),
+        })?;
         if tables.iter().any(|(other, _)| *other == pif) {
             return Err(FormatError::Twice(first));
         }
