@@ -2,10 +2,11 @@
 
 #![allow(clippy::panic, missing_docs, reason = "a test fails by panicking; nobody imports it")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const HELLO: &[u8] = b"basil:s\0\0\0\0\x02\0\0\0\x80\0\0\0\x10";
 
@@ -36,7 +37,7 @@ fn told(rules: &[[u8; 56]]) -> Vec<u8> {
 
 fn pesto(options: &[&str], socket: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pesto"));
-    command.args(options).arg(socket).output().expect("pesto runs")
+    command.args(options).arg(socket).stdin(Stdio::null()).output().expect("pesto runs")
 }
 
 /// What pesto says to the programs that `serve` plays, one for each time that it connects.
@@ -172,6 +173,99 @@ fn who_gives_no_verdict_is_asked_again() {
         let path = section.split(['(', ')']).nth(1).expect("a path");
         assert_eq!(section.replace(path, "SOCKET"), format!("{title}{expected}"));
     }
+}
+
+/// The status that a hostile listener may tell.
+const STATUS: &[u8] = br#"{"ok":true,"result":{"program":"p\u001b[2J\u009b","version":"1","mode":"m","link":"up",
+"uptime_ms":1,"told":{"mac":"m","mtu":null,"ipv4":null,"ipv6":null,"search":[],"hostname":null,"fqdn":null},
+"learned":{"mac":null,"ipv4":null,"ipv6":null,"ipv6_link_local":null},"mapped":[],"flows":0,"listening":0,
+"limits":{"descriptors":1,"flows":1,"rules":1,"egress_rules":1,"half_open":1}}}"#;
+const STATS: &[u8] =
+    br#"{"ok":true,"result":{"uptime_ms":1,"flows":{"a\u001b[2J":1},"flows_begun":{},"half_open":0,
+"listening":0,"drops":{},"events":{},"link":{}}}"#;
+const EGRESS: &[u8] =
+    br#"{"ok":true,"result":{"rules":[{"rule":"x\u001b[2J\u009b","decided":1,"isolate":false}],"unmatched":0}}"#;
+const WATCHED: &[u8] = br#"{"ok":true,"result":{"events":[]}}"#;
+
+/// Answers each request by the next of these.
+fn replies<'a>(lines: &'a [&'a [u8]]) -> impl Fn(&mut UnixStream) + Sync + 'a {
+    move |client| {
+        let mut requests = BufReader::new(client.try_clone().expect("a descriptor"));
+        for line in lines {
+            requests.read_line(&mut String::new()).expect("a request");
+            let line: Vec<u8> = line.iter().copied().filter(|byte| *byte != b'\n').collect();
+            client.write_all(&[&line[..], b"\n"].concat()).expect("it reads");
+        }
+    }
+}
+
+#[test]
+fn no_listener_commands_the_terminal() {
+    let evil = "{\"a\":\"\u{1b}]0;x\u{7}\u{9b}2J\u{7f}\r\t\"}";
+    let result = format!("{{\"ok\":true,\"result\":{}}}", evil.replace(|c| c < ' ', ""));
+    let flow = "{\"ok\":true,\"result\":{\"flows\":[],\"next\":null}}".to_owned();
+    let watches = |client: &mut UnixStream| {
+        replies(&[WATCHED])(client);
+        client.write_all(format!("{evil}\n").as_bytes()).expect("it reads");
+    };
+    for (options, serve) in [
+        (&["watch"][..], &watches as &(dyn Fn(&mut UnixStream) + Sync)),
+        (&["status", "--json"], &replies(&[result.as_bytes()])),
+        (&["status"], &replies(&[STATUS])),
+        (&["metrics"], &replies(&[STATUS, STATS, EGRESS])),
+        (&["flows", "--json"], &replies(&[flow.as_bytes()])),
+    ] {
+        let output = with(options, &[serve]);
+        let said = [text(&output.stdout), text(&output.stderr)].concat();
+        let commands = |c: char| c.is_control() && c != '\n';
+        assert!(!said.contains(commands), "{options:?}: {said:?}");
+        if options.contains(&"--json") || options == ["watch"] {
+            let first = text(&output.stdout);
+            assert!(
+                first.is_empty() || serde_json::from_str::<serde_json::Value>(first.trim()).is_ok()
+            );
+        }
+        if options == ["status", "--json"] {
+            assert_eq!(text(&output.stdout), "{\"a\":\"]0;x\\u009b2J\\u007f\"}\n");
+        }
+    }
+}
+
+#[test]
+fn requests_as_they_are_get_replies_without_control_characters() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut client, _) = listener.accept().expect("connected");
+            replies(&[b"\x1b[2J\"a\xc2\x9b\""])(&mut client);
+        });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pesto"));
+        command.arg("--json").arg(&path).arg("{}").output().expect("pesto runs")
+    });
+    assert_eq!(text(&output.stdout), "\\u001b[2J\"a\\u009b\"\n");
+}
+
+#[test]
+fn a_list_that_does_not_go_on_is_none() {
+    let asked = AtomicUsize::new(0);
+    let stuck = |client: &mut UnixStream| {
+        let requests = BufReader::new(client.try_clone().expect("a descriptor"));
+        for _ in requests.lines().take(20) {
+            let _ = client.write_all(b"{\"ok\":true,\"result\":{\"flows\":[],\"next\":0}}\n");
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let said = failure_behind(&with(&["flows"], &[&stuck]));
+    assert!(said.contains("does not answer as a control socket does"), "{said}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+/// Its error, with status 1, whatever it has printed before.
+fn failure_behind(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    text(&output.stderr)
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::tables;
 use crate::control::json::model::{Egress, Stats, Status};
 
 /// The text, which ends with `# EOF`.
@@ -87,9 +88,10 @@ impl Metrics {
     }
 }
 
-/// A label's value: backslashes, quotes and line ends are escaped.
+/// A label's value: backslashes, quotes and line ends are escaped. There is no way to write other control characters.
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    tables::clean(&text)
 }
 
 #[cfg(test)]
@@ -101,6 +103,7 @@ mod tests {
         let mut out = Metrics(String::new());
         out.sample("a", &[("b", "c\\d\"e\nf"), ("g", "")], 7);
         out.sample("h", &[], 8);
-        assert_eq!(out.0, "a{b=\"c\\\\d\\\"e\\nf\",g=\"\"} 7\nh 8\n");
+        out.sample("i", &[("j", "\u{1b}[2J\u{9b}")], 9);
+        assert_eq!(out.0, "a{b=\"c\\\\d\\\"e\\nf\",g=\"\"} 7\nh 8\ni{j=\"?[2J?\"} 9\n");
     }
 }

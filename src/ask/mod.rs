@@ -113,7 +113,7 @@ fn run(asked: &Asked) -> Result<(), AskError> {
     }
     if asked.json {
         let result: Value = to.ask(&request)?;
-        return print(&format!("{result}\n"));
+        return print_line(&result.to_string());
     }
     print(&match asked.command {
         Command::Status => tables::status(&to.ask::<Status>(&request)?),
@@ -195,19 +195,41 @@ fn print(text: &str) -> Result<(), AskError> {
     }
 }
 
+/// Prints a line of JSON. Control characters, which whoever listens may have put in there, are escaped as in its texts.
+fn print_line(line: &str) -> Result<(), AskError> {
+    let mut shown = String::with_capacity(line.len() + 1);
+    for c in line.chars() {
+        if c.is_control() {
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown.push('\n');
+    print(&shown)
+}
+
 /// Page after page of the list of flows; `each` says what is made of a page.
+///
+/// # Errors
+/// Also [`AskError::Reply`], where a page does not begin behind the one before.
 fn pages(
     to: &mut Connection,
     filter: &Value,
     mut each: impl FnMut(Flows) -> Result<(), AskError>,
 ) -> Result<(), AskError> {
     let mut request = with_command("flows", filter.clone());
+    let mut from = 0;
     loop {
         let mut page: Flows = to.ask(&request)?;
         let next = page.next.take();
         each(page)?;
         let Some(next) = next else { return Ok(()) };
-        request["from"] = next.into();
+        if next <= from {
+            return Err(to.no_reply());
+        }
+        from = next;
+        request["from"] = from.into();
     }
 }
 
@@ -222,8 +244,8 @@ fn flows(to: &mut Connection, filter: &Value) -> Result<(), AskError> {
 /// A line for each flow.
 fn pages_as_they_are(to: &mut Connection, filter: &Value) -> Result<(), AskError> {
     pages(to, filter, |page| {
-        let line = |flow| serde_json::to_string(flow).map(|line| line + "\n").unwrap_or_default();
-        print(&page.flows.iter().map(line).collect::<String>())
+        let line = |flow| serde_json::to_string(flow).unwrap_or_default();
+        page.flows.iter().map(line).try_for_each(|line| print_line(&line))
     })
 }
 
@@ -242,7 +264,7 @@ fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
     let _followed: Value = to.ask(&request)?;
     to.be_patient()?;
     while let Some(line) = to.event()? {
-        print(&format!("{line}\n"))?;
+        print_line(&line)?;
     }
     Ok(())
 }
@@ -251,7 +273,7 @@ fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
 fn verbatim(to: &mut Connection, requests: &[String]) -> Result<(), AskError> {
     for request in requests {
         let reply = to.exchange(&request.replace('\n', " "))?;
-        print(&format!("{reply}\n"))?;
+        print_line(&reply)?;
     }
     if !requests.is_empty() {
         return Ok(());
@@ -263,7 +285,7 @@ fn verbatim(to: &mut Connection, requests: &[String]) -> Result<(), AskError> {
             continue;
         }
         let reply = to.exchange(&line)?;
-        print(&format!("{reply}\n"))?;
+        print_line(&reply)?;
     }
     Ok(())
 }
