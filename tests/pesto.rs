@@ -269,6 +269,22 @@ fn failure_behind(output: &Output) -> String {
 }
 
 #[test]
+fn who_is_cut_off_while_it_watches_is_told() {
+    for rest in [&b""[..], b"{\"event\":\"ru"] {
+        let cuts_off = |client: &mut UnixStream| {
+            replies(&[WATCHED])(client);
+            client
+                .write_all(&[&b"{\"event\":\"link-up\"}\n"[..], rest].concat())
+                .expect("it reads");
+        };
+        let output = with(&["watch"], &[&cuts_off]);
+        let said = failure_behind(&output);
+        assert!(said.contains("has closed the connection, and still listens: "), "{said}");
+        assert_eq!(text(&output.stdout), "{\"event\":\"link-up\"}\n");
+    }
+}
+
+#[test]
 fn a_reply_counts_though_the_request_was_not_taken() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("rules");

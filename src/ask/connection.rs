@@ -1,10 +1,11 @@
 //! The connection to a running program: requests and replies, line by line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use passt_frame::Errno;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -13,6 +14,9 @@ use crate::control::json::model::Problem;
 
 /// How long an answer may take: the program does nothing for longer than some milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a program that ends may take to close all of its sockets.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Bytes of the longest line that is taken: many times what the program sends.
 const LINE_BYTES: u64 = 16 << 20;
@@ -55,6 +59,26 @@ impl Connection {
     /// What came is no reply.
     pub(crate) fn no_reply(&self) -> AskError {
         AskError::Reply(self.path.clone())
+    }
+
+    /// The end of the events is none of the program's.
+    pub(crate) fn cut_off(&self) -> AskError {
+        AskError::CutOff(self.path.clone())
+    }
+
+    /// Whether the program goes on to listen at the path. A connection of another kind shows that, as it takes nobody's
+    /// place. One that ends closes its sockets one after the other.
+    pub(crate) fn is_listened_for(&self) -> bool {
+        let Ok(probe) = UnixDatagram::unbound() else { return false };
+        if probe.set_read_timeout(Some(ENDS_WITHIN / 10)).is_err() {
+            return false;
+        }
+        (0..10).all(|_| {
+            let refused = probe.connect(&self.path).err();
+            let errno = refused.and_then(|error| Errno::from_io_error(&error));
+            // Nobody writes to it: this is a pause.
+            errno == Some(Errno::PROTOTYPE) && probe.recv(&mut [0]).is_err()
+        })
     }
 
     /// Sends a line.

@@ -44,6 +44,12 @@ enum AskError {
         "{0} does not answer as a control socket does: give the path of --control or --control-ro"
     )]
     Reply(PathBuf),
+    /// It was followed, and says no more, though its program runs.
+    #[error(
+        "{0} has closed the connection, and still listens: watch again, and read faster: who does not read for some \
+         seconds is cut off, and one of those who watch where others wait"
+    )]
+    CutOff(PathBuf),
     /// The program refuses.
     #[error("{}", refusal(.0))]
     Refused(Problem),
@@ -256,6 +262,9 @@ fn metrics(to: &mut Connection) -> Result<(), AskError> {
 }
 
 /// Prints a line for each event, until the program ends.
+///
+/// # Errors
+/// Also [`AskError::CutOff`].
 fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
     let mut request = json!({ "command": "watch" });
     if !events.is_empty() {
@@ -266,7 +275,8 @@ fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
     while let Some(line) = to.event()? {
         print_line(&line)?;
     }
-    Ok(())
+    // Nobody listens any more where the program has ended.
+    if to.is_listened_for() { Err(to.cut_off()) } else { Ok(()) }
 }
 
 /// Passes requests on as they are, and prints the replies as they are.
