@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::options::Mode;
 use super::ports::PortProblem;
+use super::text::repeated;
 use crate::flow::fwd::{InterfaceName, Rule, RuleError};
 use crate::limits::{MAX_EGRESS_NAMES, MAX_EGRESS_RULES};
 
@@ -131,7 +132,7 @@ pub enum ConfError {
         error: Box<ConfError>,
     },
     /// A port specification does not follow the grammar.
-    #[error("Invalid port specifier '{ports}'")]
+    #[error("Invalid port specifier '{}'", repeated(ports))]
     PortSpecifier {
         /// The list of ports.
         ports: String,
@@ -224,8 +225,10 @@ impl ConfError {
     /// The cure of what is wrong with the ports `spec` of `option`. Where the packaged program has
     /// changed its words, the ones of before stand here: other programs know either.
     fn ports_cure(&self, option: &str, spec: &str) -> Option<String> {
+        let spec = repeated(spec);
         Some(match self {
             Self::PortSpecifier { ports, problem } => {
+                let ports = repeated(ports);
                 format!("Invalid port specifier {ports} in --{option} {spec}: {problem}")
             }
             Self::Rule { warning: RuleError::Conflict(_), .. } => format!(

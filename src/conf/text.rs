@@ -1,5 +1,6 @@
 //! Small pieces of text that several options are made of.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -13,4 +14,15 @@ pub(super) fn decimal<T: FromStr>(text: &str) -> Option<T> {
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inner.unwrap_or(text).parse().ok()
+}
+
+/// Bytes of an argument that a message repeats: whoever has many ports knows by its begin which one it is.
+const REPEATED_BYTES: usize = 96;
+
+/// An argument as messages repeat it: its begin, where it is long.
+pub(super) fn repeated(argument: &str) -> Cow<'_, str> {
+    if argument.len() <= REPEATED_BYTES {
+        return argument.into();
+    }
+    format!("{}...", &argument[..argument.floor_char_boundary(REPEATED_BYTES)]).into()
 }

@@ -266,11 +266,17 @@ fn what_is_too_much_is_told_shortly() {
         let program = Program::passt(&["-t", "none"]);
         let file = program.path("rules");
         std::fs::write(&file, "allow 192.0.2.0/24\n".repeat(20_000)).unwrap();
+        let ports: Vec<String> = (1..2000).map(|port| (port * 4).to_string()).collect();
         for (words, said) in [
             (
-                &["egress-replace", "control", "--file", file.to_str().unwrap()],
+                &["egress-replace", "control", "--file", file.to_str().unwrap()][..],
                 "The line is longer than 262144 bytes: send a shorter one",
             ),
+            (
+                &["rules-replace", "control", "-t", &ports.join(",")],
+                "...: join neighboring ports to ranges",
+            ),
+            (&["rules-add", "control", "-t", &format!("{},x", ports.join(","))], "'x' is no port"),
         ] {
             let output = program.pesto(words);
             let text = String::from_utf8(output.stderr).unwrap();
