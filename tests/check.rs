@@ -111,6 +111,29 @@ fn what_limits_is_no_failure() {
     assert!(lines.contains("ok       IPv4: like u0, 192.0.2.2/24\n"), "{lines}");
 }
 
+/// What is kept back is for no connection: half of a small limit, and of the rest half for what passes pasta's link by.
+#[test]
+fn descriptors_that_are_kept_back_are_no_connections() {
+    for (program, count) in [(PASST, 128), (PASTA, 64)] {
+        let lines = text(&on_machine("ulimit -n 256", program, &["--check"]).stdout);
+        let said = format!("descriptors: some {count} connections and ports at a time");
+        assert!(lines.contains(&said), "{lines}");
+    }
+}
+
+#[test]
+fn root_is_told_how_pasta_gets_low_ports() {
+    for (program, said) in
+        [(PASST, "cannot be forwarded"), (PASTA, "are forwarded with --netns-only")]
+    {
+        let lines = text(&on_machine("true", program, &["--check"]).stdout);
+        assert!(
+            lines.contains(&format!("limited  low ports: ports of the host below 1024 {said}")),
+            "{lines}"
+        );
+    }
+}
+
 #[test]
 fn a_front_end_is_judged_too() {
     let private =

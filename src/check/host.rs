@@ -1,16 +1,17 @@
 //! The kernel and its settings, asked by doing what the program will do, each in a process that ends at once.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket};
 use rustix::process::{Pid, Resource, WaitOptions, getegid, geteuid, getrlimit, waitpid};
 
 use super::finding::Finding;
 use crate::conf::host::{self, Template};
 use crate::conf::{Interfaces, Mode};
 use crate::flow::fwd::InterfaceName;
-use crate::limits::MAX_FLOWS;
+use crate::limits::{BYPASS_DESCRIPTORS, MAX_FLOWS, flow_sockets, kept_back};
 use crate::sys::landlock;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, Forked};
@@ -26,7 +27,7 @@ pub(super) fn findings(mode: Mode) -> Vec<Finding> {
         findings.extend([network_namespaces(), tap()]);
     }
     findings.extend(routes());
-    findings.extend([echo(), low_ports(), descriptors()]);
+    findings.extend([echo(), low_ports(mode), descriptors(mode)]);
     findings.extend(kernel());
     findings.extend(user());
     findings.extend(policy());
@@ -223,28 +224,41 @@ fn echo() -> Finding {
     }
 }
 
-fn low_ports() -> Finding {
+fn low_ports(mode: Mode) -> Finding {
     const TOPIC: &str = "low ports";
-    let first: u32 = setting("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    let first: u16 = setting("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .and_then(|text| text.parse().ok())
         .unwrap_or(1024);
-    // Also for root: the program is in a user namespace of its own when it listens.
-    if first == 0 {
-        Finding::fine(TOPIC, "all ports of the host can be forwarded")
-    } else {
-        Finding::limits(
-            TOPIC,
-            format!("ports of the host below {first} cannot be forwarded"),
-            "sysctl -w net.ipv4.ip_unprivileged_port_start=PORT",
-        )
+    let sysctl = "sysctl -w net.ipv4.ip_unprivileged_port_start=PORT";
+    // The program is in a user namespace of its own when it listens, also where root starts it.
+    match first {
+        0 => Finding::fine(TOPIC, "all ports of the host can be forwarded"),
+        _ if mode == Mode::Pasta && may_bind(first - 1) => {
+            let text = format!("ports of the host below {first} are forwarded with --netns-only");
+            Finding::limits(TOPIC, text, format!("add --netns-only, or {sysctl}"))
+        }
+        _ => {
+            let text = format!("ports of the host below {first} cannot be forwarded");
+            Finding::limits(TOPIC, text, sysctl)
+        }
     }
 }
 
-fn descriptors() -> Finding {
+/// Whether a port of the host may be bound to by who asks, be it free or not.
+fn may_bind(port: u16) -> bool {
+    let bound = socket(AddressFamily::INET, SocketType::STREAM, None)
+        .and_then(|socket| bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)));
+    bound != Err(Errno::ACCESS)
+}
+
+/// How many descriptors there are for connections and what listens: others are kept back.
+fn descriptors(mode: Mode) -> Finding {
     const TOPIC: &str = "descriptors";
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let most = limit.min(MAX_FLOWS as u64);
-    let text = format!("some {most} connections at a time");
+    let sockets = flow_sockets(limit);
+    let beside = if mode == Mode::Pasta { kept_back(sockets, BYPASS_DESCRIPTORS) } else { 0 };
+    let most = (sockets - beside).min(MAX_FLOWS);
+    let text = format!("some {most} connections and ports at a time");
     if limit >= PLENTY_OF_DESCRIPTORS {
         Finding::fine(TOPIC, text)
     } else {
