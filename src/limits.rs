@@ -225,6 +225,10 @@ pub(crate) const CONTROL_REPLY_BYTES: usize = 64 << 10;
 /// Control clients of one socket at a time: those that follow events, and some that ask.
 pub(crate) const CONTROL_PLACES: usize = 8;
 
+/// How often there is a line about control clients that were cut off. One that crowds out others takes a second, and the
+/// lines of all would take the place of everybody's in the log.
+pub(crate) const CUT_OFF_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long a control client may say nothing: longer than whoever asks each minute needs. Others do not have to wait
 /// for it.
 pub(crate) const CONTROL_SILENCE: Duration = Duration::from_secs(300);

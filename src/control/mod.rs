@@ -8,6 +8,7 @@
 //! | `configuration` | the protocol of `pesto`, by which forwarded ports change |
 //! | `hostfwd` | the protocol of slirp4netns's `--api-socket` |
 //! | `json` | the protocol of `--control` |
+//! | `cut_off` | what is said of clients that are cut off |
 //! | `words` | what is said of ports that cannot be opened |
 //!
 //! Whoever can connect is trusted with what the protocol can do, but not to be well: a client may send half a
@@ -17,6 +18,7 @@
 pub mod channel;
 mod client;
 pub mod configuration;
+mod cut_off;
 pub mod hostfwd;
 pub mod json;
 pub mod server;

@@ -11,6 +11,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::channel::Channel;
 use super::client::{Client, Crowd, End};
+use super::cut_off::CutOff;
 use crate::engine::{Calls, Engine, EventType, Exit, Source, SourceWatch};
 use crate::limits::CONTROL_RETRY;
 use crate::sys::socket;
@@ -78,6 +79,7 @@ pub struct Server<P> {
     watch: Option<SourceWatch>,
     /// When the socket is looked at again, which is not watched: places or descriptors have run out.
     closed: Option<Closed>,
+    cut_off: CutOff,
 }
 
 /// Why the listening socket is not watched.
@@ -102,7 +104,8 @@ impl<P: Protocol> Server<P> {
         rustix::io::ioctl_fionbio(&listener, true)?;
         let bytes = (kind.input_bytes, kind.output_bytes);
         let clients = protocols.into_iter().map(|protocol| Client::new(protocol, bytes)).collect();
-        Ok(Self { listener, kind, clients, watch: None, closed: None })
+        let (watch, closed, cut_off) = (None, None, CutOff::default());
+        Ok(Self { listener, kind, clients, watch, closed, cut_off })
     }
 
     /// Lets in who waits, as far as there are places. Once there are none, those who have one must be quick.
@@ -158,17 +161,18 @@ impl<P: Protocol> Server<P> {
             None => Ok(()),
         });
         if let Err(end) = gone {
-            self.dismiss(place, end);
+            self.dismiss(place, end, engine.now());
         }
     }
 
     /// A client goes: its place is for the next one.
-    fn dismiss(&mut self, place: usize, end: End) {
+    fn dismiss(&mut self, place: usize, end: End, now: Timestamp) {
         let Some(who) = self.clients[place].end() else { return };
         let name = self.kind.name;
         match end {
             End::Done | End::Left => log::debug!("{name} client, {who}: {end}"),
-            _ => log::warn!("{name} client, {who}: {end}: cut off"),
+            _ if self.cut_off.note(now) => log::warn!("{name} client, {who}: {end}: cut off"),
+            _ => log::debug!("{name} client, {who}: {end}: cut off"),
         }
         if self.closed == Some(Closed::Crowded) {
             self.set_closed(None);
@@ -263,7 +267,7 @@ impl<P: Protocol> Source for Server<P> {
             _ => None,
         };
         Calls {
-            at: deadlines.map(|(at, _)| at).chain(retry).min(),
+            at: deadlines.map(|(at, _)| at).chain(retry).chain(self.cut_off.due()).min(),
             each_turn: self.clients.iter().any(Client::wants_turns),
         }
     }
@@ -278,8 +282,11 @@ impl<P: Protocol> Source for Server<P> {
                 _ => {}
             }
             if let Some(end) = self.end_of(place, now) {
-                self.dismiss(place, end);
+                self.dismiss(place, end, now);
             }
+        }
+        if let Some(count) = self.cut_off.take(now) {
+            log::warn!("{count} more {} clients were cut off: --debug names them", self.kind.name);
         }
         if let Some(Closed::Exhausted(at)) = self.closed
             && at <= now

@@ -208,3 +208,18 @@ fn who_follows_events_and_asks_without_pause_leaves_time_to_others() {
         });
     });
 }
+
+/// The log is there for others, too.
+#[test]
+fn a_crowd_that_is_cut_off_is_told_of_once() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "8080"]);
+        let mut silent: Vec<UnixStream> = (0..30).map(|_| connect(&program)).collect();
+        for stream in silent.iter_mut().take(16) {
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it is cut off");
+        }
+        let messages = program.messages();
+        let told = messages.lines().filter(|line| line.contains("cut off")).count();
+        assert_eq!(told, 1, "{messages}");
+    });
+}
