@@ -91,6 +91,8 @@ pub(super) struct Core {
     pub(crate) initial_numbers: InitialNumbers,
     /// ICMP errors that the guest may be told of.
     pub(crate) icmp_errors: Budget,
+    /// Errors of routers on the guest's side that have told of a narrower path.
+    pub(crate) too_big: u64,
     /// Groups that the guest has joined.
     pub(crate) groups: Groups,
     /// What happens, for those who follow it.
@@ -124,6 +126,7 @@ impl Core {
             outbox: Outbox::default(),
             initial_numbers: InitialNumbers::default(),
             icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
+            too_big: 0,
             groups: Groups::default(),
         }
     }

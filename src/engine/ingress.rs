@@ -7,6 +7,7 @@ use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::core::Core;
 use super::datagrams::{self, DatagramRun, Datagrams};
+use super::path_mtu;
 use super::responders;
 use super::tcp::{self, StreamRuns};
 use crate::flow::network::Network;
@@ -16,6 +17,7 @@ use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::ip::{self, IpHead, L4Protocol};
 use crate::wire::l4::NDP_TYPES;
 use crate::wire::membership::MLD_TYPES;
+use crate::wire::too_big::is_too_big;
 use crate::wire::{DropReason, Fragment, Packet};
 
 /// What of a batch is not sent yet.
@@ -107,9 +109,7 @@ fn frame(
         L4Protocol::Icmpv6 if MLD_TYPES.contains(&icmp_type(&ip, head)?) => {
             datagrams::mld_from_guest(core, lease, index, &ip, out)
         }
-        L4Protocol::Icmp | L4Protocol::Icmpv6 => {
-            datagrams::echo_from_guest(core, to.datagrams, (lease, index), &ip, to.buffer, out)
-        }
+        L4Protocol::Icmp | L4Protocol::Icmpv6 => icmp(to, lease, index, &ip, out),
     }
 }
 
@@ -121,14 +121,14 @@ fn fragment(
     part: &Fragment,
     out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
-    let Receivers { core, datagrams, buffer, .. } = to;
     if part.place.is_whole() {
         let kind = icmp_type(&part.ip, lease.frames()[index].head())?;
         if NDP_TYPES.contains(&kind) {
             return Err(DropReason::Fragment);
         }
-        return datagrams::echo_from_guest(core, datagrams, (lease, index), &part.ip, buffer, out);
+        return icmp(to, lease, index, &part.ip, out);
     }
+    let Receivers { core, datagrams, .. } = to;
     let whole = datagrams::reassembled(core, datagrams, lease, index, part)?;
     match whole {
         Some(whole) if part.ip.protocol == L4Protocol::Tcp => {
@@ -157,6 +157,21 @@ fn check_family(network: &Network, ip: &IpHead) -> Result<(), DropReason> {
 
 fn icmp_type(ip: &IpHead, head: &[u8]) -> Result<u8, DropReason> {
     ip.l4(head)?.first().copied().ok_or(DropReason::Truncated)
+}
+
+/// Takes an ICMP message that is in one frame and neither neighbour discovery nor about groups.
+fn icmp(
+    to: &mut Receivers<'_>,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+    ip: &IpHead,
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
+    let Receivers { core, datagrams, buffer, .. } = to;
+    if is_too_big(ip.source.is_ipv4(), ip.l4(lease.frames()[index].head())?) {
+        return path_mtu::heed(core, lease, index, ip);
+    }
+    datagrams::echo_from_guest(core, datagrams, (lease, index), ip, buffer, out)
 }
 
 fn udp_or_dhcp(

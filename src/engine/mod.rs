@@ -83,6 +83,7 @@ mod net;
 mod one_shots;
 mod outbox;
 mod pace;
+mod path_mtu;
 mod quantum;
 mod ready;
 mod reserved_port;

@@ -82,6 +82,8 @@ event_types! {
     Signal => "signal",
     /// An event of something that is gone.
     Stale => "late event",
+    /// A router on the guest's side says that a packet is larger than its path takes.
+    TooBig => "path MTU told by guest",
 }
 
 /// Counters of events, and when they were last shown.
@@ -161,8 +163,13 @@ impl Stats {
     /// Takes over how many deadlines of TCP connections, and how many others, have expired so far.
     pub(super) fn set_timers(&mut self, tcp: u64, other: u64) {
         for (event, count) in [(EventType::TcpTimer, tcp), (EventType::Timer, other)] {
-            self.news |= std::mem::replace(&mut self.counts[event as usize], count) != count;
+            self.set(event, count);
         }
+    }
+
+    /// Takes over how many of these were counted elsewhere so far.
+    pub(super) fn set(&mut self, event: EventType, count: u64) {
+        self.news |= std::mem::replace(&mut self.counts[event as usize], count) != count;
     }
 
     /// Whether it is time for a report.

@@ -10,7 +10,7 @@ use rustix::time::Timespec;
 
 use super::link::{Clients, Door, Link};
 use super::source::{Exit, Source, Sources};
-use super::stats::{Stats, event_type};
+use super::stats::{EventType, Stats, event_type};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
 use super::{Counters, Engine, Token};
@@ -225,6 +225,7 @@ impl<L: Link> Worker<L> {
         let Some(stats) = &mut self.stats else { return };
         let expired = self.engine.expired;
         stats.set_timers(expired.tcp, expired.all - expired.tcp);
+        stats.set(EventType::TooBig, self.engine.core.too_big);
         if stats.is_due(now) {
             stats.report(now, &self.engine, &self.link);
         }

@@ -53,13 +53,13 @@ drop_reasons! {
     ForbiddenAddress => "forbidden-address",
     /// Port 0.
     PortZero => "port-zero",
-    /// An ICMP message other than an echo request.
+    /// An ICMP message other than an echo request, or an error that tells nothing.
     UnsupportedIcmp => "unsupported-icmp",
     /// An echo request for which the host grants no socket.
     EchoNotAllowed => "echo-not-allowed",
     /// A question that a responder ignores.
     UnansweredQuestion => "unanswered-question",
-    /// A TCP segment that belongs to no flow.
+    /// A TCP segment, or an ICMP error, that belongs to no flow.
     NoFlow => "no-flow",
     /// No free slot in the flow table.
     FlowTableFull => "flow-table-full",

@@ -164,10 +164,19 @@ pub(crate) fn parse(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
     let rest_len = frame_len - eth::HEADER_BYTES as u32;
     match ethernet.ether_type() {
         etherparse::EtherType::ARP => Ok(Packet::Arp),
-        etherparse::EtherType::IPV4 => parse_v4(rest, rest_len),
-        etherparse::EtherType::IPV6 => parse_v6(rest, rest_len),
+        etherparse::EtherType::IPV4 => parse_v4(eth::HEADER_BYTES, rest, rest_len),
+        etherparse::EtherType::IPV6 => parse_v6(eth::HEADER_BYTES, rest, rest_len),
         _ => Err(DropReason::UnknownEtherType),
     }
+}
+
+/// Parses the beginning of an IP packet that an ICMP error quotes (`v4` or IPv6): offsets are counted from there, and how
+/// much of the packet is quoted says nothing of its length.
+///
+/// # Errors
+/// The reason why it tells nothing.
+pub(crate) fn parse_quoted(v4: bool, quoted: &[u8]) -> Result<Packet, DropReason> {
+    if v4 { parse_v4(0, quoted, u32::MAX) } else { parse_v6(0, quoted, u32::MAX) }
 }
 
 fn packet(ip: IpHead, place: Option<Place>) -> Packet {
@@ -177,7 +186,8 @@ fn packet(ip: IpHead, place: Option<Place>) -> Packet {
     }
 }
 
-fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
+/// `bytes` begin at `start` of the frame, which has `len` from there on.
+fn parse_v4(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|e| too_short(&e))?;
     let header_len = u32::from(header.ihl()) * 4;
     let total = u32::from(header.total_len());
@@ -202,7 +212,7 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         IpNumber::ICMP => L4Protocol::Icmp,
         IpNumber::IGMP if place.is_whole() => {
             let source = header.source_addr().into();
-            let offset = eth::HEADER_BYTES + header_len as usize;
+            let offset = start + header_len as usize;
             return Ok(Packet::Igmp(IgmpHead { source, offset, len: total - header_len }));
         }
         _ => return Err(DropReason::UnknownProtocol),
@@ -215,7 +225,7 @@ fn parse_v4(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         may_be_cut: !place.is_whole() || bytes[6] & 0x40 == 0,
         flow_label: 0,
         protocol,
-        l4_offset: eth::HEADER_BYTES + header_len as usize,
+        l4_offset: start + header_len as usize,
         l4_len: total - header_len,
     };
     Ok(packet(ip, Some(place).filter(|place| !place.is_whole())))
@@ -228,7 +238,7 @@ fn too_short(error: &etherparse::err::ipv4::HeaderSliceError) -> DropReason {
     }
 }
 
-fn parse_v6(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
+fn parse_v6(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
     let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|e| match e {
         etherparse::err::ipv6::HeaderSliceError::Len(_) => DropReason::Truncated,
         etherparse::err::ipv6::HeaderSliceError::Content(_) => DropReason::Malformed,
@@ -246,7 +256,7 @@ fn parse_v6(bytes: &[u8], len: u32) -> Result<Packet, DropReason> {
         may_be_cut: walk.place.is_some_and(|place| !place.is_whole()),
         flow_label: header.flow_label().value(),
         protocol: walk.protocol,
-        l4_offset: eth::HEADER_BYTES + 40 + walk.bytes as usize,
+        l4_offset: start + 40 + walk.bytes as usize,
         l4_len: payload - walk.bytes,
     };
     Ok(packet(ip, walk.place))

@@ -14,6 +14,7 @@ pub mod l4;
 pub(crate) mod membership;
 pub mod seq;
 pub(crate) mod tcp;
+pub(crate) mod too_big;
 
 pub use drop_reason::DropReason;
 pub use eth::Mac;

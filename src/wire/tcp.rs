@@ -4,6 +4,9 @@ use std::ops::BitOr;
 
 use super::SeqNr;
 
+/// Bytes of a header without options.
+pub(crate) const HEADER_BYTES: u32 = 20;
+
 /// Control bits of a segment, as they stand in byte 13 of the header.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flags(pub u8);

@@ -34,6 +34,7 @@ mod namespace;
 mod neighbours;
 mod pace;
 mod packet;
+mod path_mtu;
 mod quantum;
 mod queues;
 mod reserved;

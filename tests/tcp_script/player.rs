@@ -13,6 +13,7 @@
 //! | `queue 500` | the socket, which has failed, has 500 bytes in its queue |
 //! | `room 500` | the socket's send buffer takes 500 bytes, whenever that is asked |
 //! | `port` | the link has buffers again |
+//! | `toobig 1 1360` | the segment at 1 is too big, and 1,360 bytes are not; with `-x`: that is not believed |
 //! | `setback` | the guest's machine was set back to an earlier state |
 //! | `data 0 500 1` | asks for 500 bytes at offset 0, to be sent from sequence 1 |
 //! | `= sent 500`, `= drained 20`, `= empty`, `= eof`, `= noroom`, `= failed` | what came of that |
@@ -91,7 +92,7 @@ impl Player {
 
     fn input(&mut self, verb: &str, rest: &str, line: &str) -> bool {
         // A run is one input: nothing is polled between its segments and its write.
-        if matches!(verb, "!" | "t" | "unread" | "us" | "port" | "setback") {
+        if matches!(verb, "!" | "t" | "unread" | "us" | "port" | "setback" | "toobig") {
             self.expect_quiet(line);
         }
         let now = self.now;
@@ -107,6 +108,13 @@ impl Player {
             "queue" => self.conn().on_queue(number(rest)),
             "room" => self.room = number(rest),
             "port" => self.conn().on_port_room(now),
+            "toobig" => {
+                let (at, heeded) =
+                    rest.split_once(" -x").map_or((rest, true), |(at, _)| (at, false));
+                let (seq, mss) = at.split_once(' ').expect("a number and a size");
+                let seq = OUR_ISN + number::<i64>(seq) as u32;
+                assert_eq!(self.conn().on_too_big(now, seq, number(mss)), heeded, "{line}");
+            }
             "setback" => self.conn().on_guest_set_back(),
             "=" => self.conn().on_data(now, data(rest)),
             "delays" => self.config.acks_may_wait = true,

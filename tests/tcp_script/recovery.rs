@@ -1,6 +1,6 @@
 //! What was lost, late or twice is put right.
 
-use crate::{IN_FLIGHT, OPEN, play, script};
+use crate::{IN_FLIGHT, OPEN, OUTBOUND, play, script};
 
 #[test]
 fn rfc5681_3_2_third_duplicate_sends_one_segment_again() {
@@ -338,4 +338,48 @@ fn rfc9293_3_8_6_2_1_segments_are_no_larger_than_half_of_the_window() {
     script(&[&open("win=2048"), two]);
     // A window as small as a segment was then is used as a whole.
     script(&[&open("win=500"), "! readable\ndata 0 500 1\n= sent 500"]);
+
+#[test]
+fn rfc1191_6_4_what_is_too_big_goes_again_at_once_and_smaller() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "toobig 1 1360
+         data 0 9520 1
+         = drained 3000
+         toobig 1461 1360
+         toobig 1361 1400
+         > A 1 ack=3001
+         discard 3000
+         ! readable
+         data 0 9520 3001
+         = drained 1360
+         t 1000
+         data 0 1360 3001
+         = sent 1360
+         toobig 3001 512
+         data 0 9728 3001
+         = sent 1360",
+    ]);
+}
+
+#[test]
+fn rfc5927_4_1_only_what_is_under_way_can_be_too_big() {
+    script(&[
+        OPEN,
+        "toobig 1 1360 -x
+         toobig 0 1360 -x",
+        IN_FLIGHT,
+        "> A 1 ack=1461
+         discard 1460
+         toobig 1460 1360 -x
+         toobig 3001 1360 -x
+         ! readable
+         data 1540 7300 3001
+         = empty
+         toobig 3000 1360
+         data 0 9520 1461
+         = sent 1540",
+    ]);
+    script(&[OUTBOUND, "toobig 0 1360 -x"]);
 }

@@ -58,11 +58,12 @@ use held::Held;
 
 use super::core::Core;
 use super::state::FlowKind;
+use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::limits::ANSWERED_TIMEOUT;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::wire::eth;
-use crate::wire::ip::max_l4_bytes;
+use crate::wire::ip::{L4Protocol, max_l4_bytes};
 
 const _: () =
     assert!(MAX_FRAME_BYTES as usize >= eth::HEADER_BYTES + 40 + max_l4_bytes(false) as usize);
@@ -79,6 +80,13 @@ pub(super) struct Datagrams {
     held: Held,
     /// The operator was told that echo sockets are not allowed.
     ping_refused: bool,
+}
+
+/// Whether a flow has sent the guest what goes to it on `side`: one of two, or one with anybody.
+pub(super) fn goes_to(core: &Core, protocol: L4Protocol, side: &Side) -> bool {
+    let flows = &core.flows;
+    let with_anybody = || flows.find(protocol, &anybody::guest_side(side.endpoint)).is_some();
+    flows.find(protocol, side).is_some() || (protocol == L4Protocol::Udp && with_anybody())
 }
 
 /// An event of a datagram flow's socket.

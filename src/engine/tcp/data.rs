@@ -13,8 +13,7 @@ use crate::engine::state::{PeekOffset, TcpState};
 use crate::flow::tcp::{Conn, DataResult, Flags};
 use crate::sys::stream;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
-
-const TCP_HEADER_BYTES: u32 = 20;
+use crate::wire::tcp::HEADER_BYTES as TCP_HEADER_BYTES;
 
 /// Room reserved for a flow that has not sent much yet: one page.
 const FIRST_READ_BYTES: u32 = 4096;

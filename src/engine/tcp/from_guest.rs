@@ -22,10 +22,10 @@ use crate::flow::tcp::{Conn, Drop, Flags, SocketEvent, reset_for};
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
-use crate::wire::DropReason;
 use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::{TcpHead, checksum_is_right};
+use crate::wire::{DropReason, SeqNr};
 
 /// Runs at most that are gathered at once.
 const RUNS: usize = 4;
@@ -210,6 +210,30 @@ pub(in crate::engine) fn whole_from_guest(
         let bytes = &segment[start..start + accept.len as usize];
         write(core, id, accept.len, InMemory(bytes));
     }
+    Ok(())
+}
+
+/// A router on the guest's side says that the segment at `seq` of the connection with `side` was too big: no payload of more
+/// than `mss` bytes gets through.
+///
+/// # Errors
+/// There is no such connection, or no such segment under way.
+pub(in crate::engine) fn on_too_big(
+    core: &mut Core,
+    side: &Side,
+    seq: SeqNr,
+    mss: u16,
+) -> Result<(), DropReason> {
+    let id = core.flows.find(L4Protocol::Tcp, side).ok_or(DropReason::NoFlow)?;
+    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
+    if flow.state.frozen {
+        return Err(DropReason::LinkDown);
+    }
+    if !tcp.conn.on_too_big(core.now, seq, mss) {
+        return Err(DropReason::NoFlow);
+    }
+    core.flows.mark_ready(id);
     Ok(())
 }
 

@@ -5,8 +5,9 @@ use crate::time::Timestamp;
 
 use super::boundary::{Accept, Drop};
 use super::conn::{Conn, State};
-use super::limits::{DUPLICATE_ACKS, WINDOW_MAX};
+use super::limits::{DUPLICATE_ACKS, MIN_MSS, WINDOW_MAX};
 use super::send::Acked;
+use crate::wire::seq::SeqNr;
 use crate::wire::tcp::{Flags, Segment};
 
 impl Conn {
@@ -29,6 +30,24 @@ impl Conn {
         }
         self.keep_time(now);
         accept
+    }
+
+    /// A router on the guest's side says that the segment at `seq` was larger than its path takes: no segment has more than
+    /// `mss` bytes from now on, and what is outstanding goes again at once (RFC 1191, section 6.4). False if nothing at `seq`
+    /// is under way (RFC 5927, section 4.1).
+    pub fn on_too_big(&mut self, now: Timestamp, seq: SeqNr, mss: u16) -> bool {
+        if self.state != State::Established || !self.send.is_under_way(seq) {
+            return false;
+        }
+        // Of a flight, each segment may come back.
+        if mss < self.send.mss {
+            self.send.mss = mss.max(MIN_MSS);
+            self.send.rewind();
+            // It was no loss by congestion, and the router has answered.
+            self.retry.progress();
+            self.keep_time(now);
+        }
+        true
     }
 
     /// The guest gave up: so does the peer's side.

@@ -182,6 +182,11 @@ impl Send {
         self.una != self.max
     }
 
+    /// Whether the number `seq` was sent and not acknowledged yet.
+    pub(crate) fn is_under_way(&self, seq: SeqNr) -> bool {
+        !seq.before(self.una) && seq.before(self.max)
+    }
+
     /// Whether the guest has acknowledged our FIN.
     pub(crate) fn is_fin_acked(&self) -> bool {
         self.ended && self.una.after(self.eof)
@@ -341,7 +346,7 @@ impl Send {
     }
 
     /// Starts again from the first byte not acknowledged.
-    fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.nxt = self.una;
         self.recover = self.max;
         self.duplicates = 0;
