@@ -23,7 +23,8 @@ use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::stations::Stations;
 use crate::time::Timestamp;
 use crate::wire::build::HeaderTemplate;
-use crate::wire::ip::L4Protocol;
+use crate::wire::ip::{L4Protocol, ip_header_bytes};
+use crate::wire::tcp::HEADER_BYTES;
 use crate::wire::{DropReason, Mac};
 
 /// What the operator decides of addresses, as one value.
@@ -210,6 +211,18 @@ impl Net {
             0 => 1500,
             mtu => u32::from(mtu).max(68),
         }
+    }
+
+    /// The largest IP packet that is sent whole to the guest's end of `side`, in bytes.
+    pub(crate) fn mtu_to(&self, side: &Side) -> u32 {
+        self.stations.width(side.endpoint.ip(), self.link_mtu())
+    }
+
+    /// The guest's side has sent a SYN from `address` with a segment size of `mss` bytes.
+    pub(crate) fn learn_mss(&mut self, address: IpAddr, mss: u16) {
+        let headers = ip_header_bytes(address.is_ipv4()) + HEADER_BYTES;
+        let mtu = u16::try_from(u32::from(mss) + headers).unwrap_or(u16::MAX);
+        self.stations.show_width(address, mtu, self.link_mtu());
     }
 
     /// Addresses that stand for the host or its name server have our Ethernet address, whatever its neighbours say.

@@ -1,6 +1,6 @@
 //! Paths on the guest's side that are narrower than its link, to containers or machines behind the guest: what a router there
 //! says of packets of ours that do not fit (RFC 1191, RFC 8201). It is believed of what is under way only, as far as the
-//! quoted headers tell (RFC 5927, section 4.1); the worst that a lie does is small segments.
+//! quoted headers tell (RFC 5927, section 4.1); the worst that a lie does is small segments. Datagrams that are larger go in fragments from then on.
 
 use passt_frame::{FromGuestLease, Part};
 
@@ -42,6 +42,7 @@ pub(super) fn heed(
         told.destination,
         told.mtu
     );
+    core.net.stations.tell_width(told.destination, told.mtu);
     core.too_big += 1;
     Ok(())
 }

@@ -5,6 +5,9 @@
 //! was learned longest ago, and what is not known goes to the station that spoke last, which is the only one
 //! as a rule.
 //!
+//! Of an address it is known, too, how large a packet may be to get there whole, where that is less than what the link takes: a
+//! guest need not have taken over the MTU that it was told, and behind it there may be narrower links.
+//!
 //! A station answers for its addresses itself. One that is gone does not: then who looks for the address asks again, and that
 //! is how it may show. Answers among stations do not pass here, so that we ask, too, before it is given up.
 
@@ -22,6 +25,10 @@ const QUESTIONS: u8 = 3;
 /// Most addresses that are kept: a bridge with a handful of virtual machines, several addresses each.
 pub(crate) const MAX_STATIONS: usize = 128;
 
+/// Every Ethernet device takes packets of so many bytes. A SYN with a smaller segment size does not tell of a smaller MTU: small
+/// stacks have no room for larger segments, and may not put fragments together.
+const ETHERNET_MTU: u16 = 1500;
+
 /// What is known of one address.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -31,6 +38,16 @@ struct Entry {
     learned: u64,
     /// The station that has asked for the address since it was last used, when, and how often in a row.
     asked: Option<(Mac, Timestamp, u8)>,
+    width: Width,
+}
+
+/// The largest packets for an address, in bytes, where they are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Width {
+    /// By its latest SYN, if that is less than what its link takes.
+    shown: Option<u16>,
+    /// By a router in front of it; it only becomes smaller.
+    told: Option<u16>,
 }
 
 /// The table, sorted by address.
@@ -42,12 +59,14 @@ pub(crate) struct Stations {
     changes: u64,
     /// There is more than one station.
     several: bool,
+    /// Of some address a width is known.
+    narrow: bool,
 }
 
 impl Default for Stations {
     fn default() -> Self {
         let entries = Vec::with_capacity(MAX_STATIONS);
-        Self { entries, last: None, changes: 0, several: false }
+        Self { entries, last: None, changes: 0, several: false, narrow: false }
     }
 }
 
@@ -59,14 +78,15 @@ impl Stations {
         }
         self.last = Some((address, mac));
         self.changes += 1;
-        let entry = Entry { address, mac, learned: self.changes, asked: None };
+        let width = Width::default();
+        let entry = Entry { address, mac, learned: self.changes, asked: None, width };
         match self.position(address) {
-            Ok(at) => {
-                let before = std::mem::replace(&mut self.entries[at], entry);
-                if before.mac == mac {
-                    return;
-                }
+            Ok(at) if self.entries[at].mac == mac => {
+                let width = self.entries[at].width;
+                self.entries[at] = Entry { width, ..entry };
+                return;
             }
+            Ok(at) => self.entries[at] = entry,
             Err(_) => {
                 if self.entries.len() >= MAX_STATIONS {
                     self.forget_oldest();
@@ -101,6 +121,36 @@ impl Stations {
         times + 1 == QUESTIONS
     }
 
+    /// Notes what a SYN from `address` shows: that packets of up to `mtu` bytes reach it, on a link that takes `link`.
+    pub(crate) fn show_width(&mut self, address: IpAddr, mtu: u16, link: u32) {
+        let shown = Some(mtu.max(ETHERNET_MTU)).filter(|&mtu| u32::from(mtu) < link);
+        if (shown.is_some() || self.narrow)
+            && let Ok(at) = self.position(address)
+        {
+            self.entries[at].width.shown = shown;
+            self.narrow = self.entries.iter().any(|entry| entry.width != Width::default());
+        }
+    }
+
+    /// Notes what a router says: no packet of more than `mtu` bytes reaches `address`.
+    pub(crate) fn tell_width(&mut self, address: IpAddr, mtu: u16) {
+        if let Ok(at) = self.position(address) {
+            let told = &mut self.entries[at].width.told;
+            *told = Some(told.map_or(mtu, |before| before.min(mtu)));
+            self.narrow = true;
+        }
+    }
+
+    /// The largest packet that reaches `address` whole, in bytes, on a link that takes `link`.
+    pub(crate) fn width(&self, address: IpAddr, link: u32) -> u32 {
+        if !self.narrow {
+            return link;
+        }
+        let width = self.position(address).map(|at| self.entries[at].width).unwrap_or_default();
+        let known = [width.shown, width.told].into_iter().flatten();
+        known.map(u32::from).fold(link, u32::min)
+    }
+
     /// The Ethernet address of the station that uses `address`, if one is known to.
     pub(crate) fn find(&self, address: IpAddr) -> Option<Mac> {
         self.position(address).ok().map(|at| self.entries[at].mac)
@@ -119,7 +169,7 @@ impl Stations {
     /// Forgets all: another guest is there.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
-        (self.last, self.several) = (None, false);
+        (self.last, self.several, self.narrow) = (None, false, false);
     }
 
     fn forget_oldest(&mut self) {
@@ -208,6 +258,38 @@ mod tests {
         table.learn(address, OTHER);
         assert_eq!(table.find(address), Some(OTHER), "it has come back");
         assert!(!table.on_question(ip("192.0.2.4"), ONE, at(140)));
+    }
+
+    #[test]
+    fn an_address_has_the_least_width_that_is_known_of_it() {
+        let (mut table, one, other) = (Stations::default(), ip("192.0.2.2"), ip("2001:db8::2"));
+        const LINK: u32 = 65520;
+        table.tell_width(one, 1400);
+        table.show_width(one, 1500, LINK);
+        assert_eq!(table.width(one, LINK), LINK, "it has sent nothing");
+        table.learn(one, ONE);
+        table.learn(other, ONE);
+        for (mtu, width) in [(65520, LINK), (1500, 1500), (576, 1500), (9000, 9000), (65520, LINK)]
+        {
+            table.show_width(one, mtu, LINK);
+            assert_eq!((table.width(one, LINK), table.narrow), (width, width < LINK), "{mtu}");
+        }
+        table.show_width(one, 576, 1500);
+        table.show_width(one, 1500, 1400);
+        assert!(!table.narrow, "the link itself takes no more");
+        for (mtu, width) in [(1400, 1400), (1450, 1400), (1300, 1300)] {
+            table.tell_width(other, mtu);
+            table.show_width(other, 1500, LINK);
+            assert_eq!(table.width(other, LINK), width);
+        }
+        table.learn(one, ONE);
+        table.learn(other, ONE);
+        assert_eq!([one, other].map(|address| table.width(address, LINK)), [LINK, 1300]);
+        table.learn(other, OTHER);
+        assert_eq!(table.width(other, LINK), LINK, "another station has it");
+        table.tell_width(other, 1300);
+        table.clear();
+        assert!(!table.narrow);
     }
 
     #[test]

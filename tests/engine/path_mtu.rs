@@ -3,12 +3,15 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use passt::wire::DropReason;
+use passt_frame::FrameMeta;
 
-use crate::datagrams::known;
+use crate::datagrams::{awaited, bound, guest_at, known};
+use crate::fragments::whole;
 use crate::namespace::isolated;
-use crate::packet::{self, ACK};
+use crate::packet::{self, ACK, SYN};
 use crate::world::{FAMILIES, Family, Setup, World};
 
 /// Turns in which a few packets are done with.
@@ -108,6 +111,93 @@ fn rfc5927_4_1_errors_about_what_is_not_under_way_do_nothing() {
             assert_eq!(world.drops(DropReason::NoFlow), 3);
             peer.write_all(&[8; 1460]).expect("sent");
             assert_eq!(payload(&world.frames(1)[0]), 1460, "as large as before");
+        }
+    });
+}
+
+/// The frames that make the next message for the guest; put together, it has `bytes` behind its L4 header, and no
+/// packet is larger than `mtu`.
+fn message(world: &mut World, family: Family, bytes: usize, mtu: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for _ in 0..TURNS {
+        let busy = world.turn(Duration::from_millis(2));
+        frames.extend(world.received());
+        if !busy && !frames.is_empty() {
+            break;
+        }
+    }
+    for frame in &frames {
+        assert!(frame.len() <= 14 + mtu, "{family:?}: {} bytes in a frame", frame.len());
+    }
+    let made =
+        whole(frames.iter().map(|frame| (frame.clone(), FrameMeta::default())).collect(), mtu);
+    assert_eq!(made.len(), 1, "{family:?}");
+    assert_eq!(made[0].0.len(), packet::l4_offset(family.guest()) + 8 + bytes, "{family:?}");
+    frames
+}
+
+/// A datagram of the host's, and the reply to a ping of the guest's.
+fn both(world: &mut World, family: Family, bytes: usize, mtu: usize) -> [Vec<Vec<u8>>; 2] {
+    let host = bound(family.host_at(9000));
+    world.send(packet::udp(guest_at(family), family.host_at(9000), b"?"));
+    world.settle(TURNS);
+    let (_, from) = awaited(&host);
+    host.send_to(&vec![7; bytes], from).expect("sent");
+    let datagram = message(world, family, bytes, mtu);
+    world.send(packet::echo(family.guest(), family.host(), 0x1234, 7, &vec![7; bytes]));
+    [datagram, message(world, family, bytes, mtu)]
+}
+
+/// Windows takes no MTU from DHCP, and cards that QEMU emulates drop larger frames.
+#[test]
+fn a_guest_whose_syns_show_a_smaller_mtu_gets_no_larger_packets() {
+    isolated(|| {
+        for (family, mtu) in [(Family::V4, 1500), (Family::V6, 1520)] {
+            let mut world = known(&Setup { mtu: 65520, ..Setup::default() });
+            for frames in both(&mut world, family, 3000, 65520) {
+                assert_eq!(frames.len(), 1, "nothing is known yet");
+            }
+            let (from, to) = (SocketAddr::new(family.guest(), 40000), family.host_at(8000));
+            world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
+            world.frames(1);
+            for frames in both(&mut world, family, 3000, mtu) {
+                assert_eq!(frames.len(), 3);
+            }
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+#[test]
+fn datagrams_larger_than_a_router_says_go_in_fragments() {
+    isolated(|| {
+        for family in FAMILIES {
+            for which in 0..2 {
+                let mut world = known(&Setup::default());
+                let frames = both(&mut world, family, 1400, 1500);
+                assert_eq!(frames.each_ref().map(Vec::len), [1, 1]);
+                world.send(too_big(&frames[which][0], NARROW, 1200));
+                world.settle(TURNS);
+                assert_eq!((world.received().len(), world.all_drops()), (0, 0));
+                let frames = both(&mut world, family, 1400, NARROW as usize);
+                assert_eq!(frames.each_ref().map(Vec::len), [2, 2]);
+            }
+            // Of no flow.
+            let mut world = known(&Setup::default());
+            let mut frames = both(&mut world, family, 1400, 1500);
+            let port = packet::l4_offset(family.guest()) + 3;
+            frames[0][0][port] ^= 1;
+            world.send(too_big(&frames[0][0], NARROW, 1200));
+            world.settle(TURNS);
+            assert_eq!(world.drops(DropReason::NoFlow), 1);
+            assert_eq!(both(&mut world, family, 1400, 1500).map(|frames| frames.len()), [1, 1]);
+            // A connection tells of its address as a whole.
+            let (_, _peer, frames) = connection(&mut world, family);
+            world.send(too_big(&frames[0], NARROW, 1200));
+            world.settle(TURNS);
+            world.received();
+            let frames = both(&mut world, family, 1400, NARROW as usize);
+            assert_eq!(frames.map(|frames| frames.len()), [2, 2]);
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Datagrams to the guest that do not go in one frame: they are larger than the MTU of its link, or than its driver's
-//! buffers. They go in fragments (RFC 791, section 3.2; RFC 8200, section 4.5), each as large as both allow, and
+//! Datagrams to the guest that do not go in one frame: they are larger than the MTU of its link, or of the way behind it as
+//! far as that is known ([`Net::mtu_to`](crate::engine::net::Net::mtu_to)), or than its driver's buffers. They go in fragments (RFC 791, section 3.2; RFC 8200, section 4.5), each as large as both allow, and
 //! the guest's kernel puts them together.
 //!
 //! The checksum is in the first fragment and is over all bytes, so a datagram is in private memory when it is
@@ -32,7 +32,7 @@ pub(super) enum Sent {
     NeverFits,
 }
 
-/// Whether a datagram with `payload_bytes` behind its L4 header goes over a link of `mtu` in one packet.
+/// Whether a datagram with `payload_bytes` behind its L4 header goes over a way of `mtu` in one packet.
 pub(super) fn fits(template: &HeaderTemplate, mtu: u32, payload_bytes: u32) -> bool {
     ip_header_bytes(template.is_v4()) + UDP_HEADER_BYTES + payload_bytes <= mtu
 }
@@ -43,7 +43,7 @@ impl Datagram<'_> {
         UDP_HEADER_BYTES + self.payload.len() as u32
     }
 
-    /// Sends what the guest has not got yet, over a link of `mtu`.
+    /// Sends what the guest has not got yet, over a way of `mtu`.
     pub(super) fn send(
         &self,
         outbox: &mut Outbox,

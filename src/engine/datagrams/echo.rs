@@ -108,7 +108,7 @@ fn answer_for_host(
     let side = Side { pif: Pif::Tap, ours: asked, endpoint: guest };
     let template = core.net.template(&side, ip.protocol, 0);
     request[0] = reply_kind(template.is_v4());
-    match send_reply(&mut core.outbox, out, &template, core.net.link_mtu(), request) {
+    match send_reply(&mut core.outbox, out, &template, core.net.mtu_to(&side), request) {
         Sent::Done => Ok(()),
         Sent::NoRoom => Err(DropReason::NoGuestRoom),
         Sent::NeverFits => Err(DropReason::TooLarge),
@@ -133,6 +133,8 @@ struct Way<'a> {
     /// That is a group, or all of a network.
     to_many: bool,
     template: HeaderTemplate,
+    /// The largest IP packet that reaches the guest whole.
+    mtu: u32,
     /// Bytes of the guest's largest request.
     largest: u32,
     /// Replies that the guest has got, and their bytes.
@@ -163,6 +165,7 @@ pub(super) fn serve(
         peer: flow.sides[1 - tap].endpoint.ip(),
         to_many,
         template: core.net.template(&side, protocol, 0),
+        mtu: core.net.mtu_to(&side),
         largest,
         replies: 0,
         bytes: 0,
@@ -206,7 +209,7 @@ impl Way<'_> {
         }
         let len = self.largest.saturating_sub(UDP_HEADER_BYTES);
         if delivered.cut == 0
-            && fits(&self.template, self.net.link_mtu(), len)
+            && fits(&self.template, self.mtu, len)
             && let Some(moved) = self.in_one_frame(&mut head, len)
         {
             return moved;
@@ -267,8 +270,8 @@ impl Way<'_> {
         let len = message.len().min(self.largest as usize);
         let message = &mut message[..len];
         l4::set_echo_identifier(message, self.side.endpoint.port());
-        let mtu = self.net.link_mtu();
-        let sent = send_message(self.outbox, self.out, &self.template, (mtu, delivered), message);
+        let way = (self.mtu, delivered);
+        let sent = send_message(self.outbox, self.out, &self.template, way, message);
         match sent {
             Sent::Done => drop_head(self.fd),
             Sent::NoRoom => return Some(Served::NoRoom),

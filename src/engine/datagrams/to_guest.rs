@@ -17,7 +17,7 @@
 //!
 //! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
 //!
-//! What does not fit the guest's link, or its driver's buffers, goes in fragments; see `cut`.
+//! What does not fit the guest's link, the way behind it, or its driver's buffers goes in fragments; see `cut`.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -61,7 +61,7 @@ struct Way<'a> {
     names: Option<(&'a Net, Side)>,
     /// What the guest itself has sent, if it may come back.
     own: Option<groups::Own<'a>>,
-    /// The largest IP packet on the guest's link.
+    /// The largest IP packet that reaches the guest whole.
     mtu: u32,
     /// What finds no room after it was received can be kept.
     may_keep: bool,
@@ -86,7 +86,7 @@ pub(super) fn serve(
     let side = flow.sides[tap];
     let names = core.net.reads_names(&side).then_some((&core.net, side));
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.link_mtu(), &mut core.outbox);
+    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.mtu_to(&side), &mut core.outbox);
     let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
     let (unsent, bytes) = (None, 0);
     let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
@@ -147,7 +147,7 @@ pub(in crate::engine) fn first_to_guest(
     out.select(flow.state.queue);
     let senders = Senders::peer(&core.net, &flow.sides[tap]);
     let fd = queue.fd(&core.listeners, &core.flows)?;
-    let (mtu, outbox) = (core.net.link_mtu(), &mut core.outbox);
+    let (mtu, outbox) = (core.net.mtu_to(&flow.sides[tap]), &mut core.outbox);
     let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
     let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
     let mut delivered = queue.delivered(&core.flows);

@@ -135,6 +135,9 @@ pub(in crate::engine) fn from_guest(
         ours: Endpoint::new(ip.destination, head.destination_port),
         endpoint: Endpoint::new(ip.source, head.source_port),
     };
+    if let Some(mss) = head.segment.mss {
+        core.net.learn_mss(ip.source, mss);
+    }
     let opens = opens(&head);
     let (place, id) = match runs.place(&side) {
         Some(found) if !opens => found,
