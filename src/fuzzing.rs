@@ -71,7 +71,7 @@ pub struct L4 {
 /// Why it is to be dropped.
 pub fn head(head: &[u8], frame_len: u32) -> Result<Head, DropReason> {
     Ok(match ip::parse(head, frame_len)? {
-        Packet::Arp => Head::Arp,
+        Packet::Arp(_) => Head::Arp,
         Packet::Igmp(igmp) => Head::Igmp(igmp.source, igmp.offset, igmp.len),
         Packet::Ip(ip) => Head::Ip(plain(&ip), None),
         Packet::Fragment(Fragment { ip, place }) => {

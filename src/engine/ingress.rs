@@ -80,7 +80,7 @@ fn frame(
     log::trace!("from guest: {} bytes, {}", frame.len, frame.meta);
     let packet = ip::parse(head, frame.len)?;
     let ip = match packet {
-        Packet::Arp => return responders::arp(core, head, out),
+        Packet::Arp(at) => return responders::arp(core, &head[at..], out),
         Packet::Igmp(igmp) => {
             if core.net.network.v4.is_none() {
                 return Err(DropReason::FamilyDisabled);

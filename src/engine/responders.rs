@@ -113,8 +113,11 @@ fn look_for(core: &mut Core, out: &mut dyn ToGuest, target: IpAddr, asker: Mac) 
 }
 
 /// Answers an ARP question.
-pub(super) fn arp(core: &mut Core, head: &[u8], out: &mut dyn ToGuest) -> Result<(), DropReason> {
-    let message = &head[eth::HEADER_BYTES..];
+pub(super) fn arp(
+    core: &mut Core,
+    message: &[u8],
+    out: &mut dyn ToGuest,
+) -> Result<(), DropReason> {
     if let Some((sender, mac)) = arp::sender(message) {
         heed(core, out, sender.into(), mac);
         if let Some(target) = arp::asked_for(message) {

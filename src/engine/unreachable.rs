@@ -123,13 +123,14 @@ pub(super) fn tell_of_frame(
     }
     let frame = &lease.frames()[index];
     let Ok(Packet::Ip(ip)) = ip::parse(frame.head(), frame.len) else { return };
-    let len = (ip.l4_offset - eth::HEADER_BYTES) as u32 + ip.l4_len;
+    let start = ip::ip_offset(frame.head());
+    let len = (ip.l4_offset - start) as u32 + ip.l4_len;
     let Some(why) = Unreachable::of_drop(reason, mtu.filter(|&mtu| mtu < len)) else { return };
     if is_reset(ip.protocol, reason) {
         return;
     }
     let mut quoted = [0; MESSAGE_BYTES[1] - ICMP_HEADER_BYTES];
-    let part = Part { frame: index, offset: eth::HEADER_BYTES as u32, len };
+    let part = Part { frame: index, offset: start as u32, len };
     let copied = lease.copy_out(part, &mut quoted);
     tell(core, out, &ip, why, &[&quoted[..copied]]);
 }

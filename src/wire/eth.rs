@@ -5,6 +5,9 @@ use std::net::IpAddr;
 /// Bytes of an Ethernet header without tags.
 pub(crate) const HEADER_BYTES: usize = 14;
 
+/// Bytes of a header with one tag (IEEE 802.1Q).
+pub(crate) const TAGGED_HEADER_BYTES: usize = HEADER_BYTES + 4;
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);

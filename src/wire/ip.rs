@@ -1,12 +1,12 @@
-//! The head of a frame from the guest: Ethernet, then ARP, IPv4 (RFC 791) or IPv6 (RFC 8200) with its
-//! extension headers. Header checksums are not verified: the link is memory, not a wire.
+//! The head of a frame from the guest: Ethernet, perhaps with a tag that says nothing but a priority (IEEE 802.1Q), then
+//! ARP, IPv4 (RFC 791) or IPv6 (RFC 8200) with its extension headers. Header checksums are not verified: the link is memory, not a wire.
 //!
 //! Fragments are reported as such, for [`crate::flow::reassembly`]: RFC 791, and RFC 8200 with RFC 6946, by which
 //! an IPv6 packet that is its own only fragment is a whole one.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use etherparse::{Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
+use etherparse::{EtherType, Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
 
 use super::DropReason;
 use super::eth::{self, Mac};
@@ -14,8 +14,8 @@ use super::eth::{self, Mac};
 /// One frame from the guest, as far as its head tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// An ARP message; it starts behind the Ethernet header.
-    Arp,
+    /// An ARP message, at this offset of the frame.
+    Arp(usize),
     /// An IGMP message.
     Igmp(IgmpHead),
     /// An IP packet.
@@ -132,6 +132,10 @@ impl std::fmt::Display for IpHead {
     }
 }
 
+/// The type of a frame with a tag, and the bits of the tag that are the VLAN's number.
+const TAG: EtherType = EtherType::VLAN_TAGGED_FRAME;
+const VLAN_BITS: u16 = 0xfff;
+
 const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 
 /// Bytes that offsets of fragments count.
@@ -160,14 +164,41 @@ pub(crate) fn source_mac(head: &[u8]) -> Option<Mac> {
 /// The reason why the frame is to be dropped.
 pub(crate) fn parse(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
     let ethernet = Ethernet2HeaderSlice::from_slice(head).map_err(|_| DropReason::Truncated)?;
-    let rest = &head[eth::HEADER_BYTES..];
-    let rest_len = frame_len - eth::HEADER_BYTES as u32;
-    match ethernet.ether_type() {
-        etherparse::EtherType::ARP => Ok(Packet::Arp),
-        etherparse::EtherType::IPV4 => parse_v4(eth::HEADER_BYTES, rest, rest_len),
-        etherparse::EtherType::IPV6 => parse_v6(eth::HEADER_BYTES, rest, rest_len),
+    parse_packet(ethernet.ether_type(), (head, frame_len), eth::HEADER_BYTES)
+}
+
+/// Parses what is at `start` of a frame and has the type `kind`.
+fn parse_packet(
+    kind: EtherType,
+    (head, frame_len): (&[u8], u32),
+    start: usize,
+) -> Result<Packet, DropReason> {
+    let (rest, rest_len) = (&head[start..], frame_len - start as u32);
+    match kind {
+        EtherType::ARP => Ok(Packet::Arp(start)),
+        EtherType::IPV4 => parse_v4(start, rest, rest_len),
+        EtherType::IPV6 => parse_v6(start, rest, rest_len),
+        TAG if start == eth::HEADER_BYTES => parse_tagged(head, frame_len),
         _ => Err(DropReason::UnknownEtherType),
     }
+}
+
+/// A frame with a tag. One of VLAN 0 is of no VLAN (IEEE 802.1Q, section 9.6): its tag gives it a priority.
+#[cold]
+fn parse_tagged(head: &[u8], frame_len: u32) -> Result<Packet, DropReason> {
+    let tag = head[eth::HEADER_BYTES..].first_chunk::<4>().ok_or(DropReason::Truncated)?;
+    let &[high, low, kind @ ..] = tag;
+    if u16::from_be_bytes([high, low]) & VLAN_BITS != 0 {
+        return Err(DropReason::UnknownEtherType);
+    }
+    let kind = EtherType(u16::from_be_bytes(kind));
+    parse_packet(kind, (head, frame_len), eth::TAGGED_HEADER_BYTES)
+}
+
+/// Offset of the IP header in a frame that [`parse`] has found one in.
+pub(crate) fn ip_offset(head: &[u8]) -> usize {
+    let tagged = head.get(12..eth::HEADER_BYTES) == Some(&TAG.0.to_be_bytes());
+    if tagged { eth::TAGGED_HEADER_BYTES } else { eth::HEADER_BYTES }
 }
 
 /// Parses the beginning of an IP packet that an ICMP error quotes (`v4` or IPv6): offsets are counted from there, and how

@@ -85,6 +85,48 @@ fn the_uncut_frames_are_not_dropped() {
     });
 }
 
+/// The frame with a tag (IEEE 802.1Q) of these bits.
+fn tagged(frame: &[u8], bits: u16) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0], &bits.to_be_bytes(), &frame[12..]].concat()
+}
+
+/// What a frame causes: drops, flows, and answers but for their contents where those depend on the time.
+fn effects(frame: Vec<u8>, fixed: bool) -> (Vec<DropReason>, usize, Vec<Vec<u8>>) {
+    let mut world = World::new(&Setup::default());
+    let drops = drops_of(&mut world, frame);
+    let answers = if fixed { world.received() } else { Vec::new() };
+    (drops, world.engine.flow_count(), answers)
+}
+
+#[test]
+fn ieee802_1q_a_tag_of_vlan_0_gives_a_priority_and_changes_nothing() {
+    isolated(|| {
+        let mut frames = valid();
+        for (family, nowhere) in [(Family::V4, "203.0.113.1:9"), (Family::V6, "[2001:db8:3::1]:9")]
+        {
+            let to = nowhere.parse().expect("an address");
+            frames.push(("unreachable".to_owned(), packet::udp(guest_at(family, 9), to, b"?")));
+        }
+        for (name, frame) in frames {
+            let fixed = !["SYN", "segment", "echo"].iter().any(|kind| name.starts_with(kind));
+            let plain = effects(frame.clone(), fixed);
+            assert!(plain.1 + plain.2.len() > 0 || !fixed, "{name} has an effect");
+            for bits in [0, 1 << 12, 5 << 13, 0xf000] {
+                assert_eq!(effects(tagged(&frame, bits), fixed), plain, "{name}, {bits:x}");
+            }
+            for (bits, twice) in [(1, false), (0xffff, false), (0, true)] {
+                let inner = if twice { tagged(&frame, 0) } else { frame.clone() };
+                let (drops, flows, _) = effects(tagged(&inner, bits), fixed);
+                assert_eq!((&drops[..], flows), (&[DropReason::UnknownEtherType][..], 0), "{name}");
+            }
+            let frame = tagged(&frame, 0);
+            for len in 0..frame.len() {
+                assert_eq!(effects(frame[..len].to_vec(), fixed).0.len(), 1, "{name} cut to {len}");
+            }
+        }
+    });
+}
+
 /// The frame with the bytes from `at` replaced.
 fn patched(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame[at..at + bytes.len()].copy_from_slice(bytes);

@@ -14,6 +14,13 @@ pub fn is_unreadable(frame: &[u8]) -> bool {
         EthernetProtocol::Arp => ArpPacket::new_checked(ethernet.payload()).is_err(),
         EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload()).is_err(),
         EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload()).is_err(),
+        // A tag of VLAN 0 gives it a priority only.
+        EthernetProtocol::Unknown(0x8100) => match ethernet.payload() {
+            [priority, 0, kind @ ..] if priority & 15 == 0 => {
+                kind.starts_with(&[0x81, 0]) || is_unreadable(&[&frame[..12], kind].concat())
+            }
+            _ => true,
+        },
         EthernetProtocol::Unknown(_) => true,
     }
 }

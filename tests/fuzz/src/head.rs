@@ -35,6 +35,9 @@ fn insert(frame: &mut Vec<u8>, kind: u16) {
 /// All of the frame is there to look at.
 fn whole(frame: &[u8]) {
     let found = head(frame, frame.len() as u32);
+    if frame[12..14] == [0x81, 0] {
+        return tagged(found, frame);
+    }
     let ethernet = EthernetFrame::new_checked(frame).expect("it has a header");
     match ethernet.ethertype() {
         EthernetProtocol::Arp => assert_eq!(found, Ok(Head::Arp)),
@@ -42,6 +45,25 @@ fn whole(frame: &[u8]) {
         EthernetProtocol::Ipv6 => v6(found, frame, ethernet.payload()),
         EthernetProtocol::Unknown(_) => assert_eq!(found, Err(DropReason::UnknownEtherType)),
     }
+}
+
+/// A frame with a tag is what it is without, if that gives it a priority only.
+fn tagged(found: Result<Head, DropReason>, frame: &[u8]) {
+    let Some(tag) = frame.get(14..18) else {
+        assert_eq!(found, Err(DropReason::Truncated));
+        return;
+    };
+    if (tag[0] & 15, tag[1]) != (0, 0) || tag[2..] == [0x81, 0] {
+        assert_eq!(found, Err(DropReason::UnknownEtherType));
+        return;
+    }
+    let plain = [&frame[..12], &frame[16..]].concat();
+    let moved = match head(&plain, plain.len() as u32) {
+        Ok(Head::Igmp(source, at, len)) => Ok(Head::Igmp(source, at + 4, len)),
+        Ok(Head::Ip(ip, place)) => Ok(Head::Ip(Ip { l4_offset: ip.l4_offset + 4, ..ip }, place)),
+        other => other,
+    };
+    assert_eq!(found, moved);
 }
 
 /// Only the first bytes are: the same, or that it cannot be told.
