@@ -11,6 +11,16 @@ mod connecting {
     }
 
     #[test]
+    fn a_segment_size_of_0_is_none() {
+        for (stated, data) in [("", 9648), (" mss=0", 9648), (" mss=1", 9984), (" mss=536", 9648)] {
+            let syn = format!("> S 0{stated} win=10000");
+            let ask = format!("data 0 {data} 1\n= drained 10");
+            let answer = "< SA 0 ack=1 mss=1000";
+            script(&[&syn, "! connected", answer, "> A 1 ack=1", "! readable", &ask]);
+        }
+    }
+
+    #[test]
     fn syn_of_a_new_attempt_takes_the_place_of_the_old() {
         script(&[SYN, "> S 5000 mss=1460", "! connected", "< SA 0 ack=5001 mss=1000"]);
     }

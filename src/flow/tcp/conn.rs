@@ -135,7 +135,9 @@ impl Conn {
         use super::limits::{DEFAULT_MSS, GUEST_SCALE_MAX, MIN_MSS};
         let scale = syn.window_scale.map(|_| WINDOW_SCALE);
         self.recv.synchronise(syn.seq + 1, scale);
-        let mss = syn.mss.unwrap_or(DEFAULT_MSS).min(self.max_segment);
+        // Linux takes 0 for none, too.
+        let stated = syn.mss.filter(|&mss| mss > 0);
+        let mss = stated.unwrap_or(DEFAULT_MSS).min(self.max_segment);
         self.send.mss = mss.max(MIN_MSS);
         self.send.scale = syn.window_scale.unwrap_or(0).min(GUEST_SCALE_MAX);
         self.send.open_window(syn);
