@@ -338,6 +338,7 @@ fn rfc9293_3_8_6_2_1_segments_are_no_larger_than_half_of_the_window() {
     script(&[&open("win=2048"), two]);
     // A window as small as a segment was then is used as a whole.
     script(&[&open("win=500"), "! readable\ndata 0 500 1\n= sent 500"]);
+}
 
 #[test]
 fn rfc1191_6_4_what_is_too_big_goes_again_at_once_and_smaller() {
@@ -358,8 +359,8 @@ fn rfc1191_6_4_what_is_too_big_goes_again_at_once_and_smaller() {
          data 0 1360 3001
          = sent 1360
          toobig 3001 512
-         data 0 9728 3001
-         = sent 1360",
+         data 0 1024 3001
+         = sent 1024",
     ]);
 }
 

@@ -300,7 +300,6 @@ impl Conn {
             // What the guest has not acknowledged must still be in the queue: the socket is dead.
             DataResult::Empty | DataResult::Eof | DataResult::Failed => self.abort(),
         }
-        // What waited for room is not asked for at once.
         self.ask(now, false);
         self.keep_time(now);
     }
@@ -365,7 +364,7 @@ impl Conn {
     }
 
     /// Has the guest asked, if it has been silent for long enough and its machine does not stand still.
-    fn ask(&mut self, now: Timestamp, reads: bool) {
+    pub(super) fn ask(&mut self, now: Timestamp, reads: bool) {
         while self.ask_at().is_some_and(|at| at <= now) {
             self.send.asking.ask(reads);
         }
@@ -463,6 +462,10 @@ impl Conn {
             }
             State::Connecting | State::Closed => None,
         });
+        if action.is_some() {
+            // What has waited for room is not asked for at once.
+            self.ask(now, false);
+        }
         self.keep_time(now);
         action
     }

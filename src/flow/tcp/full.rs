@@ -10,6 +10,7 @@ impl Conn {
     /// The link has buffers again after [`DataResult::NoRoom`].
     pub fn on_port_room(&mut self, now: Timestamp) {
         self.send.no_room = false;
+        self.ask(now, false);
         self.keep_time(now);
     }
 
