@@ -6,7 +6,7 @@ use crate::wire::seq::SeqNr;
 
 use super::ack::HeldAck;
 use super::boundary::{Action, DataResult, SocketEvent};
-use super::limits::{FIN_ACK_DELAY, INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
+use super::limits::{INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
 use super::send::{Send, Sending};
@@ -72,7 +72,7 @@ pub struct Conn {
     pub(super) challenge_slice: u8,
     pub(super) state: State,
     /// Intervals of silence since the last sign of life.
-    probes: u8,
+    pub(super) probes: u8,
     /// ACKs to send at once, even if they tell nothing new.
     pub(super) acks: u8,
     /// A SYN or SYN-ACK is to be sent.
@@ -354,26 +354,6 @@ impl Conn {
         if waits { self.held_ack.until(self.active_at) } else { None }
     }
 
-    /// When a silent guest is asked how far it is.
-    fn ask_at(&self) -> Option<Timestamp> {
-        let waits = self.state == State::Established && self.send.is_outstanding();
-        let has_room = !self.send.no_room && self.send.window_bytes() > 0;
-        let may_ask = waits && has_room && !self.retry.is_waiting() && !self.has_failed();
-        let pause = self.send.asking.pause().filter(|_| may_ask);
-        pause.map(|pause| self.active_at + pause)
-    }
-
-    /// Has the guest asked, if it has been silent for long enough and its machine does not stand still.
-    pub(super) fn ask(&mut self, now: Timestamp, reads: bool) {
-        while self.ask_at().is_some_and(|at| at <= now) {
-            self.send.asking.ask(reads);
-        }
-    }
-
-    fn keepalive_at(&self) -> Timestamp {
-        self.active_at + KEEPALIVE * (u32::from(self.probes) + 1)
-    }
-
     /// Time has passed. Does nothing if no deadline has.
     pub fn on_timer(&mut self, now: Timestamp) {
         self.on_time(now, true);
@@ -583,12 +563,6 @@ impl Conn {
             return Some(Action::Close { reset: false });
         }
         None
-    }
-
-    /// When that has waited for long enough.
-    fn fin_ack_at(&self) -> Option<Timestamp> {
-        let waits = self.recv.is_ack_due() && self.acks == 0 && self.waits_for_peers_end();
-        waits.then(|| self.active_at + FIN_ACK_DELAY)
     }
 
     fn send_data(&mut self, sending: Sending, seq: SeqNr, bytes: u32) -> Action {

@@ -64,6 +64,7 @@ pub mod limits;
 mod receive;
 mod retry;
 mod send;
+mod silence;
 mod view;
 
 use crate::wire::seq::SeqNr;

@@ -400,7 +400,10 @@ impl Send {
     /// The last byte of data that is outstanding, if a guest that is silent is to get it once more.
     pub(crate) fn last_byte(&self) -> Option<SeqNr> {
         let data_end = if self.is_end_sent() { self.eof } else { self.max };
-        (data_end.after(self.una) && self.window > 0).then(|| data_end - 1)
+        // Beyond a window that has shrunk, the guest would take what comes behind it in number alone for the latest.
+        let edge = self.una + self.window_bytes();
+        let end = if data_end.after(edge) { edge } else { data_end };
+        end.after(self.una).then(|| end - 1)
     }
 
     /// Where the current run of data begins.
