@@ -357,6 +357,7 @@ impl Net {
     /// A turn begins: everything in it happens at `now`.
     pub(crate) fn begin_turn(&mut self, now: Timestamp) {
         self.now = now;
+        self.stations.on_time(now);
     }
 
     /// Whether what goes on between the guest and us on `side`, in datagrams, is read for the names in it.

@@ -42,7 +42,7 @@ pub(super) fn heed(
         told.destination,
         told.mtu
     );
-    core.net.stations.tell_width(told.destination, told.mtu);
+    core.net.stations.tell_width(told.destination, told.mtu, core.now);
     core.too_big += 1;
     Ok(())
 }

@@ -29,6 +29,10 @@ pub(crate) const MAX_STATIONS: usize = 128;
 /// stacks have no room for larger segments, and may not put fragments together.
 const ETHERNET_MTU: u16 = 1500;
 
+/// How long what routers say is believed: paths become wider again (RFC 1191, section 6.3; RFC 8201, section 4), and what was a
+/// lie is over then.
+const WIDTH_KEPT: Duration = Duration::from_secs(600);
+
 /// What is known of one address.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -46,7 +50,7 @@ struct Entry {
 struct Width {
     /// By its latest SYN, if that is less than what its link takes.
     shown: Option<u16>,
-    /// By a router in front of it; it only becomes smaller.
+    /// By a router in front of it; it only becomes smaller, until it is [forgotten](WIDTH_KEPT).
     told: Option<u16>,
 }
 
@@ -61,12 +65,14 @@ pub(crate) struct Stations {
     several: bool,
     /// Of some address a width is known.
     narrow: bool,
+    /// When what routers have said is forgotten.
+    forget_at: Option<Timestamp>,
 }
 
 impl Default for Stations {
     fn default() -> Self {
         let entries = Vec::with_capacity(MAX_STATIONS);
-        Self { entries, last: None, changes: 0, several: false, narrow: false }
+        Self { entries, last: None, changes: 0, several: false, narrow: false, forget_at: None }
     }
 }
 
@@ -128,17 +134,32 @@ impl Stations {
             && let Ok(at) = self.position(address)
         {
             self.entries[at].width.shown = shown;
-            self.narrow = self.entries.iter().any(|entry| entry.width != Width::default());
+            self.look_for_narrow();
         }
     }
 
     /// Notes what a router says: no packet of more than `mtu` bytes reaches `address`.
-    pub(crate) fn tell_width(&mut self, address: IpAddr, mtu: u16) {
+    pub(crate) fn tell_width(&mut self, address: IpAddr, mtu: u16, now: Timestamp) {
         if let Ok(at) = self.position(address) {
             let told = &mut self.entries[at].width.told;
             *told = Some(told.map_or(mtu, |before| before.min(mtu)));
             self.narrow = true;
+            self.forget_at.get_or_insert(now + WIDTH_KEPT);
         }
+    }
+
+    /// Time has passed: what routers have said is forgotten after a while, and they say it again.
+    pub(crate) fn on_time(&mut self, now: Timestamp) {
+        if self.forget_at.take_if(|at| *at <= now).is_some() {
+            for entry in &mut self.entries {
+                entry.width.told = None;
+            }
+            self.look_for_narrow();
+        }
+    }
+
+    fn look_for_narrow(&mut self) {
+        self.narrow = self.entries.iter().any(|entry| entry.width != Width::default());
     }
 
     /// The largest packet that reaches `address` whole, in bytes, on a link that takes `link`.
@@ -264,7 +285,7 @@ mod tests {
     fn an_address_has_the_least_width_that_is_known_of_it() {
         let (mut table, one, other) = (Stations::default(), ip("192.0.2.2"), ip("2001:db8::2"));
         const LINK: u32 = 65520;
-        table.tell_width(one, 1400);
+        table.tell_width(one, 1400, Timestamp::ZERO);
         table.show_width(one, 1500, LINK);
         assert_eq!(table.width(one, LINK), LINK, "it has sent nothing");
         table.learn(one, ONE);
@@ -278,16 +299,21 @@ mod tests {
         table.show_width(one, 1500, 1400);
         assert!(!table.narrow, "the link itself takes no more");
         for (mtu, width) in [(1400, 1400), (1450, 1400), (1300, 1300)] {
-            table.tell_width(other, mtu);
+            table.tell_width(other, mtu, Timestamp::ZERO);
             table.show_width(other, 1500, LINK);
             assert_eq!(table.width(other, LINK), width);
         }
         table.learn(one, ONE);
         table.learn(other, ONE);
         assert_eq!([one, other].map(|address| table.width(address, LINK)), [LINK, 1300]);
+        table.on_time(Timestamp::ZERO + (WIDTH_KEPT - Duration::from_micros(1)));
+        assert_eq!(table.width(other, LINK), 1300);
+        table.on_time(Timestamp::ZERO + WIDTH_KEPT);
+        assert_eq!((table.width(other, LINK), table.narrow), (1500, true), "what it shows is kept");
+        table.tell_width(other, 1300, Timestamp::ZERO);
         table.learn(other, OTHER);
         assert_eq!(table.width(other, LINK), LINK, "another station has it");
-        table.tell_width(other, 1300);
+        table.tell_width(other, 1300, Timestamp::ZERO);
         table.clear();
         assert!(!table.narrow);
     }

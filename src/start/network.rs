@@ -17,19 +17,22 @@ use crate::sys::route_events::RouteEvents;
 /// Between two looks, while much changes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What the host looks like: as soon as it has an address and a default route, of either family, wherever they are, or an
-/// interface that was not there, and after this time in any case.
+/// What the host looks like: as soon as it has an address and a default route, of either family, wherever they are unless an
+/// interface is named, or an interface that was not there, and after this time in any case.
 ///
 /// # Errors
 /// As of [`host::facts`], when the time is over.
 pub(crate) fn await_network(wish: &Interfaces, wait: Duration) -> Result<HostFacts, StartError> {
     let events = RouteEvents::open().map_err(system("Couldn't watch the network"))?;
     let end = Instant::now() + wait;
+    let named = [&wish.template, &wish.outbound_v4, &wish.outbound_v6];
+    let anywhere = named.iter().all(|name| name.is_none());
     loop {
         events.any();
         let facts = host::facts(wish);
         match &facts {
-            Ok(facts) if facts.has_network() || host::reaches_internet(wish.only) => {}
+            Ok(facts) if facts.has_network() => {}
+            Ok(_) if anywhere && host::reaches_internet(wish.only) => {}
             Ok(_) | Err(ConfError::Interface { .. }) if Instant::now() < end => {
                 await_change(&events, end);
                 continue;

@@ -54,6 +54,10 @@ pub(crate) fn is_too_big(v4: bool, message: &[u8]) -> bool {
 pub(crate) fn parse(v4: bool, message: &[u8]) -> Result<TooBig, DropReason> {
     let (head, quoted) = message.split_first_chunk::<8>().ok_or(DropReason::Truncated)?;
     let mtu = path_mtu(v4, head)?;
+    if quoted_bytes(v4, quoted).is_some_and(|bytes| bytes <= u32::from(mtu)) {
+        // It would have gone on.
+        return Err(DropReason::Malformed);
+    }
     let ip = match ip::parse_quoted(v4, quoted)? {
         Packet::Ip(ip) => ip,
         // The first fragment has the ports, and is too big, too.
@@ -77,6 +81,13 @@ fn path_mtu(v4: bool, &[.., a, b, c, d]: &[u8; 8]) -> Result<u16, DropReason> {
         return Err(DropReason::Malformed);
     }
     Ok(u16::try_from(named.max(least)).unwrap_or(u16::MAX))
+}
+
+/// How long the quoted packet says it is, in bytes.
+fn quoted_bytes(v4: bool, quoted: &[u8]) -> Option<u32> {
+    let &[_, _, a, b, c, d, ..] = quoted else { return None };
+    let (total, payload) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Some(if v4 { total.into() } else { u32::from(payload) + 40 })
 }
 
 /// The ports of a packet of ours, and its sequence number; `None` of one that we do not send.
@@ -134,6 +145,17 @@ mod tests {
     }
 
     #[test]
+    fn what_would_have_gone_on_is_not_too_big() {
+        for (mtu, sound) in [(1499, true), (1500, false), (9000, false), (0, true)] {
+            let v4 = v4_error(mtu, 6, &[], 0x4000, &TCP);
+            assert_eq!(parse(true, &v4).is_ok(), sound, "{mtu}");
+        }
+        for (mtu, sound) in [(1499, true), (1500, false), (u32::MAX, false)] {
+            assert_eq!(parse(false, &v6_error(mtu, 6, &TCP)).is_ok(), sound, "{mtu}");
+        }
+    }
+
+    #[test]
     fn rfc792_an_error_quotes_a_header_with_its_options_and_eight_bytes() {
         for options in [&[][..], &[1; 4], &[1; 40]] {
             let error = v4_error(1400, 6, options, 0x4000, &TCP);
@@ -167,10 +189,10 @@ mod tests {
 
     #[test]
     fn rfc1191_4_no_mtu_is_below_the_least() {
-        for (named, mtu) in [(0, 552), (551, 552), (552, 552), (9000, 9000), (65535, 65535)] {
+        for (named, mtu) in [(0, 552), (551, 552), (552, 552), (1499, 1499)] {
             assert_eq!(told(true, &v4_error(named, 6, &[], 0, &TCP)).0, mtu);
         }
-        for (named, mtu) in [(1280, 1280), (65535, 65535), (u32::MAX, 65535)] {
+        for (named, mtu) in [(1280, 1280), (1499, 1499)] {
             assert_eq!(told(false, &v6_error(named, 6, &TCP)).0, mtu);
         }
         for named in [0, 68, 1279] {

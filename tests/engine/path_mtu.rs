@@ -64,12 +64,12 @@ fn rfc1191_6_4_a_segment_too_big_goes_again_at_once_in_smaller_ones() {
         for family in FAMILIES {
             let mut world = known(&Setup::default());
             let (_, _peer, frames) = connection(&mut world, family);
-            for frame in &frames {
+            let narrow = |frame: &&Vec<u8>| frame.len() <= 14 + NARROW as usize;
+            for frame in frames.iter().filter(|frame| !narrow(frame)) {
                 world.send(too_big(frame, NARROW, 1200));
             }
             world.settle(TURNS);
             let again = world.received();
-            let narrow = |frame: &&Vec<u8>| frame.len() <= 14 + NARROW as usize;
             assert!(again.iter().all(|frame| narrow(&frame)), "{family:?}");
             assert_eq!(again.iter().map(|frame| payload(frame)).sum::<usize>(), 5000, "{family:?}");
             assert_eq!(world.all_drops(), 0);

@@ -144,9 +144,11 @@ impl Asker {
     }
 
     /// Whether the host has a route to the IPv4 Internet, in whatever table: to one of the addresses of AS112, which are
-    /// of it without being anybody's (RFC 7535). Nothing is sent.
+    /// of it without being anybody's (RFC 7535), and to one that is far from it in number (1.1.1.1). Nothing is sent.
     fn reaches_global_v4(&self) -> bool {
-        leads_to(self.probe_v4.as_ref(), Ipv4Addr::new(192, 31, 196, 1).into())
+        let probe = self.probe_v4.as_ref();
+        leads_to(probe, Ipv4Addr::new(192, 31, 196, 1).into())
+            && leads_to(probe, Ipv4Addr::new(1, 1, 1, 1).into())
     }
 
     /// The same of IPv6: 2000::/3 is all of it, and its first addresses are nobody's.
