@@ -51,7 +51,7 @@ impl Congestion {
         }
         let acked = to.offset_from(from).max(0).unsigned_abs().div_ceil(segment);
         let more = if self.window < self.threshold {
-            acked
+            acked.min(u32::from(self.threshold - self.window))
         } else {
             // One for each window on average: a count of what was acknowledged would want room in each connection.
             let dice = to.0.wrapping_mul(GOLDEN) >> 16;

@@ -40,8 +40,9 @@ impl Conn {
             return false;
         }
         // Of a flight, each segment may come back.
+        let mss = mss.max(MIN_MSS);
         if mss < self.send.mss {
-            self.send.mss = mss.max(MIN_MSS);
+            self.send.mss = mss;
             self.send.rewind();
             // It was no loss by congestion, and the router has answered.
             self.retry.progress();
@@ -187,7 +188,10 @@ impl Conn {
     fn take_acknowledgement(&mut self, seg: &Segment, again: bool) {
         let latest = again || self.recv.is_at_closed_edge(seg);
         let seq = if latest { self.send.latest(self.recv.expected()) } else { seg.seq };
+        let recovers = self.send.is_in_recovery();
         match self.send.on_ack(&Segment { seq, ..*seg }) {
+            // Where much was lost, hole by hole takes longer than to begin anew (RFC 6582, section 4, "impatient").
+            Acked::Progress if recovers && self.send.is_in_recovery() => {}
             Acked::Progress => self.retry.progress(),
             Acked::Probe if self.send.window_bytes() > 0 => self.retry.progress(),
             Acked::Probe => self.retry.answered(),

@@ -202,6 +202,11 @@ impl Send {
         self.window
     }
 
+    /// Whether what was acknowledged last shows the next hole of a loss.
+    pub(crate) fn is_in_recovery(&self) -> bool {
+        self.recovery != Recovery::None
+    }
+
     /// Whether our FIN was ever sent.
     pub(crate) fn is_end_sent(&self) -> bool {
         self.ended && self.max.after(self.eof)
@@ -326,6 +331,9 @@ impl Send {
     /// The guest says again how far it is. The third time something is lost (RFC 5681, section 3.2); the first time, if that
     /// is the answer to what it was asked: it has got something of what was sent later.
     fn on_duplicate(&mut self) {
+        if self.asking.take_late() {
+            return;
+        }
         self.duplicates = self.duplicates.saturating_add(1);
         let is_answer = self.asking.take_answer();
         if self.recovery != Recovery::None {
