@@ -65,7 +65,9 @@ pub(super) fn send(
         Ok(sent) => {
             let drained = sent < lease.room() && !tcp.urgent;
             log::trace!("to guest: {sent} bytes of a stream, up to {payload_len} a frame");
-            tcp.last_read = sent;
+            // Where no more was wanted, as of what is sent again, the read says nothing of how much there is.
+            let wanted_more = sent < wish.bytes;
+            tcp.last_read = if wanted_more { sent } else { sent.max(tcp.last_read) };
             stamp(lease, template, &tcp.conn, mss, sent);
             DataResult::Sent { bytes: sent, drained }
         }
