@@ -1,6 +1,7 @@
 //! Paths on the guest's side that are narrower than its link, to containers or machines behind the guest: what a router there
 //! says of packets of ours that do not fit (RFC 1191, RFC 8201). It is believed of what is under way only, as far as the
-//! quoted headers tell (RFC 5927, section 4.1); the worst that a lie does is small segments. Datagrams that are larger go in fragments from then on.
+//! quoted headers tell (RFC 5927, section 4.1); the worst that a lie does is small segments. Datagrams that are larger go in
+//! fragments for a while.
 
 use passt_frame::{FromGuestLease, Part};
 
