@@ -72,7 +72,10 @@ install_packages() {
     rm -f "$log"
 }
 
-apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"; }
+apt_install() {
+    # A machine that has just started updates itself, and has apt locked meanwhile.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "$@"
+}
 
 # The image of a machine may carry parts of a package family from backports;
 # then the rest must come from there too.

@@ -276,6 +276,43 @@ fn rfc8985_7_a_guest_that_is_silent_after_a_burst_is_asked_how_far_it_is() {
 }
 
 #[test]
+fn rfc8985_7_what_was_not_asked_is_not_answered() {
+    let duplicate = "> A 1 ack=18541 win=50000";
+    script(&[BURST, "unread 0", duplicate, duplicate]);
+    script(&[BURST, "t 0\ndata 1459 1 20000\n= noroom\nport", duplicate, duplicate]);
+}
+
+/// A round trip of 20 ms, and what counts as lost was sent again.
+const FAR: &str = "
+    > S 0 mss=1000 win=50000
+    ! connected
+    < SA 0 ack=1 mss=1000
+    us 20000
+    > A 1 ack=1 win=50000
+    ! readable
+    data 0 50000 1
+    = drained 20000
+    us 20000
+    > A 1 ack=1 win=50000
+    > A 1 ack=1 win=50000
+    > A 1 ack=1 win=50000
+    data 0 1000 1
+    = sent 1000";
+
+#[test]
+fn rfc3522_what_comes_sooner_than_it_can_was_late() {
+    let next = "
+        us 100
+        > A 1 ack=1001 win=50000
+        > A 1 ack=1001 win=50000
+        > A 1 ack=1001 win=50000";
+    // Nothing more is sent again, and more duplicates are waited for.
+    script(&[FAR, "us 9000\n> A 1 ack=1001 win=50000", next]);
+    // It was lost, and so is what follows.
+    script(&[FAR, "us 20000\n> A 1 ack=1001 win=50000\ndata 1000 1000 1001\n= sent 1000"]);
+}
+
+#[test]
 fn rfc8985_7_the_answer_shows_what_was_lost_and_counts_once() {
     let asked = "
         t 250

@@ -594,3 +594,23 @@ fn bulk_from_guest_costs_few_actions() {
     assert!(world.queries < 30, "{} queries", world.queries);
     assert!(world.emits < 50, "{} empty segments", world.emits);
 }
+
+/// As behind a guest that is a router to a network with several ways, of which each segment takes another.
+#[test]
+fn rfc4015_a_way_that_changes_the_order_is_nearly_as_fast_as_one_that_does_not() {
+    let took = |jitter_us| {
+        let mut plan = calm();
+        plan.host.send_total = 20_000_000;
+        plan.host.receive_buffer = 2_000_000;
+        plan.guest.receive_buffer = 1_000_000;
+        (plan.quality.delay_us, plan.quality.jitter_us) = (10_000, jitter_us);
+        let world = run_plan(plan);
+        assert!(world.sent_bytes < 20_200_000, "{jitter_us} us: {} bytes", world.sent_bytes);
+        world.now
+    };
+    let ordered = took(0);
+    for jitter_us in [100, 500, 2_000, 4_000, 8_000] {
+        let took = took(jitter_us);
+        assert!(took < 2 * ordered, "{took} us with a jitter of {jitter_us} us, {ordered} without");
+    }
+}

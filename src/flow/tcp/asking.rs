@@ -24,16 +24,17 @@ const UNIT: u32 = 2048;
 /// Units that make a burst: the buffer of a socket, with what it costs, is not smaller than eight times that.
 const BURST: u8 = 7;
 
-/// The lower bits: how often the guest was asked, that a question is to be sent, that it has answered, and that it has said
-/// something new before the answer to an earlier question, which may still be on the way.
+/// The lower bits: how many pauses are over, or that the guest has [`ANSWERED`]; that a question is to be sent, that one is on
+/// its way, and that the guest has said something new before the answer to an earlier one, which may be on its way as well.
 const ASKED: u8 = 3;
+const ANSWERED: u8 = ASKED;
 const DUE: u8 = 4;
-const ANSWERED: u8 = 8;
+const OPEN: u8 = 8;
 const LATE: u8 = 16;
-const ALL: u8 = ASKED | DUE | ANSWERED | LATE;
+const ALL: u8 = ASKED | DUE | OPEN | LATE;
 const SHIFT: u32 = ALL.trailing_ones();
 
-const _: () = assert!(PAUSES.len() <= ASKED as usize && BURST == u8::MAX >> SHIFT);
+const _: () = assert!(PAUSES.len() < ANSWERED as usize && BURST == u8::MAX >> SHIFT);
 
 /// What was sent since the guest has acknowledged all, in [`UNIT`]s up to [`BURST`], and how often it was asked since it has
 /// acknowledged something. One byte: see the size of a connection.
@@ -48,17 +49,15 @@ impl Asking {
         self.0 = burst << SHIFT | self.0 & ALL;
     }
 
-    /// Something was acknowledged, or all.
+    /// Something was acknowledged, or all. An answer may still come behind it, even then.
     pub(crate) fn on_acknowledged(&mut self, all: bool) {
-        let is_open = self.0 & ASKED != 0 && self.0 & ANSWERED == 0;
-        let late = if is_open { LATE } else { self.0 & LATE };
+        let late = if self.0 & OPEN != 0 { LATE } else { self.0 & LATE };
         self.0 = late | if all { 0 } else { self.0 & !ALL };
     }
 
     /// How long the guest has to be silent before it is asked; `None` if it was asked often enough.
     pub(crate) fn pause(self) -> Option<Duration> {
-        let answered = self.0 & ANSWERED != 0;
-        PAUSES.get(usize::from(self.number())).copied().filter(|_| !answered)
+        PAUSES.get(usize::from(self.number())).copied()
     }
 
     /// Which question comes next.
@@ -70,7 +69,12 @@ impl Asking {
     /// The pause is over: the guest is to be asked, unless its machine stands still.
     pub(crate) fn ask(&mut self, reads: bool) {
         let due = if reads { DUE } else { self.0 & DUE };
-        self.0 = self.0 & !(ASKED | DUE) | (self.number() + 1).min(ASKED) | due;
+        self.0 = self.0 & !(ASKED | DUE) | (self.number() + 1).min(ANSWERED) | due;
+    }
+
+    /// A question was sent.
+    pub(crate) fn on_asked(&mut self) {
+        self.0 |= OPEN;
     }
 
     /// Whether it is to be asked now.
@@ -83,8 +87,10 @@ impl Asking {
     /// The guest has acknowledged nothing new: whether that is an answer, the first one since it has. What is sent again
     /// because of it is not asked for any more: answers that are late look the same.
     pub(crate) fn take_answer(&mut self) -> bool {
-        let is_first = self.0 & ASKED != 0 && self.0 & ANSWERED == 0;
-        self.0 |= if is_first { ANSWERED } else { 0 };
+        let is_first = self.0 & OPEN != 0;
+        if is_first {
+            self.0 = self.0 & !OPEN | ANSWERED;
+        }
         is_first
     }
 
@@ -107,6 +113,7 @@ mod tests {
             pauses.push(pause.as_millis());
             asking.ask(true);
             assert!(asking.take_due() && !asking.take_due());
+            asking.on_asked();
         }
         pauses
     }
@@ -123,6 +130,7 @@ mod tests {
         asking.on_sent(u32::MAX);
         asking.ask(false);
         assert!(!asking.take_due(), "its machine stands still");
+        assert!(!asking.take_answer(), "it was not asked");
         assert_eq!(pauses(asking), [250]);
         asking.on_acknowledged(false);
         asking.ask(true);
@@ -138,18 +146,23 @@ mod tests {
     fn an_answer_counts_once() {
         let mut asking = Asking::default();
         assert!(!asking.take_answer(), "to nothing");
-        asking.on_sent(100_000);
-        asking.ask(true);
+        let ask = |asking: &mut Asking| {
+            asking.on_sent(100_000);
+            asking.ask(true);
+            assert!(!asking.take_answer(), "the link has no room for the question");
+            assert!(asking.take_due());
+            asking.on_asked();
+        };
+        ask(&mut asking);
         assert!(asking.take_answer() && !asking.take_answer());
         asking.on_sent(1);
         assert_eq!((asking.pause(), asking.take_answer()), (None, false));
         asking.on_acknowledged(false);
         assert_eq!(pauses(asking), [2, 250]);
         // On a long way the answer comes behind the acknowledgement of what was sent before the question.
-        asking.ask(true);
+        ask(&mut asking);
         asking.on_acknowledged(true);
-        asking.on_sent(100_000);
-        asking.ask(true);
+        ask(&mut asking);
         assert!(asking.take_late() && !asking.take_late());
         assert!(asking.take_answer() && !asking.take_answer());
     }

@@ -225,7 +225,9 @@ impl Conn {
             // An end that was told before counts, whatever the error: after a FIN of the guest's it is that of any reset.
             let ended = self.send.closing && left == Failure::Queue;
             self.failure = if ended { Failure::QueueAndEnd } else { left };
-            self.send.forget_end();
+            if self.state == State::Established {
+                self.send.forget_end();
+            }
             self.send.readable = true;
             self.send.closing = true;
         }
@@ -279,10 +281,11 @@ impl Conn {
                 debug_assert!(bytes > 0, "nothing sent is Empty or NoRoom");
                 self.sent_with_header();
                 match sending {
-                    Sending::Again => self.send.sent_again(),
-                    Sending::Last | Sending::No => {}
+                    Sending::Again => self.send.sent_again(now),
+                    Sending::Last => self.send.asking.on_asked(),
+                    Sending::No => {}
                     Sending::Next => {
-                        self.send.sent_next(bytes);
+                        self.send.sent_next(now, bytes);
                         // A short read ends an edge-triggered round, unless the stream's end is due.
                         self.send.readable &= !drained || self.send.closing;
                     }
@@ -495,20 +498,20 @@ impl Conn {
         if self.recv.take_query() {
             return Some(Action::QueryRoom);
         }
-        self.poll_again()
+        self.poll_again(now)
             .or_else(|| self.poll_forced())
-            .or_else(|| self.poll_data())
+            .or_else(|| self.poll_data(now))
             .or_else(|| self.poll_rest(now))
     }
 
     /// The segment that three duplicate ACKs or a partial one ask for.
-    fn poll_again(&mut self) -> Option<Action> {
+    fn poll_again(&mut self, now: Timestamp) -> Option<Action> {
         let bytes = self.send.again_bytes()?;
         if self.send.no_room {
             return None;
         }
         if bytes == 0 {
-            self.send.sent_again();
+            self.send.sent_again(now);
             return Some(self.emit(self.send.una, Flags::FIN | Flags::ACK));
         }
         Some(self.send_data(Sending::Again, self.send.una, bytes))
@@ -524,13 +527,16 @@ impl Conn {
             return Some(self.send_data(Sending::Last, last, 1));
         }
         if std::mem::take(&mut self.retry.probe_due) || asks {
+            if asks {
+                self.send.asking.on_asked();
+            }
             return Some(self.emit(self.send.una - 1, Flags::ACK));
         }
         self.acks = self.acks.checked_sub(1)?;
         Some(self.emit(self.send.ack_seq(), Flags::ACK))
     }
 
-    fn poll_data(&mut self) -> Option<Action> {
+    fn poll_data(&mut self, now: Timestamp) -> Option<Action> {
         let bytes = self.send.next_bytes(self.retry.is_waiting());
         if bytes > 0 {
             return Some(self.send_data(Sending::Next, self.send.nxt, bytes));
@@ -539,7 +545,7 @@ impl Conn {
             return None;
         }
         let seq = self.send.nxt;
-        self.send.sent_fin();
+        self.send.sent_fin(now);
         Some(self.emit(seq, Flags::FIN | Flags::ACK))
     }
 

@@ -14,6 +14,7 @@ impl Conn {
     /// A segment came from the guest. The part of its payload that is returned goes to the socket;
     /// once all segments of the run were passed, [`Conn::on_written`] tells what became of it.
     pub fn on_segment(&mut self, now: Timestamp, seg: &Segment) -> Accept {
+        let (before, silence) = (self.state, now.since(self.active_at));
         if !self.is_over() {
             self.touch(now);
         }
@@ -25,6 +26,10 @@ impl Conn {
             State::Established => self.segment_established(now, seg),
             State::Closing { .. } | State::Closed => Accept::dropped(Drop::Closed),
         };
+        if before != State::Established && self.state == State::Established && !self.retry.is_slow()
+        {
+            self.send.handshake_takes(silence);
+        }
         if self.has_failed() && self.send.una.after(una) {
             self.active_at = now;
         }
@@ -172,7 +177,7 @@ impl Conn {
         } else if !again || self.recv.is_behind() {
             self.send.doubt.dispel();
         }
-        self.take_acknowledgement(seg, again);
+        self.take_acknowledgement(now, seg, again);
         if again && (seg.sequence_len() > 0 || seg.seq.before(self.recv.acknowledged())) {
             return self.reject_sequence(now, seg);
         }
@@ -185,11 +190,11 @@ impl Conn {
     /// What a segment acknowledges, and its window. That of a segment is the latest if none that was further along came
     /// before (SND.WL1), and whatever came before where the guest can number none further: `again`, or at the edge of a window
     /// that is closed.
-    fn take_acknowledgement(&mut self, seg: &Segment, again: bool) {
+    fn take_acknowledgement(&mut self, now: Timestamp, seg: &Segment, again: bool) {
         let latest = again || self.recv.is_at_closed_edge(seg);
         let seq = if latest { self.send.latest(self.recv.expected()) } else { seg.seq };
         let recovers = self.send.is_in_recovery();
-        match self.send.on_ack(&Segment { seq, ..*seg }) {
+        match self.send.on_ack(now, &Segment { seq, ..*seg }) {
             // Where much was lost, hole by hole takes longer than to begin anew (RFC 6582, section 4, "impatient").
             Acked::Progress if recovers && self.send.is_in_recovery() => {}
             Acked::Progress => self.retry.progress(),

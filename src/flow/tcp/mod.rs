@@ -43,8 +43,8 @@
 //! that of its SYN-ACK, until the socket was read.
 //!
 //! # Clauses
-//! RFC 9293; RFC 5681 and RFC 6582 for loss, with a window of congestion that is open until the first one (`congestion`) and
-//! a question to who is silent (`asking`); RFC 6298 for time; RFC 5961 for blind attacks;
+//! RFC 9293; RFC 5681 and RFC 6582 for loss, with a window of congestion that is open until the first one (`congestion`),
+//! taken back where nothing was lost (RFC 3522, RFC 4015, RFC 4653: `losses`), and a question to who is silent (`asking`); RFC 6298 for time; RFC 5961 for blind attacks;
 //! RFC 7323 for the window scale. A guest that was set back to an older state is reset: see `doubt`. Not used: selective acknowledgements, timestamps, ECN, Fast Open.
 //! Urgent data of either end is part of its stream, and nobody is told that it is urgent (RFC 6093).
 //! There is no TIME-WAIT: after both FINs the flow is gone, and [`reset_for`]
@@ -61,6 +61,7 @@ mod image;
 mod input;
 mod isn;
 pub mod limits;
+mod losses;
 mod receive;
 mod retry;
 mod send;

@@ -146,6 +146,11 @@ impl Retry {
         self.progress();
     }
 
+    /// Whether a SYN had to be repeated.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.handshake == Handshake::Slow
+    }
+
     /// Counts a timeout of a SYN or SYN-ACK; false if it was the last one allowed.
     pub(crate) fn expire_handshake(&mut self, now: Timestamp) -> bool {
         if self.count >= self.syn_limit {

@@ -6,14 +6,21 @@
 //! a quarter of what we know the queue to hold. So the far end's window is never smaller by more
 //! than that quarter, and a long transfer costs a few discards per window, not one per ACK.
 
+use std::time::Duration;
+
+use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
 use super::asking::Asking;
-use super::congestion::Congestion;
 use super::doubt::Doubt;
 use super::image::Image;
-use super::limits::{DATA_QUANTUM, DEFAULT_MSS, DISCARD_MAX, DUPLICATE_ACKS, MIN_MSS, WINDOW_MAX};
+use super::limits::{DATA_QUANTUM, DEFAULT_MSS, DISCARD_MAX, MIN_MSS, WINDOW_MAX};
+use super::losses::{Losses, Progress, Shown};
 use crate::wire::tcp::Segment;
+
+/// The unit in which the first round trip is kept, in a byte: those that are longer count as 127 ms, which is enough to tell
+/// late from lost on most of them, and those that are shorter as nothing.
+const TRIP_UNIT: Duration = Duration::from_micros(500);
 
 /// What an acknowledgement has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +43,6 @@ pub(super) enum Sending {
     Last,
 }
 
-/// What becomes of a loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recovery {
-    /// None is known.
-    None,
-    /// What follows `una` is lost, and was sent again.
-    UnderWay,
-    /// It has to be sent again.
-    Due,
-}
-
 /// The sending half.
 #[derive(Debug)]
 pub(super) struct Send {
@@ -57,13 +53,11 @@ pub(super) struct Send {
     /// The byte after the last one ever sent.
     pub(crate) max: SeqNr,
     /// Where the peer's stream ends, which is the FIN's number: valid if `ended`, and in a socket that has failed, where it
-    /// is before `una` as long as it is not known.
+    /// is before `una` as long as it is not known. In a handshake, the acknowledgement number of a segment that belongs to no
+    /// connection we know of.
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
     wl1: SeqNr,
-    /// Nothing before this may start another recovery (RFC 6582). In a handshake, the acknowledgement number of a segment that
-    /// belongs to no connection we know of.
-    recover: SeqNr,
     /// Acknowledged bytes that are still in the socket's queue.
     undiscarded: u32,
     /// The guest's window, and the largest that it had, not scaled.
@@ -74,8 +68,9 @@ pub(super) struct Send {
     /// The guest's window scale.
     pub(crate) scale: u8,
     duplicates: u8,
-    congestion: Congestion,
-    recovery: Recovery,
+    /// How long a round trip took in the handshake, in [`TRIP_UNIT`]s; 0 if that is not known.
+    round_trip: u8,
+    losses: Losses,
     ended: bool,
     /// The socket may have data that was not sent yet.
     pub(crate) readable: bool,
@@ -98,15 +93,14 @@ impl Send {
             max: isn,
             eof: isn,
             wl1: isn,
-            recover: isn,
             undiscarded: 0,
             window: 0,
             window_max: 0,
             mss: DEFAULT_MSS,
             scale: 0,
             duplicates: 0,
-            congestion: Congestion::new(),
-            recovery: Recovery::None,
+            round_trip: 0,
+            losses: Losses::default(),
             ended: false,
             readable: false,
             closing: false,
@@ -121,7 +115,7 @@ impl Send {
     pub(crate) fn restored(image: &Image, queued: u32, mss: u16) -> Self {
         let mut send = Self::new(image.acked_by_guest);
         (send.nxt, send.max) = (image.next_to_guest, image.next_to_guest);
-        (send.wl1, send.recover) = (image.acked_to_guest, image.acked_by_guest - 1);
+        send.wl1 = image.acked_to_guest;
         (send.window, send.window_max) = (image.window_from_guest, image.window_from_guest);
         (send.mss, send.scale) = (mss, image.guest_scale);
         send.ended = image.ends.from_peer;
@@ -140,19 +134,29 @@ impl Send {
 
     /// In a handshake: what belongs to no connection we know of acknowledges this.
     pub(crate) fn note_stray(&mut self, ack: SeqNr) {
-        self.recover = ack;
+        self.eof = ack;
     }
 
     /// The acknowledgement number that was [noted](Self::note_stray) last.
     pub(crate) fn stray(&self) -> SeqNr {
-        self.recover
+        self.eof
     }
 
     /// The SYN was acknowledged: the stream starts.
     pub(crate) fn establish(&mut self) {
         self.una = self.max;
         self.nxt = self.max;
-        self.recover = self.max - 1;
+        self.forget_end();
+    }
+
+    /// A round trip took so long in the handshake.
+    pub(crate) fn handshake_takes(&mut self, time: Duration) {
+        let units = time.as_micros() / TRIP_UNIT.as_micros();
+        self.round_trip = u8::try_from(units).unwrap_or(u8::MAX);
+    }
+
+    fn handshake_took(&self) -> Option<Duration> {
+        (self.round_trip > 0).then(|| TRIP_UNIT * u32::from(self.round_trip))
     }
 
     /// Counts a SYN as sent.
@@ -204,7 +208,7 @@ impl Send {
 
     /// Whether what was acknowledged last shows the next hole of a loss.
     pub(crate) fn is_in_recovery(&self) -> bool {
-        self.recovery != Recovery::None
+        self.losses.is_repairing()
     }
 
     /// Whether our FIN was ever sent.
@@ -262,7 +266,7 @@ impl Send {
     }
 
     /// Processes a plausible acknowledgement of a synchronised connection.
-    pub(crate) fn on_ack(&mut self, seg: &Segment) -> Acked {
+    pub(crate) fn on_ack(&mut self, now: Timestamp, seg: &Segment) -> Acked {
         if seg.ack.before(self.una) {
             return Acked::Nothing;
         }
@@ -272,7 +276,7 @@ impl Send {
             self.set_window(seg);
         }
         if seg.ack.after(self.una) {
-            self.advance(seg.ack);
+            self.advance(now, seg.ack);
             return Acked::Progress;
         }
         if was_closed || self.window == 0 {
@@ -300,73 +304,74 @@ impl Send {
         }
     }
 
-    fn advance(&mut self, ack: SeqNr) {
+    fn advance(&mut self, now: Timestamp, ack: SeqNr) {
         let data_end = if self.ended && ack.after(self.eof) { self.eof } else { ack };
         let (flight, segment) = (self.in_flight(), u32::from(self.segment_bytes()));
         let acked = ack.offset_from(self.una).max(0).unsigned_abs();
-        if self.recovery == Recovery::None {
-            self.congestion.on_acknowledged(self.una, ack, flight, segment);
-        }
+        let shown = self.losses.on_progress(Progress {
+            now,
+            from: self.una,
+            to: ack,
+            flight,
+            segment,
+            duplicates: self.duplicates,
+            handshake: self.handshake_took(),
+        });
         self.undiscarded += data_end.offset_from(self.una).max(0).unsigned_abs();
         self.una = ack;
         self.nxt = self.nxt.max(ack);
         self.asking.on_acknowledged(!self.is_outstanding());
         // Without a peek offset, the end of the stream shows only once that is at the head of the queue.
         self.readable |= self.closing && !self.ended;
-        if self.recovery != Recovery::None && ack.before(self.recover) {
-            // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
-            self.congestion.on_loss(flight, segment);
-            self.recovery = Recovery::Due;
-            let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
-            self.duplicates = self.duplicates.saturating_sub(gone).saturating_add(1);
-            return;
-        }
-        (self.recovery, self.duplicates) = (Recovery::None, 0);
-        if ack.after(self.recover) {
-            // Keeps up, lest the comparison wrap in a long transfer without loss.
-            self.recover = ack - 1;
-        }
+        self.duplicates = match shown {
+            Shown::Hole => {
+                let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
+                self.duplicates.saturating_sub(gone).saturating_add(1)
+            }
+            _ => 0,
+        };
     }
 
-    /// The guest says again how far it is. The third time something is lost (RFC 5681, section 3.2); the first time, if that
-    /// is the answer to what it was asked: it has got something of what was sent later.
+    /// The guest says again how far it is. The third time something is lost (RFC 5681, section 3.2), or later on a way that
+    /// changes the order; the first time, if that is the answer to what it was asked: it has got something of what was sent
+    /// later.
     fn on_duplicate(&mut self) {
         if self.asking.take_late() {
             return;
         }
         self.duplicates = self.duplicates.saturating_add(1);
         let is_answer = self.asking.take_answer();
-        if self.recovery != Recovery::None {
+        if self.losses.is_repairing() {
             // What was sent again is lost, too.
             if is_answer {
                 self.lose();
             }
-        } else if (is_answer || self.duplicates == DUPLICATE_ACKS) && self.una.after(self.recover) {
+            return;
+        }
+        let segments = self.in_flight() / u32::from(self.segment_bytes());
+        let shows = is_answer || self.duplicates >= self.losses.patience(segments);
+        if shows && self.losses.may_begin(self.una) {
             self.lose();
-            self.recover = self.max;
         }
     }
 
     /// The segment at `una` is lost.
     fn lose(&mut self) {
-        self.congestion.on_loss(self.in_flight(), self.segment_bytes().into());
-        self.recovery = Recovery::Due;
+        self.losses.on_loss(self.max, self.in_flight(), self.segment_bytes().into());
     }
 
     /// Starts again from the first byte not acknowledged.
     pub(crate) fn rewind(&mut self) {
         self.nxt = self.una;
-        self.recover = self.max;
         self.duplicates = 0;
-        self.recovery = Recovery::None;
+        self.losses.on_rewind(self.una, self.max);
     }
 
-    /// The same after a timeout. What is sent once the guest has acknowledged something may be lost, too, and duplicates say so.
-    /// Those before may be of what is sent again.
+    /// The same after a timeout.
     pub(crate) fn on_timeout(&mut self) {
-        self.congestion.on_timeout(self.in_flight(), self.segment_bytes().into());
+        let flight = self.in_flight();
         self.rewind();
-        self.recover = self.una;
+        self.losses.on_timeout(self.una, flight, self.segment_bytes().into());
     }
 
     /// Bytes to drop from the head of the socket's queue now; 0 for none.
@@ -384,7 +389,7 @@ impl Send {
 
     /// Length of the segment at `una` if it is to be sent again; 0 for a lone FIN.
     pub(crate) fn again_bytes(&self) -> Option<u32> {
-        if self.recovery != Recovery::Due || self.in_flight() == 0 {
+        if !self.losses.is_due() || self.in_flight() == 0 {
             return None;
         }
         let data_end = if self.is_fin_sent() { self.eof } else { self.nxt };
@@ -401,8 +406,8 @@ impl Send {
     }
 
     /// The segment at `una` was sent again.
-    pub(crate) fn sent_again(&mut self) {
-        self.recovery = Recovery::UnderWay;
+    pub(crate) fn sent_again(&mut self, now: Timestamp) {
+        self.losses.on_sent_again(now);
     }
 
     /// The last byte of data that is outstanding, if a guest that is silent is to get it once more.
@@ -445,14 +450,11 @@ impl Send {
 
     fn usable(&self, cautious: bool) -> u32 {
         let segment = u32::from(self.segment_bytes());
-        let limit = match (cautious, self.recovery) {
-            (true, _) => segment,
-            (false, Recovery::None) => self.congestion.bytes(segment),
-            // Each duplicate stands for a segment that is not on the way any more (RFC 6582, section 3.2, step 2).
-            (false, _) => {
-                let gone = u32::from(self.duplicates) * segment;
-                self.congestion.bytes(segment).saturating_add(gone)
-            }
+        // Each duplicate stands for a segment that is not on the way any more (RFC 6582, section 3.2, step 2).
+        let gone = if self.losses.is_repairing() { u32::from(self.duplicates) } else { 0 };
+        let limit = match cautious {
+            true => segment,
+            false => self.losses.window(segment).saturating_add(gone * segment),
         };
         self.window_bytes().min(limit).saturating_sub(self.in_flight())
     }
@@ -463,8 +465,11 @@ impl Send {
     }
 
     /// Counts bytes sent at `nxt`.
-    pub(crate) fn sent_next(&mut self, bytes: u32) {
+    pub(crate) fn sent_next(&mut self, now: Timestamp, bytes: u32) {
         self.asking.on_sent(bytes);
+        if self.nxt == self.max {
+            self.losses.on_sent(self.nxt + bytes.min(self.segment_bytes().into()), now);
+        }
         self.nxt += bytes;
         self.max = self.max.max(self.nxt);
     }
@@ -485,8 +490,8 @@ impl Send {
     }
 
     /// Counts the FIN as sent.
-    pub(crate) fn sent_fin(&mut self) {
-        self.sent_next(1);
+    pub(crate) fn sent_fin(&mut self, now: Timestamp) {
+        self.sent_next(now, 1);
     }
 }
 
@@ -530,7 +535,7 @@ mod tests {
         fn send(&self) -> Send {
             let mut send = Send::new(self.base);
             (send.nxt, send.max) = (self.base + self.nxt, self.base + self.max);
-            (send.recover, send.undiscarded, send.mss) = (self.base - 1, self.undiscarded, 2);
+            (send.undiscarded, send.mss) = (self.undiscarded, 2);
             (send.window, send.window_max) = (self.window, self.window.max(2));
             (send.readable, send.ended) = (self.eof.is_none(), self.eof.is_some());
             send.eof = self.base + self.eof.unwrap_or(0);
@@ -599,7 +604,7 @@ mod tests {
                     seq: small.base,
                     ..Segment::default()
                 };
-                let acked = send.on_ack(&seg);
+                let acked = send.on_ack(Timestamp::ZERO, &seg);
                 assert_eq!(acked == Acked::Progress, at > 0, "{seg:?} {small:?}");
                 let moved = at.max(0) as u32;
                 assert_eq!((send.una, send.max), (small.base + moved, small.base + small.max));
@@ -634,9 +639,12 @@ mod tests {
             for _ in 0..2 * small.max {
                 let bytes = send.next_bytes(false);
                 if bytes > 0 {
-                    send.sent_next(bytes.min(small.max - distance(send.nxt, send.una) as u32));
+                    send.sent_next(
+                        Timestamp::ZERO,
+                        bytes.min(small.max - distance(send.nxt, send.una) as u32),
+                    );
                 } else if send.is_fin_due(false) && send.nxt.before(send.max) {
-                    send.sent_fin();
+                    send.sent_fin(Timestamp::ZERO);
                 }
                 check(&send, &small);
             }
