@@ -317,6 +317,10 @@ fn a_guest_without_room_hears_of_a_failure_when_it_has_all_there_is() {
         reset";
     script(&[&waits, has_room]);
     script(&[&waits, "unread 29999", "unread 1", "< RA 1 ack=1", "reset"]);
+    // A guest that sends all the same waits for its own data to be taken: not for a minute.
+    let sends = "> A 1+100 ack=1 win=0 -x Closed";
+    script(&[&waits, sends, "t 500", sends, "t 499\nt 1", "< RA 1 ack=1", "reset"]);
+    script(&[&waits, sends, "t 500", has_room]);
 }
 
 #[test]

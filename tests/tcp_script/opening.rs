@@ -258,8 +258,48 @@ mod syn_sent {
     }
 
     #[test]
+    fn what_a_client_has_sent_before_it_goes_away_arrives() {
+        let sent = "
+            ! readable
+            ! failed
+            ! hungup
+            queue 300
+            > SA 0 ack=1 mss=1460 ws=7 win=10000
+            queue 300
+            data 0 8760 1
+            = drained 300";
+        let rest = "
+            data 300 8760 301
+            = failed
+            > A 1 ack=301 win=78
+            discard 300
+            data 0 8760 301
+            = failed
+            < RA 301 ack=1
+            reset";
+        script(&[INBOUND, sent, rest]);
+    }
+
+    #[test]
+    fn rfc7323_2_2_the_window_of_a_syn_is_not_scaled() {
+        let answer = "> SA 0 ack=1 mss=1000 ws=7 win=10000";
+        script(&[INBOUND, "! readable", answer, "data 0 9000 1", "= drained 1"]);
+        // Both open at once.
+        let both = "> S 0 mss=1000 ws=7 win=10000\n< SA 0 ack=1 mss=1000 ws=8";
+        script(&[
+            INBOUND,
+            "! readable",
+            both,
+            answer,
+            "< A 1 ack=1",
+            "data 0 9000 1",
+            "= drained 1",
+        ]);
+    }
+
+    #[test]
     fn client_that_goes_away_resets_the_guest() {
-        script(&[INBOUND, "! failed", "< R 1", "reset"]);
+        script(&[INBOUND, "! failed", "! hungup", "queue 0", "< R 1", "reset"]);
         script(&[INBOUND, "! hungup", "< R 1", "reset"]);
     }
 

@@ -49,7 +49,7 @@ pub struct Player {
 /// Plays `script` from nothing: the first line opens the connection, with the guest's SYN or with
 /// `accept`.
 pub fn play(script: &str) -> Player {
-    let now = Timestamp::from_micros(1_000_000);
+    let now = Timestamp::from_micros(100_000_000);
     let mut player = Player { conn: None, now, config: TcpConfig::default(), room: 50_000 };
     player.go_on(script);
     player

@@ -6,7 +6,7 @@ use crate::wire::seq::SeqNr;
 
 use super::ack::HeldAck;
 use super::boundary::{Action, DataResult, SocketEvent};
-use super::limits::{INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
+use super::limits::{IN_VAIN_PATIENCE, INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
 use super::receive::Receive;
 use super::retry::{Retry, TcpConfig};
 use super::send::{Send, Sending};
@@ -206,10 +206,13 @@ impl Conn {
     }
 
     /// The queue of the socket, which has failed, holds `bytes`, those that were peeked at included. A guest that has got
-    /// them all and whose window is closed is told at once.
+    /// them all and whose window is closed is told at once, and so is one that the peer had nothing for and that knows nothing
+    /// of the connection yet.
     pub fn on_queue(&mut self, bytes: u32) {
-        if self.state == State::Established && self.has_failed() {
-            self.send.ends_after(bytes);
+        match self.state {
+            State::Established if self.has_failed() => self.send.ends_after(bytes),
+            State::SynSent if self.has_failed() && bytes == 0 => self.abort(),
+            _ => {}
         }
     }
 
@@ -218,7 +221,7 @@ impl Conn {
     /// acknowledged nothing for [`RESET_PATIENCE`]; nothing that it sends meanwhile is taken. A guest that waits for a
     /// handshake with nobody is told at once.
     fn fail(&mut self, left: Failure) {
-        if !matches!(self.state, State::Established | State::SynAckSent) {
+        if self.state == State::Connecting {
             return self.abort();
         }
         if !self.has_failed() {
@@ -230,6 +233,14 @@ impl Conn {
             }
             self.send.readable = true;
             self.send.closing = true;
+        }
+    }
+
+    /// The guest sends what nobody takes any more. If its window is closed meanwhile, it does not read until it has sent all, as
+    /// far as can be seen, and each would wait for the other: it has a second more.
+    pub(super) fn on_sent_in_vain(&mut self, now: Timestamp) {
+        if self.send.window_bytes() == 0 {
+            self.active_at = self.active_at.min(now.earlier_by(RESET_PATIENCE - IN_VAIN_PATIENCE));
         }
     }
 

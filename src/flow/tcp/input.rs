@@ -115,7 +115,7 @@ impl Conn {
         }
         self.establish();
         self.recv.owe_ack();
-        self.segment_established(now, &after_syn(seg))
+        self.segment_established(now, &self.after_syn(seg))
     }
 
     /// SYN-RECEIVED of RFC 9293, section 3.10.7.4.
@@ -130,7 +130,7 @@ impl Conn {
             self.syn_due = true;
             return Accept::dropped(Drop::BadSyn);
         }
-        let plain = if repeats_syn { after_syn(seg) } else { *seg };
+        let plain = if repeats_syn { self.after_syn(seg) } else { *seg };
         if plain.has(Flags::SYN) || !self.recv.is_acceptable(&plain) {
             return self.challenge(now, Drop::OutsideWindow);
         }
@@ -184,7 +184,7 @@ impl Conn {
         if seg.seq == self.recv.expected() {
             self.lags &= self.recv.is_behind();
         }
-        self.segment_text(seg)
+        self.segment_text(now, seg)
     }
 
     /// What a segment acknowledges, and its window. That of a segment is the latest if none that was further along came
@@ -299,7 +299,7 @@ impl Conn {
     }
 
     /// Payload and FIN of an acceptable segment.
-    fn segment_text(&mut self, seg: &Segment) -> Accept {
+    fn segment_text(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         if seg.sequence_len() == 0 {
             return Accept::default();
         }
@@ -307,6 +307,7 @@ impl Conn {
             return Accept::dropped(Drop::AfterFin);
         }
         if self.has_failed() {
+            self.on_sent_in_vain(now);
             return Accept::dropped(Drop::Closed);
         }
         let skip = self.recv.expected().offset_from(seg.seq);
@@ -323,16 +324,16 @@ impl Conn {
         Accept { skip, len, dropped: None }
     }
 
+    /// The rest of a SYN segment: what comes after the SYN in sequence space.
+    fn after_syn(&self, syn: &Segment) -> Segment {
+        let flags = Flags(syn.flags.0 & !Flags::SYN.0);
+        Segment { seq: syn.seq + 1, flags, window: self.send.syn_window(syn), ..*syn }
+    }
+
     /// Duplicate ACKs for a segment beyond a gap: one for each segment of our MSS that it stands
     /// for. A guest with segmentation offload sends few large ones, and would wait for a timeout.
     fn duplicates_for(&self, seg: &Segment) -> u8 {
         let segments = seg.payload_len.div_ceil(u32::from(self.recv.mss).max(1));
         u8::try_from(segments).unwrap_or(u8::MAX).clamp(1, DUPLICATE_ACKS)
     }
-}
-
-/// The rest of a SYN segment: what comes after the SYN in sequence space.
-fn after_syn(seg: &Segment) -> Segment {
-    let flags = Flags(seg.flags.0 & !Flags::SYN.0);
-    Segment { seq: seg.seq + 1, flags, ..*seg }
 }

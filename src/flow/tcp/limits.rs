@@ -82,3 +82,6 @@ const _: () = assert!((0xffff << WINDOW_SCALE) < WINDOW_MAX);
 /// How long the reset with which a connection ends waits: for room in the link, and for the guest to take what the peer
 /// had sent before.
 pub(crate) const RESET_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The second of them for a guest that sends meanwhile, and has no room to take anything.
+pub(crate) const IN_VAIN_PATIENCE: Duration = Duration::from_secs(1);

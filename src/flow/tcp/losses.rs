@@ -178,7 +178,7 @@ impl Losses {
         };
         let trips = [known.round_trip, progress.handshake];
         let trip = trips.into_iter().flatten().min().unwrap_or_default();
-        if repair.again_at.is_some_and(|at| now.since(at) >= trip / 2) {
+        if repair.again_at.is_some_and(|at| now.since(at) >= trip * 3 / 4) {
             if to.before(known.recover) {
                 // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
                 known.lose(flight, segment);
@@ -257,9 +257,9 @@ mod tests {
         losses.on_sent_again(at(100));
         // Once more, which is not what counts.
         losses.on_loss(SeqNr(0), FLIGHT, SEGMENT);
-        losses.on_sent_again(at(108));
+        losses.on_sent_again(at(113));
         assert!(losses.window(SEGMENT) < before);
-        assert_eq!(acknowledge(&mut losses, 109, 20_000, 30), Shown::Late);
+        assert_eq!(acknowledge(&mut losses, 114, 20_000, 30), Shown::Late);
         assert_eq!((losses.window(SEGMENT), losses.patience(FLIGHT)), (before, 31));
         // Before it was sent again.
         losses.on_loss(SeqNr(0), FLIGHT, SEGMENT);
@@ -275,10 +275,10 @@ mod tests {
         let before = losses.window(SEGMENT);
         losses.on_loss(SeqNr(0), FLIGHT, SEGMENT);
         losses.on_sent_again(at(100));
-        assert_eq!(acknowledge(&mut losses, 110, 20_000, 30), Shown::Lost);
+        assert_eq!(acknowledge(&mut losses, 115, 20_000, 30), Shown::Lost);
         assert!(losses.window(SEGMENT) < before);
         assert_eq!(losses.patience(FLIGHT), DUPLICATE_ACKS);
-        assert_eq!(acknowledge(&mut losses, 110, 21_000, 30), Shown::Nothing);
+        assert_eq!(acknowledge(&mut losses, 115, 21_000, 30), Shown::Nothing);
     }
 
     #[test]

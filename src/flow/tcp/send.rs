@@ -18,9 +18,11 @@ use super::limits::{DATA_QUANTUM, DEFAULT_MSS, DISCARD_MAX, MIN_MSS, WINDOW_MAX}
 use super::losses::{Losses, Progress, Shown};
 use crate::wire::tcp::Segment;
 
-/// The unit in which the first round trip is kept, in a byte: those that are longer count as 127 ms, which is enough to tell
-/// late from lost on most of them, and those that are shorter as nothing.
+/// The unit in which the first round trip is kept, in a byte, rounded down: those that are longer than 127 ms count as that.
 const TRIP_UNIT: Duration = Duration::from_micros(500);
+
+/// How long it took is not known.
+const UNKNOWN_TRIP: u8 = u8::MAX;
 
 /// What an acknowledgement has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,7 @@ pub(super) struct Send {
     /// The guest's window scale.
     pub(crate) scale: u8,
     duplicates: u8,
-    /// How long a round trip took in the handshake, in [`TRIP_UNIT`]s; 0 if that is not known.
+    /// How long a round trip took in the handshake, in [`TRIP_UNIT`]s, or [`UNKNOWN_TRIP`].
     round_trip: u8,
     losses: Losses,
     ended: bool,
@@ -99,7 +101,7 @@ impl Send {
             mss: DEFAULT_MSS,
             scale: 0,
             duplicates: 0,
-            round_trip: 0,
+            round_trip: UNKNOWN_TRIP,
             losses: Losses::default(),
             ended: false,
             readable: false,
@@ -125,10 +127,15 @@ impl Send {
         send
     }
 
-    /// Takes the window of a SYN, which is not scaled on the wire.
+    /// The window of a SYN, which is not scaled on the wire (RFC 7323, section 2.2), as that of a later segment.
+    pub(crate) fn syn_window(&self, syn: &Segment) -> u16 {
+        (syn.window >> self.scale).max(1).min(syn.window)
+    }
+
+    /// Takes the window of a SYN.
     pub(crate) fn open_window(&mut self, syn: &Segment) {
         self.wl1 = syn.seq;
-        self.window = (syn.window >> self.scale).max(1).min(syn.window);
+        self.window = self.syn_window(syn);
         self.window_max = self.window;
     }
 
@@ -152,11 +159,11 @@ impl Send {
     /// A round trip took so long in the handshake.
     pub(crate) fn handshake_takes(&mut self, time: Duration) {
         let units = time.as_micros() / TRIP_UNIT.as_micros();
-        self.round_trip = u8::try_from(units).unwrap_or(u8::MAX);
+        self.round_trip = u8::try_from(units).unwrap_or(u8::MAX).min(UNKNOWN_TRIP - 1);
     }
 
     fn handshake_took(&self) -> Option<Duration> {
-        (self.round_trip > 0).then(|| TRIP_UNIT * u32::from(self.round_trip))
+        (self.round_trip != UNKNOWN_TRIP).then(|| TRIP_UNIT * u32::from(self.round_trip))
     }
 
     /// Counts a SYN as sent.
