@@ -505,6 +505,16 @@ fn a_guest_that_repeats_what_is_kept_is_told_to_wait() {
         < A 1 ack=41 win=0
         t 1500";
     script(&[OPEN, KEPT, again, again, "kept 0", "< A 1 ack=101 win=50000"]);
+    // It has not heard that nothing is kept any more, and has said something old before, by a way that changes the order.
+    let heard = "
+        > A 1 ack=0 -x Old
+        < A 1 ack=41 win=0
+        kept 0
+        < A 1 ack=101 win=50000
+        t 2500
+        > A 40 ack=1 -x Old
+        < A 1 ack=101";
+    script(&[OPEN, KEPT, heard, "t 2500\n> A 40 ack=1 -x Old\n< A 1 ack=101"]);
 }
 
 #[test]

@@ -289,12 +289,12 @@ impl Conn {
 
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
     /// the guest has sent, unless it is a probe. While something is kept, guests repeat and probe from where they have heard
-    /// that we are, which moves.
+    /// that we are, which moves; and so they do until they have heard that nothing is any more.
     fn may_be_set_back(&self, seg: &Segment) -> bool {
         let behind = self.recv.expected().offset_from(seg.seq);
         let is_probe = seg.sequence_len() == 0 && behind <= 1;
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
-        let waits = is_probe || (self.recv.is_behind() && !self.send.doubt.is_known());
+        let waits = is_probe || (self.lags && !self.send.doubt.is_known());
         !waits && is_near && self.send.is_ack_plausible(seg.ack)
     }
 
