@@ -20,6 +20,19 @@ fn on_machine(script: &str, program: &str, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
+/// The same as root who becomes nobody, in namespaces of networks and mounts; `None`, and a word, where nobody is root.
+fn as_real_root(script: &str, program: &str, arguments: &[&str]) -> Option<Output> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    if !initial || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root of the machine becomes nobody");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-nm", "sh", "-ec", &format!("{script}\nexec \"$0\" \"$@\""), program]);
+    Some(command.args(arguments).output().unwrap())
+}
+
 /// The verdicts and texts of a topic.
 fn found(output: &Output, topic: &str) -> Vec<(String, String)> {
     let value: Value =
@@ -83,6 +96,44 @@ fn where_there_is_no_tap_device() {
     let (verdict, cure) = found(&output, "tap device").remove(0);
     assert_eq!(verdict, "missing");
     assert!(cure.starts_with("modprobe tun"), "{cure}");
+}
+
+/// Root of the machine starts, and somebody else runs.
+#[test]
+fn what_root_may_do_is_not_what_counts() {
+    let closed = "mount -t tmpfs tmpfs /dev; mkdir /dev/net; mknod -m 600 /dev/net/tun c 10 200
+        echo 0 0 >/proc/sys/net/ipv4/ping_group_range";
+    let check = |words: &[&str]| as_real_root(closed, PASTA, words);
+    let Some(output) = check(&["--check", "--json"]) else { return };
+    let cure = "chmod 666 /dev/net/tun, as distributions have it".to_owned();
+    assert_eq!(found(&output, "tap device"), [("missing".to_owned(), cure)]);
+    assert_eq!(found(&output, "ping")[0].0, "limited");
+    assert!(text(&output.stdout).contains("root becomes user 65534"), "{output:?}");
+    for stays in
+        [&["--check", "--json", "--runas", "0"][..], &["--check", "--json", "--netns-only"]]
+    {
+        let output = check(stays).unwrap();
+        for topic in ["tap device", "ping"] {
+            assert_eq!(found(&output, topic)[0].0, "ok", "{stays:?}: {output:?}");
+        }
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[test]
+fn who_cannot_become_a_user_is_told() {
+    let output = on_machine("true", PASST, &["--check", "--json", "--runas", "no-such-login"]);
+    let (verdict, cure) = found(&output, "user").remove(0);
+    assert_eq!(verdict, "missing");
+    assert!(cure.starts_with("give a name of /etc/passwd"), "{cure}");
+}
+
+#[test]
+fn without_privileges_no_namespace_is_made_in_ours() {
+    let drop = "exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin \"$0\" \"$@\"";
+    let output = on_machine(drop, PASTA, &["--check", "--json", "--netns-only"]);
+    let (verdict, cure) = found(&output, "network namespaces").remove(0);
+    assert_eq!((&*verdict, &*cure), ("missing", "start as root, or leave --netns-only out"));
 }
 
 #[test]

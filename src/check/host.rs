@@ -9,27 +9,31 @@ use rustix::process::{Pid, Resource, WaitOptions, getegid, geteuid, getrlimit, w
 
 use super::finding::Finding;
 use crate::conf::host::{self, Template};
-use crate::conf::{Interfaces, Mode};
+use crate::conf::{Interfaces, Mode, Question};
 use crate::flow::fwd::InterfaceName;
 use crate::limits::{BYPASS_DESCRIPTORS, MAX_FLOWS, flow_sockets, kept_back};
+use crate::sandbox::identity;
 use crate::sys::landlock;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, Forked};
-use crate::sys::{capability, errno_text, stream, tun};
+use crate::sys::{errno_text, stream, tun};
 
 /// Descriptors with which hardly anybody notices a limit.
 const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
 
-/// Everything about this host that concerns `mode`.
-pub(super) fn findings(mode: Mode) -> Vec<Finding> {
-    let mut findings = vec![user_namespaces(), isolation(), call_filter(), landlock()];
+/// Everything about this host that concerns the program in question. From here on this process is the user that the
+/// program would be: root may do more.
+pub(super) fn findings(question: &Question) -> Vec<Finding> {
+    let mode = question.mode;
+    let low_ports = low_ports(mode);
+    let mut findings = Vec::from_iter(user(question));
+    findings.extend([user_namespaces(), isolation(), call_filter(), landlock()]);
     if mode == Mode::Pasta {
-        findings.extend([network_namespaces(), tap()]);
+        findings.extend([network_namespaces(question), tap(question)]);
     }
     findings.extend(routes());
-    findings.extend([echo(), low_ports(mode), descriptors(mode)]);
+    findings.extend([echo(), low_ports, descriptors(mode)]);
     findings.extend(kernel());
-    findings.extend(user());
     findings.extend(policy());
     findings
 }
@@ -51,22 +55,38 @@ fn probe(act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     }
 }
 
-/// A new user namespace, with the caller as its root.
-fn as_root() -> Result<(), Errno> {
+/// The user namespace in which a network namespace would be made: a new one with the caller as its root, or the caller's.
+fn settle(question: &Question) -> Result<(), Errno> {
+    if question.keep_root {
+        return Ok(());
+    }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     namespace::create(Kinds::USER)?;
     let mapped = namespace::map_to_root(user, group);
     mapped.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// Whether root can become nobody, as it does if not told otherwise.
-fn user() -> Option<Finding> {
+/// Becomes the user that a start would become, and says which, or why it cannot.
+fn user(question: &Question) -> Option<Finding> {
     const TOPIC: &str = "user";
-    let changes = geteuid().is_root() && namespace::is_initial_user();
-    (changes && !capability::may_change_user()).then(|| {
-        let text = "root without CAP_SETUID or CAP_SETGID cannot become nobody";
-        Finding::lacks(TOPIC, text, "grant both, or stay root with --runas 0")
-    })
+    let before = geteuid();
+    // What a start says of it is said by the finding.
+    let level = log::max_level();
+    log::set_max_level(log::LevelFilter::Off);
+    let settled = identity::settle_user(question.run_as.as_deref(), question.keep_root);
+    log::set_max_level(level);
+    match settled {
+        Ok(()) if geteuid() == before => None,
+        Ok(()) => {
+            let now = geteuid().as_raw();
+            Some(Finding::fine(TOPIC, format!("root becomes user {now}, as whom this was tried")))
+        }
+        Err(error) => {
+            let error = error.to_string();
+            let (text, cure) = error.rsplit_once(": ").unwrap_or((&error, ""));
+            Some(Finding::lacks(TOPIC, text, cure))
+        }
+    }
 }
 
 fn user_namespaces() -> Finding {
@@ -90,19 +110,23 @@ fn isolation() -> Finding {
     }
 }
 
-fn network_namespaces() -> Finding {
+fn network_namespaces(question: &Question) -> Finding {
     const TOPIC: &str = "network namespaces";
-    match probe(|| as_root().and_then(|()| namespace::create(Kinds::NETWORK))) {
+    match probe(|| settle(question).and_then(|()| namespace::create(Kinds::NETWORK))) {
         Ok(()) => Finding::fine(TOPIC, "can be made"),
+        Err(Errno::PERM) if question.keep_root => {
+            let text = "none can be made in the user namespace that --netns-only stays in";
+            Finding::lacks(TOPIC, text, "start as root, or leave --netns-only out")
+        }
         Err(errno) => Finding::lacks(TOPIC, errno_text(errno), namespace_cure(errno, &setting)),
     }
 }
 
-fn tap() -> Finding {
+fn tap(question: &Question) -> Finding {
     const TOPIC: &str = "tap device";
     let Some(name) = InterfaceName::new("check0") else { return Finding::fine(TOPIC, "") };
     let made = probe(|| {
-        as_root()?;
+        settle(question)?;
         namespace::create(Kinds::NETWORK)?;
         tun::open_tap(&name).map(drop)
     });

@@ -18,12 +18,14 @@ use crate::conf::{HAS_VHOST_USER, Mode, Question};
 /// Looks at everything. The text to print, and whether nothing is missing.
 #[must_use]
 pub(crate) fn answer(question: &Question) -> (String, bool) {
-    let mut findings = host::findings(question.mode);
-    findings.extend(callers::findings(question.mode));
+    // Who starts this one reads files that may be closed to the user that it becomes.
+    let mut others = callers::findings(question.mode);
     if !question.front_end.is_empty() {
         let words = question.front_end.iter().map(|word| word.to_string_lossy().into_owned());
-        findings.extend(front_end::findings(&words.collect::<Vec<_>>(), HAS_VHOST_USER));
+        others.extend(front_end::findings(&words.collect::<Vec<_>>(), HAS_VHOST_USER));
     }
+    let mut findings = host::findings(question);
+    findings.extend(others);
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     let text = if question.json { json(question.mode, worst, &findings) } else { lines(&findings) };
     (text, worst != Verdict::Missing)

@@ -58,6 +58,10 @@ pub struct Question {
     pub mode: Mode,
     /// `--json`.
     pub json: bool,
+    /// `--runas`.
+    pub run_as: Option<String>,
+    /// Root stays root: pasta's `--netns-only`.
+    pub keep_root: bool,
     /// The command line of a front-end, or nothing.
     pub front_end: Vec<OsString>,
 }

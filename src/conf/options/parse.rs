@@ -60,7 +60,13 @@ fn check(options: &Options, front_end: Vec<OsString>) -> Result<Command, ConfErr
     if let (Mode::Pasta, Some(extra)) = (options.mode, front_end.first()) {
         return Err(extra_argument(extra, options.mode));
     }
-    Ok(Command::Check(Question { mode: options.mode, json: options.json, front_end }))
+    Ok(Command::Check(Question {
+        mode: options.mode,
+        json: options.json,
+        run_as: options.run.run_as.clone(),
+        keep_root: options.mode == Mode::Pasta && options.pasta.netns_only,
+        front_end,
+    }))
 }
 
 /// What the words mean, as far as they can be understood, and why not further.
