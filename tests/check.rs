@@ -137,6 +137,27 @@ fn without_privileges_no_namespace_is_made_in_ours() {
 }
 
 #[test]
+fn name_servers_are_shown_as_the_guest_knows_them() {
+    let machine = |servers: &str| {
+        let setup = format!(
+            "ip link set lo up; ip link add u0 type veth peer name u1; ip link set u1 up; ip link set u0 up
+            ip addr add 192.0.2.2/24 dev u0; ip route add default via 192.0.2.1
+            mount -t tmpfs tmpfs /mnt; printf '{servers}' >/mnt/resolv; mount --bind /mnt/resolv /etc/resolv.conf"
+        );
+        text(&on_machine(&setup, PASST, &["--check"]).stdout)
+    };
+    let lines = machine("nameserver 192.0.2.53\nnameserver 127.0.0.53\n");
+    assert!(lines.contains("ok       name servers: 192.0.2.53\n"), "{lines}");
+    let silent = "limited  name servers: 127.0.0.53 on this host, which the guest knows as 192.0.2.1: \
+                  nothing answers on port 53; cure: start the server";
+    assert!(lines.contains(silent), "{lines}");
+    let lines = machine("nameserver localhost\n");
+    let none = "limited  name servers: /etc/resolv.conf has none that can be used \
+                (Ignoring nameserver localhost of /etc/resolv.conf: not an address); cure: write one";
+    assert!(lines.contains(none), "{lines}");
+}
+
+#[test]
 fn what_limits_is_no_failure() {
     let setup = "ip link set lo up; ulimit -n 100";
     let output = on_machine(setup, PASST, &["--check", "--json"]);

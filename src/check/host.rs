@@ -8,6 +8,7 @@ use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket};
 use rustix::process::{Pid, Resource, WaitOptions, getegid, geteuid, getrlimit, waitpid};
 
 use super::finding::Finding;
+use super::name_servers;
 use crate::conf::host::{self, Template};
 use crate::conf::{Interfaces, Mode, Question};
 use crate::flow::fwd::InterfaceName;
@@ -31,7 +32,7 @@ pub(super) fn findings(question: &Question) -> Vec<Finding> {
     if mode == Mode::Pasta {
         findings.extend([network_namespaces(question), tap(question)]);
     }
-    findings.extend(routes());
+    findings.extend(network(mode));
     findings.extend([echo(), low_ports, descriptors(mode)]);
     findings.extend(kernel());
     findings.extend(policy());
@@ -199,8 +200,8 @@ fn landlock() -> Finding {
     }
 }
 
-/// Which interface is the model of the guest's, for each family.
-fn routes() -> Vec<Finding> {
+/// Which interface is the model of the guest's, for each family, and what of the host's name servers the guest is told.
+fn network(mode: Mode) -> Vec<Finding> {
     const TOPIC: &str = "host network";
     let facts = match host::facts(&Interfaces::default()) {
         Ok(facts) => facts,
@@ -215,7 +216,9 @@ fn routes() -> Vec<Finding> {
     } else {
         described("IPv6", facts.v6.as_ref())
     };
-    vec![v4, v6]
+    let mut findings = vec![v4, v6];
+    findings.extend(name_servers::findings(mode, &facts));
+    findings
 }
 
 fn described<A: std::fmt::Display>(
