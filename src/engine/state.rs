@@ -23,7 +23,7 @@ use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::Conn;
 use crate::limits::TALKS_ON;
-use crate::sys::stream;
+use crate::sys::{errno_text, stream};
 use crate::time::Timestamp;
 use crate::wire::icmp_translation::IcmpError;
 use crate::wire::ip::L4Protocol;
@@ -159,6 +159,8 @@ pub(crate) struct SpliceState {
     pub(crate) pipes: [Option<Pipe>; 2],
     /// It waits for a place in its server's queue.
     pub(crate) queueing: Option<Queueing>,
+    /// What the host said when the connection failed, for who reads the log.
+    pub(crate) failure: Option<Errno>,
 }
 
 /// A connection for which its server's queue has no place.
@@ -204,6 +206,8 @@ pub(crate) struct TcpState {
     pub(crate) probes: bool,
     /// Why the host could not make the connection, if the guest is to be told: an ICMP error, and whose.
     pub(crate) unreachable: Option<(IcmpError, Option<IpAddr>)>,
+    /// What the host said when the connection failed, for who reads the log.
+    pub(crate) failure: Option<Errno>,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
     pub(crate) urgent: bool,
     /// The flow is on the list of half-open flows.
@@ -230,6 +234,7 @@ impl TcpState {
             connecting: false,
             probes: false,
             unreachable: None,
+            failure: None,
             urgent: false,
             half_open: false,
             admission: None,
@@ -237,6 +242,15 @@ impl TcpState {
             backlog: None,
             keepalive: None,
         }
+    }
+}
+
+/// How a connection was closed, behind that word: for the reason that the host gave, if it has failed, or with a reset.
+pub(crate) fn how_closed(reset: bool, failure: Option<Errno>) -> String {
+    match failure {
+        Some(errno) => format!(": {}", errno_text(errno)),
+        None if reset => " with a reset".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -375,6 +389,8 @@ pub(crate) struct DatagramState {
     pub(crate) one_by_one: bool,
     /// The socket may have errors queued.
     pub(crate) failed: bool,
+    /// The last one that was logged: a guest that goes on sending gets the same one for each datagram.
+    pub(crate) logged: Option<Errno>,
     /// The last datagram to the guest was large, or a burst.
     pub(crate) large: bool,
     /// Small datagrams to the guest that may wait: twice as many as the last time.
@@ -408,6 +424,7 @@ impl DatagramState {
             largest: 0,
             one_by_one: false,
             failed: false,
+            logged: None,
             large: true,
             expected: 1,
             delivered: Delivered::default(),

@@ -24,6 +24,8 @@ pub(crate) struct Waiting {
 /// An ICMP error that a socket got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueuedError {
+    /// What the error means to a program; `None` if the kernel does not say.
+    pub(crate) errno: Option<Errno>,
     /// ICMP or ICMPv6 type; `None` for an error of the host itself.
     pub(crate) kind: Option<u8>,
     /// Code that goes with the type.
@@ -286,6 +288,7 @@ pub(crate) fn drop_one(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 pub(crate) fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<QueuedError, Errno> {
     let received = recvmsg(socket, payload, libc::MSG_ERRQUEUE)?;
     let mut error = QueuedError {
+        errno: None,
         kind: None,
         code: 0,
         info: 0,
@@ -304,10 +307,13 @@ pub(crate) fn take_error(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<Q
 
 /// `struct sock_extended_err` (16 bytes), followed by the offender's socket address.
 fn read_extended_error(data: &[u8], error: &mut QueuedError) {
-    let Some(&[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3, ..]) = data.first_chunk::<16>()
+    let Some(&[e0, e1, e2, e3, origin, kind, code, _, i0, i1, i2, i3, ..]) =
+        data.first_chunk::<16>()
     else {
         return;
     };
+    let number = i32::from_ne_bytes([e0, e1, e2, e3]);
+    error.errno = (1..4096).contains(&number).then(|| Errno::from_raw_os_error(number));
     error.info = u32::from_ne_bytes([i0, i1, i2, i3]);
     if matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6) {
         error.kind = Some(kind);

@@ -110,10 +110,16 @@ impl Guest {
         ));
     }
 
-    /// Sends a SYN from `port` to port `to` of the gateway's; returns the flags of the answer.
-    pub fn tries(&mut self, port: u16, to: u16) -> (Connection, u8) {
-        let mut connection = Connection { port, to, seq: 999, ack: 0 };
+    /// Sends a SYN from `port` to port `to` of the gateway's.
+    pub fn syn(&mut self, port: u16, to: u16) -> Connection {
+        let connection = Connection { port, to, seq: 999, ack: 0 };
         self.segment(&connection, SYN, &[]);
+        connection
+    }
+
+    /// The same; returns the flags of the answer.
+    pub fn tries(&mut self, port: u16, to: u16) -> (Connection, u8) {
+        let mut connection = self.syn(port, to);
         let (seq, flags, _) = self.answer(&connection);
         (connection.seq, connection.ack) = (1000, seq.wrapping_add(1));
         (connection, flags)

@@ -10,5 +10,6 @@ mod host;
 mod hostile;
 mod openmetrics;
 mod pesto;
+mod reasons;
 mod rig;
 mod schema;

@@ -115,7 +115,7 @@ fn open_logged<T>(
     sides: &[Side; 2],
 ) -> Result<T, DropReason> {
     open().map_err(|errno| {
-        log::debug!("{} => {}: {errno}", sides[0], sides[1]);
+        log::debug!("spliced: {} => {}: {errno}", sides[0], sides[1]);
         match errno {
             Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
             _ => DropReason::SocketFailed,

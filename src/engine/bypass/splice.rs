@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use passt_frame::{Errno, Pipe};
 use rustix::event::epoll::EventFlags;
-use rustix::net as rnet;
+use rustix::net::{self as rnet, sockopt};
 
 use super::{BypassParts, PipePool, open_logged, socket_on};
 use crate::engine::core::Core;
 use crate::engine::flows::FlowWatch;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::reserved_port;
-use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState};
+use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState, how_closed};
 use crate::engine::token::Token;
 use crate::flow::fwd::SpliceSide;
 use crate::flow::side::Side;
@@ -108,6 +108,7 @@ fn add(
         nagle: [Nagle::Off, Nagle::Unwritten],
         pipes: [None, None],
         queueing,
+        failure: None,
     };
     let state = FlowState::new(accepted, core.net.epoch(), core.now, FlowKind::Splice(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
@@ -148,7 +149,7 @@ pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
             splice.machine.on_event(End::Target, connected);
         }
         Err(errno) => {
-            log::debug!("{id:?} (TCP connection, spliced): connect: {errno}");
+            splice.failure = Some(errno);
             splice.machine.on_failure();
         }
     }
@@ -178,6 +179,12 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, end: End, events:
         ended: has(EventFlags::RDHUP | EventFlags::HUP),
         failed: has(EventFlags::ERR),
     };
+    if event.failed && splice.machine.is_connecting() {
+        // Nothing else will tell: no byte is read or written any more.
+        let socket =
+            if end == End::Initiator { flow.state.socket.as_fd() } else { splice.target.as_fd() };
+        splice.failure = sockopt::socket_error(socket).ok().and_then(Result::err);
+    }
     splice.machine.on_event(end, event);
     if has(EventFlags::PRI) {
         splice.machine.on_urgent(end);
@@ -227,15 +234,16 @@ fn close(core: &mut Core, bypass: &mut BypassParts, id: FlowId, reset: bool) {
     if reset {
         let _ = End::BOTH.map(|end| stream::reset_on_close(flow.state.end(end)));
     }
+    let mut failure = None;
     if let FlowKind::Splice(splice) = &mut flow.state.kind {
+        failure = splice.failure;
         for end in End::BOTH {
             if let Some(pipe) = splice.pipes[end.index()].take() {
                 bypass.pipes.give(pipe, splice.machine.held(end));
             }
         }
     }
-    let how = if reset { " with a reset" } else { "" };
-    log::debug!("{id:?} (TCP connection, spliced): closed{how}");
+    log::debug!("{id:?} (TCP connection, spliced): closed{}", how_closed(reset, failure));
     core.flows.remove(id);
 }
 
@@ -250,7 +258,7 @@ struct Driven<'a> {
 impl Driven<'_> {
     fn act(self, pool: &mut PipePool, buffer: &mut CopyBuffer, action: Action) {
         let Self { id, initiator, splice, watch } = self;
-        let SpliceState { machine, target, nagle, pipes, .. } = splice;
+        let SpliceState { machine, target, nagle, pipes, failure, .. } = splice;
         let socket = |end| if end == End::Initiator { initiator } else { target.as_fd() };
         match action {
             Action::Copy(from) => {
@@ -260,7 +268,8 @@ impl Driven<'_> {
                     Some(room) => pass_on(buffer, pool, pipe, room, socket(from), to),
                     None => peek_and_copy(buffer, socket(from), to),
                 };
-                machine.on_copied(from, copied.unwrap_or(Copied::Failed));
+                let failed = copied.inspect_err(|errno| *failure = Some(*errno));
+                machine.on_copied(from, failed.unwrap_or(Copied::Failed));
             }
             Action::TakePipe(from) => {
                 pipes[from.index()] = pool.take();

@@ -16,7 +16,8 @@ use crate::engine::unreachable::{MESSAGE_BYTES, from_offender, send};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ERRORS_PER_TURN;
-use crate::sys::datagram;
+use crate::sys::datagram::{self, QueuedError};
+use crate::sys::errno_text;
 use crate::wire::DropReason;
 use crate::wire::build::{HeaderBuf, HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::eth;
@@ -45,6 +46,10 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             state.failed = false;
             return;
         };
+        if error.errno.is_some() && error.errno != state.logged {
+            state.logged = error.errno;
+            log_error(id, protocol, &error);
+        }
         // Whoever tried to send was told already.
         let Some(kind) = error.kind else { continue };
         let ports = protocol == L4Protocol::Udp;
@@ -75,6 +80,12 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
         }
     }
     core.flows.mark_ready(id);
+}
+
+fn log_error(id: FlowId, protocol: L4Protocol, error: &QueuedError) {
+    let QueuedError { errno: Some(errno), offender, .. } = error else { return };
+    let from = offender.map(|ip| format!(", says {ip}")).unwrap_or_default();
+    log::debug!("{id:?} ({protocol}): {}{from}", errno_text(*errno));
 }
 
 /// Whether what was sent to `to` is of the flow with `peer`. Echo has no ports.

@@ -46,7 +46,12 @@ pub(super) fn send_datagram(
     if sent == Err(Errno::ACCESS) && state.may_broadcast() && group::allow_broadcast(fd).is_ok() {
         sent = send(fd, to);
     }
-    sent.map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
+    sent.map_err(|errno| {
+        if state.logged.replace(errno) != Some(errno) {
+            log::debug!("{} => {}: send: {errno}", flow.sides[0], flow.sides[1]);
+        }
+        reason_of(errno, DropReason::SendFailed)
+    })?;
     state.bytes[from] += u64::from(all);
     Ok(())
 }

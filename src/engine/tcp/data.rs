@@ -9,6 +9,7 @@ use passt_frame::{
     ToGuest, ToGuestLease, ToGuestList,
 };
 
+use super::refused;
 use crate::engine::state::{PeekOffset, TcpState};
 use crate::flow::tcp::{Conn, DataResult, Flags};
 use crate::sys::stream;
@@ -77,7 +78,7 @@ pub(super) fn send(
             DataResult::Empty
         }
         Err(errno) => {
-            log::debug!("TCP connection: read: {errno}");
+            refused::note(tcp, Some(errno));
             DataResult::Failed
         }
     }

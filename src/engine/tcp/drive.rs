@@ -14,7 +14,7 @@ use crate::engine::flows::{FlowWatch, Flows};
 use crate::engine::net::Net;
 use crate::engine::outbox::Outbox;
 use crate::engine::quantum::Quantum;
-use crate::engine::state::{FlowKind, Peer, TcpState};
+use crate::engine::state::{FlowKind, Peer, TcpState, how_closed};
 use crate::engine::token::Token;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -44,7 +44,7 @@ pub(in crate::engine) fn on_event(core: &mut Core, id: FlowId, events: EventFlag
         refused::on_error(tcp, flow.state.socket.as_fd(), now);
     } else if has(EventFlags::ERR) && tcp.peer != Peer::Done {
         let socket = flow.state.socket.as_fd();
-        refused::fail(tcp, socket, now, refused::failure_of(socket).unwrap_or(SocketEvent::Failed));
+        refused::fail(tcp, socket, now, refused::error_of(socket));
     } else if tcp.connecting {
         if has(EventFlags::HUP) {
             tcp.conn.on_socket(now, SocketEvent::HungUp);
@@ -176,8 +176,10 @@ pub(super) fn make_way(core: &mut Core, out: &mut dyn ToGuest, side: &Side) {
     if tcp.connecting || !stream::is_closed(socket) {
         return;
     }
-    let event = refused::failure_of(socket).unwrap_or(SocketEvent::HungUp);
-    tcp.conn.on_socket(now, event);
+    match refused::error_of(socket) {
+        Some(error) => refused::fail(tcp, socket, now, Some(error)),
+        None => tcp.conn.on_socket(now, SocketEvent::HungUp),
+    }
     out.select(flow.state.queue);
     drive(core, out, id);
     match tcp_mut(&mut core.flows, id) {
@@ -241,18 +243,20 @@ pub(super) fn discharge(core: &mut Core, id: FlowId) {
 
 pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
     discharge(core, id);
+    let mut failure = None;
     if let Some(flow) = core.flows.table.get_mut(id) {
         if reset {
             let _ = stream::reset_on_close(flow.state.socket.as_fd());
         }
-        if let FlowKind::Tcp(tcp) = &flow.state.kind
-            && let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap)
-        {
-            let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
-            core.initial_numbers.pass(core.now, hash, end);
+        if let FlowKind::Tcp(tcp) = &flow.state.kind {
+            failure = tcp.failure;
+            if let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) {
+                let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
+                core.initial_numbers.pass(core.now, hash, end);
+            }
         }
     }
-    log::debug!("{id:?} (TCP connection): closed{}", if reset { " with a reset" } else { "" });
+    log::debug!("{id:?} (TCP connection): closed{}", how_closed(reset, failure));
     core.flows.remove(id);
 }
 
@@ -361,8 +365,7 @@ impl Driven<'_> {
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
-            let event = refused::failure_of(self.socket).unwrap_or(SocketEvent::Failed);
-            refused::fail(self.tcp, self.socket, self.now, event);
+            refused::fail(self.tcp, self.socket, self.now, refused::error_of(self.socket));
         }
     }
 }

@@ -116,7 +116,7 @@ fn write(core: &mut Core, id: FlowId, offered: u32, mut payload: impl Payload) {
         && errno != Errno::AGAIN
     {
         log::debug!("{id:?} (TCP connection): write: {errno}");
-        refused::fail(tcp, socket, now, refused::failure(errno));
+        refused::fail(tcp, socket, now, Some(errno));
     }
 }
 
@@ -289,8 +289,11 @@ fn open(
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
     let target = core.net.to_host(Proto::Tcp, guest, remote)?;
     core.check_room()?;
+    let host =
+        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
+    let sides = [side, host];
     let failed = |errno: Errno| {
-        log::debug!("TCP connection from {guest} to {}: {errno}", target.destination);
+        log::debug!("TCP connection: {} => {}: {errno}", sides[0], sides[1]);
         reason_of(errno, DropReason::SocketFailed)
     };
     let device = core.settings.outbound_device(target.destination.ip());
@@ -306,9 +309,6 @@ fn open(
         Ok((socket, connected, probes))
     })
     .map_err(failed)?;
-    let host =
-        Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
-    let sides = [side, host];
     let opening = opening(core, &side);
     let mut conn = Conn::outbound(core.now, &core.settings.tcp, &head.segment, opening);
     if connected {

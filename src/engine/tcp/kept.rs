@@ -8,7 +8,6 @@ use rustix::net::{self as rnet, SendFlags};
 
 use super::refused;
 use crate::engine::state::{Backlog, Budget, Peer, TcpState};
-use crate::flow::tcp::SocketEvent;
 use crate::time::Timestamp;
 
 const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -82,7 +81,7 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
                 return false;
             }
             Err(errno) => {
-                refused::fail(tcp, socket, now, refused::failure(errno));
+                refused::fail(tcp, socket, now, Some(errno));
                 return true;
             }
         }
@@ -90,8 +89,7 @@ pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) 
     tcp.conn.on_kept(now, 0);
     let failed = backlog.ends && rnet::shutdown(socket, rnet::Shutdown::Write).is_err();
     if failed && tcp.peer != Peer::Done {
-        let event = refused::failure_of(socket).unwrap_or(SocketEvent::Failed);
-        refused::fail(tcp, socket, now, event);
+        refused::fail(tcp, socket, now, refused::error_of(socket));
     }
     true
 }

@@ -133,7 +133,7 @@ pub(in crate::engine) fn go_on(core: &mut Core, id: FlowId) {
     if let FlowKind::Tcp(tcp) = &mut flow.state.kind
         && let Peer::Lost(errno) = tcp.peer
     {
-        refused::fail(tcp, flow.state.socket.as_fd(), core.now, refused::failure(errno));
+        refused::fail(tcp, flow.state.socket.as_fd(), core.now, Some(errno));
     }
     let token = Token::Flow(id);
     if let Err(errno) = core.flows.watch.again(token, flow.state.socket.as_fd(), EVENTS) {

@@ -24,13 +24,14 @@ pub(super) fn on_error(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestam
         && let Some(kind) = error.kind
     {
         let told = IcmpError { kind, code: error.code, mtu: error.info };
-        tcp.unreachable = Some((told, error.offender));
+        (tcp.unreachable, tcp.failure) = (Some((told, error.offender)), error.errno);
         return tcp.conn.give_up();
     }
     let errno = match sockopt::socket_error(socket) {
         Ok(Err(errno)) | Err(errno) => errno,
         Ok(Ok(())) => Errno::CONNREFUSED,
     };
+    tcp.failure = Some(errno);
     let v4 = sockopt::socket_domain(socket).is_ok_and(|family| family == AddressFamily::INET);
     match Unreachable::of(errno) {
         Some(why) => {
@@ -42,20 +43,23 @@ pub(super) fn on_error(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestam
     }
 }
 
-/// What it means that a socket whose connection was made reports `error`: a reset that comes after the peer has ended its
-/// stream is `EPIPE` to Linux. Of a socket whose error somebody has taken, a write says that, too: who was told first is
-/// believed.
-pub(super) fn failure(error: Errno) -> SocketEvent {
-    if error == Errno::PIPE { SocketEvent::FailedAfterEnd } else { SocketEvent::Failed }
+/// The error of a socket, which is taken; `None` if it has none, or not any more.
+pub(super) fn error_of(socket: BorrowedFd<'_>) -> Option<Errno> {
+    sockopt::socket_error(socket).ok()?.err()
 }
 
-/// What has become of a socket that has an error, which is taken; `None` if it has none, or not any more.
-pub(super) fn failure_of(socket: BorrowedFd<'_>) -> Option<SocketEvent> {
-    sockopt::socket_error(socket).ok()?.err().map(failure)
-}
-
-/// The socket, whose connection was made, has failed. The guest is told when it has got what is left in its queue.
-pub(super) fn fail(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp, event: SocketEvent) {
+/// The socket, whose connection was made, has failed, by this error if it is known. The guest is told when it has got what
+/// is left in its queue. A reset that comes after the peer has ended its stream is `EPIPE` to Linux. Of a socket whose error
+/// somebody has taken, a write says that, too: who was told first is believed.
+pub(super) fn fail(
+    tcp: &mut TcpState,
+    socket: BorrowedFd<'_>,
+    now: Timestamp,
+    error: Option<Errno>,
+) {
+    let after_end = error == Some(Errno::PIPE);
+    note(tcp, if after_end { Some(Errno::CONNRESET) } else { error });
+    let event = if after_end { SocketEvent::FailedAfterEnd } else { SocketEvent::Failed };
     tcp.conn.on_socket(now, event);
     // Up to an urgent byte, if there is one: more may be behind it.
     if !tcp.urgent
@@ -63,6 +67,11 @@ pub(super) fn fail(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp, e
     {
         tcp.conn.on_queue(u32::try_from(queued).unwrap_or(u32::MAX));
     }
+}
+
+/// Keeps why the connection fails; what has failed first is the reason.
+pub(super) fn note(tcp: &mut TcpState, error: Option<Errno>) {
+    tcp.failure = tcp.failure.or(error);
 }
 
 /// The connection is made: errors of the network do not end it any more.
