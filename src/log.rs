@@ -9,9 +9,9 @@
 //!   log. A command that pasta starts shares standard error then, if there is no file: messages that were asked for are
 //!   to be seen. In the background without a file these messages are lost.
 //!
-//! Once options are known, messages are limited in number (`budget`); who asks for debug messages
-//! gets all. Errors of system
-//! calls are told in words: the number that Rust adds is taken out.
+//! Once options are known, messages are limited in number (`budget`). Who asks for debug messages gets all of those: one
+//! for each flow is what is asked for. What is said without asking stays limited, or a client that connects again and
+//! again fills the log. Errors of system calls are told in words: the number that Rust adds is taken out.
 
 mod budget;
 mod file;
@@ -66,8 +66,10 @@ struct Sink {
 
 /// Where messages go at the moment.
 struct State {
-    /// `None` lets all messages pass: before options are known, and for debugging.
+    /// `None` lets all messages pass: before options are known.
     budget: Option<Budget>,
+    /// Messages of who debugs pass without limit.
+    details: bool,
     debug: bool,
     stderr: bool,
     file: Option<LogFile>,
@@ -100,8 +102,8 @@ pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
     let mut state = SINK.state();
     state.file = file.transpose()?;
     state.syslog = (!debug && state.file.is_none()).then(|| Syslog::connect(program)).flatten();
-    (state.debug, state.syslog_wanted) = (debug, !foreground);
-    state.budget = (!debug).then(Budget::new);
+    (state.debug, state.details, state.syslog_wanted) = (debug, debug, !foreground);
+    state.budget = Some(Budget::new());
     log::set_max_level(level);
     Ok(())
 }
@@ -111,12 +113,7 @@ pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
 pub(crate) fn set_level(level: LevelFilter) {
     let mut state = SINK.state();
     state.debug = level >= LevelFilter::Debug;
-    let unlimited = state.debug && (state.stderr || state.file.is_some());
-    if unlimited {
-        state.budget = None;
-    } else if state.budget.is_none() {
-        state.budget = Some(Budget::new());
-    }
+    state.details = state.debug && (state.stderr || state.file.is_some());
     log::set_max_level(level);
 }
 
@@ -172,9 +169,9 @@ impl log::Log for Sink {
     fn log(&self, record: &Record<'_>) {
         let at = self.elapsed();
         let mut state = self.state();
-        let Some(withheld) = state.budget.as_mut().map_or(Some(0), |budget| budget.take(at)) else {
-            return;
-        };
+        let is_detail = state.details && record.level() >= Level::Debug;
+        let budget = state.budget.as_mut().filter(|_| !is_detail);
+        let Some(withheld) = budget.map_or(Some(0), |budget| budget.take(at)) else { return };
         if withheld > 0 {
             let note = format_args!("{withheld} messages withheld, too many at once");
             state.write(Level::Warn, at, note);
@@ -193,6 +190,7 @@ impl State {
     const fn new() -> Self {
         Self {
             budget: None,
+            details: false,
             debug: false,
             stderr: true,
             file: None,

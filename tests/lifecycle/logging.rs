@@ -209,6 +209,25 @@ fn a_log_file_gets_debug_messages_and_standard_error_gets_them_without_the_time(
     assert!(stderr.lines().any(|line| line.starts_with("UNIX domain socket")), "{stderr}");
 }
 
+/// Who debugs gets every debug message; what is said without that stays limited.
+#[test]
+fn a_client_that_comes_again_and_again_does_not_fill_the_log_of_who_debugs() {
+    let place = Place::new();
+    let mut program = place.foreground(&["--debug"]);
+    let first = place.connect();
+    until("the first client", || {
+        place.text("stderr").contains("accepted connection").then_some(())
+    });
+    for _ in 0..1000 {
+        drop(place.connect());
+    }
+    drop(first);
+    program.end(Signal::TERM);
+    let said = place.text("stderr");
+    let count = said.lines().filter(|line| line.contains("discarding connection")).count();
+    assert!((1..300).contains(&count), "{count} of 1000");
+}
+
 /// Sends ARP requests until the log file has been cut.
 fn chat(place: &Place, program: &Program) {
     let mut client = place.connect();
