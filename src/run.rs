@@ -124,6 +124,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         ClientSocket::Listening(_, path) => Some(path.as_path()),
         ClientSocket::Connected(_) => None,
     };
+    let hint = conf::hint(conf.link.mode, bound);
     for line in conf::banner(&conf, bound).lines() {
         log::info!("{line}");
     }
@@ -155,6 +156,10 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     worker.interrupt_calls().map_err(system("sigaction"))?;
     sandbox::confine(Program::Passt, Needs::of(&conf.run))?;
+    // Last: whoever reads it may start a front-end, or takes it for the word that all went well.
+    for line in hint.lines() {
+        log::info!("{line}");
+    }
     announcement.say(false)?;
     worker.call_later(SETTLED, process::trim_memory);
     let end = worker.run().map_err(system("epoll_wait"));
@@ -534,6 +539,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
     for note in note.iter().chain(&conf.notes) {
         log::log!(note.level, "{}", note.text);
     }
+    start::tell_of_no_way_out(&conf);
     Ok(Configured { conf, followed })
 }
 
@@ -570,21 +576,6 @@ fn worker(
     Worker::new(epoll, link, engine, clients).map_err(system("epoll_ctl"))
 }
 
-/// Whether changes of the host are put in force.
-fn is_followed(conf: &Conf) -> bool {
-    !conf.run.no_follow && conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only)
-}
-
-/// Whether nothing that the guest is told of leads beyond a link of the host.
-fn is_without_network(conf: &Conf) -> bool {
-    let v4 = conf.network.v4.as_ref().filter(|_| conf.template_v4.is_some());
-    let leads_away = v4.is_some_and(|v4| match &v4.routes {
-        Some(routes) => routes.iter().any(|route| Some(route.gateway) != v4.gateway),
-        None => true,
-    });
-    !leads_away && conf.template_v6.is_none()
-}
-
 fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
     Settings {
         tcp: start::tcp_config(conf.pasta.is_some()),
@@ -593,7 +584,7 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         outbound_v4: conf.outbound_v4.map(|device| device.name),
         outbound_v6: conf.outbound_v6.map(|device| device.name),
         freebind: conf.freebind,
-        late_addresses: is_followed(conf) && is_without_network(conf),
+        late_addresses: start::is_followed(conf) && start::is_without_network(conf),
         max_descriptors,
         udp: start::udp_timeouts(),
     }

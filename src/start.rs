@@ -21,7 +21,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
-pub(crate) use network::{await_network, look_up, read_resolv, warn_of_outbound};
+pub(crate) use network::{
+    await_network, is_followed, is_without_network, look_up, read_resolv, tell_of_no_way_out,
+    warn_of_outbound,
+};
 pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
 pub(crate) use ready::{Continue, Readiness, take_given};
 

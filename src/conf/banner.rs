@@ -38,8 +38,14 @@ pub(crate) fn banner(conf: &Conf, bound: Option<&Path>) -> String {
     if let Some(pasta) = &conf.pasta {
         rules(&mut text, "Outbound forwarding rules (SPLICE):", &pasta.outbound);
     }
+    text
+}
+
+/// The lines that say how to start a front-end for the socket at `bound`, for when it can be connected to.
+pub(crate) fn hint(mode: Mode, bound: Option<&Path>) -> String {
+    let mut text = String::new();
     if let Some(path) = bound {
-        hint(&mut text, conf.link.mode, path);
+        front_end(&mut text, mode, path);
     }
     text
 }
@@ -122,7 +128,9 @@ fn ipv6(text: &mut String, conf: &Conf, v6: &Ipv6Net) {
     if let Some(title) = title {
         line(text, title);
         entry(text, format_args!("assign: {}", v6.addr.unwrap_or(Ipv6Addr::UNSPECIFIED)));
-        entry(text, format_args!("router: {}", v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED)));
+        if let Some(gateway) = v6.gateway {
+            entry(text, format_args!("router: {gateway}"));
+        }
         entry(text, format_args!("our link-local: {}", v6.our_link_local));
     }
     names(text, conf, &v6.dns);
@@ -138,7 +146,7 @@ fn netmask(prefix_len: u8) -> std::net::Ipv4Addr {
     u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0).into()
 }
 
-fn hint(text: &mut String, mode: Mode, path: &Path) {
+fn front_end(text: &mut String, mode: Mode, path: &Path) {
     let path = path.display();
     match mode {
         Mode::Stream => {

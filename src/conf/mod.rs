@@ -28,7 +28,7 @@ mod slirp4netns;
 mod tests;
 mod text;
 
-pub(crate) use banner::banner;
+pub(crate) use banner::{banner, hint};
 pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
 pub(crate) use meaning::{LOCAL_GATEWAY_V4, Told, option_of, told};

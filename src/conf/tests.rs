@@ -601,12 +601,15 @@ DNS search list:
 Inbound forwarding rules (HOST):
     TCP [*]:2222  =>  22\x20
     UDP [::]:5353  =>  5353\x20
+";
+    assert_eq!(banner(&conf, Some(Path::new("/tmp/passt_1.socket"))), text);
+    let text = "\
 You can start qemu with:
     kvm ... -chardev socket,id=chr0,path=/tmp/passt_1.socket \
 -netdev vhost-user,id=netdev0,chardev=chr0 -device virtio-net-pci,netdev=netdev0 \
 -object memory-backend-memfd,id=memfd0,share=on,size=$RAMSIZE -numa node,memdev=memfd0
 ";
-    assert_eq!(banner(&conf, Some(Path::new("/tmp/passt_1.socket"))), text);
+    assert_eq!(hint(conf.link.mode, Some(Path::new("/tmp/passt_1.socket"))), text);
 }
 
 #[test]
@@ -630,11 +633,24 @@ NDP:
     router: fe80::1
     our link-local: fe80::1
 Inbound forwarding rules (HOST):
-
+";
+    assert_eq!(banner(&conf, Some(Path::new("/s"))), text);
+    let text = "
 You can now start qemu (>= 7.2, with commit 13c6be96618c):
     kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/s
 ";
-    assert_eq!(banner(&conf, Some(Path::new("/s"))), text);
+    assert_eq!(hint(conf.link.mode, Some(Path::new("/s"))), text);
+    assert_eq!(hint(conf.link.mode, None), "", "the one client is there");
+}
+
+#[test]
+fn banner_without_a_router() {
+    let mut facts = host();
+    let v6 = facts.v6.as_mut().unwrap();
+    (v6.gateway, v6.default_route) = (None, false);
+    let text = banner(&attempt(&["-6"], &facts, "").unwrap(), None);
+    assert!(text.contains("    assign: 2001:db8::2\n    our link-local: "), "{text}");
+    assert!(!text.contains("router:"), "{text}");
 }
 
 fn pasta_attempt(arguments: &[&str], facts: &HostFacts) -> Result<Conf, ConfError> {

@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{StartError, system};
 use crate::conf::host::{self, HostFacts};
-use crate::conf::{ConfError, Interfaces, Options, resolv};
+use crate::conf::{Conf, ConfError, Interfaces, Note, Options, Target, resolv};
 use crate::follow::HostName;
 use crate::sys::io_error_text;
 use crate::sys::route_events::RouteEvents;
@@ -97,6 +98,53 @@ pub(crate) fn warn_of_outbound(options: &Options) {
     }
 }
 
+/// Whether changes of the host are put in force.
+pub(crate) fn is_followed(conf: &Conf) -> bool {
+    !conf.run.no_follow && conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only)
+}
+
+/// Whether nothing that the guest is told of leads beyond a link of the host.
+pub(crate) fn is_without_network(conf: &Conf) -> bool {
+    !leads_away_v4(conf) && conf.template_v6.is_none()
+}
+
+fn leads_away_v4(conf: &Conf) -> bool {
+    let v4 = conf.network.v4.as_ref().filter(|_| conf.template_v4.is_some());
+    v4.is_some_and(|v4| match &v4.routes {
+        Some(routes) => routes.iter().any(|route| Some(route.gateway) != v4.gateway),
+        None => true,
+    })
+}
+
+/// Says that nothing leads beyond a link of the host. That is how a service starts which comes before its network and
+/// follows it, and whoever starts it may take words for a failure. A command runs now, and who waits for it is to know why it
+/// reaches nobody.
+pub(crate) fn tell_of_no_way_out(conf: &Conf) {
+    if let Some(Note { level, text }) = no_way_out(conf) {
+        log::log!(level, "{text}");
+    }
+}
+
+fn no_way_out(conf: &Conf) -> Option<Note> {
+    let leads_away_v6 =
+        conf.template_v6.is_some() && conf.network.v6.as_ref().is_some_and(|v6| v6.default_router);
+    let has_device = conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only);
+    if !has_device || leads_away_v4(conf) || leads_away_v6 {
+        return None;
+    }
+    let for_command = conf
+        .pasta
+        .as_ref()
+        .is_some_and(|pasta| matches!(pasta.target, Target::Spawn { .. }) && !conf.run.asked_quiet);
+    let followed = is_followed(conf);
+    let level = if for_command || !followed { Level::Warn } else { Level::Info };
+    let later = if followed { "; what comes later is followed" } else { "" };
+    let text = format!(
+        "Nothing leads beyond this host's links: give it an address and a default route, or name an --interface{later}"
+    );
+    Some(Note { level, text })
+}
+
 /// Whether no socket may have this address.
 fn is_foreign(address: IpAddr) -> bool {
     let bound = UdpSocket::bind((address, 0));
@@ -108,6 +156,50 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::conf::host::Template;
+    use crate::conf::{self, Command};
+    use crate::flow::fwd::InterfaceName;
+
+    fn level(words: &[&str], facts: &HostFacts) -> Option<Level> {
+        let parsed = conf::parse(words.iter().map(|word| (*word).into())).unwrap();
+        let Command::Run(options) = parsed else { panic!("{words:?}") };
+        let conf = conf::resolve(*options, facts, "", (32768, 60999)).unwrap();
+        no_way_out(&conf).map(|note| note.level)
+    }
+
+    #[test]
+    fn no_way_out_is_worth_a_warning_where_somebody_waits_or_nothing_follows() {
+        let nothing = HostFacts::default();
+        for (words, expected) in [
+            (&["passt"][..], Some(Level::Info)),
+            (&["passt", "--no-follow"], Some(Level::Warn)),
+            (&["pasta", "--netns", "/run/netns/a"], Some(Level::Info)),
+            (&["pasta", "1234"], Some(Level::Info)),
+            (&["pasta", "true"], Some(Level::Warn)),
+            (&["pasta", "-q", "true"], Some(Level::Info)),
+            (&["pasta", "--splice-only", "true"], None),
+        ] {
+            assert_eq!(level(words, &nothing), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_default_route_of_either_family_is_a_way_out() {
+        fn model<A>(address: A, len: u8, default_route: bool) -> Template<A> {
+            let name = InterfaceName::new("eth0").unwrap();
+            let address = Some((address, len));
+            Template { name, index: 2, address, link_local: None, default_route, gateway: None }
+        }
+        let v4 = |default_route| model(Ipv4Addr::new(192, 0, 2, 2), 24, default_route);
+        let v6 = || model("2001:db8::2".parse().unwrap(), 64, true);
+        let facts =
+            |v4, v6, beyond_link_v6| HostFacts { v4, v6, beyond_link_v6, ..HostFacts::default() };
+        let told = |facts: &HostFacts| level(&["passt"], facts).is_some();
+        assert!(!told(&facts(Some(v4(true)), None, false)));
+        assert!(told(&facts(Some(v4(false)), None, false)));
+        assert!(!told(&facts(Some(v4(false)), Some(v6()), true)));
+        assert!(told(&facts(None, Some(v6()), false)), "an address alone");
+    }
 
     /// That others are is a test of pasta's: here the host's sysctls would count, and whether it has any address.
     #[test]

@@ -197,3 +197,28 @@ fn without_the_option_nobody_is_told() {
     manager.set_nonblocking(true).unwrap();
     assert!(manager.recv(&mut [0; 16]).is_err());
 }
+
+/// The words by which a front-end is started are the last: who reads them may do it.
+#[test]
+fn a_front_end_is_asked_for_when_nothing_can_fail_any_more() {
+    let hint = "start qemu";
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("127.0.0.1/{}", taken.local_addr().unwrap().port());
+    let place = Place::new();
+    let message = refusal(&mut place.passt(&["--foreground", "-t", &port]));
+    assert!(message.contains("Inbound forwarding rules") && message.contains("Failed to bind"));
+    assert!(!message.contains(hint), "{message}");
+    drop(taken);
+    let capture = place.path("capture");
+    let options = ["-t", &port, "--pcap", capture.to_str().unwrap()];
+    let _program = place.foreground(&options);
+    let said = place.text("stderr");
+    let last = said.lines().rev().nth(1).unwrap_or_default();
+    assert!(last.contains(hint), "{said}");
+    let place = Place::new();
+    let output = place.passt::<&str>(&[]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains(hint), "in the background, too: {said}");
+    let pid = place.pid().unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+}

@@ -105,6 +105,8 @@ pub struct RunConf {
     pub(crate) foreground: bool,
     /// Suppress messages below warnings.
     pub(crate) quiet: bool,
+    /// It was asked for, and does not follow from a command that has the terminal.
+    pub(crate) asked_quiet: bool,
     /// Show debug messages.
     pub(crate) debug: bool,
     /// Show a message per packet, too.
@@ -178,6 +180,7 @@ impl Default for RunConf {
         Self {
             foreground: false,
             quiet: false,
+            asked_quiet: false,
             debug: false,
             trace: false,
             pid: None,
