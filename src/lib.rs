@@ -32,14 +32,15 @@
 //! | [`flow`] | the heart: [`flow::side`], [`flow::table`], [`flow::index`], [`flow::timer`], all address mapping in [`flow::fwd`], the TCP machine in [`flow::tcp`] |
 //! | [`responder`] | question to answer: ARP, DHCP, DHCPv6, neighbour discovery |
 //! | [`engine`] | the shell: the loop ([`engine::Worker`]), frames and sockets around the flows ([`engine::Engine`]), and what else has a descriptor ([`engine::Source`]) |
-//! | [`sys`] | system calls as safe functions; `unsafe` of this package stands here |
+//! | [`sys`] | system calls as safe functions; blocks of `unsafe` of this package stand here |
 //! | [`conf`] | options, port specifications, what the host looks like, and what they mean together |
-//! | [`control`] | sockets on which clients ask and change things while the program runs, each by a protocol |
 //! | [`run`], [`start`] | from the command line to the running loop |
 //! | [`pasta`] | namespaces: made or joined, configured, watched; the command in them |
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
+//! | [`follow`] | a helper that watches the host's network, and what follows from a change |
+//! | [`check`] | `--check`: what this machine allows, and what is missing |
 //! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
-//! | [`control`], [`ask`] | sockets on which the running program is asked and changed; who asks |
+//! | [`control`] | sockets on which clients ask and change things while the program runs, each by a protocol |
 //! | [`repair`] | another program, passt-repair: the helper of migrations |
 //! | [`pesto`], [`ask`] | another one, pesto: changes forwarded ports, and asks and changes more by JSON |
 //! | [`qrap`] | a third one, qrap: starts a QEMU of before 7.2 with a connection to passt |

@@ -35,16 +35,16 @@
 //! | `one_shots` | UDP and echo flows that give way to others |
 //! | `crossing` | which flows would look alike to somebody, and how they are told apart |
 //! | `egress` | which flows a new policy ends |
-//! | `net` | addresses, mappings, rules and what was learned |
+//! | `net`, `neighbours`, `path_mtu` | addresses, mappings, rules and what was learned; the host's neighbours; narrow paths behind the guest |
 //! | `asked`, `events`, `inspect`, `tally` | what happens, for those who follow it; what is told of flows; how many there are |
 //! | `change`, `host_change` | another view of the network is put in force, some ports a turn; what the guest is told then |
-//! | `lobby` | sources that others go before, and the share of the time that they get |
+//! | `source`, `lobby` | what else has a descriptor; the share of the time that those get that others go before |
 //! | `listeners`, `listener_id` | the listening sockets, each under a name of its own |
-//! | `outbox` | small frames to the guest |
+//! | `outbox`, `responders` | small frames to the guest; answers to its questions, and what is sent unasked |
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
 //! | `unreachable` | ICMP errors about what the host does not take |
-//! | `datagram_socket` | the one way to open the socket of a datagram flow |
-//! | `token` | what an epoll event is about |
+//! | `datagram_socket`, `reserved_port` | the one way to open the socket of a datagram flow; source ports below 1024 |
+//! | `token`, `wait`, `stats` | what an epoll event is about; how the loop waits; what it is busy with, counted |
 //! | `migration` | a guest that moves to another program, with its connections |
 //!
 //! # A turn

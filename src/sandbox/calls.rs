@@ -2,9 +2,10 @@
 //!
 //! The lists hold what the engine, the links, the log and the Rust runtime call, also on their error
 //! paths: an allocator that asks for memory, a panic that prints its message and ends the process. No
-//! list holds a call that opens a file by name for reading or writing, executes a program, makes a
+//! list holds a call that opens a file by name for writing, executes a program, makes a
 //! process or thread, enters a namespace, makes memory executable, or sends a signal to another
-//! process.
+//! process. One opens files by name for reading, that of the helper that watches the host (`HOST_WATCH`), which reads
+//! resolv.conf when that changes.
 //!
 //! Each entry says why it is there: a file of ours and the words in it that make the call, or who else
 //! makes it and when. A test looks whether the words are still there. What only some configurations need is listed for
