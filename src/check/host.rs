@@ -26,14 +26,16 @@ const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
 /// program would be: root may do more.
 pub(super) fn findings(question: &Question) -> Vec<Finding> {
     let mode = question.mode;
-    let low_ports = low_ports(mode);
+    // A start, too, reads resolv.conf before it changes its user; and with --netns-only root stays what it is.
+    let network = network(mode);
+    let as_root = question.run_as.is_none().then(|| low_ports(mode));
     let mut findings = Vec::from_iter(user(question));
     findings.extend([user_namespaces(), isolation(), call_filter(), landlock()]);
     if mode == Mode::Pasta {
         findings.extend([network_namespaces(question), tap(question)]);
     }
-    findings.extend(network(mode));
-    findings.extend([echo(), low_ports, descriptors(mode)]);
+    findings.extend(network);
+    findings.extend([echo(), as_root.unwrap_or_else(|| low_ports(mode)), descriptors(mode)]);
     findings.extend(kernel());
     findings.extend(policy());
     findings
