@@ -83,9 +83,11 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
 }
 
 fn log_error(id: FlowId, protocol: L4Protocol, error: &QueuedError) {
-    let QueuedError { errno: Some(errno), offender, .. } = error else { return };
-    let from = offender.map(|ip| format!(", says {ip}")).unwrap_or_default();
-    log::debug!("{id:?} ({protocol}): {}{from}", errno_text(*errno));
+    let QueuedError { errno: Some(errno), offender, .. } = *error else { return };
+    match offender {
+        Some(ip) => log::debug!("{id:?} ({protocol}): {}, says {ip}", errno_text(errno)),
+        None => log::debug!("{id:?} ({protocol}): {}", errno_text(errno)),
+    }
 }
 
 /// Whether what was sent to `to` is of the flow with `peer`. Echo has no ports.
