@@ -290,7 +290,8 @@ fn root_that_may_not_become_nobody_is_told_what_it_lacks() {
         "root is here without CAP_SETUID or CAP_SETGID: grant both, or stay root with --runas 0";
     assert!(text.contains(cure), "{text}");
     let text = String::from_utf8(limited(&["--check"]).stdout).unwrap();
-    assert!(text.contains("missing  user: root without CAP_SETUID or CAP_SETGID"), "{text}");
+    assert!(text.contains("missing  user: Couldn't become user "), "{text}");
+    assert!(text.contains("CAP_SETGID; cure: grant both, or stay root with --runas 0"), "{text}");
 }
 
 #[test]
