@@ -68,11 +68,14 @@ fn rules_are_added_removed_and_replaced() {
 fn a_port_is_closed_though_who_watches_the_host_stands_still() {
     isolated(SETUP, || {
         let program = Program::passt(&["-t", "8080"]);
-        kill_process(program.watcher(), Signal::STOP).unwrap();
+        let watcher = program.watcher();
+        kill_process(watcher, Signal::STOP).unwrap();
         assert!(is_open(8080));
         let nothing = json!({ "command": "rules-replace", "rules": [] });
         program.client().ask(&nothing);
         assert!(!is_open(8080));
+        // It ends with its program, once it goes on.
+        kill_process(watcher, Signal::CONT).unwrap();
     });
 }
 
