@@ -140,7 +140,7 @@ impl Device {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(control) = &mut self.control else { return false };
             match control.handle_next(&mut self.session) {
-                Ok(true) => {}
+                Ok(true) => self.session.sharing.note_message(),
                 Ok(false) => return false,
                 Err(error) => {
                     self.detach(&error);
@@ -256,7 +256,8 @@ impl FramePort for Device {
     fn flush_lazily(&mut self, now: Duration) -> Option<Duration> {
         let flushed = self.session.flush(Some(now));
         self.after_flush(flushed);
-        flushed.again
+        let doubt = self.session.check_sharing(now);
+        [flushed.again, doubt].into_iter().flatten().min()
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
@@ -274,6 +275,7 @@ impl FramePort for Device {
         visit("vhost.commands.refused", commands.refused);
         visit("vhost.commands.malformed", commands.malformed);
         visit("vhost.rings_broken", self.session.faults);
+        visit("vhost.memory_not_shared", self.session.unshared);
         visit("vhost.violations", self.violations);
     }
 }

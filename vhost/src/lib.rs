@@ -56,6 +56,7 @@ mod region;
 mod ring;
 mod rx;
 mod session;
+mod sharing;
 mod transfer;
 mod tx;
 mod vring;

@@ -172,6 +172,11 @@ impl Ring {
         self.at.available()
     }
 
+    /// Whether the available index is now where drivers begin.
+    pub(crate) fn is_at_zero(&self) -> bool {
+        self.memory.available_index() == 0
+    }
+
     /// Whether a chain was settled since the ring has started.
     pub(crate) fn has_moved(&self) -> bool {
         self.at.have_moved()

@@ -36,6 +36,7 @@ use crate::notice::adopt;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
 use crate::rx::RxCounters;
+use crate::sharing::{Seen, Sharing};
 use crate::transfer::{Transfer, TransferError};
 use crate::tx::TxCounters;
 use crate::vring::{Vring, VringUser};
@@ -144,8 +145,12 @@ pub(crate) struct Session {
     control_queue: ControlQueue,
     from: FromPairs,
     to: ToPairs,
+    /// Whether the driver writes to the same memory.
+    pub(crate) sharing: Sharing,
     /// Rings that their drivers broke.
     pub(crate) faults: u64,
+    /// Front-ends whose memory seemed not to be shared.
+    pub(crate) unshared: u64,
 }
 
 impl Session {
@@ -171,7 +176,9 @@ impl Session {
             to: ToPairs::new(pairs.clone()),
             pairs,
             shared,
+            sharing: Sharing::default(),
             faults: 0,
+            unshared: 0,
         })
     }
 
@@ -451,6 +458,7 @@ impl Session {
         (self.protocol, self.mtu) = (0, None);
         self.added_again.clear();
         (self.logging, self.transfer) = (Logging::default(), Transfer::default());
+        self.sharing = Sharing::default();
         self.apply_log();
         self.set_memory(Memory::default());
     }
@@ -468,7 +476,11 @@ impl Session {
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
             Purpose::Tx(pair) => {
-                Kicked { frames: self.pairs.look(pair, true), ..Kicked::default() }
+                let frames = self.pairs.look(pair, true);
+                if frames {
+                    self.sharing.note_kick();
+                }
+                Kicked { frames, ..Kicked::default() }
             }
             // A command may say that fewer pairs are in use.
             Purpose::Control => self.look_at_all(),
@@ -496,6 +508,26 @@ impl Session {
         let flushed = self.pairs.flush(now);
         self.logging.tell();
         flushed
+    }
+
+    /// Says so if the driver seems to write to other memory than ours; returns when to ask again at the latest.
+    pub(crate) fn check_sharing(&mut self, now: Duration) -> Option<Duration> {
+        let mut sharing = std::mem::take(&mut self.sharing);
+        if sharing.judge(now, || self.seen()) {
+            self.unshared += 1;
+            warn!(
+                "vhost-user: the driver kicks its rings, but they stay empty: is the guest's memory shared with us? QEMU: \
+                 share=on of the machine's memory object; \"passt --check COMMAND...\" looks at the front-end's command line"
+            );
+        }
+        self.sharing = sharing;
+        self.sharing.deadline()
+    }
+
+    /// What drivers have put into the rings.
+    fn seen(&mut self) -> Seen {
+        let seen = |index| self.with(index, |user| user.vring().seen());
+        (0..RINGS).map(seen).max().unwrap_or(Seen::NoRing)
     }
 
     /// Counts of all pairs together, and of the control queue.

@@ -30,6 +30,7 @@ use crate::features::Features;
 use crate::mem::{Memory, RingAddresses, RingMemory};
 use crate::notice::{adopt, signal};
 use crate::ring::{Direction, Ring, RingFault};
+use crate::sharing::Seen;
 
 /// Largest ring: the limit of the specification, which crosvm uses.
 pub(crate) const MAX_RING: u16 = 32_768;
@@ -246,6 +247,15 @@ impl Vring {
     /// Whether anything was taken from the ring since it has started.
     pub(crate) fn has_moved(&self) -> bool {
         self.ring.as_ref().is_some_and(Ring::has_moved)
+    }
+
+    /// What the driver has put into the ring.
+    pub(crate) fn seen(&self) -> Seen {
+        match &self.ring {
+            None => Seen::NoRing,
+            Some(ring) if ring.is_at_zero() => Seen::Nothing,
+            Some(_) => Seen::Chains,
+        }
     }
 
     /// Whether the ring was started and waits for other values.
