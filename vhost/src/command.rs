@@ -19,6 +19,7 @@ use crate::features::Features;
 use crate::mem::Span;
 use crate::queue::{MAX_PAIRS, Pairs};
 use crate::ring::{Direction, Ring, RingFault};
+use crate::run::Run;
 use crate::vring::{Vring, VringUser};
 
 /// Commands answered in one turn of the loop.
@@ -130,17 +131,17 @@ impl ControlQueue {
         if !self.vring.is_up() {
             return false;
         }
-        let Some(mut ring) = self.vring.ring.take() else { return false };
+        let Some(mut ring) = self.vring.run.take() else { return false };
         let result = self.answer_all(&mut ring);
         ring.publish();
-        self.vring.ring = Some(ring);
+        self.vring.run = Run::Running(ring);
         if self.vring.wants_call() {
             self.vring.notify();
         }
         if let Err(fault) = result {
             self.fail(fault);
         }
-        self.vring.ring.as_ref().is_some_and(Ring::has_pending)
+        self.vring.run.ring().is_some_and(Ring::has_pending)
     }
 
     fn answer_all(&mut self, ring: &mut Ring) -> Result<(), RingFault> {

@@ -59,8 +59,6 @@ pub struct Device {
     wake: OwnedFd,
     /// Link state as last reported.
     up: bool,
-    /// The link was down for a moment since then.
-    left: bool,
     /// MTU as last reported.
     mtu: u16,
     /// Messages are left in the control socket.
@@ -88,7 +86,6 @@ impl Device {
             config,
             wake,
             up: false,
-            left: false,
             mtu: config.mtu,
             unread: false,
             violations: 0,
@@ -184,8 +181,7 @@ impl Device {
     /// Comes back in the next turn if something is left that no descriptor announces.
     fn after_flush(&mut self, flushed: Flushed) {
         let lost = self.control.is_some() && self.session.lost().is_some();
-        self.left |= flushed.left;
-        if flushed.unannounced || flushed.left || lost {
+        if flushed.unannounced || lost {
             self.wake();
         }
     }
@@ -193,7 +189,7 @@ impl Device {
     /// The change of the link since the last report.
     fn link_change(&mut self, closed: bool) -> Option<LinkChange> {
         let mut up = self.session.is_up();
-        if std::mem::take(&mut self.left) && self.up && up {
+        if std::mem::take(&mut self.session.left) && self.up && up {
             // Who was refused meanwhile waits for it to come up: in the next turn.
             up = false;
             self.wake();

@@ -54,6 +54,7 @@ mod notice;
 mod queue;
 mod region;
 mod ring;
+mod run;
 mod rx;
 mod session;
 mod sharing;

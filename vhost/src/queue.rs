@@ -59,10 +59,8 @@ pub(crate) struct QueuePair {
 pub(crate) struct Flushed {
     /// When to flush again at the latest.
     pub(crate) again: Option<Duration>,
-    /// A ring has chains that no kick will announce, or broke.
+    /// A ring has chains that no kick will announce, or has stopped by itself.
     pub(crate) unannounced: bool,
-    /// The receive ring has stopped by itself, and may run again.
-    pub(crate) left: bool,
 }
 
 impl QueuePair {
@@ -100,9 +98,8 @@ impl QueuePair {
             moderation.clear();
             tx.tell_bytes();
         }
-        let broken = rx.vring.fault.is_some() || tx.vring.fault.is_some();
-        let left = std::mem::take(&mut rx.vring.has_left);
-        Flushed { again, unannounced: tx.take_unannounced() || broken, left }
+        let news = rx.vring.has_news() || tx.vring.has_news();
+        Flushed { again, unannounced: tx.take_unannounced() || news }
     }
 }
 
@@ -224,7 +221,6 @@ impl Pairs {
             }
             all.again = [all.again, flushed.again].into_iter().flatten().min();
             all.unannounced |= flushed.unannounced;
-            all.left |= flushed.left;
         }
         all
     }

@@ -33,6 +33,7 @@ use passt_frame::{
 use crate::dirty_log::DirtyLog;
 use crate::mem::Span;
 use crate::ring::{Chain, Direction, Ring, RingFault};
+use crate::run::Run;
 use crate::vring::{Vring, VringUser};
 
 /// Descriptors that one reservation looks at.
@@ -146,7 +147,7 @@ impl VringUser for RxHalf {
     }
 
     fn on_start(&mut self) {
-        if let Some(ring) = &mut self.vring.ring {
+        if let Some(ring) = self.vring.run.ring_mut() {
             ring.forgo_kicks();
         }
         self.spare_reserved = 0;
@@ -157,7 +158,7 @@ impl VringUser for RxHalf {
 
     /// Gives spare buffers back empty.
     fn on_stop(&mut self) {
-        if let Some(ring) = &mut self.vring.ring {
+        if let Some(ring) = self.vring.run.ring_mut() {
             for head in self.spare.drain(..) {
                 ring.put_used(head, 0);
             }
@@ -205,7 +206,7 @@ impl RxHalf {
 
     /// Allocates all that the data path needs, once.
     pub(crate) fn prepare(&mut self) {
-        let Some(ring) = self.vring.ring.as_ref().filter(|_| !self.prepared) else { return };
+        let Some(ring) = self.vring.run.ring().filter(|_| !self.prepared) else { return };
         self.spare.reserve_exact(usize::from(ring.size()));
         self.buffers.reserve_exact(MAX_TO_GUEST_IOVECS + MAX_FRAMES * HEADER_BYTES);
         self.frames.reserve_exact(MAX_FRAMES);
@@ -235,7 +236,7 @@ impl RxHalf {
         if !self.debt.is_owed() || !self.is_up() {
             return false;
         }
-        let Some(ring) = &mut self.vring.ring else { return false };
+        let Some(ring) = self.vring.run.ring_mut() else { return false };
         match has_grown(ring, &mut self.seen) {
             Ok(true) => {
                 ring.forgo_kicks();
@@ -500,9 +501,9 @@ unsafe impl ToGuest for RxHalf {
         if !self.is_up() {
             return Stopped::Down;
         }
-        let Some(mut ring) = self.vring.ring.take() else { return Stopped::Down };
+        let Some(mut ring) = self.vring.run.take() else { return Stopped::Down };
         let result = self.gather(&mut ring, list);
-        self.vring.ring = Some(ring);
+        self.vring.run = Run::Running(ring);
         result.unwrap_or_else(|fault| {
             self.fail(fault);
             Stopped::Down
@@ -510,7 +511,7 @@ unsafe impl ToGuest for RxHalf {
     }
 
     fn commit(&mut self, list: &ToGuestList, done: &[FrameDone]) {
-        let Some(mut ring) = self.vring.ring.take() else {
+        let Some(mut ring) = self.vring.run.take() else {
             self.counters.lost += done.len() as u64;
             return;
         };
@@ -537,12 +538,12 @@ unsafe impl ToGuest for RxHalf {
             self.mark(log, list, done);
         }
         self.settle(&mut ring, last_used);
-        self.vring.ring = Some(ring);
+        self.vring.run = Run::Running(ring);
         self.clear();
     }
 
     fn cancel(&mut self, _list: &ToGuestList) {
-        if let Some(ring) = &mut self.vring.ring {
+        if let Some(ring) = self.vring.run.ring_mut() {
             ring.rewind();
         }
         self.clear();

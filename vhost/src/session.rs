@@ -35,6 +35,7 @@ use crate::mem::Memory;
 use crate::notice::adopt;
 use crate::queue::{Flushed, FromPairs, MAX_PAIRS, Pairs, ToPairs};
 use crate::region::{MAX_REGIONS, MemoryError, RegionSpec};
+use crate::run::News;
 use crate::rx::RxCounters;
 use crate::sharing::{Seen, Sharing};
 use crate::transfer::{Transfer, TransferError};
@@ -145,6 +146,8 @@ pub(crate) struct Session {
     control_queue: ControlQueue,
     from: FromPairs,
     to: ToPairs,
+    /// A receive ring has stopped for want of memory, and may run again: until the link has told that.
+    pub(crate) left: bool,
     /// Whether the driver writes to the same memory.
     pub(crate) sharing: Sharing,
     /// Rings that their drivers broke.
@@ -176,6 +179,7 @@ impl Session {
             to: ToPairs::new(pairs.clone()),
             pairs,
             shared,
+            left: false,
             sharing: Sharing::default(),
             faults: 0,
             unshared: 0,
@@ -210,7 +214,7 @@ impl Session {
         self.apply_features(features)?;
         if !features.protocol_features() {
             self.with_all(|user| user.vring_mut().enabled = true);
-            (0..RINGS).for_each(|at| self.resume(at));
+            (0..RINGS).for_each(|at| self.go_on(at, |user| user.resume()));
         }
         Ok(())
     }
@@ -318,7 +322,7 @@ impl Session {
         let memory = Memory::map_table(table)?;
         self.added_again.clear();
         self.change_memory(memory)?;
-        self.with_all(|user| user.vring_mut().miss_home());
+        self.with_all(|user| user.vring_mut().miss_memory());
         Ok(())
     }
 
@@ -370,13 +374,7 @@ impl Session {
             guard.replace(memory.as_vm_memory());
         }
         for at in 0..RINGS {
-            let rewound = self.with(at, |user| {
-                user.set_memory(memory.clone());
-                std::mem::take(&mut user.vring_mut().is_rewound)
-            });
-            if rewound {
-                self.transfer.note_rewound();
-            }
+            self.go_on(at, |user| user.set_memory(memory.clone()));
         }
     }
 
@@ -408,23 +406,11 @@ impl Session {
         }
     }
 
-    /// Starts a ring if it has all it needs and does not run. One that goes on from elsewhere than where it was stopped
-    /// belongs to a driver that was set back.
-    fn start(&mut self, at: usize) {
-        let rewound = self.with(at, |user| {
-            user.start();
-            std::mem::take(&mut user.vring_mut().is_rewound)
-        });
-        if rewound {
+    /// Does something by which a ring may go on. One that goes on from elsewhere than where it was stopped belongs to a
+    /// driver that was set back.
+    fn go_on(&mut self, at: usize, act: impl FnOnce(&mut dyn VringUser) -> bool) {
+        if self.with(at, act) {
             self.transfer.note_rewound();
-        }
-    }
-
-    /// Has a ring that was retracted start anew if it is enabled. One that is not waits for that, or for a kick: the driver
-    /// may have left it, and starting it writes to its memory.
-    fn resume(&mut self, at: usize) {
-        if self.with(at, |user| user.vring().is_retracted() && user.vring().enabled) {
-            self.start(at);
         }
     }
 
@@ -452,7 +438,7 @@ impl Session {
     /// closed, memory is unmapped.
     pub(crate) fn disconnect(&mut self) {
         self.reset_device();
-        self.report_faults();
+        self.report_all();
         let registrar = self.registrar.clone();
         self.with_all(|user| user.vring_mut().reset(&registrar));
         (self.protocol, self.mtu) = (0, None);
@@ -465,14 +451,7 @@ impl Session {
 
     /// The driver has kicked ring `index`.
     pub(crate) fn on_kick(&mut self, index: usize) -> Kicked {
-        let retracted = self.with(index, |user| {
-            user.vring().acknowledge_kick();
-            user.vring_mut().miss_home();
-            user.vring().is_retracted()
-        });
-        if retracted {
-            self.start(index);
-        }
+        self.go_on(index, |user| user.kick());
         let kicked = match self.purpose(index) {
             Purpose::Rx(pair) => Kicked { room: self.pairs.take_room(pair), ..Kicked::default() },
             Purpose::Tx(pair) => {
@@ -485,7 +464,7 @@ impl Session {
             // A command may say that fewer pairs are in use.
             Purpose::Control => self.look_at_all(),
         };
-        self.report_fault(index);
+        self.report(index);
         kicked
     }
 
@@ -498,7 +477,7 @@ impl Session {
             room |= self.pairs.take_room(pair);
         }
         self.pairs.prepare_first();
-        self.report_faults();
+        self.report_all();
         Kicked { frames: self.pairs.may_have_frames(), room, commands }
     }
 
@@ -540,15 +519,18 @@ impl Session {
         (tx, rx, self.control_queue.counters)
     }
 
-    fn report_faults(&mut self) {
+    fn report_all(&mut self) {
         for index in 0..RINGS {
-            self.report_fault(index);
+            self.report(index);
         }
     }
 
-    /// Logs and signals that a ring broke, once.
-    fn report_fault(&mut self, index: usize) {
-        let Some(fault) = self.with(index, |user| user.vring_mut().fault.take()) else { return };
+    /// Tells what has become of a ring, once: who waits for room, and if it broke, the log and the front-end.
+    fn report(&mut self, index: usize) {
+        let News { fault, left } =
+            self.with(index, |user| std::mem::take(&mut user.vring_mut().news));
+        self.left |= left && matches!(self.purpose(index), Purpose::Rx(_));
+        let Some(fault) = fault else { return };
         let name = match self.purpose(index) {
             Purpose::Rx(0) => "receive ring".to_owned(),
             Purpose::Tx(0) => "transmit ring".to_owned(),

@@ -17,6 +17,7 @@ use passt_frame::{FromGuest, FromGuestBatch, GuestIovec, MAX_FRAME_BYTES};
 
 use crate::mem::Span;
 use crate::ring::{Chain, Direction, MAX_PIECES, Ring, RingFault};
+use crate::run::Run;
 use crate::vring::{Vring, VringUser};
 
 /// Descriptors that one take looks at.
@@ -120,7 +121,7 @@ impl TxHalf {
 
     /// Allocates all that the data path needs, once.
     pub(crate) fn prepare(&mut self) {
-        let Some(ring) = self.vring.ring.as_ref().filter(|_| !self.prepared) else { return };
+        let Some(ring) = self.vring.run.ring().filter(|_| !self.prepared) else { return };
         self.taken.reserve_exact(usize::from(ring.size()));
         self.pieces.reserve_exact(MAX_PIECES);
         self.lent.reserve_exact(MAX_PIECES);
@@ -129,7 +130,7 @@ impl TxHalf {
 
     /// Whether the driver has made chains available that were not taken.
     pub(crate) fn is_waiting(&mut self) -> bool {
-        self.vring.ring.as_mut().is_some_and(|ring| ring.refresh() == Ok(true))
+        self.vring.run.ring_mut().is_some_and(|ring| ring.refresh() == Ok(true))
     }
 
     /// Drops all frames of a ring that runs but is not enabled.
@@ -137,7 +138,7 @@ impl TxHalf {
         if self.vring.enabled {
             return;
         }
-        let Some(ring) = &mut self.vring.ring else { return };
+        let Some(ring) = self.vring.run.ring_mut() else { return };
         match drain(ring) {
             Ok(count) => self.counters.disabled += count,
             Err(fault) => self.fail(fault),
@@ -172,7 +173,7 @@ impl TxHalf {
     }
 
     fn has_pending(&self) -> bool {
-        self.vring.ring.as_ref().is_some_and(Ring::has_pending)
+        self.vring.run.ring().is_some_and(Ring::has_pending)
     }
 
     fn fill(&mut self, ring: &mut Ring, batch: &mut FromGuestBatch) -> Result<(), RingFault> {
@@ -277,9 +278,9 @@ unsafe impl FromGuest for TxHalf {
         if !self.vring.enabled {
             return self.drain_disabled();
         }
-        let Some(mut ring) = self.vring.ring.take() else { return };
+        let Some(mut ring) = self.vring.run.take() else { return };
         let result = self.fill(&mut ring, batch);
-        self.vring.ring = Some(ring);
+        self.vring.run = Run::Running(ring);
         if let Err(fault) = result {
             self.fail(fault);
         }
@@ -287,7 +288,7 @@ unsafe impl FromGuest for TxHalf {
     }
 
     fn release(&mut self) {
-        let Some(ring) = &mut self.vring.ring else { return };
+        let Some(ring) = self.vring.run.ring_mut() else { return };
         ring.settle();
         for &head in &self.taken {
             ring.put_used(head, 0);

@@ -30,6 +30,7 @@ use crate::features::Features;
 use crate::mem::{Memory, RingAddresses, RingMemory};
 use crate::notice::{adopt, signal};
 use crate::ring::{Direction, Ring, RingFault};
+use crate::run::{News, Run, Size};
 use crate::sharing::Seen;
 
 /// Largest ring: the limit of the specification, which crosvm uses.
@@ -66,17 +67,6 @@ struct Kick {
     counter: bool,
 }
 
-/// Whether a ring that was started lies in the memory that the front-end shares, and what its driver has put into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
-    /// It does, or it was not started.
-    Shared,
-    /// A region was removed, of which this is lacking. Another one may be added that holds it.
-    Removed(RingFault),
-    /// The same, and the front-end was told that the ring is broken.
-    Missed,
-}
-
 /// What a vring is used for: the rings to and from the guest, the control queue.
 pub(crate) trait VringUser {
     /// The vring.
@@ -100,8 +90,8 @@ pub(crate) trait VringUser {
     /// Stops the ring because of what the driver has put into it: it is broken, or waits for memory that was removed.
     fn fail(&mut self, fault: RingFault) {
         if self.vring().may_heal(fault) {
-            self.leave_home(fault);
-            self.vring_mut().has_left = true;
+            self.leave_memory(fault);
+            self.vring_mut().news.left = true;
         } else {
             self.vring_mut().fail(fault);
             self.on_end();
@@ -109,24 +99,50 @@ pub(crate) trait VringUser {
     }
 
     /// Stops the ring in order until memory is there of which something is lacking.
-    fn leave_home(&mut self, lacking: RingFault) {
+    fn leave_memory(&mut self, lacking: RingFault) {
         self.on_stop();
-        self.vring_mut().stop();
+        let vring = self.vring_mut();
+        // It stays the same driver's.
+        let size = vring.size;
+        vring.stop();
+        (vring.size, vring.run) = (size, Run::Unmapped { untold: Some(lacking) });
         self.on_end();
         let vring = self.vring_mut();
-        vring.home = Home::Removed(lacking);
         // What is kept back is said now: a driver that goes on with this ring waits for it.
         vring.call();
     }
 }
 
 impl dyn VringUser + '_ {
-    /// Starts the ring if it has all it needs and does not run.
-    pub(crate) fn start(&mut self) {
+    /// Starts the ring if it has all it needs and does not run; true when it goes on from elsewhere than where it was
+    /// stopped.
+    pub(crate) fn start(&mut self) -> bool {
         let direction = self.direction();
-        if self.vring_mut().start(direction) {
+        let started = self.vring_mut().start(direction);
+        if started.is_some() {
             self.on_start();
         }
+        started == Some(Start::Rewound)
+    }
+
+    /// The driver has kicked the ring: there is nothing to wait for. Returns as `start`.
+    pub(crate) fn kick(&mut self) -> bool {
+        let vring = self.vring_mut();
+        vring.acknowledge_kick();
+        vring.miss_memory();
+        if !matches!(vring.run, Run::Waiting) {
+            return false;
+        }
+        self.start()
+    }
+
+    /// Has a ring that waits for its values, or fits in memory with those that it has now, start if it is enabled. One
+    /// that is not waits for that, or for a kick: the driver may have left it, and starting it writes to its memory.
+    /// Returns as `start`.
+    pub(crate) fn resume(&mut self) -> bool {
+        let vring = self.vring();
+        let waits = matches!(vring.run, Run::Waiting) || vring.is_back();
+        waits && vring.enabled && self.start()
     }
 
     /// Stops the ring; returns where to go on.
@@ -145,24 +161,31 @@ impl dyn VringUser + '_ {
 
     /// Takes back that the ring has started, before anything was taken from it: it is to start with other values.
     pub(crate) fn retract(&mut self) {
-        let vring = self.vring_mut();
-        (vring.ring, vring.is_retracted) = (None, true);
+        self.vring_mut().run = Run::Waiting;
         self.on_end();
     }
 
-    /// Takes over other guest memory. A ring that is not in it stops, and one that is in it again goes on.
-    pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) {
+    /// Takes over other guest memory. A ring that is not in it stops, and one that is in it again goes on. Returns as
+    /// `start`.
+    pub(crate) fn set_memory(&mut self, memory: Rc<Memory>) -> bool {
         let vring = self.vring_mut();
         vring.memory = memory;
-        if !vring.is_running() {
-            if vring.is_homeless() && vring.resolve().is_some() {
-                self.start();
-            }
-        } else if !vring.move_ring() {
+        if vring.is_running() && !vring.move_ring() {
             // Its old memory is mapped until it has stopped.
-            self.leave_home(RingFault::RingUnmapped);
+            self.leave_memory(RingFault::RingUnmapped);
+            return false;
         }
+        vring.is_back() && self.start()
     }
+}
+
+/// How a ring has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At its beginning, or where it was stopped.
+    InOrder,
+    /// From elsewhere: its driver was set back.
+    Rewound,
 }
 
 /// What is known of one vring.
@@ -171,22 +194,15 @@ pub(crate) struct Vring {
     kick: Option<Kick>,
     call: RefCell<Option<OwnedFd>>,
     err: Option<OwnedFd>,
-    /// SET_VRING_NUM has come since the front-end came: nothing starts before that. And since the ring was stopped last.
-    has_size: bool,
-    sized: bool,
+    size: Size,
     /// Where SET_VRING_ADDR put the ring.
     addresses: Option<UserAddresses>,
-    /// The ring while it runs.
-    pub(crate) ring: Option<Ring>,
+    /// Where it stands, with the ring while that runs.
+    pub(crate) run: Run,
+    /// What has become of it by itself.
+    pub(crate) news: News,
     /// Whether SET_VRING_ENABLE lets it be used.
     pub(crate) enabled: bool,
-    home: Home,
-    /// The ring has stopped by itself for want of memory, until that has been told.
-    pub(crate) has_left: bool,
-    /// The ring has started too early, and starts anew with the values that were set since.
-    is_retracted: bool,
-    /// What broke the ring, until the device has reported it.
-    pub(crate) fault: Option<RingFault>,
     /// Guest memory.
     pub(crate) memory: Rc<Memory>,
     /// What was negotiated.
@@ -195,8 +211,6 @@ pub(crate) struct Vring {
     pub(crate) log: Option<Rc<DirtyLog>>,
     /// Available and used index at which the ring was stopped last, since the front-end came.
     stopped_at: Option<(u16, u16)>,
-    /// The ring has started elsewhere than where it was stopped, until that has been told.
-    pub(crate) is_rewound: bool,
     /// The state of another device comes with this connection, whose rings it goes on with.
     pub(crate) moves_in: bool,
 }
@@ -211,67 +225,52 @@ impl Vring {
             kick: None,
             call: RefCell::default(),
             err: None,
-            has_size: false,
-            sized: false,
+            size: Size::Unknown,
             addresses: None,
-            ring: None,
+            run: Run::default(),
+            news: News::default(),
             enabled: false,
-            home: Home::Shared,
-            has_left: false,
-            is_retracted: false,
-            fault: None,
             memory: Rc::default(),
             features: Features::default(),
             log: None,
             stopped_at: None,
-            is_rewound: false,
             moves_in: false,
         })
     }
 
     /// Whether the ring runs.
     pub(crate) fn is_running(&self) -> bool {
-        self.ring.is_some()
+        self.run.ring().is_some()
     }
 
     /// Whether the ring runs and may be used.
     pub(crate) fn is_up(&self) -> bool {
-        self.enabled && self.ring.is_some()
+        self.enabled && self.is_running()
     }
 
-    /// Whether the ring was started, and was neither stopped nor broken since.
-    pub(crate) fn was_started(&self) -> bool {
-        self.is_running() || self.is_homeless() || self.is_retracted
-    }
-
-    /// Whether anything was taken from the ring since it has started.
-    pub(crate) fn has_moved(&self) -> bool {
-        self.ring.as_ref().is_some_and(Ring::has_moved)
+    /// Whether the ring was not in memory, and is now.
+    fn is_back(&self) -> bool {
+        matches!(self.run, Run::Unmapped { .. }) && self.resolve().is_some()
     }
 
     /// What the driver has put into the ring.
     pub(crate) fn seen(&self) -> Seen {
-        match &self.ring {
+        match self.run.ring() {
             None => Seen::NoRing,
             Some(ring) if ring.is_at_zero() => Seen::Nothing,
             Some(_) => Seen::Chains,
         }
     }
 
-    /// Whether the ring was started and waits for other values.
-    pub(crate) fn is_retracted(&self) -> bool {
-        self.is_retracted
+    /// Whether something has become of the ring that nobody has told.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news != News::default()
     }
 
-    /// Whether the ring was started and waits for its memory.
-    pub(crate) fn is_homeless(&self) -> bool {
-        self.home != Home::Shared
-    }
-
-    /// The ring should be in memory by now: one that is not is broken. Says so once.
-    pub(crate) fn miss_home(&mut self) {
-        if let Home::Removed(lacking) = self.home {
-            (self.home, self.fault) = (Home::Missed, Some(lacking));
+    /// The memory of the ring should be there by now: one that is not in it is broken. Says so once.
+    pub(crate) fn miss_memory(&mut self) {
+        if let Run::Unmapped { untold } = &mut self.run {
+            self.news.fault = untold.take().or(self.news.fault);
         }
     }
 
@@ -280,24 +279,24 @@ impl Vring {
         matches!(fault, RingFault::Unmapped { guest, len, .. } if self.memory.was_removed(guest, len))
     }
 
-    /// Starts the ring if it has all it needs and does not run; true when it has started.
-    fn start(&mut self, direction: Direction) -> bool {
-        let has_all = self.has_size && self.kick.is_some() && self.addresses.is_some();
+    /// Starts the ring if it has all it needs and does not run.
+    fn start(&mut self, direction: Direction) -> Option<Start> {
+        let has_all = self.has_size() && self.kick.is_some() && self.addresses.is_some();
         if self.is_running() || !has_all {
-            return false;
+            return None;
         }
         let Some(memory) = self.resolve() else {
-            self.home = Home::Removed(RingFault::RingUnmapped);
-            self.miss_home();
-            return false;
+            self.run = Run::Unmapped { untold: None };
+            self.news.fault = Some(RingFault::RingUnmapped);
+            return None;
         };
         let log = self.used_log();
         let base = self.first_base(&memory);
         // One that begins anew, at 0, was only reset.
-        self.is_rewound = base != 0 && self.stopped_at.is_some_and(|(at, _)| at != base);
-        self.ring = Some(Ring::new(memory, direction, base, self.features, log));
-        (self.home, self.is_retracted, self.fault) = (Home::Shared, false, None);
-        true
+        let rewound = base != 0 && self.stopped_at.is_some_and(|(at, _)| at != base);
+        self.run = Run::Running(Ring::new(memory, direction, base, self.features, log));
+        self.news.fault = None;
+        Some(if rewound { Start::Rewound } else { Start::InOrder })
     }
 
     /// Where a ring that starts goes on: where the front-end says. But Cloud Hypervisor knows only what is available,
@@ -319,16 +318,16 @@ impl Vring {
 
     /// Stops the ring.
     fn stop(&mut self) {
-        if let Some(ring) = &mut self.ring {
-            ring.publish();
-        }
+        self.publish();
         self.forget();
     }
 
     /// Forgets the ring: nothing is published any more.
     fn forget(&mut self) {
-        (self.home, self.is_retracted, self.sized) = (Home::Shared, false, false);
-        if let Some(ring) = self.ring.take() {
+        if self.size == Size::Known {
+            self.size = Size::OfLast;
+        }
+        if let Run::Running(ring) = std::mem::take(&mut self.run) {
             self.state.set_queue_next_avail(ring.base());
             self.stopped_at = Some((ring.base(), ring.next_used()));
         }
@@ -337,13 +336,13 @@ impl Vring {
     /// Stops the ring because the driver broke it.
     fn fail(&mut self, fault: RingFault) {
         self.stop();
-        self.fault = Some(fault);
+        self.news.fault = Some(fault);
     }
 
     /// Takes over what was negotiated.
     pub(crate) fn set_features(&mut self, features: Features) {
         self.features = features;
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = self.run.ring_mut() {
             ring.set_features(features);
         }
     }
@@ -363,7 +362,7 @@ impl Vring {
 
     fn move_log(&mut self) {
         let log = self.used_log();
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = self.run.ring_mut() {
             ring.set_log(log);
         }
     }
@@ -371,7 +370,7 @@ impl Vring {
     /// Finds the ring anew where it is said to be; false when it is not there.
     fn move_ring(&mut self) -> bool {
         let Some(memory) = self.resolve() else { return false };
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = self.run.ring_mut() {
             ring.set_memory(memory);
         }
         self.move_log();
@@ -381,30 +380,27 @@ impl Vring {
     /// The ring in our address space, if it lies in guest memory.
     fn resolve(&self) -> Option<RingMemory> {
         let at = self.addresses?.in_guest(&self.memory)?;
-        RingMemory::resolve(&self.memory, &at, self.size())
-    }
-
-    /// Number of entries.
-    fn size(&self) -> u16 {
-        self.state.get_ref().get_queue().size()
+        RingMemory::resolve(&self.memory, &at, self.state.get_ref().get_queue().size())
     }
 
     /// Sets the number of entries; false when it is not a power of two up to [`MAX_RING`].
     pub(crate) fn set_size(&mut self, size: u32) -> bool {
         let size = u16::try_from(size).unwrap_or(0);
-        self.sized = self.state.get_mut().get_queue_mut().try_set_size(size).is_ok();
-        self.has_size |= self.sized;
-        self.sized
+        let set = self.state.get_mut().get_queue_mut().try_set_size(size).is_ok();
+        if set {
+            self.size = Size::Known;
+        }
+        set
     }
 
     /// Whether SET_VRING_NUM has come since the front-end came.
     pub(crate) fn has_size(&self) -> bool {
-        self.has_size
+        self.size != Size::Unknown
     }
 
     /// Available index at which the ring goes on.
     pub(crate) fn base(&self) -> u16 {
-        self.ring.as_ref().map_or_else(|| self.state.queue_next_avail(), Ring::base)
+        self.run.ring().map_or_else(|| self.state.queue_next_avail(), Ring::base)
     }
 
     /// Sets the available index at which the ring goes on when it starts.
@@ -413,7 +409,8 @@ impl Vring {
     }
 
     /// Sets where the ring is, and moves it there if it runs; false when a part is not aligned or not in
-    /// guest memory. As long as the ring has no size, where its parts end is left to who starts it.
+    /// guest memory. As long as nobody knows its size, or its memory is away, where its parts end is left to who starts
+    /// it.
     pub(crate) fn set_addresses(&mut self, at: UserAddresses) -> bool {
         let Some(guest) = at.in_guest(&self.memory) else { return false };
         let set = self.state.set_queue_info(guest.descriptors, guest.available, guest.used);
@@ -421,8 +418,8 @@ impl Vring {
             return false;
         }
         self.addresses = Some(at);
-        let sized = self.sized || self.is_running();
-        !sized || self.move_ring()
+        let has_end = self.size == Size::Known && !matches!(self.run, Run::Unmapped { .. });
+        !has_end || self.move_ring()
     }
 
     /// Watches `fd` for kicks under `token` from now on.
@@ -482,19 +479,19 @@ impl Vring {
 
     /// Makes used buffers visible.
     pub(crate) fn publish(&mut self) {
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = self.run.ring_mut() {
             ring.publish();
         }
     }
 
     /// Whether the driver wants to be notified of used buffers.
     pub(crate) fn wants_call(&mut self) -> bool {
-        self.ring.as_mut().is_some_and(Ring::wants_call)
+        self.run.ring_mut().is_some_and(Ring::wants_call)
     }
 
     /// Tells the driver of used buffers.
     pub(crate) fn notify(&mut self) {
-        if let Some(ring) = &mut self.ring {
+        if let Some(ring) = self.run.ring_mut() {
             ring.note_call();
         }
         self.call();
@@ -525,6 +522,6 @@ impl Vring {
         self.err = None;
         self.addresses = None;
         (self.stopped_at, self.moves_in) = (None, false);
-        (self.has_size, self.is_rewound) = (false, false);
+        (self.size, self.news) = (Size::Unknown, News::default());
     }
 }

@@ -7,7 +7,7 @@ mod rig;
 use std::os::fd::AsFd;
 
 use passt_frame::{FrameMeta, FramePort, LinkChange};
-use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, request};
+use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, USER_BASE, request};
 use rig::{Host, connected, frame};
 
 /// A frame each way.
@@ -176,6 +176,33 @@ fn a_ring_from_which_nothing_was_taken_may_be_set_up_anew() {
             assert_eq!(host.counters()["vhost.rings_broken"], 0);
         }
     }
+}
+
+#[test]
+fn a_ring_that_did_not_fit_in_memory_starts_with_a_size_that_does() {
+    let (mut host, mut guest) = connected(Options::default());
+    let set_size = |guest: &Guest, size: u32| {
+        for index in [RX, TX] {
+            let body = [index as u32, size].map(u32::to_ne_bytes).concat();
+            guest.send(request::SET_VRING_NUM, &body, &[]);
+        }
+    };
+    // The memory ends behind the second ring of 256 entries, and nothing was taken from either.
+    let end = guest.rings[TX].used + 4096;
+    let words = [1, 0, end, USER_BASE, 0];
+    let body: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
+    guest.send(request::SET_MEM_TABLE, &body, &[guest.memory.fd()]);
+    set_size(&guest, 4096);
+    host.turn();
+    for _ in 0..3 {
+        guest.kick(TX);
+        host.turn();
+    }
+    assert_eq!((guest.errors(RX), guest.errors(TX)), (0, 1), "told once");
+    set_size(&guest, 256);
+    guest.set_memory();
+    host.turn();
+    assert_traffic(&mut host, &mut guest);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::{RINGS, Session, TOKEN_KICK, Violation};
+use crate::run::Run;
 use crate::vring::UserAddresses;
 
 impl Session {
@@ -17,15 +18,19 @@ impl Session {
     /// nothing else of that.
     fn stopped(&mut self, index: u32) -> Result<usize, Violation> {
         let at = self.index(index)?;
-        let (running, moved, homeless, enabled) = self.with(at, |user| {
+        let is_left = self.with(at, |user| {
             let vring = user.vring();
-            (vring.is_running(), vring.has_moved(), vring.is_homeless(), vring.enabled)
-        });
-        if running && !moved {
-            self.with(at, |user| user.retract());
-        } else if running && enabled {
-            return Err(Violation::Running(at));
-        } else if !enabled && (running || homeless) {
+            match &vring.run {
+                Run::Running(ring) if !ring.has_moved() => {
+                    user.retract();
+                    Ok(false)
+                }
+                Run::Running(_) if vring.enabled => Err(Violation::Running(at)),
+                Run::Running(_) | Run::Unmapped { .. } => Ok(!vring.enabled),
+                Run::Waiting | Run::Stopped => Ok(false),
+            }
+        })?;
+        if is_left {
             self.halt(at);
         }
         Ok(at)
@@ -45,7 +50,10 @@ impl Session {
     /// went on, so that it stops those that are disabled.
     pub(crate) fn reset_owner(&mut self) {
         for at in 0..RINGS {
-            if self.with(at, |user| user.vring().was_started() && !user.vring().enabled) {
+            let is_left = self.with(at, |user| {
+                !user.vring().enabled && !matches!(user.vring().run, Run::Stopped)
+            });
+            if is_left {
                 self.halt(at);
             }
         }
@@ -60,9 +68,9 @@ impl Session {
         }
         // The first one may be all that was lacking.
         if had_size {
-            self.resume(index);
+            self.go_on(index, |user| user.resume());
         } else {
-            self.start(index);
+            self.go_on(index, |user| user.start());
         }
         Ok(())
     }
@@ -73,7 +81,7 @@ impl Session {
         let range = |_| Violation::Range { what: "ring base", value: u64::from(base) };
         let base = u16::try_from(base).map_err(range)?;
         self.with(index, |user| user.vring().set_base(base));
-        self.resume(index);
+        self.go_on(index, |user| user.resume());
         Ok(())
     }
 
@@ -87,7 +95,7 @@ impl Session {
         if !self.with(index, |user| user.vring_mut().set_addresses(at)) {
             return Err(Violation::BadAddress(index));
         }
-        self.start(index);
+        self.go_on(index, |user| user.start());
         Ok(())
     }
 
@@ -99,7 +107,7 @@ impl Session {
         let (registrar, token) = (self.registrar.clone(), TOKEN_KICK + index as u16);
         self.with(index, |user| user.vring_mut().set_kick(fd, &registrar, token))
             .map_err(|_| Violation::BadDescriptor(index, "kicks cannot be polled for"))?;
-        self.start(index);
+        self.go_on(index, |user| user.start());
         Ok(())
     }
 
@@ -130,7 +138,7 @@ impl Session {
         let range = Violation::Range { what: "enable flag", value: u64::from(enable) };
         let enable = if enable <= 1 { enable == 1 } else { return Err(range) };
         self.with(index, |user| user.vring_mut().enabled = enable);
-        self.resume(index);
+        self.go_on(index, |user| user.resume());
         Ok(())
     }
 
