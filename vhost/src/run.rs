@@ -57,7 +57,9 @@ impl Run {
 pub(crate) enum Size {
     /// No SET_VRING_NUM has come since the front-end came: nobody knows where the ring ends, and nothing starts.
     Unknown,
-    /// The ring was stopped since: it may be another driver's now, of another size.
+    /// The ring was stopped since: it may be another driver's now, of another size, and who takes it for larger than it is
+    /// writes behind its end. The specification neither ends a size with a stop nor starts a ring before its first kick,
+    /// and each front-end that was seen says sizes anew.
     OfLast,
     /// It is the size of this ring.
     Known,

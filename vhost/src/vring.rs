@@ -133,6 +133,7 @@ impl dyn VringUser + '_ {
         if !matches!(vring.run, Run::Waiting) {
             return false;
         }
+        vring.size = Size::Known;
         self.start()
     }
 
@@ -279,10 +280,14 @@ impl Vring {
         matches!(fault, RingFault::Unmapped { guest, len, .. } if self.memory.was_removed(guest, len))
     }
 
-    /// Starts the ring if it has all it needs and does not run.
+    /// Starts the ring if it has all it needs and does not run. With a size that may be another driver's it waits.
     fn start(&mut self, direction: Direction) -> Option<Start> {
         let has_all = self.has_size() && self.kick.is_some() && self.addresses.is_some();
         if self.is_running() || !has_all {
+            return None;
+        }
+        if self.size == Size::OfLast {
+            self.run = Run::Waiting;
             return None;
         }
         let Some(memory) = self.resolve() else {

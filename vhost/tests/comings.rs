@@ -7,7 +7,7 @@ mod rig;
 use std::os::fd::AsFd;
 
 use passt_frame::{FrameMeta, FramePort, LinkChange};
-use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, USER_BASE, request};
+use passt_guest::{Client, DriverRing, Guest, NetHeader, Options, RX, TX, USER_BASE, bit, request};
 use rig::{Host, connected, frame};
 
 /// A frame each way.
@@ -129,6 +129,78 @@ fn a_ring_starts_when_its_size_is_known() {
         assert_eq!((guest.errors(RX), guest.errors(TX)), (0, 0));
         drop(kicks);
     }
+}
+
+/// As the first one's: whoever takes a ring for larger than it is writes where it has ended.
+#[test]
+fn a_second_driver_s_ring_starts_when_its_size_is_known() {
+    for (event_idx, enabled) in [(true, true), (false, true), (true, false)] {
+        let (mut host, mut guest) = second_driver(event_idx, enabled, 64);
+        let behind = |guest: &Guest| {
+            [RX, TX].map(|index| guest.memory.read(guest.rings[index].used + 6 + 8 * 64, 2048))
+        };
+        let before = behind(&guest);
+        host.links.clear();
+        assert!(host.take_all().is_empty());
+        assert!(!host.give(&frame(200, 2), FrameMeta::default()));
+        assert!(host.links.is_empty(), "{:?}", host.links);
+        for index in [RX, TX] {
+            let body = [index as u32, 64].map(u32::to_ne_bytes).concat();
+            guest.send(request::SET_VRING_NUM, &body, &[]);
+            guest.set_enable(index, true);
+        }
+        host.turn();
+        assert_eq!(host.links, [LinkChange::Up]);
+        // More than the ring has entries.
+        for _ in 0..100 {
+            assert_traffic(&mut host, &mut guest);
+        }
+        assert!(behind(&guest) == before, "what lies behind the rings");
+        assert_eq!((guest.errors(RX), guest.errors(TX)), (0, 0));
+    }
+}
+
+#[test]
+fn a_second_driver_that_kicks_has_the_size_of_the_first_one() {
+    let (mut host, mut guest) = second_driver(true, true, 256);
+    for index in [RX, TX] {
+        guest.kick(index);
+    }
+    host.turn();
+    for _ in 0..50 {
+        assert_traffic(&mut host, &mut guest);
+    }
+}
+
+/// A driver behind another one, whose rings had 256 entries: its front-end has told where its rings are, and how they are
+/// kicked.
+fn second_driver(event_idx: bool, enabled: bool, size: u16) -> (Host, Guest) {
+    let features = if event_idx { !bit::MAC } else { !bit::MAC & !bit::EVENT_IDX };
+    let (mut host, mut guest) =
+        connected(Options { features, rx_buffers: 40, ..Options::default() });
+    assert_traffic(&mut host, &mut guest);
+    for index in [RX, TX] {
+        guest.stop_ring(index, &mut || {
+            host.turn();
+        });
+        guest.set_enable(index, enabled);
+        let ring = &mut guest.rings[index];
+        guest.memory.write(ring.used, &[0; 4096]);
+        *ring = DriverRing::new(ring.descriptors, size, event_idx);
+        ring.begin_at(&guest.memory, 0);
+    }
+    for _ in 0..40 {
+        guest.post_buffer();
+    }
+    guest.rings[RX].publish(&guest.memory);
+    for index in [RX, TX] {
+        let base = [index as u32, 0].map(u32::to_ne_bytes).concat();
+        guest.send(request::SET_VRING_BASE, &base, &[]);
+        guest.send_address(index);
+        guest.send_new_kick(index);
+    }
+    host.turn();
+    (host, guest)
 }
 
 #[test]

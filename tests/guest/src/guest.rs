@@ -134,6 +134,11 @@ pub struct Guest {
     in_slot: Vec<(usize, u16, u64)>,
 }
 
+/// A descriptor for notifications.
+fn new_counter() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd")
+}
+
 impl Guest {
     /// Connects to a back-end and starts the device, in QEMU's order. `pump` lets the back-end handle
     /// what was sent.
@@ -150,8 +155,6 @@ impl Guest {
         let rings = 2 * options.pairs + usize::from(options.control);
         let rx_bytes = options.pairs as u64 * u64::from(size) * u64::from(options.rx_buffer_bytes);
         let slots_at = (rx_buffers_at(&options) + rx_bytes).next_multiple_of(4096);
-        let counter =
-            |_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
         let memory = GuestMemory::new(slots_at + SLOTS * SLOT_BYTES);
         let ring = |at: usize| {
             let mut ring = DriverRing::new(RINGS_AT + at as u64 * RING_BYTES, size, false);
@@ -166,9 +169,9 @@ impl Guest {
             features: 0,
             log_rings: false,
             options,
-            kicks: (0..rings).map(counter).collect(),
-            calls: (0..rings).map(counter).collect(),
-            errs: (0..rings).map(counter).collect(),
+            kicks: (0..rings).map(|_| new_counter()).collect(),
+            calls: (0..rings).map(|_| new_counter()).collect(),
+            errs: (0..rings).map(|_| new_counter()).collect(),
             slots: (0..SLOTS).rev().map(|slot| slots_at + slot * SLOT_BYTES).collect(),
             in_slot: Vec::new(),
         }
@@ -336,6 +339,13 @@ impl Guest {
         let in_log = if self.log_rings { ring.used } else { 0 };
         body.extend_from_slice(&in_log.to_ne_bytes());
         self.send(request::SET_VRING_ADDR, &body, &[]);
+    }
+
+    /// SET_VRING_KICK with a new descriptor, which nobody has written to.
+    pub fn send_new_kick(&mut self, index: usize) {
+        self.kicks[index] = new_counter();
+        let word = (self.number(index) as u64).to_ne_bytes();
+        self.send(request::SET_VRING_KICK, &word, &[self.kicks[index].as_fd()]);
     }
 
     /// SET_VRING_ENABLE.
