@@ -39,7 +39,7 @@
 //! | [`sandbox`] | isolation in stages: who the program is, what it sees of the system, what it may call |
 //! | [`follow`] | a helper that watches the host's network, and what follows from a change |
 //! | [`check`] | `--check`: what this machine allows, and what is missing |
-//! | [`limits`], [`time`], [`log`] | every cap with its reason; time as a number; where messages go |
+//! | [`limits`], [`time`], [`log`], [`error`] | every cap with its reason; time as a number; where messages go; why the program cannot start |
 //! | [`control`] | sockets on which clients ask and change things while the program runs, each by a protocol |
 //! | [`repair`] | another program, passt-repair: the helper of migrations |
 //! | [`pesto`], [`ask`] | another one, pesto: changes forwarded ports, and asks and changes more by JSON |
@@ -122,6 +122,7 @@ pub(crate) mod check;
 pub mod conf;
 pub mod control;
 pub mod engine;
+pub(crate) mod error;
 pub mod flow;
 pub(crate) mod follow;
 #[cfg(fuzzing)]

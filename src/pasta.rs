@@ -27,12 +27,12 @@ pub(crate) use command::Child;
 pub use configure::queue_frames;
 
 use crate::conf::host::Asker;
-use crate::conf::{self, Conf, PastaConf, RunConf, Target, UserNamespace};
+use crate::conf::{self, Conf, NOTIFY_VARIABLE, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Source;
+use crate::error::{StartError, system};
 use crate::flow::fwd::RuleTable;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
-use crate::start::{NOTIFY_VARIABLE, StartError, system};
 use crate::sys::bound_ports::PortTables;
 use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};

@@ -21,6 +21,7 @@ use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
 };
+use crate::error::{StartError, system};
 use crate::flow::network::Mac;
 use crate::follow::{HostWatch, Snapshot};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
@@ -28,12 +29,11 @@ use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Needs, Program};
-use crate::start::{self, ClientSocket, Continue, Made, Readiness, StartError, system};
+use crate::start::{self, ClientSocket, Continue, Made, Readiness};
 use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::seccomp::Filter;
-use crate::sys::{errno_text, io_error_text};
-use crate::sys::{sock_diag, stream};
+use crate::sys::{errno_text, io_error_text, sock_diag, stream};
 
 /// When what only starting has needed is given back: a command that is short is not to wait for that.
 const SETTLED: Duration = Duration::from_secs(1);

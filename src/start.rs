@@ -25,92 +25,24 @@ pub(crate) use network::{
     await_network, is_followed, is_without_network, look_up, read_resolv, tell_of_no_way_out,
     warn_of_outbound,
 };
-pub(crate) use notify::VARIABLE as NOTIFY_VARIABLE;
-pub(crate) use ready::{Continue, Readiness, take_given};
+pub(crate) use ready::{Continue, Readiness};
 
-use crate::conf::{self, ConfError, ControlSocket, LinkConf, Mode, Options, Repair};
+use crate::conf::{
+    self, ControlSocket, DEFAULT_SOCKETS, LinkConf, Mode, Options, Repair, default_socket,
+};
 use crate::engine::UdpTimeouts;
+use crate::error::{StartError, system};
 use crate::flow::tcp::TcpConfig;
 use crate::limits::STARTING_BYTES;
-use crate::log::LogFileError;
 use crate::sys::{errno_text, process};
 
 /// The options that name sockets of clients, and of helpers.
 const SOCKET_OPTION: &str = "--socket";
 const REPAIR_OPTION: &str = "--repair-path";
 
-/// Default socket paths that are tried.
-pub(crate) const DEFAULT_SOCKETS: std::ops::RangeInclusive<u32> = 1..=99;
-
 /// How often, and after which pause, it is tried whether it is our turn in a folder: half a second.
 const TURN_ATTEMPTS: u32 = 500;
 const TURN_PAUSE: Duration = Duration::from_millis(1);
-
-/// Why the program cannot start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    /// The command line, or what it means on this host.
-    #[error("{0}")]
-    Conf(#[from] ConfError),
-    /// The log file.
-    #[error("{0}")]
-    LogFile(#[from] LogFileError),
-    /// Another program listens on the socket's path.
-    #[error(
-        "Socket path {0} already in use: stop the program that listens there, or choose another {1}"
-    )]
-    SocketInUse(PathBuf, &'static str),
-    /// The socket's path names a file that holds something.
-    #[error("Socket path {0} is a file with content: remove it, or choose another {1}")]
-    SocketIsFile(PathBuf, &'static str),
-    /// No socket can have this path.
-    #[error("Invalid socket path: {0}: it must have 1 to 107 bytes, choose another {1}")]
-    SocketPath(PathBuf, &'static str),
-    /// A socket could not be made.
-    #[error("Failed to bind UNIX domain socket: {source}: {path}: {cure}")]
-    Bind {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-        /// What to do.
-        cure: String,
-    },
-    /// `--fd` names no usable descriptor.
-    #[error("Could not move --fd descriptor: {errno}: {fd} is {cure}")]
-    Descriptor {
-        /// The descriptor.
-        fd: i32,
-        /// Why.
-        errno: Errno,
-        /// What it is not, and what to do.
-        cure: &'static str,
-    },
-    /// The PID file could not be written.
-    #[error("Couldn't open PID file {path}: {source}: choose another --pid")]
-    PidFile {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A system call that start-up cannot do without.
-    #[error("{what}: {errno}")]
-    System {
-        /// What was to be done.
-        what: &'static str,
-        /// Why it failed.
-        errno: Errno,
-    },
-    /// A part of the program could not start.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// Names the step of a system call that failed.
-pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
-    move |errno| StartError::System { what, errno }
-}
 
 /// Sees whether there is memory, has signals end the start, and reads what inherited descriptors may lead to.
 ///
@@ -311,11 +243,6 @@ fn bind_default() -> Result<ClientSocket, StartError> {
         }
     }
     Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into(), SOCKET_OPTION)))
-}
-
-/// The socket of that number among [`DEFAULT_SOCKETS`].
-pub(crate) fn default_socket(number: u32) -> PathBuf {
-    format!("/tmp/passt_{number}.socket").into()
 }
 
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,

@@ -27,6 +27,7 @@ mod slirp4netns;
 #[cfg(test)]
 mod tests;
 mod text;
+mod well_known;
 
 pub(crate) use banner::{banner, hint};
 pub(crate) use error::{ConfError, Note};
@@ -39,3 +40,4 @@ pub(crate) use options::{ControlSocket, HAS_VHOST_USER, MigrationOptions, Repair
 pub(crate) use pasta::{Copying, PastaConf, Target, UserNamespace, copying, starts_command};
 pub(crate) use slirp4netns::as_slirp4netns_says;
 pub use slirp4netns::{SlirpConf, slirp4netns_command};
+pub(crate) use well_known::{DEFAULT_SOCKETS, NOTIFY_VARIABLE, default_socket};

@@ -15,7 +15,7 @@ use passt_frame::ToGuest;
 
 use super::init::{self, Children, Init};
 use crate::engine::{Engine, EventType, Exit, Source};
-use crate::start::{StartError, system};
+use crate::error::{StartError, system};
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, BY_SIGNAL, DescriptorLimit, Forked, PASSED_SIGNALS};

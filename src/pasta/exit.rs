@@ -7,8 +7,8 @@ use rustix::event::epoll;
 use passt_frame::ToGuest;
 
 use crate::engine::{Engine, EventType, Exit, Source};
-use crate::start::{StartError, take_given};
-use crate::sys::errno_text;
+use crate::error::{StartError, not_given};
+use crate::sys::{errno_text, process};
 
 const OPTION: &str = "--exit-fd";
 
@@ -17,7 +17,7 @@ const OPTION: &str = "--exit-fd";
 /// # Errors
 /// It is not open, or nobody can close its other end.
 pub(super) fn watch(fd: i32) -> Result<Box<dyn Source>, StartError> {
-    let held = take_given(OPTION, fd)?;
+    let held = process::take_descriptor(fd).map_err(not_given(OPTION, fd))?;
     // A file has no other end, which shows here.
     let tried = epoll::create(epoll::CreateFlags::CLOEXEC).and_then(|epoll| {
         epoll::add(&epoll, &held, epoll::EventData::new_u64(0), epoll::EventFlags::IN)

@@ -20,7 +20,7 @@ use rustix::time::{
 use passt_frame::ToGuest;
 
 use crate::engine::{Engine, EventType, Exit, Source};
-use crate::start::StartError;
+use crate::error::StartError;
 
 /// File systems that do not tell of deletions: procfs, sysfs, devpts (linux/magic.h).
 const SILENT: [u64; 3] = [0x9fa0, 0x6265_6572, 0x1cd1];

@@ -13,7 +13,7 @@ use rustix::net::{
 };
 
 use super::failure::Failure;
-use crate::start::{DEFAULT_SOCKETS, default_socket};
+use crate::conf::{DEFAULT_SOCKETS, default_socket};
 use crate::sys::errno_text;
 
 /// How long a passt may take to answer.

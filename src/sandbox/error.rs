@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::start::StartError;
+use crate::error::StartError;
 use crate::sys::errno_text;
 
 /// A stage that could not be reached.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::error::{SandboxError, namespace_cure};
-use crate::start::StartError;
+use crate::error::StartError;
 use crate::sys::capability;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::{errno_text, io_error_text};

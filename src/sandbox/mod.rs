@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::conf::RunConf;
-use crate::start::StartError;
+use crate::error::StartError;
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::landlock;
 use crate::sys::mount;

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::StartError;
+use crate::error::StartError;
 use crate::sys::process;
 
 /// Files that this start has made. They are removed when this is dropped, or a signal ends the start, before

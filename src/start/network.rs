@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{StartError, system};
 use crate::conf::host::{self, HostFacts};
 use crate::conf::{Conf, ConfError, Interfaces, Note, Options, Target, resolv};
+use crate::error::{StartError, system};
 use crate::follow::HostName;
 use crate::sys::io_error_text;
 use crate::sys::route_events::RouteEvents;

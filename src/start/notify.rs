@@ -6,10 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use super::StartError;
-
-/// The variable that names the socket. A leading `@` stands for the zero byte of an abstract address.
-pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
+use crate::conf::NOTIFY_VARIABLE as VARIABLE;
+use crate::error::StartError;
 
 /// A connection to the service manager.
 pub(crate) struct ServiceManager(UnixDatagram);

@@ -15,9 +15,8 @@ use rustix::io::Errno;
 
 use super::files::{Made, PidFile};
 use super::notify::ServiceManager;
-use super::{StartError, system};
 use crate::conf::RunConf;
-use crate::sys::errno_text;
+use crate::error::{StartError, not_given, system};
 use crate::sys::process::{self, Forked};
 
 /// What the first process says where there is no second one any more.
@@ -129,7 +128,7 @@ fn let_go(release: &OwnedFd) -> Result<(), StartError> {
 /// The descriptor of `--ready-fd`, into which a byte goes at once.
 fn writable(fd: i32) -> Result<OwnedFd, StartError> {
     const OPTION: &str = "--ready-fd";
-    let given = take_given(OPTION, fd)?;
+    let given = process::take_descriptor(fd).map_err(not_given(OPTION, fd))?;
     let mut asked = [PollFd::new(&given, PollFlags::OUT)];
     let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     let takes = polled.is_ok() && asked[0].revents() == PollFlags::OUT;
@@ -141,17 +140,6 @@ fn writable(fd: i32) -> Result<OwnedFd, StartError> {
     Err(StartError::Other(format!(
         "Couldn't use {OPTION} {fd}: nothing can be written there: give the writing end of a pipe that somebody reads"
     )))
-}
-
-/// The descriptor `fd` that the caller has opened for `option`.
-///
-/// # Errors
-/// It is not open.
-pub(crate) fn take_given(option: &str, fd: i32) -> Result<OwnedFd, StartError> {
-    process::take_descriptor(fd).map_err(|errno| {
-        let why = errno_text(errno);
-        StartError::Other(format!("Couldn't use {option} {fd}: {why}: open it for the program"))
-    })
 }
 
 /// Waits for a byte of the other process; `otherwise` says that it has ended without.
