@@ -54,14 +54,15 @@
 //! timers to the protocols and from these to the core; its own page draws it.
 //!
 //! # Who may import whom
-//! * [`wire`] imports nothing of the program, [`flow`] only [`wire`], [`responder`] only these two (all may
+//! * [`wire`] imports nothing of the program, [`flow`] only [`wire`], [`responder`] only [`flow`] (all may
 //!   use [`limits`] and [`time`]). None of them sees a socket, a clock or the links.
 //! * [`engine`] imports these, [`sys`] and `passt_frame`; [`conf`] stands beside it and imports [`flow`] for
 //!   its types. Only the loop and start-up name a link: everything else sees a port.
 //! * The links import `passt_frame` and never this package; `passt_frame` imports neither.
 //!
-//! Calls between files go one way. `tests/tidy` reads the sources and fails where a pure module or a link imports
-//! what it may not, and where files call each other in a circle.
+//! Calls between files go one way, and so do imports between folders. `tests/tidy/layers.rs` lists what each folder may
+//! import, of this package and of others, from the bottom to the top; `tests/tidy` reads the sources and fails where
+//! one imports anything else, and where files call each other in a circle.
 //!
 //! # Invariants
 //! * **Nothing is allocated on the packet path.** Tables, lists and batches are reserved when their owner
