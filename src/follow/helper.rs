@@ -88,10 +88,10 @@ pub(super) fn start(
             // Whoever looks for the program is not to find its helper.
             let _only_a_name = rustix::thread::set_name(c"host-watch");
             log::set_max_level(log::LevelFilter::Off);
-            std::panic::set_hook(Box::new(|_| process::leave()));
+            std::panic::set_hook(Box::new(|_| process::end(0)));
             drop(ours);
             help(&theirs, options, seen, namespace);
-            process::leave();
+            process::end(0);
         }
     }
 }

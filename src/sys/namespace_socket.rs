@@ -34,6 +34,7 @@ use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 pub use super::bound_ports::BoundPorts;
 use super::bound_ports::PortTables;
 use super::capability::{self, Capabilities};
+use super::namespace::{self, Kinds};
 use super::process::{self, Forked};
 use super::seccomp::Filter;
 use super::sock_diag::{self, SockDiag};
@@ -143,7 +144,7 @@ impl Helper {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         match process::fork()? {
-            Forked::Child => help(theirs.as_raw_fd(), namespace.as_raw_fd(), filter),
+            Forked::Child => help(theirs.as_raw_fd(), namespace, filter),
             Forked::Parent(pid) => {
                 drop(theirs);
                 let helper = Self { channel: Some(ours), pid };
@@ -324,18 +325,10 @@ fn receive<const N: usize>(
 
 /// The helper: prepares itself, tells how that went, and answers. Allocates nothing, so that it may
 /// be forked by a program with threads.
-fn help(channel: RawFd, namespace: RawFd, filter: &Filter) -> ! {
-    // SAFETY: plain system calls; the namespace was opened by the program that is copied here.
-    let entered = unsafe {
-        let mut signals: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut signals);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
-        libc::setns(namespace, libc::CLONE_NEWNET)
-    };
-    let entered = if entered == 0 { Ok(()) } else { Err(last_errno()) };
+fn help(channel: RawFd, namespace: BorrowedFd<'_>, filter: &Filter) -> ! {
+    let left = process::leave_starter();
+    let entered = left.and_then(|()| namespace::enter(namespace, Kinds::NETWORK));
     let _only_a_name = rustix::thread::set_name(c"socket-maker");
-    let entered = entered.and_then(|()| rustix::process::setsid().map(drop));
-    let entered = entered.and_then(|()| rustix::process::chdir(c"/"));
     if let Some(channel) = keep_only(channel) {
         let ready = entered.and_then(|()| confine(filter));
         let error = ready.err().map_or(0, Errno::raw_os_error);
@@ -343,8 +336,7 @@ fn help(channel: RawFd, namespace: RawFd, filter: &Filter) -> ! {
             serve(channel);
         }
     }
-    // SAFETY: ends the process without running what the program has registered for its own end.
-    unsafe { libc::_exit(0) }
+    process::end(0)
 }
 
 /// Makes `channel` descriptor 0 and closes all others.

@@ -26,6 +26,8 @@ pub(crate) use unready::{
     release_signals, remove_if_unready,
 };
 
+use inherited::block_all_signals;
+
 use super::socket::last_errno;
 
 /// No page is larger.
@@ -144,30 +146,27 @@ pub(crate) fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> 
     rustix::stdio::dup2_stderr(file)
 }
 
-/// Leaves the session and process group, blocks all signals and closes all descriptors but those in `keep`: for a fork
-/// that nobody sends anything but SIGKILL. Standard input, output and error are `/dev/null`.
+/// Blocks all signals, leaves the session and process group, and the folder that the program was started in, which may be
+/// unmounted: for a fork that nobody sends anything but SIGKILL. Allocates nothing.
+///
+/// # Errors
+/// What the calls report.
+pub(crate) fn leave_starter() -> Result<(), Errno> {
+    block_all_signals()?;
+    // A leader of a group has left it for good; a fork is none.
+    rustix::process::setsid()?;
+    rustix::process::chdir(c"/")
+}
+
+/// The same for one that has the file system: it closes all descriptors but those in `keep`, too. Standard input, output
+/// and error are `/dev/null`.
 ///
 /// # Errors
 /// What the calls report.
 pub(crate) fn become_helper(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    // A leader of a group has left it for good; a fork is none.
-    rustix::process::setsid()?;
-    // SAFETY: all bit patterns are valid for a set of signals, which is filled before it is used.
-    unsafe {
-        let mut signals: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut signals);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
-    }
+    leave_starter()?;
     replace_standard_descriptors(&null_device()?)?;
-    close_all_but(keep)?;
-    // The folder that the program was started in may be unmounted.
-    rustix::process::chdir("/")
-}
-
-/// Ends the process without running what the program has registered for its own end.
-pub(crate) fn leave() -> ! {
-    // SAFETY: _exit(2) runs nothing.
-    unsafe { libc::_exit(0) }
+    close_all_but(keep)
 }
 
 /// Random bytes from the kernel.

@@ -129,6 +129,20 @@ pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> Result<(
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Blocks all signals that can be blocked.
+///
+/// # Errors
+/// What sigprocmask(2) reports.
+pub(crate) fn block_all_signals() -> Result<(), Errno> {
+    // SAFETY: all-zero is a valid sigset_t, and sigfillset initialises it anyway.
+    let rc = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut())
+    };
+    if rc == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// Prepares the calling process, a fork of the program, for being replaced by a command: it gets the
 /// limit that the program found, none of its descriptors, and no signal that is blocked or treated
 /// in the program's own way. Signals that were ignored before the program started still are, as
