@@ -29,13 +29,13 @@ use arrayvec::ArrayVec;
 use passt_frame::message::{self, CONTROL_HEADER as HEADER};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 pub use super::bound_ports::BoundPorts;
 use super::bound_ports::PortTables;
 use super::capability::{self, Capabilities};
 use super::namespace::{self, Kinds};
-use super::process::{self, Forked};
+use super::process::{self, Forked, OpenDescriptors};
 use super::seccomp::Filter;
 use super::sock_diag::{self, SockDiag};
 use super::socket::{self, Transport, last_errno};
@@ -143,8 +143,9 @@ impl Helper {
     fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let open = OpenDescriptors::find()?;
         match process::fork()? {
-            Forked::Child => help(theirs.as_raw_fd(), namespace, filter),
+            Forked::Child => help(theirs.as_raw_fd(), namespace, filter, &open),
             Forked::Parent(pid) => {
                 drop(theirs);
                 let helper = Self { channel: Some(ours), pid };
@@ -189,7 +190,7 @@ impl NamespaceSockets {
     /// namespace that owns it.
     ///
     /// # Errors
-    /// What socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
+    /// What [`OpenDescriptors::find`], socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
     pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
         let helper = Helper::start(namespace, filter)?;
         let (stock, at_once) = (Default::default(), STOCK as u8);
@@ -325,11 +326,11 @@ fn receive<const N: usize>(
 
 /// The helper: prepares itself, tells how that went, and answers. Allocates nothing, so that it may
 /// be forked by a program with threads.
-fn help(channel: RawFd, namespace: BorrowedFd<'_>, filter: &Filter) -> ! {
+fn help(channel: RawFd, namespace: BorrowedFd<'_>, filter: &Filter, open: &OpenDescriptors) -> ! {
     let left = process::leave_starter();
     let entered = left.and_then(|()| namespace::enter(namespace, Kinds::NETWORK));
     let _only_a_name = rustix::thread::set_name(c"socket-maker");
-    if let Some(channel) = keep_only(channel) {
+    if let Some(channel) = keep_only(channel, open) {
         let ready = entered.and_then(|()| confine(filter));
         let error = ready.err().map_or(0, Errno::raw_os_error);
         if send(channel, error, &[]).is_ok() && ready.is_ok() {
@@ -339,12 +340,12 @@ fn help(channel: RawFd, namespace: BorrowedFd<'_>, filter: &Filter) -> ! {
     process::end(0)
 }
 
-/// Makes `channel` descriptor 0 and closes all others.
-fn keep_only(channel: RawFd) -> Option<BorrowedFd<'static>> {
+/// Makes `channel` descriptor 0 and closes all others that are `open`.
+fn keep_only(channel: RawFd, open: &OpenDescriptors) -> Option<BorrowedFd<'static>> {
     // SAFETY: nothing in this process uses any descriptor but the channel.
     let alone = unsafe { libc::dup2(channel, 0) == 0 };
-    if alone && !close_range() {
-        close_one_by_one();
+    if alone {
+        open.close(1, u32::MAX);
     }
     // SAFETY: descriptor 0 is the channel, and nothing closes it.
     alone.then(|| unsafe { BorrowedFd::borrow_raw(0) })
@@ -364,21 +365,6 @@ fn serve(channel: BorrowedFd<'_>) {
         if answer(channel, question).is_err() {
             return;
         }
-    }
-}
-
-/// Closes all descriptors but 0. False before Linux 5.9.
-fn close_range() -> bool {
-    process::close_range(1, u32::MAX, 0).is_ok()
-}
-
-/// The same on any kernel, as far as descriptors may have come.
-fn close_one_by_one() {
-    let limit = getrlimit(Resource::Nofile).current;
-    let last = limit.and_then(|limit| RawFd::try_from(limit).ok()).unwrap_or(RawFd::MAX);
-    for fd in 1..last {
-        // SAFETY: nothing in this process uses any descriptor but 0.
-        let _ = unsafe { libc::close(fd) };
     }
 }
 
@@ -430,15 +416,13 @@ mod tests {
 
     #[test]
     fn either_way_of_closing_leaves_nothing_but_the_channel() {
-        let with_one_call = || {
-            let _unless_the_kernel_is_old = close_range();
-        };
-        for close in [with_one_call, close_one_by_one as fn()] {
+        for find in [OpenDescriptors::find, OpenDescriptors::list] {
             let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let open = find().unwrap();
             // SAFETY: the child makes system calls only, until it is killed.
             let child = match unsafe { libc::fork() } {
                 0 => {
-                    close();
+                    open.close(1, u32::MAX);
                     loop {
                         // SAFETY: waits for a signal.
                         unsafe { libc::pause() };

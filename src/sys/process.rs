@@ -15,7 +15,7 @@ pub use inherited::{
     DescriptorLimit, ENDING_SIGNALS, close_descriptors, raise_descriptor_limit, restore_for_command,
 };
 
-pub(crate) use inherited::{close_all_but, close_range};
+pub(crate) use inherited::{OpenDescriptors, close_all_but};
 pub(crate) use signals::{
     Arrived, BY_SIGNAL, PASSED_SIGNALS, end, next_signal, send_signal, shares_group,
     signal_descriptor,

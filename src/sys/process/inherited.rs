@@ -41,7 +41,7 @@ pub fn raise_descriptor_limit() -> Result<DescriptorLimit, Errno> {
 /// owns any of them.
 ///
 /// # Errors
-/// What close_range(2) reports; `NOSYS` before Linux 5.9 where `/proc` cannot be read, either.
+/// `NOSYS` where there is no close_range(2) and `/proc` cannot be read, either.
 pub fn close_descriptors(keep: &[RawFd]) -> Result<(), Errno> {
     close_between(keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect())
 }
@@ -57,43 +57,67 @@ pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
 
 /// Closes all descriptors behind standard error that are not among the `kept`.
 fn close_between(mut kept: Vec<u32>) -> Result<(), Errno> {
+    let open = OpenDescriptors::find()?;
     let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
     kept.sort_unstable();
     kept.dedup();
     for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO.unsigned_abs()) {
         if fd > first {
-            close_from_to(first, fd - 1)?;
+            open.close(first, fd - 1);
         }
         first = fd + 1;
     }
-    close_from_to(first, u32::MAX)
-}
-
-fn close_from_to(first: u32, last: u32) -> Result<(), Errno> {
-    match close_range(first, last, 0) {
-        Err(Errno::NOSYS) => close_one_by_one(first, last),
-        other => other,
-    }
-}
-
-/// The same before Linux 5.9: those that `/proc` lists.
-fn close_one_by_one(first: u32, last: u32) -> Result<(), Errno> {
-    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOSYS)?;
-    let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // The list has a descriptor, too, which is closed when all have been read.
-    let open: Vec<RawFd> = numbers.collect();
-    for fd in open.into_iter().filter(|fd| (first..=last).contains(&fd.unsigned_abs())) {
-        // SAFETY: what is closed, nobody owns (see the callers).
-        let _that_of_the_list_is_closed = unsafe { libc::close(fd) };
-    }
+    open.close(first, u32::MAX);
     Ok(())
+}
+
+/// What has to be known to close descriptors. A fork that may not allocate finds it out before it is forked.
+pub(crate) enum OpenDescriptors {
+    /// Nothing: the kernel closes all of a range.
+    Any,
+    /// Before Linux 5.9, and where a filter does not let the call pass: those that are open. The limit is no bound to try them
+    /// up to, it is a thousand million in many containers.
+    Listed(Vec<u32>),
+}
+
+impl OpenDescriptors {
+    /// # Errors
+    /// As [`close_descriptors`].
+    pub(crate) fn find() -> Result<Self, Errno> {
+        match close_range(u32::MAX, u32::MAX, 0) {
+            Ok(()) => Ok(Self::Any),
+            Err(_) => Self::list(),
+        }
+    }
+
+    /// Those that `/proc` lists, and the list's own, which is closed when all have been read.
+    pub(crate) fn list() -> Result<Self, Errno> {
+        let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOSYS)?;
+        let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Ok(Self::Listed(numbers.collect()))
+    }
+
+    /// Closes those from `first` to `last`. Allocates nothing.
+    pub(crate) fn close(&self, first: u32, last: u32) {
+        match self {
+            Self::Any => {
+                let _was_tried = close_range(first, last, 0);
+            }
+            Self::Listed(all) => {
+                for fd in all.iter().filter(|fd| (first..=last).contains(*fd)) {
+                    // SAFETY: what is closed, nobody owns (see the callers).
+                    let _that_of_the_list_is_closed = unsafe { libc::close(fd.cast_signed()) };
+                }
+            }
+        }
+    }
 }
 
 /// close_range(2), for descriptors that nobody owns, or whose owners get no word any more.
 ///
 /// # Errors
 /// What it reports; `NOSYS` before Linux 5.9.
-pub(crate) fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
     // SAFETY: plain numbers; what is closed, nobody owns (see the callers).
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
