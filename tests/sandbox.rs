@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use passt::sandbox::{Needs, Program, confine};
+use passt::sandbox::{Needs, Program, confine, settable_options};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
 use rustix::rand::GetRandomFlags;
@@ -600,15 +600,12 @@ fn play(role: &str) {
         "execute" => drop(Command::new("true").exec()),
         "fork" => drop(passt::sys::process::fork()),
         "thread" => drop(std::thread::spawn(|| ()).join()),
-        "netlink" => drop(socket(libc::AF_NETLINK, 0)),
-        "raw" => drop(socket(libc::AF_PACKET, 0)),
-        "sctp" => drop(socket(libc::AF_INET, libc::IPPROTO_SCTP)),
-        "bpf-filter" => set_option(libc::SOL_SOCKET, libc::SO_ATTACH_BPF),
-        "encryption" => set_option(libc::IPPROTO_TCP, libc::TCP_ULP),
-        "options" => {
-            set_option(libc::IPPROTO_TCP, libc::TCP_NODELAY);
-            set_option(libc::SOL_SOCKET, libc::SO_REUSEADDR);
-        }
+        "netlink" => drop(socket(libc::AF_NETLINK, libc::SOCK_STREAM, 0)),
+        "raw" => drop(socket(libc::AF_PACKET, libc::SOCK_STREAM, 0)),
+        "sctp" => drop(socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+        "bpf-filter" => drop(set_option(libc::SOL_SOCKET, libc::SO_ATTACH_BPF)),
+        "encryption" => drop(set_option(libc::IPPROTO_TCP, libc::TCP_ULP)),
+        "options" => set_all_options(),
         "exec-memory" => executable_memory(),
         "kill" => drop(kill_process(Pid::from_raw(1).unwrap(), Signal::CONT)),
         "prctl" => drop(rustix::thread::set_keep_capabilities(true)),
@@ -631,16 +628,40 @@ fn play(role: &str) {
     }
 }
 
-fn socket(family: i32, protocol: i32) -> i32 {
+fn socket(family: i32, kind: i32, protocol: i32) -> i32 {
     // SAFETY: plain numbers.
-    unsafe { libc::socket(family, libc::SOCK_STREAM, protocol) }
+    unsafe { libc::socket(family, kind, protocol) }
 }
 
-/// Sets an option of a TCP socket.
-fn set_option(level: i32, option: i32) {
-    let (socket, value) = (socket(libc::AF_INET, 0), 1);
+/// Options that Linux 4.18, the oldest kernel that is supported, does not know yet.
+const NEWER: [i32; 3] = [libc::SO_BINDTOIFINDEX, SO_BUF_LOCK, IPV6_MULTICAST_ALL];
+const SO_BUF_LOCK: i32 = 72;
+const IPV6_MULTICAST_ALL: i32 = 29;
+
+/// Sets each option that is listed. Not each takes the number or may be set now, but the kernel knows it for the socket.
+fn set_all_options() {
+    let listed = settable_options(Program::Passt);
+    assert!(listed.len() > 45, "{}", listed.len());
+    for (level, option) in listed {
+        let set = set_option(level, option);
+        let unknown = set.is_err_and(|error| error.raw_os_error() == Some(libc::ENOPROTOOPT));
+        assert!(!unknown || NEWER.contains(&option), "level {level}, option {option}");
+    }
+}
+
+/// Sets an option of a socket that has such options.
+fn set_option(level: i32, option: i32) -> std::io::Result<()> {
+    let (family, kind) = match level {
+        libc::IPPROTO_TCP | libc::SOL_SOCKET => (libc::AF_INET, libc::SOCK_STREAM),
+        libc::IPPROTO_IPV6 => (libc::AF_INET6, libc::SOCK_DGRAM),
+        _ => (libc::AF_INET, libc::SOCK_DGRAM),
+    };
+    let (socket, value) = (socket(family, kind, 0), 1);
     // SAFETY: the call reads one number.
-    unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), 4) };
+    match unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), 4) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn executable_memory() {

@@ -29,6 +29,7 @@ mod calls;
 mod error;
 pub(crate) mod identity;
 
+pub use calls::settable_options;
 use error::failed;
 pub(crate) use error::{SandboxError, namespace_cure};
 
