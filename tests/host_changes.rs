@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
+use passt_support::skipped::skipped;
 
 /// When to give up on something that does not happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -295,7 +296,7 @@ fn without_inotify_the_network_is_followed_all_the_same() {
     isolated(LINKS, || {
         // Who may not say how many there are in a user namespace is not in one: there is no limit then that is to be met.
         if std::fs::write("/proc/sys/user/max_inotify_instances", "0").is_err() {
-            return eprintln!("skipped: the number of inotify instances cannot be limited here");
+            return skipped("the number of inotify instances cannot be limited here");
         }
         let mut passt = Passt::start(&[]);
         passt.await_message("Cannot watch /etc/resolv.conf: Too many open files");

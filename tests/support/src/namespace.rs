@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::skipped;
+
 /// Set in the environment of the copy that runs inside.
 const INSIDE: &str = "PASST_TEST_INSIDE";
 
@@ -55,6 +57,7 @@ pub fn isolated_test(name: &str, setup: &str, body: impl FnOnce()) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+    skipped::repeat(&errors);
 }
 
 /// A network namespace that lives as long as the value and its clones.
