@@ -49,6 +49,7 @@ const TURN_PAUSE: Duration = Duration::from_millis(1);
 /// # Errors
 /// [`StartError`].
 pub(crate) fn settle(options: &mut Options) -> Result<(), StartError> {
+    process::look_for_tracer();
     try_memory()?;
     let has_command = conf::starts_command(options);
     process::settle_signals(options.run.foreground, has_command).map_err(system("sigaction"))?;

@@ -7,6 +7,7 @@ mod signals;
 mod unready;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -38,23 +39,37 @@ const PAGE_BYTES: usize = 4096;
 /// other mappings below a stack (`stack_guard_gap`, 1 MiB), so that nothing else is within it.
 const TRIMMED_STACK_BYTES: usize = 8 * LARGEST_PAGE_BYTES;
 
+/// Whether somebody traced the process when it started.
+static WAS_TRACED: AtomicBool = AtomicBool::new(false);
+
+/// Sees whether a debugger has the process, for [`trim_memory`], which is called where there is no `/proc` any more. Whoever
+/// is forked later is told, too.
+pub(crate) fn look_for_tracer() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    WAS_TRACED.store(tracer.is_some_and(|pid| pid.trim() != "0"), Ordering::Relaxed);
+}
+
 /// Gives memory back that only something rare has needed, such as starting: free blocks of the allocator, the stack below
 /// the caller, and the pages of the program's own code and constants. Those that are needed again are mapped again when
-/// they are touched, most of them a few at a time; they are the file's pages, which the kernel keeps. Only for the first
-/// thread of a process, and no other.
+/// they are touched, most of them a few at a time; they are the file's pages, which the kernel keeps. What a debugger has
+/// written into the code would go with them, its breakpoints, so that one that has started the program has it keep its code.
+/// Who comes later is not seen, nor are probes of the kernel (uprobes): to ask for those takes a file that policies refuse
+/// (`/proc/self/smaps`). Only for the first thread of a process, and no other.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives back what nobody uses.
     let _ = unsafe { libc::malloc_trim(0) };
-    for (start, bytes) in [code(), unused_stack()] {
-        // SAFETY: nothing in the code was ever written, so that what is dropped reads the same again, from the program's
+    let code = Some(code()).filter(|_| !WAS_TRACED.load(Ordering::Relaxed));
+    for (start, bytes) in code.into_iter().chain([unused_stack()]) {
+        // SAFETY: the program never writes its code, so that what is dropped reads the same again, from the program's
         // file. What is below the stack pointer belongs to nobody, and this range begins further below it than the calls
         // that are made from here reach.
         let _ = unsafe { libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_DONTNEED) };
     }
 }
 
-/// Where the program's file is mapped that was never written: the loader changes only what stands behind the code.
+/// Where the program's file is mapped that the loader does not write: it changes only what stands behind the code.
 fn code() -> (*const u8, usize) {
     unsafe extern "C" {
         /// Where the program begins, and where its code ends (ld(1), PROVIDE).
