@@ -369,29 +369,26 @@ impl Engine {
 
     /// An event of a flow's socket.
     pub fn on_flow_event(&mut self, id: FlowId, events: EventFlags) {
-        let core = &mut self.core;
-        match core
-            .flows
-            .table
-            .get(id)
-            .filter(|flow| !flow.state.frozen)
-            .map(|flow| &flow.state.kind)
-        {
-            Some(FlowKind::Tcp(_)) => tcp::on_event(core, id, events),
-            Some(FlowKind::Udp(_) | FlowKind::Ping(_)) => datagrams::on_event(core, id, events),
-            Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Initiator, events),
-            Some(FlowKind::Relay(_)) => relay::on_event(core, id, End::Initiator),
-            None => {}
-        }
+        self.on_socket_event(id, End::Initiator, events);
     }
 
     /// An event of the second socket of a flow.
     pub fn on_second_socket_event(&mut self, id: FlowId, events: EventFlags) {
+        self.on_socket_event(id, End::Target, events);
+    }
+
+    fn on_socket_event(&mut self, id: FlowId, end: End, events: EventFlags) {
         let core = &mut self.core;
-        match core.flows.table.get(id).map(|flow| &flow.state.kind) {
-            Some(FlowKind::Splice(_)) => splice::on_event(core, id, End::Target, events),
-            Some(FlowKind::Relay(_)) => relay::on_event(core, id, End::Target),
-            _ => {}
+        let Some(flow) = core.flows.table.get(id).filter(|flow| !flow.state.frozen) else { return };
+        match (&flow.state.kind, end) {
+            (FlowKind::Tcp(_), End::Initiator) => tcp::on_event(core, id, events),
+            (FlowKind::Udp(_) | FlowKind::Ping(_), End::Initiator) => {
+                datagrams::on_event(core, id, events);
+            }
+            // They have one socket.
+            (FlowKind::Tcp(_) | FlowKind::Udp(_) | FlowKind::Ping(_), End::Target) => {}
+            (FlowKind::Splice(_), _) => splice::on_event(core, id, end, events),
+            (FlowKind::Relay(_), _) => relay::on_event(core, id, end),
         }
     }
 
