@@ -12,7 +12,7 @@
 //! ```text
 //!   worker, wait, stats          the loop; link: who is let in; source: neighbours, signals, ...
 //!     |
-//!   Engine                       a turn: who is called for what
+//!   Engine, turn                 who is called for what
 //!     |
 //!   ingress        listen        frames of the guest | connections and datagrams on forwarded ports
 //!     |     \      /    \
@@ -45,6 +45,7 @@
 //! | `unreachable` | ICMP errors about what the host does not take |
 //! | `datagram_socket`, `reserved_port` | the one way to open the socket of a datagram flow; source ports below 1024 |
 //! | `token`, `wait`, `stats` | what an epoll event is about; how the loop waits; what it is busy with, counted |
+//! | `turn` | who is served in a turn, in which order, and what is left for the next |
 //! | `migration` | a guest that moves to another program, with its connections |
 //!
 //! # A turn
@@ -94,6 +95,7 @@ mod stats;
 mod tally;
 mod tcp;
 mod token;
+mod turn;
 mod unreachable;
 mod wait;
 mod worker;
@@ -126,7 +128,7 @@ use crate::flow::network::Mac;
 use crate::flow::side::Pif;
 use crate::flow::splice::End;
 use crate::flow::table::FlowId;
-use crate::limits::{BYPASS_DESCRIPTORS, PORTS_CHANGED_PER_TURN, STARVED_PER_TURN};
+use crate::limits::{BYPASS_DESCRIPTORS, PORTS_CHANGED_PER_TURN};
 use crate::responder::dhcpv6::Duid;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
@@ -134,15 +136,12 @@ use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
-use flows::{
-    ACCEPT_TIMER, ADDRESS_TIMER, ADVERTISEMENT_TIMER, GROUP_TIMER, SCAN_TIMER, queue_bit,
-    slot_of_timer,
-};
 use ingress::Receivers;
 use listen::Scans;
 use migration::Migration;
 use net::Net;
 use state::FlowKind;
+use turn::{Parts, Turn};
 
 /// What a turn is made of: the core, and what only some of the protocols need.
 pub struct Engine {
@@ -158,25 +157,11 @@ pub struct Engine {
     duid: Duid,
     /// Bytes and datagrams that are copied on their way.
     buffer: CopyBuffer,
-    /// Flows that have waited for room when the link last reported some, and were not served since.
-    unfed: usize,
-    /// When the next acknowledgement has waited for long enough, or the next socket is to be looked at.
-    soon: Option<Timestamp>,
-    /// This turn served a connection that moves bulk past the link.
-    bulk: bool,
-    expired: Expired,
+    turn: Turn,
     /// The link reaches the guest.
     link_up: bool,
     /// What the loop and the link have counted, when that was last asked for.
     counters: Counters,
-}
-
-/// Deadlines that have expired so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Expired {
-    all: u64,
-    /// Those of TCP connections.
-    tcp: u64,
 }
 
 impl Engine {
@@ -200,10 +185,7 @@ impl Engine {
             change: change::UnderWay::default(),
             duid,
             buffer: CopyBuffer::default(),
-            unfed: 0,
-            soon: None,
-            bulk: false,
-            expired: Expired::default(),
+            turn: Turn::default(),
             link_up: false,
             counters: Counters::default(),
         }
@@ -237,7 +219,7 @@ impl Engine {
     /// The first port that must be opened and could not.
     pub fn listen(&mut self) -> Result<(), ListenError> {
         listen::open_all(&mut self.core, self.bypass.as_deref_mut())?;
-        self.scan_ports();
+        turn::scan_ports(&mut self.parts().1);
         Ok(())
     }
 
@@ -299,7 +281,7 @@ impl Engine {
     pub fn begin_turn(&mut self, now: Timestamp) {
         self.core.now = now;
         self.core.net.begin_turn(now);
-        self.bulk = false;
+        self.turn.begin();
     }
 
     /// When this turn began.
@@ -309,7 +291,7 @@ impl Engine {
 
     /// Whether the last turn served a connection that moves bulk past the link.
     fn moved_bulk(&self) -> bool {
-        self.bulk
+        self.turn.moved_bulk()
     }
 
     /// Lets the helper of migrations connect to `listener`; it does not block. `no_linger`: sockets of connections
@@ -427,8 +409,7 @@ impl Engine {
 
     /// The link has room toward the guest again.
     pub fn on_link_room(&mut self) {
-        self.unfed = self.core.flows.starved_count();
-        self.core.listeners.wake_all();
+        self.turn.on_link_room(&mut self.core);
     }
 
     /// The front-end has set the MTU of the guest's device: what the guest is told and new connections
@@ -451,127 +432,28 @@ impl Engine {
     /// Does the work of this turn: ready listening sockets, flows that have waited for room, ready flows, expired
     /// timers.
     pub fn work(&mut self, out: &mut dyn ToGuest) {
-        let mut before = self.core.flows.table.len();
+        let before = self.core.flows.table.len();
         self.migration.on_time(&mut self.core, out);
         self.lost.go_on(&mut self.core, self.migration.is_idle());
         self.go_on_changing(PORTS_CHANGED_PER_TURN);
-        let Self { core, bypass, buffer, .. } = self;
-        for _ in 0..core.listeners.ready_count() {
-            let Some(id) = core.listeners.next_ready() else { break };
-            listen::serve(core, bypass.as_deref_mut(), buffer, out, id);
-        }
-        // Who was accepted now takes nothing away from those that end.
-        before = before.max(core.flows.table.len());
-        core.flows.due_acks(core.now);
-        core.looks.due(&mut core.flows, core.now);
-        self.feed(out);
-        for _ in 0..self.core.flows.ready.begin_turn() {
-            let Some(id) = self.core.flows.next_ready() else { break };
-            self.serve(out, id);
-        }
-        while let Some(key) = self.core.flows.timers.pop_expired(self.core.now) {
-            self.on_timer(out, key);
-        }
-        let core = &mut self.core;
-        if core.flows.table.len() < before {
-            core.listeners.wake_all();
-        }
-        let soon = [core.flows.due_acks(core.now), core.looks.due(&mut core.flows, core.now)];
-        self.soon = soon.into_iter().flatten().min();
+        let (turn, parts) = self.parts();
+        turn.work(parts, before, out);
     }
 
-    /// Serves flows that have waited for room, each once, as long as their queue has any: a queue that is full must
-    /// not have every waiting flow ask in vain. The others wait for the link's next word.
-    fn feed(&mut self, out: &mut dyn ToGuest) {
-        let mut full = 0;
-        for _ in 0..STARVED_PER_TURN.min(self.unfed) {
-            let Some((id, queue)) = self.core.flows.next_starved() else { break };
-            self.unfed -= 1;
-            if full & queue_bit(queue) != 0 {
-                self.core.flows.mark_starved(id);
-                continue;
-            }
-            tcp::on_room(&mut self.core, id);
-            self.serve(out, id);
-            // What is too little for one flow may be enough for the next.
-            if self.core.flows.is_starved(id) && !self.core.outbox.has_room(out) {
-                full |= queue_bit(queue);
-                if self.core.flows.starved_queues() & !full == 0 {
-                    self.unfed = 0;
-                    return;
-                }
-            }
-        }
-        if !self.core.flows.has_starved() {
-            self.unfed = 0;
-        }
-    }
-
-    fn serve(&mut self, out: &mut dyn ToGuest, id: FlowId) {
-        let Self { core, datagrams, bypass, buffer, .. } = self;
-        let Some(flow) = core.flows.table.get(id).filter(|flow| !flow.state.frozen) else { return };
-        out.select(flow.state.queue);
-        match (&flow.state.kind, bypass) {
-            (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => {
-                datagrams::serve(core, datagrams, buffer, out, id);
-            }
-            (FlowKind::Splice(_), Some(parts)) => {
-                self.bulk |= splice::drive(core, parts, buffer, id);
-            }
-            (FlowKind::Relay(_), _) => relay::serve(core, buffer, id),
-            (FlowKind::Splice(_), None) => {}
-        }
-    }
-
-    fn on_timer(&mut self, out: &mut dyn ToGuest, key: u32) {
-        self.expired.all += 1;
-        let core = &mut self.core;
-        match key {
-            ADVERTISEMENT_TIMER => return responders::advertise(core, out),
-            SCAN_TIMER => return self.scan_ports(),
-            ADDRESS_TIMER => return responders::reconsider(core, out),
-            GROUP_TIMER => return datagrams::on_group_timer(core, out),
-            ACCEPT_TIMER => return core.listeners.wake_all(),
-            _ => {}
-        }
-        let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
-        let Some(flow) = core.flows.table.get_mut(id) else { return };
-        flow.state.scheduled = None;
-        match flow.state.kind {
-            _ if flow.state.frozen => {}
-            FlowKind::Tcp(_) => {
-                self.expired.tcp += 1;
-                tcp::on_timer(core, out, id);
-            }
-            FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
-                datagrams::on_timer(core, id);
-            }
-            FlowKind::Splice(_) => splice::on_timer(core, id),
-        }
-    }
-
-    /// Looks for services that came and went.
-    fn scan_ports(&mut self) {
-        // While rules change that is for afterwards.
-        if !self.change.is_some()
-            && let Some(parts) = &mut self.bypass
-        {
-            listen::scan(&mut self.core, parts, &mut self.scans);
-        }
+    fn parts(&mut self) -> (&mut Turn, Parts<'_>) {
+        let scans = Some(&mut self.scans).filter(|_| !self.change.is_some());
+        let Self { core, datagrams, bypass, buffer, turn, .. } = self;
+        (turn, Parts { core, datagrams, bypass: bypass.as_deref_mut(), scans, buffer })
     }
 
     /// Whether work is left that no event will announce.
     pub fn has_work(&self) -> bool {
-        let core = &self.core;
-        let waiting = core.flows.ready.any() || core.listeners.ready_count() > 0;
-        waiting || self.unfed > 0 || self.lost.goes_on() || self.is_changing()
+        self.turn.has_work(&self.core) || self.lost.goes_on() || self.is_changing()
     }
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let (timers, away) = (self.core.flows.timers.next_deadline(), self.lost.deadline());
-        let own = [timers, away, self.soon, self.migration.deadline()];
+        let own = [self.turn.deadline(&self.core), self.lost.deadline(), self.migration.deadline()];
         own.into_iter().flatten().min()
     }
 

@@ -223,7 +223,7 @@ impl<L: Link> Worker<L> {
 
     fn show_stats(&mut self, now: Timestamp) {
         let Some(stats) = &mut self.stats else { return };
-        let expired = self.engine.expired;
+        let expired = self.engine.turn.expired();
         stats.set_timers(expired.tcp, expired.all - expired.tcp);
         stats.set(EventType::TooBig, self.engine.core.too_big);
         if stats.is_due(now) {
