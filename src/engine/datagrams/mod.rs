@@ -8,7 +8,7 @@
 //! | `begin` | adds a flow |
 //! | `from_guest` | UDP of the guest, in runs |
 //! | `fragments` | what the guest cut into fragments, put together first |
-//! | `to_guest` | UDP to the guest, in bursts |
+//! | `to_guest`, `copied`, `way` | UDP to the guest: large ones and bursts; many small ones at a time; where they go |
 //! | `groups` | what the guest has joined: receiving for groups, asking, sending to them |
 //! | `cut` | what the guest gets in fragments |
 //! | `senders` | who may send to a flow's socket, and how the guest sees it |
@@ -22,6 +22,7 @@
 
 mod anybody;
 mod begin;
+mod copied;
 mod cut;
 mod echo;
 mod errors;
@@ -34,6 +35,7 @@ mod send;
 mod senders;
 mod socket;
 mod to_guest;
+mod way;
 
 use std::time::Duration;
 

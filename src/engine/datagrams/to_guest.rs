@@ -7,10 +7,10 @@
 //!   peeked at with what was delivered before skipped, and the burst stays until its last datagram was
 //!   taken.
 //! * Small datagrams cost by their number, not by their bytes: system calls, and what the guest does for
-//!   each frame. Up to [`DATAGRAM_BATCH`] of them are received with one recvmmsg(2) into a private buffer
+//!   each frame. Up to [`DATAGRAM_BATCH`](crate::limits::DATAGRAM_BATCH) of them are received with one recvmmsg(2) into a private buffer
 //!   that stays in the cache, and neighbours of equal length are copied into one USO frame. The buffer
 //!   is filled only after the guest was seen to have room for as many; what finds none nevertheless, since it is
-//!   larger than was expected, is kept (`held`).
+//!   larger than was expected, is kept (`held`). That is in `copied`.
 //!
 //! Answers of name servers in which names are to be read take the second road, whatever their size: what lies in the
 //! guest's buffers may be changed by it.
@@ -19,57 +19,35 @@
 //!
 //! What does not fit the guest's link, the way behind it, or its driver's buffers goes in fragments; see `cut`.
 
-use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use arrayvec::ArrayVec;
 use passt_frame::{
-    Checksum, Errno, FrameDone, FrameMeta, Gso, GsoKind, MAX_FRAMES, MIN_FRAME_BYTES, Payload,
-    Reservation, Reserve, ToGuest, ToGuestLease,
+    Errno, FrameDone, FrameMeta, MAX_FRAMES, MIN_FRAME_BYTES, Payload, Reservation, Reserve,
+    ToGuest, ToGuestLease,
 };
 
-use super::cut::{Datagram, Sent, fits};
+use super::cut::{Sent, fits};
 use super::groups;
-use super::held::{Held, Position};
-use super::queue::{Queue, Served, drop_burst, drop_head, neighbours, next_head};
+use super::held::Held;
+use super::queue::{Queue, Served, drop_burst, drop_head, next_head};
 use super::senders::Senders;
+use super::way::{Way, offload};
 use crate::engine::core::Core;
-use crate::engine::net::Net;
-use crate::engine::outbox::{Numbers, Outbox};
+use crate::engine::outbox::Numbers;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
-use crate::limits::{DATAGRAM_BATCH, DATAGRAMS_PER_TURN, SMALL_DATAGRAM_BYTES};
+use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram::{self, Burst};
 use crate::wire::DropReason;
-use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
-use crate::wire::drop_reason::DropCounters;
+use crate::wire::build::{HeaderTemplate, L4Checksum};
 use crate::wire::l4::UDP_HEADER_BYTES;
 
 /// Shorter payloads are padded in their frame (IEEE 802.3, 3.2.8), so that those of several frames do not
 /// lie one behind the other as recvmsg(2) would have it.
 const PADDED_BYTES: u16 = (MIN_FRAME_BYTES - 14 - 20 - UDP_HEADER_BYTES) as u16;
-
-/// Where the datagrams of one flow go.
-struct Way<'a> {
-    outbox: &'a mut Outbox,
-    out: &'a mut dyn ToGuest,
-    fd: BorrowedFd<'a>,
-    senders: Senders<'a>,
-    /// What reads the names in the datagrams, and the guest's side, if they are to be read.
-    names: Option<(&'a Net, Side)>,
-    /// What the guest itself has sent, if it may come back.
-    own: Option<groups::Own<'a>>,
-    /// The largest IP packet that reaches the guest whole.
-    mtu: u32,
-    /// What finds no room after it was received can be kept.
-    may_keep: bool,
-    /// Where what is to be kept begins.
-    unsent: Option<Position>,
-    /// Bytes that were taken out of the socket for the guest.
-    bytes: u64,
-}
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
 pub(super) fn serve(
@@ -88,8 +66,7 @@ pub(super) fn serve(
     let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
     let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.mtu_to(&side), &mut core.outbox);
     let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
-    let (unsent, bytes) = (None, 0);
-    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
+    let mut way = Way { names, own, may_keep, ..Way::new((outbox, out), fd, senders, mtu) };
     if held.is_of(id) {
         let (rest, next) = held.rest();
         let next = way.forward_all(rest, next);
@@ -148,8 +125,7 @@ pub(in crate::engine) fn first_to_guest(
     let senders = Senders::peer(&core.net, &flow.sides[tap]);
     let fd = queue.fd(&core.listeners, &core.flows)?;
     let (mtu, outbox) = (core.net.mtu_to(&flow.sides[tap]), &mut core.outbox);
-    let (names, own, may_keep, unsent, bytes) = (None, None, false, None, 0);
-    let mut way = Way { outbox, out, fd, senders, names, own, mtu, may_keep, unsent, bytes };
+    let mut way = Way::new((outbox, out), fd, senders, mtu);
     let mut delivered = queue.delivered(&core.flows);
     let (moved, served) = way.deliver(burst, &mut delivered, buffer);
     let bytes = way.bytes;
@@ -201,13 +177,6 @@ impl Way<'_> {
         }
         state.large = self.is_large(&burst);
         self.deliver(burst, &mut state.delivered, buffer)
-    }
-
-    /// Whether what is like `burst` is better received by itself.
-    fn is_large(&self, burst: &Burst) -> bool {
-        let fits =
-            burst.len <= SMALL_DATAGRAM_BYTES && fits(self.senders.template(), self.mtu, burst.len);
-        burst.segment.is_some() || !fits
     }
 
     /// Moves `burst`, of which the guest has got what `delivered` says: as one frame where the guest takes such and
@@ -283,18 +252,6 @@ impl Way<'_> {
         drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
     }
 
-    /// Sends what the guest has not got of a datagram.
-    fn send_cut(&mut self, payload: &[u8], delivered: &mut Delivered) -> Sent {
-        if payload.len() as u32 > self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES {
-            return Sent::NeverFits;
-        }
-        let checksum = L4Checksum::Complete { payload_sum: sum_of(payload) };
-        let header = self.senders.template().udp(payload.len() as u32, checksum);
-        let Some(&head) = header.last_chunk() else { return Sent::NeverFits };
-        let datagram = Datagram { template: self.senders.template(), head, payload };
-        datagram.send(self.outbox, &mut *self.out, self.mtu, delivered)
-    }
-
     /// Moves what is left of `burst` behind its first `delivered` bytes, `size` bytes in each frame, which the
     /// guest is to cut into `segment`s. `None` when such a frame can never fit.
     fn deliver_in(
@@ -339,223 +296,6 @@ impl Way<'_> {
         let size = burst.segment.map_or(size, u32::from).max(1);
         Some((received.div_ceil(size).max(1) as usize, Served::More))
     }
-
-    /// Moves small datagrams by way of `buffer`. Returns how many there were.
-    fn small(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
-        let most = if self.may_keep { DATAGRAM_BATCH } else { 1 };
-        let expected = usize::from(state.expected).clamp(1, most);
-        let room = if self.out.caps().up { self.room_for(expected) } else { expected };
-        if room == 0 {
-            return (0, Served::NoRoom);
-        }
-        let received = match next_head(buffer.receive(self.fd, room, self.senders.keep())) {
-            Ok(received) => received,
-            Err(served) => return (0, served.unwrap_or(Served::Empty)),
-        };
-        let kept = buffer.bursts().len();
-        self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);
-        self.bytes += buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum::<u64>();
-        if let Some((net, side)) = &self.names {
-            read_names(net, side, buffer);
-        }
-        state.expected = (2 * received).min(DATAGRAM_BATCH) as u8;
-        state.large = buffer.bursts().last().is_some_and(|last| self.is_large(last));
-        match self.forward_all(buffer, Position::default()) {
-            None => (kept, if received < room { Served::Empty } else { Served::More }),
-            Some(next) if self.may_keep => {
-                self.unsent = Some(next);
-                (kept, Served::NoRoom)
-            }
-            Some(next) => {
-                self.outbox.drops.add(DropReason::NoGuestRoom, (kept - next.index) as u64);
-                (kept, Served::NoRoom)
-            }
-        }
-    }
-
-    /// How many of `expected` small datagrams the guest has room for.
-    fn room_for(&mut self, expected: usize) -> usize {
-        let header_len = self.senders.template().l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let bytes = expected as u32 * SMALL_DATAGRAM_BYTES;
-        let list = &mut self.outbox.list;
-        // Larger than what the guest can ever take is not larger than what waits.
-        for payload in [Payload::Datagrams, Payload::Stream] {
-            let request = Reserve { header_len, payload_len: SMALL_DATAGRAM_BYTES, bytes, payload };
-            match ToGuestLease::reserve(&mut *self.out, list, request) {
-                Reservation::All(lease) | Reservation::Some(lease) => return lease.frames(),
-                Reservation::None => return 0,
-                Reservation::Never => {}
-            }
-        }
-        expected
-    }
-
-    /// Forwards what `buffer` has from `next` on. Where the guest has no room for more, the rest begins there.
-    fn forward_all(&mut self, buffer: &CopyBuffer, mut next: Position) -> Option<Position> {
-        while next.index < buffer.bursts().len() {
-            match self.forward(buffer, next) {
-                Ok(index) => next = Position { index, ..Position::default() },
-                Err(no_room) => return Some(no_room),
-            }
-        }
-        None
-    }
-
-    /// Forwards what starts with `at` in `buffer` and fits one frame, or one burst; returns the index of what comes
-    /// next.
-    ///
-    /// # Errors
-    /// Where the guest has no room for more.
-    fn forward(&mut self, buffer: &CopyBuffer, at: Position) -> Result<usize, Position> {
-        let (first, sender) = (at.index, buffer.sender(at.index));
-        let same = (first..buffer.bursts().len()).take_while(|&one| buffer.sender(one) == sender);
-        let bursts = &buffer.bursts()[first..first + same.count()];
-        let Burst { len, segment } = bursts[0];
-        if let Some(own) = &mut self.own
-            && own.takes_back(sender, buffer.bytes(first))
-        {
-            self.outbox.drops.count(DropReason::OwnDatagram);
-            return Ok(first + 1);
-        }
-        if !self.senders.admit(sender) {
-            let datagrams = len.div_ceil(segment.map_or(len, u32::from).max(1)).max(1);
-            self.outbox.drops.add(DropReason::ForeignDatagram, datagrams.into());
-            return Ok(first + 1);
-        }
-        let caps = self.out.caps();
-        let largest = self.senders.template().max_l4_bytes() - UDP_HEADER_BYTES;
-        let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
-        let whole =
-            caps.gso.udp && fits && self.own.is_none() && at.offset == 0 && at.delivered.cut == 0;
-        let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
-        let range = first..first + neighbours;
-        let one = match segment {
-            Some(size) if whole && len <= largest => Some((len, size)),
-            None if neighbours > 1 => {
-                Some((bursts[..neighbours].iter().map(|burst| burst.len).sum(), len as u16))
-            }
-            _ => None,
-        };
-        if let Some((bytes, size)) = one {
-            match self.send(buffer, range.clone(), (0, bytes), Some(size)) {
-                Sent::Done => return Ok(range.end),
-                Sent::NoRoom => return Err(at),
-                Sent::NeverFits => {}
-            }
-        }
-        let (mut start, mut delivered) = (at.offset, at.delivered);
-        for (index, burst) in range.clone().zip(bursts) {
-            let size = burst.segment.map_or(burst.len, u32::from).max(1);
-            for offset in (start..burst.len.max(1)).step_by(size as usize) {
-                let piece = (offset, size.min(burst.len - offset));
-                let cut = !fits || delivered.cut > 0;
-                if self.send_one(buffer, index, piece, &mut delivered, cut) == Sent::NoRoom {
-                    return Err(Position { index, offset, delivered });
-                }
-                delivered = Delivered::default();
-            }
-            start = 0;
-        }
-        Ok(range.end)
-    }
-
-    /// Sends one datagram: `len` bytes from offset `start` of datagram or burst `index`. One of which fragments were
-    /// `delivered`, or that fits no frame, goes in fragments.
-    fn send_one(
-        &mut self,
-        buffer: &CopyBuffer,
-        index: usize,
-        (start, len): (u32, u32),
-        delivered: &mut Delivered,
-        cut: bool,
-    ) -> Sent {
-        if !cut {
-            let sent = self.send(buffer, index..index + 1, (start, len), None);
-            if sent != Sent::NeverFits {
-                return sent;
-            }
-        }
-        let bytes = &buffer.bytes(index)[start as usize..(start + len) as usize];
-        let unsent = match self.send_cut(bytes, delivered) {
-            Sent::NeverFits if self.out.caps().up => DropReason::TooLarge,
-            Sent::NoRoom if !self.out.caps().up => DropReason::LinkDown,
-            sent => return sent,
-        };
-        self.outbox.drops.count(unsent);
-        Sent::Done
-    }
-
-    /// Sends one frame: `len` bytes from offset `start` of the datagrams `range`, which lie one behind
-    /// the other in it. What cannot be sent is dropped, but for a frame that can never fit: its
-    /// datagrams are to be tried one by one, or in fragments.
-    fn send(
-        &mut self,
-        buffer: &CopyBuffer,
-        range: Range<usize>,
-        (start, len): (u32, u32),
-        segment: Option<u16>,
-    ) -> Sent {
-        let caps = self.out.caps();
-        let template = self.senders.template();
-        let count = range.len() as u64;
-        let drop = |drops: &mut DropCounters, reason| {
-            drops.add(reason, count);
-            Sent::Done
-        };
-        if !caps.up {
-            return drop(&mut self.outbox.drops, DropReason::LinkDown);
-        }
-        if len > template.max_l4_bytes() - UDP_HEADER_BYTES {
-            return drop(&mut self.outbox.drops, DropReason::TooLarge);
-        }
-        let header_len = template.l3_bytes() as u32 + UDP_HEADER_BYTES;
-        let request =
-            Reserve { header_len, payload_len: len, bytes: len, payload: Payload::Datagrams };
-        let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
-        {
-            Reservation::All(lease) | Reservation::Some(lease) => lease,
-            Reservation::None => return Sent::NoRoom,
-            Reservation::Never => return Sent::NeverFits,
-        };
-        let mut payload_sum = 0;
-        let mut at = 0;
-        for index in range {
-            let bytes = buffer.bytes(index);
-            let end = bytes.len().min((start + len) as usize);
-            let bytes = &bytes[start as usize..end];
-            if !caps.partial_checksum {
-                payload_sum = sum_of(bytes);
-            }
-            lease.put_payload_at(0, at, bytes);
-            at += bytes.len() as u32;
-        }
-        let (checksum, meta) = if caps.partial_checksum {
-            (L4Checksum::Partial, offload(template, segment))
-        } else {
-            (L4Checksum::Complete { payload_sum }, FrameMeta::default())
-        };
-        let mut header = template.udp(len, checksum);
-        if segment.is_none() {
-            template.let_be_cut(&mut header, || self.outbox.numbers.next());
-        }
-        lease.put_header(0, &header);
-        match segment {
-            Some(size) => log::trace!("to guest: {len} bytes of datagrams, {size} each"),
-            None => log::trace!("to guest: a datagram of {len} bytes"),
-        }
-        lease.commit(&[FrameDone { payload_len: len, meta }]);
-        Sent::Done
-    }
-}
-
-/// Reads the names in all datagrams of `buffer`.
-fn read_names(net: &Net, side: &Side, buffer: &CopyBuffer) {
-    for (index, burst) in buffer.bursts().iter().enumerate() {
-        let size = burst.segment.map_or(burst.len, u32::from).max(1);
-        for datagram in buffer.bytes(index).chunks(size as usize) {
-            net.on_dns_answer(side, datagram);
-        }
-    }
 }
 
 /// Writes the headers of all frames that `received` bytes fill, `largest` in each, and hands them over;
@@ -589,12 +329,4 @@ fn stamp(
     let frames = done.len();
     lease.commit(&done);
     frames
-}
-
-/// What the guest is to do with a frame: complete its checksum, and cut it into segments.
-fn offload(template: &HeaderTemplate, segment: Option<u16>) -> FrameMeta {
-    let start = template.l3_bytes() as u16;
-    let header_len = start + UDP_HEADER_BYTES as u16;
-    let gso = segment.map(|size| Gso { kind: GsoKind::Udp, size, header_len });
-    FrameMeta { checksum: Checksum::Partial { start, offset: 6 }, gso }
 }
