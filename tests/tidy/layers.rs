@@ -220,9 +220,9 @@ fn absolute(path: &str, module: &[&str]) -> Option<String> {
     let words: Vec<&str> = path.split("::").filter(|word| !word.is_empty()).collect();
     let up = words.iter().take_while(|word| **word == "super").count();
     let rest = || words[up..].iter().copied();
-    match words.first()? {
-        &"self" => None,
-        &"super" => {
+    match *words.first()? {
+        "self" => None,
+        "super" => {
             let kept = &module[..module.len().saturating_sub(up)];
             Some(
                 ["crate"]
