@@ -11,7 +11,8 @@
 //!
 //! Once options are known, messages are limited in number (`budget`). Who asks for debug messages gets all of those: one
 //! for each flow is what is asked for. What is said without asking stays limited, or a client that connects again and
-//! again fills the log. Errors of system calls are told in words: the number that Rust adds is taken out.
+//! again fills the log. How many were withheld is said with the next one, or once there are none for a while
+//! ([`tell_withheld`]), or at the end. Errors of system calls are told in words: the number that Rust adds is taken out.
 
 mod budget;
 mod file;
@@ -20,6 +21,7 @@ mod syslog;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,9 @@ pub(crate) struct LogFileError {
 }
 
 static SINK: Sink = Sink { start: OnceLock::new(), state: Mutex::new(State::new()) };
+
+/// Messages were withheld of which nothing was said yet.
+static WITHHELD: AtomicBool = AtomicBool::new(false);
 
 struct Sink {
     start: OnceLock<Instant>,
@@ -117,6 +122,22 @@ pub(crate) fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
+/// Says how many messages were withheld, if there are none for a while. Returns how long it takes until then, if there is
+/// something to be said.
+pub(crate) fn tell_withheld() -> Option<Duration> {
+    if !WITHHELD.load(Ordering::Relaxed) {
+        return None;
+    }
+    let at = SINK.elapsed();
+    let mut state = SINK.state();
+    let quiet_in = state.budget.as_ref().map_or(Duration::ZERO, |budget| budget.quiet_in(at));
+    if quiet_in > Duration::ZERO {
+        return Some(quiet_in);
+    }
+    state.tell_withheld(at);
+    None
+}
+
 /// Where messages go at the moment.
 pub(crate) fn destinations() -> Vec<&'static str> {
     let state = SINK.state();
@@ -171,16 +192,18 @@ impl log::Log for Sink {
         let mut state = self.state();
         let is_detail = state.details && record.level() >= Level::Debug;
         let budget = state.budget.as_mut().filter(|_| !is_detail);
-        let Some(withheld) = budget.map_or(Some(0), |budget| budget.take(at)) else { return };
-        if withheld > 0 {
-            let note = format_args!("{withheld} messages withheld, too many at once");
-            state.write(Level::Warn, at, note);
-        }
+        let Some(withheld) = budget.map_or(Some(0), |budget| budget.take(at)) else {
+            WITHHELD.store(true, Ordering::Relaxed);
+            return;
+        };
+        state.note_withheld(at, withheld);
         state.write(record.level(), at, *record.args());
     }
 
     fn flush(&self) {
-        if let Some(file) = &self.state().file {
+        let mut state = self.state();
+        state.tell_withheld(self.elapsed());
+        if let Some(file) = &state.file {
             file.sync();
         }
     }
@@ -203,6 +226,20 @@ impl State {
 
     fn leave_stderr(&mut self) {
         (self.stderr, self.syslog_wanted) = (false, true);
+    }
+
+    /// Says how many messages were withheld, if any were.
+    fn tell_withheld(&mut self, at: Duration) {
+        let withheld = self.budget.as_mut().map_or(0, Budget::take_withheld);
+        self.note_withheld(at, withheld);
+    }
+
+    fn note_withheld(&mut self, at: Duration, withheld: u64) {
+        WITHHELD.store(false, Ordering::Relaxed);
+        if withheld > 0 {
+            let note = format_args!("{withheld} messages withheld, too many at once");
+            self.write(Level::Warn, at, note);
+        }
     }
 
     /// Writes one message. A destination that takes none is no reason to stop.

@@ -41,6 +41,8 @@ pub struct Worker<L: Link> {
     ends_with_migration: bool,
     /// What is to be done once, and when.
     later: Option<(Timestamp, fn())>,
+    /// When there is more to say of messages that were withheld.
+    say_at: Option<Timestamp>,
     /// When the alarm was set, if calls of this loop are to be interrupted that do not come back.
     alarm: Option<Timestamp>,
 }
@@ -76,6 +78,7 @@ impl<L: Link> Worker<L> {
             exit: None,
             ends_with_migration: false,
             later: None,
+            say_at: None,
             alarm: None,
         })
     }
@@ -202,6 +205,7 @@ impl<L: Link> Worker<L> {
         if let Some((_, action)) = self.later.take_if(|(at, _)| *at <= now) {
             action();
         }
+        self.say_at = crate::log::tell_withheld().map(|wait| now + wait);
         Ok(())
     }
 
@@ -237,10 +241,15 @@ impl<L: Link> Worker<L> {
             Some(Duration::ZERO)
         } else {
             let later = self.later.map(|(at, _)| at);
-            let deadlines =
-                [self.engine.next_deadline(), self.flush_at, self.sources.deadline(), later];
-            let deadlines = deadlines.into_iter().chain([self.link.deadline()]);
-            let next = deadlines.flatten().min();
+            let deadlines = [
+                self.engine.next_deadline(),
+                self.flush_at,
+                self.sources.deadline(),
+                self.link.deadline(),
+                self.say_at,
+                later,
+            ];
+            let next = deadlines.into_iter().flatten().min();
             let next = next.map(|at| at.since(monotonic_now()));
             [next, self.door.retry(), at_most].into_iter().flatten().min()
         };

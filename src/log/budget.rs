@@ -11,21 +11,48 @@ const BURST: u32 = 200;
 /// Time after which one line more is allowed: 86,400 a day, a few megabytes.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// After such a silence what was withheld is told of by itself: in less, the flood's next line may follow, which gets what
+/// each [`PAUSE`] allows.
+const QUIET: Duration = PAUSE.saturating_mul(2);
+
 /// Which lines are printed: at most [`BURST`] at once, and one for each [`PAUSE`] in the long run.
 pub(super) struct Budget {
     left: u32,
     /// When `left` was last raised.
     raised: Duration,
     withheld: u64,
+    /// When a line was withheld last.
+    withheld_at: Duration,
 }
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Self { left: BURST, raised: Duration::ZERO, withheld: 0 }
+        Self { left: BURST, raised: Duration::ZERO, withheld: 0, withheld_at: Duration::ZERO }
     }
 
     /// Whether a line may be printed `at` this time since start; if so, how many were withheld before.
     pub(super) fn take(&mut self, at: Duration) -> Option<u64> {
+        self.raise(at);
+        if self.left == 0 {
+            self.withheld += 1;
+            self.withheld_at = at;
+            return None;
+        }
+        self.left -= 1;
+        Some(self.take_withheld())
+    }
+
+    /// How long to wait until what was withheld is told of though no line follows: those of a flood that goes on tell it.
+    pub(super) fn quiet_in(&self, at: Duration) -> Duration {
+        (self.withheld_at + QUIET).saturating_sub(at)
+    }
+
+    /// How many lines were withheld; they count as told of.
+    pub(super) fn take_withheld(&mut self) -> u64 {
+        std::mem::take(&mut self.withheld)
+    }
+
+    fn raise(&mut self, at: Duration) {
         let pauses = at.saturating_sub(self.raised).as_secs() / PAUSE.as_secs();
         let more = u32::try_from(pauses).unwrap_or(BURST).min(BURST);
         self.left = (self.left + more).min(BURST);
@@ -33,12 +60,6 @@ impl Budget {
         if more == BURST {
             self.raised = at;
         }
-        if self.left == 0 {
-            self.withheld += 1;
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.withheld))
     }
 
     /// A line got lost on its way.
@@ -60,6 +81,17 @@ mod tests {
         assert_eq!(budget.take(begin + PAUSE), Some(10_000 - u64::from(BURST)));
         assert_eq!(budget.take(begin + PAUSE), None);
         assert_eq!(budget.take(begin + PAUSE * 2), Some(1));
+    }
+
+    #[test]
+    fn what_was_withheld_is_told_once_the_flood_is_over() {
+        let mut budget = Budget::new();
+        let end = Duration::from_secs(7);
+        assert_eq!((0..=BURST).filter(|_| budget.take(end).is_none()).count(), 1);
+        assert_eq!(budget.quiet_in(end), QUIET);
+        assert_eq!(budget.quiet_in(end + PAUSE), QUIET - PAUSE);
+        assert_eq!(budget.quiet_in(end + QUIET), Duration::ZERO);
+        assert_eq!((budget.take_withheld(), budget.take_withheld()), (1, 0));
     }
 
     #[test]

@@ -140,6 +140,42 @@ fn quiet_leaves_out_what_is_no_warning() {
     assert!(text.contains("MTU 60 is too small"), "{text}");
 }
 
+/// Has the program say more than it may, and waits until it has heard all.
+fn flood(place: &Place) {
+    for _ in 0..400 {
+        drop(place.connect());
+    }
+    assert!(place.serves());
+}
+
+/// Lines that say how many were withheld.
+fn withheld(place: &Place) -> usize {
+    place.text("stderr").matches("messages withheld, too many at once").count()
+}
+
+#[test]
+fn what_was_withheld_is_told_once_the_flood_is_over() {
+    let place = Place::new();
+    let _program = place.foreground(&[""; 0]);
+    flood(&place);
+    let told = withheld(&place);
+    until("a number", || (withheld(&place) > told).then_some(()));
+    let (told, lines) = (withheld(&place), place.text("stderr").lines().count());
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!((withheld(&place), place.text("stderr").lines().count()), (told, lines));
+}
+
+#[test]
+fn what_was_withheld_is_told_at_the_end() {
+    let place = Place::new();
+    let mut program = place.foreground(&[""; 0]);
+    flood(&place);
+    assert_eq!(program.end(Signal::TERM), Some(0));
+    let text = place.text("stderr");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.ends_with(" messages withheld, too many at once"), "{text}");
+}
+
 /// Seconds since start in front of a line, in tenths of milliseconds, and the rest.
 fn stamped(line: &str) -> (u64, &str) {
     let (stamp, rest) = line.split_once(": ").unwrap_or_else(|| panic!("no time in {line:?}"));
