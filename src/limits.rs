@@ -68,8 +68,10 @@ pub(crate) const fn kept_back(sockets: usize, wanted: usize) -> usize {
 /// and sockets of two families.
 pub(crate) const BYPASS_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
 
-/// Sockets for flows below which the operator is warned at start: what one page of a browser opens.
-pub(crate) const FEW_SOCKETS: usize = 64;
+/// Sockets for flows below which the operator is warned at start: what one program of the guest may have open by itself, by
+/// Linux' default. The soft limit is raised to the hard one, which is 4,096 at least where nobody has lowered it; `ulimit -n
+/// 1024` of a script lowers both.
+pub(crate) const FEW_SOCKETS: usize = 1024;
 
 /// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence, or give
 /// way to others of their kind, so without a bound a flood of them keeps TCP out for as long as that takes.
@@ -228,6 +230,9 @@ pub(crate) const CONTROL_PLACES: usize = 8;
 /// How often there is a line about control clients that were cut off. One that crowds out others takes a second, and the
 /// lines of all would take the place of everybody's in the log.
 pub(crate) const CUT_OFF_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often there is a line about a limit that turns traffic away, while it does.
+pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a control client may say nothing: longer than whoever asks each minute needs. Others do not have to wait
 /// for it.

@@ -86,15 +86,17 @@ fn switch(
 
 impl Engine {
     /// What is to be said where the limit of descriptors leaves few for flows, or none, beside all that listen.
-    pub(crate) fn warning_of_descriptors(&self) -> Option<&'static str> {
+    pub(crate) fn warning_of_descriptors(&self) -> Option<String> {
+        let limit = self.core.settings.max_descriptors;
         match self.core.most_flows() {
-            0 => Some(
-                "The limit of open descriptors leaves nothing for connections: raise it (ulimit -Hn, LimitNOFILE=), or \
-                 forward fewer ports",
-            ),
-            1..FEW_SOCKETS => Some(
-                "The limit of open descriptors leaves few for connections: raise it (ulimit -Hn, LimitNOFILE=)",
-            ),
+            0 => Some(format!(
+                "The hard limit of open descriptors, {limit}, leaves nothing for connections: raise it (ulimit -Hn, \
+                 LimitNOFILE=), or forward fewer ports"
+            )),
+            most @ 1..FEW_SOCKETS => Some(format!(
+                "The hard limit of open descriptors, {limit}, leaves few for connections, {most} at a time: raise it \
+                 (ulimit -Hn, LimitNOFILE=)"
+            )),
             _ => None,
         }
     }

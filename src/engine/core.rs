@@ -1,6 +1,8 @@
 //! What all protocols work with: the flows, the listening sockets, what is known of addresses, and the way
 //! to the guest. Functions take this, or the part of it that they use; nothing in it calls a protocol.
 
+mod shortage;
+
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -23,6 +25,7 @@ use crate::flow::tcp::{InitialNumbers, TcpConfig};
 use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
+use shortage::Shortages;
 
 /// What does not change after start and is not about addresses.
 #[derive(Clone, Debug)]
@@ -97,6 +100,8 @@ pub(super) struct Core {
     pub(crate) groups: Groups,
     /// What happens, for those who follow it.
     pub(crate) events: Rc<Events>,
+    /// Limits that were met, and told of.
+    shortages: Shortages,
     /// When the engine was made.
     pub(crate) began: Timestamp,
 }
@@ -118,6 +123,7 @@ impl Core {
             quantum: Quantum::default(),
             listeners: Listeners::new(epoll),
             events: net.events.clone(),
+            shortages: Shortages::default(),
             began: now,
             awaited: 0,
             led_to: net.led_to(),
@@ -168,6 +174,18 @@ impl Core {
         if reason.refuses_flow() {
             self.events.note(self.now, Event::Refused { reason, flow: None, rule: None });
         }
+    }
+
+    /// Tells the operator of limits that were met, unless that was done a moment ago. Returns when it is to be done then.
+    pub(crate) fn tell_of_shortages(&mut self) -> Option<Timestamp> {
+        let drops = (&self.outbox.drops, self.settings.max_descriptors);
+        self.shortages.tell(self.now, drops, |shortage| log::warn!("{shortage}"))
+    }
+
+    /// The same of all that was not told yet, at the end.
+    pub(crate) fn tell_of_last_shortages(&mut self) {
+        self.shortages.end();
+        self.tell_of_shortages();
     }
 
     /// Makes room for another UDP or echo flow that starts from `initiator` and opens `sockets` sockets.

@@ -277,7 +277,7 @@ impl Flows {
         let begin = |token, socket| self.watch.begin(token, socket, events);
         begin(Token::Flow(id), state.fd())
             .and_then(|()| second.map_or(Ok(()), |second| begin(Token::SecondSocket(id), second)))
-            .map_err(|_| state.give_up(DropReason::DescriptorsExhausted))?;
+            .map_err(|_| state.give_up(DropReason::MemoryExhausted))?;
         self.spliced += usize::from(second.is_some());
         self.tally.begin(&state.kind);
         let active = state.kind.datagrams().map(|state| state.active);

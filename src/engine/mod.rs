@@ -28,7 +28,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `core` | the parts that all protocols share, as one value; what does not change after start |
+//! | `core` | the parts that all protocols share, as one value; what does not change after start; which limits were met |
 //! | `flows`, `state`, `ready` | the flows and whatever finds them; what is kept for each; who is served next |
 //! | `groups` | which groups the guest has joined, and the sockets that receive for them |
 //! | `pace`, `looks`, `quantum` | when fast streams of datagrams are looked at; how much of a stream moves at once |

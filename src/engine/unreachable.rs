@@ -103,9 +103,19 @@ impl Unreachable {
 /// The reason for which what failed with `errno` is counted: one of which the guest can be told, or else `otherwise`.
 pub(crate) fn reason_of(errno: Errno, otherwise: DropReason) -> DropReason {
     match errno {
-        Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
         Errno::MSGSIZE => DropReason::TooLarge,
         errno => Unreachable::of(errno).map_or(otherwise, Unreachable::reason),
+    }
+}
+
+/// The reason for which a flow is counted whose socket could not be opened.
+pub(crate) fn reason_of_opening(errno: Errno) -> DropReason {
+    match errno {
+        Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
+        Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC => DropReason::MemoryExhausted,
+        // bind(2) of port 0, connect(2) of TCP and that of UDP where all ports are taken.
+        Errno::ADDRINUSE | Errno::ADDRNOTAVAIL | Errno::AGAIN => DropReason::NoLocalPort,
+        errno => reason_of(errno, DropReason::SocketFailed),
     }
 }
 

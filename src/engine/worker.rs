@@ -41,7 +41,7 @@ pub struct Worker<L: Link> {
     ends_with_migration: bool,
     /// What is to be done once, and when.
     later: Option<(Timestamp, fn())>,
-    /// When there is more to say of messages that were withheld.
+    /// When there is more to say of limits that were met, and of messages that were withheld.
     say_at: Option<Timestamp>,
     /// When the alarm was set, if calls of this loop are to be interrupted that do not come back.
     alarm: Option<Timestamp>,
@@ -156,6 +156,7 @@ impl<L: Link> Worker<L> {
             if let Some(exit) = self.exit.filter(|_| !lingers) {
                 self.engine.stop_listening();
                 self.sources.end();
+                self.engine.core.tell_of_last_shortages();
                 self.log_drops();
                 if let Some(stats) = &mut self.stats {
                     stats.report(monotonic_now(), &self.engine, &self.link);
@@ -205,7 +206,9 @@ impl<L: Link> Worker<L> {
         if let Some((_, action)) = self.later.take_if(|(at, _)| *at <= now) {
             action();
         }
-        self.say_at = crate::log::tell_withheld().map(|wait| now + wait);
+        let limits = self.engine.core.tell_of_shortages();
+        let withheld = crate::log::tell_withheld().map(|wait| now + wait);
+        self.say_at = [limits, withheld].into_iter().flatten().min();
         Ok(())
     }
 

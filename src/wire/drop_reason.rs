@@ -65,6 +65,10 @@ drop_reasons! {
     FlowTableFull => "flow-table-full",
     /// No descriptor left for another socket.
     DescriptorsExhausted => "descriptors-exhausted",
+    /// The host's kernel has no memory for another socket, or for watching it.
+    MemoryExhausted => "memory-exhausted",
+    /// The host has no port, or no address, left that a flow could be sent from.
+    NoLocalPort => "no-local-port",
     /// UDP and echo flows have all that they may, so that TCP connections get sockets, too, and all are streams.
     DatagramFlowsFull => "datagram-flows-full",
     /// The oldest half-open flow gave way to a new one.
@@ -113,6 +117,8 @@ impl DropReason {
             self,
             Self::FlowTableFull
                 | Self::DescriptorsExhausted
+                | Self::MemoryExhausted
+                | Self::NoLocalPort
                 | Self::DatagramFlowsFull
                 | Self::SocketFailed
                 | Self::NoRoute
@@ -151,7 +157,6 @@ impl DropCounters {
     }
 
     /// Drops for `reason` so far.
-    #[cfg(test)]
     pub(crate) fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
     }

@@ -125,6 +125,11 @@ impl Guest {
         (connection, flags)
     }
 
+    /// Sends a SYN from `port` to port `to` of the gateway's, and waits for nothing.
+    pub fn knocks(&mut self, port: u16, to: u16) {
+        self.segment(&Connection { port, to, seq: 999, ack: 0 }, SYN, &[]);
+    }
+
     /// Opens a connection.
     pub fn connects(&mut self, port: u16, to: u16) -> Connection {
         let (connection, flags) = self.tries(port, to);

@@ -13,3 +13,4 @@ mod pesto;
 mod reasons;
 mod rig;
 mod schema;
+mod shortages;

@@ -37,6 +37,8 @@ const TOLD: [&str; 7] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns",
 pub struct Program {
     child: Child,
     folder: tempfile::TempDir,
+    /// It was told to end.
+    ends: bool,
 }
 
 impl Program {
@@ -76,7 +78,7 @@ impl Program {
             .stderr(std::fs::File::create(at("stderr")).unwrap())
             .spawn()
             .unwrap();
-        let mut program = Self { child, folder };
+        let mut program = Self { child, folder, ends: false };
         until("ready", || {
             let ended = program.child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {}", program.messages());
@@ -105,6 +107,15 @@ impl Program {
     /// What it has said on standard error.
     pub fn messages(&self) -> String {
         std::fs::read_to_string(self.path("stderr")).unwrap()
+    }
+
+    /// Ends it, and returns what it has said on standard error.
+    pub fn last_messages(mut self) -> String {
+        self.ends = true;
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+        self.messages()
     }
 
     /// Somebody who may change things.
@@ -154,7 +165,7 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if !std::thread::panicking() {
-            assert!(ended.is_none(), "it has ended: {ended:?}: {}", self.messages());
+            assert!(self.ends || ended.is_none(), "it has ended: {ended:?}: {}", self.messages());
         }
     }
 }

@@ -40,8 +40,7 @@ impl UnderWay {
         let in_force = |()| match &mut self.then {
             Then::Rules => {
                 log::info!("New forwarding rules by a control client");
-                let warning = engine.warning_of_descriptors();
-                let warnings = warning.into_iter().map(str::to_owned).collect();
+                let warnings = engine.warning_of_descriptors().into_iter().collect();
                 Answer::Rules(Rules { warnings, ..list(engine) })
             }
             Then::Egress(warnings) => {

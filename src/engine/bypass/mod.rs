@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use passt_frame::{Errno, Pipe};
 
 use super::net::Net;
+use super::unreachable::reason_of_opening;
 use crate::flow::fwd::{self, Bypass, Rule, SpliceSide};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{MAX_PIPES, PIPE_BYTES};
@@ -116,10 +117,7 @@ fn open_logged<T>(
 ) -> Result<T, DropReason> {
     open().map_err(|errno| {
         log::debug!("spliced: {} => {}: {errno}", sides[0], sides[1]);
-        match errno {
-            Errno::MFILE | Errno::NFILE => DropReason::DescriptorsExhausted,
-            _ => DropReason::SocketFailed,
-        }
+        reason_of_opening(errno)
     })
 }
 

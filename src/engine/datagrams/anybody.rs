@@ -42,6 +42,7 @@ use crate::engine::core::Core;
 use crate::engine::datagram_socket;
 use crate::engine::net::Net;
 use crate::engine::state::{Broadcast, DatagramState, FlowKind, FlowState};
+use crate::engine::unreachable::reason_of_opening;
 use crate::flow::fwd::{HostSide, Proto};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -151,7 +152,7 @@ fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropR
     });
     let (socket, port) = opened.map_err(|errno| {
         log::debug!("UDP socket at {source}: {errno}");
-        DropReason::SocketFailed
+        reason_of_opening(errno)
     })?;
     let host =
         Side { pif: Pif::Host, ours: Endpoint::new(source.ip(), port), endpoint: guest.ours };

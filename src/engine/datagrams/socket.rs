@@ -12,7 +12,7 @@ use crate::engine::core::Core;
 use crate::engine::datagram_socket::{self, Connected, SocketSpec, connected};
 use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
-use crate::engine::unreachable::reason_of;
+use crate::engine::unreachable::reason_of_opening;
 use crate::flow::fwd::{HostSide, Proto, Rule, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
@@ -278,7 +278,7 @@ fn open_socket(
     opened.map_err(|errno| {
         let (transport, from, peer) = (spec.transport, spec.to.address, spec.peer);
         log::debug!("{transport} socket from {from} to {peer}: {errno}");
-        reason_of(errno, DropReason::SocketFailed)
+        reason_of_opening(errno)
     })
 }
 
@@ -290,14 +290,19 @@ fn create(
 ) -> Result<OwnedFd, DropReason> {
     socket::create(transport, toward).map_err(|errno| {
         log::debug!("no {transport} socket: {errno}");
-        if transport == Transport::Ping && !std::mem::replace(&mut datagrams.ping_refused, true) {
+        let ping = transport == Transport::Ping;
+        let reason = match errno {
+            Errno::ACCESS if ping => DropReason::EchoNotAllowed,
+            errno => reason_of_opening(errno),
+        };
+        let short = [DropReason::DescriptorsExhausted, DropReason::MemoryExhausted];
+        if ping && !short.contains(&reason) && !std::mem::replace(&mut datagrams.ping_refused, true) {
             log::warn!(
                 "Cannot open an ICMP echo socket: {errno}: the guest's pings reach this host only; allow others with\n  \
                  sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
             );
         }
-        let echo = transport == Transport::Ping && errno == Errno::ACCESS;
-        if echo { DropReason::EchoNotAllowed } else { DropReason::SocketFailed }
+        reason
     })
 }
 

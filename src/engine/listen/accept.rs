@@ -12,6 +12,7 @@ use crate::engine::datagrams::Served;
 use crate::engine::flows::ACCEPT_TIMER;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::tcp;
+use crate::engine::unreachable::reason_of_opening;
 use crate::flow::fwd::{ListenAddr, Rule};
 use crate::flow::side::{Pif, Side};
 use crate::limits::{ACCEPT_RETRY, ACCEPTS_PER_TURN};
@@ -73,8 +74,8 @@ pub(super) fn serve(
                 }
             }
             Err(Errno::AGAIN) => break,
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                core.refuse(DropReason::DescriptorsExhausted);
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                core.refuse(reason_of_opening(errno));
                 // What was short may be others', and nothing of ours tells when there is some again.
                 core.flows.timers.set(ACCEPT_TIMER, core.now + ACCEPT_RETRY);
                 return Served::NoRoom;

@@ -14,7 +14,7 @@ use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
 use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
-use crate::engine::unreachable::{reason_of, tell_of_frame, tell_of_packet};
+use crate::engine::unreachable::{reason_of_opening, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -260,7 +260,11 @@ fn segment_without_flow(
     }
     if opens(head) {
         return match open(core, out, side, (ip, head)) {
-            Err(reason @ (DropReason::SocketFailed | DropReason::EgressRejected)) => {
+            Err(
+                reason @ (DropReason::SocketFailed
+                | DropReason::NoLocalPort
+                | DropReason::EgressRejected),
+            ) => {
                 refuse(core, out, &side, ip, head);
                 Err(reason)
             }
@@ -294,7 +298,7 @@ fn open(
     let sides = [side, host];
     let failed = |errno: Errno| {
         log::debug!("TCP connection: {} => {}: {errno}", sides[0], sides[1]);
-        reason_of(errno, DropReason::SocketFailed)
+        reason_of_opening(errno)
     };
     let device = core.settings.outbound_device(target.destination.ip());
     let v4 = target.source.is_ipv4();

@@ -1,0 +1,201 @@
+//! What runs short, said in the log: who is turned away by a limit hears nothing of it, and most limits are the
+//! operator's to raise. There is a line when a limit is first met, and in the minute behind that only a number, as long
+//! as it goes on: whoever may send packets could fill the log otherwise. Which limit it was is known by the
+//! counters of drops, wherever it was met; those that are no fault of a limit's are not looked at, nor are limits of
+//! what may be said at a time (`error-limited`), which every router has, and of what only takes longer beyond them (pipes,
+//! bytes kept for sockets, admissions to a port).
+
+use std::fmt;
+
+use crate::limits::{GROUP_SOCKETS, MAX_FLOWS, MAX_GROUPS, REASSEMBLY_SLOTS, SHORTAGE_PAUSE};
+use crate::time::Timestamp;
+use crate::wire::DropReason;
+use crate::wire::drop_reason::DropCounters;
+
+/// Limits that turn traffic away, by what they make of it.
+const LIMITS: [DropReason; 9] = [
+    DropReason::DescriptorsExhausted,
+    DropReason::MemoryExhausted,
+    DropReason::NoLocalPort,
+    DropReason::FlowTableFull,
+    DropReason::DatagramFlowsFull,
+    DropReason::DatagramFlowEvicted,
+    DropReason::HalfOpenEvicted,
+    DropReason::FragmentEvicted,
+    DropReason::TooManyGroups,
+];
+
+/// What was said of one limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// When there was a line about it last.
+    at: Option<Timestamp>,
+    /// How many drops were told of.
+    count: u64,
+}
+
+/// What was said of all limits.
+#[derive(Debug, Default)]
+pub(super) struct Shortages {
+    told: [Told; LIMITS.len()],
+    /// How often they were met.
+    met: u64,
+    /// When there is more to say.
+    next: Option<Timestamp>,
+}
+
+/// A line for the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shortage {
+    reason: DropReason,
+    /// How often it was since the line before.
+    count: u64,
+    max_descriptors: u64,
+}
+
+impl Shortages {
+    /// Hands to `say` what is to be said at `now`, where so much was dropped. Returns when there will be more to say, if
+    /// there is something that waits.
+    pub(super) fn tell(
+        &mut self,
+        now: Timestamp,
+        (drops, max_descriptors): (&DropCounters, u64),
+        mut say: impl FnMut(Shortage),
+    ) -> Option<Timestamp> {
+        let met = LIMITS.into_iter().map(|reason| drops.of(reason)).sum();
+        let is_due = self.next.is_some_and(|next| next <= now);
+        if std::mem::replace(&mut self.met, met) == met && !is_due {
+            return self.next;
+        }
+        self.next = None;
+        for (told, reason) in self.told.iter_mut().zip(LIMITS) {
+            let count = drops.of(reason) - told.count;
+            if count == 0 {
+                continue;
+            }
+            match told.at.map(|at| at + SHORTAGE_PAUSE).filter(|&due| now < due) {
+                Some(due) => self.next = Some(self.next.map_or(due, |next| next.min(due))),
+                None => {
+                    *told = Told { at: Some(now), count: told.count + count };
+                    say(Shortage { reason, count, max_descriptors });
+                }
+            }
+        }
+        self.next
+    }
+
+    /// Nothing more is dropped: what was not told yet may be told.
+    pub(super) fn end(&mut self) {
+        self.told.iter_mut().for_each(|told| told.at = None);
+        self.next = Some(Timestamp::ZERO);
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, count, max_descriptors } = self;
+        let times = if *count == 1 { "once" } else { "times" };
+        let number = if *count == 1 { String::new() } else { format!("{count} ") };
+        write!(f, "{}, {number}{times}: ", what(*reason))?;
+        match reason {
+            DropReason::MemoryExhausted => write!(
+                f,
+                "raise the memory limit of the host's control group, net.ipv4.tcp_mem or fs.epoll.max_user_watches"
+            ),
+            DropReason::NoLocalPort => write!(
+                f,
+                "widen net.ipv4.ip_local_port_range, or see that the host has an address to send from"
+            ),
+            DropReason::FlowTableFull => write!(f, "{MAX_FLOWS} are the most, have fewer"),
+            DropReason::HalfOpenEvicted => write!(f, "begin fewer connections at a time"),
+            DropReason::FragmentEvicted => {
+                write!(f, "{REASSEMBLY_SLOTS} are the most, have the guest send what fits its MTU")
+            }
+            DropReason::TooManyGroups => write!(
+                f,
+                "{MAX_GROUPS} with {GROUP_SOCKETS} ports are the most, have the guest leave some"
+            ),
+            _ => write!(
+                f,
+                "raise the hard limit of open descriptors, which is {max_descriptors}: ulimit -Hn, LimitNOFILE= of \
+                 a service, --ulimit nofile= of a container"
+            ),
+        }
+    }
+}
+
+/// What a limit has led to.
+fn what(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::MemoryExhausted => "The host had no memory for a socket",
+        DropReason::NoLocalPort => "The host had no port left for a flow",
+        DropReason::FlowTableFull => "There was no place for another flow",
+        DropReason::DatagramFlowsFull => "There was no place for another UDP or ICMP flow",
+        DropReason::DatagramFlowEvicted => {
+            "A UDP or ICMP flow that waited for an answer gave way to another"
+        }
+        DropReason::HalfOpenEvicted => "A connection that was not made yet gave way to another",
+        DropReason::FragmentEvicted => "A datagram in fragments gave way to another",
+        DropReason::TooManyGroups => "A group was not joined",
+        _ => "There was no descriptor left for a flow",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn said(
+        shortages: &mut Shortages,
+        drops: &DropCounters,
+        second: u64,
+    ) -> (Vec<String>, Option<u64>) {
+        let mut lines = Vec::new();
+        let now = Timestamp::ZERO + Duration::from_secs(second);
+        let next = shortages.tell(now, (drops, 1024), |line| lines.push(line.to_string()));
+        (lines, next.map(|next| next.since(Timestamp::ZERO).as_secs()))
+    }
+
+    #[test]
+    fn a_limit_is_told_of_at_once_and_then_each_minute_while_it_is_met() {
+        let (mut shortages, mut drops) = (Shortages::default(), DropCounters::default());
+        drops.count(DropReason::NoRoute);
+        assert_eq!(said(&mut shortages, &drops, 99), (vec![], None), "no limit");
+        drops.count(DropReason::DescriptorsExhausted);
+        let (lines, next) = said(&mut shortages, &drops, 100);
+        assert_eq!(next, None);
+        assert!(lines.len() == 1 && lines[0].contains(", once: "), "{lines:?}");
+        assert!(lines[0].contains("which is 1024: ulimit -Hn, LimitNOFILE="), "{lines:?}");
+        drops.add(DropReason::DescriptorsExhausted, 464);
+        assert_eq!(said(&mut shortages, &drops, 101), (vec![], Some(160)));
+        drops.count(DropReason::FlowTableFull);
+        let (lines, next) = said(&mut shortages, &drops, 102);
+        assert!(lines.len() == 1 && lines[0].contains("131072"), "each has its own: {lines:?}");
+        assert_eq!(next, Some(160));
+        let (lines, next) = said(&mut shortages, &drops, 160);
+        assert!(lines.len() == 1 && lines[0].contains(", 464 times: "), "{lines:?}");
+        assert_eq!(next, None);
+        assert_eq!(said(&mut shortages, &drops, 1000), (vec![], None), "it is over");
+    }
+
+    #[test]
+    fn the_end_tells_the_rest() {
+        let (mut shortages, mut drops) = (Shortages::default(), DropCounters::default());
+        drops.count(DropReason::NoLocalPort);
+        assert_eq!(said(&mut shortages, &drops, 1).0.len(), 1);
+        drops.add(DropReason::NoLocalPort, 5);
+        assert_eq!(said(&mut shortages, &drops, 2).0.len(), 0);
+        shortages.end();
+        let (lines, next) = said(&mut shortages, &drops, 2);
+        assert!(lines.len() == 1 && lines[0].contains(", 5 times: ") && next.is_none());
+    }
+
+    #[test]
+    fn every_limit_has_a_line_of_its_own() {
+        let line = |reason| Shortage { reason, count: 2, max_descriptors: 64 }.to_string();
+        let lines: std::collections::HashSet<_> = LIMITS.map(line).into_iter().collect();
+        assert_eq!(lines.len(), LIMITS.len());
+    }
+}
