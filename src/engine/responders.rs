@@ -1,5 +1,7 @@
 //! Glue between frames and the responders: copies the question to private memory, sends the answer,
-//! and what is sent unasked (the first ARP request and solicitation, router advertisements).
+//! and what is sent unasked (the first ARP request and solicitation, router advertisements). An answer that finds no room
+//! at the link does not wait for any: it is counted (`no-guest-room`), and whoever has asked asks again, by ARP and NDP within
+//! a second. A front-end that reads at all, however slowly, gets nearly each: frames that make room are answered first.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
