@@ -11,13 +11,20 @@
 //! A key of the terminal reaches a whole process group: the program, this process, and the command unless it
 //! has a group of its own. Then, and only then, it is passed on.
 //!
+//! A command that stands still by its own doing (`kill -STOP $$`) is a job that does: this process tells the program by
+//! the pipe that it holds on to, and the program stands still, too, so that the shell in front of it gets its terminal
+//! back. Before, it asks by the gate, as the command may have gone on meanwhile. SIGCONT for the program has the command
+//! go on, and so does a signal that asks it to end, of which it would not hear otherwise.
+//!
 //! It runs the program's code without a sandbox, as the command could, and reads nothing but bytes from the gate.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process, wait, waitid,
+};
 
 use crate::sys::process::{self, Arrived, BY_SIGNAL, PASSED_SIGNALS};
 
@@ -26,6 +33,23 @@ const ABANDONED: u8 = 1;
 
 /// The name of the process in `ps`.
 const NAME: &std::ffi::CStr = c"pasta-init";
+
+/// By the gate: whether the command stands still. None of the signals has this number.
+pub(super) const ASKED: u8 = 0x81;
+
+/// To the program: the command may stand still. To be asked for.
+pub(super) const STOPPED: u8 = 1;
+
+/// To the program: it has asked, and the command does.
+pub(super) const STANDS: u8 = 2;
+
+/// Signals of a terminal that have a process stand still.
+const STOPPING: [libc::c_int; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Signals to the program that are about the command.
+pub(super) fn about_command() -> Vec<libc::c_int> {
+    PASSED_SIGNALS.into_iter().chain([libc::SIGCONT]).collect()
+}
 
 /// What becomes of the processes that outlive the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +72,9 @@ impl Init {
     /// # Errors
     /// What signalfd(2) or prctl(2) report.
     pub(super) fn prepare(children: Children) -> Result<Self, Errno> {
-        let mut signals = PASSED_SIGNALS.to_vec();
-        signals.push(libc::SIGCHLD);
+        // It goes on while its group stands still: it is to hear of SIGCONT for the program alone.
+        let others = STOPPING.into_iter().chain([libc::SIGCHLD]);
+        let signals: Vec<_> = about_command().into_iter().chain(others).collect();
         let signals = process::signal_descriptor(&signals)?;
         if children == Children::Adopted {
             rustix::process::set_child_subreaper(Some(getpid()))?;
@@ -64,9 +89,11 @@ impl Init {
         if let Err(errno) = process::close_all_but(&[gate, alive, self.signals.as_fd()]) {
             log::debug!("Couldn't close descriptors: {errno}");
         }
+        // Whoever loses a parent is reaped, also while the program stands still and reads nothing.
+        let _told_less = rustix::io::ioctl_fionbio(alive, true);
         process::trim_memory();
         let code = loop {
-            if let Some(code) = self.turn(command, gate) {
+            if let Some(code) = self.turn(command, gate, alive) {
                 break code;
             }
         };
@@ -77,7 +104,7 @@ impl Init {
     }
 
     /// Waits for something to do, and does it. Some exit code is the end.
-    fn turn(&self, command: i32, gate: BorrowedFd<'_>) -> Option<u8> {
+    fn turn(&self, command: i32, gate: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Option<u8> {
         let mut ready = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::from_borrowed_fd(gate, PollFlags::IN),
@@ -85,21 +112,42 @@ impl Init {
         while poll(&mut ready, None) == Err(Errno::INTR) {}
         let [_, told] = ready.map(|one| !one.revents().is_empty());
         while let Some(signal) = process::next_signal(self.signals.as_fd()) {
-            let code = match signal.number {
-                libc::SIGCHLD => reap(command),
-                _ if signal.by_kernel && process::shares_group(command) => None,
-                _ => self.pass_on(command, signal.number),
-            };
-            if code.is_some() {
-                return code;
+            if let Some(code) = self.on_signal(command, signal, program) {
+                return Some(code);
             }
         }
-        if !told {
-            return None;
+        if told { self.on_gate(command, gate, program) } else { None }
+    }
+
+    fn on_signal(&self, command: i32, signal: Arrived, program: BorrowedFd<'_>) -> Option<u8> {
+        match signal.number {
+            libc::SIGCHLD => {
+                let code = reap(command);
+                if code.is_none() && stands_still(command) {
+                    tell(program, STOPPED);
+                }
+                code
+            }
+            number if STOPPING.contains(&number) => None,
+            number if signal.by_kernel && process::shares_group(command) => {
+                go_on_after(command, number);
+                None
+            }
+            number => self.pass_on(command, number),
         }
+    }
+
+    /// Does what the program says.
+    fn on_gate(&self, command: i32, gate: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Option<u8> {
         let mut byte = [0];
         match rustix::io::read(gate, &mut byte) {
-            Ok(1) if PASSED_SIGNALS.contains(&byte[0].into()) => {
+            Ok(1) if byte[0] == ASKED => {
+                if stands_still(command) {
+                    tell(program, STANDS);
+                }
+                None
+            }
+            Ok(1) if about_command().contains(&byte[0].into()) => {
                 self.pass_on(command, byte[0].into())
             }
             Ok(1) | Err(Errno::INTR | Errno::AGAIN) => None,
@@ -113,12 +161,44 @@ impl Init {
     /// Sends the command a signal. Where a policy does not allow that, the end of this process does what
     /// whoever sent it is most likely to want.
     fn pass_on(&self, command: i32, signal: libc::c_int) -> Option<u8> {
+        if signal == libc::SIGCONT {
+            go_on(command);
+            return None;
+        }
         match process::send_signal(command, signal) {
             Err(Errno::PERM | Errno::ACCESS) if self.children == Children::EndWithUs => {
-                Some(BY_SIGNAL + signal as u8)
+                return Some(BY_SIGNAL + signal as u8);
             }
-            _ => None,
+            _ => go_on_after(command, signal),
         }
+        None
+    }
+}
+
+/// Tells the program, unless it has been told a lot that it has not read yet.
+fn tell(program: BorrowedFd<'_>, what: u8) {
+    let _full_or_gone = rustix::io::write(program, &[what]);
+}
+
+/// Whether the command stands still now.
+fn stands_still(command: i32) -> bool {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Pid::from_raw(command)
+        .is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
+}
+
+/// Has a command go on that stands still. One that does not may treat the signal in its own way, and has had it with its
+/// group.
+fn go_on(command: i32) {
+    if stands_still(command) {
+        let _ended_meanwhile = process::send_signal(command, libc::SIGCONT);
+    }
+}
+
+/// Has a command go on that has got a signal which asks it to end: it would hear of that later only.
+fn go_on_after(command: i32, signal: libc::c_int) {
+    if [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT, libc::SIGHUP].contains(&signal) {
+        go_on(command);
     }
 }
 

@@ -22,6 +22,9 @@ const WAYS: [&[&str]; 2] = [&[], &["--no-pidns"]];
 pub const SIGNALS: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
+/// What a command that stands still is ended by, when it goes on.
+const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+
 /// Seconds to sleep for ever that no other process does.
 fn for_ever() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
@@ -78,11 +81,15 @@ fn inside() -> Command {
     command
 }
 
-/// pasta with `sleep MARK` somewhere in its words.
-fn started(options: &[&str], words: &[&str], mark: &str) -> Child {
+fn spawned(options: &[&str], words: &[&str]) -> Child {
     let mut command = inside();
     command.args(pasta_words(options, words)).stdout(Stdio::piped()).stderr(Stdio::null());
-    let child = command.spawn().unwrap();
+    command.spawn().unwrap()
+}
+
+/// pasta with `sleep MARK` somewhere in its words.
+fn started(options: &[&str], words: &[&str], mark: &str) -> Child {
+    let child = spawned(options, words);
     until_it_sleeps(mark);
     child
 }
@@ -127,6 +134,41 @@ fn a_command_may_treat_signals_as_it_likes() {
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "term\n", "once");
+    }
+}
+
+/// Waits until the command of `pasta` with `mark` stands still.
+fn until_it_stands_still(mark: &str) {
+    until("the command to stand still", || {
+        marked(mark).into_iter().find(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            state == Some(true)
+        })
+    });
+}
+
+#[test]
+fn a_command_that_stops_itself_is_resumed_and_ended_through_pasta() {
+    for way in WAYS {
+        let mark = for_ever();
+        let script = "kill -STOP $$; exit 3";
+        let stopped = || {
+            let child = spawned(way, &["sh", "-c", script, &mark]);
+            until_it_stands_still(&mark);
+            child
+        };
+        for ending in ENDING {
+            let mut child = stopped();
+            signal(&child, ending);
+            let status = until("its end", || child.try_wait().unwrap());
+            assert_eq!(status.code(), Some(128 + ending.as_raw()), "{way:?} {ending:?}");
+        }
+        let mut child = stopped();
+        signal(&child, Signal::CONT);
+        let status = until("its end", || child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(3), "{way:?}");
+        until_none_is_left(&mark);
     }
 }
 
@@ -356,6 +398,34 @@ fn a_shell_outside_has_job_control() {
         terminal.until_shown("in2side");
         terminal.press("echo code $?\n");
         terminal.until_shown("code 4");
+        terminal.press("exit 0\n");
+        assert_eq!(terminal.code(), Some(0), "{way:?}");
+    }
+}
+
+/// As with `bash`'s `suspend -f`, or a program that has just sent itself to sleep.
+#[test]
+fn a_shell_outside_gets_its_terminal_back_from_a_command_that_stops_itself() {
+    for way in WAYS {
+        let shell = ["bash", "--norc", "-i"].map(str::to_owned);
+        let mut terminal = Terminal::run(&shell);
+        terminal.until_shown("$ ");
+        let words = pasta_words(way, &shell.each_ref().map(String::as_str));
+        terminal.press(&format!("{}\n", words.join(" ")));
+        terminal.until_shown("$ ");
+        for round in 1..3 {
+            terminal.press("suspend -f\n");
+            terminal.until_shown("Stopped");
+            terminal.press("fg\n");
+            // Whatever the order, in which they hear of that: nobody stands still again.
+            terminal.until_shown("$ ");
+            terminal.press(&format!("echo $((7 * {round}))th\n"));
+            terminal.until_shown(&format!("{}th", 7 * round));
+        }
+        terminal.press("exit 5\n");
+        terminal.until_shown("$ ");
+        terminal.press("echo code $?\n");
+        terminal.until_shown("code 5");
         terminal.press("exit 0\n");
         assert_eq!(terminal.code(), Some(0), "{way:?}");
     }

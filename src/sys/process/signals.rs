@@ -78,6 +78,18 @@ pub(crate) fn shares_group(process: i32) -> bool {
     unsafe { libc::getpgid(process) == libc::getpgid(0) }
 }
 
+/// Has the process stand still as a key of the terminal would, until somebody has it go on. Where nobody could, because
+/// its group is nobody's job (setpgid(2): orphaned), and where it ignores that, it goes on at once.
+pub(crate) fn stand_still() {
+    raise(libc::SIGTSTP);
+}
+
+/// Sends the calling thread a signal, by raise(3), which every program here may call behind its filter.
+fn raise(signal: libc::c_int) {
+    // SAFETY: a plain number. What a handler may do has nothing to do with this.
+    let _known_number = unsafe { libc::raise(signal) };
+}
+
 /// Ends the calling process, and runs nothing that the program has registered for its own end.
 pub(crate) fn end(code: u8) -> ! {
     // SAFETY: never returns.
@@ -97,15 +109,8 @@ mod tests {
     fn who_sent_a_signal_is_told() {
         let signals = signal_descriptor(&[libc::SIGUSR1]).unwrap();
         assert_eq!(next_signal(signals.as_fd()), None);
-        let this = rustix::thread::gettid();
         // The test's thread is the only one that blocks it.
-        // SAFETY: plain numbers.
-        let sent = unsafe {
-            let pid = libc::c_long::from(rustix::process::getpid().as_raw_nonzero().get());
-            let tid = libc::c_long::from(this.as_raw_nonzero().get());
-            libc::syscall(libc::SYS_tgkill, pid, tid, libc::SIGUSR1)
-        };
-        assert_eq!(sent, 0);
+        raise(libc::SIGUSR1);
         let expected = Arrived { number: libc::SIGUSR1, by_kernel: false };
         assert_eq!(next_signal(signals.as_fd()), Some(expected));
         assert_eq!(next_signal(signals.as_fd()), None);
