@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use log::LevelFilter;
 use passt_frame::{Errno, FramePort, Registrar};
 use rustix::event::epoll;
 
@@ -105,7 +104,7 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
 fn log_config(options: &Options) -> crate::log::Config {
     let run = &options.run;
     crate::log::Config {
-        level: level(options),
+        level: run.level(false),
         program: run.program(options.mode),
         foreground: run.foreground,
         file: run.log_file.clone().map(|path| (path, run.log_size)),
@@ -180,6 +179,8 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let control = ControlSockets::bind(&conf.run, &mut made)?;
     let mut readiness = Readiness::prepare(&conf.run, made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
+    // Up to here it was about the host. What the namespace gets, a command itself can tell.
+    crate::log::set_level(conf.run.level(pasta.starts_command()));
     let namespace = Namespace::prepare(&conf.run, pasta)?;
     for line in conf::banner(&conf, None).lines() {
         log::info!("{line}");
@@ -498,16 +499,6 @@ fn serve<L: Link, P: Protocol + 'static>(
     worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
     worker.engine_mut().keep_back(descriptors);
     Ok(())
-}
-
-fn level(options: &Options) -> LevelFilter {
-    let run = &options.run;
-    match (run.trace, run.debug, run.quiet) {
-        (true, ..) => LevelFilter::Trace,
-        (_, true, _) => LevelFilter::Debug,
-        (_, _, true) => LevelFilter::Warn,
-        _ => LevelFilter::Info,
-    }
 }
 
 /// Puts the command line together with what the host looks like.

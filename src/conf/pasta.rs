@@ -77,6 +77,13 @@ pub(crate) struct PastaConf {
     pub(crate) outbound: RuleTable,
 }
 
+impl PastaConf {
+    /// Whether the namespace is one for a command, or a shell, to start.
+    pub(crate) fn starts_command(&self) -> bool {
+        matches!(self.target, Target::Spawn { .. })
+    }
+}
+
 /// Whether the program is to start a command, or a shell.
 pub(crate) fn starts_command(options: &Options) -> bool {
     options.mode == Mode::Pasta && spawns(&options.pasta)

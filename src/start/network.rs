@@ -135,7 +135,7 @@ fn no_way_out(conf: &Conf) -> Option<Note> {
     let for_command = conf
         .pasta
         .as_ref()
-        .is_some_and(|pasta| matches!(pasta.target, Target::Spawn { .. }) && !conf.run.asked_quiet);
+        .is_some_and(|pasta| matches!(pasta.target, Target::Spawn { .. }) && !conf.run.quiet);
     let followed = is_followed(conf);
     let level = if for_command || !followed { Level::Warn } else { Level::Info };
     let later = if followed { "; what comes later is followed" } else { "" };

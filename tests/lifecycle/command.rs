@@ -65,6 +65,29 @@ fn its_output_is_its_own() {
     assert!(stderr.ends_with("err\n") && !stderr.contains("Client connection"), "{stderr}");
 }
 
+/// What its network is made of, or not, is known before it starts; the rest would be in the way of its own words.
+#[test]
+fn what_the_host_has_is_told_before_it_starts() {
+    let said = |options: &[&str]| {
+        let mut command = unshare("n");
+        command.arg(env!("CARGO_BIN_EXE_pasta")).args(options).args(["--", "true"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = said(&["--config-net"]);
+    for family in ["IPv4", "IPv6"] {
+        let lacks = format!("No interfaces with usable {family} routes\n");
+        let local = format!("{family}: no external interface as template, use local mode\n");
+        assert!(text.contains(&lacks) && text.contains(&local), "{text}");
+    }
+    assert!(!text.contains("MAC:"), "{text}");
+    for quiet in [&["--config-net", "-q"][..], &["-d", "--quiet", "-4"]] {
+        let text = said(quiet);
+        assert!(!text.contains("use local mode"), "{text}");
+    }
+}
+
 #[test]
 fn the_service_manager_of_pasta_is_not_its_own() {
     let place = Place::new();

@@ -25,6 +25,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
+use log::LevelFilter;
 
 use super::SlirpConf;
 use super::egress::EgressOptions;
@@ -105,8 +106,6 @@ pub struct RunConf {
     pub(crate) foreground: bool,
     /// Suppress messages below warnings.
     pub(crate) quiet: bool,
-    /// It was asked for, and does not follow from a command that has the terminal.
-    pub(crate) asked_quiet: bool,
     /// Show debug messages.
     pub(crate) debug: bool,
     /// Show a message per packet, too.
@@ -159,6 +158,17 @@ impl RunConf {
         self.conf_path.is_some() || self.control.is_some() || api
     }
 
+    /// Messages of which level and above are wanted; beside a command, whose words are not to be lost among ours, these
+    /// are fewer.
+    pub(crate) fn level(&self, beside_command: bool) -> LevelFilter {
+        match (self.trace, self.debug, self.quiet || beside_command) {
+            (true, ..) => LevelFilter::Trace,
+            (_, true, _) => LevelFilter::Debug,
+            (_, _, true) => LevelFilter::Warn,
+            _ => LevelFilter::Info,
+        }
+    }
+
     /// Which of its names the program goes by in what it says.
     pub(crate) fn program(&self, mode: Mode) -> &'static str {
         match (&self.slirp4netns, mode) {
@@ -180,7 +190,6 @@ impl Default for RunConf {
         Self {
             foreground: false,
             quiet: false,
-            asked_quiet: false,
             debug: false,
             trace: false,
             pid: None,
@@ -279,7 +288,12 @@ pub(crate) struct MigrationOptions {
 
 impl From<PathBuf> for Repair {
     fn from(path: PathBuf) -> Self {
-        if path.as_os_str() == "none" { Self::Nowhere } else { Self::At(path) }
+        match path.to_str() {
+            Some("none") => Self::Nowhere,
+            // What a caller passes that has none.
+            Some("") => Self::Beside,
+            _ => Self::At(path),
+        }
     }
 }
 

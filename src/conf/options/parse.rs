@@ -173,8 +173,6 @@ fn words_behind(matches: &ArgMatches, options: &mut Options) -> Result<(), ConfE
         if pasta::spawns(&options.pasta) {
             // The terminal belongs to the command.
             options.run.foreground = true;
-            options.run.asked_quiet = options.run.quiet;
-            options.run.quiet = !options.run.debug;
         }
     } else if let Some(extra) = words.next() {
         return Err(extra_argument(extra, options.mode));

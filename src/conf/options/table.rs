@@ -351,8 +351,8 @@ const NAMES: &[Definition] = &[
         "dns-host",
         "ADDR",
         value::dns_host,
-        "an address, or the name of a host",
-        "Name server to forward such queries to, an address or a name; default: the first of \
+        "an address, or the name of a host, or none",
+        "Name server to forward such queries to, an address or a name, or none; default: the first of \
          /etc/resolv.conf",
     ),
     text(

@@ -154,6 +154,7 @@ fn the_helper_of_migrations_is_found_beside_the_socket_or_elsewhere() {
     let all = repair(&["--repair-path", "/r", "--migrate-exit", "--migrate-no-linger"]);
     assert_eq!(all, (Repair::At("/r".into()), true, true));
     assert_eq!(repair(&["--repair-path", "none"]), (Repair::Nowhere, false, false));
+    assert_eq!(repair(&["--repair-path", ""]), (Repair::Beside, false, false));
 }
 
 #[test]
@@ -233,8 +234,8 @@ fn pasta_leaves_the_words_of_the_command_alone() {
     };
     let spawning = read(&["pasta", "-f", "ls", "-l", "--", "-q"]);
     assert_eq!(spawning.pasta.words, ["ls", "-l", "--", "-q"]);
-    assert!(spawning.run.foreground && spawning.run.quiet);
-    assert!(!read(&["pasta", "-d", "ls"]).run.quiet);
+    assert!(spawning.run.foreground && !spawning.run.quiet);
+    assert!(read(&["pasta", "-q", "ls"]).run.quiet);
     let joining = read(&["pasta", "--netns", "blue", "--userns=/u", "--netns-only"]);
     assert!(!joining.run.foreground);
     assert_eq!(joining.pasta.netns, Some("/run/netns/blue".into()));
@@ -312,7 +313,10 @@ fn dns_none_clears_what_came_before() {
     assert_eq!(o.mapping.v4.dns_host, Some(Ipv4Addr::new(127, 0, 0, 53)));
     let o = options(&["--dns-host", "a.example.org", "--dns-host", "dns.example.org."]);
     assert_eq!(o.dns_host_name.unwrap().0, "dns.example.org.");
-    assert!(options(&["--dns-host", "localhost", "-D", "none"]).dns_host_name.is_none());
+    for none in ["-D", "--dns-host"] {
+        let o = options(&["--dns-host", "localhost", "--dns-host", "127.0.0.53", none, "none"]);
+        assert_eq!((o.dns_host_name, o.mapping.v4.dns_host), (None, None), "{none}");
+    }
     let many: Vec<_> = (1..=5).flat_map(|i| ["-D".to_owned(), format!("192.0.2.{i}")]).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     assert_eq!(options(&many).dns_v4.len(), 3);
@@ -391,6 +395,9 @@ fn each_bad_value_is_named_with_a_cure() {
         (&["-m", "089"], "Invalid MTU: 089"),
         (&["-m", "0x"], "Invalid MTU: 0x"),
         (&["--log-size", "40959"], "Invalid --log-size: 40959"),
+        (&["--log-size", "99999999999999999999"], "Invalid --log-size: 99999999999999999999"),
+        (&["--log-size", "-1"], "Invalid --log-size: -1"),
+        (&["-m", "0x10000000000000000"], "Invalid MTU: 0x10000000000000000"),
         (&["-f", "--stats", "x"], "Invalid --stats: x"),
         (&["--runas", ":staff"], "Invalid --runas option: :staff"),
         (&["--runas", "ann:"], "Invalid --runas option: ann:"),

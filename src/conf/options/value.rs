@@ -28,8 +28,7 @@ const MAX_NAME: usize = 253;
 
 type Refusal = Result<(), String>;
 
-/// A number as C writes it: decimal, `0x` hexadecimal or `0` octal. One too large for its type is
-/// the largest.
+/// A number as C writes it: decimal, `0x` hexadecimal or `0` octal. None that 64 bits do not hold.
 fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
@@ -37,7 +36,7 @@ fn number(text: &str) -> Option<u64> {
         None => (text, 10),
     };
     let valid = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
-    valid.then(|| u64::from_str_radix(digits, radix).unwrap_or(u64::MAX))
+    valid.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
 }
 
 /// Whether `address` is that of one host, or one of this host itself.
@@ -246,10 +245,8 @@ pub(super) fn dns(o: &mut Options, text: &str) -> Refusal {
         o.no_dns = true;
         o.dns_v4.clear();
         o.dns_v6.clear();
-        (o.mapping.v4.dns_match, o.mapping.v4.dns_host) = (None, None);
-        (o.mapping.v6.dns_match, o.mapping.v6.dns_host) = (None, None);
-        o.dns_host_name = None;
-        return Ok(());
+        (o.mapping.v4.dns_match, o.mapping.v6.dns_match) = (None, None);
+        return dns_host(o, text);
     }
     let accepts = is_one_host_or_local;
     let address = host_address(text, "Cannot use DNS address", accepts)
@@ -270,6 +267,11 @@ pub(super) fn dns_forward(o: &mut Options, text: &str) -> Refusal {
 }
 
 pub(super) fn dns_host(o: &mut Options, text: &str) -> Refusal {
+    if text == "none" {
+        (o.mapping.v4.dns_host, o.mapping.v6.dns_host) = (None, None);
+        o.dns_host_name = None;
+        return Ok(());
+    }
     if let Some(name) = host_name(text) {
         o.dns_host_name = Some((text.to_owned(), name));
         return Ok(());
