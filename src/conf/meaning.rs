@@ -128,6 +128,7 @@ pub fn resolve(
     } else {
         (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
+    notes.extend(unreached(&rules, pasta.as_ref()));
     let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
     Ok(Conf {
         network,
@@ -230,8 +231,7 @@ fn forwarding(
     network: &Network,
     (kernel, auto): (Kernel, bool),
 ) -> Result<RuleTable, ConfError> {
-    let mut table =
-        if way == Way::FromNamespace { RuleTable::to_host() } else { RuleTable::default() };
+    let mut table = RuleTable::default();
     let given = specs.iter().map(|(proto, spec)| (*proto, spec.as_str()));
     let unmentioned = |proto: &Proto| {
         proto.enabled(&network.services) && specs.iter().all(|(given, _)| given != proto)
@@ -245,6 +245,25 @@ fn forwarding(
         })?;
     }
     Ok(table)
+}
+
+/// Warns of rules whose target is a loopback address of the guest, where that cannot be reached. They are no errors:
+/// the other rules of a command line work.
+fn unreached(rules: &RuleTable, pasta: Option<&PastaConf>) -> Vec<Note> {
+    let is_reached = |target| pasta.is_some_and(|pasta| pasta.bypass.reaches(target));
+    let cure = if pasta.is_some() { ", or add --host-lo-to-ns-lo" } else { "" };
+    let told = rules.rules().iter().filter_map(|rule| {
+        let target = rule.target_addr.filter(|target| target.is_loopback() && !is_reached(*target));
+        let (text, option) = (rule.to_string(), option_of(Way::ToGuest, rule.proto));
+        target.map(|target| {
+            Note::warn(format!(
+                "--{option}: {}: nothing gets to {target}, a loopback address of the guest's own: leave the address \
+                 out{cure}",
+                text.trim_end()
+            ))
+        })
+    });
+    told.collect()
 }
 
 /// The long name of the option that gives ports of `proto`, `way`.

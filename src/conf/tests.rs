@@ -768,6 +768,35 @@ fn pasta_tells_of_the_rules_of_both_ways() {
     assert!(text.contains(outbound), "{text}");
 }
 
+/// A command line that works but for one rule is to start.
+#[test]
+fn a_loopback_address_as_target_is_told_of_where_nothing_gets_there() {
+    let warned = |conf: Conf| {
+        let warnings = conf.notes.into_iter().filter(|note| note.level == log::Level::Warn);
+        warnings.map(|note| note.text).collect::<Vec<_>>()
+    };
+    let rules = ["-t", "0.0.0.0/7301:127.0.0.1/7201", "-u", "::/53:::1/53", "-t", "22"];
+    let cure = "leave the address out, or add --host-lo-to-ns-lo";
+    let said = [
+        format!(
+            "--tcp-ports: TCP [0.0.0.0]:7301  =>  127.0.0.1:7201: nothing gets to 127.0.0.1, a loopback address of \
+             the guest's own: {cure}"
+        ),
+        format!(
+            "--udp-ports: UDP [::]:53  =>  [::1]:53: nothing gets to ::1, a loopback address of the guest's own: {cure}"
+        ),
+    ];
+    assert_eq!(warned(pasta(&rules)), said);
+    assert_eq!(warned(pasta(&[&rules[..], &["--no-splice"]].concat())), said);
+    for way in ["--host-lo-to-ns-lo", "--splice-only"] {
+        let conf = pasta(&[&rules[..], &[way]].concat());
+        assert_eq!(conf.rules.rules().len(), 3, "{way}");
+        assert_eq!(warned(conf), [""; 0], "{way}");
+    }
+    let passt = warned(conf(&rules, "nameserver 192.0.2.53\nnameserver 2001:db8::53"));
+    assert!(passt.len() == 2 && passt[0].ends_with(": leave the address out"), "{passt:?}");
+}
+
 #[test]
 fn what_passes_the_tap_device_by() {
     let bypass = |arguments: &[&str]| {

@@ -8,7 +8,7 @@ use super::words::Step;
 use crate::conf::ports::{self, Kernel, Way};
 use crate::conf::{ConfError, option_of};
 use crate::control::configuration::format::{
-    Capabilities, END, TableHead, pif_of, rule_to_bytes, wanted_head,
+    Capabilities, END, TableHead, rule_to_bytes, wanted_head,
 };
 use crate::flow::fwd::{Enabled, Proto, Rule, RuleTable};
 use crate::flow::side::Pif;
@@ -23,9 +23,7 @@ pub(super) struct Table {
 impl Table {
     /// Without rules, as a program describes it.
     pub(super) fn new(head: TableHead) -> Self {
-        let to_host = pif_of(head.pif) == Some(Pif::Splice);
-        let rules = if to_host { RuleTable::to_host() } else { RuleTable::default() };
-        Self { head, rules }
+        Self { head, rules: RuleTable::default() }
     }
 
     /// A rule that the program has.
@@ -114,7 +112,7 @@ impl Tables {
                     let table = self.table(*pif, *proto)?;
                     if mode == Mode::Replace && !replaced.contains(pif) {
                         replaced.push(*pif);
-                        table.rules = table.rules.emptied();
+                        table.rules = RuleTable::default();
                     }
                     table.change(mode, (*pif, *proto, spec), ephemeral, group)?;
                 }
@@ -128,7 +126,7 @@ impl Tables {
         let table = self.0.iter_mut().find(|table| table.head.name == name).ok_or_else(|| {
             Failure::new(format!("Unsupported pif name {name}\nName one of: {}", names.join(", ")))
         })?;
-        table.rules = table.rules.emptied();
+        table.rules = RuleTable::default();
         Ok(())
     }
 

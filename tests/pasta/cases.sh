@@ -694,9 +694,10 @@ case_loopback_kept() {
     if from_host get 127.0.0.1:7001 2048 64; then return 1; fi
     kill -TERM "$(cat "$WORLD/pasta.pid")"
     until_true 5 ended
-    started --config-net --host-lo-to-ns-lo -t 7001 -u 7001 -I other0 "$HOLDER"
+    started --config-net --host-lo-to-ns-lo -t 7001 -t 0.0.0.0/7002:127.0.0.1/7001 -u 7001 -I other0 "$HOLDER"
     from_host get 127.0.0.1:7001 2048 65
     from_host get '[::1]:7001' 2048 66
+    from_host get 127.0.0.1:7002 2048 67
     from_host udp 127.0.0.1:7001 1000
 }
 case_from_namespace_tcp() {

@@ -277,10 +277,7 @@ fn on_kernel(
     spec: &str,
     net: &Network,
 ) -> Result<Vec<String>, String> {
-    let mut table = match way {
-        Way::FromNamespace => RuleTable::to_host(),
-        _ => RuleTable::default(),
-    };
+    let mut table = RuleTable::default();
     add(&mut table, net, kernel, (way, proto, spec), 0).map_err(|error| error.to_string())?;
     Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
 }

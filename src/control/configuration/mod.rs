@@ -203,7 +203,7 @@ fn merged(
     let group = groups.map_or(0, |last| last.saturating_add(1));
     let added = added.filter(|rule| current.find(rule).is_none());
     let added = added.map(|rule| Rule { group, ..*rule });
-    let mut table = current.emptied();
+    let mut table = RuleTable::default();
     for rule in current.rules().iter().filter(stays).copied().chain(added) {
         table
             .add(rule, enabled)

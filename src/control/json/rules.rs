@@ -127,7 +127,7 @@ pub(super) fn delete(
             table.remove(id);
         }
         Deleted::Ports(specification) => {
-            let (mut to_guest, mut to_host) = (RuleTable::default(), RuleTable::to_host());
+            let (mut to_guest, mut to_host) = (RuleTable::default(), RuleTable::default());
             add_to([&mut to_guest, &mut to_host], network, about, specification)?;
             let (wanted, table) =
                 if specification.to_host { (to_host, outbound) } else { (to_guest, inbound) };
@@ -157,7 +157,7 @@ pub(super) fn replace(
 ) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let NetView { network, inbound, outbound, .. } = &mut view;
-    (*inbound, *outbound) = (RuleTable::default(), RuleTable::to_host());
+    (*inbound, *outbound) = (RuleTable::default(), RuleTable::default());
     for (place, specification) in specifications.iter().enumerate() {
         add_to([inbound, outbound], network, about, specification).map_err(|problem| Problem {
             field: format!("rules[{place}].{}", problem.field),

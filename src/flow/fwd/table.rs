@@ -133,24 +133,21 @@ pub struct RuleTable {
     ids: Vec<RuleId>,
     next_id: u64,
     sockets: usize,
-    /// Targets are on the host, and its loopback addresses as good as any.
-    to_host: bool,
 }
 
 impl RuleTable {
-    /// An empty table for rules that lead to the host. The default is one for rules that lead to the
-    /// guest, where loopback addresses cannot be reached.
-    pub(crate) fn to_host() -> Self {
-        Self { to_host: true, ..Self::default() }
-    }
-
-    /// Adds `rule` if it is valid and agrees with the others; returns its name.
+    /// Adds `rule` if it is valid and agrees with the others; returns its name. An unspecified target address is none.
     ///
     /// # Errors
     /// The first thing wrong with it; the table is unchanged.
-    pub fn add(&mut self, rule: Rule, enabled: impl Into<Enabled>) -> Result<RuleId, RuleError> {
+    pub fn add(
+        &mut self,
+        mut rule: Rule,
+        enabled: impl Into<Enabled>,
+    ) -> Result<RuleId, RuleError> {
+        rule.target_addr = rule.target_addr.filter(|target| !target.is_unspecified());
         check_ports(&rule)?;
-        check_target(&rule, self.to_host)?;
+        check_target(&rule)?;
         check_enabled(&rule, enabled.into())?;
         if let Some(other) = self.contender(&rule) {
             return Err(RuleError::Conflict(Box::new([rule, *other])));
@@ -175,11 +172,6 @@ impl RuleTable {
     /// The name of the rule that is the same as `rule`, whichever specification either is part of.
     pub(crate) fn find(&self, rule: &Rule) -> Option<RuleId> {
         self.iter().find(|(_, other)| other.is_same(rule)).map(|(id, _)| id)
-    }
-
-    /// A table without rules, for the same way.
-    pub(crate) fn emptied(&self) -> Self {
-        Self { to_host: self.to_host, ..Self::default() }
     }
 
     /// Adds a rule as it is, which somebody else has checked.
@@ -286,7 +278,7 @@ fn check_ports(rule: &Rule) -> Result<(), RuleError> {
     Ok(())
 }
 
-fn check_target(rule: &Rule, to_host: bool) -> Result<(), RuleError> {
+fn check_target(rule: &Rule) -> Result<(), RuleError> {
     let Some(target) = rule.target_addr else { return Ok(()) };
     let listen: IpAddr = match rule.listen {
         ListenAddr::Dual => return Err(RuleError::DualStackTarget(target)),
@@ -297,8 +289,8 @@ fn check_target(rule: &Rule, to_host: bool) -> Result<(), RuleError> {
         return Err(RuleError::OtherFamily(listen, target));
     }
     match special::unicast(target) {
-        Ok(_) => Ok(()),
-        Err(Refused::Loopback) if to_host => Ok(()),
+        // Who is to get there by a loopback address is another question: see `to_namespace` and `to_guest`.
+        Ok(_) | Err(Refused::Loopback) => Ok(()),
         Err(_) if target.is_multicast() => Err(RuleError::MulticastTarget(target)),
         Err(reason) => Err(RuleError::SpecialTarget(target, reason)),
     }
@@ -386,11 +378,31 @@ mod tests {
                  IPv4 address inside an IPv6 address",
             ),
             (
-                leads("0.0.0.0", "127.0.0.1"),
-                "Invalid target address 127.0.0.1 for forwarding rule: loopback address",
+                leads("0.0.0.0", "255.255.255.255"),
+                "Invalid target address 255.255.255.255 for forwarding rule: broadcast address",
             ),
         ] {
             assert_eq!(warning(rule, &network()), text);
+        }
+    }
+
+    #[test]
+    fn targets_that_are_none_or_on_the_other_sides_loopback_are_accepted() {
+        let listen = |text: &str| match text {
+            "*" => ListenAddr::Dual,
+            text => ip(text).into(),
+        };
+        for (listens, target, kept) in [
+            ("0.0.0.0", "127.0.0.1", Some(ip("127.0.0.1"))),
+            ("::", "::1", Some(ip("::1"))),
+            ("0.0.0.0", "0.0.0.0", None),
+            ("::", "::", None),
+            ("*", "0.0.0.0", None),
+        ] {
+            let mut table = RuleTable::default();
+            let rule = Rule { listen: listen(listens), target_addr: Some(ip(target)), ..RULE };
+            table.add(rule, &network()).unwrap();
+            assert_eq!(table.rules()[0].target_addr, kept, "{listens} {target}");
         }
     }
 

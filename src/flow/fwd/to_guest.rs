@@ -42,6 +42,9 @@ pub(crate) fn to_guest(
     if local_ip.is_multicast() && !net.services.multicast {
         return Err(Refused::MulticastDisabled);
     }
+    if rule.target_addr.is_some_and(|target| target.is_loopback()) {
+        return Err(Refused::Loopback);
+    }
     let fixed = rule.target_addr.or(local_ip.is_multicast().then_some(local_ip));
     let source = guest_visible(net, map, learned, peer_ip, fixed)?;
     let destination = match fixed {
@@ -313,6 +316,11 @@ mod tests {
             Refused::FamilyMismatch
         );
         assert_eq!(go(&net, &map, &learned(), "224.0.0.1:9", "192.0.2.2:8080"), Refused::Multicast);
+
+        let inside = Rule { target_addr: Some(ip("127.0.0.5")), ..rule() };
+        let (peer, local) = (at("198.51.100.9:9"), at("192.0.2.2:8080"));
+        let refused = to_guest(&net, &map, &learned(), &inside, peer, local);
+        assert_eq!(refused, Err(Refused::Loopback));
 
         let mut no_gateway = network();
         no_gateway.v4.as_mut().unwrap().gateway = None;

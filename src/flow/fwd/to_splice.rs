@@ -3,9 +3,8 @@
 //!
 //! To the namespace, what passes the link by is what a *peer on a loopback address* sent, unless the
 //! operator forbade it or the rule names a target address, which only the link can reach. It goes to
-//! the guest's own address, or, on demand, to the loopback address that was hit (a group stays a group);
-//! our source is left
-//! to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the
+//! the guest's own address, or, on demand, to the loopback address that was hit or that is the rule's target (a group
+//! stays a group); our source is left to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the
 //! host both addresses must be loopback ones, and both stay as they are, unless the rule names a target
 //! address.
 
@@ -60,20 +59,22 @@ pub fn to_namespace(
     local: SocketAddr,
 ) -> Result<Option<SpliceSide>, Refused> {
     let (peer_ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
-    let passes_by = bypass.enabled
-        && rule.target_addr.is_none()
-        && peer_ip.is_loopback()
-        && (local_ip.is_loopback() || !bypass.only);
+    let keep = bypass.keep_loopback || bypass.only;
+    let leads_by = match rule.target_addr {
+        None => local_ip.is_loopback() || !bypass.only,
+        Some(target) => keep && target.is_loopback(),
+    };
+    let passes_by = bypass.enabled && peer_ip.is_loopback() && leads_by;
     if !passes_by {
         return if bypass.only { Err(Refused::NotLoopback) } else { Ok(None) };
     }
     let port = rule.port_for(peer_ip, local_ip, local.port())?;
-    let keep = bypass.keep_loopback || bypass.only;
-    let address = match local_ip {
-        group if group.is_multicast() => group,
-        address if keep && address.is_loopback() => address,
-        IpAddr::V4(_) => learned.v4.into(),
-        IpAddr::V6(_) => learned.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+    let address = match (rule.target_addr, local_ip) {
+        (Some(target), _) => target,
+        (None, group) if group.is_multicast() => group,
+        (None, address) if keep && address.is_loopback() => address,
+        (None, IpAddr::V4(_)) => learned.v4.into(),
+        (None, IpAddr::V6(_)) => learned.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
     };
     if address.is_unspecified() {
         return Err(Refused::GuestAddressUnknown);
@@ -152,6 +153,8 @@ mod tests {
         let lo = "127.0.0.1:8080";
         let target =
             Rule { listen: ip("127.0.0.1").into(), target_addr: Some(ip("192.0.2.9")), ..RULE };
+        let inside =
+            Rule { listen: ip("0.0.0.0").into(), target_addr: Some(ip("127.0.0.1")), ..RULE };
         let off = Bypass { enabled: false, ..DEFAULT };
         for (bypass, rule, peer, local, expected) in [
             (DEFAULT, &RULE, "127.0.0.1:9", lo, "0.0.0.0:0 -> 192.0.2.2:80"),
@@ -175,6 +178,11 @@ mod tests {
             (DEFAULT, &RULE, "198.51.100.9:9", "192.0.2.2:8080", "link"),
             (ONLY, &RULE, "198.51.100.9:9", "192.0.2.2:8080", "not loopback traffic"),
             (ONLY, &target, "127.0.0.1:9", lo, "not loopback traffic"),
+            (KEEP, &target, "127.0.0.1:9", lo, "link"),
+            (KEEP, &inside, "127.0.0.5:9", "127.0.0.5:8081", "0.0.0.0:0 -> 127.0.0.1:81"),
+            (ONLY, &inside, "127.0.0.1:9", lo, "0.0.0.0:0 -> 127.0.0.1:80"),
+            (KEEP, &inside, "198.51.100.9:9", "192.0.2.2:8080", "link"),
+            (DEFAULT, &inside, "127.0.0.1:9", lo, "link"),
             (ONLY, &RULE, "127.0.0.1:9", "192.0.2.2:8080", "not loopback traffic"),
             (DEFAULT, &RULE, "127.0.0.1:9", "127.0.0.1:8090", "no rule"),
             (
