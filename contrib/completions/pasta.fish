@@ -53,7 +53,7 @@ complete -c pasta -n __fish_pasta_has_no_command -s H -l hostname -d 'Host name 
 complete -c pasta -n __fish_pasta_has_no_command -l fqdn -d 'Fully qualified name to hand out by DHCP; default: none' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s D -l dns -d 'Name server of the guest, or none; up to three for IPv4 and for IPv6; default: those of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dns-forward -d 'Address at which the guest reaches the name server of --dns-host; default: none, unless it is on the host itself' -r -f
-complete -c pasta -n __fish_pasta_has_no_command -l dns-host -d 'Name server to forward such queries to, an address or a name; default: the first of /etc/resolv.conf' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -l dns-host -d 'Name server to forward such queries to, an address or a name, or none; default: the first of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s S -l search -d 'Search list of the guest, or none; default: that of /etc/resolv.conf' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l multicast-ports -d 'UDP ports of all groups that the guest joins, besides those of mDNS, SSDP, WS-Discovery, LLMNR and those it sends to' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -l dhcp-boot -d 'File that the guest is told by DHCP to boot from, on SERVER or, without it, on this host' -r -f
