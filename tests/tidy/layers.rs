@@ -61,7 +61,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer(
         "crate::engine",
         "src/engine",
-        "crate::flow crate::limits crate::responder crate::sys crate::time crate::wire
+        "crate::flow crate::limits crate::log crate::responder crate::sys crate::time crate::wire
          passt_frame passt_legacy passt_vhost std arrayvec libc log rustix thiserror",
     ),
     layer("crate::pcap", "src/pcap", "crate::sys passt_frame std libc log rustix"),
@@ -105,7 +105,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer(
         "crate::check",
         "src/check",
-        "crate::conf crate::flow crate::limits crate::sys std landlock rustix serde_json",
+        "crate::conf crate::flow crate::limits crate::sandbox crate::sys std landlock log rustix serde_json",
     ),
     layer(
         "crate::run",

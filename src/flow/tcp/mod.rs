@@ -56,6 +56,7 @@ mod boundary;
 mod congestion;
 mod conn;
 mod doubt;
+mod failure;
 mod full;
 mod image;
 mod input;

@@ -2,7 +2,8 @@
 
 #[cfg(doc)]
 use super::boundary::Action;
-use super::conn::{Conn, Failure, State};
+use super::conn::{Conn, State};
+use super::failure::Failure;
 use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
