@@ -52,7 +52,7 @@ pub(super) struct SocketSpec<'a> {
     pub(crate) or_any_port: bool,
     /// A socket that has our port for itself and shares it with this one.
     pub(crate) beside: Option<BorrowedFd<'a>>,
-    /// The other end of the flow is the link to the guest.
+    /// The other end of the flow is the link to the guest, which is told of errors.
     pub(crate) for_link: bool,
     /// The peer may be all of a network.
     pub(crate) may_broadcast: bool,
@@ -67,17 +67,39 @@ pub(super) struct Connected {
     pub(crate) broadcasts: bool,
 }
 
-/// Binds and connects a new socket.
+/// Binds and connects a new socket; if it must be, `another` one.
+///
+/// # Talking to itself
+/// A socket that is bound to a port of all addresses and is connected to the same port of an address of this host has
+/// that address from then on: it is connected to itself, the guest gets what it has sent, and whoever shares the port
+/// gets nothing. So such a flow has another port.
 ///
 /// # Errors
-/// What setsockopt(2), bind(2), connect(2) and getsockname(2) report.
-pub(super) fn connected(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
+/// What setsockopt(2), bind(2), connect(2) and getsockname(2) report, and `another`.
+pub(super) fn connected(
+    socket: OwnedFd,
+    another: impl FnOnce() -> Result<OwnedFd, Errno>,
+    spec: &SocketSpec<'_>,
+) -> Result<Connected, Errno> {
+    let opened = open(socket, spec)?;
+    let udp = spec.transport == Transport::Udp && opened.port == spec.peer.port();
+    if !udp || !socket::is_its_own_peer(opened.socket.as_fd(), spec.peer) {
+        return Ok(opened);
+    }
+    if !spec.or_any_port {
+        return Err(Errno::ADDRINUSE);
+    }
+    // The first one keeps its port until the other has one, too.
+    let mut to = spec.to;
+    to.address.set_port(0);
+    open(another()?, &SocketSpec { to, beside: None, ..*spec })
+}
+
+fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
     let SocketSpec { transport, to, peer, or_any_port, beside, for_link, may_broadcast } = *spec;
     let mut port = to.address.port();
     let fd = socket.as_fd();
-    if for_link {
-        prepare(fd, transport, to.address.is_ipv4())?;
-    }
+    prepare(fd, transport, for_link.then_some(to.address.is_ipv4()))?;
     if to.interface.is_none() {
         keep_to_interface_of(fd, peer);
     }
@@ -123,7 +145,7 @@ pub(super) fn unconnected(
     toward: Option<(SocketAddr, u32)>,
 ) -> Result<(OwnedFd, u16), Errno> {
     let (fd, port) = (socket.as_fd(), to.address.port());
-    prepare(fd, Transport::Udp, to.address.is_ipv4())?;
+    prepare(fd, Transport::Udp, Some(to.address.is_ipv4()))?;
     // Older kernels deliver them, and the guest's kernel gives them to nobody who has not joined.
     let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
     let bound = match (socket::bind_alone(fd, to), toward) {
@@ -151,9 +173,12 @@ pub(super) fn unconnected(
     Ok((socket, port))
 }
 
-/// Sets what sockets have whose datagrams go to the link.
-fn prepare(fd: BorrowedFd<'_>, transport: Transport, v4: bool) -> Result<(), Errno> {
-    datagram::report_errors(fd, v4)?;
+/// Sets what all have whose datagrams go on to somebody else. Those of a flow with the link, of IPv4 or not, tell of
+/// ICMP errors, too.
+fn prepare(fd: BorrowedFd<'_>, transport: Transport, link: Option<bool>) -> Result<(), Errno> {
+    if let Some(v4) = link {
+        datagram::report_errors(fd, v4)?;
+    }
     if transport == Transport::Udp {
         // Older kernels hand out one datagram at a time.
         let _ = datagram::coalesce(fd);
@@ -198,7 +223,55 @@ impl Strangers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use rustix::net::sockopt;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn created() -> Result<OwnedFd, Errno> {
+        socket::create(Transport::Udp, LOOPBACK)
+    }
+
+    /// A socket that is bound to this port of all addresses, and connected to that of the loopback address.
+    fn opened(port: u16, peer: u16, for_link: bool, or_any_port: bool) -> Result<Connected, Errno> {
+        let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let spec = SocketSpec {
+            transport: Transport::Udp,
+            to: BindTo { address, interface: None, freebind: false, dual_stack: false },
+            peer: SocketAddr::new(LOOPBACK, peer),
+            or_any_port,
+            beside: None,
+            for_link,
+            may_broadcast: false,
+        };
+        connected(created()?, created, &spec)
+    }
+
+    #[test]
+    fn all_that_goes_on_to_somebody_may_wait_in_a_large_buffer() {
+        let like = created().unwrap();
+        let first = sockopt::socket_recv_buffer_size(&like).unwrap();
+        datagram::enlarge(like.as_fd(), UDP_BUFFER_BYTES).unwrap();
+        let large = sockopt::socket_recv_buffer_size(&like).unwrap();
+        assert!(large > first, "this machine allows no larger one than {first}");
+        for for_link in [true, false] {
+            let socket = opened(0, 9, for_link, true).unwrap().socket;
+            assert_eq!(sockopt::socket_recv_buffer_size(&socket), Ok(large), "{for_link}");
+        }
+    }
+
+    #[test]
+    fn no_socket_is_its_own_peer() {
+        let free = opened(0, 9, true, true).unwrap();
+        let port = free.port;
+        drop(free);
+        assert!(matches!(opened(port, port, true, false), Err(Errno::ADDRINUSE)));
+        let other = opened(port, port, true, true).unwrap();
+        assert_ne!(other.port, port);
+        assert_eq!(socket::local_address(other.socket.as_fd()).unwrap().port(), other.port);
+        // Where its peer is another one, it has the port.
+        assert_eq!(opened(port, 9, true, true).unwrap().port, port);
+    }
 
     #[test]
     fn judging_ends_with_an_empty_queue_that_is_late_enough() {

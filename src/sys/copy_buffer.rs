@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use passt_frame::message::SegmentControl;
 use passt_frame::{Pipe, message};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -195,11 +196,12 @@ impl CopyBuffer {
         &self.bytes[start..start + self.bursts()[index].len as usize]
     }
 
-    /// Sends the datagrams that were kept, except the first `skip`, to a connected socket;
-    /// returns how many went out.
+    /// Sends the datagrams that were kept, except the first `skip`, to a connected socket, bursts of them as such
+    /// (`UDP_SEGMENT`); returns how many datagrams or bursts went out.
     ///
     /// # Errors
-    /// What sendmmsg(2) reports about the first of them.
+    /// What sendmmsg(2) reports about the first of them; for a burst `INVAL`, `IO` or `MSGSIZE` where its datagrams are to
+    /// go one by one, by [`send_apart`](Self::send_apart).
     pub(crate) fn send(&mut self, to: BorrowedFd<'_>, skip: usize) -> Result<usize, Errno> {
         let base = self.bytes.as_mut_ptr();
         let (bursts, slots) = (&self.bursts, &self.slots);
@@ -208,10 +210,17 @@ impl CopyBuffer {
             iov_len: bursts[index].len as usize,
         });
         let mut headers = headers(&mut iovecs);
+        let mut controls = [SegmentControl::new(0); DATAGRAM_BATCH];
+        for ((header, control), burst) in headers.iter_mut().zip(&mut controls).zip(bursts) {
+            if let Some(segment) = burst.segment {
+                *control = SegmentControl::new(segment);
+                message::set_control(&mut header.msg_hdr, &raw mut *control, size_of_val(control));
+            }
+        }
         let Some(headers) = headers.get_mut(skip..self.received) else { return Ok(0) };
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: each header names one iovec of `iovecs`, which is the part of a slot of `bytes` that
-        // was received; both live until the call returns.
+        // was received, and perhaps one of `controls`; all live until the call returns.
         let n = unsafe {
             libc::sendmmsg(
                 to.as_raw_fd(),
@@ -221,6 +230,15 @@ impl CopyBuffer {
             )
         };
         usize::try_from(n).map_err(|_| last_errno())
+    }
+
+    /// Sends the datagrams of burst `index` one by one to a connected socket; returns how many it did not take.
+    pub(crate) fn send_apart(&self, to: BorrowedFd<'_>, index: usize) -> usize {
+        let burst = self.bursts()[index];
+        let size = burst.segment.map_or(burst.len, u32::from).max(1) as usize;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let pieces = self.bytes(index).chunks(size);
+        pieces.filter(|piece| send(to, piece, flags).is_err()).count()
     }
 }
 
@@ -276,6 +294,23 @@ mod tests {
         assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::All), Ok(2));
         assert_eq!(buffer.bursts(), [burst, Burst { len: 50, segment: None }]);
         assert_eq!((buffer.bytes(0), buffer.bytes(1)), (&[7; 350][..], &[8; 50][..]));
+    }
+
+    #[test]
+    fn a_burst_goes_on_as_one_or_apart() {
+        let ((from, to), (out, end)) = (pair(), pair());
+        coalesce(to.as_fd()).unwrap();
+        from.send(b"before").unwrap();
+        set_int(from.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 100).unwrap();
+        from.send(&[7; 350]).unwrap();
+        let mut buffer = CopyBuffer::default();
+        assert_eq!(buffer.receive(to.as_fd(), DATAGRAM_BATCH, Keep::All), Ok(2));
+        assert_eq!(buffer.bursts().iter().map(|burst| burst.datagrams()).sum::<u32>(), 5);
+        assert_eq!(buffer.send(out.as_fd(), 0), Ok(2));
+        assert_eq!(buffer.send_apart(out.as_fd(), 1), 0);
+        let mut bytes = [0; 65536];
+        let lengths = [(); 9].map(|()| end.recv(&mut bytes).unwrap());
+        assert_eq!(lengths, [6, 100, 100, 100, 50, 100, 100, 100, 50]);
     }
 
     #[test]

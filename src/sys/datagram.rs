@@ -260,6 +260,11 @@ pub(crate) fn peek_burst(socket: BorrowedFd<'_>) -> Result<(Burst, Option<Socket
 }
 
 impl Burst {
+    /// How many datagrams it is.
+    pub(crate) fn datagrams(self) -> u32 {
+        self.segment.map_or(1, |size| self.len.div_ceil(size.into()))
+    }
+
     /// A burst of `len` bytes whose control message says `segment`; 0 for none.
     pub(super) fn new(len: u32, segment: u16) -> Self {
         let segment = (segment > 0 && u32::from(segment) < len).then_some(segment);

@@ -109,6 +109,12 @@ pub(crate) fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno>
     SocketAddr::try_from(any).map(canonical).map_err(|_| Errno::AFNOSUPPORT)
 }
 
+/// Whether a socket that is connected to `peer` is so to itself: it has that address and port.
+pub(crate) fn is_its_own_peer(socket: BorrowedFd<'_>, peer: SocketAddr) -> bool {
+    let own = local_address(socket);
+    own.is_ok_and(|own| own.port() == peer.port() && own.ip() == peer.ip().to_canonical())
+}
+
 /// Address that a socket is connected to, with its scope if it has one.
 ///
 /// # Errors

@@ -1,14 +1,14 @@
 //! What TCP needs beyond reading and writing: the state of the send buffer, the peek offset,
 //! discarding what the guest has acknowledged.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv, sockopt};
 
-use super::socket::{Transport, create, last_errno, set_int};
+use super::socket::{Transport, create, is_its_own_peer, last_errno, set_int};
 
 /// State of a socket's send buffer, in the kernel's accounting (payload and its overhead).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +189,20 @@ fn discard_some(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
     // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing, the buffer may be null.
     let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), bytes as usize, flags) };
     u32::try_from(n).map_err(|_| last_errno())
+}
+
+/// Refuses a connection of a socket with itself: where nobody listens, one that has the port and the address that it connects
+/// to answers its own SYN (RFC 9293, section 3.5, simultaneous open).
+///
+/// # Errors
+/// `CONNREFUSED` if it is one.
+pub(crate) fn refuse_itself(socket: BorrowedFd<'_>, peer: SocketAddr) -> Result<(), Errno> {
+    if !is_its_own_peer(socket, peer) {
+        return Ok(());
+    }
+    // It would keep the port for a minute.
+    let _ = reset_on_close(socket);
+    Err(Errno::CONNREFUSED)
 }
 
 /// Makes close(2) send RST and drop what is queued.

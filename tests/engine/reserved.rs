@@ -6,8 +6,10 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use smoltcp::wire::IpAddress;
 
+use crate::datagrams::known;
 use crate::guest::{Guest, until};
 use crate::namespace::isolated;
+use crate::packet;
 use crate::world::{FAMILIES, Family, Setup, World};
 
 /// From which port on everybody may open them.
@@ -87,6 +89,22 @@ fn the_right_to_low_ports_is_used() {
         set_unprivileged_from(1024);
         for family in FAMILIES {
             assert_eq!((tcp_from(family, 800), udp_from(family, 111)), (800, 111));
+        }
+    });
+}
+
+#[test]
+fn a_connection_from_the_port_that_it_leads_to_is_none_with_itself() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            for to in [family.gateway(), family.host()] {
+                let (from, to) = (SocketAddr::new(family.guest(), 700), SocketAddr::new(to, 700));
+                world.send(packet::tcp(from, to, packet::SYN, (1, 0), &[]));
+                let answer = &world.frames(1)[0];
+                let flags = answer[packet::l4_offset(from.ip()) + 13];
+                assert_eq!(flags, packet::RST | packet::ACK, "nobody listens");
+            }
         }
     });
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
+use passt::sys::socket::set_int;
 use passt_support::heap::{self, Counting};
 use passt_support::namespace::Netns;
 use rig::in_namespace;
@@ -423,6 +424,52 @@ fn udp_passes_both_ways_in_both_families() {
             running.await_flows(index + 1);
         }
     });
+}
+
+#[test]
+fn bursts_pass_whatever_either_loopback_device_takes() {
+    in_namespace("bursts_pass_whatever_either_loopback_device_takes", || {
+        let guest = rig::guest();
+        let _running = Running::start(&guest, Setup::new(FIXED));
+        for narrow in [false, true] {
+            if narrow {
+                let status = guest
+                    .run(|| Command::new("ip").args(["link", "set", "lo", "mtu", "1300"]).status());
+                assert!(status.unwrap().success());
+            }
+            for route in Route::all(&guest) {
+                let service = route.udp(true, route.service());
+                let client = route.udp(false, SocketAddr::new(localhost(route.v4), 0));
+                client.connect(SocketAddr::new(localhost(route.v4), route.port())).unwrap();
+                client.send(b"first").unwrap();
+                let mut buffer = vec![0; 65536];
+                let (_, peer) = service.recv_from(&mut buffer).unwrap();
+                service.connect(peer).unwrap();
+                for (from, to) in [(&client, &service), (&service, &client)] {
+                    // A device that takes no segments of that size has none of its own to send.
+                    let sent = send_burst(from, 1280, &pattern(20 * 1280 - 7, 3));
+                    if !sent && narrow {
+                        continue;
+                    }
+                    let mut got = Vec::new();
+                    for left in (0..20).rev() {
+                        let length = to.recv(&mut buffer).unwrap();
+                        assert_eq!(length, if left == 0 { 1273 } else { 1280 });
+                        got.extend_from_slice(&buffer[..length]);
+                    }
+                    assert_eq!(hash(&got), hash(&pattern(20 * 1280 - 7, 3)));
+                }
+            }
+        }
+    });
+}
+
+/// Sends datagrams of `size` bytes with one call; false if the way is too narrow for such.
+fn send_burst(from: &UdpSocket, size: i32, bytes: &[u8]) -> bool {
+    set_int(from.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, size).unwrap();
+    let sent = from.send(bytes);
+    set_int(from.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).unwrap();
+    sent.is_ok()
 }
 
 #[test]

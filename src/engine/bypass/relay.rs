@@ -1,6 +1,11 @@
 //! Relayed UDP: pseudo-flows between two connected sockets, one on the host and one in the guest's
-//! namespace. Datagrams move in batches, a system call each way for up to 16 of them; timeouts are
-//! those of all UDP flows. Errors are not passed on: who sends to a closed port hears nothing.
+//! namespace. Datagrams move in batches, a system call each way for up to 16 of them, or of bursts that were sent as such
+//! (`UDP_GRO`, `UDP_SEGMENT`, udp(7)); timeouts are those of all UDP flows. Errors are not passed on: who sends to a
+//! closed port hears nothing.
+//!
+//! Both sockets have the large buffers of all flows of UDP: a burst is as long as its sender wants, and while this
+//! process does not run nobody else takes it. Memory is what waits, not what may: a relay never keeps anything, since what the
+//! other socket does not take is lost, as on the way without it.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -72,7 +77,8 @@ fn socket_between(
 ) -> Result<(OwnedFd, u16), Errno> {
     let transport = Transport::Udp;
     let to = BindTo { address, interface, freebind, dual_stack: false };
-    let socket = socket_on(Some(bypass), pif, transport, peer)?;
+    let mut create = || socket_on(Some(&mut *bypass), pif, transport, peer);
+    let socket = create()?;
     let spec = SocketSpec {
         transport,
         to,
@@ -82,7 +88,7 @@ fn socket_between(
         for_link: false,
         may_broadcast: false,
     };
-    connected(socket, &spec).map(|opened| (opened.socket, opened.port))
+    connected(socket, create, &spec).map(|opened| (opened.socket, opened.port))
 }
 
 /// Passes the datagram at the head of `queue`, which is on `pif`, on to the other end of flow `id`.
@@ -100,7 +106,7 @@ pub(in crate::engine) fn pass_on_first(
     let initiator = flow.state.socket.as_fd();
     let FlowKind::Relay(relay) = &mut flow.state.kind else { return };
     if received.is_ok() {
-        relay.datagrams.touch(core.now, from.index(), 1);
+        relay.datagrams.touch(core.now, from.index(), datagrams_in(buffer));
         relay.datagrams.bytes[from.index()] += bytes_in(buffer);
         let to = if from == End::Initiator { relay.target.as_fd() } else { initiator };
         send_all(buffer, to, 1, &mut core.outbox);
@@ -137,7 +143,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                     let strange = (received - kept) as u64;
                     core.outbox.drops.add(DropReason::ForeignDatagram, strange);
                     if kept > 0 {
-                        relay.datagrams.touch(core.now, index, kept);
+                        relay.datagrams.touch(core.now, index, datagrams_in(buffer));
                         relay.datagrams.bytes[index] += bytes_in(buffer);
                     }
                     send_all(buffer, sockets[other], kept, &mut core.outbox);
@@ -166,7 +172,12 @@ fn bytes_in(buffer: &CopyBuffer) -> u64 {
     buffer.bursts().iter().map(|burst| u64::from(burst.len)).sum()
 }
 
-/// Sends the first `count` datagrams of a buffer. What the socket does not take is dropped and counted.
+/// How many datagrams there are in a buffer.
+fn datagrams_in(buffer: &CopyBuffer) -> usize {
+    buffer.bursts().iter().map(|burst| burst.datagrams() as usize).sum()
+}
+
+/// Sends the first `count` datagrams or bursts of a buffer. What the socket does not take is dropped and counted.
 fn send_all(buffer: &mut CopyBuffer, to: BorrowedFd<'_>, count: usize, outbox: &mut Outbox) {
     let (mut done, mut retried) = (0, false);
     while done < count {
@@ -175,8 +186,13 @@ fn send_all(buffer: &mut CopyBuffer, to: BorrowedFd<'_>, count: usize, outbox: &
             Ok(sent) => done += sent,
             // The error of an earlier datagram, reported once: it has nothing to do with this one.
             Err(errno) if may_be_of_the_past(errno) && !retried => retried = true,
+            // A loopback device may have a smaller MTU than the other one.
             Err(_) => {
-                outbox.drops.count(DropReason::SendFailed);
+                let unsent = match buffer.bursts()[done].segment {
+                    Some(_) => buffer.send_apart(to, done),
+                    None => 1,
+                };
+                outbox.drops.add(DropReason::SendFailed, unsent as u64);
                 (done, retried) = (done + 1, false);
             }
         }

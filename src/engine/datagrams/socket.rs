@@ -213,7 +213,11 @@ fn open_outbound(
     let device = core.settings.outbound_device(destination.ip());
     let mut source = target.source;
     let stands_for = destination.ip() != side.ours.ip();
-    let transfers = transport == Transport::Udp && destination.port() == TFTP && stands_for;
+    // From the server's own port it would be answered by itself.
+    let transfers = transport == Transport::Udp
+        && destination.port() == TFTP
+        && source.port() != TFTP
+        && stands_for;
     let any_port = transfers && core.flows.may_take_any_port();
     let anybody = anybody::guest_side(side.endpoint);
     let anybody = core.flows.find(protocol, &anybody).and_then(|id| core.flows.table.get(id));
@@ -273,7 +277,8 @@ fn open_socket(
         let unconnected = datagram_socket::unconnected(socket, &spec.to, None);
         unconnected.map(|(socket, port)| Connected { socket, port, broadcasts: false })
     } else {
-        connected(socket, spec)
+        let another = || socket::create(spec.transport, spec.peer.ip());
+        connected(socket, another, spec)
     };
     opened.map_err(|errno| {
         let (transport, from, peer) = (spec.transport, spec.to.address, spec.peer);
@@ -373,7 +378,8 @@ fn inbound_socket(
         dual_stack: false,
     };
     let transport = Transport::Udp;
-    let socket = socket::create(transport, local.ip())?;
+    let create = || socket::create(transport, local.ip());
+    let socket = create()?;
     if local.ip().is_multicast() {
         // All of the group's go to the listening socket, which hands them to this flow.
         let _ = datagram::own_groups_only(socket.as_fd(), local.is_ipv4());
@@ -387,5 +393,5 @@ fn inbound_socket(
         for_link: true,
         may_broadcast: false,
     };
-    connected(socket, &spec).map(|opened| opened.socket)
+    connected(socket, create, &spec).map(|opened| opened.socket)
 }

@@ -383,28 +383,14 @@ impl<'a> FromGuestLease<'a> {
         if let Some(name) = &name {
             message::set_name(&mut header, name);
         }
-        let mut control = segment.map(SegmentControl::new);
+        let mut control = segment.map(message::SegmentControl::new);
         if let Some(control) = &mut control {
-            message::set_control(&mut header, &raw mut *control, size_of::<SegmentControl>());
+            message::set_control(&mut header, &raw mut *control, size_of_val(control));
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
         // SAFETY: the pieces are mapped while the lease lives; the control message and the name are live locals.
         let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
         u32::try_from(n).map_err(|_| last_errno())
-    }
-}
-
-/// The control message of `UDP_SEGMENT`, laid out as the kernel wants it.
-#[repr(C, align(8))]
-struct SegmentControl {
-    header: libc::cmsghdr,
-    segment: u16,
-}
-
-impl SegmentControl {
-    fn new(segment: u16) -> Self {
-        let bytes = size_of_val(&segment);
-        Self { header: message::control_header(libc::SOL_UDP, libc::UDP_SEGMENT, bytes), segment }
     }
 }
 

@@ -75,6 +75,23 @@ pub fn control_message_bytes(header: &libc::cmsghdr) -> usize {
     length(header.cmsg_len)
 }
 
+/// The control message of `UDP_SEGMENT` (udp(7)), laid out as the kernel wants it: the payload goes as datagrams of that
+/// many bytes each.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct SegmentControl {
+    header: libc::cmsghdr,
+    segment: u16,
+}
+
+impl SegmentControl {
+    /// Datagrams of `segment` bytes.
+    pub fn new(segment: u16) -> Self {
+        let bytes = size_of_val(&segment);
+        Self { header: control_header(libc::SOL_UDP, libc::UDP_SEGMENT, bytes), segment }
+    }
+}
+
 /// A length in another type.
 fn length<From, To: TryFrom<From>>(len: From) -> To {
     To::try_from(len).ok().expect("messages have far less than 2 GiB, and few pieces")
