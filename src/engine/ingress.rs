@@ -1,8 +1,6 @@
 //! Frames from the guest: parsed once, then to a responder or to the flow they belong to. Segments of a flow in
 //! one batch, and consecutive datagrams of one, are gathered to a run and sent with one sendmsg(2).
 
-use std::net::IpAddr;
-
 use passt_frame::{FramePort, FromGuestBatch, FromGuestLease, ToGuest};
 
 use super::core::Core;
@@ -10,7 +8,7 @@ use super::datagrams::{self, DatagramRun, Datagrams};
 use super::path_mtu;
 use super::responders;
 use super::tcp::{self, StreamRuns};
-use crate::flow::network::Network;
+use super::unreachable::tell_of_protocol;
 use crate::responder::dhcpv6::Duid;
 use crate::responder::{dhcp, dhcpv6};
 use crate::sys::copy_buffer::CopyBuffer;
@@ -55,6 +53,9 @@ pub(super) fn take(
             done = frame(&mut to, &mut lease, index, &mut runs, out);
         }
         if let Err(reason) = done {
+            if reason == DropReason::UnknownProtocol {
+                tell_of_protocol(to.core, out, &mut lease, index);
+            }
             to.core.refuse(reason);
             log::trace!("frame from guest dropped: {}", reason.name());
         }
@@ -91,7 +92,7 @@ fn frame(
         Packet::Ip(ip) | Packet::Fragment(Fragment { ip, .. }) => ip,
     };
     log::trace!("    {ip}");
-    check_family(&core.net.network, &ip)?;
+    core.net.check(ip.source, ip.destination)?;
     responders::heed(core, out, ip.source, mac);
     if let Packet::Fragment(part) = packet {
         // What came before goes before.
@@ -137,22 +138,6 @@ fn fragment(
         Some(whole) => datagrams::whole_from_guest(core, datagrams, &whole, out),
         None => Ok(()),
     }
-}
-
-fn check_family(network: &Network, ip: &IpHead) -> Result<(), DropReason> {
-    let enabled = if ip.source.is_ipv4() { network.v4.is_some() } else { network.v6.is_some() };
-    if !enabled {
-        return Err(DropReason::FamilyDisabled);
-    }
-    // A loopback address on the link is a leak of the guest, whatever it stands for. A v4-mapped
-    // one would be taken for the IPv4 address inside it, which is how flows keep addresses.
-    let forbidden = |address: IpAddr| {
-        address.is_loopback() || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
-    };
-    if forbidden(ip.source) || forbidden(ip.destination) || ip.source.is_multicast() {
-        return Err(DropReason::ForbiddenAddress);
-    }
-    Ok(())
 }
 
 fn icmp_type(ip: &IpHead, head: &[u8]) -> Result<u8, DropReason> {

@@ -313,6 +313,28 @@ impl Net {
         Err(refused)
     }
 
+    /// Checks whether the guest may send a packet with these addresses at all.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn check(&self, source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
+        let Network { v4, v6, .. } = &self.network;
+        let enabled = if source.is_ipv4() { v4.is_some() } else { v6.is_some() };
+        if !enabled {
+            return Err(DropReason::FamilyDisabled);
+        }
+        // A loopback address on the link is a leak of the guest, whatever it stands for. A v4-mapped
+        // one would be taken for the IPv4 address inside it, which is how flows keep addresses.
+        let forbidden = |address: IpAddr| {
+            let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+            address.is_loopback() || mapped
+        };
+        if forbidden(source) || forbidden(destination) || source.is_multicast() {
+            return Err(DropReason::ForbiddenAddress);
+        }
+        Ok(())
+    }
+
     /// Whether a flow to `seen` that goes to `real` may go on.
     pub(crate) fn still_allows(&self, proto: Proto, seen: SocketAddr, real: SocketAddr) -> bool {
         if self.egress.rules.is_empty() {

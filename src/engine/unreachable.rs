@@ -9,6 +9,8 @@
 //! | `EHOSTUNREACH`, `EHOSTDOWN` | 3, 1: host unreachable | 1, 3: address unreachable |
 //! | `EACCES`, `EPERM`; a rule rejects it | 3, 13: prohibited | 1, 1: prohibited |
 //! | `EMSGSIZE` | 3, 4: fragmentation needed, with the MTU | 2, 0: packet too big, with the MTU |
+//! | a protocol that is not translated | 3, 2: protocol unreachable | 4, 1: unrecognized next header, with its place |
+//! | a port of this host that is the guest's own | 3, 3: port unreachable | 1, 4: port unreachable |
 //!
 //! `ECONNREFUSED` of a connection is a reset, and `ETIMEDOUT` nothing: the guest's own patience ends, too.
 //!
@@ -48,6 +50,10 @@ pub(crate) enum Unreachable {
     Prohibited,
     /// The packet may not be cut and is larger than this, in bytes.
     Narrow(u32),
+    /// Its protocol is not translated; this byte of the packet names it.
+    Protocol(u32),
+    /// Nobody has the port.
+    Port,
 }
 
 impl Unreachable {
@@ -68,6 +74,7 @@ impl Unreachable {
             DropReason::NoRoute => Some(Self::Network),
             DropReason::HostUnreachable => Some(Self::Host),
             DropReason::Prohibited | DropReason::EgressRejected => Some(Self::Prohibited),
+            DropReason::OwnDatagram => Some(Self::Port),
             _ => None,
         }
     }
@@ -79,6 +86,8 @@ impl Unreachable {
             Self::Host => DropReason::HostUnreachable,
             Self::Prohibited => DropReason::Prohibited,
             Self::Narrow(_) => DropReason::TooLarge,
+            Self::Protocol(_) => DropReason::UnknownProtocol,
+            Self::Port => DropReason::OwnDatagram,
         }
     }
 
@@ -96,6 +105,12 @@ impl Unreachable {
                 IcmpError { mtu, ..error(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) }
             }
             (Self::Narrow(mtu), false) => IcmpError { mtu, ..error(v6::TOO_BIG, 0) },
+            (Self::Protocol(_), true) => error(v4::UNREACHABLE, v4::PROTOCOL),
+            (Self::Protocol(at), false) => {
+                IcmpError { mtu: at, ..error(v6::PARAMETER, v6::UNRECOGNIZED_NEXT_HEADER) }
+            }
+            (Self::Port, true) => error(v4::UNREACHABLE, v4::PORT),
+            (Self::Port, false) => error(v6::UNREACHABLE, v6::PORT),
         }
     }
 }
@@ -139,10 +154,39 @@ pub(super) fn tell_of_frame(
     if is_reset(ip.protocol, reason) {
         return;
     }
-    let mut quoted = [0; MESSAGE_BYTES[1] - ICMP_HEADER_BYTES];
     let part = Part { frame: index, offset: start as u32, len };
+    tell_quoting(core, out, (ip.source, ip.destination), why, (lease, part));
+}
+
+/// Tells the guest that the protocol of its packet in frame `index` is not translated: whoever waits for an answer fails
+/// at once.
+pub(super) fn tell_of_protocol(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    lease: &mut FromGuestLease<'_>,
+    index: usize,
+) {
+    let frame = &lease.frames()[index];
+    let Some(packet) = ip::untranslated(frame.head(), frame.len) else { return };
+    let ends = (packet.source, packet.destination);
+    if core.net.check(ends.0, ends.1).is_err() {
+        return;
+    }
+    let part = Part { frame: index, offset: packet.offset as u32, len: packet.len };
+    tell_quoting(core, out, ends, Unreachable::Protocol(packet.named_at), (lease, part));
+}
+
+/// Sends the error `why` about a packet of `ends` to us, the beginning of which `part` is quoted.
+fn tell_quoting(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    ends: (IpAddr, IpAddr),
+    why: Unreachable,
+    (lease, part): (&mut FromGuestLease<'_>, Part),
+) {
+    let mut quoted = [0; MESSAGE_BYTES[1] - ICMP_HEADER_BYTES];
     let copied = lease.copy_out(part, &mut quoted);
-    tell(core, out, &ip, why, &[&quoted[..copied]]);
+    tell(core, out, ends, why, &[&quoted[..copied]]);
 }
 
 /// The same of a packet that is not in one frame: `l4` is what is behind its IP header.
@@ -159,7 +203,7 @@ pub(super) fn tell_of_packet(
     let (from, to) = (SocketAddr::new(ip.source, 0), SocketAddr::new(ip.destination, 0));
     let template = HeaderTemplate::new(core.net.macs(), from, to, ip.protocol, ip.flow_label);
     let header = template.l3(l4.len() as u32);
-    tell(core, out, ip, why, &[&header[eth::HEADER_BYTES..], l4]);
+    tell(core, out, (ip.source, ip.destination), why, &[&header[eth::HEADER_BYTES..], l4]);
 }
 
 /// Whether the guest is told of it by a reset instead: of a connection that the operator's rules reject.
@@ -190,16 +234,25 @@ pub(super) fn tell_of_connection(
     send(core, out, (from, guest.ip()), error, &[&quoted[eth::HEADER_BYTES..]]);
 }
 
-/// Sends the error `why` about a packet to us.
-fn tell(core: &mut Core, out: &mut dyn ToGuest, ip: &IpHead, why: Unreachable, quoted: &[&[u8]]) {
+/// Sends the error `why` about a packet from `source` to `destination`, which was sent to us.
+fn tell(
+    core: &mut Core,
+    out: &mut dyn ToGuest,
+    (source, destination): (IpAddr, IpAddr),
+    why: Unreachable,
+    quoted: &[&[u8]],
+) {
     // RFC 4443, section 2.4 (e.3): of its width a path to a group is told.
-    let told = ip.source.is_ipv6() && matches!(why, Unreachable::Narrow(_));
-    let to_all = !is_one_host(ip.destination) && !told;
-    if to_all || !is_one_host(ip.source) {
+    let told = source.is_ipv6() && matches!(why, Unreachable::Narrow(_));
+    let to_all = !is_one_host(destination) && !told;
+    if to_all || !is_one_host(source) {
         return;
     }
-    let from = router(&core.net, ip.destination);
-    send(core, out, (from, ip.source), why.icmp(ip.source.is_ipv4()), quoted);
+    let from = match why {
+        Unreachable::Port => destination,
+        _ => router(&core.net, destination),
+    };
+    send(core, out, (from, source), why.icmp(source.is_ipv4()), quoted);
 }
 
 /// Whom errors of the host come from: the gateway, or whoever the guest has asked if it has none.
@@ -255,11 +308,11 @@ pub(super) fn send(
     core.outbox.icmp(out, macs, from, to, &mut message);
 }
 
-/// The four bytes behind the checksum: the MTU where the type has one, else zero.
+/// The four bytes behind the checksum: the MTU or the place of the problem where the type has one, else zero.
 fn mtu_field(v4: bool, error: IcmpError) -> u32 {
     match (v4, error.kind, error.code) {
         (true, v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => error.mtu & 0xffff,
-        (false, v6::TOO_BIG, _) => error.mtu,
+        (false, v6::TOO_BIG | v6::PARAMETER, _) => error.mtu,
         _ => 0,
     }
 }

@@ -47,7 +47,7 @@ drop_reasons! {
     MulticastDisabled => "multicast-disabled",
     /// A group that the guest may not join: it has joined too many, or too many in a short time.
     TooManyGroups => "too-many-groups",
-    /// A datagram of the guest to a group that it has joined itself.
+    /// A datagram of the guest that would come back to it: to a group that it has joined itself, or to its own port.
     OwnDatagram => "own-datagram",
     /// An address that may not leave or enter: loopback, unspecified, v4-mapped and others.
     ForbiddenAddress => "forbidden-address",

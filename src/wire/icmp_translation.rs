@@ -11,7 +11,8 @@ pub(crate) struct IcmpError {
     pub(crate) kind: u8,
     /// Code of that type.
     pub(crate) code: u8,
-    /// MTU of the next hop, bytes, with "fragmentation needed" and "packet too big".
+    /// MTU of the next hop, bytes, with "fragmentation needed" and "packet too big"; with "parameter problem" of IPv6 the
+    /// byte of the packet that it is about.
     pub(crate) mtu: u32,
 }
 
@@ -29,8 +30,10 @@ pub(crate) mod v4 {
     pub(crate) const HOST: u8 = 1;
     /// Destination unreachable: communication administratively prohibited (RFC 1812, section 5.2.7.1).
     pub(crate) const PROHIBITED: u8 = 13;
-    pub(super) const PROTOCOL: u8 = 2;
-    pub(super) const PORT: u8 = 3;
+    /// Destination unreachable: the protocol.
+    pub(crate) const PROTOCOL: u8 = 2;
+    /// Destination unreachable: the port.
+    pub(crate) const PORT: u8 = 3;
     pub(super) const HOST_PROHIBITED: u8 = 10;
 }
 
@@ -48,9 +51,12 @@ pub(crate) mod v6 {
     pub(crate) const PROHIBITED: u8 = 1;
     /// Destination unreachable: the address.
     pub(crate) const ADDRESS: u8 = 3;
-    pub(super) const PARAMETER: u8 = 4;
-    pub(super) const PORT: u8 = 4;
-    pub(super) const UNRECOGNIZED_NEXT_HEADER: u8 = 1;
+    /// Destination unreachable: the port.
+    pub(crate) const PORT: u8 = 4;
+    /// Parameter problem.
+    pub(crate) const PARAMETER: u8 = 4;
+    /// Parameter problem: a "next header" that is not known.
+    pub(crate) const UNRECOGNIZED_NEXT_HEADER: u8 = 1;
 }
 
 /// By how much an IPv6 header is longer than an IPv4 one.

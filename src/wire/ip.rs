@@ -35,6 +35,21 @@ pub(crate) struct IgmpHead {
     pub(crate) len: u32,
 }
 
+/// A packet of a protocol that is not translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Untranslated {
+    /// Who has sent it.
+    pub(crate) source: IpAddr,
+    /// Whom to.
+    pub(crate) destination: IpAddr,
+    /// Offset of the packet, from the start of the frame.
+    pub(crate) offset: usize,
+    /// Bytes of the packet.
+    pub(crate) len: u32,
+    /// Which byte of the packet names the protocol.
+    pub(crate) named_at: u32,
+}
+
 /// A fragment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
@@ -138,6 +153,10 @@ const VLAN_BITS: u16 = 0xfff;
 
 const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 
+/// Which bytes of IPv4 and IPv6 headers name what follows.
+const PROTOCOL: u32 = 9;
+const NEXT_HEADER: u32 = 6;
+
 /// Bytes that offsets of fragments count.
 pub(crate) const UNIT_BYTES: u32 = 8;
 
@@ -210,6 +229,38 @@ pub(crate) fn parse_quoted(v4: bool, quoted: &[u8]) -> Result<Packet, DropReason
     if v4 { parse_v4(0, quoted, u32::MAX) } else { parse_v6(0, quoted, u32::MAX) }
 }
 
+/// What is in a frame for which [`parse`] says that its protocol is unknown, if its sender can be told so: it is no later
+/// fragment (RFC 1122, section 3.2.2), and nothing that is consumed here.
+pub(crate) fn untranslated(head: &[u8], frame_len: u32) -> Option<Untranslated> {
+    let offset = ip_offset(head);
+    let bytes = head.get(offset..)?;
+    let (source, destination, len, named_at) = match bytes.first()? >> 4 {
+        4 => {
+            let header = Ipv4HeaderSlice::from_slice(bytes).ok()?;
+            let protocol = header.protocol();
+            let later = header.fragments_offset().value() != 0;
+            if later || protocol == IpNumber::IGMP || translated_v4(protocol).is_some() {
+                return None;
+            }
+            let ends = (header.source_addr().into(), header.destination_addr().into());
+            (ends.0, ends.1, header.total_len().into(), PROTOCOL)
+        }
+        _ => {
+            let header = Ipv6HeaderSlice::from_slice(bytes).ok()?;
+            let payload = u32::from(header.payload_length());
+            let walk = skip_extensions(header.next_header().0, &bytes[40..], payload);
+            let Err(Stop::Unknown { next, named_at }) = walk else { return None };
+            if next == IpNumber::IPV6_NO_NEXT_HEADER {
+                return None;
+            }
+            let ends = (header.source_addr().into(), header.destination_addr().into());
+            (ends.0, ends.1, payload + 40, named_at)
+        }
+    };
+    let fits = len <= frame_len.checked_sub(offset as u32)?;
+    fits.then_some(Untranslated { source, destination, offset, len, named_at })
+}
+
 fn packet(ip: IpHead, place: Option<Place>) -> Packet {
     match place {
         Some(place) => Packet::Fragment(Fragment { ip, place }),
@@ -237,17 +288,12 @@ fn parse_v4(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> 
         offset: header.fragments_offset().byte_offset().into(),
         more: header.more_fragments(),
     };
-    let protocol = match header.protocol() {
-        IpNumber::UDP => L4Protocol::Udp,
-        IpNumber::TCP => L4Protocol::Tcp,
-        IpNumber::ICMP => L4Protocol::Icmp,
-        IpNumber::IGMP if place.is_whole() => {
-            let source = header.source_addr().into();
-            let offset = start + header_len as usize;
-            return Ok(Packet::Igmp(IgmpHead { source, offset, len: total - header_len }));
-        }
-        _ => return Err(DropReason::UnknownProtocol),
-    };
+    if header.protocol() == IpNumber::IGMP && place.is_whole() {
+        let source = header.source_addr().into();
+        let offset = start + header_len as usize;
+        return Ok(Packet::Igmp(IgmpHead { source, offset, len: total - header_len }));
+    }
+    let protocol = translated_v4(header.protocol()).ok_or(DropReason::UnknownProtocol)?;
     let ip = IpHead {
         source: header.source_addr().into(),
         destination: header.destination_addr().into(),
@@ -260,6 +306,15 @@ fn parse_v4(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> 
         l4_len: total - header_len,
     };
     Ok(packet(ip, Some(place).filter(|place| !place.is_whole())))
+}
+
+fn translated_v4(protocol: IpNumber) -> Option<L4Protocol> {
+    match protocol {
+        IpNumber::UDP => Some(L4Protocol::Udp),
+        IpNumber::TCP => Some(L4Protocol::Tcp),
+        IpNumber::ICMP => Some(L4Protocol::Icmp),
+        _ => None,
+    }
 }
 
 fn too_short(error: &etherparse::err::ipv4::HeaderSliceError) -> DropReason {
@@ -278,7 +333,8 @@ fn parse_v6(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> 
     if payload + 40 > len {
         return Err(DropReason::Truncated);
     }
-    let walk = skip_extensions(header.next_header().0, &bytes[40..], payload)?;
+    let walk =
+        skip_extensions(header.next_header().0, &bytes[40..], payload).map_err(Stop::reason)?;
     let ip = IpHead {
         source: Ipv6Addr::from(header.source()).into(),
         destination: Ipv6Addr::from(header.destination()).into(),
@@ -302,10 +358,31 @@ struct Walk {
     place: Option<Place>,
 }
 
+/// Why a walk ended before it was at its end.
+enum Stop {
+    /// A header is named that nobody translates.
+    Unknown {
+        /// Its number.
+        next: IpNumber,
+        /// Which byte of the packet names it.
+        named_at: u32,
+    },
+    Dropped(DropReason),
+}
+
+impl Stop {
+    fn reason(self) -> DropReason {
+        match self {
+            Self::Unknown { .. } => DropReason::UnknownProtocol,
+            Self::Dropped(reason) => reason,
+        }
+    }
+}
+
 /// Walks over extension headers (RFC 8200, section 4) to the L4 header, or to what a fragment has in
 /// its place. ESP and "no next header" end the walk: nothing to translate.
-fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, DropReason> {
-    let (mut next, mut offset) = (first, 0u32);
+fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, Stop> {
+    let (mut next, mut offset, mut named_at) = (first, 0u32, NEXT_HEADER);
     let mut atomic = None;
     loop {
         let end = |protocol, place| Ok(Walk { protocol, bytes: offset, place });
@@ -316,21 +393,22 @@ fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, DropRe
             IpNumber::IPV6_ICMP => return end(L4Protocol::Icmpv6, atomic),
             FRAGMENT | IpNumber::AUTHENTICATION_HEADER => {}
             IpNumber(0 | 43 | 60 | 135 | 139 | 140 | 253 | 254) => {}
-            _ => return Err(DropReason::UnknownProtocol),
+            next => return Err(Stop::Unknown { next, named_at }),
         }
         if offset + 8 > payload {
-            return Err(DropReason::Truncated);
+            return Err(Stop::Dropped(DropReason::Truncated));
         }
         let header = bytes.get(offset as usize..).and_then(|rest| rest.first_chunk::<8>());
-        let header = header.ok_or(DropReason::HeadersTooLong)?;
+        let header = header.ok_or(Stop::Dropped(DropReason::HeadersTooLong))?;
+        named_at = 40 + offset;
         offset += extension_len(IpNumber(next), header);
         if offset > payload {
-            return Err(DropReason::Truncated);
+            return Err(Stop::Dropped(DropReason::Truncated));
         }
         if IpNumber(next) == FRAGMENT {
             let place = fragment_place(header);
             if !place.is_whole() {
-                return fragment_end(IpNumber(header[0]), offset, place);
+                return fragment_end(IpNumber(header[0]), offset, place).map_err(Stop::Dropped);
             }
             atomic = Some(place);
         }

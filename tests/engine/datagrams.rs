@@ -240,6 +240,42 @@ fn rfc792_port_unreachable_quotes_what_the_guest_sent() {
 }
 
 #[test]
+fn a_guest_that_sends_to_its_own_port_of_this_host_does_not_hear_itself() {
+    isolated(|| {
+        for family in FAMILIES {
+            // Addresses that stand for the host, and one of its own, with a socket for anybody.
+            for to in [family.gateway(), family.host()] {
+                let mut world = known(&Setup::default());
+                let to = SocketAddr::new(to, PORT);
+                for _ in 0..2 {
+                    world.send(packet::udp(guest_at(family), to, b"hello"));
+                    let message = one_message(&mut world, family);
+                    let expected = if family == Family::V4 { [3, 3] } else { [1, 4] };
+                    assert_eq!(message[..2], expected, "to {to}: port unreachable");
+                    world.quiet(TURNS);
+                    assert_eq!(world.received().len(), 0);
+                }
+                // Who has the port there gets it, from another one.
+                drop(world);
+                let mut world = known(&Setup::default());
+                let loopback = if family == Family::V4 { "127.0.0.1" } else { "::1" };
+                let at = if to.ip() == family.host() { to.ip() } else { loopback.parse().unwrap() };
+                let service = bound(SocketAddr::new(at, PORT));
+                world.send(packet::udp(guest_at(family), to, b"hello"));
+                world.settle(TURNS);
+                let (data, from) = awaited(&service);
+                assert_eq!(data, b"hello");
+                assert_ne!(from.port(), PORT);
+                service.send_to(b"answer", from).expect("sent");
+                let message = one_message(&mut world, family);
+                assert_eq!(message[..4], [PORT.to_be_bytes(), PORT.to_be_bytes()].concat());
+                assert_eq!(message[8..], *b"answer");
+            }
+        }
+    });
+}
+
+#[test]
 fn errors_that_come_together_are_relayed_all() {
     isolated(|| {
         for family in FAMILIES {

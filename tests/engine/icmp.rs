@@ -177,6 +177,44 @@ fn destinations_without_a_way_are_unreachable_at_once() {
     });
 }
 
+#[test]
+fn a_protocol_that_is_not_translated_is_unreachable_at_once() {
+    isolated(|| {
+        let mut world = known(&Setup::default());
+        let mut dropped = 0;
+        for family in FAMILIES {
+            // IPv4 in IP, GRE, ESP, SCTP, UDP-Lite.
+            for protocol in [4, 47, 50, 132, 136] {
+                let sent = packet::ip(family.guest(), server(family), protocol, 64, &[7; 32]);
+                world.send(sent.clone());
+                let error = the_error(&mut world);
+                let expected = of2(family, (3, 2, 0), (4, 1, 6));
+                assert_eq!((error.kind, error.code, error.mtu), expected, "{protocol} {family:?}");
+                assert_eq!((error.source, &error.quoted[..]), (family.gateway(), &sent[14..]));
+                dropped += 1;
+            }
+        }
+        // RFC 4443, section 3.4: the pointer is to what names it, here the second header.
+        let (guest, to) = (Family::V6.guest(), server(Family::V6));
+        let behind = [&[47, 0, 1, 4, 0, 0, 0, 0][..], &[7; 32]].concat();
+        world.send(packet::ip(guest, to, 0, 64, &behind));
+        assert_eq!(the_error(&mut world).mtu, 40);
+        assert_eq!(world.drops(DropReason::UnknownProtocol), dropped + 1);
+        // None is about what is for many, what has no next header, or a later fragment.
+        let groups = [("192.0.2.2", "239.1.2.3"), ("2001:db8::2", "ff05::1:2345")];
+        for (guest, group) in groups {
+            world.send(packet::ip(ip(guest), ip(group), 47, 64, &[7; 32]));
+        }
+        world.send(packet::ip(guest, to, 59, 64, &[7; 32]));
+        let mut later = packet::ip(Family::V4.guest(), server(Family::V4), 47, 64, &[7; 32]);
+        later[20..22].copy_from_slice(&[0, 4]);
+        world.send(later);
+        world.settle(TURNS);
+        assert_eq!(world.received().len(), 0);
+        assert_eq!(world.drops(DropReason::UnknownProtocol), dropped + 5);
+    });
+}
+
 fn of2<T>(family: Family, v4: T, v6: T) -> T {
     if family == Family::V4 { v4 } else { v6 }
 }

@@ -115,6 +115,10 @@ pub(super) fn find_or_open(
     };
     let epoch = core.net.epoch();
     let Some(flow) = core.flows.table.get_mut(id) else { return Ok(None) };
+    if flow.sides[1].ours.port() == to.port() && socket::is_of_this_host(to) {
+        // Nobody has the port of this host but this socket, which would get what it sends.
+        return Err(DropReason::OwnDatagram);
+    }
     flow.state.epoch = epoch;
     let fd = flow.state.socket.as_fd();
     if to.ip().is_multicast()
