@@ -337,12 +337,12 @@ impl Flows {
     /// Notes that the guest, or whom it talks to, has answered in a UDP or echo flow.
     pub(crate) fn note_answer(&mut self, id: FlowId, now: Timestamp) {
         let Some(flow) = self.table.get(id) else { return };
-        let Some(state) = flow.state.kind.datagrams().copied() else { return };
-        if !state.is_answered() {
+        let Some(state) = flow.state.kind.datagrams().filter(|state| state.is_answered()) else {
             return;
-        }
+        };
+        let ends_soon = state.questions && !state.is_stream();
         self.one_shots.answered(&mut self.table, id.slot(), now);
-        if state.questions && !state.is_stream() {
+        if ends_soon {
             self.schedule(id, Some(now + ANSWERED_TIMEOUT));
         }
     }

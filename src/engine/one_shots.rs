@@ -144,7 +144,8 @@ impl OneShots {
     }
 
     /// The flow, of those that `starter` has started, that is to give way to another one; it is on no list any more.
-    /// Looks at no more than [`GIVE_WAY_LOOKS`] of each list.
+    /// Looks at no more than [`GIVE_WAY_LOOKS`] of each list; where all of those have talked since they were listed, it is
+    /// the one that has been silent for the longest time.
     pub(crate) fn gives_way(
         &mut self,
         table: &mut FlowTable<FlowState>,
@@ -152,6 +153,7 @@ impl OneShots {
         now: Timestamp,
     ) -> Option<FlowId> {
         for list in KINDS.map(|kind| ListId { starter, kind }) {
+            let mut quietest: Option<(Timestamp, u32)> = None;
             for _ in 0..GIVE_WAY_LOOKS {
                 let slot = self.ends(list).oldest;
                 let Some(flow) = table.at_mut(slot) else { break };
@@ -169,10 +171,18 @@ impl OneShots {
                     true => Kind::Answered,
                     false => Kind::Unanswered,
                 };
-                if kind == list.kind && state.active <= since && state.taken_out == 0 {
+                let may = kind as usize <= list.kind as usize && state.taken_out == 0;
+                if may && state.active <= since {
                     return table.id_of(slot);
                 }
                 self.append(table, slot, ListId { kind, ..list }, state.active);
+                if may && quietest.is_none_or(|(active, _)| state.active < active) {
+                    quietest = Some((state.active, slot));
+                }
+            }
+            if let Some((_, slot)) = quietest {
+                self.remove(table, slot);
+                return table.id_of(slot);
             }
         }
         None
@@ -266,6 +276,22 @@ mod tests {
             lists.all.gives_way(&mut lists.table, 1, at(10)).is_none(),
             "others have lists of their own"
         );
+    }
+
+    #[test]
+    fn where_all_have_talked_since_the_quietest_gives_way() {
+        let mut lists = Lists::default();
+        let ids = [(); 2 * GIVE_WAY_LOOKS].map(|()| lists.start(0));
+        for (id, second) in ids.iter().zip(2..) {
+            lists.state(*id).questions = true;
+            lists.talk(*id, 1, 1);
+            // Another question, and its answer, of which the lists know nothing.
+            lists.state(*id).touch(at(second), 0, 1);
+            lists.state(*id).touch(at(second), 1, 1);
+        }
+        assert_eq!(lists.next(), Some(ids[0]));
+        assert_eq!(lists.next(), Some(ids[GIVE_WAY_LOOKS]), "the first of those not looked at yet");
+        assert_eq!(lists.next(), Some(ids[1]));
     }
 
     #[test]

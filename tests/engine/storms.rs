@@ -106,6 +106,34 @@ fn short_exchanges_of_any_kind_make_room_for_each_other() {
 }
 
 #[test]
+fn whoever_the_guest_has_answered_makes_room_for_the_next() {
+    isolated(|| {
+        for (family, port) in [(Family::V4, 8000), (Family::V6, 8000), (Family::V4, 53)] {
+            let rules = vec![forward(Proto::Udp, family, port)];
+            let mut world = known(&Setup { max_descriptors: FEW, rules, ..Setup::default() });
+            let at = packet::l4_offset(family.guest());
+            for number in 0..1000_u32 {
+                let client = bound(family.host_at(0));
+                client.send_to(&number.to_be_bytes(), family.host_at(port)).expect("sent");
+                let question = world.frames(1).remove(0);
+                assert_eq!(question[at + 8..at + 12], number.to_be_bytes());
+                let from = client.local_addr().expect("bound");
+                let guest = SocketAddr::new(family.guest(), port);
+                world.send(packet::udp(guest, from, b"answer"));
+                world.settle(TURNS);
+                assert_eq!(received(&client).expect("an answer").0, b"answer");
+            }
+            assert_eq!(world.all_drops(), 0);
+            if port == 53 {
+                world.skip(Duration::from_secs(3));
+                world.settle(4000);
+                assert_eq!(world.engine.flow_count(), 0, "answered questions end soon");
+            }
+        }
+    });
+}
+
+#[test]
 fn tcp_does_not_notice_a_storm_of_questions() {
     isolated(|| {
         let mut world = World::new(&Setup { max_descriptors: FEW, ..Setup::default() });

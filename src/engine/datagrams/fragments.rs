@@ -17,7 +17,7 @@ use std::ops::Range;
 use passt_frame::{FromGuestLease, Part, ToGuest};
 use rustix::net::SendFlags;
 
-use super::send::send_datagram;
+use super::send::{note_sent, send_datagram};
 use super::{Datagrams, echo, socket};
 use crate::engine::core::Core;
 use crate::engine::marks::Marks;
@@ -135,6 +135,7 @@ fn udp(
             }
             .map(|_| ())
         })
+        .map(|()| note_sent(core, id))
     });
     sent.inspect_err(|&reason| tell_of_packet(core, out, (ip, message), reason))
 }

@@ -12,7 +12,7 @@
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, GsoKind, Part, ToGuest};
 
-use super::send::{past_icmp_error, path_mtu, send_datagram};
+use super::send::{note_sent, past_icmp_error, path_mtu, send_datagram};
 use super::{Datagrams, groups, socket};
 use crate::engine::core::Core;
 use crate::engine::marks::Marks;
@@ -70,7 +70,7 @@ impl DatagramRun {
         let parts = std::mem::take(&mut self.parts);
         let bytes = std::mem::take(&mut self.bytes);
         match send_run(core, lease, id, &marks, &parts, bytes) {
-            Some(Ok(())) => {}
+            Some(Ok(())) => note_sent(core, id),
             Some(Err(reason)) => {
                 core.outbox.drops.add(reason, parts.len() as u64);
                 for part in &parts {
@@ -203,7 +203,11 @@ pub(super) fn send_part(
         }
         Ok(())
     });
-    sent.inspect_err(|&reason| tell(core, out, lease, (id, part.frame), reason))
+    match sent {
+        Ok(()) => note_sent(core, id),
+        Err(reason) => tell(core, out, lease, (id, part.frame), reason),
+    }
+    sent
 }
 
 /// Tells the guest why a datagram of flow `id` in frame `index` was not sent.

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 
-use crate::engine::core::Settings;
+use crate::engine::core::{Core, Settings};
 use crate::engine::marks::Marks;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
 use crate::flow::side::Pif;
-use crate::flow::table::Flow;
+use crate::flow::table::{Flow, FlowId};
 use crate::sys::{group, socket};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
@@ -54,6 +54,14 @@ pub(super) fn send_datagram(
     })?;
     state.bytes[from] += u64::from(all);
     Ok(())
+}
+
+/// Notes that the guest has sent something on a flow: if the network began it, that is an answer.
+pub(super) fn note_sent(core: &mut Core, id: FlowId) {
+    let flow = core.flows.table.get(id);
+    if flow.is_some_and(|flow| flow.sides[0].pif == Pif::Host) {
+        core.flows.note_answer(id, core.now);
+    }
 }
 
 /// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to

@@ -329,8 +329,9 @@ pub(in crate::engine) fn open_inbound(
         log::debug!("no UDP socket from {local} to {peer}: {errno}");
         DropReason::SocketFailed
     })?;
-    let kind = FlowKind::Udp(DatagramState::new(core.now));
-    let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
+    let mut state = DatagramState::new(core.now);
+    state.questions = anybody::is_question(sides[1].endpoint.port());
+    let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Udp(state));
     add(core, sides, L4Protocol::Udp, state)
 }
 
