@@ -132,10 +132,8 @@ fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
     Ok(Connected { socket, port, broadcasts })
 }
 
-/// Binds a new socket of a flow with anybody, to a port that it shares with nobody. Where `to`'s port is taken or
-/// privileged, any other will do. With it, the port that it has now. If a socket of ours receives for groups on the
-/// port, the new one is bound to the address from which it sends `toward` somebody, to groups by the interface with
-/// this index.
+/// Binds a new socket of a flow with anybody, as [`bind_for_anybody`] does. Where `to`'s port is taken or privileged, any
+/// other will do. With it, the port that it has now.
 ///
 /// # Errors
 /// What setsockopt(2), bind(2) and getsockname(2) report.
@@ -145,20 +143,7 @@ pub(super) fn unconnected(
     toward: Option<(SocketAddr, u32)>,
 ) -> Result<(OwnedFd, u16), Errno> {
     let (fd, port) = (socket.as_fd(), to.address.port());
-    prepare(fd, Transport::Udp, Some(to.address.is_ipv4()))?;
-    // Older kernels deliver them, and the guest's kernel gives them to nobody who has not joined.
-    let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
-    let bound = match (socket::bind_alone(fd, to), toward) {
-        (Err(Errno::ADDRINUSE), Some((toward, groups_by))) => {
-            let address = group::source_toward(toward, to.interface, groups_by);
-            address.map_err(|_| Errno::ADDRINUSE).and_then(|mut address| {
-                address.set_port(port);
-                socket::bind_alone(fd, &BindTo { address, ..*to })
-            })
-        }
-        (bound, _) => bound,
-    };
-    match bound {
+    match bind_for_anybody(fd, to, toward) {
         Ok(()) if port == 0 => {
             let port = socket::local_address(fd)?.port();
             return Ok((socket, port));
@@ -171,6 +156,31 @@ pub(super) fn unconnected(
     }
     let port = socket::local_address(fd)?.port();
     Ok((socket, port))
+}
+
+/// Binds a new socket of a flow with anybody to a port that it shares with nobody. If a socket of ours receives for groups
+/// on the port, the new one is bound to the address from which it sends `toward` somebody, to groups by the interface with
+/// this index.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(super) fn bind_for_anybody(
+    fd: BorrowedFd<'_>,
+    to: &BindTo<'_>,
+    toward: Option<(SocketAddr, u32)>,
+) -> Result<(), Errno> {
+    prepare(fd, Transport::Udp, Some(to.address.is_ipv4()))?;
+    // Older kernels deliver them, and the guest's kernel gives them to nobody who has not joined.
+    let _ = datagram::own_groups_only(fd, to.address.is_ipv4());
+    match (socket::bind_alone(fd, to), toward) {
+        (Err(Errno::ADDRINUSE), Some((toward, groups_by))) => {
+            let address = group::source_toward(toward, to.interface, groups_by);
+            let mut address = address.map_err(|_| Errno::ADDRINUSE)?;
+            address.set_port(to.address.port());
+            socket::bind_alone(fd, &BindTo { address, ..*to })
+        }
+        (bound, _) => bound,
+    }
 }
 
 /// Sets what all have whose datagrams go on to somebody else. Those of a flow with the link, of IPv4 or not, tell of

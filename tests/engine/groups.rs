@@ -389,6 +389,37 @@ fn whoever_asks_is_answered_from_the_port_of_the_group() {
 }
 
 #[test]
+fn rfc6762_5_4_who_answers_the_guest_alone_is_heard() {
+    isolated(|| {
+        each(|family, there, world| {
+            let group = mdns(family);
+            let device = program_of(there, group);
+            join(world, group.ip());
+            for _ in 0..2 {
+                say(world, guest(family, MDNS), group, b"question");
+                let (_, from) = awaited(&device);
+                device.send_to(b"answer", from).expect("sent");
+                let (source, to, data) = at_guest(world);
+                let expected = (MDNS, guest(family, MDNS), &b"answer"[..]);
+                assert_eq!((source.port(), to, &data[..]), expected);
+            }
+            // What the guest says to somebody beyond the link comes from an address that leads beyond it.
+            let asker = bound_on(there, neighbour_at(family, 0));
+            asker.send_to(b"question", scoped(group)).expect("sent");
+            let (source, _, _) = at_guest(world);
+            say(world, guest(family, MDNS), source, b"answer");
+            assert_eq!(awaited(&asker), (b"answer".to_vec(), host_at(family, MDNS)));
+            // The port closes when the guest asks no more.
+            world.skip(Duration::from_secs(200));
+            world.settle(4000);
+            asker.send_to(b"late", host_at(family, MDNS)).expect("sent");
+            nothing_arrives(world);
+            assert_eq!(world.all_drops(), world.drops(DropReason::OwnDatagram));
+        });
+    });
+}
+
+#[test]
 fn a_port_that_was_talked_from_before_is_shared_with_the_group() {
     isolated(|| {
         each(|family, there, world| {

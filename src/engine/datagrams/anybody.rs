@@ -35,7 +35,7 @@
 //! anybody has nothing waiting, so that no datagram overtakes another.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::begin::add;
 use crate::engine::core::Core;
@@ -101,7 +101,7 @@ pub(super) fn find_or_open(
     }
     let guest = guest_side(side.endpoint);
     let known = core.flows.find(L4Protocol::Udp, &guest).filter(|&id| {
-        let stays = is_bound_to(core, id, target.source);
+        let stays = is_bound_to(core, id, target.source) && !is_bound_too_near(core, id, to);
         if !stays {
             log::debug!("{id:?}: leads elsewhere now, closing");
             core.flows.remove(id);
@@ -139,8 +139,48 @@ fn is_bound_to(core: &Core, id: FlowId, source: SocketAddr) -> bool {
     core.flows.table.get(id).is_some_and(|flow| flow.sides[1].ours.ip() == source.ip())
 }
 
-fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropReason> {
-    core.make_datagram_room(Pif::Tap, 1)?;
+/// The guest sends as `side` to a group by the socket that receives for it, which gets nothing that is for one host. But
+/// whoever answers the guest alone does so to the port that it has asked from (RFC 6762, section 5.4): it has a flow with
+/// anybody for as long as it asks, if nobody else of the host has the port.
+pub(super) fn hear_answers(core: &mut Core, side: &Side) {
+    let guest = guest_side(side.endpoint);
+    if let Some(id) = core.flows.find(L4Protocol::Udp, &guest) {
+        if let Some(flow) = core.flows.table.get_mut(id)
+            && let FlowKind::Udp(state) = &mut flow.state.kind
+        {
+            state.active = core.now;
+        }
+        return;
+    }
+    let (from, group) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
+    let Ok(target) = core.net.would_lead(Proto::Udp, from, group) else { return };
+    if core.listeners.lead_to(from.port()) {
+        return;
+    }
+    let (to, toward) = binding(core, &target);
+    let bound = socket::create(Transport::Udp, target.source.ip()).and_then(|socket| {
+        datagram_socket::bind_for_anybody(socket.as_fd(), &to, toward).map(|()| socket)
+    });
+    // It is one of the host's programs that hears them.
+    let Ok(socket) = bound else { return };
+    if core.make_datagram_room(Pif::Tap, 1).is_ok() {
+        let _ = add_flow(core, guest, (socket, target.source));
+    }
+}
+
+/// Whether a flow that [`hear_answers`] has opened, of which nothing was sent yet, has an address of one link, and `to` is
+/// beyond it.
+fn is_bound_too_near(core: &Core, id: FlowId, to: SocketAddr) -> bool {
+    let is_near = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast());
+    let Some(flow) = core.flows.table.get(id) else { return false };
+    let unused = flow.state.kind.datagrams().is_some_and(|state| state.to.is_none());
+    let own = |fd| socket::local_address(fd).is_ok_and(|own| is_near(own.ip()));
+    unused && to.is_ipv6() && !is_near(to.ip()) && own(flow.state.fd())
+}
+
+/// Where the socket of a flow with anybody is bound to, and whom it sends toward if the port is one on which we receive
+/// for groups.
+fn binding<'a>(core: &'a Core, target: &HostSide) -> (BindTo<'a>, Option<(SocketAddr, u32)>) {
     let source = target.source;
     let to = BindTo {
         address: source,
@@ -148,18 +188,32 @@ fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropR
         freebind: false,
         dual_stack: false,
     };
-    // The port may be one on which we receive for groups.
     let shared = core.groups.use_port(source.is_ipv4(), source.port());
     let toward = (target.destination, core.net.map.group_interface(source.ip()));
-    let opened = socket::create(Transport::Udp, source.ip()).and_then(|socket| {
-        datagram_socket::unconnected(socket, &to, Some(toward).filter(|_| shared))
-    });
+    (to, Some(toward).filter(|_| shared))
+}
+
+fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropReason> {
+    core.make_datagram_room(Pif::Tap, 1)?;
+    let mut source = target.source;
+    let (to, toward) = binding(core, target);
+    let opened = socket::create(Transport::Udp, source.ip())
+        .and_then(|socket| datagram_socket::unconnected(socket, &to, toward));
     let (socket, port) = opened.map_err(|errno| {
         log::debug!("UDP socket at {source}: {errno}");
         reason_of_opening(errno)
     })?;
-    let host =
-        Side { pif: Pif::Host, ours: Endpoint::new(source.ip(), port), endpoint: guest.ours };
+    source.set_port(port);
+    add_flow(core, guest, (socket, source))
+}
+
+/// Adds the flow with anybody of the guest's end `guest`, by a socket that is bound to `source`.
+fn add_flow(
+    core: &mut Core,
+    guest: Side,
+    (socket, source): (OwnedFd, SocketAddr),
+) -> Result<FlowId, DropReason> {
+    let host = Side { pif: Pif::Host, ours: source.into(), endpoint: guest.ours };
     let mut state = DatagramState::new(core.now);
     if core.net.network.services.multicast {
         state.set_broadcast(Broadcast::Possible);

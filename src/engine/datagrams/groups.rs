@@ -15,7 +15,8 @@
 //! # Sending
 //! What the guest sends to a group from the port that it receives on leaves by the socket that receives: so it has that
 //! port on the network, even where programs of the host have it, too. Answers of mDNS are ignored that come from another one
-//! (RFC 6762, section 6). Everything else leaves by the flow of its port, and whoever answers is let in there
+//! (RFC 6762, section 6). Who answers the guest alone writes to that port, too: it has a flow with anybody beside
+//! (`anybody::hear_answers`). Everything else leaves by the flow of its port, and whoever answers is let in there
 //! (`anybody`). The kernel hands what is sent to members on this host, which are to hear it; the guest's own
 //! sockets do, too, so what comes back is recognised and dropped.
 

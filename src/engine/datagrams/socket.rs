@@ -73,6 +73,7 @@ fn other_than_of_two(
     if proto == Proto::Udp
         && let Some(id) = groups::sender(core, &side)
     {
+        anybody::hear_answers(core, &side);
         return Ok(id);
     }
     if proto == Proto::Udp
@@ -96,6 +97,7 @@ fn other_than_of_two(
     if proto == Proto::Udp && remote.ip().is_multicast() {
         groups::sends_to(core, remote);
         if let Some(id) = groups::sender(core, &side) {
+            anybody::hear_answers(core, &side);
             return Ok(id);
         }
     }
