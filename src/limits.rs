@@ -192,6 +192,13 @@ pub const PORTS_CHANGED_PER_TURN: usize = 64;
 /// Actions of one spliced connection in one turn: some MiB of a fast one.
 pub(crate) const SPLICE_ACTIONS_PER_TURN: usize = 16;
 
+/// How long an end of a spliced connection may take nothing of what the other one has said before it failed: a program that
+/// works on what it has read is done with it, as a guest's is given a minute.
+pub(crate) const READER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same where it has sent something that nobody takes any more: it may be waiting for just that, and would read then.
+pub(crate) const WRITER_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Pipes of spliced connections. passt's number; a connection that gets none copies instead, so they
 /// are a cap on descriptors and on the user's pipe pages (pipe(7)), not on connections.
 pub(crate) const MAX_PIPES: usize = 32;

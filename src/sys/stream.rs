@@ -78,6 +78,12 @@ pub(crate) fn lift_unsent_limit(socket: BorrowedFd<'_>) {
     let _ = set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, -1);
 }
 
+/// Has the socket say that it has room, to whom asks from now on, when nothing waits to be sent (`TCP_NOTSENT_LOWAT`).
+/// Where the option is not known, it has room earlier.
+pub(crate) fn report_room_when_sent(socket: BorrowedFd<'_>) {
+    let _ = set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, 1);
+}
+
 /// Whether bytes wait in the receive queue; false at the end of the stream, too.
 pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

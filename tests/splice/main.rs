@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod crossing;
+mod failed;
 mod following;
 mod many;
 mod ports;

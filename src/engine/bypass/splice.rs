@@ -127,9 +127,20 @@ fn pause(waited: Duration) -> Duration {
     (waited / 8).clamp(Duration::from_micros(TICK_US), QUEUE_FULL_PAUSE)
 }
 
+/// The timer of a spliced connection.
+pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+    let Some(flow) = core.flows.table.get_mut(id) else { return };
+    let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
+    if splice.machine.is_connecting() {
+        return ask_again(core, id);
+    }
+    splice.machine.on_timer(core.now);
+    core.flows.mark_ready(id);
+}
+
 /// A connection asks again for a place in its server's queue; or it has waited for long enough to leave that to the
 /// kernel, and others do not wait with it any more.
-pub(in crate::engine) fn on_timer(core: &mut Core, id: FlowId) {
+fn ask_again(core: &mut Core, id: FlowId) {
     let now = core.now;
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     let FlowKind::Splice(splice) = &mut flow.state.kind else { return };
@@ -222,7 +233,11 @@ pub(in crate::engine) fn drive(
                 };
                 driven.act(&mut bypass.pipes, buffer, action);
             }
-            None => return bulk,
+            None => {
+                let deadline = splice.machine.deadline(core.now);
+                core.flows.schedule(id, deadline);
+                return bulk;
+            }
         }
     }
     core.flows.mark_unfinished(id);
@@ -269,8 +284,13 @@ impl Driven<'_> {
                     Some(room) => pass_on(buffer, pool, pipe, room, socket(from), to),
                     None => peek_and_copy(buffer, socket(from), to),
                 };
-                let failed = copied.inspect_err(|errno| *failure = Some(*errno));
-                machine.on_copied(from, failed.unwrap_or(Copied::Failed));
+                match copied {
+                    Ok(copied) => machine.on_copied(from, copied),
+                    Err(errno) => {
+                        *failure = Some(errno);
+                        machine.on_failure();
+                    }
+                }
             }
             Action::TakePipe(from) => {
                 pipes[from.index()] = pool.take();
@@ -302,17 +322,31 @@ impl Driven<'_> {
             Action::Watch { end, readable } => {
                 let mut events = EVENTS;
                 events.set(READABLE, readable);
-                let token = match end {
-                    End::Initiator => Token::Flow(id),
-                    End::Target => Token::SecondSocket(id),
-                };
-                if let Err(errno) = watch.again(token, socket(end), events) {
-                    log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
-                    machine.on_failure();
-                }
+                watch_for(watch, (id, end), (socket(end), events), machine);
+            }
+            Action::Flush(end) => {
+                stream::report_room_when_sent(socket(end));
+                watch_for(watch, (id, end), (socket(end), EVENTS), machine);
             }
             Action::Close { .. } => {}
         }
+    }
+}
+
+/// Has the socket of an end report `events` from now on.
+fn watch_for(
+    watch: &FlowWatch,
+    (id, end): (FlowId, End),
+    (socket, events): (BorrowedFd<'_>, EventFlags),
+    machine: &mut Splice,
+) {
+    let token = match end {
+        End::Initiator => Token::Flow(id),
+        End::Target => Token::SecondSocket(id),
+    };
+    if let Err(errno) = watch.again(token, socket, events) {
+        log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
+        machine.on_failure();
     }
 }
 
@@ -351,7 +385,7 @@ fn pass_on(
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(errno) => return Err(errno),
+        Err(_) => return Ok(Copied::Failed),
     };
     let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     let held = read - taken;
@@ -376,7 +410,7 @@ fn peek_and_copy(
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(errno) => return Err(errno),
+        Err(_) => return Ok(Copied::Failed),
     };
     let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     if taken > 0 && stream::discard(from, taken)? != taken {

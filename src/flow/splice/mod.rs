@@ -18,6 +18,12 @@
 //! once all its bytes were written, and the other way goes on. When both are at their end the connection
 //! is over, and closing the sockets passes on what is left to be passed on. Any error on either end, a refused connection among them, resets both (linger 0).
 //!
+//! What an end has said before it failed is still the other end's, who is reset once all of that is in its receive queue: a
+//! reset throws away what its socket here was not rid of. Nobody waits for ever for one that takes nothing:
+//! [`READER_PATIENCE`], and [`WRITER_PATIENCE`] where it has sent something that nobody takes any more, since it may be
+//! waiting for just that. Each byte that its socket takes begins the time anew. Without us its kernel would tell it at once,
+//! and all that had no room in its receive buffer would be lost.
+//!
 //! All events are edges. The machine remembers what they told until a call reports the contrary: a
 //! read that finds nothing or less than it could take, a write that was not complete. The kernel
 //! announces the next change exactly then, so nothing is polled and no edge is lost. The end of a
@@ -31,6 +37,11 @@
 
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
+
+use crate::limits::{READER_PATIENCE, WRITER_PATIENCE};
+use crate::time::Timestamp;
 
 /// Bytes after which a way gets a pipe: setting one up costs as much as copying so many.
 pub(crate) const PROMOTE_BYTES: u32 = 256 * 1024;
@@ -106,6 +117,8 @@ pub(crate) enum Action {
         /// Whether to report.
         readable: bool,
     },
+    /// Have this end report room to write once all that was written to it has left its socket.
+    Flush(End),
     /// Shut down writing on the socket of this end.
     ShutdownWrite(End),
     /// Close both sockets, with a reset or as they are.
@@ -181,6 +194,8 @@ struct Way {
     broken: bool,
     /// Nothing more can be read, since it has.
     lost: bool,
+    /// There is room at the destination when all that came from the source, which has failed, has left its socket.
+    flushing: bool,
     /// The destination was shut down.
     shut: bool,
     /// The way has a pipe.
@@ -202,6 +217,8 @@ pub(crate) struct Splice {
     closed: bool,
     /// The way to look at first: they take turns.
     first: End,
+    /// When both ends are reset, if what one has said before it failed is not taken by the other until then.
+    gives_up_at: Option<Timestamp>,
 }
 
 impl Splice {
@@ -215,6 +232,7 @@ impl Splice {
             failed: false,
             closed: false,
             first: End::Initiator,
+            gives_up_at: None,
         }
     }
 
@@ -269,16 +287,16 @@ impl Splice {
         if self.closed {
             return None;
         }
-        let is_lost = |way: &Way| (way.lost || way.broken && way.finished) && way.held == 0;
         let broken = self.ways.map(|way| way.broken);
-        if self.failed || broken == [true; 2] || self.ways.iter().any(is_lost) {
+        if self.failed || broken == [true; 2] || self.ways.iter().any(Way::is_flushed) {
             self.closed = true;
             return Some(Action::Close { reset: true });
         }
         if self.connecting {
             return None;
         }
-        if self.ways.iter().all(|way| way.finished && way.held == 0 && !way.piped) {
+        let is_over = |way: &Way| way.finished && !way.broken && way.held == 0 && !way.piped;
+        if self.ways.iter().all(is_over) {
             // Closing says so, too, to whom it was not said yet.
             self.closed = true;
             return Some(Action::Close { reset: false });
@@ -295,12 +313,39 @@ impl Splice {
         None
     }
 
+    /// When [`on_timer`](Self::on_timer) is to be called, to be asked when there is nothing to do.
+    pub(crate) fn deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let at = self.patience().map(|patience| now + patience);
+        self.gives_up_at = at.map(|at| self.gives_up_at.map_or(at, |before| before.min(at)));
+        self.gives_up_at
+    }
+
+    /// How long an end may take nothing of what the other one has said before it failed; `None` if nothing waits for that.
+    fn patience(&self) -> Option<Duration> {
+        if self.connecting || self.closed {
+            return None;
+        }
+        let broken = End::BOTH.into_iter().find(|end| self.ways[end.index()].broken)?;
+        let back = &self.ways[broken.other().index()];
+        // Who has ended its stream is not writing any more.
+        let writes = back.readable && !back.ended;
+        Some(if writes { WRITER_PATIENCE } else { READER_PATIENCE })
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_timer(&mut self, now: Timestamp) {
+        self.failed |= self.gives_up_at.is_some_and(|at| at <= now);
+    }
+
     /// Answer to [`Action::Copy`].
     pub(crate) fn on_copied(&mut self, from: End, copied: Copied) {
         let way = &mut self.ways[from.index()];
         match copied {
             Copied::Bytes { read, taken, held, room } => {
                 way.count(read);
+                if taken > 0 {
+                    self.gives_up_at = None;
+                }
                 way.writable = taken == read;
                 let all_to_come = way.ended || way.broken || way.urgent;
                 way.readable = all_to_come || taken + held < read || read == room;
@@ -309,7 +354,7 @@ impl Splice {
             }
             Copied::Empty => (way.readable, way.urgent, way.lost) = (false, false, way.broken),
             Copied::Ended => way.finished = true,
-            Copied::Failed => self.failed = true,
+            Copied::Failed => (way.broken, way.lost, way.readable) = (true, true, false),
             Copied::Refused => self.on_broken(from.other()),
         }
     }
@@ -343,6 +388,9 @@ impl Splice {
         let way = &mut self.ways[from.index()];
         match drained {
             Drained::Bytes(bytes) => {
+                if bytes > 0 {
+                    self.gives_up_at = None;
+                }
                 way.writable = bytes == way.held;
                 way.held = way.held.saturating_sub(bytes);
             }
@@ -360,8 +408,23 @@ impl Way {
         };
     }
 
+    /// Whether all that its source has said before it failed was passed on.
+    fn is_lost(&self) -> bool {
+        (self.lost || self.broken && self.finished) && self.held == 0
+    }
+
+    /// Whether the destination has that.
+    fn is_flushed(&self) -> bool {
+        self.flushing && self.writable
+    }
+
     /// The next thing to do on the way from `from`.
     fn next(&mut self, from: End) -> Option<Action> {
+        if self.is_lost() {
+            let flushing = std::mem::replace(&mut self.flushing, true);
+            self.writable &= flushing;
+            return (!flushing).then_some(Action::Flush(from.other()));
+        }
         let mute = self.readable && (self.muted || !self.writable);
         if std::mem::replace(&mut self.muted, mute) != mute && !self.finished {
             return Some(Action::Watch { end: from, readable: !mute });

@@ -134,6 +134,8 @@ impl Rig {
             }
             Action::ShutdownWrite(end) => self.end(end),
             Action::Watch { end, readable } => self.sockets[end.index()].watch(readable),
+            // What was written is with the peer.
+            Action::Flush(end) => self.sockets[end.index()].pending.writable = true,
             Action::Close { reset } => {
                 self.closed = Some(reset);
                 for end in End::BOTH {
@@ -418,6 +420,7 @@ fn what_has_come_before_a_failure_is_the_other_end_s() {
             }
             Action::Copy(End::Target) => machine.on_copied(End::Target, Copied::Failed),
             Action::Fill(End::Target) => machine.on_filled(End::Target, Filled::Failed),
+            Action::Flush(End::Initiator) => {}
             Action::Close { reset } => assert!(reset),
             other => panic!("{other:?}"),
         }
@@ -450,6 +453,9 @@ fn an_end_that_fails_when_it_is_written_to_is_read_first() {
             machine.on_copied(end, Copied::Bytes { read: 9, taken: 9, held: 0, room: 9 });
             assert_eq!(machine.poll(), Some(Action::Copy(end)));
             machine.on_copied(end, last);
+            assert_eq!(machine.poll(), Some(Action::Flush(end.other())), "{last:?}");
+            assert_eq!(machine.poll(), None);
+            machine.on_event(end.other(), Event { writable: true, ..Event::default() });
             assert_eq!(machine.poll(), Some(Action::Close { reset: true }), "{last:?}");
         }
     }
@@ -575,4 +581,62 @@ fn without_a_pipe_it_goes_on_copying() {
     assert_eq!(machine.poll(), Some(Action::TakePipe(End::Initiator)));
     machine.on_pipe(End::Initiator, false);
     assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+}
+
+/// An end has failed, and the other one has not taken what it has said.
+fn held_back(back: Event) -> Splice {
+    let mut machine = Splice::new(true);
+    let failed = Event { readable: true, ended: true, failed: true, ..Event::default() };
+    machine.on_event(End::Target, failed);
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
+    machine.on_copied(End::Target, Copied::Bytes { read: 9, taken: 0, held: 9, room: 9 });
+    machine.on_event(End::Initiator, back);
+    assert_eq!(machine.poll(), Some(Action::Watch { end: End::Target, readable: false }));
+    assert_eq!(machine.poll(), None);
+    machine
+}
+
+#[test]
+fn who_takes_nothing_is_reset_in_time() {
+    let readable = Event { readable: true, ..Event::default() };
+    for (back, patience) in
+        [(Event::default(), READER_PATIENCE), (ENDED, READER_PATIENCE), (readable, WRITER_PATIENCE)]
+    {
+        let start = Timestamp::from_micros(5);
+        let mut machine = held_back(back);
+        assert_eq!(machine.deadline(start), Some(start + patience));
+        let later = start + Duration::from_millis(1);
+        assert_eq!(machine.deadline(later), Some(start + patience), "nothing was taken");
+        machine.on_timer(later);
+        assert_eq!(machine.poll(), None);
+        machine.on_event(End::Initiator, Event { writable: true, ..Event::default() });
+        assert_eq!(machine.poll(), Some(Action::Drain(End::Target, 9)));
+        machine.on_drained(End::Target, Drained::Bytes(1));
+        assert_eq!(machine.poll(), None);
+        assert_eq!(machine.deadline(later), Some(later + patience), "a byte was");
+        machine.on_timer(later + patience);
+        assert_eq!(machine.poll(), Some(Action::Close { reset: true }));
+        assert_eq!(machine.deadline(later), None);
+    }
+}
+
+#[test]
+fn who_writes_while_nobody_reads_has_less_time() {
+    let start = Timestamp::from_micros(5);
+    let mut machine = held_back(Event::default());
+    assert_eq!(machine.deadline(start), Some(start + READER_PATIENCE));
+    machine.on_event(End::Initiator, Event { readable: true, ..Event::default() });
+    assert_eq!(machine.poll(), None, "nobody takes that");
+    let later = start + Duration::from_secs(9);
+    assert_eq!(machine.deadline(later), Some(later + WRITER_PATIENCE));
+}
+
+#[test]
+fn two_ends_that_are_well_may_wait_for_ever() {
+    let mut machine = established();
+    assert_eq!(machine.poll(), Some(Action::Copy(End::Initiator)));
+    machine.on_copied(End::Initiator, Copied::Bytes { read: 9, taken: 0, held: 9, room: 9 });
+    assert_eq!(machine.poll(), Some(Action::Watch { end: End::Initiator, readable: false }));
+    assert_eq!(machine.poll(), None);
+    assert_eq!(machine.deadline(Timestamp::from_micros(5)), None);
 }
