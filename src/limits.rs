@@ -319,6 +319,13 @@ pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
 /// as soon as the guest runs there, and the network knows of it by what they say.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
+/// For how long what ran beside the program may have ended, and nothing more come of the streams that it has left behind,
+/// until those are cut: the longest of usual ways and back.
+pub(crate) const REST_SILENCE: Duration = Duration::from_millis(250);
+
+/// For how long they are passed on at most: whoever has started the program waits for its end.
+pub(crate) const REST_AT_MOST: Duration = Duration::from_millis(750);
+
 /// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
 pub(crate) const STATE_BUFFER_BYTES: usize = 1 << 16;
 

@@ -65,6 +65,7 @@ mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod egress;
+mod ending;
 mod events;
 mod flows;
 mod groups;

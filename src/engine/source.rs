@@ -205,6 +205,10 @@ impl Sources {
                 None
             }
         });
+        if exit.is_some() {
+            // What is left to be done is not to be woken by it again and again.
+            let _ = epoll::delete(&*self.epoll, source.descriptor());
+        }
         self.ask();
         exit
     }

@@ -14,7 +14,7 @@ use super::stats::{EventType, Stats, event_type};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
 use super::{Counters, Engine, Token};
-use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT};
+use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT, REST_AT_MOST, REST_SILENCE};
 use crate::sys::process::alarm;
 use crate::time::Timestamp;
 
@@ -154,6 +154,10 @@ impl<L: Link> Worker<L> {
             self.turn(lingers.map(|until| until.since(monotonic_now())))?;
             let lingers = self.engine.lingers_until().is_some_and(|until| monotonic_now() < until);
             if let Some(exit) = self.exit.filter(|_| !lingers) {
+                if exit == Exit::Over {
+                    self.pass_on_rest()?;
+                }
+                self.engine.cut_streams();
                 self.engine.stop_listening();
                 self.sources.end();
                 self.engine.core.tell_of_last_shortages();
@@ -164,6 +168,34 @@ impl<L: Link> Worker<L> {
                 return Ok(exit);
             }
         }
+    }
+
+    /// What ran beside the program has ended, and its kernel goes on sending what it had written: turns until that has
+    /// all been passed on, or no more of it comes.
+    fn pass_on_rest(&mut self) -> Result<(), Errno> {
+        let mut now = monotonic_now();
+        let end = now + REST_AT_MOST;
+        let mut silent_at = now + REST_SILENCE;
+        let mut busy = self.moves();
+        while now < end && (busy || now < silent_at && self.engine.has_open_streams()) {
+            self.turn(Some(if busy { Duration::ZERO } else { silent_at.min(end).since(now) }))?;
+            now = monotonic_now();
+            busy = self.moves();
+            if busy {
+                silent_at = now + REST_SILENCE;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last turn had to do with flows or the guest, or has left some of that to the next.
+    fn moves(&self) -> bool {
+        let is_traffic = |event: &epoll::Event| {
+            let token = Token::from_bits(event.data.u64());
+            let of_flow = matches!(token, Some(Token::Flow(_) | Token::SecondSocket(_)));
+            of_flow || matches!(token, Some(Token::Listener(_) | Token::Link(_)))
+        };
+        self.frames || self.engine.has_work() || self.events.iter().any(is_traffic)
     }
 
     /// One turn. Waits for an event no longer than `at_most`.

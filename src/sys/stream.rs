@@ -103,7 +103,16 @@ pub(crate) fn is_closed(socket: BorrowedFd<'_>) -> bool {
     tcp_info(socket, &mut state) == Some(1) && state == [TCP_CLOSE]
 }
 
+/// Whether our stream has begun and has not ended: the peer must be told if it does not go on.
+pub(crate) fn is_open(socket: BorrowedFd<'_>) -> bool {
+    let mut state = [0; 1];
+    let known = tcp_info(socket, &mut state) == Some(1);
+    known && [TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT].contains(&state[0])
+}
+
 /// States of a connection (linux/tcp_states.h).
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_SYN_RECV: u8 = 3;
 const TCP_CLOSE: u8 = 7;
 const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LAST_ACK: u8 = 9;

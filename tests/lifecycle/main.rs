@@ -6,6 +6,7 @@
 mod activation;
 mod capture;
 mod command;
+mod ending;
 mod inherited;
 mod logging;
 mod readiness;
