@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::events::{Event, Events};
 use super::inspect::{Counters, EngineFacts, FlowFacts};
-use super::{Engine, ending, inspect};
+use super::{Engine, inspect};
 use crate::flow::fwd::RuleId;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
@@ -62,17 +62,6 @@ impl Engine {
         }
         self.core.end_flow(id);
         true
-    }
-
-    /// Whether a guest's stream has not been passed on to its end.
-    pub(super) fn has_open_streams(&self) -> bool {
-        ending::has_open_streams(&self.core)
-    }
-
-    /// Has the end of the program end no stream that its sender has not ended: nothing is to be done with connections
-    /// from now on but to close their sockets.
-    pub(super) fn cut_streams(&self) {
-        ending::cut_streams(&self.core);
     }
 
     /// Closes all listening sockets: others may have their ports at once.

@@ -65,7 +65,6 @@ mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod egress;
-mod ending;
 mod events;
 mod flows;
 mod groups;

@@ -1,5 +1,7 @@
 //! The loop: one epoll instance, one turn after the other.
 
+mod ending;
+
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -157,7 +159,7 @@ impl<L: Link> Worker<L> {
                 if exit == Exit::Over {
                     self.pass_on_rest()?;
                 }
-                self.engine.cut_streams();
+                ending::cut_streams(&self.engine.core);
                 self.engine.stop_listening();
                 self.sources.end();
                 self.engine.core.tell_of_last_shortages();
@@ -177,7 +179,8 @@ impl<L: Link> Worker<L> {
         let end = now + REST_AT_MOST;
         let mut silent_at = now + REST_SILENCE;
         let mut busy = self.moves();
-        while now < end && (busy || now < silent_at && self.engine.has_open_streams()) {
+        while now < end && (busy || now < silent_at && ending::has_open_streams(&self.engine.core))
+        {
             self.turn(Some(if busy { Duration::ZERO } else { silent_at.min(end).since(now) }))?;
             now = monotonic_now();
             busy = self.moves();

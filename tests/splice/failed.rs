@@ -10,19 +10,22 @@ use crate::{FIXED, LARGE, Route, pattern, read_all, reset_on_close};
 /// What the buffers between two programs hold for sure.
 const HELD: usize = 3 * 1024 * 1024;
 
-/// Sends until neither the receiver's buffers nor ours take any more; returns how many bytes.
-fn fill(stream: &mut TcpStream) -> usize {
+/// Buffers that take nothing for so long are full.
+const FULL: Duration = Duration::from_millis(300);
+
+/// Sends until neither the receiver's buffers nor ours take any more for so long.
+fn fill(stream: &mut TcpStream, patience: Duration) {
     stream.set_nonblocking(true).unwrap();
     let chunk = pattern(64 * 1024, 3);
-    let (mut sent, mut moved) = (0, Instant::now());
-    while moved.elapsed() < Duration::from_millis(300) {
+    let mut moved = Instant::now();
+    while moved.elapsed() < patience {
         match stream.write(&chunk) {
-            Ok(written) => (sent, moved) = (sent + written, Instant::now()),
+            Ok(1..) => moved = Instant::now(),
+            Ok(0) => panic!("it takes something or fails"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
     stream.set_nonblocking(false).unwrap();
-    sent
 }
 
 fn fail(stream: TcpStream) {
@@ -53,9 +56,9 @@ fn who_only_writes_hears_of_the_other_end_s_failure() {
                 let (client, service) = route.pair(&listener);
                 let (mut fails, mut writes) =
                     if service_fails { (service, client) } else { (client, service) };
-                fill(&mut fails);
+                fill(&mut fails, FULL);
                 if both_full {
-                    fill(&mut writes);
+                    fill(&mut writes, FULL);
                 }
                 fail(fails);
                 let since = Instant::now();
@@ -77,7 +80,7 @@ fn who_waits_for_nothing_but_an_error_hears_of_it() {
             let listener = route.listen();
             for half_closed in [false, true] {
                 let (client, mut service) = route.pair(&listener);
-                fill(&mut service);
+                fill(&mut service, FULL);
                 if half_closed {
                     client.shutdown(Shutdown::Write).unwrap();
                 }
@@ -141,18 +144,8 @@ fn stalled_connections_stop_no_others() {
         let mut stalled = Vec::new();
         for _ in 0..40 {
             let (mut client, mut service) = route.pair(&listener);
-            for end in [&mut client, &mut service] {
-                end.set_nonblocking(true).unwrap();
-                let chunk = vec![0; 1 << 20];
-                let mut full = None;
-                while full.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(20))
-                {
-                    match end.write(&chunk) {
-                        Ok(_) => full = None,
-                        Err(_) => _ = full.get_or_insert_with(Instant::now),
-                    }
-                }
-            }
+            fill(&mut client, Duration::from_millis(20));
+            fill(&mut service, Duration::from_millis(20));
             stalled.push((client, service));
         }
         let (mut client, mut service) = route.pair(&listener);
