@@ -1,24 +1,20 @@
 //! The command, or a login shell, in its namespaces. The process that starts it there ([`init`]) is
 //! forked early, because later the program gives up what that takes, and waits at a gate until everything is
 //! ready: a byte on a pipe opens it; when the pipe closes without one, the program has failed, and the
-//! command never starts. Later bytes are signals for the command, and the end of the pipe is that of the program. By
-//! another pipe the process tells of a command that stands still, and its end is that of the process.
+//! command never starts. Later bytes are signals for the command, and the end of the pipe is that of the program.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgrp, getpid, pidfd_open, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use passt_frame::ToGuest;
 
 use super::init::{self, Children, Init};
-use crate::engine::{Engine, EventType, Exit, Source, SourceWatch};
+use crate::engine::{Engine, EventType, Exit, Source};
 use crate::error::{StartError, system};
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
@@ -54,8 +50,6 @@ pub(crate) struct Child {
     gate: Option<OwnedFd>,
     /// Nobody else reaps it, so that nobody else has this number.
     pid: Pid,
-    /// What it tells of the command, until it ends.
-    told: OwnedFd,
     /// Becomes readable when it ends.
     end: OwnedFd,
 }
@@ -77,25 +71,22 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         pipe.map_err(system("Couldn't make a pipe"))
     };
-    let ((gate_in, gate), (told, alive)) = (pipe()?, pipe()?);
+    let ((gate_in, gate), (end, alive)) = (pipe()?, pipe()?);
     let mut kinds = Kinds::COMMAND;
     if plan.pid_namespace {
         kinds = kinds.with(Kinds::PID);
     }
     match namespace::fork_into(kinds).map_err(system("Couldn't start the command's process"))? {
         Forked::Child => {
-            drop((gate, told));
+            drop((gate, end));
             process::leave_start().map_err(system("sigaction"))?;
             Ok(Started::Command(run(plan, &gate_in, &alive)))
         }
         Forked::Parent(pid) => {
             let pid = Pid::from_raw(pid).ok_or(Errno::SRCH).map_err(system("fork"))?;
             // Before Linux 5.3 the end of a pipe tells, which comes a moment before the process's.
-            let end = match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(end) => end,
-                Err(_) => rustix::io::fcntl_dupfd_cloexec(&told, 3).map_err(system("dup"))?,
-            };
-            Ok(Started::Program(Child { gate: Some(gate), pid, told, end }))
+            let end = pidfd_open(pid, PidfdFlags::empty()).unwrap_or(end);
+            Ok(Started::Program(Child { gate: Some(gate), pid, end }))
         }
     }
 }
@@ -204,24 +195,17 @@ impl Child {
         rustix::io::write(gate, &[OPEN]).map(drop)
     }
 
-    /// What passes signals on that are meant for the command, and, as a shell's job, stands still with it. It holds the
-    /// gate, too: to be dropped before `self`.
+    /// What passes signals on that are meant for the command. It holds the gate, too: to be dropped before `self`.
     ///
     /// # Errors
     /// What signalfd(2), dup(2) or ioctl(2) report.
     pub(crate) fn signals(&self) -> Result<Box<dyn Source>, Errno> {
-        let duplicate = |fd: &OwnedFd| {
-            let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
-            // The loop waits for nobody.
-            rustix::io::ioctl_fionbio(&fd, true)?;
-            Ok(fd)
-        };
-        let gate = duplicate(self.gate.as_ref().ok_or(Errno::PIPE)?)?;
-        // A shell has its jobs lead groups. Nobody else would notice, and a signal that is to end us would have to wait.
-        let is_job = getpgrp() == getpid();
-        let told = is_job.then(|| duplicate(&self.told)).transpose()?;
-        let signals = process::signal_descriptor(&init::about_command())?;
-        Ok(Box::new(Passed { signals, gate, told }))
+        let gate = self.gate.as_ref().ok_or(Errno::PIPE)?;
+        let gate = rustix::io::fcntl_dupfd_cloexec(gate, 3)?;
+        // The loop waits for nobody.
+        rustix::io::ioctl_fionbio(&gate, true)?;
+        let signals = process::signal_descriptor(&init::ABOUT_COMMAND)?;
+        Ok(Box::new(Passed { signals, gate }))
     }
 
     /// A watch for its end.
@@ -256,35 +240,10 @@ impl Drop for Child {
     }
 }
 
-/// Signals that are meant for the command. One that stands still has the program stand still, so that whoever waits for it
-/// as for a job hears of that.
+/// Signals that are meant for the command.
 struct Passed {
     signals: OwnedFd,
     gate: OwnedFd,
-    /// What the command's parent tells of it, if that matters.
-    told: Option<OwnedFd>,
-}
-
-/// The number of `told` among the descriptors.
-const TOLD: u32 = 1;
-
-impl Passed {
-    /// Passes on what has arrived. Whether the command is to go on.
-    fn pass(&self) -> bool {
-        let mut goes_on = false;
-        while let Some(signal) = process::next_signal(self.signals.as_fd()) {
-            goes_on |= signal.number == libc::SIGCONT;
-            if init::is_for_command(signal) {
-                self.say(signal.number as u8);
-            }
-        }
-        goes_on
-    }
-
-    fn say(&self, byte: u8) {
-        // Fails when the command has just ended, which is an event of its own.
-        let _ = rustix::io::write(&self.gate, &[byte]);
-    }
 }
 
 impl Source for Passed {
@@ -297,34 +256,13 @@ impl Source for Passed {
     }
 
     fn on_event(&mut self, _engine: &mut Engine, _out: &mut dyn ToGuest) -> Option<Exit> {
-        self.pass();
+        while let Some(signal) = process::next_signal(self.signals.as_fd()) {
+            if init::is_for_command(signal) {
+                // Fails when the command has just ended, which is an event of its own.
+                let _ = rustix::io::write(&self.gate, &[signal.number as u8]);
+            }
+        }
         None
-    }
-
-    fn begin(&mut self, watch: SourceWatch) {
-        let Some(told) = &self.told else { return };
-        if let Err(errno) = watch.add(told.as_fd(), TOLD, EventFlags::IN) {
-            log::debug!("Couldn't watch whether the command stands still: {errno}");
-        }
-    }
-
-    fn on_part(
-        &mut self,
-        _part: u32,
-        _flags: EventFlags,
-        _engine: &mut Engine,
-        _out: &mut dyn ToGuest,
-    ) {
-        let Some(told) = &self.told else { return };
-        let mut byte = [0];
-        let read = rustix::io::read(told, &mut byte);
-        // First of all what has the command go on: what was told before is no longer so.
-        let goes_on = self.pass();
-        match (read, byte[0]) {
-            (Ok(1), init::STOPPED) => self.say(init::ASKED),
-            (Ok(1), init::STANDS) if !goes_on => process::stand_still(),
-            _ => {}
-        }
     }
 }
 

@@ -11,10 +11,9 @@
 //! A key of the terminal reaches a whole process group: the program, this process, and the command unless it
 //! has a group of its own. Then, and only then, it is passed on.
 //!
-//! A command that stands still by its own doing (`kill -STOP $$`) is a job that does: this process tells the program by
-//! the pipe that it holds on to, and the program stands still, too, so that the shell in front of it gets its terminal
-//! back. Before, it asks by the gate, as the command may have gone on meanwhile. SIGCONT for the program has the command
-//! go on, and so does a signal that asks it to end, of which it would not hear otherwise.
+//! A command that stands still (`kill -STOP $$`) goes on with SIGCONT for the program, and behind a signal that is to end
+//! it, of which it would not hear otherwise. The program itself does not stand still with it: whoever wakes the command
+//! would have to wake the program, too.
 //!
 //! It runs the program's code without a sandbox, as the command could, and reads nothing but bytes from the gate.
 
@@ -34,22 +33,14 @@ const ABANDONED: u8 = 1;
 /// The name of the process in `ps`.
 const NAME: &std::ffi::CStr = c"pasta-init";
 
-/// By the gate: whether the command stands still. None of the signals has this number.
-pub(super) const ASKED: u8 = 0x81;
-
-/// To the program: the command may stand still. To be asked for.
-pub(super) const STOPPED: u8 = 1;
-
-/// To the program: it has asked, and the command does.
-pub(super) const STANDS: u8 = 2;
+/// Signals to the program that are about the command.
+pub(super) const ABOUT_COMMAND: [libc::c_int; PASSED_SIGNALS.len() + 1] = {
+    let [term, quit, int, hup, usr1, usr2] = PASSED_SIGNALS;
+    [term, quit, int, hup, usr1, usr2, libc::SIGCONT]
+};
 
 /// Signals of a terminal that have a process stand still.
 const STOPPING: [libc::c_int; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
-
-/// Signals to the program that are about the command.
-pub(super) fn about_command() -> Vec<libc::c_int> {
-    PASSED_SIGNALS.into_iter().chain([libc::SIGCONT]).collect()
-}
 
 /// What becomes of the processes that outlive the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +64,7 @@ impl Init {
     /// What signalfd(2) or prctl(2) report.
     pub(super) fn prepare(children: Children) -> Result<Self, Errno> {
         // It goes on while its group stands still: it is to hear of SIGCONT for the program alone.
-        let others = STOPPING.into_iter().chain([libc::SIGCHLD]);
-        let signals: Vec<_> = about_command().into_iter().chain(others).collect();
+        let signals = [&ABOUT_COMMAND[..], &STOPPING, &[libc::SIGCHLD]].concat();
         let signals = process::signal_descriptor(&signals)?;
         if children == Children::Adopted {
             rustix::process::set_child_subreaper(Some(getpid()))?;
@@ -89,11 +79,9 @@ impl Init {
         if let Err(errno) = process::close_all_but(&[gate, alive, self.signals.as_fd()]) {
             log::debug!("Couldn't close descriptors: {errno}");
         }
-        // Whoever loses a parent is reaped, also while the program stands still and reads nothing.
-        let _told_less = rustix::io::ioctl_fionbio(alive, true);
         process::trim_memory();
         let code = loop {
-            if let Some(code) = self.turn(command, gate, alive) {
+            if let Some(code) = self.turn(command, gate) {
                 break code;
             }
         };
@@ -104,7 +92,7 @@ impl Init {
     }
 
     /// Waits for something to do, and does it. Some exit code is the end.
-    fn turn(&self, command: i32, gate: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Option<u8> {
+    fn turn(&self, command: i32, gate: BorrowedFd<'_>) -> Option<u8> {
         let mut ready = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::from_borrowed_fd(gate, PollFlags::IN),
@@ -112,22 +100,16 @@ impl Init {
         while poll(&mut ready, None) == Err(Errno::INTR) {}
         let [_, told] = ready.map(|one| !one.revents().is_empty());
         while let Some(signal) = process::next_signal(self.signals.as_fd()) {
-            if let Some(code) = self.on_signal(command, signal, program) {
+            if let Some(code) = self.on_signal(command, signal) {
                 return Some(code);
             }
         }
-        if told { self.on_gate(command, gate, program) } else { None }
+        if told { self.on_gate(command, gate) } else { None }
     }
 
-    fn on_signal(&self, command: i32, signal: Arrived, program: BorrowedFd<'_>) -> Option<u8> {
+    fn on_signal(&self, command: i32, signal: Arrived) -> Option<u8> {
         match signal.number {
-            libc::SIGCHLD => {
-                let code = reap(command);
-                if code.is_none() && stands_still(command) {
-                    tell(program, STOPPED);
-                }
-                code
-            }
+            libc::SIGCHLD => reap(command),
             number if STOPPING.contains(&number) => None,
             number if signal.by_kernel && process::shares_group(command) => {
                 go_on_after(command, number);
@@ -138,16 +120,10 @@ impl Init {
     }
 
     /// Does what the program says.
-    fn on_gate(&self, command: i32, gate: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Option<u8> {
+    fn on_gate(&self, command: i32, gate: BorrowedFd<'_>) -> Option<u8> {
         let mut byte = [0];
         match rustix::io::read(gate, &mut byte) {
-            Ok(1) if byte[0] == ASKED => {
-                if stands_still(command) {
-                    tell(program, STANDS);
-                }
-                None
-            }
-            Ok(1) if about_command().contains(&byte[0].into()) => {
+            Ok(1) if ABOUT_COMMAND.contains(&byte[0].into()) => {
                 self.pass_on(command, byte[0].into())
             }
             Ok(1) | Err(Errno::INTR | Errno::AGAIN) => None,
@@ -167,37 +143,30 @@ impl Init {
         }
         match process::send_signal(command, signal) {
             Err(Errno::PERM | Errno::ACCESS) if self.children == Children::EndWithUs => {
-                return Some(BY_SIGNAL + signal as u8);
+                Some(BY_SIGNAL + signal as u8)
             }
-            _ => go_on_after(command, signal),
+            _ => {
+                go_on_after(command, signal);
+                None
+            }
         }
-        None
     }
-}
-
-/// Tells the program, unless it has been told a lot that it has not read yet.
-fn tell(program: BorrowedFd<'_>, what: u8) {
-    let _full_or_gone = rustix::io::write(program, &[what]);
-}
-
-/// Whether the command stands still now.
-fn stands_still(command: i32) -> bool {
-    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    Pid::from_raw(command)
-        .is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
 }
 
 /// Has a command go on that stands still. One that does not may treat the signal in its own way, and has had it with its
 /// group.
 fn go_on(command: i32) {
-    if stands_still(command) {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let state = Pid::from_raw(command).map(|pid| waitid(WaitId::Pid(pid), options));
+    if let Some(Ok(Some(_))) = state {
         let _ended_meanwhile = process::send_signal(command, libc::SIGCONT);
     }
 }
 
-/// Has a command go on that has got a signal which asks it to end: it would hear of that later only.
+/// Has a command go on that has got a signal which is to end it: it would hear of that later only. Others are often
+/// trapped for something else, for which it has time.
 fn go_on_after(command: i32, signal: libc::c_int) {
-    if [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT, libc::SIGHUP].contains(&signal) {
+    if [libc::SIGTERM, libc::SIGQUIT].contains(&signal) {
         go_on(command);
     }
 }
@@ -241,6 +210,6 @@ fn children() -> Vec<Pid> {
 
 /// Whether the command does not know yet of a signal that the program got.
 pub(super) fn is_for_command(signal: Arrived) -> bool {
-    // The end of a terminal is told to the first process of its session alone, and to who is in front.
-    !signal.by_kernel || signal.number == libc::SIGHUP
+    // The end of a terminal is told to the first process of its session alone, and to who is in front, by both.
+    !signal.by_kernel || [libc::SIGHUP, libc::SIGCONT].contains(&signal.number)
 }

@@ -19,7 +19,7 @@ pub use inherited::{
 pub(crate) use inherited::{OpenDescriptors, close_all_but};
 pub(crate) use signals::{
     Arrived, BY_SIGNAL, PASSED_SIGNALS, end, next_signal, send_signal, shares_group,
-    signal_descriptor, stand_still,
+    signal_descriptor,
 };
 pub use unready::settle_signals;
 pub(crate) use unready::{

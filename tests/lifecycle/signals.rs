@@ -22,9 +22,6 @@ const WAYS: [&[&str]; 2] = [&[], &["--no-pidns"]];
 pub const SIGNALS: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
-/// What a command that stands still is ended by, when it goes on.
-const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
-
 /// Seconds to sleep for ever that no other process does.
 fn for_ever() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
@@ -137,37 +134,90 @@ fn a_command_may_treat_signals_as_it_likes() {
     }
 }
 
-/// Waits until the command of `pasta` with `mark` stands still.
-fn until_it_stands_still(mark: &str) {
+/// Waits until the shell with `mark` that is a command of pasta's stands still.
+fn until_it_stands_still(mark: &str) -> Pid {
     until("the command to stand still", || {
         marked(mark).into_iter().find(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            state == Some(true)
+            stat.contains(" (sh) T ")
         })
-    });
+    })
+}
+
+/// What pasta ends with.
+fn end_of(child: &mut Child) -> Option<i32> {
+    until("its end", || child.try_wait().unwrap()).code()
 }
 
 #[test]
 fn a_command_that_stops_itself_is_resumed_and_ended_through_pasta() {
     for way in WAYS {
         let mark = for_ever();
-        let script = "kill -STOP $$; exit 3";
-        let stopped = || {
+        let stopped = |script| {
             let child = spawned(way, &["sh", "-c", script, &mark]);
-            until_it_stands_still(&mark);
-            child
+            (child, until_it_stands_still(&mark))
         };
-        for ending in ENDING {
-            let mut child = stopped();
+        for ending in [Signal::TERM, Signal::QUIT] {
+            let (mut child, _) = stopped("kill -STOP $$; exit 3");
             signal(&child, ending);
-            let status = until("its end", || child.try_wait().unwrap());
-            assert_eq!(status.code(), Some(128 + ending.as_raw()), "{way:?} {ending:?}");
+            assert_eq!(end_of(&mut child), Some(128 + ending.as_raw()), "{way:?} {ending:?}");
         }
-        let mut child = stopped();
+        // What may be a wish to reload has time.
+        let script = "trap 'exit 4' HUP; trap 'exit 5' INT; kill -STOP $$; exit 3";
+        for (number, code) in [(Signal::HUP, 4), (Signal::INT, 5)] {
+            let (mut child, command) = stopped(script);
+            signal(&child, number);
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(until_it_stands_still(&mark), command, "{way:?} {number:?}");
+            signal(&child, Signal::CONT);
+            assert_eq!(end_of(&mut child), Some(code), "{way:?} {number:?}");
+        }
+        until_none_is_left(&mark);
+    }
+}
+
+/// pasta that leads a process group, as a job of a shell or of a supervisor.
+fn job(way: &[&str], script: &str, mark: &str) -> Child {
+    let mut command = inside();
+    command.args(pasta_words(way, &["sh", "-c", script, mark])).process_group(0);
+    command.stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn a_command_that_somebody_else_resumes_has_a_pasta_that_runs() {
+    for way in WAYS {
+        let mark = for_ever();
+        let script = "trap 'exit 6' TERM; kill -STOP $$; while :; do sleep 0.01; done";
+        let mut child = job(way, script, &mark);
+        let command = until_it_stands_still(&mark);
+        std::thread::sleep(Duration::from_millis(100));
+        kill_process(command, Signal::CONT).unwrap();
+        signal(&child, Signal::TERM);
+        assert_eq!(end_of(&mut child), Some(6), "{way:?}");
+    }
+}
+
+#[test]
+fn a_job_that_stands_still_goes_on_with_pasta() {
+    for way in WAYS {
+        let mark = for_ever();
+        let mut child = job(way, "kill -TSTP 0; exit 7", &mark);
+        until_it_stands_still(&mark);
         signal(&child, Signal::CONT);
-        let status = until("its end", || child.try_wait().unwrap());
-        assert_eq!(status.code(), Some(3), "{way:?}");
+        assert_eq!(end_of(&mut child), Some(7), "{way:?}");
+    }
+}
+
+#[test]
+fn a_command_that_stands_still_ends_with_its_terminal() {
+    for way in WAYS {
+        let mark = for_ever();
+        // A group of its own is not told by the kernel.
+        let words = pasta_words(way, &["setsid", "sh", "-c", "kill -STOP $$; exit 3", &mark]);
+        let mut terminal = Terminal::run(&words);
+        until_it_stands_still(&mark);
+        terminal.hang_up();
+        assert_eq!(terminal.code(), Some(128 + libc::SIGHUP), "{way:?}");
         until_none_is_left(&mark);
     }
 }
@@ -398,34 +448,6 @@ fn a_shell_outside_has_job_control() {
         terminal.until_shown("in2side");
         terminal.press("echo code $?\n");
         terminal.until_shown("code 4");
-        terminal.press("exit 0\n");
-        assert_eq!(terminal.code(), Some(0), "{way:?}");
-    }
-}
-
-/// As with `bash`'s `suspend -f`, or a program that has just sent itself to sleep.
-#[test]
-fn a_shell_outside_gets_its_terminal_back_from_a_command_that_stops_itself() {
-    for way in WAYS {
-        let shell = ["bash", "--norc", "-i"].map(str::to_owned);
-        let mut terminal = Terminal::run(&shell);
-        terminal.until_shown("$ ");
-        let words = pasta_words(way, &shell.each_ref().map(String::as_str));
-        terminal.press(&format!("{}\n", words.join(" ")));
-        terminal.until_shown("$ ");
-        for round in 1..3 {
-            terminal.press("suspend -f\n");
-            terminal.until_shown("Stopped");
-            terminal.press("fg\n");
-            // Whatever the order, in which they hear of that: nobody stands still again.
-            terminal.until_shown("$ ");
-            terminal.press(&format!("echo $((7 * {round}))th\n"));
-            terminal.until_shown(&format!("{}th", 7 * round));
-        }
-        terminal.press("exit 5\n");
-        terminal.until_shown("$ ");
-        terminal.press("echo code $?\n");
-        terminal.until_shown("code 5");
         terminal.press("exit 0\n");
         assert_eq!(terminal.code(), Some(0), "{way:?}");
     }

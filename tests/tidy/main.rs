@@ -37,7 +37,7 @@ const UNSAFE_PLACES: [&str; 3] = ["src/sys/", "src/frame/", "vhost/src/mem.rs"];
 
 /// How often `unsafe` stands in what is shipped, `unsafe impl` and `unsafe fn` included. This may only fall: who needs
 /// one more finds one to do without, or says in the commit why not.
-const UNSAFE_CEILING: usize = 114;
+const UNSAFE_CEILING: usize = 113;
 
 /// A rule that a file breaks.
 #[derive(Debug, PartialEq, Eq)]

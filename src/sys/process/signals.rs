@@ -78,18 +78,6 @@ pub(crate) fn shares_group(process: i32) -> bool {
     unsafe { libc::getpgid(process) == libc::getpgid(0) }
 }
 
-/// Has the process stand still as a key of the terminal would, until somebody has it go on. Where nobody could, because
-/// its group is nobody's job (setpgid(2): orphaned), and where it ignores that, it goes on at once.
-pub(crate) fn stand_still() {
-    raise(libc::SIGTSTP);
-}
-
-/// Sends the calling thread a signal, by raise(3), which every program here may call behind its filter.
-fn raise(signal: libc::c_int) {
-    // SAFETY: a plain number. What a handler may do has nothing to do with this.
-    let _known_number = unsafe { libc::raise(signal) };
-}
-
 /// Ends the calling process, and runs nothing that the program has registered for its own end.
 pub(crate) fn end(code: u8) -> ! {
     // SAFETY: never returns.
@@ -110,7 +98,8 @@ mod tests {
         let signals = signal_descriptor(&[libc::SIGUSR1]).unwrap();
         assert_eq!(next_signal(signals.as_fd()), None);
         // The test's thread is the only one that blocks it.
-        raise(libc::SIGUSR1);
+        // SAFETY: a plain number.
+        assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
         let expected = Arrived { number: libc::SIGUSR1, by_kernel: false };
         assert_eq!(next_signal(signals.as_fd()), Some(expected));
         assert_eq!(next_signal(signals.as_fd()), None);
