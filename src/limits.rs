@@ -68,10 +68,9 @@ pub(crate) const fn kept_back(sockets: usize, wanted: usize) -> usize {
 /// and sockets of two families.
 pub(crate) const BYPASS_DESCRIPTORS: usize = 2 * MAX_PIPES + 2 * NAMESPACE_STOCK;
 
-/// Sockets for flows below which the operator is warned at start: what one program of the guest may have open by itself, by
-/// Linux' default. The soft limit is raised to the hard one, which is 4,096 at least where nobody has lowered it; `ulimit -n
-/// 1024` of a script lowers both.
-pub(crate) const FEW_SOCKETS: usize = 1024;
+/// Sockets for flows below which the operator is warned at start: what one page of a browser opens. Who has more of them
+/// than a limit leaves is told of it when that happens.
+pub(crate) const FEW_SOCKETS: usize = 64;
 
 /// Part of all flows that UDP and echo may have which the guest starts: one half. They end by silence, or give
 /// way to others of their kind, so without a bound a flood of them keeps TCP out for as long as that takes.

@@ -82,7 +82,7 @@ fn a_port_is_closed_though_who_watches_the_host_stands_still() {
 #[test]
 fn who_leaves_few_descriptors_is_warned() {
     isolated(SETUP, || {
-        let limit = Rlimit { current: Some(2048), maximum: Some(2048) };
+        let limit = Rlimit { current: Some(1024), maximum: Some(1024) };
         setrlimit(Resource::Nofile, limit).unwrap();
         let program = Program::passt(&["-t", "8080"]);
         let mut client = program.client();
