@@ -25,7 +25,7 @@ use crate::flow::tcp::{InitialNumbers, TcpConfig};
 use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
-use shortage::Shortages;
+use shortage::{Most, Shortages};
 
 /// What does not change after start and is not about addresses.
 #[derive(Clone, Debug)]
@@ -178,7 +178,12 @@ impl Core {
 
     /// Tells the operator of limits that were met, unless that was done a moment ago. Returns when it is to be done then.
     pub(crate) fn tell_of_shortages(&mut self) -> Option<Timestamp> {
-        let drops = (&self.outbox.drops, self.settings.max_descriptors);
+        let most = Most {
+            descriptors: self.settings.max_descriptors,
+            flows: self.most_flows(),
+            half_open: self.flows.half_open_limit(self.listeners.len()),
+        };
+        let drops = (&self.outbox.drops, most);
         self.shortages.tell(self.now, drops, |shortage| log::warn!("{shortage}"))
     }
 

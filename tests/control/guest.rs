@@ -99,15 +99,16 @@ impl Guest {
     }
 
     fn segment(&mut self, connection: &Connection, flags: u8, payload: &[u8]) {
+        self.segment_to([192, 0, 2, 1], connection, flags, payload);
+    }
+
+    fn segment_to(&mut self, host: [u8; 4], connection: &Connection, flags: u8, payload: &[u8]) {
         let Connection { port, to, seq, ack } = *connection;
         let ports = [port, to].map(u16::to_be_bytes).concat();
         let numbers = [seq, ack].map(u32::to_be_bytes).concat();
         let rest = [0x50, flags, 0xff, 0xff, 0xbe, 0xef, 0, 0];
         let tcp = [&ports, &numbers, &rest[..], payload].concat();
-        self.send(&frame(
-            [8, 0],
-            &[&ip_header(6, tcp.len(), [192, 0, 2, 2], [192, 0, 2, 1]), &tcp],
-        ));
+        self.send(&frame([8, 0], &[&ip_header(6, tcp.len(), [192, 0, 2, 2], host), &tcp]));
     }
 
     /// Sends a SYN from `port` to port `to` of the gateway's.
@@ -128,6 +129,11 @@ impl Guest {
     /// Sends a SYN from `port` to port `to` of the gateway's, and waits for nothing.
     pub fn knocks(&mut self, port: u16, to: u16) {
         self.segment(&Connection { port, to, seq: 999, ack: 0 }, SYN, &[]);
+    }
+
+    /// The same to a host elsewhere.
+    pub fn knocks_at(&mut self, host: [u8; 4], (port, to): (u16, u16)) {
+        self.segment_to(host, &Connection { port, to, seq: 999, ack: 0 }, SYN, &[]);
     }
 
     /// Opens a connection.

@@ -44,6 +44,22 @@ fn without_descriptors_there_is_a_line_with_the_cure_and_one_at_the_end() {
 }
 
 #[test]
+fn where_descriptors_leave_few_handshakes_their_limit_is_what_is_to_be_raised() {
+    // Whoever is asked for hears nothing, and does not answer.
+    let quiet = "ip link add quiet0 type veth peer name quiet1; ip link set quiet0 arp off up
+        ip link set quiet1 up; ip addr add 198.51.100.1/24 dev quiet0";
+    isolated(&format!("{SETUP}; {quiet}"), || {
+        let program = Program::limited(64, &["-t", "none"]);
+        let mut guest = Guest::of(&program);
+        (0..60).for_each(|n| guest.knocks_at([198, 51, 100, 2], (50_000 + n, 80)));
+        let line = until("a line", || {
+            lines(&program.messages(), "A connection that was not made yet").pop()
+        });
+        assert!(line.contains("raise the hard limit of open descriptors, which is 64"), "{line}");
+    });
+}
+
+#[test]
 fn without_ports_of_the_host_the_guest_is_refused_and_there_is_a_line_with_the_cure() {
     let setup = format!("{SETUP}; echo 40000 40003 >/proc/sys/net/ipv4/ip_local_port_range");
     isolated(&setup, || {

@@ -7,7 +7,9 @@
 
 use std::fmt;
 
-use crate::limits::{GROUP_SOCKETS, MAX_FLOWS, MAX_GROUPS, REASSEMBLY_SLOTS, SHORTAGE_PAUSE};
+use crate::limits::{
+    GROUP_SOCKETS, MAX_FLOWS, MAX_GROUPS, MAX_HALF_OPEN, REASSEMBLY_SLOTS, SHORTAGE_PAUSE,
+};
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::drop_reason::DropCounters;
@@ -44,13 +46,24 @@ pub(super) struct Shortages {
     next: Option<Timestamp>,
 }
 
+/// How many there may be of what is limited both by number and by descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Most {
+    /// Open descriptors.
+    pub(super) descriptors: u64,
+    /// Flows.
+    pub(super) flows: usize,
+    /// Connections whose handshake is under way.
+    pub(super) half_open: usize,
+}
+
 /// A line for the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shortage {
     reason: DropReason,
     /// How often it was since the line before.
     count: u64,
-    max_descriptors: u64,
+    most: Most,
 }
 
 impl Shortages {
@@ -59,7 +72,7 @@ impl Shortages {
     pub(super) fn tell(
         &mut self,
         now: Timestamp,
-        (drops, max_descriptors): (&DropCounters, u64),
+        (drops, most): (&DropCounters, Most),
         mut say: impl FnMut(Shortage),
     ) -> Option<Timestamp> {
         let met = LIMITS.into_iter().map(|reason| drops.of(reason)).sum();
@@ -77,7 +90,7 @@ impl Shortages {
                 Some(due) => self.next = Some(self.next.map_or(due, |next| next.min(due))),
                 None => {
                     *told = Told { at: Some(now), count: told.count + count };
-                    say(Shortage { reason, count, max_descriptors });
+                    say(Shortage { reason, count, most });
                 }
             }
         }
@@ -93,7 +106,7 @@ impl Shortages {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reason, count, max_descriptors } = self;
+        let Self { reason, count, most } = self;
         let times = if *count == 1 { "once" } else { "times" };
         let number = if *count == 1 { String::new() } else { format!("{count} ") };
         write!(f, "{}, {number}{times}: ", what(*reason))?;
@@ -107,7 +120,14 @@ impl fmt::Display for Shortage {
                 "widen net.ipv4.ip_local_port_range, or see that the host has an address to send from"
             ),
             DropReason::FlowTableFull => write!(f, "{MAX_FLOWS} are the most, have fewer"),
-            DropReason::HalfOpenEvicted => write!(f, "begin fewer connections at a time"),
+            DropReason::DatagramFlowsFull | DropReason::DatagramFlowEvicted
+                if most.flows >= MAX_FLOWS =>
+            {
+                write!(f, "{MAX_FLOWS} flows are the most, of which they have a part: have fewer")
+            }
+            DropReason::HalfOpenEvicted if most.half_open >= MAX_HALF_OPEN => {
+                write!(f, "{MAX_HALF_OPEN} are the most, begin fewer connections at a time")
+            }
             DropReason::FragmentEvicted => {
                 write!(f, "{REASSEMBLY_SLOTS} are the most, have the guest send what fits its MTU")
             }
@@ -117,8 +137,9 @@ impl fmt::Display for Shortage {
             ),
             _ => write!(
                 f,
-                "raise the hard limit of open descriptors, which is {max_descriptors}: ulimit -Hn, LimitNOFILE= of \
-                 a service, --ulimit nofile= of a container"
+                "raise the hard limit of open descriptors, which is {}: ulimit -Hn, LimitNOFILE= of a service, --ulimit \
+                 nofile= of a container",
+                most.descriptors
             ),
         }
     }
@@ -147,6 +168,8 @@ mod tests {
 
     use super::*;
 
+    const FEW: Most = Most { descriptors: 1024, flows: 864, half_open: 432 };
+
     fn said(
         shortages: &mut Shortages,
         drops: &DropCounters,
@@ -154,7 +177,7 @@ mod tests {
     ) -> (Vec<String>, Option<u64>) {
         let mut lines = Vec::new();
         let now = Timestamp::ZERO + Duration::from_secs(second);
-        let next = shortages.tell(now, (drops, 1024), |line| lines.push(line.to_string()));
+        let next = shortages.tell(now, (drops, FEW), |line| lines.push(line.to_string()));
         (lines, next.map(|next| next.since(Timestamp::ZERO).as_secs()))
     }
 
@@ -194,8 +217,26 @@ mod tests {
 
     #[test]
     fn every_limit_has_a_line_of_its_own() {
-        let line = |reason| Shortage { reason, count: 2, max_descriptors: 64 }.to_string();
+        let line = |reason| Shortage { reason, count: 2, most: FEW }.to_string();
         let lines: std::collections::HashSet<_> = LIMITS.map(line).into_iter().collect();
         assert_eq!(lines.len(), LIMITS.len());
+    }
+
+    #[test]
+    fn descriptors_are_the_cure_only_where_they_are_the_limit() {
+        let many = Most { descriptors: 1 << 20, flows: MAX_FLOWS, half_open: MAX_HALF_OPEN };
+        for (reason, number) in [
+            (DropReason::HalfOpenEvicted, "4096 are the most"),
+            (DropReason::DatagramFlowsFull, "131072 flows are the most"),
+            (DropReason::DatagramFlowEvicted, "131072 flows are the most"),
+        ] {
+            let line = |most| Shortage { reason, count: 2, most }.to_string();
+            let (few, many) = (line(FEW), line(many));
+            assert!(
+                few.contains("open descriptors, which is 1024") && !few.contains(number),
+                "{few}"
+            );
+            assert!(many.contains(number) && !many.contains("descriptors"), "{many}");
+        }
     }
 }
