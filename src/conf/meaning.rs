@@ -5,7 +5,7 @@
 //! A family without a usable model on the host runs in *local mode*: link-local addresses of our
 //! own choice, unless the operator gave others.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use arrayvec::ArrayVec;
@@ -16,7 +16,7 @@ use super::{
     ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, idle,
     names, pasta, resolv,
 };
-use crate::flow::fwd::{InterfaceName, Mapping, Policy, Proto, RuleTable};
+use crate::flow::fwd::{Bypass, InterfaceName, Mapping, Policy, Proto, Rule, RuleTable};
 use crate::flow::network::{Ipv4Net, Ipv4Route, Ipv6Net, MAX_ROUTES, Network};
 
 /// The guest's IPv4 address and prefix length in local mode.
@@ -128,7 +128,12 @@ pub fn resolve(
     } else {
         (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
-    notes.extend(unreached(&rules, pasta.as_ref()));
+    let bypass = pasta.as_ref().map(|pasta| pasta.bypass);
+    notes.extend(
+        unreached(rules.rules(), bypass).map(|(proto, text)| {
+            Note::warn(format!("--{}: {text}", option_of(Way::ToGuest, proto)))
+        }),
+    );
     let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
     Ok(Conf {
         network,
@@ -247,23 +252,27 @@ fn forwarding(
     Ok(table)
 }
 
-/// Warns of rules whose target is a loopback address of the guest, where that cannot be reached. They are no errors:
-/// the other rules of a command line work.
-fn unreached(rules: &RuleTable, pasta: Option<&PastaConf>) -> Vec<Note> {
-    let is_reached = |target| pasta.is_some_and(|pasta| pasta.bypass.reaches(target));
-    let cure = if pasta.is_some() { ", or add --host-lo-to-ns-lo" } else { "" };
-    let told = rules.rules().iter().filter_map(|rule| {
-        let target = rule.target_addr.filter(|target| target.is_loopback() && !is_reached(*target));
-        let (text, option) = (rule.to_string(), option_of(Way::ToGuest, rule.proto));
-        target.map(|target| {
-            Note::warn(format!(
-                "--{option}: {}: nothing gets to {target}, a loopback address of the guest's own: leave the address \
-                 out{cure}",
-                text.trim_end()
-            ))
-        })
-    });
-    told.collect()
+/// What is to be said of rules whose target is a loopback address of the guest, where `bypass` does not lead there; guests
+/// without a namespace of this host have none. They are no errors: the other rules work.
+pub(crate) fn unreached<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
+    bypass: Option<Bypass>,
+) -> impl Iterator<Item = (Proto, String)> {
+    let cure = if bypass.is_some() { ", or start with --host-lo-to-ns-lo" } else { "" };
+    rules.into_iter().filter_map(move |rule| {
+        let target = rule.target_addr.filter(|target| !is_reached(*target, bypass))?;
+        let text = rule.to_string();
+        let text = format!(
+            "{}: nothing gets to {target}, a loopback address of the guest's own: leave the address out{cure}",
+            text.trim_end()
+        );
+        Some((rule.proto, text))
+    })
+}
+
+/// Whether what is sent to `target`, an address of the guest's, gets there.
+pub(crate) fn is_reached(target: IpAddr, bypass: Option<Bypass>) -> bool {
+    bypass.unwrap_or(Bypass::NONE).reaches(target)
 }
 
 /// The long name of the option that gives ports of `proto`, `way`.

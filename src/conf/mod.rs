@@ -32,7 +32,7 @@ mod well_known;
 pub(crate) use banner::{banner, hint};
 pub(crate) use error::{ConfError, Note};
 pub use meaning::{Conf, Device, LinkConf, resolve};
-pub(crate) use meaning::{LOCAL_GATEWAY_V4, Told, option_of, told};
+pub(crate) use meaning::{LOCAL_GATEWAY_V4, Told, is_reached, option_of, told, unreached};
 pub use options::{
     Command, Interfaces, Mode, Only, Options, PastaOptions, Question, RunConf, command, parse,
 };

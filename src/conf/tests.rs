@@ -776,7 +776,7 @@ fn a_loopback_address_as_target_is_told_of_where_nothing_gets_there() {
         warnings.map(|note| note.text).collect::<Vec<_>>()
     };
     let rules = ["-t", "0.0.0.0/7301:127.0.0.1/7201", "-u", "::/53:::1/53", "-t", "22"];
-    let cure = "leave the address out, or add --host-lo-to-ns-lo";
+    let cure = "leave the address out, or start with --host-lo-to-ns-lo";
     let said = [
         format!(
             "--tcp-ports: TCP [0.0.0.0]:7301  =>  127.0.0.1:7201: nothing gets to 127.0.0.1, a loopback address of \

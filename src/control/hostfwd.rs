@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use super::channel::Channel;
 use super::server::{Kind, Next, Protocol};
 use super::words::words_of;
-use crate::conf::{ConfError, as_slirp4netns_says};
+use crate::conf::{ConfError, as_slirp4netns_says, is_reached};
 use crate::engine::{Engine, NetView};
 use crate::flow::fwd::{ListenAddr, MAX_RULES, Proto, Rule, RuleId};
 use crate::flow::network::Network;
@@ -126,9 +126,14 @@ fn answer(engine: &mut Engine, request: &Value) -> Result<Value, String> {
 
 /// Forwards a port.
 fn add(engine: &mut Engine, arguments: &Value) -> Result<Value, String> {
-    let mut view = engine.view();
+    let (mut view, bypass) = (engine.view(), engine.bypass());
     let NetView { network, inbound, .. } = &mut view;
     let rule = rule(arguments, Own::of(network))?;
+    if let Some(guest) = rule.target_addr.filter(|guest| !is_reached(*guest, bypass)) {
+        return Err(format!(
+            "nothing gets to 'guest_addr' {guest}, a loopback address of the guest's own: leave it out"
+        ));
+    }
     inbound.add(rule, &*network).map_err(|warning| {
         let error = ConfError::Rule { warning, rule: Box::new(rule) };
         let problem = error.to_string().trim_end().replace('\n', "; ");

@@ -124,6 +124,7 @@ pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
+use crate::flow::fwd::Bypass;
 use crate::flow::network::Mac;
 use crate::flow::side::Pif;
 use crate::flow::splice::End;
@@ -211,6 +212,11 @@ impl Engine {
         self.scans.follow_rules(&self.core.net, parts.sockets.as_mut())?;
         self.bypass = Some(Box::new(parts));
         Ok(())
+    }
+
+    /// How loopback traffic passes the link by; guests without a namespace of this host have no such way.
+    pub(crate) fn bypass(&self) -> Option<Bypass> {
+        self.bypass.as_ref().map(|parts| parts.how)
     }
 
     /// Opens the listening sockets of all rules; those with the scan flag listen where others do.

@@ -97,6 +97,33 @@ fn who_leaves_few_descriptors_is_warned() {
     });
 }
 
+/// As at start, where nobody could hear of it otherwise.
+#[test]
+fn who_adds_a_rule_that_leads_nowhere_is_warned() {
+    const NOWHERE: &str = "TCP [0.0.0.0]:8080  =>  127.0.0.1:80: nothing gets to 127.0.0.1, a loopback address of the \
+                           guest's own: leave the address out";
+    isolated(SETUP, || {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("conf").to_str().unwrap().to_owned();
+        let program = Program::passt(&["--conf-path", &path]);
+        let mut client = program.client();
+        let (nowhere, somewhere) = ("0.0.0.0/8080:127.0.0.1/80", "127.0.0.1/8081:81");
+        let rule = |ports: &str| json!({ "proto": "tcp", "ports": ports });
+        let add = |ports: &str| json!({ "command": "rules-add", "proto": "tcp", "ports": ports });
+        assert_eq!(client.ask(&add(nowhere))["warnings"], json!([NOWHERE]));
+        assert_eq!(client.ask(&add(somewhere)).get("warnings"), None, "it was said");
+        let all = json!([rule(somewhere), rule(nowhere)]);
+        let all = client.ask(&json!({ "command": "rules-replace", "rules": all }));
+        assert_eq!(all["warnings"], json!([NOWHERE]));
+        client.ask(&json!({ "command": "rules-replace", "rules": [] }));
+
+        assert!(!program.messages().contains(NOWHERE));
+        let output = program.pesto_given(&["--add", "-t", nowhere, &path], "");
+        assert!(output.status.success(), "{output:?}");
+        until("a line", || program.messages().contains(NOWHERE).then_some(()));
+    });
+}
+
 /// A change of many ports takes many turns: who asks meanwhile is answered, who changes something waits for it, and who
 /// leaves has asked all the same.
 #[test]

@@ -89,3 +89,23 @@ fn cures_are_those_of_this_name() {
         assert!(said.ends_with(": leave it out, or start with --enable-ipv6\"}}\n(end)"), "{said}");
     });
 }
+
+/// Neither does slirp4netns get there.
+#[test]
+fn a_loopback_address_of_the_guests_is_refused() {
+    isolated(|| {
+        let mut rig = Rig::new();
+        for guest in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
+            let said = rig.ask(&[format!(
+                "{{\"execute\":\"add_hostfwd\",\"arguments\":{{\"proto\":\"tcp\",\"host_port\":7001,\
+                 \"guest_addr\":\"{guest}\",\"guest_port\":80}}}}"
+            )
+            .as_bytes()]);
+            let wanted =
+                format!("add_hostfwd: nothing gets to 'guest_addr' {guest}, a loopback address");
+            assert!(said.contains(&wanted) && said.contains(": leave it out"), "{guest}: {said}");
+        }
+        let list = rig.ask(&[br#"{"execute": "list_hostfwd"}"#]);
+        assert_eq!(list, "{\"return\":{\"entries\":[]}}\n(end)");
+    });
+}

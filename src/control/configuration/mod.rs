@@ -13,6 +13,7 @@ use passt_frame::ToGuest;
 
 use super::channel::Channel;
 use super::server::{Kind, Next, Protocol};
+use crate::conf::unreached;
 use crate::engine::{ChangeOutcome, Engine, NetView};
 use crate::flow::fwd::{Enabled, Rule, RuleError, RuleTable};
 use crate::flow::side::Pif;
@@ -44,8 +45,8 @@ pub struct Configuration {
     abilities: Abilities,
     /// The rules that the client was told of.
     told: Option<Tables>,
-    /// What it wants is being put in force.
-    under_way: Option<ChangeOutcome>,
+    /// What it wants is being put in force, of which that is to be said then.
+    under_way: Option<(ChangeOutcome, Vec<String>)>,
 }
 
 /// The rules of both ways.
@@ -129,8 +130,12 @@ impl Configuration {
         self.told = Some(tables);
     }
 
-    /// Begins to put the rules in force that the client wants.
-    fn change(&self, engine: &mut Engine, wanted: &Wanted) -> Result<ChangeOutcome, Refusal> {
+    /// Begins to put the rules in force that the client wants. Returns warnings about what it adds, too.
+    fn change(
+        &self,
+        engine: &mut Engine,
+        wanted: &Wanted,
+    ) -> Result<(ChangeOutcome, Vec<String>), Refusal> {
         let mut view = engine.view();
         let told = self.told.as_ref().expect("who answers was told");
         let missing = wanted.iter().find(|(pif, _)| !self.pifs().contains(pif));
@@ -146,7 +151,9 @@ impl Configuration {
             let table = merged(told.table(*pif), rules, current.table(*pif), enabled)?;
             *(if *pif == Pif::Splice { &mut view.outbound } else { &mut view.inbound }) = table;
         }
-        Ok(engine.change_net(view))
+        let new = view.inbound.rules().iter().filter(|rule| told.inbound.find(rule).is_none());
+        let warnings = unreached(new, engine.bypass()).map(|(_, text)| text).collect();
+        Ok((engine.change_net(view), warnings))
     }
 
     /// Whether the program can do what `rule` says.
@@ -160,10 +167,15 @@ impl Configuration {
         Ok(())
     }
 
-    /// Says what came of it, in the log and to the client.
-    fn answer(&self, engine: &Engine, changed: Result<(), Refusal>, channel: &mut Channel) {
+    /// Says what came of it, in the log and to the client: there are warnings with it, or it was refused.
+    fn answer(
+        &self,
+        engine: &Engine,
+        changed: Result<Vec<String>, Refusal>,
+        channel: &mut Channel,
+    ) {
         match changed {
-            Ok(()) => {
+            Ok(warnings) => {
                 let tables = Tables::of(&engine.view());
                 for pif in self.pifs() {
                     log::info!("New forwarding rules for {pif}:");
@@ -171,7 +183,7 @@ impl Configuration {
                         log::info!("    {rule}");
                     }
                 }
-                if let Some(warning) = engine.warning_of_descriptors() {
+                for warning in warnings.into_iter().chain(engine.warning_of_descriptors()) {
                     log::warn!("{warning}");
                 }
                 channel.write(&[format::ACCEPTED]);
@@ -236,16 +248,17 @@ impl Protocol for Configuration {
             };
             channel.use_up(channel.input().len());
             match changed {
-                Ok(outcome) => self.under_way = Some(outcome),
+                Ok(under_way) => self.under_way = Some(under_way),
                 Err(refusal) => {
                     self.answer(engine, Err(refusal), channel);
                     return Next::Close;
                 }
             }
         }
-        let Some(changed) = self.under_way.as_ref().and_then(ChangeOutcome::take) else {
-            return Next::Busy;
-        };
+        let Some((outcome, warnings)) = &mut self.under_way else { return Next::Busy };
+        let Some(changed) = outcome.take() else { return Next::Busy };
+        let warnings = std::mem::take(warnings);
+        let changed = changed.map(|()| warnings);
         let changed = changed.map_err(|error| Refusal::Listen(error.to_string()));
         self.answer(engine, changed, channel);
         Next::Close

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::model::{Egress, EgressRule, Problem, Rule, Rules};
 use super::request::{Deleted, Specification};
 use super::{About, Answer};
-use crate::conf::{ConfError, egress, option_of, ports};
+use crate::conf::{ConfError, egress, option_of, ports, unreached};
 use crate::control::words::words_of;
 use crate::engine::{ChangeOutcome, Engine, NetView};
 use crate::flow::fwd::{self, RuleTable};
@@ -24,7 +24,8 @@ pub(super) struct UnderWay {
 
 /// What a change is about.
 enum Then {
-    Rules,
+    /// The rules, with warnings about those that are new.
+    Rules(Vec<String>),
     /// The policy, with warnings about it.
     Egress(Vec<String>),
 }
@@ -38,9 +39,10 @@ impl UnderWay {
     pub(super) fn answer(&mut self, engine: &Engine) -> Option<Result<Answer, Problem>> {
         let outcome = self.outcome.take()?;
         let in_force = |()| match &mut self.then {
-            Then::Rules => {
+            Then::Rules(warnings) => {
                 log::info!("New forwarding rules by a control client");
-                let warnings = engine.warning_of_descriptors().into_iter().collect();
+                let mut warnings = std::mem::take(warnings);
+                warnings.extend(engine.warning_of_descriptors());
                 Answer::Rules(Rules { warnings, ..list(engine) })
             }
             Then::Egress(warnings) => {
@@ -101,8 +103,11 @@ pub(super) fn add(
 ) -> Result<UnderWay, Problem> {
     let mut view = engine.view();
     let NetView { network, inbound, outbound, .. } = &mut view;
+    let before = inbound.clone();
     add_to([inbound, outbound], network, about, specification)?;
-    Ok(UnderWay::begin(engine, view, "ports", Then::Rules))
+    let new = inbound.rules().iter().filter(|rule| before.find(rule).is_none());
+    let warnings = warnings_of(engine, new);
+    Ok(UnderWay::begin(engine, view, "ports", Then::Rules(warnings)))
 }
 
 /// Begins to remove rules.
@@ -143,7 +148,7 @@ pub(super) fn delete(
             }
         }
     }
-    Ok(UnderWay::begin(engine, view, "rule", Then::Rules))
+    Ok(UnderWay::begin(engine, view, "rule", Then::Rules(Vec::new())))
 }
 
 /// Begins to put other rules in place of all.
@@ -164,7 +169,13 @@ pub(super) fn replace(
             ..problem
         })?;
     }
-    Ok(UnderWay::begin(engine, view, "rules", Then::Rules))
+    let warnings = warnings_of(engine, inbound.rules());
+    Ok(UnderWay::begin(engine, view, "rules", Then::Rules(warnings)))
+}
+
+/// What is to be said of rules that lead nowhere.
+fn warnings_of<'a>(engine: &Engine, rules: impl IntoIterator<Item = &'a fwd::Rule>) -> Vec<String> {
+    unreached(rules, engine.bypass()).map(|(_, text)| text).collect()
 }
 
 /// Adds the rules of a specification to the table of its way.

@@ -26,7 +26,6 @@ pub struct Bypass {
 
 impl Bypass {
     /// For guests without a namespace of this host.
-    #[cfg(test)]
     pub(crate) const NONE: Self = Self { enabled: false, keep_loopback: false, only: false };
 
     /// Whether a service on `address` in the namespace can be reached from the host.
