@@ -11,8 +11,12 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::skipped;
 
-/// Set in the environment of the copy that runs inside.
+/// In the environment of the copy that runs inside: how it got there.
 const INSIDE: &str = "PASST_TEST_INSIDE";
+
+/// With users of its own, and without.
+const WITH_USERS: &str = "-rn";
+const WITHOUT_USERS: &str = "-n";
 
 /// In the environment: what runs the test, which is for another processor.
 const EMULATOR: &str = "PASST_TEST_EMULATOR";
@@ -42,22 +46,29 @@ pub fn isolated_test(name: &str, setup: &str, body: impl FnOnce()) {
         status.is_ok_and(|status| status.success())
     };
     // Root may be where user namespaces are off; others need one.
-    let how = ["-rn", "-n"].into_iter().find(|how| can(how));
+    let how = [WITH_USERS, WITHOUT_USERS].into_iter().find(|how| can(how));
+    let how = how.expect("cannot make a network namespace, with or without a user one");
     let script = format!(
         "set -e\n{setup}\nexec ${EMULATOR} \"$0\" --exact \"$1\" --include-ignored --nocapture"
     );
     let output = Command::new("unshare")
-        .arg(how.expect("cannot make a network namespace, with or without a user one"))
+        .arg(how)
         .args(["sh", "-c", &script])
         .arg(std::env::current_exe().expect("the test knows its own path"))
         .arg(name)
-        .env(INSIDE, "1")
+        .env(INSIDE, how)
         .output()
         .expect("unshare(1) and sh(1) run");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
     skipped::repeat(&errors);
+}
+
+/// Whether the calling test, which is [`isolated`], is in a user namespace made for it: limits of users are then its own, and
+/// elsewhere those of the whole machine, which outlive it.
+pub fn has_own_users() -> bool {
+    std::env::var_os(INSIDE).is_some_and(|how| how == WITH_USERS)
 }
 
 /// A network namespace that lives as long as the value and its clones.
