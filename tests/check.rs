@@ -204,6 +204,14 @@ fn root_is_told_how_pasta_gets_low_ports() {
             "{lines}"
         );
     }
+    let stays = |script| text(&on_machine(script, PASTA, &["--check", "--netns-only"]).stdout);
+    let lines = stays("true");
+    let fine = "ok       low ports: all ports of the host can be forwarded, with --netns-only\n";
+    assert!(lines.contains(fine), "{lines}");
+    let drop = "exec setpriv --bounding-set=-net_bind_service --inh-caps=-net_bind_service \"$0\" \"$@\"";
+    let lines = stays(drop);
+    let lacks = "limited  low ports: ports of the host below 1024 cannot be forwarded; cure: sysctl";
+    assert!(lines.contains(lacks), "{lines}");
 }
 
 #[test]

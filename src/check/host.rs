@@ -28,14 +28,14 @@ pub(super) fn findings(question: &Question) -> Vec<Finding> {
     let mode = question.mode;
     // A start, too, reads resolv.conf before it changes its user; and with --netns-only root stays what it is.
     let network = network(mode);
-    let as_root = question.run_as.is_none().then(|| low_ports(mode));
+    let as_root = question.run_as.is_none().then(|| low_ports(question));
     let mut findings = Vec::from_iter(user(question));
     findings.extend([user_namespaces(), isolation(), call_filter(), landlock()]);
     if mode == Mode::Pasta {
         findings.extend([network_namespaces(question), tap(question)]);
     }
     findings.extend(network);
-    findings.extend([echo(), as_root.unwrap_or_else(|| low_ports(mode)), descriptors(mode)]);
+    findings.extend([echo(), as_root.unwrap_or_else(|| low_ports(question)), descriptors(mode)]);
     findings.extend(kernel());
     findings.extend(policy());
     findings
@@ -253,16 +253,19 @@ fn echo() -> Finding {
     }
 }
 
-fn low_ports(mode: Mode) -> Finding {
+fn low_ports(question: &Question) -> Finding {
     const TOPIC: &str = "low ports";
     let first: u16 = setting("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .and_then(|text| text.parse().ok())
         .unwrap_or(1024);
     let sysctl = "sysctl -w net.ipv4.ip_unprivileged_port_start=PORT";
-    // The program is in a user namespace of its own when it listens, also where root starts it.
+    // The program is in a user namespace of its own when it listens, also where root starts it, unless it is to stay.
     match first {
         0 => Finding::fine(TOPIC, "all ports of the host can be forwarded"),
-        _ if mode == Mode::Pasta && may_bind(first - 1) => {
+        _ if question.keep_root && may_bind(first - 1) => {
+            Finding::fine(TOPIC, "all ports of the host can be forwarded, with --netns-only")
+        }
+        _ if question.mode == Mode::Pasta && !question.keep_root && may_bind(first - 1) => {
             let text = format!("ports of the host below {first} are forwarded with --netns-only");
             Finding::limits(TOPIC, text, format!("add --netns-only, or {sysctl}"))
         }
