@@ -157,6 +157,28 @@ fn name_servers_are_shown_as_the_guest_knows_them() {
     assert!(lines.contains(none), "{lines}");
 }
 
+/// A server at an address of a link is on this host only if the interface of its zone has the address.
+#[test]
+fn name_servers_of_a_link_are_asked_on_it() {
+    let machine = "ip link set lo up; ip link add u0 type veth peer name u1; ip link set u1 up; ip link set u0 up
+        ip addr add fe80::53/64 dev u0 nodad; ip addr add 2001:db8::2/64 dev u0 nodad
+        ip -6 route add default via fe80::99 dev u0
+        mount -t tmpfs tmpfs /mnt; printf 'nameserver fe80::53%%u0\nnameserver fe80::53%%u1\n' >/mnt/resolv
+        mount --bind /mnt/resolv /etc/resolv.conf; mkfifo /mnt/ready
+        python3 -c '
+import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind((\"::\", 53))
+open(\"/mnt/ready\", \"w\").close()
+server.settimeout(5)
+server.sendto(*server.recvfrom(512))' & cat /mnt/ready";
+    let lines = text(&on_machine(machine, PASST, &["--check"]).stdout);
+    let names: Vec<_> = lines.lines().filter(|line| line.contains("fe80::53%")).collect();
+    assert!(names.len() == 2 && names[0].contains("fe80::53%u0 on this host"), "{lines}");
+    assert!(!lines.contains("nothing answers"), "{lines}");
+    assert!(!lines.contains("fe80::53%u1 on this host"), "{lines}");
+}
+
 #[test]
 fn what_limits_is_no_failure() {
     let setup = "ip link set lo up; ulimit -n 100";
@@ -208,9 +230,11 @@ fn root_is_told_how_pasta_gets_low_ports() {
     let lines = stays("true");
     let fine = "ok       low ports: all ports of the host can be forwarded, with --netns-only\n";
     assert!(lines.contains(fine), "{lines}");
-    let drop = "exec setpriv --bounding-set=-net_bind_service --inh-caps=-net_bind_service \"$0\" \"$@\"";
+    let drop =
+        "exec setpriv --bounding-set=-net_bind_service --inh-caps=-net_bind_service \"$0\" \"$@\"";
     let lines = stays(drop);
-    let lacks = "limited  low ports: ports of the host below 1024 cannot be forwarded; cure: sysctl";
+    let lacks =
+        "limited  low ports: ports of the host below 1024 cannot be forwarded; cure: sysctl";
     assert!(lines.contains(lacks), "{lines}");
 }
 

@@ -3,8 +3,9 @@
 //! Nothing is sent to others: a check is no reason to talk to them. A server here is asked for a name that it knows itself,
 //! and not to ask others (RFC 1035 section 4.1.1, RFC 6761 section 6.3); whatever it answers, it is there.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::finding::Finding;
 use crate::conf::host::{self, HostFacts};
@@ -14,7 +15,7 @@ use crate::sys::io_error_text;
 
 const TOPIC: &str = "name servers";
 
-/// For how long a server on this host is waited for. Others answer a question without recursion at once.
+/// For how long the servers on this host are waited for, together. A question without recursion is answered at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A question for the address of `localhost`, without recursion.
@@ -46,12 +47,26 @@ pub(super) fn findings(mode: Mode, facts: &HostFacts) -> Vec<Finding> {
         host::own_networks().unwrap_or_default().iter().map(|(address, _)| *address).collect();
     let mut options = Options::default();
     options.mode = mode;
-    let found = conf.servers.iter().map(|server| {
-        let here = server.address.is_loopback() || own.contains(&server.address);
-        let answers = !here || answers(SocketAddr::new(server.address, DNS_PORT));
-        judge(server, told_as(&options, facts, server), here, answers)
+    let here = conf.servers.iter().map(|server| {
+        let address = facts.socket_address(server.address, server.zone.as_deref(), DNS_PORT);
+        is_here(address, &own).then_some(address)
     });
-    found.collect()
+    let judged = conf.servers.iter().zip(ask_all(here));
+    judged
+        .map(|(server, answers)| judge(server, told_as(&options, facts, server), answers))
+        .collect()
+}
+
+/// Whether a server is on this host, which has the addresses `own`. That of a link may be had by others on other links,
+/// and a socket has it on its own link alone.
+fn is_here(server: SocketAddr, own: &[IpAddr]) -> bool {
+    let zone = if let SocketAddr::V6(v6) = server { v6.scope_id() } else { 0 };
+    let on_its_link = || {
+        let mut any_port = server;
+        any_port.set_port(0);
+        zone == 0 || UdpSocket::bind(any_port).is_ok()
+    };
+    server.ip().is_loopback() || own.contains(&server.ip()) && on_its_link()
 }
 
 /// The server as resolv.conf writes it.
@@ -71,35 +86,49 @@ fn told_as(options: &Options, facts: &HostFacts, server: &Server) -> Option<IpAd
     }
 }
 
-fn judge(server: &Server, told: Option<IpAddr>, here: bool, answers: bool) -> Finding {
+/// What there is to say of a server that is `told` so, and of one on this host, whether it answers.
+fn judge(server: &Server, told: Option<IpAddr>, answers: Option<bool>) -> Finding {
     let name = shown(server);
     let Some(told) = told else {
         let text = format!("{name} is nowhere in the guest's network");
         return Finding::limits(TOPIC, text, "give it an address there by --dns-forward");
     };
-    let place = if here { " on this host" } else { "" };
+    let place = if answers.is_some() { " on this host" } else { "" };
     let known = if told == server.address {
         format!("{name}{place}")
     } else {
         format!("{name}{place}, which the guest knows as {told}")
     };
-    if answers {
+    if answers.unwrap_or(true) {
         return Finding::fine(TOPIC, known);
     }
     let cure = "start the server, or give another one by --dns";
     Finding::limits(TOPIC, format!("{known}: nothing answers on port {DNS_PORT}"), cure)
 }
 
-/// Whether anything answers a question there.
-fn answers(server: SocketAddr) -> bool {
+/// Asks each server that is given, and then waits for all. Whether anything is answered by each.
+fn ask_all(servers: impl Iterator<Item = Option<SocketAddr>>) -> Vec<Option<bool>> {
+    let asked: Vec<_> = servers.map(|server| server.map(ask)).collect();
+    let end = Instant::now() + PATIENCE;
+    let answers = |socket: io::Result<UdpSocket>| socket.is_ok_and(|socket| answers(&socket, end));
+    asked.into_iter().map(|asked| asked.map(answers)).collect()
+}
+
+/// Asks there. What is answered comes to the socket.
+fn ask(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send(QUESTION)?;
-        socket.recv(&mut [0; 512])
-    });
-    asked.is_ok()
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.send(QUESTION)?;
+    Ok(socket)
+}
+
+/// Whether anything has been answered, or is until the `end`.
+fn answers(socket: &UdpSocket, end: Instant) -> bool {
+    let left = end.saturating_duration_since(Instant::now());
+    // No time at all would be for ever.
+    let waits = socket.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+    waits.and_then(|()| socket.recv(&mut [0; 512])).is_ok()
 }
 
 #[cfg(test)]
@@ -112,15 +141,15 @@ mod tests {
 
     #[test]
     fn a_server_is_shown_as_the_guest_knows_it() {
-        let text = |name, told: Option<&str>, here, answers| {
-            judge(&server(name), told.map(|told| told.parse().unwrap()), here, answers).text
+        let text = |name, told: Option<&str>, answers| {
+            judge(&server(name), told.map(|told| told.parse().unwrap()), answers).text
         };
-        assert_eq!(text("192.0.2.53", Some("192.0.2.53"), false, true), "192.0.2.53");
-        let local = text("127.0.0.53", Some("192.0.2.1"), true, true);
+        assert_eq!(text("192.0.2.53", Some("192.0.2.53"), None), "192.0.2.53");
+        let local = text("127.0.0.53", Some("192.0.2.1"), Some(true));
         assert_eq!(local, "127.0.0.53 on this host, which the guest knows as 192.0.2.1");
-        let silent = text("127.0.0.53", Some("192.0.2.1"), true, false);
+        let silent = text("127.0.0.53", Some("192.0.2.1"), Some(false));
         assert_eq!(silent, format!("{local}: nothing answers on port 53"));
-        let nowhere = text("fe80::53%eth0", None, false, true);
+        let nowhere = text("fe80::53%eth0", None, None);
         assert_eq!(nowhere, "fe80::53%eth0 is nowhere in the guest's network");
     }
 
@@ -142,8 +171,17 @@ mod tests {
             assert_eq!(&question[..len], QUESTION);
             socket.send_to(&question[..12], from).unwrap();
         });
-        assert!(answers(address));
+        assert_eq!(ask_all([Some(address), None].into_iter()), [Some(true), None]);
         server.join().unwrap();
-        assert!(!answers(address), "closed");
+        assert_eq!(ask_all([Some(address)].into_iter()), [Some(false)], "closed");
+    }
+
+    #[test]
+    fn who_is_silent_is_waited_for_with_the_others() {
+        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let begun = Instant::now();
+        let answers = ask_all(sockets.iter().map(|socket| socket.local_addr().ok()));
+        assert_eq!(answers, [Some(false); 3]);
+        assert!(begun.elapsed() < 2 * PATIENCE, "{:?}", begun.elapsed());
     }
 }

@@ -7,7 +7,7 @@
 //! All sockets are opened at start, for the process that asks may open none later.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -359,10 +359,8 @@ impl NamedHost {
 /// Where to ask, in order.
 fn servers(resolv: &str, facts: &HostFacts) -> Servers {
     let servers = resolv::parse(resolv).servers;
-    let scope = |zone: Option<&str>| zone.and_then(|zone| facts.zone_index(zone)).unwrap_or(0);
-    let address = |server: &resolv::Server| match server.address {
-        IpAddr::V4(v4) => SocketAddr::from((v4, dns::PORT)),
-        IpAddr::V6(v6) => SocketAddrV6::new(v6, dns::PORT, 0, scope(server.zone.as_deref())).into(),
+    let address = |server: &resolv::Server| {
+        facts.socket_address(server.address, server.zone.as_deref(), dns::PORT)
     };
     servers.iter().map(address).collect()
 }

@@ -6,7 +6,7 @@ mod choose;
 pub(crate) mod netlink;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -83,6 +83,20 @@ impl HostFacts {
             let index = zone.parse().ok()?;
             self.links.iter().any(|(_, other)| *other == index).then_some(index)
         })
+    }
+
+    /// Where a port of an address is, with the index of the address' zone if it has one that is known.
+    pub(crate) fn socket_address(
+        &self,
+        address: IpAddr,
+        zone: Option<&str>,
+        port: u16,
+    ) -> SocketAddr {
+        let scope = || zone.and_then(|zone| self.zone_index(zone)).unwrap_or(0);
+        match address {
+            IpAddr::V4(v4) => (v4, port).into(),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope()).into(),
+        }
     }
 
     /// Index of the interface called `name`.
