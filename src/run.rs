@@ -526,11 +526,9 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
             Ok((options.clone(), seen))
         })
         .transpose()?;
+    let wish = options.interfaces.clone();
     let conf = conf::resolve(options, &facts, &resolv, ephemeral)?;
-    for note in note.iter().chain(&conf.notes) {
-        log::log!(note.level, "{}", note.text);
-    }
-    start::tell_of_no_way_out(&conf);
+    start::tell_of_network(&conf, &wish, note.iter().chain(&conf.notes));
     Ok(Configured { conf, followed })
 }
 

@@ -15,7 +15,7 @@ pub(crate) use activation::activated;
 pub(crate) use files::Made;
 pub(crate) use free::listen_failure;
 pub(crate) use network::{
-    await_network, is_followed, is_without_network, look_up, read_resolv, tell_of_no_way_out,
+    await_network, is_followed, is_without_network, look_up, read_resolv, tell_of_network,
     warn_of_outbound,
 };
 pub(crate) use ready::{Continue, Readiness};

@@ -9,7 +9,7 @@ use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::conf::host::{self, HostFacts};
-use crate::conf::{Conf, ConfError, Interfaces, Note, Options, Target, resolv};
+use crate::conf::{Conf, ConfError, Interfaces, Note, Options, resolv};
 use crate::error::{StartError, system};
 use crate::follow::HostName;
 use crate::sys::io_error_text;
@@ -26,14 +26,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) fn await_network(wish: &Interfaces, wait: Duration) -> Result<HostFacts, StartError> {
     let events = RouteEvents::open().map_err(system("Couldn't watch the network"))?;
     let end = Instant::now() + wait;
-    let named = [&wish.template, &wish.outbound_v4, &wish.outbound_v6];
-    let anywhere = named.iter().all(|name| name.is_none());
     loop {
         events.any();
         let facts = host::facts(wish);
         match &facts {
             Ok(facts) if facts.has_network() => {}
-            Ok(_) if anywhere && host::reaches_internet(wish.only) => {}
+            Ok(_) if !wish.are_named() && host::reaches_internet(wish.only) => {}
             Ok(_) | Err(ConfError::Interface { .. }) if Instant::now() < end => {
                 await_change(&events, end);
                 continue;
@@ -116,26 +114,62 @@ fn leads_away_v4(conf: &Conf) -> bool {
     })
 }
 
-/// Says that nothing leads beyond a link of the host. That is how a service starts which comes before its network and
-/// follows it, and whoever starts it may take words for a failure. A command runs now, and who waits for it is to know why it
-/// reaches nobody.
-pub(crate) fn tell_of_no_way_out(conf: &Conf) {
-    if let Some(Note { level, text }) = no_way_out(conf) {
+/// Says what there is to say of the host's network. Beside a command, whose words are not to be lost among ours, that is of
+/// interest only where the command is alone.
+pub(crate) fn tell_of_network<'a>(
+    conf: &Conf,
+    wish: &Interfaces,
+    notes: impl Iterator<Item = &'a Note>,
+) {
+    let outlook = outlook(conf, || host::reaches_internet(wish.only));
+    let beside_command = starts_command(conf) && outlook != Outlook::Alone;
+    crate::log::set_level(conf.run.level(beside_command));
+    for Note { level, text } in notes.cloned().chain(no_way_out(conf, wish, outlook)) {
         log::log!(level, "{text}");
     }
 }
 
-fn no_way_out(conf: &Conf) -> Option<Note> {
-    let leads_away_v6 =
-        conf.template_v6.is_some() && conf.network.v6.as_ref().is_some_and(|v6| v6.default_router);
+/// How far the host's network leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// No interface is like the guest's, and nothing leads anywhere.
+    Alone,
+    /// Not beyond a link.
+    Near,
+    /// Beyond.
+    Far,
+}
+
+/// How far the network leads: by what the guest is told, else as the kernel says (`reaches_internet`), which knows the rules
+/// that choose tables.
+fn outlook(conf: &Conf, reaches_internet: impl FnOnce() -> bool) -> Outlook {
+    let v6 = conf.network.v6.as_ref();
+    let leads_away_v6 = conf.template_v6.is_some() && v6.is_some_and(|v6| v6.default_router);
     let has_device = conf.pasta.as_ref().is_none_or(|pasta| !pasta.bypass.only);
-    if !has_device || leads_away_v4(conf) || leads_away_v6 {
+    if !has_device || leads_away_v4(conf) || leads_away_v6 || reaches_internet() {
+        return Outlook::Far;
+    }
+    if conf.template_v4.is_none() && conf.template_v6.is_none() {
+        return Outlook::Alone;
+    }
+    Outlook::Near
+}
+
+fn starts_command(conf: &Conf) -> bool {
+    conf.pasta.as_ref().is_some_and(|pasta| pasta.starts_command())
+}
+
+/// What to say where nothing leads beyond a link of the host. That is how a service starts which comes before its network and
+/// follows it, and whoever starts it may take words for a failure. A command runs now, and who waits for it is to know why it
+/// reaches nobody. Who names an interface, or gives addresses, may mean to stay on a link.
+fn no_way_out(conf: &Conf, wish: &Interfaces, outlook: Outlook) -> Option<Note> {
+    let network = &conf.network;
+    let is_given = network.v4.as_ref().is_some_and(|v4| v4.fixed)
+        || network.v6.as_ref().is_some_and(|v6| v6.fixed);
+    if outlook == Outlook::Far || is_given || wish.are_named() {
         return None;
     }
-    let for_command = conf
-        .pasta
-        .as_ref()
-        .is_some_and(|pasta| matches!(pasta.target, Target::Spawn { .. }) && !conf.run.quiet);
+    let for_command = starts_command(conf) && !conf.run.quiet;
     let followed = is_followed(conf);
     let level = if for_command || !followed { Level::Warn } else { Level::Info };
     let later = if followed { "; what comes later is followed" } else { "" };
@@ -163,8 +197,29 @@ mod tests {
     fn level(words: &[&str], facts: &HostFacts) -> Option<Level> {
         let parsed = conf::parse(words.iter().map(|word| (*word).into())).unwrap();
         let Command::Run(options) = parsed else { panic!("{words:?}") };
+        let wish = options.interfaces.clone();
         let conf = conf::resolve(*options, facts, "", (32768, 60999)).unwrap();
-        no_way_out(&conf).map(|note| note.level)
+        no_way_out(&conf, &wish, outlook(&conf, || false)).map(|note| note.level)
+    }
+
+    #[test]
+    fn who_is_alone_has_no_model_and_no_route() {
+        let conf = |facts: &HostFacts| {
+            let Command::Run(options) = conf::parse(["passt".into()].into_iter()).unwrap() else {
+                panic!("no options")
+            };
+            conf::resolve(*options, facts, "", (32768, 60999)).unwrap()
+        };
+        let nothing = conf(&HostFacts::default());
+        assert_eq!(outlook(&nothing, || false), Outlook::Alone);
+        assert_eq!(outlook(&nothing, || true), Outlook::Far, "by rules");
+        let name = InterfaceName::new("eth0").unwrap();
+        let address = Some((Ipv4Addr::new(192, 0, 2, 2), 24));
+        let (link_local, default_route, gateway) = (None, false, None);
+        let v4 = Template { name, index: 2, address, link_local, default_route, gateway };
+        let near = conf(&HostFacts { v4: Some(v4), ..HostFacts::default() });
+        assert_eq!(outlook(&near, || false), Outlook::Near);
+        assert_eq!(outlook(&near, || true), Outlook::Far, "over another interface");
     }
 
     #[test]
@@ -178,6 +233,9 @@ mod tests {
             (&["pasta", "true"], Some(Level::Warn)),
             (&["pasta", "-q", "true"], Some(Level::Info)),
             (&["pasta", "--splice-only", "true"], None),
+            (&["pasta", "-i", "eth0", "true"], None),
+            (&["pasta", "-a", "192.0.2.2", "true"], None),
+            (&["pasta", "-a", "2001:db8::2", "true"], None),
         ] {
             assert_eq!(level(words, &nothing), expected, "{words:?}");
         }

@@ -65,16 +65,20 @@ fn its_output_is_its_own() {
     assert!(stderr.ends_with("err\n") && !stderr.contains("Client connection"), "{stderr}");
 }
 
-/// What its network is made of, or not, is known before it starts; the rest would be in the way of its own words.
+/// What a program says that runs nothing, on a host of its own that is set up by a script.
+fn said_on(host: &str, options: &[&str]) -> String {
+    let mut command = unshare("n");
+    command.args(["sh", "-ec", &format!("{host}\nexec \"$0\" \"$@\"")]);
+    command.arg(env!("CARGO_BIN_EXE_pasta")).args(options).args(["--", "true"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// That it has no network is known before it starts; the rest would be in the way of its own words.
 #[test]
-fn what_the_host_has_is_told_before_it_starts() {
-    let said = |options: &[&str]| {
-        let mut command = unshare("n");
-        command.arg(env!("CARGO_BIN_EXE_pasta")).args(options).args(["--", "true"]);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
+fn that_the_host_has_no_network_is_told_before_it_starts() {
+    let said = |options: &[&str]| said_on(":", options);
     let text = said(&["--config-net"]);
     for family in ["IPv4", "IPv6"] {
         let lacks = format!("No interfaces with usable {family} routes\n");
@@ -85,6 +89,27 @@ fn what_the_host_has_is_told_before_it_starts() {
     for quiet in [&["--config-net", "-q"][..], &["-d", "--quiet", "-4"]] {
         let text = said(quiet);
         assert!(!text.contains("use local mode"), "{text}");
+    }
+}
+
+#[test]
+fn a_network_that_does_what_it_is_to_do_is_worth_no_word() {
+    let link = "ip link set lo up; ip link add u0 type veth peer name u1; ip link set u1 up
+        ip link set u0 addrgenmode none up; ip addr add 192.0.2.2/24 dev u0";
+    let v4 = format!("{link}; ip route add default via 192.0.2.1");
+    let by_rules = format!(
+        "{link}; ip rule add pref 100 lookup 77; ip route add default via 192.0.2.1 table 77"
+    );
+    for host in [&v4, &by_rules] {
+        assert_eq!(said_on(host, &["--config-net"]), "", "{host}");
+    }
+    for wish in [["-i", "u0"], ["--outbound-if4", "u0"], ["-a", "192.0.2.7"]] {
+        assert_eq!(said_on(link, &wish), "", "{wish:?}");
+    }
+    assert!(said_on(link, &[]).contains("Nothing leads beyond this host's links"));
+    for host in [link, &v4] {
+        let text = said_on(host, &["-6"]);
+        assert!(text.contains("IPv6: no external interface as template"), "{text}");
     }
 }
 

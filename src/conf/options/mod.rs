@@ -224,6 +224,13 @@ pub struct Interfaces {
     pub only: Option<Only>,
 }
 
+impl Interfaces {
+    /// Whether any is named.
+    pub(crate) fn are_named(&self) -> bool {
+        [&self.template, &self.outbound_v4, &self.outbound_v6].iter().any(|name| name.is_some())
+    }
+}
+
 /// Options of pasta.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PastaOptions {
