@@ -321,6 +321,9 @@ fn a_guest_without_room_hears_of_a_failure_when_it_has_all_there_is() {
     let sends = "> A 1+100 ack=1 win=0 -x Closed";
     script(&[&waits, sends, "t 500", sends, "t 499\nt 1", "< RA 1 ack=1", "reset"]);
     script(&[&waits, sends, "t 500", has_room]);
+    // Once there is room, it has its time for that.
+    let room = has_room.split("> A 1 ack=301").next().unwrap();
+    script(&[&waits, sends, "t 950", room, "t 100"]);
 }
 
 #[test]

@@ -77,6 +77,11 @@ impl Asking {
         self.0 |= OPEN;
     }
 
+    /// Whether a question is on its way.
+    pub(crate) fn is_open(self) -> bool {
+        self.0 & OPEN != 0
+    }
+
     /// Whether it is to be asked now.
     pub(crate) fn take_due(&mut self) -> bool {
         let due = self.0 & DUE != 0;

@@ -18,7 +18,7 @@ impl Conn {
         if !self.is_over() {
             self.touch(now);
         }
-        let una = self.send.una;
+        let (una, was_closed) = (self.send.una, self.send.window_bytes() == 0);
         let accept = match self.state {
             State::Connecting => self.segment_connecting(seg),
             State::SynSent => self.segment_syn_sent(now, seg),
@@ -30,7 +30,8 @@ impl Conn {
         {
             self.send.handshake_takes(silence);
         }
-        if self.has_failed() && self.send.una.after(una) {
+        let opens = was_closed && self.send.window_bytes() > 0;
+        if self.has_failed() && (opens || self.send.una.after(una)) {
             self.active_at = now;
         }
         self.keep_time(now);
@@ -289,12 +290,13 @@ impl Conn {
 
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that
     /// the guest has sent, unless it is a probe. While something is kept, guests repeat and probe from where they have heard
-    /// that we are, which moves; and so they do until they have heard that nothing is any more.
+    /// that we are, which moves; and so they probe until they have heard that nothing is any more.
     fn may_be_set_back(&self, seg: &Segment) -> bool {
         let behind = self.recv.expected().offset_from(seg.seq);
         let is_probe = seg.sequence_len() == 0 && behind <= 1;
         let is_near = i64::from(behind) <= i64::from(WINDOW_MAX);
-        let waits = is_probe || (self.lags && !self.send.doubt.is_known());
+        let lags = self.recv.is_behind() || (self.lags && seg.sequence_len() == 0);
+        let waits = is_probe || (lags && !self.send.doubt.is_known());
         !waits && is_near && self.send.is_ack_plausible(seg.ack)
     }
 

@@ -18,6 +18,10 @@ use super::limits::DUPLICATE_ACKS;
 /// Duplicates that are waited for at most. Segments that are later than that are sent twice, and cost nothing else.
 const PATIENCE_MAX: u8 = 100;
 
+/// Times that the handshake alone may say that something was late. It may have taken longer than what comes later, and then
+/// each loss looks late, for ever: nothing is timed where something is missing.
+const GUESSES_MAX: u8 = 24;
+
 /// What is known once something was lost.
 #[derive(Debug, Default)]
 pub(super) struct Losses(Option<Box<Known>>);
@@ -34,6 +38,8 @@ struct Known {
     recover: SeqNr,
     /// Duplicates that mean a loss.
     patience: u8,
+    /// Times that the handshake alone was asked what was late.
+    guesses: u8,
 }
 
 /// The first byte that is not acknowledged counts as lost.
@@ -98,6 +104,7 @@ impl Losses {
                 repair: None,
                 recover,
                 patience: DUPLICATE_ACKS,
+                guesses: 0,
             })
         })
     }
@@ -176,15 +183,13 @@ impl Losses {
             known.keep_up(to);
             return Shown::Nothing;
         };
-        let trips = [known.round_trip, progress.handshake];
-        let trip = trips.into_iter().flatten().min().unwrap_or_default();
-        if repair.again_at.is_some_and(|at| now.since(at) >= trip * 3 / 4) {
+        if repair.again_at.is_some_and(|at| known.is_trip(now.since(at), progress.handshake)) {
             if to.before(known.recover) {
                 // RFC 6582, section 3.2, step 3: a partial acknowledgement shows the next hole.
                 known.lose(flight, segment);
                 return Shown::Hole;
             }
-            known.keep_up(to);
+            known.recover = to - 1;
             return Shown::Lost;
         }
         known.congestion = repair.before;
@@ -196,6 +201,16 @@ impl Losses {
 }
 
 impl Known {
+    /// Whether something that has taken so long may have been a round trip.
+    fn is_trip(&mut self, took: Duration, handshake: Option<Duration>) -> bool {
+        if self.round_trip.is_none() {
+            self.guesses = self.guesses.saturating_add(1);
+        }
+        let handshake = handshake.filter(|_| self.guesses <= GUESSES_MAX);
+        let trip = self.round_trip.into_iter().chain(handshake).min().unwrap_or_default();
+        took >= trip * 3 / 4
+    }
+
     fn lose(&mut self, flight: u32, segment: u32) {
         let repair = Repair { before: self.congestion, due: true, again_at: None };
         self.repair.get_or_insert(repair).due = true;
@@ -279,6 +294,39 @@ mod tests {
         assert!(losses.window(SEGMENT) < before);
         assert_eq!(losses.patience(FLIGHT), DUPLICATE_ACKS);
         assert_eq!(acknowledge(&mut losses, 115, 21_000, 30), Shown::Nothing);
+    }
+
+    #[test]
+    fn rfc6582_what_was_sent_behind_a_repair_may_be_lost_next() {
+        let mut losses = measured();
+        losses.on_loss(SeqNr(21_000), FLIGHT, SEGMENT);
+        losses.on_sent_again(at(100));
+        assert!(!losses.may_begin(SeqNr(20_000)));
+        assert_eq!(acknowledge(&mut losses, 120, 20_000, 3), Shown::Lost);
+        assert!(losses.may_begin(SeqNr(21_000)));
+    }
+
+    #[test]
+    fn a_slow_handshake_does_not_make_losses_late_for_ever() {
+        let mut losses = Losses::default();
+        let mut late = 0;
+        let shown = |losses: &mut Losses| {
+            losses.on_loss(SeqNr(0), FLIGHT, SEGMENT);
+            losses.on_sent_again(at(10));
+            losses.on_progress(Progress {
+                now: at(30),
+                from: SeqNr(0),
+                to: SeqNr(SEGMENT),
+                flight: FLIGHT,
+                segment: SEGMENT,
+                duplicates: 3,
+                handshake: Some(Duration::from_millis(100)),
+            })
+        };
+        while shown(&mut losses) == Shown::Late {
+            late += 1;
+        }
+        assert_eq!(late, GUESSES_MAX);
     }
 
     #[test]

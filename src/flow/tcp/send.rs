@@ -289,8 +289,9 @@ impl Send {
         if was_closed || self.window == 0 {
             return Acked::Probe;
         }
+        // An answer may come with another window.
         let empty = seg.sequence_len() == 0;
-        if empty && same_window && self.is_outstanding() {
+        if empty && (same_window || self.asking.is_open()) && self.is_outstanding() {
             self.on_duplicate();
         }
         Acked::Nothing
@@ -330,12 +331,12 @@ impl Send {
         self.asking.on_acknowledged(!self.is_outstanding());
         // Without a peek offset, the end of the stream shows only once that is at the head of the queue.
         self.readable |= self.closing && !self.ended;
+        let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
         self.duplicates = match shown {
-            Shown::Hole => {
-                let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
-                self.duplicates.saturating_sub(gone).saturating_add(1)
-            }
-            _ => 0,
+            Shown::Hole => self.duplicates.saturating_sub(gone).saturating_add(1),
+            // What they have told of may be behind other holes.
+            Shown::Late => self.duplicates.saturating_sub(gone),
+            Shown::Nothing | Shown::Lost => 0,
         };
     }
 
