@@ -209,6 +209,14 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno>
     bind_alone(socket, to)
 }
 
+/// Lets others share the port of a socket that was bound by [`bind_alone`], if they say that they do (`SO_REUSEADDR`).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn share(owner: BorrowedFd<'_>) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(owner, true)
+}
+
 /// Lets others share the port of `owner`, which was bound by [`bind_alone`], while `bind` is at work.
 ///
 /// # Errors

@@ -9,9 +9,9 @@ use passt::flow::fwd::Proto;
 use passt_frame::{FrameMeta, Gso, GsoKind};
 
 use crate::guest::{Guest, completed, until};
-use crate::namespace::isolated;
+use crate::namespace::{isolated, run};
 use crate::packet;
-use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward, mapping};
 
 /// The guest's port.
 const PORT: u16 = 5000;
@@ -270,6 +270,29 @@ fn a_guest_that_sends_to_its_own_port_of_this_host_does_not_hear_itself() {
                 let message = one_message(&mut world, family);
                 assert_eq!(message[..4], [PORT.to_be_bytes(), PORT.to_be_bytes()].concat());
                 assert_eq!(message[8..], *b"answer");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_guest_reaches_its_own_port_at_another_address_of_the_host_than_that_it_leaves_from() {
+    isolated(|| {
+        run("ip address add 192.0.2.66/32 dev lo; ip address add 2001:db8::66/128 dev lo nodad");
+        for family in FAMILIES {
+            let mut map = mapping();
+            match family.host() {
+                IpAddr::V4(v4) => map.v4.outbound = Some(v4),
+                IpAddr::V6(v6) => map.v6.outbound = Some(v6),
+            }
+            let other = if family == Family::V4 { "192.0.2.66" } else { "2001:db8::66" };
+            let service = bound(SocketAddr::new(other.parse().unwrap(), PORT));
+            let mut world = known(&Setup { map, ..Setup::default() });
+            let to = service.local_addr().expect("bound");
+            for _ in 0..2 {
+                world.send(packet::udp(guest_at(family), to, b"hello"));
+                world.settle(TURNS);
+                assert_eq!(awaited(&service), (b"hello".to_vec(), family.host_at(PORT)));
             }
         }
     });

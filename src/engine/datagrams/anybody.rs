@@ -114,11 +114,10 @@ pub(super) fn find_or_open(
         None => open(core, guest, target)?,
     };
     let epoch = core.net.epoch();
-    let Some(flow) = core.flows.table.get_mut(id) else { return Ok(None) };
-    if flow.sides[1].ours.port() == to.port() && socket::is_of_this_host(to) {
-        // Nobody has the port of this host but this socket, which would get what it sends.
+    if would_hear_itself(core, id, to) {
         return Err(DropReason::OwnDatagram);
     }
+    let Some(flow) = core.flows.table.get_mut(id) else { return Ok(None) };
     flow.state.epoch = epoch;
     let fd = flow.state.socket.as_fd();
     if to.ip().is_multicast()
@@ -132,6 +131,19 @@ pub(super) fn find_or_open(
         (state.streak, state.heard) = (0, 0);
     }
     Ok(Some(id))
+}
+
+/// Whether the socket of a flow would get what it sends to `to`: nobody has that port of this host but itself, where it is
+/// bound to that address or to all of them, and to no device.
+fn would_hear_itself(core: &Core, id: FlowId, to: SocketAddr) -> bool {
+    let Some(flow) = core.flows.table.get(id) else { return false };
+    let is_own_port = flow.sides[1].ours.port() == to.port();
+    let has_device = core.settings.outbound_device(to.ip()).is_some();
+    let has_address = |own: SocketAddr| own.ip().is_unspecified() || own.ip() == to.ip();
+    is_own_port
+        && !has_device
+        && socket::local_address(flow.state.fd()).is_ok_and(has_address)
+        && socket::is_of_this_host(to)
 }
 
 /// Whether the socket of a flow has the address that a new one would have.
@@ -159,7 +171,9 @@ pub(super) fn hear_answers(core: &mut Core, side: &Side) {
     }
     let (to, toward) = binding(core, &target);
     let bound = socket::create(Transport::Udp, target.source.ip()).and_then(|socket| {
-        datagram_socket::bind_for_anybody(socket.as_fd(), &to, toward).map(|()| socket)
+        datagram_socket::bind_for_anybody(socket.as_fd(), &to, toward)?;
+        // Programs of the host that share it may begin at any time, and do.
+        socket::share(socket.as_fd()).map(|()| socket)
     });
     // It is one of the host's programs that hears them.
     let Ok(socket) = bound else { return };
