@@ -281,8 +281,8 @@ impl Driven<'_> {
                 let to = Outlet(socket(from.other()), &mut nagle[from.other().index()]);
                 let pipe = &mut pipes[from.index()];
                 let copied = match pool.spare() {
-                    Some(room) => pass_on(buffer, pool, pipe, room, socket(from), to),
-                    None => peek_and_copy(buffer, socket(from), to),
+                    Some(room) => pass_on(buffer, pool, pipe, room, socket(from), to, failure),
+                    None => peek_and_copy(buffer, socket(from), to, failure),
                 };
                 match copied {
                     Ok(copied) => machine.on_copied(from, copied),
@@ -380,12 +380,16 @@ fn pass_on(
     room: u32,
     from: BorrowedFd<'_>,
     to: Outlet<'_>,
+    failure: &mut Option<Errno>,
 ) -> Result<Copied, Errno> {
     let read = match buffer.receive_stream(from, room) {
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(_) => return Ok(Copied::Failed),
+        Err(errno) => {
+            *failure = Some(errno);
+            return Ok(Copied::Failed);
+        }
     };
     let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     let held = read - taken;
@@ -405,12 +409,16 @@ fn peek_and_copy(
     buffer: &mut CopyBuffer,
     from: BorrowedFd<'_>,
     to: Outlet<'_>,
+    failure: &mut Option<Errno>,
 ) -> Result<Copied, Errno> {
     let read = match buffer.peek_stream(from) {
         Ok(0) => return Ok(Copied::Ended),
         Ok(read) => read,
         Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(_) => return Ok(Copied::Failed),
+        Err(errno) => {
+            *failure = Some(errno);
+            return Ok(Copied::Failed);
+        }
     };
     let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
     if taken > 0 && stream::discard(from, taken)? != taken {
