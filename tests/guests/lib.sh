@@ -163,6 +163,19 @@ need_folders() {
     done
 }
 
+# need_space MB: warns where the disk has no room for so much, with what earlier runs left there counted in.
+need_space() {
+    local made free
+    free=$(free_space)
+    made=$(du -scm "$TARGET" "$CACHE" 2>/dev/null | awk 'END { print $1 }')
+    [ $((free + made)) -ge "$1" ] ||
+        warn "warning: the disk of $TARGET has $free MB free, and this takes $(($1 - made)) MB there: make room, or let\
+ CARGO_TARGET_DIR and PASST_TEST_CACHE name folders of a larger disk"
+}
+
+# free_space: of the disk that is built on, in MB.
+free_space() { df -Pm "$TARGET" | awk 'NR == 2 { print $4 }'; }
+
 # build_nettool: the static helper that runs inside and outside guests.
 build_nettool() {
     (cd "$ROOT" && cargo rustc -q --release -p passt-nettool --bin nettool -- -C target-feature=+crt-static)
