@@ -3,11 +3,11 @@
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{PATIENCE, Place, contains, status_field, until};
+use crate::rig::{Place, contains, status_field, until};
 use crate::signals::{SIGNALS, marked};
 
 /// passt on the way to the background, with signals that do what they do by default.
@@ -29,13 +29,36 @@ fn by_default(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null())
 }
 
-/// Waits until the first process has a second one.
-fn until_it_has_forked(child: &Child) {
+/// passt, stopped once it has a second process and before its caller is told of that. On a busy machine nobody may look in
+/// time: then it starts anew.
+fn stopped_on_the_way(place: &Place) -> Child {
+    until("a start that was seen to fork", || {
+        let mut child = starting(place);
+        while !has_forked(&child) {
+            if child.try_wait().unwrap().is_some() {
+                end(place);
+                return None;
+            }
+        }
+        send(&child, &[Signal::STOP]);
+        std::thread::sleep(Duration::from_millis(300));
+        if child.try_wait().unwrap().is_some() {
+            end(place);
+            return None;
+        }
+        Some(child)
+    })
+}
+
+fn has_forked(child: &Child) -> bool {
     let path = format!("/proc/{0}/task/{0}/children", child.id());
-    let begin = Instant::now();
-    while std::fs::read_to_string(&path).unwrap().is_empty() {
-        assert!(begin.elapsed() < PATIENCE, "it does not fork");
-    }
+    std::fs::read_to_string(path).is_ok_and(|children| !children.is_empty())
+}
+
+/// Ends the program that the caller was told of.
+fn end(place: &Place) {
+    kill_process(place.pid().unwrap(), Signal::KILL).unwrap();
+    until("its end", || survivors(place).is_empty().then_some(()));
 }
 
 fn send(child: &Child, signals: &[Signal]) {
@@ -53,10 +76,7 @@ fn survivors(place: &Place) -> Vec<Pid> {
 fn a_start_that_a_signal_ends_has_no_program_in_the_background() {
     for signal in SIGNALS {
         let place = Place::new();
-        let child = starting(&place);
-        until_it_has_forked(&child);
-        send(&child, &[Signal::STOP]);
-        std::thread::sleep(Duration::from_millis(300));
+        let child = stopped_on_the_way(&place);
         send(&child, &[signal, Signal::CONT]);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{signal:?} {output:?}");
@@ -70,10 +90,7 @@ fn a_start_that_a_signal_ends_has_no_program_in_the_background() {
 #[test]
 fn a_start_that_is_killed_has_no_program_in_the_background() {
     let place = Place::new();
-    let mut child = starting(&place);
-    until_it_has_forked(&child);
-    send(&child, &[Signal::STOP]);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut child = stopped_on_the_way(&place);
     send(&child, &[Signal::KILL]);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
     until("no process left", || survivors(&place).is_empty().then_some(()));
@@ -91,9 +108,7 @@ fn at_any_moment_a_program_is_told_of_or_there_is_none() {
         }
         let output = child.wait_with_output().unwrap();
         if output.status.success() {
-            let pid = place.pid().unwrap();
-            kill_process(pid, Signal::KILL).unwrap();
-            until("its end", || survivors(&place).is_empty().then_some(()));
+            end(&place);
             continue;
         }
         assert_eq!(survivors(&place), [], "{round} {output:?}");

@@ -278,6 +278,18 @@ mod syn_sent {
             < RA 301 ack=1
             reset";
         script(&[INBOUND, sent, rest]);
+        // Once it has all of that and no more room, it is told at once.
+        let without_room = "
+            ! failed
+            queue 300
+            > SA 0 ack=1 mss=1460 win=300
+            data 0 300 1
+            = sent 300
+            > A 1 ack=301 win=0
+            discard 300
+            < RA 301 ack=1
+            reset";
+        script(&[INBOUND, without_room]);
     }
 
     #[test]

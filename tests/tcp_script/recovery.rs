@@ -172,6 +172,26 @@ fn rfc9293_3_10_7_4_window_of_an_older_segment_is_not_taken() {
     ]);
 }
 
+/// Or neither end would hear the other any more: `Conn::hear_from_beyond`.
+#[test]
+fn an_acknowledgement_from_beyond_the_window_counts() {
+    script(&[
+        OPEN,
+        IN_FLIGHT,
+        "> A 60001+10 ack=3001 -x OutsideWindow
+         discard 3000
+         < A 3001 ack=1
+         > A 60011+10 ack=3002 -x OutsideWindow
+         < A 3001 ack=1
+         > A 1+10 ack=3001 win=5000 -> 0 10
+         w 10
+         < A 3001 ack=11
+         ! readable
+         data 0 4380 3001
+         = drained 1",
+    ]);
+}
+
 #[test]
 fn vanished_data_resets_rather_than_lies() {
     script(&[OPEN, IN_FLIGHT, "t 1000", "data 0 1460 1", "= eof", "< RA 3001 ack=1", "reset"]);

@@ -49,6 +49,10 @@ impl Conn {
         match self.state {
             State::Established if self.has_failed() => self.send.ends_after(bytes),
             State::SynSent if self.has_failed() && bytes == 0 => self.abort(),
+            // Its SYN has a number, too.
+            State::SynSent | State::SynAckSent if self.has_failed() => {
+                self.send.ends_after(bytes.saturating_add(1));
+            }
             _ => {}
         }
     }

@@ -269,6 +269,9 @@ impl Conn {
             false => Drop::OutsideWindow,
         };
         let is_empty = seg.sequence_len() == 0;
+        if !is_old {
+            self.hear_from_beyond(now, seg);
+        }
         if self.recv.is_behind() && !self.send.doubt.is_known() {
             // What came late before counts no more than this.
             self.send.doubt.dispel();
@@ -286,6 +289,19 @@ impl Conn {
         self.retry.probe_due |= contradicts;
         self.demand_acks(1);
         Accept::dropped(reason)
+    }
+
+    /// A guest that joins an old window to a newer acknowledgement sends from beyond what it was promised. Dropped whole,
+    /// such segments are all that it says, while our empty ones, from where the window that we know of ends, are old to a
+    /// guest that has more: each end would drop the other's for ever. So what they acknowledge counts, as if they stood at
+    /// the next byte.
+    fn hear_from_beyond(&mut self, now: Timestamp, seg: &Segment) {
+        let seq = self.recv.expected();
+        let ahead = i64::from(seg.seq.offset_from(seq));
+        if ahead <= i64::from(WINDOW_MAX) && seg.has(Flags::ACK) && self.send.is_ack_new(seg.ack) {
+            self.send.doubt.dispel();
+            self.take_acknowledgement(now, &Segment { seq, ..*seg }, false);
+        }
     }
 
     /// Whether an old segment may be of a guest that does not know that it is: an empty one comes from behind all that

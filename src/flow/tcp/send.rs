@@ -45,6 +45,19 @@ pub(super) enum Sending {
     Last,
 }
 
+/// What [`Send::eof`] is the number of. Apart from it, as there is no byte to lose: see the size of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Of nothing.
+    Unknown,
+    /// In a handshake, of what a segment acknowledged that belongs to no connection we know of.
+    Stray,
+    /// Of the byte behind the queue of a socket that has failed.
+    Queue,
+    /// Of the FIN: the peer's stream ends there.
+    Fin,
+}
+
 /// The sending half.
 #[derive(Debug)]
 pub(super) struct Send {
@@ -54,9 +67,7 @@ pub(super) struct Send {
     pub(crate) nxt: SeqNr,
     /// The byte after the last one ever sent.
     pub(crate) max: SeqNr,
-    /// Where the peer's stream ends, which is the FIN's number: valid if `ended`, and in a socket that has failed, where it
-    /// is before `una` as long as it is not known. In a handshake, the acknowledgement number of a segment that belongs to no
-    /// connection we know of.
+    /// The number that `end` is about.
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
     wl1: SeqNr,
@@ -73,7 +84,7 @@ pub(super) struct Send {
     /// How long a round trip took in the handshake, in [`TRIP_UNIT`]s, or [`UNKNOWN_TRIP`].
     round_trip: u8,
     losses: Losses,
-    ended: bool,
+    end: End,
     /// The socket may have data that was not sent yet.
     pub(crate) readable: bool,
     /// The peer has closed: read on until the end shows.
@@ -103,7 +114,7 @@ impl Send {
             duplicates: 0,
             round_trip: UNKNOWN_TRIP,
             losses: Losses::default(),
-            ended: false,
+            end: End::Unknown,
             readable: false,
             closing: false,
             no_room: false,
@@ -120,10 +131,12 @@ impl Send {
         send.wl1 = image.acked_to_guest;
         (send.window, send.window_max) = (image.window_from_guest, image.window_from_guest);
         (send.mss, send.scale) = (mss, image.guest_scale);
-        send.ended = image.ends.from_peer;
-        // An end that was acknowledged is the number before.
-        send.eof = send.una + queued - u32::from(image.ends.acked_by_guest);
-        send.readable = !send.ended || send.nxt.before(send.eof);
+        if image.ends.from_peer {
+            // An end that was acknowledged is the number before.
+            send.eof = send.una + queued - u32::from(image.ends.acked_by_guest);
+            send.end = End::Fin;
+        }
+        send.readable = !send.is_ended() || send.nxt.before(send.eof);
         send
     }
 
@@ -141,7 +154,7 @@ impl Send {
 
     /// In a handshake: what belongs to no connection we know of acknowledges this.
     pub(crate) fn note_stray(&mut self, ack: SeqNr) {
-        self.eof = ack;
+        (self.eof, self.end) = (ack, End::Stray);
     }
 
     /// The acknowledgement number that was [noted](Self::note_stray) last.
@@ -153,7 +166,9 @@ impl Send {
     pub(crate) fn establish(&mut self) {
         self.una = self.max;
         self.nxt = self.max;
-        self.forget_end();
+        if self.end == End::Stray {
+            self.end = End::Unknown;
+        }
     }
 
     /// A round trip took so long in the handshake.
@@ -200,12 +215,12 @@ impl Send {
 
     /// Whether the guest has acknowledged our FIN.
     pub(crate) fn is_fin_acked(&self) -> bool {
-        self.ended && self.una.after(self.eof)
+        self.is_ended() && self.una.after(self.eof)
     }
 
     /// Whether our FIN was sent, and the guest has acknowledged all before it.
     pub(crate) fn is_fin_all_that_waits(&self) -> bool {
-        self.ended && self.max.after(self.eof) && !self.una.before(self.eof)
+        self.is_ended() && self.max.after(self.eof) && !self.una.before(self.eof)
     }
 
     /// The guest's window as it was in the segment.
@@ -220,7 +235,7 @@ impl Send {
 
     /// Whether our FIN was ever sent.
     pub(crate) fn is_end_sent(&self) -> bool {
-        self.ended && self.max.after(self.eof)
+        self.is_ended() && self.max.after(self.eof)
     }
 
     /// Bytes that are acknowledged and still in the socket's queue: from now on they are not.
@@ -230,41 +245,48 @@ impl Send {
 
     /// Whether the end of the peer's stream is known.
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended
+        self.end == End::Fin
     }
 
-    /// The socket has failed: where its queue ends is not known yet, unless an end has shown.
+    /// Where the stream ends is not known, unless that has shown.
     pub(crate) fn forget_end(&mut self) {
-        if !self.ended {
-            self.eof = self.una - 1;
+        if !self.is_ended() {
+            self.end = End::Unknown;
         }
     }
 
     /// The queue of the socket holds `bytes`, and nothing comes after them.
     pub(crate) fn ends_after(&mut self, bytes: u32) {
-        if !self.ended {
-            self.eof = self.una - self.undiscarded + bytes;
+        if !self.is_ended() {
+            (self.eof, self.end) = (self.una - self.undiscarded + bytes, End::Queue);
         }
     }
 
     /// Of a socket that has failed: whether the guest has acknowledged all there is, and has no room for an end.
     pub(crate) fn is_end_behind_window(&self) -> bool {
-        self.window == 0 && self.una == self.eof
+        let is_known = matches!(self.end, End::Queue | End::Fin);
+        is_known && self.window == 0 && self.una == self.eof
     }
 
     fn is_fin_sent(&self) -> bool {
-        self.ended && self.nxt.after(self.eof)
+        self.is_ended() && self.nxt.after(self.eof)
     }
 
     /// Whether the window is all that holds something back.
     pub(crate) fn is_blocked_by_window(&self) -> bool {
-        let more = self.readable || self.is_outstanding() || (self.ended && !self.is_fin_acked());
+        let more =
+            self.readable || self.is_outstanding() || (self.is_ended() && !self.is_fin_acked());
         self.window == 0 && more
     }
 
     /// Whether the guest acknowledges less than it has.
     pub(crate) fn is_ack_stale(&self, ack: SeqNr) -> bool {
         ack.before(self.una)
+    }
+
+    /// Whether the guest acknowledges what it had not before.
+    pub(crate) fn is_ack_new(&self, ack: SeqNr) -> bool {
+        ack.after(self.una) && !ack.after(self.max)
     }
 
     /// Whether `ack` is in the range that RFC 5961, section 5.2 allows.
@@ -313,7 +335,7 @@ impl Send {
     }
 
     fn advance(&mut self, now: Timestamp, ack: SeqNr) {
-        let data_end = if self.ended && ack.after(self.eof) { self.eof } else { ack };
+        let data_end = if self.is_ended() && ack.after(self.eof) { self.eof } else { ack };
         let (flight, segment) = (self.in_flight(), u32::from(self.segment_bytes()));
         let acked = ack.offset_from(self.una).max(0).unsigned_abs();
         let shown = self.losses.on_progress(Progress {
@@ -330,7 +352,7 @@ impl Send {
         self.nxt = self.nxt.max(ack);
         self.asking.on_acknowledged(!self.is_outstanding());
         // Without a peek offset, the end of the stream shows only once that is at the head of the queue.
-        self.readable |= self.closing && !self.ended;
+        self.readable |= self.closing && !self.is_ended();
         let gone = u8::try_from(acked / segment).unwrap_or(u8::MAX);
         self.duplicates = match shown {
             Shown::Hole => self.duplicates.saturating_sub(gone).saturating_add(1),
@@ -378,13 +400,13 @@ impl Send {
     /// The same after a timeout.
     pub(crate) fn on_timeout(&mut self) {
         let flight = self.in_flight();
-        self.rewind();
+        (self.nxt, self.duplicates) = (self.una, 0);
         self.losses.on_timeout(self.una, flight, self.segment_bytes().into());
     }
 
     /// Bytes to drop from the head of the socket's queue now; 0 for none.
     pub(crate) fn take_discard(&mut self) -> u32 {
-        let data_end = if self.ended { self.eof } else { self.max };
+        let data_end = if self.is_ended() { self.eof } else { self.max };
         let unacked = data_end.offset_from(self.una).max(0).unsigned_abs();
         let due = self.undiscarded >= (unacked / 3).min(DISCARD_MAX);
         if due { std::mem::take(&mut self.undiscarded) } else { 0 }
@@ -442,7 +464,7 @@ impl Send {
     /// acknowledgement will come, a remainder smaller than a segment waits.
     pub(crate) fn next_bytes(&self, cautious: bool) -> u32 {
         let known = self.nxt != self.max;
-        let at_end = self.ended && !self.nxt.before(self.eof);
+        let at_end = self.is_ended() && !self.nxt.before(self.eof);
         if self.no_room || at_end || !(self.readable || known) {
             return 0;
         }
@@ -469,7 +491,11 @@ impl Send {
 
     /// Bytes up to the end of the stream, if that is known.
     fn until_eof(&self) -> u32 {
-        if self.ended { self.eof.offset_from(self.nxt).max(0).unsigned_abs() } else { u32::MAX }
+        if self.is_ended() {
+            self.eof.offset_from(self.nxt).max(0).unsigned_abs()
+        } else {
+            u32::MAX
+        }
     }
 
     /// Counts bytes sent at `nxt`.
@@ -487,14 +513,14 @@ impl Send {
         if self.nxt != self.max {
             return false;
         }
-        (self.ended, self.eof, self.readable) = (true, self.nxt, false);
+        (self.end, self.eof, self.readable) = (End::Fin, self.nxt, false);
         true
     }
 
     /// Whether the FIN may be sent now. It need not wait for the acknowledgement of the data
     /// before it: going back over data passes the end again and repeats the FIN there.
     pub(crate) fn is_fin_due(&self, cautious: bool) -> bool {
-        self.ended && self.nxt == self.eof && self.usable(cautious) > 0
+        self.is_ended() && self.nxt == self.eof && self.usable(cautious) > 0
     }
 
     /// Counts the FIN as sent.
@@ -545,8 +571,10 @@ mod tests {
             (send.nxt, send.max) = (self.base + self.nxt, self.base + self.max);
             (send.undiscarded, send.mss) = (self.undiscarded, 2);
             (send.window, send.window_max) = (self.window, self.window.max(2));
-            (send.readable, send.ended) = (self.eof.is_none(), self.eof.is_some());
-            send.eof = self.base + self.eof.unwrap_or(0);
+            send.readable = self.eof.is_none();
+            if let Some(eof) = self.eof {
+                (send.eof, send.end) = (self.base + eof, End::Fin);
+            }
             send
         }
 
@@ -566,7 +594,7 @@ mod tests {
         assert!((0..=sent).contains(&in_flight), "{send:?} {small:?}");
         let window = i64::from(send.window_bytes());
         assert_eq!(distance(send.ack_seq(), send.una), sent.min(window), "{send:?} {small:?}");
-        let end = if send.ended { distance(send.eof, send.nxt).max(0) } else { i64::MAX };
+        let end = if send.is_ended() { distance(send.eof, send.nxt).max(0) } else { i64::MAX };
         let usable = (window - in_flight).max(0);
         for cautious in [false, true] {
             let next = i64::from(send.next_bytes(cautious));
@@ -576,7 +604,7 @@ mod tests {
             let more = send.readable || in_flight < sent;
             assert!(in_flight > 0 || !more || next > 0 || most.min(end) == 0, "{send:?} {small:?}");
             let fin = send.is_fin_due(cautious);
-            assert_eq!(fin, send.ended && end == 0 && send.nxt == send.eof && most > 0);
+            assert_eq!(fin, send.is_ended() && end == 0 && send.nxt == send.eof && most > 0);
         }
     }
 
