@@ -25,6 +25,16 @@ impl Timestamp {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// The earliest of those that there are. Asked several times in each turn: adapters of iterators over so few are not unrolled.
+    #[inline]
+    pub(crate) fn earliest<const N: usize>(times: [Option<Self>; N]) -> Option<Self> {
+        let mut first = u64::MAX;
+        for time in times {
+            first = first.min(time.map_or(u64::MAX, |time| time.0));
+        }
+        (first != u64::MAX).then_some(Self(first))
+    }
+
     /// `duration` before this, not before the clock's own start.
     pub fn earlier_by(self, duration: Duration) -> Self {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);

@@ -178,13 +178,17 @@ impl Core {
 
     /// Tells the operator of limits that were met, unless that was done a moment ago. Returns when it is to be done then.
     pub(crate) fn tell_of_shortages(&mut self) -> Option<Timestamp> {
+        if !self.shortages.have_news(self.now, &self.outbox.drops) {
+            return self.shortages.next();
+        }
         let most = Most {
             descriptors: self.settings.max_descriptors,
             flows: self.most_flows(),
             half_open: self.flows.half_open_limit(self.listeners.len()),
         };
         let drops = (&self.outbox.drops, most);
-        self.shortages.tell(self.now, drops, |shortage| log::warn!("{shortage}"))
+        self.shortages.tell(self.now, drops, |shortage| log::warn!("{shortage}"));
+        self.shortages.next()
     }
 
     /// The same of all that was not told yet, at the end.

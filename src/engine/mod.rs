@@ -460,7 +460,7 @@ impl Engine {
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let own = [self.turn.deadline(&self.core), self.lost.deadline(), self.migration.deadline()];
-        own.into_iter().flatten().min()
+        Timestamp::earliest(own)
     }
 
     /// Keeps descriptors back for something that is no flow.

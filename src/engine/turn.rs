@@ -92,7 +92,7 @@ impl Turn {
             core.listeners.wake_all();
         }
         let soon = [core.flows.due_acks(core.now), core.looks.due(&mut core.flows, core.now)];
-        self.soon = soon.into_iter().flatten().min();
+        self.soon = Timestamp::earliest(soon);
     }
 
     /// Serves flows that have waited for room, each once, as long as their queue has any: a queue that is full must
@@ -174,7 +174,7 @@ impl Turn {
 
     /// When the next timer is due, or the next socket to be looked at.
     pub(super) fn deadline(&self, core: &Core) -> Option<Timestamp> {
-        [core.flows.timers.next_deadline(), self.soon].into_iter().flatten().min()
+        Timestamp::earliest([core.flows.timers.next_deadline(), self.soon])
     }
 }
 

@@ -243,7 +243,7 @@ impl<L: Link> Worker<L> {
         }
         let limits = self.engine.core.tell_of_shortages();
         let withheld = crate::log::tell_withheld().map(|wait| now + wait);
-        self.say_at = [limits, withheld].into_iter().flatten().min();
+        self.say_at = Timestamp::earliest([limits, withheld]);
         Ok(())
     }
 
@@ -287,9 +287,9 @@ impl<L: Link> Worker<L> {
                 self.say_at,
                 later,
             ];
-            let next = deadlines.into_iter().flatten().min();
+            let next = Timestamp::earliest(deadlines);
             let next = next.map(|at| at.since(monotonic_now()));
-            [next, self.door.retry(), at_most].into_iter().flatten().min()
+            shorter(shorter(next, self.door.retry()), at_most)
         };
         // Rounded up to a millisecond by kernels without epoll_pwait2, and never early.
         wait.and_then(|wait| Timespec::try_from(wait).ok())
@@ -405,5 +405,13 @@ impl<L: Link> Worker<L> {
                 log::debug!("link: {count} {name}");
             }
         });
+    }
+}
+
+/// The shorter of two times, of those that there are.
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }

@@ -21,12 +21,21 @@ use crate::limits::{INDEX_BUCKETS, INDEX_FIRST_BUCKETS, INDEX_MOVES};
 use crate::wire::ip::L4Protocol;
 
 /// What a flow is found by: one of its sides, and its protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// Protocol.
     pub(crate) protocol: L4Protocol,
     /// The side.
     pub(crate) side: Side,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let mut bytes = [0; Side::BYTES + 1];
+        bytes[..Side::BYTES].copy_from_slice(&self.side.to_bytes());
+        bytes[Side::BYTES] = self.protocol as u8;
+        hasher.write(&bytes);
+    }
 }
 
 /// A bucket: the upper half is part of the hash, the lower half the value plus one; 0 is empty.

@@ -95,7 +95,7 @@ impl std::fmt::Debug for Endpoint {
 
 /// One side of a flow. Where the flow is one with anybody, what is not one end is [`Endpoint::anybody`]: our
 /// address toward the guest, and the endpoint on the host's side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Side {
     /// Interface.
     pub(crate) pif: Pif,
@@ -103,6 +103,30 @@ pub(crate) struct Side {
     pub(crate) ours: Endpoint,
     /// The other end.
     pub(crate) endpoint: Endpoint,
+}
+
+impl Side {
+    /// Bytes of [`to_bytes`](Self::to_bytes).
+    pub(crate) const BYTES: usize = 37;
+
+    /// All of it in one piece, for a hash.
+    #[inline]
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.ours.address);
+        bytes[16..32].copy_from_slice(&self.endpoint.address);
+        bytes[32..34].copy_from_slice(&self.ours.port.to_ne_bytes());
+        bytes[34..36].copy_from_slice(&self.endpoint.port.to_ne_bytes());
+        bytes[36] = self.pif as u8;
+        bytes
+    }
+}
+
+/// A keyed hash of many small pieces costs several times as much as that of one.
+impl std::hash::Hash for Side {
+    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+        hasher.write(&self.to_bytes());
+    }
 }
 
 impl std::fmt::Display for Side {

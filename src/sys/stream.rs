@@ -206,13 +206,22 @@ fn discard_some(socket: BorrowedFd<'_>, bytes: u32) -> Result<u32, Errno> {
     u32::try_from(n).map_err(|_| last_errno())
 }
 
+/// The kernel chooses no port below: `net.ipv4.ip_local_port_range` begins where ports take no privilege, which is here unless
+/// somebody has said otherwise.
+const FIRST_EPHEMERAL: u16 = 1024;
+
 /// Refuses a connection of a socket with itself: where nobody listens, one that has the port and the address that it connects
-/// to answers its own SYN (RFC 9293, section 3.5, simultaneous open).
+/// to answers its own SYN (RFC 9293, section 3.5, simultaneous open). `port` is what the socket was bound to, or 0.
 ///
 /// # Errors
 /// `CONNREFUSED` if it is one.
-pub(crate) fn refuse_itself(socket: BorrowedFd<'_>, peer: SocketAddr) -> Result<(), Errno> {
-    if !is_its_own_peer(socket, peer) {
+pub(crate) fn refuse_itself(
+    socket: BorrowedFd<'_>,
+    port: u16,
+    peer: SocketAddr,
+) -> Result<(), Errno> {
+    let may_be = if port == 0 { peer.port() >= FIRST_EPHEMERAL } else { peer.port() == port };
+    if !may_be || !is_its_own_peer(socket, peer) {
         return Ok(());
     }
     // It would keep the port for a minute.

@@ -201,6 +201,21 @@ impl HeaderTemplate {
         buf
     }
 
+    /// Makes of the headers of a segment without options those of the one behind it, of the same length.
+    pub(crate) fn tcp_again(
+        &self,
+        buf: &mut HeaderBuf,
+        fields: &Header,
+        payload_len: u32,
+        checksum: L4Checksum,
+    ) {
+        let l4 = self.base.len();
+        buf[l4 + 4..l4 + 8].copy_from_slice(&fields.seq.0.to_be_bytes());
+        buf[l4 + 13] = fields.flags.0;
+        buf[l4 + 16..l4 + 18].fill(0);
+        self.finish(buf, l4, l4 + 16, 20 + payload_len, checksum);
+    }
+
     /// All headers of a UDP datagram with `payload_len` bytes.
     pub(crate) fn udp(&self, payload_len: u32, checksum: L4Checksum) -> HeaderBuf {
         let l4_len = 8 + payload_len;
@@ -313,6 +328,27 @@ mod tests {
             assert_eq!(header.header_checksum, header.calc_header_checksum());
         }
         (ip, rest.payload.to_vec())
+    }
+
+    #[test]
+    fn headers_of_the_next_segment_are_those_that_are_made_anew() {
+        for v4 in [true, false] {
+            let template = template(v4, L4Protocol::Tcp);
+            let first = Header {
+                seq: SeqNr(u32::MAX),
+                ack: SeqNr(77),
+                flags: Flags::ACK,
+                window: 0x1234,
+                mss: None,
+                window_scale: None,
+            };
+            let next = Header { seq: SeqNr(999), flags: Flags::PSH | Flags::ACK, ..first };
+            for checksum in [L4Checksum::Partial, L4Checksum::Complete { payload_sum: 0x1234 }] {
+                let mut headers = template.tcp(&first, 1000, checksum);
+                template.tcp_again(&mut headers, &next, 1000, checksum);
+                assert_eq!(headers, template.tcp(&next, 1000, checksum));
+            }
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn connect(
             socket::bind_address(socket.as_fd(), SocketAddr::new(source, 0))?;
         }
         let connected = socket::connect_here(socket.as_fd(), side.destination)?;
-        stream::refuse_itself(socket.as_fd(), side.destination)?;
+        stream::refuse_itself(socket.as_fd(), port, side.destination)?;
         Ok((socket, connected))
     };
     let peer = sides[0].endpoint.port();

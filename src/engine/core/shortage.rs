@@ -66,21 +66,33 @@ pub(super) struct Shortage {
     most: Most,
 }
 
+/// How often any limit was met.
+fn met(drops: &DropCounters) -> u64 {
+    LIMITS.into_iter().map(|reason| drops.of(reason)).sum()
+}
+
 impl Shortages {
-    /// Hands to `say` what is to be said at `now`, where so much was dropped. Returns when there will be more to say, if
-    /// there is something that waits.
+    /// Whether there may be something to say.
+    pub(super) fn have_news(&self, now: Timestamp, drops: &DropCounters) -> bool {
+        met(drops) != self.met || self.next.is_some_and(|next| next <= now)
+    }
+
+    /// When there will be more to say, if there is something that waits.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        self.next
+    }
+
+    /// Hands to `say` what is to be said at `now`, where so much was dropped.
     pub(super) fn tell(
         &mut self,
         now: Timestamp,
         (drops, most): (&DropCounters, Most),
         mut say: impl FnMut(Shortage),
-    ) -> Option<Timestamp> {
-        let met = LIMITS.into_iter().map(|reason| drops.of(reason)).sum();
-        let is_due = self.next.is_some_and(|next| next <= now);
-        if std::mem::replace(&mut self.met, met) == met && !is_due {
-            return self.next;
+    ) {
+        if !self.have_news(now, drops) {
+            return;
         }
-        self.next = None;
+        (self.met, self.next) = (met(drops), None);
         for (told, reason) in self.told.iter_mut().zip(LIMITS) {
             let count = drops.of(reason) - told.count;
             if count == 0 {
@@ -94,7 +106,6 @@ impl Shortages {
                 }
             }
         }
-        self.next
     }
 
     /// Nothing more is dropped: what was not told yet may be told.
@@ -177,8 +188,8 @@ mod tests {
     ) -> (Vec<String>, Option<u64>) {
         let mut lines = Vec::new();
         let now = Timestamp::ZERO + Duration::from_secs(second);
-        let next = shortages.tell(now, (drops, FEW), |line| lines.push(line.to_string()));
-        (lines, next.map(|next| next.since(Timestamp::ZERO).as_secs()))
+        shortages.tell(now, (drops, FEW), |line| lines.push(line.to_string()));
+        (lines, shortages.next().map(|next| next.since(Timestamp::ZERO).as_secs()))
     }
 
     #[test]

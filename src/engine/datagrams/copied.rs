@@ -97,9 +97,7 @@ impl Way<'_> {
     /// Where the guest has no room for more.
     fn forward(&mut self, buffer: &CopyBuffer, at: Position) -> Result<usize, Position> {
         let (first, sender) = (at.index, buffer.sender(at.index));
-        let same = (first..buffer.bursts().len()).take_while(|&one| buffer.sender(one) == sender);
-        let bursts = &buffer.bursts()[first..first + same.count()];
-        let Burst { len, segment } = bursts[0];
+        let Burst { len, segment } = buffer.bursts()[first];
         if let Some(own) = &mut self.own
             && own.takes_back(sender, buffer.bytes(first))
         {
@@ -116,13 +114,20 @@ impl Way<'_> {
         let fits = fits(self.senders.template(), self.mtu, segment.map_or(len, u32::from));
         let whole =
             caps.gso.udp && fits && self.own.is_none() && at.offset == 0 && at.delivered.cut == 0;
-        let neighbours = if whole { neighbours(bursts, largest) } else { 1 };
+        let neighbours = if whole {
+            let same = |&one: &usize| buffer.sender(one) == sender;
+            let same = (first..buffer.bursts().len()).take_while(same).count();
+            neighbours(&buffer.bursts()[first..first + same], largest)
+        } else {
+            1
+        };
         let range = first..first + neighbours;
         let one = match segment {
             Some(size) if whole && len <= largest => Some((len, size)),
-            None if neighbours > 1 => {
-                Some((bursts[..neighbours].iter().map(|burst| burst.len).sum(), len as u16))
-            }
+            None if neighbours > 1 => Some((
+                buffer.bursts()[range.clone()].iter().map(|burst| burst.len).sum(),
+                len as u16,
+            )),
             _ => None,
         };
         if let Some((bytes, size)) = one {
@@ -133,7 +138,7 @@ impl Way<'_> {
             }
         }
         let (mut start, mut delivered) = (at.offset, at.delivered);
-        for (index, burst) in range.clone().zip(bursts) {
+        for (index, burst) in range.clone().zip(&buffer.bursts()[range.clone()]) {
             let size = burst.segment.map_or(burst.len, u32::from).max(1);
             for offset in (start..burst.len.max(1)).step_by(size as usize) {
                 let piece = (offset, size.min(burst.len - offset));

@@ -115,7 +115,7 @@ impl Migration {
 
     /// When to look again, whatever happens.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        [self.until, self.tell_again].into_iter().flatten().min()
+        Timestamp::earliest([self.until, self.tell_again])
     }
 
     /// Whether no connection is frozen, and none comes.

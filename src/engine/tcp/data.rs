@@ -13,7 +13,7 @@ use super::refused;
 use crate::engine::state::{PeekOffset, TcpState};
 use crate::flow::tcp::{Conn, DataResult, Flags};
 use crate::sys::stream;
-use crate::wire::build::{HeaderTemplate, L4Checksum};
+use crate::wire::build::{HeaderBuf, HeaderTemplate, L4Checksum};
 use crate::wire::tcp::HEADER_BYTES as TCP_HEADER_BYTES;
 
 /// Room reserved for a flow that has not sent much yet: one page.
@@ -116,6 +116,7 @@ fn stamp(mut lease: ToGuestLease<'_>, template: &HeaderTemplate, conn: &Conn, ms
     let mut fields = conn.data_header();
     let mut done = ArrayVec::<FrameDone, MAX_FRAMES>::new();
     let mut left = sent;
+    let mut before: Option<(HeaderBuf, u32)> = None;
     while left > 0 && done.len() < lease.frames() {
         let index = done.len();
         let len = lease.frame_room(index).min(left);
@@ -129,7 +130,14 @@ fn stamp(mut lease: ToGuestLease<'_>, template: &HeaderTemplate, conn: &Conn, ms
             let payload_sum = lease.payload_sum(index, len).folded();
             (L4Checksum::Complete { payload_sum }, FrameMeta::default())
         };
-        lease.put_header(index, &template.tcp(&fields, len, checksum));
+        let header = match &mut before {
+            Some((header, of)) if *of == len => {
+                template.tcp_again(header, &fields, len, checksum);
+                header
+            }
+            _ => &mut before.insert((template.tcp(&fields, len, checksum), len)).0,
+        };
+        lease.put_header(index, header);
         done.push(FrameDone { payload_len: len, meta });
         fields.seq += len;
     }

@@ -220,7 +220,7 @@ fn settle(core: &mut Core, id: FlowId) {
     if let Some(admission) = admission {
         core.listeners.discharge(admission.listener);
     }
-    core.flows.schedule(id, deadline.into_iter().chain(admitted_until).min());
+    core.flows.schedule(id, Timestamp::earliest([deadline, admitted_until]));
 }
 
 /// Until when an accepted connection counts among those of which the guest's server may know nothing; `None` if

@@ -310,7 +310,7 @@ fn open(
         SocketMarks::new().bring(socket.as_fd(), (v4, false), &marks.of_connection(), 0);
         let probes = marks.is_probe() && datagram::report_errors(socket.as_fd(), v4).is_ok();
         let connected = socket::connect(socket.as_fd(), target.destination)?;
-        stream::refuse_itself(socket.as_fd(), target.destination)?;
+        stream::refuse_itself(socket.as_fd(), port, target.destination)?;
         Ok((socket, connected, probes))
     })
     .map_err(failed)?;

@@ -275,8 +275,14 @@ impl Conn {
         let soonest = if established { self.keepalive_at().min(idle) } else { idle };
         let look = if established { self.recv.look_at(self.active_at) } else { None };
         let reset = self.has_failed().then_some(self.active_at + RESET_PATIENCE);
-        let others = [self.retry.deadline(), self.fin_ack_at(), look, reset, self.ask_at()];
-        others.into_iter().flatten().chain([soonest]).min()
+        Timestamp::earliest([
+            Some(soonest),
+            self.retry.deadline(),
+            self.fin_ack_at(),
+            look,
+            reset,
+            self.ask_at(),
+        ])
     }
 
     /// When [`Conn::poll`] is to be called besides, for an acknowledgement that has waited for long enough.
