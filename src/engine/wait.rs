@@ -37,8 +37,9 @@ fn timestamp(time: Timespec) -> Timestamp {
 /// The turn before the wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastTurn {
-    /// When it began.
+    /// When it began, and when it ended.
     pub(crate) began: Timestamp,
+    pub(crate) ended: Timestamp,
     /// It served a connection that moves bulk past the link.
     pub(crate) bulk: bool,
 }
@@ -88,17 +89,19 @@ impl Waits {
         if !self.may_poll || last.bulk || timeout == Some(NONE) {
             return look(epoll, events, timeout.as_ref());
         }
-        let start = monotonic_now();
-        if start.since(last.began) > POLL_AFTER {
+        if last.ended.since(last.began) > POLL_AFTER {
             return look(epoll, events, timeout.as_ref());
         }
-        let waited = || monotonic_now().since(start);
+        let is_short = || monotonic_now().since(last.ended) < POLL_FOR;
         if self.polls() {
-            while waited() < POLL_FOR {
+            loop {
                 look(epoll, events, Some(&NONE))?;
                 if !events.is_empty() {
                     self.learn(true);
                     return Ok(());
+                }
+                if !is_short() {
+                    break;
                 }
             }
             // Sleeping may be what lets the other end go on: how long it takes says nothing.
@@ -106,7 +109,7 @@ impl Waits {
             return look(epoll, events, timeout.as_ref());
         }
         look(epoll, events, timeout.as_ref())?;
-        self.learn(waited() < POLL_FOR);
+        self.learn(is_short());
         Ok(())
     }
 }
@@ -140,7 +143,8 @@ mod tests {
     use super::*;
 
     fn short() -> LastTurn {
-        LastTurn { began: monotonic_now(), bulk: false }
+        let now = monotonic_now();
+        LastTurn { began: now, ended: now, bulk: false }
     }
 
     #[test]
@@ -192,7 +196,7 @@ mod tests {
         }
         waits.points = POINTS_MAX;
         for last in
-            [LastTurn { began: Timestamp::ZERO, bulk: false }, LastTurn { bulk: true, ..short() }]
+            [LastTurn { began: Timestamp::ZERO, ..short() }, LastTurn { bulk: true, ..short() }]
         {
             waits.wait(&epoll, &mut events, Some(millisecond), last).expect("a wait");
             assert_eq!(waits.points, POINTS_MAX, "nothing is learnt from a wait after much work");

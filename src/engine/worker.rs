@@ -207,9 +207,10 @@ impl<L: Link> Worker<L> {
     /// What epoll_wait(2) reports.
     pub fn turn(&mut self, at_most: Option<Duration>) -> Result<(), Errno> {
         alarm::at_work(false);
-        let timeout = self.timeout(at_most);
+        let now = monotonic_now();
+        let timeout = self.timeout(now, at_most);
         self.events.clear();
-        let last = LastTurn { began: self.began, bulk: self.engine.moved_bulk() };
+        let last = LastTurn { began: self.began, ended: now, bulk: self.engine.moved_bulk() };
         self.waits.wait(&self.epoll, &mut self.events, timeout, last)?;
         let now = monotonic_now();
         self.began = now;
@@ -273,7 +274,7 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    fn timeout(&self, at_most: Option<Duration>) -> Option<Timespec> {
+    fn timeout(&self, now: Timestamp, at_most: Option<Duration>) -> Option<Timespec> {
         let frames = self.frames && !self.engine.holds_frames();
         let wait = if frames || self.engine.has_work() {
             Some(Duration::ZERO)
@@ -288,7 +289,7 @@ impl<L: Link> Worker<L> {
                 later,
             ];
             let next = Timestamp::earliest(deadlines);
-            let next = next.map(|at| at.since(monotonic_now()));
+            let next = next.map(|at| at.since(now));
             shorter(shorter(next, self.door.retry()), at_most)
         };
         // Rounded up to a millisecond by kernels without epoll_pwait2, and never early.
