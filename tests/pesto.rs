@@ -284,6 +284,26 @@ fn who_is_cut_off_while_it_watches_is_told() {
     }
 }
 
+/// As in `pesto watch PATH | head -n 1`: it does not wait for an event that nobody wants.
+#[test]
+fn who_watches_ends_with_its_reader() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pesto"));
+    let mut watching =
+        command.arg("watch").arg(&path).stdout(Stdio::piped()).spawn().expect("pesto runs");
+    let (mut client, _) = listener.accept().expect("connected");
+    replies(&[WATCHED])(&mut client);
+    client.write_all(b"{\"event\":\"link-up\"}\n").expect("it reads");
+    let mut lines = BufReader::new(watching.stdout.take().expect("piped"));
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("an event");
+    assert_eq!(line, "{\"event\":\"link-up\"}\n");
+    drop(lines);
+    assert!(watching.wait().expect("it ends").success());
+}
+
 #[test]
 fn a_reply_counts_though_the_request_was_not_taken() {
     let folder = tempfile::tempdir().expect("a folder");

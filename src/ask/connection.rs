@@ -1,6 +1,7 @@
 //! The connection to a running program: requests and replies, line by line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::AskError;
 use crate::control::json::model::Problem;
+use crate::sys::events;
 
 /// How long an answer may take: the program does nothing for longer than some milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,6 +81,18 @@ impl Connection {
             // Nobody writes to it: this is a pause.
             errno == Some(Errno::PROTOTYPE) && probe.recv(&mut [0]).is_err()
         })
+    }
+
+    /// Waits until the program says more or ends; false if nobody reads from `output` any more.
+    ///
+    /// # Errors
+    /// [`AskError::Socket`].
+    pub(crate) fn has_more_for(&self, output: impl AsFd) -> Result<bool, AskError> {
+        if !self.stream.buffer().is_empty() {
+            return Ok(true);
+        }
+        let unread = events::readable_or_unread(self.stream.get_ref(), output);
+        unread.map(|unread| !unread).map_err(|errno| self.failed(errno.into()))
     }
 
     /// Sends a line.

@@ -261,7 +261,7 @@ fn metrics(to: &mut Connection) -> Result<(), AskError> {
     print(&metrics::text(&status, &stats, &egress))
 }
 
-/// Prints a line for each event, until the program ends.
+/// Prints a line for each event, until the program ends, or who reads them.
 ///
 /// # Errors
 /// Also [`AskError::CutOff`].
@@ -272,11 +272,15 @@ fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
     }
     let _followed: Value = to.ask(&request)?;
     to.be_patient()?;
-    while let Some(line) = to.event()? {
-        print_line(&line)?;
+    while to.has_more_for(io::stdout())? {
+        match to.event()? {
+            Some(line) => print_line(&line)?,
+            // Nobody listens any more where the program has ended.
+            None if to.is_listened_for() => return Err(to.cut_off()),
+            None => break,
+        }
     }
-    // Nobody listens any more where the program has ended.
-    if to.is_listened_for() { Err(to.cut_off()) } else { Ok(()) }
+    Ok(())
 }
 
 /// Passes requests on as they are, and prints the replies as they are.

@@ -478,6 +478,7 @@ const PESTO: &[Call] = &[
     any(libc::SYS_connect, "src/pesto/connection.rs: connect(&socket"),
     any(libc::SYS_recvfrom, "src/pesto/connection.rs: recv(&self.socket"),
     any(libc::SYS_sendto, "src/pesto/connection.rs: send(&self.socket"),
+    any(libc::SYS_ppoll, "src/sys/events.rs: poll(&mut"),
     any(libc::SYS_read, "src/ask/connection.rs: read_line"),
     any(libc::SYS_write, "src/pesto/mod.rs: write_all"),
     any(libc::SYS_close, "Rust: a descriptor is dropped"),

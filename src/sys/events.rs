@@ -1,10 +1,10 @@
-//! Waiting for events with timeouts below a millisecond (epoll_pwait2(2), Linux 5.11).
+//! Waiting for events: with timeouts below a millisecond (epoll_pwait2(2), Linux 5.11), and for who reads.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use rustix::buffer::SpareCapacity;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
@@ -69,6 +69,21 @@ fn wait_precisely(
     // SAFETY: the kernel has written this many events behind those that were there.
     unsafe { events.set_len(events.len() + n) };
     Ok(())
+}
+
+/// Waits until `source` can be read or has ended, or nobody reads from `output` any more, which a pipe and a socket tell
+/// (`POLLERR`, `POLLHUP`). Whether it is that.
+///
+/// # Errors
+/// What poll(2) reports.
+pub(crate) fn readable_or_unread(source: impl AsFd, output: impl AsFd) -> Result<bool, Errno> {
+    let mut ends = [PollFd::new(&source, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
+    loop {
+        match poll(&mut ends, None) {
+            Err(Errno::INTR) => {}
+            done => return done.map(|_| !ends[1].revents().is_empty()),
+        }
+    }
 }
 
 #[cfg(test)]
