@@ -276,6 +276,10 @@ pub(crate) const OWN_DATAGRAMS: usize = 4 * DATAGRAMS_PER_TURN;
 /// Egress rules: each new flow is held against them one by one, some 10 ns each.
 pub(crate) const MAX_EGRESS_RULES: usize = 1024;
 
+/// Networks that are of this host, or next to it, by a route alone: each address that is judged is held against them one by
+/// one, some 2 ns each. Hosts have few, beside those that their addresses and the registries tell of.
+pub(crate) const MAX_ROUTED_NETWORKS: usize = 1024;
+
 /// Names in egress rules: a bit for each.
 pub(crate) const MAX_EGRESS_NAMES: usize = 64;
 
@@ -386,5 +390,5 @@ pub(crate) const FLOWS_LOOKED_AT_PER_TURN: u32 = 256;
 /// Parts of a snapshot of the host that are read in one turn.
 pub(crate) const SNAPSHOT_PARTS_PER_TURN: usize = 2;
 
-/// Bytes of a snapshot of the host: some ten thousand addresses, and a resolv.conf of the longest.
+/// Bytes of a snapshot of the host: some ten thousand addresses, [`MAX_ROUTED_NETWORKS`], and a resolv.conf of the longest.
 pub(crate) const SNAPSHOT_BYTES_MAX: usize = 1 << 20;

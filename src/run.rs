@@ -519,7 +519,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
         .then(|| -> Result<_, StartError> {
             let seen = Snapshot {
                 facts: facts.clone(),
-                own: conf::host::own_networks()?,
+                own: conf::host::surroundings()?,
                 held: Vec::new(),
                 resolv: resolv.clone(),
             };

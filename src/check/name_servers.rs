@@ -43,8 +43,8 @@ pub(super) fn findings(mode: Mode, facts: &HostFacts) -> Vec<Finding> {
         let text = format!("{} has none that can be used{why}", resolv::PATH);
         return vec![Finding::limits(TOPIC, text, "write one there, or give one by --dns")];
     }
-    let own: Vec<IpAddr> =
-        host::own_networks().unwrap_or_default().iter().map(|(address, _)| *address).collect();
+    let own = host::surroundings().unwrap_or_default().addresses;
+    let own: Vec<IpAddr> = own.iter().map(|(address, _)| *address).collect();
     let mut options = Options::default();
     options.mode = mode;
     let here = conf.servers.iter().map(|server| {

@@ -54,8 +54,8 @@ pub(crate) struct EgressOptions {
     pub(crate) sources: Vec<Source>,
     /// `--isolate`.
     pub(crate) isolate: bool,
-    /// This host's own addresses, once they were asked for.
-    own: Vec<(IpAddr, u8)>,
+    /// What this host is, once that was asked for.
+    host: Surroundings,
 }
 
 impl EgressOptions {
@@ -82,7 +82,7 @@ pub(crate) fn read_files(options: &mut Options) -> Result<(), ConfError> {
     Ok(())
 }
 
-/// Finds out what addresses this host has. Where there can be no rules it does nothing.
+/// Finds out what this host is, by whatever address. Where there can be no rules it does nothing.
 ///
 /// # Errors
 /// The kernel does not tell.
@@ -92,7 +92,7 @@ pub(crate) fn load(options: &mut Options) -> Result<(), ConfError> {
     if egress.is_empty() && options.run.control.is_none() {
         return Ok(());
     }
-    egress.own = host::own_networks()?;
+    egress.host = host::surroundings()?;
     Ok(())
 }
 
@@ -158,14 +158,19 @@ pub(super) fn resolve(
                 .map(|rule| EgressRule { text: format!("{OF_ISOLATION}{}", rule.text), ..rule }),
         );
     }
-    let policy = Policy { rules, host: Surroundings(options.own.clone()) };
+    let policy = Policy { rules, host: options.host.clone() };
     let names = policy.rules.iter().filter(|rule| matches!(rule.to, Destination::Name(_))).count();
     if policy.rules.len() > MAX_EGRESS_RULES || names > MAX_EGRESS_NAMES {
         return Err(ConfError::EgressTooMany);
     }
     notes.extend(warnings(&policy, network, mapping));
+    let missed = !policy.rules.is_empty() && policy.host.is_full();
+    notes.extend(missed.then(|| Note::warn(TOO_MANY_ROUTES)));
     Ok(policy)
 }
+
+const TOO_MANY_ROUTES: &str = "This host has more networks by routes without a router than are looked at: some of them may be \
+    @internet to rules of egress; name those in rules of their own";
 
 /// What stands in front of the rules that `--isolate` stands for.
 const OF_ISOLATION: &str = "--isolate: ";
@@ -191,7 +196,7 @@ pub(crate) fn policy(
         let rule = rule(text).map_err(|problem| (Some(place), problem))?;
         sources.push(Source::Rule(Box::new(rule)));
     }
-    let options = EgressOptions { sources, isolate, own: host.0 };
+    let options = EgressOptions { sources, isolate, host };
     let mut notes = Vec::new();
     let policy = resolve(&options, network, mapping, &mut notes);
     policy.map(|policy| (policy, notes)).map_err(|error| (None, error.to_string()))

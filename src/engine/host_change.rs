@@ -14,7 +14,7 @@ use rustix::net::{SocketAddrAny, getsockname};
 use super::core::Core;
 use super::state::{FlowKind, FlowState};
 use super::{datagrams, egress, responders};
-use crate::flow::fwd::Mapping;
+use crate::flow::fwd::{Mapping, Surroundings};
 use crate::flow::network::Network;
 use crate::flow::side::Pif;
 use crate::flow::table::{Flow, FlowId};
@@ -28,8 +28,8 @@ pub struct HostChange {
     pub network: Network,
     /// Mapped addresses.
     pub map: Mapping,
-    /// All addresses of the host, with the lengths of their prefixes.
-    pub own: Vec<(IpAddr, u8)>,
+    /// What the host is, by whatever address, and what is next to it.
+    pub own: Surroundings,
     /// Addresses that the host had before.
     pub gone: Vec<IpAddr>,
     /// The guest's addresses are changed from outside: it has what it is told.
@@ -56,7 +56,7 @@ pub(super) struct Search {
 impl Search {
     /// Looks for flows of addresses that are gone, now or later, and not of those that are there again.
     fn begin(&mut self, change: &HostChange, now: Timestamp) {
-        let there = |address: &IpAddr| change.own.iter().any(|(own, _)| own == address);
+        let there = |address: &IpAddr| change.own.addresses.iter().any(|(own, _)| own == address);
         self.away.retain(|(address, _)| !there(address));
         for list in [&mut self.lost, &mut self.gone, &mut self.missed] {
             list.retain(|address| !there(address));
@@ -152,8 +152,8 @@ pub(super) fn apply(
     out: &mut dyn ToGuest,
 ) -> bool {
     search.begin(&change, core.now);
-    let judged = core.net.set_surroundings(&change.own);
-    let HostChange { network, map, configured, held, .. } = change;
+    let HostChange { network, map, own, configured, held, .. } = change;
+    let judged = core.net.set_surroundings(own);
     core.net.set_held(held);
     let told = !core.net.is_told(&network, &map);
     if told {

@@ -13,8 +13,8 @@ use std::rc::Rc;
 use super::events::{Event, Events};
 use crate::flow::fwd::tenure::Step;
 use crate::flow::fwd::{
-    self, Attempt, GuestSide, HostSide, Mapping, Policy, Proto, Refused, Rule, RuleTable, Verdict,
-    is_one_host,
+    self, Attempt, GuestSide, HostSide, Mapping, Policy, Proto, Refused, Rule, RuleTable,
+    Surroundings, Verdict, is_one_host,
 };
 use crate::flow::names::Names;
 use crate::flow::neighbours::Neighbours;
@@ -187,13 +187,13 @@ impl Net {
         self.map.held = held;
     }
 
-    /// The host's addresses, as the egress policy knows them; true if they are others than before and a rule may
-    /// depend on them.
-    pub(crate) fn set_surroundings(&mut self, own: &[(IpAddr, u8)]) -> bool {
-        if self.egress.rules.is_empty() || self.egress.host.0 == own {
+    /// What the host is, as the egress policy knows it; true if that is something else than before and a rule may depend on
+    /// it.
+    pub(crate) fn set_surroundings(&mut self, host: Surroundings) -> bool {
+        if self.egress.rules.is_empty() || self.egress.host == host {
             return false;
         }
-        own.clone_into(&mut self.egress.host.0);
+        self.egress.host = host;
         self.epoch.0 = self.epoch.0.wrapping_add(1);
         true
     }

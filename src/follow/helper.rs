@@ -262,8 +262,7 @@ impl<'a> Helper<'a> {
     fn look(&mut self) -> bool {
         let before = &self.seen.facts;
         let looked = self.asker.look(&self.options.interfaces, before);
-        let own = self.asker.own_networks();
-        let (Ok(mut facts), Ok(own)) = (looked, own) else { return false };
+        let Ok((mut facts, own)) = looked else { return false };
         let models = facts.models();
         facts.keep(before);
         facts.notes.clear();

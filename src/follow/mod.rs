@@ -135,7 +135,7 @@ impl HostWatch {
         let Told { network, mapping, template_v4, template_v6 } =
             told(&self.options, facts, &now.resolv, &mut notes);
         let before = std::mem::replace(&mut self.seen, now);
-        let gone = before.own.iter().map(|(address, _)| *address);
+        let gone = before.own.addresses.iter().map(|(address, _)| *address);
         let gone = gone.filter(|address| !self.seen.has(*address)).collect();
         let line = describe(&network);
         let Snapshot { own, held, .. } = self.seen.clone();

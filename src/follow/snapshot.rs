@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str::{FromStr, SplitAsciiWhitespace};
 
 use crate::conf::host::{HostFacts, Template};
-use crate::flow::fwd::InterfaceName;
+use crate::flow::fwd::{InterfaceName, Places, Prefix, Routed, Surroundings};
 use crate::flow::network::MAX_ROUTES;
 
 /// In place of what is not there.
@@ -17,8 +17,8 @@ const NONE: &str = "-";
 pub(crate) struct Snapshot {
     /// Models of the guest's network. What no host changes while it runs is not told.
     pub(crate) facts: HostFacts,
-    /// All addresses of the host, with the lengths of their prefixes.
-    pub(crate) own: Vec<(IpAddr, u8)>,
+    /// What the host is, by whatever address, and what is next to it.
+    pub(crate) own: Surroundings,
     /// Those that the namespace has or had, if the helper configures one.
     pub(crate) held: Vec<IpAddr>,
     /// The text of resolv.conf.
@@ -28,7 +28,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Whether `address` is one of the host's own.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.own.iter().any(|(own, _)| *own == address)
+        self.own.addresses.iter().any(|(own, _)| *own == address)
     }
 
     /// Keeps only those interfaces that somebody names.
@@ -57,8 +57,12 @@ impl Snapshot {
         for address in self.facts.named.addresses() {
             let _always = writeln!(text, "named {address}");
         }
-        for (address, len) in &self.own {
+        for (address, len) in &self.own.addresses {
             let _always = writeln!(text, "own {address} {len}");
+        }
+        for Routed { places, network } in &self.own.routed {
+            let (address, len) = network.parts();
+            let _always = writeln!(text, "routed {} {address} {len}", places.name());
         }
         for address in &self.held {
             let _always = writeln!(text, "held {address}");
@@ -89,7 +93,8 @@ impl Snapshot {
                     snapshot.facts.links.push((name, next(&mut words)?));
                 }
                 "named" if snapshot.facts.named.set(next(&mut words)?) => {}
-                "own" => snapshot.own.push((next(&mut words)?, next(&mut words)?)),
+                "own" => snapshot.own.addresses.push((next(&mut words)?, next(&mut words)?)),
+                "routed" => snapshot.own.routed.push(routed(&mut words)?),
                 "held" => snapshot.held.push(next(&mut words)?),
                 "resolv" => break,
                 _ => return None,
@@ -127,6 +132,12 @@ fn template<A: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Option<Template
     let gateway = optional(words)?;
     let address = address.map(|address| (address, len));
     Some(Template { name, index, address, link_local, default_route, gateway })
+}
+
+fn routed(words: &mut SplitAsciiWhitespace<'_>) -> Option<Routed> {
+    let places = Places::named(words.next()?)?;
+    let network = Prefix::new(next(words)?, next(words)?)?;
+    Some(Routed { places, network })
 }
 
 fn next<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Option<T> {
@@ -180,6 +191,16 @@ mod tests {
             ..HostFacts::default()
         };
         let own = vec![("192.0.2.5".parse().unwrap(), 24), ("fe80::7".parse().unwrap(), 64)];
+        let routed = |places, address: &str, len| {
+            let network = Prefix::new(address.parse().unwrap(), len).unwrap();
+            Routed { places, network }
+        };
+        let routes = vec![
+            routed(Places::HOST, "203.0.113.0", 28),
+            routed(Places::MULTICAST, "192.0.2.127", 32),
+            routed(Places::PRIVATE, "2001:db8:7::", 64),
+        ];
+        let own = Surroundings::new(own, routes);
         let resolv = "# own\nnameserver fe80::53%wlan0\n\nsearch example.org\n".to_owned();
         let held = ["192.0.2.5", "2001:db8::5"].map(|address| address.parse().unwrap()).to_vec();
         Snapshot { facts, own, held, resolv }
@@ -199,7 +220,14 @@ mod tests {
         for length in 0..end {
             assert_eq!(Snapshot::read(&text[..length]), None, "{length} bytes");
         }
-        for wrong in ["", "\n", "5 eth0\nresolv\n", "own x 1\nresolv\n", "4 eth0 2\nresolv\n"] {
+        for wrong in [
+            "",
+            "\n",
+            "5 eth0\nresolv\n",
+            "own x 1\nresolv\n",
+            "routed @host ::/0\nresolv\n",
+            "4 eth0 2\nresolv\n",
+        ] {
             assert_eq!(Snapshot::read(wrong), None, "{wrong:?}");
         }
     }

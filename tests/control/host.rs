@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
 
 use crate::guest::{Guest, MAC};
-use crate::rig::{Program, until};
+use crate::rig::{Client, Program, until};
 
 const NETWORK: &str = "ip link set lo up
     ip link add eth0 type veth peer name peer0
@@ -18,6 +18,12 @@ const NETWORK: &str = "ip link set lo up
     ip addr add 2001:db8::2/64 dev eth0 nodad
     ip route add default via 192.0.2.1
     ip -6 route add default via 2001:db8::1";
+
+fn ip(changes: &[&str]) {
+    for change in changes {
+        assert!(Command::new("ip").args(change.split(' ')).status().unwrap().success(), "{change}");
+    }
+}
 
 #[test]
 fn status_is_of_both_families() {
@@ -89,6 +95,13 @@ fn flows_of_each_family_are_found_by_its_addresses() {
     });
 }
 
+/// The host has another address.
+const MOVE: [&str; 3] = [
+    "addr add 198.51.100.7/24 dev eth0",
+    "addr del 192.0.2.2/24 dev eth0",
+    "route replace default via 198.51.100.1",
+];
+
 #[test]
 fn changes_of_the_host_and_leases_of_ipv6_are_told() {
     isolated(NETWORK, || {
@@ -102,13 +115,7 @@ fn changes_of_the_host_and_leases_of_ipv6_are_told() {
             (&lease["protocol"], &lease["address"]),
             (&json!("dhcpv6"), &json!("2001:db8::2"))
         );
-        for changes in [
-            "addr add 198.51.100.7/24 dev eth0",
-            "addr del 192.0.2.2/24 dev eth0",
-            "route replace default via 198.51.100.1",
-        ] {
-            assert!(Command::new("ip").args(changes.split(' ')).status().unwrap().success());
-        }
+        ip(&MOVE);
         // Of several steps there may be several events.
         let mut last = String::new();
         while !last.contains("198.51.100.7/24, router 198.51.100.1") {
@@ -118,5 +125,57 @@ fn changes_of_the_host_and_leases_of_ipv6_are_told() {
             let told = client.answer("status")["told"]["ipv4"].take();
             (told["address"] == "198.51.100.7" && told["gateway"] == "198.51.100.1").then_some(())
         });
+    });
+}
+
+/// How often the rule of `--isolate` with this text has decided.
+fn decided(client: &mut Client, text: &str) -> u64 {
+    let policy = client.answer("egress");
+    let rules = policy["rules"].as_array().unwrap();
+    let rule = rules.iter().find(|rule| rule["rule"] == format!("--isolate: {text}"));
+    rule.unwrap()["decided"].as_u64().unwrap()
+}
+
+/// Has the guest try to connect to `host` until the rule decides about that.
+fn decides(program: &Program, guest: &mut Guest, (rule, host): (&str, [u8; 4])) {
+    let mut client = program.client();
+    let before = decided(&mut client, rule);
+    let mut port = 40_000;
+    until(&format!("{host:?}: {rule}"), || {
+        port += 1;
+        guest.knocks_at(host, (port, 7000));
+        (decided(&mut client, rule) > before).then_some(())
+    });
+}
+
+const ALLOWED: &str = "allow @internet";
+const REJECTED: &str = "reject any";
+
+#[test]
+fn what_is_the_hosts_by_a_route_alone_is_forbidden_while_it_is() {
+    isolated(NETWORK, || {
+        ip(&["route add local 203.0.113.0/28 dev lo", "route add 203.0.113.128/25 dev eth0"]);
+        let program = Program::of_host(&["--isolate"]);
+        let mut guest = Guest::of(&program);
+        for host in [[203, 0, 113, 3], [203, 0, 113, 200]] {
+            guest.knocks_at(host, (40_000, 7000));
+            guest.next(|frame| (frame.len() >= 54 && frame[26..30] == host).then_some(()));
+        }
+        let mut client = program.client();
+        assert_eq!([REJECTED, ALLOWED].map(|rule| decided(&mut client, rule)), [2, 0]);
+        for (route, host) in [
+            ("local 198.51.100.0/28 dev lo", [198, 51, 100, 3]),
+            ("198.51.100.128/25 dev eth0", [198, 51, 100, 200]),
+            ("local 198.51.100.64/28 dev lo table 100", [198, 51, 100, 70]),
+        ] {
+            ip(&[&format!("route add {route}")]);
+            if route.ends_with("table 100") {
+                decides(&program, &mut guest, (ALLOWED, host));
+                ip(&["rule add to 198.51.100.64/28 lookup 100"]);
+            }
+            decides(&program, &mut guest, (REJECTED, host));
+            ip(&[&format!("route del {route}")]);
+            decides(&program, &mut guest, (ALLOWED, host));
+        }
     });
 }

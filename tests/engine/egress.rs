@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use passt::flow::fwd::{Policy, Surroundings, egress_rule};
+use passt::flow::fwd::{Places, Policy, Prefix, Routed, Surroundings, egress_rule};
 use passt::wire::DropReason;
 use smoltcp::socket::tcp::State;
 
@@ -384,12 +384,18 @@ fn a_name_that_leads_to_this_host_opens_nothing() {
         }
         // The host's own addresses, where they are known.
         for family in FAMILIES {
-            let own = Surroundings(vec![(family.host(), 24)]);
-            let rules = policy(&["allow @dns", "allow *.example.org"]).rules;
-            enforce(&mut world, Policy { rules, host: own });
-            ask(&mut world, &server, "evil.example.org", family.host());
-            let host = bound(family.host_at(9000));
-            assert!(!gets_through(&mut world, &host), "{family:?}");
+            let network = Prefix::new(family.host(), 28).expect("a length");
+            let by_route = Routed { places: Places::HOST, network };
+            for own in [
+                Surroundings::of_addresses(vec![(family.host(), 24)]),
+                Surroundings::new(Vec::new(), vec![by_route]),
+            ] {
+                let rules = policy(&["allow @dns", "allow *.example.org"]).rules;
+                enforce(&mut world, Policy { rules, host: own.clone() });
+                ask(&mut world, &server, "evil.example.org", family.host());
+                let host = bound(family.host_at(9000));
+                assert!(!gets_through(&mut world, &host), "{own:?}");
+            }
         }
     });
 }

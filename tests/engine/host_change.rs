@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use passt::engine::HostChange;
+use passt::flow::fwd::Surroundings;
 use passt::limits::ADDRESS_AWAY;
 use passt::wire::DropReason;
 
@@ -19,7 +20,7 @@ const TURNS: usize = 64;
 /// A change in nothing.
 pub fn unchanged(world: &World) -> HostChange {
     let view = world.engine.view();
-    let own = FAMILIES.map(|family| (family.host(), 24)).to_vec();
+    let own = Surroundings::of_addresses(FAMILIES.map(|family| (family.host(), 24)).to_vec());
     let (mut map, gone) = (view.map, Vec::new());
     let held = std::mem::take(&mut map.held);
     HostChange { network: view.network, map, own, gone, configured: false, held }
@@ -180,7 +181,7 @@ fn connections_from_addresses_that_are_gone_are_reset() {
             world.follow(HostChange { gone: vec![other], ..change.clone() });
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 1, "another address");
-            let own = Vec::new();
+            let own = Surroundings::default();
             world.follow(HostChange { gone: vec![family.host()], own, ..change });
             world.settle(TURNS);
             assert_eq!(world.engine.flow_count(), 1, "it may come back");
@@ -218,7 +219,7 @@ fn all_connections_of_an_address_that_is_gone_are_reset_and_no_others() {
                 peers.push(listeners[which].accept().expect("it has come"));
             }
             let change = unchanged(&world);
-            let (gone, own) = (vec![family.host()], Vec::new());
+            let (gone, own) = (vec![family.host()], Surroundings::default());
             world.follow(HostChange { gone, own, ..change });
             world.skip(ADDRESS_AWAY);
             let flags = packet::l4_offset(family.guest()) + 13;
@@ -292,14 +293,22 @@ fn an_address_that_is_there_again_is_not_gone() {
         let listener = TcpListener::bind(family.host_at(8001)).expect("a free port");
         let mut world = connected(family, &listener);
         let change = unchanged(&world);
-        world.follow(HostChange { gone: vec![family.host()], own: Vec::new(), ..change.clone() });
+        world.follow(HostChange {
+            gone: vec![family.host()],
+            own: Surroundings::default(),
+            ..change.clone()
+        });
         world.settle(TURNS);
         world.skip(ADDRESS_AWAY / 2);
         world.follow(change.clone());
         world.skip(ADDRESS_AWAY);
         world.settle(TURNS);
         assert_eq!(world.engine.flow_count(), 1, "it was back in time");
-        world.follow(HostChange { gone: vec![family.host()], own: Vec::new(), ..change });
+        world.follow(HostChange {
+            gone: vec![family.host()],
+            own: Surroundings::default(),
+            ..change
+        });
         world.skip(ADDRESS_AWAY);
         world.quiet(TURNS);
         assert_eq!(world.engine.flow_count(), 0, "and is gone for good");

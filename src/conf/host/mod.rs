@@ -4,6 +4,8 @@
 
 mod choose;
 pub(crate) mod netlink;
+mod routed;
+mod surroundings;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -12,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::{ConfError, Interfaces, Note, Only};
-use crate::flow::fwd::InterfaceName;
+use crate::flow::fwd::{InterfaceName, Surroundings};
 use crate::sys::netlink::Netlink;
 use crate::sys::socket::{self, Transport};
 
@@ -170,16 +172,9 @@ impl Asker {
         leads_to(self.probe_v6.as_ref(), Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1).into())
     }
 
-    /// All addresses of this host, with the lengths of their prefixes.
-    ///
-    /// # Errors
-    /// netlink fails.
-    pub(crate) fn own_networks(&self) -> Result<Vec<(IpAddr, u8)>, ConfError> {
-        netlink::own_networks(&self.netlink)
-    }
-
-    /// Asks the kernel about interfaces, addresses and routes, and chooses as `wish` says; of several addresses the
-    /// one that was chosen `before` is taken. An interface that does not exist is no model.
+    /// Asks the kernel about interfaces, addresses, routes and rules, and chooses as `wish` says; of several addresses the
+    /// one that was chosen `before` is taken. An interface that does not exist is no model. With it, what this host is
+    /// by whatever address, and what is next to it.
     ///
     /// # Errors
     /// netlink fails.
@@ -187,9 +182,11 @@ impl Asker {
         &self,
         wish: &Interfaces,
         before: &HostFacts,
-    ) -> Result<HostFacts, ConfError> {
-        let dump = netlink::dump(&self.netlink)?;
-        Ok(self.choose(dump, wish, before))
+    ) -> Result<(HostFacts, Surroundings), ConfError> {
+        let mut dump = netlink::dump(&self.netlink)?;
+        let candidates = std::mem::take(&mut dump.candidates);
+        let surroundings = surroundings::with_routes(&self.netlink, candidates)?;
+        Ok((self.choose(dump, wish, before), surroundings))
     }
 
     fn choose(&self, dump: netlink::Dump, wish: &Interfaces, before: &HostFacts) -> HostFacts {
@@ -278,12 +275,12 @@ fn binds_to_devices() -> bool {
     !socket.is_ok_and(refused)
 }
 
-/// All addresses of this host, with the lengths of their prefixes.
+/// What this host is, by whatever address, and what is next to it.
 ///
 /// # Errors
 /// netlink fails.
-pub(crate) fn own_networks() -> Result<Vec<(IpAddr, u8)>, ConfError> {
-    asker()?.own_networks()
+pub(crate) fn surroundings() -> Result<Surroundings, ConfError> {
+    surroundings::look(&asker()?.netlink)
 }
 
 fn asker() -> Result<Asker, ConfError> {

@@ -15,6 +15,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::routed::{Candidate, candidate, ip};
 use crate::conf::ConfError;
 use crate::flow::fwd::InterfaceName;
 use crate::sys::netlink::Netlink;
@@ -66,6 +67,8 @@ pub(super) struct Dump {
     pub(super) elsewhere_v4: bool,
     /// Of a route of the main table only the number of its next hop was told.
     pub(super) by_number: bool,
+    /// What all routes may say of this host.
+    pub(super) candidates: Vec<Candidate>,
 }
 
 /// Asks the kernel for everything.
@@ -80,6 +83,7 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
         on_link_v4: Vec::new(),
         elsewhere_v4: false,
         by_number: false,
+        candidates: Vec::new(),
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(socket, family).map_err(failed("routes"))?;
@@ -87,6 +91,7 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
         dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
         dump.elsewhere_v4 |= routes.iter().any(is_default_elsewhere_v4);
         dump.by_number |= routes.iter().any(leads_by_number);
+        dump.candidates.extend(routes.iter().filter_map(candidate));
     }
     Ok(dump)
 }
@@ -217,6 +222,7 @@ pub(super) fn look(mut bytes: &[u8]) -> (usize, usize) {
         told += usize::from(address(inner.clone()).is_some());
         if let RouteNetlinkMessage::NewRoute(message) = inner {
             told += usize::from(route(&message).is_some());
+            told += usize::from(candidate(&message).is_some());
         }
     }
     (read, told)
@@ -251,32 +257,6 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
         prefix_len: message.header.prefix_len,
         wide: u8::from(message.header.scope) < u8::from(AddressScope::Link),
     })
-}
-
-/// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
-/// interface the other end's network is among them.
-pub(super) fn own_networks(socket: &Netlink) -> Result<Vec<(IpAddr, u8)>, ConfError> {
-    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let messages = request_on(socket, question, |message| match message {
-        RouteNetlinkMessage::NewAddress(message) => Some(message),
-        _ => None,
-    });
-    let failed = |source| ConfError::Netlink { what: "addresses", source };
-    let mut found = Vec::new();
-    for message in messages.map_err(failed)? {
-        let len = message.header.prefix_len;
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(address) | AddressAttribute::Address(address)
-                    if !found.contains(&(*address, len)) =>
-                {
-                    found.push((*address, len));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// Whether the route is one of the main table that leads somewhere.
@@ -364,14 +344,6 @@ fn hop(hop: &RouteNextHop) -> Hop {
         _ => None,
     });
     Hop { interface: hop.interface_index, gateway, weight: hop.hops }
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

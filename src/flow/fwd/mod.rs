@@ -38,7 +38,7 @@ use arrayvec::ArrayVec;
 pub(crate) use learn::{
     assign, begin_link, initial, keep_first, learn, learn_mac, question_lost, reconsider,
 };
-pub use places::{Places, Prefix, Surroundings};
+pub use places::{Places, Prefix, Routed, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};
 pub use policy::{Destination, EgressRule, NamePattern, Policy, Verdict};
 pub use policy_text::egress_rule;

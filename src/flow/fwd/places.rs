@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::{BitOr, BitOrAssign};
 
+use crate::limits::MAX_ROUTED_NETWORKS;
+
 /// A set of kinds of places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places(u8);
@@ -38,6 +40,21 @@ impl Places {
         ("@internet", Self::INTERNET),
         ("@dns", Self::DNS),
     ];
+
+    /// The one that rules call so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(other, _)| *other == name).map(|&(_, places)| places)
+    }
+
+    /// What rules call these, if they are one.
+    pub(crate) fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, places)| *places == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether all of `other` are among these.
+    fn have(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 
     /// Whether one of these is one of `other`.
     pub(crate) fn meet(self, other: Self) -> bool {
@@ -79,6 +96,27 @@ impl Prefix {
         (len <= most).then_some(Self { address, len })
     }
 
+    /// An address of it, the one that it was made of, and the length of its prefix.
+    pub(crate) fn parts(self) -> (IpAddr, u8) {
+        (self.address, self.len)
+    }
+
+    /// Its first address and its last one.
+    fn ends(self) -> [IpAddr; 2] {
+        match self.address {
+            IpAddr::V4(v4) => {
+                let within = u32::MAX.checked_shr(self.len.into()).unwrap_or(0);
+                let bits = v4.to_bits();
+                [bits & !within, bits | within].map(|bits| Ipv4Addr::from_bits(bits).into())
+            }
+            IpAddr::V6(v6) => {
+                let within = u128::MAX.checked_shr(self.len.into()).unwrap_or(0);
+                let bits = v6.to_bits();
+                [bits & !within, bits | within].map(|bits| Ipv6Addr::from_bits(bits).into())
+            }
+        }
+    }
+
     /// Whether `address` is in it.
     pub(crate) fn has(self, address: IpAddr) -> bool {
         match (self.address, address) {
@@ -105,11 +143,59 @@ impl Prefix {
     }
 }
 
-/// What is known of this host: its addresses, each with the length of its network's prefix.
+/// What is known of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings(pub Vec<(IpAddr, u8)>);
+pub struct Surroundings {
+    /// Its addresses, each with the length of its network's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// What its routes say besides, as [`new`](Self::new) keeps it.
+    pub routed: Vec<Routed>,
+}
+
+/// A network that is of some place by a route, with or without an address of the host in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// [`Places::HOST`]: the kernel takes what is for it as its own; [`Places::MULTICAST`]: a broadcast address;
+    /// [`Places::PRIVATE`]: a link leads there, without a router.
+    pub places: Places,
+    /// Its addresses.
+    pub network: Prefix,
+}
 
 impl Surroundings {
+    /// What is known by `addresses`, and nothing by routes.
+    pub fn of_addresses(addresses: Vec<(IpAddr, u8)>) -> Self {
+        Self { addresses, routed: Vec::new() }
+    }
+
+    /// What is known by `addresses` and by `routed`, without what says nothing new: most routes are of an address, or into
+    /// private networks. Of more than [`MAX_ROUTED_NETWORKS`] the host's own stay, then the widest.
+    pub fn new(addresses: Vec<(IpAddr, u8)>, mut routed: Vec<Routed>) -> Self {
+        let own = Self::of_addresses(addresses);
+        routed.retain(|one| !own.knows(one));
+        routed.sort_by_key(|one| {
+            let (address, len) = one.network.parts();
+            (one.places != Places::HOST, one.places != Places::MULTICAST, len, address)
+        });
+        routed.dedup();
+        routed.truncate(MAX_ROUTED_NETWORKS);
+        Self { routed, ..own }
+    }
+
+    /// Whether there may be more than is known.
+    pub(crate) fn is_full(&self) -> bool {
+        self.routed.len() >= MAX_ROUTED_NETWORKS
+    }
+
+    /// Whether all of a network is of these places by the registries, or by one and the same address of the host.
+    fn knows(&self, Routed { places, network }: &Routed) -> bool {
+        let ends = network.ends();
+        let everywhere =
+            |of: &dyn Fn(IpAddr) -> Places| ends.iter().all(|&end| of(end).have(*places));
+        everywhere(&registered)
+            || self.addresses.iter().any(|&own| everywhere(&|address| of_own(own, address)))
+    }
+
     /// The places of `address`.
     pub(crate) fn of(&self, address: IpAddr) -> Places {
         let mut places = self.plain(address);
@@ -121,25 +207,42 @@ impl Surroundings {
 
     /// The same, but for what an IPv6 address says of an IPv4 one.
     fn plain(&self, address: IpAddr) -> Places {
-        let mut places = match address {
-            IpAddr::V4(v4) => of_v4(v4),
-            IpAddr::V6(v6) => of_v6(v6),
-        };
-        for &(own, len) in &self.0 {
-            if own == address {
-                places |= Places::HOST;
-            }
-            // A prefix of 0 is that of no network.
-            let network = Prefix::new(own, len).filter(|_| len > 0);
-            if network.is_some_and(|network| network.has(address)) {
-                places |= Places::PRIVATE;
-            }
-            if network.is_some_and(|network| network.is_broadcast(address)) {
-                places |= Places::MULTICAST;
+        let mut places = registered(address);
+        for &own in &self.addresses {
+            places |= of_own(own, address);
+        }
+        for one in &self.routed {
+            if one.network.has(address) {
+                places |= one.places;
             }
         }
         places
     }
+}
+
+/// The places of `address` by the registries alone; none for the internet.
+fn registered(address: IpAddr) -> Places {
+    match address {
+        IpAddr::V4(v4) => of_v4(v4),
+        IpAddr::V6(v6) => of_v6(v6),
+    }
+}
+
+/// The places of `address` by an address of the host, with the length of its network's prefix.
+fn of_own((own, len): (IpAddr, u8), address: IpAddr) -> Places {
+    let mut places = Places::default();
+    if own == address {
+        places |= Places::HOST;
+    }
+    // A prefix of 0 is that of no network.
+    let network = Prefix::new(own, len).filter(|_| len > 0);
+    if network.is_some_and(|network| network.has(address)) {
+        places |= Places::PRIVATE;
+    }
+    if network.is_some_and(|network| network.is_broadcast(address)) {
+        places |= Places::MULTICAST;
+    }
+    places
 }
 
 fn of_v4(address: Ipv4Addr) -> Places {
@@ -213,7 +316,19 @@ mod tests {
     fn surroundings() -> Surroundings {
         let own = [("127.0.0.1", 8), ("192.0.2.2", 24), ("2001:db8::2", 64), ("203.0.113.9", 32)];
         let own = own.iter().map(|&(text, len)| (text.parse().unwrap(), len));
-        Surroundings(own.chain([("198.51.100.1".parse().unwrap(), 0)]).collect())
+        let own = own.chain([("198.51.100.1".parse().unwrap(), 0)]).collect();
+        let routed = [
+            routed("198.51.100.16", 28, Places::HOST),
+            routed("2001:db8:2::", 64, Places::HOST),
+            routed("2001:db8::", 128, Places::HOST),
+            routed("198.51.100.128", 25, Places::PRIVATE),
+            routed("192.0.2.127", 32, Places::MULTICAST),
+        ];
+        Surroundings::new(own, routed.to_vec())
+    }
+
+    fn routed(network: &str, len: u8, places: Places) -> Routed {
+        Routed { places, network: Prefix::new(network.parse().unwrap(), len).unwrap() }
     }
 
     #[test]
@@ -230,6 +345,13 @@ mod tests {
             ("203.0.113.9", "host private"),
             ("2001:db8::2", "host private"),
             ("198.51.100.1", "host"),
+            ("198.51.100.15", "internet"),
+            ("198.51.100.16", "host"),
+            ("198.51.100.31", "host"),
+            ("2001:db8:2::7", "host"),
+            ("2001:db8::", "host private"),
+            ("198.51.100.255", "private"),
+            ("192.0.2.127", "private multicast"),
             ("192.0.2.9", "private"),
             ("2001:db8::9", "private"),
             ("192.0.2.255", "private multicast"),
@@ -266,6 +388,7 @@ mod tests {
             ("64:ff9b::10.0.0.1", "private"),
             ("64:ff9b::198.51.100.7", "internet"),
             ("64:ff9b::192.0.2.2", "host private"),
+            ("64:ff9b::198.51.100.17", "host"),
             ("64:ff9b::169.254.169.254", "linklocal metadata"),
             ("64:ff9b:1::198.51.100.7", "private"),
             ("2002:a00:1::1", "private"),
@@ -279,6 +402,52 @@ mod tests {
         ] {
             assert_eq!(names(surroundings().of(address.parse().unwrap())), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn routes_that_say_nothing_new_are_not_kept() {
+        let known = [
+            routed("127.0.0.0", 8, Places::HOST),
+            routed("127.0.0.1", 32, Places::HOST),
+            routed("192.0.2.2", 32, Places::HOST),
+            routed("192.0.2.255", 32, Places::MULTICAST),
+            routed("192.0.2.0", 24, Places::PRIVATE),
+            routed("192.0.2.64", 26, Places::PRIVATE),
+            routed("10.42.0.0", 16, Places::PRIVATE),
+            routed("fd00:1::", 64, Places::PRIVATE),
+        ];
+        let addresses = surroundings().addresses;
+        assert_eq!(Surroundings::new(addresses.clone(), known.to_vec()).routed, []);
+        // Both ends of the first are of networks that the host is in, or of private ones, and what is between them is not.
+        let addresses = [&addresses[..], &[("192.0.3.1".parse().unwrap(), 24)]].concat();
+        let news = [
+            routed("192.0.0.0", 22, Places::PRIVATE),
+            routed("192.0.2.3", 32, Places::HOST),
+            routed("192.0.2.0", 25, Places::HOST),
+            routed("192.0.2.0", 32, Places::MULTICAST),
+        ];
+        let twice = [news, news].concat();
+        assert_eq!(
+            Surroundings::new(addresses, twice).routed,
+            [news[2], news[1], news[3], news[0]]
+        );
+    }
+
+    #[test]
+    fn of_too_many_routes_the_hosts_own_and_the_widest_are_kept() {
+        let network = |number: u32, len| {
+            Prefix::new(Ipv4Addr::from_bits(0x0800_0000 + (number << 8)).into(), len).unwrap()
+        };
+        let near = (0..2 * MAX_ROUTED_NETWORKS as u32)
+            .map(|number| Routed { places: Places::PRIVATE, network: network(number, 32) });
+        let all = near.chain([
+            routed("203.0.112.0", 24, Places::PRIVATE),
+            routed("203.0.113.3", 32, Places::HOST),
+        ]);
+        let found = Surroundings::new(Vec::new(), all.collect());
+        assert!(found.is_full() && found.routed.len() == MAX_ROUTED_NETWORKS);
+        assert_eq!(names(found.of("203.0.113.3".parse().unwrap())), "host");
+        assert_eq!(names(found.of("203.0.112.3".parse().unwrap())), "private");
     }
 
     #[test]

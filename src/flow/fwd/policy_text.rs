@@ -68,8 +68,7 @@ fn destination(text: &str) -> Option<Destination> {
         return Some(Destination::Any);
     }
     if text.starts_with('@') {
-        let named = Places::NAMES.iter().find(|(name, _)| *name == text);
-        return named.map(|&(_, places)| Destination::Place(places));
+        return Places::named(text).map(Destination::Place);
     }
     if let Some(network) = network(text) {
         return Some(Destination::Network(network));

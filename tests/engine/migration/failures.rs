@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passt::engine::HostChange;
+use passt::flow::fwd::Surroundings;
 use passt::limits::ADDRESS_AWAY;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -210,7 +211,7 @@ fn an_address_that_goes_while_a_connection_moves_ends_it_where_it_goes_on() {
         let mut cluster = Cluster::new();
         let _reader = save_one_of_each(&mut cluster);
         let host = &mut cluster.hosts[0];
-        let own = vec![(Family::V6.host(), 64)];
+        let own = Surroundings::of_addresses(vec![(Family::V6.host(), 64)]);
         let change = HostChange { gone: vec![Family::V4.host()], own, ..unchanged(&host.world) };
         host.world.follow(change);
         host.world.skip(ADDRESS_AWAY);

@@ -9,7 +9,7 @@ fn policy(rules: &[&str]) -> Policy {
     let own = [("127.0.0.1", 8), ("203.0.113.9", 24), ("2001:db8:9::9", 64), ("192.168.1.7", 24)];
     Policy {
         rules: rules.iter().map(|text| egress_rule(text).expect("a rule")).collect(),
-        host: Surroundings(own.iter().map(|&(text, len)| (ip(text), len)).collect()),
+        host: Surroundings::of_addresses(own.iter().map(|&(text, len)| (ip(text), len)).collect()),
     }
 }
 
