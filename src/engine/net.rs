@@ -188,14 +188,13 @@ impl Net {
     }
 
     /// What the host is, as the egress policy knows it; true if that is something else than before and a rule may depend on
-    /// it.
+    /// it. Rules may come later, too.
     pub(crate) fn set_surroundings(&mut self, host: Surroundings) -> bool {
-        if self.egress.rules.is_empty() || self.egress.host == host {
-            return false;
-        }
+        let changed = self.egress.host != host;
         self.egress.host = host;
-        self.epoch.0 = self.epoch.0.wrapping_add(1);
-        true
+        let depends = changed && !self.egress.rules.is_empty();
+        self.epoch.0 = self.epoch.0.wrapping_add(depends.into());
+        depends
     }
 
     /// The guest's device has an MTU of `mtu` bytes: the guest is told no larger one.

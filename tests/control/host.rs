@@ -179,3 +179,18 @@ fn what_is_the_hosts_by_a_route_alone_is_forbidden_while_it_is() {
         }
     });
 }
+
+#[test]
+fn rules_that_come_later_know_the_host_as_it_is_then() {
+    isolated(NETWORK, || {
+        let program = Program::of_host(&[]);
+        let (mut client, mut watch) = (program.client(), program.client());
+        let mut guest = Guest::of(&program);
+        watch.ask(&json!({ "command": "watch", "events": ["host"] }));
+        ip(&MOVE);
+        while !watch.event("host")["change"].as_str().unwrap().contains("router 198.51.100.1") {}
+        client.ask(&json!({ "command": "egress-replace", "rules": [], "isolate": true }));
+        guest.knocks_at([198, 51, 100, 9], (40_000, 7000));
+        until("a decision", || (decided(&mut client, REJECTED) == 1).then_some(()));
+    });
+}
