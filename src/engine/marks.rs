@@ -84,6 +84,8 @@ pub(crate) struct SocketMarks {
     group_hop_limit: u8,
     /// Index of the interface that packets to groups leave by; 0 for where the way leads.
     group_interface: u32,
+    /// Members on this host hear packets to groups.
+    host_hears: bool,
     traffic_class: u8,
     cutting: Cutting,
 }
@@ -95,6 +97,7 @@ impl SocketMarks {
             hop_limit: None,
             group_hop_limit: GROUP_HOP_LIMIT,
             group_interface: 0,
+            host_hears: true,
             traffic_class: 0,
             cutting: Cutting::Wanted,
         }
@@ -130,6 +133,23 @@ impl SocketMarks {
         if interface != 0 && std::mem::replace(&mut self.group_interface, interface) != interface {
             tell(group::leave_by(socket, v4, interface), "interface", interface as i32);
         }
+    }
+
+    /// Has members of this host hear a socket's packets to groups, or not.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn let_host_hear(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        v4: bool,
+        hear: bool,
+    ) -> Result<(), Errno> {
+        if hear != self.host_hears {
+            group::let_host_hear(socket, v4, hear)?;
+            self.host_hears = hear;
+        }
+        Ok(())
     }
 
     fn bring_hop_limit(&mut self, socket: BorrowedFd<'_>, (v4, to_group): (bool, bool), hops: u8) {

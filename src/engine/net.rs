@@ -345,6 +345,12 @@ impl Net {
         verdict == Verdict::Allow
     }
 
+    /// Whether programs of this host may hear what the guest sends to `group`.
+    pub(crate) fn lets_host_hear(&self, proto: Proto, group: SocketAddr) -> bool {
+        let attempt = Attempt::new(&self.network, &self.map, proto, group, group);
+        self.egress.lets_host_hear(&attempt)
+    }
+
     /// The egress policy in force.
     pub(crate) fn egress(&self) -> &Policy {
         &self.egress

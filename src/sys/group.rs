@@ -1,5 +1,5 @@
 //! Groups of sockets' hosts, and broadcasts: what a socket is a member of, where its packets to groups go, how far they
-//! may get.
+//! may get, who of this host hears them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -61,6 +61,18 @@ pub(crate) fn set_hop_limit(socket: BorrowedFd<'_>, v4: bool, hops: u8) -> Resul
         set_int(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, hops.into())
     } else {
         set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops.into())
+    }
+}
+
+/// Has members of groups on this host hear what a socket sends to those, or not; they do before.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn let_host_hear(socket: BorrowedFd<'_>, v4: bool, hear: bool) -> Result<(), Errno> {
+    if v4 {
+        set_int(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, hear.into())
+    } else {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, hear.into())
     }
 }
 

@@ -4,12 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use passt::flow::fwd::{ListenAddr, Proto, Rule};
+use passt::flow::fwd::{ListenAddr, Policy, Proto, Rule, Surroundings};
 use passt::wire::DropReason;
 use passt_support::namespace::Netns;
 
 use crate::anybody::{at_guest, nothing_arrives};
-use crate::datagrams::{awaited, bound, known};
+use crate::datagrams::{awaited, bound, known, received};
+use crate::egress::{enforce, policy};
 use crate::groups::{bound_on, guest, host_at, linked, neighbour, neighbour_at, say, setup};
 use crate::namespace::{isolated, run};
 use crate::packet;
@@ -71,6 +72,38 @@ fn no_broadcast_leaves_from_a_forwarded_port_if_that_is_off() {
             assert_eq!(world.drops(DropReason::Prohibited), 1, "the kernel refuses it");
         });
     });
+}
+
+#[test]
+fn broadcasts_are_for_this_host_too_where_the_policy_forbids_it() {
+    isolated(|| {
+        each(|there, world| {
+            let (here, everybody) = (at_nine(), there.run(at_nine));
+            let host = Surroundings::of_addresses(vec![(host_at(V4, 0).ip(), 24)]);
+            for to in EVERYBODY {
+                for (rules, goes) in [
+                    (&["reject @host", "allow any"][..], false),
+                    (&["drop udp @host:9", "allow @multicast"], false),
+                    (&["allow @host", "reject any"], false),
+                    (&["reject tcp @host", "reject @host:10", "allow any"], true),
+                    (&["allow @multicast", "reject @host"], true),
+                ] {
+                    enforce(world, Policy { host: host.clone(), ..policy(rules) });
+                    say(world, guest(V4, PORT), (to, 9).into(), rules[0].as_bytes());
+                    for socket in [&here, &everybody].into_iter().filter(|_| goes) {
+                        assert_eq!(awaited(socket).0, rules[0].as_bytes(), "{to} {rules:?}");
+                    }
+                }
+            }
+            assert_eq!(world.drops(DropReason::EgressRejected), 4);
+            assert_eq!(world.drops(DropReason::EgressDropped), 2);
+            assert_eq!((received(&here), received(&everybody)), (None, None));
+        });
+    });
+}
+
+fn at_nine() -> UdpSocket {
+    bound("0.0.0.0:9".parse().expect("an address"))
 }
 
 #[test]

@@ -608,6 +608,14 @@ fn everybody_answers_a_ping_to_many() {
         let found = pinged(&mut world, "224.0.0.1".parse().expect("an address"), 2);
         assert_eq!(found, BTreeSet::from([all[0], all[2]]));
         assert_eq!(world.drops(DropReason::ForbiddenAddress), 1);
+        // Where it may not talk to the host, that is not asked.
+        enforce(&mut world, policy(&["reject @host", "allow any"]));
+        for (to, replies) in [("ff02::1", 3), ("224.0.0.1", 3), ("255.255.255.255", 0)] {
+            let found = pinged(&mut world, to.parse().expect("an address"), replies);
+            world.settle(TURNS);
+            assert_eq!((found.len(), world.received().len()), (replies, 0), "{to}: {found:?}");
+        }
+        assert_eq!(world.drops(DropReason::EgressRejected), 1);
         enforce(&mut world, policy(&["drop @multicast", "allow any"]));
         for to in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
             pinged(&mut world, to.parse().expect("an address"), 0);
@@ -696,6 +704,43 @@ fn the_policy_decides_about_groups_and_broadcasts() {
             device.send_to(b"announcement", scoped(group)).expect("sent");
             nothing_arrives(world);
             assert_eq!(world.engine.flow_count(), 0);
+        });
+    });
+}
+
+#[test]
+fn what_is_for_a_group_is_kept_from_a_host_that_the_policy_forbids() {
+    isolated(|| {
+        each(|family, there, world| {
+            let group = mdns(family);
+            let (here, device) = (program(group, HOST.0), program_of(there, group));
+            let from = [(guest(family, 7200), false), (guest(family, MDNS), false)];
+            let mut number = 0;
+            for (from, joined) in from.into_iter().chain([(guest(family, MDNS), true)]) {
+                if joined {
+                    enforce(world, policy(&["allow any"]));
+                    join(world, group.ip());
+                }
+                for (rules, is_heard) in [
+                    (&["allow any"][..], true),
+                    (&["reject udp @host", "allow any"], false),
+                    (&["drop @host:5353", "allow any"], false),
+                    (&["reject tcp @host", "reject @host:53", "allow any"], true),
+                    (&["allow @internet", "allow @multicast", "reject any"], true),
+                    (&["reject @host", "allow @multicast"], false),
+                    (&[], true),
+                ] {
+                    enforce(world, policy(rules));
+                    number += 1;
+                    say(world, from, group, &[number]);
+                    assert_eq!(awaited(&device).0, [number], "{rules:?}");
+                    // What was kept from it is not what comes next.
+                    if is_heard {
+                        assert_eq!(awaited(&here).0, [number], "{rules:?}, joined: {joined}");
+                    }
+                }
+                nothing_arrives(world);
+            }
         });
     });
 }

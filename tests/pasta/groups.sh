@@ -7,7 +7,7 @@ CASES+=(
     group_call_llmnr_v4 group_call_llmnr_v6 group_call_mdns_v4 group_call_mdns_v6
     group_heard_ssdp_v4 group_heard_ssdp_v6 group_heard_wsd_v4 group_heard_wsd_v6
     group_heard_llmnr_v4 group_heard_llmnr_v6 group_heard_mdns_v4 group_heard_mdns_v6
-    group_heard_port_named group_none broadcast_limited broadcast_directed
+    group_heard_port_named group_kept_from_host_v4 group_kept_from_host_v6 group_none broadcast_limited broadcast_directed
     mdns_browsed_inside mdns_browsed_outside ping_many_v4 ping_many_v6
 )
 
@@ -77,6 +77,23 @@ case_group_heard_llmnr_v6() { heard '[ff02::1:3]:5355'; }
 case_group_heard_mdns_v4() { heard 224.0.0.251:5353; }
 case_group_heard_mdns_v6() { heard '[ff02::fb]:5353'; }
 case_group_heard_port_named() { heard 239.7.7.7:7007 --multicast-ports 7007; }
+
+# kept_from_host ADDRESS:PORT: where the host is forbidden, a device of the network answers, and a program of the host does not
+# hear what was said.
+kept_from_host() {
+    local log=$WORLD/here.log
+    device "$1"
+    nsenter --net=/run/netns/host /run/bin/nettool hear "$1" uplink >"$log" 2>&1 &
+    remember $!
+    until_true 10 grep -q ready "$log"
+    holds "$(configured --egress 'reject @host' --egress 'allow any' -- \
+        /run/bin/nettool call "$1" uplink "for the network")" "answered by"
+    configured --egress 'allow any' -- /run/bin/nettool call "$1" uplink "for all"
+    until_true 10 grep -q "heard for all" "$log"
+    lacks "$(cat "$log")" "for the network"
+}
+case_group_kept_from_host_v4() { kept_from_host 239.255.255.250:1900; }
+case_group_kept_from_host_v6() { kept_from_host '[ff02::c]:1900'; }
 
 case_group_none() {
     device 239.255.255.250:1900

@@ -73,10 +73,16 @@ pub(super) fn whole_from_guest(
     let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let message = &datagrams.fragments.buffers[slot.clone()];
-        send_datagram(flow, core.now, &Marks::of(ip), (ip.l4_len, ip.l4_len), |socket, _| {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            rustix::net::send(socket, message, flags).map(|_| ())
-        })
+        send_datagram(
+            flow,
+            (&core.net, core.now),
+            &Marks::of(ip),
+            (ip.l4_len, ip.l4_len),
+            |socket, _| {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                rustix::net::send(socket, message, flags).map(|_| ())
+            },
+        )
     });
     let message = &mut datagrams.fragments.buffers[slot];
     let answered = match sent {

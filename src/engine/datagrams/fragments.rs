@@ -127,7 +127,7 @@ fn udp(
         let end = UDP_HEADER_BYTES + head.payload_len;
         let payload = &message[UDP_HEADER_BYTES as usize..end as usize];
         let len = (head.payload_len, head.payload_len);
-        send_datagram(flow, core.now, &Marks::of(ip), len, |socket, to| {
+        send_datagram(flow, (&core.net, core.now), &Marks::of(ip), len, |socket, to| {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match to {
                 Some(to) => rustix::net::sendto(socket, payload, flags, &to),

@@ -155,7 +155,7 @@ fn send_run(
         _ => return None,
     }
     let mut refused = false;
-    let sent = send_datagram(flow, core.now, marks, (first.len, bytes), |fd, to| {
+    let sent = send_datagram(flow, (&core.net, core.now), marks, (first.len, bytes), |fd, to| {
         let sent = lease.send_datagram(fd, to, parts, Some(first.len as u16)).map(|_| ());
         refused = matches!(sent, Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE));
         sent
@@ -186,7 +186,7 @@ pub(super) fn send_part(
     let size = segment.map_or(part.len, u32::from);
     // Bytes that went one by one: who tries again goes on behind them.
     let mut done = 0;
-    let sent = send_datagram(flow, core.now, marks, (size, part.len), |fd, to| {
+    let sent = send_datagram(flow, (&core.net, core.now), marks, (size, part.len), |fd, to| {
         if done == 0 {
             let whole =
                 past_icmp_error(|| lease.send_datagram(fd, to, &[part], segment).map(|_| ()));

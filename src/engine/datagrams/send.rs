@@ -7,8 +7,10 @@ use passt_frame::Errno;
 
 use crate::engine::core::{Core, Settings};
 use crate::engine::marks::Marks;
+use crate::engine::net::Net;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::reason_of;
+use crate::flow::fwd::Proto;
 use crate::flow::side::Pif;
 use crate::flow::table::{Flow, FlowId};
 use crate::sys::{group, socket};
@@ -21,17 +23,17 @@ use crate::wire::l4::UDP_HEADER_BYTES;
 /// does it: on the flow's socket, and to somebody unless it is connected.
 pub(super) fn send_datagram(
     flow: &mut Flow<FlowState>,
-    now: Timestamp,
+    (net, now): (&Net, Timestamp),
     marks: &Marks,
     (len, all): (u32, u32),
     mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
     let from = usize::from(flow.sides[0].pif != Pif::Tap);
-    let end = flow.sides[1 - from].endpoint.ip();
+    let end = flow.sides[1 - from].endpoint.with_scope(0);
     let v4 = end.is_ipv4();
-    let headers = match &flow.state.kind {
-        FlowKind::Udp(_) => ip_header_bytes(v4) + UDP_HEADER_BYTES,
-        _ => ip_header_bytes(v4),
+    let (proto, headers) = match &flow.state.kind {
+        FlowKind::Udp(_) => (Proto::Udp, ip_header_bytes(v4) + UDP_HEADER_BYTES),
+        _ => (Proto::Icmp, ip_header_bytes(v4)),
     };
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
         return Err(DropReason::NoFlow);
@@ -40,7 +42,13 @@ pub(super) fn send_datagram(
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
     let to = state.to;
-    let to_group = to.map_or(end, |to| to.ip()).is_multicast();
+    let peer = to.unwrap_or(end);
+    let to_group = peer.ip().is_multicast();
+    if to_group {
+        let hear = net.lets_host_hear(proto, peer);
+        let set = state.marks.let_host_hear(fd, v4, hear);
+        set.map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
+    }
     state.marks.bring(fd, (v4, to_group), marks, headers + len);
     let mut sent = past_icmp_error(|| send(fd, to));
     if sent == Err(Errno::ACCESS) && state.may_broadcast() && group::allow_broadcast(fd).is_ok() {

@@ -7,6 +7,10 @@
 //! mapping and no disguise is a way round a rule: a gateway that stands for the host's loopback address is
 //! `@loopback` and `@host`, and an `allow` rule for its address does not open the loopback.
 //!
+//! What is for many is for this host, too: the kernel gives its programs a copy. A broadcast is `@host` besides
+//! `@multicast` for what forbids. A packet to a group is not, but sockets keep it from this host where what is for `@host`
+//! would be forbidden ([`Policy::lets_host_hear`]).
+//!
 //! A rule may allow a *name*: the addresses that answers of the guest's own name servers gave for it, while they may
 //! be used ([`names`](crate::flow::names)). Only addresses in the Internet are taken from names, so that whoever rules
 //! over a name does not rule over this host and its networks.
@@ -170,7 +174,21 @@ impl Policy {
         if self.rules.is_empty() {
             return (Verdict::Allow, 0);
         }
-        let subject = Subject::new(self, attempt);
+        self.decide(&Subject::new(self, attempt), names)
+    }
+
+    /// Whether programs of this host may hear what the guest sends to a group, which is allowed: they hear it as if it were
+    /// for `@host`, too.
+    pub(crate) fn lets_host_hear(&self, attempt: &Attempt) -> bool {
+        if self.rules.is_empty() {
+            return true;
+        }
+        let mut subject = Subject::new(self, attempt);
+        subject.anyhow |= Places::HOST;
+        self.decide(&subject, |_| 0).0 == Verdict::Allow
+    }
+
+    fn decide(&self, subject: &Subject, names: impl Fn(IpAddr) -> NameSet) -> (Verdict, usize) {
         let mut name = 0;
         for (index, rule) in self.rules.iter().enumerate() {
             let bit: NameSet = 1_u64.checked_shl(name).unwrap_or(0);
@@ -211,7 +229,11 @@ impl Subject {
         for address in [real, seen] {
             addresses.extend(embedded(address).into_iter().flatten().map(IpAddr::V4));
         }
-        let anyhow = really | policy.host.of(seen);
+        let mut anyhow = really | policy.host.of(seen);
+        // No socket can keep a broadcast from this host.
+        if anyhow.meet(Places::MULTICAST) && !real.is_multicast() {
+            anyhow |= Places::HOST;
+        }
         Self { proto, port, real, really, anyhow, addresses }
     }
 

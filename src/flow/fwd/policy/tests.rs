@@ -104,6 +104,34 @@ fn no_mapping_is_a_way_round_a_rule() {
 }
 
 #[test]
+fn what_is_for_many_is_for_this_host_where_that_is_forbidden() {
+    let hears = |rules: &[&str], proto, group: &str| {
+        let group = at(group);
+        let attempt = Attempt::new(&network(), &Mapping::default(), proto, group, group);
+        policy(rules).lets_host_hear(&attempt)
+    };
+    for (rules, broadcast, group, is_heard) in [
+        (&["reject @host", "allow any"][..], "Reject 0", "Allow 1", false),
+        (&["drop udp @host:9", "allow @multicast"], "Drop 0", "Allow 1", false),
+        (&["reject @host:10", "allow any"], "Allow 1", "Allow 1", true),
+        (&["allow @multicast", "reject @host"], "Allow 0", "Allow 0", true),
+        (&["allow @host", "reject any"], "Reject 1", "Reject 1", false),
+        (&[], "Allow 0", "Allow 0", true),
+    ] {
+        let to = |destination| sent(&policy(rules), &Mapping::default(), Proto::Udp, destination);
+        for destination in ["203.0.113.255:9", "192.168.1.255:9", "255.255.255.255:9"] {
+            assert_eq!(to(destination), broadcast, "{rules:?} {destination}");
+        }
+        for destination in ["224.0.0.251:9", "[ff02::fb]:9"] {
+            assert_eq!(to(destination), group, "{rules:?} {destination}");
+            assert_eq!(hears(rules, Proto::Udp, destination), is_heard, "{rules:?}");
+        }
+    }
+    assert!(!hears(&["reject icmp @host", "allow any"], Proto::Icmp, "224.0.0.1:0"));
+    assert!(hears(&["reject icmp @host", "allow any"], Proto::Udp, "224.0.0.1:0"));
+}
+
+#[test]
 fn no_disguise_is_a_way_round_a_rule() {
     let map = Mapping::default();
     for destination in ["[64:ff9b::10.1.2.3]:80", "[2002:a01:203::1]:80", "[::5efe:10.1.2.3]:80"] {
