@@ -74,6 +74,22 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| StartError::System { what, errno }
 }
 
+/// Names the step of a process that could not be started, with what to do about it.
+pub(crate) fn no_process(what: &'static str) -> impl FnOnce(Errno) -> StartError {
+    move |errno| {
+        let (why, cure) = (errno_text(errno), process_cure(errno));
+        StartError::Other(format!("{what}: {why}{cure}"))
+    }
+}
+
+/// What to do where there can be no further process, or thread.
+pub(crate) fn process_cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::AGAIN => ": raise the limit of processes (ulimit -u, TasksMax=, --pids-limit)",
+        _ => "",
+    }
+}
+
 /// Says that the caller has not opened the descriptor `fd` of `option`.
 pub(crate) fn not_given(option: &'static str, fd: i32) -> impl FnOnce(Errno) -> StartError {
     move |errno| {

@@ -29,11 +29,12 @@ pub use configure::queue_frames;
 use crate::conf::host::Asker;
 use crate::conf::{self, Conf, NOTIFY_VARIABLE, PastaConf, RunConf, Target, UserNamespace};
 use crate::engine::Source;
-use crate::error::{StartError, system};
+use crate::error::{StartError, process_cure, system};
 use crate::flow::fwd::RuleTable;
 use crate::flow::network::{Mac, Network};
 use crate::sandbox::{self, Setup, identity};
 use crate::sys::bound_ports::PortTables;
+use crate::sys::capability;
 use crate::sys::process::DescriptorLimit;
 use crate::sys::tun::{self, Tap};
 use crate::sys::{errno_text, namespace, process};
@@ -82,7 +83,7 @@ impl Namespace {
         identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
         let dropped = privileged && !rustix::process::geteuid().is_root();
         let network = match &conf.target {
-            Target::Spawn { user, .. } => make(run, user, dropped),
+            Target::Spawn { user, .. } => make(run, user),
             Target::Join { network, user } => join(run, network, user.as_deref(), dropped),
         }?;
         Ok(Self { network })
@@ -127,8 +128,9 @@ impl Namespace {
         let device =
             namespace::in_network(self.network(), || inside(pasta, network, &model, given))
                 .map_err(|errno| {
-                    let why = errno_text(errno);
-                    StartError::Other(format!("Couldn't switch to pasta namespaces: {why}"))
+                    let (why, cure) = (errno_text(errno), cure(false, errno));
+                    let what = "Couldn't switch to pasta namespaces";
+                    StartError::Other(format!("{what}: {why}{cure}"))
                 })?
                 .map_err(StartError::Other)?;
         if had_ipv6 && network.v6.is_none() {
@@ -193,7 +195,7 @@ pub(crate) fn watch_ends(
 }
 
 /// Makes a network namespace that belongs to the command's user namespace.
-fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, StartError> {
+fn make(run: &RunConf, user: &UserNamespace) -> Result<OwnedFd, StartError> {
     let setup = match user {
         UserNamespace::New => identity::create_namespace_as_root().map(|()| Setup::Pasta)?,
         UserNamespace::At(path) => {
@@ -203,7 +205,7 @@ fn make(run: &RunConf, user: &UserNamespace, dropped: bool) -> Result<OwnedFd, S
     };
     sandbox::keep_for_setup(run, setup)?;
     namespace::new_network().map_err(|errno| {
-        let (why, cure) = (errno_text(errno), not_made_cure(user, dropped, errno));
+        let (why, cure) = (errno_text(errno), not_made_cure(user, errno));
         StartError::Other(format!("Couldn't create a network namespace: {why}{cure}"))
     })
 }
@@ -334,22 +336,26 @@ fn own_network(path: &Path) -> StartError {
     ))
 }
 
-/// What can be done where no network namespace can be made.
-fn not_made_cure(user: &UserNamespace, dropped: bool, errno: Errno) -> &'static str {
+/// What can be done where no network namespace can be made. Who has the right to is refused it by somebody else: the kernel
+/// may give a user namespace, and then no rights in it.
+fn not_made_cure(user: &UserNamespace, errno: Errno) -> &'static str {
     match (user, errno) {
-        (UserNamespace::Ours, Errno::PERM | Errno::ACCESS) => {
+        (UserNamespace::Ours, Errno::PERM | Errno::ACCESS)
+            if !capability::may_change_namespaces() =>
+        {
             ": leave --netns-only out, or start as root"
         }
-        // The kernel gives a user namespace, and then no rights in it.
-        (UserNamespace::New, _) if !dropped => sandbox::namespace_cure(errno),
-        _ => cure(dropped, errno),
+        _ => sandbox::namespace_cure(errno),
     }
 }
 
-/// What can be done about it; `dropped` says that we were root.
+/// What can be done where a namespace cannot be opened or entered; `dropped` says that we were root.
 fn cure(dropped: bool, errno: Errno) -> &'static str {
     match (dropped, errno) {
-        (true, _) => {
+        (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if namespace::refuses_entry() => {
+            sandbox::container_cure(errno)
+        }
+        (true, Errno::PERM | Errno::ACCESS) => {
             ": started as root, but running as another user: add --netns-only to stay root, or start as \
              the user that the namespace belongs to"
         }
@@ -357,6 +363,6 @@ fn cure(dropped: bool, errno: Errno) -> &'static str {
             ": start as the user whose process made the namespace and name its user namespace with --userns, \
              or start as root with --netns-only"
         }
-        _ => "",
+        _ => process_cure(errno),
     }
 }

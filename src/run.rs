@@ -20,7 +20,7 @@ use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
 };
-use crate::error::{StartError, system};
+use crate::error::{StartError, process_cure, system};
 use crate::flow::network::Mac;
 use crate::follow::{HostWatch, Snapshot};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
@@ -36,9 +36,6 @@ use crate::sys::{errno_text, io_error_text, sock_diag, stream};
 
 /// When what only starting has needed is given back: a command that is short is not to wait for that.
 const SETTLED: Duration = Duration::from_secs(1);
-
-/// What failed where there is no helper.
-const NO_HELPER: &str = "Couldn't start the helper that makes sockets in the namespace";
 
 /// The program. Exit code 0 when it ended as asked, 1 for every error.
 pub fn main() -> ExitCode {
@@ -220,7 +217,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         return Ok(ExitCode::SUCCESS);
     };
     if background {
-        sockets.borrow_mut().restart(namespace.network(), &filter).map_err(system(NO_HELPER))?;
+        sockets.borrow_mut().restart(namespace.network(), &filter).map_err(no_helper)?;
     }
     let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
     follow(&conf, &mut worker, epoll, host).map_err(system("epoll_ctl"))?;
@@ -288,14 +285,18 @@ fn finish(capture: Option<&Capture>) {
     }
 }
 
+fn no_helper(errno: Errno) -> StartError {
+    let what = "Couldn't start the helper that makes sockets in the namespace";
+    sandbox::not_in_namespace(what)(errno)
+}
+
 /// Makes sockets in the namespace, by a helper that is forked here: while the namespace can be entered.
 fn namespace_sockets(
     conf: &Conf,
     namespace: &Namespace,
     filter: &Filter,
 ) -> Result<Rc<RefCell<NamespaceSockets>>, StartError> {
-    let mut sockets =
-        NamespaceSockets::start(namespace.network(), filter).map_err(system(NO_HELPER))?;
+    let mut sockets = NamespaceSockets::start(namespace.network(), filter).map_err(no_helper)?;
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
     let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
     if (scans || conf.run.may_change_rules())
@@ -419,7 +420,10 @@ fn watch_host(
         options.interfaces.only = Some(Only::V4);
     }
     HostWatch::start(options, seen, namespace)
-        .inspect_err(|errno| log::warn!("Cannot follow changes of the host's network: {errno}"))
+        .inspect_err(|errno| {
+            let (why, cure) = (errno_text(*errno), process_cure(*errno));
+            log::warn!("Cannot follow changes of the host's network: {why}{cure}");
+        })
         .ok()
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use passt_support::refusal::deny;
+
 const PASST: &str = env!("CARGO_BIN_EXE_passt");
 const PASTA: &str = env!("CARGO_BIN_EXE_pasta");
 
@@ -185,4 +187,33 @@ fn who_may_make_no_network_namespace_is_told_what_is_in_the_way() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let cure = "Couldn't create a network namespace: Operation not permitted: leave --netns-only out, or start";
     assert!(text.contains(cure), "{text}");
+}
+
+/// Nobody is sent from one option to the next where neither helps.
+#[test]
+fn who_may_make_network_namespaces_and_is_refused_is_told_of_the_container() {
+    for more in [&[][..], &["--netns-only"]] {
+        let mut pasta = Command::new("unshare");
+        pasta.args(["-r", PASTA, "--splice-only"]).args(more).args(["--", "true"]);
+        let refused = Some(libc::CLONE_NEWNET);
+        let output = deny(pasta, libc::SYS_unshare, refused, libc::EPERM).output().unwrap();
+        let text = text(&output.stderr);
+        let what = "Couldn't create a network namespace: Operation not permitted: allow user namespaces (kernel.";
+        assert!(text.contains(what) && !text.contains("--netns-only"), "{text}");
+    }
+}
+
+/// Each kind of namespaces has a limit of its own.
+#[test]
+fn who_has_no_namespaces_left_for_a_command_is_told_of_their_limits() {
+    for kind in ["mnt", "pid", "ipc", "uts"] {
+        let mut pasta = Command::new("unshare");
+        let script = format!(
+            "echo 0 >/proc/sys/user/max_{kind}_namespaces; exec \"$0\" --splice-only -- true"
+        );
+        let output = pasta.args(["-r", "sh", "-ec", &script, PASTA]).output().unwrap();
+        let text = text(&output.stderr);
+        let what = "Couldn't start the command's process: No space left on device: raise user.max_user_namespaces";
+        assert!(text.contains(what), "{kind}: {text}");
+    }
 }

@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -13,14 +12,11 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use passt::sandbox::{Needs, Program, confine, settable_options};
+use passt_support::refusal::{deny, meet};
 use passt_support::skipped::{needs_root, skipped};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
 use rustix::rand::GetRandomFlags;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
 
 /// When to give up on something that does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -170,37 +166,6 @@ fn status(pid: u32, name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().map(str::to_owned).collect()
-}
-
-/// Makes a system call fail with `errno` in `command` and what comes of it, as a container's filter
-/// does; with `bits`, only when its first argument has one of them.
-fn deny(command: Command, call: libc::c_long, bits: Option<i32>, errno: i32) -> Command {
-    meet(command, call, bits, SeccompAction::Errno(errno.cast_unsigned()))
-}
-
-fn meet(
-    mut command: Command,
-    call: libc::c_long,
-    bits: Option<i32>,
-    action: SeccompAction,
-) -> Command {
-    let rules = bits.map(|bits| {
-        let bits = u64::from(bits.cast_unsigned());
-        let operation = SeccompCmpOp::MaskedEq(bits);
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, bits);
-        SeccompRule::new(vec![condition.unwrap()]).unwrap()
-    });
-    let rules = BTreeMap::from([(call, rules.into_iter().collect())]);
-    let architecture = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
-    let filter: BpfProgram = filter.try_into().unwrap();
-    // SAFETY: installing a filter is two system calls and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Unsupported.into())
-        });
-    }
-    command
 }
 
 /// What passt says where `call` fails.
@@ -381,10 +346,18 @@ fn without_other_namespaces_it_says_so_and_ends() {
 
 #[test]
 fn without_mounts_or_filters_it_says_so_and_ends() {
-    let text = refusal(libc::SYS_mount, None, libc::EPERM);
-    assert!(text.contains("couldn't detach mounts: Operation not permitted"), "{text}");
-    let text = refusal(libc::SYS_capset, None, libc::EPERM);
-    assert!(text.contains("couldn't drop capabilities: Operation not permitted"), "{text}");
+    let container = ": Operation not permitted: allow clone, clone3, unshare, setns, mount, umount2, pivot_root, \
+                     capset and seccomp in the container's seccomp profile, and mount in its AppArmor profile";
+    for (call, what) in [
+        (libc::SYS_mount, "couldn't detach mounts"),
+        (libc::SYS_umount2, "couldn't change the root with pivot_root"),
+        (libc::SYS_pivot_root, "couldn't change the root with pivot_root"),
+        (libc::SYS_capset, "couldn't drop capabilities"),
+        (libc::SYS_seccomp, "couldn't install the system call filter"),
+    ] {
+        let text = refusal(call, None, libc::EPERM);
+        assert!(text.contains(&format!("{what}{container}")), "{text}");
+    }
 }
 
 #[test]
@@ -503,7 +476,10 @@ fn every_program_leaves_paths_behind() {
     ] {
         let text = format!("{command:?}");
         let call = libc::SYS_landlock_restrict_self;
-        let status = meet(command, call, None, SeccompAction::KillProcess).output().unwrap().status;
+        let status = meet(command, call, None, seccompiler::SeccompAction::KillProcess)
+            .output()
+            .unwrap()
+            .status;
         if !has_landlock() {
             return skipped("this kernel has no Landlock: nobody gets so far");
         }

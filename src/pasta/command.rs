@@ -15,13 +15,18 @@ use passt_frame::ToGuest;
 
 use super::init::{self, Children, Init};
 use crate::engine::{Engine, EventType, Exit, Source};
-use crate::error::{StartError, system};
+use crate::error::{StartError, process_cure, system};
+use crate::sandbox;
+use crate::sys::errno_text;
 use crate::sys::mount;
 use crate::sys::namespace::{self, Kinds};
 use crate::sys::process::{self, BY_SIGNAL, DescriptorLimit, Forked};
 
 /// The byte that opens the gate. None of the signals has this number.
 const OPEN: u8 = 0x80;
+
+/// What is said where there is no process for the command.
+const NOT_STARTED: &str = "Couldn't start the command's process";
 
 /// Longest host name (`__NEW_UTS_LEN`, uname(2)).
 const MAX_HOST_NAME: usize = 64;
@@ -76,7 +81,7 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
     if plan.pid_namespace {
         kinds = kinds.with(Kinds::PID);
     }
-    match namespace::fork_into(kinds).map_err(system("Couldn't start the command's process"))? {
+    match namespace::fork_into(kinds).map_err(sandbox::not_in_namespace(NOT_STARTED))? {
         Forked::Child => {
             drop((gate, end));
             process::leave_start().map_err(system("sigaction"))?;
@@ -95,7 +100,8 @@ pub(super) fn fork(plan: &Plan<'_>) -> Result<Started, StartError> {
 /// returns.
 fn run(plan: &Plan<'_>, gate: &OwnedFd, alive: &OwnedFd) -> ExitCode {
     if let Err(errno) = namespace::enter(plan.network, Kinds::NETWORK) {
-        log::error!("Failed to join network namespace: {errno}");
+        let (why, cure) = (errno_text(errno), sandbox::container_cure(errno));
+        log::error!("Failed to join network namespace: {why}{cure}");
         return ExitCode::FAILURE;
     }
     if plan.pid_namespace
@@ -117,7 +123,8 @@ fn run(plan: &Plan<'_>, gate: &OwnedFd, alive: &OwnedFd) -> ExitCode {
         Ok((init, Forked::Parent(command))) => init.serve(command, gate.as_fd(), alive.as_fd()),
         Ok((_, Forked::Child)) => become_command(plan),
         Err(errno) => {
-            log::error!("Couldn't start the command's process: {errno}");
+            let (why, cure) = (errno_text(errno), process_cure(errno));
+            log::error!("{NOT_STARTED}: {why}{cure}");
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ use std::{fs, io};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::error::{SandboxError, namespace_cure};
+use super::error::{SandboxError, container_cure, namespace_cure};
 use crate::error::StartError;
 use crate::sys::capability;
 use crate::sys::namespace::{self, Kinds};
@@ -126,6 +126,9 @@ fn cure(path: &Path, errno: Errno) -> String {
     match errno {
         Errno::NOENT => no_namespace(path, example),
         Errno::INVAL => format!(": this is no user namespace: {example}"),
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS if namespace::refuses_entry() => {
+            container_cure(errno).to_owned()
+        }
         Errno::PERM | Errno::ACCESS => {
             ": it is another user's: start as that one, or as root with --netns-only".to_owned()
         }

@@ -31,7 +31,7 @@ pub(crate) mod identity;
 
 pub use calls::settable_options;
 use error::failed;
-pub(crate) use error::{SandboxError, namespace_cure};
+pub(crate) use error::{SandboxError, container_cure, namespace_cure, not_in_namespace};
 
 use std::path::{Path, PathBuf};
 
@@ -182,7 +182,15 @@ fn create(kinds: Kinds) -> Result<(), SandboxError> {
 /// [`SandboxError`].
 pub(crate) fn close_off(conf: &RunConf, program: Program) -> Result<(), SandboxError> {
     create(Kinds::COMMAND)?;
-    leave_file_system(conf.chroot_fallback)?;
+    leave(conf.chroot_fallback, program)
+}
+
+/// The rest of the third stage, in a mount namespace that nobody else has: leaves the file system, and gives up capabilities.
+///
+/// # Errors
+/// [`SandboxError`].
+pub(crate) fn leave(chroot_fallback: bool, program: Program) -> Result<(), SandboxError> {
+    leave_file_system(chroot_fallback)?;
     give_up(program)
 }
 
@@ -208,7 +216,7 @@ fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
     mount::enter_empty(EMPTY_ROOT).map_err(|errno| {
         let cure = match errno {
             Errno::NOENT | Errno::NOTDIR => ": make a folder of that name",
-            _ => "",
+            _ => container_cure(errno),
         };
         SandboxError::new("couldn't mount an empty file system on /tmp", errno, cure)
     })?;
@@ -219,7 +227,10 @@ fn leave_file_system(chroot_fallback: bool) -> Result<(), SandboxError> {
             mount::chroot_to_here().map_err(failed("couldn't change the root with chroot"))
         }
         Err(errno) => {
-            let cure = ": where the root is an initramfs, add --chroot-fallback";
+            let cure = match errno {
+                Errno::INVAL => ": where the root is an initramfs, add --chroot-fallback",
+                _ => container_cure(errno),
+            };
             Err(SandboxError::new("couldn't change the root with pivot_root", errno, cure))
         }
     }
@@ -238,7 +249,12 @@ pub fn confine(program: Program, needs: Needs) -> Result<(), SandboxError> {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     leave_paths(&[]);
     filter(program, needs)?.install().map_err(|errno| {
-        let cure = ": use a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)";
+        let cure = match errno {
+            Errno::INVAL | Errno::NOSYS => {
+                ": use a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)"
+            }
+            _ => container_cure(errno),
+        };
         SandboxError::new("couldn't install the system call filter", errno, cure)
     })
 }

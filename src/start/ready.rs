@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::files::{Made, PidFile};
 use super::notify::ServiceManager;
 use crate::conf::RunConf;
-use crate::error::{StartError, not_given, system};
+use crate::error::{StartError, no_process, not_given, system};
 use crate::sys::process::{self, Forked};
 
 /// What the first process says where there is no second one any more.
@@ -89,7 +89,7 @@ impl Readiness {
             return Ok(Continue::Program(Announcement(kind)));
         }
         let ((program, starter), (told, release)) = (pipe()?, pipe()?);
-        match process::fork().map_err(system("Couldn't go to the background"))? {
+        match process::fork().map_err(no_process("Couldn't go to the background"))? {
             Forked::Child => {
                 // They are the first process's to remove.
                 made.keep();

@@ -26,6 +26,11 @@ pub(crate) fn may_change_user() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
+/// Whether the thread may make and enter namespaces of its user namespace.
+pub(crate) fn may_change_namespaces() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// Of what the thread is permitted, has only `wanted` in effect. What a socket may be used for is decided by what
 /// was in effect when it was made, and by what is when it is used.
 ///

@@ -5,7 +5,7 @@
 //! entered by the process as a whole, before it has threads.
 
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -46,6 +46,13 @@ pub(crate) fn enter(fd: BorrowedFd<'_>, kind: Kinds) -> Result<(), Errno> {
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Whether nobody may enter a namespace here, as the seccomp profiles of some containers have it: they refuse setns(2)
+/// whatever it is about, where the kernel says that standard error is no namespace.
+pub(crate) fn refuses_entry() -> bool {
+    let entered = enter(std::io::stderr().as_fd(), Kinds::NETWORK);
+    matches!(entered, Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS))
+}
+
 /// Moves the calling thread (for a user namespace: the process) to new namespaces.
 ///
 /// # Errors
@@ -75,7 +82,7 @@ pub(crate) fn is_own_network(network: BorrowedFd<'_>) -> bool {
 /// Runs `act` in a thread that has entered `network`.
 ///
 /// # Errors
-/// What setns(2) reports; `AGAIN` when there can be no thread.
+/// What setns(2) reports, or clone(2): `AGAIN` when there can be no further thread.
 pub(crate) fn in_network<T: Send>(
     network: BorrowedFd<'_>,
     act: impl FnOnce() -> T + Send,
@@ -86,7 +93,7 @@ pub(crate) fn in_network<T: Send>(
 /// A new network namespace that belongs to the process's user namespace.
 ///
 /// # Errors
-/// What unshare(2) reports.
+/// What unshare(2) reports, or clone(2): `AGAIN` when there can be no further thread.
 pub(crate) fn new_network() -> Result<OwnedFd, Errno> {
     in_thread(|| create(Kinds::NETWORK).and_then(|()| open("/proc/thread-self/ns/net")))?
 }
@@ -95,7 +102,9 @@ fn in_thread<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T, Errno> {
     share_heap();
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, act);
-        thread.map_err(|_| Errno::AGAIN)?.join().map_err(|_| Errno::CANCELED)
+        let thread =
+            thread.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        thread.join().map_err(|_| Errno::CANCELED)
     })
 }
 

@@ -1,0 +1,46 @@
+//! System calls that fail in a program under test, as the filters of containers and kernels without them make them fail.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+/// Makes a system call fail with `errno` in `command` and what comes of it, as a container's filter
+/// does; with `bits`, only when its first argument has one of them.
+#[must_use]
+pub fn deny(command: Command, call: libc::c_long, bits: Option<i32>, errno: i32) -> Command {
+    meet(command, call, bits, SeccompAction::Errno(errno.cast_unsigned()))
+}
+
+/// The same with another `action`.
+#[must_use]
+pub fn meet(
+    mut command: Command,
+    call: libc::c_long,
+    bits: Option<i32>,
+    action: SeccompAction,
+) -> Command {
+    let rules = bits.map(|bits| {
+        let bits = u64::from(bits.cast_unsigned());
+        let operation = SeccompCmpOp::MaskedEq(bits);
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, bits);
+        SeccompRule::new(vec![condition.unwrap()]).unwrap()
+    });
+    let rules = BTreeMap::from([(call, rules.into_iter().collect())]);
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    // SAFETY: installing a filter is two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Unsupported.into())
+        });
+    }
+    command
+}
