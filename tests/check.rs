@@ -4,10 +4,18 @@
 
 use std::process::{Command, Output};
 
+use passt_support::refusal::deny;
 use serde_json::Value;
 
 const PASST: &str = env!("CARGO_BIN_EXE_passt");
 const PASTA: &str = env!("CARGO_BIN_EXE_pasta");
+
+/// All that has to be allowed where a container refuses one of it.
+const CONTAINER: &str = "allow clone, clone3, unshare, setns, mount, umount2, pivot_root, capset and seccomp in the \
+                         container's seccomp profile, and mount in its AppArmor profile";
+
+/// What has to be more where there can be no further process.
+const PROCESSES: &str = "raise the limit of processes (ulimit -u, TasksMax=, --pids-limit)";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -86,6 +94,60 @@ fn where_namespaces_are_not_allowed() {
     assert_eq!(found(&output, "network namespaces")[0].0, "missing");
     let output = on_machine(off, PASST, &["--check", "--json"]);
     assert_ne!(verdict(&output), "missing", "passt needs none: {output:?}");
+}
+
+/// As the filters of containers refuse it: what a start would trip over is said before, with all that has to be allowed.
+#[test]
+fn what_a_container_refuses_is_missing() {
+    let namespaces =
+        libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID;
+    for (call, bits, topic) in [
+        (libc::SYS_mount, None, "isolation"),
+        (libc::SYS_umount2, None, "isolation"),
+        (libc::SYS_pivot_root, None, "isolation"),
+        (libc::SYS_capset, None, "isolation"),
+        (libc::SYS_seccomp, None, "system call filter"),
+        (libc::SYS_setns, None, "network namespaces"),
+        (libc::SYS_unshare, Some(libc::CLONE_NEWNET), "network namespaces"),
+        (libc::SYS_clone, Some(namespaces), "network namespaces"),
+    ] {
+        let mut check = Command::new(PASTA);
+        check.args(["--check", "--json"]);
+        let output = deny(check, call, bits, libc::EPERM).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{call}: {output:?}");
+        let (verdict, cure) = found(&output, topic).remove(0);
+        assert_eq!(verdict, "missing", "{call}: {output:?}");
+        assert!(cure.starts_with(CONTAINER), "{call}: {cure}");
+        let mut start = Command::new(PASTA);
+        start.args(["--splice-only", "--", "true"]);
+        let output = deny(start, call, bits, libc::EPERM).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{call}: {output:?}");
+        assert!(text(&output.stderr).contains(CONTAINER), "{call}: {output:?}");
+    }
+}
+
+/// A limit is in the way, and no kernel and no policy.
+#[test]
+fn where_there_can_be_no_further_process() {
+    for call in [libc::SYS_clone, libc::SYS_clone3] {
+        let mut check = Command::new(PASTA);
+        check.args(["--check", "--json"]);
+        let output = deny(check, call, None, libc::EAGAIN).output().unwrap();
+        for (verdict, cure) in found(&output, "network namespaces") {
+            assert_eq!((&*verdict, &*cure), ("missing", PROCESSES), "{output:?}");
+        }
+        let mut start = Command::new(PASTA);
+        start.args(["--splice-only", "--", "true"]);
+        let said = text(&deny(start, call, None, libc::EAGAIN).output().unwrap().stderr);
+        assert!(said.contains(&format!(": {PROCESSES}")), "{said}");
+    }
+    let mut check = Command::new(PASTA);
+    check.args(["--check", "--json"]);
+    let output = deny(check, libc::SYS_clone, None, libc::EAGAIN).output().unwrap();
+    for topic in ["user namespaces", "isolation", "system call filter", "Landlock", "tap device"] {
+        let lacks = ("missing".to_owned(), PROCESSES.to_owned());
+        assert_eq!(found(&output, topic), [lacks], "{output:?}");
+    }
 }
 
 #[test]

@@ -1,23 +1,20 @@
-//! The kernel and its settings, asked by doing what the program will do, each in a process that ends at once.
+//! The host as the program will find it: its user, its networks and its limits, and with [`isolation`] what the kernel
+//! lets it do.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket};
-use rustix::process::{Pid, Resource, WaitOptions, getegid, geteuid, getrlimit, waitpid};
+use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::finding::Finding;
+use super::isolation::{self, setting};
 use super::name_servers;
 use crate::conf::host::{self, Template};
 use crate::conf::{Interfaces, Mode, Question};
-use crate::flow::fwd::InterfaceName;
 use crate::limits::{BYPASS_DESCRIPTORS, MAX_FLOWS, flow_sockets, kept_back};
 use crate::sandbox::identity;
-use crate::sys::landlock;
-use crate::sys::namespace::{self, Kinds};
-use crate::sys::process::{self, Forked};
-use crate::sys::{errno_text, stream, tun};
+use crate::sys::stream;
 
 /// Descriptors with which hardly anybody notices a limit.
 const PLENTY_OF_DESCRIPTORS: u64 = 1 << 14;
@@ -30,43 +27,15 @@ pub(super) fn findings(question: &Question) -> Vec<Finding> {
     let network = network(mode);
     let as_root = question.run_as.is_none().then(|| low_ports(question));
     let mut findings = Vec::from_iter(user(question));
-    findings.extend([user_namespaces(), isolation(), call_filter(), landlock()]);
+    findings.extend(isolation::findings(question));
     if mode == Mode::Pasta {
-        findings.extend([network_namespaces(question), tap(question)]);
+        findings.extend(isolation::of_a_namespace(question));
     }
     findings.extend(network);
     findings.extend([echo(), as_root.unwrap_or_else(|| low_ports(question)), descriptors(mode)]);
     findings.extend(kernel());
     findings.extend(policy());
     findings
-}
-
-/// Does something in a process of its own.
-fn probe(act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-    let child = match process::fork()? {
-        Forked::Child => {
-            let code = act().err().map_or(0, Errno::raw_os_error);
-            process::end(u8::try_from(code).unwrap_or(u8::MAX))
-        }
-        Forked::Parent(child) => Pid::from_raw(child).ok_or(Errno::SRCH)?,
-    };
-    let ended = waitpid(Some(child), WaitOptions::empty())?;
-    match ended.and_then(|(_, status)| status.exit_status()) {
-        Some(0) => Ok(()),
-        Some(errno) => Err(Errno::from_raw_os_error(errno)),
-        None => Err(Errno::INTR),
-    }
-}
-
-/// The user namespace in which a network namespace would be made: a new one with the caller as its root, or the caller's.
-fn settle(question: &Question) -> Result<(), Errno> {
-    if question.keep_root {
-        return Ok(());
-    }
-    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    namespace::create(Kinds::USER)?;
-    let mapped = namespace::map_to_root(user, group);
-    mapped.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Becomes the user that a start would become, and says which, or why it cannot.
@@ -89,116 +58,6 @@ fn user(question: &Question) -> Option<Finding> {
             let (text, cure) = error.rsplit_once(": ").unwrap_or((&error, ""));
             Some(Finding::lacks(TOPIC, text, cure))
         }
-    }
-}
-
-fn user_namespaces() -> Finding {
-    const TOPIC: &str = "user namespaces";
-    match probe(|| namespace::create(Kinds::USER)) {
-        Ok(()) => Finding::fine(TOPIC, "can be made"),
-        Err(errno) => Finding::lacks(TOPIC, errno_text(errno), namespace_cure(errno, &setting)),
-    }
-}
-
-fn isolation() -> Finding {
-    const TOPIC: &str = "isolation";
-    let kinds = Kinds::COMMAND.with(Kinds::PID);
-    match probe(|| namespace::create(Kinds::USER).and_then(|()| namespace::create(kinds))) {
-        Ok(()) => Finding::fine(TOPIC, "mount, process and IPC namespaces can be made"),
-        Err(errno) => Finding::lacks(
-            TOPIC,
-            format!("mount, process or IPC namespaces: {}", errno_text(errno)),
-            namespace_cure(errno, &setting),
-        ),
-    }
-}
-
-fn network_namespaces(question: &Question) -> Finding {
-    const TOPIC: &str = "network namespaces";
-    match probe(|| settle(question).and_then(|()| namespace::create(Kinds::NETWORK))) {
-        Ok(()) => Finding::fine(TOPIC, "can be made"),
-        Err(Errno::PERM) if question.keep_root => {
-            let text = "none can be made in the user namespace that --netns-only stays in";
-            Finding::lacks(TOPIC, text, "start as root, or leave --netns-only out")
-        }
-        Err(errno) => Finding::lacks(TOPIC, errno_text(errno), namespace_cure(errno, &setting)),
-    }
-}
-
-fn tap(question: &Question) -> Finding {
-    const TOPIC: &str = "tap device";
-    let Some(name) = InterfaceName::new("check0") else { return Finding::fine(TOPIC, "") };
-    let made = probe(|| {
-        settle(question)?;
-        namespace::create(Kinds::NETWORK)?;
-        tun::open_tap(&name).map(drop)
-    });
-    match made {
-        Ok(()) => Finding::fine(TOPIC, "can be made"),
-        Err(errno) => {
-            let text = format!("{}: {}", tun::DEVICE, errno_text(errno));
-            let cure = match errno {
-                Errno::NOENT | Errno::NODEV | Errno::NXIO => {
-                    "modprobe tun; in a container, --device /dev/net/tun"
-                }
-                Errno::ACCESS => "chmod 666 /dev/net/tun, as distributions have it",
-                _ => "make network namespaces possible",
-            };
-            Finding::lacks(TOPIC, text, cure)
-        }
-    }
-}
-
-/// What to do where namespaces cannot be made, by what the settings say.
-fn namespace_cure(errno: Errno, setting: &dyn Fn(&str) -> Option<String>) -> String {
-    let is = |file: &str, value: &str| setting(file).is_some_and(|text| text == value);
-    let cure = if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-        "sysctl -w kernel.unprivileged_userns_clone=1"
-    } else if is("/proc/sys/user/max_user_namespaces", "0") {
-        "sysctl -w user.max_user_namespaces=16384"
-    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
-        "load an AppArmor profile with 'userns,' for this program, or sysctl -w \
-         kernel.apparmor_restrict_unprivileged_userns=0"
-    } else if matches!(errno, Errno::NOSPC | Errno::USERS) {
-        "raise user.max_user_namespaces and its siblings, or nest fewer containers"
-    } else if errno == Errno::ROFS {
-        "mount /proc so that it can be written"
-    } else if matches!(errno, Errno::PERM | Errno::ACCESS) {
-        "allow unshare(2) of namespaces in the container's seccomp profile; in a chroot there can be none"
-    } else {
-        "use a kernel with namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)"
-    };
-    cure.to_owned()
-}
-
-/// The file's text without blanks around it.
-fn setting(file: &str) -> Option<String> {
-    fs::read_to_string(file).ok().map(|text| text.trim().to_owned())
-}
-
-fn call_filter() -> Finding {
-    const TOPIC: &str = "system call filter";
-    match setting("/proc/sys/kernel/seccomp/actions_avail") {
-        Some(actions) if actions.contains("kill_process") => Finding::fine(TOPIC, "available"),
-        _ => Finding::lacks(
-            TOPIC,
-            "the kernel has none",
-            "use a kernel with CONFIG_SECCOMP_FILTER, Linux 4.14 or newer",
-        ),
-    }
-}
-
-/// Whether paths can be put out of reach, tried in a process of its own.
-fn landlock() -> Finding {
-    const TOPIC: &str = "Landlock";
-    let restricted = || matches!(landlock::restrict(&[]), Ok(true));
-    match probe(|| if restricted() { Ok(()) } else { Err(Errno::NOSYS) }) {
-        Ok(()) => Finding::fine(TOPIC, "available"),
-        Err(_) => Finding::limits(
-            TOPIC,
-            "not available: the helper that watches the host could read all files of its user",
-            "use Linux 5.13 or newer with landlock in lsm=, and a container that allows it",
-        ),
     }
 }
 
@@ -343,23 +202,7 @@ fn policy() -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cure_follows_from_the_settings() {
-        let cure = |errno, file: &'static str, value: &'static str| {
-            namespace_cure(errno, &|name| (name == file).then(|| value.to_owned()))
-        };
-        let sysctl = "/proc/sys/user/max_user_namespaces";
-        assert_eq!(cure(Errno::NOSPC, sysctl, "0"), "sysctl -w user.max_user_namespaces=16384");
-        assert!(cure(Errno::NOSPC, sysctl, "100").contains("nest fewer containers"));
-        let sysctl = "/proc/sys/kernel/unprivileged_userns_clone";
-        assert!(cure(Errno::PERM, sysctl, "0").starts_with("sysctl -w kernel.unprivileged"));
-        let sysctl = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
-        assert!(cure(Errno::PERM, sysctl, "1").contains("'userns,'"));
-        assert!(cure(Errno::PERM, sysctl, "0").contains("seccomp profile"));
-        assert!(cure(Errno::ROFS, "", "").contains("/proc"));
-        assert!(cure(Errno::INVAL, "", "").contains("CONFIG_USER_NS"));
-    }
+    use crate::flow::fwd::InterfaceName;
 
     #[test]
     fn a_family_without_a_default_route_is_limited() {

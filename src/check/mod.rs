@@ -2,13 +2,14 @@
 //! tried is tried in processes that end at once.
 //!
 //! A *finding* is one thing that was looked at. It is fine, it limits what the program does, or it is missing and the
-//! program does not start. [`host`] looks at the kernel and its settings, [`name_servers`] at resolv.conf, [`callers`] at the programs that start this one,
+//! program does not start. [`isolation`] tries what the kernel lets the program do, [`host`] looks at the rest of this machine, [`name_servers`] at resolv.conf, [`callers`] at the programs that start this one,
 //! [`front_end`] at the command line of a virtual machine monitor.
 
 mod callers;
 mod finding;
 mod front_end;
 mod host;
+mod isolation;
 mod name_servers;
 
 use std::fmt::Write as _;

@@ -18,6 +18,11 @@ impl SandboxError {
     pub(super) fn new(what: &'static str, errno: Errno, cure: &'static str) -> Self {
         Self { what, why: errno_text(errno), cure }
     }
+
+    /// What failed with why, and what follows them: the cure, if there is one.
+    pub(crate) fn parts(&self) -> (String, &'static str) {
+        (format!("{}: {}", self.what, self.why), self.cure)
+    }
 }
 
 impl From<SandboxError> for StartError {

@@ -63,6 +63,8 @@ pub struct Question {
     pub run_as: Option<String>,
     /// Root stays root: pasta's `--netns-only`.
     pub keep_root: bool,
+    /// `--chroot-fallback`.
+    pub chroot_fallback: bool,
     /// The command line of a front-end, or nothing.
     pub front_end: Vec<OsString>,
 }

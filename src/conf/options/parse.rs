@@ -65,6 +65,7 @@ fn check(options: &Options, front_end: Vec<OsString>) -> Result<Command, ConfErr
         json: options.json,
         run_as: options.run.run_as.clone(),
         keep_root: options.mode == Mode::Pasta && options.pasta.netns_only,
+        chroot_fallback: options.run.chroot_fallback,
         front_end,
     }))
 }
