@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) foreground: bool,
     /// Log file and its limit in bytes.
     pub(crate) file: Option<(PathBuf, u64)>,
+    /// The user that the process becomes.
+    pub(crate) successor: Option<u32>,
 }
 
 /// The log file cannot be used.
@@ -98,10 +100,10 @@ pub(crate) fn start() {
 /// # Errors
 /// The log file cannot be created.
 pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
-    let Config { level, program, foreground, file } = config;
+    let Config { level, program, foreground, file, successor } = config;
     let debug = level >= LevelFilter::Debug;
     let file = file.map(|(path, limit)| {
-        LogFile::create(&path, limit, header(program))
+        LogFile::create(&path, successor, limit, header(program))
             .map_err(|source| LogFileError { path, source })
     });
     let mut state = SINK.state();

@@ -27,7 +27,7 @@ use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
-use crate::sandbox::{self, Needs, Program};
+use crate::sandbox::{self, Needs, Program, identity};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness};
 use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::process::{self, DescriptorLimit};
@@ -100,12 +100,20 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
 
 fn log_config(options: &Options) -> crate::log::Config {
     let run = &options.run;
+    let keeps_root = options.mode == Mode::Pasta && options.pasta.netns_only;
     crate::log::Config {
         level: run.level(false),
         program: run.program(options.mode),
         foreground: run.foreground,
         file: run.log_file.clone().map(|path| (path, run.log_size)),
+        successor: identity::successor(run.run_as.as_deref(), keeps_root),
     }
+}
+
+/// The user that a start becomes.
+fn successor(conf: &Conf) -> Option<u32> {
+    let keeps_root = conf.pasta.as_ref().is_some_and(|pasta| pasta.netns_only);
+    identity::successor(conf.run.run_as.as_deref(), keeps_root)
 }
 
 fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
@@ -114,7 +122,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
-    let readiness = Readiness::prepare(&conf.run, made)?;
+    let readiness = Readiness::prepare(&conf.run, successor(&conf), made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
         ClientSocket::Listening(_, path) => Some(path.as_path()),
@@ -174,7 +182,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let Configured { mut conf, followed } = configure(options)?;
     let mut made = Made::nothing()?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
-    let mut readiness = Readiness::prepare(&conf.run, made)?;
+    let mut readiness = Readiness::prepare(&conf.run, successor(&conf), made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
     // Up to here it was about the host. What the namespace gets, a command itself can tell.
     crate::log::set_level(conf.run.level(pasta.starts_command()));

@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, FileType, OFlags, fallocate, fcntl_setfl, fstat};
 
 use super::LINE_BYTES;
+use crate::sys::shared_folder;
 
 /// Most bytes of the first line, before a cut is noted in it.
 const HEADER_BYTES: usize = 4096;
@@ -39,27 +40,37 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Creates the file, or empties it, and writes `header` as its first line. It grows to no more
-    /// than `limit` bytes.
+    /// than `limit` bytes. `successor` is the user that this process becomes.
     ///
     /// # Errors
-    /// What open(2) or write(2) report. Named pipes without a reader are refused: opening never waits.
-    pub(super) fn create(path: &Path, limit: u64, header: String) -> io::Result<Self> {
-        match Self::open(path, true) {
+    /// What open(2) or write(2) report, or that it is a stranger's in a folder for everybody. Named pipes without a reader are refused: opening never waits.
+    pub(super) fn create(
+        path: &Path,
+        successor: Option<u32>,
+        limit: u64,
+        header: String,
+    ) -> io::Result<Self> {
+        match Self::open(path, successor, true) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Self::begin(Self::open(path, false)?, false, limit, header)
+                Self::begin(Self::open(path, successor, false)?, false, limit, header)
             }
             file => Self::begin(file?, true, limit, header),
         }
     }
 
-    fn open(path: &Path, readable: bool) -> io::Result<File> {
-        std::fs::OpenOptions::new()
+    fn open(path: &Path, successor: Option<u32>, readable: bool) -> io::Result<File> {
+        let file = std::fs::OpenOptions::new()
             .read(readable)
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(libc::O_TRUNC | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)?;
+        shared_folder::refuse_strangers(&file, path, successor)?;
+        if file.metadata()?.is_file() {
+            file.set_len(0)?;
+        }
+        Ok(file)
     }
 
     fn begin(file: File, readable: bool, limit: u64, mut header: String) -> io::Result<Self> {
@@ -166,7 +177,7 @@ mod tests {
     fn a_file_that_may_not_be_read_is_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let file = LogFile::open(&path, false).unwrap();
+        let file = LogFile::open(&path, None, false).unwrap();
         let mut log = LogFile::begin(file, false, LIMIT, "header".to_owned()).unwrap();
         let line = format!("{}\n", "x".repeat(99));
         let room = (LIMIT as usize - "header\n".len()) / line.len();
@@ -178,7 +189,7 @@ mod tests {
     }
 
     fn log(folder: &tempfile::TempDir) -> LogFile {
-        LogFile::create(&folder.path().join("log"), LIMIT, "header".to_owned()).unwrap()
+        LogFile::create(&folder.path().join("log"), None, LIMIT, "header".to_owned()).unwrap()
     }
 
     fn lines(folder: &tempfile::TempDir) -> Vec<String> {

@@ -32,14 +32,10 @@ struct Ids {
 /// There is no such user, or we may not become it.
 pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartError> {
     let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
-    let wanted = match run_as {
-        Some(spec) => parse(spec).ok_or_else(|| invalid(spec))?,
-        None if current.user == 0 && !keep_root && namespace::is_initial_user() => {
-            log::warn!("Started as root, will change to nobody.");
-            by_name(NOBODY, None).unwrap_or(NOBODY_IDS)
-        }
-        None => current,
-    };
+    let wanted = wanted(run_as, keep_root, current)?;
+    if run_as.is_none() && wanted != current {
+        log::warn!("Started as root, will change to nobody.");
+    }
     if run_as.is_some() && wanted.user == 0 && namespace::is_initial_user() {
         log::warn!("--runas {}: the program stays root, which it need not be", wanted.user);
     }
@@ -51,6 +47,22 @@ pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), S
         let (why, cure) = (errno_text(errno), become_cure(current.user));
         StartError::Other(format!("Couldn't become user {user}, group {group}: {why}: {cure}"))
     })
+}
+
+/// The user that [`settle_user`] will change to, if there is one.
+pub(crate) fn successor(run_as: Option<&str>, keep_root: bool) -> Option<u32> {
+    let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
+    wanted(run_as, keep_root, current).ok().map(|ids| ids.user)
+}
+
+fn wanted(run_as: Option<&str>, keep_root: bool, current: Ids) -> Result<Ids, StartError> {
+    match run_as {
+        Some(spec) => parse(spec).ok_or_else(|| invalid(spec)),
+        None if current.user == 0 && !keep_root && namespace::is_initial_user() => {
+            Ok(by_name(NOBODY, None).unwrap_or(NOBODY_IDS))
+        }
+        None => Ok(current),
+    }
 }
 
 /// What to do where `current` may not become another user.

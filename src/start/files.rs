@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartError;
-use crate::sys::process;
+use crate::sys::{process, shared_folder};
 
 /// Files that this start has made. They are removed when this is dropped, or a signal ends the start, before
 /// [`keep`](Self::keep).
@@ -56,16 +56,22 @@ pub(crate) struct PidFile {
 
 impl PidFile {
     /// Opens the file, so that a path that cannot be written is an error while one can be reported. An
-    /// existing one is emptied, whoever owns it: callers reserve the name. A named pipe must have a
+    /// existing one is emptied: callers reserve the name. In a folder for everybody it must be no stranger's, who could
+    /// write another number into it; `successor` is the user that this process becomes. A named pipe must have a
     /// reader: opening never waits.
     ///
     /// # Errors
     /// [`StartError::PidFile`].
-    pub(crate) fn open(path: &Path, made: &mut Made) -> Result<Self, StartError> {
+    pub(crate) fn open(
+        path: &Path,
+        successor: Option<u32>,
+        made: &mut Made,
+    ) -> Result<Self, StartError> {
         let failed = |source| StartError::PidFile { path: path.to_owned(), source };
-        let file = match Self::existing(path) {
+        let file = match Self::existing(path, successor) {
             // Asking for creation where the file exists is refused in folders that everyone may
-            // write (fs.protected_regular in proc_sys_fs(5)), so that comes second.
+            // write, also to root that a caller has reserved it for (fs.protected_regular in proc_sys_fs(5)), so that
+            // comes second.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match Self::options().create_new(true).mode(0o600).open(path) {
                     Ok(file) => {
@@ -73,7 +79,7 @@ impl PidFile {
                         file
                     }
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                        Self::linked(path, made).map_err(failed)?
+                        Self::linked(path, successor, made).map_err(failed)?
                     }
                     Err(error) => return Err(failed(error)),
                 }
@@ -91,10 +97,11 @@ impl PidFile {
 
     /// Opens what has come to `path` meanwhile, or makes the file to which the link there leads. The kernel follows the
     /// link, so that nobody's in a folder for everyone is followed (fs.protected_symlinks).
-    fn linked(path: &Path, made: &mut Made) -> std::io::Result<File> {
-        match Self::existing(path) {
+    fn linked(path: &Path, successor: Option<u32>, made: &mut Made) -> std::io::Result<File> {
+        match Self::existing(path, successor) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let file = Self::options().create(true).truncate(true).mode(0o600).open(path)?;
+                let file = Self::options().create(true).truncate(false).mode(0o600).open(path)?;
+                Self::empty(&file, path, successor)?;
                 if let Ok(target) = fs::canonicalize(path) {
                     made.note(&target);
                 }
@@ -104,8 +111,15 @@ impl PidFile {
         }
     }
 
-    fn existing(path: &Path) -> std::io::Result<File> {
-        Self::options().truncate(true).open(path)
+    fn existing(path: &Path, successor: Option<u32>) -> std::io::Result<File> {
+        let file = Self::options().open(path)?;
+        Self::empty(&file, path, successor)?;
+        Ok(file)
+    }
+
+    fn empty(file: &File, path: &Path, successor: Option<u32>) -> std::io::Result<()> {
+        shared_folder::refuse_strangers(file, path, successor)?;
+        if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
     }
 
     /// Writes a process id, at once: who waits for content sees all of it.

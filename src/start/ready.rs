@@ -57,12 +57,18 @@ enum Kind {
 }
 
 impl Readiness {
-    /// Opens what will be needed. `made` are the files that go away if the program does not get ready.
+    /// Opens what will be needed. `successor` is the user that this process becomes, `made` are the files that go away if
+    /// the program does not get ready.
     ///
     /// # Errors
     /// [`StartError`].
-    pub(crate) fn prepare(run: &RunConf, mut made: Made) -> Result<Self, StartError> {
-        let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, &mut made)).transpose()?;
+    pub(crate) fn prepare(
+        run: &RunConf,
+        successor: Option<u32>,
+        mut made: Made,
+    ) -> Result<Self, StartError> {
+        let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, successor, &mut made));
+        let pid_file = pid_file.transpose()?;
         let manager = if run.notify { ServiceManager::connect()? } else { None };
         let ready = run.slirp4netns.as_ref().and_then(|slirp| slirp.ready);
         let waiting = ready.map(writable).transpose()?;

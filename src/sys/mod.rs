@@ -21,6 +21,7 @@ pub mod process;
 pub(crate) mod repair;
 pub(crate) mod route_events;
 pub(crate) mod seccomp;
+pub(crate) mod shared_folder;
 pub(crate) mod sock_diag;
 pub mod socket;
 pub mod stream;

@@ -6,9 +6,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use passt_support::skipped::needs_root;
 use rustix::process::{Signal, geteuid};
 
 use crate::rig::{PATIENCE, Place, contains, refusal, status_field, until};
+
+/// A user that nothing else is about.
+const STRANGER: u32 = 54_321;
 
 fn mode(place: &Place, name: &str) -> u32 {
     std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777
@@ -44,17 +48,49 @@ fn a_pid_file_that_the_caller_reserved_is_used() {
     let place = Place::new();
     let path = place.path("pid");
     std::fs::write(&path, "").unwrap();
-    // As a monitor does it that runs as another user, in a folder for everyone.
+    // As a monitor does it in a folder for everyone, whose user root is to become.
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
     std::fs::set_permissions(path.parent().unwrap(), PermissionsExt::from_mode(0o1777)).unwrap();
+    let mut passt = place.passt::<&str>(&[]);
     if geteuid().is_root() {
-        std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+        std::os::unix::fs::chown(&path, Some(STRANGER), Some(STRANGER)).unwrap();
+        passt = place.passt(&["--runas", &STRANGER.to_string()]);
     }
     let before = std::fs::metadata(&path).unwrap();
-    let _program = place.background::<&str>(&[]);
+    let _program = place.returned(&mut passt);
     let after = std::fs::metadata(&path).unwrap();
     assert_eq!((before.ino(), before.uid()), (after.ino(), after.uid()), "it is the same file");
     assert_eq!(mode(&place, "pid"), 0o666);
+}
+
+/// Whoever made it could write another number, which somebody ends; the kernel looks only at who asks for a file to be made.
+#[test]
+fn no_file_of_a_stranger_is_written_in_a_folder_for_everyone() {
+    if !geteuid().is_root() {
+        return needs_root("whether files of others are left alone");
+    }
+    let place = Place::new();
+    let path = place.path("theirs");
+    std::os::unix::fs::symlink(&path, place.path("link")).unwrap();
+    std::fs::write(&path, "what was there\n").unwrap();
+    std::os::unix::fs::chown(&path, Some(STRANGER), Some(STRANGER)).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    let folder = path.parent().unwrap();
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o1777)).unwrap();
+    for option in ["--pid", "--log-file"] {
+        for name in ["theirs", "link"] {
+            let theirs = place.path(name);
+            let message = refusal(&mut place.passt(&[option, theirs.to_str().unwrap()]));
+            let why = format!(
+                "{name}: it is a file of user {STRANGER} in a folder for everybody: choose another {option}"
+            );
+            assert!(message.contains(&why), "{message}");
+            assert_eq!(place.text("theirs"), "what was there\n");
+        }
+    }
+    // A folder of the stranger's own is another matter.
+    std::os::unix::fs::chown(folder, Some(STRANGER), Some(STRANGER)).unwrap();
+    let _program = place.returned(&mut place.passt(&["--log-file", path.to_str().unwrap()]));
 }
 
 #[test]
