@@ -5,13 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
+use passt_support::refusal::deny;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -122,4 +123,54 @@ fn the_command_sees_its_own_processes_and_the_host_keeps_its_own() {
         assert_eq!(text, format!("2\n{mounted}\n"), "{messages}");
         assert!(!messages.contains("mount"), "{messages}");
     }
+}
+
+/// pasta with a command that cannot make `call`; what it says up to a line with `wanted`, or until it ends.
+fn said(call: libc::c_long, arguments: &[&str], script: &str, wanted: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+    command
+        .args(["--splice-only", "--foreground"])
+        .args(arguments)
+        .args(["--", "bash", "-c", script]);
+    let mut command = deny(command, call, None, libc::EPERM);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut text = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        text.push_str(&line);
+        text.push('\n');
+        if line.contains(wanted) {
+            break;
+        }
+    }
+    // The command waits for that.
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    text
+}
+
+/// Traffic that dies is told of: with --debug each connection, and datagrams once a minute.
+#[test]
+fn calls_that_move_bytes_and_are_refused_are_named() {
+    isolated("ip link set lo up", || {
+        let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, OUTSIDE)).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = outside.accept().unwrap();
+            let _it_fails = stream.write_all(&vec![0; 16 << 20]);
+        });
+        let port = OUTSIDE.to_string();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{OUTSIDE}; cat <&3 >/dev/null");
+        let wanted = "(TCP connection, spliced): closed: Operation not permitted";
+        let text = said(libc::SYS_splice, &["--debug", "-T", &port], &script, wanted);
+        assert!(text.contains(wanted), "{text}");
+        server.join().unwrap();
+
+        let _outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, OUTSIDE)).unwrap();
+        let script = format!("echo >/dev/udp/127.0.0.1/{OUTSIDE}; read -t {}", PATIENCE.as_secs());
+        for (call, name) in [(libc::SYS_recvmmsg, "recvmmsg"), (libc::SYS_sendmmsg, "sendmmsg")] {
+            let wanted =
+                format!("{name}: Operation not permitted: datagrams are lost: allow {name}");
+            let text = said(call, &["--debug", "-U", &port], &script, &wanted);
+            assert!(text.contains(&wanted), "{text}");
+        }
+    });
 }

@@ -176,8 +176,11 @@ impl Core {
         }
     }
 
-    /// Tells the operator of limits that were met, unless that was done a moment ago. Returns when it is to be done then.
+    /// Tells the operator of limits that were met and calls that are refused, unless that was done a moment ago. Returns when it is to be done then.
     pub(crate) fn tell_of_shortages(&mut self) -> Option<Timestamp> {
+        if let Some(refused) = self.outbox.refused.tell(self.now) {
+            log::warn!("{refused}");
+        }
         if !self.shortages.have_news(self.now, &self.outbox.drops) {
             return self.shortages.next();
         }

@@ -87,6 +87,7 @@ mod pace;
 mod path_mtu;
 mod quantum;
 mod ready;
+mod refused;
 mod reserved_port;
 mod responders;
 mod source;

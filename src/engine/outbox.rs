@@ -8,6 +8,7 @@ use passt_frame::{
     ToGuestList,
 };
 
+use crate::engine::refused::Refused;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::drop_reason::DropCounters;
 use crate::wire::ip::L4Protocol;
@@ -22,6 +23,8 @@ pub(crate) struct Outbox {
     pub(crate) drops: DropCounters,
     /// Numbers of datagrams that go in fragments, or may.
     pub(crate) numbers: Numbers,
+    /// Calls that the host refuses.
+    pub(crate) refused: Refused,
 }
 
 /// Numbers for datagrams that go to the guest in fragments, or that a router behind it may cut. All that reach it come from

@@ -100,6 +100,7 @@ pub(in crate::engine) fn pass_on_first(
 ) {
     let Some(fd) = queue.fd(&core.listeners, &core.flows) else { return };
     let received = buffer.receive(fd, 1, Keep::All);
+    let received = received.inspect_err(|errno| core.outbox.refused.note("recvmmsg", *errno));
     let Some(flow) = core.flows.table.get_mut(id) else { return };
     // The one who sends may also be whom the flow was opened to.
     let from = if flow.sides[0].pif == pif { End::Initiator } else { End::Target };
@@ -156,6 +157,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                 Err(errno) if may_be_of_the_past(errno) => {}
                 Err(errno) => {
                     log::debug!("{id:?} (UDP, spliced): {errno}");
+                    core.outbox.refused.note("recvmmsg", errno);
                     relay.readable[index] = false;
                 }
             }
@@ -187,7 +189,8 @@ fn send_all(buffer: &mut CopyBuffer, to: BorrowedFd<'_>, count: usize, outbox: &
             // The error of an earlier datagram, reported once: it has nothing to do with this one.
             Err(errno) if may_be_of_the_past(errno) && !retried => retried = true,
             // A loopback device may have a smaller MTU than the other one.
-            Err(_) => {
+            Err(errno) => {
+                outbox.refused.note("sendmmsg", errno);
                 let unsent = match buffer.bursts()[done].segment {
                     Some(_) => buffer.send_apart(to, done),
                     None => 1,

@@ -298,7 +298,8 @@ impl Driven<'_> {
             }
             Action::Fill(from) => {
                 let (filled, failed) = fill(pipes[from.index()].as_ref(), socket(from));
-                if failed {
+                if failed.is_some() {
+                    *failure = failed;
                     machine.on_broken(from);
                 }
                 machine.on_filled(from, filled);
@@ -306,7 +307,7 @@ impl Driven<'_> {
             Action::Drain(from, bytes) => {
                 let to = socket(from.other());
                 nagle[from.other().index()].before_write(to);
-                machine.on_drained(from, drain(pipes[from.index()].as_ref(), to, bytes));
+                machine.on_drained(from, drain(pipes[from.index()].as_ref(), to, bytes, failure));
             }
             Action::GivePipe(from) => {
                 if let Some(pipe) = pipes[from.index()].take() {
@@ -391,7 +392,13 @@ fn pass_on(
             return Ok(Copied::Failed);
         }
     };
-    let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
+    let taken = match to.send(buffer, read) {
+        Ok(taken) => taken,
+        Err(errno) => {
+            *failure = Some(errno);
+            return Ok(Copied::Refused);
+        }
+    };
     let held = read - taken;
     if held > 0 {
         let spare = pool.take().ok_or(Errno::NOBUFS)?;
@@ -420,17 +427,23 @@ fn peek_and_copy(
             return Ok(Copied::Failed);
         }
     };
-    let Ok(taken) = to.send(buffer, read) else { return Ok(Copied::Refused) };
+    let taken = match to.send(buffer, read) {
+        Ok(taken) => taken,
+        Err(errno) => {
+            *failure = Some(errno);
+            return Ok(Copied::Refused);
+        }
+    };
     if taken > 0 && stream::discard(from, taken)? != taken {
         return Err(Errno::IO);
     }
     Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
 }
 
-/// Fills a pipe; with it, whether the source has failed, which no other call may tell any more.
-fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> (Filled, bool) {
+/// Fills a pipe; with it, how the source has failed, which no other call may tell any more.
+fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> (Filled, Option<Errno>) {
     let filled = pipe.map_or(Err(Errno::PIPE), |pipe| pipe.fill(from));
-    let failed = !matches!(filled, Ok(_) | Err(Errno::AGAIN));
+    let failed = filled.err().filter(|errno| *errno != Errno::AGAIN);
     let filled = match filled {
         Ok(bytes @ 1..) => Filled::Bytes(bytes),
         Err(Errno::AGAIN) => Filled::Empty,
@@ -442,10 +455,18 @@ fn fill(pipe: Option<&Pipe>, from: BorrowedFd<'_>) -> (Filled, bool) {
     (filled, failed)
 }
 
-fn drain(pipe: Option<&Pipe>, to: BorrowedFd<'_>, bytes: u32) -> Drained {
+fn drain(
+    pipe: Option<&Pipe>,
+    to: BorrowedFd<'_>,
+    bytes: u32,
+    failure: &mut Option<Errno>,
+) -> Drained {
     match pipe.map_or(Err(Errno::PIPE), |pipe| pipe.drain(to, bytes)) {
         Ok(taken) => Drained::Bytes(taken),
         Err(Errno::AGAIN) => Drained::Bytes(0),
-        Err(_) => Drained::Failed,
+        Err(errno) => {
+            *failure = Some(errno);
+            Drained::Failed
+        }
     }
 }

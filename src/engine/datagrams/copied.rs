@@ -33,7 +33,9 @@ impl Way<'_> {
         if room == 0 {
             return (0, Served::NoRoom);
         }
-        let received = match next_head(buffer.receive(self.fd, room, self.senders.keep())) {
+        let received = buffer.receive(self.fd, room, self.senders.keep());
+        let noted = received.inspect_err(|errno| self.outbox.refused.note("recvmmsg", *errno));
+        let received = match next_head(noted) {
             Ok(received) => received,
             Err(served) => return (0, served.unwrap_or(Served::Empty)),
         };

@@ -1,0 +1,63 @@
+//! Calls that move datagrams, where the host refuses them whatever they are about, as the filters of some containers do. Nothing
+//! ends by that: datagrams come to nothing, one after the other, and nobody would know why. There is a line of the log a
+//! minute, as long as it goes on.
+
+use passt_frame::Errno;
+
+use crate::limits::SHORTAGE_PAUSE;
+use crate::sys::errno_text;
+use crate::time::Timestamp;
+
+/// What was refused, and what was said of it.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    met: Option<(&'static str, Errno)>,
+    told: Option<Timestamp>,
+}
+
+impl Refused {
+    /// `call` has failed with `errno`, which may be for another reason.
+    pub(crate) fn note(&mut self, call: &'static str, errno: Errno) {
+        if matches!(errno, Errno::NOSYS | Errno::PERM) {
+            self.met = Some((call, errno));
+        }
+    }
+
+    /// What is to be said at `now`.
+    pub(crate) fn tell(&mut self, now: Timestamp) -> Option<String> {
+        let (call, errno) = self.met.take()?;
+        if self.told.is_some_and(|at| now < at + SHORTAGE_PAUSE) {
+            return None;
+        }
+        self.told = Some(now);
+        let why = errno_text(errno);
+        Some(format!(
+            "{call}: {why}: datagrams are lost: allow {call} in the container's seccomp profile, or see what the host's \
+             firewall drops"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_a_minute_of_what_is_refused() {
+        let mut refused = Refused::default();
+        let begin = Timestamp::ZERO;
+        refused.note("recvmmsg", Errno::CONNREFUSED);
+        assert_eq!(refused.tell(begin), None, "of one datagram");
+        refused.note("recvmmsg", Errno::NOSYS);
+        let said = refused.tell(begin).unwrap();
+        assert!(
+            said.starts_with("recvmmsg: Function not implemented: datagrams are lost"),
+            "{said}"
+        );
+        for (after, count) in [(SHORTAGE_PAUSE / 2, 0), (SHORTAGE_PAUSE, 1)] {
+            refused.note("sendmmsg", Errno::PERM);
+            assert_eq!(refused.tell(begin + after).iter().count(), count, "{after:?}");
+        }
+        assert_eq!(refused.tell(begin + 3 * SHORTAGE_PAUSE), None, "nothing new");
+    }
+}
