@@ -88,7 +88,7 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
     if let Err(errno) = process::close_descriptors(&given) {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
-    let limit = process::raise_descriptor_limit().map_err(system("setrlimit"))?;
+    let limit = process::raise_descriptor_limit();
     crate::log::configure(log_config(&options))?;
     let code = match options.mode {
         Mode::Pasta => run_pasta(options, &limit),
@@ -116,6 +116,8 @@ fn successor(conf: &Conf) -> Option<u32> {
     identity::successor(conf.run.run_as.as_deref(), keeps_root)
 }
 
+/// passt. As a part of `start` it would take room on the stack of pasta, too, which has to do with a limit of 64 KiB.
+#[inline(never)]
 fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let Configured { conf, followed } = configure(options)?;
     let mut made = Made::nothing()?;
@@ -252,7 +254,12 @@ fn pasta_code(exit: Exit, child: Option<&Child>) -> Result<ExitCode, StartError>
         Exit::Signal => Ok(ExitCode::SUCCESS),
         Exit::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
         Exit::Over => {
-            let code = child.and_then(Child::status);
+            let code = child.map_or(Ok(None), Child::status).map_err(|errno| {
+                let why = errno_text(errno);
+                StartError::Other(format!(
+                    "Couldn't learn how the command ended: {why}: allow waitid in the container's seccomp profile"
+                ))
+            })?;
             Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
         }
     }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -438,6 +438,41 @@ fn on_an_old_kernel_nothing_is_inherited() {
     command.args(["-c", script, env!("CARGO_BIN_EXE_pasta")]).args(list);
     let output = as_by_linux_4_18(command).output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
+}
+
+/// Who is told nothing must not take that for success.
+#[test]
+fn where_nobody_tells_how_a_command_has_ended_it_is_a_failure() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+    command.args(["--debug", "--splice-only", "--", "sh", "-c", "exit 7"]);
+    let output = deny(command, libc::SYS_waitid, None, libc::EPERM).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    let said = "Couldn't learn how the command ended: Operation not permitted: allow waitid in the container's";
+    assert!(text.contains(said), "{text}");
+}
+
+/// What helps against a limit does not help against a filter.
+#[test]
+fn where_files_cannot_be_watched_it_says_what_helps() {
+    for (errno, cure) in [
+        (
+            libc::EPERM,
+            "allow inotify_init1 and inotify_add_watch in the container's seccomp profile",
+        ),
+        (libc::EMFILE, "raise fs.inotify.max_user_instances"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = passt(folder.path(), &["--foreground"]);
+        command.stderr(Stdio::piped());
+        let mut child = deny(command, libc::SYS_inotify_init1, None, errno).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let note = lines.find(|line| line.contains("Cannot watch /etc/resolv.conf"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let note = note.unwrap();
+        assert!(note.ends_with(cure) || note.contains(&format!(": {cure}, or use")), "{note}");
+    }
 }
 
 /// By the end of a pipe, where there is no descriptor of a process; the exit status is the command's, also for a signal.

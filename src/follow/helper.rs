@@ -126,9 +126,15 @@ fn help(channel: &OwnedFd, options: &Options, seen: Snapshot, namespace: Option<
 
 fn unwatched_note(errno: Errno) -> String {
     let (path, why) = (resolv::PATH, errno_text(errno));
+    let cure = match errno {
+        Errno::NOSYS | Errno::PERM | Errno::ACCESS => {
+            "allow inotify_init1 and inotify_add_watch in the container's seccomp profile, or use a kernel with \
+             CONFIG_INOTIFY_USER"
+        }
+        _ => "raise fs.inotify.max_user_instances",
+    };
     format!(
-        "Cannot watch {path}: {why}: it is read only when something else of the host's network changes: raise \
-         fs.inotify.max_user_instances"
+        "Cannot watch {path}: {why}: it is read only when something else of the host's network changes: {cure}"
     )
 }
 

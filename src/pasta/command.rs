@@ -226,14 +226,17 @@ impl Child {
 
     /// The exit code that stands for how the command ended: its own, or 128 and the signal.
     /// `None` while it runs.
-    pub(crate) fn status(&self) -> Option<u8> {
+    ///
+    /// # Errors
+    /// What waitid(2) reports.
+    pub(crate) fn status(&self) -> Result<Option<u8>, Errno> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::Pid(self.pid), options).ok()??;
-        match (status.exit_status(), status.terminating_signal()) {
+        let Some(status) = waitid(WaitId::Pid(self.pid), options)? else { return Ok(None) };
+        Ok(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Some(code as u8),
             (None, Some(signal)) => Some(BY_SIGNAL + signal as u8),
             (None, None) => None,
-        }
+        })
     }
 }
 

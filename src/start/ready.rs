@@ -17,6 +17,7 @@ use super::files::{Made, PidFile};
 use super::notify::ServiceManager;
 use crate::conf::RunConf;
 use crate::error::{StartError, no_process, not_given, system};
+use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
 
 /// What the first process says where there is no second one any more.
@@ -24,12 +25,12 @@ const NOT_READY: &str = "The process in the background has ended before it was r
 
 /// Everything that saying "ready" takes, opened while the file system is there.
 pub(crate) struct Readiness {
-    foreground: bool,
     made: Made,
     waiting: Option<OwnedFd>,
     pid_file: Option<PidFile>,
     manager: Option<ServiceManager>,
-    null: OwnedFd,
+    /// For the background.
+    null: Option<OwnedFd>,
 }
 
 /// Which process goes on after [`Readiness::fork`].
@@ -72,9 +73,9 @@ impl Readiness {
         let manager = if run.notify { ServiceManager::connect()? } else { None };
         let ready = run.slirp4netns.as_ref().and_then(|slirp| slirp.ready);
         let waiting = ready.map(writable).transpose()?;
-        let null = process::null_device().map_err(system("Couldn't open /dev/null"))?;
+        let null = (!run.foreground).then(process::null_device).transpose().map_err(no_null)?;
         process::allow_signals().map_err(system("sigprocmask"))?;
-        Ok(Self { foreground: run.foreground, made, waiting, pid_file, manager, null })
+        Ok(Self { made, waiting, pid_file, manager, null })
     }
 
     /// This process is not the program: what was made is none of its business.
@@ -88,12 +89,12 @@ impl Readiness {
     /// # Errors
     /// [`StartError`], in either process.
     pub(crate) fn fork(self) -> Result<Continue, StartError> {
-        let Self { foreground, mut made, waiting, pid_file, manager, null } = self;
+        let Self { mut made, waiting, pid_file, manager, null } = self;
         process::hold_signals().map_err(system("sigprocmask"))?;
-        if foreground {
+        let Some(null) = null else {
             let kind = Kind::Foreground { made, told: (pid_file, manager), waiting };
             return Ok(Continue::Program(Announcement(kind)));
-        }
+        };
         let ((program, starter), (told, release)) = (pipe()?, pipe()?);
         match process::fork().map_err(no_process("Couldn't go to the background"))? {
             Forked::Child => {
@@ -117,6 +118,14 @@ impl Readiness {
             }
         }
     }
+}
+
+/// What a program in the background has in place of its standard descriptors is not there.
+fn no_null(errno: Errno) -> StartError {
+    let why = errno_text(errno);
+    StartError::Other(format!(
+        "Couldn't open /dev/null: {why}: make it (mknod -m 666 /dev/null c 1 3), or stay in the --foreground"
+    ))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), StartError> {

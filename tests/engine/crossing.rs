@@ -113,7 +113,7 @@ fn answers_come_from_the_address_and_the_port_that_were_asked() {
 #[test]
 fn privileged_ports_stay_privileged_and_who_cannot_be_told_apart_is_refused() {
     isolated(|| {
-        process::raise_descriptor_limit().expect("a limit");
+        process::raise_descriptor_limit();
         let rules = vec![rule(Proto::Udp, 7000, 7000)];
         let mut world = known(&Setup { rules, max_descriptors: 16384, ..Setup::default() });
         let peer = |index: u16| {

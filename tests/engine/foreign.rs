@@ -30,7 +30,7 @@ fn addresses() {
     for address in [PEER, STRANGER] {
         run(&format!("ip addr add {address}/32 dev lo"));
     }
-    process::raise_descriptor_limit().expect("a limit");
+    process::raise_descriptor_limit();
 }
 
 /// Source and payload of the UDP datagrams over IPv4 among `frames`, which are no longer than one frame

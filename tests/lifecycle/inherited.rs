@@ -6,9 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use passt_support::refusal::deny_given;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use crate::rig::{Place, Program, contains, is_answered, refusal, until, visible_passt};
+use crate::rig::{Place, Program, contains, is_answered, refusal, unshare, until, visible_passt};
 
 /// Lets the child do something between fork and exec.
 fn before_exec(command: &mut Command, act: impl FnMut() + Send + Sync + 'static) -> &mut Command {
@@ -229,4 +230,39 @@ fn too_little_memory_is_told_before_anything_is_made() {
     }
     let _program = place.spawn(limited(Resource::Data, 84).arg("--foreground"));
     assert!(place.serves(), "what was tried is enough");
+}
+
+/// Who has few connections needs no more descriptors than there are; the command finds what pasta has found.
+#[test]
+fn a_limit_of_descriptors_that_may_not_be_raised_stays() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+    command.args(["--splice-only", "--", "sh", "-c", "ulimit -Sn; exit 7"]);
+    before_exec(&mut command, || {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(100), ..limit }).unwrap();
+    });
+    // prlimit(2) names no process, and has a new limit where it does not only ask.
+    let output = deny_given(command, libc::SYS_prlimit64, 2, libc::EPERM).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(output.stdout, b"100\n");
+}
+
+/// In the foreground nothing is put in the place of standard descriptors.
+#[test]
+fn only_the_background_needs_a_null_device() {
+    let place = Place::new();
+    let passt = |words: &[&str]| {
+        let mut command = unshare("rm");
+        let script = "mount -t tmpfs tmpfs /dev; exec \"$0\" \"$@\"";
+        command.args(["sh", "-ec", script, env!("CARGO_BIN_EXE_passt"), "--no-follow-host"]);
+        command.args(crate::rig::NETWORK).arg("--socket").arg(place.path("socket"));
+        command.arg("--pid").arg(place.path("pid")).args(words);
+        command
+    };
+    let message = refusal(&mut passt(&[]));
+    let said = "Couldn't open /dev/null: No such file or directory: make it (mknod -m 666 /dev/null c 1 3), \
+                or stay in the --foreground";
+    assert!(message.contains(said), "{message}");
+    let _program = place.spawn(&mut passt(&["--foreground"]));
+    assert!(place.serves());
 }

@@ -224,7 +224,7 @@ impl Drop for Running {
 }
 
 fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
-    let limit = process::raise_descriptor_limit().unwrap().maximum;
+    let limit = process::raise_descriptor_limit().maximum;
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let mut net = network();
     net.v6 = net.v6.filter(|_| setup.ipv6);

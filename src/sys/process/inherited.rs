@@ -26,15 +26,12 @@ pub struct DescriptorLimit {
     original: Rlimit,
 }
 
-/// Raises the limit of open descriptors to the hard limit.
-///
-/// # Errors
-/// What setrlimit(2) reports.
-pub fn raise_descriptor_limit() -> Result<DescriptorLimit, Errno> {
+/// Raises the limit of open descriptors to the hard limit. Where that is refused, it stays what it is.
+pub fn raise_descriptor_limit() -> DescriptorLimit {
     let original = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: original.maximum, ..original };
-    setrlimit(Resource::Nofile, raised)?;
-    Ok(DescriptorLimit { maximum: original.maximum.unwrap_or(u64::MAX), original })
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { original };
+    DescriptorLimit { maximum: now.current.unwrap_or(u64::MAX), original }
 }
 
 /// Closes all descriptors behind standard error but those in `keep`. Only at start, while nothing in the process
@@ -175,7 +172,9 @@ pub(crate) fn block_all_signals() -> Result<(), Errno> {
 /// # Errors
 /// What the system calls report.
 pub fn restore_for_command(limit: &DescriptorLimit) -> Result<(), Errno> {
-    setrlimit(Resource::Nofile, limit.original)?;
+    if getrlimit(Resource::Nofile) != limit.original {
+        setrlimit(Resource::Nofile, limit.original)?;
+    }
     let treated = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
     for signal in ENDING_SIGNALS.into_iter().chain(treated) {
         set_handler(signal, libc::SIG_DFL)?;

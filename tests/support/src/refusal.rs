@@ -18,20 +18,37 @@ pub fn deny(command: Command, call: libc::c_long, bits: Option<i32>, errno: i32)
     meet(command, call, bits, SeccompAction::Errno(errno.cast_unsigned()))
 }
 
-/// The same with another `action`.
+/// The same where the call has something to say in `argument`, counted from 0.
+#[must_use]
+pub fn deny_given(command: Command, call: libc::c_long, argument: u8, errno: i32) -> Command {
+    let (whole, other) = (SeccompCmpArgLen::Qword, SeccompCmpOp::Ne);
+    let condition = SeccompCondition::new(argument, whole, other, 0).unwrap();
+    meet_where(command, call, Some(condition), SeccompAction::Errno(errno.cast_unsigned()))
+}
+
+/// The same as [`deny`] with another `action`.
 #[must_use]
 pub fn meet(
-    mut command: Command,
+    command: Command,
     call: libc::c_long,
     bits: Option<i32>,
     action: SeccompAction,
 ) -> Command {
-    let rules = bits.map(|bits| {
+    let condition = bits.map(|bits| {
         let bits = u64::from(bits.cast_unsigned());
         let operation = SeccompCmpOp::MaskedEq(bits);
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, bits);
-        SeccompRule::new(vec![condition.unwrap()]).unwrap()
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, bits).unwrap()
     });
+    meet_where(command, call, condition, action)
+}
+
+fn meet_where(
+    mut command: Command,
+    call: libc::c_long,
+    condition: Option<SeccompCondition>,
+    action: SeccompAction,
+) -> Command {
+    let rules = condition.map(|condition| SeccompRule::new(vec![condition]).unwrap());
     let rules = BTreeMap::from([(call, rules.into_iter().collect())]);
     let architecture = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
