@@ -90,6 +90,15 @@ pub(crate) fn own_groups_only(socket: BorrowedFd<'_>, v4: bool) -> Result<(), Er
     }
 }
 
+/// Has a socket of both families get what is for IPv4 groups that others of the host have joined: one of IPv4 alone does so
+/// from the start, and so does this one for groups of IPv6.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub(crate) fn all_v4_groups(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 1)
+}
+
 /// Lets a UDP socket hand out datagrams of one size that arrived together as one burst (`UDP_GRO`,
 /// Linux 5.0).
 ///

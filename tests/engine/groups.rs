@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use passt::engine::NetView;
-use passt::flow::fwd::Proto;
+use passt::flow::fwd::{ListenAddr, Proto, Rule};
 use passt::sys::socket::set_int;
 use passt::wire::DropReason;
 use passt_frame::FramePort;
@@ -471,32 +471,60 @@ fn groups_are_received_on_the_ports_that_the_guest_sends_to_and_that_are_named()
     });
 }
 
+/// Where a port is forwarded of all addresses: of one family, and of both.
+fn everywhere(family: Family) -> [ListenAddr; 2] {
+    let one = match family {
+        Family::V4 => ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => ListenAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    [one, ListenAddr::Dual]
+}
+
+/// Tests over both families, each in worlds that forward UDP ports `port` to the guest.
+fn each_forwarding(port: u16, test: impl Fn(Family, &Netns, &mut World)) {
+    let there = neighbour();
+    for (family, listen) in FAMILIES.into_iter().flat_map(|f| everywhere(f).map(|l| (f, l))) {
+        let rule = Rule { listen, ..forward(Proto::Udp, family, port) };
+        test(family, &there, &mut linked(&Setup { rules: vec![rule], ..setup() }));
+    }
+}
+
 #[test]
 fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
     isolated(|| {
-        let there = neighbour();
-        for family in FAMILIES {
+        each_forwarding(7100, |family, there, world| {
             let group = plain_group(family, 7100);
-            let mut rule = forward(Proto::Udp, family, 7100);
-            rule.listen = match family {
-                Family::V4 => passt::flow::fwd::ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
-                Family::V6 => passt::flow::fwd::ListenAddr::V6(Ipv6Addr::UNSPECIFIED),
-            };
-            let mut world = linked(&Setup { rules: vec![rule], ..setup() });
-            let device = bound_on(&there, neighbour_at(family, 0));
+            let device = bound_on(there, neighbour_at(family, 0));
             let place = device.local_addr().expect("bound");
             device.send_to(b"too early", group).expect("sent");
-            nothing_arrives(&mut world);
-            join(&mut world, group.ip());
+            nothing_arrives(world);
+            join(world, group.ip());
             device.send_to(b"for the group", group).expect("sent");
-            assert_eq!(at_guest(&mut world), (place, group, b"for the group".to_vec()));
-            say(&mut world, guest(family, 7100), group, b"by the guest");
-            nothing_arrives(&mut world);
+            assert_eq!(at_guest(world), (place, group, b"for the group".to_vec()));
+            nothing_arrives(world);
+            say(world, guest(family, 7100), group, b"by the guest");
+            nothing_arrives(world);
             // Once, though a socket of its own receives for the group now, too.
             device.send_to(b"again", group).expect("sent");
-            assert_eq!(at_guest(&mut world), (place, group, b"again".to_vec()));
-            nothing_arrives(&mut world);
-        }
+            assert_eq!(at_guest(world), (place, group, b"again".to_vec()));
+            nothing_arrives(world);
+        });
+    });
+}
+
+/// A group of a service has a socket of its own from the start.
+#[test]
+fn a_forwarded_port_of_a_service_receives_once() {
+    isolated(|| {
+        each_forwarding(MDNS, |family, there, world| {
+            let group = mdns(family);
+            join(world, group.ip());
+            let device = bound_on(there, neighbour_at(family, 0));
+            let place = device.local_addr().expect("bound");
+            device.send_to(b"announcement", scoped(group)).expect("sent");
+            assert_eq!(at_guest(world), (place, group, b"announcement".to_vec()));
+            nothing_arrives(world);
+        });
     });
 }
 

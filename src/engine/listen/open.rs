@@ -174,6 +174,10 @@ pub(super) fn open_port_for(
         rnet::listen(&socket, BACKLOG)?;
     } else {
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
+        if dual_stack && pif == Pif::Host {
+            // Where that fails, groups of IPv6 are heard, and what is for one host.
+            let _ = datagram::all_v4_groups(socket.as_fd());
+        }
         // The first ones of all who begin come here, many at once perhaps.
         let _ = datagram::enlarge(socket.as_fd(), UDP_BUFFER_BYTES);
     }
