@@ -12,7 +12,7 @@
 //!   There, too, the first keeps its port and the kernel chooses those of the others, which nobody else may
 //!   bind to; see [`Flows::find_alike`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use super::flows::Flows;
@@ -88,13 +88,19 @@ fn stand_ins(port: u16, start: u64) -> impl Iterator<Item = u16> {
     class.clone().cycle().skip(first).take(class.len().min(STAND_IN_PORTS_TRIED))
 }
 
-/// Whether sockets with these sides get the same datagrams: an unspecified address is any.
+/// Whether sockets with these sides get the same datagrams.
 fn is_alike(a: &Side, b: &Side) -> bool {
     let (ours, other) = (a.ours.ip(), b.ours.ip());
     a.pif == b.pif
         && a.endpoint == b.endpoint
         && a.ours.port() == b.ours.port()
-        && (ours == other || ours.is_unspecified() || other.is_unspecified())
+        && (ours == other || is_any_for(ours, other) || is_any_for(other, ours))
+}
+
+/// Whether a socket that is bound to `any` gets what is sent to `address` of this host. To a group it does not: one that is
+/// connected has an address of one host from then on, and others are members of none (`own_groups_only`).
+fn is_any_for(any: IpAddr, address: IpAddr) -> bool {
+    any.is_unspecified() && !address.is_multicast()
 }
 
 #[cfg(test)]
@@ -131,6 +137,22 @@ mod tests {
             let other = side(Pif::Host, ours, endpoint);
             assert_eq!((is_alike(&one, &other), is_alike(&other, &one)), (alike, alike), "{ours}");
             assert!(!is_alike(&one, &Side { pif: Pif::Splice, ..other }));
+        }
+    }
+
+    #[test]
+    fn an_unspecified_address_is_no_group() {
+        let side = |ours: &str, endpoint: &str| {
+            let parse = |text: &str| text.parse::<SocketAddr>().expect("an address").into();
+            Side { pif: Pif::Host, ours: parse(ours), endpoint: parse(endpoint) }
+        };
+        for (any, group, peer) in [
+            ("0.0.0.0:5", "239.1.1.1:5", "198.51.100.1:6"),
+            ("[::]:5", "[ff02::1234]:5", "[2001:db8::1]:6"),
+        ] {
+            let (any, group) = (side(any, peer), side(group, peer));
+            assert!(!is_alike(&any, &group) && !is_alike(&group, &any));
+            assert!(is_alike(&group, &group));
         }
     }
 }

@@ -70,15 +70,20 @@ impl Endpoint {
         self.port
     }
 
-    /// As a socket address; `scope_id` is used for link-local IPv6 addresses.
+    /// As a socket address; `scope_id` is used for IPv6 addresses that need one.
     pub(crate) fn with_scope(self, scope_id: u32) -> SocketAddr {
         match self.ip() {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            IpAddr::V6(v6) if needs_scope(v6) => {
                 SocketAddrV6::new(v6, self.port, 0, scope_id).into()
             }
             ip => SocketAddr::new(ip, self.port),
         }
     }
+}
+
+/// Whether `address` means something only together with an interface: that of a host, or of a group, on its link.
+pub(crate) fn needs_scope(address: Ipv6Addr) -> bool {
+    address.is_unicast_link_local() || address.segments()[0] & 0xff0f == 0xff02
 }
 
 impl From<SocketAddr> for Endpoint {
@@ -132,5 +137,24 @@ impl std::hash::Hash for Side {
 impl std::fmt::Display for Side {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {:?} -> {:?}", self.pif, self.endpoint, self.ours)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc4007_scope_is_needed_by_link_local_addresses() {
+        for (text, needs) in [
+            ("fe80::1", true),
+            ("febf::1", true),
+            ("ff02::1", true),
+            ("ff12::1", true),
+            ("ff05::1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(needs_scope(text.parse().unwrap()), needs, "{text}");
+        }
     }
 }

@@ -83,7 +83,12 @@ pub fn neighbour_at(family: Family, port: u16) -> SocketAddr {
 }
 
 fn mdns(family: Family) -> SocketAddr {
-    SocketAddr::new(family.of(Ipv4Addr::new(224, 0, 0, 251), "ff02::fb"), MDNS)
+    mdns_at(family, MDNS)
+}
+
+/// The group of mDNS, at any port.
+fn mdns_at(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(family.of(Ipv4Addr::new(224, 0, 0, 251), "ff02::fb"), port)
 }
 
 /// A group that no service is known by.
@@ -481,20 +486,20 @@ fn everywhere(family: Family) -> [ListenAddr; 2] {
 }
 
 /// Tests over both families, each in worlds that forward UDP ports `port` to the guest.
-fn each_forwarding(port: u16, test: impl Fn(Family, &Netns, &mut World)) {
-    let there = neighbour();
+fn each_forwarding(port: u16, test: impl Fn(Family, &mut World)) {
     for (family, listen) in FAMILIES.into_iter().flat_map(|f| everywhere(f).map(|l| (f, l))) {
         let rule = Rule { listen, ..forward(Proto::Udp, family, port) };
-        test(family, &there, &mut linked(&Setup { rules: vec![rule], ..setup() }));
+        test(family, &mut linked(&Setup { rules: vec![rule], ..setup() }));
     }
 }
 
 #[test]
 fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
     isolated(|| {
-        each_forwarding(7100, |family, there, world| {
+        let there = neighbour();
+        each_forwarding(7100, |family, world| {
             let group = plain_group(family, 7100);
-            let device = bound_on(there, neighbour_at(family, 0));
+            let device = bound_on(&there, neighbour_at(family, 0));
             let place = device.local_addr().expect("bound");
             device.send_to(b"too early", group).expect("sent");
             nothing_arrives(world);
@@ -516,15 +521,44 @@ fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
 #[test]
 fn a_forwarded_port_of_a_service_receives_once() {
     isolated(|| {
-        each_forwarding(MDNS, |family, there, world| {
+        let there = neighbour();
+        each_forwarding(MDNS, |family, world| {
             let group = mdns(family);
             join(world, group.ip());
-            let device = bound_on(there, neighbour_at(family, 0));
+            let device = bound_on(&there, neighbour_at(family, 0));
             let place = device.local_addr().expect("bound");
             device.send_to(b"announcement", scoped(group)).expect("sent");
             assert_eq!(at_guest(world), (place, group, b"announcement".to_vec()));
             nothing_arrives(world);
         });
+    });
+}
+
+#[test]
+fn who_asks_a_group_is_answered_from_the_forwarded_port() {
+    isolated(|| {
+        let there = neighbour();
+        for port in [7100, MDNS] {
+            each_forwarding(port, |family, world| {
+                for group in [plain_group(family, port), mdns_at(family, port)] {
+                    join(world, group.ip());
+                    let asker = bound_on(&there, neighbour_at(family, 0));
+                    asker.send_to(b"question", scoped(group)).expect("sent");
+                    let (source, _, _) = at_guest(world);
+                    say(world, guest(family, port), source, b"answer");
+                    assert_eq!(awaited(&asker), (b"answer".to_vec(), host_at(family, port)));
+                    // Who goes on with the guest alone, and who asks all again.
+                    asker.send_to(b"thanks", host_at(family, port)).expect("sent");
+                    assert_eq!(at_guest(world), (source, guest(family, port), b"thanks".to_vec()));
+                    asker.send_to(b"again", scoped(group)).expect("sent");
+                    assert_eq!(at_guest(world), (source, group, b"again".to_vec()));
+                    say(world, guest(family, port), source, b"and again");
+                    assert_eq!(awaited(&asker), (b"and again".to_vec(), host_at(family, port)));
+                    nothing_arrives(world);
+                    assert_eq!(world.all_drops(), 0);
+                }
+            });
+        }
     });
 }
 

@@ -50,6 +50,7 @@ pub(crate) use to_host::{HostSide, group_on_host, to_host};
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};
+use super::side::needs_scope;
 use crate::limits::MAX_GROUP_PORTS;
 
 /// Protocols whose flows are translated.
@@ -297,7 +298,7 @@ impl View {
 /// A socket address whose scope is `scope_id` if the address needs one.
 fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refused> {
     match address {
-        IpAddr::V6(v6) if special::needs_scope(v6) => match scope_id {
+        IpAddr::V6(v6) if needs_scope(v6) => match scope_id {
             0 => Err(Refused::NoScope),
             id => Ok(SocketAddrV6::new(v6, port, 0, id).into()),
         },

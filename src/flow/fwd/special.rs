@@ -41,11 +41,6 @@ pub(super) fn unicast_or_group(address: IpAddr) -> Result<IpAddr, Refused> {
     }
 }
 
-/// Whether `address` means something only together with an interface.
-pub(super) fn needs_scope(address: Ipv6Addr) -> bool {
-    address.is_unicast_link_local() || address.segments()[0] & 0xff0f == 0xff02
-}
-
 /// Whether `address` is an IPv6 link-local one.
 pub(super) fn is_link_local_v6(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
@@ -116,20 +111,6 @@ mod tests {
     fn groups_that_leave_the_node_pass_where_groups_may() {
         for (text, passes) in [("224.0.0.1", true), ("ff02::1", true), ("ff01::1", false)] {
             assert_eq!(unicast_or_group(text.parse().unwrap()).is_ok(), passes, "{text}");
-        }
-    }
-
-    #[test]
-    fn rfc4007_scope_is_needed_by_link_local_addresses() {
-        for (text, needs) in [
-            ("fe80::1", true),
-            ("febf::1", true),
-            ("ff02::1", true),
-            ("ff12::1", true),
-            ("ff05::1", false),
-            ("2001:db8::1", false),
-        ] {
-            assert_eq!(needs_scope(text.parse().unwrap()), needs, "{text}");
         }
     }
 }
