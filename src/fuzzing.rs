@@ -13,6 +13,7 @@ use crate::flow::network::{Mac, Network};
 use crate::flow::reassembly::Reassembly;
 use crate::flow::stations::Stations;
 use crate::responder::dhcpv6::Duid;
+use crate::responder::ndp::Solicitation;
 use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
 use crate::time::Timestamp;
 use crate::wire::dns;
@@ -188,7 +189,9 @@ pub fn dhcpv6(
 pub fn ndp(net: &Network, source: Ipv6Addr, message: &[u8]) -> Option<Vec<u8>> {
     let tables = (&Neighbours::default(), &Stations::default());
     let from = (source, Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
-    quiet(ndp::answer(net, tables, from, message)).map(|reply| reply.message.to_vec())
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 5);
+    let asked = quiet(Solicitation::read((source, group), message))?;
+    quiet(ndp::answer(net, tables, from, asked)).map(|reply| reply.message.to_vec())
 }
 
 fn quiet<T>(answer: Result<T, Ignored>) -> Option<T> {

@@ -18,6 +18,7 @@ use crate::flow::fwd::tenure::Step;
 use crate::flow::network::Network;
 use crate::limits::MAX_QUESTION_BYTES;
 use crate::responder::dhcpv6::Duid;
+use crate::responder::ndp::Solicitation;
 use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
 use crate::wire::ip::IpHead;
 use crate::wire::l4::UDP_HEADER_BYTES;
@@ -231,20 +232,23 @@ pub(super) fn ndp(
         return Err(DropReason::Malformed);
     }
     let question = question(lease, index, ip.l4_offset, ip.l4_len)?;
-    let IpAddr::V6(source) = ip.source else { return Err(DropReason::Malformed) };
+    let (IpAddr::V6(source), IpAddr::V6(destination)) = (ip.source, ip.destination) else {
+        return Err(DropReason::Malformed);
+    };
     let mac = core.net.learned.mac;
     if let Some(told) = ndp::advertised(&question) {
         heed(core, out, told.into(), mac);
     }
-    if let Some(target) = ndp::asked_for(&question).filter(|_| !source.is_unspecified()) {
+    let asked = Solicitation::read((source, destination), &question)?;
+    if let Some(target) = asked.target().filter(|_| !source.is_unspecified()) {
         look_for(core, out, target.into(), mac);
     }
     let net = &core.net;
     let around = (&net.neighbours, &net.stations);
-    let reply = ndp::answer(&net.network, around, (source, mac), &question);
+    let reply = ndp::answer(&net.network, around, (source, mac), asked);
     if source.is_unspecified()
         && reply.is_err()
-        && let Some(target) = ndp::asked_for(&question)
+        && let Some(target) = asked.target()
     {
         // About to be used (RFC 4862, section 5.4), and perhaps not by its owner as a source.
         core.net.learn_station(target.into(), mac);

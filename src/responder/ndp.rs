@@ -1,6 +1,6 @@
 //! Neighbour discovery: we answer for every neighbour, and are the router (RFC 4861, RFC 8106).
 //!
-//! A solicitation for any address is answered, with the neighbour's own Ethernet address where the host
+//! A solicitation for any address that a host can have is answered, with the neighbour's own Ethernet address where the host
 //! knows one and else with the gateway's or ours. When the guest asks whether an address it wants is
 //! free (source `::`, RFC 4862 5.4), only those are answered for that exist: the gateway's, ours, and the
 //! neighbours'. Router advertisements name us as the default router for ever, or as none where the host
@@ -15,6 +15,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use super::{Ignored, labels, put, search_domains};
+use crate::flow::fwd::is_one_host;
 use crate::flow::neighbours::Neighbours;
 use crate::flow::network::{Ipv6Net, MAX_DNS, MAX_WITHDRAWN_DNS, Mac, Network, Withdrawn};
 use crate::flow::stations::Stations;
@@ -33,6 +34,9 @@ pub(crate) const MAX_EXTRA_LEN: usize = 512;
 
 /// All nodes of the link.
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// What groups of those begin with who may have one of some addresses (RFC 4291, section 2.7.1).
+const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 
 const ROUTER_ADVERTISEMENT_LEN: usize = 16;
 const PREFIX_LEN: usize = 32;
@@ -131,7 +135,60 @@ pub(crate) struct Reply {
     pub(crate) kind: Kind,
 }
 
-/// Answers an ICMPv6 message of type 133 to 136 from `source`, which the station `mac` has sent.
+/// What the guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Solicitation {
+    /// Who has this address?
+    Neighbor(Ipv6Addr),
+    /// Who is the router, and how is the link?
+    Router,
+}
+
+impl Solicitation {
+    /// Reads an ICMPv6 message of type 133 to 136 that was sent from `source` to `destination`. It must be as valid as
+    /// these and its bytes tell (RFC 4861, sections 6.1.1 and 7.1.1): who has no address yet asks all who may have the one
+    /// that it wants, and cannot be told where to answer.
+    ///
+    /// # Errors
+    /// That it is malformed, or no solicitation.
+    pub(crate) fn read(
+        (source, destination): (Ipv6Addr, Ipv6Addr),
+        message: &[u8],
+    ) -> Result<Self, Ignored> {
+        let (header, rest) = message.split_first_chunk::<8>().ok_or(Ignored::Malformed)?;
+        let nameless = source.is_unspecified();
+        let (read, options) = match *header {
+            [NEIGHBOR_SOLICITATION, 0, ..] => {
+                let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
+                let target = Ipv6Addr::from(*target);
+                if target.is_multicast()
+                    || nameless && !destination.octets().starts_with(&SOLICITED_NODE)
+                {
+                    return Err(Ignored::Malformed);
+                }
+                (Self::Neighbor(target), options)
+            }
+            [ROUTER_SOLICITATION, 0, ..] => (Self::Router, rest),
+            [NEIGHBOR_SOLICITATION | ROUTER_SOLICITATION, ..] => return Err(Ignored::Malformed),
+            _ => return Err(Ignored::Unsupported),
+        };
+        let names_station = has_option(options, OPTION_SOURCE_LINK_LAYER)?;
+        if source.is_multicast() || nameless && names_station {
+            return Err(Ignored::Malformed);
+        }
+        Ok(read)
+    }
+
+    /// The address that is asked for.
+    pub(crate) fn target(self) -> Option<Ipv6Addr> {
+        match self {
+            Self::Neighbor(target) => Some(target),
+            Self::Router => None,
+        }
+    }
+}
+
+/// Answers what the station `mac` has asked from `source`.
 ///
 /// # Errors
 /// Why there is no answer.
@@ -139,32 +196,16 @@ pub(crate) fn answer(
     net: &Network,
     (neighbours, stations): (&Neighbours, &Stations),
     (source, mac): (Ipv6Addr, Mac),
-    message: &[u8],
+    asked: Solicitation,
 ) -> Result<Reply, Ignored> {
     let v6 = enabled(net)?;
-    let (header, rest) = message.split_first_chunk::<8>().ok_or(Ignored::Malformed)?;
-    if source.is_multicast() {
-        return Err(Ignored::Malformed);
+    let Solicitation::Neighbor(target) = asked else { return answer_router(net, v6, source) };
+    let theirs = stations.find(target.into()).is_some_and(|station| station != mac);
+    let exists = exists(v6, neighbours, target);
+    if !is_one_host(target.into()) || (source.is_unspecified() || theirs) && !exists {
+        return Err(Ignored::NotForUs);
     }
-    match *header {
-        [NEIGHBOR_SOLICITATION, 0, ..] => {
-            let (target, options) = rest.split_first_chunk().ok_or(Ignored::Malformed)?;
-            check_options(options)?;
-            let target = Ipv6Addr::from(*target);
-            let theirs = stations.find(target.into()).is_some_and(|station| station != mac);
-            let exists = exists(v6, neighbours, target);
-            if (source.is_unspecified() || theirs) && !exists {
-                return Err(Ignored::NotForUs);
-            }
-            answer_neighbor(neighbours.station(net, target.into()), (source, target), exists)
-        }
-        [ROUTER_SOLICITATION, 0, ..] => {
-            check_options(rest)?;
-            answer_router(net, v6, source)
-        }
-        [NEIGHBOR_SOLICITATION | ROUTER_SOLICITATION, ..] => Err(Ignored::Malformed),
-        _ => Err(Ignored::Unsupported),
-    }
+    Ok(answer_neighbor(neighbours.station(net, target.into()), (source, target), exists))
 }
 
 /// The router advertisement for the whole link that is sent from time to time; see
@@ -238,18 +279,12 @@ pub(crate) fn solicitation(net: &Network, target: Ipv6Addr) -> Option<Reply> {
     Some(Reply { message, destination: target, kind: Kind::NeighborSolicitation })
 }
 
-/// The address that a neighbour solicitation asks for.
-pub(crate) fn asked_for(message: &[u8]) -> Option<Ipv6Addr> {
-    let (header, rest) = message.split_first_chunk::<8>()?;
-    let target = rest.first_chunk::<16>().filter(|_| header[..2] == [NEIGHBOR_SOLICITATION, 0])?;
-    Some(Ipv6Addr::from(*target))
-}
-
 /// The address that a neighbour advertisement says is in use.
 pub(crate) fn advertised(message: &[u8]) -> Option<Ipv6Addr> {
     let (header, rest) = message.split_first_chunk::<8>()?;
-    let target = rest.first_chunk::<16>().filter(|_| header[0] == NEIGHBOR_ADVERTISEMENT)?;
-    Some(Ipv6Addr::from(*target))
+    let (target, options) = rest.split_first_chunk::<16>()?;
+    let valid = header[..2] == [NEIGHBOR_ADVERTISEMENT, 0] && has_option(options, 0).is_ok();
+    valid.then(|| Ipv6Addr::from(*target))
 }
 
 /// IPv6, if it and neighbour discovery are on.
@@ -258,14 +293,16 @@ fn enabled(net: &Network) -> Result<&Ipv6Net, Ignored> {
     v6.ok_or(Ignored::Disabled)
 }
 
-/// Options are skipped, but they must be whole and not empty (RFC 4861, 6.1.1 and 7.1.1).
-fn check_options(mut options: &[u8]) -> Result<(), Ignored> {
-    while !options.is_empty() {
+/// Whether one of `options` is `wanted`. All must be whole and not empty (RFC 4861, 6.1.1 and 7.1.1).
+fn has_option(mut options: &[u8], wanted: u8) -> Result<bool, Ignored> {
+    let mut found = false;
+    while let Some(&option) = options.first() {
         let units = options.get(1).filter(|units| **units > 0);
         let len = 8 * usize::from(*units.ok_or(Ignored::Malformed)?);
         options = options.get(len..).ok_or(Ignored::Malformed)?;
+        found |= option == wanted;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Whether a guest that asks if `target` is free must hear that it is not (RFC 4862, 5.4): it is the gateway's, ours,
@@ -278,21 +315,14 @@ fn exists(v6: &Ipv6Net, neighbours: &Neighbours, target: Ipv6Addr) -> bool {
 /// `target` is here. Who has no address yet is answered by a message to all (RFC 4861, 7.2.4). Where nobody is known to have
 /// that address, we answer for whoever has it, which does not override what a station says of itself (7.2.8): one behind the
 /// guest may be silent so far.
-fn answer_neighbor(
-    mac: Mac,
-    (source, target): (Ipv6Addr, Ipv6Addr),
-    exists: bool,
-) -> Result<Reply, Ignored> {
-    if target.is_multicast() {
-        return Err(Ignored::Malformed);
-    }
+fn answer_neighbor(mac: Mac, (source, target): (Ipv6Addr, Ipv6Addr), exists: bool) -> Reply {
     let (solicited, destination) = match source.is_unspecified() {
         true => (0, ALL_NODES),
         false => (FLAG_SOLICITED, source),
     };
     let overrides = if exists { FLAG_OVERRIDE } else { 0 };
     let message = neighbor_advertisement(FLAG_ROUTER | solicited | overrides, target, mac);
-    Ok(Reply { message, destination, kind: Kind::NeighborAdvertisement })
+    Reply { message, destination, kind: Kind::NeighborAdvertisement }
 }
 
 /// Tells everybody that `address` is the station `mac`, which makes them replace what they know of it

@@ -115,13 +115,15 @@ pub fn arp(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     ethernet(0x0806, &message)
 }
 
-/// A neighbour solicitation for `target`.
+/// A neighbour solicitation for `target`. Who has no address yet does not say where to answer.
 pub fn solicitation(source: IpAddr, target: IpAddr) -> Vec<u8> {
     let IpAddr::V6(address) = target else { panic!("{target} is no IPv6 address") };
     let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
     message.extend(address.octets());
-    message.extend([1, 1]);
-    message.extend(GUEST_MAC.0);
+    if !source.is_unspecified() {
+        message.extend([1, 1]);
+        message.extend(GUEST_MAC.0);
+    }
     let group = "ff02::1:ff00:1".parse().expect("an address");
     ip(source, group, 58, 255, &message)
 }

@@ -14,8 +14,21 @@ use crate::responder::testing::*;
 /// The answer where no neighbour is known.
 fn answer(net: &Network, source: Ipv6Addr, message: &[u8]) -> Result<Reply, Ignored> {
     let nobody = (&Neighbours::default(), &Stations::default());
-    super::answer(net, nobody, (source, GUEST_MAC), message)
+    answer_among(net, nobody, (source, GUEST_MAC), message)
 }
+
+/// The answer to a message that was sent to those who may be meant.
+fn answer_among(
+    net: &Network,
+    around: (&Neighbours, &Stations),
+    from: (Ipv6Addr, Mac),
+    message: &[u8],
+) -> Result<Reply, Ignored> {
+    super::answer(net, around, from, Solicitation::read((from.0, MAY_HAVE_IT), message)?)
+}
+
+/// Those who may have [`TARGET`], and others.
+const MAY_HAVE_IT: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 9);
 
 /// Where the flags of a router advertisement are.
 const FLAGS_AT: usize = 5;
@@ -80,7 +93,7 @@ fn smoltcp_reads_the_neighbor_advertisement() {
 
 #[test]
 fn any_unicast_target_is_here() {
-    for target in [GUEST_V6, GUEST_LINK_LOCAL, DNS_V6, Ipv6Addr::UNSPECIFIED] {
+    for target in [GUEST_V6, GUEST_LINK_LOCAL, DNS_V6] {
         let mut message = neighbor_solicitation();
         message[8..24].copy_from_slice(&target.octets());
         let reply = answer(&network(), GUEST_V6, &message).expect("an answer");
@@ -98,6 +111,41 @@ fn rfc4861_7_1_1_multicast_target_is_malformed() {
 }
 
 #[test]
+fn addresses_that_no_host_has_are_not_here() {
+    for target in ["::", "::1", "::ffff:192.0.2.9"] {
+        let mut message = neighbor_solicitation();
+        message[8..24].copy_from_slice(&target.parse::<Ipv6Addr>().unwrap().octets());
+        let reply = answer(&network(), GUEST_V6, &message);
+        assert_eq!(reply, Err(Ignored::NotForUs), "{target}");
+    }
+}
+
+#[test]
+fn rfc4861_6_1_1_and_7_1_1_who_has_no_address_names_no_station() {
+    for message in [neighbor_solicitation(), router_solicitation()] {
+        let bare = &message[..message.len() - 8];
+        let read = |message| Solicitation::read((Ipv6Addr::UNSPECIFIED, MAY_HAVE_IT), message);
+        assert!(read(bare).is_ok());
+        assert_eq!(read(&message), Err(Ignored::Malformed));
+        // Another option says nothing of that.
+        assert!(read(&[bare, &hex("0e 01 010203040506")].concat()).is_ok());
+    }
+}
+
+#[test]
+fn rfc4861_7_1_1_who_has_no_address_asks_all_who_may_have_one() {
+    let message = &neighbor_solicitation()[..24];
+    let read = |source, to| Solicitation::read((source, to), message);
+    for to in [TARGET, ALL_NODES, "ff02::1:fe00:9".parse().unwrap()] {
+        assert_eq!(read(Ipv6Addr::UNSPECIFIED, to), Err(Ignored::Malformed), "{to}");
+        assert_eq!(read(GUEST_LINK_LOCAL, to), Ok(Solicitation::Neighbor(TARGET)), "{to}");
+    }
+    for to in [MAY_HAVE_IT, "ff02::1:ffff:ffff".parse().unwrap()] {
+        assert!(read(Ipv6Addr::UNSPECIFIED, to).is_ok(), "{to}");
+    }
+}
+
+#[test]
 fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
     let (net, mut neighbours) = (network(), Neighbours::default());
     let neighbour = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 7);
@@ -106,7 +154,7 @@ fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
     let ask = |target: Ipv6Addr| {
         let mut message = hex("87 00 1234 00000000");
         message.extend(target.octets());
-        super::answer(
+        answer_among(
             &net,
             (&neighbours, &Stations::default()),
             (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
@@ -126,7 +174,7 @@ fn rfc4862_5_4_duplicate_address_detection_finds_only_who_exists() {
     neighbours.learn(GUEST_V6.into(), Mac([2, 0, 0, 0, 0, 7]));
     let mut message = hex("87 00 1234 00000000");
     message.extend(GUEST_V6.octets());
-    let reply = super::answer(
+    let reply = answer_among(
         &net,
         (&neighbours, &Stations::default()),
         (Ipv6Addr::UNSPECIFIED, GUEST_MAC),
@@ -286,7 +334,7 @@ fn the_longest_router_advertisement_is_well_formed() {
     let reply = answer(&full_network(), GUEST_LINK_LOCAL, &router_solicitation());
     let message = reply.expect("an answer").message;
     assert!(message.len() <= MAX_MESSAGE && message.len().is_multiple_of(8));
-    assert_eq!(check_options(&message[16..]), Ok(()));
+    assert_eq!(has_option(&message[16..], OPTION_SOURCE_LINK_LAYER), Ok(true));
 }
 
 #[test]
@@ -413,7 +461,7 @@ fn a_neighbour_has_its_own_mac() {
     let mut neighbours = Neighbours::default();
     neighbours.learn(TARGET.into(), Mac([2, 0, 0, 0, 0, 7]));
     let source = "2001:db8:0:1::2".parse().unwrap();
-    let reply = super::answer(
+    let reply = answer_among(
         &network(),
         (&neighbours, &Stations::default()),
         (source, GUEST_MAC),
@@ -438,7 +486,7 @@ fn stations_of_the_guest_answer_for_themselves() {
     let (mut neighbours, mut stations) = (Neighbours::default(), Stations::default());
     let ask = |neighbours: &Neighbours, stations: &Stations, mac| {
         let from = (GUEST_LINK_LOCAL, mac);
-        super::answer(&network(), (neighbours, stations), from, &neighbor_solicitation())
+        answer_among(&network(), (neighbours, stations), from, &neighbor_solicitation())
     };
     stations.learn(TARGET.into(), other);
     assert_eq!(ask(&neighbours, &stations, GUEST_MAC), Err(Ignored::NotForUs));
@@ -464,7 +512,7 @@ fn rfc4861_7_2_8_an_answer_for_others_does_not_override() {
         let mut message = neighbor_solicitation();
         message[8..24].copy_from_slice(&target.octets());
         let around = (&neighbours, &Stations::default());
-        let reply = super::answer(&net, around, (GUEST_LINK_LOCAL, GUEST_MAC), &message);
+        let reply = answer_among(&net, around, (GUEST_LINK_LOCAL, GUEST_MAC), &message);
         assert_eq!(reply.expect("an answer").message[4], flags, "{target}");
     }
 }
@@ -475,6 +523,12 @@ fn an_advertisement_of_the_guest_names_its_address() {
     assert_eq!(advertised(&told), Some(TARGET));
     assert_eq!(advertised(&told[..23]), None);
     assert_eq!(advertised(&neighbor_solicitation()), None);
+    // RFC 4861, section 7.1.2: of code 0, with options that are whole.
+    for at in [1, 25] {
+        let mut damaged = told.clone();
+        damaged[at] = 2;
+        assert_eq!(advertised(&damaged), None, "{at}");
+    }
 }
 
 #[test]
