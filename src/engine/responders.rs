@@ -67,6 +67,14 @@ pub(super) fn heed(core: &mut Core, out: &mut dyn ToGuest, address: IpAddr, mac:
     }
 }
 
+/// The guest's station `mac` asks whether anybody has `address`, and nobody does: it is about to use it (RFC 4862,
+/// section 5.4), perhaps as its only one, and without a word until it is talked to.
+fn expect(core: &mut Core, address: IpAddr, mac: Mac) {
+    core.net.learn_station(address, mac);
+    let step = fwd::expect(&core.net.network, &mut core.net.learned, address, core.now);
+    come_back(core, step);
+}
+
 /// Time to ask for addresses, or to do without answers.
 pub(super) fn reconsider(core: &mut Core, out: &mut dyn ToGuest) {
     core.net.ask_again = None;
@@ -250,8 +258,7 @@ pub(super) fn ndp(
         && reply.is_err()
         && let Some(target) = asked.target()
     {
-        // About to be used (RFC 4862, section 5.4), and perhaps not by its owner as a source.
-        core.net.learn_station(target.into(), mac);
+        expect(core, target.into(), mac);
     }
     let reply = reply?;
     log::info!("{}", reply.kind);

@@ -161,6 +161,31 @@ fn a_station_answers_for_the_address_that_it_has_tried() {
     });
 }
 
+/// One that the guest has made of the prefix, and waits at to be talked to (RFC 4862, section 5.5).
+#[test]
+fn an_address_that_was_only_tried_has_the_ports_once_it_answers() {
+    isolated(|| {
+        for in_use in [true, false] {
+            let mut world = world();
+            let (guest, other) = (Family::V6.guest(), other(Family::V6));
+            world.send(packet::solicitation(Ipv6Addr::UNSPECIFIED.into(), other));
+            world.settle(TURNS);
+            assert_eq!(world.received().len(), 0, "it is free, and not in use yet");
+            world.skip(Duration::from_millis(1010));
+            world.settle(TURNS);
+            let questions: Vec<_> = world.received().iter().filter_map(|f| asked_for(f)).collect();
+            assert_eq!(questions, [other]);
+            if in_use {
+                world.send(packet::advertisement(other));
+            }
+            let led_to = if in_use { other } else { guest };
+            assert_eq!(forwarded_to(&mut world, Family::V6), led_to);
+            world.send(spoken(guest, Family::V6));
+            assert_eq!(forwarded_to(&mut world, Family::V6), guest, "the one that was assigned");
+        }
+    });
+}
+
 #[test]
 fn groups_have_their_own_ethernet_address_only_among_several_stations() {
     isolated(|| {

@@ -66,6 +66,20 @@ pub(crate) fn learn(net: &Network, learned: &mut Learned, source: IpAddr, now: T
     step
 }
 
+/// The guest is about to use `address`, if nobody else has it. What is to be done about it.
+pub(crate) fn expect(
+    net: &Network,
+    learned: &mut Learned,
+    address: IpAddr,
+    now: Timestamp,
+) -> Step {
+    let place = Place::of(address);
+    match place.facts(net, learned).filter(|_| special::unicast(address).is_ok()) {
+        Some((current, _)) => learned.tenures[place as usize].on_candidate(current, address, now),
+        None => Step::default(),
+    }
+}
+
 /// What is to be done now about addresses that were asked for.
 pub(crate) fn reconsider(net: &Network, learned: &mut Learned, now: Timestamp) -> [Step; 3] {
     Place::ALL.map(|place| {

@@ -36,7 +36,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use arrayvec::ArrayVec;
 
 pub(crate) use learn::{
-    assign, begin_link, initial, keep_first, learn, learn_mac, question_lost, reconsider,
+    assign, begin_link, expect, initial, keep_first, learn, learn_mac, question_lost, reconsider,
 };
 pub use places::{Places, Prefix, Routed, Surroundings};
 pub(crate) use policy::{Attempt, NameSet, is_dns};

@@ -6,6 +6,10 @@
 //! not answer within [`PATIENCE`], the other one is its *successor*. An address that was never seen, as the assigned
 //! one of a guest with an address of its own, is succeeded at once; and the assigned one comes back whenever it speaks.
 //!
+//! Nor need an address speak that the guest has made for itself: it may wait to be talked to. All that shows it then is
+//! the question whether it is free, which a guest that bridges passes on of other machines, too. So if no address of the
+//! family was seen in use yet, the one that is first to be tried is a *candidate*: it is asked for when it may be in use.
+//!
 //! Pure: who calls asks the question, and comes back when it is time.
 
 use std::net::IpAddr;
@@ -34,7 +38,9 @@ pub(crate) struct Tenure {
     asked: Option<Timestamp>,
     /// When it may be asked for again.
     next: Timestamp,
-    /// How often the assigned address, which was succeeded, is asked for yet.
+    /// The address that may be the first one in use.
+    candidate: Option<IpAddr>,
+    /// How often the candidate, or else the assigned address, which was succeeded, is asked for yet.
     later: u8,
 }
 
@@ -66,6 +72,9 @@ impl Tenure {
         match current {
             Some(current) if source == current => {
                 (self.seen, self.successor, self.asked) = (true, None, None);
+                if self.candidate.take().is_some() {
+                    self.later = 0;
+                }
                 Step::default()
             }
             _ if replaces => {
@@ -83,12 +92,31 @@ impl Tenure {
         }
     }
 
+    /// The guest tries whether `address` is free; ports lead to `current`. One that is taken does not answer.
+    pub(crate) fn on_candidate(
+        &mut self,
+        current: Option<IpAddr>,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Step {
+        let other = self.candidate.is_some_and(|other| other != address && self.later > 0);
+        if self.seen || other || current == Some(address) {
+            return Step::default();
+        }
+        (self.candidate, self.later) = (Some(address), LATER_QUESTIONS);
+        self.next = self.next.max(now + PAUSE);
+        Step { again: Some(self.next), ..Step::default() }
+    }
+
     /// Time has passed.
     pub(crate) fn on_timer(
         &mut self,
         (current, assigned): (Option<IpAddr>, Option<IpAddr>),
         now: Timestamp,
     ) -> Step {
+        if self.candidate.is_some() {
+            return self.ask_later(self.candidate, now);
+        }
         let Some(current) = current else { return Step::default() };
         match (self.successor, self.asked) {
             (Some(successor), Some(asked)) if now >= asked + PATIENCE => {
@@ -122,13 +150,13 @@ impl Tenure {
         Step { again: Some(self.next), ..Step::default() }
     }
 
-    /// Asks for the assigned address, which does not answer yet.
-    fn ask_later(&mut self, assigned: Option<IpAddr>, now: Timestamp) -> Step {
-        let Some(assigned) = assigned.filter(|_| self.later > 0) else { return Step::default() };
+    /// Asks for `address`, which does not answer yet.
+    fn ask_later(&mut self, address: Option<IpAddr>, now: Timestamp) -> Step {
+        let Some(address) = address.filter(|_| self.later > 0) else { return Step::default() };
         if now >= self.next {
             (self.later, self.next) = (self.later - 1, now + PAUSE);
             let again = (self.later > 0).then_some(self.next);
-            return Step { ask: Some(assigned), again, ..Step::default() };
+            return Step { ask: Some(address), again, ..Step::default() };
         }
         Step { again: Some(self.next), ..Step::default() }
     }
@@ -189,6 +217,13 @@ mod tests {
 
         fn speak(&mut self, source: &str) -> &mut Self {
             self.speak_address(ip(source));
+            self
+        }
+
+        /// The guest asks whether `address` is free.
+        fn try_out(&mut self, address: &str) -> &mut Self {
+            let step = self.tenure.on_candidate(self.current, ip(address), self.now);
+            self.take(step);
             self
         }
 
@@ -296,5 +331,54 @@ mod tests {
         let mut silent = World::new(OURS, &[]);
         silent.speak(OURS).speak(ALIAS).pass(100_000).leads_to(ALIAS);
         assert_eq!(silent.questions, 1 + usize::from(LATER_QUESTIONS));
+    }
+
+    #[test]
+    fn an_address_that_was_only_tried_is_asked_for_when_it_may_be_in_use() {
+        for assigned in [Some("2001:db8::2"), None] {
+            let mut world = World::new("2001:db8::2", &["2001:db8::77"]);
+            (world.current, world.assigned) = (assigned.map(ip), assigned.map(ip));
+            world.try_out("2001:db8::77").pass(999);
+            assert_eq!((world.current, world.questions), (assigned.map(ip), 0));
+            world.pass(1).leads_to("2001:db8::77");
+            world.pass(100_000);
+            assert_eq!(world.questions, 1);
+        }
+    }
+
+    #[test]
+    fn one_that_was_tried_and_is_not_used_has_no_ports() {
+        let mut world = World::new(OURS, &["192.0.2.78"]);
+        world.try_out(ALIAS).pass(500).try_out("192.0.2.78").pass(100_000).leads_to(OURS);
+        assert_eq!(world.questions, usize::from(LATER_QUESTIONS));
+        world.try_out("192.0.2.78").pass(1000).leads_to("192.0.2.78");
+    }
+
+    #[test]
+    fn one_that_was_tried_takes_no_ports_from_one_that_was_seen() {
+        for spoken_first in [true, false] {
+            for spoken in [OURS, "192.0.2.78"] {
+                let mut world = World::new(OURS, &[spoken, ALIAS]);
+                if spoken_first {
+                    world.speak(spoken).try_out(ALIAS);
+                } else {
+                    world.try_out(ALIAS).speak(spoken);
+                }
+                world.pass(100_000).leads_to(spoken);
+                assert_eq!(world.questions, 0);
+            }
+        }
+        let mut assigned = World::new(OURS, &[OURS]);
+        assigned.try_out(OURS).pass(100_000).leads_to(OURS);
+        assert_eq!(assigned.questions, 0);
+    }
+
+    #[test]
+    fn a_candidate_is_asked_for_when_there_is_room() {
+        let mut world = World::new(OURS, &[ALIAS]);
+        world.without_room = true;
+        world.try_out(ALIAS).pass(10_000).leads_to(OURS);
+        world.without_room = false;
+        world.pass(200).leads_to(ALIAS);
     }
 }
