@@ -6,6 +6,7 @@
 //! | what the host says | IPv4 (RFC 792, RFC 1812) | IPv6 (RFC 4443) |
 //! |---|---|---|
 //! | `ENETUNREACH`, `ENETDOWN` | 3, 0: network unreachable | 1, 0: no route |
+//! | `EADDRNOTAVAIL`, as no interface has an address of IPv6 to send from | | 1, 0: no route |
 //! | `EHOSTUNREACH`, `EHOSTDOWN` | 3, 1: host unreachable | 1, 3: address unreachable |
 //! | `EACCES`, `EPERM`; a rule rejects it | 3, 13: prohibited | 1, 1: prohibited |
 //! | `EMSGSIZE` | 3, 4: fragmentation needed, with the MTU | 2, 0: packet too big, with the MTU |
@@ -25,6 +26,7 @@ use super::core::Core;
 use super::net::Net;
 use crate::flow::fwd::is_one_host;
 use crate::flow::side::Side;
+use crate::sys::group;
 use crate::wire::build::{HeaderTemplate, L4Checksum};
 use crate::wire::icmp_translation::{IcmpError, v4, v6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
@@ -132,6 +134,37 @@ pub(crate) fn reason_of_opening(errno: Errno) -> DropReason {
         Errno::ADDRINUSE | Errno::ADDRNOTAVAIL | Errno::AGAIN => DropReason::NoLocalPort,
         errno => reason_of(errno, DropReason::SocketFailed),
     }
+}
+
+/// The same of one that the guest begins from `source` toward `destination`, by `device`. To a host without addresses of
+/// IPv6 (`disable_ipv6`) everything is without a route, but where not even loopback has one, that is the same error as
+/// that all ports are taken.
+pub(crate) fn reason_of_connecting(
+    errno: Errno,
+    (source, destination): (SocketAddr, SocketAddr),
+    device: Option<&str>,
+) -> DropReason {
+    let may_lack_address = finds_no_source(errno, source.ip());
+    let without_port = || group::source_toward(destination, device, 0);
+    if may_lack_address && without_port() == Err(Errno::ADDRNOTAVAIL) {
+        return DropReason::NoRoute;
+    }
+    reason_of_opening(errno)
+}
+
+/// The reason for which a datagram is counted that could not be sent from `source`.
+pub(crate) fn reason_of_sending(errno: Errno, source: IpAddr) -> DropReason {
+    // Its socket has a port already.
+    if finds_no_source(errno, source) {
+        return DropReason::NoRoute;
+    }
+    reason_of(errno, DropReason::SendFailed)
+}
+
+/// Whether the kernel, which was to choose the address in place of `source`, may have found none. For IPv4 it finds no route
+/// then.
+fn finds_no_source(errno: Errno, source: IpAddr) -> bool {
+    errno == Errno::ADDRNOTAVAIL && source.is_ipv6() && source.is_unspecified()
 }
 
 /// Tells the guest why its packet in frame `index` was dropped for `reason`, if that is of the network's making.

@@ -4,7 +4,7 @@
 //!     host 192.0.2.129 -- 192.0.2.130 near 192.0.2.141 -- 192.0.2.142 far, which has 203.0.113.7
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -173,6 +173,46 @@ fn destinations_without_a_way_are_unreachable_at_once() {
                     assert_eq!((world.engine.flow_count(), world.all_drops()), (flows, 1));
                 }
             }
+        }
+    });
+}
+
+/// As booted with `ipv6.disable_ipv6=1`: the kernel finds no address to send from, whatever the routes are.
+#[test]
+fn without_an_address_of_ipv6_there_is_no_route() {
+    isolated(|| {
+        run("for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > \"$file\"; done");
+        for protocol in PROTOCOLS {
+            let mut world = known(&Setup::default());
+            for _ in 0..2 {
+                let sent = packet_to(protocol, "2001:db8:3::1".parse().expect("an address"), 100);
+                world.send(sent.clone());
+                let error = the_error(&mut world);
+                assert_eq!((error.kind, error.code), (1, 0), "{protocol:?}");
+                assert_eq!(error.source, Family::V6.gateway());
+                assert_eq!(error.quoted, sent[14..], "{protocol:?}: all of it");
+            }
+            assert_eq!((world.drops(DropReason::NoRoute), world.all_drops()), (2, 2));
+        }
+    });
+}
+
+/// The same error, for another reason.
+#[test]
+fn a_connection_without_a_local_port_is_refused() {
+    isolated(|| {
+        run("echo 40000 40000 > /proc/sys/net/ipv4/ip_local_port_range");
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let to = family.host_at(9000);
+            let _listener = TcpListener::bind(to).expect("a free port");
+            for (port, flags) in [(5000, SYN | packet::ACK), (5001, packet::RST | packet::ACK)] {
+                let from = SocketAddr::new(family.guest(), port);
+                world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
+                let answer = world.frames(1).remove(0);
+                assert_eq!(answer[packet::l4_offset(to.ip()) + 13], flags, "{family:?} {port}");
+            }
+            assert_eq!((world.drops(DropReason::NoLocalPort), world.all_drops()), (1, 1));
         }
     });
 }

@@ -9,7 +9,7 @@ use crate::engine::core::{Core, Settings};
 use crate::engine::marks::Marks;
 use crate::engine::net::Net;
 use crate::engine::state::{FlowKind, FlowState};
-use crate::engine::unreachable::reason_of;
+use crate::engine::unreachable::{reason_of, reason_of_sending};
 use crate::flow::fwd::Proto;
 use crate::flow::side::Pif;
 use crate::flow::table::{Flow, FlowId};
@@ -58,7 +58,7 @@ pub(super) fn send_datagram(
         if state.logged.replace(errno) != Some(errno) {
             log::debug!("{} => {}: send: {errno}", flow.sides[0], flow.sides[1]);
         }
-        reason_of(errno, DropReason::SendFailed)
+        reason_of_sending(errno, flow.sides[1 - from].ours.ip())
     })?;
     state.bytes[from] += u64::from(all);
     Ok(())

@@ -12,7 +12,7 @@ use crate::engine::core::Core;
 use crate::engine::datagram_socket::{self, Connected, SocketSpec, connected};
 use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
-use crate::engine::unreachable::reason_of_opening;
+use crate::engine::unreachable::{reason_of_connecting, reason_of_opening};
 use crate::flow::fwd::{HostSide, Proto, Rule, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::{Flow, FlowId};
@@ -285,7 +285,7 @@ fn open_socket(
     opened.map_err(|errno| {
         let (transport, from, peer) = (spec.transport, spec.to.address, spec.peer);
         log::debug!("{transport} socket from {from} to {peer}: {errno}");
-        reason_of_opening(errno)
+        reason_of_connecting(errno, (from, peer), spec.to.interface)
     })
 }
 

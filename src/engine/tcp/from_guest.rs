@@ -14,7 +14,7 @@ use crate::engine::core::Core;
 use crate::engine::marks::{Marks, SocketMarks};
 use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
-use crate::engine::unreachable::{reason_of_opening, tell_of_frame, tell_of_packet};
+use crate::engine::unreachable::{reason_of_connecting, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -296,11 +296,11 @@ fn open(
     let host =
         Side { pif: Pif::Host, ours: target.source.into(), endpoint: target.destination.into() };
     let sides = [side, host];
+    let device = core.settings.outbound_device(target.destination.ip());
     let failed = |errno: Errno| {
         log::debug!("TCP connection: {} => {}: {errno}", sides[0], sides[1]);
-        reason_of_opening(errno)
+        reason_of_connecting(errno, (target.source, target.destination), device)
     };
-    let device = core.settings.outbound_device(target.destination.ip());
     let v4 = target.source.is_ipv4();
     let marks = Marks::of(ip);
     let (socket, connected, probes) = reserved_port::open_like(guest.port(), |port| {
