@@ -157,6 +157,9 @@ const FRAGMENT: IpNumber = IpNumber::IPV6_FRAGMENTATION_HEADER;
 const PROTOCOL: u32 = 9;
 const NEXT_HEADER: u32 = 6;
 
+/// Which byte of a routing header counts the stations that are still to be visited.
+const SEGMENTS_LEFT: usize = 3;
+
 /// Bytes that offsets of fragments count.
 pub(crate) const UNIT_BYTES: u32 = 8;
 
@@ -380,7 +383,8 @@ impl Stop {
 }
 
 /// Walks over extension headers (RFC 8200, section 4) to the L4 header, or to what a fragment has in
-/// its place. ESP and "no next header" end the walk: nothing to translate.
+/// its place. ESP and "no next header" end the walk: nothing to translate. So does a routing header with segments left
+/// (section 4.4): the destination is the first station of its way then, and the packet is for another.
 fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, Stop> {
     let (mut next, mut offset, mut named_at) = (first, 0u32, NEXT_HEADER);
     let mut atomic = None;
@@ -400,6 +404,9 @@ fn skip_extensions(first: u8, bytes: &[u8], payload: u32) -> Result<Walk, Stop> 
         }
         let header = bytes.get(offset as usize..).and_then(|rest| rest.first_chunk::<8>());
         let header = header.ok_or(Stop::Dropped(DropReason::HeadersTooLong))?;
+        if IpNumber(next) == IpNumber::IPV6_ROUTE_HEADER && header[SEGMENTS_LEFT] != 0 {
+            return Err(Stop::Dropped(DropReason::Malformed));
+        }
         named_at = 40 + offset;
         offset += extension_len(IpNumber(next), header);
         if offset > payload {

@@ -87,6 +87,21 @@ fn rfc8200_4_5_headers_in_front_of_the_fragment_header_are_walked_over() {
     assert_eq!((fragment.ip.l4_offset, fragment.ip.l4_len), (70, 16));
 }
 
+/// With segments left the destination is not who the packet is for.
+#[test]
+fn rfc8200_4_4_a_routing_header_is_walked_over_at_its_end_only() {
+    for kind in [0, 2, 3, 4, 253] {
+        let routed = |left| [&[UDP, 2, kind, left][..], &[0; 20], &[7; 24]].concat();
+        let Ok(Packet::Ip(ip)) = whole(&v6(43, &routed(0))) else { panic!("type {kind}") };
+        assert_eq!((ip.protocol, ip.l4_offset, ip.l4_len), (L4Protocol::Udp, 78, 24));
+        for left in [1, 255] {
+            assert_eq!(whole(&v6(43, &routed(left))), Err(DropReason::Malformed));
+        }
+    }
+    // What stands there in another header counts nothing.
+    assert!(matches!(whole(&v6(60, &[UDP, 0, 1, 4, 1, 1, 1, 1, 7, 7])), Ok(Packet::Ip(_))));
+}
+
 #[test]
 fn fragments_of_every_protocol_that_is_translated_are_found() {
     for (number, protocol) in

@@ -163,6 +163,8 @@ fn walk(first: u8, payload: &[u8]) -> Option<(u8, usize, Place)> {
                 }
                 atomic = Some(place);
             }
+            // On its way to somebody else.
+            43 if header.get(3).is_some_and(|&left| left != 0) => return None,
             0 | 43 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => {
                 let len = usize::from(*header.get(7).and(header.get(1))?);
                 let bytes = if kind == 51 { (len + 2) * 4 } else { (len + 1) * 8 };
