@@ -17,7 +17,7 @@ use std::net::Ipv6Addr;
 use arrayvec::ArrayVec;
 
 use super::{Ignored, labels, put, search_domains};
-use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network, RENEW_S};
+use crate::flow::network::{Ipv6Net, MAX_DNS, Mac, Network, RENEW_S, rebinding};
 
 /// UDP port of the server.
 pub(crate) const SERVER_PORT: u16 = 547;
@@ -208,7 +208,7 @@ pub(crate) fn answer(
         request.split_first_chunk().ok_or(Ignored::Malformed)?;
     let mut asked = Asked::parse(message_type, options, ours)?;
     if net.services.renew {
-        asked.renewal = RENEW_S.to_be_bytes();
+        asked.times = [RENEW_S, rebinding(RENEW_S)].map(u32::to_be_bytes);
     }
     asked.check_server(message_type, server)?;
 
@@ -268,8 +268,9 @@ struct Asked<'a> {
     associations: ArrayVec<Association<'a>, MAX_ASSOCIATIONS>,
     /// Flag S of the client's FQDN option.
     fqdn_flag_s: bool,
-    /// When the client is to ask again.
-    renewal: [u8; 4],
+    /// T1 and T2: when the client is to ask us again, and when any server. Without the latter it would ask one for ever that
+    /// is no more, where we have come in its place.
+    times: [[u8; 4]; 2],
 }
 
 impl<'a> Asked<'a> {
@@ -281,7 +282,7 @@ impl<'a> Asked<'a> {
             server: None,
             associations: ArrayVec::new(),
             fqdn_flag_s: false,
-            renewal: FOREVER,
+            times: [FOREVER; 2],
         };
         for option in parse_options(options) {
             let (code, value) = option?;
@@ -402,7 +403,7 @@ fn put_associations(
     let mut given = false;
     for (index, ia) in asked.associations.iter().enumerate() {
         let mut body = ArrayVec::<u8, MAX_IA_BODY>::new();
-        let (mut times, mut first) = (ENDED, ENDED);
+        let mut times = [ENDED; 2];
         if ia.code == OPTION_IA_PD {
             put_status(&mut body, NO_PREFIX_AVAIL);
         } else if terms == Terms::Grant && ia.foreign.is_some() {
@@ -410,8 +411,7 @@ fn put_associations(
         } else {
             if chosen == Some(index) {
                 put_option(&mut body, OPTION_IA_ADDR, &[&ours.octets(), &FOREVER, &FOREVER]);
-                (given, times) = (true, FOREVER);
-                first = asked.renewal;
+                (given, times) = (true, asked.times);
             }
             if terms == Terms::Extend {
                 end_lifetimes(&mut body, ia, ours);
@@ -423,7 +423,7 @@ fn put_associations(
         if ia.code == OPTION_IA_TA {
             put_option(message, ia.code, &[ia.iaid, &body]);
         } else {
-            put_option(message, ia.code, &[ia.iaid, &first, &times, &body]);
+            put_option(message, ia.code, &[ia.iaid, &times[0], &times[1], &body]);
         }
     }
     given

@@ -131,6 +131,18 @@ fn request_renew_and_rebind_get_the_address() {
     }
 }
 
+/// Where the network may change. Whoever has another server's address asks us when it rebinds.
+#[test]
+fn rfc8415_14_2_a_client_renews_and_rebinds_in_time() {
+    let mut net = network();
+    net.services.renew = true;
+    let timed = OUR_IA_NA.replacen("ffffffff ffffffff", "0000003c 00000069", 1);
+    for (message_type, server_id) in [(REQUEST, SERVER_ID), (RENEW, SERVER_ID), (REBIND, "")] {
+        let reply = reply(&net, message_type, &[CLIENT_ID, server_id, IA_NA]);
+        assert_eq!(reply.message.to_vec(), expected("07", &[SERVER_ID, &timed, CLIENT_ID, DNS]));
+    }
+}
+
 #[test]
 fn rfc8415_18_3_5_rebind_without_server_identifier_is_answered() {
     let reply = reply(&network(), REBIND, &[CLIENT_ID, IA_NA]);
