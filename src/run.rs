@@ -533,7 +533,7 @@ fn configure(mut options: Options) -> Result<Configured, StartError> {
     let resolv = start::read_resolv();
     let (ephemeral, note) = conf::ports::ephemeral_range();
     start::look_up(&options, &mut facts, &resolv)?;
-    start::warn_of_outbound(&options);
+    start::warn_of_outbound(&options, &facts);
     let followed = (!options.run.no_follow && !options.pasta.splice_only)
         .then(|| -> Result<_, StartError> {
             let seen = Snapshot {

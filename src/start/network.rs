@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::conf::host::{self, HostFacts};
 use crate::conf::{Conf, ConfError, Interfaces, Note, Options, resolv};
 use crate::error::{StartError, system};
+use crate::flow::side::Endpoint;
 use crate::follow::HostName;
 use crate::sys::io_error_text;
 use crate::sys::route_events::RouteEvents;
@@ -85,11 +86,14 @@ pub(crate) fn look_up(
     Err(StartError::Other(name.take_note().unwrap_or_else(silent)))
 }
 
-/// Says of an address that connections are to leave from whether this host has none like it: it may have one later.
-pub(crate) fn warn_of_outbound(options: &Options) {
+/// Says of an address that connections are to leave from whether this host has none like it: it may have one later. One of a
+/// link is to be on that of the template interface.
+pub(crate) fn warn_of_outbound(options: &Options, facts: &HostFacts) {
     let map = &options.mapping;
     let addresses = [map.v4.outbound.map(IpAddr::from), map.v6.outbound.map(IpAddr::from)];
-    for address in addresses.into_iter().flatten().filter(|address| is_foreign(*address)) {
+    let scope_id = facts.v6.as_ref().map_or(0, |template| template.index);
+    for address in addresses.into_iter().flatten().filter(|address| is_foreign(*address, scope_id))
+    {
         log::warn!(
             "--outbound {address}: no interface of this host has it: what is to leave from it fails until one has"
         );
@@ -179,10 +183,12 @@ fn no_way_out(conf: &Conf, wish: &Interfaces, outlook: Outlook) -> Option<Note> 
     Some(Note { level, text })
 }
 
-/// Whether no socket may have this address.
-fn is_foreign(address: IpAddr) -> bool {
-    let bound = UdpSocket::bind((address, 0));
-    bound.is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
+/// Whether no socket may have this address; one of a link is looked for on the interface with the index `scope_id`.
+fn is_foreign(address: IpAddr, scope_id: u32) -> bool {
+    let bound = UdpSocket::bind(Endpoint::new(address, 0).with_scope(scope_id));
+    // Of no link at all it is no argument.
+    let wanting = [ErrorKind::AddrNotAvailable, ErrorKind::InvalidInput];
+    bound.is_err_and(|error| wanting.contains(&error.kind()))
 }
 
 #[cfg(test)]
@@ -262,8 +268,8 @@ mod tests {
     /// That others are is a test of pasta's: here the host's sysctls would count, and whether it has any address.
     #[test]
     fn an_address_that_a_socket_may_have_is_not_foreign() {
-        assert!(!is_foreign(Ipv4Addr::LOCALHOST.into()));
-        // Of which interface it is, is not said.
-        assert!(!is_foreign(IpAddr::V6("fe80::1".parse().unwrap())));
+        assert!(!is_foreign(Ipv4Addr::LOCALHOST.into(), 0));
+        // An address of a link, and no link that it is on.
+        assert!(is_foreign(IpAddr::V6("fe80::1".parse().unwrap()), 0));
     }
 }

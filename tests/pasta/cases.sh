@@ -512,9 +512,12 @@ case_dns_unreadable() {
 }
 # It may come later: a start goes on.
 case_outbound_of_nobody() {
-    local words='--outbound 203.0.113.77: no interface of this host has it'
-    holds "$(pasta --outbound 203.0.113.77 -- echo started 2>&1)" "$words"
-    holds "$(pasta --outbound 203.0.113.77 -- echo started 2>&1)" started
+    local address found
+    for address in 203.0.113.77 2001:db8:77::1 fe80::77; do
+        found=$(pasta --outbound "$address" -- echo started 2>&1)
+        holds "$found" "--outbound $address: no interface of this host has it"
+        holds "$found" started
+    done
     lacks "$(pasta --outbound "$HOST4" -- true 2>&1)" '--outbound'
 }
 
