@@ -266,4 +266,10 @@ impl super::Engine {
         let flows = &self.core.flows;
         flows.table.ids().all(|id| flows.timers.is_set(super::flows::timer_key(id.slot())))
     }
+
+    /// TCP connections of the link that have begun so far.
+    pub fn connections_begun(&self) -> usize {
+        let [tcp, ..] = self.core.flows.tally().begun;
+        tcp as usize
+    }
 }
