@@ -128,6 +128,7 @@ pub mod flow;
 pub(crate) mod follow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(crate) mod helpers;
 pub mod limits;
 pub(crate) mod log;
 pub mod pasta;

@@ -23,6 +23,7 @@ use crate::engine::{
 use crate::error::{StartError, process_cure, system};
 use crate::flow::network::Mac;
 use crate::follow::{HostWatch, Snapshot};
+use crate::helpers::{self, Helper};
 use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
@@ -30,7 +31,7 @@ use crate::responder::dhcpv6::Duid;
 use crate::sandbox::{self, Needs, Program, identity};
 use crate::start::{self, ClientSocket, Continue, Made, Readiness};
 use crate::sys::namespace_socket::NamespaceSockets;
-use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::process::{self, DescriptorLimit, WhenTold};
 use crate::sys::seccomp::Filter;
 use crate::sys::{errno_text, io_error_text, sock_diag, stream};
 
@@ -157,7 +158,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
         return Ok(ExitCode::SUCCESS);
     };
     let watch = followed.and_then(|followed| watch_host(&conf, followed, None));
-    follow(&conf, &mut worker, epoll, watch).map_err(system("epoll_ctl"))?;
+    follow(&conf, &mut worker, epoll, watch, None)?;
     sandbox::close_off(&conf.run, Program::Passt)?;
     worker.add(Box::new(Signals(ending_signals()?))).map_err(system("epoll_ctl"))?;
     worker.interrupt_calls().map_err(system("sigaction"))?;
@@ -230,7 +231,8 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
         sockets.borrow_mut().restart(namespace.network(), &filter).map_err(no_helper)?;
     }
     let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
-    follow(&conf, &mut worker, epoll, host).map_err(system("epoll_ctl"))?;
+    let maker = Helper::makes_sockets(&sockets.borrow(), conf.pasta.as_ref());
+    follow(&conf, &mut worker, epoll, host, maker)?;
     sandbox::close_off(&conf.run, Program::Pasta)?;
     let signals = match &child {
         Some(child) => child.signals().map_err(system("signalfd"))?,
@@ -311,7 +313,8 @@ fn namespace_sockets(
     namespace: &Namespace,
     filter: &Filter,
 ) -> Result<Rc<RefCell<NamespaceSockets>>, StartError> {
-    let mut sockets = NamespaceSockets::start(namespace.network(), filter).map_err(no_helper)?;
+    let mut sockets = NamespaceSockets::start(namespace.network(), filter, when_told(conf))
+        .map_err(no_helper)?;
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
     let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
     if (scans || conf.run.may_change_rules())
@@ -394,13 +397,16 @@ fn engine(
     Ok(engine)
 }
 
-/// Has the guest see the Ethernet addresses of the host's neighbours, and follow the host's network if that is watched.
+/// Has the guest see the Ethernet addresses of the host's neighbours, and follow the host's network if that is watched; and
+/// the loop see the end of whoever watches it, and of the `other` helper.
 fn follow<L: Link>(
     conf: &Conf,
     worker: &mut Worker<L>,
     epoll: Rc<OwnedFd>,
     watch: Option<HostWatch>,
-) -> Result<(), Errno> {
+    other: Option<Helper>,
+) -> Result<(), StartError> {
+    helpers::watch(worker, [watch.as_ref().and_then(HostWatch::helper), other])?;
     let neighbours = follow_neighbours(conf, worker).inspect_err(|errno| {
         log::warn!(
             "Cannot follow the host's neighbours: {errno}: the guest sees our address for all"
@@ -408,7 +414,7 @@ fn follow<L: Link>(
     });
     if let Some(mut watch) = watch {
         watch.lead(epoll, neighbours.ok());
-        worker.add(Box::new(watch))?;
+        worker.add(Box::new(watch)).map_err(system("epoll_ctl"))?;
     }
     Ok(())
 }
@@ -434,12 +440,20 @@ fn watch_host(
     if conf.network.v6.is_none() {
         options.interfaces.only = Some(Only::V4);
     }
-    HostWatch::start(options, seen, namespace)
+    HostWatch::start(options, seen, namespace, when_told(conf))
         .inspect_err(|errno| {
             let (why, cure) = (errno_text(*errno), process_cure(*errno));
             log::warn!("Cannot follow changes of the host's network: {why}{cure}");
         })
         .ok()
+}
+
+/// What signals are to helpers that end the program, or are passed on to its command.
+fn when_told(conf: &Conf) -> WhenTold {
+    match &conf.pasta {
+        Some(pasta) if pasta.starts_command() => WhenTold::Stays,
+        _ => WhenTold::Ends,
+    }
 }
 
 /// The sockets of `--control` and `--control-ro`.

@@ -57,6 +57,9 @@ pub trait Source {
     /// frames may be sent to the guest through `out`; the loop ends with the turn if there is an [`Exit`].
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit>;
 
+    /// The loop is about to end, and has only what is left to do before.
+    fn leave(&mut self) {}
+
     /// The loop has ended, and all else of it is taken down next: what takes time to end is told to.
     fn end(&mut self) {}
 
@@ -166,6 +169,11 @@ impl Sources {
         self.list.push(source);
         self.ask();
         Ok(())
+    }
+
+    /// The loop is about to end.
+    pub(super) fn leave(&mut self) {
+        self.list.iter_mut().for_each(|source| source.leave());
     }
 
     /// The loop has ended.

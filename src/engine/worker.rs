@@ -326,7 +326,7 @@ impl<L: Link> Worker<L> {
                 }
                 let (_, out) = self.link.halves();
                 let exit = self.sources.on_event(id, flags, &mut self.engine, out);
-                self.exit = self.exit.or(exit);
+                exit.into_iter().for_each(|exit| self.leave(exit));
             }
             Some(Token::Migration(part)) => {
                 let (_, out) = self.link.halves();
@@ -379,7 +379,15 @@ impl<L: Link> Worker<L> {
             log::info!("Client connection closed{exiting}");
         }
         if ends {
-            self.exit = Some(Exit::ClientGone);
+            self.leave(Exit::ClientGone);
+        }
+    }
+
+    /// Ends the loop when what is left to do is done; the first reason counts.
+    fn leave(&mut self, exit: Exit) {
+        if self.exit.is_none() {
+            self.exit = Some(exit);
+            self.sources.leave();
         }
     }
 

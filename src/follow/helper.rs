@@ -14,7 +14,7 @@
 //! pauses between two looks grow, up to [`PAUSE_MAX`], and notifications are not even read: that some were lost is
 //! told, too.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use crate::pasta::{Means, Reconfigure};
 use crate::sandbox;
 use crate::sys::capability::{self, Capabilities};
 use crate::sys::errno_text;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::{self, Forked, WhenTold};
 use crate::sys::route_events::RouteEvents;
 
 /// How long changes settle.
@@ -68,6 +68,7 @@ pub(super) fn start(
     options: &Options,
     seen: Snapshot,
     namespace: Option<Reconfigure>,
+    when_told: WhenTold,
 ) -> Result<(OwnedFd, Option<Pid>), Errno> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -90,7 +91,7 @@ pub(super) fn start(
             log::set_max_level(log::LevelFilter::Off);
             std::panic::set_hook(Box::new(|_| process::end(0)));
             drop(ours);
-            help(&theirs, options, seen, namespace);
+            help(&theirs, options, seen, namespace, when_told);
             process::end(0);
         }
     }
@@ -114,8 +115,16 @@ fn reap(helper: Option<Pid>) {
 }
 
 /// What the process does.
-fn help(channel: &OwnedFd, options: &Options, seen: Snapshot, namespace: Option<Reconfigure>) {
-    let helper = Helper::prepare(channel, options, seen, namespace);
+fn help(
+    channel: &OwnedFd,
+    options: &Options,
+    seen: Snapshot,
+    namespace: Option<Reconfigure>,
+    when_told: WhenTold,
+) {
+    let kept = [channel.as_fd()].into_iter().chain(namespace.as_ref().map(AsFd::as_fd));
+    let left = process::become_helper(when_told, &kept.collect::<Vec<_>>());
+    let helper = left.and_then(|()| Helper::prepare(channel, options, seen, namespace));
     let error = helper.as_ref().err().map_or(0, |errno| errno.raw_os_error());
     if send(channel, &error.to_ne_bytes(), SendFlags::NOSIGNAL).is_ok()
         && let Ok(mut helper) = helper
@@ -165,9 +174,6 @@ impl<'a> Helper<'a> {
         namespace: Option<Reconfigure>,
     ) -> Result<Self, Errno> {
         shutdown(channel, Shutdown::Read)?;
-        let kept: Vec<BorrowedFd<'_>> =
-            [channel.as_fd()].into_iter().chain(namespace.as_ref().map(AsFd::as_fd)).collect();
-        process::become_helper(&kept)?;
         capability::empty_bounding_set()?;
         let rights = match &namespace {
             Some(_) => Capabilities::NET_ADMIN,

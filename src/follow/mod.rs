@@ -34,9 +34,11 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::conf::{Device, Options, Told, told};
 use crate::engine::{Engine, EventType, Exit, HostChange, NeighbourWatch, Source};
 use crate::flow::network::Network;
+use crate::helpers::Helper;
 use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PARTS_PER_TURN};
 use crate::pasta::Reconfigure;
 use crate::sys::events;
+use crate::sys::process::WhenTold;
 use helper::{LAST, MORE, NOTE};
 pub(crate) use name::HostName;
 pub(crate) use snapshot::Snapshot;
@@ -79,10 +81,11 @@ impl HostWatch {
         options: Options,
         seen: Snapshot,
         namespace: Option<Reconfigure>,
+        when_told: WhenTold,
     ) -> Result<Self, Errno> {
         let configured = namespace.is_some();
         let nothing = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let (channel, helper) = helper::start(&options, seen.clone(), namespace)?;
+        let (channel, helper) = helper::start(&options, seen.clone(), namespace, when_told)?;
         Ok(Self {
             channel,
             helper,
@@ -155,11 +158,13 @@ impl HostWatch {
         }
     }
 
-    /// The helper is gone, which only happens by force.
+    /// The helper.
+    pub(crate) fn helper(&self) -> Option<Helper> {
+        self.helper.map(Helper::watches_host)
+    }
+
+    /// The helper is gone, which only happens from outside; whoever reaps it says so ([`helpers`](crate::helpers)).
     fn give_up(&self) {
-        log::warn!(
-            "The helper that watches the host's network is gone: changes are not followed any more"
-        );
         if let Some(epoll) = &self.epoll {
             let _gone_already = epoll::delete(&**epoll, &self.channel);
         }

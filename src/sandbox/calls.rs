@@ -374,6 +374,14 @@ const PASTA: &[Call] = &[
     checked(libc::SYS_openat, 2, PATH_ONLY, "src/pasta/gone.rs: openat("),
 ];
 
+/// The end of a helper that was told to end, some time later.
+const TOLD: &[Call] = &[checked(
+    libc::SYS_setitimer,
+    0,
+    Check::Equals(libc::ITIMER_REAL as u32),
+    "src/sys/process/alarm.rs: SYS_setitimer",
+)];
+
 /// The process that makes sockets in pasta's namespace.
 const SOCKET_MAKER: &[Call] = &[
     any(libc::SYS_read, "src/sys/namespace_socket.rs: rustix::io::read(channel"),
@@ -394,6 +402,7 @@ const SOCKET_MAKER: &[Call] = &[
         libc::SYS_restart_syscall,
         "kernel: a stopped process goes on with a call that has a time limit",
     ),
+    any(libc::SYS_rt_sigreturn, "kernel: the end of a handler"),
     any(libc::SYS_exit_group, "src/sys/namespace_socket.rs: process::end"),
 ];
 
@@ -503,10 +512,12 @@ pub(super) fn of(program: Program, needs: Needs, pid: u32) -> Vec<Call> {
     let special = match program {
         Program::Passt => [PASST, OPTIONS_OF_MIGRATION].concat(),
         Program::Pasta => PASTA.to_vec(),
-        Program::SocketMaker => return [SOCKET_MAKER, SOCKETS].concat(),
+        Program::SocketMaker => return [SOCKET_MAKER, TOLD, SOCKETS, HANDLED].concat(),
         Program::Repair => return [REPAIR, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
         Program::Pesto => return [PESTO, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
-        Program::HostWatch => return [HOST_WATCH, RUNTIME, WIDE, SOCKETS, &own_signals].concat(),
+        Program::HostWatch => {
+            return [HOST_WATCH, TOLD, RUNTIME, WIDE, SOCKETS, HANDLED, &own_signals].concat();
+        }
     };
     let always = [COMMON, OPTIONS, RUNTIME, WIDE, SOCKETS, HANDLED, &special, &own_signals];
     always.concat().into_iter().chain(needed(program, needs)).collect()

@@ -4,7 +4,8 @@
 //! the rest work from anywhere. So all that has to happen inside is that one call. It is left to a
 //! process of its own, forked once at start:
 //! - the program can then give up setns(2) and the right to use it for good (seccomp, capabilities),
-//!   and so does the helper, which keeps read(2), socket(2), sendmsg(2), close(2) and exit;
+//!   and so does the helper, which keeps read(2), socket(2), sendmsg(2), close(2), exit and a timer for its own end
+//!   ([`WhenTold`]);
 //! - a thread would share the program's memory: whoever takes the program over would also steer the
 //!   thread that still has the right to change namespaces, and the program would not be
 //!   single-threaded any more, which fork(2) and joining a user namespace depend on;
@@ -35,7 +36,7 @@ pub use super::bound_ports::BoundPorts;
 use super::bound_ports::PortTables;
 use super::capability::{self, Capabilities};
 use super::namespace::{self, Kinds};
-use super::process::{self, Forked, OpenDescriptors};
+use super::process::{self, Forked, OpenDescriptors, WhenTold};
 use super::seccomp::Filter;
 use super::sock_diag::{self, SockDiag};
 use super::socket::{self, Transport, last_errno};
@@ -125,6 +126,7 @@ impl SocketMaker for OwnNamespace {
 #[derive(Debug)]
 pub struct NamespaceSockets {
     helper: Helper,
+    when_told: WhenTold,
     /// Read in place of the answers to a socket that is refused.
     tables: Option<PortTables>,
     stock: [ArrayVec<OwnedFd, STOCK>; 2],
@@ -140,12 +142,16 @@ struct Helper {
 }
 
 impl Helper {
-    fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
+    fn start(
+        namespace: BorrowedFd<'_>,
+        filter: &Filter,
+        when_told: WhenTold,
+    ) -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let open = OpenDescriptors::find()?;
         match process::fork()? {
-            Forked::Child => help(theirs.as_raw_fd(), namespace, filter, &open),
+            Forked::Child => help(theirs.as_raw_fd(), (namespace, filter, when_told), &open),
             Forked::Parent(pid) => {
                 drop(theirs);
                 let helper = Self { channel: Some(ours), pid };
@@ -186,15 +192,19 @@ impl Drop for Helper {
 
 impl NamespaceSockets {
     /// Forks the helper, which enters `namespace` and then gives up everything but the calls that
-    /// `filter` leaves. Only while the program has the right to enter the namespace: in the user
+    /// `filter` leaves. Signals are to it what `when_told` says. Only while the program has the right to enter the namespace: in the user
     /// namespace that owns it.
     ///
     /// # Errors
     /// What [`OpenDescriptors::find`], socketpair(2), fork(2) and, in the helper, setns(2) or seccomp(2) report.
-    pub fn start(namespace: BorrowedFd<'_>, filter: &Filter) -> Result<Self, Errno> {
-        let helper = Helper::start(namespace, filter)?;
+    pub fn start(
+        namespace: BorrowedFd<'_>,
+        filter: &Filter,
+        when_told: WhenTold,
+    ) -> Result<Self, Errno> {
+        let helper = Helper::start(namespace, filter, when_told)?;
         let (stock, at_once) = (Default::default(), STOCK as u8);
-        Ok(Self { helper, tables: None, stock, at_once })
+        Ok(Self { helper, when_told, tables: None, stock, at_once })
     }
 
     /// Tells the helper to end. Until [`restart`](Self::restart) no socket can be made.
@@ -212,7 +222,7 @@ impl NamespaceSockets {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn restart(&mut self, namespace: BorrowedFd<'_>, filter: &Filter) -> Result<(), Errno> {
-        self.helper = Helper::start(namespace, filter)?;
+        self.helper = Helper::start(namespace, filter, self.when_told)?;
         Ok(())
     }
 
@@ -326,8 +336,12 @@ fn receive<const N: usize>(
 
 /// The helper: prepares itself, tells how that went, and answers. Allocates nothing, so that it may
 /// be forked by a program with threads.
-fn help(channel: RawFd, namespace: BorrowedFd<'_>, filter: &Filter, open: &OpenDescriptors) -> ! {
-    let left = process::leave_starter();
+fn help(
+    channel: RawFd,
+    (namespace, filter, when_told): (BorrowedFd<'_>, &Filter, WhenTold),
+    open: &OpenDescriptors,
+) -> ! {
+    let left = process::leave_starter(when_told);
     let entered = left.and_then(|()| namespace::enter(namespace, Kinds::NETWORK));
     let _only_a_name = rustix::thread::set_name(c"socket-maker");
     if let Some(channel) = keep_only(channel, open) {

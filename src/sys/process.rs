@@ -4,6 +4,7 @@
 pub(crate) mod alarm;
 mod inherited;
 mod signals;
+mod told;
 mod unready;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,13 +22,12 @@ pub(crate) use signals::{
     Arrived, BY_SIGNAL, PASSED_SIGNALS, end, next_signal, send_signal, shares_group,
     signal_descriptor,
 };
+pub use told::WhenTold;
 pub use unready::settle_signals;
 pub(crate) use unready::{
     allow_signals, end_if_unready, end_program, hold_signals, keep_all, leave_start,
     release_signals, remove_if_unready,
 };
-
-use inherited::block_all_signals;
 
 use super::socket::last_errno;
 
@@ -161,13 +161,13 @@ pub(crate) fn replace_standard_descriptors(file: &OwnedFd) -> Result<(), Errno> 
     rustix::stdio::dup2_stderr(file)
 }
 
-/// Blocks all signals, leaves the session and process group, and the folder that the program was started in, which may be
-/// unmounted: for a fork that nobody sends anything but SIGKILL. Allocates nothing.
+/// Leaves the session and process group, and the folder that the program was started in, which may be unmounted: for a
+/// fork that helps the program, and to which signals are what `when_told` says. Allocates nothing.
 ///
 /// # Errors
 /// What the calls report.
-pub(crate) fn leave_starter() -> Result<(), Errno> {
-    block_all_signals()?;
+pub(crate) fn leave_starter(when_told: WhenTold) -> Result<(), Errno> {
+    when_told.settle()?;
     // A leader of a group has left it for good; a fork is none.
     rustix::process::setsid()?;
     rustix::process::chdir(c"/")
@@ -178,8 +178,8 @@ pub(crate) fn leave_starter() -> Result<(), Errno> {
 ///
 /// # Errors
 /// What the calls report.
-pub(crate) fn become_helper(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    leave_starter()?;
+pub(crate) fn become_helper(when_told: WhenTold, keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    leave_starter(when_told)?;
     replace_standard_descriptors(&null_device()?)?;
     close_all_but(keep)
 }

@@ -7,6 +7,7 @@ mod activation;
 mod capture;
 mod command;
 mod ending;
+mod helpers;
 mod inherited;
 mod logging;
 mod readiness;

@@ -11,7 +11,7 @@ CASES+=(
     route_over_two_interfaces default_route_by_rules host_offline
     prefix_renumbered router_comes_and_goes dhcp_follows given_stays not_followed
     listener_awaits_address listener_follows_interface egress_follows_host
-    storm_of_routes watcher_ends watcher_confined watcher_reads_configuration
+    storm_of_routes watcher_ends watcher_is_told_to_end watcher_confined watcher_reads_configuration
 )
 
 # Networks of the laptop: at home, at the office, by VPN, and one that never changes and leads nowhere else.
@@ -738,13 +738,29 @@ case_watcher_ends() {
     started --config-net "$HOLDER"
     until_true 10 watcher
     process=$(watcher)
-    kill "$process"
     kill -INT "$process"
+    kill -HUP "$process"
     sleep 0.3
     kill -0 "$process"
     kill -KILL "$(cat "$WORLD/pasta.pid")"
     until_true 10 has_ended "$process"
 }
+# As whoever stops the service that has started it wants it: without the watcher the program goes on, and nothing is left
+# that waits to be reaped.
+case_watcher_is_told_to_end() {
+    local process
+    laptop
+    at_home
+    holder
+    started --config-net -l "$WORLD/pasta.log" "$HOLDER"
+    until_true 10 watcher
+    process=$(watcher)
+    kill "$process"
+    until_true 10 is_gone "$process"
+    until_true 10 grep 'was told to end.*changes are not followed any more' "$WORLD/pasta.log"
+    answers
+}
+is_gone() { [ ! -e "/proc/$1" ]; }
 # Without the watcher the host is as it was, and one line says so.
 case_watcher_confined() {
     local status descriptors

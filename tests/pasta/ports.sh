@@ -322,7 +322,7 @@ case_port_of_a_resolver() {
     configured -t "$HOST4/5353" -t "[$HOST6]/5353" -t 127.0.0.1/5353 -u "$HOST4/5353" -- true
 }
 
-# Only force ends the helper that makes sockets in the namespace: then the way by the tap device is left.
+# The helper that makes sockets in the namespace is ended by force: then the way by the tap device is left.
 case_socket_maker_lost() {
     local process program children
     holder

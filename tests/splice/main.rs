@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketKind, SocketMaker};
+use passt::sys::process::WhenTold;
 use passt::sys::socket::set_int;
 use passt_support::heap::{self, Counting};
 use passt_support::namespace::Netns;
@@ -509,12 +510,13 @@ fn udp_flows_end_after_silence() {
 #[test]
 fn helper_says_what_failed_and_ends_with_its_owner() {
     in_namespace("helper_says_what_failed_and_ends_with_its_owner", || {
+        let filter = socket_maker().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
-        let error = NamespaceSockets::start(null.as_fd(), &socket_maker().unwrap()).unwrap_err();
+        let error = NamespaceSockets::start(null.as_fd(), &filter, WhenTold::Ends).unwrap_err();
         assert_eq!(error, rustix::io::Errno::INVAL, "what setns(2) said");
 
         let own = std::fs::File::open("/proc/self/ns/net").unwrap();
-        let mut sockets = NamespaceSockets::start(own.as_fd(), &socket_maker().unwrap()).unwrap();
+        let mut sockets = NamespaceSockets::start(own.as_fd(), &filter, WhenTold::Ends).unwrap();
         let helper = sockets.pid();
         // What it has just sent is closed there a moment later.
         eventually("nothing but the channel to be open in the helper", || {
@@ -537,7 +539,7 @@ fn helper_says_what_failed_and_ends_with_its_owner() {
         sockets.reap();
         assert!(!is_there(helper), "it has ended, and was reaped");
         assert_eq!(sockets.make(SocketKind::Udp4).unwrap_err(), rustix::io::Errno::PIPE);
-        sockets.restart(own.as_fd(), &socket_maker().unwrap()).unwrap();
+        sockets.restart(own.as_fd(), &filter).unwrap();
         sockets.make(SocketKind::Udp4).unwrap();
         let helper = sockets.pid();
         drop(sockets);

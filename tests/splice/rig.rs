@@ -17,7 +17,7 @@ use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketMaker};
-use passt::sys::process;
+use passt::sys::process::{self, WhenTold};
 use passt::time::Timestamp;
 use passt::wire::DropReason;
 use passt_frame::{Caps, FramePort, MemPort};
@@ -253,8 +253,8 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let now = monotonic_now();
     let mut engine = Engine::new(epoll.clone(), view, settings, [7; 16], duid, now);
     let filter = socket_maker().unwrap();
-    let sockets =
-        NamespaceSockets::start(guest.file().as_fd(), &filter).expect("the helper starts");
+    let sockets = NamespaceSockets::start(guest.file().as_fd(), &filter, WhenTold::Ends)
+        .expect("the helper starts");
     let sockets = (setup.tamper)(sockets, guest);
     engine.set_bypass(BypassConfig { how: setup.how, sockets, interface: 0 }, false).unwrap();
     engine.listen().unwrap();

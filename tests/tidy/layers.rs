@@ -90,10 +90,11 @@ pub(crate) const LAYERS: &[Layer] = &[
         "crate::conf crate::engine crate::error crate::flow crate::sandbox crate::sys
          passt_frame passt_legacy std libc log netlink_packet_core netlink_packet_route rustix",
     ),
+    layer("crate::helpers", "src/helpers", "crate::conf crate::engine crate::error crate::sys passt_frame std libc log rustix"),
     layer(
         "crate::follow",
         "src/follow",
-        "crate::conf crate::engine crate::flow crate::limits crate::pasta crate::sandbox crate::sys crate::wire
+        "crate::conf crate::engine crate::flow crate::helpers crate::limits crate::pasta crate::sandbox crate::sys crate::wire
          passt_frame std arrayvec log rustix",
     ),
     layer(
@@ -110,8 +111,8 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer(
         "crate::run",
         "src/run",
-        "crate::check crate::conf crate::control crate::engine crate::error crate::flow crate::follow crate::limits
-         crate::log crate::pasta crate::pcap crate::responder crate::sandbox crate::start crate::sys
+        "crate::check crate::conf crate::control crate::engine crate::error crate::flow crate::follow crate::helpers
+         crate::limits crate::log crate::pasta crate::pcap crate::responder crate::sandbox crate::start crate::sys
          passt_frame passt_legacy std log rustix",
     ),
     // The other programs.

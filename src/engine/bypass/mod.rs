@@ -83,12 +83,9 @@ impl BypassParts {
         if let Err(Errno::PIPE | Errno::CONNRESET) = made
             && !std::mem::replace(&mut self.lost, true)
         {
+            // Whoever reaps it tells the operator.
             self.how.enabled &= self.how.only;
-            let how = match self.how.only {
-                true => "nothing reaches the namespace any more",
-                false => "connections to loopback addresses go by the tap device",
-            };
-            log::warn!("The helper that makes sockets in the namespace is gone: {how}: restart");
+            log::debug!("No more sockets in the namespace");
         }
         made
     }

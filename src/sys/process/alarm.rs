@@ -64,7 +64,8 @@ extern "C" fn on_alarm(_: libc::c_int) {
     }
 }
 
-fn set_timer(time: Duration) {
+/// Has SIGALRM come after this `time`, once; for handlers of signals, too.
+pub(super) fn set_timer(time: Duration) {
     let at = libc::timeval {
         tv_sec: time.as_secs().cast_signed() as _,
         tv_usec: time.subsec_micros().cast_signed().into(),

@@ -125,12 +125,23 @@ pub(super) fn set_handler(
     signal: libc::c_int,
     handler: libc::sighandler_t,
 ) -> Result<libc::sighandler_t, Errno> {
-    // SAFETY: all-zero is a valid sigaction without flags and with an empty mask; the handler is a
-    // function of the right type, or one of the kernel's constants.
+    set_action(signal, handler, 0)
+}
+
+/// The same with `flags` of sigaction(2), but for `SA_SIGINFO`.
+pub(super) fn set_action(
+    signal: libc::c_int,
+    handler: libc::sighandler_t,
+    flags: libc::c_int,
+) -> Result<libc::sighandler_t, Errno> {
+    debug_assert!(flags & libc::SA_SIGINFO == 0, "handlers take the number alone");
+    // SAFETY: all-zero is a valid sigaction with an empty mask; the handler is a function of the right type, or one of
+    // the kernel's constants.
     let (rc, before) = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let mut before = action;
         action.sa_sigaction = handler;
+        action.sa_flags = flags as _;
         (libc::sigaction(signal, &raw const action, &raw mut before), before)
     };
     if rc == 0 { Ok(before.sa_sigaction) } else { Err(last_errno()) }
@@ -150,16 +161,19 @@ pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> Result<(
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Blocks all signals that can be blocked.
+/// Blocks all signals that can be blocked, but for `others`.
 ///
 /// # Errors
 /// What sigprocmask(2) reports.
-pub(crate) fn block_all_signals() -> Result<(), Errno> {
+pub(super) fn block_all_but(others: &[libc::c_int]) -> Result<(), Errno> {
     // SAFETY: all-zero is a valid sigset_t, and sigfillset initialises it anyway.
     let rc = unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut())
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        for signal in others {
+            libc::sigdelset(&raw mut set, *signal);
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
     };
     if rc == 0 { Ok(()) } else { Err(last_errno()) }
 }
