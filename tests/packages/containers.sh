@@ -175,7 +175,7 @@ case_podman_quadlet() {
     import_for_podman
     mkdir -p /try/quadlet
     # shellcheck disable=SC2016 # they are the marks of a block
-    sed -n '/^```ini$/,/^```$/p' /try/podman.md | sed -e '/^```/d' -e 's#^Image=.*#Image=localhost/box:latest\nExec=/bin/httpd -f -p 80 -h /www#' \
+    sed -n '/^```ini$/,/^```$/{p;/^```$/q}' /try/podman.md | sed -e '/^```/d' -e 's#^Image=.*#Image=localhost/box:latest\nExec=/bin/httpd -f -p 80 -h /www#' \
         >/try/quadlet/web.container
     cat /try/quadlet/web.container
     line=$(ordinary QUADLET_UNIT_DIRS=/try/quadlet /usr/libexec/podman/quadlet -user -dryrun | sed -n 's/^ExecStart=//p')
