@@ -390,6 +390,26 @@ fn without_binding_to_interfaces_and_without_ipv6_ports_lead_out_over_ipv4() {
 }
 
 #[test]
+fn without_binding_to_interfaces_ports_lead_out_from_both_loopback_addresses() {
+    let name = "without_binding_to_interfaces_ports_lead_out_from_both_loopback_addresses";
+    in_namespace(name, || {
+        let guest = rig::guest();
+        let setup = Setup { device_binding: false, ..Setup::new(["none", "none", "2002", "2002"]) };
+        let _running = Running::start(&guest, setup);
+        for route in Route::all(&guest).into_iter().filter(|route| !route.inward) {
+            let (mut client, mut service) = route.pair(&route.listen());
+            client.write_all(b"out").unwrap();
+            drop(client);
+            assert_eq!(read_all(&mut service), b"out");
+            let service = route.udp(true, route.service());
+            let client = route.udp(false, SocketAddr::new(localhost(route.v4), 0));
+            client.send_to(b"out", SocketAddr::new(localhost(route.v4), OUTWARD)).unwrap();
+            assert_eq!(service.recv_from(&mut [0; 16]).unwrap().0, 3, "IPv4: {}", route.v4);
+        }
+    });
+}
+
+#[test]
 fn udp_passes_both_ways_in_both_families() {
     in_namespace("udp_passes_both_ways_in_both_families", || {
         let guest = rig::guest();

@@ -331,10 +331,13 @@ impl Opening {
         Ok(true)
     }
 
-    /// Another port of the rule is bound.
+    /// Another port of the rule is bound. Only weak rules have a share: one that must listen may be of the same
+    /// specification, and was counted before anything was shared out ([`shares`]).
     fn note_bound(&mut self, pif: Pif, rule: &Rule) {
         self.outcome.bound += 1;
-        if let Some(share) = self.shares.get_mut(&(pif, rule.group)) {
+        if rule.weak
+            && let Some(share) = self.shares.get_mut(&(pif, rule.group))
+        {
             *share = share.saturating_sub(1);
         }
     }
