@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
@@ -10,6 +11,10 @@ use passt::conf::host::{HostFacts, facts};
 use passt::conf::{Command as Parsed, Conf, Interfaces, Only, parse, resolve};
 use passt::flow::fwd::InterfaceName;
 use passt_support::namespace::isolated;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 /// Two interfaces that are up, with link-local addresses that are there at once.
 const TWO_LINKS: &str = "ip link set lo up
@@ -45,7 +50,11 @@ fn notes(facts: &HostFacts) -> Vec<&str> {
 }
 
 fn configured(arguments: &[&str]) -> Conf {
-    let words = ["passt"].iter().chain(arguments).map(|word| (*word).into());
+    configured_as("passt", arguments)
+}
+
+fn configured_as(program: &str, arguments: &[&str]) -> Conf {
+    let words = std::iter::once(&program).chain(arguments).map(|word| (*word).into());
     let Parsed::Run(options) = parse(words).unwrap() else { panic!("no options") };
     let facts = facts(&options.interfaces).unwrap();
     resolve(*options, &facts, "", (32768, 60999)).unwrap()
@@ -357,6 +366,44 @@ fn what_leads_beyond_the_link_in_any_table() {
             let conf = configured(&[]);
             assert_eq!(conf.network.v6.unwrap().default_router, beyond, "{route}");
             assert!(ip("del"), "{route}");
+        }
+    });
+}
+
+/// Has the calling thread meet `errno` where it binds a socket to an interface.
+fn refuse_binding_to_interfaces(errno: i32) {
+    let is = |argument, value: i32| {
+        let value = u64::from(value.cast_unsigned());
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).unwrap()
+    };
+    let conditions = vec![is(1, libc::SOL_SOCKET), is(2, libc::SO_BINDTODEVICE)];
+    let rules =
+        BTreeMap::from([(libc::SYS_setsockopt, vec![SeccompRule::new(conditions).unwrap()])]);
+    let action = SeccompAction::Errno(errno.cast_unsigned());
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&filter).unwrap();
+}
+
+#[test]
+fn sockets_bind_to_interfaces_unless_that_is_refused_in_whatever_words() {
+    in_namespace(&[TWO_LINKS, ADDRESSES], || {
+        for (errno, binds) in [
+            (libc::EPERM, false),
+            (libc::ENOPROTOOPT, false),
+            (libc::EINVAL, false),
+            (libc::ENOSYS, false),
+            // The interface is not there, which says nothing of others.
+            (libc::ENODEV, true),
+        ] {
+            let asked = std::thread::spawn(move || {
+                refuse_binding_to_interfaces(errno);
+                configured_as("pasta", &["-i", "link0", "-T", "9090", "-U", "none"])
+            });
+            let conf = asked.join().unwrap();
+            let warned = conf.notes.iter().any(|note| note.text.contains("bound to an interface"));
+            assert_eq!(warned, !binds, "{errno}");
         }
     });
 }

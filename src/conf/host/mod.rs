@@ -266,13 +266,15 @@ pub(crate) fn look_at_replies(bytes: &[u8]) -> (usize, usize) {
     netlink::look(bytes)
 }
 
-/// Whether we may bind a socket to an interface: the loopback one is there always. Without a socket there is no telling,
-/// and the start has another reason to fail.
+/// Whether we may bind a socket to an interface. The loopback one is there always, and would not do where no interface has
+/// that name. However else it is refused, it is for all: by kernels before Linux 5.7 with `EPERM`, by sandboxes that stand
+/// in for a kernel with what they say of options that they do not know. Without a socket there is no telling, and the start
+/// has another reason to fail.
 fn binds_to_devices() -> bool {
-    let socket = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
-    let refused =
-        |socket: OwnedFd| socket::bind_to_device(socket.as_fd(), "lo") == Err(Errno::PERM);
-    !socket.is_ok_and(refused)
+    let Ok(socket) = socket::create(Transport::Udp, Ipv4Addr::UNSPECIFIED.into()) else {
+        return true;
+    };
+    matches!(socket::bind_to_device(socket.as_fd(), "lo"), Ok(()) | Err(Errno::NODEV))
 }
 
 /// What this host is, by whatever address, and what is next to it.
