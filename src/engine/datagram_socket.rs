@@ -29,8 +29,9 @@ use std::time::Duration;
 
 use passt_frame::Errno;
 
+use super::listeners::Listeners;
 use super::reserved_port;
-use crate::flow::side::Endpoint;
+use crate::flow::side::{Endpoint, Pif};
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::socket::{self, BindTo, Transport};
 use crate::sys::{datagram, group};
@@ -50,12 +51,47 @@ pub(super) struct SocketSpec<'a> {
     /// Where our port is taken or privileged, any other will do: a datagram gets through, and an answer
     /// finds its way back.
     pub(crate) or_any_port: bool,
-    /// A socket that has our port for itself and shares it with this one.
-    pub(crate) beside: Option<BorrowedFd<'a>>,
+    /// Sockets that have our port for themselves and share it with this one.
+    pub(crate) beside: Beside<'a>,
     /// The other end of the flow is the link to the guest, which is told of errors.
     pub(crate) for_link: bool,
     /// The peer may be all of a network.
     pub(crate) may_broadcast: bool,
+}
+
+/// Sockets of ours that may have a port for themselves, on which another one of ours is wanted.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beside<'a> {
+    /// That of a flow.
+    pub(crate) flow: Option<BorrowedFd<'a>>,
+    /// Those that listen on a side.
+    pub(crate) listeners: Option<(&'a Listeners, Pif)>,
+}
+
+impl<'a> Beside<'a> {
+    /// On the host: beside a flow, if that is there, and those that listen.
+    pub(crate) fn on_host(flow: Option<BorrowedFd<'a>>, listeners: &'a Listeners) -> Self {
+        Self { flow, listeners: Some((listeners, Pif::Host)) }
+    }
+
+    /// Has `bind` bind `socket`, to `port` if that is not 0.
+    ///
+    /// # Errors
+    /// What setsockopt(2) and `bind` report.
+    pub(crate) fn bind(
+        self,
+        socket: BorrowedFd<'a>,
+        port: u16,
+        bind: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let listening = self.listeners.into_iter();
+        let listening = listening.flat_map(|(all, pif)| all.with_udp_port(pif, port));
+        let owners = self.flow.into_iter().chain(listening);
+        if port == 0 || owners.clone().next().is_none() {
+            return bind();
+        }
+        socket::sharing(socket, owners, bind)
+    }
 }
 
 /// A socket that is bound and connected.
@@ -92,7 +128,7 @@ pub(super) fn connected(
     // The first one keeps its port until the other has one, too.
     let mut to = spec.to;
     to.address.set_port(0);
-    open(another()?, &SocketSpec { to, beside: None, ..*spec })
+    open(another()?, &SocketSpec { to, beside: Beside::default(), ..*spec })
 }
 
 fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
@@ -103,8 +139,7 @@ fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
     if to.interface.is_none() {
         keep_to_interface_of(fd, peer);
     }
-    let bind = || socket::bind(fd, &to);
-    match beside.map_or_else(bind, |owner| socket::sharing(owner, bind)) {
+    match beside.bind(fd, port, || socket::bind(fd, &to)) {
         Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
             let ip = to.address.ip();
             reserved_port::open_like(port, |port| {
@@ -250,7 +285,7 @@ mod tests {
             to: BindTo { address, interface: None, freebind: false, dual_stack: false },
             peer: SocketAddr::new(LOOPBACK, peer),
             or_any_port,
-            beside: None,
+            beside: Beside::default(),
             for_link,
             may_broadcast: false,
         };

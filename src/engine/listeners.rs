@@ -6,8 +6,8 @@
 //! more connections are accepted after an event than are likely to wait ([`Expected`]). A socket that has
 //! to wait for room is watched edge-triggered until it may go on: who comes next has it try again.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use passt_frame::{Errno, Expected};
@@ -102,6 +102,8 @@ pub(crate) struct Listeners {
     waited: Vec<ListenerId>,
     /// How many sockets lead to each UDP port of the guest. Pages that nothing leads to are never touched.
     leading: Vec<u16>,
+    /// UDP sockets, by where and on which port they listen, with their slots.
+    by_port: BTreeSet<(u8, u16, u32)>,
     epoll: Rc<OwnedFd>,
 }
 
@@ -110,7 +112,8 @@ impl Listeners {
     pub(crate) fn new(epoll: Rc<OwnedFd>) -> Self {
         let (slots, free) = (Vec::new(), Vec::new());
         let (ready, waited) = (VecDeque::new(), Vec::new());
-        Self { slots, free, ready, waited, leading: vec![0; 1 << 16], epoll }
+        let (leading, by_port) = (vec![0; 1 << 16], BTreeSet::new());
+        Self { slots, free, ready, waited, leading, by_port, epoll }
     }
 
     /// Number of listening sockets.
@@ -138,6 +141,20 @@ impl Listeners {
     /// Whether datagrams on some socket go to this port of the guest.
     pub(crate) fn lead_to(&self, port: u16) -> bool {
         self.leading[usize::from(port)] > 0
+    }
+
+    /// The sockets that have this UDP port of a side, for themselves as a rule: whoever of us binds to it as well has to be
+    /// let in by them ([`socket::sharing`](crate::sys::socket::sharing)).
+    pub(crate) fn with_udp_port(
+        &self,
+        pif: Pif,
+        port: u16,
+    ) -> impl Iterator<Item = BorrowedFd<'_>> + Clone {
+        let all = (pif as u8, port, 0)..=(pif as u8, port, u32::MAX);
+        self.by_port.range(all).filter_map(|(_, _, slot)| {
+            let listener = self.slots.get(*slot as usize)?.listener.as_ref()?;
+            Some(listener.socket.as_fd())
+        })
     }
 
     /// Has a socket listen for another rule, by which its datagrams go to `leads_to`.
@@ -186,6 +203,9 @@ impl Listeners {
             return Err(errno);
         }
         self.count(None, listener.leads_to);
+        if listener.proto == Proto::Udp {
+            self.by_port.insert((listener.pif as u8, listener.port, slot));
+        }
         self.slots[slot as usize].listener = Some(listener);
         // No list grows while packets pass.
         let count = self.slots.len();
@@ -197,7 +217,9 @@ impl Listeners {
     /// Closes a socket; its name means nothing from now on.
     pub(crate) fn close(&mut self, id: ListenerId) {
         let Some(listener) = self.get(id) else { return };
+        let port = (listener.pif as u8, listener.port, id.slot);
         self.count(listener.leads_to, None);
+        self.by_port.remove(&port);
         let slot = &mut self.slots[id.slot as usize];
         slot.listener = None;
         slot.generation = slot.generation.wrapping_add(1);

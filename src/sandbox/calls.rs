@@ -115,6 +115,7 @@ const OPTIONS: &[Call] = &[
         libc::SOL_SOCKET,
         &[
             libc::SO_REUSEADDR as u32,
+            libc::SO_REUSEPORT as u32,
             libc::SO_BROADCAST as u32,
             libc::SO_SNDBUF as u32,
             libc::SO_RCVBUF as u32,
@@ -682,6 +683,7 @@ mod tests {
         ("set_socket_oobinline", "SO_OOBINLINE"),
         ("set_socket_recv_buffer_size", "SO_RCVBUF"),
         ("set_socket_reuseaddr", "SO_REUSEADDR"),
+        ("set_socket_reuseport", "SO_REUSEPORT"),
         ("set_socket_send_buffer_size", "SO_SNDBUF"),
         // Of pesto, which may set any option of this level.
         ("set_socket_timeout", "SOL_SOCKET"),

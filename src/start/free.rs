@@ -83,9 +83,9 @@ fn is_free(rule: &Rule, port: u16, ip: Option<IpAddr>, interface: Option<&Interf
     };
     let tcp = rule.proto == Proto::Tcp;
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
-    let opened = socket::create(transport, to.address.ip()).and_then(|socket| {
-        socket::bind(socket.as_fd(), &to)?;
-        if tcp { listen(&socket, 1) } else { Ok(()) }
+    let opened = socket::create(transport, to.address.ip()).and_then(|socket| match tcp {
+        true => socket::bind(socket.as_fd(), &to).and_then(|()| listen(&socket, 1)),
+        false => socket::bind_alone(socket.as_fd(), &to),
     });
     opened.is_ok()
 }

@@ -209,26 +209,45 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), Errno>
     bind_alone(socket, to)
 }
 
-/// Lets others share the port of a socket that was bound by [`bind_alone`], if they say that they do (`SO_REUSEADDR`).
+/// Has a bound socket share its port from now on with whoever says that he does (`SO_REUSEADDR`), or with nobody who comes.
 ///
 /// # Errors
 /// What setsockopt(2) reports.
-pub(crate) fn share(owner: BorrowedFd<'_>) -> Result<(), Errno> {
-    sockopt::set_socket_reuseaddr(owner, true)
+pub(crate) fn share(owner: BorrowedFd<'_>, shared: bool) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(owner, shared)
 }
 
-/// Lets others share the port of `owner`, which was bound by [`bind_alone`], while `bind` is at work.
+/// Lets `socket`, which `bind` binds, have the port of `owners`, which were bound by [`bind_alone`]. A stranger can bring
+/// this moment about as often as he likes, and bind in it: so they do not share the port with everybody, but only with
+/// sockets of the same user (`SO_REUSEPORT`, socket(7)). Afterwards nobody does, and nothing is distributed between them.
 ///
 /// # Errors
 /// What setsockopt(2) and `bind` report.
-pub(crate) fn sharing(
-    owner: BorrowedFd<'_>,
+pub(crate) fn sharing<'a>(
+    socket: BorrowedFd<'a>,
+    owners: impl Iterator<Item = BorrowedFd<'a>> + Clone,
     bind: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    sockopt::set_socket_reuseaddr(owner, true)?;
-    let bound = bind();
-    sockopt::set_socket_reuseaddr(owner, false)?;
+    let mut all = std::iter::once(socket).chain(owners.clone());
+    let shared = all.try_for_each(|one| sockopt::set_socket_reuseport(one, true));
+    let bound = shared.and_then(|()| bind());
+    let mut all = std::iter::once(socket).chain(owners);
+    all.try_for_each(|one| sockopt::set_socket_reuseport(one, false))?;
     bound
+}
+
+/// Whether a socket can be bound beside one that has its port alone, by [`sharing`]: not where what stands in for a kernel
+/// asks once whether a port is shared, at bind(2). Where that cannot be tried it is taken for granted.
+pub(crate) fn can_lend_ports() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    let tried = || {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let [owner, other] = [create(Transport::Udp, any)?, create(Transport::Udp, any)?];
+        net::bind(&owner, &SocketAddr::new(any, 0))?;
+        let port = local_address(owner.as_fd())?;
+        sharing(other.as_fd(), std::iter::once(owner.as_fd()), || net::bind(&other, &port))
+    };
+    *CAN.get_or_init(|| tried() != Err(Errno::ADDRINUSE))
 }
 
 /// Binds a new socket as `to` says to a port that it does not share: nobody has it, and nobody gets it.
@@ -249,6 +268,20 @@ pub(crate) fn bind_alone(socket: BorrowedFd<'_>, to: &BindTo<'_>) -> Result<(), 
         sockopt::set_ipv6_freebind(socket, true)?;
     }
     net::bind(socket, &address)
+}
+
+/// The same where [`bind_alone`] has failed before: the other options are set, some of which can be set but once. The
+/// port may be `shared`.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+pub(crate) fn bind_again(
+    socket: BorrowedFd<'_>,
+    to: &BindTo<'_>,
+    shared: bool,
+) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(socket, shared)?;
+    net::bind(socket, &to.effective())
 }
 
 /// Binds to a port that nobody has, or to any such if it is 0, where [`bind`] has failed before: the other
@@ -421,4 +454,35 @@ pub(super) fn set_bytes(
 /// The calling thread's errno after a failed libc call.
 pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_lent_to_sockets_of_ours_and_to_nobody_who_would_share_it() {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let made = || create(Transport::Udp, ip).expect("a socket");
+        let (owner, other) = (made(), made());
+        let to = |port| BindTo {
+            address: SocketAddr::new(ip, port),
+            interface: None,
+            freebind: false,
+            dual_stack: false,
+        };
+        bind_alone(owner.as_fd(), &to(0)).expect("a free port");
+        let to = to(local_address(owner.as_fd()).expect("bound").port());
+        let stranger = || bind(made().as_fd(), &to);
+        assert_eq!(stranger(), Err(Errno::ADDRINUSE));
+        let lent = sharing(other.as_fd(), std::iter::once(owner.as_fd()), || {
+            assert_eq!(stranger(), Err(Errno::ADDRINUSE), "in the moment that it can bring about");
+            bind(other.as_fd(), &to)
+        });
+        assert_eq!((lent, stranger()), (Ok(()), Err(Errno::ADDRINUSE)));
+        assert!(can_lend_ports());
+        for socket in [owner, other] {
+            assert_eq!(sockopt::socket_reuseport(&socket), Ok(false), "nothing is distributed");
+        }
+    }
 }

@@ -370,7 +370,7 @@ fn what_others_send_meanwhile_gives_nobody_a_socket_of_its_own() {
 }
 
 /// A socket that shares its port with whoever else does.
-fn shared(at: SocketAddr) -> Result<UdpSocket, rustix::io::Errno> {
+pub fn shared(at: SocketAddr) -> Result<UdpSocket, rustix::io::Errno> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family, SocketType::DGRAM, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;

@@ -8,14 +8,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use passt::engine::NetView;
-use passt::flow::fwd::{ListenAddr, Proto, Rule};
+use passt::flow::fwd::{ListenAddr, Proto, Rule, RuleTable};
 use passt::sys::socket::set_int;
 use passt::wire::DropReason;
 use passt_frame::FramePort;
 use passt_support::namespace::Netns;
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
-use crate::anybody::{at_guest, nothing_arrives};
+use crate::anybody::{at_guest, nothing_arrives, shared};
 use crate::datagrams::{awaited, bound, known, received};
 use crate::egress::{enforce, policy};
 use crate::icmp::{seen, tap_on};
@@ -513,6 +513,9 @@ fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
             device.send_to(b"again", group).expect("sent");
             assert_eq!(at_guest(world), (place, group, b"again".to_vec()));
             nothing_arrives(world);
+            assert_eq!(world.drops(DropReason::SocketFailed), 0, "the socket of its own");
+            let any = SocketAddr::new(family.of(Ipv4Addr::UNSPECIFIED, "::"), 7100);
+            assert_eq!(shared(any).err(), Some(rustix::io::Errno::ADDRINUSE));
         });
     });
 }
@@ -559,6 +562,36 @@ fn who_asks_a_group_is_answered_from_the_forwarded_port() {
                 }
             });
         }
+    });
+}
+
+/// Whichever was there first: the listening socket, or the one that receives for the group.
+#[test]
+fn a_forwarded_port_of_a_group_is_shared_with_its_receiver_only() {
+    isolated(|| {
+        each(|family, there, world| {
+            let group = plain_group(family, 7100);
+            let any = SocketAddr::new(family.of(Ipv4Addr::UNSPECIFIED, "::"), 7100);
+            let device = bound_on(there, neighbour_at(family, 0));
+            join(world, group.ip());
+            let rule = Rule { listen: ListenAddr::Dual, ..forward(Proto::Udp, family, 7100) };
+            for (order, is_forwarded) in
+                [("not forwarded", false), ("receiver first", true), ("alone", false)]
+            {
+                let mut view = world.engine.view();
+                view.inbound = RuleTable::default();
+                if is_forwarded {
+                    view.inbound.add(rule, &view.network).expect("a valid rule");
+                }
+                world.engine.replace_net(view).expect("no conflict");
+                say(world, guest(family, 7100), group, b"by the guest");
+                nothing_arrives(world);
+                device.send_to(b"for the group", group).expect("sent");
+                assert_eq!(at_guest(world).1, group, "{order}");
+                nothing_arrives(world);
+                assert_eq!(shared(any).is_err(), is_forwarded, "{order}");
+            }
+        });
     });
 }
 

@@ -9,6 +9,7 @@ mod before_reset;
 mod broadcasts;
 mod bursts;
 mod capture;
+mod claims;
 mod configuration;
 mod control;
 mod crossing;

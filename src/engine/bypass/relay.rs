@@ -14,8 +14,9 @@ use passt_frame::Errno;
 
 use super::{BypassParts, open_logged, socket_on, target_side};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{SocketSpec, Strangers, connected};
+use crate::engine::datagram_socket::{Beside, SocketSpec, Strangers, connected};
 use crate::engine::datagrams::{self, Queue, may_be_of_the_past};
+use crate::engine::listeners::Listeners;
 use crate::engine::outbox::Outbox;
 use crate::engine::state::{DatagramState, FlowKind, FlowState, RelayState};
 use crate::flow::fwd::{Rule, SpliceSide};
@@ -46,8 +47,10 @@ pub(in crate::engine) fn open(
     let (local, peer) = (initiating.ours.with_scope(0), initiating.endpoint.with_scope(0));
     let interface = rule.interface.as_ref().map(|name| name.as_str());
     let freebind = core.settings.freebind;
+    let listeners = &core.listeners;
     let mut socket = |pif, from, to, or_any_port| {
-        socket_between(bypass, (pif, freebind && pif == Pif::Host), from, to, or_any_port)
+        let on = (pif, freebind && pif == Pif::Host, listeners);
+        socket_between(bypass, on, from, to, or_any_port)
     };
     let open = || -> Result<(OwnedFd, (OwnedFd, u16)), Errno> {
         let (first, _) = socket(initiating.pif, (local, interface), peer, false)?;
@@ -67,10 +70,10 @@ pub(in crate::engine) fn open(
     datagrams::add(core, sides, L4Protocol::Udp, state)
 }
 
-/// A UDP socket on `pif`, bound and connected.
+/// A UDP socket on `pif`, bound and connected. Its port may be one that `listeners` have.
 fn socket_between(
     bypass: &mut BypassParts,
-    (pif, freebind): (Pif, bool),
+    (pif, freebind, listeners): (Pif, bool, &Listeners),
     (address, interface): (SocketAddr, Option<&str>),
     peer: SocketAddr,
     or_any_port: bool,
@@ -84,7 +87,7 @@ fn socket_between(
         to,
         peer,
         or_any_port,
-        beside: None,
+        beside: Beside { flow: None, listeners: Some((listeners, pif)) },
         for_link: false,
         may_broadcast: false,
     };

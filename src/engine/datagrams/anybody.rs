@@ -173,7 +173,7 @@ pub(super) fn hear_answers(core: &mut Core, side: &Side) {
     let bound = socket::create(Transport::Udp, target.source.ip()).and_then(|socket| {
         datagram_socket::bind_for_anybody(socket.as_fd(), &to, toward)?;
         // Programs of the host that share it may begin at any time, and do.
-        socket::share(socket.as_fd()).map(|()| socket)
+        socket::share(socket.as_fd(), true).map(|()| socket)
     });
     // It is one of the host's programs that hears them.
     let Ok(socket) = bound else { return };

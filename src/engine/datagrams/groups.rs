@@ -21,13 +21,14 @@
 //! sockets do, too, so what comes back is recognised and dropped.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, Part, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 use crate::engine::core::Core;
+use crate::engine::datagram_socket::Beside;
 use crate::engine::flows::GROUP_TIMER;
 use crate::engine::groups::Receiver;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
@@ -257,7 +258,8 @@ fn open(core: &mut Core, group: SocketAddr) -> Result<(), DropReason> {
     let interface = core.net.map.group_interface(group.ip());
     let owner = core.flows.with_anybody_at(group.is_ipv4(), group.port());
     let owner = owner.and_then(|id| core.flows.table.get(id)).map(|flow| flow.state.fd());
-    let socket = receiving(real, interface, owner).map_err(|errno| {
+    let beside = Beside::on_host(owner, &core.listeners);
+    let socket = receiving(real, interface, beside).map_err(|errno| {
         log::debug!("UDP socket for {group}: {errno}");
         if errno == Errno::ADDRINUSE && !std::mem::replace(&mut core.groups.told_of_taken, true) {
             log::warn!(
@@ -281,12 +283,9 @@ fn open(core: &mut Core, group: SocketAddr) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// A socket that receives for `group` and sends to it. It shares its port with whoever does so, and with `owner`.
-fn receiving(
-    group: SocketAddr,
-    interface: u32,
-    owner: Option<BorrowedFd<'_>>,
-) -> Result<OwnedFd, Errno> {
+/// A socket that receives for `group` and sends to it. It shares its port with whoever does so, and with those that it
+/// is `beside`.
+fn receiving(group: SocketAddr, interface: u32, beside: Beside<'_>) -> Result<OwnedFd, Errno> {
     let v4 = group.is_ipv4();
     let socket = socket::create(Transport::Udp, group.ip())?;
     let fd = socket.as_fd();
@@ -294,11 +293,7 @@ fn receiving(
     let _ = datagram::own_groups_only(fd, v4);
     let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
     let to = BindTo { address: group, interface: None, freebind: false, dual_stack: false };
-    let bind = || socket::bind(fd, &to);
-    match owner {
-        Some(owner) => socket::sharing(owner, bind)?,
-        None => bind()?,
-    }
+    beside.bind(fd, group.port(), || socket::bind(fd, &to))?;
     group::join(fd, group.ip(), interface)?;
     if interface != 0 {
         group::leave_by(fd, v4, interface)?;

@@ -9,7 +9,7 @@ use passt_frame::Errno;
 use super::begin::add;
 use super::{Datagrams, anybody, groups};
 use crate::engine::core::Core;
-use crate::engine::datagram_socket::{self, Connected, SocketSpec, connected};
+use crate::engine::datagram_socket::{self, Beside, Connected, SocketSpec, connected};
 use crate::engine::marks::SocketMarks;
 use crate::engine::state::{DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::{reason_of_connecting, reason_of_opening};
@@ -248,7 +248,7 @@ fn open_outbound(
         let interface = core.net.map.group_interface(peer.ip());
         marks.lead_groups(socket.as_fd(), peer.is_ipv4(), interface);
     }
-    let beside = anybody.filter(|_| source.port() != 0).map(|flow| flow.state.fd());
+    let beside = Beside::on_host(anybody.map(|flow| flow.state.fd()), &core.listeners);
     let may_broadcast = core.net.network.services.multicast;
     let spec =
         SocketSpec { transport, to, peer, or_any_port, beside, for_link: true, may_broadcast };
@@ -392,7 +392,7 @@ fn inbound_socket(
         to,
         peer,
         or_any_port: false,
-        beside: None,
+        beside: Beside::on_host(None, &core.listeners),
         for_link: true,
         may_broadcast: false,
     };

@@ -8,15 +8,14 @@
 //! The guest decides how many ports its services take. So a scan opens and closes a limited number of
 //! them, the rest follows in the next ones, and half of the descriptors stay for flows.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use passt_frame::Errno;
 
 use super::error::place;
-use super::open::{Sharing, open_port_for};
-use crate::engine::bypass::{BypassParts, socket_on};
+use super::open::{Claim, open_port_for};
+use crate::engine::bypass::BypassParts;
 use crate::engine::core::Core;
 use crate::engine::flows::SCAN_TIMER;
 use crate::engine::listeners::{Listener, Listeners};
@@ -29,7 +28,6 @@ use crate::sys::bound_ports::BoundPorts;
 use crate::sys::errno_text;
 use crate::sys::namespace_socket::{OwnNamespace, SocketMaker};
 use crate::sys::sock_diag::Protocol;
-use crate::sys::socket::{self, BindTo, Transport};
 
 /// A rule that follows what listens on the other side.
 struct ScanRule {
@@ -167,7 +165,7 @@ pub(in crate::engine) fn scan(core: &mut Core, bypass: &mut BypassParts, scans: 
 /// Brings the rules that listen on `pif` in line with what was seen.
 fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif) {
     let Scans { rules, seen, .. } = scans;
-    let mut shared = None;
+    let mut of_flows = None;
     for scan in rules.iter_mut().filter(|scan| scan.pif == pif) {
         scan.see_open(&core.listeners);
         let Some(rule) = core.net.rules(pif).get(scan.rule).copied() else { continue };
@@ -178,31 +176,9 @@ fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif
         let again = changes(&rule, seen, &scan.open).filter(failed);
         let list: Vec<Change> = fresh.chain(again).take(PORT_CHANGES_PER_SCAN).collect();
         for change in list {
-            scan.apply(core, bypass, &rule, change, &mut shared);
+            scan.apply(core, bypass, &rule, change, &mut of_flows);
         }
     }
-}
-
-/// UDP ports of a side that flows of ours have.
-fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
-    let mut ports = PortSet::default();
-    for flow in core.flows.table.ids().filter_map(|id| core.flows.table.get(id)) {
-        if flow.state.kind.datagrams().is_some() {
-            let ours = flow.sides.iter().filter(|side| side.pif == pif);
-            ours.for_each(|side| ports.insert(side.ours.port()));
-        }
-    }
-    ports
-}
-
-/// Whether a program has a UDP port of a side for all addresses: then it has it for one of the machine's own, too, which
-/// flows of ours have not.
-fn others_have(bypass: &mut BypassParts, pif: Pif, port: u16) -> bool {
-    let address = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 253), port));
-    let to = BindTo { address, interface: None, freebind: false, dual_stack: false };
-    let bound = socket_on(Some(bypass), pif, Transport::Udp, address)
-        .and_then(|socket| socket::bind_alone(socket.as_fd(), &to));
-    bound == Err(Errno::ADDRINUSE)
 }
 
 impl ScanRule {
@@ -216,18 +192,18 @@ impl ScanRule {
             .for_each(|(_, one)| self.open.insert(one.port));
     }
 
-    /// `shared` are the UDP ports that flows of ours have on that side, once somebody has looked.
+    /// `of_flows` are the UDP ports that flows of ours have on that side, once somebody has looked.
     fn apply(
         &mut self,
         core: &mut Core,
         bypass: &mut BypassParts,
         rule: &Rule,
         change: Change,
-        shared: &mut Option<PortSet>,
+        of_flows: &mut Option<PortSet>,
     ) {
         let pif = self.pif;
         match change {
-            Change::Open(port) => match self.open(core, bypass, rule, port, shared) {
+            Change::Open(port) => match self.open(core, bypass, rule, port, of_flows) {
                 Ok(()) => {
                     log::debug!("{pif} {rule}: port {port} opened");
                     self.open.insert(port);
@@ -248,32 +224,20 @@ impl ScanRule {
         }
     }
 
-    /// Nobody has asked for this very port: of UDP, a program that would share it and has it keeps it. Flows of ours do not
-    /// count as such.
     fn open(
         &self,
         core: &mut Core,
         bypass: &mut BypassParts,
         rule: &Rule,
         port: u16,
-        shared: &mut Option<PortSet>,
+        of_flows: &mut Option<PortSet>,
     ) -> Result<(), Errno> {
         if !core.flows.may_listen(core.listeners.len()) {
             return Err(Errno::MFILE);
         }
-        let Self { pif, rule: id, .. } = *self;
-        let open = |core: &mut Core, bypass: &mut BypassParts, sharing| {
-            open_port_for(core, Some(bypass), (pif, id, rule), port, sharing).map(|_| ())
-        };
-        if rule.proto == Proto::Tcp {
-            return open(core, bypass, Sharing::Shared);
-        }
-        let again = self.failed.contains(port);
-        let opened = open(core, bypass, if again { Sharing::AloneAgain } else { Sharing::Alone });
-        let is_ours = opened == Err(Errno::ADDRINUSE)
-            && shared.get_or_insert_with(|| ports_of_flows(core, pif)).contains(port)
-            && !others_have(bypass, pif, port);
-        if is_ours { open(core, bypass, Sharing::Shared) } else { opened }
+        let claim = if self.failed.contains(port) { Claim::AnyAgain } else { Claim::Any };
+        let rule = (self.pif, self.rule, rule);
+        open_port_for(core, Some(bypass), rule, port, (claim, of_flows)).map(drop)
     }
 
     fn close(&self, listeners: &mut Listeners, port: u16) {

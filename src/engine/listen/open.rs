@@ -1,8 +1,8 @@
 //! Opens ports of forwarding rules: one, and those that have waited for an address or an interface of the host.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use passt_frame::Errno;
 use rustix::net::{self as rnet, sockopt};
@@ -13,6 +13,7 @@ use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::listeners::Listener;
 use crate::flow::fwd::{ListenAddr, Outcome, Proto, Rule, RuleId};
+use crate::flow::scan::PortSet;
 use crate::flow::side::{Endpoint, Pif};
 use crate::limits::UDP_BUFFER_BYTES;
 use crate::sys::datagram;
@@ -103,18 +104,18 @@ pub(super) fn note_failure(outcome: &mut Outcome, pif: Pif, rule: &Rule, port: u
     }
 }
 
-/// Who else may have a port when we listen on it.
+/// Who has asked for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// Who shares it as well (`SO_REUSEADDR`): of UDP, whoever came last gets what is for one.
-    Shared,
-    /// Nobody. Afterwards sockets of ours do.
-    Alone,
+pub(super) enum Claim {
+    /// The operator, by its number.
+    Named,
+    /// Nobody has asked for this very one.
+    Any,
     /// The same, for a port that was tried in vain before: no flow of the guest ends for it.
-    AloneAgain,
+    AnyAgain,
 }
 
-/// Listens on one port of a rule, which others may share.
+/// Listens on one port of a rule.
 ///
 /// # Errors
 /// What socket(2), bind(2), listen(2) and the calls between them report.
@@ -124,10 +125,12 @@ pub(super) fn open_port(
     rule: (Pif, RuleId, &Rule),
     port: u16,
 ) -> Result<ListenerId, Errno> {
-    open_port_for(core, bypass, rule, port, Sharing::Shared)
+    let claim = if rule.2.weak { Claim::Any } else { Claim::Named };
+    open_port_for(core, bypass, rule, port, (claim, &mut None))
 }
 
-/// Listens on one port of a rule.
+/// Listens on one port of a rule. `of_flows` are the UDP ports that flows of ours have on that side, once somebody has
+/// looked.
 ///
 /// # Errors
 /// Those of [`open_port`].
@@ -136,7 +139,7 @@ pub(super) fn open_port_for(
     bypass: Option<&mut BypassParts>,
     (pif, id, rule): (Pif, RuleId, &Rule),
     port: u16,
-    sharing: Sharing,
+    (claim, of_flows): (Claim, &mut Option<PortSet>),
 ) -> Result<ListenerId, Errno> {
     let tcp = rule.proto == Proto::Tcp;
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
@@ -156,23 +159,24 @@ pub(super) fn open_port_for(
         freebind: core.settings.freebind && pif == Pif::Host,
         dual_stack,
     };
-    let socket = socket_on(bypass, pif, transport, to.address)?;
-    let bind_so = |to: &BindTo<'_>| match sharing {
-        Sharing::Shared => socket::bind(socket.as_fd(), to),
-        Sharing::Alone | Sharing::AloneAgain => {
-            socket::bind_alone(socket.as_fd(), to)?;
-            sockopt::set_socket_reuseaddr(&socket, true)
-        }
-    };
-    let may_end = pif == Pif::Host && !tcp && sharing != Sharing::AloneAgain;
-    bind(core, bind_so, &to, may_end)?;
+    let mut bypass = bypass;
+    let socket = socket_on(bypass.as_deref_mut(), pif, transport, to.address)?;
     if tcp {
+        socket::bind(socket.as_fd(), &to)?;
         // What it accepts inherits that.
         sockopt::set_tcp_nodelay(&socket, true)?;
         stream::keep_urgent_inline(socket.as_fd())?;
         stream::lift_unsent_limit(socket.as_fd());
         rnet::listen(&socket, BACKLOG)?;
     } else {
+        let others = bind_datagrams(core, bypass, (socket.as_fd(), &to), pif, (claim, of_flows))?;
+        if others == Others::ShareIt {
+            log::warn!(
+                "{}: another program has it, too, and may get what is for us, but for groups; end it if the port is not one \
+                 of groups, or choose another one",
+                place(pif, rule, port)
+            );
+        }
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
         if dual_stack && pif == Pif::Host {
             // Where that fails, groups of IPv6 are heard, and what is for one host.
@@ -191,20 +195,62 @@ pub(super) fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
     to_guest.then(|| rule.target_first.checked_add(port - rule.first)).flatten()
 }
 
-/// Binds a listening socket. Where a flow of the guest has the port for itself and the socket `may_end` it, it
-/// does: what such flows do is the socket's business from now on. What waits in its queue is lost with it, as datagrams
-/// may be, once for each service that appears on a port from which it has talked before; to wait for an empty queue, also
-/// with a port that follows services, would keep one closed for as long as somebody writes to it without pause.
-fn bind(
+/// Whether programs of others have a port of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    /// Nobody has it, and nobody gets it.
+    HaveNone,
+    /// As far as they share it: the kernel gives what is for one to whoever came last, or to whose address fits better.
+    ShareIt,
+}
+
+/// Binds a UDP socket that listens. It has its port alone: with `SO_REUSEADDR`, any user of the host could bind to it, too,
+/// and get what is for the guest. Flows of ours that have it go on, and new ones are let in ([`socket::sharing`]); one that
+/// has it alone ends ([`end_flows_alone`]).
+///
+/// Programs that receive for groups share their port, with each other and with us (mDNS, SSDP). Where one has it already, a
+/// port that was named by the operator is shared, as far as that can be. Otherwise who has it keeps it.
+///
+/// # Errors
+/// What setsockopt(2) and bind(2) report.
+fn bind_datagrams(
     core: &mut Core,
-    bind: impl Fn(&BindTo<'_>) -> Result<(), Errno>,
-    to: &BindTo<'_>,
-    may_end: bool,
-) -> Result<(), Errno> {
-    let bound = bind(to);
-    if bound != Err(Errno::ADDRINUSE) || !may_end {
-        return bound;
+    bypass: Option<&mut BypassParts>,
+    (socket, to): (BorrowedFd<'_>, &BindTo<'_>),
+    pif: Pif,
+    (claim, of_flows): (Claim, &mut Option<PortSet>),
+) -> Result<Others, Errno> {
+    let mut bound = socket::bind_alone(socket, to);
+    if bound == Err(Errno::ADDRINUSE)
+        && pif == Pif::Host
+        && claim != Claim::AnyAgain
+        && end_flows_alone(core, to)
+    {
+        bound = socket::bind_again(socket, to, false);
     }
+    let port = to.address.port();
+    let others = match bound {
+        Ok(()) => Others::HaveNone,
+        Err(Errno::ADDRINUSE) => {
+            let of_flows = of_flows.get_or_insert_with(|| ports_of_flows(core, pif));
+            let ours = of_flows.contains(port) && !others_have(bypass, pif, port);
+            if !ours && claim != Claim::Named {
+                return Err(Errno::ADDRINUSE);
+            }
+            socket::bind_again(socket, to, true)?;
+            if ours { Others::HaveNone } else { Others::ShareIt }
+        }
+        Err(errno) => return Err(errno),
+    };
+    socket::share(socket, others == Others::ShareIt || !socket::can_lend_ports())?;
+    Ok(others)
+}
+
+/// Ends flows of the guest that have the port of a listening socket for themselves. What such flows do is the socket's
+/// business from now on. What waits in their queues is lost with it, as datagrams may
+/// be, once for each service that appears on a port from which it has talked before; to wait for an empty queue, also
+/// with a port that follows services, would keep one closed for as long as somebody writes to it without pause.
+fn end_flows_alone(core: &mut Core, to: &BindTo<'_>) -> bool {
     let (port, mut ended) = (to.address.port(), false);
     for v4 in [true, false].into_iter().filter(|&v4| v4 == to.address.is_ipv4() || to.dual_stack) {
         while let Some(id) = core.flows.with_port_alone(v4, port) {
@@ -213,5 +259,27 @@ fn bind(
             ended = true;
         }
     }
-    if ended { bind(to) } else { bound }
+    ended
+}
+
+/// UDP ports of a side that flows of ours have.
+fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
+    let mut ports = PortSet::default();
+    for flow in core.flows.table.ids().filter_map(|id| core.flows.table.get(id)) {
+        if flow.state.kind.datagrams().is_some() {
+            let ours = flow.sides.iter().filter(|side| side.pif == pif);
+            ours.for_each(|side| ports.insert(side.ours.port()));
+        }
+    }
+    ports
+}
+
+/// Whether a program has a UDP port of a side for all addresses: then it has it for one of the machine's own, too, which
+/// flows of ours have not.
+fn others_have(bypass: Option<&mut BypassParts>, pif: Pif, port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 253), port));
+    let to = BindTo { address, interface: None, freebind: false, dual_stack: false };
+    let bound = socket_on(bypass, pif, Transport::Udp, address)
+        .and_then(|socket| socket::bind_alone(socket.as_fd(), &to));
+    bound == Err(Errno::ADDRINUSE)
 }
