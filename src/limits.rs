@@ -84,6 +84,15 @@ pub const NETWORK_DATAGRAMS_DIVISOR: usize = 4;
 /// for the next question.
 pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Part of the ports which the host gives to sockets that do not choose, that UDP flows of the guest may hold: one half. Each
+/// port that the guest talks from is one of the host's, which no other program can have meanwhile; without any left, nobody on
+/// the host asks a name server. A guest that talks from more ports than that at a time is rare: its own range is as large.
+pub(crate) const GUEST_PORTS_DIVISOR: usize = 2;
+
+/// Flows that give way at most to one that needs a port: the port of a flow with anybody is free when those are over, too,
+/// that were taken out of it.
+pub(crate) const PORTS_GIVE_WAY: usize = 8;
+
 /// How often the guest must go on with one peer of a flow with anybody, or that one with it, until it gets a connected
 /// socket of its own: often enough that what that costs, some 10 µs, is less than what it saves.
 pub(crate) const TALKS_ON: u8 = 64;

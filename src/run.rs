@@ -609,5 +609,6 @@ fn settings(conf: &Conf, max_descriptors: u64) -> Settings {
         late_addresses: start::is_followed(conf) && start::is_without_network(conf),
         max_descriptors,
         udp: start::udp_timeouts(),
+        ephemeral: conf.kernel.ephemeral,
     }
 }

@@ -58,6 +58,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
         freebind: false,
         late_addresses: false,
         udp: passt::engine::UdpTimeouts::default(),
+        ephemeral: (32768, 60999),
         max_descriptors: 1024,
     };
     let duid = Duid::new(conf.network.our_mac);

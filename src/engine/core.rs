@@ -48,6 +48,8 @@ pub struct Settings {
     pub max_descriptors: u64,
     /// How long UDP flows may be silent.
     pub udp: UdpTimeouts,
+    /// First and last of the ports that the host's kernel gives to sockets that do not choose.
+    pub ephemeral: (u16, u16),
 }
 
 /// Silence after which UDP flows end: what the kernel's connection tracking allows, so that a host that is set up for
@@ -118,7 +120,12 @@ impl Core {
         Self {
             now,
             queue: 0,
-            flows: Flows::new(epoll.clone(), secret, now, settings.max_descriptors),
+            flows: Flows::new(
+                epoll.clone(),
+                secret,
+                now,
+                (settings.max_descriptors, settings.ephemeral),
+            ),
             looks: Looks::default(),
             quantum: Quantum::default(),
             listeners: Listeners::new(epoll),
@@ -213,6 +220,17 @@ impl Core {
         if !self.flows.make_datagram_room(initiator, others, self.now)? {
             self.outbox.drops.count(DropReason::DatagramFlowEvicted);
         }
+        Ok(())
+    }
+
+    /// Flow `id`, which has just begun, may have a port too many: others give way. Those of them that waited for an answer
+    /// are counted.
+    ///
+    /// # Errors
+    /// None gives way; the flow has ended.
+    pub(crate) fn leave_ports_to_others(&mut self, id: FlowId) -> Result<(), DropReason> {
+        let unanswered = self.flows.leave_ports_to_others(id, self.now)?;
+        self.outbox.drops.add(DropReason::NoLocalPort, unanswered);
         Ok(())
     }
 }

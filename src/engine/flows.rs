@@ -1,6 +1,7 @@
 //! The flows with everything that finds them: table, index, timers, and the lists of flows that have
 //! work to do. O(1) per event: nothing here walks over all flows.
 
+mod host_ports;
 mod port_owners;
 
 use std::collections::VecDeque;
@@ -11,6 +12,8 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use passt_frame::Errno;
 use rustix::event::epoll::{self, EventFlags};
+
+use host_ports::HostPorts;
 
 use super::one_shots::OneShots;
 use super::ready::{Ready, append};
@@ -113,15 +116,18 @@ pub(crate) struct Flows {
     pub(crate) watch: FlowWatch,
     /// Sockets that flows may have open at a time.
     max_sockets: usize,
+    /// Ports of the host that flows of the guest have.
+    host_ports: HostPorts,
 }
 
 impl Flows {
-    /// No flows. `max_descriptors` is the limit of open descriptors of the process.
+    /// No flows. `max_descriptors` is the limit of open descriptors of the process, and `ephemeral` are the first and the
+    /// last of the ports that the host gives to sockets that do not choose.
     pub(crate) fn new(
         epoll: Rc<OwnedFd>,
         secret: [u8; 16],
         now: Timestamp,
-        max_descriptors: u64,
+        (max_descriptors, ephemeral): (u64, (u16, u16)),
     ) -> Self {
         Self {
             table: FlowTable::default(),
@@ -141,6 +147,7 @@ impl Flows {
             tally: Tally::default(),
             watch: FlowWatch { epoll },
             max_sockets: flow_sockets(max_descriptors),
+            host_ports: HostPorts::new(ephemeral),
         }
     }
 
@@ -287,6 +294,7 @@ impl Flows {
             self.datagrams[starter] += 1;
             self.one_shots.add(&mut self.table, id.slot(), starter, now);
         }
+        self.host_ports.begin(&sides, protocol);
         for side in indexed(&sides, protocol) {
             self.index.insert(&key(protocol, side), id.slot());
         }
@@ -316,6 +324,7 @@ impl Flows {
         let flow = self.table.remove(id)?;
         self.tally.end(&flow.state.kind);
         let protocol = flow.state.l4(&flow.sides);
+        self.host_ports.end(&flow.sides, protocol);
         for side in indexed(&flow.sides, protocol) {
             self.index.remove(&key(protocol, side), id.slot());
         }
@@ -591,7 +600,7 @@ mod tests {
     #[test]
     fn flows_that_end_while_they_wait_for_room_do_not_pile_up() {
         let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("an instance"));
-        let mut flows = Flows::new(epoll, [0; 16], Timestamp::ZERO, 1024);
+        let mut flows = Flows::new(epoll, [0; 16], Timestamp::ZERO, (1024, (1, 2)));
         let room = flows.starved.capacity();
         let any = Endpoint::new(Ipv4Addr::new(192, 0, 2, 2).into(), 1);
         let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: any, endpoint: any });

@@ -67,7 +67,8 @@ drop_reasons! {
     DescriptorsExhausted => "descriptors-exhausted",
     /// The host's kernel has no memory for another socket, or for watching it.
     MemoryExhausted => "memory-exhausted",
-    /// The host has no port, or no address, left that a flow could be sent from.
+    /// The host has no port, or no address, left that a flow could be sent from, or flows have as many as they may; or one
+    /// that waited for an answer gave way for that.
     NoLocalPort => "no-local-port",
     /// UDP and echo flows have all that they may, so that TCP connections get sockets, too, and all are streams.
     DatagramFlowsFull => "datagram-flows-full",

@@ -1,9 +1,10 @@
-//! Whose a forwarded UDP port is: ours alone, whoever would share it; but for one that a program of the host has and shares
-//! and that is forwarded by its number.
+//! Whose a port of the host is: a forwarded UDP port is ours alone, whoever would share it, but for one that a program of the
+//! host has and shares and that is forwarded by its number; and of the ports that all programs send from, the guest gets half.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use passt::flow::fwd::{ListenAddr, Proto, Rule, RuleTable};
+use passt::wire::DropReason;
 use rustix::io::Errno;
 
 use crate::anybody::{at_guest, nothing_arrives, shared};
@@ -146,5 +147,76 @@ fn a_port_that_flows_of_ours_have_is_ours_alone_once_it_is_forwarded() {
             assert_eq!(at_guest(&mut world).0, gateway, "the flow goes on");
             serve(&mut world, family);
         }
+    });
+}
+
+/// First and last of few ports that the host gives to sockets that do not choose.
+const FEW: (u16, u16) = (40_000, 40_099);
+
+/// A world on a host that has only these.
+fn with_few_ports() -> World {
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{} {}", FEW.0, FEW.1))
+        .expect("a network namespace of our own");
+    known(&Setup { ephemeral: FEW, ..Setup::default() })
+}
+
+/// How many of them programs of the host can have.
+fn left(family: Family) -> usize {
+    let at = SocketAddr::new(any(family).ip(), 0);
+    let sockets = std::iter::from_fn(|| UdpSocket::bind(at).ok());
+    sockets.collect::<Vec<_>>().len()
+}
+
+#[test]
+fn a_guest_that_talks_from_all_ports_leaves_half_of_them_to_the_host() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = with_few_ports();
+            let peer = bound(SocketAddr::new(family.host(), 9000));
+            let to = peer.local_addr().expect("bound");
+            let mut from = Vec::new();
+            for port in FEW.0..=FEW.1 {
+                say(&mut world, guest(family, port), to, b"?");
+                from.push(awaited(&peer).1);
+            }
+            assert_eq!((world.engine.flow_count(), left(family)), (50, 50));
+            // The oldest have given way, before they were answered.
+            assert_eq!(world.drops(DropReason::NoLocalPort), 50);
+            peer.send_to(b"!", from[49]).expect("sent");
+            nothing_arrives(&mut world);
+            for (from, port) in from[50..].iter().zip(FEW.0 + 50..) {
+                peer.send_to(b"!", from).expect("sent");
+                assert_eq!(at_guest(&mut world), (to, guest(family, port), b"!".to_vec()));
+            }
+            // Ports that are not among them are had by whoever asks.
+            for port in 3000..3020 {
+                say(&mut world, guest(family, port), to, b"?");
+                assert_eq!(awaited(&peer).1.port(), port);
+            }
+            assert_eq!((world.engine.flow_count(), left(family)), (70, 50));
+            assert_eq!(world.all_drops(), 50);
+        }
+    });
+}
+
+#[test]
+fn where_all_of_the_guest_s_ports_have_streams_a_new_one_is_refused() {
+    isolated(|| {
+        let family = Family::V4;
+        let mut world = with_few_ports();
+        let peer = bound(SocketAddr::new(family.host(), 9000));
+        let to = peer.local_addr().expect("bound");
+        for port in FEW.0..FEW.0 + 50 {
+            for _ in 0..2 {
+                say(&mut world, guest(family, port), to, b"?");
+                peer.send_to(b"!", awaited(&peer).1).expect("sent");
+                assert_eq!(at_guest(&mut world).1, guest(family, port));
+            }
+        }
+        say(&mut world, guest(family, FEW.1), to, b"and I?");
+        assert_eq!(world.drops(DropReason::NoLocalPort), 1);
+        assert_eq!((world.engine.flow_count(), left(family)), (50, 50));
+        say(&mut world, guest(family, FEW.0), to, b"I am here");
+        assert_eq!(awaited(&peer), (b"I am here".to_vec(), family.host_at(FEW.0)));
     });
 }

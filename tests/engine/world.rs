@@ -102,6 +102,8 @@ pub struct Setup {
     pub window_max: u32,
     /// How long UDP flows may be silent.
     pub udp: UdpTimeouts,
+    /// First and last port that the host gives to sockets that do not choose.
+    pub ephemeral: (u16, u16),
 }
 
 impl Default for Setup {
@@ -116,6 +118,7 @@ impl Default for Setup {
             peek_offset: true,
             window_max: TcpConfig::default().window_max,
             udp: UdpTimeouts::default(),
+            ephemeral: (32768, 60999),
         }
     }
 }
@@ -189,6 +192,7 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         freebind: false,
         late_addresses: false,
         udp: setup.udp,
+        ephemeral: setup.ephemeral,
         max_descriptors: setup.max_descriptors,
     };
     let duid = Duid::new(Mac::OURS);

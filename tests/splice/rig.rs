@@ -240,6 +240,7 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         freebind: false,
         late_addresses: false,
         udp: passt::engine::UdpTimeouts::default(),
+        ephemeral: (32768, 60999),
         max_descriptors: setup.max_descriptors.unwrap_or(limit),
     };
     let view = NetView {

@@ -17,6 +17,7 @@ pub(in crate::engine) fn add(
     state: FlowState,
 ) -> Result<FlowId, DropReason> {
     let id = core.flows.add(sides, protocol, state, EventFlags::IN)?;
+    core.leave_ports_to_others(id)?;
     log::debug!("{id:?} ({protocol}): {} => {}", sides[0], sides[1]);
     core.flows.schedule(id, Some(core.now + core.settings.udp.once));
     Ok(id)

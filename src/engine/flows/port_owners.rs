@@ -1,8 +1,13 @@
-//! Which flows have a port of the host for themselves: nobody else may bind to it, and a listening socket neither.
+//! Which flows have a port of the host for themselves: nobody else may bind to it, and a listening socket neither. And which
+//! give theirs back, where the guest has too many ([`host_ports`](super::host_ports)).
 
-use super::Flows;
+use super::{Flows, started_by};
+use crate::engine::state::DatagramState;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
+use crate::limits::PORTS_GIVE_WAY;
+use crate::time::Timestamp;
+use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
 impl Flows {
@@ -42,5 +47,34 @@ impl Flows {
         };
         let any_port = || self.any_port.iter().copied().find(has_it);
         self.with_anybody_at(v4, port).or_else(any_port)
+    }
+
+    /// Flow `new` has just begun, perhaps by a port too many: others of the guest give way. Returns how many of them waited for
+    /// an answer.
+    ///
+    /// # Errors
+    /// None gives way, as all are streams; the flow has ended.
+    pub(crate) fn leave_ports_to_others(
+        &mut self,
+        new: FlowId,
+        now: Timestamp,
+    ) -> Result<u64, DropReason> {
+        let mut unanswered = 0;
+        for _ in 0..PORTS_GIVE_WAY {
+            if !self.host_ports.are_too_many() {
+                return Ok(unanswered);
+            }
+            let id = self.one_shots.gives_way(&mut self.table, started_by(Pif::Tap), now);
+            let Some(id) = id.filter(|&id| id != new) else { break };
+            let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+            unanswered += u64::from(!state.is_some_and(DatagramState::is_answered));
+            log::debug!("{id:?}: gives way to a new one, which needs a port");
+            self.remove(id);
+        }
+        if !self.host_ports.are_too_many() {
+            return Ok(unanswered);
+        }
+        self.remove(new);
+        Err(DropReason::NoLocalPort)
     }
 }
