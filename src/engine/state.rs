@@ -360,6 +360,8 @@ pub(crate) struct DatagramState {
     pub(crate) bytes: [u64; 2],
     /// Whom the guest's datagrams go to at present, where the socket is connected to nobody.
     pub(crate) to: Option<SocketAddr>,
+    /// They have gone to somebody else before.
+    pub(crate) to_others: bool,
     /// How often the guest has gone on with the same peer, of [`TALKS_ON`] times.
     pub(crate) streak: u8,
     /// Datagrams that this peer has sent, and nobody else meanwhile, up to as many.
@@ -416,6 +418,7 @@ impl DatagramState {
             out_of: None,
             echo: false,
             to_many: false,
+            to_others: false,
             any_port: false,
             taken_out: 0,
             questions: false,

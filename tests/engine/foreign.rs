@@ -10,10 +10,10 @@ use passt::sys::process;
 use passt::wire::DropReason;
 use passt_support::flood::Flood;
 
-use crate::datagrams::{bound, guest_at, known};
+use crate::datagrams::{awaited, bound, guest_at, known};
 use crate::namespace::{isolated, run};
 use crate::packet;
-use crate::world::{Family, OFFLOADS, PLAIN, Setup, World, forward};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, forward};
 
 /// The peer, and somebody else.
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 60);
@@ -262,5 +262,72 @@ fn an_echo_reply_of_another_host_is_no_reply() {
             assert_eq!(world.received().len(), usize::from(arrives), "a reply of {address}");
         }
         assert_eq!(world.drops(DropReason::ForeignDatagram), 1);
+    });
+}
+
+/// The one's-complement sum of RFC 1071 over `bytes`, complemented.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words =
+        bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |&b| b.into()));
+    let sum = words.sum::<u32>();
+    let sum = (sum >> 16) + (sum & 0xffff);
+    !((sum >> 16) + sum) as u16
+}
+
+/// Tells the host that a port was unreachable at which something came that it would have sent from `from` to `to`.
+fn forge_unreachable(from: SocketAddr, to: SocketAddr) {
+    let quoted = &packet::udp(from, to, b"made up")[14..];
+    let v4 = from.is_ipv4();
+    let kind: [u8; 2] = if v4 { [3, 3] } else { [1, 4] };
+    let mut error = [&kind[..], &[0; 6], quoted].concat();
+    let (family, protocol) = match v4 {
+        true => (rustix::net::AddressFamily::INET, rustix::net::ipproto::ICMP),
+        // The kernel writes the checksum here.
+        false => (rustix::net::AddressFamily::INET6, rustix::net::ipproto::ICMPV6),
+    };
+    let sum = checksum(&error);
+    error[2..4].copy_from_slice(&sum.to_be_bytes());
+    let raw = rustix::net::socket(family, rustix::net::SocketType::RAW, Some(protocol));
+    let to = SocketAddr::new(from.ip(), 0);
+    let sent = rustix::net::sendto(
+        raw.expect("a raw socket"),
+        &error,
+        rustix::net::SendFlags::empty(),
+        &to,
+    );
+    sent.expect("sent");
+}
+
+#[test]
+fn an_error_about_somebody_to_whom_nothing_was_sent_is_not_passed_on() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = known(&Setup::default());
+            let peer = bound(family.host_at(9000));
+            let own = SocketAddr::new(family.guest(), 4000);
+            let say = |world: &mut World, to: SocketAddr| {
+                world.send(packet::udp(own, to, b"?"));
+                world.settle(64);
+            };
+            say(&mut world, family.host_at(9000));
+            let (_, from) = awaited(&peer);
+            let unknown =
+                SocketAddr::new(family.of(Ipv4Addr::new(198, 18, 9, 9), "2001:db8:9::9"), 53);
+            for (to, arrives) in
+                [(unknown, false), (family.host_at(9001), false), (family.host_at(9000), true)]
+            {
+                forge_unreachable(from, to);
+                world.quiet(64);
+                assert_eq!(world.received().len(), usize::from(arrives), "{to}");
+            }
+            assert_eq!(world.drops(DropReason::ForeignDatagram), 2);
+            // Nobody knows what is on its way to several.
+            let other = bound(family.host_at(9002));
+            say(&mut world, family.host_at(9002));
+            awaited(&other);
+            forge_unreachable(from, family.host_at(9000));
+            world.quiet(64);
+            assert_eq!(world.received().len(), 1);
+        }
     });
 }

@@ -127,6 +127,7 @@ pub(super) fn find_or_open(
     }
     if let FlowKind::Udp(state) = &mut flow.state.kind {
         let so_far = state.questions || state.to.is_none();
+        state.to_others |= state.to.is_some_and(|before| before != to);
         (state.to, state.questions) = (Some(to), so_far && is_question(to.port()));
         (state.streak, state.heard) = (0, 0);
     }

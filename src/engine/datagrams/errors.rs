@@ -3,7 +3,12 @@
 //! routers, as on the host. Where the flow changes its family, so does the error, which then comes from whom the guest
 //! talks to: there is no other address for the offender. What the host's kernel says itself, of a neighbour that does
 //! not answer, comes from the gateway.
+//!
+//! An error that quotes what the flow has not sent is nobody's: whoever knows the port could have the guest read what he
+//! likes. A socket that is connected to nobody gets such errors all the same, as any of the host's does. Where the flow has
+//! had one peer so far, only what quotes that one is passed on; of several, nobody keeps a list.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use passt_frame::ToGuest;
@@ -39,6 +44,10 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             return;
         }
         let any_port = state.any_port;
+        let is_sent_to = |to: SocketAddr| {
+            let same = |last: SocketAddr| (last.ip(), last.port()) == (to.ip(), to.port());
+            state.to_others || state.to.is_some_and(same)
+        };
         let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
         let (guest, host) = (flow.sides[tap], flow.sides[1 - tap]);
         let peer = host.endpoint;
@@ -58,8 +67,10 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
                 (Side { ours: Endpoint::new(guest.ours.ip(), to.port()), ..guest }, peer)
             }
             Some(to) if !peer.is_anybody() && is_of_flow(to.into(), peer, ports) => (guest, peer),
-            to if peer.is_anybody()
-                && let Some(side) = anybody::visible(&core.net, &guest, None, to) =>
+            Some(to)
+                if peer.is_anybody()
+                    && is_sent_to(to)
+                    && let Some(side) = anybody::visible(&core.net, &guest, None, Some(to)) =>
             {
                 (side, side.ours)
             }
