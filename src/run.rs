@@ -1,9 +1,10 @@
 //! From the command line to the running loop, in order.
 
+mod control;
+
 use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,10 +13,6 @@ use passt_frame::{Errno, FramePort, Registrar};
 use rustix::event::epoll;
 
 use crate::conf::{self, Command, Conf, Mode, Only, Options, PastaConf, RunConf};
-use crate::control::configuration::{self, Abilities, Configuration};
-use crate::control::hostfwd::{self, HostForward};
-use crate::control::json::{self, Json};
-use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{
     BypassConfig, Clients, Engine, Exit, LINK_BASE, Link, NamespaceLink, NeighbourWatch, NetView,
     Protocols, Settings, SharedWatch, Signals, SocketLink, Worker,
@@ -24,7 +21,6 @@ use crate::error::{StartError, process_cure, system};
 use crate::flow::network::Mac;
 use crate::follow::{HostWatch, Snapshot};
 use crate::helpers::{self, Helper};
-use crate::limits::{CONFIGURATION_CLIENTS, CONTROL_PLACES};
 use crate::pasta::{self, Child, Namespace, Reconfigure, Spawned};
 use crate::pcap::Capture;
 use crate::responder::dhcpv6::Duid;
@@ -34,6 +30,7 @@ use crate::sys::namespace_socket::NamespaceSockets;
 use crate::sys::process::{self, DescriptorLimit, WhenTold};
 use crate::sys::seccomp::Filter;
 use crate::sys::{errno_text, io_error_text, sock_diag, stream};
+use control::ControlSockets;
 
 /// When what only starting has needed is given back: a command that is short is not to wait for that.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -313,8 +310,8 @@ fn namespace_sockets(
     namespace: &Namespace,
     filter: &Filter,
 ) -> Result<Rc<RefCell<NamespaceSockets>>, StartError> {
-    let mut sockets = NamespaceSockets::start(namespace.network(), filter, when_told(conf))
-        .map_err(no_helper)?;
+    let mut sockets =
+        NamespaceSockets::start(namespace.network(), filter, when_told(conf)).map_err(no_helper)?;
     let outbound = conf.pasta.iter().flat_map(|pasta| pasta.outbound.rules());
     let scans = conf.rules.rules().iter().chain(outbound).any(|rule| rule.scan);
     if (scans || conf.run.may_change_rules())
@@ -454,84 +451,6 @@ fn when_told(conf: &Conf) -> WhenTold {
         Some(pasta) if pasta.starts_command() => WhenTold::Stays,
         _ => WhenTold::Ends,
     }
-}
-
-/// The sockets of `--control` and `--control-ro`.
-struct ControlSockets {
-    /// For pesto.
-    configuration: Option<UnixListener>,
-    /// One by which things may change, and one that only tells.
-    json: [Option<UnixListener>; 2],
-    /// slirp4netns's own.
-    slirp4netns: Option<UnixListener>,
-}
-
-impl ControlSockets {
-    /// Makes those that are wanted.
-    fn bind(run: &RunConf, made: &mut Made) -> Result<Self, StartError> {
-        let configuration = run.conf_path.as_deref();
-        let configuration = configuration
-            .map(|path| start::control_socket(path, "--conf-path", made))
-            .transpose()?;
-        let mut bind = |wanted: &Option<_>, option| {
-            wanted.as_ref().map(|wanted| start::json_socket(wanted, option, made)).transpose()
-        };
-        let json = [bind(&run.control, "--control")?, bind(&run.control_ro, "--control-ro")?];
-        let slirp = run.slirp4netns.as_ref().and_then(|slirp| slirp.api.as_deref());
-        let bind = |path| start::control_socket(path, "--api-socket", made);
-        let slirp4netns = slirp.map(bind).transpose()?;
-        Ok(Self { configuration, json, slirp4netns })
-    }
-
-    /// Has the loop serve them. What connections are left beside them is known then.
-    fn serve<L: Link>(self, conf: &Conf, worker: &mut Worker<L>) -> Result<(), StartError> {
-        if let Some(listener) = self.configuration {
-            let abilities = Abilities {
-                namespace: conf.pasta.is_some(),
-                interfaces: conf.kernel.device_binding,
-            };
-            let places = (0..CONFIGURATION_CLIENTS).map(|_| Configuration::new(abilities));
-            serve(listener, configuration::KIND, places, worker)?;
-        }
-        if let Some(listener) = self.slirp4netns {
-            let places = (0..CONFIGURATION_CLIENTS).map(|_| HostForward::default());
-            serve(listener, hostfwd::KIND, places, worker)?;
-        }
-        let mode = match conf.link.mode {
-            Mode::Pasta => "namespace",
-            Mode::Stream => "stream",
-            Mode::VhostUser => "vhost-user",
-        };
-        let program = conf.run.program(conf.link.mode);
-        let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
-        let about = json::About { program, mode, has_namespace, kernel };
-        let pace = json::Pace::default();
-        for (listener, may_change) in self.json.into_iter().zip([true, false]) {
-            let Some(listener) = listener else { continue };
-            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change, pace.clone()));
-            serve(listener, json::KIND, places, worker)?;
-            worker.count_quietly();
-        }
-        if let Some(warning) = worker.engine_mut().warning_of_descriptors() {
-            log::warn!("{warning}");
-        }
-        Ok(())
-    }
-}
-
-/// Has the loop serve the clients that connect to `listener`.
-fn serve<L: Link, P: Protocol + 'static>(
-    listener: UnixListener,
-    kind: Kind,
-    places: impl ExactSizeIterator<Item = P>,
-    worker: &mut Worker<L>,
-) -> Result<(), StartError> {
-    let descriptors = places.len() + 1;
-    let server = Server::new(listener.into(), kind, places);
-    let server = server.map_err(system("Couldn't prepare a control socket"))?;
-    worker.add(Box::new(server)).map_err(system("epoll_ctl"))?;
-    worker.engine_mut().keep_back(descriptors);
-    Ok(())
 }
 
 /// Puts the command line together with what the host looks like.
