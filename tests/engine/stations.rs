@@ -163,7 +163,7 @@ fn a_station_answers_for_the_address_that_it_has_tried() {
 
 /// One that the guest has made of the prefix, and waits at to be talked to (RFC 4862, section 5.5).
 #[test]
-fn an_address_that_was_only_tried_has_the_ports_once_it_answers() {
+fn an_address_that_was_only_tried_has_the_ports_once_it_alone_answers() {
     isolated(|| {
         for in_use in [true, false] {
             let mut world = world();
@@ -177,6 +177,12 @@ fn an_address_that_was_only_tried_has_the_ports_once_it_answers() {
             assert_eq!(questions, [other]);
             if in_use {
                 world.send(packet::advertisement(other));
+                world.settle(TURNS);
+                let questions: Vec<_> =
+                    world.received().iter().filter_map(|f| asked_for(f)).collect();
+                assert_eq!(questions, [guest], "which was assigned, and may be silent");
+                world.skip(Duration::from_millis(110));
+                world.settle(TURNS);
             }
             let led_to = if in_use { other } else { guest };
             assert_eq!(forwarded_to(&mut world, Family::V6), led_to);

@@ -97,9 +97,10 @@ pub(crate) fn question_lost(learned: &mut Learned, address: IpAddr, now: Timesta
 
 /// The guest was given `address` by DHCPv6, and is expected to use it soon.
 pub(crate) fn assign(learned: &mut Learned, address: Ipv6Addr) {
-    if learned.v6 != Some(address) {
+    let tenure = &mut learned.tenures[Place::V6 as usize];
+    if learned.v6 != Some(address) || !tenure.is_seen() {
         learned.v6 = Some(address);
-        learned.tenures[Place::V6 as usize] = Tenure::expected();
+        *tenure = Tenure::expected();
     }
 }
 
@@ -253,6 +254,10 @@ mod tests {
         assert_eq!(step.ask, Some(ip("2001:db8::2")), "not at once");
         begin_link(&mut learned);
         assert!(hears(&net, &mut learned, ip("2001:db8::77")), "another guest");
+        begin_link(&mut learned);
+        assign(&mut learned, v6("2001:db8::77"));
+        let step = learn(&net, &mut learned, ip("2001:db8::78"), Timestamp::ZERO);
+        assert_eq!(step.ask, Some(ip("2001:db8::77")), "nor where ports lead there already");
     }
 
     #[test]

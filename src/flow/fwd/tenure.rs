@@ -8,7 +8,8 @@
 //!
 //! Nor need an address speak that the guest has made for itself: it may wait to be talked to. All that shows it then is
 //! the question whether it is free, which a guest that bridges passes on of other machines, too. So if no address of the
-//! family was seen in use yet, the one that is first to be tried is a *candidate*: it is asked for when it may be in use.
+//! family was seen in use yet, the one that is first to be tried is a *candidate*: it is asked for when it may be in use, and
+//! if it answers and the assigned one, which is asked for then, does not, ports lead there.
 //!
 //! Pure: who calls asks the question, and comes back when it is time.
 
@@ -77,6 +78,10 @@ impl Tenure {
                 }
                 Step::default()
             }
+            Some(current) if assigned == Some(current) && self.was_only_tried(source) => {
+                (self.candidate, self.later, self.successor) = (None, 0, Some(source));
+                self.ask_at_once(current, now)
+            }
             _ if replaces => {
                 let next = self.next;
                 *self = Self { seen: true, next, ..Self::default() };
@@ -90,6 +95,16 @@ impl Tenure {
             }
             None => Step::default(),
         }
+    }
+
+    /// Whether the address was in use, or is expected to be.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.seen
+    }
+
+    /// Whether all that is known of `address` is that it was tried, and answers now.
+    fn was_only_tried(&self, address: IpAddr) -> bool {
+        !self.seen && [self.candidate, self.successor].contains(&Some(address))
     }
 
     /// The guest tries whether `address` is free; ports lead to `current`. One that is taken does not answer.
@@ -130,6 +145,15 @@ impl Tenure {
             (Some(_), None) => self.ask(current, now),
             (None, _) => self.ask_later(assigned.filter(|assigned| *assigned != current), now),
         }
+    }
+
+    /// Asks for `current` now, unless that was done: another question was the one before.
+    fn ask_at_once(&mut self, current: IpAddr, now: Timestamp) -> Step {
+        if self.asked.is_some() {
+            return Step::default();
+        }
+        self.next = now;
+        self.ask(current, now)
     }
 
     /// Asks for `current`, now or when it may be asked for again.
@@ -340,9 +364,15 @@ mod tests {
             (world.current, world.assigned) = (assigned.map(ip), assigned.map(ip));
             world.try_out("2001:db8::77").pass(999);
             assert_eq!((world.current, world.questions), (assigned.map(ip), 0));
-            world.pass(1).leads_to("2001:db8::77");
+            world.pass(1);
+            if let Some(assigned) = assigned {
+                world.pass(99).leads_to(assigned);
+                world.pass(1);
+            }
+            world.leads_to("2001:db8::77");
             world.pass(100_000);
-            assert_eq!(world.questions, 1);
+            let of_assigned = assigned.map_or(0, |_| 1 + usize::from(LATER_QUESTIONS));
+            assert_eq!(world.questions, 1 + of_assigned);
         }
     }
 
@@ -351,7 +381,19 @@ mod tests {
         let mut world = World::new(OURS, &["192.0.2.78"]);
         world.try_out(ALIAS).pass(500).try_out("192.0.2.78").pass(100_000).leads_to(OURS);
         assert_eq!(world.questions, usize::from(LATER_QUESTIONS));
-        world.try_out("192.0.2.78").pass(1000).leads_to("192.0.2.78");
+        world.try_out("192.0.2.78").pass(1100).leads_to("192.0.2.78");
+    }
+
+    #[test]
+    fn one_that_was_tried_takes_no_ports_from_the_assigned_one_which_answers() {
+        let mut world = World::new(OURS, &[OURS, ALIAS]);
+        world.try_out(ALIAS).pass(1000).leads_to(OURS);
+        world.speak(ALIAS).pass(100_000).leads_to(OURS);
+        // And where both answers take a while: an advertisement teaches its source, and its target.
+        let mut slow = World::new(OURS, &[]);
+        slow.try_out(ALIAS).pass(1000).speak(ALIAS).speak(ALIAS).pass(50).speak(OURS);
+        slow.pass(100_000).leads_to(OURS);
+        assert_eq!(slow.questions, 2);
     }
 
     #[test]
@@ -379,6 +421,6 @@ mod tests {
         world.without_room = true;
         world.try_out(ALIAS).pass(10_000).leads_to(OURS);
         world.without_room = false;
-        world.pass(200).leads_to(ALIAS);
+        world.pass(300).leads_to(ALIAS);
     }
 }
