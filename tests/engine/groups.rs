@@ -520,6 +520,28 @@ fn forwarded_ports_receive_for_groups_that_the_guest_has_joined() {
     });
 }
 
+#[test]
+fn groups_of_programs_of_the_host_are_not_heard_on_a_port_of_both_families() {
+    isolated(|| {
+        let there = neighbour();
+        let rule = Rule { listen: ListenAddr::Dual, ..forward(Proto::Udp, Family::V4, 7100) };
+        let mut world = linked(&Setup { rules: vec![rule], ..setup() });
+        let group = plain_group(Family::V4, 7100);
+        let program = UdpSocket::bind("0.0.0.0:0").expect("a free port");
+        let (IpAddr::V4(of), IpAddr::V4(at)) = (group.ip(), host_at(Family::V4, 0).ip()) else {
+            panic!("IPv4")
+        };
+        program.join_multicast_v4(&of, &at).expect("joined");
+        let device = bound_on(&there, neighbour_at(Family::V4, 0));
+        let place = device.local_addr().expect("bound");
+        device.send_to(b"for the host", group).expect("sent");
+        nothing_arrives(&mut world);
+        join(&mut world, group.ip());
+        device.send_to(b"for both", group).expect("sent");
+        assert_eq!(at_guest(&mut world), (place, group, b"for both".to_vec()));
+    });
+}
+
 /// A group of a service has a socket of its own from the start.
 #[test]
 fn a_forwarded_port_of_a_service_receives_once() {

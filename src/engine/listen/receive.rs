@@ -1,6 +1,6 @@
 //! Datagrams on listening sockets: each goes to its flow, a new one if there is none.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 use arrayvec::ArrayVec;
@@ -66,7 +66,8 @@ fn one(
     };
     let queue = Queue::Listener(listener_id);
     if let Some(many) = waiting.destination.filter(|&address| is_many(address))
-        && is_received_elsewhere(core, listener_id, SocketAddr::new(many, port))
+        && ((rule.listen == ListenAddr::Dual && is_others(core, many))
+            || is_received_elsewhere(core, listener_id, SocketAddr::new(many, port)))
     {
         let _ = datagram::drop_one(queue.fd(&core.listeners, &core.flows)?);
         return Some(Served::More);
@@ -87,6 +88,12 @@ fn one(
         let _ = opened.try_push(id);
     }
     pass_on(core, buffer, out, (pif, queue), id)
+}
+
+/// Whether `to` is an IPv4 group that others of this host have joined, and the guest has not: a socket of both families hears
+/// either all of them or none (`datagram::all_v4_groups`).
+fn is_others(core: &Core, to: IpAddr) -> bool {
+    to.is_ipv4() && to.is_multicast() && !core.groups.members.has(to)
 }
 
 /// Whether what waits was sent to all of a network by the guest itself: the kernel hands it to this host, too. It is
