@@ -89,9 +89,9 @@ pub(crate) const ANSWERED_TIMEOUT: Duration = Duration::from_secs(2);
 /// the host asks a name server. A guest that talks from more ports than that at a time is rare: its own range is as large.
 pub(crate) const GUEST_PORTS_DIVISOR: usize = 2;
 
-/// Flows that give way at most to one that needs a port: the port of a flow with anybody is free when those are over, too,
-/// that were taken out of it.
-pub(crate) const PORTS_GIVE_WAY: usize = 8;
+/// Flows of each list that are looked at for one whose end leaves a port to a new one: of a guest that talks from all its
+/// ports, one in two or three has one of those that are counted.
+pub(crate) const PORT_LOOKS: usize = 256;
 
 /// How often the guest must go on with one peer of a flow with anybody, or that one with it, until it gets a connected
 /// socket of its own: often enough that what that costs, some 10 µs, is less than what it saves.

@@ -223,14 +223,14 @@ impl Core {
         Ok(())
     }
 
-    /// Flow `id`, which has just begun, may have a port too many: others give way. Those of them that waited for an answer
-    /// are counted.
+    /// Flow `id`, which has just begun, may have a port too many: another one gives way, and is counted if it waited for an
+    /// answer.
     ///
     /// # Errors
     /// None gives way; the flow has ended.
     pub(crate) fn leave_ports_to_others(&mut self, id: FlowId) -> Result<(), DropReason> {
-        let unanswered = self.flows.leave_ports_to_others(id, self.now)?;
-        self.outbox.drops.add(DropReason::NoLocalPort, unanswered);
+        let unanswered = self.flows.leave_ports_to_others(id)?;
+        self.outbox.drops.add(DropReason::NoLocalPort, unanswered.into());
         Ok(())
     }
 }

@@ -12,8 +12,9 @@
 //! same time whoever else is there, and nothing is allocated.
 
 use super::state::{DatagramState, FlowState};
+use crate::flow::side::Side;
 use crate::flow::table::{FlowId, FlowTable};
-use crate::limits::{ECHO_PATIENCE, GIVE_WAY_LOOKS};
+use crate::limits::{ECHO_PATIENCE, GIVE_WAY_LOOKS, PORT_LOOKS};
 use crate::time::Timestamp;
 
 /// No slot.
@@ -141,6 +142,36 @@ impl OneShots {
         if let Some(flow) = table.at_mut(slot) {
             flow.state.place = Place { list: Some(list), older, newer: NONE, since };
         }
+    }
+
+    /// The flow that has been silent for the longest time, of those that `starter` has started, are no streams and `frees` says
+    /// so of; it is on no list any more. Looks at no more than [`PORT_LOOKS`] of each list, which stay where they are.
+    pub(crate) fn gives_way_for(
+        &mut self,
+        table: &mut FlowTable<FlowState>,
+        starter: usize,
+        mut frees: impl FnMut(&[Side; 2]) -> bool,
+    ) -> Option<FlowId> {
+        for kind in [Kind::Answered, Kind::Unanswered] {
+            let mut quietest: Option<(Timestamp, u32)> = None;
+            let mut slot = self.ends(ListId { starter, kind }).oldest;
+            for _ in 0..PORT_LOOKS {
+                let Some(flow) = table.at_mut(slot) else { break };
+                let quiet = flow.state.kind.datagrams().filter(|state| {
+                    let may = !state.echo && !state.is_stream() && state.taken_out == 0;
+                    may && quietest.is_none_or(|(active, _)| state.active < active)
+                });
+                if let Some(state) = quiet.filter(|_| frees(&flow.sides)) {
+                    quietest = Some((state.active, slot));
+                }
+                slot = flow.state.place.newer;
+            }
+            if let Some((_, slot)) = quietest {
+                self.remove(table, slot);
+                return table.id_of(slot);
+            }
+        }
+        None
     }
 
     /// The flow, of those that `starter` has started, that is to give way to another one; it is on no list any more.

@@ -200,6 +200,30 @@ fn a_guest_that_talks_from_all_ports_leaves_half_of_them_to_the_host() {
 }
 
 #[test]
+fn flows_without_one_of_these_ports_do_not_give_way_for_one() {
+    isolated(|| {
+        let family = Family::V4;
+        let mut world = with_few_ports();
+        let peer = bound(SocketAddr::new(family.host(), 9000));
+        let to = peer.local_addr().expect("bound");
+        let others = 3000..3020;
+        for port in others.clone().chain(FEW.0..=FEW.1) {
+            say(&mut world, guest(family, port), to, b"?");
+            let (_, from) = awaited(&peer);
+            if others.contains(&port) {
+                peer.send_to(b"!", from).expect("sent");
+                assert_eq!(at_guest(&mut world).1, guest(family, port));
+            }
+        }
+        assert_eq!((world.engine.flow_count(), left(family)), (20 + 50, 50));
+        for port in others {
+            peer.send_to(b"news", family.host_at(port)).expect("sent");
+            assert_eq!(at_guest(&mut world), (to, guest(family, port), b"news".to_vec()));
+        }
+    });
+}
+
+#[test]
 fn where_all_of_the_guest_s_ports_have_streams_a_new_one_is_refused() {
     isolated(|| {
         let family = Family::V4;

@@ -26,13 +26,21 @@ impl HostPorts {
         Self { first, flows: vec![0; usize::from(last.saturating_sub(first)) + 1], held: 0 }
     }
 
-    /// The count of the port that a flow with these sides has, if it is one of them.
+    /// Where the port of a flow with these sides is counted, if it is one of them.
+    fn index(&self, [initiating, target]: &[Side; 2]) -> Option<usize> {
+        let is_the_guests = initiating.pif != Pif::Host && target.pif == Pif::Host;
+        target.ours.port().checked_sub(self.first).map(usize::from).filter(|_| is_the_guests)
+    }
+
+    /// The count of the port that a flow with these sides has.
     fn count(&mut self, sides: &[Side; 2], protocol: L4Protocol) -> Option<&mut u32> {
-        let [initiating, target] = sides;
-        let counts =
-            protocol == L4Protocol::Udp && initiating.pif != Pif::Host && target.pif == Pif::Host;
-        let index = target.ours.port().checked_sub(self.first)?;
-        self.flows.get_mut(usize::from(index)).filter(|_| counts)
+        let index = self.index(sides).filter(|_| protocol == L4Protocol::Udp)?;
+        self.flows.get_mut(index)
+    }
+
+    /// Whether the port of a UDP flow with these sides is counted, and no other flow has it.
+    pub(super) fn is_alone(&self, sides: &[Side; 2]) -> bool {
+        self.index(sides).and_then(|index| self.flows.get(index)) == Some(&1)
     }
 
     /// A flow begins.

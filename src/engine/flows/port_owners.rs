@@ -5,8 +5,6 @@ use super::{Flows, started_by};
 use crate::engine::state::DatagramState;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
-use crate::limits::PORTS_GIVE_WAY;
-use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::ip::L4Protocol;
 
@@ -49,32 +47,26 @@ impl Flows {
         self.with_anybody_at(v4, port).or_else(any_port)
     }
 
-    /// Flow `new` has just begun, perhaps by a port too many: others of the guest give way. Returns how many of them waited for
-    /// an answer.
+    /// Flow `new` has just begun, perhaps by a port too many: another one of the guest gives way, whose end leaves its port.
+    /// Returns whether there was one that waited for an answer.
     ///
     /// # Errors
-    /// None gives way, as all are streams; the flow has ended.
-    pub(crate) fn leave_ports_to_others(
-        &mut self,
-        new: FlowId,
-        now: Timestamp,
-    ) -> Result<u64, DropReason> {
-        let mut unanswered = 0;
-        for _ in 0..PORTS_GIVE_WAY {
-            if !self.host_ports.are_too_many() {
-                return Ok(unanswered);
-            }
-            let id = self.one_shots.gives_way(&mut self.table, started_by(Pif::Tap), now);
-            let Some(id) = id.filter(|&id| id != new) else { break };
-            let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
-            unanswered += u64::from(!state.is_some_and(DatagramState::is_answered));
-            log::debug!("{id:?}: gives way to a new one, which needs a port");
-            self.remove(id);
-        }
+    /// None gives way, as all are streams or share their ports; the flow has ended.
+    pub(crate) fn leave_ports_to_others(&mut self, new: FlowId) -> Result<bool, DropReason> {
         if !self.host_ports.are_too_many() {
-            return Ok(unanswered);
+            return Ok(false);
         }
-        self.remove(new);
-        Err(DropReason::NoLocalPort)
+        let (ports, starter) = (&self.host_ports, started_by(Pif::Tap));
+        let frees = |sides: &[Side; 2]| ports.is_alone(sides);
+        let id = self.one_shots.gives_way_for(&mut self.table, starter, frees);
+        let Some(id) = id.filter(|&id| id != new) else {
+            self.remove(new);
+            return Err(DropReason::NoLocalPort);
+        };
+        let state = self.table.get(id).and_then(|flow| flow.state.kind.datagrams());
+        let unanswered = !state.is_some_and(DatagramState::is_answered);
+        log::debug!("{id:?}: gives way to a new one, which needs a port");
+        self.remove(id);
+        Ok(unanswered)
     }
 }
