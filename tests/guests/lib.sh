@@ -163,18 +163,31 @@ need_folders() {
     done
 }
 
-# need_space MB: warns where the disk has no room for so much, with what earlier runs left there counted in.
+# need_space MB: warns where the disk has no room for so much, with what earlier runs left there counted in. Where nobody
+# says how much is free, nothing is said.
 need_space() {
     local made free
     free=$(free_space)
-    made=$(du -scm "$TARGET" "$CACHE" 2>/dev/null | awk 'END { print $1 }')
+    [ -n "$free" ] || return 0
+    made=$(made_space)
     [ $((free + made)) -ge "$1" ] ||
         warn "warning: the disk of $TARGET has $free MB free, and this takes $(($1 - made)) MB there: make room, or let\
  CARGO_TARGET_DIR and PASST_TEST_CACHE name folders of a larger disk"
 }
 
-# free_space: of the disk that is built on, in MB.
-free_space() { df -Pm "$TARGET" | awk 'NR == 2 { print $4 }'; }
+# free_space: of the disk that is built on, in MB; nothing where that cannot be known.
+free_space() {
+    { stat -f -c '%a %S' "$TARGET" 2>/dev/null || true; } | awk '$1 ~ /^[0-9]+$/ && $2 > 0 { printf "%d\n", $1 * $2 / 1048576 }'
+}
+
+# made_space: what is in our folders on that disk already, in MB. Some of it may be closed to us, or go away meanwhile.
+made_space() {
+    local folders=("$TARGET")
+    [ "$(device_of "$CACHE")" != "$(device_of "$TARGET")" ] || folders+=("$CACHE")
+    { du -scm "${folders[@]}" 2>/dev/null || true; } | awk 'END { print $1 + 0 }'
+}
+
+device_of() { stat -c %d "$1" 2>/dev/null || true; }
 
 # build_nettool: the static helper that runs inside and outside guests.
 build_nettool() {
