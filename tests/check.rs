@@ -96,6 +96,24 @@ fn where_namespaces_are_not_allowed() {
     assert_ne!(verdict(&output), "missing", "passt needs none: {output:?}");
 }
 
+/// Nothing of it is in the way of a start: none is made, one is as many as it takes, and what cannot be read proves nothing.
+#[test]
+fn what_starts_is_not_called_missing() {
+    let sysctl = "/proc/sys/user/max_user_namespaces";
+    for (script, words) in [
+        (format!("echo 0 >{sysctl}"), &["--netns-only"][..]),
+        (format!("echo 1 >{sysctl}"), &[]),
+        ("mount -t tmpfs tmpfs /proc/sys".to_owned(), &[]),
+        ("exec env --ignore-signal=CHLD \"$0\" \"$@\"".to_owned(), &[]),
+    ] {
+        let start = [words, &["--splice-only", "--", "true"]].concat();
+        let output = on_machine(&script, PASTA, &start);
+        assert!(output.status.success(), "{script}: {output:?}");
+        let output = on_machine(&script, PASTA, &[words, &["--check", "--json"]].concat());
+        assert_ne!(verdict(&output), "missing", "{script}: {output:?}");
+    }
+}
+
 /// As the filters of containers refuse it: what a start would trip over is said before, with all that has to be allowed.
 #[test]
 fn what_a_container_refuses_is_missing() {
@@ -117,7 +135,8 @@ fn what_a_container_refuses_is_missing() {
         assert_eq!(output.status.code(), Some(1), "{call}: {output:?}");
         let (verdict, cure) = found(&output, topic).remove(0);
         assert_eq!(verdict, "missing", "{call}: {output:?}");
-        assert!(cure.starts_with(CONTAINER), "{call}: {cure}");
+        // A user namespace was made just before.
+        assert_eq!(cure, CONTAINER, "{call}");
         let mut start = Command::new(PASTA);
         start.args(["--splice-only", "--", "true"]);
         let output = deny(start, call, bits, libc::EPERM).output().unwrap();
@@ -148,6 +167,25 @@ fn where_there_can_be_no_further_process() {
         let lacks = ("missing".to_owned(), PROCESSES.to_owned());
         assert_eq!(found(&output, topic), [lacks], "{output:?}");
     }
+}
+
+#[test]
+fn without_proc_the_cure_is_to_mount_it() {
+    let output = on_machine("mount -t tmpfs tmpfs /proc", PASTA, &["--check", "--json"]);
+    let (verdict, cure) = found(&output, "network namespaces").remove(0);
+    assert_eq!((&*verdict, &*cure), ("missing", "mount /proc"), "{output:?}");
+}
+
+#[test]
+fn a_cure_that_was_named_is_not_repeated() {
+    let mut check = Command::new(PASTA);
+    check.arg("--check");
+    let (call, kind) = (libc::SYS_unshare, Some(libc::CLONE_NEWUSER));
+    let output = deny(check, call, kind, libc::EPERM).output().unwrap();
+    let lines = text(&output.stdout);
+    assert_eq!(lines.matches(CONTAINER).count(), 1, "{lines}");
+    assert!(lines.contains("; cure: as above (user namespaces)\n"), "{lines}");
+    assert_eq!(lines.matches("in a chroot there can be none").count(), 1, "{lines}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getegid, geteuid, waitpid};
@@ -23,9 +24,17 @@ use crate::sys::{capability, errno_text, landlock, tun};
 const LIMITED: char = 'l';
 const MISSING: char = 'm';
 
+/// How often, and after which pauses, a namespace is asked for that a limit refuses. The kernel frees those of a process
+/// that has ended, and counts them until then, some time after it says that the process has.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+const USER_LIMIT: &str = "/proc/sys/user/max_user_namespaces";
+
 /// What either program needs.
 pub(super) fn findings(question: &Question) -> [Finding; 4] {
-    [user_namespaces(), isolation(question), call_filter(question), landlock()]
+    // As a start does: a parent that ignores the signal would have us learn of no child how it ended.
+    let _refused_as_the_start_will_be = process::keep_ended_children();
+    [user_namespaces(question), isolation(question), call_filter(question), landlock()]
 }
 
 /// What pasta needs besides.
@@ -33,10 +42,13 @@ pub(super) fn of_a_namespace(question: &Question) -> [Finding; 2] {
     [network_namespaces(question), tap(question)]
 }
 
-fn user_namespaces() -> Finding {
+fn user_namespaces(question: &Question) -> Finding {
     const TOPIC: &str = "user namespaces";
+    if question.keep_root {
+        return Finding::fine(TOPIC, "none is made, with --netns-only");
+    }
     tried(TOPIC, "can be made", || {
-        namespace::create(Kinds::USER).map_err(|errno| no_namespace(TOPIC, "", errno))
+        create(Kinds::USER).map_err(|errno| no_user_namespace(TOPIC, errno))
     })
 }
 
@@ -44,9 +56,10 @@ fn user_namespaces() -> Finding {
 fn isolation(question: &Question) -> Finding {
     const TOPIC: &str = "isolation";
     tried(TOPIC, "mount, process and IPC namespaces can be made, and all files be left", || {
-        let kinds = Kinds::COMMAND.with(Kinds::PID);
-        namespace::create(Kinds::USER)
-            .and_then(|()| namespace::create(kinds))
+        if !question.keep_root {
+            create(Kinds::USER).map_err(|errno| no_user_namespace(TOPIC, errno))?;
+        }
+        create(Kinds::COMMAND.with(Kinds::PID))
             .map_err(|errno| no_namespace(TOPIC, "mount, process or IPC namespaces: ", errno))?;
         sandbox::leave(question.chroot_fallback, program(question))
             .map_err(|error| not_reached(TOPIC, &error))
@@ -59,16 +72,13 @@ fn call_filter(question: &Question) -> Finding {
         let confined = sandbox::confine(program(question), Needs::default());
         confined.map_err(|error| not_reached(TOPIC, &error))
     });
+    // Where the list cannot be read, as by a /proc of processes alone, the trial is what is known.
     let actions = setting("/proc/sys/kernel/seccomp/actions_avail");
-    match actions {
-        Some(actions) if actions.contains("kill_process") => found,
-        _ if found.verdict != Verdict::Ok => found,
-        _ => Finding::lacks(
-            TOPIC,
-            "the kernel has none",
-            "use a kernel with CONFIG_SECCOMP_FILTER, Linux 4.14 or newer",
-        ),
+    if found.verdict == Verdict::Ok && actions.is_some_and(|all| !all.contains("kill_process")) {
+        let cure = "use a kernel with CONFIG_SECCOMP_FILTER, Linux 4.14 or newer";
+        return Finding::lacks(TOPIC, "the kernel has none that ends a process", cure);
     }
+    found
 }
 
 /// Whether paths can be put out of reach.
@@ -88,8 +98,8 @@ fn landlock() -> Finding {
 fn network_namespaces(question: &Question) -> Finding {
     const TOPIC: &str = "network namespaces";
     tried(TOPIC, "can be made", || {
-        let network = settle(question).and_then(|()| namespace::new_network());
-        let network = network.map_err(|errno| {
+        settle(question, TOPIC)?;
+        let network = with_patience(namespace::new_network).map_err(|errno| {
             if errno == Errno::PERM && question.keep_root && !capability::may_change_namespaces() {
                 let text = "none can be made in the user namespace that --netns-only stays in";
                 return Finding::lacks(TOPIC, text, "start as root, or leave --netns-only out");
@@ -105,7 +115,7 @@ fn network_namespaces(question: &Question) -> Finding {
 
 /// Starts a process as a command's is, which ends when it has entered `network`.
 fn start_command(network: BorrowedFd<'_>) -> Result<(), Errno> {
-    match namespace::fork_into(Kinds::COMMAND.with(Kinds::PID))? {
+    match with_patience(|| namespace::fork_into(Kinds::COMMAND.with(Kinds::PID)))? {
         Forked::Child => {
             let entered = namespace::enter(network, Kinds::NETWORK);
             let code = entered.err().map_or(0, Errno::raw_os_error);
@@ -125,9 +135,12 @@ fn tap(question: &Question) -> Finding {
         Finding::lacks(TOPIC, format!("{}: {}", tun::DEVICE, errno_text(errno)), cure)
     };
     tried(TOPIC, "can be made", || {
-        settle(question)
-            .and_then(|()| namespace::create(Kinds::NETWORK))
-            .map_err(|errno| lacks(errno, "make network namespaces possible"))?;
+        let namespace = settle(question, TOPIC)
+            .and_then(|()| create(Kinds::NETWORK).map_err(|errno| no_namespace(TOPIC, "", errno)));
+        namespace.map_err(|found| {
+            let text = format!("{}: {}", tun::DEVICE, found.text);
+            Finding::lacks(TOPIC, text, "make network namespaces possible")
+        })?;
         tun::open_tap(&name).map(drop).map_err(|errno| lacks(errno, tap_cure(errno)))
     })
 }
@@ -173,16 +186,39 @@ fn tried(topic: &'static str, fine: &str, act: impl FnOnce() -> Result<(), Findi
             drop(tells);
             let mut words = Vec::new();
             let _what_came_before = told.read_to_end(&mut words);
-            match exit_code(child) {
-                Ok(Some(0)) => Finding::fine(topic, fine),
-                Ok(Some(_)) => read(topic, &words),
-                // As profiles do that kill who makes the call.
-                Ok(None) | Err(_) => Finding::lacks(
-                    topic,
-                    "who tried it was killed",
-                    without_colon(sandbox::container_cure(Errno::PERM)),
-                ),
-            }
+            concluded(topic, fine, exit_code(child), &words)
+        }
+    }
+}
+
+/// What follows from how the process has ended that has tried it, and what it has said.
+fn concluded(
+    topic: &'static str,
+    fine: &str,
+    ended: Result<Option<i32>, Errno>,
+    words: &[u8],
+) -> Finding {
+    match ended {
+        _ if !words.is_empty() => read(topic, words),
+        Ok(Some(0)) => Finding::fine(topic, fine),
+        Ok(Some(code)) => {
+            let text = format!("not known, who tried it failed with status {code} without a word");
+            Finding::limits(topic, text, "report this, with what stands on standard error")
+        }
+        // As profiles do that kill who makes the call.
+        Ok(None) => Finding::lacks(
+            topic,
+            "who tried it was killed",
+            without_colon(sandbox::container_cure(Errno::PERM)),
+        ),
+        Err(errno) => {
+            let why = errno_text(errno);
+            let text = format!("not known, how the process that tried it ended is not told: {why}");
+            Finding::limits(
+                topic,
+                text,
+                "allow wait4 and waitid in the container's seccomp profile",
+            )
         }
     }
 }
@@ -209,21 +245,50 @@ fn read(topic: &'static str, words: &[u8]) -> Finding {
     }
 }
 
-/// The user namespace in which a network namespace would be made: a new one with the caller as its root, or the caller's.
-fn settle(question: &Question) -> Result<(), Errno> {
+/// Enters the user namespace in which a network namespace would be made: a new one with the caller as its root, or stays.
+fn settle(question: &Question, topic: &'static str) -> Result<(), Finding> {
     if question.keep_root {
         return Ok(());
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    namespace::create(Kinds::USER)?;
-    let mapped = namespace::map_to_root(user, group);
-    mapped.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    create(Kinds::USER).map_err(|errno| no_user_namespace(topic, errno))?;
+    namespace::map_to_root(user, group).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        no_namespace(topic, "no ids can be had in a user namespace: ", errno)
+    })
+}
+
+/// Moves this process to new namespaces.
+fn create(kinds: Kinds) -> Result<(), Errno> {
+    with_patience(|| namespace::create(kinds))
+}
+
+/// Has those counted out that have ended before, where the limit is not that there are none.
+fn with_patience<T>(make: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    for _ in 1..ATTEMPTS {
+        match make() {
+            Err(Errno::NOSPC) if setting(USER_LIMIT).as_deref() != Some("0") => {
+                std::thread::sleep(PAUSE);
+            }
+            made => return made,
+        }
+    }
+    make()
 }
 
 /// The finding that no namespaces can be made, or nothing be done with them: what, and why.
 fn no_namespace(topic: &'static str, what: &str, errno: Errno) -> Finding {
     let text = format!("{what}{}", errno_text(errno));
     Finding::lacks(topic, text, namespace_cure(errno, &setting))
+}
+
+/// The finding that no user namespace can be made, which the kernel refuses whose root folder is not that of his mounts.
+fn no_user_namespace(topic: &'static str, errno: Errno) -> Finding {
+    let mut found = no_namespace(topic, "", errno);
+    if found.cure == without_colon(sandbox::container_cure(errno)) && !found.cure.is_empty() {
+        found.cure.push_str("; in a chroot there can be none");
+    }
+    found
 }
 
 /// The finding that a stage of the sandbox cannot be reached.
@@ -244,7 +309,7 @@ fn namespace_cure(errno: Errno, setting: &dyn Fn(&str) -> Option<String>) -> Str
         without_colon(sandbox::namespace_cure(errno))
     } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "sysctl -w kernel.unprivileged_userns_clone=1"
-    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+    } else if is(USER_LIMIT, "0") {
         "sysctl -w user.max_user_namespaces=16384"
     } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         "load an AppArmor profile with 'userns,' for this program, or sysctl -w \
@@ -254,8 +319,9 @@ fn namespace_cure(errno: Errno, setting: &dyn Fn(&str) -> Option<String>) -> Str
     } else if errno == Errno::ROFS {
         "mount /proc so that it can be written"
     } else if matches!(errno, Errno::PERM | Errno::ACCESS) {
-        let all = without_colon(sandbox::container_cure(errno));
-        return format!("{all}; in a chroot there can be none");
+        without_colon(sandbox::container_cure(errno))
+    } else if errno == Errno::NOENT {
+        "mount /proc"
     } else {
         "use a kernel with namespaces (CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)"
     };
@@ -276,17 +342,29 @@ mod tests {
         let cure = |errno, file: &'static str, value: &'static str| {
             namespace_cure(errno, &|name| (name == file).then(|| value.to_owned()))
         };
-        let sysctl = "/proc/sys/user/max_user_namespaces";
-        assert_eq!(cure(Errno::NOSPC, sysctl, "0"), "sysctl -w user.max_user_namespaces=16384");
-        assert!(cure(Errno::NOSPC, sysctl, "100").contains("nest fewer containers"));
+        let none = "sysctl -w user.max_user_namespaces=16384";
+        assert_eq!(cure(Errno::NOSPC, USER_LIMIT, "0"), none);
+        assert!(cure(Errno::NOSPC, USER_LIMIT, "100").contains("nest fewer containers"));
         let sysctl = "/proc/sys/kernel/unprivileged_userns_clone";
         assert!(cure(Errno::PERM, sysctl, "0").starts_with("sysctl -w kernel.unprivileged"));
         let sysctl = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
         assert!(cure(Errno::PERM, sysctl, "1").contains("'userns,'"));
         assert!(cure(Errno::PERM, sysctl, "0").contains("seccomp profile"));
         assert!(cure(Errno::ROFS, "", "").contains("/proc"));
+        assert_eq!(cure(Errno::NOENT, "", ""), "mount /proc");
         assert!(cure(Errno::INVAL, "", "").contains("CONFIG_USER_NS"));
         assert!(cure(Errno::AGAIN, "", "").contains("--pids-limit"));
+    }
+
+    /// What nobody knows is not missing: a start may work.
+    #[test]
+    fn who_says_nothing_has_a_finding_that_says_so() {
+        let silent = concluded("a", "fine", Ok(Some(101)), b"");
+        assert!(silent.verdict == Verdict::Limited && silent.text.contains("101"), "{silent:?}");
+        let unknown = concluded("a", "fine", Err(Errno::CHILD), b"");
+        assert!(unknown.verdict == Verdict::Limited && unknown.cure.contains("wait4"));
+        assert_eq!(concluded("a", "fine", Ok(Some(0)), b""), Finding::fine("a", "fine"));
+        assert_eq!(concluded("a", "fine", Ok(None), b"").verdict, Verdict::Missing);
     }
 
     #[test]

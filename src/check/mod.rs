@@ -36,9 +36,14 @@ pub(crate) fn answer(question: &Question) -> (String, bool) {
 /// One line each. What others have written, on command lines and in files, ends none and commands no terminal.
 fn lines(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for Finding { topic, verdict, text: what, cure } in findings {
-        let (word, separator) = (verdict.name(), if cure.is_empty() { "" } else { "; cure: " });
-        let line = format!("{word:<8} {topic}: {what}{separator}{cure}");
+    for (at, Finding { topic, verdict, text: what, cure }) in findings.iter().enumerate() {
+        let above = findings[..at].iter().find(|finding| finding.cure == *cure);
+        let cure = match above {
+            _ if cure.is_empty() => String::new(),
+            Some(above) => format!("; cure: as above ({})", above.topic),
+            None => format!("; cure: {cure}"),
+        };
+        let line = format!("{:<8} {topic}: {what}{cure}", verdict.name());
         text.extend(line.chars().map(|c| if c.is_control() { '?' } else { c }));
         text.push('\n');
     }
@@ -102,6 +107,10 @@ mod tests {
              limited  ping: refused; cure: allow it\n\
              missing  tap: no device; cure: modprobe tun\n"
         );
+        let cure = "allow it";
+        let again = [Finding::lacks("a", "none", cure), Finding::lacks("b", "none", cure)];
+        let second = "missing  b: none; cure: as above (a)";
+        assert_eq!(lines(&again).lines().last(), Some(second));
         let line = lines(&[Finding::fine("memory", "a\nok  b\u{1b}[2J")]);
         assert_eq!(line, "ok       memory: a?ok  b?[2J\n");
     }

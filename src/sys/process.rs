@@ -25,8 +25,8 @@ pub(crate) use signals::{
 pub use told::WhenTold;
 pub use unready::settle_signals;
 pub(crate) use unready::{
-    allow_signals, end_if_unready, end_program, hold_signals, keep_all, leave_start,
-    release_signals, remove_if_unready,
+    allow_signals, end_if_unready, end_program, hold_signals, keep_all, keep_ended_children,
+    leave_start, release_signals, remove_if_unready,
 };
 
 use super::socket::last_errno;

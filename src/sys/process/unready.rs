@@ -34,7 +34,7 @@ static PROGRAM: AtomicI32 = AtomicI32::new(0);
 /// # Errors
 /// What sigaction(2) reports.
 pub fn settle_signals(foreground: bool, has_command: bool) -> Result<(), Errno> {
-    set_handler(libc::SIGCHLD, libc::SIG_DFL)?;
+    keep_ended_children()?;
     set_handler(libc::SIGXFSZ, libc::SIG_IGN)?;
     let end = match (foreground, has_command) {
         (true, true) => end_for_command,
@@ -45,6 +45,14 @@ pub fn settle_signals(foreground: bool, has_command: bool) -> Result<(), Errno> 
     hold_signals()?;
     set_unless_ignored(end)?;
     change_mask(libc::SIG_SETMASK, &[])
+}
+
+/// Has children that end wait to be asked how: where the parent ignores their signal, the kernel would drop them (sigaction(2)).
+///
+/// # Errors
+/// What sigaction(2) reports.
+pub(crate) fn keep_ended_children() -> Result<(), Errno> {
+    set_handler(libc::SIGCHLD, libc::SIG_DFL).map(drop)
 }
 
 /// Has the signals that may end a start do this, but those that are ignored and need not be treated.
