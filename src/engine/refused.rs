@@ -30,11 +30,18 @@ impl Refused {
             return None;
         }
         self.told = Some(now);
-        let why = errno_text(errno);
+        let (why, cure) = (errno_text(errno), cure(call, errno));
         Some(format!(
-            "{call}: {why}: datagrams are lost: allow {call} in the container's seccomp profile, or see what the host's \
-             firewall drops"
+            "{call}: {why}: datagrams are lost: {cure}allow {call} in the container's seccomp profile"
         ))
+    }
+}
+
+/// What comes before the container's profile: the host's firewall tells who sends what it drops.
+fn cure(call: &str, errno: Errno) -> &'static str {
+    match (call, errno) {
+        ("sendmmsg", Errno::PERM) => "see what the host's firewall drops, or ",
+        _ => "",
     }
 }
 
@@ -56,7 +63,11 @@ mod tests {
         );
         for (after, count) in [(SHORTAGE_PAUSE / 2, 0), (SHORTAGE_PAUSE, 1)] {
             refused.note("sendmmsg", Errno::PERM);
-            assert_eq!(refused.tell(begin + after).iter().count(), count, "{after:?}");
+            let said = refused.tell(begin + after);
+            assert_eq!(said.iter().count(), count, "{after:?}");
+            let firewall =
+                |said: &String| said.contains("lost: see what the host's firewall drops");
+            assert!(said.iter().all(firewall), "{said:?}");
         }
         assert_eq!(refused.tell(begin + 3 * SHORTAGE_PAUSE), None, "nothing new");
     }
