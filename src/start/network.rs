@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::conf::host::{self, HostFacts};
+use crate::conf::host::{self, HostFacts, Template};
 use crate::conf::{Conf, ConfError, Interfaces, Note, Options, resolv};
 use crate::error::{StartError, system};
 use crate::flow::side::Endpoint;
@@ -94,9 +94,21 @@ pub(crate) fn warn_of_outbound(options: &Options, facts: &HostFacts) {
     let scope_id = facts.v6.as_ref().map_or(0, |template| template.index);
     for address in addresses.into_iter().flatten().filter(|address| is_foreign(*address, scope_id))
     {
-        log::warn!(
-            "--outbound {address}: no interface of this host has it: what is to leave from it fails until one has"
-        );
+        log::warn!("--outbound {address}: {}", without_outbound(address, facts));
+    }
+}
+
+/// What there is to say of an address that no socket may have. One of a link may well be another interface's.
+fn without_outbound(address: IpAddr, facts: &HostFacts) -> String {
+    match (address, &facts.v6) {
+        (IpAddr::V6(v6), Some(Template { name, .. })) if v6.is_unicast_link_local() => format!(
+            "{name} does not have it: what is to leave from it fails until {name} has, or name the --interface that has it"
+        ),
+        (IpAddr::V6(v6), None) if v6.is_unicast_link_local() => {
+            "it is one of a link, and no interface is known to be that: name the --interface that has it".to_owned()
+        }
+        _ => "no interface of this host has it: what is to leave from it fails until one has"
+            .to_owned(),
     }
 }
 
@@ -196,7 +208,6 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::conf::host::Template;
     use crate::conf::{self, Command};
     use crate::flow::fwd::InterfaceName;
 
@@ -263,6 +274,26 @@ mod tests {
         assert!(told(&facts(Some(v4(false)), None, false)));
         assert!(!told(&facts(Some(v4(false)), Some(v6()), true)));
         assert!(told(&facts(None, Some(v6()), false)), "an address alone");
+    }
+
+    #[test]
+    fn an_address_of_a_link_may_be_that_of_another() {
+        let name = InterfaceName::new("eth0").unwrap();
+        let v6 = Template {
+            name,
+            index: 2,
+            address: None,
+            link_local: None,
+            default_route: true,
+            gateway: None,
+        };
+        let known = HostFacts { v6: Some(v6), ..HostFacts::default() };
+        let said = |address: &str, facts| without_outbound(address.parse().unwrap(), facts);
+        assert!(said("fe80::77", &known).starts_with("eth0 does not have it"));
+        for facts in [&known, &HostFacts::default()] {
+            assert!(said("fe80::77", facts).ends_with("name the --interface that has it"));
+            assert!(said("2001:db8::7", facts).starts_with("no interface of this host has it"));
+        }
     }
 
     /// That others are is a test of pasta's: here the host's sysctls would count, and whether it has any address.
