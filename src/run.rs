@@ -301,7 +301,13 @@ fn finish(capture: Option<&Capture>) {
 
 fn no_helper(errno: Errno) -> StartError {
     let what = "Couldn't start the helper that makes sockets in the namespace";
-    sandbox::not_in_namespace(what)(errno)
+    let error = sandbox::not_in_namespace(what)(errno);
+    match errno {
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS => {
+            StartError::Other(format!("{error}; socketpair and setsid, too"))
+        }
+        _ => error,
+    }
 }
 
 /// Makes sockets in the namespace, by a helper that is forked here: while the namespace can be entered.

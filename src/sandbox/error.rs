@@ -68,10 +68,15 @@ pub(crate) fn namespace_cure(errno: Errno) -> &'static str {
     }
 }
 
-/// Names a process that could not be started in a namespace, with what to do about it.
+/// Names a process that could not be started in a namespace, with what to do about it. The user namespace is entered, so
+/// that nothing but a container's policy refuses what follows.
 pub(crate) fn not_in_namespace(what: &'static str) -> impl FnOnce(Errno) -> StartError {
     move |errno| {
-        let (why, cure) = (errno_text(errno), namespace_cure(errno));
+        let why = errno_text(errno);
+        let cure = match errno {
+            Errno::PERM | Errno::ACCESS | Errno::NOSYS => container_cure(errno),
+            _ => namespace_cure(errno),
+        };
         StartError::Other(format!("{what}: {why}{cure}"))
     }
 }
