@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::sys::errno;
+use crate::sys::shared_folder::Successor;
 use budget::Budget;
 use file::LogFile;
 use syslog::Syslog;
@@ -49,8 +50,6 @@ pub(crate) struct Config {
     pub(crate) foreground: bool,
     /// Log file and its limit in bytes.
     pub(crate) file: Option<(PathBuf, u64)>,
-    /// The user that the process becomes.
-    pub(crate) successor: Option<u32>,
 }
 
 /// The log file cannot be used.
@@ -95,12 +94,12 @@ pub(crate) fn start() {
     }
 }
 
-/// Sends messages where `config` says. Files and sockets stay open.
+/// Sends messages where `config` says. Files and sockets stay open. `successor` says which user the process becomes.
 ///
 /// # Errors
 /// The log file cannot be created.
-pub(crate) fn configure(config: Config) -> Result<(), LogFileError> {
-    let Config { level, program, foreground, file, successor } = config;
+pub(crate) fn configure(config: Config, successor: Successor<'_>) -> Result<(), LogFileError> {
+    let Config { level, program, foreground, file } = config;
     let debug = level >= LevelFilter::Debug;
     let file = file.map(|(path, limit)| {
         LogFile::create(&path, successor, limit, header(program))

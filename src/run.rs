@@ -87,7 +87,10 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit();
-    crate::log::configure(log_config(&options))?;
+    crate::log::configure(log_config(&options), &|| {
+        let keeps_root = options.mode == Mode::Pasta && options.pasta.netns_only;
+        identity::successor(options.run.run_as.as_deref(), keeps_root)
+    })?;
     let code = match options.mode {
         Mode::Pasta => run_pasta(options, &limit),
         Mode::Stream | Mode::VhostUser => run(options, &limit),
@@ -98,20 +101,18 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
 
 fn log_config(options: &Options) -> crate::log::Config {
     let run = &options.run;
-    let keeps_root = options.mode == Mode::Pasta && options.pasta.netns_only;
     crate::log::Config {
         level: run.level(false),
         program: run.program(options.mode),
         foreground: run.foreground,
         file: run.log_file.clone().map(|path| (path, run.log_size)),
-        successor: identity::successor(run.run_as.as_deref(), keeps_root),
     }
 }
 
-/// The user that a start becomes.
-fn successor(conf: &Conf) -> Option<u32> {
+fn prepare_readiness(conf: &Conf, made: Made) -> Result<Readiness, StartError> {
     let keeps_root = conf.pasta.as_ref().is_some_and(|pasta| pasta.netns_only);
-    identity::successor(conf.run.run_as.as_deref(), keeps_root)
+    let successor = || identity::successor(conf.run.run_as.as_deref(), keeps_root);
+    Readiness::prepare(&conf.run, &successor, made)
 }
 
 /// passt. As a part of `start` it would take room on the stack of pasta, too, which has to do with a limit of 64 KiB.
@@ -122,7 +123,7 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     let socket = start::client_socket(&conf.link, &mut made)?;
     let helper = start::helper_socket(&conf.link, &socket, &mut made)?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
-    let readiness = Readiness::prepare(&conf.run, successor(&conf), made)?;
+    let readiness = prepare_readiness(&conf, made)?;
     sandbox::detach(&conf.run)?;
     let bound = match &socket {
         ClientSocket::Listening(_, path) => Some(path.as_path()),
@@ -182,7 +183,7 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let Configured { mut conf, followed } = configure(options)?;
     let mut made = Made::nothing()?;
     let control = ControlSockets::bind(&conf.run, &mut made)?;
-    let mut readiness = Readiness::prepare(&conf.run, successor(&conf), made)?;
+    let mut readiness = prepare_readiness(&conf, made)?;
     let Some(pasta) = &conf.pasta else { unreachable!("pasta mode has its configuration") };
     // Up to here it was about the host. What the namespace gets, a command itself can tell.
     crate::log::set_level(conf.run.level(pasta.starts_command()));

@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, FileType, OFlags, fallocate, fcntl_setfl, fstat};
 
 use super::LINE_BYTES;
-use crate::sys::shared_folder;
+use crate::sys::shared_folder::{self, Successor};
 
 /// Most bytes of the first line, before a cut is noted in it.
 const HEADER_BYTES: usize = 4096;
@@ -40,13 +40,13 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Creates the file, or empties it, and writes `header` as its first line. It grows to no more
-    /// than `limit` bytes. `successor` is the user that this process becomes.
+    /// than `limit` bytes. `successor` says which user that this process becomes.
     ///
     /// # Errors
     /// What open(2) or write(2) report, or that it is a stranger's in a folder for everybody. Named pipes without a reader are refused: opening never waits.
     pub(super) fn create(
         path: &Path,
-        successor: Option<u32>,
+        successor: Successor<'_>,
         limit: u64,
         header: String,
     ) -> io::Result<Self> {
@@ -58,7 +58,7 @@ impl LogFile {
         }
     }
 
-    fn open(path: &Path, successor: Option<u32>, readable: bool) -> io::Result<File> {
+    fn open(path: &Path, successor: Successor<'_>, readable: bool) -> io::Result<File> {
         let file = std::fs::OpenOptions::new()
             .read(readable)
             .append(true)
@@ -177,7 +177,7 @@ mod tests {
     fn a_file_that_may_not_be_read_is_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let file = LogFile::open(&path, None, false).unwrap();
+        let file = LogFile::open(&path, &|| None, false).unwrap();
         let mut log = LogFile::begin(file, false, LIMIT, "header".to_owned()).unwrap();
         let line = format!("{}\n", "x".repeat(99));
         let room = (LIMIT as usize - "header\n".len()) / line.len();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn log(folder: &tempfile::TempDir) -> LogFile {
-        LogFile::create(&folder.path().join("log"), None, LIMIT, "header".to_owned()).unwrap()
+        LogFile::create(&folder.path().join("log"), &|| None, LIMIT, "header".to_owned()).unwrap()
     }
 
     fn lines(folder: &tempfile::TempDir) -> Vec<String> {

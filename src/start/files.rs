@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartError;
-use crate::sys::{process, shared_folder};
+use crate::sys::process;
+use crate::sys::shared_folder::{self, Successor};
 
 /// Files that this start has made. They are removed when this is dropped, or a signal ends the start, before
 /// [`keep`](Self::keep).
@@ -57,14 +58,14 @@ pub(crate) struct PidFile {
 impl PidFile {
     /// Opens the file, so that a path that cannot be written is an error while one can be reported. An
     /// existing one is emptied: callers reserve the name. In a folder for everybody it must be no stranger's, who could
-    /// write another number into it; `successor` is the user that this process becomes. A named pipe must have a
+    /// write another number into it; `successor` says which user that this process becomes. A named pipe must have a
     /// reader: opening never waits.
     ///
     /// # Errors
     /// [`StartError::PidFile`].
     pub(crate) fn open(
         path: &Path,
-        successor: Option<u32>,
+        successor: Successor<'_>,
         made: &mut Made,
     ) -> Result<Self, StartError> {
         let failed = |source| StartError::PidFile { path: path.to_owned(), source };
@@ -97,7 +98,7 @@ impl PidFile {
 
     /// Opens what has come to `path` meanwhile, or makes the file to which the link there leads. The kernel follows the
     /// link, so that nobody's in a folder for everyone is followed (fs.protected_symlinks).
-    fn linked(path: &Path, successor: Option<u32>, made: &mut Made) -> std::io::Result<File> {
+    fn linked(path: &Path, successor: Successor<'_>, made: &mut Made) -> std::io::Result<File> {
         match Self::existing(path, successor) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let file = Self::options().create(true).truncate(false).mode(0o600).open(path)?;
@@ -111,13 +112,13 @@ impl PidFile {
         }
     }
 
-    fn existing(path: &Path, successor: Option<u32>) -> std::io::Result<File> {
+    fn existing(path: &Path, successor: Successor<'_>) -> std::io::Result<File> {
         let file = Self::options().open(path)?;
         Self::empty(&file, path, successor)?;
         Ok(file)
     }
 
-    fn empty(file: &File, path: &Path, successor: Option<u32>) -> std::io::Result<()> {
+    fn empty(file: &File, path: &Path, successor: Successor<'_>) -> std::io::Result<()> {
         shared_folder::refuse_strangers(file, path, successor)?;
         if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
     }

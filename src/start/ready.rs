@@ -19,6 +19,7 @@ use crate::conf::RunConf;
 use crate::error::{StartError, no_process, not_given, system};
 use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
+use crate::sys::shared_folder::Successor;
 
 /// What the first process says where there is no second one any more.
 const NOT_READY: &str = "The process in the background has ended before it was ready";
@@ -58,14 +59,14 @@ enum Kind {
 }
 
 impl Readiness {
-    /// Opens what will be needed. `successor` is the user that this process becomes, `made` are the files that go away if
+    /// Opens what will be needed. `successor` says which user this process becomes, `made` are the files that go away if
     /// the program does not get ready.
     ///
     /// # Errors
     /// [`StartError`].
     pub(crate) fn prepare(
         run: &RunConf,
-        successor: Option<u32>,
+        successor: Successor<'_>,
         mut made: Made,
     ) -> Result<Self, StartError> {
         let pid_file = run.pid.as_deref().map(|path| PidFile::open(path, successor, &mut made));

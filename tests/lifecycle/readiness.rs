@@ -5,9 +5,10 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Stdio;
 
 use passt_support::skipped::needs_root;
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::rig::{PATIENCE, Place, contains, refusal, status_field, until};
 
@@ -88,6 +89,13 @@ fn no_file_of_a_stranger_is_written_in_a_folder_for_everyone() {
             assert_eq!(place.text("theirs"), "what was there\n");
         }
     }
+    // What root was given is who started it to answer for.
+    let given = || std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    drop(place.returned(place.passt(&["--log-file", "/dev/stderr"]).stderr(given())));
+    let mut passt = place.passt(&["--pid", "/proc/self/fd/1"]);
+    assert!(passt.stdout(given()).stderr(Stdio::null()).status().unwrap().success());
+    let pid = place.text("theirs").trim().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     // A folder of the stranger's own is another matter.
     std::os::unix::fs::chown(folder, Some(STRANGER), Some(STRANGER)).unwrap();
     let _program = place.returned(&mut place.passt(&["--log-file", path.to_str().unwrap()]));
