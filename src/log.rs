@@ -161,6 +161,11 @@ pub(crate) fn give_stderr() {
     }
 }
 
+/// Takes standard error back when the command has ended that had it.
+pub(crate) fn take_stderr_back() {
+    SINK.state().stderr = true;
+}
+
 /// The first line of a log file.
 fn header(program: &str) -> String {
     let path = std::env::current_exe().unwrap_or_default();

@@ -255,6 +255,7 @@ fn pasta_code(exit: Exit, child: Option<&Child>) -> Result<ExitCode, StartError>
         Exit::ClientGone => Err(StartError::Other("The tap device is gone, exiting".to_owned())),
         Exit::Over => {
             let code = child.map_or(Ok(None), Child::status).map_err(|errno| {
+                crate::log::take_stderr_back();
                 let why = errno_text(errno);
                 StartError::Other(format!(
                     "Couldn't learn how the command ended: {why}: allow waitid in the container's seccomp profile"

@@ -443,13 +443,36 @@ fn on_an_old_kernel_nothing_is_inherited() {
 /// Who is told nothing must not take that for success.
 #[test]
 fn where_nobody_tells_how_a_command_has_ended_it_is_a_failure() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
-    command.args(["--debug", "--splice-only", "--", "sh", "-c", "exit 7"]);
-    let output = deny(command, libc::SYS_waitid, None, libc::EPERM).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    let said = "Couldn't learn how the command ended: Operation not permitted: allow waitid in the container's";
-    assert!(text.contains(said), "{text}");
+    // Standard error is the command's, until it has ended.
+    for level in ["--debug", "--quiet"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+        command.args([level, "--splice-only", "--", "sh", "-c", "exit 7"]);
+        let output = deny(command, libc::SYS_waitid, None, libc::EPERM).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        let said = "Couldn't learn how the command ended: Operation not permitted: allow waitid in the container's";
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+/// In a user namespace no setting of the kernel's is in the way, but what a container refuses.
+#[test]
+fn what_has_nothing_to_do_with_user_namespaces_is_not_cured_by_them() {
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    for (call, bits) in [
+        (libc::SYS_socketpair, None),
+        (libc::SYS_setsid, None),
+        (libc::SYS_clone, Some(namespaces)),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pasta"));
+        command.args(["--splice-only", "--", "true"]);
+        let output = deny(command, call, bits, libc::EPERM).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        let name = if bits.is_some() { "clone3" } else { "socketpair and setsid" };
+        let told = ["Couldn't start the ", "seccomp profile", name];
+        assert!(told.into_iter().all(|words| text.contains(words)), "{text}");
+        assert!(!text.contains("allow user namespaces"), "{text}");
+    }
 }
 
 /// What helps against a limit does not help against a filter.
