@@ -282,7 +282,8 @@ fn binds_to_devices() -> bool {
 /// # Errors
 /// netlink fails.
 pub(crate) fn surroundings() -> Result<Surroundings, ConfError> {
-    surroundings::look(&asker()?.netlink)
+    let netlink = asker()?.netlink;
+    surroundings::with_routes(&netlink, netlink::dump(&netlink)?.candidates)
 }
 
 fn asker() -> Result<Asker, ConfError> {

@@ -1,6 +1,7 @@
 //! rtnetlink(7): one dump each of links, addresses and routes, reduced to what is used. Attributes
 //! that are missing or of another kind leave their field empty.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,7 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::routed::{Candidate, candidate, ip};
+use super::routed::{Candidate, candidate, has_neighbours, ip};
 use crate::conf::ConfError;
 use crate::flow::fwd::InterfaceName;
 use crate::sys::netlink::Netlink;
@@ -76,8 +77,11 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
     let failed = |what| move |source| ConfError::Netlink { what, source };
     let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let links = request_on(socket, links, link).map_err(failed("interfaces"))?;
+    let alone: HashSet<u32> =
+        links.iter().filter(|one| one.is_alone).map(|one| one.index).collect();
     let mut dump = Dump {
-        links: request_on(socket, links, link).map_err(failed("interfaces"))?,
+        links: links.into_iter().map(|one| (one.name, one.index)).collect(),
         addresses: request_on(socket, addresses, address).map_err(failed("addresses"))?,
         routes: Vec::new(),
         on_link_v4: Vec::new(),
@@ -91,7 +95,7 @@ pub(super) fn dump(socket: &Netlink) -> Result<Dump, ConfError> {
         dump.on_link_v4.extend(routes.iter().filter_map(on_link_v4));
         dump.elsewhere_v4 |= routes.iter().any(is_default_elsewhere_v4);
         dump.by_number |= routes.iter().any(leads_by_number);
-        dump.candidates.extend(routes.iter().filter_map(candidate));
+        dump.candidates.extend(routes.iter().filter_map(|route| candidate(route, &alone)));
     }
     Ok(dump)
 }
@@ -104,8 +108,8 @@ pub(crate) fn own_addresses() -> io::Result<Vec<(InterfaceName, IpAddr)>> {
     let links = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), link)?;
     let addresses = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), address)?;
     let named = |found: Address| {
-        let name = links.iter().find(|(_, index)| *index == found.interface)?;
-        Some((name.0, found.address))
+        let link = links.iter().find(|link| link.index == found.interface)?;
+        Some((link.name, found.address))
     };
     Ok(addresses.into_iter().filter_map(named).collect())
 }
@@ -222,19 +226,27 @@ pub(super) fn look(mut bytes: &[u8]) -> (usize, usize) {
         told += usize::from(address(inner.clone()).is_some());
         if let RouteNetlinkMessage::NewRoute(message) = inner {
             told += usize::from(route(&message).is_some());
-            told += usize::from(candidate(&message).is_some());
+            told += usize::from(candidate(&message, &HashSet::new()).is_some());
         }
     }
     (read, told)
 }
 
-fn link(message: RouteNetlinkMessage) -> Option<(InterfaceName, u32)> {
+/// An interface.
+struct Link {
+    name: InterfaceName,
+    index: u32,
+    /// It has no neighbours.
+    is_alone: bool,
+}
+
+fn link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(link) = message else { return None };
     let name = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => InterfaceName::new(name),
         _ => None,
     })?;
-    Some((name, link.header.index))
+    Some(Link { name, index: link.header.index, is_alone: !has_neighbours(&link) })
 }
 
 fn address(message: RouteNetlinkMessage) -> Option<Address> {

@@ -7,17 +7,21 @@
 //! `local default` is for what comes by. Neither does a route of all addresses make all of them anything: something
 //! else tells then which are meant.
 //!
-//! # What no network is
-//! A route without a router and for all addresses leads out, by a modem or a tunnel, and so do its halves, by which
-//! programs for VPNs win over the host's own, and `2000::/3`, all that is assigned of IPv6. "All but private networks"
-//! is a list of some 30 of them; such a list is known by the first that are wider than any network, and no route by the
-//! same interface says more than that it leads out.
+//! # What is next to it
+//! A network that a link leads to without a router is next to this host if there are neighbours on that link. A tunnel, a
+//! modem or a line to one other host has none: all that is by it is somewhere else, and a route without a router says
+//! nothing (`AllowedIPs` of WireGuard, networks of Tailscale, of ppp, of mobile modems).
+//!
+//! A route for all addresses leads out on any link, and so do its halves, by which programs for VPNs win over the host's
+//! own, `2000::/3`, all that is assigned of IPv6, and whatever is wider than any network.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
@@ -28,26 +32,13 @@ use crate::flow::fwd::{Places, Prefix, Routed};
 pub(super) struct Candidate {
     ipv4: bool,
     table: u32,
-    /// That leads into a network; 0 for several.
-    interface: u32,
-    /// It leads to a part of everything, not into a network.
-    is_part: bool,
-    routed: Routed,
+    pub(super) routed: Routed,
 }
 
 impl Candidate {
     /// The table of the route, and whether it is one of IPv4.
     pub(super) fn table(&self) -> (bool, u32) {
         (self.ipv4, self.table)
-    }
-
-    /// What `candidates` say, but for those that lead out and nothing else.
-    pub(super) fn what_they_say(candidates: &[Self]) -> Vec<Routed> {
-        let way = |one: &Self| (one.ipv4, one.interface);
-        let leading_out: Vec<_> = candidates.iter().filter(|one| one.is_part).map(way).collect();
-        let says =
-            |one: &&Self| one.routed.places != Places::PRIVATE || !leading_out.contains(&way(one));
-        candidates.iter().filter(says).map(|one| one.routed).collect()
     }
 }
 
@@ -80,8 +71,14 @@ fn is_ipv4(family: AddressFamily) -> Option<bool> {
     }
 }
 
-/// What a route may say; `None` for most: those that lead to a router.
-pub(super) fn candidate(route: &RouteMessage) -> Option<Candidate> {
+/// Whether an interface has neighbours, whom it finds by their addresses.
+pub(super) fn has_neighbours(link: &LinkMessage) -> bool {
+    !link.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint)
+}
+
+/// What a route may say; `None` for most: those that lead to a router, or by one of the interfaces that are `alone`,
+/// without neighbours.
+pub(super) fn candidate(route: &RouteMessage, alone: &HashSet<u32>) -> Option<Candidate> {
     let header = &route.header;
     let ipv4 = is_ipv4(header.address_family)?;
     // What the kernel has learned of the path to a single destination is in its dump, too.
@@ -91,44 +88,42 @@ pub(super) fn candidate(route: &RouteMessage) -> Option<Candidate> {
     let places = match header.kind {
         RouteType::Local | RouteType::Anycast => Places::HOST,
         RouteType::Broadcast => Places::MULTICAST,
-        RouteType::Unicast if leads_to_link(route) => Places::PRIVATE,
+        RouteType::Unicast if leads_to_neighbours(route, alone) => Places::PRIVATE,
         _ => return None,
     };
-    let (mut destination, mut table, mut interface) = (None, header.table.into(), 0);
+    let (mut destination, mut table) = (None, header.table.into());
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Oif(index) => interface = *index,
             _ => {}
         }
     }
-    let len = header.destination_prefix_length;
-    let is_part = match extent(destination?, len) {
-        Extent::Everything => return None,
-        Extent::Part => places == Places::PRIVATE && !is_of_network(header.protocol),
-        Extent::Network => false,
-    };
-    let routed = Routed { places, network: Prefix::new(destination?, len)? };
-    Some(Candidate { ipv4, table, interface, is_part, routed })
+    let (destination, len) = (destination?, header.destination_prefix_length);
+    if is_everything(destination, len) || places == Places::PRIVATE && is_too_wide(destination, len)
+    {
+        return None;
+    }
+    let routed = Routed { places, network: Prefix::new(destination, len)? };
+    Some(Candidate { ipv4, table, routed })
 }
 
-/// Whether a route leads to the link of an interface, and not to a router or into a tunnel of its own.
-fn leads_to_link(route: &RouteMessage) -> bool {
-    let mut to_interface = false;
+/// Whether a route leads to the neighbours on a link, and not to a router or into a tunnel of its own.
+fn leads_to_neighbours(route: &RouteMessage, alone: &HashSet<u32>) -> bool {
+    let mut interface = None;
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Oif(_) => to_interface = true,
-            RouteAttribute::MultiPath(hops) => return hops.iter().any(is_on_link),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::MultiPath(hops) => return hops.iter().any(|hop| is_near(hop, alone)),
             _ if leads_on(attribute) => return false,
             _ => {}
         }
     }
-    to_interface
+    interface.is_some_and(|index| !alone.contains(&index))
 }
 
-fn is_on_link(hop: &RouteNextHop) -> bool {
-    !hop.attributes.iter().any(leads_on)
+fn is_near(hop: &RouteNextHop, alone: &HashSet<u32>) -> bool {
+    !alone.contains(&hop.interface_index) && !hop.attributes.iter().any(leads_on)
 }
 
 fn leads_on(attribute: &RouteAttribute) -> bool {
@@ -136,38 +131,24 @@ fn leads_on(attribute: &RouteAttribute) -> bool {
     matches!(attribute, Gateway(_) | Via(_) | Encap(_) | EncapType(_))
 }
 
-/// Whether it may be somebody on the network who has said so: he makes no lists that tell less than others do.
-fn is_of_network(protocol: RouteProtocol) -> bool {
-    matches!(protocol, RouteProtocol::Kernel | RouteProtocol::Ra)
-}
-
-/// How wide a destination is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
-    /// Everything, by whatever words; or what the registries tell of, or the address that is inside.
-    Everything,
-    /// Wider than any network: an operator has one of /8 at most, and of IPv6 much less than a registry.
-    Part,
-    Network,
-}
-
-fn extent(destination: IpAddr, len: u8) -> Extent {
+/// Whether a destination is everything, by whatever words, or what registries tell by the address that is inside.
+fn is_everything(destination: IpAddr, len: u8) -> bool {
     match destination {
-        _ if len <= 1 => Extent::Everything,
-        IpAddr::V4(v4) => match v4.octets() {
-            [224..=255, ..] if len < 8 => Extent::Everything,
-            _ if len < 8 => Extent::Part,
-            _ => Extent::Network,
-        },
+        _ if len <= 1 => true,
+        IpAddr::V4(_) => false,
         IpAddr::V6(v6) => match v6.segments() {
-            [0x2000, ..] if len == 3 => Extent::Everything,
-            [0xfc00..=0xffff, ..] if len <= 16 => Extent::Everything,
+            [0x2000, ..] => len == 3,
             // Of IPv4, by a translator on this host (RFC 6052).
-            [0x64, 0xff9b, 0, 0, 0, 0, ..] if len == 96 => Extent::Everything,
-            _ if len <= 16 => Extent::Part,
-            _ => Extent::Network,
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] => len == 96,
+            _ => false,
         },
     }
+}
+
+/// Whether a destination is wider than any network: an operator has one of /8 at most, and of IPv6 much less than a
+/// registry.
+fn is_too_wide(destination: IpAddr, len: u8) -> bool {
+    len < if destination.is_ipv4() { 8 } else { 17 }
 }
 
 /// The address of a route, if it is one of IP.
@@ -176,5 +157,47 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_and_lines_have_no_neighbours() {
+        for (flags, expected) in [
+            (LinkFlags::Up | LinkFlags::Broadcast | LinkFlags::Multicast, true),
+            (LinkFlags::Up | LinkFlags::Loopback, true),
+            (LinkFlags::Up | LinkFlags::Noarp, false),
+            (LinkFlags::Up | LinkFlags::Pointopoint | LinkFlags::Multicast, false),
+            (LinkFlags::Pointopoint | LinkFlags::Noarp, false),
+        ] {
+            let mut link = LinkMessage::default();
+            link.header.flags = flags;
+            assert_eq!(has_neighbours(&link), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn all_of_a_family_is_no_network_and_more_than_one_is_none_of_neighbours() {
+        let wide = |text: &str, len| {
+            let destination = text.parse().unwrap();
+            (is_everything(destination, len), is_too_wide(destination, len))
+        };
+        for (destination, len, expected) in [
+            ("0.0.0.0", 1, (true, true)),
+            ("128.0.0.0", 1, (true, true)),
+            ("198.0.0.0", 7, (false, true)),
+            ("198.0.0.0", 8, (false, false)),
+            ("8000::", 1, (true, true)),
+            ("2000::", 3, (true, true)),
+            ("2000::", 16, (false, true)),
+            ("2001:db8::", 17, (false, false)),
+            ("64:ff9b::", 96, (true, false)),
+            ("64:ff9b::", 97, (false, false)),
+        ] {
+            assert_eq!(wide(destination, len), expected, "{destination}/{len}");
+        }
     }
 }

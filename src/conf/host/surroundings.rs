@@ -5,32 +5,15 @@
 use std::io;
 use std::net::IpAddr;
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::request_on;
-use super::routed::{Candidate, candidate, table_of_rule};
+use super::routed::{Candidate, table_of_rule};
 use crate::conf::ConfError;
 use crate::flow::fwd::Surroundings;
 use crate::sys::netlink::Netlink;
-
-/// Asks for all.
-pub(super) fn look(socket: &Netlink) -> Result<Surroundings, ConfError> {
-    let mut candidates = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        let found = request_on(socket, RouteNetlinkMessage::GetRoute(question), |message| {
-            let RouteNetlinkMessage::NewRoute(route) = message else { return None };
-            candidate(&route)
-        });
-        let failed = |source| ConfError::Netlink { what: "routes", source };
-        candidates.extend(found.map_err(failed)?);
-    }
-    with_routes(socket, candidates)
-}
 
 /// Asks for all but routes, of which some were found to be `candidates`.
 pub(super) fn with_routes(
@@ -41,7 +24,8 @@ pub(super) fn with_routes(
     let addresses = addresses(socket).map_err(failed)?;
     let tables = tables(socket);
     candidates.retain(|one| tables.contains(&one.table()));
-    Ok(Surroundings::new(addresses, Candidate::what_they_say(&candidates)))
+    let routed = candidates.into_iter().map(|one| one.routed).collect();
+    Ok(Surroundings::new(addresses, routed))
 }
 
 /// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
@@ -87,7 +71,7 @@ mod tests {
 
     use passt_support::namespace::isolated;
 
-    use super::*;
+    use crate::conf::host::surroundings;
     use crate::flow::fwd::{Places, Routed};
 
     fn run(changes: &[&str]) {
@@ -99,7 +83,7 @@ mod tests {
 
     /// The lines of what routes tell, with the first letter of the place.
     fn routed() -> Vec<String> {
-        let found = look(&Netlink::new().unwrap()).unwrap();
+        let found = surroundings().unwrap();
         let line = |one: &Routed| {
             let place = Places::NAMES.iter().find(|(_, places)| *places == one.places).unwrap().0;
             let (address, len) = one.network.parts();
@@ -110,8 +94,9 @@ mod tests {
 
     const LINKS: &str = "ip link set lo up
         ip link add eth0 type veth peer name peer0
-        ip link add wg0 type veth peer name peer1
-        for link in eth0 peer0 wg0 peer1; do ip link set $link up; done
+        ip link add eth1 type veth peer name peer1
+        ip link add wg0 arp off type veth peer name peer2
+        for link in eth0 peer0 eth1 peer1 wg0 peer2; do ip link set $link up; done
         ip addr add 192.0.2.2/24 dev eth0
         ip addr add 2001:db8::2/64 dev eth0 nodad";
 
@@ -121,9 +106,10 @@ mod tests {
             assert!(routed().is_empty(), "{:?}", routed());
             run(&["route add default via 192.0.2.1", "-6 route add default via 2001:db8::1"]);
             run(&["route add 198.51.100.0/24 via 192.0.2.9", "route add blackhole 203.0.113.0/24"]);
-            run(&["route add default dev wg0 metric 7", "route add 0.0.0.0/1 dev wg0"]);
-            run(&["route add 128.0.0.0/1 dev wg0", "route add 224.0.0.0/4 dev eth0"]);
-            run(&["-6 route add 2000::/3 dev wg0", "-6 route add 64:ff9b::/96 dev wg0"]);
+            run(&["route add default dev eth1 metric 7", "route add 0.0.0.0/1 dev eth1"]);
+            run(&["route add 128.0.0.0/1 dev eth1", "route add 224.0.0.0/4 dev eth0"]);
+            run(&["route add 64.0.0.0/2 dev eth1", "-6 route add 2400::/8 dev eth1 proto ra"]);
+            run(&["-6 route add 2000::/3 dev eth1", "-6 route add 64:ff9b::/96 dev eth1"]);
             assert!(routed().is_empty(), "{:?}", routed());
         });
     }
@@ -135,9 +121,9 @@ mod tests {
                 "route add local 203.0.113.0/28 dev lo",
                 "-6 route add local 2001:db8:7::/64 dev lo",
             ]);
-            run(&["route add 203.0.113.128/25 dev eth0", "-6 route add 2001:db8:8::/64 dev wg0"]);
+            run(&["route add 203.0.113.128/25 dev eth0", "-6 route add 2001:db8:8::/64 dev eth1"]);
             run(&["route add 198.51.100.0/24 nexthop dev eth0 nexthop via 192.0.2.1"]);
-            run(&["addr add 198.18.0.1/24 brd 203.0.113.77 dev wg0"]);
+            run(&["addr add 198.18.0.1/24 brd 203.0.113.77 dev eth1"]);
             let expected = [
                 "@host 203.0.113.0/28",
                 "@host 2001:db8:7::/64",
@@ -188,17 +174,27 @@ mod tests {
         });
     }
 
-    /// `AllowedIPs` of WireGuard: all but 192.168.0.0/16, in part.
     #[test]
-    fn a_list_of_all_but_some_networks_leads_out() {
+    fn who_is_behind_a_link_without_neighbours_is_not_next_to_the_host() {
         isolated(LINKS, || {
-            run(&["route add 203.0.113.0/24 dev wg0", "-6 route add 2001:db8:8::/64 dev wg0"]);
-            assert_eq!(routed().len(), 2);
+            run(&["addr add 198.18.0.1/24 dev wg0", "route add 203.0.113.0/24 dev wg0"]);
+            run(&["route add 198.51.100.7 dev wg0", "-6 route add 2001:db8:8::/64 dev wg0"]);
             run(&["route add 64.0.0.0/2 dev wg0", "route add 192.169.0.0/16 dev wg0"]);
-            run(&["route add 203.0.113.0/25 dev eth0", "-6 route add 2400::/8 dev wg0 proto ra"]);
-            let expected =
-                ["@private 2400::/8", "@private 203.0.113.0/25", "@private 2001:db8:8::/64"];
-            assert_eq!(routed(), expected, "and not all by a router's word");
+            run(&["route add 192.0.3.0/24 nexthop dev wg0 nexthop via 192.0.2.1"]);
+            if Command::new("ip")
+                .args(["tuntap", "add", "tun0", "mode", "tun"])
+                .status()
+                .unwrap()
+                .success()
+            {
+                run(&["link set tun0 up", "route add 203.0.112.0/24 dev tun0"]);
+            } else {
+                passt_support::skipped::skipped("needs /dev/net/tun");
+            }
+            assert!(routed().is_empty(), "{:?}", routed());
+            run(&["route add local 198.51.100.8 dev wg0"]);
+            run(&["route add 192.0.4.0/24 nexthop dev wg0 nexthop dev eth1"]);
+            assert_eq!(routed(), ["@host 198.51.100.8/32", "@private 192.0.4.0/24"]);
         });
     }
 }
