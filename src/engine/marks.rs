@@ -15,11 +15,13 @@
 //!   kernel writes "don't fragment" into the header of everything. What is larger is cut, as for a program of the
 //!   host. Packets up to the least MTU of all paths need no decision.
 
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use passt_frame::Errno;
 use rustix::net::sockopt;
 
+use super::net::Epoch;
 use crate::sys::group;
 use crate::sys::socket::{self, Cutting};
 use crate::wire::ip::IpHead;
@@ -86,6 +88,8 @@ pub(crate) struct SocketMarks {
     group_interface: u32,
     /// Members on this host hear packets to groups.
     host_hears: bool,
+    /// The group, and the view of the network, for which that was found.
+    hears_as_found: Option<(SocketAddr, Epoch)>,
     traffic_class: u8,
     cutting: Cutting,
 }
@@ -98,6 +102,7 @@ impl SocketMarks {
             group_hop_limit: GROUP_HOP_LIMIT,
             group_interface: 0,
             host_hears: true,
+            hears_as_found: None,
             traffic_class: 0,
             cutting: Cutting::Wanted,
         }
@@ -135,20 +140,26 @@ impl SocketMarks {
         }
     }
 
-    /// Has members of this host hear a socket's packets to groups, or not.
+    /// Has members of this host hear a socket's packets to `group`, or not, as `may_hear` says. That is asked once
+    /// in an `epoch`, as long as the group is the same.
     ///
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn let_host_hear(
         &mut self,
         socket: BorrowedFd<'_>,
-        v4: bool,
-        hear: bool,
+        (group, epoch): (SocketAddr, Epoch),
+        may_hear: impl FnOnce() -> bool,
     ) -> Result<(), Errno> {
+        if self.hears_as_found == Some((group, epoch)) {
+            return Ok(());
+        }
+        let hear = may_hear();
         if hear != self.host_hears {
-            group::let_host_hear(socket, v4, hear)?;
+            group::let_host_hear(socket, group.is_ipv4(), hear)?;
             self.host_hears = hear;
         }
+        self.hears_as_found = Some((group, epoch));
         Ok(())
     }
 
@@ -189,7 +200,26 @@ fn set_traffic_class(socket: BorrowedFd<'_>, v4: bool, class: u8) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::os::fd::AsFd;
+
     use super::*;
+
+    #[test]
+    fn who_hears_a_group_is_asked_once_for_all_that_goes_there() {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let (mut marks, mut asked) = (SocketMarks::new(), Vec::new());
+        for (group, may_hear) in [(1, false), (1, false), (2, true), (2, true), (1, false)] {
+            let to = SocketAddr::from((Ipv4Addr::new(239, 0, 0, group), 5353));
+            let answer = || {
+                asked.push(group);
+                may_hear
+            };
+            marks.let_host_hear(socket.as_fd(), (to, Epoch::default()), answer).unwrap();
+            assert_eq!(socket.multicast_loop_v4().unwrap(), may_hear);
+        }
+        assert_eq!(asked, [1, 2, 1]);
+    }
 
     #[test]
     fn what_may_not_be_cut_is_decided_where_paths_differ() {

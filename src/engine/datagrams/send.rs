@@ -45,8 +45,8 @@ pub(super) fn send_datagram(
     let peer = to.unwrap_or(end);
     let to_group = peer.ip().is_multicast();
     if to_group {
-        let hear = net.lets_host_hear(proto, peer);
-        let set = state.marks.let_host_hear(fd, v4, hear);
+        let may_hear = || net.lets_host_hear(proto, peer);
+        let set = state.marks.let_host_hear(fd, (peer, net.epoch()), may_hear);
         set.map_err(|errno| reason_of(errno, DropReason::SendFailed))?;
     }
     state.marks.bring(fd, (v4, to_group), marks, headers + len);

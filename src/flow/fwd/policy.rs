@@ -229,7 +229,10 @@ impl Subject {
         for address in [real, seen] {
             addresses.extend(embedded(address).into_iter().flatten().map(IpAddr::V4));
         }
-        let mut anyhow = really | policy.host.of(seen);
+        let mut anyhow = really;
+        if seen != real {
+            anyhow |= policy.host.of(seen);
+        }
         // No socket can keep a broadcast from this host.
         if anyhow.meet(Places::MULTICAST) && !real.is_multicast() {
             anyhow |= Places::HOST;
