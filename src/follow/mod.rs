@@ -139,7 +139,8 @@ impl HostWatch {
             told(&self.options, facts, &now.resolv, &mut notes);
         let before = std::mem::replace(&mut self.seen, now);
         let gone = before.own.addresses.iter().map(|(address, _)| *address);
-        let gone = gone.filter(|address| !self.seen.has(*address)).collect();
+        let there = self.seen.addresses();
+        let gone = gone.filter(|address| !there.contains(address)).collect();
         let line = describe(&network);
         let Snapshot { own, held, .. } = self.seen.clone();
         let configured = self.configured;

@@ -1,6 +1,7 @@
 //! What the host looks like, as the helper tells the program: lines of words, and at the end the text of resolv.conf.
 //! One family has at most one line, `4` or `6`.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
 use std::str::{FromStr, SplitAsciiWhitespace};
@@ -26,9 +27,9 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether `address` is one of the host's own.
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.own.addresses.iter().any(|(own, _)| *own == address)
+    /// The host's own.
+    pub(super) fn addresses(&self) -> HashSet<IpAddr> {
+        self.own.addresses.iter().map(|(own, _)| *own).collect()
     }
 
     /// Keeps only those interfaces that somebody names.

@@ -28,8 +28,8 @@ pub(super) fn with_routes(
     Ok(Surroundings::new(addresses, routed))
 }
 
-/// All addresses of this host, whatever state they are in, with the lengths of their prefixes. Of a point-to-point
-/// interface the other end's network is among them.
+/// All addresses of this host, whatever state they are in, with the lengths of their prefixes, most of them twice. Of a
+/// point-to-point interface the other end's network is among them.
 fn addresses(socket: &Netlink) -> io::Result<Vec<(IpAddr, u8)>> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let messages = request_on(socket, question, |message| match message {
@@ -37,18 +37,13 @@ fn addresses(socket: &Netlink) -> io::Result<Vec<(IpAddr, u8)>> {
         _ => None,
     });
     let mut found = Vec::new();
-    for message in messages? {
-        let len = message.header.prefix_len;
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(address) | AddressAttribute::Address(address)
-                    if !found.contains(&(*address, len)) =>
-                {
-                    found.push((*address, len));
-                }
-                _ => {}
+    for AddressMessage { header, attributes, .. } in messages? {
+        found.extend(attributes.iter().filter_map(|attribute| match attribute {
+            AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
+                Some((*address, header.prefix_len))
             }
-        }
+            _ => None,
+        }));
     }
     Ok(found)
 }
@@ -120,11 +115,13 @@ mod tests {
             run(&[
                 "route add local 203.0.113.0/28 dev lo",
                 "-6 route add local 2001:db8:7::/64 dev lo",
+                "-6 route add local fd12::/16 dev lo",
             ]);
             run(&["route add 203.0.113.128/25 dev eth0", "-6 route add 2001:db8:8::/64 dev eth1"]);
             run(&["route add 198.51.100.0/24 nexthop dev eth0 nexthop via 192.0.2.1"]);
             run(&["addr add 198.18.0.1/24 brd 203.0.113.77 dev eth1"]);
             let expected = [
+                "@host fd12::/16",
                 "@host 203.0.113.0/28",
                 "@host 2001:db8:7::/64",
                 "@multicast 203.0.113.77/32",

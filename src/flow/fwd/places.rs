@@ -168,9 +168,11 @@ impl Surroundings {
         Self { addresses, routed: Vec::new() }
     }
 
-    /// What is known by `addresses` and by `routed`, without what says nothing new: most routes are of an address, or into
-    /// private networks. Of more than [`MAX_ROUTED_NETWORKS`] the host's own stay, then the widest.
-    pub fn new(addresses: Vec<(IpAddr, u8)>, mut routed: Vec<Routed>) -> Self {
+    /// What is known by `addresses` and by `routed`, without what is there twice or says nothing new: most routes are of an
+    /// address, or into private networks. Of more than [`MAX_ROUTED_NETWORKS`] the host's own stay, then the widest.
+    pub fn new(mut addresses: Vec<(IpAddr, u8)>, mut routed: Vec<Routed>) -> Self {
+        addresses.sort_unstable();
+        addresses.dedup();
         let own = Self::of_addresses(addresses);
         routed.retain(|one| !own.knows(one));
         routed.sort_by_key(|one| {
@@ -187,13 +189,20 @@ impl Surroundings {
         self.routed.len() >= MAX_ROUTED_NETWORKS
     }
 
-    /// Whether all of a network is of these places by the registries, or by one and the same address of the host.
+    /// Whether all of a network is of these places by the registries, or by one and the same address of the host. Those
+    /// are in order: each has a route that makes it the host's own, and a load balancer has thousands.
     fn knows(&self, Routed { places, network }: &Routed) -> bool {
         let ends = network.ends();
         let everywhere =
             |of: &dyn Fn(IpAddr) -> Places| ends.iter().all(|&end| of(end).have(*places));
-        everywhere(&registered)
-            || self.addresses.iter().any(|&own| everywhere(&|address| of_own(own, address)))
+        if everywhere(&registered) {
+            return true;
+        }
+        if *places == Places::HOST {
+            let own = self.addresses.binary_search_by_key(&ends[0], |&(address, _)| address);
+            return ends[0] == ends[1] && own.is_ok();
+        }
+        self.addresses.iter().any(|&own| everywhere(&|address| of_own(own, address)))
     }
 
     /// The places of `address`.
@@ -431,6 +440,19 @@ mod tests {
             Surroundings::new(addresses, twice).routed,
             [news[2], news[1], news[3], news[0]]
         );
+    }
+
+    /// As many as kube-proxy has by IPVS, and more: looked for one by one, they would take an hour.
+    #[test]
+    fn a_host_may_have_very_many_addresses() {
+        const MANY: u32 = 1 << 18;
+        let all = || (0..MANY).map(|number| Ipv4Addr::from_bits(0x0800_0000 + number).into());
+        let route =
+            |address| Routed { places: Places::HOST, network: Prefix::new(address, 32).unwrap() };
+        let last = routed("203.0.113.3", 32, Places::HOST);
+        let twice = all().chain(all()).map(|address| (address, 32)).collect();
+        let found = Surroundings::new(twice, all().map(route).chain([last]).collect());
+        assert_eq!((found.addresses.len(), found.routed), (MANY as usize, vec![last]));
     }
 
     #[test]
