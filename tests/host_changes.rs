@@ -89,15 +89,21 @@ impl Passt {
 
     /// Waits for a message that holds `wanted`.
     fn await_message(&self, wanted: &str) -> String {
+        self.messages_until(wanted).pop().unwrap()
+    }
+
+    /// All messages up to one that holds `wanted`, which is waited for.
+    fn messages_until(&self, wanted: &str) -> Vec<String> {
         let end = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         while let Ok(line) =
             self.messages.recv_timeout(end.saturating_duration_since(Instant::now()))
         {
-            if line.contains(wanted) {
-                return line;
-            }
+            let found = line.contains(wanted);
             seen.push(line);
+            if found {
+                return seen;
+            }
         }
         panic!("{wanted} is not in {seen:#?}");
     }
@@ -288,6 +294,29 @@ fn who_loses_only_the_default_route_stays_the_template() {
         ip(&["route del default", "-6 route del default"]);
         passt.await_no_router();
         assert_eq!(passt.dhcp_offer(), [192, 0, 2, 66]);
+    });
+}
+
+#[test]
+fn more_routes_than_rules_know_are_told_of_when_they_come() {
+    isolated(LINKS, || {
+        const MISSED: &str = "more networks by routes without a router than are looked at";
+        ip(&HOME);
+        let [ruled, free] = [&["--isolate"][..], &[]].map(Passt::start);
+        let mut batch =
+            Command::new("ip").args(["-6", "-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let lines = (0..1024).map(|n| format!("route add 2001:db8:c::{n:x} dev eth0\n"));
+        let lines: String = lines.collect();
+        batch.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        assert!(batch.wait().unwrap().success());
+        let before = ruled.messages_until(MISSED);
+        assert!(before.iter().any(|line| line.contains("router: 192.0.2.1")), "{before:#?}");
+        // Whoever has told of the second change has done with whatever was before it.
+        for (old, new) in [("192.0.2.66", "198.51.100.66"), ("198.51.100.66", "203.0.113.66")] {
+            ip(&[&format!("addr del {old}/24 dev eth0"), &format!("addr add {new}/24 dev eth0")]);
+            let said = free.messages_until(&format!("{new}/24"));
+            assert!(!said.iter().any(|line| line.contains(MISSED)), "{said:#?}");
+        }
     });
 }
 

@@ -164,9 +164,14 @@ pub(super) fn resolve(
         return Err(ConfError::EgressTooMany);
     }
     notes.extend(warnings(&policy, network, mapping));
-    let missed = !policy.rules.is_empty() && policy.host.is_full();
-    notes.extend(missed.then(|| Note::warn(TOO_MANY_ROUTES)));
+    notes.extend(missed(&policy));
     Ok(policy)
+}
+
+/// What the operator should know of rules on a host of which there may be more than they know.
+pub(crate) fn missed(policy: &Policy) -> Option<Note> {
+    let missed = !policy.rules.is_empty() && policy.host.is_full();
+    missed.then(|| Note::warn(TOO_MANY_ROUTES))
 }
 
 const TOO_MANY_ROUTES: &str = "This host has more networks by routes without a router than are looked at: some of them may be \

@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::conf::{Device, Options, Told, told};
+use crate::conf::{Device, Options, Told, egress, told};
 use crate::engine::{Engine, EventType, Exit, HostChange, NeighbourWatch, Source};
 use crate::flow::network::Network;
 use crate::helpers::Helper;
@@ -151,6 +151,12 @@ impl HostWatch {
             for note in notes.iter().filter(|note| note.level <= log::Level::Warn) {
                 log::log!(note.level, "{}", note.text);
             }
+        }
+        if self.seen.own.is_full()
+            && !before.own.is_full()
+            && let Some(note) = egress::missed(&engine.view().egress)
+        {
+            log::log!(note.level, "{}", note.text);
         }
         if let Some(neighbours) = &self.neighbours {
             let interfaces =
