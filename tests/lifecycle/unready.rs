@@ -55,10 +55,13 @@ fn has_forked(child: &Child) -> bool {
     std::fs::read_to_string(path).is_ok_and(|children| !children.is_empty())
 }
 
-/// Ends the program that the caller was told of.
+/// Ends the program that the caller was told of. Its files, which nobody else would remove, go with it.
 fn end(place: &Place) {
     kill_process(place.pid().unwrap(), Signal::KILL).unwrap();
     until("its end", || survivors(place).is_empty().then_some(()));
+    for file in ["socket", "pid"] {
+        std::fs::remove_file(place.path(file)).unwrap();
+    }
 }
 
 fn send(child: &Child, signals: &[Signal]) {
