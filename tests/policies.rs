@@ -4,19 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
-use passt_support::refusal::deny;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use passt_support::refusal::{deny, deny_these};
 
 /// When to give up on something that does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,24 +21,6 @@ const ROLE: &str = "PASST_POLICIES_ROLE";
 /// Where a service listens inside, and where one does outside.
 const INSIDE: u16 = 7001;
 const OUTSIDE: u16 = 7002;
-
-/// Refuses a system call to `command`, and to what comes of it, when its arguments are these.
-fn refuse(command: &mut Command, call: libc::c_long, arguments: &[(u8, u64)]) {
-    let conditions = arguments.iter().map(|(index, value)| {
-        SeccompCondition::new(*index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value).unwrap()
-    });
-    let rules = BTreeMap::from([(call, vec![SeccompRule::new(conditions.collect()).unwrap()])]);
-    let action = SeccompAction::Errno(libc::EACCES.cast_unsigned());
-    let architecture = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
-    let filter: BpfProgram = filter.try_into().unwrap();
-    // SAFETY: installing a filter is two system calls and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Unsupported.into())
-        });
-    }
-}
 
 /// The first bytes that come from the service at a port of this namespace, once there is one.
 fn heard(port: u16) -> String {
@@ -88,7 +64,8 @@ fn services_are_found_where_the_kernel_may_not_be_asked_for_them() {
         command.arg("--").arg(std::env::current_exe().unwrap());
         command.args(["--exact", "service_in_the_namespace"]).env(ROLE, "1");
         let (netlink, diag) = (libc::AF_NETLINK as u64, libc::NETLINK_SOCK_DIAG as u64);
-        refuse(&mut command, libc::SYS_socket, &[(0, netlink), (2, diag)]);
+        let asks = [(0, netlink), (2, diag)];
+        let mut command = deny_these(command, libc::SYS_socket, &asks, libc::EACCES);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         assert_eq!(heard(INSIDE), "from inside");
         say(&outside, "from outside");
@@ -110,7 +87,7 @@ fn the_command_sees_its_own_processes_and_the_host_keeps_its_own() {
         command.args(["-rmn", "sh", "-c", script, env!("CARGO_BIN_EXE_pasta")]);
         if refused {
             let slave = libc::MS_SLAVE | libc::MS_REC;
-            refuse(&mut command, libc::SYS_mount, &[(3, slave)]);
+            command = deny_these(command, libc::SYS_mount, &[(3, slave)], libc::EACCES);
         }
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -167,10 +144,10 @@ fn calls_that_move_bytes_and_are_refused_are_named() {
         let _outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, OUTSIDE)).unwrap();
         let script = format!("echo >/dev/udp/127.0.0.1/{OUTSIDE}; read -t {}", PATIENCE.as_secs());
         for (call, name) in [(libc::SYS_recvmmsg, "recvmmsg"), (libc::SYS_sendmmsg, "sendmmsg")] {
-            let wanted =
-                format!("{name}: Operation not permitted: datagrams are lost: allow {name}");
-            let text = said(call, &["--debug", "-U", &port], &script, &wanted);
-            assert!(text.contains(&wanted), "{text}");
+            let cure = format!("allow {name} in the container's seccomp profile");
+            let text = said(call, &["--debug", "-U", &port], &script, &cure);
+            let lost = format!("{name}: Operation not permitted: datagrams are lost: ");
+            assert!(text.contains(&lost) && text.contains(&cure), "{text}");
         }
     });
 }

@@ -23,7 +23,21 @@ pub fn deny(command: Command, call: libc::c_long, bits: Option<i32>, errno: i32)
 pub fn deny_given(command: Command, call: libc::c_long, argument: u8, errno: i32) -> Command {
     let (whole, other) = (SeccompCmpArgLen::Qword, SeccompCmpOp::Ne);
     let condition = SeccompCondition::new(argument, whole, other, 0).unwrap();
-    meet_where(command, call, Some(condition), SeccompAction::Errno(errno.cast_unsigned()))
+    meet_where(command, call, vec![condition], SeccompAction::Errno(errno.cast_unsigned()))
+}
+
+/// The same where the arguments with these numbers, counted from 0, are these.
+#[must_use]
+pub fn deny_these(
+    command: Command,
+    call: libc::c_long,
+    arguments: &[(u8, u64)],
+    errno: i32,
+) -> Command {
+    let conditions = arguments.iter().map(|(index, value)| {
+        SeccompCondition::new(*index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value).unwrap()
+    });
+    meet_where(command, call, conditions.collect(), SeccompAction::Errno(errno.cast_unsigned()))
 }
 
 /// The same as [`deny`] with another `action`.
@@ -39,17 +53,18 @@ pub fn meet(
         let operation = SeccompCmpOp::MaskedEq(bits);
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, operation, bits).unwrap()
     });
-    meet_where(command, call, condition, action)
+    meet_where(command, call, condition.into_iter().collect(), action)
 }
 
+/// Without conditions, the call alone is met.
 fn meet_where(
     mut command: Command,
     call: libc::c_long,
-    condition: Option<SeccompCondition>,
+    conditions: Vec<SeccompCondition>,
     action: SeccompAction,
 ) -> Command {
-    let rules = condition.map(|condition| SeccompRule::new(vec![condition]).unwrap());
-    let rules = BTreeMap::from([(call, rules.into_iter().collect())]);
+    let conditions = (!conditions.is_empty()).then(|| SeccompRule::new(conditions).unwrap());
+    let rules = BTreeMap::from([(call, conditions.into_iter().collect())]);
     let architecture = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
     let filter: BpfProgram = filter.try_into().unwrap();
