@@ -78,7 +78,7 @@ impl Tenure {
                 }
                 Step::default()
             }
-            Some(current) if assigned == Some(current) && self.was_only_tried(source) => {
+            Some(current) if assigned == Some(current) && self.answers_only(source, now) => {
                 (self.candidate, self.later, self.successor) = (None, 0, Some(source));
                 self.ask_at_once(current, now)
             }
@@ -102,9 +102,13 @@ impl Tenure {
         self.seen
     }
 
-    /// Whether all that is known of `address` is that it was tried, and answers now.
-    fn was_only_tried(&self, address: IpAddr) -> bool {
-        !self.seen && [self.candidate, self.successor].contains(&Some(address))
+    /// Whether `address` may have spoken as it was asked for, and for no other reason: the candidate, since its question. An
+    /// advertisement teaches its source and then, at the same time, its target.
+    fn answers_only(&self, address: IpAddr, now: Timestamp) -> bool {
+        let was_asked = self.later < LATER_QUESTIONS && now < self.next;
+        let is_candidate = self.candidate == Some(address) && was_asked;
+        let again = self.successor == Some(address) && self.asked == Some(now);
+        !self.seen && (is_candidate || again)
     }
 
     /// The guest tries whether `address` is free; ports lead to `current`. One that is taken does not answer.
@@ -394,6 +398,15 @@ mod tests {
         slow.try_out(ALIAS).pass(1000).speak(ALIAS).speak(ALIAS).pass(50).speak(OURS);
         slow.pass(100_000).leads_to(OURS);
         assert_eq!(slow.questions, 2);
+    }
+
+    #[test]
+    fn one_that_was_tried_and_speaks_of_itself_has_the_ports_at_once() {
+        for millis in [0, 500, 1010, 1090] {
+            let mut world = World::new(OURS, &[ALIAS]);
+            world.try_out(ALIAS).pass(millis).leads_to(OURS);
+            world.speak(ALIAS).leads_to(ALIAS);
+        }
     }
 
     #[test]
