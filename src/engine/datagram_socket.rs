@@ -139,7 +139,14 @@ fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
     if to.interface.is_none() {
         keep_to_interface_of(fd, peer);
     }
-    match beside.bind(fd, port, || socket::bind(fd, &to)) {
+    // One after the other, before ports are taken back from each other: in between, strangers get into its queue.
+    let mut connected = None;
+    let bound = beside.bind(fd, port, || {
+        socket::bind(fd, &to)?;
+        connected = Some(socket::connect(fd, peer));
+        Ok(())
+    });
+    match bound {
         Err(Errno::ADDRINUSE | Errno::ACCESS) if or_any_port && port != 0 => {
             let ip = to.address.ip();
             reserved_port::open_like(port, |port| {
@@ -149,7 +156,7 @@ fn open(socket: OwnedFd, spec: &SocketSpec<'_>) -> Result<Connected, Errno> {
         }
         other => other?,
     }
-    let broadcasts = match socket::connect(fd, peer) {
+    let broadcasts = match connected.unwrap_or_else(|| socket::connect(fd, peer)) {
         // Either that, or a prohibited way: then it is refused again.
         Err(Errno::ACCESS) if may_broadcast => {
             group::allow_broadcast(fd)?;
