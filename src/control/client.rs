@@ -82,10 +82,10 @@ impl<P: Protocol> Client<P> {
             Some(Connection { socket, who, came, asked, has_asked, told, next, watched });
     }
 
-    /// The client is gone. Returns who it was.
-    pub(super) fn end(&mut self) -> Option<String> {
+    /// The client is gone. Returns its connection, and who it was.
+    pub(super) fn end(&mut self) -> Option<(OwnedFd, String)> {
         self.protocol.end();
-        self.connection.take().map(|connection| connection.who)
+        self.connection.take().map(|connection| (connection.socket, connection.who))
     }
 
     /// Goes on: reads, lets the protocol act, writes; a few times, as long as that gets on.

@@ -167,7 +167,14 @@ impl<P: Protocol> Server<P> {
 
     /// A client goes: its place is for the next one.
     fn dismiss(&mut self, place: usize, end: End, now: Timestamp) {
-        let Some(who) = self.clients[place].end() else { return };
+        let Some((socket, who)) = self.clients[place].end() else { return };
+        // A process that was begun meanwhile may hold a copy until it runs its program: a closed socket would be told
+        // of until then, again and again.
+        if let Some(watch) = &self.watch
+            && let Err(errno) = watch.remove(socket.as_fd())
+        {
+            log::error!("Cannot stop watching a {} client: {errno}", self.kind.name);
+        }
         let name = self.kind.name;
         match end {
             End::Done | End::Left => log::debug!("{name} client, {who}: {end}"),

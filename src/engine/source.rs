@@ -124,6 +124,14 @@ impl SourceWatch {
         epoll::modify(&*self.epoll, descriptor, self.data(part), flags)
     }
 
+    /// Watches a descriptor no longer.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn remove(&self, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+        epoll::delete(&*self.epoll, descriptor)
+    }
+
     fn data(&self, part: u32) -> epoll::EventData {
         epoll::EventData::new_u64(Token::Source(SourceId { index: self.index, part }).to_bits())
     }

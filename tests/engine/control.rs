@@ -2,6 +2,7 @@
 //! that are not are cut off, and none keeps anything from going on.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use passt_frame::ToGuest;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::namespace::isolated;
+use crate::sockets::copies;
 use crate::world::{Setup, World};
 
 const TURNS: usize = 256;
@@ -287,6 +289,21 @@ fn who_finds_no_descriptor_waits() {
         setrlimit(Resource::Nofile, limit).expect("raised");
         rig.skip(passt::limits::CONTROL_RETRY);
         assert_eq!(said(&mut second), "second\n");
+    });
+}
+
+#[test]
+fn copies_of_a_client_s_socket_keep_nobody_busy() {
+    isolated(|| {
+        let mut rig = Rig::new(1);
+        let client = rig.connect();
+        // As a process has them that was begun now and has not run its program yet.
+        let mut copies = copies();
+        copies.retain(|(number, _)| *number != client.as_raw_fd());
+        drop(client);
+        rig.world.settle(TURNS);
+        let mut next = rig.connect();
+        assert_eq!(rig.ask(&mut next, "hello\n"), "hello\n");
     });
 }
 
