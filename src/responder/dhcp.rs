@@ -6,11 +6,11 @@
 //! is reported; RELEASE needs no answer. Rapid Commit (RFC 4039) shortens the exchange to one round trip.
 //! The magic cookie is echoed, not judged. What a relay asks is answered to the relay.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use arrayvec::ArrayVec;
 
+use super::dhcp_kind::{DECLINE, DISCOVER, INFORM, Kind, REQUEST};
 use super::dhcp_options::{
     self, CODE_CLASS_ID, CODE_CLIENT_ID, CODE_PARAMETERS, CODE_RAPID_COMMIT, CODE_RELAY,
     CODE_REQUESTED, CODE_SERVER_ID, CODE_TYPE, Facts,
@@ -31,7 +31,26 @@ const FIXED_LEN: usize = 240;
 /// BOOTP's vendor area without the cookie: options are padded to this.
 const MIN_OPTIONS_LEN: usize = 60;
 /// Bytes of the field for the name of the boot file, with its closing zero.
-const FILE_LEN: usize = 128;
+const FILE_LEN: usize = COOKIE - FILE;
+
+/// Where the fields of the fixed part begin (RFC 2131, section 2).
+const OP: usize = 0;
+const HOPS: usize = 3;
+const SECS: usize = 8;
+const FLAGS: usize = 10;
+/// The client's address, as it says.
+const CIADDR: usize = 12;
+/// The address that it gets.
+const YIADDR: usize = 16;
+/// The server that it boots from.
+const SIADDR: usize = 20;
+/// The relay's address.
+const GIADDR: usize = 24;
+/// The client's hardware address.
+const CHADDR: usize = 28;
+const SNAME: usize = 44;
+const FILE: usize = 108;
+const COOKIE: usize = 236;
 
 const _: () = assert!(20 + 8 + MAX_REPLY == 576);
 
@@ -40,67 +59,6 @@ const BOOTREQUEST: u8 = 1;
 const BOOTREPLY: u8 = 2;
 /// The broadcast flag, in the upper byte of `flags`.
 const FLAG_BROADCAST: u8 = 0x80;
-
-/// Message types (option 53).
-const DISCOVER: u8 = 1;
-const OFFER: u8 = 2;
-const REQUEST: u8 = 3;
-const DECLINE: u8 = 4;
-const ACK: u8 = 5;
-const NAK: u8 = 6;
-const INFORM: u8 = 8;
-
-/// What an answer is, by what it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// OFFER to a DISCOVER.
-    Offer,
-    /// ACK to a DISCOVER with Rapid Commit.
-    AckRapidCommit,
-    /// ACK to a REQUEST.
-    Ack,
-    /// ACK to an INFORM: no address.
-    Inform,
-    /// NAK to a REQUEST for this address, which is not ours to give.
-    Nak(Ipv4Addr),
-    /// Answer to a BOOTP request, which has no message type.
-    Bootp,
-}
-
-/// The line to log.
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Offer => "DHCP: offer to discover",
-            Self::AckRapidCommit => "DHCP: ack to discover (Rapid Commit)",
-            Self::Ack => "DHCP: ack to request",
-            Self::Inform => "DHCP: ack to inform",
-            Self::Bootp => "BOOTP: ack to request",
-            Self::Nak(address) => return write!(f, "DHCP: nak to request for {address}"),
-        })
-    }
-}
-
-impl Kind {
-    /// The message type of the answer, option 53.
-    const fn message_type(self) -> u8 {
-        match self {
-            Self::Offer => OFFER,
-            Self::AckRapidCommit | Self::Ack | Self::Inform | Self::Bootp => ACK,
-            Self::Nak(_) => NAK,
-        }
-    }
-
-    /// Whether the client has the address from now on.
-    pub(crate) const fn gives(self) -> bool {
-        matches!(self, Self::AckRapidCommit | Self::Ack | Self::Bootp)
-    }
-
-    /// Whether the client gets the address with it.
-    const fn assigns(self) -> bool {
-        !matches!(self, Self::Inform | Self::Nak(_))
-    }
-}
 
 /// An answer, and how to send it: from port [`SERVER_PORT`], in a frame to the guest's Ethernet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,35 +88,25 @@ pub(crate) struct Reply {
 pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
     let (v4, gateway) = server(net)?;
     let (fixed, options) = request.split_first_chunk::<FIXED_LEN>().ok_or(Ignored::Malformed)?;
-    if fixed[0] != BOOTREQUEST {
+    if fixed[OP] != BOOTREQUEST {
         return Err(Ignored::Unsupported);
     }
     let asked = Asked::parse(options)?;
-    let kind =
-        asked.kind(Addresses { client: field(fixed, 12), assigned: v4.addr, ours: gateway })?;
+    let kind = asked.kind(Addresses {
+        client: address(fixed, CIADDR),
+        assigned: v4.addr,
+        ours: gateway,
+    })?;
 
     let mut message = ArrayVec::new();
     put(&mut message, &fixed_part(fixed, kind, v4.addr, net.extra.boot.as_ref()));
-    dhcp_options::append(
-        &mut message,
-        &Facts {
-            net,
-            v4,
-            gateway,
-            message_type: kind.message_type(),
-            rapid_commit: kind == Kind::AckRapidCommit,
-            assigns: kind.assigns(),
-            refuses: matches!(kind, Kind::Nak(_)),
-            client_id: asked.client_id,
-            relay: asked.relay,
-            class_id: asked.class_id,
-        },
-        asked.parameters,
-    );
+    let (client_id, class_id, relay) = (asked.client_id, asked.class_id, asked.relay);
+    let facts = Facts { net, v4, gateway, kind, client_id, class_id, relay };
+    dhcp_options::append(&mut message, &facts, asked.parameters);
     while message.len() < FIXED_LEN + MIN_OPTIONS_LEN {
         message.push(0);
     }
-    let [a, b, c, d, e, f] = [28, 29, 30, 31, 32, 33].map(|i: usize| fixed[i]);
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|i| fixed[CHADDR + i]);
     Ok(Reply {
         message,
         kind,
@@ -166,7 +114,7 @@ pub(crate) fn answer(net: &Network, request: &[u8]) -> Result<Reply, Ignored> {
         destination: destination(fixed, kind, v4.addr),
         besides: besides(fixed, kind),
         client: Mac([a, b, c, d, e, f]),
-        renews: kind == Kind::Ack && !field(fixed, 12).is_unspecified(),
+        renews: kind == Kind::Ack && !address(fixed, CIADDR).is_unspecified(),
     })
 }
 
@@ -177,18 +125,18 @@ fn server(net: &Network) -> Result<(&Ipv4Net, Ipv4Addr), Ignored> {
 }
 
 /// The address field that begins at byte `at`.
-fn field(fixed: &[u8; FIXED_LEN], at: usize) -> Ipv4Addr {
+fn address(fixed: &[u8; FIXED_LEN], at: usize) -> Ipv4Addr {
     let [a, b, c, d] = [0, 1, 2, 3].map(|i| fixed[at + i]);
     Ipv4Addr::new(a, b, c, d)
 }
 
 /// Where an answer goes (RFC 2131, 4.1).
 fn destination(fixed: &[u8; FIXED_LEN], kind: Kind, assigned: Ipv4Addr) -> SocketAddrV4 {
-    let (client, relay) = (field(fixed, 12), field(fixed, 24));
+    let (client, relay) = (address(fixed, CIADDR), address(fixed, GIADDR));
     if !relay.is_unspecified() {
         return SocketAddrV4::new(relay, SERVER_PORT);
     }
-    let broadcast = fixed[10] & FLAG_BROADCAST != 0;
+    let broadcast = fixed[FLAGS] & FLAG_BROADCAST != 0;
     let address = match kind {
         Kind::Nak(_) => Ipv4Addr::BROADCAST,
         // Even an INFORM may come without an address, contrary to RFC 2131.
@@ -202,7 +150,7 @@ fn destination(fixed: &[u8; FIXED_LEN], kind: Kind, assigned: Ipv4Addr) -> Socke
 
 /// Where a refusal goes besides.
 fn besides(fixed: &[u8; FIXED_LEN], kind: Kind) -> Option<SocketAddrV4> {
-    let (client, relay) = (field(fixed, 12), field(fixed, 24));
+    let (client, relay) = (address(fixed, CIADDR), address(fixed, GIADDR));
     let renews = matches!(kind, Kind::Nak(lost) if lost == client) && relay.is_unspecified();
     renews.then_some(SocketAddrV4::new(client, CLIENT_PORT))
 }
@@ -215,25 +163,26 @@ fn fixed_part(
     boot: Option<&Boot>,
 ) -> [u8; FIXED_LEN] {
     let mut reply = *request;
-    reply[0] = BOOTREPLY;
-    reply[3] = 0; // hops
-    reply[8..10].fill(0); // secs
-    reply[16..24].fill(0); // yiaddr, siaddr
+    reply[OP] = BOOTREPLY;
+    reply[HOPS] = 0;
+    reply[SECS..FLAGS].fill(0);
+    reply[YIADDR..GIADDR].fill(0);
     if kind.assigns() {
-        reply[16..20].copy_from_slice(&assigned.octets());
+        reply[YIADDR..SIADDR].copy_from_slice(&assigned.octets());
     }
-    reply[44..236].fill(0); // sname, file
+    reply[SNAME..COOKIE].fill(0);
     if let Kind::Nak(_) = kind {
-        reply[12..16].fill(0); // ciaddr
+        reply[CIADDR..YIADDR].fill(0);
         // The relay is to broadcast it: the client has no address any more (RFC 2131, 4.3.2).
-        if !field(request, 24).is_unspecified() {
-            reply[10] |= FLAG_BROADCAST;
+        if !address(request, GIADDR).is_unspecified() {
+            reply[FLAGS] |= FLAG_BROADCAST;
         }
     } else if let Some(boot) = boot {
-        reply[20..24].copy_from_slice(&boot.server.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
+        reply[SIADDR..GIADDR]
+            .copy_from_slice(&boot.server.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
         let name = boot.file.as_bytes();
         if name.len() < FILE_LEN {
-            reply[108..108 + name.len()].copy_from_slice(name);
+            reply[FILE..FILE + name.len()].copy_from_slice(name);
         }
     }
     reply

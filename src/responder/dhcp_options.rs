@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 
 use arrayvec::{ArrayString, ArrayVec};
 
+use super::dhcp_kind::Kind;
 use super::{Ignored, labels, put, search_domains};
 use crate::flow::network::{Ipv4Net, Ipv4Route, LEASE_S, MAX_ROUTES, Network, RENEW_S, rebinding};
 
@@ -41,24 +42,39 @@ const CODE_DNS: u8 = 6;
 const CODE_HOST_NAME: u8 = 12;
 const CODE_MTU: u8 = 26;
 const CODE_LEASE_TIME: u8 = 51;
+const CODE_OVERLOAD: u8 = 52;
 const CODE_MESSAGE: u8 = 56;
+/// The longest message that the client accepts.
+const CODE_MAX_SIZE: u8 = 57;
 /// Renewal and rebinding times.
 const CODE_T1: u8 = 58;
 const CODE_T2: u8 = 59;
 const CODE_BOOT_SERVER: u8 = 66;
 const CODE_BOOT_FILE: u8 = 67;
 /// Client FQDN (RFC 4702).
-const CODE_FQDN: u8 = 81;
+pub(crate) const CODE_FQDN: u8 = 81;
 /// Domain search (RFC 3397).
-const CODE_SEARCH: u8 = 119;
+pub(crate) const CODE_SEARCH: u8 = 119;
 /// Classless static routes (RFC 3442).
 pub(crate) const CODE_ROUTES: u8 = 121;
 /// Addresses of TFTP servers (RFC 5859).
 const CODE_TFTP_ADDRESS: u8 = 150;
 const CODE_END: u8 = 255;
 
-/// Codes that belong to the protocol, or have an option of their own: the operator cannot set them.
-pub(crate) const OWN: [u16; 13] = [0, 50, 52, 53, 54, 55, 56, 57, 61, 80, 81, 82, 119];
+/// Codes that belong to the protocol: the operator cannot set them.
+pub(crate) const OWN: [u16; 11] = [
+    CODE_PAD as u16,
+    CODE_REQUESTED as u16,
+    CODE_OVERLOAD as u16,
+    CODE_TYPE as u16,
+    CODE_SERVER_ID as u16,
+    CODE_PARAMETERS as u16,
+    CODE_MESSAGE as u16,
+    CODE_MAX_SIZE as u16,
+    CODE_CLIENT_ID as u16,
+    CODE_RAPID_COMMIT as u16,
+    CODE_RELAY as u16,
+];
 
 /// Most bytes of options that the operator may add, with their headers: what leaves room for an address, a router
 /// and name servers.
@@ -87,14 +103,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) v4: &'a Ipv4Net,
     /// Gateway, and our own address.
     pub(crate) gateway: Ipv4Addr,
-    /// Message type of the answer.
-    pub(crate) message_type: u8,
-    /// The answer commits at once.
-    pub(crate) rapid_commit: bool,
-    /// The answer assigns the address, so there is a lease.
-    pub(crate) assigns: bool,
-    /// The answer refuses an address: nothing else is said.
-    pub(crate) refuses: bool,
+    /// What is answered.
+    pub(crate) kind: Kind,
     /// The client's option 61.
     pub(crate) client_id: Option<&'a [u8]>,
     /// The client's option 60, empty without one.
@@ -145,7 +155,7 @@ pub(crate) fn append<const N: usize>(
     let mut owed: ArrayVec<(u8, usize), { OWED.len() }> =
         OWED.into_iter().filter_map(needs).collect();
     for code in first.into_iter().chain(listed.iter().copied()).chain(unlisted) {
-        let value = if code == CODE_SEARCH && !facts.refuses {
+        let value = if code == CODE_SEARCH && !facts.kind.refuses() {
             (!search.is_empty()).then(|| search.clone())
         } else {
             facts.value(code)
@@ -174,12 +184,12 @@ impl Facts<'_> {
     /// The value of option `code`, or `None` if it is not configured. The search list is not here.
     fn value(&self, code: u8) -> Option<Value> {
         match code {
-            CODE_TYPE => value(&[&[self.message_type]]),
+            CODE_TYPE => value(&[&[self.kind.message_type()]]),
             CODE_SERVER_ID => value(&[&self.gateway.octets()]),
             CODE_CLIENT_ID => value(&[self.client_id?]),
-            CODE_MESSAGE if self.refuses => value(&[REFUSAL]),
-            _ if self.refuses => None,
-            CODE_LEASE_TIME | CODE_T1 | CODE_T2 if !self.assigns => None,
+            CODE_MESSAGE if self.kind.refuses() => value(&[REFUSAL]),
+            _ if self.kind.refuses() => None,
+            CODE_LEASE_TIME | CODE_T1 | CODE_T2 if !self.kind.assigns() => None,
             CODE_ROUTES => self.routes(),
             _ => self.set_by_operator(code).map_or_else(|| self.usual(code), |set| value(&[set])),
         }
@@ -203,7 +213,7 @@ impl Facts<'_> {
             CODE_LEASE_TIME => value(&[&FOREVER.to_be_bytes()]),
             CODE_T1 if self.net.services.renew => value(&[&RENEW_S.to_be_bytes()]),
             CODE_T2 if self.net.services.renew => self.rebinding(),
-            CODE_RAPID_COMMIT if self.rapid_commit => value(&[]),
+            CODE_RAPID_COMMIT if self.kind == Kind::AckRapidCommit => value(&[]),
             CODE_FQDN => self.fqdn(),
             _ => self.boot(code),
         }

@@ -88,11 +88,10 @@ const OPTION_STATUS: u16 = 13;
 const OPTION_DNS: u16 = 23;
 const OPTION_SEARCH: u16 = 24;
 const OPTION_IA_PD: u16 = 25;
-const OPTION_FQDN: u16 = 39;
+pub(crate) const OPTION_FQDN: u16 = 39;
 
-/// Codes that belong to the protocol, or have an option of their own: the operator cannot set them.
-pub(crate) const OWN: [u16; 17] =
-    [0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 19, 20, OPTION_IA_PD, OPTION_FQDN];
+/// Codes that belong to the protocol: the operator cannot set them.
+pub(crate) const OWN: [u16; 16] = [0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 19, 20, OPTION_IA_PD];
 
 /// T1, T2 and lifetimes that never end.
 const FOREVER: [u8; 4] = [0xff; 4];

@@ -19,6 +19,7 @@
 
 pub(crate) mod arp;
 pub(crate) mod dhcp;
+pub(crate) mod dhcp_kind;
 pub(crate) mod dhcp_options;
 pub mod dhcpv6;
 pub(crate) mod labels;

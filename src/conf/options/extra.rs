@@ -299,13 +299,17 @@ impl Target {
     }
 }
 
+/// DHCP options that have an option of the command line of their own.
+const DHCP_ELSEWHERE: [(u16, &str); 2] =
+    [(dhcp_options::CODE_FQDN as u16, "fqdn"), (dhcp_options::CODE_SEARCH as u16, "search")];
+
 /// `N=VALUE` of DHCP.
 pub(super) fn dhcp_option(o: &mut Options, text: &str) -> Refusal {
     let target = Target {
         option: "dhcp-option",
         types: DHCP,
         own: &dhcp_options::OWN,
-        elsewhere: &[(81, "fqdn"), (119, "search")],
+        elsewhere: &DHCP_ELSEWHERE,
         max_code: 254,
         max_value: 255,
         max_bytes: dhcp_options::MAX_EXTRA_LEN,
@@ -321,7 +325,7 @@ pub(super) fn dhcpv6_option(o: &mut Options, text: &str) -> Refusal {
         option: "dhcpv6-option",
         types: DHCPV6,
         own: &dhcpv6::OWN,
-        elsewhere: &[(39, "fqdn")],
+        elsewhere: &[(dhcpv6::OPTION_FQDN, "fqdn")],
         max_code: u16::MAX,
         max_value: dhcpv6::MAX_EXTRA_LEN,
         max_bytes: dhcpv6::MAX_EXTRA_LEN,
