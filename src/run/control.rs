@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use crate::conf::{Conf, Mode, RunConf};
 use crate::control::configuration::{self, Abilities, Configuration};
 use crate::control::hostfwd::{self, HostForward};
-use crate::control::json::{self, Json};
+use crate::control::json::{self, Access, Json};
 use crate::control::server::{Kind, Protocol, Server};
 use crate::engine::{Link, Worker};
 use crate::error::{StartError, system};
@@ -72,9 +72,9 @@ impl ControlSockets {
         let (has_namespace, kernel) = (conf.pasta.is_some(), conf.kernel);
         let about = json::About { program, mode, has_namespace, kernel };
         let pace = json::Pace::default();
-        for (listener, may_change) in self.json.into_iter().zip([true, false]) {
+        for (listener, access) in self.json.into_iter().zip([Access::Changes, Access::Reads]) {
             let Some(listener) = listener else { continue };
-            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, may_change, pace.clone()));
+            let places = (0..CONTROL_PLACES).map(|_| Json::new(about, access, pace.clone()));
             serve(listener, json::KIND, places, worker)?;
             worker.count_quietly();
         }

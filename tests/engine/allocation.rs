@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use passt::conf::ports::Kernel;
-use passt::control::json::{About, Json, KIND, Pace};
+use passt::control::json::{About, Access, Json, KIND, Pace};
 use passt::control::server::Server;
 use passt::engine::NetView;
 use passt::flow::fwd::{Policy, Proto, Surroundings, egress_rule};
@@ -88,7 +88,7 @@ fn clients<const COUNT: usize>(world: &mut World<SlotPort>) -> [UnixStream; COUN
     let listener = UnixListener::bind(&path).expect("bound");
     let kernel = Kernel { ephemeral: (32768, 60999), device_binding: true };
     let about = About { program: "passt", mode: "stream", has_namespace: false, kernel };
-    let protocols = [(); COUNT].map(|()| Json::new(about, false, Pace::default()));
+    let protocols = [(); COUNT].map(|()| Json::new(about, Access::Reads, Pace::default()));
     let server = Server::new(listener.into(), KIND, protocols).expect("it does not block");
     world.add(Box::new(server));
     let clients = [(); COUNT].map(|()| UnixStream::connect(&path).expect("it listens"));

@@ -35,6 +35,7 @@ use crate::engine::Engine;
 use crate::limits::{CONTROL_LINE_BYTES, CONTROL_REPLY_BYTES, CONTROL_SILENCE};
 use crate::time::Timestamp;
 use model::{Egress, Flows, Log, Problem, Rules, Stats, Status, Watch};
+pub use request::Access;
 use request::{Line, Request};
 use watch::Reader;
 
@@ -78,7 +79,7 @@ impl Pace {
 /// What is said on one connection.
 pub struct Json {
     about: About,
-    may_change: bool,
+    access: Access,
     pace: Pace,
     /// Bytes of the input in which there is no end of a line.
     searched: usize,
@@ -135,10 +136,10 @@ struct Reply {
 
 impl Json {
     /// For clients that may change things, or only ask.
-    pub fn new(about: About, may_change: bool, pace: Pace) -> Self {
+    pub fn new(about: About, access: Access, pace: Pace) -> Self {
         Self {
             about,
-            may_change,
+            access,
             pace,
             searched: 0,
             reply: Vec::new(),
@@ -181,7 +182,8 @@ impl Json {
 
     /// Carries a request out, unless it has to wait for a change that is under way.
     fn carry_out(&mut self, engine: &mut Engine, line: Line) {
-        let changes = line.request.as_ref().is_ok_and(Request::changes);
+        let request = line.request.as_ref();
+        let changes = request.is_ok_and(|request| request.access() == Access::Changes);
         if changes && engine.is_changing() {
             self.waiting = Some(line);
             return;
@@ -227,7 +229,7 @@ impl Json {
     }
 
     fn act(&mut self, engine: &mut Engine, request: Request) -> Result<Outcome, Problem> {
-        if request.changes() && !self.may_change {
+        if request.access() == Access::Changes && self.access == Access::Reads {
             let problem = "This socket answers questions, and changes nothing";
             return Err(Problem::new("command", problem, "use the socket of --control"));
         }

@@ -18,6 +18,15 @@ pub(crate) const MOST_FLOWS: u64 = 128;
 /// hundred times the memory, and the time, that the same bytes of text do.
 const MOST_OBJECTS: usize = 1024;
 
+/// What a request does, or what a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It only asks.
+    Reads,
+    /// It changes things; a socket for that is for questions, too.
+    Changes,
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Request {
@@ -36,16 +45,22 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Whether it changes something.
-    pub(crate) fn changes(&self) -> bool {
+    /// What it does. Each command is named, as nothing else keeps changes off the socket of `--control-ro`.
+    pub(crate) fn access(&self) -> Access {
         match self {
+            Self::Status
+            | Self::Stats
+            | Self::Flows { .. }
+            | Self::Rules
+            | Self::Egress
+            | Self::Watch(_)
+            | Self::Log(None) => Access::Reads,
             Self::FlowReset(_)
             | Self::RulesAdd(_)
             | Self::RulesDelete(_)
             | Self::RulesReplace(_)
-            | Self::EgressReplace { .. } => true,
-            Self::Log(level) => level.is_some(),
-            _ => false,
+            | Self::EgressReplace { .. }
+            | Self::Log(Some(_)) => Access::Changes,
         }
     }
 }
@@ -417,16 +432,16 @@ mod tests {
 
     #[test]
     fn what_changes_something_is_known() {
-        for (line, changes) in [
-            (r#"{"command":"status"}"#, false),
-            (r#"{"command":"log"}"#, false),
-            (r#"{"command":"log","level":"info"}"#, true),
-            (r#"{"command":"flow-reset","flow":"0.0"}"#, true),
-            (r#"{"command":"rules-delete","rule":1}"#, true),
-            (r#"{"command":"egress-replace","rules":[]}"#, true),
-            (r#"{"command":"watch"}"#, false),
+        for (line, access) in [
+            (r#"{"command":"status"}"#, Access::Reads),
+            (r#"{"command":"log"}"#, Access::Reads),
+            (r#"{"command":"log","level":"info"}"#, Access::Changes),
+            (r#"{"command":"flow-reset","flow":"0.0"}"#, Access::Changes),
+            (r#"{"command":"rules-delete","rule":1}"#, Access::Changes),
+            (r#"{"command":"egress-replace","rules":[]}"#, Access::Changes),
+            (r#"{"command":"watch"}"#, Access::Reads),
         ] {
-            assert_eq!(request(line).changes(), changes, "{line}");
+            assert_eq!(request(line).access(), access, "{line}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use passt::conf::ports::Kernel;
 use passt::control::configuration::{self, Abilities, Configuration};
-use passt::control::json::{self, About, Json, Pace};
+use passt::control::json::{self, About, Access, Json, Pace};
 use passt::control::server::{Kind, Protocol, Server};
 use passt::flow::fwd::Proto;
 use passt::fuzzing;
@@ -151,10 +151,10 @@ pub fn server(data: &[u8]) {
 /// The JSON protocol: lines, in pieces; the first byte says whether by the socket that changes nothing.
 pub fn lines(data: &[u8]) {
     let mut input = Input(data);
-    let may_change = input.u8() & 1 == 0;
+    let access = if input.u8() & 1 == 0 { Access::Changes } else { Access::Reads };
     let about = About { program: "passt", mode: "stream", has_namespace: false, kernel: KERNEL };
     let pace = Pace::default();
-    let protocols = (0..2).map(|_| Json::new(about, may_change, pace.clone()));
+    let protocols = (0..2).map(|_| Json::new(about, access, pace.clone()));
     let mut rig = Rig::new(json::KIND, protocols);
     let before = rig.rules();
     let mut client = rig.connect();
@@ -180,7 +180,7 @@ pub fn lines(data: &[u8]) {
         assert!(reply.get(result).is_some_and(|value| value.is_object()), "{line}");
     }
     assert_eq!(replies, requests.count(), "one reply for each request: {text}");
-    if !may_change {
+    if access == Access::Reads {
         assert_eq!(rig.rules(), before, "this socket changes nothing");
     }
     rig.settle();
