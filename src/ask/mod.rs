@@ -109,21 +109,15 @@ fn run(asked: &Asked) -> Result<(), AskError> {
     give_up_all_but_the_connection()?;
     let mut connection = Connection::open(&asked.path)?;
     let to = &mut connection;
-    match &asked.command {
+    print(&match &asked.command {
         Command::Verbatim(requests) => return verbatim(to, requests),
         Command::Watch(events) => return watch(to, events),
         Command::Flows(filter) if asked.json => return pages_as_they_are(to, filter),
         Command::Flows(filter) => return flows(to, filter),
         Command::Metrics => return metrics(to),
-        _ => {}
-    }
-    if asked.json {
-        let result: Value = to.ask(&request)?;
-        return print_line(&result.to_string());
-    }
-    print(&match asked.command {
+        _ if asked.json => return print_line(&to.ask::<Value>(&request)?.to_string()),
         Command::Status => tables::status(&to.ask::<Status>(&request)?),
-        Command::Stats { all } => tables::stats(&to.ask::<Stats>(&request)?, all),
+        Command::Stats { all } => tables::stats(&to.ask::<Stats>(&request)?, *all),
         Command::Egress | Command::EgressReplace { .. } => {
             tables::egress(&to.ask::<Egress>(&request)?)
         }
@@ -136,7 +130,10 @@ fn run(asked: &Asked) -> Result<(), AskError> {
             let ended: Flows = to.ask(&request)?;
             ended.flows.iter().map(tables::flow).collect()
         }
-        _ => tables::rules(&to.ask::<Rules>(&request)?),
+        Command::Rules
+        | Command::RulesAdd(_)
+        | Command::RulesDelete(_)
+        | Command::RulesReplace(_) => tables::rules(&to.ask::<Rules>(&request)?),
     })
 }
 
@@ -151,12 +148,13 @@ fn give_up_all_but_the_connection() -> Result<(), AskError> {
         .map_err(|error| AskError::Sandbox(error.to_string()))
 }
 
-/// The request of a command that has one request and one reply.
+/// The request of a command that has one request and one reply; nothing for others, which make their own.
 fn request_of(command: &Command) -> Result<Value, AskError> {
     Ok(match command {
         Command::Status => json!({ "command": "status" }),
         Command::Stats { .. } => json!({ "command": "stats" }),
         Command::Reset(flow) => json!({ "command": "flow-reset", "flow": flow }),
+        Command::Rules => json!({ "command": "rules" }),
         Command::RulesAdd(one) => with_command("rules-add", one.clone()),
         Command::RulesDelete(one) => with_command("rules-delete", one.clone()),
         Command::RulesReplace(all) => json!({ "command": "rules-replace", "rules": all }),
@@ -170,7 +168,9 @@ fn request_of(command: &Command) -> Result<Value, AskError> {
         }
         Command::Log(None) => json!({ "command": "log" }),
         Command::Log(Some(level)) => json!({ "command": "log", "level": level }),
-        _ => json!({ "command": "rules" }),
+        Command::Metrics | Command::Flows(_) | Command::Watch(_) | Command::Verbatim(_) => {
+            Value::Null
+        }
     })
 }
 

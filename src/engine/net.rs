@@ -559,7 +559,17 @@ impl From<Refused> for DropReason {
             Refused::NoRule => Self::NoRule,
             Refused::EgressRejected => Self::EgressRejected,
             Refused::EgressDropped => Self::EgressDropped,
-            _ => Self::ForbiddenAddress,
+            Refused::Unspecified
+            | Refused::Loopback
+            | Refused::Broadcast
+            | Refused::Multicast
+            | Refused::Reserved
+            | Refused::V4InV6
+            | Refused::DnsHostUnset
+            | Refused::GuestAddressUnknown
+            | Refused::NoStandIn
+            | Refused::NoScope
+            | Refused::NotLoopback => Self::ForbiddenAddress,
         }
     }
 }

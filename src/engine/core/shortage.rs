@@ -14,18 +14,81 @@ use crate::time::Timestamp;
 use crate::wire::DropReason;
 use crate::wire::drop_reason::DropCounters;
 
-/// Limits that turn traffic away, by what they make of it.
-const LIMITS: [DropReason; 9] = [
-    DropReason::DescriptorsExhausted,
-    DropReason::MemoryExhausted,
-    DropReason::NoLocalPort,
-    DropReason::FlowTableFull,
-    DropReason::DatagramFlowsFull,
-    DropReason::DatagramFlowEvicted,
-    DropReason::HalfOpenEvicted,
-    DropReason::FragmentEvicted,
-    DropReason::TooManyGroups,
+/// A limit that turns traffic away.
+#[derive(Debug)]
+struct Limit {
+    /// What it makes of traffic.
+    reason: DropReason,
+    /// What it has led to.
+    what: &'static str,
+    /// What the operator can do.
+    cure: fn(Most) -> String,
+}
+
+const fn limit(reason: DropReason, what: &'static str, cure: fn(Most) -> String) -> Limit {
+    Limit { reason, what, cure }
+}
+
+/// All that are told of.
+static LIMITS: [Limit; 9] = [
+    limit(
+        DropReason::DescriptorsExhausted,
+        "There was no descriptor left for a flow",
+        more_descriptors,
+    ),
+    limit(DropReason::MemoryExhausted, "The host had no memory for a socket", |_| {
+        "raise the memory limit of the host's control group, net.ipv4.tcp_mem or fs.epoll.max_user_watches".to_owned()
+    }),
+    limit(DropReason::NoLocalPort, "The host had no port left for a flow", |_| {
+        "widen net.ipv4.ip_local_port_range, or see that the host has an address to send from"
+            .to_owned()
+    }),
+    limit(DropReason::FlowTableFull, "There was no place for another flow", |_| {
+        format!("{MAX_FLOWS} are the most, have fewer")
+    }),
+    limit(
+        DropReason::DatagramFlowsFull,
+        "There was no place for another UDP or ICMP flow",
+        fewer_datagram_flows,
+    ),
+    limit(
+        DropReason::DatagramFlowEvicted,
+        "A UDP or ICMP flow that waited for an answer gave way to another",
+        fewer_datagram_flows,
+    ),
+    limit(
+        DropReason::HalfOpenEvicted,
+        "A connection that was not made yet gave way to another",
+        |most| {
+            if most.half_open < MAX_HALF_OPEN {
+                return more_descriptors(most);
+            }
+            format!("{MAX_HALF_OPEN} are the most, begin fewer connections at a time")
+        },
+    ),
+    limit(DropReason::FragmentEvicted, "A datagram in fragments gave way to another", |_| {
+        format!("{REASSEMBLY_SLOTS} are the most, have the guest send what fits its MTU")
+    }),
+    limit(DropReason::TooManyGroups, "A group was not joined", |_| {
+        format!("{MAX_GROUPS} with {GROUP_SOCKETS} ports are the most, have the guest leave some")
+    }),
 ];
+
+/// The cure where what there may be depends on descriptors.
+fn more_descriptors(most: Most) -> String {
+    format!(
+        "raise the hard limit of open descriptors, which is {}: ulimit -Hn, LimitNOFILE= of a service, --ulimit nofile= \
+         of a container",
+        most.descriptors
+    )
+}
+
+fn fewer_datagram_flows(most: Most) -> String {
+    if most.flows < MAX_FLOWS {
+        return more_descriptors(most);
+    }
+    format!("{MAX_FLOWS} flows are the most, of which they have a part: have fewer")
+}
 
 /// What was said of one limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,9 +121,9 @@ pub(super) struct Most {
 }
 
 /// A line for the log.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Shortage {
-    reason: DropReason,
+    limit: &'static Limit,
     /// How often it was since the line before.
     count: u64,
     most: Most,
@@ -68,7 +131,7 @@ pub(super) struct Shortage {
 
 /// How often any limit was met.
 fn met(drops: &DropCounters) -> u64 {
-    LIMITS.into_iter().map(|reason| drops.of(reason)).sum()
+    LIMITS.iter().map(|limit| drops.of(limit.reason)).sum()
 }
 
 impl Shortages {
@@ -93,8 +156,8 @@ impl Shortages {
             return;
         }
         (self.met, self.next) = (met(drops), None);
-        for (told, reason) in self.told.iter_mut().zip(LIMITS) {
-            let count = drops.of(reason) - told.count;
+        for (told, limit) in self.told.iter_mut().zip(&LIMITS) {
+            let count = drops.of(limit.reason) - told.count;
             if count == 0 {
                 continue;
             }
@@ -102,7 +165,7 @@ impl Shortages {
                 Some(due) => self.next = Some(self.next.map_or(due, |next| next.min(due))),
                 None => {
                     *told = Told { at: Some(now), count: told.count + count };
-                    say(Shortage { reason, count, most });
+                    say(Shortage { limit, count, most });
                 }
             }
         }
@@ -117,59 +180,10 @@ impl Shortages {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reason, count, most } = self;
+        let Self { limit: Limit { what, cure, .. }, count, most } = self;
         let times = if *count == 1 { "once" } else { "times" };
         let number = if *count == 1 { String::new() } else { format!("{count} ") };
-        write!(f, "{}, {number}{times}: ", what(*reason))?;
-        match reason {
-            DropReason::MemoryExhausted => write!(
-                f,
-                "raise the memory limit of the host's control group, net.ipv4.tcp_mem or fs.epoll.max_user_watches"
-            ),
-            DropReason::NoLocalPort => write!(
-                f,
-                "widen net.ipv4.ip_local_port_range, or see that the host has an address to send from"
-            ),
-            DropReason::FlowTableFull => write!(f, "{MAX_FLOWS} are the most, have fewer"),
-            DropReason::DatagramFlowsFull | DropReason::DatagramFlowEvicted
-                if most.flows >= MAX_FLOWS =>
-            {
-                write!(f, "{MAX_FLOWS} flows are the most, of which they have a part: have fewer")
-            }
-            DropReason::HalfOpenEvicted if most.half_open >= MAX_HALF_OPEN => {
-                write!(f, "{MAX_HALF_OPEN} are the most, begin fewer connections at a time")
-            }
-            DropReason::FragmentEvicted => {
-                write!(f, "{REASSEMBLY_SLOTS} are the most, have the guest send what fits its MTU")
-            }
-            DropReason::TooManyGroups => write!(
-                f,
-                "{MAX_GROUPS} with {GROUP_SOCKETS} ports are the most, have the guest leave some"
-            ),
-            _ => write!(
-                f,
-                "raise the hard limit of open descriptors, which is {}: ulimit -Hn, LimitNOFILE= of a service, --ulimit \
-                 nofile= of a container",
-                most.descriptors
-            ),
-        }
-    }
-}
-
-/// What a limit has led to.
-fn what(reason: DropReason) -> &'static str {
-    match reason {
-        DropReason::MemoryExhausted => "The host had no memory for a socket",
-        DropReason::NoLocalPort => "The host had no port left for a flow",
-        DropReason::FlowTableFull => "There was no place for another flow",
-        DropReason::DatagramFlowsFull => "There was no place for another UDP or ICMP flow",
-        DropReason::DatagramFlowEvicted => {
-            "A UDP or ICMP flow that waited for an answer gave way to another"
-        }
-        DropReason::HalfOpenEvicted => "A connection that was not made yet gave way to another",
-        DropReason::FragmentEvicted => "A datagram in fragments gave way to another",
-        DropReason::TooManyGroups => "A group was not joined",
-        _ => "There was no descriptor left for a flow",
+        write!(f, "{what}, {number}{times}: {}", cure(*most))
     }
 }
 
@@ -228,8 +242,8 @@ mod tests {
 
     #[test]
     fn every_limit_has_a_line_of_its_own() {
-        let line = |reason| Shortage { reason, count: 2, most: FEW }.to_string();
-        let lines: std::collections::HashSet<_> = LIMITS.map(line).into_iter().collect();
+        let line = |limit| Shortage { limit, count: 2, most: FEW }.to_string();
+        let lines: std::collections::HashSet<_> = LIMITS.iter().map(line).collect();
         assert_eq!(lines.len(), LIMITS.len());
     }
 
@@ -241,7 +255,8 @@ mod tests {
             (DropReason::DatagramFlowsFull, "131072 flows are the most"),
             (DropReason::DatagramFlowEvicted, "131072 flows are the most"),
         ] {
-            let line = |most| Shortage { reason, count: 2, most }.to_string();
+            let limit = LIMITS.iter().find(|limit| limit.reason == reason).expect("it is one");
+            let line = |most| Shortage { limit, count: 2, most }.to_string();
             let (few, many) = (line(FEW), line(many));
             assert!(
                 few.contains("open descriptors, which is 1024") && !few.contains(number),

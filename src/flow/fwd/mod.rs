@@ -199,7 +199,7 @@ impl Mapping {
     }
 }
 
-/// Why something is not forwarded. Each is counted under its name.
+/// Why something is not forwarded. The counters of drops put several of them together, as forbidden addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
     /// `--ipv4-only` or `--ipv6-only`, or the host lacks the family.
