@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::AskError;
+use crate::control::json::commands::CommandName;
 use crate::control::json::model::Problem;
 use crate::sys::events;
 
@@ -152,7 +153,10 @@ impl Connection {
     ///
     /// # Errors
     /// As of [`ask`](Self::ask).
-    pub(crate) fn answer<T: DeserializeOwned>(&mut self, command: &str) -> Result<T, AskError> {
-        self.ask(&json!({ "command": command }))
+    pub(crate) fn answer<T: DeserializeOwned>(
+        &mut self,
+        command: CommandName,
+    ) -> Result<T, AskError> {
+        self.ask(&json!({ "command": command.text() }))
     }
 }

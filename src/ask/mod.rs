@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::control::json::commands::CommandName;
 use crate::control::json::model::{Egress, Flows, Log, Problem, Rules, Stats, Status};
 use crate::sandbox::{self, Needs, Program};
 use crate::sys::capability::{self, Capabilities};
@@ -151,31 +152,32 @@ fn give_up_all_but_the_connection() -> Result<(), AskError> {
 /// The request of a command that has one request and one reply; nothing for others, which make their own.
 fn request_of(command: &Command) -> Result<Value, AskError> {
     Ok(match command {
-        Command::Status => json!({ "command": "status" }),
-        Command::Stats { .. } => json!({ "command": "stats" }),
-        Command::Reset(flow) => json!({ "command": "flow-reset", "flow": flow }),
-        Command::Rules => json!({ "command": "rules" }),
-        Command::RulesAdd(one) => with_command("rules-add", one.clone()),
-        Command::RulesDelete(one) => with_command("rules-delete", one.clone()),
-        Command::RulesReplace(all) => json!({ "command": "rules-replace", "rules": all }),
-        Command::Egress => json!({ "command": "egress" }),
+        Command::Status => request(CommandName::Status, json!({})),
+        Command::Stats { .. } => request(CommandName::Stats, json!({})),
+        Command::Reset(flow) => request(CommandName::FlowReset, json!({ "flow": flow })),
+        Command::Rules => request(CommandName::Rules, json!({})),
+        Command::RulesAdd(one) => request(CommandName::RulesAdd, one.clone()),
+        Command::RulesDelete(one) => request(CommandName::RulesDelete, one.clone()),
+        Command::RulesReplace(all) => request(CommandName::RulesReplace, json!({ "rules": all })),
+        Command::Egress => request(CommandName::Egress, json!({})),
         Command::EgressReplace { rules, file, isolate } => {
             let mut rules = rules.clone();
             if let Some(path) = file {
                 rules.extend(rules_in(path)?);
             }
-            json!({ "command": "egress-replace", "rules": rules, "isolate": isolate })
+            request(CommandName::EgressReplace, json!({ "rules": rules, "isolate": isolate }))
         }
-        Command::Log(None) => json!({ "command": "log" }),
-        Command::Log(Some(level)) => json!({ "command": "log", "level": level }),
+        Command::Log(None) => request(CommandName::Log, json!({})),
+        Command::Log(Some(level)) => request(CommandName::Log, json!({ "level": level })),
         Command::Metrics | Command::Flows(_) | Command::Watch(_) | Command::Verbatim(_) => {
             Value::Null
         }
     })
 }
 
-fn with_command(command: &str, mut fields: Value) -> Value {
-    fields["command"] = command.into();
+/// The request `command` with its fields.
+fn request(command: CommandName, mut fields: Value) -> Value {
+    fields["command"] = command.text().into();
     fields
 }
 
@@ -224,7 +226,7 @@ fn pages(
     filter: &Value,
     mut each: impl FnMut(Flows) -> Result<(), AskError>,
 ) -> Result<(), AskError> {
-    let mut request = with_command("flows", filter.clone());
+    let mut request = request(CommandName::Flows, filter.clone());
     let mut from = 0;
     loop {
         let mut page: Flows = to.ask(&request)?;
@@ -256,8 +258,9 @@ fn pages_as_they_are(to: &mut Connection, filter: &Value) -> Result<(), AskError
 }
 
 fn metrics(to: &mut Connection) -> Result<(), AskError> {
-    let (status, stats) = (to.answer::<Status>("status")?, to.answer::<Stats>("stats")?);
-    let egress = to.answer::<Egress>("egress")?;
+    let status: Status = to.answer(CommandName::Status)?;
+    let stats: Stats = to.answer(CommandName::Stats)?;
+    let egress: Egress = to.answer(CommandName::Egress)?;
     print(&metrics::text(&status, &stats, &egress))
 }
 
@@ -266,7 +269,7 @@ fn metrics(to: &mut Connection) -> Result<(), AskError> {
 /// # Errors
 /// Also [`AskError::CutOff`].
 fn watch(to: &mut Connection, events: &[String]) -> Result<(), AskError> {
-    let mut request = json!({ "command": "watch" });
+    let mut request = request(CommandName::Watch, json!({}));
     if !events.is_empty() {
         request["events"] = json!(events);
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde_json::{Map, Value, json};
 
+use crate::control::json::commands::CommandName;
+
 /// What is asked, and whom.
 pub(super) struct Asked {
     /// The control socket.
@@ -41,24 +43,38 @@ pub(super) enum Command {
     Verbatim(Vec<String>),
 }
 
-/// Commands, each with what it does.
-const COMMANDS: [(&str, &str); 12] = [
-    ("status", "Show the program, and what its guest is told"),
-    ("stats", "Show all counters that are not 0"),
-    ("metrics", "Print all counters as OpenMetrics text"),
-    ("flows", "List flows"),
-    ("flow-reset", "End a flow"),
-    ("rules", "List forwarding rules"),
-    ("rules-add", "Add forwarding rules"),
-    ("rules-delete", "Remove forwarding rules"),
-    ("rules-replace", "Put other forwarding rules in place of all"),
-    ("egress", "List what the guest may reach, and how often each rule has decided"),
-    ("egress-replace", "Put another egress policy in force"),
-    ("watch", "Print what happens, one line of JSON an event"),
-];
+/// A command of pesto's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// The protocol's command of this name.
+    Of(CommandName),
+    /// One that is made of several of those.
+    Metrics,
+}
 
-/// The last one, whose name is an option's, too.
-const LOG: (&str, &str) = ("log", "Show or set the level of the log");
+impl Word {
+    /// All commands, in the order in which they are listed.
+    fn all() -> impl Iterator<Item = Self> {
+        CommandName::ALL.iter().flat_map(|&name| {
+            let behind = (name == CommandName::Stats).then_some(Self::Metrics);
+            std::iter::once(Self::Of(name)).chain(behind)
+        })
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Of(name) => name.text(),
+            Self::Metrics => "metrics",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::Of(name) => name.help(),
+            Self::Metrics => "Print all counters as OpenMetrics text",
+        }
+    }
+}
 
 /// Options that take ports, with protocol and way.
 const PORTS: [(char, &str, &str, &str); 4] = [
@@ -70,7 +86,7 @@ const PORTS: [(char, &str, &str, &str); 4] = [
 
 /// Whether `word`, the first one behind the program's name, begins such a command line.
 pub fn is_command(word: &std::ffi::OsStr) -> bool {
-    word == "--json" || word == LOG.0 || COMMANDS.iter().any(|(name, _)| word == *name)
+    word == "--json" || Word::all().any(|known| word == known.text())
 }
 
 /// Reads the words behind the program's name.
@@ -85,36 +101,42 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, c
         let (path, command) = (path(&mut matches), Command::Verbatim(requests.unwrap_or_default()));
         return Ok(Asked { path, json: true, command });
     };
+    let word = Word::all().find(|word| word.text() == name).expect("clap is told of no others");
     let (path, json) = (path(&mut found), found.get_flag("json"));
-    Ok(Asked { path, json, command: asked(&name, found) })
+    Ok(Asked { path, json, command: asked(word, found) })
 }
 
 fn path(matches: &mut ArgMatches) -> PathBuf {
     matches.remove_one("PATH").unwrap_or_default()
 }
 
-fn asked(name: &str, mut found: ArgMatches) -> Command {
+fn asked(word: Word, mut found: ArgMatches) -> Command {
     let mut texts = |name: &str| -> Vec<String> {
         found.remove_many(name).map(Iterator::collect).unwrap_or_default()
     };
+    let name = match word {
+        Word::Metrics => return Command::Metrics,
+        Word::Of(name) => name,
+    };
     match name {
-        "status" => Command::Status,
-        "stats" => Command::Stats { all: found.get_flag("all") },
-        "metrics" => Command::Metrics,
-        "flows" => Command::Flows(filter(&found)),
-        "flow-reset" => Command::Reset(texts("FLOW").concat()),
-        "rules" => Command::Rules,
-        "rules-add" => Command::RulesAdd(specifications(&found).pop().unwrap_or_default()),
-        "rules-delete" => Command::RulesDelete(deleted(&found)),
-        "rules-replace" => Command::RulesReplace(specifications(&found)),
-        "egress" => Command::Egress,
-        "egress-replace" => Command::EgressReplace {
+        CommandName::Status => Command::Status,
+        CommandName::Stats => Command::Stats { all: found.get_flag("all") },
+        CommandName::Flows => Command::Flows(filter(&found)),
+        CommandName::FlowReset => Command::Reset(texts("FLOW").concat()),
+        CommandName::Rules => Command::Rules,
+        CommandName::RulesAdd => {
+            Command::RulesAdd(specifications(&found).pop().unwrap_or_default())
+        }
+        CommandName::RulesDelete => Command::RulesDelete(deleted(&found)),
+        CommandName::RulesReplace => Command::RulesReplace(specifications(&found)),
+        CommandName::Egress => Command::Egress,
+        CommandName::EgressReplace => Command::EgressReplace {
             rules: texts("RULE"),
             file: found.remove_one("file"),
             isolate: found.get_flag("isolate"),
         },
-        "watch" => Command::Watch(texts("EVENT")),
-        _ => Command::Log(texts("LEVEL").pop()),
+        CommandName::Watch => Command::Watch(texts("EVENT")),
+        CommandName::Log => Command::Log(texts("LEVEL").pop()),
     }
 }
 
@@ -167,10 +189,9 @@ pub fn command() -> clap::Command {
         .arg(json_flag().required(true).help("Send requests as they are: JSON, one a line"))
         .arg(socket())
         .arg(words("REQUEST", "Requests; default: those on standard input"));
-    let commands = COMMANDS.into_iter().chain([LOG]);
-    top.subcommands(commands.map(|(name, help)| {
-        let one = clap::Command::new(name).about(help).arg(socket());
-        one.arg(json_flag().help("Print the answer as it was said")).args(arguments(name))
+    top.subcommands(Word::all().map(|word| {
+        let one = clap::Command::new(word.text()).about(word.help()).arg(socket());
+        one.arg(json_flag().help("Print the answer as it was said")).args(arguments(word))
     }))
 }
 
@@ -191,15 +212,16 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
-/// What the command `name` takes besides.
-fn arguments(name: &str) -> Vec<Arg> {
+/// What the command `word` takes besides.
+fn arguments(word: Word) -> Vec<Arg> {
+    let Word::Of(name) = word else { return Vec::new() };
     let seconds = value_parser!(u32);
     match name {
-        "stats" => {
+        CommandName::Stats => {
             let help = "Show counters that are 0, too";
             vec![Arg::new("all").long("all").action(ArgAction::SetTrue).help(help)]
         }
-        "flows" => vec![
+        CommandName::Flows => vec![
             option("proto", "PROTO", "Only tcp, udp or icmp"),
             option("address", "ADDR[/LEN]", "Only where some address is in this network"),
             option("port", "PORT", "Only where some port is this one")
@@ -209,10 +231,12 @@ fn arguments(name: &str) -> Vec<Arg> {
             option("min-idle", "SECONDS", "Only those that were silent for longer")
                 .value_parser(seconds),
         ],
-        "flow-reset" => vec![Arg::new("FLOW").required(true).help("Its name, as flows shows it")],
-        "rules-add" => one_of(ports(false), &[]),
-        "rules-replace" => ports(true),
-        "rules-delete" => {
+        CommandName::FlowReset => {
+            vec![Arg::new("FLOW").required(true).help("Its name, as flows shows it")]
+        }
+        CommandName::RulesAdd => one_of(ports(false), &[]),
+        CommandName::RulesReplace => ports(true),
+        CommandName::RulesDelete => {
             let rule = option("rule", "NUMBER", "The rule with this number");
             let to_host = Arg::new("to-host").long("to-host").action(ArgAction::SetTrue);
             let to_host = to_host.requires("rule").help("One of those that lead to the host");
@@ -221,7 +245,7 @@ fn arguments(name: &str) -> Vec<Arg> {
             all.push(to_host);
             all
         }
-        "egress-replace" => {
+        CommandName::EgressReplace => {
             let isolate = Arg::new("isolate").long("isolate").action(ArgAction::SetTrue);
             let file = option("file", "FILE", "More rules, one a line");
             vec![
@@ -230,9 +254,11 @@ fn arguments(name: &str) -> Vec<Arg> {
                 isolate.help("Behind them those of --isolate"),
             ]
         }
-        "watch" => vec![words("EVENT", "Only these: link-up, lease, refused, ...; default: all")],
-        "log" => vec![Arg::new("LEVEL").help("error, warn, info, debug or trace")],
-        _ => Vec::new(),
+        CommandName::Watch => {
+            vec![words("EVENT", "Only these: link-up, lease, refused, ...; default: all")]
+        }
+        CommandName::Log => vec![Arg::new("LEVEL").help("error, warn, info, debug or trace")],
+        CommandName::Status | CommandName::Rules | CommandName::Egress => Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `model` | what is said, as types |
+//! | `commands` | the names of all commands |
 //! | `request` | requests, and what is wrong with them |
 //! | `about`, `flows`, `rules` | the answers |
 //! | `watch` | events |
@@ -14,6 +15,7 @@
 //! the client does not read waits, and nothing else does.
 
 mod about;
+pub(crate) mod commands;
 mod flows;
 pub mod model;
 mod request;

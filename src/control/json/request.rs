@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+use super::commands::CommandName;
 use super::model::Problem;
 use crate::engine::{Event, STATES};
 use crate::flow::fwd::{Prefix, Proto};
@@ -105,10 +106,6 @@ pub(super) struct Line {
     pub(crate) request: Result<Request, Problem>,
 }
 
-/// All commands.
-const COMMANDS: &str = "status, stats, flows, flow-reset, rules, rules-add, rules-delete, rules-replace, egress, \
-    egress-replace, watch, log";
-
 /// Reads a line.
 pub(super) fn read(line: &[u8]) -> Line {
     if line.iter().filter(|&&byte| byte == b'{').count() > MOST_OBJECTS {
@@ -138,38 +135,38 @@ fn broken(problem: String) -> Line {
     Line { tag: None, command: None, request: Err(Problem::new("", problem, cure)) }
 }
 
-fn request(command: &str, mut fields: Fields) -> Result<Request, Problem> {
+fn request(name: &str, mut fields: Fields) -> Result<Request, Problem> {
+    let Some(command) = CommandName::of(name) else {
+        let cure = format!("one of {}", CommandName::list());
+        return Err(Problem::new("command", format!("There is no command '{name}'"), cure));
+    };
     let request = match command {
-        "status" => Request::Status,
-        "stats" => Request::Stats,
-        "flows" => flows(&mut fields)?,
-        "flow-reset" => {
+        CommandName::Status => Request::Status,
+        CommandName::Stats => Request::Stats,
+        CommandName::Flows => flows(&mut fields)?,
+        CommandName::FlowReset => {
             let text = fields.needed_text("flow")?;
             let id = text.parse().map_err(|()| {
                 Problem::new("flow", format!("'{text}' names no flow"), "take one from 'flows'")
             })?;
             Request::FlowReset(id)
         }
-        "rules" => Request::Rules,
-        "rules-add" => Request::RulesAdd(fields.specification()?),
-        "rules-delete" => Request::RulesDelete(deleted(&mut fields)?),
-        "rules-replace" => {
+        CommandName::Rules => Request::Rules,
+        CommandName::RulesAdd => Request::RulesAdd(fields.specification()?),
+        CommandName::RulesDelete => Request::RulesDelete(deleted(&mut fields)?),
+        CommandName::RulesReplace => {
             let items = fields.needed_list("rules")?.into_iter().enumerate();
             Request::RulesReplace(items.map(specification_in).collect::<Result<_, _>>()?)
         }
-        "egress" => Request::Egress,
-        "egress-replace" => {
+        CommandName::Egress => Request::Egress,
+        CommandName::EgressReplace => {
             let rules = fields.needed_texts("rules")?;
             Request::EgressReplace { rules, isolate: fields.flag("isolate")?.unwrap_or(false) }
         }
-        "watch" => Request::Watch(watched(&mut fields)?),
-        "log" => Request::Log(level(&mut fields)?),
-        _ => {
-            let problem = format!("There is no command '{command}'");
-            return Err(Problem::new("command", problem, format!("one of {COMMANDS}")));
-        }
+        CommandName::Watch => Request::Watch(watched(&mut fields)?),
+        CommandName::Log => Request::Log(level(&mut fields)?),
     };
-    fields.finish(command)?;
+    fields.finish(name)?;
     Ok(request)
 }
 
@@ -227,7 +224,7 @@ fn specification_in((place, item): (usize, Value)) -> Result<Specification, Prob
     };
     let mut fields = Fields(fields);
     let specification = fields.specification().map_err(inside)?;
-    fields.finish("rules-replace").map_err(inside)?;
+    fields.finish(CommandName::RulesReplace.text()).map_err(inside)?;
     Ok(specification)
 }
 
