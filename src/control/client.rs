@@ -6,7 +6,7 @@ use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll::EventFlags;
 
 use super::channel::Channel;
-use super::server::{Next, Protocol};
+use super::protocol::{Next, Protocol};
 use crate::engine::Engine;
 use crate::limits::{CONTROL_GRACE, CONTROL_READS_WITHIN, CONTROL_STEPS_PER_TURN};
 use crate::time::Timestamp;

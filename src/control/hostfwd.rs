@@ -23,7 +23,8 @@ use passt_frame::ToGuest;
 use serde_json::{Value, json};
 
 use super::channel::Channel;
-use super::server::{Kind, Next, Protocol};
+use super::protocol::{Next, Protocol};
+use super::server::Kind;
 use super::words::words_of;
 use crate::conf::{ConfError, as_slirp4netns_says, is_reached};
 use crate::engine::{Engine, NetView};

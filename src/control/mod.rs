@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `server` | a listening socket as a source of the loop, and its clients, a few at a time |
 //! | `client` | one client: its connection, and how long it is waited for |
+//! | `protocol` | what the server asks of each protocol |
 //! | `channel` | what a protocol sees of a client: bytes in, bytes out, both bounded |
 //! | `configuration` | the protocol of `pesto`, by which forwarded ports change |
 //! | `hostfwd` | the protocol of slirp4netns's `--api-socket` |
@@ -21,5 +22,6 @@ pub mod configuration;
 mod cut_off;
 pub mod hostfwd;
 pub mod json;
+pub mod protocol;
 pub mod server;
 mod words;

@@ -11,49 +11,12 @@
 //! rare enough to be moved at once. Lists are linked through the flows themselves, so that joining and leaving takes the
 //! same time whoever else is there, and nothing is allocated.
 
+use super::state::place::{Kind, ListId, NONE, Place};
 use super::state::{DatagramState, FlowState};
 use crate::flow::side::Side;
 use crate::flow::table::{FlowId, FlowTable};
 use crate::limits::{ECHO_PATIENCE, GIVE_WAY_LOOKS, PORT_LOOKS};
 use crate::time::Timestamp;
-
-/// No slot.
-const NONE: u32 = u32::MAX;
-
-/// Where a flow stands.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    list: Option<ListId>,
-    older: u32,
-    newer: u32,
-    /// The flow was not silent before.
-    since: Timestamp,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self { list: None, older: NONE, newer: NONE, since: Timestamp::ZERO }
-    }
-}
-
-/// One of the lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ListId {
-    /// Index of who has started the flows.
-    starter: usize,
-    kind: Kind,
-}
-
-/// What the flows of a list wait for, in the order in which they give way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Nothing.
-    Answered,
-    /// The first answer.
-    Unanswered,
-    /// The next reply of echo.
-    Awaited,
-}
 
 const KINDS: [Kind; 3] = [Kind::Answered, Kind::Unanswered, Kind::Awaited];
 

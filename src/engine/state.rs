@@ -2,6 +2,7 @@
 //! which work list it waits on.
 
 mod backlog;
+pub(super) mod place;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,14 +11,13 @@ use passt_frame::{Errno, Pipe};
 use rustix::net::sockopt;
 
 pub(crate) use backlog::{Backlog, Budget};
+use place::Place;
 
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
 use super::marks::SocketMarks;
 use super::net::Epoch;
-use super::one_shots::Place;
 use super::pace::Pace;
-use super::tcp::Keepalive;
 use crate::flow::side::Side;
 use crate::flow::splice::{End, Splice};
 use crate::flow::table::FlowId;
@@ -243,6 +243,16 @@ impl TcpState {
             keepalive: None,
         }
     }
+}
+
+/// What the guest has shown of its keepalives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keepalive {
+    /// When the last probe came.
+    pub(crate) last: Timestamp,
+    /// Silence after which the host's socket asks, in seconds; what the host's administrator has chosen at first
+    /// (`net.ipv4.tcp_keepalive_time`), and never more.
+    pub(crate) idle_s: u16,
 }
 
 /// How a connection was closed, behind that word: for the reason that the host gave, if it has failed, or with a reset.

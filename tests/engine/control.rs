@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use passt::control::channel::Channel;
-use passt::control::server::{Kind, Next, Protocol, Server};
+use passt::control::protocol::{Next, Protocol};
+use passt::control::server::{Kind, Server};
 use passt::engine::{Calls, Engine, Source};
 use passt::limits::{CONTROL_GRACE, CONTROL_READS_WITHIN};
 use passt_frame::ToGuest;

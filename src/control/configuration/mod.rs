@@ -12,7 +12,8 @@ use std::time::Duration;
 use passt_frame::ToGuest;
 
 use super::channel::Channel;
-use super::server::{Kind, Next, Protocol};
+use super::protocol::{Next, Protocol};
+use super::server::Kind;
 use crate::conf::unreached;
 use crate::engine::{ChangeOutcome, Engine, NetView};
 use crate::flow::fwd::{Enabled, Rule, RuleError, RuleTable};

@@ -31,7 +31,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::channel::Channel;
-use super::server::{Kind, Next, Protocol};
+use super::protocol::{Next, Protocol};
+use super::server::Kind;
 use crate::conf::ports::Kernel;
 use crate::engine::Engine;
 use crate::limits::{CONTROL_LINE_BYTES, CONTROL_REPLY_BYTES, CONTROL_SILENCE};

@@ -7,18 +7,9 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
+use crate::engine::state::Keepalive;
 use crate::limits::KEEPALIVE_LEAST;
 use crate::time::Timestamp;
-
-/// What the guest has shown of its keepalives.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Keepalive {
-    /// When the last probe came.
-    last: Timestamp,
-    /// Silence after which the host's socket asks, in seconds; what the host's administrator has chosen at first
-    /// (`net.ipv4.tcp_keepalive_time`), and never more.
-    idle_s: u16,
-}
 
 /// The guest has asked whether its connection still lives.
 pub(super) fn on_probe(known: &mut Option<Keepalive>, socket: BorrowedFd<'_>, now: Timestamp) {

@@ -29,7 +29,6 @@ use rustix::event::epoll::EventFlags;
 pub(super) use drive::{drive, on_event, on_guest_set_back, on_room, on_timer};
 pub(super) use from_guest::{StreamRuns, from_guest, on_too_big, whole_from_guest};
 pub(super) use inbound::accepted;
-pub(super) use keepalive::Keepalive;
 pub(super) use moved::{end, end_all, go_on, leave, lose, reset, take_over};
 
 use super::core::{Core, Settings};
