@@ -46,6 +46,7 @@
 //! | `datagram_socket`, `reserved_port` | the one way to open the socket of a datagram flow; source ports below 1024 |
 //! | `token`, `wait`, `stats` | what an epoll event is about; how the loop waits; what it is busy with, counted |
 //! | `turn` | who is served in a turn, in which order, and what is left for the next |
+//! | `ending` | how connections end with the program |
 //! | `migration` | a guest that moves to another program, with its connections |
 //!
 //! # A turn
@@ -65,6 +66,7 @@ mod crossing;
 mod datagram_socket;
 mod datagrams;
 mod egress;
+mod ending;
 mod events;
 mod flows;
 mod groups;
@@ -125,7 +127,7 @@ pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
-use crate::flow::fwd::Bypass;
+use crate::flow::fwd::{Bypass, Proto};
 use crate::flow::network::Mac;
 use crate::flow::side::Pif;
 use crate::flow::splice::End;
@@ -143,7 +145,7 @@ use listen::Scans;
 use migration::Migration;
 use net::Net;
 use state::FlowKind;
-use turn::{Parts, Turn};
+use turn::{Expired, Parts, Turn};
 
 /// What a turn is made of: the core, and what only some of the protocols need.
 pub struct Engine {
@@ -477,6 +479,53 @@ impl Engine {
     /// Shows each frame to the guest from now on to `observer`.
     pub fn observe(&mut self, observer: Box<dyn FrameObserver>) {
         self.core.outbox.list.observe(observer);
+    }
+
+    /// Under which name an event of a flow's socket is counted, if the flow is there.
+    fn event_type_of_flow(&self, id: FlowId) -> Option<EventType> {
+        Some(match self.core.flows.table.get(id)?.state.kind {
+            FlowKind::Tcp(_) => EventType::Tcp,
+            FlowKind::Udp(_) => EventType::Udp,
+            FlowKind::Ping(_) => EventType::Ping,
+            FlowKind::Splice(_) => EventType::Spliced,
+            FlowKind::Relay(_) => EventType::Relayed,
+        })
+    }
+
+    /// The same of a listening socket.
+    fn event_type_of_listener(&self, id: ListenerId) -> Option<EventType> {
+        let is_tcp = self.core.listeners.get(id)?.proto == Proto::Tcp;
+        Some(if is_tcp { EventType::TcpListener } else { EventType::UdpListener })
+    }
+
+    /// Deadlines that have expired so far.
+    fn expired(&self) -> Expired {
+        self.turn.expired()
+    }
+
+    /// Errors of routers on the guest's side that have told of a narrower path.
+    fn too_big(&self) -> u64 {
+        self.core.too_big
+    }
+
+    /// Tells the operator of limits that were met. Returns when there will be more to say.
+    fn tell_of_shortages(&mut self) -> Option<Timestamp> {
+        self.core.tell_of_shortages()
+    }
+
+    /// The same of all that was not told yet, at the end.
+    fn tell_of_last_shortages(&mut self) {
+        self.core.tell_of_last_shortages();
+    }
+
+    /// Whether a guest's stream has not been passed on to its end.
+    fn has_open_streams(&self) -> bool {
+        ending::has_open_streams(&self.core)
+    }
+
+    /// Has closing the sockets of all connections, which must follow, end nothing that has not ended.
+    fn cut_streams(&self) {
+        ending::cut_streams(&self.core);
     }
 
     /// Drops so far, by name.

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use passt_frame::FramePort;
 
-use super::source::Sources;
-use super::state::FlowKind;
-use super::{Engine, Link, MigrationPart, Token};
-use crate::flow::fwd::Proto;
+use super::Engine;
 use crate::time::Timestamp;
 
 /// Reports between two headers.
@@ -227,39 +224,6 @@ impl Stats {
         link.counters(&mut |name, count| self.link.add(count, name));
         self.link.end("link", &mut self.text);
     }
-}
-
-/// The type of the event that `token` stands for; none where that only leads to another event.
-pub(super) fn event_type(
-    token: Token,
-    engine: &Engine,
-    link: &impl Link,
-    sources: &Sources,
-) -> Option<EventType> {
-    Some(match token {
-        Token::Flow(id) | Token::SecondSocket(id) => {
-            match engine.core.flows.table.get(id).map(|flow| &flow.state.kind) {
-                Some(FlowKind::Tcp(_)) => EventType::Tcp,
-                Some(FlowKind::Udp(_)) => EventType::Udp,
-                Some(FlowKind::Ping(_)) => EventType::Ping,
-                Some(FlowKind::Splice(_)) => EventType::Spliced,
-                Some(FlowKind::Relay(_)) => EventType::Relayed,
-                None => EventType::Stale,
-            }
-        }
-        Token::Listener(id) => match engine.core.listeners.get(id) {
-            Some(listener) if listener.proto == Proto::Tcp => EventType::TcpListener,
-            Some(_) => EventType::UdpListener,
-            None => EventType::Stale,
-        },
-        Token::Link(token) => link.event_type(token),
-        Token::Clients => EventType::Clients,
-        Token::Lobby => return None,
-        Token::Migration(MigrationPart::Door) => EventType::RepairDoor,
-        Token::Migration(MigrationPart::Helper) => EventType::RepairHelper,
-        Token::Migration(MigrationPart::Stream) => EventType::State,
-        Token::Source(id) => sources.event_type(id).unwrap_or(EventType::Stale),
-    })
 }
 
 #[cfg(test)]

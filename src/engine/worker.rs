@@ -1,6 +1,6 @@
 //! The loop: one epoll instance, one turn after the other.
 
-mod ending;
+mod event_type;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,13 +12,14 @@ use rustix::time::Timespec;
 
 use super::link::{Clients, Door, Link};
 use super::source::{Exit, Source, Sources};
-use super::stats::{EventType, Stats, event_type};
+use super::stats::{EventType, Stats};
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
 use super::{Counters, Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT, REST_AT_MOST, REST_SILENCE};
 use crate::sys::process::alarm;
 use crate::time::Timestamp;
+use event_type::event_type;
 
 /// The loop with everything it owns.
 pub struct Worker<L: Link> {
@@ -159,10 +160,10 @@ impl<L: Link> Worker<L> {
                 if exit == Exit::Over {
                     self.pass_on_rest()?;
                 }
-                ending::cut_streams(&self.engine.core);
+                self.engine.cut_streams();
                 self.engine.stop_listening();
                 self.sources.end();
-                self.engine.core.tell_of_last_shortages();
+                self.engine.tell_of_last_shortages();
                 self.log_drops();
                 if let Some(stats) = &mut self.stats {
                     stats.report(monotonic_now(), &self.engine, &self.link);
@@ -179,8 +180,7 @@ impl<L: Link> Worker<L> {
         let end = now + REST_AT_MOST;
         let mut silent_at = now + REST_SILENCE;
         let mut busy = self.moves();
-        while now < end && (busy || now < silent_at && ending::has_open_streams(&self.engine.core))
-        {
+        while now < end && (busy || now < silent_at && self.engine.has_open_streams()) {
             self.turn(Some(if busy { Duration::ZERO } else { silent_at.min(end).since(now) }))?;
             now = monotonic_now();
             busy = self.moves();
@@ -242,7 +242,7 @@ impl<L: Link> Worker<L> {
         if let Some((_, action)) = self.later.take_if(|(at, _)| *at <= now) {
             action();
         }
-        let limits = self.engine.core.tell_of_shortages();
+        let limits = self.engine.tell_of_shortages();
         let withheld = crate::log::tell_withheld().map(|wait| now + wait);
         self.say_at = Timestamp::earliest([limits, withheld]);
         Ok(())
@@ -266,9 +266,9 @@ impl<L: Link> Worker<L> {
 
     fn show_stats(&mut self, now: Timestamp) {
         let Some(stats) = &mut self.stats else { return };
-        let expired = self.engine.turn.expired();
+        let expired = self.engine.expired();
         stats.set_timers(expired.tcp, expired.all - expired.tcp);
-        stats.set(EventType::TooBig, self.engine.core.too_big);
+        stats.set(EventType::TooBig, self.engine.too_big());
         if stats.is_due(now) {
             stats.report(now, &self.engine, &self.link);
         }

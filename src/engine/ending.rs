@@ -4,8 +4,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::engine::core::Core;
-use crate::engine::state::{FlowKind, FlowState};
+use super::core::Core;
+use super::state::{FlowKind, FlowState};
 use crate::flow::side::{Pif, Side};
 use crate::flow::splice::End;
 use crate::flow::table::Flow;
