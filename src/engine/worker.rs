@@ -290,7 +290,7 @@ impl<L: Link> Worker<L> {
             ];
             let next = Timestamp::earliest(deadlines);
             let next = next.map(|at| at.since(now));
-            shorter(shorter(next, self.door.retry()), at_most)
+            [next, self.door.retry(), at_most].into_iter().flatten().min()
         };
         // Rounded up to a millisecond by kernels without epoll_pwait2, and never early.
         wait.and_then(|wait| Timespec::try_from(wait).ok())
@@ -414,13 +414,5 @@ impl<L: Link> Worker<L> {
                 log::debug!("link: {count} {name}");
             }
         });
-    }
-}
-
-/// The shorter of two times, of those that there are.
-fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        _ => one.or(other),
     }
 }
