@@ -341,8 +341,8 @@ impl<L: Link> Worker<L> {
         let events = self.stats.as_ref().map(|stats| stats.counts()).unwrap_or_default();
         let mut counters = Counters { events, ..Counters::default() };
         self.link.counters(&mut |name, count| {
-            // A link that has more than there is room for tells less.
-            let _ = counters.link.try_push((name, count));
+            let kept = counters.link.try_push((name, count));
+            debug_assert!(kept.is_ok(), "there is no room for {name}: raise LINK_COUNTERS");
         });
         self.engine.note_counters(counters);
     }
