@@ -39,11 +39,6 @@ pub trait Protocol {
         false
     }
 
-    /// Whether what the link and the loop have counted is to be known.
-    fn reads_counters(&self) -> bool {
-        false
-    }
-
     /// The client has gone.
     fn end(&mut self) {}
 }

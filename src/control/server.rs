@@ -198,10 +198,6 @@ impl<P: Protocol> Source for Server<P> {
         true
     }
 
-    fn reads_counters(&self) -> bool {
-        self.clients.iter().any(|client| client.protocol.reads_counters())
-    }
-
     fn on_event(&mut self, engine: &mut Engine, out: &mut dyn ToGuest) -> Option<Exit> {
         self.accept(engine, out);
         None

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::events::{Event, Events};
-use super::inspect::{Counters, EngineFacts, FlowFacts};
+use super::inspect::{EngineFacts, FlowFacts, LinkCounters};
 use super::{Engine, inspect};
 use crate::flow::fwd::RuleId;
 use crate::flow::side::{Pif, Side};
@@ -31,12 +31,12 @@ impl Engine {
 
     /// What is known of the engine as a whole.
     pub(crate) fn facts(&self) -> EngineFacts<'_> {
-        inspect::of_engine(&self.core, self.link_up, &self.counters)
+        inspect::of_engine(&self.core, self.link_up, &self.link_counters)
     }
 
-    /// The link and the loop have counted so much so far.
-    pub(crate) fn note_counters(&mut self, counters: Counters) {
-        self.counters = counters;
+    /// The link has counted so much so far.
+    pub(super) fn note_link_counters(&mut self, counters: LinkCounters) {
+        self.link_counters = counters;
     }
 
     /// Slots for flows that were used so far: [`flow_in`](Self::flow_in) has none in others.

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::event_counters::EventCounters;
 use super::events::{Event, Events};
 use super::flows::Flows;
 use super::groups::Groups;
@@ -96,8 +97,8 @@ pub(super) struct Core {
     pub(crate) initial_numbers: InitialNumbers,
     /// ICMP errors that the guest may be told of.
     pub(crate) icmp_errors: Budget,
-    /// Errors of routers on the guest's side that have told of a narrower path.
-    pub(crate) too_big: u64,
+    /// What the loop was busy with.
+    pub(crate) counters: EventCounters,
     /// Groups that the guest has joined.
     pub(crate) groups: Groups,
     /// What happens, for those who follow it.
@@ -139,7 +140,7 @@ impl Core {
             outbox: Outbox::default(),
             initial_numbers: InitialNumbers::default(),
             icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
-            too_big: 0,
+            counters: EventCounters::default(),
             groups: Groups::default(),
         }
     }

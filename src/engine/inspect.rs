@@ -61,14 +61,8 @@ pub(crate) const STATES: [&str; 9] = [
 /// Counters of a link, at most.
 const LINK_COUNTERS: usize = 64;
 
-/// What others than the engine count: it is copied when somebody is about to ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    /// Events of the loop by their type.
-    pub(crate) events: Vec<(&'static str, u64)>,
-    /// Counters of the link.
-    pub(crate) link: ArrayVec<(&'static str, u64), LINK_COUNTERS>,
-}
+/// What the link counts: it is copied when somebody is about to ask.
+pub(super) type LinkCounters = ArrayVec<(&'static str, u64), LINK_COUNTERS>;
 
 /// The engine, at the moment.
 pub(crate) struct EngineFacts<'a> {
@@ -102,15 +96,17 @@ pub(crate) struct EngineFacts<'a> {
     pub(crate) max_descriptors: u64,
     /// Drops by name.
     pub(crate) drops: Vec<(&'static str, u64)>,
-    /// What the loop and the link count.
-    pub(crate) counters: &'a Counters,
+    /// What the loop was busy with, by name.
+    pub(crate) events: Vec<(&'static str, u64)>,
+    /// Counters of the link.
+    pub(crate) link: &'a [(&'static str, u64)],
 }
 
 /// What is known of the engine as a whole.
 pub(super) fn of_engine<'a>(
     core: &'a Core,
     link_up: bool,
-    counters: &'a Counters,
+    link: &'a LinkCounters,
 ) -> EngineFacts<'a> {
     let (net, flows) = (&core.net, &core.flows);
     let drops = core.outbox.drops.iter_all().map(|(reason, count)| (reason.name(), count));
@@ -130,7 +126,8 @@ pub(super) fn of_engine<'a>(
         most_flows: core.most_flows(),
         max_descriptors: core.settings.max_descriptors,
         drops: drops.collect(),
-        counters,
+        events: core.counters.iter().collect(),
+        link,
     }
 }
 

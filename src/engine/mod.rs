@@ -44,7 +44,8 @@
 //! | `marks` | what of the guest's IP headers the host's sockets write, too |
 //! | `unreachable` | ICMP errors about what the host does not take |
 //! | `datagram_socket`, `reserved_port` | the one way to open the socket of a datagram flow; source ports below 1024 |
-//! | `token`, `wait`, `stats` | what an epoll event is about; how the loop waits; what it is busy with, counted |
+//! | `token`, `wait` | what an epoll event is about; how the loop waits |
+//! | `event_counters`, `stats` | what it is busy with, counted; reports of that |
 //! | `turn` | who is served in a turn, in which order, and what is left for the next |
 //! | `ending` | how connections end with the program |
 //! | `migration` | a guest that moves to another program, with its connections |
@@ -67,6 +68,7 @@ mod datagram_socket;
 mod datagrams;
 mod egress;
 mod ending;
+mod event_counters;
 mod events;
 mod flows;
 mod groups;
@@ -112,16 +114,16 @@ use rustix::event::epoll::EventFlags;
 pub use bypass::BypassConfig;
 pub use change::ChangeOutcome;
 pub use core::{Settings, UdpTimeouts};
+pub use event_counters::EventType;
 pub(crate) use events::{Event, Kept};
 pub use host_change::HostChange;
-pub(crate) use inspect::{Counters, EngineFacts, FlowFacts, STATES};
+pub(crate) use inspect::{EngineFacts, FlowFacts, STATES};
 pub use link::{Clients, Link, NamespaceLink, Protocols, SocketLink};
 pub(crate) use listen::ListenError;
 pub(crate) use listener_id::ListenerId;
 pub use neighbours::{NeighbourWatch, SharedWatch};
 pub use net::NetView;
 pub use source::{Calls, Exit, Signals, Source, SourceWatch, Sources};
-pub use stats::EventType;
 pub(crate) use tally::Tally;
 pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
@@ -140,12 +142,14 @@ use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
 use core::Core;
 use datagrams::Datagrams;
+use event_counters::EventCounters;
 use ingress::Receivers;
+use inspect::LinkCounters;
 use listen::Scans;
 use migration::Migration;
 use net::Net;
 use state::FlowKind;
-use turn::{Expired, Parts, Turn};
+use turn::{Parts, Turn};
 
 /// What a turn is made of: the core, and what only some of the protocols need.
 pub struct Engine {
@@ -164,8 +168,8 @@ pub struct Engine {
     turn: Turn,
     /// The link reaches the guest.
     link_up: bool,
-    /// What the loop and the link have counted, when that was last asked for.
-    counters: Counters,
+    /// What the link has counted, when somebody last could ask.
+    link_counters: LinkCounters,
 }
 
 impl Engine {
@@ -191,7 +195,7 @@ impl Engine {
             buffer: CopyBuffer::default(),
             turn: Turn::default(),
             link_up: false,
-            counters: Counters::default(),
+            link_counters: LinkCounters::default(),
         }
     }
 
@@ -498,14 +502,14 @@ impl Engine {
         Some(if is_tcp { EventType::TcpListener } else { EventType::UdpListener })
     }
 
-    /// Deadlines that have expired so far.
-    fn expired(&self) -> Expired {
-        self.turn.expired()
+    /// Counts an event.
+    fn count(&mut self, event: EventType) {
+        self.core.counters.count(event);
     }
 
-    /// Errors of routers on the guest's side that have told of a narrower path.
-    fn too_big(&self) -> u64 {
-        self.core.too_big
+    /// What the loop was busy with.
+    fn counters(&self) -> &EventCounters {
+        &self.core.counters
     }
 
     /// Tells the operator of limits that were met. Returns when there will be more to say.

@@ -9,10 +9,10 @@ use std::rc::Rc;
 
 use passt_frame::{Errno, ToGuest};
 
+use super::event_counters::EventType;
 use super::net::Net;
 use super::outbox::Outbox;
 use super::source::{Exit, Source};
-use super::stats::EventType;
 use super::{Engine, responders};
 use crate::flow::network::Mac;
 use crate::limits::{NEIGHBOUR_DATAGRAMS_AT_START, NEIGHBOUR_DATAGRAMS_PER_TURN};

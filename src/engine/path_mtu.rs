@@ -7,6 +7,7 @@ use passt_frame::{FromGuestLease, Part};
 
 use super::core::Core;
 use super::datagrams;
+use super::event_counters::EventType;
 use super::tcp;
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::wire::DropReason;
@@ -44,6 +45,6 @@ pub(super) fn heed(
         told.mtu
     );
     core.net.stations.tell_width(told.destination, told.mtu, core.now);
-    core.too_big += 1;
+    core.counters.count(EventType::TooBig);
     Ok(())
 }

@@ -9,8 +9,8 @@ use passt_frame::{Errno, ToGuest};
 use rustix::event::epoll::{self, EventFlags};
 
 use super::Engine;
+use super::event_counters::EventType;
 use super::lobby::Lobby;
-use super::stats::EventType;
 use super::token::{SourceId, Token};
 use crate::time::Timestamp;
 
@@ -45,11 +45,6 @@ pub trait Source {
     /// Whether others go first. Who comes from outside and can ask for any amount of work has to wait, so that
     /// packets do not.
     fn can_wait(&self) -> bool {
-        false
-    }
-
-    /// Whether what the link and the loop have counted is to be copied to the engine before each event.
-    fn reads_counters(&self) -> bool {
         false
     }
 
@@ -199,9 +194,9 @@ impl Sources {
         self.lobby.as_mut()?.next()
     }
 
-    /// Whether a source wants to know what was counted, when it has an event.
-    pub(super) fn reads_counters(&self, id: SourceId) -> bool {
-        self.list.get(usize::from(id.index)).is_some_and(|source| source.reads_counters())
+    /// Whether an event is of a source that others go before.
+    pub(super) fn can_wait(&self, id: SourceId) -> bool {
+        self.list.get(usize::from(id.index)).is_some_and(|source| source.can_wait())
     }
 
     /// An event of a descriptor of a source.

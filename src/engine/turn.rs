@@ -5,6 +5,7 @@ use passt_frame::ToGuest;
 use super::bypass::{BypassParts, relay, splice};
 use super::core::Core;
 use super::datagrams::{self, Datagrams};
+use super::event_counters::EventType;
 use super::flows::{
     ACCEPT_TIMER, ADDRESS_TIMER, ADVERTISEMENT_TIMER, GROUP_TIMER, SCAN_TIMER, queue_bit,
     slot_of_timer,
@@ -26,15 +27,6 @@ pub(super) struct Turn {
     soon: Option<Timestamp>,
     /// This turn served a connection that moves bulk past the link.
     bulk: bool,
-    expired: Expired,
-}
-
-/// Deadlines that have expired so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Expired {
-    pub(super) all: u64,
-    /// Those of TCP connections.
-    pub(super) tcp: u64,
 }
 
 /// Whom the work is done with.
@@ -55,10 +47,6 @@ impl Turn {
     /// Whether it has served a connection that moves bulk past the link.
     pub(super) fn moved_bulk(&self) -> bool {
         self.bulk
-    }
-
-    pub(super) fn expired(&self) -> Expired {
-        self.expired
     }
 
     /// The link has room toward the guest again.
@@ -85,7 +73,8 @@ impl Turn {
             self.serve(&mut parts, out, id);
         }
         while let Some(key) = parts.core.flows.timers.pop_expired(parts.core.now) {
-            self.on_timer(&mut parts, out, key);
+            let event = on_timer(&mut parts, out, key);
+            parts.core.counters.count(event);
         }
         let core = parts.core;
         if core.flows.table.len() < before {
@@ -140,33 +129,6 @@ impl Turn {
         }
     }
 
-    fn on_timer(&mut self, parts: &mut Parts<'_>, out: &mut dyn ToGuest, key: u32) {
-        self.expired.all += 1;
-        let core = &mut *parts.core;
-        match key {
-            ADVERTISEMENT_TIMER => return responders::advertise(core, out),
-            SCAN_TIMER => return scan_ports(parts),
-            ADDRESS_TIMER => return responders::reconsider(core, out),
-            GROUP_TIMER => return datagrams::on_group_timer(core, out),
-            ACCEPT_TIMER => return core.listeners.wake_all(),
-            _ => {}
-        }
-        let Some(id) = core.flows.table.id_of(slot_of_timer(key)) else { return };
-        let Some(flow) = core.flows.table.get_mut(id) else { return };
-        flow.state.scheduled = None;
-        match flow.state.kind {
-            _ if flow.state.frozen => {}
-            FlowKind::Tcp(_) => {
-                self.expired.tcp += 1;
-                tcp::on_timer(core, out, id);
-            }
-            FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
-                datagrams::on_timer(core, id);
-            }
-            FlowKind::Splice(_) => splice::on_timer(core, id),
-        }
-    }
-
     /// Whether work is left that no event will announce.
     pub(super) fn has_work(&self, core: &Core) -> bool {
         core.flows.ready.any() || core.listeners.ready_count() > 0 || self.unfed > 0
@@ -182,4 +144,37 @@ impl Turn {
 pub(super) fn scan_ports(parts: &mut Parts<'_>) {
     let Parts { core, bypass: Some(bypass), scans: Some(scans), .. } = parts else { return };
     listen::scan(core, bypass, scans);
+}
+
+/// A timer has expired. Returns the type under which it is counted.
+fn on_timer(parts: &mut Parts<'_>, out: &mut dyn ToGuest, key: u32) -> EventType {
+    let core = &mut *parts.core;
+    match key {
+        ADVERTISEMENT_TIMER => responders::advertise(core, out),
+        SCAN_TIMER => scan_ports(parts),
+        ADDRESS_TIMER => responders::reconsider(core, out),
+        GROUP_TIMER => datagrams::on_group_timer(core, out),
+        ACCEPT_TIMER => core.listeners.wake_all(),
+        _ => return on_flow_timer(core, out, slot_of_timer(key)),
+    }
+    EventType::Timer
+}
+
+/// The same for the timer of a flow.
+fn on_flow_timer(core: &mut Core, out: &mut dyn ToGuest, slot: u32) -> EventType {
+    let Some(id) = core.flows.table.id_of(slot) else { return EventType::Timer };
+    let Some(flow) = core.flows.table.get_mut(id) else { return EventType::Timer };
+    flow.state.scheduled = None;
+    match flow.state.kind {
+        _ if flow.state.frozen => {}
+        FlowKind::Tcp(_) => {
+            tcp::on_timer(core, out, id);
+            return EventType::TcpTimer;
+        }
+        FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
+            datagrams::on_timer(core, id);
+        }
+        FlowKind::Splice(_) => splice::on_timer(core, id),
+    }
+    EventType::Timer
 }

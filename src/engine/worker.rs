@@ -10,12 +10,13 @@ use passt_frame::{Errno, FrameObserver, FromGuestBatch, FrontEndRequest, LinkCha
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
+use super::inspect::LinkCounters;
 use super::link::{Clients, Door, Link};
 use super::source::{Exit, Source, Sources};
-use super::stats::{EventType, Stats};
+use super::stats::Stats;
 use super::token::Reported;
 use super::wait::{LastTurn, Waits, monotonic_now, others_can_run};
-use super::{Counters, Engine, Token};
+use super::{Engine, Token};
 use crate::limits::{BATCHES_PER_TURN, EVENTS_PER_WAIT, REST_AT_MOST, REST_SILENCE};
 use crate::sys::process::alarm;
 use crate::time::Timestamp;
@@ -38,6 +39,8 @@ pub struct Worker<L: Link> {
     frames: bool,
     /// When the link wants to be flushed again at the latest.
     flush_at: Option<Timestamp>,
+    /// Whether events are counted: it costs a look for what each is about.
+    counts_events: bool,
     stats: Option<Box<Stats>>,
     exit: Option<Exit>,
     /// End when the guest has moved away.
@@ -77,6 +80,7 @@ impl<L: Link> Worker<L> {
             began: Timestamp::ZERO,
             frames: false,
             flush_at: None,
+            counts_events: false,
             stats: None,
             exit: None,
             ends_with_migration: false,
@@ -124,12 +128,13 @@ impl<L: Link> Worker<L> {
 
     /// Counts events from now on, and prints the counters at most each `delay` and at the end.
     pub(crate) fn count_events(&mut self, delay: Duration) {
+        self.counts_events = true;
         self.stats = Some(Box::new(Stats::new(delay)));
     }
 
     /// Counts events from now on, for those who ask.
     pub(crate) fn count_quietly(&mut self) {
-        self.stats.get_or_insert_with(|| Box::new(Stats::quiet()));
+        self.counts_events = true;
     }
 
     /// The engine.
@@ -236,9 +241,7 @@ impl<L: Link> Worker<L> {
         self.flush_at = again.map(|at| Timestamp::from_micros(at.as_micros() as u64));
         // Last, so that the client before it has left if it was going to.
         self.door.open(&mut self.link);
-        if self.stats.is_some() {
-            self.show_stats(now);
-        }
+        self.show_stats(now);
         if let Some((_, action)) = self.later.take_if(|(at, _)| *at <= now) {
             action();
         }
@@ -266,10 +269,7 @@ impl<L: Link> Worker<L> {
 
     fn show_stats(&mut self, now: Timestamp) {
         let Some(stats) = &mut self.stats else { return };
-        let expired = self.engine.expired();
-        stats.set_timers(expired.tcp, expired.all - expired.tcp);
-        stats.set(EventType::TooBig, self.engine.too_big());
-        if stats.is_due(now) {
+        if stats.is_due(now, self.engine.counters()) {
             stats.report(now, &self.engine, &self.link);
         }
     }
@@ -301,10 +301,10 @@ impl<L: Link> Worker<L> {
         if let Some(token) = token {
             log::trace!("event: {token}: {}", Reported(flags));
         }
-        if let (Some(stats), Some(token)) = (&mut self.stats, token)
+        if let Some(token) = token.filter(|_| self.counts_events)
             && let Some(event) = event_type(token, &self.engine, &self.link, &self.sources)
         {
-            stats.count(event);
+            self.engine.count(event);
         }
         match token {
             Some(Token::Flow(id)) => self.engine.on_flow_event(id, flags),
@@ -321,8 +321,8 @@ impl<L: Link> Worker<L> {
                 }
             }
             Some(Token::Source(id)) => {
-                if self.sources.reads_counters(id) {
-                    self.note_counters();
+                if self.sources.can_wait(id) {
+                    self.note_link_counters();
                 }
                 let (_, out) = self.link.halves();
                 let exit = self.sources.on_event(id, flags, &mut self.engine, out);
@@ -336,15 +336,14 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    /// Copies what the loop and the link have counted to the engine.
-    fn note_counters(&mut self) {
-        let events = self.stats.as_ref().map(|stats| stats.counts()).unwrap_or_default();
-        let mut counters = Counters { events, ..Counters::default() };
+    /// Copies what the link has counted to the engine, for those who may ask.
+    fn note_link_counters(&mut self) {
+        let mut counters = LinkCounters::default();
         self.link.counters(&mut |name, count| {
-            let kept = counters.link.try_push((name, count));
+            let kept = counters.try_push((name, count));
             debug_assert!(kept.is_ok(), "there is no room for {name}: raise LINK_COUNTERS");
         });
-        self.engine.note_counters(counters);
+        self.engine.note_link_counters(counters);
     }
 
     fn on_link(&mut self, events: PortEvents) {

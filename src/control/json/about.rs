@@ -122,7 +122,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         half_open: facts.half_open as u64,
         listening: facts.listening as u64,
         drops: named(&facts.drops),
-        events: facts.counters.events.iter().map(|&(name, count)| (slug(name), count)).collect(),
-        link: named(&facts.counters.link),
+        events: facts.events.iter().map(|&(name, count)| (slug(name), count)).collect(),
+        link: named(facts.link),
     }
 }

@@ -338,10 +338,6 @@ impl Protocol for Json {
         self.reader.is_some()
     }
 
-    fn reads_counters(&self) -> bool {
-        true
-    }
-
     fn end(&mut self) {
         // The engine hears of it with the next client.
         self.left = self.left.take().or(self.reader.take());

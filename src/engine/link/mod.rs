@@ -23,7 +23,7 @@ pub(super) use clients::Door;
 pub use namespace::NamespaceLink;
 pub use socket::{Protocols, SocketLink};
 
-use super::stats::EventType;
+use super::event_counters::EventType;
 use crate::time::Timestamp;
 
 /// A link that the loop can drive.

@@ -11,7 +11,7 @@ use passt_frame::{
 use passt_legacy::Tap;
 
 use super::Link;
-use crate::engine::stats::EventType;
+use crate::engine::event_counters::EventType;
 
 /// The tap device, if there is one.
 pub struct NamespaceLink {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use passt_frame::{FrontEndRequest, PortEvents, Registrar};
 
-use crate::engine::stats::EventType;
+use crate::engine::event_counters::EventType;
 
 /// Settings of the device.
 #[derive(Clone, Copy, Debug)]

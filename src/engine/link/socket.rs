@@ -28,7 +28,7 @@ use rustix::net::RecvFlags;
 use super::Link;
 #[cfg(not(target_pointer_width = "64"))]
 use super::no_vhost as passt_vhost;
-use crate::engine::stats::EventType;
+use crate::engine::event_counters::EventType;
 use crate::engine::token::LINK_BASE;
 use crate::engine::wait::monotonic_now;
 use crate::sys::socket;
