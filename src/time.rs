@@ -1,6 +1,10 @@
 //! Time as the pure core sees it: a number that the shell reads once a turn and passes in.
 
+mod once_per;
+
 use std::time::Duration;
+
+pub(crate) use once_per::OncePer;
 
 /// A point in time: microseconds since an arbitrary start, monotonic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,38 +2,39 @@
 //! whoever may connect could fill the log otherwise.
 
 use crate::limits::CUT_OFF_PAUSE;
-use crate::time::Timestamp;
+use crate::time::{OncePer, Timestamp};
 
 /// Clients that were cut off.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CutOff {
-    /// When a line about some was written last.
-    told: Option<Timestamp>,
+    /// When a line about some was written.
+    told: OncePer,
     /// How many there were since.
     untold: u64,
+}
+
+impl Default for CutOff {
+    fn default() -> Self {
+        Self { told: OncePer::new(CUT_OFF_PAUSE), untold: 0 }
+    }
 }
 
 impl CutOff {
     /// One more, at `now`. True if there is to be a line about it.
     pub(super) fn note(&mut self, now: Timestamp) -> bool {
-        if self.told.is_some_and(|told| now < told + CUT_OFF_PAUSE) {
-            self.untold += 1;
-            return false;
-        }
-        self.told = Some(now);
-        true
+        let told = self.told.take(now);
+        self.untold += u64::from(!told);
+        told
     }
 
     /// When there is to be a line about those without one, if there are any.
     pub(super) fn due(&self) -> Option<Timestamp> {
-        self.told.filter(|_| self.untold > 0).map(|told| told + CUT_OFF_PAUSE)
+        self.told.next().filter(|_| self.untold > 0)
     }
 
     /// How many there were without a line, if there is to be one by `now`.
     pub(super) fn take(&mut self, now: Timestamp) -> Option<u64> {
-        self.due().filter(|due| *due <= now)?;
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        (self.untold > 0 && self.told.take(now)).then(|| std::mem::take(&mut self.untold))
     }
 }
 

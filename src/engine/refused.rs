@@ -6,13 +6,19 @@ use passt_frame::Errno;
 
 use crate::limits::SHORTAGE_PAUSE;
 use crate::sys::errno_text;
-use crate::time::Timestamp;
+use crate::time::{OncePer, Timestamp};
 
 /// What was refused, and what was said of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refused {
     met: Option<(&'static str, Errno)>,
-    told: Option<Timestamp>,
+    told: OncePer,
+}
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self { met: None, told: OncePer::new(SHORTAGE_PAUSE) }
+    }
 }
 
 impl Refused {
@@ -26,10 +32,9 @@ impl Refused {
     /// What is to be said at `now`.
     pub(crate) fn tell(&mut self, now: Timestamp) -> Option<String> {
         let (call, errno) = self.met.take()?;
-        if self.told.is_some_and(|at| now < at + SHORTAGE_PAUSE) {
+        if !self.told.take(now) {
             return None;
         }
-        self.told = Some(now);
         let (why, cure) = (errno_text(errno), cure(call, errno));
         Some(format!(
             "{call}: {why}: datagrams are lost: {cure}allow {call} in the container's seccomp profile"

@@ -10,7 +10,7 @@ use std::fmt;
 use crate::limits::{
     GROUP_SOCKETS, MAX_FLOWS, MAX_GROUPS, MAX_HALF_OPEN, REASSEMBLY_SLOTS, SHORTAGE_PAUSE,
 };
-use crate::time::Timestamp;
+use crate::time::{OncePer, Timestamp};
 use crate::wire::DropReason;
 use crate::wire::drop_reason::DropCounters;
 
@@ -91,16 +91,16 @@ fn fewer_datagram_flows(most: Most) -> String {
 }
 
 /// What was said of one limit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Told {
-    /// When there was a line about it last.
-    at: Option<Timestamp>,
+    /// When there was a line about it.
+    lines: OncePer,
     /// How many drops were told of.
     count: u64,
 }
 
 /// What was said of all limits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shortages {
     told: [Told; LIMITS.len()],
     /// How often they were met.
@@ -134,6 +134,13 @@ fn met(drops: &DropCounters) -> u64 {
     LIMITS.iter().map(|limit| drops.of(limit.reason)).sum()
 }
 
+impl Default for Shortages {
+    fn default() -> Self {
+        let told = Told { lines: OncePer::new(SHORTAGE_PAUSE), count: 0 };
+        Self { told: [told; LIMITS.len()], met: 0, next: None }
+    }
+}
+
 impl Shortages {
     /// Whether there may be something to say.
     pub(super) fn have_news(&self, now: Timestamp, drops: &DropCounters) -> bool {
@@ -161,19 +168,18 @@ impl Shortages {
             if count == 0 {
                 continue;
             }
-            match told.at.map(|at| at + SHORTAGE_PAUSE).filter(|&due| now < due) {
-                Some(due) => self.next = Some(self.next.map_or(due, |next| next.min(due))),
-                None => {
-                    *told = Told { at: Some(now), count: told.count + count };
-                    say(Shortage { limit, count, most });
-                }
+            if told.lines.take(now) {
+                told.count += count;
+                say(Shortage { limit, count, most });
+            } else {
+                self.next = Timestamp::earliest([self.next, told.lines.next()]);
             }
         }
     }
 
     /// Nothing more is dropped: what was not told yet may be told.
     pub(super) fn end(&mut self) {
-        self.told.iter_mut().for_each(|told| told.at = None);
+        self.told.iter_mut().for_each(|told| told.lines.reset());
         self.next = Some(Timestamp::ZERO);
     }
 }
