@@ -33,8 +33,9 @@ pub const ADMISSIONS_PER_PORT: usize = 64;
 /// second for each port, and time for a server that needs 4 ms to accept one.
 pub const ADMISSION_HELD: Duration = Duration::from_millis(250);
 
-/// How often somebody is looked at who cannot be accepted, for want of descriptors or memory of this machine.
-pub(crate) const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// How often somebody is looked at who cannot be accepted, for want of descriptors or memory of this machine: a client of
+/// the link or of a control socket, or a connection on a forwarded port.
+pub const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a connection past the link that finds its server's queue full has others wait in the host's queue: they
 /// are served in order then, and a server that accepts nobody does not keep others on the same port waiting.
@@ -380,9 +381,6 @@ pub(crate) const LOBBY_SAVINGS: Duration = Duration::from_millis(100);
 
 /// For how long they rest at least once it is used up: what is done then in one go delays packets by a tenth of this.
 pub(crate) const LOBBY_REST: Duration = Duration::from_millis(1);
-
-/// After what time a control socket is looked at again whose client could not be accepted for want of descriptors.
-pub const CONTROL_RETRY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(CONTROL_GRACE.as_millis() < CONTROL_READS_WITHIN.as_millis());
 /// How long connections of an address that the host has lost wait for it: longer than a link takes that was down for a

@@ -12,7 +12,7 @@ use super::client::{Client, Crowd, End};
 use super::cut_off::CutOff;
 use super::protocol::Protocol;
 use crate::engine::{Calls, Engine, EventType, Exit, Source, SourceWatch};
-use crate::limits::CONTROL_RETRY;
+use crate::limits::ACCEPT_RETRY;
 use crate::sys::socket;
 use crate::time::Timestamp;
 
@@ -83,7 +83,7 @@ impl<P: Protocol> Server<P> {
                 Err(errno) => {
                     let name = self.kind.name;
                     log::warn!("Cannot accept a {name} client: {errno}: it has to wait");
-                    return self.set_closed(Some(Closed::Exhausted(engine.now() + CONTROL_RETRY)));
+                    return self.set_closed(Some(Closed::Exhausted(engine.now() + ACCEPT_RETRY)));
                 }
             }
         }
@@ -97,8 +97,7 @@ impl<P: Protocol> Server<P> {
         engine: &mut Engine,
         out: &mut dyn ToGuest,
     ) {
-        let who = socket::peer_process(socket.as_fd())
-            .map_or_else(|| "of another PID namespace".to_owned(), |pid| format!("PID {pid}"));
+        let who = socket::peer_in_words(socket.as_fd());
         let Some(watch) = &self.watch else { return };
         if let Err(errno) = watch.add(socket.as_fd(), part_of(place), EventFlags::empty()) {
             return log::warn!("Cannot watch a {} client: {errno}", self.kind.name);

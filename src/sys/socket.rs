@@ -155,6 +155,19 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| rc == 0 && *pid != 0)
 }
 
+/// The process at the other end of a unix socket as messages tell of it, behind what it is: `PID 7`.
+pub(crate) fn peer_in_words(socket: BorrowedFd<'_>) -> String {
+    match peer_process(socket) {
+        Some(pid) => format!("PID {pid}"),
+        None => "of another PID namespace".to_owned(),
+    }
+}
+
+/// Whether nobody can be accepted for want of descriptors or memory, so that who waits goes on to wait.
+pub(crate) fn is_exhaustion(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
 /// Whether the peer of a connected unix stream socket has closed it, or reads no more. Sending nothing
 /// tells: it fails then, whatever the peer has left to be read, and has no effect otherwise. The connection
 /// ends with that, so that an event says so behind what is left to be read.

@@ -288,7 +288,7 @@ fn who_finds_no_descriptor_waits() {
         assert_eq!(rig.ask(&mut second, "second\n"), "");
         assert_eq!(rig.ask(&mut first, "first\n"), "first\n");
         setrlimit(Resource::Nofile, limit).expect("raised");
-        rig.skip(passt::limits::CONTROL_RETRY);
+        rig.skip(passt::limits::ACCEPT_RETRY);
         assert_eq!(said(&mut second), "second\n");
     });
 }

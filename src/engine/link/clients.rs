@@ -90,8 +90,7 @@ impl Door {
     /// A client that cannot be accepted stays in the queue and would be reported without end: the
     /// socket is not watched then, and looked at again in later turns.
     fn note_exhaustion(&mut self, error: Option<Errno>) {
-        let wait =
-            matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM));
+        let wait = error.is_some_and(socket::is_exhaustion);
         let Some(listener) = &self.clients.listener else { return };
         if wait == std::mem::replace(&mut self.waiting, wait) {
             return;

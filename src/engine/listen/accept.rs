@@ -74,7 +74,7 @@ pub(super) fn serve(
                 }
             }
             Err(Errno::AGAIN) => break,
-            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            Err(errno) if socket::is_exhaustion(errno) => {
                 core.refuse(reason_of_opening(errno));
                 // What was short may be others', and nothing of ours tells when there is some again.
                 core.flows.timers.set(ACCEPT_TIMER, core.now + ACCEPT_RETRY);

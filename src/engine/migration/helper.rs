@@ -151,8 +151,7 @@ impl Helper {
     }
 
     fn take_on(&mut self, connection: OwnedFd) -> Option<News> {
-        let who = socket::peer_process(connection.as_fd())
-            .map_or_else(|| "of another PID namespace".to_owned(), |pid| format!("PID {pid}"));
+        let who = socket::peer_in_words(connection.as_fd());
         let leaves = self.awaited == Some(Command::Off) && self.next.is_none();
         if self.connection.is_some() && !leaves {
             log::info!("Discarding TCP_REPAIR helper, {who}");
