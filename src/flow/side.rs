@@ -140,9 +140,49 @@ impl std::fmt::Display for Side {
     }
 }
 
+/// The two sides of a flow over the link, seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestView<'a> {
+    /// Which of the two is the guest's: 0 where the guest has begun the flow, else 1.
+    pub(crate) index: usize,
+    /// The guest's side.
+    pub(crate) guest: &'a Side,
+    /// The other one.
+    pub(crate) host: &'a Side,
+}
+
+impl<'a> GuestView<'a> {
+    /// Of a flow with these sides; `None` for one that passes the link by.
+    pub(crate) fn of(sides: &'a [Side; 2]) -> Option<Self> {
+        let index = sides.iter().position(|side| side.pif == Pif::Tap)?;
+        Some(Self { index, guest: &sides[index], host: &sides[1 - index] })
+    }
+
+    /// Which of the two is not the guest's.
+    pub(crate) fn host_index(&self) -> usize {
+        1 - self.index
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_guests_side_is_found_whoever_began_and_none_past_the_link() {
+        let on = |pif| Side { pif, ours: Endpoint::anybody(true), endpoint: Endpoint::anybody(true) };
+        let index = |pifs: [Pif; 2]| {
+            let sides = pifs.map(on);
+            let view = GuestView::of(&sides)?;
+            assert_eq!(view.guest.pif, Pif::Tap);
+            assert_eq!(*view.host, sides[view.host_index()]);
+            Some(view.index)
+        };
+        assert_eq!(index([Pif::Tap, Pif::Host]), Some(0));
+        assert_eq!(index([Pif::Host, Pif::Tap]), Some(1));
+        assert_eq!(index([Pif::Host, Pif::Splice]), None);
+        assert_eq!(index([Pif::Splice, Pif::Host]), None);
+    }
 
     #[test]
     fn rfc4007_scope_is_needed_by_link_local_addresses() {

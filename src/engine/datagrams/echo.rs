@@ -24,7 +24,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::state::{Delivered, FlowKind};
 use crate::engine::unreachable::{tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
-use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::side::{Endpoint, GuestView, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::sys::copy_buffer::CopyBuffer;
 use crate::sys::datagram;
@@ -156,8 +156,8 @@ pub(super) fn serve(
     id: FlowId,
 ) -> Served {
     let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
-    let tap = usize::from(flow.sides[0].pif != Pif::Tap);
-    let side = flow.sides[tap];
+    let Some(view) = GuestView::of(&flow.sides) else { return Served::Empty };
+    let side = *view.guest;
     let protocol = flow.state.l4(&flow.sides);
     let FlowKind::Ping(state) = &mut flow.state.kind else { return Served::Empty };
     let (largest, to_many, delivered) = (state.largest, state.to_many, &mut state.delivered);
@@ -168,7 +168,7 @@ pub(super) fn serve(
         fd: flow.state.socket.as_fd(),
         side,
         protocol,
-        peer: flow.sides[1 - tap].endpoint.ip(),
+        peer: view.host.endpoint.ip(),
         to_many,
         template: core.net.template(&side, protocol, 0),
         mtu: core.net.mtu_to(&side),
@@ -179,8 +179,8 @@ pub(super) fn serve(
     let served = drain(|| way.one(buffer, delivered));
     let (replies, bytes) = (way.replies, way.bytes);
     if replies > 0 {
-        state.count(1 - tap, replies);
-        state.bytes[1 - tap] += bytes;
+        state.count(view.host_index(), replies);
+        state.bytes[view.host_index()] += bytes;
         core.flows.note_answer(id, core.now);
     }
     served

@@ -18,7 +18,7 @@ use crate::engine::core::Core;
 use crate::engine::net::Net;
 use crate::engine::state::FlowKind;
 use crate::engine::unreachable::{MESSAGE_BYTES, from_offender, send};
-use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::side::{Endpoint, GuestView, Side};
 use crate::flow::table::FlowId;
 use crate::limits::ERRORS_PER_TURN;
 use crate::sys::datagram::{self, QueuedError};
@@ -48,9 +48,8 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             let same = |last: SocketAddr| (last.ip(), last.port()) == (to.ip(), to.port());
             state.to_others || state.to.is_some_and(same)
         };
-        let Some(tap) = flow.sides.iter().position(|side| side.pif == Pif::Tap) else { return };
-        let (guest, host) = (flow.sides[tap], flow.sides[1 - tap]);
-        let peer = host.endpoint;
+        let Some(view) = GuestView::of(&flow.sides) else { return };
+        let (guest, peer) = (*view.guest, view.host.endpoint);
         let Ok(error) = datagram::take_error(flow.state.socket.as_fd(), &mut payload) else {
             state.failed = false;
             return;

@@ -11,7 +11,7 @@ use crate::engine::net::Net;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::{reason_of, reason_of_sending};
 use crate::flow::fwd::Proto;
-use crate::flow::side::Pif;
+use crate::flow::side::{GuestView, Pif};
 use crate::flow::table::{Flow, FlowId};
 use crate::sys::{group, socket};
 use crate::time::Timestamp;
@@ -28,8 +28,8 @@ pub(super) fn send_datagram(
     (len, all): (u32, u32),
     mut send: impl FnMut(BorrowedFd<'_>, Option<SocketAddr>) -> Result<(), Errno>,
 ) -> Result<(), DropReason> {
-    let from = usize::from(flow.sides[0].pif != Pif::Tap);
-    let end = flow.sides[1 - from].endpoint.with_scope(0);
+    let view = GuestView::of(&flow.sides).ok_or(DropReason::NoFlow)?;
+    let end = view.host.endpoint.with_scope(0);
     let v4 = end.is_ipv4();
     let (proto, headers) = match &flow.state.kind {
         FlowKind::Udp(_) => (Proto::Udp, ip_header_bytes(v4) + UDP_HEADER_BYTES),
@@ -38,7 +38,7 @@ pub(super) fn send_datagram(
     let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
         return Err(DropReason::NoFlow);
     };
-    state.touch(now, from, 1);
+    state.touch(now, view.index, 1);
     state.largest = state.largest.max(len);
     let fd = flow.state.socket.as_fd();
     let to = state.to;
@@ -58,9 +58,9 @@ pub(super) fn send_datagram(
         if state.logged.replace(errno) != Some(errno) {
             log::debug!("{} => {}: send: {errno}", flow.sides[0], flow.sides[1]);
         }
-        reason_of_sending(errno, flow.sides[1 - from].ours.ip())
+        reason_of_sending(errno, view.host.ours.ip())
     })?;
-    state.bytes[from] += u64::from(all);
+    state.bytes[view.index] += u64::from(all);
     Ok(())
 }
 
@@ -75,13 +75,13 @@ pub(super) fn note_sent(core: &mut Core, id: FlowId) {
 /// What the path of a flow takes, in bytes of the guest's packets, if the host knows. A socket that is connected to
 /// nobody does not; another one does, on the same `device`.
 pub(super) fn path_mtu(flow: &Flow<FlowState>, settings: &Settings) -> Option<u32> {
-    let guest = usize::from(flow.sides[0].pif != Pif::Tap);
-    let v4 = flow.sides[1 - guest].endpoint.ip().is_ipv4();
+    let view = GuestView::of(&flow.sides)?;
+    let v4 = view.host.endpoint.ip().is_ipv4();
     let mtu = match flow.state.kind.datagrams()?.to {
         Some(to) => socket::path_mtu_to(to, settings.outbound_device(to.ip())),
         None => socket::path_mtu(flow.state.fd(), v4),
     };
-    let guest_v4 = flow.sides[guest].endpoint.ip().is_ipv4();
+    let guest_v4 = view.guest.endpoint.ip().is_ipv4();
     Some(mtu.ok()?.saturating_sub(ip_header_bytes(v4)) + ip_header_bytes(guest_v4))
 }
 

@@ -36,7 +36,7 @@ use super::way::{Way, offload};
 use crate::engine::core::Core;
 use crate::engine::outbox::Numbers;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
-use crate::flow::side::Pif;
+use crate::flow::side::GuestView;
 use crate::flow::table::FlowId;
 use crate::limits::DATAGRAMS_PER_TURN;
 use crate::sys::copy_buffer::CopyBuffer;
@@ -59,12 +59,12 @@ pub(super) fn serve(
 ) -> Served {
     let may_keep = held.is_of(id) || !held.is_busy(&core.flows);
     let Some(flow) = core.flows.table.get_mut(id) else { return Served::Empty };
-    let tap = usize::from(flow.sides[0].pif != Pif::Tap);
+    let Some(view) = GuestView::of(&flow.sides) else { return Served::Empty };
     let FlowKind::Udp(state) = &mut flow.state.kind else { return Served::Empty };
-    let side = flow.sides[tap];
-    let names = core.net.reads_names(&side).then_some((&core.net, side));
-    let senders = Senders::new(&core.net, &flow.sides[tap], &flow.sides[1 - tap], state);
-    let (fd, mtu, outbox) = (flow.state.socket.as_fd(), core.net.mtu_to(&side), &mut core.outbox);
+    let names = core.net.reads_names(view.guest).then_some((&core.net, *view.guest));
+    let senders = Senders::new(&core.net, view.guest, view.host, state);
+    let (mtu, outbox) = (core.net.mtu_to(view.guest), &mut core.outbox);
+    let fd = flow.state.socket.as_fd();
     let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
     let mut way = Way { names, own, may_keep, ..Way::new((outbox, out), fd, senders, mtu) };
     if held.is_of(id) {
@@ -81,10 +81,10 @@ pub(super) fn serve(
     }
     let heard = moved > 0 && way.senders.were_heard();
     if heard {
-        state.touch(core.now, 1 - tap, moved);
+        state.touch(core.now, view.host_index(), moved);
     }
     if moved > 0 {
-        state.bytes[1 - tap] += way.bytes;
+        state.bytes[view.host_index()] += way.bytes;
         state.hear(moved, way.senders.were_alone());
     }
     if served == Served::Empty {
@@ -95,10 +95,11 @@ pub(super) fn serve(
         }
     }
     let step = state.pace.on_turn(core.now, moved, served == Served::Empty);
+    let guest_began = view.index == 0;
     core.looks.follow(&mut core.flows, id, step);
     if heard {
         core.flows.note_use(id, core.now);
-        if tap == 0 {
+        if guest_began {
             core.flows.note_answer(id, core.now);
         }
     }
@@ -120,11 +121,12 @@ pub(in crate::engine) fn first_to_guest(
         Err(served) => return served,
     };
     let flow = core.flows.table.get(id)?;
-    let tap = flow.sides.iter().position(|side| side.pif == Pif::Tap)?;
+    let view = GuestView::of(&flow.sides)?;
+    let from = view.host_index();
     out.select(flow.state.queue);
-    let senders = Senders::peer(&core.net, &flow.sides[tap]);
+    let senders = Senders::peer(&core.net, view.guest);
     let fd = queue.fd(&core.listeners, &core.flows)?;
-    let (mtu, outbox) = (core.net.mtu_to(&flow.sides[tap]), &mut core.outbox);
+    let (mtu, outbox) = (core.net.mtu_to(view.guest), &mut core.outbox);
     let mut way = Way::new((outbox, out), fd, senders, mtu);
     let mut delivered = queue.delivered(&core.flows);
     let (moved, served) = way.deliver(burst, &mut delivered, buffer);
@@ -134,8 +136,8 @@ pub(in crate::engine) fn first_to_guest(
     if let FlowKind::Udp(state) = &mut flow.state.kind
         && moved > 0
     {
-        state.touch(core.now, 1 - tap, moved);
-        state.bytes[1 - tap] += bytes;
+        state.touch(core.now, from, moved);
+        state.bytes[from] += bytes;
     }
     Some(served)
 }

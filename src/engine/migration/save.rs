@@ -13,7 +13,7 @@ use crate::engine::core::Core;
 use crate::engine::state::{FlowKind, FlowState, Peer, TcpState};
 use crate::engine::tcp;
 use crate::flow::migration::{self, Record, SocketRecord};
-use crate::flow::side::Pif;
+use crate::flow::side::GuestView;
 use crate::flow::table::FlowId;
 use crate::limits::{STATE_BUFFER_BYTES, STATE_BUFFERS_PER_TURN};
 use crate::sys::{repair, stream};
@@ -326,8 +326,7 @@ fn connections(core: &Core) -> Vec<FlowId> {
         let flow = core.flows.table.get(*id);
         flow.is_some_and(|flow| match &flow.state.kind {
             FlowKind::Tcp(tcp) => {
-                let of_guest = flow.sides.iter().any(|side| side.pif == Pif::Tap);
-                of_guest && tcp.conn.image(false).is_some()
+                GuestView::of(&flow.sides).is_some() && tcp.conn.image(false).is_some()
             }
             _ => false,
         })

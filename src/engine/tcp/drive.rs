@@ -16,7 +16,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::quantum::Quantum;
 use crate::engine::state::{FlowKind, Peer, TcpState, how_closed};
 use crate::engine::token::Token;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{GuestView, Side};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Action, DataResult, Header, SocketEvent};
 use crate::limits::{ACTIONS_PER_TURN, ADMISSION_HELD};
@@ -122,12 +122,12 @@ enum Turn {
 /// Does what the machine wants done, for one turn.
 pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
-    let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) else { return };
+    let Some(view) = GuestView::of(&flow.sides) else { return };
     let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return };
     tcp.conn.limit_window(core.quantum.window(core.now, id, core.settings.tcp.window_max));
     let mut driven = Driven {
         id,
-        side,
+        side: view.guest,
         socket: flow.state.socket.as_fd(),
         tcp,
         watch: &core.flows.watch,
@@ -250,8 +250,8 @@ pub(super) fn close(core: &mut Core, id: FlowId, reset: bool) {
         }
         if let FlowKind::Tcp(tcp) = &flow.state.kind {
             failure = tcp.failure;
-            if let Some(side) = flow.sides.iter().find(|side| side.pif == Pif::Tap) {
-                let (hash, end) = (core.flows.index.hash(side), tcp.conn.end_of_sent());
+            if let Some(view) = GuestView::of(&flow.sides) {
+                let (hash, end) = (core.flows.index.hash(view.guest), tcp.conn.end_of_sent());
                 core.initial_numbers.pass(core.now, hash, end);
             }
         }

@@ -12,7 +12,7 @@ use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{GuestView, Pif};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Conn, Flags, Header};
 use crate::sys::{repair, stream};
@@ -69,7 +69,7 @@ pub(in crate::engine) fn take_over(
 
 /// The machine of a connection that has come; `None` if it contradicts itself, or another one, or may not be.
 fn conn(core: &Core, record: &Record, receive_queue: u32) -> Option<Conn> {
-    let side = tap(&record.sides)?;
+    let side = GuestView::of(&record.sides)?.guest;
     let opening = opening(core, side);
     if core.flows.find(L4Protocol::Tcp, side).is_some() {
         return None;
@@ -108,7 +108,7 @@ pub(in crate::engine) fn lose(core: &mut Core, id: FlowId) -> Option<Record> {
 
 /// Tells the guest that a connection is over. False if it has no room for that now.
 pub(in crate::engine) fn reset(core: &mut Core, out: &mut dyn ToGuest, record: &Record) -> bool {
-    let Some(side) = tap(&record.sides) else { return true };
+    let Some(view) = GuestView::of(&record.sides) else { return true };
     let image = &record.image;
     let header = Header {
         seq: image.next_to_guest,
@@ -118,13 +118,9 @@ pub(in crate::engine) fn reset(core: &mut Core, out: &mut dyn ToGuest, record: &
         mss: None,
         window_scale: None,
     };
-    let template = core.net.template(side, L4Protocol::Tcp, 0);
+    let template = core.net.template(view.guest, L4Protocol::Tcp, 0);
     let checksum = L4Checksum::Complete { payload_sum: 0 };
     core.outbox.send(out, &template.tcp(&header, 0, checksum), &[])
-}
-
-fn tap(sides: &[Side; 2]) -> Option<&Side> {
-    sides.iter().find(|side| side.pif == Pif::Tap)
 }
 
 /// A connection that was frozen goes on: all that its socket has to say is said again.
