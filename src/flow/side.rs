@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use crate::wire::ip::IpHead;
+
 /// Where a side of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -114,6 +116,15 @@ impl Side {
     /// Bytes of [`to_bytes`](Self::to_bytes).
     pub(crate) const BYTES: usize = 37;
 
+    /// The guest's, of a packet from it.
+    pub(crate) fn from_guest(ip: &IpHead, (source_port, destination_port): (u16, u16)) -> Self {
+        Self {
+            pif: Pif::Tap,
+            ours: Endpoint::new(ip.destination, destination_port),
+            endpoint: Endpoint::new(ip.source, source_port),
+        }
+    }
+
     /// All of it in one piece, for a hash.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -170,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_guests_side_is_found_whoever_began_and_none_past_the_link() {
-        let on = |pif| Side { pif, ours: Endpoint::anybody(true), endpoint: Endpoint::anybody(true) };
+        let on =
+            |pif| Side { pif, ours: Endpoint::anybody(true), endpoint: Endpoint::anybody(true) };
         let index = |pifs: [Pif; 2]| {
             let sides = pifs.map(on);
             let view = GuestView::of(&sides)?;

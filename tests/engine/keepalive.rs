@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use crate::datagrams::known;
+use crate::fragments::{cut_l4, send_all};
 use crate::namespace::isolated;
 use crate::packet::{self, ACK};
 use crate::sockets::connected_to;
@@ -49,6 +50,26 @@ fn the_host_s_socket_asks_as_often_as_the_guest_does() {
                 assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
                 assert_eq!(sockopt::tcp_keepidle(&socket), Ok(idle), "after {pause} s");
             }
+        }
+    });
+}
+
+#[test]
+fn a_probe_in_fragments_is_one() {
+    isolated(|| {
+        for family in FAMILIES {
+            let to = family.host_at(8000);
+            let listener = TcpListener::bind(to).expect("a free port");
+            let mut world = known(&Setup::default());
+            let guest = SocketAddr::new(family.guest(), 40000);
+            let (ack, _peer) = world.open(&listener, (guest, to));
+            world.send(packet::tcp(guest, to, ACK, (1001, ack), b"data"));
+            world.settle(TURNS);
+            let probe = packet::tcp(guest, to, ACK, (1004, ack), &[]);
+            let l4 = &probe[packet::l4_offset(guest.ip())..];
+            send_all(&mut world, cut_l4((guest.ip(), to.ip()), packet::TCP, 1, l4, 16));
+            let socket = connected_to(to).pop().expect("the engine's socket");
+            assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
         }
     });
 }

@@ -9,7 +9,7 @@ use passt::wire::DropReason;
 use passt_frame::FrameMeta;
 
 use crate::datagrams::{awaited, bound, guest_at, known};
-use crate::fragments::whole;
+use crate::fragments::{cut_l4, send_all, whole};
 use crate::namespace::isolated;
 use crate::packet::{self, ACK, SYN};
 use crate::world::{FAMILIES, Family, Setup, World};
@@ -152,14 +152,22 @@ fn both(world: &mut World, family: Family, bytes: usize, mtu: usize) -> [Vec<Vec
 #[test]
 fn a_guest_whose_syns_show_a_smaller_mtu_gets_no_larger_packets() {
     isolated(|| {
-        for (family, mtu) in [(Family::V4, 1500), (Family::V6, 1520)] {
+        let families = [(Family::V4, 1500), (Family::V6, 1520)];
+        for ((family, mtu), cut) in families.into_iter().flat_map(|f| [(f, false), (f, true)]) {
             let mut world = known(&Setup { mtu: 65520, ..Setup::default() });
             for frames in both(&mut world, family, 3000, 65520) {
                 assert_eq!(frames.len(), 1, "nothing is known yet");
             }
             let (from, to) = (SocketAddr::new(family.guest(), 40000), family.host_at(8000));
-            world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
-            world.frames(1);
+            let syn = packet::tcp(from, to, SYN, (1000, 0), &[]);
+            if cut {
+                let l4 = &syn[packet::l4_offset(family.guest())..];
+                send_all(&mut world, cut_l4((from.ip(), to.ip()), packet::TCP, 1, l4, 16));
+                world.received();
+            } else {
+                world.send(syn);
+                world.frames(1);
+            }
             for frames in both(&mut world, family, 3000, mtu) {
                 assert_eq!(frames.len(), 3);
             }

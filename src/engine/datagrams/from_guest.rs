@@ -19,7 +19,7 @@ use crate::engine::marks::Marks;
 use crate::engine::state::FlowKind;
 use crate::engine::unreachable::tell_of_frame;
 use crate::flow::fwd::{Proto, is_many};
-use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::limits::{MAX_QUESTION_BYTES, MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
 use crate::wire::DropReason;
@@ -102,11 +102,7 @@ pub(in crate::engine) fn udp_from_guest(
     let offset = ip.l4_offset as u32 + UDP_HEADER_BYTES;
     let part = Part { frame: index, offset, len: head.payload_len };
     let segment = frame.meta.gso.filter(|gso| gso.kind == GsoKind::Udp).map(|gso| gso.size);
-    let side = Side {
-        pif: Pif::Tap,
-        ours: Endpoint::new(ip.destination, head.destination_port),
-        endpoint: Endpoint::new(ip.source, head.source_port),
-    };
+    let side = Side::from_guest(ip, (head.source_port, head.destination_port));
     if core.net.reads_names(&side) {
         note_query(core, lease, side, part);
     }

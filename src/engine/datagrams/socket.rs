@@ -32,13 +32,9 @@ pub(super) fn find_or_open(
     datagrams: &mut Datagrams,
     proto: Proto,
     ip: &IpHead,
-    (source_port, destination_port): (u16, u16),
+    ports: (u16, u16),
 ) -> Result<FlowId, DropReason> {
-    let side = Side {
-        pif: Pif::Tap,
-        ours: Endpoint::new(ip.destination, destination_port),
-        endpoint: Endpoint::new(ip.source, source_port),
-    };
+    let side = Side::from_guest(ip, ports);
     let known = core.flows.find(ip.protocol, &side).filter(|&id| {
         let stays = leads_where_it_did(core, id, proto);
         if !stays {
@@ -49,7 +45,7 @@ pub(super) fn find_or_open(
     });
     let id = match known {
         Some(id) => {
-            if destination_port == TFTP {
+            if side.ours.port() == TFTP {
                 write_to_port_asked(core, id);
             }
             id

@@ -16,9 +16,9 @@ use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
 use crate::engine::unreachable::{reason_of_connecting, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
-use crate::flow::side::{Endpoint, Pif, Side};
+use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Conn, Drop, Flags, SocketEvent, reset_for};
+use crate::flow::tcp::{Accept, Conn, Drop, Flags, SocketEvent, reset_for};
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -130,14 +130,8 @@ pub(in crate::engine) fn from_guest(
     out: &mut dyn ToGuest,
 ) -> Result<(), DropReason> {
     let head = ip.tcp(lease.frames()[index].head())?;
-    let side = Side {
-        pif: Pif::Tap,
-        ours: Endpoint::new(ip.destination, head.destination_port),
-        endpoint: Endpoint::new(ip.source, head.source_port),
-    };
-    if let Some(mss) = head.segment.mss {
-        core.net.learn_mss(ip.source, mss);
-    }
+    learn_mss(core, ip, &head);
+    let side = Side::from_guest(ip, (head.source_port, head.destination_port));
     let opens = opens(&head);
     let (place, id) = match runs.place(&side) {
         Some(found) if !opens => found,
@@ -157,19 +151,7 @@ pub(in crate::engine) fn from_guest(
         }
     };
     let run = &mut runs.0[place];
-    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
-    if flow.state.frozen {
-        return Err(DropReason::LinkDown);
-    }
-    let accept = tcp.conn.on_segment(core.now, &head.segment);
-    if let Some(reason) = accept.dropped {
-        log::trace!("{id:?}: segment from guest not used: {reason}");
-        if reason == Drop::Keepalive {
-            keepalive::on_probe(&mut tcp.keepalive, flow.state.socket.as_fd(), core.now);
-        }
-    }
-    core.flows.mark_ready(id);
+    let accept = accept(core, id, &head)?;
     if accept.len > 0 {
         let offset = ip.l4_offset as u32 + head.header_len + accept.skip;
         run.parts.push(Part { frame: index, offset, len: accept.len });
@@ -189,11 +171,8 @@ pub(in crate::engine) fn whole_from_guest(
         return Err(DropReason::BadChecksum);
     }
     let head = ip.tcp(segment)?;
-    let side = Side {
-        pif: Pif::Tap,
-        ours: Endpoint::new(ip.destination, head.destination_port),
-        endpoint: Endpoint::new(ip.source, head.source_port),
-    };
+    learn_mss(core, ip, &head);
+    let side = Side::from_guest(ip, (head.source_port, head.destination_port));
     let found = core.flows.find(L4Protocol::Tcp, &side);
     let found = found.filter(|&id| !(opens(&head) && has_ended(core, out, id)));
     let Some(id) = found else {
@@ -201,19 +180,38 @@ pub(in crate::engine) fn whole_from_guest(
         return answered.inspect_err(|&reason| tell_of_packet(core, out, (ip, segment), reason));
     };
     core.note_queue(id);
-    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
-    if flow.state.frozen {
-        return Err(DropReason::LinkDown);
-    }
-    let accept = tcp.conn.on_segment(core.now, &head.segment);
-    core.flows.mark_ready(id);
+    let accept = accept(core, id, &head)?;
     if accept.len > 0 {
         let start = (head.header_len + accept.skip) as usize;
         let bytes = &segment[start..start + accept.len as usize];
         write(core, id, accept.len, InMemory(bytes));
     }
     Ok(())
+}
+
+/// What a SYN says of its sender is known from now on.
+fn learn_mss(core: &mut Core, ip: &IpHead, head: &TcpHead) {
+    if let Some(mss) = head.segment.mss {
+        core.net.learn_mss(ip.source, mss);
+    }
+}
+
+/// Tells the machine of a flow of a segment; returns what of its payload is to be written.
+fn accept(core: &mut Core, id: FlowId, head: &TcpHead) -> Result<Accept, DropReason> {
+    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
+    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
+    if flow.state.frozen {
+        return Err(DropReason::LinkDown);
+    }
+    let accept = tcp.conn.on_segment(core.now, &head.segment);
+    if let Some(reason) = accept.dropped {
+        log::trace!("{id:?}: segment from guest not used: {reason}");
+        if reason == Drop::Keepalive {
+            keepalive::on_probe(&mut tcp.keepalive, flow.state.socket.as_fd(), core.now);
+        }
+    }
+    core.flows.mark_ready(id);
+    Ok(accept)
 }
 
 /// A router on the guest's side says that the segment at `seq` of the connection with `side` was too big: no payload of more
