@@ -37,7 +37,7 @@ impl Way<'_> {
         let noted = received.inspect_err(|errno| self.outbox.refused.note("recvmmsg", *errno));
         let received = match next_head(noted) {
             Ok(received) => received,
-            Err(served) => return (0, served.unwrap_or(Served::Empty)),
+            Err(served) => return (0, served),
         };
         let kept = buffer.bursts().len();
         self.outbox.drops.add(DropReason::ForeignDatagram, (received - kept) as u64);

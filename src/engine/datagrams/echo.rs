@@ -188,37 +188,37 @@ pub(super) fn serve(
 
 impl Way<'_> {
     /// Moves one echo reply of the peer to the guest, with the guest's identifier and at most as long as its
-    /// largest request; `None` when there is none.
-    fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Option<Served> {
+    /// largest request.
+    fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Served {
         let mut head = [0; UDP_HEADER_BYTES as usize];
         let (peeked, source) = match next_head(datagram::peek_bytes(self.fd, &mut head)) {
             Ok(peeked) => peeked,
-            Err(next) => return next,
+            Err(served) => return served,
         };
-        let source = source?.ip();
+        let Some(source) = source.map(|source| source.ip()) else { return Served::Empty };
         if source != self.peer && !self.to_many {
-            return Some(self.drop_one(DropReason::ForeignDatagram));
+            return self.drop_one(DropReason::ForeignDatagram);
         }
         let reply = reply_kind(self.template.is_v4());
         if l4::parse_echo(&head).is_none_or(|echo| echo.kind != reply) || peeked < UDP_HEADER_BYTES
         {
-            return Some(self.drop_one(DropReason::UnsupportedIcmp));
+            return self.drop_one(DropReason::UnsupportedIcmp);
         }
         if self.to_many {
             let Some(side) = self.one_of_many(source) else {
-                return Some(self.drop_one(DropReason::ForbiddenAddress));
+                return self.drop_one(DropReason::ForbiddenAddress);
             };
             self.template = self.net.template(&side, self.protocol, 0);
         }
         if !self.out.caps().up {
-            return Some(self.drop_one(DropReason::LinkDown));
+            return self.drop_one(DropReason::LinkDown);
         }
         let len = self.largest.saturating_sub(UDP_HEADER_BYTES);
         if delivered.cut == 0
             && fits(&self.template, self.mtu, len)
-            && let Some(moved) = self.in_one_frame(&mut head, len)
+            && let Some(served) = self.in_one_frame(&mut head, len)
         {
-            return moved;
+            return served;
         }
         self.in_fragments(buffer, delivered)
     }
@@ -239,18 +239,18 @@ impl Way<'_> {
 
     /// Moves the reply with `head`, and at most `len` bytes behind it, straight into the guest's buffers. `None` if
     /// none of them can be so large.
-    fn in_one_frame(&mut self, head: &mut [u8; 8], len: u32) -> Option<Option<Served>> {
+    fn in_one_frame(&mut self, head: &mut [u8; 8], len: u32) -> Option<Served> {
         let header_len = self.template.l3_bytes() as u32 + UDP_HEADER_BYTES;
         let payload = Payload::Datagrams;
         let request = Reserve { header_len, payload_len: len, bytes: len, payload };
         let mut lease = match ToGuestLease::reserve(&mut *self.out, &mut self.outbox.list, request)
         {
             Reservation::All(lease) | Reservation::Some(lease) => lease,
-            Reservation::None => return Some(Some(Served::NoRoom)),
+            Reservation::None => return Some(Served::NoRoom),
             Reservation::Never => return None,
         };
         let Ok(received) = lease.recv_datagram(self.fd, UDP_HEADER_BYTES) else {
-            return Some(None);
+            return Some(Served::Empty);
         };
         let received = received.min(len);
         l4::set_echo_identifier(head, self.side.endpoint.port());
@@ -263,16 +263,12 @@ impl Way<'_> {
         lease.commit(&[FrameDone { payload_len: received, meta: FrameMeta::default() }]);
         self.replies += 1;
         self.bytes += u64::from(UDP_HEADER_BYTES + received);
-        Some(Some(Served::More))
+        Some(Served::More)
     }
 
     /// Moves the reply at the head of the queue in fragments, if it is too large for a frame.
-    fn in_fragments(
-        &mut self,
-        buffer: &mut CopyBuffer,
-        delivered: &mut Delivered,
-    ) -> Option<Served> {
-        let message = buffer.peek_one(self.fd).ok()?;
+    fn in_fragments(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Served {
+        let Ok(message) = buffer.peek_one(self.fd) else { return Served::Empty };
         let len = message.len().min(self.largest as usize);
         let message = &mut message[..len];
         l4::set_echo_identifier(message, self.side.endpoint.port());
@@ -280,12 +276,12 @@ impl Way<'_> {
         let sent = send_message(self.outbox, self.out, &self.template, way, message);
         match sent {
             Sent::Done => drop_head(self.fd),
-            Sent::NoRoom => return Some(Served::NoRoom),
-            Sent::NeverFits => return Some(self.drop_one(DropReason::TooLarge)),
+            Sent::NoRoom => return Served::NoRoom,
+            Sent::NeverFits => return self.drop_one(DropReason::TooLarge),
         }
         self.replies += 1;
         self.bytes += len as u64;
-        Some(Served::More)
+        Served::More
     }
 }
 

@@ -67,24 +67,23 @@ impl Queue {
 }
 
 /// Calls `one` until the socket is empty, the guest has no room or the turn is over.
-pub(in crate::engine) fn drain(mut one: impl FnMut() -> Option<Served>) -> Served {
+pub(in crate::engine) fn drain(mut one: impl FnMut() -> Served) -> Served {
     for _ in 0..DATAGRAMS_PER_TURN {
         match one() {
-            Some(Served::More) => {}
-            Some(other) => return other,
-            None => return Served::Empty,
+            Served::More => {}
+            other => return other,
         }
     }
     Served::More
 }
 
 /// What the head of a socket's queue is; `Err` says how to go on without one.
-pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Option<Served>> {
+pub(super) fn next_head<T>(peeked: Result<T, Errno>) -> Result<T, Served> {
     match peeked {
         Ok(head) => Ok(head),
         // A pending ICMP error was reported and cleared by this call.
-        Err(errno) if may_be_of_the_past(errno) => Err(Some(Served::More)),
-        Err(_) => Err(None),
+        Err(errno) if may_be_of_the_past(errno) => Err(Served::More),
+        Err(_) => Err(Served::Empty),
     }
 }
 

@@ -106,40 +106,38 @@ pub(super) fn serve(
     served
 }
 
-/// Moves the datagram, or burst of them, at the head of `queue` to the guest, as one of flow `id`; `None` when there
-/// is none.
+/// Moves the datagram, or burst of them, at the head of `queue` to the guest, as one of flow `id`.
 pub(in crate::engine) fn first_to_guest(
     core: &mut Core,
     buffer: &mut CopyBuffer,
     out: &mut dyn ToGuest,
     queue: Queue,
     id: FlowId,
-) -> Option<Served> {
-    let (burst, _) = match next_head(datagram::peek_burst(queue.fd(&core.listeners, &core.flows)?))
-    {
+) -> Served {
+    let Some(fd) = queue.fd(&core.listeners, &core.flows) else { return Served::Empty };
+    let (burst, _) = match next_head(datagram::peek_burst(fd)) {
         Ok(head) => head,
         Err(served) => return served,
     };
-    let flow = core.flows.table.get(id)?;
-    let view = GuestView::of(&flow.sides)?;
+    let Some(flow) = core.flows.table.get(id) else { return Served::Empty };
+    let Some(view) = GuestView::of(&flow.sides) else { return Served::Empty };
     let from = view.host_index();
     out.select(flow.state.queue);
     let senders = Senders::peer(&core.net, view.guest);
-    let fd = queue.fd(&core.listeners, &core.flows)?;
     let (mtu, outbox) = (core.net.mtu_to(view.guest), &mut core.outbox);
     let mut way = Way::new((outbox, out), fd, senders, mtu);
     let mut delivered = queue.delivered(&core.flows);
     let (moved, served) = way.deliver(burst, &mut delivered, buffer);
     let bytes = way.bytes;
     queue.set_delivered(&mut core.flows, delivered);
-    let flow = core.flows.table.get_mut(id)?;
-    if let FlowKind::Udp(state) = &mut flow.state.kind
+    if let Some(flow) = core.flows.table.get_mut(id)
+        && let FlowKind::Udp(state) = &mut flow.state.kind
         && moved > 0
     {
         state.touch(core.now, from, moved);
         state.bytes[from] += bytes;
     }
-    Some(served)
+    served
 }
 
 impl Way<'_> {
@@ -168,7 +166,7 @@ impl Way<'_> {
     fn large(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let (burst, source) = match next_head(datagram::peek_burst(self.fd)) {
             Ok(head) => head,
-            Err(served) => return (0, served.unwrap_or(Served::Empty)),
+            Err(served) => return (0, served),
         };
         if !self.senders.admit(source) {
             let drops = &mut self.outbox.drops;
@@ -224,7 +222,7 @@ impl Way<'_> {
         let size = burst.segment.map_or(burst.len, u32::from);
         let bytes = match next_head(buffer.peek_one(self.fd)) {
             Ok(bytes) => bytes,
-            Err(served) => return (0, served.unwrap_or(Served::Empty)),
+            Err(served) => return (0, served),
         };
         let mut datagrams = 0;
         loop {

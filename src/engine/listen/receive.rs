@@ -52,16 +52,16 @@ fn one(
     out: &mut dyn ToGuest,
     listener_id: ListenerId,
     opened: &mut Opened,
-) -> Option<Served> {
-    let listener = core.listeners.get(listener_id)?;
+) -> Served {
+    let Some(listener) = core.listeners.get(listener_id) else { return Served::Empty };
     let (pif, port) = (listener.pif, listener.port);
-    let rule = *core.net.rules(pif).get(listener.rule)?;
+    let Some(&rule) = core.net.rules(pif).get(listener.rule) else { return Served::Empty };
     let waiting = match datagram::peek(listener.socket.as_fd()) {
         Ok(waiting) => waiting,
-        Err(Errno::AGAIN) => return None,
+        Err(Errno::AGAIN) => return Served::Empty,
         Err(errno) => {
             log::debug!("UDP port {port}: {errno}");
-            return Some(Served::More);
+            return Served::More;
         }
     };
     let queue = Queue::Listener(listener_id);
@@ -69,8 +69,7 @@ fn one(
         && ((rule.listen == ListenAddr::Dual && is_others(core, many))
             || is_received_elsewhere(core, listener_id, SocketAddr::new(many, port)))
     {
-        let _ = datagram::drop_one(queue.fd(&core.listeners, &core.flows)?);
-        return Some(Served::More);
+        return drop_first(core, queue);
     }
     if is_own_broadcast(core, &waiting, port) {
         return refuse(core, queue, DropReason::OwnDatagram);
@@ -110,11 +109,16 @@ fn is_own_broadcast(core: &Core, waiting: &Waiting, port: u16) -> bool {
     has_sent && socket::is_of_this_host(sender)
 }
 
-/// Drops the datagram at the head of a queue.
-fn refuse(core: &mut Core, queue: Queue, reason: DropReason) -> Option<Served> {
+/// Drops the datagram at the head of a queue, which is counted.
+fn refuse(core: &mut Core, queue: Queue, reason: DropReason) -> Served {
     core.refuse(reason);
-    let _ = datagram::drop_one(queue.fd(&core.listeners, &core.flows)?);
-    Some(Served::More)
+    drop_first(core, queue)
+}
+
+fn drop_first(core: &Core, queue: Queue) -> Served {
+    let Some(fd) = queue.fd(&core.listeners, &core.flows) else { return Served::Empty };
+    let _ = datagram::drop_one(fd);
+    Served::More
 }
 
 /// Moves the datagram at the head of `queue`, which is on `pif`, as one of flow `id`.
@@ -124,10 +128,11 @@ fn pass_on(
     out: &mut dyn ToGuest,
     (pif, queue): (Pif, Queue),
     id: FlowId,
-) -> Option<Served> {
-    if let FlowKind::Relay(_) = core.flows.table.get(id)?.state.kind {
+) -> Served {
+    let Some(flow) = core.flows.table.get(id) else { return Served::Empty };
+    if let FlowKind::Relay(_) = flow.state.kind {
         relay::pass_on_first(core, buffer, (pif, queue), id);
-        return Some(Served::More);
+        return Served::More;
     }
     datagrams::first_to_guest(core, buffer, out, queue, id)
 }
@@ -167,7 +172,7 @@ fn sort_out(
                 }
                 Err(reason) => refuse(core, queue, reason),
             };
-            if served != Some(Served::More) {
+            if served != Served::More {
                 break;
             }
         }
