@@ -383,21 +383,10 @@ fn pass_on(
     to: Outlet<'_>,
     failure: &mut Option<Errno>,
 ) -> Result<Copied, Errno> {
-    let read = match buffer.receive_stream(from, room) {
-        Ok(0) => return Ok(Copied::Ended),
-        Ok(read) => read,
-        Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(errno) => {
-            *failure = Some(errno);
-            return Ok(Copied::Failed);
-        }
-    };
-    let taken = match to.send(buffer, read) {
-        Ok(taken) => taken,
-        Err(errno) => {
-            *failure = Some(errno);
-            return Ok(Copied::Refused);
-        }
+    let read = buffer.receive_stream(from, room);
+    let (read, taken) = match send_read(buffer, read, to, failure) {
+        Ok(sent) => sent,
+        Err(copied) => return Ok(copied),
     };
     let held = read - taken;
     if held > 0 {
@@ -418,26 +407,39 @@ fn peek_and_copy(
     to: Outlet<'_>,
     failure: &mut Option<Errno>,
 ) -> Result<Copied, Errno> {
-    let read = match buffer.peek_stream(from) {
-        Ok(0) => return Ok(Copied::Ended),
-        Ok(read) => read,
-        Err(Errno::AGAIN) => return Ok(Copied::Empty),
-        Err(errno) => {
-            *failure = Some(errno);
-            return Ok(Copied::Failed);
-        }
-    };
-    let taken = match to.send(buffer, read) {
-        Ok(taken) => taken,
-        Err(errno) => {
-            *failure = Some(errno);
-            return Ok(Copied::Refused);
-        }
+    let read = buffer.peek_stream(from);
+    let (read, taken) = match send_read(buffer, read, to, failure) {
+        Ok(sent) => sent,
+        Err(copied) => return Ok(copied),
     };
     if taken > 0 && stream::discard(from, taken)? != taken {
         return Err(Errno::IO);
     }
     Ok(Copied::Bytes { read, taken, held: 0, room: STREAM_BYTES as u32 })
+}
+
+/// Sends what was `read` into `buffer`: how many bytes that are, and how many of them were taken.
+///
+/// # Errors
+/// Nothing was read, or nobody takes it. The reason is the flow's `failure`.
+fn send_read(
+    buffer: &CopyBuffer,
+    read: Result<u32, Errno>,
+    to: Outlet<'_>,
+    failure: &mut Option<Errno>,
+) -> Result<(u32, u32), Copied> {
+    let mut fail = |errno, copied| {
+        *failure = Some(errno);
+        copied
+    };
+    let read = match read {
+        Ok(0) => return Err(Copied::Ended),
+        Ok(read) => read,
+        Err(Errno::AGAIN) => return Err(Copied::Empty),
+        Err(errno) => return Err(fail(errno, Copied::Failed)),
+    };
+    let taken = to.send(buffer, read).map_err(|errno| fail(errno, Copied::Refused))?;
+    Ok((read, taken))
 }
 
 /// Fills a pipe; with it, how the source has failed, which no other call may tell any more.
