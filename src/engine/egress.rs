@@ -7,7 +7,7 @@
 
 use super::core::Core;
 use super::net::Net;
-use super::state::{FlowKind, FlowState};
+use super::state::FlowState;
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::{Flow, FlowId};
@@ -33,12 +33,7 @@ pub(super) fn sweep(core: &mut Core) {
 }
 
 fn may_go_on(net: &Net, flow: &Flow<FlowState>) -> bool {
-    let proto = match flow.state.kind {
-        FlowKind::Tcp(_) | FlowKind::Splice(_) => Proto::Tcp,
-        FlowKind::Udp(_) | FlowKind::Relay(_) => Proto::Udp,
-        FlowKind::Ping(_) => Proto::Icmp,
-    };
-    allows(net, proto, &flow.sides)
+    allows(net, flow.state.l4(&flow.sides).into(), &flow.sides)
 }
 
 /// Whether a flow between `sides` may go on: what the network began may, since who answers does not choose a destination.

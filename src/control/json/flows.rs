@@ -58,7 +58,7 @@ impl Filter {
     /// Whether a flow may be wanted, as far as its sides tell.
     fn fits(&self, protocol: L4Protocol, sides: &[side::Side; 2]) -> bool {
         let addresses = sides.iter().flat_map(|side| [side.endpoint, side.ours]);
-        self.proto.is_none_or(|proto| proto == proto_of(protocol))
+        self.proto.is_none_or(|proto| proto == protocol.into())
             && self.address.is_none_or(|net| addresses.clone().any(|end| net.has(end.ip())))
             && self.port.is_none_or(|port| addresses.clone().any(|end| end.port() == port))
     }
@@ -71,19 +71,11 @@ impl Filter {
     }
 }
 
-fn proto_of(protocol: L4Protocol) -> Proto {
-    match protocol {
-        L4Protocol::Tcp => Proto::Tcp,
-        L4Protocol::Udp => Proto::Udp,
-        L4Protocol::Icmp | L4Protocol::Icmpv6 => Proto::Icmp,
-    }
-}
-
 fn described(facts: &FlowFacts) -> Flow {
     let [bytes_forward, bytes_back] = facts.bytes;
     Flow {
         flow: facts.id.to_string(),
-        proto: proto_of(facts.protocol).to_string().to_lowercase(),
+        proto: Proto::from(facts.protocol).to_string().to_lowercase(),
         state: facts.state.to_owned(),
         bypass: facts.bypasses,
         initiator: described_side(&facts.sides[0]),

@@ -46,7 +46,7 @@ pub(in crate::engine) fn echo_from_guest(
     let echo = request(ip, ip.l4(lease.frames()[index].head())?)?;
     let part = Part { frame: index, offset: ip.l4_offset as u32, len: ip.l4_len };
     let ports = (echo.identifier, echo.identifier);
-    match socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports) {
+    match socket::find_or_open(core, datagrams, ip, ports) {
         Ok(id) => from_guest::send_part(core, lease, out, id, &Marks::of(ip), part, None),
         Err(DropReason::EchoNotAllowed) => {
             let room = buffer.scratch();
@@ -70,7 +70,7 @@ pub(super) fn whole_from_guest(
 ) -> Result<(), DropReason> {
     let echo = request(ip, &datagrams.fragments.buffers[slot.clone()])?;
     let ports = (echo.identifier, echo.identifier);
-    let sent = socket::find_or_open(core, datagrams, Proto::Icmp, ip, ports).and_then(|id| {
+    let sent = socket::find_or_open(core, datagrams, ip, ports).and_then(|id| {
         let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         let message = &datagrams.fragments.buffers[slot.clone()];
         send_datagram(

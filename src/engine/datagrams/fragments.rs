@@ -22,7 +22,7 @@ use super::{Datagrams, echo, socket};
 use crate::engine::core::Core;
 use crate::engine::marks::Marks;
 use crate::engine::unreachable::tell_of_packet;
-use crate::flow::fwd::{Proto, is_many};
+use crate::flow::fwd::is_many;
 use crate::flow::reassembly::Reassembly;
 use crate::limits::{REASSEMBLY_BUFFER_BYTES, REASSEMBLY_SLOTS};
 use crate::responder::{dhcp, dhcpv6};
@@ -115,7 +115,7 @@ fn udp(
 ) -> Result<(), DropReason> {
     let head = checked_head(ip, &datagrams.fragments.buffers[bytes.clone()])?;
     let ports = (head.source_port, head.destination_port);
-    let found = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports);
+    let found = socket::find_or_open(core, datagrams, ip, ports);
     let message = &datagrams.fragments.buffers[bytes];
     if is_many(ip.destination) {
         let payload = &message[UDP_HEADER_BYTES as usize..];

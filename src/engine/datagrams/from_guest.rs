@@ -18,7 +18,7 @@ use crate::engine::core::Core;
 use crate::engine::marks::Marks;
 use crate::engine::state::FlowKind;
 use crate::engine::unreachable::tell_of_frame;
-use crate::flow::fwd::{Proto, is_many};
+use crate::flow::fwd::is_many;
 use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::limits::{MAX_QUESTION_BYTES, MAX_UDP_SEGMENTS, UDP_RUN_DATAGRAMS};
@@ -118,7 +118,7 @@ pub(in crate::engine) fn udp_from_guest(
     }
     run.finish(core, lease, out);
     let ports = (head.source_port, head.destination_port);
-    let id = socket::find_or_open(core, datagrams, Proto::Udp, ip, ports)
+    let id = socket::find_or_open(core, datagrams, ip, ports)
         .inspect_err(|&reason| tell_of_frame(core, out, lease, index, (reason, None)))?;
     if segment.is_some() || part.len == 0 {
         return send_part(core, lease, out, id, &marks, part, segment);

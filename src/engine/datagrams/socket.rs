@@ -30,13 +30,12 @@ const TFTP: u16 = 69;
 pub(super) fn find_or_open(
     core: &mut Core,
     datagrams: &mut Datagrams,
-    proto: Proto,
     ip: &IpHead,
     ports: (u16, u16),
 ) -> Result<FlowId, DropReason> {
     let side = Side::from_guest(ip, ports);
     let known = core.flows.find(ip.protocol, &side).filter(|&id| {
-        let stays = leads_where_it_did(core, id, proto);
+        let stays = leads_where_it_did(core, id, ip.protocol);
         if !stays {
             log::debug!("{id:?}: leads elsewhere now, closing");
             core.flows.remove(id);
@@ -50,7 +49,7 @@ pub(super) fn find_or_open(
             }
             id
         }
-        None => other_than_of_two(core, datagrams, proto, ip.protocol, side)?,
+        None => other_than_of_two(core, datagrams, ip.protocol, side)?,
     };
     core.flows.note_use(id, core.now);
     core.looks.on_guest(&mut core.flows, id);
@@ -62,17 +61,16 @@ pub(super) fn find_or_open(
 fn other_than_of_two(
     core: &mut Core,
     datagrams: &mut Datagrams,
-    proto: Proto,
     protocol: L4Protocol,
     side: Side,
 ) -> Result<FlowId, DropReason> {
-    if proto == Proto::Udp
+    if protocol == L4Protocol::Udp
         && let Some(id) = groups::sender(core, &side)
     {
         anybody::hear_answers(core, &side);
         return Ok(id);
     }
-    if proto == Proto::Udp
+    if protocol == L4Protocol::Udp
         && let Some((id, for_long)) = anybody::goes_on(core, &side)
     {
         let own = if for_long && !core.flows.waits(id) {
@@ -82,28 +80,28 @@ fn other_than_of_two(
         };
         return Ok(own.unwrap_or(id));
     }
-    if proto == Proto::Udp
+    if protocol == L4Protocol::Udp
         && core.flows.have_any_port()
         && let Some(id) = transfer_of(core, side)
     {
         return Ok(id);
     }
     let (guest, remote) = (side.endpoint.with_scope(0), side.ours.with_scope(0));
-    let target = core.net.to_host(proto, guest, remote)?;
-    if proto == Proto::Udp && remote.ip().is_multicast() {
+    let target = core.net.to_host(protocol.into(), guest, remote)?;
+    if protocol == L4Protocol::Udp && remote.ip().is_multicast() {
         groups::sends_to(core, remote);
         if let Some(id) = groups::sender(core, &side) {
             anybody::hear_answers(core, &side);
             return Ok(id);
         }
     }
-    if proto == Proto::Udp
+    if protocol == L4Protocol::Udp
         && let Some(id) = anybody::find_or_open(core, &side, &target)?
     {
         return Ok(id);
     }
     core.make_datagram_room(Pif::Tap, 1)?;
-    open_outbound(core, datagrams, target, proto, (protocol, side), true)
+    open_outbound(core, datagrams, target, (protocol, side), true)
 }
 
 /// The flow of a transfer that the guest goes on with as `side`, at the port that the server has chosen for it
@@ -164,8 +162,7 @@ fn take_out(
     if elsewhere || is_many(target.destination.ip()) {
         return None;
     }
-    let protocol = L4Protocol::Udp;
-    let id = open_outbound(core, datagrams, target, Proto::Udp, (protocol, side), false).ok()?;
+    let id = open_outbound(core, datagrams, target, (L4Protocol::Udp, side), false).ok()?;
     core.flows.belongs_to(id, origin);
     // What has come already goes first.
     core.flows.mark_ready(origin);
@@ -174,7 +171,7 @@ fn take_out(
 
 /// Whether a flow goes where a new one would, by the view of the network in force. Those that the network began
 /// stay as they are: who answers does not choose a destination.
-fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
+fn leads_where_it_did(core: &mut Core, id: FlowId, protocol: L4Protocol) -> bool {
     let Some(flow) = core.flows.table.get_mut(id) else { return false };
     let epoch = core.net.epoch();
     if flow.state.epoch == epoch {
@@ -183,7 +180,7 @@ fn leads_where_it_did(core: &mut Core, id: FlowId, proto: Proto) -> bool {
     let [guest, host] = &flow.sides;
     let same = guest.pif != Pif::Tap || {
         let (from, to) = (guest.endpoint.with_scope(0), guest.ours.with_scope(0));
-        let target = core.net.would_lead(proto, from, to);
+        let target = core.net.would_lead(protocol.into(), from, to);
         target.is_ok_and(|target| {
             // The port may be another one than the guest's.
             host.ours.ip() == target.source.ip() && host.endpoint == target.destination.into()
@@ -199,12 +196,11 @@ fn open_outbound(
     core: &mut Core,
     datagrams: &mut Datagrams,
     target: HostSide,
-    proto: Proto,
     (protocol, side): (L4Protocol, Side),
     or_any_port: bool,
 ) -> Result<FlowId, DropReason> {
     let mut destination = target.destination;
-    let transport = if proto == Proto::Udp { Transport::Udp } else { Transport::Ping };
+    let transport = if protocol == L4Protocol::Udp { Transport::Udp } else { Transport::Ping };
     if transport == Transport::Ping {
         destination.set_port(0);
     }

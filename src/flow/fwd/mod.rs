@@ -52,6 +52,7 @@ pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 use super::network::{Network, Services};
 use super::side::needs_scope;
 use crate::limits::MAX_GROUP_PORTS;
+use crate::wire::ip::L4Protocol;
 
 /// Protocols whose flows are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +63,16 @@ pub enum Proto {
     Udp,
     /// ICMP and ICMPv6 echo.
     Icmp,
+}
+
+impl From<L4Protocol> for Proto {
+    fn from(protocol: L4Protocol) -> Self {
+        match protocol {
+            L4Protocol::Tcp => Self::Tcp,
+            L4Protocol::Udp => Self::Udp,
+            L4Protocol::Icmp | L4Protocol::Icmpv6 => Self::Icmp,
+        }
+    }
 }
 
 impl Proto {
