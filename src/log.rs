@@ -9,13 +9,13 @@
 //!   log. A command that pasta starts shares standard error then, if there is no file: messages that were asked for are
 //!   to be seen. In the background without a file these messages are lost.
 //!
-//! Once options are known, messages are limited in number (`budget`). Who asks for debug messages gets all of those: one
+//! Once options are known, messages are limited in number (`line_rate`). Who asks for debug messages gets all of those: one
 //! for each flow is what is asked for. What is said without asking stays limited, or a client that connects again and
 //! again fills the log. How many were withheld is said with the next one, or once there are none for a while
 //! ([`tell_withheld`]), or at the end. Errors of system calls are told in words: the number that Rust adds is taken out.
 
-mod budget;
 mod file;
+mod line_rate;
 mod syslog;
 
 use std::fmt::Write as _;
@@ -29,8 +29,8 @@ use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::sys::errno;
 use crate::sys::shared_folder::Successor;
-use budget::Budget;
 use file::LogFile;
+use line_rate::LineRate;
 use syslog::Syslog;
 
 /// Most bytes of a message.
@@ -73,7 +73,7 @@ struct Sink {
 /// Where messages go at the moment.
 struct State {
     /// `None` lets all messages pass: before options are known.
-    budget: Option<Budget>,
+    rate: Option<LineRate>,
     /// Messages of who debugs pass without limit.
     details: bool,
     debug: bool,
@@ -109,7 +109,7 @@ pub(crate) fn configure(config: Config, successor: Successor<'_>) -> Result<(), 
     state.file = file.transpose()?;
     state.syslog = (!debug && state.file.is_none()).then(|| Syslog::connect(program)).flatten();
     (state.debug, state.details, state.syslog_wanted) = (debug, debug, !foreground);
-    state.budget = Some(Budget::new());
+    state.rate = Some(LineRate::new());
     log::set_max_level(level);
     Ok(())
 }
@@ -131,7 +131,7 @@ pub(crate) fn tell_withheld() -> Option<Duration> {
     }
     let at = SINK.elapsed();
     let mut state = SINK.state();
-    let quiet_in = state.budget.as_ref().map_or(Duration::ZERO, |budget| budget.quiet_in(at));
+    let quiet_in = state.rate.as_ref().map_or(Duration::ZERO, |rate| rate.quiet_in(at));
     if quiet_in > Duration::ZERO {
         return Some(quiet_in);
     }
@@ -197,8 +197,8 @@ impl log::Log for Sink {
         let at = self.elapsed();
         let mut state = self.state();
         let is_detail = state.details && record.level() >= Level::Debug;
-        let budget = state.budget.as_mut().filter(|_| !is_detail);
-        let Some(withheld) = budget.map_or(Some(0), |budget| budget.take(at)) else {
+        let rate = state.rate.as_mut().filter(|_| !is_detail);
+        let Some(withheld) = rate.map_or(Some(0), |rate| rate.take(at)) else {
             WITHHELD.store(true, Ordering::Relaxed);
             return;
         };
@@ -218,7 +218,7 @@ impl log::Log for Sink {
 impl State {
     const fn new() -> Self {
         Self {
-            budget: None,
+            rate: None,
             details: false,
             debug: false,
             stderr: true,
@@ -236,7 +236,7 @@ impl State {
 
     /// Says how many messages were withheld, if any were.
     fn tell_withheld(&mut self, at: Duration) {
-        let withheld = self.budget.as_mut().map_or(0, Budget::take_withheld);
+        let withheld = self.rate.as_mut().map_or(0, LineRate::take_withheld);
         self.note_withheld(at, withheld);
     }
 
@@ -273,9 +273,9 @@ impl State {
             && self.syslog_wanted
             && !self.text.is_empty()
             && !syslog.send(level, &self.text)
-            && let Some(budget) = &mut self.budget
+            && let Some(rate) = &mut self.rate
         {
-            budget.note_lost();
+            rate.note_lost();
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Time as the pure core sees it: a number that the shell reads once a turn and passes in.
 
 mod once_per;
+mod token_bucket;
 
 use std::time::Duration;
 
 pub(crate) use once_per::OncePer;
+pub(crate) use token_bucket::TokenBucket;
 
 /// A point in time: microseconds since an arbitrary start, monotonic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

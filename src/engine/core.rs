@@ -18,13 +18,12 @@ use super::net::Net;
 use super::outbox::Outbox;
 use super::quantum::Quantum;
 use super::state::FlowKind;
-use crate::flow::budget::Budget;
 use crate::flow::fwd::InterfaceName;
 use crate::flow::side::Pif;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{InitialNumbers, TcpConfig};
 use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, TokenBucket};
 use crate::wire::DropReason;
 use shortage::{Most, Shortages};
 
@@ -96,7 +95,7 @@ pub(super) struct Core {
     pub(crate) outbox: Outbox,
     pub(crate) initial_numbers: InitialNumbers,
     /// ICMP errors that the guest may be told of.
-    pub(crate) icmp_errors: Budget,
+    pub(crate) icmp_errors: TokenBucket,
     /// What the loop was busy with.
     pub(crate) counters: EventCounters,
     /// Groups that the guest has joined.
@@ -139,7 +138,7 @@ impl Core {
             settings,
             outbox: Outbox::default(),
             initial_numbers: InitialNumbers::default(),
-            icmp_errors: Budget::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
+            icmp_errors: TokenBucket::new(ICMP_ERROR_BURST, ICMP_ERROR_PAUSE),
             counters: EventCounters::default(),
             groups: Groups::default(),
         }

@@ -6,11 +6,10 @@ use std::os::fd::OwnedFd;
 
 use arrayvec::ArrayVec;
 
-use crate::flow::budget::Budget;
 use crate::flow::groups::{Members, OwnDatagrams, SentTo};
 use crate::flow::table::FlowId;
 use crate::limits::{GROUP_SOCKETS, JOIN_BURST, JOIN_PAUSE, MAX_GROUPS};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, TokenBucket};
 
 /// A socket that receives what is for one port of a group; it is that of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +36,7 @@ pub(crate) struct Groups {
     /// sockets.
     pub(crate) holders: ArrayVec<(IpAddr, OwnedFd), MAX_GROUPS>,
     /// Groups that may be joined.
-    pub(crate) joins: Budget,
+    pub(crate) joins: TokenBucket,
     /// When all stations of the guest are asked next what they want; `None` while nobody is asked.
     pub(crate) next_query: Option<Timestamp>,
     /// Whether there is a link.
@@ -56,7 +55,7 @@ impl Default for Groups {
             own: OwnDatagrams::default(),
             receivers: ArrayVec::new(),
             holders: ArrayVec::new(),
-            joins: Budget::new(JOIN_BURST, JOIN_PAUSE),
+            joins: TokenBucket::new(JOIN_BURST, JOIN_PAUSE),
             next_query: None,
             linked: false,
             queries: 0,

@@ -1,7 +1,6 @@
 //! The pure heart: flows, their table, their timers, and what each protocol decides. No I/O, no
 //! clock, no system call; time and randomness are arguments.
 
-pub(crate) mod budget;
 pub mod fwd;
 pub(crate) mod groups;
 pub(crate) mod index;

@@ -56,7 +56,7 @@ pub(crate) const LAYERS: &[Layer] = &[
         "src/sys",
         "crate::flow crate::limits crate::wire passt_frame passt_legacy std arrayvec landlock libc rustix seccompiler",
     ),
-    layer("crate::log", "src/log", "crate::sys std libc log rustix thiserror"),
+    layer("crate::log", "src/log", "crate::sys crate::time std libc log rustix thiserror"),
     // The loop, and what is done about frames and sockets.
     layer(
         "crate::engine",
@@ -354,7 +354,10 @@ mod tests {
 
     #[test]
     fn what_nothing_needs_is_found() {
-        let files = [("src/log.rs", "use std::fs; use crate::sys::a; use rustix::io;".to_owned())];
+        let files = [(
+            "src/log.rs",
+            "use std::fs; use crate::sys::a; use crate::time::b; use rustix::io;".to_owned(),
+        )];
         let found = unused_permissions(&files);
         let of_log = found.iter().filter(|finding| finding.path == "src/log");
         let words: Vec<&str> =

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::time::{Timestamp, TokenBucket};
+
 /// Lines that may come at once: more than a start and a guest's boot have.
 const BURST: u32 = 200;
 
@@ -16,30 +18,27 @@ const PAUSE: Duration = Duration::from_secs(1);
 const QUIET: Duration = PAUSE.saturating_mul(2);
 
 /// Which lines are printed: at most [`BURST`] at once, and one for each [`PAUSE`] in the long run.
-pub(super) struct Budget {
-    left: u32,
-    /// When `left` was last raised.
-    raised: Duration,
+pub(super) struct LineRate {
+    lines: TokenBucket,
     withheld: u64,
     /// When a line was withheld last.
     withheld_at: Duration,
 }
 
-impl Budget {
+impl LineRate {
     pub(super) fn new() -> Self {
-        Self { left: BURST, raised: Duration::ZERO, withheld: 0, withheld_at: Duration::ZERO }
+        let lines = TokenBucket::new(BURST, PAUSE);
+        Self { lines, withheld: 0, withheld_at: Duration::ZERO }
     }
 
     /// Whether a line may be printed `at` this time since start; if so, how many were withheld before.
     pub(super) fn take(&mut self, at: Duration) -> Option<u64> {
-        self.raise(at);
-        if self.left == 0 {
-            self.withheld += 1;
-            self.withheld_at = at;
-            return None;
+        if self.lines.take(Timestamp::ZERO + at) {
+            return Some(self.take_withheld());
         }
-        self.left -= 1;
-        Some(self.take_withheld())
+        self.withheld += 1;
+        self.withheld_at = at;
+        None
     }
 
     /// How long to wait until what was withheld is told of though no line follows: those of a flood that goes on tell it.
@@ -50,16 +49,6 @@ impl Budget {
     /// How many lines were withheld; they count as told of.
     pub(super) fn take_withheld(&mut self) -> u64 {
         std::mem::take(&mut self.withheld)
-    }
-
-    fn raise(&mut self, at: Duration) {
-        let pauses = at.saturating_sub(self.raised).as_secs() / PAUSE.as_secs();
-        let more = u32::try_from(pauses).unwrap_or(BURST).min(BURST);
-        self.left = (self.left + more).min(BURST);
-        self.raised += PAUSE * more;
-        if more == BURST {
-            self.raised = at;
-        }
     }
 
     /// A line got lost on its way.
@@ -74,32 +63,32 @@ mod tests {
 
     #[test]
     fn a_flood_of_messages_is_withheld_and_counted() {
-        let mut budget = Budget::new();
+        let mut rate = LineRate::new();
         let begin = Duration::from_millis(1500);
-        let printed = (0..10_000).filter(|_| budget.take(begin).is_some()).count();
+        let printed = (0..10_000).filter(|_| rate.take(begin).is_some()).count();
         assert_eq!(printed, BURST as usize);
-        assert_eq!(budget.take(begin + PAUSE), Some(10_000 - u64::from(BURST)));
-        assert_eq!(budget.take(begin + PAUSE), None);
-        assert_eq!(budget.take(begin + PAUSE * 2), Some(1));
+        assert_eq!(rate.take(begin + PAUSE), Some(10_000 - u64::from(BURST)));
+        assert_eq!(rate.take(begin + PAUSE), None);
+        assert_eq!(rate.take(begin + PAUSE * 2), Some(1));
     }
 
     #[test]
     fn what_was_withheld_is_told_once_the_flood_is_over() {
-        let mut budget = Budget::new();
+        let mut rate = LineRate::new();
         let end = Duration::from_secs(7);
-        assert_eq!((0..=BURST).filter(|_| budget.take(end).is_none()).count(), 1);
-        assert_eq!(budget.quiet_in(end), QUIET);
-        assert_eq!(budget.quiet_in(end + PAUSE), QUIET - PAUSE);
-        assert_eq!(budget.quiet_in(end + QUIET), Duration::ZERO);
-        assert_eq!((budget.take_withheld(), budget.take_withheld()), (1, 0));
+        assert_eq!((0..=BURST).filter(|_| rate.take(end).is_none()).count(), 1);
+        assert_eq!(rate.quiet_in(end), QUIET);
+        assert_eq!(rate.quiet_in(end + PAUSE), QUIET - PAUSE);
+        assert_eq!(rate.quiet_in(end + QUIET), Duration::ZERO);
+        assert_eq!((rate.take_withheld(), rate.take_withheld()), (1, 0));
     }
 
     #[test]
     fn silence_restores_the_budget_and_no_more() {
-        let mut budget = Budget::new();
+        let mut rate = LineRate::new();
         for at in [0, 1_000_000, 10_000_000_000] {
             let at = Duration::from_secs(at);
-            let printed = (0..1000).filter(|_| budget.take(at).is_some()).count();
+            let printed = (0..1000).filter(|_| rate.take(at).is_some()).count();
             assert_eq!(printed, BURST as usize, "after {at:?}");
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use super::Timestamp;
 
-/// What is left of a budget.
+/// What may still be done.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct TokenBucket {
     left: u32,
     burst: u32,
     /// Time after which there is one more.
@@ -15,7 +15,7 @@ pub(crate) struct Budget {
     raised: Timestamp,
 }
 
-impl Budget {
+impl TokenBucket {
     /// One for `burst` at once, and for one each `pause` in the long run.
     pub(crate) fn new(burst: u32, pause: Duration) -> Self {
         Self { left: burst, burst, pause, raised: Timestamp::ZERO }
@@ -39,19 +39,21 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(1);
 
-    fn taken(budget: &mut Budget, at: Timestamp) -> usize {
-        (0..1000).filter(|_| budget.take(at)).count()
+    fn taken(bucket: &mut TokenBucket, at: Timestamp) -> usize {
+        (0..1000).filter(|_| bucket.take(at)).count()
     }
 
     #[test]
     fn rfc4443_2_4_f_a_burst_at_once_and_a_rate_in_the_long_run() {
-        let mut budget = Budget::new(100, PAUSE);
+        let mut bucket = TokenBucket::new(100, PAUSE);
         let begin = Timestamp::ZERO + Duration::from_secs(7);
-        assert_eq!(taken(&mut budget, begin), 100);
-        assert_eq!(taken(&mut budget, begin), 0);
-        assert_eq!(taken(&mut budget, begin + PAUSE), 1);
-        assert_eq!(taken(&mut budget, begin + PAUSE * 21 / 2), 9);
-        assert_eq!(taken(&mut budget, begin + PAUSE * 11), 1);
-        assert_eq!(taken(&mut budget, begin + Duration::from_secs(3600)), 100);
+        assert_eq!(taken(&mut bucket, begin), 100);
+        assert_eq!(taken(&mut bucket, begin), 0);
+        assert_eq!(taken(&mut bucket, begin + PAUSE), 1);
+        assert_eq!(taken(&mut bucket, begin + PAUSE * 21 / 2), 9);
+        assert_eq!(taken(&mut bucket, begin + PAUSE * 11), 1);
+        for hours in [1, 3_000_000] {
+            assert_eq!(taken(&mut bucket, begin + Duration::from_secs(3600 * hours)), 100);
+        }
     }
 }
