@@ -111,9 +111,9 @@ use std::rc::Rc;
 use passt_frame::{Errno, FrameObserver, FramePort, FromGuestBatch, ToGuest};
 use rustix::event::epoll::EventFlags;
 
+pub use self::core::{Settings, UdpTimeouts};
 pub use bypass::BypassConfig;
 pub use change::ChangeOutcome;
-pub use core::{Settings, UdpTimeouts};
 pub use event_counters::EventType;
 pub(crate) use events::{Event, Kept};
 pub use host_change::HostChange;
@@ -129,6 +129,7 @@ pub use token::{LINK_BASE, MigrationPart, SourceId, Token};
 pub use wait::monotonic_now;
 pub use worker::Worker;
 
+use self::core::Core;
 use crate::flow::fwd::{Bypass, Proto};
 use crate::flow::network::Mac;
 use crate::flow::side::Pif;
@@ -140,7 +141,6 @@ use crate::sys::copy_buffer::CopyBuffer;
 use crate::time::Timestamp;
 use crate::wire::DropReason;
 use bypass::{BypassParts, relay, splice};
-use core::Core;
 use datagrams::Datagrams;
 use event_counters::EventCounters;
 use ingress::Receivers;

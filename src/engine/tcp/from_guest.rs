@@ -18,7 +18,7 @@ use crate::engine::unreachable::{reason_of_connecting, tell_of_frame, tell_of_pa
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Accept, Conn, Drop, Flags, SocketEvent, reset_for};
+use crate::flow::tcp::{Accept, Conn, Flags, SegmentDrop, SocketEvent, reset_for};
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -206,7 +206,7 @@ fn accept(core: &mut Core, id: FlowId, head: &TcpHead) -> Result<Accept, DropRea
     let accept = tcp.conn.on_segment(core.now, &head.segment);
     if let Some(reason) = accept.dropped {
         log::trace!("{id:?}: segment from guest not used: {reason}");
-        if reason == Drop::Keepalive {
+        if reason == SegmentDrop::Keepalive {
             keepalive::on_probe(&mut tcp.keepalive, flow.state.socket.as_fd(), core.now);
         }
     }

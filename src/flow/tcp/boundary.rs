@@ -12,18 +12,18 @@ pub struct Accept {
     /// Bytes to write after those; 0 for none.
     pub len: u32,
     /// Why the segment, or its payload, went no further: for counting by name.
-    pub dropped: Option<Drop>,
+    pub dropped: Option<SegmentDrop>,
 }
 
 impl Accept {
-    pub(super) const fn dropped(reason: Drop) -> Self {
+    pub(super) const fn dropped(reason: SegmentDrop) -> Self {
         Self { skip: 0, len: 0, dropped: Some(reason) }
     }
 }
 
 /// Why a segment from the guest was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drop {
+pub enum SegmentDrop {
     /// Everything in it was received before: a retransmission, or a window probe.
     Old,
     /// It asks whether the connection still lives (RFC 9293, section 3.8.4).
@@ -47,7 +47,7 @@ pub enum Drop {
 }
 
 /// In words, for the log.
-impl std::fmt::Display for Drop {
+impl std::fmt::Display for SegmentDrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Old => "all of it was received before",

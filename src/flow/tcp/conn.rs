@@ -8,9 +8,9 @@ use super::ack::HeldAck;
 use super::boundary::{Action, DataResult, SocketEvent};
 use super::failure::Failure;
 use super::limits::{INACTIVITY, KEEPALIVE, RESET_PATIENCE, WINDOW_SCALE};
-use super::receive::Receive;
+use super::receive::ReceiveHalf;
 use super::retry::{Retry, TcpConfig};
-use super::send::{Send, Sending};
+use super::send::{SendHalf, Sending};
 use crate::wire::tcp::{Flags, Header, Segment};
 
 /// Where the connection stands. What RFC 9293 calls FIN-WAIT to LAST-ACK is `Established` here,
@@ -48,11 +48,11 @@ pub struct Opening {
 pub struct Conn {
     /// When the guest or the socket last gave a sign of life.
     pub(super) active_at: Timestamp,
-    pub(super) send: Send,
-    pub(super) recv: Receive,
+    pub(super) send: SendHalf,
+    pub(super) recv: ReceiveHalf,
     pub(super) retry: Retry,
     /// A segment of a handshake that belongs to no connection we know of is to be answered with a reset, where it
-    /// [acknowledges](Send::stray).
+    /// [acknowledges](SendHalf::stray).
     pub(super) stray_due: bool,
     /// The cap on the guest's segment size.
     max_segment: u16,
@@ -96,8 +96,8 @@ impl Conn {
     pub(super) fn new(now: Timestamp, config: &TcpConfig, opening: Opening, state: State) -> Self {
         Self {
             active_at: now,
-            send: Send::new(opening.isn),
-            recv: Receive::new(SeqNr(0), config.window_max, opening.our_mss, None),
+            send: SendHalf::new(opening.isn),
+            recv: ReceiveHalf::new(SeqNr(0), config.window_max, opening.our_mss, None),
             retry: Retry::new(config),
             stray_due: false,
             max_segment: opening.max_segment,

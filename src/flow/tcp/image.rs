@@ -11,9 +11,9 @@
 
 use super::conn::{Conn, Opening, State};
 use super::limits::{DATA_RETRIES, GUEST_SCALE_MAX, MIN_MSS, WINDOW_MAX, WINDOW_SCALE};
-use super::receive::Receive;
+use super::receive::ReceiveHalf;
 use super::retry::TcpConfig;
-use super::send::Send;
+use super::send::SendHalf;
 use crate::time::Timestamp;
 use crate::wire::seq::SeqNr;
 
@@ -125,9 +125,9 @@ impl Conn {
         image.check(queued)?;
         let mut conn = Self::new(now, config, opening, State::Established);
         let mss = image.guest_mss.clamp(MIN_MSS.into(), opening.max_segment.max(MIN_MSS).into());
-        conn.send = Send::restored(image, queued, mss as u16);
+        conn.send = SendHalf::restored(image, queued, mss as u16);
         let scale = Some(image.our_scale);
-        conn.recv = Receive::restored(image, &conn.recv, scale);
+        conn.recv = ReceiveHalf::restored(image, &conn.recv, scale);
         conn.retry.resume(image.retries.min(DATA_RETRIES));
         conn.acks = 1;
         conn.keep_time(now);

@@ -3,7 +3,7 @@
 
 use crate::time::Timestamp;
 
-use super::boundary::{Accept, Drop};
+use super::boundary::{Accept, SegmentDrop};
 use super::conn::{Conn, State};
 use super::limits::{DUPLICATE_ACKS, MIN_MSS, WINDOW_MAX};
 use super::send::Acked;
@@ -24,7 +24,7 @@ impl Conn {
             State::SynSent => self.segment_syn_sent(now, seg),
             State::SynAckSent => self.segment_syn_ack_sent(now, seg),
             State::Established => self.segment_established(now, seg),
-            State::Closing { .. } | State::Closed => Accept::dropped(Drop::Closed),
+            State::Closing { .. } | State::Closed => Accept::dropped(SegmentDrop::Closed),
         };
         if before != State::Established && self.state == State::Established && !self.retry.is_slow()
         {
@@ -66,16 +66,20 @@ impl Conn {
     fn segment_connecting(&mut self, seg: &Segment) -> Accept {
         if seg.has(Flags::RST) {
             let fits = seg.seq == self.recv.nxt;
-            return if fits { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
+            return if fits {
+                self.reset_by_guest()
+            } else {
+                Accept::dropped(SegmentDrop::BadReset)
+            };
         }
         if seg.has(Flags::ACK) {
             return self.reject_stray(seg);
         }
         if !seg.has(Flags::SYN) {
-            return Accept::dropped(Drop::NoAck);
+            return Accept::dropped(SegmentDrop::NoAck);
         }
         if seg.seq + 1 == self.recv.nxt {
-            return Accept::dropped(Drop::BadSyn);
+            return Accept::dropped(SegmentDrop::BadSyn);
         }
         // A new attempt on the same ports. The guest was told nothing yet, so it takes the place
         // of the old one.
@@ -88,7 +92,7 @@ impl Conn {
     fn reject_stray(&mut self, seg: &Segment) -> Accept {
         self.send.note_stray(seg.ack);
         self.stray_due = true;
-        Accept::dropped(Drop::BadAck)
+        Accept::dropped(SegmentDrop::BadAck)
     }
 
     /// RFC 9293, section 3.10.7.3.
@@ -96,7 +100,11 @@ impl Conn {
         let acks_syn =
             seg.has(Flags::ACK) && seg.ack == self.send.max && self.send.is_outstanding();
         if seg.has(Flags::RST) {
-            return if acks_syn { self.reset_by_guest() } else { Accept::dropped(Drop::BadReset) };
+            return if acks_syn {
+                self.reset_by_guest()
+            } else {
+                Accept::dropped(SegmentDrop::BadReset)
+            };
         }
         if seg.has(Flags::ACK) && !acks_syn {
             // The guest knows an older connection with these addresses, and nothing of this one. The reset
@@ -105,7 +113,7 @@ impl Conn {
             return self.reject_stray(seg);
         }
         if !seg.has(Flags::SYN) {
-            return Accept::dropped(Drop::BadSyn);
+            return Accept::dropped(SegmentDrop::BadSyn);
         }
         self.take_options(seg);
         if !acks_syn {
@@ -129,14 +137,14 @@ impl Conn {
         let repeats_syn = seg.has(Flags::SYN) && seg.seq + 1 == self.recv.nxt;
         if repeats_syn && !acks_syn {
             self.syn_due = true;
-            return Accept::dropped(Drop::BadSyn);
+            return Accept::dropped(SegmentDrop::BadSyn);
         }
         let plain = if repeats_syn { self.after_syn(seg) } else { *seg };
         if plain.has(Flags::SYN) || !self.recv.is_acceptable(&plain) {
-            return self.challenge(now, Drop::OutsideWindow);
+            return self.challenge(now, SegmentDrop::OutsideWindow);
         }
         if !seg.has(Flags::ACK) {
-            return Accept::dropped(Drop::NoAck);
+            return Accept::dropped(SegmentDrop::NoAck);
         }
         if !acks_syn {
             return self.reject_stray(seg);
@@ -159,21 +167,21 @@ impl Conn {
             return self.segment_reset(now, seg);
         }
         if seg.has(Flags::SYN) {
-            return self.challenge(now, Drop::BadSyn);
+            return self.challenge(now, SegmentDrop::BadSyn);
         }
         let again = self.lags && self.recv.may_lag(seg) && !self.send.doubt.is_known();
         if !again && !self.recv.is_acceptable(seg) {
             return self.reject_sequence(now, seg);
         }
         if !seg.has(Flags::ACK) {
-            return Accept::dropped(Drop::NoAck);
+            return Accept::dropped(SegmentDrop::NoAck);
         }
         if !self.send.is_ack_plausible(seg.ack) {
             return self.reject_ack(now, seg);
         }
         if self.send.is_ack_stale(seg.ack) {
             if self.send.doubt.grow(Self::slice(now)) && self.is_telling(seg) {
-                return self.reset_both(Drop::BadAck);
+                return self.reset_both(SegmentDrop::BadAck);
             }
         } else if !again || self.recv.is_behind() {
             self.send.doubt.dispel();
@@ -214,14 +222,14 @@ impl Conn {
         }
         let empty = Segment { flags: Flags::RST, payload_len: 0, ..*seg };
         if self.recv.is_acceptable(&empty) || (self.lags && self.recv.may_lag(&empty)) {
-            return self.challenge(now, Drop::BadReset);
+            return self.challenge(now, SegmentDrop::BadReset);
         }
-        Accept::dropped(Drop::BadReset)
+        Accept::dropped(SegmentDrop::BadReset)
     }
 
     /// An ACK in answer to something odd: at most one in each time slice, so that two ends that
     /// disagree cannot answer each other for ever (RFC 5961, section 7).
-    fn challenge(&mut self, now: Timestamp, reason: Drop) -> Accept {
+    fn challenge(&mut self, now: Timestamp, reason: SegmentDrop) -> Accept {
         // As much of it as tells apart two that follow each other.
         let slice = Self::slice(now) as u8;
         if slice != self.challenge_slice {
@@ -236,9 +244,9 @@ impl Conn {
     fn reject_ack(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         let is_next = seg.seq == self.recv.expected();
         if is_next && self.send.doubt.grow(Self::slice(now)) {
-            return self.reset_both(Drop::BadAck);
+            return self.reset_both(SegmentDrop::BadAck);
         }
-        self.challenge(now, Drop::BadAck)
+        self.challenge(now, SegmentDrop::BadAck)
     }
 
     /// Whether a segment with an acknowledgement of long ago says more than that: it says something new, or it has come
@@ -248,7 +256,7 @@ impl Conn {
     }
 
     /// The guest contradicts itself: both ends get a reset.
-    fn reset_both(&mut self, reason: Drop) -> Accept {
+    fn reset_both(&mut self, reason: SegmentDrop) -> Accept {
         self.abort();
         Accept::dropped(reason)
     }
@@ -264,9 +272,9 @@ impl Conn {
     fn reject_sequence(&mut self, now: Timestamp, seg: &Segment) -> Accept {
         let is_old = seg.seq.before(self.recv.expected());
         let reason = match is_old {
-            true if self.recv.is_keepalive(seg) => Drop::Keepalive,
-            true => Drop::Old,
-            false => Drop::OutsideWindow,
+            true if self.recv.is_keepalive(seg) => SegmentDrop::Keepalive,
+            true => SegmentDrop::Old,
+            false => SegmentDrop::OutsideWindow,
         };
         let is_empty = seg.sequence_len() == 0;
         if !is_old {
@@ -322,16 +330,16 @@ impl Conn {
             return Accept::default();
         }
         if self.recv.ended() {
-            return Accept::dropped(Drop::AfterFin);
+            return Accept::dropped(SegmentDrop::AfterFin);
         }
         if self.has_failed() {
             self.on_sent_in_vain(now);
-            return Accept::dropped(Drop::Closed);
+            return Accept::dropped(SegmentDrop::Closed);
         }
         let skip = self.recv.expected().offset_from(seg.seq);
         if skip < 0 {
             self.demand_acks(self.duplicates_for(seg));
-            return Accept::dropped(Drop::OutOfOrder);
+            return Accept::dropped(SegmentDrop::OutOfOrder);
         }
         let skip = skip.unsigned_abs().min(seg.payload_len);
         let len = seg.payload_len - skip;

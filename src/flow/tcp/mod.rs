@@ -72,7 +72,7 @@ mod view;
 use crate::wire::seq::SeqNr;
 
 pub use crate::wire::tcp::{Flags, Header, Segment};
-pub use boundary::{Accept, Action, DataResult, Drop, SocketEvent};
+pub use boundary::{Accept, Action, DataResult, SegmentDrop, SocketEvent};
 pub use conn::{Conn, Opening};
 pub use image::{Ends, Image, NoConn};
 pub(crate) use isn::InitialNumbers;

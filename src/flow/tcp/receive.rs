@@ -57,12 +57,12 @@ enum Fin {
     PassedOn,
 }
 
-/// The unit in which [`Receive::measured`] is kept, in bytes: a connection shall fit two cache lines.
+/// The unit in which [`ReceiveHalf::measured`] is kept, in bytes: a connection shall fit two cache lines.
 const MEASURED_UNIT: u32 = 256;
 
 /// The receiving half.
 #[derive(Debug)]
-pub(super) struct Receive {
+pub(super) struct ReceiveHalf {
     /// Everything before this is in the socket, or kept for it.
     pub(crate) nxt: SeqNr,
     /// How much of that is kept, in bytes: not acknowledged yet, as little as a FIN behind it.
@@ -99,7 +99,7 @@ pub(super) struct Receive {
     cut: bool,
 }
 
-impl Receive {
+impl ReceiveHalf {
     /// Of `window_max` the largest power of two counts.
     pub(crate) fn new(nxt: SeqNr, window_max: u32, mss: u16, scale: Option<u8>) -> Self {
         Self {

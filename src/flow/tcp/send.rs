@@ -45,7 +45,7 @@ pub(super) enum Sending {
     Last,
 }
 
-/// What [`Send::eof`] is the number of. Apart from it, as there is no byte to lose: see the size of a connection.
+/// What [`SendHalf::eof`] is the number of. Apart from it, as there is no byte to lose: see the size of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// Of nothing.
@@ -60,7 +60,7 @@ enum End {
 
 /// The sending half.
 #[derive(Debug)]
-pub(super) struct Send {
+pub(super) struct SendHalf {
     /// The first byte that the guest has not acknowledged.
     pub(crate) una: SeqNr,
     /// The next byte to send. Goes back after a timeout.
@@ -98,7 +98,7 @@ pub(super) struct Send {
     pub(crate) doubt: Doubt,
 }
 
-impl Send {
+impl SendHalf {
     pub(crate) fn new(isn: SeqNr) -> Self {
         Self {
             una: isn,
@@ -566,8 +566,8 @@ mod tests {
     }
 
     impl Small {
-        fn send(&self) -> Send {
-            let mut send = Send::new(self.base);
+        fn send(&self) -> SendHalf {
+            let mut send = SendHalf::new(self.base);
             (send.nxt, send.max) = (self.base + self.nxt, self.base + self.max);
             (send.undiscarded, send.mss) = (self.undiscarded, 2);
             (send.window, send.window_max) = (self.window, self.window.max(2));
@@ -589,7 +589,7 @@ mod tests {
     }
 
     /// What holds whatever has happened.
-    fn check(send: &Send, small: &Small) {
+    fn check(send: &SendHalf, small: &Small) {
         let (in_flight, sent) = (distance(send.nxt, send.una), distance(send.max, send.una));
         assert!((0..=sent).contains(&in_flight), "{send:?} {small:?}");
         let window = i64::from(send.window_bytes());

@@ -3,8 +3,8 @@
 use super::*;
 use crate::wire::tcp::Flags;
 
-fn receive(room: u32) -> Receive {
-    let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 1460, Some(8));
+fn receive(room: u32) -> ReceiveHalf {
+    let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 1460, Some(8));
     r.on_room(room);
     let field = r.field();
     r.advertised(field, false);
@@ -30,12 +30,12 @@ fn what_was_promised_stands_when_less_is_promised_from_now_on() {
 #[test]
 fn rfc9293_3_8_6_2_1_no_room_leaves_a_guest_waiting_that_sends_whole_segments() {
     for buffer in [4 * 1024, 65_280, 200_000, 300_000, 4 << 20] {
-        let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+        let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
         r.on_room(buffer);
         let mss = u32::from(r.mss);
         assert!((536..=61_440).contains(&mss), "{mss} of {buffer}");
         for room in (0..=buffer).step_by(97) {
-            let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+            let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
             r.on_room(buffer);
             r.on_room(room);
             let window = u32::from(r.field()) << 8;
@@ -50,7 +50,7 @@ fn rfc9293_3_8_6_2_1_no_room_leaves_a_guest_waiting_that_sends_whole_segments() 
 /// Before the kernel tells of room, which it does at a third of the buffer.
 #[test]
 fn room_is_looked_at_while_a_guest_waits_for_more() {
-    let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+    let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
     r.on_room(200_000);
     let field = r.field();
     r.advertised(field, false);
@@ -80,7 +80,7 @@ fn room_is_looked_at_while_a_guest_waits_for_more() {
 /// The guest sends in the very moment at which the kernel tells of room: what is left looks like all there ever was.
 #[test]
 fn a_buffer_that_has_shrunk_is_looked_at_too() {
-    let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+    let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
     r.on_room(65_280);
     r.on_room(1000);
     assert!(r.take_watch());
@@ -94,7 +94,7 @@ fn a_buffer_that_has_shrunk_is_looked_at_too() {
 
 #[test]
 fn looks_end_where_nothing_comes_of_them() {
-    let mut r = Receive::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
+    let mut r = ReceiveHalf::new(SeqNr(1000), WINDOW_MAX, 61_440, Some(8));
     r.on_room(200_000);
     r.on_room(0);
     let field = r.field();
@@ -125,7 +125,7 @@ fn window_never_exceeds_the_room() {
 #[test]
 fn a_large_buffer_is_promised_in_parts_and_fills_all_the_same() {
     let (most, buffer) = (512 * 1024, 4 << 20);
-    let mut r = Receive::new(SeqNr(1000), most, 1460, Some(8));
+    let mut r = ReceiveHalf::new(SeqNr(1000), most, 1460, Some(8));
     r.on_room(buffer);
     let mut sent = 0;
     loop {
@@ -146,7 +146,7 @@ fn a_large_buffer_is_promised_in_parts_and_fills_all_the_same() {
 
 #[test]
 fn what_another_host_has_promised_holds() {
-    let mut r = Receive::new(SeqNr(1000), 512 * 1024, 1460, Some(8));
+    let mut r = ReceiveHalf::new(SeqNr(1000), 512 * 1024, 1460, Some(8));
     r.on_room(4 << 20);
     r.edge = SeqNr(1000) + (2 << 20);
     let edge = r.edge;
@@ -223,7 +223,7 @@ fn segment(seq: SeqNr, len: u32, fin: bool) -> Segment {
 #[test]
 fn rfc9293_3_10_7_4_a_segment_is_acceptable_if_one_of_its_numbers_is_in_the_window() {
     for (base, offered, window) in product3(&BASES, 0..4, 0..7) {
-        let mut r = Receive::new(SeqNr(base) - offered, WINDOW_MAX, 1460, None);
+        let mut r = ReceiveHalf::new(SeqNr(base) - offered, WINDOW_MAX, 1460, None);
         r.offer(offered, false);
         r.far_edge = r.expected() + window;
         let is_inside = |nr: SeqNr| nr.0.wrapping_sub(base) < window;
@@ -250,7 +250,7 @@ fn rfc9293_3_10_7_4_holds_for_the_largest_windows_and_segments() {
     let windows = [0, 1, 65535, WINDOW_MAX - 1, WINDOW_MAX];
     let lens = [0, 1, 1460, u32::from(u16::MAX), u32::from(u16::MAX) + 1];
     for (base, window) in product2(&BASES, &windows) {
-        let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 1460, Some(8));
+        let mut r = ReceiveHalf::new(SeqNr(base), WINDOW_MAX, 1460, Some(8));
         r.far_edge = r.nxt + window;
         for (len, anchor) in
             product2(&lens, &[0, i64::from(window), i64::from(i32::MAX) - 1, -(1 << 30)])
@@ -275,7 +275,7 @@ fn rfc9293_3_10_7_4_holds_for_the_largest_windows_and_segments() {
 fn what_the_socket_took_moves_the_stream_on_by_so_much() {
     for (base, offered, taken) in product3(&BASES, 0..6, 0..8) {
         for fin in [false, true] {
-            let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 1460, None);
+            let mut r = ReceiveHalf::new(SeqNr(base), WINDOW_MAX, 1460, None);
             r.offer(offered, fin);
             let whole = taken >= offered;
             r.commit(taken, 0);
@@ -290,7 +290,7 @@ fn what_the_socket_took_moves_the_stream_on_by_so_much() {
 fn rfc7323_2_4_no_window_field_promises_more_than_the_room_or_takes_much_back() {
     for (base, room, promised) in product3(&BASES, 0..48, 0..48) {
         for (scale, peak) in product2(&[0, 1, 2, 3], &[room, room + 1, 2 * room, 48, 200]) {
-            let mut r = Receive::new(SeqNr(base), WINDOW_MAX, 4, Some(scale));
+            let mut r = ReceiveHalf::new(SeqNr(base), WINDOW_MAX, 4, Some(scale));
             (r.room, r.peak) = (room, peak);
             (r.edge, r.far_edge) = (r.nxt + promised, r.nxt + promised);
             let edge = r.edge;
