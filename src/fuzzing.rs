@@ -18,7 +18,7 @@ use crate::responder::{Ignored, arp, dhcp, dhcpv6, ndp};
 use crate::time::Timestamp;
 use crate::wire::dns;
 use crate::wire::drop_reason::DropCounters;
-use crate::wire::ip::{self, IpHead, L4Protocol, Place};
+use crate::wire::ip::{self, FragmentPlace, IpHead, L4Protocol};
 use crate::wire::{DropReason, Fragment, Packet};
 
 /// What the head of a frame tells.
@@ -156,7 +156,7 @@ impl Fragments {
             l4_offset: 34,
             l4_len: len,
         };
-        let fragment = Fragment { ip, place: Place { identification, offset, more } };
+        let fragment = Fragment { ip, place: FragmentPlace { identification, offset, more } };
         let placed = self.reassembly.add(self.now, &fragment, &mut DropCounters::default())?;
         Ok(placed.map(|placed| (placed.slot, placed.offset, placed.whole)))
     }

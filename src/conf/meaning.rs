@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use arrayvec::ArrayVec;
 
 use super::host::{HostFacts, Template};
-use super::ports::{self, Kernel, Way};
+use super::ports::{self, ForwardDirection, Kernel};
 use super::{
     ConfError, MigrationOptions, Mode, Note, Only, Options, PastaConf, RunConf, egress, idle,
     names, pasta, resolv,
@@ -119,21 +119,25 @@ pub fn resolve(
     let kernel = Kernel { ephemeral, device_binding: !facts.no_device_binding };
     let (rules, pasta) = if options.mode == Mode::Pasta {
         let auto = !options.egress.isolate;
-        let rules = forwarding(Way::ToNamespace, &options.ports, &network, (kernel, auto))?;
-        let out = forwarding(Way::FromNamespace, &options.pasta.ports, &network, (kernel, auto))?;
+        let rules =
+            forwarding(ForwardDirection::ToNamespace, &options.ports, &network, (kernel, auto))?;
+        let out = forwarding(
+            ForwardDirection::FromNamespace,
+            &options.pasta.ports,
+            &network,
+            (kernel, auto),
+        )?;
         if facts.no_device_binding && !out.rules().is_empty() {
             notes.push(Note::warn(NO_DEVICE_BINDING));
         }
         (rules, Some(pasta::resolve(&options, template_v4, template_v6, out, &mut notes)?))
     } else {
-        (forwarding(Way::ToGuest, &options.ports, &network, (kernel, false))?, None)
+        (forwarding(ForwardDirection::ToGuest, &options.ports, &network, (kernel, false))?, None)
     };
     let bypass = pasta.as_ref().map(|pasta| pasta.bypass);
-    notes.extend(
-        unreached(rules.rules(), bypass).map(|(proto, text)| {
-            Note::warn(format!("--{}: {text}", option_of(Way::ToGuest, proto)))
-        }),
-    );
+    notes.extend(unreached(rules.rules(), bypass).map(|(proto, text)| {
+        Note::warn(format!("--{}: {text}", option_of(ForwardDirection::ToGuest, proto)))
+    }));
     let egress = egress::resolve(&options.egress, &network, &mapping, &mut notes)?;
     Ok(Conf {
         network,
@@ -228,10 +232,10 @@ fn mapping(options: &Options, v4: Option<&Ipv4Net>, v6: Option<&Ipv6Net>) -> Map
     mapping
 }
 
-/// The rules of one way. Protocols that are on and that `specs` does not mention are forwarded as services come and
+/// The rules of one direction. Protocols that are on and that `specs` does not mention are forwarded as services come and
 /// go, with `auto`.
 fn forwarding(
-    way: Way,
+    direction: ForwardDirection,
     specs: &[(Proto, String)],
     network: &Network,
     (kernel, auto): (Kernel, bool),
@@ -243,11 +247,13 @@ fn forwarding(
     };
     let rest = [Proto::Tcp, Proto::Udp].into_iter().filter(unmentioned);
     let rest = rest.filter(|_| auto).map(|proto| (proto, "auto"));
-    for (group, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
-        ports::add(&mut table, network, kernel, (way, proto, spec), group).map_err(|error| {
-            let (option, spec) = (option_of(way, proto), spec.to_owned());
-            ConfError::Ports { option, spec, error: Box::new(error) }
-        })?;
+    for (spec_index, (proto, spec)) in (0..=u16::MAX).zip(given.chain(rest)) {
+        ports::add(&mut table, network, kernel, (direction, proto, spec), spec_index).map_err(
+            |error| {
+                let (option, spec) = (option_of(direction, proto), spec.to_owned());
+                ConfError::Ports { option, spec, error: Box::new(error) }
+            },
+        )?;
     }
     Ok(table)
 }
@@ -275,11 +281,11 @@ pub(crate) fn is_reached(target: IpAddr, bypass: Option<Bypass>) -> bool {
     bypass.unwrap_or(Bypass::NONE).reaches(target)
 }
 
-/// The long name of the option that gives ports of `proto`, `way`.
-pub(crate) fn option_of(way: Way, proto: Proto) -> &'static str {
-    match (way, proto) {
-        (Way::FromNamespace, Proto::Tcp) => "tcp-ns",
-        (Way::FromNamespace, _) => "udp-ns",
+/// The long name of the option that gives ports of `proto` in `direction`.
+pub(crate) fn option_of(direction: ForwardDirection, proto: Proto) -> &'static str {
+    match (direction, proto) {
+        (ForwardDirection::FromNamespace, Proto::Tcp) => "tcp-ns",
+        (ForwardDirection::FromNamespace, _) => "udp-ns",
         (_, Proto::Tcp) => "tcp-ports",
         _ => "udp-ports",
     }

@@ -66,9 +66,9 @@ pub struct Kernel {
     pub device_binding: bool,
 }
 
-/// Who forwards the ports of a specification, and which way.
+/// Who forwards the ports of a specification, and in which direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ForwardDirection {
     /// passt's `-t` and `-u`: to the guest, never automatically.
     ToGuest,
     /// pasta's `-t` and `-u`: to the namespace.
@@ -77,14 +77,14 @@ pub enum Way {
     FromNamespace,
 }
 
-impl Way {
+impl ForwardDirection {
     /// The option that gives the specification.
     fn option(self, proto: Proto) -> &'static str {
         proto.option(self == Self::FromNamespace)
     }
 }
 
-/// Reads the specification `spec` of `proto`, the `group`th on the command line, and adds its
+/// Reads the specification `spec` of `proto`, the `spec_index`th on the command line, and adds its
 /// rules to `table`.
 ///
 /// # Errors
@@ -93,11 +93,11 @@ pub fn add(
     table: &mut RuleTable,
     enabled: impl Into<Enabled>,
     kernel: Kernel,
-    meant: (Way, Proto, &str),
-    group: u16,
+    meant: (ForwardDirection, Proto, &str),
+    spec_index: u16,
 ) -> Result<(), ConfError> {
     let enabled = enabled.into();
-    for rule in rules(table, enabled, kernel, meant, group)? {
+    for rule in rules(table, enabled, kernel, meant, spec_index)? {
         table
             .add(rule, enabled)
             .map_err(|warning| ConfError::Rule { warning, rule: Box::new(rule) })?;
@@ -105,7 +105,7 @@ pub fn add(
     Ok(())
 }
 
-/// The rules that the specification `spec` of `proto` stands for, the `group`th, beside those of `table`.
+/// The rules that the specification `spec` of `proto` stands for, the `spec_index`th, beside those of `table`.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -113,19 +113,19 @@ pub(crate) fn rules(
     table: &RuleTable,
     enabled: Enabled,
     kernel: Kernel,
-    (way, proto, spec): (Way, Proto, &str),
-    group: u16,
+    (direction, proto, spec): (ForwardDirection, Proto, &str),
+    spec_index: u16,
 ) -> Result<Vec<Rule>, ConfError> {
-    let option = way.option(proto);
+    let option = direction.option(proto);
     if spec == "none" {
         let conflict = table.rules().iter().any(|rule| rule.proto == proto);
         return if conflict { Err(ConfError::PortNone(option)) } else { Ok(Vec::new()) };
     }
-    let runs = parse(spec, kernel.ephemeral, (way, option))?;
-    let rules = runs.into_iter().map(|run| run.rule(proto, enabled, group));
+    let runs = parse(spec, kernel.ephemeral, (direction, option))?;
+    let rules = runs.into_iter().map(|run| run.rule(proto, enabled, spec_index));
     let rules: Vec<Rule> = rules
-        .flat_map(|rule| match (way, kernel.device_binding) {
-            (Way::FromNamespace, false) => on_loopback_addresses(rule),
+        .flat_map(|rule| match (direction, kernel.device_binding) {
+            (ForwardDirection::FromNamespace, false) => on_loopback_addresses(rule),
             _ => ArrayVec::from_iter([rule]),
         })
         .collect();
@@ -174,7 +174,7 @@ struct Run {
 }
 
 impl Run {
-    fn rule(&self, proto: Proto, enabled: Enabled, group: u16) -> Rule {
+    fn rule(&self, proto: Proto, enabled: Enabled, spec_index: u16) -> Rule {
         let listen = match (self.listen.addr, enabled.v4, enabled.v6) {
             (Some(addr), ..) => addr.into(),
             (None, true, false) => ListenAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -191,7 +191,7 @@ impl Run {
             target_first: self.target_first,
             weak: self.weak,
             scan: self.scan,
-            group,
+            spec_index,
         }
     }
 }
@@ -211,20 +211,20 @@ enum Chunk {
 fn parse(
     spec: &str,
     ephemeral: Range,
-    (way, option): (Way, &'static str),
+    (direction, option): (ForwardDirection, &'static str),
 ) -> Result<Vec<Run>, ConfError> {
     let (listen, ports) = match listen_part(spec)? {
-        (_, ports) if way == Way::FromNamespace && ports.len() < spec.len() => {
+        (_, ports) if direction == ForwardDirection::FromNamespace && ports.len() < spec.len() => {
             return Err(ConfError::PortAddress(option, spec.to_owned()));
         }
-        (_, ports) if way == Way::FromNamespace => (Listen::loopback(), ports),
+        (_, ports) if direction == ForwardDirection::FromNamespace => (Listen::loopback(), ports),
         other => other,
     };
     let invalid = |problem| ConfError::PortSpecifier { ports: ports.to_owned(), problem };
     let read = |text| chunk(text).map_err(|problem| invalid(named(problem, text, ports)));
     let chunks = ports.split(',').map(read).collect::<Result<Vec<Chunk>, _>>()?;
     let scan = chunks.contains(&Chunk::Auto);
-    if scan && way == Way::ToGuest {
+    if scan && direction == ForwardDirection::ToGuest {
         return Err(ConfError::PortAuto);
     }
 

@@ -531,10 +531,10 @@ fn bad_options_are_reported_before_bad_ports() {
 }
 
 #[test]
-fn parts_of_a_specification_share_a_group() {
+fn parts_of_a_specification_share_its_index() {
     let conf = conf(&["-t", "~25", "-u", "53"], "");
-    let groups: Vec<_> = conf.rules.rules().iter().map(|rule| rule.group).collect();
-    assert_eq!(groups, [0, 0, 0, 1]);
+    let indices: Vec<_> = conf.rules.rules().iter().map(|rule| rule.spec_index).collect();
+    assert_eq!(indices, [0, 0, 0, 1]);
 }
 
 #[test]

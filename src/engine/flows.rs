@@ -17,7 +17,7 @@ use host_ports::HostPorts;
 
 use super::one_shots::OneShots;
 use super::ready::{Ready, append};
-use super::state::{Budget, DatagramState, FlowKind, FlowState};
+use super::state::{DatagramState, FlowKind, FlowState, KeptBytes};
 use super::tally::Tally;
 use super::token::Token;
 use crate::flow::index::{Index, Key};
@@ -107,7 +107,7 @@ pub(crate) struct Flows {
     /// UDP flows whose peers answer from any port; may hold ids that are gone.
     any_port: ArrayVec<FlowId, ANY_PORT_FLOWS>,
     /// What is kept of TCP flows because their sockets have not taken it.
-    pub(crate) kept: Budget,
+    pub(crate) kept: KeptBytes,
     /// Flows with two sockets.
     spliced: usize,
     /// Flows by their kind.
@@ -142,7 +142,7 @@ impl Flows {
             datagrams: [0; 2],
             one_shots: OneShots::default(),
             any_port: ArrayVec::new(),
-            kept: Budget::default(),
+            kept: KeptBytes::default(),
             spliced: 0,
             tally: Tally::default(),
             watch: FlowWatch { epoll },

@@ -37,7 +37,7 @@ enum Dump {
 }
 
 /// The way to the guest, for announcements.
-type Way<'a> = (&'a mut Outbox, &'a mut dyn ToGuest);
+type GuestSink<'a> = (&'a mut Outbox, &'a mut dyn ToGuest);
 
 impl NeighbourWatch {
     /// Follows the neighbours on these interfaces of the host, of IPv4 and of IPv6. What the kernel
@@ -63,7 +63,7 @@ impl NeighbourWatch {
     }
 
     /// Reads at most so many datagrams. New neighbours are announced to the guest if there is a way to it.
-    fn read(&mut self, net: &mut Net, mut way: Option<Way<'_>>, datagrams: usize) {
+    fn read(&mut self, net: &mut Net, mut sink: Option<GuestSink<'_>>, datagrams: usize) {
         for _ in 0..datagrams {
             let mut dump_done = false;
             let interfaces = self.interfaces;
@@ -72,7 +72,7 @@ impl NeighbourWatch {
                 News::Neighbour(told) => {
                     if interfaces[usize::from(told.address.is_ipv6())] == Some(told.interface)
                         && let Some((address, mac)) = note(net, &told)
-                        && let Some((outbox, out)) = &mut way
+                        && let Some((outbox, out)) = &mut sink
                     {
                         announce(net, outbox, &mut **out, address, mac);
                     }

@@ -11,7 +11,7 @@
 //! rare enough to be moved at once. Lists are linked through the flows themselves, so that joining and leaving takes the
 //! same time whoever else is there, and nothing is allocated.
 
-use super::state::place::{Kind, ListId, NONE, Place};
+use super::state::eviction::{EvictionNode, Kind, ListId, NONE};
 use super::state::{DatagramState, FlowState};
 use crate::flow::side::Side;
 use crate::flow::table::{FlowId, FlowTable};
@@ -75,14 +75,14 @@ impl OneShots {
     /// Takes a flow off its list.
     pub(crate) fn remove(&mut self, table: &mut FlowTable<FlowState>, slot: u32) {
         let Some(flow) = table.at_mut(slot) else { return };
-        let Place { list, older, newer, .. } = std::mem::take(&mut flow.state.place);
+        let EvictionNode { list, older, newer, .. } = std::mem::take(&mut flow.state.eviction);
         let Some(list) = list else { return };
         match table.at_mut(older) {
-            Some(flow) => flow.state.place.newer = newer,
+            Some(flow) => flow.state.eviction.newer = newer,
             None => self.ends(list).oldest = newer,
         }
         match table.at_mut(newer) {
-            Some(flow) => flow.state.place.older = older,
+            Some(flow) => flow.state.eviction.older = older,
             None => self.ends(list).newest = older,
         }
     }
@@ -100,10 +100,10 @@ impl OneShots {
             ends.oldest = slot;
         }
         if let Some(flow) = table.at_mut(older) {
-            flow.state.place.newer = slot;
+            flow.state.eviction.newer = slot;
         }
         if let Some(flow) = table.at_mut(slot) {
-            flow.state.place = Place { list: Some(list), older, newer: NONE, since };
+            flow.state.eviction = EvictionNode { list: Some(list), older, newer: NONE, since };
         }
     }
 
@@ -127,7 +127,7 @@ impl OneShots {
                 if let Some(state) = quiet.filter(|_| frees(&flow.sides)) {
                     quietest = Some((state.active, slot));
                 }
-                slot = flow.state.place.newer;
+                slot = flow.state.eviction.newer;
             }
             if let Some((_, slot)) = quietest {
                 self.remove(table, slot);
@@ -151,7 +151,7 @@ impl OneShots {
             for _ in 0..GIVE_WAY_LOOKS {
                 let slot = self.ends(list).oldest;
                 let Some(flow) = table.at_mut(slot) else { break };
-                let since = flow.state.place.since;
+                let since = flow.state.eviction.since;
                 if list.kind == Kind::Awaited && now.since(since) < ECHO_PATIENCE {
                     break;
                 }
@@ -186,7 +186,7 @@ impl OneShots {
 /// Where a flow is listed.
 fn listed(table: &mut FlowTable<FlowState>, slot: u32) -> Option<(ListId, DatagramState)> {
     let flow = table.at_mut(slot)?;
-    Some((flow.state.place.list?, *flow.state.kind.datagrams()?))
+    Some((flow.state.eviction.list?, *flow.state.kind.datagrams()?))
 }
 
 #[cfg(test)]

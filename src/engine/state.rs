@@ -2,7 +2,7 @@
 //! which work list it waits on.
 
 mod backlog;
-pub(super) mod place;
+pub(super) mod eviction;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use passt_frame::{Errno, Pipe};
 use rustix::net::sockopt;
 
-pub(crate) use backlog::{Backlog, Budget};
-use place::Place;
+pub(crate) use backlog::{Backlog, KeptBytes};
+use eviction::EvictionNode;
 
 use super::datagram_socket::Strangers;
 use super::listener_id::ListenerId;
@@ -44,7 +44,7 @@ pub(crate) struct FlowState {
     /// When the timer wheel looks at the flow; may be earlier than what the protocol wants.
     pub(crate) scheduled: Option<Timestamp>,
     /// Where the flow stands among those that may have to give way.
-    pub(crate) place: Place,
+    pub(crate) eviction: EvictionNode,
     /// The view of the network under which the flow goes where it goes.
     pub(crate) epoch: Epoch,
     /// When the flow began here.
@@ -63,7 +63,7 @@ impl FlowState {
             frozen: false,
             queue: 0,
             scheduled: None,
-            place: Place::default(),
+            eviction: EvictionNode::default(),
             epoch,
             began: now,
             kind,

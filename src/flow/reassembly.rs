@@ -24,7 +24,7 @@ use std::ops::Range;
 use crate::limits::{REASSEMBLY_BUFFER_BYTES, REASSEMBLY_SLOTS, REASSEMBLY_TIMEOUT};
 use crate::time::Timestamp;
 use crate::wire::drop_reason::DropCounters;
-use crate::wire::ip::{L4Protocol, Place, UNIT_BYTES, max_l4_bytes};
+use crate::wire::ip::{FragmentPlace, L4Protocol, UNIT_BYTES, max_l4_bytes};
 use crate::wire::{DropReason, Fragment};
 
 const UNITS: usize = REASSEMBLY_BUFFER_BYTES / UNIT_BYTES as usize;
@@ -173,7 +173,7 @@ impl Slot {
     }
 
     /// Takes note of a fragment; false if it has arrived before.
-    fn take(&mut self, bytes: &Range<u32>, place: &Place) -> Result<bool, DropReason> {
+    fn take(&mut self, bytes: &Range<u32>, place: &FragmentPlace) -> Result<bool, DropReason> {
         let units = units_of(bytes);
         if !self.condemned && self.has(&units, bytes.end, place.more) {
             return Ok(false);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::failure::Failure;
 use super::words::Step;
-use crate::conf::ports::{self, Kernel, Way};
+use crate::conf::ports::{self, ForwardDirection, Kernel};
 use crate::conf::{ConfError, option_of};
 use crate::control::configuration::format::{
     Capabilities, END, TableHead, rule_to_bytes, wanted_head,
@@ -13,7 +13,7 @@ use crate::control::configuration::format::{
 use crate::flow::fwd::{Enabled, Proto, Rule, RuleTable};
 use crate::flow::side::Pif;
 
-/// The rules of one way.
+/// The rules of one direction.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     head: TableHead,
@@ -103,7 +103,7 @@ impl Tables {
     pub(super) fn apply(&mut self, steps: &[Step], ephemeral: (u16, u16)) -> Result<(), Failure> {
         let mut mode = Mode::Replace;
         let mut replaced = Vec::new();
-        for (group, step) in (0..=u16::MAX).zip(steps) {
+        for (spec_index, step) in (0..=u16::MAX).zip(steps) {
             match step {
                 Step::Add => mode = Mode::Add,
                 Step::Delete => mode = Mode::Delete,
@@ -114,7 +114,7 @@ impl Tables {
                         replaced.push(*pif);
                         table.rules = RuleTable::default();
                     }
-                    table.change(mode, (*pif, *proto, spec), ephemeral, group)?;
+                    table.change(mode, (*pif, *proto, spec), ephemeral, spec_index)?;
                 }
             }
         }
@@ -146,23 +146,24 @@ impl Table {
         mode: Mode,
         (pif, proto, spec): (Pif, Proto, &str),
         ephemeral: (u16, u16),
-        group: u16,
+        spec_index: u16,
     ) -> Result<(), Failure> {
         let has = |capability| self.head.capabilities.has(capability);
-        let way = match pif {
-            Pif::Splice => Way::FromNamespace,
-            _ if has(Capabilities::SCAN) => Way::ToNamespace,
-            _ => Way::ToGuest,
+        let direction = match pif {
+            Pif::Splice => ForwardDirection::FromNamespace,
+            _ if has(Capabilities::SCAN) => ForwardDirection::ToNamespace,
+            _ => ForwardDirection::ToGuest,
         };
         let kernel = Kernel { ephemeral, device_binding: has(Capabilities::INTERFACE) };
         let enabled = self.enabled();
         let refused = |error: ConfError| {
-            let (option, spec) = (option_of(way, proto), spec.to_owned());
+            let (option, spec) = (option_of(direction, proto), spec.to_owned());
             let error = ConfError::Ports { option, spec, error: Box::new(error) };
             let cure = error.cure().map_or_else(String::new, |cure| format!("\n{cure}"));
             Failure::new(format!("{error}{cure}"))
         };
-        let rules = ports::rules(&self.rules, enabled, kernel, (way, proto, spec), group);
+        let rules =
+            ports::rules(&self.rules, enabled, kernel, (direction, proto, spec), spec_index);
         for rule in rules.map_err(refused)? {
             if mode == Mode::Delete {
                 self.delete(&rule)?;

@@ -56,12 +56,12 @@ pub(crate) struct Fragment {
     /// Header of the fragment's own packet. What it calls the L4 header is the fragment's payload.
     pub(crate) ip: IpHead,
     /// Where the payload belongs.
-    pub(crate) place: Place,
+    pub(crate) place: FragmentPlace,
 }
 
 /// Which packet a fragment is part of, and which part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FragmentPlace {
     /// The sender's number of the packet; 16 bits in IPv4.
     pub(crate) identification: u32,
     /// Bytes in front of the fragment, a multiple of 8; the L4 header is at 0.
@@ -70,7 +70,7 @@ pub(crate) struct Place {
     pub(crate) more: bool,
 }
 
-impl Place {
+impl FragmentPlace {
     /// Whether the fragment is the whole packet, an "atomic fragment" (RFC 6946).
     pub(crate) fn is_whole(&self) -> bool {
         self.offset == 0 && !self.more
@@ -264,7 +264,7 @@ pub(crate) fn untranslated(head: &[u8], frame_len: u32) -> Option<Untranslated> 
     fits.then_some(Untranslated { source, destination, offset, len, named_at })
 }
 
-fn packet(ip: IpHead, place: Option<Place>) -> Packet {
+fn packet(ip: IpHead, place: Option<FragmentPlace>) -> Packet {
     match place {
         Some(place) => Packet::Fragment(Fragment { ip, place }),
         None => Packet::Ip(ip),
@@ -286,7 +286,7 @@ fn parse_v4(start: usize, bytes: &[u8], len: u32) -> Result<Packet, DropReason> 
     if bytes[6] & 0x80 != 0 {
         return Err(DropReason::Fragment);
     }
-    let place = Place {
+    let place = FragmentPlace {
         identification: header.identification().into(),
         offset: header.fragments_offset().byte_offset().into(),
         more: header.more_fragments(),
@@ -358,7 +358,7 @@ struct Walk {
     /// Bytes walked over.
     bytes: u32,
     /// What the last header walked over says, if it makes a fragment of the packet.
-    place: Option<Place>,
+    place: Option<FragmentPlace>,
 }
 
 /// Why a walk ended before it was at its end.
@@ -434,8 +434,8 @@ fn extension_len(kind: IpNumber, header: &[u8; 8]) -> u32 {
 }
 
 /// Reads a fragment header (RFC 8200, section 4.5).
-fn fragment_place(&[_, _, high, low, a, b, c, d]: &[u8; 8]) -> Place {
-    Place {
+fn fragment_place(&[_, _, high, low, a, b, c, d]: &[u8; 8]) -> FragmentPlace {
+    FragmentPlace {
         identification: u32::from_be_bytes([a, b, c, d]),
         offset: u32::from(u16::from_be_bytes([high, low & !7])),
         more: low & 1 != 0,
@@ -444,7 +444,7 @@ fn fragment_place(&[_, _, high, low, a, b, c, d]: &[u8; 8]) -> Place {
 
 /// The end of a walk at a fragment header: `next` is what the fragmented part starts with. Further extension
 /// headers in there are not followed: only the first fragment would have them.
-fn fragment_end(next: IpNumber, bytes: u32, place: Place) -> Result<Walk, DropReason> {
+fn fragment_end(next: IpNumber, bytes: u32, place: FragmentPlace) -> Result<Walk, DropReason> {
     let protocol = match next {
         IpNumber::TCP => L4Protocol::Tcp,
         IpNumber::UDP => L4Protocol::Udp,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use passt::conf::ports::{self, Kernel, Way};
+use passt::conf::ports::{self, ForwardDirection, Kernel};
 use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Policy, Proto, RuleTable};
 use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
@@ -116,11 +116,15 @@ fn network() -> Network {
     }
 }
 
-fn rules(net: &Network, setup: &Setup, ways: [(usize, Way, Proto); 2]) -> RuleTable {
+fn rules(
+    net: &Network,
+    setup: &Setup,
+    directions: [(usize, ForwardDirection, Proto); 2],
+) -> RuleTable {
     let mut table = RuleTable::default();
     let kernel = Kernel { ephemeral: EPHEMERAL, device_binding: setup.device_binding };
-    for (index, way, proto) in ways {
-        let spec = (way, proto, setup.ports[index]);
+    for (index, direction, proto) in directions {
+        let spec = (direction, proto, setup.ports[index]);
         ports::add(&mut table, net, kernel, spec, index as u16).unwrap();
     }
     table
@@ -228,8 +232,14 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
     let mut net = network();
     net.v6 = net.v6.filter(|_| setup.ipv6);
-    let inbound = [(0, Way::ToNamespace, Proto::Tcp), (1, Way::ToNamespace, Proto::Udp)];
-    let outbound = [(2, Way::FromNamespace, Proto::Tcp), (3, Way::FromNamespace, Proto::Udp)];
+    let inbound = [
+        (0, ForwardDirection::ToNamespace, Proto::Tcp),
+        (1, ForwardDirection::ToNamespace, Proto::Udp),
+    ];
+    let outbound = [
+        (2, ForwardDirection::FromNamespace, Proto::Tcp),
+        (3, ForwardDirection::FromNamespace, Proto::Udp),
+    ];
     let (inbound, outbound) = (rules(&net, setup, inbound), rules(&net, setup, outbound));
     let settings = Settings {
         tcp: TcpConfig::default(),

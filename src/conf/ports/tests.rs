@@ -18,8 +18,8 @@ fn network() -> Network {
 
 fn all(specs: &[&str], net: &Network) -> Result<Vec<String>, String> {
     let mut table = RuleTable::default();
-    for (group, spec) in (0..).zip(specs) {
-        add(&mut table, net, KERNEL, (Way::ToGuest, Proto::Tcp, spec), group)
+    for (spec_index, spec) in (0..).zip(specs) {
+        add(&mut table, net, KERNEL, (ForwardDirection::ToGuest, Proto::Tcp, spec), spec_index)
             .map_err(|error| error.to_string())?;
     }
     Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
@@ -183,7 +183,8 @@ fn what_is_no_specification_is_refused() {
 fn what_is_wrong_with_a_specification_is_said() {
     let problem = |spec: &str| {
         let mut table = RuleTable::default();
-        let added = add(&mut table, &network(), KERNEL, (Way::ToGuest, Proto::Tcp, spec), 0);
+        let added =
+            add(&mut table, &network(), KERNEL, (ForwardDirection::ToGuest, Proto::Tcp, spec), 0);
         match added {
             Err(ConfError::PortSpecifier { problem, .. }) => problem.to_string(),
             other => panic!("{spec}: {other:?}"),
@@ -253,8 +254,8 @@ fn none_only_before_ports_of_its_protocol() {
     assert_eq!(all(&["none", "22"], &net).unwrap(), ["TCP [*]:22  =>  22"]);
     assert_eq!(all(&["22", "none"], &net).unwrap_err(), "-t none conflicts with previous options");
     let mut table = RuleTable::default();
-    add(&mut table, &net, KERNEL, (Way::ToGuest, Proto::Tcp, "22"), 0).unwrap();
-    add(&mut table, &net, KERNEL, (Way::ToGuest, Proto::Udp, "none"), 1).unwrap();
+    add(&mut table, &net, KERNEL, (ForwardDirection::ToGuest, Proto::Tcp, "22"), 0).unwrap();
+    add(&mut table, &net, KERNEL, (ForwardDirection::ToGuest, Proto::Udp, "none"), 1).unwrap();
 }
 
 #[test]
@@ -266,26 +267,31 @@ fn without_an_address_the_families_that_are_on_are_meant() {
     assert_eq!(all(&["*/22"], &v6).unwrap(), ["TCP [::]:22  =>  22"]);
 }
 
-fn of_pasta(way: Way, proto: Proto, spec: &str, net: &Network) -> Result<Vec<String>, String> {
-    on_kernel(KERNEL, way, proto, spec, net)
+fn of_pasta(
+    direction: ForwardDirection,
+    proto: Proto,
+    spec: &str,
+    net: &Network,
+) -> Result<Vec<String>, String> {
+    on_kernel(KERNEL, direction, proto, spec, net)
 }
 
 fn on_kernel(
     kernel: Kernel,
-    way: Way,
+    direction: ForwardDirection,
     proto: Proto,
     spec: &str,
     net: &Network,
 ) -> Result<Vec<String>, String> {
     let mut table = RuleTable::default();
-    add(&mut table, net, kernel, (way, proto, spec), 0).map_err(|error| error.to_string())?;
+    add(&mut table, net, kernel, (direction, proto, spec), 0).map_err(|error| error.to_string())?;
     Ok(table.rules().iter().map(|rule| rule.to_string().trim_end().to_owned()).collect())
 }
 
 #[test]
 fn auto_sets_the_scan_flag_on_every_rule_of_its_specification() {
     let net = network();
-    let go = |spec| of_pasta(Way::ToNamespace, Proto::Tcp, spec, &net).unwrap();
+    let go = |spec| of_pasta(ForwardDirection::ToNamespace, Proto::Tcp, spec, &net).unwrap();
     assert_eq!(
         go("auto"),
         [
@@ -320,14 +326,14 @@ fn auto_sets_the_scan_flag_on_every_rule_of_its_specification() {
 fn auto_takes_the_family_that_is_on() {
     let mut net = network();
     net.v6 = None;
-    let rules = of_pasta(Way::ToNamespace, Proto::Udp, "auto,~1-60999", &net).unwrap();
+    let rules = of_pasta(ForwardDirection::ToNamespace, Proto::Udp, "auto,~1-60999", &net).unwrap();
     assert_eq!(rules, ["UDP [0.0.0.0]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]);
 }
 
 #[test]
 fn ports_from_the_namespace_are_bound_to_its_loopback_interface() {
     let net = network();
-    let go = |proto, spec| of_pasta(Way::FromNamespace, proto, spec, &net);
+    let go = |proto, spec| of_pasta(ForwardDirection::FromNamespace, proto, spec, &net);
     assert_eq!(go(Proto::Tcp, "22:80").unwrap(), ["TCP [*]%lo:22  =>  80"]);
     assert_eq!(
         go(Proto::Udp, "auto,~1-60999").unwrap(),
@@ -357,7 +363,10 @@ fn ports_from_the_namespace_lead_to_other_addresses_in_one_family() {
         (&v4, "20-22:127.0.0.5/30-32", "TCP [0.0.0.0]%lo:20-22  =>  127.0.0.5:30-32"),
         (&v6, "22:2001:db8::5", "TCP [::]%lo:22  =>  [2001:db8::5]:22"),
     ] {
-        assert_eq!(of_pasta(Way::FromNamespace, Proto::Tcp, spec, net).unwrap(), [rule]);
+        assert_eq!(
+            of_pasta(ForwardDirection::FromNamespace, Proto::Tcp, spec, net).unwrap(),
+            [rule]
+        );
     }
 }
 
@@ -365,12 +374,13 @@ fn ports_from_the_namespace_lead_to_other_addresses_in_one_family() {
 fn without_binding_to_interfaces_loopback_addresses_stand_for_the_loopback_interface() {
     let (both, mut v4, mut v6) = (network(), network(), network());
     (v4.v6, v6.v4) = (None, None);
-    let go = |net| on_kernel(OLD, Way::FromNamespace, Proto::Tcp, "22:80", net).unwrap();
+    let go =
+        |net| on_kernel(OLD, ForwardDirection::FromNamespace, Proto::Tcp, "22:80", net).unwrap();
     let (on_v4, on_v6) = ("TCP [127.0.0.1]:22  =>  80", "TCP [::1]:22  =>  80");
     assert_eq!(go(&both), [on_v4, &format!("{on_v6}  (best effort)")]);
     assert_eq!(go(&v4), [on_v4]);
     assert_eq!(go(&v6), [on_v6]);
-    let to_guest = |spec| on_kernel(OLD, Way::ToNamespace, Proto::Tcp, spec, &both);
+    let to_guest = |spec| on_kernel(OLD, ForwardDirection::ToNamespace, Proto::Tcp, spec, &both);
     assert_eq!(to_guest("22").unwrap(), ["TCP [*]:22  =>  22"]);
     assert_eq!(
         to_guest("%eth0/22").unwrap_err(),
@@ -405,7 +415,7 @@ proptest! {
         (from, to) in (1..=65535u16, 1..=65535u16).prop_map(|(a, b)| (a.min(b), a.max(b))),
     ) {
         let spec = format!("{first}-{last},~{from}-{to}");
-        let runs = parse(&spec, EPHEMERAL, (Way::ToGuest, "-t")).unwrap();
+        let runs = parse(&spec, EPHEMERAL, (ForwardDirection::ToGuest, "-t")).unwrap();
         let covered: usize = runs.iter().map(|run| usize::from(run.last - run.first) + 1).sum();
         let wanted = (first..=last).filter(|port| !(from..=to).contains(port)).count();
         prop_assert_eq!(covered, wanted);

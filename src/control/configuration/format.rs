@@ -301,7 +301,7 @@ pub(crate) fn rule_from_bytes(bytes: &[u8; RULE_BYTES]) -> Result<Rule, FormatEr
         target_first: port(&bytes[52..54]),
         weak: flags & WEAK != 0,
         scan: flags & SCAN != 0,
-        group: 0,
+        spec_index: 0,
     })
 }
 

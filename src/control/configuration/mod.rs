@@ -212,10 +212,10 @@ fn merged(
     let stays = |rule: &&Rule| told.find(rule).is_none() || is_wanted(rule);
     let added = wanted.iter().filter(|rule| told.find(rule).is_none());
     // Who adds several rules that are weak means one specification: ports that excluded ones split.
-    let groups = current.rules().iter().map(|rule| rule.group).max();
-    let group = groups.map_or(0, |last| last.saturating_add(1));
+    let last = current.rules().iter().map(|rule| rule.spec_index).max();
+    let spec_index = last.map_or(0, |last| last.saturating_add(1));
     let added = added.filter(|rule| current.find(rule).is_none());
-    let added = added.map(|rule| Rule { group, ..*rule });
+    let added = added.map(|rule| Rule { spec_index, ..*rule });
     let mut table = RuleTable::default();
     for rule in current.rules().iter().filter(stays).copied().chain(added) {
         table

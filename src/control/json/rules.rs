@@ -137,7 +137,9 @@ pub(super) fn delete(
             let (wanted, table) =
                 if specification.to_host { (to_host, outbound) } else { (to_guest, inbound) };
             for rule in wanted.rules() {
-                let same = |other: &fwd::Rule| fwd::Rule { group: rule.group, ..*other } == *rule;
+                let same = |other: &fwd::Rule| {
+                    fwd::Rule { spec_index: rule.spec_index, ..*other } == *rule
+                };
                 let found = table.iter().find(|(_, other)| same(other)).map(|(id, _)| id);
                 let id = found.ok_or_else(|| {
                     let text = rule.to_string();
@@ -178,7 +180,7 @@ fn warnings_of<'a>(engine: &Engine, rules: impl IntoIterator<Item = &'a fwd::Rul
     unreached(rules, engine.bypass()).map(|(_, text)| text).collect()
 }
 
-/// Adds the rules of a specification to the table of its way.
+/// Adds the rules of a specification to the table of its direction.
 fn add_to(
     [inbound, outbound]: [&mut RuleTable; 2],
     network: &Network,
@@ -190,20 +192,22 @@ fn add_to(
         let problem = "There is no namespace whose ports could lead to the host";
         return Err(Problem::new("to", problem, "leave 'to' out: only pasta has one"));
     }
-    let way = match (to_host, about.has_namespace) {
-        (true, _) => ports::Way::FromNamespace,
-        (false, true) => ports::Way::ToNamespace,
-        (false, false) => ports::Way::ToGuest,
+    let direction = match (to_host, about.has_namespace) {
+        (true, _) => ports::ForwardDirection::FromNamespace,
+        (false, true) => ports::ForwardDirection::ToNamespace,
+        (false, false) => ports::ForwardDirection::ToGuest,
     };
     let table = if *to_host { outbound } else { inbound };
-    let group = table.rules().iter().map(|rule| rule.group).max();
-    let group = group.map_or(0, |group| group.saturating_add(1));
-    ports::add(table, network, about.kernel, (way, *proto, ports), group).map_err(|error| {
-        let problem = error.to_string().replace('\n', "; ").trim_end().to_owned();
-        let (option, spec) = (option_of(way, *proto), ports.clone());
-        let error = ConfError::Ports { option, spec, error: Box::new(error) };
-        Problem::new("ports", problem, error.cure().unwrap_or_default())
-    })
+    let last = table.rules().iter().map(|rule| rule.spec_index).max();
+    let spec_index = last.map_or(0, |last| last.saturating_add(1));
+    ports::add(table, network, about.kernel, (direction, *proto, ports), spec_index).map_err(
+        |error| {
+            let problem = error.to_string().replace('\n', "; ").trim_end().to_owned();
+            let (option, spec) = (option_of(direction, *proto), ports.clone());
+            let error = ConfError::Ports { option, spec, error: Box::new(error) };
+            Problem::new("ports", problem, error.cure().unwrap_or_default())
+        },
+    )
 }
 
 /// The egress policy in force.

@@ -8,7 +8,7 @@ use passt_frame::{FrameDone, FrameMeta, Payload, Reservation, Reserve, ToGuestLe
 use super::cut::{Sent, fits};
 use super::held::Position;
 use super::queue::{Served, neighbours, next_head};
-use super::way::{Way, offload};
+use super::udp_to_guest::{UdpToGuest, offload};
 use crate::engine::net::Net;
 use crate::engine::state::{DatagramState, Delivered};
 use crate::flow::side::Side;
@@ -20,7 +20,7 @@ use crate::wire::build::{L4Checksum, sum_of};
 use crate::wire::drop_reason::DropCounters;
 use crate::wire::l4::UDP_HEADER_BYTES;
 
-impl Way<'_> {
+impl UdpToGuest<'_> {
     /// Moves small datagrams by way of `buffer`. Returns how many there were.
     pub(super) fn small(
         &mut self,

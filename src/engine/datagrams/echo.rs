@@ -126,7 +126,7 @@ fn reply_kind(v4: bool) -> u8 {
 }
 
 /// Where the replies of one flow go.
-struct Way<'a> {
+struct EchoReplies<'a> {
     outbox: &'a mut Outbox,
     net: &'a Net,
     out: &'a mut dyn ToGuest,
@@ -161,7 +161,7 @@ pub(super) fn serve(
     let protocol = flow.state.l4(&flow.sides);
     let FlowKind::Ping(state) = &mut flow.state.kind else { return Served::Empty };
     let (largest, to_many, delivered) = (state.largest, state.to_many, &mut state.delivered);
-    let mut way = Way {
+    let mut to_guest = EchoReplies {
         outbox: &mut core.outbox,
         net: &core.net,
         out,
@@ -176,8 +176,8 @@ pub(super) fn serve(
         replies: 0,
         bytes: 0,
     };
-    let served = drain(|| way.one(buffer, delivered));
-    let (replies, bytes) = (way.replies, way.bytes);
+    let served = drain(|| to_guest.one(buffer, delivered));
+    let (replies, bytes) = (to_guest.replies, to_guest.bytes);
     if replies > 0 {
         state.count(view.host_index(), replies);
         state.bytes[view.host_index()] += bytes;
@@ -186,7 +186,7 @@ pub(super) fn serve(
     served
 }
 
-impl Way<'_> {
+impl EchoReplies<'_> {
     /// Moves one echo reply of the peer to the guest, with the guest's identifier and at most as long as its
     /// largest request.
     fn one(&mut self, buffer: &mut CopyBuffer, delivered: &mut Delivered) -> Served {
@@ -272,8 +272,8 @@ impl Way<'_> {
         let len = message.len().min(self.largest as usize);
         let message = &mut message[..len];
         l4::set_echo_identifier(message, self.side.endpoint.port());
-        let way = (self.mtu, delivered);
-        let sent = send_message(self.outbox, self.out, &self.template, way, message);
+        let path = (self.mtu, delivered);
+        let sent = send_message(self.outbox, self.out, &self.template, path, message);
         match sent {
             Sent::Done => drop_head(self.fd),
             Sent::NoRoom => return Served::NoRoom,

@@ -8,7 +8,7 @@
 //! | `begin` | adds a flow |
 //! | `from_guest` | UDP of the guest, in runs |
 //! | `fragments` | what the guest cut into fragments, put together first |
-//! | `to_guest`, `copied`, `way` | UDP to the guest: large ones and bursts; many small ones at a time; where they go |
+//! | `to_guest`, `copied`, `udp_to_guest` | UDP to the guest: large ones and bursts; many small ones at a time; where they go |
 //! | `groups` | what the guest has joined: receiving for groups, asking, sending to them |
 //! | `cut` | what the guest gets in fragments |
 //! | `senders` | who may send to a flow's socket, and how the guest sees it |
@@ -35,7 +35,7 @@ mod send;
 mod senders;
 mod socket;
 mod to_guest;
-mod way;
+mod udp_to_guest;
 
 use std::time::Duration;
 

@@ -32,7 +32,7 @@ use super::groups;
 use super::held::Held;
 use super::queue::{Queue, Served, drop_burst, drop_head, next_head};
 use super::senders::Senders;
-use super::way::{Way, offload};
+use super::udp_to_guest::{UdpToGuest, offload};
 use crate::engine::core::Core;
 use crate::engine::outbox::Numbers;
 use crate::engine::state::{DatagramState, Delivered, FlowKind};
@@ -66,26 +66,27 @@ pub(super) fn serve(
     let (mtu, outbox) = (core.net.mtu_to(view.guest), &mut core.outbox);
     let fd = flow.state.socket.as_fd();
     let own = groups::Own::of(&mut core.groups.own, &flow.sides, core.now);
-    let mut way = Way { names, own, may_keep, ..Way::new((outbox, out), fd, senders, mtu) };
+    let mut to_guest =
+        UdpToGuest { names, own, may_keep, ..UdpToGuest::new((outbox, out), fd, senders, mtu) };
     if held.is_of(id) {
         let (rest, next) = held.rest();
-        let next = way.forward_all(rest, next);
+        let next = to_guest.forward_all(rest, next);
         held.went_on(next);
         if next.is_some() {
             return Served::NoRoom;
         }
     }
-    let (moved, served) = way.turn(state, buffer);
-    if let Some(next) = way.unsent {
+    let (moved, served) = to_guest.turn(state, buffer);
+    if let Some(next) = to_guest.unsent {
         held.keep(buffer, id, next);
     }
-    let heard = moved > 0 && way.senders.were_heard();
+    let heard = moved > 0 && to_guest.senders.were_heard();
     if heard {
         state.touch(core.now, view.host_index(), moved);
     }
     if moved > 0 {
-        state.bytes[view.host_index()] += way.bytes;
-        state.hear(moved, way.senders.were_alone());
+        state.bytes[view.host_index()] += to_guest.bytes;
+        state.hear(moved, to_guest.senders.were_alone());
     }
     if served == Served::Empty {
         state.strangers.on_empty(core.now);
@@ -125,10 +126,10 @@ pub(in crate::engine) fn first_to_guest(
     out.select(flow.state.queue);
     let senders = Senders::peer(&core.net, view.guest);
     let (mtu, outbox) = (core.net.mtu_to(view.guest), &mut core.outbox);
-    let mut way = Way::new((outbox, out), fd, senders, mtu);
+    let mut to_guest = UdpToGuest::new((outbox, out), fd, senders, mtu);
     let mut delivered = queue.delivered(&core.flows);
-    let (moved, served) = way.deliver(burst, &mut delivered, buffer);
-    let bytes = way.bytes;
+    let (moved, served) = to_guest.deliver(burst, &mut delivered, buffer);
+    let bytes = to_guest.bytes;
     queue.set_delivered(&mut core.flows, delivered);
     if let Some(flow) = core.flows.table.get_mut(id)
         && let FlowKind::Udp(state) = &mut flow.state.kind
@@ -140,7 +141,7 @@ pub(in crate::engine) fn first_to_guest(
     served
 }
 
-impl Way<'_> {
+impl UdpToGuest<'_> {
     /// Moves what waits, for one turn. Returns how many datagrams it was.
     fn turn(&mut self, state: &mut DatagramState, buffer: &mut CopyBuffer) -> (usize, Served) {
         let (mut left, mut all) = (DATAGRAMS_PER_TURN, 0);

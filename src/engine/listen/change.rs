@@ -150,7 +150,7 @@ impl Address {
     }
 }
 
-/// The rules that one option stands for, by their [`Rule::group`].
+/// The rules that one option stands for, by their [`Rule::spec_index`].
 type Specification = (Pif, u16);
 
 /// What each gets of `most`, when it wants so many: all the same, and what one does not want is for the others.
@@ -295,7 +295,7 @@ impl Opening {
             self.note_bound(pif, &rule);
             return Ok(true);
         }
-        let share = self.shares.get(&(pif, rule.group)).copied().unwrap_or_default();
+        let share = self.shares.get(&(pif, rule.spec_index)).copied().unwrap_or_default();
         if rule.weak && (share == 0 || !core.flows.may_listen(core.listeners.len())) {
             let left = usize::from(rule.last - port) + 1;
             log::warn!(
@@ -336,7 +336,7 @@ impl Opening {
     fn note_bound(&mut self, pif: Pif, rule: &Rule) {
         self.outcome.bound += 1;
         if rule.weak
-            && let Some(share) = self.shares.get_mut(&(pif, rule.group))
+            && let Some(share) = self.shares.get_mut(&(pif, rule.spec_index))
         {
             *share = share.saturating_sub(1);
         }
@@ -408,7 +408,7 @@ fn shares(core: &Core, tasks: &[Task]) -> HashMap<Specification, usize> {
         if *stays {
             taken += open.get(&(*pif, *id)).copied().unwrap_or_default();
         } else if rule.weak {
-            *wanted.entry((*pif, rule.group)).or_insert(0) += rule.sockets();
+            *wanted.entry((*pif, rule.spec_index)).or_insert(0) += rule.sockets();
         } else {
             taken += rule.sockets();
         }

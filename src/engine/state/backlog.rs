@@ -11,9 +11,9 @@ use crate::limits::{KEPT_BYTES, KEPT_BYTES_EACH};
 
 /// Counts what all connections keep, in bytes.
 #[derive(Clone, Default)]
-pub(crate) struct Budget(Rc<Cell<usize>>);
+pub(crate) struct KeptBytes(Rc<Cell<usize>>);
 
-impl Budget {
+impl KeptBytes {
     /// Bytes that a connection which keeps `held` may keep besides.
     pub(crate) fn room(&self, held: usize) -> usize {
         KEPT_BYTES_EACH.saturating_sub(held).min(KEPT_BYTES.saturating_sub(self.0.get()))
@@ -36,12 +36,12 @@ pub(crate) struct Backlog {
     brought: usize,
     /// The guest's stream ends behind them.
     pub(crate) ends: bool,
-    budget: Budget,
+    budget: KeptBytes,
 }
 
 impl Backlog {
     /// `bytes` that a connection has brought along, and the end of the stream if it `ends`.
-    pub(crate) fn new(bytes: Vec<u8>, ends: bool, budget: &Budget) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>, ends: bool, budget: &KeptBytes) -> Self {
         let brought = bytes.len();
         Self { bytes, written: 0, brought, ends, budget: budget.clone() }
     }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_what_is_kept() {
-        let budget = Budget::default();
+        let budget = KeptBytes::default();
         let all = |bytes: &mut [u8]| bytes.len();
         let mut backlog = Backlog::new(vec![1; 10], false, &budget);
         assert_eq!(budget.0.get(), 0);
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_has_come_with_one_connection_takes_nothing_from_others() {
-        let budget = Budget::default();
+        let budget = KeptBytes::default();
         let all = |bytes: &mut [u8]| bytes.len();
         let mut brought = Backlog::new(vec![1; 2 * KEPT_BYTES], false, &budget);
         let mut other = Backlog::new(Vec::new(), false, &budget);

@@ -7,7 +7,7 @@ use passt_frame::{Errno, FromGuestLease, Part};
 use rustix::net::{self as rnet, SendFlags};
 
 use super::refused;
-use crate::engine::state::{Backlog, Budget, Peer, TcpState};
+use crate::engine::state::{Backlog, KeptBytes, Peer, TcpState};
 use crate::time::Timestamp;
 
 const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -55,7 +55,7 @@ impl Payload for InMemory<'_> {
 /// that is.
 pub(super) fn keep(
     tcp: &mut TcpState,
-    budget: &Budget,
+    budget: &KeptBytes,
     payload: &mut impl Payload,
     (sent, offered): (u32, u32),
 ) -> u32 {

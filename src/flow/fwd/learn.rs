@@ -38,10 +38,10 @@ pub(crate) fn keep_first(old: &Network, new: &Network, learned: &mut Learned) {
     }
     // They are in use, though they may have said nothing yet.
     if learned.kept_v4 == Some(learned.v4) {
-        learned.tenures[Place::V4 as usize] = Tenure::expected();
+        learned.tenures[AddressSlot::V4 as usize] = Tenure::expected();
     }
     if learned.kept_v6.is_some() && learned.kept_v6 == learned.v6 {
-        learned.tenures[Place::V6 as usize] = Tenure::expected();
+        learned.tenures[AddressSlot::V6 as usize] = Tenure::expected();
     }
 }
 
@@ -51,14 +51,14 @@ pub(crate) fn learn(net: &Network, learned: &mut Learned, source: IpAddr, now: T
     if special::unicast(source).is_err() {
         return Step::default();
     }
-    let place = Place::of(source);
-    let step = match place.facts(net, learned) {
-        Some(known) => learned.tenures[place as usize].on_source(known, source, now),
+    let slot = AddressSlot::of(source);
+    let step = match slot.facts(net, learned) {
+        Some(known) => learned.tenures[slot as usize].on_source(known, source, now),
         None => return Step::default(),
     };
     learned.apply(step);
-    if let (Place::LinkLocal, None, IpAddr::V6(source), Some(v6)) =
-        (place, learned.v6, source, &net.v6)
+    if let (AddressSlot::LinkLocal, None, IpAddr::V6(source), Some(v6)) =
+        (slot, learned.v6, source, &net.v6)
         && !v6.fixed
     {
         learned.v6 = Some(source);
@@ -73,18 +73,18 @@ pub(crate) fn expect(
     address: IpAddr,
     now: Timestamp,
 ) -> Step {
-    let place = Place::of(address);
-    match place.facts(net, learned).filter(|_| special::unicast(address).is_ok()) {
-        Some((current, _)) => learned.tenures[place as usize].on_candidate(current, address, now),
+    let slot = AddressSlot::of(address);
+    match slot.facts(net, learned).filter(|_| special::unicast(address).is_ok()) {
+        Some((current, _)) => learned.tenures[slot as usize].on_candidate(current, address, now),
         None => Step::default(),
     }
 }
 
 /// What is to be done now about addresses that were asked for.
 pub(crate) fn reconsider(net: &Network, learned: &mut Learned, now: Timestamp) -> [Step; 3] {
-    Place::ALL.map(|place| {
-        let Some(known) = place.facts(net, learned) else { return Step::default() };
-        let step = learned.tenures[place as usize].on_timer(known, now);
+    AddressSlot::ALL.map(|slot| {
+        let Some(known) = slot.facts(net, learned) else { return Step::default() };
+        let step = learned.tenures[slot as usize].on_timer(known, now);
         learned.apply(step);
         step
     })
@@ -92,12 +92,12 @@ pub(crate) fn reconsider(net: &Network, learned: &mut Learned, now: Timestamp) -
 
 /// What was to be asked for `address` has found no room on the link. What is to be done about it.
 pub(crate) fn question_lost(learned: &mut Learned, address: IpAddr, now: Timestamp) -> Step {
-    learned.tenures[Place::of(address) as usize].on_question_lost(now)
+    learned.tenures[AddressSlot::of(address) as usize].on_question_lost(now)
 }
 
 /// The guest was given `address` by DHCPv6, and is expected to use it soon.
 pub(crate) fn assign(learned: &mut Learned, address: Ipv6Addr) {
-    let tenure = &mut learned.tenures[Place::V6 as usize];
+    let tenure = &mut learned.tenures[AddressSlot::V6 as usize];
     if learned.v6 != Some(address) || !tenure.is_seen() {
         learned.v6 = Some(address);
         *tenure = Tenure::expected();
@@ -111,13 +111,13 @@ pub(crate) fn begin_link(learned: &mut Learned) {
 
 /// What an address is learned as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum AddressSlot {
     V4,
     V6,
     LinkLocal,
 }
 
-impl Place {
+impl AddressSlot {
     const ALL: [Self; 3] = [Self::V4, Self::V6, Self::LinkLocal];
 
     fn of(address: IpAddr) -> Self {

@@ -110,7 +110,7 @@ pub struct Rule {
     /// `auto`: a port is listened on only while its target listens on the other side.
     pub scan: bool,
     /// Number of the port specification that this rule is part of.
-    pub group: u16,
+    pub spec_index: u16,
 }
 
 impl Rule {
@@ -126,7 +126,7 @@ impl Rule {
             target_first: to,
             weak: false,
             scan: false,
-            group: 0,
+            spec_index: 0,
         }
     }
 
@@ -162,7 +162,7 @@ impl Rule {
 
     /// Whether both say the same, whichever specification either is part of.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Self { group: other.group, ..*self } == *other
+        Self { spec_index: other.spec_index, ..*self } == *other
     }
 
     /// Whether both rules would contend for a port.

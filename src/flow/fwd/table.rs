@@ -255,11 +255,14 @@ impl RuleTable {
     /// specification listen: the operator wrote one range, which excluded ports happen to split, or
     /// which stands for two loopback addresses.
     pub(crate) fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
-        let group_listens = |group| {
-            self.rules.iter().zip(outcomes).any(|(rule, o)| rule.group == group && o.bound > 0)
+        let any_listens = |spec_index| {
+            self.rules
+                .iter()
+                .zip(outcomes)
+                .any(|(rule, o)| rule.spec_index == spec_index && o.bound > 0)
         };
         self.rules.iter().zip(outcomes).find_map(|(rule, outcome)| {
-            let forgiven = outcome.failed == 0 && group_listens(rule.group);
+            let forgiven = outcome.failed == 0 && any_listens(rule.spec_index);
             (rule.weak && !rule.scan && outcome.bound == 0 && !forgiven).then_some(rule)
         })
     }
@@ -520,7 +523,7 @@ mod tests {
 
         let mut apart = RuleTable::default();
         apart.add(low, &net).unwrap();
-        apart.add(Rule { group: 1, ..high }, &net).unwrap();
+        apart.add(Rule { spec_index: 1, ..high }, &net).unwrap();
         assert_eq!(apart.starved(&[denied, bound]), Some(&low));
     }
 }

@@ -23,7 +23,7 @@ fn fragment(identification: u32, bytes: Range<u32>, more: bool) -> Fragment {
         l4_offset: 34,
         l4_len: bytes.end - bytes.start,
     };
-    Fragment { ip, place: Place { identification, offset: bytes.start, more } }
+    Fragment { ip, place: FragmentPlace { identification, offset: bytes.start, more } }
 }
 
 fn v6(mut fragment: Fragment) -> Fragment {
@@ -224,7 +224,7 @@ fn datagrams_differ_by_number_and_by_either_address() {
     }
     for piece in [first].iter().chain(&others) {
         let mut last = *piece;
-        last.place = Place { offset: 8, more: false, ..piece.place };
+        last.place = FragmentPlace { offset: 8, more: false, ..piece.place };
         assert_eq!(rig.arrive(NO_TIME, &last, &datagram(16)), Ok(Some(datagram(16))));
     }
     assert_eq!(rig.reassembly.pending(), 0);

@@ -1,10 +1,10 @@
 //! A TCP connection that is passed from socket to socket: what to do next, as a function of what
 //! the two sockets reported. No frame of it ever exists; the kernel speaks TCP on both ends.
 //!
-//! The connection has two [`End`]s and thereby two *ways*, each named after the end its bytes come
-//! from. A way moves bytes while its source is readable and its destination is writable:
+//! The connection has two [`End`]s and thereby two *directions*, each named after the end its bytes come
+//! from. A direction moves bytes while its source is readable and its destination is writable:
 //! - short: the shell reads, and writes what it read to the destination. What the destination does not
-//!   take is held in a pipe from the pool, and the way goes on from there. While the pool has no pipe to
+//!   take is held in a pipe from the pool, and the direction goes on from there. While the pool has no pipe to
 //!   fall back on, the shell reads without consuming instead, and then consumes what was taken: a third
 //!   system call, for which nothing is held on the way;
 //! - after [`PROMOTE_BYTES`] bytes in large pieces: through a pipe (splice(2)), if the pool has one. The
@@ -15,7 +15,7 @@
 //! So what is held for stalled receivers is bounded by the pool, whatever the number of connections.
 //!
 //! TCP's half-close (RFC 9293, 3.6) is mirrored: the end of one source is passed on as a shutdown
-//! once all its bytes were written, and the other way goes on. When both are at their end the connection
+//! once all its bytes were written, and the other direction goes on. When both are at their end the connection
 //! is over, and closing the sockets passes on what is left to be passed on. Any error on either end, a refused connection among them, resets both (linger 0).
 //!
 //! What an end has said before it failed is still the other end's, who is reset once all of that is in its receive queue: a
@@ -32,7 +32,7 @@
 //! watched for bytes from then on, until it is empty.
 //!
 //! A byte that the peer calls urgent (RFC 9293, 3.8.5) stays in the stream, but it ends each read before it,
-//! and splice(2) never goes past it. So a way with such a byte copies, and its short reads prove nothing,
+//! and splice(2) never goes past it. So a direction with such a byte copies, and its short reads prove nothing,
 //! until a read finds nothing.
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ use std::time::Duration;
 use crate::limits::{READER_PATIENCE, WRITER_PATIENCE};
 use crate::time::Timestamp;
 
-/// Bytes after which a way gets a pipe: setting one up costs as much as copying so many.
+/// Bytes after which a direction gets a pipe: setting one up costs as much as copying so many.
 pub(crate) const PROMOTE_BYTES: u32 = 256 * 1024;
 
 /// A read of fewer bytes is one of questions and answers: copying them costs less than what splice(2)
@@ -53,7 +53,7 @@ pub(crate) const LARGE_BYTES: u32 = 16 * 1024;
 /// How many bytes of large pieces a small one outweighs.
 const SMALL_WEIGHT: u32 = PROMOTE_BYTES / 4;
 
-/// Most that large pieces can count: five small ones in a row, and the way is no longer one of bulk.
+/// Most that large pieces can count: five small ones in a row, and the direction is no longer one of bulk.
 const BULK_MAX: u32 = 2 * PROMOTE_BYTES;
 
 /// One of the two sockets.
@@ -96,7 +96,7 @@ pub(crate) struct Event {
     pub(crate) failed: bool,
 }
 
-/// What the shell is to do next. `from` names the way.
+/// What the shell is to do next. `from` names the direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Read and write; hold what was not taken in a pipe, or leave it where it is. Answer with
@@ -137,7 +137,7 @@ pub(crate) enum Copied {
         read: u32,
         /// How many of them the destination has taken.
         taken: u32,
-        /// How many of them a pipe of this way holds now. The rest, if any, can be read again.
+        /// How many of them a pipe of this direction holds now. The rest, if any, can be read again.
         held: u32,
         /// Bytes that could have been read.
         room: u32,
@@ -178,7 +178,7 @@ pub(crate) enum Drained {
 
 /// One direction.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+struct Direction {
     /// The source may have bytes, or its end.
     readable: bool,
     /// The destination may have room.
@@ -198,7 +198,7 @@ struct Way {
     flushing: bool,
     /// The destination was shut down.
     shut: bool,
-    /// The way has a pipe.
+    /// The direction has a pipe.
     piped: bool,
     /// The source does not report bytes to read.
     muted: bool,
@@ -211,11 +211,11 @@ struct Way {
 /// The machine of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Splice {
-    ways: [Way; 2],
+    directions: [Direction; 2],
     connecting: bool,
     failed: bool,
     closed: bool,
-    /// The way to look at first: they take turns.
+    /// The direction to look at first: they take turns.
     first: End,
     /// When both ends are reset, if what one has said before it failed is not taken by the other until then.
     gives_up_at: Option<Timestamp>,
@@ -225,9 +225,9 @@ impl Splice {
     /// A connection that was accepted; its target is being connected unless `connected`. What waits in
     /// either socket is still to be told.
     pub(crate) fn new(connected: bool) -> Self {
-        let way = Way { writable: true, ..Way::default() };
+        let direction = Direction { writable: true, ..Direction::default() };
         Self {
-            ways: [way; 2],
+            directions: [direction; 2],
             connecting: !connected,
             failed: false,
             closed: false,
@@ -241,14 +241,14 @@ impl Splice {
         self.connecting
     }
 
-    /// Bytes in the pipe of a way: an empty one can be used again.
+    /// Bytes in the pipe of a direction: an empty one can be used again.
     pub(crate) fn held(&self, from: End) -> u32 {
-        self.ways[from.index()].held
+        self.directions[from.index()].held
     }
 
-    /// Whether a way has had more large pieces than small ones of late.
+    /// Whether a direction has had more large pieces than small ones of late.
     pub(crate) fn moves_bulk(&self) -> bool {
-        self.ways.iter().any(|way| way.in_bulk > 0)
+        self.directions.iter().any(|direction| direction.in_bulk > 0)
     }
 
     /// An end has reported something.
@@ -257,24 +257,24 @@ impl Splice {
         if self.connecting && end == End::Target && (event.writable || event.ended) {
             self.connecting = false;
         }
-        let source = &mut self.ways[end.index()];
+        let source = &mut self.directions[end.index()];
         source.readable |= event.readable || event.ended;
         source.ended |= event.ended;
         if event.failed {
             self.on_broken(end);
         }
-        self.ways[end.other().index()].writable |= event.writable;
+        self.directions[end.other().index()].writable |= event.writable;
     }
 
     /// This end has failed. Servers answer, and reset because they have not read all: the answer is the other end's.
     pub(crate) fn on_broken(&mut self, end: End) {
-        let source = &mut self.ways[end.index()];
+        let source = &mut self.directions[end.index()];
         (source.broken, source.readable) = (true, true);
     }
 
     /// A byte that the peer of this end calls urgent has come.
     pub(crate) fn on_urgent(&mut self, end: End) {
-        self.ways[end.index()].urgent = true;
+        self.directions[end.index()].urgent = true;
     }
 
     /// Something failed that the machine does not know of.
@@ -287,16 +287,18 @@ impl Splice {
         if self.closed {
             return None;
         }
-        let broken = self.ways.map(|way| way.broken);
-        if self.failed || broken == [true; 2] || self.ways.iter().any(Way::is_flushed) {
+        let broken = self.directions.map(|direction| direction.broken);
+        if self.failed || broken == [true; 2] || self.directions.iter().any(Direction::is_flushed) {
             self.closed = true;
             return Some(Action::Close { reset: true });
         }
         if self.connecting {
             return None;
         }
-        let is_over = |way: &Way| way.finished && !way.broken && way.held == 0 && !way.piped;
-        if self.ways.iter().all(is_over) {
+        let is_over = |direction: &Direction| {
+            direction.finished && !direction.broken && direction.held == 0 && !direction.piped
+        };
+        if self.directions.iter().all(is_over) {
             // Closing says so, too, to whom it was not said yet.
             self.closed = true;
             return Some(Action::Close { reset: false });
@@ -305,7 +307,7 @@ impl Splice {
             if broken[from.other().index()] {
                 continue;
             }
-            if let Some(action) = self.ways[from.index()].next(from) {
+            if let Some(action) = self.directions[from.index()].next(from) {
                 self.first = from.other();
                 return Some(action);
             }
@@ -325,8 +327,8 @@ impl Splice {
         if self.connecting || self.closed {
             return None;
         }
-        let broken = End::BOTH.into_iter().find(|end| self.ways[end.index()].broken)?;
-        let back = &self.ways[broken.other().index()];
+        let broken = End::BOTH.into_iter().find(|end| self.directions[end.index()].broken)?;
+        let back = &self.directions[broken.other().index()];
         // Who has ended its stream is not writing any more.
         let writes = back.readable && !back.ended;
         Some(if writes { WRITER_PATIENCE } else { READER_PATIENCE })
@@ -339,67 +341,72 @@ impl Splice {
 
     /// Answer to [`Action::Copy`].
     pub(crate) fn on_copied(&mut self, from: End, copied: Copied) {
-        let way = &mut self.ways[from.index()];
+        let direction = &mut self.directions[from.index()];
         match copied {
             Copied::Bytes { read, taken, held, room } => {
-                way.count(read);
+                direction.count(read);
                 if taken > 0 {
                     self.gives_up_at = None;
                 }
-                way.writable = taken == read;
-                let all_to_come = way.ended || way.broken || way.urgent;
-                way.readable = all_to_come || taken + held < read || read == room;
-                way.held = held;
-                way.piped = held > 0;
+                direction.writable = taken == read;
+                let all_to_come = direction.ended || direction.broken || direction.urgent;
+                direction.readable = all_to_come || taken + held < read || read == room;
+                direction.held = held;
+                direction.piped = held > 0;
             }
-            Copied::Empty => (way.readable, way.urgent, way.lost) = (false, false, way.broken),
-            Copied::Ended => way.finished = true,
-            Copied::Failed => (way.broken, way.lost, way.readable) = (true, true, false),
+            Copied::Empty => {
+                (direction.readable, direction.urgent, direction.lost) =
+                    (false, false, direction.broken);
+            }
+            Copied::Ended => direction.finished = true,
+            Copied::Failed => {
+                (direction.broken, direction.lost, direction.readable) = (true, true, false);
+            }
             Copied::Refused => self.on_broken(from.other()),
         }
     }
 
     /// Answer to [`Action::TakePipe`].
     pub(crate) fn on_pipe(&mut self, from: End, available: bool) {
-        let way = &mut self.ways[from.index()];
-        way.piped = available;
+        let direction = &mut self.directions[from.index()];
+        direction.piped = available;
         if !available {
-            way.in_bulk = 0;
+            direction.in_bulk = 0;
         }
     }
 
     /// Answer to [`Action::Fill`].
     pub(crate) fn on_filled(&mut self, from: End, filled: Filled) {
-        let way = &mut self.ways[from.index()];
+        let direction = &mut self.directions[from.index()];
         match filled {
             Filled::Bytes(bytes) => {
-                way.held += bytes;
-                way.count(bytes);
+                direction.held += bytes;
+                direction.count(bytes);
             }
-            Filled::Empty => (way.readable, way.lost) = (false, way.broken),
-            Filled::Urgent => way.urgent = true,
-            Filled::Ended => way.finished = true,
-            Filled::Failed => (way.lost, way.readable) = (true, false),
+            Filled::Empty => (direction.readable, direction.lost) = (false, direction.broken),
+            Filled::Urgent => direction.urgent = true,
+            Filled::Ended => direction.finished = true,
+            Filled::Failed => (direction.lost, direction.readable) = (true, false),
         }
     }
 
     /// Answer to [`Action::Drain`].
     pub(crate) fn on_drained(&mut self, from: End, drained: Drained) {
-        let way = &mut self.ways[from.index()];
+        let direction = &mut self.directions[from.index()];
         match drained {
             Drained::Bytes(bytes) => {
                 if bytes > 0 {
                     self.gives_up_at = None;
                 }
-                way.writable = bytes == way.held;
-                way.held = way.held.saturating_sub(bytes);
+                direction.writable = bytes == direction.held;
+                direction.held = direction.held.saturating_sub(bytes);
             }
             Drained::Failed => self.on_broken(from.other()),
         }
     }
 }
 
-impl Way {
+impl Direction {
     /// Notes the size of a read.
     fn count(&mut self, bytes: u32) {
         self.in_bulk = match bytes {

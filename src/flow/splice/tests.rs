@@ -56,7 +56,7 @@ enum Step {
 struct Rig {
     machine: Splice,
     sockets: [Socket; 2],
-    /// What each way has read and not written: the pipe, and where the next byte belongs.
+    /// What each direction has read and not written: the pipe, and where the next byte belongs.
     pipes: [VecDeque<u8>; 2],
     expected: [u8; 2],
     has_pipe: [bool; 2],
@@ -119,7 +119,7 @@ impl Rig {
             Action::Copy(from) => {
                 self.copy(from, cut);
                 if self.promote {
-                    self.machine.ways[from.index()].in_bulk = BULK_MAX;
+                    self.machine.directions[from.index()].in_bulk = BULK_MAX;
                 }
             }
             Action::TakePipe(from) => {
@@ -157,9 +157,9 @@ impl Rig {
     }
 
     fn copy(&mut self, from: End, cut: usize) {
-        let way = from.index();
-        assert!(!self.has_pipe[way] && self.pipes[way].is_empty());
-        let source = &mut self.sockets[way];
+        let direction = from.index();
+        assert!(!self.has_pipe[direction] && self.pipes[direction].is_empty());
+        let source = &mut self.sockets[direction];
         if source.reset && source.incoming.is_empty() {
             // Whoever was told of the error first has taken it away.
             let copied = if source.told { Copied::Ended } else { Copied::Failed };
@@ -178,17 +178,17 @@ impl Rig {
         let Some(taken) = taken else { return self.machine.on_copied(from, Copied::Refused) };
         // Without a pipe to hold it, the rest is left in the socket.
         let held = if self.pool { read - taken } else { 0 };
-        self.sockets[way].incoming.drain(..taken + held);
-        self.pipes[way].extend(&bytes[taken..taken + held]);
-        self.has_pipe[way] = held > 0;
+        self.sockets[direction].incoming.drain(..taken + held);
+        self.pipes[direction].extend(&bytes[taken..taken + held]);
+        self.has_pipe[direction] = held > 0;
         let [read, taken, held, room] = [read, taken, held, COPY].map(|bytes| bytes as u32);
         self.machine.on_copied(from, Copied::Bytes { read, taken, held, room });
     }
 
     fn fill(&mut self, from: End, cut: usize) {
-        let way = from.index();
-        assert!(self.has_pipe[way]);
-        let source = &mut self.sockets[way];
+        let direction = from.index();
+        assert!(self.has_pipe[direction]);
+        let source = &mut self.sockets[direction];
         let filled = if source.reset && source.incoming.is_empty() {
             if std::mem::replace(&mut source.told, true) { Filled::Ended } else { Filled::Failed }
         } else if source.before_urgent() == Some(0) {
@@ -199,19 +199,19 @@ impl Rig {
         } else {
             let until = source.before_urgent().unwrap_or(cut + 1);
             let read = source.incoming.len().min(cut + 1).min(until);
-            self.pipes[way].extend(source.incoming.drain(..read));
+            self.pipes[direction].extend(source.incoming.drain(..read));
             Filled::Bytes(read as u32)
         };
         self.machine.on_filled(from, filled);
     }
 
     fn drain(&mut self, from: End, bytes: u32, cut: usize) {
-        let way = from.index();
-        assert_eq!(self.pipes[way].len(), bytes as usize);
-        let held: Vec<u8> = self.pipes[way].iter().copied().collect();
+        let direction = from.index();
+        assert_eq!(self.pipes[direction].len(), bytes as usize);
+        let held: Vec<u8> = self.pipes[direction].iter().copied().collect();
         let drained = match self.write(from, &held, cut) {
             Some(taken) => {
-                self.pipes[way].drain(..taken);
+                self.pipes[direction].drain(..taken);
                 Drained::Bytes(taken as u32)
             }
             None => Drained::Failed,
@@ -475,7 +475,11 @@ fn rfc9293_3_6_half_close_leaves_the_other_way_open() {
     machine.on_event(End::Target, ENDED);
     assert_eq!(machine.poll(), Some(Action::Copy(End::Target)));
     machine.on_copied(End::Target, Copied::Ended);
-    assert_eq!(machine.poll(), Some(Action::Close { reset: false }), "which shuts the other way");
+    assert_eq!(
+        machine.poll(),
+        Some(Action::Close { reset: false }),
+        "which shuts the other direction"
+    );
 }
 
 /// As many bytes as could have been read, all taken.

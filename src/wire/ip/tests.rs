@@ -58,7 +58,11 @@ fn rfc791_3_1_flags_and_offset() {
         (0x6002, 16, true), // "don't fragment" of what was fragmented says nothing
     ] {
         let fragment = found(&v4(UDP, field, &[7; 24]));
-        assert_eq!(fragment.place, Place { identification: 0xbeef, offset, more }, "{field:#x}");
+        assert_eq!(
+            fragment.place,
+            FragmentPlace { identification: 0xbeef, offset, more },
+            "{field:#x}"
+        );
         assert_eq!((fragment.ip.l4_offset, fragment.ip.l4_len), (34, 24));
         assert_eq!(fragment.ip.protocol, L4Protocol::Udp);
         assert_eq!(fragment.ip.source, IpAddr::from([192, 0, 2, 2]));
@@ -74,7 +78,7 @@ fn rfc8200_4_5_offset_flag_and_identification() {
         [(0x0001, 0, true), (0x0009, 8, true), (0xfff8, 65_528, false), (0x000f, 8, true)]
     {
         let fragment = found(&v6(44, &fragment(UDP, field, &[7; 24])));
-        assert_eq!(fragment.place, Place { identification: 0xdead_beef, offset, more });
+        assert_eq!(fragment.place, FragmentPlace { identification: 0xdead_beef, offset, more });
         assert_eq!((fragment.ip.l4_offset, fragment.ip.l4_len), (62, 24));
         assert_eq!(fragment.ip.protocol, L4Protocol::Udp);
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStringExt;
 
 use passt::conf::host::HostFacts;
-use passt::conf::ports::{self, Kernel, Way};
+use passt::conf::ports::{self, ForwardDirection, Kernel};
 use passt::conf::{Command, parse, resolve};
 use passt::flow::fwd::{Proto, RuleTable, egress_rule};
 use passt::fuzzing;
@@ -49,13 +49,15 @@ pub fn ports(data: &[u8]) {
     let mut input = Input(data);
     let kind = input.u8();
     let Ok(spec) = std::str::from_utf8(input.0) else { return };
-    let way = [Way::ToGuest, Way::ToNamespace, Way::FromNamespace][usize::from(kind % 3)];
+    let direction =
+        [ForwardDirection::ToGuest, ForwardDirection::ToNamespace, ForwardDirection::FromNamespace]
+            [usize::from(kind % 3)];
     let proto = if kind & 0x40 == 0 { Proto::Tcp } else { Proto::Udp };
     let kernel = Kernel { ephemeral: (32768, 60999), device_binding: kind & 0x80 == 0 };
     let net = network(false);
     let read = || {
         let mut table = RuleTable::default();
-        ports::add(&mut table, &net, kernel, (way, proto, spec), 0).map(|()| table)
+        ports::add(&mut table, &net, kernel, (direction, proto, spec), 0).map(|()| table)
     };
     let Ok(table) = read() else { return };
     let again = read().expect("the same words");

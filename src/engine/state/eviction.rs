@@ -6,9 +6,9 @@ use crate::time::Timestamp;
 /// No slot.
 pub(in crate::engine) const NONE: u32 = u32::MAX;
 
-/// Where a flow stands.
+/// Where a flow stands in the list of those that give way in its order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct EvictionNode {
     pub(in crate::engine) list: Option<ListId>,
     pub(in crate::engine) older: u32,
     pub(in crate::engine) newer: u32,
@@ -16,7 +16,7 @@ pub(crate) struct Place {
     pub(in crate::engine) since: Timestamp,
 }
 
-impl Default for Place {
+impl Default for EvictionNode {
     fn default() -> Self {
         Self { list: None, older: NONE, newer: NONE, since: Timestamp::ZERO }
     }

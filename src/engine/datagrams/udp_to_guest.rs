@@ -18,7 +18,7 @@ use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::l4::UDP_HEADER_BYTES;
 
 /// Where the datagrams of one flow go.
-pub(super) struct Way<'a> {
+pub(super) struct UdpToGuest<'a> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) out: &'a mut dyn ToGuest,
     pub(super) fd: BorrowedFd<'a>,
@@ -37,7 +37,7 @@ pub(super) struct Way<'a> {
     pub(super) bytes: u64,
 }
 
-impl<'a> Way<'a> {
+impl<'a> UdpToGuest<'a> {
     /// For what is in the socket `fd`: nothing of it is read, comes back, or can be kept.
     pub(super) fn new(
         (outbox, out): (&'a mut Outbox, &'a mut dyn ToGuest),
