@@ -154,7 +154,7 @@ impl Core {
         match self.flows.table.get_mut(id).map(|flow| &mut flow.state.kind) {
             Some(FlowKind::Tcp(tcp)) => tcp.conn.abort(),
             Some(FlowKind::Splice(splice)) => splice.machine.on_failure(),
-            Some(FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_)) => {
+            Some(FlowKind::Udp(_) | FlowKind::Echo(_) | FlowKind::Relay(_)) => {
                 self.flows.remove(id);
             }
             None => {}

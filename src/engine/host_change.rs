@@ -125,7 +125,7 @@ impl Search {
 
     /// The address of a flow that has no way back.
     fn lost_address(&self, flow: &Flow<FlowState>) -> Option<IpAddr> {
-        let datagrams = matches!(flow.state.kind, FlowKind::Udp(_) | FlowKind::Ping(_));
+        let datagrams = matches!(flow.state.kind, FlowKind::Udp(_) | FlowKind::Echo(_));
         local_address(flow)
             .filter(|local| self.gone.contains(local) || datagrams && self.lost.contains(local))
     }

@@ -216,7 +216,7 @@ pub(super) fn facts(core: &Core, id: FlowId) -> Option<FlowFacts> {
             let host = ends[usize::from(flow.sides[0].pif != Pif::Host)];
             facts.round_trip = host.and_then(|measured| measured.round_trip);
         }
-        FlowKind::Udp(datagrams) | FlowKind::Ping(datagrams) => {
+        FlowKind::Udp(datagrams) | FlowKind::Echo(datagrams) => {
             note_datagrams(&mut facts, core, datagrams);
         }
         FlowKind::Relay(relay) => {

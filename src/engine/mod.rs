@@ -377,11 +377,11 @@ impl Engine {
         let Some(flow) = core.flows.table.get(id).filter(|flow| !flow.state.frozen) else { return };
         match (&flow.state.kind, end) {
             (FlowKind::Tcp(_), End::Initiator) => tcp::on_event(core, id, events),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), End::Initiator) => {
+            (FlowKind::Udp(_) | FlowKind::Echo(_), End::Initiator) => {
                 datagrams::on_event(core, id, events);
             }
             // They have one socket.
-            (FlowKind::Tcp(_) | FlowKind::Udp(_) | FlowKind::Ping(_), End::Target) => {}
+            (FlowKind::Tcp(_) | FlowKind::Udp(_) | FlowKind::Echo(_), End::Target) => {}
             (FlowKind::Splice(_), _) => splice::on_event(core, id, end, events),
             (FlowKind::Relay(_), _) => relay::on_event(core, id, end),
         }
@@ -490,7 +490,7 @@ impl Engine {
         Some(match self.core.flows.table.get(id)?.state.kind {
             FlowKind::Tcp(_) => EventType::Tcp,
             FlowKind::Udp(_) => EventType::Udp,
-            FlowKind::Ping(_) => EventType::Ping,
+            FlowKind::Echo(_) => EventType::Ping,
             FlowKind::Splice(_) => EventType::Spliced,
             FlowKind::Relay(_) => EventType::Relayed,
         })

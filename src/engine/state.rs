@@ -98,7 +98,7 @@ impl FlowState {
         match self.kind {
             FlowKind::Tcp(_) | FlowKind::Splice(_) => protocol == L4Protocol::Tcp,
             FlowKind::Udp(_) | FlowKind::Relay(_) => protocol == L4Protocol::Udp,
-            FlowKind::Ping(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
+            FlowKind::Echo(_) => matches!(protocol, L4Protocol::Icmp | L4Protocol::Icmpv6),
         }
     }
 
@@ -107,8 +107,8 @@ impl FlowState {
         match self.kind {
             FlowKind::Tcp(_) | FlowKind::Splice(_) => L4Protocol::Tcp,
             FlowKind::Udp(_) | FlowKind::Relay(_) => L4Protocol::Udp,
-            FlowKind::Ping(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
-            FlowKind::Ping(_) => L4Protocol::Icmpv6,
+            FlowKind::Echo(_) if sides[0].endpoint.ip().is_ipv4() => L4Protocol::Icmp,
+            FlowKind::Echo(_) => L4Protocol::Icmpv6,
         }
     }
 }
@@ -120,7 +120,7 @@ pub(crate) enum FlowKind {
     /// UDP.
     Udp(DatagramState),
     /// ICMP echo.
-    Ping(DatagramState),
+    Echo(DatagramState),
     /// TCP from socket to socket.
     Splice(SpliceState),
     /// UDP from socket to socket.
@@ -133,14 +133,14 @@ impl FlowKind {
         match self {
             Self::Splice(splice) => Some(splice.target.as_fd()),
             Self::Relay(relay) => Some(relay.target.as_fd()),
-            Self::Tcp(_) | Self::Udp(_) | Self::Ping(_) => None,
+            Self::Tcp(_) | Self::Udp(_) | Self::Echo(_) => None,
         }
     }
 
     /// What a flow of datagrams keeps, whatever they are.
     pub(crate) fn datagrams(&self) -> Option<&DatagramState> {
         match self {
-            Self::Udp(state) | Self::Ping(state) => Some(state),
+            Self::Udp(state) | Self::Echo(state) => Some(state),
             Self::Relay(relay) => Some(&relay.datagrams),
             Self::Tcp(_) | Self::Splice(_) => None,
         }

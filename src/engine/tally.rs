@@ -32,7 +32,7 @@ fn place(kind: &FlowKind) -> usize {
     match kind {
         FlowKind::Tcp(_) => 0,
         FlowKind::Udp(_) => 1,
-        FlowKind::Ping(_) => 2,
+        FlowKind::Echo(_) => 2,
         FlowKind::Splice(_) => 3,
         FlowKind::Relay(_) => 4,
     }

@@ -118,7 +118,7 @@ impl Turn {
         out.select(flow.state.queue);
         match (&flow.state.kind, bypass) {
             (FlowKind::Tcp(_), _) => tcp::drive(core, out, id),
-            (FlowKind::Udp(_) | FlowKind::Ping(_), _) => {
+            (FlowKind::Udp(_) | FlowKind::Echo(_), _) => {
                 datagrams::serve(core, datagrams, buffer, out, id);
             }
             (FlowKind::Splice(_), Some(parts)) => {
@@ -171,7 +171,7 @@ fn on_flow_timer(core: &mut Core, out: &mut dyn ToGuest, slot: u32) -> EventType
             tcp::on_timer(core, out, id);
             return EventType::TcpTimer;
         }
-        FlowKind::Udp(_) | FlowKind::Ping(_) | FlowKind::Relay(_) => {
+        FlowKind::Udp(_) | FlowKind::Echo(_) | FlowKind::Relay(_) => {
             datagrams::on_timer(core, id);
         }
         FlowKind::Splice(_) => splice::on_timer(core, id),

@@ -159,7 +159,7 @@ pub(super) fn serve(
     let Some(view) = GuestView::of(&flow.sides) else { return Served::Empty };
     let side = *view.guest;
     let protocol = flow.state.l4(&flow.sides);
-    let FlowKind::Ping(state) = &mut flow.state.kind else { return Served::Empty };
+    let FlowKind::Echo(state) = &mut flow.state.kind else { return Served::Empty };
     let (largest, to_many, delivered) = (state.largest, state.to_many, &mut state.delivered);
     let mut to_guest = EchoReplies {
         outbox: &mut core.outbox,

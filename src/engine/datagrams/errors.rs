@@ -37,7 +37,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
     for _ in 0..ERRORS_PER_TURN {
         let Some(flow) = core.flows.table.get_mut(id) else { return };
         let protocol = flow.state.l4(&flow.sides);
-        let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
+        let (FlowKind::Udp(state) | FlowKind::Echo(state)) = &mut flow.state.kind else {
             return;
         };
         if !state.failed {

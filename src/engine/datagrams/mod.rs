@@ -94,7 +94,7 @@ pub(super) fn goes_to(core: &Core, protocol: L4Protocol, side: &Side) -> bool {
 /// An event of a datagram flow's socket.
 pub(super) fn on_event(core: &mut Core, id: FlowId, events: EventFlags) {
     let Some(flow) = core.flows.table.get_mut(id) else { return };
-    if let FlowKind::Udp(state) | FlowKind::Ping(state) = &mut flow.state.kind {
+    if let FlowKind::Udp(state) | FlowKind::Echo(state) = &mut flow.state.kind {
         state.failed |= events.contains(EventFlags::ERR);
         core.flows.mark_ready(id);
     }
@@ -111,7 +111,7 @@ pub(super) fn serve(
     errors::to_guest(core, out, id);
     let served = match core.flows.table.get(id).map(|flow| &flow.state.kind) {
         Some(FlowKind::Udp(_)) => to_guest::serve(core, &mut datagrams.held, buffer, out, id),
-        Some(FlowKind::Ping(_)) => echo::serve(core, buffer, out, id),
+        Some(FlowKind::Echo(_)) => echo::serve(core, buffer, out, id),
         _ => return,
     };
     match served {
@@ -126,7 +126,7 @@ pub(super) fn on_timer(core: &mut Core, id: FlowId) {
     let Some(flow) = core.flows.table.get(id) else { return };
     let Some(state) = flow.state.kind.datagrams() else { return };
     let timeout = match flow.state.kind {
-        FlowKind::Ping(_) => PING_TIMEOUT,
+        FlowKind::Echo(_) => PING_TIMEOUT,
         _ if state.is_stream() => core.settings.udp.stream,
         _ if state.questions && state.is_answered() => ANSWERED_TIMEOUT,
         _ => core.settings.udp.once,

@@ -35,7 +35,7 @@ pub(super) fn send_datagram(
         FlowKind::Udp(_) => (Proto::Udp, ip_header_bytes(v4) + UDP_HEADER_BYTES),
         _ => (Proto::Icmp, ip_header_bytes(v4)),
     };
-    let (FlowKind::Udp(state) | FlowKind::Ping(state)) = &mut flow.state.kind else {
+    let (FlowKind::Udp(state) | FlowKind::Echo(state)) = &mut flow.state.kind else {
         return Err(DropReason::NoFlow);
     };
     state.touch(now, view.index, 1);

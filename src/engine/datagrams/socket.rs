@@ -251,7 +251,7 @@ fn open_outbound(
     state.echo = transport == Transport::Ping;
     state.to_many = broadcasts || peer.ip().is_multicast();
     (state.any_port, state.to) = (any_port, Some(peer).filter(|_| any_port));
-    let kind = if state.echo { FlowKind::Ping(state) } else { FlowKind::Udp(state) };
+    let kind = if state.echo { FlowKind::Echo(state) } else { FlowKind::Udp(state) };
     host.ours = Endpoint::new(source.ip(), port);
     let state = FlowState::new(socket, core.net.epoch(), core.now, kind);
     let id = add(core, [side, host], protocol, state)?;
