@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use super::host::HostFacts;
 use super::resolv::{ResolvConf, Server};
 use super::{Note, Options};
-use crate::flow::fwd::{Family, Mapping};
+use crate::flow::fwd::{FamilyMapping, Mapping};
 use crate::flow::network::{MAX_DNS, MAX_SEARCH, Network};
 
 const NO_SERVER: &str = "Couldn't get any nameserver address: /etc/resolv.conf has none that can be used: give one by --dns";
@@ -136,7 +136,7 @@ fn handed_out<A: Copy + PartialEq + Into<IpAddr>>(
     given: &ArrayVec<A, MAX_DNS>,
     candidates: &Candidates<A>,
     is_guest_s: impl Fn(A) -> bool,
-    map: &mut Family<A>,
+    map: &mut FamilyMapping<A>,
     forwarding: bool,
 ) -> ArrayVec<A, MAX_DNS> {
     if !given.is_empty() {

@@ -59,7 +59,7 @@ pub const fn queue_frames(mtu: u16) -> u32 {
 pub(super) type Failure = String;
 
 /// One address family of the namespace, as it is to be.
-pub(super) struct Family {
+pub(super) struct FamilyPlan {
     pub(super) name: &'static str,
     family: AddressFamily,
     /// The one address and prefix length, if not those of the model.
@@ -233,9 +233,9 @@ pub(super) fn addresses_and_routes(
 }
 
 /// What is to be configured of IPv4 and IPv6.
-pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<Family>; 2] {
+pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<FamilyPlan>; 2] {
     let over_ipv6 = network.v6.is_some() && network.services.ndp;
-    let v4 = network.v4.as_ref().map(|v4| Family {
+    let v4 = network.v4.as_ref().map(|v4| FamilyPlan {
         name: "IPv4",
         family: AddressFamily::Inet,
         address: Some((v4.addr.into(), v4.prefix_len)),
@@ -246,7 +246,7 @@ pub(super) fn families(network: &Network, copying: [Copying; 2]) -> [Option<Fami
         over_other: over_ipv6,
         copying: copying[0],
     });
-    let v6 = network.v6.as_ref().map(|v6| Family {
+    let v6 = network.v6.as_ref().map(|v6| FamilyPlan {
         name: "IPv6",
         family: AddressFamily::Inet6,
         address: v6.addr.map(|addr| (addr.into(), PREFIX_V6)),
@@ -350,7 +350,7 @@ fn address_message(
     message
 }
 
-impl Family {
+impl FamilyPlan {
     /// Sets addresses and routes.
     fn configure(&self, netlink: &Netlink, index: u32, model: &Model) -> Result<Unset, Failure> {
         let name = self.name;

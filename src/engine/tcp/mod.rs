@@ -37,7 +37,8 @@ use crate::flow::side::Side;
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Opening, our_mss};
 use crate::wire::DropReason;
-use crate::wire::ip::L4Protocol;
+use crate::wire::ip::{L4Protocol, ip_header_bytes};
+use crate::wire::tcp::HEADER_BYTES;
 
 /// All events of a TCP socket. `OUT` is reported when a connection is up, and after
 /// [`Action::WatchWritable`](crate::flow::tcp::Action::WatchWritable): the kernel reports it only to those
@@ -47,13 +48,12 @@ const EVENTS: EventFlags =
 
 /// What is chosen for a new connection, of which `side` is the guest's.
 fn opening(core: &Core, side: &Side) -> Opening {
-    let v4 = side.endpoint.ip().is_ipv4();
-    let ip_header_len = if v4 { 20 } else { 40 };
+    let ip_header_len = ip_header_bytes(side.endpoint.ip().is_ipv4()) as u16;
     let mtu = u16::try_from(core.net.link_mtu()).unwrap_or(u16::MAX);
     Opening {
         isn: core.initial_numbers.next(core.now, core.flows.index.hash(side)),
         our_mss: our_mss(mtu, ip_header_len),
-        max_segment: u16::MAX - ip_header_len - 20,
+        max_segment: u16::MAX - ip_header_len - HEADER_BYTES as u16,
     }
 }
 

@@ -111,7 +111,7 @@ impl std::fmt::Display for Proto {
 
 /// Mapped addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family<A> {
+pub struct FamilyMapping<A> {
     /// `--map-host-loopback`: the guest reaches the host's loopback address here.
     pub host_loopback: Option<A>,
     /// `--map-guest-addr`: the guest reaches the host's own copy of the guest's address here.
@@ -126,7 +126,7 @@ pub struct Family<A> {
     pub group_interface: u32,
 }
 
-impl<A> Default for Family<A> {
+impl<A> Default for FamilyMapping<A> {
     fn default() -> Self {
         Self {
             host_loopback: None,
@@ -139,10 +139,10 @@ impl<A> Default for Family<A> {
     }
 }
 
-impl<A: Copy + Into<IpAddr>> Family<A> {
+impl<A: Copy + Into<IpAddr>> FamilyMapping<A> {
     /// The same without the type of the family.
-    fn erased(&self) -> Family<IpAddr> {
-        Family {
+    fn erased(&self) -> FamilyMapping<IpAddr> {
+        FamilyMapping {
             host_loopback: self.host_loopback.map(Into::into),
             guest_addr: self.guest_addr.map(Into::into),
             dns_match: self.dns_match.map(Into::into),
@@ -157,9 +157,9 @@ impl<A: Copy + Into<IpAddr>> Family<A> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mapping {
     /// IPv4.
-    pub v4: Family<Ipv4Addr>,
+    pub v4: FamilyMapping<Ipv4Addr>,
     /// IPv6.
-    pub v6: Family<Ipv6Addr>,
+    pub v6: FamilyMapping<Ipv6Addr>,
     /// Host interface index that a link-local `v6.dns_host` is scoped to; 0 for the template
     /// interface.
     pub(crate) dns_scope_id: u32,
@@ -277,7 +277,7 @@ struct View {
     assigned: Option<IpAddr>,
     gateway: Option<IpAddr>,
     loopback: IpAddr,
-    map: Family<IpAddr>,
+    map: FamilyMapping<IpAddr>,
     /// The address that was asked for is the guest's own: the assigned one, or another that its namespace holds.
     own: bool,
 }

@@ -70,6 +70,7 @@ mod silence;
 mod view;
 
 use crate::wire::seq::SeqNr;
+use crate::wire::tcp::HEADER_BYTES;
 
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, SegmentDrop, SocketEvent};
@@ -93,7 +94,7 @@ pub fn reset_for(seg: &Segment) -> Option<Header> {
 ///
 /// Beyond a page it is whole pages, so that the guest's segments fill the pages of our kernel.
 pub const fn our_mss(mtu: u16, ip_header_len: u16) -> u16 {
-    let mss = mtu.saturating_sub(20 + ip_header_len);
+    let mss = mtu.saturating_sub(HEADER_BYTES as u16 + ip_header_len);
     if mss > 4096 { mss / 4096 * 4096 } else { mss }
 }
 
