@@ -12,8 +12,8 @@
 //! So does a ring whose driver has put something into it that lies in a region that was removed.
 //!
 //! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and behind the last pair comes
-//! the control queue. With a driver that has no multi-queue that is ring 2 (virtio 1.2, section 5.1.2),
-//! which pair 1 does not need then.
+//! the control queue. With a driver that has no multi-queue, or a front-end that is shown one pair, that is ring 2 (virtio
+//! 1.2, section 5.1.2), which pair 1 does not need then.
 
 mod rings;
 
@@ -220,7 +220,7 @@ impl Session {
     }
 
     fn apply_features(&mut self, features: Features) -> Result<(), Violation> {
-        if control_index(features) != control_index(self.features) {
+        if self.control_index(features) != self.control_index(self.features) {
             self.move_control()?;
         }
         self.features = features;
@@ -285,15 +285,47 @@ impl Session {
         if extra != 0 {
             return Err(Violation::NotOffered(extra));
         }
-        self.protocol = word;
+        let before = self.control_index(self.features);
+        let last = std::mem::replace(&mut self.protocol, word);
+        if self.control_index(self.features) != before
+            && let Err(violation) = self.move_control()
+        {
+            self.protocol = last;
+            return Err(violation);
+        }
         Ok(())
+    }
+
+    /// Whether the front-end is User-Mode Linux, by what it can do of what there is. It is shown one pair: it makes all that
+    /// there are, for its one processor, and has all rings share an interrupt, at which it reads the descriptor of each:
+    /// 17 for one frame.
+    fn has_one_pair(&self) -> bool {
+        let known = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIG;
+        self.protocol == known.bits()
+    }
+
+    /// Pairs that the configuration shows.
+    fn shown_pairs(&self) -> u16 {
+        if self.has_one_pair() { 1 } else { MAX_PAIRS as u16 }
+    }
+
+    /// The number of the control queue.
+    fn control_index(&self, features: Features) -> usize {
+        let one = self.has_one_pair() || !features.multi_queue();
+        if features.control_queue() && one { CONTROL_OF_ONE_PAIR } else { CONTROL }
     }
 
     /// GET_QUEUE_NUM. QEMU counts pairs and starts as many as it was told to, up to that; who reads the configuration
     /// finds the pairs there, and counts rings here.
     pub(crate) fn queue_num(&self) -> u64 {
         let reads_config = self.protocol & VhostUserProtocolFeatures::CONFIG.bits() != 0;
-        if reads_config { RINGS as u64 } else { MAX_PAIRS as u64 }
+        match reads_config {
+            true if self.has_one_pair() => CONTROL_OF_ONE_PAIR as u64 + 1,
+            true => RINGS as u64,
+            false => MAX_PAIRS as u64,
+        }
     }
 
     /// NET_SET_MTU.
@@ -311,7 +343,7 @@ impl Session {
     /// GET_CONFIG.
     pub(crate) fn config_space(&self, offset: u32, len: u32) -> Vec<u8> {
         let mac = self.control_queue.mac.or(self.config.mac);
-        Config { mac, mtu: self.mtu() }.space(offset as usize, len as usize)
+        Config { mac, mtu: self.mtu() }.space(self.shown_pairs(), offset as usize, len as usize)
     }
 
     /// SET_MEM_TABLE.
@@ -380,7 +412,7 @@ impl Session {
 
     /// What ring `index` is for.
     fn purpose(&self, index: usize) -> Purpose {
-        let control = control_index(self.features);
+        let control = self.control_index(self.features);
         // Where the control queue is not, there is what it displaces.
         let at = match index {
             _ if index == control => return Purpose::Control,
@@ -542,9 +574,4 @@ impl Session {
         self.faults += 1;
         self.with(index, |user| user.vring_mut().signal_err());
     }
-}
-
-/// The number of the control queue.
-fn control_index(features: Features) -> usize {
-    if features.control_queue() && !features.multi_queue() { CONTROL_OF_ONE_PAIR } else { CONTROL }
 }

@@ -4,7 +4,7 @@
 mod rig;
 
 use passt_frame::{FrameMeta, FramePort, LinkChange, PortEvents};
-use passt_guest::{Guest, MAX_PAIRS, NetHeader, Options, bit, request};
+use passt_guest::{Guest, MAX_PAIRS, NetHeader, Options, PROTOCOL_OF_UML, bit, request};
 use rig::{Host, connected, frame, in_use};
 
 const OK: Option<u8> = Some(0);
@@ -296,6 +296,23 @@ fn an_address_that_the_driver_sets_is_in_the_configuration_until_a_reset() {
     guest.send(request::RESET_DEVICE, &[], &[]);
     host.turn();
     assert_eq!(address(&mut host, &mut guest), rig::MAC);
+}
+
+/// User-Mode Linux makes all rings that the configuration shows, and pays for each at every interrupt.
+#[test]
+fn user_mode_linux_is_shown_one_pair() {
+    for (protocol, pairs) in [(u64::MAX, 8), (PROTOCOL_OF_UML, 1)] {
+        let (mut host, mut guest) = connected(Options { protocol, ..passed_on(1) });
+        let body = [[0u8; 4], 12u32.to_ne_bytes(), [0; 4]].concat();
+        guest.send(request::GET_CONFIG, &[&body[..], &[0; 12]].concat(), &[]);
+        host.turn();
+        assert_eq!(guest.client.reply().expect("connected").2[20..22], [pairs, 0], "{protocol:#x}");
+        // The control queue is behind the last pair; the driver has negotiated multi-queue in any case.
+        assert_eq!(command(&mut host, &mut guest, &[4, 0, 1, 0]), OK);
+        guest.send_frame(&frame(100, 1), NetHeader::default());
+        assert_eq!(host.take_all().len(), 1);
+        assert_eq!(arrives_at(&mut host, &mut guest, 0), [0]);
+    }
 }
 
 /// Then its number is 2, and pair 1 does not exist.

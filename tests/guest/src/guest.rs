@@ -69,6 +69,9 @@ const TABLE_AT: u64 = 0x2_0000;
 /// Transmit slots.
 const SLOTS: u64 = 64;
 
+/// What User-Mode Linux acknowledges of protocol features: MQ, REPLY_ACK, CONFIG. It is shown one queue pair.
+pub const PROTOCOL_OF_UML: u64 = 1 << 0 | 1 << 3 | 1 << 9;
+
 /// What kind of guest it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -201,8 +204,9 @@ impl Guest {
 
     /// The number of a ring in messages.
     fn number(&self, index: usize) -> usize {
+        let one = self.options.protocol == PROTOCOL_OF_UML;
         match index == self.control() {
-            true if self.features & bit::MQ != 0 => 2 * MAX_PAIRS,
+            true if self.features & bit::MQ != 0 && !one => 2 * MAX_PAIRS,
             true => 2,
             false => index,
         }

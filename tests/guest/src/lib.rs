@@ -23,7 +23,7 @@ mod phy;
 mod ring;
 
 pub use client::{Client, request};
-pub use guest::{Guest, MAX_PAIRS, Options, RX, TX, base, bit};
+pub use guest::{Guest, MAX_PAIRS, Options, PROTOCOL_OF_UML, RX, TX, base, bit};
 pub use header::NetHeader;
 pub use log::{DirtyLog, PAGE};
 pub use memory::{GuestMemory, USER_BASE};
