@@ -438,8 +438,9 @@ impl DatagramState {
             one_by_one: false,
             failed: false,
             logged: None,
-            large: true,
-            expected: 1,
+            // One answer, as of a name server: one call takes it and sees that there is no other.
+            large: false,
+            expected: 2,
             delivered: Delivered::default(),
             strangers: Strangers::new(now),
             pace: Pace::default(),
