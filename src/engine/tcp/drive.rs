@@ -136,8 +136,12 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
         quantum: &mut core.quantum,
         now: core.now,
         starved: false,
+        owes_shutdown: false,
     };
     let turn = driven.turn(out);
+    if driven.owes_shutdown && !matches!(turn, Turn::Over { .. }) {
+        driven.shut();
+    }
     if driven.starved {
         core.flows.mark_starved(id);
     }
@@ -274,6 +278,8 @@ struct Driven<'a> {
     now: Timestamp,
     /// The guest's buffers had no room for something.
     starved: bool,
+    /// The socket is to be shut down, unless it is closed in this turn.
+    owes_shutdown: bool,
 }
 
 impl Driven<'_> {
@@ -362,6 +368,14 @@ impl Driven<'_> {
             backlog.ends = true;
             return;
         }
+        // What is closed next needs no shutdown: that sends the same FIN.
+        self.owes_shutdown = self.tcp.conn.ends_next();
+        if !self.owes_shutdown {
+            self.shut();
+        }
+    }
+
+    fn shut(&mut self) {
         if let Err(errno) = rnet::shutdown(self.socket, rnet::Shutdown::Write) {
             let id = self.id;
             log::debug!("{id:?} (TCP connection): shutdown: {errno}");
