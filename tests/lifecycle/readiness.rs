@@ -8,9 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Stdio;
 
 use passt_support::skipped::needs_root;
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Signal, geteuid};
 
-use crate::rig::{PATIENCE, Place, contains, refusal, status_field, until};
+use crate::rig::{PATIENCE, Place, Program, contains, refusal, status_field, until};
 
 /// A user that nothing else is about.
 const STRANGER: u32 = 54_321;
@@ -94,8 +94,8 @@ fn no_file_of_a_stranger_is_written_in_a_folder_for_everyone() {
     drop(place.returned(place.passt(&["--log-file", "/dev/stderr"]).stderr(given())));
     let mut passt = place.passt(&["--pid", "/proc/self/fd/1"]);
     assert!(passt.stdout(given()).stderr(Stdio::null()).status().unwrap().success());
-    let pid = place.text("theirs").trim().parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    // It is to be gone before the next one takes its socket's path.
+    Program::started(place.text("theirs").trim().parse().unwrap()).end(Signal::KILL);
     // A folder of the stranger's own is another matter.
     std::os::unix::fs::chown(folder, Some(STRANGER), Some(STRANGER)).unwrap();
     let _program = place.returned(&mut place.passt(&["--log-file", path.to_str().unwrap()]));

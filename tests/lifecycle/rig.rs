@@ -134,6 +134,11 @@ pub struct Program {
 }
 
 impl Program {
+    /// One in the background, by its PID file.
+    pub fn started(pid: i32) -> Self {
+        Self { child: None, pid: Pid::from_raw(pid).unwrap() }
+    }
+
     pub fn proc(&self, file: &str) -> PathBuf {
         Path::new("/proc").join(self.pid.to_string()).join(file)
     }
