@@ -139,6 +139,13 @@ pub(crate) fn tell_withheld() -> Option<Duration> {
     None
 }
 
+/// From now on no message waits for the system's log: the start is over, and guests do not wait for it.
+pub(crate) fn stop_waiting() {
+    if let Some(syslog) = &mut SINK.state().syslog {
+        syslog.stop_waiting();
+    }
+}
+
 /// Where messages go at the moment.
 pub(crate) fn destinations() -> Vec<&'static str> {
     let state = SINK.state();
@@ -209,6 +216,9 @@ impl log::Log for Sink {
     fn flush(&self) {
         let mut state = self.state();
         state.tell_withheld(self.elapsed());
+        if let Some(syslog) = &mut state.syslog {
+            syslog.tell_lost();
+        }
         if let Some(file) = &state.file {
             file.sync();
         }
@@ -269,13 +279,10 @@ impl State {
             let _infallible = writeln!(self.line, "{at}: {}{}", tag(level), self.text);
             let _ = file.write(&self.line, &at);
         }
-        if let Some(syslog) = &mut self.syslog
-            && self.syslog_wanted
+        if let Some(syslog) = self.syslog.as_mut().filter(|_| self.syslog_wanted)
             && !self.text.is_empty()
-            && !syslog.send(level, &self.text)
-            && let Some(rate) = &mut self.rate
         {
-            rate.note_lost();
+            syslog.send(level, &self.text);
         }
     }
 }

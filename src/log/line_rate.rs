@@ -50,11 +50,6 @@ impl LineRate {
     pub(super) fn take_withheld(&mut self) -> u64 {
         std::mem::take(&mut self.withheld)
     }
-
-    /// A line got lost on its way.
-    pub(super) fn note_lost(&mut self) {
-        self.withheld += 1;
-    }
 }
 
 #[cfg(test)]

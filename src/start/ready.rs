@@ -212,6 +212,7 @@ impl Announcement {
                 crate::log::leave_stderr();
             }
         }
+        crate::log::stop_waiting();
         if for_command {
             return Ok(());
         }

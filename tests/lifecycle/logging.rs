@@ -47,14 +47,30 @@ impl SystemLog {
         Started { pid: self.place.pid().unwrap() }
     }
 
+    /// Leaves no room for another message.
+    fn fill(&self) {
+        let sent = || {
+            let socket = UnixDatagram::unbound().unwrap();
+            socket.connect(self.place.path("dev/log")).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            std::iter::repeat_with(|| socket.send(b"of others")).take_while(Result::is_ok).count()
+        };
+        // One socket alone may have less room to send than the queue is long.
+        while sent() > 0 {}
+    }
+
+    fn next(&self) -> String {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 8192];
+        let length = self.socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
     /// Receives messages up to one that contains `text`.
     fn until_message(&self, text: &str) -> Vec<String> {
-        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut messages = Vec::new();
         loop {
-            let mut buffer = [0; 8192];
-            let length = self.socket.recv(&mut buffer).unwrap();
-            messages.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            messages.push(self.next());
             if messages.last().is_some_and(|message| message.contains(text)) {
                 return messages;
             }
@@ -96,13 +112,44 @@ fn in_the_background_messages_go_to_the_system_log() {
         });
         reading.join().unwrap()
     });
-    // The queue of a socket is short: what does not fit is lost, and told of.
+    // The queue of a socket is short: what the reader was too slow for is lost, and told of.
+    let lost = |message: &String| message.contains(LOST);
     let expected = |message: &String| {
-        message.starts_with("<30>passt: ")
-            || message.starts_with("<28>passt: ") && message.contains("messages withheld")
+        message.starts_with("<30>passt: ") || message.starts_with("<28>passt: ") && lost(message)
     };
     assert!(reader.iter().all(expected), "{reader:?}");
-    assert!(reader.iter().any(|message| message.contains("UNIX domain socket bound at")));
+    assert!(
+        reader
+            .iter()
+            .any(|message| message.contains("UNIX domain socket bound at") || lost(message))
+    );
+}
+
+/// What the log says of messages that it has no room for.
+const LOST: &str = " messages lost: the system's log had no room for them";
+
+#[test]
+fn what_the_system_log_loses_is_told_of_there_alone() {
+    const ROOM: usize = 5;
+    let log = SystemLog::new();
+    log.fill();
+    for _ in 0..ROOM {
+        log.next();
+    }
+    let output = log.passt(&["--dns", "192.0.2.53"]).output().unwrap();
+    let _program = Started { pid: log.place.pid().unwrap() };
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    assert!(lines.len() > ROOM && !said.contains(" messages "), "{said}");
+    let messages = log.until_message(lines[ROOM - 1]);
+    let got: Vec<&str> =
+        messages.iter().filter_map(|message| message.strip_prefix("<30>passt: ")).collect();
+    assert_eq!(got, lines[..ROOM]);
+    // Now there is room.
+    drop(log.place.connect());
+    let next = log.until_message("accepted");
+    let told = format!("<28>passt: {}{LOST}", lines.len() - ROOM);
+    assert_eq!(next.first(), Some(&told), "{next:?}");
 }
 
 #[test]
