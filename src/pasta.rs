@@ -84,7 +84,10 @@ impl Namespace {
         let dropped = privileged && !rustix::process::geteuid().is_root();
         let network = match &conf.target {
             Target::Spawn { user, .. } => make(run, user),
-            Target::Join { network, user } => join(run, network, user.as_deref(), dropped),
+            Target::Join { network, user } => {
+                let entry = Entry { user: user.as_deref(), reluctant: conf.netns_only, dropped };
+                join(run, network, &entry)
+            }
         }?;
         Ok(Self { network })
     }
@@ -210,26 +213,42 @@ fn make(run: &RunConf, user: &UserNamespace) -> Result<OwnedFd, StartError> {
     })
 }
 
-/// Opens the network namespace at `path`, in the user namespace `user` if there is one to join.
-fn join(
-    run: &RunConf,
-    path: &Path,
-    user: Option<&Path>,
+/// As whom a network namespace is entered.
+struct Entry<'a> {
+    /// The user namespace to join first, if there is one.
+    user: Option<&'a Path>,
+    /// It is joined by nobody who can do without, and never by root.
+    reluctant: bool,
+    /// We were root.
     dropped: bool,
-) -> Result<OwnedFd, StartError> {
+}
+
+impl Entry<'_> {
+    /// The user namespace to join first, now that the network namespace was `opened`, or could not be.
+    fn user_namespace(&self, opened: Option<&OwnedFd>) -> Option<&Path> {
+        let spared = || {
+            let enters = |network: &OwnedFd| namespace::in_network(network.as_fd(), || ()).is_ok();
+            rustix::process::geteuid().is_root() || opened.is_some_and(enters)
+        };
+        self.user.filter(|_| !(self.reluctant && spared()))
+    }
+}
+
+/// Opens the network namespace at `path`.
+fn join(run: &RunConf, path: &Path, entry: &Entry<'_>) -> Result<OwnedFd, StartError> {
     let opened = namespace::open(path);
-    if let Some(user) = user {
+    if let Some(user) = entry.user_namespace(opened.as_ref().ok()) {
         identity::enter_namespace(user)?;
     }
     sandbox::keep_for_setup(run, Setup::PastaOfOthers)?;
     let network = opened
         .or_else(|_| namespace::open(path))
-        .map_err(|errno| not_opened(path, dropped, errno))?;
+        .map_err(|errno| not_opened(path, entry.dropped, errno))?;
     if namespace::is_own_network(network.as_fd()) {
         return Err(own_network(path));
     }
     namespace::in_network(network.as_fd(), || ())
-        .map_err(|errno| not_entered(path, dropped, errno))?;
+        .map_err(|errno| not_entered(path, entry.dropped, errno))?;
     Ok(network)
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Target {
     Join {
         /// Path of the network namespace.
         network: PathBuf,
-        /// Path of the user namespace to enter first.
+        /// Path of the user namespace to enter first; with [`PastaConf::netns_only`] only if there is no way in without.
         user: Option<PathBuf>,
     },
 }
@@ -57,7 +57,7 @@ pub(crate) struct Copying {
 pub(crate) struct PastaConf {
     /// Which namespace.
     pub(crate) target: Target,
-    /// `--netns-only`: user and user namespace stay what they are.
+    /// `--netns-only`: user and user namespace stay what they are, as far as the network namespace can be entered so.
     pub(crate) netns_only: bool,
     /// End when the namespace's file is gone.
     pub(crate) quit: bool,
@@ -207,6 +207,6 @@ fn target(pasta: &PastaOptions) -> Result<Target, ConfError> {
             },
         });
     };
-    let user = pasta.userns.clone().or(user).filter(|_| !pasta.netns_only);
+    let user = pasta.userns.clone().or(user);
     Ok(Target::Join { network, user })
 }

@@ -674,7 +674,8 @@ fn pasta_serves_what_its_words_say() {
     };
     assert_eq!(target(&["42"]), join("/proc/42/ns/net", Some("/proc/42/ns/user")));
     assert_eq!(target(&["--userns", "/u", "42"]), join("/proc/42/ns/net", Some("/u")));
-    assert_eq!(target(&["--netns-only", "42"]), join("/proc/42/ns/net", None));
+    assert_eq!(target(&["--netns-only", "42"]), target(&["42"]));
+    assert_eq!(target(&["--userns", "/u", "--netns-only", "--netns", "/n"]), join("/n", None));
     assert_eq!(target(&["--netns", "/n"]), join("/n", None));
     let spawn = |user: UserNamespace| Target::Spawn {
         command: vec!["42".into(), "foo".into()],

@@ -26,7 +26,7 @@ CASES=(
     dhcp_udhcpc dhcp_dhclient dhcp_dhcpcd dhcpv6_client ra_address
     dhcp_elsewhere_before dhcp_options_added dhcpv6_options_added ra_options_added dhcpv6_dhclient arp_probe static_address
     wrong_options device_removed
-    root_becomes_nobody root_becomes_another root_joins
+    root_becomes_nobody root_becomes_another root_joins netns_only_joins
 )
 
 same() { [ "$1" = "$2" ] || { echo "found '$1' instead of '$2'"; return 1; }; }
@@ -1146,6 +1146,16 @@ case_root_becomes_another() {
     fi
     holds "$(root --runas no-such-login -- true 2>&1 || true)" 'Invalid --runas option: no-such-login'
     holds "$(root --runas no-such-login -- true 2>&1 || true)" 'or numbers, like 65534:65534'
+}
+# An ordinary user may enter the network of a process of his, but only by way of its user namespace.
+case_netns_only_joins() {
+    local found
+    holder
+    started --netns-only --config-net -I tap9 "$HOLDER"
+    holds "$(inside ip -o link)" ': tap9:'
+    inside /run/bin/nettool get "$SERVER4:5000" 2048 51
+    found=$(pasta --netns-only 1 2>&1) && return 1
+    holds "$found" 'it is another user'"'"'s: start as that one, or as root with --netns-only'
 }
 # Without a user namespace to join, another user than root may not enter what root has made.
 case_root_joins() {
