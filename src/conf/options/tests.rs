@@ -377,6 +377,11 @@ fn process_matters() {
     for words in [["--stats", "1", "-f"], ["-f", "--stats", "1"]] {
         assert_eq!(options(&words).run.stats, Some(1), "{words:?}");
     }
+    for words in
+        [&["-f", "--stats", "0"][..], &["-f", "--stats", "1", "--stats", "0"], &["--stats", "0"]]
+    {
+        assert_eq!(options(words).run.stats, None, "{words:?}");
+    }
     // A command keeps pasta in the foreground; a namespace to join does not.
     assert!(read(&["pasta", "--stats", "1", "true"]).is_ok());
     let refused = read(&["pasta", "--stats", "1", "--netns", "x"]).unwrap_err();

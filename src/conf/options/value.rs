@@ -209,7 +209,7 @@ pub(super) fn log_size(o: &mut Options, text: &str) -> Refusal {
 
 pub(super) fn stats(o: &mut Options, text: &str) -> Refusal {
     let delay = number(text).ok_or_else(|| format!("Invalid --stats: {text}"))?;
-    o.run.stats = Some(delay);
+    o.run.stats = (delay > 0).then_some(delay);
     Ok(())
 }
 
