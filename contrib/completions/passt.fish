@@ -12,7 +12,7 @@ complete -c passt -s F -l fd -d 'Descriptor of a connected socket to use instead
 complete -c passt -l repair-path -d 'Socket of the migration helper, or none; default: the name of --socket, and .repair' -r -F
 complete -c passt -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r -f -a "(__fish_print_interfaces)"
 complete -c passt -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
-complete -c passt -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r -f
+complete -c passt -s n -l netmask -d 'IPv4 mask of --address, dotted or as prefix length; default: by the address class' -r -f
 complete -c passt -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
 complete -c passt -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r -f
 complete -c passt -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r -f

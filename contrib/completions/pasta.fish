@@ -45,7 +45,7 @@ complete -c pasta -n __fish_pasta_has_no_command -s I -l ns-ifname -d 'Name of t
 complete -c pasta -n __fish_pasta_has_no_command -l ns-mac-addr -d 'MAC address of the tap device; default: the kernel\'s choice' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s i -l interface -d 'Interface to take addresses and routes from; default: that of the first default route' -r -f -a "(__fish_print_interfaces)"
 complete -c pasta -n __fish_pasta_has_no_command -s a -l address -d 'Address of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
-complete -c pasta -n __fish_pasta_has_no_command -s n -l netmask -d 'IPv4 mask of the guest, dotted or as prefix length; default: as on the interface' -r -f
+complete -c pasta -n __fish_pasta_has_no_command -s n -l netmask -d 'IPv4 mask of --address, dotted or as prefix length; default: by the address class' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s g -l gateway -d 'Gateway of the guest, once for IPv4 and once for IPv6; default: as on the interface' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s M -l mac-addr -d 'Our own MAC address, as the guest sees it; default: 9a:55:9a:55:9a:55' -r -f
 complete -c pasta -n __fish_pasta_has_no_command -s m -l mtu -d 'MTU of the guest; 0: do not say; default: 65520' -r -f

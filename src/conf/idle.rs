@@ -14,7 +14,15 @@ pub(super) fn warnings(options: &Options) -> Vec<Note> {
     let idle = idle.into_iter().map(|(option, other)| {
         Note::warn(format!("{option} has no effect with {other}: leave one of them out"))
     });
-    idle.chain(shared_files(options)).collect()
+    idle.chain(of_no_address(options)).chain(shared_files(options)).collect()
+}
+
+/// A mask that is that of no address.
+fn of_no_address(options: &Options) -> Option<Note> {
+    const NO_ADDRESS: &str =
+        "--netmask has no effect without --address: give an IPv4 address, too, or leave it out";
+    let alone = options.netmask.is_some() && options.address_v4.is_none();
+    alone.then(|| Note::warn(NO_ADDRESS))
 }
 
 /// What is for a family that is off: the option, and the one that is in its way.
@@ -194,3 +202,12 @@ mod tests {
         assert_eq!(warned("passt -i lo -a 192.0.2.5"), [""; 0]);
     }
 }
+    #[test]
+    fn a_mask_is_that_of_an_address() {
+        let said =
+            "--netmask has no effect without --address: give an IPv4 address, too, or leave it out";
+        assert_eq!(warned("passt -n 24"), [said]);
+        assert_eq!(warned("passt -a 2001:db8::5 -n 24"), [said]);
+        assert_eq!(warned("passt -n 24 -a 192.0.2.5"), [""; 0]);
+    }
+

@@ -316,7 +316,9 @@ fn net_v4(
     // A default route may lead to an interface, or over an IPv6 neighbour, or there is none: we stand in for the
     // gateway.
     let gateway = options.gateway_v4.or(usable.and_then(|model| model.gateway));
-    let prefix_len = options.netmask.or(from_address).filter(|len| *len != 0);
+    // The mask is that of a given address: one from the host has its own, also where it is copied into a namespace.
+    let netmask = options.netmask.filter(|_| given.is_some());
+    let prefix_len = netmask.or(from_address).filter(|len| *len != 0);
     let mut net = Ipv4Net {
         addr,
         prefix_len: prefix_len.unwrap_or_else(|| class_prefix(addr)),

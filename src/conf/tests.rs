@@ -104,8 +104,9 @@ fn given_addresses_are_fixed_and_prefixes_follow_their_class() {
         assert_eq!((net4.addr, net4.prefix_len), (v4(addr), prefix_len), "{arguments:?}");
         assert!(net4.fixed);
     }
+    // A mask is one of a given address.
     let net4 = conf(&["-n", "16"], "").network.v4.unwrap();
-    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.2"), 16, false));
+    assert_eq!((net4.addr, net4.prefix_len, net4.fixed), (v4("192.0.2.2"), 24, false));
     let net6 = conf(&["-a", "2001:db8::5", "-g", "fe80::99"], "").network.v6.unwrap();
     assert_eq!((net6.addr, net6.fixed), (Some(v6("2001:db8::5")), true));
     assert_eq!((net6.gateway, net6.our_link_local), (Some(v6("fe80::99")), v6("fe80::99")));

@@ -280,7 +280,7 @@ const ADDRESSES: &[Definition] = &[
         "MASK",
         value::netmask,
         "a prefix length from 0 to 32, or a mask like 255.255.255.0",
-        "IPv4 mask of the guest, dotted or as prefix length; default: as on the interface",
+        "IPv4 mask of --address, dotted or as prefix length; default: by the address class",
     ),
     text(
         Some('g'),
