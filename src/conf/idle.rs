@@ -1,6 +1,8 @@
 //! Options that have no effect where another one is given. Command lines of other programs go on to work, so these
 //! are warnings. Pure.
 
+use std::net::IpAddr;
+
 use super::{Mode, Note, Only, Options};
 use crate::flow::network::Network;
 
@@ -97,14 +99,22 @@ fn shared_files(options: &Options) -> Vec<Note> {
     notes
 }
 
-/// What is to be said of a model that no guest can be like: one with an address that is everybody's own.
+/// What is to be said of a model that no guest can be like: one with an address that is everybody's own, which is handed
+/// out to nobody.
 pub(super) fn of_model(options: &Options, network: &Network) -> Option<Note> {
-    let name = options.interfaces.template?;
-    let v4 = network.v4.as_ref().map(|v4| v4.addr).filter(|addr| addr.is_loopback());
-    let v6 = network.v6.as_ref().and_then(|v6| v6.addr).filter(|addr| addr.is_loopback());
-    let addr = v4.map(|addr| addr.to_string()).or(v6.map(|addr| addr.to_string()))?;
+    let wish = &options.interfaces;
+    let v4 = network.v4.as_ref().map(|v4| IpAddr::V4(v4.addr));
+    let v6 = network.v6.as_ref().and_then(|v6| v6.addr).map(IpAddr::V6);
+    let models = [("outbound-if4", wish.outbound_v4, v4), ("outbound-if6", wish.outbound_v6, v6)];
+    let mut useless = models.into_iter().filter_map(|(option, outbound, addr)| {
+        let addr = addr.filter(IpAddr::is_loopback)?;
+        let outbound = outbound.map(|name| (option, name));
+        let (option, name) = wish.template.map(|name| ("interface", name)).or(outbound)?;
+        Some((option, name, addr))
+    });
+    let (option, name, addr) = useless.next()?;
     Some(Note::warn(format!(
-        "--interface {name}: its address {addr} is of no use to a guest: name an interface that leads to other \
+        "--{option} {name}: its address {addr} is of no use to a guest: name an interface that leads to other \
          hosts, or give --address"
     )))
 }
@@ -114,11 +124,18 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::super::host::{HostFacts, Template};
-    use super::super::{Command, parse, resolve};
+    use super::super::{Command, Conf, parse, resolve};
     use crate::flow::fwd::InterfaceName;
 
     /// What is warned of when `line` is read on a host that has an address on its loopback interface, and no other.
     fn warned(line: &str) -> Vec<String> {
+        let notes = read(line).notes;
+        let warnings = notes.into_iter().filter(|note| note.level == log::Level::Warn);
+        warnings.map(|note| note.text).collect()
+    }
+
+    /// What `line` means on that host.
+    fn read(line: &str) -> Conf {
         let lo = InterfaceName::new("lo").unwrap();
         let facts = HostFacts {
             v4: Some(Template {
@@ -136,9 +153,7 @@ mod tests {
             panic!("{line}: no start")
         };
         let resolv = "nameserver 192.0.2.53\nnameserver 2001:db8::53";
-        let notes = resolve(*options, &facts, resolv, (32768, 60999)).unwrap().notes;
-        let warnings = notes.into_iter().filter(|note| note.level == log::Level::Warn);
-        warnings.map(|note| note.text).collect()
+        resolve(*options, &facts, resolv, (32768, 60999)).unwrap()
     }
 
     #[test]
@@ -193,16 +208,6 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_interface_is_no_model() {
-        let found = warned("passt -i lo");
-        assert!(
-            found[0].starts_with("--interface lo: its address 127.0.0.1 is of no use"),
-            "{found:?}"
-        );
-        assert_eq!(warned("passt -i lo -a 192.0.2.5"), [""; 0]);
-    }
-}
-    #[test]
     fn a_mask_is_that_of_an_address() {
         let said =
             "--netmask has no effect without --address: give an IPv4 address, too, or leave it out";
@@ -211,3 +216,16 @@ mod tests {
         assert_eq!(warned("passt -n 24 -a 192.0.2.5"), [""; 0]);
     }
 
+    #[test]
+    fn a_loopback_interface_is_no_model() {
+        for option in ["--interface", "--outbound-if4"] {
+            let found = warned(&format!("passt {option} lo"));
+            let said = format!("{option} lo: its address 127.0.0.1 is of no use");
+            assert!(found[0].starts_with(&said), "{found:?}");
+            let handed_out =
+                |more| read(&format!("passt {option} lo {more}")).network.services.dhcp;
+            assert!(!handed_out("-q") && handed_out("-a 192.0.2.5"));
+            assert_eq!(warned(&format!("passt {option} lo -a 192.0.2.5")), [""; 0]);
+        }
+    }
+}

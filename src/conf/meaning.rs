@@ -446,7 +446,7 @@ fn check_interfaces(
 
 fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Network {
     let mut services = options.services;
-    services.dhcp &= v4.as_ref().is_some_and(|v4| v4.gateway.is_some());
+    services.dhcp &= v4.as_ref().is_some_and(|v4| v4.gateway.is_some() && !v4.addr.is_loopback());
     services.ndp &= v6.is_some();
     if options.mode == Mode::Pasta {
         services.hand_out_dns = options.pasta.dhcp_dns;
@@ -454,7 +454,7 @@ fn network(options: &Options, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Netwo
         services.ra &= !options.pasta.configure;
     }
     services.ra &= services.ndp;
-    services.dhcpv6 &= v6.as_ref().is_some_and(|v6| v6.addr.is_some());
+    services.dhcpv6 &= v6.as_ref().and_then(|v6| v6.addr).is_some_and(|addr| !addr.is_loopback());
     services.renew = !options.run.no_follow && !options.pasta.configure;
     Network {
         our_mac: options.mac,
