@@ -410,9 +410,14 @@ impl Net {
     pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
         let seen = Endpoint::from(peer);
         let target = self.would_lead(Proto::Udp, guest, seen.with_scope(0)).ok()?;
-        let both_ways =
-            target.destination == peer && self.source_for_guest(peer.ip()) == Some(peer.ip());
+        let both_ways = target.destination == peer && self.is_seen_as_it_is(peer.ip());
         both_ways.then_some(seen)
+    }
+
+    /// Whether the guest sees the host-side `address` itself, and nothing that stands for it: the guest's own address and
+    /// the host's copy of it are never seen.
+    pub(crate) fn is_seen_as_it_is(&self, address: IpAddr) -> bool {
+        self.source_for_guest(address) == Some(address)
     }
 
     /// The port of a group as the host knows it, if the guest may receive what is for it.

@@ -33,6 +33,7 @@ mod migration;
 mod mtu;
 mod namespace;
 mod neighbours;
+mod own_copy;
 mod pace;
 mod packet;
 mod path_mtu;

@@ -13,7 +13,8 @@
 //! * only who *is to the guest what it is to the host* ([`Net::as_it_is`]): under its own address, which also leads back
 //!   to it. Loopback, the host's copy of the guest's address, links other than the guest's, whoever an address
 //!   was mapped to: none of them is let in this way. The guest talks to those in flows of two, each with a
-//!   connected socket (`socket`), and a port from which it has talked to nobody else is open to nobody else;
+//!   connected socket (`socket`), and a port from which it has talked to nobody else is open to nobody else. To the host's
+//!   copy of the address that it was assigned it talks where it has taken another one;
 //! * only whom the guest may reach, by the operator's rules;
 //! * not to a port that is forwarded: there the rule says who may write, and how; the guest's own datagrams from it are
 //!   flows of two, too. A rule that comes later ends the flow with anybody.
@@ -43,7 +44,7 @@ use crate::engine::datagram_socket;
 use crate::engine::net::Net;
 use crate::engine::state::{Broadcast, DatagramState, FlowKind, FlowState};
 use crate::engine::unreachable::reason_of_opening;
-use crate::flow::fwd::{HostSide, Proto};
+use crate::flow::fwd::{HostSide, Proto, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
 use crate::limits::TALKS_ON;
@@ -71,6 +72,9 @@ pub(super) fn goes_on(core: &mut Core, side: &Side) -> Option<(FlowId, bool)> {
     let flow = core.flows.table.get_mut(id)?;
     let FlowKind::Udp(state) = &mut flow.state.kind else { return None };
     let to = state.to.filter(|&to| Endpoint::from(to) == side.ours)?;
+    if !is_heard_from(&core.net, (side.ours.ip(), to.ip())) {
+        return None;
+    }
     if flow.state.epoch != core.net.epoch() {
         if !leads_where_it_did(&core.net, side, flow.sides[1].ours.ip(), to) {
             return None;
@@ -79,6 +83,12 @@ pub(super) fn goes_on(core: &mut Core, side: &Side) -> Option<(FlowId, bool)> {
     }
     state.streak = (state.streak + 1) % TALKS_ON;
     Some((id, state.streak == 0))
+}
+
+/// Whether what `real` answers, to which the guest sends as `seen`, is let in by a flow with anybody ([`visible`]). Who is one
+/// of many answers under an address of its own.
+pub(super) fn is_heard_from(net: &Net, (seen, real): (IpAddr, IpAddr)) -> bool {
+    seen == real && (is_many(real) || net.is_seen_as_it_is(real))
 }
 
 /// Whether what the guest sends as `side` goes to `to` from the address `source` by the view of the network in force, too.
@@ -96,7 +106,7 @@ pub(super) fn find_or_open(
     target: &HostSide,
 ) -> Result<Option<FlowId>, DropReason> {
     let to = target.destination;
-    if to.ip() != side.ours.ip() || core.net.reads_names(side) {
+    if !is_heard_from(&core.net, (side.ours.ip(), to.ip())) || core.net.reads_names(side) {
         return Ok(None);
     }
     let guest = guest_side(side.endpoint);

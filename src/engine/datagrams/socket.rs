@@ -106,7 +106,7 @@ fn other_than_of_two(
 
 /// The flow of a transfer that the guest goes on with as `side`, at the port that the server has chosen for it
 /// (RFC 1350, section 4). That is the one by which it was asked, whose socket may be written to from any port of the
-/// server. Only where an address stands for it: others are in flows with anybody.
+/// server. Only where the flow is of two because of who that is: others are in flows with anybody.
 fn transfer_of(core: &mut Core, side: Side) -> Option<FlowId> {
     let asked = Side { ours: Endpoint::new(side.ours.ip(), TFTP), ..side };
     let id = core.flows.find(L4Protocol::Udp, &asked)?;
@@ -206,12 +206,12 @@ fn open_outbound(
     }
     let device = core.settings.outbound_device(destination.ip());
     let mut source = target.source;
-    let stands_for = destination.ip() != side.ours.ip();
+    let of_two = !anybody::is_heard_from(&core.net, (side.ours.ip(), destination.ip()));
     // From the server's own port it would be answered by itself.
     let transfers = transport == Transport::Udp
         && destination.port() == TFTP
         && source.port() != TFTP
-        && stands_for;
+        && of_two;
     let any_port = transfers && core.flows.may_take_any_port();
     let anybody = anybody::guest_side(side.endpoint);
     let anybody = core.flows.find(protocol, &anybody).and_then(|id| core.flows.table.get(id));

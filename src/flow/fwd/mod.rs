@@ -115,7 +115,7 @@ pub struct FamilyMapping<A> {
     /// `--map-host-loopback`: the guest reaches the host's loopback address here.
     pub host_loopback: Option<A>,
     /// `--map-guest-addr`: the guest reaches the host's own copy of the guest's address here.
-    pub(crate) guest_addr: Option<A>,
+    pub guest_addr: Option<A>,
     /// `--dns-forward`: DNS queries of the guest to this address go to `dns_host`.
     pub dns_match: Option<A>,
     /// `--dns-host`: where matched DNS queries go, first of all those of the same family.
