@@ -25,7 +25,7 @@ use crate::engine::listener_id::ListenerId;
 use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState, how_closed};
 use crate::engine::token::Token;
-use crate::flow::fwd::SpliceSide;
+use crate::flow::fwd::{SpliceSide, loopback_of};
 use crate::flow::side::Side;
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
@@ -77,8 +77,9 @@ fn connect(
     side: &SpliceSide,
 ) -> Result<(OwnedFd, bool), DropReason> {
     let source = side.source.ip();
+    // What the kernel chooses as the source of what goes to its own addresses.
     let kernels_choice = source.is_unspecified()
-        || (source.is_loopback() && source == loopback_of(side.destination));
+        || (source.is_loopback() && source == loopback_of(side.destination.ip()));
     let mut open = |port| -> Result<(OwnedFd, bool), Errno> {
         let socket = socket_on(Some(&mut *bypass), sides[1].pif, Transport::Tcp, side.destination)?;
         stream::keep_urgent_inline(socket.as_fd())?;
@@ -348,15 +349,6 @@ fn watch_for(
     if let Err(errno) = watch.again(token, socket, events) {
         log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
         machine.on_failure();
-    }
-}
-
-/// The address that the kernel chooses as the source of what goes to its own addresses.
-fn loopback_of(destination: SocketAddr) -> std::net::IpAddr {
-    if destination.is_ipv4() {
-        std::net::Ipv4Addr::LOCALHOST.into()
-    } else {
-        std::net::Ipv6Addr::LOCALHOST.into()
     }
 }
 

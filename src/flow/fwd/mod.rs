@@ -47,6 +47,7 @@ pub(crate) use special::{is_many, is_one_host};
 pub use table::{Enabled, MAX_LISTENING_SOCKETS, MAX_RULES, Outcome, RuleError, RuleId, RuleTable};
 pub(crate) use to_guest::{GuestSide, source_for_guest, source_in_group, to_guest};
 pub(crate) use to_host::{HostSide, group_on_host, to_host};
+pub(crate) use to_splice::loopback_of;
 pub use to_splice::{Bypass, SpliceSide, from_namespace, to_namespace};
 
 use super::network::{Network, Services};

@@ -1,12 +1,12 @@
 //! Loopback traffic between the host and the guest's network namespace: it goes from socket to socket
 //! and never becomes a frame.
 //!
-//! To the namespace, what passes the link by is what a *peer on a loopback address* sent, unless the
-//! operator forbade it or the rule names a target address, which only the link can reach. It goes to
-//! the guest's own address, or, on demand, to the loopback address that was hit or that is the rule's target (a group
-//! stays a group); our source is left to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the
-//! host both addresses must be loopback ones, and both stay as they are, unless the rule names a target
-//! address.
+//! To the namespace, what passes the link by is what a *peer on a loopback address* sent, whichever address of the
+//! host it was sent to, unless the operator forbade it or the rule names a target address, which only the link can reach.
+//! It goes to the guest's own address, or, on demand, to the loopback address that was hit or that is the rule's target (a
+//! group stays a group); where there is no link, another address of the host leads to the loopback address. Our source is
+//! left to the namespace's kernel, so it appears to come from where it goes to. From the namespace to the host both
+//! addresses must be loopback ones, and both stay as they are, unless the rule names a target address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -59,10 +59,7 @@ pub fn to_namespace(
 ) -> Result<Option<SpliceSide>, Refused> {
     let (peer_ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
     let keep = bypass.keep_loopback || bypass.only;
-    let leads_by = match rule.target_addr {
-        None => local_ip.is_loopback() || !bypass.only,
-        Some(target) => keep && target.is_loopback(),
-    };
+    let leads_by = rule.target_addr.is_none_or(|target| keep && target.is_loopback());
     let passes_by = bypass.enabled && peer_ip.is_loopback() && leads_by;
     if !passes_by {
         return if bypass.only { Err(Refused::NotLoopback) } else { Ok(None) };
@@ -72,6 +69,7 @@ pub fn to_namespace(
         (Some(target), _) => target,
         (None, group) if group.is_multicast() => group,
         (None, address) if keep && address.is_loopback() => address,
+        (None, address) if bypass.only => loopback_of(address),
         (None, IpAddr::V4(_)) => learned.v4.into(),
         (None, IpAddr::V6(_)) => learned.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
     };
@@ -115,6 +113,14 @@ fn any(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The loopback address of the family of `address`.
+pub(crate) fn loopback_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 
@@ -182,7 +188,11 @@ mod tests {
             (ONLY, &inside, "127.0.0.1:9", lo, "0.0.0.0:0 -> 127.0.0.1:80"),
             (KEEP, &inside, "198.51.100.9:9", "192.0.2.2:8080", "link"),
             (DEFAULT, &inside, "127.0.0.1:9", lo, "link"),
-            (ONLY, &RULE, "127.0.0.1:9", "192.0.2.2:8080", "not loopback traffic"),
+            (ONLY, &RULE, "127.0.0.1:9", "192.0.2.2:8080", "0.0.0.0:0 -> 127.0.0.1:80"),
+            (ONLY, &udp, "127.0.0.5:9", "192.0.2.2:8080", "0.0.0.0:9 -> 127.0.0.1:80"),
+            (ONLY, &RULE, "[::1]:9", "[2001:db8::2]:8080", "[::]:0 -> [::1]:80"),
+            (ONLY, &udp, "127.0.0.1:9", "224.0.0.251:8080", "0.0.0.0:9 -> 224.0.0.251:80"),
+            (ONLY, &inside, "127.0.0.1:9", "192.0.2.2:8080", "0.0.0.0:0 -> 127.0.0.1:80"),
             (DEFAULT, &RULE, "127.0.0.1:9", "127.0.0.1:8090", "no rule"),
             (
                 DEFAULT,
