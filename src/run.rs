@@ -87,10 +87,10 @@ fn start(mut options: Options) -> Result<ExitCode, StartError> {
         log::warn!("Couldn't close inherited descriptors: {errno}");
     }
     let limit = process::raise_descriptor_limit();
-    crate::log::configure(log_config(&options), &|| {
-        let keeps_root = options.mode == Mode::Pasta && options.pasta.netns_only;
-        identity::successor(options.run.run_as.as_deref(), keeps_root)
-    })?;
+    let run_as = options.run.run_as.as_deref();
+    let keeps_root = options.mode == Mode::Pasta && options.pasta.netns_only;
+    crate::log::configure(log_config(&options), &|| identity::successor(run_as, keeps_root))?;
+    identity::tell_of_user(run_as, keeps_root);
     let code = match options.mode {
         Mode::Pasta => run_pasta(options, &limit),
         Mode::Stream | Mode::VhostUser => run(options, &limit),

@@ -42,12 +42,7 @@ pub(super) fn findings(question: &Question) -> Vec<Finding> {
 fn user(question: &Question) -> Option<Finding> {
     const TOPIC: &str = "user";
     let before = geteuid();
-    // What a start says of it is said by the finding.
-    let level = log::max_level();
-    log::set_max_level(log::LevelFilter::Off);
-    let settled = identity::settle_user(question.run_as.as_deref(), question.keep_root);
-    log::set_max_level(level);
-    match settled {
+    match identity::settle_user(question.run_as.as_deref(), question.keep_root) {
         Ok(()) if geteuid() == before => None,
         Ok(()) => {
             let now = geteuid().as_raw();

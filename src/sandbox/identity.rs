@@ -31,14 +31,8 @@ struct Ids {
 /// # Errors
 /// There is no such user, or we may not become it.
 pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), StartError> {
-    let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
+    let current = current();
     let wanted = wanted(run_as, keep_root, current)?;
-    if run_as.is_none() && wanted != current {
-        log::warn!("Started as root, will change to nobody.");
-    }
-    if run_as.is_some() && wanted.user == 0 && namespace::is_initial_user() {
-        log::warn!("--runas {}: the program stays root, which it need not be", wanted.user);
-    }
     if wanted == current {
         return Ok(());
     }
@@ -49,10 +43,26 @@ pub(crate) fn settle_user(run_as: Option<&str>, keep_root: bool) -> Result<(), S
     })
 }
 
+/// Says whom [`settle_user`] will change to where nobody has asked for it, and that it stays root where somebody has.
+pub(crate) fn tell_of_user(run_as: Option<&str>, keep_root: bool) {
+    let current = current();
+    // What is wrong with it is said when it is needed.
+    let Ok(wanted) = wanted(run_as, keep_root, current) else { return };
+    if run_as.is_none() && wanted != current {
+        log::warn!("Started as root, will change to nobody.");
+    }
+    if run_as.is_some() && wanted.user == 0 && namespace::is_initial_user() {
+        log::warn!("--runas {}: the program stays root, which it need not be", wanted.user);
+    }
+}
+
 /// The user that [`settle_user`] will change to, if there is one.
 pub(crate) fn successor(run_as: Option<&str>, keep_root: bool) -> Option<u32> {
-    let current = Ids { user: geteuid().as_raw(), group: getegid().as_raw() };
-    wanted(run_as, keep_root, current).ok().map(|ids| ids.user)
+    wanted(run_as, keep_root, current()).ok().map(|ids| ids.user)
+}
+
+fn current() -> Ids {
+    Ids { user: geteuid().as_raw(), group: getegid().as_raw() }
 }
 
 fn wanted(run_as: Option<&str>, keep_root: bool, current: Ids) -> Result<Ids, StartError> {

@@ -1134,6 +1134,10 @@ case_root_becomes_nobody() {
     if [ "$PASST_WORLD_UID" -eq 0 ]; then
         holds "$found" 'Started as root, will change to nobody.'
         same "$(tail -n 1 <<<"$found" | tr -s ' ')" ' 0 65534 1'
+        # Before anything else that is told.
+        found=$(root --stderr -- true 2>&1)
+        same "$(head -n 1 <<<"$found")" 'Started as root, will change to nobody.'
+        holds "$found" '--stderr will be dropped soon'
     else
         same "$(tr -s ' ' <<<"$found")" ' 0 0 1'
     fi
