@@ -157,9 +157,12 @@ pub(in crate::engine) fn drive(core: &mut Core, out: &mut dyn ToGuest, id: FlowI
 }
 
 /// Ends a flow at once, so that its descriptor or its ports are free for the next. The guest is told
-/// if it has room.
+/// if it has room; but one whose SYN was not answered yet repeats it, and then the connection begins anew. After a
+/// reset it would give up a connection that only had to wait.
 pub(super) fn evict(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
-    if let Some(tcp) = tcp_mut(&mut core.flows, id) {
+    if let Some(tcp) = tcp_mut(&mut core.flows, id)
+        && !tcp.conn.is_unanswered()
+    {
         tcp.conn.abort();
         drive(core, out, id);
     }

@@ -23,6 +23,13 @@ impl Conn {
         matches!(self.state, State::Connecting | State::SynAckSent | State::SynSent)
     }
 
+    /// Whether the guest asks for the connection and has heard nothing of it yet, as the host is not connected or the
+    /// SYN-ACK is still to be sent: it will ask again.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        let asked = matches!(self.state, State::Connecting | State::SynAckSent);
+        asked && !self.send.is_outstanding()
+    }
+
     /// Bytes that are kept, and that the guest was not told to have come.
     pub(crate) fn kept(&self) -> u32 {
         self.recv.kept()
