@@ -3,7 +3,7 @@
 
 mod shortage;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::outbox::Outbox;
 use super::quantum::Quantum;
 use super::state::FlowKind;
 use crate::flow::fwd::InterfaceName;
-use crate::flow::side::Pif;
+use crate::flow::side::{Endpoint, Pif};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{InitialNumbers, TcpConfig};
 use crate::limits::{ICMP_ERROR_BURST, ICMP_ERROR_PAUSE};
@@ -195,10 +195,19 @@ impl Core {
             descriptors: self.settings.max_descriptors,
             flows: self.most_flows(),
             half_open: self.flows.half_open_limit(self.listeners.len()),
+            sources: self.sources(),
         };
         let drops = (&self.outbox.drops, most);
         self.shortages.tell(self.now, drops, |shortage| log::warn!("{shortage}"));
         self.shortages.next()
+    }
+
+    /// The addresses that flows of the guest are sent from, if the operator names them.
+    fn sources(&self) -> [Option<SocketAddr>; 2] {
+        let scope = self.net.network.scope_id();
+        let mut named = self.net.map.sources();
+        [named.next(), named.next()]
+            .map(|address| address.map(|address| Endpoint::new(address, 0).with_scope(scope)))
     }
 
     /// The same of all that was not told yet, at the end.

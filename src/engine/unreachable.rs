@@ -26,7 +26,7 @@ use super::core::Core;
 use super::net::Net;
 use crate::flow::fwd::is_one_host;
 use crate::flow::side::Side;
-use crate::sys::group;
+use crate::sys::{group, socket};
 use crate::wire::build::{HeaderTemplate, L4Checksum};
 use crate::wire::icmp_translation::{IcmpError, v4, v6};
 use crate::wire::ip::{self, IpHead, L4Protocol};
@@ -148,6 +148,16 @@ pub(crate) fn reason_of_connecting(
     let without_port = || group::source_toward(destination, device, 0);
     if may_lack_address && without_port() == Err(Errno::ADDRNOTAVAIL) {
         return DropReason::NoRoute;
+    }
+    reason_of_binding(errno, source)
+}
+
+/// The same of one that is bound to `source`. That the host does not have the address that the operator names for it is the
+/// same error as that all ports are taken.
+pub(crate) fn reason_of_binding(errno: Errno, source: SocketAddr) -> DropReason {
+    let is_named = !source.ip().is_unspecified();
+    if errno == Errno::ADDRNOTAVAIL && is_named && socket::is_foreign(source) {
+        return DropReason::NoOutboundAddress;
     }
     reason_of_opening(errno)
 }

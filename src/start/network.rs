@@ -1,8 +1,7 @@
 //! What a start finds out about the host's network: it waits for one (`--wait-for-network`), or for an answer of its name
 //! servers (`--dns-host`), and says what is not there.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -15,6 +14,7 @@ use crate::flow::side::Endpoint;
 use crate::follow::HostName;
 use crate::sys::io_error_text;
 use crate::sys::route_events::RouteEvents;
+use crate::sys::socket::is_foreign;
 
 /// Between two looks, while much changes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -89,11 +89,9 @@ pub(crate) fn look_up(
 /// Says of an address that connections are to leave from whether this host has none like it: it may have one later. One of a
 /// link is to be on that of the template interface.
 pub(crate) fn warn_of_outbound(options: &Options, facts: &HostFacts) {
-    let map = &options.mapping;
-    let addresses = [map.v4.outbound.map(IpAddr::from), map.v6.outbound.map(IpAddr::from)];
     let scope_id = facts.v6.as_ref().map_or(0, |template| template.index);
-    for address in addresses.into_iter().flatten().filter(|address| is_foreign(*address, scope_id))
-    {
+    let with_scope = |address| Endpoint::new(address, 0).with_scope(scope_id);
+    for address in options.mapping.sources().filter(|&address| is_foreign(with_scope(address))) {
         log::warn!("--outbound {address}: {}", without_outbound(address, facts));
     }
 }
@@ -195,14 +193,6 @@ fn no_way_out(conf: &Conf, wish: &Interfaces, outlook: Outlook) -> Option<Note> 
     Some(Note { level, text })
 }
 
-/// Whether no socket may have this address; one of a link is looked for on the interface with the index `scope_id`.
-fn is_foreign(address: IpAddr, scope_id: u32) -> bool {
-    let bound = UdpSocket::bind(Endpoint::new(address, 0).with_scope(scope_id));
-    // Of no link at all it is no argument.
-    let wanting = [ErrorKind::AddrNotAvailable, ErrorKind::InvalidInput];
-    bound.is_err_and(|error| wanting.contains(&error.kind()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -294,13 +284,5 @@ mod tests {
             assert!(said("fe80::77", facts).ends_with("name the --interface that has it"));
             assert!(said("2001:db8::7", facts).starts_with("no interface of this host has it"));
         }
-    }
-
-    /// That others are is a test of pasta's: here the host's sysctls would count, and whether it has any address.
-    #[test]
-    fn an_address_that_a_socket_may_have_is_not_foreign() {
-        assert!(!is_foreign(Ipv4Addr::LOCALHOST.into(), 0));
-        // An address of a link, and no link that it is on.
-        assert!(is_foreign(IpAddr::V6("fe80::1".parse().unwrap()), 0));
     }
 }

@@ -328,6 +328,15 @@ pub(crate) fn bind_address(socket: BorrowedFd<'_>, mut address: SocketAddr) -> R
     net::bind(socket, &address)
 }
 
+/// Whether this host does not have an address, so that no socket may be bound to it.
+pub(crate) fn is_foreign(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    let socket = create(Transport::Udp, address.ip());
+    let bound = socket.and_then(|socket| net::bind(&socket, &address));
+    // One of a link is no argument without the interface.
+    matches!(bound, Err(Errno::ADDRNOTAVAIL | Errno::INVAL))
+}
+
 /// Binds a socket to an interface (`SO_BINDTODEVICE`; without privileges since Linux 5.7).
 ///
 /// # Errors
@@ -472,6 +481,14 @@ pub(super) fn last_errno() -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// That others are is a test of pasta's: here the host's sysctls would count, and whether it has any address.
+    #[test]
+    fn an_address_that_a_socket_may_have_is_not_foreign() {
+        let at = |address: &str| SocketAddr::new(address.parse().expect("an address"), 1);
+        assert!(!is_foreign(at("127.0.0.1")), "the port is nobody's business");
+        assert!(is_foreign(at("fe80::1")), "of a link, and no link that it is on");
+    }
 
     #[test]
     fn a_port_is_lent_to_sockets_of_ours_and_to_nobody_who_would_share_it() {

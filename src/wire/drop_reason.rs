@@ -70,6 +70,8 @@ drop_reasons! {
     /// The host has no port, or no address, left that a flow could be sent from, or flows have as many as they may; or one
     /// that waited for an answer gave way for that.
     NoLocalPort => "no-local-port",
+    /// The host does not have the address that flows are to be sent from (`--outbound`).
+    NoOutboundAddress => "no-outbound-address",
     /// UDP and echo flows have all that they may, so that TCP connections get sockets, too, and all are streams.
     DatagramFlowsFull => "datagram-flows-full",
     /// The oldest half-open flow gave way to a new one.
@@ -120,6 +122,7 @@ impl DropReason {
                 | Self::DescriptorsExhausted
                 | Self::MemoryExhausted
                 | Self::NoLocalPort
+                | Self::NoOutboundAddress
                 | Self::DatagramFlowsFull
                 | Self::SocketFailed
                 | Self::NoRoute

@@ -81,3 +81,18 @@ fn without_ports_of_the_host_the_guest_is_refused_and_there_is_a_line_with_the_c
         assert_eq!(flags, SYN | ACK);
     });
 }
+
+#[test]
+fn without_the_address_of_outbound_the_line_names_it() {
+    isolated(SETUP, || {
+        let program = Program::passt(&["-t", "none", "--outbound", "192.0.2.77"]);
+        let mut guest = Guest::of(&program);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (_, flags) = guest.tries(30_000, listener.local_addr().unwrap().port());
+        assert_eq!(flags, RST | ACK);
+        let line =
+            until("a line", || lines(&program.messages(), "a flow was to be sent from").pop());
+        assert!(line.contains("the address of --outbound"), "{line}");
+        assert!(line.contains(", once: give 192.0.2.77 to one of the host's interfaces"), "{line}");
+    });
+}

@@ -18,7 +18,7 @@ use crate::datagrams::{bound, guest_at, known, one_message};
 use crate::fragments::{cut_l4, send_all, whole};
 use crate::namespace::{isolated, run};
 use crate::packet::{self, SYN, TCP, UDP};
-use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World};
+use crate::world::{FAMILIES, Family, OFFLOADS, PLAIN, Setup, World, mapping};
 
 /// Turns in which a few packets are done with.
 const TURNS: usize = 64;
@@ -213,6 +213,27 @@ fn a_connection_without_a_local_port_is_refused() {
                 assert_eq!(answer[packet::l4_offset(to.ip()) + 13], flags, "{family:?} {port}");
             }
             assert_eq!((world.drops(DropReason::NoLocalPort), world.all_drops()), (1, 1));
+        }
+    });
+}
+
+/// The same error, for a third reason.
+#[test]
+fn what_is_to_leave_from_an_address_that_nobody_has_is_counted_as_that() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut map = mapping();
+            map.v4.outbound = Some([192, 0, 2, 77].into());
+            map.v6.outbound = Some("2001:db8::77".parse().expect("an address"));
+            let mut world = known(&Setup { map, ..Setup::default() });
+            let (from, to) = (SocketAddr::new(family.guest(), 5000), family.host_at(9000));
+            world.send(packet::udp(from, to, b"?"));
+            world.send(packet::echo(from.ip(), to.ip(), 1, 1, b"ping"));
+            world.send(packet::tcp(from, to, SYN, (1000, 0), &[]));
+            let answer = world.frames(1).remove(0);
+            let refused = packet::RST | packet::ACK;
+            assert_eq!(answer[packet::l4_offset(to.ip()) + 13], refused, "{family:?}");
+            assert_eq!((world.drops(DropReason::NoOutboundAddress), world.all_drops()), (3, 3));
         }
     });
 }

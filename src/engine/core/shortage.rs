@@ -6,10 +6,12 @@
 //! bytes kept for sockets, admissions to a port).
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use crate::limits::{
     GROUP_SOCKETS, MAX_FLOWS, MAX_GROUPS, MAX_HALF_OPEN, REASSEMBLY_SLOTS, SHORTAGE_PAUSE,
 };
+use crate::sys::socket::is_foreign;
 use crate::time::{OncePer, Timestamp};
 use crate::wire::DropReason;
 use crate::wire::drop_reason::DropCounters;
@@ -30,7 +32,7 @@ const fn limit(reason: DropReason, what: &'static str, cure: fn(Most) -> String)
 }
 
 /// All that are told of.
-static LIMITS: [Limit; 9] = [
+static LIMITS: [Limit; 10] = [
     limit(
         DropReason::DescriptorsExhausted,
         "There was no descriptor left for a flow",
@@ -43,6 +45,11 @@ static LIMITS: [Limit; 9] = [
         "widen net.ipv4.ip_local_port_range, or see that the host has an address to send from"
             .to_owned()
     }),
+    limit(
+        DropReason::NoOutboundAddress,
+        "The host did not have the address of --outbound that a flow was to be sent from",
+        the_address,
+    ),
     limit(DropReason::FlowTableFull, "There was no place for another flow", |_| {
         format!("{MAX_FLOWS} are the most, have fewer")
     }),
@@ -83,6 +90,15 @@ fn more_descriptors(most: Most) -> String {
     )
 }
 
+/// The cure where flows are to have an address that the host has not: of IPv4 and IPv6 the one that it is about, unless
+/// that has come meanwhile.
+fn the_address(most: Most) -> String {
+    let named = || most.sources.into_iter().flatten();
+    let missing = named().find(|&address| is_foreign(address)).or_else(|| named().next());
+    let address = missing.map_or_else(|| "it".to_owned(), |address| address.ip().to_string());
+    format!("give {address} to one of the host's interfaces, or name another")
+}
+
 fn fewer_datagram_flows(most: Most) -> String {
     if most.flows < MAX_FLOWS {
         return more_descriptors(most);
@@ -109,7 +125,8 @@ pub(super) struct Shortages {
     next: Option<Timestamp>,
 }
 
-/// How many there may be of what is limited both by number and by descriptors.
+/// What cures depend on: how many there may be of what is limited both by number and by descriptors, and the operator's
+/// addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Most {
     /// Open descriptors.
@@ -118,6 +135,8 @@ pub(super) struct Most {
     pub(super) flows: usize,
     /// Connections whose handshake is under way.
     pub(super) half_open: usize,
+    /// The addresses that the operator names for flows to be sent from (`--outbound`).
+    pub(super) sources: [Option<SocketAddr>; 2],
 }
 
 /// A line for the log.
@@ -199,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    const FEW: Most = Most { descriptors: 1024, flows: 864, half_open: 432 };
+    const FEW: Most = Most { descriptors: 1024, flows: 864, half_open: 432, sources: [None; 2] };
 
     fn said(
         shortages: &mut Shortages,
@@ -255,7 +274,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_the_cure_only_where_they_are_the_limit() {
-        let many = Most { descriptors: 1 << 20, flows: MAX_FLOWS, half_open: MAX_HALF_OPEN };
+        let many = Most { descriptors: 1 << 20, flows: MAX_FLOWS, half_open: MAX_HALF_OPEN, ..FEW };
         for (reason, number) in [
             (DropReason::HalfOpenEvicted, "4096 are the most"),
             (DropReason::DatagramFlowsFull, "131072 flows are the most"),

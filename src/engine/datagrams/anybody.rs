@@ -43,7 +43,7 @@ use crate::engine::core::Core;
 use crate::engine::datagram_socket;
 use crate::engine::net::Net;
 use crate::engine::state::{Broadcast, DatagramState, FlowKind, FlowState};
-use crate::engine::unreachable::reason_of_opening;
+use crate::engine::unreachable::reason_of_binding;
 use crate::flow::fwd::{HostSide, Proto, is_many};
 use crate::flow::side::{Endpoint, Pif, Side};
 use crate::flow::table::FlowId;
@@ -226,7 +226,7 @@ fn open(core: &mut Core, guest: Side, target: &HostSide) -> Result<FlowId, DropR
         .and_then(|socket| datagram_socket::unconnected(socket, &to, toward));
     let (socket, port) = opened.map_err(|errno| {
         log::debug!("UDP socket at {source}: {errno}");
-        reason_of_opening(errno)
+        reason_of_binding(errno, source)
     })?;
     source.set_port(port);
     add_flow(core, guest, (socket, source))

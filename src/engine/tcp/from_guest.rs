@@ -261,6 +261,7 @@ fn segment_without_flow(
             Err(
                 reason @ (DropReason::SocketFailed
                 | DropReason::NoLocalPort
+                | DropReason::NoOutboundAddress
                 | DropReason::EgressRejected),
             ) => {
                 refuse(core, out, &side, ip, head);

@@ -202,6 +202,12 @@ impl Mapping {
         !self.outbound_for(address).is_unspecified()
     }
 
+    /// The addresses that the operator names as the source of our sockets, of IPv4 and of IPv6.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let (v4, v6) = (self.v4.outbound.map(Into::into), self.v6.outbound.map(Into::into));
+        v4.into_iter().chain(v6)
+    }
+
     /// `--outbound` of the family of `address`, or the unspecified address of that family.
     fn outbound_for(&self, address: IpAddr) -> IpAddr {
         match address {
