@@ -127,6 +127,61 @@ fn more_streams_than_are_gathered_at_once_have_their_bytes_in_order() {
     });
 }
 
+/// What a segment of ours acknowledges.
+fn acknowledged(frame: &[u8], family: Family) -> u32 {
+    let at = packet::l4_offset(family.guest()) + 8;
+    u32::from_be_bytes(frame[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[test]
+fn what_one_batch_brings_in_another_order_is_passed_on_in_that_of_the_stream() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = World::new(&Setup::default());
+            let listener = TcpListener::bind(family.host_at(PORT)).expect("a free port");
+            let mut mixed = Stream::open(&mut world, &listener, family, 40000);
+            let mut other = Stream::open(&mut world, &listener, family, 40001);
+            let frames: Vec<_> = (0..4).map(|_| mixed.segment(LEN)).collect();
+            for place in [2, 1, 3, 0] {
+                world.send(frames[place].clone());
+                world.send(other.segment(10));
+            }
+            world.settle(TURNS);
+            let told = world.received();
+            let told: Vec<u32> = told.iter().map(|frame| acknowledged(frame, family)).collect();
+            assert!(told.len() == 2 && told.contains(&mixed.seq), "{told:?}, once each");
+            mixed.check();
+            other.check();
+            assert_eq!(world.all_drops(), 0);
+        }
+    });
+}
+
+/// It is told so by duplicates, for what it sends next to be what is missing.
+#[test]
+fn what_lies_beyond_a_gap_that_a_batch_leaves_is_sent_again() {
+    isolated(|| {
+        for family in FAMILIES {
+            let mut world = World::new(&Setup::default());
+            let listener = TcpListener::bind(family.host_at(PORT)).expect("a free port");
+            let mut stream = Stream::open(&mut world, &listener, family, 40000);
+            world.send(stream.segment(0));
+            world.settle(TURNS);
+            let frames: Vec<_> = (0..4).map(|_| stream.segment(LEN)).collect();
+            for place in [3, 2, 0] {
+                world.send(frames[place].clone());
+            }
+            world.settle(TURNS);
+            let told = world.received();
+            let told: Vec<u32> = told.iter().map(|frame| acknowledged(frame, family)).collect();
+            assert_eq!(told, [1001 + LEN as u32; 2], "what is there, and once more");
+            frames[1..].iter().for_each(|frame| world.send(frame.clone()));
+            world.settle(TURNS);
+            stream.check();
+        }
+    });
+}
+
 #[test]
 fn a_port_that_is_used_again_in_the_same_batch_is_another_connection() {
     isolated(|| {

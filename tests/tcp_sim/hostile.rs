@@ -2,7 +2,9 @@
 
 use super::link::Rng;
 use passt::flow::tcp::limits::{DATA_QUANTUM, INACTIVITY, WINDOW_MAX};
-use passt::flow::tcp::{Action, Conn, DataResult, Flags, Opening, Segment, SocketEvent, TcpConfig};
+use passt::flow::tcp::{
+    Action, Conn, DataResult, Early, Flags, Opening, Segment, SocketEvent, TcpConfig,
+};
 use passt::time::Timestamp;
 use passt::wire::seq::SeqNr;
 
@@ -38,18 +40,29 @@ impl Storm {
         Self { rng, now, conn, seq, ack, queue: 0, offered: 0, closed: false }
     }
 
+    fn segment(&mut self, seg: &Segment) {
+        let accept = self.conn.on_segment(self.now, seg);
+        assert!(u64::from(accept.skip) + u64::from(accept.len) <= u64::from(seg.payload_len));
+        self.offered = self.offered.saturating_add(accept.len);
+    }
+
     fn input(&mut self) {
         let now = self.now;
         match self.rng.range(0, 99) {
             0..60 => {
+                let mut early = Early::default();
                 for _ in 0..self.rng.range(1, 8) {
                     let seg = segment(&mut self.rng, self.ack, self.seq);
-                    let accept = self.conn.on_segment(now, &seg);
-                    assert!(
-                        u64::from(accept.skip) + u64::from(accept.len)
-                            <= u64::from(seg.payload_len)
-                    );
-                    self.offered = self.offered.saturating_add(accept.len);
+                    if early.hold(&self.conn, &seg, ()) {
+                        continue;
+                    }
+                    self.segment(&seg);
+                    while let Some((seg, ())) = early.next(&self.conn) {
+                        self.segment(&seg);
+                    }
+                }
+                while let Some((seg, ())) = early.next_at_end(&self.conn) {
+                    self.segment(&seg);
                 }
                 let all = self.rng.chance(70);
                 let part = self.rng.range(0, u64::from(self.offered)) as u32;

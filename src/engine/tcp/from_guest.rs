@@ -2,7 +2,7 @@
 //! what belongs to no flow opens a connection, or is refused.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_frame::{Errno, FromGuestLease, MAX_FRAMES, Part, ToGuest};
@@ -11,6 +11,7 @@ use super::drive::has_ended;
 use super::kept::{self, InBatch, InMemory, Payload};
 use super::{add, keepalive, opening, peek_offset, refused};
 use crate::engine::core::Core;
+use crate::engine::flows::Flows;
 use crate::engine::marks::{Marks, SocketMarks};
 use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
@@ -18,10 +19,11 @@ use crate::engine::unreachable::{reason_of_connecting, tell_of_frame, tell_of_pa
 use crate::flow::fwd::Proto;
 use crate::flow::side::{Pif, Side};
 use crate::flow::table::FlowId;
-use crate::flow::tcp::{Accept, Conn, Flags, SegmentDrop, SocketEvent, reset_for};
+use crate::flow::tcp::{Accept, Conn, Early, Flags, Segment, SegmentDrop, SocketEvent, reset_for};
 use crate::sys::datagram;
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
+use crate::time::Timestamp;
 use crate::wire::build::L4Checksum;
 use crate::wire::ip::{IpHead, L4Protocol};
 use crate::wire::l4::{TcpHead, checksum_is_right};
@@ -36,12 +38,81 @@ struct StreamRun {
     flow: Option<(FlowId, Side)>,
     parts: ArrayVec<Part, MAX_FRAMES>,
     bytes: u32,
+    /// Those that wait for one before them, with their payload.
+    early: Early<Part>,
+}
+
+/// A flow that segments are for.
+struct Receiver<'a> {
+    id: FlowId,
+    tcp: &'a mut TcpState,
+    socket: BorrowedFd<'a>,
+    now: Timestamp,
+}
+
+impl<'a> Receiver<'a> {
+    /// # Errors
+    /// There is no such connection, or it is on its way to another program.
+    fn of(flows: &'a mut Flows, id: FlowId, now: Timestamp) -> Result<Self, DropReason> {
+        let state = &mut flows.table.get_mut(id).ok_or(DropReason::NoFlow)?.state;
+        let FlowKind::Tcp(tcp) = &mut state.kind else { return Err(DropReason::NoFlow) };
+        if state.frozen {
+            return Err(DropReason::LinkDown);
+        }
+        Ok(Self { id, tcp, socket: state.socket.as_fd(), now })
+    }
+
+    /// Tells the machine of a segment; returns what of its payload is to be written.
+    fn accept(&mut self, segment: &Segment) -> Accept {
+        let accept = self.tcp.conn.on_segment(self.now, segment);
+        if let Some(reason) = accept.dropped {
+            log::trace!("{:?}: segment from guest not used: {reason}", self.id);
+            if reason == SegmentDrop::Keepalive {
+                keepalive::on_probe(&mut self.tcp.keepalive, self.socket, self.now);
+            }
+        }
+        accept
+    }
 }
 
 impl StreamRun {
+    /// Takes a segment, unless it comes early, and those that have waited for it.
+    fn receive(&mut self, to: &mut Receiver<'_>, segment: &Segment, payload: Part) {
+        if self.early.hold(&to.tcp.conn, segment, payload) {
+            return;
+        }
+        self.take(to, segment, payload);
+        while let Some((segment, payload)) = self.early.next(&to.tcp.conn) {
+            self.take(to, &segment, payload);
+        }
+    }
+
+    /// Takes those that have waited in vain, too.
+    fn receive_rest(&mut self, to: &mut Receiver<'_>) {
+        while let Some((segment, payload)) = self.early.next_at_end(&to.tcp.conn) {
+            self.take(to, &segment, payload);
+        }
+    }
+
+    /// Has the machine look at a segment, and notes what of the payload it accepts.
+    fn take(&mut self, to: &mut Receiver<'_>, segment: &Segment, payload: Part) {
+        let accept = to.accept(segment);
+        if accept.len > 0 {
+            let offset = payload.offset + accept.skip;
+            self.parts.push(Part { offset, len: accept.len, ..payload });
+            self.bytes += accept.len;
+        }
+    }
+
     /// Writes the payload to its socket.
     fn finish(&mut self, core: &mut Core, lease: &mut FromGuestLease<'_>) {
         let Some((id, _)) = self.flow.take() else { return };
+        if !self.early.is_empty() {
+            if let Ok(mut to) = Receiver::of(&mut core.flows, id, core.now) {
+                self.receive_rest(&mut to);
+            }
+            self.early.clear();
+        }
         if self.bytes > 0 {
             write(core, id, self.bytes, InBatch(lease, &self.parts));
         }
@@ -150,13 +221,11 @@ pub(in crate::engine) fn from_guest(
             (runs.begin((id, side), core, lease), id)
         }
     };
-    let run = &mut runs.0[place];
-    let accept = accept(core, id, &head)?;
-    if accept.len > 0 {
-        let offset = ip.l4_offset as u32 + head.header_len + accept.skip;
-        run.parts.push(Part { frame: index, offset, len: accept.len });
-        run.bytes += accept.len;
-    }
+    let mut to = Receiver::of(&mut core.flows, id, core.now)?;
+    let offset = ip.l4_offset as u32 + head.header_len;
+    let payload = Part { frame: index, offset, len: head.segment.payload_len };
+    runs.0[place].receive(&mut to, &head.segment, payload);
+    core.flows.mark_ready(id);
     Ok(())
 }
 
@@ -180,7 +249,8 @@ pub(in crate::engine) fn whole_from_guest(
         return answered.inspect_err(|&reason| tell_of_packet(core, out, (ip, segment), reason));
     };
     core.note_queue(id);
-    let accept = accept(core, id, &head)?;
+    let accept = Receiver::of(&mut core.flows, id, core.now)?.accept(&head.segment);
+    core.flows.mark_ready(id);
     if accept.len > 0 {
         let start = (head.header_len + accept.skip) as usize;
         let bytes = &segment[start..start + accept.len as usize];
@@ -196,24 +266,6 @@ fn learn_mss(core: &mut Core, ip: &IpHead, head: &TcpHead) {
     }
 }
 
-/// Tells the machine of a flow of a segment; returns what of its payload is to be written.
-fn accept(core: &mut Core, id: FlowId, head: &TcpHead) -> Result<Accept, DropReason> {
-    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
-    if flow.state.frozen {
-        return Err(DropReason::LinkDown);
-    }
-    let accept = tcp.conn.on_segment(core.now, &head.segment);
-    if let Some(reason) = accept.dropped {
-        log::trace!("{id:?}: segment from guest not used: {reason}");
-        if reason == SegmentDrop::Keepalive {
-            keepalive::on_probe(&mut tcp.keepalive, flow.state.socket.as_fd(), core.now);
-        }
-    }
-    core.flows.mark_ready(id);
-    Ok(accept)
-}
-
 /// A router on the guest's side says that the segment at `seq` of the connection with `side` was too big: no payload of more
 /// than `mss` bytes gets through.
 ///
@@ -226,12 +278,8 @@ pub(in crate::engine) fn on_too_big(
     mss: u16,
 ) -> Result<(), DropReason> {
     let id = core.flows.find(L4Protocol::Tcp, side).ok_or(DropReason::NoFlow)?;
-    let flow = core.flows.table.get_mut(id).ok_or(DropReason::NoFlow)?;
-    let FlowKind::Tcp(tcp) = &mut flow.state.kind else { return Err(DropReason::NoFlow) };
-    if flow.state.frozen {
-        return Err(DropReason::LinkDown);
-    }
-    if !tcp.conn.on_too_big(core.now, seq, mss) {
+    let to = Receiver::of(&mut core.flows, id, core.now)?;
+    if !to.tcp.conn.on_too_big(core.now, seq, mss) {
         return Err(DropReason::NoFlow);
     }
     core.flows.mark_ready(id);

@@ -29,6 +29,9 @@ pub(crate) const DISCARD_MAX: u32 = 1 << 20;
 /// Duplicate ACKs that mean a loss (RFC 5681, section 3.2), and that we send to say so.
 pub(crate) const DUPLICATE_ACKS: u8 = 3;
 
+/// Segments of a run that wait for one before them at most: who sends in another order is off by a few.
+pub(crate) const EARLY_MAX: usize = 16;
+
 /// First retransmission timeout (RFC 6298, section 2.1).
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(1);
 

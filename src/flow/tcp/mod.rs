@@ -12,8 +12,8 @@
 //! acknowledgement discards it. What is lost on the way is peeked again. See `send`.
 //!
 //! # From the guest
-//! A turn's segments of one flow are a *run*: the shell passes each to [`Conn::on_segment`], writes
-//! the parts accepted with one `sendmsg`, reports the result with [`Conn::on_written`], and only
+//! A turn's segments of one flow are a *run*: the shell passes each to [`Conn::on_segment`], those that came
+//! [early](Early) behind the ones that they follow, writes the parts accepted with one `sendmsg`, reports the result with [`Conn::on_written`], and only
 //! then polls. The stream advances by what the kernel took. If it took less, the rest of the run
 //! counts as never received, FIN included: the guest sends it again, or the shell, if it has kept
 //! the frames, offers them again when the socket is writable. See `receive` for the window.
@@ -56,6 +56,7 @@ mod boundary;
 mod congestion;
 mod conn;
 mod doubt;
+mod early;
 mod failure;
 mod full;
 mod image;
@@ -75,6 +76,7 @@ use crate::wire::tcp::HEADER_BYTES;
 pub use crate::wire::tcp::{Flags, Header, Segment};
 pub use boundary::{Accept, Action, DataResult, SegmentDrop, SocketEvent};
 pub use conn::{Conn, Opening};
+pub use early::Early;
 pub use image::{Ends, Image, NoConn};
 pub(crate) use isn::InitialNumbers;
 pub use retry::TcpConfig;
