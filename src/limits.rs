@@ -332,11 +332,11 @@ pub(crate) const HELPER_ANSWER: Duration = Duration::from_secs(2);
 /// as soon as the guest runs there, and the network knows of it by what they say.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-/// For how long what ran beside the program may have ended, and nothing more come of the streams that it has left behind,
-/// until those are cut: the longest of usual ways and back.
+/// How long forwarded streams may be silent, after the command that ran beside the program has ended, before they are cut:
+/// the longest of usual round trips.
 pub(crate) const REST_SILENCE: Duration = Duration::from_millis(250);
 
-/// For how long they are passed on at most: whoever has started the program waits for its end.
+/// For how long they are passed on at most: the program's caller waits for its end.
 pub(crate) const REST_AT_MOST: Duration = Duration::from_millis(750);
 
 /// Bytes of a migration's stream that are held at a time: as many as a pipe holds.
@@ -371,8 +371,7 @@ pub(crate) const CONFIGURATION_CLIENTS: usize = 4;
 /// How long such a client may take to say what it wants: it is a program that has been told on the command line.
 pub(crate) const CONFIGURATION_WITHIN: Duration = Duration::from_secs(5);
 
-/// Which part of the loop's time goes to control sockets at most, one in so many, while they have nothing saved up:
-/// little beside what packets get.
+/// N, where control sockets get 1/N of the loop's time once their savings are used: little beside what packets get.
 pub(crate) const LOBBY_SHARE: u8 = 10;
 
 /// Time that control sockets can save up: enough for the longest answer that anybody asks for now and then, of

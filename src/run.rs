@@ -115,7 +115,7 @@ fn prepare_readiness(conf: &Conf, made: Made) -> Result<Readiness, StartError> {
     Readiness::prepare(&conf.run, &successor, made)
 }
 
-/// passt. As a part of `start` it would take room on the stack of pasta, too, which has to do with a limit of 64 KiB.
+/// passt. Not inlined into `start`: its stack frame would count against pasta's limit of 64 KiB, too.
 #[inline(never)]
 fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError> {
     let Configured { conf, followed } = configure(options)?;

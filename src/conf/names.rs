@@ -60,7 +60,7 @@ pub(super) fn resolve(
     }
     let v4 = candidates_v4(conf);
     let v6 = candidates_v6(conf, facts, network.scope_id(), notes);
-    // Another one than the one that was named is none.
+    // Do not substitute another server for one that was given by name.
     if !by_name {
         choose_hosts(mapping, &v4, &v6);
     }

@@ -183,7 +183,7 @@ impl Core {
         }
     }
 
-    /// Tells the operator of limits that were met and calls that are refused, unless that was done a moment ago. Returns when it is to be done then.
+    /// Logs limits that were met and calls that were refused, each at most once in a minute. Returns when to call again.
     pub(crate) fn tell_of_shortages(&mut self) -> Option<Timestamp> {
         if let Some(refused) = self.outbox.refused.tell(self.now) {
             log::warn!("{refused}");
@@ -210,7 +210,7 @@ impl Core {
             .map(|address| address.map(|address| Endpoint::new(address, 0).with_scope(scope)))
     }
 
-    /// The same of all that was not told yet, at the end.
+    /// Logs the rest of them at the end, however short ago the last line was.
     pub(crate) fn tell_of_last_shortages(&mut self) {
         self.shortages.end();
         self.tell_of_shortages();

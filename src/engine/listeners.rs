@@ -44,7 +44,7 @@ pub(crate) struct Listener {
     admitted: usize,
     /// Accepted connections for which the queue of a server in the other namespace has no place yet.
     held: usize,
-    /// Connections that have waited for that for long, and are still not connected.
+    /// Connections for which the pause has timed out, and that are still not connected.
     in_vain: usize,
 }
 
@@ -143,8 +143,8 @@ impl Listeners {
         self.leading[usize::from(port)] > 0
     }
 
-    /// The sockets that have this UDP port of a side, for themselves as a rule: whoever of us binds to it as well has to be
-    /// let in by them ([`socket::sharing`](crate::sys::socket::sharing)).
+    /// Listening sockets on this UDP port of `pif`. As a rule they hold it exclusively: another socket of ours that binds to
+    /// it must go through [`socket::sharing`](crate::sys::socket::sharing).
     pub(crate) fn with_udp_port(
         &self,
         pif: Pif,
@@ -300,26 +300,27 @@ impl Listeners {
         self.go_on(id);
     }
 
-    /// A connection was accepted for which its server's queue has no place. Who comes next waits where it is.
+    /// A connection was accepted for which its server's queue has no place. Accepting pauses: the next ones wait in our queue.
     pub(crate) fn hold(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id) {
             listener.held += 1;
         }
     }
 
-    /// It has found a place, or keeps nobody waiting any more.
+    /// That connection has found a place, or no longer keeps others waiting.
     pub(crate) fn let_go(&mut self, id: ListenerId) {
         let Some(listener) = self.get_mut(id) else { return };
         listener.held -= 1;
         self.go_on(id);
     }
 
-    /// Whether a connection for which its server's queue has no place is waited for: none has waited in vain.
+    /// Whether accepting may pause for a connection for which its server's queue has no place: not while one is open whose
+    /// pause has timed out.
     pub(crate) fn has_patience(&self, id: ListenerId) -> bool {
         self.get(id).is_some_and(|listener| listener.in_vain == 0)
     }
 
-    /// A connection that keeps others waiting has waited for long.
+    /// The pause for a connection has timed out: others are accepted again.
     pub(crate) fn lose_patience(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id) {
             listener.in_vain += 1;
@@ -327,7 +328,7 @@ impl Listeners {
         self.let_go(id);
     }
 
-    /// That connection is connected, or over.
+    /// A connection whose pause had timed out is connected, or over.
     pub(crate) fn regain_patience(&mut self, id: ListenerId) {
         if let Some(listener) = self.get_mut(id) {
             listener.in_vain -= 1;

@@ -1,8 +1,8 @@
-//! Where those wait who have to: the descriptors of sources that [can wait](super::Source::can_wait), as control sockets
-//! and their clients, of whom any number may come and ask for any amount of work. An epoll instance of their own watches
-//! them, which is one descriptor to the loop. One event of it is acted on in a turn, and all of them together may use
-//! a share of the time only ([`LOBBY_SHARE`]), beyond what they have saved up ([`LOBBY_SAVINGS`]): then they rest, and
-//! the loop does not hear of them. So packets do not notice how many ask, and who is asked by few is quick.
+//! Sources with low priority: those that [can wait](super::Source::can_wait), as control sockets and their clients, of whom
+//! any number may come and ask for any amount of work. They share one inner epoll instance, which is one descriptor to the
+//! loop, and a budget of processor time. One event of theirs is acted on in a turn. When they have used what they had saved
+//! up ([`LOBBY_SAVINGS`]) and their share ([`LOBBY_SHARE`]), they rest, and the loop does not hear of them. So packets do not
+//! notice how many clients ask, and a few clients get quick answers.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -18,9 +18,9 @@ use crate::time::Timestamp;
 
 /// The lobby of a loop.
 pub(super) struct Lobby {
-    /// The loop's.
+    /// The loop's epoll instance.
     outer: Rc<OwnedFd>,
-    /// What watches those who wait.
+    /// The epoll instance that watches those who wait.
     inner: Rc<OwnedFd>,
     events: Vec<epoll::Event>,
     allowance: Allowance,
@@ -40,7 +40,7 @@ impl Lobby {
         Ok(Self { outer, inner, events, allowance, rest: None })
     }
 
-    /// What watches those who wait.
+    /// The epoll instance that watches those who wait.
     pub(super) fn epoll(&self) -> &Rc<OwnedFd> {
         &self.inner
     }
@@ -51,7 +51,7 @@ impl Lobby {
             return None;
         }
         self.events.clear();
-        // The kernel puts who is told of at the end of its list.
+        // The kernel moves a descriptor to the end of its list when it reports it.
         look_now(&self.inner, &mut self.events).ok()?;
         self.events.pop()
     }
@@ -105,9 +105,9 @@ fn data() -> EventData {
 /// How much time may be used: grows with time, and goes below nothing where something took longer than was left.
 #[derive(Debug)]
 struct Allowance {
-    /// Microseconds, each in so many parts that one microsecond adds one.
+    /// Microseconds times `SHARE`: one microsecond that passes adds 1, one that is used takes `SHARE`.
     left: i64,
-    /// When it was reckoned last.
+    /// When `left` was last brought up to date.
     at: Timestamp,
 }
 
@@ -121,7 +121,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// At `now` so much time was used. Returns how long there has to be a rest then.
+    /// The time `used` was used until `now`. Returns how long to rest, if at all.
     fn spend(&mut self, now: Timestamp, used: Duration) -> Option<Duration> {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         self.left = self.left.saturating_add(micros(now.since(self.at))).min(SAVINGS);
@@ -135,7 +135,7 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    /// Uses `piece` whenever it may, for so long; returns how much it was.
+    /// Uses `piece` whenever it may, for `time`; returns how much it was.
     fn uses(piece: Duration, time: Duration) -> Duration {
         let (mut allowance, mut now, mut used) =
             (Allowance::default(), Timestamp::ZERO, Duration::ZERO);

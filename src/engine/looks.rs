@@ -1,5 +1,5 @@
-//! The flows whose sockets are looked at by time ([`Pace`](super::pace::Pace)): has their sockets report nothing
-//! meanwhile, and says when they are to be looked at.
+//! The flows whose sockets are polled by time ([`Pace`](super::pace::Pace)): their epoll events are off until the poll, and
+//! this says when that is.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::flow::table::FlowId;
 use crate::limits::MAX_LOOKS;
 use crate::time::Timestamp;
 
-/// When which flow is looked at. All wait for the same time, so the list is in order.
+/// When each flow is polled. All wait equally long, so the list is in order of time.
 pub(crate) struct Looks(VecDeque<(Timestamp, FlowId)>);
 
 impl Default for Looks {

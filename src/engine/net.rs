@@ -187,8 +187,8 @@ impl Net {
         self.map.held = held;
     }
 
-    /// What the host is, as the egress policy knows it; true if that is something else than before and a rule may depend on
-    /// it. Rules may come later, too.
+    /// Stores what the egress policy knows of the host. If that has changed and there are rules, a new epoch begins, and this
+    /// is true. Without rules it is stored all the same: rules may come later.
     pub(crate) fn set_surroundings(&mut self, host: Surroundings) -> bool {
         let changed = self.egress.host != host;
         self.egress.host = host;
@@ -263,7 +263,7 @@ impl Net {
         Ok(side)
     }
 
-    /// The same of what is on its way already: nothing is counted, and what was allowed by a name stays allowed.
+    /// Where a packet of a flow that is there already goes: nothing is counted, and what was allowed by a name stays allowed.
     ///
     /// # Errors
     /// The reason why it would go nowhere.
@@ -405,8 +405,8 @@ impl Net {
         self.names.borrow_mut().on_answer(&self.egress, side, message, self.now);
     }
 
-    /// `peer`, if it is to the guest what it is to the host: the guest sees it under its own address, and what
-    /// `guest` sends there goes to it and not to whom the address stands for.
+    /// `peer` as the guest sees it, if no address mapping applies in either direction: the guest sees it under its own
+    /// address, and what `guest` sends there may go to it, and does so.
     pub(crate) fn as_it_is(&self, guest: SocketAddr, peer: SocketAddr) -> Option<Endpoint> {
         let seen = Endpoint::from(peer);
         let target = self.would_lead(Proto::Udp, guest, seen.with_scope(0)).ok()?;
@@ -432,7 +432,7 @@ impl Net {
         Ok(real)
     }
 
-    /// What the guest sees of whoever has sent to a group that it has joined.
+    /// How the guest sees `peer`, which has sent to a group that the guest has joined.
     pub(crate) fn source_in_group(&self, peer: SocketAddr) -> Option<Endpoint> {
         let seen = fwd::source_in_group(&self.network, &self.map, &self.learned, peer.ip())?;
         Some(Endpoint::new(seen, peer.port()))

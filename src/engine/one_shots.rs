@@ -7,9 +7,9 @@
 //! A flow stands on the list of those that were answered or on that of those that were not, by who has started
 //! it: strangers push out nobody whom the guest talks to. The lists are in the order of silence, but a datagram does not
 //! move its flow: when one is looked for that is to give way, the oldest is asked whether it was silent since it
-//! was listed, and goes to the end if it was not. Whoever was has been silent for longer than all behind it. Echo is
+//! was listed, and goes to the end if it was not. If it was, it has been silent for longer than all after it. Echo is
 //! rare enough to be moved at once. Lists are linked through the flows themselves, so that joining and leaving takes the
-//! same time whoever else is there, and nothing is allocated.
+//! same time however long the lists are, and nothing is allocated.
 
 use super::state::eviction::{EvictionNode, Kind, ListId, NONE};
 use super::state::{DatagramState, FlowState};

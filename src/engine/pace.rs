@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// So often is a fast stream looked at: some twenty datagrams of the fastest sender that makes a call for each, and a
-/// small part of what the socket's buffer holds.
+/// How often the socket of a fast stream is polled: in this time come some twenty datagrams of the fastest sender that makes
+/// a call for each, and a small part of what the socket's buffer holds.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
 /// Datagrams within [`FAST_WITHIN`] that make a stream fast: more than speech, pictures or a game ever have.
 const FAST: u16 = 64;
@@ -49,7 +49,7 @@ impl Pace {
         self.next
     }
 
-    /// So many datagrams went to the guest at `now`, and then the socket was `empty` or not.
+    /// `datagrams` datagrams went to the guest at `now`; `empty` says whether the socket had no more.
     pub(crate) fn on_turn(&mut self, now: Timestamp, datagrams: usize, empty: bool) -> Step {
         if self.next.is_some() {
             return if empty { self.go_on(now, datagrams) } else { Step::Stay };

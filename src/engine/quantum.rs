@@ -15,16 +15,17 @@ const BESIDE_EXCHANGE: u32 = 64 * 1024;
 const WINDOW_SHARE: u32 = 4;
 /// Less than this at once, and all that there was, is no stream in bulk.
 const SMALL_BYTES: u32 = 16 * 1024;
-/// Datagrams at once, and all that there were, that are none either.
+/// As many datagrams at once, if there were no others, are no stream in bulk either.
 const FEW_DATAGRAMS: usize = 3;
 /// How long one exchange stands for the next: longer than most take beside streams in bulk.
 const RECENT: Duration = Duration::from_millis(10);
 
-/// Who exchanges little: a connection whose last two reads got all that there was, and little; a datagram flow. A stream
-/// that is slower than the loop counts, too; beside it others give way for nothing. Nobody gives way to himself.
+/// Which flows exchange little data: a connection whose last two reads got all that there was, and little; a datagram flow.
+/// A stream that is slower than the loop counts, too, and others give way to it for nothing. No flow gives way to itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quantum {
-    /// The last one, and the last one but him: both of whoever exchanges, and a stream that has answers of its own.
+    /// The two flows that last exchanged little, the latest first: a bulk flow may be one of them itself, by the answers that
+    /// it gets. It uses small quanta while another one is recent.
     exchanged: [Option<(Timestamp, FlowId)>; 2],
 }
 
@@ -37,7 +38,7 @@ impl Quantum {
         }
     }
 
-    /// A datagram flow had so many for the guest, and then none.
+    /// A datagram flow had `count` datagrams for the guest, and then none.
     pub(crate) fn on_datagrams(&mut self, now: Timestamp, id: FlowId, count: usize) {
         if (1..=FEW_DATAGRAMS).contains(&count) {
             self.note(now, id);

@@ -1,6 +1,6 @@
 //! Whatever has a descriptor, acts when that becomes readable, and is neither a flow, nor a listening socket,
-//! nor the link: signals, a command that ends, a namespace that goes away, news of the host's neighbours, whoever
-//! controls the program. The loop owns them and knows nothing else of them.
+//! nor the link: signals, a command that ends, a namespace that goes away, news of the host's neighbours, the clients
+//! that control the program. The loop owns them and knows nothing else of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -42,8 +42,8 @@ pub trait Source {
     /// Under which name its events are counted.
     fn event_type(&self) -> EventType;
 
-    /// Whether others go first. Who comes from outside and can ask for any amount of work has to wait, so that
-    /// packets do not.
+    /// Whether others go first. Clients from outside that can ask for any amount of work have to wait, so that packets
+    /// do not.
     fn can_wait(&self) -> bool {
         false
     }
@@ -55,18 +55,18 @@ pub trait Source {
     /// The loop is about to end, and has only what is left to do before.
     fn leave(&mut self) {}
 
-    /// The loop has ended, and all else of it is taken down next: what takes time to end is told to.
+    /// The loop has ended, and everything else of it is taken down next. Start anything slow to shut down now.
     fn end(&mut self) {}
 
     /// The source belongs to a loop from now on, which watches other descriptors, too, as `watch` is told.
     fn begin(&mut self, _watch: SourceWatch) {}
 
-    /// Under which name events of those are counted.
+    /// Under which name events of those other descriptors are counted.
     fn part_event_type(&self) -> EventType {
         self.event_type()
     }
 
-    /// An event of one of those.
+    /// An event of one of those other descriptors.
     fn on_part(
         &mut self,
         _part: u32,

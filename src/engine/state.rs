@@ -83,8 +83,8 @@ impl FlowState {
         }
     }
 
-    /// Has closing its sockets reset a connection of which nothing comes, for `reason`: its peers must not take that for
-    /// the end of what was said.
+    /// Makes closing the sockets of a connection send a reset, so that its peers do not take the close for the end of the
+    /// stream. Returns `reason`, for which it is given up.
     pub(crate) fn give_up(&self, reason: DropReason) -> DropReason {
         if self.is(L4Protocol::Tcp) {
             let _ = stream::reset_on_close(self.fd());
@@ -159,7 +159,7 @@ pub(crate) struct SpliceState {
     pub(crate) pipes: [Option<Pipe>; 2],
     /// It waits for a place in its server's queue.
     pub(crate) queueing: Option<Queueing>,
-    /// What the host said when the connection failed, for who reads the log.
+    /// What the host said when the connection failed, for the log.
     pub(crate) failure: Option<Errno>,
 }
 
@@ -172,7 +172,7 @@ pub(crate) struct Queueing {
     pub(crate) to: SocketAddr,
     /// Since when.
     pub(crate) since: Timestamp,
-    /// It has left that to the kernel, and nobody waits with it.
+    /// It waits no longer that way: the kernel retries, and the listening socket accepts others again.
     pub(crate) gave_up: bool,
 }
 
@@ -206,7 +206,7 @@ pub(crate) struct TcpState {
     pub(crate) probes: bool,
     /// Why the host could not make the connection, if the guest is to be told: an ICMP error, and whose.
     pub(crate) unreachable: Option<(IcmpError, Option<IpAddr>)>,
-    /// What the host said when the connection failed, for who reads the log.
+    /// What the host said when the connection failed, for the log.
     pub(crate) failure: Option<Errno>,
     /// A byte that the peer calls urgent may wait in the socket: a short read proves nothing.
     pub(crate) urgent: bool,
@@ -255,7 +255,7 @@ pub(crate) struct Keepalive {
     pub(crate) idle_s: u16,
 }
 
-/// How a connection was closed, behind that word: for the reason that the host gave, if it has failed, or with a reset.
+/// Text that follows "closed" in the log: the error, if the connection has failed, or "with a reset".
 pub(crate) fn how_closed(reset: bool, failure: Option<Errno>) -> String {
     match failure {
         Some(errno) => format!(": {}", errno_text(errno)),
@@ -276,16 +276,16 @@ pub(crate) enum Peer {
     Lost(Errno),
 }
 
-/// Whether a socket still has the Nagle algorithm (RFC 9293, section 3.7.4): bytes that do not fill a
-/// segment wait while others are on their way. None are when it is first written to, and many connections
-/// ask only one question. What is accepted inherits from the listening socket that it has it not.
+/// Whether a socket still has the Nagle algorithm (RFC 9293, section 3.7.4): bytes that do not fill a segment wait while
+/// others are on their way. It does no harm to the first write, when none are, and many connections ask only one question;
+/// so it is turned off at the second. Accepted sockets inherit from the listening socket that it is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nagle {
-    /// It has, and nothing was written.
+    /// It is on, and nothing was written.
     Unwritten,
-    /// It has, and something was written.
+    /// It is on, and something was written.
     Written,
-    /// It has not.
+    /// It is off.
     Off,
 }
 
@@ -323,7 +323,7 @@ pub(crate) enum PeekOffset {
     Unsupported,
     /// Not set yet.
     Unset,
-    /// This many bytes behind the head of the queue.
+    /// This many bytes after the head of the queue.
     At(u32),
 }
 
@@ -334,12 +334,12 @@ pub(crate) struct Delivered {
     pub(crate) bytes: u32,
     /// Bytes of the next datagram, its L4 header included, that went in fragments.
     pub(crate) cut: u32,
-    /// The number of the datagram that those are of.
+    /// The IP identification of that datagram.
     pub(crate) identification: u32,
 }
 
 impl PeekOffset {
-    /// The same place, when so many bytes have left the head of the queue.
+    /// The same place, after `bytes` bytes have left the head of the queue.
     pub(crate) fn moved(self, bytes: u32) -> Self {
         match self {
             Self::At(offset) => Self::At(offset.saturating_sub(bytes)),

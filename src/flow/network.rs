@@ -94,12 +94,12 @@ pub struct Services {
     pub multicast: bool,
 }
 
-/// How soon a client asks again that does so, seconds, and how long it may use its address if nobody answers.
+/// T1 and the length of a lease, in seconds, where clients are to ask again: how soon they do, and how long they may use
+/// their address if nobody answers.
 pub(crate) const RENEW_S: u32 = 60;
 pub(crate) const LEASE_S: u32 = 24 * 3600;
 
-/// When a client asks whoever answers, seconds, that is to ask for the first time after `renewal`: after as large a part of
-/// that time again as by the usual shares of a lease, a half and seven eighths (RFC 2131, section 4.4.5).
+/// T2 for the T1 `renewal`, both in seconds, in the usual ratio of 7/8 to 1/2 of a lease (RFC 2131, section 4.4.5).
 pub(crate) const fn rebinding(renewal: u32) -> u32 {
     renewal.saturating_add(renewal / 4 * 3)
 }

@@ -1,7 +1,6 @@
-//! Which messages are let through. Guests and front-ends cause messages: a guest with an Ethernet
-//! address of its own for each frame, a front-end that connects and breaks the protocol, ten
-//! thousand times a second. A log that fills the host's disk is theirs to make no more than anything
-//! else, so lines have a budget.
+//! How many lines are logged. Guests and front-ends must not be able to fill the host's disk with log lines, and they can
+//! cause ten thousand a second: a guest with an Ethernet address of its own for each frame, a front-end that connects and
+//! breaks the protocol. So lines have a budget.
 
 use std::time::Duration;
 

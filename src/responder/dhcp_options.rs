@@ -3,7 +3,7 @@
 //! What the client lists in option 55 comes first and in its order; everything else that is
 //! configured follows by number, asked for or not: many clients use options they never listed. What the
 //! operator sets with `--dhcp-option` stands in place of what would be said otherwise.
-//! An option that does not fit is left out, and none takes the place of those without which an answer is none.
+//! An option that does not fit is left out; room is kept for those that an answer cannot do without.
 //! Only the options field is used, no overloading.
 
 use std::fmt::Write as _;
@@ -219,10 +219,10 @@ impl Facts<'_> {
         }
     }
 
-    /// When a client turns to any server, and hears at the latest that its address is gone: one that asks for more time of it
-    /// does so at a socket that is bound to it, and a refusal is for all (RFC 2131, section 4.3.2), but for what goes there
-    /// [besides](super::dhcp::Reply::besides). Without the option that is at seven eighths of the lease. Clients ignore one that
-    /// does not lie between the other two times.
+    /// T2. Renewals are unicast, from a socket that is bound to the old address, and a NAK is broadcast (RFC 2131, section
+    /// 4.3.2). So, but for the copy that goes there [besides](super::dhcp::Reply::besides), a client hears only after T2 that
+    /// its address is gone; hence a short one. Without the option T2 is seven eighths of the lease. Clients ignore one that
+    /// does not lie between T1 and the end of the lease.
     fn rebinding(&self) -> Option<Value> {
         let set = |code, usual: u32| match self.set_by_operator(code) {
             Some(set) => set.try_into().ok().map(u32::from_be_bytes),

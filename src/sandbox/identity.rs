@@ -193,8 +193,7 @@ fn parse(spec: &str) -> Option<Ids> {
     }
 }
 
-/// A number as strtol(3) reads it in base 0: decimal, or behind `0x` hexadecimal, or behind `0` octal.
-/// The number that stands for no id at all is none.
+/// A number as strtol(3) reads it in base 0: decimal, hexadecimal after `0x`, or octal after `0`. `(uid_t)-1` is not an id.
 fn number(text: &str) -> Option<u32> {
     if !text.starts_with(|first: char| first.is_ascii_digit()) {
         return None;

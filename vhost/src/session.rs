@@ -11,7 +11,7 @@
 //! was lost with a whole table (SET_MEM_TABLE), which nothing is to be added to.
 //! So does a ring whose driver has put something into it that lies in a region that was removed.
 //!
-//! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and behind the last pair comes
+//! Rings are numbered: pair *k* has 2*k* (receive) and 2*k* + 1 (transmit), and after the last pair comes
 //! the control queue. With a driver that has no multi-queue, or a front-end that is shown one pair, that is ring 2 (virtio
 //! 1.2, section 5.1.2), which pair 1 does not need then.
 
@@ -268,7 +268,8 @@ impl Session {
         self.transfer.begin(direction, file, running)
     }
 
-    /// Ring 2 becomes the control queue, or is it no longer; what was said of it stays with its number.
+    /// Makes ring 2 the control queue, or an ordinary ring again. What the front-end has said of ring 2 stays with its number,
+    /// so the state of the two is swapped.
     fn move_control(&mut self) -> Result<(), Violation> {
         let pair = &self.pairs.all()[CONTROL_OF_ONE_PAIR / 2];
         let (ring, control) = (&mut pair.rx.borrow_mut().vring, self.control_queue.vring_mut());

@@ -275,7 +275,7 @@ impl Vring {
         }
     }
 
-    /// Whether a fault is none once memory that was removed is there again.
+    /// Whether a fault goes away once memory that was removed is there again.
     fn may_heal(&self, fault: RingFault) -> bool {
         matches!(fault, RingFault::Unmapped { guest, len, .. } if self.memory.was_removed(guest, len))
     }
@@ -358,7 +358,8 @@ impl Vring {
         self.move_log();
     }
 
-    /// Where the used ring is marked. What it cannot be found without is checked by who starts the ring.
+    /// Where writes to the used ring are logged; `None` if they are not. Starting a ring checks that it lies in guest memory,
+    /// so that the place is known.
     fn used_log(&self) -> Option<UsedLog> {
         let (log, at) = (self.log.clone()?, self.addresses?);
         let used = at.used_in_log.or_else(|| self.memory.guest_of_user(at.used))?;

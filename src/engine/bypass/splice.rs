@@ -53,7 +53,7 @@ pub(in crate::engine) fn open(
     match connect(bypass, &sides, side) {
         Ok((target, connected)) => {
             let to = side.destination;
-            // Elsewhere a handshake takes the time of the way.
+            // Only a local server's full queue shows this way: elsewhere a handshake takes a round trip anyway.
             let waits = !connected && socket::leads_here(target.as_fd(), to.ip());
             let queueing = (waits && core.listeners.has_patience(listener)).then_some(Queueing {
                 listener,

@@ -4,7 +4,7 @@
 //! talks to: there is no other address for the offender. What the host's kernel says itself, of a neighbour that does
 //! not answer, comes from the gateway.
 //!
-//! An error that quotes what the flow has not sent is nobody's: whoever knows the port could have the guest read what he
+//! An error that quotes what the flow has not sent is dropped: anybody who knows the port could have the guest read what he
 //! likes. A socket that is connected to nobody gets such errors all the same, as any of the host's does. Where the flow has
 //! had one peer so far, only what quotes that one is passed on; of several, nobody keeps a list.
 
@@ -58,7 +58,7 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
             state.logged = error.errno;
             log_error(id, protocol, &error);
         }
-        // Whoever tried to send was told already.
+        // An error of the host itself: send(2) has returned it already.
         let Some(kind) = error.kind else { continue };
         let ports = protocol == L4Protocol::Udp;
         let (side, peer) = match error.destination {

@@ -283,8 +283,8 @@ fn open(core: &mut Core, group: SocketAddr) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// A socket that receives for `group` and sends to it. It shares its port with whoever does so, and with those that it
-/// is `beside`.
+/// A socket that receives for `group` and sends to it. It shares its port with all programs that share it, and with the
+/// sockets that it is `beside`.
 fn receiving(group: SocketAddr, interface: u32, beside: Beside<'_>) -> Result<OwnedFd, Errno> {
     let v4 = group.is_ipv4();
     let socket = socket::create(Transport::Udp, group.ip())?;
@@ -316,7 +316,7 @@ fn hold(core: &mut Core, group: IpAddr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Closes the sockets that are meant.
+/// Closes the receivers that match `meant`.
 fn close(core: &mut Core, meant: impl Fn(&Receiver) -> bool) {
     let flows = &mut core.flows;
     core.groups.receivers.retain(|one| {
@@ -383,7 +383,7 @@ pub(super) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    /// That of the flow with these sides; `None` if it receives for no group.
+    /// What was sent to the group of the flow with these sides; `None` if the flow receives for no group.
     pub(super) fn of(
         datagrams: &'a mut OwnDatagrams,
         [guest, host]: &[Side; 2],
@@ -393,14 +393,15 @@ impl<'a> Own<'a> {
         is_receiver(guest, host).then_some(Self { datagrams, group, now })
     }
 
-    /// Whether a datagram of `sender` is one of the guest's own.
+    /// Whether a datagram of `sender` is the guest's own, looped back; if so, removes it from the list.
     pub(super) fn takes_back(&mut self, sender: Option<SocketAddr>, bytes: &[u8]) -> bool {
         let whole = (bytes, bytes.len() as u32);
         takes_back(self.datagrams, (sender, self.group), whole, self.now)
     }
 }
 
-/// Whether a datagram of `len` bytes that `sender` has sent to a group is one of the guest's own. Then it is over.
+/// Whether a datagram of `len` bytes that `sender` has sent to a group is the guest's own, looped back by this host. If so,
+/// removes it from `own`.
 pub(in crate::engine) fn takes_back(
     own: &mut OwnDatagrams,
     (sender, to): (Option<SocketAddr>, SocketAddr),

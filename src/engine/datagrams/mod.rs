@@ -84,7 +84,7 @@ pub(super) struct Datagrams {
     ping_refused: bool,
 }
 
-/// Whether a flow has sent the guest what goes to it on `side`: one of two, or one with anybody.
+/// Whether some flow sends to this guest side, connected or, for UDP, with anybody.
 pub(super) fn goes_to(core: &Core, protocol: L4Protocol, side: &Side) -> bool {
     let flows = &core.flows;
     let with_anybody = || flows.find(protocol, &anybody::guest_side(side.endpoint)).is_some();

@@ -17,9 +17,9 @@ pub(super) struct Senders<'a> {
     /// Headers for the sender who was looked at last.
     template: HeaderTemplate,
     who: Who<'a>,
-    /// Somebody was admitted whom the guest talks to.
+    /// A datagram of the peer that the guest talks to was admitted.
     heard: bool,
-    /// Somebody else has sent something, from another port perhaps.
+    /// A datagram came from elsewhere: from somebody else, or from another port of that peer.
     others: bool,
 }
 
@@ -49,9 +49,9 @@ struct Anybody<'a> {
 /// Whose datagrams they may be.
 #[derive(Clone, Copy)]
 enum Whose {
-    /// Those of whoever is to the guest what it is to the host.
+    /// Those of all senders to which no address mapping applies.
     Anybody,
-    /// Those of members of a group, for it.
+    /// Those that members of a group send to it.
     Group,
     /// Those of a host that an address stands for, from any of its ports.
     Host(IpAddr),
@@ -126,12 +126,12 @@ impl<'a> Senders<'a> {
         }
     }
 
-    /// Whether what was admitted shows that the flow is in use: some of it is of whom the guest talks to.
+    /// Whether at least one admitted datagram came from the peer that the guest talks to: the flow is in use.
     pub(super) fn were_heard(&self) -> bool {
         self.heard
     }
 
-    /// Whether all that was looked at is of whom the guest talks to, at the same port.
+    /// Whether every datagram that was looked at came from that peer, and from the same port.
     pub(super) fn were_alone(&self) -> bool {
         self.heard && !self.others
     }
@@ -145,7 +145,7 @@ impl<'a> Senders<'a> {
         }
     }
 
-    /// Headers of frames from whoever was admitted last.
+    /// Headers of frames from the sender that was admitted last.
     pub(super) fn template(&self) -> &HeaderTemplate {
         &self.template
     }

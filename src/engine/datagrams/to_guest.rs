@@ -1,7 +1,7 @@
 //! UDP to the guest. What waits in a flow's socket is a datagram, or a burst of equally long ones that
 //! arrived together (`UDP_GRO`, udp(7)).
 //!
-//! * A large datagram, or a burst, takes the road with one copy: its length is peeked, just enough
+//! * A large datagram, or a burst, takes the path with one copy: its length is peeked, just enough
 //!   buffers are reserved, and it is received into them. A burst becomes one USO frame where the guest
 //!   takes them, else one frame for each datagram; when there is room for some of those only, they are
 //!   peeked at with what was delivered before skipped, and the burst stays until its last datagram was
@@ -12,12 +12,12 @@
 //!   is filled only after the guest was seen to have room for as many; what finds none nevertheless, since it is
 //!   larger than was expected, is kept (`held`). That is in `copied`.
 //!
-//! Answers of name servers in which names are to be read take the second road, whatever their size: what lies in the
+//! Answers of name servers in which names are to be read take the second path, whatever their size: what lies in the
 //! guest's buffers may be changed by it.
 //!
-//! Which of the two a flow takes, and how many datagrams it expects, is what it did last.
+//! Each flow begins a turn with the path and the batch size that suited it last time.
 //!
-//! What does not fit the guest's link, the way behind it, or its driver's buffers goes in fragments; see `cut`.
+//! What does not fit the guest's link, the path beyond it, or its driver's buffers goes in fragments; see `cut`.
 
 use std::os::fd::AsFd;
 
@@ -46,7 +46,7 @@ use crate::wire::build::{HeaderTemplate, L4Checksum};
 use crate::wire::l4::UDP_HEADER_BYTES;
 
 /// Shorter payloads are padded in their frame (IEEE 802.3, 3.2.8), so that those of several frames do not
-/// lie one behind the other as recvmsg(2) would have it.
+/// lie one after the other as recvmsg(2) would have it.
 const PADDED_BYTES: u16 = (MIN_FRAME_BYTES - 14 - 20 - UDP_HEADER_BYTES) as u16;
 
 /// Moves what waits in the socket of a UDP flow to the guest, for one turn.
@@ -253,7 +253,7 @@ impl UdpToGuest<'_> {
         drop_burst(&mut self.outbox.drops, self.fd, (burst, done), DropReason::TooLarge)
     }
 
-    /// Moves what is left of `burst` behind its first `delivered` bytes, `size` bytes in each frame, which the
+    /// Moves what is left of `burst` after its first `delivered` bytes, `size` bytes in each frame, which the
     /// guest is to cut into `segment`s. `None` when such a frame can never fit.
     fn deliver_in(
         &mut self,

@@ -1,4 +1,5 @@
-//! Where the datagrams of one flow go on their way to the guest, and what both roads do there.
+//! What both paths of UDP to the guest share for the datagrams of one flow: with one copy (`to_guest`), and batched
+//! (`copied`).
 
 use std::os::fd::BorrowedFd;
 
@@ -17,7 +18,7 @@ use crate::sys::datagram::Burst;
 use crate::wire::build::{HeaderTemplate, L4Checksum, sum_of};
 use crate::wire::l4::UDP_HEADER_BYTES;
 
-/// Where the datagrams of one flow go.
+/// The state that both paths share.
 pub(super) struct UdpToGuest<'a> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) out: &'a mut dyn ToGuest,

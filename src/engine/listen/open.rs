@@ -179,10 +179,10 @@ pub(super) fn open_port_for(
         }
         datagram::report_destination(socket.as_fd(), address.is_ipv4())?;
         if dual_stack && pif == Pif::Host {
-            // Where that fails, groups of IPv6 are heard, and what is for one host.
+            // If this fails, IPv4 groups are not received; unicast and IPv6 still work.
             let _ = datagram::all_v4_groups(socket.as_fd());
         }
-        // The first ones of all who begin come here, many at once perhaps.
+        // The first datagrams of all flows come here, perhaps many at once.
         let _ = datagram::enlarge(socket.as_fd(), UDP_BUFFER_BYTES);
     }
     let listener = Listener::new(socket, pif, id, (rule.proto, port));
@@ -200,7 +200,7 @@ pub(super) fn leads_to_port(pif: Pif, rule: &Rule, port: u16) -> Option<u16> {
 enum Others {
     /// Nobody has it, and nobody gets it.
     HaveNone,
-    /// As far as they share it: the kernel gives what is for one to whoever came last, or to whose address fits better.
+    /// As far as they share it: the kernel gives unicast to the socket that was bound last, or whose address fits better.
     ShareIt,
 }
 

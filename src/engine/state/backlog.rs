@@ -1,5 +1,5 @@
 //! Bytes of the guest's streams that we have and that are to be written before anything else: what a connection has brought
-//! along from another program, which the guest was told has been taken, and behind it what a socket did not take though it
+//! along from another program, which the guest was told has been taken, and after it what a socket did not take though it
 //! had room, which the guest was not told ([`Conn::kept`](crate::flow::tcp::Conn::kept)). Of the latter there is a budget: a
 //! guest and a peer that work together could make us keep all that the kernel refuses. The former has a limit of its own
 //! ([`UNSENT_BYTES_MAX`](crate::limits::UNSENT_BYTES_MAX)), and takes nothing from others.
@@ -32,9 +32,9 @@ impl KeptBytes {
 pub(crate) struct Backlog {
     bytes: Vec<u8>,
     written: usize,
-    /// The first of them, which the connection has brought along; the budget is for the others.
+    /// How many of `bytes`, at their beginning, the connection has brought along: the budget is for the others.
     brought: usize,
-    /// The guest's stream ends behind them.
+    /// The guest's stream ends after these bytes.
     pub(crate) ends: bool,
     budget: KeptBytes,
 }
@@ -51,13 +51,13 @@ impl Backlog {
         &self.bytes[self.written..]
     }
 
-    /// So many more were written.
+    /// `bytes` more bytes were written.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.written += bytes;
     }
 
-    /// Keeps up to `wanted` bytes more, as far as the budget allows it, which `fill` copies; it returns how many there were.
-    /// So does this.
+    /// Appends up to `wanted` bytes within the budget. `fill` copies them, and returns how many there were. Returns how
+    /// many were kept.
     pub(crate) fn keep(&mut self, wanted: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
         self.forget_written();
         let held = self.bytes.len();

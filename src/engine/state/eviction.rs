@@ -12,7 +12,7 @@ pub(crate) struct EvictionNode {
     pub(in crate::engine) list: Option<ListId>,
     pub(in crate::engine) older: u32,
     pub(in crate::engine) newer: u32,
-    /// The flow was not silent before.
+    /// When the flow was last active, as of when it was listed.
     pub(in crate::engine) since: Timestamp,
 }
 

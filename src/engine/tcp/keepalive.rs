@@ -1,6 +1,6 @@
-//! Guests that keep their connections alive. We answer them, and their peer hears nothing of it: whatever is between it and us,
-//! above all a translator of addresses, forgets a connection that is silent for minutes. So the host's socket asks as
-//! often as the guest does, once the guest has done so.
+//! Guests that keep their connections alive. Their keepalive probes end here: we answer them, and the peer hears nothing, so
+//! a NAT between us and the peer would forget a connection that is silent for minutes. So once the guest has probed, the
+//! host's socket probes, too, and as often as the guest does.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

@@ -12,17 +12,17 @@ use crate::time::Timestamp;
 
 const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-/// Payload of the guest's, of one connection.
+/// Payload that the guest sends on one connection.
 pub(super) trait Payload {
     /// Sends it; returns how many bytes the socket took.
     fn send(&mut self, socket: BorrowedFd<'_>) -> Result<u32, Errno>;
 
-    /// Copies what is behind the first `sent` bytes, which the socket took, as far as there is room; returns how many bytes
+    /// Copies what follows the first `sent` bytes, which the socket took, as far as there is room; returns how many bytes
     /// that is.
     fn copy_rest(&mut self, sent: u32, bytes: &mut [u8]) -> usize;
 }
 
-/// That of segments in a batch.
+/// Payload that still lies in a batch of frames.
 pub(super) struct InBatch<'a, 'b>(pub(super) &'a mut FromGuestLease<'b>, pub(super) &'a [Part]);
 
 impl Payload for InBatch<'_, '_> {
@@ -35,7 +35,7 @@ impl Payload for InBatch<'_, '_> {
     }
 }
 
-/// That of one segment in private memory.
+/// Payload of one segment, copied to private memory.
 pub(super) struct InMemory<'a>(pub(super) &'a [u8]);
 
 impl Payload for InMemory<'_> {
@@ -51,8 +51,8 @@ impl Payload for InMemory<'_> {
     }
 }
 
-/// Keeps what is behind the first `sent` of the `offered` bytes of `payload`, as far as the budget allows it. How many bytes
-/// that is.
+/// Keeps what follows the first `sent` of the `offered` bytes of `payload`, within the budget. Returns how many bytes were
+/// kept.
 pub(super) fn keep(
     tcp: &mut TcpState,
     budget: &KeptBytes,
@@ -68,8 +68,8 @@ pub(super) fn keep(
     kept as u32
 }
 
-/// Writes what is kept of a connection, as far as its socket takes it, and the end of the stream behind it. True when
-/// nothing is left.
+/// Writes what is kept of a connection, as far as its socket takes it, and then the end of the stream. True when nothing is
+/// left.
 pub(super) fn flush(tcp: &mut TcpState, socket: BorrowedFd<'_>, now: Timestamp) -> bool {
     let Some(mut backlog) = tcp.backlog.take() else { return true };
     while !backlog.rest().is_empty() {

@@ -22,7 +22,7 @@ pub(crate) fn initial(net: &Network) -> Learned {
     }
 }
 
-/// A namespace that was assigned what `old` says, and keeps that, is assigned what `new` says from now on.
+/// A namespace keeps the addresses of `old`, the first that it was assigned, and has those of `new` besides from now on.
 pub(crate) fn keep_first(old: &Network, new: &Network, learned: &mut Learned) {
     let global = |net: &Network| {
         net.v6.as_ref().and_then(|v6| v6.addr).filter(|address| !address.is_unicast_link_local())

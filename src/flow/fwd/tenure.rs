@@ -102,7 +102,7 @@ impl Tenure {
         self.seen
     }
 
-    /// Whether `address` may have spoken as it was asked for, and for no other reason: the candidate, since its question. An
+    /// Whether traffic from `address` may only be the answer to our question: it is the candidate, and was asked for. An
     /// advertisement teaches its source and then, at the same time, its target.
     fn answers_only(&self, address: IpAddr, now: Timestamp) -> bool {
         let was_asked = self.later < LATER_QUESTIONS && now < self.next;

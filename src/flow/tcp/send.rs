@@ -18,10 +18,10 @@ use super::limits::{DATA_QUANTUM, DEFAULT_MSS, DISCARD_MAX, MIN_MSS, WINDOW_MAX}
 use super::losses::{Losses, Progress, Shown};
 use crate::wire::tcp::Segment;
 
-/// The unit in which the first round trip is kept, in a byte, rounded down: those that are longer than 127 ms count as that.
+/// The unit in which the first round trip is kept, in one byte, rounded down. Longer ones than 127 ms count as 127 ms.
 const TRIP_UNIT: Duration = Duration::from_micros(500);
 
-/// How long it took is not known.
+/// The first round trip was not measured.
 const UNKNOWN_TRIP: u8 = u8::MAX;
 
 /// What an acknowledgement has done.
@@ -45,16 +45,17 @@ pub(super) enum Sending {
     Last,
 }
 
-/// What [`SendHalf::eof`] is the number of. Apart from it, as there is no byte to lose: see the size of a connection.
+/// Says what [`SendHalf::eof`] marks. Kept apart from it, because an enum that carries the number would enlarge every
+/// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Of nothing.
+    /// `eof` is unset.
     Unknown,
-    /// In a handshake, of what a segment acknowledged that belongs to no connection we know of.
+    /// In a handshake: what was acknowledged by a segment of a connection that we do not know.
     Stray,
-    /// Of the byte behind the queue of a socket that has failed.
+    /// The number after the last byte in the queue of a socket that has failed.
     Queue,
-    /// Of the FIN: the peer's stream ends there.
+    /// The FIN: the peer's stream ends there.
     Fin,
 }
 
@@ -67,7 +68,7 @@ pub(super) struct SendHalf {
     pub(crate) nxt: SeqNr,
     /// The byte after the last one ever sent.
     pub(crate) max: SeqNr,
-    /// The number that `end` is about.
+    /// The sequence number that `end` describes.
     eof: SeqNr,
     /// `seq` of the segment that last set the window (SND.WL1).
     wl1: SeqNr,
@@ -152,7 +153,7 @@ impl SendHalf {
         self.window_max = self.window;
     }
 
-    /// In a handshake: what belongs to no connection we know of acknowledges this.
+    /// In a handshake: a segment of a connection that we do not know has acknowledged `ack`.
     pub(crate) fn note_stray(&mut self, ack: SeqNr) {
         (self.eof, self.end) = (ack, End::Stray);
     }
@@ -171,7 +172,7 @@ impl SendHalf {
         }
     }
 
-    /// A round trip took so long in the handshake.
+    /// A round trip took `time` in the handshake.
     pub(crate) fn handshake_takes(&mut self, time: Duration) {
         let units = time.as_micros() / TRIP_UNIT.as_micros();
         self.round_trip = u8::try_from(units).unwrap_or(u8::MAX).min(UNKNOWN_TRIP - 1);
