@@ -289,7 +289,7 @@ mod tests {
         let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
         let spec = SocketSpec {
             transport: Transport::Udp,
-            to: BindTo { address, interface: None, freebind: false, dual_stack: false },
+            to: BindTo::to(address),
             peer: SocketAddr::new(LOOPBACK, peer),
             or_any_port,
             beside: Beside::default(),

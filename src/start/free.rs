@@ -75,12 +75,9 @@ fn is_free(rule: &Rule, port: u16, ip: Option<IpAddr>, interface: Option<&Interf
         ListenAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         ListenAddr::V6(_) | ListenAddr::Dual => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let to = BindTo {
-        address: SocketAddr::new(ip.unwrap_or(any), port),
-        interface: interface.map(InterfaceName::as_str),
-        freebind: false,
-        dual_stack,
-    };
+    let address = SocketAddr::new(ip.unwrap_or(any), port);
+    let interface = interface.map(InterfaceName::as_str);
+    let to = BindTo { dual_stack, ..BindTo::to(address).on(interface) };
     let tcp = rule.proto == Proto::Tcp;
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
     let opened = socket::create(transport, to.address.ip()).and_then(|socket| match tcp {

@@ -202,6 +202,18 @@ pub(crate) struct BindTo<'a> {
     pub(crate) dual_stack: bool,
 }
 
+impl<'a> BindTo<'a> {
+    /// This address, on any interface; it has to exist, and the socket is of its family alone.
+    pub(crate) fn to(address: SocketAddr) -> Self {
+        Self { address, interface: None, freebind: false, dual_stack: false }
+    }
+
+    /// The same, on `interface` if there is one.
+    pub(crate) fn on(self, interface: Option<&'a str>) -> Self {
+        Self { interface, ..self }
+    }
+}
+
 impl BindTo<'_> {
     /// The address for bind(2).
     fn effective(&self) -> SocketAddr {
@@ -495,12 +507,7 @@ mod tests {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let made = || create(Transport::Udp, ip).expect("a socket");
         let (owner, other) = (made(), made());
-        let to = |port| BindTo {
-            address: SocketAddr::new(ip, port),
-            interface: None,
-            freebind: false,
-            dual_stack: false,
-        };
+        let to = |port| BindTo::to(SocketAddr::new(ip, port));
         bind_alone(owner.as_fd(), &to(0)).expect("a free port");
         let to = to(local_address(owner.as_fd()).expect("bound").port());
         let stranger = || bind(made().as_fd(), &to);

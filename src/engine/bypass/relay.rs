@@ -79,7 +79,7 @@ fn socket_between(
     or_any_port: bool,
 ) -> Result<(OwnedFd, u16), Errno> {
     let transport = Transport::Udp;
-    let to = BindTo { address, interface, freebind, dual_stack: false };
+    let to = BindTo { freebind, ..BindTo::to(address).on(interface) };
     let mut create = || socket_on(Some(&mut *bypass), pif, transport, peer);
     let socket = create()?;
     let spec = SocketSpec {

@@ -207,12 +207,7 @@ fn is_bound_too_near(core: &Core, id: FlowId, to: SocketAddr) -> bool {
 /// for groups.
 fn binding<'a>(core: &'a Core, target: &HostSide) -> (BindTo<'a>, Option<(SocketAddr, u32)>) {
     let source = target.source;
-    let to = BindTo {
-        address: source,
-        interface: core.settings.outbound_device(source.ip()),
-        freebind: false,
-        dual_stack: false,
-    };
+    let to = BindTo::to(source).on(core.settings.outbound_device(source.ip()));
     let shared = core.groups.use_port(source.is_ipv4(), source.port());
     let toward = (target.destination, core.net.map.group_interface(source.ip()));
     (to, Some(toward).filter(|_| shared))

@@ -292,7 +292,7 @@ fn receiving(group: SocketAddr, interface: u32, beside: Beside<'_>) -> Result<Ow
     // Older kernels deliver what others of the host have joined on other interfaces, too.
     let _ = datagram::own_groups_only(fd, v4);
     let _ = datagram::enlarge(fd, UDP_BUFFER_BYTES);
-    let to = BindTo { address: group, interface: None, freebind: false, dual_stack: false };
+    let to = BindTo::to(group);
     beside.bind(fd, group.port(), || socket::bind(fd, &to))?;
     group::join(fd, group.ip(), interface)?;
     if interface != 0 {

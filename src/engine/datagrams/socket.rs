@@ -227,12 +227,7 @@ fn open_outbound(
         }
         source.set_port(0);
     }
-    let to = BindTo {
-        address: source,
-        interface: device.filter(|_| !destination.ip().is_loopback()),
-        freebind: false,
-        dual_stack: false,
-    };
+    let to = BindTo::to(source).on(device.filter(|_| !destination.ip().is_loopback()));
     let socket = create(datagrams, transport, destination.ip())?;
     let peer = destination;
     let mut marks = SocketMarks::new();
@@ -366,12 +361,9 @@ fn inbound_socket(
         SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => peer.scope_id(),
         _ => core.net.network.scope_id(),
     };
-    let to = BindTo {
-        address: Endpoint::from(local).with_scope(scope),
-        interface: rule.interface.as_ref().map(|name| name.as_str()),
-        freebind: core.settings.freebind,
-        dual_stack: false,
-    };
+    let interface = rule.interface.as_ref().map(|name| name.as_str());
+    let address = Endpoint::from(local).with_scope(scope);
+    let to = BindTo { freebind: core.settings.freebind, ..BindTo::to(address).on(interface) };
     let transport = Transport::Udp;
     let create = || socket::create(transport, local.ip());
     let socket = create()?;

@@ -153,11 +153,11 @@ pub(super) fn open_port_for(
         None if pif == Pif::Host => core.net.network.scope_id(),
         _ => 0,
     };
+    let interface = rule.interface.as_ref().map(|name| name.as_str());
     let to = BindTo {
-        address: Endpoint::new(address, port).with_scope(scope),
-        interface: rule.interface.as_ref().map(|name| name.as_str()),
         freebind: core.settings.freebind && pif == Pif::Host,
         dual_stack,
+        ..BindTo::to(Endpoint::new(address, port).with_scope(scope)).on(interface)
     };
     let mut bypass = bypass;
     let socket = socket_on(bypass.as_deref_mut(), pif, transport, to.address)?;
@@ -278,7 +278,7 @@ fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
 /// flows of ours have not.
 fn others_have(bypass: Option<&mut BypassParts>, pif: Pif, port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 253), port));
-    let to = BindTo { address, interface: None, freebind: false, dual_stack: false };
+    let to = BindTo::to(address);
     let bound = socket_on(bypass, pif, Transport::Udp, address)
         .and_then(|socket| socket::bind_alone(socket.as_fd(), &to));
     bound == Err(Errno::ADDRINUSE)
