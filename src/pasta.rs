@@ -81,11 +81,11 @@ impl Namespace {
     pub(crate) fn prepare(run: &RunConf, conf: &PastaConf) -> Result<Self, StartError> {
         let privileged = rustix::process::geteuid().is_root();
         identity::settle_user(run.run_as.as_deref(), conf.netns_only)?;
-        let dropped = privileged && !rustix::process::geteuid().is_root();
+        let was_root = privileged && !rustix::process::geteuid().is_root();
         let network = match &conf.target {
             Target::Spawn { user, .. } => make(run, user),
             Target::Join { network, user } => {
-                let entry = Entry { user: user.as_deref(), reluctant: conf.netns_only, dropped };
+                let entry = Entry { user: user.as_deref(), reluctant: conf.netns_only, was_root };
                 join(run, network, &entry)
             }
         }?;
@@ -220,7 +220,7 @@ struct Entry<'a> {
     /// It is joined by nobody who can do without, and never by root.
     reluctant: bool,
     /// We were root.
-    dropped: bool,
+    was_root: bool,
 }
 
 impl Entry<'_> {
@@ -243,12 +243,12 @@ fn join(run: &RunConf, path: &Path, entry: &Entry<'_>) -> Result<OwnedFd, StartE
     sandbox::keep_for_setup(run, Setup::PastaOfOthers)?;
     let network = opened
         .or_else(|_| namespace::open(path))
-        .map_err(|errno| not_opened(path, entry.dropped, errno))?;
+        .map_err(|errno| not_opened(path, entry.was_root, errno))?;
     if namespace::is_own_network(network.as_fd()) {
         return Err(own_network(path));
     }
     namespace::in_network(network.as_fd(), || ())
-        .map_err(|errno| not_entered(path, entry.dropped, errno))?;
+        .map_err(|errno| not_entered(path, entry.was_root, errno))?;
     Ok(network)
 }
 
@@ -321,26 +321,26 @@ fn tap_failure(name: &str, errno: Errno) -> String {
 }
 
 /// The error that the namespace at `path` cannot be opened.
-fn not_opened(path: &Path, dropped: bool, errno: Errno) -> StartError {
+fn not_opened(path: &Path, was_root: bool, errno: Errno) -> StartError {
     let cure = match errno {
         Errno::NOENT => identity::no_namespace(
             path,
             "give a path, or one of the names that `ip netns list` shows",
         ),
-        _ => cure(dropped, errno).to_owned(),
+        _ => cure(was_root, errno).to_owned(),
     };
     let (path, why) = (path.display(), errno_text(errno));
     StartError::Other(format!("Couldn't open network namespace {path}: {why}{cure}"))
 }
 
 /// The error that the namespace at `path` cannot be entered.
-fn not_entered(path: &Path, dropped: bool, errno: Errno) -> StartError {
+fn not_entered(path: &Path, was_root: bool, errno: Errno) -> StartError {
     let cure = match errno {
         Errno::INVAL => {
             " is no network namespace: give a path, as /proc/PID/ns/net, or one of the names that `ip \
              netns list` shows"
         }
-        _ => cure(dropped, errno),
+        _ => cure(was_root, errno),
     };
     let (path, why) = (path.display(), errno_text(errno));
     StartError::Other(format!("Couldn't switch to pasta namespaces: {why}: {path}{cure}"))
@@ -368,9 +368,9 @@ fn not_made_cure(user: &UserNamespace, errno: Errno) -> &'static str {
     }
 }
 
-/// What can be done where a namespace cannot be opened or entered; `dropped` says that we were root.
-fn cure(dropped: bool, errno: Errno) -> &'static str {
-    match (dropped, errno) {
+/// What can be done where a namespace cannot be opened or entered; `was_root` says that we were root, and are not now.
+fn cure(was_root: bool, errno: Errno) -> &'static str {
+    match (was_root, errno) {
         (_, Errno::PERM | Errno::ACCESS | Errno::NOSYS) if namespace::refuses_entry() => {
             sandbox::container_cure(errno)
         }
