@@ -21,7 +21,6 @@ use passt::engine::{
     Clients, Engine, Link, NetView, Protocols, Settings, SocketLink, Worker, monotonic_now,
 };
 use passt::flow::fwd::{Policy, RuleTable};
-use passt::flow::tcp::TcpConfig;
 use passt::responder::dhcpv6::Duid;
 use rustix::event::epoll;
 
@@ -49,18 +48,7 @@ fn worker(protocols: Protocols, listener: Option<UnixListener>) -> Worker<Socket
     let Ok(Parsed::Run(options)) = parse(words) else { panic!("the options are right") };
     let conf = resolve(*options, &HostFacts::default(), "", (32768, 60999)).unwrap();
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
-    let settings = Settings {
-        tcp: TcpConfig::default(),
-        peek_offset_v4: false,
-        peek_offset_v6: false,
-        outbound_v4: None,
-        outbound_v6: None,
-        freebind: false,
-        late_addresses: false,
-        udp: passt::engine::UdpTimeouts::default(),
-        ephemeral: (32768, 60999),
-        max_descriptors: 1024,
-    };
+    let settings = Settings::default();
     let duid = Duid::new(conf.network.our_mac);
     let view = NetView {
         network: conf.network,

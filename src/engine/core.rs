@@ -68,6 +68,24 @@ impl Default for UdpTimeouts {
     }
 }
 
+/// A kernel without peek offsets, and otherwise what Linux has where nobody has set anything.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tcp: TcpConfig::default(),
+            peek_offset_v4: false,
+            peek_offset_v6: false,
+            outbound_v4: None,
+            outbound_v6: None,
+            freebind: false,
+            late_addresses: false,
+            max_descriptors: 1024,
+            udp: UdpTimeouts::default(),
+            ephemeral: (32768, 60999),
+        }
+    }
+}
+
 impl Settings {
     /// The interface that a socket to `destination` is bound to, if any.
     pub(super) fn outbound_device(&self, destination: IpAddr) -> Option<&str> {

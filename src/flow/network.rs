@@ -217,6 +217,21 @@ impl Ipv6Net {
 }
 
 impl Network {
+    /// These addresses, no names, the usual MTU, and every service.
+    pub fn new(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Self {
+        Self {
+            our_mac: Mac::OURS,
+            mtu: 65520,
+            v4,
+            v6,
+            search: ArrayVec::new(),
+            hostname: None,
+            fqdn: None,
+            extra: Extra::default(),
+            services: Services::default(),
+        }
+    }
+
     /// The gateway of the family of `address`.
     pub(crate) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
         match address {

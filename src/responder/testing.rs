@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 
-use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
+use crate::flow::network::{Ipv4Net, Ipv6Net, Mac, Network};
 
 /// The guest's Ethernet address.
 pub(super) const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -19,32 +19,24 @@ pub(super) const DNS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 53, 0, 0, 0,
 
 /// Both families, one DNS server each, MTU 65520, no names.
 pub(super) fn network() -> Network {
-    Network {
-        our_mac: Mac::OURS,
-        mtu: 65520,
-        v4: Some(Ipv4Net {
-            addr: GUEST_V4,
-            prefix_len: 24,
-            gateway: Some(GATEWAY_V4),
-            fixed: false,
-            dns: ArrayVec::from_iter([DNS_V4]),
-            routes: None,
-        }),
-        v6: Some(Ipv6Net {
-            addr: Some(GUEST_V6),
-            gateway: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
-            our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
-            fixed: false,
-            dns: ArrayVec::from_iter([DNS_V6]),
-            default_router: true,
-            scope_id: 2,
-        }),
-        search: ArrayVec::new(),
-        hostname: None,
-        fqdn: None,
-        extra: Extra::default(),
-        services: Services::default(),
-    }
+    let v4 = Some(Ipv4Net {
+        addr: GUEST_V4,
+        prefix_len: 24,
+        gateway: Some(GATEWAY_V4),
+        fixed: false,
+        dns: ArrayVec::from_iter([DNS_V4]),
+        routes: None,
+    });
+    let v6 = Some(Ipv6Net {
+        addr: Some(GUEST_V6),
+        gateway: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+        our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+        fixed: false,
+        dns: ArrayVec::from_iter([DNS_V6]),
+        default_router: true,
+        scope_id: 2,
+    });
+    Network::new(v4, v6)
 }
 
 /// [`network`] with everything in it as long as it gets.

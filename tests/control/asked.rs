@@ -5,10 +5,11 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use serde_json::json;
 
 use crate::guest::{Guest, MAC};
-use crate::rig::{Client, Program, SETUP, until};
+use crate::rig::{Client, Program, SETUP};
 
 #[test]
 fn status_says_what_the_guest_is_told_and_what_it_has_told() {

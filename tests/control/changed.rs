@@ -3,11 +3,12 @@
 use std::net::{TcpListener, TcpStream};
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use rustix::process::{Resource, Rlimit, Signal, kill_process, setrlimit};
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, RST};
-use crate::rig::{Program, SETUP, until};
+use crate::rig::{Program, SETUP};
 
 /// Ports of rules, and how many sockets listen for each.
 fn ports(rules: &Value) -> Vec<(u64, u64, u64, u64)> {

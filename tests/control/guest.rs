@@ -3,7 +3,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::rig::{PATIENCE, Program};
+use passt_support::wait::PATIENCE;
+
+use crate::rig::Program;
 
 /// Its Ethernet address.
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];

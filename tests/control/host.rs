@@ -4,11 +4,12 @@ use std::net::UdpSocket;
 use std::process::Command;
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
 
 use crate::guest::{Guest, MAC};
-use crate::rig::{Client, Program, until};
+use crate::rig::{Client, Program};
 
 const NETWORK: &str = "ip link set lo up
     ip link add eth0 type veth peer name peer0

@@ -5,10 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use serde_json::json;
 
 use crate::guest::Guest;
-use crate::rig::{Program, SETUP, until};
+use crate::rig::{Program, SETUP};
 
 /// How long the guest may wait for an answer meanwhile: a turn takes far less, also of a debug build on a busy machine.
 const BEARABLE: Duration = Duration::from_millis(500);

@@ -3,11 +3,12 @@
 use std::net::{TcpListener, UdpSocket};
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use serde_json::{Value, json};
 
 use crate::guest::Guest;
 use crate::openmetrics;
-use crate::rig::{Program, SETUP, until};
+use crate::rig::{Program, SETUP};
 use crate::schema::{errors, schema};
 
 /// The text, whose lines all have to fit a terminal.

@@ -3,10 +3,11 @@
 use std::net::{TcpListener, UdpSocket};
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 use rustix::net::sockopt;
 
 use crate::guest::{ACK, Guest, RST};
-use crate::rig::{Program, SETUP, until};
+use crate::rig::{Program, SETUP};
 
 /// Waits for a message with all of these words.
 fn await_message(program: &Program, words: &[&str]) {

@@ -5,30 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use crate::schema::{errors, schema};
 
-/// When to give up on something that does not happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
 /// What a namespace of a test's own has.
 pub const SETUP: &str = "ip link set lo up";
-
-/// Waits until `done` says what it found.
-pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = done() {
-            return found;
-        }
-        assert!(begin.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// What passt is told, in place of what its host has.
 const TOLD: [&str; 7] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1", "--dns", "192.0.2.1"];

@@ -3,9 +3,10 @@
 use std::net::TcpListener;
 
 use passt_support::namespace::isolated;
+use passt_support::wait::until;
 
 use crate::guest::{ACK, Guest, RST, SYN};
-use crate::rig::{Program, SETUP, until};
+use crate::rig::{Program, SETUP};
 
 /// The lines that tell of a limit in these words.
 fn lines(messages: &str, words: &str) -> Vec<String> {

@@ -272,6 +272,16 @@ fn the_gateway_and_everybody_else_are_talked_to_from_one_port() {
     });
 }
 
+/// Beside a flow with a socket of its own, the guest still talks to `third` from its port; when nobody talks, both flows end.
+fn both_go_on_and_end(world: &mut World, family: Family, third: &UdpSocket) {
+    say(world, family, other(family, 1, 4000), b"hello to you");
+    assert_eq!(awaited(third).1.port(), PORT);
+    assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
+    world.skip(Duration::from_secs(121));
+    world.settle(TURNS);
+    assert_eq!(world.engine.flow_count(), 0);
+}
+
 #[test]
 fn who_is_talked_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
     isolated(|| {
@@ -295,12 +305,7 @@ fn who_is_talked_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
                 third.send_to(b"hello", outside).expect("sent");
                 assert_eq!(at_guest(world).0, other(family, 1, 4000));
             }
-            say(world, family, other(family, 1, 4000), b"hello to you");
-            assert_eq!(awaited(&third).1.port(), PORT);
-            assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
-            world.skip(Duration::from_secs(121));
-            world.settle(TURNS);
-            assert_eq!(world.engine.flow_count(), 0);
+            both_go_on_and_end(world, family, &third);
         });
     });
 }
@@ -328,12 +333,7 @@ fn who_is_listened_to_for_long_has_a_socket_of_its_own_and_nobody_notices() {
             }
             say(world, family, to, b"thank you");
             assert_eq!(awaited(&peer), (b"thank you".to_vec(), from));
-            say(world, family, other(family, 1, 4000), b"hello to you");
-            assert_eq!(awaited(&third).1.port(), PORT);
-            assert_eq!((world.engine.flow_count(), world.all_drops()), (2, 0));
-            world.skip(Duration::from_secs(121));
-            world.settle(TURNS);
-            assert_eq!(world.engine.flow_count(), 0);
+            both_go_on_and_end(world, family, &third);
         });
     });
 }

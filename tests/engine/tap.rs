@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use passt::engine::{Clients, LINK_BASE, NamespaceLink, Worker};
 use passt::flow::fwd::{InterfaceName, Proto};
@@ -19,6 +19,7 @@ use passt_frame::{Errno, Registrar};
 use passt_legacy::{Offloads, Tap};
 use passt_support::heap;
 use passt_support::namespace::Netns;
+use passt_support::wait::eventually;
 use rustix::event::epoll;
 
 use crate::namespace::isolated;
@@ -196,14 +197,6 @@ fn turn_until_told(shared: &Shared, device: OwnedFd, offloads: Offloads, setup: 
         worker.turn(Some(Duration::from_millis(10))).expect("epoll_wait");
         shared.allocations.fetch_add(heap::allocations() - before, Ordering::Relaxed);
         shared.turns.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

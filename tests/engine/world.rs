@@ -10,7 +10,7 @@ use passt::engine::{
     Engine, HostChange, NetView, Settings, Source, Sources, Token, UdpTimeouts, monotonic_now,
 };
 use passt::flow::fwd::{ListenAddr, Mapping, Policy, Proto, Rule, RuleTable};
-use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network};
 use passt::flow::tcp::TcpConfig;
 use passt::pcap::Capture;
 use passt::responder::dhcpv6::Duid;
@@ -135,32 +135,24 @@ pub fn forward(proto: Proto, family: Family, port: u16) -> Rule {
 /// What the guest is told.
 pub fn network(mtu: u16) -> Network {
     let v6 = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
-    Network {
-        our_mac: Mac::OURS,
-        mtu,
-        v4: Some(Ipv4Net {
-            addr: Ipv4Addr::new(192, 0, 2, 2),
-            prefix_len: 24,
-            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
-            fixed: false,
-            dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
-            routes: None,
-        }),
-        v6: Some(Ipv6Net {
-            addr: Some(v6("2001:db8::2")),
-            gateway: Some(v6("2001:db8::1")),
-            our_link_local: v6("fe80::fc"),
-            fixed: false,
-            dns: Default::default(),
-            default_router: true,
-            scope_id: 1,
-        }),
-        search: Default::default(),
-        hostname: None,
-        fqdn: None,
-        extra: Extra::default(),
-        services: Services::default(),
-    }
+    let v4 = Some(Ipv4Net {
+        addr: Ipv4Addr::new(192, 0, 2, 2),
+        prefix_len: 24,
+        gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        fixed: false,
+        dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+        routes: None,
+    });
+    let v6 = Some(Ipv6Net {
+        addr: Some(v6("2001:db8::2")),
+        gateway: Some(v6("2001:db8::1")),
+        our_link_local: v6("fe80::fc"),
+        fixed: false,
+        dns: Default::default(),
+        default_router: true,
+        scope_id: 1,
+    });
+    Network { mtu, ..Network::new(v4, v6) }
 }
 
 /// Mappings: the gateway stands for the host's loopback.
@@ -187,13 +179,10 @@ pub fn engine(setup: &Setup, epoll: Rc<OwnedFd>) -> Engine {
         tcp: TcpConfig { window_max: setup.window_max, ..TcpConfig::default() },
         peek_offset_v4: setup.peek_offset && stream::has_peek_offset(true),
         peek_offset_v6: setup.peek_offset && stream::has_peek_offset(false),
-        outbound_v4: None,
-        outbound_v6: None,
-        freebind: false,
-        late_addresses: false,
         udp: setup.udp,
         ephemeral: setup.ephemeral,
         max_descriptors: setup.max_descriptors,
+        ..Settings::default()
     };
     let duid = Duid::new(Mac::OURS);
     let view = view(net, setup.map.clone(), rules);

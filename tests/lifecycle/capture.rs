@@ -7,9 +7,10 @@ use std::process::Command;
 
 use passt_guest::pcap::{Record, check, records};
 use passt_guest::{Guest, NetHeader, Options};
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::rig::{PATIENCE, Place, arp_request, refusal, unshare, until};
+use crate::rig::{Place, arp_request, refusal, unshare};
 
 /// The frames of a capture; all of them are right.
 fn frames(place: &Place) -> Vec<Record> {

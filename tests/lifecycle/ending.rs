@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use passt_support::namespace::{Netns, isolated};
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{NETWORK, PATIENCE, until};
+use crate::rig::NETWORK;
 
 const LOOPBACK: &str = "ip link set lo up";
 

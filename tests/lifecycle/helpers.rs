@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use passt_support::namespace::{Netns, isolated};
+use passt_support::wait::until;
 use rustix::process::{Pid, Signal, getsid, kill_process};
 
-use crate::rig::{NETWORK, Place, Program, contains, status_field, until};
+use crate::rig::{NETWORK, Place, Program, contains, status_field};
 
 const LOOPBACK: &str = "ip link set lo up";
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use passt_support::refusal::deny_given;
+use passt_support::wait::until;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use crate::rig::{Place, Program, contains, is_answered, refusal, unshare, until, visible_passt};
+use crate::rig::{Place, Program, contains, is_answered, refusal, unshare, visible_passt};
 
 /// Lets the child do something between fork and exec.
 fn before_exec(command: &mut Command, act: impl FnMut() + Send + Sync + 'static) -> &mut Command {

@@ -3,12 +3,10 @@
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::Signal;
 
-use crate::rig::{
-    NETWORK, PATIENCE, Place, Program, arp_request, next_frame, refusal, unshare, until,
-    with_length,
-};
+use crate::rig::{NETWORK, Place, Program, arp_request, next_frame, refusal, unshare, with_length};
 
 /// A file tree in which the system's log is a socket of the test, for one command.
 struct SystemLog {

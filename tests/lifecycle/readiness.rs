@@ -8,9 +8,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Stdio;
 
 use passt_support::skipped::needs_root;
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::{Signal, geteuid};
 
-use crate::rig::{PATIENCE, Place, Program, contains, refusal, status_field, until};
+use crate::rig::{Place, Program, contains, refusal, status_field};
 
 /// A user that nothing else is about.
 const STRANGER: u32 = 54_321;

@@ -7,25 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use passt_support::wait::{PATIENCE, until};
 use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
-
-/// When to give up on something that does not happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options that leave the host's configuration out.
 pub const NETWORK: [&str; 5] = ["-4", "-a", "192.0.2.2/24", "-g", "192.0.2.1"];
-
-/// Waits until `done` says what it found.
-pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = done() {
-            return found;
-        }
-        assert!(begin.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// A folder with everything of one run: `socket`, `pid` and what a test adds.
 pub struct Place(tempfile::TempDir);

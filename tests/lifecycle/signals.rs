@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use passt_support::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{NETWORK, unshare, until};
+use crate::rig::{NETWORK, unshare};
 
 /// With process ids of its own, and without.
 const WAYS: [&[&str]; 2] = [&[], &["--no-pidns"]];

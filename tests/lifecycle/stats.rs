@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
+use passt_support::wait::until;
 use rustix::process::Signal;
 
-use crate::rig::{Place, is_answered, until, with_length};
+use crate::rig::{Place, is_answered, with_length};
 
 /// Lines that hold counters and nothing else.
 fn reports(text: &str) -> Vec<Vec<u64>> {

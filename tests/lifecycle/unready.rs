@@ -5,9 +5,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use passt_support::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{Place, contains, status_field, until};
+use crate::rig::{Place, contains, status_field};
 use crate::signals::{SIGNALS, marked};
 
 /// passt on the way to the background, with signals that do what they do by default.

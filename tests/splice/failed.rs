@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::rig::{self, PATIENCE, Running, Setup, eventually, in_namespace};
+use passt_support::wait::eventually;
+
+use crate::rig::{self, PATIENCE, Running, Setup, in_namespace};
 use crate::{FIXED, LARGE, Route, pattern, read_all, reset_on_close};
 
 /// What the buffers between two programs hold for sure.

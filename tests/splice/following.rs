@@ -4,9 +4,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use passt_support::wait::eventually;
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
-use crate::rig::{self, Running, Setup, descriptors, eventually, in_namespace};
+use crate::rig::{self, Running, Setup, descriptors, in_namespace};
 use crate::{Route, localhost};
 
 /// Whether somebody listens there. On a busy machine a connection that is taken and reset at once, as one

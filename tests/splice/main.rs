@@ -28,8 +28,9 @@ use passt::sys::process::WhenTold;
 use passt::sys::socket::set_int;
 use passt_support::heap::{self, Counting};
 use passt_support::namespace::Netns;
+use passt_support::wait::eventually;
 use rig::in_namespace;
-use rig::{GUEST_V4, GUEST_V6, PATIENCE, Running, Setup, eventually};
+use rig::{GUEST_V4, GUEST_V6, PATIENCE, Running, Setup};
 
 #[global_allocator]
 static HEAP: Counting = Counting;

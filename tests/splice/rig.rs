@@ -7,13 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use passt::conf::ports::{self, ForwardDirection, Kernel};
 use passt::engine::{BypassConfig, Engine, NetView, Settings, Token, monotonic_now};
 use passt::flow::fwd::{Bypass, Mapping, Policy, Proto, RuleTable};
-use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
-use passt::flow::tcp::TcpConfig;
+use passt::flow::network::{Ipv4Net, Ipv6Net, Mac, Network};
 use passt::responder::dhcpv6::Duid;
 use passt::sandbox::socket_maker;
 use passt::sys::namespace_socket::{NamespaceSockets, SocketMaker};
@@ -23,6 +22,7 @@ use passt::wire::DropReason;
 use passt_frame::{Caps, FramePort, MemPort};
 use passt_support::heap;
 use passt_support::namespace::{Netns, isolated_test};
+use passt_support::wait::eventually;
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
@@ -88,32 +88,24 @@ impl Setup {
 }
 
 fn network() -> Network {
-    Network {
-        our_mac: Mac::OURS,
-        mtu: 65520,
-        v4: Some(Ipv4Net {
-            addr: GUEST_V4,
-            prefix_len: 24,
-            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
-            fixed: false,
-            dns: Default::default(),
-            routes: None,
-        }),
-        v6: Some(Ipv6Net {
-            addr: Some(GUEST_V6),
-            gateway: None,
-            our_link_local: "fe80::1".parse().unwrap(),
-            fixed: false,
-            dns: Default::default(),
-            default_router: true,
-            scope_id: 0,
-        }),
-        search: Default::default(),
-        hostname: None,
-        fqdn: None,
-        extra: Extra::default(),
-        services: Services::default(),
-    }
+    let v4 = Some(Ipv4Net {
+        addr: GUEST_V4,
+        prefix_len: 24,
+        gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        fixed: false,
+        dns: Default::default(),
+        routes: None,
+    });
+    let v6 = Some(Ipv6Net {
+        addr: Some(GUEST_V6),
+        gateway: None,
+        our_link_local: "fe80::1".parse().unwrap(),
+        fixed: false,
+        dns: Default::default(),
+        default_router: true,
+        scope_id: 0,
+    });
+    Network::new(v4, v6)
 }
 
 fn rules(
@@ -241,18 +233,8 @@ fn engine(guest: &Netns, setup: &Setup) -> (Rc<OwnedFd>, Engine) {
         (3, ForwardDirection::FromNamespace, Proto::Udp),
     ];
     let (inbound, outbound) = (rules(&net, setup, inbound), rules(&net, setup, outbound));
-    let settings = Settings {
-        tcp: TcpConfig::default(),
-        peek_offset_v4: false,
-        peek_offset_v6: false,
-        outbound_v4: None,
-        outbound_v6: None,
-        freebind: false,
-        late_addresses: false,
-        udp: passt::engine::UdpTimeouts::default(),
-        ephemeral: (32768, 60999),
-        max_descriptors: setup.max_descriptors.unwrap_or(limit),
-    };
+    let max_descriptors = setup.max_descriptors.unwrap_or(limit);
+    let settings = Settings { max_descriptors, ephemeral: EPHEMERAL, ..Settings::default() };
     let view = NetView {
         network: net,
         map: Mapping::default(),
@@ -295,15 +277,6 @@ fn turn(epoll: &OwnedFd, engine: &mut Engine, port: &mut MemPort, now: Timestamp
     let (_, out) = port.halves();
     engine.work(out);
     heap::allocations() - before
-}
-
-/// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Open descriptors of this process.

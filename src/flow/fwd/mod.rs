@@ -328,36 +328,28 @@ fn scoped(address: IpAddr, port: u16, scope_id: u32) -> Result<SocketAddr, Refus
 #[cfg(test)]
 pub(crate) mod example {
     use super::*;
-    use crate::flow::network::{Extra, Ipv4Net, Ipv6Net, Learned, Mac};
+    use crate::flow::network::{Ipv4Net, Ipv6Net, Learned};
     use arrayvec::ArrayVec;
 
     pub(crate) fn network() -> Network {
-        Network {
-            our_mac: Mac::OURS,
-            mtu: 65520,
-            v4: Some(Ipv4Net {
-                addr: Ipv4Addr::new(192, 0, 2, 2),
-                prefix_len: 24,
-                gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
-                fixed: false,
-                dns: ArrayVec::new(),
-                routes: None,
-            }),
-            v6: Some(Ipv6Net {
-                addr: Some(v6("2001:db8::2")),
-                gateway: Some(v6("2001:db8::1")),
-                our_link_local: v6("fe80::fc"),
-                fixed: false,
-                dns: ArrayVec::new(),
-                default_router: true,
-                scope_id: 7,
-            }),
-            search: ArrayVec::new(),
-            hostname: None,
-            fqdn: None,
-            extra: Extra::default(),
-            services: Services::default(),
-        }
+        let v4 = Some(Ipv4Net {
+            addr: Ipv4Addr::new(192, 0, 2, 2),
+            prefix_len: 24,
+            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            fixed: false,
+            dns: ArrayVec::new(),
+            routes: None,
+        });
+        let v6 = Some(Ipv6Net {
+            addr: Some(v6("2001:db8::2")),
+            gateway: Some(v6("2001:db8::1")),
+            our_link_local: v6("fe80::fc"),
+            fixed: false,
+            dns: ArrayVec::new(),
+            default_router: true,
+            scope_id: 7,
+        });
+        Network::new(v4, v6)
     }
 
     pub(crate) fn mapping() -> Mapping {

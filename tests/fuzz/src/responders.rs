@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use passt::flow::network::{Extra, Ipv4Net, Ipv6Net, Mac, Network, Services};
+use passt::flow::network::{Ipv4Net, Ipv6Net, Network};
 use passt::fuzzing;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -19,31 +19,29 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
 pub fn network(long: bool) -> Network {
     let label = "x".repeat(63);
     let search = (0..6).map(|i| format!("{label}.{label}.{label}.{i}.example"));
+    let v4 = Some(Ipv4Net {
+        addr: GUEST,
+        prefix_len: 24,
+        gateway: Some(Ipv4Addr::new(if long { 203 } else { 192 }, 0, 2, 1)),
+        fixed: false,
+        dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
+        routes: None,
+    });
+    let v6 = Some(Ipv6Net {
+        addr: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x22)),
+        gateway: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+        our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+        fixed: false,
+        dns: [Ipv6Addr::new(0x2001, 0xdb8, 0, 53, 0, 0, 0, 1)].into_iter().collect(),
+        default_router: true,
+        scope_id: 2,
+    });
     Network {
-        our_mac: Mac::OURS,
         mtu: if long { 1280 } else { 65520 },
-        v4: Some(Ipv4Net {
-            addr: GUEST,
-            prefix_len: 24,
-            gateway: Some(Ipv4Addr::new(if long { 203 } else { 192 }, 0, 2, 1)),
-            fixed: false,
-            dns: [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect(),
-            routes: None,
-        }),
-        v6: Some(Ipv6Net {
-            addr: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x22)),
-            gateway: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
-            our_link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
-            fixed: false,
-            dns: [Ipv6Addr::new(0x2001, 0xdb8, 0, 53, 0, 0, 0, 1)].into_iter().collect(),
-            default_router: true,
-            scope_id: 2,
-        }),
         search: if long { search.collect() } else { Default::default() },
         hostname: long.then(|| "h".repeat(63)),
         fqdn: long.then(|| format!("{label}.{label}.{label}.example")),
-        extra: Extra::default(),
-        services: Services::default(),
+        ..Network::new(v4, v6)
     }
 }
 

@@ -6,9 +6,11 @@
 //! * [`namespace`]: a network namespace for one test, and further ones inside it.
 //! * [`refusal`]: system calls that fail in a program under test.
 //! * [`skipped`]: what a test says that cannot do here what it is for.
+//! * [`wait`]: until something has happened.
 
 pub mod flood;
 pub mod heap;
 pub mod namespace;
 pub mod refusal;
 pub mod skipped;
+pub mod wait;
