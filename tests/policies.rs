@@ -136,7 +136,7 @@ fn calls_that_move_bytes_and_are_refused_are_named() {
         });
         let port = OUTSIDE.to_string();
         let script = format!("exec 3<>/dev/tcp/127.0.0.1/{OUTSIDE}; cat <&3 >/dev/null");
-        let wanted = "(TCP connection, spliced): closed: Operation not permitted";
+        let wanted = "(TCP connection (spliced)): closed: Operation not permitted";
         let text = said(libc::SYS_splice, &["--debug", "-T", &port], &script, wanted);
         assert!(text.contains(wanted), "{text}");
         server.join().unwrap();

@@ -43,7 +43,12 @@ impl Flows {
         let with_port = |port| Side { ours: Endpoint::new(guest.ours.ip(), port), ..guest };
         let mut others = stand_ins(guest.ours.port(), start).map(with_port);
         let other = others.find(is_free).ok_or(DropReason::AmbiguousPeer)?;
-        log::debug!("{host} is {other} to the guest, which knows another peer as {guest}");
+        log::debug!(
+            "{:?} is {:?} to the guest, which knows another peer as {:?}",
+            host.endpoint,
+            other.ours,
+            guest.ours
+        );
         Ok([host, other])
     }
 

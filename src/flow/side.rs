@@ -145,9 +145,15 @@ impl std::hash::Hash for Side {
     }
 }
 
-impl std::fmt::Display for Side {
+/// Both sides of a flow in words, in the direction in which it was started: its starter, where we were asked for; and
+/// whence we ask whom.
+pub(crate) struct Sides<'a>(pub(crate) &'a [Side; 2]);
+
+impl std::fmt::Display for Sides<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {:?} -> {:?}", self.pif, self.endpoint, self.ours)
+        let [first, second] = self.0;
+        write!(f, "{} {:?} -> {:?} => ", first.pif, first.endpoint, first.ours)?;
+        write!(f, "{} {:?} -> {:?}", second.pif, second.ours, second.endpoint)
     }
 }
 
@@ -194,6 +200,21 @@ mod tests {
         assert_eq!(index([Pif::Host, Pif::Tap]), Some(1));
         assert_eq!(index([Pif::Host, Pif::Splice]), None);
         assert_eq!(index([Pif::Splice, Pif::Host]), None);
+    }
+
+    #[test]
+    fn a_flow_in_words_runs_from_who_started_it_to_whom_it_leads() {
+        let at = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
+        let [guest, asked] = [at("192.0.2.2:51478"), at("198.51.100.7:80")];
+        let [ours, server] = [at("0.0.0.0:0"), at("[2001:db8::7]:8080")];
+        let sides = [
+            Side { pif: Pif::Tap, ours: asked, endpoint: guest },
+            Side { pif: Pif::Host, ours, endpoint: server },
+        ];
+        assert_eq!(
+            Sides(&sides).to_string(),
+            "TAP [192.0.2.2]:51478 -> [198.51.100.7]:80 => HOST [0.0.0.0]:0 -> [2001:db8::7]:8080"
+        );
     }
 
     #[test]

@@ -72,6 +72,6 @@ fn a_datagram_that_nobody_takes_is_told_once() {
         let said = program.messages();
         let refused = said.lines().filter(|line| line.contains("Connection refused, says"));
         assert_eq!(refused.count(), 1, "{said}");
-        await_message(&program, &["Flow ", "(UDP): Connection refused, says 127.0.0.1"]);
+        await_message(&program, &["Flow ", "(UDP flow): Connection refused, says 127.0.0.1"]);
     });
 }

@@ -17,7 +17,7 @@ use passt_frame::{Errno, Pipe};
 use super::net::Net;
 use super::unreachable::reason_of_opening;
 use crate::flow::fwd::{self, Bypass, Rule, SpliceSide};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Pif, Side, Sides};
 use crate::limits::{MAX_PIPES, PIPE_BYTES};
 use crate::sys::copy_buffer::STREAM_BYTES;
 use crate::sys::namespace_socket::{SocketKind, SocketMaker};
@@ -113,7 +113,7 @@ fn open_logged<T>(
     sides: &[Side; 2],
 ) -> Result<T, DropReason> {
     open().map_err(|errno| {
-        log::debug!("spliced: {} => {}: {errno}", sides[0], sides[1]);
+        log::debug!("spliced: {}: {errno}", Sides(sides));
         reason_of_opening(errno)
     })
 }

@@ -159,7 +159,7 @@ pub(in crate::engine) fn serve(core: &mut Core, buffer: &mut CopyBuffer, id: Flo
                 // An ICMP error to an earlier datagram, which this call has cleared.
                 Err(errno) if may_be_of_the_past(errno) => {}
                 Err(errno) => {
-                    log::debug!("{id:?} (UDP, spliced): {errno}");
+                    log::debug!("{id:?} (UDP flow): {errno}");
                     core.outbox.refused.note("recvmmsg", errno);
                     relay.readable[index] = false;
                 }

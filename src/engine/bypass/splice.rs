@@ -26,7 +26,7 @@ use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, FlowState, Nagle, Queueing, SpliceState, how_closed};
 use crate::engine::token::Token;
 use crate::flow::fwd::{SpliceSide, loopback_of};
-use crate::flow::side::Side;
+use crate::flow::side::{Side, Sides};
 use crate::flow::splice::{Action, Copied, Drained, End, Event, Filled, Splice};
 use crate::flow::table::FlowId;
 use crate::flow::timer::TICK_US;
@@ -114,9 +114,9 @@ fn add(
     };
     let state = FlowState::new(accepted, core.net.epoch(), core.now, FlowKind::Splice(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
-    log::debug!("{id:?} (TCP connection, spliced): {} => {}", sides[0], sides[1]);
+    log::debug!("{id:?} (TCP connection (spliced)): {}", Sides(&sides));
     if let Some(Queueing { listener, .. }) = queueing {
-        log::debug!("{id:?} (TCP connection, spliced): its server's queue is full");
+        log::debug!("{id:?} (TCP connection (spliced)): its server's queue is full");
         core.listeners.hold(listener);
         core.flows.schedule(id, Some(core.now + pause(Duration::ZERO)));
     }
@@ -260,7 +260,7 @@ fn close(core: &mut Core, bypass: &mut BypassParts, id: FlowId, reset: bool) {
             }
         }
     }
-    log::debug!("{id:?} (TCP connection, spliced): closed{}", how_closed(reset, failure));
+    log::debug!("{id:?} (TCP connection (spliced)): closed{}", how_closed(reset, failure));
     core.flows.remove(id);
 }
 
@@ -317,7 +317,7 @@ impl Driven<'_> {
             }
             Action::ShutdownWrite(end) => {
                 if let Err(errno) = rnet::shutdown(socket(end), rnet::Shutdown::Write) {
-                    log::debug!("{id:?} (TCP connection, spliced): shutdown: {errno}");
+                    log::debug!("{id:?} (TCP connection (spliced)): shutdown: {errno}");
                     machine.on_broken(end);
                 }
             }
@@ -347,7 +347,7 @@ fn watch_for(
         End::Target => Token::SecondSocket(id),
     };
     if let Err(errno) = watch.again(token, socket, events) {
-        log::debug!("{id:?} (TCP connection, spliced): epoll: {errno}");
+        log::debug!("{id:?} (TCP connection (spliced)): epoll: {errno}");
         machine.on_failure();
     }
 }

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use passt_frame::ToGuest;
 
 use super::anybody;
+use super::begin::label;
 use crate::engine::core::Core;
 use crate::engine::net::Net;
 use crate::engine::state::FlowKind;
@@ -94,9 +95,10 @@ pub(super) fn to_guest(core: &mut Core, out: &mut dyn ToGuest, id: FlowId) {
 
 fn log_error(id: FlowId, protocol: L4Protocol, error: &QueuedError) {
     let QueuedError { errno: Some(errno), offender, .. } = *error else { return };
+    let label = label(protocol);
     match offender {
-        Some(ip) => log::debug!("{id:?} ({protocol}): {}, says {ip}", errno_text(errno)),
-        None => log::debug!("{id:?} ({protocol}): {}", errno_text(errno)),
+        Some(ip) => log::debug!("{id:?} ({label}): {}, says {ip}", errno_text(errno)),
+        None => log::debug!("{id:?} ({label}): {}", errno_text(errno)),
     }
 }
 

@@ -160,7 +160,7 @@ fn send_run(
         state.one_by_one = refused;
     }
     if refused {
-        log::debug!("{id:?} (UDP): no segments of {} bytes, {bytes} in all", first.len);
+        log::debug!("{id:?} (UDP flow): no segments of {} bytes, {bytes} in all", first.len);
         return None;
     }
     Some(sent)

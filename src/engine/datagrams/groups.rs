@@ -278,7 +278,7 @@ fn open(core: &mut Core, group: SocketAddr) -> Result<(), DropReason> {
     let sides = [Pif::Tap, Pif::Host].map(|pif| Side { pif, ours: end, endpoint: end });
     let id = core.flows.add(sides, L4Protocol::Udp, state, EventFlags::IN)?;
     core.flows.keep(id);
-    log::debug!("{id:?} (UDP): receives for group {group}");
+    log::debug!("{id:?} (UDP flow): receives for group {group}");
     core.groups.receivers.push(Receiver { group, interface, flow: id });
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::engine::net::Net;
 use crate::engine::state::{FlowKind, FlowState};
 use crate::engine::unreachable::{reason_of, reason_of_sending};
 use crate::flow::fwd::Proto;
-use crate::flow::side::{GuestView, Pif};
+use crate::flow::side::{GuestView, Pif, Sides};
 use crate::flow::table::{Flow, FlowId};
 use crate::sys::{group, socket};
 use crate::time::Timestamp;
@@ -56,7 +56,7 @@ pub(super) fn send_datagram(
     }
     sent.map_err(|errno| {
         if state.logged.replace(errno) != Some(errno) {
-            log::debug!("{} => {}: send: {errno}", flow.sides[0], flow.sides[1]);
+            log::debug!("{}: send: {errno}", Sides(&flow.sides));
         }
         reason_of_sending(errno, view.host.ours.ip())
     })?;

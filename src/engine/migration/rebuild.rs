@@ -8,7 +8,7 @@ use rustix::net::{self as rnet, sockopt};
 
 use crate::engine::core::Core;
 use crate::flow::migration::{Record, SocketRecord, TcpStage};
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Pif, Side, Sides};
 use crate::sys::repair::{self, NegotiatedOption, Queue, Room};
 use crate::sys::socket::{self, Transport};
 use crate::sys::stream;
@@ -141,7 +141,7 @@ fn host(record: &Record) -> Option<&Side> {
 
 /// A connection in words, for the log.
 fn name(record: Option<&Record>) -> String {
-    record.map_or_else(String::new, |record| format!("{} => {}", record.sides[0], record.sides[1]))
+    record.map_or_else(String::new, |record| Sides(&record.sides).to_string())
 }
 
 fn create(core: &Core, record: &Record) -> Result<OwnedFd, Errno> {

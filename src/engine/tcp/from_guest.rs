@@ -17,7 +17,7 @@ use crate::engine::reserved_port;
 use crate::engine::state::{FlowKind, Nagle, TcpState};
 use crate::engine::unreachable::{reason_of_connecting, tell_of_frame, tell_of_packet};
 use crate::flow::fwd::Proto;
-use crate::flow::side::{Pif, Side};
+use crate::flow::side::{Pif, Side, Sides};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Accept, Conn, Early, Flags, Segment, SegmentDrop, SocketEvent, reset_for};
 use crate::sys::datagram;
@@ -345,7 +345,7 @@ fn open(
     let sides = [side, host];
     let device = core.settings.outbound_device(target.destination.ip());
     let failed = |errno: Errno| {
-        log::debug!("TCP connection: {} => {}: {errno}", sides[0], sides[1]);
+        log::debug!("TCP connection: {}: {errno}", Sides(&sides));
         reason_of_connecting(errno, (target.source, target.destination), device)
     };
     let v4 = target.source.is_ipv4();

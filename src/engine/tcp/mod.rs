@@ -33,7 +33,7 @@ pub(super) use moved::{end, end_all, go_on, leave, lose, reset, take_over};
 
 use super::core::{Core, Settings};
 use super::state::{FlowKind, FlowState, PeekOffset, TcpState};
-use crate::flow::side::Side;
+use crate::flow::side::{Side, Sides};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Opening, our_mss};
 use crate::wire::DropReason;
@@ -73,7 +73,7 @@ fn add(
 ) -> Result<FlowId, DropReason> {
     let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Tcp(state));
     let id = core.flows.add(sides, L4Protocol::Tcp, state, EVENTS)?;
-    log::debug!("{id:?} (TCP connection): {} => {}", sides[0], sides[1]);
+    log::debug!("{id:?} (TCP connection): {}", Sides(&sides));
     core.flows.mark_ready(id);
     if let Some(oldest) = core.flows.begin_handshake(id, core.listeners.len()) {
         core.outbox.drops.count(DropReason::HalfOpenEvicted);

@@ -12,7 +12,7 @@ use crate::engine::state::{Backlog, FlowKind, FlowState, Nagle, Peer, TcpState};
 use crate::engine::token::Token;
 use crate::flow::fwd::Proto;
 use crate::flow::migration::{Record, TcpStage};
-use crate::flow::side::{GuestView, Pif};
+use crate::flow::side::{GuestView, Pif, Sides};
 use crate::flow::table::FlowId;
 use crate::flow::tcp::{Conn, Flags, Header};
 use crate::sys::{repair, stream};
@@ -53,8 +53,7 @@ pub(in crate::engine) fn take_over(
     let state = FlowState::new(socket, core.net.epoch(), core.now, FlowKind::Tcp(state));
     match core.flows.add(record.sides, L4Protocol::Tcp, state, EVENTS) {
         Ok(id) => {
-            let [first, second] = record.sides;
-            log::debug!("{id:?} (TCP connection): {first} => {second}: migrated");
+            log::debug!("{id:?} (TCP connection): {}: migrated", Sides(&record.sides));
             if let Some(flow) = core.flows.table.get_mut(id)
                 && let FlowKind::Tcp(tcp) = &mut flow.state.kind
             {
@@ -75,17 +74,13 @@ fn conn(core: &Core, record: &Record, receive_queue: u32) -> Option<Conn> {
         return None;
     }
     if !egress::allows(&core.net, Proto::Tcp, &record.sides) {
-        log::debug!(
-            "connection that migrates: {} => {}: forbidden here",
-            record.sides[0],
-            record.sides[1]
-        );
+        log::debug!("connection that migrates: {}: forbidden here", Sides(&record.sides));
         return None;
     }
     let config = &core.settings.tcp;
     let conn = Conn::restore(core.now, config, &record.image, receive_queue, opening);
     conn.inspect_err(|why| {
-        log::debug!("connection that migrates: {} => {}: {why}", record.sides[0], record.sides[1]);
+        log::debug!("connection that migrates: {}: {why}", Sides(&record.sides));
     })
     .ok()
 }
