@@ -189,6 +189,68 @@ fn a_change_of_many_ports_that_fails_at_last_changes_nothing() {
     });
 }
 
+/// A view that listens on as many of a thousand ports as it gets, for each of `protos`.
+fn greedy(protos: &[Proto]) -> NetView {
+    let network = network(1500);
+    let mut rules = RuleTable::default();
+    for (group, &proto) in (1..).zip(protos) {
+        let rule = forward(proto, Family::V4, 20_000);
+        let rule = Rule { last: 20_999, weak: true, group, ..rule };
+        rules.add(rule, &network).expect("a valid rule");
+    }
+    view(network, mapping(), rules)
+}
+
+/// A world that listens on as many TCP ports as descriptors allow; the last one of them.
+fn short_of_descriptors() -> (World, u16) {
+    let mut world = known(&Setup { max_descriptors: 1 << 10, ..Setup::default() });
+    world.engine.replace_net(greedy(&[Proto::Tcp])).expect("some of them");
+    let last = (20_000..21_000).take_while(|&port| !is_refused(port)).last();
+    let last = last.expect("more than none");
+    assert!(last < 20_999, "not all of them");
+    world.quiet(TURNS);
+    (world, last)
+}
+
+#[test]
+fn ports_that_go_away_leave_their_descriptors_to_those_that_come() {
+    isolated(|| {
+        let (mut world, last) = short_of_descriptors();
+        world.engine.replace_net(greedy(&[Proto::Udp])).expect("what TCP has had");
+        assert!(is_refused(20_000) && is_refused(last));
+        let is_free = |port: &u16| UdpSocket::bind(host_at(*port)).is_ok();
+        assert_eq!((20_000..21_000).find(is_free), Some(last + 1));
+    });
+}
+
+#[test]
+fn ports_that_made_room_for_a_change_that_fails_are_open_again() {
+    isolated(|| {
+        let (mut world, last) = short_of_descriptors();
+        let _taken = TcpListener::bind(host_at(7003)).expect("a free port");
+        let mut wanted = greedy(&[Proto::Udp]);
+        let strong = forward(Proto::Tcp, Family::V4, 7003);
+        wanted.inbound.add(strong, &wanted.network).expect("a valid rule");
+        let error = world.engine.replace_net(wanted).expect_err("a port is taken").to_string();
+        assert!(error.contains("7003"), "{error}");
+        let open = (20_000..21_000).take_while(|&port| !is_refused(port)).last();
+        assert_eq!(open, Some(last));
+        assert!(UdpSocket::bind(host_at(20_000)).is_ok());
+    });
+}
+
+#[test]
+fn who_gets_no_descriptor_is_told_that_and_not_to_stop_programs() {
+    isolated(|| {
+        let (mut world, last) = short_of_descriptors();
+        let wanted = greedy(&[Proto::Tcp, Proto::Udp]);
+        let error = world.engine.replace_net(wanted).expect_err("TCP has them all").to_string();
+        assert!(error.contains("raise ulimit -Hn") && !error.contains("programs"), "{error}");
+        assert!(error.starts_with("All listens failed for HOST UDP "), "{error}");
+        assert!(!is_refused(last));
+    });
+}
+
 #[test]
 fn what_is_under_way_is_finished_before_the_next_change() {
     isolated(|| {

@@ -5,7 +5,8 @@
 //! A change of many ports takes many turns, so that traffic goes on meanwhile: each step opens or closes so many of them.
 //! Who connects to a socket whose rule is not in force yet, or not any more, waits in its queue.
 //!
-//! Where an old socket is in the way of a new one, as one on all addresses is of one on one of them, it is closed before.
+//! Where an old socket is in the way of a new one, as one on all addresses is of one on one of them, it is closed before;
+//! so is one that nobody wants any more where descriptors are short. Both are opened again when the change fails.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -194,6 +195,8 @@ struct Opening {
     moved: Vec<(ListenerId, RuleId)>,
     /// Where sockets of the rules before were closed that were in the way.
     set_aside: Vec<(Pif, RuleId, u16)>,
+    /// Sockets of the rules before that nobody wants any more, once somebody has looked.
+    spare: Option<Vec<(Pif, RuleId, u16)>>,
     /// How many ports a specification of weak rules may still open.
     shares: HashMap<Specification, usize>,
 }
@@ -224,6 +227,7 @@ impl Opening {
             opened: Vec::new(),
             moved: Vec::new(),
             set_aside: Vec::new(),
+            spare: None,
             shares,
         }
     }
@@ -243,8 +247,12 @@ impl Opening {
                 }
             }
             let is_complete = self.outcomes.len() == table.rules().len();
-            if is_complete && let Some(rule) = table.starved(&self.outcomes) {
-                return Err(ListenError::All(all_places(pif, rule)));
+            if is_complete && let Some((rule, outcome)) = table.starved(&self.outcomes) {
+                let places = all_places(pif, rule);
+                return Err(match outcome.short {
+                    0 => ListenError::All(places),
+                    _ => ListenError::NoDescriptors(places),
+                });
             }
             if is_complete {
                 self.outcomes.clear();
@@ -296,12 +304,12 @@ impl Opening {
             return Ok(true);
         }
         let share = self.shares.get(&(pif, rule.spec_index)).copied().unwrap_or_default();
-        if rule.weak && (share == 0 || !core.flows.may_listen(core.listeners.len())) {
+        if rule.weak && (share == 0 || !self.has_room(core)) {
             let left = usize::from(rule.last - port) + 1;
             log::warn!(
                 "{rule}: {left} ports are not opened, for want of descriptors: raise ulimit -Hn, of which half is left to connections"
             );
-            self.outcome.denied += left;
+            self.outcome.short += left;
             return Ok(false);
         }
         match self.open_port(core, bypass, (pif, id, &rule), port) {
@@ -329,6 +337,49 @@ impl Opening {
             }
         }
         Ok(true)
+    }
+
+    /// Whether another socket may listen. One that the new rules do not want makes room for it.
+    fn has_room(&mut self, core: &mut Core) -> bool {
+        core.flows.may_listen(core.listeners.len()) || self.close_spare(core)
+    }
+
+    /// Closes a socket of the rules before that no rule wants any more. False if there is none.
+    fn close_spare(&mut self, core: &mut Core) -> bool {
+        let mut spare = self.spare.take().unwrap_or_else(|| self.all_spare(core));
+        let closed = loop {
+            let Some((pif, id, port)) = spare.pop() else { break false };
+            let address = core.net.rules(pif).get(id).map(|rule| Address::of(pif, rule, port));
+            // It may have been in the way of another one.
+            if let Some(listener) = address.and_then(|address| self.kept.remove(&address)) {
+                core.listeners.close(listener);
+                self.set_aside.push((pif, id, port));
+                break true;
+            }
+        };
+        self.spare = Some(spare);
+        closed
+    }
+
+    /// All sockets of the rules before that neither stay nor go on for another rule.
+    fn all_spare(&self, core: &Core) -> Vec<(Pif, RuleId, u16)> {
+        let is_wanted = |pif: Pif, rule: &Rule, port: u16| {
+            let address = Address::of(pif, rule, port);
+            let range = |task: &Task| task.rule.first..=task.rule.last;
+            self.tasks
+                .iter()
+                .filter(|task| !task.rule.scan && range(task).contains(&port))
+                .any(|task| Address::of(task.pif, &task.rule, port) == address)
+        };
+        let stays =
+            |pif, id| self.tasks.iter().any(|one| one.stays && (one.pif, one.id) == (pif, id));
+        let listeners = core.listeners.iter().map(|(_, one)| (one.pif, one.rule, one.port));
+        listeners
+            .filter(|&(pif, id, port)| {
+                let rule = core.net.rules(pif).get(id);
+                rule.is_some_and(|rule| !stays(pif, id) && !is_wanted(pif, rule, port))
+            })
+            .collect()
     }
 
     /// Another port of the rule is bound. Only weak rules have a share: one that must listen may be of the same

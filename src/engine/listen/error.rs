@@ -35,6 +35,12 @@ pub enum ListenError {
          the programs that have them"
     )]
     All(String),
+    /// A rule of which no port could be opened, as all sockets that may listen are others'.
+    #[error(
+        "All listens failed for {0}: no descriptors are left for it\nCouldn't listen on requested ports: raise ulimit \
+         -Hn, of which half is left to connections, or forward fewer ports"
+    )]
+    NoDescriptors(String),
 }
 
 /// What to do about a port that cannot be opened.

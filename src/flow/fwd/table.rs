@@ -109,6 +109,8 @@ pub struct Outcome {
     pub(crate) bound: usize,
     /// Sockets that do not, for want of privilege (`EACCES`) or of the address (`EADDRNOTAVAIL`).
     pub(crate) denied: usize,
+    /// Sockets that do not, for want of descriptors.
+    pub(crate) short: usize,
     /// Sockets that do not, for another reason.
     pub(crate) failed: usize,
 }
@@ -248,13 +250,13 @@ impl RuleTable {
         self.sockets
     }
 
-    /// The first weak rule that has no socket at all after listening, one outcome a rule. Rules with the
-    /// scan flag may have none.
+    /// The first weak rule that has no socket at all after listening, one outcome a rule, and what came of it. Rules
+    /// with the scan flag may have none.
     ///
-    /// A rule that lacks nothing but privilege or its address is forgiven if other rules of its
+    /// A rule that lacks nothing but privilege, its address or descriptors is forgiven if other rules of its
     /// specification listen: the operator wrote one range, which excluded ports happen to split, or
     /// which stands for two loopback addresses.
-    pub(crate) fn starved(&self, outcomes: &[Outcome]) -> Option<&Rule> {
+    pub(crate) fn starved(&self, outcomes: &[Outcome]) -> Option<(&Rule, Outcome)> {
         let any_listens = |spec_index| {
             self.rules
                 .iter()
@@ -263,7 +265,7 @@ impl RuleTable {
         };
         self.rules.iter().zip(outcomes).find_map(|(rule, outcome)| {
             let forgiven = outcome.failed == 0 && any_listens(rule.spec_index);
-            (rule.weak && !rule.scan && outcome.bound == 0 && !forgiven).then_some(rule)
+            (rule.weak && !rule.scan && outcome.bound == 0 && !forgiven).then_some((rule, *outcome))
         })
     }
 }
@@ -498,6 +500,10 @@ mod tests {
         assert_eq!(other.get(e), Some(&port(9)));
     }
 
+    fn starved<'a>(table: &'a RuleTable, outcomes: &[Outcome]) -> Option<&'a Rule> {
+        table.starved(outcomes).map(|(rule, _)| rule)
+    }
+
     #[test]
     fn weak_rule_without_a_socket_is_forgiven_only_for_want_of_privilege() {
         let net = network();
@@ -511,19 +517,19 @@ mod tests {
         let failed = Outcome { denied: 23, failed: 1, ..Outcome::default() };
         let bound = Outcome { bound: 7000, failed: 975, ..Outcome::default() };
         let nothing = Outcome { denied: 7975, ..Outcome::default() };
-        assert_eq!(table.starved(&[denied, bound]), None);
-        assert_eq!(table.starved(&[failed, bound]), Some(&low));
-        assert_eq!(table.starved(&[denied, nothing]), Some(&low));
-        assert_eq!(table.starved(&[bound, nothing]), None);
-        assert_eq!(table.starved(&[bound, failed]), Some(&high));
+        assert_eq!(starved(&table, &[denied, bound]), None);
+        assert_eq!(starved(&table, &[failed, bound]), Some(&low));
+        assert_eq!(starved(&table, &[denied, nothing]), Some(&low));
+        assert_eq!(starved(&table, &[bound, nothing]), None);
+        assert_eq!(starved(&table, &[bound, failed]), Some(&high));
 
         let mut scanned = RuleTable::default();
         scanned.add(Rule { scan: true, ..weak }, &net).unwrap();
-        assert_eq!(scanned.starved(&[failed]), None);
+        assert_eq!(starved(&scanned, &[failed]), None);
 
         let mut apart = RuleTable::default();
         apart.add(low, &net).unwrap();
         apart.add(Rule { spec_index: 1, ..high }, &net).unwrap();
-        assert_eq!(apart.starved(&[denied, bound]), Some(&low));
+        assert_eq!(starved(&apart, &[denied, bound]), Some(&low));
     }
 }
