@@ -195,7 +195,7 @@ fn greedy(protos: &[Proto]) -> NetView {
     let mut rules = RuleTable::default();
     for (group, &proto) in (1..).zip(protos) {
         let rule = forward(proto, Family::V4, 20_000);
-        let rule = Rule { last: 20_999, weak: true, group, ..rule };
+        let rule = Rule { last: 20_999, weak: true, spec_index, ..rule };
         rules.add(rule, &network).expect("a valid rule");
     }
     view(network, mapping(), rules)

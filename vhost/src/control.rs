@@ -9,7 +9,8 @@
 //!
 //! In front of the relay stands the *pre-filter*: messages that real front-ends send and the crate
 //! rejects. QEMU's network device sends SET_VRING_ENABLE before any SET_FEATURES; SEND_RARP,
-//! NET_SET_MTU and SET_LOG_FD are not known to it at all, and it answers SET_LOG_BASE with more than a number.
+//! NET_SET_MTU and SET_LOG_FD are not known to it at all, it answers SET_LOG_BASE with more than a number, and
+//! GET_QUEUE_NUM only who has acknowledged `MQ`.
 //! Descriptors that come with a message that carries none are closed there.
 //!
 //! CHECK_DEVICE_STATE is answered when the transfer has ended ([`Control::answer_check`]). Until then its reply is
@@ -215,6 +216,13 @@ fn prefilter(
                 Check::Reply(result) => Served::Reply(message.reply_u64(result)),
                 Check::Wait => Served::Later,
             });
+        }
+        Some(FrontendReq::GET_QUEUE_NUM) if !session.multi_queue() => {
+            // Who has not said that it knows of several pairs uses one; the crate would end the connection.
+            return match message.is_empty() {
+                true => Ok(Served::Reply(message.reply_u64(1))),
+                false => Err(ControlError::Malformed),
+            };
         }
         Some(FrontendReq::SET_LOG_BASE) => {
             let place = message.as_pair_u64().ok_or(ControlError::Malformed)?;

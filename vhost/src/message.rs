@@ -107,6 +107,11 @@ impl Message {
         self.word(2)
     }
 
+    /// Whether it has no body.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.len() == HEADER_BYTES
+    }
+
     /// The body as one 64-bit number.
     pub(crate) fn as_u64(&self) -> Option<u64> {
         let body = self.bytes.get(HEADER_BYTES..)?;

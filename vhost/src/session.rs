@@ -318,6 +318,11 @@ impl Session {
         if features.control_queue() && one { CONTROL_OF_ONE_PAIR } else { CONTROL }
     }
 
+    /// Whether the front-end has acknowledged that there may be several queue pairs.
+    pub(crate) fn multi_queue(&self) -> bool {
+        self.protocol & VhostUserProtocolFeatures::MQ.bits() != 0
+    }
+
     /// GET_QUEUE_NUM. QEMU counts pairs and starts as many as it was told to, up to that; who reads the configuration
     /// finds the pairs there, and counts rings here.
     pub(crate) fn queue_num(&self) -> u64 {

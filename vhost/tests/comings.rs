@@ -353,11 +353,12 @@ fn rings_that_start_with_another_device_s_state_go_on_where_they_are_told_to() {
 #[test]
 fn queues_are_counted_as_each_front_end_counts_them() {
     // Without the configuration, as QEMU: pairs. With it, as crosvm and User-Mode Linux: rings.
-    for (config, expected) in [(0, 8), (1u64 << 9, 17)] {
+    // Without the bit for several, one.
+    let (mq, config) = (1u64, 1u64 << 9);
+    for (protocol, expected) in [(mq, 8), (mq | config, 17), (0, 1), (config, 1)] {
         let mut host = Host::new();
         let mut client = Client::new(host.attach());
-        let mq = 1u64;
-        client.send(request::SET_PROTOCOL_FEATURES, &(mq | config).to_ne_bytes(), &[]);
+        client.send(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes(), &[]);
         client.send(request::GET_QUEUE_NUM, &[], &[]);
         host.turn();
         assert_eq!(client.reply_u64(), Some(expected));
