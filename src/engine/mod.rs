@@ -332,7 +332,7 @@ impl Engine {
     }
 
     /// The answer to that, once, when there is one.
-    pub fn state_answer(&mut self) -> Option<bool> {
+    pub fn state_answer(&mut self) -> Option<Result<(), Errno>> {
         self.migration.answer()
     }
 

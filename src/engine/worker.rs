@@ -233,8 +233,8 @@ impl<L: Link> Worker<L> {
         let (_, out) = self.link.halves();
         self.engine.work(out);
         self.sources.end_turn(&mut self.engine, out);
-        if let Some(ok) = self.engine.state_answer() {
-            self.link.answer_check(ok);
+        if let Some(ended) = self.engine.state_answer() {
+            self.link.answer_check(ended);
         }
         let clock = Duration::from_micros(now.as_micros());
         let again = self.link.flush_lazily(clock);

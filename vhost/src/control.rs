@@ -134,9 +134,9 @@ impl Control {
     }
 
     /// Answers CHECK_DEVICE_STATE with how the transfer ended; false when nobody waits for that.
-    pub(crate) fn answer_check(&mut self, session: &mut Session, ok: bool) -> bool {
+    pub(crate) fn answer_check(&mut self, session: &mut Session, ended: Result<(), Errno>) -> bool {
         let Some(message) = self.owed.take() else { return false };
-        let result = session.transfer.end(ok);
+        let result = session.transfer.end(ended);
         self.broken = self.reply(&message.reply_u64(result)).err();
         true
     }

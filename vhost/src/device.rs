@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use log::{info, warn};
 use passt_frame::{
-    FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, Registrar, ToGuest, Trigger,
+    Errno, FramePort, FromGuest, FrontEndRequest, LinkChange, PortEvents, Registrar, ToGuest,
+    Trigger,
 };
 use rustix::event::EventfdFlags;
 use thiserror::Error;
@@ -235,9 +236,9 @@ impl FramePort for Device {
         self.session.transfer.take_request()
     }
 
-    fn answer_check(&mut self, ok: bool) {
+    fn answer_check(&mut self, ended: Result<(), Errno>) {
         let Some(control) = &mut self.control else { return };
-        if control.answer_check(&mut self.session, ok) {
+        if control.answer_check(&mut self.session, ended) {
             // Messages behind it, or that it could not be sent.
             self.unread = true;
             self.wake();

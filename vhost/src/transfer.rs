@@ -15,9 +15,6 @@ use rustix::fs::{FileType, OFlags};
 use thiserror::Error;
 use vhost::vhost_user::message::VhostTransferStateDirection as Direction;
 
-/// The result of a transfer that has failed: any number but 0 says so.
-const FAILED: u64 = Errno::IO.raw_os_error() as u64;
-
 /// The result where nothing was transferred.
 const NOTHING: u64 = u64::MAX;
 
@@ -46,8 +43,8 @@ enum Last {
     None,
     /// It was handed on; how it ended is not known.
     Begun,
-    /// All of the state was transferred, or not.
-    Ended { ok: bool },
+    /// All of the state was transferred, or why not.
+    Ended(Result<(), Errno>),
 }
 
 /// What to say to CHECK_DEVICE_STATE.
@@ -93,7 +90,7 @@ impl Transfer {
     pub(crate) fn check(&mut self) -> Check {
         match self.last {
             Last::None => Check::Reply(NOTHING),
-            Last::Ended { ok } => Check::Reply(result(ok)),
+            Last::Ended(ended) => Check::Reply(result(ended)),
             Last::Begun => {
                 self.requests.push_back(FrontEndRequest::CheckState);
                 Check::Wait
@@ -102,9 +99,9 @@ impl Transfer {
     }
 
     /// The transfer has ended; returns what to reply.
-    pub(crate) fn end(&mut self, ok: bool) -> u64 {
-        self.last = Last::Ended { ok };
-        result(ok)
+    pub(crate) fn end(&mut self, ended: Result<(), Errno>) -> u64 {
+        self.last = Last::Ended(ended);
+        result(ended)
     }
 
     /// A ring goes on from elsewhere than where it was stopped.
@@ -121,8 +118,9 @@ impl Transfer {
     }
 }
 
-fn result(ok: bool) -> u64 {
-    if ok { 0 } else { FAILED }
+/// In the reply: any number but 0 says that it failed, and is the error's for who prints it.
+fn result(ended: Result<(), Errno>) -> u64 {
+    ended.map_or_else(|errno| u64::from(errno.raw_os_error().unsigned_abs()), |()| 0)
 }
 
 /// Prepares a descriptor from outside, which must not block, nor be one that cannot be waited for.

@@ -7,7 +7,7 @@ mod rig;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_frame::{FrameMeta, FramePort, FrontEndRequest};
+use passt_frame::{Errno, FrameMeta, FramePort, FrontEndRequest};
 use passt_guest::{Client, Guest, NetHeader, Options, RX, TX, USER_BASE, bit, request};
 use proptest::prelude::*;
 use rig::{Host, connected, frame};
@@ -128,7 +128,7 @@ proptest! {
             host.take();
             while let Some(request) = host.device.take_request() {
                 if matches!(request, FrontEndRequest::CheckState) {
-                    host.device.answer_check(ok);
+                    host.device.answer_check(if ok { Ok(()) } else { Err(Errno::IO) });
                 }
             }
             host.turn();

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use passt_frame::{FrameMeta, FramePort, FrontEndRequest, LinkChange};
+use passt_frame::{Errno, FrameMeta, FramePort, FrontEndRequest, LinkChange};
 use passt_guest::{Guest, NetHeader, Options, RX, TX, request};
 use rig::{Host, connected, frame};
 use rustix::event::{EventfdFlags, eventfd};
@@ -107,7 +107,8 @@ fn state_goes_through_the_front_ends_pipe_without_blocking() {
 
 #[test]
 fn check_is_answered_when_the_transfer_has_ended_and_not_before() {
-    for (ok, wanted) in [(true, 0), (false, 5)] {
+    let ends = [(Ok(()), 0), (Err(Errno::NODATA), 61)];
+    for ((ended, wanted), (next_ended, next_wanted)) in [(ends[0], ends[1]), (ends[1], ends[0])] {
         let (mut host, mut guest) = at_rest();
         let (_reader, writer) = pipe().unwrap();
         begin(&mut host, &mut guest, SAVE, &writer);
@@ -117,7 +118,7 @@ fn check_is_answered_when_the_transfer_has_ended_and_not_before() {
             ["save", "check", "nothing"]
         );
         assert!(guest.client.received().is_empty(), "nothing is known yet");
-        host.device.answer_check(ok);
+        host.device.answer_check(ended);
         assert_eq!(guest.client.reply(), Some((43, 5, u64::to_ne_bytes(wanted).to_vec())));
         // Once more: the answer is known.
         check(&mut host, &guest);
@@ -127,8 +128,8 @@ fn check_is_answered_when_the_transfer_has_ended_and_not_before() {
         assert_eq!(begin(&mut host, &mut guest, SAVE, &writer), TAKEN);
         check(&mut host, &guest);
         assert!(guest.client.received().is_empty());
-        host.device.answer_check(!ok);
-        assert_eq!(guest.client.reply_u64(), Some(5 - wanted));
+        host.device.answer_check(next_ended);
+        assert_eq!(guest.client.reply_u64(), Some(next_wanted));
         assert_eq!(host.counters()["vhost.violations"], 0);
     }
 }
@@ -136,7 +137,7 @@ fn check_is_answered_when_the_transfer_has_ended_and_not_before() {
 #[test]
 fn without_a_transfer_the_answer_is_that_there_was_none() {
     let (mut host, mut guest) = at_rest();
-    host.device.answer_check(true);
+    host.device.answer_check(Ok(()));
     check(&mut host, &guest);
     assert_eq!(guest.client.reply_u64(), Some(u64::MAX));
     assert_eq!(next(&mut host), "nothing");
@@ -170,7 +171,7 @@ fn messages_behind_a_check_wait_for_its_answer() {
     guest.send(request::GET_MAX_MEM_SLOTS, &[], &[]);
     host.turn();
     assert!(guest.client.received().is_empty());
-    host.device.answer_check(true);
+    host.device.answer_check(Ok(()));
     host.turn();
     let mut reply = || guest.client.reply().map(|(request, ..)| request);
     let order =
@@ -195,12 +196,12 @@ fn a_front_end_that_leaves_while_a_reply_is_owed_is_gone() {
         assert!(!host.device.is_attached(), "more: {more}");
         assert_eq!(host.links.last(), Some(&LinkChange::Closed));
         assert_eq!(host.counters()["vhost.violations"], 0);
-        host.device.answer_check(true);
+        host.device.answer_check(Ok(()));
         let stream = host.attach();
         let mut guest = Guest::connect(stream, Options::default(), &mut || {
             host.turn();
         });
-        host.device.answer_check(true);
+        host.device.answer_check(Ok(()));
         host.turn();
         assert!(guest.client.received().is_empty(), "the answer was not for this one");
         assert_traffic(&mut host, &mut guest);
@@ -229,7 +230,7 @@ fn a_front_end_that_does_not_take_the_late_answer_is_dropped() {
     assert_eq!((0..room).filter(|_| ask(&mut host, &guest)).count(), room);
     check(&mut host, &guest);
     assert!(host.device.is_attached());
-    host.device.answer_check(true);
+    host.device.answer_check(Ok(()));
     host.turn();
     assert!(!host.device.is_attached());
     assert_eq!(host.links.last(), Some(&LinkChange::Closed));

@@ -6,7 +6,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use passt_frame::{FrontEndRequest, PortEvents, Registrar};
+use passt_frame::{Errno, FrontEndRequest, PortEvents, Registrar};
 
 use crate::engine::event_counters::EventType;
 
@@ -68,7 +68,7 @@ impl Device {
         None
     }
 
-    pub(super) fn answer_check(&mut self, _ok: bool) {}
+    pub(super) fn answer_check(&mut self, _ended: Result<(), Errno>) {}
 
     pub(super) fn flush(&mut self) {}
 

@@ -228,8 +228,8 @@ impl FramePort for SocketLink {
         self.vhost.take_request()
     }
 
-    fn answer_check(&mut self, ok: bool) {
-        self.vhost.answer_check(ok);
+    fn answer_check(&mut self, ended: Result<(), Errno>) {
+        self.vhost.answer_check(ended);
     }
 
     fn flush(&mut self) {

@@ -68,7 +68,7 @@ pub(super) struct Migration {
     /// What is awaited after which nothing comes any more.
     until: Option<Timestamp>,
     /// How the last transfer ended.
-    outcome: Option<bool>,
+    outcome: Option<Result<(), Errno>>,
     /// The front-end has asked for it.
     asked: bool,
     /// Sockets of connections that live elsewhere by now.
@@ -149,7 +149,7 @@ impl Migration {
             log::error!(
                 "Cannot save the state of the guest's network: its connections have come and have not gone on yet: let it run first"
             );
-            (self.outcome, self.asked) = (Some(false), false);
+            (self.outcome, self.asked) = (Some(Err(Errno::BUSY)), false);
             return;
         }
         // What is frozen already stays so, and is saved again.
@@ -181,13 +181,13 @@ impl Migration {
     }
 
     /// The answer, once there is one and somebody has asked.
-    pub(crate) fn answer(&mut self) -> Option<bool> {
+    pub(crate) fn answer(&mut self) -> Option<Result<(), Errno>> {
         let under_way = matches!(self.phase, Phase::Saving(_) | Phase::Loading(_));
         if !self.asked || under_way {
             return None;
         }
         self.asked = false;
-        Some(self.outcome.take().unwrap_or(false))
+        Some(self.outcome.take().unwrap_or(Err(Errno::CANCELED)))
     }
 
     /// One of the descriptors is ready.
@@ -298,7 +298,7 @@ impl Migration {
     /// A transfer is complete.
     fn complete(&mut self, core: &mut Core) {
         let _ = self.watch_stream(false);
-        self.outcome = Some(true);
+        self.outcome = Some(Ok(()));
         self.left_at = core.now;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saving(save) => Phase::Saved(save.finish()),
@@ -311,7 +311,7 @@ impl Migration {
     fn fail(&mut self, core: &mut Core, fault: Fault) {
         let _ = self.watch_stream(false);
         self.until = None;
-        self.outcome = Some(false);
+        self.outcome = Some(Err(fault.errno()));
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saving(save) => {
                 self.helper.disown();
@@ -354,12 +354,12 @@ impl Migration {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Saved(saved) => self.stay(saved),
             Phase::Saving(save) => {
-                self.outcome = Some(false);
+                self.outcome = Some(Err(Errno::CANCELED));
                 self.helper.disown();
                 self.stay(save.finish())
             }
             Phase::Loading(_) => {
-                self.outcome = Some(false);
+                self.outcome = Some(Err(Errno::CANCELED));
                 self.helper.disown();
                 Phase::Idle
             }
@@ -424,7 +424,7 @@ impl Migration {
         self.lost.clear();
         self.tell_again = None;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Saved(saved) if self.outcome != Some(false) => {
+            Phase::Saved(saved) if !matches!(self.outcome, Some(Err(_))) => {
                 self.left = true;
                 log::info!("Migration complete");
                 self.leave(core, saved);

@@ -23,6 +23,20 @@ pub(super) enum Fault {
     Helper,
 }
 
+impl Fault {
+    /// What the front-end is told: one number is all that there is room for. Those of what a stream holds are the
+    /// packaged passt's.
+    pub(super) fn errno(self) -> Errno {
+        match self {
+            Self::Stream(StreamError::Version(_)) => Errno::NOTSUP,
+            Self::Stream(StreamError::Ended) => Errno::NODATA,
+            Self::Stream(_) => Errno::INVAL,
+            Self::Channel(errno) => errno,
+            Self::NoHelper | Self::Helper => Errno::IO,
+        }
+    }
+}
+
 /// How far a transfer is after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {

@@ -150,10 +150,10 @@ pub trait FramePort {
         None
     }
 
-    /// Answers a [`FrontEndRequest::CheckState`]: `ok` if all of the state was transferred. Without such a
-    /// request it does nothing.
-    fn answer_check(&mut self, ok: bool) {
-        let _ = ok;
+    /// Answers a [`FrontEndRequest::CheckState`]: whether all of the state was transferred, or the error
+    /// that tells best why not. Without such a request it does nothing.
+    fn answer_check(&mut self, ended: Result<(), Errno>) {
+        let _ = ended;
     }
 
     /// Publishes everything committed and released since the last call, with one notification for

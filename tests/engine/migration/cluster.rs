@@ -412,7 +412,8 @@ impl Cluster {
             assert!(Instant::now() < end, "transfer: {outcomes:?}");
             for (host, outcome) in hosts.iter().zip(&mut outcomes) {
                 self.hosts[*host].turn();
-                *outcome = outcome.or(self.hosts[*host].world.engine.state_answer());
+                let answer = self.hosts[*host].world.engine.state_answer();
+                *outcome = outcome.or(answer.map(|ended| ended.is_ok()));
             }
         }
         outcomes.into_iter().map(|outcome| outcome.expect("answered")).collect()

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::at_first_host;
@@ -32,17 +33,23 @@ fn streams_that_are_wrong_are_refused_at_each_byte_and_the_guest_keeps_its_netwo
         let lengths = every.chain(some);
         cluster.hosts[1].start_helper();
         for len in lengths {
-            cluster.refuses(&stream[..len]);
+            assert_eq!(cluster.refuses(&stream[..len]), Errno::NODATA, "{len} bytes");
         }
-        for (at, byte) in
-            [(0, 0), (11, 1), (15, 3), (58, 0xff), (records + 8, 0xff), (records + 15, 0xff)]
-        {
+        for (at, byte, errno) in [
+            (0, 0, Errno::INVAL),
+            (11, 0, Errno::INVAL),
+            (11, 1, Errno::NOTSUP),
+            (15, 3, Errno::NOTSUP),
+            (58, 0xff, Errno::INVAL),
+            (records + 8, 0xff, Errno::INVAL),
+            (records + 15, 0xff, Errno::INVAL),
+        ] {
             let mut wrong = stream.clone();
             wrong[at] = byte;
-            cluster.refuses(&wrong);
+            assert_eq!(cluster.refuses(&wrong), errno, "{byte} at {at}");
         }
         stream.push(0);
-        cluster.refuses(&stream);
+        assert_eq!(cluster.refuses(&stream), Errno::INVAL);
         assert_eq!(cluster.outcomes_of(&[0]), [true]);
         cluster.goes_on_here();
     });
@@ -91,13 +98,13 @@ impl Cluster {
             match rustix::io::read(&reader, &mut chunk) {
                 Ok(0) => return stream,
                 Ok(len) => stream.extend_from_slice(&chunk[..len]),
-                Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+                Err(error) => assert_eq!(error, Errno::AGAIN),
             }
         }
     }
 
-    /// The target says no to a stream.
-    fn refuses(&mut self, stream: &[u8]) {
+    /// The target says no to a stream, and why.
+    fn refuses(&mut self, stream: &[u8]) -> Errno {
         let target = &mut self.hosts[1];
         enter(&target.netns);
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
@@ -110,7 +117,7 @@ impl Cluster {
             if let Some(open) = &writer {
                 match rustix::io::write(open, rest) {
                     Ok(written) => rest = &rest[written..],
-                    Err(rustix::io::Errno::AGAIN) => {}
+                    Err(Errno::AGAIN) => {}
                     // Refused already.
                     Err(_) => rest = &[],
                 }
@@ -124,7 +131,7 @@ impl Cluster {
                 break outcome;
             }
         };
-        assert!(!outcome, "{} bytes", stream.len());
         assert_eq!(target.world.engine.flow_count(), 0);
+        outcome.expect_err("it is wrong")
     }
 }

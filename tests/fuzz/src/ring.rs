@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use passt_frame::{FrameMeta, FramePort, FrontEndRequest};
+use passt_frame::{Errno, FrameMeta, FramePort, FrontEndRequest};
 use passt_guest::{Client, Guest, NetHeader, Options, RX, TX, USER_BASE};
 use rig::{Host, connected, frame};
 use rustix::event::{EventfdFlags, eventfd};
@@ -109,7 +109,7 @@ fn message(input: &mut Input<'_>, host: &mut Host, guest: &Guest) {
     host.take();
     while let Some(request) = host.device.take_request() {
         if matches!(request, FrontEndRequest::CheckState) {
-            host.device.answer_check(kind & 1 != 0);
+            host.device.answer_check(if kind & 1 != 0 { Ok(()) } else { Err(Errno::IO) });
         }
     }
     host.turn();
