@@ -15,7 +15,7 @@ use rustix::event::epoll;
 
 use super::listener_id::ListenerId;
 use super::token::Token;
-use crate::flow::fwd::{Proto, RuleId};
+use crate::flow::fwd::{ListenAddr, Proto, RuleId};
 use crate::flow::side::Pif;
 use crate::limits::ADMISSIONS_PER_PORT;
 
@@ -26,6 +26,8 @@ pub(crate) struct Listener {
     pub(crate) pif: Pif,
     /// The rule, of those for `pif`, that it listens for.
     pub(crate) rule: RuleId,
+    /// Its address: that of the rule, or of one family where a service that is followed has no other.
+    pub(crate) listen: ListenAddr,
     pub(crate) proto: Proto,
     pub(crate) port: u16,
     /// The guest's port that datagrams on it go to.
@@ -52,14 +54,14 @@ impl Listener {
     /// A socket that nobody has connected to yet.
     pub(crate) fn new(
         socket: OwnedFd,
-        pif: Pif,
-        rule: RuleId,
-        (proto, port): (Proto, u16),
+        (pif, rule): (Pif, RuleId),
+        (listen, proto, port): (ListenAddr, Proto, u16),
     ) -> Self {
         Self {
             socket,
             pif,
             rule,
+            listen,
             proto,
             port,
             leads_to: None,
@@ -371,7 +373,9 @@ mod tests {
 
     fn add(listeners: &mut Listeners) -> ListenerId {
         let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-        listeners.add(Listener::new(socket, Pif::Host, rule(), (Proto::Tcp, 22))).expect("watched")
+        listeners
+            .add(Listener::new(socket, (Pif::Host, rule()), (ListenAddr::Dual, Proto::Tcp, 22)))
+            .expect("watched")
     }
 
     fn listeners() -> Listeners {
@@ -398,7 +402,8 @@ mod tests {
         let mut listeners = listeners();
         let mut leading = |port| {
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let listener = Listener::new(socket, Pif::Host, rule(), (Proto::Udp, 22));
+            let listener =
+                Listener::new(socket, (Pif::Host, rule()), (ListenAddr::Dual, Proto::Udp, 22));
             listeners.add(listener.leading_to(Some(port))).expect("watched")
         };
         let ids = [leading(7), leading(7)];

@@ -28,7 +28,7 @@ pub enum BoundPorts {
 
 impl BoundPorts {
     /// Calls `visit` with local address and port of each socket of `protocol` that waits for peers, of both
-    /// families.
+    /// families. One on all addresses of both is told of twice; tables do not say which those of IPv6 alone are.
     ///
     /// # Errors
     /// What the kernel reports; what was visited until then is true but not all.
@@ -83,6 +83,9 @@ impl PortTables {
             read_lines(file, &mut self.text, |line| {
                 if let Some((address, port)) = socket(line, state) {
                     visit(address, port);
+                    if address == Ipv6Addr::UNSPECIFIED {
+                        visit(Ipv4Addr::UNSPECIFIED.into(), port);
+                    }
                 }
             })?;
         }
@@ -187,6 +190,28 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_socket_of_ipv6_alone_is_told_from_one_of_both() {
+        use rustix::net::{AddressFamily, SocketType, bind, listen, sockopt};
+        let listening = |v6_only: bool| {
+            let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None);
+            let socket = socket.unwrap();
+            sockopt::set_ipv6_v6only(&socket, v6_only).unwrap();
+            bind(&socket, &std::net::SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+            listen(&socket, 1).unwrap();
+            TcpListener::from(socket)
+        };
+        let mut asked = BoundPorts::Asked(SockDiag::new(sock_diag::socket().unwrap()));
+        for v6_only in [true, false] {
+            let listener = listening(v6_only);
+            let port = listener.local_addr().unwrap().port();
+            let found = seen(&mut asked, Protocol::Tcp);
+            assert!(found.contains(&(Ipv6Addr::UNSPECIFIED.into(), port)));
+            let v4 = found.contains(&(Ipv4Addr::UNSPECIFIED.into(), port));
+            assert_eq!(v4, !v6_only);
         }
     }
 

@@ -40,6 +40,9 @@ const STATES_OFFSET: usize = HEADER_BYTES + 4;
 const FAMILY_OFFSET: usize = HEADER_BYTES;
 const PORT_OFFSET: usize = HEADER_BYTES + 4;
 const ADDRESS_OFFSET: usize = HEADER_BYTES + 8;
+/// Where its attributes begin, and the one of IPv6 sockets that says whether they are of IPv6 alone (since Linux 4.3).
+const ATTRIBUTES_OFFSET: usize = HEADER_BYTES + 72;
+const INET_DIAG_SKV6ONLY: u16 = 11;
 
 /// One datagram of an answer: the kernel fills at most so much.
 const ANSWER_BYTES: usize = 32 * 1024;
@@ -88,8 +91,8 @@ impl SockDiag {
         Self { socket, answer: Box::new([0; ANSWER_BYTES]), unfinished: false }
     }
 
-    /// Calls `visit` with local address and port of each socket of `protocol`, of both families.
-    /// Dual-stack sockets have IPv6 addresses.
+    /// Calls `visit` with local address and port of each socket of `protocol`, of both families. One on all addresses of
+    /// both is told of twice.
     ///
     /// # Errors
     /// What the kernel reports; what was visited until then is true but not all.
@@ -126,6 +129,9 @@ impl SockDiag {
                     _ => {
                         if let Some((address, port)) = local(message) {
                             visit(address, port);
+                            if address == Ipv6Addr::UNSPECIFIED && !is_v6_only(message) {
+                                visit(Ipv4Addr::UNSPECIFIED.into(), port);
+                            }
                         }
                     }
                 }
@@ -198,12 +204,28 @@ fn local(message: &[u8]) -> Option<(IpAddr, u16)> {
     (port != 0).then_some((address, port))
 }
 
+/// Whether the socket that a message is about has nothing to do with IPv4, as far as the kernel says.
+fn is_v6_only(message: &[u8]) -> bool {
+    let mut rest = message.get(ATTRIBUTES_OFFSET..).unwrap_or_default();
+    while let Some((&[l0, l1, t0, t1], value)) = rest.split_first_chunk::<4>() {
+        let (length, kind) = (u16::from_ne_bytes([l0, l1]), u16::from_ne_bytes([t0, t1]));
+        if kind == INET_DIAG_SKV6ONLY {
+            return value.first().is_some_and(|&only| only != 0);
+        }
+        let length = usize::from(length).max(4).next_multiple_of(4);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
 /// Reads `bytes` as an answer: how many sockets it tells of.
 #[cfg(fuzzing)]
 pub(crate) fn look(mut bytes: &[u8]) -> usize {
     let messages = std::iter::from_fn(|| next_message(&mut bytes));
     messages
-        .filter(|(message, _)| local(message).is_some() | (error(message) == Errno::PERM))
+        .filter(|(message, _)| {
+            local(message).is_some() | is_v6_only(message) | (error(message) == Errno::PERM)
+        })
         .count()
 }
 
@@ -306,6 +328,11 @@ mod tests {
             assert_eq!(next_message(&mut rest), None);
         }
         assert_eq!(local(&[0; 30]), None);
+        for fill in [0, 0xff] {
+            for len in [0, ATTRIBUTES_OFFSET, ATTRIBUTES_OFFSET + 3, ATTRIBUTES_OFFSET + 64] {
+                assert!(!is_v6_only(&vec![fill; len]));
+            }
+        }
         assert_eq!(error(&[0; 16]), Errno::IO);
     }
 }

@@ -193,7 +193,7 @@ fn a_change_of_many_ports_that_fails_at_last_changes_nothing() {
 fn greedy(protos: &[Proto]) -> NetView {
     let network = network(1500);
     let mut rules = RuleTable::default();
-    for (group, &proto) in (1..).zip(protos) {
+    for (spec_index, &proto) in (1..).zip(protos) {
         let rule = forward(proto, Family::V4, 20_000);
         let rule = Rule { last: 20_999, weak: true, spec_index, ..rule };
         rules.add(rule, &network).expect("a valid rule");

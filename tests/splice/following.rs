@@ -1,7 +1,7 @@
 //! Ports that follow services: open while there is one behind them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use passt_support::wait::eventually;
@@ -44,6 +44,49 @@ fn ports_follow_services() {
             });
             drop((client, listener));
             eventually("the port to close", || !is_open(&route, 4000));
+        }
+    });
+}
+
+/// A listening socket on all addresses of one family.
+fn wildcard(v4: bool, port: u16) -> TcpListener {
+    let (family, any) = match v4 {
+        true => (AddressFamily::INET, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        false => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let socket = socket(family, SocketType::STREAM, None).unwrap();
+    if !v4 {
+        sockopt::set_ipv6_v6only(&socket, true).unwrap();
+    }
+    bind(&socket, &SocketAddr::new(any, port)).unwrap();
+    rustix::net::listen(&socket, 16).unwrap();
+    socket.into()
+}
+
+#[test]
+fn ports_are_open_in_the_families_of_their_services() {
+    in_namespace("following::ports_are_open_in_the_families_of_their_services", || {
+        let guest = rig::guest();
+        let _running = Running::start(&guest, Setup::new(["auto", "auto", "auto", "auto"]));
+        for (route, port) in Route::all(&guest).into_iter().zip(4500..) {
+            let other = Route { v4: !route.v4, ..route.clone() };
+            let v4 = route.v4;
+            let first = route.on(true, move || wildcard(v4, port));
+            eventually("the port to open", || is_open(&route, port));
+            assert!(!is_open(&other, port), "nothing is there");
+            let second = route.on(true, move || wildcard(!v4, port));
+            eventually("the port of the other family to open", || is_open(&other, port));
+            drop(first);
+            eventually("the port to close", || !is_open(&route, port));
+            assert!(is_open(&other, port));
+            drop(second);
+            eventually("all of it to close", || !is_open(&other, port));
+            let both = route.on(true, move || [true, false].map(|v4| wildcard(v4, port)));
+            eventually("both to open", || is_open(&route, port) && is_open(&other, port));
+            let [kept_v4, kept_v6] = both;
+            drop(if v4 { kept_v6 } else { kept_v4 });
+            eventually("one to close", || !is_open(&other, port));
+            eventually("the other one to stay", || is_open(&route, port));
         }
     });
 }

@@ -55,7 +55,9 @@ pub(super) fn serve(
 ) -> Served {
     let Some(listener) = core.listeners.get(id) else { return Served::Empty };
     let (pif, port, mut expected) = (listener.pif, listener.port, listener.expected);
-    let Some(rule) = core.net.rules(pif).get(listener.rule).copied() else { return Served::Empty };
+    let listen = listener.listen;
+    let Some(&rule) = core.net.rules(pif).get(listener.rule) else { return Served::Empty };
+    let rule = Rule { listen, ..rule };
     let mut count = 0;
     while count < ACCEPTS_PER_TURN && expected.goes_on(count) {
         if let Err(reason) = core.check_room() {

@@ -5,6 +5,9 @@
 //! or any address of the host; from the host those on any address of the namespace, loopback ones
 //! only where loopback destinations are kept.
 //!
+//! A port is open in the families in which its service listens. One of both has one socket; where a second family comes
+//! later, a second one, so that the first is left alone.
+//!
 //! The guest decides how many ports its services take. So a scan opens and closes a limited number of
 //! them, the rest follows in the next ones, and half of the descriptors stay for flows.
 
@@ -18,10 +21,11 @@ use super::open::{Claim, open_port_for};
 use crate::engine::bypass::BypassParts;
 use crate::engine::core::Core;
 use crate::engine::flows::SCAN_TIMER;
+use crate::engine::listener_id::ListenerId;
 use crate::engine::listeners::{Listener, Listeners};
 use crate::engine::net::Net;
 use crate::flow::fwd::{Proto, Rule, RuleId};
-use crate::flow::scan::{Change, Listening, PortSet, SCAN_PERIOD, changes};
+use crate::flow::scan::{Change, Families, Listening, PortSet, Ports, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
 use crate::sys::bound_ports::BoundPorts;
@@ -35,7 +39,7 @@ struct ScanRule {
     /// Its name among the rules for `pif`.
     rule: RuleId,
     /// Ports that it listens on.
-    open: PortSet,
+    open: Ports,
     /// Ports that it could not listen on, told once.
     failed: PortSet,
 }
@@ -70,7 +74,7 @@ impl Scans {
                 rules.push(match known {
                     Some(index) => self.rules.swap_remove(index),
                     None => {
-                        ScanRule { pif, rule, open: PortSet::default(), failed: PortSet::default() }
+                        ScanRule { pif, rule, open: Ports::default(), failed: PortSet::default() }
                     }
                 });
             }
@@ -125,12 +129,12 @@ impl Scans {
                         && core.flows.with_port_alone(address.is_ipv4(), port).is_some()
                 };
                 if reached(address) && !is_flow() {
-                    set.insert(port);
+                    set.insert(port, Families::one(address.is_ipv4()));
                 }
             })?;
         }
         for (_, listener) in core.listeners.iter().filter(|(_, listener)| listener.pif == other) {
-            self.own.of_mut(listener.proto).insert(listener.port);
+            self.own.of_mut(listener.proto).insert(listener.port, listener.listen.into());
         }
         self.seen.without_own(&self.own);
         Ok(true)
@@ -171,7 +175,7 @@ fn follow(core: &mut Core, bypass: &mut BypassParts, scans: &mut Scans, pif: Pif
         let Some(rule) = core.net.rules(pif).get(scan.rule).copied() else { continue };
         let seen = seen.of(rule.proto);
         // Ports that failed before come last, so that they are in nobody's way.
-        let failed = |change: &Change| scan.failed.contains(change.port());
+        let failed = |change: &Change| scan.failed.contains(change.port);
         let fresh = changes(&rule, seen, &scan.open).filter(|change| !failed(change));
         let again = changes(&rule, seen, &scan.open).filter(failed);
         let list: Vec<Change> = fresh.chain(again).take(PORT_CHANGES_PER_SCAN).collect();
@@ -189,7 +193,7 @@ impl ScanRule {
         listeners
             .iter()
             .filter(|(_, one)| is_of(one))
-            .for_each(|(_, one)| self.open.insert(one.port));
+            .for_each(|(_, one)| self.open.insert(one.port, one.listen.into()));
     }
 
     /// `of_flows` are the UDP ports that flows of ours have on that side, once somebody has looked.
@@ -198,29 +202,30 @@ impl ScanRule {
         core: &mut Core,
         bypass: &mut BypassParts,
         rule: &Rule,
-        change: Change,
+        Change { port, wanted }: Change,
         of_flows: &mut Option<PortSet>,
     ) {
         let pif = self.pif;
-        match change {
-            Change::Open(port) => match self.open(core, bypass, rule, port, of_flows) {
-                Ok(()) => {
-                    log::debug!("{pif} {rule}: port {port} opened");
-                    self.open.insert(port);
-                    self.failed.remove(port);
-                }
-                Err(errno) if !self.failed.contains(port) => {
-                    let (place, why) = (place(pif, rule, port), errno_text(errno));
-                    log::debug!("Listen failed for {place}: {why}");
-                    self.failed.insert(port);
-                }
-                Err(_) => {}
-            },
-            Change::Close(port) => {
-                self.close(&mut core.listeners, port);
-                log::debug!("{pif} {rule}: port {port} closed");
-                self.open.remove(port);
+        let kept = self.close_others(&mut core.listeners, port, wanted);
+        if wanted.is_empty() {
+            log::debug!("{pif} {rule}: port {port} closed");
+        }
+        let missing = wanted.without(kept);
+        if missing.is_empty() {
+            return;
+        }
+        let rule = Rule { listen: missing.narrow(rule.listen), ..*rule };
+        match self.open(core, bypass, &rule, port, of_flows) {
+            Ok(()) => {
+                log::debug!("{pif} {rule}: port {port} opened");
+                self.failed.remove(port);
             }
+            Err(errno) if !self.failed.contains(port) => {
+                let (place, why) = (place(pif, &rule, port), errno_text(errno));
+                log::debug!("Listen failed for {place}: {why}");
+                self.failed.insert(port);
+            }
+            Err(_) => {}
         }
     }
 
@@ -240,11 +245,23 @@ impl ScanRule {
         open_port_for(core, Some(bypass), rule, port, (claim, of_flows)).map(drop)
     }
 
-    fn close(&self, listeners: &mut Listeners, port: u16) {
+    /// Closes sockets of a port that listen in other families than those wanted. Returns the families of what is left.
+    fn close_others(&self, listeners: &mut Listeners, port: u16, wanted: Families) -> Families {
         let is_it = (self.pif, self.rule, port);
-        let found = listeners.iter().find(|(_, one)| (one.pif, one.rule, one.port) == is_it);
-        if let Some(id) = found.map(|(id, _)| id) {
-            listeners.close(id);
+        let mut kept = Families::default();
+        let mut others: ArrayVec<ListenerId, 2> = ArrayVec::new();
+        for (id, one) in listeners.iter() {
+            if (one.pif, one.rule, one.port) != is_it {
+                continue;
+            }
+            let families = Families::from(one.listen);
+            if families.without(wanted).is_empty() {
+                kept = Families { v4: kept.v4 || families.v4, v6: kept.v6 || families.v6 };
+            } else {
+                let _ = others.try_push(id);
+            }
         }
+        others.into_iter().for_each(|id| listeners.close(id));
+        kept
     }
 }

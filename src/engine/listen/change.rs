@@ -18,8 +18,10 @@ use super::open::{leads_to_port, may_come, note_failure, open_port, tell_reserve
 use crate::engine::bypass::BypassParts;
 use crate::engine::core::Core;
 use crate::engine::listener_id::ListenerId;
+use crate::engine::listeners::Listener;
 use crate::engine::net::NetView;
 use crate::flow::fwd::{InterfaceName, ListenAddr, Outcome, Proto, Rule, RuleId, RuleTable};
+use crate::flow::scan::Families;
 use crate::flow::side::Pif;
 use crate::sys::errno_text;
 
@@ -76,7 +78,7 @@ impl Change {
         view.outbound.rename_after(core.net.rules(Pif::Splice));
         let kept = core.listeners.iter().filter_map(|(id, listener)| {
             let rule = core.net.rules(listener.pif).get(listener.rule)?;
-            Some((Address::of(listener.pif, rule, listener.port), id))
+            Some((Address::of_listener(listener, rule), id))
         });
         let opening = Opening::new(core, kept.collect(), [&view.inbound, &view.outbound]);
         Self { view, opening, stage: Stage::Opening }
@@ -149,6 +151,18 @@ impl Address {
     fn of(pif: Pif, rule: &Rule, port: u16) -> Self {
         Self(pif, rule.proto, rule.listen, rule.interface, port)
     }
+
+    /// That of a socket which listens for `rule`.
+    fn of_listener(listener: &Listener, rule: &Rule) -> Self {
+        Self(listener.pif, rule.proto, listener.listen, rule.interface, listener.port)
+    }
+}
+
+/// Where sockets of a rule may listen: those of one that follows services may be of one family.
+fn sockets_of(rule: &Rule) -> impl Iterator<Item = ListenAddr> {
+    let narrowed = [true, false].map(|v4| Families::one(v4).narrow(rule.listen));
+    let may_differ = rule.scan && rule.listen == ListenAddr::Dual;
+    std::iter::once(rule.listen).chain(narrowed.into_iter().filter(move |_| may_differ))
 }
 
 /// The rules that one option stands for, by their [`Rule::spec_index`].
@@ -193,10 +207,10 @@ struct Opening {
     opened: Vec<ListenerId>,
     /// Sockets that go on for another rule.
     moved: Vec<(ListenerId, RuleId)>,
-    /// Where sockets of the rules before were closed that were in the way.
-    set_aside: Vec<(Pif, RuleId, u16)>,
+    /// Where sockets of the rules before were closed that were in the way, or made room.
+    set_aside: Vec<(RuleId, Address)>,
     /// Sockets of the rules before that nobody wants any more, once somebody has looked.
-    spare: Option<Vec<(Pif, RuleId, u16)>>,
+    spare: Option<Vec<ListenerId>>,
     /// How many ports a specification of weak rules may still open.
     shares: HashMap<Specification, usize>,
 }
@@ -348,12 +362,9 @@ impl Opening {
     fn close_spare(&mut self, core: &mut Core) -> bool {
         let mut spare = self.spare.take().unwrap_or_else(|| self.all_spare(core));
         let closed = loop {
-            let Some((pif, id, port)) = spare.pop() else { break false };
-            let address = core.net.rules(pif).get(id).map(|rule| Address::of(pif, rule, port));
+            let Some(id) = spare.pop() else { break false };
             // It may have been in the way of another one.
-            if let Some(listener) = address.and_then(|address| self.kept.remove(&address)) {
-                core.listeners.close(listener);
-                self.set_aside.push((pif, id, port));
+            if self.set_aside(core, id) {
                 break true;
             }
         };
@@ -362,9 +373,9 @@ impl Opening {
     }
 
     /// All sockets of the rules before that neither stay nor go on for another rule.
-    fn all_spare(&self, core: &Core) -> Vec<(Pif, RuleId, u16)> {
-        let is_wanted = |pif: Pif, rule: &Rule, port: u16| {
-            let address = Address::of(pif, rule, port);
+    fn all_spare(&self, core: &Core) -> Vec<ListenerId> {
+        let is_wanted = |listener: &Listener, rule: &Rule| {
+            let (address, port) = (Address::of_listener(listener, rule), listener.port);
             let range = |task: &Task| task.rule.first..=task.rule.last;
             self.tasks
                 .iter()
@@ -373,13 +384,13 @@ impl Opening {
         };
         let stays =
             |pif, id| self.tasks.iter().any(|one| one.stays && (one.pif, one.id) == (pif, id));
-        let listeners = core.listeners.iter().map(|(_, one)| (one.pif, one.rule, one.port));
-        listeners
-            .filter(|&(pif, id, port)| {
-                let rule = core.net.rules(pif).get(id);
-                rule.is_some_and(|rule| !stays(pif, id) && !is_wanted(pif, rule, port))
+        let spare = |(_, listener): &(ListenerId, &Listener)| {
+            let rule = core.net.rules(listener.pif).get(listener.rule);
+            rule.is_some_and(|rule| {
+                !stays(listener.pif, listener.rule) && !is_wanted(listener, rule)
             })
-            .collect()
+        };
+        core.listeners.iter().filter(spare).map(|(id, _)| id).collect()
     }
 
     /// Another port of the rule is bound. Only weak rules have a share: one that must listen may be of the same
@@ -413,13 +424,33 @@ impl Opening {
     fn make_way(&mut self, core: &mut Core, pif: Pif, rule: &Rule, port: u16) -> bool {
         let wanted = Rule { first: port, last: port, ..*rule };
         let before = self.set_aside.len();
-        for (id, other) in core.net.rules(pif).iter().filter(|(_, one)| one.overlaps(&wanted)) {
-            if let Some(listener) = self.kept.remove(&Address::of(pif, other, port)) {
-                core.listeners.close(listener);
-                self.set_aside.push((pif, id, port));
-            }
-        }
+        let others: Vec<ListenerId> = core
+            .net
+            .rules(pif)
+            .iter()
+            .filter(|(_, one)| one.overlaps(&wanted))
+            .flat_map(|(_, one)| sockets_of(one).map(|listen| Rule { listen, ..*one }))
+            .filter_map(|one| self.kept.get(&Address::of(pif, &one, port)).copied())
+            .collect();
+        others.into_iter().for_each(|id| {
+            self.set_aside(core, id);
+        });
         self.set_aside.len() > before
+    }
+
+    /// Closes a socket of the rules before, to be opened again if the change fails. False if that was done.
+    fn set_aside(&mut self, core: &mut Core, id: ListenerId) -> bool {
+        let Some(listener) = core.listeners.get(id) else { return false };
+        let (pif, rule) = (listener.pif, listener.rule);
+        let Some(address) =
+            core.net.rules(pif).get(rule).map(|rule| Address::of_listener(listener, rule))
+        else {
+            return false;
+        };
+        self.kept.remove(&address);
+        core.listeners.close(id);
+        self.set_aside.push((rule, address));
+        true
     }
 
     /// Has everything be as it was, as far as `ports` allows. True if it is.
@@ -433,10 +464,11 @@ impl Opening {
             return false;
         }
         while *ports > 0
-            && let Some((pif, id, port)) = self.set_aside.pop()
+            && let Some((id, Address(pif, _, listen, _, port))) = self.set_aside.pop()
         {
             *ports -= 1;
-            let Some(rule) = core.net.rules(pif).get(id).copied() else { continue };
+            let Some(&rule) = core.net.rules(pif).get(id) else { continue };
+            let rule = Rule { listen, ..rule };
             let opened = open_port(core, bypass.as_deref_mut(), (pif, id, &rule), port);
             if let Err(errno) = opened {
                 let (place, why) = (place(pif, &rule, port), errno_text(errno));

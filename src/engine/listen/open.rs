@@ -185,7 +185,7 @@ pub(super) fn open_port_for(
         // The first datagrams of all flows come here, perhaps many at once.
         let _ = datagram::enlarge(socket.as_fd(), UDP_BUFFER_BYTES);
     }
-    let listener = Listener::new(socket, pif, id, (rule.proto, port));
+    let listener = Listener::new(socket, (pif, id), (rule.listen, rule.proto, port));
     core.listeners.add(listener.leading_to(leads_to_port(pif, rule, port)))
 }
 

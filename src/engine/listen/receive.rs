@@ -54,7 +54,7 @@ fn one(
     opened: &mut Opened,
 ) -> Served {
     let Some(listener) = core.listeners.get(listener_id) else { return Served::Empty };
-    let (pif, port) = (listener.pif, listener.port);
+    let (pif, listen, port) = (listener.pif, listener.listen, listener.port);
     let Some(&rule) = core.net.rules(pif).get(listener.rule) else { return Served::Empty };
     let waiting = match datagram::peek(listener.socket.as_fd()) {
         Ok(waiting) => waiting,
@@ -74,7 +74,7 @@ fn one(
     if is_own_broadcast(core, &waiting, port) {
         return refuse(core, queue, DropReason::OwnDatagram);
     }
-    let local = match local_address(&waiting, &rule, port) {
+    let local = match local_address(&waiting, listen, port) {
         Ok(local) => local,
         Err(reason) => return refuse(core, queue, reason),
     };
@@ -200,7 +200,11 @@ fn is_received_elsewhere(core: &mut Core, id: ListenerId, many: SocketAddr) -> b
 }
 
 /// The address of this host that a datagram on a listening socket is for.
-fn local_address(waiting: &Waiting, rule: &Rule, port: u16) -> Result<SocketAddr, DropReason> {
+fn local_address(
+    waiting: &Waiting,
+    listen: ListenAddr,
+    port: u16,
+) -> Result<SocketAddr, DropReason> {
     // What was sent to all of a network is of the flow that its sender has with this host, which answers from an address
     // of its own; a socket bound to that gets no such datagram a second time.
     let address = if waiting.destination.is_some_and(|address| address.is_multicast()) {
@@ -208,7 +212,7 @@ fn local_address(waiting: &Waiting, rule: &Rule, port: u16) -> Result<SocketAddr
     } else {
         waiting.own
     };
-    let address = match (address, rule.listen) {
+    let address = match (address, listen) {
         (Some(address), _) => address,
         (None, ListenAddr::V4(v4)) => v4.into(),
         (None, ListenAddr::V6(v6)) => v6.into(),
