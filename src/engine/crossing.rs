@@ -43,12 +43,9 @@ impl Flows {
         let with_port = |port| Side { ours: Endpoint::new(guest.ours.ip(), port), ..guest };
         let mut others = stand_ins(guest.ours.port(), start).map(with_port);
         let other = others.find(is_free).ok_or(DropReason::AmbiguousPeer)?;
-        log::debug!(
-            "{:?} is {:?} to the guest, which knows another peer as {:?}",
-            host.endpoint,
-            other.ours,
-            guest.ours
-        );
+        let (peer, known, port) =
+            (host.endpoint.with_scope(0), guest.ours.with_scope(0), other.ours.port());
+        log::debug!("{peer} has port {port} to the guest, which knows another peer as {known}");
         Ok([host, other])
     }
 
