@@ -150,10 +150,13 @@ fn run(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, StartError
     control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::leave_processes(&conf.run)?;
-    let Continue::Program(announcement) = readiness.fork()? else {
-        // The child has the same epoll instance: what is dropped here would leave it there, too.
-        std::mem::forget(worker);
-        return Ok(ExitCode::SUCCESS);
+    let announcement = match readiness.fork()? {
+        Continue::Program(announcement) => announcement,
+        Continue::Starter(code) => {
+            // The child has the same epoll instance: what is dropped here would leave it there, too.
+            std::mem::forget(worker);
+            return Ok(code);
+        }
     };
     let watch = followed.and_then(|followed| watch_host(&conf, followed, None));
     follow(&conf, &mut worker, epoll, watch, None)?;
@@ -216,18 +219,14 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     control.serve(&conf, &mut worker)?;
     let capture = watch_frames(&conf.run, &mut worker);
     sandbox::leave_processes(&conf.run)?;
-    let background = !conf.run.foreground;
-    if background {
-        sockets.borrow_mut().stop();
-    }
-    let Continue::Program(announcement) = readiness.fork()? else {
-        std::mem::forget(worker);
-        sockets.borrow_mut().reap();
-        return Ok(ExitCode::SUCCESS);
+    let helper = (&*sockets, &namespace, &filter);
+    let announcement = match fork_pasta(readiness, conf.run.foreground, helper)? {
+        Continue::Program(announcement) => announcement,
+        Continue::Starter(code) => {
+            std::mem::forget(worker);
+            return Ok(code);
+        }
     };
-    if background {
-        sockets.borrow_mut().restart(namespace.network(), &filter).map_err(no_helper)?;
-    }
     let host = followed.and_then(|followed| watch_host(&conf, followed, reconfigure));
     let maker = Helper::makes_sockets(&sockets.borrow(), conf.pasta.as_ref());
     follow(&conf, &mut worker, epoll, host, maker)?;
@@ -247,6 +246,27 @@ fn run_pasta(options: Options, limit: &DescriptorLimit) -> Result<ExitCode, Star
     let end = worker.run().map_err(system("epoll_wait"));
     finish(capture.as_ref());
     pasta_code(end?, child.as_ref())
+}
+
+/// Goes to the background, unless told to stay. The helper in the namespace is the child of whoever goes on.
+fn fork_pasta(
+    readiness: Readiness,
+    foreground: bool,
+    (sockets, namespace, filter): (&RefCell<NamespaceSockets>, &Namespace, &Filter),
+) -> Result<Continue, StartError> {
+    if foreground {
+        return readiness.fork();
+    }
+    sockets.borrow_mut().stop();
+    let forked = readiness.fork()?;
+    let mut sockets = sockets.borrow_mut();
+    match forked {
+        Continue::Program(_) => {
+            sockets.restart(namespace.network(), filter).map_err(no_helper)?;
+        }
+        Continue::Starter(_) => sockets.reap(),
+    }
+    Ok(forked)
 }
 
 fn pasta_code(exit: Exit, child: Option<&Child>) -> Result<ExitCode, StartError> {

@@ -2,12 +2,14 @@
 //!
 //! In the background that is the exit code of the first process, and with it the PID file is written.
 //! The first process waits for a byte from the second, which sends it when nothing is left that could
-//! fail. When the second one ends instead, the first one ends with an error. The second one waits for a byte, too: that
-//! the caller has been told. Where the first one ends instead, nobody knows of a program, and there is none. In the
-//! foreground it is
-//! the PID file alone, and slirp4netns's byte on the descriptor of who waits.
+//! fail. When the second one ends instead, it has said why, and the first one ends with its exit code, after it: whoever
+//! waits for the first has read it then, and a container whose first process it is lasts until it is said. The second one
+//! waits for a byte, too: that the caller has been told. Where the first one ends instead, nobody knows of a program, and
+//! there is none. In the foreground it is the PID file alone, and slirp4netns's byte on the descriptor of who waits.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
+use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -21,7 +23,7 @@ use crate::sys::errno_text;
 use crate::sys::process::{self, Forked};
 use crate::sys::shared_folder::Successor;
 
-/// What the first process says where there is no second one any more.
+/// What the first process says where a signal has ended the second one, which has said nothing then.
 const NOT_READY: &str = "The process in the background has ended before it was ready";
 
 /// Everything that saying "ready" takes, opened while the file system is there.
@@ -38,8 +40,8 @@ pub(crate) struct Readiness {
 pub(crate) enum Continue {
     /// The program: with what it says when it is ready.
     Program(Announcement),
-    /// The first process, which has nothing left to do but end with 0.
-    Starter,
+    /// The first process, which has nothing left to do but end with this.
+    Starter(ExitCode),
 }
 
 /// The word that a process in the background, or one in the foreground, is ready.
@@ -47,7 +49,8 @@ pub(crate) struct Announcement(Kind);
 
 enum Kind {
     Background {
-        starter: OwnedFd,
+        /// Open until the byte is written, or until the process has ended, with all that it says.
+        starter: ManuallyDrop<OwnedFd>,
         told: OwnedFd,
         null: OwnedFd,
     },
@@ -84,8 +87,8 @@ impl Readiness {
         self.made.keep();
     }
 
-    /// Goes to the background, unless told to stay. In the first process it returns when the program is ready. From here
-    /// on signals wait, in the process that goes on, until they are [released](process::release_signals) or read.
+    /// Goes to the background, unless told to stay. In the first process it returns when the program is ready, or has
+    /// ended. From here on signals wait, in the process that goes on, until they are [released](process::release_signals) or read.
     ///
     /// # Errors
     /// [`StartError`], in either process.
@@ -102,6 +105,7 @@ impl Readiness {
                 // They are the first process's to remove.
                 made.keep();
                 rustix::process::setsid().map_err(system("setsid"))?;
+                let starter = ManuallyDrop::new(starter);
                 let kind = Kind::Background { starter, told, null };
                 Ok(Continue::Program(Announcement(kind)))
             }
@@ -109,16 +113,23 @@ impl Readiness {
                 drop((starter, told));
                 process::end_if_unready(pid);
                 process::allow_signals().map_err(system("sigprocmask"))?;
-                // One that ends by itself says why.
-                wait(&program, NOT_READY)?;
+                if !wait(&program)? {
+                    return program_failed().map(Continue::Starter);
+                }
                 tell(pid, pid_file, manager.as_ref())
                     .and_then(|()| let_go(&release))
                     .inspect_err(|_| process::end_program())?;
                 made.keep();
-                Ok(Continue::Starter)
+                Ok(Continue::Starter(ExitCode::SUCCESS))
             }
         }
     }
+}
+
+/// The exit code of a program that has ended before it was ready, and has said why.
+fn program_failed() -> Result<ExitCode, StartError> {
+    let failed = process::reap_program().filter(|code| *code != 0);
+    failed.map(ExitCode::from).ok_or_else(|| StartError::Other(NOT_READY.to_owned()))
 }
 
 /// What a program in the background has in place of its standard descriptors is not there.
@@ -158,14 +169,11 @@ fn writable(fd: i32) -> Result<OwnedFd, StartError> {
     )))
 }
 
-/// Waits for a byte of the other process; `otherwise` says that it has ended without.
-fn wait(other: &OwnedFd, otherwise: &str) -> Result<(), StartError> {
+/// Waits for a byte of the other process; whether there was one before its end.
+fn wait(other: &OwnedFd) -> Result<bool, StartError> {
     let mut byte = [0];
     let count = rustix::io::retry_on_intr(|| rustix::io::read(other, &mut byte));
-    match count.map_err(system("Couldn't wait for the other process"))? {
-        0 => Err(StartError::Other(otherwise.to_owned())),
-        _ => Ok(()),
-    }
+    count.map(|count| count > 0).map_err(system("Couldn't wait for the other process"))
 }
 
 /// Tells who waits that process `pid` is ready.
@@ -206,9 +214,13 @@ impl Announcement {
             }
             Kind::Background { starter, told, null } => {
                 let said: Result<(), Errno> = process::replace_standard_descriptors(&null)
-                    .and_then(|()| rustix::io::write(&starter, &[1]).map(drop));
+                    .and_then(|()| rustix::io::write(&*starter, &[1]).map(drop));
                 said.map_err(system("Couldn't leave the first process"))?;
-                wait(&told, "The first process has ended before it told of this one")?;
+                drop(ManuallyDrop::into_inner(starter));
+                if !wait(&told)? {
+                    let untold = "The first process has ended before it told of this one";
+                    return Err(StartError::Other(untold.to_owned()));
+                }
                 crate::log::leave_stderr();
             }
         }
@@ -225,13 +237,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_ends_without_a_word_was_not_ready() {
+    fn the_end_of_the_other_process_is_told_from_its_word() {
         let (program, starter) = rustix::pipe::pipe().unwrap();
         drop(starter);
-        let error = wait(&program, NOT_READY).unwrap_err().to_string();
-        assert!(error.contains("ended before it was ready"), "{error}");
+        assert!(!wait(&program).unwrap());
         let (program, starter) = rustix::pipe::pipe().unwrap();
         rustix::io::write(&starter, &[1]).unwrap();
-        assert!(wait(&program, NOT_READY).is_ok());
+        assert!(wait(&program).unwrap());
     }
 }

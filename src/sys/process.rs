@@ -26,7 +26,7 @@ pub use told::WhenTold;
 pub use unready::settle_signals;
 pub(crate) use unready::{
     allow_signals, end_if_unready, end_program, hold_signals, keep_all, keep_ended_children,
-    leave_start, release_signals, remove_if_unready,
+    leave_start, reap_program, release_signals, remove_if_unready,
 };
 
 use super::socket::last_errno;

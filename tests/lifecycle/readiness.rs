@@ -5,13 +5,14 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use passt_support::refusal::{deny, meet};
 use passt_support::skipped::needs_root;
 use passt_support::wait::{PATIENCE, until};
 use rustix::process::{Signal, geteuid};
 
-use crate::rig::{Place, Program, contains, refusal, status_field};
+use crate::rig::{Place, Program, contains, refusal, status_field, unshare};
 
 /// A user that nothing else is about.
 const STRANGER: u32 = 54_321;
@@ -162,15 +163,65 @@ fn a_pid_that_cannot_be_written_ends_the_process_in_the_background() {
     until("its end", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
 }
 
+/// What `command` has said when it returns, which fails in the background: without pivot_root(2).
+fn said_on_return(place: &Place, command: Command) -> String {
+    let mut command = deny(command, libc::SYS_pivot_root, None, libc::EPERM);
+    let stderr = std::fs::File::create(place.path("stderr")).unwrap();
+    let status = command.stdin(Stdio::null()).stderr(stderr).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(!place.path("socket").exists() && !place.path("pid").exists(), "nothing is left");
+    place.text("stderr")
+}
+
+#[test]
+fn what_fails_in_the_background_is_said_before_the_command_returns() {
+    let place = Place::new();
+    let said = said_on_return(&place, place.passt(&["--quiet"]));
+    let mut lines = said.lines().filter(|line| !line.starts_with("--runas 0: "));
+    let line = lines.next().unwrap();
+    assert!(line.contains("couldn't change the root with pivot_root"), "{line}");
+    assert_eq!(lines.next(), None);
+    let log = place.path("log");
+    let logged = place.passt(&["--quiet", "--log-file", log.to_str().unwrap()]);
+    assert_eq!(said_on_return(&place, logged), said);
+    assert_eq!(place.text("log").matches("ERROR: ").count(), 1, "{}", place.text("log"));
+}
+
+/// With the first process of a container end all others.
+#[test]
+fn what_fails_in_the_background_is_said_in_a_container_too() {
+    for _ in 0..5 {
+        let place = Place::new();
+        let passt = place.passt(&["--quiet", "--runas=0:0"]);
+        let mut container = unshare("pf");
+        container.arg(passt.get_program()).args(passt.get_args());
+        let said = said_on_return(&place, container);
+        assert!(said.contains("couldn't change the root with pivot_root"), "{said}");
+    }
+}
+
+/// Who is killed says nothing.
+#[test]
+fn a_program_that_is_killed_in_the_background_was_not_ready() {
+    let place = Place::new();
+    let killed = seccompiler::SeccompAction::KillProcess;
+    let said = refusal(&mut meet(place.passt(&["--quiet"]), libc::SYS_pivot_root, None, killed));
+    assert!(
+        said.ends_with("The process in the background has ended before it was ready\n"),
+        "{said}"
+    );
+    assert!(!place.path("socket").exists() && !place.path("pid").exists(), "nothing is left");
+}
+
 /// Whoever waits for the command takes 0 for a program that is ready. In the foreground it ends as asked.
 #[test]
 fn a_signal_on_the_way_to_the_background_is_no_success() {
     for (foreground, code) in [(false, 1), (true, 0)] {
         let place = Place::new();
-        let mut command = std::process::Command::new("unshare");
+        let mut command = Command::new("unshare");
         command.args(["-rn", env!("CARGO_BIN_EXE_passt"), "--wait-for-network", "60", "--socket"]);
         command.arg(place.path("socket")).args(foreground.then_some("--foreground"));
-        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
         let pid = rustix::process::Pid::from_child(&child);
         until("a program that has its own way with SIGTERM", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

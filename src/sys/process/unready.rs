@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
 
 use super::inherited::{change_mask, set_handler};
 use super::{ENDING_SIGNALS, PASSED_SIGNALS};
@@ -131,9 +131,25 @@ fn is_ending(signal: libc::c_int) -> bool {
 
 /// Ends the process in the background, if there is one, and waits until its ports are free.
 pub(crate) fn end_program() {
-    let Some(program) = Pid::from_raw(PROGRAM.swap(0, Ordering::Relaxed)) else { return };
+    let Some(program) = take_program() else { return };
     let _gone_already = kill_process(program, Signal::KILL);
-    let _reaped = rustix::io::retry_on_intr(|| waitpid(Some(program), WaitOptions::empty()));
+    let _status = reap(program);
+}
+
+/// Waits for the end of the process in the background, which ends by itself. Returns its exit code; `None` if a signal has
+/// ended it, or there is none.
+pub(crate) fn reap_program() -> Option<u8> {
+    reap(take_program()?)?.exit_status()?.try_into().ok()
+}
+
+/// The process in the background, with which no signal has anything to do any more.
+fn take_program() -> Option<Pid> {
+    Pid::from_raw(PROGRAM.swap(0, Ordering::Relaxed))
+}
+
+fn reap(program: Pid) -> Option<WaitStatus> {
+    let ended = rustix::io::retry_on_intr(|| waitpid(Some(program), WaitOptions::empty()));
+    ended.ok().flatten().map(|(_, status)| status)
 }
 
 /// Called by handlers of signals: nothing that allocates, locks or panics.
