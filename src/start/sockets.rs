@@ -25,6 +25,12 @@ const REPAIR_OPTION: &str = "--repair-path";
 const TURN_ATTEMPTS: u32 = 500;
 const TURN_PAUSE: Duration = Duration::from_millis(1);
 
+/// How often, and after which pause, it is looked again whether the owner of a socket is gone: 0.2 s. Peers of a process that
+/// was killed are told before the kernel has closed what it listens on: it closes from the highest number down. Whoever starts
+/// the program again when told so comes within that moment.
+const LEAVING_ATTEMPTS: usize = 200;
+const LEAVING_PAUSE: Duration = Duration::from_millis(1);
+
 /// Where clients come from.
 pub(crate) enum ClientSocket {
     /// They connect to this socket.
@@ -47,7 +53,7 @@ pub(crate) fn client_socket(link: &LinkConf, made: &mut Made) -> Result<ClientSo
         return Ok(ClientSocket::Listening(listener, path));
     }
     let socket = match &link.socket {
-        Some(path) => bind(path, SOCKET_OPTION)
+        Some(path) => bind_named(path, SOCKET_OPTION)
             .map(|listener| ClientSocket::Listening(listener, path.clone())),
         None => bind_default(),
     }?;
@@ -92,7 +98,7 @@ pub(crate) fn helper_socket(
         }
         (Repair::Beside | Repair::Nowhere, _) => return Ok(None),
     };
-    let listener = match bind(&path, REPAIR_OPTION) {
+    let listener = match bind_named(&path, REPAIR_OPTION) {
         // Nobody has asked for that name.
         Err(StartError::SocketPath(path, _)) if link.migration.repair == Repair::Beside => {
             log::warn!(
@@ -127,7 +133,7 @@ pub(crate) fn control_socket(
     option: &'static str,
     made: &mut Made,
 ) -> Result<UnixListener, StartError> {
-    let listener = bind(path, option)?;
+    let listener = bind_named(path, option)?;
     made.note(path);
     Ok(listener)
 }
@@ -153,7 +159,7 @@ fn bind_default() -> Result<ClientSocket, StartError> {
     let mut last = None;
     for number in DEFAULT_SOCKETS {
         let path = default_socket(number);
-        match bind(&path, SOCKET_OPTION) {
+        match bind(&path, SOCKET_OPTION, &mut || false) {
             Ok(listener) => return Ok(ClientSocket::Listening(listener, path)),
             Err(error) => last = Some(error),
         }
@@ -161,9 +167,20 @@ fn bind_default() -> Result<ClientSocket, StartError> {
     Err(last.unwrap_or(StartError::SocketInUse("/tmp/passt_1.socket".into(), SOCKET_OPTION)))
 }
 
+/// Binds to `path`, which nothing else can take the place of: an owner that is just leaving is waited for.
+fn bind_named(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
+    let mut pauses = std::iter::repeat_n(LEAVING_PAUSE, LEAVING_ATTEMPTS);
+    bind(path, option, &mut || pauses.next().map(std::thread::sleep).is_some())
+}
+
 /// Binds to `path`. A socket that nobody listens on any more gives way, and so does an empty file,
-/// which a script may have made to reserve the name; what a file holds is not thrown away.
-fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
+/// which a script may have made to reserve the name; what a file holds is not thrown away. While somebody does listen, it is
+/// looked again for as long as `pause` says so. It is not our turn meanwhile: others need not wait for that.
+fn bind(
+    path: &Path,
+    option: &'static str,
+    pause: &mut dyn FnMut() -> bool,
+) -> Result<UnixListener, StartError> {
     let failed = |source| not_bound(option, path, source);
     if path.as_os_str().is_empty() {
         return Err(StartError::SocketPath(path.to_owned(), option));
@@ -176,6 +193,7 @@ fn bind(path: &Path, option: &'static str) -> Result<UnixListener, StartError> {
         }
         bound => return bound.map_err(|errno| failed(errno.into())),
     }
+    while !is_free(path) && pause() {}
     // A competitor that looked at the same time would remove what is bound here.
     let _turn = take_turn(path);
     if !is_free(path) {
@@ -292,6 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_is_leaving_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let mut owner = Some(UnixListener::bind(&path).unwrap());
+        let refused = bind(&path, SOCKET_OPTION, &mut || false);
+        assert!(matches!(refused, Err(StartError::SocketInUse(..))));
+        let mut leaves = || owner.take().is_some();
+        let bound = bind(&path, SOCKET_OPTION, &mut leaves).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(bound);
+    }
+
+    #[test]
     fn of_several_starts_with_one_path_one_gets_it() {
         let folder = std::env::temp_dir().join(format!("passt-start-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
@@ -305,7 +336,7 @@ mod tests {
             let got = std::thread::scope(|scope| {
                 let start = || {
                     barrier.wait();
-                    bind(&path, SOCKET_OPTION).ok()
+                    bind(&path, SOCKET_OPTION, &mut || false).ok()
                 };
                 let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
                 starts.into_iter().filter_map(|start| start.join().unwrap()).collect::<Vec<_>>()
