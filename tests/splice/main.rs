@@ -6,6 +6,7 @@
 mod crossing;
 mod failed;
 mod following;
+mod gone;
 mod many;
 mod ports;
 mod queues;

@@ -4,7 +4,7 @@
 //! [`listen`](super::listen)'s business, also where ports follow services.
 //!
 //! Sockets inside the namespace come from a [`SocketMaker`]; only making them needs the namespace. Where that is gone, what
-//! comes from the host goes by the link, as with `--no-splice`.
+//! comes from the host goes by the link, as with `--no-splice`, and so does that by which it was found out.
 
 pub(super) mod relay;
 pub(super) mod splice;
@@ -75,6 +75,11 @@ impl BypassParts {
             log::debug!("No rules to forward {pif} {} {peer} -> {local}: {refused}", rule.proto);
             DropReason::from(refused)
         })
+    }
+
+    /// Whether what was to get a socket on `to`, and could not, goes by the link: nobody can make such sockets any more.
+    pub(crate) fn has_lost(&self, to: Pif) -> bool {
+        to == Pif::Splice && self.lost && !self.how.only
     }
 
     /// A new socket in the namespace.

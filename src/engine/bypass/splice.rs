@@ -41,18 +41,20 @@ use crate::wire::ip::L4Protocol;
 const READABLE: EventFlags = EventFlags::IN.union(EventFlags::PRI);
 const EVENTS: EventFlags = READABLE.union(EventFlags::OUT).union(EventFlags::RDHUP);
 
-/// Connects a second socket for a connection that was accepted, and adds the flow. An accepted connection that
-/// comes to nothing is reset.
+/// The second socket of a spliced connection, and whether it is connected already.
+type Target = (OwnedFd, bool);
+
+/// Adds the flow of a connection that was accepted, with what [`connect`] has made of the way to `to`. One that comes to
+/// nothing is reset.
 pub(in crate::engine) fn open(
     core: &mut Core,
-    bypass: &mut BypassParts,
     (listener, accepted): (ListenerId, OwnedFd),
     sides: [Side; 2],
-    side: &SpliceSide,
+    to: SocketAddr,
+    target: Result<Target, DropReason>,
 ) -> Result<(), DropReason> {
-    match connect(bypass, &sides, side) {
+    match target {
         Ok((target, connected)) => {
-            let to = side.destination;
             // Only a local server's full queue shows this way: elsewhere a handshake takes a round trip anyway.
             let waits = !connected && socket::leads_here(target.as_fd(), to.ip());
             let queueing = (waits && core.listeners.has_patience(listener)).then_some(Queueing {
@@ -70,17 +72,17 @@ pub(in crate::engine) fn open(
     }
 }
 
-/// Connects the second socket of a spliced connection; with it, whether it is connected already.
-fn connect(
+/// Connects the second socket of a spliced connection.
+pub(in crate::engine) fn connect(
     bypass: &mut BypassParts,
     sides: &[Side; 2],
     side: &SpliceSide,
-) -> Result<(OwnedFd, bool), DropReason> {
+) -> Result<Target, DropReason> {
     let source = side.source.ip();
     // What the kernel chooses as the source of what goes to its own addresses.
     let kernels_choice = source.is_unspecified()
         || (source.is_loopback() && source == loopback_of(side.destination.ip()));
-    let mut open = |port| -> Result<(OwnedFd, bool), Errno> {
+    let mut open = |port| -> Result<Target, Errno> {
         let socket = socket_on(Some(&mut *bypass), sides[1].pif, Transport::Tcp, side.destination)?;
         stream::keep_urgent_inline(socket.as_fd())?;
         if port != 0 {
@@ -101,7 +103,7 @@ fn add(
     core: &mut Core,
     sides: [Side; 2],
     accepted: OwnedFd,
-    (target, connected): (OwnedFd, bool),
+    (target, connected): Target,
     queueing: Option<Queueing>,
 ) -> Result<(), DropReason> {
     let state = SpliceState {

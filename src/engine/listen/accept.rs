@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_frame::{Errno, ToGuest};
 
-use crate::engine::bypass::{self, BypassParts};
+use crate::engine::bypass::{self, BypassParts, splice};
 use crate::engine::core::Core;
 use crate::engine::datagrams::Served;
 use crate::engine::flows::ACCEPT_TIMER;
@@ -113,12 +113,14 @@ fn route(
     let (local, side) = decided.inspect_err(|_| {
         let _ = stream::reset_on_close(arrival.socket.as_fd());
     })?;
-    match (side, bypass) {
-        (Some((to, side)), Some(parts)) => {
-            let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
-            let sides = [initiating, bypass::target_side(to, &side)];
-            bypass::splice::open(core, parts, (listener, arrival.socket), sides, &side)
+    if let (Some((to, side)), Some(parts)) = (side, bypass) {
+        let initiating = Side { pif, ours: local.into(), endpoint: peer.into() };
+        let sides = [initiating, bypass::target_side(to, &side)];
+        let target = splice::connect(parts, &sides, &side);
+        if target.is_ok() || !parts.has_lost(to) {
+            let accepted = (listener, arrival.socket);
+            return splice::open(core, accepted, sides, side.destination, target);
         }
-        _ => tcp::accepted(core, out, (listener, rule), arrival.socket, (peer, local)),
     }
+    tcp::accepted(core, out, (listener, rule), arrival.socket, (peer, local))
 }

@@ -240,7 +240,10 @@ fn find_or_open(
     if let Some(parts) = bypass
         && let Some(side) = parts.side(&core.net, (pif, rule), peer, local)?
     {
-        return relay::open(core, parts, rule, initiating, side).map(|id| (id, true));
+        let opened = relay::open(core, parts, rule, initiating, side);
+        if opened.is_ok() || !parts.has_lost(side.0) {
+            return opened.map(|id| (id, true));
+        }
     }
     datagrams::open_inbound(core, rule, peer, local).map(|id| (id, true))
 }
