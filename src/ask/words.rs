@@ -94,7 +94,10 @@ pub fn is_command(word: &std::ffi::OsStr) -> bool {
 /// # Errors
 /// What is wrong with them, or that help is wanted.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, clap::Error> {
-    let words = std::iter::once(OsString::from("pesto")).chain(args);
+    let mut words: Vec<_> = std::iter::once(OsString::from("pesto")).chain(args).collect();
+    if precedes_command(&words[1..]) {
+        words.swap(1, 2);
+    }
     let mut matches = command().try_get_matches_from(words)?;
     let Some((name, mut found)) = matches.remove_subcommand() else {
         let requests = matches.remove_many("REQUEST").map(Iterator::collect);
@@ -104,6 +107,16 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, c
     let word = Word::all().find(|word| word.text() == name).expect("clap is told of no others");
     let (path, json) = (path(&mut found), found.get_flag("json"));
     Ok(Asked { path, json, command: asked(word, found) })
+}
+
+/// Whether `--json` stands before the name of a command instead of behind it, and what follows is no request: where that is
+/// one, the name is a socket's.
+fn precedes_command(words: &[OsString]) -> bool {
+    let [json, name, next, ..] = words else { return false };
+    json == "--json"
+        && name != "--json"
+        && is_command(name)
+        && !next.as_encoded_bytes().starts_with(b"{")
 }
 
 fn path(matches: &mut ArgMatches) -> PathBuf {
@@ -334,6 +347,11 @@ mod tests {
         assert!(
             matches!(parsed(&["--json", "s"]).command, Command::Verbatim(none) if none.is_empty())
         );
+        let first = parsed(&["--json", "stats", "--all", "s"]);
+        assert!(first.json && first.path.ends_with("s"));
+        assert!(matches!(first.command, Command::Stats { all: true }));
+        let socket = parsed(&["--json", "stats", "{}"]);
+        assert!(socket.path.ends_with("stats") && matches!(socket.command, Command::Verbatim(_)));
         assert!(matches!(parsed(&["log", "s"]).command, Command::Log(None)));
         assert!(matches!(parsed(&["stats", "s", "--all"]).command, Command::Stats { all: true }));
     }
