@@ -7,7 +7,10 @@
 # shellcheck disable=SC2034 # used by the script that sources this file
 BOOT_FILE=(--dhcp-boot "boot.efi,$SERVER4")
 
-# serve_boot_files: TFTP, and what HTTP has is added to the file of start_servers.
+# Of the server that firmware boots from by HTTP.
+BOOT_PORT=8080
+
+# serve_boot_files: TFTP, HTTP for firmware, and what HTTP has is added to the file of start_servers.
 serve_boot_files() {
     BOOT_S=180
     ln /run/guests/ovmf/boot.efi "$WORLD/www/" 2>/dev/null || cp /run/guests/ovmf/boot.efi "$WORLD/www/"
@@ -18,11 +21,13 @@ kernel http://$SERVER4/linux initrd=initramfs $GUEST_COMMAND_LINE
 initrd http://$SERVER4/initramfs
 boot
 END
+    # busybox's server sends a body after HEAD, too, and OVMF takes it for the image's begin now and then.
+    in_net outside /run/bin/nettool http "$SERVER4:$BOOT_PORT" "$WORLD/www/boot.efi" >"$LOGS/boot.log" 2>&1 &
     # With --no-daemon it stays who it is: root of a user namespace may not change its groups.
     in_net outside dnsmasq --no-daemon --conf-file=/dev/null --pid-file= --port=0 \
         --listen-address="$SERVER4" --bind-interfaces --enable-tftp --tftp-root="$WORLD/www" --log-facility=- \
         >"$LOGS/tftp.log" 2>&1 &
-    until_true 10 grep -q 'TFTP root is' "$LOGS/tftp.log"
+    until_true 10 grep -q 'TFTP root is' "$LOGS/tftp.log" && until_true 10 grep -q ready "$LOGS/boot.log"
 }
 
 # boot_anew KIND OPTION...: another guest, and the program with these options.
@@ -54,10 +59,10 @@ case_uefi_booted_by_tftp() {
 
 case_uefi_boots_by_http() {
     # Firmware that cannot start what it has downloaded says no more than that: the capture tells what it was given.
-    boot_anew qemu-ovmf --dhcp-boot "http://$SERVER4/boot.efi" --pcap "$WORLD/http.pcap" ||
+    boot_anew qemu-ovmf --dhcp-boot "http://$SERVER4:$BOOT_PORT/boot.efi" --pcap "$WORLD/http.pcap" ||
         { cp "$WORLD/http.pcap" "$WORLD/www/boot.efi" "$LOGS/"; return 1; }
     was_booted 2
-    grep -aF "URI: http://$SERVER4/boot.efi" "$LOGS/console.log"
+    grep -aF "URI: http://$SERVER4:$BOOT_PORT/boot.efi" "$LOGS/console.log"
     case_dhcp_lease
     case_http_v4
 }

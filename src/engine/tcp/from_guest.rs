@@ -66,7 +66,8 @@ impl<'a> Receiver<'a> {
     fn accept(&mut self, segment: &Segment) -> Accept {
         let accept = self.tcp.conn.on_segment(self.now, segment);
         if let Some(reason) = accept.dropped {
-            log::trace!("{:?}: segment from guest not used: {reason}", self.id);
+            let id = self.id;
+            log::trace!("{id:?}: segment from guest not used: {reason}");
             if reason == SegmentDrop::Keepalive {
                 keepalive::on_probe(&mut self.tcp.keepalive, self.socket, self.now);
             }

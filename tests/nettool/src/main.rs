@@ -13,6 +13,7 @@ mod dhcpv6;
 mod dns;
 mod group;
 mod hostile;
+mod http;
 mod pattern;
 mod pulse;
 mod punch;
@@ -36,6 +37,7 @@ const USAGE: &str = "\
 usage: nettool COMMAND ARGUMENT...
   serve ADDR:PORT...            answer TCP requests and echo UDP
   dns ADDR:PORT NAME V4 V6      answer A and AAAA questions for NAME
+  http ADDR:PORT FILE           serve FILE by HTTP, whatever it is called
   dhcpv6 INTERFACE              ask for an address, print it and the DNS servers
   get ADDR:PORT BYTES SEED      receive a pattern
   put ADDR:PORT BYTES SEED      send a pattern, half-close, wait for the verdict
@@ -77,6 +79,7 @@ fn run(words: &[String]) -> Outcome {
     match words.as_slice() {
         ["serve", addresses @ ..] if !addresses.is_empty() => serve::serve(&parse_all(addresses)?),
         ["dns", at, name, v4, v6] => dns::serve(parse(at)?, name, parse(v4)?, parse(v6)?),
+        ["http", at, file] => http::serve(parse(at)?, file),
         ["dhcpv6", interface] => dhcpv6::lease(interface),
         [command @ ("get" | "put" | "slow" | "late"), to, bytes, seed] => {
             tcp::transfer(command, parse(to)?, parse(bytes)?, parse(seed)?)
