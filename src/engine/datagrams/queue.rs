@@ -62,6 +62,8 @@ impl Queue {
             && let FlowKind::Udp(state) = &mut flow.state.kind
         {
             state.delivered = delivered;
+            // What has begun goes on by the path that knows where it stands.
+            state.large |= delivered != Delivered::default();
         }
     }
 }
