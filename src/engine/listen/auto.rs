@@ -24,7 +24,7 @@ use crate::engine::flows::SCAN_TIMER;
 use crate::engine::listener_id::ListenerId;
 use crate::engine::listeners::{Listener, Listeners};
 use crate::engine::net::Net;
-use crate::flow::fwd::{Proto, Rule, RuleId};
+use crate::flow::fwd::{ListenAddr, Proto, Rule, RuleId};
 use crate::flow::scan::{Change, Families, Listening, PortSet, Ports, SCAN_PERIOD, changes};
 use crate::flow::side::Pif;
 use crate::limits::PORT_CHANGES_PER_SCAN;
@@ -118,15 +118,19 @@ impl Scans {
             _ => (&mut self.host, Pif::Host),
         };
         let Some(ports) = ports else { return Ok(false) };
+        // Tables tell of each socket of ours and each flow that is of IPv6 alone as if it were of IPv4, too.
+        let blind = matches!(ports, BoundPorts::Read(_));
         self.seen.clear();
         self.own.clear();
         for (protocol, proto) in [(Protocol::Tcp, Proto::Tcp), (Protocol::Udp, Proto::Udp)] {
             let set = self.seen.of_mut(proto);
             ports.visit(protocol, |address, port| {
+                let of_flow = |v4| core.flows.with_port_alone(v4, port).is_some();
                 let is_flow = || {
                     other == Pif::Host
                         && proto == Proto::Udp
-                        && core.flows.with_port_alone(address.is_ipv4(), port).is_some()
+                        && (of_flow(address.is_ipv4())
+                            || blind && address.is_unspecified() && of_flow(false))
                 };
                 if reached(address) && !is_flow() {
                     set.insert(port, Families::one(address.is_ipv4()));
@@ -134,7 +138,11 @@ impl Scans {
             })?;
         }
         for (_, listener) in core.listeners.iter().filter(|(_, listener)| listener.pif == other) {
-            self.own.of_mut(listener.proto).insert(listener.port, listener.listen.into());
+            let families = match listener.listen {
+                ListenAddr::V6(v6) if blind && v6.is_unspecified() => ListenAddr::Dual.into(),
+                listen => listen.into(),
+            };
+            self.own.of_mut(listener.proto).insert(listener.port, families);
         }
         self.seen.without_own(&self.own);
         Ok(true)

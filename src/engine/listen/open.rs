@@ -233,7 +233,7 @@ fn bind_datagrams(
         Ok(()) => Others::HaveNone,
         Err(Errno::ADDRINUSE) => {
             let of_flows = of_flows.get_or_insert_with(|| ports_of_flows(core, pif));
-            let ours = of_flows.contains(port) && !others_have(bypass, pif, port);
+            let ours = of_flows.contains(port) && !others_have(bypass, pif, to);
             if !ours && claim != Claim::Named {
                 return Err(Errno::ADDRINUSE);
             }
@@ -274,11 +274,17 @@ fn ports_of_flows(core: &Core, pif: Pif) -> PortSet {
     ports
 }
 
-/// Whether a program has a UDP port of a side for all addresses: then it has it for one of the machine's own, too, which
-/// flows of ours have not.
-fn others_have(bypass: Option<&mut BypassParts>, pif: Pif, port: u16) -> bool {
-    let address = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 253), port));
-    let to = BindTo::to(address);
+/// Whether a program has a UDP port of a side for all addresses that `to` means: then it has it for one of the machine's
+/// own, too, which flows of ours have not. For IPv6 alone that is one of the prefix that leads nowhere (RFC 6666): our own
+/// socket of IPv4, where there is one, is nobody else's.
+fn others_have(bypass: Option<&mut BypassParts>, pif: Pif, to: &BindTo<'_>) -> bool {
+    let v6_alone = to.address.is_ipv6() && !to.dual_stack;
+    let own: IpAddr = match v6_alone {
+        true => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0xfd).into(),
+        false => Ipv4Addr::new(127, 255, 255, 253).into(),
+    };
+    let address = SocketAddr::new(own, to.address.port());
+    let to = BindTo { freebind: v6_alone, ..BindTo::to(address) };
     let bound = socket_on(bypass, pif, Transport::Udp, address)
         .and_then(|socket| socket::bind_alone(socket.as_fd(), &to));
     bound == Err(Errno::ADDRINUSE)
