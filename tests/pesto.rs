@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use passt_support::wait::leave_socket;
+
 const HELLO: &[u8] = b"basil:s\0\0\0\0\x02\0\0\0\x80\0\0\0\x10";
 
 /// A table of the host's ports with these rules.
@@ -111,7 +113,7 @@ fn nobody_and_nothing_at_the_path_are_told_apart() {
     let path = folder.path().join("c");
     let said = failure(&pesto(&[], &path));
     assert!(said.starts_with(&format!("Failed to connect to {}: No such file", path.display())));
-    drop(UnixListener::bind(&path).expect("bound"));
+    leave_socket(&path);
     assert!(failure(&pesto(&[], &path)).contains("Connection refused: is the program running?"));
     let long = folder.path().join("x".repeat(120));
     assert!(failure(&pesto(&[], &long)).starts_with("Invalid socket path: "));

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use passt_support::wait::leave_socket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -93,8 +94,8 @@ fn a_socket_of_any_name() {
 fn a_folder_with_the_socket_in_it_beside_old_ones_and_others() {
     let folder = tempfile::tempdir().unwrap();
     let other = UnixListener::bind(folder.path().join("passt.sock")).unwrap();
-    drop(UnixListener::bind(folder.path().join("a.repair")).unwrap());
-    drop(UnixListener::bind(folder.path().join("z.repair")).unwrap());
+    leave_socket(&folder.path().join("a.repair"));
+    leave_socket(&folder.path().join("z.repair"));
     let listener = UnixListener::bind(folder.path().join("m.repair")).unwrap();
     comes_and_goes(start(folder.path()), &listener);
     assert!(accepted(&other, MOMENT).is_none(), "that is not for helpers");
@@ -103,7 +104,7 @@ fn a_folder_with_the_socket_in_it_beside_old_ones_and_others() {
 #[test]
 fn a_folder_in_which_the_socket_appears_later() {
     let folder = tempfile::tempdir().unwrap();
-    drop(UnixListener::bind(folder.path().join("old.repair")).unwrap());
+    leave_socket(&folder.path().join("old.repair"));
     let mut helper = start(folder.path());
     std::thread::sleep(MOMENT);
     let other = UnixListener::bind(folder.path().join("passt.sock")).unwrap();
@@ -150,7 +151,7 @@ fn exit_codes_tell_a_wrong_path_from_one_at_which_nobody_is() {
     assert_eq!(end_of(start(&file)).status.code(), Some(2));
     assert_eq!(end_of(start(&folder.path().join("nowhere"))).status.code(), Some(1));
     let old = folder.path().join("old.repair");
-    drop(UnixListener::bind(&old).unwrap());
+    leave_socket(&old);
     let output = end_of(start(&old));
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8(output.stderr).unwrap();

@@ -113,6 +113,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
 
+    use passt_support::wait::leave_socket;
+
     /// A socket at which `serve` gets the connection.
     fn at_a_socket(serve: fn(UnixStream)) -> Result<OwnedFd, Refusal> {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
@@ -167,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         let path = folder.path().join("socket");
         assert!(matches!(ask(&path), Err(Refusal::Absent)));
-        drop(UnixListener::bind(&path).expect("a socket can be made there"));
+        leave_socket(&path);
         assert_eq!(refusal(ask(&path)), "nobody listens");
     }
 

@@ -1,5 +1,7 @@
 //! What has to happen, and is asked for again and again until it has.
 
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// When to give up on something that does not happen.
@@ -29,4 +31,14 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 /// As [`until`] does.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
+}
+
+/// Leaves a socket at `path` at which nobody listens any more. A process that another test is just beginning holds a copy
+/// of what was closed, until it runs its program.
+///
+/// # Panics
+/// If there can be none.
+pub fn leave_socket(path: &Path) {
+    drop(UnixListener::bind(path).expect("a socket can be made there"));
+    eventually("nobody listens any more", || UnixStream::connect(path).is_err());
 }
