@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 const NBENCH: &str = env!("CARGO_BIN_EXE_nbench");
 const SHORT: [&str; 2] = ["seconds=0.4", "warmup=0.1"];
 
+/// Ports that are tried for a server.
+const ATTEMPTS: u32 = 10;
+
 /// A server that ends with the test.
 struct Server {
     child: Child,
@@ -22,15 +25,23 @@ struct Server {
 impl Server {
     fn start(ip: impl Into<std::net::IpAddr>) -> Self {
         let ip = ip.into();
-        // The port is free now, and nobody else asks for one by number.
+        (0..ATTEMPTS).find_map(|_| Self::try_start(ip)).expect("a port that stays free")
+    }
+
+    /// `None` if the port, which was free, was taken before the server had it: by a client of another test, or by a copy of
+    /// our own socket in a process that another test has just begun.
+    fn try_start(ip: std::net::IpAddr) -> Option<Self> {
         let at = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
         let mut command = Command::new(NBENCH);
         command.args(["server", &at.to_string()]).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self { child, at }
+        if line != "ready\n" {
+            assert!(!child.wait().unwrap().success(), "{line}");
+            return None;
+        }
+        Some(Self { child, at })
     }
 }
 
