@@ -45,8 +45,6 @@ fn connections_go_on_at_the_other_host_and_back() {
 
 /// How long a connection stands still after a move, at most.
 const STANDSTILL: Duration = Duration::from_secs(1);
-/// The host's turns in that time at least: a machine that is busy with other things is none that stands still.
-const TURNS: u32 = 200;
 
 #[test]
 fn no_way_of_a_connection_stands_still_for_long() {
@@ -61,7 +59,7 @@ fn no_way_of_a_connection_stands_still_for_long() {
             cluster.hosts.iter_mut().for_each(Host::start_helper);
             assert_eq!(cluster.transfer(), [true, true]);
             cluster.switch_over();
-            let (begin, before, mut turns) = (Instant::now(), cluster.progress(), 0);
+            let (begin, before) = (Instant::now(), cluster.progress());
             cluster.until("progress", |cluster| {
                 cluster.work(true);
                 let now = cluster.progress();
@@ -69,9 +67,7 @@ fn no_way_of_a_connection_stands_still_for_long() {
                     before.is_none() || now.is_none() || before < now
                 };
                 let all = before.iter().zip(&now).all(moves);
-                turns += 1;
-                let stands_still = begin.elapsed() > STANDSTILL && turns > TURNS;
-                assert!(all || !stands_still, "round {round}: {before:?} {now:?}");
+                assert!(all || begin.elapsed() < STANDSTILL, "round {round}: {before:?} {now:?}");
                 all
             });
             cluster.finish();
